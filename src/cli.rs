@@ -1,0 +1,348 @@
+//! What can be typed: clap types and the environment variables, and nothing else.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const ENVIRONMENT: &str = "\
+Environment:
+  QWENAUTH_PROFILE         the active profile, unless `--profile` names one
+  QWENAUTH_HOME            one directory for config, data and state (default: the XDG directories)
+  QWEN_HOME                where Qwen Code keeps `oauth_creds.json` (default: `~/.qwen`)
+  QWENAUTH_QWEN_OAUTH_URL  the Qwen OAuth server (default: https://chat.qwen.ai)
+  QWENAUTH_LOG             log to stderr: error, warn, info, debug or trace
+  QWENAUTH_CA_FILE         certificates (PEM) to trust beside the system's
+  SSL_CERT_FILE            certificates (PEM) to trust instead of the system's
+  HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
+                           proxies; never used for a server on this machine
+  BROWSER                  the browser that `login` opens
+  NO_COLOR, CLICOLOR_FORCE colour never, colour always
+
+Exit codes:
+  0  done
+  1  anything else: no permission, disk full, a refused URL
+  2  usage
+  3  temporary: the same command may work later, nothing was lost
+  4  login required: `qwenauth login`
+  5  the asked `--min-ttl` cannot be met
+  126, 127  `exec`: cannot run, not found";
+
+/// Log in to Qwen models once and hand the credential to any tool
+#[derive(Debug, Parser)]
+#[command(name = "qwenauth", version, styles = STYLES, after_help = "Start with `qwenauth login`, or without an account: `qwenauth sandbox --tour`.", after_long_help = ENVIRONMENT, subcommand_required = true, arg_required_else_help = true, max_term_width = 100, disable_help_subcommand = false)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args, Default)]
+pub(crate) struct Global {
+    /// Use this profile instead of the active one
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Login(LoginArgs),
+    Status(StatusArgs),
+    Refresh(RefreshArgs),
+    Logout(LogoutArgs),
+    Token(TokenArgs),
+    Env(EnvArgs),
+    Exec(ExecArgs),
+    Sandbox(SandboxArgs),
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man { directory: PathBuf },
+}
+
+/// Log in and make the profile active
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qwenauth login                  choose a provider, or log in to Qwen
+  qwenauth login qwen --no-browser
+  qwenauth login --json           events for a script, one JSON object a line")]
+pub(crate) struct LoginArgs {
+    /// The provider to log in to (default: choose on a terminal, else `qwen`)
+    pub(crate) provider: Option<String>,
+    /// Log in again although a valid login exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Do not open a browser
+    #[arg(long)]
+    pub(crate) no_browser: bool,
+    /// Draw the verification URL as a QR code on stderr
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Qr::Auto)]
+    pub(crate) qr: Qr,
+    /// Do not prove the login with a request to the API
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    /// Give up after this long, for example `90s` or `5m`
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// The model that `env` and `exec` name for this profile
+    #[arg(long, value_name = "ID")]
+    pub(crate) model: Option<String>,
+    /// Print events for a script, one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Qr {
+    /// When stderr is a terminal large enough
+    Auto,
+    Always,
+    Never,
+}
+
+/// Show where the login stands
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code: 0 if every profile shown can be used, else 4.
+
+Examples:
+  qwenauth status
+  qwenauth status --all --json
+  qwenauth status --check         ask the API whether it accepts the credential")]
+pub(crate) struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show every stored profile
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Ask the API whether it accepts the credential
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+/// Renew the access token now
+#[derive(Debug, Args)]
+#[command(after_help = "Seldom needed: `token`, `env` and `exec` renew by themselves.
+
+Examples:
+  qwenauth refresh
+  qwenauth refresh --profile work")]
+pub(crate) struct RefreshArgs {}
+
+/// Remove a stored credential, revoking it where the provider can
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qwenauth logout
+  qwenauth logout --all
+  qwenauth logout --local         do not ask the provider to revoke")]
+pub(crate) struct LogoutArgs {
+    /// Remove every stored profile
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Do not ask the provider to revoke the credential
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Print an access token that is good for a while
+#[derive(Debug, Args, Default)]
+#[command(after_help = "Examples:
+  qwenauth token
+  qwenauth token --min-ttl 1h     exit code 5 if it cannot last that long
+  curl -H \"$(qwenauth token --format header)\" https://portal.qwen.ai/v1/models")]
+pub(crate) struct TokenArgs {
+    /// How long the token must be good for (default: 30s)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) min_ttl: Option<Duration>,
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub(crate) format: TokenFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
+pub(crate) enum TokenFormat {
+    /// The token alone
+    #[default]
+    Raw,
+    /// An object with token, expiry, base URL and model
+    Json,
+    /// `Authorization: Bearer …`
+    Header,
+}
+
+/// Print shell statements that export the credential
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  eval $(qwenauth env)                              bash, dash, zsh
+  qwenauth env --format fish | source
+  qwenauth env --format powershell | Out-String | Invoke-Expression
+  qwenauth env --format github >> \"$GITHUB_ENV\"
+  eval $(qwenauth env --unset)")]
+pub(crate) struct EnvArgs {
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = EnvFormat::Sh)]
+    pub(crate) format: EnvFormat,
+    /// Print statements that remove the variables
+    #[arg(long)]
+    pub(crate) unset: bool,
+    /// The model to name in `OPENAI_MODEL`
+    #[arg(long, value_name = "ID")]
+    pub(crate) model: Option<String>,
+    /// How long the token must be good for (default: 10m if it can be had)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) min_ttl: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EnvFormat {
+    Sh,
+    Fish,
+    Powershell,
+    Nushell,
+    Elvish,
+    Cmd,
+    Dotenv,
+    Json,
+    Github,
+}
+
+/// Run a program with the credential in its environment
+#[derive(Debug, Args)]
+#[command(after_help = "Sets OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_API_BASE and OPENAI_MODEL; removes OPENAI_ORG_ID and
+OPENAI_PROJECT. On Unix the program takes this process over: same PID, signals, terminal, exit code.
+
+Examples:
+  qwenauth exec -- opencode
+  qwenauth exec --model coder-model -- aider")]
+pub(crate) struct ExecArgs {
+    /// Leave key and base URL alone if either is set already
+    #[arg(long)]
+    pub(crate) preserve_env: bool,
+    /// The model to name in `OPENAI_MODEL`
+    #[arg(long, value_name = "ID")]
+    pub(crate) model: Option<String>,
+    /// How long the token must be good for (default: 10m if it can be had)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) min_ttl: Option<Duration>,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Try everything against a practice provider on this machine: no account, no network
+#[derive(Debug, Args)]
+#[command(after_help = "Inside the sandbox every `qwenauth …` uses the practice provider; nothing of yours is touched.
+
+Examples:
+  qwenauth sandbox --tour         watch login, status, exec, refresh, token, env and logout
+  qwenauth sandbox                a shell to try things in
+  qwenauth sandbox -- sh -c 'qwenauth login && qwenauth exec -- env'")]
+pub(crate) struct SandboxArgs {
+    /// Show each command with its real output, then leave
+    #[arg(long, conflicts_with = "command")]
+    pub(crate) tour: bool,
+    /// The program to run inside (default: your shell)
+    #[arg(trailing_var_arg = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Print a completion script
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qwenauth completions bash > ~/.local/share/bash-completion/completions/qwenauth
+  qwenauth completions zsh > \"${fpath[1]}/_qwenauth\"
+  qwenauth completions fish > ~/.config/fish/completions/qwenauth.fish")]
+pub(crate) struct CompletionsArgs {
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+    Powershell,
+    Elvish,
+    Nushell,
+}
+
+/// `30s`, `10m`, `1h 30m`, or a bare number of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let parsed: jiff::SignedDuration =
+        text.parse().map_err(|_| "not a duration; write it like `30s`, `10m` or `1h30m`".to_owned())?;
+    Duration::try_from(parsed).map_err(|_| "a duration cannot be negative".to_owned())
+}
+
+/// The environment variables the program reads, all of them, read once.
+/// An empty value counts as not set.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Environment {
+    pub(crate) home: Option<OsString>,
+    pub(crate) profile: Option<OsString>,
+    pub(crate) qwenauth_home: Option<OsString>,
+    pub(crate) qwen_home: Option<OsString>,
+    pub(crate) config_home: Option<OsString>,
+    pub(crate) data_home: Option<OsString>,
+    pub(crate) state_home: Option<OsString>,
+    pub(crate) qwen_oauth_url: Option<OsString>,
+    pub(crate) ca_file: Option<OsString>,
+    pub(crate) log: Option<OsString>,
+}
+
+impl Environment {
+    pub(crate) fn read() -> Self {
+        Self {
+            home: variable("HOME"),
+            profile: variable("QWENAUTH_PROFILE"),
+            qwenauth_home: variable("QWENAUTH_HOME"),
+            qwen_home: variable("QWEN_HOME"),
+            config_home: variable("XDG_CONFIG_HOME"),
+            data_home: variable("XDG_DATA_HOME"),
+            state_home: variable("XDG_STATE_HOME"),
+            qwen_oauth_url: variable("QWENAUTH_QWEN_OAUTH_URL"),
+            ca_file: variable("QWENAUTH_CA_FILE"),
+            log: variable("QWENAUTH_LOG"),
+        }
+    }
+}
+
+/// One environment variable, where a command needs to know of others' (`OPENAI_API_KEY`, `CI`, `SSH_TTY` …).
+#[expect(clippy::disallowed_methods, reason = "the one home of environment variables")]
+pub(crate) fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert!(duration("-1s").is_err());
+        assert!(duration("soon").is_err());
+    }
+}

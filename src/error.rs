@@ -1,0 +1,166 @@
+//! Failures a script can act on; the only place with exit codes.
+//!
+//! Hazard: an error carries text that others wrote (a server, a file name), and terminals obey control characters.
+//! Rule: everything goes out through [`printable`], once, in [`Report`].
+
+use std::fmt;
+
+use anyhow::Error;
+
+/// What a script should do next (contract §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Anything else: permission, disk full, a refused URL, an OAuth error that is not about the login.
+    Other,
+    /// The command line cannot be understood or asks for what cannot go together.
+    Usage,
+    /// Network, 429, 5xx, HTML instead of JSON, lock wait over: the same command may work later.
+    Temporary,
+    /// No credential, a refused refresh token, a damaged file, a denied or expired login.
+    LoginRequired,
+    /// The asked `--min-ttl` cannot be met even by renewing.
+    Lifetime,
+    /// `exec`: the program is there but cannot be run.
+    CannotRun,
+    /// `exec`: no such program.
+    NotFound,
+}
+
+impl Failure {
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Other => 1,
+            Self::Usage => 2,
+            Self::Temporary => 3,
+            Self::LoginRequired => 4,
+            Self::Lifetime => 5,
+            Self::CannotRun => 126,
+            Self::NotFound => 127,
+        }
+    }
+
+    /// The inverse of [`Self::exit_code`], for a failure another process noted down.
+    pub(crate) fn from_exit_code(code: u8) -> Self {
+        [Self::Usage, Self::Temporary, Self::LoginRequired, Self::Lifetime, Self::CannotRun, Self::NotFound]
+            .into_iter()
+            .find(|failure| failure.exit_code() == code)
+            .unwrap_or(Self::Other)
+    }
+
+    /// The `kind` of a `--json` error event.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Other => "other",
+            Self::Usage => "usage",
+            Self::Temporary => "temporary",
+            Self::LoginRequired => "login_required",
+            Self::Lifetime => "lifetime",
+            Self::CannotRun => "cannot_run",
+            Self::NotFound => "not_found",
+        }
+    }
+}
+
+/// A failure with its sentence and, where there is one, its remedy.
+#[derive(Debug, Clone)]
+pub(crate) struct Failed {
+    pub(crate) failure: Failure,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Failed {
+    pub(crate) fn new(failure: Failure, message: impl Into<String>) -> Self {
+        Self { failure, message: message.into(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same, as a result: `return Failed::new(…).err()`.
+    pub(crate) fn err<T>(self) -> anyhow::Result<T> {
+        Err(self.into())
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failed {}
+
+/// What is said of an error and the code it ends with.
+pub(crate) struct Report {
+    pub(crate) failure: Failure,
+    /// One sentence, control characters removed.
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Report {
+    pub(crate) fn of(error: &Error) -> Self {
+        let failed = error.chain().find_map(|cause| cause.downcast_ref::<Failed>()).or_else(|| error.downcast_ref());
+        Self {
+            failure: failed.map_or(Failure::Other, |failed| failed.failure),
+            message: printable(&format!("{error:#}")),
+            hint: failed.and_then(|failed| failed.hint.as_deref()).map(printable),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "qwenauth: error: {}", self.message)?;
+        match &self.hint {
+            Some(hint) => writeln!(formatter, "qwenauth: hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `text` without what a terminal would obey: control characters and the marks that turn the direction of writing.
+pub(crate) fn printable(text: &str) -> String {
+    let obeyed = |character: char| {
+        character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().filter(|&character| !obeyed(character)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_is_found_under_its_context() {
+        let error = Err::<(), _>(Failed::new(Failure::Temporary, "no answer").hint("try again"))
+            .context("renewing")
+            .unwrap_err();
+        let report = Report::of(&error);
+        assert_eq!(report.failure, Failure::Temporary);
+        assert_eq!(report.to_string(), "qwenauth: error: renewing: no answer\nqwenauth: hint: try again\n");
+    }
+
+    #[test]
+    fn a_failure_is_found_above_its_cause() {
+        let error = Err::<(), _>(std::io::Error::other("cause")).context(Failed::new(Failure::LoginRequired, "damaged")).unwrap_err();
+        assert_eq!(Report::of(&error).failure, Failure::LoginRequired);
+    }
+
+    #[test]
+    fn terminals_are_not_obeyed() {
+        assert_eq!(printable("a\u{1b}[2Jb\r\nc\u{202e}d\u{9b}e"), "a[2Jbcde");
+    }
+
+    #[test]
+    fn exit_codes_and_failures_agree() {
+        for failure in [Failure::Other, Failure::Usage, Failure::Temporary, Failure::LoginRequired, Failure::Lifetime] {
+            assert_eq!(Failure::from_exit_code(failure.exit_code()), failure);
+        }
+    }
+}
