@@ -122,6 +122,13 @@ impl fmt::Display for Report {
     }
 }
 
+/// Says something on stderr that is neither the answer nor an error. Never a secret.
+pub(crate) fn note(text: &str) {
+    use std::io::Write;
+    // Nobody can be told that stderr is gone.
+    let _ = writeln!(std::io::stderr(), "qwenauth: {}", printable(text));
+}
+
 /// `text` without what a terminal would obey: control characters and the marks that turn the direction of writing.
 pub(crate) fn printable(text: &str) -> String {
     let obeyed = |character: char| {
