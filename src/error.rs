@@ -129,6 +129,7 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "qwenauth: {}", printable(text));
 }
 
+<<<<<<< HEAD
 /// The one of `known` that `typed` was probably meant to be.
 pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
@@ -139,6 +140,8 @@ pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>)
         .map(|(_, name)| name)
 }
 
+=======
+>>>>>>> sandbox
 /// `text` without what a terminal would obey: control characters and the marks that turn the direction of writing.
 pub(crate) fn printable(text: &str) -> String {
     let obeyed = |character: char| {
