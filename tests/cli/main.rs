@@ -1,0 +1,4 @@
+//! The real program against a real home directory.
+
+mod generated;
+mod shells;
