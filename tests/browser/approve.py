@@ -243,7 +243,7 @@ def check_page(browser, code, screenshot):
         lowest = min(browser.script(CONTRAST), key=lambda pair: pair[1])
         check(lowest[1] >= 4.5, f"text can be read in the {scheme} scheme: lowest contrast {lowest[1]:.1f} at {lowest[0]}")
     if screenshot:
-        browser.size(480, 660)
+        browser.size(480, 690)
         with open(screenshot, "wb") as file:
             file.write(base64.b64decode(browser.ask("GET", "/screenshot")))
 
@@ -298,7 +298,7 @@ def inside(screenshot):
             approve(browser, screenshot)
             deny(browser)
             complaints = browser.complaints()
-            check(not complaints, f"the browser has nothing to complain of {complaints}")
+            check(not complaints, f"the browser complains of nothing: {complaints}")
         finally:
             browser.close()
 
