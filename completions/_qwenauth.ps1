@@ -103,8 +103,10 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             break
         }
         'qwenauth;sandbox' {
+            [CompletionResult]::new('--expires-in', '--expires-in', [CompletionResultType]::ParameterName, 'How long access tokens of the practice provider live')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--tour', '--tour', [CompletionResultType]::ParameterName, 'Show each command with its real output, then leave')
+            [CompletionResult]::new('--no-approve', '--no-approve', [CompletionResultType]::ParameterName, 'Approve nothing by itself, even without a terminal: every login waits for the page')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break

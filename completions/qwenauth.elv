@@ -92,8 +92,10 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --help 'Print help'
         }
         &'qwenauth;sandbox'= {
+            cand --expires-in 'How long access tokens of the practice provider live'
             cand --profile 'Use this profile instead of the active one'
             cand --tour 'Show each command with its real output, then leave'
+            cand --no-approve 'Approve nothing by itself, even without a terminal: every login waits for the page'
             cand -h 'Print help'
             cand --help 'Print help'
         }

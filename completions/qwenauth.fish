@@ -66,7 +66,7 @@ json\t'An object with token, expiry, base URL and model'
 header\t'`Authorization: Bearer …`'"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l profile -d 'Use this profile instead of the active one' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l format -d 'The shell or file that will read it' -r -f -a "sh\t'bash, dash, zsh and their kin'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l format -d 'The shell or file that will read it' -r -f -a "sh\t'bash, dash, zsh; quoted, any POSIX shell'
 fish\t''
 powershell\t''
 nushell\t'A record for `from json | load-env`'
@@ -85,8 +85,10 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l min-ttl -d 'H
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l profile -d 'Use this profile instead of the active one' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l preserve-env -d 'Leave key and base URL alone if either is set already'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l expires-in -d 'How long access tokens of the practice provider live' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l profile -d 'Use this profile instead of the active one' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l tour -d 'Show each command with its real output, then leave'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l no-approve -d 'Approve nothing by itself, even without a terminal: every login waits for the page'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -l profile -d 'Use this profile instead of the active one' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -s h -l help -d 'Print help'

@@ -88,6 +88,8 @@ module completions {
   # Try everything against a practice provider on this machine: no account, no network
   export extern "qwenauth sandbox" [
     --tour                    # Show each command with its real output, then leave
+    --no-approve              # Approve nothing by itself, even without a terminal: every login waits for the page
+    --expires-in: string      # How long access tokens of the practice provider live
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     ...command: string        # The program to run inside (default: your shell)

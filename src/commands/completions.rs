@@ -1,12 +1,11 @@
 //! `qwenauth completions SHELL`: print the completion script of a shell.
 
-use std::io::{self, Write};
-
 use anyhow::Result;
 use clap::{Arg, Command, CommandFactory, ValueHint};
 use clap_complete::{Shell as ClapShell, generate};
 use clap_complete_nushell::Nushell;
 
+use super::print;
 use crate::cli::{Cli, CompletionsArgs, Shell};
 
 pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
@@ -21,9 +20,7 @@ pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
         Shell::Elvish => write(ClapShell::Elvish),
         Shell::Nushell => generate(Nushell, &mut command, "qwenauth", &mut script),
     }
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(&script).and_then(|()| stdout.flush())?;
-    Ok(())
+    print(&String::from_utf8(script)?)
 }
 
 /// The command line without its hidden commands, which the generators would offer.

@@ -9,19 +9,19 @@ use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
+use super::{Setting, group, print};
 use crate::cli::{EnvArgs, EnvFormat, variable};
 use crate::error::{Failed, Failure, Report, printable};
 use crate::secret::Secret;
 use crate::shell::{self, Variable};
 
-pub(crate) fn run(args: &EnvArgs, group: impl FnOnce() -> Result<[Variable; 6]>) -> Result<()> {
-    let result = text(args, group);
+pub(crate) fn run(args: &EnvArgs, setting: impl FnOnce() -> Result<Setting>) -> Result<()> {
+    let result = text(args, || group(&setting()?, args.min_ttl, args.model.clone()));
     let answer = match &result {
         Ok(text) => text.expose(),
         Err(error) => &failure(args.format, Report::of(error).failure.exit_code()),
     };
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(answer.as_bytes()).and_then(|()| stdout.flush())?;
+    print(answer)?;
     result?;
     if args.format == EnvFormat::Dotenv {
         hint_at_git();
