@@ -57,7 +57,13 @@ use crate::error::Report;
 compile_error!("qwenauth needs Unix file locks, modes and signals; on Windows it runs in WSL");
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        if error.use_stderr() {
+            commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
+        }
+        error.exit()
+    });
+    match run(cli) {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
