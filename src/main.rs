@@ -72,7 +72,13 @@ fn main() -> std::process::ExitCode {
 fn start() -> u8 {
     files::open_standard();
     signals::ignore_pipe();
-    match run(Cli::read()) {
+    let cli = Cli::read().unwrap_or_else(|error| {
+        if error.use_stderr() {
+            commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
+        }
+        error.exit()
+    });
+    match run(cli) {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => 0,
         Err(error) => {

@@ -113,7 +113,10 @@ fn complete(shell: &str, arguments: &[&str], script: &str) -> Option<String> {
         .current_dir(committed("completions"))
         .output();
     match output {
-        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Ok(output) => {
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{shell}");
+            Some(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
         Err(error) => {
             let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
             assert!(!is_ci, "{shell}: {error}, and CI=true");
@@ -136,12 +139,13 @@ fn bash_completes_commands_options_and_values() {
 #[test]
 fn fish_completes_commands_options_and_values() {
     let script = "source ./qwenauth.fish
-        for line in 'qwenauth st' 'qwenauth exec --pre' 'qwenauth env --format fi' 'qwenauth completions nu' 'qwenauth ma'
+        cd /
+        for line in 'qwenauth st' 'qwenauth exec --pre' 'qwenauth env --format fi' 'qwenauth env --model ' 'qwenauth ma'
             complete -C $line | string replace -r '\\t.*' ''
             echo .
         end";
     if let Some(output) = complete("fish", &["--no-config", "-c"], script) {
-        assert_eq!(output, "status\n.\n--preserve-env\n.\nfish\n.\nnushell\n.\n.\n");
+        assert_eq!(output, "status\n.\n--preserve-env\n.\nfish\n.\n.\n.\n");
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -162,7 +162,9 @@ impl Homes {
         for (index, value) in values.iter().enumerate() {
             let directory = homes.path(&format!("{index}/.qwen"));
             fs::create_dir_all(&directory).unwrap();
-            fs::write(directory.join("oauth_creds.json"), credential(value)).unwrap();
+            let file = directory.join("oauth_creds.json");
+            fs::write(&file, credential(value)).unwrap();
+            fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
         }
         homes
     }
@@ -225,7 +227,7 @@ impl Homes {
     /// The output of `script` is every value, each ended by a NUL, and nothing is said on stderr.
     fn come_through(&self, shell: &Shell, script: &str) -> Result<(), String> {
         let output = self.run(shell, script);
-        let stderr = String::from_utf8_lossy(&output.stderr);
+        let stderr: String = String::from_utf8_lossy(&output.stderr).chars().take(500).collect();
         let read: Vec<_> = output.stdout.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
         let wrong =
             self.values.iter().enumerate().find(|(index, value)| read.get(*index).is_none_or(|read| read != *value));
@@ -460,6 +462,30 @@ fn the_exit_code_of_env_is_that_of_eval() {
 }
 
 #[test]
+fn a_mistyped_env_fails_in_eval_too() {
+    let homes = Homes::with_one("sk-1");
+    for (arguments, stdout) in [
+        (&["env", "--mni-ttl", "1h"] as &[&str], "(exit 2);\n"),
+        (&["--profile", "work", "env", "x"], "(exit 2);\n"),
+        (&["env", "--format", "fihs"], "(exit 2);\n"),
+        (&["env", "--format=fish", "--nope"], "false;\n"),
+        (&["env", "--nope", "--format", "fish"], "false;\n"),
+        (&["env", "--format", "json", "--nope"], ""),
+        (&["token", "--nope"], ""),
+        (&["exec", "--nope", "env"], ""),
+    ] {
+        let output = homes.command("qwenauth", arguments).output().unwrap();
+        assert_eq!(
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()),
+            (Some(2), stdout),
+            "{arguments:?}"
+        );
+    }
+    let help = homes.command("qwenauth", &["env", "--help"]).output().unwrap();
+    assert!(help.status.success() && !String::from_utf8_lossy(&help.stdout).contains("(exit"));
+}
+
+#[test]
 fn a_failing_env_fails_in_fish() {
     if !is_installed(&FISH) {
         return;
@@ -574,7 +600,10 @@ fn dotenv_hints_when_git_would_commit_the_file() {
         assert!(fs::read_to_string(homes.path("here").join(name)).unwrap().starts_with("OPENAI_API_KEY=sk-1\n"));
         String::from_utf8(output.stderr).unwrap()
     };
-    assert_eq!(write(".env"), "qwenauth: hint: git does not ignore `.env`: `echo .env >> .gitignore`\n");
+    assert_eq!(
+        write(".env"),
+        "qwenauth: hint: git does not ignore `.env`, which holds a secret: add it to `.gitignore`\n"
+    );
     fs::write(homes.path("here/.gitignore"), ".env\n").unwrap();
     assert_eq!(write(".env"), "");
     assert_eq!(write("../outside"), "");
