@@ -1,5 +1,13 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
-//! The real program against a real home directory.
+//! The real program against a real home directory and a server on loopback; every test is a sentence about it.
 
-mod generated;
-mod shells;
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails where it stands, and plays the other programs that touch the files"
+)]
+#![cfg(unix)]
+
+mod sandbox;
+mod server;
