@@ -9,5 +9,16 @@
 )]
 #![cfg(unix)]
 
+mod env;
+mod exec;
+mod files;
+mod login;
+mod logout;
+mod places;
+mod processes;
+mod qr;
+mod refresh;
 mod sandbox;
 mod server;
+mod status;
+mod token;
