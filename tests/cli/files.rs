@@ -68,10 +68,26 @@ fn wrong_types_are_damage() {
 }
 
 #[test]
-fn missing_fields_are_damage() {
-    for field in ["access_token", "expiry_date"] {
-        let sandbox = Sandbox::new().logged_in().field(field, json!(null));
+fn a_file_without_access_token_is_damaged() {
+    for absent in [json!(null), json!("")] {
+        let sandbox = Sandbox::new().logged_in().field("access_token", absent);
         is_damaged(sandbox.content(), "TODO");
+    }
+}
+
+#[test]
+fn a_token_of_unknown_expiry_is_renewed() {
+    // Qwen Code writes `null` when a reply told no lifetime.
+    let mut credential = crate::sandbox::credential("1");
+    credential["expiry_date"] = json!(null);
+    for sandbox in [
+        Sandbox::new().credential_is(credential),
+        Sandbox::new().logged_in().field("expiry_date", json!(null)),
+        Sandbox::new().logged_in().field("expiry_date", json!(0)),
+    ] {
+        let sandbox = sandbox.refresh(Reply::tokens("2"));
+        sandbox.run(["token"]).stdout("granted-access-2\n");
+        holds_the_renewal(&sandbox, "granted-refresh-2");
     }
 }
 
@@ -252,7 +268,8 @@ fn on_a_full_disk_nothing_is_sent() {
         "mount -t tmpfs -o size=16k,mode=700 none $HOME/.qwen/ && cp $SANDBOX/kept $HOME/.qwen/oauth_creds.json &&
         chmod 600 $HOME/.qwen/oauth_creds.json; : > $HOME/.qwen/.oauth_creds.qwenauth-lock
         while head -c 4096 /dev/zero >> $HOME/.qwen/filler; do :; done 2> /dev/null
-        $QWENAUTH token; code=$?; cmp $SANDBOX/kept $HOME/.qwen/oauth_creds.json && exit $code";
+        $QWENAUTH token; code=$?; cmp $SANDBOX/kept $HOME/.qwen/oauth_creds.json && test ! -e $HOME/.qwen/oauth_creds.lock &&
+        exit $code";
     fs::copy(sandbox.file(), sandbox.directory().join("kept")).unwrap();
     let sandbox = {
         let directory = sandbox.directory().to_owned();

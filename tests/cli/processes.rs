@@ -276,6 +276,36 @@ fn a_login_waits_for_the_locks_only_to_store_what_it_got() {
 }
 
 #[test]
+fn a_login_during_a_renewal_is_not_overwritten_by_it() {
+    let gate = Gate::default();
+    let sandbox = crate::login::polls([]).granted().credential_is(credential("old")).expires_in(-60);
+    let sandbox = sandbox.refresh(Reply::tokens("2").after(&gate));
+    let renewal = sandbox.spawn(["token"]);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    let login = sandbox.spawn(["login", "--force"]);
+    sandbox.server.wait_for(Ask::Poll, 1);
+    login.wait_until_open(&sandbox.kernel_lock());
+    gate.open();
+    drop(renewal.finish().stdout("granted-access-2\n").any_stderr());
+    drop(login.finish().exits(0).any_stderr());
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn a_logout_during_a_renewal_is_not_undone_by_it() {
+    let gate = Gate::default();
+    let sandbox = Sandbox::expired().refresh(Reply::tokens("2").after(&gate));
+    let renewal = sandbox.spawn(["token"]);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    let logout = sandbox.spawn(["logout"]);
+    logout.wait_until_open(&sandbox.kernel_lock());
+    gate.open();
+    drop(renewal.finish().stdout("granted-access-2\n").any_stderr());
+    drop(logout.finish().any_stderr());
+    assert!(!sandbox.file().exists());
+}
+
+#[test]
 fn a_logout_takes_both_locks() {
     let sandbox = Sandbox::new().logged_in();
     foreign_lock(&sandbox.qwen_code_lock(), Duration::ZERO, false);

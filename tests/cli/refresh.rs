@@ -1,5 +1,7 @@
 //! Renewal: every answer a token endpoint can give, what is printed, what the file holds afterwards, how often was asked.
 
+use std::os::unix::fs::MetadataExt;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -154,6 +156,56 @@ fn fields_of_other_programs_survive_a_renewal() {
     sandbox.run(["token"]).stdout("granted-access-2\n");
     let renewed = sandbox.credential();
     assert_eq!((&renewed["id_token"], &renewed["extra"]), (&json!("x"), &json!({"a": [1, 2.5, null]})));
+}
+
+#[test]
+fn an_odd_side_field_does_not_lose_the_tokens_that_came_with_it() {
+    for (field, odd) in
+        [("scope", json!(["openid"])), ("token_type", json!(5)), ("resource_url", json!({})), ("status", json!(1))]
+    {
+        let sandbox = Sandbox::expired().refresh(tokens_with(field, odd));
+        sandbox.run(["token"]).stdout("granted-access-2\n");
+        holds_the_renewal(&sandbox, "granted-refresh-2");
+    }
+}
+
+#[test]
+fn room_for_the_new_tokens_is_taken_before_the_old_one_is_sent() {
+    let (tell, told) = mpsc::channel();
+    let sandbox = Sandbox::expired();
+    let directory = sandbox.qwen();
+    let reply = Reply::tokens("2").meanwhile(move || {
+        let length = |entry: std::fs::DirEntry| {
+            let temporary = entry.file_name().to_string_lossy().ends_with(".tmp");
+            temporary.then(|| entry.metadata().unwrap()).map(|metadata| (metadata.len(), metadata.mode() & 0o7777))
+        };
+        tell.send(std::fs::read_dir(directory).unwrap().flatten().find_map(length)).unwrap();
+    });
+    sandbox.refresh(reply).run(["token"]).stdout("granted-access-2\n");
+    let (length, mode) = told.recv().unwrap().expect("no temporary file");
+    assert!(length > 1000, "{length}");
+    assert_eq!(mode, 0o600);
+}
+
+#[test]
+fn a_credential_removed_during_its_renewal_is_still_saved() {
+    let sandbox = Sandbox::expired();
+    let file = sandbox.file();
+    let sandbox = sandbox.refresh(Reply::tokens("2").meanwhile(move || std::fs::remove_file(file).unwrap()));
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+}
+
+#[test]
+fn a_login_that_qwen_code_made_during_a_renewal_stands() {
+    let sandbox = Sandbox::expired();
+    let (file, mut other) = (sandbox.file(), credential("other"));
+    other["resource_url"] = json!(sandbox.server.url());
+    let text = serde_json::to_string_pretty(&other).unwrap();
+    let replaced = text.clone();
+    let sandbox = sandbox.refresh(Reply::tokens("2").meanwhile(move || write_private(&file, replaced)));
+    sandbox.run(["token"]).stdout("granted-access-other\n");
+    assert_eq!(sandbox.content(), text);
 }
 
 #[test]
