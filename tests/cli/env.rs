@@ -32,10 +32,18 @@ fn eval_works_unquoted() {
 fn a_failing_env_stops_the_script_that_evaluates_it() {
     let sandbox = Sandbox::new();
     let script = "set -e; eval $($QWENAUTH env); echo went on";
-    sandbox.shell(script).fails(4, "not logged in", "run `qwenauth login`");
-    sandbox.run(["env", "--format", "fish"]).stdout("false;\n").fails(4, "not logged in", "run `qwenauth login`");
+    sandbox.shell(script).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
+    sandbox.run(["env", "--format", "fish"]).stdout("false;\n").fails(
+        4,
+        "not logged in: there is no credential for `qwen`",
+        "run `qwenauth login`",
+    );
     for format in ["dotenv", "json", "powershell", "nushell", "elvish", "cmd"] {
-        sandbox.run(["env", "--format", format]).fails(4, "not logged in", "run `qwenauth login`");
+        sandbox.run(["env", "--format", format]).fails(
+            4,
+            "not logged in: there is no credential for `qwen`",
+            "run `qwenauth login`",
+        );
     }
 }
 

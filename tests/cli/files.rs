@@ -123,7 +123,7 @@ fn a_pipe_in_the_files_place_does_not_hang() {
 
 #[test]
 fn a_missing_file_is_no_login() {
-    Sandbox::new().run(["token"]).fails(4, "not logged in", "run `qwenauth login`");
+    Sandbox::new().run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn a_dangling_symlink_is_no_login_and_is_filled_by_one() {
     fs::create_dir(sandbox.qwen()).unwrap();
     let elsewhere = sandbox.home().join("elsewhere.json");
     symlink(&elsewhere, sandbox.file()).unwrap();
-    sandbox.run(["token"]).fails(4, "not logged in", "run `qwenauth login`");
+    sandbox.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
     drop(sandbox.run(["login"]).exits(0).any_stderr());
     assert!(sandbox.file().is_symlink());
     assert_eq!(mode(&elsewhere), 0o600);

@@ -12,8 +12,22 @@ use crate::server::{Ask, DEVICE_CODE, Reply, USER_CODE, tokens};
 const URL: &str = "https://chat.qwen.ai/authorize";
 const COMPLETE_URL: &str = "https://chat.qwen.ai/authorize?user_code=WDJB-MJHT&client=qwen-code";
 
+const ENDED: &str = "the free tier of Qwen OAuth ended on 2026-04-15: a login may succeed while the API refuses every request; API keys of Alibaba Cloud Model Studio or OpenRouter replace it";
+
+const ALREADY: &str = "qwenauth: already logged in to Qwen OAuth as profile `qwen`; `--force` logs in again\n";
+
+const NEW_CODE: &str = "run `qwenauth login` again for a new code";
+
 /// What is said before the first poll.
-pub(crate) const CODE_SHOWN: &str = "TODO";
+pub(crate) fn code_shown() -> String {
+    format!(
+        "qwenauth: {ENDED}\n\
+         Open this address on any device:\n\n\
+         {COMPLETE_URL}\n\n\
+         Code: {USER_CODE}\n\n\
+         127.0.0.1 asks you to approve this login. Approve it only if you started this.\n"
+    )
+}
 
 /// An answer to the device request with these fields changed; `null` removes one.
 #[expect(clippy::needless_pass_by_value, reason = "`json!` is written in place")]
@@ -83,14 +97,15 @@ impl Sandbox {
 impl Outcome {
     #[track_caller]
     fn logs_in(self) -> Self {
-        self.exits(0).stderr(&format!("{CODE_SHOWN}qwenauth: logged in\n"))
+        self.exits(0)
+            .stderr(&format!("{}qwenauth: logged in: Qwen OAuth as profile `qwen`, {{server}}/v1\n", code_shown()))
     }
 
     /// The code was shown, then the login ended with this.
     #[track_caller]
     fn ends(self, code: i32, error: &str, hint: &str) -> Self {
         let hint = if hint.is_empty() { String::new() } else { format!("qwenauth: hint: {hint}\n") };
-        self.exits(code).stderr(&format!("{CODE_SHOWN}qwenauth: error: {error}\n{hint}"))
+        self.exits(code).stderr(&format!("{}qwenauth: error: {error}\n{hint}", code_shown()))
     }
 }
 
@@ -178,38 +193,58 @@ fn any_other_429_lengthens_the_interval_for_good() {
 
 #[test]
 fn a_denied_login_ends_at_once() {
-    ends_the_login(Reply::error(400, "access_denied"), 4, "the login was denied", "");
+    ends_the_login(
+        Reply::error(400, "access_denied"),
+        4,
+        "the login was denied",
+        "run `qwenauth login` again if that was a mistake",
+    );
 }
 
 #[test]
 fn a_denial_with_status_200_ends_the_login_at_once() {
-    ends_the_login(Reply::error(200, "access_denied"), 4, "the login was denied", "");
+    ends_the_login(
+        Reply::error(200, "access_denied"),
+        4,
+        "the login was denied",
+        "run `qwenauth login` again if that was a mistake",
+    );
 }
 
 #[test]
 fn an_expired_code_ends_the_login_at_once() {
-    ends_the_login(Reply::error(400, "expired_token"), 4, "the code expired", "");
+    ends_the_login(
+        Reply::error(400, "expired_token"),
+        4,
+        "the code of this login expired or was used before",
+        NEW_CODE,
+    );
 }
 
 #[test]
 fn an_invalid_grant_ends_the_login_at_once() {
-    ends_the_login(Reply::error(400, "invalid_grant"), 4, "the code was refused", "");
+    ends_the_login(Reply::error(400, "invalid_grant"), 4, "the server no longer knows this login", NEW_CODE);
 }
 
 #[test]
 fn qwens_401_ends_the_login_at_once() {
-    ends_the_login(Reply::json(401, json!({"message": "unauthorized"})), 4, "the code expired", "");
+    ends_the_login(
+        Reply::json(401, json!({"message": "unauthorized"})),
+        4,
+        "the code of this login expired or was used before",
+        NEW_CODE,
+    );
 }
 
 #[test]
 fn a_refused_client_ends_the_login_and_is_not_about_the_login() {
     let reply = Reply::json(400, json!({"error": "invalid_client", "error_description": "unknown client"}));
-    ends_the_login(reply, 1, "invalid_client: unknown client", "");
+    ends_the_login(reply, 1, "the server ended the login with `invalid_client`: unknown client", "");
 }
 
 #[test]
 fn any_other_oauth_error_ends_the_login() {
-    ends_the_login(Reply::error(200, "invalid_scope"), 1, "invalid_scope", "");
+    ends_the_login(Reply::error(200, "invalid_scope"), 1, "the server ended the login with `invalid_scope`", "");
 }
 
 #[test]
@@ -293,7 +328,7 @@ fn the_servers_wrapping_success_status_does_not_matter() {
 fn a_code_ends_by_the_clock() {
     let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 1, "expires_in": 2})));
     sandbox.server.always(Ask::Poll, || Reply::error(400, "authorization_pending"));
-    sandbox.run(["login"]).ends(4, "the code expired", "");
+    sandbox.run(["login"]).ends(4, "the code of this login expired or was used before", NEW_CODE);
     sandbox.holds_nothing();
     assert!(sandbox.server.asked(Ask::Poll).len() <= 2);
 }
@@ -457,7 +492,11 @@ fn nothing_is_written_before_the_login_is_complete() {
 fn the_old_login_stays_until_the_new_one_is_complete() {
     let sandbox = polls([Reply::error(400, "access_denied")]).credential_is(credential("old")).expires_in(-60);
     let before = sandbox.content();
-    sandbox.run(["login"]).ends(4, "the login was denied", "");
+    sandbox.run(["login", "--force"]).ends(
+        4,
+        "the login was denied",
+        "run `qwenauth login` again if that was a mistake",
+    );
     assert_eq!(sandbox.content(), before);
 }
 
@@ -475,7 +514,7 @@ fn ctrl_c_while_waiting_writes_nothing() {
         let running = sandbox.spawn(["login"]);
         running.wait_for_stderr(USER_CODE);
         running.signal(signal);
-        running.finish().dies_by(signal).stderr(CODE_SHOWN);
+        running.finish().dies_by(signal).stderr(&code_shown());
         sandbox.holds_nothing();
     }
 }
@@ -484,8 +523,22 @@ fn ctrl_c_while_waiting_writes_nothing() {
 fn a_valid_login_is_not_replaced_without_force() {
     let sandbox = Sandbox::new().logged_in();
     let before = sandbox.content();
-    sandbox.run(["login"]).exits(0).stderr("TODO");
+    sandbox.run(["login"]).exits(0).stderr(ALREADY);
     assert_eq!(sandbox.content(), before);
+}
+
+#[test]
+fn an_expired_login_that_can_be_renewed_is_a_valid_one() {
+    let sandbox = Sandbox::expired().scripted(Ask::Refresh, Reply::tokens("2"));
+    sandbox.run(["login"]).exits(0).stderr(ALREADY);
+    assert_eq!(sandbox.credential()["refresh_token"], "granted-refresh-2");
+}
+
+#[test]
+fn a_login_that_was_not_made_is_not_told_as_verified() {
+    let mut outcome = Sandbox::new().logged_in().run(["login", "--json"]).exits(0).stderr(ALREADY);
+    let events = outcome.json_lines();
+    assert_eq!((&events[0]["event"], &events[0]["verified"]), (&json!("logged_in"), &json!(false)));
 }
 
 #[test]
@@ -574,5 +627,5 @@ fn no_secret_is_logged_at_any_level() {
 
 #[test]
 fn an_unknown_provider_is_not_logged_in_to() {
-    Sandbox::new().run(["login", "qwne"]).fails(1, "TODO", "TODO");
+    Sandbox::new().run(["login", "qwne"]).fails(2, "there is no provider `qwne`", "did you mean `qwen`?");
 }

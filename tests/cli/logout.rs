@@ -11,14 +11,14 @@ use crate::sandbox::Sandbox;
 fn logout_removes_the_credential_and_leaves_qwen_codes_settings() {
     let sandbox = Sandbox::new().logged_in();
     fs::write(sandbox.qwen().join("settings.json"), "{}").unwrap();
-    sandbox.run(["logout"]).stderr("TODO");
+    sandbox.run(["logout"]).stderr("qwenauth: logged out of `qwen`\n");
     assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "settings.json"]);
 }
 
 #[test]
 fn logout_without_a_login_says_so_and_makes_nothing() {
     let sandbox = Sandbox::new();
-    sandbox.run(["logout"]).exits(0).stderr("TODO");
+    sandbox.run(["logout"]).exits(0).stderr("qwenauth: already logged out of `qwen`\n");
     assert!(!sandbox.qwen().exists());
 }
 
@@ -26,7 +26,7 @@ fn logout_without_a_login_says_so_and_makes_nothing() {
 fn logout_tells_a_script() {
     let sandbox = Sandbox::new().logged_in();
     let mut outcome = sandbox.run(["logout", "--json"]).any_stderr();
-    assert_eq!(outcome.json(), json!("TODO"));
+    assert_eq!(outcome.json(), json!({"profile": "qwen", "removed": true, "revoked": false}));
 }
 
 #[test]

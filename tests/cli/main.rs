@@ -9,6 +9,7 @@
 )]
 #![cfg(unix)]
 
+mod architecture;
 mod env;
 mod exec;
 mod files;

@@ -79,7 +79,11 @@ fn refresh_renews_a_valid_token_too() {
 
 #[test]
 fn refresh_without_a_login_requires_one() {
-    Sandbox::new().run(["refresh"]).fails(4, "not logged in", "run `qwenauth login`");
+    Sandbox::new().run(["refresh"]).fails(
+        4,
+        "not logged in: there is no credential for `qwen`",
+        "run `qwenauth login`",
+    );
 }
 
 #[test]

@@ -90,7 +90,11 @@ fn the_table_tells_a_person_where_the_login_stands() {
         assert!(outcome.stdout.contains(word), "{outcome}");
     }
     let outcome = Sandbox::new().run(["status"]).exits(4).any_stdout().any_stderr();
-    assert!(outcome.stdout.contains("missing") || outcome.stdout.contains("not logged in"), "{outcome}");
+    assert!(
+        outcome.stdout.contains("missing")
+            || outcome.stdout.contains("not logged in: there is no credential for `qwen`"),
+        "{outcome}"
+    );
 }
 
 #[test]
