@@ -12,7 +12,8 @@ fn the_group_is_exported_for_a_shell() {
          export OPENAI_BASE_URL=https://portal.qwen.ai/v1;\n\
          export OPENAI_API_BASE=https://portal.qwen.ai/v1;\n\
          export OPENAI_MODEL=coder-model;\n\
-         unset OPENAI_ORG_ID OPENAI_PROJECT;\n",
+         unset OPENAI_ORG_ID;\n\
+         unset OPENAI_PROJECT;\n",
     );
 }
 
@@ -79,7 +80,11 @@ fn json_holds_the_group() {
 #[test]
 fn github_works_only_there() {
     let sandbox = Sandbox::new().logged_in();
-    sandbox.run(["env", "--format", "github"]).fails(2, "TODO", "TODO");
+    sandbox.run(["env", "--format", "github"]).fails(
+        2,
+        "`--format github` works only in a GitHub Actions job",
+        "`GITHUB_ACTIONS` is not `true` here: choose another format",
+    );
 }
 
 #[test]

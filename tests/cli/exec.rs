@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::sandbox::{Outcome, Sandbox};
 use crate::server::Reply;
 
-const REPLACED: &str = "TODO";
+const REPLACED: &str = "qwenauth: replaced for `env`: OPENAI_API_KEY, OPENAI_ORG_ID\n";
 
 #[test]
 fn the_group_is_set_for_the_child() {
@@ -45,7 +45,9 @@ fn other_values_are_replaced_as_one_group_with_one_line() {
 fn preserve_env_leaves_a_group_that_is_set_alone() {
     for name in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"] {
         let sandbox = Sandbox::new().logged_in().variable(name, "own");
-        sandbox.shell("$QWENAUTH exec --preserve-env -- env | grep -i openai").stdout(&format!("{name}=own\n"));
+        sandbox.shell("$QWENAUTH exec --preserve-env -- env | grep -i openai").stdout(&format!("{name}=own\n")).stderr(
+            "qwenauth: the environment has a key or base URL already, and it is left alone (`--preserve-env`)\n",
+        );
     }
     let sandbox = Sandbox::new().logged_in().variable("OPENAI_MODEL", "own");
     let outcome = sandbox.shell("$QWENAUTH exec --preserve-env -- env | grep API_KEY").any_stderr();
@@ -81,8 +83,16 @@ fn a_child_killed_by_a_signal_is_seen_so() {
 
 #[test]
 fn a_program_that_is_not_there_is_127() {
-    Sandbox::new().logged_in().run(["exec", "--", "no-such-program"]).fails(127, "TODO", "");
-    Sandbox::new().logged_in().run(["exec", "--", "/no/such/program"]).fails(127, "TODO", "");
+    Sandbox::new().logged_in().run(["exec", "--", "no-such-program"]).fails(
+        127,
+        "`no-such-program` was not found",
+        "check its name and `PATH`",
+    );
+    Sandbox::new().logged_in().run(["exec", "--", "/no/such/program"]).fails(
+        127,
+        "`/no/such/program` was not found",
+        "check its name and `PATH`",
+    );
 }
 
 #[test]
@@ -91,8 +101,16 @@ fn a_program_that_cannot_run_is_126() {
     let plain = sandbox.home().join("plain.txt");
     fs::write(&plain, "#!/bin/sh\n").unwrap();
     fs::set_permissions(&plain, Permissions::from_mode(0o644)).unwrap();
-    sandbox.run(["exec".as_ref(), "--".as_ref(), plain.as_os_str()]).fails(126, "TODO", "");
-    sandbox.run(["exec".as_ref(), "--".as_ref(), sandbox.home().as_os_str()]).fails(126, "TODO", "");
+    sandbox.run(["exec".as_ref(), "--".as_ref(), plain.as_os_str()]).fails(
+        126,
+        "cannot run `{home}/plain.txt`: Permission denied (os error 13)",
+        "",
+    );
+    sandbox.run(["exec".as_ref(), "--".as_ref(), sandbox.home().as_os_str()]).fails(
+        126,
+        "cannot run `{home}`: Permission denied (os error 13)",
+        "",
+    );
 }
 
 #[test]
@@ -114,7 +132,7 @@ fn without_a_program_it_is_a_usage_error() {
 fn the_childs_options_are_the_childs() {
     let sandbox = Sandbox::new().logged_in();
     sandbox.run(["exec", "--", "echo", "--model", "x", "--", "-h"]).stdout("--model x -- -h\n");
-    sandbox.run(["exec", "echo", "--help"]).stdout("--help\n");
+    sandbox.run(["exec", "printf", "%s\\n", "--help"]).stdout("--help\n");
 }
 
 #[test]
@@ -216,5 +234,7 @@ fn a_lifetime_that_was_asked_for_is_demanded() {
     let mut short = crate::server::tokens("2");
     short["expires_in"] = json!(300);
     let sandbox = Sandbox::new().logged_in().expires_in(300).refresh(Reply::json(200, short));
-    sandbox.run(["exec", "--min-ttl", "10m", "--", "echo", "started"]).fails(5, "TODO", "");
+    sandbox.run(["exec", "--min-ttl", "10m", "--", "echo", "started"]).exits(5).stderr_one_of((290..300).map(|left| {
+        format!("qwenauth: error: a new token is good for {left} s, less than the 600 s asked for\nqwenauth: hint: ask for less with `--min-ttl`\n")
+    }));
 }

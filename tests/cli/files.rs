@@ -18,7 +18,11 @@ fn is_damaged(content: impl AsRef<[u8]>, what: &str) {
     for command in ["token", "refresh", "env"] {
         let outcome = sandbox.run([command]).any_stdout();
         let stdout = if command == "env" { "(exit 4);\n" } else { "" };
-        outcome.stdout(stdout).fails(4, &format!("TODO `{{home}}/.qwen/oauth_creds.json` {what}"), hint);
+        outcome.stdout(stdout).fails(
+            4,
+            &format!("the credential file `{{home}}/.qwen/oauth_creds.json` is damaged: {what}"),
+            hint,
+        );
     }
     let mut status = sandbox.run(["status", "--json"]).exits(4);
     let profile = status.json()["profiles"][0].clone();
@@ -28,28 +32,31 @@ fn is_damaged(content: impl AsRef<[u8]>, what: &str) {
 
 #[test]
 fn an_empty_file_is_damaged() {
-    is_damaged("", "TODO");
+    is_damaged("", "it is empty");
 }
 
 #[test]
 fn a_truncated_file_is_damaged() {
-    is_damaged("{\n  \"access_token\": \"granted-access-1\",\n  \"refresh_to", "TODO");
+    is_damaged(
+        "{\n  \"access_token\": \"granted-access-1\",\n  \"refresh_to",
+        "it ends in the middle (line 3, column 13)",
+    );
 }
 
 #[test]
 fn a_file_that_is_not_json_is_damaged() {
-    is_damaged("access_token=granted-access-1\n", "TODO");
+    is_damaged("access_token=granted-access-1\n", "it is not JSON (line 1, column 1)");
 }
 
 #[test]
 fn a_file_that_is_not_text_is_damaged() {
-    is_damaged([0xff, 0xfe, 0x00, 0x7b], "TODO");
+    is_damaged([0xff, 0xfe, 0x00, 0x7b], "it is not JSON (line 1, column 1)");
 }
 
 #[test]
 fn json_that_is_no_object_is_damaged() {
-    for content in ["null", "[]", "\"granted-access-1\"", "5"] {
-        is_damaged(content, "TODO");
+    for (content, column) in [("null", 4), ("[]", 1), ("\"granted-access-1\"", 18), ("5", 1)] {
+        is_damaged(content, &format!("a field has the wrong type (line 1, column {column})"));
     }
 }
 
@@ -71,7 +78,7 @@ fn wrong_types_are_damage() {
 fn a_file_without_access_token_is_damaged() {
     for absent in [json!(null), json!("")] {
         let sandbox = Sandbox::new().logged_in().field("access_token", absent);
-        is_damaged(sandbox.content(), "TODO");
+        is_damaged(sandbox.content(), "it has no access token");
     }
 }
 
@@ -93,14 +100,14 @@ fn a_token_of_unknown_expiry_is_renewed() {
 
 #[test]
 fn a_deeply_nested_file_is_damaged() {
-    is_damaged("[".repeat(200_000), "TODO");
+    is_damaged("[".repeat(200_000), "a field has the wrong type (line 1, column 1)");
 }
 
 #[test]
 fn a_huge_file_is_damaged_and_not_read() {
     let sandbox = Sandbox::new().logged_in();
     File::options().write(true).open(sandbox.file()).unwrap().set_len(100 << 20).unwrap();
-    sandbox.run(["token"]).fails(4, "TODO", "run `qwenauth login`");
+    sandbox.run(["token"]).fails(4, "the credential file `{home}/.qwen/oauth_creds.json` is damaged: it has 104857600 bytes, more than a credential can have", "run `qwenauth login`");
     assert_eq!(fs::metadata(sandbox.file()).unwrap().len(), 100 << 20);
 }
 
@@ -108,7 +115,11 @@ fn a_huge_file_is_damaged_and_not_read() {
 fn a_directory_in_the_files_place_is_no_credential() {
     let sandbox = Sandbox::new();
     fs::create_dir_all(sandbox.file()).unwrap();
-    sandbox.run(["token"]).fails(4, "TODO", "TODO");
+    sandbox.run(["token"]).fails(
+        4,
+        "the credential file `{home}/.qwen/oauth_creds.json` is damaged: it is a directory",
+        "run `qwenauth login`",
+    );
     assert!(sandbox.file().is_dir());
 }
 
@@ -117,7 +128,11 @@ fn a_pipe_in_the_files_place_does_not_hang() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.qwen()).unwrap();
     assert!(Command::new("mkfifo").arg(sandbox.file()).status().unwrap().success());
-    sandbox.run(["token"]).fails(4, "TODO", "TODO");
+    sandbox.run(["token"]).fails(
+        4,
+        "the credential file `{home}/.qwen/oauth_creds.json` is damaged: it is not a regular file",
+        "run `qwenauth login`",
+    );
     fs::remove_file(sandbox.file()).unwrap();
 }
 
@@ -127,17 +142,18 @@ fn a_missing_file_is_no_login() {
 }
 
 #[test]
-fn a_file_in_the_directorys_place_is_told() {
+fn a_file_in_the_directorys_place_is_no_login_and_takes_none() {
     let sandbox = Sandbox::new();
     fs::write(sandbox.qwen(), "").unwrap();
-    sandbox.run(["token"]).fails(1, "TODO", "");
+    sandbox.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
+    sandbox.run(["login"]).fails(1, "TODO", "");
 }
 
 #[test]
 fn an_unreadable_file_is_not_taken_for_a_missing_one() {
     let sandbox = Sandbox::expired().unprivileged();
     fs::set_permissions(sandbox.file(), Permissions::from_mode(0)).unwrap();
-    sandbox.run(["token"]).fails(1, "TODO", "");
+    sandbox.run(["token"]).fails(1, "cannot read `{home}/.qwen/oauth_creds.json`: Permission denied (os error 13)", "");
     fs::set_permissions(sandbox.file(), Permissions::from_mode(0o600)).unwrap();
 }
 
@@ -145,7 +161,7 @@ fn an_unreadable_file_is_not_taken_for_a_missing_one() {
 fn an_unreadable_directory_is_not_taken_for_a_missing_login() {
     let sandbox = Sandbox::expired().unprivileged();
     fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0)).unwrap();
-    sandbox.run(["token"]).fails(1, "TODO", "");
+    sandbox.run(["token"]).fails(1, "cannot read `{home}/.qwen/oauth_creds.json`: Permission denied (os error 13)", "");
     fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o700)).unwrap();
 }
 
@@ -154,7 +170,11 @@ fn in_a_read_only_directory_nothing_is_sent() {
     let sandbox = Sandbox::expired().unprivileged();
     fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o500)).unwrap();
     let before = sandbox.content();
-    sandbox.run(["token"]).fails(1, "TODO", "");
+    sandbox.run(["token"]).fails(
+        1,
+        "cannot open `{home}/.qwen/.oauth_creds.qwenauth-lock`: Permission denied (os error 13)",
+        "",
+    );
     assert_eq!(sandbox.content(), before);
     fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o700)).unwrap();
 }
@@ -171,7 +191,7 @@ fn a_valid_login_in_a_read_only_directory_is_used() {
 fn a_login_into_a_read_only_home_fails_before_it_asks_for_a_code() {
     let sandbox = Sandbox::new().unprivileged();
     fs::set_permissions(sandbox.home(), Permissions::from_mode(0o500)).unwrap();
-    sandbox.run(["login"]).fails(1, "TODO", "");
+    sandbox.run(["login"]).fails(1, "cannot write in `{home}`: EACCES: Permission denied", "");
     fs::set_permissions(sandbox.home(), Permissions::from_mode(0o700)).unwrap();
 }
 
@@ -183,7 +203,11 @@ fn a_file_of_another_owner_is_refused() {
     let sandbox = Sandbox::expired().unprivileged();
     std::os::unix::fs::chown(sandbox.file(), Some(1), Some(1)).unwrap();
     fs::set_permissions(sandbox.file(), Permissions::from_mode(0o644)).unwrap();
-    sandbox.run(["token"]).fails(1, "TODO", "TODO");
+    sandbox.run(["token"]).fails(
+        1,
+        "`{home}/.qwen/oauth_creds.json` belongs to another user (uid 1) and is not used",
+        "check who should own it; `chown` it to yourself if it is yours",
+    );
     assert_eq!((fs::metadata(sandbox.file()).unwrap().uid(), mode(&sandbox.file())), (1, 0o644));
 }
 
@@ -205,7 +229,10 @@ fn root_keeps_owner_and_mode_of_anothers_file() {
 fn a_looser_file_is_tightened_with_one_line() {
     let sandbox = Sandbox::new().logged_in();
     fs::set_permissions(sandbox.file(), Permissions::from_mode(0o644)).unwrap();
-    sandbox.run(["token"]).stdout("granted-access-1\n").stderr("TODO");
+    sandbox
+        .run(["token"])
+        .stdout("granted-access-1\n")
+        .stderr("qwenauth: tightened the mode of `{home}/.qwen/oauth_creds.json` from 0644 to 0600\n");
     assert_eq!(mode(&sandbox.file()), 0o600);
     sandbox.run(["token"]).stdout("granted-access-1\n");
 }
@@ -241,7 +268,7 @@ fn a_circle_of_symlinks_is_told() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.qwen()).unwrap();
     symlink(sandbox.file(), sandbox.file()).unwrap();
-    sandbox.run(["token"]).fails(1, "TODO", "");
+    sandbox.run(["token"]).fails(1, "`{home}/.qwen/oauth_creds.json` leads through too many symlinks", "");
 }
 
 #[test]
@@ -268,14 +295,18 @@ fn on_a_full_disk_nothing_is_sent() {
         "mount -t tmpfs -o size=16k,mode=700 none $HOME/.qwen/ && cp $SANDBOX/kept $HOME/.qwen/oauth_creds.json &&
         chmod 600 $HOME/.qwen/oauth_creds.json; : > $HOME/.qwen/.oauth_creds.qwenauth-lock
         while head -c 4096 /dev/zero >> $HOME/.qwen/filler; do :; done 2> /dev/null
-        $QWENAUTH token; code=$?; cmp $SANDBOX/kept $HOME/.qwen/oauth_creds.json && test ! -e $HOME/.qwen/oauth_creds.lock &&
+        $QWENAUTH token; code=$?; cmp $SANDBOX/kept $HOME/.qwen/oauth_creds.json && test ! -e $HOME/.qwen/oauth_creds.lock || exit 99
         exit $code";
     fs::copy(sandbox.file(), sandbox.directory().join("kept")).unwrap();
     let sandbox = {
         let directory = sandbox.directory().to_owned();
         sandbox.variable("SANDBOX", directory)
     };
-    in_namespace(&sandbox, script).fails(1, "TODO", "");
+    in_namespace(&sandbox, script).fails(
+        1,
+        "cannot make the lock `{home}/.qwen/oauth_creds.lock`: No space left on device (os error 28)",
+        "",
+    );
     assert!(sandbox.server.asked(Ask::Refresh).is_empty());
 }
 
@@ -288,7 +319,11 @@ fn a_read_only_file_system_still_serves_a_valid_login() {
     let script = "mount --bind $HOME $HOME && mount -o remount,ro,bind $HOME && exec $QWENAUTH ";
     in_namespace(&sandbox, &format!("{script} token")).stdout("granted-access-1\n");
     let sandbox = sandbox.expires_in(-60);
-    in_namespace(&sandbox, &format!("{script} token")).fails(1, "TODO", "");
+    in_namespace(&sandbox, &format!("{script} token")).fails(
+        1,
+        "cannot open `{home}/.qwen/.oauth_creds.qwenauth-lock`: Read-only file system (os error 30)",
+        "",
+    );
 }
 
 fn can_mount() -> bool {

@@ -16,6 +16,8 @@ const ENDED: &str = "the free tier of Qwen OAuth ended on 2026-04-15: a login ma
 
 const ALREADY: &str = "qwenauth: already logged in to Qwen OAuth as profile `qwen`; `--force` logs in again\n";
 
+const AGAIN: &str = "nothing was changed; try again in a while";
+
 const NEW_CODE: &str = "run `qwenauth login` again for a new code";
 
 /// What is said before the first poll.
@@ -97,8 +99,20 @@ impl Sandbox {
 impl Outcome {
     #[track_caller]
     fn logs_in(self) -> Self {
-        self.exits(0)
-            .stderr(&format!("{}qwenauth: logged in: Qwen OAuth as profile `qwen`, {{server}}/v1\n", code_shown()))
+        self.exits(0).stderr(&format!("{}qwenauth: logged in: profile `qwen`, {{server}}/v1\n", code_shown()))
+    }
+
+    /// No code was shown; after the word on the free tier came this error.
+    #[track_caller]
+    fn does_not_begin(self, code: i32, error: &str, hint: &str) {
+        let hint = if hint.is_empty() { String::new() } else { format!("qwenauth: hint: {hint}\n") };
+        drop(self.exits(code).stderr(&format!("qwenauth: {ENDED}\nqwenauth: error: {error}\n{hint}")));
+    }
+
+    /// The code was shown, then came this and the login ended well.
+    #[track_caller]
+    fn warns(self, text: &str) {
+        drop(self.exits(0).stderr(&format!("{}{text}", code_shown())));
     }
 
     /// The code was shown, then the login ended with this.
@@ -328,7 +342,7 @@ fn the_servers_wrapping_success_status_does_not_matter() {
 fn a_code_ends_by_the_clock() {
     let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 1, "expires_in": 2})));
     sandbox.server.always(Ask::Poll, || Reply::error(400, "authorization_pending"));
-    sandbox.run(["login"]).ends(4, "the code of this login expired or was used before", NEW_CODE);
+    sandbox.run(["login"]).ends(4, "the login was not approved in time", NEW_CODE);
     sandbox.holds_nothing();
     assert!(sandbox.server.asked(Ask::Poll).len() <= 2);
 }
@@ -336,7 +350,7 @@ fn a_code_ends_by_the_clock() {
 #[test]
 fn a_login_gives_up_after_its_timeout() {
     let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60})));
-    sandbox.run(["login", "--timeout", "1s"]).ends(4, "nobody approved the login within 1s", "");
+    sandbox.run(["login", "--timeout", "1s"]).ends(4, "the login was not approved in time", NEW_CODE);
     sandbox.holds_nothing();
 }
 
@@ -365,45 +379,57 @@ fn an_answer_without_the_complete_url_shows_the_plain_one() {
 #[test]
 fn a_firewalls_page_instead_of_a_code_is_temporary() {
     let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::html(200));
-    sandbox.run(["login"]).fails(3, "TODO", "TODO");
+    sandbox.run(["login"]).does_not_begin(3, "`127.0.0.1` answered 200 with HTML, as a firewall does", AGAIN);
     sandbox.holds_nothing();
 }
 
 #[test]
 fn a_server_error_instead_of_a_code_is_temporary() {
     let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::html(503));
-    sandbox.run(["login"]).fails(3, "TODO", "TODO");
+    sandbox.run(["login"]).does_not_begin(
+        3,
+        "`127.0.0.1` answered 503 Service Unavailable with HTML, as a firewall does",
+        AGAIN,
+    );
     sandbox.holds_nothing();
 }
 
 #[test]
 fn a_rate_limit_instead_of_a_code_is_temporary() {
     let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::error(429, "rate_limited"));
-    sandbox.run(["login"]).fails(3, "TODO", "TODO");
+    sandbox.run(["login"]).does_not_begin(3, "`127.0.0.1` answered 429 Too Many Requests", AGAIN);
 }
 
 #[test]
 fn a_dropped_connection_instead_of_a_code_is_temporary() {
     let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::dropped());
-    sandbox.run(["login"]).fails(3, "TODO", "TODO");
+    sandbox.run(["login"]).does_not_begin(
+        3,
+        "no usable answer from `127.0.0.1`: connection closed before message completed",
+        AGAIN,
+    );
 }
 
 #[test]
 fn half_a_code_is_temporary() {
     let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::half());
-    sandbox.run(["login"]).fails(3, "TODO", "TODO");
+    sandbox.run(["login"]).does_not_begin(
+        3,
+        "no usable answer from `127.0.0.1`: it broke off: end of file before message length reached",
+        AGAIN,
+    );
 }
 
 #[test]
 fn a_code_of_50_mb_is_temporary() {
     let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::huge());
-    sandbox.run(["login"]).fails(3, "TODO", "TODO");
+    sandbox.run(["login"]).does_not_begin(3, "no usable answer from `127.0.0.1`: it is longer than 1 MiB", AGAIN);
 }
 
 #[test]
 fn an_unreachable_server_is_temporary() {
     let sandbox = Sandbox::new().variable("QWENAUTH_QWEN_OAUTH_URL", "http://127.0.0.1:1");
-    sandbox.run(["login"]).fails(3, "TODO", "TODO");
+    sandbox.run(["login"]).does_not_begin(3, "cannot reach `127.0.0.1`: connection refused (os error 111)", AGAIN);
 }
 
 #[test]
@@ -411,7 +437,11 @@ fn an_oauth_error_instead_of_a_code_is_told() {
     let reply = json!({"error": "invalid_client", "error_description": "this client is not welcome"});
     for status in [200, 400, 401] {
         let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::json(status, reply.clone()));
-        sandbox.run(["login"]).fails(1, "TODO", "");
+        sandbox.run(["login"]).does_not_begin(
+            1,
+            "`127.0.0.1` refused to start a login: `invalid_client`: this client is not welcome",
+            "",
+        );
         sandbox.holds_nothing();
     }
 }
@@ -419,7 +449,7 @@ fn an_oauth_error_instead_of_a_code_is_told() {
 #[test]
 fn an_answer_without_a_code_is_no_login() {
     let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"device_code": null})));
-    sandbox.run(["login"]).fails(3, "TODO", "");
+    sandbox.run(["login"]).does_not_begin(3, "`127.0.0.1` answered without a device code", AGAIN);
 }
 
 #[test]
@@ -566,7 +596,7 @@ fn a_login_the_api_refuses_is_stored_and_says_what_replaces_it() {
     let refusal = json!({"error": {"code": "invalid_api_key", "message": "invalid access token or token expired",
         "param": null, "type": "invalid_request_error"}, "request_id": "1"});
     let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::json(401, refusal));
-    sandbox.run(["login"]).ends(1, "TODO", "TODO");
+    sandbox.run(["login"]).exits(1).stderr(&format!("{}qwenauth: logged in, not verified: profile `qwen`, {{server}}/v1\nqwenauth: error: the login to Qwen OAuth worked and is stored, but the API refuses it: it answered 401: invalid access token or token expired\nqwenauth: hint: {ENDED}\n", code_shown()));
     sandbox.holds_the_grant();
 }
 
@@ -586,7 +616,7 @@ fn an_unreachable_api_only_warns() {
     let mut granted = tokens("1");
     granted["resource_url"] = json!("http://127.0.0.1:1");
     let sandbox = polls([Reply::json(200, granted)]);
-    sandbox.run(["login"]).exits(0).stderr("TODO");
+    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be asked: connection refused (os error 111)\nqwenauth: logged in, not verified: profile `qwen`, http://127.0.0.1:1/v1\n");
     assert_eq!(sandbox.credential()["resource_url"], "http://127.0.0.1:1");
 }
 
@@ -595,7 +625,7 @@ fn an_api_that_is_down_only_warns() {
     let sandbox = polls([]);
     let reply = grant(&sandbox);
     let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::html(503));
-    sandbox.run(["login"]).exits(0).stderr("TODO");
+    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be asked: it answered 503 with HTML, as a firewall does\nqwenauth: logged in, not verified: profile `qwen`, {server}/v1\n");
     sandbox.holds_the_grant();
 }
 
@@ -604,7 +634,7 @@ fn no_verify_asks_the_api_nothing() {
     let sandbox = polls([]);
     let reply = grant(&sandbox);
     let sandbox = sandbox.scripted(Ask::Poll, reply);
-    sandbox.run(["login", "--no-verify"]).logs_in();
+    sandbox.run(["login", "--no-verify"]).warns("qwenauth: logged in, not verified: profile `qwen`, {server}/v1\n");
     sandbox.holds_the_grant();
 }
 
@@ -613,7 +643,7 @@ fn a_grant_for_a_foreign_host_is_refused_and_nothing_is_sent_there() {
     let mut granted = tokens("1");
     granted["resource_url"] = json!("https://qwen.ai.attacker.example");
     let sandbox = polls([Reply::json(200, granted)]);
-    sandbox.run(["login"]).ends(1, "TODO", "");
+    sandbox.run(["login"]).ends(1, "the login's `resource_url` names `qwen.ai.attacker.example`, which is not a host of Qwen OAuth", "if you trust it, add `resource_hosts = [\"qwen.ai.attacker.example\"]` under `[providers.qwen]` in config.toml");
 }
 
 #[test]

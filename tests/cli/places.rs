@@ -66,7 +66,11 @@ fn without_home_and_passwd_entry_nothing_is_guessed() {
     let sandbox = Sandbox::new().unprivileged().without_variable("HOME");
     let mut command = sandbox.command(["token"]);
     command.uid(54321).gid(54321);
-    sandbox.start(command).finish().fails(1, "TODO", "TODO");
+    sandbox.start(command).finish().fails(
+        1,
+        "there is no home directory: `HOME` is not set and the user has no passwd entry",
+        "set `HOME`, or both `QWENAUTH_HOME` and `QWEN_HOME`",
+    );
 }
 
 #[test]
@@ -76,7 +80,10 @@ fn config_is_read_from_the_xdg_directory() {
     fs::create_dir_all(xdg.join("qwenauth")).unwrap();
     fs::write(xdg.join("qwenauth/config.toml"), "profil = \"qwen\"\n").unwrap();
     let sandbox = sandbox.logged_in().variable("XDG_CONFIG_HOME", xdg);
-    sandbox.run(["token"]).stdout("granted-access-1\n").stderr("TODO");
+    sandbox
+        .run(["token"])
+        .stdout("granted-access-1\n")
+        .stderr("qwenauth: unknown key `profil` in `{sandbox}/xdg/qwenauth/config.toml`; did you mean `profile`?\n");
 }
 
 #[test]
@@ -94,7 +101,10 @@ fn config_and_state_lie_under_qwenauth_home() {
     fs::create_dir_all(own.join("config")).unwrap();
     fs::write(own.join("config/config.toml"), "profil = \"qwen\"\n").unwrap();
     let sandbox = sandbox.logged_in().variable("QWENAUTH_HOME", own);
-    sandbox.run(["token"]).stdout("granted-access-1\n").stderr("TODO");
+    sandbox
+        .run(["token"])
+        .stdout("granted-access-1\n")
+        .stderr("qwenauth: unknown key `profil` in `{sandbox}/own/config/config.toml`; did you mean `profile`?\n");
 }
 
 #[test]
@@ -103,7 +113,11 @@ fn a_config_that_does_not_parse_names_line_and_column() {
     let config = sandbox.home().join(".config/qwenauth");
     fs::create_dir_all(&config).unwrap();
     fs::write(config.join("config.toml"), "profile = \"qwen\"\n[providers\n").unwrap();
-    sandbox.run(["token"]).fails(1, "TODO", "");
+    sandbox.run(["token"]).fails(
+        1,
+        "`{home}/.config/qwenauth/config.toml`, line 2, column 11: unclosed table, expected `]`",
+        "mend that line, or move the file away",
+    );
 }
 
 #[track_caller]
@@ -176,7 +190,11 @@ fn a_credential_is_not_sent_or_printed_for_a_foreign_host() {
 #[test]
 fn an_api_on_loopback_needs_a_token_endpoint_on_loopback() {
     let sandbox = Sandbox::new().logged_in().without_variable("QWENAUTH_QWEN_OAUTH_URL");
-    sandbox.run(["token"]).fails(1, "TODO", "");
+    sandbox.run(["token"]).fails(
+        1,
+        "the login's `resource_url` names `127.0.0.1`, which is not a host of Qwen OAuth",
+        "if you trust it, add `resource_hosts = [\"127.0.0.1\"]` under `[providers.qwen]` in config.toml",
+    );
 }
 
 #[test]
@@ -185,6 +203,6 @@ fn a_host_named_in_config_is_allowed() {
     drop(sandbox.run(["token"]).exits(1).any_stderr());
     let config = sandbox.home().join(".config/qwenauth");
     fs::create_dir_all(&config).unwrap();
-    fs::write(config.join("config.toml"), "TODO = [\"qwen.example.com\"]\n").unwrap();
+    fs::write(config.join("config.toml"), "[providers.qwen]\nresource_hosts = [\"qwen.example.com\"]\n").unwrap();
     sandbox.run(["token"]).stdout("granted-access-1\n");
 }

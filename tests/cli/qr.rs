@@ -43,19 +43,16 @@ fn drawn(text: &str, default_foreground: u8, default_background: u8) -> Vec<Vec<
 /// SGR parameters (ECMA-48 §8.3.117), as far as black and white go.
 fn select(sequence: &str, foreground: &mut u8, background: &mut u8, default_foreground: u8, default_background: u8) {
     let numbers: Vec<u16> = sequence.trim_start_matches('[').split(';').map(|n| n.parse().unwrap_or(0)).collect();
-    let luminance = |colour: u16| if colour == 0 || colour == 16 { DARK } else { LIGHT };
-    match numbers[..] {
-        [0] => (*foreground, *background) = (default_foreground, default_background),
-        [7] => std::mem::swap(foreground, background),
-        [39] => *foreground = default_foreground,
-        [49] => *background = default_background,
-        [colour @ 30..=37] => *foreground = luminance(colour - 30),
-        [colour @ 40..=47] => *background = luminance(colour - 40),
-        [90..=97] => *foreground = LIGHT,
-        [100..=107] => *background = LIGHT,
-        [38, 5, colour] => *foreground = luminance(colour),
-        [48, 5, colour] => *background = luminance(colour),
-        _ => panic!("`{sequence}` is not understood"),
+    let luminance = |colour: u16| if colour == 0 { DARK } else { LIGHT };
+    for number in numbers {
+        match number {
+            0 => (*foreground, *background) = (default_foreground, default_background),
+            30..=37 => *foreground = luminance(number - 30),
+            40..=47 => *background = luminance(number - 40),
+            90..=97 => *foreground = LIGHT,
+            100..=107 => *background = LIGHT,
+            _ => panic!("`{sequence}` is not understood"),
+        }
     }
 }
 
@@ -67,24 +64,32 @@ fn read(text: &str, default_foreground: u8, default_background: u8) -> Vec<Strin
     picture.detect_grids().iter().filter_map(|grid| grid.decode().ok()).map(|(_, content)| content).collect()
 }
 
-fn shown(arguments: &[&str]) -> String {
-    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({})));
+fn shown(arguments: &[&str], colour: &str) -> String {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({}))).variable(colour, "1");
     let sandbox = sandbox.scripted(Ask::Poll, Reply::error(400, "access_denied"));
     sandbox.run(arguments).exits(4).any_stderr().stderr.clone()
 }
 
+const URL: &str = "https://chat.qwen.ai/authorize?user_code=WDJB-MJHT&client=qwen-code";
+
 #[test]
 fn the_qr_code_leads_to_the_page_that_knows_the_code() {
-    let text = shown(&["login", "--qr", "always"]);
-    let url = "https://chat.qwen.ai/authorize?user_code=WDJB-MJHT&client=qwen-code";
-    assert_eq!(read(&text, LIGHT, DARK), [url], "on a dark terminal:\n{text}");
-    assert_eq!(read(&text, DARK, LIGHT), [url], "on a light terminal:\n{text}");
+    let text = shown(&["login", "--qr", "always"], "NO_COLOR");
+    assert!(!text.contains('\u{1b}'));
+    assert_eq!(read(&text, LIGHT, DARK), [URL], "{text}");
+}
+
+#[test]
+fn a_coloured_qr_code_is_dark_on_light_whatever_the_terminals_colours() {
+    let text = shown(&["login", "--qr", "always"], "CLICOLOR_FORCE");
+    assert_eq!(read(&text, LIGHT, DARK), [URL], "on a dark terminal:\n{text}");
+    assert_eq!(read(&text, DARK, LIGHT), [URL], "on a light terminal:\n{text}");
 }
 
 #[test]
 fn no_qr_code_goes_into_a_pipe_unasked() {
     for arguments in [&["login"][..], &["login", "--qr", "never"]] {
-        let text = shown(arguments);
+        let text = shown(arguments, "CLICOLOR_FORCE");
         assert!(!text.contains(['█', '▀', '▄', '\u{1b}']), "{text}");
     }
 }
