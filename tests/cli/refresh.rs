@@ -278,8 +278,12 @@ fn a_server_that_never_answers_is_temporary_and_not_retried() {
 
 #[test]
 fn an_answer_without_a_token_is_temporary() {
-    for body in [json!({}), json!([]), json!({"access_token": ""}), json!({"access_token": 5})] {
+    for body in [json!({}), json!({"access_token": ""}), json!({"access_token": null}), json!({"status": "pending"})] {
         keeps_the_file(move || Reply::json(200, body.clone()), 1, 3, "the server's reply has no access token", NOT_NOW);
+    }
+    for body in [json!([]), json!(null), json!({"access_token": 5})] {
+        let said = "the server's reply is not the JSON it should be";
+        keeps_the_file(move || Reply::json(200, body.clone()), 1, 3, said, NOT_NOW);
     }
 }
 

@@ -107,7 +107,7 @@ impl Sandbox {
     pub(crate) fn own_everything(&self) {
         if let Some(user) = self.user {
             each_path(self.directory.path(), &mut |path| {
-                std::os::unix::fs::lchown(path, Some(user), Some(user)).unwrap()
+                std::os::unix::fs::lchown(path, Some(user), Some(user)).unwrap();
             });
         }
     }
@@ -163,7 +163,8 @@ impl Sandbox {
         let reachable = self.directory.path().join("qwenauth");
         if !reachable.exists() {
             fs::set_permissions(self.directory.path(), Permissions::from_mode(0o755)).unwrap();
-            fs::copy(built, &reachable).unwrap();
+            // Copied by another process: a child forked meanwhile would hold our copy open for writing, and it could not run.
+            assert!(Command::new("cp").arg(built).arg(&reachable).status().unwrap().success());
         }
         reachable
     }
@@ -301,7 +302,10 @@ pub(crate) fn possible(holds: bool, what: &str) -> bool {
 
 /// What a process has printed so far, and whether it can print more.
 #[derive(Clone)]
-struct Stream(Arc<(Mutex<(Vec<u8>, bool)>, Condvar)>);
+struct Stream(Arc<(Mutex<Printed>, Condvar)>);
+
+/// The bytes, and whether they are all.
+type Printed = (Vec<u8>, bool);
 
 impl Stream {
     fn of(source: Option<impl Read + Send + 'static>) -> Self {
@@ -327,7 +331,7 @@ impl Stream {
 
     /// The text, once it is complete or satisfies the condition; nothing when neither comes.
     fn once(&self, enough: impl Fn(&str) -> bool) -> Option<String> {
-        let text = |state: &(Vec<u8>, bool)| String::from_utf8_lossy(&state.0).into_owned();
+        let text = |state: &Printed| String::from_utf8_lossy(&state.0).into_owned();
         let state = self.0.0.lock().unwrap();
         let (state, waited) =
             self.0.1.wait_timeout_while(state, PATIENCE, |state| !state.1 && !enough(&text(state))).unwrap();

@@ -345,7 +345,7 @@ fn check(request: &Request, state: &mut State) -> Result<(), String> {
             hold(request.fields() == fields, "not the fields of a device request")?;
             hold(request.field("scope") == "openid profile email model.completion", "another scope")?;
             hold(request.field("code_challenge_method") == "S256", "not S256")?;
-            state.challenge = request.field("code_challenge").to_owned();
+            request.field("code_challenge").clone_into(&mut state.challenge);
             hold(BASE64_URL_SAFE_NO_PAD.decode(&state.challenge).is_ok_and(|hash| hash.len() == 32), "no challenge")
         }
         Some(Ask::Poll) => {
@@ -390,10 +390,8 @@ fn send(mut connection: &TcpStream, reply: Reply, shared: &Shared) -> io::Result
     for act in reply.meanwhile {
         act();
     }
-    let mut head = format!("HTTP/1.1 {} Scripted\r\nConnection: close\r\n", reply.status);
-    for (name, value) in reply.headers {
-        head += &format!("{name}: {value}\r\n");
-    }
+    let headers: Vec<_> = reply.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!("HTTP/1.1 {} Scripted\r\nConnection: close\r\n{}", reply.status, headers.concat());
     match reply.body {
         Body::Whole(body) => write!(connection, "{head}Content-Length: {}\r\n\r\n{body}", body.len()),
         Body::Half(body) => {
