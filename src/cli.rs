@@ -341,7 +341,7 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    pub(crate) fn read() -> Result<Self, clap::Error> {
+    pub(crate) fn read() -> Self {
         Self {
             home: variable("HOME"),
             profile: variable("QWENAUTH_PROFILE"),

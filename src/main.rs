@@ -20,7 +20,7 @@
 //!
 //! main → cli, commands · commands → everything below, never another command
 //! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files
-//! providers → oauth, http · oauth → http · lock → signals · sandbox: used by its command only
+//! providers → oauth, http · oauth → http · lock → signals · sandbox → cli, used by its command only
 //! cli, files, http, shell, signals, terminal, secret use nothing of ours but error and secret
 //! ```
 //!
