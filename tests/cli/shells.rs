@@ -548,11 +548,12 @@ fn env_with(homes: &Homes, arguments: &[&str], name: &str, value: &str) -> (Opti
 
 #[test]
 fn a_control_character_is_refused_and_not_repeated() {
-    let homes = Homes::with_one("hunter2\nhunter2");
-    let error = "qwenauth: error: the value of OPENAI_API_KEY contains a control character\n".to_owned();
-    assert_eq!(env(&homes, &[]), (Some(1), "(exit 1);\n".into(), error.clone()));
-    assert_eq!(env(&homes, &["--format", "fish"]), (Some(1), "false;\n".into(), error.clone()));
-    assert_eq!(env(&homes, &["--format", "json"]), (Some(1), String::new(), error));
+    let homes = Homes::with_one("sk-1");
+    let model = ["--model", "hunter2\nhunter2"];
+    let error = "qwenauth: error: the value of OPENAI_MODEL contains a control character\n".to_owned();
+    assert_eq!(env(&homes, &model), (Some(1), "(exit 1);\n".into(), error.clone()));
+    assert_eq!(env(&homes, &[&model[..], &["--format", "fish"]].concat()), (Some(1), "false;\n".into(), error.clone()));
+    assert_eq!(env(&homes, &[&model[..], &["--format", "json"]].concat()), (Some(1), String::new(), error));
 }
 
 #[test]
