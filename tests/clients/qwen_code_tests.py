@@ -1,0 +1,191 @@
+"""Qwen Code shares its credential file and lock with `qwenauth`: each uses what the other wrote, and one refresh serves both."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+from machine import until
+
+PRELOAD = Path(__file__).resolve().parent / "qwen_code_preload.mjs"
+# Without `useExternal`, releases since 0.15 refuse the login of the ended free tier before they send anything.
+SETTINGS = {
+    "security": {"auth": {"selectedType": "qwen-oauth", "useExternal": True}},
+    "privacy": {"usageStatisticsEnabled": False},
+    "general": {"disableAutoUpdate": True},
+}
+QWENAUTH, QWEN_CODE = "qwenauth/", "node"  # who refreshes, by User-Agent
+
+
+class QwenCode:
+    def __init__(self, version, machine):
+        self._machine = machine
+        self._command = machine.package(f"qwen-code-{version}") / "node_modules/.bin/qwen"
+        node = machine.package("node-22") / "node_modules/.bin"
+        self._signs = machine.root / "signs"
+        self._signs.mkdir()
+        self._environment = {
+            "PATH": f"{node}:{machine.environment()['PATH']}",
+            "NODE_OPTIONS": f"--import={PRELOAD.as_uri()}",
+            "SIGNS": str(self._signs),
+            **({"HTTPS_PROXY": "", "HTTP_PROXY": ""} if version == "0.12.0" else {}),  # it ignores NO_PROXY
+        }
+        settings = machine.home / ".qwen" / "settings.json"
+        settings.parent.mkdir(mode=0o700)
+        settings.write_text(json.dumps(SETTINGS))
+
+    def start(self, prompt):
+        return self._machine.start(self._command, "--auth-type", "qwen-oauth", "-p", prompt, **self._environment)
+
+    def wait_until_it_waits(self, tries=1):
+        waits = self._signs / "waits"
+        until(lambda: waits.exists() and waits.stat().st_size >= tries, f"Qwen Code to find the lock taken {tries} times")
+
+    def assert_it_removed_the_lock(self):
+        assert (self._signs / "unlocked").exists(), "Qwen Code left the lock alone, so this test shows nothing"
+
+
+def assert_answered(process, question):
+    process.succeed()
+    answer = process.stdout.partition("practice answer to:")[2]
+    assert question in answer, f"no answer in {process.stdout!r}"
+
+
+def uses_the_login_qwenauth_made(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    written = machine.credential_file.read_bytes()
+    assert_answered(qwen.start("ping"), "ping")
+    bearers = {request.token for request in machine.provider.of_kind("model")}
+    assert machine.credential()["access_token"] in bearers, "Qwen Code sent another token"
+    assert machine.credential_file.read_bytes() == written, "a valid login was rewritten"
+    assert not machine.provider.of_kind("refresh"), "a valid login was refreshed"
+
+
+def adopts_the_token_qwenauth_renewed(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.expire()
+    machine.qwenauth("token")
+    assert_answered(qwen.start("ping"), "ping")
+    machine.assert_refreshed_once_by(QWENAUTH)
+
+
+def leaves_a_renewed_token_that_qwenauth_adopts(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.expire()
+    assert_answered(qwen.start("ping"), "ping")
+    token = machine.qwenauth("token").stdout.strip()
+    assert token == machine.credential()["access_token"]
+    machine.assert_refreshed_once_by(QWEN_CODE)
+
+
+def waits_for_qwenauth_and_adopts_its_token(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.expire()
+    machine.provider.refresh_gate.close()
+    renewing = machine.start_qwenauth("token")
+    machine.provider.refresh_gate.wait_until_reached()
+    asking = qwen.start("ping")
+    qwen.wait_until_it_waits()
+    machine.provider.refresh_gate.open()
+    renewing.succeed()
+    assert_answered(asking, "ping")
+    machine.assert_refreshed_once_by(QWENAUTH)
+
+
+def is_waited_for_by_qwenauth_which_adopts_its_token(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.expire()
+    machine.provider.refresh_gate.close()
+    asking = qwen.start("ping")
+    machine.provider.refresh_gate.wait_until_reached()
+    waiting = machine.start_qwenauth("token")
+    waiting.wait_for_stderr("waiting")
+    machine.provider.refresh_gate.open()
+    assert_answered(asking, "ping")
+    token = waiting.succeed().stdout.strip()
+    assert token == machine.credential()["access_token"]
+    machine.assert_refreshed_once_by(QWEN_CODE)
+
+
+def renew_while(machine, qwen, leave):
+    """Starts a renewal, lets `leave` end a Qwen Code that takes the lock with it."""
+    machine.provider.refresh_gate.close()
+    renewing = machine.start_qwenauth("refresh")
+    machine.provider.refresh_gate.wait_until_reached()
+    leave()
+    qwen.assert_it_removed_the_lock()
+    until(machine.lock_file.exists, "qwenauth to make its lock again")
+    machine.provider.refresh_gate.open()
+    renewing.succeed()
+
+
+def may_end_while_qwenauth_renews(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.provider.model_gate.close()
+    asking = qwen.start("ping")
+    machine.provider.model_gate.wait_until_reached()
+
+    def end_with_an_answer():
+        machine.provider.model_gate.open()
+        assert_answered(asking, "ping")
+
+    renew_while(machine, qwen, end_with_an_answer)
+    machine.assert_refreshed_once_by(QWENAUTH)
+
+
+def may_be_interrupted_while_qwenauth_renews(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.provider.model_gate.close()
+    asking = qwen.start("ping")
+    machine.provider.model_gate.wait_until_reached()
+
+    def interrupt():
+        asking.interrupt()
+        asking.wait()
+
+    renew_while(machine, qwen, interrupt)
+    machine.assert_refreshed_once_by(QWENAUTH)
+
+
+def may_be_interrupted_while_it_waits_for_qwenauth(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.expire()
+    waiting = []
+
+    def interrupt():
+        waiting.append(qwen.start("ping"))
+        qwen.wait_until_it_waits(tries=8)  # from here on it sleeps 2 s between tries
+        waiting[0].interrupt()  # it removes the lock at once, but lives on and tries for it again
+        qwen.wait_until_it_waits(tries=9)
+
+    renew_while(machine, qwen, interrupt)
+    waiting[0].wait()
+    machine.assert_refreshed_once_by(QWENAUTH)
+
+
+VERSIONS = ("0.12.0", "0.24.4")
+BEHAVIOURS = (
+    uses_the_login_qwenauth_made,
+    adopts_the_token_qwenauth_renewed,
+    leaves_a_renewed_token_that_qwenauth_adopts,
+    waits_for_qwenauth_and_adopts_its_token,
+    is_waited_for_by_qwenauth_which_adopts_its_token,
+    may_end_while_qwenauth_renews,
+    may_be_interrupted_while_qwenauth_renews,
+    may_be_interrupted_while_it_waits_for_qwenauth,
+)
+TESTS = {
+    f"qwen_code_{version}_{behaviour.__name__}": (
+        [f"qwen-code-{version}", "node-22"],
+        partial(behaviour, version),
+    )
+    for version in VERSIONS
+    for behaviour in BEHAVIOURS
+}
