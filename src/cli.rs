@@ -247,11 +247,19 @@ pub(crate) struct ExecArgs {
 Examples:
   qwenauth sandbox --tour         watch login, status, exec, refresh, token, env and logout
   qwenauth sandbox                a shell to try things in
-  qwenauth sandbox -- sh -c 'qwenauth login && qwenauth exec -- env'")]
+  qwenauth sandbox -- sh -c 'qwenauth login && qwenauth exec -- env'
+
+A login waits for your approval in a browser where there is a terminal, and is approved at once where there is none.")]
 pub(crate) struct SandboxArgs {
     /// Show each command with its real output, then leave
     #[arg(long, conflicts_with = "command")]
     pub(crate) tour: bool,
+    /// Approve nothing by itself, even without a terminal: every login waits for the page
+    #[arg(long, conflicts_with = "tour")]
+    pub(crate) no_approve: bool,
+    /// How long access tokens of the practice provider live
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
+    pub(crate) expires_in: Duration,
     /// The program to run inside (default: your shell)
     #[arg(trailing_var_arg = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,

@@ -122,6 +122,26 @@ impl fmt::Display for Report {
     }
 }
 
+/// Says something on stderr that is neither the answer nor an error. Never a secret.
+pub(crate) fn note(text: &str) {
+    use std::io::Write;
+    // Nobody can be told that stderr is gone.
+    let _ = writeln!(std::io::stderr(), "qwenauth: {}", printable(text));
+}
+
+<<<<<<< HEAD
+/// The one of `known` that `typed` was probably meant to be.
+pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(typed, name), name))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|left, right| left.0.total_cmp(&right.0))
+        .map(|(_, name)| name)
+}
+
+=======
+>>>>>>> sandbox
 /// `text` without what a terminal would obey: control characters and the marks that turn the direction of writing.
 pub(crate) fn printable(text: &str) -> String {
     let obeyed = |character: char| {

@@ -1,0 +1,70 @@
+//! `exec`: become a program that has the credential in its environment.
+
+use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{Endpoint, Setting};
+use crate::cli::{ExecArgs, variable};
+use crate::credentials::Lifetime;
+use crate::error::{Failed, Failure, note};
+use crate::shell::openai_group;
+use crate::signals;
+
+/// A program that reads the token once should start with one that lasts a while.
+pub(crate) const PREFERRED: Duration = Duration::from_secs(600);
+
+/// Returns only if the program could not be started.
+pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<()> {
+    let Some((program, arguments)) = args.command.split_first() else {
+        return Failed::new(Failure::Usage, "no program to run").err();
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    if args.preserve_env && ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"].iter().any(|name| variable(name).is_some()) {
+        note("the environment has a key or base URL already, and it is left alone (`--preserve-env`)");
+    } else {
+        set_group(args, setting, &mut command)?;
+    }
+    signals::restore_in(&mut command);
+    let error = command.exec();
+    not_started(program, &error)
+}
+
+fn set_group(args: &ExecArgs, setting: &Setting, command: &mut Command) -> Result<()> {
+    let account = setting.account();
+    let credential = account.fresh(Lifetime::new(args.min_ttl, PREFERRED))?;
+    let endpoint = Endpoint::of(&account, &credential, args.model.clone())?;
+    let mut replaced = Vec::new();
+    for member in openai_group(&credential.access_token, &endpoint.base_url, endpoint.model.as_deref()) {
+        let value = member.value().map(OsString::from);
+        if variable(member.name()).is_some_and(|found| Some(&found) != value.as_ref()) {
+            replaced.push(member.name());
+        }
+        match value {
+            Some(value) => command.env(member.name(), value),
+            None => command.env_remove(member.name()),
+        };
+    }
+    if !replaced.is_empty() {
+        note(&format!("replaced for `{}`: {}", args.command[0].to_string_lossy(), replaced.join(", ")));
+    }
+    Ok(())
+}
+
+/// 127 where there is no such program, 126 where it cannot be run, as shells have it.
+fn not_started(program: &OsStr, error: &std::io::Error) -> Result<()> {
+    let name = program.to_string_lossy();
+    if error.kind() != ErrorKind::NotFound {
+        return Failed::new(Failure::CannotRun, format!("cannot run `{name}`: {error}")).err();
+    }
+    if program.to_string_lossy().contains('/') && Path::new(program).exists() {
+        return Failed::new(Failure::CannotRun, format!("cannot run `{name}`: its interpreter is missing")).err();
+    }
+    Failed::new(Failure::NotFound, format!("`{name}` was not found")).hint("check its name and `PATH`").err()
+}

@@ -1,0 +1,194 @@
+//! `status`: show where the login stands.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{Endpoint, Setting, print, rfc3339};
+use crate::cli::{StatusArgs, variable};
+use crate::config::ProfileName;
+use crate::credentials::{Credential, Proof, State, Stored};
+use crate::error::{Failure, Report, printable};
+
+/// Variables of the user that tools obey instead of the stored credential.
+const OVERRIDES: [&str; 3] = ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"];
+
+pub(crate) fn run(args: &StatusArgs, setting: &Setting) -> Result<ExitCode> {
+    let profiles = if args.all { setting.config.paths.profiles()? } else { vec![setting.profile.clone()] };
+    let rows = profiles.iter().map(|profile| Row::of(profile, setting, args.check)).collect::<Result<Vec<_>>>()?;
+    if args.json {
+        let value = json!({"schema": 1, "profiles": rows.iter().map(Row::json).collect::<Vec<_>>()});
+        print(&format!("{value:#}\n"))?;
+    } else if rows.is_empty() {
+        print("no stored profile; log in with `qwenauth login`\n")?;
+    } else {
+        print(&rows.iter().map(Row::text).collect::<Vec<_>>().join("\n"))?;
+    }
+    let usable = !rows.is_empty() && rows.iter().all(|row| matches!(row.state, State::Valid | State::Refreshable));
+    Ok(if usable { ExitCode::SUCCESS } else { Failure::LoginRequired.exit_code().into() })
+}
+
+/// One profile as it is shown.
+struct Row {
+    profile: String,
+    provider: String,
+    active: bool,
+    state: State,
+    expires_at: Option<String>,
+    left: Option<Duration>,
+    base_url: Option<String>,
+    model: Option<String>,
+    path: String,
+    problems: Vec<String>,
+    overridden_by: Vec<&'static str>,
+    /// What the API said, with `--check`.
+    checked: Option<&'static str>,
+}
+
+impl Row {
+    fn of(profile: &ProfileName, setting: &Setting, check: bool) -> Result<Self> {
+        let account = setting.account_of(profile);
+        let stored = account.load()?;
+        let mut state = account.state_of(&stored);
+        let mut row = Self {
+            profile: profile.to_string(),
+            provider: profile.to_string(),
+            active: *profile == setting.profile,
+            state,
+            expires_at: None,
+            left: None,
+            base_url: None,
+            model: None,
+            path: account.path.display().to_string(),
+            problems: Vec::new(),
+            overridden_by: Vec::new(),
+            checked: None,
+        };
+        match &stored {
+            Stored::Missing => row.problems.push("not logged in; run `qwenauth login`".into()),
+            Stored::Damaged(why) => row.problems.push(format!("the credential file is damaged: {why}")),
+            Stored::Present(credential) => {
+                row.expires_at = credential.expires_at.and_then(rfc3339);
+                row.left = credential.left((account.clock)());
+                let provider = account.provider(credential)?;
+                provider.name.clone_into(&mut row.provider);
+                match Endpoint::of(&account, credential, None) {
+                    Ok(endpoint) => {
+                        row.overridden_by = overridden_by(credential, &endpoint.base_url);
+                        row.base_url = Some(endpoint.base_url);
+                        row.model = endpoint.model;
+                    }
+                    Err(error) => row.problems.push(Report::of(&error).message),
+                }
+                if state == State::Refused {
+                    row.problems.push(match row.left {
+                        Some(left) => format!("the login is over in {}; run `qwenauth login`", in_words(left)),
+                        None => "the server refused the refresh token; run `qwenauth login`".into(),
+                    });
+                }
+                if state == State::Expired {
+                    row.problems.push("the token has expired and cannot be renewed; run `qwenauth login`".into());
+                }
+                if check && row.left.is_some() && row.base_url.is_some() {
+                    row.checked = Some(match account.prove(credential)? {
+                        Proof::Accepted => "accepted",
+                        Proof::Refused(why) => {
+                            row.problems.push(format!("the API refuses the credential: {why}"));
+                            state = State::Refused;
+                            "refused"
+                        }
+                        Proof::Unclear(why) => {
+                            row.problems.push(format!("the API could not be asked: {why}"));
+                            "unclear"
+                        }
+                    });
+                }
+            }
+        }
+        row.state = state;
+        Ok(row)
+    }
+
+    fn json(&self) -> Value {
+        let mut value = json!({
+            "profile": self.profile,
+            "provider": self.provider,
+            "kind": "oauth",
+            "active": self.active,
+            "state": name(self.state),
+            "expires_at": self.expires_at,
+            "expires_in": self.left.map(|left| left.as_secs()),
+            "base_url": self.base_url,
+            "model": self.model,
+            "path": self.path,
+            "problems": self.problems,
+            "overridden_by": self.overridden_by,
+        });
+        if let Some(checked) = self.checked {
+            value["checked"] = checked.into();
+        }
+        value
+    }
+
+    fn text(&self) -> String {
+        let mut lines = vec![format!("{}{}", self.profile, if self.active { " (active)" } else { "" })];
+        let state = match (self.state, self.left) {
+            (State::Valid | State::Refused, Some(left)) => format!("{}, {} left", name(self.state), in_words(left)),
+            (State::Refreshable, _) => "refreshable: expired, and renewed by the next command that needs it".into(),
+            _ => name(self.state).into(),
+        };
+        let mut fact = |label: &str, value: &str| lines.push(format!("  {label:<10}{}", printable(value)));
+        fact("provider", &self.provider);
+        fact("state", &state);
+        for (label, value) in [("base URL", &self.base_url), ("model", &self.model)] {
+            if let Some(value) = value {
+                fact(label, value);
+            }
+        }
+        fact("file", &self.path);
+        if let Some(checked) = self.checked {
+            fact("API", checked);
+        }
+        for problem in &self.problems {
+            fact("problem", problem);
+        }
+        if !self.overridden_by.is_empty() {
+            fact("note", &format!("set in this shell and obeyed by tools instead: {}", self.overridden_by.join(", ")));
+        }
+        lines.join("\n") + "\n"
+    }
+}
+
+fn name(state: State) -> &'static str {
+    match state {
+        State::Valid => "valid",
+        State::Refreshable => "refreshable",
+        State::Expired => "expired",
+        State::Missing => "missing",
+        State::Damaged => "damaged",
+        State::Refused => "refused",
+    }
+}
+
+/// The variables that are set to something else than this credential.
+fn overridden_by(credential: &Credential, base_url: &str) -> Vec<&'static str> {
+    let ours = |name: &str| if name == "OPENAI_API_KEY" { credential.access_token.expose() } else { base_url };
+    OVERRIDES
+        .into_iter()
+        .filter(|name| variable(name).is_some_and(|value| value != OsString::from(ours(name))))
+        .collect()
+}
+
+/// `5 h 59 min`, `12 min`, `40 s`.
+fn in_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 86400, seconds / 3600, seconds / 60) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {} min", minutes % 60),
+        (days, hours, _) => format!("{days} d {} h", hours % 24),
+    }
+}

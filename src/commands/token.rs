@@ -1,0 +1,32 @@
+//! `token`: print an access token that is good for a while.
+
+use anyhow::Result;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::{Endpoint, Setting, print, rfc3339};
+use crate::cli::{TokenArgs, TokenFormat};
+use crate::credentials::{Lifetime, MARGIN};
+
+pub(crate) fn run(args: &TokenArgs, setting: &Setting) -> Result<()> {
+    let account = setting.account();
+    let credential = account.fresh(Lifetime::new(args.min_ttl, MARGIN))?;
+    let token = credential.access_token.expose();
+    let text = match args.format {
+        TokenFormat::Raw => format!("{token}\n"),
+        TokenFormat::Header => format!("Authorization: Bearer {token}\n"),
+        TokenFormat::Json => {
+            let endpoint = Endpoint::of(&account, &credential, None)?;
+            let value = json!({
+                "access_token": token,
+                "token_type": credential.token_type,
+                "expires_at": credential.expires_at.and_then(rfc3339),
+                "base_url": endpoint.base_url,
+                "model": endpoint.model,
+                "profile": account.profile,
+            });
+            format!("{value}\n")
+        }
+    };
+    print(&Zeroizing::new(text))
+}

@@ -1,0 +1,207 @@
+//! The credential file: Qwen Code's format, read strictly and rewritten without losing what others put there.
+//!
+//! Hazard: several programs write this file, and a field lost or emptied logs one of them out.
+//! Rule: a new version is the old one with the granted fields replaced; nothing granted, nothing replaced.
+
+use std::time::SystemTime;
+
+use anyhow::Result;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::Credential;
+use crate::oauth::Grant;
+use crate::secret::Secret;
+
+/// The fields this program reads. Qwen Code wants the first three filled and a number in `expiry_date`.
+#[derive(Deserialize)]
+struct Fields {
+    access_token: Option<Secret>,
+    refresh_token: Option<Secret>,
+    token_type: Option<String>,
+    /// Milliseconds since 1970. `null` is what Qwen Code writes when a reply had no `expires_in`.
+    expiry_date: Option<f64>,
+    resource_url: Option<String>,
+    provider: Option<String>,
+    model: Option<String>,
+}
+
+/// Reads a credential; `Ok(None)` for `{}`, which is what a logout leaves of a file that cannot be removed.
+///
+/// Errors: a sentence on what is wrong. It never repeats the content.
+pub(super) fn read(bytes: &[u8]) -> Result<Option<Credential>, String> {
+    if bytes.trim_ascii().is_empty() {
+        return Err("it is empty".into());
+    }
+    let fields: Fields = serde_json::from_slice(bytes).map_err(|error| problem(&error))?;
+    let filled = |secret: Option<Secret>| secret.filter(|secret| !secret.expose().is_empty());
+    let text = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let Some(access_token) = filled(fields.access_token) else {
+        return if bytes.trim_ascii() == b"{}" { Ok(None) } else { Err("it has no access token".into()) };
+    };
+    if access_token.expose().chars().any(char::is_control) {
+        return Err("its access token has control characters".into());
+    }
+    Ok(Some(Credential {
+        access_token,
+        refresh_token: filled(fields.refresh_token),
+        token_type: text(fields.token_type).unwrap_or_else(|| "Bearer".into()),
+        expires_at: fields.expiry_date.map(from_milliseconds),
+        resource_url: text(fields.resource_url),
+        provider: text(fields.provider),
+        model: text(fields.model),
+    }))
+}
+
+/// Where and how the JSON is wrong, without repeating any of it.
+fn problem(error: &serde_json::Error) -> String {
+    let at = format!("line {}, column {}", error.line(), error.column());
+    match error.classify() {
+        serde_json::error::Category::Eof => format!("it ends in the middle ({at})"),
+        serde_json::error::Category::Data => format!("a field has the wrong type ({at})"),
+        _ => format!("it is not JSON ({at})"),
+    }
+}
+
+fn from_milliseconds(milliseconds: f64) -> SystemTime {
+    /// Far beyond any token, well within what a `SystemTime` holds.
+    const YEAR_9999: f64 = 253_402_300_799_000.0;
+    let seconds = milliseconds.clamp(0.0, YEAR_9999) / 1000.0;
+    SystemTime::UNIX_EPOCH + std::time::Duration::from_secs_f64(seconds)
+}
+
+fn to_milliseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A credential file in memory, wiped when dropped.
+#[derive(Default)]
+pub(super) struct Document(Map<String, Value>);
+
+impl Document {
+    /// The old version; one that cannot be parsed counts as nothing to keep, which only `login` may say of it.
+    pub(super) fn parse(bytes: &[u8]) -> Self {
+        Self(serde_json::from_slice(bytes).unwrap_or_default())
+    }
+
+    /// Puts in what a renewal granted at `now`. What the grant leaves out stays.
+    pub(super) fn renew(&mut self, grant: &Grant, now: SystemTime) {
+        self.set("access_token", Some(grant.access_token.expose()));
+        self.set("refresh_token", grant.refresh_token.as_ref().map(Secret::expose));
+        self.set("token_type", grant.token_type.as_deref());
+        if !self.0.get("token_type").is_some_and(|value| value.as_str().is_some_and(|text| !text.is_empty())) {
+            self.set("token_type", Some("Bearer"));
+        }
+        self.set("resource_url", grant.resource_url.as_deref());
+        // Qwen Code writes no scope, so its file gets none either; where one stands it is kept true.
+        if self.0.contains_key("scope") {
+            self.set("scope", grant.scope.as_deref());
+        }
+        self.0.insert("expiry_date".into(), to_milliseconds(now + grant.expires_in).into());
+    }
+
+    /// Starts over with what a login granted: the tokens and host of an earlier account must not mix with it.
+    pub(super) fn log_in(&mut self, grant: &Grant, now: SystemTime) {
+        for field in ["access_token", "refresh_token", "token_type", "resource_url", "scope", "id_token", "expiry_date"] {
+            if let Some(mut old) = self.0.shift_remove(field) {
+                wipe(&mut old);
+            }
+        }
+        self.renew(grant, now);
+    }
+
+    pub(super) fn set(&mut self, field: &str, value: Option<&str>) {
+        let Some(value) = value else { return };
+        if let Some(mut old) = self.0.insert(field.to_owned(), value.into()) {
+            wipe(&mut old);
+        }
+    }
+
+    pub(super) fn remove(&mut self, field: &str) {
+        self.0.shift_remove(field);
+    }
+
+    /// As Qwen Code writes it: two spaces, no newline at the end.
+    pub(super) fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
+        serde_json::to_writer_pretty(&mut *bytes, &self.0)?;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Document {
+    fn drop(&mut self) {
+        self.0.values_mut().for_each(wipe);
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(values) => values.iter_mut().for_each(wipe),
+        Value::Object(map) => map.values_mut().for_each(wipe),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn grant() -> Grant {
+        Grant {
+            access_token: Secret::new("at-2".into()),
+            refresh_token: None,
+            token_type: None,
+            expires_in: Duration::from_secs(60),
+            scope: None,
+            resource_url: None,
+        }
+    }
+
+    #[test]
+    fn a_renewal_keeps_what_the_reply_leaves_out() {
+        let mut document = Document::parse(
+            br#"{"access_token":"at-1","refresh_token":"rt-1","token_type":"bearer","resource_url":"portal.qwen.ai","expiry_date":1,"x":{"y":[1]}}"#,
+        );
+        document.renew(&grant(), SystemTime::UNIX_EPOCH);
+        let text = String::from_utf8(document.to_bytes().unwrap().to_vec()).unwrap();
+        assert_eq!(
+            text,
+            "{\n  \"access_token\": \"at-2\",\n  \"refresh_token\": \"rt-1\",\n  \"token_type\": \"bearer\",\n  \
+             \"resource_url\": \"portal.qwen.ai\",\n  \"expiry_date\": 60000,\n  \"x\": {\n    \"y\": [\n      1\n    ]\n  }\n}"
+        );
+    }
+
+    #[test]
+    fn a_login_leaves_nothing_of_the_account_before() {
+        let mut document = Document::parse(br#"{"access_token":"a","refresh_token":"r","resource_url":"h","id_token":"i","x":1}"#);
+        document.log_in(&grant(), SystemTime::UNIX_EPOCH);
+        let text = String::from_utf8(document.to_bytes().unwrap().to_vec()).unwrap();
+        assert!(!text.contains("refresh_token") && !text.contains("resource_url") && !text.contains("id_token"), "{text}");
+        assert!(text.contains("\"x\": 1"), "{text}");
+    }
+
+    #[test]
+    fn damage_is_described_and_never_repeated() {
+        let refused = |bytes: &[u8]| read(bytes).map(|_| ()).unwrap_err();
+        assert_eq!(refused(b" "), "it is empty");
+        assert_eq!(refused(br#"{"access_token":"sec"#), "it ends in the middle (line 1, column 20)");
+        assert_eq!(refused(b"secret"), "it is not JSON (line 1, column 1)");
+        assert_eq!(refused(br#"{"access_token":"secret","expiry_date":"1"}"#), "a field has the wrong type (line 1, column 42)");
+        assert_eq!(refused(br#"["secret"]"#), "a field has the wrong type (line 1, column 9)");
+        assert_eq!(refused(br#"{"refresh_token":"secret"}"#), "it has no access token");
+        assert!(read(b"{}").unwrap().is_none());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn reading_never_panics_and_never_repeats(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = read(&bytes);
+        }
+    }
+}

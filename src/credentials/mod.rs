@@ -1,0 +1,515 @@
+//! One credential: load, fresh, renew, login, remove; the only code that changes it.
+//!
+//! Hazard: a refresh token works once. Two processes that send the same one, a kill between the server's answer and the
+//! file, a full disk, or a file written by another program meanwhile each lose the login for good.
+//! Rule: [`Account::renew`] is the only renewal in the program. It takes the locks, reads again, prepares the new file,
+//! asks, and saves; saving needs the [`Lock`].
+//!
+//! How the known hazards of Qwen Code's file (R1–R10, see lock for R1–R5 and R10) are met:
+//! - **R6** a 400 for a token that was rotated already makes Qwen Code unlink good tokens: a refusal here is followed by
+//!   reading again, another token is used instead, and the file goes only while it holds the refused one and its access
+//!   token has expired too.
+//! - **R7** N processes that see one 401 renew N times: a renewal made since the caller loaded its credential is adopted,
+//!   never repeated.
+//! - **R8** a reply without a refresh token writes back one captured before the lock: the token sent and the document kept
+//!   are both read under the lock.
+//! - **R9** a login during a renewal is overwritten by the old account's tokens: `login` and `logout` take the same locks
+//!   for their final change, and a renewal saves only over the token it spent.
+//!
+//! And of its users: expiry alone is never trusted over the file (a good refresh token on disk is used whatever is in
+//! memory); nothing ever replaces a good value by an empty one; no older token is tried after a newer one; a file that
+//! cannot be parsed is reported, not read as "empty"; the directory is proved writable, with room, before a token is
+//! spent; a wait always outlasts a renewal; and a login that was made elsewhere is seen, since nothing is cached.
+
+mod document;
+mod proof;
+mod refused;
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result};
+use zeroize::Zeroizing;
+
+use self::document::Document;
+pub(crate) use self::proof::Proof;
+use crate::error::{Failed, Failure, Report, note};
+use crate::files::{self, Content, Privacy, Room};
+use crate::http::{Connection, Network};
+use crate::lock::{Kernel, PATIENCE, QwenCode};
+use crate::oauth::refresh::{self, NotRenewed};
+use crate::oauth::{Grant, Server};
+use crate::providers::{self, Overrides, Provider, QWEN};
+use crate::secret::Secret;
+use crate::signals::Held;
+
+/// Qwen Code renews when less than this is left, in every version; the same margin keeps both programs in step.
+pub(crate) const MARGIN: Duration = Duration::from_secs(30);
+
+/// Qwen Code waits 28.9 s for its lock and then starts a device login, so a renewal is over before, all tries together.
+const RENEWAL: Duration = Duration::from_secs(25);
+
+const TRIES: u32 = 3;
+
+/// Before the second and third try; a little more than a server needs to start again behind its proxy.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Bytes a renewal may add to a credential file. Tokens are some hundred bytes to a few thousand.
+const GROWTH: usize = 64 * 1024;
+
+/// The clock: a parameter, so that time is asked for where it matters and nowhere else.
+pub(crate) type Clock = fn() -> SystemTime;
+
+/// What a credential file holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Credential {
+    pub(crate) access_token: Secret,
+    pub(crate) refresh_token: Option<Secret>,
+    pub(crate) token_type: String,
+    /// `None`: unknown, which counts as over.
+    pub(crate) expires_at: Option<SystemTime>,
+    pub(crate) resource_url: Option<String>,
+    /// The provider it belongs to; the file shared with Qwen Code does not say.
+    provider: Option<String>,
+    /// The model chosen at login.
+    model: Option<String>,
+}
+
+impl Credential {
+    /// Whether the access token is good for `lifetime` from `now`.
+    fn lasts(&self, lifetime: Duration, now: SystemTime) -> bool {
+        self.left(now).is_some_and(|left| left >= lifetime)
+    }
+
+    /// How long the access token is still good; `None` when it is not.
+    pub(crate) fn left(&self, now: SystemTime) -> Option<Duration> {
+        self.expires_at?.duration_since(now).ok().filter(|left| !left.is_zero())
+    }
+}
+
+/// How long a token must be good for, and what happens when it cannot be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Lifetime {
+    /// Asked for by the user: less is an error.
+    AtLeast(Duration),
+    /// A wish: less will do, as long as the token lives.
+    Preferably(Duration),
+}
+
+impl Lifetime {
+    pub(crate) fn new(asked: Option<Duration>, preferred: Duration) -> Self {
+        asked.map_or(Self::Preferably(preferred), Self::AtLeast)
+    }
+
+    fn duration(self) -> Duration {
+        match self {
+            Self::AtLeast(duration) | Self::Preferably(duration) => duration,
+        }
+    }
+}
+
+/// Where a credential stands (contract §5, `status`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Valid,
+    /// Expired, with a refresh token that was not refused.
+    Refreshable,
+    Expired,
+    Missing,
+    Damaged,
+    /// The refresh token was refused: only a new login helps once the access token expires.
+    Refused,
+}
+
+/// What stands in the credential file.
+pub(crate) enum Stored {
+    Missing,
+    /// With the reason.
+    Damaged(String),
+    Present(Credential),
+}
+
+/// The locks of one credential. Fields are dropped in this order: Qwen Code's first, then ours.
+struct Lock {
+    qwen_code: Option<QwenCode>,
+    kernel: Kernel,
+}
+
+/// What came of sending a refresh token.
+enum Spent {
+    Renewed(Credential),
+    /// It was refused, but the file holds another by now.
+    Superseded(Credential),
+    /// `pause`: worth another try after a pause.
+    Failed { failed: Failed, pause: bool },
+}
+
+/// One stored credential: where it lies and how it is renewed.
+pub(crate) struct Account {
+    pub(crate) profile: String,
+    /// As configured; it may be a symlink.
+    pub(crate) path: PathBuf,
+    /// Qwen Code's lock, for the file shared with it.
+    qwen_code_lock: Option<PathBuf>,
+    state: PathBuf,
+    overrides: Overrides,
+    network: Network,
+    pub(crate) clock: Clock,
+}
+
+impl Account {
+    pub(crate) fn new(
+        profile: String,
+        path: PathBuf,
+        state: PathBuf,
+        overrides: Overrides,
+        network: Network,
+        clock: Clock,
+    ) -> Self {
+        let qwen_code_lock = (profile == QWEN).then(|| path.with_file_name("oauth_creds.lock"));
+        Self { profile, path, qwen_code_lock, state, overrides, network, clock }
+    }
+
+    /// What the file says now.
+    pub(crate) fn load(&self) -> Result<Stored> {
+        Ok(match files::read(&self.path, Privacy::Private)? {
+            Content::Missing => Stored::Missing,
+            Content::Unfit(why) => Stored::Damaged(why),
+            Content::Bytes(bytes) => match document::read(&bytes) {
+                Ok(Some(credential)) => Stored::Present(credential),
+                Ok(None) => Stored::Missing,
+                Err(why) => Stored::Damaged(why),
+            },
+        })
+    }
+
+    /// The stored credential, or the error that asks for a login.
+    pub(crate) fn require(&self) -> Result<Credential> {
+        match self.load()? {
+            Stored::Present(credential) => Ok(credential),
+            Stored::Missing => self.login_required(format!("not logged in: there is no credential for `{}`", self.profile)),
+            Stored::Damaged(why) => {
+                self.login_required(format!("the credential file `{}` is damaged: {why}", self.path.display()))
+            }
+        }
+    }
+
+    fn login_required<T>(&self, message: String) -> Result<T> {
+        Failed::new(Failure::LoginRequired, message).hint(self.login_hint()).err()
+    }
+
+    fn login_hint(&self) -> String {
+        if self.profile == QWEN {
+            return "run `qwenauth login`".into();
+        }
+        format!("run `qwenauth login --profile {}`", self.profile)
+    }
+
+    pub(crate) fn provider(&self, credential: &Credential) -> Result<Provider> {
+        providers::find(credential.provider.as_deref().unwrap_or(QWEN), &self.overrides)
+    }
+
+    /// The model to name: the one chosen at login, else the provider's default.
+    pub(crate) fn model(credential: &Credential, provider: &Provider) -> Option<String> {
+        credential.model.clone().or_else(|| provider.default_model.clone())
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    pub(crate) fn state_of(&self, stored: &Stored) -> State {
+        let credential = match stored {
+            Stored::Missing => return State::Missing,
+            Stored::Damaged(_) => return State::Damaged,
+            Stored::Present(credential) => credential,
+        };
+        match &credential.refresh_token {
+            Some(token) if refused::is_marked(&self.state, token) => State::Refused,
+            _ if credential.left((self.clock)()).is_some() => State::Valid,
+            Some(_) => State::Refreshable,
+            None => State::Expired,
+        }
+    }
+
+    /// A credential whose access token is good for `lifetime`, renewed if it must be.
+    pub(crate) fn fresh(&self, lifetime: Lifetime) -> Result<Credential> {
+        let credential = self.require()?;
+        if credential.lasts(lifetime.duration(), (self.clock)()) {
+            return Ok(credential);
+        }
+        match self.renew(&credential) {
+            Ok(renewed) => self.check_lifetime(renewed, lifetime),
+            Err(error) => self.make_do(credential, lifetime, error),
+        }
+    }
+
+    fn check_lifetime(&self, credential: Credential, lifetime: Lifetime) -> Result<Credential> {
+        let left = credential.left((self.clock)()).unwrap_or_default();
+        match lifetime {
+            Lifetime::AtLeast(asked) if left < asked => Failed::new(
+                Failure::Lifetime,
+                format!("a new token is good for {} s, less than the {} s asked for", left.as_secs(), asked.as_secs()),
+            )
+            .hint("ask for less with `--min-ttl`")
+            .err(),
+            _ => Ok(credential),
+        }
+    }
+
+    /// A renewal failed: a token that still lives serves whoever did not insist on more. One with less than the usual
+    /// margin left does so only if the failure may pass.
+    fn make_do(&self, credential: Credential, lifetime: Lifetime, error: anyhow::Error) -> Result<Credential> {
+        let left = credential.left((self.clock)());
+        let (Lifetime::Preferably(_), Some(left)) = (lifetime, left) else { return Err(error) };
+        if left < MARGIN && Report::of(&error).failure != Failure::Temporary {
+            return Err(error);
+        }
+        note(&format!("warning: cannot renew the token, which is good for {} s more: {error:#}", left.as_secs()));
+        Ok(credential)
+    }
+
+    /// Renews, unless another process has renewed since `seen` was loaded: then its result is adopted.
+    ///
+    /// Errors: temporary (nothing was lost), login required (the refresh token is dead), other.
+    pub(crate) fn renew(&self, seen: &Credential) -> Result<Credential> {
+        let provider = self.provider(seen)?;
+        if provider.oauth.is_none() {
+            return Ok(seen.clone());
+        }
+        let server = provider.server()?;
+        let deadline = Instant::now() + PATIENCE;
+        let mut lock = Lock { qwen_code: None, kernel: self.lock_kernel(deadline)? };
+        let current = self.require()?;
+        if changed(seen, &current) {
+            drop(lock);
+            return self.adopt(current);
+        }
+        if let Some(failed) = lock.kernel.shared_failure() {
+            return Err(failed.into());
+        }
+        let outcome = self.renew_locked(seen, &server, &mut lock, deadline);
+        if let Err(error) = &outcome {
+            let report = Report::of(error);
+            lock.kernel.share_failure(&Failed {
+                failure: report.failure,
+                message: report.message,
+                hint: report.hint,
+            });
+        }
+        outcome
+    }
+
+    /// What another process wrote since this one looked is used as it is, unless it has expired again, as after a sleep
+    /// of the machine between the two readings.
+    fn adopt(&self, current: Credential) -> Result<Credential> {
+        log::debug!("adopting what another process wrote");
+        if current.left((self.clock)()).is_some() {
+            return Ok(current);
+        }
+        self.renew(&current)
+    }
+
+    fn lock_kernel(&self, deadline: Instant) -> Result<Kernel> {
+        let target = files::resolve(&self.path)?;
+        let stem = target.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let path = target.with_file_name(format!(".{stem}.qwenauth-lock"));
+        Kernel::acquire(files::open_kept(&path)?, &path, deadline)
+    }
+
+    /// Under the kernel lock: Qwen Code's lock, read again, room, ask, save.
+    fn renew_locked(&self, seen: &Credential, server: &Server, lock: &mut Lock, deadline: Instant) -> Result<Credential> {
+        if let Some(path) = &self.qwen_code_lock {
+            let enough = || Ok(changed(seen, &self.require()?));
+            lock.qwen_code = QwenCode::acquire(path, &mut lock.kernel, deadline, enough)?;
+            if lock.qwen_code.is_none() {
+                return self.require();
+            }
+        }
+        let over = Instant::now() + RENEWAL;
+        let mut current = self.require()?;
+        if changed(seen, &current) {
+            return Ok(current);
+        }
+        let connection = self.network.connect(&server.token_endpoint)?;
+        for again in [true, true, false] {
+            let refresh_token = self.spendable(&current)?;
+            match self.spend(&refresh_token, server, &connection, lock, over)? {
+                Spent::Renewed(credential) => return Ok(credential),
+                Spent::Superseded(other) if again && other.left((self.clock)()).is_none() => current = other,
+                Spent::Superseded(other) => return Ok(other),
+                Spent::Failed { failed, pause: true } if again && Instant::now() + PAUSE < over => {
+                    log::warn!("renewing again in {} ms: {failed}", PAUSE.as_millis());
+                    thread::sleep(PAUSE);
+                    if Held::noted() {
+                        return Err(failed.into());
+                    }
+                }
+                Spent::Failed { failed, .. } => return Err(failed.into()),
+            }
+        }
+        Failed::new(Failure::Temporary, "the refresh token changed three times during one renewal").err()
+    }
+
+    /// The refresh token of `current`, unless it is known to be dead.
+    fn spendable(&self, current: &Credential) -> Result<Secret> {
+        let Some(refresh_token) = current.refresh_token.clone() else {
+            return self.login_required("the token has expired and the login has no refresh token".into());
+        };
+        if refused::is_marked(&self.state, &refresh_token) {
+            return self.login_required("the login is over: the server refused its refresh token".into());
+        }
+        Ok(refresh_token)
+    }
+
+    /// One try. The new version has its room before the first byte is sent, and signals wait until it is in place.
+    fn spend(
+        &self,
+        refresh_token: &Secret,
+        server: &Server,
+        connection: &Connection,
+        lock: &Lock,
+        over: Instant,
+    ) -> Result<Spent> {
+        let room = self.reserve()?;
+        let before = self.bytes()?;
+        let _held = Held::new();
+        let limit = refresh::LIMIT.min(over.saturating_duration_since(Instant::now()));
+        let asked_at = (self.clock)();
+        log::info!("renewing the token of `{}`", self.profile);
+        let temporary = |message: String| {
+            Failed::new(Failure::Temporary, format!("cannot renew the token: {message}"))
+                .hint("nothing was lost; try again in a while")
+        };
+        match refresh::request(server, connection, refresh_token, limit) {
+            Ok(grant) => self.save_renewed(room, lock, &grant, refresh_token, &before, asked_at).map(Spent::Renewed),
+            Err(NotRenewed::Refused(why)) => self.after_refusal(refresh_token, &why).map(Spent::Superseded),
+            Err(NotRenewed::Temporary { message, again }) => {
+                Ok(Spent::Failed { failed: temporary(message), pause: again })
+            }
+            Err(NotRenewed::OauthError(why)) => Ok(Spent::Failed {
+                failed: Failed::new(Failure::Other, format!("cannot renew the token: {why}"))
+                    .hint("this is not about your login, which was kept"),
+                pause: false,
+            }),
+        }
+    }
+
+    /// Space for the next version of the file, taken before anything is spent.
+    fn reserve(&self) -> Result<Room> {
+        let length = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
+        Room::reserve(&self.path, usize::try_from(length)? + GROWTH, Privacy::Private)
+    }
+
+    /// Saves a grant over the version that held `spent`, or over `before` if a program without our lock has removed it.
+    /// If such a program has logged in meanwhile, its newer login stands and the grant of the old one is dropped.
+    fn save_renewed(
+        &self,
+        room: Room,
+        lock: &Lock,
+        grant: &Grant,
+        spent: &Secret,
+        before: &[u8],
+        asked_at: SystemTime,
+    ) -> Result<Credential> {
+        let mut document = match self.load()? {
+            Stored::Present(current) if current.refresh_token.as_ref() == Some(spent) => Document::parse(&self.bytes()?),
+            Stored::Present(current) if current.left((self.clock)()).is_some() => {
+                log::warn!("another program has logged in during the renewal; its login is kept");
+                return Ok(current);
+            }
+            _ => Document::parse(before),
+        };
+        document.renew(grant, asked_at);
+        self.save(lock, room, &document)?;
+        self.require()
+    }
+
+    fn bytes(&self) -> Result<Zeroizing<Vec<u8>>> {
+        Ok(match files::read(&self.path, Privacy::Private)? {
+            Content::Bytes(bytes) => bytes,
+            Content::Missing | Content::Unfit(_) => Zeroizing::default(),
+        })
+    }
+
+    /// The server refused `refresh_token`. If the file holds another by now, that one counts. Else the token is marked,
+    /// and the file goes if its access token is over too.
+    fn after_refusal(&self, refresh_token: &Secret, why: &str) -> Result<Credential> {
+        if let Stored::Present(current) = self.load()?
+            && current.refresh_token.as_ref() != Some(refresh_token)
+        {
+            return Ok(current);
+        }
+        refused::mark(&self.state, refresh_token);
+        if let Stored::Present(current) = self.load()?
+            && current.refresh_token.as_ref() == Some(refresh_token)
+            && current.left((self.clock)()).is_none()
+        {
+            files::remove(&self.path)?;
+        }
+        self.login_required(format!("the login is over: {why}"))
+    }
+
+    /// Fails if a login could not be stored, before a person is sent to approve it. Leaves nothing behind.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        files::check_writable(&files::resolve(&self.path)?)
+    }
+
+    /// Stores what a login granted, in one step under the locks. A damaged file is set aside.
+    pub(crate) fn log_in(&self, provider: &Provider, grant: &Grant, model: Option<&str>) -> Result<Credential> {
+        let lock = self.lock()?;
+        let _held = Held::new();
+        let mut document = match self.load()? {
+            Stored::Damaged(why) => {
+                let aside = files::set_aside(&self.path)?;
+                note(&format!("the credential file was damaged ({why}) and is now `{}`", aside.display()));
+                Document::default()
+            }
+            Stored::Missing | Stored::Present(_) => Document::parse(&self.bytes()?),
+        };
+        document.log_in(grant, (self.clock)());
+        if self.qwen_code_lock.is_none() {
+            document.set("provider", Some(&provider.name));
+        }
+        match model {
+            Some(model) => document.set("model", Some(model)),
+            None => document.remove("model"),
+        }
+        self.save(&lock, self.reserve()?, &document)?;
+        self.require()
+    }
+
+    /// The only writing of a credential file.
+    fn save(&self, _lock: &Lock, room: Room, document: &Document) -> Result<()> {
+        room.write(&document.to_bytes()?)
+    }
+
+    /// Both locks, for the final change of `login` and `logout`.
+    fn lock(&self) -> Result<Lock> {
+        let deadline = Instant::now() + PATIENCE;
+        let directory = files::resolve(&self.path)?.parent().map(Path::to_owned).unwrap_or_default();
+        files::make_directory(&directory)?;
+        let mut kernel = self.lock_kernel(deadline)?;
+        let qwen_code = match &self.qwen_code_lock {
+            Some(path) => QwenCode::acquire(path, &mut kernel, deadline, || Ok(false))?,
+            None => None,
+        };
+        Ok(Lock { qwen_code, kernel })
+    }
+
+    /// Removes the credential. Says whether there was one.
+    pub(crate) fn remove(&self) -> Result<bool> {
+        if matches!(self.load(), Ok(Stored::Missing)) {
+            return Ok(false);
+        }
+        let _lock = self.lock()?;
+        let _held = Held::new();
+        files::remove(&self.path).context("cannot log out")
+    }
+}
+
+/// Whether the file was rewritten since `seen` was loaded.
+fn changed(seen: &Credential, current: &Credential) -> bool {
+    seen.access_token != current.access_token || seen.refresh_token != current.refresh_token
+}

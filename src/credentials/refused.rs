@@ -1,0 +1,27 @@
+//! Marks of refresh tokens that a server refused, so that no process sends one again.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::files;
+use crate::secret::Secret;
+
+/// Where the mark of a token stands: an empty file named by its SHA-256, so the token itself is written nowhere.
+fn mark_of(state: &Path, refresh_token: &Secret) -> PathBuf {
+    let digest: String = Sha256::digest(refresh_token.expose()).iter().map(|byte| format!("{byte:02x}")).collect();
+    state.join("refused").join(digest)
+}
+
+pub(super) fn is_marked(state: &Path, refresh_token: &Secret) -> bool {
+    mark_of(state, refresh_token).exists()
+}
+
+/// A mark that cannot be made costs one more request, no login: it is only logged.
+pub(super) fn mark(state: &Path, refresh_token: &Secret) {
+    let path = mark_of(state, refresh_token);
+    let made = files::make_directory(&state.join("refused")).and_then(|()| files::open_kept(&path).map(drop));
+    if let Err(error) = made {
+        log::warn!("cannot mark a refused token: {error:#}");
+    }
+}

@@ -1,0 +1,401 @@
+//! Private files, written whole: temporary file, fsync, rename; modes, owners, symlinks; room first.
+//!
+//! Hazards: a torn write loses a login; a full disk is noticed only after the refresh token is spent; a file of someone
+//! else, a FIFO or a 100 MB file stands where a credential should be.
+//! Rule: [`Room::reserve`] takes the space before anything is spent, [`Room::write`] replaces the file in one step, and
+//! [`read`] opens only regular files of the user, at most [`LARGEST`] long.
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::unistd::geteuid;
+use tempfile::NamedTempFile;
+use zeroize::Zeroizing;
+
+use crate::error::{Failed, Failure, note};
+
+/// Longest file that is read, in bytes; a larger one is damaged (contract §3).
+pub(crate) const LARGEST: u64 = 1024 * 1024;
+
+/// How many symlinks in a row are followed; Linux stops at 40.
+const MOST_LINKS: usize = 40;
+
+/// What stood where a file was expected.
+pub(crate) enum Content {
+    Missing,
+    Bytes(Zeroizing<Vec<u8>>),
+    /// Something that cannot be the file, with the reason: a directory, a device, more than [`LARGEST`] bytes.
+    Unfit(String),
+}
+
+/// Who may know a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Privacy {
+    /// A secret: 0600, and only the user's own. A looser mode is tightened, with one line on stderr.
+    Private,
+    /// A configuration: it keeps its mode and may belong to root.
+    Open,
+}
+
+/// Reads a file of the user.
+///
+/// Errors: no permission, or a private file of another owner (root may read anybody's).
+pub(crate) fn read(path: &Path, privacy: Privacy) -> Result<Content> {
+    let resolved;
+    let mut path = path;
+    let file = match open_to_read(path) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => {
+            resolved = resolve(path)?;
+            path = &resolved;
+            open_to_read(path)
+        }
+        opened => opened,
+    };
+    let mut file = match file {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Content::Missing);
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+    };
+    let metadata = file.metadata().with_context(|| format!("cannot read `{}`", path.display()))?;
+    if !metadata.is_file() {
+        let what = if metadata.is_dir() { "a directory" } else { "not a regular file" };
+        return Ok(Content::Unfit(format!("it is {what}")));
+    }
+    if privacy == Privacy::Private {
+        check_owner(path, &metadata)?;
+    }
+    if metadata.len() > LARGEST {
+        return Ok(Content::Unfit(format!("it has {} bytes, more than a credential can have", metadata.len())));
+    }
+    if privacy == Privacy::Private {
+        tighten(path, &file, &metadata);
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len())? + 1));
+    file.by_ref()
+        .take(LARGEST + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read `{}`", path.display()))?;
+    if bytes.len() as u64 > LARGEST {
+        return Ok(Content::Unfit("it grew past what a credential can have".into()));
+    }
+    Ok(Content::Bytes(bytes))
+}
+
+/// Opens without following a symlink (see [`resolve`]) and without waiting for the writer of a FIFO.
+fn open_to_read(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path)
+}
+
+/// Root may use anybody's file; anyone else only their own.
+fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
+    let user = geteuid();
+    if user.is_root() || metadata.uid() == user.as_raw() {
+        return Ok(());
+    }
+    Failed::new(
+        Failure::Other,
+        format!("`{}` belongs to another user (uid {}) and is not used", path.display(), metadata.uid()),
+    )
+    .hint("check who should own it; `chown` it to yourself if it is yours")
+    .err()
+}
+
+fn tighten(path: &Path, file: &File, metadata: &Metadata) {
+    if metadata.nlink() > 1 {
+        note(&format!("`{}` has {} hard links: each of them is the same credential", path.display(), metadata.nlink()));
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return;
+    }
+    match file.set_permissions(Permissions::from_mode(0o600)) {
+        Ok(()) => note(&format!("tightened the mode of `{}` from {mode:04o} to 0600", path.display())),
+        Err(error) => {
+            note(&format!("`{}` can be read by others (mode {mode:04o}), and that cannot be changed: {error}", path.display()));
+        }
+    }
+}
+
+/// The file that `path` leads to, which need not exist. Only symlinks of the user or of root are followed.
+pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_symlink() => metadata,
+            Ok(_) => return Ok(path),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(path),
+            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+        };
+        let user = geteuid();
+        if !user.is_root() && metadata.uid() != 0 && metadata.uid() != user.as_raw() {
+            return Failed::new(Failure::Other, format!("`{}` is a symlink of another user and is not followed", path.display()))
+                .err();
+        }
+        let target = fs::read_link(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        path = directory_of(&path).join(target);
+    }
+    Failed::new(Failure::Other, format!("`{}` leads through too many symlinks", path.display())).err()
+}
+
+/// Makes `directory` and what is missing above it, each 0700 whatever the umask.
+pub(crate) fn make_directory(directory: &Path) -> Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_directory(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot make the directory `{}`", directory.display())),
+    }
+    fs::set_permissions(directory, Permissions::from_mode(0o700))
+        .with_context(|| format!("cannot set the mode of `{}`", directory.display()))?;
+    inherit_owner(&File::open(directory)?, directory)
+}
+
+/// Opens for reading and writing a small private file of ours that is never replaced, such as a lock file.
+pub(crate) fn open_kept(path: &Path) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path)
+        .with_context(|| format!("cannot open `{}`", path.display()))?;
+    let metadata = file.metadata()?;
+    check_owner(path, &metadata)?;
+    if metadata.mode() & 0o7777 != 0o600 {
+        file.set_permissions(Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot set the mode of `{}`", path.display()))?;
+    }
+    inherit_owner(&file, path)?;
+    Ok(file)
+}
+
+/// Fails if a file at `path` could not be made or replaced. Makes nothing.
+pub(crate) fn check_writable(path: &Path) -> Result<()> {
+    let mut directory = directory_of(path);
+    while !directory.exists() {
+        directory = directory_of(directory);
+    }
+    nix::unistd::access(directory, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK)
+        .with_context(|| format!("cannot write in `{}`", directory.display()))
+}
+
+/// What root makes in somebody's directory belongs to that somebody, who could not use it otherwise.
+fn inherit_owner(file: &File, path: &Path) -> Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let parent = fs::metadata(directory_of(path))?;
+    let made = file.metadata()?;
+    if parent.uid() != made.uid() {
+        fchown(file, Some(parent.uid()), Some(parent.gid()))
+            .with_context(|| format!("cannot give `{}` to the owner of its directory", path.display()))?;
+    }
+    Ok(())
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Space for a new version of a file, taken before the new version is known.
+/// Dropped without [`Room::write`], it leaves nothing behind.
+pub(crate) struct Room {
+    temporary: NamedTempFile,
+    target: PathBuf,
+    /// Set where the target is a mount point: it cannot be replaced by a rename, so its own room is taken as well.
+    in_place: Option<File>,
+}
+
+impl Room {
+    /// Takes `bytes` of space beside the file that `target` leads to, for its next version.
+    ///
+    /// The caller holds the lock of `target`: temporary files found beside it are leftovers of a killed process and go.
+    pub(crate) fn reserve(target: &Path, bytes: usize, privacy: Privacy) -> Result<Self> {
+        let target = resolve(target)?;
+        let directory = directory_of(&target);
+        make_directory(directory)?;
+        let prefix = temporary_prefix(&target);
+        remove_leftovers(directory, &prefix);
+        let failed = || format!("cannot prepare a new version of `{}`", target.display());
+        let temporary = tempfile::Builder::new()
+            .prefix(&prefix)
+            .suffix(".tmp")
+            .permissions(Permissions::from_mode(0o600))
+            .tempfile_in(directory)
+            .with_context(failed)?;
+        temporary.as_file().set_permissions(Permissions::from_mode(0o600)).with_context(failed)?;
+        match fs::metadata(&target) {
+            Ok(old) => {
+                keep_owner(temporary.as_file(), &target, &old)?;
+                if privacy == Privacy::Open {
+                    let mode = Permissions::from_mode(old.mode() & 0o777);
+                    temporary.as_file().set_permissions(mode).with_context(failed)?;
+                }
+            }
+            Err(_) => inherit_owner(temporary.as_file(), &target)?,
+        }
+        allocate(temporary.as_file(), bytes).with_context(failed)?;
+        let in_place = if is_mount_point(&target) { Some(open_in_place(&target, bytes).with_context(failed)?) } else { None };
+        Ok(Self { temporary, target, in_place })
+    }
+
+    /// Replaces the file by `bytes`, durably and in one step. On an error the old version still stands.
+    pub(crate) fn write(mut self, bytes: &[u8]) -> Result<()> {
+        let target = self.target;
+        let failed = || format!("cannot write `{}`", target.display());
+        fill(self.temporary.as_file_mut(), bytes).with_context(failed)?;
+        let persisted = match self.in_place {
+            Some(mut file) => return fill(&mut file, bytes).with_context(failed),
+            None => self.temporary.persist(&target),
+        };
+        match persisted {
+            Ok(_) => {}
+            Err(error) if error.error.raw_os_error() == Some(nix::libc::EBUSY) => {
+                let mut file = open_in_place(&target, bytes.len()).with_context(failed)?;
+                return fill(&mut file, bytes).with_context(failed);
+            }
+            Err(error) => return Err(error.error).with_context(failed),
+        }
+        let directory = directory_of(&target);
+        if let Err(error) = File::open(directory).and_then(|directory| directory.sync_all()) {
+            log::warn!("cannot flush the directory `{}`: {error}", directory.display());
+        }
+        Ok(())
+    }
+}
+
+fn temporary_prefix(target: &Path) -> String {
+    format!(".{}.qwenauth-", target.file_name().unwrap_or_default().to_string_lossy())
+}
+
+fn remove_leftovers(directory: &Path, prefix: &str) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(prefix) && name.ends_with(".tmp") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// A file that root rewrites keeps its owner and mode.
+fn keep_owner(file: &File, path: &Path, old: &Metadata) -> Result<()> {
+    if !geteuid().is_root() || old.uid() == geteuid().as_raw() {
+        return Ok(());
+    }
+    fchown(file, Some(old.uid()), Some(old.gid()))
+        .and_then(|()| file.set_permissions(Permissions::from_mode(old.mode() & 0o700)))
+        .with_context(|| format!("cannot keep the owner of `{}`", path.display()))
+}
+
+#[cfg(target_os = "linux")]
+fn allocate(file: &File, bytes: usize) -> io::Result<()> {
+    let length = nix::libc::off_t::try_from(bytes).map_err(io::Error::other)?;
+    nix::fcntl::posix_fallocate(file, 0, length).map_err(io::Error::from)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allocate(mut file: &File, bytes: usize) -> io::Result<()> {
+    file.write_all(&vec![0; bytes])?;
+    file.sync_all()
+}
+
+fn open_in_place(target: &Path, bytes: usize) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(target)?;
+    reserve_blocks(&file, bytes)?;
+    Ok(file)
+}
+
+/// Takes blocks behind the end of a file without changing its length; a file system that cannot is no obstacle.
+#[cfg(target_os = "linux")]
+fn reserve_blocks(file: &File, bytes: usize) -> io::Result<()> {
+    use nix::errno::Errno;
+    use nix::fcntl::{FallocateFlags, fallocate};
+    let length = nix::libc::off_t::try_from(bytes).map_err(io::Error::other)?;
+    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reserve_blocks(_file: &File, _bytes: usize) -> io::Result<()> {
+    Ok(())
+}
+
+/// Whether a file is itself a mount point, as in a container that binds one file. Only Linux tells beforehand;
+/// elsewhere the rename fails with `EBUSY`, which [`Room::write`] answers.
+#[cfg(target_os = "linux")]
+fn is_mount_point(target: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(target) = fs::canonicalize(target) else { return false };
+    let escaped: Vec<u8> = target
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .flat_map(|&byte| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+            _ => vec![byte],
+        })
+        .collect();
+    // proc_pid_mountinfo(5): the fifth field is the mount point, with white space and backslashes in octal.
+    fs::read("/proc/self/mountinfo").is_ok_and(|table| {
+        table.split(|&byte| byte == b'\n').any(|line| line.split(|&byte| byte == b' ').nth(4) == Some(&escaped))
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_mount_point(_target: &Path) -> bool {
+    false
+}
+
+fn fill(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    file.rewind()?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_all()
+}
+
+/// Removes the file that `path` leads to; a symlink stays. A mount point cannot go and is emptied to `{}` instead.
+/// Says whether there was anything.
+pub(crate) fn remove(path: &Path) -> Result<bool> {
+    let path = resolve(path)?;
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => open_in_place(&path, 0)
+            .and_then(|mut file| fill(&mut file, b"{}"))
+            .map(|()| true)
+            .with_context(|| format!("cannot empty `{}`", path.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot remove `{}`", path.display())),
+    }
+}
+
+/// Renames a damaged file to the first free `….damaged-N` and says where it went.
+pub(crate) fn set_aside(path: &Path) -> Result<PathBuf> {
+    let path = resolve(path)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let free = (1_u32..)
+        .map(|number| path.with_file_name(format!("{name}.damaged-{number}")))
+        .find(|candidate| fs::symlink_metadata(candidate).is_err())
+        .unwrap_or_else(|| path.with_extension("damaged"));
+    #[expect(clippy::disallowed_methods, reason = "files.rs is where files are renamed")]
+    fs::rename(&path, &free).with_context(|| format!("cannot set `{}` aside", path.display()))?;
+    Ok(free)
+}

@@ -1,0 +1,257 @@
+//! The device authorization grant (RFC 8628), in the standard's words and Qwen's.
+//!
+//! Hazard: servers answer polls with everything from `slow_down` at any status to a firewall's HTML, and some never send
+//! an interval. Rule: only an OAuth error (or Qwen's 401) ends a login; all else is waited out until the code expires.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::pkce::Pkce;
+use super::reply::{self, Answer, OauthError};
+use super::{Dialect, Grant, REQUEST_LIMIT, Server};
+use crate::error::{Failed, Failure};
+use crate::http::{Connection, Network, Reply, is_loopback};
+use crate::secret::Secret;
+
+const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+
+/// RFC 8628 §3.2: 5 s where the server names none. Qwen names none and its own client polls every 2 s.
+const INTERVAL: Duration = Duration::from_secs(5);
+const QWEN_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What a hostile or mistaken `interval` is held within.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
+
+/// RFC 8628 §3.5: each `slow_down` adds 5 s, for good.
+const SLOW_DOWN: Duration = Duration::from_secs(5);
+
+/// Even a practice server that allows an interval of 0 is not hammered.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// RFC 8628 requires `expires_in`; where it is missing, a code lives this long: as long as Qwen's.
+const ASSUMED_LIFETIME: Duration = Duration::from_secs(900);
+
+/// A device authorization that waits for a person.
+pub(crate) struct Authorization {
+    device_code: Secret,
+    verifier: Option<Secret>,
+    pub(crate) user_code: String,
+    pub(crate) verification_uri: String,
+    pub(crate) verification_uri_complete: Option<String>,
+    pub(crate) expires_in: Duration,
+    pub(crate) interval: Duration,
+    connection: Connection,
+}
+
+/// The reply of RFC 8628 §3.2.
+#[derive(Deserialize)]
+struct DeviceReply {
+    device_code: Secret,
+    #[serde(default)]
+    user_code: String,
+    #[serde(alias = "verification_url")]
+    verification_uri: Option<String>,
+    verification_uri_complete: Option<String>,
+    expires_in: Option<Value>,
+    interval: Option<Value>,
+}
+
+/// Asks for a device code (RFC 8628 §3.1), with a PKCE challenge where the server takes one.
+pub(crate) fn request(server: &Server, network: &Network) -> Result<Authorization> {
+    let connection = network.connect(&server.device_authorization_endpoint)?;
+    let pkce = server.pkce.then(Pkce::new);
+    let mut fields = vec![("client_id", server.client_id.as_str()), ("scope", server.scope.as_str())];
+    if let Some(pkce) = &pkce {
+        fields.extend([("code_challenge", pkce.challenge.as_str()), ("code_challenge_method", "S256")]);
+    }
+    let mut headers = Vec::new();
+    if server.dialect == Dialect::Qwen {
+        headers.push(("x-request-id", request_id()));
+    }
+    let url = &server.device_authorization_endpoint;
+    let reply = connection
+        .post_form(url, &fields, &headers, REQUEST_LIMIT)
+        .map_err(|trouble| temporary(&format!("cannot reach `{}`: {}", host(server), trouble.message())))?;
+    let device = read(server, &reply)?;
+    let qwen = server.dialect == Dialect::Qwen;
+    Ok(Authorization {
+        device_code: device.device_code,
+        verifier: pkce.map(|pkce| pkce.verifier),
+        user_code: device.user_code,
+        verification_uri: device.verification_uri.unwrap_or_default(),
+        verification_uri_complete: device.verification_uri_complete.filter(|uri| !uri.is_empty()),
+        expires_in: device.expires_in.as_ref().and_then(reply::seconds).unwrap_or(ASSUMED_LIFETIME),
+        interval: interval(device.interval.as_ref(), if qwen { QWEN_INTERVAL } else { INTERVAL }, is_loopback(url)),
+        connection,
+    })
+}
+
+fn read(server: &Server, reply: &Reply) -> Result<DeviceReply> {
+    if reply.status < 500 && let Some(error) = reply::error_in(reply) {
+        return Failed::new(
+            Failure::Other,
+            format!("`{}` refused to start a login: {}", host(server), error.sentence(&[])),
+        )
+        .err();
+    }
+    if reply.is_html() {
+        return Err(temporary(&format!(
+            "`{}` answered {} with HTML, as a firewall does",
+            host(server),
+            reply::describe(reply.status)
+        )));
+    }
+    if !(200..300).contains(&reply.status) {
+        return Err(temporary(&format!("`{}` answered {}", host(server), reply::describe(reply.status))));
+    }
+    let device: Option<DeviceReply> = serde_json::from_slice(&reply.body).ok();
+    match device {
+        Some(device)
+            if !device.device_code.expose().is_empty()
+                && (device.verification_uri.is_some() || device.verification_uri_complete.is_some()) =>
+        {
+            Ok(device)
+        }
+        _ => Err(temporary(&format!("`{}` answered without a device code", host(server)))),
+    }
+}
+
+fn temporary(message: &str) -> anyhow::Error {
+    Failed::new(Failure::Temporary, message).hint("nothing was changed; try again in a while").into()
+}
+
+fn host(server: &Server) -> &str {
+    server.device_authorization_endpoint.host_str().unwrap_or_default()
+}
+
+fn request_id() -> String {
+    rand::random::<[u8; 16]>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The server's interval within bounds; 0 is believed of this machine only.
+fn interval(asked: Option<&Value>, default: Duration, loopback: bool) -> Duration {
+    let asked = asked.and_then(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()));
+    match asked {
+        Some(seconds) if seconds <= 0.0 && loopback => Duration::ZERO,
+        Some(seconds) => {
+            let seconds = seconds.clamp(SHORTEST_INTERVAL.as_secs_f64(), LONGEST_INTERVAL.as_secs_f64());
+            Duration::from_secs_f64(seconds)
+        }
+        None => default,
+    }
+}
+
+/// What one poll says.
+enum Poll {
+    Grant(Grant),
+    Pending,
+    SlowDown,
+    /// Not OAuth: said in the log and waited out.
+    Unclear(String),
+    Over(Failed),
+}
+
+impl Authorization {
+    /// The address a person should open: the one with the code in it, where there is one.
+    pub(crate) fn url(&self) -> &str {
+        self.verification_uri_complete.as_deref().unwrap_or(&self.verification_uri)
+    }
+
+    /// Polls until the login is granted, refused, or `deadline` is over. The first poll comes after one interval.
+    pub(crate) fn wait(&self, server: &Server, deadline: Instant) -> Result<Grant> {
+        let mut interval = self.interval;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            thread::sleep(interval.max(BREATH).min(left));
+            if Instant::now() >= deadline {
+                return Failed::new(Failure::LoginRequired, "the login was not approved in time")
+                    .hint("run `qwenauth login` again for a new code")
+                    .err();
+            }
+            match self.poll(server) {
+                Poll::Grant(grant) => return Ok(grant),
+                Poll::Pending => {}
+                Poll::SlowDown => {
+                    interval += SLOW_DOWN;
+                    log::info!("the server asks to poll less often: every {} s from now", interval.as_secs());
+                }
+                Poll::Unclear(what) => log::warn!("polling goes on although {what}"),
+                Poll::Over(failed) => return Err(failed.into()),
+            }
+        }
+    }
+
+    fn poll(&self, server: &Server) -> Poll {
+        let mut fields = vec![
+            ("grant_type", GRANT_TYPE),
+            ("client_id", server.client_id.as_str()),
+            ("device_code", self.device_code.expose()),
+        ];
+        if let Some(verifier) = &self.verifier {
+            fields.push(("code_verifier", verifier.expose()));
+        }
+        let reply = match self.connection.post_form(&server.token_endpoint, &fields, &[], REQUEST_LIMIT) {
+            Ok(reply) => reply,
+            Err(trouble) => return Poll::Unclear(format!("the server cannot be reached: {}", trouble.message())),
+        };
+        match reply::read(&reply) {
+            Answer::Grant(grant) => Poll::Grant(grant),
+            Answer::Pending => Poll::Pending,
+            Answer::Error(error) => self.judge(server, &error, reply.status),
+            Answer::NotOauth(_) if reply.status == 429 => Poll::SlowDown,
+            Answer::NotOauth(_) if reply.status == 401 && server.dialect == Dialect::Qwen && !reply.is_html() => {
+                Poll::Over(expired())
+            }
+            Answer::NotOauth(what) => Poll::Unclear(what),
+        }
+    }
+
+    /// RFC 8628 §3.5.
+    fn judge(&self, server: &Server, error: &OauthError, status: u16) -> Poll {
+        let mut secrets = vec![&self.device_code];
+        secrets.extend(&self.verifier);
+        let login = |message: &str| Failed::new(Failure::LoginRequired, message);
+        match error.code.as_str() {
+            "authorization_pending" => Poll::Pending,
+            "slow_down" => Poll::SlowDown,
+            _ if status == 429 => Poll::SlowDown,
+            "access_denied" => {
+                Poll::Over(login("the login was denied").hint("run `qwenauth login` again if that was a mistake"))
+            }
+            "expired_token" => Poll::Over(expired()),
+            "invalid_grant" => Poll::Over(
+                login("the server no longer knows this login").hint("run `qwenauth login` again for a new code"),
+            ),
+            _ if status == 401 && server.dialect == Dialect::Qwen => Poll::Over(expired()),
+            _ => Poll::Over(Failed::new(
+                Failure::Other,
+                format!("the server ended the login with {}", error.sentence(&secrets)),
+            )),
+        }
+    }
+}
+
+fn expired() -> Failed {
+    Failed::new(Failure::LoginRequired, "the code of this login expired or was used before")
+        .hint("run `qwenauth login` again for a new code")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_held_within_bounds() {
+        let seconds = |asked: f64, loopback| interval(Some(&asked.into()), INTERVAL, loopback).as_secs_f64();
+        assert_eq!(interval(None, QWEN_INTERVAL, false), QWEN_INTERVAL);
+        assert_eq!(seconds(0.0, true).to_bits(), 0.0_f64.to_bits());
+        assert_eq!(seconds(0.0, false).to_bits(), 1.0_f64.to_bits());
+        assert_eq!(seconds(-3.0, false).to_bits(), 1.0_f64.to_bits());
+        assert_eq!(seconds(1e9, true).to_bits(), 60.0_f64.to_bits());
+    }
+}

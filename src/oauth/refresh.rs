@@ -1,0 +1,73 @@
+//! Renewing an access token (RFC 6749 §6): one request and what its answer means.
+
+use std::time::Duration;
+
+use super::reply::{self, Answer, OauthError};
+use super::{Dialect, Grant, Server};
+use crate::http::{Connection, Trouble};
+use crate::secret::Secret;
+
+/// Limit of one request (contract §3).
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// Why there are no new tokens, by what to do next.
+#[derive(Debug)]
+pub(crate) enum NotRenewed {
+    /// The refresh token is dead; only a new login helps.
+    Refused(String),
+    /// An OAuth error that is not about the token, such as `invalid_client`. The token stays.
+    OauthError(String),
+    /// Says nothing about the token. `again`: whether asking again at once cannot do harm: the server answered that it
+    /// did nothing, or nobody was there to read the request. After a time-out the token may be spent already.
+    Temporary { message: String, again: bool },
+}
+
+/// Spends `refresh_token` for a grant.
+pub(crate) fn request(
+    server: &Server,
+    connection: &Connection,
+    refresh_token: &Secret,
+    limit: Duration,
+) -> Result<Grant, NotRenewed> {
+    let fields = [
+        ("grant_type", "refresh_token"),
+        ("refresh_token", refresh_token.expose()),
+        ("client_id", server.client_id.as_str()),
+    ];
+    let reply = connection.post_form(&server.token_endpoint, &fields, &[], limit).map_err(|trouble| {
+        let host = server.token_endpoint.host_str().unwrap_or_default();
+        NotRenewed::Temporary {
+            message: format!("cannot reach `{host}`: {}", trouble.message()),
+            again: matches!(trouble, Trouble::Refused(_)),
+        }
+    })?;
+    match reply::read(&reply) {
+        Answer::Grant(grant) => Ok(grant),
+        Answer::Pending => Err(NotRenewed::Temporary { message: "the server's reply has no access token".into(), again: false }),
+        Answer::NotOauth(message) => {
+            Err(NotRenewed::Temporary { message, again: reply.status >= 500 || reply.status == 429 })
+        }
+        Answer::Error(error) => {
+            let sentence = format!("the server answered {}", error.sentence(&[refresh_token]));
+            if is_refusal(server.dialect, &error, reply.status) {
+                return Err(NotRenewed::Refused(sentence));
+            }
+            if reply.status == 429 {
+                return Err(NotRenewed::Temporary { message: sentence, again: true });
+            }
+            Err(NotRenewed::OauthError(sentence))
+        }
+    }
+}
+
+/// `invalid_grant` (RFC 6749 §5.2); from Qwen also 400 or 401 `invalid_request` about the refresh token ("Invalid refresh
+/// token or client_id").
+fn is_refusal(dialect: Dialect, error: &OauthError, status: u16) -> bool {
+    let about_the_token =
+        || error.description.as_deref().is_some_and(|text| text.to_lowercase().replace('_', " ").contains("refresh token"));
+    error.code == "invalid_grant"
+        || dialect == Dialect::Qwen
+            && matches!(status, 400 | 401)
+            && error.code == "invalid_request"
+            && about_the_token()
+}

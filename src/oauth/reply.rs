@@ -1,0 +1,168 @@
+//! One reading of a token endpoint's reply, for the device flow and for renewals alike.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{ASSUMED_LIFETIME, Grant};
+use crate::error::printable;
+use crate::http::Reply;
+use crate::secret::Secret;
+
+/// Longest description of a server that is repeated, in characters.
+const LONGEST_DESCRIPTION: usize = 200;
+
+/// What a reply of a token endpoint is.
+pub(super) enum Answer {
+    Grant(Grant),
+    /// Qwen's `{"status":"pending"}` with a 2xx.
+    Pending,
+    /// An OAuth error (RFC 6749 §5.2), with any status below 500.
+    Error(OauthError),
+    /// 5xx, 429, HTML of a firewall, broken JSON: it says nothing about the grant.
+    NotOauth(String),
+}
+
+/// `error` and `error_description` of a reply.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct OauthError {
+    #[serde(rename = "error")]
+    pub(crate) code: String,
+    #[serde(rename = "error_description")]
+    pub(crate) description: Option<String>,
+}
+
+impl OauthError {
+    /// The error as a person reads it. A server may echo what it was sent: `secrets` are masked.
+    pub(crate) fn sentence(&self, secrets: &[&Secret]) -> String {
+        let mut text = match &self.description {
+            Some(description) => {
+                format!("`{}`: {}", self.code, description.chars().take(LONGEST_DESCRIPTION).collect::<String>())
+            }
+            None => format!("`{}`", self.code.chars().take(LONGEST_DESCRIPTION).collect::<String>()),
+        };
+        for secret in secrets.iter().filter(|secret| !secret.expose().is_empty()) {
+            text = text.replace(secret.expose(), "…");
+        }
+        printable(text.trim_end_matches(['.', ' ']))
+    }
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    access_token: Option<Secret>,
+    refresh_token: Option<Secret>,
+    token_type: Option<String>,
+    expires_in: Option<Value>,
+    scope: Option<String>,
+    resource_url: Option<String>,
+    status: Option<Value>,
+}
+
+/// Reads a reply. A 5xx is never an OAuth error, whatever it carries: the server is in trouble, not the grant.
+pub(super) fn read(reply: &Reply) -> Answer {
+    let status = describe(reply.status);
+    if reply.status >= 500 {
+        return Answer::NotOauth(format!("the server answered {status}"));
+    }
+    if let Some(error) = error_in(reply) {
+        return match error.code.as_str() {
+            "temporarily_unavailable" | "server_error" => {
+                Answer::NotOauth(format!("the server answered `{}`", error.code))
+            }
+            _ => Answer::Error(error),
+        };
+    }
+    if reply.status == 429 {
+        return Answer::NotOauth(format!("the server answered {status}: too many requests"));
+    }
+    if reply.is_html() {
+        return Answer::NotOauth(format!("the server answered {status} with HTML, as a firewall or login page does"));
+    }
+    if !(200..300).contains(&reply.status) {
+        return Answer::NotOauth(format!("the server answered {status} without an OAuth error"));
+    }
+    match serde_json::from_slice::<Tokens>(&reply.body) {
+        Ok(tokens) => granted(tokens),
+        Err(_) => Answer::NotOauth("the server's reply is not the JSON it should be".into()),
+    }
+}
+
+fn granted(tokens: Tokens) -> Answer {
+    let filled = |secret: Option<Secret>| secret.filter(|secret| !secret.expose().is_empty());
+    if let Some(access_token) = filled(tokens.access_token) {
+        return Answer::Grant(Grant {
+            access_token,
+            refresh_token: filled(tokens.refresh_token),
+            token_type: tokens.token_type.filter(|text| !text.is_empty()),
+            expires_in: tokens.expires_in.as_ref().and_then(seconds).unwrap_or(ASSUMED_LIFETIME),
+            scope: tokens.scope.filter(|text| !text.is_empty()),
+            resource_url: tokens.resource_url.filter(|text| !text.is_empty()),
+        });
+    }
+    if tokens.status.as_ref().and_then(Value::as_str) == Some("pending") {
+        return Answer::Pending;
+    }
+    Answer::NotOauth("the server's reply has no access token".into())
+}
+
+/// The OAuth error in a reply, if it is one. An `error` that is an object is another protocol's.
+pub(super) fn error_in(reply: &Reply) -> Option<OauthError> {
+    serde_json::from_slice::<OauthError>(&reply.body).ok().filter(|error| !error.code.is_empty())
+}
+
+/// A positive number of seconds, as a number or as digits in a text; at most a century, so that sums do not overflow.
+pub(super) fn seconds(value: &Value) -> Option<Duration> {
+    const CENTURY: f64 = 100.0 * 365.25 * 86400.0;
+    let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
+    (seconds > 0.0).then(|| Duration::from_secs_f64(seconds.min(CENTURY)))
+}
+
+/// `502 Bad Gateway`.
+pub(super) fn describe(status: u16) -> String {
+    let reason = match status {
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => return status.to_string(),
+    };
+    format!("{status} {reason}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(status: u16, content_type: &str, body: &str) -> Reply {
+        Reply { status, content_type: content_type.into(), date: None, body: body.as_bytes().to_vec().into() }
+    }
+
+    #[test]
+    fn an_error_in_a_5xx_says_nothing_about_the_grant() {
+        assert!(matches!(read(&reply(503, "", r#"{"error":"invalid_grant"}"#)), Answer::NotOauth(_)));
+        assert!(matches!(read(&reply(400, "", r#"{"error":"invalid_grant"}"#)), Answer::Error(_)));
+        assert!(matches!(read(&reply(200, "", r#"{"error":"invalid_grant"}"#)), Answer::Error(_)));
+        assert!(matches!(read(&reply(401, "", r#"{"error":{"code":"x"}}"#)), Answer::NotOauth(_)));
+    }
+
+    #[test]
+    fn seconds_are_positive_and_bounded() {
+        assert_eq!(seconds(&"21600".into()), Some(Duration::from_secs(21600)));
+        assert_eq!(seconds(&0.into()), None);
+        assert_eq!(seconds(&(-5).into()), None);
+        assert!(seconds(&f64::MAX.into()).is_some());
+    }
+
+    #[test]
+    fn what_was_sent_is_masked_in_what_comes_back() {
+        let error = OauthError { code: "invalid_grant".into(), description: Some("token rt-1 is dead\u{1b}[2J.".into()) };
+        assert_eq!(error.sentence(&[&Secret::new("rt-1".into())]), "`invalid_grant`: token … is dead[2J");
+    }
+}

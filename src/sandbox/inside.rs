@@ -1,0 +1,94 @@
+//! What a program inside the sandbox sees: directories of its own and an environment that leads to the practice provider.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs::DirBuilder;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Context;
+use tempfile::TempDir;
+
+use crate::cli::variable;
+use crate::error::note;
+
+const LOOPBACK: &str = "127.0.0.1,localhost,::1";
+
+/// The temporary home of one sandbox.
+pub(crate) struct Inside {
+    directory: TempDir,
+    url: String,
+    path: OsString,
+}
+
+impl Inside {
+    pub(crate) fn new(url: &str) -> anyhow::Result<Self> {
+        let directory = private_directory().context("making a temporary directory")?;
+        let program = env::current_exe().context("finding this program")?;
+        let own = program.parent().map(PathBuf::from);
+        let path = variable("PATH").unwrap_or_default();
+        let path = env::join_paths(own.into_iter().chain(env::split_paths(&path)))
+            .context("putting this program's directory into `PATH`")?;
+        Ok(Self { directory, url: url.to_owned(), path })
+    }
+
+    /// `program` with the environment of the sandbox, found by the sandbox's `PATH`.
+    pub(crate) fn command(&self, program: &OsStr) -> Command {
+        let mut command = Command::new(program);
+        for (name, _) in env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("OPENAI_") || name == "QWENAUTH_PROFILE") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("QWENAUTH_QWEN_OAUTH_URL", &self.url)
+            .env("QWEN_HOME", self.directory.path().join("qwen"))
+            .env("QWENAUTH_HOME", self.directory.path().join("qwenauth"))
+            .env("PATH", &self.path);
+        for name in ["NO_PROXY", "no_proxy"] {
+            command.env(name, without_proxy(variable(name)));
+        }
+        command
+    }
+
+    /// Removes what the sandbox held.
+    pub(crate) fn remove(self) {
+        let path = self.directory.path().to_owned();
+        if let Err(error) = self.directory.close() {
+            note(&format!("`{}` could not be removed: {error}", path.display()));
+        }
+    }
+}
+
+/// `qwen` and `qwenauth` in a new directory, all of them for this user alone.
+fn private_directory() -> std::io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("qwenauth-sandbox-");
+    let mut inner = DirBuilder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+        builder.permissions(std::fs::Permissions::from_mode(0o700));
+        inner.mode(0o700);
+    }
+    let directory = builder.tempdir()?;
+    inner.create(directory.path().join("qwen"))?;
+    inner.create(directory.path().join("qwenauth"))?;
+    Ok(directory)
+}
+
+fn without_proxy(before: Option<OsString>) -> OsString {
+    let Some(mut hosts) = before else { return LOOPBACK.into() };
+    hosts.push(",");
+    hosts.push(LOOPBACK);
+    hosts
+}
+
+/// The shell of the user.
+pub(crate) fn shell() -> OsString {
+    #[cfg(unix)]
+    let (name, fallback) = ("SHELL", "/bin/sh");
+    #[cfg(not(unix))]
+    let (name, fallback) = ("COMSPEC", "cmd.exe");
+    variable(name).unwrap_or_else(|| fallback.into())
+}

@@ -1,0 +1,111 @@
+//! Signals held back while a credential is replaced, and signals as they were found, for `exec`.
+//!
+//! Hazard: Ctrl-C between "the server rotated the token" and "the file holds it" loses the login.
+//! Rule: [`Held`] notes INT, TERM and HUP and raises them again when the file is safe.
+
+#![expect(unsafe_code, reason = "signal dispositions have no safe interface; handlers here only store a number")]
+
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use nix::libc::c_int;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+
+const HELD: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// The signal noted last, 0 for none.
+static NOTED: AtomicI32 = AtomicI32::new(0);
+
+/// How many [`Held`] there are, and what the signals did before the first.
+static HOLDERS: Mutex<(usize, Vec<(Signal, SigAction)>)> = Mutex::new((0, Vec::new()));
+
+extern "C" fn note(signal: c_int) {
+    NOTED.store(signal, Ordering::SeqCst);
+}
+
+/// As long as one lives, INT, TERM and HUP are only noted. When the last one goes, a noted signal is raised again,
+/// with the disposition it had before. Signals that were ignored stay ignored.
+pub(crate) struct Held(());
+
+impl Held {
+    pub(crate) fn new() -> Self {
+        let mut holders = HOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+        if holders.0 == 0 {
+            let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
+            for signal in HELD {
+                // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
+                let Ok(old) = (unsafe { sigaction(signal, &action) }) else { continue };
+                if matches!(old.handler(), SigHandler::SigIgn) {
+                    // SAFETY: puts back what was there.
+                    let _ = unsafe { sigaction(signal, &old) };
+                } else {
+                    holders.1.push((signal, old));
+                }
+            }
+        }
+        holders.0 += 1;
+        Self(())
+    }
+
+    /// Whether a signal waits: time to stop trying again.
+    pub(crate) fn noted() -> bool {
+        NOTED.load(Ordering::SeqCst) != 0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut holders = HOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.0 -= 1;
+        if holders.0 > 0 {
+            return;
+        }
+        for (signal, old) in holders.1.drain(..) {
+            // SAFETY: puts back what was there.
+            let _ = unsafe { sigaction(signal, &old) };
+        }
+        drop(holders);
+        if let Ok(signal) = Signal::try_from(NOTED.swap(0, Ordering::SeqCst)) {
+            let _ = raise(signal);
+        }
+    }
+}
+
+/// Whether SIGPIPE was ignored when the program started. Rust ignores it before `main`, so it is read earlier.
+static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn record_pipe() {
+    let mut found = std::mem::MaybeUninit::<nix::libc::sigaction>::zeroed();
+    // SAFETY: only reads the disposition into a value of the right type; all-zero is a valid `sigaction`.
+    let found = unsafe {
+        nix::libc::sigaction(nix::libc::SIGPIPE, std::ptr::null(), found.as_mut_ptr());
+        found.assume_init()
+    };
+    PIPE_IGNORED.store(found.sa_sigaction == nix::libc::SIG_IGN, Ordering::Relaxed);
+}
+
+#[used]
+#[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
+#[cfg_attr(not(target_os = "macos"), unsafe(link_section = ".init_array"))]
+static RECORD_PIPE: extern "C" fn() = record_pipe;
+
+/// Makes `command` start with the signals as this process found them: the standard library would clear the mask and
+/// set SIGPIPE to its default.
+pub(crate) fn restore_in(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let mask = SigSet::thread_get_mask();
+    let pipe_ignored = PIPE_IGNORED.load(Ordering::Relaxed);
+    let restore = move || {
+        if pipe_ignored {
+            let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+            // SAFETY: sigaction(2) is async-signal-safe.
+            unsafe { sigaction(Signal::SIGPIPE, &ignore) }?;
+        }
+        if let Ok(mask) = mask {
+            mask.thread_set_mask()?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure calls only sigaction(2) and pthread_sigmask(3), and allocates nothing.
+    unsafe { command.pre_exec(restore) };
+}
