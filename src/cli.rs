@@ -25,7 +25,8 @@ Environment:
   HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
                            proxies; never used for a server on this machine
   BROWSER                  the browser that `login` opens
-  NO_COLOR, CLICOLOR_FORCE colour never, colour always
+  NO_COLOR, CLICOLOR_FORCE
+                           colour never, colour always
 
 Exit codes:
   0  done
@@ -67,7 +68,9 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory
     #[command(hide = true)]
-    Man { directory: PathBuf },
+    Man {
+        directory: PathBuf,
+    },
 }
 
 /// Log in and make the profile active
@@ -187,10 +190,10 @@ pub(crate) enum TokenFormat {
 #[command(after_help = "Examples:
   eval $(qwenauth env)                              bash, dash, zsh
   qwenauth env --format fish | source
-  qwenauth env --format powershell | Out-String | Invoke-Expression
-  qwenauth env --format github >> \"$GITHUB_ENV\"
+  qwenauth env --format dotenv --model coder-model > .env
   eval $(qwenauth env --unset)")]
 pub(crate) struct EnvArgs {
+    /// The shell or file that will read it
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = EnvFormat::Sh)]
     pub(crate) format: EnvFormat,
     /// Print statements that remove the variables
@@ -206,25 +209,36 @@ pub(crate) struct EnvArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EnvFormat {
+    /// bash, dash, zsh: `eval $(qwenauth env)`
     Sh,
+    /// `qwenauth env --format fish | source`
     Fish,
+    /// `qwenauth env --format powershell | Out-String | Invoke-Expression`
     Powershell,
+    /// `qwenauth env --format nushell | from json | load-env`
     Nushell,
+    /// `eval (qwenauth env --format elvish | slurp)`
     Elvish,
+    /// `for /f "delims=" %i in ('qwenauth env --format cmd') do @%i`
     Cmd,
+    /// `qwenauth env --format dotenv > .env`; the file holds a secret
     Dotenv,
+    /// An object: name and value, or null for a variable to remove
     Json,
+    /// In a GitHub Actions job: `qwenauth env --format github >> "$GITHUB_ENV"`
     Github,
 }
 
 /// Run a program with the credential in its environment
 #[derive(Debug, Args)]
-#[command(after_help = "Sets OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_API_BASE and OPENAI_MODEL; removes OPENAI_ORG_ID and
+#[command(
+    after_help = "Sets OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_API_BASE and OPENAI_MODEL; removes OPENAI_ORG_ID and
 OPENAI_PROJECT. On Unix the program takes this process over: same PID, signals, terminal, exit code.
 
 Examples:
   qwenauth exec -- opencode
-  qwenauth exec --model coder-model -- aider")]
+  qwenauth exec --model coder-model -- aider"
+)]
 pub(crate) struct ExecArgs {
     /// Leave key and base URL alone if either is set already
     #[arg(long)]

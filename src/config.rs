@@ -30,7 +30,8 @@ pub(crate) struct Paths {
 
 impl Paths {
     pub(crate) fn of(environment: &Environment) -> Result<Self> {
-        let absolute = |value: &Option<std::ffi::OsString>| value.as_ref().map(PathBuf::from).filter(|path| path.is_absolute());
+        let absolute =
+            |value: &Option<std::ffi::OsString>| value.as_ref().map(PathBuf::from).filter(|path| path.is_absolute());
         let qwen = match &environment.qwen_home {
             Some(directory) => expand_home(directory, environment)?,
             None => home(environment)?.join(".qwen"),
@@ -93,9 +94,12 @@ fn home(environment: &Environment) -> Result<PathBuf> {
     }
     match User::from_uid(getuid()) {
         Ok(Some(user)) if user.dir.is_absolute() => Ok(user.dir),
-        _ => Failed::new(Failure::Other, "there is no home directory: `HOME` is not set and the user has no passwd entry")
-            .hint("set `HOME`, or both `QWENAUTH_HOME` and `QWEN_HOME`")
-            .err(),
+        _ => Failed::new(
+            Failure::Other,
+            "there is no home directory: `HOME` is not set and the user has no passwd entry",
+        )
+        .hint("set `HOME`, or both `QWENAUTH_HOME` and `QWEN_HOME`")
+        .err(),
     }
 }
 
@@ -159,8 +163,7 @@ impl Config {
     pub(crate) fn load(environment: &Environment) -> Result<Self> {
         let paths = Paths::of(environment)?;
         let qwen_oauth_url = environment.qwen_oauth_url.as_ref().map(|url| url.to_string_lossy().into_owned());
-        let mut config =
-            Self { paths, profile: None, overrides: Overrides { qwen_oauth_url, ..Overrides::default() } };
+        let mut config = Self { paths, profile: None, overrides: Overrides { qwen_oauth_url, ..Overrides::default() } };
         let path = config.file();
         let Some(text) = read(&path)? else { return Ok(config) };
         let mut table: toml::Table = toml::from_str(&text).map_err(|error| not_parsed(&path, &text, &error))?;
@@ -172,7 +175,9 @@ impl Config {
             Some(toml::Value::String(name)) => {
                 Some(ProfileName::parse(&name).with_context(|| format!("`profile` in `{}`", path.display()))?)
             }
-            Some(_) => return Failed::new(Failure::Other, format!("`profile` in `{}` is not a text", path.display())).err(),
+            Some(_) => {
+                return Failed::new(Failure::Other, format!("`profile` in `{}` is not a text", path.display())).err();
+            }
             None => None,
         };
         if let Some(toml::Value::Table(providers)) = table.remove("providers") {

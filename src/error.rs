@@ -129,7 +129,6 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "qwenauth: {}", printable(text));
 }
 
-<<<<<<< HEAD
 /// The one of `known` that `typed` was probably meant to be.
 pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
@@ -140,12 +139,11 @@ pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>)
         .map(|(_, name)| name)
 }
 
-=======
->>>>>>> sandbox
 /// `text` without what a terminal would obey: control characters and the marks that turn the direction of writing.
 pub(crate) fn printable(text: &str) -> String {
     let obeyed = |character: char| {
-        character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        character.is_control()
+            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     text.chars().filter(|&character| !obeyed(character)).collect()
 }
@@ -168,7 +166,9 @@ mod tests {
 
     #[test]
     fn a_failure_is_found_above_its_cause() {
-        let error = Err::<(), _>(std::io::Error::other("cause")).context(Failed::new(Failure::LoginRequired, "damaged")).unwrap_err();
+        let error = Err::<(), _>(std::io::Error::other("cause"))
+            .context(Failed::new(Failure::LoginRequired, "damaged"))
+            .unwrap_err();
         assert_eq!(Report::of(&error).failure, Failure::LoginRequired);
     }
 

@@ -76,7 +76,7 @@ pub(crate) fn read(path: &Path, privacy: Privacy) -> Result<Content> {
         tighten(path, &file, &metadata);
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len())? + 1));
-    file.by_ref()
+    Read::by_ref(&mut file)
         .take(LARGEST + 1)
         .read_to_end(&mut bytes)
         .with_context(|| format!("cannot read `{}`", path.display()))?;
@@ -116,7 +116,10 @@ fn tighten(path: &Path, file: &File, metadata: &Metadata) {
     match file.set_permissions(Permissions::from_mode(0o600)) {
         Ok(()) => note(&format!("tightened the mode of `{}` from {mode:04o} to 0600", path.display())),
         Err(error) => {
-            note(&format!("`{}` can be read by others (mode {mode:04o}), and that cannot be changed: {error}", path.display()));
+            note(&format!(
+                "`{}` can be read by others (mode {mode:04o}), and that cannot be changed: {error}",
+                path.display()
+            ));
         }
     }
 }
@@ -128,13 +131,18 @@ pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_symlink() => metadata,
             Ok(_) => return Ok(path),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(path),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(path);
+            }
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         };
         let user = geteuid();
         if !user.is_root() && metadata.uid() != 0 && metadata.uid() != user.as_raw() {
-            return Failed::new(Failure::Other, format!("`{}` is a symlink of another user and is not followed", path.display()))
-                .err();
+            return Failed::new(
+                Failure::Other,
+                format!("`{}` is a symlink of another user and is not followed", path.display()),
+            )
+            .err();
         }
         let target = fs::read_link(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
         path = directory_of(&path).join(target);
@@ -153,7 +161,9 @@ pub(crate) fn make_directory(directory: &Path) -> Result<()> {
     match DirBuilder::new().mode(0o700).create(directory) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("cannot make the directory `{}`", directory.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot make the directory `{}`", directory.display()));
+        }
     }
     fs::set_permissions(directory, Permissions::from_mode(0o700))
         .with_context(|| format!("cannot set the mode of `{}`", directory.display()))?;
@@ -250,7 +260,8 @@ impl Room {
             Err(_) => inherit_owner(temporary.as_file(), &target)?,
         }
         allocate(temporary.as_file(), bytes).with_context(failed)?;
-        let in_place = if is_mount_point(&target) { Some(open_in_place(&target, bytes).with_context(failed)?) } else { None };
+        let in_place =
+            if is_mount_point(&target) { Some(open_in_place(&target, bytes).with_context(failed)?) } else { None };
         Ok(Self { temporary, target, in_place })
     }
 
@@ -391,10 +402,10 @@ pub(crate) fn remove(path: &Path) -> Result<bool> {
 pub(crate) fn set_aside(path: &Path) -> Result<PathBuf> {
     let path = resolve(path)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let free = (1_u32..)
+    let free = (1..10_000)
         .map(|number| path.with_file_name(format!("{name}.damaged-{number}")))
         .find(|candidate| fs::symlink_metadata(candidate).is_err())
-        .unwrap_or_else(|| path.with_extension("damaged"));
+        .with_context(|| format!("there are too many damaged versions of `{}`", path.display()))?;
     #[expect(clippy::disallowed_methods, reason = "files.rs is where files are renamed")]
     fs::rename(&path, &free).with_context(|| format!("cannot set `{}` aside", path.display()))?;
     Ok(free)

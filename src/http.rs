@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use reqwest::blocking::{Client, RequestBuilder};
-use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
@@ -25,12 +25,12 @@ const LARGEST: u64 = 1024 * 1024;
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// How this program introduces itself: truthfully.
-pub(crate) const USER_AGENT: &str =
-    concat!("qwenauth/", env!("CARGO_PKG_VERSION"));
+pub(crate) const USER_AGENT: &str = concat!("qwenauth/", env!("CARGO_PKG_VERSION"));
 
 /// A URL that credentials may be sent to: `https`, or `http` to this machine; without user info.
 pub(crate) fn endpoint(text: &str) -> Result<Url> {
-    let refused = |why: &str| Failed::new(Failure::Other, format!("refused the URL `{}`: {why}", without_user_info(text)));
+    let refused =
+        |why: &str| Failed::new(Failure::Other, format!("refused the URL `{}`: {why}", without_user_info(text)));
     let url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
     if !url.username().is_empty() || url.password().is_some() {
         return refused("it carries user info").err();
@@ -67,8 +67,6 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) content_type: String,
-    /// The server's clock, as it says.
-    pub(crate) date: Option<String>,
     pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
@@ -209,10 +207,10 @@ fn exchange(request: RequestBuilder, limit: Duration) -> Result<Reply, Trouble> 
 
 fn send(request: RequestBuilder) -> Result<Reply, Trouble> {
     let response = request.send().map_err(trouble)?;
-    let header = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
+    let header =
+        |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
     let status = response.status().as_u16();
     let content_type = header(CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
-    let date = header(DATE);
     let mut body = Zeroizing::new(Vec::new());
     response
         .take(LARGEST + 1)
@@ -221,7 +219,7 @@ fn send(request: RequestBuilder) -> Result<Reply, Trouble> {
     if body.len() as u64 > LARGEST {
         return Err(Trouble::Unknown("the reply is longer than 1 MiB".into()));
     }
-    Ok(Reply { status, content_type, date, body })
+    Ok(Reply { status, content_type, body })
 }
 
 fn trouble(error: reqwest::Error) -> Trouble {
@@ -260,7 +258,9 @@ mod tests {
         for good in ["https://chat.qwen.ai", "http://127.0.0.1:80", "http://[::1]/x", "http://localhost:8080"] {
             assert!(endpoint(good).is_ok(), "{good}");
         }
-        for bad in ["http://chat.qwen.ai", "ftp://localhost", "http://127.0.0.1.evil.example", "file:///etc/passwd", "x"] {
+        for bad in
+            ["http://chat.qwen.ai", "ftp://localhost", "http://127.0.0.1.evil.example", "file:///etc/passwd", "x"]
+        {
             assert!(endpoint(bad).is_err(), "{bad}");
         }
     }

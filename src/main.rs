@@ -1,21 +1,101 @@
-//! Temporary entry of the branch `sandbox`.
+//! Log in to Qwen models once and hand the credential to any tool.
+//!
+//! ```text
+//! main.rs         this picture, parse, one match, report
+//! cli.rs          what can be typed: clap types and the environment variables, nothing else
+//! commands/       one file per subcommand, each with `run`: translate arguments into calls, print the answer
+//! providers.rs    what a provider is; providers.toml holds the built-in ones as data
+//! config.rs       config.toml and where files live
+//! files.rs        private files, written whole: temp, fsync, rename, modes, symlinks, room first
+//! credentials/    one credential: load, fresh, renew, login, remove: the only code that changes it
+//! lock.rs         the one lock between processes, Qwen Code's protocol included
+//! signals.rs      signals held back while a credential is replaced, and as they were found, for exec
+//! oauth/          what an authorization server says: device code, PKCE, refresh; no policy, no files
+//! http.rs         the one blocking client: TLS, proxy, CA, time limits; what a failure means
+//! shell.rs        variables as text for each shell
+//! sandbox/        the practice provider; async lives here only
+//! terminal.rs     what a person sees: prompts, spinner, QR, colour; never stdout, never a secret
+//! error.rs        failures a script can act on; the only place with exit codes
+//! secret.rs       a string that cannot be printed by accident
+//!
+//! main → cli, commands · commands → everything below, never another command
+//! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files
+//! providers → oauth, http · oauth → http · lock → signals · sandbox: used by its command only
+//! cli, files, http, shell, signals, terminal, secret use nothing of ours but error and secret
+//! ```
+//!
+//! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long
+//! enough: no lock, no network, no thread. Else `Account::renew`: lock, load again, good now? ask, save.
+
 mod cli;
-mod commands {
-    pub(crate) mod sandbox;
-}
+mod commands;
+mod config;
+mod credentials;
 mod error;
+mod files;
+mod http;
+mod lock;
+mod oauth;
+mod providers;
 mod sandbox;
+mod secret;
+mod shell;
+mod signals;
+mod terminal;
+
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
 use clap::Parser;
-fn main() -> std::process::ExitCode {
-    env_logger::init_from_env("QWENAUTH_LOG");
-    let cli::Command::Sandbox(args) = cli::Cli::parse().command else { return 1.into() };
-    match commands::sandbox::run(&args) {
-        Ok(code) => code.into(),
+
+use crate::cli::{Cli, Command, Environment};
+use crate::commands::Setting;
+use crate::error::Report;
+
+#[cfg(not(unix))]
+compile_error!("qwenauth needs Unix file locks, modes and signals; on Windows it runs in WSL");
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            use std::io::Write;
-            let report = error::Report::of(&error);
+            let report = Report::of(&error);
+            // Nobody can be told that stderr is gone.
             let _ = write!(std::io::stderr(), "{report}");
             report.failure.exit_code().into()
         }
     }
+}
+
+fn run(Cli { global, command }: Cli) -> Result<ExitCode> {
+    let environment = Environment::read();
+    if let Some(level) = &environment.log {
+        // Our own lines only: those of the HTTP libraries may carry what is sent.
+        let level = level.to_string_lossy().parse().unwrap_or(log::LevelFilter::Info);
+        env_logger::Builder::new().filter_module("qwenauth", level).init();
+    }
+    let setting = || Setting::load(&global, environment);
+    match command {
+        Command::Login(args) => commands::login::run(&args, &setting()?)?,
+        Command::Status(args) => return commands::status::run(&args, &setting()?),
+        Command::Refresh(_) => commands::refresh::run(&setting()?)?,
+        Command::Logout(args) => commands::logout::run(&args, &setting()?)?,
+        Command::Token(args) => commands::token::run(&args, &setting()?)?,
+        Command::Env(args) => commands::env::run(&args, setting)?,
+        Command::Exec(args) => commands::exec::run(&args, &setting()?)?,
+        Command::Sandbox(args) => return Ok(commands::sandbox::run(&args)?.into()),
+        Command::Completions(args) => commands::completions::run(&args)?,
+        Command::Man { directory } => commands::man::run(&directory)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A reader that has seen enough is no failure of ours.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == ErrorKind::BrokenPipe)
 }

@@ -34,8 +34,6 @@ pub(crate) struct Provider {
     /// Sent with every API request; see [`Provider::headers`].
     #[serde(default)]
     headers: BTreeMap<String, String>,
-    #[serde(default)]
-    pub(crate) models: Vec<Model>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -50,19 +48,6 @@ pub(crate) struct Oauth {
     pkce: bool,
     #[serde(default)]
     dialect: Dialect,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Model {
-    pub(crate) id: String,
-    pub(crate) name: String,
-    /// Tokens a request may have in all.
-    pub(crate) context: u64,
-    /// Tokens an answer may have.
-    pub(crate) output: u64,
-    /// Input modalities: `text`, `image` …
-    pub(crate) input: Vec<String>,
 }
 
 /// What the user's configuration and environment say about providers.
@@ -89,11 +74,13 @@ pub(crate) fn find(name: &str, overrides: &Overrides) -> Result<Provider> {
         None if table.is_empty() => return unknown(name, &known),
         None => {}
     }
-    let mut provider: Provider = table
-        .try_into()
-        .map_err(|error: toml::de::Error| Failed::new(Failure::Other, format!("provider `{name}`: {}", error.message())))?;
+    let mut provider: Provider = table.try_into().map_err(|error: toml::de::Error| {
+        Failed::new(Failure::Other, format!("provider `{name}`: {}", error.message()))
+    })?;
     name.clone_into(&mut provider.name);
-    if name == QWEN && let Some(url) = &overrides.qwen_oauth_url {
+    if name == QWEN
+        && let Some(url) = &overrides.qwen_oauth_url
+    {
         provider.move_oauth_to(url).context("`QWENAUTH_QWEN_OAUTH_URL`")?;
     }
     Ok(provider)
@@ -167,9 +154,15 @@ impl Provider {
         let url = http::endpoint(&with_scheme).context("the login's `resource_url`")?;
         if url.query().is_some() || url.fragment().is_some() || !self.may_serve(&url)? {
             let host = url.host_str().unwrap_or_default();
-            return Failed::new(Failure::Other, format!("the login's `resource_url` names `{host}`, which is not a host of {}", self.title))
-                .hint(format!("if you trust it, add `resource_hosts = [\"{host}\"]` under `[providers.{}]` in config.toml", self.name))
-                .err();
+            return Failed::new(
+                Failure::Other,
+                format!("the login's `resource_url` names `{host}`, which is not a host of {}", self.title),
+            )
+            .hint(format!(
+                "if you trust it, add `resource_hosts = [\"{host}\"]` under `[providers.{}]` in config.toml",
+                self.name
+            ))
+            .err();
         }
         let trimmed = url.as_str().trim_end_matches('/');
         Ok(if trimmed.ends_with("/v1") { trimmed.to_owned() } else { format!("{trimmed}/v1") })
@@ -181,9 +174,10 @@ impl Provider {
             return Ok(is_loopback(&self.server()?.token_endpoint));
         }
         let Some(host) = url.domain() else { return Ok(false) };
-        Ok(self.resource_hosts.iter().any(|known| {
-            host == known || host.strip_suffix(known.as_str()).is_some_and(|front| front.ends_with('.'))
-        }))
+        Ok(self
+            .resource_hosts
+            .iter()
+            .any(|known| host == known || host.strip_suffix(known.as_str()).is_some_and(|front| front.ends_with('.'))))
     }
 }
 

@@ -38,16 +38,6 @@ pub(crate) fn confirm(question: &str) -> Result<bool> {
         .context("cannot read the answer")
 }
 
-/// Lets a person choose one of `rows`; the index of the choice.
-pub(crate) fn choose(question: &str, rows: &[String]) -> Result<usize> {
-    dialoguer::Select::new()
-        .with_prompt(question)
-        .items(rows)
-        .default(0)
-        .interact_on(&dialoguer::console::Term::stderr())
-        .context("cannot read the choice")
-}
-
 /// When a QR code is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Draw {

@@ -1,23 +1,17 @@
 //! `exec`: become a program that has the credential in its environment.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Endpoint, Setting};
+use super::{Setting, group};
 use crate::cli::{ExecArgs, variable};
-use crate::credentials::Lifetime;
 use crate::error::{Failed, Failure, note};
-use crate::shell::openai_group;
 use crate::signals;
-
-/// A program that reads the token once should start with one that lasts a while.
-pub(crate) const PREFERRED: Duration = Duration::from_secs(600);
 
 /// Returns only if the program could not be started.
 pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<()> {
@@ -26,7 +20,9 @@ pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<()> {
     };
     let mut command = Command::new(program);
     command.args(arguments);
-    if args.preserve_env && ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"].iter().any(|name| variable(name).is_some()) {
+    if args.preserve_env
+        && ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"].iter().any(|name| variable(name).is_some())
+    {
         note("the environment has a key or base URL already, and it is left alone (`--preserve-env`)");
     } else {
         set_group(args, setting, &mut command)?;
@@ -37,18 +33,15 @@ pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<()> {
 }
 
 fn set_group(args: &ExecArgs, setting: &Setting, command: &mut Command) -> Result<()> {
-    let account = setting.account();
-    let credential = account.fresh(Lifetime::new(args.min_ttl, PREFERRED))?;
-    let endpoint = Endpoint::of(&account, &credential, args.model.clone())?;
     let mut replaced = Vec::new();
-    for member in openai_group(&credential.access_token, &endpoint.base_url, endpoint.model.as_deref()) {
-        let value = member.value().map(OsString::from);
-        if variable(member.name()).is_some_and(|found| Some(&found) != value.as_ref()) {
-            replaced.push(member.name());
+    for member in group(setting, args.min_ttl, args.model.clone())? {
+        let value = member.value.as_ref().map(|value| OsStr::new(value.expose()));
+        if variable(member.name).is_some_and(|found| Some(found.as_os_str()) != value) {
+            replaced.push(member.name);
         }
         match value {
-            Some(value) => command.env(member.name(), value),
-            None => command.env_remove(member.name()),
+            Some(value) => command.env(member.name, value),
+            None => command.env_remove(member.name),
         };
     }
     if !replaced.is_empty() {

@@ -26,18 +26,20 @@ pub(crate) fn run(args: &LoginArgs, setting: &Setting) -> Result<()> {
 fn log_in(args: &LoginArgs, setting: &Setting) -> Result<()> {
     let provider = providers::find(args.provider.as_deref().unwrap_or(QWEN), &setting.config.overrides)?;
     let account = setting.account();
-    if !args.force && let Some(credential) = existing(&account)? {
+    if !args.force
+        && let Some(credential) = existing(&account)?
+    {
         let said = format!("already logged in to {} as profile `{}`", provider.title, account.profile);
         if !terminal::can_prompt() {
             note(&format!("{said}; `--force` logs in again"));
-            return finish(args, &account, &credential, true);
+            return if args.json { announce(&account, &credential, false) } else { Ok(()) };
         }
         if !terminal::confirm(&format!("{said}. Log in again?"))? {
-            return finish(args, &account, &credential, true);
+            return Ok(());
         }
     }
     account.check_writable()?;
-    let credential = device_flow(args, setting, &provider, &account)?;
+    let credential = device_flow(args, &provider, &account)?;
     activate(setting)?;
     if args.no_verify {
         return finish(args, &account, &credential, false);
@@ -57,7 +59,7 @@ fn existing(account: &Account) -> Result<Option<Credential>> {
     }
 }
 
-fn device_flow(args: &LoginArgs, setting: &Setting, provider: &Provider, account: &Account) -> Result<Credential> {
+fn device_flow(args: &LoginArgs, provider: &Provider, account: &Account) -> Result<Credential> {
     let server = provider.server()?;
     if let Some(text) = &provider.note {
         note(text);
@@ -66,7 +68,7 @@ fn device_flow(args: &LoginArgs, setting: &Setting, provider: &Provider, account
     let expires = Instant::now() + authorization.expires_in;
     let deadline = args.timeout.map_or(expires, |timeout| expires.min(Instant::now() + timeout));
     show(args, &authorization, server.token_endpoint.host_str().unwrap_or_default())?;
-    open_browser(args, setting, &authorization);
+    open_browser(args, &authorization);
     let countdown = Countdown::start("Waiting for your approval", deadline);
     let granted = authorization.wait(&server, deadline);
     drop(countdown);
@@ -94,7 +96,7 @@ fn show(args: &LoginArgs, authorization: &Authorization, host: &str) -> Result<(
     if web {
         terminal::draw_qr(&printable(authorization.url()), when, coloured())?;
     }
-    terminal::say("Open this address on any device:\n");
+    terminal::say("Open this address on any device:\n\n");
     terminal::say(authorization.url());
     if !authorization.user_code.is_empty() {
         terminal::say(&format!("\nCode: {}", printable(&authorization.user_code)));
@@ -108,7 +110,7 @@ fn coloured() -> bool {
 }
 
 /// Only in a graphical session of this machine: not over SSH, not in CI, not where nobody looks.
-fn open_browser(args: &LoginArgs, _setting: &Setting, authorization: &Authorization) {
+fn open_browser(args: &LoginArgs, authorization: &Authorization) {
     let set = |name: &str| variable(name).is_some();
     let graphical = cfg!(target_os = "macos") || set("DISPLAY") || set("WAYLAND_DISPLAY") || set("BROWSER");
     let remote = set("SSH_CONNECTION") || set("SSH_TTY") || set("SSH_CLIENT");
@@ -150,18 +152,21 @@ fn prove(args: &LoginArgs, account: &Account, provider: &Provider, credential: &
 }
 
 fn finish(args: &LoginArgs, account: &Account, credential: &Credential, verified: bool) -> Result<()> {
-    let endpoint = Endpoint::of(account, credential, None)?;
-    let provider = account.provider(credential)?;
     if args.json {
-        return print_json(&json!({
-            "event": "logged_in",
-            "profile": account.profile,
-            "provider": provider.name,
-            "expires_at": credential.expires_at.and_then(rfc3339),
-            "verified": verified,
-        }));
+        return announce(account, credential, verified);
     }
+    let endpoint = Endpoint::of(account, credential, None)?;
     let proved = if verified { "logged in" } else { "logged in, not verified" };
-    note(&format!("{proved}: {} as profile `{}`, {}", provider.title, account.profile, endpoint.base_url));
+    note(&format!("{proved}: profile `{}`, {}", account.profile, endpoint.base_url));
     Ok(())
+}
+
+fn announce(account: &Account, credential: &Credential, verified: bool) -> Result<()> {
+    print_json(&json!({
+        "event": "logged_in",
+        "profile": account.profile,
+        "provider": account.provider(credential)?.name,
+        "expires_at": credential.expires_at.and_then(rfc3339),
+        "verified": verified,
+    }))
 }

@@ -13,16 +13,17 @@ pub(crate) mod token;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::cli::{Environment, Global};
 use crate::config::{Config, ProfileName};
-use crate::credentials::{Account, Credential};
+use crate::credentials::{Account, Credential, Lifetime};
 use crate::http::Network;
 use crate::providers::Provider;
+use crate::shell::{self, Variable};
 
 /// What every command that touches a credential starts from.
 pub(crate) struct Setting {
@@ -69,6 +70,17 @@ impl Endpoint {
         let base_url = provider.base_url(credential.resource_url.as_deref())?;
         Ok(Self { base_url, model: model.or_else(|| Account::model(credential, &provider)) })
     }
+}
+
+/// A program that reads the token once should start with one that lasts a while.
+const PREFERRED: Duration = Duration::from_secs(600);
+
+/// The variables that `env` prints and `exec` sets, with a token good for `min_ttl` or, unasked, [`PREFERRED`].
+pub(crate) fn group(setting: &Setting, min_ttl: Option<Duration>, model: Option<String>) -> Result<[Variable; 6]> {
+    let account = setting.account();
+    let credential = account.fresh(Lifetime::new(min_ttl, PREFERRED))?;
+    let endpoint = Endpoint::of(&account, &credential, model)?;
+    Ok(shell::openai(&credential.access_token, &endpoint.base_url, endpoint.model.as_deref()))
 }
 
 /// Prints the answer. A closed pipe is `main`'s to judge.

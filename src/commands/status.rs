@@ -1,6 +1,5 @@
 //! `status`: show where the login stands.
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -176,10 +175,7 @@ fn name(state: State) -> &'static str {
 /// The variables that are set to something else than this credential.
 fn overridden_by(credential: &Credential, base_url: &str) -> Vec<&'static str> {
     let ours = |name: &str| if name == "OPENAI_API_KEY" { credential.access_token.expose() } else { base_url };
-    OVERRIDES
-        .into_iter()
-        .filter(|name| variable(name).is_some_and(|value| value != OsString::from(ours(name))))
-        .collect()
+    OVERRIDES.into_iter().filter(|name| variable(name).is_some_and(|value| value != ours(name))).collect()
 }
 
 /// `5 h 59 min`, `12 min`, `40 s`.

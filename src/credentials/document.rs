@@ -91,7 +91,7 @@ impl Document {
         self.set("access_token", Some(grant.access_token.expose()));
         self.set("refresh_token", grant.refresh_token.as_ref().map(Secret::expose));
         self.set("token_type", grant.token_type.as_deref());
-        if !self.0.get("token_type").is_some_and(|value| value.as_str().is_some_and(|text| !text.is_empty())) {
+        if self.0.get("token_type").and_then(Value::as_str).is_none_or(str::is_empty) {
             self.set("token_type", Some("Bearer"));
         }
         self.set("resource_url", grant.resource_url.as_deref());
@@ -104,7 +104,8 @@ impl Document {
 
     /// Starts over with what a login granted: the tokens and host of an earlier account must not mix with it.
     pub(super) fn log_in(&mut self, grant: &Grant, now: SystemTime) {
-        for field in ["access_token", "refresh_token", "token_type", "resource_url", "scope", "id_token", "expiry_date"] {
+        for field in ["access_token", "refresh_token", "token_type", "resource_url", "scope", "id_token", "expiry_date"]
+        {
             if let Some(mut old) = self.0.shift_remove(field) {
                 wipe(&mut old);
             }
@@ -179,10 +180,14 @@ mod tests {
 
     #[test]
     fn a_login_leaves_nothing_of_the_account_before() {
-        let mut document = Document::parse(br#"{"access_token":"a","refresh_token":"r","resource_url":"h","id_token":"i","x":1}"#);
+        let mut document =
+            Document::parse(br#"{"access_token":"a","refresh_token":"r","resource_url":"h","id_token":"i","x":1}"#);
         document.log_in(&grant(), SystemTime::UNIX_EPOCH);
         let text = String::from_utf8(document.to_bytes().unwrap().to_vec()).unwrap();
-        assert!(!text.contains("refresh_token") && !text.contains("resource_url") && !text.contains("id_token"), "{text}");
+        assert!(
+            !text.contains("refresh_token") && !text.contains("resource_url") && !text.contains("id_token"),
+            "{text}"
+        );
         assert!(text.contains("\"x\": 1"), "{text}");
     }
 
@@ -192,8 +197,11 @@ mod tests {
         assert_eq!(refused(b" "), "it is empty");
         assert_eq!(refused(br#"{"access_token":"sec"#), "it ends in the middle (line 1, column 20)");
         assert_eq!(refused(b"secret"), "it is not JSON (line 1, column 1)");
-        assert_eq!(refused(br#"{"access_token":"secret","expiry_date":"1"}"#), "a field has the wrong type (line 1, column 42)");
-        assert_eq!(refused(br#"["secret"]"#), "a field has the wrong type (line 1, column 9)");
+        assert_eq!(
+            refused(br#"{"access_token":"secret","expiry_date":"1"}"#),
+            "a field has the wrong type (line 1, column 42)"
+        );
+        assert_eq!(refused(br#"["secret"]"#), "a field has the wrong type (line 1, column 10)");
         assert_eq!(refused(br#"{"refresh_token":"secret"}"#), "it has no access token");
         assert!(read(b"{}").unwrap().is_none());
     }

@@ -50,9 +50,7 @@ pub(crate) const MARGIN: Duration = Duration::from_secs(30);
 /// Qwen Code waits 28.9 s for its lock and then starts a device login, so a renewal is over before, all tries together.
 const RENEWAL: Duration = Duration::from_secs(25);
 
-const TRIES: u32 = 3;
-
-/// Before the second and third try; a little more than a server needs to start again behind its proxy.
+/// Before the second and third try: long enough for a proxy to find its server again, short beside a person's patience.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Bytes a renewal may add to a credential file. Tokens are some hundred bytes to a few thousand.
@@ -142,7 +140,10 @@ enum Spent {
     /// It was refused, but the file holds another by now.
     Superseded(Credential),
     /// `pause`: worth another try after a pause.
-    Failed { failed: Failed, pause: bool },
+    Failed {
+        failed: Failed,
+        pause: bool,
+    },
 }
 
 /// One stored credential: where it lies and how it is renewed.
@@ -188,7 +189,9 @@ impl Account {
     pub(crate) fn require(&self) -> Result<Credential> {
         match self.load()? {
             Stored::Present(credential) => Ok(credential),
-            Stored::Missing => self.login_required(format!("not logged in: there is no credential for `{}`", self.profile)),
+            Stored::Missing => {
+                self.login_required(format!("not logged in: there is no credential for `{}`", self.profile))
+            }
             Stored::Damaged(why) => {
                 self.login_required(format!("the credential file `{}` is damaged: {why}", self.path.display()))
             }
@@ -292,11 +295,7 @@ impl Account {
         let outcome = self.renew_locked(seen, &server, &mut lock, deadline);
         if let Err(error) = &outcome {
             let report = Report::of(error);
-            lock.kernel.share_failure(&Failed {
-                failure: report.failure,
-                message: report.message,
-                hint: report.hint,
-            });
+            lock.kernel.share_failure(&Failed { failure: report.failure, message: report.message, hint: report.hint });
         }
         outcome
     }
@@ -319,7 +318,13 @@ impl Account {
     }
 
     /// Under the kernel lock: Qwen Code's lock, read again, room, ask, save.
-    fn renew_locked(&self, seen: &Credential, server: &Server, lock: &mut Lock, deadline: Instant) -> Result<Credential> {
+    fn renew_locked(
+        &self,
+        seen: &Credential,
+        server: &Server,
+        lock: &mut Lock,
+        deadline: Instant,
+    ) -> Result<Credential> {
         if let Some(path) = &self.qwen_code_lock {
             let enough = || Ok(changed(seen, &self.require()?));
             lock.qwen_code = QwenCode::acquire(path, &mut lock.kernel, deadline, enough)?;
@@ -333,6 +338,7 @@ impl Account {
             return Ok(current);
         }
         let connection = self.network.connect(&server.token_endpoint)?;
+        // At most three tries, the last of which is final.
         for again in [true, true, false] {
             let refresh_token = self.spendable(&current)?;
             match self.spend(&refresh_token, server, &connection, lock, over)? {
@@ -414,7 +420,9 @@ impl Account {
         asked_at: SystemTime,
     ) -> Result<Credential> {
         let mut document = match self.load()? {
-            Stored::Present(current) if current.refresh_token.as_ref() == Some(spent) => Document::parse(&self.bytes()?),
+            Stored::Present(current) if current.refresh_token.as_ref() == Some(spent) => {
+                Document::parse(&self.bytes()?)
+            }
             Stored::Present(current) if current.left((self.clock)()).is_some() => {
                 log::warn!("another program has logged in during the renewal; its login is kept");
                 return Ok(current);
@@ -422,7 +430,7 @@ impl Account {
             _ => Document::parse(before),
         };
         document.renew(grant, asked_at);
-        self.save(lock, room, &document)?;
+        save(lock, room, &document)?;
         self.require()
     }
 
@@ -476,13 +484,8 @@ impl Account {
             Some(model) => document.set("model", Some(model)),
             None => document.remove("model"),
         }
-        self.save(&lock, self.reserve()?, &document)?;
+        save(&lock, self.reserve()?, &document)?;
         self.require()
-    }
-
-    /// The only writing of a credential file.
-    fn save(&self, _lock: &Lock, room: Room, document: &Document) -> Result<()> {
-        room.write(&document.to_bytes()?)
     }
 
     /// Both locks, for the final change of `login` and `logout`.
@@ -507,6 +510,11 @@ impl Account {
         let _held = Held::new();
         files::remove(&self.path).context("cannot log out")
     }
+}
+
+/// The only writing of a credential file; without the lock it does not compile.
+fn save(_lock: &Lock, room: Room, document: &Document) -> Result<()> {
+    room.write(&document.to_bytes()?)
 }
 
 /// Whether the file was rewritten since `seen` was loaded.

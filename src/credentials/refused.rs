@@ -1,5 +1,6 @@
 //! Marks of refresh tokens that a server refused, so that no process sends one again.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -9,8 +10,11 @@ use crate::secret::Secret;
 
 /// Where the mark of a token stands: an empty file named by its SHA-256, so the token itself is written nowhere.
 fn mark_of(state: &Path, refresh_token: &Secret) -> PathBuf {
-    let digest: String = Sha256::digest(refresh_token.expose()).iter().map(|byte| format!("{byte:02x}")).collect();
-    state.join("refused").join(digest)
+    let mut name = String::with_capacity(64);
+    for byte in Sha256::digest(refresh_token.expose()) {
+        let _ = write!(name, "{byte:02x}");
+    }
+    state.join("refused").join(name)
 }
 
 pub(super) fn is_marked(state: &Path, refresh_token: &Secret) -> bool {

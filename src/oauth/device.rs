@@ -71,7 +71,7 @@ pub(crate) fn request(server: &Server, network: &Network) -> Result<Authorizatio
     }
     let mut headers = Vec::new();
     if server.dialect == Dialect::Qwen {
-        headers.push(("x-request-id", request_id()));
+        headers.push(("x-request-id", uuid::Uuid::new_v4().to_string()));
     }
     let url = &server.device_authorization_endpoint;
     let reply = connection
@@ -92,7 +92,9 @@ pub(crate) fn request(server: &Server, network: &Network) -> Result<Authorizatio
 }
 
 fn read(server: &Server, reply: &Reply) -> Result<DeviceReply> {
-    if reply.status < 500 && let Some(error) = reply::error_in(reply) {
+    if reply.status < 500
+        && let Some(error) = reply::error_in(reply)
+    {
         return Failed::new(
             Failure::Other,
             format!("`{}` refused to start a login: {}", host(server), error.sentence(&[])),
@@ -127,10 +129,6 @@ fn temporary(message: &str) -> anyhow::Error {
 
 fn host(server: &Server) -> &str {
     server.device_authorization_endpoint.host_str().unwrap_or_default()
-}
-
-fn request_id() -> String {
-    rand::random::<[u8; 16]>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The server's interval within bounds; 0 is believed of this machine only.

@@ -43,7 +43,9 @@ pub(crate) fn request(
     })?;
     match reply::read(&reply) {
         Answer::Grant(grant) => Ok(grant),
-        Answer::Pending => Err(NotRenewed::Temporary { message: "the server's reply has no access token".into(), again: false }),
+        Answer::Pending => {
+            Err(NotRenewed::Temporary { message: "the server's reply has no access token".into(), again: false })
+        }
         Answer::NotOauth(message) => {
             Err(NotRenewed::Temporary { message, again: reply.status >= 500 || reply.status == 429 })
         }
@@ -60,11 +62,12 @@ pub(crate) fn request(
     }
 }
 
-/// `invalid_grant` (RFC 6749 §5.2); from Qwen also 400 or 401 `invalid_request` about the refresh token ("Invalid refresh
-/// token or client_id").
+/// `invalid_grant` (RFC 6749 §5.2); from Qwen also 400 or 401 `invalid_request` about the refresh token (its own words: `Invalid refresh token or
+/// client_id`).
 fn is_refusal(dialect: Dialect, error: &OauthError, status: u16) -> bool {
-    let about_the_token =
-        || error.description.as_deref().is_some_and(|text| text.to_lowercase().replace('_', " ").contains("refresh token"));
+    let about_the_token = || {
+        error.description.as_deref().is_some_and(|text| text.to_lowercase().replace('_', " ").contains("refresh token"))
+    };
     error.code == "invalid_grant"
         || dialect == Dialect::Qwen
             && matches!(status, 400 | 401)

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     fn reply(status: u16, content_type: &str, body: &str) -> Reply {
-        Reply { status, content_type: content_type.into(), date: None, body: body.as_bytes().to_vec().into() }
+        Reply { status, content_type: content_type.into(), body: body.as_bytes().to_vec().into() }
     }
 
     #[test]
@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn what_was_sent_is_masked_in_what_comes_back() {
-        let error = OauthError { code: "invalid_grant".into(), description: Some("token rt-1 is dead\u{1b}[2J.".into()) };
+        let error =
+            OauthError { code: "invalid_grant".into(), description: Some("token rt-1 is dead\u{1b}[2J.".into()) };
         assert_eq!(error.sentence(&[&Secret::new("rt-1".into())]), "`invalid_grant`: token … is dead[2J");
     }
 }

@@ -1,0 +1,141 @@
+
+use builtin;
+use str;
+
+set edit:completion:arg-completer[qwenauth] = {|@words|
+    fn spaces {|n|
+        builtin:repeat $n ' ' | str:join ''
+    }
+    fn cand {|text desc|
+        edit:complex-candidate $text &display=$text' '(spaces (- 14 (wcswidth $text)))$desc
+    }
+    var command = 'qwenauth'
+    for word $words[1..-1] {
+        if (str:has-prefix $word '-') {
+            break
+        }
+        set command = $command';'$word
+    }
+    var completions = [
+        &'qwenauth'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand -h 'Print help'
+            cand --help 'Print help'
+            cand -V 'Print version'
+            cand --version 'Print version'
+            cand login 'Log in and make the profile active'
+            cand status 'Show where the login stands'
+            cand refresh 'Renew the access token now'
+            cand logout 'Remove a stored credential, revoking it where the provider can'
+            cand token 'Print an access token that is good for a while'
+            cand env 'Print shell statements that export the credential'
+            cand exec 'Run a program with the credential in its environment'
+            cand sandbox 'Try everything against a practice provider on this machine: no account, no network'
+            cand completions 'Print a completion script'
+            cand help 'Print this message or the help of the given subcommand(s)'
+        }
+        &'qwenauth;login'= {
+            cand --qr 'Draw the verification URL as a QR code on stderr'
+            cand --timeout 'Give up after this long, for example `90s` or `5m`'
+            cand --model 'The model that `env` and `exec` name for this profile'
+            cand --profile 'Use this profile instead of the active one'
+            cand --force 'Log in again although a valid login exists'
+            cand --no-browser 'Do not open a browser'
+            cand --no-verify 'Do not prove the login with a request to the API'
+            cand --json 'Print events for a script, one JSON object a line'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
+        &'qwenauth;status'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand --json 'Print JSON'
+            cand --all 'Show every stored profile'
+            cand --check 'Ask the API whether it accepts the credential'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;refresh'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;logout'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand --all 'Remove every stored profile'
+            cand --local 'Do not ask the provider to revoke the credential'
+            cand --json 'Print JSON'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;token'= {
+            cand --min-ttl 'How long the token must be good for (default: 30s)'
+            cand --format 'format'
+            cand --profile 'Use this profile instead of the active one'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
+        &'qwenauth;env'= {
+            cand --format 'The shell or file that will read it'
+            cand --model 'The model to name in `OPENAI_MODEL`'
+            cand --min-ttl 'How long the token must be good for (default: 10m if it can be had)'
+            cand --profile 'Use this profile instead of the active one'
+            cand --unset 'Print statements that remove the variables'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
+        &'qwenauth;exec'= {
+            cand --model 'The model to name in `OPENAI_MODEL`'
+            cand --min-ttl 'How long the token must be good for (default: 10m if it can be had)'
+            cand --profile 'Use this profile instead of the active one'
+            cand --preserve-env 'Leave key and base URL alone if either is set already'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;sandbox'= {
+            cand --expires-in 'How long access tokens of the practice provider live'
+            cand --profile 'Use this profile instead of the active one'
+            cand --tour 'Show each command with its real output, then leave'
+            cand --no-approve 'Approve nothing by itself, even without a terminal: every login waits for the page'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;completions'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;help'= {
+            cand login 'Log in and make the profile active'
+            cand status 'Show where the login stands'
+            cand refresh 'Renew the access token now'
+            cand logout 'Remove a stored credential, revoking it where the provider can'
+            cand token 'Print an access token that is good for a while'
+            cand env 'Print shell statements that export the credential'
+            cand exec 'Run a program with the credential in its environment'
+            cand sandbox 'Try everything against a practice provider on this machine: no account, no network'
+            cand completions 'Print a completion script'
+            cand help 'Print this message or the help of the given subcommand(s)'
+        }
+        &'qwenauth;help;login'= {
+        }
+        &'qwenauth;help;status'= {
+        }
+        &'qwenauth;help;refresh'= {
+        }
+        &'qwenauth;help;logout'= {
+        }
+        &'qwenauth;help;token'= {
+        }
+        &'qwenauth;help;env'= {
+        }
+        &'qwenauth;help;exec'= {
+        }
+        &'qwenauth;help;sandbox'= {
+        }
+        &'qwenauth;help;completions'= {
+        }
+        &'qwenauth;help;help'= {
+        }
+    ]
+    $completions[$command]
+}

@@ -1,0 +1,104 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_qwenauth_global_optspecs
+    string join \n profile= h/help V/version
+end
+
+function __fish_qwenauth_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_qwenauth_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_qwenauth_using_subcommand
+    set -l cmd (__fish_qwenauth_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -l profile -d 'Use this profile instead of the active one' -r
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -s V -l version -d 'Print version'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "login" -d 'Log in and make the profile active'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "status" -d 'Show where the login stands'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "refresh" -d 'Renew the access token now'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "logout" -d 'Remove a stored credential, revoking it where the provider can'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "token" -d 'Print an access token that is good for a while'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "env" -d 'Print shell statements that export the credential'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "exec" -d 'Run a program with the credential in its environment'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "sandbox" -d 'Try everything against a practice provider on this machine: no account, no network'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "completions" -d 'Print a completion script'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l qr -d 'Draw the verification URL as a QR code on stderr' -r -f -a "auto\t'When stderr is a terminal large enough'
+always\t''
+never\t''"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l timeout -d 'Give up after this long, for example `90s` or `5m`' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l model -d 'The model that `env` and `exec` name for this profile' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l profile -d 'Use this profile instead of the active one' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l force -d 'Log in again although a valid login exists'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-browser -d 'Do not open a browser'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-verify -d 'Do not prove the login with a request to the API'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l json -d 'Print events for a script, one JSON object a line'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l profile -d 'Use this profile instead of the active one' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l json -d 'Print JSON'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l all -d 'Show every stored profile'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l check -d 'Ask the API whether it accepts the credential'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand refresh" -l profile -d 'Use this profile instead of the active one' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand refresh" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l profile -d 'Use this profile instead of the active one' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l all -d 'Remove every stored profile'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l local -d 'Do not ask the provider to revoke the credential'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l json -d 'Print JSON'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l min-ttl -d 'How long the token must be good for (default: 30s)' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l format -r -f -a "raw\t'The token alone'
+json\t'An object with token, expiry, base URL and model'
+header\t'`Authorization: Bearer …`'"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l profile -d 'Use this profile instead of the active one' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l format -d 'The shell or file that will read it' -r -f -a "sh\t'bash, dash, zsh: `eval $(qwenauth env)`'
+fish\t'`qwenauth env --format fish | source`'
+powershell\t'`qwenauth env --format powershell | Out-String | Invoke-Expression`'
+nushell\t'`qwenauth env --format nushell | from json | load-env`'
+elvish\t'`eval (qwenauth env --format elvish | slurp)`'
+cmd\t'`for /f "delims=" %i in (\'qwenauth env --format cmd\') do @%i`'
+dotenv\t'`qwenauth env --format dotenv > .env`; the file holds a secret'
+json\t'An object: name and value, or null for a variable to remove'
+github\t'In a GitHub Actions job: `qwenauth env --format github >> "$GITHUB_ENV"`'"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l model -d 'The model to name in `OPENAI_MODEL`' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l min-ttl -d 'How long the token must be good for (default: 10m if it can be had)' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l profile -d 'Use this profile instead of the active one' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l unset -d 'Print statements that remove the variables'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l model -d 'The model to name in `OPENAI_MODEL`' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l min-ttl -d 'How long the token must be good for (default: 10m if it can be had)' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l profile -d 'Use this profile instead of the active one' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l preserve-env -d 'Leave key and base URL alone if either is set already'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l expires-in -d 'How long access tokens of the practice provider live' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l profile -d 'Use this profile instead of the active one' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l tour -d 'Show each command with its real output, then leave'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l no-approve -d 'Approve nothing by itself, even without a terminal: every login waits for the page'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -l profile -d 'Use this profile instead of the active one' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec sandbox completions help" -f -a "login" -d 'Log in and make the profile active'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec sandbox completions help" -f -a "status" -d 'Show where the login stands'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec sandbox completions help" -f -a "refresh" -d 'Renew the access token now'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec sandbox completions help" -f -a "logout" -d 'Remove a stored credential, revoking it where the provider can'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec sandbox completions help" -f -a "token" -d 'Print an access token that is good for a while'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec sandbox completions help" -f -a "env" -d 'Print shell statements that export the credential'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec sandbox completions help" -f -a "exec" -d 'Run a program with the credential in its environment'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec sandbox completions help" -f -a "sandbox" -d 'Try everything against a practice provider on this machine: no account, no network'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec sandbox completions help" -f -a "completions" -d 'Print a completion script'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec sandbox completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -1,0 +1,155 @@
+module completions {
+
+  # Log in to Qwen models once and hand the credential to any tool
+  export extern qwenauth [
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+    --version(-V)             # Print version
+  ]
+
+  def "nu-complete qwenauth login qr" [] {
+    [ "auto" "always" "never" ]
+  }
+
+  # Log in and make the profile active
+  export extern "qwenauth login" [
+    --force                   # Log in again although a valid login exists
+    --no-browser              # Do not open a browser
+    --qr: string@"nu-complete qwenauth login qr" # Draw the verification URL as a QR code on stderr
+    --no-verify               # Do not prove the login with a request to the API
+    --timeout: string         # Give up after this long, for example `90s` or `5m`
+    --model: string           # The model that `env` and `exec` name for this profile
+    --json                    # Print events for a script, one JSON object a line
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help (see more with '--help')
+    provider?: string         # The provider to log in to (default: choose on a terminal, else `qwen`)
+  ]
+
+  # Show where the login stands
+  export extern "qwenauth status" [
+    --json                    # Print JSON
+    --all                     # Show every stored profile
+    --check                   # Ask the API whether it accepts the credential
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+  ]
+
+  # Renew the access token now
+  export extern "qwenauth refresh" [
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+  ]
+
+  # Remove a stored credential, revoking it where the provider can
+  export extern "qwenauth logout" [
+    --all                     # Remove every stored profile
+    --local                   # Do not ask the provider to revoke the credential
+    --json                    # Print JSON
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+  ]
+
+  def "nu-complete qwenauth token format" [] {
+    [ "raw" "json" "header" ]
+  }
+
+  # Print an access token that is good for a while
+  export extern "qwenauth token" [
+    --min-ttl: string         # How long the token must be good for (default: 30s)
+    --format: string@"nu-complete qwenauth token format"
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help (see more with '--help')
+  ]
+
+  def "nu-complete qwenauth env format" [] {
+    [ "sh" "fish" "powershell" "nushell" "elvish" "cmd" "dotenv" "json" "github" ]
+  }
+
+  # Print shell statements that export the credential
+  export extern "qwenauth env" [
+    --format: string@"nu-complete qwenauth env format" # The shell or file that will read it
+    --unset                   # Print statements that remove the variables
+    --model: string           # The model to name in `OPENAI_MODEL`
+    --min-ttl: string         # How long the token must be good for (default: 10m if it can be had)
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help (see more with '--help')
+  ]
+
+  # Run a program with the credential in its environment
+  export extern "qwenauth exec" [
+    --preserve-env            # Leave key and base URL alone if either is set already
+    --model: string           # The model to name in `OPENAI_MODEL`
+    --min-ttl: string         # How long the token must be good for (default: 10m if it can be had)
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+    ...command: string        # The program and its arguments
+  ]
+
+  # Try everything against a practice provider on this machine: no account, no network
+  export extern "qwenauth sandbox" [
+    --tour                    # Show each command with its real output, then leave
+    --no-approve              # Approve nothing by itself, even without a terminal: every login waits for the page
+    --expires-in: string      # How long access tokens of the practice provider live
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+    ...command: string        # The program to run inside (default: your shell)
+  ]
+
+  def "nu-complete qwenauth completions shell" [] {
+    [ "bash" "zsh" "fish" "powershell" "elvish" "nushell" ]
+  }
+
+  # Print a completion script
+  export extern "qwenauth completions" [
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+    shell: string@"nu-complete qwenauth completions shell"
+  ]
+
+  # Print this message or the help of the given subcommand(s)
+  export extern "qwenauth help" [
+  ]
+
+  # Log in and make the profile active
+  export extern "qwenauth help login" [
+  ]
+
+  # Show where the login stands
+  export extern "qwenauth help status" [
+  ]
+
+  # Renew the access token now
+  export extern "qwenauth help refresh" [
+  ]
+
+  # Remove a stored credential, revoking it where the provider can
+  export extern "qwenauth help logout" [
+  ]
+
+  # Print an access token that is good for a while
+  export extern "qwenauth help token" [
+  ]
+
+  # Print shell statements that export the credential
+  export extern "qwenauth help env" [
+  ]
+
+  # Run a program with the credential in its environment
+  export extern "qwenauth help exec" [
+  ]
+
+  # Try everything against a practice provider on this machine: no account, no network
+  export extern "qwenauth help sandbox" [
+  ]
+
+  # Print a completion script
+  export extern "qwenauth help completions" [
+  ]
+
+  # Print this message or the help of the given subcommand(s)
+  export extern "qwenauth help help" [
+  ]
+
+}
+
+export use completions *

@@ -1,0 +1,128 @@
+//! `qwenauth env`: print statements that export the credential.
+//!
+//! Hazard: `eval` of nothing succeeds, and the script goes on with the variables it had before.
+//! Rule: whatever fails, stdout carries a statement that fails too, where the format has one.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+
+use super::{Setting, group, print};
+use crate::cli::{EnvArgs, EnvFormat, variable};
+use crate::error::{Failed, Failure, Report, printable};
+use crate::secret::Secret;
+use crate::shell::{self, Variable};
+
+pub(crate) fn run(args: &EnvArgs, setting: impl FnOnce() -> Result<Setting>) -> Result<()> {
+    let result = text(args, || group(&setting()?, args.min_ttl, args.model.clone()));
+    let answer = match &result {
+        Ok(text) => text.expose(),
+        Err(error) => &failure(args.format, Report::of(error).failure.exit_code()),
+    };
+    print(answer)?;
+    result?;
+    if args.format == EnvFormat::Dotenv {
+        hint_at_git();
+    }
+    Ok(())
+}
+
+fn text(args: &EnvArgs, group: impl FnOnce() -> Result<[Variable; 6]>) -> Result<Secret> {
+    check(args)?;
+    let mut group = if args.unset { shell::openai_removed() } else { group()? }.to_vec();
+    if args.format == EnvFormat::Github {
+        // An empty variable is not quite a removed one: none is made where there is nothing to remove.
+        group.retain(|entry| entry.value.is_some() || variable(entry.name).is_some());
+        if let Some(key) =
+            group.iter().find(|entry| entry.name == "OPENAI_API_KEY").and_then(|entry| entry.value.as_ref())
+        {
+            io::stderr().write_all(shell::github_mask(key).expose().as_bytes())?;
+        }
+    }
+    match args.format {
+        EnvFormat::Sh => shell::sh(&group),
+        EnvFormat::Fish => shell::fish(&group),
+        EnvFormat::Powershell => shell::powershell(&group),
+        EnvFormat::Nushell => shell::nushell(&group),
+        EnvFormat::Elvish => shell::elvish(&group),
+        EnvFormat::Cmd => shell::cmd(&group),
+        EnvFormat::Dotenv => shell::dotenv(&group),
+        EnvFormat::Json => shell::json(&group),
+        EnvFormat::Github => shell::github(&group),
+    }
+}
+
+/// Refuses what cannot work, before a credential is read or renewed for it.
+fn check(args: &EnvArgs) -> Result<()> {
+    if args.format == EnvFormat::Github && variable("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
+        return Failed::new(Failure::Usage, "`--format github` works only in a GitHub Actions job")
+            .hint("`GITHUB_ACTIONS` is not `true` here: choose another format")
+            .err();
+    }
+    if args.format == EnvFormat::Dotenv && args.unset {
+        return Failed::new(Failure::Usage, "`--unset` cannot be said in a `.env` file")
+            .hint("delete the `OPENAI_…` lines from the file")
+            .err();
+    }
+    Ok(())
+}
+
+/// What stands on stdout when there are no variables to print.
+fn failure(format: EnvFormat, code: u8) -> String {
+    match format {
+        EnvFormat::Sh => shell::sh_failure(code),
+        EnvFormat::Fish => shell::fish_failure(),
+        _ => String::new(),
+    }
+}
+
+/// Says so when the file that was just written would be committed. Only a hint: whatever goes wrong here goes unsaid.
+fn hint_at_git() {
+    let Some(file) = file_behind_stdout() else { return };
+    if is_committable(&file) == Some(true) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let hint = format!("qwenauth: hint: git does not ignore `{0}`: `echo {0} >> .gitignore`\n", printable(&name));
+        let _ = io::stderr().write_all(hint.as_bytes());
+    }
+}
+
+/// `git` answers 0 for an ignored path, 1 for any other, 128 outside a work tree.
+fn is_committable(file: &Path) -> Option<bool> {
+    let status = Command::new("git")
+        // A repository from somewhere else may name a program of its own here.
+        .args(["-c", "core.fsmonitor=false", "-C"])
+        .args([file.parent()?, Path::new("check-ignore"), Path::new("--quiet"), Path::new("--"), file])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .ok()?;
+    Some(status.code()? == 1)
+}
+
+#[cfg(target_os = "linux")]
+fn file_behind_stdout() -> Option<PathBuf> {
+    // A pipe or a terminal is no path of a regular file; a deleted file has none.
+    std::fs::read_link("/proc/self/fd/1").ok().filter(|path| path.is_file())
+}
+
+/// Elsewhere a file in the working directory is found by its inode.
+#[cfg(all(unix, not(target_os = "linux")))]
+fn file_behind_stdout() -> Option<PathBuf> {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+    let stdout = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned().ok()?).metadata().ok()?;
+    let here = std::env::current_dir().ok()?;
+    std::fs::read_dir(here).ok()?.flatten().map(|entry| entry.path()).find(|path| {
+        let is_same =
+            |file: std::fs::Metadata| file.is_file() && file.dev() == stdout.dev() && file.ino() == stdout.ino();
+        path.symlink_metadata().is_ok_and(is_same)
+    })
+}
+
+#[cfg(not(unix))]
+fn file_behind_stdout() -> Option<PathBuf> {
+    None
+}

@@ -1,0 +1,167 @@
+//! `qwenauth man DIRECTORY`: write the manual pages, one per command.
+//!
+//! The text is that of `--help`, so that it is written once; only what help has no room for stands here.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::{Command, CommandFactory};
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
+
+use crate::cli::Cli;
+use crate::files::{Privacy, Room};
+
+/// Sections of the main page, in the form of the help's own: a heading, then terms and texts.
+const MAIN: &str = "\
+Files:
+  $QWEN_HOME/oauth_creds.json
+      the Qwen OAuth login (default: `~/.qwen/oauth_creds.json`), shared with Qwen Code
+  $XDG_DATA_HOME/qwenauth/credentials/NAME.json
+      every other profile (default: below `~/.local/share`)
+  $XDG_CONFIG_HOME/qwenauth/config.toml
+      the configuration (default: below `~/.config`)
+  $XDG_STATE_HOME/qwenauth/
+      pending logins and the marks of refused tokens (default: below `~/.local/state`)
+
+With `QWENAUTH_HOME` set, the last three are in its directories `data`, `config` and `state`.
+Directories are made with mode 0700, files with 0600, whatever the umask.
+
+Examples:
+  qwenauth sandbox --tour           see everything once: no account, no network
+  qwenauth login                    then, in any shell or script:
+  qwenauth exec -- opencode
+  eval $(qwenauth env)
+  curl -H \"$(qwenauth token --format header)\" https://portal.qwen.ai/v1/models";
+
+pub(crate) fn run(directory: &Path) -> Result<()> {
+    let mut main = Cli::command().disable_help_subcommand(true).subcommand_help_heading("COMMANDS");
+    main.build();
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot make `{}`", directory.display()))?;
+    let commands: Vec<&Command> =
+        [&main].into_iter().chain(main.get_subcommands().filter(|command| !command.is_hide_set())).collect();
+    for command in &commands {
+        let others = commands.iter().map(|other| page_name(other)).filter(|other| *other != page_name(command));
+        let text = page(command, &others.collect::<Vec<_>>())?;
+        let path = directory.join(format!("{}.1", page_name(command)));
+        Room::reserve(&path, text.len(), Privacy::Open)?.write(text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// `qwenauth-login` for `qwenauth login`.
+fn page_name(command: &Command) -> &str {
+    command.get_display_name().unwrap_or_else(|| command.get_name())
+}
+
+fn page(command: &Command, see_also: &[&str]) -> Result<String> {
+    let is_main = command.has_subcommands();
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let usage = command.clone().render_usage().to_string();
+    let mut page = Roff::new();
+    // No date: the page says the same whenever it is made. (A `Roff` control would drop the empty argument.)
+    let title = format!(
+        ".TH {} 1 \"\" \"qwenauth {}\" \"User Commands\"\n",
+        page_name(command).to_uppercase(),
+        env!("CARGO_PKG_VERSION")
+    );
+    page.control("SH", ["NAME"]).text([roman(format!("{} - {about}", page_name(command)))]);
+    page.control("SH", ["SYNOPSIS"]).text([roman(usage.trim_start_matches("Usage: "))]);
+    page.control("SH", ["DESCRIPTION"]).text([roman(format!("{about}."))]);
+    let help = command.get_after_long_help().or_else(|| command.get_after_help());
+    let help = help.map(ToString::to_string).unwrap_or_default();
+    // Prose comes before the first heading, and options between the two.
+    let headed = help.lines().position(is_heading).unwrap_or(usize::MAX);
+    if headed > 0 && !help.is_empty() {
+        page.control("PP", []);
+    }
+    sections(&mut page, help.lines().take(headed));
+
+    let man = Man::new(command.clone());
+    let mut options = Vec::new();
+    man.render_options_section(&mut options)?;
+    if is_main {
+        man.render_subcommands_section(&mut options)?;
+    }
+
+    let mut rest = Roff::new();
+    sections(&mut rest, help.lines().skip(headed));
+    if is_main {
+        sections(&mut rest, MAIN.lines());
+    }
+    rest.control("SH", ["SEE ALSO"]);
+    for (index, other) in see_also.iter().enumerate() {
+        let comma = if index + 1 < see_also.len() { "," } else { "" };
+        rest.text([bold(*other), roman(format!("(1){comma}"))]);
+    }
+
+    // Each part begins with the same definitions; a page needs them once.
+    let definitions = Roff::new().render();
+    let body = [page.render(), String::from_utf8(options)?, rest.render()].concat().replace(&definitions, "");
+    Ok([definitions, title, embolden(&body)].concat())
+}
+
+fn is_heading(line: &str) -> bool {
+    line.ends_with(':') && !line.starts_with(' ')
+}
+
+/// Help text: headings, examples as they stand, and lists of terms at two spaces, each with its text behind two more
+/// or on lines of its own further in.
+fn sections<'a>(page: &mut Roff, lines: impl Iterator<Item = &'a str>) {
+    let mut lines = lines.peekable();
+    let mut in_examples = false;
+    while let Some(line) = lines.next() {
+        let is_last = lines.peek().is_none_or(|next| is_heading(next));
+        if is_heading(line) {
+            in_examples = line == "Examples:";
+            let title = if line == "Exit codes:" {
+                "EXIT STATUS".to_owned()
+            } else {
+                line.trim_end_matches(':').to_uppercase()
+            };
+            page.control("SH", [title.as_str()]);
+            if in_examples {
+                page.control("nf", []);
+            }
+        } else if in_examples {
+            page.text([roman(line.trim_start())]);
+        } else if line.is_empty() && !is_last {
+            page.control("PP", []);
+        } else if let Some(entry) = line.strip_prefix("  ").filter(|entry| !entry.starts_with(' ')) {
+            let (term, text) = entry.split_once("  ").unwrap_or((entry, ""));
+            page.control("TP", []).text([bold(term)]);
+            if !text.is_empty() {
+                page.text([roman(text.trim_start())]);
+            }
+        } else if !line.is_empty() {
+            page.text([roman(line.trim_start())]);
+        }
+        if in_examples && is_last {
+            page.control("fi", []);
+        }
+    }
+}
+
+/// Literals in backticks become bold, as a manual page has them; a backtick would come out as a quotation mark.
+fn embolden(page: &str) -> String {
+    let mut text = String::with_capacity(page.len());
+    for line in page.lines() {
+        if line.starts_with('.') || line.matches('`').count() % 2 == 1 {
+            text.push_str(line);
+        } else {
+            for (index, part) in line.split('`').enumerate() {
+                let font = if index == 0 {
+                    ""
+                } else if index % 2 == 1 {
+                    "\\fB"
+                } else {
+                    "\\fR"
+                };
+                text.push_str(font);
+                text.push_str(part);
+            }
+        }
+        text.push('\n');
+    }
+    text
+}

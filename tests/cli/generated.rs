@@ -1,0 +1,168 @@
+//! `completions/` and `man/` say what the command line says, and shells complete with what is in there.
+#![expect(clippy::disallowed_methods, reason = "tests lay out their own files and look at CI")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+const SHELLS: [(&str, &str); 6] = [
+    ("bash", "qwenauth.bash"),
+    ("zsh", "_qwenauth"),
+    ("fish", "qwenauth.fish"),
+    ("powershell", "_qwenauth.ps1"),
+    ("elvish", "qwenauth.elv"),
+    ("nushell", "qwenauth.nu"),
+];
+
+fn committed(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn qwenauth(arguments: &[&str]) -> Vec<u8> {
+    let output = Command::new(env!("CARGO_BIN_EXE_qwenauth")).args(arguments).env_clear().output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    output.stdout
+}
+
+fn files_in(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    entries
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .collect()
+}
+
+/// Equal, or a message that names the files and the remedy, not their contents.
+fn assert_same(made: &BTreeMap<String, Vec<u8>>, directory: &str) {
+    let kept = files_in(&committed(directory));
+    let names = made.keys().chain(kept.keys());
+    let different: Vec<_> = names.filter(|name| made.get(*name) != kept.get(*name)).collect();
+    assert!(different.is_empty(), "{directory}/ is not what the command line says: {different:?}; run `just generate`");
+}
+
+#[test]
+fn committed_completions_are_what_the_command_line_says() {
+    let made = SHELLS.map(|(shell, file)| (file.to_owned(), qwenauth(&["completions", shell])));
+    assert_same(&made.into(), "completions");
+}
+
+#[test]
+fn committed_manual_pages_are_what_the_command_line_says() {
+    let directory = TempDir::new().unwrap();
+    let made = directory.path().join("made/man");
+    qwenauth(&["man", made.to_str().unwrap()]);
+    assert_same(&files_in(&made), "man");
+}
+
+#[test]
+fn every_command_has_a_manual_page_with_examples_and_references() {
+    let help = String::from_utf8(qwenauth(&["--help"])).unwrap();
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let mut pages: Vec<String> = commands
+        .map(|line| line.split_whitespace().next().unwrap())
+        .filter(|command| *command != "help")
+        .map(|command| format!("qwenauth-{command}.1"))
+        .collect();
+    pages.push("qwenauth.1".to_owned());
+    pages.sort();
+    let kept = files_in(&committed("man"));
+    assert_eq!(kept.keys().collect::<Vec<_>>(), pages.iter().collect::<Vec<_>>());
+    for (name, page) in &kept {
+        let page = std::str::from_utf8(page).unwrap();
+        for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXAMPLES", "\"SEE ALSO\""] {
+            assert_eq!(page.matches(&format!(".SH {section}\n")).count(), 1, "{name}: {section}");
+        }
+    }
+}
+
+#[test]
+fn the_main_page_has_the_environment_the_exit_codes_and_the_files() {
+    let page = fs::read_to_string(committed("man/qwenauth.1")).unwrap();
+    for entry in [
+        ".SH ENVIRONMENT\n.TP\n\\fBQWENAUTH_PROFILE\\fR\n",
+        ".TP\n\\fBNO_COLOR, CLICOLOR_FORCE\\fR\n",
+        ".SH \"EXIT STATUS\"\n.TP\n\\fB0\\fR\ndone\n",
+        ".SH FILES\n.TP\n\\fB$QWEN_HOME/oauth_creds.json\\fR\n",
+    ] {
+        assert!(page.contains(entry), "{entry}");
+    }
+}
+
+#[test]
+fn hidden_commands_are_not_completed() {
+    for (shell, file) in SHELLS {
+        let script = String::from_utf8(qwenauth(&["completions", shell])).unwrap();
+        assert!(!script.contains("manual pages"), "{file}");
+        assert!(script.contains("--preserve-env") || script.contains("preserve-env"), "{file}");
+    }
+}
+
+/// What `script` prints in a real shell, or nothing where that shell is not installed (an error in CI).
+fn complete(shell: &str, arguments: &[&str], script: &str) -> Option<String> {
+    let output = Command::new(shell)
+        .args(arguments)
+        .args([script])
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("HOME", "/nonexistent")
+        .env("TERM", "dumb")
+        .stdin(Stdio::null())
+        .current_dir(committed("completions"))
+        .output();
+    match output {
+        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(error) => {
+            let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
+            assert!(!is_ci, "{shell}: {error}, and CI=true");
+            eprintln!("skipped: {shell}: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn bash_completes_commands_options_and_values() {
+    let script = "source ./qwenauth.bash
+        try() { COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _qwenauth qwenauth \"${@: -1}\" \"${@: -2:1}\"; echo \"${COMPREPLY[*]}\"; }
+        try qwenauth st; try qwenauth exec --pre; try qwenauth env --format fi; try qwenauth completions nu; try qwenauth ma";
+    if let Some(output) = complete("bash", &["--norc", "--noprofile", "-c"], script) {
+        assert_eq!(output, "status\n--preserve-env\nfish\nnushell\n\n");
+    }
+}
+
+#[test]
+fn fish_completes_commands_options_and_values() {
+    let script = "source ./qwenauth.fish
+        for line in 'qwenauth st' 'qwenauth exec --pre' 'qwenauth env --format fi' 'qwenauth completions nu' 'qwenauth ma'
+            complete -C $line | string replace -r '\\t.*' ''
+            echo .
+        end";
+    if let Some(output) = complete("fish", &["--no-config", "-c"], script) {
+        assert_eq!(output, "status\n.\n--preserve-env\n.\nfish\n.\nnushell\n.\n.\n");
+    }
+}
+
+/// zsh completes only at a terminal: one is made by its own zpty module, TAB is typed, and the line is read back.
+#[test]
+fn zsh_completes_commands_options_and_values() {
+    let script = r#"zmodload zsh/zpty
+        zpty z "zsh -f -i"
+        zpty -w z "PS1= PS2= fpath=($PWD \$fpath); autoload -Uz compinit; compinit -u -D; unsetopt list_beep prompt_cr zle_bracketed_paste 2>/dev/null"
+        zpty -w z 'zle_line() { print -r -- "<$BUFFER>"; BUFFER=; zle .accept-line }; zle -N zle_line; bindkey "^X" zle_line; echo ready'
+        while zpty -r z line; do [[ $line == *ready[[:space:]]* ]] && break; done
+        for typed in 'qwenauth stat' 'qwenauth exec --pre' 'qwenauth env --format fi' 'qwenauth completions nu'; do
+            zpty -n -w z "$typed"$'\t\x18'
+            while zpty -r z line; do [[ $line == *'<'*'>'* ]] && break; done
+            print -r -- "${${line#*<}%>*}"
+        done
+        zpty -d z"#;
+    if let Some(output) = complete("zsh", &["-f", "-c"], script) {
+        assert_eq!(
+            output,
+            "qwenauth status \nqwenauth exec --preserve-env \nqwenauth env --format fish \nqwenauth completions nushell \n"
+        );
+    }
+}
