@@ -67,8 +67,16 @@ class Process:
         assert code == 0, f"`{self.command}` ended with {code}\n{self._said()}"
         return self
 
-    def wait_for_stderr(self, text, seconds=RUN_SECONDS):
-        until(lambda: text in self.stderr, f"`{self.command}` to say {text!r}", seconds)
+    def wait_for(self, condition, what):
+        """Waits for what the program does outside our sight; it must not end before."""
+        until(lambda: condition() or self._process.poll() is not None, f"`{self.command}` {what}")
+        assert condition(), f"`{self.command}` ended before it {what}\n{self._said()}"
+
+    def wait_for_stderr(self, text):
+        self.wait_for(lambda: text in self.stderr, f"said {text!r}")
+
+    def wait_until_held(self, gate):
+        self.wait_for(gate.holds_a_request, "sent the request to be held")
 
     def interrupt(self):
         """Ctrl-C: a terminal interrupts the whole process group."""
@@ -139,6 +147,7 @@ class Machine:
 
     def login(self):
         self.qwenauth("login", "--no-browser")
+        assert self.credential_file.exists(), "`qwenauth login` wrote no credential file"
 
     def credential(self):
         return json.loads(self.credential_file.read_text())
@@ -165,7 +174,6 @@ class Machine:
 
 
 def until(condition, what, seconds=RUN_SECONDS):
-    """Waits for something that a program does outside our sight, such as making a file."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"

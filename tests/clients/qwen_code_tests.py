@@ -19,26 +19,29 @@ QWENAUTH, QWEN_CODE = "qwenauth/", "node"  # who refreshes, by User-Agent
 class QwenCode:
     def __init__(self, version, machine):
         self._machine = machine
-        self._command = machine.package(f"qwen-code-{version}") / "node_modules/.bin/qwen"
+        self._program = machine.package(f"qwen-code-{version}") / "node_modules/.bin/qwen"
         node = machine.package("node-22") / "node_modules/.bin"
         self._signs = machine.root / "signs"
         self._signs.mkdir()
-        self._environment = {
+        self.environment = {
             "PATH": f"{node}:{machine.environment()['PATH']}",
             "NODE_OPTIONS": f"--import={PRELOAD.as_uri()}",
             "SIGNS": str(self._signs),
             **({"HTTPS_PROXY": "", "HTTP_PROXY": ""} if version == "0.12.0" else {}),  # it ignores NO_PROXY
         }
-        settings = machine.home / ".qwen" / "settings.json"
-        settings.parent.mkdir(mode=0o700)
-        settings.write_text(json.dumps(SETTINGS))
+        self.settings = machine.home / ".qwen" / "settings.json"
+        self.settings.parent.mkdir(mode=0o700)
+        self.settings.write_text(json.dumps(SETTINGS))
+
+    def command(self, prompt):
+        return self._program, "--auth-type", "qwen-oauth", "-p", prompt
 
     def start(self, prompt):
-        return self._machine.start(self._command, "--auth-type", "qwen-oauth", "-p", prompt, **self._environment)
+        return self._machine.start(*self.command(prompt), **self.environment)
 
-    def wait_until_it_waits(self, tries=1):
+    def wait_until_it_waits(self, process, tries=1):
         waits = self._signs / "waits"
-        until(lambda: waits.exists() and waits.stat().st_size >= tries, f"Qwen Code to find the lock taken {tries} times")
+        process.wait_for(lambda: waits.exists() and waits.stat().st_size >= tries, f"met the lock {tries} times")
 
     def assert_it_removed_the_lock(self):
         assert (self._signs / "unlocked").exists(), "Qwen Code left the lock alone, so this test shows nothing"
@@ -86,9 +89,9 @@ def waits_for_qwenauth_and_adopts_its_token(version, machine):
     machine.expire()
     machine.provider.refresh_gate.close()
     renewing = machine.start_qwenauth("token")
-    machine.provider.refresh_gate.wait_until_reached()
+    renewing.wait_until_held(machine.provider.refresh_gate)
     asking = qwen.start("ping")
-    qwen.wait_until_it_waits()
+    qwen.wait_until_it_waits(asking)
     machine.provider.refresh_gate.open()
     renewing.succeed()
     assert_answered(asking, "ping")
@@ -101,7 +104,7 @@ def is_waited_for_by_qwenauth_which_adopts_its_token(version, machine):
     machine.expire()
     machine.provider.refresh_gate.close()
     asking = qwen.start("ping")
-    machine.provider.refresh_gate.wait_until_reached()
+    asking.wait_until_held(machine.provider.refresh_gate)
     waiting = machine.start_qwenauth("token")
     waiting.wait_for_stderr("waiting")
     machine.provider.refresh_gate.open()
@@ -115,7 +118,7 @@ def renew_while(machine, qwen, leave):
     """Starts a renewal, lets `leave` end a Qwen Code that takes the lock with it."""
     machine.provider.refresh_gate.close()
     renewing = machine.start_qwenauth("refresh")
-    machine.provider.refresh_gate.wait_until_reached()
+    renewing.wait_until_held(machine.provider.refresh_gate)
     leave()
     qwen.assert_it_removed_the_lock()
     until(machine.lock_file.exists, "qwenauth to make its lock again")
@@ -128,7 +131,7 @@ def may_end_while_qwenauth_renews(version, machine):
     machine.login()
     machine.provider.model_gate.close()
     asking = qwen.start("ping")
-    machine.provider.model_gate.wait_until_reached()
+    asking.wait_until_held(machine.provider.model_gate)
 
     def end_with_an_answer():
         machine.provider.model_gate.open()
@@ -143,7 +146,7 @@ def may_be_interrupted_while_qwenauth_renews(version, machine):
     machine.login()
     machine.provider.model_gate.close()
     asking = qwen.start("ping")
-    machine.provider.model_gate.wait_until_reached()
+    asking.wait_until_held(machine.provider.model_gate)
 
     def interrupt():
         asking.interrupt()
@@ -161,13 +164,22 @@ def may_be_interrupted_while_it_waits_for_qwenauth(version, machine):
 
     def interrupt():
         waiting.append(qwen.start("ping"))
-        qwen.wait_until_it_waits(tries=8)  # from here on it sleeps 2 s between tries
+        qwen.wait_until_it_waits(waiting[0], tries=8)  # from here on it sleeps 2 s between tries
         waiting[0].interrupt()  # it removes the lock at once, but lives on and tries for it again
-        qwen.wait_until_it_waits(tries=9)
+        qwen.wait_until_it_waits(waiting[0], tries=9)
 
     renew_while(machine, qwen, interrupt)
     waiting[0].wait()
     machine.assert_refreshed_once_by(QWENAUTH)
+
+
+def answers_in_the_sandbox(machine):
+    """The sandbox moves Qwen Code's directory, which releases since 0.15.10 follow."""
+    qwen = QwenCode("0.24.4", machine)
+    script = 'cp "$0" "$QWEN_HOME" && qwenauth login --no-browser && exec "$@"'
+    done = machine.run("qwenauth", "sandbox", "--", "sh", "-c", script, qwen.settings, *qwen.command("ping"), **qwen.environment)
+    assert "You said:" in done.stdout and "ping" in done.stdout, f"no answer in {done.stdout!r}"
+    assert not machine.credential_file.exists(), "the sandbox wrote into the home directory"
 
 
 VERSIONS = ("0.12.0", "0.24.4")
@@ -188,4 +200,4 @@ TESTS = {
     )
     for version in VERSIONS
     for behaviour in BEHAVIOURS
-}
+} | {"qwen_code_0.24.4_answers_in_the_sandbox": (["qwen-code-0.24.4", "node-22"], answers_in_the_sandbox)}
