@@ -82,12 +82,22 @@ class Process:
         """Ctrl-C: a terminal interrupts the whole process group."""
         os.killpg(self._process.pid, signal.SIGINT)
 
-    def end(self):
-        """Ends the program and the children it left in its session."""
+    def wait_for_all(self):
+        """Waits for the program and the children that it left behind, whatever their exit codes."""
+        self._process.wait(RUN_SECONDS)
+        until(lambda: not self._group_lives(), f"the children of `{self.command}` to end")
+
+    def _group_lives(self):
         try:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, 0)
         except ProcessLookupError:
-            pass
+            return False
+        return True
+
+    def end(self):
+        """Ends the program and the children that it left behind."""
+        if self._group_lives():
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def _said(self):

@@ -39,9 +39,10 @@ class QwenCode:
     def start(self, prompt):
         return self._machine.start(*self.command(prompt), **self.environment)
 
-    def wait_until_it_waits(self, process, tries=1):
-        waits = self._signs / "waits"
-        process.wait_for(lambda: waits.exists() and waits.stat().st_size >= tries, f"met the lock {tries} times")
+    def lock_tries(self):
+        """How often it found the lock taken."""
+        tries = self._signs / "waits"
+        return tries.stat().st_size if tries.exists() else 0
 
     def assert_it_removed_the_lock(self):
         assert (self._signs / "unlocked").exists(), "Qwen Code left the lock alone, so this test shows nothing"
@@ -91,7 +92,7 @@ def waits_for_qwenauth_and_adopts_its_token(version, machine):
     renewing = machine.start_qwenauth("token")
     renewing.wait_until_held(machine.provider.refresh_gate)
     asking = qwen.start("ping")
-    qwen.wait_until_it_waits(asking)
+    asking.wait_for(qwen.lock_tries, "met the lock")
     machine.provider.refresh_gate.open()
     renewing.succeed()
     assert_answered(asking, "ping")
@@ -150,13 +151,14 @@ def may_be_interrupted_while_qwenauth_renews(version, machine):
 
     def interrupt():
         asking.interrupt()
-        asking.wait()
+        asking.wait_for_all()
 
     renew_while(machine, qwen, interrupt)
     machine.assert_refreshed_once_by(QWENAUTH)
 
 
 def may_be_interrupted_while_it_waits_for_qwenauth(version, machine):
+    """Interrupted there, it removes the lock at once, but lives on for a while and tries to take it."""
     qwen = QwenCode(version, machine)
     machine.login()
     machine.expire()
@@ -164,12 +166,12 @@ def may_be_interrupted_while_it_waits_for_qwenauth(version, machine):
 
     def interrupt():
         waiting.append(qwen.start("ping"))
-        qwen.wait_until_it_waits(waiting[0], tries=8)  # from here on it sleeps 2 s between tries
-        waiting[0].interrupt()  # it removes the lock at once, but lives on and tries for it again
-        qwen.wait_until_it_waits(waiting[0], tries=9)
+        waiting[0].wait_for(lambda: qwen.lock_tries() >= 8, "met the lock 8 times")  # then every 2 s
+        waiting[0].interrupt()
+        until(lambda: qwen.lock_tries() >= 9, "the interrupted Qwen Code to meet the lock again")
 
     renew_while(machine, qwen, interrupt)
-    waiting[0].wait()
+    waiting[0].wait_for_all()
     machine.assert_refreshed_once_by(QWENAUTH)
 
 
