@@ -47,6 +47,17 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// What was typed. `qwenauth token` alone, which other programs call again and again, needs no parser.
+    pub(crate) fn read() -> Self {
+        let mut arguments = std::env::args_os().skip(1);
+        if arguments.next().is_some_and(|first| first == "token") && arguments.next().is_none() {
+            return Self { global: Global::default(), command: Command::Token(TokenArgs::default()) };
+        }
+        Self::parse()
+    }
+}
+
 /// Options of every command.
 #[derive(Debug, Args, Default)]
 pub(crate) struct Global {

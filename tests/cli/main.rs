@@ -2,4 +2,5 @@
 //! The real program against a real home directory.
 
 mod generated;
+mod practice;
 mod shells;
