@@ -58,9 +58,7 @@ compile_error!("qwenauth needs Unix file locks, modes and signals; on Windows it
 
 fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| {
-        if error.use_stderr() {
-            commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
-        }
+        commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
         error.exit()
     });
     match run(cli) {
