@@ -47,6 +47,17 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// What was typed. `qwenauth token` alone, which other programs call again and again, needs no parser.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        let mut arguments = std::env::args_os().skip(1);
+        if arguments.next().is_some_and(|first| first == "token") && arguments.next().is_none() {
+            return Ok(Self { global: Global::default(), command: Command::Token(TokenArgs::default()) });
+        }
+        Self::try_parse()
+    }
+}
+
 /// Options of every command.
 #[derive(Debug, Args, Default)]
 pub(crate) struct Global {
@@ -213,6 +224,7 @@ pub(crate) struct EnvArgs {
     pub(crate) min_ttl: Option<Duration>,
 }
 
+// The completion script of fish holds the help of values in double quotes: a `$` here would be expanded as it loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EnvFormat {
     /// bash, dash, zsh; quoted, any POSIX shell
