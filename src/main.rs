@@ -18,7 +18,7 @@
 //! error.rs        failures a script can act on; the only place with exit codes
 //! secret.rs       a string that cannot be printed by accident
 //!
-//! main → cli, commands · commands → everything below, never another command
+//! main → cli, commands, files, signals · commands → everything below, never another command
 //! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files
 //! providers → oauth, http · oauth → http · lock → signals · sandbox → cli, used by its command only
 //! cli, files, http, shell, signals, terminal, secret use nothing of ours but error and secret
