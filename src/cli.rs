@@ -224,6 +224,7 @@ pub(crate) struct EnvArgs {
     pub(crate) min_ttl: Option<Duration>,
 }
 
+// The completion script of fish holds the help of values in double quotes: a `$` here would be expanded as it loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EnvFormat {
     /// bash, dash, zsh; quoted, any POSIX shell

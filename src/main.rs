@@ -73,9 +73,7 @@ fn start() -> u8 {
     files::open_standard();
     signals::ignore_pipe();
     let cli = Cli::read().unwrap_or_else(|error| {
-        if error.use_stderr() {
-            commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
-        }
+        commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
         error.exit()
     });
     match run(cli) {
