@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::refresh::holds_the_renewal;
-use crate::sandbox::{NOBODY, Sandbox, mode, possible};
+use crate::sandbox::{NOBODY, Sandbox, each_path, mode, possible};
 use crate::server::{Ask, Reply};
 
 /// Whatever a damaged file holds: it is reported by every command that needs it, and stays as it is.
@@ -122,6 +122,31 @@ fn a_directory_in_the_files_place_is_no_credential() {
         "run `qwenauth login`",
     );
     assert!(sandbox.file().is_dir());
+}
+
+#[test]
+fn what_is_no_credential_is_set_aside_by_a_completed_login() {
+    let sandbox = crate::login::polls([]).granted();
+    fs::create_dir_all(sandbox.file().join("something")).unwrap();
+    drop(sandbox.run(["login"]).exits(0).any_stderr());
+    sandbox.holds_the_grant();
+    assert!(sandbox.qwen().join("oauth_creds.json.damaged-1/something").is_dir());
+}
+
+#[test]
+fn everything_that_is_made_is_private_whatever_the_umask() {
+    let sandbox = crate::login::polls([]).granted();
+    let refusal = Reply::error(400, "invalid_grant");
+    drop(sandbox.shell("umask 000; exec $QWENAUTH login").any_stderr());
+    let sandbox = sandbox.refresh(refusal);
+    drop(sandbox.shell("umask 000; exec $QWENAUTH refresh").exits(4).any_stderr());
+    let mut seen = Vec::new();
+    each_path(&sandbox.home(), &mut |path| {
+        let wanted = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode(path), wanted, "{}", path.display());
+        seen.push(path.to_owned());
+    });
+    assert!(seen.iter().any(|path| path.starts_with(sandbox.home().join(".local/state/qwenauth"))), "{seen:?}");
 }
 
 #[test]
