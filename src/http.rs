@@ -6,9 +6,9 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use reqwest::blocking::{Client, RequestBuilder};
@@ -201,10 +201,25 @@ fn exchange(request: RequestBuilder, limit: Duration) -> Result<Reply, Trouble> 
     thread::spawn(move || {
         let _ = sender.send(send(request));
     });
-    match receiver.recv_timeout(limit) {
-        Ok(outcome) => outcome,
-        Err(_) => Err(Trouble::Unknown(format!("none came within {} s", limit.as_secs()))),
+    receive(&receiver, limit)
+        .unwrap_or_else(|| Err(Trouble::Unknown(format!("none came within {} s", limit.as_secs()))))
+}
+
+/// Waits for `limit`, not counting the time that this process was stopped (Ctrl-Z, a frozen container): a reply that came
+/// meanwhile lies in the socket, and to give up on it would throw away tokens that the old ones were spent for.
+fn receive<T>(receiver: &Receiver<T>, limit: Duration) -> Option<T> {
+    const TICK: Duration = Duration::from_secs(1);
+    let (mut left, mut stopped) = (limit, false);
+    while stopped || !left.is_zero() {
+        let tick = if stopped { TICK } else { left.min(TICK) };
+        let began = Instant::now();
+        if let Ok(received) = receiver.recv_timeout(tick) {
+            return Some(received);
+        }
+        stopped = began.elapsed() > tick + TICK;
+        left = left.saturating_sub(tick);
     }
+    None
 }
 
 fn send(request: RequestBuilder) -> Result<Reply, Trouble> {
