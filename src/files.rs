@@ -213,7 +213,11 @@ pub(crate) fn check_writable(path: &Path) -> Result<()> {
     while !directory.exists() {
         directory = directory_of(directory);
     }
+    if !directory.is_dir() {
+        return Failed::new(Failure::Other, format!("`{}` is not a directory", directory.display())).err();
+    }
     nix::unistd::access(directory, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK)
+        .map_err(io::Error::from)
         .with_context(|| format!("cannot write in `{}`", directory.display()))
 }
 

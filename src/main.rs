@@ -18,9 +18,9 @@
 //! error.rs        failures a script can act on; the only place with exit codes
 //! secret.rs       a string that cannot be printed by accident
 //!
-//! main → cli, commands · commands → everything below, never another command
+//! main → cli, commands, files, signals · commands → everything below, never another command
 //! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files
-//! providers → oauth, http · oauth → http · lock → signals · sandbox: used by its command only
+//! providers → oauth, http · oauth → http · lock → signals · sandbox → cli, used by its command only
 //! cli, files, http, shell, signals, terminal, secret use nothing of ours but error and secret
 //! ```
 //!
@@ -72,7 +72,11 @@ fn main() -> std::process::ExitCode {
 fn start() -> u8 {
     files::open_standard();
     signals::ignore_pipe();
-    match run(Cli::read()) {
+    let cli = Cli::read().unwrap_or_else(|error| {
+        commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
+        error.exit()
+    });
+    match run(cli) {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => 0,
         Err(error) => {

@@ -42,7 +42,7 @@ pub(crate) fn openai_removed() -> [Variable; 6] {
 /// Unquoted, the text is split at `IFS`, globbed, and joined by `eval` with single spaces. It comes through because
 /// every byte a shell could act on has its own backslash: a run of spaces has a backslash between any two of them, so
 /// that splitting and joining give the same run back, and an escaped `*`, `?` or `[` is not a pattern. Single quotes
-/// would keep neither.
+/// would keep neither. (ksh and mksh glob an escaped pattern all the same where a file name fits it: quote it there.)
 pub(crate) fn sh(group: &[Variable]) -> Result<Secret> {
     let export = |name: &str, value: &str| Ok(format!("export {name}={};\n", sh_word(value)));
     lines(group, export, |name| format!("unset {name};\n"))
