@@ -70,6 +70,7 @@ fn main() -> std::process::ExitCode {
 }
 
 fn start() -> u8 {
+    secret::guard_memory();
     files::open_standard();
     signals::ignore_pipe();
     match Cli::read() {

@@ -1,10 +1,11 @@
 //! A home directory with one credential, and the real program in it, which a scenario may kill.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -39,10 +40,6 @@ impl Machine {
 
     pub(crate) fn file(&self) -> PathBuf {
         self.directory().join("oauth_creds.json")
-    }
-
-    pub(crate) fn kernel_lock(&self) -> PathBuf {
-        self.directory().join(".oauth_creds.qwenauth-lock")
     }
 
     /// Puts a credential there as another program does: whole, by a rename. `left`: seconds.
@@ -177,19 +174,17 @@ impl Process {
     }
 }
 
-/// Who holds that lock and who waits for it, by the kernel's own table.
-pub(crate) fn at_lock(lock: &Path) -> (Vec<u32>, Vec<u32>) {
-    let inode = fs::metadata(lock).map_or(0, |metadata| metadata.ino());
-    let inode = format!(":{inode}");
+/// Which of these processes hold a file lock and which wait for one, by the kernel's own table. Each takes only one.
+pub(crate) fn at_lock(processes: &[Process]) -> (Vec<u32>, Vec<u32>) {
+    let ours: HashSet<u32> = processes.iter().map(Process::id).collect();
     let table = fs::read_to_string("/proc/locks").unwrap_or_default();
     let (mut holding, mut waiting) = (Vec::new(), Vec::new());
     for line in table.lines() {
         // `1: FLOCK ADVISORY WRITE 4711 00:2a:1234 0 EOF`, with `->` after the number for one that waits.
-        let words: Vec<&str> = line.split_whitespace().filter(|word| *word != "->").collect();
-        let [_, _, _, _, process, file, ..] = words[..] else { continue };
-        if file.ends_with(&inode) {
+        let process = line.split_whitespace().filter(|word| *word != "->").nth(4).and_then(|word| word.parse().ok());
+        if let Some(process) = process.filter(|process| ours.contains(process)) {
             let list = if line.contains("->") { &mut waiting } else { &mut holding };
-            list.extend(process.parse::<u32>());
+            list.push(process);
         }
     }
     (holding, waiting)

@@ -19,7 +19,7 @@ fn gather(machine: &Machine, count: usize) -> Vec<Process> {
     let processes: Vec<Process> = (0..count).map(|number| machine.start(COMMANDS[number % COMMANDS.len()])).collect();
     machine.server.wait_for_refreshes(1);
     let deadline = Instant::now() + PATIENCE;
-    while at_lock(&machine.kernel_lock()).1.len() < count - 1 {
+    while at_lock(&processes).1.len() < count - 1 {
         assert!(Instant::now() < deadline, "not all of {count} processes came to the lock");
         thread::sleep(Duration::from_millis(10));
     }
@@ -79,7 +79,7 @@ pub(crate) fn killed_holder(count: usize) {
         let machine = Machine::new();
         machine.server.mood(mood);
         let mut processes = gather(&machine, count + 1);
-        let holder = holder(&machine, &processes);
+        let holder = holder(&processes);
         let holder = processes.remove(holder);
         holder.signal(Signal::SIGKILL);
         assert!(holder.end().died_by(Signal::SIGKILL));
@@ -91,8 +91,8 @@ pub(crate) fn killed_holder(count: usize) {
     }
 }
 
-fn holder(machine: &Machine, processes: &[Process]) -> usize {
-    let (holding, _) = at_lock(&machine.kernel_lock());
+fn holder(processes: &[Process]) -> usize {
+    let (holding, _) = at_lock(processes);
     processes.iter().position(|process| holding.contains(&process.id())).expect("one holds the lock")
 }
 
@@ -101,7 +101,7 @@ pub(crate) fn stopped_holder(count: usize) {
     let machine = Machine::new();
     let started = Instant::now();
     let mut processes = gather(&machine, count + 1);
-    let holder = holder(&machine, &processes);
+    let holder = holder(&processes);
     let holder = processes.remove(holder);
     holder.signal(Signal::SIGSTOP);
     machine.server.open_gate();

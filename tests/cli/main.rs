@@ -18,6 +18,7 @@ mod files;
 mod generated;
 mod login;
 mod logout;
+mod memory;
 mod places;
 mod practice;
 mod processes;
