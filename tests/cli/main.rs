@@ -16,6 +16,7 @@ mod env;
 mod exec;
 mod files;
 mod generated;
+mod hosts;
 mod login;
 mod logout;
 mod memory;
