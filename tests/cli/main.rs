@@ -14,6 +14,7 @@ mod architecture;
 mod device_flow;
 mod env;
 mod exec;
+mod faults;
 mod files;
 mod generated;
 mod hosts;
