@@ -5,6 +5,7 @@
 //! name resolution and body included.
 
 use std::io::Read;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -125,7 +126,7 @@ impl Network {
             builder = builder.tls_certs_only([]);
         }
         let client = builder.build().context("cannot set up the HTTP client")?;
-        Ok(Connection { client })
+        Ok(Connection { client: Detached(Some(client)) })
     }
 }
 
@@ -143,7 +144,28 @@ fn certificates(path: &PathBuf) -> Result<Vec<reqwest::Certificate>> {
 }
 
 pub(crate) struct Connection {
-    client: Client,
+    client: Detached,
+}
+
+/// A client that goes away in the background: its end waits for a name that is still being resolved, which can take
+/// minutes, and nobody should hold a lock meanwhile.
+struct Detached(Option<Client>);
+
+impl Deref for Detached {
+    type Target = Client;
+
+    #[expect(clippy::expect_used, reason = "it is taken in `drop` only")]
+    fn deref(&self) -> &Client {
+        self.0.as_ref().expect("a client until it is dropped")
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        // Without another thread, it ends in this one.
+        let _ = thread::Builder::new().spawn(move || drop(client));
+    }
 }
 
 impl Connection {
