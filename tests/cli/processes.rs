@@ -261,7 +261,7 @@ fn a_long_wait_for_the_lock_is_told() {
     let held = File::create(sandbox.kernel_lock()).unwrap();
     fs2::FileExt::lock_exclusive(&held).unwrap();
     let running = sandbox.spawn(["token"]);
-    running.wait_for_stderr("\n");
+    running.wait_for_stderr("waiting for another process");
     fs2::FileExt::unlock(&held).unwrap();
     running.finish().stdout("granted-access-2\n").stderr(WAITING);
 }
