@@ -10,7 +10,11 @@ use crate::credentials::{Lifetime, MARGIN};
 
 pub(crate) fn run(args: &TokenArgs, setting: &Setting) -> Result<()> {
     let account = setting.account();
-    let credential = account.fresh(Lifetime::new(args.min_ttl, MARGIN))?;
+    let lifetime = Lifetime::new(args.min_ttl, MARGIN);
+    let mut credential = account.fresh(lifetime)?;
+    if args.short_lived {
+        credential = account.short_lived(&credential, lifetime)?;
+    }
     let token = credential.access_token.expose();
     let text = match args.format {
         TokenFormat::Raw => format!("{token}\n"),
