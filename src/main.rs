@@ -18,14 +18,16 @@
 //! error.rs        failures a script can act on; the only place with exit codes
 //! secret.rs       a string that cannot be printed by accident
 //!
-//! main → cli, commands · commands → everything below, never another command
+//! main → cli, commands, files, signals · commands → everything below, never another command
 //! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files, lock
-//! providers → oauth, http, files · oauth → http · lock → signals · sandbox: used by its command only
+//! providers → oauth, http, files · oauth → http · lock → signals · sandbox → cli, used by its command only
 //! cli, files, http, shell, signals, terminal, secret use nothing of ours but error and secret
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long
 //! enough: no lock, no network, no thread. Else `Account::renew`: lock, load again, good now? ask, save.
+
+#![cfg_attr(all(not(test), any(target_env = "gnu", target_os = "macos")), no_main)]
 
 mod cli;
 mod commands;
@@ -44,32 +46,49 @@ mod signals;
 mod terminal;
 
 use std::io::{ErrorKind, Write};
-use std::process::ExitCode;
-
-use anyhow::Result;
-use clap::Parser;
 
 use crate::cli::{Cli, Command, Environment};
 use crate::commands::Setting;
 use crate::error::Report;
+use anyhow::Result;
 
 #[cfg(not(unix))]
 compile_error!("qwenauth needs Unix file locks, modes and signals; on Windows it runs in WSL");
 
-fn main() -> ExitCode {
-    match run(Cli::parse()) {
+/// The C `main`. Rust's own would set up a stack guard by reading `/proc/self/maps`, a fifth of what a warm `token` costs,
+/// and hide from [`signals`] whether SIGPIPE was ignored.
+#[cfg(all(not(test), any(target_env = "gnu", target_os = "macos")))]
+#[expect(unsafe_code, reason = "the name is the interface")]
+#[unsafe(no_mangle)]
+extern "C" fn main() -> std::ffi::c_int {
+    start().into()
+}
+
+#[cfg(not(all(not(test), any(target_env = "gnu", target_os = "macos"))))]
+fn main() -> std::process::ExitCode {
+    start().into()
+}
+
+fn start() -> u8 {
+    files::open_standard();
+    signals::ignore_pipe();
+    let cli = Cli::read().unwrap_or_else(|error| {
+        commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
+        error.exit()
+    });
+    match run(cli) {
         Ok(code) => code,
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => 0,
         Err(error) => {
             let report = Report::of(&error);
             // Nobody can be told that stderr is gone.
             let _ = write!(std::io::stderr(), "{report}");
-            report.failure.exit_code().into()
+            report.failure.exit_code()
         }
     }
 }
 
-fn run(Cli { global, command }: Cli) -> Result<ExitCode> {
+fn run(Cli { global, command }: Cli) -> Result<u8> {
     let environment = Environment::read();
     if let Some(level) = &environment.log {
         // Our own lines only: those of the HTTP libraries may carry what is sent.
@@ -88,11 +107,11 @@ fn run(Cli { global, command }: Cli) -> Result<ExitCode> {
         Command::Use(args) => commands::use_profile::run(&args, &setting()?)?,
         Command::Profiles(args) => commands::profiles::run(&args, &setting()?)?,
         Command::Providers(args) => commands::providers::run(&args, &setting()?)?,
-        Command::Sandbox(args) => return Ok(commands::sandbox::run(&args)?.into()),
+        Command::Sandbox(args) => return commands::sandbox::run(&args),
         Command::Completions(args) => commands::completions::run(&args)?,
         Command::Man { directory } => commands::man::run(&directory)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 /// A reader that has seen enough is no failure of ours.

@@ -15,6 +15,8 @@ pub(crate) fn run(args: &TokenArgs, setting: &Setting) -> Result<()> {
     if args.short_lived {
         credential = account.short_lived(&credential, lifetime)?;
     }
+    // A token whose API is no host of the provider is not handed out, in whatever format.
+    account.place(&credential)?;
     let token = credential.access_token.expose();
     let text = match args.format {
         TokenFormat::Raw => format!("{token}\n"),

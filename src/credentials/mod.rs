@@ -255,11 +255,16 @@ impl Account {
     /// Errors: a URL that it must not be sent to.
     pub(crate) fn base_url(&self, credential: &Credential, provider: &Provider) -> Result<String> {
         match &credential.base_url {
-            Some(stored) => {
-                let url = http::endpoint(stored).context("the stored base URL")?;
-                Ok(url.as_str().trim_end_matches('/').to_owned())
-            }
+            Some(stored) => stored_place(stored),
             None => provider.base_url(credential.resource_url.as_deref()),
+        }
+    }
+
+    /// [`Account::base_url`] where nothing else of the provider is wanted: a stored one needs no look at the providers.
+    pub(crate) fn place(&self, credential: &Credential) -> Result<String> {
+        match &credential.base_url {
+            Some(stored) => stored_place(stored),
+            None => self.provider(credential)?.base_url(credential.resource_url.as_deref()),
         }
     }
 
@@ -351,7 +356,7 @@ impl Account {
         if left < MARGIN && Report::of(&error).failure != Failure::Temporary {
             return Err(error);
         }
-        note(&format!("warning: cannot renew the token, which is good for {} s more: {error:#}", left.as_secs()));
+        note(&format!("warning: {error:#}; the one at hand is good for {} s more", left.as_secs()));
         Ok(credential)
     }
 
@@ -642,6 +647,11 @@ impl Account {
 /// The only writing of a credential file; without the lock it does not compile.
 fn save(_lock: &Lock, room: Room, document: &Document) -> Result<()> {
     room.write(&document.to_bytes()?)
+}
+
+fn stored_place(stored: &str) -> Result<String> {
+    let url = http::endpoint(stored).context("the stored base URL")?;
+    Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
 /// Whether the file was rewritten since `seen` was loaded.

@@ -58,7 +58,7 @@ impl Question<'_> {
         let connection = self.network.connect(&url)?;
         let headers = self.headers();
         let reply = connection.get(&url, Some(self.token), &headers, REQUEST_LIMIT);
-        let proof = self.judge(reply);
+        let proof = self.judge(reply, host(&url));
         let (Proof::Accepted, Some(open)) = (&proof, self.provider.verify.open) else { return Ok(proof) };
         let is_open = matches!(
             connection.get(&url, None, &headers, REQUEST_LIMIT),
@@ -94,7 +94,8 @@ impl Question<'_> {
             "messages": [{"role": "system", "content": "Answer with one word."}, {"role": "user", "content": "hi"}],
         });
         let connection: Connection = self.network.connect(&url)?;
-        Ok(self.judge(connection.post_json(&url, &body, Some(self.token), &self.headers(), REQUEST_LIMIT)))
+        let reply = connection.post_json(&url, &body, Some(self.token), &self.headers(), REQUEST_LIMIT);
+        Ok(self.judge(reply, host(&url)))
     }
 
     /// The models the server lists, where it does; for a server nobody described.
@@ -111,15 +112,19 @@ impl Question<'_> {
         models.filter_map(|model| model["id"].as_str()).map(str::to_owned).collect()
     }
 
-    fn judge(&self, reply: Result<Reply, Trouble>) -> Proof {
+    fn judge(&self, reply: Result<Reply, Trouble>, host: &str) -> Proof {
         match reply {
-            Err(trouble) => Proof::Unclear(trouble.message().to_owned()),
+            Err(trouble) => Proof::Unclear(trouble.sentence(host)),
             Ok(reply) if reply.is_html() => {
                 Proof::Unclear(format!("it answered {} with HTML, as a firewall does", reply.status))
             }
             Ok(reply) => judge(reply.status, &reply.body, self.token, &self.provider.verify.refused),
         }
     }
+}
+
+fn host(url: &url::Url) -> &str {
+    url.host_str().unwrap_or_default()
 }
 
 /// 401 and 403 refuse the credential, unless the body says that the account is known and has nothing left; a 429 that

@@ -51,7 +51,7 @@ impl Account {
             .network
             .connect(&url)?
             .post_json(&url, &Value::Object(serde_json::Map::new()), Some(&credential.access_token), &[], REQUEST_LIMIT)
-            .map_err(|trouble| failed(Failure::Temporary, trouble.message()))?;
+            .map_err(|trouble| failed(Failure::Temporary, &trouble.sentence(&host)))?;
         let minted = match reply.status {
             200 => serde_json::from_slice::<Minted>(&reply.body).ok(),
             401 | 403 if !reply.is_html() => {

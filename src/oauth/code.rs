@@ -192,7 +192,7 @@ pub(crate) fn exchange(url: &str, code: &Secret, pkce: &Pkce, network: &Network)
     let reply = network
         .connect(&url)?
         .post_json(&url, &body, None, &[], REQUEST_LIMIT)
-        .map_err(|trouble| temporary(trouble.message()))?;
+        .map_err(|trouble| temporary(&trouble.sentence(&host)))?;
     if matches!(reply.status, 400..=499) && reply.status != 429 && !reply.is_html() {
         return Failed::new(
             Failure::LoginRequired,

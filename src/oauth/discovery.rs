@@ -41,7 +41,10 @@ pub(crate) fn find(issuer: &str, network: &Network) -> Result<Endpoints> {
     let mut last = None;
     for location in locations(&url) {
         let reply = connection.get(&location, None, &[], REQUEST_LIMIT).map_err(|trouble| {
-            temporary(format!("cannot read the discovery document of `{issuer}`: {}", trouble.message()))
+            temporary(format!(
+                "cannot read the discovery document of `{issuer}`: {}",
+                trouble.sentence(location.host_str().unwrap_or_default())
+            ))
         })?;
         match read(&reply) {
             Ok(document) => return check(issuer, &url, &document),

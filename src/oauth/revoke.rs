@@ -18,7 +18,7 @@ pub(crate) fn request(server: &Server, connection: &Connection, token: &Secret, 
     let fields = [("token", token.expose()), ("token_type_hint", kind), ("client_id", server.client_id.as_str())];
     let reply = server
         .post(connection, url, &fields, &[], LIMIT)
-        .map_err(|trouble| format!("it cannot be reached: {}", trouble.message()))?;
+        .map_err(|trouble| trouble.sentence(url.host_str().unwrap_or_default()))?;
     if reply.status == 200 {
         return Ok(());
     }

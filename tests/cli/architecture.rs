@@ -117,7 +117,8 @@ fn arrows() -> BTreeMap<String, BTreeSet<String>> {
     let picture = picture();
     let clauses = picture.lines().flat_map(|line| line.split(" · "));
     let arrows = clauses.filter_map(|clause| clause.split_once(" → "));
-    let arrows = arrows.map(|(from, to)| (from.to_owned(), to.split(", ").map(str::to_owned).collect()));
+    let names = |to: &str| to.split(", ").filter(|name| !name.starts_with("used by ")).map(str::to_owned).collect();
+    let arrows = arrows.map(|(from, to)| (from.to_owned(), names(to)));
     let arrows: BTreeMap<String, BTreeSet<String>> = arrows.collect();
     assert!(arrows.len() > 5, "{arrows:?}");
     arrows
@@ -187,21 +188,23 @@ fn what_has_one_home_stays_there() {
     }
 }
 
+fn is_rust(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension == "rs")
+}
+
 #[test]
 fn the_picture_shows_what_src_holds() {
     let picture = picture();
     let shown: BTreeSet<&str> = picture
         .lines()
         .filter_map(|line| line.split_whitespace().next())
-        .filter(|word| word.ends_with(".rs") || word.ends_with('/'))
+        .filter(|word| is_rust(word) || word.ends_with('/'))
         .collect();
     let there: BTreeSet<String> = fs::read_dir(src())
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .map(|path| (path.is_dir(), path.file_name().unwrap().to_str().unwrap().to_owned()))
-        .filter(|(directory, name)| {
-            *directory || Path::new(name).extension().is_some_and(|extension| extension == "rs")
-        })
+        .filter(|(directory, name)| *directory || is_rust(name))
         .map(|(directory, name)| if directory { name + "/" } else { name })
         .collect();
     assert_eq!(shown, there.iter().map(String::as_str).collect());

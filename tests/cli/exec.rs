@@ -171,16 +171,18 @@ fn signals_are_as_they_were_found() {
         "exec env --ignore-signal=PIPE",
         "exec env --block-signal=USR1 --block-signal=TERM --block-signal=PIPE",
     ] {
-        as_if_started_directly(before, "grep -e ^Sig -e ^Shd /proc/self/status");
+        as_if_started_directly(before, "grep -e ^SigBlk -e ^SigIgn -e ^SigCgt /proc/self/status");
     }
 }
 
 #[test]
 fn signals_are_as_they_were_found_after_a_renewal_too() {
     let sandbox = Sandbox::new().logged_in();
-    let direct = sandbox.shell("exec grep ^Sig /proc/self/status").any_stdout();
+    let direct = sandbox.shell("exec grep -e ^SigBlk -e ^SigIgn -e ^SigCgt /proc/self/status").any_stdout();
     let sandbox = sandbox.expires_in(-60).refresh(Reply::tokens("2"));
-    sandbox.shell("exec $QWENAUTH exec -- grep ^Sig /proc/self/status").stdout(&direct.stdout);
+    sandbox
+        .shell("exec $QWENAUTH exec -- grep -e ^SigBlk -e ^SigIgn -e ^SigCgt /proc/self/status")
+        .stdout(&direct.stdout);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::refresh::holds_the_renewal;
-use crate::sandbox::{NOBODY, Sandbox, mode, possible};
+use crate::sandbox::{NOBODY, Sandbox, each_path, mode, possible};
 use crate::server::{Ask, Reply};
 
 /// Whatever a damaged file holds: it is reported by every command that needs it, and stays as it is.
@@ -16,7 +16,11 @@ fn is_damaged(content: impl AsRef<[u8]>, what: &str) {
     let sandbox = Sandbox::new().file_is(&content);
     let hint = "run `qwenauth login`";
     for command in ["token", "refresh", "env"] {
-        let outcome = sandbox.run([command]).any_stdout();
+        let mut outcome = sandbox.run([command]);
+        // Where in the file it is wrong is for a person; what is wrong is the rule here.
+        if let (Some(from), Some(to)) = (outcome.stderr.find(" (line "), outcome.stderr.find(")\n")) {
+            outcome.stderr.replace_range(from..=to, "");
+        }
         let stdout = if command == "env" { "(exit 4);\n" } else { "" };
         outcome.stdout(stdout).fails(
             4,
@@ -37,26 +41,23 @@ fn an_empty_file_is_damaged() {
 
 #[test]
 fn a_truncated_file_is_damaged() {
-    is_damaged(
-        "{\n  \"access_token\": \"granted-access-1\",\n  \"refresh_to",
-        "it ends in the middle (line 3, column 13)",
-    );
+    is_damaged("{\n  \"access_token\": \"granted-access-1\",\n  \"refresh_to", "it ends in the middle");
 }
 
 #[test]
 fn a_file_that_is_not_json_is_damaged() {
-    is_damaged("access_token=granted-access-1\n", "it is not JSON (line 1, column 1)");
+    is_damaged("access_token=granted-access-1\n", "it is not JSON");
 }
 
 #[test]
 fn a_file_that_is_not_text_is_damaged() {
-    is_damaged([0xff, 0xfe, 0x00, 0x7b], "it is not JSON (line 1, column 1)");
+    is_damaged([0xff, 0xfe, 0x00, 0x7b], "it is not JSON");
 }
 
 #[test]
 fn json_that_is_no_object_is_damaged() {
-    for (content, column) in [("null", 4), ("[]", 1), ("\"granted-access-1\"", 18), ("5", 1)] {
-        is_damaged(content, &format!("a field has the wrong type (line 1, column {column})"));
+    for content in ["null", "[]", "\"granted-access-1\"", "5"] {
+        is_damaged(content, "a field has the wrong type");
     }
 }
 
@@ -70,7 +71,7 @@ fn wrong_types_are_damage() {
         ("resource_url", json!(true)),
     ] {
         let sandbox = Sandbox::new().logged_in().field(field, value);
-        is_damaged(sandbox.content(), "TODO");
+        is_damaged(sandbox.content(), "a field has the wrong type");
     }
 }
 
@@ -100,7 +101,7 @@ fn a_token_of_unknown_expiry_is_renewed() {
 
 #[test]
 fn a_deeply_nested_file_is_damaged() {
-    is_damaged("[".repeat(200_000), "a field has the wrong type (line 1, column 1)");
+    is_damaged("[".repeat(200_000), "a field has the wrong type");
 }
 
 #[test]
@@ -121,6 +122,31 @@ fn a_directory_in_the_files_place_is_no_credential() {
         "run `qwenauth login`",
     );
     assert!(sandbox.file().is_dir());
+}
+
+#[test]
+fn what_is_no_credential_is_set_aside_by_a_completed_login() {
+    let sandbox = crate::login::polls([]).granted();
+    fs::create_dir_all(sandbox.file().join("something")).unwrap();
+    drop(sandbox.run(["login"]).exits(0).any_stderr());
+    sandbox.holds_the_grant();
+    assert!(sandbox.qwen().join("oauth_creds.json.damaged-1/something").is_dir());
+}
+
+#[test]
+fn everything_that_is_made_is_private_whatever_the_umask() {
+    let sandbox = crate::login::polls([]).granted();
+    let refusal = Reply::error(400, "invalid_grant");
+    drop(sandbox.shell("umask 000; exec $QWENAUTH login").any_stderr());
+    let sandbox = sandbox.refresh(refusal);
+    drop(sandbox.shell("umask 000; exec $QWENAUTH refresh").exits(4).any_stderr());
+    let mut seen = Vec::new();
+    each_path(&sandbox.home(), &mut |path| {
+        let wanted = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode(path), wanted, "{}", path.display());
+        seen.push(path.to_owned());
+    });
+    assert!(seen.iter().any(|path| path.starts_with(sandbox.home().join(".local/state/qwenauth"))), "{seen:?}");
 }
 
 #[test]
@@ -146,13 +172,13 @@ fn a_file_in_the_directorys_place_is_no_login_and_takes_none() {
     let sandbox = Sandbox::new();
     fs::write(sandbox.qwen(), "").unwrap();
     sandbox.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
-    sandbox.run(["login"]).fails(1, "TODO", "");
+    sandbox.run(["login"]).fails(1, "`{home}/.qwen` is not a directory", "");
 }
 
 #[test]
 fn an_unreadable_file_is_not_taken_for_a_missing_one() {
     let sandbox = Sandbox::expired().unprivileged();
-    fs::set_permissions(sandbox.file(), Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o000)).unwrap();
     sandbox.run(["token"]).fails(1, "cannot read `{home}/.qwen/oauth_creds.json`: Permission denied (os error 13)", "");
     fs::set_permissions(sandbox.file(), Permissions::from_mode(0o600)).unwrap();
 }
@@ -160,7 +186,7 @@ fn an_unreadable_file_is_not_taken_for_a_missing_one() {
 #[test]
 fn an_unreadable_directory_is_not_taken_for_a_missing_login() {
     let sandbox = Sandbox::expired().unprivileged();
-    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o000)).unwrap();
     sandbox.run(["token"]).fails(1, "cannot read `{home}/.qwen/oauth_creds.json`: Permission denied (os error 13)", "");
     fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o700)).unwrap();
 }
@@ -191,7 +217,7 @@ fn a_valid_login_in_a_read_only_directory_is_used() {
 fn a_login_into_a_read_only_home_fails_before_it_asks_for_a_code() {
     let sandbox = Sandbox::new().unprivileged();
     fs::set_permissions(sandbox.home(), Permissions::from_mode(0o500)).unwrap();
-    sandbox.run(["login"]).fails(1, "cannot write in `{home}`: EACCES: Permission denied", "");
+    sandbox.run(["login"]).fails(1, "cannot write in `{home}`: Permission denied (os error 13)", "");
     fs::set_permissions(sandbox.home(), Permissions::from_mode(0o700)).unwrap();
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::mpsc;
+use std::thread;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -180,29 +181,32 @@ fn authorization_pending_with_status_200_is_waited_out() {
     is_waited_out(Reply::error(200, "authorization_pending"));
 }
 
-/// `slow_down` and 429 cost five seconds each, for good.
-#[track_caller]
-fn lengthens_the_interval(reply: Reply) {
+/// Waits in milliseconds between the polls of a login that is answered so, then as pending, then granted.
+fn waits(reply: Reply) -> [u128; 2] {
     let sandbox = polls([reply, Reply::error(400, "authorization_pending")]).granted();
     sandbox.run(["login"]).logs_in();
     let at: Vec<_> = sandbox.server.asked(Ask::Poll).iter().map(|request| request.at).collect();
-    assert!((at[1] - at[0]).as_millis() >= 5000, "{:?}", at[1] - at[0]);
-    assert!((at[2] - at[1]).as_millis() >= 5000, "a plain pending must not shorten it: {:?}", at[2] - at[1]);
+    [(at[1] - at[0]).as_millis(), (at[2] - at[1]).as_millis()]
 }
 
+/// Each costs ten seconds, so they run side by side.
 #[test]
-fn slow_down_as_qwen_sends_it_lengthens_the_interval_for_good() {
-    lengthens_the_interval(Reply::error(429, "slow_down"));
-}
-
-#[test]
-fn slow_down_as_the_rfc_has_it_lengthens_the_interval_for_good() {
-    lengthens_the_interval(Reply::error(400, "slow_down"));
-}
-
-#[test]
-fn any_other_429_lengthens_the_interval_for_good() {
-    lengthens_the_interval(Reply::html(429));
+fn slow_down_with_any_status_and_any_other_429_lengthen_the_interval_for_good() {
+    let replies = [
+        ("as Qwen sends it", Reply::error(429, "slow_down")),
+        ("as the RFC has it", Reply::error(400, "slow_down")),
+        ("with status 200", Reply::error(200, "slow_down")),
+        ("429 as HTML", Reply::html(429)),
+        ("429 with another error", Reply::error(429, "rate_limited")),
+    ];
+    thread::scope(|scope| {
+        let running = replies.map(|(name, reply)| (name, scope.spawn(|| waits(reply))));
+        for (name, waits) in running {
+            let [after_it, after_pending] = waits.join().unwrap();
+            assert!(after_it >= 5000, "{name}: {after_it} ms");
+            assert!(after_pending >= 5000, "{name}: a plain pending must not shorten it: {after_pending} ms");
+        }
+    });
 }
 
 #[test]
@@ -542,7 +546,7 @@ fn ctrl_c_while_waiting_writes_nothing() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60})));
         let running = sandbox.spawn(["login"]);
-        running.wait_for_stderr(USER_CODE);
+        running.wait_for_stderr("only if you started this.\n");
         running.signal(signal);
         running.finish().dies_by(signal).stderr(&code_shown());
         sandbox.holds_nothing();
@@ -593,10 +597,10 @@ fn a_damaged_login_is_set_aside_by_a_completed_one() {
 fn a_login_the_api_refuses_is_stored_and_says_what_replaces_it() {
     let sandbox = polls([]);
     let reply = grant(&sandbox);
-    let refusal = json!({"error": {"code": "invalid_api_key", "message": "invalid access token or token expired",
+    let refusal = json!({"error": {"code": "invalid_api_key", "message": "invalid access token granted-access-1 or token expired",
         "param": null, "type": "invalid_request_error"}, "request_id": "1"});
     let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::json(401, refusal));
-    sandbox.run(["login"]).exits(1).stderr(&format!("{}qwenauth: logged in, not verified: profile `qwen`, {{server}}/v1\nqwenauth: error: the login to Qwen OAuth worked and is stored, but the API refuses it: it answered 401: invalid access token or token expired\nqwenauth: hint: {ENDED}\n", code_shown()));
+    sandbox.run(["login"]).exits(1).stderr(&format!("{}qwenauth: logged in, not verified: profile `qwen`, {{server}}/v1\nqwenauth: error: the login to Qwen OAuth worked and is stored, but the API refuses it: it answered 401: invalid access token … or token expired\nqwenauth: hint: {ENDED}\n", code_shown()));
     sandbox.holds_the_grant();
 }
 
@@ -616,7 +620,7 @@ fn an_unreachable_api_only_warns() {
     let mut granted = tokens("1");
     granted["resource_url"] = json!("http://127.0.0.1:1");
     let sandbox = polls([Reply::json(200, granted)]);
-    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be asked: connection refused (os error 111)\nqwenauth: logged in, not verified: profile `qwen`, http://127.0.0.1:1/v1\n");
+    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be asked: cannot reach `127.0.0.1`: connection refused (os error 111)\nqwenauth: logged in, not verified: profile `qwen`, http://127.0.0.1:1/v1\n");
     assert_eq!(sandbox.credential()["resource_url"], "http://127.0.0.1:1");
 }
 

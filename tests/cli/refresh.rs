@@ -278,8 +278,12 @@ fn a_server_that_never_answers_is_temporary_and_not_retried() {
 
 #[test]
 fn an_answer_without_a_token_is_temporary() {
-    for body in [json!({}), json!([]), json!({"access_token": ""}), json!({"access_token": 5})] {
+    for body in [json!({}), json!({"access_token": ""}), json!({"access_token": null}), json!({"status": "pending"})] {
         keeps_the_file(move || Reply::json(200, body.clone()), 1, 3, "the server's reply has no access token", NOT_NOW);
+    }
+    for body in [json!([]), json!(null), json!({"access_token": 5})] {
+        let said = "the server's reply is not the JSON it should be";
+        keeps_the_file(move || Reply::json(200, body.clone()), 1, 3, said, NOT_NOW);
     }
 }
 
@@ -500,4 +504,18 @@ fn an_expiry_an_hour_behind_costs_one_renewal() {
     let sandbox = Sandbox::new().logged_in().expires_in(-3600).refresh(Reply::tokens("2"));
     sandbox.run(["token"]).stdout("granted-access-2\n");
     sandbox.run(["token"]).stdout("granted-access-2\n");
+}
+
+#[test]
+fn nothing_of_a_renewal_is_logged_that_is_secret() {
+    let sandbox = Sandbox::expired().refresh(Reply::html(503)).refresh(Reply::tokens("2"));
+    let outcome = sandbox.variable("QWENAUTH_LOG", "trace").run(["token"]).stdout("granted-access-2\n").any_stderr();
+    assert!(outcome.stderr.contains("503"), "nothing was logged: {outcome}");
+}
+
+#[test]
+fn a_token_that_the_server_repeats_is_not_repeated_by_us() {
+    let said = json!({"error": "invalid_client", "error_description": "granted-refresh-1 is not yours"});
+    let reply = move || Reply::json(400, said.clone());
+    keeps_the_file(reply, 1, 1, "the server answered `invalid_client`: … is not yours", NOT_THE_LOGIN);
 }

@@ -71,7 +71,6 @@ impl Sandbox {
         self.credential_is(credential)
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "`json!` is written in place")]
     pub(crate) fn credential_is(self, mut credential: Value) -> Self {
         if credential["resource_url"] == "{server}" {
             credential["resource_url"] = json!(self.server.url());
@@ -107,7 +106,7 @@ impl Sandbox {
     pub(crate) fn own_everything(&self) {
         if let Some(user) = self.user {
             each_path(self.directory.path(), &mut |path| {
-                std::os::unix::fs::lchown(path, Some(user), Some(user)).unwrap()
+                std::os::unix::fs::lchown(path, Some(user), Some(user)).unwrap();
             });
         }
     }
@@ -156,14 +155,15 @@ impl Sandbox {
 
     /// The program, by a path that any user can reach.
     pub(crate) fn program(&self) -> PathBuf {
-        let built = PathBuf::from(env!("CARGO_BIN_EXE_qwenauth"));
+        let built = assert_cmd::cargo::cargo_bin!("qwenauth").to_owned();
         if self.user.is_none() {
             return built;
         }
         let reachable = self.directory.path().join("qwenauth");
         if !reachable.exists() {
             fs::set_permissions(self.directory.path(), Permissions::from_mode(0o755)).unwrap();
-            fs::copy(built, &reachable).unwrap();
+            // Copied by another process: a child forked meanwhile would hold our copy open for writing, and it could not run.
+            assert!(Command::new("cp").arg(built).arg(&reachable).status().unwrap().success());
         }
         reachable
     }
@@ -241,7 +241,7 @@ impl Drop for Sandbox {
     }
 }
 
-fn each_path(path: &Path, act: &mut impl FnMut(&Path)) {
+pub(crate) fn each_path(path: &Path, act: &mut impl FnMut(&Path)) {
     act(path);
     if path.is_dir() && !path.is_symlink() {
         for entry in fs::read_dir(path).unwrap() {
@@ -301,7 +301,10 @@ pub(crate) fn possible(holds: bool, what: &str) -> bool {
 
 /// What a process has printed so far, and whether it can print more.
 #[derive(Clone)]
-struct Stream(Arc<(Mutex<(Vec<u8>, bool)>, Condvar)>);
+struct Stream(Arc<(Mutex<Printed>, Condvar)>);
+
+/// The bytes, and whether they are all.
+type Printed = (Vec<u8>, bool);
 
 impl Stream {
     fn of(source: Option<impl Read + Send + 'static>) -> Self {
@@ -327,7 +330,7 @@ impl Stream {
 
     /// The text, once it is complete or satisfies the condition; nothing when neither comes.
     fn once(&self, enough: impl Fn(&str) -> bool) -> Option<String> {
-        let text = |state: &(Vec<u8>, bool)| String::from_utf8_lossy(&state.0).into_owned();
+        let text = |state: &Printed| String::from_utf8_lossy(&state.0).into_owned();
         let state = self.0.0.lock().unwrap();
         let (state, waited) =
             self.0.1.wait_timeout_while(state, PATIENCE, |state| !state.1 && !enough(&text(state))).unwrap();

@@ -1,7 +1,7 @@
 //! An OAuth server and model API on loopback: says what a test scripts, holds every request against the protocol,
 //! remembers it, and fails the test over a request nobody scripted or a scripted reply nobody asked for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -125,6 +125,11 @@ impl Reply {
         self
     }
 
+    /// Whether a refresh token answered so is spent.
+    fn renews(&self) -> bool {
+        matches!(&self.body, Body::Whole(body) if self.status == 200 && body.contains("granted-refresh-"))
+    }
+
     /// Does this when the request has come, before a byte of the answer goes out.
     pub(crate) fn meanwhile(mut self, act: impl FnOnce() + Send + 'static) -> Self {
         self.meanwhile.push(Box::new(act));
@@ -173,6 +178,8 @@ struct State {
     requests: Vec<Request>,
     problems: Vec<String>,
     challenge: String,
+    /// Refresh tokens that were answered with new ones: such a server knows them no more
+    spent: HashSet<String>,
     over: bool,
 }
 
@@ -288,6 +295,9 @@ fn answer(connection: &TcpStream, shared: &Shared) -> io::Result<()> {
         if reply.is_none() {
             state.problems.push(format!("{} {} {}: nobody scripted this", request.method, request.path, request.body));
         }
+        if request.ask == Some(Ask::Refresh) && reply.as_ref().is_some_and(Reply::renews) {
+            state.spent.insert(request.field("refresh_token").to_owned());
+        }
         state.requests.push(request);
         shared.changed.notify_all();
         reply.unwrap_or_else(|| Reply::text(500, "unexpected"))
@@ -345,7 +355,7 @@ fn check(request: &Request, state: &mut State) -> Result<(), String> {
             hold(request.fields() == fields, "not the fields of a device request")?;
             hold(request.field("scope") == "openid profile email model.completion", "another scope")?;
             hold(request.field("code_challenge_method") == "S256", "not S256")?;
-            state.challenge = request.field("code_challenge").to_owned();
+            request.field("code_challenge").clone_into(&mut state.challenge);
             hold(BASE64_URL_SAFE_NO_PAD.decode(&state.challenge).is_ok_and(|hash| hash.len() == 32), "no challenge")
         }
         Some(Ask::Poll) => {
@@ -358,7 +368,8 @@ fn check(request: &Request, state: &mut State) -> Result<(), String> {
             hold(challenge == state.challenge, "the verifier does not belong to the challenge")
         }
         Some(Ask::Refresh) => {
-            hold(request.fields() == ["grant_type", "refresh_token", "client_id"], "not the fields of a refresh")
+            hold(request.fields() == ["grant_type", "refresh_token", "client_id"], "not the fields of a refresh")?;
+            hold(!state.spent.contains(request.field("refresh_token")), "a refresh token that was spent already")
         }
         Some(Ask::Chat) | None => Err("no such endpoint".into()),
     }
@@ -390,10 +401,8 @@ fn send(mut connection: &TcpStream, reply: Reply, shared: &Shared) -> io::Result
     for act in reply.meanwhile {
         act();
     }
-    let mut head = format!("HTTP/1.1 {} Scripted\r\nConnection: close\r\n", reply.status);
-    for (name, value) in reply.headers {
-        head += &format!("{name}: {value}\r\n");
-    }
+    let headers: Vec<_> = reply.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!("HTTP/1.1 {} Scripted\r\nConnection: close\r\n{}", reply.status, headers.concat());
     match reply.body {
         Body::Whole(body) => write!(connection, "{head}Content-Length: {}\r\n\r\n{body}", body.len()),
         Body::Half(body) => {
