@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::error::{Failed, Failure};
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
@@ -56,6 +57,23 @@ impl Cli {
         }
         Self::try_parse()
     }
+}
+
+/// What is wrong with the command line, in the words of every other error; `None` for help and version.
+pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion) {
+        return None;
+    }
+    let text = error.render().to_string();
+    let (said, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let literals = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").replace('\'', "`");
+    let tip = usage.lines().find_map(|line| line.trim().strip_prefix("tip: ")).map(literals);
+    let hint = tip.unwrap_or_else(|| match usage.lines().find_map(|line| line.strip_prefix("Usage: ")) {
+        Some(usage) => format!("usage: `{}`; more with `--help`", usage.trim()),
+        None => "`--help` behind the command says what it takes".into(),
+    });
+    Some(Failed::new(Failure::Usage, literals(said.trim_start_matches("error: "))).hint(hint))
 }
 
 /// Options of every command.

@@ -72,20 +72,25 @@ fn main() -> std::process::ExitCode {
 fn start() -> u8 {
     files::open_standard();
     signals::ignore_pipe();
-    let cli = Cli::read().unwrap_or_else(|error| {
-        commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
-        error.exit()
-    });
-    match run(cli) {
-        Ok(code) => code,
-        Err(error) if is_closed_pipe(&error) => 0,
+    match Cli::read() {
+        Ok(cli) => run(cli).unwrap_or_else(|error| if is_closed_pipe(&error) { 0 } else { report(&error) }),
         Err(error) => {
-            let report = Report::of(&error);
-            // Nobody can be told that stderr is gone.
-            let _ = write!(std::io::stderr(), "{report}");
-            report.failure.exit_code()
+            if let Some(failed) = cli::usage_error(&error) {
+                commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
+                return report(&failed.into());
+            }
+            // Help and version, asked for or, on stderr, offered.
+            let _ = error.print();
+            u8::try_from(error.exit_code()).unwrap_or(2)
         }
     }
+}
+
+fn report(error: &anyhow::Error) -> u8 {
+    let report = Report::of(error);
+    // Nobody can be told that stderr is gone.
+    let _ = write!(std::io::stderr(), "{report}");
+    report.failure.exit_code()
 }
 
 fn run(Cli { global, command }: Cli) -> Result<u8> {
