@@ -177,7 +177,6 @@ def main():
     options.add_argument("--rounds", type=int, default=6)
     options.add_argument("--seed", type=int, default=int(time.time()))
     options.add_argument("--jobs", type=int, default=os.cpu_count())
-    options.add_argument("--install", action="store_true", help=argparse.SUPPRESS)
     arguments = options.parse_args()
     program = Path(os.environ.get("QWENAUTH", HERE.parent.parent / "target/debug/qwenauth")).absolute()
     folders = {name: HERE / ".cache" / name for name in [*(f"qwen-code-{version}" for version in VERSIONS), "node-22"]}
@@ -197,6 +196,8 @@ def main():
                     total += count
                     wrong += [f"Qwen Code {version}: {text}" for text in found]
                 name = "beside qwenauth" if beside else "alone"
+                if not total["refreshes_qwen_code"] and not beside:
+                    wrong.append(f"Qwen Code {version} never refreshed, so this shows nothing")
                 print(f"| {version} | {name} | {' | '.join(str(total[key]) for key, _ in COLUMNS)} |", flush=True)
     print("\n".join(["", *wrong]) if wrong else "\nqwenauth sent no token that its file did not hold, removed no good credentials, left no lock")
     sys.exit(1 if wrong else 0)
