@@ -508,3 +508,35 @@ fn a_short_lived_key_that_cannot_be_had_is_an_error() {
         "leave `--short-lived` out, or use a profile of `dashscope`",
     );
 }
+
+/// Every provider of the data that takes a key, at a server that knows one key.
+#[test]
+fn each_provider_takes_its_key_and_refuses_another() {
+    let listed: Value = serde_json::from_str(&Sandbox::new().run(["providers", "--json"]).any_stdout().stdout).unwrap();
+    let mut tried = 0;
+    for provider in listed["providers"].as_array().unwrap() {
+        let name = provider["provider"].as_str().unwrap();
+        if provider["key"].is_null() {
+            continue;
+        }
+        let get = provider["verify"]["get"].as_str().unwrap();
+        let path =
+            get.strip_prefix("https://").map_or(format!("/api/{get}"), |url| url[url.find('/').unwrap()..].to_owned());
+        let mut config = vec![format!("[providers.{name}]\nbase_url = \"{{server}}/api\"")];
+        if get.starts_with("https://") {
+            config.push(format!("verify.get = \"{{server}}{path}\""));
+        }
+        for region in provider["regions"].as_object().unwrap().keys() {
+            config.push(format!("regions.{region}.base_url = \"{{server}}/api\""));
+        }
+        let sandbox = knows_the_key(Sandbox::new().configured(&config.join("\n")), &path);
+        drop(sandbox.run_with_stdin(by_stdin(name, &[]), b"granted-another").exits(4).any_stderr());
+        assert_eq!(sandbox.profile(name), Value::Null, "{name}");
+        let outcome = sandbox.run_with_stdin(by_stdin(name, &[]), KEY.as_bytes()).any_stderr();
+        assert!(outcome.stderr.contains("qwenauth: logged in: profile "), "{name}: {}", outcome.stderr);
+        assert_eq!(sandbox.profile(name)["api_key"], KEY, "{name}");
+        assert!(sandbox.server.requests().iter().all(|request| request.place() == path));
+        tried += 1;
+    }
+    assert_eq!(tried, 16);
+}

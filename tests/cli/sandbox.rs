@@ -262,7 +262,7 @@ impl Drop for Sandbox {
             let large = path.metadata().map_or(0, |metadata| metadata.len()) > 4 << 20;
             let content = if large { Vec::new() } else { fs::read(path).unwrap_or_default() };
             let secret = content.windows(8).any(|bytes| bytes == b"granted-");
-            if path.parent() == Some(&self.profiles()) && name.ends_with(".json") {
+            if path.parent() == Some(&self.profiles()) && path.extension() == Some(OsStr::new("json")) {
                 assert_eq!(mode(path), 0o600, "{}", path.display());
                 return;
             }
