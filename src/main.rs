@@ -20,7 +20,7 @@
 //!
 //! main → cli, commands, files, signals · commands → everything below, never another command
 //! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files, lock
-//! providers → oauth, http, files · oauth → http · lock → signals · sandbox → cli, used by its command only
+//! providers → oauth, http, files · oauth → http · lock → files, signals · sandbox → cli, used by its command only
 //! cli, files, http, shell, signals, terminal, secret use nothing of ours but error and secret
 //! ```
 //!
