@@ -1,6 +1,7 @@
 //! A home directory with one credential, and the real program in it, which a scenario may kill.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -97,14 +98,28 @@ impl Machine {
     }
 
     pub(crate) fn start(&self, arguments: &[&str]) -> Process {
-        let program = std::env::var_os("QWENAUTH").unwrap_or_else(|| env!("CARGO_BIN_EXE_qwenauth").into());
-        let mut command = Command::new(program);
+        self.spawn(Command::new(program()), arguments)
+    }
+
+    /// The same, killed when a thread of it makes its so many-th system call of that kind.
+    pub(crate) fn start_killed_at(&self, kind: &str, number: usize, arguments: &[&str]) -> Process {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qqq", "-o", "/dev/null", "-e", &format!("inject={kind}:signal=KILL:when={number}")]);
+        strace.arg(program());
+        self.spawn(strace, arguments)
+    }
+
+    fn spawn(&self, mut command: Command, arguments: &[&str]) -> Process {
         command.args(arguments).env_clear().env("HOME", self.directory.path()).env("PATH", "/usr/bin:/bin");
         command.env("QWENAUTH_QWEN_OAUTH_URL", &self.server.url).env("QWENAUTH_LOG", "trace");
         command.current_dir(self.directory.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Process { child: command.spawn().unwrap(), started: Instant::now() }
     }
+}
+
+fn program() -> OsString {
+    std::env::var_os("QWENAUTH").unwrap_or_else(|| env!("CARGO_BIN_EXE_qwenauth").into())
 }
 
 fn milliseconds() -> i64 {

@@ -59,7 +59,9 @@ impl Options {
 fn main() {
     let options = Options::read();
     let counts: &[usize] = if options.long { &[1, 10, 100, 500] } else { &[1, 10, 50] };
-    let scenarios: [(&str, &dyn Fn(), bool); 5] = [
+    let kinds = if options.long { 20 } else { 2 };
+    let scenarios: [(&str, &dyn Fn(), bool); 6] = [
+        ("system_calls", &|| kill::at_each_call(kinds, options.seed), true),
         ("kill", &|| kill::run(options.rounds, options.seed), true),
         ("stampede", &|| stampede::one_request(counts), true),
         ("failing", &|| stampede::failing_server(counts), true),
