@@ -21,7 +21,7 @@
 //! cannot be parsed is reported, not read as "empty"; the directory is proved writable, with room, before a token is
 //! spent; a wait always outlasts a renewal; and a login that was made elsewhere is seen, since nothing is cached.
 
-mod document;
+pub(crate) mod document;
 mod proof;
 mod refused;
 mod short_lived;

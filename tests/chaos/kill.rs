@@ -108,6 +108,7 @@ pub(crate) fn at_each_call(kinds: usize, seed: u64) {
             let round = Round { machine: &machine, random: Random::new(seed), seed };
             let before = round.prepare();
             let ended = machine.start_killed_at(kind, number, &["token"]).end();
+            machine.server.settle();
             let token = machine.refresh_token().unwrap_or_else(|error| panic!("{told}the file is not whole: {error}"));
             let token = token.unwrap_or_else(|| panic!("{told}the credential is gone"));
             if ended.code() == Some(0) {
@@ -187,6 +188,8 @@ impl Round<'_> {
             let ended = beside.end();
             assert!(matches!(ended.code(), Some(0 | 4)), "{}the one beside it: {}", self.told(&command), ended.stderr);
         }
+        // What a killed client had sent may still be on its way.
+        machine.server.settle();
         self.judge(&command, signal, &before, killed, count);
     }
 

@@ -43,6 +43,8 @@ struct State {
     open: bool,
     /// Before the reply and between its halves.
     delay: Duration,
+    /// Connections that are being served.
+    busy: usize,
 }
 
 struct Shared {
@@ -72,14 +74,24 @@ impl Server {
             refreshes: Vec::new(),
             open: true,
             delay: Duration::ZERO,
+            busy: 0,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let (accepting, api) = (shared.clone(), url.clone());
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 let (shared, api) = (accepting.clone(), api.clone());
-                // A client that was killed is what this is about.
-                thread::spawn(move || drop(answer(&connection, &shared, &api)));
+                let count = |shared: &Shared, change: isize| {
+                    let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+                    state.busy = state.busy.saturating_add_signed(change);
+                    shared.changed.notify_all();
+                };
+                count(&shared, 1);
+                thread::spawn(move || {
+                    // A client that was killed is what this is about.
+                    drop(answer(&connection, &shared, &api));
+                    count(&shared, -1);
+                });
             }
         });
         Self { shared, url }
@@ -122,6 +134,17 @@ impl Server {
     /// Forgets what was; tokens stay what they are.
     pub(crate) fn forget(&self) {
         self.state().refreshes.clear();
+    }
+
+    /// Waits until all that was sent so far has been read and dealt with, by whomever it was sent: connections are
+    /// accepted in their order.
+    pub(crate) fn settle(&self) {
+        let mut last = TcpStream::connect(self.url.trim_start_matches("http://")).unwrap();
+        last.write_all(b"GET /settle HTTP/1.1\r\n\r\n").unwrap();
+        last.read_to_end(&mut Vec::new()).unwrap();
+        let (_, waited) =
+            self.shared.changed.wait_timeout_while(self.state(), PATIENCE, |state| state.busy > 0).unwrap();
+        assert!(!waited.timed_out(), "the server never came to rest");
     }
 
     pub(crate) fn wait_for_refreshes(&self, count: usize) {
