@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::error::{Failed, Failure};
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
@@ -58,6 +59,23 @@ impl Cli {
     }
 }
 
+/// What is wrong with the command line, in the words of every other error; `None` for help and version.
+pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion) {
+        return None;
+    }
+    let text = error.render().to_string();
+    let (said, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let literals = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").replace('\'', "`");
+    let tip = usage.lines().find_map(|line| line.trim().strip_prefix("tip: ")).map(literals);
+    let hint = tip.unwrap_or_else(|| match usage.lines().find_map(|line| line.strip_prefix("Usage: ")) {
+        Some(usage) => format!("usage: `{}`; more with `--help`", usage.trim()),
+        None => "`--help` behind the command says what it takes".into(),
+    });
+    Some(Failed::new(Failure::Usage, literals(said.trim_start_matches("error: "))).hint(hint))
+}
+
 /// Options of every command.
 #[derive(Debug, Args, Default)]
 pub(crate) struct Global {
@@ -75,6 +93,9 @@ pub(crate) enum Command {
     Token(TokenArgs),
     Env(EnvArgs),
     Exec(ExecArgs),
+    Providers(ProvidersArgs),
+    Profiles(ProfilesArgs),
+    Use(UseArgs),
     Sandbox(SandboxArgs),
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory
@@ -89,6 +110,11 @@ pub(crate) enum Command {
 #[command(after_help = "Examples:
   qwenauth login                  choose a provider, or log in to Qwen
   qwenauth login qwen --no-browser
+  qwenauth login openrouter       in a browser, or by pasting a code
+  qwenauth login dashscope        asks for the API key, hidden
+  qwenauth login dashscope --api-key-env DASHSCOPE_API_KEY --region cn
+  pass show groq | qwenauth login groq --profile work --api-key-stdin
+  qwenauth login custom --base-url http://127.0.0.1:8000/v1 --model qwen3-coder
   qwenauth login --json           events for a script, one JSON object a line")]
 pub(crate) struct LoginArgs {
     /// The provider to log in to (default: choose on a terminal, else `qwen`)
@@ -96,6 +122,27 @@ pub(crate) struct LoginArgs {
     /// Log in again although a valid login exists
     #[arg(long)]
     pub(crate) force: bool,
+    /// Read the API key from stdin
+    #[arg(long, conflicts_with = "api_key_env")]
+    pub(crate) api_key_stdin: bool,
+    /// Take the API key from this environment variable
+    #[arg(long, value_name = "VAR")]
+    pub(crate) api_key_env: Option<String>,
+    /// Where the API lives, for `custom` or a workspace's own domain
+    #[arg(long, value_name = "URL")]
+    pub(crate) base_url: Option<String>,
+    /// The region the key belongs to (default: found out)
+    #[arg(long, value_name = "REGION", conflicts_with = "base_url")]
+    pub(crate) region: Option<String>,
+    /// OpenRouter: read the code that the browser shows from stdin
+    #[arg(long, conflicts_with_all = ["api_key_stdin", "api_key_env"])]
+    pub(crate) code_stdin: bool,
+    /// OpenRouter: the name of the new key
+    #[arg(long, value_name = "NAME")]
+    pub(crate) key_label: Option<String>,
+    /// OpenRouter: the most that the new key may spend, in US dollars
+    #[arg(long, value_name = "USD", value_parser = amount)]
+    pub(crate) limit: Option<String>,
     /// Do not open a browser
     #[arg(long)]
     pub(crate) no_browser: bool,
@@ -183,6 +230,9 @@ pub(crate) struct TokenArgs {
     pub(crate) min_ttl: Option<Duration>,
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub(crate) format: TokenFormat,
+    /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    #[arg(long)]
+    pub(crate) short_lived: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
@@ -222,8 +272,12 @@ pub(crate) struct EnvArgs {
     /// How long the token must be good for (default: 10m if it can be had)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) min_ttl: Option<Duration>,
+    /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    #[arg(long)]
+    pub(crate) short_lived: bool,
 }
 
+// The completion script of fish holds the help of values in double quotes: a `$` here would be expanded as it loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EnvFormat {
     /// bash, dash, zsh; quoted, any POSIX shell
@@ -263,9 +317,49 @@ pub(crate) struct ExecArgs {
     /// How long the token must be good for (default: 10m if it can be had)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) min_ttl: Option<Duration>,
+    /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    #[arg(long)]
+    pub(crate) short_lived: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
+}
+
+/// Compare the known providers: price, limits, CI, what works here
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qwenauth providers
+  qwenauth providers dashscope    regions, models, where to get a key")]
+pub(crate) struct ProvidersArgs {
+    /// Show this one in full
+    pub(crate) name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the table of docs/providers.md
+    #[arg(long, hide = true, conflicts_with_all = ["json", "name"])]
+    pub(crate) markdown: bool,
+}
+
+/// List the stored profiles
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qwenauth profiles
+  qwenauth profiles --json")]
+pub(crate) struct ProfilesArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Make a stored profile the active one
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qwenauth use openrouter
+  qwenauth use qwen")]
+pub(crate) struct UseArgs {
+    /// The profile, as `qwenauth profiles` lists it
+    pub(crate) name: String,
 }
 
 /// Try everything against a practice provider on this machine: no account, no network
@@ -322,6 +416,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration =
         text.parse().map_err(|_| "not a duration; write it like `30s`, `10m` or `1h30m`".to_owned())?;
     Duration::try_from(parsed).map_err(|_| "a duration cannot be negative".to_owned())
+}
+
+/// A positive amount of money.
+fn amount(text: &str) -> Result<String, String> {
+    match text.parse::<f64>() {
+        Ok(amount) if amount > 0.0 && amount.is_finite() => Ok(text.to_owned()),
+        _ => Err("not an amount above 0, such as `5` or `2.50`".to_owned()),
+    }
 }
 
 /// The environment variables the program reads, all of them, read once.

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<()> {
 
 fn set_group(args: &ExecArgs, setting: &Setting, command: &mut Command) -> Result<()> {
     let mut replaced = Vec::new();
-    for member in group(setting, args.min_ttl, args.model.clone())? {
+    for member in group(setting, args.min_ttl, args.model.clone(), args.short_lived)? {
         let value = member.value.as_ref().map(|value| OsStr::new(value.expose()));
         if variable(member.name).is_some_and(|found| Some(found.as_os_str()) != value) {
             replaced.push(member.name);

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::refresh::holds_the_renewal;
-use crate::sandbox::{NOBODY, Sandbox, mode, possible};
+use crate::sandbox::{NOBODY, Sandbox, each_path, mode, possible};
 use crate::server::{Ask, Reply};
 
 /// Whatever a damaged file holds: it is reported by every command that needs it, and stays as it is.
@@ -125,6 +125,31 @@ fn a_directory_in_the_files_place_is_no_credential() {
 }
 
 #[test]
+fn what_is_no_credential_is_set_aside_by_a_completed_login() {
+    let sandbox = crate::login::polls([]).granted();
+    fs::create_dir_all(sandbox.file().join("something")).unwrap();
+    drop(sandbox.run(["login"]).exits(0).any_stderr());
+    sandbox.holds_the_grant();
+    assert!(sandbox.qwen().join("oauth_creds.json.damaged-1/something").is_dir());
+}
+
+#[test]
+fn everything_that_is_made_is_private_whatever_the_umask() {
+    let sandbox = crate::login::polls([]).granted();
+    let refusal = Reply::error(400, "invalid_grant");
+    drop(sandbox.shell("umask 000; exec $QWENAUTH login").any_stderr());
+    let sandbox = sandbox.refresh(refusal);
+    drop(sandbox.shell("umask 000; exec $QWENAUTH refresh").exits(4).any_stderr());
+    let mut seen = Vec::new();
+    each_path(&sandbox.home(), &mut |path| {
+        let wanted = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode(path), wanted, "{}", path.display());
+        seen.push(path.to_owned());
+    });
+    assert!(seen.iter().any(|path| path.starts_with(sandbox.home().join(".local/state/qwenauth"))), "{seen:?}");
+}
+
+#[test]
 fn a_pipe_in_the_files_place_does_not_hang() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.qwen()).unwrap();
@@ -198,23 +223,29 @@ fn a_login_into_a_read_only_home_fails_before_it_asks_for_a_code() {
 
 #[test]
 fn a_file_of_another_owner_is_refused() {
-    if !possible(nix::unistd::geteuid().is_root(), "give a file to another user") {
-        return;
-    }
     let sandbox = Sandbox::expired().unprivileged();
-    std::os::unix::fs::chown(sandbox.file(), Some(1), Some(1)).unwrap();
-    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o644)).unwrap();
+    let (path, owner) = if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(sandbox.file(), Some(1), Some(1)).unwrap();
+        fs::set_permissions(sandbox.file(), Permissions::from_mode(0o644)).unwrap();
+        ("{home}/.qwen/oauth_creds.json", 1)
+    } else {
+        // Who cannot give files away finds one that is root's.
+        fs::remove_file(sandbox.file()).unwrap();
+        symlink("/etc/passwd", sandbox.file()).unwrap();
+        ("/etc/passwd", 0)
+    };
     sandbox.run(["token"]).fails(
         1,
-        "`{home}/.qwen/oauth_creds.json` belongs to another user (uid 1) and is not used",
+        &format!("`{path}` belongs to another user (uid {owner}) and is not used"),
         "check who should own it; `chown` it to yourself if it is yours",
     );
-    assert_eq!((fs::metadata(sandbox.file()).unwrap().uid(), mode(&sandbox.file())), (1, 0o644));
+    assert_eq!((fs::metadata(sandbox.file()).unwrap().uid(), mode(&sandbox.file())), (owner, 0o644));
 }
 
 #[test]
 fn root_keeps_owner_and_mode_of_anothers_file() {
-    if !possible(nix::unistd::geteuid().is_root(), "give a file to another user") {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can give a file to another user");
         return;
     }
     let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
@@ -286,29 +317,40 @@ fn a_bind_mounted_file_is_rewritten_in_place() {
     assert_eq!(mode(&sandbox.file()), 0o600);
 }
 
+/// A disk of that many kilobytes, filled to the last or left as it is with the credential on it: nothing is sent, and
+/// the credential stays.
+#[track_caller]
+fn is_too_full(kilobytes: u32, fill: bool, error: &str) {
+    let sandbox = Sandbox::expired();
+    let kept = sandbox.directory().join("kept");
+    fs::copy(sandbox.file(), &kept).unwrap();
+    let sandbox = sandbox.variable("KEPT", kept);
+    let fill = if fill { "while head -c 4096 /dev/zero >> filler; do :; done 2> /dev/null" } else { ":" };
+    let script = format!(
+        "mount -t tmpfs -o size={kilobytes}k,mode=700 none $HOME/.qwen/ && cd $HOME/.qwen || exit 98
+        cp $KEPT oauth_creds.json; chmod 600 oauth_creds.json; : > .oauth_creds.qwenauth-lock; {fill}
+        $QWENAUTH token; code=$?; cmp $KEPT oauth_creds.json || exit 97
+        test ! -e oauth_creds.lock || exit 96; ls -A | grep tmp && exit 95; exit $code"
+    );
+    in_namespace(&sandbox, &script).fails(1, error, "");
+    assert!(sandbox.server.asked(Ask::Refresh).is_empty());
+}
+
 #[test]
 fn on_a_full_disk_nothing_is_sent() {
-    if !possible(can_mount(), "mount") {
-        return;
+    if possible(can_mount(), "mount") {
+        let lock = "cannot make the lock `{home}/.qwen/oauth_creds.lock`: No space left on device (os error 28)";
+        is_too_full(16, true, lock);
     }
-    let sandbox = Sandbox::expired();
-    let script =
-        "mount -t tmpfs -o size=16k,mode=700 none $HOME/.qwen/ && cp $SANDBOX/kept $HOME/.qwen/oauth_creds.json &&
-        chmod 600 $HOME/.qwen/oauth_creds.json; : > $HOME/.qwen/.oauth_creds.qwenauth-lock
-        while head -c 4096 /dev/zero >> $HOME/.qwen/filler; do :; done 2> /dev/null
-        $QWENAUTH token; code=$?; cmp $SANDBOX/kept $HOME/.qwen/oauth_creds.json && test ! -e $HOME/.qwen/oauth_creds.lock || exit 99
-        exit $code";
-    fs::copy(sandbox.file(), sandbox.directory().join("kept")).unwrap();
-    let sandbox = {
-        let directory = sandbox.directory().to_owned();
-        sandbox.variable("SANDBOX", directory)
-    };
-    in_namespace(&sandbox, script).fails(
-        1,
-        "cannot make the lock `{home}/.qwen/oauth_creds.lock`: No space left on device (os error 28)",
-        "",
-    );
-    assert!(sandbox.server.asked(Ask::Refresh).is_empty());
+}
+
+#[test]
+fn on_a_disk_with_too_little_room_for_new_tokens_nothing_is_sent() {
+    if possible(can_mount(), "mount") {
+        let room =
+            "cannot prepare a new version of `{home}/.qwen/oauth_creds.json`: No space left on device (os error 28)";
+        is_too_full(40, false, room);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -120,7 +121,7 @@ fn complete(shell: &str, arguments: &[&str], script: &str) -> Option<String> {
         Err(error) => {
             let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
             assert!(!is_ci, "{shell}: {error}, and CI=true");
-            eprintln!("skipped: {shell}: {error}");
+            let _ = writeln!(std::io::stderr(), "skipped: {shell}: {error}");
             None
         }
     }

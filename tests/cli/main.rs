@@ -26,4 +26,5 @@ mod sandbox;
 mod server;
 mod shells;
 mod status;
+mod terminal;
 mod token;

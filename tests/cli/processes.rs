@@ -214,9 +214,24 @@ fn a_signal_during_a_renewal_waits_until_the_new_token_is_saved() {
 }
 
 #[test]
+fn a_signal_during_a_renewal_that_fails_ends_it_with_nothing_lost() {
+    let gate = Gate::default();
+    let sandbox = Sandbox::expired().refresh(Reply::html(503).after(&gate));
+    let before = sandbox.content();
+    let running = sandbox.spawn(["token"]);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    running.signal(Signal::SIGTERM);
+    gate.open();
+    drop(running.finish().dies_by(Signal::SIGTERM).any_stderr());
+    assert_eq!(sandbox.content(), before);
+    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+}
+
+#[test]
 fn a_signal_that_was_ignored_stays_ignored_during_a_renewal() {
     let gate = Gate::default();
-    let sandbox = Sandbox::expired().refresh(Reply::tokens("2").after(&gate));
+    // The second try tells a signal that was ignored from one that was noted and ends the tries.
+    let sandbox = Sandbox::expired().refresh(Reply::html(503).after(&gate)).refresh(Reply::tokens("2"));
     let mut shell = sandbox.other("sh");
     shell.args(["-c", "trap '' HUP; exec $QWENAUTH token"]);
     let running = sandbox.start(shell);

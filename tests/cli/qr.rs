@@ -6,6 +6,8 @@ use crate::login::device_code;
 use crate::sandbox::Sandbox;
 use crate::server::{Ask, Reply};
 
+pub(crate) const URL: &str = "https://chat.qwen.ai/authorize?user_code=WDJB-MJHT&client=qwen-code";
+
 /// One character is drawn this wide and twice as tall.
 const WIDTH: usize = 8;
 
@@ -64,13 +66,18 @@ fn read(text: &str, default_foreground: u8, default_background: u8) -> Vec<Strin
     picture.detect_grids().iter().filter_map(|grid| grid.decode().ok()).map(|(_, content)| content).collect()
 }
 
+/// On a terminal of whatever colours.
+#[track_caller]
+pub(crate) fn leads_to_the_page(text: &str) {
+    assert_eq!(read(text, LIGHT, DARK), [URL], "on a dark terminal:\n{text}");
+    assert_eq!(read(text, DARK, LIGHT), [URL], "on a light terminal:\n{text}");
+}
+
 fn shown(arguments: &[&str], colour: &str) -> String {
     let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({}))).variable(colour, "1");
     let sandbox = sandbox.scripted(Ask::Poll, Reply::error(400, "access_denied"));
     sandbox.run(arguments).exits(4).any_stderr().stderr.clone()
 }
-
-const URL: &str = "https://chat.qwen.ai/authorize?user_code=WDJB-MJHT&client=qwen-code";
 
 #[test]
 fn the_qr_code_leads_to_the_page_that_knows_the_code() {
@@ -81,9 +88,7 @@ fn the_qr_code_leads_to_the_page_that_knows_the_code() {
 
 #[test]
 fn a_coloured_qr_code_is_dark_on_light_whatever_the_terminals_colours() {
-    let text = shown(&["login", "--qr", "always"], "CLICOLOR_FORCE");
-    assert_eq!(read(&text, LIGHT, DARK), [URL], "on a dark terminal:\n{text}");
-    assert_eq!(read(&text, DARK, LIGHT), [URL], "on a light terminal:\n{text}");
+    leads_to_the_page(&shown(&["login", "--qr", "always"], "CLICOLOR_FORCE"));
 }
 
 #[test]

@@ -505,3 +505,17 @@ fn an_expiry_an_hour_behind_costs_one_renewal() {
     sandbox.run(["token"]).stdout("granted-access-2\n");
     sandbox.run(["token"]).stdout("granted-access-2\n");
 }
+
+#[test]
+fn nothing_of_a_renewal_is_logged_that_is_secret() {
+    let sandbox = Sandbox::expired().refresh(Reply::html(503)).refresh(Reply::tokens("2"));
+    let outcome = sandbox.variable("QWENAUTH_LOG", "trace").run(["token"]).stdout("granted-access-2\n").any_stderr();
+    assert!(outcome.stderr.contains("503"), "nothing was logged: {outcome}");
+}
+
+#[test]
+fn a_token_that_the_server_repeats_is_not_repeated_by_us() {
+    let said = json!({"error": "invalid_client", "error_description": "granted-refresh-1 is not yours"});
+    let reply = move || Reply::json(400, said.clone());
+    keeps_the_file(reply, 1, 1, "the server answered `invalid_client`: … is not yours", NOT_THE_LOGIN);
+}

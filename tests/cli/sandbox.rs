@@ -71,7 +71,6 @@ impl Sandbox {
         self.credential_is(credential)
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "`json!` is written in place")]
     pub(crate) fn credential_is(self, mut credential: Value) -> Self {
         if credential["resource_url"] == "{server}" {
             credential["resource_url"] = json!(self.server.url());
@@ -156,7 +155,7 @@ impl Sandbox {
 
     /// The program, by a path that any user can reach.
     pub(crate) fn program(&self) -> PathBuf {
-        let built = PathBuf::from(env!("CARGO_BIN_EXE_qwenauth"));
+        let built = assert_cmd::cargo::cargo_bin!("qwenauth").to_owned();
         if self.user.is_none() {
             return built;
         }
@@ -242,7 +241,7 @@ impl Drop for Sandbox {
     }
 }
 
-fn each_path(path: &Path, act: &mut impl FnMut(&Path)) {
+pub(crate) fn each_path(path: &Path, act: &mut impl FnMut(&Path)) {
     act(path);
     if path.is_dir() && !path.is_symlink() {
         for entry in fs::read_dir(path).unwrap() {

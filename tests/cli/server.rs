@@ -1,7 +1,7 @@
 //! An OAuth server and model API on loopback: says what a test scripts, holds every request against the protocol,
 //! remembers it, and fails the test over a request nobody scripted or a scripted reply nobody asked for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -125,6 +125,11 @@ impl Reply {
         self
     }
 
+    /// Whether a refresh token answered so is spent.
+    fn renews(&self) -> bool {
+        matches!(&self.body, Body::Whole(body) if self.status == 200 && body.contains("granted-refresh-"))
+    }
+
     /// Does this when the request has come, before a byte of the answer goes out.
     pub(crate) fn meanwhile(mut self, act: impl FnOnce() + Send + 'static) -> Self {
         self.meanwhile.push(Box::new(act));
@@ -173,6 +178,8 @@ struct State {
     requests: Vec<Request>,
     problems: Vec<String>,
     challenge: String,
+    /// Refresh tokens that were answered with new ones: such a server knows them no more
+    spent: HashSet<String>,
     over: bool,
 }
 
@@ -288,6 +295,9 @@ fn answer(connection: &TcpStream, shared: &Shared) -> io::Result<()> {
         if reply.is_none() {
             state.problems.push(format!("{} {} {}: nobody scripted this", request.method, request.path, request.body));
         }
+        if request.ask == Some(Ask::Refresh) && reply.as_ref().is_some_and(Reply::renews) {
+            state.spent.insert(request.field("refresh_token").to_owned());
+        }
         state.requests.push(request);
         shared.changed.notify_all();
         reply.unwrap_or_else(|| Reply::text(500, "unexpected"))
@@ -358,7 +368,8 @@ fn check(request: &Request, state: &mut State) -> Result<(), String> {
             hold(challenge == state.challenge, "the verifier does not belong to the challenge")
         }
         Some(Ask::Refresh) => {
-            hold(request.fields() == ["grant_type", "refresh_token", "client_id"], "not the fields of a refresh")
+            hold(request.fields() == ["grant_type", "refresh_token", "client_id"], "not the fields of a refresh")?;
+            hold(!state.spent.contains(request.field("refresh_token")), "a refresh token that was spent already")
         }
         Some(Ask::Chat) | None => Err("no such endpoint".into()),
     }
