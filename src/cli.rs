@@ -96,6 +96,7 @@ pub(crate) enum Command {
     Providers(ProvidersArgs),
     Profiles(ProfilesArgs),
     Use(UseArgs),
+    Setup(SetupArgs),
     Sandbox(SandboxArgs),
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory
@@ -320,6 +321,9 @@ pub(crate) struct ExecArgs {
     /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
     #[arg(long)]
     pub(crate) short_lived: bool,
+    /// Say which variables were set
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
@@ -361,6 +365,44 @@ pub(crate) struct UseArgs {
     /// The profile, as `qwenauth profiles` lists it
     pub(crate) name: String,
 }
+
+/// Set up a tool to use the active profile
+#[derive(Debug, Args)]
+#[command(after_help = "Written: opencode, qwen-code, codex, claude-code. Their files keep comments, order and what is yours; a key is
+never written, only how to ask for one. Printed, to paste: aider, llm, crush, goose, continue, zed, cline.
+
+Examples:
+  qwenauth setup                  what is installed, what is set up
+  qwenauth setup opencode
+  qwenauth setup codex --print    show what would be written
+  qwenauth setup codex --remove   undo it
+  qwenauth setup opencode --gateway
+                                  through `qwenauth gateway`, which paces and renews")]
+pub(crate) struct SetupArgs {
+    /// The tool (default: list them)
+    pub(crate) tool: Option<String>,
+    /// Print what would be written and change nothing
+    #[arg(long, requires = "tool")]
+    pub(crate) print: bool,
+    /// Undo what was written
+    #[arg(long, requires = "tool", conflicts_with_all = ["print", "model", "gateway"])]
+    pub(crate) remove: bool,
+    /// With `--remove`: also what was edited by hand since
+    #[arg(long, requires = "remove")]
+    pub(crate) force: bool,
+    /// The model the tool starts with
+    #[arg(long, value_name = "ID", requires = "tool")]
+    pub(crate) model: Option<String>,
+    /// Use a gateway on this address, whose key stays in a file
+    #[arg(long, value_name = "ADDR", requires = "tool", num_args = 0..=1, require_equals = true, default_missing_value = GATEWAY)]
+    pub(crate) gateway: Option<std::net::SocketAddr>,
+    /// Print the list as JSON
+    #[arg(long, conflicts_with = "tool")]
+    pub(crate) json: bool,
+}
+
+/// Where tools that are set up with `--gateway` look for it: 7936 spells `QWEN` on a telephone.
+const GATEWAY: &str = "127.0.0.1:7936";
 
 /// Try everything against a practice provider on this machine: no account, no network
 #[derive(Debug, Args)]
