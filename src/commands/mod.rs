@@ -72,6 +72,7 @@ pub(crate) fn tool_places(setting: &Setting) -> Result<Places> {
         config: absolute(setting.environment.config_home.clone()).unwrap_or_else(|| home.join(".config")),
         qwen: setting.config.paths.qwen.clone(),
         opencode_config: absolute(variable("OPENCODE_CONFIG")),
+        opencode_directory: absolute(variable("OPENCODE_CONFIG_DIR")),
         codex_home: absolute(variable("CODEX_HOME")),
         claude_config: absolute(variable("CLAUDE_CONFIG_DIR")),
         home,

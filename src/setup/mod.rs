@@ -31,7 +31,7 @@ use crate::providers::Model;
 /// The name under which a tool knows this program as a provider.
 const NAME: &str = "qwenauth";
 
-/// Bytes an edit may add beyond the text it was computed to.
+/// The ending of the one backup, beside the file.
 const BACKUP: &str = "qwenauth-backup";
 
 /// A program that can be set up.
@@ -91,6 +91,7 @@ pub(crate) struct Places {
     pub(crate) config: PathBuf,
     pub(crate) qwen: PathBuf,
     pub(crate) opencode_config: Option<PathBuf>,
+    pub(crate) opencode_directory: Option<PathBuf>,
     pub(crate) codex_home: Option<PathBuf>,
     pub(crate) claude_config: Option<PathBuf>,
 }
@@ -118,11 +119,10 @@ impl Access {
     ///
     /// The profile is named: with another one active later, its key would be sent to this one's host.
     fn key_command(&self) -> Vec<String> {
-        let words = match &self.gateway_key {
+        match &self.gateway_key {
             Some(file) => vec!["cat".into(), file.display().to_string()],
             None => vec![self.program.clone(), "token".into(), "--profile".into(), self.profile.clone()],
-        };
-        words
+        }
     }
 
     /// The same for a shell.

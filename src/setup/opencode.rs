@@ -14,9 +14,14 @@ use crate::providers::Model;
 
 const PLUGIN: &str = include_str!("opencode_plugin.js");
 
+/// `OPENCODE_CONFIG_DIR`, else opencode's own directory.
+fn directory(places: &Places) -> PathBuf {
+    places.opencode_directory.clone().unwrap_or_else(|| places.config.join("opencode"))
+}
+
 /// `OPENCODE_CONFIG`, else the one of the two names that exists, else the plain one.
 pub(super) fn file(places: &Places) -> PathBuf {
-    let directory = places.config.join("opencode");
+    let directory = directory(places);
     let with_comments = directory.join("opencode.jsonc");
     match &places.opencode_config {
         Some(file) => file.clone(),
@@ -32,7 +37,7 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
         Some(key) => options["apiKey"] = format!("{{file:{}}}", key.display()).into(),
         None => {
             let command = serde_json::to_string(&access.key_command())?;
-            let plugin = places.config.join("opencode/plugin").join(format!("{NAME}.js"));
+            let plugin = directory(places).join("plugin").join(format!("{NAME}.js"));
             companion = Some((plugin, PLUGIN.replace("[/* command */]", &command)));
         }
     }
