@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::login::device_code;
 use crate::qr;
-use crate::sandbox::{Running, Sandbox, credential};
+use crate::run::Running;
+use crate::sandbox::{Sandbox, credential};
 use crate::server::{Ask, PATIENCE, Reply};
 
 const LARGE: (u16, u16) = (60, 120);
