@@ -116,7 +116,10 @@ pub(crate) enum Command {
   qwenauth login dashscope --api-key-env DASHSCOPE_API_KEY --region cn
   pass show groq | qwenauth login groq --profile work --api-key-stdin
   qwenauth login custom --base-url http://127.0.0.1:8000/v1 --model qwen3-coder
-  qwenauth login --json           events for a script, one JSON object a line")]
+  qwenauth login --json           events for a script, one JSON object a line
+  qwenauth login --no-wait --json then, once it is approved: qwenauth login --resume
+
+A login that waits for approval is joined by a second one: both show the same code.")]
 pub(crate) struct LoginArgs {
     /// The provider to log in to (default: choose on a terminal, else `qwen`)
     pub(crate) provider: Option<String>,
@@ -153,6 +156,12 @@ pub(crate) struct LoginArgs {
     /// Do not prove the login with a request to the API
     #[arg(long)]
     pub(crate) no_verify: bool,
+    /// Show the code, keep the login pending and leave: for scripts and agents
+    #[arg(long, conflicts_with_all = ["resume", "timeout"])]
+    pub(crate) no_wait: bool,
+    /// Wait for the pending login; start none
+    #[arg(long)]
+    pub(crate) resume: bool,
     /// Give up after this long, for example `90s` or `5m`
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
