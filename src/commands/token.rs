@@ -16,7 +16,7 @@ pub(crate) fn run(args: &TokenArgs, setting: &Setting) -> Result<()> {
         credential = account.short_lived(&credential, lifetime)?;
     }
     // A token whose API is no host of the provider is not handed out, in whatever format.
-    account.place(&credential)?;
+    account.check_place(&credential)?;
     let token = credential.access_token.expose();
     let text = match args.format {
         TokenFormat::Raw => format!("{token}\n"),

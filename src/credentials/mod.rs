@@ -42,7 +42,7 @@ use crate::http::{self, Connection, Network};
 use crate::lock::{Kernel, PATIENCE, QwenCode};
 use crate::oauth::refresh::{self, NotRenewed};
 use crate::oauth::{Endpoints, Grant, Server, discovery, revoke};
-use crate::providers::{self, Overrides, Provider, QWEN};
+use crate::providers::{self, Overrides, Provider, QWEN, QWEN_HOST};
 use crate::secret::Secret;
 use crate::signals::Held;
 
@@ -261,12 +261,17 @@ impl Account {
         }
     }
 
-    /// [`Account::base_url`] where nothing else of the provider is wanted: a stored one needs no look at the providers.
-    pub(crate) fn place(&self, credential: &Credential) -> Result<String> {
-        match &credential.base_url {
-            Some(stored) => stored_place(stored),
-            None => self.provider(credential)?.base_url(credential.resource_url.as_deref()),
+    /// Fails where [`Account::base_url`] does, without a look at the providers where none is needed: parsing them would
+    /// cost a warm `token` more than all else it does.
+    pub(crate) fn check_place(&self, credential: &Credential) -> Result<()> {
+        if let Some(stored) = &credential.base_url {
+            return stored_place(stored).map(drop);
         }
+        let usual = matches!(credential.resource_url.as_deref(), None | Some(QWEN_HOST));
+        if usual && credential.provider_name() == QWEN && self.overrides.table.is_empty() {
+            return Ok(());
+        }
+        self.provider(credential)?.base_url(credential.resource_url.as_deref()).map(drop)
     }
 
     /// The authorization server that `credential` came from, ready to be asked.

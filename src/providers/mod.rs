@@ -21,6 +21,9 @@ const BUILT_IN: &str = include_str!("built_in.toml");
 /// The provider of the profile of the same name, whose credential file is Qwen Code's own.
 pub(crate) const QWEN: &str = "qwen";
 
+/// The `resource_url` of Qwen's logins, which `built_in.toml` allows.
+pub(crate) const QWEN_HOST: &str = "portal.qwen.ai";
+
 /// What the user's configuration and environment say about providers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Overrides {
@@ -155,6 +158,11 @@ mod tests {
 
     fn qwen() -> Provider {
         find(QWEN, &Overrides::default()).unwrap()
+    }
+
+    #[test]
+    fn the_usual_host_is_one_of_qwen() {
+        assert_eq!(qwen().base_url(Some(QWEN_HOST)).unwrap(), "https://portal.qwen.ai/v1");
     }
 
     #[test]

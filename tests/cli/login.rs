@@ -15,7 +15,7 @@ const COMPLETE_URL: &str = "https://chat.qwen.ai/authorize?user_code=WDJB-MJHT&c
 
 const ENDED: &str = "the free tier of Qwen OAuth ended on 2026-04-15: a login may succeed while the API refuses every request; API keys of Alibaba Cloud Model Studio or OpenRouter replace it";
 
-const ALREADY: &str = "qwenauth: already logged in to Qwen OAuth as profile `qwen`; `--force` logs in again\n";
+const ALREADY: &str = "qwenauth: already logged in to Qwen OAuth as profile `qwen`, the login Qwen Code uses too; `--force` logs in again\n";
 
 pub(crate) const AGAIN: &str = "nothing was changed; try again in a while";
 
