@@ -99,6 +99,11 @@ pub(crate) enum Command {
     Setup(SetupArgs),
     Sandbox(SandboxArgs),
     Completions(CompletionsArgs),
+    /// Print names for a completion script
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        names: Names,
+    },
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man {
@@ -121,7 +126,7 @@ pub(crate) enum Command {
 
 A login that waits for approval is joined by a second one: both show the same code.")]
 pub(crate) struct LoginArgs {
-    /// The provider to log in to (default: choose on a terminal, else `qwen`)
+    /// The provider to log in to; without one, chosen on a terminal, else `qwen`
     pub(crate) provider: Option<String>,
     /// Log in again although a valid login exists
     #[arg(long)]
@@ -457,6 +462,14 @@ pub(crate) enum Shell {
     Powershell,
     Elvish,
     Nushell,
+}
+
+/// What a completion script asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Names {
+    Profiles,
+    Providers,
+    Tools,
 }
 
 /// `30s`, `10m`, `1h 30m`, or a bare number of seconds.

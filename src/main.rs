@@ -118,6 +118,7 @@ fn run(Cli { global, command }: Cli) -> Result<u8> {
         Command::Setup(args) => commands::setup::run(&args, &setting()?)?,
         Command::Sandbox(args) => return commands::sandbox::run(&args),
         Command::Completions(args) => commands::completions::run(&args)?,
+        Command::Complete { names } => commands::completions::complete(names, setting)?,
         Command::Man { directory } => commands::man::run(&directory)?,
     }
     Ok(0)

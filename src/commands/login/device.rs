@@ -1,5 +1,6 @@
 //! A login by the device flow: show the code, wait for a person, store, prove.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, stderr};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,6 +26,8 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     let Attempt { args, account, provider, .. } = attempt;
     let (server, found) = account.login_server(provider)?;
     let before = stored(account)?;
+    // A signal that comes before the first pause is acted upon there.
+    let held = Cell::new(Some(Held::new()));
     let (authorization, joined) = begin(attempt, &server)?;
     let expires = Instant::now() + authorization.expires_in;
     let deadline = args.timeout.map_or(expires, |timeout| expires.min(Instant::now() + timeout));
@@ -46,7 +49,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
             return attempt.finish(&credential, false);
         }
     };
-    let granted = authorization.wait(&server, deadline, |time| pause(attempt, joined, time));
+    let granted = authorization.wait(&server, deadline, |time| pause(attempt, joined, held.take(), time));
     drop(countdown);
     if granted.is_err() && joined && Instant::now() >= deadline && deadline < expires {
         // Only this process's `--timeout` is over; the login may still be approved.
@@ -111,7 +114,7 @@ fn wait_for_turn(
         if let Some(lock) = lock {
             return Ok(Turn::Ours(lock));
         }
-        if Instant::now() >= deadline {
+        if Held::noted() || Instant::now() >= deadline {
             return Err(device::not_in_time());
         }
         thread::sleep(LOOK);
@@ -126,8 +129,8 @@ fn stored(account: &Account) -> Result<Option<Credential>> {
 }
 
 /// Waits, and on INT, TERM or HUP forgets a login that nobody else knows of before it dies by the signal.
-fn pause(attempt: &Attempt, joined: bool, time: Duration) {
-    let held = Held::new();
+fn pause(attempt: &Attempt, joined: bool, held: Option<Held>, time: Duration) {
+    let held = held.unwrap_or_else(Held::new);
     let end = Instant::now() + time;
     while !Held::noted() {
         let left = end.saturating_duration_since(Instant::now());
