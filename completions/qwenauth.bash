@@ -19,6 +19,9 @@ _qwenauth() {
             qwenauth,completions)
                 cmd="qwenauth__subcmd__completions"
                 ;;
+            qwenauth,doctor)
+                cmd="qwenauth__subcmd__doctor"
+                ;;
             qwenauth,env)
                 cmd="qwenauth__subcmd__env"
                 ;;
@@ -60,6 +63,9 @@ _qwenauth() {
                 ;;
             qwenauth__subcmd__help,completions)
                 cmd="qwenauth__subcmd__help__subcmd__completions"
+                ;;
+            qwenauth__subcmd__help,doctor)
+                cmd="qwenauth__subcmd__help__subcmd__doctor"
                 ;;
             qwenauth__subcmd__help,env)
                 cmd="qwenauth__subcmd__help__subcmd__env"
@@ -107,7 +113,7 @@ _qwenauth() {
 
     case "${cmd}" in
         qwenauth)
-            opts="-h -V --profile --help --version login status refresh logout token env exec providers profiles use setup sandbox completions help"
+            opts="-h -V --profile --help --version login status refresh logout token env exec providers profiles use setup doctor sandbox completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -126,6 +132,24 @@ _qwenauth() {
             ;;
         qwenauth__subcmd__completions)
             opts="-h --profile --help bash zsh fish powershell elvish nushell"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --profile)
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        qwenauth__subcmd__doctor)
+            opts="-h --fix --json --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -211,7 +235,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__help)
-            opts="login status refresh logout token env exec providers profiles use setup sandbox completions help"
+            opts="login status refresh logout token env exec providers profiles use setup doctor sandbox completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -225,6 +249,20 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__help__subcmd__completions)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        qwenauth__subcmd__help__subcmd__doctor)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -34,6 +34,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand profiles 'List the stored profiles'
             cand use 'Make a stored profile the active one'
             cand setup 'Set up a tool to use the active profile'
+            cand doctor 'Look for what keeps a login from working'
             cand sandbox 'Try everything against a practice provider on this machine: no account, no network'
             cand completions 'Print a completion script'
             cand help 'Print this message or the help of the given subcommand(s)'
@@ -138,6 +139,13 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand -h 'Print help'
             cand --help 'Print help'
         }
+        &'qwenauth;doctor'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand --fix 'Repair what is local: modes, stale locks, leftover files'
+            cand --json 'Print JSON'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
         &'qwenauth;sandbox'= {
             cand --expires-in 'How long access tokens of the practice provider live'
             cand --profile 'Use this profile instead of the active one'
@@ -163,6 +171,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand profiles 'List the stored profiles'
             cand use 'Make a stored profile the active one'
             cand setup 'Set up a tool to use the active profile'
+            cand doctor 'Look for what keeps a login from working'
             cand sandbox 'Try everything against a practice provider on this machine: no account, no network'
             cand completions 'Print a completion script'
             cand help 'Print this message or the help of the given subcommand(s)'
@@ -188,6 +197,8 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         &'qwenauth;help;use'= {
         }
         &'qwenauth;help;setup'= {
+        }
+        &'qwenauth;help;doctor'= {
         }
         &'qwenauth;help;sandbox'= {
         }

@@ -134,6 +134,14 @@ module completions {
     tool?: string             # The tool (default: list them)
   ]
 
+  # Look for what keeps a login from working
+  export extern "qwenauth doctor" [
+    --fix                     # Repair what is local: modes, stale locks, leftover files
+    --json                    # Print JSON
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+  ]
+
   # Try everything against a practice provider on this machine: no account, no network
   export extern "qwenauth sandbox" [
     --tour                    # Show each command with its real output, then leave
@@ -201,6 +209,10 @@ module completions {
 
   # Set up a tool to use the active profile
   export extern "qwenauth help setup" [
+  ]
+
+  # Look for what keeps a login from working
+  export extern "qwenauth help doctor" [
   ]
 
   # Try everything against a practice provider on this machine: no account, no network

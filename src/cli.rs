@@ -97,6 +97,7 @@ pub(crate) enum Command {
     Profiles(ProfilesArgs),
     Use(UseArgs),
     Setup(SetupArgs),
+    Doctor(DoctorArgs),
     Sandbox(SandboxArgs),
     Completions(CompletionsArgs),
     /// Print names for a completion script
@@ -382,7 +383,8 @@ pub(crate) struct UseArgs {
 
 /// Set up a tool to use the active profile
 #[derive(Debug, Args)]
-#[command(after_help = "Written: opencode, qwen-code, codex, claude-code. Their files keep comments, order and what is yours; a key is
+#[command(
+    after_help = "Written: opencode, qwen-code, codex, claude-code. Their files keep comments, order and what is yours; a key is
 never written, only how to ask for one. Printed, to paste: aider, llm, crush, goose, continue, zed, cline.
 
 Examples:
@@ -391,7 +393,8 @@ Examples:
   qwenauth setup codex --print    show what would be written
   qwenauth setup codex --remove   undo it
   qwenauth setup opencode --gateway
-                                  through `qwenauth gateway`, which paces and renews")]
+                                  through `qwenauth gateway`, which paces and renews"
+)]
 pub(crate) struct SetupArgs {
     /// The tool (default: list them)
     pub(crate) tool: Option<String>,
@@ -417,6 +420,26 @@ pub(crate) struct SetupArgs {
 
 /// Where tools that are set up with `--gateway` look for it: 7936 spells `QWEN` on a telephone.
 const GATEWAY: &str = "127.0.0.1:7936";
+
+/// Look for what keeps a login from working
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Looks at files, locks, the environment, the clock and the servers of the active profile. What it prints has no
+secret in it and can be pasted. Exit code: 1 if something is broken, else 0.
+
+Examples:
+  qwenauth doctor
+  qwenauth doctor --fix           repair modes, stale locks and leftovers on this machine
+  qwenauth doctor --json"
+)]
+pub(crate) struct DoctorArgs {
+    /// Repair what is local: modes, stale locks, leftover files
+    #[arg(long)]
+    pub(crate) fix: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// Try everything against a practice provider on this machine: no account, no network
 #[derive(Debug, Args)]

@@ -116,6 +116,7 @@ fn run(Cli { global, command }: Cli) -> Result<u8> {
         Command::Profiles(args) => commands::profiles::run(&args, &setting()?)?,
         Command::Providers(args) => commands::providers::run(&args, &setting()?)?,
         Command::Setup(args) => commands::setup::run(&args, &setting()?)?,
+        Command::Doctor(args) => return commands::doctor::run(&args, setting),
         Command::Sandbox(args) => return commands::sandbox::run(&args),
         Command::Completions(args) => commands::completions::run(&args)?,
         Command::Complete { names } => commands::completions::complete(names, setting)?,

@@ -35,12 +35,8 @@ pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
 }
 
 /// Commands whose argument is a name that only the program knows, and the kind of name.
-const NAMED: [(&str, Names); 4] = [
-    ("login", Names::Providers),
-    ("providers", Names::Providers),
-    ("use", Names::Profiles),
-    ("setup", Names::Tools),
-];
+const NAMED: [(&str, Names); 4] =
+    [("login", Names::Providers), ("providers", Names::Providers), ("use", Names::Profiles), ("setup", Names::Tools)];
 
 /// Prints the names of one kind, one a line. A shell in the middle of a line wants no errors: there are none then.
 pub(crate) fn complete(names: Names, setting: impl FnOnce() -> Result<Setting>) -> Result<()> {

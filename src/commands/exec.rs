@@ -73,7 +73,9 @@ fn set_group(args: &ExecArgs, setting: &Setting, command: &mut Command) -> Resul
 /// What a known program reads beside the group, with a warning where that will not do.
 fn for_child(child: &Child, group: &[Set], setting: &Setting) -> Result<Vec<Set>> {
     let value = |name: &str| group.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.as_ref());
-    let (Some(key), Some(base_url)) = (value("OPENAI_API_KEY"), value("OPENAI_BASE_URL")) else { return Ok(Vec::new()) };
+    let (Some(key), Some(base_url)) = (value("OPENAI_API_KEY"), value("OPENAI_BASE_URL")) else {
+        return Ok(Vec::new());
+    };
     let account = setting.account();
     let credential = account.require()?;
     let provider = account.provider(&credential)?;
@@ -93,8 +95,7 @@ fn for_child(child: &Child, group: &[Set], setting: &Setting) -> Result<Vec<Set>
     if let Some(why) = child.outvoted(&tool_places(setting)?, &setting.config.paths.state, profile) {
         note(&format!("warning: {why}"));
     }
-    let mut own: Vec<Set> =
-        child.variables(&values).into_iter().map(|(name, value)| (name, Some(value))).collect();
+    let mut own: Vec<Set> = child.variables(&values).into_iter().map(|(name, value)| (name, Some(value))).collect();
     own.extend(child.remove.iter().map(|name| (name.clone(), None)));
     Ok(own)
 }

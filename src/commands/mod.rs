@@ -1,6 +1,7 @@
 //! One file per subcommand, each with `run`: translate arguments into calls, print the answer.
 
 pub(crate) mod completions;
+pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod login;

@@ -77,7 +77,10 @@ fn remove(tool: &Tool, args: &SetupArgs, setting: &Setting) -> Result<()> {
             terminal::say(&lines.join("\n"));
             return Failed::new(
                 Failure::Other,
-                format!("`{}` was edited since where qwenauth wrote it (above: - as written, + as it is)", file.display()),
+                format!(
+                    "`{}` was edited since where qwenauth wrote it (above: - as written, + as it is)",
+                    file.display()
+                ),
             )
             .hint("`--force` removes it all the same")
             .err();

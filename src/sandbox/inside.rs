@@ -14,7 +14,8 @@ use crate::cli::variable;
 use crate::error::note;
 
 /// Where the tools that `setup` writes look for their files, so that it writes none of the user's.
-const TOOLS: [(&str, &str); 3] = [("CODEX_HOME", "codex"), ("CLAUDE_CONFIG_DIR", "claude"), ("OPENCODE_CONFIG_DIR", "opencode")];
+const TOOLS: [(&str, &str); 3] =
+    [("CODEX_HOME", "codex"), ("CLAUDE_CONFIG_DIR", "claude"), ("OPENCODE_CONFIG_DIR", "opencode")];
 
 const LOOPBACK: &str = "127.0.0.1,localhost,::1";
 

@@ -39,7 +39,8 @@ fn events(echo: &Echo) -> String {
         json!({ "type": "message_start", "message": message(echo, json!([]), Value::Null, 0) }),
         json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "text", "text": "" } }),
     ];
-    let delta = |text| json!({ "type": "content_block_delta", "index": 0, "delta": { "type": "text_delta", "text": text } });
+    let delta =
+        |text| json!({ "type": "content_block_delta", "index": 0, "delta": { "type": "text_delta", "text": text } });
     events.extend(echo.pieces().into_iter().map(delta));
     events.extend([
         json!({ "type": "content_block_stop", "index": 0 }),
@@ -50,7 +51,10 @@ fn events(echo: &Echo) -> String {
         }),
         json!({ "type": "message_stop" }),
     ]);
-    events.iter().map(|event| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap_or_default())).collect()
+    events
+        .iter()
+        .map(|event| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap_or_default()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -59,9 +63,12 @@ mod tests {
 
     #[test]
     fn a_message_is_echoed_whole_and_as_events() {
-        let Ok(Output::Json(whole)) = messages(br#"{"messages":[{"role":"user","content":"hello"}]}"#) else { panic!() };
+        let Ok(Output::Json(whole)) = messages(br#"{"messages":[{"role":"user","content":"hello"}]}"#) else {
+            panic!()
+        };
         assert_eq!(whole["content"][0]["text"], "You said: hello");
-        let body = br#"{"stream":true,"messages":[{"role":"user","content":[{"type":"text","text":"a longer hello"}]}]}"#;
+        let body =
+            br#"{"stream":true,"messages":[{"role":"user","content":[{"type":"text","text":"a longer hello"}]}]}"#;
         let Ok(Output::Events(events)) = messages(body) else { panic!() };
         let data = events.lines().filter_map(|line| line.strip_prefix("data: "));
         let events: Vec<Value> = data.map(|data| serde_json::from_str(data).unwrap()).collect();

@@ -44,7 +44,8 @@ pub(crate) struct Values<'a> {
 /// The child that `program` is, by its file name.
 pub(crate) fn find(program: &OsStr) -> Result<Option<Child>> {
     let Some(name) = Path::new(program).file_name().and_then(OsStr::to_str) else { return Ok(None) };
-    let mut known: BTreeMap<String, Child> = toml::from_str(KNOWN).context("the data of known programs cannot be read")?;
+    let mut known: BTreeMap<String, Child> =
+        toml::from_str(KNOWN).context("the data of known programs cannot be read")?;
     Ok(known.remove(name))
 }
 
@@ -79,11 +80,7 @@ impl Child {
             document.get(&Place::key(&keys)).is_some_and(|found| found != Value::from(harmless.as_str()))
         };
         let (place, _) = self.places.iter().find(there)?;
-        Some(format!(
-            "`{place}` in `{}` wins over these variables; the way out: {}",
-            file.display(),
-            self.way_out
-        ))
+        Some(format!("`{place}` in `{}` wins over these variables; the way out: {}", file.display(), self.way_out))
     }
 }
 
@@ -140,7 +137,12 @@ mod tests {
         let key = Secret::new("k".into());
         let claude = find(OsStr::new("claude")).unwrap().unwrap();
         let values = values(&key, None);
-        assert!(!claude.variables(&values).iter().any(|(name, _)| name == "ANTHROPIC_BASE_URL" || name == "ANTHROPIC_MODEL"));
+        assert!(
+            !claude
+                .variables(&values)
+                .iter()
+                .any(|(name, _)| name == "ANTHROPIC_BASE_URL" || name == "ANTHROPIC_MODEL")
+        );
         assert!(claude.missing(&values)[0].contains("Anthropic endpoint"));
     }
 }

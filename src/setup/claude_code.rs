@@ -23,9 +23,12 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
             .err();
     }
     let Some(base) = &access.anthropic else {
-        return Failed::new(Failure::Other, format!("{} has no Anthropic endpoint, which Claude Code needs", access.title))
-            .hint("`dashscope`, `coding-plan`, `token-plan` and `openrouter` have one: `qwenauth login dashscope`")
-            .err();
+        return Failed::new(
+            Failure::Other,
+            format!("{} has no Anthropic endpoint, which Claude Code needs", access.title),
+        )
+        .hint("`dashscope`, `coding-plan`, `token-plan` and `openrouter` have one: `qwenauth login dashscope`")
+        .err();
     };
     let variables = [
         ("ANTHROPIC_BASE_URL", base.as_str()),

@@ -23,10 +23,8 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
         // A renewal may take 25 s, and Codex waits 5 s unless told otherwise.
         "auth": {"command": program, "args": arguments, "timeout_ms": 30_000},
     });
-    let mut entries = vec![
-        (Place::key(&["model"]), json!(access.model)),
-        (Place::key(&["model_provider"]), json!(NAME)),
-    ];
+    let mut entries =
+        vec![(Place::key(&["model"]), json!(access.model)), (Place::key(&["model_provider"]), json!(NAME))];
     if let Some(context) = access.models().first().and_then(|model| model.context) {
         entries.push((Place::key(&["model_context_window"]), json!(context)));
     }

@@ -216,9 +216,7 @@ fn set_key(object: &CstObject, key: &str, value: &Value) {
 }
 
 fn remove_elements(array: &CstArray, (field, wanted): &(String, String)) {
-    let ours = |node: &CstNode| {
-        node.to_serde_value().is_some_and(|element| element[field.as_str()] == wanted.as_str())
-    };
+    let ours = |node: &CstNode| node.to_serde_value().is_some_and(|element| element[field.as_str()] == wanted.as_str());
     array.elements().into_iter().filter(ours).for_each(CstNode::remove);
 }
 
@@ -296,7 +294,8 @@ mod tests {
 
     #[test]
     fn comments_and_order_survive_in_json() {
-        let text = "{\n  // first\n  \"z\": 1, // one\n  \"provider\": {\n    \"own\": {\"a\": 1}, /* kept */\n  },\n}\n";
+        let text =
+            "{\n  // first\n  \"z\": 1, // one\n  \"provider\": {\n    \"own\": {\"a\": 1}, /* kept */\n  },\n}\n";
         let mut document = parse(text, Syntax::Json);
         let place = Place::key(&["provider", "qwenauth"]);
         let kept = document.depth(&place);
@@ -318,7 +317,10 @@ mod tests {
         document.set(&place, &json!({"name": "q", "auth": {"command": "c", "args": ["a", "b"]}})).unwrap();
         let changed = document.to_text();
         assert!(changed.starts_with(text), "{changed}");
-        assert!(changed.contains("[model_providers.qwenauth.auth]\ncommand = \"c\"\nargs = [\"a\", \"b\"]"), "{changed}");
+        assert!(
+            changed.contains("[model_providers.qwenauth.auth]\ncommand = \"c\"\nargs = [\"a\", \"b\"]"),
+            "{changed}"
+        );
         document.remove(&place, kept);
         assert_eq!(document.to_text(), text);
     }
@@ -372,7 +374,11 @@ mod tests {
     }
 
     fn values() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![any::<bool>().prop_map(Value::from), any::<i64>().prop_map(Value::from), "\\PC*".prop_map(Value::from)];
+        let leaf = prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "\\PC*".prop_map(Value::from)
+        ];
         leaf.prop_recursive(3, 16, 4, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),

@@ -146,7 +146,11 @@ impl Access {
 
 fn quoted(word: &str) -> String {
     let plain = |character: char| character.is_ascii_alphanumeric() || "_./:@%+,-".contains(character);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// What is written for one tool.
@@ -331,9 +335,8 @@ impl Written {
         if now.as_ref() == Some(&self.value) || now == self.before || now.is_none() {
             return Vec::new();
         }
-        let lines = |value: &Value| -> Vec<String> {
-            format!("{:#}", masked(value)).lines().map(str::to_owned).collect()
-        };
+        let lines =
+            |value: &Value| -> Vec<String> { format!("{:#}", masked(value)).lines().map(str::to_owned).collect() };
         let (written, now) = (lines(&self.value), lines(&now.unwrap_or_default()));
         let gone = written.iter().filter(|line| !now.contains(line)).map(|line| format!("- {line}"));
         let come = now.iter().filter(|line| !written.contains(line)).map(|line| format!("+ {line}"));

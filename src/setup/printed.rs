@@ -123,7 +123,8 @@ fn zed(access: &Access, places: &Places) -> Text {
         .iter()
         .map(|model| {
             let name = if model.name.is_empty() { &model.id } else { &model.name };
-            let mut entry = json!({"name": model.id, "display_name": name, "max_tokens": model.context.unwrap_or(128_000)});
+            let mut entry =
+                json!({"name": model.id, "display_name": name, "max_tokens": model.context.unwrap_or(128_000)});
             if let Some(output) = model.output {
                 entry["max_output_tokens"] = json!(output);
             }

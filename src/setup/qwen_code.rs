@@ -21,9 +21,12 @@ pub(super) fn file(places: &Places) -> PathBuf {
 
 pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
     if access.gateway_key.is_some() {
-        return Failed::new(Failure::Usage, "Qwen Code reads its key from the environment, not from the gateway's key file")
-            .hint("run it with `qwenauth exec --gateway -- qwen`")
-            .err();
+        return Failed::new(
+            Failure::Usage,
+            "Qwen Code reads its key from the environment, not from the gateway's key file",
+        )
+        .hint("run it with `qwenauth exec --gateway -- qwen`")
+        .err();
     }
     let (entries, note) = if access.shared_with_qwen_code { shared(access) } else { provider(access) };
     Ok(Plan { file: file(places), syntax: Syntax::Json, entries, companion: None, note })

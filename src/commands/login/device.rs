@@ -96,12 +96,7 @@ enum Turn {
 }
 
 /// Waits while another process polls for the same login.
-fn wait_for_turn(
-    attempt: &Attempt,
-    server: &Server,
-    before: Option<&Credential>,
-    deadline: Instant,
-) -> Result<Turn> {
+fn wait_for_turn(attempt: &Attempt, server: &Server, before: Option<&Credential>, deadline: Instant) -> Result<Turn> {
     let account = &attempt.account;
     loop {
         let lock = account.try_lock_poll()?;

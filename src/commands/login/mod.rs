@@ -86,7 +86,8 @@ fn choose(
             return providers::find(profile.as_str(), overrides);
         }
     }
-    let asks_for_more = args.no_wait || args.resume || args.json || args.force || args.no_verify || args.timeout.is_some();
+    let asks_for_more =
+        args.no_wait || args.resume || args.json || args.force || args.no_verify || args.timeout.is_some();
     if !terminal::can_prompt() || asks_for_more {
         return providers::find(QWEN, overrides);
     }
