@@ -58,6 +58,13 @@ use anyhow::Result;
 #[cfg(not(unix))]
 compile_error!("qwenauth needs Unix file locks, modes and signals; on Windows it runs in WSL");
 
+// gcc's unwinder, which the standard library asks for, from the archive beside the compiler: with link-time optimisation
+// the program then loads no `libgcc_s.so`, which costs a start more than a warm `token` does.
+#[cfg(all(target_os = "linux", target_env = "gnu", not(debug_assertions)))]
+#[link(name = "gcc_eh", kind = "static", modifiers = "-bundle")]
+#[expect(unsafe_code, reason = "an empty block: it only names the library")]
+unsafe extern "C" {}
+
 /// The C `main`. Rust's own would set up a stack guard by reading `/proc/self/maps`, a fifth of what a warm `token` costs,
 /// and hide from [`signals`] whether SIGPIPE was ignored.
 #[cfg(all(not(test), any(target_env = "gnu", target_os = "macos")))]

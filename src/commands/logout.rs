@@ -1,5 +1,7 @@
 //! `logout`: remove stored credentials.
 
+use std::fmt::Write;
+
 use anyhow::Result;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -62,8 +64,11 @@ fn say_where_it_is_deleted(account: &Account, credential: &Credential) {
     let Ok(provider) = account.provider(credential) else { return };
     let Some(page) = provider.key.as_ref().and_then(|key| key.delete.as_ref()) else { return };
     let page = if page.contains("{sha256}") {
-        let hash = Sha256::digest(credential.access_token.expose());
-        page.replace("{sha256}", &hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        let mut hash = String::new();
+        for byte in Sha256::digest(credential.access_token.expose()) {
+            let _ = write!(hash, "{byte:02x}");
+        }
+        page.replace("{sha256}", &hash)
     } else {
         page.clone()
     };

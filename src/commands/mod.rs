@@ -90,7 +90,7 @@ impl Endpoint {
     /// `model`: what the user asked for, before the profile's and the provider's.
     pub(crate) fn of(account: &Account, credential: &Credential, model: Option<String>) -> Result<Self> {
         let provider: Provider = account.provider(credential)?;
-        let base_url = account.base_url(credential, &provider)?;
+        let base_url = Account::base_url(credential, &provider)?;
         Ok(Self { base_url, model: model.or_else(|| Account::model(credential, &provider)) })
     }
 }
@@ -125,7 +125,7 @@ impl Surroundings {
     }
 
     /// The variable that holds a key of `provider`, the preferred one first.
-    pub(crate) fn key_variable(self, provider: &Provider) -> Option<String> {
+    pub(crate) fn key_variable(provider: &Provider) -> Option<String> {
         let variables = provider.key.as_ref().map(|key| key.variables.as_slice()).unwrap_or_default();
         variables.iter().find(|name| variable(name).is_some()).cloned()
     }
@@ -135,7 +135,7 @@ impl Surroundings {
         if self.ci && provider.ci == Ci::Forbidden {
             return "not in CI: its terms forbid it".into();
         }
-        if let Some(name) = self.key_variable(provider) {
+        if let Some(name) = Self::key_variable(provider) {
             return format!("yes: `{name}` is set");
         }
         if provider.oauth().is_some() {

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &ProfilesArgs, setting: &Setting) -> Result<()> {
             "path": account.path.display().to_string(),
         }));
         let provider = printable(provider.as_deref().unwrap_or("?"));
-        lines.push(format!("{} {profile:<20} {provider:<14} {kind}\n", if active { '*' } else { ' ' }));
+        lines.push(format!("{} {:<20} {provider:<14} {kind}\n", if active { '*' } else { ' ' }, profile.as_str()));
     }
     if args.json {
         return print(&format!("{:#}\n", json!({ "profiles": rows })));

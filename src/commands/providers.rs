@@ -103,7 +103,7 @@ fn verified(provider: &Provider) -> String {
 }
 
 fn table(found: &[Provider], surroundings: Surroundings) -> String {
-    let mut text = format!("{:<12} {:<9} {:<31} PRICE AND LIMITS\n", "PROVIDER", "CI", "HERE");
+    let mut lines = vec![format!("{:<12} {:<9} {:<31} PRICE AND LIMITS", "PROVIDER", "CI", "HERE")];
     for provider in found {
         let short = match provider.ci {
             Ci::Allowed => "yes",
@@ -111,26 +111,24 @@ fn table(found: &[Provider], surroundings: Surroundings) -> String {
             Ci::Unclear => "unclear",
         };
         let here = surroundings.verdict(provider);
-        text += &format!("{:<12} {short:<9} {here:<31} {}\n", printable(&provider.name), printable(&provider.price));
+        let (name, price) = (printable(&provider.name), printable(&provider.price));
+        lines.push(format!("{name:<12} {short:<9} {here:<31} {price}"));
         if !matches!(provider.limits.text.as_str(), "" | "none") {
-            text += &format!("{:<54} {}\n", "", printable(&provider.limits.text));
+            lines.push(format!("{:<54} {}", "", printable(&provider.limits.text)));
         }
     }
-    let mut here = Vec::new();
-    for (holds, what) in [
+    let there = [
         (surroundings.graphical, "a graphical session"),
         (surroundings.ssh, "SSH"),
         (surroundings.container, "a container"),
         (surroundings.ci, "CI"),
-    ] {
-        if holds {
-            here.push(what);
-        }
-    }
+    ];
+    let here: Vec<&str> = there.into_iter().filter(|(holds, _)| *holds).map(|(_, what)| what).collect();
     let here = if here.is_empty() { "no graphical session".to_owned() } else { here.join(", ") };
-    text + &format!(
-        "\nHere: {here}. Every login works without a browser on this machine. `qwenauth providers NAME` says more.\n"
-    )
+    lines.push(format!(
+        "\nHere: {here}. No login needs a browser on this machine. `qwenauth providers NAME` says more.\n"
+    ));
+    lines.join("\n")
 }
 
 fn in_full(provider: &Provider, surroundings: Surroundings) -> String {

@@ -59,13 +59,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Credential>, String> {
     let issuer = match (text(fields.issuer), text(fields.token_endpoint)) {
         (Some(issuer), Some(token_endpoint)) => {
             let url = |text: &str| http::endpoint(text).map_err(|error| format!("it names an endpoint: {error}"));
-            Some(Endpoints {
+            Some(Box::new(Endpoints {
                 issuer,
                 device_authorization_endpoint: None,
                 token_endpoint: url(&token_endpoint)?,
                 revocation_endpoint: text(fields.revocation_endpoint).as_deref().map(url).transpose()?,
                 client_auth: fields.client_auth.unwrap_or_default(),
-            })
+            }))
         }
         _ => None,
     };

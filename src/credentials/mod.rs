@@ -88,7 +88,7 @@ pub(crate) struct Credential {
     base_url: Option<String>,
     /// When an API key was stored, RFC 3339.
     pub(crate) created_at: Option<String>,
-    issuer: Option<Endpoints>,
+    issuer: Option<Box<Endpoints>>,
 }
 
 impl Credential {
@@ -254,7 +254,7 @@ impl Account {
     /// Where requests with `credential` go.
     ///
     /// Errors: a URL that it must not be sent to.
-    pub(crate) fn base_url(&self, credential: &Credential, provider: &Provider) -> Result<String> {
+    pub(crate) fn base_url(credential: &Credential, provider: &Provider) -> Result<String> {
         match &credential.base_url {
             Some(stored) => stored_place(stored),
             None => provider.base_url(credential.resource_url.as_deref()),
@@ -285,7 +285,7 @@ impl Account {
                 self.profile, found.issuer
             ));
         }
-        self.with_secret(provider, provider.server(credential.issuer.as_ref())?)
+        self.with_secret(provider, provider.server(credential.issuer.as_deref())?)
     }
 
     /// The authorization server that a login asks, found by discovery where only its issuer is known.

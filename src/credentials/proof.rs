@@ -39,7 +39,7 @@ impl Account {
     /// Errors: a base URL that the credential must not be sent to.
     pub(crate) fn prove(&self, credential: &Credential) -> Result<Proof> {
         let provider = self.provider(credential)?;
-        let base_url = self.base_url(credential, &provider)?;
+        let base_url = Self::base_url(credential, &provider)?;
         let model = Self::model(credential, &provider);
         let token = &credential.access_token;
         Question { provider: &provider, base_url: &base_url, token, model: model.as_deref(), network: &self.network }

@@ -41,7 +41,7 @@ impl Account {
             .hint("ask for less with `--min-ttl`")
             .err();
         }
-        let mut url = http::endpoint(&self.base_url(credential, &provider)?)?;
+        let mut url = http::endpoint(&Self::base_url(credential, &provider)?)?;
         url.set_path(path);
         url.set_query(Some(&format!("expire_in_seconds={}", LONGEST.as_secs())));
         let asked_at = (self.clock)();

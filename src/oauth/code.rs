@@ -7,7 +7,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -83,15 +83,16 @@ enum Outcome {
 
 fn accept(listener: &TcpListener, path: &str, sender: &Sender<Outcome>) {
     let open = Arc::new(AtomicUsize::new(0));
+    let over = Arc::new(AtomicBool::new(false));
     for connection in listener.incoming() {
         let Ok(connection) = connection else { continue };
         if open.fetch_add(1, Ordering::SeqCst) >= MOST_CONNECTIONS {
             open.fetch_sub(1, Ordering::SeqCst);
             continue;
         }
-        let (open, path, sender) = (Arc::clone(&open), path.to_owned(), sender.clone());
+        let (open, over, path, sender) = (Arc::clone(&open), Arc::clone(&over), path.to_owned(), sender.clone());
         thread::spawn(move || {
-            if let Some(outcome) = serve(&connection, &path) {
+            if let Some(outcome) = serve(&connection, &path, &over) {
                 let _ = sender.send(outcome);
             }
             open.fetch_sub(1, Ordering::SeqCst);
@@ -99,12 +100,13 @@ fn accept(listener: &TcpListener, path: &str, sender: &Sender<Outcome>) {
     }
 }
 
-/// Answers one request; only one with the nonce and a `code` or `error` has an outcome.
-fn serve(connection: &TcpStream, path: &str) -> Option<Outcome> {
+/// Answers one request; only the first with the nonce and a `code` or `error` has an outcome.
+fn serve(connection: &TcpStream, path: &str, over: &AtomicBool) -> Option<Outcome> {
     let head = read_head(connection)?;
     let mut words = head.lines().next()?.split(' ');
     let (method, target) = (words.next()?, words.next()?);
     let outcome = if method == "GET" { outcome_of(target, path) } else { None };
+    let outcome = outcome.filter(|_| !over.swap(true, Ordering::SeqCst));
     let (status, text) = match &outcome {
         Some(Outcome::Code(_)) => ("200 OK", "You are logged in. This tab can be closed."),
         Some(Outcome::Error(_)) => ("200 OK", "The login was refused. This tab can be closed."),

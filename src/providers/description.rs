@@ -112,13 +112,14 @@ pub(crate) struct Authorize {
 
 /// The cheapest request that really checks a credential.
 #[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Verify {
     /// `chat`: one token of an answer. Else what is fetched: a path below the base URL or a whole URL.
     pub(crate) get: String,
     /// What follows when the answer is the same without a credential; left out where that is known not to be.
     pub(crate) open: Option<Open>,
     /// Statuses that refuse the credential beside 401 and 403.
+    #[serde(default)]
     pub(crate) refused: Vec<u16>,
 }
 

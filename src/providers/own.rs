@@ -170,21 +170,21 @@ mod tests {
             "dialect" => "\"qwen\"",
             _ => "\"x\"",
         };
-        let mut text = String::new();
+        let mut lines = Vec::new();
         for (table, keys) in KEYS {
             if !table.is_empty() {
-                text += &format!("[{}]\n", table.replace('*', "r"));
+                lines.push(format!("[{}]", table.replace('*', "r")));
             }
             for key in keys {
                 let is_table = keys_of(key).is_some() || matches!(*key, "headers" | "regions");
                 // An issuer's keys stand in one place at a time.
-                if !is_table && !(table.is_empty() && OAUTH.contains(key)) {
-                    text += &format!("{key} = {}\n", value_of(key));
+                if !(is_table || table.is_empty() && OAUTH.contains(key)) {
+                    lines.push(format!("{key} = {}", value_of(key)));
                 }
             }
         }
-        text += "[headers]\nx = \"y\"\n";
-        let table: toml::Table = toml::from_str(&text).unwrap();
+        lines.push("[headers]\nx = \"y\"".to_owned());
+        let table: toml::Table = toml::from_str(&lines.join("\n")).unwrap();
         let overrides = super::super::Overrides {
             table: [("x".to_owned(), toml::Value::Table(table))].into_iter().collect(),
             ..super::super::Overrides::default()

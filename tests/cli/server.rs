@@ -47,6 +47,16 @@ impl Request {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
     }
 
+    /// The path without its query
+    pub(crate) fn place(&self) -> &str {
+        self.path.split('?').next().unwrap_or_default()
+    }
+
+    /// The key or token it carries
+    pub(crate) fn bearer(&self) -> &str {
+        self.header("Authorization").strip_prefix("Bearer ").unwrap_or_default()
+    }
+
     pub(crate) fn field(&self, name: &str) -> &str {
         self.form.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
@@ -171,10 +181,14 @@ impl Gate {
 
 type Script = Box<dyn Fn() -> Reply + Send>;
 
+type Handler = Box<dyn Fn(&Request) -> Reply + Send>;
+
 #[derive(Default)]
 struct State {
     scripted: HashMap<Ask, VecDeque<Reply>>,
     always: HashMap<Ask, Script>,
+    /// By path, for other providers than Qwen
+    handlers: HashMap<String, Handler>,
     requests: Vec<Request>,
     problems: Vec<String>,
     challenge: String,
@@ -235,6 +249,16 @@ impl Server {
         lock(&self.shared.state).always.insert(ask, Box::new(reply));
     }
 
+    /// Answers whatever is asked at this path, query aside, by looking at the request.
+    pub(crate) fn serve(&self, path: &str, handler: impl Fn(&Request) -> Reply + Send + 'static) {
+        lock(&self.shared.state).handlers.insert(path.to_owned(), Box::new(handler));
+    }
+
+    /// The requests at a served path.
+    pub(crate) fn at(&self, path: &str) -> Vec<Request> {
+        self.requests().into_iter().filter(|request| request.place() == path).collect()
+    }
+
     pub(crate) fn requests(&self) -> Vec<Request> {
         lock(&self.shared.state).requests.clone()
     }
@@ -292,6 +316,7 @@ fn answer(connection: &TcpStream, shared: &Shared) -> io::Result<()> {
             let scripted = state.scripted.get_mut(&ask).and_then(VecDeque::pop_front);
             scripted.or_else(|| state.always.get(&ask).map(|script| script()))
         });
+        let reply = reply.or_else(|| state.handlers.get(request.place()).map(|handler| handler(&request)));
         if reply.is_none() {
             state.problems.push(format!("{} {} {}: nobody scripted this", request.method, request.path, request.body));
         }
@@ -339,9 +364,12 @@ fn read(connection: &TcpStream) -> io::Result<Request> {
 /// Holds a request against RFC 8628 §3.1 and §3.4, RFC 6749 §6, RFC 7636 and Qwen's dialect of them.
 fn check(request: &Request, state: &mut State) -> Result<(), String> {
     let hold = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
-    hold(request.method == "POST", "not a POST")?;
     let agent = request.header("User-Agent");
     hold(agent.starts_with(concat!("qwenauth/", env!("CARGO_PKG_VERSION"), " (linux; ")), "an untrue User-Agent")?;
+    if state.handlers.contains_key(request.place()) {
+        return Ok(());
+    }
+    hold(request.method == "POST", "not a POST")?;
     if request.ask == Some(Ask::Chat) {
         return check_chat(request);
     }

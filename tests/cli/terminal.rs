@@ -150,3 +150,55 @@ fn a_logout_of_all_asks_first() {
     terminal.exits(0);
     assert!(sandbox.file().exists());
 }
+
+#[test]
+fn a_login_without_a_provider_lets_one_be_chosen() {
+    let sandbox = denied();
+    let mut terminal = Terminal::run(&sandbox, &["login"], LARGE);
+    terminal.wait_for("> qwen ");
+    terminal.wait_for("huggingface");
+    terminal.types("\r");
+    let screen = terminal.exits(4);
+    assert!(screen.contains("the login was denied"), "{screen}");
+}
+
+#[test]
+fn escape_from_the_list_logs_in_to_nothing() {
+    let sandbox = Sandbox::new();
+    let mut terminal = Terminal::run(&sandbox, &["login"], LARGE);
+    terminal.wait_for("huggingface");
+    terminal.types("\x1b");
+    let screen = terminal.exits(2);
+    assert!(screen.contains("no provider was chosen"), "{screen}");
+}
+
+/// A provider with a key at the sandbox's server.
+fn with_groq() -> Sandbox {
+    let sandbox = Sandbox::new().configured("[providers.groq]\nbase_url = \"{server}/groq/v1\"\n");
+    sandbox.server.serve("/groq/v1/models", |request| match request.bearer() {
+        "granted-typed" | "granted-found" => Reply::json(200, json!({"data": []})),
+        _ => Reply::error(401, "no"),
+    });
+    sandbox
+}
+
+#[test]
+fn a_typed_key_is_not_shown() {
+    let sandbox = with_groq();
+    let mut terminal = Terminal::run(&sandbox, &["login", "groq"], LARGE);
+    terminal.wait_for("Get a key at https://console.groq.com/keys");
+    terminal.wait_for("API key (hidden)");
+    terminal.types("granted-typed\r");
+    drop(terminal.exits(0));
+    assert_eq!(sandbox.profile("groq")["api_key"], "granted-typed");
+}
+
+#[test]
+fn a_key_found_in_a_variable_is_offered() {
+    let sandbox = with_groq().variable("GROQ_API_KEY", "granted-found");
+    let mut terminal = Terminal::run(&sandbox, &["login", "groq"], LARGE);
+    terminal.wait_for("Use the key in `GROQ_API_KEY`?");
+    terminal.types("y");
+    drop(terminal.exits(0));
+    assert_eq!(sandbox.profile("groq")["api_key"], "granted-found");
+}

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::Attempt;
 use crate::cli::variable;
-use crate::commands::rfc3339;
+use crate::commands::{Surroundings, rfc3339};
 use crate::credentials::{NewKey, Proof, Question};
 use crate::error::{Failed, Failure, nearest, note, printable};
 use crate::providers;
@@ -218,7 +218,7 @@ fn only_model(attempt: &Attempt, secret: &Secret, target: &Target, proof: Option
 
 /// The key in one of the provider's variables, if a person wants it.
 pub(super) fn offered(attempt: &Attempt) -> Result<Option<Secret>> {
-    let Some(name) = attempt.surroundings.key_variable(&attempt.provider) else { return Ok(None) };
+    let Some(name) = Surroundings::key_variable(&attempt.provider) else { return Ok(None) };
     if !terminal::can_prompt() || !terminal::confirm(&format!("Use the key in `{name}`?"))? {
         return Ok(None);
     }
@@ -250,7 +250,7 @@ fn read(attempt: &Attempt) -> Result<Secret> {
     if optional {
         return Ok(Secret::new(NO_KEY.into()));
     }
-    let hint = match attempt.surroundings.key_variable(&attempt.provider) {
+    let hint = match Surroundings::key_variable(&attempt.provider) {
         Some(name) => format!("`{name}` is set: use `--api-key-env {name}`"),
         None => "give the key with `--api-key-stdin` or `--api-key-env VAR`".into(),
     };
@@ -305,7 +305,7 @@ pub(super) fn clean(text: &str) -> Result<Secret> {
     key = key.strip_prefix("Bearer ").unwrap_or(key).trim();
     let half = &key.as_bytes()[..key.len() / 2];
     let halves: Vec<&str> = key.split_whitespace().collect();
-    let twice = key.len() >= 32 && key.len() % 2 == 0 && half == &key.as_bytes()[key.len() / 2..]
+    let twice = key.len() >= 32 && key.len().is_multiple_of(2) && half == &key.as_bytes()[key.len() / 2..]
         || halves.len() == 2 && halves[0] == halves[1];
     let name = key.split_once('=').map_or("", |(name, _)| name.trim_start_matches("export "));
     let assigned = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');

@@ -45,7 +45,7 @@ enum Way {
 fn log_in(args: &LoginArgs, global: &Global, setting: &Setting) -> Result<()> {
     let named = global.profile.as_deref().map(ProfileName::parse).transpose()?;
     let surroundings = Surroundings::look();
-    let provider = choose(args, named.as_ref(), setting, &surroundings)?;
+    let provider = choose(args, named.as_ref(), setting, surroundings)?;
     let profile = profile_for(named, &provider)?;
     let account = setting.account_of(&profile);
     let attempt = Attempt { args, setting, provider, profile, account, surroundings };
@@ -71,7 +71,7 @@ fn choose(
     args: &LoginArgs,
     named: Option<&ProfileName>,
     setting: &Setting,
-    surroundings: &Surroundings,
+    surroundings: Surroundings,
 ) -> Result<Provider> {
     let overrides = &setting.config.overrides;
     if let Some(name) = &args.provider {

@@ -1,0 +1,245 @@
+//! An issuer of the user's own, found by discovery: what a hostile or broken one cannot do.
+
+use serde_json::{Value, json};
+
+use crate::sandbox::{Sandbox, now_ms, write_private};
+use crate::server::{Reply, Request};
+
+const CONFIG: &str = r#"
+[providers.corp]
+issuer = "{server}"
+client_id = "us"
+scopes = ["openid", "offline_access"]
+base_url = "{server}/v1"
+resource = "https://models.corp.example"
+"#;
+
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+const AGAIN: &str = "check `issuer` in config.toml; nothing was changed";
+
+fn sandbox() -> Sandbox {
+    Sandbox::new().configured(CONFIG)
+}
+
+fn document(server: &str, changes: &Value) -> Value {
+    let mut document = json!({
+        "issuer": server,
+        "device_authorization_endpoint": format!("{server}/device"),
+        "token_endpoint": format!("{server}/token"),
+        "revocation_endpoint": format!("{server}/revoke"),
+    });
+    for (name, value) in changes.as_object().unwrap() {
+        document[name] = value.clone();
+    }
+    document.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+    document
+}
+
+/// A good issuer but for these fields of its document.
+#[expect(clippy::needless_pass_by_value, reason = "`json!` is written in place")]
+fn issuer(changes: Value) -> Sandbox {
+    let sandbox = sandbox();
+    let document = document(&sandbox.server.url(), &changes);
+    sandbox.server.serve(DISCOVERY, move |_| Reply::json(200, document.clone()));
+    sandbox.server.serve("/.well-known/oauth-authorization-server", |_| Reply::text(404, "{}"));
+    sandbox.server.serve("/device", |_| {
+        Reply::json(200, json!({"device_code": "granted-device", "user_code": "AB", "verification_uri": "https://corp.example/device", "expires_in": 60, "interval": 0}))
+    });
+    sandbox.server.serve("/token", |request| match request.field("grant_type") {
+        "refresh_token" => tokens("2"),
+        _ => tokens("1"),
+    });
+    sandbox.server.serve("/revoke", |_| Reply::text(200, ""));
+    sandbox
+}
+
+fn tokens(number: &str) -> Reply {
+    Reply::json(
+        200,
+        json!({"access_token": format!("granted-access-{number}"), "refresh_token": format!("granted-refresh-{number}"), "token_type": "Bearer", "expires_in": 3600}),
+    )
+}
+
+fn logged_in() -> Sandbox {
+    let sandbox = issuer(json!({}));
+    drop(sandbox.run(["login", "corp", "--no-verify"]).any_stderr());
+    sandbox
+}
+
+fn form<'a>(request: &'a Request, name: &str) -> &'a str {
+    request.field(name)
+}
+
+#[test]
+fn a_login_finds_its_endpoints_and_stores_where_they_are() {
+    let sandbox = logged_in();
+    let stored = sandbox.profile("corp");
+    assert_eq!(stored["access_token"], "granted-access-1");
+    assert_eq!(stored["issuer"], sandbox.server.url());
+    let device = &sandbox.server.at("/device")[0];
+    assert_eq!(form(device, "client_id"), "us");
+    assert_eq!(form(device, "scope"), "openid offline_access");
+    assert_eq!(form(device, "resource"), "https://models.corp.example");
+    sandbox.run(["token"]).stdout("granted-access-1\n");
+}
+
+#[test]
+fn a_renewal_goes_where_the_login_came_from_without_asking_again() {
+    let sandbox = logged_in();
+    let mut stored = sandbox.profile("corp");
+    stored["expiry_date"] = json!(now_ms() - 1000);
+    write_private(&sandbox.profiles().join("corp.json"), stored.to_string());
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    assert_eq!(sandbox.server.at(DISCOVERY).len(), 1);
+    assert_eq!(form(&sandbox.server.at("/token")[1], "refresh_token"), "granted-refresh-1");
+    assert_eq!(sandbox.profile("corp")["refresh_token"], "granted-refresh-2");
+    assert_eq!(sandbox.profile("corp")["issuer"], sandbox.server.url());
+}
+
+#[test]
+fn a_refresh_token_is_not_sent_to_another_issuer() {
+    let sandbox = logged_in();
+    let mut stored = sandbox.profile("corp");
+    stored["expiry_date"] = json!(now_ms() - 1000);
+    write_private(&sandbox.profiles().join("corp.json"), stored.to_string());
+    let config = CONFIG.replace("issuer = \"{server}\"", "issuer = \"https://other.example\"") + "\n";
+    let sandbox = sandbox.configured(&format!("profile = \"corp\"\n{config}"));
+    sandbox.run(["token"]).fails(
+        4,
+        "the login of `corp` came from `{server}`, and config.toml now names `https://other.example`",
+        "run `qwenauth login PROVIDER --profile corp`",
+    );
+    assert_eq!(sandbox.server.at("/token").len(), 1);
+}
+
+#[test]
+fn a_logout_revokes_the_refresh_token() {
+    let sandbox = logged_in();
+    sandbox.run(["logout"]).stderr("qwenauth: logged out of `corp`, and the server has revoked the login\n");
+    let revocation = &sandbox.server.at("/revoke")[0];
+    assert_eq!(form(revocation, "token"), "granted-refresh-1");
+    assert_eq!(form(revocation, "token_type_hint"), "refresh_token");
+    assert_eq!(sandbox.profile("corp"), Value::Null);
+}
+
+#[test]
+fn a_logout_that_cannot_revoke_is_a_logout_all_the_same() {
+    let sandbox = logged_in();
+    sandbox.server.serve("/revoke", |_| Reply::html(503));
+    sandbox.run(["logout"]).stderr(
+        "qwenauth: warning: the login of `corp` is removed here, but the server did not revoke it: it answered 503 Service Unavailable\n\
+         qwenauth: logged out of `corp`\n",
+    );
+    assert_eq!(sandbox.profile("corp"), Value::Null);
+}
+
+#[test]
+fn a_local_logout_asks_nobody() {
+    let sandbox = logged_in();
+    sandbox.run(["logout", "--local", "--json"]).stdout("{\"profile\":\"corp\",\"removed\":true,\"revoked\":false}\n");
+    assert!(sandbox.server.at("/revoke").is_empty());
+}
+
+#[test]
+fn another_issuer_inside_the_document_is_refused() {
+    issuer(json!({"issuer": "https://attacker.example"})).run(["login", "corp"]).fails(
+        1,
+        "the discovery document of `{server}` names another issuer, `https://attacker.example`",
+        "set `issuer` in config.toml to the issuer itself, if that is the one you trust",
+    );
+}
+
+#[test]
+fn endpoints_that_are_not_safe_are_refused() {
+    for (endpoint, error) in [
+        (
+            "http://corp.example/token",
+            "refused the URL `http://corp.example/token`: plain `http` is accepted for this machine only",
+        ),
+        ("https://me:pw@corp.example/token", "refused the URL `https://…@corp.example/token`: it carries user info"),
+    ] {
+        let outcome = issuer(json!({"token_endpoint": endpoint})).run(["login", "corp"]).exits(1).any_stderr();
+        assert!(outcome.stderr.contains(error), "{}", outcome.stderr);
+    }
+    issuer(json!({"token_endpoint": null})).run(["login", "corp"]).fails(
+        1,
+        "the discovery document of `{server}` names no `token_endpoint`",
+        "",
+    );
+}
+
+#[test]
+fn an_issuer_without_a_device_flow_says_so() {
+    issuer(json!({"device_authorization_endpoint": null})).run(["login", "corp"]).fails(
+        1,
+        "`127.0.0.1` offers no device flow",
+        "its discovery document names no `device_authorization_endpoint` (RFC 8628); use an API key if it has one",
+    );
+}
+
+#[test]
+fn a_document_that_cannot_be_read_is_temporary() {
+    let with = |reply: fn() -> Reply| {
+        let sandbox = sandbox();
+        sandbox.server.serve(DISCOVERY, move |_| reply());
+        sandbox.server.serve("/.well-known/oauth-authorization-server", |_| Reply::text(404, "{}"));
+        sandbox
+    };
+    with(|| Reply::html(200)).run(["login", "corp"]).fails(
+        3,
+        "`{server}` has no discovery document: it answered 200 with HTML",
+        AGAIN,
+    );
+    with(|| Reply::text(404, "{}")).run(["login", "corp"]).fails(
+        3,
+        "`{server}` has no discovery document: it answered 404",
+        AGAIN,
+    );
+    with(|| Reply::text(200, "[]")).run(["login", "corp"]).fails(
+        3,
+        "`{server}` has no discovery document: what it answered is not one",
+        AGAIN,
+    );
+    with(Reply::huge).run(["login", "corp"]).fails(
+        3,
+        "cannot read the discovery document of `{server}`: no usable answer from `127.0.0.1`: it is longer than 1 MiB",
+        AGAIN,
+    );
+}
+
+#[test]
+fn the_document_of_rfc_8414_is_found_too() {
+    let sandbox = issuer(json!({}));
+    let document = document(&sandbox.server.url(), &json!({}));
+    sandbox.server.serve(DISCOVERY, |_| Reply::text(404, "{}"));
+    sandbox.server.serve("/.well-known/oauth-authorization-server", move |_| Reply::json(200, document.clone()));
+    drop(sandbox.run(["login", "corp", "--no-verify"]).any_stderr());
+    assert_eq!(sandbox.profile("corp")["access_token"], "granted-access-1");
+}
+
+#[test]
+fn a_client_secret_that_is_missing_is_told() {
+    let sandbox = issuer(json!({})).configured(&(CONFIG.to_owned() + "client_secret_env = \"NOT_SET\"\n"));
+    sandbox.run(["login", "corp"]).fails(
+        1,
+        "the client secret of provider `corp` is missing: `NOT_SET` is not set",
+        "see `client_secret_file` and `client_secret_env` under `[providers.corp]`",
+    );
+    assert!(sandbox.server.at("/device").is_empty());
+}
+
+#[test]
+fn huggingface_has_a_device_flow_for_a_client_of_the_users_own() {
+    let sandbox = Sandbox::new().configured(
+        "[providers.huggingface]\nclient_id = \"own-app\"\nbase_url = \"{server}/v1\"\n\
+         device_authorization_endpoint = \"{server}/oauth/device\"\ntoken_endpoint = \"{server}/oauth/token\"\n",
+    );
+    sandbox.server.serve("/oauth/device", |_| {
+        Reply::json(200, json!({"device_code": "granted-device", "user_code": "ABCD-EFGH", "verification_uri": "https://huggingface.co/oauth/device", "verification_uri_complete": null, "expires_in": 900, "interval": 0}))
+    });
+    sandbox.server.serve("/oauth/token", |_| tokens("1"));
+    drop(sandbox.run(["login", "huggingface", "--no-verify"]).any_stderr());
+    assert_eq!(form(&sandbox.server.at("/oauth/device")[0], "client_id"), "own-app");
+    assert_eq!(form(&sandbox.server.at("/oauth/device")[0], "scope"), "openid inference-api");
+    assert_eq!(sandbox.profile("huggingface")["refresh_token"], "granted-refresh-1");
+}

@@ -1,0 +1,220 @@
+//! Profiles: which one is in force, several accounts, and config.toml, which names one.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::login::polls;
+use crate::sandbox::{Sandbox, credential, write_private};
+use crate::server::{Ask, Reply, tokens};
+
+fn key_of(sandbox: Sandbox, profile: &str) -> Sandbox {
+    let stored = json!({
+        "provider": "groq",
+        "api_key": format!("granted-key-of-{profile}"),
+        "base_url": "https://api.groq.com/openai/v1",
+    });
+    write_private(&sandbox.profiles().join(format!("{profile}.json")), stored.to_string());
+    sandbox
+}
+
+fn both() -> Sandbox {
+    key_of(key_of(Sandbox::new().logged_in(), "home"), "work")
+}
+
+#[test]
+fn the_option_goes_before_the_variable_before_the_config_before_qwen() {
+    let sandbox = both();
+    sandbox.run(["token"]).stdout("granted-access-1\n");
+    let sandbox = sandbox.configured("profile = \"home\"\n");
+    sandbox.run(["token"]).stdout("granted-key-of-home\n");
+    let sandbox = sandbox.variable("QWENAUTH_PROFILE", "work");
+    sandbox.run(["token"]).stdout("granted-key-of-work\n");
+    sandbox.run(["token", "--profile", "home"]).stdout("granted-key-of-home\n");
+    sandbox.run(["token", "--profile", "qwen"]).stdout("granted-access-1\n");
+}
+
+#[test]
+fn use_makes_a_profile_active_and_keeps_the_rest_of_the_config() {
+    let sandbox =
+        both().configured("# mine\nprofile = \"home\" # now\n\n[providers.x]\nbase_url = \"https://x.example\"\n");
+    sandbox.run(["use", "work"]).stderr("qwenauth: `work` is the active profile now; it was `home`\n");
+    sandbox.run(["token"]).stdout("granted-key-of-work\n");
+    let config = fs::read_to_string(sandbox.config()).unwrap();
+    assert!(
+        config.starts_with("# mine\nprofile = \"work\"") && config.ends_with("base_url = \"https://x.example\"\n"),
+        "{config}"
+    );
+    sandbox.run(["use", "work"]).stderr("qwenauth: `work` is the active profile already\n");
+}
+
+#[test]
+fn use_of_a_profile_that_is_not_there_names_the_nearest() {
+    both().run(["use", "wrok"]).fails(4, "there is no stored profile `wrok`", "did you mean `work`?");
+    both().run(["use", "groq"]).fails(4, "there is no stored profile `groq`", "run `qwenauth login groq`");
+}
+
+#[test]
+fn a_name_cannot_lead_out_of_its_directory() {
+    for name in ["../x", "a/b", ".hidden", "A", "", "x\n"] {
+        drop(Sandbox::new().run(["login", "groq", "--no-verify", "--profile", name]).exits(2).any_stderr());
+        drop(Sandbox::new().run(["use", name]).exits(2).any_stderr());
+        if !name.is_empty() {
+            drop(Sandbox::new().variable("QWENAUTH_PROFILE", name).run(["token"]).exits(2).any_stderr());
+            let config = format!("profile = {name:?}\n");
+            drop(Sandbox::new().configured(&config).run(["token"]).exits(2).any_stderr());
+        }
+    }
+}
+
+#[test]
+fn the_profile_qwen_belongs_to_qwen() {
+    Sandbox::new().run(["login", "groq", "--profile", "qwen"]).fails(
+        2,
+        "the profile `qwen` belongs to the provider `qwen`, not to `groq`",
+        "leave `--profile` out, or choose another name",
+    );
+}
+
+#[test]
+fn a_second_qwen_account_has_a_file_of_its_own() {
+    let sandbox = polls([Reply::json(200, tokens("2"))]).credential_is(credential("1"));
+    drop(sandbox.run(["login", "qwen", "--profile", "work", "--no-verify"]).any_stderr());
+    assert_eq!(sandbox.credential()["access_token"], "granted-access-1");
+    assert_eq!(sandbox.profile("work")["access_token"], "granted-access-2");
+    assert_eq!(sandbox.profile("work")["provider"], "qwen");
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    let mut expired = sandbox.profile("work");
+    expired["expiry_date"] = json!(1);
+    write_private(&sandbox.profiles().join("work.json"), expired.to_string());
+    sandbox.server.script(Ask::Refresh, Reply::tokens("3"));
+    sandbox.run(["token"]).stdout("granted-access-3\n");
+    assert!(!sandbox.qwen_code_lock().exists());
+    assert_eq!(sandbox.profile("work")["provider"], "qwen");
+}
+
+#[test]
+fn a_login_without_a_provider_renews_the_named_profile() {
+    let sandbox = key_of(Sandbox::new(), "work");
+    sandbox.run(["login", "--profile", "work"]).stderr(
+        "qwenauth: already logged in to Groq as profile `work`; `--force` logs in again\n\
+         qwenauth: `work` is the active profile now; it was `qwen`\n",
+    );
+}
+
+#[test]
+fn login_qwen_finds_the_login_of_qwen_code_and_makes_it_active() {
+    let sandbox = both().configured("profile = \"home\"\n");
+    sandbox.run(["login", "qwen"]).stderr(
+        "qwenauth: already logged in to Qwen OAuth as profile `qwen`, the login Qwen Code uses too; `--force` logs in again\n\
+         qwenauth: `qwen` is the active profile now; it was `home`\n",
+    );
+}
+
+#[test]
+fn profiles_lists_what_is_stored_and_no_secret() {
+    let sandbox = both().configured("profile = \"work\"\n");
+    let outcome = sandbox.run(["profiles", "--json"]).any_stdout();
+    let listed: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let rows: Vec<_> = listed["profiles"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            (
+                row["profile"].as_str().unwrap(),
+                row["provider"].as_str().unwrap(),
+                row["kind"].as_str().unwrap(),
+                row["active"] == true,
+            )
+        })
+        .collect();
+    assert_eq!(
+        rows,
+        [("qwen", "qwen", "oauth", false), ("home", "groq", "api_key", false), ("work", "groq", "api_key", true)]
+    );
+    sandbox.run(["profiles"]).stdout(
+        "  qwen                 qwen           oauth\n  home                 groq           api_key\n* work                 groq           api_key\n",
+    );
+    Sandbox::new().run(["profiles"]).stdout("no stored profile; log in with `qwenauth login`\n");
+}
+
+#[test]
+fn status_of_all_shows_what_is_wrong_with_each() {
+    let sandbox = both();
+    write_private(&sandbox.profiles().join("broken.json"), "{\"api_key\":\"grant");
+    write_private(
+        &sandbox.profiles().join("lost.json"),
+        r#"{"provider":"gone","api_key":"granted-1","base_url":"https://gone.example"}"#,
+    );
+    let outcome = sandbox.run(["status", "--all", "--json"]).exits(4).any_stdout();
+    let status: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let states: Vec<_> = status["profiles"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            (
+                row["profile"].as_str().unwrap(),
+                row["state"].as_str().unwrap(),
+                row["problems"].as_array().unwrap().len(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        states,
+        [
+            ("qwen", "valid", 0),
+            ("broken", "damaged", 1),
+            ("home", "valid", 0),
+            ("lost", "valid", 1),
+            ("work", "valid", 0)
+        ]
+    );
+    assert!(outcome.stdout.contains("there is no provider `gone`"), "{}", outcome.stdout);
+}
+
+#[test]
+fn logout_of_all_removes_every_profile() {
+    let sandbox = both();
+    drop(sandbox.run(["logout", "--all"]).any_stderr());
+    sandbox.run(["profiles"]).stdout("no stored profile; log in with `qwenauth login`\n");
+}
+
+#[test]
+fn two_commands_that_edit_the_config_at_once_lose_nothing() {
+    let sandbox = (0..8).fold(Sandbox::new(), |sandbox, number| key_of(sandbox, &format!("p{number}")));
+    let sandbox = sandbox.configured("# kept\n[providers.x]\nbase_url = \"https://x.example\"\n");
+    let running: Vec<_> = (0..8).map(|number| sandbox.spawn(["use", &format!("p{number}")])).collect();
+    for run in running {
+        drop(run.finish().any_stderr());
+    }
+    let config = fs::read_to_string(sandbox.config()).unwrap();
+    assert!(config.contains("# kept\n") && config.contains("[providers.x]"), "{config}");
+    assert_eq!(config.matches("profile =").count(), 1, "{config}");
+}
+
+#[test]
+fn unknown_keys_under_a_provider_name_the_nearest() {
+    Sandbox::new()
+        .logged_in()
+        .configured("[providers.corp]\nisuer = \"https://x.example\"\n[providers.qwen.limits]\nrequests_per_minut = 3\n[providers.dashscope.regions.cn]\nbase_ulr = \"x\"\n")
+        .run(["token"])
+        .stdout("granted-access-1\n")
+        .stderr(
+            "qwenauth: unknown key `isuer` under `[providers.corp]` in `{home}/.config/qwenauth/config.toml`; did you mean `issuer`?\n\
+             qwenauth: unknown key `base_ulr` under `[providers.dashscope.regions.cn]` in `{home}/.config/qwenauth/config.toml`; did you mean `base_url`?\n\
+             qwenauth: unknown key `requests_per_minut` under `[providers.qwen.limits]` in `{home}/.config/qwenauth/config.toml`; did you mean `requests_per_minute`?\n",
+        );
+}
+
+#[test]
+fn the_example_of_a_config_is_understood() {
+    let example = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.example.toml")).unwrap();
+    let sandbox = Sandbox::new().configured(&example);
+    for provider in ["qwen", "openrouter", "desk", "corp", "plain", "huggingface"] {
+        drop(sandbox.run(["providers", provider, "--json"]).any_stdout());
+    }
+    let outcome = sandbox.run(["providers", "openrouter"]).any_stdout();
+    assert!(outcome.stdout.contains("qwen/qwen3.8-27b:free, 262144 tokens of context (default)"), "{}", outcome.stdout);
+}

@@ -1,0 +1,115 @@
+//! `providers`: the comparison, and the committed table of it.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::sandbox::Sandbox;
+
+fn listed(sandbox: &Sandbox) -> Vec<Value> {
+    let outcome = sandbox.run(["providers", "--json"]).any_stdout();
+    let list: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    list["providers"].as_array().unwrap().clone()
+}
+
+fn verdict(sandbox: &Sandbox, name: &str) -> String {
+    let list = listed(sandbox);
+    list.iter().find(|row| row["provider"] == name).unwrap()["here"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn all_providers_are_listed_with_what_a_newcomer_compares() {
+    let list = listed(&Sandbox::new());
+    let names: Vec<_> = list.iter().map(|row| row["provider"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "qwen",
+            "openrouter",
+            "dashscope",
+            "coding-plan",
+            "token-plan",
+            "modelscope",
+            "fireworks",
+            "cerebras",
+            "groq",
+            "together",
+            "siliconflow",
+            "huggingface",
+            "gemini",
+            "ollama",
+            "vllm",
+            "lmstudio",
+            "custom"
+        ]
+    );
+    for row in &list {
+        assert!(row["price"].as_str().is_some_and(|price| !price.is_empty()), "{row}");
+        assert!(["allowed", "forbidden", "unclear"].contains(&row["ci"].as_str().unwrap()), "{row}");
+        assert!(!row["login"].as_array().unwrap().is_empty(), "{row}");
+    }
+    assert_eq!(
+        list[0]["models"][1],
+        json!({"id": "vision-model", "name": "Qwen Vision", "context": 131_072, "output": 32768, "input": ["text", "image"]})
+    );
+}
+
+#[test]
+fn the_table_shows_every_provider() {
+    let outcome = Sandbox::new().run(["providers"]).any_stdout();
+    for row in listed(&Sandbox::new()) {
+        let name = row["provider"].as_str().unwrap();
+        assert!(outcome.stdout.lines().any(|line| line.starts_with(name)), "{name}");
+    }
+}
+
+#[test]
+fn what_works_here_depends_on_what_is_here() {
+    let plain = Sandbox::new();
+    assert_eq!(verdict(&plain, "openrouter"), "yes: by pasting a code");
+    assert_eq!(verdict(&plain, "groq"), "with a key");
+    assert_eq!(verdict(&plain, "custom"), "with `--base-url`");
+    let graphical = plain.variable("DISPLAY", ":0");
+    assert_eq!(verdict(&graphical, "openrouter"), "yes: in the browser");
+    let remote = graphical.variable("SSH_TTY", "/dev/pts/1");
+    assert_eq!(verdict(&remote, "openrouter"), "yes: by pasting a code");
+    let ci = remote.variable("CI", "true").variable("GROQ_API_KEY", "granted-x");
+    assert_eq!(verdict(&ci, "openrouter"), "with a key");
+    assert_eq!(verdict(&ci, "coding-plan"), "not in CI: its terms forbid it");
+    assert_eq!(verdict(&ci, "groq"), "yes: `GROQ_API_KEY` is set");
+}
+
+#[test]
+fn one_provider_is_shown_in_full() {
+    let outcome = Sandbox::new().run(["providers", "dashscope"]).any_stdout();
+    for part in [
+        "intl  https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
+        "DASHSCOPE_API_KEY",
+        "qwen3.8-flash",
+        "--short-lived",
+    ] {
+        assert!(outcome.stdout.contains(part), "{part}: {}", outcome.stdout);
+    }
+}
+
+#[test]
+fn a_provider_that_is_not_there_names_the_nearest() {
+    Sandbox::new().run(["providers", "dashscop"]).fails(
+        2,
+        "there is no provider `dashscop`",
+        "did you mean `dashscope`?",
+    );
+    Sandbox::new().run(["login", "openruter"]).fails(
+        2,
+        "there is no provider `openruter`",
+        "did you mean `openrouter`?",
+    );
+}
+
+#[test]
+fn the_committed_table_is_what_the_program_knows() {
+    let table = Sandbox::new().run(["providers", "--markdown"]).any_stdout().stdout.clone();
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/providers.md")).unwrap();
+    let block = page.split("<!-- providers -->\n").nth(1).unwrap().split("<!-- /providers -->").next().unwrap();
+    assert_eq!(block, table, "write it anew with `qwenauth providers --markdown`");
+}
