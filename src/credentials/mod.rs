@@ -23,6 +23,7 @@
 
 mod document;
 mod origin;
+mod pending;
 mod proof;
 mod refused;
 mod short_lived;
