@@ -33,6 +33,7 @@ mod run;
 mod sandbox;
 mod server;
 mod shells;
+mod short_lived;
 mod status;
 mod terminal;
 mod token;
