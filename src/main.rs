@@ -13,15 +13,20 @@
 //! oauth/          what an authorization server says: device code, PKCE, refresh; no policy, no files
 //! http.rs         the one blocking client: TLS, proxy, CA, time limits; what a failure means
 //! shell.rs        variables as text for each shell
-//! sandbox/        the practice provider; async lives here only
+//! usage/          what was used and what limits leave, shared by all processes
+//! gateway/        the local reverse proxy; async lives here and in sandbox/ only; `serve()` is a blocking function
+//! sandbox/        the practice provider
+//! supervisor.rs   a program run and outlived: signals, job control, how it ended
 //! terminal.rs     what a person sees: prompts, spinner, QR, colour; never stdout, never a secret
 //! error.rs        failures a script can act on; the only place with exit codes
 //! secret.rs       a string that cannot be printed by accident
 //!
 //! main → cli, commands · commands → everything below, never another command
 //! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files
-//! providers → oauth, http · oauth → http · lock → signals · sandbox: used by its command only
-//! cli, files, http, shell, signals, terminal, secret use nothing of ours but error and secret
+//! providers → oauth, http · oauth → http · lock → signals · usage → files, lock
+//! gateway → credentials, usage, providers, http · sandbox → supervisor
+//! gateway, usage, sandbox: used by their commands only
+//! cli, files, http, shell, signals, supervisor, terminal, secret use nothing of ours but error and secret
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long
@@ -33,6 +38,7 @@ mod config;
 mod credentials;
 mod error;
 mod files;
+mod gateway;
 mod http;
 mod lock;
 mod oauth;
@@ -41,7 +47,9 @@ mod sandbox;
 mod secret;
 mod shell;
 mod signals;
+mod supervisor;
 mod terminal;
+mod usage;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -84,7 +92,9 @@ fn run(Cli { global, command }: Cli) -> Result<ExitCode> {
         Command::Logout(args) => commands::logout::run(&args, &setting()?)?,
         Command::Token(args) => commands::token::run(&args, &setting()?)?,
         Command::Env(args) => commands::env::run(&args, setting)?,
-        Command::Exec(args) => commands::exec::run(&args, &setting()?)?,
+        Command::Exec(args) => return commands::exec::run(&args, &setting()?),
+        Command::Gateway(args) => commands::gateway::run(&args, &setting()?)?,
+        Command::Usage(args) => commands::usage::run(&args, &setting()?)?,
         Command::Sandbox(args) => return Ok(commands::sandbox::run(&args)?.into()),
         Command::Completions(args) => commands::completions::run(&args)?,
         Command::Man { directory } => commands::man::run(&directory)?,

@@ -31,6 +31,8 @@ pub(crate) struct Provider {
     pub(crate) resource_hosts: Vec<String>,
     pub(crate) default_model: Option<String>,
     pub(crate) oauth: Option<Oauth>,
+    #[serde(default)]
+    pub(crate) limits: Limits,
     /// Sent with every API request; see [`Provider::headers`].
     #[serde(default)]
     headers: BTreeMap<String, String>,
@@ -48,6 +50,20 @@ pub(crate) struct Oauth {
     pkce: bool,
     #[serde(default)]
     dialect: Dialect,
+}
+
+/// What the provider lets one account do.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Limits {
+    pub(crate) requests_per_minute: Option<u32>,
+    /// How many of these may go out at once; all of them if absent.
+    pub(crate) burst: Option<u32>,
+    pub(crate) requests_per_day: Option<u32>,
+    /// When the day begins: `00:00 Asia/Shanghai`.
+    pub(crate) day_resets: Option<String>,
+    /// How long the "minute" of `requests_per_minute` is, if not 60 s.
+    pub(crate) window: Option<String>,
 }
 
 /// What the user's configuration and environment say about providers.

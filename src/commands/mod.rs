@@ -3,6 +3,7 @@
 pub(crate) mod completions;
 pub(crate) mod env;
 pub(crate) mod exec;
+pub(crate) mod gateway;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod man;
@@ -10,6 +11,7 @@ pub(crate) mod refresh;
 pub(crate) mod sandbox;
 pub(crate) mod status;
 pub(crate) mod token;
+pub(crate) mod usage;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -18,14 +20,17 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::cli::{Environment, Global};
+use crate::cli::{Environment, GatewayOptions, Global};
 use crate::config::{Config, ProfileName};
 use crate::credentials::{Account, Credential, Lifetime};
+use crate::gateway as proxy;
 use crate::http::Network;
 use crate::providers::Provider;
+use crate::secret::Secret;
 use crate::shell::{self, Variable};
 
 /// What every command that touches a credential starts from.
+#[derive(Clone)]
 pub(crate) struct Setting {
     pub(crate) config: Config,
     pub(crate) environment: Environment,
@@ -70,6 +75,32 @@ impl Endpoint {
         let base_url = provider.base_url(credential.resource_url.as_deref())?;
         Ok(Self { base_url, model: model.or_else(|| Account::model(credential, &provider)) })
     }
+}
+
+impl Setting {
+    /// What `gateway` and `exec --gateway` have in common.
+    pub(crate) fn gateway_options(&self, args: &GatewayOptions) -> proxy::Options {
+        proxy::Options {
+            tuning: proxy::Tuning { rpm: args.rpm, rpd: args.rpd, pacing: !args.no_pacing },
+            max_body: args.max_body,
+            replay_limit: usize::try_from(args.replay_limit).unwrap_or(usize::MAX),
+            timeout: args.timeout,
+            max_wait: args.max_wait,
+            drain: Duration::ZERO,
+            warn_at: args.warn_at,
+            metrics: false,
+            allow_hosts: Vec::new(),
+            state: self.config.paths.state.clone(),
+            ca_file: self.environment.ca_file.as_ref().map(PathBuf::from),
+        }
+    }
+}
+
+/// A key for the clients of one gateway: 32 random bytes. Some clients insist on the beginning.
+pub(crate) fn new_gateway_key() -> Secret {
+    use base64::Engine;
+    let bytes: [u8; 32] = rand::random();
+    Secret::new(format!("sk-{}", base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(bytes)))
 }
 
 /// A program that reads the token once should start with one that lasts a while.

@@ -1,9 +1,9 @@
-//! Runs programs inside the sandbox and outlives them, so that it can clean up behind them.
+//! Runs a program and outlives it: signals, job control and how it ended, for `sandbox` and `exec --gateway`.
 //!
-//! Hazard: Ctrl-C reaches this process as well as the program inside; dying of it would leave the directories behind,
-//! and passing it on would give the program two.
+//! Hazard: Ctrl-C reaches this process as well as the program; dying of it would leave the program without its gateway
+//! or the sandbox's directories behind, and passing it on would give the program two.
 //! Rule: signals are blocked in every thread and read by one. What a process sent is passed on to the program; what the
-//! terminal sent, the program has already. After the clean-up this process dies by the signal that ended it.
+//! terminal sent, the program has already. A program that stops takes this process along, and both continue together.
 
 use std::io;
 use std::process::{Child, Command, ExitStatus};
@@ -46,11 +46,25 @@ mod unix {
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
     use nix::sys::signal::{SigSet, Signal, kill, raise};
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
     use nix::unistd::Pid;
 
-    use super::{Child, Command, Context, Ended, spawn};
+    use super::{Child, Command, Context, Ended, io, spawn};
 
-    const WATCHED: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+    /// What asks a program to end.
+    const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+    /// What a stand-in passes on as well. Those that stop are blocked, too: the program decides whether it stops (an
+    /// editor first puts the terminal in order), and this process follows it.
+    const STANDING_IN: [Signal; 7] = [
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGWINCH,
+        Signal::SIGCONT,
+        Signal::SIGTSTP,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+    ];
 
     /// Holds the signals from its start; to be started before any other thread.
     pub(crate) struct Supervisor {
@@ -67,8 +81,17 @@ mod unix {
     }
 
     impl Supervisor {
+        /// For a program beside work of our own: watches only what asks to end.
         pub(crate) fn start() -> anyhow::Result<Self> {
-            let watched: SigSet = WATCHED.into_iter().collect();
+            Self::watch(ENDING.into_iter().collect())
+        }
+
+        /// For a program that this process stands for: whoever signals one means the other.
+        pub(crate) fn stand_in() -> anyhow::Result<Self> {
+            Self::watch(ENDING.into_iter().chain(STANDING_IN).collect())
+        }
+
+        fn watch(watched: SigSet) -> anyhow::Result<Self> {
             watched.thread_block().context("blocking signals")?;
             let signals = Signals::new(&watched).context("watching signals")?;
             let state = Arc::new(Mutex::new(State::default()));
@@ -84,6 +107,20 @@ mod unix {
 
         /// Starts a program, which begins with no signal blocked.
         pub(crate) fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
+            self.start_in(command, spawn)
+        }
+
+        /// The same, with the plain error.
+        pub(crate) fn try_spawn(&self, command: &mut Command) -> io::Result<Child> {
+            self.start_in(command, Command::spawn)
+        }
+
+        fn start_in<E>(
+            &self,
+            command: &mut Command,
+            spawn: impl FnOnce(&mut Command) -> Result<Child, E>,
+        ) -> Result<Child, E> {
+            // Held until the child is known: a signal that comes meanwhile is passed on to it afterwards.
             let mut state = lock(&self.state);
             let child = spawn(command)?;
             state.program = i32::try_from(child.id()).ok().map(Pid::from_raw);
@@ -94,10 +131,40 @@ mod unix {
         }
 
         pub(crate) fn wait(&self, mut child: Child) -> anyhow::Result<Ended> {
-            let status = child.wait().context("waiting for the program inside")?;
+            let status = child.wait().context("waiting for the program")?;
             // Numbers are given out in turn, so that the program's cannot be another's in the instant until here.
             lock(&self.state).program = None;
             Ok(Ended::of(status))
+        }
+
+        /// Waits, stopping and continuing together with the program.
+        pub(crate) fn wait_as_one_job(&self, child: &Child) -> anyhow::Result<Ended> {
+            let program = Pid::from_raw(i32::try_from(child.id())?);
+            let ended = loop {
+                match waitpid(program, Some(WaitPidFlag::WUNTRACED)) {
+                    Ok(WaitStatus::Exited(_, code)) => break Ended::Code(u8::try_from(code).unwrap_or(1)),
+                    Ok(WaitStatus::Signaled(_, signal, _)) => break Ended::Signal(signal as i32),
+                    Ok(WaitStatus::Stopped(..)) => {
+                        let _ = raise(Signal::SIGSTOP);
+                        // Continued: by a shell, which continues the whole group, or by someone who knows only us.
+                        let _ = kill(program, Signal::SIGCONT);
+                    }
+                    Ok(_) | Err(nix::Error::EINTR) => {}
+                    Err(error) => return Err(error).context("waiting for the program"),
+                }
+            };
+            lock(&self.state).program = None;
+            Ok(ended)
+        }
+
+        /// As the program ended: its code, or the signal that both of them got, or 128 and the signal's number.
+        pub(crate) fn end_as(self, ended: Ended) -> u8 {
+            let state = lock(&self.state);
+            let of_both = |signal: &&Signal| ended == Ended::Signal(**signal as i32);
+            if let Some(signal) = state.sent.iter().chain(&state.typed).find(of_both).copied() {
+                die_of(signal);
+            }
+            ended.code()
         }
 
         /// Whether someone wants this to end, whatever the program inside does.
@@ -134,7 +201,9 @@ mod unix {
                 }
                 return;
             }
-            self.sent = self.sent.or(Some(signal));
+            if ENDING.contains(&signal) {
+                self.sent = self.sent.or(Some(signal));
+            }
             if let Some(program) = self.program {
                 // It may have ended just now.
                 let _ = kill(program, signal);
@@ -213,7 +282,11 @@ impl Supervisor {
     }
 
     pub(crate) fn wait(&self, mut child: Child) -> anyhow::Result<Ended> {
-        Ok(Ended::of(child.wait().context("waiting for the program inside")?))
+        Ok(Ended::of(child.wait().context("waiting for the program")?))
+    }
+
+    pub(crate) fn stand_in() -> anyhow::Result<Self> {
+        Ok(Self)
     }
 
     pub(crate) fn is_interrupted(&self) -> bool {
