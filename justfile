@@ -1,4 +1,25 @@
-# What CI runs, by hand.
+# What CI runs, by hand; `.ci/run` is all of it.
+
+default:
+    @just --list --unsorted
+
+# Formatting, lints and documentation, with warnings denied.
+lint:
+    .ci/run fmt clippy doc
+
+# The program from outside; needs nothing but Rust.
+test:
+    cargo test
+
+# Real programs (Qwen Code, opencode, SDKs …) against this one, or those whose test names begin with NAMES.
+clients *NAMES:
+    cargo build
+    tests/clients/run {{ NAMES }}
+
+# A real Chromium approves and denies logins on the practice provider's page.
+browser:
+    cargo build
+    tests/browser/approve.py
 
 # The generated files: completions/ and man/.
 generate:
@@ -7,3 +28,15 @@ generate:
         target/debug/qwenauth completions ${shell%%:*} > completions/${shell#*:}; \
     done
     target/debug/qwenauth man man
+
+# The table of speed and size; needs hyperfine and strace.
+bench:
+    benches/run
+
+# Everything that has to hold before a change goes in.
+ci:
+    .ci/run
+
+# What takes too long for every change.
+long ROUNDS="10":
+    .ci/long {{ ROUNDS }}

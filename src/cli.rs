@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::error::{Failed, Failure};
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -45,6 +46,34 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// What was typed. `qwenauth token` alone, which other programs call again and again, needs no parser.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        let mut arguments = std::env::args_os().skip(1);
+        if arguments.next().is_some_and(|first| first == "token") && arguments.next().is_none() {
+            return Ok(Self { global: Global::default(), command: Command::Token(TokenArgs::default()) });
+        }
+        Self::try_parse()
+    }
+}
+
+/// What is wrong with the command line, in the words of every other error; `None` for help and version.
+pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion) {
+        return None;
+    }
+    let text = error.render().to_string();
+    let (said, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let literals = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").replace('\'', "`");
+    let tip = usage.lines().find_map(|line| line.trim().strip_prefix("tip: ")).map(literals);
+    let hint = tip.unwrap_or_else(|| match usage.lines().find_map(|line| line.strip_prefix("Usage: ")) {
+        Some(usage) => format!("usage: `{}`; more with `--help`", usage.trim()),
+        None => "`--help` behind the command says what it takes".into(),
+    });
+    Some(Failed::new(Failure::Usage, literals(said.trim_start_matches("error: "))).hint(hint))
 }
 
 /// Options of every command.
@@ -190,10 +219,16 @@ pub(crate) enum TokenFormat {
 /// Print shell statements that export the credential
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  eval $(qwenauth env)                              bash, dash, zsh
+  eval $(qwenauth env)                                 bash, dash, zsh
+  eval \"$(qwenauth env)\"                               any POSIX shell
+  eval $(qwenauth env --unset)
   qwenauth env --format fish | source
-  qwenauth env --format dotenv --model coder-model > .env
-  eval $(qwenauth env --unset)")]
+  qwenauth env --format powershell | Out-String | Invoke-Expression
+  qwenauth env --format nushell | from json | load-env
+  eval (qwenauth env --format elvish | slurp)          elvish
+  for /f \"delims=\" %i in ('qwenauth env --format cmd') do @%i
+  qwenauth env --format dotenv > .env                  the file holds a secret
+  qwenauth env --format github >> \"$GITHUB_ENV\"")]
 pub(crate) struct EnvArgs {
     /// The shell or file that will read it
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = EnvFormat::Sh)]
@@ -209,25 +244,23 @@ pub(crate) struct EnvArgs {
     pub(crate) min_ttl: Option<Duration>,
 }
 
+// The completion script of fish holds the help of values in double quotes: a `$` here would be expanded as it loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EnvFormat {
-    /// bash, dash, zsh: `eval $(qwenauth env)`
+    /// bash, dash, zsh; quoted, any POSIX shell
     Sh,
-    /// `qwenauth env --format fish | source`
     Fish,
-    /// `qwenauth env --format powershell | Out-String | Invoke-Expression`
     Powershell,
-    /// `qwenauth env --format nushell | from json | load-env`
+    /// A record for `from json | load-env`
     Nushell,
-    /// `eval (qwenauth env --format elvish | slurp)`
     Elvish,
-    /// `for /f "delims=" %i in ('qwenauth env --format cmd') do @%i`
+    /// For a `for /f` loop
     Cmd,
-    /// `qwenauth env --format dotenv > .env`; the file holds a secret
+    /// An `.env` file
     Dotenv,
-    /// An object: name and value, or null for a variable to remove
+    /// An object of names and values, null for what is to be removed
     Json,
-    /// In a GitHub Actions job: `qwenauth env --format github >> "$GITHUB_ENV"`
+    /// Lines for the file `GITHUB_ENV` of a GitHub Actions job, the key masked
     Github,
 }
 
@@ -261,7 +294,7 @@ pub(crate) struct ExecArgs {
     #[command(flatten)]
     pub(crate) gateway_options: GatewayOptions,
     /// The program and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -376,7 +409,7 @@ pub(crate) struct SandboxArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
     pub(crate) expires_in: Duration,
     /// The program to run inside (default: your shell)
-    #[arg(trailing_var_arg = true, value_name = "CMD")]
+    #[arg(trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
 }
 

@@ -40,6 +40,22 @@ pub(crate) enum Privacy {
     Open,
 }
 
+/// Opens `/dev/null` for each of stdin, stdout and stderr that is closed: a credential file opened in their place would
+/// be read as the answer to a prompt, or be written to.
+pub(crate) fn open_standard() {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+    use std::os::fd::{AsFd, IntoRawFd};
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    for standard in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+        if fcntl(standard, FcntlArg::F_GETFD) == Err(nix::errno::Errno::EBADF)
+            && let Ok(null) = open("/dev/null", OFlag::O_RDWR, nix::sys::stat::Mode::empty())
+        {
+            // The lowest free number is the closed one, since those below it are open by now. It stays open.
+            let _ = null.into_raw_fd();
+        }
+    }
+}
+
 /// Reads a file of the user.
 ///
 /// Errors: no permission, or a private file of another owner (root may read anybody's).
@@ -207,7 +223,11 @@ pub(crate) fn check_writable(path: &Path) -> Result<()> {
     while !directory.exists() {
         directory = directory_of(directory);
     }
+    if !directory.is_dir() {
+        return Failed::new(Failure::Other, format!("`{}` is not a directory", directory.display())).err();
+    }
     nix::unistd::access(directory, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK)
+        .map_err(io::Error::from)
         .with_context(|| format!("cannot write in `{}`", directory.display()))
 }
 

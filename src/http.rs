@@ -86,9 +86,11 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    pub(crate) fn message(&self) -> &str {
+    /// The trouble with `host`, as a person reads it.
+    pub(crate) fn sentence(&self, host: &str) -> String {
         match self {
-            Self::Refused(message) | Self::Unknown(message) => message,
+            Self::Refused(message) => format!("cannot reach `{host}`: {message}"),
+            Self::Unknown(message) => format!("no usable answer from `{host}`: {message}"),
         }
     }
 }
@@ -237,7 +239,7 @@ fn exchange(request: RequestBuilder, limit: Duration) -> Result<Reply, Trouble> 
     });
     match receiver.recv_timeout(limit) {
         Ok(outcome) => outcome,
-        Err(_) => Err(Trouble::Unknown(format!("the server did not answer within {} s", limit.as_secs()))),
+        Err(_) => Err(Trouble::Unknown(format!("none came within {} s", limit.as_secs()))),
     }
 }
 
@@ -251,9 +253,9 @@ fn send(request: RequestBuilder) -> Result<Reply, Trouble> {
     response
         .take(LARGEST + 1)
         .read_to_end(&mut body)
-        .map_err(|error| Trouble::Unknown(format!("the reply broke off: {}", innermost(&error))))?;
+        .map_err(|error| Trouble::Unknown(format!("it broke off: {}", innermost(&error))))?;
     if body.len() as u64 > LARGEST {
-        return Err(Trouble::Unknown("the reply is longer than 1 MiB".into()));
+        return Err(Trouble::Unknown("it is longer than 1 MiB".into()));
     }
     Ok(Reply { status, content_type, body })
 }

@@ -302,7 +302,11 @@ fn lock_id() -> String {
 
 fn create_with_id(path: &Path, id: &str) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(id.as_bytes())?;
+    if let Err(error) = file.write_all(id.as_bytes()) {
+        // A full disk: a lock without an id would be nobody's, and keep Qwen Code waiting until it is stale.
+        let _ = fs::remove_file(path);
+        return Err(error);
+    }
     Ok(file)
 }
 

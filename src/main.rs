@@ -21,16 +21,18 @@
 //! error.rs        failures a script can act on; the only place with exit codes
 //! secret.rs       a string that cannot be printed by accident
 //!
-//! main → cli, commands · commands → everything below, never another command
+//! main → cli, commands, files, signals · commands → everything below, never another command
 //! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files
 //! providers → oauth, http · oauth → http · lock → signals · usage → files, lock
-//! gateway → credentials, usage, providers, http · sandbox → supervisor
-//! gateway, usage, sandbox: used by their commands only
+//! gateway → credentials, usage, providers, http, used by its commands only
+//! sandbox → cli, supervisor, used by its command only
 //! cli, files, http, shell, signals, supervisor, terminal, secret use nothing of ours but error and secret
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long
 //! enough: no lock, no network, no thread. Else `Account::renew`: lock, load again, good now? ask, save.
+
+#![cfg_attr(all(not(test), any(target_env = "gnu", target_os = "macos")), no_main)]
 
 mod cli;
 mod commands;
@@ -52,32 +54,54 @@ mod terminal;
 mod usage;
 
 use std::io::{ErrorKind, Write};
-use std::process::ExitCode;
-
-use anyhow::Result;
-use clap::Parser;
 
 use crate::cli::{Cli, Command, Environment};
 use crate::commands::Setting;
 use crate::error::Report;
+use anyhow::Result;
 
 #[cfg(not(unix))]
 compile_error!("qwenauth needs Unix file locks, modes and signals; on Windows it runs in WSL");
 
-fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(code) => code,
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+/// The C `main`. Rust's own would set up a stack guard by reading `/proc/self/maps`, a fifth of what a warm `token` costs,
+/// and hide from [`signals`] whether SIGPIPE was ignored.
+#[cfg(all(not(test), any(target_env = "gnu", target_os = "macos")))]
+#[expect(unsafe_code, reason = "the name is the interface")]
+#[unsafe(no_mangle)]
+extern "C" fn main() -> std::ffi::c_int {
+    start().into()
+}
+
+#[cfg(not(all(not(test), any(target_env = "gnu", target_os = "macos"))))]
+fn main() -> std::process::ExitCode {
+    start().into()
+}
+
+fn start() -> u8 {
+    files::open_standard();
+    signals::ignore_pipe();
+    match Cli::read() {
+        Ok(cli) => run(cli).unwrap_or_else(|error| if is_closed_pipe(&error) { 0 } else { report(&error) }),
         Err(error) => {
-            let report = Report::of(&error);
-            // Nobody can be told that stderr is gone.
-            let _ = write!(std::io::stderr(), "{report}");
-            report.failure.exit_code().into()
+            if let Some(failed) = cli::usage_error(&error) {
+                commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
+                return report(&failed.into());
+            }
+            // Help and version, asked for or, on stderr, offered.
+            let _ = error.print();
+            u8::try_from(error.exit_code()).unwrap_or(2)
         }
     }
 }
 
-fn run(Cli { global, command }: Cli) -> Result<ExitCode> {
+fn report(error: &anyhow::Error) -> u8 {
+    let report = Report::of(error);
+    // Nobody can be told that stderr is gone.
+    let _ = write!(std::io::stderr(), "{report}");
+    report.failure.exit_code()
+}
+
+fn run(Cli { global, command }: Cli) -> Result<u8> {
     let environment = Environment::read();
     if let Some(level) = &environment.log {
         // Our own lines only: those of the HTTP libraries may carry what is sent.
@@ -95,11 +119,11 @@ fn run(Cli { global, command }: Cli) -> Result<ExitCode> {
         Command::Exec(args) => return commands::exec::run(&args, &setting()?),
         Command::Gateway(args) => commands::gateway::run(&args, &setting()?)?,
         Command::Usage(args) => commands::usage::run(&args, &setting()?)?,
-        Command::Sandbox(args) => return Ok(commands::sandbox::run(&args)?.into()),
+        Command::Sandbox(args) => return commands::sandbox::run(&args),
         Command::Completions(args) => commands::completions::run(&args)?,
         Command::Man { directory } => commands::man::run(&directory)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 /// A reader that has seen enough is no failure of ours.

@@ -17,7 +17,7 @@ pub(crate) struct Variable {
     pub(crate) value: Option<Secret>,
 }
 
-/// The variables an OpenAI client reads, always set together: a key beside the base URL of another host would be sent
+/// The variables an `OpenAI` client reads, always set together: a key beside the base URL of another host would be sent
 /// there, and an organization or project of another account makes the API refuse.
 pub(crate) fn openai(key: &Secret, base_url: &str, model: Option<&str>) -> [Variable; 6] {
     let text = |text: &str| Some(Secret::new(text.to_owned()));
@@ -42,7 +42,7 @@ pub(crate) fn openai_removed() -> [Variable; 6] {
 /// Unquoted, the text is split at `IFS`, globbed, and joined by `eval` with single spaces. It comes through because
 /// every byte a shell could act on has its own backslash: a run of spaces has a backslash between any two of them, so
 /// that splitting and joining give the same run back, and an escaped `*`, `?` or `[` is not a pattern. Single quotes
-/// would keep neither.
+/// would keep neither. (ksh and mksh glob an escaped pattern all the same where a file name fits it: quote it there.)
 pub(crate) fn sh(group: &[Variable]) -> Result<Secret> {
     let export = |name: &str, value: &str| Ok(format!("export {name}={};\n", sh_word(value)));
     lines(group, export, |name| format!("unset {name};\n"))

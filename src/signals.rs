@@ -71,23 +71,17 @@ impl Drop for Held {
     }
 }
 
-/// Whether SIGPIPE was ignored when the program started. Rust ignores it before `main`, so it is read earlier.
+/// Whether SIGPIPE was ignored when the program started.
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
 
-extern "C" fn record_pipe() {
-    let mut found = std::mem::MaybeUninit::<nix::libc::sigaction>::zeroed();
-    // SAFETY: only reads the disposition into a value of the right type; all-zero is a valid `sigaction`.
-    let found = unsafe {
-        nix::libc::sigaction(nix::libc::SIGPIPE, std::ptr::null(), found.as_mut_ptr());
-        found.assume_init()
-    };
-    PIPE_IGNORED.store(found.sa_sigaction == nix::libc::SIG_IGN, Ordering::Relaxed);
+/// Ignores SIGPIPE, so that a reader who leaves is an error to handle, and remembers what it was.
+pub(crate) fn ignore_pipe() {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is installed.
+    if let Ok(found) = unsafe { sigaction(Signal::SIGPIPE, &ignore) } {
+        PIPE_IGNORED.store(matches!(found.handler(), SigHandler::SigIgn), Ordering::Relaxed);
+    }
 }
-
-#[used]
-#[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
-#[cfg_attr(not(target_os = "macos"), unsafe(link_section = ".init_array"))]
-static RECORD_PIPE: extern "C" fn() = record_pipe;
 
 /// Makes `command` start with the signals as this process found them: the standard library would clear the mask and
 /// set SIGPIPE to its default.

@@ -2,13 +2,19 @@
 //!
 //! Hazard: Ctrl-C reaches this process as well as the program; dying of it would leave the program without its gateway
 //! or the sandbox's directories behind, and passing it on would give the program two.
-//! Rule: signals are blocked in every thread and read by one. What a process sent is passed on to the program; what the
-//! terminal sent, the program has already. A program that stops takes this process along, and both continue together.
+//! Rule: signals are blocked in every thread and read by one. What a process sent is passed on to the program; what was
+//! typed on the terminal, the program has already. A program that stops takes this process along if it stands in for it,
+//! and both continue together.
 
 use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 use crate::error::{Failed, Failure};
 
@@ -22,8 +28,7 @@ pub(crate) enum Ended {
 
 impl Ended {
     fn of(status: ExitStatus) -> Self {
-        #[cfg(unix)]
-        if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        if let Some(signal) = status.signal() {
             return Self::Signal(signal);
         }
         Self::Code(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
@@ -38,267 +43,233 @@ impl Ended {
     }
 }
 
-#[cfg(unix)]
-pub(crate) use unix::Supervisor;
+/// What asks a program to end.
+const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
-#[cfg(unix)]
-mod unix {
-    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+/// What a stand-in passes on as well. Those that stop are blocked, too: the program decides whether it stops (an editor
+/// first puts the terminal in order), and this process follows it.
+const STANDING_IN: [Signal; 7] = [
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+    Signal::SIGCONT,
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+];
 
-    use nix::sys::signal::{SigSet, Signal, kill, raise};
-    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-    use nix::unistd::Pid;
+/// Holds the signals from its start; to be started before any other thread.
+pub(crate) struct Supervisor {
+    state: Arc<Mutex<State>>,
+    /// The signals that were blocked before.
+    found: SigSet,
+}
 
-    use super::{Child, Command, Context, Ended, io, spawn};
+#[derive(Default)]
+struct State {
+    program: Option<Pid>,
+    /// The first signal another process sent.
+    sent: Option<Signal>,
+    /// What was typed, so that the whole process group got it.
+    typed: Vec<Signal>,
+}
 
-    /// What asks a program to end.
-    const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
-
-    /// What a stand-in passes on as well. Those that stop are blocked, too: the program decides whether it stops (an
-    /// editor first puts the terminal in order), and this process follows it.
-    const STANDING_IN: [Signal; 7] = [
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-        Signal::SIGWINCH,
-        Signal::SIGCONT,
-        Signal::SIGTSTP,
-        Signal::SIGTTIN,
-        Signal::SIGTTOU,
-    ];
-
-    /// Holds the signals from its start; to be started before any other thread.
-    pub(crate) struct Supervisor {
-        state: Arc<Mutex<State>>,
+impl Supervisor {
+    /// For a program beside work of our own: watches only what asks to end.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        Self::watch(ENDING.into_iter().collect())
     }
 
-    #[derive(Default)]
-    struct State {
-        program: Option<Pid>,
-        /// The first signal another process sent.
-        sent: Option<Signal>,
-        /// What the terminal sent to the whole process group.
-        typed: Vec<Signal>,
+    /// For a program that this process stands in for: whoever signals one means the other.
+    pub(crate) fn stand_in() -> anyhow::Result<Self> {
+        Self::watch(ENDING.into_iter().chain(STANDING_IN).collect())
     }
 
-    impl Supervisor {
-        /// For a program beside work of our own: watches only what asks to end.
-        pub(crate) fn start() -> anyhow::Result<Self> {
-            Self::watch(ENDING.into_iter().collect())
-        }
+    fn watch(watched: SigSet) -> anyhow::Result<Self> {
+        let found = watched.thread_swap_mask(SigmaskHow::SIG_BLOCK).context("blocking signals")?;
+        let signals = Signals::new(&watched).context("watching signals")?;
+        let state = Arc::new(Mutex::new(State::default()));
+        let noted = Arc::clone(&state);
+        let watch = move || {
+            while let Some((signal, typed)) = signals.next() {
+                lock(&noted).note(signal, typed);
+            }
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(watch)?;
+        Ok(Self { state, found })
+    }
 
-        /// For a program that this process stands for: whoever signals one means the other.
-        pub(crate) fn stand_in() -> anyhow::Result<Self> {
-            Self::watch(ENDING.into_iter().chain(STANDING_IN).collect())
-        }
+    /// Starts a program, which gets the signals as they were found.
+    pub(crate) fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
+        unblock_in(command, self.found);
+        self.start_in(command, spawn)
+    }
 
-        fn watch(watched: SigSet) -> anyhow::Result<Self> {
-            watched.thread_block().context("blocking signals")?;
-            let signals = Signals::new(&watched).context("watching signals")?;
-            let state = Arc::new(Mutex::new(State::default()));
-            let noted = Arc::clone(&state);
-            let watch = move || {
-                while let Some((signal, typed)) = signals.next() {
-                    lock(&noted).note(signal, typed);
+    /// The same for a command that restores the signals itself, with the plain error.
+    pub(crate) fn try_spawn(&self, command: &mut Command) -> io::Result<Child> {
+        self.start_in(command, Command::spawn)
+    }
+
+    fn start_in<E>(
+        &self,
+        command: &mut Command,
+        spawn: impl FnOnce(&mut Command) -> Result<Child, E>,
+    ) -> Result<Child, E> {
+        // Held until the child is known: a signal that comes meanwhile is passed on to it afterwards.
+        let mut state = lock(&self.state);
+        let child = spawn(command)?;
+        state.program = i32::try_from(child.id()).ok().map(Pid::from_raw);
+        if let (Some(program), Some(signal)) = (state.program, state.sent) {
+            let _ = kill(program, signal);
+        }
+        Ok(child)
+    }
+
+    pub(crate) fn wait(&self, mut child: Child) -> anyhow::Result<Ended> {
+        let status = child.wait().context("waiting for the program")?;
+        // Numbers are given out in turn, so that the program's cannot be another's in the instant until here.
+        lock(&self.state).program = None;
+        Ok(Ended::of(status))
+    }
+
+    /// Waits, stopping and continuing together with the program.
+    pub(crate) fn wait_as_one_job(&self, child: &Child) -> anyhow::Result<Ended> {
+        let program = Pid::from_raw(i32::try_from(child.id())?);
+        let ended = loop {
+            match waitpid(program, Some(WaitPidFlag::WUNTRACED)) {
+                Ok(WaitStatus::Exited(_, code)) => break Ended::Code(u8::try_from(code).unwrap_or(1)),
+                Ok(WaitStatus::Signaled(_, signal, _)) => break Ended::Signal(signal as i32),
+                Ok(WaitStatus::Stopped(..)) => {
+                    let _ = raise(Signal::SIGSTOP);
+                    // Continued: by a shell, which continues the whole group, or by someone who knows only us.
+                    let _ = kill(program, Signal::SIGCONT);
                 }
-            };
-            std::thread::Builder::new().name("signals".to_owned()).spawn(watch)?;
-            Ok(Self { state })
-        }
-
-        /// Starts a program, which begins with no signal blocked.
-        pub(crate) fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
-            self.start_in(command, spawn)
-        }
-
-        /// The same, with the plain error.
-        pub(crate) fn try_spawn(&self, command: &mut Command) -> io::Result<Child> {
-            self.start_in(command, Command::spawn)
-        }
-
-        fn start_in<E>(
-            &self,
-            command: &mut Command,
-            spawn: impl FnOnce(&mut Command) -> Result<Child, E>,
-        ) -> Result<Child, E> {
-            // Held until the child is known: a signal that comes meanwhile is passed on to it afterwards.
-            let mut state = lock(&self.state);
-            let child = spawn(command)?;
-            state.program = i32::try_from(child.id()).ok().map(Pid::from_raw);
-            if let (Some(program), Some(signal)) = (state.program, state.sent) {
-                let _ = kill(program, signal);
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error).context("waiting for the program"),
             }
-            Ok(child)
-        }
-
-        pub(crate) fn wait(&self, mut child: Child) -> anyhow::Result<Ended> {
-            let status = child.wait().context("waiting for the program")?;
-            // Numbers are given out in turn, so that the program's cannot be another's in the instant until here.
-            lock(&self.state).program = None;
-            Ok(Ended::of(status))
-        }
-
-        /// Waits, stopping and continuing together with the program.
-        pub(crate) fn wait_as_one_job(&self, child: &Child) -> anyhow::Result<Ended> {
-            let program = Pid::from_raw(i32::try_from(child.id())?);
-            let ended = loop {
-                match waitpid(program, Some(WaitPidFlag::WUNTRACED)) {
-                    Ok(WaitStatus::Exited(_, code)) => break Ended::Code(u8::try_from(code).unwrap_or(1)),
-                    Ok(WaitStatus::Signaled(_, signal, _)) => break Ended::Signal(signal as i32),
-                    Ok(WaitStatus::Stopped(..)) => {
-                        let _ = raise(Signal::SIGSTOP);
-                        // Continued: by a shell, which continues the whole group, or by someone who knows only us.
-                        let _ = kill(program, Signal::SIGCONT);
-                    }
-                    Ok(_) | Err(nix::Error::EINTR) => {}
-                    Err(error) => return Err(error).context("waiting for the program"),
-                }
-            };
-            lock(&self.state).program = None;
-            Ok(ended)
-        }
-
-        /// As the program ended: its code, or the signal that both of them got, or 128 and the signal's number.
-        pub(crate) fn end_as(self, ended: Ended) -> u8 {
-            let state = lock(&self.state);
-            let of_both = |signal: &&Signal| ended == Ended::Signal(**signal as i32);
-            if let Some(signal) = state.sent.iter().chain(&state.typed).find(of_both).copied() {
-                die_of(signal);
-            }
-            ended.code()
-        }
-
-        /// Whether someone wants this to end, whatever the program inside does.
-        pub(crate) fn is_interrupted(&self) -> bool {
-            let state = lock(&self.state);
-            state.sent.is_some() || !state.typed.is_empty()
-        }
-
-        /// For a program that has the terminal: Ctrl-C was for the program, and counts only if it ended the program.
-        pub(crate) fn follow(self, ended: Ended) -> u8 {
-            let state = lock(&self.state);
-            let of_both = |signal: &&Signal| ended == Ended::Signal(**signal as i32);
-            if let Some(signal) = state.sent.or(state.typed.iter().find(of_both).copied()) {
-                die_of(signal);
-            }
-            ended.code()
-        }
-
-        /// For work of our own: any signal ends it.
-        pub(crate) fn leave(self, ended: Ended) -> u8 {
-            let state = lock(&self.state);
-            if let Some(signal) = state.sent.or(state.typed.first().copied()) {
-                die_of(signal);
-            }
-            ended.code()
-        }
+        };
+        lock(&self.state).program = None;
+        Ok(ended)
     }
 
-    impl State {
-        fn note(&mut self, signal: Signal, typed: bool) {
-            if typed {
-                if !self.typed.contains(&signal) {
-                    self.typed.push(signal);
-                }
-                return;
-            }
-            if ENDING.contains(&signal) {
-                self.sent = self.sent.or(Some(signal));
-            }
-            if let Some(program) = self.program {
-                // It may have ended just now.
-                let _ = kill(program, signal);
-            }
+    /// As the program ended: its code, or the signal that both of them got, or 128 and the signal's number.
+    pub(crate) fn end_as(self, ended: Ended) -> u8 {
+        let state = lock(&self.state);
+        let of_both = |signal: &&Signal| ended == Ended::Signal(**signal as i32);
+        if let Some(signal) = state.sent.iter().chain(&state.typed).find(of_both).copied() {
+            die_of(signal);
         }
+        ended.code()
     }
 
-    fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-        state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether someone wants this to end, whatever the program inside does.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        let state = lock(&self.state);
+        state.sent.is_some() || !state.typed.is_empty()
     }
 
-    /// Returns only where the signal is ignored.
-    fn die_of(signal: Signal) {
-        let only: SigSet = [signal].into_iter().collect();
-        if only.thread_unblock().is_ok() {
-            let _ = raise(signal);
+    /// For a program that has the terminal: Ctrl-C was for the program, and counts only if it ended the program.
+    pub(crate) fn follow(self, ended: Ended) -> u8 {
+        let state = lock(&self.state);
+        let of_both = |signal: &&Signal| ended == Ended::Signal(**signal as i32);
+        if let Some(signal) = state.sent.or(state.typed.iter().find(of_both).copied()) {
+            die_of(signal);
         }
+        ended.code()
     }
 
-    /// Reads blocked signals, each with whether the terminal sent it.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    struct Signals(nix::sys::signalfd::SignalFd);
-
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    impl Signals {
-        fn new(watched: &SigSet) -> nix::Result<Self> {
-            use nix::sys::signalfd::{SfdFlags, SignalFd};
-            SignalFd::with_flags(watched, SfdFlags::SFD_CLOEXEC).map(Self)
+    /// For work of our own: any signal ends it.
+    pub(crate) fn leave(self, ended: Ended) -> u8 {
+        let state = lock(&self.state);
+        if let Some(signal) = state.sent.or(state.typed.first().copied()) {
+            die_of(signal);
         }
+        ended.code()
+    }
+}
 
-        fn next(&self) -> Option<(Signal, bool)> {
-            loop {
-                match self.0.read_signal() {
-                    Ok(Some(info)) => {
-                        let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| number.try_into().ok())?;
-                        // Above zero the kernel itself is the sender: the terminal.
-                        return Some((signal, info.ssi_code > 0));
-                    }
-                    Ok(None) | Err(nix::Error::EINTR) => (),
-                    Err(_) => return None,
-                }
+impl State {
+    fn note(&mut self, signal: Signal, typed: bool) {
+        if typed {
+            if !self.typed.contains(&signal) {
+                self.typed.push(signal);
             }
+            return;
         }
-    }
-
-    /// Elsewhere the sender is not told: INT and QUIT are taken to be typed, TERM and HUP to be sent.
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    struct Signals(SigSet);
-
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    impl Signals {
-        #[expect(clippy::unnecessary_wraps, reason = "the same shape as on Linux, where it can fail")]
-        fn new(watched: &SigSet) -> nix::Result<Self> {
-            Ok(Self(*watched))
+        if ENDING.contains(&signal) {
+            self.sent = self.sent.or(Some(signal));
         }
-
-        fn next(&self) -> Option<(Signal, bool)> {
-            let signal = self.0.wait().ok()?;
-            Some((signal, matches!(signal, Signal::SIGINT | Signal::SIGQUIT)))
+        if let Some(program) = self.program {
+            // It may have ended just now.
+            let _ = kill(program, signal);
         }
     }
 }
 
-/// Without Unix signals there is nothing to hold: a console event ends both programs.
-#[cfg(not(unix))]
-pub(crate) struct Supervisor;
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-#[cfg(not(unix))]
-impl Supervisor {
-    pub(crate) fn start() -> anyhow::Result<Self> {
-        Ok(Self)
+#[expect(unsafe_code, reason = "a child inherits the mask, and only the child itself can change that")]
+fn unblock_in(command: &mut Command, found: SigSet) {
+    // SAFETY: between fork and exec only pthread_sigmask(3) is called, which is async-signal-safe.
+    unsafe { command.pre_exec(move || found.thread_set_mask().map_err(Into::into)) };
+}
+
+/// Returns only where the signal is ignored.
+fn die_of(signal: Signal) {
+    let only: SigSet = [signal].into_iter().collect();
+    if only.thread_unblock().is_ok() {
+        let _ = raise(signal);
+    }
+}
+
+/// Signals a terminal sends to everyone on it, and a shell to a whole job. HUP is not one: when a terminal goes away, the kernel tells one process
+/// and leaves the rest to it.
+fn is_key(signal: Signal) -> bool {
+    !matches!(signal, Signal::SIGTERM | Signal::SIGHUP | Signal::SIGUSR1 | Signal::SIGUSR2)
+}
+
+/// Reads blocked signals, each with whether the terminal sent it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+struct Signals(nix::sys::signalfd::SignalFd);
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Signals {
+    fn new(watched: &SigSet) -> nix::Result<Self> {
+        use nix::sys::signalfd::{SfdFlags, SignalFd};
+        SignalFd::with_flags(watched, SfdFlags::SFD_CLOEXEC).map(Self)
     }
 
-    pub(crate) fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
-        spawn(command)
+    fn next(&self) -> Option<(Signal, bool)> {
+        loop {
+            match self.0.read_signal() {
+                Ok(Some(info)) => {
+                    let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| number.try_into().ok())?;
+                    // Above zero the kernel itself is the sender: the terminal.
+                    return Some((signal, is_key(signal) && info.ssi_code > 0));
+                }
+                Ok(None) | Err(nix::Error::EINTR) => (),
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// Elsewhere the sender is not told: INT and QUIT are taken to be typed.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+struct Signals(SigSet);
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+impl Signals {
+    #[expect(clippy::unnecessary_wraps, reason = "the same shape as on Linux, where it can fail")]
+    fn new(watched: &SigSet) -> nix::Result<Self> {
+        Ok(Self(*watched))
     }
 
-    pub(crate) fn wait(&self, mut child: Child) -> anyhow::Result<Ended> {
-        Ok(Ended::of(child.wait().context("waiting for the program")?))
-    }
-
-    pub(crate) fn stand_in() -> anyhow::Result<Self> {
-        Ok(Self)
-    }
-
-    pub(crate) fn is_interrupted(&self) -> bool {
-        false
-    }
-
-    pub(crate) fn follow(self, ended: Ended) -> u8 {
-        ended.code()
-    }
-
-    pub(crate) fn leave(self, ended: Ended) -> u8 {
-        ended.code()
+    fn next(&self) -> Option<(Signal, bool)> {
+        let signal = self.0.wait().ok()?;
+        Some((signal, is_key(signal)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `qwenauth completions SHELL`: print the completion script of a shell.
 
 use anyhow::Result;
-use clap::{Command, CommandFactory};
+use clap::{Arg, Command, CommandFactory, ValueHint};
 use clap_complete::{Shell as ClapShell, generate};
 use clap_complete_nushell::Nushell;
 
@@ -31,4 +31,12 @@ fn visible() -> Command {
         .about(full.get_about().cloned().unwrap_or_default())
         .args(full.get_arguments().cloned())
         .subcommands(full.get_subcommands().filter(|command| !command.is_hide_set()).cloned())
+        .mut_args(no_file_names)
+        .mut_subcommands(|command| command.mut_args(no_file_names))
+}
+
+/// Where nothing is said about the value of an option, a shell offers the names of files.
+fn no_file_names(arg: Arg) -> Arg {
+    let is_open = arg.get_action().takes_values() && !arg.is_positional() && arg.get_possible_values().is_empty();
+    if is_open && arg.get_value_hint() == ValueHint::Unknown { arg.value_hint(ValueHint::Other) } else { arg }
 }

@@ -3,15 +3,17 @@
 //! Hazard: `eval` of nothing succeeds, and the script goes on with the variables it had before.
 //! Rule: whatever fails, stdout carries a statement that fails too, where the format has one.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
+use clap::{CommandFactory, ValueEnum};
 
 use super::{Setting, group, print};
-use crate::cli::{EnvArgs, EnvFormat, variable};
-use crate::error::{Failed, Failure, Report, printable};
+use crate::cli::{Cli, EnvArgs, EnvFormat, variable};
+use crate::error::{Failed, Failure, Report, note};
 use crate::secret::Secret;
 use crate::shell::{self, Variable};
 
@@ -54,6 +56,21 @@ fn text(args: &EnvArgs, group: impl FnOnce() -> Result<[Variable; 6]>) -> Result
     }
 }
 
+/// Prints the failing statement after a command line that was not understood, if it was one of `env`.
+pub(crate) fn not_understood(arguments: &[OsString]) {
+    let understood = Cli::command().ignore_errors(true).try_get_matches_from(arguments);
+    if !understood.is_ok_and(|understood| understood.subcommand_name() == Some("env")) {
+        return;
+    }
+    // clap stops at the first thing it does not understand, and the format may stand behind it.
+    let typed: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+    let apart = typed.windows(2).find_map(|pair| (pair[0] == "--format").then_some(&*pair[1]));
+    let format = apart.or_else(|| typed.iter().find_map(|argument| argument.strip_prefix("--format=")));
+    let format = format.and_then(|format| EnvFormat::from_str(format, false).ok()).unwrap_or(EnvFormat::Sh);
+    // Nobody can be told that stdout is gone; the error is on stderr already or about to be.
+    let _ = print(&failure(format, Failure::Usage.exit_code()));
+}
+
 /// Refuses what cannot work, before a credential is read or renewed for it.
 fn check(args: &EnvArgs) -> Result<()> {
     if args.format == EnvFormat::Github && variable("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
@@ -83,8 +100,7 @@ fn hint_at_git() {
     let Some(file) = file_behind_stdout() else { return };
     if is_committable(&file) == Some(true) {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let hint = format!("qwenauth: hint: git does not ignore `{0}`: `echo {0} >> .gitignore`\n", printable(&name));
-        let _ = io::stderr().write_all(hint.as_bytes());
+        note(&format!("hint: git does not ignore `{name}`, which holds a secret: add it to `.gitignore`"));
     }
 }
 
@@ -109,7 +125,7 @@ fn file_behind_stdout() -> Option<PathBuf> {
 }
 
 /// Elsewhere a file in the working directory is found by its inode.
-#[cfg(all(unix, not(target_os = "linux")))]
+#[cfg(not(target_os = "linux"))]
 fn file_behind_stdout() -> Option<PathBuf> {
     use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
@@ -120,9 +136,4 @@ fn file_behind_stdout() -> Option<PathBuf> {
             |file: std::fs::Metadata| file.is_file() && file.dev() == stdout.dev() && file.ino() == stdout.ino();
         path.symlink_metadata().is_ok_and(is_same)
     })
-}
-
-#[cfg(not(unix))]
-fn file_behind_stdout() -> Option<PathBuf> {
-    None
 }

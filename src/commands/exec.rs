@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -19,7 +19,7 @@ use crate::signals;
 use crate::supervisor::Supervisor;
 
 /// Without `--gateway` this returns only if the program could not be started.
-pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<ExitCode> {
+pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<u8> {
     let Some((program, arguments)) = args.command.split_first() else {
         return Failed::new(Failure::Usage, "no program to run").err();
     };
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<ExitCode> {
     if is_left_alone {
         note("the environment has a key or base URL already, and it is left alone (`--preserve-env`)");
     } else if args.gateway {
-        return run_beside_gateway(args, setting, command).map(ExitCode::from);
+        return run_beside_gateway(args, setting, command);
     } else {
         set_group(args, &group(setting, args.min_ttl, args.model.clone())?, &mut command);
     }

@@ -105,28 +105,27 @@ fn is_heading(line: &str) -> bool {
     line.ends_with(':') && !line.starts_with(' ')
 }
 
-/// Help text: headings, examples as they stand, and lists of terms at two spaces, each with its text behind two more
-/// or on lines of its own further in.
+/// Help text: headings, examples as they stand, prose, and lists of terms at two spaces, each with its text behind two
+/// more or on lines of its own further in.
 fn sections<'a>(page: &mut Roff, lines: impl Iterator<Item = &'a str>) {
-    let mut lines = lines.peekable();
     let mut in_examples = false;
-    while let Some(line) = lines.next() {
-        let is_last = lines.peek().is_none_or(|next| is_heading(next));
+    let mut after_blank = false;
+    for line in lines {
+        if in_examples && !line.starts_with(' ') && !line.is_empty() {
+            page.control("fi", []);
+            in_examples = false;
+        }
         if is_heading(line) {
+            let title = if line == "Exit codes:" { "EXIT STATUS" } else { line.trim_end_matches(':') };
+            page.control("SH", [title.to_uppercase().as_str()]);
             in_examples = line == "Examples:";
-            let title = if line == "Exit codes:" {
-                "EXIT STATUS".to_owned()
-            } else {
-                line.trim_end_matches(':').to_uppercase()
-            };
-            page.control("SH", [title.as_str()]);
             if in_examples {
                 page.control("nf", []);
             }
         } else if in_examples {
-            page.text([roman(line.trim_start())]);
-        } else if line.is_empty() && !is_last {
-            page.control("PP", []);
+            if !line.is_empty() {
+                page.text([roman(line.trim_start())]);
+            }
         } else if let Some(entry) = line.strip_prefix("  ").filter(|entry| !entry.starts_with(' ')) {
             let (term, text) = entry.split_once("  ").unwrap_or((entry, ""));
             page.control("TP", []).text([bold(term)]);
@@ -134,11 +133,15 @@ fn sections<'a>(page: &mut Roff, lines: impl Iterator<Item = &'a str>) {
                 page.text([roman(text.trim_start())]);
             }
         } else if !line.is_empty() {
+            if after_blank {
+                page.control("PP", []);
+            }
             page.text([roman(line.trim_start())]);
         }
-        if in_examples && is_last {
-            page.control("fi", []);
-        }
+        after_blank = line.is_empty();
+    }
+    if in_examples {
+        page.control("fi", []);
     }
 }
 

@@ -1,6 +1,5 @@
 //! `status`: show where the login stands.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,7 +14,7 @@ use crate::error::{Failure, Report, printable};
 /// Variables of the user that tools obey instead of the stored credential.
 const OVERRIDES: [&str; 3] = ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"];
 
-pub(crate) fn run(args: &StatusArgs, setting: &Setting) -> Result<ExitCode> {
+pub(crate) fn run(args: &StatusArgs, setting: &Setting) -> Result<u8> {
     let profiles = if args.all { setting.config.paths.profiles()? } else { vec![setting.profile.clone()] };
     let rows = profiles.iter().map(|profile| Row::of(profile, setting, args.check)).collect::<Result<Vec<_>>>()?;
     if args.json {
@@ -27,7 +26,7 @@ pub(crate) fn run(args: &StatusArgs, setting: &Setting) -> Result<ExitCode> {
         print(&rows.iter().map(Row::text).collect::<Vec<_>>().join("\n"))?;
     }
     let usable = !rows.is_empty() && rows.iter().all(|row| matches!(row.state, State::Valid | State::Refreshable));
-    Ok(if usable { ExitCode::SUCCESS } else { Failure::LoginRequired.exit_code().into() })
+    Ok(if usable { 0 } else { Failure::LoginRequired.exit_code() })
 }
 
 /// One profile as it is shown.

@@ -205,7 +205,7 @@ fn ask(base: &str, credential: &Credential, setting: &Setting) -> Result<Value> 
     let reply = network
         .connect(&url)?
         .get(&url, &credential.access_token, CHECK)
-        .map_err(|trouble| Failed::new(Failure::Temporary, trouble.message().to_owned()))?;
+        .map_err(|trouble| Failed::new(Failure::Temporary, trouble.sentence(url.host_str().unwrap_or_default())))?;
     anyhow::ensure!(reply.status == 200, "it answered {}", reply.status);
     Ok(serde_json::from_slice(&reply.body)?)
 }

@@ -269,7 +269,7 @@ impl Account {
         if left < MARGIN && Report::of(&error).failure != Failure::Temporary {
             return Err(error);
         }
-        note(&format!("warning: cannot renew the token, which is good for {} s more: {error:#}", left.as_secs()));
+        note(&format!("warning: {error:#}; the one at hand is good for {} s more", left.as_secs()));
         Ok(credential)
     }
 

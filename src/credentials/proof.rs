@@ -33,7 +33,7 @@ impl Account {
         let headers = provider.headers(&Provider::own_user_agent());
         let connection = self.network.connect(&url)?;
         Ok(match connection.post_json(&url, &body, &credential.access_token, &headers, REQUEST_LIMIT) {
-            Err(trouble) => Proof::Unclear(trouble.message().to_owned()),
+            Err(trouble) => Proof::Unclear(trouble.sentence(url.host_str().unwrap_or_default())),
             Ok(reply) if reply.is_html() => {
                 Proof::Unclear(format!("it answered {} with HTML, as a firewall does", reply.status))
             }

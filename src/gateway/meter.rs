@@ -87,7 +87,9 @@ mod tests {
 
     fn metered(pieces: &[&str]) -> (Tokens, Option<String>) {
         let mut meter = Meter::default();
-        pieces.iter().for_each(|piece| meter.see(piece.as_bytes()));
+        for piece in pieces {
+            meter.see(piece.as_bytes());
+        }
         (meter.tokens(), meter.model())
     }
 

@@ -76,7 +76,7 @@ pub(crate) fn request(server: &Server, network: &Network) -> Result<Authorizatio
     let url = &server.device_authorization_endpoint;
     let reply = connection
         .post_form(url, &fields, &headers, REQUEST_LIMIT)
-        .map_err(|trouble| temporary(&format!("cannot reach `{}`: {}", host(server), trouble.message())))?;
+        .map_err(|trouble| temporary(&trouble.sentence(host(server))))?;
     let device = read(server, &reply)?;
     let qwen = server.dialect == Dialect::Qwen;
     Ok(Authorization {
@@ -93,6 +93,7 @@ pub(crate) fn request(server: &Server, network: &Network) -> Result<Authorizatio
 
 fn read(server: &Server, reply: &Reply) -> Result<DeviceReply> {
     if reply.status < 500
+        && reply.status != 429
         && let Some(error) = reply::error_in(reply)
     {
         return Failed::new(
@@ -178,7 +179,7 @@ impl Authorization {
                     interval += SLOW_DOWN;
                     log::info!("the server asks to poll less often: every {} s from now", interval.as_secs());
                 }
-                Poll::Unclear(what) => log::warn!("polling goes on although {what}"),
+                Poll::Unclear(what) => log::warn!("polling goes on: {what}"),
                 Poll::Over(failed) => return Err(failed.into()),
             }
         }
@@ -195,7 +196,7 @@ impl Authorization {
         }
         let reply = match self.connection.post_form(&server.token_endpoint, &fields, &[], REQUEST_LIMIT) {
             Ok(reply) => reply,
-            Err(trouble) => return Poll::Unclear(format!("the server cannot be reached: {}", trouble.message())),
+            Err(trouble) => return Poll::Unclear(trouble.sentence(host(server))),
         };
         match reply::read(&reply) {
             Answer::Grant(grant) => Poll::Grant(grant),

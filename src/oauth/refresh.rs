@@ -36,10 +36,7 @@ pub(crate) fn request(
     ];
     let reply = connection.post_form(&server.token_endpoint, &fields, &[], limit).map_err(|trouble| {
         let host = server.token_endpoint.host_str().unwrap_or_default();
-        NotRenewed::Temporary {
-            message: format!("cannot reach `{host}`: {}", trouble.message()),
-            again: matches!(trouble, Trouble::Refused(_)),
-        }
+        NotRenewed::Temporary { message: trouble.sentence(host), again: matches!(trouble, Trouble::Refused(_)) }
     })?;
     match reply::read(&reply) {
         Answer::Grant(grant) => Ok(grant),

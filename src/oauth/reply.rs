@@ -53,10 +53,11 @@ impl OauthError {
 struct Tokens {
     access_token: Option<Secret>,
     refresh_token: Option<Secret>,
-    token_type: Option<String>,
+    // Whatever a server makes of these must not lose the tokens beside them: the old refresh token is spent.
+    token_type: Option<Value>,
     expires_in: Option<Value>,
-    scope: Option<String>,
-    resource_url: Option<String>,
+    scope: Option<Value>,
+    resource_url: Option<Value>,
     status: Option<Value>,
 }
 
@@ -75,7 +76,7 @@ pub(super) fn read(reply: &Reply) -> Answer {
         };
     }
     if reply.status == 429 {
-        return Answer::NotOauth(format!("the server answered {status}: too many requests"));
+        return Answer::NotOauth(format!("the server answered {status}"));
     }
     if reply.is_html() {
         return Answer::NotOauth(format!("the server answered {status} with HTML, as a firewall or login page does"));
@@ -91,14 +92,15 @@ pub(super) fn read(reply: &Reply) -> Answer {
 
 fn granted(tokens: Tokens) -> Answer {
     let filled = |secret: Option<Secret>| secret.filter(|secret| !secret.expose().is_empty());
+    let text = |value: Option<Value>| value?.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     if let Some(access_token) = filled(tokens.access_token) {
         return Answer::Grant(Grant {
             access_token,
             refresh_token: filled(tokens.refresh_token),
-            token_type: tokens.token_type.filter(|text| !text.is_empty()),
+            token_type: text(tokens.token_type),
             expires_in: tokens.expires_in.as_ref().and_then(seconds).unwrap_or(ASSUMED_LIFETIME),
-            scope: tokens.scope.filter(|text| !text.is_empty()),
-            resource_url: tokens.resource_url.filter(|text| !text.is_empty()),
+            scope: text(tokens.scope),
+            resource_url: text(tokens.resource_url),
         });
     }
     if tokens.status.as_ref().and_then(Value::as_str) == Some("pending") {

@@ -2,7 +2,8 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -65,12 +66,8 @@ fn private_directory() -> std::io::Result<TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix("qwenauth-sandbox-");
     let mut inner = DirBuilder::new();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-        builder.permissions(std::fs::Permissions::from_mode(0o700));
-        inner.mode(0o700);
-    }
+    builder.permissions(Permissions::from_mode(0o700));
+    inner.mode(0o700);
     let directory = builder.tempdir()?;
     inner.create(directory.path().join("qwen"))?;
     inner.create(directory.path().join("qwenauth"))?;
@@ -86,9 +83,5 @@ fn without_proxy(before: Option<OsString>) -> OsString {
 
 /// The shell of the user.
 pub(crate) fn shell() -> OsString {
-    #[cfg(unix)]
-    let (name, fallback) = ("SHELL", "/bin/sh");
-    #[cfg(not(unix))]
-    let (name, fallback) = ("COMSPEC", "cmd.exe");
-    variable(name).unwrap_or_else(|| fallback.into())
+    variable("SHELL").unwrap_or_else(|| "/bin/sh".into())
 }

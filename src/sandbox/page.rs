@@ -43,7 +43,6 @@ fn confirm(login: &Login) -> String {
 <dl>
 <div><dt>Who asks</dt><dd>{agent}</dd></div>
 <div><dt>For</dt><dd>{scope}</dd></div>
-<div><dt>At</dt><dd>the practice provider on this machine</dd></div>
 </dl>
 <form method=\"post\" action=\"/device\">
 <input type=\"hidden\" name=\"user_code\" value=\"{code}\">
@@ -101,11 +100,12 @@ pub(super) fn decide(login: &mut Login, form: &Form, own_origin: bool) -> Result
     Ok(())
 }
 
-/// Nothing but the page's own style may load, nobody may frame it, and its forms go nowhere else.
+/// Nothing but the page's own style and (empty) icon may load, nobody may frame it, and its forms go nowhere else.
 pub(super) fn content_security_policy() -> String {
     let style = STANDARD.encode(Sha256::digest(STYLE));
     format!(
-        "default-src 'none'; style-src 'sha256-{style}'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+        "default-src 'none'; img-src data:; style-src 'sha256-{style}'; form-action 'self'; frame-ancestors 'none'; \
+         base-uri 'none'"
     )
 }
 

@@ -19,7 +19,7 @@ struct Step {
     needs: Option<&'static str>,
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 8] = [
     Step {
         why: "Log in. Qwen would wait for you to approve this in a browser; the practice provider approves at once.",
         arguments: &["login", "--no-browser", "--qr", "never"],
@@ -47,7 +47,7 @@ const STEPS: [Step; 9] = [
         needs: Some("curl"),
     },
     Step {
-        why: "Renew now. `token`, `env` and `exec` do it by themselves when it is time.",
+        why: "Renew now; silence means it worked. `token`, `env` and `exec` renew by themselves when it is time.",
         arguments: &["refresh"],
         needs: None,
     },
@@ -62,7 +62,6 @@ const STEPS: [Step; 9] = [
         needs: None,
     },
     Step { why: "Forget the credential.", arguments: &["logout"], needs: None },
-    Step { why: "Log out twice? Nothing to do.", arguments: &["logout"], needs: None },
 ];
 
 /// Shows all steps; ends with the code of the first that fails.

@@ -427,9 +427,9 @@ fn step_length(window: Duration) -> u64 {
 
 fn name_of(provider: &str, account: &str) -> String {
     let digest = Sha256::digest(account);
-    let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = u64::from_be_bytes(std::array::from_fn(|index| digest[index]));
     let provider: String = provider.chars().filter(|letter| letter.is_ascii_alphanumeric() || *letter == '-').collect();
-    format!("{provider}-{hash}")
+    format!("{provider}-{hash:016x}")
 }
 
 /// The file at its full length, so that a full disk is met now or never.

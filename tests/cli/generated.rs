@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -113,11 +114,14 @@ fn complete(shell: &str, arguments: &[&str], script: &str) -> Option<String> {
         .current_dir(committed("completions"))
         .output();
     match output {
-        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Ok(output) => {
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{shell}");
+            Some(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
         Err(error) => {
             let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
             assert!(!is_ci, "{shell}: {error}, and CI=true");
-            eprintln!("skipped: {shell}: {error}");
+            let _ = writeln!(std::io::stderr(), "skipped: {shell}: {error}");
             None
         }
     }
@@ -136,12 +140,13 @@ fn bash_completes_commands_options_and_values() {
 #[test]
 fn fish_completes_commands_options_and_values() {
     let script = "source ./qwenauth.fish
-        for line in 'qwenauth st' 'qwenauth exec --pre' 'qwenauth env --format fi' 'qwenauth completions nu' 'qwenauth ma'
+        cd /
+        for line in 'qwenauth st' 'qwenauth exec --pre' 'qwenauth env --format fi' 'qwenauth env --model ' 'qwenauth ma'
             complete -C $line | string replace -r '\\t.*' ''
             echo .
         end";
     if let Some(output) = complete("fish", &["--no-config", "-c"], script) {
-        assert_eq!(output, "status\n.\n--preserve-env\n.\nfish\n.\nnushell\n.\n.\n");
+        assert_eq!(output, "status\n.\n--preserve-env\n.\nfish\n.\n.\n.\n");
     }
 }
 

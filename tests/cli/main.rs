@@ -1,5 +1,30 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
-//! The real program against a real home directory.
+//! The real program against a real home directory and a server on loopback; every test is a sentence about it.
 
+#![cfg(unix)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a test fails where it stands, and plays the other programs that touch the files"
+)]
+
+mod architecture;
+mod env;
+mod exec;
+mod files;
 mod generated;
+mod login;
+mod logout;
+mod places;
+mod practice;
+mod processes;
+mod qr;
+mod refresh;
+mod sandbox;
+mod server;
 mod shells;
+mod status;
+mod terminal;
+mod token;

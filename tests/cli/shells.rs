@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -134,7 +134,7 @@ fn values() -> impl Strategy<Value = Vec<String>> {
         2 => proptest::sample::select(" '\"$`*?[]{},~=-#!\\;&|<>()%^".chars().collect::<Vec<_>>()).prop_map(String::from),
         1 => any::<char>().prop_filter("a control character is refused", |character| !character.is_control()).prop_map(String::from),
     ];
-    vec(vec(part, 1..6).prop_map(|parts| parts.concat()), 40)
+    vec(vec(part, 1..6).prop_map(|parts| parts.concat()), 24)
 }
 
 /// Runs `check` on [`VALUES`] and on values made at random.
@@ -162,7 +162,9 @@ impl Homes {
         for (index, value) in values.iter().enumerate() {
             let directory = homes.path(&format!("{index}/.qwen"));
             fs::create_dir_all(&directory).unwrap();
-            fs::write(directory.join("oauth_creds.json"), credential(value)).unwrap();
+            let file = directory.join("oauth_creds.json");
+            fs::write(&file, credential(value)).unwrap();
+            fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
         }
         homes
     }
@@ -225,7 +227,7 @@ impl Homes {
     /// The output of `script` is every value, each ended by a NUL, and nothing is said on stderr.
     fn come_through(&self, shell: &Shell, script: &str) -> Result<(), String> {
         let output = self.run(shell, script);
-        let stderr = String::from_utf8_lossy(&output.stderr);
+        let stderr: String = String::from_utf8_lossy(&output.stderr).chars().take(500).collect();
         let read: Vec<_> = output.stdout.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
         let wrong =
             self.values.iter().enumerate().find(|(index, value)| read.get(*index).is_none_or(|read| read != *value));
@@ -314,33 +316,32 @@ fn is_installed(shell: &Shell) -> bool {
     found
 }
 
-/// `eval` as it stands in the README, under every setting, unquoted and quoted.
+/// `eval` as it stands in the README: unquoted under every setting; quoted, where most of them do nothing, under two.
 fn sh_round_trip(shell: &Shell) {
     if !is_installed(shell) {
         return;
     }
+    let unquoted = shell.settings.iter().map(|setting| (setting, "$(qwenauth env)"));
+    let quoted = shell.settings[..2].iter().map(|setting| (setting, "\"$(qwenauth env)\""));
+    let runs: Vec<_> = unquoted.chain(quoted).collect();
     for_values(|homes| {
         homes.with_files_named_like_the_output();
-        for setting in shell.settings {
-            for eval in ["eval $(qwenauth env)", "eval \"$(qwenauth env)\""] {
-                let count = homes.values.len();
-                homes.come_through(
-                    shell,
-                    &format!(
-                        "{setting}
-                        i=0
-                        while [ \"$i\" -lt {count} ]; do
-                            export HOME=\"$ROOT/$i\"
-                            {eval}
-                            printf '%s\\0' \"$OPENAI_API_KEY\"
-                            [ \"$OPENAI_BASE_URL|$OPENAI_API_BASE|$OPENAI_MODEL\" = \\
-                                'https://portal.qwen.ai/v1|https://portal.qwen.ai/v1|coder-model' ] || exit 7
-                            [ -z \"${{OPENAI_ORG_ID+set}}${{OPENAI_PROJECT+set}}\" ] || exit 8
-                            i=$((i + 1))
-                        done"
-                    ),
-                )?;
-            }
+        let count = homes.values.len();
+        for (setting, output) in &runs {
+            let script = format!(
+                "{setting}
+                i=0
+                while [ \"$i\" -lt {count} ]; do
+                    export HOME=\"$ROOT/$i\"
+                    eval {output}
+                    printf '%s\\0' \"$OPENAI_API_KEY\"
+                    [ \"$OPENAI_BASE_URL|$OPENAI_API_BASE|$OPENAI_MODEL\" = \\
+                        'https://portal.qwen.ai/v1|https://portal.qwen.ai/v1|coder-model' ] || exit 7
+                    [ -z \"${{OPENAI_ORG_ID+set}}${{OPENAI_PROJECT+set}}\" ] || exit 8
+                    i=$((i + 1))
+                done"
+            );
+            homes.come_through(shell, &script)?;
         }
         Ok(())
     });
@@ -460,6 +461,30 @@ fn the_exit_code_of_env_is_that_of_eval() {
 }
 
 #[test]
+fn a_mistyped_env_fails_in_eval_too() {
+    let homes = Homes::with_one("sk-1");
+    for (arguments, stdout) in [
+        (&["env", "--mni-ttl", "1h"] as &[&str], "(exit 2);\n"),
+        (&["--profile", "work", "env", "x"], "(exit 2);\n"),
+        (&["env", "--format", "fihs"], "(exit 2);\n"),
+        (&["env", "--format=fish", "--nope"], "false;\n"),
+        (&["env", "--nope", "--format", "fish"], "false;\n"),
+        (&["env", "--format", "json", "--nope"], ""),
+        (&["token", "--nope"], ""),
+        (&["exec", "--nope", "env"], ""),
+    ] {
+        let output = homes.command("qwenauth", arguments).output().unwrap();
+        assert_eq!(
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()),
+            (Some(2), stdout),
+            "{arguments:?}"
+        );
+    }
+    let help = homes.command("qwenauth", &["env", "--help"]).output().unwrap();
+    assert!(help.status.success() && !String::from_utf8_lossy(&help.stdout).contains("(exit"));
+}
+
+#[test]
 fn a_failing_env_fails_in_fish() {
     if !is_installed(&FISH) {
         return;
@@ -474,7 +499,7 @@ fn unset_removes_the_group_even_where_nothing_is_set() {
     homes.with_files_named_like_the_output();
     let names = "OPENAI_API_KEY OPENAI_BASE_URL OPENAI_API_BASE OPENAI_MODEL OPENAI_ORG_ID OPENAI_PROJECT";
     for_sh_shells(|shell, setting, eval| {
-        let left: String = names.split(' ').map(|name| format!("${{{name}+{name}}}")).collect();
+        let left = names.split(' ').map(|name| format!("${{{name}+{name}}}")).collect::<Vec<_>>().concat();
         let (set, unset) = (eval("qwenauth env"), eval("qwenauth env --unset"));
         let script = format!("HOME=$ROOT/0\n{setting}\nset -eu\n{set}\n{unset}\n{unset}\nprintf %s \"left:{left}\"");
         let output = homes.run(shell, &script);
@@ -504,6 +529,7 @@ fn a_universal_variable_of_fish_is_covered_but_kept() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "[]\nmine\n", "{output:?}");
 }
 
+/// Exit code, stdout and stderr of `qwenauth env`.
 fn env(homes: &Homes, arguments: &[&str]) -> (Option<i32>, String, String) {
     env_with(homes, arguments, "GITHUB_ACTIONS", "")
 }
@@ -522,11 +548,12 @@ fn env_with(homes: &Homes, arguments: &[&str], name: &str, value: &str) -> (Opti
 
 #[test]
 fn a_control_character_is_refused_and_not_repeated() {
-    let homes = Homes::with_one("hunter2\nhunter2");
-    let error = "qwenauth: error: the value of OPENAI_API_KEY contains a control character\n".to_owned();
-    assert_eq!(env(&homes, &[]), (Some(1), "(exit 1);\n".into(), error.clone()));
-    assert_eq!(env(&homes, &["--format", "fish"]), (Some(1), "false;\n".into(), error.clone()));
-    assert_eq!(env(&homes, &["--format", "json"]), (Some(1), String::new(), error));
+    let homes = Homes::with_one("sk-1");
+    let error = "qwenauth: error: the value of OPENAI_MODEL contains a control character\n".to_owned();
+    for (format, stdout) in [("sh", "(exit 1);\n"), ("fish", "false;\n"), ("json", ""), ("dotenv", "")] {
+        let arguments = ["--model", "hunter2\nhunter2", "--format", format];
+        assert_eq!(env(&homes, &arguments), (Some(1), stdout.into(), error.clone()));
+    }
 }
 
 #[test]
@@ -574,7 +601,10 @@ fn dotenv_hints_when_git_would_commit_the_file() {
         assert!(fs::read_to_string(homes.path("here").join(name)).unwrap().starts_with("OPENAI_API_KEY=sk-1\n"));
         String::from_utf8(output.stderr).unwrap()
     };
-    assert_eq!(write(".env"), "qwenauth: hint: git does not ignore `.env`: `echo .env >> .gitignore`\n");
+    assert_eq!(
+        write(".env"),
+        "qwenauth: hint: git does not ignore `.env`, which holds a secret: add it to `.gitignore`\n"
+    );
     fs::write(homes.path("here/.gitignore"), ".env\n").unwrap();
     assert_eq!(write(".env"), "");
     assert_eq!(write("../outside"), "");

@@ -1,0 +1,220 @@
+//! The house as the picture in src/main.rs shows it: its rooms, the arrows between them, each outside crate in its home.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const USED_BY_ALL: [&str; 2] = ["error", "secret"];
+
+/// Where a crate, or what else has one home, may be named.
+const HOMES: &[(&str, &[&str])] = &[
+    ("reqwest::", &["http", "gateway"]),
+    ("tokio::", &["gateway", "sandbox"]),
+    ("hyper::", &["gateway", "sandbox"]),
+    ("hyper_util::", &["gateway", "sandbox"]),
+    ("async ", &["gateway", "sandbox"]),
+    (".await", &["gateway", "sandbox"]),
+    ("dialoguer::", &["terminal"]),
+    ("indicatif::", &["terminal"]),
+    ("qr2term::", &["terminal"]),
+    ("fs2::", &["lock"]),
+    ("clap::", &["cli", "main", "commands"]),
+    ("fs::write", &["files"]),
+    ("File::create", &["files"]),
+    ("NamedTempFile", &["files"]),
+];
+
+struct Source {
+    /// `credentials` for `credentials/mod.rs`
+    part: String,
+    path: PathBuf,
+    /// Without comments and tests
+    code: String,
+}
+
+fn src() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn sources() -> Vec<Source> {
+    let mut sources = Vec::new();
+    let mut waiting = vec![src()];
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            waiting.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let path = path.strip_prefix(src()).unwrap().to_owned();
+            let first = Path::new(path.components().next().unwrap().as_os_str());
+            let part = first.file_stem().unwrap().to_str().unwrap().to_owned();
+            let text = fs::read_to_string(src().join(&path)).unwrap();
+            let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let code = text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
+            sources.push(Source { part, path, code });
+        }
+    }
+    assert!(sources.len() > 10);
+    sources
+}
+
+/// The names that follow `start` in `code`: one, or those of a group in braces.
+fn names_after(code: &str, start: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices(start) {
+        let rest = &code[at + start.len()..];
+        let group = rest.strip_prefix('{');
+        let mut depth = 0;
+        for item in group.unwrap_or(rest).split_inclusive([',', '{', '}']) {
+            if depth == 0 {
+                let name: String = item.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                names.extend((!name.is_empty()).then_some(name));
+            }
+            match item.chars().last() {
+                Some('{') => depth += 1,
+                Some('}') => depth -= 1,
+                _ => {}
+            }
+            if group.is_none() || depth < 0 {
+                break;
+            }
+        }
+    }
+    names
+}
+
+fn with_roots_marked(code: &str, parts: &BTreeSet<String>) -> String {
+    parts.iter().fold(code.to_owned(), |code, part| {
+        [" ", "(", "{"]
+            .iter()
+            .fold(code, |code, before| code.replace(&format!("{before}{part}::"), &format!("{before}crate::{part}::")))
+    })
+}
+
+/// Which parts each part uses.
+fn uses() -> BTreeMap<String, BTreeSet<String>> {
+    let sources = sources();
+    let parts: BTreeSet<String> = sources.iter().map(|source| source.part.clone()).collect();
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in sources {
+        // A path in main.rs begins at the root, with or without `crate::`.
+        let code = if source.part == "main" { with_roots_marked(&source.code, &parts) } else { source.code };
+        let mut named = names_after(&code, "crate::");
+        named.retain(|name| parts.contains(name) && *name != source.part);
+        uses.entry(source.part).or_default().extend(named);
+    }
+    uses
+}
+
+/// The picture: the text at the top of main.rs, between its fences.
+fn picture() -> String {
+    let text = fs::read_to_string(src().join("main.rs")).unwrap();
+    let lines = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
+    let inside = lines.skip_while(|line| *line != "```text").skip(1).take_while(|line| *line != "```");
+    inside.collect::<Vec<_>>().join("\n")
+}
+
+/// What each part may use, as the picture draws it: `a → b, c`, clauses apart by ` · `.
+fn arrows() -> BTreeMap<String, BTreeSet<String>> {
+    let picture = picture();
+    let clauses = picture.lines().flat_map(|line| line.split(" · "));
+    let arrows = clauses.filter_map(|clause| clause.split_once(" → "));
+    let names = |to: &str| to.split(", ").filter(|name| !name.starts_with("used by ")).map(str::to_owned).collect();
+    let arrows = arrows.map(|(from, to)| (from.to_owned(), names(to)));
+    let arrows: BTreeMap<String, BTreeSet<String>> = arrows.collect();
+    assert!(arrows.len() > 5, "{arrows:?}");
+    arrows
+}
+
+#[test]
+fn the_arrows_between_the_parts_are_those_of_the_picture() {
+    let arrows = arrows();
+    for (part, used) in uses() {
+        let allowed = arrows.get(&part).cloned().unwrap_or_default();
+        let everything = part == "commands" && allowed.contains("everything below");
+        for name in &used {
+            let by_all = USED_BY_ALL.contains(&name.as_str());
+            assert!(everything || by_all || allowed.contains(name), "`{part}` must not use `{name}`");
+        }
+        let drawn = allowed.iter().find(|name| !everything && !used.contains(*name));
+        assert_eq!(drawn, None, "the picture shows an arrow from `{part}` that is not there");
+    }
+}
+
+#[test]
+fn nothing_but_main_uses_the_commands_and_no_arrow_runs_in_a_circle() {
+    let uses = uses();
+    for (part, used) in &uses {
+        assert!(part == "main" || !used.contains("commands"), "`{part}` uses `commands`");
+        assert!(!used.contains("main"), "`{part}` uses `main`");
+        for private in ["gateway", "usage", "setup", "sandbox"] {
+            let commands = part == "commands" || (part == "gateway" && private == "usage");
+            assert!(commands || !used.contains(private), "`{part}` uses `{private}`, which is for its command");
+        }
+        let mut reached = BTreeSet::new();
+        let mut waiting: Vec<&String> = used.iter().collect();
+        while let Some(next) = waiting.pop() {
+            if reached.insert(next) {
+                waiting.extend(&uses[next]);
+            }
+        }
+        assert!(!reached.contains(part), "`{part}` uses itself by way of others");
+    }
+}
+
+#[test]
+fn no_command_uses_another_command() {
+    let commands: Vec<Source> = sources().into_iter().filter(|source| source.part == "commands").collect();
+    let names: BTreeSet<String> =
+        commands.iter().map(|source| source.path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    for command in &commands {
+        let own = command.path.file_stem().unwrap().to_str().unwrap();
+        let mut used = names_after(&command.code, "super::");
+        used.extend(names_after(&command.code, "commands::"));
+        used.retain(|name| names.contains(name) && name != own);
+        assert!(own == "mod" || used.is_empty(), "`{own}` uses {used:?}");
+    }
+}
+
+#[test]
+fn what_has_one_home_stays_there() {
+    for source in sources() {
+        for (named, homes) in HOMES {
+            let elsewhere = source.code.match_indices(named).any(|(at, _)| {
+                let before = source.code[..at].chars().last().unwrap_or(' ');
+                !before.is_alphanumeric() && before != '_'
+            });
+            let home = homes.contains(&source.part.as_str());
+            assert!(home || !elsewhere, "`{named}` in {}", source.path.display());
+        }
+    }
+}
+
+fn is_rust(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension == "rs")
+}
+
+#[test]
+fn the_picture_shows_what_src_holds() {
+    let picture = picture();
+    let shown: BTreeSet<&str> = picture
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|word| is_rust(word) || word.ends_with('/'))
+        .collect();
+    let there: BTreeSet<String> = fs::read_dir(src())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.is_dir(), path.file_name().unwrap().to_str().unwrap().to_owned()))
+        .filter(|(directory, name)| *directory || is_rust(name))
+        .map(|(directory, name)| if directory { name + "/" } else { name })
+        .collect();
+    assert_eq!(shown, there.iter().map(String::as_str).collect());
+}
+
+#[test]
+fn every_file_opens_with_one_line_that_says_what_it_is() {
+    for source in sources() {
+        let text = fs::read_to_string(src().join(&source.path)).unwrap();
+        let first = text.lines().next().unwrap_or_default();
+        assert!(first.starts_with("//! ") && first.len() > 10, "{}: {first}", source.path.display());
+    }
+}

@@ -1,0 +1,382 @@
+//! The credential file and its directory in every state they can be found in: one clear message, nothing lost.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::refresh::holds_the_renewal;
+use crate::sandbox::{NOBODY, Sandbox, each_path, mode, possible};
+use crate::server::{Ask, Reply};
+
+/// Whatever a damaged file holds: it is reported by every command that needs it, and stays as it is.
+#[track_caller]
+fn is_damaged(content: impl AsRef<[u8]>, what: &str) {
+    let sandbox = Sandbox::new().file_is(&content);
+    let hint = "run `qwenauth login`";
+    for command in ["token", "refresh", "env"] {
+        let mut outcome = sandbox.run([command]);
+        // Where in the file it is wrong is for a person; what is wrong is the rule here.
+        if let (Some(from), Some(to)) = (outcome.stderr.find(" (line "), outcome.stderr.find(")\n")) {
+            outcome.stderr.replace_range(from..=to, "");
+        }
+        let stdout = if command == "env" { "(exit 4);\n" } else { "" };
+        outcome.stdout(stdout).fails(
+            4,
+            &format!("the credential file `{{home}}/.qwen/oauth_creds.json` is damaged: {what}"),
+            hint,
+        );
+    }
+    let mut status = sandbox.run(["status", "--json"]).exits(4);
+    let profile = status.json()["profiles"][0].clone();
+    assert_eq!((&profile["state"], profile["problems"].as_array().unwrap().len()), (&json!("damaged"), 1), "{profile}");
+    assert_eq!(fs::read(sandbox.file()).unwrap(), content.as_ref());
+}
+
+#[test]
+fn an_empty_file_is_damaged() {
+    is_damaged("", "it is empty");
+}
+
+#[test]
+fn a_truncated_file_is_damaged() {
+    is_damaged("{\n  \"access_token\": \"granted-access-1\",\n  \"refresh_to", "it ends in the middle");
+}
+
+#[test]
+fn a_file_that_is_not_json_is_damaged() {
+    is_damaged("access_token=granted-access-1\n", "it is not JSON");
+}
+
+#[test]
+fn a_file_that_is_not_text_is_damaged() {
+    is_damaged([0xff, 0xfe, 0x00, 0x7b], "it is not JSON");
+}
+
+#[test]
+fn json_that_is_no_object_is_damaged() {
+    for content in ["null", "[]", "\"granted-access-1\"", "5"] {
+        is_damaged(content, "a field has the wrong type");
+    }
+}
+
+#[test]
+fn wrong_types_are_damage() {
+    for (field, value) in [
+        ("expiry_date", json!("1790000000000")),
+        ("expiry_date", json!({})),
+        ("access_token", json!(5)),
+        ("refresh_token", json!([])),
+        ("resource_url", json!(true)),
+    ] {
+        let sandbox = Sandbox::new().logged_in().field(field, value);
+        is_damaged(sandbox.content(), "a field has the wrong type");
+    }
+}
+
+#[test]
+fn a_file_without_access_token_is_damaged() {
+    for absent in [json!(null), json!("")] {
+        let sandbox = Sandbox::new().logged_in().field("access_token", absent);
+        is_damaged(sandbox.content(), "it has no access token");
+    }
+}
+
+#[test]
+fn a_token_of_unknown_expiry_is_renewed() {
+    // Qwen Code writes `null` when a reply told no lifetime.
+    let mut credential = crate::sandbox::credential("1");
+    credential["expiry_date"] = json!(null);
+    for sandbox in [
+        Sandbox::new().credential_is(credential),
+        Sandbox::new().logged_in().field("expiry_date", json!(null)),
+        Sandbox::new().logged_in().field("expiry_date", json!(0)),
+    ] {
+        let sandbox = sandbox.refresh(Reply::tokens("2"));
+        sandbox.run(["token"]).stdout("granted-access-2\n");
+        holds_the_renewal(&sandbox, "granted-refresh-2");
+    }
+}
+
+#[test]
+fn a_deeply_nested_file_is_damaged() {
+    is_damaged("[".repeat(200_000), "a field has the wrong type");
+}
+
+#[test]
+fn a_huge_file_is_damaged_and_not_read() {
+    let sandbox = Sandbox::new().logged_in();
+    File::options().write(true).open(sandbox.file()).unwrap().set_len(100 << 20).unwrap();
+    sandbox.run(["token"]).fails(4, "the credential file `{home}/.qwen/oauth_creds.json` is damaged: it has 104857600 bytes, more than a credential can have", "run `qwenauth login`");
+    assert_eq!(fs::metadata(sandbox.file()).unwrap().len(), 100 << 20);
+}
+
+#[test]
+fn a_directory_in_the_files_place_is_no_credential() {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.file()).unwrap();
+    sandbox.run(["token"]).fails(
+        4,
+        "the credential file `{home}/.qwen/oauth_creds.json` is damaged: it is a directory",
+        "run `qwenauth login`",
+    );
+    assert!(sandbox.file().is_dir());
+}
+
+#[test]
+fn what_is_no_credential_is_set_aside_by_a_completed_login() {
+    let sandbox = crate::login::polls([]).granted();
+    fs::create_dir_all(sandbox.file().join("something")).unwrap();
+    drop(sandbox.run(["login"]).exits(0).any_stderr());
+    sandbox.holds_the_grant();
+    assert!(sandbox.qwen().join("oauth_creds.json.damaged-1/something").is_dir());
+}
+
+#[test]
+fn everything_that_is_made_is_private_whatever_the_umask() {
+    let sandbox = crate::login::polls([]).granted();
+    let refusal = Reply::error(400, "invalid_grant");
+    drop(sandbox.shell("umask 000; exec $QWENAUTH login").any_stderr());
+    let sandbox = sandbox.refresh(refusal);
+    drop(sandbox.shell("umask 000; exec $QWENAUTH refresh").exits(4).any_stderr());
+    let mut seen = Vec::new();
+    each_path(&sandbox.home(), &mut |path| {
+        let wanted = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode(path), wanted, "{}", path.display());
+        seen.push(path.to_owned());
+    });
+    assert!(seen.iter().any(|path| path.starts_with(sandbox.home().join(".local/state/qwenauth"))), "{seen:?}");
+}
+
+#[test]
+fn a_pipe_in_the_files_place_does_not_hang() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.qwen()).unwrap();
+    assert!(Command::new("mkfifo").arg(sandbox.file()).status().unwrap().success());
+    sandbox.run(["token"]).fails(
+        4,
+        "the credential file `{home}/.qwen/oauth_creds.json` is damaged: it is not a regular file",
+        "run `qwenauth login`",
+    );
+    fs::remove_file(sandbox.file()).unwrap();
+}
+
+#[test]
+fn a_missing_file_is_no_login() {
+    Sandbox::new().run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
+}
+
+#[test]
+fn a_file_in_the_directorys_place_is_no_login_and_takes_none() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.qwen(), "").unwrap();
+    sandbox.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
+    sandbox.run(["login"]).fails(1, "`{home}/.qwen` is not a directory", "");
+}
+
+#[test]
+fn an_unreadable_file_is_not_taken_for_a_missing_one() {
+    let sandbox = Sandbox::expired().unprivileged();
+    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o000)).unwrap();
+    sandbox.run(["token"]).fails(1, "cannot read `{home}/.qwen/oauth_creds.json`: Permission denied (os error 13)", "");
+    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn an_unreadable_directory_is_not_taken_for_a_missing_login() {
+    let sandbox = Sandbox::expired().unprivileged();
+    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o000)).unwrap();
+    sandbox.run(["token"]).fails(1, "cannot read `{home}/.qwen/oauth_creds.json`: Permission denied (os error 13)", "");
+    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn in_a_read_only_directory_nothing_is_sent() {
+    let sandbox = Sandbox::expired().unprivileged();
+    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o500)).unwrap();
+    let before = sandbox.content();
+    sandbox.run(["token"]).fails(
+        1,
+        "cannot open `{home}/.qwen/.oauth_creds.qwenauth-lock`: Permission denied (os error 13)",
+        "",
+    );
+    assert_eq!(sandbox.content(), before);
+    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn a_valid_login_in_a_read_only_directory_is_used() {
+    let sandbox = Sandbox::new().logged_in().unprivileged();
+    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o500)).unwrap();
+    sandbox.run(["token"]).stdout("granted-access-1\n");
+    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn a_login_into_a_read_only_home_fails_before_it_asks_for_a_code() {
+    let sandbox = Sandbox::new().unprivileged();
+    fs::set_permissions(sandbox.home(), Permissions::from_mode(0o500)).unwrap();
+    sandbox.run(["login"]).fails(1, "cannot write in `{home}`: Permission denied (os error 13)", "");
+    fs::set_permissions(sandbox.home(), Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn a_file_of_another_owner_is_refused() {
+    let sandbox = Sandbox::expired().unprivileged();
+    let (path, owner) = if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(sandbox.file(), Some(1), Some(1)).unwrap();
+        fs::set_permissions(sandbox.file(), Permissions::from_mode(0o644)).unwrap();
+        ("{home}/.qwen/oauth_creds.json", 1)
+    } else {
+        // Who cannot give files away finds one that is root's.
+        fs::remove_file(sandbox.file()).unwrap();
+        symlink("/etc/passwd", sandbox.file()).unwrap();
+        ("/etc/passwd", 0)
+    };
+    sandbox.run(["token"]).fails(
+        1,
+        &format!("`{path}` belongs to another user (uid {owner}) and is not used"),
+        "check who should own it; `chown` it to yourself if it is yours",
+    );
+    assert_eq!((fs::metadata(sandbox.file()).unwrap().uid(), mode(&sandbox.file())), (owner, 0o644));
+}
+
+#[test]
+fn root_keeps_owner_and_mode_of_anothers_file() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can give a file to another user");
+        return;
+    }
+    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
+    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o400)).unwrap();
+    std::os::unix::fs::chown(sandbox.file(), Some(NOBODY), Some(NOBODY)).unwrap();
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+    let file = fs::metadata(sandbox.file()).unwrap();
+    assert_eq!((file.uid(), file.gid(), mode(&sandbox.file())), (NOBODY, NOBODY, 0o400));
+}
+
+#[test]
+fn a_looser_file_is_tightened_with_one_line() {
+    let sandbox = Sandbox::new().logged_in();
+    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o644)).unwrap();
+    sandbox
+        .run(["token"])
+        .stdout("granted-access-1\n")
+        .stderr("qwenauth: tightened the mode of `{home}/.qwen/oauth_creds.json` from 0644 to 0600\n");
+    assert_eq!(mode(&sandbox.file()), 0o600);
+    sandbox.run(["token"]).stdout("granted-access-1\n");
+}
+
+#[test]
+fn a_dangling_symlink_is_no_login_and_is_filled_by_one() {
+    let sandbox = crate::login::polls([]).granted();
+    fs::create_dir(sandbox.qwen()).unwrap();
+    let elsewhere = sandbox.home().join("elsewhere.json");
+    symlink(&elsewhere, sandbox.file()).unwrap();
+    sandbox.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
+    drop(sandbox.run(["login"]).exits(0).any_stderr());
+    assert!(sandbox.file().is_symlink());
+    assert_eq!(mode(&elsewhere), 0o600);
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn a_symlink_stays_one_and_its_target_is_renewed() {
+    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
+    let elsewhere = sandbox.home().join("dotfiles/qwen.json");
+    fs::create_dir(elsewhere.parent().unwrap()).unwrap();
+    fs::rename(sandbox.file(), &elsewhere).unwrap();
+    symlink("../dotfiles/qwen.json", sandbox.file()).unwrap();
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    assert!(sandbox.file().is_symlink());
+    assert!(elsewhere.is_file() && !elsewhere.is_symlink());
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+}
+
+#[test]
+fn a_circle_of_symlinks_is_told() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.qwen()).unwrap();
+    symlink(sandbox.file(), sandbox.file()).unwrap();
+    sandbox.run(["token"]).fails(1, "`{home}/.qwen/oauth_creds.json` leads through too many symlinks", "");
+}
+
+#[test]
+fn a_bind_mounted_file_is_rewritten_in_place() {
+    if !possible(can_mount(), "mount") {
+        return;
+    }
+    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
+    fs::copy(sandbox.file(), sandbox.home().join("outside.json")).unwrap();
+    let script = "mount --bind $HOME/outside.json $HOME/.qwen/oauth_creds.json && exec $QWENAUTH token";
+    in_namespace(&sandbox, script).stdout("granted-access-2\n");
+    fs::rename(sandbox.home().join("outside.json"), sandbox.file()).unwrap();
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+    assert_eq!(mode(&sandbox.file()), 0o600);
+}
+
+/// A disk of that many kilobytes, filled to the last or left as it is with the credential on it: nothing is sent, and
+/// the credential stays.
+#[track_caller]
+fn is_too_full(kilobytes: u32, fill: bool, error: &str) {
+    let sandbox = Sandbox::expired();
+    let kept = sandbox.directory().join("kept");
+    fs::copy(sandbox.file(), &kept).unwrap();
+    let sandbox = sandbox.variable("KEPT", kept);
+    let fill = if fill { "while head -c 4096 /dev/zero >> filler; do :; done 2> /dev/null" } else { ":" };
+    let script = format!(
+        "mount -t tmpfs -o size={kilobytes}k,mode=700 none $HOME/.qwen/ && cd $HOME/.qwen || exit 98
+        cp $KEPT oauth_creds.json; chmod 600 oauth_creds.json; : > .oauth_creds.qwenauth-lock; {fill}
+        $QWENAUTH token; code=$?; cmp $KEPT oauth_creds.json || exit 97
+        test ! -e oauth_creds.lock || exit 96; ls -A | grep tmp && exit 95; exit $code"
+    );
+    in_namespace(&sandbox, &script).fails(1, error, "");
+    assert!(sandbox.server.asked(Ask::Refresh).is_empty());
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_sent() {
+    if possible(can_mount(), "mount") {
+        let lock = "cannot make the lock `{home}/.qwen/oauth_creds.lock`: No space left on device (os error 28)";
+        is_too_full(16, true, lock);
+    }
+}
+
+#[test]
+fn on_a_disk_with_too_little_room_for_new_tokens_nothing_is_sent() {
+    if possible(can_mount(), "mount") {
+        let room =
+            "cannot prepare a new version of `{home}/.qwen/oauth_creds.json`: No space left on device (os error 28)";
+        is_too_full(40, false, room);
+    }
+}
+
+#[test]
+fn a_read_only_file_system_still_serves_a_valid_login() {
+    if !possible(can_mount(), "mount") {
+        return;
+    }
+    let sandbox = Sandbox::new().logged_in();
+    let script = "mount --bind $HOME $HOME && mount -o remount,ro,bind $HOME && exec $QWENAUTH ";
+    in_namespace(&sandbox, &format!("{script} token")).stdout("granted-access-1\n");
+    let sandbox = sandbox.expires_in(-60);
+    in_namespace(&sandbox, &format!("{script} token")).fails(
+        1,
+        "cannot open `{home}/.qwen/.oauth_creds.qwenauth-lock`: Read-only file system (os error 30)",
+        "",
+    );
+}
+
+fn can_mount() -> bool {
+    let test = "mount -t tmpfs none /mnt";
+    Command::new("unshare").args(["-rm", "sh", "-c", test]).output().is_ok_and(|output| output.status.success())
+}
+
+/// Runs a script as root of a mount namespace of its own.
+fn in_namespace(sandbox: &Sandbox, script: &str) -> crate::sandbox::Outcome {
+    let mut unshare = sandbox.other("unshare");
+    unshare.args(["-rm", "sh", "-c", script]);
+    sandbox.start(unshare).finish()
+}

@@ -1,0 +1,665 @@
+//! `login`: the device flow (RFC 8628) in Qwen's dialect, the proof at its end, and what is stored.
+
+use std::fs;
+use std::sync::mpsc;
+use std::thread;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::sandbox::{Outcome, Sandbox, credential, mode, now_ms};
+use crate::server::{Ask, DEVICE_CODE, Reply, USER_CODE, tokens};
+
+const URL: &str = "https://chat.qwen.ai/authorize";
+const COMPLETE_URL: &str = "https://chat.qwen.ai/authorize?user_code=WDJB-MJHT&client=qwen-code";
+
+const ENDED: &str = "the free tier of Qwen OAuth ended on 2026-04-15: a login may succeed while the API refuses every request; API keys of Alibaba Cloud Model Studio or OpenRouter replace it";
+
+const ALREADY: &str = "qwenauth: already logged in to Qwen OAuth as profile `qwen`; `--force` logs in again\n";
+
+const AGAIN: &str = "nothing was changed; try again in a while";
+
+const NEW_CODE: &str = "run `qwenauth login` again for a new code";
+
+/// What is said before the first poll.
+pub(crate) fn code_shown() -> String {
+    format!(
+        "qwenauth: {ENDED}\n\
+         Open this address on any device:\n\n\
+         {COMPLETE_URL}\n\n\
+         Code: {USER_CODE}\n\n\
+         127.0.0.1 asks you to approve this login. Approve it only if you started this.\n"
+    )
+}
+
+/// An answer to the device request with these fields changed; `null` removes one.
+#[expect(clippy::needless_pass_by_value, reason = "`json!` is written in place")]
+pub(crate) fn device_code(changes: Value) -> Reply {
+    let mut answer = json!({
+        "device_code": DEVICE_CODE,
+        "user_code": USER_CODE,
+        "verification_uri": URL,
+        "verification_uri_complete": COMPLETE_URL,
+        "expires_in": 900,
+        "interval": 0,
+    });
+    for (name, value) in changes.as_object().unwrap() {
+        answer[name] = value.clone();
+    }
+    answer.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+    Reply::json(200, answer)
+}
+
+/// A login whose polls are answered so; no poll comes after them.
+pub(crate) fn polls<const N: usize>(replies: [Reply; N]) -> Sandbox {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({})));
+    replies.into_iter().fold(sandbox, |sandbox, reply| sandbox.scripted(Ask::Poll, reply))
+}
+
+/// New tokens whose API is the sandbox's server.
+pub(crate) fn grant(sandbox: &Sandbox) -> Reply {
+    let mut granted = tokens("1");
+    granted["resource_url"] = json!(sandbox.server.url());
+    Reply::json(200, granted)
+}
+
+fn chat() -> Reply {
+    Reply::json(200, json!({"choices": [{"message": {"role": "assistant", "content": "a"}}]}))
+}
+
+impl Sandbox {
+    /// Scripts the end of a login: granted, and accepted by the API.
+    pub(crate) fn granted(self) -> Self {
+        let reply = grant(&self);
+        self.scripted(Ask::Poll, reply).scripted(Ask::Chat, chat())
+    }
+
+    #[track_caller]
+    pub(crate) fn holds_nothing(&self) {
+        assert!(!self.file().exists(), "a credential was stored");
+        assert!(!self.qwen_code_lock().exists());
+    }
+
+    #[track_caller]
+    pub(crate) fn holds_the_grant(&self) {
+        let mut credential = self.credential();
+        let left = credential["expiry_date"].as_i64().unwrap() - now_ms();
+        assert!((21_500_000..=21_600_000).contains(&left), "{left} ms left");
+        credential["expiry_date"] = json!("…");
+        let expected = json!({
+            "access_token": "granted-access-1",
+            "refresh_token": "granted-refresh-1",
+            "token_type": "Bearer",
+            "resource_url": self.server.url(),
+            "expiry_date": "…",
+        });
+        assert_eq!(credential, expected);
+    }
+}
+
+impl Outcome {
+    #[track_caller]
+    fn logs_in(self) -> Self {
+        self.exits(0).stderr(&format!("{}qwenauth: logged in: profile `qwen`, {{server}}/v1\n", code_shown()))
+    }
+
+    /// No code was shown; after the word on the free tier came this error.
+    #[track_caller]
+    fn does_not_begin(self, code: i32, error: &str, hint: &str) {
+        let hint = if hint.is_empty() { String::new() } else { format!("qwenauth: hint: {hint}\n") };
+        drop(self.exits(code).stderr(&format!("qwenauth: {ENDED}\nqwenauth: error: {error}\n{hint}")));
+    }
+
+    /// The code was shown, then came this and the login ended well.
+    #[track_caller]
+    fn warns(self, text: &str) {
+        drop(self.exits(0).stderr(&format!("{}{text}", code_shown())));
+    }
+
+    /// The code was shown, then the login ended with this.
+    #[track_caller]
+    fn ends(self, code: i32, error: &str, hint: &str) -> Self {
+        let hint = if hint.is_empty() { String::new() } else { format!("qwenauth: hint: {hint}\n") };
+        self.exits(code).stderr(&format!("{}qwenauth: error: {error}\n{hint}", code_shown()))
+    }
+}
+
+/// A login answered so once must go on, and end well with the next answer.
+#[track_caller]
+fn is_waited_out(reply: Reply) {
+    let sandbox = polls([reply]).granted();
+    sandbox.run(["login"]).logs_in();
+    sandbox.holds_the_grant();
+}
+
+/// A login answered so must end at once.
+#[track_caller]
+fn ends_the_login(reply: Reply, code: i32, error: &str, hint: &str) {
+    let sandbox = polls([reply]);
+    sandbox.run(["login"]).ends(code, error, hint);
+    sandbox.holds_nothing();
+}
+
+#[test]
+fn a_login_is_stored_privately_in_qwen_codes_format() {
+    let sandbox = polls([]).granted();
+    sandbox.run(["login"]).logs_in();
+    sandbox.holds_the_grant();
+    let expiry = sandbox.credential()["expiry_date"].as_i64().unwrap();
+    let expected = format!(
+        "{{\n  \"access_token\": \"granted-access-1\",\n  \"refresh_token\": \"granted-refresh-1\",\n  \
+         \"token_type\": \"Bearer\",\n  \"resource_url\": \"{}\",\n  \"expiry_date\": {expiry}\n}}",
+        sandbox.server.url()
+    );
+    assert_eq!(sandbox.content(), expected);
+    assert_eq!((mode(&sandbox.file()), mode(&sandbox.qwen())), (0o600, 0o700));
+    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+    assert_eq!(sandbox.server.asked(Ask::Chat)[0].header("Authorization"), "Bearer granted-access-1");
+}
+
+#[test]
+fn a_stored_login_is_private_whatever_the_umask() {
+    for umask in ["000", "277"] {
+        let sandbox = polls([]).granted().unprivileged();
+        sandbox.shell(&format!("umask {umask}; exec $QWENAUTH login")).logs_in();
+        assert_eq!((mode(&sandbox.file()), mode(&sandbox.qwen())), (0o600, 0o700));
+    }
+}
+
+#[test]
+fn qwens_pending_status_is_waited_out() {
+    is_waited_out(Reply::json(200, json!({"status": "pending"})));
+}
+
+#[test]
+fn authorization_pending_is_waited_out() {
+    is_waited_out(Reply::error(400, "authorization_pending"));
+}
+
+#[test]
+fn authorization_pending_with_status_200_is_waited_out() {
+    is_waited_out(Reply::error(200, "authorization_pending"));
+}
+
+/// Waits in milliseconds between the polls of a login that is answered so, then as pending, then granted.
+fn waits(reply: Reply) -> [u128; 2] {
+    let sandbox = polls([reply, Reply::error(400, "authorization_pending")]).granted();
+    sandbox.run(["login"]).logs_in();
+    let at: Vec<_> = sandbox.server.asked(Ask::Poll).iter().map(|request| request.at).collect();
+    [(at[1] - at[0]).as_millis(), (at[2] - at[1]).as_millis()]
+}
+
+/// Each costs ten seconds, so they run side by side.
+#[test]
+fn slow_down_with_any_status_and_any_other_429_lengthen_the_interval_for_good() {
+    let replies = [
+        ("as Qwen sends it", Reply::error(429, "slow_down")),
+        ("as the RFC has it", Reply::error(400, "slow_down")),
+        ("with status 200", Reply::error(200, "slow_down")),
+        ("429 as HTML", Reply::html(429)),
+        ("429 with another error", Reply::error(429, "rate_limited")),
+    ];
+    thread::scope(|scope| {
+        let running = replies.map(|(name, reply)| (name, scope.spawn(|| waits(reply))));
+        for (name, waits) in running {
+            let [after_it, after_pending] = waits.join().unwrap();
+            assert!(after_it >= 5000, "{name}: {after_it} ms");
+            assert!(after_pending >= 5000, "{name}: a plain pending must not shorten it: {after_pending} ms");
+        }
+    });
+}
+
+#[test]
+fn a_denied_login_ends_at_once() {
+    ends_the_login(
+        Reply::error(400, "access_denied"),
+        4,
+        "the login was denied",
+        "run `qwenauth login` again if that was a mistake",
+    );
+}
+
+#[test]
+fn a_denial_with_status_200_ends_the_login_at_once() {
+    ends_the_login(
+        Reply::error(200, "access_denied"),
+        4,
+        "the login was denied",
+        "run `qwenauth login` again if that was a mistake",
+    );
+}
+
+#[test]
+fn an_expired_code_ends_the_login_at_once() {
+    ends_the_login(
+        Reply::error(400, "expired_token"),
+        4,
+        "the code of this login expired or was used before",
+        NEW_CODE,
+    );
+}
+
+#[test]
+fn an_invalid_grant_ends_the_login_at_once() {
+    ends_the_login(Reply::error(400, "invalid_grant"), 4, "the server no longer knows this login", NEW_CODE);
+}
+
+#[test]
+fn qwens_401_ends_the_login_at_once() {
+    ends_the_login(
+        Reply::json(401, json!({"message": "unauthorized"})),
+        4,
+        "the code of this login expired or was used before",
+        NEW_CODE,
+    );
+}
+
+#[test]
+fn a_refused_client_ends_the_login_and_is_not_about_the_login() {
+    let reply = Reply::json(400, json!({"error": "invalid_client", "error_description": "unknown client"}));
+    ends_the_login(reply, 1, "the server ended the login with `invalid_client`: unknown client", "");
+}
+
+#[test]
+fn any_other_oauth_error_ends_the_login() {
+    ends_the_login(Reply::error(200, "invalid_scope"), 1, "the server ended the login with `invalid_scope`", "");
+}
+
+#[test]
+fn a_server_error_is_waited_out() {
+    is_waited_out(Reply::error(500, "server_error"));
+}
+
+#[test]
+fn a_firewalls_page_is_waited_out() {
+    is_waited_out(Reply::html(200));
+}
+
+#[test]
+fn a_firewalls_403_page_is_waited_out() {
+    is_waited_out(Reply::html(403));
+}
+
+#[test]
+fn a_gateways_page_is_waited_out() {
+    is_waited_out(Reply::html(502));
+}
+
+#[test]
+fn broken_json_is_waited_out() {
+    is_waited_out(Reply::text(200, "{\"access_token\": \"granted-"));
+}
+
+#[test]
+fn half_an_answer_is_waited_out() {
+    is_waited_out(Reply::half());
+}
+
+#[test]
+fn a_dropped_connection_is_waited_out() {
+    is_waited_out(Reply::dropped());
+}
+
+#[test]
+fn an_answer_of_50_mb_is_waited_out() {
+    is_waited_out(Reply::huge());
+}
+
+#[test]
+fn a_redirect_is_not_followed_with_the_device_code() {
+    let sandbox = polls([]);
+    let elsewhere = format!("{}/elsewhere", sandbox.server.url());
+    let sandbox = sandbox.scripted(Ask::Poll, Reply::html(307).header("Location", &elsewhere)).granted();
+    sandbox.run(["login"]).logs_in();
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn nonsense_is_waited_out_one_interval_at_a_time() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 1})));
+    let sandbox = sandbox.scripted(Ask::Poll, Reply::json(200, json!({}))).granted();
+    sandbox.run(["login"]).logs_in();
+    let at: Vec<_> = sandbox.server.requests().iter().map(|request| request.at).collect();
+    assert!((at[1] - at[0]).as_millis() >= 1000, "the first poll comes after one interval");
+    assert!((at[2] - at[1]).as_millis() >= 1000, "and so does the next");
+}
+
+#[test]
+fn an_empty_or_misshapen_token_is_no_token() {
+    for body in [json!({"access_token": ""}), json!({"access_token": 5}), json!([]), json!("granted"), json!(null)] {
+        is_waited_out(Reply::json(200, body));
+    }
+}
+
+#[test]
+fn the_servers_wrapping_success_status_does_not_matter() {
+    let sandbox = polls([]);
+    let mut granted = tokens("1");
+    granted["resource_url"] = json!(sandbox.server.url());
+    granted["status"] = json!("success");
+    let sandbox = sandbox.scripted(Ask::Poll, Reply::json(201, granted)).scripted(Ask::Chat, chat());
+    sandbox.run(["login"]).logs_in();
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn a_code_ends_by_the_clock() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 1, "expires_in": 2})));
+    sandbox.server.always(Ask::Poll, || Reply::error(400, "authorization_pending"));
+    sandbox.run(["login"]).ends(4, "the login was not approved in time", NEW_CODE);
+    sandbox.holds_nothing();
+    assert!(sandbox.server.asked(Ask::Poll).len() <= 2);
+}
+
+#[test]
+fn a_login_gives_up_after_its_timeout() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60})));
+    sandbox.run(["login", "--timeout", "1s"]).ends(4, "the login was not approved in time", NEW_CODE);
+    sandbox.holds_nothing();
+}
+
+#[test]
+fn an_answer_without_interval_is_polled_every_two_seconds() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": null}))).granted();
+    sandbox.run(["login"]).logs_in();
+    let at: Vec<_> = sandbox.server.requests().iter().map(|request| request.at).collect();
+    assert!((at[1] - at[0]).as_millis() >= 2000, "{:?}", at[1] - at[0]);
+}
+
+#[test]
+fn an_answer_without_expiry_still_makes_a_login() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"expires_in": null}))).granted();
+    sandbox.run(["login"]).logs_in();
+}
+
+#[test]
+fn an_answer_without_the_complete_url_shows_the_plain_one() {
+    let sandbox =
+        Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"verification_uri_complete": null}))).granted();
+    let outcome = sandbox.run(["login"]).any_stderr();
+    assert!(outcome.stderr.lines().any(|line| line.trim() == URL), "{outcome}");
+}
+
+#[test]
+fn a_firewalls_page_instead_of_a_code_is_temporary() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::html(200));
+    sandbox.run(["login"]).does_not_begin(3, "`127.0.0.1` answered 200 with HTML, as a firewall does", AGAIN);
+    sandbox.holds_nothing();
+}
+
+#[test]
+fn a_server_error_instead_of_a_code_is_temporary() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::html(503));
+    sandbox.run(["login"]).does_not_begin(
+        3,
+        "`127.0.0.1` answered 503 Service Unavailable with HTML, as a firewall does",
+        AGAIN,
+    );
+    sandbox.holds_nothing();
+}
+
+#[test]
+fn a_rate_limit_instead_of_a_code_is_temporary() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::error(429, "rate_limited"));
+    sandbox.run(["login"]).does_not_begin(3, "`127.0.0.1` answered 429 Too Many Requests", AGAIN);
+}
+
+#[test]
+fn a_dropped_connection_instead_of_a_code_is_temporary() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::dropped());
+    sandbox.run(["login"]).does_not_begin(
+        3,
+        "no usable answer from `127.0.0.1`: connection closed before message completed",
+        AGAIN,
+    );
+}
+
+#[test]
+fn half_a_code_is_temporary() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::half());
+    sandbox.run(["login"]).does_not_begin(
+        3,
+        "no usable answer from `127.0.0.1`: it broke off: end of file before message length reached",
+        AGAIN,
+    );
+}
+
+#[test]
+fn a_code_of_50_mb_is_temporary() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::huge());
+    sandbox.run(["login"]).does_not_begin(3, "no usable answer from `127.0.0.1`: it is longer than 1 MiB", AGAIN);
+}
+
+#[test]
+fn an_unreachable_server_is_temporary() {
+    let sandbox = Sandbox::new().variable("QWENAUTH_QWEN_OAUTH_URL", "http://127.0.0.1:1");
+    sandbox.run(["login"]).does_not_begin(3, "cannot reach `127.0.0.1`: connection refused (os error 111)", AGAIN);
+}
+
+#[test]
+fn an_oauth_error_instead_of_a_code_is_told() {
+    let reply = json!({"error": "invalid_client", "error_description": "this client is not welcome"});
+    for status in [200, 400, 401] {
+        let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::json(status, reply.clone()));
+        sandbox.run(["login"]).does_not_begin(
+            1,
+            "`127.0.0.1` refused to start a login: `invalid_client`: this client is not welcome",
+            "",
+        );
+        sandbox.holds_nothing();
+    }
+}
+
+#[test]
+fn an_answer_without_a_code_is_no_login() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"device_code": null})));
+    sandbox.run(["login"]).does_not_begin(3, "`127.0.0.1` answered without a device code", AGAIN);
+}
+
+#[test]
+fn what_a_server_says_cannot_steer_the_terminal() {
+    let escaped = json!({
+        "user_code": "WDJB\u{1b}[2J\u{7}-MJHT",
+        "verification_uri": "https://chat.qwen.ai/author\u{1b}]0;owned\u{7}ize",
+        "verification_uri_complete": "https://chat.qwen.ai/authorize?user_code=WDJB-MJHT\r\n\u{202e}&client=qwen-code",
+    });
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(escaped));
+    let denial = json!({"error": "invalid_client", "error_description": "\u{1b}[31mno\u{1b}[0m\r\u{9b}way\n"});
+    let outcome = sandbox.scripted(Ask::Poll, Reply::json(400, denial)).run(["login"]).exits(1).any_stderr();
+    let steering = outcome.stderr.replace('\n', "").chars().any(|c| c.is_control() || c == '\u{202e}');
+    assert!(!steering, "{:?}", outcome.stderr);
+    for kept in ["WDJB[2J-MJHT", "[31mno[0mway"] {
+        assert!(outcome.stderr.contains(kept), "{:?}", outcome.stderr);
+    }
+}
+
+#[test]
+fn json_events_tell_a_script_of_a_login() {
+    let sandbox = polls([]).granted();
+    let mut outcome = sandbox.run(["login", "--json"]).exits(0).any_stderr();
+    let mut events = outcome.json_lines();
+    for event in &mut events {
+        let left =
+            event["expires_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond() - now_ms();
+        assert!((800_000..=21_600_000).contains(&left), "{left} ms left");
+        event["expires_at"] = json!("…");
+    }
+    assert_eq!(
+        events,
+        [
+            json!({"event": "device_code", "user_code": USER_CODE, "verification_uri": URL,
+                "verification_uri_complete": COMPLETE_URL, "expires_at": "…", "interval": 0}),
+            json!({"event": "logged_in", "profile": "qwen", "provider": "qwen", "expires_at": "…", "verified": true}),
+        ]
+    );
+}
+
+#[test]
+fn json_events_tell_a_script_of_a_failure() {
+    let sandbox = polls([Reply::error(400, "access_denied")]);
+    let mut outcome = sandbox.run(["login", "--json"]).exits(4).any_stderr();
+    let events = outcome.json_lines();
+    assert_eq!(events[1], json!({"event": "error", "kind": "login_required", "message": "the login was denied"}));
+}
+
+#[test]
+fn the_code_is_out_before_the_first_poll_even_into_a_pipe() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60})));
+    let running = sandbox.spawn(["login", "--json"]);
+    running.wait_for_stdout("device_code");
+    running.signal(Signal::SIGTERM);
+    running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr();
+}
+
+#[test]
+fn nothing_is_written_before_the_login_is_complete() {
+    let (tell, told) = mpsc::channel();
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({})));
+    let file = sandbox.file();
+    let reply = Reply::error(400, "authorization_pending").meanwhile(move || tell.send(file.exists()).unwrap());
+    let sandbox = sandbox.scripted(Ask::Poll, reply).granted();
+    sandbox.run(["login"]).logs_in();
+    assert!(!told.recv().unwrap());
+}
+
+#[test]
+fn the_old_login_stays_until_the_new_one_is_complete() {
+    let sandbox = polls([Reply::error(400, "access_denied")]).credential_is(credential("old")).expires_in(-60);
+    let before = sandbox.content();
+    sandbox.run(["login", "--force"]).ends(
+        4,
+        "the login was denied",
+        "run `qwenauth login` again if that was a mistake",
+    );
+    assert_eq!(sandbox.content(), before);
+}
+
+#[test]
+fn a_login_replaces_an_expired_one() {
+    let sandbox = polls([]).granted().credential_is(credential("old")).expires_in(-60);
+    sandbox.run(["login", "--force"]).logs_in();
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn ctrl_c_while_waiting_writes_nothing() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60})));
+        let running = sandbox.spawn(["login"]);
+        running.wait_for_stderr("only if you started this.\n");
+        running.signal(signal);
+        running.finish().dies_by(signal).stderr(&code_shown());
+        sandbox.holds_nothing();
+    }
+}
+
+#[test]
+fn a_valid_login_is_not_replaced_without_force() {
+    let sandbox = Sandbox::new().logged_in();
+    let before = sandbox.content();
+    sandbox.run(["login"]).exits(0).stderr(ALREADY);
+    assert_eq!(sandbox.content(), before);
+}
+
+#[test]
+fn an_expired_login_that_can_be_renewed_is_a_valid_one() {
+    let sandbox = Sandbox::expired().scripted(Ask::Refresh, Reply::tokens("2"));
+    sandbox.run(["login"]).exits(0).stderr(ALREADY);
+    assert_eq!(sandbox.credential()["refresh_token"], "granted-refresh-2");
+}
+
+#[test]
+fn a_login_that_was_not_made_is_not_told_as_verified() {
+    let mut outcome = Sandbox::new().logged_in().run(["login", "--json"]).exits(0).stderr(ALREADY);
+    let events = outcome.json_lines();
+    assert_eq!((&events[0]["event"], &events[0]["verified"]), (&json!("logged_in"), &json!(false)));
+}
+
+#[test]
+fn force_replaces_a_valid_login() {
+    let sandbox = polls([]).granted().credential_is(credential("old"));
+    sandbox.run(["login", "--force"]).logs_in();
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn a_damaged_login_is_set_aside_by_a_completed_one() {
+    let sandbox = polls([]).granted().file_is("{\"access_token\": \"gra");
+    sandbox.run(["login"]).exits(0).any_stderr();
+    sandbox.holds_the_grant();
+    assert_eq!(
+        fs::read_to_string(sandbox.qwen().join("oauth_creds.json.damaged-1")).unwrap(),
+        "{\"access_token\": \"gra"
+    );
+}
+
+#[test]
+fn a_login_the_api_refuses_is_stored_and_says_what_replaces_it() {
+    let sandbox = polls([]);
+    let reply = grant(&sandbox);
+    let refusal = json!({"error": {"code": "invalid_api_key", "message": "invalid access token granted-access-1 or token expired",
+        "param": null, "type": "invalid_request_error"}, "request_id": "1"});
+    let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::json(401, refusal));
+    sandbox.run(["login"]).exits(1).stderr(&format!("{}qwenauth: logged in, not verified: profile `qwen`, {{server}}/v1\nqwenauth: error: the login to Qwen OAuth worked and is stored, but the API refuses it: it answered 401: invalid access token … or token expired\nqwenauth: hint: {ENDED}\n", code_shown()));
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn json_events_tell_of_a_login_the_api_refuses() {
+    let sandbox = polls([]);
+    let reply = grant(&sandbox);
+    let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::json(401, json!({})));
+    let mut outcome = sandbox.run(["login", "--json"]).exits(1).any_stderr();
+    let events = outcome.json_lines();
+    assert_eq!(events[1]["event"], "logged_in");
+    assert_eq!(events[1]["verified"], false);
+}
+
+#[test]
+fn an_unreachable_api_only_warns() {
+    let mut granted = tokens("1");
+    granted["resource_url"] = json!("http://127.0.0.1:1");
+    let sandbox = polls([Reply::json(200, granted)]);
+    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be asked: cannot reach `127.0.0.1`: connection refused (os error 111)\nqwenauth: logged in, not verified: profile `qwen`, http://127.0.0.1:1/v1\n");
+    assert_eq!(sandbox.credential()["resource_url"], "http://127.0.0.1:1");
+}
+
+#[test]
+fn an_api_that_is_down_only_warns() {
+    let sandbox = polls([]);
+    let reply = grant(&sandbox);
+    let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::html(503));
+    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be asked: it answered 503 with HTML, as a firewall does\nqwenauth: logged in, not verified: profile `qwen`, {server}/v1\n");
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn no_verify_asks_the_api_nothing() {
+    let sandbox = polls([]);
+    let reply = grant(&sandbox);
+    let sandbox = sandbox.scripted(Ask::Poll, reply);
+    sandbox.run(["login", "--no-verify"]).warns("qwenauth: logged in, not verified: profile `qwen`, {server}/v1\n");
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn a_grant_for_a_foreign_host_is_refused_and_nothing_is_sent_there() {
+    let mut granted = tokens("1");
+    granted["resource_url"] = json!("https://qwen.ai.attacker.example");
+    let sandbox = polls([Reply::json(200, granted)]);
+    sandbox.run(["login"]).ends(1, "the login's `resource_url` names `qwen.ai.attacker.example`, which is not a host of Qwen OAuth", "if you trust it, add `resource_hosts = [\"qwen.ai.attacker.example\"]` under `[providers.qwen]` in config.toml");
+}
+
+#[test]
+fn no_secret_is_logged_at_any_level() {
+    let sandbox = polls([Reply::error(400, "authorization_pending")]).granted().variable("QWENAUTH_LOG", "trace");
+    let outcome = sandbox.run(["login"]).exits(0).any_stderr();
+    assert!(!outcome.stderr.contains("granted-"), "{outcome}");
+    let verifier = sandbox.server.asked(Ask::Poll)[0].field("code_verifier").to_owned();
+    assert!(!outcome.stderr.contains(&verifier), "{outcome}");
+}
+
+#[test]
+fn an_unknown_provider_is_not_logged_in_to() {
+    Sandbox::new().run(["login", "qwne"]).fails(2, "there is no provider `qwne`", "did you mean `qwen`?");
+}

@@ -1,0 +1,343 @@
+//! `sandbox`: what runs inside sees the practice provider alone, and nothing is left when it ends, however it ends.
+#![expect(clippy::disallowed_methods, reason = "tests find the programs they run by the machine's PATH")]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_qwenauth");
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A home and a directory for temporary files, both empty at first and to be empty in the end.
+struct Place {
+    home: TempDir,
+    temporary: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { home: TempDir::new().unwrap(), temporary: TempDir::new().unwrap() }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("HOME", self.home.path())
+            .env("TMPDIR", self.temporary.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn sandbox(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(PROGRAM);
+        command.arg("sandbox").args(arguments);
+        command
+    }
+
+    fn is_untouched(&self) -> bool {
+        let is_empty = |path: &Path| fs::read_dir(path).unwrap().next().is_none();
+        is_empty(self.home.path()) && is_empty(self.temporary.path())
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    text(&output.stdout)
+}
+
+fn wait(child: &mut Child) -> ExitStatus {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    panic!("not ended within {PATIENCE:?}");
+}
+
+/// Waits for the line with which the program inside says that it runs.
+fn is_up(output: impl Read) -> BufReader<impl Read> {
+    let mut output = BufReader::new(output);
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line.trim_end(), "up");
+    output
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+}
+
+#[test]
+fn the_tour_shows_every_command_with_its_output() {
+    let place = Place::new();
+    let output = place.sandbox(&["--tour"]).output().unwrap();
+    let shown = stdout(&output);
+    let mut rest = shown;
+    for (command, output) in [
+        ("login --no-browser --qr never\n", "logged in: profile `qwen`"),
+        ("status\n", "valid"),
+        ("exec -- sh -c ", "a key of 59 characters for http://127.0.0.1:"),
+        ("refresh\n", ""),
+        ("token\n", "practice-access-"),
+        ("env\n", "export OPENAI_API_KEY=practice-access-"),
+        ("logout\n", "logged out of `qwen`"),
+    ] {
+        let command = format!("\n$ qwenauth {command}");
+        let (_, after) = rest.split_once(&command).unwrap_or_else(|| panic!("no {command} in {rest}"));
+        let (result, _) = after.split_once("\n\n#").unwrap_or((after, ""));
+        assert!(shown.contains(output) && (command.contains("exec") || after.contains(output)), "{command}{result}");
+        rest = after;
+    }
+    assert!(place.is_untouched());
+}
+
+#[test]
+fn the_tour_ends_with_the_code_of_the_step_that_fails() {
+    let (place, programs) = (Place::new(), TempDir::new().unwrap());
+    let curl = programs.path().join("curl");
+    fs::write(&curl, "#!/bin/sh\necho no network >&2\nexit 9\n").unwrap();
+    fs::set_permissions(&curl, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
+    let output = place.sandbox(&["--tour"]).env("PATH", path).output().unwrap();
+    assert_eq!(output.status.code(), Some(9));
+    assert!(text(&output.stdout).ends_with("Hello, model!\"}]}'\nno network\n\n"), "{output:?}");
+    let errors = text(&output.stderr);
+    assert!(errors.starts_with("qwenauth: the tour ends here: `qwenauth exec -- sh -c "), "{errors}");
+    assert!(errors.ends_with("` ended with code 9\n"), "{errors}");
+    assert!(place.is_untouched());
+}
+
+#[test]
+fn a_tour_whose_reader_leaves_is_no_failure() {
+    let place = Place::new();
+    let mut child = place.sandbox(&["--tour"]).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(wait(&mut child).code(), Some(0));
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "");
+    assert!(place.is_untouched());
+}
+
+#[test]
+fn the_program_inside_sees_the_practice_provider_and_no_variable_of_the_user() {
+    let place = Place::new();
+    let mut command = place.sandbox(&["--", "env"]);
+    for name in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ANYTHING", "QWENAUTH_PROFILE", "QWEN_HOME"] {
+        command.env(name, "the user's");
+    }
+    let output = command.env("NO_PROXY", "example.com").output().unwrap();
+    let environment = stdout(&output);
+    assert!(!environment.contains("OPENAI_"), "{environment}");
+    assert!(!environment.contains("QWENAUTH_PROFILE") && !environment.contains("the user's"), "{environment}");
+    let value = |name: &str| {
+        let line = environment.lines().find(|line| line.starts_with(&format!("{name}=")));
+        line.unwrap_or_else(|| panic!("no {name} in {environment}"))[name.len() + 1..].to_owned()
+    };
+    assert!(value("QWENAUTH_QWEN_OAUTH_URL").starts_with("http://127.0.0.1:"));
+    for name in ["QWEN_HOME", "QWENAUTH_HOME"] {
+        assert!(Path::new(&value(name)).starts_with(place.temporary.path()), "{environment}");
+    }
+    assert_eq!(value("NO_PROXY"), "example.com,127.0.0.1,localhost,::1");
+    assert_eq!(value("no_proxy"), "127.0.0.1,localhost,::1");
+    assert!(Path::new(PROGRAM).starts_with(value("PATH").split(':').next().unwrap()));
+    assert!(place.is_untouched());
+}
+
+#[test]
+fn the_directories_are_the_users_alone_and_go_in_the_end() {
+    let place = Place::new();
+    let script = "umask 000; qwenauth login --no-browser 2>/dev/null
+        for path in $QWEN_HOME/.. $QWEN_HOME $QWENAUTH_HOME $QWEN_HOME/oauth_creds.json; do ls -ld $path | cut -c1-10; done";
+    let output = place.sandbox(&["--", "sh", "-c", script]).output().unwrap();
+    assert_eq!(stdout(&output), "drwx------\ndrwx------\ndrwx------\n-rw-------\n");
+    assert!(place.is_untouched());
+}
+
+#[test]
+fn tokens_live_as_long_as_asked() {
+    let place = Place::new();
+    let script = "qwenauth login --no-browser 2>/dev/null && qwenauth status";
+    let output = place.sandbox(&["--expires-in", "90m", "--", "sh", "-c", script]).output().unwrap();
+    assert!(stdout(&output).contains("1 h 29 min left"), "{output:?}");
+    let refused = place.sandbox(&["--expires-in", "0", "--", "true"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(text(&refused.stderr), "qwenauth: error: `--expires-in` must be at least one second\n");
+}
+
+#[test]
+fn the_code_of_the_program_inside_is_passed_on() {
+    let place = Place::new();
+    let file = place.home.path().join("not-executable");
+    File::create(&file).unwrap().write_all(b"#!/bin/sh\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = file.to_str().unwrap();
+    for (command, code) in [
+        (&["sh", "-c", "exit 7"][..], 7),
+        (&["sh", "-c", "kill -KILL $$"], 137),
+        (&["no-such-program"], 127),
+        (&[file], 126),
+    ] {
+        let output = place.sandbox(&[&["--"], command].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{command:?}");
+        let errors = text(&output.stderr);
+        assert_eq!(errors.starts_with("qwenauth: error: `"), matches!(code, 126 | 127), "{errors}");
+    }
+    fs::remove_file(file).unwrap();
+    assert!(place.is_untouched());
+}
+
+#[test]
+fn a_signal_ends_program_and_sandbox_and_leaves_nothing() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+        let place = Place::new();
+        let mut child = place.sandbox(&["--", "sh", "-c", "echo up; exec sleep 600"]).spawn().unwrap();
+        let mut output = is_up(child.stdout.take().unwrap());
+        send(&child, signal);
+        assert_eq!(wait(&mut child).signal(), Some(signal as i32));
+        // The pipe ends with the last process that holds it.
+        assert_eq!(output.read_to_end(&mut Vec::new()).unwrap(), 0);
+        assert!(place.is_untouched(), "{signal}");
+    }
+}
+
+#[test]
+fn the_sandbox_waits_until_the_program_has_dealt_with_a_signal() {
+    let place = Place::new();
+    let script = "trap 'test -d $QWEN_HOME && echo dealt; exit 5' TERM; echo up; while :; do sleep 0.01; done";
+    let mut child = place.sandbox(&["--", "sh", "-c", script]).spawn().unwrap();
+    let mut output = is_up(child.stdout.take().unwrap());
+    send(&child, Signal::SIGTERM);
+    assert_eq!(wait(&mut child).signal(), Some(Signal::SIGTERM as i32));
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "dealt\n");
+    assert!(place.is_untouched());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_program_inside_gets_the_signals_as_they_were_found() {
+    let place = Place::new();
+    let blocked = |command: &mut Command| {
+        let output = command.args(["grep", "SigBlk", "/proc/self/status"]).output().unwrap();
+        stdout(&output).to_owned()
+    };
+    assert_eq!(blocked(&mut place.sandbox(&["--"])), blocked(&mut place.command("env")));
+    // And one that is blocked from the start stays so.
+    let usr1 = SigSet::from(Signal::SIGUSR1);
+    usr1.thread_block().unwrap();
+    let inside = blocked(&mut place.sandbox(&["--"]));
+    usr1.thread_unblock().unwrap();
+    assert!(inside.trim_end().ends_with("200"), "{inside}");
+}
+
+/// A sandbox on a terminal of its own, and the other end of that terminal.
+#[cfg(target_os = "linux")]
+fn on_a_terminal(place: &Place, arguments: &[&str]) -> (Child, File) {
+    use std::os::fd::OwnedFd;
+
+    use nix::fcntl::OFlag;
+    use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+
+    // Not openpty(3): programs that other tests start would inherit the terminal and keep it from going away.
+    let terminal = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let end = || {
+        let flags = OFlag::O_NOCTTY.bits();
+        Stdio::from(
+            File::options().read(true).write(true).custom_flags(flags).open(ptsname_r(&terminal).unwrap()).unwrap(),
+        )
+    };
+    let mut command = place.command("setsid");
+    command.args(["--ctty", PROGRAM, "sandbox"]).args(arguments).stdin(end()).stdout(end()).stderr(end());
+    let child = command.spawn().unwrap();
+    (child, File::from(OwnedFd::from(terminal)))
+}
+
+/// What the terminal shows until it says `last`.
+#[cfg(target_os = "linux")]
+fn shown_until(terminal: &mut File, last: &str) -> String {
+    let (mut shown, mut buffer) = (String::new(), [0; 1024]);
+    while !shown.contains(last) {
+        let length = terminal.read(&mut buffer).unwrap_or_else(|error| panic!("{error} after {shown}"));
+        shown.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+    shown
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_that_ends_the_program_ends_the_sandbox_and_leaves_nothing() {
+    let place = Place::new();
+    let (mut child, mut terminal) = on_a_terminal(&place, &["--", "sh", "-c", "echo up; exec sleep 600"]);
+    shown_until(&mut terminal, "up");
+    terminal.write_all(b"\x03").unwrap();
+    assert_eq!(wait(&mut child).signal(), Some(Signal::SIGINT as i32));
+    assert!(place.is_untouched());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_that_the_program_outlives_reaches_it_once() {
+    let place = Place::new();
+    let script = "trap 'echo caught' INT; echo up; until read line; do :; done; exit 6";
+    let (mut child, mut terminal) = on_a_terminal(&place, &["--", "sh", "-c", script]);
+    shown_until(&mut terminal, "up");
+    terminal.write_all(b"\x03").unwrap();
+    let mut shown = shown_until(&mut terminal, "caught");
+    terminal.write_all(b"\n").unwrap();
+    let status = wait(&mut child);
+    let mut buffer = [0; 1024];
+    while let Ok(length @ 1..) = terminal.read(&mut buffer) {
+        shown.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+    assert_eq!(status.code(), Some(6));
+    assert_eq!(shown.matches("caught").count(), 1, "{shown}");
+    assert!(place.is_untouched());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_that_goes_away_takes_program_and_sandbox_along() {
+    let place = Place::new();
+    let (mut child, mut terminal) = on_a_terminal(&place, &["--", "sh", "-c", "echo up; exec sleep 600"]);
+    shown_until(&mut terminal, "up");
+    drop(terminal);
+    assert_eq!(wait(&mut child).signal(), Some(Signal::SIGHUP as i32));
+    assert!(place.is_untouched());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_shell_on_a_terminal_is_told_where_it_is_and_approves_in_a_browser_only() {
+    let place = Place::new();
+    let (mut child, mut terminal) = on_a_terminal(&place, &[]);
+    shown_until(&mut terminal, "`exit` ends it");
+    terminal.write_all(b"qwenauth login qwen --timeout 1s --no-browser; echo code-$?; exit 0\n").unwrap();
+    shown_until(&mut terminal, "code-4");
+    assert_eq!(wait(&mut child).code(), Some(0));
+    assert!(place.is_untouched());
+}

@@ -1,0 +1,334 @@
+//! One credential, many processes: one renewal for all, Qwen Code's lock respected, signals and kills survived.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::refresh::holds_the_renewal;
+use crate::sandbox::{Running, Sandbox, credential, until, write_private};
+use crate::server::{Ask, Gate, Reply};
+
+const WAITING: &str = "qwenauth: waiting for another process that holds `{home}/.qwen/.oauth_creds.qwenauth-lock`\n";
+const QWEN_CODE_HOLDS: &str = "qwenauth: waiting for Qwen Code, which holds `{home}/.qwen/oauth_creds.lock`\n";
+
+fn many(sandbox: &Sandbox, count: usize) -> Vec<Running> {
+    (0..count).map(|_| sandbox.spawn(["token"])).collect()
+}
+
+/// A lock as Qwen Code makes it, of this age.
+fn foreign_lock(path: &Path, age: Duration, ahead: bool) {
+    fs::write(path, "3b241101-e2bb-4255-8caf-4136c566a962").unwrap();
+    let now = SystemTime::now();
+    let modified = if ahead { now + age } else { now - age };
+    File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
+}
+
+#[test]
+fn a_hundred_processes_share_one_renewal() {
+    let gate = Gate::default();
+    let sandbox = Sandbox::expired().refresh(Reply::tokens("2").after(&gate));
+    let running = many(&sandbox, 100);
+    for process in &running {
+        process.wait_until_open(&sandbox.kernel_lock());
+    }
+    gate.open();
+    for process in running {
+        let outcome = process.finish().stdout("granted-access-2\n").any_stderr();
+        assert!(["", WAITING].contains(&outcome.stderr.as_str()), "{outcome}");
+    }
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+}
+
+#[test]
+fn those_who_waited_share_the_failure() {
+    let gate = Gate::default();
+    let sandbox = Sandbox::expired().refresh(Reply::html(503).after(&gate));
+    sandbox.server.always(Ask::Refresh, || Reply::html(503));
+    let running = many(&sandbox, 12);
+    for process in &running {
+        process.wait_until_open(&sandbox.kernel_lock());
+    }
+    gate.open();
+    for process in running {
+        drop(process.finish().exits(3).any_stderr());
+    }
+    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 3);
+}
+
+#[test]
+fn a_renewal_made_since_the_start_is_adopted_by_refresh_too() {
+    let gate = Gate::default();
+    let sandbox = Sandbox::new().logged_in().refresh(Reply::tokens("2").after(&gate));
+    let first = sandbox.spawn(["refresh"]);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    let second = sandbox.spawn(["refresh"]);
+    second.wait_until_open(&sandbox.kernel_lock());
+    gate.open();
+    first.finish();
+    drop(second.finish().any_stderr());
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+}
+
+#[test]
+fn qwen_codes_fresh_lock_is_waited_for_and_its_token_adopted() {
+    let sandbox = Sandbox::expired();
+    foreign_lock(&sandbox.qwen_code_lock(), Duration::ZERO, false);
+    let running = sandbox.spawn(["token"]);
+    running.wait_until_open(&sandbox.kernel_lock());
+    let mut renewed = credential("qwen-code");
+    renewed["resource_url"] = json!(sandbox.server.url());
+    write_private(&sandbox.file(), renewed.to_string());
+    fs::remove_file(sandbox.qwen_code_lock()).unwrap();
+    drop(running.finish().stdout("granted-access-qwen-code\n").any_stderr());
+}
+
+#[test]
+fn qwen_codes_fresh_lock_is_waited_for_before_anything_is_asked() {
+    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
+    foreign_lock(&sandbox.qwen_code_lock(), Duration::ZERO, false);
+    let running = sandbox.spawn(["token"]);
+    running.wait_for_stderr("waiting for Qwen Code");
+    assert!(sandbox.server.requests().is_empty());
+    fs::remove_file(sandbox.qwen_code_lock()).unwrap();
+    running.finish().stdout("granted-access-2\n").stderr(QWEN_CODE_HOLDS);
+}
+
+#[test]
+fn a_stale_lock_of_qwen_code_is_taken_over() {
+    for ahead in [false, true] {
+        let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
+        foreign_lock(&sandbox.qwen_code_lock(), Duration::from_secs(36), ahead);
+        sandbox.run(["token"]).stdout("granted-access-2\n");
+        assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+    }
+}
+
+#[test]
+fn a_lock_within_qwen_codes_patience_is_respected() {
+    for ahead in [false, true] {
+        let sandbox = Sandbox::expired();
+        foreign_lock(&sandbox.qwen_code_lock(), Duration::from_secs(20), ahead);
+        let running = sandbox.spawn(["token"]);
+        running.wait_for_stderr("waiting for Qwen Code");
+        assert!(sandbox.qwen_code_lock().exists());
+        running.signal(Signal::SIGTERM);
+        drop(running.finish().dies_by(Signal::SIGTERM).any_stderr());
+        assert!(sandbox.qwen_code_lock().exists(), "another's lock is not removed");
+    }
+}
+
+#[test]
+fn qwen_codes_lock_is_held_in_its_form_during_a_renewal_and_gone_after() {
+    let (tell, told) = mpsc::channel();
+    let sandbox = Sandbox::expired();
+    let lock = sandbox.qwen_code_lock();
+    let reply = Reply::tokens("2").meanwhile(move || tell.send(fs::read_to_string(lock)).unwrap());
+    sandbox.refresh(reply).run(["token"]).stdout("granted-access-2\n");
+    let id = told.recv().unwrap().unwrap();
+    let groups: Vec<_> = id.split('-').map(str::len).collect();
+    assert_eq!(groups, [8, 4, 4, 4, 12], "{id}");
+}
+
+#[test]
+fn qwen_codes_lock_is_kept_fresh_during_a_renewal() {
+    let (tell, told) = mpsc::channel();
+    let sandbox = Sandbox::expired();
+    let lock = sandbox.qwen_code_lock();
+    let reply = Reply::tokens("2").meanwhile(move || {
+        let modified = || fs::metadata(&lock).unwrap().modified().unwrap();
+        let first = modified();
+        until("the lock is touched", || modified() > first);
+        tell.send(()).unwrap();
+    });
+    sandbox.refresh(reply).run(["token"]).stdout("granted-access-2\n");
+    told.recv().unwrap();
+}
+
+#[test]
+fn a_lock_deleted_by_another_is_made_again() {
+    let (tell, told) = mpsc::channel();
+    let sandbox = Sandbox::expired();
+    let lock = sandbox.qwen_code_lock();
+    let reply = Reply::tokens("2").meanwhile(move || {
+        let id = fs::read_to_string(&lock).unwrap();
+        fs::remove_file(&lock).unwrap();
+        until("the lock is made again", || fs::read_to_string(&lock).is_ok_and(|again| again == id));
+        tell.send(()).unwrap();
+    });
+    let sandbox = sandbox.refresh(reply);
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    told.recv().unwrap();
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+    assert!(!sandbox.qwen_code_lock().exists());
+}
+
+#[test]
+fn a_foreign_lock_put_in_the_place_of_ours_is_left_alone() {
+    let sandbox = Sandbox::expired();
+    let lock = sandbox.qwen_code_lock();
+    let reply = Reply::tokens("2").meanwhile(move || {
+        fs::remove_file(&lock).unwrap();
+        let foreign = lock.with_extension("foreign");
+        foreign_lock(&foreign, Duration::ZERO, false);
+        fs::rename(foreign, &lock).unwrap();
+    });
+    let sandbox = sandbox.refresh(reply);
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+    assert_eq!(fs::read_to_string(sandbox.qwen_code_lock()).unwrap(), "3b241101-e2bb-4255-8caf-4136c566a962");
+}
+
+#[test]
+fn a_killed_renewal_leaves_the_file_whole_and_its_lock_is_taken_over_at_once() {
+    let sandbox = Sandbox::expired().refresh(Reply::silence());
+    let before = sandbox.content();
+    let running = sandbox.spawn(["token"]);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    running.signal(Signal::SIGKILL);
+    running.finish().dies_by(Signal::SIGKILL);
+    assert_eq!(sandbox.content(), before);
+    assert!(sandbox.qwen_code_lock().exists(), "the killed process cannot have removed it");
+    let sandbox = sandbox.refresh(Reply::tokens("2"));
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+}
+
+#[test]
+fn a_signal_during_a_renewal_waits_until_the_new_token_is_saved() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let gate = Gate::default();
+        let sandbox = Sandbox::expired().refresh(Reply::tokens("2").after(&gate));
+        let running = sandbox.spawn(["token"]);
+        sandbox.server.wait_for(Ask::Refresh, 1);
+        running.signal(signal);
+        gate.open();
+        drop(running.finish().dies_by(signal).any_stdout());
+        holds_the_renewal(&sandbox, "granted-refresh-2");
+        assert!(!sandbox.qwen_code_lock().exists());
+    }
+}
+
+#[test]
+fn a_signal_during_a_renewal_that_fails_ends_it_with_nothing_lost() {
+    let gate = Gate::default();
+    let sandbox = Sandbox::expired().refresh(Reply::html(503).after(&gate));
+    let before = sandbox.content();
+    let running = sandbox.spawn(["token"]);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    running.signal(Signal::SIGTERM);
+    gate.open();
+    drop(running.finish().dies_by(Signal::SIGTERM).any_stderr());
+    assert_eq!(sandbox.content(), before);
+    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+}
+
+#[test]
+fn a_signal_that_was_ignored_stays_ignored_during_a_renewal() {
+    let gate = Gate::default();
+    // The second try tells a signal that was ignored from one that was noted and ends the tries.
+    let sandbox = Sandbox::expired().refresh(Reply::html(503).after(&gate)).refresh(Reply::tokens("2"));
+    let mut shell = sandbox.other("sh");
+    shell.args(["-c", "trap '' HUP; exec $QWENAUTH token"]);
+    let running = sandbox.start(shell);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    running.signal(Signal::SIGHUP);
+    gate.open();
+    running.finish().stdout("granted-access-2\n");
+}
+
+#[test]
+fn a_signal_while_waiting_for_the_lock_ends_the_wait() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let sandbox = Sandbox::expired();
+        let held = File::create(sandbox.kernel_lock()).unwrap();
+        fs2::FileExt::lock_exclusive(&held).unwrap();
+        let running = sandbox.spawn(["token"]);
+        running.wait_until_open(&sandbox.kernel_lock());
+        running.signal(signal);
+        running.finish().dies_by(signal);
+    }
+}
+
+#[test]
+fn a_long_wait_for_the_lock_is_told() {
+    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
+    let held = File::create(sandbox.kernel_lock()).unwrap();
+    fs2::FileExt::lock_exclusive(&held).unwrap();
+    let running = sandbox.spawn(["token"]);
+    running.wait_for_stderr("\n");
+    fs2::FileExt::unlock(&held).unwrap();
+    running.finish().stdout("granted-access-2\n").stderr(WAITING);
+}
+
+#[test]
+fn the_warm_path_waits_for_no_lock() {
+    let sandbox = Sandbox::new().logged_in();
+    let held = File::create(sandbox.kernel_lock()).unwrap();
+    fs2::FileExt::lock_exclusive(&held).unwrap();
+    foreign_lock(&sandbox.qwen_code_lock(), Duration::ZERO, false);
+    sandbox.run(["token"]).stdout("granted-access-1\n");
+    assert!(sandbox.qwen_code_lock().exists());
+}
+
+#[test]
+fn a_login_waits_for_the_locks_only_to_store_what_it_got() {
+    let sandbox = crate::login::polls([]).granted();
+    fs::create_dir(sandbox.qwen()).unwrap();
+    let held = File::create(sandbox.kernel_lock()).unwrap();
+    fs2::FileExt::lock_exclusive(&held).unwrap();
+    let running = sandbox.spawn(["login"]);
+    sandbox.server.wait_for(Ask::Poll, 1);
+    running.wait_until_open(&sandbox.kernel_lock());
+    assert!(!sandbox.file().exists(), "stored without the lock");
+    fs2::FileExt::unlock(&held).unwrap();
+    drop(running.finish().exits(0).any_stderr());
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn a_login_during_a_renewal_is_not_overwritten_by_it() {
+    let gate = Gate::default();
+    let sandbox = crate::login::polls([]).granted().credential_is(credential("old")).expires_in(-60);
+    let sandbox = sandbox.refresh(Reply::tokens("2").after(&gate));
+    let renewal = sandbox.spawn(["token"]);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    let login = sandbox.spawn(["login", "--force"]);
+    sandbox.server.wait_for(Ask::Poll, 1);
+    login.wait_until_open(&sandbox.kernel_lock());
+    gate.open();
+    drop(renewal.finish().stdout("granted-access-2\n").any_stderr());
+    drop(login.finish().exits(0).any_stderr());
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn a_logout_during_a_renewal_is_not_undone_by_it() {
+    let gate = Gate::default();
+    let sandbox = Sandbox::expired().refresh(Reply::tokens("2").after(&gate));
+    let renewal = sandbox.spawn(["token"]);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    let logout = sandbox.spawn(["logout"]);
+    logout.wait_until_open(&sandbox.kernel_lock());
+    gate.open();
+    drop(renewal.finish().stdout("granted-access-2\n").any_stderr());
+    drop(logout.finish().any_stderr());
+    assert!(!sandbox.file().exists());
+}
+
+#[test]
+fn a_logout_takes_both_locks() {
+    let sandbox = Sandbox::new().logged_in();
+    foreign_lock(&sandbox.qwen_code_lock(), Duration::ZERO, false);
+    let running = sandbox.spawn(["logout"]);
+    running.wait_until_open(&sandbox.kernel_lock());
+    running.wait_for_stderr("waiting for Qwen Code");
+    assert!(sandbox.file().exists(), "removed without the lock");
+    fs::remove_file(sandbox.qwen_code_lock()).unwrap();
+    drop(running.finish().any_stderr().any_stdout());
+    assert!(!sandbox.file().exists());
+}

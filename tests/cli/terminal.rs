@@ -1,0 +1,151 @@
+//! What a person at a terminal sees: questions, the QR code, the time left. Elsewhere nobody is asked anything.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use nix::pty::{Winsize, openpty};
+use serde_json::json;
+
+use crate::login::device_code;
+use crate::qr;
+use crate::sandbox::{Running, Sandbox, credential};
+use crate::server::{Ask, PATIENCE, Reply};
+
+const LARGE: (u16, u16) = (60, 120);
+
+/// A terminal that is stdin and stderr of a run.
+struct Terminal {
+    running: Running,
+    keyboard: File,
+    screen: Receiver<String>,
+    seen: String,
+}
+
+impl Terminal {
+    fn run(sandbox: &Sandbox, arguments: &[&str], (rows, columns): (u16, u16)) -> Self {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let terminal = openpty(&size, None).unwrap();
+        let mut command = sandbox.command(arguments);
+        command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
+        command.stdin(terminal.slave.try_clone().unwrap()).stderr(terminal.slave);
+        let keyboard = File::from(terminal.master);
+        let mut display = keyboard.try_clone().unwrap();
+        let (sender, screen) = mpsc::channel();
+        thread::spawn(move || {
+            let mut unread = Vec::new();
+            let mut buffer = [0; 4096];
+            // The end is an error, EIO, once nobody has the other side open.
+            while let Ok(count @ 1..) = display.read(&mut buffer) {
+                unread.extend_from_slice(&buffer[..count]);
+                let whole = std::str::from_utf8(&unread).map_or_else(|error| error.valid_up_to(), str::len);
+                let text = String::from_utf8(unread.drain(..whole).collect()).unwrap();
+                drop(sender.send(text));
+            }
+        });
+        Self { running: sandbox.start(command), keyboard, screen, seen: String::new() }
+    }
+
+    #[track_caller]
+    fn wait_for(&mut self, text: &str) {
+        while !self.seen.contains(text) {
+            let more = self.screen.recv_timeout(PATIENCE);
+            self.seen += &more.unwrap_or_else(|_| panic!("`{text}` awaited, but this came: {}", self.seen));
+        }
+    }
+
+    fn types(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// The end of the run: its exit code as expected, nothing on stdout; all that was on the screen.
+    #[track_caller]
+    fn exits(mut self, code: i32) -> String {
+        drop(self.running.finish().exits(code));
+        drop(self.keyboard);
+        while let Ok(more) = self.screen.recv_timeout(PATIENCE) {
+            self.seen += &more;
+        }
+        assert!(!self.seen.contains("granted-"), "a secret on the screen: {}", self.seen);
+        self.seen
+    }
+}
+
+fn denied() -> Sandbox {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({})));
+    sandbox.scripted(Ask::Poll, Reply::error(400, "access_denied"))
+}
+
+#[test]
+fn a_valid_login_is_kept_when_the_person_says_no() {
+    let sandbox = Sandbox::new().logged_in();
+    let before = sandbox.content();
+    let mut terminal = Terminal::run(&sandbox, &["login"], LARGE);
+    terminal.wait_for("Log in again?");
+    terminal.types("n");
+    terminal.exits(0);
+    assert_eq!(sandbox.content(), before);
+}
+
+#[test]
+fn a_valid_login_is_replaced_when_the_person_says_yes() {
+    let sandbox = crate::login::polls([]).granted().credential_is(credential("old"));
+    let mut terminal = Terminal::run(&sandbox, &["login"], LARGE);
+    terminal.wait_for("Log in again?");
+    terminal.types("y");
+    terminal.exits(0);
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn a_large_terminal_shows_a_qr_code_that_any_camera_reads() {
+    let screen = Terminal::run(&denied(), &["login"], LARGE).exits(4);
+    let text = screen.replace('\r', "");
+    let code: Vec<&str> = text.lines().filter(|line| line.contains(['█', '▀', '▄'])).collect();
+    qr::leads_to_the_page(&code.join("\n"));
+}
+
+#[test]
+fn a_small_terminal_shows_the_address_alone() {
+    for size in [(24, 30), (10, 120)] {
+        let screen = Terminal::run(&denied(), &["login"], size).exits(4);
+        assert!(!screen.contains(['█', '▀', '▄']), "{screen}");
+        assert!(screen.contains(qr::URL), "{screen}");
+    }
+}
+
+#[test]
+fn a_waiting_login_shows_the_time_left() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60, "expires_in": 600})));
+    let mut terminal = Terminal::run(&sandbox, &["login"], LARGE);
+    terminal.wait_for("9:5");
+    terminal.running.signal(nix::sys::signal::Signal::SIGTERM);
+    drop(terminal.running.finish().dies_by(nix::sys::signal::Signal::SIGTERM));
+}
+
+#[test]
+fn the_address_stands_on_a_line_of_its_own() {
+    let screen = Terminal::run(&denied(), &["login", "--qr", "never"], LARGE).exits(4);
+    assert!(screen.lines().any(|line| line.trim_end_matches('\r') == qr::URL), "{screen}");
+}
+
+#[test]
+fn a_token_is_never_a_reason_to_ask_a_person_anything() {
+    for command in [&["token"][..], &["refresh"], &["exec", "--", "true"]] {
+        let screen = Terminal::run(&Sandbox::new(), command, LARGE).exits(4);
+        let expected = "qwenauth: error: not logged in: there is no credential for `qwen`\r\n\
+                        qwenauth: hint: run `qwenauth login`\r\n";
+        assert_eq!(screen, expected);
+    }
+}
+
+#[test]
+fn a_logout_of_all_asks_first() {
+    let sandbox = Sandbox::new().logged_in();
+    let mut terminal = Terminal::run(&sandbox, &["logout", "--all"], LARGE);
+    terminal.wait_for("?");
+    terminal.types("n");
+    terminal.exits(0);
+    assert!(sandbox.file().exists());
+}

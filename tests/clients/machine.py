@@ -1,0 +1,190 @@
+"""One machine for one test: an empty home directory, a provider of its own, `qwenauth`, and the programs that run there.
+
+Every process is bounded in time and ended, with its children, when the test is over. Outside loopback there is nothing:
+the proxy variables name a closed port, so a client that wants the internet fails at once, and `qwenauth` must not use
+them for the provider.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from provider import Provider
+
+RUN_SECONDS = 60
+CLOSED_PORT = "http://127.0.0.1:9"
+
+
+class Process:
+    """A running program whose output can be awaited."""
+
+    def __init__(self, command, environment, directory):
+        self.command = " ".join(map(str, command))
+        self._process = subprocess.Popen(
+            [str(part) for part in command],
+            env=environment,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._texts = {"stdout": b"", "stderr": b""}
+        self._readers = [threading.Thread(target=self._read, args=(name,), daemon=True) for name in self._texts]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, name):
+        for line in getattr(self._process, name):
+            self._texts[name] += line
+
+    @property
+    def stdout(self):
+        return self._texts["stdout"].decode(errors="replace")
+
+    @property
+    def stderr(self):
+        return self._texts["stderr"].decode(errors="replace")
+
+    def wait(self, seconds=RUN_SECONDS):
+        """Waits for the end and returns the exit code; a signal's number comes back negative."""
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"`{self.command}` still ran after {seconds} s\n{self._said()}") from None
+        for reader in self._readers:
+            reader.join(5)
+        return code
+
+    def succeed(self, seconds=RUN_SECONDS):
+        code = self.wait(seconds)
+        assert code == 0, f"`{self.command}` ended with {code}\n{self._said()}"
+        return self
+
+    def wait_for(self, condition, what):
+        """Waits for what the program does outside our sight; it must not end before."""
+        until(lambda: condition() or self._process.poll() is not None, f"`{self.command}` {what}")
+        assert condition(), f"`{self.command}` ended before it {what}\n{self._said()}"
+
+    def wait_for_stderr(self, text):
+        self.wait_for(lambda: text in self.stderr, f"said {text!r}")
+
+    def wait_until_held(self, gate):
+        self.wait_for(gate.holds_a_request, "sent the request to be held")
+
+    def interrupt(self):
+        """Ctrl-C: a terminal interrupts the whole process group."""
+        os.killpg(self._process.pid, signal.SIGINT)
+
+    def wait_for_all(self):
+        """Waits for the program and the children that it left behind, whatever their exit codes."""
+        self._process.wait(RUN_SECONDS)
+        until(lambda: not self._group_lives(), f"the children of `{self.command}` to end")
+
+    def _group_lives(self):
+        try:
+            os.killpg(self._process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def end(self):
+        """Ends the program and the children that it left behind."""
+        if self._group_lives():
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _said(self):
+        return f"stdout: {self.stdout[-2000:]}\nstderr: {self.stderr[-2000:]}"
+
+
+class Machine:
+    def __init__(self, program, packages):
+        self._program = program  # the `qwenauth` under test
+        self._packages = packages  # name → folder where a client is installed
+        self._processes = []
+        self.root = Path(tempfile.mkdtemp(prefix="qwenauth-clients-"))
+        self.home = self.root / "home"
+        self.work = self.root / "work"
+        self.home.mkdir(mode=0o700)
+        self.work.mkdir()
+        self.provider = Provider()
+        self.credential_file = self.home / ".qwen" / "oauth_creds.json"
+        self.lock_file = self.home / ".qwen" / "oauth_creds.lock"
+
+    def close(self):
+        for process in self._processes:
+            process.end()
+        self.provider.close()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def package(self, name):
+        return self._packages[name]
+
+    def environment(self, **more):
+        return {
+            "HOME": str(self.home),
+            "PATH": f"{self._program.parent}:{os.environ['PATH']}",
+            "LANG": "C.UTF-8",
+            "TERM": "dumb",
+            "QWENAUTH_QWEN_OAUTH_URL": self.provider.url,
+            "HTTPS_PROXY": CLOSED_PORT,
+            "HTTP_PROXY": CLOSED_PORT,
+            "NO_PROXY": "127.0.0.1,localhost",
+            **more,
+        }
+
+    def start(self, *command, **environment):
+        process = Process(command, self.environment(**environment), self.work)
+        self._processes.append(process)
+        return process
+
+    def run(self, *command, **environment):
+        """Runs a program to its end, which must be a good one."""
+        return self.start(*command, **environment).succeed()
+
+    def start_qwenauth(self, *arguments):
+        return self.start(self._program, *arguments)
+
+    def qwenauth(self, *arguments):
+        return self.run(self._program, *arguments)
+
+    def login(self):
+        self.qwenauth("login", "--no-browser")
+        assert self.credential_file.exists(), "`qwenauth login` wrote no credential file"
+
+    def credential(self):
+        return json.loads(self.credential_file.read_text())
+
+    def expire(self):
+        """Lets the access token's time run out, in the file and at the provider."""
+        credential = self.credential() | {"expiry_date": int(time.time() * 1000) - 1000}
+        aside = self.credential_file.with_suffix(".expired")
+        aside.write_text(json.dumps(credential, indent=2))
+        aside.chmod(0o600)
+        aside.rename(self.credential_file)
+        self.provider.expire_access_tokens()
+
+    def assert_refreshed_once_by(self, user_agent):
+        """One refresh, by that program; the file holds what the provider issued; no lock of Qwen Code's is left."""
+        refreshes = self.provider.of_kind("refresh")
+        agents = [request.user_agent for request in refreshes]
+        assert len(refreshes) == 1, f"expected one refresh, the provider saw {agents}"
+        assert agents[0].startswith(user_agent), f"expected a refresh by {user_agent}, the provider saw {agents}"
+        credential = self.credential()
+        assert self.provider.current_refresh_tokens() == [credential["refresh_token"]], "the file lost the login"
+        assert self.provider.knows(credential["access_token"]), "the file's access token is not the provider's"
+        assert not self.lock_file.exists(), "the lock was left behind"
+
+
+def until(condition, what, seconds=RUN_SECONDS):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.01)

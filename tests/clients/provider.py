@@ -1,0 +1,266 @@
+"""A practice provider that records every request: Qwen's device flow and token endpoint, and a model that echoes.
+
+Refresh tokens are single use, and presenting a used one ends the login, as strict servers do; that is how a test sees
+a refresh that was sent twice. Replies can be held back, so that a test decides what happens while a request is open.
+"""
+
+import base64
+import hashlib
+import json
+import secrets
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
+
+ACCESS_TOKEN_SECONDS = 6 * 3600
+HOLD_SECONDS = 30  # no reply is held longer, so that a failing test ends
+
+
+@dataclass
+class Request:
+    """One request as the provider saw it; `kind` is `device`, `poll`, `refresh` or `model`."""
+
+    kind: str
+    user_agent: str
+    token: str = ""  # the refresh token or bearer that was presented
+    status: int = 0
+    headers: dict = field(default_factory=dict)
+
+
+class Gate:
+    """Lets requests through until it is closed; then they wait until it is opened again."""
+
+    def __init__(self):
+        self._open = threading.Event()
+        self._open.set()
+        self._reached = threading.Event()
+
+    def close(self):
+        self._reached.clear()
+        self._open.clear()
+
+    def open(self):
+        self._open.set()
+
+    def holds_a_request(self):
+        return self._reached.is_set()
+
+    def pass_through(self):
+        if not self._open.is_set():
+            self._reached.set()
+            self._open.wait(HOLD_SECONDS)
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 512  # a stampede is not to be slowed by refused connections
+
+    def handle_error(self, _request, _address):
+        """A client that leaves in the middle is no fault; anything else is worth its traceback."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            traceback.print_exc()
+
+
+class Provider:
+    def __init__(self):
+        self.requests: list[Request] = []
+        self.refresh_gate = Gate()
+        self.model_gate = Gate()
+        self._lock = threading.Lock()
+        self._device_codes: dict[str, dict] = {}
+        self._access_tokens: set[str] = set()
+        self._refresh_tokens: dict[str, bool] = {}  # token → still good
+        self.reuse_seen = False
+        self._server = Server(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.refresh_gate.open()
+        self.model_gate.open()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def of_kind(self, kind):
+        with self._lock:
+            return [request for request in self.requests if request.kind == kind]
+
+    def expire_access_tokens(self):
+        with self._lock:
+            self._access_tokens.clear()
+
+    def current_refresh_tokens(self):
+        with self._lock:
+            return [token for token, good in self._refresh_tokens.items() if good]
+
+    def _issue(self):
+        access, refresh = f"access-{secrets.token_hex(16)}", f"refresh-{secrets.token_hex(16)}"
+        self._access_tokens.add(access)
+        self._refresh_tokens[refresh] = True
+        return {
+            "access_token": access,
+            "refresh_token": refresh,
+            "token_type": "Bearer",
+            "expires_in": ACCESS_TOKEN_SECONDS,
+            "resource_url": self.url,
+            "scope": "openid profile email model.completion",
+        }
+
+    def device_code(self, form):
+        code = secrets.token_hex(16)
+        with self._lock:
+            self._device_codes[code] = {"challenge": form.get("code_challenge"), "polls": 0}
+        page = f"{self.url}/authorize?user_code=PRAC-TICE"
+        return 200, {
+            "device_code": code,
+            "user_code": "PRAC-TICE",
+            "verification_uri": f"{self.url}/authorize",
+            "verification_uri_complete": page,
+            "expires_in": 900,
+            "interval": 0,
+        }
+
+    def poll(self, form):
+        """Pending once, then approved; the PKCE verifier has to fit the challenge."""
+        with self._lock:
+            login = self._device_codes.get(form.get("device_code"))
+            if login is None:
+                return 401, {"error": "invalid_grant", "error_description": "unknown device code"}
+            digest = hashlib.sha256(form.get("code_verifier", "").encode()).digest()
+            if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != login["challenge"]:
+                return 400, {"error": "invalid_grant", "error_description": "the code verifier does not fit"}
+            login["polls"] += 1
+            if login["polls"] == 1:
+                return 200, {"status": "pending"}
+            del self._device_codes[form["device_code"]]
+            return 200, self._issue()
+
+    def refresh(self, form):
+        token = form.get("refresh_token", "")
+        with self._lock:
+            good = self._refresh_tokens.get(token)
+            if good:
+                self._refresh_tokens[token] = False
+                reply = 200, self._issue()
+            else:
+                if good is False:  # used before: the whole login ends
+                    self.reuse_seen = True
+                    self._refresh_tokens = dict.fromkeys(self._refresh_tokens, False)
+                    self._access_tokens.clear()
+                reply = 400, {"error": "invalid_request", "error_description": "Invalid refresh token or client_id"}
+        self.refresh_gate.pass_through()
+        return reply
+
+    def knows(self, bearer):
+        with self._lock:
+            return bearer in self._access_tokens
+
+    def record(self, request):
+        with self._lock:
+            self.requests.append(request)
+
+    def _handler(provider):
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                if self.path.rstrip("/").endswith("/models"):
+                    self.reply(200, {"object": "list", "data": [{"id": "coder-model", "object": "model"}]})
+                else:
+                    self.reply(404, {"error": {"message": f"nothing at {self.path}"}})
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.path == "/api/v1/oauth2/device/code":
+                    self.oauth("device", body, provider.device_code)
+                elif self.path == "/api/v1/oauth2/token":
+                    form = parse_qs(body.decode())
+                    if form.get("grant_type") == ["refresh_token"]:
+                        self.oauth("refresh", body, provider.refresh)
+                    else:
+                        self.oauth("poll", body, provider.poll)
+                elif self.path == "/v1/chat/completions":
+                    self.chat(json.loads(body))
+                elif self.path == "/v1/responses":
+                    self.reply(404, {"error": {"message": "the practice model speaks chat completions only"}})
+                else:
+                    self.reply(404, {"error": {"message": f"nothing at {self.path}"}})
+
+            def oauth(self, kind, body, answer):
+                form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+                request = Request(kind, self.headers.get("User-Agent", ""), form.get("refresh_token", ""))
+                provider.record(request)
+                request.status, reply = answer(form)
+                self.reply(request.status, reply)
+
+            def chat(self, asked):
+                bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
+                request = Request("model", self.headers.get("User-Agent", ""), bearer, headers=dict(self.headers))
+                provider.record(request)
+                if not provider.knows(bearer):
+                    request.status = 401
+                    error = {"code": "invalid_api_key", "message": "invalid access token or token expired"}
+                    self.reply(401, {"error": {**error, "param": None, "type": "invalid_request_error"}})
+                    return
+                provider.model_gate.pass_through()
+                request.status = 200
+                answer = f"practice answer to: {last_user_text(asked)}"
+                if asked.get("stream"):
+                    self.stream(asked, answer)
+                else:
+                    message = {"role": "assistant", "content": answer}
+                    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+                    self.reply(200, envelope(asked, "chat.completion", [choice]) | {"usage": USAGE})
+
+            def stream(self, asked, answer):
+                def chunk(delta, finish=None, **more):
+                    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+                    return envelope(asked, "chat.completion.chunk", [choice]) | more
+
+                events = [chunk({"role": "assistant", "content": ""})]
+                events += [chunk({"content": word + " "}) for word in answer.split()]
+                events += [chunk({}, "stop", usage=USAGE)]
+                lines = [f"data: {json.dumps(event)}\n\n" for event in events] + ["data: [DONE]\n\n"]
+                self.send(200, "text/event-stream", "".join(lines).encode())
+
+            def reply(self, status, value):
+                self.send(status, "application/json", json.dumps(value).encode())
+
+            def send(self, status, content_type, body):
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        return Handler
+
+
+ECHOED_WORDS = 20
+USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+
+
+def envelope(asked, kind, choices):
+    return {
+        "id": f"chatcmpl-{secrets.token_hex(8)}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": asked.get("model", "coder-model"),
+        "choices": choices,
+    }
+
+
+def last_user_text(asked):
+    """Both ends of the last user message, on one line: clients put their own remarks before or after the question."""
+    said = next(message["content"] for message in reversed(asked["messages"]) if message["role"] == "user")
+    if isinstance(said, list):
+        said = " ".join(part.get("text", "") for part in said)
+    words = said.split()
+    return " ".join(words if len(words) <= 2 * ECHOED_WORDS else [*words[:ECHOED_WORDS], "…", *words[-ECHOED_WORDS:]])

@@ -1,0 +1,32 @@
+// Loaded into Qwen Code by NODE_OPTIONS: its OAuth host, which nothing else can set, becomes the practice provider; and
+// it adds a byte to the files SIGNS/waits (the lock was found taken) and SIGNS/unlocked (the lock was removed), so that a
+// test can await or prove those moments.
+import fs from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
+
+const provider = process.env.QWENAUTH_QWEN_OAUTH_URL;
+const host = 'https://chat.qwen.ai/';
+const fetchAnywhere = globalThis.fetch;
+globalThis.fetch = (target, options) =>
+  typeof target === 'string' && target.startsWith(host)
+    ? fetchAnywhere(`${provider}/${target.slice(host.length)}`, options)
+    : fetchAnywhere(target, options);
+
+const { writeFile } = fs.promises;
+const { appendFileSync, unlinkSync } = fs;
+const isLock = (path) => String(path).endsWith('oauth_creds.lock');
+const sign = (name) => appendFileSync(`${process.env.SIGNS}/${name}`, '.');
+
+fs.promises.writeFile = async (path, ...rest) => {
+  try {
+    return await writeFile(path, ...rest);
+  } catch (error) {
+    if (isLock(path) && error.code === 'EEXIST') sign('waits');
+    throw error;
+  }
+};
+fs.unlinkSync = (path) => {
+  unlinkSync(path);
+  if (isLock(path)) sign('unlocked');
+};
+syncBuiltinESMExports();

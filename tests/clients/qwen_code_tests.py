@@ -1,0 +1,205 @@
+"""Qwen Code shares its credential file and lock with `qwenauth`: each uses what the other wrote, and one refresh serves both."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+from machine import until
+
+PRELOAD = Path(__file__).resolve().parent / "qwen_code_preload.mjs"
+# Without `useExternal`, releases since 0.15 refuse the login of the ended free tier before they send anything.
+SETTINGS = {
+    "security": {"auth": {"selectedType": "qwen-oauth", "useExternal": True}},
+    "privacy": {"usageStatisticsEnabled": False},
+    "general": {"disableAutoUpdate": True},
+}
+QWENAUTH, QWEN_CODE = "qwenauth/", "node"  # who refreshes, by User-Agent
+
+
+class QwenCode:
+    def __init__(self, version, machine):
+        self._machine = machine
+        self._program = machine.package(f"qwen-code-{version}") / "node_modules/.bin/qwen"
+        node = machine.package("node-22") / "node_modules/.bin"
+        self._signs = machine.root / "signs"
+        self._signs.mkdir()
+        self.environment = {
+            "PATH": f"{node}:{machine.environment()['PATH']}",
+            "NODE_OPTIONS": f"--import={PRELOAD.as_uri()}",
+            "SIGNS": str(self._signs),
+            **({"HTTPS_PROXY": "", "HTTP_PROXY": ""} if version == "0.12.0" else {}),  # it ignores NO_PROXY
+        }
+        self.settings = machine.home / ".qwen" / "settings.json"
+        self.settings.parent.mkdir(mode=0o700)
+        self.settings.write_text(json.dumps(SETTINGS))
+
+    def command(self, prompt):
+        return self._program, "--auth-type", "qwen-oauth", "-p", prompt
+
+    def start(self, prompt):
+        return self._machine.start(*self.command(prompt), **self.environment)
+
+    def lock_tries(self):
+        """How often it found the lock taken."""
+        tries = self._signs / "waits"
+        return tries.stat().st_size if tries.exists() else 0
+
+    def assert_it_removed_the_lock(self):
+        assert (self._signs / "unlocked").exists(), "Qwen Code left the lock alone, so this test shows nothing"
+
+
+def assert_answered(process, question):
+    process.succeed()
+    answer = process.stdout.partition("practice answer to:")[2]
+    assert question in answer, f"no answer in {process.stdout!r}"
+
+
+def uses_the_login_qwenauth_made(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    written = machine.credential_file.read_bytes()
+    assert_answered(qwen.start("ping"), "ping")
+    bearers = {request.token for request in machine.provider.of_kind("model")}
+    assert machine.credential()["access_token"] in bearers, "Qwen Code sent another token"
+    assert machine.credential_file.read_bytes() == written, "a valid login was rewritten"
+    assert not machine.provider.of_kind("refresh"), "a valid login was refreshed"
+
+
+def adopts_the_token_qwenauth_renewed(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.expire()
+    machine.qwenauth("token")
+    assert_answered(qwen.start("ping"), "ping")
+    machine.assert_refreshed_once_by(QWENAUTH)
+
+
+def leaves_a_renewed_token_that_qwenauth_adopts(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.expire()
+    assert_answered(qwen.start("ping"), "ping")
+    token = machine.qwenauth("token").stdout.strip()
+    assert token == machine.credential()["access_token"]
+    machine.assert_refreshed_once_by(QWEN_CODE)
+
+
+def waits_for_qwenauth_and_adopts_its_token(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.expire()
+    machine.provider.refresh_gate.close()
+    renewing = machine.start_qwenauth("token")
+    renewing.wait_until_held(machine.provider.refresh_gate)
+    asking = qwen.start("ping")
+    asking.wait_for(qwen.lock_tries, "met the lock")
+    machine.provider.refresh_gate.open()
+    renewing.succeed()
+    assert_answered(asking, "ping")
+    machine.assert_refreshed_once_by(QWENAUTH)
+
+
+def is_waited_for_by_qwenauth_which_adopts_its_token(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.expire()
+    machine.provider.refresh_gate.close()
+    asking = qwen.start("ping")
+    asking.wait_until_held(machine.provider.refresh_gate)
+    waiting = machine.start_qwenauth("token")
+    waiting.wait_for_stderr("waiting")
+    machine.provider.refresh_gate.open()
+    assert_answered(asking, "ping")
+    token = waiting.succeed().stdout.strip()
+    assert token == machine.credential()["access_token"]
+    machine.assert_refreshed_once_by(QWEN_CODE)
+
+
+def renew_while(machine, qwen, leave):
+    """Starts a renewal, lets `leave` end a Qwen Code that takes the lock with it."""
+    machine.provider.refresh_gate.close()
+    renewing = machine.start_qwenauth("refresh")
+    renewing.wait_until_held(machine.provider.refresh_gate)
+    leave()
+    qwen.assert_it_removed_the_lock()
+    until(machine.lock_file.exists, "qwenauth to make its lock again")
+    machine.provider.refresh_gate.open()
+    renewing.succeed()
+
+
+def may_end_while_qwenauth_renews(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.provider.model_gate.close()
+    asking = qwen.start("ping")
+    asking.wait_until_held(machine.provider.model_gate)
+
+    def end_with_an_answer():
+        machine.provider.model_gate.open()
+        assert_answered(asking, "ping")
+
+    renew_while(machine, qwen, end_with_an_answer)
+    machine.assert_refreshed_once_by(QWENAUTH)
+
+
+def may_be_interrupted_while_qwenauth_renews(version, machine):
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.provider.model_gate.close()
+    asking = qwen.start("ping")
+    asking.wait_until_held(machine.provider.model_gate)
+
+    def interrupt():
+        asking.interrupt()
+        asking.wait_for_all()
+
+    renew_while(machine, qwen, interrupt)
+    machine.assert_refreshed_once_by(QWENAUTH)
+
+
+def may_be_interrupted_while_it_waits_for_qwenauth(version, machine):
+    """Interrupted there, it removes the lock at once, but lives on for a while and tries to take it."""
+    qwen = QwenCode(version, machine)
+    machine.login()
+    machine.expire()
+    waiting = []
+
+    def interrupt():
+        waiting.append(qwen.start("ping"))
+        waiting[0].wait_for(lambda: qwen.lock_tries() >= 8, "met the lock 8 times")  # then every 2 s
+        waiting[0].interrupt()
+        until(lambda: qwen.lock_tries() >= 9, "the interrupted Qwen Code to meet the lock again")
+
+    renew_while(machine, qwen, interrupt)
+    waiting[0].wait_for_all()
+    machine.assert_refreshed_once_by(QWENAUTH)
+
+
+def answers_in_the_sandbox(machine):
+    """The sandbox moves Qwen Code's directory, which releases since 0.15.10 follow."""
+    qwen = QwenCode("0.24.4", machine)
+    script = 'cp "$0" "$QWEN_HOME" && qwenauth login --no-browser && exec "$@"'
+    done = machine.run("qwenauth", "sandbox", "--", "sh", "-c", script, qwen.settings, *qwen.command("ping"), **qwen.environment)
+    assert "You said:" in done.stdout and "ping" in done.stdout, f"no answer in {done.stdout!r}"
+    assert not machine.credential_file.exists(), "the sandbox wrote into the home directory"
+
+
+VERSIONS = ("0.12.0", "0.24.4")
+BEHAVIOURS = (
+    uses_the_login_qwenauth_made,
+    adopts_the_token_qwenauth_renewed,
+    leaves_a_renewed_token_that_qwenauth_adopts,
+    waits_for_qwenauth_and_adopts_its_token,
+    is_waited_for_by_qwenauth_which_adopts_its_token,
+    may_end_while_qwenauth_renews,
+    may_be_interrupted_while_qwenauth_renews,
+    may_be_interrupted_while_it_waits_for_qwenauth,
+)
+TESTS = {
+    f"qwen_code_{version}_{behaviour.__name__}": (
+        [f"qwen-code-{version}", "node-22"],
+        partial(behaviour, version),
+    )
+    for version in VERSIONS
+    for behaviour in BEHAVIOURS
+} | {"qwen_code_0.24.4_answers_in_the_sandbox": (["qwen-code-0.24.4", "node-22"], answers_in_the_sandbox)}
