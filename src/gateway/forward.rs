@@ -18,7 +18,7 @@ use super::credential::Ready;
 use super::headers;
 use super::lane::{Known, Lane, Record};
 use super::meter::Meter;
-use super::pacing::NoTurn;
+use super::pacing::{NoTurn, Waited};
 use super::upload::{Broken, Reader, Upload};
 use super::upstream::{Leased, Trouble};
 use super::verdict::{Verdict, codes, judge, retry_after, said};
@@ -122,7 +122,7 @@ impl Passage<'_> {
                     if was_renewed {
                         return Err(ended(&ready, &looked));
                     }
-                    if self.upload.reader().is_none() {
+                    if !self.upload.can_be_read_again() {
                         return Ok(self.pass(&known, looked.response, looked.leased, Some(looked.first)).await);
                     }
                     drop(looked);
@@ -163,12 +163,11 @@ impl Passage<'_> {
         }
         let since = tokio::time::Instant::now();
         let turn = self.upload.while_reading(known.pacing.turn()).await;
-        let waited = since.elapsed();
-        if waited > Duration::from_millis(1) {
-            self.record.waited += waited;
+        if turn == Ok(Waited::Yes) {
+            self.record.waited += since.elapsed();
         }
         self.check_upload()?;
-        turn.map_err(|no_turn| match no_turn {
+        turn.map(drop).map_err(|no_turn| match no_turn {
             NoTurn::TooLong(wait) => Refusal::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate_limit_exceeded",
@@ -217,7 +216,7 @@ impl Passage<'_> {
 
     /// Whether one try more is allowed.
     fn may_repeat(&self, tries: u32) -> bool {
-        tries < MOST_TRIES && self.upload.reader().is_some() && self.gateway.budget.borrow_mut().take_repetition()
+        tries < MOST_TRIES && self.upload.can_be_read_again() && self.gateway.budget.borrow_mut().take_repetition()
     }
 
     /// Before another try, or the refusal if there is to be none.

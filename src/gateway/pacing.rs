@@ -19,8 +19,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 const SILENCE: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_secs(10);
 
-/// How long another process may keep the file before this one counts alone.
-const BUSY: Duration = Duration::from_millis(250);
+/// How long others may keep the file before this process counts alone. It is held for microseconds; only a process that
+/// was stopped in just these keeps it longer.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// Longest that a request waits for its turn: as long as clients wait for an answer.
 pub(super) const LONGEST: Duration = Duration::from_secs(600);
@@ -30,6 +31,12 @@ pub(super) const LONGEST: Duration = Duration::from_secs(600);
 pub(super) enum NoTurn {
     TooLong(Duration),
     DayOver { ends: SystemTime, by_server: bool },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waited {
+    No,
+    Yes,
 }
 
 /// The turns of one account.
@@ -79,9 +86,9 @@ impl Pacing {
     }
 
     /// Waits for a turn. Dropped while it waits, it gives the turn back.
-    pub(super) async fn turn(&self) -> Result<(), NoTurn> {
+    pub(super) async fn turn(&self) -> Result<Waited, NoTurn> {
         let (wait, step_length, step) = match self.take().await {
-            Turn::Now => return Ok(()),
+            Turn::Now => return Ok(Waited::No),
             Turn::TooLong { wait } => return Err(NoTurn::TooLong(wait)),
             Turn::DayOver { ends, by_server } => return Err(NoTurn::DayOver { ends, by_server }),
             Turn::Later { wait, step_length, step } => (wait, step_length, step),
@@ -100,7 +107,7 @@ impl Pacing {
         // Within the step, so that those who wait for the same one do not go out together.
         tokio::time::sleep(wait + step_length.mul_f64(rand::random::<f64>())).await;
         kept.step = None;
-        Ok(())
+        Ok(Waited::Yes)
     }
 
     async fn take(&self) -> Turn {

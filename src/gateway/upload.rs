@@ -38,7 +38,11 @@ struct Source {
     /// What came so far, unless it is no longer kept.
     kept: Vec<Bytes>,
     kept_length: usize,
+    /// Whether readers may still come; see [`Upload::stop_keeping`].
     keeps: bool,
+    /// More came than is kept: whoever reads first takes the pieces away.
+    is_over: bool,
+    has_reader: bool,
     /// How many pieces came.
     pieces: usize,
     length: u64,
@@ -58,6 +62,8 @@ impl Upload {
             kept: Vec::new(),
             kept_length: 0,
             keeps: true,
+            is_over: false,
+            has_reader: false,
             pieces: 0,
             length: 0,
             ended,
@@ -70,15 +76,25 @@ impl Upload {
 
     /// A reader from the first byte on, if that is still there.
     pub(super) fn reader(&self) -> Option<Reader> {
+        let mut source = self.0.borrow_mut();
+        if source.has_reader && (source.is_over || !source.keeps) {
+            return None;
+        }
+        source.has_reader = true;
+        Some(Reader { upload: self.clone(), position: 0 })
+    }
+
+    /// Whether [`Upload::reader`] would find everything there.
+    pub(super) fn can_be_read_again(&self) -> bool {
         let source = self.0.borrow();
-        (source.keeps || source.pieces == 0).then(|| Reader { upload: self.clone(), position: 0 })
+        source.keeps && !source.is_over
     }
 
     /// No further reader will come: what was kept can go.
     pub(super) fn stop_keeping(&self) {
         let mut source = self.0.borrow_mut();
         source.keeps = false;
-        source.kept = Vec::new();
+        source.is_over = true;
     }
 
     pub(super) fn broken(&self) -> Option<Broken> {
@@ -103,7 +119,11 @@ impl Upload {
                 return Poll::Ready(outcome);
             }
             let mut source = self.0.borrow_mut();
-            while source.keeps && !source.ended && source.broken.is_none() && source.kept_length < source.replay_limit {
+            while !source.is_over
+                && !source.ended
+                && source.broken.is_none()
+                && source.kept_length < source.replay_limit
+            {
                 if source.poll_piece(context).is_pending() {
                     break;
                 }
@@ -140,13 +160,9 @@ impl Source {
             self.ended = self.incoming.is_end_stream();
             self.kept_length += piece.len();
             if self.kept_length > self.replay_limit {
-                self.keeps = false;
+                self.is_over = true;
             }
-            if self.keeps {
-                self.kept.push(piece.clone());
-            } else {
-                self.kept = Vec::new();
-            }
+            self.kept.push(piece.clone());
             return Poll::Ready(Some(piece));
         }
     }
@@ -168,9 +184,11 @@ impl Body for Reader {
         let mut source = upload.0.borrow_mut();
         if self.position < source.pieces {
             // A reader that is behind is the newest one: pieces are kept for it.
-            let Some(piece) = source.kept.get(self.position).cloned() else {
+            let is_over = source.is_over;
+            let Some(piece) = source.kept.get_mut(self.position) else {
                 return Poll::Ready(Some(Err(Broken::ByClient)));
             };
+            let piece = if is_over { std::mem::take(piece) } else { piece.clone() };
             self.position += 1;
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
@@ -185,6 +203,10 @@ impl Body for Reader {
             return Poll::Pending;
         };
         self.position = source.pieces;
+        if source.is_over {
+            // Only the places of the pieces are kept.
+            source.kept.iter_mut().for_each(|piece| drop(std::mem::take(piece)));
+        }
         Poll::Ready(match (piece, source.broken) {
             (Some(piece), _) => Some(Ok(Frame::data(piece))),
             (None, Some(broken)) => Some(Err(broken)),

@@ -34,6 +34,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// that request, so what a server says in `Keep-Alive` counts, and else this.
 const IDLE: Duration = Duration::from_secs(20);
 
+/// A connection that was in use just now is taken for open.
+const FRESH: Duration = Duration::from_micros(100);
+
 /// Idle connections kept to one origin.
 const MOST_IDLE: usize = 64;
 
@@ -47,6 +50,7 @@ pub(super) struct Origin {
 
 struct Idle {
     sender: SendRequest<Reader>,
+    since: Instant,
     until: Instant,
 }
 
@@ -65,15 +69,18 @@ impl Origin {
         self.uri.scheme_str() == Some(url.scheme()) && self.host == url.authority()
     }
 
-    fn take_idle(&self) -> Option<SendRequest<Reader>> {
-        let mut idle = self.idle.borrow_mut();
-        let now = Instant::now();
-        while let Some(last) = idle.pop() {
+    async fn take_idle(&self) -> Option<SendRequest<Reader>> {
+        loop {
+            let last = self.idle.borrow_mut().pop()?;
+            let now = Instant::now();
+            if now.duration_since(last.since) > FRESH {
+                // If the server has closed it, that is known here already: let it be noticed before it costs a request.
+                tokio::task::yield_now().await;
+            }
             if last.until > now && !last.sender.is_closed() {
                 return Some(last.sender);
             }
         }
-        None
     }
 }
 
@@ -88,7 +95,8 @@ impl Leased {
     pub(super) fn give_back(self) {
         let mut idle = self.origin.idle.borrow_mut();
         if !self.sender.is_closed() && !self.idle.is_zero() && idle.len() < MOST_IDLE {
-            idle.push(Idle { sender: self.sender, until: Instant::now() + self.idle });
+            let since = Instant::now();
+            idle.push(Idle { sender: self.sender, since, until: since + self.idle });
         }
     }
 }
@@ -128,7 +136,7 @@ impl Upstream {
         mut request: Request<Reader>,
     ) -> Result<(Response<Incoming>, Leased), Trouble> {
         loop {
-            let (mut sender, is_kept) = match origin.take_idle() {
+            let (mut sender, is_kept) = match origin.take_idle().await {
                 Some(sender) => (sender, true),
                 // Boxed: it is long, and seldom needed.
                 None => (Box::pin(self.connect(origin)).await?, false),

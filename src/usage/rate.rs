@@ -183,13 +183,13 @@ impl Rate {
     /// Gives back a turn that came to nothing, because the client left while it waited.
     pub(crate) fn give_back(&mut self, step: u64) {
         let day = self.today.number();
-        let _ = self.change(false, |record| record.give_back(step, 1, day));
+        self.change_soon(|record| record.give_back(step, 1, day));
     }
 
     /// The server said that the day is over (`true`), or served a request (`false`).
     pub(crate) fn set_day_over(&mut self, over: bool, now: SystemTime) {
         let number = self.day(now).number();
-        let _ = self.change(false, |record| {
+        self.change_soon(|record| {
             let day = record.day(number);
             day.over = over;
             day.probe_at = seconds(now).saturating_add(PROBE);
@@ -207,6 +207,17 @@ impl Rate {
         let number = self.day(now).number();
         let unused = self.lease.left;
         self.change(false, |record| record.day(number).count).unwrap_or_default().saturating_sub(unused)
+    }
+
+    /// For what must not be asked again later: tries for some milliseconds.
+    fn change_soon(&mut self, change: impl Fn(&mut Record)) {
+        for _ in 0..50 {
+            if self.change(false, &change).is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        log::warn!("`{}` is held by another process", self.path.display());
     }
 
     fn step(&self) -> u64 {
@@ -456,4 +467,119 @@ fn boot() -> u64 {
 
 fn seconds(time: SystemTime) -> u32 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(per_window: u32, burst: Option<u32>) -> Rule {
+        Rule {
+            per_window: Some(per_window),
+            burst,
+            window: Duration::from_secs(60),
+            per_day: None,
+            day_refuses: false,
+            zone: Zone::parse(None).unwrap(),
+            waits: true,
+        }
+    }
+
+    /// The steps that requests get which come at these steps.
+    fn placed(rule: &Rule, arrivals: impl Iterator<Item = u64>) -> Vec<u64> {
+        let mut record = Record::new(0, step_length(rule.window));
+        let day = rule.zone.day_of(SystemTime::now());
+        arrivals
+            .map(|step| match record.take(rule, step, &day, SystemTime::now(), &Lease::default()).0 {
+                Turn::Now => step,
+                Turn::Later { step, .. } => step,
+                turn => panic!("{turn:?}"),
+            })
+            .collect()
+    }
+
+    fn most_within(steps: u64, places: &[u64]) -> usize {
+        let within = |&from: &u64| places.iter().filter(|&&place| (from..from + steps).contains(&place)).count();
+        places.iter().map(within).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn a_window_is_never_exceeded_and_the_order_is_kept() {
+        for seed in 0..20_u64 {
+            let mut step = 10_000;
+            let arrivals = (0..600).map(|number: u64| {
+                step += (number * 7919 + seed * 104_729) % 5 / 3;
+                step
+            });
+            let places = placed(&rule(60, None), arrivals);
+            assert!(most_within(STEPS + 1, &places) <= 60);
+            assert!(places.is_sorted(), "first come, first served");
+        }
+    }
+
+    #[test]
+    fn thirty_at_once_pass_and_the_last_of_ninety_waits_a_minute() {
+        let places = placed(&rule(60, None), std::iter::repeat_n(5_000, 90));
+        assert_eq!(places.iter().filter(|&&place| place == 5_000).count(), 60);
+        let length = Duration::from_nanos(step_length(Duration::from_secs(60)));
+        let earliest = length * u32::try_from(places[89] - 5_000 - 1).unwrap();
+        let latest = length * u32::try_from(places[89] - 5_000 + 1).unwrap();
+        assert!(earliest >= Duration::from_secs(60) && latest <= Duration::from_secs(63), "{earliest:?} {latest:?}");
+    }
+
+    #[test]
+    fn a_burst_is_spread_where_the_provider_wants_that() {
+        let places = placed(&rule(60, Some(10)), std::iter::repeat_n(5_000, 60));
+        assert_eq!(places.iter().filter(|&&place| place == 5_000).count(), 10);
+        assert!(most_within(STEPS / 6, &places) <= 10);
+    }
+
+    #[test]
+    fn a_queue_without_end_is_refused() {
+        let rule = rule(1, None);
+        let mut record = Record::new(0, step_length(rule.window));
+        let day = rule.zone.day_of(SystemTime::now());
+        let mut take = || record.take(&rule, 5_000, &day, SystemTime::now(), &Lease::default()).0;
+        let turns: Vec<Turn> = (0..20).map(|_| take()).collect();
+        assert!(turns.iter().any(|turn| matches!(turn, Turn::TooLong { .. })), "{turns:?}");
+    }
+
+    #[test]
+    fn a_turn_given_back_is_had_by_the_next() {
+        let rule = rule(1, None);
+        let mut record = Record::new(0, step_length(rule.window));
+        let day = rule.zone.day_of(SystemTime::now());
+        let mut take = |record: &mut Record| record.take(&rule, 5_000, &day, SystemTime::now(), &Lease::default()).0;
+        assert_eq!(take(&mut record), Turn::Now);
+        let Turn::Later { step, .. } = take(&mut record) else { panic!("no room") };
+        record.give_back(step, 1, day.number());
+        assert!(matches!(take(&mut record), Turn::Later { step: again, .. } if again == step));
+        assert_eq!(record.day(day.number()).count, 2);
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_anything_else_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rate");
+        let file = files::open_kept(&path).unwrap();
+        let mut record = Record::new(7, 9);
+        record.advance(5_000);
+        *record.counter(5_000) = 3;
+        *record.day(20_000) = DayState { number: 20_000, count: 4, warned: true, over: true, probe_at: 5 };
+        file.write_all_at(&record.to_bytes(), 0).unwrap();
+        assert_eq!(Record::read(&file, 7, 9).to_bytes(), record.to_bytes());
+        let mut other_boot = Record::read(&file, 8, 9);
+        assert_eq!((other_boot.sum(5_000, STEPS), other_boot.day(20_000).count), (0, 4));
+        file.write_all_at(b"garbage!", 0).unwrap();
+        assert_eq!(Record::read(&file, 7, 9).day(20_000).count, 0);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_loses_no_day() {
+        let mut record = Record::new(0, 1);
+        for (number, count) in [(100, 5), (101, 7), (99, 1)] {
+            record.day(number).count = count;
+        }
+        assert_eq!((record.day(100).count, record.day(101).count, record.day(99).count), (5, 7, 1));
+    }
 }

@@ -14,6 +14,7 @@ mod architecture;
 mod env;
 mod exec;
 mod files;
+mod gateway;
 mod generated;
 mod login;
 mod logout;
