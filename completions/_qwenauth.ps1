@@ -35,17 +35,27 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('exec', 'exec', [CompletionResultType]::ParameterValue, 'Run a program with the credential in its environment')
             [CompletionResult]::new('gateway', 'gateway', [CompletionResultType]::ParameterValue, 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself')
             [CompletionResult]::new('usage', 'usage', [CompletionResultType]::ParameterValue, 'Show what passed through the gateway and what limits leave')
+            [CompletionResult]::new('providers', 'providers', [CompletionResultType]::ParameterValue, 'Compare the known providers: price, limits, CI, what works here')
+            [CompletionResult]::new('profiles', 'profiles', [CompletionResultType]::ParameterValue, 'List the stored profiles')
+            [CompletionResult]::new('use', 'use', [CompletionResultType]::ParameterValue, 'Make a stored profile the active one')
             [CompletionResult]::new('sandbox', 'sandbox', [CompletionResultType]::ParameterValue, 'Try everything against a practice provider on this machine: no account, no network')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
             break
         }
         'qwenauth;login' {
+            [CompletionResult]::new('--api-key-env', '--api-key-env', [CompletionResultType]::ParameterName, 'Take the API key from this environment variable')
+            [CompletionResult]::new('--base-url', '--base-url', [CompletionResultType]::ParameterName, 'Where the API lives, for `custom` or a workspace''s own domain')
+            [CompletionResult]::new('--region', '--region', [CompletionResultType]::ParameterName, 'The region the key belongs to (default: found out)')
+            [CompletionResult]::new('--key-label', '--key-label', [CompletionResultType]::ParameterName, 'OpenRouter: the name of the new key')
+            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'OpenRouter: the most that the new key may spend, in US dollars')
             [CompletionResult]::new('--qr', '--qr', [CompletionResultType]::ParameterName, 'Draw the verification URL as a QR code on stderr')
             [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'Give up after this long, for example `90s` or `5m`')
             [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'The model that `env` and `exec` name for this profile')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Log in again although a valid login exists')
+            [CompletionResult]::new('--api-key-stdin', '--api-key-stdin', [CompletionResultType]::ParameterName, 'Read the API key from stdin')
+            [CompletionResult]::new('--code-stdin', '--code-stdin', [CompletionResultType]::ParameterName, 'OpenRouter: read the code that the browser shows from stdin')
             [CompletionResult]::new('--no-browser', '--no-browser', [CompletionResultType]::ParameterName, 'Do not open a browser')
             [CompletionResult]::new('--no-verify', '--no-verify', [CompletionResultType]::ParameterName, 'Do not prove the login with a request to the API')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print events for a script, one JSON object a line')
@@ -81,6 +91,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--min-ttl', '--min-ttl', [CompletionResultType]::ParameterName, 'How long the token must be good for (default: 30s)')
             [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'format')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--short-lived', '--short-lived', [CompletionResultType]::ParameterName, 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
@@ -91,6 +102,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--min-ttl', '--min-ttl', [CompletionResultType]::ParameterName, 'How long the token must be good for (default: 10m if it can be had)')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--unset', '--unset', [CompletionResultType]::ParameterName, 'Print statements that remove the variables')
+            [CompletionResult]::new('--short-lived', '--short-lived', [CompletionResultType]::ParameterName, 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
@@ -109,6 +121,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--gateway', '--gateway', [CompletionResultType]::ParameterName, 'Keep the credential in a gateway that lives as long as the program')
             [CompletionResult]::new('--preserve-env', '--preserve-env', [CompletionResultType]::ParameterName, 'Leave key and base URL alone if either is set already')
             [CompletionResult]::new('--no-pacing', '--no-pacing', [CompletionResultType]::ParameterName, 'Count requests, but let none wait')
+            [CompletionResult]::new('--short-lived', '--short-lived', [CompletionResultType]::ParameterName, 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
@@ -143,6 +156,27 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
         }
+        'qwenauth;providers' {
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('--markdown', '--markdown', [CompletionResultType]::ParameterName, 'Print the table of docs/providers.md')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;profiles' {
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;use' {
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
         'qwenauth;sandbox' {
             [CompletionResult]::new('--expires-in', '--expires-in', [CompletionResultType]::ParameterName, 'How long access tokens of the practice provider live')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
@@ -168,6 +202,9 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('exec', 'exec', [CompletionResultType]::ParameterValue, 'Run a program with the credential in its environment')
             [CompletionResult]::new('gateway', 'gateway', [CompletionResultType]::ParameterValue, 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself')
             [CompletionResult]::new('usage', 'usage', [CompletionResultType]::ParameterValue, 'Show what passed through the gateway and what limits leave')
+            [CompletionResult]::new('providers', 'providers', [CompletionResultType]::ParameterValue, 'Compare the known providers: price, limits, CI, what works here')
+            [CompletionResult]::new('profiles', 'profiles', [CompletionResultType]::ParameterValue, 'List the stored profiles')
+            [CompletionResult]::new('use', 'use', [CompletionResultType]::ParameterValue, 'Make a stored profile the active one')
             [CompletionResult]::new('sandbox', 'sandbox', [CompletionResultType]::ParameterValue, 'Try everything against a practice provider on this machine: no account, no network')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
@@ -198,6 +235,15 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             break
         }
         'qwenauth;help;usage' {
+            break
+        }
+        'qwenauth;help;providers' {
+            break
+        }
+        'qwenauth;help;profiles' {
+            break
+        }
+        'qwenauth;help;use' {
             break
         }
         'qwenauth;help;sandbox' {

@@ -32,16 +32,26 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand exec 'Run a program with the credential in its environment'
             cand gateway 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself'
             cand usage 'Show what passed through the gateway and what limits leave'
+            cand providers 'Compare the known providers: price, limits, CI, what works here'
+            cand profiles 'List the stored profiles'
+            cand use 'Make a stored profile the active one'
             cand sandbox 'Try everything against a practice provider on this machine: no account, no network'
             cand completions 'Print a completion script'
             cand help 'Print this message or the help of the given subcommand(s)'
         }
         &'qwenauth;login'= {
+            cand --api-key-env 'Take the API key from this environment variable'
+            cand --base-url 'Where the API lives, for `custom` or a workspace''s own domain'
+            cand --region 'The region the key belongs to (default: found out)'
+            cand --key-label 'OpenRouter: the name of the new key'
+            cand --limit 'OpenRouter: the most that the new key may spend, in US dollars'
             cand --qr 'Draw the verification URL as a QR code on stderr'
             cand --timeout 'Give up after this long, for example `90s` or `5m`'
             cand --model 'The model that `env` and `exec` name for this profile'
             cand --profile 'Use this profile instead of the active one'
             cand --force 'Log in again although a valid login exists'
+            cand --api-key-stdin 'Read the API key from stdin'
+            cand --code-stdin 'OpenRouter: read the code that the browser shows from stdin'
             cand --no-browser 'Do not open a browser'
             cand --no-verify 'Do not prove the login with a request to the API'
             cand --json 'Print events for a script, one JSON object a line'
@@ -73,6 +83,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --min-ttl 'How long the token must be good for (default: 30s)'
             cand --format 'format'
             cand --profile 'Use this profile instead of the active one'
+            cand --short-lived 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
             cand -h 'Print help (see more with ''--help'')'
             cand --help 'Print help (see more with ''--help'')'
         }
@@ -82,6 +93,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --min-ttl 'How long the token must be good for (default: 10m if it can be had)'
             cand --profile 'Use this profile instead of the active one'
             cand --unset 'Print statements that remove the variables'
+            cand --short-lived 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
             cand -h 'Print help (see more with ''--help'')'
             cand --help 'Print help (see more with ''--help'')'
         }
@@ -99,6 +111,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --gateway 'Keep the credential in a gateway that lives as long as the program'
             cand --preserve-env 'Leave key and base URL alone if either is set already'
             cand --no-pacing 'Count requests, but let none wait'
+            cand --short-lived 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
             cand -h 'Print help'
             cand --help 'Print help'
         }
@@ -130,6 +143,24 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand -h 'Print help'
             cand --help 'Print help'
         }
+        &'qwenauth;providers'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand --json 'Print JSON'
+            cand --markdown 'Print the table of docs/providers.md'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;profiles'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand --json 'Print JSON'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;use'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
         &'qwenauth;sandbox'= {
             cand --expires-in 'How long access tokens of the practice provider live'
             cand --profile 'Use this profile instead of the active one'
@@ -153,6 +184,9 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand exec 'Run a program with the credential in its environment'
             cand gateway 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself'
             cand usage 'Show what passed through the gateway and what limits leave'
+            cand providers 'Compare the known providers: price, limits, CI, what works here'
+            cand profiles 'List the stored profiles'
+            cand use 'Make a stored profile the active one'
             cand sandbox 'Try everything against a practice provider on this machine: no account, no network'
             cand completions 'Print a completion script'
             cand help 'Print this message or the help of the given subcommand(s)'
@@ -174,6 +208,12 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         &'qwenauth;help;gateway'= {
         }
         &'qwenauth;help;usage'= {
+        }
+        &'qwenauth;help;providers'= {
+        }
+        &'qwenauth;help;profiles'= {
+        }
+        &'qwenauth;help;use'= {
         }
         &'qwenauth;help;sandbox'= {
         }

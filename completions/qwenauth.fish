@@ -36,9 +36,17 @@ complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "env" -d 'Print sh
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "exec" -d 'Run a program with the credential in its environment'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "gateway" -d 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "usage" -d 'Show what passed through the gateway and what limits leave'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "providers" -d 'Compare the known providers: price, limits, CI, what works here'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "profiles" -d 'List the stored profiles'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "use" -d 'Make a stored profile the active one'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "sandbox" -d 'Try everything against a practice provider on this machine: no account, no network'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "completions" -d 'Print a completion script'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l api-key-env -d 'Take the API key from this environment variable' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l base-url -d 'Where the API lives, for `custom` or a workspace\'s own domain' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l region -d 'The region the key belongs to (default: found out)' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l key-label -d 'OpenRouter: the name of the new key' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l limit -d 'OpenRouter: the most that the new key may spend, in US dollars' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l qr -d 'Draw the verification URL as a QR code on stderr' -r -f -a "auto\t'When stderr is a terminal large enough'
 always\t''
 never\t''"
@@ -46,6 +54,8 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l timeout -d '
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l model -d 'The model that `env` and `exec` name for this profile' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l profile -d 'Use this profile instead of the active one' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l force -d 'Log in again although a valid login exists'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l api-key-stdin -d 'Read the API key from stdin'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l code-stdin -d 'OpenRouter: read the code that the browser shows from stdin'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-browser -d 'Do not open a browser'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-verify -d 'Do not prove the login with a request to the API'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l json -d 'Print events for a script, one JSON object a line'
@@ -67,6 +77,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l format -r -f
 json\t'An object with token, expiry, base URL and model'
 header\t'`Authorization: Bearer …`'"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l short-lived -d 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l format -d 'The shell or file that will read it' -r -f -a "sh\t'bash, dash, zsh; quoted, any POSIX shell'
 fish\t''
@@ -81,6 +92,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l model -d 'The 
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l min-ttl -d 'How long the token must be good for (default: 10m if it can be had)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l profile -d 'Use this profile instead of the active one' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l unset -d 'Print statements that remove the variables'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l short-lived -d 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l model -d 'The model to name in `OPENAI_MODEL`' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l min-ttl -d 'How long the token must be good for (default: 10m if it can be had)' -r -f
@@ -95,6 +107,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l profile -d 'U
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l gateway -d 'Keep the credential in a gateway that lives as long as the program'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l preserve-env -d 'Leave key and base URL alone if either is set already'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l no-pacing -d 'Count requests, but let none wait'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l short-lived -d 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l listen -d 'Where to listen; port 0 takes a free one' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l api-key-file -d 'Keep the key in this file over restarts' -r -F
@@ -118,6 +131,15 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l profile -d '
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l check -d 'Ask the provider what is left, where it can be asked'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l json -d 'Print JSON'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l markdown -d 'Print the table of docs/providers.md'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -l json -d 'Print JSON'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l expires-in -d 'How long access tokens of the practice provider live' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l profile -d 'Use this profile instead of the active one' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l tour -d 'Show each command with its real output, then leave'
@@ -125,15 +147,18 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l no-approve
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -l profile -d 'Use this profile instead of the active one' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage sandbox completions help" -f -a "login" -d 'Log in and make the profile active'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage sandbox completions help" -f -a "status" -d 'Show where the login stands'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage sandbox completions help" -f -a "refresh" -d 'Renew the access token now'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage sandbox completions help" -f -a "logout" -d 'Remove a stored credential, revoking it where the provider can'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage sandbox completions help" -f -a "token" -d 'Print an access token that is good for a while'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage sandbox completions help" -f -a "env" -d 'Print shell statements that export the credential'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage sandbox completions help" -f -a "exec" -d 'Run a program with the credential in its environment'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage sandbox completions help" -f -a "gateway" -d 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage sandbox completions help" -f -a "usage" -d 'Show what passed through the gateway and what limits leave'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage sandbox completions help" -f -a "sandbox" -d 'Try everything against a practice provider on this machine: no account, no network'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage sandbox completions help" -f -a "completions" -d 'Print a completion script'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage sandbox completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "login" -d 'Log in and make the profile active'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "status" -d 'Show where the login stands'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "refresh" -d 'Renew the access token now'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "logout" -d 'Remove a stored credential, revoking it where the provider can'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "token" -d 'Print an access token that is good for a while'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "env" -d 'Print shell statements that export the credential'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "exec" -d 'Run a program with the credential in its environment'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "gateway" -d 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "usage" -d 'Show what passed through the gateway and what limits leave'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "providers" -d 'Compare the known providers: price, limits, CI, what works here'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "profiles" -d 'List the stored profiles'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "use" -d 'Make a stored profile the active one'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "sandbox" -d 'Try everything against a practice provider on this machine: no account, no network'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "completions" -d 'Print a completion script'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use sandbox completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -14,6 +14,13 @@ module completions {
   # Log in and make the profile active
   export extern "qwenauth login" [
     --force                   # Log in again although a valid login exists
+    --api-key-stdin           # Read the API key from stdin
+    --api-key-env: string     # Take the API key from this environment variable
+    --base-url: string        # Where the API lives, for `custom` or a workspace's own domain
+    --region: string          # The region the key belongs to (default: found out)
+    --code-stdin              # OpenRouter: read the code that the browser shows from stdin
+    --key-label: string       # OpenRouter: the name of the new key
+    --limit: string           # OpenRouter: the most that the new key may spend, in US dollars
     --no-browser              # Do not open a browser
     --qr: string@"nu-complete qwenauth login qr" # Draw the verification URL as a QR code on stderr
     --no-verify               # Do not prove the login with a request to the API
@@ -57,6 +64,7 @@ module completions {
   export extern "qwenauth token" [
     --min-ttl: string         # How long the token must be good for (default: 30s)
     --format: string@"nu-complete qwenauth token format"
+    --short-lived             # Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
   ]
@@ -71,6 +79,7 @@ module completions {
     --unset                   # Print statements that remove the variables
     --model: string           # The model to name in `OPENAI_MODEL`
     --min-ttl: string         # How long the token must be good for (default: 10m if it can be had)
+    --short-lived             # Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
   ]
@@ -89,6 +98,7 @@ module completions {
     --max-body: string        # Longest request
     --replay-limit: string    # Longest request that is kept to be sent again
     --warn-at: string         # Say so, once a day, when this much of the day's limit is used
+    --short-lived             # Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     ...command: string        # The program and its arguments
@@ -122,6 +132,29 @@ module completions {
     --check                   # Ask the provider what is left, where it can be asked
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
+  ]
+
+  # Compare the known providers: price, limits, CI, what works here
+  export extern "qwenauth providers" [
+    --json                    # Print JSON
+    --markdown                # Print the table of docs/providers.md
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+    name?: string             # Show this one in full
+  ]
+
+  # List the stored profiles
+  export extern "qwenauth profiles" [
+    --json                    # Print JSON
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+  ]
+
+  # Make a stored profile the active one
+  export extern "qwenauth use" [
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+    name: string              # The profile, as `qwenauth profiles` lists it
   ]
 
   # Try everything against a practice provider on this machine: no account, no network
@@ -183,6 +216,18 @@ module completions {
 
   # Show what passed through the gateway and what limits leave
   export extern "qwenauth help usage" [
+  ]
+
+  # Compare the known providers: price, limits, CI, what works here
+  export extern "qwenauth help providers" [
+  ]
+
+  # List the stored profiles
+  export extern "qwenauth help profiles" [
+  ]
+
+  # Make a stored profile the active one
+  export extern "qwenauth help use" [
   ]
 
   # Try everything against a practice provider on this machine: no account, no network

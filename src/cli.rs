@@ -95,6 +95,9 @@ pub(crate) enum Command {
     Exec(ExecArgs),
     Gateway(GatewayArgs),
     Usage(UsageArgs),
+    Providers(ProvidersArgs),
+    Profiles(ProfilesArgs),
+    Use(UseArgs),
     Sandbox(SandboxArgs),
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory
@@ -109,6 +112,11 @@ pub(crate) enum Command {
 #[command(after_help = "Examples:
   qwenauth login                  choose a provider, or log in to Qwen
   qwenauth login qwen --no-browser
+  qwenauth login openrouter       in a browser, or by pasting a code
+  qwenauth login dashscope        asks for the API key, hidden
+  qwenauth login dashscope --api-key-env DASHSCOPE_API_KEY --region cn
+  pass show groq | qwenauth login groq --profile work --api-key-stdin
+  qwenauth login custom --base-url http://127.0.0.1:8000/v1 --model qwen3-coder
   qwenauth login --json           events for a script, one JSON object a line")]
 pub(crate) struct LoginArgs {
     /// The provider to log in to (default: choose on a terminal, else `qwen`)
@@ -116,6 +124,27 @@ pub(crate) struct LoginArgs {
     /// Log in again although a valid login exists
     #[arg(long)]
     pub(crate) force: bool,
+    /// Read the API key from stdin
+    #[arg(long, conflicts_with = "api_key_env")]
+    pub(crate) api_key_stdin: bool,
+    /// Take the API key from this environment variable
+    #[arg(long, value_name = "VAR")]
+    pub(crate) api_key_env: Option<String>,
+    /// Where the API lives, for `custom` or a workspace's own domain
+    #[arg(long, value_name = "URL")]
+    pub(crate) base_url: Option<String>,
+    /// The region the key belongs to (default: found out)
+    #[arg(long, value_name = "REGION", conflicts_with = "base_url")]
+    pub(crate) region: Option<String>,
+    /// OpenRouter: read the code that the browser shows from stdin
+    #[arg(long, conflicts_with_all = ["api_key_stdin", "api_key_env"])]
+    pub(crate) code_stdin: bool,
+    /// OpenRouter: the name of the new key
+    #[arg(long, value_name = "NAME")]
+    pub(crate) key_label: Option<String>,
+    /// OpenRouter: the most that the new key may spend, in US dollars
+    #[arg(long, value_name = "USD", value_parser = amount)]
+    pub(crate) limit: Option<String>,
     /// Do not open a browser
     #[arg(long)]
     pub(crate) no_browser: bool,
@@ -203,6 +232,9 @@ pub(crate) struct TokenArgs {
     pub(crate) min_ttl: Option<Duration>,
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub(crate) format: TokenFormat,
+    /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    #[arg(long)]
+    pub(crate) short_lived: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
@@ -242,6 +274,9 @@ pub(crate) struct EnvArgs {
     /// How long the token must be good for (default: 10m if it can be had)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) min_ttl: Option<Duration>,
+    /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    #[arg(long)]
+    pub(crate) short_lived: bool,
 }
 
 // The completion script of fish holds the help of values in double quotes: a `$` here would be expanded as it loads.
@@ -293,6 +328,9 @@ pub(crate) struct ExecArgs {
     pub(crate) min_ttl: Option<Duration>,
     #[command(flatten)]
     pub(crate) gateway_options: GatewayOptions,
+    /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    #[arg(long)]
+    pub(crate) short_lived: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
@@ -388,6 +426,43 @@ pub(crate) struct UsageArgs {
     pub(crate) check: bool,
 }
 
+/// Compare the known providers: price, limits, CI, what works here
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qwenauth providers
+  qwenauth providers dashscope    regions, models, where to get a key")]
+pub(crate) struct ProvidersArgs {
+    /// Show this one in full
+    pub(crate) name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the table of docs/providers.md
+    #[arg(long, hide = true, conflicts_with_all = ["json", "name"])]
+    pub(crate) markdown: bool,
+}
+
+/// List the stored profiles
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qwenauth profiles
+  qwenauth profiles --json")]
+pub(crate) struct ProfilesArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Make a stored profile the active one
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qwenauth use openrouter
+  qwenauth use qwen")]
+pub(crate) struct UseArgs {
+    /// The profile, as `qwenauth profiles` lists it
+    pub(crate) name: String,
+}
+
 /// Try everything against a practice provider on this machine: no account, no network
 #[derive(Debug, Args)]
 #[command(after_help = "Inside the sandbox every `qwenauth …` uses the practice provider; nothing of yours is touched.
@@ -478,6 +553,14 @@ fn address(text: &str) -> Result<std::net::SocketAddr, String> {
     }
     let ip = text.trim_start_matches('[').trim_end_matches(']').replace("localhost", "127.0.0.1");
     ip.parse().map(|ip| SocketAddr::new(ip, 0)).map_err(|_| "not an address; write it like `127.0.0.1:8399`".to_owned())
+}
+
+/// A positive amount of money.
+fn amount(text: &str) -> Result<String, String> {
+    match text.parse::<f64>() {
+        Ok(amount) if amount > 0.0 && amount.is_finite() => Ok(text.to_owned()),
+        _ => Err("not an amount above 0, such as `5` or `2.50`".to_owned()),
+    }
 }
 
 /// The environment variables the program reads, all of them, read once.

@@ -1,16 +1,23 @@
 //! config.toml and where files live.
+//!
+//! Hazard: two commands that edit config.toml at once lose one edit. Rule: an edit reads and writes under a kernel lock,
+//! and what it writes is what it read with one value changed.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use nix::unistd::{User, getuid};
 
-use crate::cli::Environment;
+use crate::cli::{Environment, variable};
 use crate::error::{Failed, Failure, nearest, note, printable};
 use crate::files::{self, Content, Privacy, Room};
-use crate::providers::{Overrides, QWEN};
+use crate::lock::{Kernel, PATIENCE};
+use crate::providers::{self, Overrides, QWEN};
+use crate::secret::Secret;
 
 /// What config.toml may say.
 const KEYS: [&str; 2] = ["profile", "providers"];
@@ -180,8 +187,17 @@ impl Config {
             }
             None => None,
         };
-        if let Some(toml::Value::Table(providers)) = table.remove("providers") {
-            config.overrides.table = providers;
+        match table.remove("providers") {
+            Some(toml::Value::Table(providers)) => {
+                providers::check_keys(&providers, &path.display().to_string());
+                config.overrides.client_secrets = client_secrets(&providers);
+                config.overrides.table = providers;
+            }
+            Some(_) => {
+                let message = format!("`providers` in `{}` is not a table", path.display());
+                return Failed::new(Failure::Other, message).hint("write `[providers.NAME]`").err();
+            }
+            None => {}
         }
         Ok(config)
     }
@@ -204,18 +220,42 @@ impl Config {
     /// Makes `profile` the one that config.toml names, keeping the rest of the file as it is.
     /// Says which one was named before, if another.
     pub(crate) fn activate(&self, profile: &ProfileName) -> Result<Option<ProfileName>> {
-        let before = self.profile.clone().unwrap_or_else(ProfileName::qwen);
-        if before == *profile {
+        if self.profile.as_ref().unwrap_or(&ProfileName::qwen()) == profile {
             return Ok(None);
         }
         let path = self.file();
+        let _lock = self.lock()?;
         let text = read(&path)?.unwrap_or_default();
         let mut document: toml_edit::DocumentMut =
             text.parse().with_context(|| format!("cannot edit `{}`", path.display()))?;
+        let named = document.get("profile").and_then(toml_edit::Item::as_str);
+        let before = ProfileName::parse(named.unwrap_or(QWEN))?;
+        if before == *profile {
+            return Ok(None);
+        }
         document["profile"] = toml_edit::value(profile.as_str());
         Room::reserve(&path, text.len() + EDIT, Privacy::Open)?.write(document.to_string().as_bytes())?;
         Ok(Some(before))
     }
+
+    fn lock(&self) -> Result<Kernel> {
+        let file = files::resolve(&self.file())?;
+        let directory = file.parent().map(Path::to_owned).unwrap_or_default();
+        files::make_directory(&directory)?;
+        let path = directory.join(".config.qwenauth-lock");
+        Kernel::acquire(files::open_kept(&path)?, &path, Instant::now() + PATIENCE)
+    }
+}
+
+/// The values of the variables that providers name for their client secrets.
+fn client_secrets(providers: &toml::Table) -> BTreeMap<String, Secret> {
+    let named = |provider: &toml::Value| {
+        let name = provider.get("client_secret_env").or_else(|| provider.get("oauth")?.get("client_secret_env"))?;
+        let name = name.as_str()?.to_owned();
+        let value = variable(&name)?.into_string().ok()?;
+        Some((name, Secret::new(value)))
+    };
+    providers.values().filter_map(named).collect()
 }
 
 fn read(path: &Path) -> Result<Option<String>> {

@@ -44,7 +44,7 @@ pub(crate) fn endpoint(text: &str) -> Result<Url> {
 }
 
 /// `text` with what stands between `//` and `@` masked: it may be a password.
-fn without_user_info(text: &str) -> String {
+pub(crate) fn without_user_info(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("//") else { return text.to_owned() };
     let authority = rest.find(['/', '?', '#']).map_or(rest, |end| &rest[..end]);
     match authority.rfind('@') {
@@ -192,18 +192,24 @@ impl Connection {
         exchange(request, limit)
     }
 
-    /// Gets JSON with a bearer token. `limit` is for the whole exchange.
-    pub(crate) fn get(&self, url: &Url, token: &Secret, limit: Duration) -> Result<Reply, Trouble> {
+    /// Gets, with a bearer token (RFC 6750 §2.1) or without. `limit` is for the whole exchange.
+    pub(crate) fn get(
+        &self,
+        url: &Url,
+        token: Option<&Secret>,
+        headers: &[(String, String)],
+        limit: Duration,
+    ) -> Result<Reply, Trouble> {
         let request = self.client.get(url.clone()).header("accept", "application/json");
-        exchange(with_headers(request, &[], Some(token)), limit)
+        exchange(with_headers(request, headers, token), limit)
     }
 
-    /// Posts JSON with a bearer token (RFC 6750 §2.1). `limit` is for the whole exchange.
+    /// Posts JSON, with a bearer token (RFC 6750 §2.1) or without. `limit` is for the whole exchange.
     pub(crate) fn post_json(
         &self,
         url: &Url,
         body: &serde_json::Value,
-        token: &Secret,
+        token: Option<&Secret>,
         headers: &[(String, String)],
         limit: Duration,
     ) -> Result<Reply, Trouble> {
@@ -213,7 +219,7 @@ impl Connection {
             .header("accept", "application/json")
             .header(CONTENT_TYPE, "application/json")
             .body(body.to_string());
-        exchange(with_headers(request, headers, Some(token)), limit)
+        exchange(with_headers(request, headers, token), limit)
     }
 }
 

@@ -4,13 +4,13 @@
 //! main.rs         this picture, parse, one match, report
 //! cli.rs          what can be typed: clap types and the environment variables, nothing else
 //! commands/       one file per subcommand, each with `run`: translate arguments into calls, print the answer
-//! providers.rs    what a provider is; providers.toml holds the built-in ones as data
+//! providers/      what a provider is; built_in.toml holds the built-in ones as data
 //! config.rs       config.toml and where files live
 //! files.rs        private files, written whole: temp, fsync, rename, modes, symlinks, room first
 //! credentials/    one credential: load, fresh, renew, login, remove: the only code that changes it
 //! lock.rs         the one lock between processes, Qwen Code's protocol included
 //! signals.rs      signals held back while a credential is replaced, and as they were found, for exec
-//! oauth/          what an authorization server says: device code, PKCE, refresh; no policy, no files
+//! oauth/          what an authorization server says: device and authorization code, PKCE, refresh, revoke, discovery
 //! http.rs         the one blocking client: TLS, proxy, CA, time limits; what a failure means
 //! shell.rs        variables as text for each shell
 //! usage/          what was used and what limits leave, shared by all processes
@@ -22,8 +22,8 @@
 //! secret.rs       a string that cannot be printed by accident
 //!
 //! main → cli, commands, files, signals · commands → everything below, never another command
-//! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files
-//! providers → oauth, http · oauth → http · lock → signals · usage → files, lock
+//! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files, lock
+//! providers → oauth, http, files · oauth → http · lock → signals · usage → files, lock
 //! gateway → credentials, usage, providers, http, used by its commands only
 //! sandbox → cli, supervisor, used by its command only
 //! cli, files, http, shell, signals, supervisor, terminal, secret use nothing of ours but error and secret
@@ -110,7 +110,7 @@ fn run(Cli { global, command }: Cli) -> Result<u8> {
     }
     let setting = || Setting::load(&global, environment);
     match command {
-        Command::Login(args) => commands::login::run(&args, &setting()?)?,
+        Command::Login(args) => commands::login::run(&args, &global, &setting()?)?,
         Command::Status(args) => return commands::status::run(&args, &setting()?),
         Command::Refresh(_) => commands::refresh::run(&setting()?)?,
         Command::Logout(args) => commands::logout::run(&args, &setting()?)?,
@@ -119,6 +119,9 @@ fn run(Cli { global, command }: Cli) -> Result<u8> {
         Command::Exec(args) => return commands::exec::run(&args, &setting()?),
         Command::Gateway(args) => commands::gateway::run(&args, &setting()?)?,
         Command::Usage(args) => commands::usage::run(&args, &setting()?)?,
+        Command::Use(args) => commands::use_profile::run(&args, &setting()?)?,
+        Command::Profiles(args) => commands::profiles::run(&args, &setting()?)?,
+        Command::Providers(args) => commands::providers::run(&args, &setting()?)?,
         Command::Sandbox(args) => return commands::sandbox::run(&args),
         Command::Completions(args) => commands::completions::run(&args)?,
         Command::Man { directory } => commands::man::run(&directory)?,

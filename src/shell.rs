@@ -17,7 +17,7 @@ pub(crate) struct Variable {
     pub(crate) value: Option<Secret>,
 }
 
-/// The variables an `OpenAI` client reads, always set together: a key beside the base URL of another host would be sent
+/// The variables an OpenAI client reads, always set together: a key beside the base URL of another host would be sent
 /// there, and an organization or project of another account makes the API refuse.
 pub(crate) fn openai(key: &Secret, base_url: &str, model: Option<&str>) -> [Variable; 6] {
     let text = |text: &str| Some(Secret::new(text.to_owned()));

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qrcode::{Color, EcLevel, QrCode};
 
 use crate::error::{Failed, Failure, printable};
+use crate::secret::Secret;
 
 /// Light modules around a code, which scanners need (ISO/IEC 18004 §9.1 asks for four; two are read by all tried, and
 /// every column counts on a small terminal).
@@ -35,6 +36,29 @@ pub(crate) fn confirm(question: &str) -> Result<bool> {
         .with_prompt(printable(question))
         .default(false)
         .interact_on(&dialoguer::console::Term::stderr())
+        .context("cannot read the answer")
+}
+
+/// Asks for a secret; nothing of it is shown.
+pub(crate) fn hidden(question: &str, may_be_empty: bool) -> Result<Secret> {
+    let typed = dialoguer::Password::new()
+        .with_prompt(printable(question))
+        .allow_empty_password(may_be_empty)
+        .interact_on(&dialoguer::console::Term::stderr())
+        .context("cannot read the answer")?;
+    Ok(Secret::new(typed))
+}
+
+/// Lets one of `rows` be chosen; `None` when none is.
+pub(crate) fn choose(question: &str, rows: &[String]) -> Result<Option<usize>> {
+    let width = usize::from(dialoguer::console::Term::stderr().size().1).saturating_sub(4);
+    // A row that wraps confuses the redrawing.
+    let rows: Vec<String> = rows.iter().map(|row| printable(row).chars().take(width).collect()).collect();
+    dialoguer::Select::new()
+        .with_prompt(printable(question))
+        .items(&rows)
+        .default(0)
+        .interact_on_opt(&dialoguer::console::Term::stderr())
         .context("cannot read the answer")
 }
 

@@ -18,7 +18,7 @@ use crate::secret::Secret;
 use crate::shell::{self, Variable};
 
 pub(crate) fn run(args: &EnvArgs, setting: impl FnOnce() -> Result<Setting>) -> Result<()> {
-    let result = text(args, || group(&setting()?, args.min_ttl, args.model.clone()));
+    let result = text(args, || group(&setting()?, args.min_ttl, args.model.clone(), args.short_lived));
     let answer = match &result {
         Ok(text) => text.expose(),
         Err(error) => &failure(args.format, Report::of(error).failure.exit_code()),

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<u8> {
     } else if args.gateway {
         return run_beside_gateway(args, setting, command);
     } else {
-        set_group(args, &group(setting, args.min_ttl, args.model.clone())?, &mut command);
+        set_group(args, &group(setting, args.min_ttl, args.model.clone(), args.short_lived)?, &mut command);
     }
     let error = command.exec();
     Err(not_started(program, &error).into())

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, raise};
 use serde_json::json;
 
-use super::{Setting, new_gateway_key, print, print_json};
+use super::{Endpoint, Setting, new_gateway_key, print, print_json};
 use crate::cli::GatewayArgs;
 use crate::config::ProfileName;
 use crate::credentials::{Lifetime, MARGIN};
@@ -22,7 +22,7 @@ const SHORTEST_KEY: usize = 16;
 pub(crate) fn run(args: &GatewayArgs, setting: &Setting) -> Result<()> {
     let account = setting.account();
     match account.fresh(Lifetime::Preferably(MARGIN)) {
-        Ok(credential) => drop(account.provider(&credential)?.base_url(credential.resource_url.as_deref())?),
+        Ok(credential) => drop(Endpoint::of(&account, &credential, None)?),
         Err(error) if args.all_profiles || Report::of(&error).failure == Failure::Temporary => {
             note(&format!("warning: {error:#}"));
         }

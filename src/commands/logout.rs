@@ -2,10 +2,12 @@
 
 use anyhow::Result;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::{Setting, print_json};
 use crate::cli::LogoutArgs;
 use crate::config::ProfileName;
+use crate::credentials::{Account, Credential, Kind, Stored};
 use crate::error::note;
 use crate::terminal;
 
@@ -23,18 +25,47 @@ pub(crate) fn run(args: &LogoutArgs, setting: &Setting) -> Result<()> {
         note("nothing was removed");
         return Ok(());
     }
-    profiles.iter().try_for_each(|profile| remove(args, setting, profile))
+    // One that cannot be removed is no reason to keep the others.
+    let outcomes: Vec<Result<()>> = profiles.iter().map(|profile| remove(args, setting, profile)).collect();
+    outcomes.into_iter().collect()
 }
 
 fn remove(args: &LogoutArgs, setting: &Setting, profile: &ProfileName) -> Result<()> {
-    let removed = setting.account_of(profile).remove()?;
+    let account = setting.account_of(profile);
+    let removed = account.remove()?;
+    let mut revoked = false;
+    if let Some(Stored::Present(credential)) = &removed {
+        if credential.kind == Kind::ApiKey {
+            say_where_it_is_deleted(&account, credential);
+        } else if !args.local {
+            revoked = account.revoke(credential).unwrap_or_else(|why| {
+                note(&format!(
+                    "warning: the login of `{profile}` is removed here, but the server did not revoke it: {why}"
+                ));
+                false
+            });
+        }
+    }
     if args.json {
-        return print_json(&json!({"profile": profile.as_str(), "removed": removed, "revoked": false}));
+        return print_json(&json!({"profile": profile.as_str(), "removed": removed.is_some(), "revoked": revoked}));
     }
-    if removed {
-        note(&format!("logged out of `{profile}`"));
-    } else {
-        note(&format!("already logged out of `{profile}`"));
-    }
+    note(&match (removed.is_some(), revoked) {
+        (true, true) => format!("logged out of `{profile}`, and the server has revoked the login"),
+        (true, false) => format!("logged out of `{profile}`"),
+        (false, _) => format!("already logged out of `{profile}`"),
+    });
     Ok(())
+}
+
+/// A key outlives its removal from here until its owner deletes it there.
+fn say_where_it_is_deleted(account: &Account, credential: &Credential) {
+    let Ok(provider) = account.provider(credential) else { return };
+    let Some(page) = provider.key.as_ref().and_then(|key| key.delete.as_ref()) else { return };
+    let page = if page.contains("{sha256}") {
+        let hash = Sha256::digest(credential.access_token.expose());
+        page.replace("{sha256}", &hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    } else {
+        page.clone()
+    };
+    note(&format!("the key of `{}` still works for whoever has it; delete it at {page}", account.profile));
 }

@@ -7,11 +7,14 @@ pub(crate) mod gateway;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod man;
+pub(crate) mod profiles;
+pub(crate) mod providers;
 pub(crate) mod refresh;
 pub(crate) mod sandbox;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod usage;
+pub(crate) mod use_profile;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -20,12 +23,13 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::cli::{Environment, GatewayOptions, Global};
+use crate::cli::{Environment, GatewayOptions, Global, variable};
 use crate::config::{Config, ProfileName};
 use crate::credentials::{Account, Credential, Lifetime};
+use crate::error::note;
 use crate::gateway as proxy;
 use crate::http::Network;
-use crate::providers::Provider;
+use crate::providers::{Ci, Provider};
 use crate::secret::Secret;
 use crate::shell::{self, Variable};
 
@@ -72,7 +76,7 @@ impl Endpoint {
     /// `model`: what the user asked for, before the profile's and the provider's.
     pub(crate) fn of(account: &Account, credential: &Credential, model: Option<String>) -> Result<Self> {
         let provider: Provider = account.provider(credential)?;
-        let base_url = provider.base_url(credential.resource_url.as_deref())?;
+        let base_url = account.base_url(credential, &provider)?;
         Ok(Self { base_url, model: model.or_else(|| Account::model(credential, &provider)) })
     }
 }
@@ -96,6 +100,65 @@ impl Setting {
     }
 }
 
+/// Said where a key whose terms forbid it is used unattended.
+const FORBIDDEN: &str = "warning: `CI` is set, and the terms of this plan forbid unattended use: such a key may be suspended; use a pay-as-you-go key";
+
+/// What this run has around it: where a browser opens and what is set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Surroundings {
+    pub(crate) graphical: bool,
+    pub(crate) ssh: bool,
+    pub(crate) container: bool,
+    pub(crate) ci: bool,
+}
+
+impl Surroundings {
+    pub(crate) fn look() -> Self {
+        let set = |name: &str| variable(name).is_some();
+        let is_there = |path: &str| std::path::Path::new(path).exists();
+        Self {
+            graphical: cfg!(target_os = "macos") || set("DISPLAY") || set("WAYLAND_DISPLAY") || set("BROWSER"),
+            ssh: set("SSH_CONNECTION") || set("SSH_TTY") || set("SSH_CLIENT"),
+            container: set("container") || is_there("/.dockerenv") || is_there("/run/.containerenv"),
+            ci: set("CI"),
+        }
+    }
+
+    /// Only in a graphical session of this machine: not over SSH, not in CI, not where nobody looks.
+    pub(crate) fn has_browser(self) -> bool {
+        self.graphical && !self.ssh && !self.ci
+    }
+
+    /// The variable that holds a key of `provider`, the preferred one first.
+    pub(crate) fn key_variable(self, provider: &Provider) -> Option<String> {
+        let variables = provider.key.as_ref().map(|key| key.variables.as_slice()).unwrap_or_default();
+        variables.iter().find(|name| variable(name).is_some()).cloned()
+    }
+
+    /// Whether and how `provider` works here, in a few words.
+    pub(crate) fn verdict(self, provider: &Provider) -> String {
+        if self.ci && provider.ci == Ci::Forbidden {
+            return "not in CI: its terms forbid it".into();
+        }
+        if let Some(name) = self.key_variable(provider) {
+            return format!("yes: `{name}` is set");
+        }
+        if provider.oauth().is_some() {
+            return "yes: approve on any device".into();
+        }
+        if provider.authorize.is_some() && !self.ci {
+            return if self.has_browser() { "yes: in the browser".into() } else { "yes: by pasting a code".into() };
+        }
+        if provider.base_url.is_empty() {
+            return "with `--base-url`".into();
+        }
+        match &provider.key {
+            Some(key) if key.optional => "while the server runs".into(),
+            _ => "with a key".into(),
+        }
+    }
+}
+
 /// A key for the clients of one gateway: 32 random bytes. Some clients insist on the beginning.
 pub(crate) fn new_gateway_key() -> Secret {
     use base64::Engine;
@@ -107,9 +170,22 @@ pub(crate) fn new_gateway_key() -> Secret {
 const PREFERRED: Duration = Duration::from_secs(600);
 
 /// The variables that `env` prints and `exec` sets, with a token good for `min_ttl` or, unasked, [`PREFERRED`].
-pub(crate) fn group(setting: &Setting, min_ttl: Option<Duration>, model: Option<String>) -> Result<[Variable; 6]> {
+/// `short_lived`: a key minted from the stored one in its place.
+pub(crate) fn group(
+    setting: &Setting,
+    min_ttl: Option<Duration>,
+    model: Option<String>,
+    short_lived: bool,
+) -> Result<[Variable; 6]> {
     let account = setting.account();
-    let credential = account.fresh(Lifetime::new(min_ttl, PREFERRED))?;
+    let lifetime = Lifetime::new(min_ttl, PREFERRED);
+    let mut credential = account.fresh(lifetime)?;
+    if short_lived {
+        credential = account.short_lived(&credential, lifetime)?;
+    }
+    if variable("CI").is_some() && account.provider(&credential)?.ci == Ci::Forbidden {
+        note(FORBIDDEN);
+    }
     let endpoint = Endpoint::of(&account, &credential, model)?;
     Ok(shell::openai(&credential.access_token, &endpoint.base_url, endpoint.model.as_deref()))
 }

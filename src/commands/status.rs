@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Endpoint, Setting, print, rfc3339};
 use crate::cli::{StatusArgs, variable};
 use crate::config::ProfileName;
-use crate::credentials::{Credential, Proof, State, Stored};
+use crate::credentials::{Credential, Kind, Proof, State, Stored};
 use crate::error::{Failure, Report, printable};
 
 /// Variables of the user that tools obey instead of the stored credential.
@@ -33,10 +33,13 @@ pub(crate) fn run(args: &StatusArgs, setting: &Setting) -> Result<u8> {
 struct Row {
     profile: String,
     provider: String,
+    kind: Kind,
     active: bool,
     state: State,
     expires_at: Option<String>,
     left: Option<Duration>,
+    /// When an API key was stored.
+    created_at: Option<String>,
     base_url: Option<String>,
     model: Option<String>,
     path: String,
@@ -54,10 +57,12 @@ impl Row {
         let mut row = Self {
             profile: profile.to_string(),
             provider: profile.to_string(),
+            kind: Kind::Oauth,
             active: *profile == setting.profile,
             state,
             expires_at: None,
             left: None,
+            created_at: None,
             base_url: None,
             model: None,
             path: account.path.display().to_string(),
@@ -66,13 +71,14 @@ impl Row {
             checked: None,
         };
         match &stored {
-            Stored::Missing => row.problems.push("not logged in; run `qwenauth login`".into()),
+            Stored::Missing => row.problems.push(format!("not logged in; {}", account.login_hint())),
             Stored::Damaged(why) => row.problems.push(format!("the credential file is damaged: {why}")),
             Stored::Present(credential) => {
+                row.kind = credential.kind;
                 row.expires_at = credential.expires_at.and_then(rfc3339);
+                row.created_at.clone_from(&credential.created_at);
                 row.left = credential.left((account.clock)());
-                let provider = account.provider(credential)?;
-                provider.name.clone_into(&mut row.provider);
+                credential.provider_name().clone_into(&mut row.provider);
                 match Endpoint::of(&account, credential, None) {
                     Ok(endpoint) => {
                         row.overridden_by = overridden_by(credential, &endpoint.base_url);
@@ -81,22 +87,29 @@ impl Row {
                     }
                     Err(error) => row.problems.push(Report::of(&error).message),
                 }
+                let hint = account.login_hint();
                 if state == State::Refused {
                     row.problems.push(match row.left {
-                        Some(left) => format!("the login is over in {}; run `qwenauth login`", in_words(left)),
-                        None => "the server refused the refresh token; run `qwenauth login`".into(),
+                        Some(left) => format!("the login is over in {}; {hint}", in_words(left)),
+                        None => format!("the server refused the refresh token; {hint}"),
                     });
                 }
                 if state == State::Expired {
-                    row.problems.push("the token has expired and cannot be renewed; run `qwenauth login`".into());
+                    row.problems.push(format!("the token has expired and cannot be renewed; {hint}"));
                 }
-                if check && row.left.is_some() && row.base_url.is_some() {
+                let usable = row.left.is_some() || credential.is_lasting();
+                if check && usable && row.base_url.is_some() {
                     row.checked = Some(match account.prove(credential)? {
                         Proof::Accepted => "accepted",
                         Proof::Refused(why) => {
                             row.problems.push(format!("the API refuses the credential: {why}"));
                             state = State::Refused;
                             "refused"
+                        }
+                        Proof::Exhausted(why) => {
+                            row.problems.push(format!("the API does not serve the account: {why}"));
+                            state = State::Refused;
+                            "exhausted"
                         }
                         Proof::Unclear(why) => {
                             row.problems.push(format!("the API could not be asked: {why}"));
@@ -114,7 +127,7 @@ impl Row {
         let mut value = json!({
             "profile": self.profile,
             "provider": self.provider,
-            "kind": "oauth",
+            "kind": if self.kind == Kind::ApiKey { "api_key" } else { "oauth" },
             "active": self.active,
             "state": name(self.state),
             "expires_at": self.expires_at,
@@ -125,6 +138,9 @@ impl Row {
             "problems": self.problems,
             "overridden_by": self.overridden_by,
         });
+        if let Some(created_at) = &self.created_at {
+            value["created_at"] = created_at.as_str().into();
+        }
         if let Some(checked) = self.checked {
             value["checked"] = checked.into();
         }
@@ -140,8 +156,8 @@ impl Row {
         };
         let mut fact = |label: &str, value: &str| lines.push(format!("  {label:<10}{}", printable(value)));
         fact("provider", &self.provider);
-        fact("state", &state);
-        for (label, value) in [("base URL", &self.base_url), ("model", &self.model)] {
+        fact("state", if self.kind == Kind::ApiKey && self.state == State::Valid { "stored API key" } else { &state });
+        for (label, value) in [("stored", &self.created_at), ("base URL", &self.base_url), ("model", &self.model)] {
             if let Some(value) = value {
                 fact(label, value);
             }

@@ -10,14 +10,19 @@ use crate::credentials::{Lifetime, MARGIN};
 
 pub(crate) fn run(args: &TokenArgs, setting: &Setting) -> Result<()> {
     let account = setting.account();
-    let credential = account.fresh(Lifetime::new(args.min_ttl, MARGIN))?;
+    let lifetime = Lifetime::new(args.min_ttl, MARGIN);
+    let mut credential = account.fresh(lifetime)?;
+    if args.short_lived {
+        credential = account.short_lived(&credential, lifetime)?;
+    }
     // A token whose API is no host of the provider is not handed out, in whatever format.
-    let endpoint = Endpoint::of(&account, &credential, None)?;
+    account.check_place(&credential)?;
     let token = credential.access_token.expose();
     let text = match args.format {
         TokenFormat::Raw => format!("{token}\n"),
         TokenFormat::Header => format!("Authorization: Bearer {token}\n"),
         TokenFormat::Json => {
+            let endpoint = Endpoint::of(&account, &credential, None)?;
             let value = json!({
                 "access_token": token,
                 "token_type": credential.token_type,

@@ -53,6 +53,7 @@ struct Known {
     provider: Provider,
     account: String,
     credential: Credential,
+    base_url: String,
     rule: Rule,
 }
 
@@ -66,6 +67,7 @@ fn accounts(setting: &Setting) -> Result<Vec<Known>> {
         known.push(Known {
             profile: profile.to_string(),
             rule: gateway::rule(&provider, &Tuning { rpm: None, rpd: None, pacing: true })?,
+            base_url: account.base_url(&credential, &provider)?,
             account: gateway::account_of(&provider, &credential, &account.path),
             provider,
             credential,
@@ -159,11 +161,10 @@ impl Known {
 
     /// OpenRouter tells what is left of a key. `None`: nobody to ask.
     fn check(&self, setting: &Setting) -> Option<Vec<Limit>> {
-        let base = self.provider.base_url(self.credential.resource_url.as_deref()).ok()?;
         if self.provider.name != "openrouter" {
             return None;
         }
-        match ask(&base, &self.credential, setting) {
+        match ask(&self.base_url, &self.credential, setting) {
             Ok(reply) => Some(self.of_key(&reply["data"])),
             Err(error) => {
                 note(&format!("cannot ask `{}` what is left: {error:#}", self.profile));
@@ -204,7 +205,7 @@ fn ask(base: &str, credential: &Credential, setting: &Setting) -> Result<Value> 
     let network = setting.account().network().clone();
     let reply = network
         .connect(&url)?
-        .get(&url, &credential.access_token, CHECK)
+        .get(&url, Some(&credential.access_token), &[], CHECK)
         .map_err(|trouble| Failed::new(Failure::Temporary, trouble.sentence(url.host_str().unwrap_or_default())))?;
     anyhow::ensure!(reply.status == 200, "it answered {}", reply.status);
     Ok(serde_json::from_slice(&reply.body)?)

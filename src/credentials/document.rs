@@ -1,4 +1,4 @@
-//! The credential file: Qwen Code's format, read strictly and rewritten without losing what others put there.
+//! The credential file: Qwen Code's format or an API key, read strictly and rewritten without losing what others put there.
 //!
 //! Hazard: several programs write this file, and a field lost or emptied logs one of them out.
 //! Rule: a new version is the old one with the granted fields replaced; nothing granted, nothing replaced.
@@ -10,8 +10,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::Credential;
-use crate::oauth::Grant;
+use super::{Credential, Kind};
+use crate::http;
+use crate::oauth::{ClientAuth, Endpoints, Grant};
 use crate::secret::Secret;
 
 /// The fields this program reads. Qwen Code wants the first three filled and a number in `expiry_date`.
@@ -25,6 +26,15 @@ struct Fields {
     resource_url: Option<String>,
     provider: Option<String>,
     model: Option<String>,
+    /// Of an API key, which has none of the fields above but `provider` and `model`.
+    api_key: Option<Secret>,
+    base_url: Option<String>,
+    created_at: Option<String>,
+    /// Of a login at an issuer found by discovery: renewals go where the login came from.
+    issuer: Option<String>,
+    token_endpoint: Option<String>,
+    revocation_endpoint: Option<String>,
+    client_auth: Option<ClientAuth>,
 }
 
 /// Reads a credential; `Ok(None)` for `{}`, which is what a logout leaves of a file that cannot be removed.
@@ -37,13 +47,30 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Credential>, String> {
     let fields: Fields = serde_json::from_slice(bytes).map_err(|error| problem(&error))?;
     let filled = |secret: Option<Secret>| secret.filter(|secret| !secret.expose().is_empty());
     let text = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let Some(access_token) = filled(fields.access_token) else {
-        return if bytes.trim_ascii() == b"{}" { Ok(None) } else { Err("it has no access token".into()) };
+    let (kind, access_token) = match (filled(fields.api_key), filled(fields.access_token)) {
+        (Some(key), _) => (Kind::ApiKey, key),
+        (None, Some(token)) => (Kind::Oauth, token),
+        (None, None) if bytes.trim_ascii() == b"{}" => return Ok(None),
+        (None, None) => return Err("it has no access token".into()),
     };
     if access_token.expose().chars().any(char::is_control) {
         return Err("its access token has control characters".into());
     }
+    let issuer = match (text(fields.issuer), text(fields.token_endpoint)) {
+        (Some(issuer), Some(token_endpoint)) => {
+            let url = |text: &str| http::endpoint(text).map_err(|error| format!("it names an endpoint: {error}"));
+            Some(Endpoints {
+                issuer,
+                device_authorization_endpoint: None,
+                token_endpoint: url(&token_endpoint)?,
+                revocation_endpoint: text(fields.revocation_endpoint).as_deref().map(url).transpose()?,
+                client_auth: fields.client_auth.unwrap_or_default(),
+            })
+        }
+        _ => None,
+    };
     Ok(Some(Credential {
+        kind,
         access_token,
         refresh_token: filled(fields.refresh_token),
         token_type: text(fields.token_type).unwrap_or_else(|| "Bearer".into()),
@@ -51,8 +78,32 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Credential>, String> {
         resource_url: text(fields.resource_url),
         provider: text(fields.provider),
         model: text(fields.model),
+        base_url: text(fields.base_url),
+        created_at: text(fields.created_at),
+        issuer,
     }))
 }
+
+/// What a login leaves in the file, and the next one takes away.
+const LOGIN: [&str; 17] = [
+    "access_token",
+    "refresh_token",
+    "token_type",
+    "resource_url",
+    "scope",
+    "id_token",
+    "expiry_date",
+    "provider",
+    "model",
+    "api_key",
+    "base_url",
+    "region",
+    "created_at",
+    "issuer",
+    "token_endpoint",
+    "revocation_endpoint",
+    "client_auth",
+];
 
 /// Where and how the JSON is wrong, without repeating any of it.
 fn problem(error: &serde_json::Error) -> String {
@@ -104,13 +155,26 @@ impl Document {
 
     /// Starts over with what a login granted: the tokens and host of an earlier account must not mix with it.
     pub(super) fn log_in(&mut self, grant: &Grant, now: SystemTime) {
-        for field in ["access_token", "refresh_token", "token_type", "resource_url", "scope", "id_token", "expiry_date"]
-        {
+        self.forget();
+        self.renew(grant, now);
+    }
+
+    /// Takes out whatever an earlier login put there.
+    pub(super) fn forget(&mut self) {
+        for field in LOGIN {
             if let Some(mut old) = self.0.shift_remove(field) {
                 wipe(&mut old);
             }
         }
-        self.renew(grant, now);
+    }
+
+    /// Where renewals and the revocation of this login go.
+    pub(super) fn set_issuer(&mut self, found: &Endpoints) {
+        self.set("issuer", Some(&found.issuer));
+        self.set("token_endpoint", Some(found.token_endpoint.as_str()));
+        self.set("revocation_endpoint", found.revocation_endpoint.as_ref().map(url::Url::as_str));
+        let auth = if found.client_auth == ClientAuth::Basic { "basic" } else { "post" };
+        self.set("client_auth", Some(auth));
     }
 
     pub(super) fn set(&mut self, field: &str, value: Option<&str>) {
@@ -118,10 +182,6 @@ impl Document {
         if let Some(mut old) = self.0.insert(field.to_owned(), value.into()) {
             wipe(&mut old);
         }
-    }
-
-    pub(super) fn remove(&mut self, field: &str) {
-        self.0.shift_remove(field);
     }
 
     /// As Qwen Code writes it: two spaces, no newline at the end.

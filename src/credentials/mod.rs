@@ -24,6 +24,7 @@
 mod document;
 mod proof;
 mod refused;
+mod short_lived;
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -33,14 +34,14 @@ use anyhow::{Context, Result};
 use zeroize::Zeroizing;
 
 use self::document::Document;
-pub(crate) use self::proof::Proof;
+pub(crate) use self::proof::{Proof, Question};
 use crate::error::{Failed, Failure, Report, note};
 use crate::files::{self, Content, Privacy, Room};
-use crate::http::{Connection, Network};
+use crate::http::{self, Connection, Network};
 use crate::lock::{Kernel, PATIENCE, QwenCode};
 use crate::oauth::refresh::{self, NotRenewed};
-use crate::oauth::{Grant, Server};
-use crate::providers::{self, Overrides, Provider, QWEN};
+use crate::oauth::{Endpoints, Grant, Server, discovery, revoke};
+use crate::providers::{self, Overrides, Provider, QWEN, QWEN_HOST};
 use crate::secret::Secret;
 use crate::signals::Held;
 
@@ -59,25 +60,49 @@ const GROWTH: usize = 64 * 1024;
 /// The clock: a parameter, so that time is asked for where it matters and nowhere else.
 pub(crate) type Clock = fn() -> SystemTime;
 
+/// How a credential came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Oauth,
+    /// It lasts until its owner deletes it.
+    ApiKey,
+}
+
 /// What a credential file holds.
 #[derive(Debug, Clone)]
 pub(crate) struct Credential {
+    pub(crate) kind: Kind,
+    /// Or the API key.
     pub(crate) access_token: Secret,
     pub(crate) refresh_token: Option<Secret>,
     pub(crate) token_type: String,
-    /// `None`: unknown, which counts as over.
+    /// `None`: unknown, which counts as over, except of an API key.
     pub(crate) expires_at: Option<SystemTime>,
     pub(crate) resource_url: Option<String>,
     /// The provider it belongs to; the file shared with Qwen Code does not say.
     provider: Option<String>,
     /// The model chosen at login.
     model: Option<String>,
+    /// Where the credential may go, as decided at login: config.toml cannot send a stored key elsewhere.
+    base_url: Option<String>,
+    /// When an API key was stored, RFC 3339.
+    pub(crate) created_at: Option<String>,
+    issuer: Option<Endpoints>,
 }
 
 impl Credential {
     /// Whether the access token is good for `lifetime` from `now`.
     fn lasts(&self, lifetime: Duration, now: SystemTime) -> bool {
-        self.left(now).is_some_and(|left| left >= lifetime)
+        self.is_lasting() || self.left(now).is_some_and(|left| left >= lifetime)
+    }
+
+    pub(crate) fn provider_name(&self) -> &str {
+        self.provider.as_deref().unwrap_or(QWEN)
+    }
+
+    /// Whether it is good until somebody deletes it.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.kind == Kind::ApiKey && self.expires_at.is_none()
     }
 
     /// How long the access token is still good; `None` when it is not.
@@ -126,6 +151,14 @@ pub(crate) enum Stored {
     /// With the reason.
     Damaged(String),
     Present(Credential),
+}
+
+/// An API key as a login stores it.
+pub(crate) struct NewKey {
+    pub(crate) secret: Secret,
+    pub(crate) base_url: String,
+    pub(crate) region: Option<String>,
+    pub(crate) model: Option<String>,
 }
 
 /// The locks of one credential. Fields are dropped in this order: Qwen Code's first, then ours.
@@ -202,15 +235,71 @@ impl Account {
         Failed::new(Failure::LoginRequired, message).hint(self.login_hint()).err()
     }
 
-    fn login_hint(&self) -> String {
+    /// What brings this profile's login back.
+    pub(crate) fn login_hint(&self) -> String {
         if self.profile == QWEN {
             return "run `qwenauth login`".into();
         }
-        format!("run `qwenauth login --profile {}`", self.profile)
+        if providers::is_built_in(&self.profile) {
+            return format!("run `qwenauth login {}`", self.profile);
+        }
+        format!("run `qwenauth login PROVIDER --profile {}`", self.profile)
     }
 
     pub(crate) fn provider(&self, credential: &Credential) -> Result<Provider> {
-        providers::find(credential.provider.as_deref().unwrap_or(QWEN), &self.overrides)
+        providers::find(credential.provider_name(), &self.overrides)
+    }
+
+    /// Where requests with `credential` go.
+    ///
+    /// Errors: a URL that it must not be sent to.
+    pub(crate) fn base_url(&self, credential: &Credential, provider: &Provider) -> Result<String> {
+        match &credential.base_url {
+            Some(stored) => stored_place(stored),
+            None => provider.base_url(credential.resource_url.as_deref()),
+        }
+    }
+
+    /// Fails where [`Account::base_url`] does, without a look at the providers where none is needed: parsing them would
+    /// cost a warm `token` more than all else it does.
+    pub(crate) fn check_place(&self, credential: &Credential) -> Result<()> {
+        if let Some(stored) = &credential.base_url {
+            return stored_place(stored).map(drop);
+        }
+        let usual = matches!(credential.resource_url.as_deref(), None | Some(QWEN_HOST));
+        if usual && credential.provider_name() == QWEN && self.overrides.table.is_empty() {
+            return Ok(());
+        }
+        self.provider(credential)?.base_url(credential.resource_url.as_deref()).map(drop)
+    }
+
+    /// The authorization server that `credential` came from, ready to be asked.
+    fn server(&self, provider: &Provider, credential: &Credential) -> Result<Server> {
+        let configured = provider.oauth.as_ref().and_then(|oauth| oauth.issuer.as_deref());
+        if let (Some(found), Some(configured)) = (&credential.issuer, configured)
+            && found.issuer.trim_end_matches('/') != configured.trim_end_matches('/')
+        {
+            return self.login_required(format!(
+                "the login of `{}` came from `{}`, and config.toml now names `{configured}`",
+                self.profile, found.issuer
+            ));
+        }
+        self.with_secret(provider, provider.server(credential.issuer.as_ref())?)
+    }
+
+    /// The authorization server that a login asks, found by discovery where only its issuer is known.
+    pub(crate) fn login_server(&self, provider: &Provider) -> Result<(Server, Option<Endpoints>)> {
+        let issuer = provider.oauth.as_ref().and_then(|oauth| oauth.issuer.as_deref());
+        let found = issuer.map(|issuer| discovery::find(issuer, &self.network)).transpose()?;
+        let server = provider.server(found.as_ref())?;
+        Ok((self.with_secret(provider, server)?, found))
+    }
+
+    fn with_secret(&self, provider: &Provider, mut server: Server) -> Result<Server> {
+        let variable = provider.oauth.as_ref().and_then(|oauth| oauth.client_secret_env.as_ref());
+        let value = variable.and_then(|name| self.overrides.client_secrets.get(name));
+        server.client_secret = provider.client_secret(value)?;
+        Ok(server)
     }
 
     /// The model to name: the one chosen at login, else the provider's default.
@@ -228,6 +317,9 @@ impl Account {
             Stored::Damaged(_) => return State::Damaged,
             Stored::Present(credential) => credential,
         };
+        if credential.is_lasting() {
+            return State::Valid;
+        }
         match &credential.refresh_token {
             Some(token) if refused::is_marked(&self.state, token) => State::Refused,
             _ if credential.left((self.clock)()).is_some() => State::Valid,
@@ -277,11 +369,11 @@ impl Account {
     ///
     /// Errors: temporary (nothing was lost), login required (the refresh token is dead), other.
     pub(crate) fn renew(&self, seen: &Credential) -> Result<Credential> {
-        let provider = self.provider(seen)?;
-        if provider.oauth.is_none() {
+        if seen.kind == Kind::ApiKey {
             return Ok(seen.clone());
         }
-        let server = provider.server()?;
+        let provider = self.provider(seen)?;
+        let server = self.server(&provider, seen)?;
         let deadline = Instant::now() + PATIENCE;
         let mut lock = Lock { qwen_code: None, kernel: self.lock_kernel(deadline)? };
         let current = self.require()?;
@@ -465,7 +557,39 @@ impl Account {
     }
 
     /// Stores what a login granted, in one step under the locks. A damaged file is set aside.
-    pub(crate) fn log_in(&self, provider: &Provider, grant: &Grant, model: Option<&str>) -> Result<Credential> {
+    pub(crate) fn log_in(
+        &self,
+        provider: &Provider,
+        grant: &Grant,
+        found: Option<&Endpoints>,
+        model: Option<&str>,
+    ) -> Result<Credential> {
+        self.replace(|document| {
+            document.log_in(grant, (self.clock)());
+            if self.qwen_code_lock.is_none() {
+                document.set("provider", Some(&provider.name));
+            }
+            if let Some(found) = found {
+                document.set_issuer(found);
+            }
+            document.set("model", model);
+        })
+    }
+
+    /// Stores an API key with the base URL it belongs to, as [`Account::log_in`] does. `now` is RFC 3339.
+    pub(crate) fn store_key(&self, provider: &Provider, key: &NewKey, now: Option<&str>) -> Result<Credential> {
+        self.replace(|document| {
+            document.forget();
+            document.set("provider", Some(&provider.name));
+            document.set("api_key", Some(key.secret.expose()));
+            document.set("base_url", Some(&key.base_url));
+            document.set("region", key.region.as_deref());
+            document.set("model", key.model.as_deref());
+            document.set("created_at", now);
+        })
+    }
+
+    fn replace(&self, change: impl FnOnce(&mut Document)) -> Result<Credential> {
         let lock = self.lock()?;
         let _held = Held::new();
         let mut document = match self.load()? {
@@ -476,14 +600,7 @@ impl Account {
             }
             Stored::Missing | Stored::Present(_) => Document::parse(&self.bytes()?),
         };
-        document.log_in(grant, (self.clock)());
-        if self.qwen_code_lock.is_none() {
-            document.set("provider", Some(&provider.name));
-        }
-        match model {
-            Some(model) => document.set("model", Some(model)),
-            None => document.remove("model"),
-        }
+        change(&mut document);
         save(&lock, self.reserve()?, &document)?;
         self.require()
     }
@@ -501,20 +618,45 @@ impl Account {
         Ok(Lock { qwen_code, kernel })
     }
 
-    /// Removes the credential. Says whether there was one.
-    pub(crate) fn remove(&self) -> Result<bool> {
+    /// Removes the credential. Says what there was, if anything.
+    pub(crate) fn remove(&self) -> Result<Option<Stored>> {
         if matches!(self.load(), Ok(Stored::Missing)) {
-            return Ok(false);
+            return Ok(None);
         }
         let _lock = self.lock()?;
         let _held = Held::new();
-        files::remove(&self.path).context("cannot log out")
+        let was = self.load().unwrap_or_else(|error| Stored::Damaged(format!("{error:#}")));
+        let removed = files::remove(&self.path).context("cannot log out")?;
+        Ok(removed.then_some(was))
+    }
+
+    /// Asks the server of a removed login to forget it: the refresh token, or else the access token.
+    ///
+    /// `Ok(false)`: it has no way to. Errors: a sentence on why the login may still be good.
+    pub(crate) fn revoke(&self, credential: &Credential) -> Result<bool, String> {
+        let provider = self.provider(credential).map_err(|error| format!("{error:#}"))?;
+        if credential.kind == Kind::ApiKey || provider.oauth().is_none() {
+            return Ok(false);
+        }
+        let server = self.server(&provider, credential).map_err(|error| format!("{error:#}"))?;
+        let Some(url) = &server.revocation_endpoint else { return Ok(false) };
+        let connection = self.network.connect(url).map_err(|error| format!("{error:#}"))?;
+        let (token, kind) = match &credential.refresh_token {
+            Some(token) => (token, "refresh_token"),
+            None => (&credential.access_token, "access_token"),
+        };
+        revoke::request(&server, &connection, token, kind).map(|()| true)
     }
 }
 
 /// The only writing of a credential file; without the lock it does not compile.
 fn save(_lock: &Lock, room: Room, document: &Document) -> Result<()> {
     room.write(&document.to_bytes()?)
+}
+
+fn stored_place(stored: &str) -> Result<String> {
+    let url = http::endpoint(stored).context("the stored base URL")?;
+    Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
 /// Whether the file was rewritten since `seen` was loaded.

@@ -1,64 +1,187 @@
 //! The proof of a login: the smallest request that the API really checks.
+//!
+//! Hazard: some servers answer anybody, so a 200 proves nothing. Rule: where that is not known to be otherwise, the same
+//! is asked without the credential; an answer that does not differ counts for nothing.
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Account, Credential};
-use crate::http;
+use crate::http::{self, Connection, Network, Reply, Trouble};
 use crate::oauth::REQUEST_LIMIT;
-use crate::providers::Provider;
+use crate::providers::{Open, Provider};
+use crate::secret::Secret;
 
 /// What the API says of a credential.
+#[derive(Debug)]
 pub(crate) enum Proof {
     Accepted,
-    /// It answered and does not serve this credential, with its reason.
+    /// It answered and does not know this credential, with its reason.
     Refused(String),
+    /// It knows the credential, but the account has nothing left: unpaid, or its quota is used up.
+    Exhausted(String),
     /// It cannot be reached or is in trouble, which says nothing about the credential.
     Unclear(String),
 }
 
+/// What is asked, and of whom.
+pub(crate) struct Question<'a> {
+    pub(crate) provider: &'a Provider,
+    pub(crate) base_url: &'a str,
+    pub(crate) token: &'a Secret,
+    pub(crate) model: Option<&'a str>,
+    pub(crate) network: &'a Network,
+}
+
 impl Account {
-    /// Asks the API for one token of an answer.
+    /// Asks the API whether it serves `credential`.
     ///
     /// Errors: a base URL that the credential must not be sent to.
     pub(crate) fn prove(&self, credential: &Credential) -> Result<Proof> {
         let provider = self.provider(credential)?;
-        let base = provider.base_url(credential.resource_url.as_deref())?;
-        let url = http::endpoint(&format!("{base}/chat/completions"))?;
-        let body = json!({
-            "model": Self::model(credential, &provider),
-            "max_tokens": 1,
-            "messages": [{"role": "system", "content": "Answer with one word."}, {"role": "user", "content": "hi"}],
-        });
-        let headers = provider.headers(&Provider::own_user_agent());
-        let connection = self.network.connect(&url)?;
-        Ok(match connection.post_json(&url, &body, &credential.access_token, &headers, REQUEST_LIMIT) {
-            Err(trouble) => Proof::Unclear(trouble.sentence(url.host_str().unwrap_or_default())),
-            Ok(reply) if reply.is_html() => {
-                Proof::Unclear(format!("it answered {} with HTML, as a firewall does", reply.status))
-            }
-            Ok(reply) => judge(reply.status, &reply.body, credential),
-        })
+        let base_url = self.base_url(credential, &provider)?;
+        let model = Self::model(credential, &provider);
+        let token = &credential.access_token;
+        Question { provider: &provider, base_url: &base_url, token, model: model.as_deref(), network: &self.network }
+            .ask()
     }
 }
 
-/// 401 and 403 refuse the credential, and so does a 429 that says the quota is used up rather than "slower".
-fn judge(status: u16, body: &[u8], credential: &Credential) -> Proof {
+impl Question<'_> {
+    /// Errors: a URL that cannot be asked.
+    pub(crate) fn ask(&self) -> Result<Proof> {
+        // A login that is no key is known to nobody but the model API itself.
+        if self.provider.verify.get == "chat" || self.provider.oauth().is_some() {
+            return self.chat();
+        }
+        let url = http::endpoint(&self.location())?;
+        let connection = self.network.connect(&url)?;
+        let headers = self.headers();
+        let reply = connection.get(&url, Some(self.token), &headers, REQUEST_LIMIT);
+        let proof = self.judge(reply, host(&url));
+        let (Proof::Accepted, Some(open)) = (&proof, self.provider.verify.open) else { return Ok(proof) };
+        let is_open = matches!(
+            connection.get(&url, None, &headers, REQUEST_LIMIT),
+            Ok(reply) if (200..300).contains(&reply.status) && !reply.is_html()
+        );
+        match open {
+            _ if !is_open => Ok(proof),
+            Open::Fine => Ok(proof),
+            Open::Chat if self.model.is_some() => self.chat(),
+            Open::Chat | Open::Unclear => Ok(Proof::Unclear("it answers without a key too".into())),
+        }
+    }
+
+    /// A whole URL belongs to the provider's own base URL; a key for another one stays there.
+    fn location(&self) -> String {
+        let get = &self.provider.verify.get;
+        if !get.contains("://") {
+            return format!("{}/{get}", self.base_url);
+        }
+        if self.base_url == self.provider.base_url { get.clone() } else { format!("{}/models", self.base_url) }
+    }
+
+    fn headers(&self) -> Vec<(String, String)> {
+        self.provider.headers(&Provider::own_user_agent())
+    }
+
+    /// Asks for one token of an answer.
+    fn chat(&self) -> Result<Proof> {
+        let url = http::endpoint(&format!("{}/chat/completions", self.base_url))?;
+        let body = json!({
+            "model": self.model,
+            "max_tokens": 1,
+            "messages": [{"role": "system", "content": "Answer with one word."}, {"role": "user", "content": "hi"}],
+        });
+        let connection: Connection = self.network.connect(&url)?;
+        let reply = connection.post_json(&url, &body, Some(self.token), &self.headers(), REQUEST_LIMIT);
+        Ok(self.judge(reply, host(&url)))
+    }
+
+    /// The models the server lists, where it does; for a server nobody described.
+    pub(crate) fn models(&self) -> Vec<String> {
+        let Ok(url) = http::endpoint(&format!("{}/models", self.base_url)) else { return Vec::new() };
+        let reply = self
+            .network
+            .connect(&url)
+            .ok()
+            .and_then(|connection| connection.get(&url, Some(self.token), &self.headers(), REQUEST_LIMIT).ok());
+        let Some(reply) = reply.filter(|reply| reply.status == 200) else { return Vec::new() };
+        let list: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+        let models = list["data"].as_array().into_iter().flatten();
+        models.filter_map(|model| model["id"].as_str()).map(str::to_owned).collect()
+    }
+
+    fn judge(&self, reply: Result<Reply, Trouble>, host: &str) -> Proof {
+        match reply {
+            Err(trouble) => Proof::Unclear(trouble.sentence(host)),
+            Ok(reply) if reply.is_html() => {
+                Proof::Unclear(format!("it answered {} with HTML, as a firewall does", reply.status))
+            }
+            Ok(reply) => judge(reply.status, &reply.body, self.token, &self.provider.verify.refused),
+        }
+    }
+}
+
+fn host(url: &url::Url) -> &str {
+    url.host_str().unwrap_or_default()
+}
+
+/// 401 and 403 refuse the credential, unless the body says that the account is known and has nothing left; a 429 that
+/// speaks of the quota rather than of speed says so too.
+fn judge(status: u16, body: &[u8], token: &Secret, refused: &[u16]) -> Proof {
     let reply: Value = serde_json::from_slice(body).unwrap_or_default();
     let error = &reply["error"];
-    let message = error["message"].as_str().or_else(|| reply["message"].as_str()).unwrap_or_default();
+    let texts = [&error["message"], &reply["message"], &reply["errors"]["message"], error];
+    let message = texts.into_iter().find_map(Value::as_str).unwrap_or_default();
     let code = error["code"].as_str().or_else(|| reply["code"].as_str()).unwrap_or_default();
     let quota = code == "insufficient_quota" || message.to_lowercase().contains("quota");
     let reason = || {
         let said: String = message.chars().take(200).collect();
-        let said = said.replace(credential.access_token.expose(), "…");
+        let said = if token.expose().is_empty() { said } else { said.replace(token.expose(), "…") };
         let said = said.trim_end_matches(['.', ' ']);
         if said.is_empty() { format!("it answered {status}") } else { format!("it answered {status}: {said}") }
     };
+    if !(200..300).contains(&status) {
+        if code.contains("FreeTierOnly") {
+            return Proof::Exhausted(
+                "its free quota is used up, and the account is set to stop there (`FreeTierOnly`)".into(),
+            );
+        }
+        if code.contains("Arrearage") || status == 402 {
+            return Proof::Exhausted("the account is unpaid or out of credit".into());
+        }
+    }
     match status {
         200..300 => Proof::Accepted,
         401 | 403 => Proof::Refused(reason()),
-        429 if quota => Proof::Refused(reason()),
+        429 if quota => Proof::Exhausted(reason()),
+        404 => Proof::Unclear("it answered 404; base URLs usually end with `/v1`".into()),
+        _ if refused.contains(&status) => Proof::Refused(reason()),
         _ => Proof::Unclear(reason()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_says_whether_the_key_or_the_account_is_at_fault() {
+        let judged = |status, body: &str| judge(status, body.as_bytes(), &Secret::new("sk-1".into()), &[400]);
+        assert!(matches!(judged(200, "{}"), Proof::Accepted));
+        assert!(
+            matches!(judged(401, r#"{"error":{"message":"no"}}"#), Proof::Refused(why) if why == "it answered 401: no")
+        );
+        assert!(matches!(judged(403, r#"{"code":"AllocationQuota.FreeTierOnly"}"#), Proof::Exhausted(_)));
+        assert!(matches!(judged(403, r#"{"error":{"code":"AllocationQuota.FreeTierOnly"}}"#), Proof::Exhausted(_)));
+        assert!(matches!(judged(400, r#"{"code":"Arrearage"}"#), Proof::Exhausted(_)));
+        assert!(matches!(judged(402, "{}"), Proof::Exhausted(_)));
+        assert!(matches!(judged(400, "{}"), Proof::Refused(_)));
+        assert!(matches!(judged(429, r#"{"error":{"message":"slower"}}"#), Proof::Unclear(_)));
+        assert!(matches!(judged(502, ""), Proof::Unclear(_)));
+        assert!(
+            matches!(judged(401, r#"{"error":{"message":"bad sk-1"}}"#), Proof::Refused(why) if why.ends_with("bad …"))
+        );
     }
 }

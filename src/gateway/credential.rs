@@ -91,7 +91,7 @@ impl Ready {
 
     /// Whether a refused token may be replaced by a new one.
     pub(super) fn is_renewable(&self) -> bool {
-        self.provider.oauth.is_some() && self.credential.refresh_token.is_some()
+        self.provider.oauth().is_some() && self.credential.refresh_token.is_some()
     }
 }
 
@@ -238,7 +238,7 @@ fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed
             }
         };
         let provider = account.provider(&credential)?;
-        let base_url = provider.base_url(credential.resource_url.as_deref())?;
+        let base_url = account.base_url(&credential, &provider)?;
         // After a renewal the stamp is that of the new file, if it is still this process's.
         let stamp = stamp.or_else(|| {
             let stamp = Stamp::of(&account.path);

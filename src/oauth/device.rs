@@ -63,9 +63,22 @@ struct DeviceReply {
 
 /// Asks for a device code (RFC 8628 §3.1), with a PKCE challenge where the server takes one.
 pub(crate) fn request(server: &Server, network: &Network) -> Result<Authorization> {
-    let connection = network.connect(&server.device_authorization_endpoint)?;
+    let Some(url) = &server.device_authorization_endpoint else {
+        return Failed::new(
+            Failure::Other,
+            format!("`{}` offers no device flow", server.token_endpoint.host_str().unwrap_or_default()),
+        )
+        .hint(
+            "its discovery document names no `device_authorization_endpoint` (RFC 8628); use an API key if it has one",
+        )
+        .err();
+    };
+    let connection = network.connect(url)?;
     let pkce = server.pkce.then(Pkce::new);
-    let mut fields = vec![("client_id", server.client_id.as_str()), ("scope", server.scope.as_str())];
+    let mut fields = vec![("client_id", server.client_id.as_str())];
+    if !server.scope.is_empty() {
+        fields.push(("scope", server.scope.as_str()));
+    }
     if let Some(pkce) = &pkce {
         fields.extend([("code_challenge", pkce.challenge.as_str()), ("code_challenge_method", "S256")]);
     }
@@ -73,9 +86,8 @@ pub(crate) fn request(server: &Server, network: &Network) -> Result<Authorizatio
     if server.dialect == Dialect::Qwen {
         headers.push(("x-request-id", uuid::Uuid::new_v4().to_string()));
     }
-    let url = &server.device_authorization_endpoint;
-    let reply = connection
-        .post_form(url, &fields, &headers, REQUEST_LIMIT)
+    let reply = server
+        .post(&connection, url, &fields, &headers, REQUEST_LIMIT)
         .map_err(|trouble| temporary(&trouble.sentence(host(server))))?;
     let device = read(server, &reply)?;
     let qwen = server.dialect == Dialect::Qwen;
@@ -129,7 +141,7 @@ fn temporary(message: &str) -> anyhow::Error {
 }
 
 fn host(server: &Server) -> &str {
-    server.device_authorization_endpoint.host_str().unwrap_or_default()
+    server.token_endpoint.host_str().unwrap_or_default()
 }
 
 /// The server's interval within bounds; 0 is believed of this machine only.
@@ -194,7 +206,7 @@ impl Authorization {
         if let Some(verifier) = &self.verifier {
             fields.push(("code_verifier", verifier.expose()));
         }
-        let reply = match self.connection.post_form(&server.token_endpoint, &fields, &[], REQUEST_LIMIT) {
+        let reply = match server.post(&self.connection, &server.token_endpoint, &fields, &[], REQUEST_LIMIT) {
             Ok(reply) => reply,
             Err(trouble) => return Poll::Unclear(trouble.sentence(host(server))),
         };

@@ -1,14 +1,23 @@
-//! What an authorization server says: device code, PKCE, refresh, revoke; no policy, no files.
+//! What an authorization server says: device code, authorization code, PKCE, refresh, revoke, discovery; no policy, no files.
 
+pub(crate) mod code;
 pub(crate) mod device;
+pub(crate) mod discovery;
 pub(crate) mod pkce;
 pub(crate) mod refresh;
 mod reply;
+pub(crate) mod revoke;
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use url::Url;
+use url::form_urlencoded::byte_serialize;
+use zeroize::Zeroizing;
 
+pub(crate) use self::discovery::Endpoints;
+use crate::http::{Connection, Reply, Trouble};
 use crate::secret::Secret;
 
 /// Limit of device, poll and verification requests (contract §3).
@@ -21,13 +30,63 @@ const ASSUMED_LIFETIME: Duration = Duration::from_secs(3600);
 /// An authorization server and this program's registration there.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
-    pub(crate) device_authorization_endpoint: Url,
+    /// Needed for a login only.
+    pub(crate) device_authorization_endpoint: Option<Url>,
     pub(crate) token_endpoint: Url,
+    pub(crate) revocation_endpoint: Option<Url>,
     pub(crate) client_id: String,
+    /// Of a confidential client.
+    pub(crate) client_secret: Option<Secret>,
+    pub(crate) client_auth: ClientAuth,
     pub(crate) scope: String,
+    /// RFC 8707 §2.
+    pub(crate) resource: Option<String>,
+    pub(crate) audience: Option<String>,
     /// Whether the device request carries a PKCE challenge, S256 (RFC 7636).
     pub(crate) pkce: bool,
     pub(crate) dialect: Dialect,
+}
+
+impl Server {
+    /// Posts a form to one of this server's endpoints, with what proves who asks and whom the tokens are for.
+    fn post(
+        &self,
+        connection: &Connection,
+        url: &Url,
+        fields: &[(&str, &str)],
+        headers: &[(&'static str, String)],
+        limit: Duration,
+    ) -> Result<Reply, Trouble> {
+        let mut fields = fields.to_vec();
+        let mut headers = headers.to_vec();
+        for (name, value) in [("resource", &self.resource), ("audience", &self.audience)] {
+            fields.extend(value.as_ref().map(|value| (name, value.as_str())));
+        }
+        match (&self.client_secret, self.client_auth) {
+            (Some(secret), ClientAuth::Post) => fields.push(("client_secret", secret.expose())),
+            (Some(secret), ClientAuth::Basic) => headers.push(("authorization", basic(&self.client_id, secret))),
+            (None, _) => {}
+        }
+        connection.post_form(url, &fields, &headers, limit)
+    }
+}
+
+/// RFC 6749 §2.3.1: both halves are form-encoded first.
+fn basic(client_id: &str, secret: &Secret) -> String {
+    let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+    let pair = Zeroizing::new(format!("{}:{}", encode(client_id), encode(secret.expose())));
+    format!("Basic {}", STANDARD.encode(pair.as_bytes()))
+}
+
+/// How a confidential client proves itself at the token endpoint (RFC 6749 §2.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ClientAuth {
+    /// `client_secret_basic`, which a server that names none takes (RFC 8414 §2).
+    #[default]
+    Basic,
+    /// `client_secret_post`
+    Post,
 }
 
 /// What a server says differently from the RFCs.

@@ -34,7 +34,7 @@ pub(crate) fn request(
         ("refresh_token", refresh_token.expose()),
         ("client_id", server.client_id.as_str()),
     ];
-    let reply = connection.post_form(&server.token_endpoint, &fields, &[], limit).map_err(|trouble| {
+    let reply = server.post(connection, &server.token_endpoint, &fields, &[], limit).map_err(|trouble| {
         let host = server.token_endpoint.host_str().unwrap_or_default();
         NotRenewed::Temporary { message: trouble.sentence(host), again: matches!(trouble, Trouble::Refused(_)) }
     })?;

@@ -549,7 +549,7 @@ mod tests {
         let rule = rule(1, None);
         let mut record = Record::new(0, step_length(rule.window));
         let day = rule.zone.day_of(SystemTime::now());
-        let mut take = |record: &mut Record| record.take(&rule, 5_000, &day, SystemTime::now(), &Lease::default()).0;
+        let take = |record: &mut Record| record.take(&rule, 5_000, &day, SystemTime::now(), &Lease::default()).0;
         assert_eq!(take(&mut record), Turn::Now);
         let Turn::Later { step, .. } = take(&mut record) else { panic!("no room") };
         record.give_back(step, 1, day.number());

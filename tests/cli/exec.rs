@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::sandbox::{Outcome, Sandbox};
+use crate::run::Outcome;
+use crate::sandbox::Sandbox;
 use crate::server::Reply;
 
 const REPLACED: &str = "qwenauth: replaced for `env`: OPENAI_API_KEY, OPENAI_ORG_ID\n";

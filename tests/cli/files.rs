@@ -375,7 +375,7 @@ fn can_mount() -> bool {
 }
 
 /// Runs a script as root of a mount namespace of its own.
-fn in_namespace(sandbox: &Sandbox, script: &str) -> crate::sandbox::Outcome {
+fn in_namespace(sandbox: &Sandbox, script: &str) -> crate::run::Outcome {
     let mut unshare = sandbox.other("unshare");
     unshare.args(["-rm", "sh", "-c", script]);
     sandbox.start(unshare).finish()

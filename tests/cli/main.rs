@@ -11,6 +11,7 @@
 )]
 
 mod architecture;
+mod device_flow;
 mod env;
 mod exec;
 mod files;
@@ -23,6 +24,8 @@ mod practice;
 mod processes;
 mod qr;
 mod refresh;
+mod refresh_failures;
+mod run;
 mod sandbox;
 mod server;
 mod shells;

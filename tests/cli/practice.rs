@@ -2,7 +2,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests find the programs they run by the machine's PATH")]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -253,48 +254,72 @@ fn the_program_inside_gets_the_signals_as_they_were_found() {
     assert!(inside.trim_end().ends_with("200"), "{inside}");
 }
 
-/// A sandbox on a terminal of its own, and the other end of that terminal.
+/// The far end of a terminal, and what it has shown.
 #[cfg(target_os = "linux")]
-fn on_a_terminal(place: &Place, arguments: &[&str]) -> (Child, File) {
-    use std::os::fd::OwnedFd;
-
-    use nix::fcntl::OFlag;
-    use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
-
-    // Not openpty(3): programs that other tests start would inherit the terminal and keep it from going away.
-    let terminal = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
-    grantpt(&terminal).unwrap();
-    unlockpt(&terminal).unwrap();
-    let end = || {
-        let flags = OFlag::O_NOCTTY.bits();
-        Stdio::from(
-            File::options().read(true).write(true).custom_flags(flags).open(ptsname_r(&terminal).unwrap()).unwrap(),
-        )
-    };
-    let mut command = place.command("setsid");
-    command.args(["--ctty", PROGRAM, "sandbox"]).args(arguments).stdin(end()).stdout(end()).stderr(end());
-    let child = command.spawn().unwrap();
-    (child, File::from(OwnedFd::from(terminal)))
+struct Terminal {
+    far: File,
+    shown: String,
 }
 
-/// What the terminal shows until it says `last`.
 #[cfg(target_os = "linux")]
-fn shown_until(terminal: &mut File, last: &str) -> String {
-    let (mut shown, mut buffer) = (String::new(), [0; 1024]);
-    while !shown.contains(last) {
-        let length = terminal.read(&mut buffer).unwrap_or_else(|error| panic!("{error} after {shown}"));
-        shown.push_str(&String::from_utf8_lossy(&buffer[..length]));
+impl Terminal {
+    /// A sandbox on a new terminal.
+    fn start(place: &Place, arguments: &[&str]) -> (Child, Self) {
+        use nix::fcntl::OFlag;
+        use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+
+        // Not openpty(3): programs that other tests start would inherit the terminal and keep it from going away.
+        let far = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        grantpt(&far).unwrap();
+        unlockpt(&far).unwrap();
+        let path = ptsname_r(&far).unwrap();
+        let near = File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path).unwrap();
+        let end = || Stdio::from(near.try_clone().unwrap());
+        let mut command = place.command("setsid");
+        command.args(["--ctty", PROGRAM, "sandbox"]).args(arguments).stdin(end()).stdout(end()).stderr(end());
+        let child = command.spawn().unwrap();
+
+        (child, Self { far: File::from(OwnedFd::from(far)), shown: String::new() })
     }
-    shown
+
+    fn type_in(&mut self, keys: &str) {
+        self.far.write_all(keys.as_bytes()).unwrap();
+    }
+
+    fn wait_for(&mut self, text: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self.shown.contains(text) {
+            assert!(self.read_some() && Instant::now() < end, "no {text} in {}", self.shown);
+        }
+    }
+
+    /// Everything shown, once all programs on the terminal have ended.
+    fn read_to_end(mut self) -> String {
+        let end = Instant::now() + PATIENCE;
+        while self.read_some() && Instant::now() < end {}
+        self.shown
+    }
+
+    /// Whether more may come.
+    fn read_some(&mut self) -> bool {
+        let mut buffer = [0; 1024];
+        match self.far.read(&mut buffer) {
+            Ok(length) => self.shown.push_str(&String::from_utf8_lossy(&buffer[..length])),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(5)),
+            // Nobody has the terminal open any more.
+            Err(_) => return false,
+        }
+        true
+    }
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn ctrl_c_that_ends_the_program_ends_the_sandbox_and_leaves_nothing() {
     let place = Place::new();
-    let (mut child, mut terminal) = on_a_terminal(&place, &["--", "sh", "-c", "echo up; exec sleep 600"]);
-    shown_until(&mut terminal, "up");
-    terminal.write_all(b"\x03").unwrap();
+    let (mut child, mut terminal) = Terminal::start(&place, &["--", "sh", "-c", "echo up; exec sleep 600"]);
+    terminal.wait_for("up");
+    terminal.type_in("\x03");
     assert_eq!(wait(&mut child).signal(), Some(Signal::SIGINT as i32));
     assert!(place.is_untouched());
 }
@@ -304,16 +329,13 @@ fn ctrl_c_that_ends_the_program_ends_the_sandbox_and_leaves_nothing() {
 fn ctrl_c_that_the_program_outlives_reaches_it_once() {
     let place = Place::new();
     let script = "trap 'echo caught' INT; echo up; until read line; do :; done; exit 6";
-    let (mut child, mut terminal) = on_a_terminal(&place, &["--", "sh", "-c", script]);
-    shown_until(&mut terminal, "up");
-    terminal.write_all(b"\x03").unwrap();
-    let mut shown = shown_until(&mut terminal, "caught");
-    terminal.write_all(b"\n").unwrap();
+    let (mut child, mut terminal) = Terminal::start(&place, &["--", "sh", "-c", script]);
+    terminal.wait_for("up");
+    terminal.type_in("\x03");
+    terminal.wait_for("caught");
+    terminal.type_in("\n");
     let status = wait(&mut child);
-    let mut buffer = [0; 1024];
-    while let Ok(length @ 1..) = terminal.read(&mut buffer) {
-        shown.push_str(&String::from_utf8_lossy(&buffer[..length]));
-    }
+    let shown = terminal.read_to_end();
     assert_eq!(status.code(), Some(6));
     assert_eq!(shown.matches("caught").count(), 1, "{shown}");
     assert!(place.is_untouched());
@@ -323,8 +345,8 @@ fn ctrl_c_that_the_program_outlives_reaches_it_once() {
 #[test]
 fn a_terminal_that_goes_away_takes_program_and_sandbox_along() {
     let place = Place::new();
-    let (mut child, mut terminal) = on_a_terminal(&place, &["--", "sh", "-c", "echo up; exec sleep 600"]);
-    shown_until(&mut terminal, "up");
+    let (mut child, mut terminal) = Terminal::start(&place, &["--", "sh", "-c", "echo up; exec sleep 600"]);
+    terminal.wait_for("up");
     drop(terminal);
     assert_eq!(wait(&mut child).signal(), Some(Signal::SIGHUP as i32));
     assert!(place.is_untouched());
@@ -334,10 +356,10 @@ fn a_terminal_that_goes_away_takes_program_and_sandbox_along() {
 #[test]
 fn a_shell_on_a_terminal_is_told_where_it_is_and_approves_in_a_browser_only() {
     let place = Place::new();
-    let (mut child, mut terminal) = on_a_terminal(&place, &[]);
-    shown_until(&mut terminal, "`exit` ends it");
-    terminal.write_all(b"qwenauth login qwen --timeout 1s --no-browser; echo code-$?; exit 0\n").unwrap();
-    shown_until(&mut terminal, "code-4");
+    let (mut child, mut terminal) = Terminal::start(&place, &[]);
+    terminal.wait_for("`exit` ends it");
+    terminal.type_in("qwenauth login qwen --timeout 1s --no-browser; echo code-$?; exit 0\n");
+    terminal.wait_for("code-4");
     assert_eq!(wait(&mut child).code(), Some(0));
     assert!(place.is_untouched());
 }

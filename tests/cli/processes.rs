@@ -9,7 +9,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::refresh::holds_the_renewal;
-use crate::sandbox::{Running, Sandbox, credential, until, write_private};
+use crate::run::Running;
+use crate::sandbox::{Sandbox, credential, until, write_private};
 use crate::server::{Ask, Gate, Reply};
 
 const WAITING: &str = "qwenauth: waiting for another process that holds `{home}/.qwen/.oauth_creds.qwenauth-lock`\n";

@@ -1,26 +1,22 @@
 //! The real program in a home directory of its own, with a server of its own on loopback.
 //!
-//! Silence is the rule: a run is expected to end with 0 and to print nothing, unless the test says otherwise, and no
-//! run may show a secret or leave one in a file other than the credential file. All tokens here start with `granted-`
-//! so that this can be checked after every run and every test.
+//! No secret may be left in a file other than the credential file. All tokens here start with `granted-`, so that this
+//! is checked after every test.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
-use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::run::{Outcome, Running};
 use crate::server::{Ask, PATIENCE, Reply, Server};
 
 /// A user without privileges, for tests that run as root.
@@ -201,17 +197,14 @@ impl Sandbox {
         self.start(self.command(arguments))
     }
 
-    pub(crate) fn start(&self, mut command: Command) -> Running {
-        let mut child = command.spawn().unwrap();
-        let stdout = Stream::of(child.stdout.take());
-        let stderr = Stream::of(child.stderr.take());
+    pub(crate) fn start(&self, command: Command) -> Running {
         let names = [
             (self.server.url(), "{server}"),
             (self.server.address().to_owned(), "{address}"),
             (self.home().display().to_string(), "{home}"),
             (self.directory.path().display().to_string(), "{sandbox}"),
         ];
-        Running { child: Some(child), stdout, stderr, names }
+        Running::start(command, names)
     }
 
     /// Names of all that lies beside the credential file, sorted.
@@ -297,236 +290,4 @@ pub(crate) fn possible(holds: bool, what: &str) -> bool {
         println!("skipped: this machine cannot {what}");
     }
     holds
-}
-
-/// What a process has printed so far, and whether it can print more.
-#[derive(Clone)]
-struct Stream(Arc<(Mutex<Printed>, Condvar)>);
-
-/// The bytes, and whether they are all.
-type Printed = (Vec<u8>, bool);
-
-impl Stream {
-    fn of(source: Option<impl Read + Send + 'static>) -> Self {
-        let stream = Self(Arc::new((Mutex::new((Vec::new(), source.is_none())), Condvar::new())));
-        if let Some(mut source) = source {
-            let stream = stream.clone();
-            thread::spawn(move || {
-                let mut buffer = [0; 4096];
-                loop {
-                    let count = source.read(&mut buffer).unwrap_or(0);
-                    let mut state = stream.0.0.lock().unwrap();
-                    state.0.extend_from_slice(&buffer[..count]);
-                    state.1 = count == 0;
-                    stream.0.1.notify_all();
-                    if count == 0 {
-                        return;
-                    }
-                }
-            });
-        }
-        stream
-    }
-
-    /// The text, once it is complete or satisfies the condition; nothing when neither comes.
-    fn once(&self, enough: impl Fn(&str) -> bool) -> Option<String> {
-        let text = |state: &Printed| String::from_utf8_lossy(&state.0).into_owned();
-        let state = self.0.0.lock().unwrap();
-        let (state, waited) =
-            self.0.1.wait_timeout_while(state, PATIENCE, |state| !state.1 && !enough(&text(state))).unwrap();
-        (!waited.timed_out()).then(|| text(&state))
-    }
-}
-
-/// A run that has begun.
-pub(crate) struct Running {
-    child: Option<Child>,
-    stdout: Stream,
-    stderr: Stream,
-    names: [(String, &'static str); 4],
-}
-
-impl Running {
-    pub(crate) fn id(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
-    }
-
-    #[track_caller]
-    pub(crate) fn wait_for_stderr(&self, text: &str) {
-        let said = self.stderr.once(|said| said.contains(text)).expect("neither the text nor an end");
-        assert!(said.contains(text), "`{text}` awaited, but the run ended with: {said}");
-    }
-
-    #[track_caller]
-    pub(crate) fn wait_for_stdout(&self, text: &str) {
-        let said = self.stdout.once(|said| said.contains(text)).expect("neither the text nor an end");
-        assert!(said.contains(text), "`{text}` awaited, but the run ended with: {said}");
-    }
-
-    /// The first lines of stdout, once they are there.
-    #[track_caller]
-    pub(crate) fn first_lines(&self, count: usize) -> Vec<String> {
-        let said = self.stdout.once(|said| said.matches('\n').count() >= count).expect("neither the lines nor an end");
-        assert!(said.matches('\n').count() >= count, "{count} lines awaited, but the run ended with: {said}");
-        said.lines().take(count).map(str::to_owned).collect()
-    }
-
-    /// Waits until it has that file open (or has ended).
-    #[track_caller]
-    pub(crate) fn wait_until_open(&self, path: &Path) {
-        let path = fs::canonicalize(path.parent().unwrap()).unwrap().join(path.file_name().unwrap());
-        let descriptors = format!("/proc/{}/fd", self.id());
-        until("a process has the file open", || match fs::read_dir(&descriptors) {
-            Ok(entries) => {
-                let mut open = 0;
-                let mut found = false;
-                for entry in entries.flatten() {
-                    open += 1;
-                    found |= fs::read_link(entry.path()).is_ok_and(|target| target == path);
-                }
-                found || open == 0
-            }
-            Err(_) => true,
-        });
-    }
-
-    #[track_caller]
-    pub(crate) fn finish(mut self) -> Outcome {
-        let stdout = self.stdout.once(|_| false).expect("the run does not end");
-        let stderr = self.stderr.once(|_| false).expect("the run does not end");
-        let status = self.child.take().unwrap().wait().unwrap();
-        Outcome {
-            stdout: self.named(&stdout),
-            stderr: self.named(&stderr),
-            status,
-            expected_status: false,
-            expected_stdout: false,
-            expected_stderr: false,
-        }
-    }
-
-    fn named(&self, text: &str) -> String {
-        self.names.iter().fold(text.to_owned(), |text, (value, name)| text.replace(value, name))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            drop(child.kill());
-            drop(child.wait());
-        }
-    }
-}
-
-/// A run that has ended. What the test does not speak of must be: exit code 0, nothing printed.
-pub(crate) struct Outcome {
-    status: ExitStatus,
-    /// With `{server}`, `{address}`, `{home}` and `{sandbox}` for what differs from run to run
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-    expected_status: bool,
-    expected_stdout: bool,
-    expected_stderr: bool,
-}
-
-impl Outcome {
-    #[track_caller]
-    pub(crate) fn exits(mut self, code: i32) -> Self {
-        self.expected_status = true;
-        assert_eq!(self.status.code(), Some(code), "{self}");
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn dies_by(mut self, signal: Signal) -> Self {
-        self.expected_status = true;
-        assert_eq!(self.status.signal(), Some(signal as i32), "{self}");
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn stdout(mut self, text: &str) -> Self {
-        self.expected_stdout = true;
-        assert_eq!(self.stdout, text, "{self}");
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn stderr(mut self, text: &str) -> Self {
-        self.expected_stderr = true;
-        assert_eq!(self.stderr, text, "{self}");
-        self
-    }
-
-    /// For a text with a number in it that time changes.
-    #[track_caller]
-    pub(crate) fn stderr_one_of(mut self, texts: impl IntoIterator<Item = String>) -> Self {
-        self.expected_stderr = true;
-        assert!(texts.into_iter().any(|text| text == self.stderr), "{self}");
-        self
-    }
-
-    /// One error, at most one hint (empty: none), nothing else on stderr.
-    #[track_caller]
-    pub(crate) fn fails(self, code: i32, error: &str, hint: &str) -> Self {
-        let error = format!("qwenauth: error: {error}\n");
-        let hint = if hint.is_empty() { String::new() } else { format!("qwenauth: hint: {hint}\n") };
-        self.exits(code).stderr(&(error + &hint))
-    }
-
-    /// The test looks at stdout itself.
-    pub(crate) fn any_stdout(mut self) -> Self {
-        self.expected_stdout = true;
-        self
-    }
-
-    /// The test looks at stderr itself.
-    pub(crate) fn any_stderr(mut self) -> Self {
-        self.expected_stderr = true;
-        self
-    }
-
-    pub(crate) fn code(&self) -> Option<i32> {
-        self.status.code()
-    }
-
-    /// Stdout, one JSON value a line.
-    #[track_caller]
-    pub(crate) fn json_lines(&mut self) -> Vec<Value> {
-        self.expected_stdout = true;
-        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{self}"))).collect()
-    }
-
-    /// Stdout, one JSON value.
-    #[track_caller]
-    pub(crate) fn json(&mut self) -> Value {
-        self.expected_stdout = true;
-        serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("{self}"))
-    }
-}
-
-impl std::fmt::Display for Outcome {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}\nstdout: {}\nstderr: {}", self.status, self.stdout, self.stderr)
-    }
-}
-
-impl Drop for Outcome {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            return;
-        }
-        assert!(self.expected_status || self.status.success(), "{self}");
-        assert!(self.expected_stdout || self.stdout.is_empty(), "{self}");
-        assert!(self.expected_stderr || self.stderr.is_empty(), "{self}");
-        assert!(!self.stderr.contains("granted-"), "a secret on stderr: {self}");
-        for secret in ["granted-refresh", "granted-device"] {
-            assert!(!self.stdout.contains(secret), "a secret on stdout: {self}");
-        }
-    }
 }

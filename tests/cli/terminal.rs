@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::login::device_code;
 use crate::qr;
-use crate::sandbox::{Running, Sandbox, credential};
+use crate::run::Running;
+use crate::sandbox::{Sandbox, credential};
 use crate::server::{Ask, PATIENCE, Reply};
 
 const LARGE: (u16, u16) = (60, 120);
@@ -81,7 +82,7 @@ fn denied() -> Sandbox {
 fn a_valid_login_is_kept_when_the_person_says_no() {
     let sandbox = Sandbox::new().logged_in();
     let before = sandbox.content();
-    let mut terminal = Terminal::run(&sandbox, &["login"], LARGE);
+    let mut terminal = Terminal::run(&sandbox, &["login", "qwen"], LARGE);
     terminal.wait_for("Log in again?");
     terminal.types("n");
     terminal.exits(0);
@@ -91,7 +92,7 @@ fn a_valid_login_is_kept_when_the_person_says_no() {
 #[test]
 fn a_valid_login_is_replaced_when_the_person_says_yes() {
     let sandbox = crate::login::polls([]).granted().credential_is(credential("old"));
-    let mut terminal = Terminal::run(&sandbox, &["login"], LARGE);
+    let mut terminal = Terminal::run(&sandbox, &["login", "qwen"], LARGE);
     terminal.wait_for("Log in again?");
     terminal.types("y");
     terminal.exits(0);
@@ -100,7 +101,7 @@ fn a_valid_login_is_replaced_when_the_person_says_yes() {
 
 #[test]
 fn a_large_terminal_shows_a_qr_code_that_any_camera_reads() {
-    let screen = Terminal::run(&denied(), &["login"], LARGE).exits(4);
+    let screen = Terminal::run(&denied(), &["login", "qwen"], LARGE).exits(4);
     let text = screen.replace('\r', "");
     let code: Vec<&str> = text.lines().filter(|line| line.contains(['█', '▀', '▄'])).collect();
     qr::leads_to_the_page(&code.join("\n"));
@@ -109,7 +110,7 @@ fn a_large_terminal_shows_a_qr_code_that_any_camera_reads() {
 #[test]
 fn a_small_terminal_shows_the_address_alone() {
     for size in [(24, 30), (10, 120)] {
-        let screen = Terminal::run(&denied(), &["login"], size).exits(4);
+        let screen = Terminal::run(&denied(), &["login", "qwen"], size).exits(4);
         assert!(!screen.contains(['█', '▀', '▄']), "{screen}");
         assert!(screen.contains(qr::URL), "{screen}");
     }
@@ -118,7 +119,7 @@ fn a_small_terminal_shows_the_address_alone() {
 #[test]
 fn a_waiting_login_shows_the_time_left() {
     let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60, "expires_in": 600})));
-    let mut terminal = Terminal::run(&sandbox, &["login"], LARGE);
+    let mut terminal = Terminal::run(&sandbox, &["login", "qwen"], LARGE);
     terminal.wait_for("9:5");
     terminal.running.signal(nix::sys::signal::Signal::SIGTERM);
     drop(terminal.running.finish().dies_by(nix::sys::signal::Signal::SIGTERM));
@@ -126,7 +127,7 @@ fn a_waiting_login_shows_the_time_left() {
 
 #[test]
 fn the_address_stands_on_a_line_of_its_own() {
-    let screen = Terminal::run(&denied(), &["login", "--qr", "never"], LARGE).exits(4);
+    let screen = Terminal::run(&denied(), &["login", "qwen", "--qr", "never"], LARGE).exits(4);
     assert!(screen.lines().any(|line| line.trim_end_matches('\r') == qr::URL), "{screen}");
 }
 

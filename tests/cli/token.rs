@@ -178,12 +178,12 @@ fn a_profile_that_is_not_there_is_not_logged_in() {
     Sandbox::new().logged_in().run(["token", "--profile", "work"]).fails(
         4,
         "not logged in: there is no credential for `work`",
-        "run `qwenauth login --profile work`",
+        "run `qwenauth login PROVIDER --profile work`",
     );
     Sandbox::new().logged_in().variable("QWENAUTH_PROFILE", "work").run(["token"]).fails(
         4,
         "not logged in: there is no credential for `work`",
-        "run `qwenauth login --profile work`",
+        "run `qwenauth login PROVIDER --profile work`",
     );
 }
 

@@ -1,4 +1,4 @@
-"""One machine for one test: an empty home directory, a provider of its own, `qwenauth`, and the programs that run there.
+"""One machine for one test: an empty home directory, a provider of its own, `qwenauth` and the programs beside it.
 
 Every process is bounded in time and ended, with its children, when the test is over. Outside loopback there is nothing:
 the proxy variables name a closed port, so a client that wants the internet fails at once, and `qwenauth` must not use

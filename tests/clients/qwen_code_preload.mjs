@@ -1,6 +1,6 @@
 // Loaded into Qwen Code by NODE_OPTIONS: its OAuth host, which nothing else can set, becomes the practice provider; and
-// it adds a byte to the files SIGNS/waits (the lock was found taken) and SIGNS/unlocked (the lock was removed), so that a
-// test can await or prove those moments.
+// the files SIGNS/waits (the lock was found taken) and SIGNS/unlocked (the lock was removed) grow each time, so
+// that a test can await or prove those moments.
 import fs from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 

@@ -1,4 +1,4 @@
-"""Qwen Code shares its credential file and lock with `qwenauth`: each uses what the other wrote, and one refresh serves both."""
+"""Qwen Code shares its file and its lock with `qwenauth`: each uses what the other wrote, one refresh serves both."""
 
 import json
 from functools import partial
@@ -115,14 +115,18 @@ def is_waited_for_by_qwenauth_which_adopts_its_token(version, machine):
     machine.assert_refreshed_once_by(QWEN_CODE)
 
 
-def renew_while(machine, qwen, leave):
-    """Starts a renewal, lets `leave` end a Qwen Code that takes the lock with it."""
+def start_renewal(machine):
+    """A renewal by `qwenauth` whose request the provider holds back."""
     machine.provider.refresh_gate.close()
     renewing = machine.start_qwenauth("refresh")
     renewing.wait_until_held(machine.provider.refresh_gate)
-    leave()
+    return renewing
+
+
+def finish_renewal(machine, qwen, renewing):
+    """Lets the renewal end after Qwen Code has removed its lock."""
     qwen.assert_it_removed_the_lock()
-    until(machine.lock_file.exists, "qwenauth to make its lock again")
+    until(machine.lock_file.exists, "`qwenauth` to make its lock again", seconds=10)
     machine.provider.refresh_gate.open()
     renewing.succeed()
 
@@ -133,12 +137,10 @@ def may_end_while_qwenauth_renews(version, machine):
     machine.provider.model_gate.close()
     asking = qwen.start("ping")
     asking.wait_until_held(machine.provider.model_gate)
-
-    def end_with_an_answer():
-        machine.provider.model_gate.open()
-        assert_answered(asking, "ping")
-
-    renew_while(machine, qwen, end_with_an_answer)
+    renewing = start_renewal(machine)
+    machine.provider.model_gate.open()
+    assert_answered(asking, "ping")
+    finish_renewal(machine, qwen, renewing)
     machine.assert_refreshed_once_by(QWENAUTH)
 
 
@@ -148,12 +150,10 @@ def may_be_interrupted_while_qwenauth_renews(version, machine):
     machine.provider.model_gate.close()
     asking = qwen.start("ping")
     asking.wait_until_held(machine.provider.model_gate)
-
-    def interrupt():
-        asking.interrupt()
-        asking.wait_for_all()
-
-    renew_while(machine, qwen, interrupt)
+    renewing = start_renewal(machine)
+    asking.interrupt()
+    asking.wait_for_all()
+    finish_renewal(machine, qwen, renewing)
     machine.assert_refreshed_once_by(QWENAUTH)
 
 
@@ -162,16 +162,13 @@ def may_be_interrupted_while_it_waits_for_qwenauth(version, machine):
     qwen = QwenCode(version, machine)
     machine.login()
     machine.expire()
-    waiting = []
-
-    def interrupt():
-        waiting.append(qwen.start("ping"))
-        waiting[0].wait_for(lambda: qwen.lock_tries() >= 8, "met the lock 8 times")  # then every 2 s
-        waiting[0].interrupt()
-        until(lambda: qwen.lock_tries() >= 9, "the interrupted Qwen Code to meet the lock again")
-
-    renew_while(machine, qwen, interrupt)
-    waiting[0].wait_for_all()
+    renewing = start_renewal(machine)
+    waiting = qwen.start("ping")
+    waiting.wait_for(lambda: qwen.lock_tries() >= 7, "met the lock 7 times")  # the next try is a second away
+    waiting.interrupt()
+    until(lambda: qwen.lock_tries() >= 8, "the interrupted Qwen Code to meet the lock again", seconds=10)
+    finish_renewal(machine, qwen, renewing)
+    waiting.wait_for_all()
     machine.assert_refreshed_once_by(QWENAUTH)
 
 
@@ -179,7 +176,8 @@ def answers_in_the_sandbox(machine):
     """The sandbox moves Qwen Code's directory, which releases since 0.15.10 follow."""
     qwen = QwenCode("0.24.4", machine)
     script = 'cp "$0" "$QWEN_HOME" && qwenauth login --no-browser && exec "$@"'
-    done = machine.run("qwenauth", "sandbox", "--", "sh", "-c", script, qwen.settings, *qwen.command("ping"), **qwen.environment)
+    inside = ["sh", "-c", script, qwen.settings, *qwen.command("ping")]
+    done = machine.run("qwenauth", "sandbox", "--", *inside, **qwen.environment)
     assert "You said:" in done.stdout and "ping" in done.stdout, f"no answer in {done.stdout!r}"
     assert not machine.credential_file.exists(), "the sandbox wrote into the home directory"
 

@@ -10,7 +10,10 @@ use super::upstream::{Asked, CHAT, Gateway, Upstream, configured, error, fine, l
 use crate::sandbox::Sandbox;
 
 /// A window of 3 s instead of a minute.
-const SCALED: &str = "[providers.qwen.limits]\nwindow = \"3s\"\n";
+const SCALED: &str = "[providers.qwen.limits]\nwindow = \"3s\"\nrequests_per_day = 1000\n";
+
+/// A limit that warns and does not refuse.
+const OF_THE_DAY: &str = "[providers.qwen.limits]\nrequests_per_day = 1000\n";
 
 fn scaled(upstream: &Upstream) -> Sandbox {
     configured(logged_in(upstream), SCALED)
@@ -92,7 +95,7 @@ fn twenty_processes_that_hammer_keep_the_limit_and_lose_no_turn() {
 #[test]
 fn a_client_that_leaves_while_it_waits_gives_its_turn_back() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
+    let sandbox = configured(logged_in(&upstream), OF_THE_DAY);
     let gateway = Gateway::start(&sandbox, &["--rpm", "2"]);
     gateway.many(2);
     let waiting: Vec<_> = (0..10).map(|_| gateway.send("POST /v1/chat/completions", "", CHAT)).collect();
@@ -139,7 +142,7 @@ fn the_users_own_limit_of_the_day_refuses_over_processes() {
 fn a_day_that_the_server_calls_over_is_not_asked_for_again() {
     let over = error("429 Too Many Requests", "", "429", "Rate limit exceeded: free-models-per-day");
     let upstream = Upstream::always(over);
-    let sandbox = logged_in(&upstream);
+    let sandbox = configured(logged_in(&upstream), OF_THE_DAY);
     for _ in 0..2 {
         let gateway = Gateway::start(&sandbox, &[]);
         assert_eq!(gateway.chat().is(429).code(), "daily_limit_reached");

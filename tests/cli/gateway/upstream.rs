@@ -6,7 +6,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::sandbox::{Running, Sandbox};
+use crate::run::Running;
+use crate::sandbox::Sandbox;
 use crate::server::PATIENCE;
 
 #[derive(Debug, Clone)]

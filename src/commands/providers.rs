@@ -1,0 +1,197 @@
+//! `providers`: compare the known providers.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{Setting, Surroundings, print};
+use crate::cli::ProvidersArgs;
+use crate::error::printable;
+use crate::providers::{self, Ci, Open, Overrides, Provider};
+
+pub(crate) fn run(args: &ProvidersArgs, setting: &Setting) -> Result<()> {
+    let surroundings = Surroundings::look();
+    // The committed table speaks of the program, not of somebody's configuration.
+    let none = Overrides::default();
+    let overrides = if args.markdown { &none } else { &setting.config.overrides };
+    let names = match &args.name {
+        Some(name) => vec![name.clone()],
+        None => providers::names(overrides),
+    };
+    let found = names.iter().map(|name| providers::find(name, overrides)).collect::<Result<Vec<Provider>>>()?;
+    if args.markdown {
+        return print(&found.iter().fold(MARKDOWN.to_owned(), |text, provider| text + &markdown(provider)));
+    }
+    if args.json {
+        let rows: Vec<Value> = found.iter().map(|provider| object(provider, surroundings)).collect();
+        return print(&format!("{:#}\n", json!({ "providers": rows })));
+    }
+    match (&args.name, found.first()) {
+        (Some(_), Some(provider)) => print(&in_full(provider, surroundings)),
+        _ => print(&table(&found, surroundings)),
+    }
+}
+
+const MARKDOWN: &str = "\
+| provider | login | headless | CI | verified how | tested against |
+|---|---|---|---|---|---|
+";
+
+fn markdown(provider: &Provider) -> String {
+    format!(
+        "| `{}` | {} | {} | {} | {} | {} |\n",
+        provider.name,
+        ways(provider).join(", "),
+        headless(provider),
+        ci(provider),
+        verified(provider),
+        provider.tested
+    )
+}
+
+/// The ways in, the usual one first.
+fn ways(provider: &Provider) -> Vec<&'static str> {
+    let mut ways = Vec::new();
+    if provider.authorize.is_some() {
+        ways.push("browser (PKCE)");
+        ways.push("pasted code");
+    }
+    match &provider.key {
+        Some(key) if key.optional => ways.push("API key, if the server wants one"),
+        Some(_) => ways.push("API key"),
+        None => {}
+    }
+    match &provider.oauth {
+        Some(oauth) if oauth.client_id.is_some() => ways.push("device flow"),
+        Some(_) => ways.push("device flow with a `client_id` of your own"),
+        None if provider.key.is_none() => ways.push("API key"),
+        None => {}
+    }
+    ways
+}
+
+/// No way in needs a browser on this machine; some need a person with one elsewhere.
+fn headless(provider: &Provider) -> &'static str {
+    match (&provider.key, &provider.authorize) {
+        (None, _) if provider.oauth.is_some() => "yes, approved on another device",
+        (_, Some(_)) => "yes, by pasting a code or a key",
+        _ => "yes",
+    }
+}
+
+fn ci(provider: &Provider) -> &'static str {
+    match provider.ci {
+        Ci::Allowed => "yes",
+        Ci::Forbidden => "forbidden by its terms",
+        Ci::Unclear => "unclear",
+    }
+}
+
+fn verified(provider: &Provider) -> String {
+    const CHAT: &str = "a chat request for one token";
+    let verify = &provider.verify;
+    let get = match verify.get.as_str() {
+        "chat" => return CHAT.into(),
+        url if url.contains("://") => format!("`GET {}`", url.trim_start_matches("https://")),
+        path => format!("`GET …/{path}`"),
+    };
+    match verify.open {
+        None => get,
+        Some(Open::Chat) => format!("{get}; where that is open to all, {CHAT}"),
+        Some(Open::Unclear) => format!("{get}, if that is not open to all"),
+        Some(Open::Fine) => format!("{get}; open servers need no key"),
+    }
+}
+
+fn table(found: &[Provider], surroundings: Surroundings) -> String {
+    let mut text = format!("{:<12} {:<9} {:<31} PRICE AND LIMITS\n", "PROVIDER", "CI", "HERE");
+    for provider in found {
+        let short = match provider.ci {
+            Ci::Allowed => "yes",
+            Ci::Forbidden => "forbidden",
+            Ci::Unclear => "unclear",
+        };
+        let here = surroundings.verdict(provider);
+        text += &format!("{:<12} {short:<9} {here:<31} {}\n", printable(&provider.name), printable(&provider.price));
+        if !matches!(provider.limits.text.as_str(), "" | "none") {
+            text += &format!("{:<54} {}\n", "", printable(&provider.limits.text));
+        }
+    }
+    let mut here = Vec::new();
+    for (holds, what) in [
+        (surroundings.graphical, "a graphical session"),
+        (surroundings.ssh, "SSH"),
+        (surroundings.container, "a container"),
+        (surroundings.ci, "CI"),
+    ] {
+        if holds {
+            here.push(what);
+        }
+    }
+    let here = if here.is_empty() { "no graphical session".to_owned() } else { here.join(", ") };
+    text + &format!(
+        "\nHere: {here}. Every login works without a browser on this machine. `qwenauth providers NAME` says more.\n"
+    )
+}
+
+fn in_full(provider: &Provider, surroundings: Surroundings) -> String {
+    let mut lines = vec![format!("{} ({})", provider.title, provider.name)];
+    let mut fact = |label: &str, value: &str| {
+        if !value.is_empty() {
+            lines.push(format!("  {label:<10} {}", printable(value)));
+        }
+    };
+    fact("note", provider.note.as_deref().unwrap_or_default());
+    fact("price", &provider.price);
+    fact("limits", &provider.limits.text);
+    fact("use for", &provider.use_for);
+    fact("CI", ci(provider));
+    fact("login", &ways(provider).join(", "));
+    fact("here", &surroundings.verdict(provider));
+    fact("verified", &verified(provider));
+    fact("base URL", &provider.base_url);
+    for (name, region) in &provider.regions {
+        fact("region", &format!("{name:<5} {} ({})", region.base_url, region.title));
+    }
+    if let Some(key) = &provider.key {
+        fact("variables", &key.variables.join(", "));
+        fact("key", key.page.as_deref().unwrap_or_default());
+        fact("delete it", key.delete.as_deref().unwrap_or_default());
+        if let Some(prefix) = &key.prefix {
+            fact("looks like", &format!("{prefix}…"));
+        }
+    }
+    if provider.short_lived.is_some() {
+        fact("also", "`--short-lived` keys of at most 30 minutes");
+    }
+    for model in &provider.models {
+        let default = if provider.default_model.as_deref() == Some(&model.id) { " (default)" } else { "" };
+        let context = model.context.map(|tokens| format!(", {tokens} tokens of context")).unwrap_or_default();
+        fact("model", &format!("{}{context}{default}", model.id));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn object(provider: &Provider, surroundings: Surroundings) -> Value {
+    json!({
+        "provider": provider.name,
+        "title": provider.title,
+        "note": provider.note,
+        "base_url": Some(&provider.base_url).filter(|url| !url.is_empty()),
+        "default_region": provider.default_region,
+        "regions": provider.regions,
+        "default_model": provider.default_model,
+        "models": provider.models,
+        "login": ways(provider),
+        "headless": true,
+        "ci": provider.ci,
+        "price": provider.price,
+        "use_for": provider.use_for,
+        "limits": provider.limits,
+        "key": provider.key,
+        "short_lived": provider.short_lived.is_some(),
+        "verify": provider.verify,
+        "headers": provider.headers("{user-agent}").into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+        "tested": provider.tested,
+        "here": surroundings.verdict(provider),
+    })
+}

@@ -1,0 +1,145 @@
+//! Discovery: what an issuer says of its endpoints (OpenID Connect Discovery 1.0, RFC 8414).
+//!
+//! Hazard: a document that names another issuer, or endpoints somewhere else, takes the tokens of a login with it.
+//! Rule: the issuer inside must be the one asked (RFC 8414 §3.3), every endpoint is checked as any URL is, and only an
+//! issuer on this machine may name endpoints on this machine.
+
+use anyhow::Result;
+use serde::Deserialize;
+use url::Url;
+
+use super::{ClientAuth, REQUEST_LIMIT};
+use crate::error::{Failed, Failure, printable};
+use crate::http::{self, Network, Reply, is_loopback};
+
+/// What is kept of an issuer.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoints {
+    pub(crate) issuer: String,
+    pub(crate) device_authorization_endpoint: Option<Url>,
+    pub(crate) token_endpoint: Url,
+    pub(crate) revocation_endpoint: Option<Url>,
+    pub(crate) client_auth: ClientAuth,
+}
+
+/// The metadata of OpenID Connect Discovery 1.0 §3 and RFC 8414 §2, as far as it is used.
+#[derive(Deserialize)]
+struct Document {
+    issuer: String,
+    device_authorization_endpoint: Option<String>,
+    token_endpoint: Option<String>,
+    revocation_endpoint: Option<String>,
+    token_endpoint_auth_methods_supported: Option<Vec<String>>,
+}
+
+/// Asks `issuer` for its endpoints.
+///
+/// Errors: temporary while it cannot be asked; other when it says what cannot be used.
+pub(crate) fn find(issuer: &str, network: &Network) -> Result<Endpoints> {
+    let url = http::endpoint(issuer)?;
+    let connection = network.connect(&url)?;
+    let mut last = None;
+    for location in locations(&url) {
+        let reply = connection.get(&location, None, &[], REQUEST_LIMIT).map_err(|trouble| {
+            temporary(format!(
+                "cannot read the discovery document of `{issuer}`: {}",
+                trouble.sentence(location.host_str().unwrap_or_default())
+            ))
+        })?;
+        match read(&reply) {
+            Ok(document) => return check(issuer, &url, &document),
+            Err(error) if last.is_none() => last = Some(error),
+            Err(_) => {}
+        }
+    }
+    let why = last.unwrap_or_default();
+    Err(temporary(format!("`{issuer}` has no discovery document: {why}")).into())
+}
+
+/// OpenID Connect appends to the issuer's path, RFC 8414 §3.1 goes before it.
+fn locations(issuer: &Url) -> Vec<Url> {
+    let path = issuer.path().trim_end_matches('/');
+    ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"]
+        .into_iter()
+        .zip([true, false])
+        .map(|(name, appended)| {
+            let mut url = issuer.clone();
+            url.set_query(None);
+            url.set_fragment(None);
+            url.set_path(&if appended { format!("{path}{name}") } else { format!("{name}{path}") });
+            url
+        })
+        .collect()
+}
+
+fn read(reply: &Reply) -> Result<Document, String> {
+    if reply.is_html() {
+        return Err(format!("it answered {} with HTML", reply.status));
+    }
+    if reply.status != 200 {
+        return Err(format!("it answered {}", reply.status));
+    }
+    serde_json::from_slice(&reply.body).map_err(|_| "what it answered is not one".to_owned())
+}
+
+fn check(issuer: &str, url: &Url, document: &Document) -> Result<Endpoints> {
+    let other = |why: String| Failed::new(Failure::Other, format!("the discovery document of `{issuer}` {why}"));
+    if document.issuer.trim_end_matches('/') != issuer.trim_end_matches('/') {
+        return other(format!("names another issuer, `{}`", printable(&document.issuer)))
+            .hint("set `issuer` in config.toml to the issuer itself, if that is the one you trust")
+            .err();
+    }
+    let endpoint = |text: &Option<String>, name: &str| -> Result<Option<Url>> {
+        let Some(text) = text else { return Ok(None) };
+        let endpoint = http::endpoint(text)?;
+        if is_loopback(&endpoint) && !is_loopback(url) {
+            return other(format!("names a `{name}` on this machine")).err();
+        }
+        Ok(Some(endpoint))
+    };
+    let Some(token_endpoint) = endpoint(&document.token_endpoint, "token_endpoint")? else {
+        return other("names no `token_endpoint`".into()).err();
+    };
+    let methods = document.token_endpoint_auth_methods_supported.as_deref();
+    let basic = methods.is_none_or(|methods| methods.iter().any(|method| method == "client_secret_basic"));
+    Ok(Endpoints {
+        issuer: issuer.to_owned(),
+        device_authorization_endpoint: endpoint(
+            &document.device_authorization_endpoint,
+            "device_authorization_endpoint",
+        )?,
+        token_endpoint,
+        revocation_endpoint: endpoint(&document.revocation_endpoint, "revocation_endpoint")?,
+        client_auth: if basic { ClientAuth::Basic } else { ClientAuth::Post },
+    })
+}
+
+fn temporary(message: String) -> Failed {
+    Failed::new(Failure::Temporary, message).hint("check `issuer` in config.toml; nothing was changed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_of_document_are_looked_for() {
+        let of = |issuer: &str| -> Vec<String> {
+            locations(&Url::parse(issuer).unwrap()).into_iter().map(String::from).collect()
+        };
+        assert_eq!(
+            of("https://corp.example/realms/a/"),
+            [
+                "https://corp.example/realms/a/.well-known/openid-configuration",
+                "https://corp.example/.well-known/oauth-authorization-server/realms/a"
+            ]
+        );
+        assert_eq!(
+            of("https://corp.example"),
+            [
+                "https://corp.example/.well-known/openid-configuration",
+                "https://corp.example/.well-known/oauth-authorization-server"
+            ]
+        );
+    }
+}

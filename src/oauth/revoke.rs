@@ -1,0 +1,30 @@
+//! Revoking a token (RFC 7009): one request that may fail without harm.
+
+use std::time::Duration;
+
+use super::Server;
+use super::reply;
+use crate::http::Connection;
+use crate::secret::Secret;
+
+/// Limit of the request (contract §3).
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Asks the server to forget `token`, and with a refresh token all that came from it (RFC 7009 §2.1).
+///
+/// Errors: a sentence on why it may still be good.
+pub(crate) fn request(server: &Server, connection: &Connection, token: &Secret, kind: &str) -> Result<(), String> {
+    let Some(url) = &server.revocation_endpoint else { return Err("the server has no revocation".into()) };
+    let fields = [("token", token.expose()), ("token_type_hint", kind), ("client_id", server.client_id.as_str())];
+    let reply = server
+        .post(connection, url, &fields, &[], LIMIT)
+        .map_err(|trouble| trouble.sentence(url.host_str().unwrap_or_default()))?;
+    if reply.status == 200 {
+        return Ok(());
+    }
+    let secrets: Vec<&Secret> = std::iter::once(token).chain(&server.client_secret).collect();
+    match reply::error_in(&reply) {
+        Some(error) => Err(format!("it answered {}", error.sentence(&secrets))),
+        None => Err(format!("it answered {}", reply::describe(reply.status))),
+    }
+}

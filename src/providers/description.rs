@@ -1,0 +1,351 @@
+//! One provider's description: its fields, and the URLs, headers and server that follow from them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::error::{Failed, Failure};
+use crate::files::{self, Content, Privacy};
+use crate::http::{self, USER_AGENT, is_loopback};
+use crate::oauth::{ClientAuth, Dialect, Endpoints, Server};
+use crate::secret::Secret;
+
+/// How to authenticate and where the API lives.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Provider {
+    #[serde(skip)]
+    pub(crate) name: String,
+    pub(crate) title: String,
+    /// Said once before a login.
+    pub(crate) note: Option<String>,
+    /// OpenAI-compatible, without a trailing slash; empty where the user must give one.
+    #[serde(default)]
+    pub(crate) base_url: String,
+    /// Hosts that a `resource_url` or a given base URL may name, themselves or below.
+    #[serde(default)]
+    pub(crate) resource_hosts: Vec<String>,
+    pub(crate) default_region: Option<String>,
+    #[serde(default)]
+    pub(crate) regions: BTreeMap<String, Region>,
+    pub(crate) default_model: Option<String>,
+    #[serde(default)]
+    pub(crate) models: Vec<Model>,
+    pub(crate) oauth: Option<Oauth>,
+    pub(crate) key: Option<Key>,
+    /// A login in a browser that ends with an API key.
+    pub(crate) authorize: Option<Authorize>,
+    #[serde(default)]
+    pub(crate) verify: Verify,
+    /// Where a key of at most 30 minutes is minted, as a path on the host of the base URL.
+    pub(crate) short_lived: Option<String>,
+    #[serde(default)]
+    pub(crate) limits: Limits,
+    /// What it costs, in words.
+    #[serde(default)]
+    pub(crate) price: String,
+    #[serde(default)]
+    pub(crate) use_for: String,
+    #[serde(default)]
+    pub(crate) ci: Ci,
+    /// What the tests of this program hold the provider against.
+    #[serde(default)]
+    pub(crate) tested: String,
+    /// Sent with every API request; see [`Provider::headers`].
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Region {
+    #[serde(default)]
+    pub(crate) title: String,
+    pub(crate) base_url: String,
+    /// Where its keys are made, if elsewhere.
+    pub(crate) key_page: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Model {
+    pub(crate) id: String,
+    #[serde(default)]
+    pub(crate) name: String,
+    /// Tokens.
+    pub(crate) context: Option<u64>,
+    /// Most tokens of an answer.
+    pub(crate) output: Option<u64>,
+    #[serde(default)]
+    pub(crate) input: Vec<String>,
+}
+
+/// How an API key is known.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Key {
+    /// Environment variables, the preferred one first.
+    #[serde(default)]
+    pub(crate) variables: Vec<String>,
+    /// Where a person gets one.
+    pub(crate) page: Option<String>,
+    /// Where a person deletes one; `{sha256}` stands for the key's hash.
+    pub(crate) delete: Option<String>,
+    /// How keys usually begin. A hint, never a condition.
+    pub(crate) prefix: Option<String>,
+    /// Whether the server may do without.
+    #[serde(default)]
+    pub(crate) optional: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Authorize {
+    pub(crate) url: String,
+    pub(crate) exchange: String,
+}
+
+/// The cheapest request that really checks a credential.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Verify {
+    /// `chat`: one token of an answer. Else what is fetched: a path below the base URL or a whole URL.
+    pub(crate) get: String,
+    /// What follows when the answer is the same without a credential; left out where that is known not to be.
+    pub(crate) open: Option<Open>,
+    /// Statuses that refuse the credential beside 401 and 403.
+    pub(crate) refused: Vec<u16>,
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self { get: "models".into(), open: Some(Open::Chat), refused: Vec::new() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Open {
+    /// Ask for one token of an answer.
+    Chat,
+    /// Then nothing is known of the credential.
+    Unclear,
+    /// Then no credential is needed.
+    Fine,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    pub(crate) text: String,
+    pub(crate) requests_per_minute: Option<u32>,
+    /// Requests that may come at once; the minute's, where left out.
+    pub(crate) burst: Option<u32>,
+    pub(crate) requests_per_day: Option<u32>,
+    /// `00:00 Asia/Shanghai`
+    pub(crate) day_resets: Option<String>,
+    /// How long the "minute" of `requests_per_minute` is, if not 60 s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) window: Option<String>,
+}
+
+/// Whether the terms allow unattended use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Ci {
+    Allowed,
+    Forbidden,
+    #[default]
+    Unclear,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Oauth {
+    /// Its endpoints are found by discovery.
+    pub(crate) issuer: Option<String>,
+    device_authorization_endpoint: Option<String>,
+    token_endpoint: Option<String>,
+    revocation_endpoint: Option<String>,
+    /// This program's registration; where it is missing, the user must bring their own.
+    pub(crate) client_id: Option<String>,
+    client_secret_file: Option<String>,
+    pub(crate) client_secret_env: Option<String>,
+    client_auth: Option<ClientAuth>,
+    #[serde(default)]
+    pub(crate) scopes: Vec<String>,
+    /// RFC 8707.
+    resource: Option<String>,
+    audience: Option<String>,
+    /// Whether the device request carries a PKCE challenge.
+    #[serde(default)]
+    pkce: bool,
+    #[serde(default)]
+    dialect: Dialect,
+}
+
+impl Provider {
+    pub(super) fn move_oauth_to(&mut self, url: &str) -> Result<()> {
+        let base = http::endpoint(url)?;
+        let Some(oauth) = &mut self.oauth else { return Ok(()) };
+        for endpoint in [&mut oauth.device_authorization_endpoint, &mut oauth.token_endpoint].into_iter().flatten() {
+            let path = Url::parse(endpoint)?.path().to_owned();
+            *endpoint = base.join(&path)?.into();
+        }
+        Ok(())
+    }
+
+    /// The OAuth login, if one is set up: a provider that wants a registration of the user's own has none before.
+    pub(crate) fn oauth(&self) -> Option<&Oauth> {
+        self.oauth.as_ref().filter(|oauth| oauth.client_id.is_some())
+    }
+
+    /// The authorization server, its URLs checked. `found`: what discovery found, where there is an issuer.
+    pub(crate) fn server(&self, found: Option<&Endpoints>) -> Result<Server> {
+        let Some(oauth) = &self.oauth else { bail!("provider `{}` has no OAuth", self.name) };
+        let missing = |key: &str| {
+            Failed::new(Failure::Other, format!("provider `{}` has no `{key}`", self.name))
+                .hint(format!("set it under `[providers.{}]` in config.toml", self.name))
+        };
+        let device = match (&oauth.device_authorization_endpoint, found) {
+            (Some(url), _) => Some(http::endpoint(url)?),
+            (None, Some(found)) => found.device_authorization_endpoint.clone(),
+            (None, None) => None,
+        };
+        let token = match (&oauth.token_endpoint, found) {
+            (Some(url), _) => http::endpoint(url)?,
+            (None, Some(found)) => found.token_endpoint.clone(),
+            (None, None) => return Err(missing("issuer").into()),
+        };
+        let revocation = match (&oauth.revocation_endpoint, found) {
+            (Some(url), _) => Some(http::endpoint(url)?),
+            (None, found) => found.and_then(|found| found.revocation_endpoint.clone()),
+        };
+        Ok(Server {
+            device_authorization_endpoint: device,
+            token_endpoint: token,
+            revocation_endpoint: revocation,
+            client_id: oauth.client_id.clone().ok_or_else(|| missing("client_id"))?,
+            client_secret: None,
+            client_auth: oauth.client_auth.or_else(|| found.map(|found| found.client_auth)).unwrap_or_default(),
+            scope: oauth.scopes.join(" "),
+            resource: oauth.resource.clone(),
+            audience: oauth.audience.clone(),
+            pkce: oauth.pkce,
+            dialect: oauth.dialect,
+        })
+    }
+
+    /// The secret of a confidential client: from its file, else from its variable, whose value config has read.
+    pub(crate) fn client_secret(&self, variable: Option<&Secret>) -> Result<Option<Secret>> {
+        let Some(oauth) = &self.oauth else { return Ok(None) };
+        let failed = |why: String| {
+            Failed::new(Failure::Other, format!("the client secret of provider `{}` {why}", self.name))
+                .hint(format!("see `client_secret_file` and `client_secret_env` under `[providers.{}]`", self.name))
+        };
+        let text = match (&oauth.client_secret_file, &oauth.client_secret_env) {
+            // A mounted secret may belong to root and be read by a group: its mode is not ours to judge.
+            (Some(file), _) => match files::read(Path::new(file), Privacy::Open)? {
+                Content::Bytes(bytes) => match std::str::from_utf8(&bytes) {
+                    Ok(text) => Secret::new(text.to_owned()),
+                    Err(_) => return failed(format!("in `{file}` is not UTF-8")).err(),
+                },
+                Content::Missing => return failed(format!("is missing: there is no `{file}`")).err(),
+                Content::Unfit(why) => return failed(format!("in `{file}` cannot be read: {why}")).err(),
+            },
+            (None, Some(name)) => match variable {
+                Some(secret) => secret.clone(),
+                None => return failed(format!("is missing: `{name}` is not set")).err(),
+            },
+            (None, None) => return Ok(None),
+        };
+        let trimmed = text.expose().trim();
+        if trimmed.is_empty() || trimmed.chars().any(char::is_control) {
+            return failed("is empty or has control characters".into()).err();
+        }
+        Ok(Some(Secret::new(trimmed.to_owned())))
+    }
+
+    /// Headers every API request of this provider carries, with `user_agent` where they repeat it.
+    pub(crate) fn headers(&self, user_agent: &str) -> Vec<(String, String)> {
+        self.headers.iter().map(|(name, value)| (name.clone(), value.replace("{user-agent}", user_agent))).collect()
+    }
+
+    /// Our own `User-Agent`, as [`http::Network`] sends it.
+    pub(crate) fn own_user_agent() -> String {
+        format!("{USER_AGENT} ({}; {})", std::env::consts::OS, std::env::consts::ARCH)
+    }
+
+    /// The base URL for a credential: from its `resource_url` (contract §3), else the provider's own.
+    ///
+    /// Errors: user info, plain `http`, or a host that is not the provider's: such a URL would carry the token off.
+    pub(crate) fn base_url(&self, resource_url: Option<&str>) -> Result<String> {
+        let Some(resource) = resource_url.map(str::trim).filter(|resource| !resource.is_empty()) else {
+            return self.own_base_url();
+        };
+        let with_scheme = match resource.split_once("://") {
+            Some(_) => resource.to_owned(),
+            None => format!("https://{resource}"),
+        };
+        let url = http::endpoint(&with_scheme).context("the login's `resource_url`")?;
+        if url.query().is_some() || url.fragment().is_some() || !self.may_serve(&url)? {
+            let host = url.host_str().unwrap_or_default();
+            return Failed::new(
+                Failure::Other,
+                format!("the login's `resource_url` names `{host}`, which is not a host of {}", self.title),
+            )
+            .hint(format!(
+                "if you trust it, add `resource_hosts = [\"{host}\"]` under `[providers.{}]` in config.toml",
+                self.name
+            ))
+            .err();
+        }
+        let trimmed = url.as_str().trim_end_matches('/');
+        Ok(if trimmed.ends_with("/v1") { trimmed.to_owned() } else { format!("{trimmed}/v1") })
+    }
+
+    fn own_base_url(&self) -> Result<String> {
+        if self.base_url.is_empty() {
+            return Failed::new(Failure::Other, format!("provider `{}` has no `base_url`", self.name))
+                .hint(format!("set it under `[providers.{}]` in config.toml", self.name))
+                .err();
+        }
+        let url = http::endpoint(&self.base_url).with_context(|| format!("`base_url` of provider `{}`", self.name))?;
+        Ok(url.as_str().trim_end_matches('/').to_owned())
+    }
+
+    /// Loopback may serve only what a token endpoint on loopback granted.
+    fn may_serve(&self, url: &Url) -> Result<bool> {
+        if is_loopback(url) {
+            let Some(endpoint) = self.oauth.as_ref().and_then(|oauth| oauth.token_endpoint.as_deref()) else {
+                return Ok(false);
+            };
+            return Ok(is_loopback(&http::endpoint(endpoint)?));
+        }
+        Ok(url.domain().is_some_and(|host| self.is_trusted(host)))
+    }
+
+    fn is_trusted(&self, host: &str) -> bool {
+        self.resource_hosts
+            .iter()
+            .any(|known| host == known || host.strip_suffix(known.as_str()).is_some_and(|front| front.ends_with('.')))
+    }
+
+    /// Whether this provider's keys may go to `base_url`, which a person gave: to its own hosts and to this machine.
+    pub(crate) fn owns(&self, base_url: &str) -> bool {
+        let Ok(url) = Url::parse(base_url) else { return false };
+        let own = std::iter::once(&self.base_url).chain(self.regions.values().map(|region| &region.base_url));
+        self.base_url.is_empty()
+            || is_loopback(&url)
+            || url.domain().is_some_and(|host| self.is_trusted(host))
+            || own.filter_map(|own| Url::parse(own).ok()).any(|own| own.origin() == url.origin())
+    }
+
+    /// The name of the region that `base_url` is the address of.
+    pub(crate) fn region_of(&self, base_url: &str) -> Option<&str> {
+        self.regions.iter().find(|(_, region)| region.base_url == base_url).map(|(name, _)| name.as_str())
+    }
+}

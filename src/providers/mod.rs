@@ -1,0 +1,286 @@
+//! What a provider is; `built_in.toml` holds the built-in ones as data.
+//!
+//! Hazard: the data is long and every command wants one provider of it. Rule: only the lines of that one are parsed, and
+//! a command that only needs a token parses none.
+
+mod description;
+mod own;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+
+pub(crate) use self::description::{Authorize, Ci, Open, Provider};
+pub(crate) use self::own::check_keys;
+use crate::error::{Failed, Failure, printable};
+use crate::http;
+use crate::secret::Secret;
+
+const BUILT_IN: &str = include_str!("built_in.toml");
+
+/// The provider of the profile of the same name, whose credential file is Qwen Code's own.
+pub(crate) const QWEN: &str = "qwen";
+
+/// The `resource_url` of Qwen's logins, which `built_in.toml` allows.
+pub(crate) const QWEN_HOST: &str = "portal.qwen.ai";
+
+/// What the user's configuration and environment say about providers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overrides {
+    /// `[providers]` of config.toml.
+    pub(crate) table: toml::Table,
+    /// `QWENAUTH_QWEN_OAUTH_URL`: replaces scheme and host of both OAuth endpoints of `qwen`.
+    pub(crate) qwen_oauth_url: Option<String>,
+    /// The values of the variables that `client_secret_env` names, by variable.
+    pub(crate) client_secrets: BTreeMap<String, Secret>,
+}
+
+/// The provider called `name`: the built-in one under the user's `[providers.NAME]`.
+pub(crate) fn find(name: &str, overrides: &Overrides) -> Result<Provider> {
+    let mut table: toml::Table = match lines_of(name) {
+        Some(lines) => {
+            let mut whole: toml::Table = toml::from_str(lines).context("the built-in providers cannot be read")?;
+            match whole.remove(name) {
+                Some(toml::Value::Table(table)) => table,
+                _ => toml::Table::new(),
+            }
+        }
+        None => toml::Table::new(),
+    };
+    match overrides.table.get(name) {
+        Some(toml::Value::Table(own)) => merge(&mut table, &own::arranged(own)),
+        Some(_) => bail!("`[providers.{name}]` in config.toml is not a table"),
+        None if table.is_empty() => return unknown(name, &names(overrides)),
+        None => {}
+    }
+    table.entry("title").or_insert_with(|| name.into());
+    let mut provider: Provider = table.try_into().map_err(|error: toml::de::Error| {
+        Failed::new(Failure::Other, format!("provider `{}`: {}", printable(name), error.message().replace('\n', ", ")))
+    })?;
+    name.clone_into(&mut provider.name);
+    if name == QWEN
+        && let Some(url) = &overrides.qwen_oauth_url
+    {
+        provider.move_oauth_to(url).context("`QWENAUTH_QWEN_OAUTH_URL`")?;
+    }
+    Ok(provider)
+}
+
+/// All names, the built-in ones first, in the order of the data.
+pub(crate) fn names(overrides: &Overrides) -> Vec<String> {
+    let header =
+        |line: &'static str| line.strip_prefix('[')?.strip_suffix(']').filter(|name| !name.contains(['.', '[']));
+    let mut names: Vec<String> = BUILT_IN.lines().filter_map(header).map(str::to_owned).collect();
+    let own: Vec<String> = overrides.table.keys().filter(|name| !names.contains(name)).cloned().collect();
+    names.extend(own);
+    names
+}
+
+/// Whether the program knows a provider of this name without any configuration.
+pub(crate) fn is_built_in(name: &str) -> bool {
+    lines_of(name).is_some()
+}
+
+/// The lines of one provider: from its own header to the header of the next.
+fn lines_of(name: &str) -> Option<&'static str> {
+    let header = format!("[{name}]");
+    let mut start = None;
+    let mut at = 0;
+    for line in BUILT_IN.split_inclusive('\n') {
+        let trimmed = line.trim_end();
+        if start.is_none() && trimmed == header {
+            start = Some(at);
+        } else if let Some(start) = start
+            && trimmed.starts_with('[')
+            && !trimmed.starts_with(&format!("[{name}."))
+        {
+            return Some(&BUILT_IN[start..at]);
+        }
+        at += line.len();
+    }
+    start.map(|start| &BUILT_IN[start..])
+}
+
+fn merge(into: &mut toml::Table, from: &toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            _ => {
+                into.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+fn unknown<T>(name: &str, known: &[String]) -> Result<T> {
+    let failed = Failed::new(Failure::Usage, format!("there is no provider `{}`", printable(name)));
+    let failed = match crate::error::nearest(name, known.iter().map(String::as_str)) {
+        Some(near) => failed.hint(format!("did you mean `{near}`?")),
+        None => failed.hint(format!("known are: {}; `qwenauth providers` compares them", known.join(", "))),
+    };
+    failed.err()
+}
+
+/// A base URL a person gave: trimmed, checked, without a slash at its end.
+///
+/// Errors: usage, with what is wrong and how to write it.
+pub(crate) fn base_url(text: &str) -> Result<String> {
+    let text = text.trim();
+    let refused = |why: &str, hint: &str| -> Result<String> {
+        Failed::new(Failure::Usage, format!("the base URL `{}` {why}", http::without_user_info(text)))
+            .hint(hint.to_owned())
+            .err()
+    };
+    if text.chars().any(|character| character.is_control() || character.is_whitespace()) {
+        return refused("has white space or control characters in it", "write it in one piece");
+    }
+    if !text.contains("://") {
+        return refused("has no scheme", "write `https://…`, or `http://…` for this machine");
+    }
+    let url = match http::endpoint(text) {
+        Ok(url) => url,
+        Err(error) => {
+            let failed = error.downcast_ref::<Failed>().cloned();
+            let failed = failed.unwrap_or_else(|| Failed::new(Failure::Usage, error.to_string()));
+            return Failed { failure: Failure::Usage, ..failed }.err();
+        }
+    };
+    if url.query().is_some() || url.fragment().is_some() {
+        return refused("has a query or fragment", "end it before the `?` or `#`, usually with `/v1`");
+    }
+    let trimmed = url.as_str().trim_end_matches('/');
+    Ok(trimmed.strip_suffix("/chat/completions").unwrap_or(trimmed).trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn qwen() -> Provider {
+        find(QWEN, &Overrides::default()).unwrap()
+    }
+
+    #[test]
+    fn the_usual_host_is_one_of_qwen() {
+        assert_eq!(qwen().base_url(Some(QWEN_HOST)).unwrap(), "https://portal.qwen.ai/v1");
+    }
+
+    #[test]
+    fn the_lines_of_one_provider_say_what_the_whole_data_says_of_it() {
+        let whole: toml::Table = toml::from_str(BUILT_IN).unwrap();
+        assert!(whole.len() > 15);
+        for (name, value) in &whole {
+            let lines: toml::Table = toml::from_str(lines_of(name).unwrap()).unwrap();
+            assert_eq!(lines.get(name), Some(value), "{name}");
+            assert_eq!(lines.len(), 1, "{name}");
+        }
+        assert_eq!(names(&Overrides::default()).len(), whole.len());
+    }
+
+    #[test]
+    fn every_built_in_provider_can_be_read_and_used() {
+        for name in names(&Overrides::default()) {
+            let provider = find(&name, &Overrides::default()).unwrap();
+            if name != "custom" {
+                assert!(base_url(&provider.base_url).is_ok_and(|url| url == provider.base_url), "{name}");
+            }
+            for region in provider.regions.values() {
+                assert!(base_url(&region.base_url).is_ok_and(|url| url == region.base_url), "{name}");
+            }
+            if let Some(region) = &provider.default_region {
+                assert_eq!(provider.regions[region].base_url, provider.base_url, "{name}");
+            }
+            if let Some(model) = provider.default_model.as_deref() {
+                assert!(provider.models.iter().any(|known| known.id == model), "{name}: {model}");
+            }
+            assert!(provider.oauth.is_some() || provider.key.is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_base_url_is_trimmed_and_checked() {
+        for (given, kept) in [
+            ("https://api.example/v1", "https://api.example/v1"),
+            (" https://api.example/v1// \n", "https://api.example/v1"),
+            ("https://API.example/v1/chat/completions", "https://api.example/v1"),
+            ("http://127.0.0.1:8000/v1/", "http://127.0.0.1:8000/v1"),
+        ] {
+            assert_eq!(base_url(given).unwrap(), kept);
+        }
+        for bad in [
+            "",
+            "localhost:8000/v1",
+            "api.example/v1",
+            "http://api.example/v1",
+            "https://me:pw@api.example/v1",
+            "https://me@api.example/v1",
+            "https://api.example/v1?key=x",
+            "https://api.example/#x",
+            "https://api example/v1",
+            "file:///v1",
+            "https://",
+        ] {
+            let error = base_url(bad).unwrap_err();
+            assert_eq!(crate::error::Report::of(&error).failure, Failure::Usage, "{bad}");
+            assert!(!error.to_string().contains("me:pw"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_resource_url_becomes_a_base_url() {
+        for (resource, base) in [
+            ("portal.qwen.ai", "https://portal.qwen.ai/v1"),
+            ("https://portal.qwen.ai/", "https://portal.qwen.ai/v1"),
+            ("https://portal.qwen.ai/v1", "https://portal.qwen.ai/v1"),
+            ("portal.qwen.ai/v1//", "https://portal.qwen.ai/v1"),
+            ("qwen.ai", "https://qwen.ai/v1"),
+            ("https://dashscope.aliyuncs.com/compatible-mode", "https://dashscope.aliyuncs.com/compatible-mode/v1"),
+            ("", "https://portal.qwen.ai/v1"),
+        ] {
+            assert_eq!(qwen().base_url(Some(resource)).unwrap(), base, "{resource}");
+        }
+        assert_eq!(qwen().base_url(None).unwrap(), "https://portal.qwen.ai/v1");
+    }
+
+    #[test]
+    fn a_resource_url_cannot_carry_the_token_off() {
+        for resource in [
+            "evil.example",
+            "https://notqwen.ai",
+            "https://qwen.ai.evil.example",
+            "http://portal.qwen.ai",
+            "https://qwen.ai@evil.example",
+            "https://user:pass@portal.qwen.ai",
+            "https://evil.example/?qwen.ai",
+            "https://portal.qwen.ai/?next=x",
+            "http://127.0.0.1:1",
+            "https://127.0.0.1",
+            "ftp://portal.qwen.ai",
+            "https://",
+        ] {
+            assert!(qwen().base_url(Some(resource)).is_err(), "{resource}");
+        }
+    }
+
+    #[test]
+    fn loopback_serves_what_loopback_granted() {
+        let overrides = Overrides { qwen_oauth_url: Some("http://127.0.0.1:9".into()), ..Overrides::default() };
+        let provider = find(QWEN, &overrides).unwrap();
+        assert_eq!(provider.base_url(Some("http://127.0.0.1:9")).unwrap(), "http://127.0.0.1:9/v1");
+        assert_eq!(provider.server(None).unwrap().token_endpoint.as_str(), "http://127.0.0.1:9/api/v1/oauth2/token");
+    }
+
+    #[test]
+    fn a_configured_host_is_trusted() {
+        let table = toml::from_str("[qwen]\nresource_hosts = [\"corp.example\"]").unwrap();
+        let provider = find(QWEN, &Overrides { table, ..Overrides::default() }).unwrap();
+        assert!(provider.base_url(Some("https://api.corp.example")).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_provider_is_told_the_nearest() {
+        let report = crate::error::Report::of(&find("qwne", &Overrides::default()).unwrap_err());
+        assert_eq!(report.hint.as_deref(), Some("did you mean `qwen`?"));
+        assert_eq!(report.failure, Failure::Usage);
+    }
+}

@@ -1,0 +1,193 @@
+//! `[providers.NAME]` of config.toml: what may stand there, and how its short form becomes a provider's description.
+
+use crate::error::{nearest, note, printable};
+
+/// What `[providers.NAME]` may say, by table; the first is its own.
+const KEYS: [(&str, &[&str]); 7] = [
+    (
+        "",
+        &[
+            "audience",
+            "authorize",
+            "base_url",
+            "ci",
+            "client_auth",
+            "client_id",
+            "client_secret_env",
+            "client_secret_file",
+            "default_model",
+            "default_region",
+            "device_authorization_endpoint",
+            "headers",
+            "issuer",
+            "key",
+            "limits",
+            "models",
+            "note",
+            "oauth",
+            "pkce",
+            "price",
+            "regions",
+            "resource",
+            "resource_hosts",
+            "revocation_endpoint",
+            "scopes",
+            "short_lived",
+            "tested",
+            "title",
+            "token_endpoint",
+            "use_for",
+            "verify",
+        ],
+    ),
+    ("authorize", &["url", "exchange"]),
+    ("key", &["delete", "optional", "page", "prefix", "variables"]),
+    ("limits", &["burst", "day_resets", "requests_per_day", "requests_per_minute", "text", "window"]),
+    ("oauth", &OAUTH),
+    ("regions.*", &["base_url", "key_page", "title"]),
+    ("verify", &["get", "open", "refused"]),
+];
+
+/// What a person writes beside `base_url` for an issuer of their own; it belongs in the table `oauth`.
+const OAUTH: [&str; 13] = [
+    "audience",
+    "client_auth",
+    "client_id",
+    "client_secret_env",
+    "client_secret_file",
+    "device_authorization_endpoint",
+    "dialect",
+    "issuer",
+    "pkce",
+    "resource",
+    "revocation_endpoint",
+    "scopes",
+    "token_endpoint",
+];
+
+/// The user's table as the description has it: known keys only, those of an issuer in their table.
+pub(super) fn arranged(own: &toml::Table) -> toml::Table {
+    let mut arranged = toml::Table::new();
+    let mut oauth = match own.get("oauth") {
+        Some(toml::Value::Table(table)) => known(table, "oauth"),
+        _ => toml::Table::new(),
+    };
+    for (key, value) in own {
+        match (key.as_str(), value) {
+            ("oauth", toml::Value::Table(_)) => {}
+            (key, _) if OAUTH.contains(&key) => {
+                oauth.insert(key.to_owned(), value.clone());
+            }
+            ("regions", toml::Value::Table(regions)) => {
+                let regions = regions.iter().map(|(name, region)| match region {
+                    toml::Value::Table(region) => (name.clone(), known(region, "regions.*").into()),
+                    other => (name.clone(), other.clone()),
+                });
+                arranged.insert(key.clone(), toml::Value::Table(regions.collect()));
+            }
+            (key, toml::Value::Table(table)) if keys_of(key).is_some() => {
+                arranged.insert(key.to_owned(), known(table, key).into());
+            }
+            (key, _) if keys_of("").is_some_and(|keys| keys.contains(&key)) => {
+                arranged.insert(key.to_owned(), value.clone());
+            }
+            _ => {}
+        }
+    }
+    if !oauth.is_empty() {
+        arranged.insert("oauth".into(), oauth.into());
+    }
+    arranged
+}
+
+fn known(table: &toml::Table, name: &str) -> toml::Table {
+    let keys = keys_of(name).unwrap_or_default();
+    table
+        .iter()
+        .filter(|(key, _)| keys.contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+fn keys_of(name: &str) -> Option<&'static [&'static str]> {
+    KEYS.iter().find(|(table, _)| *table == name).map(|(_, keys)| *keys)
+}
+
+/// Warns of every key under `[providers]` that means nothing, with the nearest that does.
+pub(crate) fn check_keys(providers: &toml::Table, file: &str) {
+    for (name, provider) in providers {
+        let toml::Value::Table(provider) = provider else { continue };
+        check(provider, "", &format!("providers.{name}"), file);
+        for (key, value) in provider {
+            match value {
+                toml::Value::Table(regions) if key == "regions" => {
+                    for (region, value) in regions {
+                        let toml::Value::Table(value) = value else { continue };
+                        check(value, "regions.*", &format!("providers.{name}.regions.{region}"), file);
+                    }
+                }
+                toml::Value::Table(table) => check(table, key, &format!("providers.{name}.{key}"), file),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn check(table: &toml::Table, kind: &str, path: &str, file: &str) {
+    let Some(keys) = keys_of(kind) else { return };
+    for key in table.keys().filter(|key| !keys.contains(&key.as_str())) {
+        let near =
+            nearest(key, keys.iter().copied()).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        note(&printable(&format!("unknown key `{key}` under `[{path}]` in `{file}`{near}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_of_the_built_in_providers_can_be_configured() {
+        let whole: toml::Table = toml::from_str(super::super::BUILT_IN).unwrap();
+        for (name, provider) in &whole {
+            let provider = provider.as_table().unwrap();
+            assert_eq!(&arranged(provider), provider, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_key_that_may_be_configured_is_understood() {
+        let value_of = |key: &str| match key {
+            "resource_hosts" | "scopes" | "variables" => "[\"x\"]",
+            "models" => "[{ id = \"x\" }]",
+            "refused" => "[400]",
+            "pkce" | "optional" => "true",
+            "burst" | "requests_per_day" | "requests_per_minute" => "1",
+            "ci" => "\"allowed\"",
+            "open" => "\"chat\"",
+            "client_auth" => "\"post\"",
+            "dialect" => "\"qwen\"",
+            _ => "\"x\"",
+        };
+        let mut text = String::new();
+        for (table, keys) in KEYS {
+            if !table.is_empty() {
+                text += &format!("[{}]\n", table.replace('*', "r"));
+            }
+            for key in keys {
+                let is_table = keys_of(key).is_some() || matches!(*key, "headers" | "regions");
+                // An issuer's keys stand in one place at a time.
+                if !is_table && !(table.is_empty() && OAUTH.contains(key)) {
+                    text += &format!("{key} = {}\n", value_of(key));
+                }
+            }
+        }
+        text += "[headers]\nx = \"y\"\n";
+        let table: toml::Table = toml::from_str(&text).unwrap();
+        let overrides = super::super::Overrides {
+            table: [("x".to_owned(), toml::Value::Table(table))].into_iter().collect(),
+            ..super::super::Overrides::default()
+        };
+        super::super::find("x", &overrides).unwrap();
+    }
+}
