@@ -63,11 +63,12 @@ fn accounts(setting: &Setting) -> Result<Vec<Known>> {
     for profile in setting.config.paths.profiles()? {
         let account = setting.account_of(&profile);
         let Ok(Stored::Present(credential)) = account.load() else { continue };
-        let provider = account.provider(&credential)?;
+        let Ok(provider) = account.provider(&credential) else { continue };
+        let Ok(base_url) = account.base_url(&credential, &provider) else { continue };
         known.push(Known {
             profile: profile.to_string(),
             rule: gateway::rule(&provider, &Tuning { rpm: None, rpd: None, pacing: true })?,
-            base_url: account.base_url(&credential, &provider)?,
+            base_url,
             account: gateway::account_of(&provider, &credential, &account.path),
             provider,
             credential,
