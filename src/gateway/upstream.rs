@@ -1,9 +1,9 @@
 //! The way to the provider: connections kept open, TLS, proxies.
 //!
-//! Connections are hyper's own, kept in a list of ours. Measured against reqwest's and hyper-util's clients (see
-//! docs/gateway.md), this costs least per request, and it tells what those hide: whether a request that failed was ever
-//! sent, which decides whether it may be sent again. The connectors below it (names, proxies, SOCKS, TLS) are
-//! hyper-util's and hyper-rustls's, the same that reqwest is made of.
+//! Connections are hyper's own, kept in a list of ours. It is the layer below reqwest's and hyper-util's clients, so no
+//! request pays for more, and it tells what those hide: whether a request that failed was ever sent, which decides whether
+//! it may be sent again. The connectors below it (names, proxies, SOCKS, TLS) are hyper-util's and hyper-rustls's, of
+//! which reqwest is made as well.
 
 use std::cell::{OnceCell, RefCell};
 use std::future::poll_fn;
