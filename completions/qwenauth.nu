@@ -88,14 +88,53 @@ module completions {
 
   # Run a program with the credential in its environment
   export extern "qwenauth exec" [
+    --gateway                 # Keep the credential in a gateway that lives as long as the program
     --preserve-env            # Leave key and base URL alone if either is set already
     --model: string           # The model to name in `OPENAI_MODEL`
     --min-ttl: string         # How long the token must be good for (default: 10m if it can be had)
+    --rpm: string             # Requests a minute, instead of what is known of the provider
+    --rpd: string             # Requests a day, after which the gateway refuses
+    --no-pacing               # Count requests, but let none wait
+    --max-wait: string        # Longest wait that the provider may ask for before it is asked again
+    --timeout: string         # Longest time until an answer begins, and between two pieces of it
+    --max-body: string        # Longest request
+    --replay-limit: string    # Longest request that is kept to be sent again
+    --warn-at: string         # Say so, once a day, when this much of the day's limit is used
     --short-lived             # Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
     --verbose(-v)             # Say which variables were set
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     ...command: string        # The program and its arguments
+  ]
+
+  # Serve an OpenAI-compatible API on this machine that keeps the credential to itself
+  export extern "qwenauth gateway" [
+    --listen: string          # Where to listen; port 0 takes a free one
+    --api-key-file: path      # Keep the key in this file over restarts
+    --allow-host: string      # Answer to this host name as well; can be repeated
+    --all-profiles            # Serve every stored profile, at `/p/NAME/v1`
+    --metrics                 # Serve counters for Prometheus at `/metrics`, behind the key
+    --drain: string           # How long requests may take to finish after Ctrl-C
+    --json                    # Print JSON
+    --rpm: string             # Requests a minute, instead of what is known of the provider
+    --rpd: string             # Requests a day, after which the gateway refuses
+    --no-pacing               # Count requests, but let none wait
+    --max-wait: string        # Longest wait that the provider may ask for before it is asked again
+    --timeout: string         # Longest time until an answer begins, and between two pieces of it
+    --max-body: string        # Longest request
+    --replay-limit: string    # Longest request that is kept to be sent again
+    --warn-at: string         # Say so, once a day, when this much of the day's limit is used
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+  ]
+
+  # Show what passed through the gateway and what limits leave
+  export extern "qwenauth usage" [
+    --json                    # Print JSON
+    --days: string            # How many days, today included
+    --check                   # Ask the provider what is left, where it can be asked
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
   ]
 
   # Compare the known providers: price, limits, CI, what works here
@@ -193,6 +232,14 @@ module completions {
 
   # Run a program with the credential in its environment
   export extern "qwenauth help exec" [
+  ]
+
+  # Serve an OpenAI-compatible API on this machine that keeps the credential to itself
+  export extern "qwenauth help gateway" [
+  ]
+
+  # Show what passed through the gateway and what limits leave
+  export extern "qwenauth help usage" [
   ]
 
   # Compare the known providers: price, limits, CI, what works here

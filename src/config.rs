@@ -157,7 +157,7 @@ impl fmt::Display for ProfileName {
 }
 
 /// The configuration of a run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) paths: Paths,
     /// `profile = "…"`.

@@ -207,6 +207,16 @@ pub(crate) fn open_kept(path: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// Opens a private file of ours for adding lines; see [`open_kept`]. One `write` adds a line whole, whoever else adds.
+pub(crate) fn open_to_append(path: &Path) -> Result<File> {
+    drop(open_kept(path)?);
+    OpenOptions::new()
+        .append(true)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path)
+        .with_context(|| format!("cannot open `{}`", path.display()))
+}
+
 /// Fails if a file at `path` could not be made or replaced. Makes nothing.
 pub(crate) fn check_writable(path: &Path) -> Result<()> {
     let mut directory = directory_of(path);

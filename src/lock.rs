@@ -150,6 +150,27 @@ impl Kernel {
     }
 }
 
+/// A lock held for some microseconds, where nobody may wait.
+pub(crate) struct Brief<'file>(&'file File);
+
+impl<'file> Brief<'file> {
+    /// `None`: another process holds it just now.
+    pub(crate) fn take(file: &'file File) -> io::Result<Option<Self>> {
+        match fs2::FileExt::try_lock_exclusive(file) {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(error) if error.kind() == fs2::lock_contended_error().kind() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Brief<'_> {
+    fn drop(&mut self) {
+        // It goes with the file at the latest.
+        let _ = fs2::FileExt::unlock(self.0);
+    }
+}
+
 /// A blocking lock has no time limit, so a thread blocks and this one counts. A thread given up on frees the lock as
 /// soon as it gets it.
 fn wait(file: File, path: &Path, deadline: Instant) -> Result<File> {

@@ -14,16 +14,21 @@
 //! http.rs         the one blocking client: TLS, proxy, CA, time limits; what a failure means
 //! shell.rs        variables as text for each shell
 //! setup/          one file per tool that can be configured, and what other programs read from their environment
-//! sandbox/        the practice provider; async lives here only
+//! usage/          what was used and what limits leave, shared by all processes
+//! gateway/        the local reverse proxy; async lives here and in sandbox/ only; `serve()` is a blocking function
+//! sandbox/        the practice provider
+//! supervisor.rs   a program run and outlived: signals, job control, how it ended
 //! terminal.rs     what a person sees: prompts, spinner, QR, colour; never stdout, never a secret
 //! error.rs        failures a script can act on; the only place with exit codes
 //! secret.rs       a string that cannot be printed by accident
 //!
 //! main → cli, commands, files, signals · commands → everything below, never another command
 //! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files, lock
-//! providers → oauth, http, files · oauth → http · lock → signals · sandbox → cli, used by its command only
+//! providers → oauth, http, files · oauth → http · lock → signals · usage → files, lock
 //! setup → files, lock, providers, used by its commands only
-//! cli, files, http, shell, signals, terminal, secret use nothing of ours but error and secret
+//! gateway → credentials, usage, providers, http, used by its commands only
+//! sandbox → cli, supervisor, used by its command only
+//! cli, files, http, shell, signals, supervisor, terminal, secret use nothing of ours but error and secret
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long
@@ -37,6 +42,7 @@ mod config;
 mod credentials;
 mod error;
 mod files;
+mod gateway;
 mod http;
 mod lock;
 mod oauth;
@@ -46,7 +52,9 @@ mod secret;
 mod setup;
 mod shell;
 mod signals;
+mod supervisor;
 mod terminal;
+mod usage;
 
 use std::io::{ErrorKind, Write};
 
@@ -118,7 +126,9 @@ fn run(Cli { global, command }: Cli) -> Result<u8> {
         Command::Logout(args) => commands::logout::run(&args, &setting()?)?,
         Command::Token(args) => commands::token::run(&args, &setting()?)?,
         Command::Env(args) => commands::env::run(&args, setting)?,
-        Command::Exec(args) => commands::exec::run(&args, &setting()?)?,
+        Command::Exec(args) => return commands::exec::run(&args, &setting()?),
+        Command::Gateway(args) => commands::gateway::run(&args, &setting()?)?,
+        Command::Usage(args) => commands::usage::run(&args, &setting()?)?,
         Command::Use(args) => commands::use_profile::run(&args, &setting()?)?,
         Command::Profiles(args) => commands::profiles::run(&args, &setting()?)?,
         Command::Providers(args) => commands::providers::run(&args, &setting()?)?,

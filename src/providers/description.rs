@@ -150,6 +150,9 @@ pub(crate) struct Limits {
     pub(crate) requests_per_day: Option<u32>,
     /// `00:00 Asia/Shanghai`
     pub(crate) day_resets: Option<String>,
+    /// How long the "minute" of `requests_per_minute` is, if not 60 s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) window: Option<String>,
 }
 
 /// Whether the terms allow unattended use.

@@ -7,9 +7,10 @@ use std::process::Stdio;
 
 use anyhow::Context;
 
-use super::{Ended, Inside, Supervisor};
+use super::Inside;
 use crate::cli::variable;
 use crate::error::note;
+use crate::supervisor::{Ended, Supervisor};
 
 struct Step {
     why: &'static str,

@@ -15,6 +15,7 @@ mod device_flow;
 mod env;
 mod exec;
 mod files;
+mod gateway;
 mod generated;
 mod issuer;
 mod keys;
