@@ -36,6 +36,8 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('providers', 'providers', [CompletionResultType]::ParameterValue, 'Compare the known providers: price, limits, CI, what works here')
             [CompletionResult]::new('profiles', 'profiles', [CompletionResultType]::ParameterValue, 'List the stored profiles')
             [CompletionResult]::new('use', 'use', [CompletionResultType]::ParameterValue, 'Make a stored profile the active one')
+            [CompletionResult]::new('setup', 'setup', [CompletionResultType]::ParameterValue, 'Set up a tool to use the active profile')
+            [CompletionResult]::new('doctor', 'doctor', [CompletionResultType]::ParameterValue, 'Look for what keeps a login from working')
             [CompletionResult]::new('sandbox', 'sandbox', [CompletionResultType]::ParameterValue, 'Try everything against a practice provider on this machine: no account, no network')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
@@ -56,6 +58,8 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--code-stdin', '--code-stdin', [CompletionResultType]::ParameterName, 'OpenRouter: read the code that the browser shows from stdin')
             [CompletionResult]::new('--no-browser', '--no-browser', [CompletionResultType]::ParameterName, 'Do not open a browser')
             [CompletionResult]::new('--no-verify', '--no-verify', [CompletionResultType]::ParameterName, 'Do not prove the login with a request to the API')
+            [CompletionResult]::new('--no-wait', '--no-wait', [CompletionResultType]::ParameterName, 'Show the code, keep the login pending and leave: for scripts and agents')
+            [CompletionResult]::new('--resume', '--resume', [CompletionResultType]::ParameterName, 'Wait for the pending login; start none')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print events for a script, one JSON object a line')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
@@ -111,6 +115,8 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--preserve-env', '--preserve-env', [CompletionResultType]::ParameterName, 'Leave key and base URL alone if either is set already')
             [CompletionResult]::new('--short-lived', '--short-lived', [CompletionResultType]::ParameterName, 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)')
+            [CompletionResult]::new('-v', '-v', [CompletionResultType]::ParameterName, 'Say which variables were set')
+            [CompletionResult]::new('--verbose', '--verbose', [CompletionResultType]::ParameterName, 'Say which variables were set')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
@@ -132,6 +138,26 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         }
         'qwenauth;use' {
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;setup' {
+            [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'The model the tool starts with')
+            [CompletionResult]::new('--gateway', '--gateway', [CompletionResultType]::ParameterName, 'Use a gateway on this address, whose key stays in a file')
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--print', '--print', [CompletionResultType]::ParameterName, 'Print what would be written and change nothing')
+            [CompletionResult]::new('--remove', '--remove', [CompletionResultType]::ParameterName, 'Undo what was written')
+            [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'With `--remove`: also what was edited by hand since')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print the list as JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;doctor' {
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--fix', '--fix', [CompletionResultType]::ParameterName, 'Repair what is local: modes, stale locks, leftover files')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
@@ -162,6 +188,8 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('providers', 'providers', [CompletionResultType]::ParameterValue, 'Compare the known providers: price, limits, CI, what works here')
             [CompletionResult]::new('profiles', 'profiles', [CompletionResultType]::ParameterValue, 'List the stored profiles')
             [CompletionResult]::new('use', 'use', [CompletionResultType]::ParameterValue, 'Make a stored profile the active one')
+            [CompletionResult]::new('setup', 'setup', [CompletionResultType]::ParameterValue, 'Set up a tool to use the active profile')
+            [CompletionResult]::new('doctor', 'doctor', [CompletionResultType]::ParameterValue, 'Look for what keeps a login from working')
             [CompletionResult]::new('sandbox', 'sandbox', [CompletionResultType]::ParameterValue, 'Try everything against a practice provider on this machine: no account, no network')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
@@ -195,6 +223,12 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             break
         }
         'qwenauth;help;use' {
+            break
+        }
+        'qwenauth;help;setup' {
+            break
+        }
+        'qwenauth;help;doctor' {
             break
         }
         'qwenauth;help;sandbox' {

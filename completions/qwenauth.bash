@@ -19,6 +19,9 @@ _qwenauth() {
             qwenauth,completions)
                 cmd="qwenauth__subcmd__completions"
                 ;;
+            qwenauth,doctor)
+                cmd="qwenauth__subcmd__doctor"
+                ;;
             qwenauth,env)
                 cmd="qwenauth__subcmd__env"
                 ;;
@@ -46,6 +49,9 @@ _qwenauth() {
             qwenauth,sandbox)
                 cmd="qwenauth__subcmd__sandbox"
                 ;;
+            qwenauth,setup)
+                cmd="qwenauth__subcmd__setup"
+                ;;
             qwenauth,status)
                 cmd="qwenauth__subcmd__status"
                 ;;
@@ -57,6 +63,9 @@ _qwenauth() {
                 ;;
             qwenauth__subcmd__help,completions)
                 cmd="qwenauth__subcmd__help__subcmd__completions"
+                ;;
+            qwenauth__subcmd__help,doctor)
+                cmd="qwenauth__subcmd__help__subcmd__doctor"
                 ;;
             qwenauth__subcmd__help,env)
                 cmd="qwenauth__subcmd__help__subcmd__env"
@@ -85,6 +94,9 @@ _qwenauth() {
             qwenauth__subcmd__help,sandbox)
                 cmd="qwenauth__subcmd__help__subcmd__sandbox"
                 ;;
+            qwenauth__subcmd__help,setup)
+                cmd="qwenauth__subcmd__help__subcmd__setup"
+                ;;
             qwenauth__subcmd__help,status)
                 cmd="qwenauth__subcmd__help__subcmd__status"
                 ;;
@@ -101,17 +113,14 @@ _qwenauth() {
 
     case "${cmd}" in
         qwenauth)
-            opts="-h -V --profile --help --version login status refresh logout token env exec providers profiles use sandbox completions help"
+            opts="-h -V --profile --help --version login status refresh logout token env exec providers profiles use setup doctor sandbox completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -129,10 +138,25 @@ _qwenauth() {
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        qwenauth__subcmd__doctor)
+            opts="-h --fix --json --profile --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --profile)
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -168,10 +192,7 @@ _qwenauth() {
                     return 0
                     ;;
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -182,7 +203,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__exec)
-            opts="-h --preserve-env --model --min-ttl --short-lived --profile --help"
+            opts="-v -h --preserve-env --model --min-ttl --short-lived --verbose --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -203,10 +224,7 @@ _qwenauth() {
                     return 0
                     ;;
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -217,7 +235,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__help)
-            opts="login status refresh logout token env exec providers profiles use sandbox completions help"
+            opts="login status refresh logout token env exec providers profiles use setup doctor sandbox completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -231,6 +249,20 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__help__subcmd__completions)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        qwenauth__subcmd__help__subcmd__doctor)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -370,6 +402,20 @@ _qwenauth() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        qwenauth__subcmd__help__subcmd__setup)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         qwenauth__subcmd__help__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -413,7 +459,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__login)
-            opts="-h --force --api-key-stdin --api-key-env --base-url --region --code-stdin --key-label --limit --no-browser --qr --no-verify --timeout --model --json --profile --help"
+            opts="-h --force --api-key-stdin --api-key-env --base-url --region --code-stdin --key-label --limit --no-browser --qr --no-verify --no-wait --resume --timeout --model --json --profile --help $(qwenauth __complete providers 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -473,10 +519,7 @@ _qwenauth() {
                     return 0
                     ;;
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -494,10 +537,7 @@ _qwenauth() {
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -515,10 +555,7 @@ _qwenauth() {
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -529,17 +566,14 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__providers)
-            opts="-h --json --markdown --profile --help"
+            opts="-h --json --markdown --profile --help $(qwenauth __complete providers 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -557,10 +591,7 @@ _qwenauth() {
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -585,10 +616,39 @@ _qwenauth() {
                     return 0
                     ;;
                 --profile)
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        qwenauth__subcmd__setup)
+            opts="-h --print --remove --force --model --gateway --json --profile --help $(qwenauth __complete tools 2>/dev/null)"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --model)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --gateway)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --profile)
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -606,10 +666,7 @@ _qwenauth() {
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -638,10 +695,7 @@ _qwenauth() {
                     return 0
                     ;;
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -652,17 +706,14 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__use)
-            opts="-h --profile --help"
+            opts="-h --profile --help $(qwenauth __complete profiles 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)

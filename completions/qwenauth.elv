@@ -33,6 +33,8 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand providers 'Compare the known providers: price, limits, CI, what works here'
             cand profiles 'List the stored profiles'
             cand use 'Make a stored profile the active one'
+            cand setup 'Set up a tool to use the active profile'
+            cand doctor 'Look for what keeps a login from working'
             cand sandbox 'Try everything against a practice provider on this machine: no account, no network'
             cand completions 'Print a completion script'
             cand help 'Print this message or the help of the given subcommand(s)'
@@ -52,6 +54,8 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --code-stdin 'OpenRouter: read the code that the browser shows from stdin'
             cand --no-browser 'Do not open a browser'
             cand --no-verify 'Do not prove the login with a request to the API'
+            cand --no-wait 'Show the code, keep the login pending and leave: for scripts and agents'
+            cand --resume 'Wait for the pending login; start none'
             cand --json 'Print events for a script, one JSON object a line'
             cand -h 'Print help (see more with ''--help'')'
             cand --help 'Print help (see more with ''--help'')'
@@ -101,6 +105,8 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --profile 'Use this profile instead of the active one'
             cand --preserve-env 'Leave key and base URL alone if either is set already'
             cand --short-lived 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
+            cand -v 'Say which variables were set'
+            cand --verbose 'Say which variables were set'
             cand -h 'Print help'
             cand --help 'Print help'
         }
@@ -119,6 +125,24 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         }
         &'qwenauth;use'= {
             cand --profile 'Use this profile instead of the active one'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;setup'= {
+            cand --model 'The model the tool starts with'
+            cand --gateway 'Use a gateway on this address, whose key stays in a file'
+            cand --profile 'Use this profile instead of the active one'
+            cand --print 'Print what would be written and change nothing'
+            cand --remove 'Undo what was written'
+            cand --force 'With `--remove`: also what was edited by hand since'
+            cand --json 'Print the list as JSON'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;doctor'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand --fix 'Repair what is local: modes, stale locks, leftover files'
+            cand --json 'Print JSON'
             cand -h 'Print help'
             cand --help 'Print help'
         }
@@ -146,6 +170,8 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand providers 'Compare the known providers: price, limits, CI, what works here'
             cand profiles 'List the stored profiles'
             cand use 'Make a stored profile the active one'
+            cand setup 'Set up a tool to use the active profile'
+            cand doctor 'Look for what keeps a login from working'
             cand sandbox 'Try everything against a practice provider on this machine: no account, no network'
             cand completions 'Print a completion script'
             cand help 'Print this message or the help of the given subcommand(s)'
@@ -169,6 +195,10 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         &'qwenauth;help;profiles'= {
         }
         &'qwenauth;help;use'= {
+        }
+        &'qwenauth;help;setup'= {
+        }
+        &'qwenauth;help;doctor'= {
         }
         &'qwenauth;help;sandbox'= {
         }

@@ -24,12 +24,14 @@ module completions {
     --no-browser              # Do not open a browser
     --qr: string@"nu-complete qwenauth login qr" # Draw the verification URL as a QR code on stderr
     --no-verify               # Do not prove the login with a request to the API
+    --no-wait                 # Show the code, keep the login pending and leave: for scripts and agents
+    --resume                  # Wait for the pending login; start none
     --timeout: string         # Give up after this long, for example `90s` or `5m`
     --model: string           # The model that `env` and `exec` name for this profile
     --json                    # Print events for a script, one JSON object a line
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
-    provider?: string         # The provider to log in to (default: choose on a terminal, else `qwen`)
+    provider?: string         # The provider to log in to; without one, chosen on a terminal, else `qwen`
   ]
 
   # Show where the login stands
@@ -90,6 +92,7 @@ module completions {
     --model: string           # The model to name in `OPENAI_MODEL`
     --min-ttl: string         # How long the token must be good for (default: 10m if it can be had)
     --short-lived             # Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    --verbose(-v)             # Say which variables were set
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     ...command: string        # The program and its arguments
@@ -116,6 +119,27 @@ module completions {
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name: string              # The profile, as `qwenauth profiles` lists it
+  ]
+
+  # Set up a tool to use the active profile
+  export extern "qwenauth setup" [
+    --print                   # Print what would be written and change nothing
+    --remove                  # Undo what was written
+    --force                   # With `--remove`: also what was edited by hand since
+    --model: string           # The model the tool starts with
+    --gateway: string         # Use a gateway on this address, whose key stays in a file
+    --json                    # Print the list as JSON
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+    tool?: string             # The tool (default: list them)
+  ]
+
+  # Look for what keeps a login from working
+  export extern "qwenauth doctor" [
+    --fix                     # Repair what is local: modes, stale locks, leftover files
+    --json                    # Print JSON
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
   ]
 
   # Try everything against a practice provider on this machine: no account, no network
@@ -181,6 +205,14 @@ module completions {
 
   # Make a stored profile the active one
   export extern "qwenauth help use" [
+  ]
+
+  # Set up a tool to use the active profile
+  export extern "qwenauth help setup" [
+  ]
+
+  # Look for what keeps a login from working
+  export extern "qwenauth help doctor" [
   ]
 
   # Try everything against a practice provider on this machine: no account, no network

@@ -96,8 +96,15 @@ pub(crate) enum Command {
     Providers(ProvidersArgs),
     Profiles(ProfilesArgs),
     Use(UseArgs),
+    Setup(SetupArgs),
+    Doctor(DoctorArgs),
     Sandbox(SandboxArgs),
     Completions(CompletionsArgs),
+    /// Print names for a completion script
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        names: Names,
+    },
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man {
@@ -115,9 +122,12 @@ pub(crate) enum Command {
   qwenauth login dashscope --api-key-env DASHSCOPE_API_KEY --region cn
   pass show groq | qwenauth login groq --profile work --api-key-stdin
   qwenauth login custom --base-url http://127.0.0.1:8000/v1 --model qwen3-coder
-  qwenauth login --json           events for a script, one JSON object a line")]
+  qwenauth login --json           events for a script, one JSON object a line
+  qwenauth login --no-wait --json then, once it is approved: qwenauth login --resume
+
+A login that waits for approval is joined by a second one: both show the same code.")]
 pub(crate) struct LoginArgs {
-    /// The provider to log in to (default: choose on a terminal, else `qwen`)
+    /// The provider to log in to; without one, chosen on a terminal, else `qwen`
     pub(crate) provider: Option<String>,
     /// Log in again although a valid login exists
     #[arg(long)]
@@ -152,6 +162,12 @@ pub(crate) struct LoginArgs {
     /// Do not prove the login with a request to the API
     #[arg(long)]
     pub(crate) no_verify: bool,
+    /// Show the code, keep the login pending and leave: for scripts and agents
+    #[arg(long, conflicts_with_all = ["resume", "timeout"])]
+    pub(crate) no_wait: bool,
+    /// Wait for the pending login; start none
+    #[arg(long)]
+    pub(crate) resume: bool,
     /// Give up after this long, for example `90s` or `5m`
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
@@ -320,6 +336,9 @@ pub(crate) struct ExecArgs {
     /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
     #[arg(long)]
     pub(crate) short_lived: bool,
+    /// Say which variables were set
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
@@ -360,6 +379,66 @@ pub(crate) struct ProfilesArgs {
 pub(crate) struct UseArgs {
     /// The profile, as `qwenauth profiles` lists it
     pub(crate) name: String,
+}
+
+/// Set up a tool to use the active profile
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Written: opencode, qwen-code, codex, claude-code. Their files keep comments, order and what is yours; a key is
+never written, only how to ask for one. Printed, to paste: aider, llm, crush, goose, continue, zed, cline.
+
+Examples:
+  qwenauth setup                  what is installed, what is set up
+  qwenauth setup opencode
+  qwenauth setup codex --print    show what would be written
+  qwenauth setup codex --remove   undo it
+  qwenauth setup opencode --gateway
+                                  through `qwenauth gateway`, which paces and renews"
+)]
+pub(crate) struct SetupArgs {
+    /// The tool (default: list them)
+    pub(crate) tool: Option<String>,
+    /// Print what would be written and change nothing
+    #[arg(long, requires = "tool")]
+    pub(crate) print: bool,
+    /// Undo what was written
+    #[arg(long, requires = "tool", conflicts_with_all = ["print", "model", "gateway"])]
+    pub(crate) remove: bool,
+    /// With `--remove`: also what was edited by hand since
+    #[arg(long, requires = "remove")]
+    pub(crate) force: bool,
+    /// The model the tool starts with
+    #[arg(long, value_name = "ID", requires = "tool")]
+    pub(crate) model: Option<String>,
+    /// Use a gateway on this address, whose key stays in a file
+    #[arg(long, value_name = "ADDR", requires = "tool", num_args = 0..=1, require_equals = true, default_missing_value = GATEWAY)]
+    pub(crate) gateway: Option<std::net::SocketAddr>,
+    /// Print the list as JSON
+    #[arg(long, conflicts_with = "tool")]
+    pub(crate) json: bool,
+}
+
+/// Where tools that are set up with `--gateway` look for it: 7936 spells `QWEN` on a telephone.
+const GATEWAY: &str = "127.0.0.1:7936";
+
+/// Look for what keeps a login from working
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Looks at files, locks, the environment, the clock and the servers of the active profile. What it prints has no
+secret in it and can be pasted. Exit code: 1 if something is broken, else 0.
+
+Examples:
+  qwenauth doctor
+  qwenauth doctor --fix           repair modes, stale locks and leftovers on this machine
+  qwenauth doctor --json"
+)]
+pub(crate) struct DoctorArgs {
+    /// Repair what is local: modes, stale locks, leftover files
+    #[arg(long)]
+    pub(crate) fix: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Try everything against a practice provider on this machine: no account, no network
@@ -406,6 +485,14 @@ pub(crate) enum Shell {
     Powershell,
     Elvish,
     Nushell,
+}
+
+/// What a completion script asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Names {
+    Profiles,
+    Providers,
+    Tools,
 }
 
 /// `30s`, `10m`, `1h 30m`, or a bare number of seconds.

@@ -108,7 +108,7 @@ fn open_to_read(path: &Path) -> io::Result<File> {
 }
 
 /// Root may use anybody's file; anyone else only their own.
-fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
+pub(crate) fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
     let user = geteuid();
     if user.is_root() || metadata.uid() == user.as_raw() {
         return Ok(());

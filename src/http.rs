@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use reqwest::blocking::{Client, RequestBuilder};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
@@ -67,6 +67,8 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) content_type: String,
+    /// The server's clock (RFC 9110 §6.6.1), as it says it.
+    pub(crate) date: Option<String>,
     pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
@@ -225,6 +227,7 @@ fn send(request: RequestBuilder) -> Result<Reply, Trouble> {
         |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
     let status = response.status().as_u16();
     let content_type = header(CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
+    let date = header(DATE);
     let mut body = Zeroizing::new(Vec::new());
     response
         .take(LARGEST + 1)
@@ -233,7 +236,7 @@ fn send(request: RequestBuilder) -> Result<Reply, Trouble> {
     if body.len() as u64 > LARGEST {
         return Err(Trouble::Unknown("it is longer than 1 MiB".into()));
     }
-    Ok(Reply { status, content_type, body })
+    Ok(Reply { status, content_type, date, body })
 }
 
 fn trouble(error: reqwest::Error) -> Trouble {

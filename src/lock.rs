@@ -97,6 +97,15 @@ impl Kernel {
         Ok(kernel)
     }
 
+    /// Takes the lock if it is free.
+    pub(crate) fn try_acquire(file: File, path: &Path) -> Result<Option<Self>> {
+        match fs2::FileExt::try_lock_exclusive(&file) {
+            Ok(()) => Ok(Some(Self { file, notes: Notes::default(), waited_since: SystemTime::now() })),
+            Err(error) if error.kind() == fs2::lock_contended_error().kind() => Ok(None),
+            Err(error) => Err(cannot_lock(&error, path)),
+        }
+    }
+
     fn read(&mut self) -> Result<Notes> {
         let mut text = String::new();
         self.file.rewind()?;

@@ -13,6 +13,7 @@
 //! oauth/          what an authorization server says: device and authorization code, PKCE, refresh, revoke, discovery
 //! http.rs         the one blocking client: TLS, proxy, CA, time limits; what a failure means
 //! shell.rs        variables as text for each shell
+//! setup/          one file per tool that can be configured, and what other programs read from their environment
 //! sandbox/        the practice provider; async lives here only
 //! terminal.rs     what a person sees: prompts, spinner, QR, colour; never stdout, never a secret
 //! error.rs        failures a script can act on; the only place with exit codes
@@ -21,6 +22,7 @@
 //! main → cli, commands, files, signals · commands → everything below, never another command
 //! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files, lock
 //! providers → oauth, http, files · oauth → http · lock → signals · sandbox → cli, used by its command only
+//! setup → files, lock, providers, used by its commands only
 //! cli, files, http, shell, signals, terminal, secret use nothing of ours but error and secret
 //! ```
 //!
@@ -41,6 +43,7 @@ mod oauth;
 mod providers;
 mod sandbox;
 mod secret;
+mod setup;
 mod shell;
 mod signals;
 mod terminal;
@@ -119,8 +122,11 @@ fn run(Cli { global, command }: Cli) -> Result<u8> {
         Command::Use(args) => commands::use_profile::run(&args, &setting()?)?,
         Command::Profiles(args) => commands::profiles::run(&args, &setting()?)?,
         Command::Providers(args) => commands::providers::run(&args, &setting()?)?,
+        Command::Setup(args) => commands::setup::run(&args, &setting()?)?,
+        Command::Doctor(args) => return commands::doctor::run(&args, setting),
         Command::Sandbox(args) => return commands::sandbox::run(&args),
         Command::Completions(args) => commands::completions::run(&args)?,
+        Command::Complete { names } => commands::completions::complete(names, setting)?,
         Command::Man { directory } => commands::man::run(&directory)?,
     }
     Ok(0)

@@ -8,10 +8,16 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Setting, group};
+use super::{Endpoint, Setting, group, tool_places};
 use crate::cli::{ExecArgs, variable};
 use crate::error::{Failed, Failure, note};
+use crate::secret::Secret;
+use crate::setup::children::{self, Child, Values};
+use crate::shell::Variable;
 use crate::signals;
+
+/// A variable and its value; `None`: it has to go.
+type Set = (String, Option<Secret>);
 
 /// Returns only if the program could not be started.
 pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<()> {
@@ -33,21 +39,65 @@ pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<()> {
 }
 
 fn set_group(args: &ExecArgs, setting: &Setting, command: &mut Command) -> Result<()> {
+    let group = group(setting, args.min_ttl, args.model.clone(), args.short_lived)?;
+    let mut own = group.map(|Variable { name, value }| (name.to_owned(), value)).to_vec();
+    if let Some(child) = children::find(&args.command[0])? {
+        own.extend(for_child(&child, &own, setting)?);
+    }
     let mut replaced = Vec::new();
-    for member in group(setting, args.min_ttl, args.model.clone(), args.short_lived)? {
-        let value = member.value.as_ref().map(|value| OsStr::new(value.expose()));
-        if variable(member.name).is_some_and(|found| Some(found.as_os_str()) != value) {
-            replaced.push(member.name);
+    for (name, value) in &own {
+        let value = value.as_ref().map(|value| OsStr::new(value.expose()));
+        if variable(name).is_some_and(|found| Some(found.as_os_str()) != value) {
+            replaced.push(name.as_str());
         }
         match value {
-            Some(value) => command.env(member.name, value),
-            None => command.env_remove(member.name),
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
         };
     }
+    let program = args.command[0].to_string_lossy();
+    if args.verbose {
+        let named = |set: bool| {
+            let names: Vec<&str> =
+                own.iter().filter(|(_, value)| value.is_some() == set).map(|(name, _)| name.as_str()).collect();
+            names.join(", ")
+        };
+        note(&format!("set for `{program}`: {}; removed: {}", named(true), named(false)));
+    }
     if !replaced.is_empty() {
-        note(&format!("replaced for `{}`: {}", args.command[0].to_string_lossy(), replaced.join(", ")));
+        note(&format!("replaced for `{program}`: {}", replaced.join(", ")));
     }
     Ok(())
+}
+
+/// What a known program reads beside the group, with a warning where that will not do.
+fn for_child(child: &Child, group: &[Set], setting: &Setting) -> Result<Vec<Set>> {
+    let value = |name: &str| group.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.as_ref());
+    let (Some(key), Some(base_url)) = (value("OPENAI_API_KEY"), value("OPENAI_BASE_URL")) else {
+        return Ok(Vec::new());
+    };
+    let account = setting.account();
+    let credential = account.require()?;
+    let provider = account.provider(&credential)?;
+    // A gateway speaks no Anthropic, wherever it leads to.
+    let is_direct = Endpoint::of(&account, &credential, None)?.base_url == base_url.expose();
+    let anthropic = provider.anthropic(base_url.expose()).filter(|_| is_direct);
+    let values = Values {
+        key,
+        base_url: base_url.expose(),
+        model: value("OPENAI_MODEL").map(Secret::expose),
+        anthropic: anthropic.as_deref(),
+    };
+    for missing in child.missing(&values) {
+        note(&format!("warning: {missing}"));
+    }
+    let profile = setting.profile.as_str();
+    if let Some(why) = child.outvoted(&tool_places(setting)?, &setting.config.paths.state, profile) {
+        note(&format!("warning: {why}"));
+    }
+    let mut own: Vec<Set> = child.variables(&values).into_iter().map(|(name, value)| (name, Some(value))).collect();
+    own.extend(child.remove.iter().map(|name| (name.clone(), None)));
+    Ok(own)
 }
 
 /// 127 where there is no such program, 126 where it cannot be run, as shells have it.

@@ -1,6 +1,7 @@
 //! One file per subcommand, each with `run`: translate arguments into calls, print the answer.
 
 pub(crate) mod completions;
+pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod login;
@@ -10,10 +11,12 @@ pub(crate) mod profiles;
 pub(crate) mod providers;
 pub(crate) mod refresh;
 pub(crate) mod sandbox;
+pub(crate) mod setup;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod use_profile;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -22,11 +25,12 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::cli::{Environment, Global, variable};
-use crate::config::{Config, ProfileName};
+use crate::config::{self, Config, ProfileName};
 use crate::credentials::{Account, Credential, Lifetime};
 use crate::error::note;
 use crate::http::Network;
 use crate::providers::{Ci, Provider};
+use crate::setup::Places;
 use crate::shell::{self, Variable};
 
 /// What every command that touches a credential starts from.
@@ -59,6 +63,21 @@ impl Setting {
             SystemTime::now,
         )
     }
+}
+
+/// Where the tools keep their files.
+pub(crate) fn tool_places(setting: &Setting) -> Result<Places> {
+    let home = config::home(&setting.environment)?;
+    let absolute = |value: Option<OsString>| value.map(PathBuf::from).filter(|path| path.is_absolute());
+    Ok(Places {
+        config: absolute(setting.environment.config_home.clone()).unwrap_or_else(|| home.join(".config")),
+        qwen: setting.config.paths.qwen.clone(),
+        opencode_config: absolute(variable("OPENCODE_CONFIG")),
+        opencode_directory: absolute(variable("OPENCODE_CONFIG_DIR")),
+        codex_home: absolute(variable("CODEX_HOME")),
+        claude_config: absolute(variable("CLAUDE_CONFIG_DIR")),
+        home,
+    })
 }
 
 /// What `token --format json`, `env` and `exec` hand out beside the token.

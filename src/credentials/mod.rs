@@ -22,6 +22,7 @@
 //! spent; a wait always outlasts a renewal; and a login that was made elsewhere is seen, since nothing is cached.
 
 mod document;
+mod pending;
 mod proof;
 mod refused;
 mod short_lived;

@@ -7,6 +7,7 @@ const KEYS: [(&str, &[&str]); 7] = [
     (
         "",
         &[
+            "anthropic",
             "audience",
             "authorize",
             "base_url",

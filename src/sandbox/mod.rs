@@ -5,7 +5,7 @@
 //! provider.rs           the HTTP server: who may ask, how much, which answer
 //! oauth.rs              device codes, tokens, grants: Qwen's dialect of RFC 8628, without HTTP
 //! page.rs               the page on which a person approves
-//! model.rs              an OpenAI-compatible model that echoes
+//! model.rs              an OpenAI-compatible model that echoes; messages.rs: the same in Anthropic's words
 //! inside.rs             directories and environment of what runs inside
 //! supervisor.rs         signals while a program runs inside
 //! tour.rs               every command with its real output
@@ -16,6 +16,7 @@
 //! from its own form.
 
 mod inside;
+mod messages;
 mod model;
 mod oauth;
 mod page;
