@@ -288,6 +288,7 @@ impl Authorization {
     fn judge(&self, server: &Server, error: &OauthError, status: u16) -> Poll {
         let mut secrets = vec![&self.device_code];
         secrets.extend(&self.verifier);
+        secrets.extend(&server.client_secret);
         let login = |message: &str| Failed::new(Failure::LoginRequired, message);
         match error.code.as_str() {
             "authorization_pending" => Poll::Pending,

@@ -36,6 +36,7 @@ mod sandbox;
 mod server;
 mod setup;
 mod shells;
+mod short_lived;
 mod status;
 mod terminal;
 mod token;
