@@ -17,7 +17,7 @@ pub(super) fn count_tokens(body: &[u8]) -> Result<Output, String> {
     Ok(Output::Json(json!({ "input_tokens": tokens(body.len()) })))
 }
 
-fn message(echo: &Echo, content: Value, stop_reason: Value, output_tokens: usize) -> Value {
+fn message(echo: &Echo, content: &Value, stop_reason: &Value, output_tokens: usize) -> Value {
     json!({
         "id": echo.id,
         "type": "message",
@@ -31,12 +31,12 @@ fn message(echo: &Echo, content: Value, stop_reason: Value, output_tokens: usize
 }
 
 fn whole(echo: &Echo) -> Value {
-    message(echo, json!([{ "type": "text", "text": echo.text }]), json!("end_turn"), tokens(echo.text.len()))
+    message(echo, &json!([{ "type": "text", "text": echo.text }]), &json!("end_turn"), tokens(echo.text.len()))
 }
 
 fn events(echo: &Echo) -> String {
     let mut events = vec![
-        json!({ "type": "message_start", "message": message(echo, json!([]), Value::Null, 0) }),
+        json!({ "type": "message_start", "message": message(echo, &json!([]), &Value::Null, 0) }),
         json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "text", "text": "" } }),
     ];
     let delta =

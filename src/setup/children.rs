@@ -8,7 +8,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use serde_json::Value;
 use url::Url;
 
 use super::document::{Document, Place};
@@ -77,7 +76,7 @@ impl Child {
         let document = Document::parse(&text, syntax_of(&file), &file).ok()?;
         let there = |(place, harmless): &&(String, String)| {
             let keys: Vec<&str> = place.split('.').collect();
-            document.get(&Place::key(&keys)).is_some_and(|found| found != Value::from(harmless.as_str()))
+            document.get(&Place::key(&keys)).is_some_and(|found| found != harmless.as_str())
         };
         let (place, _) = self.places.iter().find(there)?;
         Some(format!("`{place}` in `{}` wins over these variables; the way out: {}", file.display(), self.way_out))

@@ -12,6 +12,7 @@ pub(super) fn file(places: &Places) -> PathBuf {
     places.codex_home.clone().unwrap_or_else(|| places.home.join(".codex")).join("config.toml")
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "other tools cannot have every access")]
 pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
     let command = access.key_command();
     let (program, arguments) = command.split_first().unwrap_or((&access.program, &[]));

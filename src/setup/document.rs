@@ -144,7 +144,7 @@ impl Document {
                     }
                     table = table.get_mut(key).and_then(Item::as_table_like_mut).with_context(wrong)?;
                 }
-                table.insert(last, to_toml(value));
+                set_toml(table, last, to_toml(value));
             }
         }
         Ok(())
@@ -213,6 +213,18 @@ fn set_key(object: &CstObject, key: &str, value: &Value) {
             object.append(key, to_json(value));
         }
     }
+}
+
+/// A key that is there keeps its comments, and so does a value that takes the place of a value.
+fn set_toml(table: &mut dyn TableLike, key: &str, mut item: Item) {
+    let Some(old) = table.get_mut(key) else {
+        table.insert(key, item);
+        return;
+    };
+    if let (Some(old), Some(new)) = (old.as_value(), item.as_value_mut()) {
+        *new.decor_mut() = old.decor().clone();
+    }
+    *old = item;
 }
 
 fn remove_elements(array: &CstArray, (field, wanted): &(String, String)) {
@@ -323,6 +335,8 @@ mod tests {
         );
         document.remove(&place, kept);
         assert_eq!(document.to_text(), text);
+        document.set(&Place::key(&["model"]), &json!("other")).unwrap();
+        assert_eq!(document.to_text(), text.replace("gpt", "other"));
     }
 
     #[test]

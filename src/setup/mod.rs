@@ -320,13 +320,11 @@ fn restore(record: &Record, current: Option<&str>) -> Result<Restored> {
 impl Written {
     /// Puts back what stood there before.
     fn undo(&self, document: &mut Document) -> Result<()> {
-        match &self.before {
-            Some(before) => document.set(&self.place, before),
-            None => {
-                document.remove(&self.place, self.depth);
-                Ok(())
-            }
-        }
+        let Some(before) = &self.before else {
+            document.remove(&self.place, self.depth);
+            return Ok(());
+        };
+        document.set(&self.place, before)
     }
 
     /// The lines in which what stands there now differs from what was written; none when it is as written or undone.

@@ -33,13 +33,12 @@ pub(super) fn file(places: &Places) -> PathBuf {
 pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
     let mut options = json!({"baseURL": access.base_url});
     let mut companion = None;
-    match &access.gateway_key {
-        Some(key) => options["apiKey"] = format!("{{file:{}}}", key.display()).into(),
-        None => {
-            let command = serde_json::to_string(&access.key_command())?;
-            let plugin = directory(places).join("plugin").join(format!("{NAME}.js"));
-            companion = Some((plugin, PLUGIN.replace("[/* command */]", &command)));
-        }
+    if let Some(key) = &access.gateway_key {
+        options["apiKey"] = format!("{{file:{}}}", key.display()).into();
+    } else {
+        let command = serde_json::to_string(&access.key_command())?;
+        let plugin = directory(places).join("plugin").join(format!("{NAME}.js"));
+        companion = Some((plugin, PLUGIN.replace("[/* command */]", &command)));
     }
     let models: Map<String, Value> = access.models().iter().map(|model| (model.id.clone(), entry(model))).collect();
     let provider = json!({

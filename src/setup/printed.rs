@@ -3,7 +3,7 @@
 //! Hazard: llm falls back to the user's own `OPENAI_API_KEY` and sends it to the base URL; Zed and Continue read a key
 //! only from a file or keychain of theirs. Rule: each text says how the key gets there without standing in the file.
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::{Access, NAME, Places, SetUp, quoted};
@@ -17,12 +17,13 @@ pub(super) fn text(tool: &str, access: &Access, places: &Places) -> Result<SetUp
         "continue" => continue_dev(access, places),
         "zed" => zed(access, places),
         "cline" => cline(access),
-        _ => return Err(anyhow::anyhow!("no text for `{tool}`")),
-    }?;
+        _ => bail!("no text for `{tool}`"),
+    };
     Ok(SetUp::Text { place, text })
 }
 
-type Text = Result<(String, String)>;
+/// Where it goes, and the text.
+type Text = (String, String);
 
 fn start(access: &Access, program: &str) -> String {
     format!("{} exec --profile {} -- {program}", quoted(&access.program), access.profile)
@@ -33,7 +34,7 @@ fn aider(access: &Access) -> Text {
         "# aider reads key, base URL and model from its environment, which this sets:\nalias aider={}\n",
         quoted(&start(access, "aider"))
     );
-    Ok(("the start-up file of your shell".into(), text))
+    ("the start-up file of your shell".into(), text)
 }
 
 fn llm(access: &Access, places: &Places) -> Text {
@@ -51,7 +52,7 @@ fn llm(access: &Access, places: &Places) -> Text {
         access.key_command_line(),
         models.collect::<String>()
     );
-    Ok((places.config.join("io.datasette.llm/extra-openai-models.yaml").display().to_string(), text))
+    (places.config.join("io.datasette.llm/extra-openai-models.yaml").display().to_string(), text)
 }
 
 fn crush(access: &Access, places: &Places) -> Text {
@@ -77,7 +78,7 @@ fn crush(access: &Access, places: &Places) -> Text {
         "api_key": format!("$({})", access.key_command_line()),
         "models": models,
     }}});
-    Ok((places.config.join("crush/crush.json").display().to_string(), pretty(&value)?))
+    (places.config.join("crush/crush.json").display().to_string(), pretty(&value))
 }
 
 fn goose(access: &Access, places: &Places) -> Text {
@@ -96,7 +97,7 @@ fn goose(access: &Access, places: &Places) -> Text {
         "models": models,
         "supports_streaming": true,
     });
-    Ok((places.config.join(format!("goose/custom_providers/{NAME}.json")).display().to_string(), pretty(&value)?))
+    (places.config.join(format!("goose/custom_providers/{NAME}.json")).display().to_string(), pretty(&value))
 }
 
 fn continue_dev(access: &Access, places: &Places) -> Text {
@@ -114,7 +115,7 @@ fn continue_dev(access: &Access, places: &Places) -> Text {
         access.key_command_line(),
         models.collect::<String>()
     );
-    Ok((places.home.join(".continue/config.yaml").display().to_string(), text))
+    (places.home.join(".continue/config.yaml").display().to_string(), text)
 }
 
 fn zed(access: &Access, places: &Places) -> Text {
@@ -138,9 +139,9 @@ fn zed(access: &Access, places: &Places) -> Text {
     let text = format!(
         "// Zed reads the key from QWENAUTH_API_KEY when it starts:\n//   QWENAUTH_API_KEY=\"$({})\" zed\n{}",
         access.key_command_line(),
-        pretty(&value)?
+        pretty(&value)
     );
-    Ok((places.config.join("zed/settings.json").display().to_string(), text))
+    (places.config.join("zed/settings.json").display().to_string(), text)
 }
 
 fn cline(access: &Access) -> Text {
@@ -150,11 +151,11 @@ fn cline(access: &Access) -> Text {
         quoted(&access.model),
         quoted(&access.base_url)
     );
-    Ok(("your shell".into(), text))
+    ("your shell".into(), text)
 }
 
-fn pretty(value: &serde_json::Value) -> Result<String> {
-    Ok(serde_json::to_string_pretty(value).context("cannot write JSON")? + "\n")
+fn pretty(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
 }
 
 /// A JSON string is a YAML one.

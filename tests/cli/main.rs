@@ -12,6 +12,7 @@
 
 mod architecture;
 mod device_flow;
+mod doctor;
 mod env;
 mod exec;
 mod files;
@@ -22,6 +23,7 @@ mod keys;
 mod login;
 mod logout;
 mod openrouter;
+mod pending;
 mod places;
 mod practice;
 mod processes;
@@ -33,6 +35,7 @@ mod refresh_failures;
 mod run;
 mod sandbox;
 mod server;
+mod setup;
 mod shells;
 mod short_lived;
 mod status;

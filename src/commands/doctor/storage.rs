@@ -221,7 +221,9 @@ fn leftovers(directories: &[&Path], fix: bool) -> Vec<Check> {
     let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let temporary = name.starts_with('.') && name.contains(".qwenauth-") && name.ends_with(".tmp");
+        let temporary = name.starts_with('.')
+            && name.contains(".qwenauth-")
+            && path.extension().is_some_and(|extension| extension == "tmp");
         if temporary && age(&path).is_some_and(|age| age > LEFT) {
             let message = format!("`{}` was left by a process that was killed", path.display());
             checks.push(if fix && fs::remove_file(&path).is_ok() {
