@@ -33,9 +33,13 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('token', 'token', [CompletionResultType]::ParameterValue, 'Print an access token that is good for a while')
             [CompletionResult]::new('env', 'env', [CompletionResultType]::ParameterValue, 'Print shell statements that export the credential')
             [CompletionResult]::new('exec', 'exec', [CompletionResultType]::ParameterValue, 'Run a program with the credential in its environment')
+            [CompletionResult]::new('gateway', 'gateway', [CompletionResultType]::ParameterValue, 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself')
+            [CompletionResult]::new('usage', 'usage', [CompletionResultType]::ParameterValue, 'Show what passed through the gateway and what limits leave')
             [CompletionResult]::new('providers', 'providers', [CompletionResultType]::ParameterValue, 'Compare the known providers: price, limits, CI, what works here')
             [CompletionResult]::new('profiles', 'profiles', [CompletionResultType]::ParameterValue, 'List the stored profiles')
             [CompletionResult]::new('use', 'use', [CompletionResultType]::ParameterValue, 'Make a stored profile the active one')
+            [CompletionResult]::new('setup', 'setup', [CompletionResultType]::ParameterValue, 'Set up a tool to use the active profile')
+            [CompletionResult]::new('doctor', 'doctor', [CompletionResultType]::ParameterValue, 'Look for what keeps a login from working')
             [CompletionResult]::new('sandbox', 'sandbox', [CompletionResultType]::ParameterValue, 'Try everything against a practice provider on this machine: no account, no network')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
@@ -56,6 +60,8 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--code-stdin', '--code-stdin', [CompletionResultType]::ParameterName, 'OpenRouter: read the code that the browser shows from stdin')
             [CompletionResult]::new('--no-browser', '--no-browser', [CompletionResultType]::ParameterName, 'Do not open a browser')
             [CompletionResult]::new('--no-verify', '--no-verify', [CompletionResultType]::ParameterName, 'Do not prove the login with a request to the API')
+            [CompletionResult]::new('--no-wait', '--no-wait', [CompletionResultType]::ParameterName, 'Show the code, keep the login pending and leave: for scripts and agents')
+            [CompletionResult]::new('--resume', '--resume', [CompletionResultType]::ParameterName, 'Wait for the pending login; start none')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print events for a script, one JSON object a line')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
@@ -108,9 +114,50 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         'qwenauth;exec' {
             [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'The model to name in `OPENAI_MODEL`')
             [CompletionResult]::new('--min-ttl', '--min-ttl', [CompletionResultType]::ParameterName, 'How long the token must be good for (default: 10m if it can be had)')
+            [CompletionResult]::new('--rpm', '--rpm', [CompletionResultType]::ParameterName, 'Requests a minute, instead of what is known of the provider')
+            [CompletionResult]::new('--rpd', '--rpd', [CompletionResultType]::ParameterName, 'Requests a day, after which the gateway refuses')
+            [CompletionResult]::new('--max-wait', '--max-wait', [CompletionResultType]::ParameterName, 'Longest wait that the provider may ask for before it is asked again')
+            [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'Longest time until an answer begins, and between two pieces of it')
+            [CompletionResult]::new('--max-body', '--max-body', [CompletionResultType]::ParameterName, 'Longest request')
+            [CompletionResult]::new('--replay-limit', '--replay-limit', [CompletionResultType]::ParameterName, 'Longest request that is kept to be sent again')
+            [CompletionResult]::new('--warn-at', '--warn-at', [CompletionResultType]::ParameterName, 'Say so, once a day, when this much of the day''s limit is used')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--gateway', '--gateway', [CompletionResultType]::ParameterName, 'Keep the credential in a gateway that lives as long as the program')
             [CompletionResult]::new('--preserve-env', '--preserve-env', [CompletionResultType]::ParameterName, 'Leave key and base URL alone if either is set already')
+            [CompletionResult]::new('--no-pacing', '--no-pacing', [CompletionResultType]::ParameterName, 'Count requests, but let none wait')
             [CompletionResult]::new('--short-lived', '--short-lived', [CompletionResultType]::ParameterName, 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)')
+            [CompletionResult]::new('-v', '-v', [CompletionResultType]::ParameterName, 'Say which variables were set')
+            [CompletionResult]::new('--verbose', '--verbose', [CompletionResultType]::ParameterName, 'Say which variables were set')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;gateway' {
+            [CompletionResult]::new('--listen', '--listen', [CompletionResultType]::ParameterName, 'Where to listen; port 0 takes a free one')
+            [CompletionResult]::new('--api-key-file', '--api-key-file', [CompletionResultType]::ParameterName, 'Keep the key in this file over restarts')
+            [CompletionResult]::new('--allow-host', '--allow-host', [CompletionResultType]::ParameterName, 'Answer to this host name as well; can be repeated')
+            [CompletionResult]::new('--drain', '--drain', [CompletionResultType]::ParameterName, 'How long requests may take to finish after Ctrl-C')
+            [CompletionResult]::new('--rpm', '--rpm', [CompletionResultType]::ParameterName, 'Requests a minute, instead of what is known of the provider')
+            [CompletionResult]::new('--rpd', '--rpd', [CompletionResultType]::ParameterName, 'Requests a day, after which the gateway refuses')
+            [CompletionResult]::new('--max-wait', '--max-wait', [CompletionResultType]::ParameterName, 'Longest wait that the provider may ask for before it is asked again')
+            [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'Longest time until an answer begins, and between two pieces of it')
+            [CompletionResult]::new('--max-body', '--max-body', [CompletionResultType]::ParameterName, 'Longest request')
+            [CompletionResult]::new('--replay-limit', '--replay-limit', [CompletionResultType]::ParameterName, 'Longest request that is kept to be sent again')
+            [CompletionResult]::new('--warn-at', '--warn-at', [CompletionResultType]::ParameterName, 'Say so, once a day, when this much of the day''s limit is used')
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--all-profiles', '--all-profiles', [CompletionResultType]::ParameterName, 'Serve every stored profile, at `/p/NAME/v1`')
+            [CompletionResult]::new('--metrics', '--metrics', [CompletionResultType]::ParameterName, 'Serve counters for Prometheus at `/metrics`, behind the key')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('--no-pacing', '--no-pacing', [CompletionResultType]::ParameterName, 'Count requests, but let none wait')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;usage' {
+            [CompletionResult]::new('--days', '--days', [CompletionResultType]::ParameterName, 'How many days, today included')
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('--check', '--check', [CompletionResultType]::ParameterName, 'Ask the provider what is left, where it can be asked')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
@@ -132,6 +179,26 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         }
         'qwenauth;use' {
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;setup' {
+            [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'The model the tool starts with')
+            [CompletionResult]::new('--gateway', '--gateway', [CompletionResultType]::ParameterName, 'Use a gateway on this address, whose key stays in a file')
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--print', '--print', [CompletionResultType]::ParameterName, 'Print what would be written and change nothing')
+            [CompletionResult]::new('--remove', '--remove', [CompletionResultType]::ParameterName, 'Undo what was written')
+            [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'With `--remove`: also what was edited by hand since')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print the list as JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;doctor' {
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--fix', '--fix', [CompletionResultType]::ParameterName, 'Repair what is local: modes, stale locks, leftover files')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
@@ -159,9 +226,13 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('token', 'token', [CompletionResultType]::ParameterValue, 'Print an access token that is good for a while')
             [CompletionResult]::new('env', 'env', [CompletionResultType]::ParameterValue, 'Print shell statements that export the credential')
             [CompletionResult]::new('exec', 'exec', [CompletionResultType]::ParameterValue, 'Run a program with the credential in its environment')
+            [CompletionResult]::new('gateway', 'gateway', [CompletionResultType]::ParameterValue, 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself')
+            [CompletionResult]::new('usage', 'usage', [CompletionResultType]::ParameterValue, 'Show what passed through the gateway and what limits leave')
             [CompletionResult]::new('providers', 'providers', [CompletionResultType]::ParameterValue, 'Compare the known providers: price, limits, CI, what works here')
             [CompletionResult]::new('profiles', 'profiles', [CompletionResultType]::ParameterValue, 'List the stored profiles')
             [CompletionResult]::new('use', 'use', [CompletionResultType]::ParameterValue, 'Make a stored profile the active one')
+            [CompletionResult]::new('setup', 'setup', [CompletionResultType]::ParameterValue, 'Set up a tool to use the active profile')
+            [CompletionResult]::new('doctor', 'doctor', [CompletionResultType]::ParameterValue, 'Look for what keeps a login from working')
             [CompletionResult]::new('sandbox', 'sandbox', [CompletionResultType]::ParameterValue, 'Try everything against a practice provider on this machine: no account, no network')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
@@ -188,6 +259,12 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         'qwenauth;help;exec' {
             break
         }
+        'qwenauth;help;gateway' {
+            break
+        }
+        'qwenauth;help;usage' {
+            break
+        }
         'qwenauth;help;providers' {
             break
         }
@@ -195,6 +272,12 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             break
         }
         'qwenauth;help;use' {
+            break
+        }
+        'qwenauth;help;setup' {
+            break
+        }
+        'qwenauth;help;doctor' {
             break
         }
         'qwenauth;help;sandbox' {

@@ -19,11 +19,17 @@ _qwenauth() {
             qwenauth,completions)
                 cmd="qwenauth__subcmd__completions"
                 ;;
+            qwenauth,doctor)
+                cmd="qwenauth__subcmd__doctor"
+                ;;
             qwenauth,env)
                 cmd="qwenauth__subcmd__env"
                 ;;
             qwenauth,exec)
                 cmd="qwenauth__subcmd__exec"
+                ;;
+            qwenauth,gateway)
+                cmd="qwenauth__subcmd__gateway"
                 ;;
             qwenauth,help)
                 cmd="qwenauth__subcmd__help"
@@ -46,11 +52,17 @@ _qwenauth() {
             qwenauth,sandbox)
                 cmd="qwenauth__subcmd__sandbox"
                 ;;
+            qwenauth,setup)
+                cmd="qwenauth__subcmd__setup"
+                ;;
             qwenauth,status)
                 cmd="qwenauth__subcmd__status"
                 ;;
             qwenauth,token)
                 cmd="qwenauth__subcmd__token"
+                ;;
+            qwenauth,usage)
+                cmd="qwenauth__subcmd__usage"
                 ;;
             qwenauth,use)
                 cmd="qwenauth__subcmd__use"
@@ -58,11 +70,17 @@ _qwenauth() {
             qwenauth__subcmd__help,completions)
                 cmd="qwenauth__subcmd__help__subcmd__completions"
                 ;;
+            qwenauth__subcmd__help,doctor)
+                cmd="qwenauth__subcmd__help__subcmd__doctor"
+                ;;
             qwenauth__subcmd__help,env)
                 cmd="qwenauth__subcmd__help__subcmd__env"
                 ;;
             qwenauth__subcmd__help,exec)
                 cmd="qwenauth__subcmd__help__subcmd__exec"
+                ;;
+            qwenauth__subcmd__help,gateway)
+                cmd="qwenauth__subcmd__help__subcmd__gateway"
                 ;;
             qwenauth__subcmd__help,help)
                 cmd="qwenauth__subcmd__help__subcmd__help"
@@ -85,11 +103,17 @@ _qwenauth() {
             qwenauth__subcmd__help,sandbox)
                 cmd="qwenauth__subcmd__help__subcmd__sandbox"
                 ;;
+            qwenauth__subcmd__help,setup)
+                cmd="qwenauth__subcmd__help__subcmd__setup"
+                ;;
             qwenauth__subcmd__help,status)
                 cmd="qwenauth__subcmd__help__subcmd__status"
                 ;;
             qwenauth__subcmd__help,token)
                 cmd="qwenauth__subcmd__help__subcmd__token"
+                ;;
+            qwenauth__subcmd__help,usage)
+                cmd="qwenauth__subcmd__help__subcmd__usage"
                 ;;
             qwenauth__subcmd__help,use)
                 cmd="qwenauth__subcmd__help__subcmd__use"
@@ -101,17 +125,14 @@ _qwenauth() {
 
     case "${cmd}" in
         qwenauth)
-            opts="-h -V --profile --help --version login status refresh logout token env exec providers profiles use sandbox completions help"
+            opts="-h -V --profile --help --version login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -129,10 +150,25 @@ _qwenauth() {
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        qwenauth__subcmd__doctor)
+            opts="-h --fix --json --profile --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --profile)
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -168,10 +204,7 @@ _qwenauth() {
                     return 0
                     ;;
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -182,7 +215,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__exec)
-            opts="-h --preserve-env --model --min-ttl --short-lived --profile --help"
+            opts="-v -h --gateway --preserve-env --model --min-ttl --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --warn-at --short-lived --verbose --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -202,11 +235,149 @@ _qwenauth() {
                     fi
                     return 0
                     ;;
-                --profile)
+                --rpm)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --rpd)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --max-wait)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --max-body)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --replay-limit)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --warn-at)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --profile)
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        qwenauth__subcmd__gateway)
+            opts="-h --listen --api-key-file --allow-host --all-profiles --metrics --drain --json --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --warn-at --profile --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --listen)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --api-key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --allow-host)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --drain)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --rpm)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --rpd)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --max-wait)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --max-body)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --replay-limit)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --warn-at)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --profile)
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -217,7 +388,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__help)
-            opts="login status refresh logout token env exec providers profiles use sandbox completions help"
+            opts="login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -231,6 +402,20 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__help__subcmd__completions)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        qwenauth__subcmd__help__subcmd__doctor)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -259,6 +444,20 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__help__subcmd__exec)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        qwenauth__subcmd__help__subcmd__gateway)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -370,6 +569,20 @@ _qwenauth() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        qwenauth__subcmd__help__subcmd__setup)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         qwenauth__subcmd__help__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -398,6 +611,20 @@ _qwenauth() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        qwenauth__subcmd__help__subcmd__usage)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         qwenauth__subcmd__help__subcmd__use)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -413,7 +640,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__login)
-            opts="-h --force --api-key-stdin --api-key-env --base-url --region --code-stdin --key-label --limit --no-browser --qr --no-verify --timeout --model --json --profile --help"
+            opts="-h --force --api-key-stdin --api-key-env --base-url --region --code-stdin --key-label --limit --no-browser --qr --no-verify --no-wait --resume --timeout --model --json --profile --help $(qwenauth __complete providers 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -473,10 +700,7 @@ _qwenauth() {
                     return 0
                     ;;
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -494,10 +718,7 @@ _qwenauth() {
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -515,10 +736,7 @@ _qwenauth() {
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -529,17 +747,14 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__providers)
-            opts="-h --json --markdown --profile --help"
+            opts="-h --json --markdown --profile --help $(qwenauth __complete providers 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -557,10 +772,7 @@ _qwenauth() {
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -585,10 +797,39 @@ _qwenauth() {
                     return 0
                     ;;
                 --profile)
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        qwenauth__subcmd__setup)
+            opts="-h --print --remove --force --model --gateway --json --profile --help $(qwenauth __complete tools 2>/dev/null)"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --model)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --gateway)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --profile)
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -606,10 +847,7 @@ _qwenauth() {
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -638,10 +876,32 @@ _qwenauth() {
                     return 0
                     ;;
                 --profile)
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        qwenauth__subcmd__usage)
+            opts="-h --json --days --check --profile --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --days)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --profile)
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -652,17 +912,14 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__use)
-            opts="-h --profile --help"
+            opts="-h --profile --help $(qwenauth __complete profiles 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --profile)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)

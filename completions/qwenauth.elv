@@ -30,9 +30,13 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand token 'Print an access token that is good for a while'
             cand env 'Print shell statements that export the credential'
             cand exec 'Run a program with the credential in its environment'
+            cand gateway 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself'
+            cand usage 'Show what passed through the gateway and what limits leave'
             cand providers 'Compare the known providers: price, limits, CI, what works here'
             cand profiles 'List the stored profiles'
             cand use 'Make a stored profile the active one'
+            cand setup 'Set up a tool to use the active profile'
+            cand doctor 'Look for what keeps a login from working'
             cand sandbox 'Try everything against a practice provider on this machine: no account, no network'
             cand completions 'Print a completion script'
             cand help 'Print this message or the help of the given subcommand(s)'
@@ -52,6 +56,8 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --code-stdin 'OpenRouter: read the code that the browser shows from stdin'
             cand --no-browser 'Do not open a browser'
             cand --no-verify 'Do not prove the login with a request to the API'
+            cand --no-wait 'Show the code, keep the login pending and leave: for scripts and agents'
+            cand --resume 'Wait for the pending login; start none'
             cand --json 'Print events for a script, one JSON object a line'
             cand -h 'Print help (see more with ''--help'')'
             cand --help 'Print help (see more with ''--help'')'
@@ -98,9 +104,48 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         &'qwenauth;exec'= {
             cand --model 'The model to name in `OPENAI_MODEL`'
             cand --min-ttl 'How long the token must be good for (default: 10m if it can be had)'
+            cand --rpm 'Requests a minute, instead of what is known of the provider'
+            cand --rpd 'Requests a day, after which the gateway refuses'
+            cand --max-wait 'Longest wait that the provider may ask for before it is asked again'
+            cand --timeout 'Longest time until an answer begins, and between two pieces of it'
+            cand --max-body 'Longest request'
+            cand --replay-limit 'Longest request that is kept to be sent again'
+            cand --warn-at 'Say so, once a day, when this much of the day''s limit is used'
             cand --profile 'Use this profile instead of the active one'
+            cand --gateway 'Keep the credential in a gateway that lives as long as the program'
             cand --preserve-env 'Leave key and base URL alone if either is set already'
+            cand --no-pacing 'Count requests, but let none wait'
             cand --short-lived 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
+            cand -v 'Say which variables were set'
+            cand --verbose 'Say which variables were set'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;gateway'= {
+            cand --listen 'Where to listen; port 0 takes a free one'
+            cand --api-key-file 'Keep the key in this file over restarts'
+            cand --allow-host 'Answer to this host name as well; can be repeated'
+            cand --drain 'How long requests may take to finish after Ctrl-C'
+            cand --rpm 'Requests a minute, instead of what is known of the provider'
+            cand --rpd 'Requests a day, after which the gateway refuses'
+            cand --max-wait 'Longest wait that the provider may ask for before it is asked again'
+            cand --timeout 'Longest time until an answer begins, and between two pieces of it'
+            cand --max-body 'Longest request'
+            cand --replay-limit 'Longest request that is kept to be sent again'
+            cand --warn-at 'Say so, once a day, when this much of the day''s limit is used'
+            cand --profile 'Use this profile instead of the active one'
+            cand --all-profiles 'Serve every stored profile, at `/p/NAME/v1`'
+            cand --metrics 'Serve counters for Prometheus at `/metrics`, behind the key'
+            cand --json 'Print JSON'
+            cand --no-pacing 'Count requests, but let none wait'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;usage'= {
+            cand --days 'How many days, today included'
+            cand --profile 'Use this profile instead of the active one'
+            cand --json 'Print JSON'
+            cand --check 'Ask the provider what is left, where it can be asked'
             cand -h 'Print help'
             cand --help 'Print help'
         }
@@ -119,6 +164,24 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         }
         &'qwenauth;use'= {
             cand --profile 'Use this profile instead of the active one'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;setup'= {
+            cand --model 'The model the tool starts with'
+            cand --gateway 'Use a gateway on this address, whose key stays in a file'
+            cand --profile 'Use this profile instead of the active one'
+            cand --print 'Print what would be written and change nothing'
+            cand --remove 'Undo what was written'
+            cand --force 'With `--remove`: also what was edited by hand since'
+            cand --json 'Print the list as JSON'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;doctor'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand --fix 'Repair what is local: modes, stale locks, leftover files'
+            cand --json 'Print JSON'
             cand -h 'Print help'
             cand --help 'Print help'
         }
@@ -143,9 +206,13 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand token 'Print an access token that is good for a while'
             cand env 'Print shell statements that export the credential'
             cand exec 'Run a program with the credential in its environment'
+            cand gateway 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself'
+            cand usage 'Show what passed through the gateway and what limits leave'
             cand providers 'Compare the known providers: price, limits, CI, what works here'
             cand profiles 'List the stored profiles'
             cand use 'Make a stored profile the active one'
+            cand setup 'Set up a tool to use the active profile'
+            cand doctor 'Look for what keeps a login from working'
             cand sandbox 'Try everything against a practice provider on this machine: no account, no network'
             cand completions 'Print a completion script'
             cand help 'Print this message or the help of the given subcommand(s)'
@@ -164,11 +231,19 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         }
         &'qwenauth;help;exec'= {
         }
+        &'qwenauth;help;gateway'= {
+        }
+        &'qwenauth;help;usage'= {
+        }
         &'qwenauth;help;providers'= {
         }
         &'qwenauth;help;profiles'= {
         }
         &'qwenauth;help;use'= {
+        }
+        &'qwenauth;help;setup'= {
+        }
+        &'qwenauth;help;doctor'= {
         }
         &'qwenauth;help;sandbox'= {
         }

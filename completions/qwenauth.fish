@@ -24,7 +24,7 @@ function __fish_qwenauth_using_subcommand
     contains -- $cmd[1] $argv
 end
 
-complete -c qwenauth -n "__fish_qwenauth_needs_command" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -s V -l version -d 'Print version'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "login" -d 'Log in and make the profile active'
@@ -34,9 +34,13 @@ complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "logout" -d 'Remov
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "token" -d 'Print an access token that is good for a while'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "env" -d 'Print shell statements that export the credential'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "exec" -d 'Run a program with the credential in its environment'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "gateway" -d 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "usage" -d 'Show what passed through the gateway and what limits leave'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "providers" -d 'Compare the known providers: price, limits, CI, what works here'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "profiles" -d 'List the stored profiles'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "use" -d 'Make a stored profile the active one'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "setup" -d 'Set up a tool to use the active profile'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "doctor" -d 'Look for what keeps a login from working'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "sandbox" -d 'Try everything against a practice provider on this machine: no account, no network'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "completions" -d 'Print a completion script'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -50,22 +54,24 @@ always\t''
 never\t''"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l timeout -d 'Give up after this long, for example `90s` or `5m`' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l model -d 'The model that `env` and `exec` name for this profile' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l force -d 'Log in again although a valid login exists'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l api-key-stdin -d 'Read the API key from stdin'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l code-stdin -d 'OpenRouter: read the code that the browser shows from stdin'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-browser -d 'Do not open a browser'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-verify -d 'Do not prove the login with a request to the API'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-wait -d 'Show the code, keep the login pending and leave: for scripts and agents'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l resume -d 'Wait for the pending login; start none'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l json -d 'Print events for a script, one JSON object a line'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l all -d 'Show every stored profile'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l check -d 'Ask the API whether it accepts the credential'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand refresh" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand refresh" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand refresh" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l all -d 'Remove every stored profile'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l local -d 'Do not ask the provider to revoke the credential'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l json -d 'Print JSON'
@@ -74,7 +80,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l min-ttl -d '
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l format -r -f -a "raw\t'The token alone'
 json\t'An object with token, expiry, base URL and model'
 header\t'`Authorization: Bearer …`'"
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l short-lived -d 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l format -d 'The shell or file that will read it' -r -f -a "sh\t'bash, dash, zsh; quoted, any POSIX shell'
@@ -88,42 +94,94 @@ json\t'An object of names and values, null for what is to be removed'
 github\t'Lines for the file `GITHUB_ENV` of a GitHub Actions job, the key masked'"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l model -d 'The model to name in `OPENAI_MODEL`' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l min-ttl -d 'How long the token must be good for (default: 10m if it can be had)' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l unset -d 'Print statements that remove the variables'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l short-lived -d 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l model -d 'The model to name in `OPENAI_MODEL`' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l min-ttl -d 'How long the token must be good for (default: 10m if it can be had)' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l rpm -d 'Requests a minute, instead of what is known of the provider' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l rpd -d 'Requests a day, after which the gateway refuses' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l max-wait -d 'Longest wait that the provider may ask for before it is asked again' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l timeout -d 'Longest time until an answer begins, and between two pieces of it' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l max-body -d 'Longest request' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l replay-limit -d 'Longest request that is kept to be sent again' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l warn-at -d 'Say so, once a day, when this much of the day\'s limit is used' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l gateway -d 'Keep the credential in a gateway that lives as long as the program'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l preserve-env -d 'Leave key and base URL alone if either is set already'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l no-pacing -d 'Count requests, but let none wait'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l short-lived -d 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s v -l verbose -d 'Say which variables were set'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l listen -d 'Where to listen; port 0 takes a free one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l api-key-file -d 'Keep the key in this file over restarts' -r -F
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l allow-host -d 'Answer to this host name as well; can be repeated' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l drain -d 'How long requests may take to finish after Ctrl-C' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l rpm -d 'Requests a minute, instead of what is known of the provider' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l rpd -d 'Requests a day, after which the gateway refuses' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l max-wait -d 'Longest wait that the provider may ask for before it is asked again' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l timeout -d 'Longest time until an answer begins, and between two pieces of it' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l max-body -d 'Longest request' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l replay-limit -d 'Longest request that is kept to be sent again' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l warn-at -d 'Say so, once a day, when this much of the day\'s limit is used' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l all-profiles -d 'Serve every stored profile, at `/p/NAME/v1`'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l metrics -d 'Serve counters for Prometheus at `/metrics`, behind the key'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l json -d 'Print JSON'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l no-pacing -d 'Count requests, but let none wait'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l days -d 'How many days, today included' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l json -d 'Print JSON'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l check -d 'Ask the provider what is left, where it can be asked'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l markdown -d 'Print the table of docs/providers.md'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l model -d 'The model the tool starts with' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l gateway -d 'Use a gateway on this address, whose key stays in a file' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l print -d 'Print what would be written and change nothing'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l remove -d 'Undo what was written'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l force -d 'With `--remove`: also what was edited by hand since'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l json -d 'Print the list as JSON'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l fix -d 'Repair what is local: modes, stale locks, leftover files'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l json -d 'Print JSON'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l expires-in -d 'How long access tokens of the practice provider live' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l tour -d 'Show each command with its real output, then leave'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l no-approve -d 'Approve nothing by itself, even without a terminal: every login waits for the page'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -l profile -d 'Use this profile instead of the active one' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec providers profiles use sandbox completions help" -f -a "login" -d 'Log in and make the profile active'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec providers profiles use sandbox completions help" -f -a "status" -d 'Show where the login stands'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec providers profiles use sandbox completions help" -f -a "refresh" -d 'Renew the access token now'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec providers profiles use sandbox completions help" -f -a "logout" -d 'Remove a stored credential, revoking it where the provider can'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec providers profiles use sandbox completions help" -f -a "token" -d 'Print an access token that is good for a while'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec providers profiles use sandbox completions help" -f -a "env" -d 'Print shell statements that export the credential'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec providers profiles use sandbox completions help" -f -a "exec" -d 'Run a program with the credential in its environment'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec providers profiles use sandbox completions help" -f -a "providers" -d 'Compare the known providers: price, limits, CI, what works here'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec providers profiles use sandbox completions help" -f -a "profiles" -d 'List the stored profiles'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec providers profiles use sandbox completions help" -f -a "use" -d 'Make a stored profile the active one'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec providers profiles use sandbox completions help" -f -a "sandbox" -d 'Try everything against a practice provider on this machine: no account, no network'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec providers profiles use sandbox completions help" -f -a "completions" -d 'Print a completion script'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec providers profiles use sandbox completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "login" -d 'Log in and make the profile active'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "status" -d 'Show where the login stands'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "refresh" -d 'Renew the access token now'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "logout" -d 'Remove a stored credential, revoking it where the provider can'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "token" -d 'Print an access token that is good for a while'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "env" -d 'Print shell statements that export the credential'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "exec" -d 'Run a program with the credential in its environment'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "gateway" -d 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "usage" -d 'Show what passed through the gateway and what limits leave'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "providers" -d 'Compare the known providers: price, limits, CI, what works here'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "profiles" -d 'List the stored profiles'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "use" -d 'Make a stored profile the active one'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "setup" -d 'Set up a tool to use the active profile'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "doctor" -d 'Look for what keeps a login from working'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "sandbox" -d 'Try everything against a practice provider on this machine: no account, no network'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "completions" -d 'Print a completion script'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -f -a "(qwenauth __complete providers 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -f -a "(qwenauth __complete providers 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -f -a "(qwenauth __complete tools 2>/dev/null)"

@@ -24,12 +24,14 @@ module completions {
     --no-browser              # Do not open a browser
     --qr: string@"nu-complete qwenauth login qr" # Draw the verification URL as a QR code on stderr
     --no-verify               # Do not prove the login with a request to the API
+    --no-wait                 # Show the code, keep the login pending and leave: for scripts and agents
+    --resume                  # Wait for the pending login; start none
     --timeout: string         # Give up after this long, for example `90s` or `5m`
     --model: string           # The model that `env` and `exec` name for this profile
     --json                    # Print events for a script, one JSON object a line
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
-    provider?: string         # The provider to log in to (default: choose on a terminal, else `qwen`)
+    provider?: string         # The provider to log in to; without one, chosen on a terminal, else `qwen`
   ]
 
   # Show where the login stands
@@ -86,13 +88,53 @@ module completions {
 
   # Run a program with the credential in its environment
   export extern "qwenauth exec" [
+    --gateway                 # Keep the credential in a gateway that lives as long as the program
     --preserve-env            # Leave key and base URL alone if either is set already
     --model: string           # The model to name in `OPENAI_MODEL`
     --min-ttl: string         # How long the token must be good for (default: 10m if it can be had)
+    --rpm: string             # Requests a minute, instead of what is known of the provider
+    --rpd: string             # Requests a day, after which the gateway refuses
+    --no-pacing               # Count requests, but let none wait
+    --max-wait: string        # Longest wait that the provider may ask for before it is asked again
+    --timeout: string         # Longest time until an answer begins, and between two pieces of it
+    --max-body: string        # Longest request
+    --replay-limit: string    # Longest request that is kept to be sent again
+    --warn-at: string         # Say so, once a day, when this much of the day's limit is used
     --short-lived             # Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    --verbose(-v)             # Say which variables were set
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     ...command: string        # The program and its arguments
+  ]
+
+  # Serve an OpenAI-compatible API on this machine that keeps the credential to itself
+  export extern "qwenauth gateway" [
+    --listen: string          # Where to listen; port 0 takes a free one
+    --api-key-file: path      # Keep the key in this file over restarts
+    --allow-host: string      # Answer to this host name as well; can be repeated
+    --all-profiles            # Serve every stored profile, at `/p/NAME/v1`
+    --metrics                 # Serve counters for Prometheus at `/metrics`, behind the key
+    --drain: string           # How long requests may take to finish after Ctrl-C
+    --json                    # Print JSON
+    --rpm: string             # Requests a minute, instead of what is known of the provider
+    --rpd: string             # Requests a day, after which the gateway refuses
+    --no-pacing               # Count requests, but let none wait
+    --max-wait: string        # Longest wait that the provider may ask for before it is asked again
+    --timeout: string         # Longest time until an answer begins, and between two pieces of it
+    --max-body: string        # Longest request
+    --replay-limit: string    # Longest request that is kept to be sent again
+    --warn-at: string         # Say so, once a day, when this much of the day's limit is used
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+  ]
+
+  # Show what passed through the gateway and what limits leave
+  export extern "qwenauth usage" [
+    --json                    # Print JSON
+    --days: string            # How many days, today included
+    --check                   # Ask the provider what is left, where it can be asked
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
   ]
 
   # Compare the known providers: price, limits, CI, what works here
@@ -116,6 +158,27 @@ module completions {
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name: string              # The profile, as `qwenauth profiles` lists it
+  ]
+
+  # Set up a tool to use the active profile
+  export extern "qwenauth setup" [
+    --print                   # Print what would be written and change nothing
+    --remove                  # Undo what was written
+    --force                   # With `--remove`: also what was edited by hand since
+    --model: string           # The model the tool starts with
+    --gateway: string         # Use a gateway on this address, whose key stays in a file
+    --json                    # Print the list as JSON
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+    tool?: string             # The tool (default: list them)
+  ]
+
+  # Look for what keeps a login from working
+  export extern "qwenauth doctor" [
+    --fix                     # Repair what is local: modes, stale locks, leftover files
+    --json                    # Print JSON
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
   ]
 
   # Try everything against a practice provider on this machine: no account, no network
@@ -171,6 +234,14 @@ module completions {
   export extern "qwenauth help exec" [
   ]
 
+  # Serve an OpenAI-compatible API on this machine that keeps the credential to itself
+  export extern "qwenauth help gateway" [
+  ]
+
+  # Show what passed through the gateway and what limits leave
+  export extern "qwenauth help usage" [
+  ]
+
   # Compare the known providers: price, limits, CI, what works here
   export extern "qwenauth help providers" [
   ]
@@ -181,6 +252,14 @@ module completions {
 
   # Make a stored profile the active one
   export extern "qwenauth help use" [
+  ]
+
+  # Set up a tool to use the active profile
+  export extern "qwenauth help setup" [
+  ]
+
+  # Look for what keeps a login from working
+  export extern "qwenauth help doctor" [
   ]
 
   # Try everything against a practice provider on this machine: no account, no network

@@ -93,11 +93,20 @@ pub(crate) enum Command {
     Token(TokenArgs),
     Env(EnvArgs),
     Exec(ExecArgs),
+    Gateway(GatewayArgs),
+    Usage(UsageArgs),
     Providers(ProvidersArgs),
     Profiles(ProfilesArgs),
     Use(UseArgs),
+    Setup(SetupArgs),
+    Doctor(DoctorArgs),
     Sandbox(SandboxArgs),
     Completions(CompletionsArgs),
+    /// Print names for a completion script
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        names: Names,
+    },
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man {
@@ -115,9 +124,12 @@ pub(crate) enum Command {
   qwenauth login dashscope --api-key-env DASHSCOPE_API_KEY --region cn
   pass show groq | qwenauth login groq --profile work --api-key-stdin
   qwenauth login custom --base-url http://127.0.0.1:8000/v1 --model qwen3-coder
-  qwenauth login --json           events for a script, one JSON object a line")]
+  qwenauth login --json           events for a script, one JSON object a line
+  qwenauth login --no-wait --json then, once it is approved: qwenauth login --resume
+
+A login that waits for approval is joined by a second one: both show the same code.")]
 pub(crate) struct LoginArgs {
-    /// The provider to log in to (default: choose on a terminal, else `qwen`)
+    /// The provider to log in to; without one, chosen on a terminal, else `qwen`
     pub(crate) provider: Option<String>,
     /// Log in again although a valid login exists
     #[arg(long)]
@@ -152,6 +164,12 @@ pub(crate) struct LoginArgs {
     /// Do not prove the login with a request to the API
     #[arg(long)]
     pub(crate) no_verify: bool,
+    /// Show the code, keep the login pending and leave: for scripts and agents
+    #[arg(long, conflicts_with_all = ["resume", "timeout"])]
+    pub(crate) no_wait: bool,
+    /// Wait for the pending login; start none
+    #[arg(long)]
+    pub(crate) resume: bool,
     /// Give up after this long, for example `90s` or `5m`
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
@@ -303,11 +321,18 @@ pub(crate) enum EnvFormat {
     after_help = "Sets OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_API_BASE and OPENAI_MODEL; removes OPENAI_ORG_ID and
 OPENAI_PROJECT. On Unix the program takes this process over: same PID, signals, terminal, exit code.
 
+With `--gateway` the program gets a key and a URL that are good for this run only, and a gateway beside it keeps the
+credential fresh, within the provider's limits and to itself.
+
 Examples:
   qwenauth exec -- opencode
+  qwenauth exec --gateway -- opencode
   qwenauth exec --model coder-model -- aider"
 )]
 pub(crate) struct ExecArgs {
+    /// Keep the credential in a gateway that lives as long as the program
+    #[arg(long)]
+    pub(crate) gateway: bool,
     /// Leave key and base URL alone if either is set already
     #[arg(long)]
     pub(crate) preserve_env: bool,
@@ -317,12 +342,107 @@ pub(crate) struct ExecArgs {
     /// How long the token must be good for (default: 10m if it can be had)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) min_ttl: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) gateway_options: GatewayOptions,
     /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
     #[arg(long)]
     pub(crate) short_lived: bool,
+    /// Say which variables were set
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
+}
+
+/// What the gateway does with requests, alone or under `exec --gateway`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Gateway")]
+pub(crate) struct GatewayOptions {
+    /// Requests a minute, instead of what is known of the provider
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rpm: Option<u32>,
+    /// Requests a day, after which the gateway refuses
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rpd: Option<u32>,
+    /// Count requests, but let none wait
+    #[arg(long)]
+    pub(crate) no_pacing: bool,
+    /// Longest wait that the provider may ask for before it is asked again
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    pub(crate) max_wait: Duration,
+    /// Longest time until an answer begins, and between two pieces of it
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "300s")]
+    pub(crate) timeout: Duration,
+    /// Longest request
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
+    pub(crate) max_body: u64,
+    /// Longest request that is kept to be sent again
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "8MiB")]
+    pub(crate) replay_limit: u64,
+    /// Say so, once a day, when this much of the day's limit is used
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub(crate) warn_at: Option<u8>,
+}
+
+/// Serve an OpenAI-compatible API on this machine that keeps the credential to itself
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Prints the base URL and the key, then serves until Ctrl-C. Clients get the key; the credential stays here, is renewed
+as needed, and requests wait where they would break a limit of the provider. `/healthz` answers without the key.
+
+Examples:
+  qwenauth gateway
+  qwenauth gateway --listen 127.0.0.1:8399 --api-key-file ~/.config/gateway-key
+  qwenauth gateway --all-profiles --metrics
+  qwenauth exec --gateway -- opencode      one program, with a gateway of its own"
+)]
+pub(crate) struct GatewayArgs {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:0")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// Keep the key in this file over restarts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// Answer to this host name as well; can be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_host: Vec<String>,
+    /// Serve every stored profile, at `/p/NAME/v1`
+    #[arg(long)]
+    pub(crate) all_profiles: bool,
+    /// Serve counters for Prometheus at `/metrics`, behind the key
+    #[arg(long)]
+    pub(crate) metrics: bool,
+    /// How long requests may take to finish after Ctrl-C
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    pub(crate) drain: Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) options: GatewayOptions,
+}
+
+/// Show what passed through the gateway and what limits leave
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Counts what passed through the gateway, of all processes; what else uses the account is not seen.
+
+Examples:
+  qwenauth usage
+  qwenauth usage --days 30 --json
+  qwenauth usage --check          ask the provider what is left, where it can be asked"
+)]
+pub(crate) struct UsageArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How many days, today included
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=3660))]
+    pub(crate) days: u32,
+    /// Ask the provider what is left, where it can be asked
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 /// Compare the known providers: price, limits, CI, what works here
@@ -360,6 +480,66 @@ pub(crate) struct ProfilesArgs {
 pub(crate) struct UseArgs {
     /// The profile, as `qwenauth profiles` lists it
     pub(crate) name: String,
+}
+
+/// Set up a tool to use the active profile
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Written: opencode, qwen-code, codex, claude-code. Their files keep comments, order and what is yours; a key is
+never written, only how to ask for one. Printed, to paste: aider, llm, crush, goose, continue, zed, cline.
+
+Examples:
+  qwenauth setup                  what is installed, what is set up
+  qwenauth setup opencode
+  qwenauth setup codex --print    show what would be written
+  qwenauth setup codex --remove   undo it
+  qwenauth setup opencode --gateway
+                                  through `qwenauth gateway`, which paces and renews"
+)]
+pub(crate) struct SetupArgs {
+    /// The tool (default: list them)
+    pub(crate) tool: Option<String>,
+    /// Print what would be written and change nothing
+    #[arg(long, requires = "tool")]
+    pub(crate) print: bool,
+    /// Undo what was written
+    #[arg(long, requires = "tool", conflicts_with_all = ["print", "model", "gateway"])]
+    pub(crate) remove: bool,
+    /// With `--remove`: also what was edited by hand since
+    #[arg(long, requires = "remove")]
+    pub(crate) force: bool,
+    /// The model the tool starts with
+    #[arg(long, value_name = "ID", requires = "tool")]
+    pub(crate) model: Option<String>,
+    /// Use a gateway on this address, whose key stays in a file
+    #[arg(long, value_name = "ADDR", requires = "tool", num_args = 0..=1, require_equals = true, default_missing_value = GATEWAY)]
+    pub(crate) gateway: Option<std::net::SocketAddr>,
+    /// Print the list as JSON
+    #[arg(long, conflicts_with = "tool")]
+    pub(crate) json: bool,
+}
+
+/// Where tools that are set up with `--gateway` look for it: 7936 spells `QWEN` on a telephone.
+const GATEWAY: &str = "127.0.0.1:7936";
+
+/// Look for what keeps a login from working
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Looks at files, locks, the environment, the clock and the servers of the active profile. What it prints has no
+secret in it and can be pasted. Exit code: 1 if something is broken, else 0.
+
+Examples:
+  qwenauth doctor
+  qwenauth doctor --fix           repair modes, stale locks and leftovers on this machine
+  qwenauth doctor --json"
+)]
+pub(crate) struct DoctorArgs {
+    /// Repair what is local: modes, stale locks, leftover files
+    #[arg(long)]
+    pub(crate) fix: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Try everything against a practice provider on this machine: no account, no network
@@ -408,6 +588,14 @@ pub(crate) enum Shell {
     Nushell,
 }
 
+/// What a completion script asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Names {
+    Profiles,
+    Providers,
+    Tools,
+}
+
 /// `30s`, `10m`, `1h 30m`, or a bare number of seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse() {
@@ -416,6 +604,42 @@ fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration =
         text.parse().map_err(|_| "not a duration; write it like `30s`, `10m` or `1h30m`".to_owned())?;
     Duration::try_from(parsed).map_err(|_| "a duration cannot be negative".to_owned())
+}
+
+/// `64MiB`, `8 MB`, `512k`, or a bare number of bytes; a unit stands for a power of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => return Err("not a size; write it like `64MiB`".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "not a size; write it like `64MiB`".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+/// `80%` or `80`.
+fn percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim().parse().ok();
+    number.filter(|number| (1..=100).contains(number)).ok_or_else(|| "not a percentage; write it like `80%`".to_owned())
+}
+
+/// `127.0.0.1:8399`, `[::1]:8399`, `localhost:8399`, `:8399`, `8399` or an address with port 0 left out.
+fn address(text: &str) -> Result<std::net::SocketAddr, String> {
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    if let Ok(address) = text.replacen("localhost", "127.0.0.1", 1).parse() {
+        return Ok(address);
+    }
+    if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
+        return Ok(SocketAddr::new(loopback, port));
+    }
+    let ip = text.trim_start_matches('[').trim_end_matches(']').replace("localhost", "127.0.0.1");
+    ip.parse().map(|ip| SocketAddr::new(ip, 0)).map_err(|_| "not an address; write it like `127.0.0.1:8399`".to_owned())
 }
 
 /// A positive amount of money.
@@ -474,6 +698,21 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_addresses_and_percentages_are_read() {
+        for (text, bytes) in [("7", 7), ("1k", 1024), ("64MiB", 64 << 20), ("8 mb", 8 << 20)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        assert!(size("x").is_err() && size("-1").is_err() && size("99999999999G").is_err());
+        for text in ["127.0.0.1:80", "localhost:80", ":80", "80"] {
+            assert_eq!(address(text).unwrap().to_string(), "127.0.0.1:80", "{text}");
+        }
+        assert_eq!(address("::1").unwrap().to_string(), "[::1]:0");
+        assert!(address("example.com:80").is_err() && address("").is_err());
+        assert_eq!((percent("80%"), percent("80")), (Ok(80), Ok(80)));
+        assert!(percent("0").is_err() && percent("101%").is_err());
     }
 
     #[test]

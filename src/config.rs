@@ -95,7 +95,7 @@ impl Paths {
 }
 
 /// `HOME`, else the passwd entry.
-fn home(environment: &Environment) -> Result<PathBuf> {
+pub(crate) fn home(environment: &Environment) -> Result<PathBuf> {
     if let Some(home) = &environment.home {
         return Ok(PathBuf::from(home));
     }
@@ -157,7 +157,7 @@ impl fmt::Display for ProfileName {
 }
 
 /// The configuration of a run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) paths: Paths,
     /// `profile = "…"`.

@@ -108,7 +108,7 @@ fn open_to_read(path: &Path) -> io::Result<File> {
 }
 
 /// Root may use anybody's file; anyone else only their own.
-fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
+pub(crate) fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
     let user = geteuid();
     if user.is_root() || metadata.uid() == user.as_raw() {
         return Ok(());
@@ -227,6 +227,16 @@ pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
             Ok(file)
         }
     }
+}
+
+/// Opens a private file of ours for adding lines; see [`open_kept`]. One `write` adds a line whole, whoever else adds.
+pub(crate) fn open_to_append(path: &Path) -> Result<File> {
+    drop(open_kept(path)?);
+    OpenOptions::new()
+        .append(true)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path)
+        .with_context(|| format!("cannot open `{}`", path.display()))
 }
 
 /// Fails if a file at `path` could not be made or replaced. Makes nothing.

@@ -6,14 +6,15 @@
 
 use std::io::Read;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use reqwest::blocking::{Client, RequestBuilder};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
@@ -68,6 +69,8 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) content_type: String,
+    /// The server's clock (RFC 9110 §6.6.1), as it says it.
+    pub(crate) date: Option<String>,
     pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
@@ -130,17 +133,47 @@ impl Network {
     }
 }
 
-fn certificates(path: &PathBuf) -> Result<Vec<reqwest::Certificate>> {
-    let failed = || {
-        Failed::new(Failure::Other, format!("cannot use the certificates of `QWENAUTH_CA_FILE`, `{}`", path.display()))
-            .hint("it must be a readable PEM file")
-    };
+fn unusable_certificates(path: &Path) -> Failed {
+    Failed::new(Failure::Other, format!("cannot use the certificates of `QWENAUTH_CA_FILE`, `{}`", path.display()))
+        .hint("it must be a readable PEM file")
+}
+
+fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>> {
+    let failed = || unusable_certificates(path);
     let pem = std::fs::read(path).with_context(failed)?;
     let certificates = reqwest::Certificate::from_pem_bundle(&pem).with_context(failed)?;
     if certificates.is_empty() {
         return Err(failed().into());
     }
     Ok(certificates)
+}
+
+/// TLS 1.2 and 1.3 with the certificates of the system and of `ca_file`, for the gateway's own client.
+pub(crate) fn tls(ca_file: Option<&Path>) -> Result<rustls::ClientConfig> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let extra: Vec<CertificateDer<'static>> = match ca_file {
+        None => Vec::new(),
+        Some(path) => {
+            let failed = || unusable_certificates(path);
+            let pem = std::fs::read(path).with_context(failed)?;
+            let read = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>();
+            read.map_err(|error| anyhow::anyhow!("{error:?}")).with_context(failed)?
+        }
+    };
+    if ca_file.is_some() && extra.is_empty() {
+        return unusable_certificates(ca_file.unwrap_or(Path::new(""))).err();
+    }
+    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(&provider))
+        .context("cannot read the system's certificates")?;
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("cannot set up TLS")?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(config)
 }
 
 pub(crate) struct Connection {
@@ -262,6 +295,7 @@ fn send(request: RequestBuilder) -> Result<Reply, Trouble> {
         |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
     let status = response.status().as_u16();
     let content_type = header(CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
+    let date = header(DATE);
     let mut body = Zeroizing::new(Vec::new());
     response
         .take(LARGEST + 1)
@@ -270,7 +304,7 @@ fn send(request: RequestBuilder) -> Result<Reply, Trouble> {
     if body.len() as u64 > LARGEST {
         return Err(Trouble::Unknown("it is longer than 1 MiB".into()));
     }
-    Ok(Reply { status, content_type, body })
+    Ok(Reply { status, content_type, date, body })
 }
 
 fn trouble(error: reqwest::Error) -> Trouble {

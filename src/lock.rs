@@ -98,6 +98,15 @@ impl Kernel {
         Ok(kernel)
     }
 
+    /// Takes the lock if it is free.
+    pub(crate) fn try_acquire(file: File, path: &Path) -> Result<Option<Self>> {
+        match fs2::FileExt::try_lock_exclusive(&file) {
+            Ok(()) => Ok(Some(Self { file, notes: Notes::default(), waited_since: SystemTime::now() })),
+            Err(error) if error.kind() == fs2::lock_contended_error().kind() => Ok(None),
+            Err(error) => Err(cannot_lock(&error, path)),
+        }
+    }
+
     fn read(&mut self) -> Result<Notes> {
         let mut text = String::new();
         self.file.rewind()?;
@@ -139,6 +148,27 @@ impl Kernel {
             hint: failed.hint.clone(),
         });
         self.write();
+    }
+}
+
+/// A lock held for some microseconds, where nobody may wait.
+pub(crate) struct Brief<'file>(&'file File);
+
+impl<'file> Brief<'file> {
+    /// `None`: another process holds it just now.
+    pub(crate) fn take(file: &'file File) -> io::Result<Option<Self>> {
+        match fs2::FileExt::try_lock_exclusive(file) {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(error) if error.kind() == fs2::lock_contended_error().kind() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Brief<'_> {
+    fn drop(&mut self) {
+        // It goes with the file at the latest.
+        let _ = fs2::FileExt::unlock(self.0);
     }
 }
 

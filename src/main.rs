@@ -13,15 +13,22 @@
 //! oauth/          what an authorization server says: device and authorization code, PKCE, refresh, revoke, discovery
 //! http.rs         the one blocking client: TLS, proxy, CA, time limits; what a failure means
 //! shell.rs        variables as text for each shell
-//! sandbox/        the practice provider; async lives here only
+//! setup/          one file per tool that can be configured, and what other programs read from their environment
+//! usage/          what was used and what limits leave, shared by all processes
+//! gateway/        the local reverse proxy; async lives here and in sandbox/ only; `serve()` is a blocking function
+//! sandbox/        the practice provider
+//! supervisor.rs   a program run and outlived: signals, job control, how it ended
 //! terminal.rs     what a person sees: prompts, spinner, QR, colour; never stdout, never a secret
 //! error.rs        failures a script can act on; the only place with exit codes
 //! secret.rs       a string that cannot be printed by accident
 //!
 //! main → cli, commands, files, signals · commands → everything below, never another command
 //! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files, lock
-//! providers → oauth, http, files · oauth → http · lock → files, signals · sandbox → cli, used by its command only
-//! cli, files, http, shell, signals, terminal, secret use nothing of ours but error and secret
+//! providers → oauth, http, files · oauth → http · lock → files, signals · usage → files, lock
+//! setup → files, lock, providers, used by its commands only
+//! gateway → credentials, usage, providers, http, used by its commands only
+//! sandbox → cli, supervisor, used by its command only
+//! cli, files, http, shell, signals, supervisor, terminal, secret use nothing of ours but error and secret
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long
@@ -35,15 +42,19 @@ mod config;
 mod credentials;
 mod error;
 mod files;
+mod gateway;
 mod http;
 mod lock;
 mod oauth;
 mod providers;
 mod sandbox;
 mod secret;
+mod setup;
 mod shell;
 mod signals;
+mod supervisor;
 mod terminal;
+mod usage;
 
 use std::io::{ErrorKind, Write};
 
@@ -116,12 +127,17 @@ fn run(Cli { global, command }: Cli) -> Result<u8> {
         Command::Logout(args) => commands::logout::run(&args, &setting()?)?,
         Command::Token(args) => commands::token::run(&args, &setting()?)?,
         Command::Env(args) => commands::env::run(&args, setting)?,
-        Command::Exec(args) => commands::exec::run(&args, &setting()?)?,
+        Command::Exec(args) => return commands::exec::run(&args, &setting()?),
+        Command::Gateway(args) => commands::gateway::run(&args, &setting()?)?,
+        Command::Usage(args) => commands::usage::run(&args, &setting()?)?,
         Command::Use(args) => commands::use_profile::run(&args, &setting()?)?,
         Command::Profiles(args) => commands::profiles::run(&args, &setting()?)?,
         Command::Providers(args) => commands::providers::run(&args, &setting()?)?,
+        Command::Setup(args) => commands::setup::run(&args, &setting()?)?,
+        Command::Doctor(args) => return commands::doctor::run(&args, setting),
         Command::Sandbox(args) => return commands::sandbox::run(&args),
         Command::Completions(args) => commands::completions::run(&args)?,
+        Command::Complete { names } => commands::completions::complete(names, setting)?,
         Command::Man { directory } => commands::man::run(&directory)?,
     }
     Ok(0)

@@ -103,3 +103,47 @@ pub(crate) fn restore_in(command: &mut std::process::Command) {
     // SAFETY: the closure calls only sigaction(2) and pthread_sigmask(3), and allocates nothing.
     unsafe { command.pre_exec(restore) };
 }
+
+/// Makes `command` die with this process, however this one ends. Call it in the thread that lives longest: the kernel
+/// watches the thread that starts the program, not the process.
+#[cfg(target_os = "linux")]
+pub(crate) fn bind_to_this_process(command: &mut std::process::Command) {
+    use nix::unistd::{getpid, getppid};
+    use std::os::unix::process::CommandExt;
+    let parent = getpid();
+    let bind = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // It may have died before the kernel was asked to watch it.
+        if getppid() == parent { Ok(()) } else { Err(std::io::ErrorKind::Interrupted.into()) }
+    };
+    // SAFETY: prctl(2) and getppid(2) are async-signal-safe, and the closure allocates nothing.
+    unsafe { command.pre_exec(bind) };
+}
+
+/// Elsewhere no kernel offers this.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn bind_to_this_process(_command: &mut std::process::Command) {}
+
+/// Raises the limit of open files to what is allowed, and lets `command`, if there is one, start with the old limit:
+/// programs that still use `select` cannot count further than 1024.
+pub(crate) fn allow_many_files(command: Option<&mut std::process::Command>) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    use std::os::unix::process::CommandExt;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    // Some systems allow no more than this, whatever they say.
+    if setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536).max(soft), hard).is_err() {
+        return;
+    }
+    if let Some(command) = command {
+        let restore = move || setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(std::io::Error::from);
+        // SAFETY: setrlimit(2) is async-signal-safe, and the closure allocates nothing.
+        unsafe { command.pre_exec(restore) };
+    }
+}
+
+/// Puts a signal back to what it does by itself, to die by it.
+pub(crate) fn set_default(signal: Signal) -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler of ours is installed.
+    unsafe { sigaction(signal, &action) }.map(drop)
+}

@@ -1,12 +1,17 @@
-//! `qwenauth completions SHELL`: print the completion script of a shell.
+//! `qwenauth completions SHELL`: print the completion script of a shell; `qwenauth __complete` is what the scripts ask.
+//!
+//! The generators know no values that change, such as the names of profiles. In bash, zsh and fish the places of such
+//! values are filled in with a question to the program.
 
 use anyhow::Result;
-use clap::{Arg, Command, CommandFactory, ValueHint};
+use clap::{Arg, Command, CommandFactory, ValueEnum, ValueHint};
 use clap_complete::{Shell as ClapShell, generate};
 use clap_complete_nushell::Nushell;
 
-use super::print;
-use crate::cli::{Cli, CompletionsArgs, Shell};
+use super::{Setting, print};
+use crate::cli::{Cli, CompletionsArgs, Names, Shell};
+use crate::providers;
+use crate::setup::TOOLS;
 
 pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
     let mut command = visible();
@@ -20,7 +25,101 @@ pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
         Shell::Elvish => write(ClapShell::Elvish),
         Shell::Nushell => generate(Nushell, &mut command, "qwenauth", &mut script),
     }
-    print(&String::from_utf8(script)?)
+    let script = String::from_utf8(script)?;
+    print(&match args.shell {
+        Shell::Bash => bash(&script),
+        Shell::Zsh => zsh(&script),
+        Shell::Fish => fish(&script),
+        Shell::Powershell | Shell::Elvish | Shell::Nushell => script,
+    })
+}
+
+/// Commands whose argument is a name that only the program knows, and the kind of name.
+const NAMED: [(&str, Names); 4] =
+    [("login", Names::Providers), ("providers", Names::Providers), ("use", Names::Profiles), ("setup", Names::Tools)];
+
+/// Prints the names of one kind, one a line. A shell in the middle of a line wants no errors: there are none then.
+pub(crate) fn complete(names: Names, setting: impl FnOnce() -> Result<Setting>) -> Result<()> {
+    let found = match names {
+        Names::Tools => TOOLS.iter().map(|tool| tool.name.to_owned()).collect(),
+        Names::Providers => setting().map(|setting| providers::names(&setting.config.overrides)).unwrap_or_default(),
+        Names::Profiles => setting()
+            .and_then(|setting| setting.config.paths.profiles())
+            .map(|profiles| profiles.iter().map(ToString::to_string).collect())
+            .unwrap_or_default(),
+    };
+    print(&found.iter().map(|name| format!("{name}\n")).collect::<String>())
+}
+
+fn question(names: Names) -> String {
+    let name = names.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    format!("qwenauth __complete {name} 2>/dev/null")
+}
+
+fn bash(script: &str) -> String {
+    let mut names = None;
+    let mut lines = Vec::new();
+    // From the label to the end of its branch: the generator would have the user type the space after the name.
+    let mut is_profile = false;
+    for line in script.lines() {
+        let word = line.trim();
+        if let Some(label) = word.strip_suffix(')').filter(|label| label.starts_with("qwenauth__")) {
+            let is_help = label.contains("__help__");
+            names = NAMED.into_iter().find(|(command, _)| !is_help && label.ends_with(&format!("__{command}")));
+        }
+        let mut line = line.to_owned();
+        if let (Some((_, names)), Some(opened)) = (names, line.strip_suffix('"'))
+            && word.starts_with("opts=")
+        {
+            line = format!("{opened} $({})\"", question(names));
+        } else if word == "--profile)" {
+            let ask = question(Names::Profiles);
+            line += &format!("\n                    COMPREPLY=($(compgen -W \"$({ask})\" -- \"${{cur}}\"))");
+            is_profile = true;
+        } else if is_profile {
+            is_profile = word != "return 0";
+            if is_profile {
+                continue;
+            }
+        }
+        lines.push(line);
+    }
+    lines.join("\n") + "\n"
+}
+
+fn zsh(script: &str) -> String {
+    let ask = |names| format!(":{{compadd -- ${{(f)\"$({})\"}}}}'", question(names));
+    let mut names = None;
+    let mut lines = Vec::new();
+    for line in script.lines() {
+        if let Some(label) = line.trim().strip_prefix('(').and_then(|line| line.strip_suffix(')')) {
+            names = NAMED.into_iter().find(|(command, _)| *command == label);
+        }
+        lines.push(match (line.strip_suffix(":NAME:' \\"), line.strip_suffix(":_default' \\"), names) {
+            (Some(option), ..) if option.starts_with("'--profile=") => {
+                format!("{option}:NAME{} \\", ask(Names::Profiles))
+            }
+            (_, Some(argument), Some((_, names))) if argument.starts_with("':") => {
+                // zsh would run what stands between backticks in a description.
+                format!("{}{} \\", argument.replace('`', "\\`"), ask(names))
+            }
+            _ => line.to_owned(),
+        });
+    }
+    lines.join("\n") + "\n"
+}
+
+fn fish(script: &str) -> String {
+    let with_profiles = |line: &str| {
+        let is_profile = line.contains(" -l profile ") && line.ends_with(" -r -f");
+        let names = if is_profile { format!(" -a \"({})\"", question(Names::Profiles)) } else { String::new() };
+        format!("{line}{names}\n")
+    };
+    let argument = |(command, names)| {
+        let question = question(names);
+        format!("complete -c qwenauth -n \"__fish_qwenauth_using_subcommand {command}\" -f -a \"({question})\"\n")
+    };
+    script.lines().map(with_profiles).chain(NAMED.map(argument)).collect()
 }
 
 /// The command line without its hidden commands, which the generators would offer.

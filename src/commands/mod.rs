@@ -1,8 +1,10 @@
 //! One file per subcommand, each with `run`: translate arguments into calls, print the answer.
 
 pub(crate) mod completions;
+pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod exec;
+pub(crate) mod gateway;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod man;
@@ -10,10 +12,13 @@ pub(crate) mod profiles;
 pub(crate) mod providers;
 pub(crate) mod refresh;
 pub(crate) mod sandbox;
+pub(crate) mod setup;
 pub(crate) mod status;
 pub(crate) mod token;
+pub(crate) mod usage;
 pub(crate) mod use_profile;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -21,15 +26,19 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::cli::{Environment, Global, variable};
-use crate::config::{Config, ProfileName};
+use crate::cli::{Environment, GatewayOptions, Global, variable};
+use crate::config::{self, Config, ProfileName};
 use crate::credentials::{Account, Credential, Lifetime};
 use crate::error::note;
+use crate::gateway as proxy;
 use crate::http::Network;
 use crate::providers::{Ci, Provider};
+use crate::secret::Secret;
+use crate::setup::Places;
 use crate::shell::{self, Variable};
 
 /// What every command that touches a credential starts from.
+#[derive(Clone)]
 pub(crate) struct Setting {
     pub(crate) config: Config,
     pub(crate) environment: Environment,
@@ -61,6 +70,21 @@ impl Setting {
     }
 }
 
+/// Where the tools keep their files.
+pub(crate) fn tool_places(setting: &Setting) -> Result<Places> {
+    let home = config::home(&setting.environment)?;
+    let absolute = |value: Option<OsString>| value.map(PathBuf::from).filter(|path| path.is_absolute());
+    Ok(Places {
+        config: absolute(setting.environment.config_home.clone()).unwrap_or_else(|| home.join(".config")),
+        qwen: setting.config.paths.qwen.clone(),
+        opencode_config: absolute(variable("OPENCODE_CONFIG")),
+        opencode_directory: absolute(variable("OPENCODE_CONFIG_DIR")),
+        codex_home: absolute(variable("CODEX_HOME")),
+        claude_config: absolute(variable("CLAUDE_CONFIG_DIR")),
+        home,
+    })
+}
+
 /// What `token --format json`, `env` and `exec` hand out beside the token.
 pub(crate) struct Endpoint {
     pub(crate) base_url: String,
@@ -73,6 +97,25 @@ impl Endpoint {
         let provider: Provider = account.provider(credential)?;
         let base_url = Account::base_url(credential, &provider)?;
         Ok(Self { base_url, model: model.or_else(|| Account::model(credential, &provider)) })
+    }
+}
+
+impl Setting {
+    /// What `gateway` and `exec --gateway` have in common.
+    pub(crate) fn gateway_options(&self, args: &GatewayOptions) -> proxy::Options {
+        proxy::Options {
+            tuning: proxy::Tuning { rpm: args.rpm, rpd: args.rpd, pacing: !args.no_pacing },
+            max_body: args.max_body,
+            replay_limit: usize::try_from(args.replay_limit).unwrap_or(usize::MAX),
+            timeout: args.timeout,
+            max_wait: args.max_wait,
+            drain: Duration::ZERO,
+            warn_at: args.warn_at,
+            metrics: false,
+            allow_hosts: Vec::new(),
+            state: self.config.paths.state.clone(),
+            ca_file: self.environment.ca_file.as_ref().map(PathBuf::from),
+        }
     }
 }
 
@@ -133,6 +176,13 @@ impl Surroundings {
             _ => "with a key".into(),
         }
     }
+}
+
+/// A key for the clients of one gateway: 32 random bytes. Some clients insist on the beginning.
+pub(crate) fn new_gateway_key() -> Secret {
+    use base64::Engine;
+    let bytes: [u8; 32] = rand::random();
+    Secret::new(format!("sk-{}", base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(bytes)))
 }
 
 /// A program that reads the token once should start with one that lasts a while.

@@ -3,12 +3,12 @@
 //! Hazard: servers answer polls with everything from `slow_down` at any status to a firewall's HTML, and some never send
 //! an interval. Rule: only an OAuth error (or Qwen's 401) ends a login; all else is waited out until the code expires.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::pkce::Pkce;
 use super::reply::{self, Answer, OauthError};
@@ -46,6 +46,22 @@ pub(crate) struct Authorization {
     pub(crate) expires_in: Duration,
     pub(crate) interval: Duration,
     connection: Connection,
+}
+
+/// A pending login as it is kept for a later process.
+#[derive(Serialize, Deserialize)]
+struct Notes {
+    token_endpoint: String,
+    client_id: String,
+    device_code: Zeroizing<String>,
+    verifier: Option<Zeroizing<String>>,
+    user_code: String,
+    verification_uri: String,
+    verification_uri_complete: Option<String>,
+    /// Seconds since 1970.
+    expires_at: f64,
+    /// Seconds.
+    interval: f64,
 }
 
 /// The reply of RFC 8628 §3.2.
@@ -173,16 +189,15 @@ impl Authorization {
         self.verification_uri_complete.as_deref().unwrap_or(&self.verification_uri)
     }
 
-    /// Polls until the login is granted, refused, or `deadline` is over. The first poll comes after one interval.
-    pub(crate) fn wait(&self, server: &Server, deadline: Instant) -> Result<Grant> {
+    /// Polls until the login is granted, refused, or `deadline` is over. The first poll comes after one interval, which
+    /// `pause` waits out.
+    pub(crate) fn wait(&self, server: &Server, deadline: Instant, pause: impl Fn(Duration)) -> Result<Grant> {
         let mut interval = self.interval;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            thread::sleep(interval.max(BREATH).min(left));
+            pause(interval.max(BREATH).min(left));
             if Instant::now() >= deadline {
-                return Failed::new(Failure::LoginRequired, "the login was not approved in time")
-                    .hint("run `qwenauth login` again for a new code")
-                    .err();
+                return Err(not_in_time());
             }
             match self.poll(server) {
                 Poll::Grant(grant) => return Ok(grant),
@@ -195,6 +210,53 @@ impl Authorization {
                 Poll::Over(failed) => return Err(failed.into()),
             }
         }
+    }
+
+    /// What a later process needs to go on with this login at `server`. It holds the device code: a secret.
+    pub(crate) fn to_notes(&self, server: &Server, now: SystemTime) -> Zeroizing<Vec<u8>> {
+        let expires_at = (now + self.expires_in).duration_since(UNIX_EPOCH).unwrap_or_default();
+        let notes = Notes {
+            token_endpoint: server.token_endpoint.to_string(),
+            client_id: server.client_id.clone(),
+            device_code: Zeroizing::new(self.device_code.expose().to_owned()),
+            verifier: self.verifier.as_ref().map(|verifier| Zeroizing::new(verifier.expose().to_owned())),
+            user_code: self.user_code.clone(),
+            verification_uri: self.verification_uri.clone(),
+            verification_uri_complete: self.verification_uri_complete.clone(),
+            expires_at: expires_at.as_secs_f64(),
+            interval: self.interval.as_secs_f64(),
+        };
+        // A structure of texts and numbers is always JSON.
+        Zeroizing::new(serde_json::to_vec_pretty(&notes).unwrap_or_default())
+    }
+
+    /// The login that [`Self::to_notes`] described, while it may still be approved. `None` for one at another server.
+    pub(crate) fn from_notes(
+        notes: &[u8],
+        server: &Server,
+        network: &Network,
+        now: SystemTime,
+    ) -> Result<Option<Self>> {
+        let Ok(notes) = serde_json::from_slice::<Notes>(notes) else { return Ok(None) };
+        if notes.token_endpoint != server.token_endpoint.as_str() || notes.client_id != server.client_id {
+            return Ok(None);
+        }
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let left = Duration::try_from_secs_f64(notes.expires_at).unwrap_or_default().saturating_sub(since);
+        if left.is_zero() {
+            return Ok(None);
+        }
+        let interval = Duration::try_from_secs_f64(notes.interval).unwrap_or(INTERVAL).min(LONGEST_INTERVAL);
+        Ok(Some(Self {
+            device_code: Secret::new(notes.device_code.to_string()),
+            verifier: notes.verifier.map(|verifier| Secret::new(verifier.to_string())),
+            user_code: notes.user_code,
+            verification_uri: notes.verification_uri,
+            verification_uri_complete: notes.verification_uri_complete,
+            expires_in: left,
+            interval,
+            connection: network.connect(&server.token_endpoint)?,
+        }))
     }
 
     fn poll(&self, server: &Server) -> Poll {
@@ -226,6 +288,7 @@ impl Authorization {
     fn judge(&self, server: &Server, error: &OauthError, status: u16) -> Poll {
         let mut secrets = vec![&self.device_code];
         secrets.extend(&self.verifier);
+        secrets.extend(&server.client_secret);
         let login = |message: &str| Failed::new(Failure::LoginRequired, message);
         match error.code.as_str() {
             "authorization_pending" => Poll::Pending,
@@ -245,6 +308,12 @@ impl Authorization {
             )),
         }
     }
+}
+
+pub(crate) fn not_in_time() -> anyhow::Error {
+    Failed::new(Failure::LoginRequired, "the login was not approved in time")
+        .hint("run `qwenauth login` again for a new code")
+        .into()
 }
 
 fn expired() -> Failed {

@@ -47,7 +47,8 @@ pub(crate) fn request(
             Err(NotRenewed::Temporary { message, again: reply.status >= 500 || reply.status == 429 })
         }
         Answer::Error(error) => {
-            let sentence = format!("the server answered {}", error.sentence(&[refresh_token]));
+            let secrets: Vec<&Secret> = std::iter::once(refresh_token).chain(&server.client_secret).collect();
+            let sentence = format!("the server answered {}", error.sentence(&secrets));
             if is_refusal(server.dialect, &error, reply.status) {
                 return Err(NotRenewed::Refused(sentence));
             }

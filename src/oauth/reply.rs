@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     fn reply(status: u16, content_type: &str, body: &str) -> Reply {
-        Reply { status, content_type: content_type.into(), body: body.as_bytes().to_vec().into() }
+        Reply { status, content_type: content_type.into(), date: None, body: body.as_bytes().to_vec().into() }
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(crate) struct Provider {
     pub(crate) authorize: Option<Authorize>,
     #[serde(default)]
     pub(crate) verify: Verify,
+    /// Where it speaks Anthropic's protocol, as a path on the host of the base URL.
+    anthropic: Option<String>,
     /// Where a key of at most 30 minutes is minted, as a path on the host of the base URL.
     pub(crate) short_lived: Option<String>,
     #[serde(default)]
@@ -69,7 +71,7 @@ pub(crate) struct Region {
     pub(crate) key_page: Option<String>,
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Model {
     pub(crate) id: String,
@@ -148,6 +150,9 @@ pub(crate) struct Limits {
     pub(crate) requests_per_day: Option<u32>,
     /// `00:00 Asia/Shanghai`
     pub(crate) day_resets: Option<String>,
+    /// How long the "minute" of `requests_per_minute` is, if not 60 s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) window: Option<String>,
 }
 
 /// Whether the terms allow unattended use.
@@ -303,6 +308,18 @@ impl Provider {
         }
         let trimmed = url.as_str().trim_end_matches('/');
         Ok(if trimmed.ends_with("/v1") { trimmed.to_owned() } else { format!("{trimmed}/v1") })
+    }
+
+    /// The base of Anthropic's protocol for a credential whose requests go to `base_url`. Servers of this machine (Ollama,
+    /// vLLM, LM Studio, the practice provider) speak it beside `OpenAI`'s.
+    pub(crate) fn anthropic(&self, base_url: &str) -> Option<String> {
+        let mut url = Url::parse(base_url).ok()?;
+        match &self.anthropic {
+            Some(path) => url.set_path(path),
+            None if is_loopback(&url) => url.set_path(url.path().to_owned().trim_end_matches("/v1")),
+            None => return None,
+        }
+        Some(url.as_str().trim_end_matches('/').to_owned())
     }
 
     fn own_base_url(&self) -> Result<String> {

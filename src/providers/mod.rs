@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) use self::description::{Authorize, Ci, Open, Provider};
+pub(crate) use self::description::{Authorize, Ci, Model, Open, Provider};
 pub(crate) use self::own::check_keys;
 use crate::error::{Failed, Failure, printable};
 use crate::http;

@@ -7,6 +7,7 @@ const KEYS: [(&str, &[&str]); 7] = [
     (
         "",
         &[
+            "anthropic",
             "audience",
             "authorize",
             "base_url",
@@ -42,7 +43,7 @@ const KEYS: [(&str, &[&str]); 7] = [
     ),
     ("authorize", &["url", "exchange"]),
     ("key", &["delete", "optional", "page", "prefix", "variables"]),
-    ("limits", &["burst", "day_resets", "requests_per_day", "requests_per_minute", "text"]),
+    ("limits", &["burst", "day_resets", "requests_per_day", "requests_per_minute", "text", "window"]),
     ("oauth", &OAUTH),
     ("regions.*", &["base_url", "key_page", "title"]),
     ("verify", &["get", "open", "refused"]),

@@ -13,6 +13,10 @@ use tempfile::TempDir;
 use crate::cli::variable;
 use crate::error::note;
 
+/// Where the tools that `setup` writes look for their files, so that it writes none of the user's.
+const TOOLS: [(&str, &str); 3] =
+    [("CODEX_HOME", "codex"), ("CLAUDE_CONFIG_DIR", "claude"), ("OPENCODE_CONFIG_DIR", "opencode")];
+
 const LOOPBACK: &str = "127.0.0.1,localhost,::1";
 
 /// The temporary home of one sandbox.
@@ -45,7 +49,11 @@ impl Inside {
             .env("QWENAUTH_QWEN_OAUTH_URL", &self.url)
             .env("QWEN_HOME", self.directory.path().join("qwen"))
             .env("QWENAUTH_HOME", self.directory.path().join("qwenauth"))
-            .env("PATH", &self.path);
+            .env("PATH", &self.path)
+            .env_remove("OPENCODE_CONFIG");
+        for (name, directory) in TOOLS {
+            command.env(name, self.directory.path().join(directory));
+        }
         for name in ["NO_PROXY", "no_proxy"] {
             command.env(name, without_proxy(variable(name)));
         }
@@ -61,7 +69,7 @@ impl Inside {
     }
 }
 
-/// `qwen` and `qwenauth` in a new directory, all of them for this user alone.
+/// `qwen`, `qwenauth` and those of the tools in a new directory, all of them for this user alone.
 fn private_directory() -> std::io::Result<TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix("qwenauth-sandbox-");
@@ -69,8 +77,9 @@ fn private_directory() -> std::io::Result<TempDir> {
     builder.permissions(Permissions::from_mode(0o700));
     inner.mode(0o700);
     let directory = builder.tempdir()?;
-    inner.create(directory.path().join("qwen"))?;
-    inner.create(directory.path().join("qwenauth"))?;
+    for name in ["qwen", "qwenauth"].into_iter().chain(TOOLS.map(|(_, name)| name)) {
+        inner.create(directory.path().join(name))?;
+    }
     Ok(directory)
 }
 

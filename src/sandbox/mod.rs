@@ -1,13 +1,12 @@
 //! The practice provider: everything `qwenauth` needs to be tried, on this machine, with no account.
 //!
 //! ```text
-//! commands/sandbox.rs   supervisor · provider · inside · a program or the tour · clean up
+//! commands/sandbox.rs   provider · inside · a program or the tour · clean up
 //! provider.rs           the HTTP server: who may ask, how much, which answer
 //! oauth.rs              device codes, tokens, grants: Qwen's dialect of RFC 8628, without HTTP
 //! page.rs               the page on which a person approves
-//! model.rs              an OpenAI-compatible model that echoes
+//! model.rs              an OpenAI-compatible model that echoes; messages.rs: the same in Anthropic's words
 //! inside.rs             directories and environment of what runs inside
-//! supervisor.rs         signals while a program runs inside
 //! tour.rs               every command with its real output
 //! ```
 //!
@@ -16,13 +15,12 @@
 //! from its own form.
 
 mod inside;
+mod messages;
 mod model;
 mod oauth;
 mod page;
 mod provider;
-mod supervisor;
 pub(crate) mod tour;
 
 pub(crate) use inside::{Inside, shell};
 pub(crate) use provider::{Options, Provider};
-pub(crate) use supervisor::{Ended, Supervisor};

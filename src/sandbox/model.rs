@@ -16,12 +16,12 @@ pub(super) enum Output {
 }
 
 /// One question and what will be answered.
-struct Echo {
-    id: String,
+pub(super) struct Echo {
+    pub(super) id: String,
     created: u64,
-    model: String,
-    text: String,
-    input_tokens: usize,
+    pub(super) model: String,
+    pub(super) text: String,
+    pub(super) input_tokens: usize,
 }
 
 pub(super) fn models() -> Value {
@@ -54,11 +54,11 @@ pub(super) fn responses(body: &[u8]) -> Result<Output, String> {
     })
 }
 
-fn parse(body: &[u8]) -> Result<Value, String> {
+pub(super) fn parse(body: &[u8]) -> Result<Value, String> {
     serde_json::from_slice(body).map_err(|_| "the body is not JSON".to_owned())
 }
 
-fn wants_stream(request: &Value) -> bool {
+pub(super) fn wants_stream(request: &Value) -> bool {
     request["stream"] == true
 }
 
@@ -81,12 +81,12 @@ fn text_of(content: &Value) -> String {
 }
 
 /// Four bytes a token: near enough for a model that does not think.
-fn tokens(bytes: usize) -> usize {
+pub(super) fn tokens(bytes: usize) -> usize {
     bytes.div_ceil(4)
 }
 
 impl Echo {
-    fn of(kind: &str, request: &Value, messages: &Value, body: &[u8]) -> Result<Self, String> {
+    pub(super) fn of(kind: &str, request: &Value, messages: &Value, body: &[u8]) -> Result<Self, String> {
         let said = last_user_text(messages).ok_or("the request has no messages")?;
         Ok(Self {
             id: format!("{kind}-{:016x}", rand::random::<u64>()),
@@ -98,7 +98,7 @@ impl Echo {
     }
 
     /// The text in pieces, each a few words or more.
-    fn pieces(&self) -> Vec<String> {
+    pub(super) fn pieces(&self) -> Vec<String> {
         let characters: Vec<char> = self.text.chars().collect();
         let length = characters.len().div_ceil(MOST_PIECES).max(8);
         characters.chunks(length).map(|piece| piece.iter().collect()).collect()

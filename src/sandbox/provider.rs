@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::oauth::{Answer, Authority, Form, Settings};
-use super::{model, page};
+use super::{messages, model, page};
 
 type Response = hyper::Response<Full<Bytes>>;
 
@@ -221,6 +221,8 @@ fn ask_model(call: &Call) -> Response {
     let output = match (call.method.as_str(), call.path.as_str()) {
         ("GET", "/v1/models") => Ok(model::Output::Json(model::models())),
         ("POST", "/v1/chat/completions") => model::chat(&call.body),
+        ("POST", "/v1/messages") => messages::messages(&call.body),
+        ("POST", "/v1/messages/count_tokens") => messages::count_tokens(&call.body),
         ("POST", "/v1/responses") => model::responses(&call.body),
         _ => {
             return json_reply(

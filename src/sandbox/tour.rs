@@ -7,9 +7,10 @@ use std::process::Stdio;
 
 use anyhow::Context;
 
-use super::{Ended, Inside, Supervisor};
+use super::Inside;
 use crate::cli::variable;
 use crate::error::note;
+use crate::supervisor::{Ended, Supervisor};
 
 struct Step {
     why: &'static str,
@@ -67,24 +68,13 @@ const STEPS: [Step; 8] = [
 pub(crate) fn run(inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<Ended> {
     let style = Style::of_stdout();
     let mut stdout = io::stdout();
-    let shown = show_all(inside, supervisor, &style, &mut stdout);
-    match shown {
-        // Whoever read along has left: that is no failure.
-        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) => {
-            Ok(Ended::Code(0))
-        }
-        shown => shown,
-    }
-}
-
-fn show_all(inside: &Inside, supervisor: &Supervisor, style: &Style, stdout: &mut io::Stdout) -> anyhow::Result<Ended> {
     writeln!(
         stdout,
         "{}A practice provider runs on this machine now: no account, no network, nothing of yours is touched.{}\n",
         style.soft, style.plain
     )?;
     for step in STEPS.iter().filter(|step| step.needs.is_none_or(is_there)) {
-        let ended = show(step, inside, supervisor, style, stdout)?;
+        let ended = show(step, inside, supervisor, &style, &mut stdout)?;
         if supervisor.is_interrupted() {
             return Ok(ended);
         }

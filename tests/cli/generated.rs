@@ -103,12 +103,18 @@ fn hidden_commands_are_not_completed() {
 
 /// What `script` prints in a real shell, or nothing where that shell is not installed (an error in CI).
 fn complete(shell: &str, arguments: &[&str], script: &str) -> Option<String> {
+    let home = TempDir::new().unwrap();
+    let credentials = home.path().join(".local/share/qwenauth/credentials");
+    fs::create_dir_all(&credentials).unwrap();
+    fs::write(credentials.join("work.json"), "{}").unwrap();
+    fs::write(credentials.join("workshop.json"), "{}").unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_qwenauth")).parent().unwrap().display().to_string();
     let output = Command::new(shell)
         .args(arguments)
         .args([script])
         .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("HOME", "/nonexistent")
+        .env("PATH", format!("{program}:/usr/local/bin:/usr/bin:/bin"))
+        .env("HOME", home.path())
         .env("TERM", "dumb")
         .stdin(Stdio::null())
         .current_dir(committed("completions"))
@@ -124,6 +130,29 @@ fn complete(shell: &str, arguments: &[&str], script: &str) -> Option<String> {
             let _ = writeln!(std::io::stderr(), "skipped: {shell}: {error}");
             None
         }
+    }
+}
+
+#[test]
+fn bash_completes_providers_profiles_and_tools() {
+    let script = "source ./qwenauth.bash
+        try() { COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _qwenauth qwenauth \"${@: -1}\" \"${@: -2:1}\"; echo \"${COMPREPLY[*]}\"; }
+        try qwenauth login dash; try qwenauth use wo; try qwenauth token --profile work; try qwenauth setup cla; try qwenauth providers gro";
+    if let Some(output) = complete("bash", &["--norc", "--noprofile", "-c"], script) {
+        assert_eq!(output, "dashscope\nwork workshop\nwork workshop\nclaude-code\ngroq\n");
+    }
+}
+
+#[test]
+fn fish_completes_providers_profiles_and_tools() {
+    let script = "source ./qwenauth.fish
+        cd /
+        for line in 'qwenauth login dash' 'qwenauth use wo' 'qwenauth token --profile work' 'qwenauth setup cla' 'qwenauth providers gro'
+            complete -C $line | string replace -r '\\t.*' ''
+            echo .
+        end";
+    if let Some(output) = complete("fish", &["--no-config", "-c"], script) {
+        assert_eq!(output, "dashscope\n.\nwork\nworkshop\n.\nwork\nworkshop\n.\nclaude-code\n.\ngroq\n.\n");
     }
 }
 
@@ -158,7 +187,7 @@ fn zsh_completes_commands_options_and_values() {
         zpty -w z "PS1= PS2= fpath=($PWD \$fpath); autoload -Uz compinit; compinit -u -D; unsetopt list_beep prompt_cr zle_bracketed_paste 2>/dev/null"
         zpty -w z 'zle_line() { print -r -- "<$BUFFER>"; BUFFER=; zle .accept-line }; zle -N zle_line; bindkey "^X" zle_line; echo ready'
         while zpty -r z line; do [[ $line == *ready[[:space:]]* ]] && break; done
-        for typed in 'qwenauth stat' 'qwenauth exec --pre' 'qwenauth env --format fi' 'qwenauth completions nu'; do
+        for typed in 'qwenauth stat' 'qwenauth exec --pre' 'qwenauth env --format fi' 'qwenauth completions nu' 'qwenauth login dash' 'qwenauth use works' 'qwenauth token --profile works' 'qwenauth setup cla' 'qwenauth providers gro'; do
             zpty -n -w z "$typed"$'\t\x18'
             while zpty -r z line; do [[ $line == *'<'*'>'* ]] && break; done
             print -r -- "${${line#*<}%>*}"
@@ -167,7 +196,9 @@ fn zsh_completes_commands_options_and_values() {
     if let Some(output) = complete("zsh", &["-f", "-c"], script) {
         assert_eq!(
             output,
-            "qwenauth status \nqwenauth exec --preserve-env \nqwenauth env --format fish \nqwenauth completions nushell \n"
+            "qwenauth status \nqwenauth exec --preserve-env \nqwenauth env --format fish \nqwenauth completions nushell \n\
+             qwenauth login dashscope \nqwenauth use workshop \nqwenauth token --profile workshop \n\
+             qwenauth setup claude-code \nqwenauth providers groq \n"
         );
     }
 }

@@ -107,7 +107,7 @@ fn a_refresh_token_is_not_sent_to_another_issuer() {
     sandbox.run(["token"]).fails(
         4,
         "the login of `corp` came from `{server}`, and config.toml now names `https://other.example`",
-        "run `qwenauth login PROVIDER --profile corp`",
+        "run `qwenauth login corp`",
     );
     assert_eq!(sandbox.server.at("/token").len(), 1);
 }

@@ -108,6 +108,14 @@ impl Running {
         assert!(said.contains(text), "`{text}` awaited, but the run ended with: {said}");
     }
 
+    /// The first lines of stdout, once they are there.
+    #[track_caller]
+    pub(crate) fn first_lines(&self, count: usize) -> Vec<String> {
+        let said = self.stdout.once(|said| said.matches('\n').count() >= count).expect("neither the lines nor an end");
+        assert!(said.matches('\n').count() >= count, "{count} lines awaited, but the run ended with: {said}");
+        said.lines().take(count).map(str::to_owned).collect()
+    }
+
     /// Waits until it has that lock file open (or has ended). Where this user may not look into a process that keeps
     /// others out, the kernel's table of locks tells.
     #[track_caller]

@@ -173,7 +173,7 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    fn pass(&self) {
+    pub(crate) fn pass(&self) {
         let open = lock(&self.0.0);
         drop(self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open));
     }

@@ -1,7 +1,9 @@
 //! A login by the device flow: show the code, wait for a person, store, prove.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, stderr};
-use std::time::{Instant, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use serde_json::json;
@@ -9,30 +11,133 @@ use serde_json::json;
 use super::Attempt;
 use crate::cli::{LoginArgs, Qr, variable};
 use crate::commands::{print_json, rfc3339};
-use crate::error::{note, printable};
+use crate::credentials::{Account, Credential, Stored};
+use crate::error::{Failed, Failure, note, printable};
+use crate::lock::Kernel;
+use crate::oauth::Server;
 use crate::oauth::device::{self, Authorization};
+use crate::signals::Held;
 use crate::terminal::{self, Countdown, Draw};
+
+/// How often a process that waits looks up: at signals, at the other process.
+const LOOK: Duration = Duration::from_millis(50);
 
 pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     let Attempt { args, account, provider, .. } = attempt;
-    if let Some(text) = &provider.note {
-        note(text);
-    }
     let (server, found) = account.login_server(provider)?;
-    let authorization = device::request(&server, account.network())?;
+    let before = stored(account)?;
+    // A signal that comes before the first pause is acted upon there.
+    let held = Cell::new(Some(Held::new()));
+    let (authorization, joined) = begin(attempt, &server)?;
     let expires = Instant::now() + authorization.expires_in;
     let deadline = args.timeout.map_or(expires, |timeout| expires.min(Instant::now() + timeout));
     show(args, &authorization, server.token_endpoint.host_str().unwrap_or_default())?;
-    attempt.open_browser(authorization.url());
+    if args.no_wait {
+        note("the login waits for your approval; `qwenauth login --resume` completes it");
+        return Ok(());
+    }
+    if !joined {
+        attempt.open_browser(authorization.url());
+    }
     let countdown = Countdown::start("Waiting for your approval", deadline);
-    let granted = authorization.wait(&server, deadline);
+    let lock = match wait_for_turn(attempt, &server, before.as_ref(), deadline)? {
+        Turn::Ours(lock) => lock,
+        Turn::Done(credential) => {
+            drop(countdown);
+            note("another process completed this login");
+            attempt.activate()?;
+            return attempt.finish(&credential, false);
+        }
+    };
+    let granted = authorization.wait(&server, deadline, |time| pause(attempt, joined, held.take(), time));
     drop(countdown);
-    let credential = account.log_in(provider, &granted?, found.as_ref(), args.model.as_deref())?;
+    if granted.is_err() && joined && Instant::now() >= deadline && deadline < expires {
+        // Only this process's `--timeout` is over; the login may still be approved.
+        return granted.map(drop);
+    }
+    let stored = granted.and_then(|grant| account.log_in(provider, &grant, found.as_ref(), args.model.as_deref()));
+    // Not before it is stored: whoever waits for the lock looks for the one or the other.
+    account.forget_pending()?;
+    drop(lock);
+    let credential = stored?;
     attempt.activate()?;
     if args.no_verify {
         return attempt.finish(&credential, false);
     }
     attempt.conclude(&credential, account.prove(&credential)?)
+}
+
+/// The pending login, or a new one. Says whether it was pending.
+fn begin(attempt: &Attempt, server: &Server) -> Result<(Authorization, bool)> {
+    let Attempt { args, account, provider, .. } = attempt;
+    let _lock = account.lock_start()?;
+    if let Some(pending) = account.pending(server)? {
+        note("a login waits for approval already, and this one joins it");
+        return Ok((pending, true));
+    }
+    if args.resume {
+        return Failed::new(Failure::LoginRequired, format!("no login of `{}` is pending", account.profile))
+            .hint(account.login_hint())
+            .err();
+    }
+    if let Some(text) = &provider.note {
+        note(text);
+    }
+    let authorization = device::request(server, account.network())?;
+    account.keep_pending(server, &authorization)?;
+    Ok((authorization, false))
+}
+
+enum Turn {
+    /// This process polls, under the lock.
+    Ours(Kernel),
+    /// Another process has completed the login.
+    Done(Credential),
+}
+
+/// Waits while another process polls for the same login.
+fn wait_for_turn(attempt: &Attempt, server: &Server, before: Option<&Credential>, deadline: Instant) -> Result<Turn> {
+    let account = &attempt.account;
+    loop {
+        let lock = account.try_lock_poll()?;
+        if account.pending(server)?.is_none()
+            && let Some(credential) = stored(account)?
+            && before.is_none_or(|before| before.access_token != credential.access_token)
+        {
+            return Ok(Turn::Done(credential));
+        }
+        if let Some(lock) = lock {
+            return Ok(Turn::Ours(lock));
+        }
+        if Held::noted() || Instant::now() >= deadline {
+            return Err(device::not_in_time());
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+fn stored(account: &Account) -> Result<Option<Credential>> {
+    Ok(match account.load()? {
+        Stored::Present(credential) => Some(credential),
+        Stored::Missing | Stored::Damaged(_) => None,
+    })
+}
+
+/// Waits, and on INT, TERM or HUP forgets a login that nobody else knows of before it dies by the signal.
+fn pause(attempt: &Attempt, joined: bool, held: Option<Held>, time: Duration) {
+    let held = held.unwrap_or_else(Held::new);
+    let end = Instant::now() + time;
+    while !Held::noted() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        thread::sleep(left.min(LOOK));
+    }
+    if !joined && let Err(error) = attempt.account.forget_pending() {
+        note(&format!("warning: the pending login is still kept: {error:#}"));
+    }
+    drop(held);
 }
 
 fn show(args: &LoginArgs, authorization: &Authorization, host: &str) -> Result<()> {

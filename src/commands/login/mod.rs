@@ -50,7 +50,12 @@ fn log_in(args: &LoginArgs, global: &Global, setting: &Setting) -> Result<()> {
     let account = setting.account_of(&profile);
     let attempt = Attempt { args, setting, provider, profile, account, surroundings };
     let way = attempt.way()?;
-    if !args.force && attempt.ends_with_existing()? {
+    if (args.no_wait || args.resume) && way != Way::Device {
+        return Failed::new(Failure::Usage, "`--no-wait` and `--resume` are for logins by a code")
+            .hint(format!("see `qwenauth providers {}`", attempt.provider.name))
+            .err();
+    }
+    if !args.force && !args.resume && attempt.ends_with_existing()? {
         return Ok(());
     }
     attempt.account.check_writable()?;
@@ -81,7 +86,8 @@ fn choose(
             return providers::find(profile.as_str(), overrides);
         }
     }
-    let asks_for_more = args.json || args.force || args.no_verify || args.timeout.is_some();
+    let asks_for_more =
+        args.no_wait || args.resume || args.json || args.force || args.no_verify || args.timeout.is_some();
     if !terminal::can_prompt() || asks_for_more {
         return providers::find(QWEN, overrides);
     }

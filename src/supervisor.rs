@@ -1,9 +1,10 @@
-//! Runs programs inside the sandbox and outlives them, so that it can clean up behind them.
+//! Runs a program and outlives it: signals, job control and how it ended, for `sandbox` and `exec --gateway`.
 //!
-//! Hazard: Ctrl-C reaches this process as well as the program inside; dying of it would leave the directories behind,
-//! and passing it on would give the program two.
+//! Hazard: Ctrl-C reaches this process as well as the program; dying of it would leave the program without its gateway
+//! or the sandbox's directories behind, and passing it on would give the program two.
 //! Rule: signals are blocked in every thread and read by one. What a process sent is passed on to the program; what was
-//! typed on the terminal, the program has already. After the clean-up this process dies by the signal that ended it.
+//! typed on the terminal, the program has already. A program that stops takes this process along if it stands in for it,
+//! and both continue together.
 
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::error::{Failed, Failure};
@@ -41,7 +43,20 @@ impl Ended {
     }
 }
 
-const WATCHED: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+/// What asks a program to end.
+const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// What a stand-in passes on as well. Those that stop are blocked, too: the program decides whether it stops (an editor
+/// first puts the terminal in order), and this process follows it.
+const STANDING_IN: [Signal; 7] = [
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+    Signal::SIGCONT,
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+];
 
 /// Holds the signals from its start; to be started before any other thread.
 pub(crate) struct Supervisor {
@@ -60,8 +75,17 @@ struct State {
 }
 
 impl Supervisor {
+    /// For a program beside work of our own: watches only what asks to end.
     pub(crate) fn start() -> anyhow::Result<Self> {
-        let watched: SigSet = WATCHED.into_iter().collect();
+        Self::watch(ENDING.into_iter().collect())
+    }
+
+    /// For a program that this process stands in for: whoever signals one means the other.
+    pub(crate) fn stand_in() -> anyhow::Result<Self> {
+        Self::watch(ENDING.into_iter().chain(STANDING_IN).collect())
+    }
+
+    fn watch(watched: SigSet) -> anyhow::Result<Self> {
         let found = watched.thread_swap_mask(SigmaskHow::SIG_BLOCK).context("blocking signals")?;
         let signals = Signals::new(&watched).context("watching signals")?;
         let state = Arc::new(Mutex::new(State::default()));
@@ -78,6 +102,20 @@ impl Supervisor {
     /// Starts a program, which gets the signals as they were found.
     pub(crate) fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
         unblock_in(command, self.found);
+        self.start_in(command, spawn)
+    }
+
+    /// The same for a command that restores the signals itself, with the plain error.
+    pub(crate) fn try_spawn(&self, command: &mut Command) -> io::Result<Child> {
+        self.start_in(command, Command::spawn)
+    }
+
+    fn start_in<E>(
+        &self,
+        command: &mut Command,
+        spawn: impl FnOnce(&mut Command) -> Result<Child, E>,
+    ) -> Result<Child, E> {
+        // Held until the child is known: a signal that comes meanwhile is passed on to it afterwards.
         let mut state = lock(&self.state);
         let child = spawn(command)?;
         state.program = i32::try_from(child.id()).ok().map(Pid::from_raw);
@@ -88,10 +126,40 @@ impl Supervisor {
     }
 
     pub(crate) fn wait(&self, mut child: Child) -> anyhow::Result<Ended> {
-        let status = child.wait().context("waiting for the program inside")?;
+        let status = child.wait().context("waiting for the program")?;
         // Numbers are given out in turn, so that the program's cannot be another's in the instant until here.
         lock(&self.state).program = None;
         Ok(Ended::of(status))
+    }
+
+    /// Waits, stopping and continuing together with the program.
+    pub(crate) fn wait_as_one_job(&self, child: &Child) -> anyhow::Result<Ended> {
+        let program = Pid::from_raw(i32::try_from(child.id())?);
+        let ended = loop {
+            match waitpid(program, Some(WaitPidFlag::WUNTRACED)) {
+                Ok(WaitStatus::Exited(_, code)) => break Ended::Code(u8::try_from(code).unwrap_or(1)),
+                Ok(WaitStatus::Signaled(_, signal, _)) => break Ended::Signal(signal as i32),
+                Ok(WaitStatus::Stopped(..)) => {
+                    let _ = raise(Signal::SIGSTOP);
+                    // Continued: by a shell, which continues the whole group, or by someone who knows only us.
+                    let _ = kill(program, Signal::SIGCONT);
+                }
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error).context("waiting for the program"),
+            }
+        };
+        lock(&self.state).program = None;
+        Ok(ended)
+    }
+
+    /// As the program ended: its code, or the signal that both of them got, or 128 and the signal's number.
+    pub(crate) fn end_as(self, ended: Ended) -> u8 {
+        let state = lock(&self.state);
+        let of_both = |signal: &&Signal| ended == Ended::Signal(**signal as i32);
+        if let Some(signal) = state.sent.iter().chain(&state.typed).find(of_both).copied() {
+            die_of(signal);
+        }
+        ended.code()
     }
 
     /// Whether someone wants this to end, whatever the program inside does.
@@ -128,7 +196,9 @@ impl State {
             }
             return;
         }
-        self.sent = self.sent.or(Some(signal));
+        if ENDING.contains(&signal) {
+            self.sent = self.sent.or(Some(signal));
+        }
         if let Some(program) = self.program {
             // It may have ended just now.
             let _ = kill(program, signal);
@@ -154,10 +224,10 @@ fn die_of(signal: Signal) {
     }
 }
 
-/// Signals a terminal sends to everyone on it. HUP is not: when a terminal goes away, the kernel tells one process
+/// Signals a terminal sends to everyone on it, and a shell to a whole job. HUP is not one: when a terminal goes away, the kernel tells one process
 /// and leaves the rest to it.
 fn is_key(signal: Signal) -> bool {
-    matches!(signal, Signal::SIGINT | Signal::SIGQUIT)
+    !matches!(signal, Signal::SIGTERM | Signal::SIGHUP | Signal::SIGUSR1 | Signal::SIGUSR2)
 }
 
 /// Reads blocked signals, each with whether the terminal sent it.

@@ -1,0 +1,146 @@
+//! What the environment says: keys and base URLs of others, proxies, certificates, a `QWEN_HOME` that only Qwen Code sees.
+
+use std::path::PathBuf;
+
+use url::Url;
+
+use super::Check;
+use crate::cli::variable;
+use crate::commands::{Endpoint, Setting};
+use crate::config;
+use crate::credentials::Stored;
+
+/// The proxy variables, in the order in which they are obeyed for `https`.
+const PROXIES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+
+pub(super) fn check(setting: &Setting) -> Vec<Check> {
+    let mut checks = openai(setting);
+    checks.extend(proxy());
+    checks.extend(certificates());
+    checks.extend(qwen_home(setting));
+    checks
+}
+
+fn text(name: &str) -> Option<String> {
+    variable(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+fn openai(setting: &Setting) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let (base, old, key) = (text("OPENAI_BASE_URL"), text("OPENAI_API_BASE"), text("OPENAI_API_KEY"));
+    if let (Some(base), Some(old)) = (&base, &old)
+        && base.trim_end_matches('/') != old.trim_end_matches('/')
+    {
+        checks.push(Check::fail(
+            "variables",
+            "`OPENAI_BASE_URL` and `OPENAI_API_BASE` disagree: which one counts depends on the program",
+            "`unset OPENAI_API_BASE`, or `eval \"$(qwenauth env)\"` sets both",
+        ));
+    }
+    let account = setting.account();
+    let ours = match account.load() {
+        Ok(Stored::Present(credential)) => {
+            let base = Endpoint::of(&account, &credential, None).map(|endpoint| endpoint.base_url).unwrap_or_default();
+            let same = key.as_deref() == Some(credential.access_token.expose());
+            Some((base, same))
+        }
+        _ => None,
+    };
+    let host = |text: &str| Url::parse(text).ok().and_then(|url| url.host_str().map(str::to_owned));
+    let Some(key) = key else {
+        if base.or(old).is_some() {
+            let what = "a base URL is set without `OPENAI_API_KEY`: a program that has a key of its own sends it there";
+            checks.push(Check::warn("variables", what, "`unset OPENAI_BASE_URL OPENAI_API_BASE`"));
+        }
+        return checks;
+    };
+    let goes_to = base.or(old).and_then(|base| host(&base)).unwrap_or_else(|| "api.openai.com".into());
+    let of_another = ["sk-sp-", "sk-or-", "sk-ws-", "ms-", "gsk_", "hf_", "csk-", "fw_", "tgp_v1_"]
+        .iter()
+        .any(|start| key.starts_with(start));
+    match ours {
+        Some((base, true)) if host(&base).as_deref() == Some(goes_to.as_str()) => {
+            checks.push(Check::ok("variables", format!("`OPENAI_…` is `{}`'s", setting.profile)));
+        }
+        Some((_, true)) => checks.push(Check::fail(
+            "variables",
+            format!("the key of `{}` would be sent to `{goes_to}`, which is not its host", setting.profile),
+            "`eval \"$(qwenauth env)\"` sets both together",
+        )),
+        _ if goes_to == "api.openai.com" && of_another => checks.push(Check::fail(
+            "variables",
+            "`OPENAI_API_KEY` holds another provider's key and would be sent to `api.openai.com`",
+            "set `OPENAI_BASE_URL` with it, or `unset OPENAI_API_KEY`",
+        )),
+        _ => checks.push(Check::warn(
+            "variables",
+            format!(
+                "`OPENAI_API_KEY` is set and goes to `{goes_to}`: programs use it instead of `{}`",
+                setting.profile
+            ),
+            "`qwenauth exec` replaces it for one program; `eval \"$(qwenauth env)\"` for this shell",
+        )),
+    }
+    checks
+}
+
+/// The proxy variable in force for `https`.
+pub(super) fn proxy_in_force() -> Option<(&'static str, String)> {
+    PROXIES.into_iter().find_map(|name| Some((name, text(name)?)))
+}
+
+fn proxy() -> Option<Check> {
+    let (name, value) = proxy_in_force()?;
+    let with_scheme = if value.contains("://") { value } else { format!("http://{value}") };
+    let address = Url::parse(&with_scheme).ok().and_then(|url| {
+        let host = url.host_str()?.to_owned();
+        Some(url.port_or_known_default().map_or(host.clone(), |port| format!("{host}:{port}")))
+    });
+    let except =
+        text("NO_PROXY").or_else(|| text("no_proxy")).map(|hosts| format!(", except {hosts}")).unwrap_or_default();
+    Some(match address {
+        Some(address) => Check::ok("proxy", format!("`{name}` is in force: {address}{except}")),
+        None => {
+            Check::fail("proxy", format!("`{name}` is no address of a proxy"), format!("`unset {name}`, or mend it"))
+        }
+    })
+}
+
+fn certificates() -> Vec<Check> {
+    let mut checks = Vec::new();
+    for name in ["QWENAUTH_CA_FILE", "SSL_CERT_FILE"] {
+        let Some(path) = variable(name).map(PathBuf::from) else { continue };
+        let shown = path.display();
+        checks.push(match std::fs::read(&path) {
+            Err(error) => {
+                let what = format!("`{name}` names `{shown}`, which cannot be read: {error}");
+                Check::fail("certificates", what, format!("`unset {name}`, or put the file there"))
+            }
+            Ok(pem) if !pem.windows(27).any(|bytes| bytes == b"-----BEGIN CERTIFICATE-----") => {
+                let what = format!("`{name}` names `{shown}`, which holds no PEM certificate");
+                Check::fail("certificates", what, "convert it: `openssl x509 -inform der -in FILE -out FILE.pem`")
+            }
+            Ok(_) => Check::ok("certificates", format!("`{name}` names `{shown}`")),
+        });
+    }
+    checks
+}
+
+/// Qwen Code reads `.env` files; nobody else does, so its login would be elsewhere than ours.
+fn qwen_home(setting: &Setting) -> Option<Check> {
+    if variable("QWEN_HOME").is_some() {
+        return None;
+    }
+    let home = config::home(&setting.environment).ok()?;
+    let files = [home.join(".qwen/.env"), home.join(".env")];
+    let sets = |file: &&PathBuf| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().any(|line| line.trim_start().trim_start_matches("export ").trim_start().starts_with("QWEN_HOME="))
+    };
+    let file = files.iter().find(sets)?;
+    Some(Check::warn(
+        "QWEN_HOME",
+        format!("`{}` sets `QWEN_HOME` for Qwen Code alone: its login is not the one used here", file.display()),
+        "export `QWEN_HOME` in your shell's start-up file",
+    ))
+}

@@ -1,0 +1,266 @@
+//! What lies on disk: directories, credential files, locks, leftovers, and what `setup` wrote.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+
+use super::Check;
+use crate::commands::{Endpoint, Setting};
+use crate::config::ProfileName;
+use crate::credentials::{Account, Credential, Kind, State, Stored};
+use crate::error::Report;
+use crate::files;
+use crate::lock::Kernel;
+use crate::setup::{self, TOOLS};
+
+/// Qwen Code's lock is taken over at this age, so it is removed at this age too.
+const STALE: Duration = Duration::from_secs(35);
+
+/// No writing takes this long: a temporary file of this age has lost its process.
+const LEFT: Duration = Duration::from_secs(600);
+
+/// A key this old is due for a new one.
+const OLD_KEY_DAYS: i64 = 90;
+
+pub(super) fn check(setting: &Setting, fix: bool) -> Vec<Check> {
+    let paths = &setting.config.paths;
+    let mut checks = vec![Check::ok("config", format!("profile `{}` is active", setting.profile))];
+    let credentials = paths.data.join("credentials");
+    for directory in [&paths.config, &paths.data, &credentials, &paths.state, &paths.qwen] {
+        checks.extend(directory_is_private(directory, fix));
+    }
+    checks.extend(profiles(setting));
+    checks.extend(copies(setting));
+    checks.extend(lock(&paths.qwen, fix));
+    let pending = paths.state.join("pending");
+    let setups = paths.state.join("setup");
+    checks.extend(leftovers(&[&paths.config, &credentials, &paths.qwen, &pending, &setups], fix));
+    checks.extend(set_up(setting));
+    checks
+}
+
+fn directory_is_private(directory: &Path, fix: bool) -> Option<Check> {
+    let metadata = fs::metadata(directory).ok()?;
+    let shown = directory.display();
+    if let Err(error) = files::check_owner(directory, &metadata) {
+        let report = Report::of(&error);
+        return Some(Check::fail("directories", report.message, report.hint.unwrap_or_default()));
+    }
+    let mode = metadata.mode() & 0o777;
+    // Others who may write could put a file or a symlink in the place of a credential; listing is no harm.
+    if mode & 0o022 == 0 {
+        return None;
+    }
+    let message = format!("others may write in `{shown}` (mode {mode:04o})");
+    if fix && fs::set_permissions(directory, Permissions::from_mode(mode & 0o755)).is_ok() {
+        return Some(Check::fixed("directories", message));
+    }
+    Some(Check::fail("directories", message, format!("`chmod go-w {shown}`, or `qwenauth doctor --fix`")))
+}
+
+fn profiles(setting: &Setting) -> Vec<Check> {
+    let mut names = match setting.config.paths.profiles() {
+        Ok(names) => names,
+        Err(error) => {
+            return vec![Check::fail("profiles", format!("{error:#}"), "see the mode and owner of that directory")];
+        }
+    };
+    if !names.contains(&setting.profile) {
+        names.push(setting.profile.clone());
+    }
+    names.iter().flat_map(|name| profile(name, setting)).collect()
+}
+
+fn profile(name: &ProfileName, setting: &Setting) -> Vec<Check> {
+    let account = setting.account_of(name);
+    let file = fs::metadata(&account.path).ok();
+    let mut checks = Vec::new();
+    // Loading tightens the mode, as every command does, and says so on stderr.
+    if let Some(mode) = file.as_ref().map(|file| file.mode() & 0o777).filter(|mode| mode & 0o077 != 0) {
+        let what = format!("the file of `{name}` could be read by others (mode {mode:04o})");
+        checks.push(Check::warn("mode", what, "its mode is 0600 now; renew the key if others use this machine"));
+    }
+    if file.as_ref().is_some_and(|file| file.nlink() > 1) {
+        let what = format!("the file of `{name}` has hard links: a renewal leaves the others behind");
+        checks.push(Check::warn("copies", what, "keep one, and use symlinks"));
+    }
+    checks.push(match account.load() {
+        Ok(stored) => login(name, &account, &stored),
+        Err(error) => {
+            let report = Report::of(&error);
+            Check::fail("login", report.message, report.hint.unwrap_or_else(|| account.login_hint()))
+        }
+    });
+    if let Ok(Stored::Present(credential)) = account.load() {
+        checks.extend(key(name, &account, &credential));
+    }
+    checks
+}
+
+fn login(name: &ProfileName, account: &Account, stored: &Stored) -> Check {
+    let state = account.state_of(stored);
+    match (state, stored) {
+        (State::Valid, _) => Check::ok("login", format!("`{name}` is valid")),
+        (State::Refreshable, _) => Check::ok("login", format!("`{name}` has expired and is renewed at its next use")),
+        (State::Expired, _) => {
+            Check::fail("login", format!("`{name}` has expired and cannot be renewed"), account.login_hint())
+        }
+        (State::Refused, _) => {
+            Check::fail("login", format!("the server refused the refresh token of `{name}`"), account.login_hint())
+        }
+        (_, Stored::Damaged(why)) => {
+            Check::fail("login", format!("the file of `{name}` is damaged: {why}"), account.login_hint())
+        }
+        _ => Check::fail("login", format!("`{name}` is not logged in"), account.login_hint()),
+    }
+}
+
+fn key(name: &ProfileName, account: &Account, credential: &Credential) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let endpoint = match Endpoint::of(account, credential, None) {
+        Ok(endpoint) => endpoint,
+        Err(error) => {
+            let report = Report::of(&error);
+            return vec![Check::fail("address", report.message, report.hint.unwrap_or_else(|| account.login_hint()))];
+        }
+    };
+    if credential.kind != Kind::ApiKey {
+        return checks;
+    }
+    let plan = credential.access_token.expose().starts_with("sk-sp-");
+    let host =
+        url::Url::parse(&endpoint.base_url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+    let plan_host = host.starts_with("coding") || host.starts_with("token-plan");
+    if host.ends_with("aliyuncs.com") && plan != plan_host {
+        let (kind, place) = if plan { ("of a plan", "pay-as-you-go") } else { ("pay-as-you-go", "a plan's") };
+        let what = format!("the key of `{name}` is {kind} and goes to {place} host `{host}`, which refuses it");
+        let provider = if plan { "coding-plan` or `qwenauth login token-plan" } else { "dashscope" };
+        checks.push(Check::fail("key", what, format!("`qwenauth login {provider}`")));
+    }
+    if plan && crate::cli::variable("CI").is_some() {
+        let what = format!("`CI` is set, and the terms of the plan of `{name}` forbid unattended use");
+        checks.push(Check::fail("key", what, "use a pay-as-you-go key: `qwenauth login dashscope`"));
+    }
+    let created = credential.created_at.as_ref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    if let (Some(created), Ok(now)) = (created, jiff::Timestamp::try_from((account.clock)())) {
+        let days = (now - created).total(jiff::Unit::Hour).unwrap_or_default() / 24.0;
+        #[expect(clippy::cast_possible_truncation, reason = "days of a human's key")]
+        let days = days as i64;
+        if days > OLD_KEY_DAYS {
+            let what = format!("the key of `{name}` was stored {days} days ago");
+            checks.push(Check::warn("key", what, "make a new one, log in with it, delete the old one"));
+        }
+    }
+    checks
+}
+
+/// A refresh token works once: of two files with one login, the slower loses it.
+fn copies(setting: &Setting) -> Vec<Check> {
+    let paths = &setting.config.paths;
+    let mut files: Vec<(PathBuf, String)> = Vec::new();
+    let mut checks = Vec::new();
+    let mut accounts: Vec<Account> =
+        paths.profiles().unwrap_or_default().iter().map(|name| setting.account_of(name)).collect();
+    if let Ok(home) = crate::config::home(&setting.environment) {
+        let default = home.join(".qwen/oauth_creds.json");
+        if default != paths.credential(&ProfileName::qwen()) {
+            let mut other = setting.account_of(&ProfileName::qwen());
+            other.path = default;
+            accounts.push(other);
+        }
+    }
+    for account in accounts {
+        let Ok(Stored::Present(credential)) = account.load() else { continue };
+        let Some(token) = credential.refresh_token else { continue };
+        let same = files.iter().find(|(path, known)| {
+            known == token.expose() && fs::canonicalize(path).ok() != fs::canonicalize(&account.path).ok()
+        });
+        if let Some((other, _)) = same {
+            let what = format!("`{}` and `{}` are copies of one login", other.display(), account.path.display());
+            checks.push(Check::fail("copies", what, "the next renewal ends one of them: keep one, or log in twice"));
+        }
+        files.push((account.path, token.expose().to_owned()));
+    }
+    checks
+}
+
+fn lock(qwen: &Path, fix: bool) -> Option<Check> {
+    let path = qwen.join("oauth_creds.lock");
+    let age = age(&path)?;
+    if age < STALE {
+        return Some(Check::ok("lock", "a program is renewing the login right now"));
+    }
+    let message = format!("`{}` was left {} s ago by a program that was killed", path.display(), age.as_secs());
+    if fix && remove_lock(qwen, &path).unwrap_or(false) {
+        return Some(Check::fixed("lock", message));
+    }
+    Some(Check::warn("lock", message, "the next renewal takes it over; `qwenauth doctor --fix` removes it now"))
+}
+
+/// Only under our own lock, and only while it is still stale then.
+fn remove_lock(qwen: &Path, path: &Path) -> Result<bool> {
+    let ours = qwen.join(".oauth_creds.qwenauth-lock");
+    let Some(_kernel) = Kernel::try_acquire(files::open_kept(&ours)?, &ours)? else { return Ok(false) };
+    if age(path).is_some_and(|age| age >= STALE) {
+        fs::remove_file(path)?;
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+fn age(path: &Path) -> Option<Duration> {
+    let modified = fs::symlink_metadata(path).ok()?.modified().ok()?;
+    Some(SystemTime::now().duration_since(modified).unwrap_or_default())
+}
+
+fn leftovers(directories: &[&Path], fix: bool) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let temporary = name.starts_with('.')
+            && name.contains(".qwenauth-")
+            && path.extension().is_some_and(|extension| extension == "tmp");
+        if temporary && age(&path).is_some_and(|age| age > LEFT) {
+            let message = format!("`{}` was left by a process that was killed", path.display());
+            checks.push(if fix && fs::remove_file(&path).is_ok() {
+                Check::fixed("leftovers", message)
+            } else {
+                Check::warn("leftovers", message, "`qwenauth doctor --fix` removes it")
+            });
+        }
+        if name.contains(".damaged-") {
+            let message = format!("`{}` is a damaged credential that was set aside", path.display());
+            checks.push(Check::warn("leftovers", message, "it may hold a secret: delete it once you miss nothing"));
+        }
+    }
+    checks
+}
+
+/// A tool that was set up keeps the address of that day.
+fn set_up(setting: &Setting) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for tool in &TOOLS {
+        let Ok(Some(record)) = setup::recorded(&setting.config.paths.state, tool.name) else { continue };
+        let Ok(profile) = ProfileName::parse(&record.profile) else { continue };
+        let account = setting.account_of(&profile);
+        let again = format!("`qwenauth setup {} --profile {profile}`", tool.name);
+        let Ok(Stored::Present(credential)) = account.load() else {
+            let what = format!("{} is set up for `{profile}`, which is not logged in", tool.title);
+            checks.push(Check::fail("setup", what, account.login_hint()));
+            continue;
+        };
+        let now = Endpoint::of(&account, &credential, None).map(|endpoint| endpoint.base_url).unwrap_or_default();
+        let is_gateway = url::Url::parse(&record.base_url).is_ok_and(|url| crate::http::is_loopback(&url));
+        if record.base_url != now && !is_gateway {
+            let what = format!("{} is set up for `{}`, and `{profile}` is at `{now}` now", tool.title, record.base_url);
+            checks.push(Check::fail("setup", what, again));
+        } else {
+            checks.push(Check::ok("setup", format!("{} uses `{profile}`", tool.title)));
+        }
+    }
+    checks
+}

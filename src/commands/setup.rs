@@ -1,0 +1,164 @@
+//! `setup`: configure a tool to use a profile, show what would be written, undo it, or list the tools.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::{Endpoint, Setting, print, tool_places};
+use crate::cli::{SetupArgs, variable};
+use crate::error::{Failed, Failure, note, printable};
+use crate::providers::QWEN;
+use crate::setup::{self, Access, Places, Removed, SetUp, TOOLS, Tool};
+use crate::terminal;
+
+/// The file of the gateway's key for tools that are set up with `--gateway`.
+const GATEWAY_KEY: &str = "gateway-key";
+
+pub(crate) fn run(args: &SetupArgs, setting: &Setting) -> Result<()> {
+    let places = tool_places(setting)?;
+    let Some(name) = &args.tool else { return list(args, setting, &places) };
+    let tool = setup::find(name)?;
+    if args.remove {
+        return remove(tool, args, setting);
+    }
+    let access = access(args, setting)?;
+    match tool.set_up(&access, &places)? {
+        SetUp::Text { place, text } => {
+            if !args.print {
+                note(&format!("{} is set up by hand: paste this into {}", tool.title, as_place(&place)));
+            }
+            print(&text)
+        }
+        SetUp::Plan(plan) if args.print => {
+            let (file, text) = plan.print()?;
+            note(&format!("for `{}`:", file.display()));
+            print(&text)
+        }
+        SetUp::Plan(plan) => {
+            let changed = plan.apply(tool, &access, &setting.config.paths.state)?;
+            say_done(tool, &access, &places, changed);
+            if let Some(text) = &plan.note {
+                note(text);
+            }
+            if let Some(key) = &access.gateway_key {
+                let listen = access.base_url.trim_start_matches("http://").trim_end_matches("/v1");
+                note(&format!(
+                    "start the gateway with `{} gateway --profile {} --listen {listen} --api-key-file {}`",
+                    access.program,
+                    access.profile,
+                    key.display()
+                ));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn as_place(place: &str) -> String {
+    if place.starts_with('/') { format!("`{place}`") } else { place.to_owned() }
+}
+
+fn say_done(tool: &Tool, access: &Access, places: &Places, changed: bool) {
+    let file = tool.file(places).map(|file| file.display().to_string()).unwrap_or_default();
+    let done = if changed { "uses" } else { "already uses" };
+    note(&format!("{} {done} profile `{}`, model `{}`: `{file}`", tool.title, access.profile, access.model));
+    if installed(tool.program).is_none() {
+        note(&format!("`{}` is not on `PATH`; it will find its set-up once it is installed", tool.program));
+    }
+}
+
+fn remove(tool: &Tool, args: &SetupArgs, setting: &Setting) -> Result<()> {
+    match setup::remove(tool, &setting.config.paths.state, args.force)? {
+        Removed::Done(file) => note(&format!("{} is as it was before: `{}`", tool.title, file.display())),
+        Removed::NotSetUp => note(&format!("{} is not set up by qwenauth; nothing was changed", tool.title)),
+        Removed::Edited(file, lines) => {
+            terminal::say(&lines.join("\n"));
+            return Failed::new(
+                Failure::Other,
+                format!(
+                    "`{}` was edited since where qwenauth wrote it (above: - as written, + as it is)",
+                    file.display()
+                ),
+            )
+            .hint("`--force` removes it all the same")
+            .err();
+        }
+    }
+    Ok(())
+}
+
+/// What the tool is given. Offline: nothing is asked, nothing renewed.
+fn access(args: &SetupArgs, setting: &Setting) -> Result<Access> {
+    let account = setting.account();
+    let credential = account.require()?;
+    let provider = account.provider(&credential)?;
+    let Endpoint { base_url, model } = Endpoint::of(&account, &credential, args.model.clone())?;
+    let Some(model) = model else {
+        return Failed::new(Failure::Usage, format!("{} has no default model", provider.title))
+            .hint("name one with `--model ID`")
+            .err();
+    };
+    let gateway_key = args.gateway.map(|_| setting.config.paths.data.join(GATEWAY_KEY));
+    Ok(Access {
+        profile: account.profile.clone(),
+        anthropic: provider.anthropic(&base_url),
+        base_url: args.gateway.map_or(base_url, |address| format!("http://{address}/v1")),
+        title: provider.title,
+        model,
+        models: provider.models,
+        shared_with_qwen_code: account.profile == QWEN,
+        gateway_key,
+        program: own_name()?,
+    })
+}
+
+/// `qwenauth` where that is what `PATH` finds, else the path of this very program.
+fn own_name() -> Result<String> {
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    let found = installed("qwenauth").and_then(|path| path.canonicalize().ok());
+    if found.is_some() && found == own.canonicalize().ok() {
+        return Ok("qwenauth".into());
+    }
+    Ok(own.display().to_string())
+}
+
+/// Where `PATH` finds a program.
+fn installed(program: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = variable("PATH")?;
+    let runs = |path: &Path| {
+        path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    };
+    std::env::split_paths(&path).map(|directory| directory.join(OsStr::new(program))).find(|path| runs(path))
+}
+
+fn list(args: &SetupArgs, setting: &Setting, places: &Places) -> Result<()> {
+    let mut rows = Vec::new();
+    let mut text = format!("{:<12} {:<10} {}\n", "TOOL", "INSTALLED", "SET UP");
+    for tool in &TOOLS {
+        let record = setup::recorded(&setting.config.paths.state, tool.name)?;
+        let installed = installed(tool.program);
+        let set_up = match (&record, tool.is_written()) {
+            (Some(record), _) => format!("profile {}: {}", record.profile, record.file.display()),
+            (None, true) => "no".into(),
+            (None, false) => format!("by hand: `qwenauth setup {}` prints what to paste", tool.name),
+        };
+        let here = if installed.is_some() { "yes" } else { "no" };
+        text += &format!("{:<12} {here:<10} {}\n", tool.name, printable(&set_up));
+        rows.push(json!({
+            "name": tool.name,
+            "title": tool.title,
+            "installed": installed,
+            "written": tool.is_written(),
+            "file": tool.file(places),
+            "profile": record.as_ref().map(|record| &record.profile),
+            "base_url": record.as_ref().map(|record| &record.base_url),
+        }));
+    }
+    if args.json {
+        return print(&format!("{:#}\n", json!({"tools": rows})));
+    }
+    print(&text)
+}

@@ -1,0 +1,267 @@
+//! `usage`: show what passed through the gateway and what limits leave.
+
+use std::fmt::Write;
+use std::io::{IsTerminal, stdout};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{Setting, print, rfc3339};
+use crate::cli::UsageArgs;
+use crate::credentials::{Account, Credential, Stored};
+use crate::error::{Failed, Failure, note, printable};
+use crate::gateway::{self, Tuning};
+use crate::http;
+use crate::providers::Provider;
+use crate::usage::{Counts, Rule, Seen, Summary, Zone, standing};
+
+/// For the provider's answer to `--check`.
+const CHECK: Duration = Duration::from_secs(20);
+
+/// Said with every answer, because other programs may use the same account.
+const COUNTED: &str = "counted: what passed through the gateway; other uses of the account are not seen";
+
+/// Columns of a bar.
+const BAR: usize = 20;
+
+pub(crate) fn run(args: &UsageArgs, setting: &Setting) -> Result<()> {
+    let now = SystemTime::now();
+    let accounts = accounts(setting)?;
+    // Days are those of each provider's own zone, which differ from UTC's by one at most.
+    let utc = Zone::parse(None)?;
+    let mut summary = Summary::read(&setting.config.paths.state, &utc.days_before(now, args.days).to_string())?;
+    summary.counts.retain(|(day, profile, _, _), _| {
+        let zone =
+            accounts.iter().find(|account| account.profile == *profile).map_or(&utc, |account| &account.rule.zone);
+        *day >= zone.days_before(now, args.days - 1).to_string()
+    });
+    let mut limits: Vec<Limit> = accounts.iter().flat_map(|account| account.limits(setting, now)).collect();
+    limits.extend(summary.limits.iter().map(|((profile, _), seen)| Limit::stated(profile, seen)));
+    if args.check {
+        limits.extend(accounts.iter().filter_map(|account| account.check(setting)).flatten());
+    }
+    if args.json {
+        return print(&format!("{:#}\n", as_json(args, &summary, &limits)));
+    }
+    print(&as_text(&summary, &limits))
+}
+
+/// A stored profile with its provider's limits.
+struct Known {
+    profile: String,
+    provider: Provider,
+    account: String,
+    credential: Credential,
+    base_url: String,
+    rule: Rule,
+}
+
+/// Those that can be read; `status` tells of the others.
+fn accounts(setting: &Setting) -> Result<Vec<Known>> {
+    let mut known = Vec::new();
+    for profile in setting.config.paths.profiles()? {
+        let account = setting.account_of(&profile);
+        let Ok(Stored::Present(credential)) = account.load() else { continue };
+        let Ok(provider) = account.provider(&credential) else { continue };
+        let Ok(base_url) = Account::base_url(&credential, &provider) else { continue };
+        known.push(Known {
+            profile: profile.to_string(),
+            rule: gateway::rule(&provider, &Tuning { rpm: None, rpd: None, pacing: true })?,
+            base_url,
+            account: gateway::account_of(&provider, &credential, &account.path),
+            provider,
+            credential,
+        });
+    }
+    Ok(known)
+}
+
+/// What a limit leaves.
+struct Limit {
+    profile: String,
+    name: String,
+    most: u64,
+    used: u64,
+    resets_at: Option<SystemTime>,
+    /// Who says so: `counted` here, or stated by the `provider`.
+    source: &'static str,
+    /// The provider has refused since the last reset.
+    is_over: bool,
+}
+
+impl Limit {
+    fn stated(profile: &str, seen: &Seen) -> Self {
+        Self {
+            profile: profile.to_owned(),
+            name: seen.name.clone(),
+            most: seen.limit,
+            used: seen.limit.saturating_sub(seen.remaining),
+            resets_at: seen.resets_at.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+            source: "provider",
+            is_over: seen.remaining == 0,
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "profile": self.profile,
+            "name": self.name,
+            "limit": self.most,
+            "used": self.used,
+            "remaining": self.most.saturating_sub(self.used),
+            "resets_at": self.resets_at.and_then(rfc3339),
+            "source": self.source,
+            "reached": self.is_over,
+        })
+    }
+
+    fn text(&self) -> String {
+        let left = self.most.saturating_sub(self.used);
+        let mut text = format!("  {:<12} {:<30}", printable(&self.profile), printable(&self.name));
+        if stdout().is_terminal() {
+            let filled = usize::try_from(self.used.min(self.most) * BAR as u64 / self.most.max(1)).unwrap_or(BAR);
+            let _ = write!(text, " {}{}", "█".repeat(filled), "░".repeat(BAR - filled));
+        }
+        let _ = write!(text, " {} of {} left", left, self.most);
+        if let Some(resets_at) = self.resets_at.and_then(rfc3339) {
+            let _ = write!(text, ", resets {resets_at}");
+        }
+        if self.is_over {
+            text.push_str(", reached");
+        }
+        text + "\n"
+    }
+}
+
+impl Known {
+    /// What is counted here.
+    fn limits(&self, setting: &Setting, now: SystemTime) -> Vec<Limit> {
+        let state = &setting.config.paths.state;
+        let (lately, today) = standing(state, &self.provider.name, &self.account, &self.rule, now);
+        let limit = |name: String, limit: u32, used: u32, resets_at, is_over| Limit {
+            profile: self.profile.clone(),
+            name,
+            most: limit.into(),
+            used: used.into(),
+            resets_at,
+            source: "counted",
+            is_over,
+        };
+        let window = self.rule.window;
+        let is_minute = window == Duration::from_secs(60);
+        let per =
+            if is_minute { "requests per minute".into() } else { format!("requests in {} s", window.as_secs_f64()) };
+        let minute = self.rule.per_window.map(|most| limit(per, most, lately, None, lately >= most));
+        let ends = self.rule.zone.day_of(now).ends;
+        let day = self.rule.per_day.map(|most| {
+            limit("requests per day".into(), most, today.count, Some(ends), today.over || today.count >= most)
+        });
+        minute.into_iter().chain(day).collect()
+    }
+
+    /// OpenRouter tells what is left of a key. `None`: nobody to ask.
+    fn check(&self, setting: &Setting) -> Option<Vec<Limit>> {
+        if self.provider.name != "openrouter" {
+            return None;
+        }
+        match ask(&self.base_url, &self.credential, setting) {
+            Ok(reply) => Some(self.of_key(&reply["data"])),
+            Err(error) => {
+                note(&format!("cannot ask `{}` what is left: {error:#}", self.profile));
+                None
+            }
+        }
+    }
+
+    /// Reads leniently: fields were added in 2026, and others are told to go.
+    fn of_key(&self, data: &Value) -> Vec<Limit> {
+        let mut limits = Vec::new();
+        let mut add = |name: &str, limit: Option<f64>, remaining: Option<f64>| {
+            let (Some(limit), Some(remaining)) = (limit, remaining) else { return };
+            let whole = |number: f64| format!("{:.0}", number.max(0.0)).parse().unwrap_or_default();
+            limits.push(Limit {
+                profile: self.profile.clone(),
+                name: name.to_owned(),
+                most: whole(limit),
+                used: whole(limit - remaining),
+                resets_at: None,
+                source: "provider",
+                is_over: remaining <= 0.0,
+            });
+        };
+        add("credits of the key, in cents", cents(&data["limit"]), cents(&data["limit_remaining"]));
+        let free = &data["free_model_daily_requests"];
+        add("requests per day, free models", free["limit"].as_f64(), free["remaining"].as_f64());
+        limits
+    }
+}
+
+fn cents(dollars: &Value) -> Option<f64> {
+    Some(dollars.as_f64()? * 100.0)
+}
+
+fn ask(base: &str, credential: &Credential, setting: &Setting) -> Result<Value> {
+    let url = http::endpoint(&format!("{base}/key"))?;
+    let network = setting.account().network().clone();
+    let reply = network
+        .connect(&url)?
+        .get(&url, Some(&credential.access_token), &[], CHECK)
+        .map_err(|trouble| Failed::new(Failure::Temporary, trouble.sentence(url.host_str().unwrap_or_default())))?;
+    anyhow::ensure!(reply.status == 200, "it answered {}", reply.status);
+    Ok(serde_json::from_slice(&reply.body)?)
+}
+
+fn as_json(args: &UsageArgs, summary: &Summary, limits: &[Limit]) -> Value {
+    let days: Vec<Value> = summary
+        .counts
+        .iter()
+        .map(|((day, profile, provider, model), counts)| {
+            json!({
+                "day": day,
+                "profile": profile,
+                "provider": provider,
+                "model": model,
+                "requests": counts.requests,
+                "tries": counts.tries,
+                "prompt_tokens": counts.prompt_tokens,
+                "completion_tokens": counts.completion_tokens,
+                "rate_limited": counts.rate_limited,
+                "wait_ms": counts.wait_ms,
+            })
+        })
+        .collect();
+    let limits: Vec<Value> = limits.iter().map(Limit::json).collect();
+    json!({ "schema": 1, "counted": "gateway", "days": args.days, "usage": days, "limits": limits })
+}
+
+fn as_text(summary: &Summary, limits: &[Limit]) -> String {
+    let mut text = String::new();
+    if summary.counts.is_empty() {
+        text.push_str("nothing passed through the gateway in these days\n");
+    } else {
+        let _ = writeln!(
+            text,
+            "{:<10}  {:<12} {:<20} {:>8} {:>8} {:>10} {:>10} {:>6} {:>8}",
+            "day", "profile", "model", "requests", "tries", "prompt", "completion", "429s", "waited"
+        );
+    }
+    for ((day, profile, _, model), counts) in &summary.counts {
+        let Counts { requests, tries, prompt_tokens, completion_tokens, rate_limited, wait_ms } = counts;
+        let _ = writeln!(
+            text,
+            "{day:<10}  {:<12} {:<20} {requests:>8} {tries:>8} {prompt_tokens:>10} {completion_tokens:>10} \
+             {rate_limited:>6} {:>6} s",
+            printable(profile),
+            printable(model),
+            wait_ms.div_ceil(1000)
+        );
+    }
+    if !limits.is_empty() {
+        text.push_str("\nlimits\n");
+    }
+    for limit in limits {
+        text.push_str(&limit.text());
+    }
+    text + "\n" + COUNTED + "\n"
+}

@@ -1,0 +1,277 @@
+//! The one bridge to the stored credential: `Account::fresh` and `Account::renew`, asked without holding up a request.
+//!
+//! Hazard: the file may change between any two requests (a renewal by another process, a login, a logout), and asking
+//! means locks, disk and network.
+//! Rule: what was read last is used as long as the file is the same by its metadata and the token lasts; anything else
+//! goes to a thread of its own, once for all requests that wait, and is never cut short.
+
+use std::cell::{Cell, RefCell};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use hyper::header::{HeaderName, HeaderValue};
+use tokio::sync::{Mutex, oneshot};
+
+use super::upstream::Origin;
+use crate::credentials::{Account, Credential, Lifetime, MARGIN};
+use crate::error::{Failed, Failure, Report};
+use crate::http;
+use crate::providers::Provider;
+
+/// A token that could not be renewed but still lives is used for so long before a renewal is tried again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A file as the file system tells it from its other versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &PathBuf) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            changed: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
+}
+
+/// What the thread brings.
+struct Found {
+    credential: Credential,
+    provider: Provider,
+    base_url: String,
+    stamp: Option<Stamp>,
+}
+
+/// A credential with all that a request needs of it.
+pub(super) struct Ready {
+    pub(super) credential: Credential,
+    pub(super) provider: Provider,
+    pub(super) authorization: HeaderValue,
+    pub(super) origin: Rc<Origin>,
+    /// The path of the base URL; `/v1` of the client's path is replaced by it.
+    pub(super) base_path: String,
+    stamp: Option<Stamp>,
+    /// `None`: until the file changes.
+    good_until: Option<SystemTime>,
+    /// The provider's headers for the `User-Agent` that was sent last.
+    headers: RefCell<Option<(HeaderValue, Headers)>>,
+}
+
+pub(super) type Headers = Rc<Vec<(HeaderName, HeaderValue)>>;
+
+impl Ready {
+    /// The provider's own headers, for a request of this `User-Agent`.
+    pub(super) fn headers(&self, user_agent: &HeaderValue) -> Headers {
+        if let Some((known, headers)) = &*self.headers.borrow()
+            && known == user_agent
+        {
+            return Rc::clone(headers);
+        }
+        let text = user_agent.to_str().unwrap_or_default();
+        let valid = |(name, value): (String, String)| {
+            Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+        };
+        let headers = Rc::new(self.provider.headers(text).into_iter().filter_map(valid).collect::<Vec<_>>());
+        *self.headers.borrow_mut() = Some((user_agent.clone(), Rc::clone(&headers)));
+        headers
+    }
+
+    /// Whether a refused token may be replaced by a new one.
+    pub(super) fn is_renewable(&self) -> bool {
+        self.provider.oauth().is_some() && self.credential.refresh_token.is_some()
+    }
+}
+
+enum Job {
+    Fresh(oneshot::Sender<Result<Found, Failed>>),
+    Renew(Box<Credential>, oneshot::Sender<Result<Found, Failed>>),
+}
+
+/// One profile's credential.
+pub(super) struct Bridge {
+    path: PathBuf,
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    cached: RefCell<Option<Rc<Ready>>>,
+    gate: Mutex<()>,
+    /// How many times the thread was asked, and the failure of the last time.
+    asked: Cell<u64>,
+    failure: RefCell<Option<(u64, Failed)>>,
+}
+
+impl Bridge {
+    pub(super) fn start(account: Account) -> Result<Self> {
+        let path = account.path.clone();
+        let (jobs, queue) = mpsc::channel();
+        let work = move || {
+            for job in queue {
+                // Whoever asked may have left; what was renewed for them is in the file.
+                match job {
+                    Job::Fresh(reply) => drop(reply.send(find(&account, None))),
+                    Job::Renew(seen, reply) => drop(reply.send(find(&account, Some(&seen)))),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("credential".to_owned()).spawn(work)?;
+        Ok(Self {
+            path,
+            jobs: Some(jobs),
+            thread: Some(thread),
+            cached: RefCell::default(),
+            gate: Mutex::new(()),
+            asked: Cell::new(0),
+            failure: RefCell::default(),
+        })
+    }
+
+    /// The credential as the file has it now, renewed if it must be.
+    pub(super) async fn fresh(&self) -> Result<Rc<Ready>, Failed> {
+        if let Some(ready) = self.current() {
+            return Ok(ready);
+        }
+        let asked = self.asked.get();
+        let _alone = self.gate.lock().await;
+        if let Some(ready) = self.current() {
+            return Ok(ready);
+        }
+        self.ask(asked, Job::Fresh).await
+    }
+
+    /// Another credential than `refused`: the one that somebody else got meanwhile, or a new one.
+    pub(super) async fn renewed(&self, refused: &Ready) -> Result<Rc<Ready>, Failed> {
+        let asked = self.asked.get();
+        let _alone = self.gate.lock().await;
+        if let Some(ready) = self.current()
+            && ready.credential.access_token != refused.credential.access_token
+        {
+            return Ok(ready);
+        }
+        let seen = Box::new(refused.credential.clone());
+        self.ask(asked, |reply| Job::Renew(seen, reply)).await
+    }
+
+    /// What was read last, if it still holds.
+    fn current(&self) -> Option<Rc<Ready>> {
+        let cached = self.cached.borrow();
+        let ready = cached.as_ref()?;
+        let lasts = ready.good_until.is_none_or(|until| SystemTime::now() < until);
+        (lasts && ready.stamp.is_some() && Stamp::of(&self.path) == ready.stamp).then(|| Rc::clone(ready))
+    }
+
+    /// Asks the thread, unless it failed while this request waited for its turn: then that failure is shared.
+    async fn ask(
+        &self,
+        asked_before: u64,
+        job: impl FnOnce(oneshot::Sender<Result<Found, Failed>>) -> Job,
+    ) -> Result<Rc<Ready>, Failed> {
+        if let Some((number, failed)) = &*self.failure.borrow()
+            && *number > asked_before
+        {
+            return Err(failed.clone());
+        }
+        self.asked.set(self.asked.get() + 1);
+        let (reply, answer) = oneshot::channel();
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job(reply)).is_ok());
+        let over = || Failed::new(Failure::Temporary, "the gateway is ending");
+        if !sent {
+            return Err(over());
+        }
+        let found = answer.await.unwrap_or_else(|_| Err(over()));
+        match found.and_then(|found| self.keep(found)) {
+            Ok(ready) => {
+                *self.failure.borrow_mut() = None;
+                Ok(ready)
+            }
+            Err(failed) => {
+                *self.failure.borrow_mut() = Some((self.asked.get(), failed.clone()));
+                Err(failed)
+            }
+        }
+    }
+
+    fn keep(&self, found: Found) -> Result<Rc<Ready>, Failed> {
+        let old = self.cached.borrow_mut().take();
+        let ready = Rc::new(ready(found, old.as_deref()).map_err(|error| failed(&error))?);
+        *self.cached.borrow_mut() = Some(Rc::clone(&ready));
+        Ok(ready)
+    }
+}
+
+impl Drop for Bridge {
+    /// Waits for a renewal under way: cut short, it would lose the login.
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// On the thread. `refused`: a credential whose token the API refused.
+fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed> {
+    let find = || {
+        let mut stamp = Stamp::of(&account.path);
+        let credential = match refused {
+            None => account.fresh(Lifetime::Preferably(MARGIN))?,
+            Some(refused) => {
+                let current = account.require()?;
+                if current.access_token == refused.access_token {
+                    let renewed = account.renew(&current)?;
+                    stamp = None;
+                    renewed
+                } else {
+                    account.fresh(Lifetime::Preferably(MARGIN))?
+                }
+            }
+        };
+        let provider = account.provider(&credential)?;
+        let base_url = Account::base_url(&credential, &provider)?;
+        // After a renewal the stamp is that of the new file, if it is still this process's.
+        let stamp = stamp.or_else(|| {
+            let stamp = Stamp::of(&account.path);
+            account.require().is_ok_and(|now| now.access_token == credential.access_token).then_some(stamp).flatten()
+        });
+        Ok(Found { credential, provider, base_url, stamp })
+    };
+    find().map_err(|error| failed(&error))
+}
+
+fn failed(error: &anyhow::Error) -> Failed {
+    let report = Report::of(error);
+    Failed { failure: report.failure, message: report.message, hint: report.hint }
+}
+
+fn ready(found: Found, old: Option<&Ready>) -> Result<Ready> {
+    let Found { credential, provider, base_url, stamp } = found;
+    let url = http::endpoint(&base_url)?;
+    let mut authorization =
+        HeaderValue::try_from(format!("Bearer {}", credential.access_token.expose())).map_err(|_| {
+            Failed::new(Failure::LoginRequired, "the stored token cannot be sent: it has control characters")
+        })?;
+    authorization.set_sensitive(true);
+    // Connections are kept over renewals.
+    let origin = match old.filter(|old| old.origin.serves(&url)) {
+        Some(old) => Rc::clone(&old.origin),
+        None => Rc::new(Origin::new(&url).context("the base URL cannot be used")?),
+    };
+    let now = SystemTime::now();
+    let good_until = credential.expires_at.map(|expires_at| {
+        let early = expires_at.checked_sub(MARGIN).filter(|early| *early > now);
+        early.unwrap_or_else(|| expires_at.min(now + PATIENCE))
+    });
+    let base_path = url.path().trim_end_matches('/').to_owned();
+    Ok(Ready { credential, provider, authorization, origin, base_path, stamp, good_until, headers: RefCell::default() })
+}

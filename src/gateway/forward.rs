@@ -1,0 +1,466 @@
+//! The way of one request: credential, turn, try, verdict, and again or down to the client.
+//!
+//! Hazard: a repeated request may be paid for twice, or acted upon twice.
+//! Rule: only 401, 429, 503 and connections that never came about are tried again, before any byte went to the client
+//! and while the body is still there; everything else passes as it is.
+
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Method, Request, Response, StatusCode, Uri};
+
+use super::Gateway;
+use super::answer::{Answer, Download, Refusal};
+use super::credential::Ready;
+use super::headers;
+use super::lane::{Known, Lane, Record};
+use super::meter::Meter;
+use super::pacing::{NoTurn, Waited};
+use super::upload::{Broken, Reader, Upload};
+use super::upstream::{Leased, Trouble};
+use super::verdict::{Verdict, codes, judge, retry_after, said};
+use crate::error::{Failed, Failure, note};
+
+/// Tries in all, the first included.
+const MOST_TRIES: u32 = 3;
+
+/// An error's body is read this far to understand it, for at most [`ERROR_PATIENCE`].
+const ERROR_LENGTH: usize = 64 * 1024;
+const ERROR_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Full jitter over half a second, doubled each time, up to this.
+const BACKOFF: Duration = Duration::from_millis(500);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
+
+/// Answers up to this length go out together with their headers if they are there by then.
+const SMALL: u64 = 16 * 1024;
+
+const WAIT_MS: HeaderName = HeaderName::from_static("x-qwenauth-wait-ms");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-qwenauth-attempts");
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// One request on its way.
+struct Passage<'gateway> {
+    gateway: &'gateway Gateway,
+    lane: &'gateway Lane,
+    method: Method,
+    /// What follows `/v1`, with the query.
+    rest: String,
+    headers: HeaderMap,
+    upload: Upload,
+    record: Record,
+}
+
+/// An answer whose body was looked into.
+struct Looked {
+    response: Response<Incoming>,
+    leased: Leased,
+    /// What was read of it, or all of it.
+    first: Bytes,
+}
+
+/// `rest`: what follows `/v1` in the path.
+pub(super) async fn forward(
+    gateway: &Gateway,
+    lane: &Lane,
+    request: Request<Incoming>,
+    rest: String,
+) -> Response<Answer> {
+    let (mut head, body) = request.into_parts();
+    let options = &gateway.options;
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > options.max_body) {
+        return too_long(gateway).into_response();
+    }
+    headers::clean_request(&mut head.headers);
+    let upload = Upload::new(body, options.replay_limit, options.max_body);
+    let record = Record::begin(&upload);
+    let mut passage = Passage { gateway, lane, method: head.method, rest, headers: head.headers, upload, record };
+    gateway.budget.borrow_mut().note_request();
+    let mut response = match passage.run().await {
+        Ok(response) => return response,
+        Err(refusal) => refusal.into_response(),
+    };
+    passage.stamp(response.headers_mut());
+    response
+}
+
+fn too_long(gateway: &Gateway) -> Refusal {
+    let message = format!("the request is longer than {} bytes; see `--max-body`", gateway.options.max_body);
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()
+}
+
+impl Passage<'_> {
+    async fn run(&mut self) -> Result<Response<Answer>, Refusal> {
+        let mut ready =
+            self.upload.while_reading(self.lane.bridge.fresh()).await.map_err(|failed| not_ready(&failed))?;
+        let known = self.known(&ready)?;
+        let mut was_renewed = false;
+        // Renewals have a try of their own.
+        let mut tries = 0;
+        loop {
+            self.turn(&known, &ready).await?;
+            tries += 1;
+            let (response, leased) = match self.send(&ready).await {
+                Ok(answered) => answered,
+                Err(Trouble::NotSent(why)) => {
+                    self.pause_or(tries, || unreachable_refusal(&ready, &why)).await?;
+                    continue;
+                }
+                Err(trouble) => return Err(self.lost(&ready, trouble)),
+            };
+            known.note_limits(response.headers());
+            match response.status() {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if ready.is_renewable() => {
+                    let looked = look(response, leased).await;
+                    if !is_about_the_token(&looked) {
+                        return Ok(self.pass(&known, looked.response, looked.leased, Some(looked.first)).await);
+                    }
+                    if was_renewed {
+                        return Err(ended(&ready, &looked));
+                    }
+                    if !self.upload.can_be_read_again() {
+                        return Ok(self.pass(&known, looked.response, looked.leased, Some(looked.first)).await);
+                    }
+                    drop(looked);
+                    let renewal = self.lane.bridge.renewed(&ready);
+                    ready = self.upload.while_reading(renewal).await.map_err(|failed| not_ready(&failed))?;
+                    was_renewed = true;
+                    tries -= 1;
+                }
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                    let looked = look(response, leased).await;
+                    if let Some(looked) = self.wait_or_pass(&known, &ready, looked, tries).await? {
+                        let Looked { response, leased, first } = looked;
+                        let mut response = self.pass(&known, response, leased, Some(first)).await;
+                        settle_retry_after(response.headers_mut(), tries);
+                        return Ok(response);
+                    }
+                }
+                status => {
+                    if status.is_success() && self.lane.is_day_over.replace(false) {
+                        known.pacing.set_day_over(false);
+                    }
+                    return Ok(self.pass(&known, response, leased, None).await);
+                }
+            }
+        }
+    }
+
+    fn known(&mut self, ready: &Ready) -> Result<Rc<Known>, Refusal> {
+        let known = self.lane.known(ready).map_err(|failed| not_ready(&failed))?;
+        self.record.belongs_to(&known);
+        Ok(known)
+    }
+
+    /// Waits under the provider's limits.
+    async fn turn(&mut self, known: &Known, ready: &Ready) -> Result<(), Refusal> {
+        if !self.gateway.options.is_counting(&ready.provider) {
+            return Ok(());
+        }
+        let since = tokio::time::Instant::now();
+        let turn = self.upload.while_reading(known.pacing.turn()).await;
+        if turn == Ok(Waited::Yes) {
+            self.record.waited += since.elapsed();
+        }
+        self.check_upload()?;
+        turn.map(drop).map_err(|no_turn| match no_turn {
+            NoTurn::TooLong(wait) => Refusal::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limit_exceeded",
+                format!(
+                    "too many requests wait already for `{}`: this one would wait {} s",
+                    self.lane.profile,
+                    wait.as_secs()
+                ),
+            )
+            .after(wait),
+            NoTurn::DayOver { ends, by_server } => day_over(&self.lane.profile, Some(ends), by_server, ""),
+        })
+    }
+
+    fn check_upload(&self) -> Result<(), Refusal> {
+        match self.upload.broken() {
+            Some(Broken::TooLong) => Err(too_long(self.gateway)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn send(&mut self, ready: &Ready) -> Result<(Response<Incoming>, Leased), Trouble> {
+        let Some(reader) = self.upload.reader() else {
+            return Err(Trouble::Client("the request cannot be sent again".into()));
+        };
+        let request = self.request(ready, reader).map_err(|error| Trouble::NotSent(error.to_string()))?;
+        self.record.note_try();
+        let limit = self.gateway.options.timeout;
+        let sent = tokio::time::timeout(limit, self.gateway.upstream.send(&ready.origin, request));
+        self.upload
+            .while_reading(sent)
+            .await
+            .unwrap_or_else(|_| Err(Trouble::Lost(format!("no answer within {} s", limit.as_secs()))))
+    }
+
+    fn request(&self, ready: &Ready, reader: Reader) -> Result<Request<Reader>, hyper::http::Error> {
+        let path = format!("{}{}", ready.base_path, self.rest);
+        let uri = Uri::from(PathAndQuery::try_from(path)?);
+        let mut request = Request::new(reader);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = self.headers.clone();
+        headers::address(request.headers_mut(), ready);
+        Ok(request)
+    }
+
+    /// Whether one try more is allowed.
+    fn may_repeat(&self, tries: u32) -> bool {
+        tries < MOST_TRIES && self.upload.can_be_read_again() && self.gateway.budget.borrow_mut().take_repetition()
+    }
+
+    /// Before another try, or the refusal if there is to be none.
+    async fn pause_or(&mut self, tries: u32, refusal: impl FnOnce() -> Refusal) -> Result<(), Refusal> {
+        self.check_upload()?;
+        if !self.may_repeat(tries) {
+            return Err(refusal());
+        }
+        self.wait(backoff(tries)).await;
+        Ok(())
+    }
+
+    async fn wait(&mut self, wait: Duration) {
+        self.upload.while_reading(tokio::time::sleep(wait)).await;
+        self.record.waited += wait;
+    }
+
+    /// Waits and returns nothing, or returns the answer that the client is to have.
+    async fn wait_or_pass(
+        &mut self,
+        known: &Known,
+        ready: &Ready,
+        looked: Looked,
+        tries: u32,
+    ) -> Result<Option<Looked>, Refusal> {
+        let status = looked.response.status();
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            self.record.note_rate_limited();
+        }
+        let most = self.gateway.options.max_wait;
+        let verdict = judge(status, looked.response.headers(), &looked.first, SystemTime::now());
+        let wait = match verdict {
+            Verdict::After(named) if named > most => return Ok(Some(looked)),
+            // Never less than the server said, and not all at the same moment.
+            Verdict::After(named) => named + jitter(Duration::from_millis(100).max(named / 10).min(BACKOFF)),
+            Verdict::Soon => backoff(tries),
+            Verdict::OnceMore if tries > 1 => return Ok(Some(looked)),
+            Verdict::OnceMore => most.min(Duration::from_secs(60)).mul_f64(0.5 + rand::random::<f64>() / 2.0),
+            Verdict::DayOver(ends) => return Err(self.note_day_over(known, ends, &looked)),
+            Verdict::PlanOver => return Err(plan_over(ready, &looked)),
+        };
+        if !self.may_repeat(tries) {
+            return Ok(Some(looked));
+        }
+        drop(looked);
+        if wait > Duration::from_secs(2) {
+            known.pacing.say(&format!(
+                "a request waits {} s: `{}` is over its limit",
+                wait.as_secs(),
+                self.lane.profile
+            ));
+        }
+        self.wait(wait).await;
+        Ok(None)
+    }
+
+    fn note_day_over(&self, known: &Known, ends: Option<SystemTime>, looked: &Looked) -> Refusal {
+        known.pacing.set_day_over(true);
+        self.lane.is_day_over.set(true);
+        let ends = ends.unwrap_or_else(|| known.pacing.day().ends);
+        let said = provider_said(looked);
+        let refusal = day_over(&self.lane.profile, Some(ends), true, &said);
+        note(&refusal.message);
+        refusal
+    }
+
+    /// The connection ended before an answer came.
+    fn lost(&self, ready: &Ready, trouble: Trouble) -> Refusal {
+        if let Err(refusal) = self.check_upload() {
+            return refusal;
+        }
+        let title = &ready.provider.title;
+        match trouble {
+            Trouble::Client(why) => Refusal::new(StatusCode::BAD_REQUEST, "request_incomplete", why),
+            Trouble::NotSent(why) => unreachable_refusal(ready, &why),
+            Trouble::Lost(why) if why.starts_with("no answer") => {
+                Refusal::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", format!("{title}: {why}"))
+            }
+            Trouble::Lost(why) => Refusal::new(
+                StatusCode::BAD_GATEWAY,
+                "upstream_error",
+                format!("the connection to {title} broke off before an answer came: {why}"),
+            ),
+        }
+    }
+
+    /// Hands the provider's answer to the client.
+    async fn pass(
+        &mut self,
+        known: &Rc<Known>,
+        response: Response<Incoming>,
+        leased: Leased,
+        first: Option<Bytes>,
+    ) -> Response<Answer> {
+        let (mut head, mut incoming) = response.into_parts();
+        self.record.note_model();
+        self.upload.stop_keeping();
+        headers::clean_response(&mut head.headers);
+        self.stamp(&mut head.headers);
+        let first = match first {
+            Some(first) => Some(first).filter(|first| !first.is_empty()),
+            None => early(&mut incoming).await,
+        };
+        let text = head.headers.get(CONTENT_TYPE).is_none_or(|kind| {
+            let kind = kind.as_bytes();
+            kind.starts_with(b"application/json") || kind.starts_with(b"text/event-stream")
+        });
+        let meter = (text && head.status.is_success()).then(Meter::default);
+        let mut record = Record::begin(&self.upload);
+        std::mem::swap(&mut record, &mut self.record);
+        debug_assert!(Rc::strong_count(known) > 0);
+        let limit = self.gateway.options.timeout;
+        let download = Download::new(first, incoming, leased, self.upload.clone(), record, limit, meter);
+        Response::from_parts(head, Answer::Passing(Box::new(download)))
+    }
+
+    fn stamp(&self, headers: &mut HeaderMap) {
+        let waited = u64::try_from(self.record.waited.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(WAIT_MS, HeaderValue::from(waited));
+        headers.insert(ATTEMPTS, HeaderValue::from(self.record.tries()));
+    }
+}
+
+/// The first piece of a small answer if it is here already, so that it goes out together with the headers. One round of
+/// the other tasks is let pass, in which the connection reads it; nothing is waited for.
+async fn early(incoming: &mut Incoming) -> Option<Bytes> {
+    use std::future::poll_fn;
+    use std::pin::Pin;
+    use std::task::Poll;
+    if incoming.size_hint().exact().is_none_or(|length| length == 0 || length > SMALL) {
+        return None;
+    }
+    for round in 0..2 {
+        let polled = poll_fn(|context| Poll::Ready(Pin::new(&mut *incoming).poll_frame(context))).await;
+        // An error comes again when the body is read on.
+        if let Poll::Ready(frame) = polled {
+            return frame.and_then(Result::ok).and_then(|frame| frame.into_data().ok());
+        }
+        if round == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    None
+}
+
+/// Reads an error's body, as far as it goes and does not tarry.
+async fn look(mut response: Response<Incoming>, leased: Leased) -> Looked {
+    use http_body_util::BodyExt;
+    let mut text = Vec::new();
+    let read = async {
+        while text.len() < ERROR_LENGTH {
+            let Some(Ok(frame)) = response.body_mut().frame().await else { break };
+            if let Some(piece) = frame.data_ref() {
+                text.extend_from_slice(piece);
+            }
+        }
+    };
+    let _ = tokio::time::timeout(ERROR_PATIENCE, read).await;
+    Looked { response, leased, first: text.into() }
+}
+
+/// Whether a refusal means the token: any 401, and a 403 that says so in its code. Other 403 are policy.
+fn is_about_the_token(looked: &Looked) -> bool {
+    let reply = serde_json::from_slice(&looked.first).unwrap_or_default();
+    looked.response.status() == StatusCode::UNAUTHORIZED || codes(&reply).to_lowercase().contains("invalid_api_key")
+}
+
+fn provider_said(looked: &Looked) -> String {
+    let reply = serde_json::from_slice(&looked.first).unwrap_or_default();
+    let said: String = said(&reply).chars().take(300).collect();
+    crate::error::printable(said.trim_end_matches(['.', ' ']))
+}
+
+/// There is no credential to send.
+fn not_ready(failed: &Failed) -> Refusal {
+    let hint = failed.hint.as_deref().map(|hint| format!("; {hint}")).unwrap_or_default();
+    let message = format!("qwenauth: {}{hint}", failed.message);
+    match failed.failure {
+        Failure::Temporary => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "credential_unavailable", message)
+            .after(Duration::from_secs(5)),
+        Failure::LoginRequired => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "login_required", message).finally(),
+        _ => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "credential_unavailable", message).finally(),
+    }
+}
+
+fn unreachable_refusal(ready: &Ready, why: &str) -> Refusal {
+    let message = format!("cannot reach {}: {why}", ready.provider.title);
+    Refusal::new(StatusCode::BAD_GATEWAY, "upstream_unreachable", message)
+}
+
+/// A token just renewed was refused: no login helps.
+fn ended(ready: &Ready, looked: &Looked) -> Refusal {
+    let provider = &ready.provider;
+    let said = provider_said(looked);
+    let said = if said.is_empty() { String::new() } else { format!(" (it said: {said})") };
+    let note_of_provider = provider.note.as_deref().map(|note| format!("; {note}")).unwrap_or_default();
+    let message = format!(
+        "{} refuses a token that was just renewed: it has ended this plan or account, and logging in again will not \
+         help{said}{note_of_provider}; log in to another provider with `qwenauth login`",
+        provider.title
+    );
+    note(&message);
+    Refusal::new(StatusCode::UNAUTHORIZED, "account_ended", message).finally()
+}
+
+fn plan_over(ready: &Ready, looked: &Looked) -> Refusal {
+    let named = retry_after(looked.response.headers(), SystemTime::now());
+    let message = format!(
+        "the quota of this plan at {} is used up, and waiting a minute will not help; the provider said: {}",
+        ready.provider.title,
+        provider_said(looked)
+    );
+    note(&message);
+    let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", message).finally();
+    match named {
+        Some(named) => refusal.after(named),
+        None => refusal,
+    }
+}
+
+fn day_over(profile: &str, ends: Option<SystemTime>, by_server: bool, said: &str) -> Refusal {
+    let whose = if by_server { "the provider's" } else { "your" };
+    let left = ends.and_then(|ends| ends.duration_since(SystemTime::now()).ok()).unwrap_or_default();
+    let minutes = left.as_secs().div_ceil(60);
+    let said = if said.is_empty() { String::new() } else { format!("; the provider said: {said}") };
+    let message = format!(
+        "{whose} limit of requests a day is reached for `{profile}`; it ends in {} h {} min{said}",
+        minutes / 60,
+        minutes % 60
+    );
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "daily_limit_reached", message).after(left).finally()
+}
+
+/// A last refusal without a time of the server's: the client is not to repeat what was repeated here already.
+fn settle_retry_after(headers: &mut HeaderMap, tries: u32) {
+    if tries > 1 && retry_after(headers, SystemTime::now()).is_none() && !headers.contains_key(&SHOULD_RETRY) {
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
+}
+
+fn jitter(most: Duration) -> Duration {
+    most.mul_f64(rand::random::<f64>())
+}
+
+fn backoff(tries: u32) -> Duration {
+    jitter((BACKOFF * 2u32.saturating_pow(tries.saturating_sub(1))).min(LONGEST_BACKOFF))
+}

@@ -1,0 +1,296 @@
+//! The local reverse proxy: a credential that stays fresh, paced and hidden for as long as a tool runs.
+//!
+//! ```text
+//! mod.rs          options, start and end; `serve` is a blocking function
+//! server.rs       accept, who may ask, which way
+//! forward.rs      the way of one request: credential, turn, try, verdict, and again or down to the client
+//! lane.rs         one profile: its credential, its turns and what it used
+//! credential.rs   the one bridge to the stored credential
+//! pacing.rs       turns under the provider's limits, and the budget of repetitions
+//! verdict.rs      what a refusal of the provider means
+//! headers.rs      which headers pass
+//! upstream.rs     connections to the provider
+//! upload.rs       a request's body on its way up
+//! answer.rs       what the client gets
+//! meter.rs        tokens read while an answer passes
+//! metrics.rs      counters for Prometheus
+//! ```
+//!
+//! One thread serves everything: a request costs some twenty microseconds, and nothing has to be shared between threads.
+//! What blocks (locks, renewals, the ledger) has threads of its own.
+
+mod answer;
+mod credential;
+mod forward;
+mod headers;
+mod lane;
+mod meter;
+mod metrics;
+mod pacing;
+mod server;
+mod upload;
+mod upstream;
+mod verdict;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use self::lane::Lane;
+pub(crate) use self::pacing::{account_of, rule};
+use self::upstream::Upstream;
+use crate::credentials::Account;
+use crate::error::Report;
+use crate::providers::Provider;
+use crate::secret::Secret;
+use crate::usage::{self, Counts};
+
+/// How often counts go to the ledger.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// What the user says about limits, over what the provider's data say.
+#[derive(Debug, Clone)]
+pub(crate) struct Tuning {
+    pub(crate) rpm: Option<u32>,
+    pub(crate) rpd: Option<u32>,
+    pub(crate) pacing: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) tuning: Tuning,
+    /// Bytes.
+    pub(crate) max_body: u64,
+    /// Bytes of a request that are kept for another try.
+    pub(crate) replay_limit: usize,
+    /// To the first byte of an answer, and between two.
+    pub(crate) timeout: Duration,
+    /// Longest wait that a provider may ask for.
+    pub(crate) max_wait: Duration,
+    pub(crate) drain: Duration,
+    /// Percent of the day's limit.
+    pub(crate) warn_at: Option<u8>,
+    pub(crate) metrics: bool,
+    pub(crate) allow_hosts: Vec<String>,
+    pub(crate) state: PathBuf,
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+impl Options {
+    /// Whether there is any limit to count for.
+    fn is_counting(&self, provider: &Provider) -> bool {
+        let limits = &provider.limits;
+        let known = [self.tuning.rpm, self.tuning.rpd, limits.requests_per_minute, limits.requests_per_day];
+        known.iter().any(Option::is_some)
+    }
+}
+
+/// Finds the account of a profile; `None` where there is none.
+pub(crate) type Accounts = Box<dyn Fn(&str) -> Option<Account> + Send>;
+
+/// What is served: one profile at `/v1`, and with `accounts` every one at `/p/NAME/v1`.
+pub(crate) struct Served {
+    pub(crate) account: Account,
+    pub(crate) accounts: Option<Accounts>,
+}
+
+struct Gateway {
+    options: Options,
+    key: Secret,
+    is_loopback: bool,
+    upstream: Upstream,
+    budget: RefCell<pacing::Budget>,
+    lane: Rc<Lane>,
+    accounts: Option<Accounts>,
+    others: RefCell<BTreeMap<String, Rc<Lane>>>,
+}
+
+impl Gateway {
+    /// The way of a profile, or of the one at `/v1`.
+    fn lane(&self, profile: Option<&str>) -> Result<Rc<Lane>, String> {
+        let Some(profile) = profile else { return Ok(Rc::clone(&self.lane)) };
+        let Some(accounts) = &self.accounts else {
+            return Err("this gateway serves one profile, at `/v1`; `--all-profiles` serves every one".into());
+        };
+        if profile == self.lane.profile {
+            return Ok(Rc::clone(&self.lane));
+        }
+        if let Some(lane) = self.others.borrow().get(profile) {
+            return Ok(Rc::clone(lane));
+        }
+        let account = accounts(profile).ok_or_else(|| "there is no such profile".to_owned())?;
+        let tuning = Rc::new(self.options.tuning.clone());
+        let lane =
+            Lane::open(account, self.options.state.clone(), tuning).map_err(|error| Report::of(&error).message)?;
+        let lane = Rc::new(lane);
+        self.others.borrow_mut().insert(profile.to_owned(), Rc::clone(&lane));
+        Ok(lane)
+    }
+
+    fn lanes(&self) -> Vec<Rc<Lane>> {
+        std::iter::once(Rc::clone(&self.lane)).chain(self.others.borrow().values().cloned()).collect()
+    }
+
+    fn totals(&self) -> Vec<(String, String, Counts)> {
+        let lanes = self.lanes();
+        let known = lanes.iter().filter_map(|lane| Some((lane.profile.clone(), lane.last_known()?)));
+        known
+            .flat_map(|(profile, known)| {
+                known.totals().into_iter().map(move |(model, counts)| (profile.clone(), model, counts))
+            })
+            .collect()
+    }
+
+    /// Writes counts to the ledger and warns where that is asked for.
+    async fn flush(&self) {
+        for known in self.lanes().iter().filter_map(|lane| lane.last_known()) {
+            if let Some(percent) = self.options.warn_at {
+                known.warn(percent);
+            }
+            let Some(mut pending) = known.take_pending() else { continue };
+            // The disk may be slow, or away.
+            let written = tokio::task::spawn_blocking(move || {
+                let written = pending.write();
+                (pending, written)
+            });
+            if let Ok((pending, Err(error))) = written.await {
+                log::warn!("the usage is not written: {error:#}");
+                known.put_back(pending);
+            }
+        }
+    }
+}
+
+/// Listens, so that clients may connect from now on.
+pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on `{address}`"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves until INT, TERM or HUP, and says which one it was.
+pub(crate) fn serve(listener: TcpListener, key: Secret, served: Served, options: Options) -> Result<i32> {
+    let caught = Rc::new(std::cell::Cell::new(nix::libc::SIGTERM));
+    run(listener, key, served, options, |gateway, listener| async {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [mut interrupt, mut terminate, mut hangup] = kinds.map(signal);
+        let (Ok(interrupt), Ok(terminate), Ok(hangup)) = (&mut interrupt, &mut terminate, &mut hangup) else {
+            return Err(anyhow::anyhow!("cannot watch signals"));
+        };
+        let streams = Rc::new(tokio::sync::Mutex::new((interrupt, terminate, hangup)));
+        let ends = || async {
+            let mut streams = streams.lock().await;
+            let (interrupt, terminate, hangup) = &mut *streams;
+            let kind = tokio::select! {
+                _ = interrupt.recv() => nix::libc::SIGINT,
+                _ = terminate.recv() => nix::libc::SIGTERM,
+                _ = hangup.recv() => nix::libc::SIGHUP,
+            };
+            caught.set(kind);
+        };
+        server::serve(gateway, listener, ends).await;
+        Ok(())
+    })?;
+    Ok(caught.get())
+}
+
+/// A gateway beside other work.
+pub(crate) struct Background {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Background {
+    pub(crate) fn start(listener: TcpListener, key: Secret, served: Served, options: Options) -> Result<Self> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serve = move || {
+            run(listener, key, served, options, |gateway, listener| async {
+                let stopped = RefCell::new(Some(stopped));
+                let ends = || {
+                    let stopped = stopped.borrow_mut().take();
+                    async {
+                        // The second time nobody is left who could want more: the program has ended.
+                        if let Some(stopped) = stopped {
+                            drop(stopped.await);
+                        }
+                    }
+                };
+                server::serve(gateway, listener, ends).await;
+                Ok(())
+            })
+        };
+        let thread = std::thread::Builder::new().name("gateway".to_owned()).spawn(serve)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Ends it; a renewal under way is finished and what was counted is written.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        drop(self.stop.take());
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(outcome)) => outcome,
+            _ => Ok(()),
+        }
+    }
+}
+
+fn run<F: Future<Output = Result<()>>>(
+    listener: TcpListener,
+    key: Secret,
+    served: Served,
+    options: Options,
+    serve: impl FnOnce(Rc<Gateway>, tokio::net::TcpListener) -> F,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_stack_size(512 * 1024)
+        .build()
+        .context("cannot start the gateway")?;
+    let local = tokio::task::LocalSet::new();
+    let gateway = Rc::new(open(&listener, key, served, options)?);
+    let outcome = local.block_on(&runtime, async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let flushing = tokio::task::spawn_local(flush_regularly(Rc::clone(&gateway)));
+        let outcome = serve(Rc::clone(&gateway), listener).await;
+        flushing.abort();
+        outcome
+    });
+    // Requests that outlived the time to finish go here, and are counted.
+    drop(local);
+    runtime.block_on(gateway.flush());
+    outcome
+}
+
+fn open(listener: &TcpListener, key: Secret, served: Served, options: Options) -> Result<Gateway> {
+    let Served { account, accounts } = served;
+    let lane = Rc::new(Lane::open(account, options.state.clone(), Rc::new(options.tuning.clone()))?);
+    Ok(Gateway {
+        is_loopback: listener.local_addr()?.ip().is_loopback(),
+        upstream: Upstream::new(options.ca_file.clone()),
+        budget: RefCell::default(),
+        lane,
+        accounts,
+        others: RefCell::default(),
+        options,
+        key,
+    })
+}
+
+async fn flush_regularly(gateway: Rc<Gateway>) {
+    let state = gateway.options.state.clone();
+    let settled = tokio::task::spawn_blocking(move || usage::settle(&state, SystemTime::now()));
+    if let Ok(Err(error)) = settled.await {
+        log::warn!("old usage is not summed up: {error:#}");
+    }
+    loop {
+        tokio::time::sleep(FLUSH).await;
+        gateway.flush().await;
+    }
+}

@@ -1,0 +1,227 @@
+//! Who waits for what: turns under the provider's limits, and how often a refused request is tried again.
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result};
+
+use super::Tuning;
+use crate::credentials::Credential;
+use crate::error::{Failed, Failure, note};
+use crate::providers::Provider;
+use crate::usage::{Day, Rate, Rule, Take, Turn, Zone};
+
+/// A limit without a window of its own is one for this long.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A wait that passes this is explained on stderr, but not more often than every [`QUIET`].
+const SILENCE: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_secs(10);
+
+/// How long others may keep the file before this process counts alone. It is held for microseconds; only a process that
+/// was stopped in just these keeps it longer.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Longest that a request waits for its turn: as long as clients wait for an answer.
+pub(super) const LONGEST: Duration = Duration::from_secs(600);
+
+/// Why a request has no turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoTurn {
+    TooLong(Duration),
+    DayOver { ends: SystemTime, by_server: bool },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waited {
+    No,
+    Yes,
+}
+
+/// The turns of one account.
+pub(super) struct Pacing {
+    rate: RefCell<Rate>,
+    profile: String,
+    said: Cell<Option<Instant>>,
+}
+
+/// What provider and user say about limits.
+pub(crate) fn rule(provider: &Provider, tuning: &Tuning) -> Result<Rule> {
+    let limits = &provider.limits;
+    let window = match &limits.window {
+        None => MINUTE,
+        Some(text) => text
+            .parse::<jiff::SignedDuration>()
+            .ok()
+            .and_then(|window| Duration::try_from(window).ok())
+            .filter(|window| !window.is_zero())
+            .with_context(|| {
+                Failed::new(Failure::Other, format!("`window = \"{text}\"` of `{}` is not a duration", provider.name))
+            })?,
+    };
+    Ok(Rule {
+        per_window: tuning.rpm.or(limits.requests_per_minute),
+        // The user's own figure says all there is to say.
+        burst: limits.burst.filter(|_| tuning.rpm.is_none()),
+        window,
+        per_day: tuning.rpd.or(limits.requests_per_day),
+        day_refuses: tuning.rpd.is_some() && tuning.pacing,
+        zone: Zone::parse(limits.day_resets.as_deref())?,
+        waits: tuning.pacing,
+    })
+}
+
+/// What tells one account from another: the key, or for a login, whose tokens change, the file it lies in.
+pub(crate) fn account_of(provider: &Provider, credential: &Credential, path: &Path) -> String {
+    if provider.oauth().is_some() && credential.refresh_token.is_some() {
+        return path.to_string_lossy().into_owned();
+    }
+    credential.access_token.expose().to_owned()
+}
+
+impl Pacing {
+    pub(super) fn new(rate: Rate, profile: &str) -> Self {
+        Self { rate: RefCell::new(rate), profile: profile.to_owned(), said: Cell::new(None) }
+    }
+
+    /// Waits for a turn. Dropped while it waits, it gives the turn back.
+    pub(super) async fn turn(&self) -> Result<Waited, NoTurn> {
+        let (wait, step_length, step) = match self.take().await {
+            Turn::Now => return Ok(Waited::No),
+            Turn::TooLong { wait } => return Err(NoTurn::TooLong(wait)),
+            Turn::DayOver { ends, by_server } => return Err(NoTurn::DayOver { ends, by_server }),
+            Turn::Later { wait, step_length, step } => (wait, step_length, step),
+        };
+        let mut kept = Kept { pacing: self, step: Some(step) };
+        if wait > LONGEST {
+            return Err(NoTurn::TooLong(wait));
+        }
+        if wait > SILENCE {
+            let limit = self.rate.borrow().rule().per_window.unwrap_or_default();
+            let seconds = self.rate.borrow().rule().window.as_secs();
+            let per = if seconds == 60 { "a minute".to_owned() } else { format!("in {seconds} s") };
+            let profile = &self.profile;
+            self.say(&format!("a request waits {} s: `{profile}` allows {limit} {per}", wait.as_secs()));
+        }
+        // Within the step, so that those who wait for the same one do not go out together.
+        tokio::time::sleep(wait + step_length.mul_f64(rand::random::<f64>())).await;
+        kept.step = None;
+        Ok(Waited::Yes)
+    }
+
+    async fn take(&self) -> Turn {
+        let since = Instant::now();
+        loop {
+            let alone = since.elapsed() > BUSY;
+            let taken = self.rate.borrow_mut().take(SystemTime::now(), alone);
+            match taken {
+                Take::Turn(turn) => return turn,
+                Take::Busy => {
+                    tokio::time::sleep(Duration::from_micros(200 + u64::from(rand::random::<u16>() / 64))).await;
+                }
+            }
+        }
+    }
+
+    /// Says that a request waits, unless something of the kind was said just now.
+    pub(super) fn say(&self, text: &str) {
+        if self.said.get().is_none_or(|said| said.elapsed() > QUIET) {
+            self.said.set(Some(Instant::now()));
+            note(text);
+        }
+    }
+
+    pub(super) fn day(&self) -> Day {
+        self.rate.borrow_mut().day(SystemTime::now())
+    }
+
+    pub(super) fn set_day_over(&self, over: bool) {
+        self.rate.borrow_mut().set_day_over(over, SystemTime::now());
+    }
+
+    /// Says once a day that `percent` of the day's limit are used. `stated`: limit and rest, where the server told them.
+    pub(super) fn warn(&self, percent: u8, stated: Option<(u64, u64)>) {
+        let now = SystemTime::now();
+        let mut rate = self.rate.borrow_mut();
+        let counted = rate.rule().per_day.map(u64::from);
+        let (limit, used) = match (stated, counted) {
+            (Some((limit, remaining)), _) => (limit, limit.saturating_sub(remaining)),
+            (None, Some(limit)) => (limit, u64::from(rate.count_of_day(now))),
+            (None, None) => return,
+        };
+        if used * 100 >= limit * u64::from(percent) && rate.is_first_warning(now) {
+            let day = rate.day(now);
+            let ends = jiff::Timestamp::try_from(day.ends).map(|ends| ends.to_string()).unwrap_or_default();
+            note(&format!(
+                "warning: {used} of {limit} requests of the day are used by `{}`; it ends {ends}",
+                self.profile
+            ));
+        }
+    }
+}
+
+/// A turn that was given out for later.
+struct Kept<'pacing> {
+    pacing: &'pacing Pacing,
+    step: Option<u64>,
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        if let Some(step) = self.step {
+            self.pacing.rate.borrow_mut().give_back(step);
+        }
+    }
+}
+
+/// How many requests may be sent again: a fifth of those of the last ten seconds, and three. When a provider is down, a
+/// repetition of everything is the last thing it needs.
+#[derive(Default)]
+pub(super) struct Budget {
+    /// Second, requests and repetitions.
+    seconds: [(u64, u32, u32); 10],
+    since: Option<Instant>,
+}
+
+impl Budget {
+    pub(super) fn note_request(&mut self) {
+        self.now().1 += 1;
+    }
+
+    /// Whether one more repetition is within the budget, which it then is taken from.
+    pub(super) fn take_repetition(&mut self) -> bool {
+        let second = self.now().0;
+        let recent = self.seconds.iter().filter(|entry| entry.0 + 10 > second);
+        let (requests, repetitions) =
+            recent.fold((0, 0), |(requests, repetitions), entry| (requests + entry.1, repetitions + entry.2));
+        let allowed = repetitions < 3 + requests / 5;
+        if allowed {
+            self.now().2 += 1;
+        }
+        allowed
+    }
+
+    fn now(&mut self) -> &mut (u64, u32, u32) {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let second = since.elapsed().as_secs();
+        let entry = &mut self.seconds[usize::try_from(second % 10).unwrap_or_default()];
+        if entry.0 != second {
+            *entry = (second, 0, 0);
+        }
+        entry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repetitions_are_a_fifth_of_the_requests_and_three() {
+        let mut budget = Budget::default();
+        assert_eq!((0..10).filter(|_| budget.take_repetition()).count(), 3);
+        (0..100).for_each(|_| budget.note_request());
+        assert_eq!((0..100).filter(|_| budget.take_repetition()).count(), 20);
+    }
+}

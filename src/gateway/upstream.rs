@@ -1,0 +1,266 @@
+//! The way to the provider: connections kept open, TLS, proxies.
+//!
+//! Connections are hyper's own, kept in a list of ours. It is the layer below reqwest's and hyper-util's clients, so no
+//! request pays for more, and it tells what those hide: whether a request that failed was ever sent, which decides whether
+//! it may be sent again. The connectors below it (names, proxies, SOCKS, TLS) are hyper-util's and hyper-rustls's, of
+//! which reqwest is made as well.
+
+use std::cell::{OnceCell, RefCell};
+use std::future::poll_fn;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::HeaderValue;
+use hyper::{Request, Response, Uri};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::connect::proxy::{SocksV4, SocksV5, Tunnel};
+use hyper_util::client::legacy::connect::{Connection, HttpConnector};
+use hyper_util::client::proxy::matcher::Matcher;
+use tower_service::Service;
+use url::Url;
+
+use super::upload::Reader;
+use crate::http;
+
+/// Until a connection is ready for a request: name, TCP, proxy and TLS.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Servers close idle connections after 5 s (Node) to 75 s (nginx). One that closes just when a request goes out costs
+/// that request, so what a server says in `Keep-Alive` counts, and else this.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// A connection that was in use just now is taken for open.
+const FRESH: Duration = Duration::from_micros(100);
+
+/// Idle connections kept to one origin.
+const MOST_IDLE: usize = 64;
+
+/// Where requests go: scheme, host and port, with the connections that are open.
+pub(super) struct Origin {
+    uri: Uri,
+    pub(super) host: HeaderValue,
+    is_loopback: bool,
+    idle: RefCell<Vec<Idle>>,
+}
+
+struct Idle {
+    sender: SendRequest<Reader>,
+    since: Instant,
+    until: Instant,
+}
+
+impl Origin {
+    pub(super) fn new(url: &Url) -> Result<Self> {
+        let authority = url.authority();
+        Ok(Self {
+            uri: format!("{}://{authority}/", url.scheme()).parse()?,
+            host: HeaderValue::from_str(authority)?,
+            is_loopback: http::is_loopback(url),
+            idle: RefCell::default(),
+        })
+    }
+
+    pub(super) fn serves(&self, url: &Url) -> bool {
+        self.uri.scheme_str() == Some(url.scheme()) && self.host == url.authority()
+    }
+
+    async fn take_idle(&self) -> Option<SendRequest<Reader>> {
+        loop {
+            let last = self.idle.borrow_mut().pop()?;
+            let now = Instant::now();
+            if now.duration_since(last.since) > FRESH {
+                // If the server has closed it, that is known here already: let it be noticed before it costs a request.
+                tokio::task::yield_now().await;
+            }
+            if last.until > now && !last.sender.is_closed() {
+                return Some(last.sender);
+            }
+        }
+    }
+}
+
+/// A connection in use. Dropped, it is closed; [`Leased::give_back`] keeps it for the next request.
+pub(super) struct Leased {
+    origin: Rc<Origin>,
+    sender: SendRequest<Reader>,
+    idle: Duration,
+}
+
+impl Leased {
+    pub(super) fn give_back(self) {
+        let mut idle = self.origin.idle.borrow_mut();
+        if !self.sender.is_closed() && !self.idle.is_zero() && idle.len() < MOST_IDLE {
+            let since = Instant::now();
+            idle.push(Idle { sender: self.sender, since, until: since + self.idle });
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// No connection came about: the request was certainly not sent.
+    NotSent(String),
+    /// The connection ended, and the request may have been acted upon.
+    Lost(String),
+    /// The client's own body broke off.
+    Client(String),
+}
+
+pub(super) struct Upstream {
+    connector: HttpConnector,
+    proxies: Matcher,
+    tls: OnceCell<Arc<rustls::ClientConfig>>,
+    ca_file: Option<PathBuf>,
+}
+
+impl Upstream {
+    pub(super) fn new(ca_file: Option<PathBuf>) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_keepalive(Some(Duration::from_secs(30)));
+        Self { connector, proxies: Matcher::from_env(), tls: OnceCell::new(), ca_file }
+    }
+
+    /// Sends a request over an open connection or a new one. A kept connection that proves closed before anything was
+    /// sent is passed over.
+    pub(super) async fn send(
+        &self,
+        origin: &Rc<Origin>,
+        mut request: Request<Reader>,
+    ) -> Result<(Response<Incoming>, Leased), Trouble> {
+        loop {
+            let (mut sender, is_kept) = match origin.take_idle().await {
+                Some(sender) => (sender, true),
+                // Boxed: it is long, and seldom needed.
+                None => (Box::pin(self.connect(origin)).await?, false),
+            };
+            if let Err(error) = sender.ready().await {
+                if is_kept {
+                    continue;
+                }
+                return Err(Trouble::NotSent(innermost(&error)));
+            }
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    let idle = keep_alive(&response);
+                    return Ok((response, Leased { origin: Rc::clone(origin), sender, idle }));
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if is_kept => request = unsent,
+                    Some(_) => return Err(Trouble::NotSent(innermost(error.error()))),
+                    None if error.error().is_user() => return Err(Trouble::Client(innermost(error.error()))),
+                    None => return Err(Trouble::Lost(innermost(error.error()))),
+                },
+            }
+        }
+    }
+
+    async fn connect(&self, origin: &Origin) -> Result<SendRequest<Reader>, Trouble> {
+        match tokio::time::timeout(CONNECT, self.connect_unlimited(origin)).await {
+            Ok(Ok(sender)) => Ok(sender),
+            Ok(Err(error)) => Err(Trouble::NotSent(innermost(&*error))),
+            Err(_) => Err(Trouble::NotSent(format!("no connection within {} s", CONNECT.as_secs()))),
+        }
+    }
+
+    async fn connect_unlimited(&self, origin: &Origin) -> Result<SendRequest<Reader>, BoxError> {
+        let direct = self.connector.clone();
+        let proxy = if origin.is_loopback { None } else { self.proxies.intercept(&origin.uri) };
+        let Some(proxy) = proxy else { return self.open(direct, &origin.uri).await };
+        let (user, password) = proxy
+            .raw_auth()
+            .map_or((None, None), |(user, password)| (Some(user.to_owned()), Some(password.to_owned())));
+        match proxy.uri().scheme_str() {
+            Some("socks5" | "socks5h") => {
+                let local = proxy.uri().scheme_str() == Some("socks5");
+                let mut socks = SocksV5::new(proxy.uri().clone(), direct).local_dns(local);
+                if let (Some(user), Some(password)) = (user, password) {
+                    socks = socks.with_auth(user, password);
+                }
+                self.open(socks, &origin.uri).await
+            }
+            Some("socks4" | "socks4a") => {
+                let local = proxy.uri().scheme_str() == Some("socks4");
+                self.open(SocksV4::new(proxy.uri().clone(), direct).local_dns(local), &origin.uri).await
+            }
+            Some("https") => {
+                let over_tls = HttpsConnector::from((direct, self.tls()?));
+                self.open(tunnel(&proxy, over_tls), &origin.uri).await
+            }
+            _ => self.open(tunnel(&proxy, direct), &origin.uri).await,
+        }
+    }
+
+    /// Connects by `connector`, with TLS above it where the origin asks for it.
+    async fn open<C>(&self, mut connector: C, uri: &Uri) -> Result<SendRequest<Reader>, BoxError>
+    where
+        C: Service<Uri> + Send,
+        C::Response: Connection + hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+        C::Future: Send + 'static,
+        C::Error: Into<BoxError>,
+    {
+        if uri.scheme_str() != Some("https") {
+            poll_fn(|context| connector.poll_ready(context)).await.map_err(Into::into)?;
+            let stream = connector.call(uri.clone()).await.map_err(Into::into)?;
+            return handshake(stream).await;
+        }
+        let mut connector = HttpsConnector::from((connector, self.tls()?));
+        poll_fn(|context| connector.poll_ready(context)).await?;
+        handshake(connector.call(uri.clone()).await?).await
+    }
+
+    /// Reading the system's certificates takes milliseconds, so it waits until they are needed.
+    fn tls(&self) -> Result<Arc<rustls::ClientConfig>, BoxError> {
+        if let Some(config) = self.tls.get() {
+            return Ok(Arc::clone(config));
+        }
+        let config = Arc::new(http::tls(self.ca_file.as_deref())?);
+        Ok(Arc::clone(self.tls.get_or_init(|| config)))
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+fn tunnel<C>(proxy: &hyper_util::client::proxy::matcher::Intercept, connector: C) -> Tunnel<C> {
+    let tunnel = Tunnel::new(proxy.uri().clone(), connector);
+    match proxy.basic_auth() {
+        Some(authorization) => tunnel.with_auth(authorization.clone()),
+        None => tunnel,
+    }
+}
+
+async fn handshake<T>(stream: T) -> Result<SendRequest<Reader>, BoxError>
+where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+{
+    let (sender, connection) = http1::Builder::new().handshake(stream).await?;
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.await {
+            log::debug!("a connection to the provider ended: {error}");
+        }
+    });
+    Ok(sender)
+}
+
+/// How long the server lets this connection idle, less a second for the way.
+fn keep_alive(response: &Response<Incoming>) -> Duration {
+    let Some(value) = response.headers().get("keep-alive").and_then(|value| value.to_str().ok()) else { return IDLE };
+    let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.parse::<u64>().ok());
+    seconds.map_or(IDLE, |seconds| Duration::from_secs(seconds.saturating_sub(1)).min(IDLE))
+}
+
+/// The cause that says most: the last of the chain.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut current = error;
+    while let Some(source) = current.source() {
+        current = source;
+    }
+    current.to_string()
+}

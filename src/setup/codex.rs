@@ -1,0 +1,40 @@
+//! Codex: a model provider whose `auth.command` is this program (measured on 0.169.0: run at the start and every 5 minutes).
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::document::{Place, Syntax};
+use super::{Access, NAME, Places, Plan};
+
+pub(super) fn file(places: &Places) -> PathBuf {
+    places.codex_home.clone().unwrap_or_else(|| places.home.join(".codex")).join("config.toml")
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "other tools cannot have every access")]
+pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
+    let command = access.key_command();
+    let (program, arguments) = command.split_first().unwrap_or((&access.program, &[]));
+    let provider = json!({
+        "name": access.provider_title(),
+        "base_url": access.base_url,
+        // The only one Codex still speaks.
+        "wire_api": "responses",
+        // A renewal may take 25 s, and Codex waits 5 s unless told otherwise.
+        "auth": {"command": program, "args": arguments, "timeout_ms": 30_000},
+    });
+    let mut entries =
+        vec![(Place::key(&["model"]), json!(access.model)), (Place::key(&["model_provider"]), json!(NAME))];
+    if let Some(context) = access.models().first().and_then(|model| model.context) {
+        entries.push((Place::key(&["model_context_window"]), json!(context)));
+    }
+    entries.push((Place::key(&["model_providers", NAME]), provider));
+    Ok(Plan {
+        file: file(places),
+        syntax: Syntax::Toml,
+        entries,
+        companion: None,
+        note: Some("Codex speaks only the Responses API: a provider without `/responses` will not answer it".into()),
+    })
+}

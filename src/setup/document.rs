@@ -1,0 +1,422 @@
+//! A tool's configuration file as a document in which single places are read, set and removed: JSON with comments, or TOML.
+//!
+//! Hazard: a file that is parsed and printed again loses its comments and order. Rule: both syntaxes are edited in their
+//! concrete syntax trees, and a place that is not ours is never printed anew.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use jsonc_parser::ParseOptions;
+use jsonc_parser::cst::{CstArray, CstInputValue, CstNode, CstObject, CstRootNode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use toml_edit::{DocumentMut, Item, TableLike};
+
+use crate::error::{Failed, Failure, printable};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Syntax {
+    /// With comments and trailing commas, as the tools themselves read it.
+    Json,
+    Toml,
+}
+
+/// A key in nested objects, or those elements of an array there whose field has a certain value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(crate) path: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) elements: Option<(String, String)>,
+}
+
+impl Place {
+    pub(crate) fn key(path: &[&str]) -> Self {
+        Self { path: path.iter().map(|&key| key.to_owned()).collect(), elements: None }
+    }
+
+    pub(crate) fn elements(path: &[&str], field: &str, value: &str) -> Self {
+        Self { elements: Some((field.to_owned(), value.to_owned())), ..Self::key(path) }
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.path.join(".")
+    }
+}
+
+pub(crate) enum Document {
+    Json(CstRootNode),
+    Toml(DocumentMut),
+}
+
+impl Document {
+    /// An empty text is an empty document.
+    ///
+    /// Errors: the line and column of what does not parse.
+    pub(crate) fn parse(text: &str, syntax: Syntax, path: &Path) -> Result<Self> {
+        let not_parsed = |line: usize, column: usize, what: &str| {
+            let place = format!("`{}`, line {line}, column {column}", path.display());
+            Failed::new(Failure::Other, format!("{place}: {}", printable(&what.trim().replace('\n', ", "))))
+                .hint("mend that line, or paste what `--print` shows; the file was not touched")
+        };
+        match syntax {
+            Syntax::Json => {
+                let text = if text.trim().is_empty() { "{\n}\n" } else { text };
+                let root = CstRootNode::parse(text, &json_options()).map_err(|error| {
+                    not_parsed(error.line_display(), error.column_display(), &error.kind().to_string())
+                })?;
+                if root.object_value_or_create().is_none() {
+                    return not_parsed(1, 1, "it is not an object").err();
+                }
+                Ok(Self::Json(root))
+            }
+            Syntax::Toml => {
+                let document = text.parse().map_err(|error: toml_edit::TomlError| {
+                    let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
+                    let line = before.matches('\n').count() + 1;
+                    let column = before.chars().rev().take_while(|&character| character != '\n').count() + 1;
+                    not_parsed(line, column, error.message())
+                })?;
+                Ok(Self::Toml(document))
+            }
+        }
+    }
+
+    pub(crate) fn to_text(&self) -> String {
+        match self {
+            Self::Json(root) => root.to_string(),
+            Self::Toml(document) => document.to_string(),
+        }
+    }
+
+    /// What stands at a place; for elements, the array of them.
+    pub(crate) fn get(&self, place: &Place) -> Option<Value> {
+        let (last, parents) = place.path.split_last()?;
+        let value = match self {
+            Self::Json(root) => {
+                let parent = parents.iter().try_fold(root.object_value()?, |object, key| object.object_value(key))?;
+                parent.get(last)?.value()?.to_serde_value()
+            }
+            Self::Toml(document) => {
+                let root: &dyn TableLike = document.as_table();
+                let parent = parents.iter().try_fold(root, |table, key| table.get(key)?.as_table_like())?;
+                parent.get(last).map(from_toml)
+            }
+        }?;
+        let Some((field, wanted)) = &place.elements else { return Some(value) };
+        let ours = |element: &&Value| element[field.as_str()] == wanted.as_str();
+        let elements: Vec<Value> = value.as_array()?.iter().filter(ours).cloned().collect();
+        (!elements.is_empty()).then_some(Value::Array(elements))
+    }
+
+    /// How many of the objects above a place are there.
+    pub(crate) fn depth(&self, place: &Place) -> usize {
+        (1..=place.path.len())
+            .take_while(|&length| self.get(&Place { path: place.path[..length].to_vec(), elements: None }).is_some())
+            .count()
+    }
+
+    /// Errors: something above the place is no object.
+    pub(crate) fn set(&mut self, place: &Place, value: &Value) -> Result<()> {
+        let wrong = || format!("something above `{}` is not what the tool expects there", place.name());
+        let Some((last, parents)) = place.path.split_last() else { bail!("an empty place") };
+        match self {
+            Self::Json(root) => {
+                let root = root.object_value_or_create().with_context(wrong)?;
+                let parent = parents.iter().try_fold(root, |object, key| object.object_value_or_create(key));
+                let parent = parent.with_context(wrong)?;
+                if let Some(elements) = &place.elements {
+                    let array = parent.array_value_or_create(last).with_context(wrong)?;
+                    remove_elements(&array, elements);
+                    for (index, element) in value.as_array().into_iter().flatten().enumerate() {
+                        array.insert(index, to_json(element));
+                    }
+                } else {
+                    set_key(&parent, last, value);
+                }
+            }
+            Self::Toml(document) => {
+                let mut table: &mut dyn TableLike = document.as_table_mut();
+                for key in parents {
+                    if !table.contains_key(key) {
+                        let mut made = toml_edit::Table::new();
+                        made.set_implicit(true);
+                        table.insert(key, Item::Table(made));
+                    }
+                    table = table.get_mut(key).and_then(Item::as_table_like_mut).with_context(wrong)?;
+                }
+                set_toml(table, last, to_toml(value));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what stands at a place, and the objects above it below `kept` that are empty then.
+    pub(crate) fn remove(&mut self, place: &Place, kept: usize) {
+        self.remove_one(place);
+        let path = &place.path;
+        let from = if place.elements.is_some() { path.len() } else { path.len() - 1 };
+        for length in (kept + 1..=from).rev() {
+            let above = Place { path: path[..length].to_vec(), elements: None };
+            let is_empty = match self.get(&above) {
+                Some(Value::Object(object)) => object.is_empty(),
+                Some(Value::Array(array)) => array.is_empty(),
+                _ => false,
+            };
+            if is_empty {
+                self.remove_one(&above);
+            }
+        }
+    }
+
+    fn remove_one(&mut self, place: &Place) -> Option<()> {
+        let (last, parents) = place.path.split_last()?;
+        match self {
+            Self::Json(root) => {
+                let parent = parents.iter().try_fold(root.object_value()?, |object, key| object.object_value(key))?;
+                match &place.elements {
+                    Some(elements) => remove_elements(&parent.array_value(last)?, elements),
+                    None => parent.get(last)?.remove(),
+                }
+            }
+            Self::Toml(document) => {
+                let mut table: &mut dyn TableLike = document.as_table_mut();
+                for key in parents {
+                    table = table.get_mut(key)?.as_table_like_mut()?;
+                }
+                table.remove(last);
+            }
+        }
+        Some(())
+    }
+}
+
+/// JSON with comments and trailing commas, and nothing looser.
+fn json_options() -> ParseOptions {
+    ParseOptions {
+        allow_comments: true,
+        allow_trailing_commas: true,
+        allow_loose_object_property_names: false,
+        allow_missing_commas: false,
+        allow_single_quoted_strings: false,
+        allow_hexadecimal_numbers: false,
+        allow_unary_plus_numbers: false,
+        allow_bare_decimal_point_numbers: false,
+        allow_non_finite_numbers: false,
+        allow_extended_string_escapes: false,
+    }
+}
+
+fn set_key(object: &CstObject, key: &str, value: &Value) {
+    match object.get(key) {
+        Some(property) => property.set_value(to_json(value)),
+        None => {
+            object.append(key, to_json(value));
+        }
+    }
+}
+
+/// A key that is there keeps its comments, and so does a value that takes the place of a value.
+fn set_toml(table: &mut dyn TableLike, key: &str, mut item: Item) {
+    let Some(old) = table.get_mut(key) else {
+        table.insert(key, item);
+        return;
+    };
+    if let (Some(old), Some(new)) = (old.as_value(), item.as_value_mut()) {
+        *new.decor_mut() = old.decor().clone();
+    }
+    *old = item;
+}
+
+fn remove_elements(array: &CstArray, (field, wanted): &(String, String)) {
+    let ours = |node: &CstNode| node.to_serde_value().is_some_and(|element| element[field.as_str()] == wanted.as_str());
+    array.elements().into_iter().filter(ours).for_each(CstNode::remove);
+}
+
+fn to_json(value: &Value) -> CstInputValue {
+    match value {
+        Value::Null => CstInputValue::Null,
+        Value::Bool(truth) => CstInputValue::Bool(*truth),
+        Value::Number(number) => CstInputValue::Number(number.to_string()),
+        Value::String(text) => CstInputValue::String(text.clone()),
+        Value::Array(elements) => CstInputValue::Array(elements.iter().map(to_json).collect()),
+        Value::Object(fields) => {
+            CstInputValue::Object(fields.iter().map(|(key, value)| (key.clone(), to_json(value))).collect())
+        }
+    }
+}
+
+/// An object becomes a table of its own; inside an array, an inline one. TOML has no null.
+fn to_toml(value: &Value) -> Item {
+    match value {
+        Value::Object(fields) => {
+            Item::Table(fields.iter().map(|(key, value)| (key.as_str(), to_toml(value))).collect())
+        }
+        _ => to_toml_value(value).map_or(Item::None, Item::Value),
+    }
+}
+
+fn to_toml_value(value: &Value) -> Option<toml_edit::Value> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Bool(truth) => (*truth).into(),
+        Value::Number(number) => match number.as_i64() {
+            Some(integer) => integer.into(),
+            None => number.as_f64()?.into(),
+        },
+        Value::String(text) => text.as_str().into(),
+        Value::Array(elements) => {
+            toml_edit::Value::Array(elements.iter().filter_map(to_toml_value).collect::<toml_edit::Array>())
+        }
+        Value::Object(fields) => toml_edit::Value::InlineTable(
+            fields.iter().filter_map(|(key, value)| Some((key.as_str(), to_toml_value(value)?))).collect(),
+        ),
+    })
+}
+
+fn from_toml(item: &Item) -> Value {
+    if let Some(table) = item.as_table_like() {
+        return Value::Object(table.iter().map(|(key, item)| (key.to_owned(), from_toml(item))).collect::<Map<_, _>>());
+    }
+    if let Some(tables) = item.as_array_of_tables() {
+        return tables.iter().map(|table| from_toml(&Item::Table(table.clone()))).collect();
+    }
+    match item.as_value() {
+        Some(toml_edit::Value::String(text)) => text.value().as_str().into(),
+        Some(toml_edit::Value::Integer(number)) => (*number.value()).into(),
+        Some(toml_edit::Value::Float(number)) => (*number.value()).into(),
+        Some(toml_edit::Value::Boolean(truth)) => (*truth.value()).into(),
+        Some(toml_edit::Value::Array(array)) => {
+            array.iter().map(|value| from_toml(&Item::Value(value.clone()))).collect()
+        }
+        Some(other) => other.to_string().into(),
+        None => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(text: &str, syntax: Syntax) -> Document {
+        Document::parse(text, syntax, Path::new("f")).unwrap()
+    }
+
+    #[test]
+    fn comments_and_order_survive_in_json() {
+        let text =
+            "{\n  // first\n  \"z\": 1, // one\n  \"provider\": {\n    \"own\": {\"a\": 1}, /* kept */\n  },\n}\n";
+        let mut document = parse(text, Syntax::Json);
+        let place = Place::key(&["provider", "qwenauth"]);
+        let kept = document.depth(&place);
+        document.set(&place, &json!({"npm": "x"})).unwrap();
+        let changed = document.to_text();
+        assert!(changed.contains("// first") && changed.contains("/* kept */") && changed.contains("\"npm\": \"x\""));
+        assert!(changed.find("\"z\"") < changed.find("\"provider\""));
+        document.remove(&place, kept);
+        assert_eq!(document.get(&place), None);
+        assert!(document.to_text().contains("\"own\": {\"a\": 1}, /* kept */"));
+    }
+
+    #[test]
+    fn comments_and_order_survive_in_toml() {
+        let text = "# mine\nmodel = \"gpt\" # best\n\n[model_providers.own] # kept\nname = \"o\"\n";
+        let mut document = parse(text, Syntax::Toml);
+        let place = Place::key(&["model_providers", "qwenauth"]);
+        let kept = document.depth(&place);
+        document.set(&place, &json!({"name": "q", "auth": {"command": "c", "args": ["a", "b"]}})).unwrap();
+        let changed = document.to_text();
+        assert!(changed.starts_with(text), "{changed}");
+        assert!(
+            changed.contains("[model_providers.qwenauth.auth]\ncommand = \"c\"\nargs = [\"a\", \"b\"]"),
+            "{changed}"
+        );
+        document.remove(&place, kept);
+        assert_eq!(document.to_text(), text);
+        document.set(&Place::key(&["model"]), &json!("other")).unwrap();
+        assert_eq!(document.to_text(), text.replace("gpt", "other"));
+    }
+
+    #[test]
+    fn objects_that_were_made_go_with_the_last_key() {
+        for syntax in [Syntax::Json, Syntax::Toml] {
+            let mut document = parse("", syntax);
+            let empty = document.to_text();
+            let place = Place::key(&["a", "b", "c"]);
+            document.set(&place, &json!("d")).unwrap();
+            assert_eq!(document.get(&place), Some(json!("d")));
+            document.remove(&place, 0);
+            assert_eq!(document.get(&Place::key(&["a"])), None);
+            assert!(document.to_text().len() <= empty.len());
+        }
+    }
+
+    #[test]
+    fn only_our_elements_of_an_array_are_replaced() {
+        let mut document = parse(r#"{"l": [{"k": "theirs"}, {"k": "ours", "v": 1}]}"#, Syntax::Json);
+        let place = Place::elements(&["l"], "k", "ours");
+        document.set(&place, &json!([{"k": "ours", "v": 2}, {"k": "ours", "v": 3}])).unwrap();
+        assert_eq!(
+            document.get(&Place::key(&["l"])),
+            Some(json!([{"k": "ours", "v": 2}, {"k": "ours", "v": 3}, {"k": "theirs"}]))
+        );
+        document.remove(&place, 1);
+        assert_eq!(document.get(&Place::key(&["l"])), Some(json!([{"k": "theirs"}])));
+    }
+
+    #[test]
+    fn what_does_not_parse_is_named_by_its_line() {
+        for (text, syntax, start) in [
+            ("{\n  \"a\": ,\n}", Syntax::Json, "`f`, line 2, column 8"),
+            ("[1]", Syntax::Json, "`f`, line 1, column 1: it is not an object"),
+            ("{'a': 1}", Syntax::Json, "`f`, line 1"),
+            ("a = 1\nb = = 2\n", Syntax::Toml, "`f`, line 2"),
+        ] {
+            let error = Document::parse(text, syntax, Path::new("f")).err().unwrap().to_string();
+            assert!(error.starts_with(start), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_place_under_a_text_is_an_error() {
+        let mut json = parse(r#"{"provider": "x"}"#, Syntax::Json);
+        assert!(json.set(&Place::key(&["provider", "q"]), &json!(1)).is_err());
+        let mut toml = parse("provider = 1\n", Syntax::Toml);
+        assert!(toml.set(&Place::key(&["provider", "q"]), &json!(1)).is_err());
+    }
+
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "\\PC*".prop_map(Value::from)
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map("[a-z \"]{1,8}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_set_is_read_back_and_the_rest_stays(value in values(), other in values()) {
+            for syntax in [Syntax::Json, Syntax::Toml] {
+                let mut document = parse("", syntax);
+                let (ours, theirs) = (Place::key(&["x", "ours"]), Place::key(&["x", "theirs"]));
+                document.set(&theirs, &other).unwrap();
+                document.set(&ours, &value).unwrap();
+                let mut again = parse(&document.to_text(), syntax);
+                prop_assert_eq!(again.get(&ours), Some(value.clone()));
+                again.remove(&ours, 1);
+                let again = parse(&again.to_text(), syntax);
+                prop_assert_eq!(again.get(&theirs), Some(other.clone()));
+                prop_assert_eq!(again.get(&ours), None);
+            }
+        }
+    }
+}

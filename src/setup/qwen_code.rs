@@ -1,0 +1,67 @@
+//! Qwen Code: the login it shares with this program, or a provider entry whose key `exec` brings.
+//!
+//! Measured on 0.24.4: it has no hook for a key command; `useExternal` makes it use the shared file again, its refresh
+//! included; a `modelProviders` entry wins over flags and `OPENAI_*`; and every rewrite of `settings.json` makes it 0644,
+//! so that no secret may stand there.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::children::QWEN_CODE_KEY;
+use super::document::{Place, Syntax};
+use super::{Access, Places, Plan};
+use crate::error::{Failed, Failure};
+use crate::providers::Model;
+
+pub(super) fn file(places: &Places) -> PathBuf {
+    places.qwen.join("settings.json")
+}
+
+pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
+    if access.gateway_key.is_some() {
+        return Failed::new(
+            Failure::Usage,
+            "Qwen Code reads its key from the environment, not from the gateway's key file",
+        )
+        .hint("run it with `qwenauth exec --gateway -- qwen`")
+        .err();
+    }
+    let (entries, note) = if access.shared_with_qwen_code { shared(access) } else { provider(access) };
+    Ok(Plan { file: file(places), syntax: Syntax::Json, entries, companion: None, note })
+}
+
+fn shared(access: &Access) -> (Vec<(Place, Value)>, Option<String>) {
+    let entries = vec![
+        (Place::key(&["security", "auth", "selectedType"]), json!("qwen-oauth")),
+        // Without it 0.15.6 and later refuse the type in headless runs.
+        (Place::key(&["security", "auth", "useExternal"]), json!(true)),
+        (Place::key(&["model", "name"]), json!(access.model)),
+    ];
+    (entries, None)
+}
+
+fn provider(access: &Access) -> (Vec<(Place, Value)>, Option<String>) {
+    let entry = |model: &Model| {
+        let name = if model.name.is_empty() { &model.id } else { &model.name };
+        let mut entry = json!({
+            "id": model.id,
+            "name": format!("[{}] {name}", access.provider_title()),
+            "baseUrl": access.base_url,
+            "envKey": QWEN_CODE_KEY,
+        });
+        if let Some(context) = model.context {
+            entry["generationConfig"] = json!({"contextWindowSize": context});
+        }
+        entry
+    };
+    let models: Value = access.models().iter().map(entry).collect();
+    let entries = vec![
+        (Place::elements(&["modelProviders", "openai"], "envKey", QWEN_CODE_KEY), models),
+        (Place::key(&["security", "auth", "selectedType"]), json!("openai")),
+        (Place::key(&["model", "name"]), json!(access.model)),
+    ];
+    let note = format!("Qwen Code takes a key only from its environment: start it with `{} exec -- qwen`", super::NAME);
+    (entries, Some(note))
+}

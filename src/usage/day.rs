@@ -1,0 +1,113 @@
+//! When a provider's day begins and ends.
+
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use jiff::civil::{Date, Time};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+
+use crate::error::{Failed, Failure};
+
+/// The hour at which days begin, and where: `00:00 Asia/Shanghai`.
+#[derive(Debug, Clone)]
+pub(crate) struct Zone {
+    begins: Time,
+    zone: TimeZone,
+}
+
+/// One day of a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Day {
+    pub(crate) date: Date,
+    pub(crate) begins: SystemTime,
+    /// When the next one begins.
+    pub(crate) ends: SystemTime,
+}
+
+impl Zone {
+    /// `text` as in `day_resets`; without one, days are those of UTC.
+    pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
+        let Some(text) = text else { return Ok(Self { begins: Time::midnight(), zone: TimeZone::UTC }) };
+        let parsed = text
+            .split_once(' ')
+            .and_then(|(time, zone)| Some(Self { begins: time.parse().ok()?, zone: TimeZone::get(zone.trim()).ok()? }));
+        parsed.with_context(|| {
+            Failed::new(Failure::Other, format!("`day_resets = \"{text}\"` is not a time and a zone"))
+                .hint("write it like `00:00 Asia/Shanghai`")
+        })
+    }
+
+    /// The day of `now`.
+    pub(crate) fn day_of(&self, now: SystemTime) -> Day {
+        let timestamp = Timestamp::try_from(now).unwrap_or(Timestamp::UNIX_EPOCH);
+        let here = self.zone.to_datetime(timestamp);
+        let mut date = here.date();
+        if here.time() < self.begins {
+            date = date.yesterday().unwrap_or(date);
+        }
+        let begins = self.at(date).unwrap_or(now);
+        let ends = date.tomorrow().ok().and_then(|next| self.at(next)).unwrap_or(now);
+        Day { date, begins, ends }
+    }
+
+    fn at(&self, date: Date) -> Option<SystemTime> {
+        let begin = self.zone.to_ambiguous_timestamp(date.to_datetime(self.begins)).compatible().ok()?;
+        Some(begin.into())
+    }
+
+    /// The day `count` days before that of `now`.
+    pub(crate) fn days_before(&self, now: SystemTime, count: u32) -> Date {
+        let date = self.day_of(now).date;
+        date.checked_sub(i64::from(count).days()).unwrap_or(date)
+    }
+}
+
+impl Day {
+    pub(crate) fn contains(&self, now: SystemTime) -> bool {
+        self.begins <= now && now < self.ends
+    }
+
+    /// A number that grows by one a day.
+    pub(crate) fn number(&self) -> i32 {
+        Date::constant(1970, 1, 1).until(self.date).map_or(0, |span| span.get_days())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SystemTime {
+        text.parse::<Timestamp>().unwrap().into()
+    }
+
+    #[test]
+    fn a_day_begins_by_the_clock_of_the_provider() {
+        let zone = Zone::parse(Some("00:00 Asia/Shanghai")).unwrap();
+        let day = zone.day_of(at("2026-11-21T15:59:59Z"));
+        assert_eq!(day.date.to_string(), "2026-11-21");
+        assert_eq!(day.ends, at("2026-11-21T16:00:00Z"));
+        assert!(!day.contains(at("2026-11-21T16:00:00Z")));
+        let next = zone.day_of(at("2026-11-21T16:00:00Z"));
+        assert_eq!(next.date.to_string(), "2026-11-22");
+        assert_eq!(next.number(), day.number() + 1);
+    }
+
+    #[test]
+    fn a_day_may_begin_at_another_hour_and_last_23_hours() {
+        let zone = Zone::parse(Some("03:30 America/Los_Angeles")).unwrap();
+        assert_eq!(zone.day_of(at("2026-03-07T11:29:59Z")).date.to_string(), "2026-03-06");
+        let day = zone.day_of(at("2026-03-07T11:30:00Z"));
+        assert_eq!(day.date.to_string(), "2026-03-07");
+        // Daylight saving time begins on the 8th at 02:00.
+        assert_eq!(day.ends, at("2026-03-08T10:30:00Z"));
+    }
+
+    #[test]
+    fn what_is_no_time_and_zone_is_refused() {
+        for bad in ["", "00:00", "25:00 UTC", "00:00 Nowhere/Else"] {
+            assert!(Zone::parse(Some(bad)).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! What was used: lines of JSON, one file a day, added to about once a second and read by `usage`.
+//!
+//! Hazard: a kill or a full disk in the middle of a line.
+//! Rule: every entry begins with a line break of its own, so that a torn one spoils nothing after it; what could not be
+//! written stays in memory and goes out with the next.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::files::{self, Privacy, Room};
+
+/// Files of so many days and more ago are no longer added to, and are summed up once they have grown.
+const SETTLED: i64 = 3;
+
+/// Bytes from which on a settled file is worth summing up.
+const GROWN: u64 = 64 * 1024;
+
+/// Longest file of a day that is read. Reached by a hundred thousand entries, a day's worth of one a second.
+const LONGEST: u64 = 256 * 1024 * 1024;
+
+/// What passed through the gateway.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Counts {
+    pub(crate) requests: u64,
+    /// Requests sent to the provider, repeated ones included.
+    pub(crate) tries: u64,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) completion_tokens: u64,
+    /// Answers with status 429 from the provider.
+    pub(crate) rate_limited: u64,
+    pub(crate) wait_ms: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.tries += other.tries;
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.rate_limited += other.rate_limited;
+        self.wait_ms += other.wait_ms;
+    }
+}
+
+/// A limit as the provider's own headers stated it last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// What is limited, in words: `requests per day`.
+    pub(crate) name: String,
+    pub(crate) limit: u64,
+    pub(crate) remaining: u64,
+    /// Seconds since 1970.
+    pub(crate) resets_at: Option<u64>,
+    /// Seconds since 1970.
+    pub(crate) at: u64,
+}
+
+/// One line.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    profile: String,
+    provider: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    #[serde(flatten)]
+    counts: Counts,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    limits: Vec<Seen>,
+}
+
+/// What one process counted for one profile and has not written yet, and its totals.
+pub(crate) struct Ledger {
+    directory: PathBuf,
+    profile: String,
+    provider: String,
+    /// By day (`2026-11-21`) and model.
+    pending: BTreeMap<String, HashMap<String, Counts>>,
+    seen: BTreeMap<String, Seen>,
+    has_news: bool,
+    pub(crate) totals: BTreeMap<String, Counts>,
+}
+
+impl Ledger {
+    pub(crate) fn new(state: &Path, profile: &str, provider: &str) -> Self {
+        Self {
+            directory: directory_of(state),
+            profile: profile.to_owned(),
+            provider: provider.to_owned(),
+            pending: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            has_news: false,
+            totals: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, day: &str, model: &str, counts: &Counts) {
+        let model = if model.is_empty() { "unknown" } else { model };
+        if !self.pending.contains_key(day) {
+            self.pending.insert(day.to_owned(), HashMap::new());
+        }
+        let Some(models) = self.pending.get_mut(day) else { return };
+        match models.get_mut(model) {
+            Some(known) => known.add(counts),
+            None => drop(models.insert(model.to_owned(), *counts)),
+        }
+        match self.totals.get_mut(model) {
+            Some(known) => known.add(counts),
+            None => drop(self.totals.insert(model.to_owned(), *counts)),
+        }
+    }
+
+    pub(crate) fn note_limit(&mut self, seen: Seen) {
+        self.has_news = true;
+        self.seen.insert(seen.name.clone(), seen);
+    }
+
+    pub(crate) fn limits(&self) -> impl Iterator<Item = &Seen> {
+        self.seen.values()
+    }
+
+    /// Takes what is to be written, each text with its file; [`write`] puts it there.
+    pub(crate) fn take_pending(&mut self, today: &str) -> Option<Pending> {
+        if self.pending.is_empty() && !self.has_news {
+            return None;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let limits =
+            if std::mem::take(&mut self.has_news) { self.seen.values().cloned().collect() } else { Vec::new() };
+        Some(Pending {
+            directory: self.directory.clone(),
+            profile: self.profile.clone(),
+            provider: self.provider.clone(),
+            counts: pending,
+            limits,
+            today: today.to_owned(),
+        })
+    }
+
+    /// What could not be written waits for the next time.
+    pub(crate) fn put_back(&mut self, pending: Pending) {
+        for (day, models) in pending.counts {
+            let known = self.pending.entry(day).or_default();
+            for (model, counts) in models {
+                known.entry(model).or_default().add(&counts);
+            }
+        }
+        self.has_news = self.has_news || !pending.limits.is_empty();
+    }
+}
+
+/// Counts on their way to the disk.
+pub(crate) struct Pending {
+    directory: PathBuf,
+    profile: String,
+    provider: String,
+    counts: BTreeMap<String, HashMap<String, Counts>>,
+    limits: Vec<Seen>,
+    today: String,
+}
+
+impl Pending {
+    /// On an error what is left is what was not written.
+    pub(crate) fn write(&mut self) -> Result<()> {
+        files::make_directory(&self.directory)?;
+        if !self.limits.is_empty() {
+            let text = self.line(None, Counts::default(), self.limits.clone())?;
+            append(&self.directory, &self.today, &text)?;
+            self.limits.clear();
+        }
+        while let Some((day, models)) = self.counts.first_key_value() {
+            let lines = models.iter().map(|(model, counts)| self.line(Some(model), *counts, Vec::new()));
+            let text = lines.collect::<Result<String>>()?;
+            append(&self.directory, day, &text)?;
+            self.counts.pop_first();
+        }
+        Ok(())
+    }
+
+    fn line(&self, model: Option<&String>, counts: Counts, limits: Vec<Seen>) -> Result<String> {
+        let entry = Entry {
+            profile: self.profile.clone(),
+            provider: self.provider.clone(),
+            model: model.cloned(),
+            counts,
+            limits,
+        };
+        Ok(format!("\n{}\n", serde_json::to_string(&entry)?))
+    }
+}
+
+fn append(directory: &Path, day: &str, text: &str) -> Result<()> {
+    let path = directory.join(format!("{day}.jsonl"));
+    let mut file = files::open_to_append(&path)?;
+    let written = file.write(text.as_bytes()).with_context(|| format!("cannot add to `{}`", path.display()))?;
+    anyhow::ensure!(written == text.len(), "the disk is full");
+    Ok(())
+}
+
+fn directory_of(state: &Path) -> PathBuf {
+    state.join("usage")
+}
+
+/// What all processes wrote, summed up.
+#[derive(Debug, Default)]
+pub(crate) struct Summary {
+    /// By day, profile, provider and model.
+    pub(crate) counts: BTreeMap<(String, String, String, String), Counts>,
+    /// The newest statement of each provider's limits, by profile and name.
+    pub(crate) limits: BTreeMap<(String, String), Seen>,
+}
+
+impl Summary {
+    /// Of the days from `first` (`2026-11-15`) on. Lines that are none are passed over.
+    pub(crate) fn read(state: &Path, first: &str) -> Result<Self> {
+        let mut summary = Self::default();
+        for (day, path) in days(&directory_of(state))? {
+            if day.as_str() >= first {
+                summary.read_day(&day, &path)?;
+            }
+        }
+        Ok(summary)
+    }
+
+    fn read_day(&mut self, day: &str, path: &Path) -> Result<()> {
+        use std::io::Read;
+        let mut text = Vec::new();
+        let file = files::open_kept(path)?;
+        file.take(LONGEST).read_to_end(&mut text).with_context(|| format!("cannot read `{}`", path.display()))?;
+        for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            let Ok(entry) = serde_json::from_slice::<Entry>(line) else { continue };
+            for seen in entry.limits {
+                let newest =
+                    self.limits.entry((entry.profile.clone(), seen.name.clone())).or_insert_with(|| seen.clone());
+                if newest.at <= seen.at {
+                    *newest = seen;
+                }
+            }
+            if let Some(model) = entry.model {
+                let key = (day.to_owned(), entry.profile, entry.provider, model);
+                self.counts.entry(key).or_default().add(&entry.counts);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The files there are, by day.
+fn days(directory: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", directory.display())),
+    };
+    let mut days: Vec<(String, PathBuf)> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let day = name.strip_suffix(".jsonl")?;
+            day.parse::<jiff::civil::Date>().ok()?;
+            Some((day.to_owned(), entry.path()))
+        })
+        .collect();
+    days.sort();
+    Ok(days)
+}
+
+/// Sums up the files of days long over, which nobody adds to any more. Two processes that do so write the same.
+pub(crate) fn settle(state: &Path, now: SystemTime) -> Result<()> {
+    let today = jiff::Timestamp::try_from(now)?.to_zoned(jiff::tz::TimeZone::UTC).date();
+    let last = today.checked_sub(jiff::Span::new().days(SETTLED))?.to_string();
+    for (day, path) in days(&directory_of(state))? {
+        if day >= last || std::fs::metadata(&path)?.len() < GROWN {
+            continue;
+        }
+        let mut summary = Summary::default();
+        summary.read_day(&day, &path)?;
+        let mut text = String::new();
+        for ((_, profile, provider, model), counts) in summary.counts {
+            let entry = Entry { profile, provider, model: Some(model), counts, limits: Vec::new() };
+            text.push_str(&serde_json::to_string(&entry)?);
+            text.push('\n');
+        }
+        Room::reserve(&path, text.len(), Privacy::Private)?.write(text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Seconds since 1970.
+pub(crate) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,156 @@
+//! Who may ask.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+
+use super::upstream::{Client, Gateway, Upstream, fine, logged_in};
+use crate::sandbox::{Sandbox, mode};
+
+#[test]
+fn nothing_is_served_without_the_key() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let mut gateway = Gateway::start(&sandbox, &["--metrics"]);
+    assert!(gateway.key.strip_prefix("sk-").is_some_and(|random| random.len() == 43), "{}", gateway.key);
+    for key in ["", "wrong", "granted-access-1", &gateway.key.clone()[..45]] {
+        key.clone_into(&mut gateway.key);
+        for line in ["GET /v1/models", "POST /v1/chat/completions", "GET /metrics", "GET /", "OPTIONS /v1/models"] {
+            let got = gateway.send(line, "", b"").got();
+            assert_eq!((got.status, got.code().as_str()), (401, "invalid_api_key"), "{line}");
+        }
+    }
+    assert!(upstream.asked().is_empty());
+}
+
+#[test]
+fn the_health_of_the_gateway_is_no_secret() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let mut gateway = Gateway::start(&sandbox, &[]);
+    gateway.key.clear();
+    assert_eq!(gateway.send("GET /healthz", "", b"").got().text(), "{\"status\":\"ok\"}\n");
+}
+
+#[test]
+fn only_names_of_this_machine_are_answered() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &["--allow-host", "box.example"]);
+    for host in ["localhost", "127.0.0.1:1", "[::1]:80", "LOCALHOST:8080", "box.example:443"] {
+        gateway.send("GET /v1/models", &format!("Host: {host}\r\n"), b"").got().is(200);
+    }
+    for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "[::2]", ""] {
+        for line in ["GET /v1/models", "GET /healthz"] {
+            gateway.send(line, &format!("Host: {host}\r\n"), b"").got().is(403);
+        }
+    }
+    gateway.send("GET http://evil.example/v1/models", "", b"").got().is(403);
+    let without = format!("GET /v1/models HTTP/1.0\r\nAuthorization: Bearer {}\r\n\r\n", gateway.key);
+    Client::send(&gateway.address, without.as_bytes()).got().is(403);
+    assert_eq!(upstream.asked().len(), 5);
+}
+
+#[test]
+fn pages_of_other_origins_are_refused() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    for origin in ["https://evil.example", "null", "http://localhost.evil.example", "chrome-extension://abc"] {
+        for line in ["POST /v1/chat/completions", "OPTIONS /v1/chat/completions"] {
+            let got = gateway.send(line, &format!("Origin: {origin}\r\n"), b"").got();
+            got.is(403);
+            assert_eq!(got.header("access-control-allow-origin"), "");
+        }
+    }
+    gateway.send("GET /v1/models", "Origin: http://localhost:3000\r\n", b"").got().is(200);
+}
+
+#[test]
+fn nothing_but_v1_is_passed_on() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    for path in ["/", "/models", "/v1/../api/v1/oauth2/token", "/v1/%2e%2e/x", "/p/qwen/v1/models", "/metrics"] {
+        gateway.send(&format!("GET {path}"), "", b"").got().is(404);
+    }
+    assert!(upstream.asked().is_empty());
+}
+
+#[test]
+fn a_key_file_keeps_the_key_over_restarts() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let file = sandbox.directory().join("key");
+    let arguments = ["--api-key-file", file.to_str().unwrap()];
+    let key = Gateway::start(&sandbox, &arguments).key.clone();
+    assert_eq!(mode(&file), 0o600);
+    assert_eq!(fs::read_to_string(&file).unwrap(), format!("{key}\n"));
+    let again = Gateway::start(&sandbox, &arguments);
+    assert_eq!(again.key, key);
+    again.get().is(200);
+    fs::write(&file, "short\n").unwrap();
+    sandbox.run([&["gateway"], &arguments[..]].concat()).fails(
+        1,
+        "`{sandbox}/key` does not hold a key",
+        "remove it, and a key will be made; one of your own has 16 or more letters and digits",
+    );
+}
+
+#[test]
+fn every_stored_profile_has_a_path_where_that_is_asked_for() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let work = sandbox.home().join(".local/share/qwenauth/credentials");
+    fs::create_dir_all(&work).unwrap();
+    let mut credential = sandbox.credential();
+    credential["provider"] = "qwen".into();
+    crate::sandbox::write_private(&work.join("work.json"), credential.to_string());
+    let gateway = Gateway::start(&sandbox, &["--all-profiles"]);
+    for path in ["/v1/models", "/p/qwen/v1/models", "/p/work/v1/models"] {
+        gateway.send(&format!("GET {path}"), "", b"").got().is(200);
+    }
+    gateway.send("GET /p/other/v1/models", "", b"").got().is(404);
+    assert!(upstream.asked().iter().all(|asked| asked.line == "GET /v1/models HTTP/1.1"));
+    // This test's second copy of the credential is no leak.
+    fs::remove_dir_all(work).unwrap();
+}
+
+#[test]
+fn a_signal_lets_requests_finish_and_then_ends_the_gateway() {
+    let gate = crate::server::Gate::default();
+    let opened = gate.clone();
+    let upstream = Upstream::start(move |_, _, connection| {
+        gate.pass();
+        std::io::Write::write_all(connection, &fine())
+    });
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let client = gateway.send("GET /v1/models", "", b"");
+    upstream.wait_for(1);
+    gateway.running.signal(Signal::SIGINT);
+    crate::sandbox::until("the gateway stops listening", || std::net::TcpStream::connect(&gateway.address).is_err());
+    opened.open();
+    client.got().is(200);
+    drop(gateway.running.finish().dies_by(Signal::SIGINT).any_stdout());
+}
+
+#[test]
+fn the_gateway_needs_a_login() {
+    Sandbox::new().run(["gateway"]).fails(
+        4,
+        "not logged in: there is no credential for `qwen`",
+        "run `qwenauth login`",
+    );
+}
+
+#[test]
+fn json_and_a_warning_beyond_this_machine() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let running = sandbox.spawn(["gateway", "--json", "--listen", "0.0.0.0:0"]);
+    let line = running.first_lines(1).remove(0);
+    let printed: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert!(printed["base_url"].as_str().unwrap().starts_with("http://0.0.0.0:") && printed["api_key"].is_string());
+    running.wait_for_stderr("can be reached from other machines");
+}

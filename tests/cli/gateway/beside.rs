@@ -1,0 +1,139 @@
+//! `exec --gateway`: a program with a gateway beside it, as if it had been started alone.
+
+use std::fs;
+use std::io::Write;
+
+use nix::sys::signal::Signal;
+
+use super::upstream::{Upstream, fine, logged_in};
+use crate::sandbox::{Sandbox, until};
+
+const ASK: &str = r#"curl -sf -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" "$OPENAI_BASE_URL/models""#;
+
+#[test]
+fn the_program_asks_the_gateway_and_its_code_is_returned() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    sandbox.run(["exec", "--gateway", "--", "sh", "-c", &format!("{ASK} && exit 7")]).exits(7);
+    assert_eq!(upstream.asked()[0].header("authorization"), "Bearer granted-access-1");
+}
+
+#[test]
+fn no_childs_environment_has_the_credential() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let script = "tr '\\0' '\\n' </proc/$$/environ; sh -c 'cat /proc/self/environ' | tr '\\0' '\\n'; tr '\\0' '\\n' </proc/$PPID/cmdline";
+    let outcome = sandbox.run(["exec", "--gateway", "--", "sh", "-c", script]).any_stdout();
+    assert!(!outcome.stdout.contains("granted-"), "{outcome}");
+    assert_eq!(outcome.stdout.matches("OPENAI_API_KEY=sk-").count(), 2, "{outcome}");
+    assert!(outcome.stdout.contains("OPENAI_BASE_URL=http://127.0.0.1:"), "{outcome}");
+}
+
+#[test]
+fn the_programs_requests_pass_by_its_proxy() {
+    let upstream = Upstream::always(fine());
+    let proxy = Upstream::always(fine());
+    let url = format!("http://{}", proxy.address);
+    let sandbox = logged_in(&upstream);
+    let sandbox = ["http_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
+        .into_iter()
+        .fold(sandbox, |sandbox, name| sandbox.variable(name, &url))
+        .variable("NO_PROXY", "example.com");
+    let script = format!("{ASK} && echo $NO_PROXY && curl -sf -o /dev/null http://elsewhere.invalid/");
+    let outcome = sandbox.run(["exec", "--gateway", "--", "sh", "-c", &script]);
+    outcome.stdout("example.com,127.0.0.1,localhost,::1\n");
+    assert_eq!(upstream.asked().len(), 1);
+    let proxied = proxy.asked();
+    assert_eq!(proxied.len(), 1, "the proxy works, and only the foreign request went there");
+    assert_eq!(proxied[0].line, "GET http://elsewhere.invalid/ HTTP/1.1");
+}
+
+#[test]
+fn nothing_is_started_without_a_login_or_a_program() {
+    let outcome = Sandbox::new().run(["exec", "--gateway", "--", "echo", "started"]);
+    outcome.fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    sandbox.run(["exec", "--gateway", "--", "no-such-program"]).fails(
+        127,
+        "`no-such-program` was not found",
+        "check its name and `PATH`",
+    );
+    sandbox.run(["exec", "--gateway", "--", "/etc/passwd"]).exits(126).any_stderr();
+}
+
+#[test]
+fn a_signal_to_the_supervisor_is_the_programs() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let script = "trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 0.05; done";
+    let running = sandbox.spawn(["exec", "--gateway", "--", "sh", "-c", script]);
+    running.wait_for_stdout("ready");
+    running.signal(Signal::SIGTERM);
+    running.finish().exits(5).stdout("ready\ngot\n");
+
+    let running = sandbox.spawn(["exec", "--gateway", "--", "sh", "-c", "echo ready; exec sleep 60"]);
+    running.wait_for_stdout("ready");
+    running.signal(Signal::SIGINT);
+    running.finish().dies_by(Signal::SIGINT).stdout("ready\n");
+    sandbox.run(["exec", "--gateway", "--", "sh", "-c", "kill -9 $$"]).exits(137);
+}
+
+#[test]
+fn a_killed_supervisor_takes_the_program_along() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let running = sandbox.spawn(["exec", "--gateway", "--", "sh", "-c", "echo $$; exec sleep 60"]);
+    let program = running.first_lines(1).remove(0);
+    running.signal(Signal::SIGKILL);
+    until("the program is gone", || {
+        let status = fs::read_to_string(format!("/proc/{program}/stat")).unwrap_or_default();
+        status.is_empty() || status.contains(") Z ")
+    });
+    drop(running.finish().dies_by(Signal::SIGKILL).any_stdout());
+}
+
+fn state_of(process: &str) -> String {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().unwrap_or_default().chars().take(1).collect()
+}
+
+#[test]
+fn program_and_supervisor_stop_and_continue_together() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let running = sandbox.spawn(["exec", "--gateway", "--", "sh", "-c", "echo $$; while :; do sleep 0.05; done"]);
+    let program = running.first_lines(1).remove(0);
+    let supervisor = running.id().to_string();
+    for _ in 0..2 {
+        running.signal(Signal::SIGTSTP);
+        until("both have stopped", || state_of(&program) == "T" && state_of(&supervisor) == "T");
+        running.signal(Signal::SIGCONT);
+        until("both go on", || state_of(&program) != "T" && state_of(&supervisor) != "T");
+    }
+    running.signal(Signal::SIGTERM);
+    drop(running.finish().dies_by(Signal::SIGTERM).any_stdout());
+}
+
+#[test]
+fn the_program_has_the_limits_of_open_files_as_they_were() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let outcome = sandbox.shell("ulimit -Sn 300; $QWENAUTH exec --gateway -- sh -c 'ulimit -Sn'");
+    outcome.stdout("300\n");
+}
+
+#[test]
+fn an_interactive_shell_has_job_control_and_the_terminals_size() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let driver = sandbox.directory().join("terminal.py");
+    let mut file = fs::File::create(&driver).unwrap();
+    file.write_all(include_bytes!("terminal.py")).unwrap();
+    let mut python = sandbox.other("python3");
+    python.arg(driver).arg(sandbox.program());
+    let outcome = sandbox.start(python).finish();
+    outcome.stdout(
+        "size 40 100\nresized 50 120\ninterrupted 130\nstopped and continued\nsuspended and continued\ncode 7\n",
+    );
+}

@@ -1,0 +1,139 @@
+//! The credential behind the gateway: renewed, replaced, gone.
+
+use std::fs;
+use std::io::Write;
+
+use serde_json::json;
+
+use super::upstream::{CHAT, Gateway, Upstream, error, fine, logged_in};
+use crate::sandbox::credential;
+use crate::server::{Ask, Reply};
+
+const OLD: &str = "Bearer granted-access-1";
+
+/// Serves what is not the first token.
+fn refusing_the_first() -> Upstream {
+    Upstream::start(|_, asked, connection| {
+        let refused = error("401 Unauthorized", "", "invalid_api_key", "invalid access token or token expired");
+        connection.write_all(&if asked.header("authorization") == OLD { refused } else { fine() })
+    })
+}
+
+#[test]
+fn a_token_about_to_end_is_renewed_before_the_request() {
+    let upstream = refusing_the_first();
+    let sandbox = logged_in(&upstream).expires_in(20).refresh(Reply::tokens("2"));
+    let gateway = Gateway::start(&sandbox, &[]);
+    assert_eq!(gateway.chat().is(200).header("x-qwenauth-attempts"), "1");
+    assert_eq!(upstream.asked()[0].header("authorization"), "Bearer granted-access-2");
+}
+
+#[test]
+fn requests_refused_together_share_one_renewal_and_are_all_repeated() {
+    let upstream = refusing_the_first();
+    let sandbox = logged_in(&upstream).refresh(Reply::tokens("2"));
+    let gateway = Gateway::start(&sandbox, &[]);
+    for got in gateway.many(30) {
+        got.is(200);
+    }
+    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+    assert_eq!(upstream.asked().last().unwrap().body, CHAT);
+    assert_eq!(sandbox.credential()["access_token"], "granted-access-2");
+}
+
+#[test]
+fn a_repeated_request_says_so() {
+    let upstream = refusing_the_first();
+    let sandbox = logged_in(&upstream).refresh(Reply::tokens("2"));
+    assert_eq!(Gateway::start(&sandbox, &[]).chat().is(200).header("x-qwenauth-attempts"), "2");
+}
+
+#[test]
+fn a_request_too_long_to_keep_is_not_repeated() {
+    let upstream = refusing_the_first();
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &["--replay-limit", "10"]);
+    assert_eq!(gateway.chat().is(401).code(), "invalid_api_key");
+    assert_eq!(upstream.asked().len(), 1);
+}
+
+#[test]
+fn a_token_refused_after_its_renewal_means_the_end_of_the_account() {
+    let refused = error("401 Unauthorized", "", "invalid_api_key", "invalid access token or token expired");
+    let upstream = Upstream::always(refused);
+    let sandbox = logged_in(&upstream).refresh(Reply::tokens("2"));
+    let gateway = Gateway::start(&sandbox, &[]);
+    let got = gateway.chat();
+    assert_eq!((got.is(401).code().as_str(), got.header("x-should-retry")), ("account_ended", "false"));
+    let message = got.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("it has ended this plan or account") && message.contains("qwenauth login"), "{message}");
+    assert!(message.contains("invalid access token"), "{message}");
+    assert_eq!(upstream.asked().len(), 2);
+}
+
+#[test]
+fn a_403_is_policy_unless_it_means_the_token() {
+    let upstream = Upstream::always(error("403 Forbidden", "", "access_denied", "not from this region"));
+    let sandbox = logged_in(&upstream);
+    assert_eq!(Gateway::start(&sandbox, &[]).chat().is(403).code(), "access_denied");
+    assert_eq!(upstream.asked().len(), 1);
+
+    let upstream = Upstream::start(|_, asked, connection| {
+        let refused = error("403 Forbidden", "", "invalid_api_key", "no");
+        connection.write_all(&if asked.header("authorization") == OLD { refused } else { fine() })
+    });
+    let sandbox = logged_in(&upstream).refresh(Reply::tokens("2"));
+    Gateway::start(&sandbox, &[]).chat().is(200);
+}
+
+#[test]
+fn a_login_made_elsewhere_serves_the_next_request() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    gateway.chat().is(200);
+    let mut other = credential("other");
+    other["resource_url"] = json!(format!("http://{}", upstream.address));
+    let sandbox = sandbox.credential_is(other);
+    gateway.chat().is(200);
+    assert_eq!(upstream.asked()[1].header("authorization"), "Bearer granted-access-other");
+    drop(sandbox);
+}
+
+#[test]
+fn without_a_credential_the_gateway_says_so_until_there_is_one() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    gateway.chat().is(200);
+    let content = sandbox.content();
+    fs::remove_file(sandbox.file()).unwrap();
+    for _ in 0..2 {
+        let got = gateway.chat();
+        assert_eq!((got.is(503).code().as_str(), got.header("x-should-retry")), ("login_required", "false"));
+        assert!(got.text().contains("run `qwenauth login`"), "{}", got.text());
+    }
+    let sandbox = sandbox.file_is(content);
+    gateway.chat().is(200);
+    drop(sandbox);
+}
+
+#[test]
+fn a_renewal_that_fails_for_now_costs_no_request_while_the_token_lives() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream).expires_in(25);
+    sandbox.server.always(Ask::Refresh, || Reply::html(403));
+    let gateway = Gateway::start(&sandbox, &[]);
+    gateway.chat().is(200);
+    gateway.chat().is(200);
+}
+
+#[test]
+fn a_renewal_that_fails_for_now_is_a_503_with_a_time() {
+    let upstream = refusing_the_first();
+    let sandbox = logged_in(&upstream);
+    sandbox.server.always(Ask::Refresh, || Reply::html(403));
+    let got = Gateway::start(&sandbox, &[]).chat();
+    assert_eq!((got.is(503).code().as_str(), got.header("retry-after")), ("credential_unavailable", "5"));
+    assert_eq!(sandbox.credential()["refresh_token"], "granted-refresh-1");
+}

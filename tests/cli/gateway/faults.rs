@@ -1,0 +1,123 @@
+//! A provider that fails, in every way it can.
+
+use std::io::{self, Write};
+use std::thread;
+use std::time::Duration;
+
+use super::upstream::{CHAT, Gateway, STREAM, Upstream, chunk, configured, fine, logged_in, until_closed};
+use crate::sandbox::Sandbox;
+
+fn reset() -> io::Result<()> {
+    Err(io::ErrorKind::ConnectionReset.into())
+}
+
+#[test]
+fn a_connection_that_ends_before_the_answer_is_an_error_and_not_repeated() {
+    let upstream = Upstream::start(|_, _, _| reset());
+    let sandbox = logged_in(&upstream);
+    let got = Gateway::start(&sandbox, &[]).chat();
+    assert_eq!((got.is(502).code().as_str(), upstream.asked().len()), ("upstream_error", 1));
+}
+
+#[test]
+fn a_connection_that_ends_in_the_headers_or_in_a_chunk_looks_cut() {
+    let upstream = Upstream::start(|_, _, connection| {
+        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Ty")?;
+        reset()
+    });
+    let sandbox = logged_in(&upstream);
+    Gateway::start(&sandbox, &[]).chat().is(502);
+    let upstream = Upstream::start(|_, _, connection| {
+        connection.write_all(STREAM)?;
+        connection.write_all(b"ff\r\ndata: ha")?;
+        reset()
+    });
+    let sandbox = logged_in(&upstream);
+    let got = Gateway::start(&sandbox, &[]).chat();
+    assert_eq!((got.status, got.whole), (200, false));
+}
+
+#[test]
+fn a_slow_answer_passes_as_slowly() {
+    let upstream = Upstream::start(|_, _, connection| {
+        connection.write_all(STREAM)?;
+        for _ in 0..20 {
+            connection.write_all(&chunk("data: x\n\n"))?;
+            thread::sleep(Duration::from_millis(90));
+        }
+        connection.write_all(b"0\r\n\r\n")
+    });
+    let sandbox = logged_in(&upstream);
+    let got = Gateway::start(&sandbox, &["--timeout", "1s"]).chat();
+    assert_eq!((got.is(200).body.len(), got.whole), (180, true));
+    assert!(got.after > Duration::from_secs(1), "longer in all than between two pieces");
+}
+
+#[test]
+fn an_answer_that_never_begins_is_given_up() {
+    let upstream = Upstream::start(|_, _, connection| until_closed(connection));
+    let sandbox = logged_in(&upstream);
+    let got = Gateway::start(&sandbox, &["--timeout", "1s"]).chat();
+    assert_eq!((got.is(504).code().as_str(), upstream.asked().len()), ("upstream_timeout", 1));
+    upstream.first_close();
+}
+
+#[test]
+fn an_answer_that_stops_is_cut() {
+    let upstream = Upstream::start(|_, _, connection| {
+        connection.write_all(STREAM)?;
+        connection.write_all(&chunk("data: 1\n\n"))?;
+        until_closed(connection)
+    });
+    let sandbox = logged_in(&upstream);
+    let got = Gateway::start(&sandbox, &["--timeout", "1s"]).chat();
+    assert_eq!((got.is(200).text().as_str(), got.whole), ("data: 1\n\n", false));
+    upstream.first_close();
+}
+
+#[test]
+fn a_provider_that_cannot_be_reached_is_told() {
+    let sandbox = Sandbox::new().logged_in().field("resource_url", serde_json::json!("http://127.0.0.1:9"));
+    let got = Gateway::start(&sandbox, &[]).chat();
+    assert_eq!((got.is(502).code().as_str(), got.header("x-qwenauth-attempts")), ("upstream_unreachable", "3"));
+    let text = "[providers.qwen]\nresource_hosts = [\"nowhere.invalid\"]\n";
+    let sandbox = configured(
+        Sandbox::new().logged_in().field("resource_url", serde_json::json!("https://nowhere.invalid")),
+        text,
+    );
+    let got = Gateway::start(&sandbox, &[]).chat();
+    assert_eq!(got.is(502).code(), "upstream_unreachable");
+}
+
+#[test]
+fn two_hundred_clients_that_leave_at_once_leave_nothing_behind() {
+    let upstream = Upstream::start(
+        |number, _, connection| {
+            if number < 200 { until_closed(connection) } else { connection.write_all(&fine()) }
+        },
+    );
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &["--rpm", "100000"]);
+    let clients: Vec<_> = (0..200).map(|_| gateway.send("POST /v1/chat/completions", "", CHAT)).collect();
+    upstream.wait_for(200);
+    drop(clients);
+    let descriptors = format!("/proc/{}/fd", gateway.running.id());
+    crate::sandbox::until("all connections are closed", || std::fs::read_dir(&descriptors).unwrap().count() < 30);
+    gateway.chat().is(200);
+}
+
+#[test]
+fn a_kept_connection_that_was_closed_costs_no_request() {
+    // Closes after each answer without having said so.
+    let upstream = Upstream::start(|_, _, connection| {
+        connection.write_all(&fine())?;
+        reset()
+    });
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    for number in 1..=20 {
+        gateway.chat().is(200);
+        upstream.wait_for(number);
+        upstream.first_close();
+    }
+}

@@ -1,0 +1,9 @@
+//! `gateway`, `exec --gateway` and `usage`, against a provider that behaves and one that does not.
+
+mod access;
+mod beside;
+mod credential;
+mod faults;
+mod limits;
+mod passing;
+mod upstream;

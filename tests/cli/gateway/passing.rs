@@ -1,0 +1,208 @@
+//! What passes through, and how.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use super::upstream::{CHAT, Gateway, STREAM, Upstream, chunk, configured, fine, logged_in, reply, until_closed};
+use crate::server::Gate;
+
+#[test]
+fn the_callers_credentials_are_replaced_and_headers_of_one_hop_stay_behind() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let more = "User-Agent: client/1\r\nCookie: a=b\r\nx-api-key: mine\r\nX-Own: kept\r\nX-Named: 1\r\n\
+                Connection: X-Named\r\nKeep-Alive: 5\r\nTE: trailers\r\nForwarded: for=me\r\n";
+    gateway.send("POST /v1/chat/completions?a=b", more, CHAT).got().is(200);
+    let asked = &upstream.asked()[0];
+    assert_eq!(asked.line, "POST /v1/chat/completions?a=b HTTP/1.1");
+    assert_eq!(asked.all("authorization"), ["Bearer granted-access-1"]);
+    assert_eq!(asked.all("host"), [upstream.address.as_str()]);
+    assert_eq!(asked.all("user-agent"), ["client/1"]);
+    assert_eq!(asked.all("x-dashscope-useragent"), ["client/1"]);
+    assert_eq!(asked.all("x-dashscope-authtype"), ["qwen-oauth"]);
+    assert_eq!(asked.all("x-own"), ["kept"]);
+    assert_eq!(asked.all("via"), ["1.1 qwenauth"]);
+    for gone in ["cookie", "x-api-key", "x-named", "connection", "keep-alive", "te", "forwarded"] {
+        assert!(asked.all(gone).is_empty(), "{gone}");
+    }
+    assert_eq!(asked.body, CHAT);
+}
+
+#[test]
+fn headers_of_the_provider_can_be_replaced() {
+    let upstream = Upstream::always(fine());
+    let text = "[providers.qwen.headers]\nX-DashScope-CacheControl = \"disable\"\nX-More = \"1\"\n";
+    let sandbox = configured(logged_in(&upstream), text);
+    Gateway::start(&sandbox, &[]).chat().is(200);
+    assert_eq!(upstream.asked()[0].header("x-dashscope-cachecontrol"), "disable");
+    assert_eq!(upstream.asked()[0].header("x-more"), "1");
+}
+
+#[test]
+fn every_method_and_path_below_v1_passes() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    for line in ["GET /v1/models", "DELETE /v1/files/1", "POST /v1/responses", "PUT /v1/whatever/comes?x=%2F&y"] {
+        gateway.send(line, "", b"").got().is(200);
+        assert_eq!(upstream.asked().last().unwrap().line, format!("{line} HTTP/1.1"));
+    }
+}
+
+#[test]
+fn an_answer_passes_as_it_is_but_for_cookies_and_what_opens_it_to_pages() {
+    let more = "Set-Cookie: a=b\r\nAccess-Control-Allow-Origin: *\r\nX-Named: 1\r\nConnection: X-Named\r\nX-Own: kept\r\n\
+                Content-Encoding: gzip\r\n";
+    let upstream = Upstream::always(reply("200 OK", more, "\u{1f}not really gzip\u{0}"));
+    let sandbox = logged_in(&upstream);
+    let got = Gateway::start(&sandbox, &[]).send("GET /v1/models", "Accept-Encoding: gzip\r\n", b"").got();
+    assert_eq!(got.text(), "\u{1f}not really gzip\u{0}");
+    assert_eq!(got.header("content-encoding"), "gzip");
+    assert_eq!(got.header("x-own"), "kept");
+    assert_eq!((got.header("x-qwenauth-attempts"), got.header("x-qwenauth-wait-ms")), ("1", "0"));
+    for gone in ["set-cookie", "access-control-allow-origin", "x-named"] {
+        assert_eq!(got.header(gone), "", "{gone}");
+    }
+    assert_eq!(upstream.asked()[0].header("accept-encoding"), "gzip");
+}
+
+#[test]
+fn events_pass_one_by_one_and_unchanged() {
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let first = ": OPENROUTER PROCESSING\n\ndata: {\"model\":\"coder-model\"}\n\n";
+    let second = "data: {\"error\":{\"message\":\"late\"}}\n\ndata: [DONE]\n\n";
+    let upstream = Upstream::start(move |_, _, connection| {
+        connection.write_all(STREAM)?;
+        connection.write_all(&chunk(first))?;
+        gate.pass();
+        connection.write_all(&chunk(second))?;
+        connection.write_all(b"0\r\n\r\n")
+    });
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let mut client = gateway.send("POST /v1/chat/completions", "", CHAT);
+    client.head();
+    assert!(client.read_until("model\"}\n\n").ends_with(first));
+    opened.open();
+    assert!(client.read_until("[DONE]\n\n").contains(second));
+}
+
+#[test]
+fn a_body_is_streamed_up_as_it_comes() {
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let upstream = Upstream::start(|_, _, connection| connection.write_all(&fine()));
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let mut client = gateway.send("POST /v1/chat/completions", "Transfer-Encoding: chunked\r\n", b"");
+    for _ in 0..5 {
+        client.write(&chunk(&"x".repeat(4_000_000)));
+    }
+    opened.open();
+    gate.pass();
+    client.write(b"0\r\n\r\n");
+    client.got().is(200);
+    assert_eq!(upstream.asked()[0].body.len(), 20_000_000);
+}
+
+#[test]
+fn a_body_that_is_too_long_is_refused() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &["--max-body", "1k"]);
+    gateway.send("POST /v1/chat/completions", "", &[b'x'; 1024]).got().is(200);
+    let got = gateway.send("POST /v1/chat/completions", "", &[b'x'; 1025]).got();
+    assert_eq!((got.status, got.code().as_str()), (413, "request_too_large"));
+    let mut client = gateway.send("POST /v1/chat/completions", "Transfer-Encoding: chunked\r\n", b"");
+    client.write(&chunk(&"x".repeat(2000)));
+    client.write(b"0\r\n\r\n");
+    client.got().is(413);
+    assert_eq!(upstream.asked().len(), 1);
+}
+
+#[test]
+fn a_stream_that_is_cut_looks_cut() {
+    let upstream = Upstream::start(|_, _, connection| {
+        connection.write_all(STREAM)?;
+        connection.write_all(&chunk("data: 1\n\n"))?;
+        Err(io::ErrorKind::ConnectionReset.into())
+    });
+    let sandbox = logged_in(&upstream);
+    let got = Gateway::start(&sandbox, &[]).chat();
+    assert_eq!((got.status, got.text().as_str(), got.whole), (200, "data: 1\n\n", false));
+}
+
+#[test]
+fn an_answer_shorter_than_it_said_looks_cut() {
+    let upstream = Upstream::start(|_, _, connection| {
+        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")?;
+        Err(io::ErrorKind::ConnectionReset.into())
+    });
+    let sandbox = logged_in(&upstream);
+    let got = Gateway::start(&sandbox, &[]).chat();
+    assert!(!got.whole, "{got:?}");
+}
+
+/// The upstream must see the end within this, on a machine with other work to do.
+const SOON: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_client_that_leaves_in_the_middle_closes_the_upstream() {
+    let upstream = Upstream::start(|_, _, connection| {
+        connection.write_all(STREAM)?;
+        connection.write_all(&chunk("data: 1\n\n"))?;
+        until_closed(connection)
+    });
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let mut client = gateway.send("POST /v1/chat/completions", "", CHAT);
+    client.read_until("data: 1");
+    let left = Instant::now();
+    drop(client);
+    assert!(upstream.first_close().duration_since(left) < SOON);
+}
+
+#[test]
+fn a_client_that_leaves_before_the_first_byte_closes_the_upstream() {
+    let upstream = Upstream::start(|_, _, connection| until_closed(connection));
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let client = gateway.send("POST /v1/chat/completions", "", CHAT);
+    upstream.wait_for(1);
+    let left = Instant::now();
+    drop(client);
+    assert!(upstream.first_close().duration_since(left) < SOON);
+}
+
+#[test]
+fn usage_is_counted_by_model_from_answers_and_streams() {
+    let upstream = Upstream::start(|number, _, connection| {
+        if number == 0 {
+            return connection.write_all(&fine());
+        }
+        connection.write_all(STREAM)?;
+        connection.write_all(&chunk("data: {\"choices\":[]}\n\n"))?;
+        connection
+            .write_all(&chunk("data: {\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n"))?;
+        connection.write_all(b"0\r\n\r\n")
+    });
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &["--metrics"]);
+    gateway.chat().is(200);
+    gateway.chat().is(200);
+    let metrics = gateway.send("GET /metrics", "", b"").got().text();
+    assert!(metrics.contains("qwenauth_prompt_tokens_total{profile=\"qwen\",model=\"coder-model\"} 6\n"), "{metrics}");
+    gateway.running.signal(nix::sys::signal::Signal::SIGTERM);
+    drop(gateway.running.finish().dies_by(nix::sys::signal::Signal::SIGTERM).any_stdout());
+    let mut outcome = sandbox.run(["usage", "--json"]);
+    let json = outcome.json();
+    let entry = &json["usage"][0];
+    assert_eq!((&entry["model"], &entry["profile"]), (&"coder-model".into(), &"qwen".into()));
+    assert_eq!((&entry["requests"], &entry["tries"]), (&2.into(), &2.into()));
+    assert_eq!((&entry["prompt_tokens"], &entry["completion_tokens"]), (&6.into(), &9.into()));
+    assert_eq!(json["limits"][0]["remaining"], 58);
+    let table = sandbox.run(["usage"]).any_stdout();
+    assert!(table.stdout.contains("58 of 60 left") && table.stdout.contains("passed through the gateway"), "{table}");
+}

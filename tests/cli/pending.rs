@@ -1,0 +1,130 @@
+//! Logins for scripts and agents: a login that waits for approval is kept, completed by another process, and never doubled.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::login::{NEW_CODE, code_shown, device_code, grant, polls};
+use crate::sandbox::{Sandbox, mode};
+use crate::server::{Ask, Gate, Reply};
+
+const JOINS: &str = "qwenauth: a login waits for approval already, and this one joins it\n";
+
+impl Sandbox {
+    fn pending(&self) -> std::path::PathBuf {
+        self.home().join(".local/state/qwenauth/pending/qwen.json")
+    }
+}
+
+/// What a login says that joins: the code, not the word on the free tier.
+fn joined() -> String {
+    JOINS.to_owned() + code_shown().split_once('\n').unwrap().1
+}
+
+#[test]
+fn a_login_that_does_not_wait_is_completed_by_another() {
+    let sandbox = polls([]);
+    let mut outcome = sandbox.run(["login", "--no-wait", "--json"]).exits(0).any_stderr();
+    let events = outcome.json_lines();
+    assert_eq!((events.len(), &events[0]["event"]), (1, &json!("device_code")));
+    assert!(
+        outcome
+            .stderr
+            .ends_with("qwenauth: the login waits for your approval; `qwenauth login --resume` completes it\n")
+    );
+    assert_eq!(mode(&sandbox.pending()), 0o600);
+    sandbox.holds_nothing();
+    let sandbox = sandbox.granted();
+    let events = sandbox.run(["login", "--resume", "--json"]).exits(0).any_stderr().json_lines();
+    assert_eq!(events[1]["event"], "logged_in");
+    sandbox.holds_the_grant();
+    assert!(!sandbox.pending().exists());
+    assert_eq!(sandbox.server.asked(Ask::DeviceCode).len(), 1);
+}
+
+#[test]
+fn a_login_joins_the_one_that_is_pending() {
+    let sandbox = polls([]);
+    sandbox.run(["login", "--no-wait"]).any_stderr();
+    let sandbox = sandbox.granted();
+    sandbox
+        .run(["login"])
+        .exits(0)
+        .stderr(&format!("{}qwenauth: logged in: profile `qwen`, {{server}}/v1\n", joined()));
+    assert_eq!(sandbox.server.asked(Ask::DeviceCode).len(), 1);
+}
+
+#[test]
+fn of_two_logins_at_once_one_stores_and_the_other_sees_it() {
+    let gate = Gate::default();
+    let sandbox = polls([]);
+    let reply = grant(&sandbox).after(&gate);
+    let sandbox = sandbox.scripted(Ask::Poll, reply);
+    let first = sandbox.spawn(["login", "--no-verify"]);
+    sandbox.server.wait_for(Ask::Poll, 1);
+    let second = sandbox.spawn(["login", "--no-verify"]);
+    second.wait_for_stderr("only if you started this.\n");
+    gate.open();
+    first.finish().exits(0).any_stderr();
+    let done = "qwenauth: another process completed this login\nqwenauth: logged in, not verified: profile `qwen`, {server}/v1\n";
+    second.finish().exits(0).stderr(&(joined() + done));
+    assert_eq!(sandbox.server.asked(Ask::Poll).len(), 1);
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn a_login_whose_process_was_killed_goes_on_with_the_next() {
+    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 1})));
+    sandbox.server.always(Ask::Poll, || Reply::error(400, "authorization_pending"));
+    let killed = sandbox.spawn(["login"]);
+    killed.wait_for_stderr("only if you started this.\n");
+    killed.signal(Signal::SIGKILL);
+    drop(killed.finish().dies_by(Signal::SIGKILL).any_stderr());
+    let sandbox = sandbox.granted();
+    sandbox.run(["login"]).exits(0).any_stderr();
+    sandbox.holds_the_grant();
+    assert_eq!(sandbox.server.asked(Ask::DeviceCode).len(), 1);
+}
+
+#[test]
+fn without_a_pending_login_there_is_nothing_to_resume() {
+    Sandbox::new().run(["login", "--resume"]).fails(4, "no login of `qwen` is pending", "run `qwenauth login`");
+}
+
+#[test]
+fn an_expired_pending_login_is_none() {
+    let sandbox = polls([]);
+    sandbox.run(["login", "--no-wait"]).any_stderr();
+    let mut notes: serde_json::Value = serde_json::from_slice(&std::fs::read(sandbox.pending()).unwrap()).unwrap();
+    notes["expires_at"] = json!(1_000_000_000);
+    crate::sandbox::write_private(&sandbox.pending(), notes.to_string());
+    sandbox.run(["login", "--resume"]).fails(4, "no login of `qwen` is pending", "run `qwenauth login`");
+    let sandbox = sandbox.scripted(Ask::DeviceCode, device_code(json!({}))).granted();
+    sandbox.run(["login"]).logs_in();
+}
+
+#[test]
+fn a_damaged_pending_login_is_none() {
+    let sandbox = polls([]);
+    crate::sandbox::write_private(&sandbox.pending(), "{");
+    let sandbox = sandbox.granted();
+    sandbox.run(["login"]).logs_in();
+}
+
+#[test]
+fn a_denied_login_is_not_pending_any_more() {
+    let sandbox = polls([Reply::error(400, "access_denied")]);
+    sandbox.run(["login"]).exits(4).any_stderr();
+    assert!(!sandbox.pending().exists());
+}
+
+#[test]
+fn a_resumed_login_stays_pending_when_its_own_time_is_over() {
+    let sandbox = polls([]);
+    sandbox.run(["login", "--no-wait"]).any_stderr();
+    let outcome = sandbox.run(["login", "--resume", "--timeout", "0"]).exits(4).any_stderr();
+    let end = format!("qwenauth: error: the login was not approved in time\nqwenauth: hint: {NEW_CODE}\n");
+    assert!(outcome.stderr.ends_with(&end), "{outcome}");
+    assert!(sandbox.pending().exists());
+    let sandbox = sandbox.granted();
+    sandbox.run(["login", "--resume"]).exits(0).any_stderr();
+}

@@ -1,0 +1,386 @@
+//! `setup`: a tool's file gets our places and keeps the rest, and `--remove` undoes exactly that.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::sandbox::{Sandbox, mode, write_private};
+
+const TOOLS: [(&str, &str); 4] = [
+    ("opencode", ".config/opencode/opencode.json"),
+    ("qwen-code", ".qwen/settings.json"),
+    ("codex", ".codex/config.toml"),
+    ("claude-code", ".claude/settings.json"),
+];
+
+const MINE: &str = "{\n  // mine\n  \"theme\": \"dark\", // kept\n  \"provider\": {\n    \"own\": {\"npm\": \"x\"} /* too */\n  },\n  \"model\": \"own/best\",\n}\n";
+
+const MY_TOML: &str = "# mine\nmodel = \"gpt\" # best\n\n[model_providers.own] # kept\nname = \"own\"\n";
+
+/// For Qwen Code, whose `model` is an object.
+fn mine(tool: &str) -> String {
+    match tool {
+        "codex" => MY_TOML.to_owned(),
+        "qwen-code" => MINE.replace("\"own/best\"", "{\"own\": 1}"),
+        _ => MINE.to_owned(),
+    }
+}
+
+impl Sandbox {
+    fn at_home(self) -> Self {
+        let program = self.program().parent().unwrap().display().to_string();
+        self.logged_in().variable("PATH", format!("{program}:/usr/bin:/bin"))
+    }
+
+    fn with(self, file: &str, content: &str) -> Self {
+        write_private(&self.home().join(file), content);
+        self
+    }
+
+    fn text(&self, file: &str) -> String {
+        fs::read_to_string(self.home().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    }
+
+    fn sets_up(&self, tool: &str) {
+        self.run(["setup", tool]).exits(0).any_stderr();
+    }
+
+    fn removes(&self, tool: &str) {
+        self.run(["setup", tool, "--remove"]).exits(0).any_stderr();
+    }
+
+    /// Every file under the home directory but ours and the credential's.
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        crate::sandbox::each_path(&self.home(), &mut |path| {
+            let name = path.strip_prefix(self.home()).unwrap();
+            let ours = name.starts_with(".local") || path == self.file() || path == self.kernel_lock();
+            if path.is_file() && !ours {
+                files.push(name.to_owned());
+            }
+        });
+        files
+    }
+}
+
+#[test]
+fn a_tool_that_was_set_up_is_as_before_once_it_is_removed() {
+    for (tool, file) in TOOLS {
+        let sandbox = Sandbox::new().at_home();
+        sandbox.sets_up(tool);
+        let text = sandbox.text(file);
+        assert!(text.contains("coder-model"), "{tool}: {text}");
+        assert!(!text.contains("granted-"), "{tool} has a secret");
+        sandbox.removes(tool);
+        assert_eq!(sandbox.files(), Vec::<PathBuf>::new(), "{tool}");
+    }
+}
+
+#[test]
+fn comments_order_and_foreign_keys_are_kept_and_come_back_byte_by_byte() {
+    for (tool, file) in TOOLS {
+        let (file, mine) = (file.replace("opencode.json", "opencode.jsonc"), mine(tool));
+        let file = file.as_str();
+        let sandbox = Sandbox::new().at_home().with(file, &mine);
+        sandbox.sets_up(tool);
+        let text = sandbox.text(file);
+        assert_ne!(text, mine, "{tool}");
+        for kept in ["mine", "own", "kept"] {
+            assert!(text.contains(kept), "{tool}: {text}");
+        }
+        sandbox.removes(tool);
+        assert_eq!(sandbox.text(file), mine, "{tool}");
+        assert_eq!(sandbox.files(), [PathBuf::from(file)], "{tool}");
+    }
+}
+
+#[test]
+fn what_is_changed_elsewhere_meanwhile_stays_after_removal() {
+    let file = ".codex/config.toml";
+    let sandbox = Sandbox::new().at_home().with(file, MY_TOML);
+    sandbox.sets_up("codex");
+    let text = sandbox.text(file) + "\n[tui]\nanimations = false\n";
+    let sandbox = sandbox.with(file, &text);
+    sandbox.removes("codex");
+    let text = sandbox.text(file);
+    assert_eq!(text.matches("qwenauth").count(), 0, "{text}");
+    for kept in ["model = \"gpt\"", "[model_providers.own] # kept", "[tui]\nanimations = false"] {
+        assert!(text.contains(kept), "{text}");
+    }
+    assert!(!text.contains("model_context_window"), "{text}");
+}
+
+#[test]
+fn running_twice_is_running_once() {
+    for (tool, file) in TOOLS {
+        let sandbox = Sandbox::new().at_home().with(file, &mine(tool));
+        let before = sandbox.text(file);
+        sandbox.sets_up(tool);
+        let once = sandbox.text(file);
+        let outcome = sandbox.run(["setup", tool]).exits(0).any_stderr();
+        assert!(outcome.stderr.contains(" already uses profile `qwen`"), "{outcome}");
+        assert_eq!(sandbox.text(file), once, "{tool}");
+        sandbox.run(["setup", tool, "--model", "vision-model"]).exits(0).any_stderr();
+        assert!(sandbox.text(file).contains("vision-model"), "{tool}");
+        sandbox.removes(tool);
+        assert_eq!(sandbox.text(file), before, "{tool}");
+    }
+}
+
+#[test]
+fn a_block_edited_by_hand_is_shown_and_kept_unless_forced() {
+    let file = ".config/opencode/opencode.json";
+    let sandbox = Sandbox::new().at_home().with(file, MINE);
+    sandbox.sets_up("opencode");
+    let edited = sandbox.text(file).replace("Qwen OAuth (qwenauth)", "Renamed");
+    let sandbox = sandbox.with(file, &edited);
+    let outcome = sandbox.run(["setup", "opencode", "--remove"]).exits(1).any_stderr();
+    let expected = "  provider.qwenauth\n-   \"name\": \"Qwen OAuth (qwenauth)\",\n+   \"name\": \"Renamed\",\n\
+         qwenauth: error: `{home}/.config/opencode/opencode.json` was edited since where qwenauth wrote it (above: - as written, + as it is)\n\
+         qwenauth: hint: `--force` removes it all the same\n";
+    assert_eq!(outcome.stderr, expected);
+    assert_eq!(sandbox.text(file), edited);
+    sandbox.run(["setup", "opencode", "--remove", "--force"]).exits(0).any_stderr();
+    let text = sandbox.text(file);
+    assert!(!text.contains("qwenauth") && text.contains("own/best") && text.contains("// mine"), "{text}");
+}
+
+#[test]
+fn a_key_written_into_our_block_by_hand_is_not_shown() {
+    let file = ".config/opencode/opencode.json";
+    let sandbox = Sandbox::new().at_home();
+    sandbox.sets_up("opencode");
+    let edited = sandbox.text(file).replace("\"baseURL\"", "\"apiKey\": \"hunter2\", \"baseURL\"");
+    let sandbox = sandbox.with(file, &edited);
+    let outcome = sandbox.run(["setup", "opencode", "--remove"]).exits(1).any_stderr();
+    assert!(outcome.stderr.contains("\"apiKey\": \"…\"") && !outcome.stderr.contains("hunter2"), "{outcome}");
+}
+
+#[test]
+fn a_file_that_does_not_parse_is_left_alone_and_its_line_named() {
+    for (tool, file, text, place) in [
+        ("opencode", ".config/opencode/opencode.json", "{\n  \"a\": ,\n}\n", "line 2, column 8"),
+        ("codex", ".codex/config.toml", "a = 1\nb = = 2\n", "line 2, column 5"),
+        ("claude-code", ".claude/settings.json", "{\n  \"a\": 1\n", "line 1, column 1"),
+        ("qwen-code", ".qwen/settings.json", "[]", "line 1, column 1"),
+    ] {
+        let sandbox = Sandbox::new().at_home().with(file, text);
+        let outcome = sandbox.run(["setup", tool]).exits(1).any_stderr();
+        let start = format!("qwenauth: error: `{{home}}/{file}`, {place}: ");
+        assert!(outcome.stderr.starts_with(&start), "{outcome}");
+        assert_eq!(sandbox.text(file), text);
+        assert_eq!(sandbox.files(), [PathBuf::from(file)]);
+    }
+}
+
+#[test]
+fn a_symlink_stays_a_symlink_and_the_mode_stays() {
+    let sandbox = Sandbox::new().at_home().with("dotfiles/codex.toml", MY_TOML);
+    let target = sandbox.home().join("dotfiles/codex.toml");
+    fs::set_permissions(&target, Permissions::from_mode(0o640)).unwrap();
+    fs::create_dir(sandbox.home().join(".codex")).unwrap();
+    let link = sandbox.home().join(".codex/config.toml");
+    symlink(&target, &link).unwrap();
+    sandbox.sets_up("codex");
+    assert!(link.is_symlink());
+    assert_eq!(mode(&target), 0o640);
+    assert!(sandbox.text("dotfiles/codex.toml").contains("model_providers.qwenauth"));
+    let backup = sandbox.home().join("dotfiles/codex.toml.qwenauth-backup");
+    assert_eq!(fs::read_to_string(&backup).unwrap(), MY_TOML);
+    assert_eq!(mode(&backup), 0o600);
+    sandbox.removes("codex");
+    assert!(link.is_symlink() && !backup.exists());
+    assert_eq!(sandbox.text("dotfiles/codex.toml"), MY_TOML);
+}
+
+#[test]
+fn a_read_only_file_is_left_alone() {
+    let file = ".codex/config.toml";
+    let sandbox = Sandbox::new().at_home().with(file, MY_TOML);
+    fs::set_permissions(sandbox.home().join(file), Permissions::from_mode(0o444)).unwrap();
+    sandbox.run(["setup", "codex"]).fails(
+        1,
+        "`{home}/.codex/config.toml` is read-only and was left alone",
+        "`chmod u+w` it, or paste what `--print` shows",
+    );
+    assert_eq!(sandbox.text(file), MY_TOML);
+}
+
+#[test]
+fn a_file_of_another_user_is_left_alone() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let file = ".codex/config.toml";
+    let sandbox = Sandbox::new().at_home().with(file, MY_TOML).unprivileged();
+    std::os::unix::fs::chown(sandbox.home().join(file), Some(0), Some(0)).unwrap();
+    fs::set_permissions(sandbox.home().join(file), Permissions::from_mode(0o644)).unwrap();
+    sandbox.run(["setup", "codex"]).fails(
+        1,
+        "`{home}/.codex/config.toml` belongs to another user (uid 0) and is not used",
+        "check who should own it; `chown` it to yourself if it is yours",
+    );
+    assert_eq!(sandbox.text(file), MY_TOML);
+}
+
+#[test]
+fn a_plugin_of_the_same_name_that_is_not_ours_is_left_alone() {
+    let file = ".config/opencode/plugin/qwenauth.js";
+    let sandbox = Sandbox::new().at_home().with(file, "export {}\n");
+    sandbox.run(["setup", "opencode"]).fails(
+        1,
+        "`{home}/.config/opencode/plugin/qwenauth.js` is there already and is not as qwenauth writes it",
+        "move it away and run the same command again",
+    );
+    assert_eq!(sandbox.files(), [PathBuf::from(file)]);
+}
+
+#[test]
+fn a_tool_that_is_not_installed_is_set_up_and_told_of() {
+    let sandbox = Sandbox::new().at_home().variable("PATH", "/nonexistent");
+    let outcome = sandbox.run(["setup", "opencode"]).exits(0).any_stderr();
+    let expected = "qwenauth: opencode uses profile `qwen`, model `coder-model`: `{home}/.config/opencode/opencode.json`\n\
+         qwenauth: `opencode` is not on `PATH`; it will find its set-up once it is installed\n";
+    assert_eq!(outcome.stderr, expected);
+}
+
+#[test]
+fn an_unknown_tool_is_told_the_nearest() {
+    let sandbox = Sandbox::new();
+    sandbox.run(["setup", "opencod"]).fails(2, "`opencod` is no tool that can be set up", "did you mean `opencode`?");
+    sandbox.run(["setup", "vim"]).fails(
+        2,
+        "`vim` is no tool that can be set up",
+        "`qwenauth setup` lists them; any other: `qwenauth exec -- PROGRAM`",
+    );
+}
+
+#[test]
+fn without_a_login_nothing_is_written() {
+    let sandbox = Sandbox::new();
+    sandbox.run(["setup", "codex"]).fails(
+        4,
+        "not logged in: there is no credential for `qwen`",
+        "run `qwenauth login`",
+    );
+    assert_eq!(sandbox.files(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_key_command_names_the_profile_whose_host_is_written() {
+    let sandbox = Sandbox::new().at_home();
+    for (tool, file) in [("codex", ".codex/config.toml"), ("claude-code", ".claude/settings.json")] {
+        sandbox.sets_up(tool);
+        let text = sandbox.text(file);
+        assert!(text.contains("--profile") && text.contains("qwen"), "{text}");
+    }
+    sandbox.sets_up("opencode");
+    let plugin = sandbox.text(".config/opencode/plugin/qwenauth.js");
+    assert!(plugin.contains(r#"= ["qwenauth","token","--profile","qwen"]"#), "{plugin}");
+}
+
+#[test]
+fn with_a_gateway_the_key_is_a_reference_to_its_file() {
+    let sandbox = Sandbox::new().at_home();
+    let outcome = sandbox.run(["setup", "opencode", "--gateway"]).exits(0).any_stderr();
+    let start = "qwenauth: start the gateway with `qwenauth gateway --profile qwen --listen 127.0.0.1:7936 --api-key-file {home}/.local/share/qwenauth/gateway-key`\n";
+    assert!(outcome.stderr.ends_with(start), "{outcome}");
+    let config: Value = serde_json::from_str(&sandbox.text(".config/opencode/opencode.json")).unwrap();
+    let options = &config["provider"]["qwenauth"]["options"];
+    assert_eq!(options["baseURL"], "http://127.0.0.1:7936/v1");
+    let key = sandbox.home().join(".local/share/qwenauth/gateway-key");
+    assert_eq!(options["apiKey"], format!("{{file:{}}}", key.display()));
+    sandbox.run(["setup", "codex", "--gateway=127.0.0.1:9000"]).exits(0).any_stderr();
+    let codex: toml::Table = sandbox.text(".codex/config.toml").parse().unwrap();
+    assert_eq!(codex["model_providers"]["qwenauth"]["base_url"].as_str(), Some("http://127.0.0.1:9000/v1"));
+    assert_eq!(codex["model_providers"]["qwenauth"]["auth"]["command"].as_str(), Some("cat"));
+    sandbox.run(["setup", "qwen-code", "--gateway"]).fails(
+        2,
+        "Qwen Code reads its key from the environment, not from the gateway's key file",
+        "run it with `qwenauth exec --gateway -- qwen`",
+    );
+}
+
+#[test]
+fn print_shows_the_text_and_changes_nothing() {
+    let sandbox = Sandbox::new().at_home();
+    for (tool, file) in TOOLS {
+        let outcome = sandbox.run(["setup", tool, "--print"]).exits(0).any_stdout().any_stderr();
+        assert!(outcome.stdout.contains("coder-model"), "{outcome}");
+        assert_eq!(outcome.stderr, format!("qwenauth: for `{{home}}/{file}`:\n"));
+    }
+    for tool in ["aider", "llm", "crush", "goose", "continue", "zed", "cline"] {
+        let outcome = sandbox.run(["setup", tool, "--print"]).exits(0).any_stdout();
+        let says_how = outcome.stdout.contains("qwenauth token --profile qwen")
+            || outcome.stdout.contains("qwenauth exec --profile qwen");
+        assert!(says_how, "{outcome}");
+    }
+    assert_eq!(sandbox.files(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_list_says_what_is_installed_and_set_up() {
+    let sandbox = Sandbox::new().at_home();
+    sandbox.sets_up("codex");
+    let list = sandbox.run(["setup", "--json"]).json();
+    let codex = list["tools"].as_array().unwrap().iter().find(|tool| tool["name"] == "codex").unwrap();
+    assert_eq!((&codex["profile"], &codex["installed"]), (&Value::from("qwen"), &Value::Null));
+    let outcome = sandbox.run(["setup"]).any_stdout();
+    assert!(outcome.stdout.contains("codex        no         profile qwen: {home}/.codex/config.toml\n"), "{outcome}");
+    assert!(outcome.stdout.contains("aider        no         by hand: `qwenauth setup aider`"), "{outcome}");
+}
+
+#[test]
+fn removing_what_was_never_set_up_is_said_and_fine() {
+    let text = "qwenauth: Codex is not set up by qwenauth; nothing was changed\n";
+    Sandbox::new().run(["setup", "codex", "--remove"]).exits(0).stderr(text);
+}
+
+/// A stand-in for a tool on `PATH`, which prints the variables of interest.
+fn child(sandbox: Sandbox, name: &str) -> Sandbox {
+    let directory = sandbox.home().join("bin");
+    fs::create_dir_all(&directory).unwrap();
+    let file = directory.join(name);
+    fs::copy("/usr/bin/env", &file).unwrap();
+    sandbox.variable("PATH", format!("{}:/usr/bin:/bin", directory.display()))
+}
+
+#[test]
+fn exec_sets_what_its_child_reads() {
+    for (program, expected) in [
+        ("goose", "GOOSE_PROVIDER=openai\n"),
+        ("goose", "OPENAI_HOST={server}\n"),
+        ("goose", "OPENAI_BASE_PATH=v1/chat/completions\n"),
+        ("aider", "AIDER_MODEL=openai/coder-model\n"),
+        ("qwen", "QWENAUTH_ACCESS_TOKEN=granted-access-1\n"),
+        ("claude", "ANTHROPIC_BASE_URL={server}\n"),
+        ("claude", "ANTHROPIC_AUTH_TOKEN=granted-access-1\n"),
+    ] {
+        let sandbox = child(Sandbox::new().logged_in(), program).variable("ANTHROPIC_API_KEY", "mine");
+        let outcome = sandbox.run(["exec", "--", program]).any_stdout().any_stderr();
+        assert!(outcome.stdout.contains(expected), "{program}: {outcome}");
+        assert_eq!(outcome.stdout.contains("ANTHROPIC_API_KEY="), program != "claude", "{program}");
+    }
+}
+
+#[test]
+fn exec_says_which_variables_were_set_and_no_value() {
+    let sandbox = child(Sandbox::new().logged_in(), "aider");
+    let outcome = sandbox.run(["exec", "-v", "--", "aider"]).any_stdout().any_stderr();
+    let text = "qwenauth: set for `aider`: OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_API_BASE, OPENAI_MODEL, AIDER_MODEL; removed: OPENAI_ORG_ID, OPENAI_PROJECT\n";
+    assert_eq!(outcome.stderr, text);
+}
+
+#[test]
+fn exec_warns_of_a_file_that_wins_over_the_variables() {
+    let sandbox = child(Sandbox::new().logged_in(), "qwen");
+    let settings = r#"{"security": {"auth": {"selectedType": "qwen-oauth"}}}"#;
+    let sandbox = sandbox.with(".qwen/settings.json", settings);
+    let outcome = sandbox.run(["exec", "--", "qwen"]).any_stdout().any_stderr();
+    let text = "qwenauth: warning: `security.auth.selectedType` in `{home}/.qwen/settings.json` wins over these variables; the way out: `qwenauth setup qwen-code`, or run `qwen` with `--auth-type openai -m MODEL`\n";
+    assert_eq!(outcome.stderr, text);
+    sandbox.sets_up("qwen-code");
+    sandbox.run(["exec", "--", "qwen"]).any_stdout();
+}
