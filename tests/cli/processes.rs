@@ -356,3 +356,11 @@ fn a_renewal_stopped_for_longer_than_its_limit_saves_what_it_was_granted() {
         holds_the_renewal(&sandbox, "granted-refresh-2");
     }
 }
+
+#[test]
+fn a_failure_is_not_shared_with_a_process_that_came_after_it() {
+    let sandbox = Sandbox::expired().refresh(Reply::html(200)).refresh(Reply::tokens("2"));
+    drop(sandbox.run(["token"]).exits(3).any_stderr());
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+}

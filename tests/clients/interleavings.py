@@ -28,6 +28,7 @@ from qwen_code_tests import QwenCode  # noqa: E402
 
 VERSIONS = ("0.12.0", "0.24.4")
 LONGEST_START = 4.0  # seconds; Qwen Code takes about two until it looks at its login
+LONGEST_WAIT = 15.0
 LONGEST_ANSWER = 2.0
 KINDS = (("token",), ("refresh",), ("exec", "--", "true"))
 
@@ -116,12 +117,17 @@ class Round:
         if self.beside:
             kinds = [self._random.choice(KINDS) for _ in range(3)]
             commands += [lambda kind=kind: self._machine.start_qwenauth(*kind) for kind in kinds]
-        for start in commands:
-            begin = self._random.random() * LONGEST_START
+        late = self._random.random() < 2 / 3  # Qwen Code starts slowly: else it would never be the first
+        for number, start in enumerate(commands):
+            waits = late and number >= 2
+            begin = self._random.random() * (1 if waits else LONGEST_START)
             interrupted = self._random.random() < 1 / 3
-            yield start, begin, self._random.random() * LONGEST_START if interrupted else None
+            yield start, waits, begin, self._random.random() * LONGEST_START if interrupted else None
 
-    def _act(self, start, begin, interrupt):
+    def _act(self, start, waits, begin, interrupt):
+        deadline = time.monotonic() + LONGEST_WAIT
+        while waits and time.monotonic() < deadline and not self._machine.lock_file.exists():
+            time.sleep(0.005)
         time.sleep(begin)
         process = start()
         if interrupt is not None:
