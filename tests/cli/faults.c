@@ -1,6 +1,7 @@
 // Preloaded into the program under test: makes chosen calls fail, the clock jump, the resolver slow.
 //
 // FAULT=call:errno:text    the call fails so, where the file's path ends in the text
+// FAULT_FROM=file          it does so only once that file exists
 // JUMP=file:clock:seconds  that clock (0: real, 1: monotonic) is so far ahead once the file exists
 // SLOW_DNS=seconds         every name takes so long, and then is not found
 #define _GNU_SOURCE
@@ -20,6 +21,8 @@ static int fault(const char *call, int descriptor) {
     char name[32], part[128] = "", link[64], path[PATH_MAX] = "";
     int number;
     size_t length;
+    const char *from = getenv("FAULT_FROM");
+    if (from && access(from, F_OK)) return 0;
     if (!text || sscanf(text, "%31[^:]:%d:%127s", name, &number, part) < 3 || strcmp(name, call)) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     if (readlink(link, path, sizeof path - 1) < 0) return 0;

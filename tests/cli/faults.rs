@@ -55,7 +55,9 @@ fn a_disk_that_breaks_while_the_new_tokens_are_written_leaves_the_old_version_wh
     for call in ["write", "fsync"] {
         for errno in [ENOSPC, EDQUOT, EIO] {
             let Some(sandbox) = faulty("FAULT", &format!("{call}:{errno}:.tmp")) else { return };
-            let sandbox = sandbox.refresh(Reply::tokens("2"));
+            let granted = sandbox.directory().join("granted");
+            let sandbox = sandbox.variable("FAULT_FROM", &granted);
+            let sandbox = sandbox.refresh(Reply::tokens("2").meanwhile(move || drop(File::create(granted).unwrap())));
             let before = sandbox.content();
             let told = format!("cannot write `{{home}}/.qwen/oauth_creds.json`: {}", said(errno));
             sandbox.run(["token"]).fails(1, &told, "");
