@@ -346,6 +346,11 @@ fn temporary_prefix(target: &Path) -> String {
     format!(".{}.qwenauth-", target.file_name().unwrap_or_default().to_string_lossy())
 }
 
+/// A name beside `target` for what may be removed whenever a [`Room`] for `target` is reserved.
+pub(crate) fn leftover(target: &Path, name: &str) -> PathBuf {
+    target.with_file_name(format!("{}{name}.tmp", temporary_prefix(target)))
+}
+
 fn remove_leftovers(directory: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {

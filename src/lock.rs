@@ -343,9 +343,10 @@ fn stale(path: &Path, ours: Option<&str>) -> Option<Judged> {
     (left_by_us || age > STALE).then_some(judged)
 }
 
-/// Renames a stale lock away and removes it. If what was renamed is not what was judged, it goes back.
+/// Renames a stale lock away and removes it. If what was renamed is not what was judged, it goes back. What a kill leaves
+/// of this goes with the leftovers of the next new version of the credential.
 fn take_over(path: &Path, judged: &Judged) -> Result<()> {
-    let aside = path.with_extension(format!("lock.stale.{}", lock_id()));
+    let aside = files::leftover(&path.with_extension("json"), &lock_id());
     #[expect(clippy::disallowed_methods, reason = "a lock is not a file with content to keep")]
     match fs::rename(path, &aside) {
         Ok(()) => {}
