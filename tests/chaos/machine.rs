@@ -234,6 +234,7 @@ impl Watch {
     }
 
     /// How many command lines of `qwenauth` were read.
+    #[expect(clippy::unused_self, reason = "a watch that has ended is gone")]
     pub(crate) fn end(self) -> u64 {
         WATCHING.store(false, Ordering::SeqCst);
         assert!(!LEAKED.load(Ordering::SeqCst), "a secret was an argument");

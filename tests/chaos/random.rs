@@ -1,4 +1,4 @@
-//! Random numbers that a printed seed brings back: SplitMix64.
+//! Random numbers that a printed seed brings back: `SplitMix64`.
 
 pub(crate) struct Random(u64);
 

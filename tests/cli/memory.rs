@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use crate::sandbox::{Sandbox, possible, until};
 use crate::server::{Ask, Gate, Reply};
 
-/// The files of a process that keeps others out belong to root (proc_pid_environ(5), PR_SET_DUMPABLE).
+/// The files of a process that keeps others out belong to root (`proc_pid_environ(5)`, `PR_SET_DUMPABLE`).
 fn belongs_to_root(process: u32) -> bool {
     fs::metadata(format!("/proc/{process}/environ")).unwrap().uid() == 0
 }
