@@ -46,7 +46,7 @@ pub fn credential_file(bytes: &[u8]) {
 }
 
 fn token_reply_of(status: u16, body: &[u8]) -> Answer {
-    reply::read(&http::Reply { status, content_type: "application/json".into(), body: body.to_vec().into() })
+    reply::read(&http::Reply { status, content_type: "application/json".into(), body: body.to_vec().into(), date: None })
 }
 
 /// The first two bytes are the status. A grant has a token; an error says nothing that a terminal obeys.

@@ -367,13 +367,13 @@ fn a_failure_is_not_shared_with_a_process_that_came_after_it() {
 
 #[test]
 fn a_foreign_lock_is_respected_after_a_renewal_of_our_own() {
-    let sandbox = Sandbox::expired().refresh(Reply::tokens("1"));
-    sandbox.run(["token"]).stdout("granted-access-1\n");
-    let sandbox = sandbox.expires_in(-60).refresh(Reply::tokens("2"));
+    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    let sandbox = sandbox.expires_in(-60).refresh(Reply::tokens("3"));
     foreign_lock(&sandbox.qwen_code_lock(), Duration::ZERO, false);
     let running = sandbox.spawn(["token"]);
     running.wait_for_stderr("waiting for Qwen Code");
     assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
     fs::remove_file(sandbox.qwen_code_lock()).unwrap();
-    running.finish().stdout("granted-access-2\n").stderr(QWEN_CODE_HOLDS);
+    running.finish().stdout("granted-access-3\n").stderr(QWEN_CODE_HOLDS);
 }
