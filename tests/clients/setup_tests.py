@@ -1,6 +1,8 @@
 """From an empty home directory: log in, set the tool up, and the tool answers; then as before once it is removed."""
 
 OFFLINE = {
+    # Where there is a plugin, opencode first looks for its library in the npm registry, minutes long if it is not there.
+    "npm_config_fetch_retries": "0",
     "OPENCODE_DISABLE_AUTOUPDATE": "1",
     "OPENCODE_DISABLE_MODELS_FETCH": "1",
     "DISABLE_AUTOUPDATER": "1",
