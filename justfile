@@ -29,6 +29,11 @@ generate:
     done
     target/debug/qwenauth man man
 
+# The pictures of the README, from real runs; needs tmux, chromium and chromium-driver.
+pictures:
+    cargo build
+    docs/images/make
+
 # The table of speed and size; needs hyperfine and strace.
 bench:
     benches/run

@@ -15,6 +15,12 @@ stream = OpenAI().chat.completions.create(
 )
 print("".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices))
 """
+LANGCHAIN = """
+import os
+from langchain_openai import ChatOpenAI
+chat = ChatOpenAI(model=os.environ["OPENAI_MODEL"])
+print("".join(chunk.text for chunk in chat.stream("ping")))
+"""
 NODE = """
 import OpenAI from 'openai';
 const messages = [{ role: 'user', content: 'ping' }];
@@ -49,6 +55,11 @@ def openai_node_answers_through_exec(machine):
     assert_answers_through_exec(machine, node, script)
 
 
+def langchain_answers_through_exec(machine):
+    python = machine.package("langchain") / "venv/bin/python"
+    assert_answers_through_exec(machine, python, "-c", LANGCHAIN)
+
+
 def llm_answers_through_exec(machine):
     """`llm` knows no base URL variable; for a key name that it has not stored it takes `OPENAI_API_KEY`."""
     llm = machine.package("python-clients") / "venv/bin/llm"
@@ -74,6 +85,7 @@ TESTS = {
         (["python-clients"], openai_python_answers_through_exec),
         (["python-clients"], openai_python_streams_through_exec),
         (["openai-node", "node-22"], openai_node_answers_through_exec),
+        (["langchain"], langchain_answers_through_exec),
         (["python-clients"], llm_answers_through_exec),
         (["aider"], aider_answers_through_exec),
     )

@@ -1,0 +1,98 @@
+"""The table of clients in docs/clients.md: what ran and passed in one run, and nothing that did not run.
+
+A test's name says whom and how: `setup_CLIENT…`, `gateway_CLIENT…` (exec --gateway), `CLIENT_…exec…`; a test of a
+client that says none of these is about the login file that both share. So new tests appear by themselves.
+"""
+
+import json
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent.parent / "docs/clients.md"
+BEGIN, END = "<!-- begin: written by `tests/clients/run --write` -->", "<!-- end -->"
+
+# As tests call a client: its name in the table, and its package's where that is another.
+CLIENTS = {
+    "opencode": ("opencode", "opencode-linux-x64"),
+    "qwen_code": ("Qwen Code", "@qwen-code/qwen-code"),
+    "codex": ("Codex", "@openai/codex-linux-x64"),
+    "claude_code": ("Claude Code", "@anthropic-ai/claude-code-linux-x64"),
+    "aider": ("aider", "aider-chat"),
+    "llm": ("llm", "llm"),
+    "openai_python": ("OpenAI SDK, Python", "openai"),
+    "openai_node": ("OpenAI SDK, Node", "openai"),
+    "langchain": ("LangChain", "langchain-openai"),
+}
+NOT_HERE = {
+    "crush": "not run: its npm package brings no program, but downloads one from GitHub when it is installed",
+    "goose": "not run: no npm, PyPI or Debian package brings the program",
+}
+WAYS = ("setup", "exec", "exec --gateway", "login file")
+
+
+def case(name, packages):
+    """The row and the column of a test; nothing if it is not about a client."""
+    about = re.sub("^(setup|gateway)_", "", name)
+    client = next((client for client in CLIENTS if about.startswith(client)), None)
+    if client is None or "in_the_sandbox" in name:
+        return None
+    if name.startswith("setup_"):
+        way = "setup"
+    elif "gateway" in name:
+        way = "exec --gateway"
+    else:
+        way = "exec" if "exec" in about.split("_") else "login file"
+    title, package = CLIENTS[client]
+    return (title, version(packages, package)), way
+
+
+def version(packages, wanted):
+    """What the lock files pin."""
+    for package in packages:
+        folder = HERE / "packages" / package
+        if (folder / "package.json").exists():
+            pins = json.loads((folder / "package.json").read_text())["dependencies"]
+            if wanted in pins:
+                return re.search(r"\d+(\.\d+)+", pins[wanted].rpartition("@")[2])[0]
+        elif pin := re.search(rf"^{wanted}==(\S+)", (folder / "requirements.txt").read_text(), re.MULTILINE):
+            return pin[1]
+    raise LookupError(f"no package of {packages} pins {wanted}")
+
+
+def cell(results):
+    """One cell from the results of its tests: passed, failed, or None where a test was not run."""
+    if not results:
+        return "–"
+    if False in results:
+        return f"**{results.count(False)} of {len(results)} failed**"
+    if None in results:
+        return "not run"
+    return "✓" if len(results) == 1 else f"✓ ({len(results)} tests)"
+
+
+def table(tests, passed):
+    """Markdown of all clients; `passed` holds name → bool of what was run."""
+    rows = {}
+    for name, (packages, _) in tests.items():
+        if found := case(name, packages):
+            row, way = found
+            rows.setdefault(row, {way: [] for way in WAYS})[way].append(passed.get(name))
+    order = [title for title, _ in CLIENTS.values()]
+    lines = [f"| client | version | {' | '.join(f'`{way}`' if way != WAYS[-1] else way for way in WAYS)} |"]
+    lines.append("|---|---|" + ":-:|" * len(WAYS))
+    for title, pinned in sorted(rows, key=lambda row: (order.index(row[0]), row[1])):
+        cells = [cell(results) for results in rows[title, pinned].values()]
+        lines.append(f"| {title} | {pinned} | {' | '.join(cells)} |")
+    lines += [f"| {title} | | {reason} |" + " |" * (len(WAYS) - 1) for title, reason in NOT_HERE.items()]
+    return "\n".join(lines) + "\n"
+
+
+def write(markdown, command):
+    text = PAGE.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert begin and end, f"{PAGE} has lost the marks around its table"
+    day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    PAGE.write_text(f"{before}{BEGIN}\n{day}, `{command}`:\n\n{markdown}{END}{after}")
