@@ -5,13 +5,15 @@ use std::io::{Read, Write};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
+use nix::sys::termios::{LocalFlags, tcgetattr};
 use serde_json::json;
 
 use crate::login::device_code;
 use crate::qr;
 use crate::run::Running;
-use crate::sandbox::{Sandbox, credential};
+use crate::sandbox::{Sandbox, credential, until};
 use crate::server::{Ask, PATIENCE, Reply};
 
 const LARGE: (u16, u16) = (60, 120);
@@ -28,6 +30,10 @@ impl Terminal {
     fn run(sandbox: &Sandbox, arguments: &[&str], (rows, columns): (u16, u16)) -> Self {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let terminal = openpty(&size, None).unwrap();
+        // Another test's program would inherit the terminal and keep it open.
+        for end in [&terminal.master, &terminal.slave] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+        }
         let mut command = sandbox.command(arguments);
         command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
         command.stdin(terminal.slave.try_clone().unwrap()).stderr(terminal.slave);
@@ -54,6 +60,12 @@ impl Terminal {
             let more = self.screen.recv_timeout(PATIENCE);
             self.seen += &more.unwrap_or_else(|_| panic!("`{text}` awaited, but this came: {}", self.seen));
         }
+    }
+
+    /// What is typed before a prompt has switched the echo off is lost.
+    fn wait_until_hidden(&self) {
+        let echoes = || tcgetattr(&self.keyboard).unwrap().local_flags.contains(LocalFlags::ECHO);
+        until("the echo is off", || !echoes());
     }
 
     fn types(&mut self, text: &str) {
@@ -188,6 +200,7 @@ fn a_typed_key_is_not_shown() {
     let mut terminal = Terminal::run(&sandbox, &["login", "groq"], LARGE);
     terminal.wait_for("Get a key at https://console.groq.com/keys");
     terminal.wait_for("API key (hidden)");
+    terminal.wait_until_hidden();
     terminal.types("granted-typed\r");
     drop(terminal.exits(0));
     assert_eq!(sandbox.profile("groq")["api_key"], "granted-typed");

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 
 use nix::sys::signal::Signal;
 
@@ -102,7 +103,10 @@ fn state_of(process: &str) -> String {
 fn program_and_supervisor_stop_and_continue_together() {
     let upstream = Upstream::always(fine());
     let sandbox = logged_in(&upstream);
-    let running = sandbox.spawn(["exec", "--gateway", "--", "sh", "-c", "echo $$; while :; do sleep 0.05; done"]);
+    let mut command = sandbox.command(["exec", "--gateway", "--", "sh", "-c", "echo $$; while :; do sleep 0.05; done"]);
+    // A process group whose parent is in the same one, as a job has it: an orphaned group cannot be stopped.
+    command.process_group(0);
+    let running = sandbox.start(command);
     let program = running.first_lines(1).remove(0);
     let supervisor = running.id().to_string();
     for _ in 0..2 {
