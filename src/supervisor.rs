@@ -141,7 +141,9 @@ impl Supervisor {
                 Ok(WaitStatus::Signaled(_, signal, _)) => break Ended::Signal(signal as i32),
                 Ok(WaitStatus::Stopped(..)) => {
                     let _ = raise(Signal::SIGSTOP);
-                    // Continued: by a shell, which continues the whole group, or by someone who knows only us.
+                    // Continued: by a shell, which continues the whole group, or by someone who knows only us; that
+                    // signal is passed on like any other. One more from here could come late and undo the next stop.
+                    #[cfg(not(any(target_os = "linux", target_os = "android")))]
                     let _ = kill(program, Signal::SIGCONT);
                 }
                 Ok(_) | Err(nix::Error::EINTR) => {}

@@ -122,23 +122,34 @@ fn for_child(child: &Child, group: &[Set], setting: &Setting) -> Result<Vec<Set>
     let credential = account.require()?;
     let provider = account.provider(&credential)?;
     // A gateway speaks no Anthropic, wherever it leads to.
-    let is_direct = Endpoint::of(&account, &credential, None)?.base_url == base_url.expose();
-    let anthropic = provider.anthropic(base_url.expose()).filter(|_| is_direct);
+    let provider_url = Endpoint::of(&account, &credential, None)?.base_url;
+    let is_direct = provider_url == base_url.expose();
+    let anthropic = provider.anthropic(&provider_url);
+    let stands_between = !is_direct && anthropic.is_some() && child.speaks_anthropic();
+    let anthropic = anthropic.filter(|_| is_direct);
     let values = Values {
         key,
         base_url: base_url.expose(),
         model: value("OPENAI_MODEL").map(Secret::expose),
         anthropic: anthropic.as_deref(),
     };
-    for missing in child.missing(&values) {
-        note(&format!("warning: {missing}"));
+    if stands_between {
+        note(
+            "warning: the gateway does not speak Anthropic's protocol, which this program needs: leave `--gateway` out",
+        );
+    } else {
+        for missing in child.missing(&values) {
+            note(&format!("warning: {missing}"));
+        }
     }
     let profile = setting.profile.as_str();
     if let Some(why) = child.outvoted(&tool_places(setting)?, &setting.config.paths.state, profile) {
         note(&format!("warning: {why}"));
     }
     let mut own: Vec<Set> = child.variables(&values).into_iter().map(|(name, value)| (name, Some(value))).collect();
-    own.extend(child.remove.iter().map(|name| (name.clone(), None)));
+    if !own.is_empty() {
+        own.extend(child.remove.iter().map(|name| (name.clone(), None)));
+    }
     Ok(own)
 }
 

@@ -107,6 +107,9 @@ mod tests {
             ("cookie", "a=b"),
             ("x-api-key", "k"),
             ("authorization", "Bearer k"),
+            ("expect", "100-continue"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-real-ip", "192.0.2.1"),
             ("x-own", "stays"),
             ("user-agent", "client/1"),
         ]

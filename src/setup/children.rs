@@ -49,10 +49,17 @@ pub(crate) fn find(program: &OsStr) -> Result<Option<Child>> {
 }
 
 impl Child {
-    /// The variables to set.
+    /// The variables to set. None where the endpoint is not known: the key would go to the program's own one.
     pub(crate) fn variables(&self, values: &Values) -> Vec<(String, Secret)> {
+        if self.speaks_anthropic() && values.anthropic.is_none() {
+            return Vec::new();
+        }
         let filled = |(name, template): (&String, &String)| Some((name.clone(), values.fill(template)?));
         self.set.iter().filter_map(filled).collect()
+    }
+
+    pub(crate) fn speaks_anthropic(&self) -> bool {
+        self.needs.iter().any(|(name, _)| name == "anthropic")
     }
 
     /// What is missing for the program to work.
@@ -134,14 +141,23 @@ mod tests {
     #[test]
     fn a_variable_whose_value_is_not_known_is_not_set_and_missed() {
         let key = Secret::new("k".into());
-        let claude = find(OsStr::new("claude")).unwrap().unwrap();
+        let goose = find(OsStr::new("goose")).unwrap().unwrap();
         let values = values(&key, None);
-        assert!(
-            !claude
-                .variables(&values)
-                .iter()
-                .any(|(name, _)| name == "ANTHROPIC_BASE_URL" || name == "ANTHROPIC_MODEL")
-        );
+        assert!(!goose.variables(&values).iter().any(|(name, _)| name == "GOOSE_MODEL"));
+        assert!(goose.missing(&values)[0].contains("needs a model"));
+    }
+
+    #[test]
+    fn claude_code_gets_no_key_that_it_would_send_to_anthropic() {
+        let key = Secret::new("k".into());
+        let claude = find(OsStr::new("claude")).unwrap().unwrap();
+        let mut values = values(&key, Some("m"));
+        assert!(claude.variables(&values).is_empty());
         assert!(claude.missing(&values)[0].contains("Anthropic endpoint"));
+        values.anthropic = Some("https://dashscope.aliyuncs.com/apps/anthropic");
+        let variables = claude.variables(&values);
+        for name in ["ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_MODEL"] {
+            assert!(variables.iter().any(|(known, _)| known == name), "{name}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 
-use super::upstream::{Client, Gateway, Upstream, fine, logged_in};
+use super::upstream::{Client, Gateway, Upstream, fine, logged_in, until_closed};
 use crate::sandbox::{Sandbox, mode};
 
 #[test]
@@ -132,6 +132,33 @@ fn a_signal_lets_requests_finish_and_then_ends_the_gateway() {
     crate::sandbox::until("the gateway stops listening", || std::net::TcpStream::connect(&gateway.address).is_err());
     opened.open();
     client.got().is(200);
+    drop(gateway.running.finish().dies_by(Signal::SIGINT).any_stdout());
+}
+
+/// A gateway with a request that never ends, which was told to end and no longer listens.
+fn ending(sandbox: &Sandbox, upstream: &Upstream, drain: &str) -> (Gateway, Client) {
+    let gateway = Gateway::start(sandbox, &["--drain", drain]);
+    let client = gateway.send("GET /v1/models", "", b"");
+    upstream.wait_for(1);
+    gateway.running.signal(Signal::SIGTERM);
+    crate::sandbox::until("the gateway stops listening", || std::net::TcpStream::connect(&gateway.address).is_err());
+    (gateway, client)
+}
+
+#[test]
+fn a_request_that_does_not_end_holds_the_gateway_up_only_for_a_while() {
+    let upstream = Upstream::start(|_, _, connection| until_closed(connection));
+    let sandbox = logged_in(&upstream);
+    let (gateway, _client) = ending(&sandbox, &upstream, "1s");
+    drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout());
+}
+
+#[test]
+fn a_second_signal_ends_the_gateway_at_once() {
+    let upstream = Upstream::start(|_, _, connection| until_closed(connection));
+    let sandbox = logged_in(&upstream);
+    let (gateway, _client) = ending(&sandbox, &upstream, "1h");
+    gateway.running.signal(Signal::SIGINT);
     drop(gateway.running.finish().dies_by(Signal::SIGINT).any_stdout());
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 
 use nix::sys::signal::Signal;
@@ -28,6 +29,34 @@ fn no_childs_environment_has_the_credential() {
     assert!(!outcome.stdout.contains("granted-"), "{outcome}");
     assert_eq!(outcome.stdout.matches("OPENAI_API_KEY=sk-").count(), 2, "{outcome}");
     assert!(outcome.stdout.contains("OPENAI_BASE_URL=http://127.0.0.1:"), "{outcome}");
+}
+
+#[test]
+fn known_programs_get_the_gateway_in_the_variables_they_read() {
+    let upstream = Upstream::always(fine());
+    let programs = logged_in(&upstream);
+    let directory = programs.directory().join("bin");
+    fs::create_dir(&directory).unwrap();
+    let path = format!("{}:/usr/bin:/bin", directory.display());
+    let sandbox = programs.variable("PATH", path).variable("ANTHROPIC_API_KEY", "the-users-own");
+    for (name, script, set) in [
+        ("qwen", r#"test "$QWENAUTH_ACCESS_TOKEN" = "$OPENAI_API_KEY""#, ", QWENAUTH_ACCESS_TOKEN;"),
+        ("aider", r#"test "$AIDER_MODEL" = "openai/$OPENAI_MODEL""#, ", AIDER_MODEL;"),
+        ("goose", r#"test "$OPENAI_HOST/v1" = "$OPENAI_BASE_URL""#, ", OPENAI_HOST;"),
+        // It would send the key to its own endpoint.
+        (
+            "claude",
+            r#"test -z "$ANTHROPIC_AUTH_TOKEN" && test "$ANTHROPIC_API_KEY" = the-users-own"#,
+            "OPENAI_MODEL; removed: OPENAI_ORG_ID, OPENAI_PROJECT\n",
+        ),
+    ] {
+        let program = directory.join(name);
+        fs::write(&program, format!("#!/bin/sh\n{script} && {ASK}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let outcome = sandbox.run(["exec", "--gateway", "-v", "--", name]).exits(0).any_stderr();
+        assert!(outcome.stderr.contains(set), "{outcome}");
+    }
+    assert_eq!(upstream.asked().len(), 4);
 }
 
 #[test]
@@ -104,7 +133,7 @@ fn program_and_supervisor_stop_and_continue_together() {
     let upstream = Upstream::always(fine());
     let sandbox = logged_in(&upstream);
     let mut command = sandbox.command(["exec", "--gateway", "--", "sh", "-c", "echo $$; while :; do sleep 0.05; done"]);
-    // A process group whose parent is in the same one, as a job has it: an orphaned group cannot be stopped.
+    // In a process group of its own, as a shell would start it: a group that nobody outside looks after cannot be stopped.
     command.process_group(0);
     let running = sandbox.start(command);
     let program = running.first_lines(1).remove(0);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::upstream::{CHAT, Gateway, Upstream, error, fine, logged_in};
 use crate::sandbox::credential;
-use crate::server::{Ask, Reply};
+use crate::server::{Ask, Gate, Reply};
 
 const OLD: &str = "Bearer granted-access-1";
 
@@ -39,6 +39,30 @@ fn requests_refused_together_share_one_renewal_and_are_all_repeated() {
     assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
     assert_eq!(upstream.asked().last().unwrap().body, CHAT);
     assert_eq!(sandbox.credential()["access_token"], "granted-access-2");
+}
+
+#[test]
+fn a_refused_token_that_was_replaced_meanwhile_is_not_renewed() {
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let upstream = Upstream::start(move |number, asked, connection| {
+        if number == 0 {
+            gate.pass();
+        }
+        let refused = error("401 Unauthorized", "", "invalid_api_key", "invalid access token or token expired");
+        connection.write_all(&if asked.header("authorization") == OLD { refused } else { fine() })
+    });
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let client = gateway.send("POST /v1/chat/completions", "", CHAT);
+    upstream.wait_for(1);
+    let mut other = credential("other");
+    other["resource_url"] = json!(format!("http://{}", upstream.address));
+    let sandbox = sandbox.credential_is(other);
+    opened.open();
+    client.got().is(200);
+    assert_eq!(upstream.asked()[1].header("authorization"), "Bearer granted-access-other");
+    assert!(sandbox.server.asked(Ask::Refresh).is_empty());
 }
 
 #[test]

@@ -110,7 +110,6 @@ fn a_kept_connection_that_was_closed_costs_no_request() {
     let gateway = Gateway::start(&sandbox, &[]);
     for number in 1..=20 {
         gateway.chat().is(200);
-        upstream.wait_for(number);
-        upstream.first_close();
+        upstream.wait_for_closes(number);
     }
 }

@@ -97,10 +97,16 @@ impl Upstream {
     /// When the first connection was closed by the other side.
     #[track_caller]
     pub(crate) fn first_close(&self) -> Instant {
+        self.wait_for_closes(1)[0]
+    }
+
+    /// When so many connections had been closed.
+    #[track_caller]
+    pub(crate) fn wait_for_closes(&self, count: usize) -> Vec<Instant> {
         let log = self.log.0.lock().unwrap();
-        let (log, waited) = self.log.1.wait_timeout_while(log, PATIENCE, |log| log.closed.is_empty()).unwrap();
-        assert!(!waited.timed_out(), "no connection was closed");
-        log.closed[0]
+        let (log, waited) = self.log.1.wait_timeout_while(log, PATIENCE, |log| log.closed.len() < count).unwrap();
+        assert!(!waited.timed_out(), "{count} closed connections awaited, {} were", log.closed.len());
+        log.closed.clone()
     }
 }
 
