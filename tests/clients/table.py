@@ -1,7 +1,7 @@
 """The table of clients in docs/clients.md: what ran and passed in one run, and nothing that did not run.
 
-A test's name says whom and how: `setup_CLIENT…`, `gateway_CLIENT…` (exec --gateway), `CLIENT_…exec…`; a test of a
-client that says none of these is about the login file that both share. So new tests appear by themselves.
+A test's name says whom and how: `setup_CLIENT…`, `gateway_CLIENT…` (exec --gateway), `CLIENT_…exec…`; a test that says
+none of these is about the login file that both share. So new tests appear by themselves.
 """
 
 import json
