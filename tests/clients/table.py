@@ -1,7 +1,7 @@
 """The table of clients in docs/clients.md: what ran and passed in one run, and nothing that did not run.
 
-A test's name says whom and how: `setup_CLIENT…`, `gateway_CLIENT…` (exec --gateway), `CLIENT_…exec…`; one that says
-nothing of these is about the login file that both share. So new tests appear by themselves.
+A test's name says whom and how: `setup_CLIENT…`, `gateway_CLIENT…` (exec --gateway), `CLIENT_…exec…`; one that has
+none of these is about the login file that both share. So new tests appear by themselves.
 """
 
 import json
@@ -86,7 +86,8 @@ def table(tests, passed):
         cells = [cell(results) for results in rows[title, pinned].values()]
         lines.append(f"| {title} | {pinned} | {' | '.join(cells)} |")
     lines += [f"| {title} | not installed |{' |' * len(WAYS)}" for title in NOT_HERE]
-    lines += ["", "Not installed, so not tried: " + "; ".join(f"{title} ({why})" for title, why in NOT_HERE.items()) + "."]
+    reasons = "; ".join(f"{title} ({reason})" for title, reason in NOT_HERE.items())
+    lines += ["", f"Not installed, so not tried: {reasons}."]
     return "\n".join(lines) + "\n"
 
 
