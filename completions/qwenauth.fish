@@ -138,7 +138,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l check -d 'As
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l json -d 'Print JSON'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l markdown -d 'Print the table of docs/providers.md'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l markdown -d 'Print the Markdown table of the README: how each is logged in to, and how far that was tried'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -l json -d 'Print JSON'

@@ -140,7 +140,7 @@ module completions {
   # Compare the known providers: price, limits, CI, what works here
   export extern "qwenauth providers" [
     --json                    # Print JSON
-    --markdown                # Print the table of docs/providers.md
+    --markdown                # Print the Markdown table of the README: how each is logged in to, and how far that was tried
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name?: string             # Show this one in full

@@ -456,7 +456,7 @@ pub(crate) struct ProvidersArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print the table of docs/providers.md
+    /// Print the Markdown table of the README: how each is logged in to, and how far that was tried
     #[arg(long, hide = true, conflicts_with_all = ["json", "name"])]
     pub(crate) markdown: bool,
 }

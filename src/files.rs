@@ -207,6 +207,28 @@ pub(crate) fn open_kept(path: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// Makes a private file that is never seen without its content; fails with [`io::ErrorKind::AlreadyExists`] where one is.
+/// What a kill leaves of it looks like the leftover of a [`Room`] beside it, and goes with those.
+pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let beside = path.with_extension("json");
+    let mut temporary = tempfile::Builder::new()
+        .prefix(&temporary_prefix(&beside))
+        .suffix(".tmp")
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(directory_of(path))?;
+    temporary.as_file_mut().write_all(bytes)?;
+    match temporary.persist_noclobber(path) {
+        Ok(file) => Ok(file),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(error.error),
+        // A file system with neither a rename that keeps what is there nor hard links.
+        Err(_) => {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            file.write_all(bytes).inspect_err(|_| drop(fs::remove_file(path)))?;
+            Ok(file)
+        }
+    }
+}
+
 /// Opens a private file of ours for adding lines; see [`open_kept`]. One `write` adds a line whole, whoever else adds.
 pub(crate) fn open_to_append(path: &Path) -> Result<File> {
     drop(open_kept(path)?);
@@ -322,6 +344,11 @@ impl Room {
 
 fn temporary_prefix(target: &Path) -> String {
     format!(".{}.qwenauth-", target.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// A name beside `target` for what may be removed whenever a [`Room`] for `target` is reserved.
+pub(crate) fn leftover(target: &Path, name: &str) -> PathBuf {
+    target.with_file_name(format!("{}{name}.tmp", temporary_prefix(target)))
 }
 
 fn remove_leftovers(directory: &Path, prefix: &str) {

@@ -5,10 +5,12 @@
 //! name resolution and body included.
 
 use std::io::Read;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use reqwest::blocking::{Client, RequestBuilder};
@@ -127,7 +129,7 @@ impl Network {
             builder = builder.tls_certs_only([]);
         }
         let client = builder.build().context("cannot set up the HTTP client")?;
-        Ok(Connection { client })
+        Ok(Connection { client: Detached(Some(client)) })
     }
 }
 
@@ -175,7 +177,28 @@ pub(crate) fn tls(ca_file: Option<&Path>) -> Result<rustls::ClientConfig> {
 }
 
 pub(crate) struct Connection {
-    client: Client,
+    client: Detached,
+}
+
+/// A client that goes away in the background: its end waits for a name that is still being resolved, which can take
+/// minutes, and nobody should hold a lock meanwhile.
+struct Detached(Option<Client>);
+
+impl Deref for Detached {
+    type Target = Client;
+
+    #[expect(clippy::expect_used, reason = "it is taken in `drop` only")]
+    fn deref(&self) -> &Client {
+        self.0.as_ref().expect("a client until it is dropped")
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        // Without another thread, it ends in this one.
+        let _ = thread::Builder::new().spawn(move || drop(client));
+    }
 }
 
 impl Connection {
@@ -245,10 +268,25 @@ fn exchange(request: RequestBuilder, limit: Duration) -> Result<Reply, Trouble> 
     thread::spawn(move || {
         let _ = sender.send(send(request));
     });
-    match receiver.recv_timeout(limit) {
-        Ok(outcome) => outcome,
-        Err(_) => Err(Trouble::Unknown(format!("none came within {} s", limit.as_secs()))),
+    receive(&receiver, limit)
+        .unwrap_or_else(|| Err(Trouble::Unknown(format!("none came within {} s", limit.as_secs()))))
+}
+
+/// Waits for `limit`, not counting the time that this process was stopped (Ctrl-Z, a frozen container): a reply that came
+/// meanwhile lies in the socket, and to give up on it would throw away tokens that the old ones were spent for.
+fn receive<T>(receiver: &Receiver<T>, limit: Duration) -> Option<T> {
+    const TICK: Duration = Duration::from_secs(1);
+    let (mut left, mut stopped) = (limit, false);
+    while stopped || !left.is_zero() {
+        let tick = if stopped { TICK } else { left.min(TICK) };
+        let began = Instant::now();
+        if let Ok(received) = receiver.recv_timeout(tick) {
+            return Some(received);
+        }
+        stopped = began.elapsed() > tick + TICK;
+        left = left.saturating_sub(tick);
     }
+    None
 }
 
 fn send(request: RequestBuilder) -> Result<Reply, Trouble> {

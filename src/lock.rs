@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Failed, Failure, note};
+use crate::files;
 use crate::signals::Held;
 
 /// How long the locks are waited for, in all: more than two renewals can take.
@@ -309,14 +310,10 @@ fn lock_id() -> String {
     Uuid::new_v4().to_string()
 }
 
+/// In one step: a kill between making the file and writing the id would leave a lock that bears nobody's id, and block
+/// every renewal until it is stale.
 fn create_with_id(path: &Path, id: &str) -> io::Result<File> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    if let Err(error) = file.write_all(id.as_bytes()) {
-        // A full disk: a lock without an id would be nobody's, and keep Qwen Code waiting until it is stale.
-        let _ = fs::remove_file(path);
-        return Err(error);
-    }
-    Ok(file)
+    files::create_whole(path, id.as_bytes())
 }
 
 /// The first 64 bytes of a lock, or `None` where there is no regular file to read.
@@ -346,9 +343,10 @@ fn stale(path: &Path, ours: Option<&str>) -> Option<Judged> {
     (left_by_us || age > STALE).then_some(judged)
 }
 
-/// Renames a stale lock away and removes it. If what was renamed is not what was judged, it goes back.
+/// Renames a stale lock away and removes it. If what was renamed is not what was judged, it goes back. What a kill leaves
+/// of this goes with the leftovers of the next new version of the credential.
 fn take_over(path: &Path, judged: &Judged) -> Result<()> {
-    let aside = path.with_extension(format!("lock.stale.{}", lock_id()));
+    let aside = files::leftover(&path.with_extension("json"), &lock_id());
     #[expect(clippy::disallowed_methods, reason = "a lock is not a file with content to keep")]
     match fs::rename(path, &aside) {
         Ok(()) => {}

@@ -24,7 +24,7 @@
 //!
 //! main → cli, commands, files, signals · commands → everything below, never another command
 //! credentials → lock, oauth, http, files, providers, signals · config → cli, providers, files, lock
-//! providers → oauth, http, files · oauth → http · lock → signals · usage → files, lock
+//! providers → oauth, http, files · oauth → http · lock → files, signals · usage → files, lock
 //! setup → files, lock, providers, used by its commands only
 //! gateway → credentials, usage, providers, http, used by its commands only
 //! sandbox → cli, supervisor, used by its command only
@@ -88,6 +88,7 @@ fn main() -> std::process::ExitCode {
 }
 
 fn start() -> u8 {
+    secret::guard_memory();
     files::open_standard();
     signals::ignore_pipe();
     match Cli::read() {

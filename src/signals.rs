@@ -83,8 +83,8 @@ pub(crate) fn ignore_pipe() {
     }
 }
 
-/// Makes `command` start with the signals as this process found them: the standard library would clear the mask and
-/// set SIGPIPE to its default.
+/// Makes `command` start with the signals as this process found them. The standard library sets SIGPIPE to its default,
+/// and what it does to the mask differs between its ways of starting a program.
 pub(crate) fn restore_in(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     let mask = SigSet::thread_get_mask();

@@ -40,7 +40,7 @@ struct Fields {
 /// Reads a credential; `Ok(None)` for `{}`, which is what a logout leaves of a file that cannot be removed.
 ///
 /// Errors: a sentence on what is wrong. It never repeats the content.
-pub(super) fn read(bytes: &[u8]) -> Result<Option<Credential>, String> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Option<Credential>, String> {
     if bytes.trim_ascii().is_empty() {
         return Err("it is empty".into());
     }
@@ -129,16 +129,16 @@ fn to_milliseconds(time: SystemTime) -> u64 {
 
 /// A credential file in memory, wiped when dropped.
 #[derive(Default)]
-pub(super) struct Document(Map<String, Value>);
+pub(crate) struct Document(Map<String, Value>);
 
 impl Document {
     /// The old version; one that cannot be parsed counts as nothing to keep, which only `login` may say of it.
-    pub(super) fn parse(bytes: &[u8]) -> Self {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         Self(serde_json::from_slice(bytes).unwrap_or_default())
     }
 
     /// Puts in what a renewal granted at `now`. What the grant leaves out stays.
-    pub(super) fn renew(&mut self, grant: &Grant, now: SystemTime) {
+    pub(crate) fn renew(&mut self, grant: &Grant, now: SystemTime) {
         self.set("access_token", Some(grant.access_token.expose()));
         self.set("refresh_token", grant.refresh_token.as_ref().map(Secret::expose));
         self.set("token_type", grant.token_type.as_deref());
@@ -185,7 +185,7 @@ impl Document {
     }
 
     /// As Qwen Code writes it: two spaces, no newline at the end.
-    pub(super) fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>> {
+    pub(crate) fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
         serde_json::to_writer_pretty(&mut *bytes, &self.0)?;
         Ok(bytes)

@@ -21,7 +21,7 @@
 //! cannot be parsed is reported, not read as "empty"; the directory is proved writable, with room, before a token is
 //! spent; a wait always outlasts a renewal; and a login that was made elsewhere is seen, since nothing is cached.
 
-mod document;
+pub(crate) mod document;
 mod origin;
 mod pending;
 mod proof;
@@ -452,11 +452,12 @@ impl Account {
         before: &[u8],
         asked_at: SystemTime,
     ) -> Result<Credential> {
-        let mut document = match self.load()? {
-            Stored::Present(current) if current.refresh_token.as_ref() == Some(spent) => {
-                Document::parse(&self.bytes()?)
+        // `spent` is gone: whatever goes wrong with reading the file again must not keep the grant from being saved.
+        let mut document = match self.load() {
+            Ok(Stored::Present(current)) if current.refresh_token.as_ref() == Some(spent) => {
+                self.bytes().map_or_else(|_| Document::parse(before), |bytes| Document::parse(&bytes))
             }
-            Stored::Present(current) if current.left((self.clock)()).is_some() => {
+            Ok(Stored::Present(current)) if current.left((self.clock)()).is_some() => {
                 log::warn!("another program has logged in during the renewal; its login is kept");
                 return Ok(current);
             }

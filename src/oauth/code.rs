@@ -76,7 +76,7 @@ impl Callback {
 }
 
 /// What a redirect brings (RFC 6749 §4.1.2).
-enum Outcome {
+pub(crate) enum Outcome {
     Code(Secret),
     Error(String),
 }
@@ -142,7 +142,7 @@ fn read_head(mut connection: &TcpStream) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-fn outcome_of(target: &str, path: &str) -> Option<Outcome> {
+pub(crate) fn outcome_of(target: &str, path: &str) -> Option<Outcome> {
     let url = Url::parse("http://127.0.0.1").ok()?.join(target).ok()?;
     if url.path() != path {
         return None;

@@ -5,7 +5,7 @@ pub(crate) mod device;
 pub(crate) mod discovery;
 pub(crate) mod pkce;
 pub(crate) mod refresh;
-mod reply;
+pub(crate) mod reply;
 pub(crate) mod revoke;
 
 use std::time::Duration;

@@ -14,7 +14,7 @@ use crate::secret::Secret;
 const LONGEST_DESCRIPTION: usize = 200;
 
 /// What a reply of a token endpoint is.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Grant(Grant),
     /// Qwen's `{"status":"pending"}` with a 2xx.
     Pending,
@@ -62,7 +62,7 @@ struct Tokens {
 }
 
 /// Reads a reply. A 5xx is never an OAuth error, whatever it carries: the server is in trouble, not the grant.
-pub(super) fn read(reply: &Reply) -> Answer {
+pub(crate) fn read(reply: &Reply) -> Answer {
     let status = describe(reply.status);
     if reply.status >= 500 {
         return Answer::NotOauth(format!("the server answered {status}"));

@@ -22,6 +22,8 @@ pub(crate) struct Provider {
     pub(crate) title: String,
     /// Said once before a login.
     pub(crate) note: Option<String>,
+    /// The way out when the API refuses a login that worked.
+    pub(crate) instead: Option<String>,
     /// OpenAI-compatible, without a trailing slash; empty where the user must give one.
     #[serde(default)]
     pub(crate) base_url: String,

@@ -25,6 +25,7 @@ const KEYS: [(&str, &[&str]); 7] = [
             "limits",
             "models",
             "note",
+            "instead",
             "oauth",
             "pkce",
             "price",

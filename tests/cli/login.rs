@@ -292,7 +292,7 @@ fn a_login_the_api_refuses_is_stored_and_says_what_replaces_it() {
     let refusal = json!({"error": {"code": "invalid_api_key", "message": "invalid access token granted-access-1 or token expired",
         "param": null, "type": "invalid_request_error"}, "request_id": "1"});
     let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::json(401, refusal));
-    sandbox.run(["login"]).exits(1).stderr(&format!("{}qwenauth: logged in, not verified: profile `qwen`, {{server}}/v1\nqwenauth: error: the login to Qwen OAuth worked and is stored, but the API refuses it: it answered 401: invalid access token … or token expired\nqwenauth: hint: {ENDED}\n", code_shown()));
+    sandbox.run(["login"]).exits(1).stderr(&format!("{}qwenauth: error: the login to Qwen OAuth worked and is stored, but the API refuses it: it answered 401: invalid access token … or token expired\nqwenauth: hint: `qwenauth login dashscope` or `qwenauth login openrouter` replaces it; `qwenauth providers` compares them\n", code_shown()));
     sandbox.holds_the_grant();
 }
 

@@ -261,7 +261,7 @@ fn a_long_wait_for_the_lock_is_told() {
     let held = File::create(sandbox.kernel_lock()).unwrap();
     fs2::FileExt::lock_exclusive(&held).unwrap();
     let running = sandbox.spawn(["token"]);
-    running.wait_for_stderr("\n");
+    running.wait_for_stderr("waiting for another process");
     fs2::FileExt::unlock(&held).unwrap();
     running.finish().stdout("granted-access-2\n").stderr(WAITING);
 }
@@ -332,4 +332,48 @@ fn a_logout_takes_both_locks() {
     fs::remove_file(sandbox.qwen_code_lock()).unwrap();
     drop(running.finish().any_stderr().any_stdout());
     assert!(!sandbox.file().exists());
+}
+
+/// Ctrl-Z, a debugger, a frozen container: the time that passes meanwhile is not the server's.
+#[test]
+fn a_renewal_stopped_for_longer_than_its_limit_saves_what_it_was_granted() {
+    let stopped: Vec<_> = (0..6)
+        .map(|_| {
+            let gate = Gate::default();
+            let sandbox = Sandbox::expired().refresh(Reply::tokens("2").after(&gate));
+            let running = sandbox.spawn(["token"]);
+            sandbox.server.wait_for(Ask::Refresh, 1);
+            running.signal(Signal::SIGSTOP);
+            gate.open();
+            (sandbox, running)
+        })
+        .collect();
+    // The limit of a refresh is 20 s.
+    std::thread::sleep(Duration::from_secs(21));
+    for (sandbox, running) in stopped {
+        running.signal(Signal::SIGCONT);
+        running.finish().stdout("granted-access-2\n");
+        holds_the_renewal(&sandbox, "granted-refresh-2");
+    }
+}
+
+#[test]
+fn a_failure_is_not_shared_with_a_process_that_came_after_it() {
+    let sandbox = Sandbox::expired().refresh(Reply::html(200)).refresh(Reply::tokens("2"));
+    drop(sandbox.run(["token"]).exits(3).any_stderr());
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+}
+
+#[test]
+fn a_foreign_lock_is_respected_after_a_renewal_of_our_own() {
+    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    let sandbox = sandbox.expires_in(-60).refresh(Reply::tokens("3"));
+    foreign_lock(&sandbox.qwen_code_lock(), Duration::ZERO, false);
+    let running = sandbox.spawn(["token"]);
+    running.wait_for_stderr("waiting for Qwen Code");
+    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+    fs::remove_file(sandbox.qwen_code_lock()).unwrap();
+    running.finish().stdout("granted-access-3\n").stderr(QWEN_CODE_HOLDS);
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::run::{Outcome, Running};
+use crate::run::{Outcome, Running, log_level};
 use crate::server::{Ask, PATIENCE, Reply, Server};
 
 /// A user without privileges, for tests that run as root.
@@ -207,7 +207,12 @@ impl Sandbox {
     /// Another program in the sandbox's environment.
     pub(crate) fn other(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.env_clear().envs(&self.environment).env("QWENAUTH", self.program()).current_dir(self.directory.path());
+        command
+            .env_clear()
+            .envs(log_level().map(|level| ("QWENAUTH_LOG", level)))
+            .envs(&self.environment)
+            .env("QWENAUTH", self.program())
+            .current_dir(self.directory.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(user) = self.user {
             command.uid(user).gid(user);
@@ -237,7 +242,8 @@ impl Sandbox {
             (self.home().display().to_string(), "{home}"),
             (self.directory.path().display().to_string(), "{sandbox}"),
         ];
-        Running::start(command, names)
+        let hides_log = log_level().is_some() && !self.environment.contains_key(OsStr::new("QWENAUTH_LOG"));
+        Running::start(command, names, hides_log)
     }
 
     /// Names of all that lies beside the credential file, sorted.

@@ -75,6 +75,7 @@ class Provider:
         self._access_tokens: set[str] = set()
         self._refresh_tokens: dict[str, bool] = {}  # token → still good
         self.reuse_seen = False
+        self.before_next_answer = None  # done once, when the model has let a request in
         self._server = Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -159,6 +160,12 @@ class Provider:
         with self._lock:
             return bearer in self._access_tokens
 
+    def meet_answer(self):
+        with self._lock:
+            due, self.before_next_answer = self.before_next_answer, None
+        if due:
+            due()
+
     def record(self, request):
         with self._lock:
             self.requests.append(request)
@@ -187,9 +194,9 @@ class Provider:
                     else:
                         self.oauth("poll", body, provider.poll)
                 elif self.path == "/v1/chat/completions":
-                    self.chat(json.loads(body))
+                    self.model(json.loads(body), self.chat)
                 elif self.path == "/v1/responses":
-                    self.reply(404, {"error": {"message": "the practice model speaks chat completions only"}})
+                    self.model(json.loads(body), self.response)
                 else:
                     self.reply(404, {"error": {"message": f"nothing at {self.path}"}})
 
@@ -200,7 +207,7 @@ class Provider:
                 request.status, reply = answer(form)
                 self.reply(request.status, reply)
 
-            def chat(self, asked):
+            def model(self, asked, answer):
                 bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
                 request = Request("model", self.headers.get("User-Agent", ""), bearer, headers=dict(self.headers))
                 provider.record(request)
@@ -211,23 +218,52 @@ class Provider:
                     return
                 provider.model_gate.pass_through()
                 request.status = 200
+                provider.meet_answer()
+                answer(asked)
+
+            def chat(self, asked):
+                call = tool_call(asked)
                 answer = f"practice answer to: {last_user_text(asked)}"
                 if asked.get("stream"):
-                    self.stream(asked, answer)
+                    self.stream(asked, answer, call)
                 else:
                     message = {"role": "assistant", "content": answer}
                     choice = {"index": 0, "message": message, "finish_reason": "stop"}
                     self.reply(200, envelope(asked, "chat.completion", [choice]) | {"usage": USAGE})
 
-            def stream(self, asked, answer):
+            def response(self, asked):
+                """As events, which is all that Codex asks for."""
+                if call := tool_call(asked):
+                    name, arguments = call
+                    item = {"type": "function_call", "call_id": "call_1", "name": name, "arguments": arguments}
+                else:
+                    text = f"practice answer to: {last_user_text(asked)}"
+                    item = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+                response = {"id": f"resp-{secrets.token_hex(8)}", "object": "response", "model": asked["model"]}
+                usage = {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8}
+                self.events(
+                    {"type": "response.created", "response": response | {"status": "in_progress"}},
+                    {"type": "response.output_item.done", "output_index": 0, "item": item},
+                    {"type": "response.completed", "response": response | {"status": "completed", "usage": usage}},
+                )
+
+            def stream(self, asked, answer, call):
                 def chunk(delta, finish=None, **more):
                     choice = {"index": 0, "delta": delta, "finish_reason": finish}
                     return envelope(asked, "chat.completion.chunk", [choice]) | more
 
                 events = [chunk({"role": "assistant", "content": ""})]
-                events += [chunk({"content": word + " "}) for word in answer.split()]
-                events += [chunk({}, "stop", usage=USAGE)]
-                lines = [f"data: {json.dumps(event)}\n\n" for event in events] + ["data: [DONE]\n\n"]
+                if call:
+                    function = dict(zip(("name", "arguments"), call))
+                    call = {"index": 0, "id": "call_1", "type": "function", "function": function}
+                    events += [chunk({"tool_calls": [call]})]
+                else:
+                    events += [chunk({"content": word + " "}) for word in answer.split()]
+                events += [chunk({}, "tool_calls" if call else "stop", usage=USAGE)]
+                self.events(*events, after="data: [DONE]\n\n")
+
+            def events(self, *events, after=""):
+                lines = [f"data: {json.dumps(event)}\n\n" for event in events] + [after]
                 self.send(200, "text/event-stream", "".join(lines).encode())
 
             def reply(self, status, value):
@@ -257,9 +293,32 @@ def envelope(asked, kind, choices):
     }
 
 
+# Tools of agents that the model knows how to use, each of which lists a directory or says a word.
+TOOLS = {
+    "bash": {"command": "echo said-by-a-tool", "description": "says a word"},
+    "exec_command": {"cmd": "echo said-by-a-tool"},
+    "shell": {"command": ["echo", "said-by-a-tool"]},
+    "shell_command": {"command": "echo said-by-a-tool"},
+    "list_directory": {"path": "."},
+}
+CALL_TOOL = "use a tool"
+
+
+def tool_call(asked):
+    """Name and arguments of a tool, where the user asks for one and none has been used yet."""
+    said = asked.get("messages") or asked["input"]
+    was_used = any(part.get("role") == "tool" or part.get("type") == "function_call_output" for part in said)
+    if was_used or CALL_TOOL not in json.dumps(said):
+        return None
+    offered = [tool.get("name") or tool.get("function", {}).get("name") for tool in asked.get("tools", [])]
+    name = next((name for name in offered if name in TOOLS), None)
+    return (name, json.dumps(TOOLS[name])) if name else None
+
+
 def last_user_text(asked):
     """Both ends of the last user message, on one line: clients put their own remarks before or after the question."""
-    said = next(message["content"] for message in reversed(asked["messages"]) if message["role"] == "user")
+    messages = asked.get("messages") or asked["input"]
+    said = next(message["content"] for message in reversed(messages) if message.get("role") == "user")
     if isinstance(said, list):
         said = " ".join(part.get("text", "") for part in said)
     words = said.split()

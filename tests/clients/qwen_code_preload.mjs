@@ -1,6 +1,6 @@
 // Loaded into Qwen Code by NODE_OPTIONS: its OAuth host, which nothing else can set, becomes the practice provider; and
-// the files SIGNS/waits (the lock was found taken) and SIGNS/unlocked (the lock was removed) grow each time, so
-// that a test can await or prove those moments.
+// the files SIGNS/waits (the lock was found taken), SIGNS/unlocked (the lock was removed) and SIGNS/removed (the credentials
+// were) grow each time, so that a test can await or prove those moments.
 import fs from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 
@@ -12,7 +12,7 @@ globalThis.fetch = (target, options) =>
     ? fetchAnywhere(`${provider}/${target.slice(host.length)}`, options)
     : fetchAnywhere(target, options);
 
-const { writeFile } = fs.promises;
+const { unlink, writeFile } = fs.promises;
 const { appendFileSync, unlinkSync } = fs;
 const isLock = (path) => String(path).endsWith('oauth_creds.lock');
 const sign = (name) => appendFileSync(`${process.env.SIGNS}/${name}`, '.');
@@ -24,6 +24,10 @@ fs.promises.writeFile = async (path, ...rest) => {
     if (isLock(path) && error.code === 'EEXIST') sign('waits');
     throw error;
   }
+};
+fs.promises.unlink = async (path) => {
+  await unlink(path);
+  if (String(path).endsWith('oauth_creds.json')) sign('removed');
 };
 fs.unlinkSync = (path) => {
   unlinkSync(path);

@@ -201,15 +201,15 @@ impl Attempt<'_> {
                 self.finish(credential, false)
             }
             Proof::Refused(why) | Proof::Exhausted(why) => {
-                self.finish(credential, false)?;
+                if self.args.json {
+                    self.announce(credential, false)?;
+                }
                 let failed = Failed::new(
                     Failure::Other,
                     format!("the login to {} worked and is stored, but the API refuses it: {why}", self.provider.title),
                 );
-                match &self.provider.note {
-                    Some(text) => failed.hint(text.clone()).err(),
-                    None => failed.hint("check the account's plan and quota with the provider").err(),
-                }
+                let instead = self.provider.instead.as_deref();
+                failed.hint(instead.unwrap_or("check the account's plan and quota with the provider")).err()
             }
         }
     }

@@ -64,7 +64,7 @@ fn the_limit_holds_over_processes_one_of_which_is_killed() {
 }
 
 #[test]
-fn twenty_processes_that_hammer_keep_the_limit_and_lose_no_turn() {
+fn twenty_processes_that_hammer_keep_the_limit_and_count_every_request() {
     let upstream = Upstream::always(fine());
     let sandbox = scaled(&upstream);
     let gateways: Vec<Gateway> = (0..20).map(|_| Gateway::start(&sandbox, &[])).collect();

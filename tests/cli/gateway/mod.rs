@@ -5,5 +5,6 @@ mod beside;
 mod credential;
 mod faults;
 mod limits;
+mod network;
 mod passing;
 mod upstream;

@@ -91,17 +91,16 @@ fn events_pass_one_by_one_and_unchanged() {
 
 #[test]
 fn a_body_is_streamed_up_as_it_comes() {
-    let gate = Gate::default();
-    let opened = gate.clone();
     let upstream = Upstream::start(|_, _, connection| connection.write_all(&fine()));
     let sandbox = logged_in(&upstream);
     let gateway = Gateway::start(&sandbox, &[]);
     let mut client = gateway.send("POST /v1/chat/completions", "Transfer-Encoding: chunked\r\n", b"");
-    for _ in 0..5 {
+    for number in 1..=5 {
         client.write(&chunk(&"x".repeat(4_000_000)));
+        // The client sends no more until all of this has come.
+        upstream.wait_for_body(number * 4_000_000);
+        assert!(upstream.asked().is_empty(), "the request has not ended");
     }
-    opened.open();
-    gate.pass();
     client.write(b"0\r\n\r\n");
     client.got().is(200);
     assert_eq!(upstream.asked()[0].body.len(), 20_000_000);

@@ -43,6 +43,21 @@ def wait_for(pattern):
             sys.exit(f"ended before {pattern!r}: {seen!r}")
 
 
+def wait_until_in_front(name):
+    """The shell hands the terminal over after the echo; until then a control character is the shell's."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with open(f"/proc/{os.tcgetpgrp(terminal)}/comm", encoding="utf-8") as comm:
+                if comm.read().strip() == name:
+                    return
+        except OSError:
+            pass  # between two groups
+        if time.monotonic() > deadline:
+            sys.exit(f"`{name}` did not come to the foreground")
+        time.sleep(0.01)
+
+
 def type_in(text):
     os.write(terminal, text.encode())
 
@@ -60,7 +75,7 @@ print("resized", wait_for(r"\n(\d+ \d+)\r").group(1))
 wait_for("inner> ")
 type_in("sleep 60\n")
 wait_for("sleep 60\r\n")
-time.sleep(0.3)  # the shell hands the terminal over after the echo
+wait_until_in_front("sleep")
 type_in("\x03")
 wait_for("inner> ")
 type_in("echo code=$?\n")
@@ -68,7 +83,7 @@ print("interrupted", wait_for(r"code=(\d+)\r").group(1))
 wait_for("inner> ")
 type_in("sleep 61\n")
 wait_for("sleep 61\r\n")
-time.sleep(0.3)
+wait_until_in_front("sleep")
 type_in("\x1a")
 wait_for("Stopped.*sleep 61")
 wait_for("inner> ")

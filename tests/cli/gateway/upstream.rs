@@ -35,6 +35,8 @@ type Script = dyn Fn(usize, &Asked, &mut TcpStream) -> io::Result<()> + Send + S
 struct Log {
     asked: Vec<Asked>,
     closed: Vec<Instant>,
+    /// Bytes of bodies that have come, also of requests that have not ended.
+    received: usize,
 }
 
 type Shared = Arc<(Mutex<Log>, Condvar)>;
@@ -84,6 +86,14 @@ impl Upstream {
         assert!(!waited.timed_out(), "{count} requests awaited, {} came", log.asked.len());
     }
 
+    /// Waits for so many bytes of bodies, of requests that may not have ended.
+    #[track_caller]
+    pub(crate) fn wait_for_body(&self, length: usize) {
+        let log = self.log.0.lock().unwrap();
+        let (log, waited) = self.log.1.wait_timeout_while(log, PATIENCE, |log| log.received < length).unwrap();
+        assert!(!waited.timed_out(), "{length} bytes awaited, {} came", log.received);
+    }
+
     /// When the first connection was closed by the other side.
     #[track_caller]
     pub(crate) fn first_close(&self) -> Instant {
@@ -98,7 +108,11 @@ fn serve(connection: TcpStream, log: &Shared, script: &Script) {
     connection.set_nodelay(true).unwrap();
     let mut writer = connection.try_clone().unwrap();
     let mut reader = BufReader::new(connection);
-    while let Ok(asked) = read(&mut reader) {
+    let mut note_received = |length| {
+        log.0.lock().unwrap().received += length;
+        log.1.notify_all();
+    };
+    while let Ok(asked) = read(&mut reader, &mut note_received) {
         let number = {
             let mut state = log.0.lock().unwrap();
             state.asked.push(asked.clone());
@@ -121,10 +135,10 @@ pub(crate) fn until_closed(connection: &mut TcpStream) -> io::Result<()> {
     Err(io::ErrorKind::ConnectionAborted.into())
 }
 
-fn read(reader: &mut impl BufRead) -> io::Result<Asked> {
+fn read(reader: &mut impl BufRead, note_received: &mut dyn FnMut(usize)) -> io::Result<Asked> {
     let (line, headers) = head(reader)?;
     let asked = Asked { at: Instant::now(), line, headers, body: Vec::new() };
-    let (body, whole) = body(reader, &asked, false);
+    let (body, whole) = body(reader, &asked, false, note_received);
     if !whole {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -150,7 +164,12 @@ fn head(reader: &mut impl BufRead) -> io::Result<(String, Vec<(String, String)>)
 }
 
 /// A body and whether it came to its proper end.
-fn body(reader: &mut impl BufRead, head: &Asked, to_the_end: bool) -> (Vec<u8>, bool) {
+fn body(
+    reader: &mut impl BufRead,
+    head: &Asked,
+    to_the_end: bool,
+    note_received: &mut dyn FnMut(usize),
+) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
     if head.header("transfer-encoding") == "chunked" {
         loop {
@@ -167,6 +186,7 @@ fn body(reader: &mut impl BufRead, head: &Asked, to_the_end: bool) -> (Vec<u8>, 
                 return (body, true);
             }
             body.extend_from_slice(&chunk[..size]);
+            note_received(size);
         }
     }
     if let Ok(length) = head.header("content-length").parse::<u64>() {
@@ -239,7 +259,7 @@ impl Client {
     pub(crate) fn got(mut self) -> Got {
         let head = self.head();
         let status = head.line.split(' ').nth(1).unwrap().parse().unwrap();
-        let (body, whole) = body(&mut self.reader, &head, true);
+        let (body, whole) = body(&mut self.reader, &head, true, &mut |_| ());
         Got { status, head, body, whole, after: self.began.elapsed() }
     }
 

@@ -1,0 +1,81 @@
+// Preloaded into the program under test: makes chosen calls fail, the clock jump, the resolver slow.
+//
+// FAULT=call:errno:text    the call fails so, where the file's path ends in the text
+// FAULT_FROM=file          it does so only once that file exists
+// JUMP=file:clock:seconds  that clock (0: real, 1: monotonic) is so far ahead once the file exists
+// SLOW_DNS=seconds         every name takes so long, and then is not found
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+
+static int fault(const char *call, int descriptor) {
+    const char *text = getenv("FAULT");
+    char name[32], part[128] = "", link[64], path[PATH_MAX] = "";
+    int number;
+    size_t length;
+    const char *from = getenv("FAULT_FROM");
+    if (from && access(from, F_OK)) return 0;
+    if (!text || sscanf(text, "%31[^:]:%d:%127s", name, &number, part) < 3 || strcmp(name, call)) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
+    if (readlink(link, path, sizeof path - 1) < 0) return 0;
+    length = strlen(path);
+    if (length < strlen(part) || strcmp(path + length - strlen(part), part)) return 0;
+    errno = number;
+    return number;
+}
+
+#define NEXT(name) __typeof__(&name) next = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
+
+ssize_t write(int descriptor, const void *bytes, size_t count) {
+    NEXT(write);
+    return fault("write", descriptor) ? -1 : next(descriptor, bytes, count);
+}
+
+int fsync(int descriptor) {
+    NEXT(fsync);
+    return fault("fsync", descriptor) ? -1 : next(descriptor);
+}
+
+int posix_fallocate(int descriptor, off_t from, off_t length) {
+    NEXT(posix_fallocate);
+    int number = fault("fallocate", descriptor);
+    return number ? number : next(descriptor, from, length);
+}
+
+int posix_fallocate64(int descriptor, off64_t from, off64_t length) {
+    NEXT(posix_fallocate64);
+    int number = fault("fallocate", descriptor);
+    return number ? number : next(descriptor, from, length);
+}
+
+int flock(int descriptor, int operation) {
+    NEXT(flock);
+    return fault("flock", descriptor) ? -1 : next(descriptor, operation);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    NEXT(clock_gettime);
+    int result = next(clock, time), which;
+    long seconds;
+    char file[PATH_MAX];
+    const char *jump = getenv("JUMP");
+    if (jump && sscanf(jump, "%4095[^:]:%d:%ld", file, &which, &seconds) == 3 && which == (int)clock && !access(file, F_OK))
+        time->tv_sec += seconds;
+    return result;
+}
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
+    NEXT(getaddrinfo);
+    const char *slow = getenv("SLOW_DNS");
+    if (!slow) return next(node, service, hints, found);
+    sleep(atoi(slow));
+    return EAI_AGAIN;
+}

@@ -1,0 +1,171 @@
+//! Disks that fill up or break, file systems without locks, clocks that jump, names that resolve slowly.
+
+use std::fs::File;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::libc::{EDQUOT, EIO, ENOLCK, ENOSPC, ENOTSUP};
+
+use crate::refresh::holds_the_renewal;
+use crate::sandbox::{Sandbox, possible};
+use crate::server::{Ask, Reply};
+
+const HOUR: i64 = 3600;
+const YEAR: i64 = 365 * 24 * HOUR;
+
+/// An expired login whose program has its faults preloaded.
+fn faulty(name: &str, value: &str) -> Option<Sandbox> {
+    let sandbox = Sandbox::expired();
+    let library = sandbox.directory().join("faults.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/faults.c");
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").output();
+    if !possible(compiled.is_ok(), "compile C") {
+        return None;
+    }
+    let compiled = compiled.unwrap();
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    Some(sandbox.variable("LD_PRELOAD", library).variable(name, value))
+}
+
+/// Nothing changed, nothing is left.
+#[track_caller]
+fn is_as_before(sandbox: &Sandbox, before: &str) {
+    assert_eq!(sandbox.content(), before);
+    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+}
+
+fn said(errno: i32) -> String {
+    std::io::Error::from_raw_os_error(errno).to_string()
+}
+
+#[test]
+fn without_room_for_the_new_tokens_the_old_one_is_not_sent() {
+    for errno in [ENOSPC, EDQUOT, EIO] {
+        let Some(sandbox) = faulty("FAULT", &format!("fallocate:{errno}:.tmp")) else { return };
+        let before = sandbox.content();
+        let told = format!("cannot prepare a new version of `{{home}}/.qwen/oauth_creds.json`: {}", said(errno));
+        sandbox.run(["token"]).fails(1, &told, "");
+        assert!(sandbox.server.requests().is_empty());
+        is_as_before(&sandbox, &before);
+    }
+}
+
+#[test]
+fn a_disk_that_breaks_while_the_new_tokens_are_written_leaves_the_old_version_whole() {
+    for call in ["write", "fsync"] {
+        for errno in [ENOSPC, EDQUOT, EIO] {
+            let Some(sandbox) = faulty("FAULT", &format!("{call}:{errno}:.tmp")) else { return };
+            let granted = sandbox.directory().join("granted");
+            let sandbox = sandbox.variable("FAULT_FROM", &granted);
+            let sandbox = sandbox.refresh(Reply::tokens("2").meanwhile(move || drop(File::create(granted).unwrap())));
+            let before = sandbox.content();
+            let told = format!("cannot write `{{home}}/.qwen/oauth_creds.json`: {}", said(errno));
+            sandbox.run(["token"]).fails(1, &told, "");
+            is_as_before(&sandbox, &before);
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_flushed_costs_nothing() {
+    let Some(sandbox) = faulty("FAULT", &format!("fsync:{EIO}:.qwen")) else { return };
+    let sandbox = sandbox.refresh(Reply::tokens("2"));
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+}
+
+#[test]
+fn without_locks_nothing_is_renewed() {
+    let hint = "the file system has no locks; keep the credential on one that has: set `QWEN_HOME` or `QWENAUTH_HOME`";
+    for errno in [ENOLCK, ENOTSUP] {
+        let Some(sandbox) = faulty("FAULT", &format!("flock:{errno}:qwenauth-lock")) else { return };
+        let before = sandbox.content();
+        let told = format!("cannot lock `{{home}}/.qwen/.oauth_creds.qwenauth-lock`: {}", said(errno));
+        for command in ["token", "refresh", "logout"] {
+            sandbox.run([command]).fails(1, &told, hint);
+        }
+        assert!(sandbox.server.requests().is_empty());
+        is_as_before(&sandbox, &before);
+    }
+}
+
+#[test]
+fn a_valid_login_is_used_without_locks() {
+    let Some(sandbox) = faulty("FAULT", &format!("flock:{ENOLCK}:qwenauth-lock")) else { return };
+    sandbox.expires_in(HOUR).run(["token"]).stdout("granted-access-1\n");
+}
+
+/// The clock is so far ahead from the moment the server reads the request.
+#[track_caller]
+fn a_jump_costs_one_renewal(clock: i32, seconds: i64) {
+    let Some(sandbox) = faulty("JUMP", "") else { return };
+    let jumped = sandbox.directory().join("jumped");
+    let jump = format!("{}:{clock}:{seconds}", jumped.display());
+    let reply = Reply::tokens("2").meanwhile(move || {
+        File::create(jumped).unwrap();
+        // The program looks at the clock while it waits.
+        std::thread::sleep(Duration::from_millis(1500));
+    });
+    let sandbox = sandbox.variable("JUMP", jump).refresh(reply);
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+}
+
+#[test]
+fn a_clock_that_jumps_during_a_renewal_costs_nothing() {
+    for seconds in [HOUR, -HOUR, YEAR, -YEAR] {
+        a_jump_costs_one_renewal(0, seconds);
+    }
+}
+
+#[test]
+fn a_gap_in_monotonic_time_during_a_renewal_costs_nothing() {
+    a_jump_costs_one_renewal(1, HOUR);
+}
+
+#[test]
+fn a_clock_that_is_wrong_from_the_start_costs_one_renewal_at_most() {
+    for seconds in [HOUR, -HOUR, YEAR, -YEAR] {
+        let Some(sandbox) = faulty("JUMP", &format!("/:0:{seconds}")) else { return };
+        let sandbox = sandbox.expires_in(120);
+        sandbox.server.always(Ask::Refresh, || Reply::tokens("2"));
+        let first = sandbox.run(["token"]).any_stdout();
+        assert!(["granted-access-1\n", "granted-access-2\n"].contains(&first.stdout.as_str()), "{first}");
+        let second = sandbox.run(["token"]).any_stdout();
+        assert_eq!(second.stdout, first.stdout);
+        assert!(sandbox.server.asked(Ask::Refresh).len() <= 1);
+    }
+}
+
+#[test]
+fn a_name_that_does_not_resolve_in_time_is_temporary() {
+    for (seconds, told) in [
+        (
+            "0",
+            "cannot renew the token: no usable answer from `slow.example`: failed to lookup address information: Temporary failure in name resolution",
+        ),
+        ("60", "cannot renew the token: no usable answer from `slow.example`: operation timed out"),
+    ] {
+        let Some(sandbox) = faulty("SLOW_DNS", seconds) else { return };
+        let sandbox = sandbox.variable("QWENAUTH_QWEN_OAUTH_URL", "https://slow.example");
+        let before = sandbox.content();
+        sandbox.run(["token"]).fails(3, told, "nothing was lost; try again in a while");
+        is_as_before(&sandbox, &before);
+    }
+}
+
+#[test]
+fn a_rename_that_fails_leaves_the_old_version_whole() {
+    if !possible(std::path::Path::new("/usr/bin/strace").exists(), "run strace") {
+        return;
+    }
+    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
+    let before = sandbox.content();
+    let script = "exec strace -f -qqq -o /dev/null -e trace=rename,renameat,renameat2 \
+                  -e inject=rename,renameat,renameat2:error=EIO $QWENAUTH token";
+    let told = format!("cannot write `{{home}}/.qwen/oauth_creds.json`: {}", said(EIO));
+    sandbox.shell(script).fails(1, &told, "");
+    is_as_before(&sandbox, &before);
+}

@@ -1,0 +1,207 @@
+//! Where a credential goes: to its own host, over TLS that can be trusted, through no redirect.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use crate::refresh::holds_the_renewal;
+use crate::sandbox::{Sandbox, possible, until};
+use crate::server::{Ask, Reply, tokens};
+
+const NOT_NOW: &str = "nothing was lost; try again in a while";
+
+#[test]
+fn a_redirect_to_another_host_is_not_followed_with_the_refresh_token() {
+    for status in [301, 302, 303, 307, 308] {
+        let elsewhere = Sandbox::new();
+        let location = format!("{}/api/v1/oauth2/token", elsewhere.server.url());
+        let reply = move || Reply::text(status, "{}").header("Location", &location);
+        let sandbox = Sandbox::expired();
+        sandbox.server.always(Ask::Refresh, reply);
+        let before = sandbox.content();
+        let said = format!("cannot renew the token: the server answered {status} without an OAuth error");
+        sandbox.run(["token"]).fails(3, &said, NOT_NOW);
+        assert!(elsewhere.server.requests().is_empty(), "the other host was asked");
+        assert_eq!(sandbox.content(), before);
+    }
+}
+
+/// An OpenSSL server that speaks one version of TLS and grants the first refresh it is asked for.
+struct Tls {
+    child: Child,
+    port: u16,
+}
+
+impl Tls {
+    /// Certificates: `ca.pem`, a CA of its own, and `server.pem`, which that CA gave to `name`.
+    fn start(sandbox: &Sandbox, name: &str, version: &str) -> Self {
+        let script = format!(
+            "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca &&
+             openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN={name} &&
+             printf 'subjectAltName=DNS:{name}\\nbasicConstraints=CA:FALSE\\n' > extensions &&
+             openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -out server.pem -days 2 -extfile extensions"
+        );
+        let made = Command::new("sh").args(["-c", &script]).current_dir(sandbox.directory()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        // The port is free for a moment only, but nobody else here asks the system for this very one.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut child = Command::new("openssl")
+            .args(["s_server", "-quiet", "-cert", "server.pem", "-key", "server.key", version])
+            .args(["-cipher", "DEFAULT:@SECLEVEL=0", "-accept", &format!("127.0.0.1:{port}")])
+            .current_dir(sandbox.directory())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (mut asked, mut answer) = (child.stdout.take().unwrap(), child.stdin.take().unwrap());
+        std::thread::spawn(move || {
+            let (mut text, mut part) = (String::new(), [0; 1024]);
+            while !text.contains("client_id=") {
+                match asked.read(&mut part) {
+                    Ok(count) if count > 0 => text.push_str(&String::from_utf8_lossy(&part[..count])),
+                    _ => return,
+                }
+            }
+            let body = tokens("2").to_string();
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: ";
+            drop(write!(answer, "{head}{}\r\n\r\n{body}", body.len()));
+            // It ends the connection when it has nothing more to send.
+            drop(asked.read(&mut part));
+        });
+        let server = Self { child, port };
+        until("the TLS server listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        server
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// An expired login whose OAuth host is this server.
+fn beside(name: &str, version: &str) -> Option<(Sandbox, Tls)> {
+    if !possible(Command::new("openssl").arg("version").output().is_ok(), "run openssl") {
+        return None;
+    }
+    let sandbox = Sandbox::expired();
+    let server = Tls::start(&sandbox, name, version);
+    let (url, ca) = (format!("https://localhost:{}", server.port), sandbox.directory().join("ca.pem"));
+    let sandbox = sandbox.variable("QWENAUTH_QWEN_OAUTH_URL", url).variable("QWENAUTH_CA_FILE", ca);
+    Some((sandbox, server))
+}
+
+/// Reaches it, which fails so, and nothing changes.
+#[track_caller]
+fn is_refused(sandbox: &Sandbox, said: &str) {
+    let before = sandbox.content();
+    let said = format!("cannot renew the token: no usable answer from `localhost`: {said}");
+    sandbox.run(["token"]).fails(3, &said, NOT_NOW);
+    assert_eq!(sandbox.content(), before);
+}
+
+#[test]
+fn tls_1_2_and_1_3_with_a_certificate_of_our_own_ca_are_trusted() {
+    for version in ["-tls1_2", "-tls1_3"] {
+        let Some((sandbox, _server)) = beside("localhost", version) else { return };
+        sandbox.run(["token"]).stdout("granted-access-2\n");
+        holds_the_renewal(&sandbox, "granted-refresh-2");
+    }
+}
+
+#[test]
+fn tls_1_1_is_refused() {
+    let Some((sandbox, server)) = beside("localhost", "-tls1_1") else { return };
+    let client = ["s_client", "-tls1_1", "-cipher", "DEFAULT:@SECLEVEL=0", "-connect"];
+    let address = format!("127.0.0.1:{}", server.port);
+    let spoken = Command::new("openssl").args(client).arg(address).stdin(Stdio::null()).output().unwrap();
+    assert!(String::from_utf8_lossy(&spoken.stdout).contains("TLSv1.1"), "the server does not speak TLS 1.1");
+    is_refused(&sandbox, "received fatal alert: ProtocolVersion");
+}
+
+#[test]
+fn a_certificate_of_an_unknown_authority_is_refused() {
+    let Some((sandbox, _server)) = beside("localhost", "-tls1_3") else { return };
+    is_refused(&sandbox.without_variable("QWENAUTH_CA_FILE"), "invalid peer certificate: UnknownIssuer");
+}
+
+#[test]
+fn a_certificate_for_another_name_is_refused() {
+    let Some((sandbox, _server)) = beside("elsewhere.example", "-tls1_3") else { return };
+    is_refused(
+        &sandbox,
+        "invalid peer certificate: certificate not valid for name \"localhost\"; certificate is only valid for DnsName(\"elsewhere.example\")",
+    );
+}
+
+#[test]
+fn a_ca_file_that_is_none_is_told_before_anything_is_sent() {
+    let hint = "it must be a readable PEM file";
+    let sandbox = Sandbox::expired().variable("QWENAUTH_QWEN_OAUTH_URL", "https://localhost:1");
+    let file = sandbox.directory().join("ca.pem");
+    let sandbox = sandbox.variable("QWENAUTH_CA_FILE", &file);
+    let said = "cannot use the certificates of `QWENAUTH_CA_FILE`, `{sandbox}/ca.pem`";
+    sandbox.run(["token"]).fails(1, &format!("{said}: No such file or directory (os error 2)"), hint);
+    fs::write(&file, "no certificate\n").unwrap();
+    sandbox.run(["token"]).fails(1, said, hint);
+    fs::write(&file, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    drop(sandbox.run(["token"]).exits(1).any_stderr());
+}
+
+#[test]
+fn a_proxy_that_refuses_is_temporary() {
+    let closed_to = || Sandbox::expired().variable("QWENAUTH_QWEN_OAUTH_URL", "https://chat.qwen.ai");
+    for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"] {
+        let sandbox = closed_to().variable(name, "http://127.0.0.1:1");
+        let before = sandbox.content();
+        drop(sandbox.run(["token"]).exits(3).any_stderr());
+        assert_eq!(sandbox.content(), before);
+    }
+    // A proxy that answers, and refuses.
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", proxy.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for connection in proxy.incoming().flatten() {
+            let mut connection = connection;
+            let mut asked = [0; 1024];
+            let count = connection.read(&mut asked).unwrap_or(0);
+            assert!(asked[..count].starts_with(b"CONNECT chat.qwen.ai:443 "), "the proxy is asked for a tunnel only");
+            let answer = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n";
+            drop(connection.write_all(answer));
+        }
+    });
+    let sandbox = closed_to().variable("HTTPS_PROXY", address);
+    let before = sandbox.content();
+    let said =
+        "cannot renew the token: no usable answer from `chat.qwen.ai`: tunnel error: proxy authorization required";
+    sandbox.run(["token"]).fails(3, said, NOT_NOW);
+    assert_eq!(sandbox.content(), before);
+}
+
+#[test]
+fn a_server_on_ipv6_only_is_reached() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        assert!(!possible(false, "listen on ::1"));
+        return;
+    };
+    let port = listener.local_addr().unwrap().port();
+    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
+    let target = sandbox.server.address().to_owned();
+    std::thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let onward = TcpStream::connect(&target).unwrap();
+            let (mut from, mut to) = (connection.try_clone().unwrap(), onward.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            let (mut from, mut to) = (onward, connection);
+            drop(std::io::copy(&mut from, &mut to));
+            drop(to.shutdown(std::net::Shutdown::Both));
+        }
+    });
+    let sandbox = sandbox.variable("QWENAUTH_QWEN_OAUTH_URL", format!("http://[::1]:{port}"));
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+}

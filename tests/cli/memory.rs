@@ -1,0 +1,60 @@
+//! What other processes of the user can see of this one: nothing in its memory, no secret among its arguments.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use crate::sandbox::{Sandbox, possible, until};
+use crate::server::{Ask, Gate, Reply};
+
+/// The files of a process that keeps others out belong to root (`proc_pid_environ(5)`, `PR_SET_DUMPABLE`).
+fn belongs_to_root(process: u32) -> bool {
+    fs::metadata(format!("/proc/{process}/environ")).unwrap().uid() == 0
+}
+
+#[test]
+fn our_process_keeps_others_out_and_what_it_becomes_is_an_ordinary_one() {
+    let gate = Gate::default();
+    let sandbox = Sandbox::expired().unprivileged().refresh(Reply::tokens("2").after(&gate));
+    let running = sandbox.spawn(["exec", "--", "sh", "-c", "echo started; read line < fifo"]);
+    let made = sandbox.other("mkfifo").arg("fifo").status().unwrap();
+    assert!(made.success());
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    assert!(belongs_to_root(running.id()));
+    gate.open();
+    running.wait_for_stdout("started");
+    assert!(!belongs_to_root(running.id()), "the program is not kept from its user");
+    fs::write(sandbox.directory().join("fifo"), "\n").unwrap();
+    drop(running.finish().stdout("started\n"));
+}
+
+#[test]
+fn a_certificate_file_may_be_a_descriptor() {
+    let sandbox = Sandbox::expired().unprivileged();
+    let script = "exec 7< /dev/null; QWENAUTH_QWEN_OAUTH_URL=https://localhost:1 QWENAUTH_CA_FILE=/dev/fd/7 exec $QWENAUTH token";
+    sandbox.shell(script).fails(
+        1,
+        "cannot use the certificates of `QWENAUTH_CA_FILE`, `/dev/fd/7`",
+        "it must be a readable PEM file",
+    );
+}
+
+/// All commands that handle a secret, with each program they start, under strace: no argument may hold one.
+#[test]
+fn no_secret_is_an_argument_of_any_process() {
+    let sandbox = crate::login::polls([]).granted().credential_is(crate::sandbox::credential("old"));
+    let browser = sandbox.directory().join("browser");
+    fs::write(&browser, "#!/bin/sh\necho \"$@\" > opened\n").unwrap();
+    fs::set_permissions(&browser, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let sandbox = sandbox.variable("BROWSER", &browser).refresh(Reply::tokens("2"));
+    let script = "for command in 'login --force' refresh token status 'exec -- env' 'env --format dotenv' logout; do
+        strace -f -qq -s 100000 -e trace=execve -o trace.$! $QWENAUTH $command; cat trace.* >> all; done > /dev/null 2> said
+        grep -c qwenauth all";
+    if !possible(std::path::Path::new("/usr/bin/strace").exists(), "run strace") {
+        return;
+    }
+    drop(sandbox.shell(script).any_stdout());
+    until("the browser was told", || sandbox.directory().join("opened").exists());
+    let calls = fs::read_to_string(sandbox.directory().join("all")).unwrap();
+    assert!(calls.lines().filter(|line| line.contains("execve(")).count() >= 9, "{calls}");
+    assert!(!calls.contains("granted-"), "{calls}");
+}
