@@ -1,7 +1,7 @@
 """The table of clients in docs/clients.md: what ran and passed in one run, and nothing that did not run.
 
-A test's name says whom and how: `setup_CLIENT…`, `gateway_CLIENT…` (exec --gateway), `CLIENT_…exec…`; a test of a
-client that says none of these is about the login file that both share. So new tests appear by themselves.
+A test's name says whom and how: `setup_CLIENT…`, `gateway_CLIENT…` (exec --gateway), `CLIENT_…exec…`; one that has
+none of these is about the login file that both share. So new tests appear by themselves.
 """
 
 import json
@@ -26,8 +26,8 @@ CLIENTS = {
     "langchain": ("LangChain", "langchain-openai"),
 }
 NOT_HERE = {
-    "crush": "not run: its npm package brings no program, but downloads one from GitHub when it is installed",
-    "goose": "not run: no npm, PyPI or Debian package brings the program",
+    "crush": "its npm package brings no program but downloads one when it is installed",
+    "goose": "no npm, PyPI or Debian package that brings the program is known",
 }
 WAYS = ("setup", "exec", "exec --gateway", "login file")
 
@@ -85,7 +85,9 @@ def table(tests, passed):
     for title, pinned in sorted(rows, key=lambda row: (order.index(row[0]), row[1])):
         cells = [cell(results) for results in rows[title, pinned].values()]
         lines.append(f"| {title} | {pinned} | {' | '.join(cells)} |")
-    lines += [f"| {title} | | {reason} |" + " |" * (len(WAYS) - 1) for title, reason in NOT_HERE.items()]
+    lines += [f"| {title} | not installed |{' |' * len(WAYS)}" for title in NOT_HERE]
+    reasons = "; ".join(f"{title} ({reason})" for title, reason in NOT_HERE.items())
+    lines += ["", f"Not installed, so not tried: {reasons}."]
     return "\n".join(lines) + "\n"
 
 
