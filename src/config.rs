@@ -25,7 +25,7 @@ const KEYS: [&str; 2] = ["profile", "providers"];
 /// Bytes an edit of config.toml may add: a key and a name.
 const EDIT: usize = 4096;
 
-/// Where things are (contract §3).
+/// Where things are.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
     pub(crate) config: PathBuf,

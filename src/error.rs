@@ -7,7 +7,7 @@ use std::fmt;
 
 use anyhow::Error;
 
-/// What a script should do next (contract §4).
+/// What a script should do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// Anything else: permission, disk full, a refused URL, an OAuth error that is not about the login.

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{Failed, Failure, note};
 
-/// Longest file that is read, in bytes; a larger one is damaged (contract §3).
+/// Longest file that is read, in bytes; a larger one is damaged.
 pub(crate) const LARGEST: u64 = 1024 * 1024;
 
 /// How many symlinks in a row are followed; Linux stops at 40.

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::error::{Failed, Failure};
 use crate::secret::Secret;
 
-/// Longest reply that is read, in bytes (contract §3).
+/// Longest reply that is read, in bytes.
 const LARGEST: u64 = 1024 * 1024;
 
 const CONNECT: Duration = Duration::from_secs(10);

@@ -134,7 +134,7 @@ impl Lifetime {
     }
 }
 
-/// Where a credential stands (contract §5, `status`).
+/// Where a credential stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Valid,

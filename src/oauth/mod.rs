@@ -20,7 +20,7 @@ pub(crate) use self::discovery::Endpoints;
 use crate::http::{Connection, Reply, Trouble};
 use crate::secret::Secret;
 
-/// Limit of device, poll and verification requests (contract §3).
+/// Limit of device, poll and verification requests.
 pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(20);
 
 /// Lifetime of an access token whose reply leaves out `expires_in` (RFC 6749 §5.1 allows it): short enough to renew

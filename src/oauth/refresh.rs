@@ -7,7 +7,7 @@ use super::{Dialect, Grant, Server};
 use crate::http::{Connection, Trouble};
 use crate::secret::Secret;
 
-/// Limit of one request (contract §3).
+/// Limit of one request.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// Why there are no new tokens, by what to do next.

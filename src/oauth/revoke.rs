@@ -7,7 +7,7 @@ use super::reply;
 use crate::http::Connection;
 use crate::secret::Secret;
 
-/// Limit of the request (contract §3).
+/// Limit of the request.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Asks the server to forget `token`, and with a refresh token all that came from it (RFC 7009 §2.1).

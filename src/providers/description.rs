@@ -284,7 +284,7 @@ impl Provider {
         format!("{USER_AGENT} ({}; {})", std::env::consts::OS, std::env::consts::ARCH)
     }
 
-    /// The base URL for a credential: from its `resource_url` (contract §3), else the provider's own.
+    /// The base URL for a credential: from its `resource_url`, else the provider's own.
     ///
     /// Errors: user info, plain `http`, or a host that is not the provider's: such a URL would carry the token off.
     pub(crate) fn base_url(&self, resource_url: Option<&str>) -> Result<String> {
