@@ -168,16 +168,31 @@ impl Pending {
     /// On an error what is left is what was not written.
     pub(crate) fn write(&mut self) -> Result<()> {
         files::make_directory(&self.directory)?;
+        let directory = self.directory.clone();
+        let open = |day: &str| files::open_to_append(&directory.join(format!("{day}.jsonl")));
+        self.write_to(open).with_context(|| format!("cannot add to `{}`", self.directory.display()))
+    }
+
+    /// One entry at a time, so that it is known of each whether it is there.
+    fn write_to<W: Write>(&mut self, open: impl Fn(&str) -> Result<W>) -> Result<()> {
         if !self.limits.is_empty() {
             let text = self.line(None, Counts::default(), self.limits.clone())?;
-            append(&self.directory, &self.today, &text)?;
+            append(&mut open(&self.today)?, &text)?;
             self.limits.clear();
         }
-        while let Some((day, models)) = self.counts.first_key_value() {
-            let lines = models.iter().map(|(model, counts)| self.line(Some(model), *counts, Vec::new()));
-            let text = lines.collect::<Result<String>>()?;
-            append(&self.directory, day, &text)?;
-            self.counts.pop_first();
+        while let Some((day, models)) = self.counts.pop_first() {
+            let mut left = models.into_iter().collect::<Vec<_>>();
+            let written = open(&day).and_then(|mut file| {
+                while let Some((model, counts)) = left.last() {
+                    append(&mut file, &self.line(Some(model), *counts, Vec::new())?)?;
+                    left.pop();
+                }
+                Ok(())
+            });
+            if written.is_err() {
+                self.counts.insert(day, left.into_iter().collect());
+                return written;
+            }
         }
         Ok(())
     }
@@ -194,11 +209,10 @@ impl Pending {
     }
 }
 
-fn append(directory: &Path, day: &str, text: &str) -> Result<()> {
-    let path = directory.join(format!("{day}.jsonl"));
-    let mut file = files::open_to_append(&path)?;
-    let written = file.write(text.as_bytes()).with_context(|| format!("cannot add to `{}`", path.display()))?;
-    anyhow::ensure!(written == text.len(), "the disk is full");
+/// An entry that lacks only its last line break is whole: the next one begins with a line break.
+fn append(file: &mut impl Write, text: &str) -> Result<()> {
+    let written = file.write(text.as_bytes())?;
+    anyhow::ensure!(written + 1 >= text.len(), "the disk is full");
     Ok(())
 }
 
@@ -294,4 +308,53 @@ pub(crate) fn settle(state: &Path, now: SystemTime) -> Result<()> {
 /// Seconds since 1970.
 pub(crate) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// A disk that has room for so many bytes more.
+    struct Disk<'disk> {
+        text: &'disk RefCell<Vec<u8>>,
+        room: &'disk RefCell<usize>,
+    }
+
+    impl Write for Disk<'_> {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let length = bytes.len().min(self.room.replace_with(|room| room.saturating_sub(bytes.len())));
+            if length == 0 {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            self.text.borrow_mut().extend_from_slice(&bytes[..length]);
+            Ok(length)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn wherever_the_disk_is_full_everything_is_counted_once() {
+        for room in 0..700 {
+            let mut ledger = Ledger::new(Path::new("/nowhere"), "work", "qwen");
+            for (day, model, requests) in [("2026-11-20", "a", 1), ("2026-11-20", "b", 2), ("2026-11-21", "a", 4)] {
+                ledger.add(day, model, &Counts { requests, ..Counts::default() });
+            }
+            let (text, left) = (RefCell::default(), RefCell::new(room));
+            let disk = |_: &str| Ok(Disk { text: &text, room: &left });
+            let mut pending = ledger.take_pending("2026-11-21").unwrap();
+            if pending.write_to(disk).is_err() {
+                ledger.put_back(pending);
+                left.replace(usize::MAX);
+                ledger.take_pending("2026-11-21").unwrap().write_to(disk).unwrap();
+            }
+            let text = text.into_inner();
+            let entries = text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
+            assert_eq!(entries.map(|entry| entry.counts.requests).sum::<u64>(), 7, "with room for {room} bytes");
+        }
+    }
 }
