@@ -42,7 +42,11 @@ impl Times {
         let count = u32::try_from(self.requests.len()).unwrap();
         self.requests.sort();
         let micros = |time: Duration| time.as_secs_f64() * 1e6;
-        println!("| {name} | {:.1} | {:.1} |", micros(self.cpu / count), micros(self.requests[self.requests.len() / 2]));
+        println!(
+            "| {name} | {:.1} | {:.1} |",
+            micros(self.cpu / count),
+            micros(self.requests[self.requests.len() / 2])
+        );
     }
 }
 

@@ -1,21 +1,16 @@
-//! What the client gets: an answer that passes through, or a sentence of our own in the form OpenAI's clients know.
+//! What the client gets: a sentence of our own, or an answer that passes through.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use hyper::{Response, StatusCode};
-use serde_json::json;
 use tokio::time::Sleep;
 
 use super::lane::Record;
 use super::meter::Meter;
 use super::upload::Upload;
 use super::upstream::Leased;
-
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 pub(super) enum Answer {
     Whole(Bytes),
@@ -40,57 +35,6 @@ impl std::fmt::Display for Cut {
 }
 
 impl std::error::Error for Cut {}
-
-/// A sentence of our own.
-pub(super) struct Refusal {
-    pub(super) status: StatusCode,
-    /// For programs: `code` of the error.
-    pub(super) code: &'static str,
-    pub(super) message: String,
-    pub(super) retry_after: Option<Duration>,
-    /// Whether the client should try again by itself; `None`: as it thinks right.
-    pub(super) should_retry: Option<bool>,
-}
-
-impl Refusal {
-    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None, should_retry: None }
-    }
-
-    /// Trying again will not help.
-    pub(super) fn finally(mut self) -> Self {
-        self.should_retry = Some(false);
-        self
-    }
-
-    pub(super) fn after(mut self, wait: Duration) -> Self {
-        self.retry_after = Some(wait);
-        self
-    }
-
-    pub(super) fn into_response(self) -> Response<Answer> {
-        let kind = match self.status.as_u16() {
-            401 => "authentication_error",
-            403 => "permission_error",
-            429 => "rate_limit_error",
-            400..500 => "invalid_request_error",
-            _ => "server_error",
-        };
-        let error = json!({ "message": self.message, "type": kind, "param": null, "code": self.code });
-        let mut response = Response::new(Answer::Whole(json!({ "error": error }).to_string().into()));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(wait) = self.retry_after {
-            // Rounded up: never earlier than the truth.
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
-        }
-        if let Some(should_retry) = self.should_retry {
-            headers.insert(SHOULD_RETRY, HeaderValue::from_static(if should_retry { "true" } else { "false" }));
-        }
-        response
-    }
-}
 
 /// The body of the provider's answer on its way down.
 pub(super) struct Download {

@@ -13,16 +13,17 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 
 use super::Gateway;
-use super::answer::{Answer, Download, Refusal};
+use super::answer::{Answer, Download};
 use super::credential::Ready;
 use super::headers;
 use super::lane::{Known, Lane, Record};
 use super::meter::Meter;
-use super::pacing::{NoTurn, Waited};
+use super::pacing::Waited;
+use super::refusal::{self, Refusal};
 use super::upload::{Broken, Reader, Upload};
 use super::upstream::{Leased, Trouble};
 use super::verdict::{Verdict, codes, judge, retry_after, said};
-use crate::error::{Failed, Failure, note};
+use crate::error::note;
 
 /// Tries in all, the first included.
 const MOST_TRIES: u32 = 3;
@@ -40,7 +41,6 @@ const SMALL: u64 = 16 * 1024;
 
 const WAIT_MS: HeaderName = HeaderName::from_static("x-qwenauth-wait-ms");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-qwenauth-attempts");
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// One request on its way.
 struct Passage<'gateway> {
@@ -73,7 +73,7 @@ pub(super) async fn forward(
     let options = &gateway.options;
     let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > options.max_body) {
-        return too_long(gateway).into_response();
+        return refusal::too_long(options.max_body).into_response();
     }
     headers::clean_request(&mut head.headers);
     let upload = Upload::new(body, options.replay_limit, options.max_body);
@@ -88,15 +88,10 @@ pub(super) async fn forward(
     response
 }
 
-fn too_long(gateway: &Gateway) -> Refusal {
-    let message = format!("the request is longer than {} bytes; see `--max-body`", gateway.options.max_body);
-    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()
-}
-
 impl Passage<'_> {
     async fn run(&mut self) -> Result<Response<Answer>, Refusal> {
         let mut ready =
-            self.upload.while_reading(self.lane.bridge.fresh()).await.map_err(|failed| not_ready(&failed))?;
+            self.upload.while_reading(self.lane.bridge.fresh()).await.map_err(|failed| refusal::not_ready(&failed))?;
         let known = self.known(&ready)?;
         let mut was_renewed = false;
         // Renewals have a try of their own.
@@ -107,7 +102,7 @@ impl Passage<'_> {
             let (response, leased) = match self.send(&ready).await {
                 Ok(answered) => answered,
                 Err(Trouble::NotSent(why)) => {
-                    self.pause_or(tries, || unreachable_refusal(&ready, &why)).await?;
+                    self.pause_or(tries, || refusal::trouble(&ready, Trouble::NotSent(why))).await?;
                     continue;
                 }
                 Err(trouble) => return Err(self.lost(&ready, trouble)),
@@ -120,14 +115,14 @@ impl Passage<'_> {
                         return Ok(self.pass(&known, looked.response, looked.leased, Some(looked.first)).await);
                     }
                     if was_renewed {
-                        return Err(ended(&ready, &looked));
+                        return Err(refusal::ended(&ready, &provider_said(&looked)));
                     }
                     if !self.upload.can_be_read_again() {
                         return Ok(self.pass(&known, looked.response, looked.leased, Some(looked.first)).await);
                     }
                     drop(looked);
                     let renewal = self.lane.bridge.renewed(&ready);
-                    ready = self.upload.while_reading(renewal).await.map_err(|failed| not_ready(&failed))?;
+                    ready = self.upload.while_reading(renewal).await.map_err(|failed| refusal::not_ready(&failed))?;
                     was_renewed = true;
                     tries -= 1;
                 }
@@ -136,7 +131,7 @@ impl Passage<'_> {
                     if let Some(looked) = self.wait_or_pass(&known, &ready, looked, tries).await? {
                         let Looked { response, leased, first } = looked;
                         let mut response = self.pass(&known, response, leased, Some(first)).await;
-                        settle_retry_after(response.headers_mut(), tries);
+                        refusal::settle_retry_after(response.headers_mut(), tries);
                         return Ok(response);
                     }
                 }
@@ -151,7 +146,7 @@ impl Passage<'_> {
     }
 
     fn known(&mut self, ready: &Ready) -> Result<Rc<Known>, Refusal> {
-        let known = self.lane.known(ready).map_err(|failed| not_ready(&failed))?;
+        let known = self.lane.known(ready).map_err(|failed| refusal::not_ready(&failed))?;
         self.record.belongs_to(&known);
         Ok(known)
     }
@@ -167,24 +162,12 @@ impl Passage<'_> {
             self.record.waited += since.elapsed();
         }
         self.check_upload()?;
-        turn.map(drop).map_err(|no_turn| match no_turn {
-            NoTurn::TooLong(wait) => Refusal::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "rate_limit_exceeded",
-                format!(
-                    "too many requests wait already for `{}`: this one would wait {} s",
-                    self.lane.profile,
-                    wait.as_secs()
-                ),
-            )
-            .after(wait),
-            NoTurn::DayOver { ends, by_server } => day_over(&self.lane.profile, Some(ends), by_server, ""),
-        })
+        turn.map(drop).map_err(|no_turn| refusal::no_turn(&self.lane.profile, no_turn))
     }
 
     fn check_upload(&self) -> Result<(), Refusal> {
         match self.upload.broken() {
-            Some(Broken::TooLong) => Err(too_long(self.gateway)),
+            Some(Broken::TooLong) => Err(refusal::too_long(self.gateway.options.max_body)),
             _ => Ok(()),
         }
     }
@@ -197,10 +180,7 @@ impl Passage<'_> {
         self.record.note_try();
         let limit = self.gateway.options.timeout;
         let sent = tokio::time::timeout(limit, self.gateway.upstream.send(&ready.origin, request));
-        self.upload
-            .while_reading(sent)
-            .await
-            .unwrap_or_else(|_| Err(Trouble::Lost(format!("no answer within {} s", limit.as_secs()))))
+        self.upload.while_reading(sent).await.unwrap_or(Err(Trouble::Silent(limit)))
     }
 
     fn request(&self, ready: &Ready, reader: Reader) -> Result<Request<Reader>, hyper::http::Error> {
@@ -256,7 +236,10 @@ impl Passage<'_> {
             Verdict::OnceMore if tries > 1 => return Ok(Some(looked)),
             Verdict::OnceMore => most.min(Duration::from_secs(60)).mul_f64(0.5 + rand::random::<f64>() / 2.0),
             Verdict::DayOver(ends) => return Err(self.note_day_over(known, ends, &looked)),
-            Verdict::PlanOver => return Err(plan_over(ready, &looked)),
+            Verdict::PlanOver => {
+                let ends_after = retry_after(looked.response.headers(), SystemTime::now());
+                return Err(refusal::plan_over(ready, &provider_said(&looked), ends_after));
+            }
         };
         if !self.may_repeat(tries) {
             return Ok(Some(looked));
@@ -278,7 +261,7 @@ impl Passage<'_> {
         self.lane.is_day_over.set(true);
         let ends = ends.unwrap_or_else(|| known.pacing.day().ends);
         let said = provider_said(looked);
-        let refusal = day_over(&self.lane.profile, Some(ends), true, &said);
+        let refusal = refusal::day_over(&self.lane.profile, ends, true, &said);
         note(&refusal.message);
         refusal
     }
@@ -288,19 +271,7 @@ impl Passage<'_> {
         if let Err(refusal) = self.check_upload() {
             return refusal;
         }
-        let title = &ready.provider.title;
-        match trouble {
-            Trouble::Client(why) => Refusal::new(StatusCode::BAD_REQUEST, "request_incomplete", why),
-            Trouble::NotSent(why) => unreachable_refusal(ready, &why),
-            Trouble::Lost(why) if why.starts_with("no answer") => {
-                Refusal::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", format!("{title}: {why}"))
-            }
-            Trouble::Lost(why) => Refusal::new(
-                StatusCode::BAD_GATEWAY,
-                "upstream_error",
-                format!("the connection to {title} broke off before an answer came: {why}"),
-            ),
-        }
+        refusal::trouble(ready, trouble)
     }
 
     /// Hands the provider's answer to the client.
@@ -388,73 +359,6 @@ fn provider_said(looked: &Looked) -> String {
     let reply = serde_json::from_slice(&looked.first).unwrap_or_default();
     let said: String = said(&reply).chars().take(300).collect();
     crate::error::printable(said.trim_end_matches(['.', ' ']))
-}
-
-/// There is no credential to send.
-fn not_ready(failed: &Failed) -> Refusal {
-    let hint = failed.hint.as_deref().map(|hint| format!("; {hint}")).unwrap_or_default();
-    let message = format!("qwenauth: {}{hint}", failed.message);
-    match failed.failure {
-        Failure::Temporary => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "credential_unavailable", message)
-            .after(Duration::from_secs(5)),
-        Failure::LoginRequired => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "login_required", message).finally(),
-        _ => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "credential_unavailable", message).finally(),
-    }
-}
-
-fn unreachable_refusal(ready: &Ready, why: &str) -> Refusal {
-    let message = format!("cannot reach {}: {why}", ready.provider.title);
-    Refusal::new(StatusCode::BAD_GATEWAY, "upstream_unreachable", message)
-}
-
-/// A token just renewed was refused: no login helps.
-fn ended(ready: &Ready, looked: &Looked) -> Refusal {
-    let provider = &ready.provider;
-    let said = provider_said(looked);
-    let said = if said.is_empty() { String::new() } else { format!(" (it said: {said})") };
-    let note_of_provider = provider.note.as_deref().map(|note| format!("; {note}")).unwrap_or_default();
-    let message = format!(
-        "{} refuses a token that was just renewed: it has ended this plan or account, and logging in again will not \
-         help{said}{note_of_provider}; log in to another provider with `qwenauth login`",
-        provider.title
-    );
-    note(&message);
-    Refusal::new(StatusCode::UNAUTHORIZED, "account_ended", message).finally()
-}
-
-fn plan_over(ready: &Ready, looked: &Looked) -> Refusal {
-    let named = retry_after(looked.response.headers(), SystemTime::now());
-    let message = format!(
-        "the quota of this plan at {} is used up, and waiting a minute will not help; the provider said: {}",
-        ready.provider.title,
-        provider_said(looked)
-    );
-    note(&message);
-    let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", message).finally();
-    match named {
-        Some(named) => refusal.after(named),
-        None => refusal,
-    }
-}
-
-fn day_over(profile: &str, ends: Option<SystemTime>, by_server: bool, said: &str) -> Refusal {
-    let whose = if by_server { "the provider's" } else { "your" };
-    let left = ends.and_then(|ends| ends.duration_since(SystemTime::now()).ok()).unwrap_or_default();
-    let minutes = left.as_secs().div_ceil(60);
-    let said = if said.is_empty() { String::new() } else { format!("; the provider said: {said}") };
-    let message = format!(
-        "{whose} limit of requests a day is reached for `{profile}`; it ends in {} h {} min{said}",
-        minutes / 60,
-        minutes % 60
-    );
-    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "daily_limit_reached", message).after(left).finally()
-}
-
-/// A last refusal without a time of the server's: the client is not to repeat what was repeated here already.
-fn settle_retry_after(headers: &mut HeaderMap, tries: u32) {
-    if tries > 1 && retry_after(headers, SystemTime::now()).is_none() && !headers.contains_key(&SHOULD_RETRY) {
-        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
-    }
 }
 
 fn jitter(most: Duration) -> Duration {

@@ -11,6 +11,7 @@
 //! headers.rs      which headers pass
 //! upstream.rs     connections to the provider
 //! upload.rs       a request's body on its way up
+//! refusal.rs      what the gateway says itself
 //! answer.rs       what the client gets
 //! meter.rs        tokens read while an answer passes
 //! metrics.rs      counters for Prometheus
@@ -27,6 +28,7 @@ mod lane;
 mod meter;
 mod metrics;
 mod pacing;
+mod refusal;
 mod server;
 mod upload;
 mod upstream;

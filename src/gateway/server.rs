@@ -20,8 +20,9 @@ use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
-use super::answer::{Answer, Refusal};
+use super::answer::Answer;
 use super::forward::forward;
+use super::refusal::Refusal;
 use super::{Gateway, metrics};
 
 /// A client that connects and says nothing is let go.
@@ -93,7 +94,8 @@ async fn connection(gateway: Rc<Gateway>, stream: TcpStream, mut ended: watch::R
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| {
         let gateway = Rc::clone(&gateway);
-        async move { Ok::<_, Infallible>(answer(&gateway, request).await) }
+        // Boxed, it goes when the answer begins; hyper would keep its room as long as the connection lives.
+        Box::pin(async move { Ok::<_, Infallible>(answer(&gateway, request).await) })
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -106,6 +106,8 @@ impl Leased {
 pub(super) enum Trouble {
     /// No connection came about: the request was certainly not sent.
     NotSent(String),
+    /// No answer within this time.
+    Silent(Duration),
     /// The connection ended, and the request may have been acted upon.
     Lost(String),
     /// The client's own body broke off.

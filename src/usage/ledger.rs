@@ -353,7 +353,8 @@ mod tests {
                 ledger.take_pending("2026-11-21").unwrap().write_to(disk).unwrap();
             }
             let text = text.into_inner();
-            let entries = text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
+            let entries =
+                text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
             assert_eq!(entries.map(|entry| entry.counts.requests).sum::<u64>(), 7, "with room for {room} bytes");
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! day.rs      when a provider's day begins and ends
-//! rate.rs     how many requests went out lately: a small file under a kernel lock, asked before each request
+//! window.rs   who may send when: windows, bursts and days
+//! rate.rs     the same over all processes: a small file under a kernel lock, asked before each request
 //! ledger.rs   what was used: lines of JSON, added to once a second and read by `usage`
 //! ```
 //!
@@ -13,7 +14,9 @@
 mod day;
 mod ledger;
 mod rate;
+mod window;
 
 pub(crate) use day::{Day, Zone};
 pub(crate) use ledger::{Counts, Ledger, Pending, Seen, Summary, seconds, settle};
-pub(crate) use rate::{Rate, Rule, Take, Turn, standing};
+pub(crate) use rate::{Rate, Take, standing};
+pub(crate) use window::{Rule, Turn};

@@ -1,0 +1,166 @@
+//! What the gateway says itself, in the form OpenAI's clients know.
+//!
+//! Hazard: those clients try again on their own, and their tries would multiply with the gateway's.
+//! Rule: what another try cannot help says so, and what was tried here already says when there is sense in the next.
+
+use std::time::{Duration, SystemTime};
+
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use serde_json::json;
+
+use super::answer::Answer;
+use super::credential::Ready;
+use super::pacing::NoTurn;
+use super::upstream::Trouble;
+use super::verdict::retry_after;
+use crate::error::{Failed, Failure, note};
+
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// A sentence of our own.
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    /// For programs: `code` of the error.
+    pub(super) code: &'static str,
+    pub(super) message: String,
+    pub(super) retry_after: Option<Duration>,
+    /// Whether the client should try again by itself; `None`: as it thinks right.
+    pub(super) should_retry: Option<bool>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None, should_retry: None }
+    }
+
+    /// Trying again will not help.
+    pub(super) fn finally(mut self) -> Self {
+        self.should_retry = Some(false);
+        self
+    }
+
+    pub(super) fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    pub(super) fn into_response(self) -> Response<Answer> {
+        let kind = match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            429 => "rate_limit_error",
+            400..500 => "invalid_request_error",
+            _ => "server_error",
+        };
+        let error = json!({ "message": self.message, "type": kind, "param": null, "code": self.code });
+        let mut response = Response::new(Answer::Whole(json!({ "error": error }).to_string().into()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(wait) = self.retry_after {
+            // Rounded up: never earlier than the truth.
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
+        }
+        if let Some(should_retry) = self.should_retry {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static(if should_retry { "true" } else { "false" }));
+        }
+        response
+    }
+}
+
+pub(super) fn too_long(most: u64) -> Refusal {
+    let message = format!("the request is longer than {most} bytes; see `--max-body`");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()
+}
+
+/// There is no credential to send.
+pub(super) fn not_ready(failed: &Failed) -> Refusal {
+    let hint = failed.hint.as_deref().map(|hint| format!("; {hint}")).unwrap_or_default();
+    let message = format!("qwenauth: {}{hint}", failed.message);
+    match failed.failure {
+        Failure::Temporary => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "credential_unavailable", message)
+            .after(Duration::from_secs(5)),
+        Failure::LoginRequired => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "login_required", message).finally(),
+        _ => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "credential_unavailable", message).finally(),
+    }
+}
+
+/// No answer came.
+pub(super) fn trouble(ready: &Ready, trouble: Trouble) -> Refusal {
+    let title = &ready.provider.title;
+    match trouble {
+        Trouble::Client(why) => Refusal::new(StatusCode::BAD_REQUEST, "request_incomplete", why),
+        Trouble::NotSent(why) => {
+            Refusal::new(StatusCode::BAD_GATEWAY, "upstream_unreachable", format!("cannot reach {title}: {why}"))
+        }
+        Trouble::Silent(limit) => {
+            let message = format!("{title}: no answer within {} s", limit.as_secs());
+            Refusal::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message)
+        }
+        Trouble::Lost(why) => {
+            let message = format!("the connection to {title} broke off before an answer came: {why}");
+            Refusal::new(StatusCode::BAD_GATEWAY, "upstream_error", message)
+        }
+    }
+}
+
+/// The limits of `profile` give no turn.
+pub(super) fn no_turn(profile: &str, no_turn: NoTurn) -> Refusal {
+    match no_turn {
+        NoTurn::DayOver { ends, by_server } => day_over(profile, ends, by_server, ""),
+        NoTurn::TooLong(wait) => {
+            let seconds = wait.as_secs();
+            let message = format!("too many requests wait already for `{profile}`: this one would wait {seconds} s");
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).after(wait)
+        }
+    }
+}
+
+/// A token just renewed was refused: no login helps.
+/// `said`: the provider's words.
+pub(super) fn ended(ready: &Ready, said: &str) -> Refusal {
+    let provider = &ready.provider;
+    let said = if said.is_empty() { String::new() } else { format!(" (it said: {said})") };
+    let note_of_provider = provider.note.as_deref().map(|note| format!("; {note}")).unwrap_or_default();
+    let message = format!(
+        "{} refuses a token that was just renewed: it has ended this plan or account, and logging in again will not \
+         help{said}{note_of_provider}; log in to another provider with `qwenauth login`",
+        provider.title
+    );
+    note(&message);
+    Refusal::new(StatusCode::UNAUTHORIZED, "account_ended", message).finally()
+}
+
+pub(super) fn plan_over(ready: &Ready, said: &str, ends_after: Option<Duration>) -> Refusal {
+    let message = format!(
+        "the quota of this plan at {} is used up, and waiting a minute will not help; the provider said: {said}",
+        ready.provider.title
+    );
+    note(&message);
+    let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", message).finally();
+    match ends_after {
+        Some(wait) => refusal.after(wait),
+        None => refusal,
+    }
+}
+
+pub(super) fn day_over(profile: &str, ends: SystemTime, by_server: bool, said: &str) -> Refusal {
+    let whose = if by_server { "the provider's" } else { "your" };
+    let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
+    let minutes = left.as_secs().div_ceil(60);
+    let said = if said.is_empty() { String::new() } else { format!("; the provider said: {said}") };
+    let message = format!(
+        "{whose} limit of requests a day is reached for `{profile}`; it ends in {} h {} min{said}",
+        minutes / 60,
+        minutes % 60
+    );
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "daily_limit_reached", message).after(left).finally()
+}
+
+/// A last refusal without a time of the server's: the client is not to repeat what was repeated here already.
+pub(super) fn settle_retry_after(headers: &mut HeaderMap, tries: u32) {
+    if tries > 1 && retry_after(headers, SystemTime::now()).is_none() && !headers.contains_key(&SHOULD_RETRY) {
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
+}

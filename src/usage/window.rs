@@ -1,0 +1,402 @@
+//! Who may send when: requests counted by time, and windows, bursts and days over them.
+//!
+//! Time is cut into steps, [`STEPS`] to a window, and each step has a counter. A request goes into the first step, not
+//! before the last one that somebody waits for, in which the window that ends there still has room; so a window is never
+//! exceeded, a burst up to the limit is not delayed, and those who wait are served in the order they came.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::day::{Day, Zone};
+
+/// How fine time is cut: a request waits at most 1/128 of a window longer than it must.
+pub(super) const STEPS: u64 = 128;
+
+/// Steps kept: one window behind, and so many ahead that a wait of ten minutes can be given out for a minute's window.
+const KEPT: usize = 1536;
+
+/// How far ahead a request may be put.
+const AHEAD: u64 = 1400;
+
+/// The file: magic, boot, step length, newest step, four days of 16 bytes, then a counter for each step.
+const MAGIC: [u8; 8] = *b"qwarate1";
+const DAYS_AT: usize = 32;
+const COUNTERS_AT: usize = DAYS_AT + 4 * 16;
+pub(super) const LENGTH: usize = COUNTERS_AT + 4 * KEPT;
+
+/// A day that the server called over is asked again this often: a bought plan or a mistaken reading ends it early.
+pub(super) const PROBE: u32 = 300;
+
+/// What a provider allows, or the user.
+#[derive(Debug, Clone)]
+pub(crate) struct Rule {
+    pub(crate) per_window: Option<u32>,
+    pub(crate) burst: Option<u32>,
+    pub(crate) window: Duration,
+    pub(crate) per_day: Option<u32>,
+    /// Whether `per_day` is the user's word: only then is it a reason to refuse.
+    pub(crate) day_refuses: bool,
+    pub(crate) zone: Zone,
+    /// Whether anyone waits; without, requests are only counted.
+    pub(crate) waits: bool,
+}
+
+/// When a request may go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Now,
+    /// In the step `step`, which begins after `wait` and is `step_length` long.
+    Later {
+        wait: Duration,
+        step_length: Duration,
+        step: u64,
+    },
+    /// The queue is longer than anyone would wait; there is room after `wait`.
+    TooLong {
+        wait: Duration,
+    },
+    /// Nothing goes out until this time.
+    DayOver {
+        ends: SystemTime,
+        by_server: bool,
+    },
+}
+
+/// What is known of a day.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DayState {
+    number: i32,
+    pub(crate) count: u32,
+    /// The user was told that the day's limit is near.
+    pub(super) warned: bool,
+    /// The server said that the day is over.
+    pub(crate) over: bool,
+    /// Seconds since 1970, after which one request may try all the same.
+    pub(super) probe_at: u32,
+}
+
+/// The state of one account.
+pub(super) struct Record {
+    boot: u64,
+    /// Nanoseconds.
+    pub(super) step_length: u64,
+    newest: u64,
+    days: [DayState; 4],
+    counters: Vec<u32>,
+}
+
+/// Turns taken from the file in advance, good within their step, so that thousands of requests a second do not each
+/// open the file. Only a small part of what is left is ever taken.
+#[derive(Default)]
+pub(super) struct Lease {
+    pub(super) step: u64,
+    pub(super) left: u32,
+    pub(super) size: u32,
+}
+
+impl Record {
+    pub(super) fn new(boot: u64, step_length: u64) -> Self {
+        Self { boot, step_length, newest: 0, days: Default::default(), counters: vec![0; KEPT] }
+    }
+
+    /// A record that is not one, of another boot or of another window begins anew; its days are kept.
+    pub(super) fn read(file: &File, boot: u64, step_length: u64) -> Self {
+        let mut record = Self::new(boot, step_length);
+        let mut bytes = [0; LENGTH];
+        if file.read_exact_at(&mut bytes, 0).is_err() || bytes[..8] != MAGIC {
+            return record;
+        }
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
+        let half = |at: usize| u32::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
+        for (index, day) in record.days.iter_mut().enumerate() {
+            let at = DAYS_AT + 16 * index;
+            let flags = half(at + 8);
+            *day = DayState {
+                number: half(at).cast_signed(),
+                count: half(at + 4),
+                warned: flags & 1 != 0,
+                over: flags & 2 != 0,
+                probe_at: half(at + 12),
+            };
+        }
+        if word(8) != boot || word(16) != step_length {
+            return record;
+        }
+        record.newest = word(24);
+        for (index, counter) in record.counters.iter_mut().enumerate() {
+            *counter = half(COUNTERS_AT + 4 * index);
+        }
+        record
+    }
+
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(LENGTH);
+        bytes.extend(MAGIC);
+        for word in [self.boot, self.step_length, self.newest] {
+            bytes.extend(word.to_le_bytes());
+        }
+        for day in &self.days {
+            let flags = u32::from(day.warned) | u32::from(day.over) << 1;
+            for half in [day.number.cast_unsigned(), day.count, flags, day.probe_at] {
+                bytes.extend(half.to_le_bytes());
+            }
+        }
+        for counter in &self.counters {
+            bytes.extend(counter.to_le_bytes());
+        }
+        bytes
+    }
+
+    pub(super) fn take(&mut self, rule: &Rule, step: u64, day: &Day, now: SystemTime, last: &Lease) -> (Turn, Lease) {
+        if let Some(refused) = self.refuse_for_day(rule, day, now) {
+            return (refused, Lease::default());
+        }
+        self.advance(step);
+        let (place, room) = if rule.waits { self.place(rule, step) } else { (Some(step), 0) };
+        let Some(place) = place else {
+            let length = Duration::from_nanos(self.step_length);
+            return (Turn::TooLong { wait: length * u32::try_from(AHEAD).unwrap_or(u32::MAX) }, Lease::default());
+        };
+        self.advance(place);
+        let left_of_day = rule.per_day.filter(|_| rule.day_refuses).map_or(u32::MAX, |limit| {
+            let count = self.day(day.number()).count;
+            limit.saturating_sub(count)
+        });
+        // The first of a step takes one; whoever comes back for more takes twice as many, up to a 64th of what is left.
+        let most = (room / 64).min(left_of_day / 64).max(1);
+        let size = if place == step && last.step == step { last.size.saturating_mul(2).clamp(1, most) } else { 1 };
+        *self.counter(place) = self.counter(place).saturating_add(size);
+        let today = self.day(day.number());
+        today.count = today.count.saturating_add(size);
+        if place == step {
+            return (Turn::Now, Lease { step, left: size - 1, size });
+        }
+        let begins = Duration::from_nanos(place.saturating_mul(self.step_length));
+        let turn = Turn::Later {
+            wait: begins.saturating_sub(monotonic()),
+            step_length: Duration::from_nanos(self.step_length),
+            step: place,
+        };
+        (turn, Lease::default())
+    }
+
+    fn refuse_for_day(&mut self, rule: &Rule, day: &Day, now: SystemTime) -> Option<Turn> {
+        let today = self.day(day.number());
+        if rule.day_refuses && rule.per_day.is_some_and(|limit| today.count >= limit) {
+            return Some(Turn::DayOver { ends: day.ends, by_server: false });
+        }
+        if today.over && rule.waits {
+            // A clock that was set back must not put the next try off for hours.
+            let now = seconds(now);
+            if now < today.probe_at && today.probe_at - now <= PROBE {
+                return Some(Turn::DayOver { ends: day.ends, by_server: true });
+            }
+            today.probe_at = now.saturating_add(PROBE);
+        }
+        None
+    }
+
+    /// The first step with room, and how much room that is.
+    fn place(&self, rule: &Rule, step: u64) -> (Option<u64>, u32) {
+        let limit = rule.per_window.unwrap_or(u32::MAX);
+        let queue_ends = (step..=self.newest).rev().find(|&step| self.count(step) > 0).unwrap_or(step);
+        // A window of requests at once may spread over as many steps as it needs for the burst.
+        let burst = rule.burst.filter(|&burst| burst < limit).map(|burst| {
+            let steps = (u64::from(burst) * STEPS).div_ceil(u64::from(limit)) + 1;
+            (steps, burst)
+        });
+        for place in queue_ends.max(step)..step + AHEAD {
+            let room = limit.saturating_sub(self.sum(place, STEPS + 1));
+            let bursts = burst.is_some_and(|(steps, burst)| self.sum(place, steps) >= burst);
+            if room > 0 && !bursts {
+                return (Some(place), if burst.is_some() { 1 } else { room });
+            }
+        }
+        (None, 0)
+    }
+
+    /// Requests in the `steps` steps up to `last`.
+    pub(super) fn sum(&self, last: u64, steps: u64) -> u32 {
+        (last.saturating_sub(steps - 1)..=last).fold(0, |sum: u32, step| sum.saturating_add(self.count(step)))
+    }
+
+    fn count(&self, step: u64) -> u32 {
+        let known = step <= self.newest && step + KEPT as u64 > self.newest;
+        if known { self.counters[index(step)] } else { 0 }
+    }
+
+    fn counter(&mut self, step: u64) -> &mut u32 {
+        &mut self.counters[index(step)]
+    }
+
+    /// Makes room for the steps up to `step`.
+    fn advance(&mut self, step: u64) {
+        // Further ahead than anyone can be put: damage, or another idea of the time.
+        if self.newest > step + 2 * AHEAD {
+            self.counters.fill(0);
+            self.newest = step;
+        }
+        for passed in (self.newest + 1).max((step + 1).saturating_sub(KEPT as u64))..=step {
+            *self.counter(passed) = 0;
+        }
+        self.newest = self.newest.max(step);
+    }
+
+    pub(super) fn give_back(&mut self, step: u64, count: u32, day: i32) {
+        if count == 0 || step > self.newest || step + KEPT as u64 <= self.newest {
+            return;
+        }
+        *self.counter(step) = self.counter(step).saturating_sub(count);
+        let day = self.day(day);
+        day.count = day.count.saturating_sub(count);
+    }
+
+    /// The entry of a day; the oldest one gives way. Four are kept, so that a clock set wrong and right loses none.
+    pub(super) fn day(&mut self, number: i32) -> &mut DayState {
+        let known = self.days.iter().position(|day| day.number == number);
+        let index = known.unwrap_or_else(|| {
+            let oldest = (0..self.days.len()).min_by_key(|&index| self.days[index].number).unwrap_or_default();
+            self.days[oldest] = DayState { number, ..DayState::default() };
+            oldest
+        });
+        &mut self.days[index]
+    }
+}
+
+fn index(step: u64) -> usize {
+    usize::try_from(step % KEPT as u64).unwrap_or_default()
+}
+
+/// Windows are kept 2 % longer than nominal: clocks and networks differ.
+pub(super) fn step_length(window: Duration) -> u64 {
+    let nanoseconds = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX / 200);
+    (nanoseconds / 100 * 102 / STEPS).max(1)
+}
+
+/// Since the machine started, for all processes alike.
+pub(super) fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
+}
+
+pub(super) fn seconds(time: SystemTime) -> u32 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files;
+
+    fn rule(per_window: u32, burst: Option<u32>) -> Rule {
+        Rule {
+            per_window: Some(per_window),
+            burst,
+            window: Duration::from_secs(60),
+            per_day: None,
+            day_refuses: false,
+            zone: Zone::parse(None).unwrap(),
+            waits: true,
+        }
+    }
+
+    /// The steps that requests get which come at these steps.
+    fn placed(rule: &Rule, arrivals: impl Iterator<Item = u64>) -> Vec<u64> {
+        let mut record = Record::new(0, step_length(rule.window));
+        let day = rule.zone.day_of(SystemTime::now());
+        arrivals
+            .map(|step| match record.take(rule, step, &day, SystemTime::now(), &Lease::default()).0 {
+                Turn::Now => step,
+                Turn::Later { step, .. } => step,
+                turn => panic!("{turn:?}"),
+            })
+            .collect()
+    }
+
+    fn most_within(steps: u64, places: &[u64]) -> usize {
+        let within = |&from: &u64| places.iter().filter(|&&place| (from..from + steps).contains(&place)).count();
+        places.iter().map(within).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn a_window_is_never_exceeded_and_the_order_is_kept() {
+        for seed in 0..20_u64 {
+            let mut step = 10_000;
+            let arrivals = (0..600).map(|number: u64| {
+                step += (number * 7919 + seed * 104_729) % 5 / 3;
+                step
+            });
+            let places = placed(&rule(60, None), arrivals);
+            assert!(most_within(STEPS + 1, &places) <= 60);
+            assert!(places.is_sorted(), "first come, first served");
+        }
+    }
+
+    #[test]
+    fn thirty_at_once_pass_and_the_last_of_ninety_waits_a_minute() {
+        let places = placed(&rule(60, None), std::iter::repeat_n(5_000, 90));
+        assert_eq!(places.iter().filter(|&&place| place == 5_000).count(), 60);
+        let length = Duration::from_nanos(step_length(Duration::from_secs(60)));
+        let earliest = length * u32::try_from(places[89] - 5_000 - 1).unwrap();
+        let latest = length * u32::try_from(places[89] - 5_000 + 1).unwrap();
+        assert!(earliest >= Duration::from_secs(60) && latest <= Duration::from_secs(63), "{earliest:?} {latest:?}");
+    }
+
+    #[test]
+    fn a_burst_is_spread_where_the_provider_wants_that() {
+        let places = placed(&rule(60, Some(10)), std::iter::repeat_n(5_000, 60));
+        assert_eq!(places.iter().filter(|&&place| place == 5_000).count(), 10);
+        assert!(most_within(STEPS / 6, &places) <= 10);
+    }
+
+    #[test]
+    fn a_queue_without_end_is_refused() {
+        let rule = rule(1, None);
+        let mut record = Record::new(0, step_length(rule.window));
+        let day = rule.zone.day_of(SystemTime::now());
+        let mut take = || record.take(&rule, 5_000, &day, SystemTime::now(), &Lease::default()).0;
+        let turns: Vec<Turn> = (0..20).map(|_| take()).collect();
+        assert!(turns.iter().any(|turn| matches!(turn, Turn::TooLong { .. })), "{turns:?}");
+    }
+
+    #[test]
+    fn a_turn_given_back_is_had_by_the_next() {
+        let rule = rule(1, None);
+        let mut record = Record::new(0, step_length(rule.window));
+        let day = rule.zone.day_of(SystemTime::now());
+        let take = |record: &mut Record| record.take(&rule, 5_000, &day, SystemTime::now(), &Lease::default()).0;
+        assert_eq!(take(&mut record), Turn::Now);
+        let Turn::Later { step, .. } = take(&mut record) else { panic!("no room") };
+        record.give_back(step, 1, day.number());
+        assert!(matches!(take(&mut record), Turn::Later { step: again, .. } if again == step));
+        assert_eq!(record.day(day.number()).count, 2);
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_anything_else_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rate");
+        let file = files::open_kept(&path).unwrap();
+        let mut record = Record::new(7, 9);
+        record.advance(5_000);
+        *record.counter(5_000) = 3;
+        *record.day(20_000) = DayState { number: 20_000, count: 4, warned: true, over: true, probe_at: 5 };
+        file.write_all_at(&record.to_bytes(), 0).unwrap();
+        assert_eq!(Record::read(&file, 7, 9).to_bytes(), record.to_bytes());
+        let mut other_boot = Record::read(&file, 8, 9);
+        assert_eq!((other_boot.sum(5_000, STEPS), other_boot.day(20_000).count), (0, 4));
+        file.write_all_at(b"garbage!", 0).unwrap();
+        assert_eq!(Record::read(&file, 7, 9).day(20_000).count, 0);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_loses_no_day() {
+        let mut record = Record::new(0, 1);
+        for (number, count) in [(100, 5), (101, 7), (99, 1)] {
+            record.day(number).count = count;
+        }
+        assert_eq!((record.day(100).count, record.day(101).count, record.day(99).count), (5, 7, 1));
+    }
+}
