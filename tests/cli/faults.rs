@@ -15,7 +15,11 @@ const YEAR: i64 = 365 * 24 * HOUR;
 
 /// An expired login whose program has its faults preloaded.
 fn faulty(name: &str, value: &str) -> Option<Sandbox> {
-    let sandbox = Sandbox::expired();
+    preloaded(Sandbox::expired(), name, value)
+}
+
+/// `sandbox`, with faults preloaded into the program.
+pub(crate) fn preloaded(sandbox: Sandbox, name: &str, value: &str) -> Option<Sandbox> {
     let library = sandbox.directory().join("faults.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/faults.c");
     let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").output();

@@ -1,11 +1,12 @@
 //! The credential behind the gateway: renewed, replaced, gone.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 
 use serde_json::json;
 
 use super::upstream::{CHAT, Gateway, Upstream, error, fine, logged_in};
+use crate::faults::preloaded;
 use crate::sandbox::credential;
 use crate::server::{Ask, Gate, Reply};
 
@@ -160,4 +161,33 @@ fn a_renewal_that_fails_for_now_is_a_503_with_a_time() {
     let got = Gateway::start(&sandbox, &[]).chat();
     assert_eq!((got.is(503).code().as_str(), got.header("retry-after")), ("credential_unavailable", "5"));
     assert_eq!(sandbox.credential()["refresh_token"], "granted-refresh-1");
+}
+
+#[test]
+fn a_clock_that_jumps_by_an_hour_and_back_costs_no_request_and_one_renewal_at_most() {
+    for (seconds, renewals) in [(3600, 1), (-3600, 0)] {
+        let upstream = Upstream::always(fine());
+        let sandbox = logged_in(&upstream).expires_in(1800);
+        let jumped = sandbox.directory().join("jumped");
+        let jump = format!("{}:0:{seconds}", jumped.display());
+        let Some(sandbox) = preloaded(sandbox, "JUMP", &jump) else { return };
+        sandbox.server.always(Ask::Refresh, || Reply::tokens("2"));
+        let gateway = Gateway::start(&sandbox, &["--rpm", "21"]);
+        gateway.chat().is(200);
+        File::create(&jumped).unwrap();
+        for got in gateway.many(10) {
+            got.is(200);
+        }
+        assert_eq!(sandbox.server.asked(Ask::Refresh).len(), renewals, "{seconds} s");
+        fs::remove_file(&jumped).unwrap();
+        for got in gateway.many(10) {
+            assert_eq!(got.is(200).header("x-qwenauth-wait-ms"), "0");
+        }
+        assert_eq!(sandbox.server.asked(Ask::Refresh).len(), renewals, "{seconds} s, and back");
+        // The minute is counted by another clock: it is as long as it was.
+        let waiting = gateway.send("POST /v1/chat/completions", "", CHAT);
+        gateway.running.wait_for_stderr("a request waits");
+        drop(waiting);
+        assert_eq!(upstream.asked().len(), 21);
+    }
 }
