@@ -43,6 +43,8 @@ struct Source {
     /// More came than is kept: whoever reads first takes the pieces away.
     is_over: bool,
     has_reader: bool,
+    /// How many pieces the newest reader gave out.
+    given: usize,
     /// How many pieces came.
     pieces: usize,
     length: u64,
@@ -64,6 +66,7 @@ impl Upload {
             keeps: true,
             is_over: false,
             has_reader: false,
+            given: 0,
             pieces: 0,
             length: 0,
             ended,
@@ -81,6 +84,7 @@ impl Upload {
             return None;
         }
         source.has_reader = true;
+        source.given = 0;
         Some(Reader { upload: self.clone(), position: 0 })
     }
 
@@ -90,11 +94,14 @@ impl Upload {
         source.keeps && !source.is_over
     }
 
-    /// No further reader will come: what was kept can go.
+    /// No further reader will come: what was kept goes now, or when the last one has given it out. An answer may take
+    /// minutes, and a request be megabytes.
     pub(super) fn stop_keeping(&self) {
         let mut source = self.0.borrow_mut();
         source.keeps = false;
         source.is_over = true;
+        let given = source.given;
+        source.kept.iter_mut().take(given).for_each(|piece| drop(std::mem::take(piece)));
     }
 
     pub(super) fn broken(&self) -> Option<Broken> {
@@ -190,6 +197,7 @@ impl Body for Reader {
             };
             let piece = if is_over { std::mem::take(piece) } else { piece.clone() };
             self.position += 1;
+            source.given = self.position;
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if let Some(broken) = source.broken {
@@ -203,6 +211,7 @@ impl Body for Reader {
             return Poll::Pending;
         };
         self.position = source.pieces;
+        source.given = self.position;
         if source.is_over {
             // Only the places of the pieces are kept.
             source.kept.iter_mut().for_each(|piece| drop(std::mem::take(piece)));

@@ -176,6 +176,27 @@ fn a_client_that_leaves_before_the_first_byte_closes_the_upstream() {
 }
 
 #[test]
+fn a_request_is_not_kept_while_its_answer_lasts() {
+    const MIB: usize = 1024 * 1024;
+    let upstream = Upstream::start(|_, _, connection| {
+        connection.write_all(STREAM)?;
+        connection.write_all(&chunk("data: 1\n\n"))?;
+        until_closed(connection)
+    });
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let body = vec![b'x'; 8 * MIB];
+    let mut clients: Vec<_> = (0..12).map(|_| gateway.send("POST /v1/chat/completions", "", &body)).collect();
+    for client in &mut clients {
+        client.read_until("data: 1");
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.running.id())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().split(' ').next()).unwrap();
+    let resident: usize = resident.parse().unwrap();
+    assert!(resident < clients.len() * 8 * 1024 / 2, "{resident} kB");
+}
+
+#[test]
 fn usage_is_counted_by_model_from_answers_and_streams() {
     let upstream = Upstream::start(|number, _, connection| {
         if number == 0 {
