@@ -161,3 +161,26 @@ fn a_renewal_that_fails_for_now_is_a_503_with_a_time() {
     assert_eq!((got.is(503).code().as_str(), got.header("retry-after")), ("credential_unavailable", "5"));
     assert_eq!(sandbox.credential()["refresh_token"], "granted-refresh-1");
 }
+
+#[test]
+fn a_request_that_waits_while_a_renewal_fails_shares_its_failure() {
+    let gate = Gate::default();
+    let upstream = refusing_the_first();
+    let sandbox = logged_in(&upstream);
+    sandbox.server.always(Ask::Refresh, || Reply::html(403));
+    sandbox.server.script(Ask::Refresh, Reply::html(403).after(&gate));
+    let gateway = Gateway::start(&sandbox, &[]);
+    let first = gateway.send("POST /v1/chat/completions", "", CHAT);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    let second = gateway.send("POST /v1/chat/completions", "", CHAT);
+    upstream.wait_for(2);
+    // Answered by the same thread, after what came before.
+    for _ in 0..3 {
+        gateway.send("GET /healthz", "", b"").got().is(200);
+    }
+    gate.open();
+    for client in [first, second] {
+        assert_eq!(client.got().is(503).code(), "credential_unavailable");
+    }
+    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+}
