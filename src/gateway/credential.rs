@@ -5,13 +5,13 @@
 //! Rule: what was read last is used as long as the file is the same by its metadata and the token lasts; anything else
 //! goes to a thread of its own, once for all requests that wait, and is never cut short.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use hyper::header::{HeaderName, HeaderValue};
@@ -95,9 +95,12 @@ impl Ready {
     }
 }
 
-enum Job {
-    Fresh(oneshot::Sender<Result<Found, Failed>>),
-    Renew(Box<Credential>, oneshot::Sender<Result<Found, Failed>>),
+struct Job {
+    /// When the request that asks began to wait.
+    since: Instant,
+    /// A credential whose token the API refused.
+    refused: Option<Box<Credential>>,
+    reply: oneshot::Sender<Result<Found, Failed>>,
 }
 
 /// One profile's credential.
@@ -107,9 +110,6 @@ pub(super) struct Bridge {
     thread: Option<JoinHandle<()>>,
     cached: RefCell<Option<Rc<Ready>>>,
     gate: Mutex<()>,
-    /// How many times the thread was asked, and the failure of the last time.
-    asked: Cell<u64>,
-    failure: RefCell<Option<(u64, Failed)>>,
 }
 
 impl Bridge {
@@ -117,24 +117,23 @@ impl Bridge {
         let path = account.path.clone();
         let (jobs, queue) = mpsc::channel();
         let work = move || {
-            for job in queue {
+            let mut failure: Option<(Instant, Failed)> = None;
+            for Job { since, refused, reply } in queue {
+                // Whoever waited while it failed shares the failure instead of asking in turn.
+                let found = match &failure {
+                    Some((at, failed)) if since < *at => Err(failed.clone()),
+                    _ => {
+                        let found = find(&account, refused.as_deref());
+                        failure = found.as_ref().err().map(|failed| (Instant::now(), failed.clone()));
+                        found
+                    }
+                };
                 // Whoever asked may have left; what was renewed for them is in the file.
-                match job {
-                    Job::Fresh(reply) => drop(reply.send(find(&account, None))),
-                    Job::Renew(seen, reply) => drop(reply.send(find(&account, Some(&seen)))),
-                }
+                drop(reply.send(found));
             }
         };
         let thread = std::thread::Builder::new().name("credential".to_owned()).spawn(work)?;
-        Ok(Self {
-            path,
-            jobs: Some(jobs),
-            thread: Some(thread),
-            cached: RefCell::default(),
-            gate: Mutex::new(()),
-            asked: Cell::new(0),
-            failure: RefCell::default(),
-        })
+        Ok(Self { path, jobs: Some(jobs), thread: Some(thread), cached: RefCell::default(), gate: Mutex::new(()) })
     }
 
     /// The credential as the file has it now, renewed if it must be.
@@ -142,25 +141,24 @@ impl Bridge {
         if let Some(ready) = self.current() {
             return Ok(ready);
         }
-        let asked = self.asked.get();
+        let since = Instant::now();
         let _alone = self.gate.lock().await;
         if let Some(ready) = self.current() {
             return Ok(ready);
         }
-        self.ask(asked, Job::Fresh).await
+        self.ask(since, None).await
     }
 
     /// Another credential than `refused`: the one that somebody else got meanwhile, or a new one.
     pub(super) async fn renewed(&self, refused: &Ready) -> Result<Rc<Ready>, Failed> {
-        let asked = self.asked.get();
+        let since = Instant::now();
         let _alone = self.gate.lock().await;
         if let Some(ready) = self.current()
             && ready.credential.access_token != refused.credential.access_token
         {
             return Ok(ready);
         }
-        let seen = Box::new(refused.credential.clone());
-        self.ask(asked, |reply| Job::Renew(seen, reply)).await
+        self.ask(since, Some(Box::new(refused.credential.clone()))).await
     }
 
     /// What was read last, if it still holds.
@@ -171,35 +169,12 @@ impl Bridge {
         (lasts && ready.stamp.is_some() && Stamp::of(&self.path) == ready.stamp).then(|| Rc::clone(ready))
     }
 
-    /// Asks the thread, unless it failed while this request waited for its turn: then that failure is shared.
-    async fn ask(
-        &self,
-        asked_before: u64,
-        job: impl FnOnce(oneshot::Sender<Result<Found, Failed>>) -> Job,
-    ) -> Result<Rc<Ready>, Failed> {
-        if let Some((number, failed)) = &*self.failure.borrow()
-            && *number > asked_before
-        {
-            return Err(failed.clone());
-        }
-        self.asked.set(self.asked.get() + 1);
-        let (reply, answer) = oneshot::channel();
-        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job(reply)).is_ok());
+    async fn ask(&self, since: Instant, refused: Option<Box<Credential>>) -> Result<Rc<Ready>, Failed> {
         let over = || Failed::new(Failure::Temporary, "the gateway is ending");
-        if !sent {
-            return Err(over());
-        }
-        let found = answer.await.unwrap_or_else(|_| Err(over()));
-        match found.and_then(|found| self.keep(found)) {
-            Ok(ready) => {
-                *self.failure.borrow_mut() = None;
-                Ok(ready)
-            }
-            Err(failed) => {
-                *self.failure.borrow_mut() = Some((self.asked.get(), failed.clone()));
-                Err(failed)
-            }
-        }
+        let (reply, answer) = oneshot::channel();
+        let jobs = self.jobs.as_ref().ok_or_else(over)?;
+        jobs.send(Job { since, refused, reply }).map_err(|_| over())?;
+        answer.await.unwrap_or_else(|_| Err(over())).and_then(|found| self.keep(found))
     }
 
     fn keep(&self, found: Found) -> Result<Rc<Ready>, Failed> {

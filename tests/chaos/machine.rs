@@ -7,9 +7,9 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
@@ -61,8 +61,17 @@ impl Machine {
 
     /// Lets the access token's time run out.
     pub(crate) fn expire(&self) {
+        self.set_left(-60_000);
+    }
+
+    /// Gives the access token another hour.
+    pub(crate) fn last(&self) {
+        self.set_left(3_600_000);
+    }
+
+    fn set_left(&self, left: i64) {
         let mut credential = self.credential().unwrap().expect("a credential");
-        credential["expiry_date"] = json!(milliseconds() - 60_000);
+        credential["expiry_date"] = json!(milliseconds() + left);
         self.put(&credential);
     }
 
@@ -90,6 +99,30 @@ impl Machine {
         Ok(self.credential()?.map(|credential| credential["refresh_token"].as_str().unwrap_or_default().to_owned()))
     }
 
+    /// A credential that the server takes; where there is none yet, another program puts one there.
+    pub(crate) fn log_in(&self) {
+        let stored = self.refresh_token().unwrap_or_else(|error| panic!("{error}"));
+        if !stored.is_some_and(|token| self.server.is_good(&token)) {
+            self.store(&self.server.issue(), 3600);
+        }
+    }
+
+    /// Lets the API refuse the stored access token, which looks good for another hour.
+    pub(crate) fn refuse(&self) {
+        let credential = self.credential().unwrap().expect("a credential");
+        self.server.refuse(credential["access_token"].as_str().unwrap());
+        self.last();
+    }
+
+    /// The next one renews at once, whatever locks and files a killed one left.
+    pub(crate) fn goes_on(&self, told: &str) {
+        let ended = self.start(&["refresh"]).end();
+        assert_eq!(ended.code(), Some(0), "{told}the next renewal failed: {}", ended.stderr);
+        assert!(ended.after < Duration::from_secs(20), "{told}the next renewal took {:?}", ended.after);
+        assert!(!ended.stderr.contains("waiting for"), "{told}the next renewal waited: {}", ended.stderr);
+        assert_eq!(self.leftovers(), [""; 0], "{told}left after the next renewal");
+    }
+
     /// What lies beside the credential and should not.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let names =
@@ -114,7 +147,14 @@ impl Machine {
         command.env("QWENAUTH_QWEN_OAUTH_URL", &self.server.url).env("QWENAUTH_LOG", "trace");
         command.current_dir(self.directory.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Process { child: command.spawn().unwrap(), started: Instant::now() }
+        let mut child = command.spawn().unwrap();
+        // Read while it runs: what a gateway logs in its life fills a pipe.
+        let mut stderr = child.stderr.take().unwrap();
+        let reading = thread::spawn(move || {
+            let mut text = String::new();
+            stderr.read_to_string(&mut text).map(|_| text).unwrap_or_default()
+        });
+        Process { child, reading, started: Instant::now() }
     }
 }
 
@@ -129,6 +169,7 @@ fn milliseconds() -> i64 {
 
 pub(crate) struct Process {
     child: Child,
+    reading: JoinHandle<String>,
     pub(crate) started: Instant,
 }
 
@@ -138,6 +179,7 @@ pub(crate) struct Ended {
     pub(crate) stdout: String,
     pub(crate) stderr: String,
     pub(crate) after: Duration,
+    pub(crate) at: Instant,
 }
 
 impl Ended {
@@ -160,6 +202,11 @@ impl Process {
         let _ = kill(Pid::from_raw(self.id().try_into().unwrap()), signal);
     }
 
+    /// For whoever reads while it runs; its end then tells nothing of it.
+    pub(crate) fn take_stdout(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("nobody took it before")
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
@@ -177,21 +224,24 @@ impl Process {
             }
             thread::sleep(Duration::from_micros(500));
         };
-        let after = self.started.elapsed();
-        let (mut stdout, mut stderr) = (String::new(), String::new());
-        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let at = Instant::now();
+        let after = at - self.started;
+        let mut stdout = String::new();
+        if let Some(mut pipe) = self.child.stdout.take() {
+            pipe.read_to_string(&mut stdout).unwrap();
+        }
+        let stderr = self.reading.join().expect("stderr can be read");
         assert!(!stderr.contains(MARKER), "a secret on stderr:\n{stderr}");
         for secret in ["chaotic-refresh", "chaotic-device"] {
             assert!(!stdout.contains(secret), "a secret on stdout:\n{stdout}");
         }
-        Ended { status, stdout, stderr, after }
+        Ended { status, stdout, stderr, after, at }
     }
 }
 
 /// Which of these processes hold a file lock and which wait for one, by the kernel's own table. Each takes only one.
-pub(crate) fn at_lock(processes: &[Process]) -> (Vec<u32>, Vec<u32>) {
-    let ours: HashSet<u32> = processes.iter().map(Process::id).collect();
+pub(crate) fn at_lock(processes: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let ours: HashSet<u32> = processes.iter().copied().collect();
     let table = fs::read_to_string("/proc/locks").unwrap_or_default();
     let (mut holding, mut waiting) = (Vec::new(), Vec::new());
     for line in table.lines() {

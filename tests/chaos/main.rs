@@ -12,6 +12,8 @@
     reason = "a scenario fails where it stands, prints its figures, and plays the other programs that touch the files"
 )]
 
+mod calls;
+mod gateway;
 mod kill;
 mod machine;
 mod random;
@@ -57,11 +59,14 @@ impl Options {
 }
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some(gateway::CLIENT) {
+        return gateway::be_a_client();
+    }
     let options = Options::read();
     let counts: &[usize] = if options.long { &[1, 10, 100, 500] } else { &[1, 10, 50] };
     let kinds = if options.long { 20 } else { 2 };
     let scenarios: [(&str, &dyn Fn(), bool); 6] = [
-        ("system_calls", &|| kill::at_each_call(kinds, options.seed), true),
+        ("system_calls", &|| calls::at_each_call(kinds, options.seed), true),
         ("kill", &|| kill::run(options.rounds, options.seed), true),
         ("stampede", &|| stampede::one_request(counts), true),
         ("failing", &|| stampede::failing_server(counts), true),

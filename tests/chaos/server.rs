@@ -1,6 +1,7 @@
-//! An authorization server with single-use refresh tokens that logs every rotation and when its reply was out.
+//! An authorization server with single-use refresh tokens that logs every rotation and when its reply was out, and an API
+//! that refuses the access tokens it is told to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -39,6 +40,10 @@ struct State {
     /// Every refresh token there ever was → still good.
     refresh_tokens: HashMap<String, bool>,
     refreshes: Vec<Refresh>,
+    /// Requests to the token endpoint.
+    asked: usize,
+    /// Access tokens that the API takes no more.
+    refused: HashSet<String>,
     /// No reply goes out while it is closed.
     open: bool,
     /// Before the reply and between its halves.
@@ -72,6 +77,8 @@ impl Server {
             next: 0,
             refresh_tokens: HashMap::new(),
             refreshes: Vec::new(),
+            asked: 0,
+            refused: HashSet::new(),
             open: true,
             delay: Duration::ZERO,
             busy: 0,
@@ -127,13 +134,25 @@ impl Server {
         self.state().refresh_tokens.get(refresh_token).copied().unwrap_or(false)
     }
 
+    /// From now on the API answers 401 to this token.
+    pub(crate) fn refuse(&self, access_token: &str) {
+        self.state().refused.insert(access_token.to_owned());
+    }
+
     pub(crate) fn refreshes(&self) -> Vec<Refresh> {
         self.state().refreshes.clone()
     }
 
     /// Forgets what was; tokens stay what they are.
     pub(crate) fn forget(&self) {
-        self.state().refreshes.clear();
+        let mut state = self.state();
+        state.refreshes.clear();
+        state.asked = 0;
+    }
+
+    /// Waits until somebody asks for tokens, for so long at most.
+    pub(crate) fn await_request(&self, limit: Duration) {
+        drop(self.shared.changed.wait_timeout_while(self.state(), limit, |state| state.asked == 0).unwrap());
     }
 
     /// Waits until all that was sent so far has been read and dealt with, by whomever it was sent: connections are
@@ -176,6 +195,7 @@ impl State {
         if good && self.mood == Mood::Rotate {
             self.refresh_tokens.insert(sent.to_owned(), false);
         }
+        self.asked += 1;
         self.refreshes.push(Refresh {
             sent: sent.to_owned(),
             granted: tokens.as_ref().map(|tokens| tokens.refresh.clone()),
@@ -198,7 +218,7 @@ fn grant(tokens: &Tokens, api: &str) -> String {
 }
 
 fn answer(connection: &TcpStream, shared: &Shared, api: &str) -> io::Result<()> {
-    let (path, body) = read(connection)?;
+    let Asked { path, bearer, body } = read(connection)?;
     let field = |name: &str| {
         let form = url::form_urlencoded::parse(body.as_bytes());
         form.into_iter().find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).unwrap_or_default()
@@ -212,12 +232,12 @@ fn answer(connection: &TcpStream, shared: &Shared, api: &str) -> io::Result<()> 
         return send(connection, 200, &code, Duration::ZERO);
     }
     if path == "/v1/chat/completions" {
-        return send(
-            connection,
-            200,
-            r#"{"choices":[{"message":{"role":"assistant","content":"ok"}}]}"#,
-            Duration::ZERO,
-        );
+        let (status, body) = if lock().refused.contains(&bearer) {
+            (401, r#"{"error":{"code":"invalid_api_key","message":"invalid access token or token expired"}}"#)
+        } else {
+            (200, r#"{"choices":[{"message":{"role":"assistant","content":"ok"}}]}"#)
+        };
+        return send(connection, status, body, Duration::ZERO);
     }
     if path != "/api/v1/oauth2/token" {
         return send(connection, 404, "{}", Duration::ZERO);
@@ -225,6 +245,8 @@ fn answer(connection: &TcpStream, shared: &Shared, api: &str) -> io::Result<()> 
     if field("grant_type") != "refresh_token" {
         let (granted, delay) = {
             let mut state = lock();
+            state.asked += 1;
+            shared.changed.notify_all();
             (state.issue(), state.delay)
         };
         return send(connection, 200, &grant(&granted, api), delay);
@@ -243,12 +265,18 @@ fn answer(connection: &TcpStream, shared: &Shared, api: &str) -> io::Result<()> 
     Ok(())
 }
 
-fn read(connection: &TcpStream) -> io::Result<(String, String)> {
+struct Asked {
+    path: String,
+    bearer: String,
+    body: String,
+}
+
+fn read(connection: &TcpStream) -> io::Result<Asked> {
     let mut reader = BufReader::new(connection);
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut length = 0;
+    let (mut length, mut bearer) = (0, String::new());
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
@@ -256,10 +284,13 @@ fn read(connection: &TcpStream) -> io::Result<(String, String)> {
         if name.eq_ignore_ascii_case("content-length") {
             length = value.trim().parse().unwrap_or(0);
         }
+        if name.eq_ignore_ascii_case("authorization") {
+            value.trim().trim_start_matches("Bearer ").clone_into(&mut bearer);
+        }
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    Ok((path, String::from_utf8_lossy(&body).into_owned()))
+    Ok(Asked { path, bearer, body: String::from_utf8_lossy(&body).into_owned() })
 }
 
 /// In two halves, so that a kill can come between them.

@@ -1,113 +1,235 @@
-//! Many processes on one expired credential: one request serves all, a failing server is asked three times, a holder
-//! that dies or stops is survived.
+//! Many processes and requests through gateways on one expired credential: one request to the server serves all, a
+//! failing server is asked three times, a holder that dies or stops is survived.
 
-use std::thread;
+use std::collections::BTreeSet;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::gateway::{Gateway, Sent};
 use crate::machine::{Ended, Machine, Process, at_lock};
 use crate::server::{Mood, PATIENCE};
 
 const COMMANDS: [&[&str]; 3] = [&["token"], &["refresh"], &["exec", "--", "true"]];
 
-/// Starts `count` processes of all kinds; returns once one asks and all others wait for it.
-fn gather(machine: &Machine, count: usize) -> Vec<Process> {
-    machine.store(&machine.server.issue(), -60);
-    machine.server.forget();
-    machine.server.close_gate();
-    let processes: Vec<Process> = (0..count).map(|number| machine.start(COMMANDS[number % COMMANDS.len()])).collect();
-    machine.server.wait_for_refreshes(1);
-    let deadline = Instant::now() + PATIENCE;
-    while at_lock(&processes).1.len() < count - 1 {
-        assert!(Instant::now() < deadline, "not all of {count} processes came to the lock");
-        thread::sleep(Duration::from_millis(10));
-    }
-    processes
+/// Of four that want the credential, one is a request through a gateway; the gateways take turns.
+const KINDS: usize = COMMANDS.len() + 1;
+const GATEWAYS: usize = 2;
+
+/// All who want one credential. They wait for the first of them, whom the server lets wait.
+struct Crowd {
+    processes: Vec<Process>,
+    gateways: Vec<Gateway>,
+    /// Waiting for their answers, each with the number of its gateway.
+    requests: Vec<(usize, JoinHandle<Waited>)>,
 }
 
-fn all(processes: Vec<Process>, code: i32) -> Vec<Ended> {
-    let ended: Vec<Ended> = processes.into_iter().map(Process::end).collect();
-    for one in &ended {
-        assert_eq!(one.code(), Some(code), "{}{}", one.stdout, one.stderr);
+/// The status a client got, or why none, and when.
+struct Waited {
+    status: Result<u16, String>,
+    at: Instant,
+}
+
+impl Crowd {
+    /// Returns once one asks and all others wait for it. `first`: who asks, by its number among the kinds.
+    fn gather(machine: &Machine, count: usize, first: usize) -> Self {
+        machine.store(&machine.server.issue(), 3600);
+        let asked_through: BTreeSet<usize> =
+            (first..first + count).filter(|number| number % KINDS == COMMANDS.len()).map(gateway_of).collect();
+        let gateways = (0..GATEWAYS).map(|_| Gateway::start(machine)).collect();
+        machine.expire();
+        machine.server.forget();
+        machine.server.close_gate();
+        let mut crowd = Self { processes: Vec::new(), gateways, requests: Vec::new() };
+        crowd.add(machine, first);
+        machine.server.wait_for_refreshes(1);
+        for number in first + 1..first + count {
+            crowd.add(machine, number);
+        }
+        let expected = crowd.processes.len() + asked_through.len() - 1;
+        let deadline = Instant::now() + PATIENCE;
+        while at_lock(&crowd.ids()).1.len() < expected {
+            assert!(Instant::now() < deadline, "not all of {expected} processes came to the lock");
+            thread::sleep(Duration::from_millis(10));
+        }
+        crowd
     }
-    ended
+
+    fn add(&mut self, machine: &Machine, number: usize) {
+        if let Some(command) = COMMANDS.get(number % KINDS) {
+            return self.processes.push(machine.start(command));
+        }
+        let gateway = gateway_of(number);
+        let sent = self.gateways[gateway].address.send().expect("the gateway takes a request");
+        let wait = move || {
+            let status = Sent::status(sent).map_err(|error| error.to_string());
+            Waited { status, at: Instant::now() }
+        };
+        self.requests.push((gateway, thread::spawn(wait)));
+    }
+
+    fn ids(&self) -> Vec<u32> {
+        self.processes.iter().chain(self.gateways.iter().map(|gateway| &gateway.process)).map(Process::id).collect()
+    }
+
+    /// Waits for all; processes end with `code`, requests with `status`. Gateways end when they are told to.
+    fn end(self, code: i32, status: u16) -> Outcome {
+        let mut outcome = Outcome::default();
+        for process in self.processes {
+            outcome.add(&process.end(), code);
+        }
+        for (_, request) in self.requests {
+            let waited = request.join().expect("a client waits");
+            assert_eq!(waited.status, Ok(status), "through a gateway");
+            outcome.requests += 1;
+            outcome.note(waited.at);
+        }
+        for gateway in self.gateways {
+            gateway.process.signal(Signal::SIGTERM);
+            let ended = gateway.process.end();
+            assert!(ended.died_by(Signal::SIGTERM), "{}", ended.stderr);
+        }
+        outcome
+    }
+
+    /// Takes the first one out of the crowd, with what was asked through it.
+    fn take_holder(&mut self) -> Process {
+        let (holding, _) = at_lock(&self.ids());
+        if let Some(at) = self.processes.iter().position(|process| holding.contains(&process.id())) {
+            return self.processes.remove(at);
+        }
+        let is_holder = |gateway: &Gateway| holding.contains(&gateway.process.id());
+        let at = self.gateways.iter().position(is_holder).expect("one holds the lock");
+        self.requests.retain(|(gateway, _)| *gateway != at);
+        for (gateway, _) in &mut self.requests {
+            *gateway -= usize::from(*gateway > at);
+        }
+        self.gateways.remove(at).process
+    }
+}
+
+fn gateway_of(number: usize) -> usize {
+    number / KINDS % GATEWAYS
+}
+
+#[derive(Default)]
+struct Outcome {
+    processes: usize,
+    requests: usize,
+    /// When the last of them had what it wanted, or knew that it would not get it.
+    last: Option<Instant>,
+    /// Of a process, from its start.
+    longest: Duration,
+}
+
+impl Outcome {
+    fn add(&mut self, ended: &Ended, code: i32) {
+        assert_eq!(ended.code(), Some(code), "{}{}", ended.stdout, ended.stderr);
+        self.processes += 1;
+        self.longest = self.longest.max(ended.after);
+        self.note(ended.at);
+    }
+
+    fn note(&mut self, at: Instant) {
+        self.last = self.last.max(Some(at));
+    }
+
+    fn after(&self, start: Instant) -> Duration {
+        self.last.map_or(Duration::ZERO, |last| last - start)
+    }
 }
 
 pub(crate) fn one_request(counts: &[usize]) {
-    println!("| processes | started and waiting after | all done after the reply | requests | succeeded |");
-    println!("|---:|---:|---:|---:|---:|");
+    println!(
+        "| at once | of these through two gateways | started and waiting after | all done after the reply | requests to the server | succeeded |"
+    );
+    println!("|---:|---:|---:|---:|---:|---:|");
     for &count in counts {
         let machine = Machine::new();
         let started = Instant::now();
-        let processes = gather(&machine, count);
+        let crowd = Crowd::gather(&machine, count, 0);
         let (waiting, open) = (started.elapsed(), Instant::now());
         machine.server.open_gate();
-        let ended = all(processes, 0);
-        let took = open.elapsed();
+        let outcome = crowd.end(0, 200);
         let refreshes = machine.server.refreshes();
         assert_eq!(refreshes.len(), 1, "one request serves all");
         assert_eq!(machine.refresh_token().unwrap(), refreshes[0].granted, "the file holds what was granted");
         assert_eq!(machine.leftovers(), [""; 0]);
-        println!("| {count} | {} ms | {} ms | 1 | {} |", waiting.as_millis(), took.as_millis(), ended.len());
+        println!(
+            "| {count} | {} | {} ms | {} ms | 1 | {} |",
+            outcome.requests,
+            waiting.as_millis(),
+            outcome.after(open).as_millis(),
+            outcome.processes + outcome.requests
+        );
     }
 }
 
 pub(crate) fn failing_server(counts: &[usize]) {
-    println!("| processes, server says 503 | all ended after the first reply | requests | ended with 3 |");
-    println!("|---:|---:|---:|---:|");
+    println!(
+        "| at once, the server says 503 | all ended after the first reply | requests to the server | ended with 3 | got a 503 through a gateway |"
+    );
+    println!("|---:|---:|---:|---:|---:|");
     for &count in counts {
         let machine = Machine::new();
         machine.server.mood(Mood::Fail);
-        let processes = gather(&machine, count);
+        let crowd = Crowd::gather(&machine, count, 0);
         let before = machine.refresh_token();
         let open = Instant::now();
         machine.server.open_gate();
-        let ended = all(processes, 3);
-        let (took, asked) = (open.elapsed(), machine.server.refreshes().len());
+        let outcome = crowd.end(3, 503);
+        let asked = machine.server.refreshes().len();
         assert!(asked <= 3, "{asked} requests to a failing server");
         assert_eq!(machine.refresh_token(), before, "a temporary failure costs no login");
-        println!("| {count} | {} ms | {asked} | {} |", took.as_millis(), ended.len());
+        println!(
+            "| {count} | {} ms | {asked} | {} | {} |",
+            outcome.after(open).as_millis(),
+            outcome.processes,
+            outcome.requests
+        );
     }
 }
 
 /// The first to ask is killed. The next must ask again: only the server knows whether the token was spent. One does.
 pub(crate) fn killed_holder(count: usize) {
-    println!("| holder killed, {count} waiting; the server | further requests | others ended with |");
-    println!("|---|---:|---|");
-    for (mood, name, code) in [(Mood::KeepOld, "keeps the old token", 0), (Mood::Rotate, "had spent the token", 4)] {
-        let machine = Machine::new();
-        machine.server.mood(mood);
-        let mut processes = gather(&machine, count + 1);
-        let holder = holder(&processes);
-        let holder = processes.remove(holder);
-        holder.signal(Signal::SIGKILL);
-        assert!(holder.end().died_by(Signal::SIGKILL));
-        machine.server.open_gate();
-        all(processes, code);
-        let asked = machine.server.refreshes().len() - 1;
-        assert_eq!(asked, 1, "one further request");
-        println!("| {name} | {asked} | {code} |");
+    println!(
+        "| holder killed, {count} waiting | the server | requests after its own | processes ended with | requests through a gateway got |"
+    );
+    println!("|---|---|---:|---:|---:|");
+    for (holder, first) in [("`token`", 0), ("`gateway`", COMMANDS.len())] {
+        for (mood, name, code, status) in
+            [(Mood::KeepOld, "keeps the old token", 0, 200), (Mood::Rotate, "had spent the token", 4, 503)]
+        {
+            let machine = Machine::new();
+            machine.server.mood(mood);
+            let mut crowd = Crowd::gather(&machine, count + 1, first);
+            let killed = crowd.take_holder();
+            killed.signal(Signal::SIGKILL);
+            assert!(killed.end().died_by(Signal::SIGKILL));
+            machine.server.open_gate();
+            crowd.end(code, status);
+            let asked = machine.server.refreshes().len() - 1;
+            assert_eq!(asked, 1, "one further request");
+            println!("| {holder} | {name} | {asked} | {code} | {status} |");
+        }
     }
 }
 
-fn holder(processes: &[Process]) -> usize {
-    let (holding, _) = at_lock(processes);
-    processes.iter().position(|process| holding.contains(&process.id())).expect("one holds the lock")
-}
+/// Nobody waits longer for a lock; a second more, to say so and end on a busy machine.
+const LONGEST_WAIT: Duration = Duration::from_secs(60 + 1);
 
 /// The holder stops for longer than anybody waits, as after Ctrl-Z; then it goes on and saves what it was granted.
 pub(crate) fn stopped_holder(count: usize) {
     let machine = Machine::new();
-    let started = Instant::now();
-    let mut processes = gather(&machine, count + 1);
-    let holder = holder(&processes);
-    let holder = processes.remove(holder);
+    let mut crowd = Crowd::gather(&machine, count + 1, 0);
+    let holder = crowd.take_holder();
     holder.signal(Signal::SIGSTOP);
+    let stopped = Instant::now();
     machine.server.open_gate();
-    let ended = all(processes, 3);
-    let longest = ended.iter().map(|one| one.after).max().unwrap_or_default();
-    assert!(started.elapsed() < Duration::from_secs(90) && longest < Duration::from_secs(75), "{longest:?}");
+    let outcome = crowd.end(3, 503);
+    let last = outcome.after(stopped);
+    assert!(last <= LONGEST_WAIT, "the last one waited for {last:?} after the holder had stopped");
     assert_eq!(machine.server.refreshes().len(), 1, "nobody asks a second time");
     holder.signal(Signal::SIGCONT);
     let holder = holder.end();
@@ -115,8 +237,14 @@ pub(crate) fn stopped_holder(count: usize) {
     let refreshes = machine.server.refreshes();
     assert_eq!(machine.refresh_token().unwrap(), refreshes[0].granted, "what was granted is saved");
     println!(
-        "| holder stopped, {count} waiting | longest wait | requests | others ended with | the holder, when it goes on |"
+        "| holder stopped | all others gave up after | longest life of a process | requests to the server | ended with 3 | got a 503 through a gateway | the holder, when it goes on |"
     );
-    println!("|---|---:|---:|---|---|");
-    println!("| | {:.1} s | 1 | 3 | saves the grant, ends with 0 |", longest.as_secs_f64());
+    println!("|---|---:|---:|---:|---:|---:|---|");
+    println!(
+        "| {count} waiting | {:.1} s | {:.1} s | 1 | {} | {} | saves the grant, ends with 0 |",
+        last.as_secs_f64(),
+        outcome.longest.as_secs_f64(),
+        outcome.processes,
+        outcome.requests
+    );
 }

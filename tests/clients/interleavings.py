@@ -1,18 +1,25 @@
 #!/usr/bin/env python3
-"""Random interleavings of `qwenauth` and Qwen Code on one login: `interleavings.py [--rounds N] [--seed S] [--jobs J]`.
+"""Random interleavings of `qwenauth` and Qwen Code on one login: `interleavings.py [--rounds N] [--alone N] [--seed S]`.
 
-In each round two Qwen Code processes and three of `qwenauth` start at random moments on an expired login, some are
-interrupted, and the server, whose refresh tokens are single use, takes a random time to answer. Then the same with Qwen
-Code alone. Held against each round: `qwenauth` sends no token that its file no longer holds, removes no good
-credentials, leaves no lock; whatever the server saw presented twice is listed by who sent it.
+In each round two Qwen Code processes and three of `qwenauth` meet on an expired login. In half of the rounds Qwen Code is
+first: `qwenauth` starts when its lock, its refresh or its answer is there. Half of all processes are interrupted, most of
+them at such a moment too; one Qwen Code in eight of those is killed. The server, whose refresh tokens are single use and
+who ends a login whose token comes twice, answers after a random time or once Qwen Code has met the lock, and in a third of
+the rounds its API refuses the first token it sees. Then the same with Qwen Code alone.
+
+Held against each round: `qwenauth` sends no token that its file no longer holds, loses nothing that it was granted,
+removes no good credentials, leaves no lock, and ends well unless it was interrupted or the login was lost; whatever the
+server saw twice is listed by who sent it.
 """
 
 import argparse
 import collections
 import concurrent.futures
+import functools
 import json
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -27,22 +34,55 @@ from provider import Provider, Request  # noqa: E402
 from qwen_code_tests import QwenCode  # noqa: E402
 
 VERSIONS = ("0.12.0", "0.24.4")
-LONGEST_START = 4.0  # seconds; Qwen Code takes about two until it looks at its login
-LONGEST_WAIT = 15.0
-LONGEST_ANSWER = 2.0
-KINDS = (("token",), ("refresh",), ("exec", "--", "true"))
+BEGIN, LOCK, MET, REFRESH, ANSWERED, MODEL = MOMENTS = ("begin", "lock", "met", "refresh", "answered", "model")
+MOMENT_SECONDS = 20.0  # what does not happen for so long is waited for no longer
+LONGEST_JITTER = 0.4
+LONGEST_START = 3.0  # Qwen Code takes about two until it looks at its login
+LONGEST_ANSWER = 1.0
+LONGEST_HELD = 10.0  # half of what `qwenauth` grants a refresh
+END_SECONDS = 240
+CLIENT = """
+import os, urllib.request
+url, key = os.environ["OPENAI_BASE_URL"], os.environ["OPENAI_API_KEY"]
+headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+body = b'{"model":"coder-model","messages":[{"role":"user","content":"ping"}]}'
+urllib.request.urlopen(urllib.request.Request(f"{url}/chat/completions", body, headers)).read()
+"""
+KINDS = (
+    ("token",),
+    ("refresh",),
+    ("exec", "--", "true"),
+    ("exec", "--gateway", "--", sys.executable, "-S", "-c", CLIENT),
+)
+
+
+class Moments:
+    """What has happened in a round; processes start and are interrupted when it has."""
+
+    def __init__(self):
+        self._happened = {moment: threading.Event() for moment in MOMENTS}
+
+    def happened(self, moment):
+        self._happened[moment].set()
+
+    def wait(self, moment, seconds=MOMENT_SECONDS):
+        self._happened[moment].wait(seconds)
 
 
 class StrictProvider(Provider):
     """Tells who presented a token again, and whether `qwenauth` sent what stands in its file. Grants no new login."""
 
-    def __init__(self, delays, credential_file):
+    def __init__(self, moments, draw, credential_file):
         super().__init__()
-        self._delays = delays
+        self._moments = moments
+        self._draw = draw
+        self._refuses = draw.random() < 1 / 3
         self._credential_file = credential_file
         self._spent = set()
-        self.refreshes = collections.Counter()
+        self._agents = threading.local()
+        self.refreshes = []
         self.reuses = collections.Counter()
+        self.granted_to = {}
         self.not_in_file = []
         self.logins_wanted = 0
 
@@ -56,21 +96,36 @@ class StrictProvider(Provider):
 
     def record(self, request: Request):
         super().record(request)
+        if request.kind == "model":
+            self._moments.happened(MODEL)
         if request.kind != "refresh":
             return
-        who = sender(request.user_agent)
+        who = self._agents.who = sender(request.user_agent)
         held = read_credential(self._credential_file).get("refresh_token")
         with self._lock:
-            self.refreshes[who] += 1
+            self.refreshes.append(who)
             self.reuses[who] += request.token in self._spent
             self._spent.add(request.token)
             if who == "qwenauth" and request.token != held:
                 self.not_in_file.append((request.token, held))
 
     def refresh(self, form):
-        answer = super().refresh(form)
-        time.sleep(self._delays.random() * LONGEST_ANSWER)
-        return answer
+        status, reply = super().refresh(form)
+        self._moments.happened(REFRESH)
+        if status == 200:
+            self.granted_to[reply["refresh_token"]] = self._agents.who
+        if self._draw.random() < 1 / 3:
+            self._moments.wait(MET, LONGEST_HELD)
+        time.sleep(self._draw.random() * LONGEST_ANSWER)
+        self._moments.happened(ANSWERED)
+        return status, reply
+
+    def knows(self, bearer):
+        with self._lock:
+            refuses, self._refuses = self._refuses, False
+        if refuses:
+            self.expire_access_tokens()
+        return super().knows(bearer)
 
 
 def sender(user_agent):
@@ -84,59 +139,101 @@ def read_credential(path):
         return {}
 
 
+class Actor:
+    """One process: what it is, when it starts, when and by what it is interrupted, if at all."""
+
+    def __init__(self, who, start, draw, moments, starts_at):
+        self.who = who
+        self._start = start
+        self._moments = moments
+        self._starts_at = starts_at
+        # An answer that is out, or a request that is on its way: where a login can be lost.
+        self._ends_at = draw.choice((None, BEGIN, MET, REFRESH, ANSWERED, MODEL)) if draw.random() < 1 / 2 else ()
+        self._ends_after = draw.random() * (LONGEST_START if self._ends_at is None else LONGEST_JITTER)
+        caught = [signal.SIGINT, signal.SIGTERM]
+        # Qwen Code does not catch HUP: to it that is a kill.
+        rare = signal.SIGHUP if who == "qwenauth" else signal.SIGKILL
+        self.signal = rare if draw.random() < 1 / 8 else draw.choice(caught)
+        self.interrupted = False
+        self.code = None
+        self.said = ""
+
+    def act(self):
+        moment, after = self._starts_at
+        self._moments.wait(moment)
+        time.sleep(after)
+        process = self._start()
+        if self._ends_at != ():
+            if self._ends_at is not None:
+                self._moments.wait(self._ends_at)
+            time.sleep(self._ends_after)
+            try:
+                process.interrupt(self.signal)
+                self.interrupted = True
+            except ProcessLookupError:
+                pass  # it was quicker
+        self.code = process.wait(END_SECONDS)
+        process.wait_for_all()
+        self.said = process.stderr
+
+    def ended_well(self):
+        """At the end, or by the signal it got."""
+        died = (-self.signal, 128 + self.signal) if self.interrupted else ()
+        return self.code == 0 or self.code in died
+
+
 class Round:
     def __init__(self, program, version, seed, beside, folders):
         self.seed = seed
-        self.beside = beside
-        self._random = random.Random(f"{version} {seed} {beside}")
-        self._machine = machines.Machine(program, folders)
-        self._machine.provider.close()
-        delays = random.Random(self._random.random())
-        self._machine.provider = StrictProvider(delays, self._machine.credential_file)
-        self._qwen = QwenCode(version, self._machine)
+        draw = random.Random(f"{version} {seed} {beside}")
+        self._moments = Moments()
+        self._machine = machine = machines.Machine(program, folders)
+        machine.provider.close()
+        machine.provider = StrictProvider(self._moments, random.Random(draw.random()), machine.credential_file)
+        self._qwen = QwenCode(version, machine)
+        if draw.random() < 3 / 4:  # the rest starts itself once more, as people have it, at twice the time
+            self._qwen.environment["QWEN_CODE_NO_RELAUNCH"] = "true"
+        self._actors = self._cast(draw, beside)
+
+    def _cast(self, draw, beside):
+        actors = []
+        for _ in range(2):
+            begin = BEGIN, draw.random()
+            actors.append(Actor("Qwen Code", lambda: self._qwen.start("ping"), draw, self._moments, begin))
+        is_late = draw.random() < 1 / 2
+        for _ in range(3 if beside else 0):
+            moment = draw.choice((LOCK, REFRESH, ANSWERED, MODEL)) if is_late else BEGIN
+            starts_at = moment, draw.random() * (LONGEST_JITTER if is_late else LONGEST_START)
+            start = functools.partial(self._machine.start_qwenauth, *draw.choice(KINDS))
+            actors.append(Actor("qwenauth", start, draw, self._moments, starts_at))
+        return actors
 
     def run(self):
         machine, provider = self._machine, self._machine.provider
+        over = threading.Event()
         try:
             login = provider.login()
             credential = {key: login[key] for key in ("access_token", "refresh_token", "token_type", "resource_url")}
             machine.credential_file.write_text(json.dumps(credential | {"expiry_date": 1}))
             machine.credential_file.chmod(0o600)
-            actors = [threading.Thread(target=self._act, args=plan) for plan in self._plans()]
-            for actor in actors:
-                actor.start()
-            for actor in actors:
-                actor.join()
+            threading.Thread(target=self._watch, args=(over,), daemon=True).start()
+            with concurrent.futures.ThreadPoolExecutor(len(self._actors)) as pool:
+                acts = [pool.submit(actor.act) for actor in self._actors]
+                self._moments.happened(BEGIN)
+                for act in acts:
+                    act.result()
             return self._judge()
         finally:
+            over.set()
             machine.close()
 
-    def _plans(self):
-        """What starts when and is interrupted when, if at all; drawn before anything runs."""
-        commands = [lambda: self._qwen.start("ping")] * 2
-        if self.beside:
-            kinds = [self._random.choice(KINDS) for _ in range(3)]
-            commands += [lambda kind=kind: self._machine.start_qwenauth(*kind) for kind in kinds]
-        late = self._random.random() < 2 / 3  # Qwen Code starts slowly: else it would never be the first
-        for number, start in enumerate(commands):
-            waits = late and number >= 2
-            begin = self._random.random() * (1 if waits else LONGEST_START)
-            interrupted = self._random.random() < 1 / 3
-            yield start, waits, begin, self._random.random() * LONGEST_START if interrupted else None
-
-    def _act(self, start, waits, begin, interrupt):
-        deadline = time.monotonic() + LONGEST_WAIT
-        while waits and time.monotonic() < deadline and not self._machine.lock_file.exists():
-            time.sleep(0.005)
-        time.sleep(begin)
-        process = start()
-        if interrupt is not None:
-            time.sleep(interrupt)
-            try:
-                process.interrupt()
-            except ProcessLookupError:
-                pass  # it was quicker
-        process.wait_for_all()
+    def _watch(self, over):
+        """Qwen Code tells nobody of its lock, so the file is looked for."""
+        while not over.wait(0.005):
+            if self._machine.lock_file.exists():
+                self._moments.happened(LOCK)
+            if self._qwen.lock_tries():
+                self._moments.happened(MET)
 
     def _judge(self):
         machine, provider = self._machine, self._machine.provider
@@ -144,68 +241,103 @@ class Round:
         held = read_credential(machine.credential_file).get("refresh_token")
         notes = read_credential(machine.credential_file.parent / ".oauth_creds.qwenauth-lock")
         lock = machine.lock_file.read_text() if machine.lock_file.exists() else None
-        removed_good = held is None and bool(good) and not self._qwen_code_removed()
+        qwen_code_removed = (machine.root / "signs" / "removed").exists()
+        lost = held not in good
+        refreshes, reuses = collections.Counter(provider.refreshes), provider.reuses
+        unsaved = {provider.granted_to.get(token) for token in good} if lost else set()
         count = collections.Counter(
             rounds=1,
-            refreshes_qwenauth=provider.refreshes["qwenauth"],
-            refreshes_qwen_code=provider.refreshes["Qwen Code"],
-            reuse_qwenauth=provider.reuses["qwenauth"],
-            reuse_qwen_code=provider.reuses["Qwen Code"],
-            login_lost=held not in good,
+            qwen_code_first=provider.refreshes[:1] == ["Qwen Code"],
+            both_refreshed=len(refreshes) == 2,
+            interrupted_qwenauth=sum(actor.interrupted for actor in self._actors if actor.who == "qwenauth"),
+            interrupted_qwen_code=sum(actor.interrupted for actor in self._actors if actor.who == "Qwen Code"),
+            refreshes_qwenauth=refreshes["qwenauth"],
+            refreshes_qwen_code=refreshes["Qwen Code"],
+            reuse_qwenauth=reuses["qwenauth"],
+            reuse_qwen_code=reuses["Qwen Code"],
+            lost=lost,
+            lost_unsaved_qwen_code="Qwen Code" in unsaved,
+            lost_reuse=lost and provider.reuse_seen,
             logins_wanted=provider.logins_wanted > 0,
         )
         wrong = []
         if provider.not_in_file:
             wrong.append("qwenauth sent a token that its file did not hold")
-        if removed_good:
+        if "qwenauth" in unsaved and not qwen_code_removed and provider.granted_to.get(held) != "Qwen Code":
+            wrong.append("qwenauth lost what it was granted")
+        if held is None and good and not qwen_code_removed:
             wrong.append("qwenauth removed good credentials")
         if lock is not None and lock == notes.get("qwen_code_lock"):
             wrong.append("qwenauth left its lock")
+        for actor in self._actors:
+            if actor.who == "qwenauth" and not lost and not actor.ended_well():
+                wrong.append(f"qwenauth ended with {actor.code}: {actor.said.strip()}")
         return count, [f"{text} (seed {self.seed})" for text in wrong]
 
-    def _qwen_code_removed(self):
-        return (self._machine.root / "signs" / "removed").exists()
 
-
-COLUMNS = (
+ROWS = (
     ("rounds", "rounds"),
+    ("qwen_code_first", "… in which Qwen Code was the first to refresh"),
+    ("both_refreshed", "… in which both programs refreshed"),
+    ("interrupted_qwenauth", "qwenauth processes interrupted"),
+    ("interrupted_qwen_code", "Qwen Code processes interrupted"),
     ("refreshes_qwenauth", "refreshes by qwenauth"),
-    ("refreshes_qwen_code", "by Qwen Code"),
-    ("reuse_qwenauth", "token presented again by qwenauth"),
-    ("reuse_qwen_code", "by Qwen Code"),
-    ("login_lost", "rounds that lost the login"),
-    ("logins_wanted", "rounds where Qwen Code wanted a new login"),
+    ("refreshes_qwen_code", "refreshes by Qwen Code"),
+    ("reuse_qwenauth", "spent token sent again by qwenauth, its file still holding it"),
+    ("reuse_qwen_code", "spent token sent again by Qwen Code"),
+    ("lost", "rounds that lost the login"),
+    ("lost_unsaved_qwen_code", "… what Qwen Code was granted and did not save"),
+    ("lost_reuse", "… ended by the server for a token sent twice"),
+    ("logins_wanted", "rounds in which Qwen Code asked for a new login"),
 )
 
 
-def main():
+def read_arguments():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--rounds", type=int, default=6)
+    options.add_argument("--rounds", type=int, default=6, help="with each version of Qwen Code")
+    options.add_argument("--alone", type=int, help="rounds of each version alone; as many by default")
     options.add_argument("--seed", type=int, default=int(time.time()))
     options.add_argument("--jobs", type=int, default=os.cpu_count())
     arguments = options.parse_args()
+    if arguments.alone is None:
+        arguments.alone = arguments.rounds
+    return arguments
+
+
+def many(run_round, seeds, pool):
+    """Counts of all rounds, and what was wrong in them."""
+    total, wrong = collections.Counter(), []
+    for number, (count, found) in enumerate(pool.map(run_round, seeds), start=1):
+        total += count
+        wrong += found
+        print(f"{number} of {len(seeds)}", *found, sep="; ", file=sys.stderr, flush=True)
+    return total, wrong
+
+
+def main():
+    arguments = read_arguments()
     program = Path(os.environ.get("QWENAUTH", HERE.parent.parent / "target/debug/qwenauth")).absolute()
     folders = {name: HERE / ".cache" / name for name in [*(f"qwen-code-{version}" for version in VERSIONS), "node-22"]}
     missing = [name for name, folder in folders.items() if not (folder / ".installed").exists()]
     if missing:
         sys.exit(f"{', '.join(missing)} not installed: `tests/clients/run qwen_code` does it")
-    print(f"seed {arguments.seed}\n\n| Qwen Code | | {' | '.join(title for _, title in COLUMNS)} |")
-    print("|---|---|" + "---:|" * len(COLUMNS), flush=True)
-    wrong = []
+    print(f"seed {arguments.seed}\n", flush=True)
+    wrong, columns = [], {}
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         for version in VERSIONS:
-            for beside in (True, False):
-                rounds = range(arguments.seed, arguments.seed + arguments.rounds)
-                done = pool.map(lambda seed: Round(program, version, seed, beside, folders).run(), rounds)
-                total = collections.Counter()
-                for count, found in done:
-                    total += count
-                    wrong += [f"Qwen Code {version}: {text}" for text in found]
-                name = "beside qwenauth" if beside else "alone"
-                if not total["refreshes_qwen_code"] and not beside:
-                    wrong.append(f"Qwen Code {version} never refreshed, so this shows nothing")
-                print(f"| {version} | {name} | {' | '.join(str(total[key]) for key, _ in COLUMNS)} |", flush=True)
-    print("\n".join(["", *wrong]) if wrong else "\nqwenauth sent no token that its file did not hold, removed no good credentials, left no lock")
+            for beside, rounds in ((True, arguments.rounds), (False, arguments.alone)):
+                name = f"{version} {'beside qwenauth' if beside else 'alone'}"
+                print(name, file=sys.stderr, flush=True)
+                run_round = lambda seed: Round(program, version, seed, beside, folders).run()
+                total, found = many(run_round, range(arguments.seed, arguments.seed + rounds), pool)
+                columns[name] = total
+                wrong += [f"{name}: {text}" for text in found]
+                if rounds and not total["refreshes_qwen_code"]:
+                    wrong.append(f"{name}: Qwen Code never refreshed, so this shows nothing")
+    print(f"| Qwen Code | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")
+    for key, title in ROWS:
+        print(f"| {title} | {' | '.join(str(total[key]) for total in columns.values())} |")
+    print("\n".join(["", *(wrong or ["qwenauth held all its rules"])]))
     sys.exit(1 if wrong else 0)
 
 

@@ -78,9 +78,9 @@ class Process:
     def wait_until_held(self, gate):
         self.wait_for(gate.holds_a_request, "sent the request to be held")
 
-    def interrupt(self):
+    def interrupt(self, number=signal.SIGINT):
         """Ctrl-C: a terminal interrupts the whole process group."""
-        os.killpg(self._process.pid, signal.SIGINT)
+        os.killpg(self._process.pid, number)
 
     def wait_for_all(self):
         """Waits for the program and the children that it left behind, whatever their exit codes."""

@@ -190,4 +190,25 @@ fn a_clock_that_jumps_by_an_hour_and_back_costs_no_request_and_one_renewal_at_mo
         drop(waiting);
         assert_eq!(upstream.asked().len(), 21);
     }
+
+fn a_request_that_waits_while_a_renewal_fails_shares_its_failure() {
+    let gate = Gate::default();
+    let upstream = refusing_the_first();
+    let sandbox = logged_in(&upstream);
+    sandbox.server.always(Ask::Refresh, || Reply::html(403));
+    sandbox.server.script(Ask::Refresh, Reply::html(403).after(&gate));
+    let gateway = Gateway::start(&sandbox, &[]);
+    let first = gateway.send("POST /v1/chat/completions", "", CHAT);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    let second = gateway.send("POST /v1/chat/completions", "", CHAT);
+    upstream.wait_for(2);
+    // Answered by the same thread, after what came before.
+    for _ in 0..3 {
+        gateway.send("GET /healthz", "", b"").got().is(200);
+    }
+    gate.open();
+    for client in [first, second] {
+        assert_eq!(client.got().is(503).code(), "credential_unavailable");
+    }
+    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
 }
