@@ -32,6 +32,7 @@ mod practice;
 mod processes;
 mod profiles;
 mod providers;
+mod proxies;
 mod qr;
 mod refresh;
 mod refresh_failures;
