@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_found_above_its_cause() {
-        let error = Err::<(), _>(std::io::Error::other("cause"))
+        let error = Err::<(), _>(io::Error::other("cause"))
             .context(Failed::new(Failure::LoginRequired, "damaged"))
             .unwrap_err();
         assert_eq!(Report::of(&error).failure, Failure::LoginRequired);

@@ -34,6 +34,7 @@ mod profiles;
 mod providers;
 mod proxies;
 mod qr;
+mod recipes;
 mod refresh;
 mod refresh_failures;
 mod run;

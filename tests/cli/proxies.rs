@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::faults::preloaded;
 use crate::sandbox::{Sandbox, possible, until, write_private};
+use crate::server::Reply;
 
 /// A TLS server that answers every request with a page.
 struct Tls {
@@ -320,7 +322,7 @@ fn what_is_no_address_and_what_differs_is_told_with_its_remedy() {
 #[test]
 fn a_server_on_this_machine_that_programs_would_reach_through_a_proxy_is_told() {
     let sandbox = Sandbox::new().logged_in().field("resource_url", json!("{server}"));
-    sandbox.server.serve("/", |_| crate::server::Reply::text(404, "{}"));
+    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
     let sandbox = sandbox.variable("HTTP_PROXY", "http://127.0.0.1:9");
     let told = checks(&sandbox, &["proxy", "network"]);
     let what = "programs reach `127.0.0.1` through the proxy of `HTTP_PROXY`; `qwenauth` itself does not";
@@ -328,4 +330,27 @@ fn a_server_on_this_machine_that_programs_would_reach_through_a_proxy_is_told() 
     assert_eq!(told[1].0, "ok", "{told:?}");
     let command = told[0].2.split('`').nth(1).unwrap();
     sandbox.shell(&format!("{command}; $QWENAUTH doctor | grep -c '^warn'")).exits(1).stdout("0\n");
+}
+
+/// A connection is for one host: proxies, certificates and what counts as this machine differ between two.
+#[test]
+fn a_login_polls_another_host_by_its_own_way() {
+    let Some(sandbox) = preloaded(Sandbox::new(), "HOSTS", ".example") else { return };
+    let proxy = Proxy::start("HTTP/1.1 502 No\r\n\r\n");
+    let sandbox = sandbox
+        .variable("HTTPS_PROXY", proxy.url())
+        .configured("[providers.corp]\nissuer = \"{server}\"\nclient_id = \"us\"\nbase_url = \"{server}/v1\"\n");
+    let url = sandbox.server.url();
+    let document = json!({
+        "issuer": url, "device_authorization_endpoint": format!("{url}/device"), "token_endpoint": "https://token.example/t",
+    });
+    sandbox.server.serve("/.well-known/openid-configuration", move |_| Reply::json(200, document.clone()));
+    let code = json!({
+        "device_code": "granted-device", "user_code": "AB", "verification_uri": "https://corp.example/device", "interval": 0,
+    });
+    sandbox.server.serve("/device", move |_| Reply::json(200, code.clone()));
+    let running = sandbox.spawn(["login", "corp"]);
+    until("a poll goes through the proxy", || proxy.asked.load(Ordering::SeqCst) > 0);
+    running.signal(Signal::SIGINT);
+    drop(running.finish().dies_by(Signal::SIGINT).any_stderr());
 }
