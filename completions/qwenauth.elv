@@ -180,7 +180,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         }
         &'qwenauth;doctor'= {
             cand --profile 'Use this profile instead of the active one'
-            cand --fix 'Repair what is local: modes, stale locks, leftover files'
+            cand --fix 'Repair what is local: modes, stale locks, leftover files, logins nobody completed'
             cand --json 'Print JSON'
             cand -h 'Print help'
             cand --help 'Print help'

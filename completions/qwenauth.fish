@@ -154,7 +154,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l force -d 'Wi
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l json -d 'Print the list as JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l fix -d 'Repair what is local: modes, stale locks, leftover files'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l fix -d 'Repair what is local: modes, stale locks, leftover files, logins nobody completed'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l expires-in -d 'How long access tokens of the practice provider live' -r -f

@@ -175,7 +175,7 @@ module completions {
 
   # Look for what keeps a login from working
   export extern "qwenauth doctor" [
-    --fix                     # Repair what is local: modes, stale locks, leftover files
+    --fix                     # Repair what is local: modes, stale locks, leftover files, logins nobody completed
     --json                    # Print JSON
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help

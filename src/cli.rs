@@ -22,7 +22,8 @@ Environment:
   QWENAUTH_QWEN_OAUTH_URL  the Qwen OAuth server (default: https://chat.qwen.ai)
   QWENAUTH_LOG             log to stderr: error, warn, info, debug or trace
   QWENAUTH_CA_FILE         certificates (PEM) to trust beside the system's
-  SSL_CERT_FILE            certificates (PEM) to trust instead of the system's
+  SSL_CERT_FILE, SSL_CERT_DIR
+                           certificates (PEM) to trust instead of the system's
   HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
                            proxies; never used for a server on this machine
   BROWSER                  the browser that `login` opens
@@ -525,8 +526,9 @@ const GATEWAY: &str = "127.0.0.1:7936";
 /// Look for what keeps a login from working
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Looks at files, locks, the environment, the clock and the servers of the active profile. What it prints has no
-secret in it and can be pasted. Exit code: 1 if something is broken, else 0.
+    after_help = "Looks at files, locks, the environment, the clock and the servers of the active profile. A server that a proxy does not
+lead to is asked without the proxy as well. What is printed has no secret in it and can be pasted. Exit code: 1 if something is
+broken, else 0.
 
 Examples:
   qwenauth doctor
@@ -534,7 +536,7 @@ Examples:
   qwenauth doctor --json"
 )]
 pub(crate) struct DoctorArgs {
-    /// Repair what is local: modes, stale locks, leftover files
+    /// Repair what is local: modes, stale locks, leftover files, logins nobody completed
     #[arg(long)]
     pub(crate) fix: bool,
     /// Print JSON
@@ -687,6 +689,12 @@ impl Environment {
 #[expect(clippy::disallowed_methods, reason = "the one home of environment variables")]
 pub(crate) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The same, where an empty value is not the same as none: of the proxies' variables it hides those that come after.
+#[expect(clippy::disallowed_methods, reason = "the one home of environment variables")]
+pub(crate) fn variable_or_empty(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Hazard: an error carries text that others wrote (a server, a file name), and terminals obey control characters.
 //! Rule: everything goes out through [`printable`], once, in [`Report`].
 
-use std::fmt;
+use std::{fmt, io};
 
 use anyhow::Error;
 
@@ -107,9 +107,28 @@ impl Report {
         Self {
             failure: failed.map_or(Failure::Other, |failed| failed.failure),
             message: printable(&format!("{error:#}")),
-            hint: failed.and_then(|failed| failed.hint.as_deref()).map(printable),
+            hint: match failed {
+                Some(failed) => failed.hint.as_deref().map(printable),
+                None => error.chain().find_map(|cause| cause.downcast_ref()).and_then(remedy).map(str::to_owned),
+            },
         }
     }
+}
+
+/// What helps where the system refuses a file, whatever the file is.
+fn remedy(error: &io::Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        io::ErrorKind::StorageFull => "make room on that disk, then run it again",
+        io::ErrorKind::QuotaExceeded => "your quota of that disk is used up: make room, then run it again",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "that file system is read-only: mount it writable, or set `QWEN_HOME` or `QWENAUTH_HOME` to another"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "look at owner and mode of it and of its directory, as `qwenauth doctor` does"
+        }
+        _ if error.raw_os_error() == Some(nix::libc::EIO) => "the disk fails: the kernel's log says more (`dmesg`)",
+        _ => return None,
+    })
 }
 
 impl fmt::Display for Report {
@@ -126,7 +145,7 @@ impl fmt::Display for Report {
 pub(crate) fn note(text: &str) {
     use std::io::Write;
     // Nobody can be told that stderr is gone.
-    let _ = writeln!(std::io::stderr(), "qwenauth: {}", printable(text));
+    let _ = writeln!(io::stderr(), "qwenauth: {}", printable(text));
 }
 
 /// The one of `known` that `typed` was probably meant to be.
@@ -166,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_found_above_its_cause() {
-        let error = Err::<(), _>(std::io::Error::other("cause"))
+        let error = Err::<(), _>(io::Error::other("cause"))
             .context(Failed::new(Failure::LoginRequired, "damaged"))
             .unwrap_err();
         assert_eq!(Report::of(&error).failure, Failure::LoginRequired);

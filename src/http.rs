@@ -26,6 +26,15 @@ const LARGEST: u64 = 1024 * 1024;
 
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// How often an exchange looks whether it is given up or its process was stopped.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A tick that lasts so much longer was one of a stopped process, not of a busy machine.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is given up may have been granted this moment, and is granted once.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// How this program introduces itself: truthfully.
 pub(crate) const USER_AGENT: &str = concat!("qwenauth/", env!("CARGO_PKG_VERSION"));
 
@@ -107,14 +116,24 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// A connection to the host of `url`, kept over requests.
+    /// A connection to the host of `url`, kept over requests. It is for that host only: proxies and certificates of another
+    /// may differ.
     pub(crate) fn connect(&self, url: &Url) -> Result<Connection> {
+        self.open(url, is_loopback(url))
+    }
+
+    /// The same past every proxy, to tell whether it is the proxy that fails.
+    pub(crate) fn connect_directly(&self, url: &Url) -> Result<Connection> {
+        self.open(url, true)
+    }
+
+    fn open(&self, url: &Url, directly: bool) -> Result<Connection> {
         let mut builder = Client::builder()
             .user_agent(format!("{USER_AGENT} ({}; {})", std::env::consts::OS, std::env::consts::ARCH))
             .connect_timeout(CONNECT)
             .redirect(reqwest::redirect::Policy::none())
             .timeout(None);
-        if is_loopback(url) {
+        if directly {
             builder = builder.no_proxy();
         }
         if url.scheme() == "https" {
@@ -128,8 +147,11 @@ impl Network {
             let _ = rustls::crypto::ring::default_provider().install_default();
             builder = builder.tls_certs_only([]);
         }
-        let client = builder.build().context("cannot set up the HTTP client")?;
-        Ok(Connection { client: Detached(Some(client)) })
+        let client = builder.build().with_context(|| {
+            Failed::new(Failure::Other, "cannot set up the HTTP client")
+                .hint("`qwenauth doctor` looks at the certificates that `SSL_CERT_FILE` and others name")
+        })?;
+        Ok(Connection { client: Detached(Some(client)), is_given_up: || false })
     }
 }
 
@@ -146,6 +168,13 @@ fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>> {
         return Err(failed().into());
     }
     Ok(certificates)
+}
+
+/// How many certificates in `pem` can be trusted.
+pub(crate) fn usable_certificates(pem: &[u8]) -> usize {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    rustls::RootCertStore::empty().add_parsable_certificates(CertificateDer::pem_slice_iter(pem).flatten()).0
 }
 
 /// TLS 1.2 and 1.3 with the certificates of the system and of `ca_file`, for the gateway's own client.
@@ -178,6 +207,7 @@ pub(crate) fn tls(ca_file: Option<&Path>) -> Result<rustls::ClientConfig> {
 
 pub(crate) struct Connection {
     client: Detached,
+    is_given_up: fn() -> bool,
 }
 
 /// A client that goes away in the background: its end waits for a name that is still being resolved, which can take
@@ -202,6 +232,12 @@ impl Drop for Detached {
 }
 
 impl Connection {
+    /// Exchanges end early, with [`Trouble::Unknown`], once `is_given_up`.
+    pub(crate) fn until(mut self, is_given_up: fn() -> bool) -> Self {
+        self.is_given_up = is_given_up;
+        self
+    }
+
     /// Posts a form, as OAuth endpoints take it (RFC 6749 §4.1.3). `limit` is for the whole exchange.
     pub(crate) fn post_form(
         &self,
@@ -214,7 +250,7 @@ impl Connection {
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        exchange(request, limit)
+        self.exchange(request, limit)
     }
 
     /// Gets, with a bearer token (RFC 6750 §2.1) or without. `limit` is for the whole exchange.
@@ -226,7 +262,7 @@ impl Connection {
         limit: Duration,
     ) -> Result<Reply, Trouble> {
         let request = self.client.get(url.clone()).header("accept", "application/json");
-        exchange(with_headers(request, headers, token), limit)
+        self.exchange(with_headers(request, headers, token), limit)
     }
 
     /// Posts JSON, with a bearer token (RFC 6750 §2.1) or without. `limit` is for the whole exchange.
@@ -244,7 +280,18 @@ impl Connection {
             .header("accept", "application/json")
             .header(CONTENT_TYPE, "application/json")
             .body(body.to_string());
-        exchange(with_headers(request, headers, token), limit)
+        self.exchange(with_headers(request, headers, token), limit)
+    }
+
+    /// The client's own time limit restarts with each piece of the body, so the exchange has a thread and a clock of its
+    /// own.
+    fn exchange(&self, request: RequestBuilder, limit: Duration) -> Result<Reply, Trouble> {
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let _ = sender.send(send(request));
+        });
+        receive(&receiver, limit, self.is_given_up)
+            .unwrap_or_else(|| Err(Trouble::Unknown(format!("none came within {} s", limit.as_secs()))))
     }
 }
 
@@ -262,29 +309,22 @@ fn with_headers(request: RequestBuilder, headers: &[(String, String)], token: Op
     }
 }
 
-/// The client's own time limit restarts with each piece of the body, so the exchange has a thread and a clock of its own.
-fn exchange(request: RequestBuilder, limit: Duration) -> Result<Reply, Trouble> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let _ = sender.send(send(request));
-    });
-    receive(&receiver, limit)
-        .unwrap_or_else(|| Err(Trouble::Unknown(format!("none came within {} s", limit.as_secs()))))
-}
-
 /// Waits for `limit`, not counting the time that this process was stopped (Ctrl-Z, a frozen container): a reply that came
-/// meanwhile lies in the socket, and to give up on it would throw away tokens that the old ones were spent for.
-fn receive<T>(receiver: &Receiver<T>, limit: Duration) -> Option<T> {
-    const TICK: Duration = Duration::from_secs(1);
-    let (mut left, mut stopped) = (limit, false);
+/// meanwhile lies in the socket, and to give up on it would throw away tokens that the old ones were spent for. Once
+/// `is_given_up`, an answer that is on its way has [`GRACE`].
+fn receive<T>(receiver: &Receiver<T>, limit: Duration, is_given_up: fn() -> bool) -> Option<T> {
+    let (mut left, mut stopped, mut over) = (limit, false, false);
     while stopped || !left.is_zero() {
         let tick = if stopped { TICK } else { left.min(TICK) };
         let began = Instant::now();
         if let Ok(received) = receiver.recv_timeout(tick) {
             return Some(received);
         }
-        stopped = began.elapsed() > tick + TICK;
+        stopped = began.elapsed() > tick + PAUSE;
         left = left.saturating_sub(tick);
+        if !over && is_given_up() {
+            (over, left) = (true, left.min(GRACE));
+        }
     }
     None
 }

@@ -34,7 +34,9 @@ pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<u8> {
         && ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"].iter().any(|name| variable(name).is_some());
     signals::restore_in(&mut command);
     if is_left_alone {
-        note("the environment has a key or base URL already, and it is left alone (`--preserve-env`)");
+        if args.verbose {
+            note("the environment has a key or base URL already, and it is left alone (`--preserve-env`)");
+        }
     } else if args.gateway {
         return run_beside_gateway(args, setting, command);
     } else {

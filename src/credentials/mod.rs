@@ -36,7 +36,9 @@ use anyhow::{Context, Result};
 use zeroize::Zeroizing;
 
 use self::document::Document;
+pub(crate) use self::pending::Pending;
 pub(crate) use self::proof::{Proof, Question};
+pub(crate) use self::refused::marks_of_others;
 use crate::error::{Failed, Failure, Report, note};
 use crate::files::{self, Content, Privacy, Room};
 use crate::http::{Connection, Network};
@@ -343,10 +345,14 @@ impl Account {
         self.renew(&current)
     }
 
-    fn lock_kernel(&self, deadline: Instant) -> Result<Kernel> {
+    fn kernel_lock_path(&self) -> Result<PathBuf> {
         let target = files::resolve(&self.path)?;
         let stem = target.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let path = target.with_file_name(format!(".{stem}.qwenauth-lock"));
+        Ok(target.with_file_name(format!(".{stem}.qwenauth-lock")))
+    }
+
+    fn lock_kernel(&self, deadline: Instant) -> Result<Kernel> {
+        let path = self.kernel_lock_path()?;
         Kernel::acquire(files::open_kept(&path)?, &path, deadline)
     }
 
@@ -464,8 +470,19 @@ impl Account {
             _ => Document::parse(before),
         };
         document.renew(grant, asked_at);
-        save(lock, room, &document)?;
+        save(lock, room, &document).map_err(|error| self.unsaved(&error, "the token was renewed", grant))?;
         self.require()
+    }
+
+    /// The server has granted what the disk does not take.
+    fn unsaved(&self, error: &anyhow::Error, granted: &str, grant: &Grant) -> Failed {
+        let report = Report::of(error);
+        let hint = match grant.refresh_token {
+            Some(_) => format!("mend that, then {}: the server may know older tokens no more", self.login_hint()),
+            None => "nothing was lost: mend that, then run it again".into(),
+        };
+        let message = format!("{granted}, but could not be saved: {}", report.message);
+        Failed::new(report.failure, message).hint(hint)
     }
 
     fn bytes(&self) -> Result<Zeroizing<Vec<u8>>> {
@@ -495,7 +512,9 @@ impl Account {
 
     /// Fails if a login could not be stored, before a person is sent to approve it. Leaves nothing behind.
     pub(crate) fn check_writable(&self) -> Result<()> {
-        files::check_writable(&files::resolve(&self.path)?)
+        files::check_writable(&files::resolve(&self.path)?)?;
+        let lock = self.kernel_lock_path()?;
+        if lock.exists() { files::open_kept(&lock).map(drop) } else { Ok(()) }
     }
 
     /// Stores what a login granted, in one step under the locks. A damaged file is set aside.
@@ -506,7 +525,7 @@ impl Account {
         found: Option<&Endpoints>,
         model: Option<&str>,
     ) -> Result<Credential> {
-        self.replace(|document| {
+        let stored = self.replace(|document| {
             document.log_in(grant, (self.clock)());
             if self.qwen_code_lock.is_none() {
                 document.set("provider", Some(&provider.name));
@@ -515,7 +534,8 @@ impl Account {
                 document.set_issuer(found);
             }
             document.set("model", model);
-        })
+        });
+        stored.map_err(|error| self.unsaved(&error, "the login was granted", grant).into())
     }
 
     /// Stores an API key with the base URL it belongs to, as [`Account::log_in`] does. `now` is RFC 3339.

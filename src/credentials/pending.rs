@@ -12,13 +12,46 @@ use super::Account;
 use crate::files::{self, Content, Privacy, Room};
 use crate::lock::{Kernel, PATIENCE};
 use crate::oauth::Server;
-use crate::oauth::device::Authorization;
+use crate::oauth::device::{self, Authorization};
+use crate::signals::Held;
+
+/// What is kept of a login that waited for approval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pending {
+    None,
+    Waiting,
+    /// Nobody can complete it any more.
+    Over,
+}
 
 impl Account {
+    /// Whether a login waits for approval, at whatever server.
+    pub(crate) fn pending_state(&self) -> Result<Pending> {
+        Ok(match files::read(&self.pending_path(), Privacy::Private)? {
+            Content::Missing => Pending::None,
+            Content::Bytes(notes) if device::may_be_approved(&notes, (self.clock)()) => Pending::Waiting,
+            Content::Bytes(_) | Content::Unfit(_) => Pending::Over,
+        })
+    }
+
+    /// Removes what is kept of a login that is over. `false`: a process is still at it, or another login waits by now.
+    pub(crate) fn forget_if_over(&self) -> Result<bool> {
+        let path = self.pending_lock("start")?;
+        let Some(_start) = Kernel::try_acquire(files::open_kept(&path)?, &path)? else { return Ok(false) };
+        let Some(_poll) = self.try_lock_poll()? else { return Ok(false) };
+        if self.pending_state()? != Pending::Over {
+            return Ok(false);
+        }
+        self.forget_pending()?;
+        Ok(true)
+    }
+
     /// The login at `server` that waits for approval, if one does. One that is over is as good as none.
     pub(crate) fn pending(&self, server: &Server) -> Result<Option<Authorization>> {
         match files::read(&self.pending_path(), Privacy::Private)? {
-            Content::Bytes(notes) => Authorization::from_notes(&notes, server, &self.network, (self.clock)()),
+            Content::Bytes(notes) => {
+                Authorization::from_notes(&notes, server, &self.network, (self.clock)(), Held::noted)
+            }
             Content::Missing | Content::Unfit(_) => Ok(None),
         }
     }

@@ -17,6 +17,19 @@ fn mark_of(state: &Path, refresh_token: &Secret) -> PathBuf {
     state.join("refused").join(name)
 }
 
+/// The marks of other tokens than these: of logins that are over and gone.
+///
+/// One removed too many costs one more request that is refused, no login.
+pub(crate) fn marks_of_others(state: &Path, refresh_tokens: &[Secret]) -> Vec<PathBuf> {
+    let kept: Vec<PathBuf> = refresh_tokens.iter().map(|token| mark_of(state, token)).collect();
+    let is_mark = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        name.len() == 64 && name.iter().all(u8::is_ascii_hexdigit)
+    };
+    let entries = std::fs::read_dir(state.join("refused")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| is_mark(path) && !kept.contains(path)).collect()
+}
+
 pub(super) fn is_marked(state: &Path, refresh_token: &Secret) -> bool {
     mark_of(state, refresh_token).exists()
 }

@@ -50,7 +50,7 @@ use self::lane::Lane;
 pub(crate) use self::pacing::{account_of, rule};
 use self::upstream::Upstream;
 use crate::credentials::Account;
-use crate::error::Report;
+use crate::error::{Failed, Failure, Report};
 use crate::providers::Provider;
 use crate::secret::Secret;
 use crate::usage::{self, Counts};
@@ -173,7 +173,8 @@ impl Gateway {
 
 /// Listens, so that clients may connect from now on.
 pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on `{address}`"))?;
+    let listener = TcpListener::bind(address)
+        .with_context(|| Failed::new(Failure::Other, format!("cannot listen on `{address}`")))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

@@ -64,6 +64,19 @@ struct Notes {
     interval: f64,
 }
 
+impl Notes {
+    /// Until the code expires.
+    fn left(&self, now: SystemTime) -> Duration {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Duration::try_from_secs_f64(self.expires_at).unwrap_or_default().saturating_sub(since)
+    }
+}
+
+/// Whether these are the notes of a login that has not expired.
+pub(crate) fn may_be_approved(notes: &[u8], now: SystemTime) -> bool {
+    serde_json::from_slice::<Notes>(notes).is_ok_and(|notes| !notes.left(now).is_zero())
+}
+
 /// The reply of RFC 8628 §3.2.
 #[derive(Deserialize)]
 struct DeviceReply {
@@ -77,8 +90,9 @@ struct DeviceReply {
     interval: Option<Value>,
 }
 
-/// Asks for a device code (RFC 8628 §3.1), with a PKCE challenge where the server takes one.
-pub(crate) fn request(server: &Server, network: &Network) -> Result<Authorization> {
+/// Asks for a device code (RFC 8628 §3.1), with a PKCE challenge where the server takes one. This request and the polls end
+/// early once `is_given_up`.
+pub(crate) fn request(server: &Server, network: &Network, is_given_up: fn() -> bool) -> Result<Authorization> {
     let Some(url) = &server.device_authorization_endpoint else {
         return Failed::new(
             Failure::Other,
@@ -89,7 +103,7 @@ pub(crate) fn request(server: &Server, network: &Network) -> Result<Authorizatio
         )
         .err();
     };
-    let connection = network.connect(url)?;
+    let connection = network.connect(url)?.until(is_given_up);
     let pkce = server.pkce.then(Pkce::new);
     let mut fields = vec![("client_id", server.client_id.as_str())];
     if !server.scope.is_empty() {
@@ -107,6 +121,12 @@ pub(crate) fn request(server: &Server, network: &Network) -> Result<Authorizatio
         .map_err(|trouble| temporary(&trouble.sentence(host(server))))?;
     let device = read(server, &reply)?;
     let qwen = server.dialect == Dialect::Qwen;
+    // The polls go over the same connection, unless they go to another host: a connection is for one.
+    let connection = if url.origin() == server.token_endpoint.origin() {
+        connection
+    } else {
+        network.connect(&server.token_endpoint)?.until(is_given_up)
+    };
     Ok(Authorization {
         device_code: device.device_code,
         verifier: pkce.map(|pkce| pkce.verifier),
@@ -190,13 +210,12 @@ impl Authorization {
     }
 
     /// Polls until the login is granted, refused, or `deadline` is over. The first poll comes after one interval, which
-    /// `pause` waits out.
-    pub(crate) fn wait(&self, server: &Server, deadline: Instant, pause: impl Fn(Duration)) -> Result<Grant> {
+    /// `pause` waits out. Once that says `false`, the login is given up.
+    pub(crate) fn wait(&self, server: &Server, deadline: Instant, pause: impl Fn(Duration) -> bool) -> Result<Grant> {
         let mut interval = self.interval;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            pause(interval.max(BREATH).min(left));
-            if Instant::now() >= deadline {
+            if !pause(interval.max(BREATH).min(left)) || Instant::now() >= deadline {
                 return Err(not_in_time());
             }
             match self.poll(server) {
@@ -236,13 +255,13 @@ impl Authorization {
         server: &Server,
         network: &Network,
         now: SystemTime,
+        is_given_up: fn() -> bool,
     ) -> Result<Option<Self>> {
         let Ok(notes) = serde_json::from_slice::<Notes>(notes) else { return Ok(None) };
         if notes.token_endpoint != server.token_endpoint.as_str() || notes.client_id != server.client_id {
             return Ok(None);
         }
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let left = Duration::try_from_secs_f64(notes.expires_at).unwrap_or_default().saturating_sub(since);
+        let left = notes.left(now);
         if left.is_zero() {
             return Ok(None);
         }
@@ -255,7 +274,7 @@ impl Authorization {
             verification_uri_complete: notes.verification_uri_complete,
             expires_in: left,
             interval,
-            connection: network.connect(&server.token_endpoint)?,
+            connection: network.connect(&server.token_endpoint)?.until(is_given_up),
         }))
     }
 

@@ -11,7 +11,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("reqwest::", &["http", "gateway"]),
     ("tokio::", &["gateway", "sandbox"]),
     ("hyper::", &["gateway", "sandbox"]),
-    ("hyper_util::", &["gateway", "sandbox"]),
+    // `commands` for doctor, which asks what the HTTP clients ask of the proxies' variables
+    ("hyper_util::", &["gateway", "sandbox", "commands"]),
     ("async ", &["gateway", "sandbox"]),
     (".await", &["gateway", "sandbox"]),
     ("dialoguer::", &["terminal"]),

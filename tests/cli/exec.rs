@@ -46,7 +46,9 @@ fn other_values_are_replaced_as_one_group_with_one_line() {
 fn preserve_env_leaves_a_group_that_is_set_alone() {
     for name in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"] {
         let sandbox = Sandbox::new().logged_in().variable(name, "own");
-        sandbox.shell("$QWENAUTH exec --preserve-env -- env | grep -i openai").stdout(&format!("{name}=own\n")).stderr(
+        let left = format!("{name}=own\n");
+        sandbox.shell("$QWENAUTH exec --preserve-env -- env | grep -i openai").stdout(&left);
+        sandbox.shell("$QWENAUTH exec -v --preserve-env -- env | grep -i openai").stdout(&left).stderr(
             "qwenauth: the environment has a key or base URL already, and it is left alone (`--preserve-env`)\n",
         );
     }

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use nix::libc::{EDQUOT, EIO, ENOLCK, ENOSPC, ENOTSUP};
 
+use serde_json::json;
+
+use crate::login::{grant, polls};
 use crate::refresh::holds_the_renewal;
 use crate::sandbox::{Sandbox, possible};
 use crate::server::{Ask, Reply};
@@ -18,7 +21,7 @@ fn faulty(name: &str, value: &str) -> Option<Sandbox> {
     preloaded(Sandbox::expired(), name, value)
 }
 
-/// `sandbox`, with faults preloaded into the program.
+/// Preloads faults.c, which is told what to do by this variable.
 pub(crate) fn preloaded(sandbox: Sandbox, name: &str, value: &str) -> Option<Sandbox> {
     let library = sandbox.directory().join("faults.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/faults.c");
@@ -42,13 +45,30 @@ fn said(errno: i32) -> String {
     std::io::Error::from_raw_os_error(errno).to_string()
 }
 
+/// What is said where nothing but the disk has failed.
+fn remedy(errno: i32) -> &'static str {
+    match errno {
+        ENOSPC => "make room on that disk, then run it again",
+        EDQUOT => "your quota of that disk is used up: make room, then run it again",
+        EIO => "the disk fails: the kernel's log says more (`dmesg`)",
+        other => panic!("{other}"),
+    }
+}
+
+/// What is said where the server has granted new tokens already.
+const SPENT: &str = "mend that, then run `qwenauth login`: the server may know older tokens no more";
+
+fn not_saved(granted: &str, errno: i32) -> String {
+    format!("{granted}, but could not be saved: cannot write `{{home}}/.qwen/oauth_creds.json`: {}", said(errno))
+}
+
 #[test]
 fn without_room_for_the_new_tokens_the_old_one_is_not_sent() {
     for errno in [ENOSPC, EDQUOT, EIO] {
         let Some(sandbox) = faulty("FAULT", &format!("fallocate:{errno}:.tmp")) else { return };
         let before = sandbox.content();
         let told = format!("cannot prepare a new version of `{{home}}/.qwen/oauth_creds.json`: {}", said(errno));
-        sandbox.run(["token"]).fails(1, &told, "");
+        sandbox.run(["token"]).fails(1, &told, remedy(errno));
         assert!(sandbox.server.requests().is_empty());
         is_as_before(&sandbox, &before);
     }
@@ -63,8 +83,7 @@ fn a_disk_that_breaks_while_the_new_tokens_are_written_leaves_the_old_version_wh
             let sandbox = sandbox.variable("FAULT_FROM", &granted);
             let sandbox = sandbox.refresh(Reply::tokens("2").meanwhile(move || drop(File::create(granted).unwrap())));
             let before = sandbox.content();
-            let told = format!("cannot write `{{home}}/.qwen/oauth_creds.json`: {}", said(errno));
-            sandbox.run(["token"]).fails(1, &told, "");
+            sandbox.run(["token"]).fails(1, &not_saved("the token was renewed", errno), SPENT);
             is_as_before(&sandbox, &before);
         }
     }
@@ -169,7 +188,61 @@ fn a_rename_that_fails_leaves_the_old_version_whole() {
     let before = sandbox.content();
     let script = "exec strace -f -qqq -o /dev/null -e trace=rename,renameat,renameat2 \
                   -e inject=rename,renameat,renameat2:error=EIO $QWENAUTH token";
-    let told = format!("cannot write `{{home}}/.qwen/oauth_creds.json`: {}", said(EIO));
-    sandbox.shell(script).fails(1, &told, "");
+    sandbox.shell(script).fails(1, &not_saved("the token was renewed", EIO), SPENT);
     is_as_before(&sandbox, &before);
+}
+
+#[test]
+fn a_login_that_was_granted_and_cannot_be_saved_says_so() {
+    for errno in [ENOSPC, EIO] {
+        let sandbox = polls([]);
+        let reply = grant(&sandbox);
+        let Some(sandbox) = preloaded(sandbox, "FAULT", &format!("write:{errno}:.tmp")) else { return };
+        let granted = sandbox.directory().join("granted");
+        let sandbox = sandbox.variable("FAULT_FROM", &granted);
+        let sandbox = sandbox.scripted(Ask::Poll, reply.meanwhile(move || drop(File::create(granted).unwrap())));
+        // The lock is the first thing that is written.
+        let told =
+            "the login was granted, but could not be saved: cannot make the lock `{home}/.qwen/oauth_creds.lock`";
+        sandbox.run(["login"]).ends(1, &format!("{told}: {}", said(errno)), SPENT);
+        sandbox.holds_nothing();
+        assert!(!sandbox.home().join(".local/state/qwenauth/pending/qwen.json").exists(), "its code is spent");
+    }
+}
+
+#[test]
+fn a_renewal_that_keeps_the_refresh_token_loses_nothing_with_the_disk() {
+    let Some(sandbox) = faulty("FAULT", &format!("write:{EIO}:.tmp")) else { return };
+    let granted = sandbox.directory().join("granted");
+    let sandbox = sandbox.variable("FAULT_FROM", &granted);
+    let reply = Reply::json(200, json!({"access_token": "granted-access-2", "token_type": "Bearer", "expires_in": 60}));
+    let sandbox = sandbox.refresh(reply.meanwhile(move || drop(File::create(granted).unwrap())));
+    let before = sandbox.content();
+    let hint = "nothing was lost: mend that, then run it again";
+    sandbox.run(["token"]).fails(1, &not_saved("the token was renewed", EIO), hint);
+    is_as_before(&sandbox, &before);
+}
+
+/// Where something is written that is no credential: the pending login, the configuration, a tool's file.
+#[test]
+fn a_full_disk_is_told_with_its_remedy_wherever_it_is_met() {
+    let full = |sandbox| preloaded(sandbox, "FAULT", &format!("fallocate:{ENOSPC}:.tmp"));
+    let hint = format!("qwenauth: hint: {}\n", remedy(ENOSPC));
+    let Some(pending) = full(polls([])) else { return };
+    let Some(config) = full(Sandbox::new().logged_in()) else { return };
+    let Some(tool) = full(Sandbox::new().logged_in()) else { return };
+    crate::sandbox::write_private(
+        &config.profiles().join("work.json"),
+        r#"{"provider":"groq","api_key":"granted-key"}"#,
+    );
+    for (sandbox, arguments) in [(pending, &["login"][..]), (config, &["use", "work"]), (tool, &["setup", "codex"])] {
+        let outcome = sandbox.run(arguments).exits(1).any_stderr();
+        assert!(outcome.stderr.contains("qwenauth: error: cannot prepare a new version of `{home}/"), "{outcome}");
+        assert!(outcome.stderr.ends_with(&hint), "{outcome}");
+    }
+    Sandbox::new().logged_in().shell("exec $QWENAUTH token > /dev/full").fails(
+        1,
+        &format!("cannot write to stdout: {}", said(ENOSPC)),
+        remedy(ENOSPC),
+    );
 }

@@ -10,6 +10,13 @@ use crate::refresh::holds_the_renewal;
 use crate::sandbox::{NOBODY, Sandbox, each_path, mode, possible};
 use crate::server::{Ask, Reply};
 
+const DENIED: &str = "look at owner and mode of it and of its directory, as `qwenauth doctor` does";
+
+const FULL: &str = "make room on that disk, then run it again";
+
+const READ_ONLY: &str =
+    "that file system is read-only: mount it writable, or set `QWEN_HOME` or `QWENAUTH_HOME` to another";
+
 /// Whatever a damaged file holds: it is reported by every command that needs it, and stays as it is.
 #[track_caller]
 fn is_damaged(content: impl AsRef<[u8]>, what: &str) {
@@ -179,7 +186,11 @@ fn a_file_in_the_directorys_place_is_no_login_and_takes_none() {
 fn an_unreadable_file_is_not_taken_for_a_missing_one() {
     let sandbox = Sandbox::expired().unprivileged();
     fs::set_permissions(sandbox.file(), Permissions::from_mode(0o000)).unwrap();
-    sandbox.run(["token"]).fails(1, "cannot read `{home}/.qwen/oauth_creds.json`: Permission denied (os error 13)", "");
+    sandbox.run(["token"]).fails(
+        1,
+        "cannot read `{home}/.qwen/oauth_creds.json`: Permission denied (os error 13)",
+        DENIED,
+    );
     fs::set_permissions(sandbox.file(), Permissions::from_mode(0o600)).unwrap();
 }
 
@@ -187,7 +198,11 @@ fn an_unreadable_file_is_not_taken_for_a_missing_one() {
 fn an_unreadable_directory_is_not_taken_for_a_missing_login() {
     let sandbox = Sandbox::expired().unprivileged();
     fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o000)).unwrap();
-    sandbox.run(["token"]).fails(1, "cannot read `{home}/.qwen/oauth_creds.json`: Permission denied (os error 13)", "");
+    sandbox.run(["token"]).fails(
+        1,
+        "cannot read `{home}/.qwen/oauth_creds.json`: Permission denied (os error 13)",
+        DENIED,
+    );
     fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o700)).unwrap();
 }
 
@@ -199,7 +214,7 @@ fn in_a_read_only_directory_nothing_is_sent() {
     sandbox.run(["token"]).fails(
         1,
         "cannot open `{home}/.qwen/.oauth_creds.qwenauth-lock`: Permission denied (os error 13)",
-        "",
+        DENIED,
     );
     assert_eq!(sandbox.content(), before);
     fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o700)).unwrap();
@@ -217,7 +232,7 @@ fn a_valid_login_in_a_read_only_directory_is_used() {
 fn a_login_into_a_read_only_home_fails_before_it_asks_for_a_code() {
     let sandbox = Sandbox::new().unprivileged();
     fs::set_permissions(sandbox.home(), Permissions::from_mode(0o500)).unwrap();
-    sandbox.run(["login"]).fails(1, "cannot write in `{home}`: Permission denied (os error 13)", "");
+    sandbox.run(["login"]).fails(1, "cannot write in `{home}`: Permission denied (os error 13)", DENIED);
     fs::set_permissions(sandbox.home(), Permissions::from_mode(0o700)).unwrap();
 }
 
@@ -332,7 +347,7 @@ fn is_too_full(kilobytes: u32, fill: bool, error: &str) {
         $QWENAUTH token; code=$?; cmp $KEPT oauth_creds.json || exit 97
         test ! -e oauth_creds.lock || exit 96; ls -A | grep tmp && exit 95; exit $code"
     );
-    in_namespace(&sandbox, &script).fails(1, error, "");
+    in_namespace(&sandbox, &script).fails(1, error, FULL);
     assert!(sandbox.server.asked(Ask::Refresh).is_empty());
 }
 
@@ -365,7 +380,7 @@ fn a_read_only_file_system_still_serves_a_valid_login() {
     in_namespace(&sandbox, &format!("{script} token")).fails(
         1,
         "cannot open `{home}/.qwen/.oauth_creds.qwenauth-lock`: Read-only file system (os error 30)",
-        "",
+        READ_ONLY,
     );
 }
 

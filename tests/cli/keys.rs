@@ -244,7 +244,7 @@ fn gemini_refuses_with_400() {
     assert_eq!(sandbox.profile("gemini"), Value::Null);
 }
 
-fn dashscope() -> Sandbox {
+pub(crate) fn dashscope() -> Sandbox {
     let sandbox = ["us", "hk", "intl"]
         .iter()
         .fold(sandbox(), |sandbox, region| refuses(sandbox, &format!("/{region}/v1/models")));

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::login::{NEW_CODE, code_shown, device_code, grant, polls};
+use crate::login::{NEW_CODE, chat, code_shown, device_code, grant, polls};
 use crate::sandbox::{Sandbox, mode};
 use crate::server::{Ask, Gate, Reply};
 
@@ -127,4 +127,110 @@ fn a_resumed_login_stays_pending_when_its_own_time_is_over() {
     assert!(sandbox.pending().exists());
     let sandbox = sandbox.granted();
     sandbox.run(["login", "--resume"]).exits(0).any_stderr();
+}
+
+const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// A login whose server keeps silent when it is polled.
+fn silent_polls() -> Sandbox {
+    polls([Reply::silence()])
+}
+
+#[test]
+fn a_signal_while_a_poll_is_under_way_ends_the_login_and_forgets_it() {
+    for signal in SIGNALS {
+        let sandbox = silent_polls();
+        let running = sandbox.spawn(["login"]);
+        sandbox.server.wait_for(Ask::Poll, 1);
+        assert!(sandbox.pending().exists());
+        let began = std::time::Instant::now();
+        running.signal(signal);
+        drop(running.finish().dies_by(signal).stderr(&code_shown()));
+        // A poll may take 20 s.
+        assert!(began.elapsed().as_secs() < 15, "{:?}", began.elapsed());
+        assert!(!sandbox.pending().exists(), "{signal}");
+        sandbox.holds_nothing();
+    }
+}
+
+#[test]
+fn a_signal_while_a_code_is_asked_for_ends_the_login_and_keeps_nothing() {
+    for signal in SIGNALS {
+        let sandbox = Sandbox::new().scripted(Ask::DeviceCode, Reply::silence());
+        let running = sandbox.spawn(["login"]);
+        sandbox.server.wait_for(Ask::DeviceCode, 1);
+        running.signal(signal);
+        drop(running.finish().dies_by(signal).any_stderr());
+        assert!(!sandbox.pending().exists(), "{signal}");
+    }
+}
+
+#[test]
+fn a_resumed_login_that_is_interrupted_can_be_resumed_again() {
+    for signal in SIGNALS {
+        let sandbox = silent_polls();
+        sandbox.run(["login", "--no-wait"]).any_stderr();
+        let running = sandbox.spawn(["login", "--resume"]);
+        sandbox.server.wait_for(Ask::Poll, 1);
+        running.signal(signal);
+        drop(running.finish().dies_by(signal).stderr(&joined()));
+        assert!(sandbox.pending().exists(), "{signal}");
+        let sandbox = sandbox.granted();
+        sandbox.run(["login", "--resume"]).exits(0).any_stderr();
+        sandbox.holds_the_grant();
+    }
+}
+
+/// The code is spent by then: to drop its tokens would cost the login.
+#[test]
+fn tokens_that_were_on_their_way_when_a_signal_came_are_stored() {
+    for signal in SIGNALS {
+        let sandbox = polls([]);
+        sandbox.run(["login", "--no-wait"]).any_stderr();
+        let (sent, signalled) = std::sync::mpsc::channel::<()>();
+        let reply = grant(&sandbox).meanwhile(move || signalled.recv().unwrap());
+        let sandbox = sandbox.scripted(Ask::Poll, reply);
+        let running = sandbox.spawn(["login", "--resume"]);
+        sandbox.server.wait_for(Ask::Poll, 1);
+        running.signal(signal);
+        sent.send(()).unwrap();
+        drop(running.finish().dies_by(signal).stderr(&joined()));
+        sandbox.holds_the_grant();
+        assert!(!sandbox.pending().exists());
+    }
+}
+
+#[test]
+fn whoever_joined_goes_on_when_the_one_who_began_is_interrupted_or_killed() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGKILL] {
+        let sandbox = silent_polls();
+        let first = sandbox.spawn(["login"]);
+        sandbox.server.wait_for(Ask::Poll, 1);
+        let second = sandbox.spawn(["login"]);
+        second.wait_for_stderr("only if you started this.\n");
+        let reply = grant(&sandbox);
+        let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, chat());
+        first.signal(signal);
+        drop(first.finish().dies_by(signal).any_stderr());
+        second.finish().exits(0).stderr(&(joined() + "qwenauth: logged in: profile `qwen`, {server}/v1\n"));
+        sandbox.holds_the_grant();
+        assert!(!sandbox.pending().exists());
+        assert_eq!(sandbox.server.asked(Ask::DeviceCode).len(), 1);
+    }
+}
+
+#[test]
+fn an_ignored_hangup_does_not_end_a_login() {
+    let gate = Gate::default();
+    let sandbox = polls([]);
+    let reply = grant(&sandbox).after(&gate);
+    let sandbox = sandbox.scripted(Ask::Poll, reply);
+    let mut shell = sandbox.other("sh");
+    shell.args(["-c", "trap '' HUP; exec $QWENAUTH login --no-verify"]);
+    let running = sandbox.start(shell);
+    sandbox.server.wait_for(Ask::Poll, 1);
+    running.signal(Signal::SIGHUP);
+    gate.open();
+    drop(running.finish().exits(0).any_stderr());
+    sandbox.holds_the_grant();
 }

@@ -4,18 +4,16 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use super::Check;
+use super::{Check, proxy};
 use crate::cli::variable;
 use crate::commands::{Endpoint, Setting};
 use crate::config;
 use crate::credentials::Stored;
-
-/// The proxy variables, in the order in which they are obeyed for `https`.
-const PROXIES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+use crate::http;
 
 pub(super) fn check(setting: &Setting) -> Vec<Check> {
     let mut checks = openai(setting);
-    checks.extend(proxy());
+    checks.extend(proxy::check());
     checks.extend(certificates());
     checks.extend(qwen_home(setting));
     checks
@@ -84,44 +82,33 @@ fn openai(setting: &Setting) -> Vec<Check> {
     checks
 }
 
-/// The proxy variable in force for `https`.
-pub(super) fn proxy_in_force() -> Option<(&'static str, String)> {
-    PROXIES.into_iter().find_map(|name| Some((name, text(name)?)))
-}
-
-fn proxy() -> Option<Check> {
-    let (name, value) = proxy_in_force()?;
-    let with_scheme = if value.contains("://") { value } else { format!("http://{value}") };
-    let address = Url::parse(&with_scheme).ok().and_then(|url| {
-        let host = url.host_str()?.to_owned();
-        Some(url.port_or_known_default().map_or(host.clone(), |port| format!("{host}:{port}")))
-    });
-    let except =
-        text("NO_PROXY").or_else(|| text("no_proxy")).map(|hosts| format!(", except {hosts}")).unwrap_or_default();
-    Some(match address {
-        Some(address) => Check::ok("proxy", format!("`{name}` is in force: {address}{except}")),
-        None => {
-            Check::fail("proxy", format!("`{name}` is no address of a proxy"), format!("`unset {name}`, or mend it"))
-        }
-    })
-}
-
+/// `QWENAUTH_CA_FILE` adds to the system's certificates, the others replace them.
 fn certificates() -> Vec<Check> {
     let mut checks = Vec::new();
     for name in ["QWENAUTH_CA_FILE", "SSL_CERT_FILE"] {
         let Some(path) = variable(name).map(PathBuf::from) else { continue };
         let shown = path.display();
+        let unset = format!("put the file there, or `unset {name}`");
         checks.push(match std::fs::read(&path) {
             Err(error) => {
                 let what = format!("`{name}` names `{shown}`, which cannot be read: {error}");
-                Check::fail("certificates", what, format!("`unset {name}`, or put the file there"))
+                Check::fail("certificates", what, unset)
             }
-            Ok(pem) if !pem.windows(27).any(|bytes| bytes == b"-----BEGIN CERTIFICATE-----") => {
-                let what = format!("`{name}` names `{shown}`, which holds no PEM certificate");
-                Check::fail("certificates", what, "convert it: `openssl x509 -inform der -in FILE -out FILE.pem`")
-            }
-            Ok(_) => Check::ok("certificates", format!("`{name}` names `{shown}`")),
+            Ok(pem) => match http::usable_certificates(&pem) {
+                0 => {
+                    let what = format!("`{name}` names `{shown}`, which holds no PEM certificate that can be used");
+                    let remedy = format!("`openssl x509 -inform der -in {shown} -out FILE.pem`, or `unset {name}`");
+                    Check::fail("certificates", what, remedy)
+                }
+                count => Check::ok("certificates", format!("`{name}` names `{shown}`: {count} in it")),
+            },
         });
+    }
+    for directory in variable("SSL_CERT_DIR").iter().flat_map(std::env::split_paths) {
+        if let Err(error) = std::fs::read_dir(&directory) {
+            let what = format!("`SSL_CERT_DIR` names `{}`, which cannot be read: {error}", directory.display());
+            checks.push(Check::fail("certificates", what, "put the directory there, or `unset SSL_CERT_DIR`"));
+        }
     }
     checks
 }

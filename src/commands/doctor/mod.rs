@@ -5,6 +5,8 @@
 
 mod environment;
 mod network;
+mod proxy;
+mod remains;
 mod storage;
 
 use std::path::Path;

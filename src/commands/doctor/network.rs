@@ -1,16 +1,17 @@
-//! The servers of the active profile: whether they answer, how fast, and what time they say it is.
+//! The servers of the active profile: whether they answer, by which way, how fast, and what time they say it is.
 
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::fmt::rfc2822;
 use url::Url;
 
 use super::Check;
-use super::environment::proxy_in_force;
+use super::proxy::{self, Proxy, Way};
 use crate::commands::{Endpoint, Setting};
-use crate::credentials::{Account, Stored};
+use crate::credentials::{Account, Credential, Kind, Proof, Stored};
 use crate::error::Report;
-use crate::http::is_loopback;
+use crate::http::{Connection, Network, Reply, Trouble};
 use crate::providers::{self, Provider};
 
 /// For each server: a doctor that hangs is no help.
@@ -19,69 +20,112 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Tokens are renewed when 30 s are left: a clock that is further off makes them end too late.
 const SKEW: u64 = 30;
 
-pub(super) fn check(setting: &Setting) -> Vec<Check> {
-    let account = setting.account();
-    let mut checks = Vec::new();
-    for url in servers(&account, setting) {
-        checks.extend(server(&account, &url));
-    }
-    checks
+/// A server, and whether it is the one that programs send their requests to.
+struct Server {
+    url: Url,
+    is_api: bool,
 }
 
-/// At most two: where logins are renewed, and where requests go.
-fn servers(account: &Account, setting: &Setting) -> Vec<Url> {
+pub(super) fn check(setting: &Setting) -> Vec<Check> {
+    let account = setting.account();
     let stored = match account.load() {
         Ok(Stored::Present(credential)) => Some(credential),
         _ => None,
     };
-    let provider: Option<Provider> = match &stored {
+    let servers = servers(&account, stored.as_ref(), setting);
+    let network = account.network();
+    // Side by side: one that does not answer takes its whole time.
+    let mut checks: Vec<Check> = thread::scope(|scope| {
+        let running: Vec<_> = servers.iter().map(|server| scope.spawn(|| check_server(network, server))).collect();
+        running.into_iter().flat_map(|running| running.join().unwrap_or_default()).collect()
+    });
+    checks.extend(stored.and_then(|credential| refused_key(&account, &credential)));
+    checks
+}
+
+/// At most two: where logins are renewed, and where requests go.
+fn servers(account: &Account, stored: Option<&Credential>, setting: &Setting) -> Vec<Server> {
+    let provider: Option<Provider> = match stored {
         Some(credential) => account.provider(credential).ok(),
         None => providers::find(setting.profile.as_str(), &setting.config.overrides).ok(),
     };
     let Some(provider) = provider else { return Vec::new() };
     let login = provider.server(None).ok().map(|server| server.token_endpoint);
-    let api = match &stored {
+    let api = match stored {
         Some(credential) => Endpoint::of(account, credential, None).ok().map(|endpoint| endpoint.base_url),
         None => provider.base_url(None).ok(),
     };
-    let mut servers = Vec::new();
-    for url in [login, api.and_then(|api| Url::parse(&api).ok())].into_iter().flatten() {
-        if let Ok(root) = url.join("/")
-            && !servers.contains(&root)
-        {
-            servers.push(root);
-        }
-    }
-    servers
+    let api = api.and_then(|api| Url::parse(&api).ok()).and_then(|url| url.join("/").ok());
+    let login = login.and_then(|url| url.join("/").ok()).filter(|login| Some(login) != api.as_ref());
+    let login = login.map(|url| Server { url, is_api: false });
+    login.into_iter().chain(api.map(|url| Server { url, is_api: true })).collect()
 }
 
-fn server(account: &Account, url: &Url) -> Vec<Check> {
-    let host = url.host_str().unwrap_or_default();
-    let connection = match account.network().connect(url) {
-        Ok(connection) => connection,
-        Err(error) => {
-            let report = Report::of(&error);
-            return vec![Check::fail("network", report.message, report.hint.unwrap_or_default())];
-        }
-    };
-    let started = Instant::now();
-    match connection.get(url, None, &[], LIMIT) {
-        Ok(reply) => {
-            let took = started.elapsed().as_millis();
-            let mut checks = vec![Check::ok("network", format!("`{host}` answers in {took} ms"))];
+fn check_server(network: &Network, server: &Server) -> Vec<Check> {
+    let url = &server.url;
+    let mut checks: Vec<Check> = proxy::told(url, server.is_api).into_iter().collect();
+    let trouble = match ask(network.connect(url), url) {
+        Ok((reply, took)) => {
+            let host = url.host_str().unwrap_or_default();
+            checks.push(Check::ok("network", format!("`{host}` answers in {took} ms")));
             checks.extend(clock(host, reply.date.as_deref()));
-            checks
+            return checks;
         }
-        Err(trouble) => {
-            let proxy = proxy_in_force().filter(|_| !is_loopback(url));
-            let remedy = match proxy {
-                Some((name, _)) => {
-                    format!("the request went through the proxy of `{name}`: try with `{name}=` before the command")
-                }
-                None => "check the connection, or set `HTTPS_PROXY` if this network has a proxy".into(),
-            };
-            vec![Check::fail("network", trouble.sentence(host), remedy)]
+        Err(Unasked::NoClient(check)) => {
+            checks.push(check);
+            return checks;
         }
+        Err(Unasked::NoReply(trouble)) => trouble,
+    };
+    checks.push(match proxy::way_to(url) {
+        Way::Through(proxy) => broken_proxy(network, url, &proxy, &trouble),
+        Way::Direct | Way::Excepted(_) => no_answer(url, &trouble),
+    });
+    checks
+}
+
+enum Unasked {
+    /// Nothing could be sent at all.
+    NoClient(Check),
+    NoReply(Trouble),
+}
+
+/// The answer, and after how many milliseconds.
+fn ask(connection: anyhow::Result<Connection>, url: &Url) -> Result<(Reply, u128), Unasked> {
+    let connection = connection.map_err(|error| {
+        let report = Report::of(&error);
+        Unasked::NoClient(Check::fail("network", report.message, report.hint.unwrap_or_default()))
+    })?;
+    let started = Instant::now();
+    let reply = connection.get(url, None, &[], LIMIT).map_err(Unasked::NoReply)?;
+    Ok((reply, started.elapsed().as_millis()))
+}
+
+fn no_answer(url: &Url, trouble: &Trouble) -> Check {
+    let remedy =
+        "check the connection; a network with a proxy needs `HTTPS_PROXY`, one that opens TLS `QWENAUTH_CA_FILE`";
+    Check::fail("network", trouble.sentence(url.host_str().unwrap_or_default()), remedy)
+}
+
+/// A request that went through `proxy` has failed: is it the proxy, and would it work without?
+fn broken_proxy(network: &Network, url: &Url, proxy: &Proxy, trouble: &Trouble) -> Check {
+    let host = url.host_str().unwrap_or_default();
+    let variable = proxy.variable;
+    let what = match proxy.trouble(url) {
+        Some(why) => format!("the proxy of `{variable}`, {}, {why}", proxy.address()),
+        None => format!("{}, through the proxy of `{variable}`", trouble.sentence(host)),
+    };
+    match ask(network.connect_directly(url), url) {
+        Ok((_, took)) => Check::fail(
+            "proxy",
+            format!("{what}; without it, `{host}` answers in {took} ms"),
+            format!("`unset {variable}`, or add `{host}` to `NO_PROXY`; {}", proxy.remedy()),
+        ),
+        Err(_) => Check::fail(
+            "proxy",
+            format!("{what}; without it, `{host}` is not reached either"),
+            format!("{}; one that opens TLS needs `QWENAUTH_CA_FILE`", proxy.remedy()),
+        ),
     }
 }
 
@@ -101,4 +145,16 @@ fn clock(host: &str, date: Option<&str>) -> Option<Check> {
         ),
         "set the clock: `timedatectl set-ntp true`",
     ))
+}
+
+/// A key works in one region of its provider only, and nothing but its API knows in which.
+fn refused_key(account: &Account, credential: &Credential) -> Option<Check> {
+    let provider = account.provider(credential).ok()?;
+    if credential.kind != Kind::ApiKey || provider.regions.is_empty() {
+        return None;
+    }
+    let Ok(Proof::Refused(why)) = account.prove(credential) else { return None };
+    let what = format!("the API refuses the key of `{}`: {why}", account.profile);
+    let remedy = format!("{} with the key: it finds the region, where the key is good", account.login_hint());
+    Some(Check::fail("key", what, remedy))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
-use super::Check;
+use super::{Check, remains};
 use crate::commands::{Endpoint, Setting};
 use crate::config::ProfileName;
 use crate::credentials::{Account, Credential, Kind, State, Stored};
@@ -19,9 +19,6 @@ use crate::setup::{self, TOOLS};
 /// Qwen Code's lock is taken over at this age, so it is removed at this age too.
 const STALE: Duration = Duration::from_secs(35);
 
-/// No writing takes this long: a temporary file of this age has lost its process.
-const LEFT: Duration = Duration::from_secs(600);
-
 /// A key this old is due for a new one.
 const OLD_KEY_DAYS: i64 = 90;
 
@@ -29,15 +26,18 @@ pub(super) fn check(setting: &Setting, fix: bool) -> Vec<Check> {
     let paths = &setting.config.paths;
     let mut checks = vec![Check::ok("config", format!("profile `{}` is active", setting.profile))];
     let credentials = paths.data.join("credentials");
-    for directory in [&paths.config, &paths.data, &credentials, &paths.state, &paths.qwen] {
+    let [pending, refused, setups, usage] = ["pending", "refused", "setup", "usage"].map(|name| paths.state.join(name));
+    let directories =
+        [&paths.config, &paths.data, &credentials, &paths.qwen, &paths.state, &pending, &refused, &setups, &usage];
+    for directory in directories {
         checks.extend(directory_is_private(directory, fix));
     }
     checks.extend(profiles(setting));
     checks.extend(copies(setting));
     checks.extend(lock(&paths.qwen, fix));
-    let pending = paths.state.join("pending");
-    let setups = paths.state.join("setup");
-    checks.extend(leftovers(&[&paths.config, &credentials, &paths.qwen, &pending, &setups], fix));
+    checks.extend(remains::temporary_files(&directories, fix));
+    checks.extend(remains::pending_logins(setting, fix));
+    checks.extend(remains::refused_marks(setting, fix));
     checks.extend(set_up(setting));
     checks
 }
@@ -95,6 +95,7 @@ fn profile(name: &ProfileName, setting: &Setting) -> Vec<Check> {
         }
     });
     if let Ok(Stored::Present(credential)) = account.load() {
+        checks.extend(is_replaceable(name, &account, &credential));
         checks.extend(key(name, &account, &credential));
     }
     checks
@@ -116,6 +117,17 @@ fn login(name: &ProfileName, account: &Account, stored: &Stored) -> Check {
         }
         _ => Check::fail("login", format!("`{name}` is not logged in"), account.login_hint()),
     }
+}
+
+/// A login that cannot be saved cannot be renewed either.
+fn is_replaceable(name: &ProfileName, account: &Account, credential: &Credential) -> Option<Check> {
+    if credential.is_lasting() {
+        return None;
+    }
+    let error = account.check_writable().err()?;
+    let report = Report::of(&error);
+    let what = format!("`{name}` cannot be renewed: {}", report.message);
+    Some(Check::fail("login", what, report.hint.unwrap_or_else(|| "see the mode and owner of that directory".into())))
 }
 
 fn key(name: &ProfileName, account: &Account, credential: &Credential) -> Vec<Check> {
@@ -211,33 +223,9 @@ fn remove_lock(qwen: &Path, path: &Path) -> Result<bool> {
     Ok(false)
 }
 
-fn age(path: &Path) -> Option<Duration> {
+pub(super) fn age(path: &Path) -> Option<Duration> {
     let modified = fs::symlink_metadata(path).ok()?.modified().ok()?;
     Some(SystemTime::now().duration_since(modified).unwrap_or_default())
-}
-
-fn leftovers(directories: &[&Path], fix: bool) -> Vec<Check> {
-    let mut checks = Vec::new();
-    let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
-    for path in entries.map(|entry| entry.path()) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let temporary = name.starts_with('.')
-            && name.contains(".qwenauth-")
-            && path.extension().is_some_and(|extension| extension == "tmp");
-        if temporary && age(&path).is_some_and(|age| age > LEFT) {
-            let message = format!("`{}` was left by a process that was killed", path.display());
-            checks.push(if fix && fs::remove_file(&path).is_ok() {
-                Check::fixed("leftovers", message)
-            } else {
-                Check::warn("leftovers", message, "`qwenauth doctor --fix` removes it")
-            });
-        }
-        if name.contains(".damaged-") {
-            let message = format!("`{}` is a damaged credential that was set aside", path.display());
-            checks.push(Check::warn("leftovers", message, "it may hold a secret: delete it once you miss nothing"));
-        }
-    }
-    checks
 }
 
 /// A tool that was set up keeps the address of that day.

@@ -1,6 +1,5 @@
 //! A login by the device flow: show the code, wait for a person, store, prove.
 
-use std::cell::Cell;
 use std::io::{IsTerminal, stderr};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -26,8 +25,8 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     let Attempt { args, account, provider, .. } = attempt;
     let (server, found) = account.login_server(provider)?;
     let before = stored(account)?;
-    // A signal that comes before the first pause is acted upon there.
-    let held = Cell::new(Some(Held::new()));
+    // From here to the stored login a signal is noted, and acted upon where this goes: nothing half done is left.
+    let held = Held::new();
     let (authorization, joined) = begin(attempt, &server)?;
     let expires = Instant::now() + authorization.expires_in;
     let deadline = args.timeout.map_or(expires, |timeout| expires.min(Instant::now() + timeout));
@@ -49,17 +48,27 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
             return attempt.finish(&credential, false);
         }
     };
-    let granted = authorization.wait(&server, deadline, |time| pause(attempt, joined, held.take(), time));
+    let granted = authorization.wait(&server, deadline, pause);
     drop(countdown);
+    if granted.is_err() && Held::noted() {
+        if !joined {
+            forget(account);
+        }
+        // A login that was there before stays for the next who resumes it.
+        drop(lock);
+        drop(held);
+        return granted.map(drop);
+    }
     if granted.is_err() && joined && Instant::now() >= deadline && deadline < expires {
         // Only this process's `--timeout` is over; the login may still be approved.
         return granted.map(drop);
     }
     let stored = granted.and_then(|grant| account.log_in(provider, &grant, found.as_ref(), args.model.as_deref()));
     // Not before it is stored: whoever waits for the lock looks for the one or the other.
-    account.forget_pending()?;
+    forget(account);
     drop(lock);
     let credential = stored?;
+    drop(held);
     attempt.activate()?;
     if args.no_verify {
         return attempt.finish(&credential, false);
@@ -83,7 +92,7 @@ fn begin(attempt: &Attempt, server: &Server) -> Result<(Authorization, bool)> {
     if let Some(text) = &provider.note {
         note(text);
     }
-    let authorization = device::request(server, account.network())?;
+    let authorization = device::request(server, account.network(), Held::noted)?;
     account.keep_pending(server, &authorization)?;
     Ok((authorization, false))
 }
@@ -123,21 +132,24 @@ fn stored(account: &Account) -> Result<Option<Credential>> {
     })
 }
 
-/// Waits, and on INT, TERM or HUP forgets a login that nobody else knows of before it dies by the signal.
-fn pause(attempt: &Attempt, joined: bool, held: Option<Held>, time: Duration) {
-    let held = held.unwrap_or_else(Held::new);
+/// A login that is over is stored or lost by now: that its notes are left is worth a word, not its end.
+fn forget(account: &Account) {
+    if let Err(error) = account.forget_pending() {
+        note(&format!("warning: the pending login is still kept: {error:#}"));
+    }
+}
+
+/// Waits; `false` as soon as a signal is noted.
+fn pause(time: Duration) -> bool {
     let end = Instant::now() + time;
     while !Held::noted() {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return;
+            return true;
         }
         thread::sleep(left.min(LOOK));
     }
-    if !joined && let Err(error) = attempt.account.forget_pending() {
-        note(&format!("warning: the pending login is still kept: {error:#}"));
-    }
-    drop(held);
+    false
 }
 
 fn show(args: &LoginArgs, authorization: &Authorization, host: &str) -> Result<()> {

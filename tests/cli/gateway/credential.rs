@@ -190,7 +190,9 @@ fn a_clock_that_jumps_by_an_hour_and_back_costs_no_request_and_one_renewal_at_mo
         drop(waiting);
         assert_eq!(upstream.asked().len(), 21);
     }
+}
 
+#[test]
 fn a_request_that_waits_while_a_renewal_fails_shares_its_failure() {
     let gate = Gate::default();
     let upstream = refusing_the_first();

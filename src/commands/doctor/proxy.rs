@@ -1,0 +1,238 @@
+//! Proxies: which variable is in force for a server, which are passed over, and what is wrong with one that fails.
+//!
+//! Hazard: every program has rules of its own for these variables. Rule: what is in force is decided by the matcher that
+//! the HTTP client itself asks; here is only told which variable its answer comes from.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use url::Url;
+
+use super::Check;
+use crate::cli::{variable, variable_or_empty};
+use crate::http::is_loopback;
+
+/// Upper case first: of two that are set, even if empty, the first counts.
+const HTTPS: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
+const HTTP: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
+const ALL: [&str; 2] = ["ALL_PROXY", "all_proxy"];
+const EXCEPT: [&str; 2] = ["NO_PROXY", "no_proxy"];
+
+/// For a name that is looked up, a connection, and each part of an answer.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// Longest first line of an answer that is read, in bytes.
+const LONGEST: u64 = 1024;
+
+/// How requests to a server go.
+pub(super) enum Way {
+    Direct,
+    /// A proxy is set, and this variable excepts the server.
+    Excepted(&'static str),
+    Through(Proxy),
+}
+
+pub(super) struct Proxy {
+    pub(super) variable: &'static str,
+    intercept: Intercept,
+}
+
+fn value(name: &str) -> Option<String> {
+    // What is no text counts as not set, for the HTTP client too.
+    variable_or_empty(name)?.into_string().ok()
+}
+
+fn first_set(names: [&'static str; 2]) -> Option<(&'static str, String)> {
+    names.into_iter().find_map(|name| Some((name, value(name)?)))
+}
+
+/// What `value` means for requests to `url`; `None`: it is no address of a proxy.
+fn intercept(value: &str, url: &Url) -> Option<Intercept> {
+    Matcher::builder().all(value).build().intercept(&url.as_str().parse().ok()?)
+}
+
+/// What the variables say of `url`, whoever asks.
+fn by_variables(url: &Url) -> Way {
+    let own = if url.scheme() == "https" { HTTPS } else { HTTP };
+    // As the matcher does: a value that is no address counts for nothing, and the next group is asked.
+    let found = [own, ALL]
+        .into_iter()
+        .filter_map(first_set)
+        .find_map(|(variable, value)| Some(Proxy { variable, intercept: intercept(&value, url)? }));
+    let Some(proxy) = found.filter(|_| !is_cgi()) else { return Way::Direct };
+    let excepted = first_set(EXCEPT).filter(|(_, hosts)| {
+        let matcher = Matcher::builder().all("http://proxy").no(hosts).build();
+        url.as_str().parse().is_ok_and(|uri| matcher.intercept(&uri).is_none())
+    });
+    match excepted {
+        Some((variable, _)) => Way::Excepted(variable),
+        None => Way::Through(proxy),
+    }
+}
+
+/// In a CGI program `HTTP_PROXY` is a header that anybody can send, so all of these variables are ignored there.
+fn is_cgi() -> bool {
+    variable_or_empty("REQUEST_METHOD").is_some()
+}
+
+/// How requests of this program to `url` go.
+pub(super) fn way_to(url: &Url) -> Way {
+    if is_loopback(url) { Way::Direct } else { by_variables(url) }
+}
+
+/// The way to `url` as a check, where any proxy is set.
+pub(super) fn told(url: &Url, is_api: bool) -> Option<Check> {
+    let host = url.host_str().unwrap_or_default();
+    if is_loopback(url) {
+        let Way::Through(proxy) = by_variables(url) else { return None };
+        if !is_api {
+            return None;
+        }
+        return Some(Check::warn(
+            "proxy",
+            format!("programs reach `{host}` through the proxy of `{}`; `qwenauth` itself does not", proxy.variable),
+            "`export NO_PROXY=127.0.0.1,localhost,::1 no_proxy=127.0.0.1,localhost,::1`, or `qwenauth exec --gateway`",
+        ));
+    }
+    match way_to(url) {
+        Way::Direct => None,
+        Way::Excepted(variable) => {
+            Some(Check::ok("proxy", format!("`{host}` is reached directly: `{variable}` excepts it")))
+        }
+        Way::Through(proxy) => {
+            let others: Vec<String> = [HTTPS, ALL]
+                .concat()
+                .into_iter()
+                .filter(|name| *name != proxy.variable && variable(name).is_some())
+                .map(|name| format!("`{name}`"))
+                .collect();
+            let others = if others.is_empty() { String::new() } else { format!("; not used: {}", others.join(", ")) };
+            let what = format!("`{host}` is reached through `{}`, {}{others}", proxy.variable, proxy.address());
+            Some(Check::ok("proxy", what))
+        }
+    }
+}
+
+/// Variables that cannot be meant as they are.
+pub(super) fn check() -> Vec<Check> {
+    let mut checks = Vec::new();
+    let Ok(any) = Url::parse("https://host.invalid/") else { return checks };
+    for name in [HTTPS, HTTP, ALL].concat() {
+        if value(name).is_some_and(|value| !value.is_empty() && intercept(&value, &any).is_none()) {
+            checks.push(Check::fail(
+                "proxy",
+                format!("`{name}` is no address of a proxy and is passed over"),
+                format!("write it like `http://HOST:PORT` or `socks5h://HOST:PORT`, or `unset {name}`"),
+            ));
+        }
+    }
+    for [upper, lower] in [HTTPS, HTTP, ALL, EXCEPT] {
+        if let (Some(first), Some(second)) = (value(upper), value(lower))
+            && first != second
+        {
+            checks.push(Check::warn(
+                "proxy",
+                format!("`{upper}` and `{lower}` differ: `qwenauth` takes the first, curl and Python the second"),
+                format!("`export {lower}=\"${upper}\"`, or the other way round"),
+            ));
+        }
+    }
+    if is_cgi() && [HTTPS, HTTP, ALL].concat().into_iter().any(|name| variable(name).is_some()) {
+        checks.push(Check::warn(
+            "proxy",
+            "`REQUEST_METHOD` is set, as for a CGI program: no proxy variable is obeyed",
+            "`unset REQUEST_METHOD`",
+        ));
+    }
+    checks
+}
+
+impl Proxy {
+    /// Scheme, host and port, without the password that may stand before them.
+    pub(super) fn address(&self) -> String {
+        format!("`{}`", self.intercept.uri().to_string().trim_end_matches('/'))
+    }
+
+    /// Why requests to `url` do not come through, as far as the proxy is to blame; `None`: it leads there.
+    pub(super) fn trouble(&self, url: &Url) -> Option<String> {
+        let uri = self.intercept.uri();
+        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let is_plain = uri.scheme_str() == Some("http");
+        let port = uri.port_u16().unwrap_or(match uri.scheme_str() {
+            Some("https") => 443,
+            Some("http") => 80,
+            _ => 1080,
+        });
+        let mut stream = match connected(host, port) {
+            Ok(stream) => stream,
+            Err(why) => return Some(why),
+        };
+        if !is_plain {
+            return None;
+        }
+        let asked = ask(&mut stream, url, &self.intercept).unwrap_or_default();
+        let mut words = asked.trim().split(' ');
+        match (words.next().is_some_and(|version| version.starts_with("HTTP/")), words.next()) {
+            (true, Some("200")) => None,
+            (true, Some("407")) => Some("wants a user name and a password (407)".into()),
+            (true, Some(status)) => {
+                let reason = words.collect::<Vec<_>>().join(" ");
+                Some(format!("refuses to lead there ({})", format!("{status} {reason}").trim_end()))
+            }
+            _ => Some("does not speak as a proxy".into()),
+        }
+    }
+
+    /// What would help against [`Self::trouble`], if the proxy is wanted.
+    pub(super) fn remedy(&self) -> String {
+        let uri = self.intercept.uri();
+        let (scheme, authority) =
+            (uri.scheme_str().unwrap_or("http"), uri.authority().map(ToString::to_string).unwrap_or_default());
+        format!("its address and password are set so: `export {}={scheme}://USER:PASSWORD@{authority}`", self.variable)
+    }
+}
+
+/// A connection to the proxy, or what is wrong with it.
+fn connected(host: String, port: u16) -> Result<TcpStream, String> {
+    let (sender, receiver) = mpsc::channel();
+    // The resolver has no limit of its own.
+    thread::spawn(move || drop(sender.send((host.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>))));
+    let addresses = match receiver.recv_timeout(LIMIT) {
+        Ok(Ok(addresses)) => addresses,
+        Ok(Err(_)) => return Err("has a name that does not resolve".into()),
+        Err(_) => return Err(format!("has a name that does not resolve within {} s", LIMIT.as_secs())),
+    };
+    let mut why = "has a name without an address".to_owned();
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, LIMIT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                why = "is not there: the connection is refused".into();
+            }
+            Err(error) => why = format!("cannot be reached: {error}"),
+        }
+    }
+    Err(why)
+}
+
+/// Asks for a tunnel to `url` (RFC 9110 §9.3.6): the first line of the answer.
+fn ask(stream: &mut TcpStream, url: &Url, intercept: &Intercept) -> std::io::Result<String> {
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let target = format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(443));
+    let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
+    if let Some(authorization) = intercept.basic_auth() {
+        request.extend_from_slice(b"Proxy-Authorization: ");
+        request.extend_from_slice(authorization.as_bytes());
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    stream.write_all(&request)?;
+    let mut line = String::new();
+    BufReader::new(stream.take(LONGEST)).read_line(&mut line)?;
+    Ok(line)
+}

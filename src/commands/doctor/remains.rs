@@ -1,0 +1,92 @@
+//! What other runs left behind: temporary files, logins nobody completed, marks of tokens that are gone.
+//!
+//! Hazard: what looks left may be in use this moment, and what was set aside may be missed. Rule: only what no process
+//! works on and nobody can use is removed, and only by `--fix`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Check;
+use super::storage::age;
+use crate::commands::Setting;
+use crate::config::ProfileName;
+use crate::credentials::{Pending, Stored, marks_of_others};
+use crate::secret::Secret;
+
+/// No writing takes this long: a temporary file of this age has lost its process.
+const LEFT: Duration = Duration::from_secs(600);
+
+const REMEDY: &str = "`qwenauth doctor --fix` removes it";
+
+pub(super) fn temporary_files(directories: &[&PathBuf], fix: bool) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let temporary = name.starts_with('.')
+            && name.contains(".qwenauth-")
+            && path.extension().is_some_and(|extension| extension == "tmp");
+        if temporary && age(&path).is_some_and(|age| age > LEFT) {
+            let message = format!("`{}` was left by a process that was killed", path.display());
+            checks.push(removed(message, fix && fs::remove_file(&path).is_ok()));
+        }
+        if name.contains(".damaged-") {
+            let message = format!("`{}` is a damaged credential that was set aside", path.display());
+            let remedy = format!("it may hold a secret: `rm {}` once you miss nothing", path.display());
+            checks.push(Check::warn("leftovers", message, remedy));
+        }
+    }
+    checks
+}
+
+fn removed(message: String, is_removed: bool) -> Check {
+    if is_removed { Check::fixed("leftovers", message) } else { Check::warn("leftovers", message, REMEDY) }
+}
+
+pub(super) fn pending_logins(setting: &Setting, fix: bool) -> Vec<Check> {
+    let entries = fs::read_dir(setting.config.paths.state.join("pending")).into_iter().flatten().flatten();
+    let name = |path: &Path| ProfileName::parse(path.file_name()?.to_str()?.strip_suffix(".json")?).ok();
+    let mut names: Vec<ProfileName> = entries.filter_map(|entry| name(&entry.path())).collect();
+    names.sort();
+    names.iter().filter_map(|name| pending_login(name, setting, fix)).collect()
+}
+
+fn pending_login(name: &ProfileName, setting: &Setting, fix: bool) -> Option<Check> {
+    let account = setting.account_of(name);
+    match account.pending_state() {
+        Ok(Pending::None) => None,
+        Ok(Pending::Waiting) => {
+            let resume = format!("`qwenauth login --resume --profile {name}` completes it");
+            let message = format!("a login of `{name}` waits for approval; {resume}");
+            Some(Check::ok("pending", message))
+        }
+        Ok(Pending::Over) => {
+            let message = format!("a login of `{name}` was begun and never completed");
+            Some(removed(message, fix && account.forget_if_over().unwrap_or(false)))
+        }
+        Err(error) => Some(Check::fail("pending", format!("{error:#}"), "see the mode and owner of that file")),
+    }
+}
+
+/// A mark keeps a refused token from being sent again; without the token it keeps nothing.
+pub(super) fn refused_marks(setting: &Setting, fix: bool) -> Vec<Check> {
+    let paths = &setting.config.paths;
+    let mut tokens: Vec<Secret> = Vec::new();
+    let mut names = paths.profiles().unwrap_or_default();
+    names.push(setting.profile.clone());
+    for name in names {
+        match setting.account_of(&name).load() {
+            Ok(Stored::Present(credential)) => tokens.extend(credential.refresh_token),
+            Ok(Stored::Missing) => {}
+            // A login that cannot be read may be the one that a mark is for.
+            Ok(Stored::Damaged(_)) | Err(_) => return Vec::new(),
+        }
+    }
+    let marks = marks_of_others(&paths.state, &tokens);
+    if marks.is_empty() {
+        return Vec::new();
+    }
+    let message = format!("marks of refused tokens that are gone: {}", marks.len());
+    vec![removed(message, fix && marks.iter().all(|mark| fs::remove_file(mark).is_ok()))]
+}
