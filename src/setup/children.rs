@@ -11,7 +11,8 @@ use serde::Deserialize;
 use url::Url;
 
 use super::document::{Document, Place};
-use super::{Places, record, syntax_of};
+use super::target::{self, syntax_of};
+use super::{Places, record};
 use crate::secret::Secret;
 
 const KNOWN: &str = include_str!("children.toml");
@@ -79,7 +80,7 @@ impl Child {
         if self.reads_none {
             return Some(format!("{} reads no variables but `{}`: {}", tool.title, file.display(), self.way_out));
         }
-        let text = super::read(&file).ok().flatten()?;
+        let text = target::read(&file).ok().flatten()?;
         let document = Document::parse(&text, syntax_of(&file), &file).ok()?;
         let there = |(place, harmless): &&(String, String)| {
             let keys: Vec<&str> = place.split('.').collect();

@@ -29,7 +29,7 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
         .err();
     }
     let (entries, note) = if access.shared_with_qwen_code { shared(access) } else { provider(access) };
-    Ok(Plan { file: file(places), syntax: Syntax::Json, entries, companion: None, note })
+    Ok(Plan { file: file(places), syntax: Syntax::Json, entries, companions: Vec::new(), note })
 }
 
 fn shared(access: &Access) -> (Vec<(Place, Value)>, Option<String>) {
