@@ -17,8 +17,11 @@ use crate::secret::Secret;
 
 const KNOWN: &str = include_str!("children.toml");
 
-/// The variable from which Qwen Code takes the key of the entry that `setup` writes.
-pub(super) const QWEN_CODE_KEY: &str = "QWENAUTH_ACCESS_TOKEN";
+/// The variable from which Qwen Code and Continue take the key of what `setup` writes or prints.
+pub(super) const ACCESS_TOKEN: &str = "QWENAUTH_ACCESS_TOKEN";
+
+/// The one that Zed makes of the provider's name.
+pub(super) const ZED_KEY: &str = "QWENAUTH_API_KEY";
 
 /// A program that `exec` may start.
 #[derive(Debug, Default, Deserialize)]

@@ -183,7 +183,12 @@ pub(crate) fn find(name: &str) -> Result<&'static Tool> {
 /// How one tool is set up.
 pub(crate) enum SetUp {
     Plan(Plan),
-    Text { place: String, text: String },
+    /// To be pasted; `start`: the command that starts the tool then, where not its own name alone.
+    Text {
+        place: String,
+        text: String,
+        start: Option<String>,
+    },
 }
 
 impl Tool {
