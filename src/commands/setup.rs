@@ -25,11 +25,20 @@ pub(crate) fn run(args: &SetupArgs, setting: &Setting) -> Result<()> {
     }
     let access = access(args, setting)?;
     match tool.set_up(&access, &places)? {
-        SetUp::Text { place, text } => {
-            if !args.print {
-                note(&format!("{} is set up by hand: paste this into {}", tool.title, as_place(&place)));
+        SetUp::Text { place, text, start } => {
+            match args.print {
+                true => note(&format!("for {}:", as_place(&place))),
+                false => note(&format!("{} is set up by hand: paste this into {}", tool.title, as_place(&place))),
             }
-            print(&text)
+            if let Some(start) = start {
+                note(&format!("then start it with `{start}`"));
+            }
+            print(&text)?;
+            // Where the text does not lead to the gateway, the tool is started beside one of its own.
+            if text.contains(&access.base_url) {
+                say_gateway(&access);
+            }
+            Ok(())
         }
         SetUp::Plan(plan) if args.print => {
             let (file, text) = plan.print()?;
@@ -42,18 +51,22 @@ pub(crate) fn run(args: &SetupArgs, setting: &Setting) -> Result<()> {
             if let Some(text) = &plan.note {
                 note(text);
             }
-            if let Some(key) = &access.gateway_key {
-                let listen = access.base_url.trim_start_matches("http://").trim_end_matches("/v1");
-                note(&format!(
-                    "start the gateway with `{} gateway --profile {} --listen {listen} --api-key-file {}`",
-                    access.program,
-                    access.profile,
-                    key.display()
-                ));
-            }
+            say_gateway(&access);
             Ok(())
         }
     }
+}
+
+/// How to start the gateway that the tool will look for.
+fn say_gateway(access: &Access) {
+    let Some(key) = &access.gateway_key else { return };
+    let listen = access.base_url.trim_start_matches("http://").trim_end_matches("/v1");
+    note(&format!(
+        "start the gateway with `{} gateway --profile {} --listen {listen} --api-key-file {}`",
+        access.program,
+        access.profile,
+        key.display()
+    ));
 }
 
 fn as_place(place: &str) -> String {

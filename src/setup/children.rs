@@ -11,13 +11,17 @@ use serde::Deserialize;
 use url::Url;
 
 use super::document::{Document, Place};
-use super::{Places, record, syntax_of};
+use super::target::{self, syntax_of};
+use super::{Places, record};
 use crate::secret::Secret;
 
 const KNOWN: &str = include_str!("children.toml");
 
-/// The variable from which Qwen Code takes the key of the entry that `setup` writes.
-pub(super) const QWEN_CODE_KEY: &str = "QWENAUTH_ACCESS_TOKEN";
+/// The variable from which Qwen Code and Continue take the key of what `setup` writes or prints.
+pub(super) const ACCESS_TOKEN: &str = "QWENAUTH_ACCESS_TOKEN";
+
+/// The one that Zed makes of the provider's name.
+pub(super) const ZED_KEY: &str = "QWENAUTH_API_KEY";
 
 /// A program that `exec` may start.
 #[derive(Debug, Default, Deserialize)]
@@ -79,7 +83,7 @@ impl Child {
         if self.reads_none {
             return Some(format!("{} reads no variables but `{}`: {}", tool.title, file.display(), self.way_out));
         }
-        let text = super::read(&file).ok().flatten()?;
+        let text = target::read(&file).ok().flatten()?;
         let document = Document::parse(&text, syntax_of(&file), &file).ok()?;
         let there = |(place, harmless): &&(String, String)| {
             let keys: Vec<&str> = place.split('.').collect();

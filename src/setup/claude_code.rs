@@ -40,5 +40,5 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
     ];
     let mut entries = vec![(Place::key(&["apiKeyHelper"]), json!(access.key_command_line()))];
     entries.extend(variables.map(|(name, value)| (Place::key(&["env", name]), json!(value))));
-    Ok(Plan { file: file(places), syntax: Syntax::Json, entries, companion: None, note: None })
+    Ok(Plan { file: file(places), syntax: Syntax::Json, entries, companions: Vec::new(), note: None })
 }

@@ -34,7 +34,7 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
         file: file(places),
         syntax: Syntax::Toml,
         entries,
-        companion: None,
+        companions: Vec::new(),
         note: Some("Codex speaks only the Responses API: a provider without `/responses` will not answer it".into()),
     })
 }

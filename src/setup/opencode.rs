@@ -1,7 +1,9 @@
 //! opencode: a provider entry in `opencode.json`, and a plugin that fetches the key for each request.
 //!
 //! opencode reads `{env:…}` and `{file:…}` once, at its start. Its plugins may replace the `fetch` of a provider: that is
-//! how a session outlives a token (measured on opencode 1.18.33).
+//! how a session outlives a token. But where there is any plugin, opencode starts only once npm has brought its own
+//! library into this directory or has given up, 70 s after the first try fails (measured on opencode 1.18.33). Ours needs
+//! no library: npm is told to give up at once. With a gateway there is no plugin and no wait.
 
 use std::path::PathBuf;
 
@@ -9,12 +11,20 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::document::{Place, Syntax};
-use super::{Access, NAME, Places, Plan};
+use super::{Access, Companion, NAME, Places, Plan};
 use crate::providers::Model;
 
 const PLUGIN: &str = include_str!("opencode_plugin.js");
+const NPM: &str = include_str!("opencode_npmrc");
 
-/// `OPENCODE_CONFIG_DIR`, else opencode's own directory.
+/// opencode's own directory, and `OPENCODE_CONFIG_DIR`, which is read beside it.
+fn directories(places: &Places) -> Vec<PathBuf> {
+    let mut directories = vec![places.config.join("opencode")];
+    directories.extend(places.opencode_directory.clone().filter(|directory| *directory != directories[0]));
+    directories
+}
+
+/// The one that wins.
 fn directory(places: &Places) -> PathBuf {
     places.opencode_directory.clone().unwrap_or_else(|| places.config.join("opencode"))
 }
@@ -32,13 +42,22 @@ pub(super) fn file(places: &Places) -> PathBuf {
 
 pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
     let mut options = json!({"baseURL": access.base_url});
-    let mut companion = None;
+    let mut companions = Vec::new();
     if let Some(key) = &access.gateway_key {
         options["apiKey"] = format!("{{file:{}}}", key.display()).into();
     } else {
         let command = serde_json::to_string(&access.key_command())?;
-        let plugin = directory(places).join("plugin").join(format!("{NAME}.js"));
-        companion = Some((plugin, PLUGIN.replace("[/* command */]", &command)));
+        companions.push(Companion {
+            file: directory(places).join("plugin").join(format!("{NAME}.js")),
+            text: PLUGIN.replace("[/* command */]", &command),
+            yields: false,
+        });
+        // Of each directory that opencode waits for.
+        companions.extend(directories(places).into_iter().map(|directory| Companion {
+            file: directory.join(".npmrc"),
+            text: NPM.to_owned(),
+            yields: true,
+        }));
     }
     let models: Map<String, Value> = access.models().iter().map(|model| (model.id.clone(), entry(model))).collect();
     let provider = json!({
@@ -57,7 +76,7 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
             // Without it opencode sends titles and summaries to a provider of its own choice.
             (Place::key(&["small_model"]), json!(model)),
         ],
-        companion,
+        companions,
         note: None,
     })
 }

@@ -1,38 +1,57 @@
 //! Tools whose configuration is printed, to be pasted: the texts, and where each goes.
 //!
-//! Hazard: llm falls back to the user's own `OPENAI_API_KEY` and sends it to the base URL; Zed and Continue read a key
-//! only from a file or keychain of theirs. Rule: each text says how the key gets there without standing in the file.
+//! Hazard: llm and Cline fall back to the user's own `OPENAI_API_KEY` and send it to the base URL; Zed and Continue read a
+//! key only from their environment, a keychain or a file of theirs. Rule: no key stands in a text or on a command line;
+//! each tool is started by what brings the right one.
 
 use anyhow::{Result, bail};
 use serde_json::json;
 
+use super::children::{ACCESS_TOKEN, ZED_KEY};
 use super::{Access, NAME, Places, SetUp, quoted};
+use crate::providers::Model;
 
 pub(super) fn text(tool: &str, access: &Access, places: &Places) -> Result<SetUp> {
     let (place, text) = match tool {
-        "aider" => aider(access),
+        "aider" | "goose" => alias(access, tool),
         "llm" => llm(access, places),
         "crush" => crush(access, places),
-        "goose" => goose(access, places),
         "continue" => continue_dev(access, places),
         "zed" => zed(access, places),
-        "cline" => cline(access),
+        "cline" => cline(access, places),
         _ => bail!("no text for `{tool}`"),
     };
-    Ok(SetUp::Text { place, text })
+    let start = match tool {
+        "llm" => Some(start(access, &format!("llm -m {NAME}/{}", access.model), "OPENAI_API_KEY")),
+        "continue" => Some(start(access, "cn", ACCESS_TOKEN)),
+        "zed" => Some(start(access, "zed", ZED_KEY)),
+        "cline" => Some(start(access, "cline", "OPENAI_API_KEY")),
+        _ => None,
+    };
+    Ok(SetUp::Text { place, text, start })
 }
+
+/// Zed wants a limit also where none is known: a low one, which no request exceeds.
+const ASSUMED_CONTEXT: u64 = 128_000;
 
 /// Where it goes, and the text.
 type Text = (String, String);
 
-fn start(access: &Access, program: &str) -> String {
-    format!("{} exec --profile {} -- {program}", quoted(&access.program), access.profile)
+/// The command that starts a program which has the base URL in its file and takes the key from `variable`.
+fn start(access: &Access, program: &str, variable: &str) -> String {
+    match access.gateway_key {
+        None => format!("{} exec --profile {} -- {program}", quoted(&access.program), access.profile),
+        Some(_) => format!("{variable}=\"$({})\" {program}", access.key_command_line()),
+    }
 }
 
-fn aider(access: &Access) -> Text {
+/// A tool that takes everything from its environment. A gateway of its own needs no fixed address.
+fn alias(access: &Access, tool: &str) -> Text {
+    let gateway = if access.gateway_key.is_some() { " --gateway" } else { "" };
+    let command = format!("{} exec{gateway} --profile {} -- {tool}", quoted(&access.program), access.profile);
     let text = format!(
-        "# aider reads key, base URL and model from its environment, which this sets:\nalias aider={}\n",
-        quoted(&start(access, "aider"))
+        "# {tool} reads key, base URL and model from its environment, which this sets:\nalias {tool}={}\n",
+        quoted(&command)
     );
     ("the start-up file of your shell".into(), text)
 }
@@ -40,16 +59,15 @@ fn aider(access: &Access) -> Text {
 fn llm(access: &Access, places: &Places) -> Text {
     let models = access.models().into_iter().map(|model| {
         format!(
-            "- model_id: {NAME}/{}\n  model_name: {}\n  api_base: {}\n  api_key_name: {NAME}\n",
-            yaml(&model.id).trim_matches('"'),
+            "- model_id: {}\n  model_name: {}\n  api_base: {}\n  api_key_name: {NAME}\n",
+            yaml(&format!("{NAME}/{}", model.id)),
             yaml(&model.id),
             yaml(&access.base_url)
         )
     });
     let text = format!(
-        "# llm stores no key for this: give it with each run, or it sends your own OPENAI_API_KEY to this base URL:\n#   llm -m {NAME}/{} --key \"$({})\" 'hello'\n{}",
-        access.model,
-        access.key_command_line(),
+        "# llm stores no key for these. Start it so, or it sends your own OPENAI_API_KEY to this base URL:\n#   {} 'hello'\n{}",
+        start(access, &format!("llm -m {NAME}/{}", access.model), "OPENAI_API_KEY"),
         models.collect::<String>()
     );
     (places.config.join("io.datasette.llm/extra-openai-models.yaml").display().to_string(), text)
@@ -60,8 +78,7 @@ fn crush(access: &Access, places: &Places) -> Text {
         .models()
         .iter()
         .map(|model| {
-            let name = if model.name.is_empty() { &model.id } else { &model.name };
-            let mut entry = json!({"id": model.id, "name": name});
+            let mut entry = json!({"id": model.id, "name": shown(model)});
             if let Some(context) = model.context {
                 entry["context_window"] = json!(context);
             }
@@ -81,37 +98,17 @@ fn crush(access: &Access, places: &Places) -> Text {
     (places.config.join("crush/crush.json").display().to_string(), pretty(&value))
 }
 
-fn goose(access: &Access, places: &Places) -> Text {
-    let models: Vec<_> = access
-        .models()
-        .iter()
-        .map(|model| json!({"name": model.id, "context_limit": model.context.unwrap_or(128_000)}))
-        .collect();
-    let value = json!({
-        "name": NAME,
-        "engine": "openai",
-        "display_name": access.provider_title(),
-        "description": format!("started with: {}", start(access, "goose")),
-        "api_key_env": "OPENAI_API_KEY",
-        "base_url": format!("{}/chat/completions", access.base_url),
-        "models": models,
-        "supports_streaming": true,
-    });
-    (places.config.join(format!("goose/custom_providers/{NAME}.json")).display().to_string(), pretty(&value))
-}
-
 fn continue_dev(access: &Access, places: &Places) -> Text {
     let models = access.models().into_iter().map(|model| {
-        let name = if model.name.is_empty() { &model.id } else { &model.name };
         format!(
-            "  - name: {}\n    provider: openai\n    model: {}\n    apiBase: {}\n    apiKey: ${{{{ secrets.QWENAUTH_ACCESS_TOKEN }}}}\n",
-            yaml(name),
+            "  - name: {}\n    provider: openai\n    model: {}\n    apiBase: {}\n    apiKey: ${{{{ secrets.{ACCESS_TOKEN} }}}}\n",
+            yaml(shown(&model)),
             yaml(&model.id),
             yaml(&access.base_url)
         )
     });
     let text = format!(
-        "# Continue takes the key from `~/.continue/.env`, mode 0600; write it anew when it has run out:\n#   (umask 077; printf 'QWENAUTH_ACCESS_TOKEN=%s\\n' \"$({})\" > ~/.continue/.env)\nmodels:\n{}",
+        "# In an editor, Continue takes the key from `~/.continue/.env`; write it anew when it has run out:\n#   (umask 077; printf '{ACCESS_TOKEN}=%s\\n' \"$({})\" > ~/.continue/.env)\nname: {NAME}\nversion: 0.0.1\nschema: v1\nmodels:\n{}",
         access.key_command_line(),
         models.collect::<String>()
     );
@@ -123,9 +120,8 @@ fn zed(access: &Access, places: &Places) -> Text {
         .models()
         .iter()
         .map(|model| {
-            let name = if model.name.is_empty() { &model.id } else { &model.name };
-            let mut entry =
-                json!({"name": model.id, "display_name": name, "max_tokens": model.context.unwrap_or(128_000)});
+            let context = model.context.unwrap_or(ASSUMED_CONTEXT);
+            let mut entry = json!({"name": model.id, "display_name": shown(model), "max_tokens": context});
             if let Some(output) = model.output {
                 entry["max_output_tokens"] = json!(output);
             }
@@ -136,22 +132,29 @@ fn zed(access: &Access, places: &Places) -> Text {
         "api_url": access.base_url,
         "available_models": models,
     }}}});
-    let text = format!(
-        "// Zed reads the key from QWENAUTH_API_KEY when it starts:\n//   QWENAUTH_API_KEY=\"$({})\" zed\n{}",
-        access.key_command_line(),
-        pretty(&value)
-    );
-    (places.config.join("zed/settings.json").display().to_string(), text)
+    (places.config.join("zed/settings.json").display().to_string(), pretty(&value))
 }
 
-fn cline(access: &Access) -> Text {
-    let text = format!(
-        "# Cline stores the key itself: do this again when it has run out.\ncline auth -p openai-compatible -k \"$({})\" -m {} -b {}\n",
-        access.key_command_line(),
-        quoted(&access.model),
-        quoted(&access.base_url)
-    );
-    ("your shell".into(), text)
+/// As `cline auth` writes it (measured on Cline 3.0.65), but for the key: without one there, it takes `OPENAI_API_KEY`.
+fn cline(access: &Access, places: &Places) -> Text {
+    let provider = "openai-compatible";
+    let settings = json!({"provider": provider, "model": access.model, "baseUrl": access.base_url});
+    let value = json!({
+        "version": 1,
+        "lastUsedProvider": provider,
+        "modes": {},
+        "providers": {provider: {
+            "settings": settings,
+            "updatedAt": "2026-01-01T00:00:00.000Z",
+            "tokenSource": "manual",
+        }},
+    });
+    (places.home.join(".cline/data/settings/providers.json").display().to_string(), pretty(&value))
+}
+
+/// What a model is called.
+fn shown(model: &Model) -> &str {
+    if model.name.is_empty() { &model.id } else { &model.name }
 }
 
 fn pretty(value: &serde_json::Value) -> String {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::children::QWEN_CODE_KEY;
+use super::children::ACCESS_TOKEN;
 use super::document::{Place, Syntax};
 use super::{Access, Places, Plan};
 use crate::error::{Failed, Failure};
@@ -29,7 +29,7 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
         .err();
     }
     let (entries, note) = if access.shared_with_qwen_code { shared(access) } else { provider(access) };
-    Ok(Plan { file: file(places), syntax: Syntax::Json, entries, companion: None, note })
+    Ok(Plan { file: file(places), syntax: Syntax::Json, entries, companions: Vec::new(), note })
 }
 
 fn shared(access: &Access) -> (Vec<(Place, Value)>, Option<String>) {
@@ -49,7 +49,7 @@ fn provider(access: &Access) -> (Vec<(Place, Value)>, Option<String>) {
             "id": model.id,
             "name": format!("[{}] {name}", access.provider_title()),
             "baseUrl": access.base_url,
-            "envKey": QWEN_CODE_KEY,
+            "envKey": ACCESS_TOKEN,
         });
         if let Some(context) = model.context {
             entry["generationConfig"] = json!({"contextWindowSize": context});
@@ -58,7 +58,7 @@ fn provider(access: &Access) -> (Vec<(Place, Value)>, Option<String>) {
     };
     let models: Value = access.models().iter().map(entry).collect();
     let entries = vec![
-        (Place::elements(&["modelProviders", "openai"], "envKey", QWEN_CODE_KEY), models),
+        (Place::elements(&["modelProviders", "openai"], "envKey", ACCESS_TOKEN), models),
         (Place::key(&["security", "auth", "selectedType"]), json!("openai")),
         (Place::key(&["model", "name"]), json!(access.model)),
     ];

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::document::Place;
-use crate::files::{self, Content, Privacy, Room};
+use super::document::{Document, Place};
+use super::target;
+use crate::files::{self, Content, Privacy};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -22,8 +23,11 @@ pub(crate) struct Record {
     /// Whether the version before was free of anything of ours.
     pub(super) clean: bool,
     pub(super) entries: Vec<Written>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) companion: Option<Companion>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) companions: Vec<Companion>,
+    /// Files and directories that were not there before the first run, each after the one that holds it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) made: Vec<PathBuf>,
 }
 
 /// One place that was set.
@@ -38,11 +42,60 @@ pub(super) struct Written {
     pub(super) depth: usize,
 }
 
-/// A file of our own beside the tool's.
+/// A file of our own beside the tool's, with the SHA-256 of what was written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Companion {
     pub(super) file: PathBuf,
     pub(super) written: String,
+}
+
+/// Whether the file can go back to what it was, byte by byte.
+pub(super) enum Restored {
+    /// `None`: there was no file.
+    Exactly(Option<String>),
+    /// Someone has changed it since.
+    Edited,
+}
+
+impl Record {
+    pub(super) fn restored(&self, current: Option<&str>) -> Result<Restored> {
+        if !self.clean || current.is_none_or(|current| digest(current.as_bytes()) != self.written) {
+            return Ok(Restored::Edited);
+        }
+        let Some(before) = &self.before else { return Ok(Restored::Exactly(None)) };
+        let kept = target::read(&target::backup(&self.file)?)?;
+        Ok(match kept {
+            Some(kept) if digest(kept.as_bytes()) == *before => Restored::Exactly(Some(kept)),
+            _ => Restored::Edited,
+        })
+    }
+
+    /// Whether `text` is what was written into the companion `file`.
+    pub(super) fn wrote(&self, file: &Path, text: &str) -> bool {
+        let written = |companion: &&Companion| companion.file == file;
+        self.companions.iter().find(written).is_some_and(|companion| companion.written == digest(text.as_bytes()))
+    }
+
+    /// Whether `path` was not there before the first run.
+    pub(super) fn has_made(&self, path: &Path) -> bool {
+        files::resolve(path).is_ok_and(|path| self.made.contains(&path))
+    }
+
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec_pretty(self).context("cannot note what was written")
+    }
+}
+
+impl Written {
+    /// Puts back what stood there before.
+    pub(super) fn undo(&self, document: &mut Document) -> Result<()> {
+        match &self.before {
+            None => document.remove(&self.place, self.depth),
+            Some(before) if document.get(&self.place).as_ref() != Some(before) => document.set(&self.place, before)?,
+            Some(_) => {}
+        }
+        Ok(())
+    }
 }
 
 /// `None`: the tool was not set up, or what was noted cannot be read.
@@ -53,16 +106,11 @@ pub(crate) fn load(state: &Path, tool: &str) -> Result<Option<Record>> {
     })
 }
 
-pub(super) fn save(record: &Record, state: &Path, tool: &str) -> Result<()> {
-    let bytes = serde_json::to_vec_pretty(record).context("cannot note what was written")?;
-    Room::reserve(&path(state, tool), bytes.len(), Privacy::Private)?.write(&bytes)
-}
-
 pub(super) fn remove(state: &Path, tool: &str) -> Result<()> {
     files::remove(&path(state, tool)).map(drop)
 }
 
-fn path(state: &Path, tool: &str) -> PathBuf {
+pub(super) fn path(state: &Path, tool: &str) -> PathBuf {
     state.join("setup").join(format!("{tool}.json"))
 }
 

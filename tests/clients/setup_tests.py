@@ -1,10 +1,9 @@
 """From an empty home directory: log in, set the tool up, and it answers; `done` runs these and nothing else."""
 
 import re
+from functools import partial
 
 OFFLINE = {
-    # Where there is a plugin, opencode first asks the npm registry for its library: over a minute if nobody answers.
-    "npm_config_fetch_retries": "0",
     "OPENCODE_DISABLE_AUTOUPDATE": "1",
     "OPENCODE_DISABLE_MODELS_FETCH": "1",
     "DISABLE_AUTOUPDATER": "1",
@@ -49,8 +48,25 @@ def opencode_answers_once_it_is_set_up(machine):
     assert not (machine.home / ".config/opencode/opencode.json").read_text().count("qwenauth")
 
 
-def qwen_code_answers_once_it_is_set_up(machine):
-    path = [machine.package(name) / "node_modules/.bin" for name in ("qwen-code-0.24.4", "node-22")]
+def opencode_session_outlives_its_token(machine):
+    """Nothing but the plugin can bring the key of the second request: opencode reads its configuration once."""
+    machine.login()
+    machine.qwenauth("setup", "opencode")
+    first = machine.credential()["access_token"]
+    checks = len(machine.provider.of_kind("model"))
+    machine.provider.before_next_answer = machine.expire
+    folder = machine.package("opencode") / "node_modules/opencode-linux-x64/bin"
+    path = f"{folder}:{machine.environment()['PATH']}"
+    done = machine.run("opencode", "run", "--title", "a title", "use a tool, then answer ping", PATH=path, **OFFLINE)
+    assert "ping" in done.stdout.partition("practice answer to:")[2], f"no answer in {done.stdout!r}"
+    requests = machine.provider.of_kind("model")[checks:]
+    assert {request.status for request in requests} == {200}, "a key that had ended was sent"
+    assert {request.token for request in requests} == {first, machine.credential()["access_token"]}
+    machine.assert_refreshed_once_by("qwenauth/")
+
+
+def qwen_code_answers_once_it_is_set_up(version, machine):
+    path = [machine.package(name) / "node_modules/.bin" for name in (f"qwen-code-{version}", "node-22")]
     answers_once_set_up(machine, "qwen-code", "qwen", "-p", "hi", path=path)
 
 
@@ -65,6 +81,22 @@ def claude_code_answers_once_it_is_set_up(machine):
     assert not (machine.home / ".claude/settings.json").exists()
 
 
+def claude_code_answers_through_exec(machine):
+    folder = machine.package("claude-code") / "node_modules/@anthropic-ai/claude-code-linux-x64"
+    done = answers(machine, "qwenauth exec -v -- claude -p hi", path=[folder])
+    assert "ANTHROPIC_BASE_URL, ANTHROPIC_" in done.stderr, done.stderr[-2000:]
+
+
+def claude_code_is_told_that_the_gateway_does_not_speak_its_protocol(machine):
+    """And no key goes to Anthropic's own host, which would be its base URL then."""
+    machine.login()
+    program = machine.package("claude-code") / "node_modules/@anthropic-ai/claude-code-linux-x64/claude"
+    process = machine.start("qwenauth", "exec", "--gateway", "--", program, "-p", "hi", **OFFLINE)
+    assert process.wait() != 0, "it answered: the table can say so"
+    assert "the gateway does not speak Anthropic's protocol" in process.stderr, process.stderr
+    assert "Not logged in" in process.stdout + process.stderr, "Claude Code had some key to send"
+
+
 def openai_python_answers_from_an_empty_home(machine):
     (machine.work / "client.py").write_text(CLIENT)
     path = [machine.package("python-clients") / "venv/bin"]
@@ -73,9 +105,21 @@ def openai_python_answers_from_an_empty_home(machine):
 
 TESTS = {
     "setup_opencode": (["opencode"], opencode_answers_once_it_is_set_up),
-    "setup_qwen_code": (["qwen-code-0.24.4", "node-22"], qwen_code_answers_once_it_is_set_up),
+    "setup_opencode_outlives_its_token": (["opencode"], opencode_session_outlives_its_token),
+    **{
+        f"setup_qwen_code_{version}": (
+            [f"qwen-code-{version}", "node-22"],
+            partial(qwen_code_answers_once_it_is_set_up, version),
+        )
+        for version in ("0.12.0", "0.24.4")
+    },
     "setup_codex": (["codex"], codex_answers_once_it_is_set_up),
     "setup_claude_code": (["claude-code"], claude_code_answers_once_it_is_set_up),
+    "claude_code_answers_through_exec": (["claude-code"], claude_code_answers_through_exec),
+    "gateway_refuses_claude_code": (
+        ["claude-code"],
+        claude_code_is_told_that_the_gateway_does_not_speak_its_protocol,
+    ),
     "openai_python_answers_through_exec_from_an_empty_home": (
         ["python-clients"],
         openai_python_answers_from_an_empty_home,

@@ -3,14 +3,16 @@
 //! Hazard: a file that is parsed and printed again loses its comments and order. Rule: both syntaxes are edited in their
 //! concrete syntax trees, and a place that is not ours is never printed anew.
 
+mod json;
+mod toml;
+
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use jsonc_parser::ParseOptions;
-use jsonc_parser::cst::{CstArray, CstInputValue, CstNode, CstObject, CstRootNode};
+use jsonc_parser::cst::CstRootNode;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use toml_edit::{DocumentMut, Item, TableLike};
+use serde_json::Value;
+use toml_edit::DocumentMut;
 
 use crate::error::{Failed, Failure, printable};
 
@@ -53,32 +55,16 @@ impl Document {
     ///
     /// Errors: the line and column of what does not parse.
     pub(crate) fn parse(text: &str, syntax: Syntax, path: &Path) -> Result<Self> {
-        let not_parsed = |line: usize, column: usize, what: &str| {
-            let place = format!("`{}`, line {line}, column {column}", path.display());
-            Failed::new(Failure::Other, format!("{place}: {}", printable(&what.trim().replace('\n', ", "))))
-                .hint("mend that line, or paste what `--print` shows; the file was not touched")
+        let parsed = match syntax {
+            Syntax::Json => json::parse(text).map(Self::Json),
+            Syntax::Toml => toml::parse(text).map(Self::Toml),
         };
-        match syntax {
-            Syntax::Json => {
-                let text = if text.trim().is_empty() { "{\n}\n" } else { text };
-                let root = CstRootNode::parse(text, &json_options()).map_err(|error| {
-                    not_parsed(error.line_display(), error.column_display(), &error.kind().to_string())
-                })?;
-                if root.object_value_or_create().is_none() {
-                    return not_parsed(1, 1, "it is not an object").err();
-                }
-                Ok(Self::Json(root))
-            }
-            Syntax::Toml => {
-                let document = text.parse().map_err(|error: toml_edit::TomlError| {
-                    let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
-                    let line = before.matches('\n').count() + 1;
-                    let column = before.chars().rev().take_while(|&character| character != '\n').count() + 1;
-                    not_parsed(line, column, error.message())
-                })?;
-                Ok(Self::Toml(document))
-            }
-        }
+        parsed.or_else(|NotParsed { line, column, why }| {
+            let place = format!("`{}`, line {line}, column {column}", path.display());
+            Failed::new(Failure::Other, format!("{place}: {}", printable(&why.trim().replace('\n', ", "))))
+                .hint("mend that line, or paste what `--print` shows; the file was not touched")
+                .err()
+        })
     }
 
     pub(crate) fn to_text(&self) -> String {
@@ -90,17 +76,9 @@ impl Document {
 
     /// What stands at a place; for elements, the array of them.
     pub(crate) fn get(&self, place: &Place) -> Option<Value> {
-        let (last, parents) = place.path.split_last()?;
         let value = match self {
-            Self::Json(root) => {
-                let parent = parents.iter().try_fold(root.object_value()?, |object, key| object.object_value(key))?;
-                parent.get(last)?.value()?.to_serde_value()
-            }
-            Self::Toml(document) => {
-                let root: &dyn TableLike = document.as_table();
-                let parent = parents.iter().try_fold(root, |table, key| table.get(key)?.as_table_like())?;
-                parent.get(last).map(from_toml)
-            }
+            Self::Json(root) => json::get(root, &place.path),
+            Self::Toml(document) => toml::get(document, &place.path),
         }?;
         let Some((field, wanted)) = &place.elements else { return Some(value) };
         let ours = |element: &&Value| element[field.as_str()] == wanted.as_str();
@@ -117,37 +95,12 @@ impl Document {
 
     /// Errors: something above the place is no object.
     pub(crate) fn set(&mut self, place: &Place, value: &Value) -> Result<()> {
-        let wrong = || format!("something above `{}` is not what the tool expects there", place.name());
         let Some((last, parents)) = place.path.split_last() else { bail!("an empty place") };
         match self {
-            Self::Json(root) => {
-                let root = root.object_value_or_create().with_context(wrong)?;
-                let parent = parents.iter().try_fold(root, |object, key| object.object_value_or_create(key));
-                let parent = parent.with_context(wrong)?;
-                if let Some(elements) = &place.elements {
-                    let array = parent.array_value_or_create(last).with_context(wrong)?;
-                    remove_elements(&array, elements);
-                    for (index, element) in value.as_array().into_iter().flatten().enumerate() {
-                        array.insert(index, to_json(element));
-                    }
-                } else {
-                    set_key(&parent, last, value);
-                }
-            }
-            Self::Toml(document) => {
-                let mut table: &mut dyn TableLike = document.as_table_mut();
-                for key in parents {
-                    if !table.contains_key(key) {
-                        let mut made = toml_edit::Table::new();
-                        made.set_implicit(true);
-                        table.insert(key, Item::Table(made));
-                    }
-                    table = table.get_mut(key).and_then(Item::as_table_like_mut).with_context(wrong)?;
-                }
-                set_toml(table, last, to_toml(value));
-            }
+            Self::Json(root) => json::set(root, parents, last, place.elements.as_ref(), value),
+            Self::Toml(document) => toml::set(document, parents, last, value),
         }
-        Ok(())
+        .with_context(|| format!("something above `{}` is not what the tool expects there", place.name()))
     }
 
     /// Removes what stands at a place, and the objects above it below `kept` that are empty then.
@@ -171,126 +124,17 @@ impl Document {
     fn remove_one(&mut self, place: &Place) -> Option<()> {
         let (last, parents) = place.path.split_last()?;
         match self {
-            Self::Json(root) => {
-                let parent = parents.iter().try_fold(root.object_value()?, |object, key| object.object_value(key))?;
-                match &place.elements {
-                    Some(elements) => remove_elements(&parent.array_value(last)?, elements),
-                    None => parent.get(last)?.remove(),
-                }
-            }
-            Self::Toml(document) => {
-                let mut table: &mut dyn TableLike = document.as_table_mut();
-                for key in parents {
-                    table = table.get_mut(key)?.as_table_like_mut()?;
-                }
-                table.remove(last);
-            }
-        }
-        Some(())
-    }
-}
-
-/// JSON with comments and trailing commas, and nothing looser.
-fn json_options() -> ParseOptions {
-    ParseOptions {
-        allow_comments: true,
-        allow_trailing_commas: true,
-        allow_loose_object_property_names: false,
-        allow_missing_commas: false,
-        allow_single_quoted_strings: false,
-        allow_hexadecimal_numbers: false,
-        allow_unary_plus_numbers: false,
-        allow_bare_decimal_point_numbers: false,
-        allow_non_finite_numbers: false,
-        allow_extended_string_escapes: false,
-    }
-}
-
-fn set_key(object: &CstObject, key: &str, value: &Value) {
-    match object.get(key) {
-        Some(property) => property.set_value(to_json(value)),
-        None => {
-            object.append(key, to_json(value));
+            Self::Json(root) => json::remove(root, parents, last, place.elements.as_ref()),
+            Self::Toml(document) => toml::remove(document, parents, last),
         }
     }
 }
 
-/// A key that is there keeps its comments, and so does a value that takes the place of a value.
-fn set_toml(table: &mut dyn TableLike, key: &str, mut item: Item) {
-    let Some(old) = table.get_mut(key) else {
-        table.insert(key, item);
-        return;
-    };
-    if let (Some(old), Some(new)) = (old.as_value(), item.as_value_mut()) {
-        *new.decor_mut() = old.decor().clone();
-    }
-    *old = item;
-}
-
-fn remove_elements(array: &CstArray, (field, wanted): &(String, String)) {
-    let ours = |node: &CstNode| node.to_serde_value().is_some_and(|element| element[field.as_str()] == wanted.as_str());
-    array.elements().into_iter().filter(ours).for_each(CstNode::remove);
-}
-
-fn to_json(value: &Value) -> CstInputValue {
-    match value {
-        Value::Null => CstInputValue::Null,
-        Value::Bool(truth) => CstInputValue::Bool(*truth),
-        Value::Number(number) => CstInputValue::Number(number.to_string()),
-        Value::String(text) => CstInputValue::String(text.clone()),
-        Value::Array(elements) => CstInputValue::Array(elements.iter().map(to_json).collect()),
-        Value::Object(fields) => {
-            CstInputValue::Object(fields.iter().map(|(key, value)| (key.clone(), to_json(value))).collect())
-        }
-    }
-}
-
-/// An object becomes a table of its own; inside an array, an inline one. TOML has no null.
-fn to_toml(value: &Value) -> Item {
-    match value {
-        Value::Object(fields) => {
-            Item::Table(fields.iter().map(|(key, value)| (key.as_str(), to_toml(value))).collect())
-        }
-        _ => to_toml_value(value).map_or(Item::None, Item::Value),
-    }
-}
-
-fn to_toml_value(value: &Value) -> Option<toml_edit::Value> {
-    Some(match value {
-        Value::Null => return None,
-        Value::Bool(truth) => (*truth).into(),
-        Value::Number(number) => match number.as_i64() {
-            Some(integer) => integer.into(),
-            None => number.as_f64()?.into(),
-        },
-        Value::String(text) => text.as_str().into(),
-        Value::Array(elements) => {
-            toml_edit::Value::Array(elements.iter().filter_map(to_toml_value).collect::<toml_edit::Array>())
-        }
-        Value::Object(fields) => toml_edit::Value::InlineTable(
-            fields.iter().filter_map(|(key, value)| Some((key.as_str(), to_toml_value(value)?))).collect(),
-        ),
-    })
-}
-
-fn from_toml(item: &Item) -> Value {
-    if let Some(table) = item.as_table_like() {
-        return Value::Object(table.iter().map(|(key, item)| (key.to_owned(), from_toml(item))).collect::<Map<_, _>>());
-    }
-    if let Some(tables) = item.as_array_of_tables() {
-        return tables.iter().map(|table| from_toml(&Item::Table(table.clone()))).collect();
-    }
-    match item.as_value() {
-        Some(toml_edit::Value::String(text)) => text.value().as_str().into(),
-        Some(toml_edit::Value::Integer(number)) => (*number.value()).into(),
-        Some(toml_edit::Value::Float(number)) => (*number.value()).into(),
-        Some(toml_edit::Value::Boolean(truth)) => (*truth.value()).into(),
-        Some(toml_edit::Value::Array(array)) => {
-            array.iter().map(|value| from_toml(&Item::Value(value.clone()))).collect()
-        }
-        Some(other) => other.to_string().into(),
-        None => Value::Null,
-    }
+/// Where and why a text is not of its syntax.
+struct NotParsed {
+    line: usize,
+    column: usize,
+    why: String,
 }
 
 #[cfg(test)]

@@ -1,0 +1,162 @@
+//! A plan merged into a tool's file, beside what its user keeps there.
+//!
+//! Hazard: a run that ends halfway leaves a file nobody can undo. Rule: room for everything is taken first, and what will
+//! be written is noted before it is.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::document::Document;
+use super::record::{self, Record, Restored, Written, digest};
+use super::{Access, Companion, Plan, Tool, removal, target};
+use crate::error::{Failed, Failure};
+use crate::files::{Privacy, Room};
+
+/// What a merge comes to.
+struct Next {
+    text: String,
+    record: Record,
+    /// The version before, to be kept.
+    backup: Option<String>,
+}
+
+impl Plan {
+    /// Merges the plan into the tool's file. Says whether anything changed.
+    pub(crate) fn apply(&self, tool: &Tool, access: &Access, state: &Path) -> Result<bool> {
+        let _lock = target::lock(state)?;
+        let old = match record::load(state, tool.name)? {
+            Some(old) if old.file != self.file => leave(&old, tool, state)?,
+            old => old,
+        };
+        let current = target::read(&self.file)?;
+        let mut next = self.merge(old.as_ref(), current.as_deref())?;
+        next.record.profile.clone_from(&access.profile);
+        next.record.base_url.clone_from(&access.base_url);
+        let companions = self.companions(old.as_ref())?;
+        next.record.companions = companions.iter().map(|(companion, _)| companion.noted()).collect();
+        let due: Vec<&Companion> = companions.iter().filter(|(_, due)| *due).map(|(companion, _)| *companion).collect();
+        let is_same = current.as_deref() == Some(next.text.as_str());
+        if is_same && due.is_empty() && old.is_some() {
+            return Ok(false);
+        }
+        target::check_writable(&self.file)?;
+        let mut missing = target::missing(&self.file)?;
+        for companion in &due {
+            target::check_writable(&companion.file)?;
+            missing.extend(target::missing(&companion.file)?);
+        }
+        next.record.made = old.map(|old| old.made).unwrap_or_default();
+        for path in &missing {
+            if !next.record.made.contains(path) {
+                next.record.made.push(path.clone());
+            }
+        }
+        self.write(&next, &due, state, tool.name).inspect_err(|_| target::remove_empty(&missing))?;
+        Ok(true)
+    }
+
+    fn write(&self, next: &Next, due: &[&Companion], state: &Path, tool: &str) -> Result<()> {
+        let mut writings: Vec<(PathBuf, &[u8], Privacy)> = Vec::new();
+        let record = next.record.to_bytes()?;
+        writings.push((record::path(state, tool), &record, Privacy::Private));
+        if let Some(before) = &next.backup {
+            writings.push((target::backup(&self.file)?, before.as_bytes(), Privacy::Private));
+        }
+        writings.extend(due.iter().map(|companion| (companion.file.clone(), companion.text.as_bytes(), Privacy::Open)));
+        writings.push((self.file.clone(), next.text.as_bytes(), Privacy::Open));
+        let reserved =
+            |(path, bytes, privacy): (PathBuf, _, _)| Ok((Room::reserve(&path, <[u8]>::len(bytes), privacy)?, bytes));
+        let rooms: Vec<(Room, &[u8])> = writings.into_iter().map(reserved).collect::<Result<_>>()?;
+        rooms.into_iter().try_for_each(|(room, bytes)| room.write(bytes))
+    }
+
+    /// The new text. Whatever an earlier run wrote is undone first, so that running twice is running once.
+    fn merge(&self, old: Option<&Record>, current: Option<&str>) -> Result<Next> {
+        let mut base = current.map(str::to_owned);
+        let mut backup = base.clone();
+        let mut clean = true;
+        if let Some(old) = old {
+            match old.restored(current)? {
+                // The chain of our own writings is unbroken: the backup stands.
+                Restored::Exactly(text) => (base, backup) = (text, None),
+                Restored::Edited => {
+                    let mut document = Document::parse(current.unwrap_or_default(), self.syntax, &self.file)?;
+                    for entry in old.entries.iter().rev() {
+                        entry.undo(&mut document)?;
+                    }
+                    base = Some(document.to_text());
+                    clean = false;
+                }
+            }
+        }
+        let mut document = Document::parse(base.as_deref().unwrap_or_default(), self.syntax, &self.file)?;
+        let mut entries = Vec::new();
+        for (place, value) in &self.entries {
+            let (before, depth) = (document.get(place), document.depth(place));
+            document.set(place, value).with_context(|| format!("cannot edit `{}`", self.file.display()))?;
+            entries.push(Written { place: place.clone(), value: value.clone(), before, depth });
+        }
+        let text = document.to_text();
+        let record = Record {
+            file: self.file.clone(),
+            profile: String::new(),
+            base_url: String::new(),
+            written: digest(text.as_bytes()),
+            before: base.map(|base| digest(base.as_bytes())),
+            clean,
+            entries,
+            companions: Vec::new(),
+            made: Vec::new(),
+        };
+        Ok(Next { text, record, backup })
+    }
+
+    /// The companions that are ours, each with whether it has to be written.
+    fn companions(&self, old: Option<&Record>) -> Result<Vec<(&Companion, bool)>> {
+        let mut ours = Vec::new();
+        for companion in &self.companions {
+            let found = target::read(&companion.file)?;
+            let is_as_written = |found: &String| old.is_some_and(|old| old.wrote(&companion.file, found));
+            match found {
+                Some(found) if found == companion.text => ours.push((companion, false)),
+                Some(found) if !is_as_written(&found) => companion.give_way()?,
+                _ => ours.push((companion, true)),
+            }
+        }
+        Ok(ours)
+    }
+}
+
+impl Companion {
+    fn noted(&self) -> record::Companion {
+        record::Companion { file: self.file.clone(), written: digest(self.text.as_bytes()) }
+    }
+
+    /// There is one that is not ours.
+    fn give_way(&self) -> Result<()> {
+        if self.yields {
+            return Ok(());
+        }
+        Failed::new(
+            Failure::Other,
+            format!("`{}` is there already and is not as qwenauth writes it", self.file.display()),
+        )
+        .hint("move it away and run the same command again")
+        .err()
+    }
+}
+
+/// The tool reads another file now: the one before goes back to what it was.
+fn leave(old: &Record, tool: &Tool, state: &Path) -> Result<Option<Record>> {
+    if removal::undo(old, false)?.is_empty() {
+        record::remove(state, tool.name)?;
+        return Ok(None);
+    }
+    Failed::new(
+        Failure::Other,
+        format!("{} was set up in `{}`, which was edited since", tool.title, old.file.display()),
+    )
+    .hint(format!("`qwenauth setup {} --remove` shows the edit", tool.name))
+    .err()
+}

@@ -1,0 +1,121 @@
+//! What setting a tool up did, undone; and what someone has changed of it since, as the lines that differ.
+//!
+//! Hazard: an edit by hand is lost with the place that was edited, and may hold a key. Rule: it is shown first, masked,
+//! and goes only where the user says so.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde_json::{Map, Value};
+
+use super::document::Document;
+use super::record::{self, Record, Restored, Written};
+use super::{Tool, target};
+use crate::files::{self, Privacy, Room};
+
+pub(crate) enum Removed {
+    Done(PathBuf),
+    /// There is nothing to undo.
+    NotSetUp,
+    /// Someone has edited what was written; the file was left alone.
+    Edited(PathBuf, Vec<String>),
+}
+
+/// Undoes what [`super::Plan::apply`] did. `force`: also where someone has edited it since.
+pub(crate) fn remove(tool: &Tool, state: &Path, force: bool) -> Result<Removed> {
+    let _lock = target::lock(state)?;
+    let Some(record) = record::load(state, tool.name)? else { return Ok(Removed::NotSetUp) };
+    let edits = undo(&record, force)?;
+    if !edits.is_empty() {
+        return Ok(Removed::Edited(record.file, edits));
+    }
+    record::remove(state, tool.name)?;
+    Ok(Removed::Done(record.file))
+}
+
+/// Undoes what `record` notes, or returns what someone has edited of it, with everything left as it is.
+pub(super) fn undo(record: &Record, force: bool) -> Result<Vec<String>> {
+    let current = target::read(&record.file)?;
+    let mut edits = companion_edits(record)?;
+    let text = match (record.restored(current.as_deref())?, &current) {
+        (_, None) => None,
+        (Restored::Exactly(text), _) => text,
+        (Restored::Edited, Some(current)) => {
+            let mut document = Document::parse(current, target::syntax_of(&record.file), &record.file)?;
+            edits.extend(record.entries.iter().flat_map(|entry| entry.edits(&document)));
+            for entry in record.entries.iter().rev() {
+                entry.undo(&mut document)?;
+            }
+            Some(document.to_text()).filter(|text| !record.has_made(&record.file) || !is_empty(text))
+        }
+    };
+    if !edits.is_empty() && !force {
+        return Ok(edits);
+    }
+    target::check_writable(&record.file)?;
+    match text {
+        Some(text) => Room::reserve(&record.file, text.len(), Privacy::Open)?.write(text.as_bytes())?,
+        None => drop(files::remove(&record.file)?),
+    }
+    for companion in &record.companions {
+        files::remove(&companion.file)?;
+    }
+    files::remove(&target::backup(&record.file)?)?;
+    target::remove_empty(&record.made);
+    Ok(Vec::new())
+}
+
+/// Neither a key nor a comment.
+fn is_empty(text: &str) -> bool {
+    text.chars().all(|character| character.is_whitespace() || "{}".contains(character))
+}
+
+fn companion_edits(record: &Record) -> Result<Vec<String>> {
+    let mut edits = Vec::new();
+    for companion in &record.companions {
+        if target::read(&companion.file)?.is_some_and(|text| !record.wrote(&companion.file, &text)) {
+            edits.push(format!("  `{}` is not as it was written", companion.file.display()));
+        }
+    }
+    Ok(edits)
+}
+
+impl Written {
+    /// The lines in which what stands there now differs from what was written; none when it is as written or undone.
+    fn edits(&self, document: &Document) -> Vec<String> {
+        let now = document.get(&self.place);
+        if now.as_ref() == Some(&self.value) || now == self.before || now.is_none() {
+            return Vec::new();
+        }
+        let lines =
+            |value: &Value| -> Vec<String> { format!("{:#}", masked(value)).lines().map(str::to_owned).collect() };
+        let (written, now) = (lines(&self.value), lines(&now.unwrap_or_default()));
+        let gone = written.iter().filter(|line| !now.contains(line)).map(|line| format!("- {line}"));
+        let come = now.iter().filter(|line| !written.contains(line)).map(|line| format!("+ {line}"));
+        let mut lines = vec![format!("  {}", self.place.name())];
+        lines.extend(gone.chain(come));
+        lines
+    }
+}
+
+/// `value` without what someone may have put beside our own: a key.
+fn masked(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let secret = |key: &str| {
+                let key = key.to_ascii_lowercase();
+                ["key", "token", "secret", "password", "authorization"].iter().any(|word| key.contains(word))
+            };
+            let mask = |(key, value): (&String, &Value)| {
+                let masked = match value {
+                    Value::String(_) if secret(key) && key != "envKey" => "…".into(),
+                    _ => masked(value),
+                };
+                (key.clone(), masked)
+            };
+            Value::Object(fields.iter().map(mask).collect::<Map<_, _>>())
+        }
+        Value::Array(elements) => elements.iter().map(masked).collect(),
+        _ => value.clone(),
+    }
+}

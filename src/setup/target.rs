@@ -1,0 +1,78 @@
+//! A tool's file on disk: read, refused where it is not the user's to change, its backup, and what was made around it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::document::Syntax;
+use crate::error::{Failed, Failure};
+use crate::files::{self, Content, Privacy};
+use crate::lock::{Kernel, PATIENCE};
+
+/// The ending of the one backup, beside the file.
+const BACKUP: &str = "qwenauth-backup";
+
+pub(super) fn syntax_of(file: &Path) -> Syntax {
+    if file.extension().is_some_and(|extension| extension == "toml") { Syntax::Toml } else { Syntax::Json }
+}
+
+/// Beside the file a symlink leads to, so that it is on the same disk and under the same eyes.
+pub(super) fn backup(file: &Path) -> Result<PathBuf> {
+    let target = files::resolve(file)?;
+    let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(target.with_file_name(format!("{name}.{BACKUP}")))
+}
+
+pub(super) fn read(file: &Path) -> Result<Option<String>> {
+    let refused = |why: &str| Failed::new(Failure::Other, format!("cannot edit `{}`: {why}", file.display()));
+    match files::read(file, Privacy::Open)? {
+        Content::Missing => Ok(None),
+        Content::Unfit(why) => refused(&why).err(),
+        Content::Bytes(bytes) => match std::str::from_utf8(&bytes) {
+            Ok(text) => Ok(Some(text.to_owned())),
+            Err(_) => refused("it is not UTF-8").err(),
+        },
+    }
+}
+
+/// A file that its owner made read-only, or that is somebody else's, is left alone: a rename would replace it all the same.
+pub(super) fn check_writable(file: &Path) -> Result<()> {
+    let target = files::resolve(file)?;
+    files::check_writable(&target)?;
+    let Ok(metadata) = fs::metadata(&target) else { return Ok(()) };
+    files::check_owner(&target, &metadata)?;
+    if metadata.permissions().mode() & 0o200 == 0 {
+        return Failed::new(Failure::Other, format!("`{}` is read-only and was left alone", target.display()))
+            .hint("`chmod u+w` it, or paste what `--print` shows")
+            .err();
+    }
+    Ok(())
+}
+
+/// `file` and the directories above it that are not there, the uppermost first.
+pub(super) fn missing(file: &Path) -> Result<Vec<PathBuf>> {
+    let target = files::resolve(file)?;
+    let mut missing: Vec<PathBuf> = target.ancestors().take_while(|path| !path.exists()).map(Path::to_owned).collect();
+    missing.reverse();
+    Ok(missing)
+}
+
+/// Removes those of the directories in `made` that hold nothing; somebody's file keeps its directory.
+pub(super) fn remove_empty(made: &[PathBuf]) {
+    for path in made.iter().rev() {
+        if let Err(error) = fs::remove_dir(path) {
+            log::debug!("`{}` stays: {error}", path.display());
+        }
+    }
+}
+
+/// Two runs at once would each drop the other's edit.
+pub(super) fn lock(state: &Path) -> Result<Kernel> {
+    let directory = state.join("setup");
+    files::make_directory(&directory)?;
+    let path = directory.join(".setup.qwenauth-lock");
+    Kernel::acquire(files::open_kept(&path)?, &path, Instant::now() + PATIENCE)
+}
