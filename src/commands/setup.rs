@@ -26,9 +26,10 @@ pub(crate) fn run(args: &SetupArgs, setting: &Setting) -> Result<()> {
     let access = access(args, setting)?;
     match tool.set_up(&access, &places)? {
         SetUp::Text { place, text, start } => {
-            match args.print {
-                true => note(&format!("for {}:", as_place(&place))),
-                false => note(&format!("{} is set up by hand: paste this into {}", tool.title, as_place(&place))),
+            if args.print {
+                note(&format!("for {}:", as_place(&place)));
+            } else {
+                note(&format!("{} is set up by hand: paste this into {}", tool.title, as_place(&place)));
             }
             if let Some(start) = start {
                 note(&format!("then start it with `{start}`"));
