@@ -143,7 +143,8 @@ fn a_full_stdout_is_an_error() {
     let sandbox = Sandbox::new().logged_in();
     let mut command = sandbox.command(["token"]);
     command.stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
-    sandbox.start(command).finish().fails(1, "cannot write to stdout: No space left on device (os error 28)", "");
+    let told = "cannot write to stdout: No space left on device (os error 28)";
+    sandbox.start(command).finish().fails(1, told, "make room on that disk, then run it again");
 }
 
 #[test]
