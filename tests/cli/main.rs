@@ -11,6 +11,7 @@
 )]
 
 mod architecture;
+mod claims;
 mod device_flow;
 mod doctor;
 mod env;
