@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main.rs         this picture, parse, one match, report
-//! cli.rs          what can be typed: clap types and the environment variables, nothing else
+//! cli/            what can be typed: clap types and the environment variables, nothing else
 //! commands/       one file per subcommand, each with `run`: translate arguments into calls, print the answer
 //! providers/      what a provider is; built_in.toml holds the built-in ones as data
 //! config.rs       config.toml and where files live

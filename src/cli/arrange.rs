@@ -1,0 +1,160 @@
+//! The commands that arrange things: providers, profiles, tools, shells, the doctor, the sandbox.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::value::duration;
+
+/// Compare the known providers: price, limits, CI, what works here
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qwenauth providers
+  qwenauth providers dashscope    regions, models, where to get a key")]
+pub(crate) struct ProvidersArgs {
+    /// Show this one in full
+    pub(crate) name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the Markdown table of the README: how each is logged in to, and how far that was tried
+    #[arg(long, hide = true, conflicts_with_all = ["json", "name"])]
+    pub(crate) markdown: bool,
+}
+
+/// List the stored profiles
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qwenauth profiles
+  qwenauth profiles --json")]
+pub(crate) struct ProfilesArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Make a stored profile the active one
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qwenauth use openrouter
+  qwenauth use qwen")]
+pub(crate) struct UseArgs {
+    /// The profile, as `qwenauth profiles` lists it
+    pub(crate) name: String,
+}
+
+/// Set up a tool to use the active profile
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Written: opencode, qwen-code, codex, claude-code. Their files keep comments, order and what is yours; a key is
+never written, only how to ask for one. Printed, to paste: aider, llm, crush, goose, continue, zed, cline.
+
+Examples:
+  qwenauth setup                  what is installed, what is set up
+  qwenauth setup opencode
+  qwenauth setup codex --print    show what would be written
+  qwenauth setup codex --remove   undo it
+  qwenauth setup opencode --gateway
+                                  through `qwenauth gateway`, which paces and renews"
+)]
+pub(crate) struct SetupArgs {
+    /// The tool (default: list them)
+    pub(crate) tool: Option<String>,
+    /// Print what would be written and change nothing
+    #[arg(long, requires = "tool")]
+    pub(crate) print: bool,
+    /// Undo what was written
+    #[arg(long, requires = "tool", conflicts_with_all = ["print", "model", "gateway"])]
+    pub(crate) remove: bool,
+    /// With `--remove`: also what was edited by hand since
+    #[arg(long, requires = "remove")]
+    pub(crate) force: bool,
+    /// The model the tool starts with
+    #[arg(long, value_name = "ID", requires = "tool")]
+    pub(crate) model: Option<String>,
+    /// Use a gateway on this address, whose key stays in a file
+    #[arg(long, value_name = "ADDR", requires = "tool", num_args = 0..=1, require_equals = true, default_missing_value = GATEWAY)]
+    pub(crate) gateway: Option<std::net::SocketAddr>,
+    /// Print the list as JSON
+    #[arg(long, conflicts_with = "tool")]
+    pub(crate) json: bool,
+}
+
+/// Where tools that are set up with `--gateway` look for it: 7936 spells `QWEN` on a telephone.
+const GATEWAY: &str = "127.0.0.1:7936";
+
+/// Look for what keeps a login from working
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Looks at files, locks, the environment, the clock and the servers of the active profile. A server that a proxy does not
+lead to is asked without the proxy as well. What is printed has no secret in it and can be pasted. Exit code: 1 if something is
+broken, else 0.
+
+Examples:
+  qwenauth doctor
+  qwenauth doctor --fix           repair modes, stale locks and leftovers on this machine
+  qwenauth doctor --json"
+)]
+pub(crate) struct DoctorArgs {
+    /// Repair what is local: modes, stale locks, leftover files, logins nobody completed
+    #[arg(long)]
+    pub(crate) fix: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Try everything against a practice provider on this machine: no account, no network
+#[derive(Debug, Args)]
+#[command(after_help = "Inside the sandbox every `qwenauth …` uses the practice provider; nothing of yours is touched.
+
+Examples:
+  qwenauth sandbox --tour         watch login, status, exec, refresh, token, env and logout
+  qwenauth sandbox                a shell to try things in
+  qwenauth sandbox -- sh -c 'qwenauth login && qwenauth exec -- env'
+
+A login waits for your approval in a browser where there is a terminal, and is approved at once where there is none.")]
+pub(crate) struct SandboxArgs {
+    /// Show each command with its real output, then leave
+    #[arg(long, conflicts_with = "command")]
+    pub(crate) tour: bool,
+    /// Approve nothing by itself, even without a terminal: every login waits for the page
+    #[arg(long, conflicts_with = "tour")]
+    pub(crate) no_approve: bool,
+    /// How long access tokens of the practice provider live
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
+    pub(crate) expires_in: Duration,
+    /// The program to run inside (default: your shell)
+    #[arg(trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Print a completion script
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  qwenauth completions bash > ~/.local/share/bash-completion/completions/qwenauth
+  qwenauth completions zsh > \"${fpath[1]}/_qwenauth\"
+  qwenauth completions fish > ~/.config/fish/completions/qwenauth.fish")]
+pub(crate) struct CompletionsArgs {
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+    Powershell,
+    Elvish,
+    Nushell,
+}
+
+/// What a completion script asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Names {
+    Profiles,
+    Providers,
+    Tools,
+}

@@ -1,0 +1,48 @@
+//! The environment variables that are read, all of them.
+
+use std::ffi::OsString;
+
+/// The environment variables the program reads, all of them, read once.
+/// An empty value counts as not set.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Environment {
+    pub(crate) home: Option<OsString>,
+    pub(crate) profile: Option<OsString>,
+    pub(crate) qwenauth_home: Option<OsString>,
+    pub(crate) qwen_home: Option<OsString>,
+    pub(crate) config_home: Option<OsString>,
+    pub(crate) data_home: Option<OsString>,
+    pub(crate) state_home: Option<OsString>,
+    pub(crate) qwen_oauth_url: Option<OsString>,
+    pub(crate) ca_file: Option<OsString>,
+    pub(crate) log: Option<OsString>,
+}
+
+impl Environment {
+    pub(crate) fn read() -> Self {
+        Self {
+            home: variable("HOME"),
+            profile: variable("QWENAUTH_PROFILE"),
+            qwenauth_home: variable("QWENAUTH_HOME"),
+            qwen_home: variable("QWEN_HOME"),
+            config_home: variable("XDG_CONFIG_HOME"),
+            data_home: variable("XDG_DATA_HOME"),
+            state_home: variable("XDG_STATE_HOME"),
+            qwen_oauth_url: variable("QWENAUTH_QWEN_OAUTH_URL"),
+            ca_file: variable("QWENAUTH_CA_FILE"),
+            log: variable("QWENAUTH_LOG"),
+        }
+    }
+}
+
+/// One environment variable, where a command needs to know of others' (`OPENAI_API_KEY`, `CI`, `SSH_TTY` …).
+#[expect(clippy::disallowed_methods, reason = "the one home of environment variables")]
+pub(crate) fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The same, where an empty value is not the same as none: of the proxies' variables it hides those that come after.
+#[expect(clippy::disallowed_methods, reason = "the one home of environment variables")]
+pub(crate) fn variable_or_empty(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}

@@ -1,0 +1,190 @@
+//! The commands that hand the credential out: to a shell, to a program, through the gateway.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::value::{address, duration, percent, size};
+
+/// Print shell statements that export the credential
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  eval $(qwenauth env)                                 bash, dash, zsh
+  eval \"$(qwenauth env)\"                               any POSIX shell
+  eval $(qwenauth env --unset)
+  qwenauth env --format fish | source
+  qwenauth env --format powershell | Out-String | Invoke-Expression
+  qwenauth env --format nushell | from json | load-env
+  eval (qwenauth env --format elvish | slurp)          elvish
+  for /f \"delims=\" %i in ('qwenauth env --format cmd') do @%i
+  qwenauth env --format dotenv > .env                  the file holds a secret
+  qwenauth env --format github >> \"$GITHUB_ENV\"")]
+pub(crate) struct EnvArgs {
+    /// The shell or file that will read it
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = EnvFormat::Sh)]
+    pub(crate) format: EnvFormat,
+    /// Print statements that remove the variables
+    #[arg(long)]
+    pub(crate) unset: bool,
+    /// The model to name in `OPENAI_MODEL`
+    #[arg(long, value_name = "ID")]
+    pub(crate) model: Option<String>,
+    /// How long the token must be good for (default: 10m if it can be had)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) min_ttl: Option<Duration>,
+    /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    #[arg(long)]
+    pub(crate) short_lived: bool,
+}
+
+// The completion script of fish holds the help of values in double quotes: a `$` here would be expanded as it loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EnvFormat {
+    /// bash, dash, zsh; quoted, any POSIX shell
+    Sh,
+    Fish,
+    Powershell,
+    /// A record for `from json | load-env`
+    Nushell,
+    Elvish,
+    /// For a `for /f` loop
+    Cmd,
+    /// An `.env` file
+    Dotenv,
+    /// An object of names and values, null for what is to be removed
+    Json,
+    /// Lines for the file `GITHUB_ENV` of a GitHub Actions job, the key masked
+    Github,
+}
+
+/// Run a program with the credential in its environment
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Sets OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_API_BASE and OPENAI_MODEL; removes OPENAI_ORG_ID and
+OPENAI_PROJECT. On Unix the program takes this process over: same PID, signals, terminal, exit code.
+
+With `--gateway` the program gets a key and a URL that are good for this run only, and a gateway beside it keeps the
+credential fresh, within the provider's limits and to itself.
+
+Examples:
+  qwenauth exec -- opencode
+  qwenauth exec --gateway -- opencode
+  qwenauth exec --model coder-model -- aider"
+)]
+pub(crate) struct ExecArgs {
+    /// Keep the credential in a gateway that lives as long as the program
+    #[arg(long)]
+    pub(crate) gateway: bool,
+    /// Leave key and base URL alone if either is set already
+    #[arg(long)]
+    pub(crate) preserve_env: bool,
+    /// The model to name in `OPENAI_MODEL`
+    #[arg(long, value_name = "ID")]
+    pub(crate) model: Option<String>,
+    /// How long the token must be good for (default: 10m if it can be had)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) min_ttl: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) gateway_options: GatewayOptions,
+    /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    #[arg(long)]
+    pub(crate) short_lived: bool,
+    /// Say which variables were set
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// What the gateway does with requests, alone or under `exec --gateway`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Gateway")]
+pub(crate) struct GatewayOptions {
+    /// Requests a minute, instead of what is known of the provider
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rpm: Option<u32>,
+    /// Requests a day, after which the gateway refuses
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rpd: Option<u32>,
+    /// Count requests, but let none wait
+    #[arg(long)]
+    pub(crate) no_pacing: bool,
+    /// Longest wait that the provider may ask for before it is asked again
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    pub(crate) max_wait: Duration,
+    /// Longest time until an answer begins, and between two pieces of it
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "300s")]
+    pub(crate) timeout: Duration,
+    /// Longest request
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
+    pub(crate) max_body: u64,
+    /// Longest request that is kept to be sent again
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "8MiB")]
+    pub(crate) replay_limit: u64,
+    /// Say so, once a day, when this much of the day's limit is used
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub(crate) warn_at: Option<u8>,
+}
+
+/// Serve an OpenAI-compatible API on this machine that keeps the credential to itself
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Prints the base URL and the key, then serves until Ctrl-C. Clients get the key; the credential stays here, is renewed
+as needed, and requests wait where they would break a limit of the provider. `/healthz` answers without the key.
+
+Examples:
+  qwenauth gateway
+  qwenauth gateway --listen 127.0.0.1:8399 --api-key-file ~/.config/gateway-key
+  qwenauth gateway --all-profiles --metrics
+  qwenauth exec --gateway -- opencode      one program, with a gateway of its own"
+)]
+pub(crate) struct GatewayArgs {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:0")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// Keep the key in this file over restarts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// Answer to this host name as well; can be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_host: Vec<String>,
+    /// Serve every stored profile, at `/p/NAME/v1`
+    #[arg(long)]
+    pub(crate) all_profiles: bool,
+    /// Serve counters for Prometheus at `/metrics`, behind the key
+    #[arg(long)]
+    pub(crate) metrics: bool,
+    /// How long requests may take to finish after Ctrl-C
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    pub(crate) drain: Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) options: GatewayOptions,
+}
+
+/// Show what passed through the gateway and what limits leave
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Counts what passed through the gateway, of all processes; what else uses the account is not seen.
+
+Examples:
+  qwenauth usage
+  qwenauth usage --days 30 --json
+  qwenauth usage --check          ask the provider what is left, where it can be asked"
+)]
+pub(crate) struct UsageArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How many days, today included
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=3660))]
+    pub(crate) days: u32,
+    /// Ask the provider what is left, where it can be asked
+    #[arg(long)]
+    pub(crate) check: bool,
+}

@@ -1,0 +1,139 @@
+//! What can be typed: clap types and the environment variables, and nothing else.
+
+mod arrange;
+mod credential;
+mod environment;
+mod hand_out;
+mod value;
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand};
+
+pub(crate) use self::arrange::{
+    CompletionsArgs, DoctorArgs, Names, ProfilesArgs, ProvidersArgs, SandboxArgs, SetupArgs, Shell, UseArgs,
+};
+pub(crate) use self::credential::{LoginArgs, LogoutArgs, Qr, RefreshArgs, StatusArgs, TokenArgs, TokenFormat};
+pub(crate) use self::environment::{Environment, variable, variable_or_empty};
+pub(crate) use self::hand_out::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, UsageArgs};
+use crate::error::{Failed, Failure};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const ENVIRONMENT: &str = "\
+Environment:
+  QWENAUTH_PROFILE         the active profile, unless `--profile` names one
+  QWENAUTH_HOME            one directory for config, data and state (default: the XDG directories)
+  QWEN_HOME                where Qwen Code keeps `oauth_creds.json` (default: `~/.qwen`)
+  QWENAUTH_QWEN_OAUTH_URL  the Qwen OAuth server (default: https://chat.qwen.ai)
+  QWENAUTH_LOG             log to stderr: error, warn, info, debug or trace
+  QWENAUTH_CA_FILE         certificates (PEM) to trust beside the system's
+  SSL_CERT_FILE, SSL_CERT_DIR
+                           certificates (PEM) to trust instead of the system's
+  HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
+                           proxies; never used for a server on this machine
+  BROWSER                  the browser that `login` opens
+  NO_COLOR, CLICOLOR_FORCE
+                           colour never, colour always
+
+Exit codes:
+  0  done
+  1  anything else: no permission, disk full, a refused URL
+  2  usage
+  3  temporary: the same command may work later, nothing was lost
+  4  login required: `qwenauth login`
+  5  the asked `--min-ttl` cannot be met
+  126, 127  `exec`: cannot run, not found";
+
+/// Log in to Qwen models once and hand the credential to any tool
+#[derive(Debug, Parser)]
+#[command(name = "qwenauth", version, styles = STYLES, after_help = "Start with `qwenauth login`, or without an account: `qwenauth sandbox --tour`.", after_long_help = ENVIRONMENT, subcommand_required = true, arg_required_else_help = true, max_term_width = 100, disable_help_subcommand = false)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Cli {
+    /// What was typed. `qwenauth token` alone, which other programs call again and again, needs no parser.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        let mut arguments = std::env::args_os().skip(1);
+        if arguments.next().is_some_and(|first| first == "token") && arguments.next().is_none() {
+            return Ok(Self { global: Global::default(), command: Command::Token(TokenArgs::default()) });
+        }
+        Self::try_parse()
+    }
+}
+
+/// What is wrong with the command line, in the words of every other error; `None` for help and version.
+pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion) {
+        return None;
+    }
+    let text = error.render().to_string();
+    let (said, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let literals = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").replace('\'', "`");
+    let tip = usage.lines().find_map(|line| line.trim().strip_prefix("tip: ")).map(literals);
+    let hint = tip.unwrap_or_else(|| match usage.lines().find_map(|line| line.strip_prefix("Usage: ")) {
+        Some(usage) => format!("usage: `{}`; more with `--help`", usage.trim()),
+        None => "`--help` behind the command says what it takes".into(),
+    });
+    Some(Failed::new(Failure::Usage, literals(said.trim_start_matches("error: "))).hint(hint))
+}
+
+/// Options of every command.
+#[derive(Debug, Args, Default)]
+pub(crate) struct Global {
+    /// Use this profile instead of the active one
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Login(LoginArgs),
+    Status(StatusArgs),
+    Refresh(RefreshArgs),
+    Logout(LogoutArgs),
+    Token(TokenArgs),
+    Env(EnvArgs),
+    Exec(ExecArgs),
+    Gateway(GatewayArgs),
+    Usage(UsageArgs),
+    Providers(ProvidersArgs),
+    Profiles(ProfilesArgs),
+    Use(UseArgs),
+    Setup(SetupArgs),
+    Doctor(DoctorArgs),
+    Sandbox(SandboxArgs),
+    Completions(CompletionsArgs),
+    /// Print names for a completion script
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        names: Names,
+    },
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man {
+        directory: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,85 @@
+//! What stands behind an option: durations, sizes, percentages, addresses, amounts.
+
+use std::time::Duration;
+
+/// `30s`, `10m`, `1h 30m`, or a bare number of seconds.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let parsed: jiff::SignedDuration =
+        text.parse().map_err(|_| "not a duration; write it like `30s`, `10m` or `1h30m`".to_owned())?;
+    Duration::try_from(parsed).map_err(|_| "a duration cannot be negative".to_owned())
+}
+
+/// `64MiB`, `8 MB`, `512k`, or a bare number of bytes; a unit stands for a power of 1024.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => return Err("not a size; write it like `64MiB`".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "not a size; write it like `64MiB`".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+/// `80%` or `80`.
+pub(super) fn percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim().parse().ok();
+    number.filter(|number| (1..=100).contains(number)).ok_or_else(|| "not a percentage; write it like `80%`".to_owned())
+}
+
+/// `127.0.0.1:8399`, `[::1]:8399`, `localhost:8399`, `:8399`, `8399` or an address with port 0 left out.
+pub(super) fn address(text: &str) -> Result<std::net::SocketAddr, String> {
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    if let Ok(address) = text.replacen("localhost", "127.0.0.1", 1).parse() {
+        return Ok(address);
+    }
+    if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
+        return Ok(SocketAddr::new(loopback, port));
+    }
+    let ip = text.trim_start_matches('[').trim_end_matches(']').replace("localhost", "127.0.0.1");
+    ip.parse().map(|ip| SocketAddr::new(ip, 0)).map_err(|_| "not an address; write it like `127.0.0.1:8399`".to_owned())
+}
+
+/// A positive amount of money.
+pub(super) fn amount(text: &str) -> Result<String, String> {
+    match text.parse::<f64>() {
+        Ok(amount) if amount > 0.0 && amount.is_finite() => Ok(text.to_owned()),
+        _ => Err("not an amount above 0, such as `5` or `2.50`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_addresses_and_percentages_are_read() {
+        for (text, bytes) in [("7", 7), ("1k", 1024), ("64MiB", 64 << 20), ("8 mb", 8 << 20)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        assert!(size("x").is_err() && size("-1").is_err() && size("99999999999G").is_err());
+        for text in ["127.0.0.1:80", "localhost:80", ":80", "80"] {
+            assert_eq!(address(text).unwrap().to_string(), "127.0.0.1:80", "{text}");
+        }
+        assert_eq!(address("::1").unwrap().to_string(), "[::1]:0");
+        assert!(address("example.com:80").is_err() && address("").is_err());
+        assert_eq!((percent("80%"), percent("80")), (Ok(80), Ok(80)));
+        assert!(percent("0").is_err() && percent("101%").is_err());
+    }
+
+    #[test]
+    fn durations_are_read() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert!(duration("-1s").is_err());
+        assert!(duration("soon").is_err());
+    }
+}
