@@ -6,7 +6,7 @@
 //! commands/       one file per subcommand, each with `run`: translate arguments into calls, print the answer
 //! providers/      what a provider is; built_in.toml holds the built-in ones as data
 //! config.rs       config.toml and where files live
-//! files.rs        private files, written whole: temp, fsync, rename, modes, symlinks, room first
+//! files/          private files, written whole: temp, fsync, rename, modes, symlinks, room first
 //! credentials/    one credential: load, fresh, renew, login, remove: the only code that changes it
 //! lock.rs         the one lock between processes, Qwen Code's protocol included
 //! signals.rs      signals held back while a credential is replaced, and as they were found, for exec

@@ -6,7 +6,7 @@
 mod credentials;
 #[path = "../../src/error.rs"]
 mod error;
-#[path = "../../src/files.rs"]
+#[path = "../../src/files/mod.rs"]
 mod files;
 #[path = "../../src/http.rs"]
 mod http;

@@ -5,16 +5,19 @@
 //! Rule: [`Room::reserve`] takes the space before anything is spent, [`Room::write`] replaces the file in one step, and
 //! [`read`] opens only regular files of the user, at most [`LARGEST`] long.
 
+mod room;
+
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::unistd::geteuid;
-use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
 
+pub(crate) use self::room::{Room, leftover};
+use self::room::{fill, open_in_place, temporary_prefix};
 use crate::error::{Failed, Failure, note};
 
 /// Longest file that is read, in bytes; a larger one is damaged.
@@ -274,172 +277,6 @@ fn directory_of(path: &Path) -> &Path {
     }
 }
 
-/// Space for a new version of a file, taken before the new version is known.
-/// Dropped without [`Room::write`], it leaves nothing behind.
-pub(crate) struct Room {
-    temporary: NamedTempFile,
-    target: PathBuf,
-    /// Set where the target is a mount point: it cannot be replaced by a rename, so its own room is taken as well.
-    in_place: Option<File>,
-}
-
-impl Room {
-    /// Takes `bytes` of space beside the file that `target` leads to, for its next version.
-    ///
-    /// The caller holds the lock of `target`: temporary files found beside it are leftovers of a killed process and go.
-    pub(crate) fn reserve(target: &Path, bytes: usize, privacy: Privacy) -> Result<Self> {
-        let target = resolve(target)?;
-        let directory = directory_of(&target);
-        make_directory(directory)?;
-        let prefix = temporary_prefix(&target);
-        remove_leftovers(directory, &prefix);
-        let failed = || format!("cannot prepare a new version of `{}`", target.display());
-        let temporary = tempfile::Builder::new()
-            .prefix(&prefix)
-            .suffix(".tmp")
-            .permissions(Permissions::from_mode(0o600))
-            .tempfile_in(directory)
-            .with_context(failed)?;
-        temporary.as_file().set_permissions(Permissions::from_mode(0o600)).with_context(failed)?;
-        match fs::metadata(&target) {
-            Ok(old) => {
-                keep_owner(temporary.as_file(), &target, &old)?;
-                if privacy == Privacy::Open {
-                    let mode = Permissions::from_mode(old.mode() & 0o777);
-                    temporary.as_file().set_permissions(mode).with_context(failed)?;
-                }
-            }
-            Err(_) => inherit_owner(temporary.as_file(), &target)?,
-        }
-        allocate(temporary.as_file(), bytes).with_context(failed)?;
-        let in_place =
-            if is_mount_point(&target) { Some(open_in_place(&target, bytes).with_context(failed)?) } else { None };
-        Ok(Self { temporary, target, in_place })
-    }
-
-    /// Replaces the file by `bytes`, durably and in one step. On an error the old version still stands.
-    pub(crate) fn write(mut self, bytes: &[u8]) -> Result<()> {
-        let target = self.target;
-        let failed = || format!("cannot write `{}`", target.display());
-        fill(self.temporary.as_file_mut(), bytes).with_context(failed)?;
-        let persisted = match self.in_place {
-            Some(mut file) => return fill(&mut file, bytes).with_context(failed),
-            None => self.temporary.persist(&target),
-        };
-        match persisted {
-            Ok(_) => {}
-            Err(error) if error.error.raw_os_error() == Some(nix::libc::EBUSY) => {
-                let mut file = open_in_place(&target, bytes.len()).with_context(failed)?;
-                return fill(&mut file, bytes).with_context(failed);
-            }
-            Err(error) => return Err(error.error).with_context(failed),
-        }
-        let directory = directory_of(&target);
-        if let Err(error) = File::open(directory).and_then(|directory| directory.sync_all()) {
-            log::warn!("cannot flush the directory `{}`: {error}", directory.display());
-        }
-        Ok(())
-    }
-}
-
-fn temporary_prefix(target: &Path) -> String {
-    format!(".{}.qwenauth-", target.file_name().unwrap_or_default().to_string_lossy())
-}
-
-/// A name beside `target` for what may be removed whenever a [`Room`] for `target` is reserved.
-pub(crate) fn leftover(target: &Path, name: &str) -> PathBuf {
-    target.with_file_name(format!("{}{name}.tmp", temporary_prefix(target)))
-}
-
-fn remove_leftovers(directory: &Path, prefix: &str) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(prefix) && name.ends_with(".tmp") {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// A file that root rewrites keeps its owner and mode.
-fn keep_owner(file: &File, path: &Path, old: &Metadata) -> Result<()> {
-    if !geteuid().is_root() || old.uid() == geteuid().as_raw() {
-        return Ok(());
-    }
-    fchown(file, Some(old.uid()), Some(old.gid()))
-        .and_then(|()| file.set_permissions(Permissions::from_mode(old.mode() & 0o700)))
-        .with_context(|| format!("cannot keep the owner of `{}`", path.display()))
-}
-
-#[cfg(target_os = "linux")]
-fn allocate(file: &File, bytes: usize) -> io::Result<()> {
-    let length = nix::libc::off_t::try_from(bytes).map_err(io::Error::other)?;
-    nix::fcntl::posix_fallocate(file, 0, length).map_err(io::Error::from)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn allocate(mut file: &File, bytes: usize) -> io::Result<()> {
-    file.write_all(&vec![0; bytes])?;
-    file.sync_all()
-}
-
-fn open_in_place(target: &Path, bytes: usize) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(target)?;
-    reserve_blocks(&file, bytes)?;
-    Ok(file)
-}
-
-/// Takes blocks behind the end of a file without changing its length; a file system that cannot is no obstacle.
-#[cfg(target_os = "linux")]
-fn reserve_blocks(file: &File, bytes: usize) -> io::Result<()> {
-    use nix::errno::Errno;
-    use nix::fcntl::{FallocateFlags, fallocate};
-    let length = nix::libc::off_t::try_from(bytes).map_err(io::Error::other)?;
-    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) | Ok(()) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn reserve_blocks(_file: &File, _bytes: usize) -> io::Result<()> {
-    Ok(())
-}
-
-/// Whether a file is itself a mount point, as in a container that binds one file. Only Linux tells beforehand;
-/// elsewhere the rename fails with `EBUSY`, which [`Room::write`] answers.
-#[cfg(target_os = "linux")]
-fn is_mount_point(target: &Path) -> bool {
-    use std::os::unix::ffi::OsStrExt;
-    let Ok(target) = fs::canonicalize(target) else { return false };
-    let escaped: Vec<u8> = target
-        .as_os_str()
-        .as_bytes()
-        .iter()
-        .flat_map(|&byte| match byte {
-            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
-            _ => vec![byte],
-        })
-        .collect();
-    // proc_pid_mountinfo(5): the fifth field is the mount point, with white space and backslashes in octal.
-    fs::read("/proc/self/mountinfo").is_ok_and(|table| {
-        table.split(|&byte| byte == b'\n').any(|line| line.split(|&byte| byte == b' ').nth(4) == Some(&escaped))
-    })
-}
-
-#[cfg(not(target_os = "linux"))]
-fn is_mount_point(_target: &Path) -> bool {
-    false
-}
-
-fn fill(file: &mut File, bytes: &[u8]) -> io::Result<()> {
-    file.rewind()?;
-    file.write_all(bytes)?;
-    file.set_len(bytes.len() as u64)?;
-    file.sync_all()
-}
-
 /// Removes the file that `path` leads to; a symlink stays. A mount point cannot go and is emptied to `{}` instead.
 /// Says whether there was anything.
 pub(crate) fn remove(path: &Path) -> Result<bool> {
@@ -463,7 +300,7 @@ pub(crate) fn set_aside(path: &Path) -> Result<PathBuf> {
         .map(|number| path.with_file_name(format!("{name}.damaged-{number}")))
         .find(|candidate| fs::symlink_metadata(candidate).is_err())
         .with_context(|| format!("there are too many damaged versions of `{}`", path.display()))?;
-    #[expect(clippy::disallowed_methods, reason = "files.rs is where files are renamed")]
+    #[expect(clippy::disallowed_methods, reason = "this is where files are renamed")]
     fs::rename(&path, &free).with_context(|| format!("cannot set `{}` aside", path.display()))?;
     Ok(free)
 }
