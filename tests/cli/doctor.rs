@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use crate::faults::preloaded;
-use crate::keys;
+use crate::key_places::dashscope;
+use crate::keys::KEY;
 use crate::login::{device_code, polls};
 use crate::sandbox::{Sandbox, credential, mode, write_private};
 use crate::server::{Ask, Reply};
@@ -344,15 +345,15 @@ fn fix_removes_old_temporary_files_wherever_they_are_written_and_no_young_ones()
 
 #[test]
 fn a_key_that_its_region_refuses_is_found_and_its_remedy_finds_the_region() {
-    let sandbox = keys::dashscope();
+    let sandbox = dashscope();
     sandbox.server.serve("/", |_| Reply::text(404, "{}"));
     let stored = ["login", "dashscope", "--api-key-stdin", "--no-verify", "--region", "us"];
-    drop(sandbox.run_with_stdin(stored, keys::KEY.as_bytes()).any_stderr());
+    drop(sandbox.run_with_stdin(stored, KEY.as_bytes()).any_stderr());
     let key = found(&sandbox, &[], "key");
     assert!(key[0].1.starts_with("the API refuses the key of `dashscope`: it answered 401"), "{key:?}");
     assert_eq!(key[0].2, "run `qwenauth login dashscope` with the key: it finds the region, where the key is good");
     let again = ["login", "dashscope", "--api-key-stdin", "--force"];
-    drop(sandbox.run_with_stdin(again, keys::KEY.as_bytes()).any_stderr());
+    drop(sandbox.run_with_stdin(again, KEY.as_bytes()).any_stderr());
     assert_eq!(found(&sandbox, &[], "key"), []);
 }
 

@@ -22,6 +22,7 @@ mod gateway;
 mod generated;
 mod hosts;
 mod issuer;
+mod key_places;
 mod keys;
 mod login;
 mod logout;

@@ -1,0 +1,244 @@
+//! Where an API key belongs: its region, its plan, its host, its provider.
+
+use serde_json::{Value, json};
+
+use crate::keys::{KEY, answers, by_stdin, knows_the_key, models, refusal, refuses, sandbox};
+use crate::sandbox::Sandbox;
+use crate::server::{Reply, Request};
+
+pub(crate) fn dashscope() -> Sandbox {
+    let sandbox = ["us", "hk", "intl"]
+        .iter()
+        .fold(sandbox(), |sandbox, region| refuses(sandbox, &format!("/{region}/v1/models")));
+    knows_the_key(sandbox, "/cn/v1/models")
+}
+
+#[test]
+fn the_region_of_a_key_is_found_out() {
+    let sandbox = dashscope();
+    sandbox.run_with_stdin(by_stdin("dashscope", &[]), KEY.as_bytes()).stderr(
+        "qwenauth: the key belongs to region `cn`\n\
+         qwenauth: `dashscope` is the active profile now; it was `qwen`\n\
+         qwenauth: logged in: profile `dashscope`, {server}/cn/v1\n",
+    );
+    assert_eq!(sandbox.profile("dashscope")["region"], "cn");
+    assert_eq!(sandbox.server.requests()[0].place(), "/intl/v1/models", "the default is asked first");
+}
+
+#[test]
+fn a_key_of_another_region_says_which() {
+    let sandbox = dashscope();
+    sandbox.run_with_stdin(by_stdin("dashscope", &["--region", "us"]), KEY.as_bytes()).fails(
+        4,
+        "the key belongs to region `cn`, not to `us`; nothing was stored",
+        "use `--region cn`",
+    );
+    assert_eq!(sandbox.profile("dashscope"), Value::Null);
+}
+
+#[test]
+fn an_unknown_region_is_told_the_known_ones() {
+    sandbox().run_with_stdin(by_stdin("dashscope", &["--region", "hongkong"]), KEY.as_bytes()).fails(
+        2,
+        "Alibaba Cloud Model Studio has no region `hongkong`",
+        "known are: cn, hk, intl, us",
+    );
+}
+
+#[test]
+fn a_key_of_another_plan_is_told_apart_by_its_beginning() {
+    let sandbox = refuses(dashscope(), "/cn/v1/models");
+    sandbox.run_with_stdin(by_stdin("dashscope", &[]), b"sk-sp-granted-plan").fails(
+        4,
+        "Alibaba Cloud Model Studio refuses the key, and nothing was stored: it answered 401: Incorrect API key provided",
+        "keys that begin with `sk-sp-` are known from `coding-plan` and `token-plan`: try `qwenauth login coding-plan`",
+    );
+}
+
+#[test]
+fn an_unpaid_account_and_a_used_up_quota_have_their_own_sentences() {
+    for (status, code, why) in [
+        (
+            403,
+            "AllocationQuota.FreeTierOnly",
+            "its free quota is used up, and the account is set to stop there (`FreeTierOnly`)",
+        ),
+        (400, "Arrearage", "the account is unpaid or out of credit"),
+    ] {
+        let sandbox =
+            answers(sandbox(), "/intl/v1/models", move |_| Reply::json(status, json!({"code": code, "message": "x"})));
+        let outcome = sandbox.run_with_stdin(by_stdin("dashscope", &[]), KEY.as_bytes()).exits(1).any_stderr();
+        let said = format!("error: the key is right and stored, but it is not served: {why}\n");
+        assert!(outcome.stderr.contains(&said), "{}", outcome.stderr);
+        assert_eq!(sandbox.profile("dashscope")["api_key"], KEY);
+    }
+}
+
+#[test]
+fn an_api_that_cannot_be_asked_only_warns() {
+    for reply in [|_: &Request| Reply::html(503), |_: &Request| Reply::dropped(), |_: &Request| Reply::huge()] {
+        let sandbox = answers(sandbox(), "/groq/v1/models", reply);
+        let outcome = sandbox.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr();
+        assert!(outcome.stderr.contains("warning: logged in, but the API could not be asked: "), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("logged in, not verified"), "{}", outcome.stderr);
+        assert_eq!(sandbox.profile("groq")["api_key"], KEY);
+    }
+}
+
+#[test]
+fn no_verify_asks_nobody() {
+    let sandbox = sandbox();
+    drop(
+        sandbox.run_with_stdin(by_stdin("dashscope", &["--no-verify", "--region", "hk"]), KEY.as_bytes()).any_stderr(),
+    );
+    assert!(sandbox.server.requests().is_empty());
+    assert_eq!(sandbox.profile("dashscope")["base_url"], format!("{}/hk/v1", sandbox.server.url()));
+}
+
+#[test]
+fn a_plan_that_forbids_unattended_use_warns_in_ci() {
+    let warning = "warning: `CI` is set, and the terms of this plan forbid unattended use";
+    let sandbox =
+        answers(
+            sandbox(),
+            "/coding-intl/v1/models",
+            |request| {
+                if request.bearer().is_empty() { refusal() } else { models() }
+            },
+        );
+    let sandbox = sandbox.variable("CI", "true");
+    let outcome = sandbox.run_with_stdin(by_stdin("coding-plan", &[]), b"sk-sp-granted-1").any_stderr();
+    assert!(outcome.stderr.contains(warning), "{}", outcome.stderr);
+    let outcome = sandbox.run(["exec", "--", "true"]).any_stderr();
+    assert!(outcome.stderr.contains(warning), "{}", outcome.stderr);
+    let sandbox = sandbox.without_variable("CI");
+    sandbox.run(["exec", "--", "true"]).stderr("");
+}
+
+#[test]
+fn a_custom_server_is_named_by_its_base_url() {
+    let sandbox = sandbox();
+    let url = format!("{}/own/v1/", sandbox.server.url());
+    let sandbox = knows_the_key(sandbox, "/own/v1/models");
+    sandbox.run_with_stdin(by_stdin("custom", &["--base-url", &url]), KEY.as_bytes()).stderr(
+        "qwenauth: the model is `some-model`, the only one listed\n\
+         qwenauth: `custom` is the active profile now; it was `qwen`\n\
+         qwenauth: logged in: profile `custom`, {server}/own/v1\n",
+    );
+    assert_eq!(sandbox.profile("custom")["model"], "some-model");
+}
+
+#[test]
+fn a_server_without_keys_needs_none() {
+    let sandbox = sandbox();
+    let sandbox = answers(sandbox, "/open/v1/models", |_| models());
+    let url = format!("{}/open/v1", sandbox.server.url());
+    drop(sandbox.run(["login", "vllm", "--base-url", &url]).any_stderr());
+    sandbox.run(["token"]).stdout("no-key\n");
+}
+
+#[test]
+fn a_base_url_that_cannot_be_used_is_a_usage_error() {
+    for (url, error, hint) in [
+        (
+            "127.0.0.1:1/v1",
+            "the base URL `127.0.0.1:1/v1` has no scheme",
+            "write `https://…`, or `http://…` for this machine",
+        ),
+        (
+            "http://models.example/v1",
+            "refused the URL `http://models.example/v1`: plain `http` is accepted for this machine only",
+            "use `https`",
+        ),
+        (
+            "https://me:secret@models.example/v1",
+            "refused the URL `https://…@models.example/v1`: it carries user info",
+            "",
+        ),
+        (
+            "https://models.example/v1?key=1",
+            "the base URL `https://models.example/v1?key=1` has a query or fragment",
+            "end it before the `?` or `#`, usually with `/v1`",
+        ),
+    ] {
+        sandbox().run_with_stdin(by_stdin("custom", &["--base-url", url]), KEY.as_bytes()).fails(2, error, hint);
+    }
+    sandbox().run_with_stdin(by_stdin("custom", &[]), KEY.as_bytes()).fails(
+        2,
+        "provider `custom` needs `--base-url`",
+        "for example `--base-url http://127.0.0.1:8000/v1`",
+    );
+}
+
+#[test]
+fn a_providers_key_does_not_go_to_a_foreign_host() {
+    sandbox().run_with_stdin(by_stdin("groq", &["--base-url", "https://groq.example/v1"]), KEY.as_bytes()).fails(
+        2,
+        "`https://groq.example/v1` is not a host of Groq",
+        "log in with `qwenauth login custom --base-url …`",
+    );
+}
+
+#[test]
+fn a_stored_key_stays_with_the_host_it_was_stored_for() {
+    let sandbox = knows_the_key(sandbox(), "/groq/v1/models");
+    drop(sandbox.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
+    let sandbox =
+        sandbox.configured("profile = \"groq\"\n[providers.groq]\nbase_url = \"https://attacker.example/v1\"\n");
+    sandbox.shell("\"$QWENAUTH\" exec -- sh -c 'echo $OPENAI_BASE_URL'").stdout("{server}/groq/v1\n");
+}
+
+#[test]
+fn a_logout_says_where_the_key_is_deleted() {
+    let sandbox = answers(sandbox(), "/openrouter/v1/key", |_| Reply::json(200, json!({"data": {}})));
+    drop(sandbox.run_with_stdin(by_stdin("openrouter", &[]), KEY.as_bytes()).any_stderr());
+    sandbox.run(["logout"]).stderr(
+        "qwenauth: the key of `openrouter` still works for whoever has it; delete it at https://openrouter.ai/keys/90c32ef92d0578dbadf99a154bf5e6400fc652a55c3869fab4e79b3dcc217416\n\
+         qwenauth: logged out of `openrouter`\n",
+    );
+    assert_eq!(sandbox.profile("openrouter"), Value::Null);
+    sandbox.run(["token"]).fails(
+        4,
+        "not logged in: there is no credential for `openrouter`",
+        "run `qwenauth login openrouter`",
+    );
+}
+
+#[test]
+fn an_option_that_does_not_fit_the_provider_is_a_usage_error() {
+    drop(sandbox().run(["login", "qwen", "--api-key-stdin"]).exits(2).any_stderr());
+    drop(sandbox().run(["login", "groq", "--key-label", "x"]).exits(2).any_stderr());
+    drop(sandbox().run(["login", "openrouter", "--limit", "-1"]).exits(2).any_stderr());
+}
+
+/// Every provider of the data that takes a key, at a server that knows one key.
+#[test]
+fn each_provider_takes_its_key_and_refuses_another() {
+    let listed: Value = serde_json::from_str(&Sandbox::new().run(["providers", "--json"]).any_stdout().stdout).unwrap();
+    let mut tried = 0;
+    for provider in listed["providers"].as_array().unwrap() {
+        let name = provider["provider"].as_str().unwrap();
+        if provider["key"].is_null() {
+            continue;
+        }
+        let get = provider["verify"]["get"].as_str().unwrap();
+        let path =
+            get.strip_prefix("https://").map_or(format!("/api/{get}"), |url| url[url.find('/').unwrap()..].to_owned());
+        let mut config = vec![format!("[providers.{name}]\nbase_url = \"{{server}}/api\"")];
+        if get.starts_with("https://") {
+            config.push(format!("verify.get = \"{{server}}{path}\""));
+        }
+        for region in provider["regions"].as_object().unwrap().keys() {
+            config.push(format!("regions.{region}.base_url = \"{{server}}/api\""));
+        }
+        let sandbox = knows_the_key(Sandbox::new().configured(&config.join("\n")), &path);
+        drop(sandbox.run_with_stdin(by_stdin(name, &[]), b"granted-another").exits(4).any_stderr());
+        assert_eq!(sandbox.profile(name), Value::Null, "{name}");
+        let outcome = sandbox.run_with_stdin(by_stdin(name, &[]), KEY.as_bytes()).any_stderr();
+        assert!(outcome.stderr.contains("qwenauth: logged in: profile "), "{name}: {}", outcome.stderr);
+        assert_eq!(sandbox.profile(name)["api_key"], KEY, "{name}");
+        assert!(sandbox.server.requests().iter().all(|request| request.place() == path));
+        tried += 1;
+    }
+    assert_eq!(tried, 16);
+}
