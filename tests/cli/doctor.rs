@@ -316,6 +316,52 @@ fn fix_removes_the_marks_of_refused_tokens_that_are_gone_and_keeps_the_others() 
     assert_eq!(count(), 1, "what is no mark stays");
 }
 
+/// Which token a damaged file held cannot be known: it may be the one that a mark keeps from being sent again.
+#[test]
+fn fix_keeps_the_marks_while_a_login_cannot_be_read() {
+    let sandbox = healthy().expires_in(20).scripted(Ask::Refresh, Reply::error(400, "invalid_grant"));
+    drop(sandbox.run(["refresh"]).exits(4).any_stderr());
+    let Some(sandbox) = offline(sandbox.file_is("{")) else { return };
+    assert_eq!(found(&sandbox, &["--fix"], "leftovers"), []);
+    assert_eq!(fs::read_dir(sandbox.home().join(".local/state/qwenauth/refused")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_file_that_others_could_read_and_one_with_a_second_name_are_found() {
+    let sandbox = healthy();
+    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o644)).unwrap();
+    let told = "the file of `qwen` could be read by others (mode 0644)";
+    assert_eq!(found(&sandbox, &[], "mode")[0].1, told);
+    assert_eq!((found(&sandbox, &[], "mode"), mode(&sandbox.file())), (vec![], 0o600));
+    let second = sandbox.qwen().join("second-name");
+    fs::hard_link(sandbox.file(), &second).unwrap();
+    let told = "the file of `qwen` has hard links: a renewal leaves the others behind";
+    assert_eq!(found(&sandbox, &[], "copies")[0].1, told);
+    fs::remove_file(second).unwrap();
+}
+
+#[test]
+fn a_symlink_to_a_login_is_no_copy_of_it() {
+    let sandbox = healthy();
+    let elsewhere = sandbox.home().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(sandbox.file(), elsewhere.join("oauth_creds.json")).unwrap();
+    assert_eq!(found(&sandbox.variable("QWEN_HOME", &elsewhere), &[], "copies"), []);
+}
+
+#[test]
+fn fix_leaves_the_pending_login_while_another_begins() {
+    let Some(sandbox) = offline(Sandbox::new().scripted(Ask::DeviceCode, Reply::silence())) else { return };
+    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+    let running = sandbox.spawn(["login"]);
+    sandbox.server.wait_for(Ask::DeviceCode, 1);
+    write_private(&notes(&sandbox), "{");
+    assert_eq!(found(&sandbox, &["--fix"], "leftovers").len(), 1);
+    assert!(notes(&sandbox).exists());
+    running.signal(nix::sys::signal::Signal::SIGTERM);
+    drop(running.finish().dies_by(nix::sys::signal::Signal::SIGTERM).any_stderr());
+}
+
 #[test]
 fn fix_removes_old_temporary_files_wherever_they_are_written_and_no_young_ones() {
     let sandbox = healthy();
@@ -329,9 +375,9 @@ fn fix_removes_old_temporary_files_wherever_they_are_written_and_no_young_ones()
         let directory = sandbox.home().join(place);
         write_private(&directory.join(".a.json.qwenauth-old.tmp"), "");
         write_private(&directory.join(".a.json.qwenauth-young.tmp"), "");
-        write_private(&directory.join("mine.tmp"), "");
+        write_private(&directory.join(".mine.tmp"), "");
         aged(&directory.join(".a.json.qwenauth-old.tmp"), 3600);
-        aged(&directory.join("mine.tmp"), 3600);
+        aged(&directory.join(".mine.tmp"), 3600);
     }
     assert_eq!(found(&sandbox, &[], "leftovers").len(), places.len());
     assert_eq!(found(&sandbox, &["--fix"], "leftovers"), []);
@@ -339,7 +385,7 @@ fn fix_removes_old_temporary_files_wherever_they_are_written_and_no_young_ones()
         let directory = sandbox.home().join(place);
         assert!(!directory.join(".a.json.qwenauth-old.tmp").exists());
         fs::remove_file(directory.join(".a.json.qwenauth-young.tmp")).unwrap();
-        fs::remove_file(directory.join("mine.tmp")).unwrap();
+        fs::remove_file(directory.join(".mine.tmp")).unwrap();
     }
 }
 

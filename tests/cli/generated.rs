@@ -133,6 +133,21 @@ fn complete(shell: &str, arguments: &[&str], script: &str) -> Option<String> {
     }
 }
 
+/// In the middle of a line an error would be typed into it.
+#[test]
+fn what_a_completion_script_asks_is_never_answered_with_an_error() {
+    let home = TempDir::new().unwrap();
+    let config = home.path().join(".config/qwenauth");
+    fs::create_dir_all(&config).unwrap();
+    fs::write(config.join("config.toml"), "profile = \n").unwrap();
+    for (names, some) in [("profiles", false), ("providers", false), ("tools", true)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qwenauth"));
+        let output = command.args(["__complete", names]).env_clear().env("HOME", home.path()).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{names}: {output:?}");
+        assert_eq!(!output.stdout.is_empty(), some, "{names}: {output:?}");
+    }
+}
+
 #[test]
 fn bash_completes_providers_profiles_and_tools() {
     let script = "source ./qwenauth.bash

@@ -234,3 +234,36 @@ fn an_ignored_hangup_does_not_end_a_login() {
     drop(running.finish().exits(0).any_stderr());
     sandbox.holds_the_grant();
 }
+
+/// Its device code belongs to the server it came from.
+#[test]
+fn a_pending_login_at_another_server_is_not_joined() {
+    let sandbox = polls([]);
+    sandbox.run(["login", "--no-wait"]).any_stderr();
+    let other = polls([]);
+    let reply = grant(&sandbox);
+    let other = other.scripted(Ask::Poll, reply);
+    let sandbox = sandbox.variable("QWENAUTH_QWEN_OAUTH_URL", other.server.url());
+    sandbox.run(["login", "--no-verify"]).exits(0).any_stderr();
+    assert_eq!(other.server.asked(Ask::DeviceCode).len(), 1);
+}
+
+#[test]
+fn whoever_waits_for_another_to_poll_ends_by_a_signal_and_harms_nothing() {
+    let gate = Gate::default();
+    let sandbox = polls([]);
+    let reply = grant(&sandbox).after(&gate);
+    let sandbox = sandbox.scripted(Ask::Poll, reply);
+    let first = sandbox.spawn(["login", "--no-verify"]);
+    sandbox.server.wait_for(Ask::Poll, 1);
+    for signal in SIGNALS {
+        let second = sandbox.spawn(["login"]);
+        second.wait_for_stderr("only if you started this.\n");
+        second.signal(signal);
+        drop(second.finish().dies_by(signal).stderr(&joined()));
+        assert!(sandbox.pending().exists(), "{signal}");
+    }
+    gate.open();
+    drop(first.finish().exits(0).any_stderr());
+    sandbox.holds_the_grant();
+}
