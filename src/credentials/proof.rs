@@ -10,7 +10,7 @@ use super::{Account, Credential};
 use crate::http::{self, Connection, Network, Reply, Trouble};
 use crate::oauth::REQUEST_LIMIT;
 use crate::providers::{Open, Provider};
-use crate::secret::Secret;
+use crate::secret::{Secret, quoted};
 
 /// What the API says of a credential.
 #[derive(Debug)]
@@ -137,9 +137,7 @@ fn judge(status: u16, body: &[u8], token: &Secret, refused: &[u16]) -> Proof {
     let code = error["code"].as_str().or_else(|| reply["code"].as_str()).unwrap_or_default();
     let quota = code == "insufficient_quota" || message.to_lowercase().contains("quota");
     let reason = || {
-        let said: String = message.chars().take(200).collect();
-        let said = if token.expose().is_empty() { said } else { said.replace(token.expose(), "…") };
-        let said = said.trim_end_matches(['.', ' ']);
+        let said = quoted(message, &[token]);
         if said.is_empty() { format!("it answered {status}") } else { format!("it answered {status}: {said}") }
     };
     if !(200..300).contains(&status) {

@@ -24,13 +24,13 @@ mod credential;
 mod forward;
 mod headers;
 mod lane;
-mod meter;
+pub(crate) mod meter;
 mod metrics;
 mod pacing;
 mod server;
 mod upload;
 mod upstream;
-mod verdict;
+pub(crate) mod verdict;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
