@@ -266,6 +266,13 @@ mod tests {
         assert!(read(b"{}").unwrap().is_none());
     }
 
+    #[test]
+    fn whatever_a_document_holds_is_wiped() {
+        let mut value = serde_json::json!({"a": "1", "b": ["2", {"c": "3"}], "d": 4});
+        wipe(&mut value);
+        assert_eq!(value, serde_json::json!({"a": "", "b": ["", {"c": ""}], "d": 4}));
+    }
+
     proptest::proptest! {
         #[test]
         fn reading_never_panics_and_never_repeats(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
