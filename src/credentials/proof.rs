@@ -177,6 +177,9 @@ mod tests {
         assert!(matches!(judged(402, "{}"), Proof::Exhausted(_)));
         assert!(matches!(judged(400, "{}"), Proof::Refused(_)));
         assert!(matches!(judged(429, r#"{"error":{"message":"slower"}}"#), Proof::Unclear(_)));
+        assert!(matches!(judged(429, r#"{"error":{"code":"insufficient_quota"}}"#), Proof::Exhausted(_)));
+        assert!(matches!(judged(429, r#"{"error":{"message":"Quota exceeded"}}"#), Proof::Exhausted(_)));
+        assert!(matches!(judged(404, ""), Proof::Unclear(why) if why.ends_with("end with `/v1`")));
         assert!(matches!(judged(502, ""), Proof::Unclear(_)));
         assert!(
             matches!(judged(401, r#"{"error":{"message":"bad sk-1"}}"#), Proof::Refused(why) if why.ends_with("bad …"))
