@@ -173,12 +173,22 @@ impl Config {
         let mut config = Self { paths, profile: None, overrides: Overrides { qwen_oauth_url, ..Overrides::default() } };
         let path = config.file();
         let Some(text) = read(&path)? else { return Ok(config) };
-        let mut table: toml::Table = toml::from_str(&text).map_err(|error| not_parsed(&path, &text, &error))?;
+        let mut warnings = Vec::new();
+        let understood = config.understand(&text, &path, &mut warnings);
+        for warning in warnings {
+            note(&warning);
+        }
+        understood.map(|()| config)
+    }
+
+    /// Takes in the text of the config.toml at `path`. What means nothing there is for the user to know.
+    pub(crate) fn understand(&mut self, text: &str, path: &Path, warnings: &mut Vec<String>) -> Result<()> {
+        let mut table: toml::Table = toml::from_str(text).map_err(|error| not_parsed(path, text, &error))?;
         for key in table.keys().filter(|key| !KEYS.contains(&key.as_str())) {
             let near = nearest(key, KEYS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-            note(&format!("unknown key `{key}` in `{}`{near}", path.display()));
+            warnings.push(format!("unknown key `{key}` in `{}`{near}", path.display()));
         }
-        config.profile = match table.remove("profile") {
+        self.profile = match table.remove("profile") {
             Some(toml::Value::String(name)) => {
                 Some(ProfileName::parse(&name).with_context(|| format!("`profile` in `{}`", path.display()))?)
             }
@@ -189,9 +199,9 @@ impl Config {
         };
         match table.remove("providers") {
             Some(toml::Value::Table(providers)) => {
-                providers::check_keys(&providers, &path.display().to_string());
-                config.overrides.client_secrets = client_secrets(&providers);
-                config.overrides.table = providers;
+                warnings.extend(providers::check_keys(&providers, &path.display().to_string()));
+                self.overrides.client_secrets = client_secrets(&providers);
+                self.overrides.table = providers;
             }
             Some(_) => {
                 let message = format!("`providers` in `{}` is not a table", path.display());
@@ -199,7 +209,7 @@ impl Config {
             }
             None => {}
         }
-        Ok(config)
+        Ok(())
     }
 
     fn file(&self) -> PathBuf {
@@ -226,15 +236,9 @@ impl Config {
         let path = self.file();
         let _lock = self.lock()?;
         let text = read(&path)?.unwrap_or_default();
-        let mut document: toml_edit::DocumentMut =
-            text.parse().with_context(|| format!("cannot edit `{}`", path.display()))?;
-        let named = document.get("profile").and_then(toml_edit::Item::as_str);
-        let before = ProfileName::parse(named.unwrap_or(QWEN))?;
-        if before == *profile {
-            return Ok(None);
-        }
-        document["profile"] = toml_edit::value(profile.as_str());
-        Room::reserve(&path, text.len() + EDIT, Privacy::Open)?.write(document.to_string().as_bytes())?;
+        let edited = with_profile(&text, profile).with_context(|| format!("cannot edit `{}`", path.display()))?;
+        let Some((before, text)) = edited else { return Ok(None) };
+        Room::reserve(&path, text.len() + EDIT, Privacy::Open)?.write(text.as_bytes())?;
         Ok(Some(before))
     }
 
@@ -245,6 +249,18 @@ impl Config {
         let path = directory.join(".config.qwenauth-lock");
         Kernel::acquire(files::open_kept(&path)?, &path, Instant::now() + PATIENCE)
     }
+}
+
+/// The text of config.toml with `profile` as the active one and the one before it; `None` where it is so already.
+pub(crate) fn with_profile(text: &str, profile: &ProfileName) -> Result<Option<(ProfileName, String)>> {
+    let mut document: toml_edit::DocumentMut = text.parse()?;
+    let named = document.get("profile").and_then(toml_edit::Item::as_str);
+    let before = ProfileName::parse(named.unwrap_or(QWEN))?;
+    if before == *profile {
+        return Ok(None);
+    }
+    document["profile"] = toml_edit::value(profile.as_str());
+    Ok(Some((before, document.to_string())))
 }
 
 /// The values of the variables that providers name for their client secrets.

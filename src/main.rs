@@ -56,6 +56,10 @@ mod supervisor;
 mod terminal;
 mod usage;
 
+#[cfg(test)]
+#[path = "../tests/properties/mod.rs"]
+mod properties;
+
 use std::io::{ErrorKind, Write};
 
 use crate::cli::{Cli, Command, Environment};

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
+use crate::error::printable;
+
 /// An access token, refresh token, device code, PKCE verifier or API key.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(Zeroizing<String>);
@@ -18,6 +20,20 @@ impl Secret {
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
+}
+
+/// Longest text of a server that is repeated, in characters.
+const LONGEST: usize = 200;
+
+/// What a server said, as it is repeated: it may be long, end like a sentence, and echo what it was sent. Masked before it
+/// is cut, for a secret that straddles the cut is not found any more.
+pub(crate) fn quoted(text: &str, secrets: &[&Secret]) -> String {
+    let mut text = printable(text);
+    for secret in secrets.iter().filter(|secret| !secret.expose().is_empty()) {
+        text = text.replace(secret.expose(), "…");
+    }
+    let cut: String = text.chars().take(LONGEST).collect();
+    cut.trim_end_matches(['.', ' ']).to_owned()
 }
 
 /// Keeps this process out of core dumps and of the reach of the user's other processes (`/proc/PID/mem`, debuggers).

@@ -58,7 +58,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Option<Credential>, String> {
     }
     let issuer = match (text(fields.issuer), text(fields.token_endpoint)) {
         (Some(issuer), Some(token_endpoint)) => {
-            let url = |text: &str| http::endpoint(text).map_err(|error| format!("it names an endpoint: {error}"));
+            let url = |text: &str| http::endpoint(text).map_err(|_| "it names an endpoint that tokens must not go to");
             Some(Box::new(Endpoints {
                 issuer,
                 device_authorization_endpoint: None,
@@ -264,6 +264,13 @@ mod tests {
         assert_eq!(refused(br#"["secret"]"#), "a field has the wrong type (line 1, column 10)");
         assert_eq!(refused(br#"{"refresh_token":"secret"}"#), "it has no access token");
         assert!(read(b"{}").unwrap().is_none());
+    }
+
+    #[test]
+    fn whatever_a_document_holds_is_wiped() {
+        let mut value = serde_json::json!({"a": "1", "b": ["2", {"c": "3"}], "d": 4});
+        wipe(&mut value);
+        assert_eq!(value, serde_json::json!({"a": "", "b": ["", {"c": ""}], "d": 4}));
     }
 
     proptest::proptest! {

@@ -10,7 +10,7 @@ use super::{Account, Credential};
 use crate::http::{self, Connection, Network, Reply, Trouble};
 use crate::oauth::REQUEST_LIMIT;
 use crate::providers::{Open, Provider};
-use crate::secret::Secret;
+use crate::secret::{Secret, quoted};
 
 /// What the API says of a credential.
 #[derive(Debug)]
@@ -137,9 +137,7 @@ fn judge(status: u16, body: &[u8], token: &Secret, refused: &[u16]) -> Proof {
     let code = error["code"].as_str().or_else(|| reply["code"].as_str()).unwrap_or_default();
     let quota = code == "insufficient_quota" || message.to_lowercase().contains("quota");
     let reason = || {
-        let said: String = message.chars().take(200).collect();
-        let said = if token.expose().is_empty() { said } else { said.replace(token.expose(), "…") };
-        let said = said.trim_end_matches(['.', ' ']);
+        let said = quoted(message, &[token]);
         if said.is_empty() { format!("it answered {status}") } else { format!("it answered {status}: {said}") }
     };
     if !(200..300).contains(&status) {
@@ -179,6 +177,9 @@ mod tests {
         assert!(matches!(judged(402, "{}"), Proof::Exhausted(_)));
         assert!(matches!(judged(400, "{}"), Proof::Refused(_)));
         assert!(matches!(judged(429, r#"{"error":{"message":"slower"}}"#), Proof::Unclear(_)));
+        assert!(matches!(judged(429, r#"{"error":{"code":"insufficient_quota"}}"#), Proof::Exhausted(_)));
+        assert!(matches!(judged(429, r#"{"error":{"message":"Quota exceeded"}}"#), Proof::Exhausted(_)));
+        assert!(matches!(judged(404, ""), Proof::Unclear(why) if why.ends_with("end with `/v1`")));
         assert!(matches!(judged(502, ""), Proof::Unclear(_)));
         assert!(
             matches!(judged(401, r#"{"error":{"message":"bad sk-1"}}"#), Proof::Refused(why) if why.ends_with("bad …"))

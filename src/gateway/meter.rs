@@ -13,27 +13,25 @@ const BEGINNING: usize = 1024;
 
 /// Tokens, by the names of chat completions and embeddings or of responses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct Tokens {
+pub(crate) struct Tokens {
     #[serde(default, alias = "input_tokens")]
-    pub(super) prompt_tokens: u64,
+    pub(crate) prompt_tokens: u64,
     #[serde(default, alias = "output_tokens")]
-    pub(super) completion_tokens: u64,
+    pub(crate) completion_tokens: u64,
 }
 
-/// Looks on while one answer passes.
+/// Looks on while one answer passes. What it finds does not depend on where the pieces are cut.
 #[derive(Default)]
-pub(super) struct Meter {
-    model: Option<String>,
-    looked: usize,
+pub(crate) struct Meter {
+    beginning: Vec<u8>,
+    /// The last [`END`] bytes and up to as many before them.
     end: Vec<u8>,
 }
 
 impl Meter {
-    pub(super) fn see(&mut self, piece: &[u8]) {
-        if self.model.is_none() && self.looked < BEGINNING {
-            self.model = model(&piece[..piece.len().min(BEGINNING)]);
-            self.looked += piece.len();
-        }
+    pub(crate) fn see(&mut self, piece: &[u8]) {
+        let room = BEGINNING - self.beginning.len();
+        self.beginning.extend_from_slice(&piece[..piece.len().min(room)]);
         if piece.len() >= END {
             self.end.clear();
             self.end.extend_from_slice(&piece[piece.len() - END..]);
@@ -45,12 +43,16 @@ impl Meter {
         self.end.extend_from_slice(piece);
     }
 
-    pub(super) fn tokens(&self) -> Tokens {
-        tokens(&self.end).unwrap_or_default()
+    pub(crate) fn tokens(&self) -> Tokens {
+        tokens(self.end()).unwrap_or_default()
     }
 
-    pub(super) fn model(&self) -> Option<String> {
-        self.model.clone().or_else(|| model(&self.end))
+    pub(crate) fn model(&self) -> Option<String> {
+        model(&self.beginning).or_else(|| model(self.end()))
+    }
+
+    fn end(&self) -> &[u8] {
+        &self.end[self.end.len().saturating_sub(END)..]
     }
 }
 
@@ -71,7 +73,7 @@ fn tokens(text: &[u8]) -> Option<Tokens> {
 }
 
 /// The value of the first `"model"`, in a request or an answer.
-pub(super) fn model(text: &[u8]) -> Option<String> {
+pub(crate) fn model(text: &[u8]) -> Option<String> {
     const NAME: &[u8] = b"\"model\"";
     let at = text.windows(NAME.len()).position(|window| window == NAME)?;
     let value = text[at + NAME.len()..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();

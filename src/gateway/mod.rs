@@ -25,14 +25,14 @@ mod credential;
 mod forward;
 mod headers;
 mod lane;
-mod meter;
+pub(crate) mod meter;
 mod metrics;
 mod pacing;
 mod refusal;
 mod server;
 mod upload;
 mod upstream;
-mod verdict;
+pub(crate) mod verdict;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

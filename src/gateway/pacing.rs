@@ -150,7 +150,7 @@ impl Pacing {
             (None, Some(limit)) => (limit, u64::from(rate.count_of_day(now))),
             (None, None) => return,
         };
-        if used * 100 >= limit * u64::from(percent) && rate.is_first_warning(now) {
+        if u128::from(used) * 100 >= u128::from(limit) * u128::from(percent) && rate.is_first_warning(now) {
             let day = rate.day(now);
             let ends = jiff::Timestamp::try_from(day.ends).map(|ends| ends.to_string()).unwrap_or_default();
             note(&format!(

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// The verdict on an answer with status 429 or 503.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// After this long, which the server named.
     After(Duration),
     /// It passes soon, nobody knows when.
@@ -44,10 +44,13 @@ const PLAN: [&str; 16] = [
 
 const DAY: [&str; 7] = ["per day", "per-day", "daily", "today", "tomorrow", "requests_per_day", "perday"];
 
+/// Longest wait that is believed: more is a mistake, and added to a time it could be more than a time can be.
+const LONGEST: Duration = Duration::from_secs(366 * 86400);
+
 /// Longest that an epoch in a header is taken for: years of seconds, beyond that milliseconds.
 const MILLISECONDS: i64 = 100_000_000_000;
 
-pub(super) fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8], now: SystemTime) -> Verdict {
+pub(crate) fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8], now: SystemTime) -> Verdict {
     let named = retry_after(headers, now);
     if status != StatusCode::TOO_MANY_REQUESTS {
         return named.map_or(Verdict::Soon, Verdict::After);
@@ -87,20 +90,24 @@ pub(super) fn codes(reply: &Value) -> String {
 }
 
 /// `retry-after-ms`, then `Retry-After` in seconds or as a date (RFC 9110 §10.2.3). A date is read by the server's own
-/// clock where it told the time.
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+/// clock where it told the time. At most [`LONGEST`].
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |text: &str| text.parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
     if let Some(milliseconds) = headers.get("retry-after-ms").and_then(|value| number(value.to_str().ok()?.trim())) {
-        return Duration::try_from_secs_f64(milliseconds / 1000.0).ok();
+        return Some(wait(milliseconds / 1000.0));
     }
     let value = text(RETRY_AFTER)?;
     if let Some(seconds) = number(value) {
-        return Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+        return Some(wait(seconds));
     }
     let at = date(value)?;
     let now = text(DATE).and_then(date).unwrap_or(now);
-    Some(at.duration_since(now).unwrap_or_default())
+    Some(at.duration_since(now).unwrap_or_default().min(LONGEST))
+}
+
+fn wait(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST).min(LONGEST)
 }
 
 /// The three forms of an HTTP date (RFC 9110 §5.6.7).

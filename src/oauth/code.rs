@@ -103,10 +103,7 @@ fn accept(listener: &TcpListener, path: &str, sender: &Sender<Outcome>) {
 /// Answers one request; only the first with the nonce and a `code` or `error` has an outcome.
 fn serve(connection: &TcpStream, path: &str, over: &AtomicBool) -> Option<Outcome> {
     let head = read_head(connection)?;
-    let mut words = head.lines().next()?.split(' ');
-    let (method, target) = (words.next()?, words.next()?);
-    let outcome = if method == "GET" { outcome_of(target, path) } else { None };
-    let outcome = outcome.filter(|_| !over.swap(true, Ordering::SeqCst));
+    let outcome = outcome_of(&head, path).filter(|_| !over.swap(true, Ordering::SeqCst));
     let (status, text) = match &outcome {
         Some(Outcome::Code(_)) => ("200 OK", "You are logged in. This tab can be closed."),
         Some(Outcome::Error(_)) => ("200 OK", "The login was refused. This tab can be closed."),
@@ -142,7 +139,9 @@ fn read_head(mut connection: &TcpStream) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-pub(crate) fn outcome_of(target: &str, path: &str) -> Option<Outcome> {
+/// What a request brings whose head this is, if it asks for `path`.
+pub(crate) fn outcome_of(head: &str, path: &str) -> Option<Outcome> {
+    let target = head.lines().next()?.strip_prefix("GET ")?.split(' ').next()?;
     let url = Url::parse("http://127.0.0.1").ok()?.join(target).ok()?;
     if url.path() != path {
         return None;
@@ -216,7 +215,7 @@ mod tests {
 
     #[test]
     fn only_the_nonce_with_a_code_or_an_error_has_an_outcome() {
-        let code = |target: &str| match outcome_of(target, "/callback/n") {
+        let code = |target: &str| match outcome_of(&format!("GET {target} HTTP/1.1\r\n\r\n"), "/callback/n") {
             Some(Outcome::Code(code)) => Some(code.expose().to_owned()),
             _ => None,
         };
@@ -230,8 +229,11 @@ mod tests {
             "/callback/n/?code=a",
             "//callback/n?code=a",
         ] {
-            assert!(outcome_of(target, "/callback/n").is_none(), "{target}");
+            assert!(outcome_of(&format!("GET {target} HTTP/1.1\r\n\r\n"), "/callback/n").is_none(), "{target}");
         }
-        assert!(matches!(outcome_of("/callback/n?error=denied&code=a", "/callback/n"), Some(Outcome::Error(_))));
+        let refused = "GET /callback/n?error=denied&code=a HTTP/1.1\r\n\r\n";
+        assert!(matches!(outcome_of(refused, "/callback/n"), Some(Outcome::Error(_))));
+        let posted = "POST /callback/n?code=a HTTP/1.1\r\n\r\n";
+        assert!(outcome_of(posted, "/callback/n").is_none());
     }
 }

@@ -79,8 +79,8 @@ pub(crate) fn may_be_approved(notes: &[u8], now: SystemTime) -> bool {
 
 /// The reply of RFC 8628 §3.2.
 #[derive(Deserialize)]
-struct DeviceReply {
-    device_code: Secret,
+pub(crate) struct DeviceReply {
+    pub(crate) device_code: Secret,
     #[serde(default)]
     user_code: String,
     #[serde(alias = "verification_url")]
@@ -88,6 +88,19 @@ struct DeviceReply {
     verification_uri_complete: Option<String>,
     expires_in: Option<Value>,
     interval: Option<Value>,
+}
+
+impl DeviceReply {
+    /// How long the code may be approved.
+    pub(crate) fn lifetime(&self) -> Duration {
+        self.expires_in.as_ref().and_then(reply::seconds).unwrap_or(ASSUMED_LIFETIME)
+    }
+
+    /// Between two polls. `loopback`: whether the server is on this machine.
+    pub(crate) fn interval(&self, dialect: Dialect, loopback: bool) -> Duration {
+        let default = if dialect == Dialect::Qwen { QWEN_INTERVAL } else { INTERVAL };
+        interval(self.interval.as_ref(), default, loopback)
+    }
 }
 
 /// Asks for a device code (RFC 8628 §3.1), with a PKCE challenge where the server takes one. This request and the polls end
@@ -120,7 +133,6 @@ pub(crate) fn request(server: &Server, network: &Network, is_given_up: fn() -> b
         .post(&connection, url, &fields, &headers, REQUEST_LIMIT)
         .map_err(|trouble| temporary(&trouble.sentence(host(server))))?;
     let device = read(server, &reply)?;
-    let qwen = server.dialect == Dialect::Qwen;
     // The polls go over the same connection, unless they go to another host: a connection is for one.
     let connection = if url.origin() == server.token_endpoint.origin() {
         connection
@@ -128,18 +140,18 @@ pub(crate) fn request(server: &Server, network: &Network, is_given_up: fn() -> b
         network.connect(&server.token_endpoint)?.until(is_given_up)
     };
     Ok(Authorization {
+        expires_in: device.lifetime(),
+        interval: device.interval(server.dialect, is_loopback(url)),
         device_code: device.device_code,
         verifier: pkce.map(|pkce| pkce.verifier),
         user_code: device.user_code,
         verification_uri: device.verification_uri.unwrap_or_default(),
         verification_uri_complete: device.verification_uri_complete.filter(|uri| !uri.is_empty()),
-        expires_in: device.expires_in.as_ref().and_then(reply::seconds).unwrap_or(ASSUMED_LIFETIME),
-        interval: interval(device.interval.as_ref(), if qwen { QWEN_INTERVAL } else { INTERVAL }, is_loopback(url)),
         connection,
     })
 }
 
-fn read(server: &Server, reply: &Reply) -> Result<DeviceReply> {
+pub(crate) fn read(server: &Server, reply: &Reply) -> Result<DeviceReply> {
     if reply.status < 500
         && reply.status != 429
         && let Some(error) = reply::error_in(reply)
@@ -183,6 +195,7 @@ fn host(server: &Server) -> &str {
 /// The server's interval within bounds; 0 is believed of this machine only.
 fn interval(asked: Option<&Value>, default: Duration, loopback: bool) -> Duration {
     let asked = asked.and_then(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()));
+    let asked = asked.filter(|seconds| !seconds.is_nan());
     match asked {
         Some(seconds) if seconds <= 0.0 && loopback => Duration::ZERO,
         Some(seconds) => {

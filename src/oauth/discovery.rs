@@ -24,7 +24,7 @@ pub(crate) struct Endpoints {
 
 /// The metadata of OpenID Connect Discovery 1.0 §3 and RFC 8414 §2, as far as it is used.
 #[derive(Deserialize)]
-struct Document {
+pub(crate) struct Document {
     issuer: String,
     device_authorization_endpoint: Option<String>,
     token_endpoint: Option<String>,
@@ -72,7 +72,7 @@ fn locations(issuer: &Url) -> Vec<Url> {
         .collect()
 }
 
-fn read(reply: &Reply) -> Result<Document, String> {
+pub(crate) fn read(reply: &Reply) -> Result<Document, String> {
     if reply.is_html() {
         return Err(format!("it answered {} with HTML", reply.status));
     }
@@ -82,7 +82,7 @@ fn read(reply: &Reply) -> Result<Document, String> {
     serde_json::from_slice(&reply.body).map_err(|_| "what it answered is not one".to_owned())
 }
 
-fn check(issuer: &str, url: &Url, document: &Document) -> Result<Endpoints> {
+pub(crate) fn check(issuer: &str, url: &Url, document: &Document) -> Result<Endpoints> {
     let other = |why: String| Failed::new(Failure::Other, format!("the discovery document of `{issuer}` {why}"));
     if document.issuer.trim_end_matches('/') != issuer.trim_end_matches('/') {
         return other(format!("names another issuer, `{}`", printable(&document.issuer)))

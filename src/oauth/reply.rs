@@ -6,12 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{ASSUMED_LIFETIME, Grant};
-use crate::error::printable;
 use crate::http::Reply;
-use crate::secret::Secret;
-
-/// Longest description of a server that is repeated, in characters.
-const LONGEST_DESCRIPTION: usize = 200;
+use crate::secret::{Secret, quoted};
 
 /// What a reply of a token endpoint is.
 pub(crate) enum Answer {
@@ -36,16 +32,11 @@ pub(crate) struct OauthError {
 impl OauthError {
     /// The error as a person reads it. A server may echo what it was sent: `secrets` are masked.
     pub(crate) fn sentence(&self, secrets: &[&Secret]) -> String {
-        let mut text = match &self.description {
-            Some(description) => {
-                format!("`{}`: {}", self.code, description.chars().take(LONGEST_DESCRIPTION).collect::<String>())
-            }
-            None => format!("`{}`", self.code.chars().take(LONGEST_DESCRIPTION).collect::<String>()),
-        };
-        for secret in secrets.iter().filter(|secret| !secret.expose().is_empty()) {
-            text = text.replace(secret.expose(), "…");
+        let code = quoted(&self.code, secrets);
+        match &self.description {
+            Some(description) => format!("`{code}`: {}", quoted(description, secrets)),
+            None => format!("`{code}`"),
         }
-        printable(text.trim_end_matches(['.', ' ']))
     }
 }
 
@@ -94,6 +85,10 @@ fn granted(tokens: Tokens) -> Answer {
     let filled = |secret: Option<Secret>| secret.filter(|secret| !secret.expose().is_empty());
     let text = |value: Option<Value>| value?.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     if let Some(access_token) = filled(tokens.access_token) {
+        // No header can carry it, and a file that holds it counts as damaged.
+        if access_token.expose().contains(char::is_control) {
+            return Answer::NotOauth("the server's reply has an access token with control characters".into());
+        }
         return Answer::Grant(Grant {
             access_token,
             refresh_token: filled(tokens.refresh_token),
@@ -110,7 +105,7 @@ fn granted(tokens: Tokens) -> Answer {
 }
 
 /// The OAuth error in a reply, if it is one. An `error` that is an object is another protocol's.
-pub(super) fn error_in(reply: &Reply) -> Option<OauthError> {
+pub(crate) fn error_in(reply: &Reply) -> Option<OauthError> {
     serde_json::from_slice::<OauthError>(&reply.body).ok().filter(|error| !error.code.is_empty())
 }
 

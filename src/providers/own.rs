@@ -1,6 +1,6 @@
 //! `[providers.NAME]` of config.toml: what may stand there, and how its short form becomes a provider's description.
 
-use crate::error::{nearest, note, printable};
+use crate::error::nearest;
 
 /// What `[providers.NAME]` may say, by table; the first is its own.
 const KEYS: [(&str, &[&str]); 7] = [
@@ -115,33 +115,39 @@ fn keys_of(name: &str) -> Option<&'static [&'static str]> {
     KEYS.iter().find(|(table, _)| *table == name).map(|(_, keys)| *keys)
 }
 
-/// Warns of every key under `[providers]` that means nothing, with the nearest that does.
-pub(crate) fn check_keys(providers: &toml::Table, file: &str) {
+/// A warning for every key under `[providers]` that means nothing, with the nearest that does.
+pub(crate) fn check_keys(providers: &toml::Table, file: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
     for (name, provider) in providers {
         let toml::Value::Table(provider) = provider else { continue };
-        check(provider, "", &format!("providers.{name}"), file);
+        warnings.extend(check(provider, "", &format!("providers.{name}"), file));
         for (key, value) in provider {
             match value {
                 toml::Value::Table(regions) if key == "regions" => {
                     for (region, value) in regions {
                         let toml::Value::Table(value) = value else { continue };
-                        check(value, "regions.*", &format!("providers.{name}.regions.{region}"), file);
+                        warnings.extend(check(value, "regions.*", &format!("providers.{name}.regions.{region}"), file));
                     }
                 }
-                toml::Value::Table(table) => check(table, key, &format!("providers.{name}.{key}"), file),
+                toml::Value::Table(table) => {
+                    warnings.extend(check(table, key, &format!("providers.{name}.{key}"), file));
+                }
                 _ => {}
             }
         }
     }
+    warnings
 }
 
-fn check(table: &toml::Table, kind: &str, path: &str, file: &str) {
-    let Some(keys) = keys_of(kind) else { return };
-    for key in table.keys().filter(|key| !keys.contains(&key.as_str())) {
-        let near =
-            nearest(key, keys.iter().copied()).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        note(&printable(&format!("unknown key `{key}` under `[{path}]` in `{file}`{near}")));
-    }
+fn check(table: &toml::Table, kind: &str, path: &str, file: &str) -> Vec<String> {
+    let Some(keys) = keys_of(kind) else { return Vec::new() };
+    let unknown = table.keys().filter(|key| !keys.contains(&key.as_str()));
+    unknown
+        .map(|key| {
+            let near = nearest(key, keys.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
+            format!("unknown key `{key}` under `[{path}]` in `{file}`{}", near.unwrap_or_default())
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -39,12 +39,14 @@ pub(crate) struct Counts {
 
 impl Counts {
     pub(crate) fn add(&mut self, other: &Self) {
-        self.requests += other.requests;
-        self.tries += other.tries;
-        self.prompt_tokens += other.prompt_tokens;
-        self.completion_tokens += other.completion_tokens;
-        self.rate_limited += other.rate_limited;
-        self.wait_ms += other.wait_ms;
+        // Tokens are what a server says they are, which may be anything.
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+        add(&mut self.requests, other.requests);
+        add(&mut self.tries, other.tries);
+        add(&mut self.prompt_tokens, other.prompt_tokens);
+        add(&mut self.completion_tokens, other.completion_tokens);
+        add(&mut self.rate_limited, other.rate_limited);
+        add(&mut self.wait_ms, other.wait_ms);
     }
 }
 

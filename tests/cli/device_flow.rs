@@ -208,10 +208,12 @@ fn a_login_gives_up_after_its_timeout() {
 
 #[test]
 fn an_answer_without_interval_is_polled_every_two_seconds() {
-    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": null}))).granted();
-    sandbox.run(["login"]).logs_in();
-    let at: Vec<_> = sandbox.server.requests().iter().map(|request| request.at).collect();
-    assert!((at[1] - at[0]).as_millis() >= 2000, "{:?}", at[1] - at[0]);
+    for interval in [json!(null), json!("NaN")] {
+        let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": interval}))).granted();
+        sandbox.run(["login"]).logs_in();
+        let at: Vec<_> = sandbox.server.requests().iter().map(|request| request.at).collect();
+        assert!((at[1] - at[0]).as_millis() >= 2000, "{:?}", at[1] - at[0]);
+    }
 }
 
 #[test]

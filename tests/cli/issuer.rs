@@ -243,3 +243,53 @@ fn huggingface_has_a_device_flow_for_a_client_of_the_users_own() {
     assert_eq!(form(&sandbox.server.at("/oauth/device")[0], "scope"), "openid inference-api");
     assert_eq!(sandbox.profile("huggingface")["refresh_token"], "granted-refresh-1");
 }
+
+#[test]
+fn a_confidential_client_proves_itself_as_its_issuer_asks_at_login_and_renewal() {
+    let config = CONFIG.to_owned() + "client_secret_env = \"CORP_SECRET\"\n";
+    for (methods, kept, header, field) in [
+        (Value::Null, "basic", "Basic dXM6cyUyQmMlM0FyZXQ=", ""),
+        (json!(["client_secret_basic", "client_secret_post"]), "basic", "Basic dXM6cyUyQmMlM0FyZXQ=", ""),
+        (json!(["client_secret_post"]), "post", "", "s+c:ret"),
+    ] {
+        let sandbox = issuer(json!({"token_endpoint_auth_methods_supported": methods}));
+        let sandbox = sandbox.configured(&config).variable("CORP_SECRET", "s+c:ret");
+        drop(sandbox.run(["login", "corp", "--no-verify"]).any_stderr());
+        let mut stored = sandbox.profile("corp");
+        assert_eq!(stored["client_auth"], kept);
+        stored["expiry_date"] = json!(now_ms() - 1000);
+        write_private(&sandbox.profiles().join("corp.json"), stored.to_string());
+        sandbox.run(["token"]).stdout("granted-access-2\n");
+        let asked = sandbox.server.at("/token");
+        assert_eq!(asked.len(), 2);
+        for request in asked.iter().chain(&sandbox.server.at("/device")) {
+            assert_eq!(request.header("Authorization"), header);
+            assert_eq!(form(request, "client_secret"), field);
+        }
+    }
+}
+
+#[test]
+fn a_login_is_proved_by_the_model_api_itself() {
+    let sandbox = issuer(json!({}));
+    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
+    drop(sandbox.run(["login", "corp"]).any_stderr());
+    assert_eq!(sandbox.server.at("/v1/chat/completions")[0].bearer(), "granted-access-1");
+}
+
+#[test]
+fn a_login_without_its_provider_in_the_configuration_goes_nowhere() {
+    let sandbox = logged_in().configured("profile = \"corp\"\n");
+    let known = sandbox.run(["token"]).exits(2).any_stderr();
+    assert_eq!(known.code(), Some(2));
+}
+
+#[test]
+fn a_key_at_a_provider_with_logins_is_not_revoked_as_a_login() {
+    let sandbox = logged_in();
+    let key = json!({"provider": "corp", "api_key": "granted-key", "base_url": sandbox.server.url() + "/v1"});
+    write_private(&sandbox.profiles().join("corp.json"), key.to_string());
+    drop(sandbox.run(["logout"]).any_stderr());
+    assert!(sandbox.server.at("/revoke").is_empty());
+    assert_eq!(sandbox.profile("corp"), Value::Null);
+}

@@ -236,6 +236,17 @@ fn a_list_of_models_open_to_all_proves_nothing_and_a_chat_does() {
 }
 
 #[test]
+fn a_server_open_to_all_without_a_model_to_ask_proves_nothing() {
+    let sandbox = answers(sandbox(), "/own/v1/models", |_| Reply::json(200, json!({"data": []})));
+    let url = format!("{}/own/v1", sandbox.server.url());
+    sandbox.run_with_stdin(by_stdin("custom", &["--base-url", &url]), KEY.as_bytes()).stderr(
+        "qwenauth: `custom` is the active profile now; it was `qwen`\n\
+         qwenauth: warning: logged in, but the API could not be asked: it answers without a key too\n\
+         qwenauth: logged in, not verified: profile `custom`, {server}/own/v1\n",
+    );
+}
+
+#[test]
 fn gemini_refuses_with_400() {
     let sandbox = answers(sandbox(), "/gemini/models", |_| {
         Reply::json(400, json!({"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}}))

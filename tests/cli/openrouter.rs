@@ -107,6 +107,16 @@ fn a_login_in_the_browser_ends_with_a_stored_key() {
 }
 
 #[test]
+fn a_request_that_takes_more_than_one_reading_is_read_to_its_end() {
+    let (sandbox, running, _, callback) = started();
+    let state = "x".repeat(5000);
+    let page = knock(&callback, &format!("{}?state={state}&code=granted-code", callback.path()));
+    assert!(page.starts_with("HTTP/1.1 200 OK"), "{page}");
+    drop(running.finish().any_stderr());
+    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+}
+
+#[test]
 fn what_comes_without_the_nonce_changes_nothing() {
     let (sandbox, running, _, callback) = started();
     for target in [

@@ -175,6 +175,17 @@ fn a_credential_removed_during_its_renewal_is_still_saved() {
 }
 
 #[test]
+fn an_expired_login_written_during_a_renewal_does_not_replace_what_was_granted() {
+    let sandbox = Sandbox::expired();
+    let (file, mut other) = (sandbox.file(), credential("other"));
+    other["resource_url"] = json!(sandbox.server.url());
+    other["expiry_date"] = json!(now_ms() - 1000);
+    let sandbox = sandbox.refresh(Reply::tokens("2").meanwhile(move || write_private(&file, other.to_string())));
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&sandbox, "granted-refresh-2");
+}
+
+#[test]
 fn a_login_that_qwen_code_made_during_a_renewal_stands() {
     let sandbox = Sandbox::expired();
     let (file, mut other) = (sandbox.file(), credential("other"));

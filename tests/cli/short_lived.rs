@@ -38,6 +38,14 @@ fn a_short_lived_key_is_handed_out_in_place_of_the_stored_one() {
 }
 
 #[test]
+fn a_short_lived_key_without_an_expiry_is_good_for_its_thirty_minutes() {
+    let sandbox = minting(|| Reply::json(200, json!({"token": "st-short"})));
+    let mut token = sandbox.run(["token", "--short-lived", "--min-ttl", "30m", "--format", "json"]);
+    let expires: jiff::Timestamp = token.json()["expires_at"].as_str().unwrap().parse().unwrap();
+    assert!((1700..=1800).contains(&(expires.as_second() - jiff::Timestamp::now().as_second())));
+}
+
+#[test]
 fn a_short_lived_key_that_cannot_be_had_is_an_error() {
     minting(minted).run(["token", "--short-lived", "--min-ttl", "31m"]).fails(
         5,
@@ -54,10 +62,17 @@ fn a_short_lived_key_that_cannot_be_had_is_an_error() {
         "`127.0.0.1` minted no short-lived key: it answered 401 to the stored key",
         "the key may have been deleted; run `qwenauth login dashscope`",
     );
-    minting(|| Reply::text(200, "{}")).run(["token", "--short-lived"]).fails(
+    for reply in [json!({}), json!({"token": ""}), json!({"token": "st\u{7}"})] {
+        minting(move || Reply::json(200, reply.clone())).run(["token", "--short-lived"]).fails(
+            3,
+            "`127.0.0.1` minted no short-lived key: its reply has no key",
+            "",
+        );
+    }
+    minting(|| Reply::html(403)).run(["token", "--short-lived"]).fails(
         3,
-        "`127.0.0.1` minted no short-lived key: its reply has no key",
-        "",
+        "`127.0.0.1` minted no short-lived key: it answered 403",
+        "try again in a while",
     );
     Sandbox::new().logged_in().run(["token", "--short-lived"]).fails(
         2,

@@ -148,6 +148,16 @@ fn a_day_that_the_server_calls_over_is_not_asked_for_again() {
 }
 
 #[test]
+fn a_day_without_end_ends_no_gateway() {
+    let upstream = Upstream::always(error("429 Too Many Requests", "Retry-After: 1e300\r\n", "429", "per day"));
+    let sandbox = configured(logged_in(&upstream), OF_THE_DAY);
+    let gateway = Gateway::start(&sandbox, &[]);
+    for _ in 0..2 {
+        assert_eq!(gateway.chat().is(429).code(), "daily_limit_reached");
+    }
+}
+
+#[test]
 fn the_limit_of_the_day_is_warned_of_once() {
     let upstream = Upstream::always(fine());
     let sandbox = configured(logged_in(&upstream), "[providers.qwen.limits]\nrequests_per_day = 10\n");
