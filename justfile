@@ -34,7 +34,7 @@ pictures:
     cargo build
     docs/images/make
 
-# The table of speed and size; needs hyperfine and strace.
+# The tables of speed and size; needs a C compiler and Python.
 bench:
     benches/run
 

@@ -62,7 +62,7 @@ mod properties;
 
 use std::io::{ErrorKind, Write};
 
-use crate::cli::{Cli, Command, Environment};
+use crate::cli::{Cli, Command, Environment, Global};
 use crate::commands::Setting;
 use crate::error::Report;
 use anyhow::Result;
@@ -76,6 +76,14 @@ compile_error!("qwenauth needs Unix file locks, modes and signals; on Windows it
 #[link(name = "gcc_eh", kind = "static", modifiers = "-bundle")]
 #[expect(unsafe_code, reason = "an empty block: it only names the library")]
 unsafe extern "C" {}
+
+/// What the progress line weighs its speed by. Only this would be loaded of the C library's libm, at each start.
+#[cfg(all(target_os = "linux", target_env = "gnu", not(debug_assertions)))]
+#[expect(unsafe_code, reason = "the name is the interface")]
+#[unsafe(no_mangle)]
+extern "C" fn pow(base: f64, exponent: f64) -> f64 {
+    libm::pow(base, exponent)
+}
 
 /// The C `main`. Rust's own would set up a stack guard by reading `/proc/self/maps`, a fifth of what a warm `token` costs,
 /// and hide from [`signals`] whether SIGPIPE was ignored.
@@ -123,13 +131,23 @@ fn run(Cli { global, command }: Cli) -> Result<u8> {
         let level = level.to_string_lossy().parse().unwrap_or(log::LevelFilter::Info);
         env_logger::Builder::new().filter_module("qwenauth", level).init();
     }
-    let setting = || Setting::load(&global, environment);
     match command {
-        Command::Login(args) => commands::login::run(&args, &global, &setting()?)?,
+        Command::Token(args) => commands::token::run(&args, &Setting::load(&global, environment)?)?,
+        command => return run_other(command, &global, environment),
+    }
+    Ok(0)
+}
+
+/// Apart from `token`, whose stack would otherwise have room for all of these, each page of it a page fault.
+#[inline(never)]
+fn run_other(command: Command, global: &Global, environment: Environment) -> Result<u8> {
+    let setting = || Setting::load(global, environment);
+    match command {
+        Command::Token(args) => commands::token::run(&args, &setting()?)?,
+        Command::Login(args) => commands::login::run(&args, global, &setting()?)?,
         Command::Status(args) => return commands::status::run(&args, &setting()?),
         Command::Refresh(_) => commands::refresh::run(&setting()?)?,
         Command::Logout(args) => commands::logout::run(&args, &setting()?)?,
-        Command::Token(args) => commands::token::run(&args, &setting()?)?,
         Command::Env(args) => commands::env::run(&args, setting)?,
         Command::Exec(args) => return commands::exec::run(&args, &setting()?),
         Command::Gateway(args) => commands::gateway::run(&args, &setting()?)?,
