@@ -14,7 +14,7 @@ const HOUR: i64 = 3600;
 const YEAR: i64 = 365 * 24 * HOUR;
 
 /// An expired login whose program has its faults preloaded.
-fn faulty(name: &str, value: &str) -> Option<Sandbox> {
+pub(crate) fn faulty(name: &str, value: &str) -> Option<Sandbox> {
     let sandbox = Sandbox::expired();
     let library = sandbox.directory().join("faults.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/faults.c");
