@@ -1,4 +1,5 @@
 //! How the release program is linked on Linux with glibc, where a start costs what the loader and the page faults cost.
+#![expect(clippy::disallowed_methods, reason = "cargo tells a build script everything by variables")]
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

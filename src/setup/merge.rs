@@ -56,19 +56,23 @@ impl Plan {
         Ok(true)
     }
 
+    /// Room is taken for the tool's file first, which sweeps away what is named like its backup; it is written last.
     fn write(&self, next: &Next, due: &[&Companion], state: &Path, tool: &str) -> Result<()> {
-        let mut writings: Vec<(PathBuf, &[u8], Privacy)> = Vec::new();
         let record = next.record.to_bytes()?;
-        writings.push((record::path(state, tool), &record, Privacy::Private));
+        let mut writings: Vec<(PathBuf, &[u8], Privacy)> = Vec::new();
+        writings.push((self.file.clone(), next.text.as_bytes(), Privacy::Open));
+        for companion in due {
+            writings.push((companion.file.clone(), companion.text.as_bytes(), Privacy::Open));
+        }
         if let Some(before) = &next.backup {
             writings.push((target::backup(&self.file)?, before.as_bytes(), Privacy::Private));
         }
-        writings.extend(due.iter().map(|companion| (companion.file.clone(), companion.text.as_bytes(), Privacy::Open)));
-        writings.push((self.file.clone(), next.text.as_bytes(), Privacy::Open));
-        let reserved =
-            |(path, bytes, privacy): (PathBuf, _, _)| Ok((Room::reserve(&path, <[u8]>::len(bytes), privacy)?, bytes));
-        let rooms: Vec<(Room, &[u8])> = writings.into_iter().map(reserved).collect::<Result<_>>()?;
-        rooms.into_iter().try_for_each(|(room, bytes)| room.write(bytes))
+        writings.push((record::path(state, tool), &record, Privacy::Private));
+        let mut rooms = Vec::new();
+        for (path, bytes, privacy) in writings {
+            rooms.push((Room::reserve(&path, bytes.len(), privacy)?, bytes));
+        }
+        rooms.into_iter().rev().try_for_each(|(room, bytes)| room.write(bytes))
     }
 
     /// The new text. Whatever an earlier run wrote is undone first, so that running twice is running once.

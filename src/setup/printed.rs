@@ -88,7 +88,9 @@ fn crush(access: &Access, places: &Places) -> Text {
             entry
         })
         .collect();
-    let value = json!({"providers": {NAME: {
+    // Without a choice of its own, Crush looks for keys of providers that it knows.
+    let chosen = json!({"model": access.model, "provider": NAME});
+    let value = json!({"models": {"large": chosen, "small": chosen}, "providers": {NAME: {
         "type": "openai-compat",
         "name": access.provider_title(),
         "base_url": access.base_url,

@@ -17,7 +17,7 @@ const HOUR: i64 = 3600;
 const YEAR: i64 = 365 * 24 * HOUR;
 
 /// An expired login whose program has its faults preloaded.
-fn faulty(name: &str, value: &str) -> Option<Sandbox> {
+pub(crate) fn faulty(name: &str, value: &str) -> Option<Sandbox> {
     preloaded(Sandbox::expired(), name, value)
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::faults::faulty;
 use crate::sandbox::{Sandbox, mode, write_private};
 
 const TOOLS: [(&str, &str); 4] = [
@@ -51,17 +52,23 @@ impl Sandbox {
         self.run(["setup", tool, "--remove"]).exits(0).any_stderr();
     }
 
-    /// Every file under the home directory but ours and the credential's.
-    fn files(&self) -> Vec<PathBuf> {
-        let mut files = Vec::new();
+    /// Every file and directory under the home directory but ours and the credential's.
+    fn paths(&self) -> Vec<PathBuf> {
+        let mut paths = Vec::new();
         crate::sandbox::each_path(&self.home(), &mut |path| {
             let name = path.strip_prefix(self.home()).unwrap();
             let ours = name.starts_with(".local") || path == self.file() || path == self.kernel_lock();
-            if path.is_file() && !ours {
-                files.push(name.to_owned());
+            if !ours && path != self.home() && path != self.file().parent().unwrap() {
+                paths.push(name.to_owned());
             }
         });
-        files
+        paths.sort();
+        paths
+    }
+
+    /// Of these the files.
+    fn files(&self) -> Vec<PathBuf> {
+        self.paths().into_iter().filter(|path| self.home().join(path).is_file()).collect()
     }
 }
 
@@ -74,8 +81,88 @@ fn a_tool_that_was_set_up_is_as_before_once_it_is_removed() {
         assert!(text.contains("coder-model"), "{tool}: {text}");
         assert!(!text.contains("granted-"), "{tool} has a secret");
         sandbox.removes(tool);
-        assert_eq!(sandbox.files(), Vec::<PathBuf>::new(), "{tool}");
+        assert_eq!(sandbox.paths(), Vec::<PathBuf>::new(), "{tool}");
     }
+}
+
+#[test]
+fn a_file_that_setup_made_goes_though_it_was_changed_and_set_up_again_meanwhile() {
+    for (tool, file) in TOOLS {
+        let sandbox = Sandbox::new().at_home();
+        sandbox.sets_up(tool);
+        let reformatted = sandbox.text(file) + "\n";
+        let sandbox = sandbox.with(file, &reformatted);
+        sandbox.sets_up(tool);
+        sandbox.removes(tool);
+        assert_eq!(sandbox.paths(), Vec::<PathBuf>::new(), "{tool}");
+    }
+}
+
+#[test]
+fn directories_that_setup_made_stay_where_somebody_put_something_into_them() {
+    let sandbox = Sandbox::new().at_home();
+    sandbox.sets_up("opencode");
+    let sandbox = sandbox.with(".config/opencode/plugin/theirs.js", "export {}\n");
+    sandbox.removes("opencode");
+    assert_eq!(sandbox.files(), [PathBuf::from(".config/opencode/plugin/theirs.js")]);
+    let sandbox = Sandbox::new().at_home().with(".codex/theirs", "");
+    sandbox.sets_up("codex");
+    sandbox.removes("codex");
+    assert_eq!(sandbox.files(), [PathBuf::from(".codex/theirs")]);
+    let sandbox = Sandbox::new().at_home();
+    fs::create_dir(sandbox.home().join(".claude")).unwrap();
+    sandbox.sets_up("claude-code");
+    sandbox.removes("claude-code");
+    assert_eq!(sandbox.paths(), [PathBuf::from(".claude")], "an empty directory of theirs is gone");
+}
+
+#[test]
+fn a_tool_that_reads_another_file_now_is_undone_in_the_one_before() {
+    let sandbox = Sandbox::new().at_home().with("mine.json", MINE);
+    let place = sandbox.home().join("mine.json");
+    let sandbox = sandbox.variable("OPENCODE_CONFIG", place);
+    sandbox.sets_up("opencode");
+    let sandbox = sandbox.without_variable("OPENCODE_CONFIG");
+    sandbox.sets_up("opencode");
+    assert_eq!(sandbox.text("mine.json"), MINE);
+    sandbox.removes("opencode");
+    assert_eq!(sandbox.files(), [PathBuf::from("mine.json")]);
+}
+
+#[test]
+fn an_edited_block_in_the_file_before_is_not_left_behind_unseen() {
+    let sandbox = Sandbox::new().at_home().with("mine.json", MINE);
+    let place = sandbox.home().join("mine.json");
+    let sandbox = sandbox.variable("OPENCODE_CONFIG", place);
+    sandbox.sets_up("opencode");
+    let edited = sandbox.text("mine.json").replace("Qwen OAuth (qwenauth)", "Renamed");
+    let sandbox = sandbox.with("mine.json", &edited).without_variable("OPENCODE_CONFIG");
+    sandbox.run(["setup", "opencode"]).fails(
+        1,
+        "opencode was set up in `{home}/mine.json`, which was edited since",
+        "`qwenauth setup opencode --remove` shows the edit",
+    );
+    assert_eq!(sandbox.text("mine.json"), edited);
+    assert!(!sandbox.home().join(".config/opencode/opencode.json").exists());
+}
+
+#[test]
+fn opencode_gives_npm_up_at_once_wherever_it_waits_for_it() {
+    let sandbox = Sandbox::new().at_home();
+    let place = sandbox.home().join("elsewhere");
+    let sandbox = sandbox.variable("OPENCODE_CONFIG_DIR", place);
+    sandbox.sets_up("opencode");
+    for file in ["elsewhere/.npmrc", ".config/opencode/.npmrc"] {
+        assert!(sandbox.text(file).contains("\nfetch-retries=0\n"), "{file}");
+    }
+    sandbox.removes("opencode");
+    assert_eq!(sandbox.paths(), Vec::<PathBuf>::new());
+    let theirs = "registry=https://npm.example/\n";
+    let sandbox = Sandbox::new().at_home().with(".config/opencode/.npmrc", theirs);
+    sandbox.sets_up("opencode");
+    assert_eq!(sandbox.text(".config/opencode/.npmrc"), theirs);
+    sandbox.removes("opencode");
+    assert_eq!(sandbox.files(), [PathBuf::from(".config/opencode/.npmrc")]);
 }
 
 #[test]
@@ -226,6 +313,34 @@ fn a_file_of_another_user_is_left_alone() {
 }
 
 #[test]
+fn a_disk_without_room_leaves_everything_as_before() {
+    for (tool, _) in TOOLS {
+        let Some(sandbox) = faulty("FAULT", &format!("fallocate:{}:.tmp", nix::libc::ENOSPC)) else { return };
+        let outcome = sandbox.run(["setup", tool]).exits(1).any_stderr();
+        assert!(outcome.stderr.starts_with("qwenauth: error: cannot prepare a new version of `{home}/"), "{outcome}");
+        assert_eq!(sandbox.paths(), Vec::<PathBuf>::new(), "{tool}");
+        let sandbox = sandbox.without_variable("FAULT");
+        let list = sandbox.run(["setup", "--json"]).json();
+        assert!(list["tools"].as_array().unwrap().iter().all(|tool| tool["profile"].is_null()), "{list}");
+    }
+}
+
+#[test]
+fn what_a_broken_disk_left_half_done_is_undone_by_removal() {
+    let file = ".codex/config.toml";
+    let Some(sandbox) = faulty("FAULT", &format!("write:{}:.tmp", nix::libc::EIO)) else { return };
+    let noted = sandbox.home().join(".local/state/qwenauth/setup/codex.json");
+    let sandbox = sandbox.with(file, MY_TOML).variable("FAULT_FROM", &noted);
+    sandbox.run(["setup", "codex"]).exits(1).any_stderr();
+    assert!(noted.exists(), "what will be written was not noted first");
+    assert_eq!(sandbox.text(file), MY_TOML);
+    let sandbox = sandbox.without_variable("FAULT");
+    sandbox.removes("codex");
+    assert_eq!(sandbox.text(file), MY_TOML);
+    assert_eq!(sandbox.files(), [PathBuf::from(file)]);
+}
+
+#[test]
 fn a_plugin_of_the_same_name_that_is_not_ours_is_left_alone() {
     let file = ".config/opencode/plugin/qwenauth.js";
     let sandbox = Sandbox::new().at_home().with(file, "export {}\n");
@@ -296,11 +411,37 @@ fn with_a_gateway_the_key_is_a_reference_to_its_file() {
     let codex: toml::Table = sandbox.text(".codex/config.toml").parse().unwrap();
     assert_eq!(codex["model_providers"]["qwenauth"]["base_url"].as_str(), Some("http://127.0.0.1:9000/v1"));
     assert_eq!(codex["model_providers"]["qwenauth"]["auth"]["command"].as_str(), Some("cat"));
+    assert!(!outcome.stdout.contains("npm") && !sandbox.home().join(".config/opencode/plugin").exists());
     sandbox.run(["setup", "qwen-code", "--gateway"]).fails(
         2,
         "Qwen Code reads its key from the environment, not from the gateway's key file",
         "run it with `qwenauth exec --gateway -- qwen`",
     );
+}
+
+#[test]
+fn the_gateways_key_stands_in_no_file_and_no_text() {
+    let sandbox = Sandbox::new().at_home().with(".local/share/qwenauth/gateway-key", "key-of-the-gateway\n");
+    let shown = |tool: &str| {
+        let outcome = sandbox.run(["setup", tool, "--print", "--gateway"]).exits(0).any_stdout().any_stderr();
+        outcome.stdout.clone() + &outcome.stderr
+    };
+    for tool in ["opencode", "codex", "llm", "crush", "continue", "zed", "cline"] {
+        let text = shown(tool);
+        assert!(text.contains("/gateway-key") && !text.contains("key-of-the-gateway"), "{tool}: {text}");
+        assert!(text.contains("http://127.0.0.1:7936/v1"), "{tool}: {text}");
+    }
+    for tool in ["aider", "goose"] {
+        let text = shown(tool);
+        assert!(text.contains("exec --gateway --profile qwen -- ") && !text.contains("start the gateway"), "{text}");
+    }
+    for tool in ["opencode", "codex"] {
+        sandbox.run(["setup", tool, "--gateway"]).exits(0).any_stderr();
+    }
+    for file in sandbox.files() {
+        let text = sandbox.text(file.to_str().unwrap());
+        assert!(!text.contains("key-of-the-gateway"), "{}", file.display());
+    }
 }
 
 #[test]
@@ -311,11 +452,26 @@ fn print_shows_the_text_and_changes_nothing() {
         assert!(outcome.stdout.contains("coder-model"), "{outcome}");
         assert_eq!(outcome.stderr, format!("qwenauth: for `{{home}}/{file}`:\n"));
     }
-    for tool in ["aider", "llm", "crush", "goose", "continue", "zed", "cline"] {
-        let outcome = sandbox.run(["setup", tool, "--print"]).exits(0).any_stdout();
-        let says_how = outcome.stdout.contains("qwenauth token --profile qwen")
-            || outcome.stdout.contains("qwenauth exec --profile qwen");
-        assert!(says_how, "{outcome}");
+    for (tool, place) in [
+        ("aider", "the start-up file of your shell"),
+        ("llm", "`{home}/.config/io.datasette.llm/extra-openai-models.yaml`"),
+        ("crush", "`{home}/.config/crush/crush.json`"),
+        ("goose", "the start-up file of your shell"),
+        ("continue", "`{home}/.continue/config.yaml`"),
+        ("zed", "`{home}/.config/zed/settings.json`"),
+        ("cline", "`{home}/.cline/data/settings/providers.json`"),
+    ] {
+        let outcome = sandbox.run(["setup", tool, "--print"]).exits(0).any_stdout().any_stderr();
+        assert!(outcome.stderr.starts_with(&format!("qwenauth: for {place}:\n")), "{outcome}");
+        let shown = outcome.stdout.clone() + &outcome.stderr;
+        assert!(
+            ["token", "exec"].iter().any(|by| shown.contains(&format!("qwenauth {by} --profile qwen"))),
+            "{outcome}"
+        );
+        assert!(!shown.contains("granted-"), "{outcome}");
+        let alone = sandbox.run(["setup", tool]).exits(0).any_stdout().any_stderr();
+        assert_eq!(alone.stdout, outcome.stdout);
+        assert!(alone.stderr.contains(&format!(" is set up by hand: paste this into {place}\n")), "{alone}");
     }
     assert_eq!(sandbox.files(), Vec::<PathBuf>::new());
 }
@@ -355,6 +511,8 @@ fn exec_sets_what_its_child_reads() {
         ("goose", "OPENAI_BASE_PATH=v1/chat/completions\n"),
         ("aider", "AIDER_MODEL=openai/coder-model\n"),
         ("qwen", "QWENAUTH_ACCESS_TOKEN=granted-access-1\n"),
+        ("cn", "QWENAUTH_ACCESS_TOKEN=granted-access-1\n"),
+        ("zed", "QWENAUTH_API_KEY=granted-access-1\n"),
         ("claude", "ANTHROPIC_BASE_URL={server}\n"),
         ("claude", "ANTHROPIC_AUTH_TOKEN=granted-access-1\n"),
     ] {

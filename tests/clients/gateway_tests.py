@@ -1,10 +1,17 @@
-"""Real tools beside a gateway, whose credential ends in the middle of their run: none of them sees anything of it."""
+"""Real tools beside a gateway, whose credential ends in the middle of their run: none of them sees anything of it.
+
+It ends in two ways: the provider refuses the token before its time, which the gateway learns from a 401; or its date in
+the file passes, which the gateway sees by itself, so that the provider has nothing to refuse.
+"""
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from opencode_tests import OFFLINE, opencode
+from qwen_code_tests import reaching_loopback
+from sdk_tests import CODEX, codex_program
 
 RELAY = Path(__file__).resolve().parent / "relay.py"
 
@@ -27,44 +34,55 @@ for (const _ of [1, 2]) {
   console.log(reply.choices[0].message.content);
 }
 """
+LANGCHAIN = """
+import os
+from langchain_openai import ChatOpenAI
+chat = ChatOpenAI(model=os.environ["OPENAI_MODEL"], max_retries=0)
+print(chat.invoke("ping").text)
+print("".join(chunk.text for chunk in chat.stream("ping")))
+"""
 TWICE = '"$@" && "$@"'
 ASK = "use a tool, then answer ping"
 
 
-def run(machine, *command, served=2, **environment):
-    """Runs a tool; the provider ends its access token while it answers the first request."""
+def run(machine, ending, *command, **environment):
+    """Runs a tool; its access token ends while the provider answers the first request."""
     machine.login()
     first = machine.credential()["access_token"]
-    machine.provider.before_next_answer = machine.provider.expire_access_tokens
+    machine.provider.before_next_answer = {
+        "refused": machine.provider.expire_access_tokens,
+        "expired": machine.expire,
+    }[ending]
     checks = len(machine.provider.of_kind("model"))  # by the login
     statuses = machine.root / "statuses"
     relayed = [sys.executable, RELAY, statuses, *command]
     done = machine.run("qwenauth", "exec", "--gateway", "--model", "coder-model", "--", *relayed, **environment)
     assert "ping" in done.stdout.partition("practice answer to:")[2], f"no answer in {done.stdout!r}\n{done.stderr}"
     seen = [status for status in statuses.read_text().split() if status != "100"]
-    assert len(seen) >= served and set(seen) == {"200"}, f"the tool saw {seen}"
+    assert len(seen) >= 2 and set(seen) == {"200"}, f"the tool saw {seen}"
     requests = machine.provider.of_kind("model")[checks:]
-    refused = [request for request in requests if request.status == 401]
-    assert [request.token for request in refused] == [first], "the ended token was not refused just once"
+    refused = [request for request in requests if request.status != 200]
+    expected = [(401, first)] if ending == "refused" else []
+    assert [(request.status, request.token) for request in refused] == expected, f"the provider refused {refused}"
     second = machine.credential()["access_token"]
     assert {request.token for request in requests if request.status == 200} == {first, second}
     machine.assert_refreshed_once_by("qwenauth/")
     return done
 
 
-def openai_python(machine):
-    done = run(machine, machine.package("python-clients") / "venv/bin/python", "-c", PYTHON)
+def openai_python(machine, ending):
+    done = run(machine, ending, machine.package("python-clients") / "venv/bin/python", "-c", PYTHON)
     assert done.stdout.count("practice answer to: ping") == 2, done.stdout
 
 
-def openai_node(machine):
+def openai_node(machine, ending):
     script = machine.package("openai-node") / "ask-twice.mjs"  # beside node_modules, where `import` looks
     script.write_text(NODE)
-    done = run(machine, machine.package("node-22") / "node_modules/.bin/node", script)
+    done = run(machine, ending, machine.package("node-22") / "node_modules/.bin/node", script)
     assert done.stdout.count("practice answer to: ping") == 2, done.stdout
 
 
-def llm(machine):
+def llm(machine, ending):
     """Its base URL is in a file; the shell writes what it was given there."""
     folder = machine.home / ".config/io.datasette.llm"
     folder.mkdir(parents=True)
@@ -73,47 +91,55 @@ def llm(machine):
     script = f"""printf %s '{template}' | sed "s|BASE|$OPENAI_BASE_URL|" >"$1"; shift; {TWICE}"""
     program = machine.package("python-clients") / "venv/bin/llm"
     file = folder / "extra-openai-models.yaml"
-    run(machine, "sh", "-c", script, "sh", file, program, "--model", "qwen", "ping")
+    run(machine, ending, "sh", "-c", script, "sh", file, program, "--model", "qwen", "ping")
 
 
-def aider(machine):
+def aider(machine, ending):
     program = machine.package("aider") / "venv/bin/aider"
     quiet = ["--no-git", "--no-check-update", "--analytics-disable", "--no-show-model-warnings", "--no-pretty"]
     quiet += ["--no-show-release-notes", "--no-gitignore", "--no-detect-urls"]
     ask = ["--model", "openai/coder-model", "--yes-always", "--message", "ping"]
-    run(machine, "sh", "-c", TWICE, "sh", program, *quiet, *ask, LITELLM_LOCAL_MODEL_COST_MAP="True")
+    run(machine, ending, "sh", "-c", TWICE, "sh", program, *quiet, *ask, LITELLM_LOCAL_MODEL_COST_MAP="True")
 
 
-def opencode_agent(machine):
-    run(machine, opencode(machine), "run", "--title", "a title", ASK, **OFFLINE)
+def opencode_agent(machine, ending):
+    run(machine, ending, opencode(machine), "run", "--title", "a title", ASK, **OFFLINE)
 
 
-def qwen_code(machine):
+def langchain(machine, ending):
+    done = run(machine, ending, machine.package("langchain") / "venv/bin/python", "-c", LANGCHAIN)
+    assert done.stdout.count("practice answer to: ping") == 2, done.stdout
+
+
+def qwen_code(version, machine, ending):
     settings = machine.home / ".qwen" / "settings.json"
     settings.parent.mkdir(mode=0o700)
     settings.write_text(json.dumps({"privacy": {"usageStatisticsEnabled": False}}))
     node = machine.package("node-22") / "node_modules/.bin"
-    program = machine.package("qwen-code-0.24.4") / "node_modules/.bin/qwen"
-    run(machine, program, "--auth-type", "openai", "-p", ASK, PATH=f"{node}:{machine.environment()['PATH']}")
+    program = machine.package(f"qwen-code-{version}") / "node_modules/.bin/qwen"
+    environment = {"PATH": f"{node}:{machine.environment()['PATH']}"} | reaching_loopback(version)
+    run(machine, ending, program, "--auth-type", "openai", "-p", ASK, **environment)
 
 
-def codex(machine):
-    folder = machine.package("codex") / "node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin"
-    fields = 'name="qwen",env_key="OPENAI_API_KEY",wire_api="responses"'
-    provider = f"""'model_providers.qwen={{{fields},base_url="'$OPENAI_BASE_URL'"}}'"""
-    script = f'exec "$0" exec --skip-git-repo-check -c model=coder-model -c model_provider=qwen -c {provider} "$1"'
-    run(machine, "sh", "-c", script, folder / "codex", ASK, CODEX_HOME=str(machine.work))
+def codex(machine, ending):
+    run(machine, ending, "sh", "-c", CODEX, codex_program(machine), ASK, CODEX_HOME=str(machine.work))
 
 
 TESTS = {
-    f"gateway_{name}_sees_nothing_of_a_token_that_ends": (packages, test)
+    f"gateway_{name}_sees_nothing_of_a_token_that_{'is' if ending == 'refused' else 'has'}_{ending}": (
+        packages,
+        partial(test, ending=ending),
+    )
     for name, packages, test in (
         ("openai_python", ["python-clients"], openai_python),
         ("openai_node", ["openai-node", "node-22"], openai_node),
+        ("langchain", ["langchain"], langchain),
         ("llm", ["python-clients"], llm),
         ("aider", ["aider"], aider),
         ("opencode", ["opencode"], opencode_agent),
-        ("qwen_code", ["qwen-code-0.24.4", "node-22"], qwen_code),
+        ("qwen_code_0.12.0", ["qwen-code-0.12.0", "node-22"], partial(qwen_code, "0.12.0")),
+        ("qwen_code_0.24.4", ["qwen-code-0.24.4", "node-22"], partial(qwen_code, "0.24.4")),
         ("codex", ["codex"], codex),
     )
+    for ending in ("refused", "expired")
 }

@@ -16,6 +16,11 @@ SETTINGS = {
 QWENAUTH, QWEN_CODE = "qwenauth/", "node"  # who refreshes, by User-Agent
 
 
+def reaching_loopback(version):
+    """0.12.0 ignores `NO_PROXY`."""
+    return {"HTTPS_PROXY": "", "HTTP_PROXY": ""} if version == "0.12.0" else {}
+
+
 class QwenCode:
     def __init__(self, version, machine):
         self._machine = machine
@@ -27,7 +32,7 @@ class QwenCode:
             "PATH": f"{node}:{machine.environment()['PATH']}",
             "NODE_OPTIONS": f"--import={PRELOAD.as_uri()}",
             "SIGNS": str(self._signs),
-            **({"HTTPS_PROXY": "", "HTTP_PROXY": ""} if version == "0.12.0" else {}),  # it ignores NO_PROXY
+            **reaching_loopback(version),
         }
         self.settings = machine.home / ".qwen" / "settings.json"
         self.settings.parent.mkdir(mode=0o700)

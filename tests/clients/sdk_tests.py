@@ -1,6 +1,9 @@
-"""Programs that read `OPENAI_*` by themselves and are told nothing else."""
+"""Programs that read `OPENAI_*` by themselves and are told nothing else but what a docstring says."""
 
 import json
+from functools import partial
+
+from qwen_code_tests import reaching_loopback
 
 PYTHON = """
 from openai import OpenAI
@@ -79,7 +82,36 @@ def aider_answers_through_exec(machine):
     assert_answers_through_exec(machine, aider, *quiet, *ask, LITELLM_LOCAL_MODEL_COST_MAP="True")
 
 
+def qwen_code_answers_through_exec(version, machine):
+    """It takes the three variables once `--auth-type` says so."""
+    node = machine.package("node-22") / "node_modules/.bin"
+    program = machine.package(f"qwen-code-{version}") / "node_modules/.bin/qwen"
+    environment = {"PATH": f"{node}:{machine.environment()['PATH']}"} | reaching_loopback(version)
+    assert_answers_through_exec(machine, program, "--auth-type", "openai", "-p", "ping", **environment)
+
+
+# Codex reads no base URL from its environment; the shell gives it what it was given.
+CODEX = """exec "$0" exec --skip-git-repo-check -c model=coder-model -c model_provider=qwen \
+-c 'model_providers.qwen={name="qwen",env_key="OPENAI_API_KEY",wire_api="responses",base_url="'"$OPENAI_BASE_URL"'"}' "$1"
+"""
+
+
+def codex_program(machine):
+    return machine.package("codex") / "node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex"
+
+
+def codex_answers_through_exec(machine):
+    """Told by `-c` which of the variables is which."""
+    assert_answers_through_exec(machine, "sh", "-c", CODEX, codex_program(machine), "ping")
+
+
 TESTS = {
+    f"qwen_code_{version}_answers_through_exec": (
+        [f"qwen-code-{version}", "node-22"],
+        partial(qwen_code_answers_through_exec, version),
+    )
+    for version in ("0.12.0", "0.24.4")
+} | {
     test.__name__: (packages, test)
     for packages, test in (
         (["python-clients"], openai_python_answers_through_exec),
@@ -88,5 +120,6 @@ TESTS = {
         (["langchain"], langchain_answers_through_exec),
         (["python-clients"], llm_answers_through_exec),
         (["aider"], aider_answers_through_exec),
+        (["codex"], codex_answers_through_exec),
     )
 }

@@ -1,7 +1,11 @@
 """From an empty home directory: log in, set the tool up, and it answers; `done` runs these and nothing else."""
 
 import re
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from qwen_code_tests import reaching_loopback
 
 OFFLINE = {
     "OPENCODE_DISABLE_AUTOUPDATE": "1",
@@ -29,22 +33,40 @@ print(reply.choices[0].message.content)
 """
 
 
-def answers(machine, script, *arguments, path):
-    environment = OFFLINE | {"PATH": f"{':'.join(map(str, path))}:{machine.environment()['PATH']}"}
+def answers(machine, script, *arguments, path, **more):
+    environment = OFFLINE | {"PATH": f"{':'.join(map(str, path))}:{machine.environment()['PATH']}"} | more
     done = machine.run("qwenauth", "sandbox", "--", "sh", "-c", EMPTY_HOME + script, "sh", *arguments, **environment)
     assert re.search(r"You said:.*\bhi\b", done.stdout, re.DOTALL), f"no answer in {done.stdout[-2000:]!r}"
     return done
 
 
-def answers_once_set_up(machine, tool, *command, path):
-    done = answers(machine, SET_UP, tool, *command, path=path)
+def answers_once_set_up(machine, tool, *command, path, **more):
+    done = answers(machine, SET_UP, tool, *command, path=path, **more)
     assert "is not on `PATH`" not in done.stderr, "`setup` did not find the tool"
     assert "is as it was before" in done.stderr, done.stderr[-2000:]
 
 
+class Refusing(BaseHTTPRequestHandler):
+    """A proxy that leads nowhere."""
+
+    def do_CONNECT(self):
+        self.server.asked_for.append(self.path)
+        self.send_error(502)
+
+    def log_message(self, *_):
+        pass
+
+
 def opencode_answers_once_it_is_set_up(machine):
+    """At once: where there is a plugin, opencode waits for npm, whose three tries take over a minute."""
     folder = machine.package("opencode") / "node_modules/opencode-linux-x64/bin"
-    answers_once_set_up(machine, "opencode", "opencode", "run", "hi", path=[folder])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as proxy:
+        proxy.asked_for = []
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{proxy.server_address[1]}"
+        answers_once_set_up(machine, "opencode", "opencode", "run", "hi", path=[folder], HTTPS_PROXY=url)
+        proxy.shutdown()
+    assert len([asked for asked in proxy.asked_for if "npm" in asked]) == 1, proxy.asked_for
     assert not (machine.home / ".config/opencode/opencode.json").read_text().count("qwenauth")
 
 
@@ -67,7 +89,7 @@ def opencode_session_outlives_its_token(machine):
 
 def qwen_code_answers_once_it_is_set_up(version, machine):
     path = [machine.package(name) / "node_modules/.bin" for name in (f"qwen-code-{version}", "node-22")]
-    answers_once_set_up(machine, "qwen-code", "qwen", "-p", "hi", path=path)
+    answers_once_set_up(machine, "qwen-code", "qwen", "-p", "hi", path=path, **reaching_loopback(version))
 
 
 def codex_answers_once_it_is_set_up(machine):
