@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod cases;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -195,7 +196,11 @@ fn error_reply(bytes: &[u8]) {
     const SECRET: &str = "rt-0123456789-abcdefghijklmnopqrstuvwxyz";
     const PART: &str = "rt-012345678";
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if text.contains(PART) {
+    // What only looks like the secret is nobody's, however it is written.
+    let spoken = |value: &Value| printable(value.as_str().unwrap_or_default()).replace(SECRET, "").contains(PART);
+    let without = text.replace('$', "§");
+    let fields: BTreeMap<String, Value> = serde_json::from_str(&without).unwrap_or_default();
+    if without.contains(PART) || fields.values().any(spoken) {
         return;
     }
     let body = text.replace('$', SECRET).into_bytes().into();
