@@ -3,7 +3,7 @@
 //! Hazard: Ctrl-C between "the server rotated the token" and "the file holds it" loses the login.
 //! Rule: [`Held`] notes INT, TERM and HUP and raises them again when the file is safe.
 
-#![expect(unsafe_code, reason = "signal dispositions have no safe interface; handlers here only store a number")]
+#![expect(unsafe_code, reason = "signal dispositions have no safe interface; handlers here only use atomics and raise")]
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,11 +16,25 @@ const HELD: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 /// The signal noted last, 0 for none.
 static NOTED: AtomicI32 = AtomicI32::new(0);
 
+/// Whether a [`Held`] lives and will look at what is noted.
+static HOLDING: AtomicBool = AtomicBool::new(false);
+
 /// How many [`Held`] there are, and what the signals did before the first.
 static HOLDERS: Mutex<(usize, Vec<(Signal, SigAction)>)> = Mutex::new((0, Vec::new()));
 
 extern "C" fn note(signal: c_int) {
     NOTED.store(signal, Ordering::SeqCst);
+    // A busy machine may stop this thread between the signal and here until the last holder has gone.
+    if !HOLDING.load(Ordering::SeqCst) {
+        raise_noted();
+    }
+}
+
+/// Async-signal-safe. From the handler of the same signal it comes when that returns, to whom it belongs by then.
+fn raise_noted() {
+    if let Ok(signal) = Signal::try_from(NOTED.swap(0, Ordering::SeqCst)) {
+        let _ = raise(signal);
+    }
 }
 
 /// As long as one lives, INT, TERM and HUP are only noted. When the last one goes, a noted signal is raised again,
@@ -31,9 +45,10 @@ impl Held {
     pub(crate) fn new() -> Self {
         let mut holders = HOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
         if holders.0 == 0 {
+            HOLDING.store(true, Ordering::SeqCst);
             let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
             for signal in HELD {
-                // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
+                // SAFETY: the handler only uses atomics and raise(3), which are async-signal-safe.
                 let Ok(old) = (unsafe { sigaction(signal, &action) }) else { continue };
                 if matches!(old.handler(), SigHandler::SigIgn) {
                     // SAFETY: puts back what was there.
@@ -64,10 +79,9 @@ impl Drop for Held {
             // SAFETY: puts back what was there.
             let _ = unsafe { sigaction(signal, &old) };
         }
+        HOLDING.store(false, Ordering::SeqCst);
         drop(holders);
-        if let Ok(signal) = Signal::try_from(NOTED.swap(0, Ordering::SeqCst)) {
-            let _ = raise(signal);
-        }
+        raise_noted();
     }
 }
 
@@ -146,4 +160,27 @@ pub(crate) fn set_default(signal: Signal) -> nix::Result<()> {
     let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: no handler of ours is installed.
     unsafe { sigaction(signal, &action) }.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_that_is_noted_when_nobody_holds_any_more_is_raised_all_the_same() {
+        static CAME: AtomicBool = AtomicBool::new(false);
+        extern "C" fn come(_: c_int) {
+            CAME.store(true, Ordering::SeqCst);
+        }
+        let action = SigAction::new(SigHandler::Handler(come), SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler only stores to an atomic.
+        unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+        note(Signal::SIGUSR1 as c_int);
+        // Another test may hold signals just now: then it comes when that is over.
+        let started = std::time::Instant::now();
+        while !CAME.load(Ordering::SeqCst) {
+            assert!(started.elapsed().as_secs() < 10, "the signal is lost");
+            std::thread::yield_now();
+        }
+    }
 }

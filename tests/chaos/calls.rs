@@ -27,8 +27,8 @@ const CALLS: [&str; 20] = [
     "getdents64",
 ];
 
-/// Kills a renewal at its first system call of a kind, at the second, and so on: the moments that chance hits rarely.
-pub(crate) fn at_each_call(kinds: usize, seed: u64) {
+/// With so many of the kinds that a renewal has.
+pub(crate) fn at_each_call(mut kinds: usize, seed: u64) {
     if !std::path::Path::new("/usr/bin/strace").exists() {
         println!("skipped: there is no strace");
         return;
@@ -36,7 +36,11 @@ pub(crate) fn at_each_call(kinds: usize, seed: u64) {
     let machine = Machine::new();
     let (mut killed, mut lost) = (0, 0);
     let from = usize::try_from(Random::new(seed).below(CALLS.len() as u64)).unwrap();
-    for kind in CALLS.iter().cycle().skip(from).take(kinds) {
+    for kind in CALLS.iter().cycle().skip(from).take(CALLS.len()) {
+        if kinds == 0 {
+            break;
+        }
+        let before_this_kind = killed;
         for number in 1.. {
             let told = format!("killed at `{kind}` number {number}: ");
             machine.server.forget();
@@ -58,7 +62,9 @@ pub(crate) fn at_each_call(kinds: usize, seed: u64) {
                 lost += 1;
             }
         }
+        kinds -= usize::from(killed > before_this_kind);
     }
+    assert!(killed > 0, "strace killed nothing");
     println!(
         "| killed at a system call | between \"spent\" and \"saved\" | else: file whole, token good, next renewal at once |"
     );

@@ -97,11 +97,6 @@ impl Count {
 
 type Counts = [Count; VICTIMS.len()];
 
-pub(crate) fn run(rounds: u64, seed: u64) {
-    killed(rounds, seed);
-    interrupted((rounds * 2).div_ceil(5), seed);
-}
-
 pub(crate) fn killed(rounds: u64, seed: u64) {
     table("KILL", rounds, seed, [Signal::SIGKILL; 3]);
 }
@@ -189,7 +184,7 @@ impl Round<'_> {
             let unhurt = process.has_ended();
             let during = machine.server.refreshes().last().is_some_and(|refresh| refresh.replied.is_none());
             process.signal(self.signal);
-            (unhurt, during && !unhurt, Instant::now(), process.end())
+            (unhurt, during && !unhurt, Instant::now(), process.end_of(&self.told()))
         });
         count.rounds += 1;
         count.unhurt += u64::from(unhurt);

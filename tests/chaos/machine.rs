@@ -212,15 +212,23 @@ impl Process {
     }
 
     /// Waits for the end; a process that does not end in time is killed and reported.
-    pub(crate) fn end(mut self) -> Ended {
+    pub(crate) fn end(self) -> Ended {
+        self.end_of("")
+    }
+
+    /// `told`: which one it is.
+    pub(crate) fn end_of(mut self, told: &str) -> Ended {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
             if Instant::now() > deadline {
+                let id = self.child.id();
+                println!("{}", threads(id));
                 drop(self.child.kill());
-                panic!("process {} does not end", self.child.id());
+                let stderr = self.reading.join().expect("stderr can be read");
+                panic!("{told}process {id} does not end\n{stderr}");
             }
             thread::sleep(Duration::from_micros(500));
         };
@@ -237,6 +245,21 @@ impl Process {
         }
         Ended { status, stdout, stderr, after, at }
     }
+}
+
+/// What the threads of a process do.
+fn threads(id: u32) -> String {
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let lines = tasks.map(|task| {
+        let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let masks: Vec<_> = read("status")
+            .lines()
+            .filter(|line| line.contains("Sig") || line.contains("ShdPnd"))
+            .map(str::to_owned)
+            .collect();
+        format!("{} {} {}\n", read("comm").trim(), read("syscall").trim(), masks.join(" "))
+    });
+    lines.collect()
 }
 
 /// Which of these processes hold a file lock and which wait for one, by the kernel's own table. Each takes only one.

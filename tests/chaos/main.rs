@@ -27,7 +27,7 @@ struct Options {
     seed: u64,
     /// Stampedes of 500, and the scenario that waits for a minute.
     long: bool,
-    /// Scenarios whose name contains this.
+    /// The scenario of this name, or all.
     only: String,
 }
 
@@ -35,7 +35,7 @@ impl Options {
     /// What `cargo test` hands to every test program (filters, `--quiet` …) is no error.
     fn read() -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
-        let mut options = Self { rounds: 40, seed: u64::from(now), long: false, only: String::new() };
+        let mut options = Self { rounds: 100, seed: u64::from(now), long: false, only: String::new() };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             let mut number = || {
@@ -65,9 +65,10 @@ fn main() {
     let options = Options::read();
     let counts: &[usize] = if options.long { &[1, 10, 100, 500] } else { &[1, 10, 50] };
     let kinds = if options.long { 20 } else { 2 };
-    let scenarios: [(&str, &dyn Fn(), bool); 6] = [
+    let scenarios: [(&str, &dyn Fn(), bool); 7] = [
         ("system_calls", &|| calls::at_each_call(kinds, options.seed), true),
-        ("kill", &|| kill::run(options.rounds, options.seed), true),
+        ("killed", &|| kill::killed(options.rounds, options.seed), true),
+        ("interrupted", &|| kill::interrupted((options.rounds * 2).div_ceil(5), options.seed), true),
         ("stampede", &|| stampede::one_request(counts), true),
         ("failing", &|| stampede::failing_server(counts), true),
         ("killed_holder", &|| stampede::killed_holder(10), true),
@@ -75,7 +76,7 @@ fn main() {
     ];
     let watch = machine::Watch::start();
     for (name, run, chosen) in scenarios {
-        if name.contains(&options.only) && (chosen || options.only == name) {
+        if if options.only.is_empty() { chosen } else { options.only == name } {
             let started = Instant::now();
             println!("\n{name} (seed {:#x})\n", options.seed);
             run();

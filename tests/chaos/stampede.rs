@@ -1,20 +1,49 @@
 //! Many processes and requests through gateways on one expired credential: one request to the server serves all, a
 //! failing server is asked three times, a holder that dies or stops is survived.
 
-use std::collections::BTreeSet;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::gateway::{Gateway, Sent};
+use crate::gateway::Gateway;
 use crate::machine::{Ended, Machine, Process, at_lock};
 use crate::server::{Mood, PATIENCE};
 
-const COMMANDS: [&[&str]; 3] = [&["token"], &["refresh"], &["exec", "--", "true"]];
+/// One of those who want the credential.
+#[derive(Clone, Copy)]
+enum Kind {
+    Process(&'static [&'static str]),
+    Request,
+}
 
-/// Of four that want the credential, one is a request through a gateway; the gateways take turns.
-const KINDS: usize = COMMANDS.len() + 1;
+/// Why it has to be renewed, and who notices: all of these, in turn.
+#[derive(Clone, Copy)]
+enum Reason {
+    Expired,
+    /// The API answers 401, which only a gateway sees; `refresh` renews anyway.
+    Refused,
+}
+
+impl Reason {
+    fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::Expired => &[
+                Kind::Process(&["token"]),
+                Kind::Process(&["refresh"]),
+                Kind::Process(&["exec", "--", "true"]),
+                Kind::Request,
+            ],
+            Self::Refused => &[Kind::Request, Kind::Request, Kind::Process(&["refresh"])],
+        }
+    }
+}
+
+/// Who asks first: its number among the kinds of [`Reason::Expired`].
+const TOKEN: usize = 0;
+const GATEWAY: usize = 3;
+
+/// The requests go through these in turn.
 const GATEWAYS: usize = 2;
 
 /// All who want one credential. They wait for the first of them, whom the server lets wait.
@@ -32,22 +61,22 @@ struct Waited {
 }
 
 impl Crowd {
-    /// Returns once one asks and all others wait for it. `first`: who asks, by its number among the kinds.
-    fn gather(machine: &Machine, count: usize, first: usize) -> Self {
+    /// Returns once one asks and all others wait for it.
+    fn gather(machine: &Machine, count: usize, reason: Reason, first: usize) -> Self {
         machine.store(&machine.server.issue(), 3600);
-        let asked_through: BTreeSet<usize> =
-            (first..first + count).filter(|number| number % KINDS == COMMANDS.len()).map(gateway_of).collect();
         let gateways = (0..GATEWAYS).map(|_| Gateway::start(machine)).collect();
-        machine.expire();
+        match reason {
+            Reason::Expired => machine.expire(),
+            Reason::Refused => machine.refuse(),
+        }
         machine.server.forget();
         machine.server.close_gate();
         let mut crowd = Self { processes: Vec::new(), gateways, requests: Vec::new() };
-        crowd.add(machine, first);
-        machine.server.wait_for_refreshes(1);
-        for number in first + 1..first + count {
-            crowd.add(machine, number);
+        for kind in reason.kinds().iter().cycle().skip(first).take(count) {
+            crowd.add(machine, *kind);
+            machine.server.wait_for_refreshes(1);
         }
-        let expected = crowd.processes.len() + asked_through.len() - 1;
+        let expected = crowd.processes.len() + crowd.requests.len().min(GATEWAYS) - 1;
         let deadline = Instant::now() + PATIENCE;
         while at_lock(&crowd.ids()).1.len() < expected {
             assert!(Instant::now() < deadline, "not all of {expected} processes came to the lock");
@@ -56,17 +85,17 @@ impl Crowd {
         crowd
     }
 
-    fn add(&mut self, machine: &Machine, number: usize) {
-        if let Some(command) = COMMANDS.get(number % KINDS) {
-            return self.processes.push(machine.start(command));
-        }
-        let gateway = gateway_of(number);
-        let sent = self.gateways[gateway].address.send().expect("the gateway takes a request");
-        let wait = move || {
-            let status = Sent::status(sent).map_err(|error| error.to_string());
-            Waited { status, at: Instant::now() }
+    fn add(&mut self, machine: &Machine, kind: Kind) {
+        let Kind::Process(arguments) = kind else {
+            let gateway = self.requests.len() % GATEWAYS;
+            let sent = self.gateways[gateway].address.send().expect("the gateway takes a request");
+            let wait = move || {
+                let status = sent.status().map_err(|error| error.to_string());
+                Waited { status, at: Instant::now() }
+            };
+            return self.requests.push((gateway, thread::spawn(wait)));
         };
-        self.requests.push((gateway, thread::spawn(wait)));
+        self.processes.push(machine.start(arguments));
     }
 
     fn ids(&self) -> Vec<u32> {
@@ -109,10 +138,6 @@ impl Crowd {
     }
 }
 
-fn gateway_of(number: usize) -> usize {
-    number / KINDS % GATEWAYS
-}
-
 #[derive(Default)]
 struct Outcome {
     processes: usize,
@@ -141,28 +166,29 @@ impl Outcome {
 }
 
 pub(crate) fn one_request(counts: &[usize]) {
-    println!(
-        "| at once | of these through two gateways | started and waiting after | all done after the reply | requests to the server | succeeded |"
-    );
-    println!("|---:|---:|---:|---:|---:|---:|");
-    for &count in counts {
-        let machine = Machine::new();
-        let started = Instant::now();
-        let crowd = Crowd::gather(&machine, count, 0);
-        let (waiting, open) = (started.elapsed(), Instant::now());
-        machine.server.open_gate();
-        let outcome = crowd.end(0, 200);
-        let refreshes = machine.server.refreshes();
-        assert_eq!(refreshes.len(), 1, "one request serves all");
-        assert_eq!(machine.refresh_token().unwrap(), refreshes[0].granted, "the file holds what was granted");
-        assert_eq!(machine.leftovers(), [""; 0]);
-        println!(
-            "| {count} | {} | {} ms | {} ms | 1 | {} |",
-            outcome.requests,
-            waiting.as_millis(),
-            outcome.after(open).as_millis(),
-            outcome.processes + outcome.requests
-        );
+    let title = "| of these through two gateways | started and waiting after | all done after the reply | requests to the server | succeeded |";
+    for (reason, name) in [(Reason::Expired, "expired"), (Reason::Refused, "refused by the API")] {
+        println!("| at once, the token {name} {title}\n|---:|---:|---:|---:|---:|---:|");
+        for &count in counts {
+            let machine = Machine::new();
+            let started = Instant::now();
+            let crowd = Crowd::gather(&machine, count, reason, TOKEN);
+            let (waiting, open) = (started.elapsed(), Instant::now());
+            machine.server.open_gate();
+            let outcome = crowd.end(0, 200);
+            let refreshes = machine.server.refreshes();
+            assert_eq!(refreshes.len(), 1, "one request serves all");
+            assert_eq!(machine.refresh_token().unwrap(), refreshes[0].granted, "the file holds what was granted");
+            assert_eq!(machine.leftovers(), [""; 0]);
+            println!(
+                "| {count} | {} | {} ms | {} ms | 1 | {} |",
+                outcome.requests,
+                waiting.as_millis(),
+                outcome.after(open).as_millis(),
+                outcome.processes + outcome.requests
+            );
+        }
+        println!();
     }
 }
 
@@ -174,7 +200,7 @@ pub(crate) fn failing_server(counts: &[usize]) {
     for &count in counts {
         let machine = Machine::new();
         machine.server.mood(Mood::Fail);
-        let crowd = Crowd::gather(&machine, count, 0);
+        let crowd = Crowd::gather(&machine, count, Reason::Expired, TOKEN);
         let before = machine.refresh_token();
         let open = Instant::now();
         machine.server.open_gate();
@@ -197,13 +223,13 @@ pub(crate) fn killed_holder(count: usize) {
         "| holder killed, {count} waiting | the server | requests after its own | processes ended with | requests through a gateway got |"
     );
     println!("|---|---|---:|---:|---:|");
-    for (holder, first) in [("`token`", 0), ("`gateway`", COMMANDS.len())] {
+    for (holder, first) in [("`token`", TOKEN), ("`gateway`", GATEWAY)] {
         for (mood, name, code, status) in
             [(Mood::KeepOld, "keeps the old token", 0, 200), (Mood::Rotate, "had spent the token", 4, 503)]
         {
             let machine = Machine::new();
             machine.server.mood(mood);
-            let mut crowd = Crowd::gather(&machine, count + 1, first);
+            let mut crowd = Crowd::gather(&machine, count + 1, Reason::Expired, first);
             let killed = crowd.take_holder();
             killed.signal(Signal::SIGKILL);
             assert!(killed.end().died_by(Signal::SIGKILL));
@@ -222,7 +248,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60 + 1);
 /// The holder stops for longer than anybody waits, as after Ctrl-Z; then it goes on and saves what it was granted.
 pub(crate) fn stopped_holder(count: usize) {
     let machine = Machine::new();
-    let mut crowd = Crowd::gather(&machine, count + 1, 0);
+    let mut crowd = Crowd::gather(&machine, count + 1, Reason::Expired, TOKEN);
     let holder = crowd.take_holder();
     holder.signal(Signal::SIGSTOP);
     let stopped = Instant::now();

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Random interleavings of `qwenauth` and Qwen Code on one login: `interleavings.py [--rounds N] [--alone N] [--seed S]`.
 
+Each round is a line of JSON on stderr; `interleavings.py --table FILE…` sums up such lines, of one run or of several.
+
 In each round two Qwen Code processes and three of `qwenauth` meet on an expired login. In half of the rounds Qwen Code is
 first: `qwenauth` starts when its lock, its refresh or its answer is there. Half of all processes are interrupted, most of
 them at such a moment too; one Qwen Code in eight of those is killed. The server, whose refresh tokens are single use and
@@ -123,8 +125,8 @@ class StrictProvider(Provider):
     def knows(self, bearer):
         with self._lock:
             refuses, self._refuses = self._refuses, False
-        if refuses:
-            self.expire_access_tokens()
+            if refuses:
+                self._access_tokens.discard(bearer)
         return super().knows(bearer)
 
 
@@ -142,8 +144,9 @@ def read_credential(path):
 class Actor:
     """One process: what it is, when it starts, when and by what it is interrupted, if at all."""
 
-    def __init__(self, who, start, draw, moments, starts_at):
+    def __init__(self, who, what, start, draw, moments, starts_at):
         self.who = who
+        self.what = what
         self._start = start
         self._moments = moments
         self._starts_at = starts_at
@@ -172,9 +175,12 @@ class Actor:
                 self.interrupted = True
             except ProcessLookupError:
                 pass  # it was quicker
-        self.code = process.wait(END_SECONDS)
-        process.wait_for_all()
-        self.said = process.stderr
+        try:
+            self.code = process.wait(END_SECONDS)
+            process.wait_for_all()
+            self.said = process.stderr
+        except AssertionError as endless:  # it is killed with the machine, and judged
+            self.said = str(endless)
 
     def ended_well(self):
         """At the end, or by the signal it got."""
@@ -199,13 +205,15 @@ class Round:
         actors = []
         for _ in range(2):
             begin = BEGIN, draw.random()
-            actors.append(Actor("Qwen Code", lambda: self._qwen.start("ping"), draw, self._moments, begin))
+            start = functools.partial(self._qwen.start, "ping")
+            actors.append(Actor("Qwen Code", (), start, draw, self._moments, begin))
         is_late = draw.random() < 1 / 2
         for _ in range(3 if beside else 0):
             moment = draw.choice((LOCK, REFRESH, ANSWERED, MODEL)) if is_late else BEGIN
             starts_at = moment, draw.random() * (LONGEST_JITTER if is_late else LONGEST_START)
-            start = functools.partial(self._machine.start_qwenauth, *draw.choice(KINDS))
-            actors.append(Actor("qwenauth", start, draw, self._moments, starts_at))
+            kind = draw.choice(KINDS)
+            start = functools.partial(self._machine.start_qwenauth, *kind)
+            actors.append(Actor("qwenauth", kind, start, draw, self._moments, starts_at))
         return actors
 
     def run(self):
@@ -259,6 +267,7 @@ class Round:
             lost_unsaved_qwen_code="Qwen Code" in unsaved,
             lost_reuse=lost and provider.reuse_seen,
             logins_wanted=provider.logins_wanted > 0,
+            endless_qwen_code=sum(actor.code is None for actor in self._actors if actor.who == "Qwen Code"),
         )
         wrong = []
         if provider.not_in_file:
@@ -270,8 +279,8 @@ class Round:
         if lock is not None and lock == notes.get("qwen_code_lock"):
             wrong.append("qwenauth left its lock")
         for actor in self._actors:
-            if actor.who == "qwenauth" and not lost and not actor.ended_well():
-                wrong.append(f"qwenauth ended with {actor.code}: {actor.said.strip()}")
+            if actor.who == "qwenauth" and (actor.code is None or not lost and not actor.ended_well()):
+                wrong.append(f"{' '.join(actor.what)} ended with {actor.code}: {actor.said.strip()}")
         return count, [f"{text} (seed {self.seed})" for text in wrong]
 
 
@@ -289,6 +298,7 @@ ROWS = (
     ("lost_unsaved_qwen_code", "… what Qwen Code was granted and did not save"),
     ("lost_reuse", "… ended by the server for a token sent twice"),
     ("logins_wanted", "rounds in which Qwen Code asked for a new login"),
+    ("endless_qwen_code", f"Qwen Code processes that did not end within {END_SECONDS} s"),
 )
 
 
@@ -298,42 +308,55 @@ def read_arguments():
     options.add_argument("--alone", type=int, help="rounds of each version alone; as many by default")
     options.add_argument("--seed", type=int, default=int(time.time()))
     options.add_argument("--jobs", type=int, default=os.cpu_count())
+    options.add_argument("--versions", nargs="+", choices=VERSIONS, default=VERSIONS)
+    options.add_argument("--table", nargs="+", type=Path, metavar="FILE", help="lines of earlier runs")
     arguments = options.parse_args()
     if arguments.alone is None:
         arguments.alone = arguments.rounds
     return arguments
 
 
-def many(run_round, seeds, pool):
-    """Counts of all rounds, and what was wrong in them."""
-    total, wrong = collections.Counter(), []
-    for number, (count, found) in enumerate(pool.map(run_round, seeds), start=1):
-        total += count
-        wrong += found
-        print(f"{number} of {len(seeds)}", *found, sep="; ", file=sys.stderr, flush=True)
-    return total, wrong
+def play(arguments):
+    """Plays the rounds; each is a line as soon as it is over."""
+    program = Path(os.environ.get("QWENAUTH", HERE.parent.parent / "target/debug/qwenauth")).absolute()
+    names = [*(f"qwen-code-{version}" for version in arguments.versions), "node-22"]
+    folders = {name: HERE / ".cache" / name for name in names}
+    missing = [name for name, folder in folders.items() if not (folder / ".installed").exists()]
+    if missing:
+        sys.exit(f"{', '.join(missing)} not installed: `tests/clients/run qwen_code` does it")
+
+    def one(version, beside, seed):
+        count, wrong = Round(program, version, seed, beside, folders).run()
+        where = f"{version} {'beside qwenauth' if beside else 'alone'}"
+        line = {"where": where, "seed": seed, "count": count, "wrong": wrong}
+        print(json.dumps(line), file=sys.stderr, flush=True)
+        return line
+
+    rounds = [
+        (version, beside, seed)
+        for version in arguments.versions
+        for beside, count in ((True, arguments.rounds), (False, arguments.alone))
+        for seed in range(arguments.seed, arguments.seed + count)
+    ]
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        return list(pool.map(lambda drawn: one(*drawn), rounds))
+
+
+def read_lines(files):
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 def main():
     arguments = read_arguments()
-    program = Path(os.environ.get("QWENAUTH", HERE.parent.parent / "target/debug/qwenauth")).absolute()
-    folders = {name: HERE / ".cache" / name for name in [*(f"qwen-code-{version}" for version in VERSIONS), "node-22"]}
-    missing = [name for name, folder in folders.items() if not (folder / ".installed").exists()]
-    if missing:
-        sys.exit(f"{', '.join(missing)} not installed: `tests/clients/run qwen_code` does it")
-    print(f"seed {arguments.seed}\n", flush=True)
-    wrong, columns = [], {}
-    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        for version in VERSIONS:
-            for beside, rounds in ((True, arguments.rounds), (False, arguments.alone)):
-                name = f"{version} {'beside qwenauth' if beside else 'alone'}"
-                print(name, file=sys.stderr, flush=True)
-                run_round = lambda seed: Round(program, version, seed, beside, folders).run()
-                total, found = many(run_round, range(arguments.seed, arguments.seed + rounds), pool)
-                columns[name] = total
-                wrong += [f"{name}: {text}" for text in found]
-                if rounds and not total["refreshes_qwen_code"]:
-                    wrong.append(f"{name}: Qwen Code never refreshed, so this shows nothing")
+    rounds = read_lines(arguments.table) if arguments.table else play(arguments)
+    columns = {line["where"]: collections.Counter() for line in rounds}
+    for line in rounds:
+        columns[line["where"]].update(line["count"])
+    wrong = [f"{line['where']}: {text}" for line in rounds for text in line["wrong"]]
+    for name, total in columns.items():
+        if not total["refreshes_qwen_code"]:
+            wrong.append(f"{name}: Qwen Code never refreshed, so this shows nothing")
     print(f"| Qwen Code | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")
     for key, title in ROWS:
         print(f"| {title} | {' | '.join(str(total[key]) for total in columns.values())} |")
