@@ -318,6 +318,9 @@ def read_arguments():
 
 def play(arguments):
     """Plays the rounds; each is a line as soon as it is over."""
+    # A background job of a script has INT ignored, one of nohup HUP, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     program = Path(os.environ.get("QWENAUTH", HERE.parent.parent / "target/debug/qwenauth")).absolute()
     names = [*(f"qwen-code-{version}" for version in arguments.versions), "node-22"]
     folders = {name: HERE / ".cache" / name for name in names}
