@@ -155,6 +155,16 @@ pub(crate) fn allow_many_files(command: Option<&mut std::process::Command>) {
     }
 }
 
+/// Whether the program was started with a signal ignored, as `nohup` does with HUP.
+pub(crate) fn is_ignored(signal: Signal) -> bool {
+    let mut found = std::mem::MaybeUninit::<nix::libc::sigaction>::uninit();
+    // SAFETY: nothing is changed, and what is read was written where 0 is returned.
+    unsafe {
+        nix::libc::sigaction(signal as c_int, std::ptr::null(), found.as_mut_ptr()) == 0
+            && found.assume_init().sa_sigaction == nix::libc::SIG_IGN
+    }
+}
+
 /// Puts a signal back to what it does by itself, to die by it.
 pub(crate) fn set_default(signal: Signal) -> nix::Result<()> {
     let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());

@@ -51,7 +51,8 @@ pub(crate) fn run(args: &GatewayArgs, setting: &Setting) -> Result<()> {
     options.metrics = args.metrics;
     options.allow_hosts.clone_from(&args.allow_host);
     let accounts = args.all_profiles.then(|| accounts(setting));
-    let signal = gateway::serve(listener, key, Served { account, accounts }, options)?;
+    let is_under_nohup = signals::is_ignored(Signal::SIGHUP);
+    let signal = gateway::serve(listener, key, Served { account, accounts }, options, is_under_nohup)?;
     die_of(signal)
 }
 

@@ -179,8 +179,14 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener> {
     Ok(listener)
 }
 
-/// Serves until INT, TERM or HUP, and says which one it was.
-pub(crate) fn serve(listener: TcpListener, key: Secret, served: Served, options: Options) -> Result<i32> {
+/// Serves until INT, TERM or, unless the terminal is to be outlived, HUP, and says which one it was.
+pub(crate) fn serve(
+    listener: TcpListener,
+    key: Secret,
+    served: Served,
+    options: Options,
+    outlives_terminal: bool,
+) -> Result<i32> {
     let caught = Rc::new(std::cell::Cell::new(nix::libc::SIGTERM));
     run(listener, key, served, options, |gateway, listener| async {
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
@@ -195,7 +201,7 @@ pub(crate) fn serve(listener: TcpListener, key: Secret, served: Served, options:
             let kind = tokio::select! {
                 _ = interrupt.recv() => nix::libc::SIGINT,
                 _ = terminate.recv() => nix::libc::SIGTERM,
-                _ = hangup.recv() => nix::libc::SIGHUP,
+                _ = hangup.recv(), if !outlives_terminal => nix::libc::SIGHUP,
             };
             caught.set(kind);
         };

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -155,6 +155,16 @@ impl Machine {
             stderr.read_to_string(&mut text).map(|_| text).unwrap_or_default()
         });
         Process { child, reading, started: Instant::now() }
+    }
+}
+
+/// A background job of a script has INT ignored, one of `nohup` HUP, and so would all that is started here.
+#[expect(unsafe_code, reason = "dispositions of signals have no safe interface")]
+pub(crate) fn let_signals_come() {
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM] {
+        // SAFETY: no handler is installed.
+        unsafe { sigaction(signal, &action) }.unwrap();
     }
 }
 

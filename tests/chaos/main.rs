@@ -62,6 +62,7 @@ fn main() {
     if std::env::args().nth(1).as_deref() == Some(gateway::CLIENT) {
         return gateway::be_a_client();
     }
+    machine::let_signals_come();
     let options = Options::read();
     let counts: &[usize] = if options.long { &[1, 10, 100, 500] } else { &[1, 10, 50] };
     let kinds = if options.long { 20 } else { 2 };

@@ -37,7 +37,7 @@ from qwen_code_tests import QwenCode  # noqa: E402
 
 VERSIONS = ("0.12.0", "0.24.4")
 BEGIN, LOCK, MET, REFRESH, ANSWERED, MODEL = MOMENTS = ("begin", "lock", "met", "refresh", "answered", "model")
-MOMENT_SECONDS = 20.0  # what does not happen for so long is waited for no longer
+MOMENT_SECONDS = 120  # what does not happen for so long is waited for no longer
 LONGEST_JITTER = 0.4
 LONGEST_START = 3.0  # Qwen Code takes about two until it looks at its login
 LONGEST_ANSWER = 1.0
@@ -67,8 +67,10 @@ class Moments:
     def happened(self, moment):
         self._happened[moment].set()
 
-    def wait(self, moment, seconds=MOMENT_SECONDS):
-        self._happened[moment].wait(seconds)
+    def wait(self, moment, seconds=MOMENT_SECONDS, unless=lambda: False):
+        deadline = time.monotonic() + seconds
+        while not self._happened[moment].wait(0.01) and not unless() and time.monotonic() < deadline:
+            pass
 
 
 class StrictProvider(Provider):
@@ -144,12 +146,13 @@ def read_credential(path):
 class Actor:
     """One process: what it is, when it starts, when and by what it is interrupted, if at all."""
 
-    def __init__(self, who, what, start, draw, moments, starts_at):
+    def __init__(self, who, what, start, draw, moments, starts_at, is_in_vain=lambda: False):
         self.who = who
         self.what = what
         self._start = start
         self._moments = moments
         self._starts_at = starts_at
+        self._is_in_vain = is_in_vain
         # An answer that is out, or a request that is on its way: where a login can be lost.
         self._ends_at = draw.choice((None, BEGIN, MET, REFRESH, ANSWERED, MODEL)) if draw.random() < 1 / 2 else ()
         self._ends_after = draw.random() * (LONGEST_START if self._ends_at is None else LONGEST_JITTER)
@@ -158,29 +161,29 @@ class Actor:
         rare = signal.SIGHUP if who == "qwenauth" else signal.SIGKILL
         self.signal = rare if draw.random() < 1 / 8 else draw.choice(caught)
         self.interrupted = False
+        self.is_over = False
         self.code = None
         self.said = ""
 
     def act(self):
         moment, after = self._starts_at
-        self._moments.wait(moment)
+        self._moments.wait(moment, unless=self._is_in_vain)
         time.sleep(after)
         process = self._start()
         if self._ends_at != ():
             if self._ends_at is not None:
-                self._moments.wait(self._ends_at)
+                self._moments.wait(self._ends_at, unless=process.is_over)
             time.sleep(self._ends_after)
-            try:
+            self.interrupted = not process.is_over()
+            if self.interrupted:
                 process.interrupt(self.signal)
-                self.interrupted = True
-            except ProcessLookupError:
-                pass  # it was quicker
         try:
             self.code = process.wait(END_SECONDS)
             process.wait_for_all()
             self.said = process.stderr
         except AssertionError as endless:  # it is killed with the machine, and judged
             self.said = str(endless)
+        self.is_over = True
 
     def ended_well(self):
         """At the end, or by the signal it got."""
@@ -207,13 +210,15 @@ class Round:
             begin = BEGIN, draw.random()
             start = functools.partial(self._qwen.start, "ping")
             actors.append(Actor("Qwen Code", (), start, draw, self._moments, begin))
+        qwen_code = tuple(actors)
         is_late = draw.random() < 1 / 2
         for _ in range(3 if beside else 0):
             moment = draw.choice((LOCK, REFRESH, ANSWERED, MODEL)) if is_late else BEGIN
             starts_at = moment, draw.random() * (LONGEST_JITTER if is_late else LONGEST_START)
             kind = draw.choice(KINDS)
             start = functools.partial(self._machine.start_qwenauth, *kind)
-            actors.append(Actor("qwenauth", kind, start, draw, self._moments, starts_at))
+            is_in_vain = lambda: all(actor.is_over for actor in qwen_code)
+            actors.append(Actor("qwenauth", kind, start, draw, self._moments, starts_at, is_in_vain))
         return actors
 
     def run(self):
@@ -318,6 +323,9 @@ def read_arguments():
 
 def play(arguments):
     """Plays the rounds; each is a line as soon as it is over."""
+    # A background job of a script has INT ignored, one of nohup HUP, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     program = Path(os.environ.get("QWENAUTH", HERE.parent.parent / "target/debug/qwenauth")).absolute()
     names = [*(f"qwen-code-{version}" for version in arguments.versions), "node-22"]
     folders = {name: HERE / ".cache" / name for name in names}

@@ -62,6 +62,9 @@ class Process:
             reader.join(5)
         return code
 
+    def is_over(self):
+        return self._process.poll() is not None
+
     def succeed(self, seconds=RUN_SECONDS):
         code = self.wait(seconds)
         assert code == 0, f"`{self.command}` ended with {code}\n{self._said()}"

@@ -181,3 +181,16 @@ fn json_and_a_warning_beyond_this_machine() {
     assert!(printed["base_url"].as_str().unwrap().starts_with("http://0.0.0.0:") && printed["api_key"].is_string());
     running.wait_for_stderr("can be reached from other machines");
 }
+
+#[test]
+fn under_nohup_the_end_of_the_terminal_is_not_the_gateways() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let mut shell = sandbox.other("sh");
+    shell.args(["-c", "trap '' HUP; exec $QWENAUTH gateway"]);
+    let gateway = Gateway::of(sandbox.start(shell));
+    gateway.running.signal(Signal::SIGHUP);
+    gateway.chat().is(200);
+    gateway.running.signal(Signal::SIGTERM);
+    drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout());
+}

@@ -297,7 +297,10 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) fn start(sandbox: &Sandbox, arguments: &[&str]) -> Self {
-        let running = sandbox.spawn([&["gateway"], arguments].concat());
+        Self::of(sandbox.spawn([&["gateway"], arguments].concat()))
+    }
+
+    pub(crate) fn of(running: Running) -> Self {
         let lines = running.first_lines(2);
         let address = lines[0].strip_prefix("http://").unwrap().strip_suffix("/v1").unwrap().to_owned();
         Self { running, address, key: lines[1].clone() }
