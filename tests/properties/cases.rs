@@ -46,10 +46,14 @@ fn every_fuzz_target_has_a_property_and_seeds() {
     let mut properties = PROPERTIES.map(|(name, _)| name.to_owned()).to_vec();
     properties.sort();
     assert_eq!(names(seeds_of("")), properties);
-    let targets = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     // A published package has no fuzz/.
-    if targets.exists() {
-        assert_eq!(names(targets), properties);
+    if fuzz.exists() {
+        assert_eq!(names(fuzz.join("fuzz_targets")), properties);
+        let library = fs::read_to_string(fuzz.join("src/lib.rs")).unwrap();
+        for path in library.lines().filter_map(|line| line.strip_prefix("#[path = \"")?.strip_suffix("\"]")) {
+            assert!(fuzz.join("src").join(path).exists(), "fuzz/src/lib.rs takes in {path}, which is not there");
+        }
     }
 }
 
