@@ -64,4 +64,11 @@ mod tests {
     fn debug_shows_nothing_of_the_secret() {
         assert_eq!(format!("{:?}", Secret::new("hunter2".into())), "Secret(…)");
     }
+
+    #[test]
+    fn what_is_quoted_is_printable_masked_and_cut_in_this_order() {
+        let secret = Secret::new("hunter2".into());
+        assert_eq!(quoted("no hun\u{7}ter2. ", &[&secret, &Secret::new(String::new())]), "no …");
+        assert_eq!(quoted(&("x".repeat(LONGEST - 1) + "hunter2"), &[&secret]), "x".repeat(LONGEST - 1) + "…");
+    }
 }

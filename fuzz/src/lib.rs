@@ -2,7 +2,7 @@
 
 #![expect(dead_code, unused_imports, clippy::disallowed_methods, reason = "only what reads foreign bytes is used here")]
 
-#[path = "../../src/cli.rs"]
+#[path = "../../src/cli/mod.rs"]
 mod cli;
 #[path = "../../src/config.rs"]
 mod config;

@@ -132,9 +132,14 @@ fn to_milliseconds(time: SystemTime) -> u64 {
 pub(crate) struct Document(Map<String, Value>);
 
 impl Document {
-    /// The old version; one that cannot be parsed counts as nothing to keep, which only `login` may say of it.
-    pub(crate) fn parse(bytes: &[u8]) -> Self {
-        Self(serde_json::from_slice(bytes).unwrap_or_default())
+    /// The old version, all of it: stricter than [`read`], which passes over what other programs put there.
+    ///
+    /// Errors: a sentence on what cannot be kept, such as a number that is too large or a text that is no Unicode.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.is_empty() {
+            return Ok(Self::default());
+        }
+        serde_json::from_slice(bytes).map(Self).map_err(|error| problem(&error))
     }
 
     /// Puts in what a renewal granted at `now`. What the grant leaves out stays.
@@ -228,7 +233,8 @@ mod tests {
     fn a_renewal_keeps_what_the_reply_leaves_out() {
         let mut document = Document::parse(
             br#"{"access_token":"at-1","refresh_token":"rt-1","token_type":"bearer","resource_url":"portal.qwen.ai","expiry_date":1,"x":{"y":[1]}}"#,
-        );
+        )
+        .unwrap();
         document.renew(&grant(), SystemTime::UNIX_EPOCH);
         let text = String::from_utf8(document.to_bytes().unwrap().to_vec()).unwrap();
         assert_eq!(
@@ -241,7 +247,8 @@ mod tests {
     #[test]
     fn a_login_leaves_nothing_of_the_account_before() {
         let mut document =
-            Document::parse(br#"{"access_token":"a","refresh_token":"r","resource_url":"h","id_token":"i","x":1}"#);
+            Document::parse(br#"{"access_token":"a","refresh_token":"r","resource_url":"h","id_token":"i","x":1}"#)
+                .unwrap();
         document.log_in(&grant(), SystemTime::UNIX_EPOCH);
         let text = String::from_utf8(document.to_bytes().unwrap().to_vec()).unwrap();
         assert!(

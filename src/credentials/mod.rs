@@ -191,10 +191,12 @@ impl Account {
             Stored::Missing => {
                 self.login_required(format!("not logged in: there is no credential for `{}`", self.profile))
             }
-            Stored::Damaged(why) => {
-                self.login_required(format!("the credential file `{}` is damaged: {why}", self.path.display()))
-            }
+            Stored::Damaged(why) => self.damaged(&why),
         }
+    }
+
+    fn damaged<T>(&self, why: &str) -> Result<T> {
+        self.login_required(format!("the credential file `{}` is damaged: {why}", self.path.display()))
     }
 
     fn login_required<T>(&self, message: String) -> Result<T> {

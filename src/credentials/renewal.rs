@@ -138,6 +138,9 @@ impl Account {
     ) -> Result<Spent> {
         let room = self.reserve()?;
         let before = self.bytes()?;
+        if let Err(why) = Document::parse(&before) {
+            return self.damaged(&why);
+        }
         let _held = Held::new();
         let limit = refresh::LIMIT.min(over.saturating_duration_since(Instant::now()));
         let asked_at = (self.clock)();
@@ -172,7 +175,7 @@ impl Account {
         asked_at: SystemTime,
     ) -> Result<Credential> {
         // `spent` is gone: whatever goes wrong with reading the file again must not keep the grant from being saved.
-        let mut document = match self.load() {
+        let document = match self.load() {
             Ok(Stored::Present(current)) if current.refresh_token.as_ref() == Some(spent) => {
                 self.bytes().map_or_else(|_| Document::parse(before), |bytes| Document::parse(&bytes))
             }
@@ -182,6 +185,7 @@ impl Account {
             }
             _ => Document::parse(before),
         };
+        let mut document = document.or_else(|_| Document::parse(before)).unwrap_or_default();
         document.renew(grant, asked_at);
         save(lock, room, &document).map_err(|error| self.unsaved(&error, "the token was renewed", grant))?;
         self.require()

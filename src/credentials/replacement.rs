@@ -80,13 +80,17 @@ impl Account {
     fn replace(&self, change: impl FnOnce(&mut Document)) -> Result<Credential> {
         let lock = self.lock()?;
         let _held = Held::new();
-        let mut document = match self.load()? {
-            Stored::Damaged(why) => {
+        let old = match self.load()? {
+            Stored::Damaged(why) => Err(why),
+            Stored::Missing | Stored::Present(_) => Document::parse(&self.bytes()?),
+        };
+        let mut document = match old {
+            Ok(document) => document,
+            Err(why) => {
                 let aside = files::set_aside(&self.path)?;
                 note(&format!("the credential file was damaged ({why}) and is now `{}`", aside.display()));
                 Document::default()
             }
-            Stored::Missing | Stored::Present(_) => Document::parse(&self.bytes()?),
         };
         change(&mut document);
         save(&lock, self.reserve()?, &document)?;

@@ -41,6 +41,20 @@ fn is_damaged(content: impl AsRef<[u8]>, what: &str) {
     assert_eq!(fs::read(sandbox.file()).unwrap(), content.as_ref());
 }
 
+/// A number or text of another program that only its own reader takes: to write the rest without it would lose it.
+#[test]
+fn a_file_that_cannot_be_kept_whole_is_not_renewed() {
+    for foreign in ["1e999", "\"\\ud800\""] {
+        let sandbox = Sandbox::expired();
+        let text = sandbox.content().replacen('{', &format!("{{\"other\": {foreign},"), 1);
+        let sandbox = sandbox.file_is(&text);
+        let outcome = sandbox.run(["token"]).exits(4).any_stderr();
+        assert!(outcome.stderr.contains("is damaged: it is not JSON"), "{}", outcome.stderr);
+        assert_eq!(sandbox.content(), text);
+        assert!(sandbox.server.requests().is_empty());
+    }
+}
+
 #[test]
 fn an_empty_file_is_damaged() {
     is_damaged("", "it is empty");

@@ -117,6 +117,16 @@ fn a_request_that_takes_more_than_one_reading_is_read_to_its_end() {
 }
 
 #[test]
+fn an_empty_key_is_none() {
+    let (sandbox, running, _, callback) = started();
+    sandbox.server.serve("/api/v1/auth/keys", |_| Reply::json(200, json!({"key": ""})));
+    knock(&callback, &format!("{}?code=granted-code", callback.path()));
+    let outcome = running.finish().exits(3).any_stderr();
+    assert!(outcome.stderr.contains("did not exchange the code for a key"), "{}", outcome.stderr);
+    assert_eq!(sandbox.profile("openrouter"), Value::Null);
+}
+
+#[test]
 fn what_comes_without_the_nonce_changes_nothing() {
     let (sandbox, running, _, callback) = started();
     for target in [

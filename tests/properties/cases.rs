@@ -46,10 +46,14 @@ fn every_fuzz_target_has_a_property_and_seeds() {
     let mut properties = PROPERTIES.map(|(name, _)| name.to_owned()).to_vec();
     properties.sort();
     assert_eq!(names(seeds_of("")), properties);
-    let targets = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     // A published package has no fuzz/.
-    if targets.exists() {
-        assert_eq!(names(targets), properties);
+    if fuzz.exists() {
+        assert_eq!(names(fuzz.join("fuzz_targets")), properties);
+        let library = fs::read_to_string(fuzz.join("src/lib.rs")).unwrap();
+        for path in library.lines().filter_map(|line| line.strip_prefix("#[path = \"")?.strip_suffix("\"]")) {
+            assert!(fuzz.join("src").join(path).exists(), "fuzz/src/lib.rs takes in {path}, which is not there");
+        }
     }
 }
 
@@ -130,7 +134,7 @@ fn holds_for_mutated_seeds(name: &str) {
     let (_, property) = PROPERTIES.into_iter().find(|(known, _)| *known == name).unwrap();
     let seeds = seeds(name);
     // What it finds becomes a seed, not a line in a file of numbers.
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { failure_persistence: None, max_shrink_iters: 100, ..ProptestConfig::default() };
     proptest!(config, |(seed: Index, mutations in mutations())| {
         let mut bytes = seeds[seed.index(seeds.len())].1.clone();
         for mutation in mutations {
