@@ -1,7 +1,8 @@
 """The table of clients in docs/clients.md: what ran and passed in one run, and nothing that did not run.
 
 A test's name says whom and how: `setup_CLIENT…`, `gateway_CLIENT…` (exec --gateway), `CLIENT_…exec…`; one that has
-none of these is about the login file that both share. So new tests appear by themselves.
+none of these is about the login file that both share. So new tests appear by themselves. A pair that cannot be has a
+reason instead of a mark.
 """
 
 import json
@@ -21,31 +22,54 @@ CLIENTS = {
     "claude_code": ("Claude Code", "@anthropic-ai/claude-code-linux-x64"),
     "aider": ("aider", "aider-chat"),
     "llm": ("llm", "llm"),
+    "continue": ("Continue", "@continuedev/cli"),
+    "cline": ("Cline", "@cline/cli-linux-x64"),
     "openai_python": ("OpenAI SDK, Python", "openai"),
     "openai_node": ("OpenAI SDK, Node", "openai"),
     "langchain": ("LangChain", "langchain-openai"),
+    "crush": ("crush", None),
+    "goose": ("goose", None),
+    "zed": ("Zed", None),
 }
 NOT_HERE = {
     "crush": "its npm package brings no program but downloads one when it is installed",
-    "goose": "no npm, PyPI or Debian package that brings the program is known",
+    "goose": "no package of npm, PyPI, crates.io or Debian brings the program",
+    "Zed": "an editor with a window, which no package of npm, PyPI, crates.io or Debian brings",
 }
 WAYS = ("setup", "exec", "exec --gateway", "login file")
+
+LIBRARY = "a library: it has no configuration to set up, and takes `OPENAI_*` from `exec` or `env`"
+OWN_FILE = "its base URL stands in its own file, and `setup TOOL --gateway` leads that to a gateway at a fixed address (tried in the column `setup`)"
+BY_EXEC = "its `setup` ends in `qwenauth exec`: tried in the column `setup`"
+REASONS = {
+    ("OpenAI SDK, Python", "setup"): LIBRARY,
+    ("OpenAI SDK, Node", "setup"): LIBRARY,
+    ("LangChain", "setup"): LIBRARY,
+    ("Claude Code", "exec --gateway"): "it speaks only Anthropic's `/v1/messages`, which the gateway does not; `exec --gateway` "
+    "says so and hands it no key (tried). `setup` asks for a fresh key every 5 minutes and needs no gateway",
+    ("Continue", "exec"): BY_EXEC,
+    ("Cline", "exec"): BY_EXEC,
+    ("Continue", "exec --gateway"): OWN_FILE,
+    ("Cline", "exec --gateway"): OWN_FILE,
+}
+ANOTHER_LOGIN = "it has no login that could be shared: only Qwen Code reads and renews that file"
+PARSED = "not run: what `setup` prints was parsed and its names held against the tool's documentation"
 
 
 def case(name, packages):
     """The row and the column of a test; nothing if it is not about a client."""
-    about = re.sub("^(setup|gateway)_", "", name)
+    about = re.sub("^(setup|gateway)_(refuses_)?", "", name)
     client = next((client for client in CLIENTS if about.startswith(client)), None)
     if client is None or "in_the_sandbox" in name:
         return None
     if name.startswith("setup_"):
         way = "setup"
-    elif "gateway" in name:
+    elif name.startswith("gateway_"):
         way = "exec --gateway"
     else:
         way = "exec" if "exec" in about.split("_") else "login file"
     title, package = CLIENTS[client]
-    return (title, version(packages, package)), way
+    return (title, version(packages, package) if package else "not installed"), way
 
 
 def version(packages, wanted):
@@ -61,14 +85,18 @@ def version(packages, wanted):
     raise LookupError(f"no package of {packages} pins {wanted}")
 
 
-def cell(results):
+def cell(results, title, way, note):
     """One cell from the results of its tests: passed, failed, or None where a test was not run."""
-    if not results:
-        return "–"
     if False in results:
         return f"**{results.count(False)} of {len(results)} failed**"
     if None in results:
         return "not run"
+    reason = REASONS.get((title, way)) or (way == "login file" and not results and ANOTHER_LOGIN)
+    if reason or not results:
+        reason = reason or NOT_HERE.get(title)
+        return f"no {note(reason)}" if reason else "–"
+    if title in NOT_HERE:
+        return f"parsed {note(PARSED)}"
     return "✓" if len(results) == 1 else f"✓ ({len(results)} tests)"
 
 
@@ -79,16 +107,21 @@ def table(tests, passed):
         if found := case(name, packages):
             row, way = found
             rows.setdefault(row, {way: [] for way in WAYS})[way].append(passed.get(name))
+    notes = []
+
+    def note(text):
+        if text not in notes:
+            notes.append(text)
+        return f"[{notes.index(text) + 1}]"
+
     order = [title for title, _ in CLIENTS.values()]
     lines = [f"| client | version | {' | '.join(f'`{way}`' if way != WAYS[-1] else way for way in WAYS)} |"]
     lines.append("|---|---|" + ":-:|" * len(WAYS))
     for title, pinned in sorted(rows, key=lambda row: (order.index(row[0]), row[1])):
-        cells = [cell(results) for results in rows[title, pinned].values()]
+        cells = [cell(results, title, way, note) for way, results in rows[title, pinned].items()]
         lines.append(f"| {title} | {pinned} | {' | '.join(cells)} |")
-    lines += [f"| {title} | not installed |{' |' * len(WAYS)}" for title in NOT_HERE]
-    reasons = "; ".join(f"{title} ({reason})" for title, reason in NOT_HERE.items())
-    lines += ["", f"Not installed, so not tried: {reasons}."]
-    return "\n".join(lines) + "\n"
+    lines += ["", *(f"[{number}] {text}.  " for number, text in enumerate(notes, 1))]
+    return "\n".join(line.rstrip() if line.startswith("|") else line for line in lines) + "\n"
 
 
 def write(markdown, command):
