@@ -161,6 +161,7 @@ fn a_qwen_home_that_only_qwen_code_sees_is_found() {
     fs::write(sandbox.qwen().join(".env"), "# mine\nexport QWEN_HOME=/elsewhere\n").unwrap();
     let checks = found(&sandbox, &[], "QWEN_HOME");
     assert_eq!(checks[0].1, "`~/.qwen/.env` sets `QWEN_HOME` for Qwen Code alone: its login is not the one used here");
+    assert_eq!(checks[0].2, "`export QWEN_HOME=/elsewhere` in your shell's start-up file");
 }
 
 #[test]
@@ -432,4 +433,10 @@ fn the_remedies_that_are_commands_do_what_they_say() {
     let Some(sandbox) = offline(polls([]).granted()) else { return };
     sandbox.server.serve("/", |_| Reply::text(404, "{}"));
     gone(&sandbox, "login");
+    let sandbox = healthy();
+    fs::write(sandbox.qwen().join(".env"), "QWEN_HOME='/elsewhere'\n").unwrap();
+    gone(&sandbox, "QWEN_HOME");
+    let Some(sandbox) = offline(healthy().field("resource_url", json!("https://portal.qwen.ai"))) else { return };
+    sandbox.run(["setup", "codex"]).any_stderr();
+    gone(&sandbox.field("resource_url", json!("https://dashscope.aliyuncs.com/compatible-mode")), "setup");
 }

@@ -120,14 +120,17 @@ fn qwen_home(setting: &Setting) -> Option<Check> {
     }
     let home = config::home(&setting.environment).ok()?;
     let files = [home.join(".qwen/.env"), home.join(".env")];
-    let sets = |file: &&PathBuf| {
+    let set_in = |file: &PathBuf| {
         let text = std::fs::read_to_string(file).unwrap_or_default();
-        text.lines().any(|line| line.trim_start().trim_start_matches("export ").trim_start().starts_with("QWEN_HOME="))
+        let value = text
+            .lines()
+            .find_map(|line| line.trim_start().trim_start_matches("export ").trim_start().strip_prefix("QWEN_HOME="))?;
+        Some(value.trim().trim_matches(['"', '\'']).to_owned())
     };
-    let file = files.iter().find(sets)?;
+    let (file, value) = files.iter().find_map(|file| Some((file, set_in(file)?)))?;
     Some(Check::warn(
         "QWEN_HOME",
         format!("`{}` sets `QWEN_HOME` for Qwen Code alone: its login is not the one used here", file.display()),
-        "export `QWEN_HOME` in your shell's start-up file",
+        format!("`export QWEN_HOME={value}` in your shell's start-up file"),
     ))
 }
