@@ -246,3 +246,14 @@ fn a_full_disk_is_told_with_its_remedy_wherever_it_is_met() {
         remedy(ENOSPC),
     );
 }
+
+#[test]
+fn a_port_that_is_not_allowed_is_no_matter_of_files() {
+    let from = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    if !possible(from.trim().parse().is_ok_and(|port: u16| port > 1), "keep ports from its users") {
+        return;
+    }
+    let sandbox = Sandbox::new().logged_in().unprivileged();
+    let told = "cannot listen on `127.0.0.1:1`: Permission denied (os error 13)";
+    sandbox.run(["gateway", "--listen", "127.0.0.1:1"]).fails(1, told, "");
+}

@@ -172,8 +172,10 @@ fn a_resumed_login_that_is_interrupted_can_be_resumed_again() {
         sandbox.run(["login", "--no-wait"]).any_stderr();
         let running = sandbox.spawn(["login", "--resume"]);
         sandbox.server.wait_for(Ask::Poll, 1);
+        let began = std::time::Instant::now();
         running.signal(signal);
         drop(running.finish().dies_by(signal).stderr(&joined()));
+        assert!(began.elapsed().as_secs() < 15, "{:?}", began.elapsed());
         assert!(sandbox.pending().exists(), "{signal}");
         let sandbox = sandbox.granted();
         sandbox.run(["login", "--resume"]).exits(0).any_stderr();
@@ -188,7 +190,11 @@ fn tokens_that_were_on_their_way_when_a_signal_came_are_stored() {
         let sandbox = polls([]);
         sandbox.run(["login", "--no-wait"]).any_stderr();
         let (sent, signalled) = std::sync::mpsc::channel::<()>();
-        let reply = grant(&sandbox).meanwhile(move || signalled.recv().unwrap());
+        let reply = grant(&sandbox).meanwhile(move || {
+            signalled.recv().unwrap();
+            // The program has seen the signal by then, and nobody outside can see that it has.
+            std::thread::sleep(std::time::Duration::from_millis(250));
+        });
         let sandbox = sandbox.scripted(Ask::Poll, reply);
         let running = sandbox.spawn(["login", "--resume"]);
         sandbox.server.wait_for(Ask::Poll, 1);
