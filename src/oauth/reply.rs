@@ -145,6 +145,8 @@ mod tests {
     fn an_error_in_a_5xx_says_nothing_about_the_grant() {
         assert!(matches!(read(&reply(503, "", r#"{"error":"invalid_grant"}"#)), Answer::NotOauth(_)));
         assert!(matches!(read(&reply(400, "", r#"{"error":"invalid_grant"}"#)), Answer::Error(_)));
+        assert!(matches!(read(&reply(400, "", r#"{"error":"temporarily_unavailable"}"#)), Answer::NotOauth(_)));
+        assert!(matches!(read(&reply(400, "", r#"{"error":"server_error"}"#)), Answer::NotOauth(_)));
         assert!(matches!(read(&reply(200, "", r#"{"error":"invalid_grant"}"#)), Answer::Error(_)));
         assert!(matches!(read(&reply(401, "", r#"{"error":{"code":"x"}}"#)), Answer::NotOauth(_)));
     }
