@@ -72,3 +72,26 @@ fn is_refusal(dialect: Dialect, error: &OauthError, status: u16) -> bool {
             && error.code == "invalid_request"
             && about_the_token()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_dead_refresh_token_is_a_refusal() {
+        let about = "Invalid refresh token or client_id";
+        for (dialect, status, code, description, refusal) in [
+            (Dialect::Standard, 400, "invalid_grant", "", true),
+            (Dialect::Qwen, 500, "invalid_grant", "", true),
+            (Dialect::Qwen, 400, "invalid_request", about, true),
+            (Dialect::Qwen, 401, "invalid_request", "the refresh_token is unknown", true),
+            (Dialect::Standard, 400, "invalid_request", about, false),
+            (Dialect::Qwen, 403, "invalid_request", about, false),
+            (Dialect::Qwen, 400, "invalid_client", about, false),
+            (Dialect::Qwen, 400, "invalid_request", "client_id is missing", false),
+        ] {
+            let error = OauthError { code: code.into(), description: Some(description.into()) };
+            assert_eq!(is_refusal(dialect, &error, status), refusal, "{dialect:?} {status} {code}: {description}");
+        }
+    }
+}

@@ -145,8 +145,26 @@ mod tests {
     fn an_error_in_a_5xx_says_nothing_about_the_grant() {
         assert!(matches!(read(&reply(503, "", r#"{"error":"invalid_grant"}"#)), Answer::NotOauth(_)));
         assert!(matches!(read(&reply(400, "", r#"{"error":"invalid_grant"}"#)), Answer::Error(_)));
+        assert!(matches!(read(&reply(400, "", r#"{"error":"temporarily_unavailable"}"#)), Answer::NotOauth(_)));
+        assert!(matches!(read(&reply(400, "", r#"{"error":"server_error"}"#)), Answer::NotOauth(_)));
         assert!(matches!(read(&reply(200, "", r#"{"error":"invalid_grant"}"#)), Answer::Error(_)));
         assert!(matches!(read(&reply(401, "", r#"{"error":{"code":"x"}}"#)), Answer::NotOauth(_)));
+    }
+
+    #[test]
+    fn only_a_status_that_says_so_is_pending() {
+        assert!(matches!(read(&reply(200, "", r#"{"status":"pending"}"#)), Answer::Pending));
+        for body in [r#"{"status":"success"}"#, r#"{"access_token":""}"#, "{}"] {
+            assert!(matches!(read(&reply(200, "", body)), Answer::NotOauth(_)), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_status_is_said_with_its_reason() {
+        let said = [400, 401, 403, 404, 429, 500, 502, 503, 504, 418].map(describe);
+        let reasons = "400 Bad Request, 401 Unauthorized, 403 Forbidden, 404 Not Found, 429 Too Many Requests, \
+                       500 Internal Server Error, 502 Bad Gateway, 503 Service Unavailable, 504 Gateway Timeout, 418";
+        assert_eq!(said.join(", "), reasons);
     }
 
     #[test]

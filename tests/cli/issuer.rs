@@ -289,7 +289,8 @@ fn a_key_at_a_provider_with_logins_is_not_revoked_as_a_login() {
     let sandbox = logged_in();
     let key = json!({"provider": "corp", "api_key": "granted-key", "base_url": sandbox.server.url() + "/v1"});
     write_private(&sandbox.profiles().join("corp.json"), key.to_string());
-    drop(sandbox.run(["logout"]).any_stderr());
+    let outcome = sandbox.run(["logout"]).any_stderr();
+    assert!(!outcome.stderr.contains("revoke"), "{}", outcome.stderr);
     assert!(sandbox.server.at("/revoke").is_empty());
     assert_eq!(sandbox.profile("corp"), Value::Null);
 }
