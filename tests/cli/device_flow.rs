@@ -93,6 +93,16 @@ fn an_invalid_grant_ends_the_login_at_once() {
 }
 
 #[test]
+fn qwens_401_with_an_oauth_error_ends_the_login_at_once() {
+    ends_the_login(
+        Reply::error(401, "invalid_token"),
+        4,
+        "the code of this login expired or was used before",
+        NEW_CODE,
+    );
+}
+
+#[test]
 fn qwens_401_ends_the_login_at_once() {
     ends_the_login(
         Reply::json(401, json!({"message": "unauthorized"})),
