@@ -136,7 +136,10 @@ impl Account {
         lock: &Lock,
         over: Instant,
     ) -> Result<Spent> {
-        let room = self.reserve()?;
+        if let Some(successor) = self.recover(refresh_token, lock)? {
+            return Ok(Spent::Superseded(successor));
+        }
+        let room = self.reserve(Some(refresh_token))?;
         let before = self.bytes()?;
         if let Err(why) = Document::parse(&before) {
             return self.damaged(&why);

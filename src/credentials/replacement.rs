@@ -8,8 +8,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use zeroize::Zeroizing;
 
-use super::document::Document;
-use super::{Account, Credential, Stored};
+use super::document::{self, Document};
+use super::{Account, Credential, Stored, refused};
 use crate::error::{Failed, Report, note};
 use crate::files::{self, Content, Privacy, Room};
 use crate::lock::{Kernel, PATIENCE, QwenCode};
@@ -93,7 +93,7 @@ impl Account {
             }
         };
         change(&mut document);
-        save(&lock, self.reserve()?, &document)?;
+        save(&lock, self.reserve(None)?, &document)?;
         self.require()
     }
 
@@ -105,6 +105,7 @@ impl Account {
         let _lock = self.lock()?;
         let _held = Held::new();
         let was = self.load().unwrap_or_else(|error| Stored::Damaged(format!("{error:#}")));
+        files::remove_left(&self.path)?;
         let removed = files::remove(&self.path).context("cannot log out")?;
         Ok(removed.then_some(was))
     }
@@ -133,10 +134,34 @@ impl Account {
         Kernel::acquire(files::open_kept(&path)?, &path, deadline)
     }
 
-    /// Space for the next version of the file, taken before anything is spent.
-    pub(super) fn reserve(&self) -> Result<Room> {
+    /// Space for the next version of the file, taken before anything is spent. `spent`: the token it will replace, by which
+    /// [`Account::recover`] finds it.
+    pub(super) fn reserve(&self, spent: Option<&Secret>) -> Result<Room> {
         let length = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
-        Room::reserve(&self.path, usize::try_from(length)? + GROWTH, Privacy::Private)
+        let name = spent.map(refused::name_of);
+        Room::reserve_named(&self.path, usize::try_from(length)? + GROWTH, Privacy::Private, name.as_deref())
+    }
+
+    /// The file that [`Account::recover`] would look into.
+    pub(crate) fn successor(&self) -> Option<PathBuf> {
+        let Ok(Stored::Present(Credential { refresh_token: Some(token), .. })) = self.load() else { return None };
+        let path = files::leftover(&files::resolve(&self.path).ok()?, &refused::name_of(&token));
+        path.exists().then_some(path)
+    }
+
+    /// Puts the successor of `spent` in its place that another process was granted and wrote, but was killed before the
+    /// rename: the server takes `spent` no more. `None`: there is none, or not the whole of it.
+    pub(super) fn recover(&self, spent: &Secret, lock: &Lock) -> Result<Option<Credential>> {
+        let name = refused::name_of(spent);
+        let Some(bytes) = files::left_in(&self.path, &name) else { return Ok(None) };
+        let Ok(Some(successor)) = document::read(&bytes) else { return Ok(None) };
+        if successor.refresh_token.as_ref().is_none_or(|token| token == spent) {
+            return Ok(None);
+        }
+        let _held = Held::new();
+        log::warn!("a renewal was killed before its token was in place; that is done now");
+        put(lock, Room::reopen(&self.path, &name)?, &bytes)?;
+        self.require().map(Some)
     }
 
     pub(super) fn bytes(&self) -> Result<Zeroizing<Vec<u8>>> {
@@ -159,6 +184,10 @@ impl Account {
 }
 
 /// The only writing of a credential file; without the lock it does not compile.
-pub(super) fn save(_lock: &Lock, room: Room, document: &Document) -> Result<()> {
-    room.write(&document.to_bytes()?)
+pub(super) fn save(lock: &Lock, room: Room, document: &Document) -> Result<()> {
+    put(lock, room, &document.to_bytes()?)
+}
+
+fn put(_lock: &Lock, room: Room, bytes: &[u8]) -> Result<()> {
+    room.write(bytes)
 }

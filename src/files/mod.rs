@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
-pub(crate) use self::room::{Room, leftover};
+pub(crate) use self::room::{Room, left_in, leftover, remove_left};
 use self::room::{fill, open_in_place, temporary_prefix};
 use crate::error::{Failed, Failure, note};
 

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::unistd::geteuid;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
+use zeroize::Zeroizing;
 
-use super::{Privacy, directory_of, inherit_owner, make_directory, resolve};
+use super::{Content, Privacy, directory_of, inherit_owner, make_directory, read, resolve};
 
 /// Space for a new version of a file, taken before the new version is known.
 /// Dropped without [`Room::write`], it leaves nothing behind.
@@ -27,14 +28,24 @@ impl Room {
     ///
     /// The caller holds the lock of `target`: temporary files found beside it are leftovers of a killed process and go.
     pub(crate) fn reserve(target: &Path, bytes: usize, privacy: Privacy) -> Result<Self> {
+        Self::reserve_named(target, bytes, privacy, None)
+    }
+
+    /// The same, under a `name` by which [`left_in`] finds what its process wrote if it is killed before the rename.
+    pub(crate) fn reserve_named(target: &Path, bytes: usize, privacy: Privacy, name: Option<&str>) -> Result<Self> {
         let target = resolve(target)?;
         let directory = directory_of(&target);
         make_directory(directory)?;
         let prefix = temporary_prefix(&target);
         remove_leftovers(directory, &prefix);
         let failed = || format!("cannot prepare a new version of `{}`", target.display());
+        let (prefix, random) = match name {
+            Some(name) => (prefix + name, 0),
+            None => (prefix, 6),
+        };
         let temporary = tempfile::Builder::new()
             .prefix(&prefix)
+            .rand_bytes(random)
             .suffix(".tmp")
             .permissions(Permissions::from_mode(0o600))
             .tempfile_in(directory)
@@ -51,8 +62,22 @@ impl Room {
             Err(_) => inherit_owner(temporary.as_file(), &target)?,
         }
         allocate(temporary.as_file(), bytes).with_context(failed)?;
-        let in_place =
-            if is_mount_point(&target) { Some(open_in_place(&target, bytes).with_context(failed)?) } else { None };
+        let in_place = in_place_of(&target, bytes).with_context(failed)?;
+        Ok(Self { temporary, target, in_place })
+    }
+
+    /// The room of this name that a killed process left. What is in it stays until it is in place.
+    pub(crate) fn reopen(target: &Path, name: &str) -> Result<Self> {
+        let target = resolve(target)?;
+        let path = leftover(&target, name);
+        let reopen = || {
+            let file = OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path)?;
+            let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+            let mut temporary = NamedTempFile::from_parts(file, TempPath::try_from_path(&path)?);
+            temporary.disable_cleanup(true);
+            Ok::<_, io::Error>((temporary, in_place_of(&target, length)?))
+        };
+        let (temporary, in_place) = reopen().with_context(|| format!("cannot use `{}`", path.display()))?;
         Ok(Self { temporary, target, in_place })
     }
 
@@ -81,6 +106,11 @@ impl Room {
     }
 }
 
+/// Where the target cannot be replaced by a rename: itself, with room for so many bytes.
+fn in_place_of(target: &Path, bytes: usize) -> io::Result<Option<File>> {
+    if is_mount_point(target) { open_in_place(target, bytes).map(Some) } else { Ok(None) }
+}
+
 pub(super) fn temporary_prefix(target: &Path) -> String {
     format!(".{}.qwenauth-", target.file_name().unwrap_or_default().to_string_lossy())
 }
@@ -88,6 +118,23 @@ pub(super) fn temporary_prefix(target: &Path) -> String {
 /// A name beside `target` for what may be removed whenever a [`Room`] for `target` is reserved.
 pub(crate) fn leftover(target: &Path, name: &str) -> PathBuf {
     target.with_file_name(format!("{}{name}.tmp", temporary_prefix(target)))
+}
+
+/// What a killed process wrote into the room of this name, as far as it came.
+pub(crate) fn left_in(target: &Path, name: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let path = leftover(&resolve(target).ok()?, name);
+    let Ok(Content::Bytes(mut bytes)) = read(&path, Privacy::Private) else { return None };
+    // The space that was taken reads as zeros.
+    let end = bytes.iter().rposition(|&byte| byte != 0)?;
+    bytes.truncate(end + 1);
+    Some(bytes)
+}
+
+/// Removes what killed processes left beside `target`, whose lock the caller holds.
+pub(crate) fn remove_left(target: &Path) -> Result<()> {
+    let target = resolve(target)?;
+    remove_leftovers(directory_of(&target), &temporary_prefix(&target));
+    Ok(())
 }
 
 fn remove_leftovers(directory: &Path, prefix: &str) {

@@ -1,6 +1,6 @@
 // Preloaded into the program under test: makes chosen calls fail, the clock jump, the resolver slow.
 //
-// FAULT=call:errno:text    the call fails so, where the file's path ends in the text
+// FAULT=call:errno:text    the call fails so, where the file's path ends in the text; -9: the process is killed there
 // FAULT_FROM=file          it does so only once that file exists
 // JUMP=file:clock:seconds  that clock (0: real, 1: monotonic) is so far ahead once the file exists
 // SLOW_DNS=seconds         every name takes so long, and then is not found
@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <netdb.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +30,7 @@ static int fault(const char *call, int descriptor) {
     if (readlink(link, path, sizeof path - 1) < 0) return 0;
     length = strlen(path);
     if (length < strlen(part) || strcmp(path + length - strlen(part), part)) return 0;
+    if (number < 0) raise(-number);
     errno = number;
     return number;
 }

@@ -1,16 +1,17 @@
 //! Disks that fill up or break, file systems without locks, clocks that jump, names that resolve slowly.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::libc::{EDQUOT, EIO, ENOLCK, ENOSPC, ENOTSUP};
-
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::login::{grant, polls};
 use crate::refresh::holds_the_renewal;
-use crate::sandbox::{Sandbox, possible};
+use crate::sandbox::{Sandbox, credential, possible, write_private};
 use crate::server::{Ask, Reply};
 
 const HOUR: i64 = 3600;
@@ -231,10 +232,7 @@ fn a_full_disk_is_told_with_its_remedy_wherever_it_is_met() {
     let Some(pending) = full(polls([])) else { return };
     let Some(config) = full(Sandbox::new().logged_in()) else { return };
     let Some(tool) = full(Sandbox::new().logged_in()) else { return };
-    crate::sandbox::write_private(
-        &config.profiles().join("work.json"),
-        r#"{"provider":"groq","api_key":"granted-key"}"#,
-    );
+    write_private(&config.profiles().join("work.json"), r#"{"provider":"groq","api_key":"granted-key"}"#);
     for (sandbox, arguments) in [(pending, &["login"][..]), (config, &["use", "work"]), (tool, &["setup", "codex"])] {
         let outcome = sandbox.run(arguments).exits(1).any_stderr();
         assert!(outcome.stderr.contains("qwenauth: error: cannot prepare a new version of `{home}/"), "{outcome}");
@@ -249,11 +247,77 @@ fn a_full_disk_is_told_with_its_remedy_wherever_it_is_met() {
 
 #[test]
 fn a_port_that_is_not_allowed_is_no_matter_of_files() {
-    let from = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    let from = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
     if !possible(from.trim().parse().is_ok_and(|port: u16| port > 1), "keep ports from its users") {
         return;
     }
     let sandbox = Sandbox::new().logged_in().unprivileged();
     let told = "cannot listen on `127.0.0.1:1`: Permission denied (os error 13)";
     sandbox.run(["gateway", "--listen", "127.0.0.1:1"]).fails(1, told, "");
+}
+
+/// Killed when the new tokens were written and not in place yet, and next time left alone. The program's only
+/// temporary file.
+fn killed_before_the_rename() -> Option<(Sandbox, PathBuf)> {
+    let sandbox = faulty("FAULT", "fsync:-9:.tmp")?;
+    let sandbox = sandbox.field("of_another_program", json!([1, "kept"])).refresh(Reply::tokens("2"));
+    drop(sandbox.run(["token"]).dies_by(Signal::SIGKILL));
+    assert_eq!(sandbox.credential()["refresh_token"], "granted-refresh-1");
+    let left = sandbox.beside().into_iter().find(|name| name.ends_with(".tmp")).expect("what it wrote");
+    let left = sandbox.qwen().join(left);
+    Some((sandbox.variable("FAULT", ""), left))
+}
+
+#[test]
+fn a_renewal_killed_before_its_token_was_in_place_is_completed_by_the_next() {
+    let Some((sandbox, _)) = killed_before_the_rename() else { return };
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+    let credential = sandbox.credential();
+    assert_eq!(credential["refresh_token"], "granted-refresh-2");
+    assert_eq!(credential["of_another_program"], json!([1, "kept"]));
+    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+}
+
+#[test]
+fn a_next_version_that_is_not_whole_is_not_put_in_place() {
+    let whole = serde_json::to_vec(&credential("other")).unwrap();
+    for part in 0..4 {
+        let Some(sandbox) = faulty("FAULT", "fallocate:-9:.tmp") else { return };
+        drop(sandbox.run(["token"]).dies_by(Signal::SIGKILL));
+        let left = sandbox.beside().into_iter().find(|name| name.ends_with(".tmp")).expect("its room");
+        let torn = [&whole[..whole.len() * part / 4], &[0; 1000]].concat();
+        write_private(&sandbox.qwen().join(left), torn);
+        let sandbox = sandbox.variable("FAULT", "").refresh(Reply::tokens("2"));
+        sandbox.run(["token"]).stdout("granted-access-2\n");
+        assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+    }
+}
+
+#[test]
+fn the_next_version_of_another_login_is_not_put_in_place() {
+    let Some((sandbox, _)) = killed_before_the_rename() else { return };
+    let sandbox = sandbox.field("refresh_token", json!("granted-refresh-of-another")).refresh(Reply::tokens("3"));
+    sandbox.run(["token"]).stdout("granted-access-3\n");
+    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+}
+
+#[test]
+fn a_logout_removes_what_a_killed_renewal_left() {
+    let Some((sandbox, _)) = killed_before_the_rename() else { return };
+    drop(sandbox.run(["logout"]).any_stderr());
+    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock"]);
+}
+
+#[test]
+fn the_doctor_leaves_what_the_next_renewal_needs() {
+    let Some((sandbox, left)) = killed_before_the_rename() else { return };
+    let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    File::options().write(true).open(&left).unwrap().set_modified(an_hour_ago).unwrap();
+    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+    let outcome = sandbox.run(["doctor", "--fix"]).any_stderr();
+    assert!(outcome.stdout.contains("`qwenauth refresh` puts it in place"), "{outcome}");
+    drop(outcome.any_stdout());
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
 }

@@ -19,11 +19,19 @@ const LEFT: Duration = Duration::from_secs(600);
 
 const REMEDY: &str = "`qwenauth doctor --fix` removes it";
 
-pub(super) fn temporary_files(directories: &[&PathBuf], fix: bool) -> Vec<Check> {
+pub(super) fn temporary_files(directories: &[&PathBuf], setting: &Setting, fix: bool) -> Vec<Check> {
     let mut checks = Vec::new();
+    // What a killed renewal was granted is the only token that the server still takes.
+    let successors: Vec<PathBuf> =
+        names_of(setting).iter().filter_map(|name| setting.account_of(name).successor()).collect();
     let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if successors.contains(&path) {
+            let message = format!("`{}` is of a renewal that was killed before it was in place", path.display());
+            checks.push(Check::warn("leftovers", message, "`qwenauth refresh` puts it in place"));
+            continue;
+        }
         let temporary = name.starts_with('.')
             && name.contains(".qwenauth-")
             && path.extension().is_some_and(|extension| extension == "tmp");
@@ -73,9 +81,7 @@ fn pending_login(name: &ProfileName, setting: &Setting, fix: bool) -> Option<Che
 pub(super) fn refused_marks(setting: &Setting, fix: bool) -> Vec<Check> {
     let paths = &setting.config.paths;
     let mut tokens: Vec<Secret> = Vec::new();
-    let mut names = paths.profiles().unwrap_or_default();
-    names.push(setting.profile.clone());
-    for name in names {
+    for name in names_of(setting) {
         match setting.account_of(&name).load() {
             Ok(Stored::Present(credential)) => tokens.extend(credential.refresh_token),
             Ok(Stored::Missing) => {}
@@ -89,4 +95,10 @@ pub(super) fn refused_marks(setting: &Setting, fix: bool) -> Vec<Check> {
     }
     let message = format!("marks of refused tokens that are gone: {}", marks.len());
     vec![removed(message, fix && marks.iter().all(|mark| fs::remove_file(mark).is_ok()))]
+}
+
+fn names_of(setting: &Setting) -> Vec<ProfileName> {
+    let mut names = setting.config.paths.profiles().unwrap_or_default();
+    names.push(setting.profile.clone());
+    names
 }

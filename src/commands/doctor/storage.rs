@@ -35,7 +35,7 @@ pub(super) fn check(setting: &Setting, fix: bool) -> Vec<Check> {
     checks.extend(profiles(setting));
     checks.extend(copies(setting));
     checks.extend(lock(&paths.qwen, fix));
-    checks.extend(remains::temporary_files(&directories, fix));
+    checks.extend(remains::temporary_files(&directories, setting, fix));
     checks.extend(remains::pending_logins(setting, fix));
     checks.extend(remains::refused_marks(setting, fix));
     checks.extend(set_up(setting));
