@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// What came of sending a refresh token.
 enum Spent {
     Renewed(Credential),
-    /// It was refused, but the file holds another by now.
+    /// It was refused or not even sent, for the file holds another by now.
     Superseded(Credential),
     /// `pause`: worth another try after a pause.
     Failed {
@@ -143,6 +143,11 @@ impl Account {
         let before = self.bytes()?;
         if let Err(why) = Document::parse(&before) {
             return self.damaged(&why);
+        }
+        // Qwen Code's lock keeps nobody from writing, and the last reading may be a pause ago.
+        let current = self.require()?;
+        if current.refresh_token.as_ref() != Some(refresh_token) {
+            return Ok(Spent::Superseded(current));
         }
         let _held = Held::new();
         let limit = refresh::LIMIT.min(over.saturating_duration_since(Instant::now()));

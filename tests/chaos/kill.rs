@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::gateway::{Address, CLIENT, GATEWAY, Sent};
-use crate::machine::{Ended, Machine};
+use crate::machine::{Ended, Machine, Process};
 use crate::random::Random;
+use crate::server::PATIENCE;
 
 /// What is killed, and why it renews.
 #[derive(Clone, Copy)]
@@ -180,7 +181,7 @@ impl Round<'_> {
         let stdout = matches!(self.victim, Victim::Gateway { .. }).then(|| process.take_stdout());
         let (unhurt, during, killed, ended) = thread::scope(|scope| {
             scope.spawn(|| stdout.map(|stdout| self.ask(stdout)));
-            self.await_moment();
+            self.await_moment(&mut process);
             let unhurt = process.has_ended();
             let during = machine.server.refreshes().last().is_some_and(|refresh| refresh.replied.is_none());
             process.signal(self.signal);
@@ -222,13 +223,14 @@ impl Round<'_> {
     }
 
     /// Any moment of the process's life, or of a request for tokens.
-    fn await_moment(&self) {
+    fn await_moment(&self, process: &mut Process) {
         let mut random = Random::new(self.seed.rotate_left(17));
         if random.below(2) == 0 || self.victim.is_logout() {
             thread::sleep(Duration::from_micros(random.below(LONGEST)));
             return;
         }
-        self.machine.server.await_request(Duration::from_millis(200));
+        let started = Instant::now();
+        while !self.machine.server.await_request() && !process.has_ended() && started.elapsed() < PATIENCE {}
         thread::sleep(Duration::from_micros(random.below(LONGEST_AFTER)));
     }
 

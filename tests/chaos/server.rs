@@ -150,9 +150,10 @@ impl Server {
         state.asked = 0;
     }
 
-    /// Waits until somebody asks for tokens, for so long at most.
-    pub(crate) fn await_request(&self, limit: Duration) {
-        drop(self.shared.changed.wait_timeout_while(self.state(), limit, |state| state.asked == 0).unwrap());
+    /// Waits a moment for somebody to ask for tokens. Whether somebody has.
+    pub(crate) fn await_request(&self) -> bool {
+        let moment = Duration::from_millis(5);
+        !self.shared.changed.wait_timeout_while(self.state(), moment, |state| state.asked == 0).unwrap().1.timed_out()
     }
 
     /// Waits until all that was sent so far has been read and dealt with, by whomever it was sent: connections are

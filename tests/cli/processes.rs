@@ -150,6 +150,19 @@ fn qwen_codes_lock_is_kept_fresh_during_a_renewal() {
 }
 
 #[test]
+fn a_token_that_was_replaced_before_the_next_try_is_not_sent_again() {
+    let sandbox = Sandbox::expired();
+    let (file, mut other) = (sandbox.file(), credential("other"));
+    other["expiry_date"] = json!(4_102_444_800_000_u64);
+    other["resource_url"] = json!(sandbox.server.url());
+    let reply = Reply::html(503).meanwhile(move || fs::write(file, other.to_string()).unwrap());
+    sandbox.server.always(Ask::Refresh, || Reply::tokens("3"));
+    let sandbox = sandbox.refresh(reply);
+    sandbox.run(["token"]).stdout("granted-access-other\n");
+    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+}
+
+#[test]
 fn a_lock_deleted_by_another_is_made_again() {
     let (tell, told) = mpsc::channel();
     let sandbox = Sandbox::expired();
