@@ -175,13 +175,19 @@ impl Account {
     /// If such a program has logged in meanwhile, its newer login stands and the grant of the old one is dropped.
     fn save_renewed(
         &self,
-        room: Room,
+        mut room: Room,
         lock: &Lock,
         grant: &Grant,
         spent: &Secret,
         before: &[u8],
         asked_at: SystemTime,
     ) -> Result<Credential> {
+        // From here a kill costs nothing: the next renewal finds the grant.
+        let mut draft = Document::parse(before).unwrap_or_default();
+        draft.renew(grant, asked_at);
+        if let Err(error) = draft.to_bytes().and_then(|bytes| Ok(room.draft(&bytes)?)) {
+            log::debug!("no draft of the next version: {error:#}");
+        }
         // `spent` is gone: whatever goes wrong with reading the file again must not keep the grant from being saved.
         let document = match self.load() {
             Ok(Stored::Present(current)) if current.refresh_token.as_ref() == Some(spent) => {

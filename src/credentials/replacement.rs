@@ -158,6 +158,10 @@ impl Account {
         if successor.refresh_token.as_ref().is_none_or(|token| token == spent) {
             return Ok(None);
         }
+        let current = self.require()?;
+        if current.refresh_token.as_ref() != Some(spent) {
+            return Ok(Some(current));
+        }
         let _held = Held::new();
         log::warn!("a renewal was killed before its token was in place; that is done now");
         put(lock, Room::reopen(&self.path, &name)?, &bytes)?;

@@ -21,6 +21,8 @@ pub(crate) struct Room {
     target: PathBuf,
     /// Set where the target is a mount point: it cannot be replaced by a rename, so its own room is taken as well.
     in_place: Option<File>,
+    /// What [`Room::draft`] has written.
+    drafted: Zeroizing<Vec<u8>>,
 }
 
 impl Room {
@@ -63,7 +65,7 @@ impl Room {
         }
         allocate(temporary.as_file(), bytes).with_context(failed)?;
         let in_place = in_place_of(&target, bytes).with_context(failed)?;
-        Ok(Self { temporary, target, in_place })
+        Ok(Self { temporary, target, in_place, drafted: Zeroizing::default() })
     }
 
     /// The room of this name that a killed process left. What is in it stays until it is in place.
@@ -78,14 +80,24 @@ impl Room {
             Ok::<_, io::Error>((temporary, in_place_of(&target, length)?))
         };
         let (temporary, in_place) = reopen().with_context(|| format!("cannot use `{}`", path.display()))?;
-        Ok(Self { temporary, target, in_place })
+        Ok(Self { temporary, target, in_place, drafted: Zeroizing::default() })
+    }
+
+    /// Writes `bytes` where [`left_in`] finds them if this process is killed now, as a rule those that [`Room::write`] is
+    /// given later. Until then nothing is durable or in place.
+    pub(crate) fn draft(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let file = self.temporary.as_file_mut();
+        file.rewind()?;
+        file.write_all(bytes)?;
+        self.drafted = Zeroizing::new(bytes.to_vec());
+        Ok(())
     }
 
     /// Replaces the file by `bytes`, durably and in one step. On an error the old version still stands.
     pub(crate) fn write(mut self, bytes: &[u8]) -> Result<()> {
         let target = self.target;
         let failed = || format!("cannot write `{}`", target.display());
-        fill(self.temporary.as_file_mut(), bytes).with_context(failed)?;
+        finish(self.temporary.as_file_mut(), &self.drafted, bytes).with_context(failed)?;
         let persisted = match self.in_place {
             Some(mut file) => return fill(&mut file, bytes).with_context(failed),
             None => self.temporary.persist(&target),
@@ -217,6 +229,20 @@ fn is_mount_point(target: &Path) -> bool {
 #[cfg(not(target_os = "linux"))]
 fn is_mount_point(_target: &Path) -> bool {
     false
+}
+
+/// Like [`fill`], where `drafted` may stand already. Something else is never laid over it in pieces: half of each might
+/// look whole.
+fn finish(file: &mut File, drafted: &[u8], bytes: &[u8]) -> io::Result<()> {
+    if drafted != bytes {
+        file.rewind()?;
+        file.write_all(&[0])?;
+        file.write_all(bytes.get(1..).unwrap_or_default())?;
+        file.rewind()?;
+        file.write_all(bytes.get(..1).unwrap_or_default())?;
+    }
+    file.set_len(bytes.len() as u64)?;
+    file.sync_all()
 }
 
 pub(super) fn fill(file: &mut File, bytes: &[u8]) -> io::Result<()> {

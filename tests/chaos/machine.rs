@@ -123,6 +123,19 @@ impl Machine {
         assert_eq!(self.leftovers(), [""; 0], "{told}left after the next renewal");
     }
 
+    /// Whether the next renewal puts in place what a killed one was granted, and asks for nothing.
+    pub(crate) fn completes(&self, told: &str) -> bool {
+        let asked = self.server.refreshes().len();
+        let ended = self.start(&["refresh"]).end();
+        let token = self.refresh_token().unwrap_or_else(|error| panic!("{told}the file is not whole: {error}"));
+        if self.server.refreshes().len() > asked {
+            return false;
+        }
+        assert_eq!(ended.code(), Some(0), "{told}the next renewal failed: {}", ended.stderr);
+        assert_eq!(self.leftovers(), [""; 0], "{told}left after the next renewal");
+        token.is_some_and(|token| self.server.is_good(&token))
+    }
+
     /// What lies beside the credential and should not.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let names =
