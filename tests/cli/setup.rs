@@ -174,7 +174,8 @@ fn comments_order_and_foreign_keys_are_kept_and_come_back_byte_by_byte() {
         sandbox.sets_up(tool);
         let text = sandbox.text(file);
         assert_ne!(text, mine, "{tool}");
-        for kept in ["mine", "own", "kept"] {
+        let beside_a_value = if tool == "codex" { "# best" } else { "/* too */" };
+        for kept in ["mine", "own", "kept", beside_a_value] {
             assert!(text.contains(kept), "{tool}: {text}");
         }
         sandbox.removes(tool);
@@ -280,6 +281,43 @@ fn a_symlink_stays_a_symlink_and_the_mode_stays() {
     sandbox.removes("codex");
     assert!(link.is_symlink() && !backup.exists());
     assert_eq!(sandbox.text("dotfiles/codex.toml"), MY_TOML);
+    assert_eq!(mode(&target), 0o640);
+}
+
+#[test]
+fn a_backup_is_private_also_where_an_older_one_was_not() {
+    let backup = ".codex/config.toml.qwenauth-backup";
+    let sandbox = Sandbox::new().at_home().with(".codex/config.toml", MY_TOML).with(backup, "older");
+    let backup = sandbox.home().join(backup);
+    fs::set_permissions(&backup, Permissions::from_mode(0o644)).unwrap();
+    sandbox.sets_up("codex");
+    assert_eq!((fs::read_to_string(&backup).unwrap().as_str(), mode(&backup)), (MY_TOML, 0o600));
+}
+
+#[test]
+fn a_plugin_edited_by_hand_is_kept_unless_forced() {
+    let file = ".config/opencode/plugin/qwenauth.js";
+    let sandbox = Sandbox::new().at_home();
+    sandbox.sets_up("opencode");
+    let edited = sandbox.text(file) + "// mine\n";
+    let sandbox = sandbox.with(file, &edited);
+    let outcome = sandbox.run(["setup", "opencode", "--remove"]).exits(1).any_stderr();
+    assert!(outcome.stderr.starts_with(&format!("  `{{home}}/{file}` is not as it was written\n")), "{outcome}");
+    assert_eq!(sandbox.text(file), edited);
+    sandbox.run(["setup", "opencode", "--remove", "--force"]).exits(0).any_stderr();
+    assert_eq!(sandbox.paths(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn an_empty_object_of_theirs_stays_empty() {
+    let file = ".config/opencode/opencode.json";
+    let sandbox = Sandbox::new().at_home().with(file, "{\n  \"provider\": {}\n}\n");
+    sandbox.sets_up("opencode");
+    let text = sandbox.text(file) + "\n";
+    let sandbox = sandbox.with(file, &text);
+    sandbox.removes("opencode");
+    let left: Value = serde_json::from_str(&sandbox.text(file)).unwrap();
+    assert_eq!(left, serde_json::json!({"provider": {}}));
 }
 
 #[test]
@@ -540,5 +578,36 @@ fn exec_warns_of_a_file_that_wins_over_the_variables() {
     let text = "qwenauth: warning: `security.auth.selectedType` in `{home}/.qwen/settings.json` wins over these variables; the way out: `qwenauth setup qwen-code`, or run `qwen` with `--auth-type openai -m MODEL`\n";
     assert_eq!(outcome.stderr, text);
     sandbox.sets_up("qwen-code");
+    sandbox.run(["exec", "--", "qwen"]).any_stdout();
+}
+
+#[test]
+fn exec_warns_also_where_the_file_was_set_up_for_another_profile() {
+    let sandbox = child(Sandbox::new().logged_in(), "codex");
+    sandbox.sets_up("codex");
+    let noted = sandbox.home().join(".local/state/qwenauth/setup/codex.json");
+    let record = fs::read_to_string(&noted).unwrap().replace("\"profile\": \"qwen\"", "\"profile\": \"other\"");
+    write_private(&noted, &record);
+    let outcome = sandbox.run(["exec", "--", "codex"]).any_stdout().any_stderr();
+    let text = "qwenauth: warning: Codex reads no variables but `{home}/.codex/config.toml`: `qwenauth setup codex`, once; then `codex` alone\n";
+    assert_eq!(outcome.stderr, text);
+}
+
+#[test]
+fn exec_warns_also_where_another_file_was_set_up() {
+    let sandbox = child(Sandbox::new().logged_in(), "codex");
+    sandbox.sets_up("codex");
+    sandbox.run(["exec", "--", "codex"]).any_stdout();
+    let elsewhere = sandbox.home().join("elsewhere");
+    let sandbox = sandbox.variable("CODEX_HOME", elsewhere);
+    let outcome = sandbox.run(["exec", "--", "codex"]).any_stdout().any_stderr();
+    assert!(outcome.stderr.contains("reads no variables but `{home}/elsewhere/config.toml`"), "{outcome}");
+}
+
+#[test]
+fn exec_says_nothing_of_a_file_that_does_not_stand_in_the_way() {
+    let sandbox = child(Sandbox::new().logged_in(), "qwen");
+    let settings = r#"{"security": {"auth": {"selectedType": "openai"}}, "model": {"name": ""}}"#;
+    let sandbox = sandbox.with(".qwen/settings.json", settings);
     sandbox.run(["exec", "--", "qwen"]).any_stdout();
 }
