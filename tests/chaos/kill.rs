@@ -258,7 +258,7 @@ impl Round<'_> {
         if let Some(lost) = lost.filter(|_| !self.victim.is_logout() || token.is_some()) {
             assert_eq!(lost.sent, before, "{told}");
             match lost.replied {
-                Some(at) if at < killed && machine.completes(&told) => count.completed += 1,
+                Some(at) if at < killed && token.is_some() && machine.completes(&told) => count.completed += 1,
                 Some(at) if at < killed => {
                     count.reply_out += 1;
                     count.longest = count.longest.max(killed - at);
