@@ -3,7 +3,8 @@
 //! Hazard: a refresh token works once. Two processes that send the same one, a kill between the server's answer and the
 //! file, a full disk, or a file written by another program meanwhile each lose the login for good.
 //! Rule: [`Account::renew`] is the only renewal in the program. It takes the locks, reads again, prepares the new file,
-//! asks, and saves; saving needs the [`replacement::Lock`].
+//! asks, and saves; saving needs the [`replacement::Lock`]. What is granted is written at once into a file that is called
+//! by the token it replaces: if the process is killed before the rename, the next renewal puts it in place.
 //!
 //! How the known hazards of Qwen Code's file (R1–R10, see lock for R1–R5 and R10) are met:
 //! - **R6** a 400 for a token that was rotated already makes Qwen Code unlink good tokens: a refusal here is followed by
