@@ -99,14 +99,20 @@ impl Room {
         let failed = || format!("cannot write `{}`", target.display());
         finish(self.temporary.as_file_mut(), &self.drafted, bytes).with_context(failed)?;
         let persisted = match self.in_place {
-            Some(mut file) => return fill(&mut file, bytes).with_context(failed),
+            Some(mut file) => {
+                fill(&mut file, bytes).with_context(failed)?;
+                forget(self.temporary);
+                return Ok(());
+            }
             None => self.temporary.persist(&target),
         };
         match persisted {
             Ok(_) => {}
             Err(error) if error.error.raw_os_error() == Some(nix::libc::EBUSY) => {
                 let mut file = open_in_place(&target, bytes.len()).with_context(failed)?;
-                return fill(&mut file, bytes).with_context(failed);
+                fill(&mut file, bytes).with_context(failed)?;
+                forget(error.file);
+                return Ok(());
             }
             Err(error) => return Err(error.error).with_context(failed),
         }
@@ -229,6 +235,13 @@ fn is_mount_point(target: &Path) -> bool {
 #[cfg(not(target_os = "linux"))]
 fn is_mount_point(_target: &Path) -> bool {
     false
+}
+
+/// Removes what has been copied to where it belongs.
+fn forget(temporary: NamedTempFile) {
+    if let Err(error) = temporary.close() {
+        log::warn!("a copy is left beside the file: {error}");
+    }
 }
 
 /// Like [`fill`], where `drafted` may stand already. Something else is never laid over it in pieces: half of each might
