@@ -186,10 +186,14 @@ fn a_request_is_not_kept_while_its_answer_lasts() {
     let sandbox = logged_in(&upstream);
     let gateway = Gateway::start(&sandbox, &[]);
     let body = vec![b'x'; 8 * MIB];
-    let mut clients: Vec<_> = (0..12).map(|_| gateway.send("POST /v1/chat/completions", "", &body)).collect();
-    for client in &mut clients {
-        client.read_until("data: 1");
-    }
+    // One after the other: what is on its way at once is another matter.
+    let clients: Vec<_> = (0..12)
+        .map(|_| {
+            let mut client = gateway.send("POST /v1/chat/completions", "", &body);
+            client.read_until("data: 1");
+            client
+        })
+        .collect();
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.running.id())).unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().split(' ').next()).unwrap();
     let resident: usize = resident.parse().unwrap();
