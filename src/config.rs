@@ -1,21 +1,20 @@
-//! config.toml and where files live.
+//! config.toml: reading it, and edits that keep its comments.
 //!
 //! Hazard: two commands that edit config.toml at once lose one edit. Rule: an edit reads and writes under a kernel lock,
 //! and what it writes is what it read with one value changed.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use nix::unistd::{User, getuid};
 
 use crate::cli::{Environment, variable};
-use crate::error::{Failed, Failure, nearest, note, printable};
-use crate::files::{self, Content, Privacy, Room};
-use crate::lock::{Kernel, PATIENCE};
+use crate::error::{Failed, Failure, nearest, note};
+use crate::paths::Paths;
+use crate::platform::files::{self, Content, Privacy, Room};
+use crate::platform::lock::{Kernel, PATIENCE};
+use crate::profile::ProfileName;
 use crate::providers::{self, Overrides, QWEN};
 use crate::secret::Secret;
 
@@ -24,137 +23,6 @@ const KEYS: [&str; 2] = ["profile", "providers"];
 
 /// Bytes an edit of config.toml may add: a key and a name.
 const EDIT: usize = 4096;
-
-/// Where things are.
-#[derive(Debug, Clone)]
-pub(crate) struct Paths {
-    pub(crate) config: PathBuf,
-    pub(crate) data: PathBuf,
-    pub(crate) state: PathBuf,
-    /// Qwen Code's own directory.
-    pub(crate) qwen: PathBuf,
-}
-
-impl Paths {
-    pub(crate) fn of(environment: &Environment) -> Result<Self> {
-        let absolute =
-            |value: &Option<std::ffi::OsString>| value.as_ref().map(PathBuf::from).filter(|path| path.is_absolute());
-        let qwen = match &environment.qwen_home {
-            Some(directory) => expand_home(directory, environment)?,
-            None => home(environment)?.join(".qwen"),
-        };
-        if let Some(one) = &environment.qwenauth_home {
-            let one = expand_home(one, environment)?;
-            return Ok(Self { config: one.join("config"), data: one.join("data"), state: one.join("state"), qwen });
-        }
-        let xdg = |value: &Option<std::ffi::OsString>, default: &str| -> Result<PathBuf> {
-            // The XDG base directory specification: a relative path is to be ignored.
-            let base = match absolute(value) {
-                Some(base) => base,
-                None => home(environment)?.join(default),
-            };
-            Ok(base.join("qwenauth"))
-        };
-        Ok(Self {
-            config: xdg(&environment.config_home, ".config")?,
-            data: xdg(&environment.data_home, ".local/share")?,
-            state: xdg(&environment.state_home, ".local/state")?,
-            qwen,
-        })
-    }
-
-    /// The credential file of a profile.
-    pub(crate) fn credential(&self, profile: &ProfileName) -> PathBuf {
-        if profile.is_qwen() {
-            return self.qwen.join("oauth_creds.json");
-        }
-        self.data.join("credentials").join(format!("{profile}.json"))
-    }
-
-    /// The names of all profiles that have a credential file.
-    pub(crate) fn profiles(&self) -> Result<Vec<ProfileName>> {
-        let mut names = Vec::new();
-        if std::fs::symlink_metadata(self.qwen.join("oauth_creds.json")).is_ok() {
-            names.push(ProfileName::qwen());
-        }
-        let directory = self.data.join("credentials");
-        let entries = match std::fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(names),
-            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", directory.display())),
-        };
-        let mut others: Vec<ProfileName> = entries
-            .flatten()
-            .filter_map(|entry| ProfileName::parse(entry.file_name().to_str()?.strip_suffix(".json")?).ok())
-            .filter(|name| !name.is_qwen())
-            .collect();
-        others.sort();
-        names.extend(others);
-        Ok(names)
-    }
-}
-
-/// `HOME`, else the passwd entry.
-pub(crate) fn home(environment: &Environment) -> Result<PathBuf> {
-    if let Some(home) = &environment.home {
-        return Ok(PathBuf::from(home));
-    }
-    match User::from_uid(getuid()) {
-        Ok(Some(user)) if user.dir.is_absolute() => Ok(user.dir),
-        _ => Failed::new(
-            Failure::Other,
-            "there is no home directory: `HOME` is not set and the user has no passwd entry",
-        )
-        .hint("set `HOME`, or both `QWENAUTH_HOME` and `QWEN_HOME`")
-        .err(),
-    }
-}
-
-/// A leading `~` or `~/` is the home directory, as Qwen Code reads `QWEN_HOME`.
-fn expand_home(path: &OsStr, environment: &Environment) -> Result<PathBuf> {
-    match Path::new(path).strip_prefix("~") {
-        Ok(rest) => Ok(home(environment)?.join(rest)),
-        Err(_) => Ok(PathBuf::from(path)),
-    }
-}
-
-/// A name of a profile: `[a-z0-9][a-z0-9._-]{0,62}`, so it is safe as a file name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ProfileName(String);
-
-impl ProfileName {
-    pub(crate) fn parse(text: &str) -> Result<Self> {
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        let mut bytes = text.bytes();
-        let good = text.len() <= 63
-            && bytes.next().is_some_and(plain)
-            && bytes.all(|byte| plain(byte) || matches!(byte, b'.' | b'_' | b'-'));
-        if !good {
-            return Failed::new(Failure::Usage, format!("`{}` cannot be the name of a profile", printable(text)))
-                .hint("a name has 1 to 63 of `a-z`, `0-9`, `.`, `_`, `-` and begins with a letter or digit")
-                .err();
-        }
-        Ok(Self(text.to_owned()))
-    }
-
-    pub(crate) fn qwen() -> Self {
-        Self(QWEN.to_owned())
-    }
-
-    pub(crate) fn is_qwen(&self) -> bool {
-        self.0 == QWEN
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for ProfileName {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
 
 /// The configuration of a run.
 #[derive(Debug, Clone)]
@@ -293,19 +161,4 @@ fn not_parsed(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error
     Failed::new(Failure::Other, format!("`{}`, line {line}, column {column}: {message}", path.display()))
         .hint("mend that line, or move the file away")
         .into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_profiles_are_safe_as_file_names() {
-        for good in ["qwen", "a", "0", "work.2", "a_b-c", &"x".repeat(63)] {
-            assert!(ProfileName::parse(good).is_ok(), "{good}");
-        }
-        for bad in ["", ".", "..", "-a", "_a", "A", "a/b", "a b", "a\n", "ä", &"x".repeat(64), "../a"] {
-            assert!(ProfileName::parse(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| qwenauth_fuzz::check("discovery_reply", bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| qwenauth::internals::check("discovery_reply", bytes));

@@ -8,9 +8,10 @@ use clap::{Arg, Command, CommandFactory, ValueEnum, ValueHint};
 use clap_complete::{Shell as ClapShell, generate};
 use clap_complete_nushell::Nushell;
 
-use super::{Setting, print};
+use super::print;
 use crate::cli::{Cli, CompletionsArgs, Names, Shell};
 use crate::providers;
+use crate::session::Session;
 use crate::setup::TOOLS;
 
 pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
@@ -39,12 +40,12 @@ const NAMED: [(&str, Names); 4] =
     [("login", Names::Providers), ("providers", Names::Providers), ("use", Names::Profiles), ("setup", Names::Tools)];
 
 /// Prints the names of one kind, one a line. A shell in the middle of a line wants no errors: there are none then.
-pub(crate) fn complete(names: Names, setting: impl FnOnce() -> Result<Setting>) -> Result<()> {
+pub(crate) fn complete(names: Names, session: impl FnOnce() -> Result<Session>) -> Result<()> {
     let found = match names {
         Names::Tools => TOOLS.iter().map(|tool| tool.name.to_owned()).collect(),
-        Names::Providers => setting().map(|setting| providers::names(&setting.config.overrides)).unwrap_or_default(),
-        Names::Profiles => setting()
-            .and_then(|setting| setting.config.paths.profiles())
+        Names::Providers => session().map(|session| providers::names(&session.config.overrides)).unwrap_or_default(),
+        Names::Profiles => session()
+            .and_then(|session| session.config.paths.profiles())
             .map(|profiles| profiles.iter().map(ToString::to_string).collect())
             .unwrap_or_default(),
     };

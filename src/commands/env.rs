@@ -11,14 +11,15 @@ use std::process::{Command, Stdio};
 use anyhow::Result;
 use clap::{CommandFactory, ValueEnum};
 
-use super::{Setting, group, print};
+use super::{group, print};
 use crate::cli::{Cli, EnvArgs, EnvFormat, variable};
 use crate::error::{Failed, Failure, Report, note};
 use crate::secret::Secret;
+use crate::session::Session;
 use crate::shell::{self, Variable};
 
-pub(crate) fn run(args: &EnvArgs, setting: impl FnOnce() -> Result<Setting>) -> Result<()> {
-    let result = text(args, || group(&setting()?, args.min_ttl, args.model.clone(), args.short_lived));
+pub(crate) fn run(args: &EnvArgs, session: impl FnOnce() -> Result<Session>) -> Result<()> {
+    let result = text(args, || group(&session()?, args.min_ttl, args.model.clone(), args.short_lived));
     let answer = match &result {
         Ok(text) => text.expose(),
         Err(error) => &failure(args.format, Report::of(error).failure.exit_code()),

@@ -9,22 +9,23 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Endpoint, Setting, group, new_gateway_key, tool_places};
+use super::{group, new_gateway_key, tool_places};
 use crate::cli::{ExecArgs, variable};
 use crate::credentials::{Lifetime, MARGIN};
 use crate::error::{Failed, Failure, note};
 use crate::gateway::{self, Background, Served};
+use crate::platform::signals;
+use crate::platform::supervisor::Supervisor;
 use crate::secret::Secret;
+use crate::session::{Endpoint, Session};
 use crate::setup::children::{self, Child, Values};
 use crate::shell::{self, Variable};
-use crate::signals;
-use crate::supervisor::Supervisor;
 
 /// A variable and its value; `None`: it has to go.
 type Set = (String, Option<Secret>);
 
 /// Without `--gateway` this returns only if the program could not be started.
-pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<u8> {
+pub(crate) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
     let Some((program, arguments)) = args.command.split_first() else {
         return Failed::new(Failure::Usage, "no program to run").err();
     };
@@ -38,24 +39,24 @@ pub(crate) fn run(args: &ExecArgs, setting: &Setting) -> Result<u8> {
             note("the environment has a key or base URL already, and it is left alone (`--preserve-env`)");
         }
     } else if args.gateway {
-        return run_beside_gateway(args, setting, command);
+        return run_beside_gateway(args, session, command);
     } else {
-        let group = group(setting, args.min_ttl, args.model.clone(), args.short_lived)?;
-        set_group(args, setting, group, &mut command)?;
+        let group = group(session, args.min_ttl, args.model.clone(), args.short_lived)?;
+        set_group(args, session, group, &mut command)?;
     }
     let error = command.exec();
     Err(not_started(program, &error).into())
 }
 
 /// Starts the gateway, then the program, and ends as the program does.
-fn run_beside_gateway(args: &ExecArgs, setting: &Setting, mut command: Command) -> Result<u8> {
-    let account = setting.account();
+fn run_beside_gateway(args: &ExecArgs, session: &Session, mut command: Command) -> Result<u8> {
+    let account = session.account();
     let credential = account.fresh(Lifetime::new(args.min_ttl, MARGIN))?;
     let model = Endpoint::of(&account, &credential, args.model.clone())?.model;
     let listener = gateway::listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let key = new_gateway_key();
     let base_url = format!("http://{}/v1", listener.local_addr()?);
-    set_group(args, setting, shell::openai(&key, &base_url, model.as_deref()), &mut command)?;
+    set_group(args, session, shell::openai(&key, &base_url, model.as_deref()), &mut command)?;
     for name in ["NO_PROXY", "no_proxy"] {
         command.env(name, with_loopback(variable(name)));
     }
@@ -63,7 +64,7 @@ fn run_beside_gateway(args: &ExecArgs, setting: &Setting, mut command: Command) 
     signals::bind_to_this_process(&mut command);
     // Before any thread: all of them have the signals blocked then.
     let supervisor = Supervisor::stand_in()?;
-    let options = setting.gateway_options(&args.gateway_options);
+    let options = session.gateway_options(&args.gateway_options);
     let gateway = Background::start(listener, key, Served { account, accounts: None }, options)?;
     let ended = supervisor
         .try_spawn(&mut command)
@@ -83,10 +84,10 @@ fn with_loopback(before: Option<OsString>) -> OsString {
     hosts
 }
 
-fn set_group(args: &ExecArgs, setting: &Setting, group: [Variable; 6], command: &mut Command) -> Result<()> {
+fn set_group(args: &ExecArgs, session: &Session, group: [Variable; 6], command: &mut Command) -> Result<()> {
     let mut own = group.map(|Variable { name, value }| (name.to_owned(), value)).to_vec();
     if let Some(child) = children::find(&args.command[0])? {
-        own.extend(for_child(&child, &own, setting)?);
+        own.extend(for_child(&child, &own, session)?);
     }
     let mut replaced = Vec::new();
     for (name, value) in &own {
@@ -115,12 +116,12 @@ fn set_group(args: &ExecArgs, setting: &Setting, group: [Variable; 6], command: 
 }
 
 /// What a known program reads beside the group, with a warning where that will not do.
-fn for_child(child: &Child, group: &[Set], setting: &Setting) -> Result<Vec<Set>> {
+fn for_child(child: &Child, group: &[Set], session: &Session) -> Result<Vec<Set>> {
     let value = |name: &str| group.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.as_ref());
     let (Some(key), Some(base_url)) = (value("OPENAI_API_KEY"), value("OPENAI_BASE_URL")) else {
         return Ok(Vec::new());
     };
-    let account = setting.account();
+    let account = session.account();
     let credential = account.require()?;
     let provider = account.provider(&credential)?;
     // A gateway speaks no Anthropic, wherever it leads to.
@@ -144,8 +145,8 @@ fn for_child(child: &Child, group: &[Set], setting: &Setting) -> Result<Vec<Set>
             note(&format!("warning: {missing}"));
         }
     }
-    let profile = setting.profile.as_str();
-    if let Some(why) = child.outvoted(&tool_places(setting)?, &setting.config.paths.state, profile) {
+    let profile = session.profile.as_str();
+    if let Some(why) = child.outvoted(&tool_places(session)?, &session.config.paths.state, profile) {
         note(&format!("warning: {why}"));
     }
     let mut own: Vec<Set> = child.variables(&values).into_iter().map(|(name, value)| (name, Some(value))).collect();

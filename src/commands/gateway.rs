@@ -6,21 +6,22 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, raise};
 use serde_json::json;
 
-use super::{Endpoint, Setting, new_gateway_key, print, print_json};
+use super::{new_gateway_key, print, print_json};
 use crate::cli::GatewayArgs;
-use crate::config::ProfileName;
 use crate::credentials::{Lifetime, MARGIN};
 use crate::error::{Failed, Failure, Report, note};
-use crate::files::{self, Content, Privacy, Room};
 use crate::gateway::{self, Accounts, Served};
+use crate::platform::files::{self, Content, Privacy, Room};
+use crate::platform::signals;
+use crate::profile::ProfileName;
 use crate::secret::Secret;
-use crate::signals;
+use crate::session::{Endpoint, Session};
 
 /// A key of the user's own making should not be guessed either.
 const SHORTEST_KEY: usize = 16;
 
-pub(crate) fn run(args: &GatewayArgs, setting: &Setting) -> Result<()> {
-    let account = setting.account();
+pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
+    let account = session.account();
     match account.fresh(Lifetime::Preferably(MARGIN)) {
         Ok(credential) => drop(Endpoint::of(&account, &credential, None)?),
         Err(error) if args.all_profiles || Report::of(&error).failure == Failure::Temporary => {
@@ -46,23 +47,23 @@ pub(crate) fn run(args: &GatewayArgs, setting: &Setting) -> Result<()> {
     } else {
         print(&format!("{base_url}\n{}\n", key.expose()))?;
     }
-    let mut options = setting.gateway_options(&args.options);
+    let mut options = session.gateway_options(&args.options);
     options.drain = args.drain;
     options.metrics = args.metrics;
     options.allow_hosts.clone_from(&args.allow_host);
-    let accounts = args.all_profiles.then(|| accounts(setting));
+    let accounts = args.all_profiles.then(|| accounts(session));
     let is_under_nohup = signals::is_ignored(Signal::SIGHUP);
     let signal = gateway::serve(listener, key, Served { account, accounts }, options, is_under_nohup)?;
     die_of(signal)
 }
 
 /// Finds profiles for as long as the gateway runs, those of later logins included.
-fn accounts(setting: &Setting) -> Accounts {
-    let setting = setting.clone();
+fn accounts(session: &Session) -> Accounts {
+    let session = session.clone();
     Box::new(move |name| {
         let name = ProfileName::parse(name).ok()?;
-        let stored = setting.config.paths.profiles().ok()?;
-        stored.contains(&name).then(|| setting.account_of(&name))
+        let stored = session.config.paths.profiles().ok()?;
+        stored.contains(&name).then(|| session.account_of(&name))
     })
 }
 

@@ -6,18 +6,19 @@ use anyhow::Result;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Setting, print_json};
+use super::print_json;
 use crate::cli::LogoutArgs;
-use crate::config::ProfileName;
 use crate::credentials::{Account, Credential, Kind, Stored};
 use crate::error::note;
+use crate::profile::ProfileName;
+use crate::session::Session;
 use crate::terminal;
 
-pub(crate) fn run(args: &LogoutArgs, setting: &Setting) -> Result<()> {
+pub(crate) fn run(args: &LogoutArgs, session: &Session) -> Result<()> {
     if !args.all {
-        return remove(args, setting, &setting.profile);
+        return remove(args, session, &session.profile);
     }
-    let profiles = setting.config.paths.profiles()?;
+    let profiles = session.config.paths.profiles()?;
     if profiles.is_empty() {
         note("already logged out: there is no stored profile");
         return Ok(());
@@ -28,12 +29,12 @@ pub(crate) fn run(args: &LogoutArgs, setting: &Setting) -> Result<()> {
         return Ok(());
     }
     // One that cannot be removed is no reason to keep the others.
-    let outcomes: Vec<Result<()>> = profiles.iter().map(|profile| remove(args, setting, profile)).collect();
+    let outcomes: Vec<Result<()>> = profiles.iter().map(|profile| remove(args, session, profile)).collect();
     outcomes.into_iter().collect()
 }
 
-fn remove(args: &LogoutArgs, setting: &Setting, profile: &ProfileName) -> Result<()> {
-    let account = setting.account_of(profile);
+fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result<()> {
+    let account = session.account_of(profile);
     let removed = account.remove()?;
     let mut revoked = false;
     if let Some(Stored::Present(credential)) = &removed {

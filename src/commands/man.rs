@@ -10,7 +10,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
 use crate::cli::Cli;
-use crate::files::{Privacy, Room};
+use crate::platform::files::{Privacy, Room};
 
 /// Sections of the main page, in the form of the help's own: a heading, then terms and texts.
 const MAIN: &str = "\

@@ -3,16 +3,17 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Setting, print};
+use super::print;
 use crate::cli::ProfilesArgs;
 use crate::credentials::{Kind, Stored};
 use crate::error::printable;
+use crate::session::Session;
 
-pub(crate) fn run(args: &ProfilesArgs, setting: &Setting) -> Result<()> {
+pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
     let mut rows = Vec::new();
     let mut lines = Vec::new();
-    for profile in setting.config.paths.profiles()? {
-        let account = setting.account_of(&profile);
+    for profile in session.config.paths.profiles()? {
+        let account = session.account_of(&profile);
         let (provider, kind) = match account.load()? {
             Stored::Present(credential) => {
                 let kind = if credential.kind == Kind::ApiKey { "api_key" } else { "oauth" };
@@ -21,7 +22,7 @@ pub(crate) fn run(args: &ProfilesArgs, setting: &Setting) -> Result<()> {
             Stored::Damaged(_) => (None, "damaged"),
             Stored::Missing => continue,
         };
-        let active = profile == setting.profile;
+        let active = profile == session.profile;
         rows.push(json!({
             "profile": profile.as_str(),
             "provider": provider,

@@ -3,16 +3,17 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Setting, Surroundings, print};
+use super::print;
 use crate::cli::ProvidersArgs;
 use crate::error::printable;
 use crate::providers::{self, Ci, Open, Overrides, Provider};
+use crate::session::{Session, Surroundings};
 
-pub(crate) fn run(args: &ProvidersArgs, setting: &Setting) -> Result<()> {
+pub(crate) fn run(args: &ProvidersArgs, session: &Session) -> Result<()> {
     let surroundings = Surroundings::look();
     // The committed table speaks of the program, not of somebody's configuration.
     let none = Overrides::default();
-    let overrides = if args.markdown { &none } else { &setting.config.overrides };
+    let overrides = if args.markdown { &none } else { &session.config.overrides };
     let names = match &args.name {
         Some(name) => vec![name.clone()],
         None => providers::names(overrides),

@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 
-use super::Setting;
 use crate::credentials::Kind;
 use crate::error::note;
+use crate::session::Session;
 
-pub(crate) fn run(setting: &Setting) -> Result<()> {
-    let account = setting.account();
+pub(crate) fn run(session: &Session) -> Result<()> {
+    let account = session.account();
     let credential = account.require()?;
     if credential.kind == Kind::ApiKey {
         note(&format!("`{}` is an API key: there is nothing to renew", account.profile));

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::cli::SandboxArgs;
 use crate::error::{Failed, Failure, note};
+use crate::platform::supervisor::{Ended, Supervisor};
 use crate::sandbox::{Inside, Options, Provider, shell, tour};
-use crate::supervisor::{Ended, Supervisor};
 
 /// Ends with the code of the program inside.
 pub(crate) fn run(args: &SandboxArgs) -> anyhow::Result<u8> {

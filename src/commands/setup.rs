@@ -6,24 +6,25 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{Endpoint, Setting, print, tool_places};
+use super::{print, tool_places};
 use crate::cli::{SetupArgs, variable};
 use crate::error::{Failed, Failure, note, printable};
 use crate::providers::QWEN;
+use crate::session::{Endpoint, Session};
 use crate::setup::{self, Access, Places, Removed, SetUp, TOOLS, Tool};
 use crate::terminal;
 
 /// The file of the gateway's key for tools that are set up with `--gateway`.
 const GATEWAY_KEY: &str = "gateway-key";
 
-pub(crate) fn run(args: &SetupArgs, setting: &Setting) -> Result<()> {
-    let places = tool_places(setting)?;
-    let Some(name) = &args.tool else { return list(args, setting, &places) };
+pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
+    let places = tool_places(session)?;
+    let Some(name) = &args.tool else { return list(args, session, &places) };
     let tool = setup::find(name)?;
     if args.remove {
-        return remove(tool, args, setting);
+        return remove(tool, args, session);
     }
-    let access = access(args, setting)?;
+    let access = access(args, session)?;
     match tool.set_up(&access, &places)? {
         SetUp::Text { place, text, start } => {
             if args.print {
@@ -47,7 +48,7 @@ pub(crate) fn run(args: &SetupArgs, setting: &Setting) -> Result<()> {
             print(&text)
         }
         SetUp::Plan(plan) => {
-            let changed = plan.apply(tool, &access, &setting.config.paths.state)?;
+            let changed = plan.apply(tool, &access, &session.config.paths.state)?;
             say_done(tool, &access, &places, changed);
             if let Some(text) = &plan.note {
                 note(text);
@@ -83,8 +84,8 @@ fn say_done(tool: &Tool, access: &Access, places: &Places, changed: bool) {
     }
 }
 
-fn remove(tool: &Tool, args: &SetupArgs, setting: &Setting) -> Result<()> {
-    match setup::remove(tool, &setting.config.paths.state, args.force)? {
+fn remove(tool: &Tool, args: &SetupArgs, session: &Session) -> Result<()> {
+    match setup::remove(tool, &session.config.paths.state, args.force)? {
         Removed::Done(file) => note(&format!("{} is as it was before: `{}`", tool.title, file.display())),
         Removed::NotSetUp => note(&format!("{} is not set up by qwenauth; nothing was changed", tool.title)),
         Removed::Edited(file, lines) => {
@@ -104,8 +105,8 @@ fn remove(tool: &Tool, args: &SetupArgs, setting: &Setting) -> Result<()> {
 }
 
 /// What the tool is given. Offline: nothing is asked, nothing renewed.
-fn access(args: &SetupArgs, setting: &Setting) -> Result<Access> {
-    let account = setting.account();
+fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
+    let account = session.account();
     let credential = account.require()?;
     let provider = account.provider(&credential)?;
     let Endpoint { base_url, model } = Endpoint::of(&account, &credential, args.model.clone())?;
@@ -114,7 +115,7 @@ fn access(args: &SetupArgs, setting: &Setting) -> Result<Access> {
             .hint("name one with `--model ID`")
             .err();
     };
-    let gateway_key = args.gateway.map(|_| setting.config.paths.data.join(GATEWAY_KEY));
+    let gateway_key = args.gateway.map(|_| session.config.paths.data.join(GATEWAY_KEY));
     Ok(Access {
         profile: account.profile.clone(),
         anthropic: provider.anthropic(&base_url),
@@ -148,11 +149,11 @@ fn installed(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join(OsStr::new(program))).find(|path| runs(path))
 }
 
-fn list(args: &SetupArgs, setting: &Setting, places: &Places) -> Result<()> {
+fn list(args: &SetupArgs, session: &Session, places: &Places) -> Result<()> {
     let mut rows = Vec::new();
     let mut text = format!("{:<12} {:<10} {}\n", "TOOL", "INSTALLED", "SET UP");
     for tool in &TOOLS {
-        let record = setup::recorded(&setting.config.paths.state, tool.name)?;
+        let record = setup::recorded(&session.config.paths.state, tool.name)?;
         let installed = installed(tool.program);
         let set_up = match (&record, tool.is_written()) {
             (Some(record), _) => format!("profile {}: {}", record.profile, record.file.display()),

@@ -5,18 +5,19 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Endpoint, Setting, print, rfc3339};
+use super::{print, rfc3339};
 use crate::cli::{StatusArgs, variable};
-use crate::config::ProfileName;
 use crate::credentials::{Credential, Kind, Proof, State, Stored};
 use crate::error::{Failure, Report, printable};
+use crate::profile::ProfileName;
+use crate::session::{Endpoint, Session};
 
 /// Variables of the user that tools obey instead of the stored credential.
 const OVERRIDES: [&str; 3] = ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"];
 
-pub(crate) fn run(args: &StatusArgs, setting: &Setting) -> Result<u8> {
-    let profiles = if args.all { setting.config.paths.profiles()? } else { vec![setting.profile.clone()] };
-    let rows = profiles.iter().map(|profile| Row::of(profile, setting, args.check)).collect::<Result<Vec<_>>>()?;
+pub(crate) fn run(args: &StatusArgs, session: &Session) -> Result<u8> {
+    let profiles = if args.all { session.config.paths.profiles()? } else { vec![session.profile.clone()] };
+    let rows = profiles.iter().map(|profile| Row::of(profile, session, args.check)).collect::<Result<Vec<_>>>()?;
     if args.json {
         let value = json!({"schema": 1, "profiles": rows.iter().map(Row::json).collect::<Vec<_>>()});
         print(&format!("{value:#}\n"))?;
@@ -50,15 +51,15 @@ struct Row {
 }
 
 impl Row {
-    fn of(profile: &ProfileName, setting: &Setting, check: bool) -> Result<Self> {
-        let account = setting.account_of(profile);
+    fn of(profile: &ProfileName, session: &Session, check: bool) -> Result<Self> {
+        let account = session.account_of(profile);
         let stored = account.load()?;
         let mut state = account.state_of(&stored);
         let mut row = Self {
             profile: profile.to_string(),
             provider: profile.to_string(),
             kind: Kind::Oauth,
-            active: *profile == setting.profile,
+            active: *profile == session.profile,
             state,
             expires_at: None,
             left: None,

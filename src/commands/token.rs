@@ -4,12 +4,13 @@ use anyhow::Result;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{Endpoint, Setting, print, rfc3339};
+use super::{print, rfc3339};
 use crate::cli::{TokenArgs, TokenFormat};
 use crate::credentials::{Lifetime, MARGIN};
+use crate::session::{Endpoint, Session};
 
-pub(crate) fn run(args: &TokenArgs, setting: &Setting) -> Result<()> {
-    let account = setting.account();
+pub(crate) fn run(args: &TokenArgs, session: &Session) -> Result<()> {
+    let account = session.account();
     let lifetime = Lifetime::new(args.min_ttl, MARGIN);
     let mut credential = account.fresh(lifetime)?;
     if args.short_lived {

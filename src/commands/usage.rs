@@ -7,14 +7,16 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Setting, print, rfc3339};
+use super::{print, rfc3339};
 use crate::cli::UsageArgs;
 use crate::credentials::{Account, Credential, Stored};
 use crate::error::{Failed, Failure, note, printable};
 use crate::gateway::{self, Tuning};
 use crate::http;
+use crate::limits::{Rule, Zone, standing};
 use crate::providers::Provider;
-use crate::usage::{Counts, Rule, Seen, Summary, Zone, standing};
+use crate::session::Session;
+use crate::usage::{Counts, Seen, Summary};
 
 /// For the provider's answer to `--check`.
 const CHECK: Duration = Duration::from_secs(20);
@@ -25,21 +27,21 @@ const COUNTED: &str = "counted: what passed through the gateway; other uses of t
 /// Columns of a bar.
 const BAR: usize = 20;
 
-pub(crate) fn run(args: &UsageArgs, setting: &Setting) -> Result<()> {
+pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
     let now = SystemTime::now();
-    let accounts = accounts(setting)?;
+    let accounts = accounts(session)?;
     // Days are those of each provider's own zone, which differ from UTC's by one at most.
     let utc = Zone::parse(None)?;
-    let mut summary = Summary::read(&setting.config.paths.state, &utc.days_before(now, args.days).to_string())?;
+    let mut summary = Summary::read(&session.config.paths.state, &utc.days_before(now, args.days).to_string())?;
     summary.counts.retain(|(day, profile, _, _), _| {
         let zone =
             accounts.iter().find(|account| account.profile == *profile).map_or(&utc, |account| &account.rule.zone);
         *day >= zone.days_before(now, args.days - 1).to_string()
     });
-    let mut limits: Vec<Limit> = accounts.iter().flat_map(|account| account.limits(setting, now)).collect();
+    let mut limits: Vec<Limit> = accounts.iter().flat_map(|account| account.limits(session, now)).collect();
     limits.extend(summary.limits.iter().map(|((profile, _), seen)| Limit::stated(profile, seen)));
     if args.check {
-        limits.extend(accounts.iter().filter_map(|account| account.check(setting)).flatten());
+        limits.extend(accounts.iter().filter_map(|account| account.check(session)).flatten());
     }
     if args.json {
         return print(&format!("{:#}\n", as_json(args, &summary, &limits)));
@@ -58,10 +60,10 @@ struct Known {
 }
 
 /// Those that can be read; `status` tells of the others.
-fn accounts(setting: &Setting) -> Result<Vec<Known>> {
+fn accounts(session: &Session) -> Result<Vec<Known>> {
     let mut known = Vec::new();
-    for profile in setting.config.paths.profiles()? {
-        let account = setting.account_of(&profile);
+    for profile in session.config.paths.profiles()? {
+        let account = session.account_of(&profile);
         let Ok(Stored::Present(credential)) = account.load() else { continue };
         let Ok(provider) = account.provider(&credential) else { continue };
         let Ok(base_url) = Account::base_url(&credential, &provider) else { continue };
@@ -136,8 +138,8 @@ impl Limit {
 
 impl Known {
     /// What is counted here.
-    fn limits(&self, setting: &Setting, now: SystemTime) -> Vec<Limit> {
-        let state = &setting.config.paths.state;
+    fn limits(&self, session: &Session, now: SystemTime) -> Vec<Limit> {
+        let state = &session.config.paths.state;
         let (lately, today) = standing(state, &self.provider.name, &self.account, &self.rule, now);
         let limit = |name: String, limit: u32, used: u32, resets_at, is_over| Limit {
             profile: self.profile.clone(),
@@ -161,11 +163,11 @@ impl Known {
     }
 
     /// OpenRouter tells what is left of a key. `None`: nobody to ask.
-    fn check(&self, setting: &Setting) -> Option<Vec<Limit>> {
+    fn check(&self, session: &Session) -> Option<Vec<Limit>> {
         if self.provider.name != "openrouter" {
             return None;
         }
-        match ask(&self.base_url, &self.credential, setting) {
+        match ask(&self.base_url, &self.credential, session) {
             Ok(reply) => Some(self.of_key(&reply["data"])),
             Err(error) => {
                 note(&format!("cannot ask `{}` what is left: {error:#}", self.profile));
@@ -201,9 +203,9 @@ fn cents(dollars: &Value) -> Option<f64> {
     Some(dollars.as_f64()? * 100.0)
 }
 
-fn ask(base: &str, credential: &Credential, setting: &Setting) -> Result<Value> {
+fn ask(base: &str, credential: &Credential, session: &Session) -> Result<Value> {
     let url = http::endpoint(&format!("{base}/key"))?;
-    let network = setting.account().network().clone();
+    let network = session.account().network().clone();
     let reply = network
         .connect(&url)?
         .get(&url, Some(&credential.access_token), &[], CHECK)

@@ -41,9 +41,9 @@ pub(crate) use self::proof::{Proof, Question};
 pub(crate) use self::refused::marks_of_others;
 pub(crate) use self::replacement::NewKey;
 use crate::error::{Failed, Failure, Report, note};
-use crate::files::{self, Content, Privacy};
 use crate::http::Network;
 use crate::oauth::Endpoints;
+use crate::platform::files::{self, Content, Privacy};
 use crate::providers::{self, Overrides, QWEN};
 use crate::secret::Secret;
 

@@ -9,11 +9,11 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::Account;
-use crate::files::{self, Content, Privacy, Room};
-use crate::lock::{Kernel, PATIENCE};
 use crate::oauth::Server;
 use crate::oauth::device::{self, Authorization};
-use crate::signals::Held;
+use crate::platform::files::{self, Content, Privacy, Room};
+use crate::platform::lock::{Kernel, PATIENCE};
+use crate::platform::signals::Held;
 
 /// What is kept of a login that waited for approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

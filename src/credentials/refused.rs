@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::files;
+use crate::platform::files;
 use crate::secret::Secret;
 
 /// Where the mark of a token stands: an empty file, so the token itself is written nowhere.

@@ -11,13 +11,13 @@ use super::document::Document;
 use super::replacement::{Lock, save};
 use super::{Account, Credential, Kind, Stored, refused};
 use crate::error::{Failed, Failure, Report};
-use crate::files::{self, Room};
 use crate::http::Connection;
-use crate::lock::{PATIENCE, QwenCode};
 use crate::oauth::refresh::{self, NotRenewed};
 use crate::oauth::{Grant, Server};
+use crate::platform::files::{self, Room};
+use crate::platform::lock::{PATIENCE, QwenCode};
+use crate::platform::signals::Held;
 use crate::secret::Secret;
-use crate::signals::Held;
 
 /// Qwen Code waits 28.9 s for its lock and then starts a device login, so a renewal is over before, all tries together.
 const RENEWAL: Duration = Duration::from_secs(25);

@@ -11,12 +11,12 @@ use zeroize::Zeroizing;
 use super::document::{self, Document};
 use super::{Account, Credential, Stored, refused};
 use crate::error::{Failed, Report, note};
-use crate::files::{self, Content, Privacy, Room};
-use crate::lock::{Kernel, PATIENCE, QwenCode};
 use crate::oauth::{Endpoints, Grant};
+use crate::platform::files::{self, Content, Privacy, Room};
+use crate::platform::lock::{Kernel, PATIENCE, QwenCode};
+use crate::platform::signals::Held;
 use crate::providers::Provider;
 use crate::secret::Secret;
-use crate::signals::Held;
 
 /// Bytes a renewal may add to a credential file. Tokens are some hundred bytes to a few thousand.
 const GROWTH: usize = 64 * 1024;

@@ -15,7 +15,8 @@ use super::upload::Upload;
 use super::{Tuning, verdict};
 use crate::credentials::Account;
 use crate::error::Failed;
-use crate::usage::{Counts, Day, Ledger, Pending, Rate, Seen, seconds};
+use crate::limits::{Day, Rate};
+use crate::usage::{Counts, Ledger, Pending, Seen, seconds};
 
 pub(super) struct Lane {
     pub(super) profile: String,

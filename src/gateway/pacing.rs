@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use super::Tuning;
 use crate::credentials::Credential;
 use crate::error::{Failed, Failure, note};
+use crate::limits::{Day, Rate, Rule, Take, Turn, Zone};
 use crate::providers::Provider;
-use crate::usage::{Day, Rate, Rule, Take, Turn, Zone};
 
 /// A limit without a window of its own is one for this long.
 const MINUTE: Duration = Duration::from_secs(60);

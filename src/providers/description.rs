@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::error::{Failed, Failure};
-use crate::files::{self, Content, Privacy};
 use crate::http::{self, USER_AGENT, is_loopback};
 use crate::oauth::{ClientAuth, Dialect, Endpoints, Server};
+use crate::platform::files::{self, Content, Privacy};
 use crate::secret::Secret;
 
 /// How to authenticate and where the API lives.

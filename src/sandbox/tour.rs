@@ -10,7 +10,7 @@ use anyhow::Context;
 use super::Inside;
 use crate::cli::variable;
 use crate::error::note;
-use crate::supervisor::{Ended, Supervisor};
+use crate::platform::supervisor::{Ended, Supervisor};
 
 struct Step {
     why: &'static str,

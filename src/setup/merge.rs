@@ -11,7 +11,7 @@ use super::document::Document;
 use super::record::{self, Record, Restored, Written, digest};
 use super::{Access, Companion, Plan, Tool, removal, target};
 use crate::error::{Failed, Failure};
-use crate::files::{Privacy, Room};
+use crate::platform::files::{Privacy, Room};
 
 /// What a merge comes to.
 struct Next {

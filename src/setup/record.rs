@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::document::{Document, Place};
 use super::target;
-use crate::files::{self, Content, Privacy};
+use crate::platform::files::{self, Content, Privacy};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::document::Document;
 use super::record::{self, Record, Restored, Written};
 use super::{Tool, target};
-use crate::files::{self, Privacy, Room};
+use crate::platform::files::{self, Privacy, Room};
 
 pub(crate) enum Removed {
     Done(PathBuf),

@@ -9,8 +9,8 @@ use anyhow::Result;
 
 use super::document::Syntax;
 use crate::error::{Failed, Failure};
-use crate::files::{self, Content, Privacy};
-use crate::lock::{Kernel, PATIENCE};
+use crate::platform::files::{self, Content, Privacy};
+use crate::platform::lock::{Kernel, PATIENCE};
 
 /// The ending of the one backup, beside the file.
 const BACKUP: &str = "qwenauth-backup";

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{self, Privacy, Room};
+use crate::platform::files::{self, Privacy, Room};
 
 /// Files of so many days and more ago are no longer added to, and are summed up once they have grown.
 const SETTLED: i64 = 3;

@@ -6,16 +6,16 @@ use url::Url;
 
 use super::{Check, proxy};
 use crate::cli::variable;
-use crate::commands::{Endpoint, Setting};
-use crate::config;
 use crate::credentials::Stored;
 use crate::http;
+use crate::paths;
+use crate::session::{Endpoint, Session};
 
-pub(super) fn check(setting: &Setting) -> Vec<Check> {
-    let mut checks = openai(setting);
+pub(super) fn check(session: &Session) -> Vec<Check> {
+    let mut checks = openai(session);
     checks.extend(proxy::check());
     checks.extend(certificates());
-    checks.extend(qwen_home(setting));
+    checks.extend(qwen_home(session));
     checks
 }
 
@@ -23,7 +23,7 @@ fn text(name: &str) -> Option<String> {
     variable(name).map(|value| value.to_string_lossy().into_owned())
 }
 
-fn openai(setting: &Setting) -> Vec<Check> {
+fn openai(session: &Session) -> Vec<Check> {
     let mut checks = Vec::new();
     let (base, old, key) = (text("OPENAI_BASE_URL"), text("OPENAI_API_BASE"), text("OPENAI_API_KEY"));
     if let (Some(base), Some(old)) = (&base, &old)
@@ -35,7 +35,7 @@ fn openai(setting: &Setting) -> Vec<Check> {
             "`unset OPENAI_API_BASE`, or `eval \"$(qwenauth env)\"` sets both",
         ));
     }
-    let account = setting.account();
+    let account = session.account();
     let ours = match account.load() {
         Ok(Stored::Present(credential)) => {
             let base = Endpoint::of(&account, &credential, None).map(|endpoint| endpoint.base_url).unwrap_or_default();
@@ -58,11 +58,11 @@ fn openai(setting: &Setting) -> Vec<Check> {
         .any(|start| key.starts_with(start));
     match ours {
         Some((base, true)) if host(&base).as_deref() == Some(goes_to.as_str()) => {
-            checks.push(Check::ok("variables", format!("`OPENAI_…` is `{}`'s", setting.profile)));
+            checks.push(Check::ok("variables", format!("`OPENAI_…` is `{}`'s", session.profile)));
         }
         Some((_, true)) => checks.push(Check::fail(
             "variables",
-            format!("the key of `{}` would be sent to `{goes_to}`, which is not its host", setting.profile),
+            format!("the key of `{}` would be sent to `{goes_to}`, which is not its host", session.profile),
             "`eval \"$(qwenauth env)\"` sets both together",
         )),
         _ if goes_to == "api.openai.com" && of_another => checks.push(Check::fail(
@@ -74,7 +74,7 @@ fn openai(setting: &Setting) -> Vec<Check> {
             "variables",
             format!(
                 "`OPENAI_API_KEY` is set and goes to `{goes_to}`: programs use it instead of `{}`",
-                setting.profile
+                session.profile
             ),
             "`qwenauth exec` replaces it for one program; `eval \"$(qwenauth env)\"` for this shell",
         )),
@@ -114,11 +114,11 @@ fn certificates() -> Vec<Check> {
 }
 
 /// Qwen Code reads `.env` files; nobody else does, so its login would be elsewhere than ours.
-fn qwen_home(setting: &Setting) -> Option<Check> {
+fn qwen_home(session: &Session) -> Option<Check> {
     if variable("QWEN_HOME").is_some() {
         return None;
     }
-    let home = config::home(&setting.environment).ok()?;
+    let home = paths::home(&session.environment).ok()?;
     let files = [home.join(".qwen/.env"), home.join(".env")];
     let set_in = |file: &PathBuf| {
         let text = std::fs::read_to_string(file).unwrap_or_default();

@@ -14,10 +14,11 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Setting, print};
+use super::print;
 use crate::cli::DoctorArgs;
-use crate::config;
 use crate::error::{Report, printable};
+use crate::paths;
+use crate::session::Session;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -80,15 +81,15 @@ impl Check {
     }
 }
 
-pub(crate) fn run(args: &DoctorArgs, setting: impl FnOnce() -> Result<Setting>) -> Result<u8> {
+pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) -> Result<u8> {
     let mut home = std::path::PathBuf::new();
-    let checks = match setting() {
-        Ok(setting) => {
-            home = config::home(&setting.environment).unwrap_or_default();
+    let checks = match session() {
+        Ok(session) => {
+            home = paths::home(&session.environment).unwrap_or_default();
             let mut checks = vec![Check::ok("version", concat!("qwenauth ", env!("CARGO_PKG_VERSION")))];
-            checks.extend(storage::check(&setting, args.fix));
-            checks.extend(environment::check(&setting));
-            checks.extend(network::check(&setting));
+            checks.extend(storage::check(&session, args.fix));
+            checks.extend(environment::check(&session));
+            checks.extend(network::check(&session));
             checks
         }
         Err(error) => {

@@ -8,11 +8,11 @@ use url::Url;
 
 use super::Check;
 use super::proxy::{self, Proxy, Way};
-use crate::commands::{Endpoint, Setting};
 use crate::credentials::{Account, Credential, Kind, Proof, Stored};
 use crate::error::Report;
 use crate::http::{Connection, Network, Reply, Trouble};
 use crate::providers::{self, Provider};
+use crate::session::{Endpoint, Session};
 
 /// For each server: a doctor that hangs is no help.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -26,13 +26,13 @@ struct Server {
     is_api: bool,
 }
 
-pub(super) fn check(setting: &Setting) -> Vec<Check> {
-    let account = setting.account();
+pub(super) fn check(session: &Session) -> Vec<Check> {
+    let account = session.account();
     let stored = match account.load() {
         Ok(Stored::Present(credential)) => Some(credential),
         _ => None,
     };
-    let servers = servers(&account, stored.as_ref(), setting);
+    let servers = servers(&account, stored.as_ref(), session);
     let network = account.network();
     // Side by side: one that does not answer takes its whole time.
     let mut checks: Vec<Check> = thread::scope(|scope| {
@@ -44,10 +44,10 @@ pub(super) fn check(setting: &Setting) -> Vec<Check> {
 }
 
 /// At most two: where logins are renewed, and where requests go.
-fn servers(account: &Account, stored: Option<&Credential>, setting: &Setting) -> Vec<Server> {
+fn servers(account: &Account, stored: Option<&Credential>, session: &Session) -> Vec<Server> {
     let provider: Option<Provider> = match stored {
         Some(credential) => account.provider(credential).ok(),
-        None => providers::find(setting.profile.as_str(), &setting.config.overrides).ok(),
+        None => providers::find(session.profile.as_str(), &session.config.overrides).ok(),
     };
     let Some(provider) = provider else { return Vec::new() };
     let login = provider.server(None).ok().map(|server| server.token_endpoint);

@@ -9,21 +9,21 @@ use std::time::Duration;
 
 use super::Check;
 use super::storage::age;
-use crate::commands::Setting;
-use crate::config::ProfileName;
 use crate::credentials::{Pending, Stored, marks_of_others};
+use crate::profile::ProfileName;
 use crate::secret::Secret;
+use crate::session::Session;
 
 /// No writing takes this long: a temporary file of this age has lost its process.
 const LEFT: Duration = Duration::from_secs(600);
 
 const REMEDY: &str = "`qwenauth doctor --fix` removes it";
 
-pub(super) fn temporary_files(directories: &[&PathBuf], setting: &Setting, fix: bool) -> Vec<Check> {
+pub(super) fn temporary_files(directories: &[&PathBuf], session: &Session, fix: bool) -> Vec<Check> {
     let mut checks = Vec::new();
     // What a killed renewal was granted is the only token that the server still takes.
     let successors: Vec<PathBuf> =
-        names_of(setting).iter().filter_map(|name| setting.account_of(name).successor()).collect();
+        names_of(session).iter().filter_map(|name| session.account_of(name).successor()).collect();
     let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -52,16 +52,16 @@ fn removed(message: String, is_removed: bool) -> Check {
     if is_removed { Check::fixed("leftovers", message) } else { Check::warn("leftovers", message, REMEDY) }
 }
 
-pub(super) fn pending_logins(setting: &Setting, fix: bool) -> Vec<Check> {
-    let entries = fs::read_dir(setting.config.paths.state.join("pending")).into_iter().flatten().flatten();
+pub(super) fn pending_logins(session: &Session, fix: bool) -> Vec<Check> {
+    let entries = fs::read_dir(session.config.paths.state.join("pending")).into_iter().flatten().flatten();
     let name = |path: &Path| ProfileName::parse(path.file_name()?.to_str()?.strip_suffix(".json")?).ok();
     let mut names: Vec<ProfileName> = entries.filter_map(|entry| name(&entry.path())).collect();
     names.sort();
-    names.iter().filter_map(|name| pending_login(name, setting, fix)).collect()
+    names.iter().filter_map(|name| pending_login(name, session, fix)).collect()
 }
 
-fn pending_login(name: &ProfileName, setting: &Setting, fix: bool) -> Option<Check> {
-    let account = setting.account_of(name);
+fn pending_login(name: &ProfileName, session: &Session, fix: bool) -> Option<Check> {
+    let account = session.account_of(name);
     match account.pending_state() {
         Ok(Pending::None) => None,
         Ok(Pending::Waiting) => {
@@ -78,11 +78,11 @@ fn pending_login(name: &ProfileName, setting: &Setting, fix: bool) -> Option<Che
 }
 
 /// A mark keeps a refused token from being sent again; without the token it keeps nothing.
-pub(super) fn refused_marks(setting: &Setting, fix: bool) -> Vec<Check> {
-    let paths = &setting.config.paths;
+pub(super) fn refused_marks(session: &Session, fix: bool) -> Vec<Check> {
+    let paths = &session.config.paths;
     let mut tokens: Vec<Secret> = Vec::new();
-    for name in names_of(setting) {
-        match setting.account_of(&name).load() {
+    for name in names_of(session) {
+        match session.account_of(&name).load() {
             Ok(Stored::Present(credential)) => tokens.extend(credential.refresh_token),
             Ok(Stored::Missing) => {}
             // A login that cannot be read may be the one that a mark is for.
@@ -97,8 +97,8 @@ pub(super) fn refused_marks(setting: &Setting, fix: bool) -> Vec<Check> {
     vec![removed(message, fix && marks.iter().all(|mark| fs::remove_file(mark).is_ok()))]
 }
 
-fn names_of(setting: &Setting) -> Vec<ProfileName> {
-    let mut names = setting.config.paths.profiles().unwrap_or_default();
-    names.push(setting.profile.clone());
+fn names_of(session: &Session) -> Vec<ProfileName> {
+    let mut names = session.config.paths.profiles().unwrap_or_default();
+    names.push(session.profile.clone());
     names
 }

@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 
 use super::{Check, remains};
-use crate::commands::{Endpoint, Setting};
-use crate::config::ProfileName;
 use crate::credentials::{Account, Credential, Kind, State, Stored};
 use crate::error::Report;
-use crate::files;
-use crate::lock::Kernel;
+use crate::platform::files;
+use crate::platform::lock::Kernel;
+use crate::profile::ProfileName;
+use crate::session::{Endpoint, Session};
 use crate::setup::{self, TOOLS};
 
 /// Qwen Code's lock is taken over at this age, so it is removed at this age too.
@@ -22,9 +22,9 @@ const STALE: Duration = Duration::from_secs(35);
 /// A key this old is due for a new one.
 const OLD_KEY_DAYS: i64 = 90;
 
-pub(super) fn check(setting: &Setting, fix: bool) -> Vec<Check> {
-    let paths = &setting.config.paths;
-    let mut checks = vec![Check::ok("config", format!("profile `{}` is active", setting.profile))];
+pub(super) fn check(session: &Session, fix: bool) -> Vec<Check> {
+    let paths = &session.config.paths;
+    let mut checks = vec![Check::ok("config", format!("profile `{}` is active", session.profile))];
     let credentials = paths.data.join("credentials");
     let [pending, refused, setups, usage] = ["pending", "refused", "setup", "usage"].map(|name| paths.state.join(name));
     let directories =
@@ -32,13 +32,13 @@ pub(super) fn check(setting: &Setting, fix: bool) -> Vec<Check> {
     for directory in directories {
         checks.extend(directory_is_private(directory, fix));
     }
-    checks.extend(profiles(setting));
-    checks.extend(copies(setting));
+    checks.extend(profiles(session));
+    checks.extend(copies(session));
     checks.extend(lock(&paths.qwen, fix));
-    checks.extend(remains::temporary_files(&directories, setting, fix));
-    checks.extend(remains::pending_logins(setting, fix));
-    checks.extend(remains::refused_marks(setting, fix));
-    checks.extend(set_up(setting));
+    checks.extend(remains::temporary_files(&directories, session, fix));
+    checks.extend(remains::pending_logins(session, fix));
+    checks.extend(remains::refused_marks(session, fix));
+    checks.extend(set_up(session));
     checks
 }
 
@@ -61,21 +61,21 @@ fn directory_is_private(directory: &Path, fix: bool) -> Option<Check> {
     Some(Check::fail("directories", message, format!("`chmod go-w {shown}`, or `qwenauth doctor --fix`")))
 }
 
-fn profiles(setting: &Setting) -> Vec<Check> {
-    let mut names = match setting.config.paths.profiles() {
+fn profiles(session: &Session) -> Vec<Check> {
+    let mut names = match session.config.paths.profiles() {
         Ok(names) => names,
         Err(error) => {
             return vec![Check::fail("profiles", format!("{error:#}"), "see the mode and owner of that directory")];
         }
     };
-    if !names.contains(&setting.profile) {
-        names.push(setting.profile.clone());
+    if !names.contains(&session.profile) {
+        names.push(session.profile.clone());
     }
-    names.iter().flat_map(|name| profile(name, setting)).collect()
+    names.iter().flat_map(|name| profile(name, session)).collect()
 }
 
-fn profile(name: &ProfileName, setting: &Setting) -> Vec<Check> {
-    let account = setting.account_of(name);
+fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
+    let account = session.account_of(name);
     let file = fs::metadata(&account.path).ok();
     let mut checks = Vec::new();
     // Loading tightens the mode, as every command does, and says so on stderr.
@@ -170,16 +170,16 @@ fn key(name: &ProfileName, account: &Account, credential: &Credential) -> Vec<Ch
 }
 
 /// A refresh token works once: of two files with one login, the slower loses it.
-fn copies(setting: &Setting) -> Vec<Check> {
-    let paths = &setting.config.paths;
+fn copies(session: &Session) -> Vec<Check> {
+    let paths = &session.config.paths;
     let mut files: Vec<(PathBuf, String)> = Vec::new();
     let mut checks = Vec::new();
     let mut accounts: Vec<Account> =
-        paths.profiles().unwrap_or_default().iter().map(|name| setting.account_of(name)).collect();
-    if let Ok(home) = crate::config::home(&setting.environment) {
+        paths.profiles().unwrap_or_default().iter().map(|name| session.account_of(name)).collect();
+    if let Ok(home) = crate::paths::home(&session.environment) {
         let default = home.join(".qwen/oauth_creds.json");
         if default != paths.credential(&ProfileName::qwen()) {
-            let mut other = setting.account_of(&ProfileName::qwen());
+            let mut other = session.account_of(&ProfileName::qwen());
             other.path = default;
             accounts.push(other);
         }
@@ -229,12 +229,12 @@ pub(super) fn age(path: &Path) -> Option<Duration> {
 }
 
 /// A tool that was set up keeps the address of that day.
-fn set_up(setting: &Setting) -> Vec<Check> {
+fn set_up(session: &Session) -> Vec<Check> {
     let mut checks = Vec::new();
     for tool in &TOOLS {
-        let Ok(Some(record)) = setup::recorded(&setting.config.paths.state, tool.name) else { continue };
+        let Ok(Some(record)) = setup::recorded(&session.config.paths.state, tool.name) else { continue };
         let Ok(profile) = ProfileName::parse(&record.profile) else { continue };
-        let account = setting.account_of(&profile);
+        let account = session.account_of(&profile);
         let again = format!("`qwenauth setup {} --profile {profile}`", tool.name);
         let Ok(Stored::Present(credential)) = account.load() else {
             let what = format!("{} is set up for `{profile}`, which is not logged in", tool.title);

@@ -12,10 +12,10 @@ use crate::cli::{LoginArgs, Qr, variable};
 use crate::commands::{print_json, rfc3339};
 use crate::credentials::{Account, Credential, Stored};
 use crate::error::{Failed, Failure, note, printable};
-use crate::lock::Kernel;
 use crate::oauth::Server;
 use crate::oauth::device::{self, Authorization};
-use crate::signals::Held;
+use crate::platform::lock::Kernel;
+use crate::platform::signals::Held;
 use crate::terminal::{self, Countdown, Draw};
 
 /// How often a process that waits looks up: at signals, at the other process.

@@ -7,11 +7,12 @@ use anyhow::{Context, Result};
 
 use super::Attempt;
 use crate::cli::variable;
-use crate::commands::{Surroundings, rfc3339};
+use crate::commands::rfc3339;
 use crate::credentials::{NewKey, Proof, Question};
 use crate::error::{Failed, Failure, nearest, note, printable};
 use crate::providers;
 use crate::secret::Secret;
+use crate::session::Surroundings;
 use crate::terminal;
 
 /// What tools are given where the server wants no key: most insist on one.
@@ -167,7 +168,7 @@ fn home_region(attempt: &Attempt, secret: &Secret, refused: &Target) -> Result<O
 /// What a refused key may be, by how it begins: a guess, so a hint.
 fn remedy(attempt: &Attempt, secret: &Secret) -> String {
     let provider = &attempt.provider;
-    let overrides = &attempt.setting.config.overrides;
+    let overrides = &attempt.session.config.overrides;
     let mut longest = 0;
     let mut likely: Vec<(String, String)> = Vec::new();
     for name in providers::names(overrides) {

@@ -7,16 +7,17 @@ mod openrouter;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{Endpoint, Setting, Surroundings, print_json, rfc3339};
+use super::{print_json, rfc3339};
 use crate::cli::{Global, LoginArgs};
-use crate::config::ProfileName;
 use crate::credentials::{Account, Credential, Proof, State, Stored};
 use crate::error::{Failed, Failure, Report, note};
+use crate::profile::ProfileName;
 use crate::providers::{self, Ci, Provider, QWEN};
+use crate::session::{Endpoint, Session, Surroundings};
 use crate::terminal;
 
-pub(crate) fn run(args: &LoginArgs, global: &Global, setting: &Setting) -> Result<()> {
-    let outcome = log_in(args, global, setting);
+pub(crate) fn run(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
+    let outcome = log_in(args, global, session);
     if let (true, Err(error)) = (args.json, &outcome) {
         let report = Report::of(error);
         print_json(&json!({"event": "error", "kind": report.failure.name(), "message": report.message}))?;
@@ -27,7 +28,7 @@ pub(crate) fn run(args: &LoginArgs, global: &Global, setting: &Setting) -> Resul
 /// One login on its way.
 struct Attempt<'a> {
     args: &'a LoginArgs,
-    setting: &'a Setting,
+    session: &'a Session,
     provider: Provider,
     profile: ProfileName,
     account: Account,
@@ -42,13 +43,13 @@ enum Way {
     OpenRouter,
 }
 
-fn log_in(args: &LoginArgs, global: &Global, setting: &Setting) -> Result<()> {
+fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     let named = global.profile.as_deref().map(ProfileName::parse).transpose()?;
     let surroundings = Surroundings::look();
-    let provider = choose(args, named.as_ref(), setting, surroundings)?;
+    let provider = choose(args, named.as_ref(), session, surroundings)?;
     let profile = profile_for(named, &provider)?;
-    let account = setting.account_of(&profile);
-    let attempt = Attempt { args, setting, provider, profile, account, surroundings };
+    let account = session.account_of(&profile);
+    let attempt = Attempt { args, session, provider, profile, account, surroundings };
     let way = attempt.way()?;
     if (args.no_wait || args.resume) && way != Way::Device {
         return Failed::new(Failure::Usage, "`--no-wait` and `--resume` are for logins by a code")
@@ -70,15 +71,15 @@ fn log_in(args: &LoginArgs, global: &Global, setting: &Setting) -> Result<()> {
 fn choose(
     args: &LoginArgs,
     named: Option<&ProfileName>,
-    setting: &Setting,
+    session: &Session,
     surroundings: Surroundings,
 ) -> Result<Provider> {
-    let overrides = &setting.config.overrides;
+    let overrides = &session.config.overrides;
     if let Some(name) = &args.provider {
         return providers::find(name, overrides);
     }
     if let Some(profile) = named {
-        let account = setting.account_of(profile);
+        let account = session.account_of(profile);
         if let Stored::Present(credential) = account.load()? {
             return account.provider(&credential);
         }
@@ -181,10 +182,10 @@ impl Attempt<'_> {
     }
 
     fn activate(&self) -> Result<()> {
-        if let Some(before) = self.setting.config.activate(&self.profile)? {
+        if let Some(before) = self.session.config.activate(&self.profile)? {
             note(&format!("`{}` is the active profile now; it was `{before}`", self.profile));
         }
-        if let Some(named) = &self.setting.environment.profile
+        if let Some(named) = &self.session.environment.profile
             && named != self.profile.as_str()
         {
             note(&format!("`QWENAUTH_PROFILE` still names `{}` in this shell", named.to_string_lossy()));

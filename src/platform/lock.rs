@@ -36,8 +36,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Failed, Failure, note};
-use crate::files;
-use crate::signals::Held;
+use crate::platform::files;
+use crate::platform::signals::Held;
 
 /// How long the locks are waited for, in all: more than two renewals can take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -288,7 +288,7 @@ pub(super) fn seconds(time: SystemTime) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files;
+    use crate::platform::files;
 
     fn rule(per_window: u32, burst: Option<u32>) -> Rule {
         Rule {

@@ -18,8 +18,8 @@ use sha2::{Digest, Sha256};
 
 use super::day::Day;
 use super::window::{DayState, LENGTH, Lease, PROBE, Record, Rule, STEPS, Turn, monotonic, seconds, step_length};
-use crate::files;
-use crate::lock::Brief;
+use crate::platform::files;
+use crate::platform::lock::Brief;
 
 /// What became of asking.
 pub(crate) enum Take {

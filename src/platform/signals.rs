@@ -88,13 +88,9 @@ impl Drop for Held {
 /// Whether SIGPIPE was ignored when the program started.
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
 
-/// Ignores SIGPIPE, so that a reader who leaves is an error to handle, and remembers what it was.
-pub(crate) fn ignore_pipe() {
-    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    // SAFETY: no handler is installed.
-    if let Ok(found) = unsafe { sigaction(Signal::SIGPIPE, &ignore) } {
-        PIPE_IGNORED.store(matches!(found.handler(), SigHandler::SigIgn), Ordering::Relaxed);
-    }
+/// Notes whether SIGPIPE is ignored. Called before Rust's runtime, which ignores it.
+pub extern "C" fn note_signals() {
+    PIPE_IGNORED.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
 }
 
 /// Makes `command` start with the signals as this process found them. The standard library sets SIGPIPE to its default,

@@ -1,6 +1,7 @@
-//! What must hold for any bytes that others write or send: over the seeds and random inputs in `cargo test`, and in fuzz/.
+//! Properties that must hold for any bytes that others write or send, run by `cargo test` and by fuzz/.
 //!
-//! Part of the program's own crate, there and here: it sees what no user of the program does.
+//! The feature `internals` makes this module public, so that fuzz/ can reach what no user of the program can.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a property that does not hold panics")]
 
 #[cfg(test)]
 mod cases;
@@ -13,7 +14,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::config::{Config, Paths, ProfileName, with_profile};
+use crate::config::{Config, with_profile};
 use crate::credentials::document::{self, Document};
 use crate::error::{Failure, Report, printable};
 use crate::gateway::meter::Meter;
@@ -23,13 +24,15 @@ use crate::oauth::code::{self, Outcome};
 use crate::oauth::device;
 use crate::oauth::reply::{self, Answer};
 use crate::oauth::{ClientAuth, Dialect, Grant, Server, discovery};
+use crate::paths::Paths;
+use crate::profile::ProfileName;
 use crate::providers::{self, Overrides};
 use crate::secret::Secret;
 
-pub(crate) type Property = fn(&[u8]);
+pub type Property = fn(&[u8]);
 
 /// By the name of the fuzz target and of the directory of seeds.
-pub(crate) const PROPERTIES: [(&str, Property); 9] = [
+pub const PROPERTIES: [(&str, Property); 9] = [
     ("credential_file", credential_file),
     ("token_reply", token_reply),
     ("device_reply", device_reply),
@@ -307,4 +310,13 @@ fn usage_stream(bytes: &[u8]) {
     let first = bytes.first().map_or(0, |&byte| usize::from(byte)).min(answer.len());
     let (head, tail) = answer.split_at(first);
     assert_eq!(metered(&mut std::iter::once(head).chain(tail.chunks(5000))), whole, "after the first {first}");
+}
+
+/// Checks the property called `name` on `bytes`.
+///
+/// # Panics
+/// If it does not hold.
+pub fn check(name: &str, bytes: &[u8]) {
+    let (_, property) = PROPERTIES.into_iter().find(|(known, _)| *known == name).expect("a property");
+    property(bytes);
 }

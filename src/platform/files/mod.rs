@@ -43,25 +43,6 @@ pub(crate) enum Privacy {
     Open,
 }
 
-/// Opens `/dev/null` for each of stdin, stdout and stderr that is closed: a credential file opened in their place would
-/// be read as the answer to a prompt, or be written to.
-pub(crate) fn open_standard() {
-    use nix::fcntl::{OFlag, open};
-    use std::os::fd::IntoRawFd;
-    for standard in 0..=2 {
-        // Not by way of `io::stdin()` and its like, which would make buffers.
-        // SAFETY: F_GETFD only asks about a number, whether it is open or not.
-        #[expect(unsafe_code, reason = "a descriptor that may be closed has no safe interface")]
-        let flags = unsafe { nix::libc::fcntl(standard, nix::libc::F_GETFD) };
-        if flags == -1
-            && let Ok(null) = open("/dev/null", OFlag::O_RDWR, nix::sys::stat::Mode::empty())
-        {
-            // The lowest free number is the closed one, since those below it are open by now. It stays open.
-            let _ = null.into_raw_fd();
-        }
-    }
-}
-
 /// Reads a file of the user.
 ///
 /// Errors: no permission, or a private file of another owner (root may read anybody's).

@@ -1,0 +1,142 @@
+//! Log in to Qwen models once and hand the credential to any tool.
+//!
+//! ```text
+//! main.rs         hands over to the library
+//! lib.rs          this overview, parse, one match, report
+//! cli/            what can be typed: clap types and the environment variables
+//! commands/       one file per subcommand, each with `run`: translate arguments into calls, print the answer
+//! session.rs      configuration, environment and profile, resolved once
+//! paths.rs        every directory and file name, once
+//! profile.rs      a profile's name
+//! config.rs       config.toml
+//! credentials/    one credential: load, renew, log in, remove: the only code that changes it
+//! providers/      what a provider is; built_in.toml holds the built-in ones as data
+//! oauth/          what an authorization server says: device and authorization code, PKCE, refresh, revoke, discovery
+//! http.rs         the one blocking client: TLS, proxy, CA, time limits; what a failure means
+//! limits/         limits of requests, counted over all processes: windows, bursts, days
+//! usage/          the ledger of what passed through the gateways
+//! gateway/        the local reverse proxy; async lives here and in sandbox/ only; `serve()` is a blocking function
+//! setup/          one file per tool that can be configured, and what other programs read from their environment
+//! sandbox/        the practice provider
+//! platform/       what depends on the operating system: files, locks, signals, processes
+//! shell.rs        variables as text for each shell
+//! terminal.rs     what a person sees: prompts, spinner, QR, color; never stdout, never a secret
+//! error.rs        failures a script can act on; the only place with exit codes
+//! secret.rs       a string that cannot be printed by accident
+//! internals/      properties of what is read from others, for tests and fuzzing
+//!
+//! main → lib
+//! lib → cli, commands, platform, session · commands → everything below, never another command
+//! session → cli, config, credentials, http, profile, providers
+//! credentials → oauth, http, platform, providers
+//! config → cli, paths, profile, providers, platform · paths → cli, profile · profile → providers
+//! providers → oauth, http, platform · oauth → http · limits → platform · usage → platform
+//! setup → platform, providers, used by its commands only
+//! gateway → credentials, limits, usage, providers, http, used by its commands only
+//! sandbox → cli, platform, used by its command only
+//! cli, http, platform, shell, terminal, secret use nothing of ours but error and secret
+//! ```
+//!
+//! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long
+//! enough: no lock, no network, no thread. Else `Account::renew`: lock, load again, good now? ask, save.
+
+mod cli;
+mod commands;
+mod config;
+mod credentials;
+mod error;
+mod gateway;
+mod http;
+#[cfg(any(test, feature = "internals"))]
+pub mod internals;
+mod limits;
+mod oauth;
+mod paths;
+mod platform;
+mod profile;
+mod providers;
+mod sandbox;
+mod secret;
+mod session;
+mod setup;
+mod shell;
+mod terminal;
+mod usage;
+
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::{Cli, Command, Environment};
+use crate::error::Report;
+use crate::session::Session;
+
+#[cfg(unix)]
+pub use crate::platform::signals::note_signals;
+
+/// Runs the program: parses its command line, runs one command, and reports what failed.
+#[must_use]
+pub fn run() -> ExitCode {
+    secret::guard_memory();
+    let code = match Cli::read() {
+        Ok(cli) => run_command(cli).unwrap_or_else(|error| if is_closed_pipe(&error) { 0 } else { report(&error) }),
+        Err(error) => {
+            if let Some(failed) = cli::usage_error(&error) {
+                commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
+                report(&failed.into())
+            } else {
+                // Help and version, asked for or, on stderr, offered.
+                let _ = error.print();
+                u8::try_from(error.exit_code()).unwrap_or(2)
+            }
+        }
+    };
+    code.into()
+}
+
+fn report(error: &anyhow::Error) -> u8 {
+    let report = Report::of(error);
+    // Ignored: stderr is closed and there is nowhere else to report it.
+    let _ = write!(std::io::stderr(), "{report}");
+    report.failure.exit_code()
+}
+
+fn run_command(Cli { global, command }: Cli) -> Result<u8> {
+    let environment = Environment::read();
+    if let Some(level) = &environment.log {
+        // Our own lines only: those of the HTTP libraries may carry what is sent.
+        let level = level.to_string_lossy().parse().unwrap_or(log::LevelFilter::Info);
+        env_logger::Builder::new().filter_module("qwenauth", level).init();
+    }
+    let session = || Session::load(&global, environment);
+    match command {
+        Command::Token(args) => commands::token::run(&args, &session()?)?,
+        Command::Login(args) => commands::login::run(&args, &global, &session()?)?,
+        Command::Status(args) => return commands::status::run(&args, &session()?),
+        Command::Refresh(_) => commands::refresh::run(&session()?)?,
+        Command::Logout(args) => commands::logout::run(&args, &session()?)?,
+        Command::Env(args) => commands::env::run(&args, session)?,
+        Command::Exec(args) => return commands::exec::run(&args, &session()?),
+        Command::Gateway(args) => commands::gateway::run(&args, &session()?)?,
+        Command::Usage(args) => commands::usage::run(&args, &session()?)?,
+        Command::Use(args) => commands::use_profile::run(&args, &session()?)?,
+        Command::Profiles(args) => commands::profiles::run(&args, &session()?)?,
+        Command::Providers(args) => commands::providers::run(&args, &session()?)?,
+        Command::Setup(args) => commands::setup::run(&args, &session()?)?,
+        Command::Doctor(args) => return commands::doctor::run(&args, session),
+        Command::Sandbox(args) => return commands::sandbox::run(&args),
+        Command::Completions(args) => commands::completions::run(&args)?,
+        Command::Complete { names } => commands::completions::complete(names, session)?,
+        Command::Man { directory } => commands::man::run(&directory)?,
+    }
+    Ok(0)
+}
+
+/// A reader that has seen enough is no failure of ours.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,19 @@
+//! Limits of requests: who may send when, counted over all processes of the user.
+//!
+//! ```text
+//! day.rs      when a provider's day begins and ends
+//! window.rs   windows, bursts and days over counted requests
+//! local.rs    the same over all processes of this machine: a small file under a kernel lock
+//! ```
+//!
+//! Hazard: twenty processes count at once, any of them is killed at any time, the disk is full.
+//! Rule: one `pwrite` makes a change; nothing is flushed to disk or waited for, and what cannot be written costs a figure,
+//! never a request.
+
+mod day;
+mod local;
+mod window;
+
+pub(crate) use day::{Day, Zone};
+pub(crate) use local::{Rate, Take, standing};
+pub(crate) use window::{Rule, Turn};

@@ -1,0 +1,61 @@
+//! A profile's name.
+
+use std::fmt;
+
+use anyhow::Result;
+
+use crate::error::{Failed, Failure, printable};
+use crate::providers::QWEN;
+
+/// A name of a profile: `[a-z0-9][a-z0-9._-]{0,62}`, so it is safe as a file name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ProfileName(String);
+
+impl ProfileName {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let mut bytes = text.bytes();
+        let good = text.len() <= 63
+            && bytes.next().is_some_and(plain)
+            && bytes.all(|byte| plain(byte) || matches!(byte, b'.' | b'_' | b'-'));
+        if !good {
+            return Failed::new(Failure::Usage, format!("`{}` cannot be the name of a profile", printable(text)))
+                .hint("a name has 1 to 63 of `a-z`, `0-9`, `.`, `_`, `-` and begins with a letter or digit")
+                .err();
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    pub(crate) fn qwen() -> Self {
+        Self(QWEN.to_owned())
+    }
+
+    pub(crate) fn is_qwen(&self) -> bool {
+        self.0 == QWEN
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProfileName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_profiles_are_safe_as_file_names() {
+        for good in ["qwen", "a", "0", "work.2", "a_b-c", &"x".repeat(63)] {
+            assert!(ProfileName::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "-a", "_a", "A", "a/b", "a b", "a\n", "ä", &"x".repeat(64), "../a"] {
+            assert!(ProfileName::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
