@@ -13,9 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use bytes::Bytes;
 use reqwest::blocking::{Client, RequestBuilder};
-use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue};
-use url::{Host, Url};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
+use url::{Host, Url, form_urlencoded};
 use zeroize::Zeroizing;
 
 use crate::error::{Failed, Failure};
@@ -246,7 +247,12 @@ impl Connection {
         headers: &[(&'static str, String)],
         limit: Duration,
     ) -> Result<Reply, Trouble> {
-        let mut request = self.client.post(url.clone()).header("accept", "application/json").form(fields);
+        let mut request = self
+            .client
+            .post(url.clone())
+            .header("accept", "application/json")
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form(fields));
         for (name, value) in headers {
             request = request.header(*name, value);
         }
@@ -303,10 +309,44 @@ fn with_headers(request: RequestBuilder, headers: &[(String, String)], token: Op
         }
     }
     let request = request.headers(map);
-    match token {
-        Some(token) => request.bearer_auth(token.expose()),
+    match token.map(bearer) {
+        Some(Ok(value)) => request.header(AUTHORIZATION, value),
+        // Fails where the request is sent.
+        Some(Err(_)) => request.header(AUTHORIZATION, "\n"),
         None => request,
     }
+}
+
+/// `Bearer` and the token, as a header's value.
+pub(crate) fn bearer(token: &Secret) -> Result<HeaderValue, InvalidHeaderValue> {
+    secret_value("Bearer ", token)
+}
+
+/// A header's value with a secret in it. All copies share one buffer, which is wiped with the last of them.
+pub(crate) fn secret_value(before: &str, secret: &Secret) -> Result<HeaderValue, InvalidHeaderValue> {
+    let text = secret.expose();
+    let mut buffer = Zeroizing::new(Vec::with_capacity(before.len() + text.len()));
+    buffer.extend_from_slice(before.as_bytes());
+    buffer.extend_from_slice(text.as_bytes());
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(buffer))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// `fields` as a form, in one buffer that is wiped when it was sent.
+fn form(fields: &[(&str, &str)]) -> Bytes {
+    // At most three bytes for each, so that the buffer never moves and leaves a copy behind.
+    let most = fields.iter().map(|(name, value)| 3 * (name.len() + value.len()) + 2).sum();
+    let mut text = Zeroizing::new(String::with_capacity(most));
+    for (name, value) in fields {
+        if !text.is_empty() {
+            text.push('&');
+        }
+        text.extend(form_urlencoded::byte_serialize(name.as_bytes()));
+        text.push('=');
+        text.extend(form_urlencoded::byte_serialize(value.as_bytes()));
+    }
+    Bytes::from_owner(text)
 }
 
 /// Waits for `limit`, not counting the time that this process was stopped (Ctrl-Z, a frozen container): a reply that came

@@ -124,26 +124,20 @@ fn for_child(child: &Child, group: &[Set], session: &Session) -> Result<Vec<Set>
     let account = session.account();
     let credential = account.require()?;
     let provider = account.provider(&credential)?;
-    // A gateway speaks no Anthropic, wherever it leads to.
     let provider_url = Endpoint::of(&account, &credential, None)?.base_url;
-    let is_direct = provider_url == base_url.expose();
-    let anthropic = provider.anthropic(&provider_url);
-    let stands_between = !is_direct && anthropic.is_some() && child.speaks_anthropic();
-    let anthropic = anthropic.filter(|_| is_direct);
+    // A gateway speaks it if the provider does, at an address of its own.
+    let anthropic = provider.anthropic(&provider_url).map(|endpoint| {
+        let base_url = base_url.expose();
+        if base_url == provider_url { endpoint } else { base_url.trim_end_matches("/v1").to_owned() }
+    });
     let values = Values {
         key,
         base_url: base_url.expose(),
         model: value("OPENAI_MODEL").map(Secret::expose),
         anthropic: anthropic.as_deref(),
     };
-    if stands_between {
-        note(
-            "warning: the gateway does not speak Anthropic's protocol, which this program needs: leave `--gateway` out",
-        );
-    } else {
-        for missing in child.missing(&values) {
-            note(&format!("warning: {missing}"));
-        }
+    for missing in child.missing(&values) {
+        note(&format!("warning: {missing}"));
     }
     let profile = session.profile.as_str();
     if let Some(why) = child.outvoted(&tool_places(session)?, &session.config.paths.state, profile) {

@@ -17,6 +17,7 @@ use anyhow::{Context, Result};
 use hyper::header::{HeaderName, HeaderValue};
 use tokio::sync::{Mutex, oneshot};
 
+use super::anthropic::Endpoint;
 use super::upstream::Origin;
 use crate::credentials::{Account, Credential, Lifetime, MARGIN};
 use crate::error::{Failed, Failure, Report};
@@ -60,6 +61,8 @@ pub(super) struct Ready {
     pub(super) credential: Credential,
     pub(super) provider: Provider,
     pub(super) authorization: HeaderValue,
+    /// Where Anthropic's protocol is spoken, on the same origin.
+    pub(super) messages: Option<Endpoint>,
     pub(super) origin: Rc<Origin>,
     /// The path of the base URL; `/v1` of the client's path is replaced by it.
     pub(super) base_path: String,
@@ -232,11 +235,10 @@ fn failed(error: &anyhow::Error) -> Failed {
 fn ready(found: Found, old: Option<&Ready>) -> Result<Ready> {
     let Found { credential, provider, base_url, stamp } = found;
     let url = http::endpoint(&base_url)?;
-    let mut authorization =
-        HeaderValue::try_from(format!("Bearer {}", credential.access_token.expose())).map_err(|_| {
-            Failed::new(Failure::LoginRequired, "the stored token cannot be sent: it has control characters")
-        })?;
-    authorization.set_sensitive(true);
+    let unusable =
+        |_| Failed::new(Failure::LoginRequired, "the stored token cannot be sent: it has control characters");
+    let authorization = http::bearer(&credential.access_token).map_err(unusable)?;
+    let messages = Endpoint::of(&provider, &base_url, &credential.access_token).map_err(unusable)?;
     // Connections are kept over renewals.
     let origin = match old.filter(|old| old.origin.serves(&url)) {
         Some(old) => Rc::clone(&old.origin),
@@ -248,5 +250,15 @@ fn ready(found: Found, old: Option<&Ready>) -> Result<Ready> {
         early.unwrap_or_else(|| expires_at.min(now + PATIENCE))
     });
     let base_path = url.path().trim_end_matches('/').to_owned();
-    Ok(Ready { credential, provider, authorization, origin, base_path, stamp, good_until, headers: RefCell::default() })
+    Ok(Ready {
+        credential,
+        provider,
+        authorization,
+        messages,
+        origin,
+        base_path,
+        stamp,
+        good_until,
+        headers: RefCell::default(),
+    })
 }

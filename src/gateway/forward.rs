@@ -12,7 +12,6 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderV
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 
-use super::Gateway;
 use super::answer::{Answer, Download};
 use super::credential::Ready;
 use super::headers;
@@ -23,6 +22,7 @@ use super::refusal::{self, Refusal};
 use super::upload::{Broken, Reader, Upload};
 use super::upstream::{Leased, Trouble};
 use super::verdict::{Verdict, codes, judge, retry_after, said};
+use super::{Gateway, anthropic};
 use crate::error::note;
 
 /// Tries in all, the first included.
@@ -92,6 +92,9 @@ impl Passage<'_> {
     async fn run(&mut self) -> Result<Response<Answer>, Refusal> {
         let mut ready =
             self.upload.while_reading(self.lane.bridge.fresh()).await.map_err(|failed| refusal::not_ready(&failed))?;
+        if ready.messages.is_none() && anthropic::speaks(&self.rest) {
+            return Err(anthropic::missing(&ready.provider));
+        }
         let known = self.known(&ready)?;
         let mut was_renewed = false;
         // Renewals have a try of their own.
@@ -184,13 +187,15 @@ impl Passage<'_> {
     }
 
     fn request(&self, ready: &Ready, reader: Reader) -> Result<Request<Reader>, hyper::http::Error> {
-        let path = format!("{}{}", ready.base_path, self.rest);
+        let messages = ready.messages.as_ref().filter(|_| anthropic::speaks(&self.rest));
+        let base_path = messages.map_or(&ready.base_path, |endpoint| &endpoint.base_path);
+        let path = format!("{base_path}{}", self.rest);
         let uri = Uri::from(PathAndQuery::try_from(path)?);
         let mut request = Request::new(reader);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = self.headers.clone();
-        headers::address(request.headers_mut(), ready);
+        headers::address(request.headers_mut(), ready, messages);
         Ok(request)
     }
 

@@ -5,6 +5,7 @@ use hyper::header::{
     PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
 };
 
+use super::anthropic::Endpoint;
 use super::credential::Ready;
 
 /// For one hop only (RFC 9110 §7.6.1).
@@ -50,10 +51,14 @@ pub(super) fn clean_request(headers: &mut HeaderMap) {
     }
 }
 
-/// Puts in what belongs to the provider and its credential.
-pub(super) fn address(headers: &mut HeaderMap, ready: &Ready) {
+/// Puts in what belongs to the provider and its credential. `messages`: the endpoint of Anthropic's protocol, if the
+/// request goes there.
+pub(super) fn address(headers: &mut HeaderMap, ready: &Ready, messages: Option<&Endpoint>) {
     headers.insert(HOST, ready.origin.host.clone());
-    headers.insert(AUTHORIZATION, ready.authorization.clone());
+    match messages {
+        Some(endpoint) => endpoint.address(headers),
+        None => drop(headers.insert(AUTHORIZATION, ready.authorization.clone())),
+    }
     let Some(user_agent) = headers.get(USER_AGENT) else { return };
     for (name, value) in ready.headers(user_agent).iter() {
         headers.insert(name.clone(), value.clone());

@@ -9,6 +9,7 @@
 //! pacing.rs       turns under the provider's limits, and the budget of repetitions
 //! verdict.rs      what a refusal of the provider means
 //! headers.rs      which headers pass
+//! anthropic.rs    which requests speak Anthropic's protocol, and where they go
 //! upstream.rs     connections to the provider
 //! upload.rs       a request's body on its way up
 //! refusal.rs      what the gateway says itself
@@ -21,6 +22,7 @@
 //! What blocks (locks, renewals, the ledger) has threads of its own.
 
 mod answer;
+mod anthropic;
 mod credential;
 mod forward;
 mod headers;

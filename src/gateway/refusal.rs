@@ -1,4 +1,4 @@
-//! What the gateway says itself, in the form OpenAI's clients know.
+//! What the gateway says itself, in the form that clients of OpenAI's and of Anthropic's protocol know.
 //!
 //! Hazard: those clients try again on their own, and their tries would multiply with the gateway's.
 //! Rule: what another try cannot help says so, and what was tried here already says when there is sense in the next.
@@ -49,12 +49,16 @@ impl Refusal {
         let kind = match self.status.as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
             429 => "rate_limit_error",
             400..500 => "invalid_request_error",
             _ => "server_error",
         };
         let error = json!({ "message": self.message, "type": kind, "param": null, "code": self.code });
-        let mut response = Response::new(Answer::Whole(json!({ "error": error }).to_string().into()));
+        // `type` beside it is what clients of Anthropic's protocol look for.
+        let body = json!({ "type": "error", "error": error });
+        let mut response = Response::new(Answer::Whole(body.to_string().into()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

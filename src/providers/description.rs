@@ -42,8 +42,7 @@ pub(crate) struct Provider {
     pub(crate) authorize: Option<Authorize>,
     #[serde(default)]
     pub(crate) verify: Verify,
-    /// Where it speaks Anthropic's protocol, as a path on the host of the base URL.
-    anthropic: Option<String>,
+    anthropic: Option<Anthropic>,
     /// Where a key of at most 30 minutes is minted, as a path on the host of the base URL.
     pub(crate) short_lived: Option<String>,
     #[serde(default)]
@@ -61,6 +60,33 @@ pub(crate) struct Provider {
     /// Sent with every API request; see [`Provider::headers`].
     #[serde(default)]
     headers: BTreeMap<String, String>,
+}
+
+/// The provider's endpoint of Anthropic's protocol.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Anthropic {
+    /// Its path on the host of the base URL; the key is sent as a bearer token.
+    Path(String),
+    Endpoint(AnthropicEndpoint),
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AnthropicEndpoint {
+    path: String,
+    #[serde(default)]
+    auth: KeyHeader,
+}
+
+/// The header in which an endpoint takes the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum KeyHeader {
+    /// `Authorization: Bearer`
+    #[default]
+    Bearer,
+    XApiKey,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -317,11 +343,24 @@ impl Provider {
     pub(crate) fn anthropic(&self, base_url: &str) -> Option<String> {
         let mut url = Url::parse(base_url).ok()?;
         match &self.anthropic {
-            Some(path) => url.set_path(path),
+            Some(Anthropic::Path(path) | Anthropic::Endpoint(AnthropicEndpoint { path, .. })) => url.set_path(path),
             None if is_loopback(&url) => url.set_path(url.path().to_owned().trim_end_matches("/v1")),
             None => return None,
         }
         Some(url.as_str().trim_end_matches('/').to_owned())
+    }
+
+    /// Whether its data name such an endpoint.
+    pub(super) fn has_anthropic(&self) -> bool {
+        self.anthropic.is_some()
+    }
+
+    /// How the endpoint of [`Self::anthropic`] takes the key.
+    pub(crate) fn anthropic_auth(&self) -> KeyHeader {
+        match &self.anthropic {
+            Some(Anthropic::Endpoint(endpoint)) => endpoint.auth,
+            _ => KeyHeader::default(),
+        }
     }
 
     fn own_base_url(&self) -> Result<String> {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) use self::description::{Authorize, Ci, Model, Open, Provider};
+pub(crate) use self::description::{Authorize, Ci, KeyHeader, Model, Open, Provider};
 pub(crate) use self::own::check_keys;
 use crate::error::{Failed, Failure, printable};
 use crate::http;
@@ -74,6 +74,13 @@ pub(crate) fn names(overrides: &Overrides) -> Vec<String> {
     let own: Vec<String> = overrides.table.keys().filter(|name| !names.contains(name)).cloned().collect();
     names.extend(own);
     names
+}
+
+/// The built-in providers with an endpoint of Anthropic's protocol.
+pub(crate) fn speaking_anthropic() -> Vec<String> {
+    let overrides = Overrides::default();
+    let speaks = |name: &String| find(name, &overrides).is_ok_and(|provider| provider.has_anthropic());
+    names(&overrides).into_iter().filter(speaks).collect()
 }
 
 /// Whether the program knows a provider of this name without any configuration.

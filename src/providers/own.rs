@@ -3,7 +3,7 @@
 use crate::error::nearest;
 
 /// What `[providers.NAME]` may say, by table; the first is its own.
-const KEYS: [(&str, &[&str]); 7] = [
+const KEYS: [(&str, &[&str]); 8] = [
     (
         "",
         &[
@@ -42,6 +42,7 @@ const KEYS: [(&str, &[&str]); 7] = [
             "verify",
         ],
     ),
+    ("anthropic", &["auth", "path"]),
     ("authorize", &["url", "exchange"]),
     ("key", &["delete", "optional", "page", "prefix", "variables"]),
     ("limits", &["burst", "day_resets", "requests_per_day", "requests_per_minute", "text", "window"]),
@@ -175,6 +176,7 @@ mod tests {
             "open" => "\"chat\"",
             "client_auth" => "\"post\"",
             "dialect" => "\"qwen\"",
+            "auth" => "\"x-api-key\"",
             _ => "\"x\"",
         };
         let mut lines = Vec::new();

@@ -43,11 +43,11 @@ fn known_programs_get_the_gateway_in_the_variables_they_read() {
         ("qwen", r#"test "$QWENAUTH_ACCESS_TOKEN" = "$OPENAI_API_KEY""#, ", QWENAUTH_ACCESS_TOKEN;"),
         ("aider", r#"test "$AIDER_MODEL" = "openai/$OPENAI_MODEL""#, ", AIDER_MODEL;"),
         ("goose", r#"test "$OPENAI_HOST/v1" = "$OPENAI_BASE_URL""#, ", OPENAI_HOST;"),
-        // It would send the key to its own endpoint.
         (
             "claude",
-            r#"test -z "$ANTHROPIC_AUTH_TOKEN" && test "$ANTHROPIC_API_KEY" = the-users-own"#,
-            "OPENAI_MODEL; removed: OPENAI_ORG_ID, OPENAI_PROJECT\n",
+            r#"test "$ANTHROPIC_BASE_URL/v1" = "$OPENAI_BASE_URL" && test "$ANTHROPIC_AUTH_TOKEN" = "$OPENAI_API_KEY" &&
+               test -z "$ANTHROPIC_API_KEY""#,
+            ", ANTHROPIC_BASE_URL",
         ),
     ] {
         let program = directory.join(name);

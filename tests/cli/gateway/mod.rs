@@ -1,6 +1,7 @@
 //! `gateway`, `exec --gateway` and `usage`, against a provider that behaves and one that does not.
 
 mod access;
+mod anthropic;
 mod beside;
 mod credential;
 mod faults;

@@ -1,0 +1,74 @@
+//! Anthropic's protocol: which requests speak it, and the provider's endpoint for it.
+
+use hyper::StatusCode;
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
+use url::Url;
+
+use super::refusal::Refusal;
+use crate::http;
+use crate::providers::{self, KeyHeader, Provider};
+use crate::secret::Secret;
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+const VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+
+/// The only version so far. Endpoints require one, and clients for other protocols send none.
+const CURRENT_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+
+/// Where a provider speaks the protocol, and the key as it takes it there.
+pub(super) struct Endpoint {
+    /// Takes the place of `/v1` in the client's path.
+    pub(super) base_path: String,
+    key: (HeaderName, HeaderValue),
+}
+
+impl Endpoint {
+    /// The endpoint for a credential whose other requests go to `base_url`; on the same host.
+    pub(super) fn of(provider: &Provider, base_url: &str, token: &Secret) -> Result<Option<Self>, InvalidHeaderValue> {
+        let Some(url) = provider.anthropic(base_url).and_then(|base| Url::parse(&base).ok()) else { return Ok(None) };
+        let key = match provider.anthropic_auth() {
+            KeyHeader::Bearer => (AUTHORIZATION, http::bearer(token)?),
+            KeyHeader::XApiKey => (X_API_KEY, http::secret_value("", token)?),
+        };
+        Ok(Some(Self { base_path: format!("{}/v1", url.path().trim_end_matches('/')), key }))
+    }
+
+    /// Puts in the key and what else the endpoint requires.
+    pub(super) fn address(&self, headers: &mut HeaderMap) {
+        let (name, value) = &self.key;
+        headers.insert(name.clone(), value.clone());
+        headers.entry(VERSION).or_insert(CURRENT_VERSION);
+    }
+}
+
+/// Whether a request for `rest`, which follows `/v1`, speaks Anthropic's protocol.
+pub(super) fn speaks(rest: &str) -> bool {
+    rest.strip_prefix("/messages").is_some_and(|more| more.is_empty() || more.starts_with(['/', '?']))
+}
+
+/// The answer where `provider` has no endpoint for the protocol.
+pub(super) fn missing(provider: &Provider) -> Refusal {
+    let names: Vec<String> = providers::speaking_anthropic().iter().map(|name| format!("`{name}`")).collect();
+    let message = format!(
+        "{} does not speak Anthropic's protocol, so there is nothing at `/v1/messages`; use a profile of one of {}",
+        provider.title,
+        names.join(", ")
+    );
+    Refusal::new(StatusCode::NOT_FOUND, "not_found", message).finally()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_and_what_is_below_them_speak_it() {
+        for rest in ["/messages", "/messages?beta=true", "/messages/count_tokens", "/messages/batches/1"] {
+            assert!(speaks(rest), "{rest}");
+        }
+        for rest in ["", "/", "/message", "/messages2", "/chat/messages", "?/messages"] {
+            assert!(!speaks(rest), "{rest}");
+        }
+    }
+}
