@@ -85,8 +85,10 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// Judged by the content first: JSON is sent as `text/html` too.
     pub(crate) fn is_html(&self) -> bool {
-        self.content_type.starts_with("text/html") || self.body.trim_ascii_start().starts_with(b"<")
+        let content = self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body).trim_ascii_start();
+        content.starts_with(b"<") || self.content_type.starts_with("text/html") && !content.starts_with(b"{")
     }
 }
 

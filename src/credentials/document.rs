@@ -146,6 +146,12 @@ impl Document {
     pub(crate) fn renew(&mut self, grant: &Grant, now: SystemTime) {
         self.set("access_token", Some(grant.access_token.expose()));
         self.set("refresh_token", grant.refresh_token.as_ref().map(Secret::expose));
+        if grant.has_unusable_refresh_token {
+            // The old one is used up, and must not be sent again.
+            if let Some(mut old) = self.0.insert("refresh_token".into(), Value::Null) {
+                wipe(&mut old);
+            }
+        }
         self.set("token_type", grant.token_type.as_deref());
         if self.0.get("token_type").and_then(Value::as_str).is_none_or(str::is_empty) {
             self.set("token_type", Some("Bearer"));
@@ -222,6 +228,7 @@ mod tests {
         Grant {
             access_token: Secret::new("at-2".into()),
             refresh_token: None,
+            has_unusable_refresh_token: false,
             token_type: None,
             expires_in: Duration::from_secs(60),
             scope: None,

@@ -96,6 +96,7 @@ fn grant(refresh_token: Option<&str>) -> Grant {
     Grant {
         access_token: Secret::new("at-2".into()),
         refresh_token: refresh_token.map(|token| Secret::new(token.into())),
+        has_unusable_refresh_token: false,
         token_type: None,
         expires_in: Duration::from_secs(60),
         scope: None,

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::fields::Fields;
 use super::pkce::Pkce;
 use super::reply::{self, Answer, OauthError};
 use super::{Dialect, Grant, REQUEST_LIMIT, Server};
@@ -77,29 +77,41 @@ pub(crate) fn may_be_approved(notes: &[u8], now: SystemTime) -> bool {
     serde_json::from_slice::<Notes>(notes).is_ok_and(|notes| !notes.left(now).is_zero())
 }
 
-/// The reply of RFC 8628 §3.2.
-#[derive(Deserialize)]
+/// The reply of RFC 8628 §3.2, with the names that servers used before it.
 pub(crate) struct DeviceReply {
     pub(crate) device_code: Secret,
-    #[serde(default)]
     user_code: String,
-    #[serde(alias = "verification_url")]
     verification_uri: Option<String>,
     verification_uri_complete: Option<String>,
-    expires_in: Option<Value>,
-    interval: Option<Value>,
+    expires_in: Option<Duration>,
+    /// Seconds.
+    interval: Option<f64>,
 }
 
 impl DeviceReply {
+    /// Returns `None` without a device code and an address to open.
+    fn of(fields: &Fields) -> Option<Self> {
+        let text = |names| fields.text_of(names).map(|text| text.to_string());
+        let reply = Self {
+            device_code: fields.secret("device_code")?,
+            user_code: text(&["user_code"]).unwrap_or_default(),
+            verification_uri: text(&["verification_uri", "verification_url"]),
+            verification_uri_complete: text(&["verification_uri_complete", "verification_url_complete"]),
+            expires_in: fields.seconds("expires_in"),
+            interval: fields.number("interval"),
+        };
+        (reply.verification_uri.is_some() || reply.verification_uri_complete.is_some()).then_some(reply)
+    }
+
     /// How long the code may be approved.
     pub(crate) fn lifetime(&self) -> Duration {
-        self.expires_in.as_ref().and_then(reply::seconds).unwrap_or(ASSUMED_LIFETIME)
+        self.expires_in.unwrap_or(ASSUMED_LIFETIME)
     }
 
     /// Between two polls. `loopback`: whether the server is on this machine.
     pub(crate) fn interval(&self, dialect: Dialect, loopback: bool) -> Duration {
         let default = if dialect == Dialect::Qwen { QWEN_INTERVAL } else { INTERVAL };
-        interval(self.interval.as_ref(), default, loopback)
+        interval(self.interval, default, loopback)
     }
 }
 
@@ -146,7 +158,7 @@ pub(crate) fn request(server: &Server, network: &Network, is_given_up: fn() -> b
         verifier: pkce.map(|pkce| pkce.verifier),
         user_code: device.user_code,
         verification_uri: device.verification_uri.unwrap_or_default(),
-        verification_uri_complete: device.verification_uri_complete.filter(|uri| !uri.is_empty()),
+        verification_uri_complete: device.verification_uri_complete,
         connection,
     })
 }
@@ -162,6 +174,10 @@ pub(crate) fn read(server: &Server, reply: &Reply) -> Result<DeviceReply> {
         )
         .err();
     }
+    let device = Fields::of(&reply.body).as_ref().and_then(DeviceReply::of);
+    if let Some(device) = device.filter(|_| (200..300).contains(&reply.status)) {
+        return Ok(device);
+    }
     if reply.is_html() {
         return Err(temporary(&format!(
             "`{}` answered {} with HTML, as a firewall does",
@@ -172,16 +188,7 @@ pub(crate) fn read(server: &Server, reply: &Reply) -> Result<DeviceReply> {
     if !(200..300).contains(&reply.status) {
         return Err(temporary(&format!("`{}` answered {}", host(server), reply::describe(reply.status))));
     }
-    let device: Option<DeviceReply> = serde_json::from_slice(&reply.body).ok();
-    match device {
-        Some(device)
-            if !device.device_code.expose().is_empty()
-                && (device.verification_uri.is_some() || device.verification_uri_complete.is_some()) =>
-        {
-            Ok(device)
-        }
-        _ => Err(temporary(&format!("`{}` answered without a device code", host(server)))),
-    }
+    Err(temporary(&format!("`{}` answered without a device code", host(server))))
 }
 
 fn temporary(message: &str) -> anyhow::Error {
@@ -193,10 +200,8 @@ fn host(server: &Server) -> &str {
 }
 
 /// The server's interval within bounds; 0 is believed of this machine only.
-fn interval(asked: Option<&Value>, default: Duration, loopback: bool) -> Duration {
-    let asked = asked.and_then(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()));
-    let asked = asked.filter(|seconds| !seconds.is_nan());
-    match asked {
+fn interval(asked: Option<f64>, default: Duration, loopback: bool) -> Duration {
+    match asked.filter(|seconds| !seconds.is_nan()) {
         Some(seconds) if seconds <= 0.0 && loopback => Duration::ZERO,
         Some(seconds) => {
             let seconds = seconds.clamp(SHORTEST_INTERVAL.as_secs_f64(), LONGEST_INTERVAL.as_secs_f64());
@@ -359,7 +364,7 @@ mod tests {
 
     #[test]
     fn intervals_are_held_within_bounds() {
-        let seconds = |asked: f64, loopback| interval(Some(&asked.into()), INTERVAL, loopback).as_secs_f64();
+        let seconds = |asked: f64, loopback| interval(Some(asked), INTERVAL, loopback).as_secs_f64();
         assert_eq!(interval(None, QWEN_INTERVAL, false), QWEN_INTERVAL);
         assert_eq!(seconds(0.0, true).to_bits(), 0.0_f64.to_bits());
         assert_eq!(seconds(0.0, false).to_bits(), 1.0_f64.to_bits());

@@ -5,9 +5,9 @@
 //! issuer on this machine may name endpoints on this machine.
 
 use anyhow::Result;
-use serde::Deserialize;
 use url::Url;
 
+use super::fields::Fields;
 use super::{ClientAuth, REQUEST_LIMIT};
 use crate::error::{Failed, Failure, printable};
 use crate::http::{self, Network, Reply, is_loopback};
@@ -23,7 +23,6 @@ pub(crate) struct Endpoints {
 }
 
 /// The metadata of OpenID Connect Discovery 1.0 §3 and RFC 8414 §2, as far as it is used.
-#[derive(Deserialize)]
 pub(crate) struct Document {
     issuer: String,
     device_authorization_endpoint: Option<String>,
@@ -73,13 +72,24 @@ fn locations(issuer: &Url) -> Vec<Url> {
 }
 
 pub(crate) fn read(reply: &Reply) -> Result<Document, String> {
+    let fields = Fields::of(&reply.body).filter(|_| reply.status == 200);
+    if let Some(fields) = fields {
+        let issuer = fields.string("issuer").ok_or("its document names no `issuer`")?;
+        return Ok(Document {
+            issuer,
+            device_authorization_endpoint: fields.string("device_authorization_endpoint"),
+            token_endpoint: fields.string("token_endpoint"),
+            revocation_endpoint: fields.string("revocation_endpoint"),
+            token_endpoint_auth_methods_supported: fields.list("token_endpoint_auth_methods_supported"),
+        });
+    }
     if reply.is_html() {
         return Err(format!("it answered {} with HTML", reply.status));
     }
     if reply.status != 200 {
         return Err(format!("it answered {}", reply.status));
     }
-    serde_json::from_slice(&reply.body).map_err(|_| "what it answered is not one".to_owned())
+    Err("what it answered is not one".to_owned())
 }
 
 pub(crate) fn check(issuer: &str, url: &Url, document: &Document) -> Result<Endpoints> {

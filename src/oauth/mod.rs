@@ -3,6 +3,7 @@
 pub(crate) mod code;
 pub(crate) mod device;
 pub(crate) mod discovery;
+pub(crate) mod fields;
 pub(crate) mod pkce;
 pub(crate) mod refresh;
 pub(crate) mod reply;
@@ -105,6 +106,8 @@ pub(crate) enum Dialect {
 pub(crate) struct Grant {
     pub(crate) access_token: Secret,
     pub(crate) refresh_token: Option<Secret>,
+    /// The reply has a refresh token that cannot be sent back, such as an object. The one that was sent may be used up.
+    pub(crate) has_unusable_refresh_token: bool,
     pub(crate) token_type: Option<String>,
     pub(crate) expires_in: Duration,
     pub(crate) scope: Option<String>,

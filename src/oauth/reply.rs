@@ -1,11 +1,8 @@
 //! One reading of a token endpoint's reply, for the device flow and for renewals alike.
 
-use std::time::Duration;
-
-use serde::Deserialize;
-use serde_json::Value;
-
+use super::fields::Fields;
 use super::{ASSUMED_LIFETIME, Grant};
+use crate::error::note;
 use crate::http::Reply;
 use crate::secret::{Secret, quoted};
 
@@ -21,11 +18,9 @@ pub(crate) enum Answer {
 }
 
 /// `error` and `error_description` of a reply.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OauthError {
-    #[serde(rename = "error")]
     pub(crate) code: String,
-    #[serde(rename = "error_description")]
     pub(crate) description: Option<String>,
 }
 
@@ -40,25 +35,21 @@ impl OauthError {
     }
 }
 
-#[derive(Deserialize)]
-struct Tokens {
-    access_token: Option<Secret>,
-    refresh_token: Option<Secret>,
-    // Whatever a server makes of these must not lose the tokens beside them: the old refresh token is spent.
-    token_type: Option<Value>,
-    expires_in: Option<Value>,
-    scope: Option<Value>,
-    resource_url: Option<Value>,
-    status: Option<Value>,
-}
-
-/// Reads a reply. A 5xx is never an OAuth error, whatever it carries: the server is in trouble, not the grant.
+/// Reads a reply by its content: servers send JSON under any content type. A 5xx is never an OAuth error, whatever it
+/// contains: the server is in trouble, not the grant.
 pub(crate) fn read(reply: &Reply) -> Answer {
     let status = describe(reply.status);
     if reply.status >= 500 {
         return Answer::NotOauth(format!("the server answered {status}"));
     }
-    if let Some(error) = error_in(reply) {
+    let is_success = (200..300).contains(&reply.status);
+    let fields = Fields::of(&reply.body);
+    if let Some(fields) = fields.as_ref().filter(|_| is_success)
+        && let Some(grant) = granted(fields)
+    {
+        return grant;
+    }
+    if let Some(error) = fields.as_ref().and_then(oauth_error) {
         return match error.code.as_str() {
             "temporarily_unavailable" | "server_error" => {
                 Answer::NotOauth(format!("the server answered `{}`", error.code))
@@ -72,48 +63,53 @@ pub(crate) fn read(reply: &Reply) -> Answer {
     if reply.is_html() {
         return Answer::NotOauth(format!("the server answered {status} with HTML, as a firewall or login page does"));
     }
-    if !(200..300).contains(&reply.status) {
+    if !is_success {
         return Answer::NotOauth(format!("the server answered {status} without an OAuth error"));
     }
-    match serde_json::from_slice::<Tokens>(&reply.body) {
-        Ok(tokens) => granted(tokens),
-        Err(_) => Answer::NotOauth("the server's reply is not the JSON it should be".into()),
+    match fields {
+        Some(fields) if fields.string("status").as_deref() == Some("pending") => Answer::Pending,
+        Some(_) => Answer::NotOauth("the server's reply has no access token".into()),
+        None => Answer::NotOauth("the server's reply is not the JSON it should be".into()),
     }
 }
 
-fn granted(tokens: Tokens) -> Answer {
-    let filled = |secret: Option<Secret>| secret.filter(|secret| !secret.expose().is_empty());
-    let text = |value: Option<Value>| value?.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-    if let Some(access_token) = filled(tokens.access_token) {
-        // No header can carry it, and a file that holds it counts as damaged.
-        if access_token.expose().contains(char::is_control) {
-            return Answer::NotOauth("the server's reply has an access token with control characters".into());
-        }
-        return Answer::Grant(Grant {
-            access_token,
-            refresh_token: filled(tokens.refresh_token),
-            token_type: text(tokens.token_type),
-            expires_in: tokens.expires_in.as_ref().and_then(seconds).unwrap_or(ASSUMED_LIFETIME),
-            scope: text(tokens.scope),
-            resource_url: text(tokens.resource_url),
-        });
+/// What a reply grants. Only a missing access token is an error: whatever a server makes of the fields beside it must not
+/// lose what the old refresh token was spent for.
+fn granted(fields: &Fields) -> Option<Answer> {
+    let access_token = fields.secret("access_token")?;
+    if !is_sendable(&access_token) {
+        return Some(Answer::NotOauth("the server's reply has an access token that no header can contain".into()));
     }
-    if tokens.status.as_ref().and_then(Value::as_str) == Some("pending") {
-        return Answer::Pending;
+    let refresh_token = fields.string("refresh_token").map(Secret::new).filter(is_sendable);
+    let has_unusable_refresh_token = refresh_token.is_none() && fields.has("refresh_token");
+    if has_unusable_refresh_token {
+        note("the server sent a refresh token that is not a text: the login ends when its access token expires");
     }
-    Answer::NotOauth("the server's reply has no access token".into())
+    let text = |name| fields.text(name).map(|text| text.to_string());
+    Some(Answer::Grant(Grant {
+        access_token,
+        refresh_token,
+        has_unusable_refresh_token,
+        token_type: fields.string("token_type"),
+        expires_in: fields.seconds("expires_in").unwrap_or(ASSUMED_LIFETIME),
+        scope: text("scope"),
+        resource_url: fields.string("resource_url"),
+    }))
 }
 
-/// The OAuth error in a reply, if it is one. An `error` that is an object is another protocol's.
+/// Whether a header can contain it (RFC 6750 §2.1), and every shell and file keeps it as it is.
+fn is_sendable(token: &Secret) -> bool {
+    token.expose().bytes().all(|byte| matches!(byte, 0x20..=0x7e))
+}
+
+/// The OAuth error in a reply, if it is one.
 pub(crate) fn error_in(reply: &Reply) -> Option<OauthError> {
-    serde_json::from_slice::<OauthError>(&reply.body).ok().filter(|error| !error.code.is_empty())
+    Fields::of(&reply.body).as_ref().and_then(oauth_error)
 }
 
-/// A positive number of seconds, as a number or as digits in a text; at most a century, so that sums do not overflow.
-pub(super) fn seconds(value: &Value) -> Option<Duration> {
-    const CENTURY: f64 = 100.0 * 365.25 * 86400.0;
-    let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
-    (seconds > 0.0).then(|| Duration::from_secs_f64(seconds.min(CENTURY)))
+/// An `error` that is an object is another protocol's. A description that is not a text says nothing.
+fn oauth_error(fields: &Fields) -> Option<OauthError> {
+    Some(OauthError { code: fields.string("error")?, description: fields.string("error_description") })
 }
 
 /// `502 Bad Gateway`.
@@ -168,11 +164,53 @@ mod tests {
     }
 
     #[test]
-    fn seconds_are_positive_and_bounded() {
-        assert_eq!(seconds(&"21600".into()), Some(Duration::from_secs(21600)));
-        assert_eq!(seconds(&0.into()), None);
-        assert_eq!(seconds(&(-5).into()), None);
-        assert!(seconds(&f64::MAX.into()).is_some());
+    fn what_was_granted_is_read_whatever_surrounds_it() {
+        for (content_type, body) in [
+            ("text/html; charset=UTF-8", r#"{"access_token":"at"}"#),
+            ("", "\u{feff}{\"access_token\":\"at\"}"),
+            ("", r#" {"access_token":" at\n","token_type":5,"expires_in":{},"scope":7,"resource_url":[]}"#),
+            ("", r#"{"access_token":"","access_token":"at","error":"","error_description":{}}"#),
+            ("", r#"{"access_token":"at","error":null,"status":"pending"}"#),
+            ("", r#"{"access_token":"at","error":"access_denied"}"#),
+        ] {
+            let Answer::Grant(grant) = read(&reply(200, content_type, body)) else { panic!("{body}") };
+            assert_eq!((grant.access_token.expose(), grant.has_unusable_refresh_token), ("at", false), "{body}");
+        }
+        for (body, token) in [(r#"{"access_token":7}"#, Some("7")), (r#"{"access_token":{}}"#, None)] {
+            let granted = match read(&reply(200, "", body)) {
+                Answer::Grant(grant) => Some(grant.access_token.expose().to_owned()),
+                _ => None,
+            };
+            assert_eq!(granted.as_deref(), token, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_refresh_token_that_cannot_be_sent_is_dropped_and_the_access_token_kept() {
+        for odd in ["5", "{}", "[\"rt\"]", "true", "\"rt\\n2\"", "\"文\""] {
+            let body = format!(r#"{{"access_token":"at","refresh_token":{odd}}}"#);
+            let Answer::Grant(grant) = read(&reply(200, "", &body)) else { panic!("{body}") };
+            assert!(grant.refresh_token.is_none() && grant.has_unusable_refresh_token, "{body}");
+        }
+        for absent in ["null", "\"\""] {
+            let body = format!(r#"{{"access_token":"at","refresh_token":{absent}}}"#);
+            let Answer::Grant(grant) = read(&reply(200, "", &body)) else { panic!("{body}") };
+            assert!(grant.refresh_token.is_none() && !grant.has_unusable_refresh_token, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_read_whatever_surrounds_it() {
+        for body in [
+            r#"{"error":"access_denied","error_description":{"x":1}}"#,
+            "\u{feff}{\"error\":\"access_denied\",\"error_description\":5}",
+            r#"{"error":"access_denied","error_description":"\ud800"}"#,
+        ] {
+            for content_type in ["text/html", "text/plain", "application/json"] {
+                let Answer::Error(error) = read(&reply(400, content_type, body)) else { panic!("{body}") };
+                assert_eq!(error, OauthError { code: "access_denied".into(), description: None }, "{body}");
+            }
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(crate) fn request(server: &Server, connection: &Connection, token: &Secret, 
     let reply = server
         .post(connection, url, &fields, &[], LIMIT)
         .map_err(|trouble| trouble.sentence(url.host_str().unwrap_or_default()))?;
-    if reply.status == 200 {
+    if (200..300).contains(&reply.status) {
         return Ok(());
     }
     let secrets: Vec<&Secret> = std::iter::once(token).chain(&server.client_secret).collect();
