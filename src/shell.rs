@@ -40,9 +40,12 @@ pub(crate) fn openai_removed() -> [Variable; 6] {
 /// bash, dash, zsh and their kin: `eval $(qwenauth env)`, unquoted or quoted.
 ///
 /// Unquoted, the text is split at `IFS`, globbed, and joined by `eval` with single spaces. It comes through because
-/// every byte a shell could act on has its own backslash: a run of spaces has a backslash between any two of them, so
-/// that splitting and joining give the same run back, and an escaped `*`, `?` or `[` is not a pattern. Single quotes
-/// would keep neither. (ksh and mksh glob an escaped pattern all the same where a file name fits it: quote it there.)
+/// every ASCII byte a shell could act on has its own backslash: a run of spaces has a backslash between any two of them,
+/// so that splitting and joining give the same run back, and an escaped `*`, `?` or `[` is not a pattern. Single quotes
+/// would keep neither. (ksh and mksh glob an escaped pattern anyway where a file name fits it: quote it there.)
+///
+/// Other bytes stand in single quotes. In a GBK, GB18030, Big5 or Shift_JIS locale the last of them may begin a character
+/// that a backslash would complete, and the byte after the backslash would be active. No such character contains `'`.
 pub(crate) fn sh(group: &[Variable]) -> Result<Secret> {
     let export = |name: &str, value: &str| Ok(format!("export {name}={};\n", sh_word(value)));
     lines(group, export, |name| format!("unset {name};\n"))
@@ -55,11 +58,19 @@ pub(crate) fn sh_failure(code: u8) -> String {
 
 fn sh_word(value: &str) -> String {
     let mut word = String::with_capacity(value.len() * 2);
+    let mut is_quoted = false;
     for character in value.chars() {
+        if is_quoted == character.is_ascii() {
+            word.push('\'');
+            is_quoted = !is_quoted;
+        }
         if character.is_ascii() && !is_plain(character) {
             word.push('\\');
         }
         word.push(character);
+    }
+    if is_quoted {
+        word.push('\'');
     }
     word
 }
@@ -74,11 +85,22 @@ fn is_plain(character: char) -> bool {
 /// A universal variable is the user's own and is kept; it would show through once the global one is gone, so an empty
 /// global one covers it. `or true` because erasing what is not set counts as a failure in fish.
 pub(crate) fn fish(group: &[Variable]) -> Result<Secret> {
-    let set = |name: &str, value: &str| {
-        let quoted = value.replace('\\', r"\\").replace('\'', r"\'");
-        Ok(format!("set -gx {name} '{quoted}';\n"))
-    };
+    let set = |name: &str, value: &str| Ok(format!("set -gx {name} {};\n", fish_word(value)));
     lines(group, set, |name| format!("set -eg {name}; set -qU {name}; and set -gx {name}; or true;\n"))
+}
+
+/// In single quotes, which end before a backslash that follows a byte of another charset: see [`sh`].
+fn fish_word(value: &str) -> String {
+    let mut word = String::from("'");
+    let mut after_ascii = true;
+    for character in value.chars() {
+        if matches!(character, '\\' | '\'') {
+            word.push_str(if after_ascii { "\\" } else { "''\\" });
+        }
+        after_ascii = character.is_ascii();
+        word.push(character);
+    }
+    word + "'"
 }
 
 /// The statement that makes `source` fail where `env` could not print variables.
@@ -247,7 +269,7 @@ mod tests {
     #[test]
     fn each_format_quotes_in_its_own_way() {
         let value = r"a 'b' \ ü’";
-        assert_eq!(first_line(sh(&group(value))), r"export OPENAI_API_KEY=a\ \'b\'\ \\\ ü’;");
+        assert_eq!(first_line(sh(&group(value))), r"export OPENAI_API_KEY=a\ \'b\'\ \\\ 'ü’';");
         assert_eq!(first_line(fish(&group(value))), r"set -gx OPENAI_API_KEY 'a \'b\' \\ ü’';");
         assert_eq!(first_line(powershell(&group(value))), r"$env:OPENAI_API_KEY = 'a ''b'' \ ü’’'");
         assert_eq!(first_line(elvish(&group(value))), r"set-env OPENAI_API_KEY 'a ''b'' \ ü’'");
@@ -319,20 +341,34 @@ mod tests {
         }
 
         #[test]
-        fn every_active_byte_of_sh_has_its_own_backslash(value in r"\P{Cc}*") {
+        fn every_active_byte_of_sh_has_its_own_backslash_and_follows_ascii(value in r"\P{Cc}*") {
             let word = sh_word(&value);
+            let (mut read, mut is_quoted, mut before) = (String::new(), false, 'a');
             let mut characters = word.chars();
-            let mut read = String::new();
             while let Some(character) = characters.next() {
-                read.push(match character {
-                    '\\' => characters.next().unwrap(),
-                    plain => {
-                        prop_assert!(!plain.is_ascii() || is_plain(plain));
-                        plain
+                match character {
+                    '\'' => is_quoted = !is_quoted,
+                    '\\' => {
+                        prop_assert!(!is_quoted && before.is_ascii());
+                        read.push(characters.next().unwrap());
                     }
-                });
+                    plain => {
+                        prop_assert!(plain.is_ascii() != is_quoted && (is_quoted || is_plain(plain)));
+                        read.push(plain);
+                    }
+                }
+                before = character;
             }
+            prop_assert!(!is_quoted);
             prop_assert_eq!(read, value);
+        }
+
+        #[test]
+        fn no_backslash_of_fish_follows_a_byte_of_another_charset(value in r"\P{Cc}*['\\]?\P{Cc}*") {
+            let word = fish_word(&value);
+            for (at, _) in word.match_indices('\\') {
+                prop_assert!(word[..at].ends_with(|character: char| character.is_ascii()));
+            }
         }
     }
 }

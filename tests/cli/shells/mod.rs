@@ -3,10 +3,12 @@
 //! bash and dash are everywhere; another shell that is not installed is skipped with a line on stderr, but not in CI.
 #![expect(clippy::disallowed_methods, reason = "tests lay out their own files and look at CI")]
 
+mod locales;
 mod round_trip;
 mod statements;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -87,7 +89,12 @@ impl Homes {
     }
 
     fn run(&self, shell: &Shell, script: &str) -> Output {
+        self.run_in(shell, script, &[])
+    }
+
+    fn run_in(&self, shell: &Shell, script: &str, variables: &[(&str, &OsStr)]) -> Output {
         let mut command = self.command(shell.program, shell.arguments);
+        command.envs(variables.iter().copied());
         let mut child = command.arg(script).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take();
         child.wait_with_output().unwrap()
@@ -95,7 +102,11 @@ impl Homes {
 
     /// The output of `script` is every value, each ended by a NUL, and nothing is said on stderr.
     fn come_through(&self, shell: &Shell, script: &str) -> Result<(), String> {
-        let output = self.run(shell, script);
+        self.come_through_in(shell, script, &[])
+    }
+
+    fn come_through_in(&self, shell: &Shell, script: &str, variables: &[(&str, &OsStr)]) -> Result<(), String> {
+        let output = self.run_in(shell, script, variables);
         let stderr: String = String::from_utf8_lossy(&output.stderr).chars().take(500).collect();
         let read: Vec<_> = output.stdout.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
         let wrong =

@@ -1,0 +1,140 @@
+//! `env` read in locales whose characters end in bytes of ASCII: no byte of a value joins a byte of the quoting.
+//!
+//! A GBK, GB18030, Big5 or Shift_JIS shell takes a byte from 0x81 on and the backslash after it for one character. The
+//! byte behind the backslash is then active: `文|./p` ran `./p`.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use tempfile::TempDir;
+
+use super::{BASH, DASH, FISH, Homes, Shell, ZSH, is_installed};
+use crate::sandbox::possible;
+
+/// Language, charset.
+const LOCALES: [(&str, &str); 5] =
+    [("zh_CN", "GBK"), ("zh_CN", "GB18030"), ("zh_TW", "BIG5"), ("zh_HK", "BIG5-HKSCS"), ("ja_JP", "SHIFT_JIS")];
+
+/// What each text of UTF-8 ends in, in these charsets: a whole character, or the first byte of one.
+const BEFORE: [&str; 8] = ["文", "é", "ü文", "漢字", "€", "\u{2028}", "🦀", "\u{fdd0}"];
+
+const ACTIVE: [&str; 14] = [
+    "|./p",
+    ";./p;",
+    "&./p&",
+    "`./p`",
+    "$(./p)",
+    "\\",
+    "'",
+    "\"",
+    "'; ./p; '",
+    " ./p ",
+    "*",
+    ">ran",
+    "{a,b}",
+    "\\'\\|./p",
+];
+
+/// Compiles the locales that this machine can: those of its charsets and languages that are installed.
+fn compiled(directory: &Path) -> Vec<String> {
+    let compile = |(language, charset): (&str, &str)| {
+        let name = format!("{language}.{charset}");
+        let path = directory.join(&name);
+        let mut localedef = Command::new("localedef");
+        // The charset lacks some characters of the language, which costs a warning and a status of 1.
+        let _ = localedef.args(["-c", "-i", language, "-f", charset]).arg(&path).stderr(Stdio::null()).status();
+        path.join("LC_CTYPE").exists().then_some(name)
+    };
+    LOCALES.into_iter().filter_map(compile).collect()
+}
+
+/// Reads `values` in each locale, in a directory whose program `p` leaves a trace.
+fn read_in(locales: &Path, names: &[String], shell: &Shell, values: &[String]) -> Result<(), String> {
+    let homes = Homes::with(values);
+    let trap = homes.path("here/p");
+    fs::write(&trap, "#!/bin/sh\ntouch ran\n").unwrap();
+    fs::set_permissions(trap, fs::Permissions::from_mode(0o755)).unwrap();
+    let last = values.len() - 1;
+    let scripts = if shell.program == "fish" {
+        vec![format!(
+            "for i in (seq 0 {last})
+                set -gx HOME $ROOT/$i
+                qwenauth env --format fish | source; or exit 9
+                printf '%s\\0' $OPENAI_API_KEY
+            end"
+        )]
+    } else {
+        let script = |output: &str| {
+            format!(
+                "i=0
+                while [ \"$i\" -le {last} ]; do
+                    export HOME=\"$ROOT/$i\"
+                    eval {output}
+                    printf '%s\\0' \"$OPENAI_API_KEY\"
+                    i=$((i + 1))
+                done"
+            )
+        };
+        vec![script("$(qwenauth env)"), script("\"$(qwenauth env)\"")]
+    };
+    for name in names {
+        for script in &scripts {
+            homes.come_through_in(shell, script, &[("LC_ALL", name.as_ref()), ("LOCPATH", locales.as_os_str())])?;
+            if homes.path("here/ran").exists() {
+                return Err(format!("{} ran a value in {name}", shell.program));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn every_locale(shell: &Shell) {
+    if !is_installed(shell) {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let names = compiled(directory.path());
+    if !possible(names.len() == LOCALES.len(), "compile the locales of GBK, GB18030, Big5 and Shift_JIS (localedef)") {
+        let _ = writeln!(std::io::stderr(), "compiled: {names:?}");
+        return;
+    }
+    let fixed: Vec<String> =
+        BEFORE.iter().flat_map(|before| ACTIVE.iter().map(move |active| format!("x{before}{active}"))).collect();
+    read_in(directory.path(), &names, shell, &fixed).unwrap();
+    let part = prop_oneof![
+        3 => proptest::sample::select(&ACTIVE[..]).prop_map(str::to_owned),
+        2 => proptest::sample::select(&BEFORE[..]).prop_map(str::to_owned),
+        2 => any::<char>().prop_filter("not a control", |character| !character.is_control()).prop_map(String::from),
+    ];
+    let values = vec(vec(part, 1..6).prop_map(|parts| parts.concat()), 24);
+    let config = Config { cases: 1, max_shrink_iters: 50, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config)
+        .run(&values, |values| read_in(directory.path(), &names, shell, &values).map_err(TestCaseError::fail))
+        .unwrap();
+}
+
+#[test]
+fn bash_runs_nothing_of_a_value_in_any_locale() {
+    every_locale(&BASH);
+}
+
+#[test]
+fn dash_runs_nothing_of_a_value_in_any_locale() {
+    every_locale(&DASH);
+}
+
+#[test]
+fn zsh_runs_nothing_of_a_value_in_any_locale() {
+    every_locale(&ZSH);
+}
+
+#[test]
+fn fish_runs_nothing_of_a_value_in_any_locale() {
+    every_locale(&FISH);
+}
