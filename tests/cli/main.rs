@@ -20,6 +20,7 @@ mod faults;
 mod files;
 mod gateway;
 mod generated;
+mod granted;
 mod hosts;
 mod issuer;
 mod key_places;

@@ -100,6 +100,10 @@ impl Reply {
         Self::new(status, "application/json", Body::Whole(body.into()))
     }
 
+    pub(crate) fn text_as(status: u16, content_type: &str, body: &str) -> Self {
+        Self::new(status, content_type, Body::Whole(body.into()))
+    }
+
     pub(crate) fn html(status: u16) -> Self {
         Self::new(status, "text/html", Body::Whole("<!doctype html><html><body>Access denied</body></html>".into()))
     }
