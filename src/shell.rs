@@ -44,7 +44,7 @@ pub(crate) fn openai_removed() -> [Variable; 6] {
 /// so that splitting and joining give the same run back, and an escaped `*`, `?` or `[` is not a pattern. Single quotes
 /// would keep neither. (ksh and mksh glob an escaped pattern anyway where a file name fits it: quote it there.)
 ///
-/// Other bytes stand in single quotes. In a GBK, GB18030, Big5 or Shift_JIS locale the last of them may begin a character
+/// Other bytes stand in single quotes. In a GBK, GB18030, Big5 or Shift-JIS locale the last of them may begin a character
 /// that a backslash would complete, and the byte after the backslash would be active. No such character contains `'`.
 pub(crate) fn sh(group: &[Variable]) -> Result<Secret> {
     let export = |name: &str, value: &str| Ok(format!("export {name}={};\n", sh_word(value)));

@@ -1,6 +1,6 @@
 //! `env` read in locales whose characters end in bytes of ASCII: no byte of a value joins a byte of the quoting.
 //!
-//! A GBK, GB18030, Big5 or Shift_JIS shell takes a byte from 0x81 on and the backslash after it for one character. The
+//! A GBK, GB18030, Big5 or Shift-JIS shell takes a byte from 0x81 on and the backslash after it for one character. The
 //! byte behind the backslash is then active: `文|./p` ran `./p`.
 
 use std::fs;
