@@ -115,6 +115,9 @@ impl Report {
     }
 }
 
+/// `EIO` of every Unix; on Windows the number is that of a denied access, which has a kind of its own.
+const EIO: i32 = 5;
+
 /// What helps where the system refuses a file, whatever the file is.
 fn remedy(error: &io::Error) -> Option<&'static str> {
     Some(match error.kind() {
@@ -126,7 +129,7 @@ fn remedy(error: &io::Error) -> Option<&'static str> {
         io::ErrorKind::PermissionDenied => {
             "look at owner and mode of it and of its directory, as `qwenauth doctor` does"
         }
-        _ if error.raw_os_error() == Some(nix::libc::EIO) => "the disk fails: the kernel's log says more (`dmesg`)",
+        _ if error.raw_os_error() == Some(EIO) => "the disk fails: the kernel's log says more (`dmesg`)",
         _ => return None,
     })
 }

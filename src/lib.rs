@@ -15,7 +15,7 @@
 //! http.rs         the one blocking client: TLS, proxy, CA, time limits; what a failure means
 //! limits/         limits of requests, counted over all processes: windows, bursts, days
 //! usage/          the ledger of what passed through the gateways
-//! gateway/        the local reverse proxy; async lives here and in sandbox/ only; `serve()` is a blocking function
+//! gateway/        the local reverse proxy; async lives here, in sandbox/ and in platform's signals only; `serve()` is a blocking function
 //! setup/          one file per tool that can be configured, and what other programs read from their environment
 //! sandbox/        the practice provider
 //! platform/       what depends on the operating system: files, locks, signals, processes
@@ -27,14 +27,15 @@
 //!
 //! main → lib
 //! lib → cli, commands, platform, session · commands → everything below, never another command
-//! session → cli, config, credentials, http, profile, providers
+//! session → cli, config, credentials, http, platform, profile, providers
 //! credentials → oauth, http, platform, providers
-//! config → cli, paths, profile, providers, platform · paths → cli, profile · profile → providers
+//! config → cli, paths, profile, providers, platform · paths → cli, platform, profile · profile → providers
 //! providers → oauth, http, platform · oauth → http · limits → platform · usage → platform
 //! setup → platform, providers, used by its commands only
-//! gateway → credentials, limits, usage, providers, http, used by its commands only
+//! gateway → credentials, limits, usage, platform, providers, http, used by its commands only
 //! sandbox → cli, platform, used by its command only
-//! cli, http, platform, shell, terminal, secret use nothing of ours but error and secret
+//! cli → platform
+//! http, platform, shell, terminal, secret use nothing of ours but error and secret
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long
@@ -72,13 +73,12 @@ use crate::cli::{Cli, Command, Environment};
 use crate::error::Report;
 use crate::session::Session;
 
-#[cfg(unix)]
 pub use crate::platform::signals::note_signals;
 
 /// Runs the program: parses its command line, runs one command, and reports what failed.
 #[must_use]
 pub fn run() -> ExitCode {
-    secret::guard_memory();
+    platform::system::guard_memory();
     let code = match Cli::read() {
         Ok(cli) => run_command(cli).unwrap_or_else(|error| if is_closed_pipe(&error) { 0 } else { report(&error) }),
         Err(error) => {

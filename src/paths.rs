@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::unistd::{User, getuid};
 
 use crate::cli::Environment;
 use crate::error::{Failed, Failure};
+use crate::platform::system;
 use crate::profile::ProfileName;
 
 /// Where things are.
@@ -41,9 +41,9 @@ impl Paths {
             Ok(base.join("qwenauth"))
         };
         Ok(Self {
-            config: xdg(&environment.config_home, ".config")?,
-            data: xdg(&environment.data_home, ".local/share")?,
-            state: xdg(&environment.state_home, ".local/state")?,
+            config: xdg(&environment.config_home, system::CONFIG.1)?,
+            data: xdg(&environment.data_home, system::DATA.1)?,
+            state: xdg(&environment.state_home, system::STATE.1)?,
             qwen,
         })
     }
@@ -79,18 +79,18 @@ impl Paths {
     }
 }
 
-/// `HOME`, else the passwd entry.
+/// The home directory by the environment, else the one that the system has on record.
 pub(crate) fn home(environment: &Environment) -> Result<PathBuf> {
     if let Some(home) = &environment.home {
         return Ok(PathBuf::from(home));
     }
-    match User::from_uid(getuid()) {
-        Ok(Some(user)) if user.dir.is_absolute() => Ok(user.dir),
-        _ => Failed::new(
+    match system::home() {
+        Some(home) => Ok(home),
+        None => Failed::new(
             Failure::Other,
-            "there is no home directory: `HOME` is not set and the user has no passwd entry",
+            format!("there is no home directory: `{}` is not set and {}", system::HOME, system::NO_HOME),
         )
-        .hint("set `HOME`, or both `QWENAUTH_HOME` and `QWEN_HOME`")
+        .hint(format!("set `{}`, or both `QWENAUTH_HOME` and `QWEN_HOME`", system::HOME))
         .err(),
     }
 }

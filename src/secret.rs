@@ -36,14 +36,6 @@ pub(crate) fn quoted(text: &str, secrets: &[&Secret]) -> String {
     cut.trim_end_matches(['.', ' ']).to_owned()
 }
 
-/// Keeps this process out of core dumps and of the reach of the user's other processes (`/proc/PID/mem`, debuggers).
-/// A program it becomes by `exec` is an ordinary one again: the kernel resets the mark.
-pub(crate) fn guard_memory() {
-    // Without the mark everything works as before, so a kernel that refuses it is no reason to stop.
-    #[cfg(target_os = "linux")]
-    let _ = nix::sys::prctl::set_dumpable(false);
-}
-
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Secret(…)")

@@ -9,6 +9,7 @@ use crate::cli::{Environment, Global, variable};
 use crate::config::Config;
 use crate::credentials::{Account, Credential};
 use crate::http::Network;
+use crate::platform::system;
 use crate::profile::ProfileName;
 use crate::providers::{Ci, Provider};
 
@@ -74,7 +75,7 @@ impl Surroundings {
         let set = |name: &str| variable(name).is_some();
         let is_there = |path: &str| std::path::Path::new(path).exists();
         Self {
-            graphical: cfg!(target_os = "macos") || set("DISPLAY") || set("WAYLAND_DISPLAY") || set("BROWSER"),
+            graphical: system::IS_GRAPHICAL || set("DISPLAY") || set("WAYLAND_DISPLAY") || set("BROWSER"),
             ssh: set("SSH_CONNECTION") || set("SSH_TTY") || set("SSH_CLIENT"),
             container: set("container") || is_there("/.dockerenv") || is_there("/run/.containerenv"),
             ci: set("CI"),

@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use crate::platform::system;
+
 /// The environment variables the program reads, all of them, read once.
 /// An empty value counts as not set.
 #[derive(Debug, Clone, Default)]
@@ -21,13 +23,13 @@ pub(crate) struct Environment {
 impl Environment {
     pub(crate) fn read() -> Self {
         Self {
-            home: variable("HOME"),
+            home: variable(system::HOME),
             profile: variable("QWENAUTH_PROFILE"),
             qwenauth_home: variable("QWENAUTH_HOME"),
             qwen_home: variable("QWEN_HOME"),
-            config_home: variable("XDG_CONFIG_HOME"),
-            data_home: variable("XDG_DATA_HOME"),
-            state_home: variable("XDG_STATE_HOME"),
+            config_home: variable(system::CONFIG.0),
+            data_home: variable(system::DATA.0),
+            state_home: variable(system::STATE.0),
             qwen_oauth_url: variable("QWENAUTH_QWEN_OAUTH_URL"),
             ca_file: variable("QWENAUTH_CA_FILE"),
             log: variable("QWENAUTH_LOG"),

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
@@ -14,6 +14,7 @@ use clap::{CommandFactory, ValueEnum};
 use super::{group, print};
 use crate::cli::{Cli, EnvArgs, EnvFormat, variable};
 use crate::error::{Failed, Failure, Report, note};
+use crate::platform::system;
 use crate::secret::Secret;
 use crate::session::Session;
 use crate::shell::{self, Variable};
@@ -98,7 +99,7 @@ fn failure(format: EnvFormat, code: u8) -> String {
 
 /// Says so when the file that was just written would be committed. Only a hint: whatever goes wrong here goes unsaid.
 fn hint_at_git() {
-    let Some(file) = file_behind_stdout() else { return };
+    let Some(file) = system::file_behind_stdout() else { return };
     if is_committable(&file) == Some(true) {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         note(&format!("hint: git does not ignore `{name}`, which holds a secret: add it to `.gitignore`"));
@@ -117,24 +118,4 @@ fn is_committable(file: &Path) -> Option<bool> {
         .status()
         .ok()?;
     Some(status.code()? == 1)
-}
-
-#[cfg(target_os = "linux")]
-fn file_behind_stdout() -> Option<PathBuf> {
-    // A pipe or a terminal is no path of a regular file; a deleted file has none.
-    std::fs::read_link("/proc/self/fd/1").ok().filter(|path| path.is_file())
-}
-
-/// Elsewhere a file in the working directory is found by its inode.
-#[cfg(not(target_os = "linux"))]
-fn file_behind_stdout() -> Option<PathBuf> {
-    use std::os::fd::AsFd;
-    use std::os::unix::fs::MetadataExt;
-    let stdout = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned().ok()?).metadata().ok()?;
-    let here = std::env::current_dir().ok()?;
-    std::fs::read_dir(here).ok()?.flatten().map(|entry| entry.path()).find(|path| {
-        let is_same =
-            |file: std::fs::Metadata| file.is_file() && file.dev() == stdout.dev() && file.ino() == stdout.ino();
-        path.symlink_metadata().is_ok_and(is_same)
-    })
 }

@@ -1,10 +1,7 @@
 //! `exec`: become a program that has the credential in its environment, or with `--gateway` run one beside a gateway.
 
 use std::ffi::{OsStr, OsString};
-use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
@@ -14,8 +11,8 @@ use crate::cli::{ExecArgs, variable};
 use crate::credentials::{Lifetime, MARGIN};
 use crate::error::{Failed, Failure, note};
 use crate::gateway::{self, Background, Served};
-use crate::platform::signals;
 use crate::platform::supervisor::Supervisor;
+use crate::platform::{processes, signals};
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 use crate::setup::children::{self, Child, Values};
@@ -29,7 +26,8 @@ pub(crate) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
     let Some((program, arguments)) = args.command.split_first() else {
         return Failed::new(Failure::Usage, "no program to run").err();
     };
-    let mut command = Command::new(program);
+    let mut command = processes::command(program, variable("PATH").as_deref())
+        .map_err(|error| processes::cannot_start(program, &error))?;
     command.args(arguments);
     let is_left_alone = args.preserve_env
         && ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"].iter().any(|name| variable(name).is_some());
@@ -44,8 +42,10 @@ pub(crate) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
         let group = group(session, args.min_ttl, args.model.clone(), args.short_lived)?;
         set_group(args, session, group, &mut command)?;
     }
-    let error = command.exec();
-    Err(not_started(program, &error).into())
+    match processes::become_program(&mut command) {
+        Err(error) => Err(processes::cannot_start(program, &error).into()),
+        Ok(never) => match never {},
+    }
 }
 
 /// Starts the gateway, then the program, and ends as the program does.
@@ -68,8 +68,8 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session, mut command: Command) 
     let gateway = Background::start(listener, key, Served { account, accounts: None }, options)?;
     let ended = supervisor
         .try_spawn(&mut command)
-        .map_err(|error| anyhow::Error::from(not_started(&args.command[0], &error)))
-        .and_then(|child| supervisor.wait_as_one_job(&child));
+        .map_err(|error| anyhow::Error::from(processes::cannot_start(&args.command[0], &error)))
+        .and_then(|mut child| supervisor.wait_as_one_job(&mut child));
     gateway.stop()?;
     Ok(supervisor.end_as(ended?))
 }
@@ -148,16 +148,4 @@ fn for_child(child: &Child, group: &[Set], session: &Session) -> Result<Vec<Set>
         own.extend(child.remove.iter().map(|name| (name.clone(), None)));
     }
     Ok(own)
-}
-
-/// 127 where there is no such program, 126 where it cannot be run, as shells have it.
-fn not_started(program: &OsStr, error: &std::io::Error) -> Failed {
-    let name = program.to_string_lossy();
-    if error.kind() != ErrorKind::NotFound {
-        return Failed::new(Failure::CannotRun, format!("cannot run `{name}`: {error}"));
-    }
-    if program.to_string_lossy().contains('/') && Path::new(program).exists() {
-        return Failed::new(Failure::CannotRun, format!("cannot run `{name}`: its interpreter is missing"));
-    }
-    Failed::new(Failure::NotFound, format!("`{name}` was not found")).hint("check its name and `PATH`")
 }

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{Signal, raise};
 use serde_json::json;
 
 use super::{new_gateway_key, print, print_json};
@@ -52,9 +51,9 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     options.metrics = args.metrics;
     options.allow_hosts.clone_from(&args.allow_host);
     let accounts = args.all_profiles.then(|| accounts(session));
-    let is_under_nohup = signals::is_ignored(Signal::SIGHUP);
-    let signal = gateway::serve(listener, key, Served { account, accounts }, options, is_under_nohup)?;
-    die_of(signal)
+    let is_under_nohup = signals::outlives_terminal();
+    let ending = gateway::serve(listener, key, Served { account, accounts }, options, is_under_nohup)?;
+    signals::die_of(ending).context("cannot end by the signal")
 }
 
 /// Finds profiles for as long as the gateway runs, those of later logins included.
@@ -86,12 +85,4 @@ fn key_of(path: &Path) -> Result<Secret> {
             Ok(Secret::new(text.to_owned()))
         }
     }
-}
-
-/// Ends as whoever asked for it expects: by the signal. Its handler of before goes first.
-fn die_of(signal: i32) -> Result<()> {
-    let signal = Signal::try_from(signal)?;
-    signals::set_default(signal).context("cannot end by the signal")?;
-    raise(signal)?;
-    Ok(())
 }

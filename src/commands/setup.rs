@@ -1,7 +1,7 @@
 //! `setup`: configure a tool to use a profile, show what would be written, undo it, or list the tools.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{print, tool_places};
 use crate::cli::{SetupArgs, variable};
 use crate::error::{Failed, Failure, note, printable};
+use crate::platform::processes;
 use crate::providers::QWEN;
 use crate::session::{Endpoint, Session};
 use crate::setup::{self, Access, Places, Removed, SetUp, TOOLS, Tool};
@@ -141,12 +142,7 @@ fn own_name() -> Result<String> {
 
 /// Where `PATH` finds a program.
 fn installed(program: &str) -> Option<PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
-    let path = variable("PATH")?;
-    let runs = |path: &Path| {
-        path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-    };
-    std::env::split_paths(&path).map(|directory| directory.join(OsStr::new(program))).find(|path| runs(path))
+    processes::find(OsStr::new(program), &variable("PATH")?)
 }
 
 fn list(args: &SetupArgs, session: &Session, places: &Places) -> Result<()> {

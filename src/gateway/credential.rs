@@ -6,7 +6,6 @@
 //! goes to a thread of its own, once for all requests that wait, and is never cut short.
 
 use std::cell::RefCell;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -22,38 +21,18 @@ use super::upstream::Origin;
 use crate::credentials::{Account, Credential, Lifetime, MARGIN};
 use crate::error::{Failed, Failure, Report};
 use crate::http;
+use crate::platform::disk::Version;
 use crate::providers::Provider;
 
 /// A token that could not be renewed but still lives is used for so long before a renewal is tried again.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A file as the file system tells it from its other versions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(path: &PathBuf) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            changed: (metadata.mtime(), metadata.mtime_nsec()),
-        })
-    }
-}
 
 /// What the thread brings.
 struct Found {
     credential: Credential,
     provider: Provider,
     base_url: String,
-    stamp: Option<Stamp>,
+    stamp: Option<Version>,
 }
 
 /// A credential with all that a request needs of it.
@@ -66,7 +45,7 @@ pub(super) struct Ready {
     pub(super) origin: Rc<Origin>,
     /// The path of the base URL; `/v1` of the client's path is replaced by it.
     pub(super) base_path: String,
-    stamp: Option<Stamp>,
+    stamp: Option<Version>,
     /// `None`: until the file changes.
     good_until: Option<SystemTime>,
     /// The provider's headers for the `User-Agent` that was sent last.
@@ -169,7 +148,7 @@ impl Bridge {
         let cached = self.cached.borrow();
         let ready = cached.as_ref()?;
         let lasts = ready.good_until.is_none_or(|until| SystemTime::now() < until);
-        (lasts && ready.stamp.is_some() && Stamp::of(&self.path) == ready.stamp).then(|| Rc::clone(ready))
+        (lasts && ready.stamp.is_some() && Version::of(&self.path).ok() == ready.stamp).then(|| Rc::clone(ready))
     }
 
     async fn ask(&self, since: Instant, refused: Option<Box<Credential>>) -> Result<Rc<Ready>, Failed> {
@@ -201,7 +180,7 @@ impl Drop for Bridge {
 /// On the thread. `refused`: a credential whose token the API refused.
 fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed> {
     let find = || {
-        let mut stamp = Stamp::of(&account.path);
+        let mut stamp = Version::of(&account.path).ok();
         let credential = match refused {
             None => account.fresh(Lifetime::Preferably(MARGIN))?,
             Some(refused) => {
@@ -219,7 +198,7 @@ fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed
         let base_url = Account::base_url(&credential, &provider)?;
         // After a renewal the stamp is that of the new file, if it is still this process's.
         let stamp = stamp.or_else(|| {
-            let stamp = Stamp::of(&account.path);
+            let stamp = Version::of(&account.path).ok();
             account.require().is_ok_and(|now| now.access_token == credential.access_token).then_some(stamp).flatten()
         });
         Ok(Found { credential, provider, base_url, stamp })

@@ -45,7 +45,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use self::lane::Lane;
@@ -53,6 +52,7 @@ pub(crate) use self::pacing::{account_of, rule};
 use self::upstream::Upstream;
 use crate::credentials::Account;
 use crate::error::{Failed, Failure, Report};
+use crate::platform::signals::{Ending, Endings};
 use crate::providers::Provider;
 use crate::secret::Secret;
 use crate::usage::{self, Counts};
@@ -188,24 +188,19 @@ pub(crate) fn serve(
     served: Served,
     options: Options,
     outlives_terminal: bool,
-) -> Result<i32> {
-    let caught = Rc::new(std::cell::Cell::new(nix::libc::SIGTERM));
+) -> Result<Ending> {
+    let caught = Rc::new(std::cell::Cell::new(Ending::Terminate));
     run(listener, key, served, options, |gateway, listener| async {
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        let [mut interrupt, mut terminate, mut hangup] = kinds.map(signal);
-        let (Ok(interrupt), Ok(terminate), Ok(hangup)) = (&mut interrupt, &mut terminate, &mut hangup) else {
-            return Err(anyhow::anyhow!("cannot watch signals"));
-        };
-        let streams = Rc::new(tokio::sync::Mutex::new((interrupt, terminate, hangup)));
+        let endings = Rc::new(tokio::sync::Mutex::new(Endings::watch().context("cannot watch signals")?));
         let ends = || async {
-            let mut streams = streams.lock().await;
-            let (interrupt, terminate, hangup) = &mut *streams;
-            let kind = tokio::select! {
-                _ = interrupt.recv() => nix::libc::SIGINT,
-                _ = terminate.recv() => nix::libc::SIGTERM,
-                _ = hangup.recv(), if !outlives_terminal => nix::libc::SIGHUP,
-            };
-            caught.set(kind);
+            let mut endings = endings.lock().await;
+            loop {
+                let ending = endings.next().await;
+                if ending != Ending::Hangup || !outlives_terminal {
+                    caught.set(ending);
+                    break;
+                }
+            }
         };
         server::serve(gateway, listener, ends).await;
         Ok(())

@@ -8,8 +8,6 @@
 //! whoever cannot have the file counts alone.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -17,9 +15,9 @@ use anyhow::Result;
 use sha2::{Digest, Sha256};
 
 use super::day::Day;
-use super::window::{DayState, LENGTH, Lease, PROBE, Record, Rule, STEPS, Turn, monotonic, seconds, step_length};
-use crate::platform::files;
+use super::window::{DayState, LENGTH, Lease, PROBE, Record, Rule, STEPS, Turn, seconds, step_length};
 use crate::platform::lock::Brief;
+use crate::platform::{disk, files, system};
 
 /// What became of asking.
 pub(crate) enum Take {
@@ -133,7 +131,7 @@ impl Rate {
     }
 
     fn step(&self) -> u64 {
-        u64::try_from(monotonic().as_nanos()).unwrap_or_default() / self.own.step_length
+        u64::try_from(system::monotonic().as_nanos()).unwrap_or_default() / self.own.step_length
     }
 
     /// Applies `change` to the record under the lock. `None`: it is held by another process just now.
@@ -148,7 +146,7 @@ impl Rate {
         };
         let mut record = Record::read(file, self.boot, self.own.step_length);
         let outcome = change(&mut record);
-        let written = file.write_all_at(&record.to_bytes(), 0);
+        let written = disk::write_all_at(file, &record.to_bytes(), 0);
         drop(lock);
         if let Err(error) = written {
             log::warn!("cannot write `{}`: {error}", self.path.display());
@@ -164,7 +162,7 @@ pub(crate) fn standing(state: &Path, provider: &str, account: &str, rule: &Rule,
     // Opened only where there is something to read.
     let Some(file) = path.exists().then(|| files::open_kept(&path).ok()).flatten() else { return Default::default() };
     let mut record = Record::read(&file, boot(), length);
-    let step = u64::try_from(monotonic().as_nanos()).unwrap_or_default() / length;
+    let step = u64::try_from(system::monotonic().as_nanos()).unwrap_or_default() / length;
     let day = *record.day(rule.zone.day_of(now).number());
     (record.sum(step, STEPS + 1), day)
 }
@@ -181,14 +179,13 @@ fn open(state: &Path, path: &Path) -> Result<File> {
     files::make_directory(&state.join("rate"))?;
     let file = files::open_kept(path)?;
     if file.metadata()?.len() < LENGTH as u64 {
-        file.write_all_at(&vec![0; LENGTH], 0)?;
+        disk::write_all_at(&file, &vec![0; LENGTH], 0)?;
     }
     Ok(file)
 }
 
-/// Tells one boot of the machine from another, after which [`monotonic`] begins anew.
+/// Tells one boot of the machine from another, after which [`system::monotonic`] begins anew.
 fn boot() -> u64 {
-    let id: io::Result<Vec<u8>> = std::fs::read("/proc/sys/kernel/random/boot_id");
-    let digest = Sha256::digest(id.unwrap_or_default());
+    let digest = Sha256::digest(system::boot());
     u64::from_le_bytes(std::array::from_fn(|index| digest[index]))
 }

@@ -5,12 +5,10 @@
 //! exceeded, a burst up to the limit is not delayed, and those who wait are served in the order they came.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::time::{ClockId, clock_gettime};
-
 use super::day::{Day, Zone};
+use crate::platform::{disk, system};
 
 /// How fine time is cut: a request waits at most 1/128 of a window longer than it must.
 pub(super) const STEPS: u64 = 128;
@@ -106,7 +104,7 @@ impl Record {
     pub(super) fn read(file: &File, boot: u64, step_length: u64) -> Self {
         let mut record = Self::new(boot, step_length);
         let mut bytes = [0; LENGTH];
-        if file.read_exact_at(&mut bytes, 0).is_err() || bytes[..8] != MAGIC {
+        if disk::read_exact_at(file, &mut bytes, 0).is_err() || bytes[..8] != MAGIC {
             return record;
         }
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
@@ -176,7 +174,7 @@ impl Record {
         }
         let begins = Duration::from_nanos(place.saturating_mul(self.step_length));
         let turn = Turn::Later {
-            wait: begins.saturating_sub(monotonic()),
+            wait: begins.saturating_sub(system::monotonic()),
             step_length: Duration::from_nanos(self.step_length),
             step: place,
         };
@@ -274,11 +272,6 @@ fn index(step: u64) -> usize {
 pub(super) fn step_length(window: Duration) -> u64 {
     let nanoseconds = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX / 200);
     (nanoseconds / 100 * 102 / STEPS).max(1)
-}
-
-/// Since the machine started, for all processes alike.
-pub(super) fn monotonic() -> Duration {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
 }
 
 pub(super) fn seconds(time: SystemTime) -> u32 {
@@ -383,11 +376,11 @@ mod tests {
         record.advance(5_000);
         *record.counter(5_000) = 3;
         *record.day(20_000) = DayState { number: 20_000, count: 4, warned: true, over: true, probe_at: 5 };
-        file.write_all_at(&record.to_bytes(), 0).unwrap();
+        disk::write_all_at(&file, &record.to_bytes(), 0).unwrap();
         assert_eq!(Record::read(&file, 7, 9).to_bytes(), record.to_bytes());
         let mut other_boot = Record::read(&file, 8, 9);
         assert_eq!((other_boot.sum(5_000, STEPS), other_boot.day(20_000).count), (0, 4));
-        file.write_all_at(b"garbage!", 0).unwrap();
+        disk::write_all_at(&file, b"garbage!", 0).unwrap();
         assert_eq!(Record::read(&file, 7, 9).day(20_000).count, 0);
     }
 

@@ -23,9 +23,8 @@
 //! lets two renew at once); waiting outlasts the renewal (60 s against 25 s); a directory that cannot be locked is an error
 //! at once, not a wait; nothing is ever renewed without the lock.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -36,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Failed, Failure, note};
+use crate::platform::disk::{self, Identity};
 use crate::platform::files;
 use crate::platform::signals::Held;
 
@@ -318,8 +318,7 @@ fn create_with_id(path: &Path, id: &str) -> io::Result<File> {
 
 /// The first 64 bytes of a lock, or `None` where there is no regular file to read.
 fn read_id(path: &Path) -> Option<String> {
-    let file =
-        OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path).ok()?;
+    let file = disk::open_to_read(path).ok()?;
     let mut bytes = Vec::new();
     file.take(64).read_to_end(&mut bytes).ok()?;
     String::from_utf8(bytes).ok()
@@ -328,7 +327,7 @@ fn read_id(path: &Path) -> Option<String> {
 /// What was judged: only this very file may be taken over.
 #[derive(PartialEq, Eq)]
 struct Judged {
-    inode: u64,
+    identity: Option<Identity>,
     content: Option<String>,
 }
 
@@ -336,7 +335,7 @@ struct Judged {
 /// lock, so none is alive in it), or its age is beyond [`STALE`] in either direction.
 fn stale(path: &Path, ours: Option<&str>) -> Option<Judged> {
     let metadata = fs::symlink_metadata(path).ok()?;
-    let judged = Judged { inode: metadata.ino(), content: read_id(path) };
+    let judged = Judged { identity: Identity::of(path).ok(), content: read_id(path) };
     let left_by_us = ours.is_some() && judged.content.as_deref() == ours;
     let modified = metadata.modified().ok()?;
     let age = SystemTime::now().duration_since(modified).unwrap_or_else(|ahead| ahead.duration());
@@ -355,7 +354,7 @@ fn take_over(path: &Path, judged: &Judged) -> Result<()> {
             return Err(error).with_context(|| format!("cannot take over the stale lock `{}`", path.display()));
         }
     }
-    let moved = Judged { inode: fs::symlink_metadata(&aside)?.ino(), content: read_id(&aside) };
+    let moved = Judged { identity: Identity::of(&aside).ok(), content: read_id(&aside) };
     if moved == *judged {
         log::info!("took over the stale lock `{}`", path.display());
     } else {
@@ -375,7 +374,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("oauth_creds.lock");
         create_with_id(&path, "theirs").unwrap();
-        take_over(&path, &Judged { inode: 0, content: Some("theirs".into()) }).unwrap();
+        take_over(&path, &Judged { identity: None, content: Some("theirs".into()) }).unwrap();
         assert_eq!(read_id(&path).as_deref(), Some("theirs"));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }

@@ -2,8 +2,6 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -12,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::cli::variable;
 use crate::error::note;
+use crate::platform::{access, processes};
 
 /// Where the tools that `setup` writes look for their files, so that it writes none of the user's.
 const TOOLS: [(&str, &str); 3] =
@@ -70,15 +69,10 @@ impl Inside {
 }
 
 /// `qwen`, `qwenauth` and those of the tools in a new directory, all of them for this user alone.
-fn private_directory() -> std::io::Result<TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("qwenauth-sandbox-");
-    let mut inner = DirBuilder::new();
-    builder.permissions(Permissions::from_mode(0o700));
-    inner.mode(0o700);
-    let directory = builder.tempdir()?;
+fn private_directory() -> anyhow::Result<TempDir> {
+    let directory = access::private_temporary_directory("qwenauth-sandbox-")?;
     for name in ["qwen", "qwenauth"].into_iter().chain(TOOLS.map(|(_, name)| name)) {
-        inner.create(directory.path().join(name))?;
+        access::create_directory(&directory.path().join(name))?;
     }
     Ok(directory)
 }
@@ -92,5 +86,6 @@ fn without_proxy(before: Option<OsString>) -> OsString {
 
 /// The shell of the user.
 pub(crate) fn shell() -> OsString {
-    variable("SHELL").unwrap_or_else(|| "/bin/sh".into())
+    let (name, default) = processes::SHELL;
+    variable(name).unwrap_or_else(|| default.into())
 }

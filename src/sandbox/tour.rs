@@ -78,7 +78,7 @@ pub(crate) fn run(inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<En
         if supervisor.is_interrupted() {
             return Ok(ended);
         }
-        if ended != Ended::Code(0) {
+        if ended != Ended::SUCCESS {
             note(&format!("the tour ends here: `{}` ended with code {}", command_line(step.arguments), ended.code()));
             return Ok(ended);
         }
@@ -88,7 +88,7 @@ pub(crate) fn run(inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<En
         "{}# That was the main job. Practise on your own with `qwenauth sandbox`, or begin for real with `qwenauth login`.{}",
         style.soft, style.plain
     )?;
-    Ok(Ended::Code(0))
+    Ok(Ended::SUCCESS)
 }
 
 fn show(

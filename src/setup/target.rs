@@ -1,7 +1,6 @@
 //! A tool's file on disk: read, refused where it is not the user's to change, its backup, and what was made around it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use super::document::Syntax;
 use crate::error::{Failed, Failure};
 use crate::platform::files::{self, Content, Privacy};
 use crate::platform::lock::{Kernel, PATIENCE};
+use crate::platform::{access, disk};
 
 /// The ending of the one backup, beside the file.
 const BACKUP: &str = "qwenauth-backup";
@@ -43,10 +43,10 @@ pub(super) fn check_writable(file: &Path) -> Result<()> {
     let target = files::resolve(file)?;
     files::check_writable(&target)?;
     let Ok(metadata) = fs::metadata(&target) else { return Ok(()) };
-    files::check_owner(&target, &metadata)?;
-    if metadata.permissions().mode() & 0o200 == 0 {
+    access::check_owner(&target, &metadata)?;
+    if !disk::is_writable(&metadata) {
         return Failed::new(Failure::Other, format!("`{}` is read-only and was left alone", target.display()))
-            .hint("`chmod u+w` it, or paste what `--print` shows")
+            .hint(format!("`{}` it, or paste what `--print` shows", disk::MAKE_WRITABLE))
             .err();
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! What lies on disk: directories, credential files, locks, leftovers, and what `setup` wrote.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -10,8 +9,8 @@ use anyhow::Result;
 use super::{Check, remains};
 use crate::credentials::{Account, Credential, Kind, State, Stored};
 use crate::error::Report;
-use crate::platform::files;
 use crate::platform::lock::Kernel;
+use crate::platform::{access, files};
 use crate::profile::ProfileName;
 use crate::session::{Endpoint, Session};
 use crate::setup::{self, TOOLS};
@@ -45,20 +44,16 @@ pub(super) fn check(session: &Session, fix: bool) -> Vec<Check> {
 fn directory_is_private(directory: &Path, fix: bool) -> Option<Check> {
     let metadata = fs::metadata(directory).ok()?;
     let shown = directory.display();
-    if let Err(error) = files::check_owner(directory, &metadata) {
+    if let Err(error) = access::check_owner(directory, &metadata) {
         let report = Report::of(&error);
         return Some(Check::fail("directories", report.message, report.hint.unwrap_or_default()));
     }
-    let mode = metadata.mode() & 0o777;
-    // Others who may write could put a file or a symlink in the place of a credential; listing is no harm.
-    if mode & 0o022 == 0 {
-        return None;
-    }
-    let message = format!("others may write in `{shown}` (mode {mode:04o})");
-    if fix && fs::set_permissions(directory, Permissions::from_mode(mode & 0o755)).is_ok() {
+    let how = access::writable_by_others(directory)?;
+    let message = format!("others may write in `{shown}` ({how})");
+    if fix && access::restrict_directory(directory).is_ok() {
         return Some(Check::fixed("directories", message));
     }
-    Some(Check::fail("directories", message, format!("`chmod go-w {shown}`, or `qwenauth doctor --fix`")))
+    Some(Check::fail("directories", message, access::how_to_restrict(directory)))
 }
 
 fn profiles(session: &Session) -> Vec<Check> {
@@ -76,14 +71,13 @@ fn profiles(session: &Session) -> Vec<Check> {
 
 fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
     let account = session.account_of(name);
-    let file = fs::metadata(&account.path).ok();
     let mut checks = Vec::new();
     // Loading tightens the mode, as every command does, and says so on stderr.
-    if let Some(mode) = file.as_ref().map(|file| file.mode() & 0o777).filter(|mode| mode & 0o077 != 0) {
-        let what = format!("the file of `{name}` could be read by others (mode {mode:04o})");
-        checks.push(Check::warn("mode", what, "its mode is 0600 now; renew the key if others use this machine"));
+    if let Some(how) = access::readable_by_others(&account.path) {
+        let what = format!("the file of `{name}` could be read by others ({how})");
+        checks.push(Check::warn("mode", what, access::HOW_TIGHTENED));
     }
-    if file.as_ref().is_some_and(|file| file.nlink() > 1) {
+    if access::has_hard_links(&account.path) {
         let what = format!("the file of `{name}` has hard links: a renewal leaves the others behind");
         checks.push(Check::warn("copies", what, "keep one, and use symlinks"));
     }

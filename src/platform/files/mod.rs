@@ -7,18 +7,17 @@
 
 mod room;
 
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
 pub(crate) use self::room::{Room, left_in, leftover, remove_left};
 use self::room::{fill, open_in_place, temporary_prefix};
-use crate::error::{Failed, Failure, note};
+use crate::error::{Failed, Failure};
+use crate::platform::{access, disk};
 
 /// Longest file that is read, in bytes; a larger one is damaged.
 pub(crate) const LARGEST: u64 = 1024 * 1024;
@@ -49,11 +48,11 @@ pub(crate) enum Privacy {
 pub(crate) fn read(path: &Path, privacy: Privacy) -> Result<Content> {
     let resolved;
     let mut path = path;
-    let file = match open_to_read(path) {
-        Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => {
+    let file = match disk::open_to_read(path) {
+        Err(error) if disk::is_symlink(&error) => {
             resolved = resolve(path)?;
             path = &resolved;
-            open_to_read(path)
+            disk::open_to_read(path)
         }
         opened => opened,
     };
@@ -70,13 +69,13 @@ pub(crate) fn read(path: &Path, privacy: Privacy) -> Result<Content> {
         return Ok(Content::Unfit(format!("it is {what}")));
     }
     if privacy == Privacy::Private {
-        check_owner(path, &metadata)?;
+        access::check_owner(path, &metadata)?;
     }
     if metadata.len() > LARGEST {
         return Ok(Content::Unfit(format!("it has {} bytes, more than a credential can have", metadata.len())));
     }
     if privacy == Privacy::Private {
-        tighten(path, &file, &metadata);
+        access::tighten(path, &file, &metadata);
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len())? + 1));
     Read::by_ref(&mut file)
@@ -87,44 +86,6 @@ pub(crate) fn read(path: &Path, privacy: Privacy) -> Result<Content> {
         return Ok(Content::Unfit("it grew past what a credential can have".into()));
     }
     Ok(Content::Bytes(bytes))
-}
-
-/// Opens without following a symlink (see [`resolve`]) and without waiting for the writer of a FIFO.
-fn open_to_read(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path)
-}
-
-/// Root may use anybody's file; anyone else only their own.
-pub(crate) fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
-    let user = geteuid();
-    if user.is_root() || metadata.uid() == user.as_raw() {
-        return Ok(());
-    }
-    Failed::new(
-        Failure::Other,
-        format!("`{}` belongs to another user (uid {}) and is not used", path.display(), metadata.uid()),
-    )
-    .hint("check who should own it; `chown` it to yourself if it is yours")
-    .err()
-}
-
-fn tighten(path: &Path, file: &File, metadata: &Metadata) {
-    if metadata.nlink() > 1 {
-        note(&format!("`{}` has {} hard links: each of them is the same credential", path.display(), metadata.nlink()));
-    }
-    let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 == 0 {
-        return;
-    }
-    match file.set_permissions(Permissions::from_mode(0o600)) {
-        Ok(()) => note(&format!("tightened the mode of `{}` from {mode:04o} to 0600", path.display())),
-        Err(error) => {
-            note(&format!(
-                "`{}` can be read by others (mode {mode:04o}), and that cannot be changed: {error}",
-                path.display()
-            ));
-        }
-    }
 }
 
 /// The file that `path` leads to, which need not exist. Only symlinks of the user or of root are followed.
@@ -139,14 +100,7 @@ pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
             }
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         };
-        let user = geteuid();
-        if !user.is_root() && metadata.uid() != 0 && metadata.uid() != user.as_raw() {
-            return Failed::new(
-                Failure::Other,
-                format!("`{}` is a symlink of another user and is not followed", path.display()),
-            )
-            .err();
-        }
+        access::check_link_owner(&path, &metadata)?;
         let target = fs::read_link(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
         path = directory_of(&path).join(target);
     }
@@ -161,36 +115,19 @@ pub(crate) fn make_directory(directory: &Path) -> Result<()> {
     if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         make_directory(parent)?;
     }
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => return Ok(()),
-        Err(error) => {
-            return Err(error).with_context(|| format!("cannot make the directory `{}`", directory.display()));
-        }
+    match access::create_directory(directory) {
+        // Another process has made it meanwhile.
+        Err(_) if directory.is_dir() => Ok(()),
+        made => made,
     }
-    fs::set_permissions(directory, Permissions::from_mode(0o700))
-        .with_context(|| format!("cannot set the mode of `{}`", directory.display()))?;
-    inherit_owner(&File::open(directory)?, directory)
 }
 
 /// Opens for reading and writing a small private file of ours that is never replaced, such as a lock file.
 pub(crate) fn open_kept(path: &Path) -> Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(path)
-        .with_context(|| format!("cannot open `{}`", path.display()))?;
-    let metadata = file.metadata()?;
-    check_owner(path, &metadata)?;
-    if metadata.mode() & 0o7777 != 0o600 {
-        file.set_permissions(Permissions::from_mode(0o600))
-            .with_context(|| format!("cannot set the mode of `{}`", path.display()))?;
-    }
-    inherit_owner(&file, path)?;
+    let file = disk::open_or_create(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+    access::check_owner(path, &file.metadata()?)?;
+    access::restrict(&file).with_context(|| format!("cannot set the mode of `{}`", path.display()))?;
+    access::inherit_owner(&file, path)?;
     Ok(file)
 }
 
@@ -198,18 +135,16 @@ pub(crate) fn open_kept(path: &Path) -> Result<File> {
 /// What a kill leaves of it looks like the leftover of a [`Room`] beside it, and goes with those.
 pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let beside = path.with_extension("json");
-    let mut temporary = tempfile::Builder::new()
-        .prefix(&temporary_prefix(&beside))
-        .suffix(".tmp")
-        .permissions(Permissions::from_mode(0o600))
-        .tempfile_in(directory_of(path))?;
+    let mut builder = tempfile::Builder::new();
+    let prefix = temporary_prefix(&beside);
+    let mut temporary = disk::private(builder.prefix(&prefix).suffix(".tmp")).tempfile_in(directory_of(path))?;
     temporary.as_file_mut().write_all(bytes)?;
     match temporary.persist_noclobber(path) {
         Ok(file) => Ok(file),
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(error.error),
         // A file system with neither a rename that keeps what is there nor hard links.
         Err(_) => {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            let mut file = disk::create_new(path)?;
             file.write_all(bytes).inspect_err(|_| drop(fs::remove_file(path)))?;
             Ok(file)
         }
@@ -219,11 +154,7 @@ pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
 /// Opens a private file of ours for adding lines; see [`open_kept`]. One `write` adds a line whole, whoever else adds.
 pub(crate) fn open_to_append(path: &Path) -> Result<File> {
     drop(open_kept(path)?);
-    OpenOptions::new()
-        .append(true)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(path)
-        .with_context(|| format!("cannot open `{}`", path.display()))
+    disk::open_to_append(path).with_context(|| format!("cannot open `{}`", path.display()))
 }
 
 /// Fails if a file at `path` could not be made or replaced. Makes nothing.
@@ -235,26 +166,10 @@ pub(crate) fn check_writable(path: &Path) -> Result<()> {
     if !directory.is_dir() {
         return Failed::new(Failure::Other, format!("`{}` is not a directory", directory.display())).err();
     }
-    nix::unistd::access(directory, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK)
-        .map_err(io::Error::from)
-        .with_context(|| format!("cannot write in `{}`", directory.display()))
+    disk::check_writable(directory).with_context(|| format!("cannot write in `{}`", directory.display()))
 }
 
-/// What root makes in somebody's directory belongs to that somebody, who could not use it otherwise.
-fn inherit_owner(file: &File, path: &Path) -> Result<()> {
-    if !geteuid().is_root() {
-        return Ok(());
-    }
-    let parent = fs::metadata(directory_of(path))?;
-    let made = file.metadata()?;
-    if parent.uid() != made.uid() {
-        fchown(file, Some(parent.uid()), Some(parent.gid()))
-            .with_context(|| format!("cannot give `{}` to the owner of its directory", path.display()))?;
-    }
-    Ok(())
-}
-
-fn directory_of(path: &Path) -> &Path {
+pub(super) fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -268,7 +183,7 @@ pub(crate) fn remove(path: &Path) -> Result<bool> {
     match fs::remove_file(&path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => open_in_place(&path, 0)
+        Err(error) if disk::is_mount_point_error(&error) => open_in_place(&path, 0)
             .and_then(|mut file| fill(&mut file, b"{}"))
             .map(|()| true)
             .with_context(|| format!("cannot empty `{}`", path.display())),

@@ -2,17 +2,16 @@
 //!
 //! Hazards and rule: see [`super`].
 
-use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::unistd::geteuid;
 use tempfile::{NamedTempFile, TempPath};
 use zeroize::Zeroizing;
 
-use super::{Content, Privacy, directory_of, inherit_owner, make_directory, read, resolve};
+use super::{Content, Privacy, directory_of, make_directory, read, resolve};
+use crate::platform::{access, disk};
 
 /// Space for a new version of a file, taken before the new version is known.
 /// Dropped without [`Room::write`], it leaves nothing behind.
@@ -45,25 +44,21 @@ impl Room {
             Some(name) => (prefix + name, 0),
             None => (prefix, 6),
         };
-        let temporary = tempfile::Builder::new()
-            .prefix(&prefix)
-            .rand_bytes(random)
-            .suffix(".tmp")
-            .permissions(Permissions::from_mode(0o600))
+        let mut builder = tempfile::Builder::new();
+        let temporary = disk::private(builder.prefix(&prefix).rand_bytes(random).suffix(".tmp"))
             .tempfile_in(directory)
             .with_context(failed)?;
-        temporary.as_file().set_permissions(Permissions::from_mode(0o600)).with_context(failed)?;
+        access::restrict(temporary.as_file()).with_context(failed)?;
         match fs::metadata(&target) {
             Ok(old) => {
-                keep_owner(temporary.as_file(), &target, &old)?;
+                access::keep_owner(temporary.as_file(), &target, &old)?;
                 if privacy == Privacy::Open {
-                    let mode = Permissions::from_mode(old.mode() & 0o777);
-                    temporary.as_file().set_permissions(mode).with_context(failed)?;
+                    access::keep_mode(temporary.as_file(), &old).with_context(failed)?;
                 }
             }
-            Err(_) => inherit_owner(temporary.as_file(), &target)?,
+            Err(_) => access::inherit_owner(temporary.as_file(), &target)?,
         }
-        allocate(temporary.as_file(), bytes).with_context(failed)?;
+        disk::allocate(temporary.as_file(), bytes).with_context(failed)?;
         let in_place = in_place_of(&target, bytes).with_context(failed)?;
         Ok(Self { temporary, target, in_place, drafted: Zeroizing::default() })
     }
@@ -73,7 +68,7 @@ impl Room {
         let target = resolve(target)?;
         let path = leftover(&target, name);
         let reopen = || {
-            let file = OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path)?;
+            let file = disk::open_to_write(&path)?;
             let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
             let mut temporary = NamedTempFile::from_parts(file, TempPath::try_from_path(&path)?);
             temporary.disable_cleanup(true);
@@ -104,11 +99,11 @@ impl Room {
                 forget(self.temporary);
                 return Ok(());
             }
-            None => self.temporary.persist(&target),
+            None => disk::replace(self.temporary, &target),
         };
         match persisted {
-            Ok(_) => {}
-            Err(error) if error.error.raw_os_error() == Some(nix::libc::EBUSY) => {
+            Ok(()) => {}
+            Err(error) if disk::is_mount_point_error(&error.error) => {
                 let mut file = open_in_place(&target, bytes.len()).with_context(failed)?;
                 fill(&mut file, bytes).with_context(failed)?;
                 forget(error.file);
@@ -117,7 +112,7 @@ impl Room {
             Err(error) => return Err(error.error).with_context(failed),
         }
         let directory = directory_of(&target);
-        if let Err(error) = File::open(directory).and_then(|directory| directory.sync_all()) {
+        if let Err(error) = disk::sync_directory(directory) {
             log::warn!("cannot flush the directory `{}`: {error}", directory.display());
         }
         Ok(())
@@ -126,7 +121,7 @@ impl Room {
 
 /// Where the target cannot be replaced by a rename: itself, with room for so many bytes.
 fn in_place_of(target: &Path, bytes: usize) -> io::Result<Option<File>> {
-    if is_mount_point(target) { open_in_place(target, bytes).map(Some) } else { Ok(None) }
+    if disk::is_mount_point(target) { open_in_place(target, bytes).map(Some) } else { Ok(None) }
 }
 
 pub(super) fn temporary_prefix(target: &Path) -> String {
@@ -166,75 +161,10 @@ fn remove_leftovers(directory: &Path, prefix: &str) {
     }
 }
 
-/// A file that root rewrites keeps its owner and mode.
-fn keep_owner(file: &File, path: &Path, old: &Metadata) -> Result<()> {
-    if !geteuid().is_root() || old.uid() == geteuid().as_raw() {
-        return Ok(());
-    }
-    fchown(file, Some(old.uid()), Some(old.gid()))
-        .and_then(|()| file.set_permissions(Permissions::from_mode(old.mode() & 0o700)))
-        .with_context(|| format!("cannot keep the owner of `{}`", path.display()))
-}
-
-#[cfg(target_os = "linux")]
-fn allocate(file: &File, bytes: usize) -> io::Result<()> {
-    let length = nix::libc::off_t::try_from(bytes).map_err(io::Error::other)?;
-    nix::fcntl::posix_fallocate(file, 0, length).map_err(io::Error::from)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn allocate(mut file: &File, bytes: usize) -> io::Result<()> {
-    file.write_all(&vec![0; bytes])?;
-    file.sync_all()
-}
-
 pub(super) fn open_in_place(target: &Path, bytes: usize) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(target)?;
-    reserve_blocks(&file, bytes)?;
+    let file = disk::open_to_write(target)?;
+    disk::reserve_blocks(&file, bytes)?;
     Ok(file)
-}
-
-/// Takes blocks behind the end of a file without changing its length; a file system that cannot is no obstacle.
-#[cfg(target_os = "linux")]
-fn reserve_blocks(file: &File, bytes: usize) -> io::Result<()> {
-    use nix::errno::Errno;
-    use nix::fcntl::{FallocateFlags, fallocate};
-    let length = nix::libc::off_t::try_from(bytes).map_err(io::Error::other)?;
-    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) | Ok(()) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn reserve_blocks(_file: &File, _bytes: usize) -> io::Result<()> {
-    Ok(())
-}
-
-/// Whether a file is itself a mount point, as in a container that binds one file. Only Linux tells beforehand;
-/// elsewhere the rename fails with `EBUSY`, which [`Room::write`] answers.
-#[cfg(target_os = "linux")]
-fn is_mount_point(target: &Path) -> bool {
-    use std::os::unix::ffi::OsStrExt;
-    let Ok(target) = fs::canonicalize(target) else { return false };
-    let escaped: Vec<u8> = target
-        .as_os_str()
-        .as_bytes()
-        .iter()
-        .flat_map(|&byte| match byte {
-            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
-            _ => vec![byte],
-        })
-        .collect();
-    // proc_pid_mountinfo(5): the fifth field is the mount point, with white space and backslashes in octal.
-    fs::read("/proc/self/mountinfo").is_ok_and(|table| {
-        table.split(|&byte| byte == b'\n').any(|line| line.split(|&byte| byte == b' ').nth(4) == Some(&escaped))
-    })
-}
-
-#[cfg(not(target_os = "linux"))]
-fn is_mount_point(_target: &Path) -> bool {
-    false
 }
 
 /// Removes what has been copied to where it belongs.

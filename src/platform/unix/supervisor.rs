@@ -34,6 +34,8 @@ impl Ended {
         Self::Code(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
     }
 
+    pub(crate) const SUCCESS: Self = Self::Code(0);
+
     /// As a shell would put it.
     pub(crate) fn code(self) -> u8 {
         match self {
@@ -133,7 +135,7 @@ impl Supervisor {
     }
 
     /// Waits, stopping and continuing together with the program.
-    pub(crate) fn wait_as_one_job(&self, child: &Child) -> anyhow::Result<Ended> {
+    pub(crate) fn wait_as_one_job(&self, child: &mut Child) -> anyhow::Result<Ended> {
         let program = Pid::from_raw(i32::try_from(child.id())?);
         let ended = loop {
             match waitpid(program, Some(WaitPidFlag::WUNTRACED)) {

@@ -5,11 +5,13 @@
 
 #![expect(unsafe_code, reason = "signal dispositions have no safe interface; handlers here only use atomics and raise")]
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::libc::c_int;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+use tokio::signal::unix;
 
 const HELD: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
@@ -124,7 +126,7 @@ pub(crate) fn bind_to_this_process(command: &mut std::process::Command) {
     let bind = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         // It may have died before the kernel was asked to watch it.
-        if getppid() == parent { Ok(()) } else { Err(std::io::ErrorKind::Interrupted.into()) }
+        if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
     };
     // SAFETY: prctl(2) and getppid(2) are async-signal-safe, and the closure allocates nothing.
     unsafe { command.pre_exec(bind) };
@@ -145,14 +147,14 @@ pub(crate) fn allow_many_files(command: Option<&mut std::process::Command>) {
         return;
     }
     if let Some(command) = command {
-        let restore = move || setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(std::io::Error::from);
+        let restore = move || setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(io::Error::from);
         // SAFETY: setrlimit(2) is async-signal-safe, and the closure allocates nothing.
         unsafe { command.pre_exec(restore) };
     }
 }
 
-/// Whether the program was started with a signal ignored, as `nohup` does with HUP.
-pub(crate) fn is_ignored(signal: Signal) -> bool {
+/// Whether a signal is ignored.
+fn is_ignored(signal: Signal) -> bool {
     let mut found = std::mem::MaybeUninit::<nix::libc::sigaction>::uninit();
     // SAFETY: nothing is changed, and what is read was written where 0 is returned.
     unsafe {
@@ -161,11 +163,57 @@ pub(crate) fn is_ignored(signal: Signal) -> bool {
     }
 }
 
-/// Puts a signal back to what it does by itself, to die by it.
-pub(crate) fn set_default(signal: Signal) -> nix::Result<()> {
+/// Whether the program was started to outlive its terminal, as `nohup` does.
+pub(crate) fn outlives_terminal() -> bool {
+    is_ignored(Signal::SIGHUP)
+}
+
+/// What asked this process to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Interrupt,
+    Terminate,
+    Hangup,
+}
+
+/// What asks a server to end, as it arrives.
+pub(crate) struct Endings {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    hangup: unix::Signal,
+}
+
+impl Endings {
+    /// Within the runtime of a server; from then on these signals do nothing else.
+    pub(crate) fn watch() -> io::Result<Self> {
+        use unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    pub(crate) async fn next(&mut self) -> Ending {
+        tokio::select! {
+            _ = self.interrupt.recv() => Ending::Interrupt,
+            _ = self.terminate.recv() => Ending::Terminate,
+            _ = self.hangup.recv() => Ending::Hangup,
+        }
+    }
+}
+
+/// Ends as whoever asked for it expects: by the signal, after restoring its default handler.
+pub(crate) fn die_of(ending: Ending) -> nix::Result<()> {
+    let signal = match ending {
+        Ending::Interrupt => Signal::SIGINT,
+        Ending::Terminate => Signal::SIGTERM,
+        Ending::Hangup => Signal::SIGHUP,
+    };
     let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: no handler of ours is installed.
-    unsafe { sigaction(signal, &action) }.map(drop)
+    unsafe { sigaction(signal, &action) }?;
+    raise(signal)
 }
 
 #[cfg(test)]

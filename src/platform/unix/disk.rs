@@ -1,0 +1,181 @@
+//! Opening, making and replacing files: never through a symlink, private from their first moment.
+
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use nix::libc::{EBUSY, ELOOP, O_NOFOLLOW, O_NONBLOCK};
+use tempfile::NamedTempFile;
+
+/// Opens for reading; neither follows a symlink nor waits for the writer of a FIFO.
+pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)
+}
+
+/// Whether a file was not opened because it is a symlink.
+pub(crate) fn is_symlink(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(ELOOP)
+}
+
+/// Opens for reading and writing.
+pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(O_NOFOLLOW).open(path)
+}
+
+/// Opens for reading and writing, and makes the file if it does not exist.
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(O_NOFOLLOW)
+        .open(path)
+}
+
+/// Opens for adding lines; one `write` adds a line whole, whoever else adds.
+pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).custom_flags(O_NOFOLLOW).open(path)
+}
+
+/// Makes a file that must not exist.
+pub(crate) fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Makes temporary files private from the start.
+pub(crate) fn private<'a, 'b, 'c>(builder: &'a mut tempfile::Builder<'b, 'c>) -> &'a mut tempfile::Builder<'b, 'c> {
+    builder.permissions(Permissions::from_mode(0o600))
+}
+
+/// Flushes what was renamed in a directory.
+pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Replaces `target` by a temporary file.
+pub(crate) fn replace(temporary: NamedTempFile, target: &Path) -> Result<(), tempfile::PersistError> {
+    temporary.persist(target).map(drop)
+}
+
+/// Whether a file was not replaced or removed because it is a mount point.
+pub(crate) fn is_mount_point_error(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(EBUSY)
+}
+
+/// Fails if the user may not make files in `directory`.
+pub(crate) fn check_writable(directory: &Path) -> io::Result<()> {
+    use nix::unistd::{AccessFlags, access};
+    access(directory, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from)
+}
+
+/// Whether the owner may write into a file.
+pub(crate) fn is_writable(metadata: &Metadata) -> bool {
+    metadata.mode() & 0o200 != 0
+}
+
+/// What to type to make a file writable.
+pub(crate) const MAKE_WRITABLE: &str = "chmod u+w";
+
+/// Tells one file from another, whatever they are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity(u64, u64);
+
+impl Identity {
+    /// Of the file at `path`, of a symlink itself.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        fs::symlink_metadata(path).map(|metadata| Self(metadata.dev(), metadata.ino()))
+    }
+}
+
+/// Differs after each change of a file, its replacement included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Version {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Version {
+    /// Of the file that `path` points to.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            changed: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
+}
+
+/// Reads at `offset`, whatever else uses the file.
+pub(crate) fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    file.read_exact_at(bytes, offset)
+}
+
+/// Writes at `offset`, whatever else uses the file.
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    file.write_all_at(bytes, offset)
+}
+
+/// Takes space for a new file, which reads as zeros.
+#[cfg(target_os = "linux")]
+pub(crate) fn allocate(file: &File, bytes: usize) -> io::Result<()> {
+    let length = nix::libc::off_t::try_from(bytes).map_err(io::Error::other)?;
+    nix::fcntl::posix_fallocate(file, 0, length).map_err(io::Error::from)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn allocate(mut file: &File, bytes: usize) -> io::Result<()> {
+    use std::io::Write;
+    file.write_all(&vec![0; bytes])?;
+    file.sync_all()
+}
+
+/// Takes blocks behind the end of a file without changing its length; a file system that cannot is no obstacle.
+#[cfg(target_os = "linux")]
+pub(crate) fn reserve_blocks(file: &File, bytes: usize) -> io::Result<()> {
+    use nix::errno::Errno;
+    use nix::fcntl::{FallocateFlags, fallocate};
+    let length = nix::libc::off_t::try_from(bytes).map_err(io::Error::other)?;
+    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "the same shape as on Linux, where it can fail")]
+pub(crate) fn reserve_blocks(_file: &File, _bytes: usize) -> io::Result<()> {
+    Ok(())
+}
+
+/// Whether a file is itself a mount point, as in a container that binds one file. Only Linux tells beforehand;
+/// elsewhere the rename fails, see [`is_mount_point_error`].
+#[cfg(target_os = "linux")]
+pub(crate) fn is_mount_point(target: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(target) = fs::canonicalize(target) else { return false };
+    let escaped: Vec<u8> = target
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .flat_map(|&byte| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+            _ => vec![byte],
+        })
+        .collect();
+    // proc_pid_mountinfo(5): the fifth field is the mount point, with white space and backslashes in octal.
+    fs::read("/proc/self/mountinfo").is_ok_and(|table| {
+        table.split(|&byte| byte == b'\n').any(|line| line.split(|&byte| byte == b' ').nth(4) == Some(&escaped))
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_mount_point(_target: &Path) -> bool {
+    false
+}

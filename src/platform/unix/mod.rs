@@ -1,0 +1,8 @@
+//! Linux, macOS and other Unixes.
+
+pub(crate) mod access;
+pub(crate) mod disk;
+pub(crate) mod processes;
+pub(crate) mod signals;
+pub(crate) mod supervisor;
+pub(crate) mod system;

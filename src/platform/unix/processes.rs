@@ -1,0 +1,46 @@
+//! Programs: how they are found and started, and how this process becomes one.
+
+use std::convert::Infallible;
+use std::ffi::OsStr;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::{Failed, Failure};
+
+/// A command for `program`, which is found in `PATH` when it starts.
+#[expect(clippy::unnecessary_wraps, reason = "the same shape as on Windows, where it is found here")]
+pub(crate) fn command(program: &OsStr, _path: Option<&OsStr>) -> io::Result<Command> {
+    Ok(Command::new(program))
+}
+
+/// Where the directories of `path` have `program`.
+pub(crate) fn find(program: &OsStr, path: &OsStr) -> Option<PathBuf> {
+    let runs = |path: &Path| {
+        path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    };
+    std::env::split_paths(path).map(|directory| directory.join(program)).find(|path| runs(path))
+}
+
+/// Becomes `command`; returns only if that is not possible.
+pub(crate) fn become_program(command: &mut Command) -> io::Result<Infallible> {
+    Err(command.exec())
+}
+
+/// The failure of a program that could not be started: 127 where there is none, 126 where it cannot be run, as shells
+/// have it.
+pub(crate) fn cannot_start(program: &OsStr, error: &io::Error) -> Failed {
+    let name = program.to_string_lossy();
+    if error.kind() != ErrorKind::NotFound {
+        return Failed::new(Failure::CannotRun, format!("cannot run `{name}`: {error}"));
+    }
+    if name.contains('/') && Path::new(program).exists() {
+        return Failed::new(Failure::CannotRun, format!("cannot run `{name}`: its interpreter is missing"));
+    }
+    Failed::new(Failure::NotFound, format!("`{name}` was not found")).hint("check its name and `PATH`")
+}
+
+/// The shell of the user.
+pub(crate) const SHELL: (&str, &str) = ("SHELL", "/bin/sh");

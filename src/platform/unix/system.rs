@@ -1,0 +1,67 @@
+//! What the system knows: the clock that only runs forward, the boot, the user's home, and who may look into memory.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{User, getuid};
+
+/// The variable that names the user's home directory.
+pub(crate) const HOME: &str = "HOME";
+
+/// Why [`home`] finds none.
+pub(crate) const NO_HOME: &str = "the user has no passwd entry";
+
+/// The variables of the directories for configuration, data and state, and where those are below the home directory if
+/// the variable is not set: the XDG base directories.
+pub(crate) const CONFIG: (&str, &str) = ("XDG_CONFIG_HOME", ".config");
+pub(crate) const DATA: (&str, &str) = ("XDG_DATA_HOME", ".local/share");
+pub(crate) const STATE: (&str, &str) = ("XDG_STATE_HOME", ".local/state");
+
+/// The home directory of the passwd entry, for where the variable is not set.
+pub(crate) fn home() -> Option<PathBuf> {
+    let user = User::from_uid(getuid()).ok()??;
+    user.dir.is_absolute().then_some(user.dir)
+}
+
+/// Time since the boot, the same for all processes; setting the time of day does not change it.
+pub(crate) fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
+}
+
+/// Tells one boot of the machine from another, after which [`monotonic`] begins anew; empty where nothing does.
+pub(crate) fn boot() -> Vec<u8> {
+    std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+/// Keeps this process out of core dumps and of the reach of the user's other processes (`/proc/PID/mem`, debuggers).
+/// A program it becomes by `exec` is an ordinary one again: the kernel resets the mark.
+pub(crate) fn guard_memory() {
+    // Without the mark everything works as before, so a kernel that refuses it is no reason to stop.
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_dumpable(false);
+}
+
+/// Whether a browser could be shown, when nothing speaks against it.
+pub(crate) const IS_GRAPHICAL: bool = cfg!(target_os = "macos");
+
+/// The regular file that stdout is redirected to, if it is one that still exists.
+#[cfg(target_os = "linux")]
+pub(crate) fn file_behind_stdout() -> Option<PathBuf> {
+    // A pipe or a terminal is no path of a regular file; a deleted file has none.
+    std::fs::read_link("/proc/self/fd/1").ok().filter(|path| path.is_file())
+}
+
+/// Elsewhere a file in the working directory is found by its inode.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn file_behind_stdout() -> Option<PathBuf> {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+    let stdout = std::fs::File::from(std::io::stdout().as_fd().try_clone_to_owned().ok()?).metadata().ok()?;
+    let here = std::env::current_dir().ok()?;
+    std::fs::read_dir(here).ok()?.flatten().map(|entry| entry.path()).find(|path| {
+        let is_same =
+            |file: std::fs::Metadata| file.is_file() && file.dev() == stdout.dev() && file.ino() == stdout.ino();
+        path.symlink_metadata().is_ok_and(is_same)
+    })
+}
