@@ -49,6 +49,7 @@ use tokio::sync::oneshot;
 
 use self::lane::Lane;
 pub(crate) use self::pacing::{account_of, rule};
+use self::upload::Budget;
 use self::upstream::Upstream;
 use crate::credentials::Account;
 use crate::error::{Failed, Failure, Report};
@@ -56,6 +57,10 @@ use crate::platform::signals::{Ending, Endings};
 use crate::providers::Provider;
 use crate::secret::Secret;
 use crate::usage::{self, Counts};
+
+/// Bytes that the bodies of all requests may keep for another try: many of the longest that are kept, and little beside
+/// what the tools need that send them.
+const KEPT_BODIES: usize = 128 * 1024 * 1024;
 
 /// How often counts go to the ledger.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -112,6 +117,7 @@ struct Gateway {
     is_loopback: bool,
     upstream: Upstream,
     budget: RefCell<pacing::Budget>,
+    bodies: Rc<Budget>,
     lane: Rc<Lane>,
     accounts: Option<Accounts>,
     others: RefCell<BTreeMap<String, Rc<Lane>>>,
@@ -281,6 +287,7 @@ fn open(listener: &TcpListener, key: Secret, served: Served, options: Options) -
         is_loopback: listener.local_addr()?.ip().is_loopback(),
         upstream: Upstream::new(options.ca_file.clone()),
         budget: RefCell::default(),
+        bodies: Budget::new(KEPT_BODIES),
         lane,
         accounts,
         others: RefCell::default(),

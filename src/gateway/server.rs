@@ -1,17 +1,20 @@
 //! The server: accept, who may ask, which way.
 //!
 //! Hazard: any page open in a browser can send requests to a port of this machine, under a name of its own (DNS
-//! rebinding), and any user of the machine can connect.
-//! Rule: before anything else a request must name this machine as its host and come from no foreign page; and nothing
-//! but `/healthz` is answered without the key.
+//! rebinding), and any user of the machine can connect, as often as they like.
+//! Rule: before anything else a request must name this machine as its host and come from no foreign page; nothing but
+//! the two health checks is answered without the key; and connections that have not shown it are few and cheap.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN};
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri};
@@ -27,6 +30,12 @@ use super::{Gateway, metrics};
 
 /// A client that connects and says nothing is let go.
 const HEADERS: Duration = Duration::from_secs(60);
+
+/// Longest head of a request. What clients send is below 8 KiB; tokens of a single sign-on can be larger.
+const LONGEST_HEAD: usize = 64 * 1024;
+
+/// Connections that have not shown the key. With heads of [`LONGEST_HEAD`] they cost some 16 MiB.
+const MOST_STRANGERS: usize = 256;
 
 /// After an accept that failed for want of files or memory.
 const BREATH: Duration = Duration::from_millis(50);
@@ -56,15 +65,59 @@ impl Drop for Guard {
     }
 }
 
+/// The connections that have not shown the key, oldest first.
+#[derive(Default)]
+struct Strangers {
+    next: Cell<u64>,
+    waiting: RefCell<BTreeMap<u64, Rc<Notify>>>,
+}
+
+/// One connection, until it shows the key or ends.
+struct Stranger {
+    all: Rc<Strangers>,
+    number: u64,
+    is_evicted: Rc<Notify>,
+}
+
+impl Stranger {
+    /// Counts a new connection, and closes the oldest one if they are too many.
+    fn new(all: &Rc<Strangers>) -> Self {
+        let number = all.next.replace(all.next.get() + 1);
+        let is_evicted = Rc::new(Notify::new());
+        let mut waiting = all.waiting.borrow_mut();
+        waiting.insert(number, Rc::clone(&is_evicted));
+        if waiting.len() > MOST_STRANGERS
+            && let Some((_, oldest)) = waiting.pop_first()
+        {
+            oldest.notify_one();
+        }
+        Self { all: Rc::clone(all), number, is_evicted }
+    }
+
+    /// It has shown the key.
+    fn is_known(&self) {
+        self.all.waiting.borrow_mut().remove(&self.number);
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.is_known();
+    }
+}
+
 /// Serves until `ends`; then lets requests under way finish for as long as the options say, or until `ends` comes again.
 pub(super) async fn serve<F: Future<Output = ()>>(gateway: Rc<Gateway>, listener: TcpListener, ends: impl Fn() -> F) {
     let open = Rc::new(Open::default());
+    let strangers = Rc::new(Strangers::default());
     let (ending, ended) = watch::channel(false);
     let accept = async {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::task::spawn_local(connection(Rc::clone(&gateway), stream, ended.clone(), Guard::new(&open)));
+                    let (gateway, stranger) = (Rc::clone(&gateway), Rc::new(Stranger::new(&strangers)));
+                    let guard = Guard::new(&open);
+                    tokio::task::spawn_local(connection(gateway, stream, ended.clone(), guard, stranger));
                 }
                 Err(error) => {
                     log::warn!("cannot accept a connection: {error}");
@@ -89,17 +142,24 @@ pub(super) async fn serve<F: Future<Output = ()>>(gateway: Rc<Gateway>, listener
     }
 }
 
-async fn connection(gateway: Rc<Gateway>, stream: TcpStream, mut ended: watch::Receiver<bool>, _guard: Guard) {
+async fn connection(
+    gateway: Rc<Gateway>,
+    stream: TcpStream,
+    mut ended: watch::Receiver<bool>,
+    _guard: Guard,
+    stranger: Rc<Stranger>,
+) {
     // Events are small and go out at once.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| {
-        let gateway = Rc::clone(&gateway);
+        let (gateway, stranger) = (Rc::clone(&gateway), Rc::clone(&stranger));
         // Boxed, it goes when the answer begins; hyper would keep its room as long as the connection lives.
-        Box::pin(async move { Ok::<_, Infallible>(answer(&gateway, request).await) })
+        Box::pin(async move { Ok::<_, Infallible>(answer(&gateway, &stranger, request).await) })
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
+        .max_buf_size(LONGEST_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let mut is_ending = false;
@@ -111,6 +171,7 @@ async fn connection(gateway: Rc<Gateway>, stream: TcpStream, mut ended: watch::R
                 }
                 return;
             }
+            () = stranger.is_evicted.notified() => return,
             _ = ended.changed(), if !is_ending => {
                 is_ending = true;
                 connection.as_mut().graceful_shutdown();
@@ -119,7 +180,12 @@ async fn connection(gateway: Rc<Gateway>, stream: TcpStream, mut ended: watch::R
     }
 }
 
-async fn answer(gateway: &Gateway, request: Request<Incoming>) -> Response<Answer> {
+async fn answer(gateway: &Gateway, stranger: &Stranger, request: Request<Incoming>) -> Response<Answer> {
+    if is_forbidden(request.method()) {
+        let message = format!("the gateway does not forward {}", request.method());
+        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).finally();
+        return with(refusal.into_response(), ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+    }
     if let Err(refusal) = check_source(gateway, request.uri(), request.headers()) {
         return refusal.into_response();
     }
@@ -131,6 +197,12 @@ async fn answer(gateway: &Gateway, request: Request<Incoming>) -> Response<Answe
         let message = "the gateway's key is missing or wrong: it is the second line that `qwenauth gateway` printed, \
                        and `OPENAI_API_KEY` under `qwenauth exec --gateway`";
         return Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally().into_response();
+    }
+    stranger.is_known();
+    if wants_websocket(request.headers()) {
+        let message = "the gateway speaks HTTP/1.1 only, not WebSocket: send the request without `Upgrade`";
+        let refusal = Refusal::new(StatusCode::UPGRADE_REQUIRED, "websocket_not_supported", message).finally();
+        return with(with(refusal.into_response(), UPGRADE, "HTTP/1.1"), CONNECTION, "upgrade");
     }
     if path == "/metrics" && gateway.options.metrics && request.method() == Method::GET {
         return plain("text/plain; version=0.0.4", metrics::text(gateway));
@@ -145,13 +217,23 @@ async fn answer(gateway: &Gateway, request: Request<Incoming>) -> Response<Answe
     }
 }
 
+/// Methods whose answers would carry the credential back (TRACE, and TRACK of old IIS; RFC 9110 §9.3.8) or turn the
+/// connection into a tunnel (CONNECT). Servers compare them in other ways than by case.
+fn is_forbidden(method: &Method) -> bool {
+    ["TRACE", "TRACK", "CONNECT"].iter().any(|name| method.as_str().eq_ignore_ascii_case(name))
+}
+
+/// Whether a client offers to go on as a WebSocket. Any other offer may be ignored (RFC 9110 §7.8).
+fn wants_websocket(headers: &HeaderMap) -> bool {
+    let offers = headers.get_all(UPGRADE).into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let names = offers.filter_map(|offer| offer.split(|byte| *byte == b'/').next());
+    names.into_iter().any(|name| name.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+}
+
 /// The profile that a path names, and what follows `/v1` in it. A path that could lead out of there leads nowhere.
 fn route(uri: &Uri) -> Option<(Option<String>, String)> {
     let whole = uri.path_and_query()?.as_str();
-    let path = uri.path();
-    let lower =
-        path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
-    if lower.split('/').any(|segment| segment == "..") {
+    if !is_plain(uri.path()) {
         return None;
     }
     let (profile, rest) = match whole.strip_prefix("/p/") {
@@ -165,7 +247,60 @@ fn route(uri: &Uri) -> Option<(Option<String>, String)> {
     (rest.is_empty() || rest.starts_with(['/', '?'])).then(|| (profile, rest.to_owned()))
 }
 
+/// Whether every server finds the same segments in `path`, and none of them leads up. Some cut a segment at `;`, at a NUL
+/// or at white space, some decode twice, and some decode bytes that are not UTF-8 to a dot or a slash.
+fn is_plain(path: &str) -> bool {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut percent = None;
+    let mut rest = path.as_bytes();
+    while let Some((&first, more)) = rest.split_first() {
+        rest = more;
+        if first == b'%' {
+            let Some(byte) = more.get(..2).and_then(hexadecimal) else { return false };
+            rest = &more[2..];
+            // Dots need no encoding, and `%c0` and `%c1` begin no character.
+            if byte.is_ascii_control() || matches!(byte, b'.' | b';' | 0xc0 | 0xc1) {
+                return false;
+            }
+            if byte == b'%' {
+                percent = Some(decoded.len());
+            }
+            decoded.push(byte);
+        } else {
+            decoded.push(first);
+        }
+    }
+    let is_slash = |byte: &u8| matches!(byte, b'/' | b'\\');
+    // A percent sign in a name is one only where nothing can follow it.
+    let ambiguous = percent.is_some_and(|at| decoded[at..].iter().any(is_slash))
+        || decoded.windows(3).any(|three| three[0] == b'%' && hexadecimal(&three[1..]).is_some());
+    let leads_up = |segment: &[u8]| segment.trim_ascii() == b"..";
+    !ambiguous && !decoded.contains(&b';') && !decoded.split(is_slash).any(leads_up)
+}
+
+/// The byte that two hexadecimal digits stand for.
+fn hexadecimal(digits: &[u8]) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let [high, low] = digits else { return None };
+    u8::try_from(16 * digit(*high)? + digit(*low)?).ok()
+}
+
+/// How long a head is, about: hyper's bound is one of its buffer, which may have room for twice as much.
+fn head_length(uri: &Uri, headers: &HeaderMap) -> usize {
+    let line = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    line + headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>()
+}
+
 fn check_source(gateway: &Gateway, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+    if head_length(uri, headers) > LONGEST_HEAD {
+        let message = format!("the head of the request is longer than {} KiB", LONGEST_HEAD / 1024);
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(Refusal::new(status, "request_head_too_large", message).finally());
+    }
+    if headers.get_all(HOST).iter().nth(1).is_some() {
+        let message = "the request has more than one `Host`";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid_host", message).finally());
+    }
     if gateway.is_loopback {
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         let named = [host, uri.authority().map(hyper::http::uri::Authority::as_str)];
@@ -206,6 +341,11 @@ fn has_key(gateway: &Gateway, headers: &HeaderMap) -> bool {
     bearer.into_iter().chain(others).any(|given| given.ct_eq(key).into())
 }
 
+fn with(mut response: Response<Answer>, name: HeaderName, value: &'static str) -> Response<Answer> {
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+    response
+}
+
 fn plain(content_type: &'static str, text: String) -> Response<Answer> {
     let mut response = Response::new(Answer::Whole(text.into()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -235,6 +375,61 @@ mod tests {
             ["/", "/v10", "/v1x/a", "/models", "/v1/../admin", "/v1/%2e%2e/admin", "/v1/%2E./a", "/p/x", "/v1/..%2fa"]
         {
             assert_eq!(routed(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_servers_read_in_different_ways_leads_nowhere() {
+        for path in [
+            "/v1/files/..;v=1/keys",
+            "/v1/files/..;/keys",
+            "/v1/files/..%3b/keys",
+            "/v1/a;b",
+            "/v1/files/..%00/keys",
+            "/v1/files/..%09/keys",
+            "/v1/files/..%20/keys",
+            "/v1/files%00",
+            "/v1/files/%252e%252e/keys",
+            "/v1/files/%252e%252e",
+            "/v1/files/..%252fkeys",
+            "/v1/files/..%255ckeys",
+            "/v1/100%25/keys",
+            "/v1/100%25%2fkeys",
+            "/v1/files/%c0%ae%C0%AE/keys",
+            "/v1/files/%u002e%u002e/keys",
+            "/v1/files/%2",
+            "/v1/files/%",
+            "/v1/a/%2e/b",
+            "/v1/files/..\\keys",
+            "/v1/files/..%5Ckeys",
+            "/p/work/v1/..;/x",
+        ] {
+            assert!(!path.parse::<Uri>().is_ok_and(|uri| route(&uri).is_some()), "{path}");
+        }
+        for path in [
+            "/v1/models/Qwen/Qwen3.8-27B",
+            "/v1/models/Qwen%2FQwen3.8-27B",
+            "/v1/models/qwen%3A27b",
+            "/v1/files/100%25",
+            "/v1/files/a%20b",
+            "/v1/files/%E9%80%9A",
+            "/v1/a..b/...",
+            "/v1/files?x=..;%2e%2e/%00",
+        ] {
+            assert!(routed(path).is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_websocket_is_found_among_other_offers() {
+        let offers = |values: &[&'static str]| -> HeaderMap {
+            values.iter().map(|value| (UPGRADE, HeaderValue::from_static(value))).collect()
+        };
+        for values in [&["websocket"][..], &["WebSocket"], &["h2c, websocket"], &["h2c", "WEBSOCKET/13"]] {
+            assert!(wants_websocket(&offers(values)), "{values:?}");
+        }
+        for values in [&[][..], &["h2c"], &["TLS/1.0"], &["websockets"], &["x-websocket"]] {
+            assert!(!wants_websocket(&offers(values)), "{values:?}");
         }
     }
 }

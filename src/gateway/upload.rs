@@ -1,6 +1,11 @@
-//! The body of a request on its way up: streamed as it comes, and kept as long as it may have to be sent again.
+//! A request's body on its way up: streamed as it arrives, and kept as long as it may have to be sent again.
+//!
+//! Hazard: a client can send much slower than it promised, in chunks of a byte, over many connections at once.
+//! Rule: what all requests keep together has one [`Budget`]; a body beyond it is streamed and cannot be sent again. A
+//! chunk costs the same wherever it stands in the body.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -8,6 +13,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+
+/// How much of a body is looked into: the model is usually named here.
+const HEAD_LENGTH: usize = 4096;
 
 /// Why a body broke off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,79 +37,108 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
+/// What the bodies of all requests may keep in memory together, in bytes.
+pub(super) struct Budget {
+    limit: usize,
+    used: Cell<usize>,
+}
+
+impl Budget {
+    pub(super) fn new(limit: usize) -> Rc<Self> {
+        Rc::new(Self { limit, used: Cell::new(0) })
+    }
+
+    fn is_exceeded(&self) -> bool {
+        self.used.get() > self.limit
+    }
+
+    fn take(&self, cost: usize) {
+        self.used.set(self.used.get() + cost);
+    }
+
+    fn give_back(&self, cost: usize) {
+        self.used.set(self.used.get() - cost);
+    }
+}
+
+/// What keeping a chunk costs: chunks of a byte are mostly administration.
+fn cost(chunk: &Bytes) -> usize {
+    chunk.len() + size_of::<Bytes>()
+}
+
 /// One request's body, read once from the client and given out to one reader after another.
 #[derive(Clone)]
 pub(super) struct Upload(Rc<RefCell<Source>>);
 
 struct Source {
     incoming: Incoming,
-    /// What came so far, unless it is no longer kept.
-    kept: Vec<Bytes>,
+    /// The chunks that are kept, in order; the first of them is number `dropped`.
+    kept: VecDeque<Bytes>,
+    dropped: usize,
+    /// The first bytes of the body, once the chunks they were in are dropped.
+    head: Vec<u8>,
+    /// Bytes received while all of them were kept.
     kept_length: usize,
-    /// Whether readers may still come; see [`Upload::stop_keeping`].
+    /// Whether all of it is kept for another reader: the body is within the limits, and [`Upload::stop_keeping`] was not
+    /// called.
     keeps: bool,
-    /// More came than is kept: whoever reads first takes the pieces away.
-    is_over: bool,
     has_reader: bool,
-    /// How many pieces the newest reader gave out.
+    /// How many chunks the newest reader gave out.
     given: usize,
-    /// How many pieces came.
-    pieces: usize,
     length: u64,
     ended: bool,
     broken: Option<Broken>,
-    /// The reader that waits for a piece which [`Upload::while_reading`] may get instead.
+    /// The reader that waits for a chunk which [`Upload::while_reading`] may receive instead.
     waiting: Option<Waker>,
     replay_limit: usize,
     longest: u64,
+    budget: Rc<Budget>,
 }
 
 impl Upload {
-    pub(super) fn new(incoming: Incoming, replay_limit: usize, longest: u64) -> Self {
+    pub(super) fn new(incoming: Incoming, replay_limit: usize, longest: u64, budget: &Rc<Budget>) -> Self {
         let ended = incoming.is_end_stream();
         Self(Rc::new(RefCell::new(Source {
             incoming,
-            kept: Vec::new(),
+            kept: VecDeque::new(),
+            dropped: 0,
+            head: Vec::new(),
             kept_length: 0,
             keeps: true,
-            is_over: false,
             has_reader: false,
             given: 0,
-            pieces: 0,
             length: 0,
             ended,
             broken: None,
             waiting: None,
             replay_limit,
             longest,
+            budget: Rc::clone(budget),
         })))
     }
 
     /// A reader from the first byte on, if that is still there.
     pub(super) fn reader(&self) -> Option<Reader> {
         let mut source = self.0.borrow_mut();
-        if source.has_reader && (source.is_over || !source.keeps) {
+        if source.has_reader && !source.keeps {
             return None;
         }
         source.has_reader = true;
         source.given = 0;
-        Some(Reader { upload: self.clone(), position: 0 })
+        Some(Reader { upload: self.clone(), position: 0, given_length: 0 })
     }
 
     /// Whether [`Upload::reader`] would find everything there.
     pub(super) fn can_be_read_again(&self) -> bool {
-        let source = self.0.borrow();
-        source.keeps && !source.is_over
+        self.0.borrow().keeps
     }
 
-    /// No further reader will come: what was kept goes now, or when the last one has given it out. An answer may take
-    /// minutes, and a request be megabytes.
+    /// No further reader will come: what was kept is dropped now, or when the last one has given it out. An answer may
+    /// take minutes, and a request be megabytes.
     pub(super) fn stop_keeping(&self) {
         let mut source = self.0.borrow_mut();
         source.keeps = false;
-        source.is_over = true;
-        let given = source.given;
-        source.kept.iter_mut().take(given).for_each(|piece| drop(std::mem::take(piece)));
+        source.drop_given();
     }
 
     pub(super) fn broken(&self) -> Option<Broken> {
@@ -112,9 +149,16 @@ impl Upload {
         self.0.borrow().ended
     }
 
-    /// The first bytes, where the model is named as a rule.
+    /// The first bytes, where the model is usually named.
     pub(super) fn first(&self) -> Option<Bytes> {
-        self.0.borrow().kept.first().cloned()
+        let source = self.0.borrow();
+        let first = source.kept.front().filter(|_| source.dropped == 0);
+        if let Some(first) = first.filter(|first| first.len() >= HEAD_LENGTH || source.kept.len() == 1) {
+            return Some(first.clone());
+        }
+        let mut head = source.head.clone();
+        source.kept.iter().take_while(|chunk| fill(&mut head, chunk)).for_each(drop);
+        (!head.is_empty()).then(|| head.into())
     }
 
     /// Works on `task` and meanwhile reads what the client sends, as far as it can be kept: a connection is seen to
@@ -126,12 +170,13 @@ impl Upload {
                 return Poll::Ready(outcome);
             }
             let mut source = self.0.borrow_mut();
-            while !source.is_over
+            while source.keeps
                 && !source.ended
                 && source.broken.is_none()
                 && source.kept_length < source.replay_limit
+                && !source.budget.is_exceeded()
             {
-                if source.poll_piece(context).is_pending() {
+                if source.poll_chunk(context).is_pending() {
                     break;
                 }
                 if let Some(reader) = source.waiting.take() {
@@ -145,8 +190,13 @@ impl Upload {
 }
 
 impl Source {
-    /// Reads one piece more from the client.
-    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// How many chunks were received.
+    fn received(&self) -> usize {
+        self.dropped + self.kept.len()
+    }
+
+    /// Reads one chunk more from the client, and keeps it until it is given out for the last time.
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<()>> {
         loop {
             let Some(frame) = ready!(Pin::new(&mut self.incoming).poll_frame(context)) else {
                 self.ended = true;
@@ -157,29 +207,59 @@ impl Source {
                 return Poll::Ready(None);
             };
             // Trailers stay behind.
-            let Ok(piece) = frame.into_data() else { continue };
-            self.length += piece.len() as u64;
+            let Ok(chunk) = frame.into_data() else { continue };
+            self.length += chunk.len() as u64;
             if self.length > self.longest {
                 self.broken = Some(Broken::TooLong);
                 return Poll::Ready(None);
             }
-            self.pieces += 1;
             self.ended = self.incoming.is_end_stream();
-            self.kept_length += piece.len();
-            if self.kept_length > self.replay_limit {
-                self.is_over = true;
+            self.kept_length = self.kept_length.saturating_add(chunk.len());
+            self.budget.take(cost(&chunk));
+            self.kept.push_back(chunk);
+            if self.kept_length > self.replay_limit || self.budget.is_exceeded() {
+                self.keeps = false;
+                self.drop_given();
             }
-            self.kept.push(piece.clone());
-            return Poll::Ready(Some(piece));
+            return Poll::Ready(Some(()));
         }
     }
+
+    /// Drops the chunks that nobody will ask for again.
+    fn drop_given(&mut self) {
+        while self.dropped < self.given
+            && let Some(chunk) = self.kept.pop_front()
+        {
+            fill(&mut self.head, &chunk);
+            self.budget.give_back(cost(&chunk));
+            self.dropped += 1;
+        }
+        // Places of many small chunks are not kept for the rest of a long body.
+        if self.kept.is_empty() && self.kept.capacity() > 1024 {
+            self.kept = VecDeque::new();
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.budget.give_back(self.kept.iter().map(cost).sum());
+    }
+}
+
+/// Appends what there is room for, and says whether there is room for more.
+fn fill(head: &mut Vec<u8>, chunk: &Bytes) -> bool {
+    let room = HEAD_LENGTH - head.len();
+    head.extend_from_slice(&chunk[..chunk.len().min(room)]);
+    head.len() < HEAD_LENGTH
 }
 
 /// A body for one try.
 pub(super) struct Reader {
     upload: Upload,
-    /// How many pieces were given out.
+    /// How many chunks were given out, and how many bytes.
     position: usize,
+    given_length: u64,
 }
 
 impl Body for Reader {
@@ -189,51 +269,40 @@ impl Body for Reader {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let upload = self.upload.clone();
         let mut source = upload.0.borrow_mut();
-        if self.position < source.pieces {
-            // A reader that is behind is the newest one: pieces are kept for it.
-            let is_over = source.is_over;
-            let Some(piece) = source.kept.get_mut(self.position) else {
-                return Poll::Ready(Some(Err(Broken::ByClient)));
+        if self.position == source.received() {
+            if let Some(broken) = source.broken {
+                return Poll::Ready(Some(Err(broken)));
+            }
+            if source.ended {
+                return Poll::Ready(None);
+            }
+            let Poll::Ready(chunk) = source.poll_chunk(context) else {
+                source.waiting = Some(context.waker().clone());
+                return Poll::Pending;
             };
-            let piece = if is_over { std::mem::take(piece) } else { piece.clone() };
-            self.position += 1;
-            source.given = self.position;
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
+            if chunk.is_none() {
+                return Poll::Ready(source.broken.map(Err));
+            }
         }
-        if let Some(broken) = source.broken {
-            return Poll::Ready(Some(Err(broken)));
-        }
-        if source.ended {
-            return Poll::Ready(None);
-        }
-        let Poll::Ready(piece) = source.poll_piece(context) else {
-            source.waiting = Some(context.waker().clone());
-            return Poll::Pending;
-        };
-        self.position = source.pieces;
+        // Chunks are kept for the newest reader only; an older one is not read any more.
+        let kept = self.position.checked_sub(source.dropped).and_then(|place| source.kept.get(place)).cloned();
+        let Some(chunk) = kept else { return Poll::Ready(Some(Err(Broken::ByClient))) };
+        self.position += 1;
+        self.given_length += chunk.len() as u64;
         source.given = self.position;
-        if source.is_over {
-            // Only the places of the pieces are kept.
-            source.kept.iter_mut().for_each(|piece| drop(std::mem::take(piece)));
+        if !source.keeps {
+            source.drop_given();
         }
-        Poll::Ready(match (piece, source.broken) {
-            (Some(piece), _) => Some(Ok(Frame::data(piece))),
-            (None, Some(broken)) => Some(Err(broken)),
-            (None, None) => None,
-        })
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
         let source = self.upload.0.borrow();
-        source.ended && self.position >= source.pieces
+        source.ended && self.position >= source.received()
     }
 
     fn size_hint(&self) -> SizeHint {
         let source = self.upload.0.borrow();
-        if source.ended {
-            let kept: usize = source.kept.iter().skip(self.position).map(Bytes::len).sum();
-            return SizeHint::with_exact(kept as u64);
-        }
-        SizeHint::new()
+        if source.ended { SizeHint::with_exact(source.length - self.given_length) } else { SizeHint::new() }
     }
 }

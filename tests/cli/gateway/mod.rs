@@ -5,6 +5,7 @@ mod anthropic;
 mod beside;
 mod credential;
 mod faults;
+mod hardening;
 mod limits;
 mod network;
 mod passing;
