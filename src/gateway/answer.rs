@@ -40,6 +40,8 @@ impl std::error::Error for Cut {}
 pub(super) struct Download {
     /// What was read ahead, to judge an error or to send it together with the headers.
     first: Option<Bytes>,
+    /// Why there is no more after it, if the body broke off.
+    broken: Option<String>,
     incoming: Incoming,
     leased: Option<Leased>,
     upload: Upload,
@@ -53,8 +55,10 @@ pub(super) struct Download {
 }
 
 impl Download {
+    #[expect(clippy::too_many_arguments, reason = "one place makes it, of what it has at hand")]
     pub(super) fn new(
         first: Option<Bytes>,
+        broken: Option<String>,
         incoming: Incoming,
         leased: Leased,
         upload: Upload,
@@ -64,7 +68,7 @@ impl Download {
     ) -> Self {
         let last = Instant::now();
         let leased = Some(leased);
-        Self { first, incoming, leased, upload, meter, record, limit, last, idle: None, ended: false }
+        Self { first, broken, incoming, leased, upload, meter, record, limit, last, idle: None, ended: false }
     }
 
     fn see(&mut self, piece: &Bytes) {
@@ -101,6 +105,9 @@ impl Body for Answer {
             download.see(&first);
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
+        if let Some(why) = download.broken.take() {
+            return Poll::Ready(Some(Err(Cut::log(why))));
+        }
         match Pin::new(&mut download.incoming).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 download.last = Instant::now();
@@ -122,7 +129,9 @@ impl Body for Answer {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
-            Self::Passing(download) => download.first.is_none() && download.incoming.is_end_stream(),
+            Self::Passing(download) => {
+                download.first.is_none() && download.broken.is_none() && download.incoming.is_end_stream()
+            }
         }
     }
 

@@ -7,10 +7,10 @@
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use hyper::body::{Body, Bytes, Incoming};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::answer::{Answer, Download};
 use super::credential::Ready;
@@ -20,7 +20,7 @@ use super::meter::Meter;
 use super::pacing::Waited;
 use super::refusal::{self, Refusal};
 use super::upload::{Broken, Reader, Upload};
-use super::upstream::{Leased, Trouble};
+use super::upstream::{Leased, Trouble, innermost};
 use super::verdict::{Verdict, codes, judge, retry_after, said};
 use super::{Gateway, anthropic};
 use crate::error::note;
@@ -36,8 +36,9 @@ const ERROR_PATIENCE: Duration = Duration::from_secs(5);
 const BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
 
-/// Answers up to this length go out together with their headers if they are there by then.
-const SMALL: u64 = 16 * 1024;
+/// How long the head of an event stream waits for its first event: a stream that fails at once can still be a 502, and
+/// a client need not wait long to see that there is a stream.
+const STREAM_HEAD: Duration = Duration::from_millis(250);
 
 const WAIT_MS: HeaderName = HeaderName::from_static("x-qwenauth-wait-ms");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-qwenauth-attempts");
@@ -60,6 +61,8 @@ struct Looked {
     leased: Leased,
     /// What was read of it, or all of it.
     first: Bytes,
+    /// Why there is no more, if it broke off.
+    broken: Option<String>,
 }
 
 /// `rest`: what follows `/v1` in the path.
@@ -76,8 +79,9 @@ pub(super) async fn forward(
         return refusal::too_long(options.max_body).into_response();
     }
     headers::clean_request(&mut head.headers);
-    let upload = Upload::new(body, options.replay_limit, options.max_body);
+    let upload = Upload::new(body, options.replay_limit, options.max_body, &gateway.bodies);
     let record = Record::begin(&upload);
+    let rest = headers::clean_query(&rest).into_owned();
     let mut passage = Passage { gateway, lane, method: head.method, rest, headers: head.headers, upload, record };
     gateway.budget.borrow_mut().note_request();
     let mut response = match passage.run().await {
@@ -115,13 +119,13 @@ impl Passage<'_> {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if ready.is_renewable() => {
                     let looked = look(response, leased).await;
                     if !is_about_the_token(&looked) {
-                        return Ok(self.pass(&known, looked.response, looked.leased, Some(looked.first)).await);
+                        return self.pass_looked(&ready, looked).await;
                     }
                     if was_renewed {
                         return Err(refusal::ended(&ready, &provider_said(&looked)));
                     }
                     if !self.upload.can_be_read_again() {
-                        return Ok(self.pass(&known, looked.response, looked.leased, Some(looked.first)).await);
+                        return self.pass_looked(&ready, looked).await;
                     }
                     drop(looked);
                     let renewal = self.lane.bridge.renewed(&ready);
@@ -132,8 +136,7 @@ impl Passage<'_> {
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                     let looked = look(response, leased).await;
                     if let Some(looked) = self.wait_or_pass(&known, &ready, looked, tries).await? {
-                        let Looked { response, leased, first } = looked;
-                        let mut response = self.pass(&known, response, leased, Some(first)).await;
+                        let mut response = self.pass_looked(&ready, looked).await?;
                         refusal::settle_retry_after(response.headers_mut(), tries);
                         return Ok(response);
                     }
@@ -142,7 +145,7 @@ impl Passage<'_> {
                     if status.is_success() && self.lane.is_day_over.replace(false) {
                         known.pacing.set_day_over(false);
                     }
-                    return Ok(self.pass(&known, response, leased, None).await);
+                    return self.pass(&ready, response, leased).await;
                 }
             }
         }
@@ -282,30 +285,47 @@ impl Passage<'_> {
     /// Hands the provider's answer to the client.
     async fn pass(
         &mut self,
-        known: &Rc<Known>,
-        response: Response<Incoming>,
+        ready: &Ready,
+        mut response: Response<Incoming>,
         leased: Leased,
-        first: Option<Bytes>,
-    ) -> Response<Answer> {
-        let (mut head, mut incoming) = response.into_parts();
+    ) -> Result<Response<Answer>, Refusal> {
+        self.upload.stop_keeping();
+        let is_stream = kind(response.headers()).starts_with(b"text/event-stream");
+        let limit = if is_stream { STREAM_HEAD } else { self.gateway.options.timeout };
+        let first = match self.upload.while_reading(first_piece(response.body_mut(), limit)).await {
+            Ok(first) => first,
+            Err(NoPiece::Late) if is_stream => Bytes::new(),
+            Err(NoPiece::Late) => return Err(self.lost(ready, Trouble::Silent(limit))),
+            Err(NoPiece::Broken(why)) => return Err(self.lost(ready, Trouble::Lost(why))),
+        };
+        Ok(self.pass_on(Looked { response, leased, first, broken: None }))
+    }
+
+    /// The same for an answer that was looked into.
+    async fn pass_looked(&mut self, ready: &Ready, looked: Looked) -> Result<Response<Answer>, Refusal> {
+        match looked.broken {
+            Some(why) if looked.first.is_empty() => Err(self.lost(ready, Trouble::Lost(why))),
+            _ => Ok(self.pass_on(looked)),
+        }
+    }
+
+    fn pass_on(&mut self, looked: Looked) -> Response<Answer> {
+        let Looked { response, leased, first, broken } = looked;
+        let (mut head, incoming) = response.into_parts();
         self.record.note_model();
         self.upload.stop_keeping();
         headers::clean_response(&mut head.headers);
         self.stamp(&mut head.headers);
-        let first = match first {
-            Some(first) => Some(first).filter(|first| !first.is_empty()),
-            None => early(&mut incoming).await,
-        };
-        let text = head.headers.get(CONTENT_TYPE).is_none_or(|kind| {
-            let kind = kind.as_bytes();
-            kind.starts_with(b"application/json") || kind.starts_with(b"text/event-stream")
-        });
+        // The client's connection has a version of its own, which hyper answers in.
+        head.version = Version::HTTP_11;
+        let kind = kind(&head.headers);
+        let text = kind.is_empty() || kind.starts_with(b"application/json") || kind.starts_with(b"text/event-stream");
         let meter = (text && head.status.is_success()).then(Meter::default);
         let mut record = Record::begin(&self.upload);
         std::mem::swap(&mut record, &mut self.record);
-        debug_assert!(Rc::strong_count(known) > 0);
         let limit = self.gateway.options.timeout;
-        let download = Download::new(first, incoming, leased, self.upload.clone(), record, limit, meter);
+        let first = Some(first).filter(|first| !first.is_empty());
+        let download = Download::new(first, broken, incoming, leased, self.upload.clone(), record, limit, meter);
         Response::from_parts(head, Answer::Passing(Box::new(download)))
     }
 
@@ -316,42 +336,50 @@ impl Passage<'_> {
     }
 }
 
-/// The first piece of a small answer if it is here already, so that it goes out together with the headers. One round of
-/// the other tasks is let pass, in which the connection reads it; nothing is waited for.
-async fn early(incoming: &mut Incoming) -> Option<Bytes> {
-    use std::future::poll_fn;
-    use std::pin::Pin;
-    use std::task::Poll;
-    if incoming.size_hint().exact().is_none_or(|length| length == 0 || length > SMALL) {
-        return None;
-    }
-    for round in 0..2 {
-        let polled = poll_fn(|context| Poll::Ready(Pin::new(&mut *incoming).poll_frame(context))).await;
-        // An error comes again when the body is read on.
-        if let Poll::Ready(frame) = polled {
-            return frame.and_then(Result::ok).and_then(|frame| frame.into_data().ok());
+/// The content type, in the letters it was sent in.
+fn kind(headers: &HeaderMap) -> &[u8] {
+    headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default()
+}
+
+/// Why there is no beginning of a body.
+enum NoPiece {
+    Late,
+    Broken(String),
+}
+
+/// The beginning of an answer's body, empty if there is none. It goes out together with the head, and a body that fails
+/// at once can still be an error of the gateway's own.
+async fn first_piece(incoming: &mut Incoming, limit: Duration) -> Result<Bytes, NoPiece> {
+    use http_body_util::BodyExt;
+    let read = async {
+        while let Some(frame) = incoming.frame().await {
+            match frame.map(Frame::into_data) {
+                Ok(Ok(piece)) if !piece.is_empty() => return Ok(piece),
+                Ok(_) => {}
+                Err(error) => return Err(NoPiece::Broken(innermost(&error))),
+            }
         }
-        if round == 0 {
-            tokio::task::yield_now().await;
-        }
-    }
-    None
+        Ok(Bytes::new())
+    };
+    tokio::time::timeout(limit, read).await.unwrap_or(Err(NoPiece::Late))
 }
 
 /// Reads an error's body, as far as it goes and does not tarry.
 async fn look(mut response: Response<Incoming>, leased: Leased) -> Looked {
     use http_body_util::BodyExt;
     let mut text = Vec::new();
+    let mut broken = None;
     let read = async {
         while text.len() < ERROR_LENGTH {
-            let Some(Ok(frame)) = response.body_mut().frame().await else { break };
-            if let Some(piece) = frame.data_ref() {
-                text.extend_from_slice(piece);
+            match response.body_mut().frame().await {
+                Some(Ok(frame)) => text.extend_from_slice(frame.data_ref().map_or(&[], |piece| &piece[..])),
+                Some(Err(error)) => return broken = Some(innermost(&error)),
+                None => return,
             }
         }
     };
     let _ = tokio::time::timeout(ERROR_PATIENCE, read).await;
-    Looked { response, leased, first: text.into() }
+    Looked { response, leased, first: text.into(), broken }
 }
 
 /// Whether a refusal means the token: any 401, and a 403 that says so in its code. Other 403 are policy.

@@ -1,15 +1,18 @@
 //! Which headers pass, which stay, which are replaced.
 
+use std::borrow::Cow;
+
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
 };
+use url::form_urlencoded;
 
 use super::anthropic::Endpoint;
 use super::credential::Ready;
 
-/// For one hop only (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [HeaderName; 9] = [
+/// For one hop only (RFC 9110 §7.6.1, RFC 7540 §3.2.1).
+const HOP_BY_HOP: [HeaderName; 10] = [
     CONNECTION,
     PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION,
@@ -17,22 +20,71 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     TRAILER,
     TRANSFER_ENCODING,
     UPGRADE,
+    HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// The caller's own credentials and whereabouts, which are nobody else's business. `Expect` is answered here.
-const CALLERS: [HeaderName; 10] = [
-    AUTHORIZATION,
+/// The caller's own whereabouts and accounts, which are nobody else's business. `Expect` is answered here.
+const CALLERS: [HeaderName; 12] = [
     COOKIE,
     EXPECT,
     FORWARDED,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("api-key"),
+    // They choose whom the request is billed to, by the account of a key that is not sent.
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
+    HeaderName::from_static("x-goog-user-project"),
+    HeaderName::from_static("x-auth-email"),
+    HeaderName::from_static("x-auth-key"),
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-forwarded-proto"),
     HeaderName::from_static("x-real-ip"),
+];
+
+/// What names of headers contain in which some API takes a credential: `x-goog-api-key`, `ocp-apim-subscription-key`,
+/// `cf-aig-authorization`, `x-amz-security-token`, …
+const CREDENTIAL: [&str; 16] = [
+    "authorization",
+    "api-key",
+    "apikey",
+    "api_key",
+    "access-key",
+    "subscription-key",
+    "secret",
+    "credential",
+    "password",
+    "access-token",
+    "api-token",
+    "auth-token",
+    "id-token",
+    "private-token",
+    "security-token",
+    "session-token",
+];
+
+/// The same for parameters of a query, in small letters and without `-` and `_`. `key` is Gemini's.
+const CREDENTIAL_PARAMETERS: [&str; 20] = [
+    "accesskey",
+    "accesskeyid",
+    "accesstoken",
+    "apikey",
+    "apitoken",
+    "auth",
+    "authorization",
+    "authtoken",
+    "bearertoken",
+    "clientsecret",
+    "idtoken",
+    "key",
+    "password",
+    "secret",
+    "secretkey",
+    "sessiontoken",
+    "subscriptionkey",
+    "token",
+    "xapikey",
+    "xgoogapikey",
 ];
 
 const VIA_US: HeaderValue = HeaderValue::from_static("1.1 qwenauth");
@@ -43,12 +95,42 @@ pub(super) fn clean_request(headers: &mut HeaderMap) {
     for name in &CALLERS {
         headers.remove(name);
     }
+    let credentials: Vec<HeaderName> = headers.keys().filter(|name| holds_credential(name)).cloned().collect();
+    for name in &credentials {
+        headers.remove(name);
+    }
     headers.append(VIA, VIA_US);
     if !headers.contains_key(USER_AGENT)
         && let Ok(own) = HeaderValue::try_from(crate::providers::Provider::own_user_agent())
     {
         headers.insert(USER_AGENT, own);
     }
+}
+
+fn holds_credential(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    // Most names have none of these letters in a row, and need not be compared with all.
+    let may = ["key", "tok", "auth", "sec", "cred", "pass"].iter().any(|part| name.contains(part));
+    may && (CREDENTIAL.iter().any(|part| name.contains(part)) || name.ends_with("-auth") || name == "token")
+}
+
+/// `rest`, a path with its query, without the parameters in which some API takes a credential. What stays is unchanged.
+pub(super) fn clean_query(rest: &str) -> Cow<'_, str> {
+    let Some((path, query)) = rest.split_once('?') else { return Cow::Borrowed(rest) };
+    let is_credential = |parameter: &&str| {
+        let name = form_urlencoded::parse(parameter.as_bytes()).next().map(|(name, _)| name).unwrap_or_default();
+        let plain: String = name.chars().filter(|character| !matches!(character, '-' | '_')).collect();
+        let plain = plain.to_ascii_lowercase();
+        CREDENTIAL_PARAMETERS.contains(&plain.as_str()) || plain.starts_with("xamz")
+    };
+    if !query.split('&').any(|parameter| is_credential(&parameter)) {
+        return Cow::Borrowed(rest);
+    }
+    let kept: Vec<&str> = query.split('&').filter(|parameter| !is_credential(parameter)).collect();
+    if kept.is_empty() {
+        return Cow::Borrowed(path);
+    }
+    Cow::Owned(format!("{path}?{}", kept.join("&")))
 }
 
 /// Puts in what belongs to the provider and its credential. `messages`: the endpoint of Anthropic's protocol, if the
@@ -68,6 +150,10 @@ pub(super) fn address(headers: &mut HeaderMap, ready: &Ready, messages: Option<&
 /// An answer's headers as they go down: no cookies of the provider's, and nothing that opens the gateway to pages of a
 /// browser.
 pub(super) fn clean_response(headers: &mut HeaderMap) {
+    // With both, the length is wrong (RFC 9112 §6.3), and would cut the body or leave it open.
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     remove_hop_by_hop(headers);
     headers.remove(SET_COOKIE);
     let cors: Vec<HeaderName> =

@@ -259,7 +259,7 @@ fn keep_alive(response: &Response<Incoming>) -> Duration {
 }
 
 /// The cause that says most: the last of the chain.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut current = error;
     while let Some(source) = current.source() {
         current = source;
