@@ -119,13 +119,13 @@ impl Passage<'_> {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if ready.is_renewable() => {
                     let looked = look(response, leased).await;
                     if !is_about_the_token(&looked) {
-                        return self.pass_looked(&ready, looked).await;
+                        return self.pass_looked(&ready, looked);
                     }
                     if was_renewed {
                         return Err(refusal::ended(&ready, &provider_said(&looked)));
                     }
                     if !self.upload.can_be_read_again() {
-                        return self.pass_looked(&ready, looked).await;
+                        return self.pass_looked(&ready, looked);
                     }
                     drop(looked);
                     let renewal = self.lane.bridge.renewed(&ready);
@@ -136,7 +136,7 @@ impl Passage<'_> {
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                     let looked = look(response, leased).await;
                     if let Some(looked) = self.wait_or_pass(&known, &ready, looked, tries).await? {
-                        let mut response = self.pass_looked(&ready, looked).await?;
+                        let mut response = self.pass_looked(&ready, looked)?;
                         refusal::settle_retry_after(response.headers_mut(), tries);
                         return Ok(response);
                     }
@@ -302,7 +302,7 @@ impl Passage<'_> {
     }
 
     /// The same for an answer that was looked into.
-    async fn pass_looked(&mut self, ready: &Ready, looked: Looked) -> Result<Response<Answer>, Refusal> {
+    fn pass_looked(&mut self, ready: &Ready, looked: Looked) -> Result<Response<Answer>, Refusal> {
         match looked.broken {
             Some(why) if looked.first.is_empty() => Err(self.lost(ready, Trouble::Lost(why))),
             _ => Ok(self.pass_on(looked)),
