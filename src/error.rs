@@ -7,6 +7,8 @@ use std::{fmt, io};
 
 use anyhow::Error;
 
+use crate::say::{self, Screen, Style};
+
 /// What a script should do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -134,21 +136,20 @@ fn remedy(error: &io::Error) -> Option<&'static str> {
     })
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(formatter, "qwenauth: error: {}", self.message)?;
-        match &self.hint {
-            Some(hint) => writeln!(formatter, "qwenauth: hint: {hint}"),
-            None => Ok(()),
+impl Report {
+    /// The report as `screen` shows it.
+    pub(crate) fn shown(&self, screen: Screen) -> String {
+        let mut shown = screen.message(Some((Style::Error, "error")), &self.message);
+        if let Some(hint) = &self.hint {
+            shown += &screen.message(Some((Style::Hint, "hint")), hint);
         }
+        shown
     }
 }
 
 /// Says something on stderr that is neither the answer nor an error. Never a secret.
 pub(crate) fn note(text: &str) {
-    use std::io::Write;
-    // Nobody can be told that stderr is gone.
-    let _ = writeln!(io::stderr(), "qwenauth: {}", printable(text));
+    say::note(&printable(text));
 }
 
 /// The one of `known` that `typed` was probably meant to be.
@@ -183,7 +184,8 @@ mod tests {
             .unwrap_err();
         let report = Report::of(&error);
         assert_eq!(report.failure, Failure::Temporary);
-        assert_eq!(report.to_string(), "qwenauth: error: renewing: no answer\nqwenauth: hint: try again\n");
+        assert_eq!(report.message, "renewing: no answer");
+        assert_eq!(report.hint.as_deref(), Some("try again"));
     }
 
     #[test]

@@ -21,12 +21,13 @@
 //! platform/       what depends on the operating system: files, locks, signals, processes
 //! shell.rs        variables as text for each shell
 //! terminal.rs     what a person sees: prompts, spinner, QR, color; never stdout, never a secret
+//! say.rs          text for a person: width and color of the stream it goes to
 //! error.rs        failures a script can act on; the only place with exit codes
 //! secret.rs       a string that cannot be printed by accident
 //! internals/      properties of what is read from others, for tests and fuzzing
 //!
 //! main → lib
-//! lib → cli, commands, platform, session · commands → everything below, never another command
+//! lib → cli, commands, platform, say, session · commands → everything below, never another command
 //! session → cli, config, credentials, http, platform, profile, providers
 //! credentials → oauth, http, platform, providers
 //! config → cli, paths, profile, providers, platform · paths → cli, platform, profile · profile → providers
@@ -34,7 +35,7 @@
 //! setup → platform, providers, used by its commands only
 //! gateway → credentials, limits, usage, platform, providers, http, used by its commands only
 //! sandbox → cli, platform, used by its command only
-//! cli → platform
+//! error → say · cli → platform, say
 //! http, platform, shell, terminal, secret use nothing of ours but error and secret
 //! ```
 //!
@@ -57,6 +58,7 @@ mod platform;
 mod profile;
 mod providers;
 mod sandbox;
+mod say;
 mod secret;
 mod session;
 mod setup;
@@ -71,6 +73,7 @@ use anyhow::Result;
 
 use crate::cli::{Cli, Command, Environment};
 use crate::error::Report;
+use crate::say::Screen;
 use crate::session::Session;
 
 pub use crate::platform::signals::note_signals;
@@ -79,6 +82,7 @@ pub use crate::platform::signals::note_signals;
 #[must_use]
 pub fn run() -> ExitCode {
     platform::system::guard_memory();
+    say::prefer(cli::screen_preferences());
     let code = match Cli::read() {
         Ok(cli) => run_command(cli).unwrap_or_else(|error| if is_closed_pipe(&error) { 0 } else { report(&error) }),
         Err(error) => {
@@ -98,7 +102,7 @@ pub fn run() -> ExitCode {
 fn report(error: &anyhow::Error) -> u8 {
     let report = Report::of(error);
     // Ignored: stderr is closed and there is nowhere else to report it.
-    let _ = write!(std::io::stderr(), "{report}");
+    let _ = std::io::stderr().write_all(report.shown(Screen::stderr()).as_bytes());
     report.failure.exit_code()
 }
 

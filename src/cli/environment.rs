@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 
 use crate::platform::system;
+use crate::say::Preferences;
 
 /// The environment variables the program reads, all of them, read once.
 /// An empty value counts as not set.
@@ -34,6 +35,19 @@ impl Environment {
             ca_file: variable("QWENAUTH_CA_FILE"),
             log: variable("QWENAUTH_LOG"),
         }
+    }
+}
+
+/// What the environment says about screens. An empty `NO_COLOR` counts as not set.
+pub(crate) fn screen_preferences() -> Preferences {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable).unwrap_or_default();
+    let locale = locale.to_string_lossy().to_ascii_lowercase();
+    Preferences {
+        no_color: variable("NO_COLOR").is_some(),
+        force_color: variable("CLICOLOR_FORCE").is_some_and(|value| value != "0"),
+        dumb: variable("TERM").is_some_and(|value| value == "dumb"),
+        columns: variable("COLUMNS").and_then(|value| value.to_str()?.parse().ok()),
+        utf8: locale.contains("utf-8") || locale.contains("utf8"),
     }
 }
 

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::print;
 use crate::cli::ProvidersArgs;
 use crate::error::printable;
-use crate::providers::{self, Ci, Open, Overrides, Provider};
+use crate::providers::{self, Ci, Open, Overrides, Provider, QWEN};
+use crate::say::{Screen, Style, cell, cut};
 use crate::session::{Session, Surroundings};
 
 pub(crate) fn run(args: &ProvidersArgs, session: &Session) -> Result<()> {
@@ -27,8 +28,8 @@ pub(crate) fn run(args: &ProvidersArgs, session: &Session) -> Result<()> {
         return print(&format!("{:#}\n", json!({ "providers": rows })));
     }
     match (&args.name, found.first()) {
-        (Some(_), Some(provider)) => print(&in_full(provider, surroundings)),
-        _ => print(&table(&found, surroundings)),
+        (Some(_), Some(provider)) => print(&in_full(provider, surroundings, Screen::stdout())),
+        _ => print(&table(&found, surroundings, Screen::stdout())),
     }
 }
 
@@ -103,19 +104,46 @@ fn verified(provider: &Provider) -> String {
     }
 }
 
-fn table(found: &[Provider], surroundings: Surroundings) -> String {
-    let mut lines = vec![format!("{:<12} {:<9} {:<31} PRICE AND LIMITS", "PROVIDER", "CI", "HERE")];
-    for provider in found {
-        let short = match provider.ci {
-            Ci::Allowed => "yes",
-            Ci::Forbidden => "forbidden",
-            Ci::Unclear => "unclear",
+/// Columns of the provider's id, and of its first line up to the price, on a screen of 80 columns.
+const ID: usize = 12;
+const TITLE: usize = 26;
+const LOGIN: usize = 8;
+const CI: usize = 4;
+
+fn table(found: &[Provider], surroundings: Surroundings, screen: Screen) -> String {
+    // A pipe gets every text whole, so that `grep` finds it.
+    let width = screen.width().unwrap_or(usize::MAX);
+    let title = if width < 72 { TITLE - 8 } else { TITLE };
+    let price = width.saturating_sub(ID + title + LOGIN + CI + 4);
+    let header = format!(
+        "{} {} {} {} {}",
+        cell("PROVIDER", ID),
+        cell("NAME", title),
+        cell("LOGIN", LOGIN),
+        cell("CI", CI),
+        cut("PRICE AND LIMITS", price)
+    );
+    let mut lines = vec![screen.paint(Style::Dim, &header)];
+    // What a newcomer can use comes first: `qwen` is kept for the accounts that the API still serves.
+    let (ended, others): (Vec<&Provider>, Vec<&Provider>) = found.iter().partition(|provider| provider.name == QWEN);
+    for provider in others.into_iter().chain(ended) {
+        let (ci, style) = match provider.ci {
+            Ci::Allowed => ("yes", None),
+            Ci::Forbidden => ("no", Some(Style::Error)),
+            Ci::Unclear => ("?", Some(Style::Warning)),
         };
-        let here = surroundings.verdict(provider);
-        let (name, price) = (printable(&provider.name), printable(&provider.price));
-        lines.push(format!("{name:<12} {short:<9} {here:<31} {price}"));
+        let ci = cell(ci, CI);
+        lines.push(format!(
+            "{} {} {} {} {}",
+            screen.paint(Style::Bold, &cell(&printable(&provider.name), ID)),
+            cell(&printable(&provider.title), title),
+            cell(way(provider), LOGIN),
+            style.map_or(ci.clone(), |style| screen.paint(style, &ci)),
+            cut(&printable(&provider.price), price)
+        ));
         if !matches!(provider.limits.text.as_str(), "" | "none") {
-            lines.push(format!("{:<54} {}", "", printable(&provider.limits.text)));
+            let limits = cut(&format!("limits: {}", printable(&provider.limits.text)), width.saturating_sub(ID + 1));
+            lines.push(format!("{} {}", " ".repeat(ID), screen.paint(Style::Dim, &limits)));
         }
     }
     let there = [
@@ -126,17 +154,33 @@ fn table(found: &[Provider], surroundings: Surroundings) -> String {
     ];
     let here: Vec<&str> = there.into_iter().filter(|(holds, _)| *holds).map(|(_, what)| what).collect();
     let here = if here.is_empty() { "no graphical session".to_owned() } else { here.join(", ") };
-    lines.push(format!(
-        "\nHere: {here}. No login needs a browser on this machine. `qwenauth providers NAME` says more.\n"
-    ));
-    lines.join("\n")
+    let remark = format!(
+        "here: {here}; no login needs a browser on this machine. `qwenauth providers NAME` shows regions, models and where to get a key"
+    );
+    lines.push(String::new());
+    lines.extend(screen.wrap(&remark, 0, 0).iter().map(|line| screen.paint(Style::Dim, line)));
+    lines.join("\n") + "\n"
 }
 
-fn in_full(provider: &Provider, surroundings: Surroundings) -> String {
-    let mut lines = vec![format!("{} ({})", provider.title, provider.name)];
+/// The usual way to log in, in one word or two.
+fn way(provider: &Provider) -> &'static str {
+    match &provider.key {
+        _ if provider.authorize.is_some() => "browser",
+        Some(key) if key.optional => "none",
+        None if provider.oauth.is_some() => "device",
+        Some(_) | None => "API key",
+    }
+}
+
+fn in_full(provider: &Provider, surroundings: Surroundings, screen: Screen) -> String {
+    let title = format!("{} ({})", printable(&provider.title), printable(&provider.name));
+    let mut lines = vec![screen.paint(Style::Bold, &title)];
     let mut fact = |label: &str, value: &str| {
         if !value.is_empty() {
-            lines.push(format!("  {label:<10} {}", printable(value)));
+            let mut wrapped = screen.wrap(&printable(value), 13, 13).into_iter();
+            let label = screen.paint(Style::Dim, &cell(label, 10));
+            lines.push(format!("  {label} {}", wrapped.next().unwrap_or_default()).trim_end().to_owned());
+            lines.extend(wrapped);
         }
     };
     fact("note", provider.note.as_deref().unwrap_or_default());

@@ -166,7 +166,7 @@ fn device_reply(bytes: &[u8]) {
             Err(error) => {
                 let report = Report::of(&error);
                 assert!(matches!(report.failure, Failure::Temporary | Failure::Other));
-                assert!(report.message.chars().count() < 400, "{report}");
+                assert!(report.message.chars().count() < 400, "{}", report.message);
             }
         }
     }

@@ -42,6 +42,7 @@ mod refresh;
 mod refresh_failures;
 mod run;
 mod sandbox;
+mod screens;
 mod server;
 mod setup;
 mod shells;

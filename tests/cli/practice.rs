@@ -357,7 +357,7 @@ fn a_terminal_that_goes_away_takes_program_and_sandbox_along() {
 fn a_shell_on_a_terminal_is_told_where_it_is_and_approves_in_a_browser_only() {
     let place = Place::new();
     let (mut child, mut terminal) = Terminal::start(&place, &[]);
-    terminal.wait_for("`exit` ends it");
+    terminal.wait_for("removes");
     terminal.type_in("qwenauth login qwen --timeout 1s --no-browser; echo code-$?; exit 0\n");
     terminal.wait_for("code-4");
     assert_eq!(wait(&mut child).code(), Some(0));

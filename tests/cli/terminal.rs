@@ -147,8 +147,8 @@ fn the_address_stands_on_a_line_of_its_own() {
 fn a_token_is_never_a_reason_to_ask_a_person_anything() {
     for command in [&["token"][..], &["refresh"], &["exec", "--", "true"]] {
         let screen = Terminal::run(&Sandbox::new(), command, LARGE).exits(4);
-        let expected = "qwenauth: error: not logged in: there is no credential for `qwen`\r\n\
-                        qwenauth: hint: run `qwenauth login`\r\n";
+        let expected = "qwenauth: \x1b[31;1merror:\x1b[0m not logged in: there is no credential for `\x1b[1mqwen\x1b[0m`\r\n\
+                        qwenauth: \x1b[36mhint:\x1b[0m run `\x1b[1mqwenauth login\x1b[0m`\r\n";
         assert_eq!(screen, expected);
     }
 }

@@ -18,6 +18,7 @@ use super::print;
 use crate::cli::DoctorArgs;
 use crate::error::{Report, printable};
 use crate::paths;
+use crate::say::{Screen, Style, cell};
 use crate::session::Session;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,16 @@ impl Verdict {
             Self::Warn => "warn",
             Self::Fail => "fail",
         }
+    }
+
+    /// `✓`, `!` or `✗` where they can be shown, else the name.
+    fn mark(self, screen: Screen) -> String {
+        let (style, mark) = match self {
+            Self::Ok => (Style::Success, "✓"),
+            Self::Warn => (Style::Warning, "!"),
+            Self::Fail => (Style::Error, "✗"),
+        };
+        if screen.shows_marks() { screen.paint(style, mark) } else { screen.paint(style, &cell(self.name(), 5)) }
     }
 }
 
@@ -72,13 +83,40 @@ impl Check {
         })
     }
 
-    fn text(&self, home: &Path) -> String {
-        let line = format!("{:<5} {:<12} {}\n", self.verdict.name(), self.name, without_home(&self.message, home));
-        match &self.remedy {
-            Some(remedy) => line + &format!("{:<18} → {}\n", "", without_home(remedy, home)),
-            None => line,
+    /// Two lines: mark, name and message; the remedy.
+    fn text(&self, home: &Path, screen: Screen) -> String {
+        const NAME: usize = 12;
+        let mark = self.verdict.mark(screen);
+        let indent = if screen.shows_marks() { 2 } else { 6 } + NAME + 1;
+        let message = screen.wrap(&without_home(&self.message, home), indent, indent).join("\n");
+        let mut text = format!("{mark} {} {}\n", cell(self.name, NAME), screen.paint_literals(&message));
+        if let Some(remedy) = &self.remedy {
+            for (at, line) in screen.wrap(&without_home(remedy, home), indent + 2, indent + 2).iter().enumerate() {
+                let lead = if at == 0 { format!("{}→ ", " ".repeat(indent)) } else { String::new() };
+                text += &format!("{lead}{}\n", screen.paint(Style::Hint, line));
+            }
         }
+        text
     }
+}
+
+/// `1 problem, 2 warnings`.
+fn sum(checks: &[Check], screen: Screen) -> String {
+    let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
+    let said = |count: usize, what: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        more => Some(format!("{more} {what}s")),
+    };
+    let (problems, warnings) = (said(count(Verdict::Fail), "problem"), said(count(Verdict::Warn), "warning"));
+    let style = match (&problems, &warnings) {
+        (Some(_), _) => Style::Error,
+        (None, Some(_)) => Style::Warning,
+        (None, None) => Style::Success,
+    };
+    let parts: Vec<String> = problems.into_iter().chain(warnings).collect();
+    let sum = if parts.is_empty() { "no problem found".to_owned() } else { parts.join(", ") };
+    format!("\n{}\n", screen.paint(style, &sum))
 }
 
 pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) -> Result<u8> {
@@ -102,7 +140,12 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
         let rows: Vec<Value> = checks.iter().map(|check| check.json(&home)).collect();
         print(&format!("{:#}\n", json!({"schema": 1, "checks": rows})))?;
     } else {
-        print(&checks.iter().map(|check| check.text(&home)).collect::<String>())?;
+        let screen = Screen::stdout();
+        let mut text: String = checks.iter().map(|check| check.text(&home, screen)).collect();
+        if screen.width().is_some() {
+            text += &sum(&checks, screen);
+        }
+        print(&text)?;
     }
     Ok(u8::from(checks.iter().any(|check| check.verdict == Verdict::Fail)))
 }

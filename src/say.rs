@@ -1,0 +1,265 @@
+//! Text for a person: wrapped at words to the terminal's width, colored where the terminal shows color.
+//!
+//! Hazard: a terminal breaks a long line in mid-word, and a script that reads a pipe wants each message on one line.
+//! Rule: [`Screen`] knows the width and the colors of one stream; where the stream is not a terminal there is neither.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
+
+use textwrap::{Options, WordSeparator, WordSplitter};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// What the environment says about screens.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Preferences {
+    /// `NO_COLOR` is set and not empty.
+    pub(crate) no_color: bool,
+    /// `CLICOLOR_FORCE` is set and not `0`.
+    pub(crate) force_color: bool,
+    /// `TERM` is `dumb`.
+    pub(crate) dumb: bool,
+    /// `COLUMNS`, which outranks the terminal's own width.
+    pub(crate) columns: Option<usize>,
+    /// Whether the locale's character set is UTF-8.
+    pub(crate) utf8: bool,
+}
+
+static PREFERENCES: OnceLock<Preferences> = OnceLock::new();
+
+/// Keeps what the environment says, once, at the start.
+pub(crate) fn prefer(preferences: Preferences) {
+    let _ = PREFERENCES.set(preferences);
+}
+
+/// How a piece of text is set apart. The text says the same without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    Error,
+    Warning,
+    Hint,
+    Success,
+    /// Labels, paths and remarks.
+    Dim,
+    /// What can be typed.
+    Bold,
+}
+
+impl Style {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Error => "31;1",
+            Self::Warning => "33",
+            Self::Hint => "36",
+            Self::Success => "32",
+            Self::Dim => "2",
+            Self::Bold => "1",
+        }
+    }
+}
+
+/// One output stream as a person sees it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Screen {
+    color: bool,
+    /// Columns of the terminal; `None` if the stream is not a terminal.
+    width: Option<usize>,
+    utf8: bool,
+}
+
+impl Screen {
+    pub(crate) fn stdout() -> Self {
+        Self::new(io::stdout().is_terminal(), || terminal_size::terminal_size_of(io::stdout()))
+    }
+
+    pub(crate) fn stderr() -> Self {
+        Self::new(io::stderr().is_terminal(), || terminal_size::terminal_size_of(io::stderr()))
+    }
+
+    fn new(is_terminal: bool, size: impl Fn() -> Option<(terminal_size::Width, terminal_size::Height)>) -> Self {
+        let wanted = PREFERENCES.get().copied().unwrap_or_default();
+        let own = || size().map_or(80, |(width, _)| usize::from(width.0));
+        let width = is_terminal.then(|| wanted.columns.unwrap_or_else(own).max(20));
+        let color = !wanted.no_color && (wanted.force_color || is_terminal && !wanted.dumb);
+        Self { color, width, utf8: is_terminal && wanted.utf8 }
+    }
+
+    /// Columns of the terminal; `None` if the stream is not a terminal.
+    pub(crate) fn width(self) -> Option<usize> {
+        self.width
+    }
+
+    /// Whether marks such as `✓` can be shown: on a terminal with a UTF-8 locale.
+    pub(crate) fn shows_marks(self) -> bool {
+        self.utf8
+    }
+
+    /// `text` in a style, where the stream shows color.
+    pub(crate) fn paint(self, style: Style, text: &str) -> String {
+        if self.color && !text.is_empty() { format!("\x1b[{}m{text}\x1b[0m", style.code()) } else { text.to_owned() }
+    }
+
+    /// `text` with its literals in backticks bold, where the stream shows color.
+    pub(crate) fn paint_literals(self, text: &str) -> String {
+        if !self.color {
+            return text.to_owned();
+        }
+        let mut painted = String::new();
+        for (at, piece) in text.split('`').enumerate() {
+            let is_literal = at % 2 == 1;
+            painted += &if is_literal { format!("`{}`", self.paint(Style::Bold, piece)) } else { piece.to_owned() };
+        }
+        painted
+    }
+
+    /// The lines of `text` at this width, those after the first indented by `indent` columns. `lead` is what already stands
+    /// on the first line. A URL, a path or a literal in backticks is never broken: one that is wider than the screen has a
+    /// line of its own, without indent.
+    pub(crate) fn wrap(self, text: &str, lead: usize, indent: usize) -> Vec<String> {
+        let Some(width) = self.width else { return vec![text.to_owned()] };
+        let (lead, indent) = (" ".repeat(lead), " ".repeat(indent));
+        let options = Options::new(width)
+            .initial_indent(&lead)
+            .subsequent_indent(&indent)
+            .break_words(false)
+            .word_separator(WordSeparator::AsciiSpace)
+            .word_splitter(WordSplitter::NoHyphenation);
+        let text = keep_literals_whole(text);
+        let wrapped = textwrap::wrap(&text, options);
+        let mut lines = Vec::new();
+        for (at, line) in wrapped.iter().enumerate() {
+            let line = line.replace(JOINED, " ");
+            let is_wider = line.width() > width;
+            if at == 0 && is_wider && !lead.is_empty() {
+                // The first line holds the lead alone.
+                lines.push(String::new());
+            }
+            let own = if at == 0 { line.strip_prefix(lead.as_str()).unwrap_or(&line) } else { &line };
+            lines.push(if is_wider { own.trim_start().to_owned() } else { own.to_owned() });
+        }
+        lines
+    }
+
+    /// `qwenauth: LABEL: TEXT`, wrapped, with a newline at the end.
+    pub(crate) fn message(self, label: Option<(Style, &str)>, text: &str) -> String {
+        let lead = "qwenauth: ".len() + label.map_or(0, |(_, label)| label.len() + 2);
+        let mut message = String::from("qwenauth: ");
+        if let Some((style, label)) = label {
+            message += &format!("{} ", self.paint(style, &format!("{label}:")));
+        }
+        let mut lines = self.wrap(text, lead, "qwenauth: ".len()).into_iter();
+        message += &self.paint_literals(&lines.next().unwrap_or_default());
+        for line in lines {
+            message.push('\n');
+            message += &self.paint_literals(&line);
+        }
+        message.push('\n');
+        message
+    }
+}
+
+/// `text` in at most `width` columns; what is cut ends in `…`.
+pub(crate) fn cut(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut cut = String::new();
+    for character in text.chars() {
+        if cut.width() + character.width().unwrap_or(0) + 1 > width {
+            break;
+        }
+        cut.push(character);
+    }
+    cut.trim_end().to_owned() + "…"
+}
+
+/// `text` in exactly `width` columns: padded on the right, or cut.
+pub(crate) fn cell(text: &str, width: usize) -> String {
+    let text = cut(text, width);
+    let padding = width.saturating_sub(text.width());
+    text + &" ".repeat(padding)
+}
+
+/// Stands for a space that no line ends at. It is a noncharacter, which no text contains.
+const JOINED: char = '\u{fdd0}';
+
+/// `text` with the spaces inside backticks joined, as long as the literal is short enough to stay whole.
+fn keep_literals_whole(text: &str) -> String {
+    let closed = text.matches('`').count().is_multiple_of(2);
+    let mut inside = false;
+    let join = |character: char| {
+        inside ^= character == '`';
+        if inside && closed && character == ' ' { JOINED } else { character }
+    };
+    text.chars().map(join).collect()
+}
+
+/// Says something on stderr that is neither the answer nor an error. `text` is printable and holds no secret.
+/// A text that begins with `warning: ` is shown as one.
+pub(crate) fn note(text: &str) {
+    let screen = Screen::stderr();
+    let message = match text.strip_prefix("warning: ") {
+        Some(warning) => screen.message(Some((Style::Warning, "warning")), warning),
+        None => screen.message(None, text),
+    };
+    // Ignored: stderr is closed and there is nowhere else to report it.
+    let _ = io::stderr().write_all(message.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NARROW: Screen = Screen { color: false, width: Some(40), utf8: false };
+
+    #[test]
+    fn lines_break_at_words_and_never_inside_a_literal() {
+        let message =
+            NARROW.message(Some((Style::Hint, "hint")), "set it with `export QWEN_HOME=/srv/qwen` and run it again");
+        assert_eq!(
+            message,
+            "qwenauth: hint: set it with\n          `export QWEN_HOME=/srv/qwen`\n          and run it again\n"
+        );
+        assert!(message.lines().all(|line| line.width() <= 40), "{message}");
+    }
+
+    #[test]
+    fn what_is_wider_than_the_screen_stands_alone_and_unindented() {
+        let url = "https://chat.qwen.ai/authorize?user_code=K3Q9ZL7P&client=qwen-code";
+        let message = NARROW.message(None, &format!("open {url} now"));
+        assert_eq!(message, format!("qwenauth: open\n{url}\n          now\n"));
+    }
+
+    #[test]
+    fn wide_characters_count_twice() {
+        let screen = Screen { color: false, width: Some(20), utf8: true };
+        assert_eq!(screen.wrap("百炼百炼 百炼百炼 百炼", 0, 2), ["百炼百炼 百炼百炼", "  百炼"]);
+    }
+
+    #[test]
+    fn a_pipe_gets_one_line_without_color() {
+        let pipe = Screen { color: false, width: None, utf8: false };
+        let text = "word ".repeat(60);
+        assert_eq!(pipe.message(Some((Style::Error, "error")), text.trim()).lines().count(), 1);
+    }
+
+    #[test]
+    fn color_changes_no_text() {
+        let screen = Screen { color: true, width: Some(60), utf8: true };
+        let message = screen.message(Some((Style::Error, "error")), "cannot read `/a b/c`: no permission");
+        assert_eq!(message, "qwenauth: \x1b[31;1merror:\x1b[0m cannot read `\x1b[1m/a b/c\x1b[0m`: no permission\n");
+    }
+
+    #[test]
+    fn a_cell_has_its_width_whatever_it_holds() {
+        for text in ["", "short", "exactly ten", "百炼百炼百炼百炼", "a\u{301}bcdefghijklm"] {
+            assert_eq!(cell(text, 10).width(), 10, "{text}");
+        }
+        assert_eq!(cut("one two three", 9), "one two…");
+        assert_eq!(cut("百炼百炼", 6), "百炼…");
+    }
+
+    #[test]
+    fn a_backtick_that_is_not_closed_joins_nothing() {
+        assert_eq!(keep_literals_whole("a ` b c"), "a ` b c");
+    }
+}

@@ -1,0 +1,119 @@
+//! Screens as a terminal of 60, 80 or 120 columns shows them: each is a text file beside this one, made again and compared.
+//!
+//! `QWENAUTH_TEST_WRITE=1 cargo test --test cli screens` writes the files anew. Below a line with color stands one that
+//! begins with `~` and names the style of each cell: r red, y yellow, g green, c cyan, d dim, b bold.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::PathBuf;
+
+use nix::pty::{Winsize, openpty};
+use unicode_width::UnicodeWidthStr;
+
+use crate::sandbox::Sandbox;
+
+const COLUMNS: [u16; 3] = [60, 80, 120];
+
+/// Rows of the emulated terminal; more than any of these commands prints.
+const ROWS: u16 = 220;
+
+/// Runs a command on a terminal of its own; what the terminal shows when it has ended, and its exit code.
+fn screen(sandbox: &Sandbox, arguments: &[&str], columns: u16) -> (vt100::Parser, i32) {
+    let size = Winsize { ws_row: ROWS, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let terminal = openpty(&size, None).unwrap();
+    let mut command = sandbox.command(arguments);
+    command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
+    command
+        .stdin(terminal.slave.try_clone().unwrap())
+        .stdout(terminal.slave.try_clone().unwrap())
+        .stderr(terminal.slave);
+    let mut child = command.spawn().unwrap();
+    // It holds the terminal's other end, which keeps the output from ending.
+    drop(command);
+    let mut output = Vec::new();
+    let mut master = File::from(terminal.master);
+    let mut buffer = [0; 4096];
+    // The end is an error, EIO, once nobody has the other side open.
+    while let Ok(count @ 1..) = master.read(&mut buffer) {
+        output.extend_from_slice(&buffer[..count]);
+    }
+    let code = child.wait().unwrap().code().unwrap();
+    let mut parser = vt100::Parser::new(ROWS, columns, 0);
+    parser.process(&output);
+    (parser, code)
+}
+
+fn style_of(cell: &vt100::Cell) -> char {
+    match cell.fgcolor() {
+        vt100::Color::Idx(1) => 'r',
+        vt100::Color::Idx(2) => 'g',
+        vt100::Color::Idx(3) => 'y',
+        vt100::Color::Idx(6) => 'c',
+        vt100::Color::Default if cell.bold() => 'b',
+        vt100::Color::Default if cell.dim() => 'd',
+        vt100::Color::Default => ' ',
+        _ => '?',
+    }
+}
+
+fn text(parser: &vt100::Parser, columns: u16) -> String {
+    let screen = parser.screen();
+    let mut text = String::new();
+    for row in 0..ROWS {
+        let line = screen.contents_between(row, 0, row, columns);
+        let styles: String = (0..columns).map(|column| screen.cell(row, column).map_or(' ', style_of)).collect();
+        text += line.trim_end();
+        text.push('\n');
+        if !styles.trim_end().is_empty() {
+            text += &format!("~{}\n", styles.trim_end());
+        }
+    }
+    text.trim_end().to_owned() + "\n"
+}
+
+fn file(name: &str, columns: u16) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cli/screens/{name}-{columns}.txt"))
+}
+
+/// The command's screen at each width is that of its file, no line of it is broken by the terminal, and the cursor is at
+/// the beginning of a line.
+#[track_caller]
+fn shows(sandbox: &Sandbox, name: &str, arguments: &[&str], expected_code: i32) {
+    for columns in COLUMNS {
+        let (parser, code) = screen(sandbox, arguments, columns);
+        assert_eq!(code, expected_code, "{name} at {columns}: {}", parser.screen().contents());
+        assert_eq!(parser.screen().cursor_position().1, 0, "{name} at {columns}");
+        for row in 0..ROWS {
+            let line = parser.screen().contents_between(row, 0, row, columns);
+            let is_url = !line.trim().contains(' ') && line.contains("://");
+            let wrapped = parser.screen().row_wrapped(row);
+            assert!(!wrapped || is_url, "{name} at {columns}: the terminal had to break `{line}`");
+            assert!(line.trim_end().width() <= usize::from(columns));
+        }
+        let shown = text(&parser, columns);
+        let path = file(name, columns);
+        if std::env::var_os("QWENAUTH_TEST_WRITE").is_some() {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, &shown).unwrap();
+        }
+        let kept = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(shown, kept, "{}", path.display());
+    }
+}
+
+#[test]
+fn providers() {
+    shows(&Sandbox::new().variable("container", "test"), "providers", &["providers"], 0);
+}
+
+#[test]
+fn one_provider() {
+    shows(&Sandbox::new().variable("container", "test"), "provider-dashscope", &["providers", "dashscope"], 0);
+}
+
+#[test]
+fn errors_and_hints() {
+    let sandbox = Sandbox::new();
+    shows(&sandbox, "error-not-logged-in", &["token"], 4);
+    shows(&sandbox, "error-usage", &["login", "dashscope", "--region", "nowhere"], 2);
+}
