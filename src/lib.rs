@@ -29,7 +29,7 @@
 //! main → lib
 //! lib → cli, commands, platform, say, session · commands → everything below, never another command
 //! session → cli, config, credentials, http, platform, profile, providers
-//! credentials → oauth, http, platform, providers
+//! credentials → oauth, http, paths, platform, profile, providers
 //! config → cli, paths, profile, providers, platform · paths → cli, platform, profile · profile → providers
 //! providers → oauth, http, platform · oauth → http · limits → platform · usage → platform
 //! setup → platform, providers, used by its commands only
@@ -40,7 +40,7 @@
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long
-//! enough: no lock, no network, no thread. Else `Account::renew`: lock, load again, good now? ask, save.
+//! enough: no lock, no network, no thread. Else `credentials::renew`: lock, load again, good now? ask, save.
 
 mod cli;
 mod commands;

@@ -79,6 +79,17 @@ impl Paths {
     }
 }
 
+/// Our own lock beside `file`, a file itself and no symlink.
+pub(crate) fn kernel_lock(file: &Path) -> PathBuf {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    file.with_file_name(format!(".{stem}.qwenauth-lock"))
+}
+
+/// Qwen Code's lock, beside its credential as it is configured.
+pub(crate) fn qwen_code_lock(credential: &Path) -> PathBuf {
+    credential.with_file_name("oauth_creds.lock")
+}
+
 /// The home directory by the environment, else the one that the system has on record.
 pub(crate) fn home(environment: &Environment) -> Result<PathBuf> {
     if let Some(home) = &environment.home {

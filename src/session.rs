@@ -36,7 +36,7 @@ impl Session {
     pub(crate) fn account_of(&self, profile: &ProfileName) -> Account {
         let paths = &self.config.paths;
         Account::new(
-            profile.to_string(),
+            profile,
             paths.credential(profile),
             paths.state.clone(),
             self.config.overrides.clone(),
@@ -56,8 +56,8 @@ impl Endpoint {
     /// `model`: what the user asked for, before the profile's and the provider's.
     pub(crate) fn of(account: &Account, credential: &Credential, model: Option<String>) -> Result<Self> {
         let provider: Provider = account.provider(credential)?;
-        let base_url = Account::base_url(credential, &provider)?;
-        Ok(Self { base_url, model: model.or_else(|| Account::model(credential, &provider)) })
+        let base_url = credential.base_url(&provider)?;
+        Ok(Self { base_url, model: model.or_else(|| credential.model(&provider)) })
     }
 }
 

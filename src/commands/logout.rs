@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::print_json;
 use crate::cli::LogoutArgs;
-use crate::credentials::{Account, Credential, Kind, Stored};
+use crate::credentials::{self, Account, Credential, Kind, Stored};
 use crate::error::note;
 use crate::profile::ProfileName;
 use crate::session::Session;
@@ -35,13 +35,13 @@ pub(crate) fn run(args: &LogoutArgs, session: &Session) -> Result<()> {
 
 fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result<()> {
     let account = session.account_of(profile);
-    let removed = account.remove()?;
+    let removed = credentials::remove(&account)?;
     let mut revoked = false;
     if let Some(Stored::Present(credential)) = &removed {
         if credential.kind == Kind::ApiKey {
             say_where_it_is_deleted(&account, credential);
         } else if !args.local {
-            revoked = account.revoke(credential).unwrap_or_else(|why| {
+            revoked = credentials::revoke(&account, credential).unwrap_or_else(|why| {
                 note(&format!(
                     "warning: the login of `{profile}` is removed here, but the server did not revoke it: {why}"
                 ));

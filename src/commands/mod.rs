@@ -27,7 +27,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::cli::{GatewayOptions, variable};
-use crate::credentials::Lifetime;
+use crate::credentials::{self, Lifetime};
 use crate::error::note;
 use crate::gateway as proxy;
 use crate::paths;
@@ -96,7 +96,7 @@ pub(crate) fn group(
     let lifetime = Lifetime::new(min_ttl, PREFERRED);
     let mut credential = account.fresh(lifetime)?;
     if short_lived {
-        credential = account.short_lived(&credential, lifetime)?;
+        credential = credentials::short_lived(&account, &credential, lifetime)?;
     }
     if variable("CI").is_some() && account.provider(&credential)?.ci == Ci::Forbidden {
         note(FORBIDDEN);

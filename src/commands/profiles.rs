@@ -28,7 +28,7 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
             "provider": provider,
             "kind": kind,
             "active": active,
-            "path": account.path.display().to_string(),
+            "path": account.path().display().to_string(),
         }));
         let provider = printable(provider.as_deref().unwrap_or("?"));
         lines.push(format!("{} {:<20} {provider:<14} {kind}\n", if active { '*' } else { ' ' }, profile.as_str()));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{print, rfc3339};
 use crate::cli::{StatusArgs, variable};
-use crate::credentials::{Credential, Kind, Proof, State, Stored};
+use crate::credentials::{Credential, Kind, Proof, State, Stored, prove};
 use crate::error::{Failure, Report, printable};
 use crate::profile::ProfileName;
 use crate::session::{Endpoint, Session};
@@ -66,7 +66,7 @@ impl Row {
             created_at: None,
             base_url: None,
             model: None,
-            path: account.path.display().to_string(),
+            path: account.path().display().to_string(),
             problems: Vec::new(),
             overridden_by: Vec::new(),
             checked: None,
@@ -100,7 +100,7 @@ impl Row {
                 }
                 let usable = row.left.is_some() || credential.is_lasting();
                 if check && usable && row.base_url.is_some() {
-                    row.checked = Some(match account.prove(credential)? {
+                    row.checked = Some(match prove(&account, credential)? {
                         Proof::Accepted => "accepted",
                         Proof::Refused(why) => {
                             row.problems.push(format!("the API refuses the credential: {why}"));

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::{print, rfc3339};
 use crate::cli::{TokenArgs, TokenFormat};
-use crate::credentials::{Lifetime, MARGIN};
+use crate::credentials::{Lifetime, MARGIN, short_lived};
 use crate::session::{Endpoint, Session};
 
 pub(crate) fn run(args: &TokenArgs, session: &Session) -> Result<()> {
@@ -14,10 +14,10 @@ pub(crate) fn run(args: &TokenArgs, session: &Session) -> Result<()> {
     let lifetime = Lifetime::new(args.min_ttl, MARGIN);
     let mut credential = account.fresh(lifetime)?;
     if args.short_lived {
-        credential = account.short_lived(&credential, lifetime)?;
+        credential = short_lived(&account, &credential, lifetime)?;
     }
     // A token whose API is no host of the provider is not handed out, in whatever format.
-    account.check_place(&credential)?;
+    account.check_base_url(&credential)?;
     let token = credential.access_token.expose();
     let text = match args.format {
         TokenFormat::Raw => format!("{token}\n"),

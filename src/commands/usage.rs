@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{print, rfc3339};
 use crate::cli::UsageArgs;
-use crate::credentials::{Account, Credential, Stored};
+use crate::credentials::{Credential, Stored};
 use crate::error::{Failed, Failure, note, printable};
 use crate::gateway::{self, Tuning};
 use crate::http;
@@ -66,12 +66,12 @@ fn accounts(session: &Session) -> Result<Vec<Known>> {
         let account = session.account_of(&profile);
         let Ok(Stored::Present(credential)) = account.load() else { continue };
         let Ok(provider) = account.provider(&credential) else { continue };
-        let Ok(base_url) = Account::base_url(&credential, &provider) else { continue };
+        let Ok(base_url) = credential.base_url(&provider) else { continue };
         known.push(Known {
             profile: profile.to_string(),
             rule: gateway::rule(&provider, &Tuning { rpm: None, rpd: None, pacing: true })?,
             base_url,
-            account: gateway::account_of(&provider, &credential, &account.path),
+            account: gateway::account_of(&provider, &credential, account.path()),
             provider,
             credential,
         });
@@ -205,7 +205,7 @@ fn cents(dollars: &Value) -> Option<f64> {
 
 fn ask(base: &str, credential: &Credential, session: &Session) -> Result<Value> {
     let url = http::endpoint(&format!("{base}/key"))?;
-    let network = session.account().network().clone();
+    let network = session.account().network.clone();
     let reply = network
         .connect(&url)?
         .get(&url, Some(&credential.access_token), &[], CHECK)

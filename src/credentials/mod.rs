@@ -1,9 +1,9 @@
-//! One credential: load, fresh, renew, login, remove; the only code that changes it.
+//! One credential: read it, keep it fresh, renew it, log in, remove it; the only code that changes it.
 //!
 //! Hazard: a refresh token works once. Two processes that send the same one, a kill between the server's answer and the
 //! file, a full disk, or a file written by another program meanwhile each lose the login for good.
-//! Rule: [`Account::renew`] is the only renewal in the program. It takes the locks, reads again, prepares the new file,
-//! asks, and saves; saving needs the [`replacement::Lock`]. What is granted is written at once into a file that is called
+//! Rule: [`renew`] is the only renewal in the program. It takes the locks, reads again, prepares the new file, asks, and
+//! saves; saving needs the [`store::Guard`], which is the lock. What is granted is written at once into a file that is called
 //! by the token it replaces: if the process is killed before the rename, the next renewal puts it in place.
 //!
 //! How the known hazards of Qwen Code's file (R1–R10, see lock for R1–R5 and R10) are met:
@@ -23,28 +23,34 @@
 //! spent; a wait always outlasts a renewal; and a login that was made elsewhere is seen, since nothing is cached.
 
 pub(crate) mod document;
-mod origin;
+mod endpoints;
+mod login;
 mod pending;
 mod proof;
 mod refused;
 mod renewal;
-mod replacement;
 mod short_lived;
+mod store;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
-pub(crate) use self::pending::Pending;
-pub(crate) use self::proof::{Proof, Question};
+pub(crate) use self::endpoints::{login_server, revoke};
+pub(crate) use self::login::{NewKey, remove, store_grant, store_key};
+pub(crate) use self::pending::{Pending, PendingLogin};
+pub(crate) use self::proof::{Proof, Question, prove};
 pub(crate) use self::refused::marks_of_others;
-pub(crate) use self::replacement::NewKey;
+pub(crate) use self::renewal::renew;
+pub(crate) use self::short_lived::short_lived;
+use self::store::{Found, Snapshot};
+pub(crate) use self::store::{STALE, Store};
 use crate::error::{Failed, Failure, Report, note};
 use crate::http::Network;
 use crate::oauth::Endpoints;
-use crate::platform::files::{self, Content, Privacy};
-use crate::providers::{self, Overrides, QWEN};
+use crate::profile::ProfileName;
+use crate::providers::{self, Overrides, Provider, QWEN};
 use crate::secret::Secret;
 
 /// Qwen Code renews when less than this is left, in every version; the same margin keeps both programs in step.
@@ -98,6 +104,11 @@ impl Credential {
         self.kind == Kind::ApiKey && self.expires_at.is_none()
     }
 
+    /// Whether it is another version than `other`.
+    fn differs_from(&self, other: &Self) -> bool {
+        self.access_token != other.access_token || self.refresh_token != other.refresh_token
+    }
+
     /// How long the access token is still good; `None` when it is not.
     pub(crate) fn left(&self, now: SystemTime) -> Option<Duration> {
         self.expires_at?.duration_since(now).ok().filter(|left| !left.is_zero())
@@ -146,62 +157,77 @@ pub(crate) enum Stored {
     Present(Credential),
 }
 
-/// One stored credential: where it lies and how it is renewed.
+/// One profile's credential, and what is needed to use and renew it.
 pub(crate) struct Account {
     pub(crate) profile: String,
-    /// As configured; it may be a symlink.
-    pub(crate) path: PathBuf,
-    /// Qwen Code's lock, for the file shared with it.
-    qwen_code_lock: Option<PathBuf>,
+    pub(crate) store: Store,
     state: PathBuf,
     overrides: Overrides,
-    network: Network,
+    pub(crate) network: Network,
     pub(crate) clock: Clock,
 }
 
 impl Account {
     pub(crate) fn new(
-        profile: String,
+        profile: &ProfileName,
         path: PathBuf,
         state: PathBuf,
         overrides: Overrides,
         network: Network,
         clock: Clock,
     ) -> Self {
-        let qwen_code_lock = (profile == QWEN).then(|| path.with_file_name("oauth_creds.lock"));
-        Self { profile, path, qwen_code_lock, state, overrides, network, clock }
+        let store = Store::new(path, profile.is_qwen());
+        Self { profile: profile.to_string(), store, state, overrides, network, clock }
     }
 
-    /// What the file says now.
+    pub(crate) fn path(&self) -> &Path {
+        self.store.path()
+    }
+
+    /// Whether Qwen Code reads and writes the same file.
+    fn is_shared(&self) -> bool {
+        self.profile == QWEN
+    }
+
+    /// What is stored now.
     pub(crate) fn load(&self) -> Result<Stored> {
-        Ok(match files::read(&self.path, Privacy::Private)? {
-            Content::Missing => Stored::Missing,
-            Content::Unfit(why) => Stored::Damaged(why),
-            Content::Bytes(bytes) => match document::read(&bytes) {
-                Ok(Some(credential)) => Stored::Present(credential),
-                Ok(None) => Stored::Missing,
-                Err(why) => Stored::Damaged(why),
-            },
+        Ok(match self.store.read()? {
+            Found::Missing => Stored::Missing,
+            Found::Damaged(why) => Stored::Damaged(why),
+            Found::Present(snapshot) => Stored::Present(snapshot.credential),
         })
     }
 
     /// The stored credential, or the error that asks for a login.
     pub(crate) fn require(&self) -> Result<Credential> {
-        match self.load()? {
-            Stored::Present(credential) => Ok(credential),
-            Stored::Missing => {
+        self.snapshot().map(|snapshot| snapshot.credential)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot> {
+        match self.store.read()? {
+            Found::Present(snapshot) => Ok(*snapshot),
+            Found::Missing => {
                 self.login_required(format!("not logged in: there is no credential for `{}`", self.profile))
             }
-            Stored::Damaged(why) => self.damaged(&why),
+            Found::Damaged(why) => self.damaged(&why),
         }
     }
 
     fn damaged<T>(&self, why: &str) -> Result<T> {
-        self.login_required(format!("the credential file `{}` is damaged: {why}", self.path.display()))
+        self.login_required(format!("the credential file `{}` is damaged: {why}", self.path().display()))
     }
 
     fn login_required<T>(&self, message: String) -> Result<T> {
         Failed::new(Failure::LoginRequired, message).hint(self.login_hint()).err()
+    }
+
+    pub(crate) fn provider(&self, credential: &Credential) -> Result<Provider> {
+        providers::find(credential.provider_name(), &self.overrides)
+    }
+
+    /// Fails where the credential's base URL is refused; see [`Credential::check_base_url`].
+    pub(crate) fn check_base_url(&self, credential: &Credential) -> Result<()> {
+        credential.check_base_url(&self.overrides)
     }
 
     /// What brings this profile's login back.
@@ -213,10 +239,6 @@ impl Account {
             return format!("run `qwenauth login {}`", self.profile);
         }
         format!("run `qwenauth login PROVIDER --profile {}`", self.profile)
-    }
-
-    pub(crate) fn network(&self) -> &Network {
-        &self.network
     }
 
     pub(crate) fn state_of(&self, stored: &Stored) -> State {
@@ -242,9 +264,9 @@ impl Account {
         if credential.lasts(lifetime.duration(), (self.clock)()) {
             return Ok(credential);
         }
-        match self.renew(&credential) {
+        match renew(self, &credential) {
             Ok(renewed) => self.check_lifetime(renewed, lifetime),
-            Err(error) => self.make_do(credential, lifetime, error),
+            Err(error) => self.fall_back_to_current(credential, lifetime, error),
         }
     }
 
@@ -263,7 +285,12 @@ impl Account {
 
     /// A renewal failed: a token that still lives serves whoever did not insist on more. One with less than the usual
     /// margin left does so only if the failure may pass.
-    fn make_do(&self, credential: Credential, lifetime: Lifetime, error: anyhow::Error) -> Result<Credential> {
+    fn fall_back_to_current(
+        &self,
+        credential: Credential,
+        lifetime: Lifetime,
+        error: anyhow::Error,
+    ) -> Result<Credential> {
         let left = credential.left((self.clock)());
         let (Lifetime::Preferably(_), Some(left)) = (lifetime, left) else { return Err(error) };
         if left < MARGIN && Report::of(&error).failure != Failure::Temporary {

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::Account;
+use super::{Account, Clock};
+use crate::http::Network;
 use crate::oauth::Server;
 use crate::oauth::device::{self, Authorization};
 use crate::platform::files::{self, Content, Privacy, Room};
@@ -24,10 +25,24 @@ pub(crate) enum Pending {
     Over,
 }
 
-impl Account {
+/// The place of one profile's login that waits.
+pub(crate) struct PendingLogin<'a> {
+    /// Holds all of them.
+    directory: PathBuf,
+    profile: &'a str,
+    network: &'a Network,
+    clock: Clock,
+}
+
+impl<'a> PendingLogin<'a> {
+    pub(crate) fn of(account: &'a Account) -> Self {
+        let Account { profile, network, clock, .. } = account;
+        Self { directory: account.state.join("pending"), profile, network, clock: *clock }
+    }
+
     /// Whether a login waits for approval, at whatever server.
-    pub(crate) fn pending_state(&self) -> Result<Pending> {
-        Ok(match files::read(&self.pending_path(), Privacy::Private)? {
+    pub(crate) fn state(&self) -> Result<Pending> {
+        Ok(match files::read(&self.path(), Privacy::Private)? {
             Content::Missing => Pending::None,
             Content::Bytes(notes) if device::may_be_approved(&notes, (self.clock)()) => Pending::Waiting,
             Content::Bytes(_) | Content::Unfit(_) => Pending::Over,
@@ -36,54 +51,53 @@ impl Account {
 
     /// Removes what is kept of a login that is over. `false`: a process is still at it, or another login waits by now.
     pub(crate) fn forget_if_over(&self) -> Result<bool> {
-        let path = self.pending_lock("start")?;
+        let path = self.lock_path("start")?;
         let Some(_start) = Kernel::try_acquire(files::open_kept(&path)?, &path)? else { return Ok(false) };
         let Some(_poll) = self.try_lock_poll()? else { return Ok(false) };
-        if self.pending_state()? != Pending::Over {
+        if self.state()? != Pending::Over {
             return Ok(false);
         }
-        self.forget_pending()?;
+        self.forget()?;
         Ok(true)
     }
 
     /// The login at `server` that waits for approval, if one does. One that is over is as good as none.
-    pub(crate) fn pending(&self, server: &Server) -> Result<Option<Authorization>> {
-        match files::read(&self.pending_path(), Privacy::Private)? {
+    pub(crate) fn read(&self, server: &Server) -> Result<Option<Authorization>> {
+        match files::read(&self.path(), Privacy::Private)? {
             Content::Bytes(notes) => {
-                Authorization::from_notes(&notes, server, &self.network, (self.clock)(), Held::noted)
+                Authorization::from_notes(&notes, server, self.network, (self.clock)(), Held::noted)
             }
             Content::Missing | Content::Unfit(_) => Ok(None),
         }
     }
 
-    pub(crate) fn keep_pending(&self, server: &Server, authorization: &Authorization) -> Result<()> {
+    pub(crate) fn keep(&self, server: &Server, authorization: &Authorization) -> Result<()> {
         let notes = authorization.to_notes(server, (self.clock)());
-        Room::reserve(&self.pending_path(), notes.len(), Privacy::Private)?.write(&notes)
+        Room::reserve(&self.path(), notes.len(), Privacy::Private)?.write(&notes)
     }
 
-    pub(crate) fn forget_pending(&self) -> Result<()> {
-        files::remove(&self.pending_path()).map(drop)
+    pub(crate) fn forget(&self) -> Result<()> {
+        files::remove(&self.path()).map(drop)
     }
 
     /// Held while it is decided whether a login is joined or started.
     pub(crate) fn lock_start(&self) -> Result<Kernel> {
-        let path = self.pending_lock("start")?;
+        let path = self.lock_path("start")?;
         Kernel::acquire(files::open_kept(&path)?, &path, Instant::now() + PATIENCE)
     }
 
     /// Held while the login is polled for; `None` while another process does.
     pub(crate) fn try_lock_poll(&self) -> Result<Option<Kernel>> {
-        let path = self.pending_lock("poll")?;
+        let path = self.lock_path("poll")?;
         Kernel::try_acquire(files::open_kept(&path)?, &path)
     }
 
-    fn pending_path(&self) -> PathBuf {
-        self.state.join("pending").join(format!("{}.json", self.profile))
+    fn path(&self) -> PathBuf {
+        self.directory.join(format!("{}.json", self.profile))
     }
 
-    fn pending_lock(&self, what: &str) -> Result<PathBuf> {
-        let directory = self.state.join("pending");
-        files::make_directory(&directory)?;
-        Ok(directory.join(format!(".{}.{what}.qwenauth-lock", self.profile)))
+    fn lock_path(&self, what: &str) -> Result<PathBuf> {
+        files::make_directory(&self.directory)?;
+        Ok(self.directory.join(format!(".{}.{what}.qwenauth-lock", self.profile)))
     }
 }

@@ -33,18 +33,16 @@ pub(crate) struct Question<'a> {
     pub(crate) network: &'a Network,
 }
 
-impl Account {
-    /// Asks the API whether it serves `credential`.
-    ///
-    /// Errors: a base URL that the credential must not be sent to.
-    pub(crate) fn prove(&self, credential: &Credential) -> Result<Proof> {
-        let provider = self.provider(credential)?;
-        let base_url = Self::base_url(credential, &provider)?;
-        let model = Self::model(credential, &provider);
-        let token = &credential.access_token;
-        Question { provider: &provider, base_url: &base_url, token, model: model.as_deref(), network: &self.network }
-            .ask()
-    }
+/// Asks the API whether it serves `credential`.
+///
+/// Errors: a base URL that the credential must not be sent to.
+pub(crate) fn prove(account: &Account, credential: &Credential) -> Result<Proof> {
+    let provider = account.provider(credential)?;
+    let base_url = credential.base_url(&provider)?;
+    let model = credential.model(&provider);
+    let token = &credential.access_token;
+    Question { provider: &provider, base_url: &base_url, token, model: model.as_deref(), network: &account.network }
+        .ask()
 }
 
 impl Question<'_> {

@@ -10,11 +10,11 @@ use crate::secret::Secret;
 
 /// Where the mark of a token stands: an empty file, so the token itself is written nowhere.
 fn mark_of(state: &Path, refresh_token: &Secret) -> PathBuf {
-    state.join("refused").join(name_of(refresh_token))
+    state.join("refused").join(hash_of(refresh_token))
 }
 
 /// The SHA-256 of a token, by which files are called that have to do with it.
-pub(super) fn name_of(refresh_token: &Secret) -> String {
+pub(super) fn hash_of(refresh_token: &Secret) -> String {
     let mut name = String::with_capacity(64);
     for byte in Sha256::digest(refresh_token.expose()) {
         let _ = write!(name, "{byte:02x}");

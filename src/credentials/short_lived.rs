@@ -22,61 +22,53 @@ struct Minted {
     expires_at: Option<f64>,
 }
 
-impl Account {
-    /// A key of at most 30 minutes in place of `credential`. It is stored nowhere and cannot be revoked.
-    pub(crate) fn short_lived(&self, credential: &Credential, lifetime: Lifetime) -> Result<Credential> {
-        let provider = self.provider(credential)?;
-        let Some(path) = &provider.short_lived else {
-            return Failed::new(Failure::Usage, format!("{} has no short-lived keys", provider.title))
-                .hint("leave `--short-lived` out, or use a profile of `dashscope`")
-                .err();
-        };
-        if let Lifetime::AtLeast(asked) = lifetime
-            && asked > LONGEST
-        {
-            return Failed::new(
-                Failure::Lifetime,
-                format!("a short-lived key is good for {} s at most", LONGEST.as_secs()),
-            )
-            .hint("ask for less with `--min-ttl`")
+/// A key of at most 30 minutes in place of `credential`. It is stored nowhere and cannot be revoked.
+pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: Lifetime) -> Result<Credential> {
+    let provider = account.provider(credential)?;
+    let Some(path) = &provider.short_lived else {
+        return Failed::new(Failure::Usage, format!("{} has no short-lived keys", provider.title))
+            .hint("leave `--short-lived` out, or use a profile of `dashscope`")
             .err();
-        }
-        let mut url = http::endpoint(&Self::base_url(credential, &provider)?)?;
-        url.set_path(path);
-        url.set_query(Some(&format!("expire_in_seconds={}", LONGEST.as_secs())));
-        let asked_at = (self.clock)();
-        let host = url.host_str().unwrap_or_default().to_owned();
-        let failed = |failure, why: &str| Failed::new(failure, format!("`{host}` minted no short-lived key: {why}"));
-        let reply = self
-            .network
-            .connect(&url)?
-            .post_json(&url, &Value::Object(serde_json::Map::new()), Some(&credential.access_token), &[], REQUEST_LIMIT)
-            .map_err(|trouble| failed(Failure::Temporary, &trouble.sentence(&host)))?;
-        let minted = match reply.status {
-            200 => serde_json::from_slice::<Minted>(&reply.body).ok(),
-            401 | 403 if !reply.is_html() => {
-                return failed(Failure::LoginRequired, &format!("it answered {} to the stored key", reply.status))
-                    .hint(format!("the key may have been deleted; {}", self.login_hint()))
-                    .err();
-            }
-            status => {
-                return failed(Failure::Temporary, &format!("it answered {status}")).hint("try again in a while").err();
-            }
-        };
-        let Some(minted) = minted.filter(|minted| {
-            let token = minted.token.expose();
-            !token.is_empty() && !token.chars().any(char::is_control)
-        }) else {
-            return failed(Failure::Temporary, "its reply has no key").err();
-        };
-        let until = minted.expires_at.filter(|seconds| (0.0..1e11).contains(seconds));
-        let until =
-            until.map_or(asked_at + LONGEST, |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds));
-        Ok(Credential {
-            access_token: minted.token,
-            expires_at: Some(until),
-            refresh_token: None,
-            ..credential.clone()
-        })
+    };
+    if let Lifetime::AtLeast(asked) = lifetime
+        && asked > LONGEST
+    {
+        return Failed::new(
+            Failure::Lifetime,
+            format!("a short-lived key is good for {} s at most", LONGEST.as_secs()),
+        )
+        .hint("ask for less with `--min-ttl`")
+        .err();
     }
+    let mut url = http::endpoint(&credential.base_url(&provider)?)?;
+    url.set_path(path);
+    url.set_query(Some(&format!("expire_in_seconds={}", LONGEST.as_secs())));
+    let asked_at = (account.clock)();
+    let host = url.host_str().unwrap_or_default().to_owned();
+    let failed = |failure, why: &str| Failed::new(failure, format!("`{host}` minted no short-lived key: {why}"));
+    let reply = account
+        .network
+        .connect(&url)?
+        .post_json(&url, &Value::Object(serde_json::Map::new()), Some(&credential.access_token), &[], REQUEST_LIMIT)
+        .map_err(|trouble| failed(Failure::Temporary, &trouble.sentence(&host)))?;
+    let minted = match reply.status {
+        200 => serde_json::from_slice::<Minted>(&reply.body).ok(),
+        401 | 403 if !reply.is_html() => {
+            return failed(Failure::LoginRequired, &format!("it answered {} to the stored key", reply.status))
+                .hint(format!("the key may have been deleted; {}", account.login_hint()))
+                .err();
+        }
+        status => {
+            return failed(Failure::Temporary, &format!("it answered {status}")).hint("try again in a while").err();
+        }
+    };
+    let Some(minted) = minted.filter(|minted| {
+        let token = minted.token.expose();
+        !token.is_empty() && !token.chars().any(char::is_control)
+    }) else {
+        return failed(Failure::Temporary, "its reply has no key").err();
+    };
+    let until = minted.expires_at.filter(|seconds| (0.0..1e11).contains(seconds));
+    let until = until.map_or(asked_at + LONGEST, |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds));
+    Ok(Credential { access_token: minted.token, expires_at: Some(until), refresh_token: None, ..credential.clone() })
 }

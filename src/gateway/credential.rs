@@ -1,4 +1,4 @@
-//! The one bridge to the stored credential: `Account::fresh` and `Account::renew`, asked without holding up a request.
+//! The one bridge to the stored credential: `Account::fresh` and `renew`, asked without holding up a request.
 //!
 //! Hazard: the file may change between any two requests (a renewal by another process, a login, a logout), and asking
 //! means locks, disk and network.
@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::anthropic::Endpoint;
 use super::upstream::Origin;
-use crate::credentials::{Account, Credential, Lifetime, MARGIN};
+use crate::credentials::{Account, Credential, Lifetime, MARGIN, renew};
 use crate::error::{Failed, Failure, Report};
 use crate::http;
 use crate::platform::disk::Version;
@@ -96,7 +96,7 @@ pub(super) struct Bridge {
 
 impl Bridge {
     pub(super) fn start(account: Account) -> Result<Self> {
-        let path = account.path.clone();
+        let path = account.path().to_owned();
         let (jobs, queue) = mpsc::channel();
         let work = move || {
             let mut failure: Option<(Instant, Failed)> = None;
@@ -180,13 +180,13 @@ impl Drop for Bridge {
 /// On the thread. `refused`: a credential whose token the API refused.
 fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed> {
     let find = || {
-        let mut stamp = Version::of(&account.path).ok();
+        let mut stamp = Version::of(account.path()).ok();
         let credential = match refused {
             None => account.fresh(Lifetime::Preferably(MARGIN))?,
             Some(refused) => {
                 let current = account.require()?;
                 if current.access_token == refused.access_token {
-                    let renewed = account.renew(&current)?;
+                    let renewed = renew(account, &current)?;
                     stamp = None;
                     renewed
                 } else {
@@ -195,10 +195,10 @@ fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed
             }
         };
         let provider = account.provider(&credential)?;
-        let base_url = Account::base_url(&credential, &provider)?;
+        let base_url = credential.base_url(&provider)?;
         // After a renewal the stamp is that of the new file, if it is still this process's.
         let stamp = stamp.or_else(|| {
-            let stamp = Version::of(&account.path).ok();
+            let stamp = Version::of(account.path()).ok();
             account.require().is_ok_and(|now| now.access_token == credential.access_token).then_some(stamp).flatten()
         });
         Ok(Found { credential, provider, base_url, stamp })

@@ -41,7 +41,7 @@ impl Lane {
     pub(super) fn open(account: Account, state: PathBuf, tuning: Rc<Tuning>) -> Result<Self> {
         Ok(Self {
             profile: account.profile.clone(),
-            path: account.path.clone(),
+            path: account.path().to_owned(),
             state,
             tuning,
             bridge: Bridge::start(account)?,

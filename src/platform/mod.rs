@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! files/     private files, written whole: temporary file, fsync, rename, modes, symlinks, space reserved first
-//! lock.rs    the kernel lock between processes, and Qwen Code's lock
+//! lock.rs    the kernel lock between processes
 //! unix/      what differs, as Unix has it
 //! ```
 //!

@@ -1,12 +1,14 @@
 //! Renewal: what is printed and what the file holds when it succeeds.
 
+use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, credential, now_ms, write_private};
+use crate::sandbox::{Sandbox, credential, now_ms, possible, write_private};
 use crate::server::{Ask, Reply, tokens};
 
 pub(crate) const LOGIN: &str = "run `qwenauth login`";
@@ -46,6 +48,23 @@ fn an_expired_token_is_renewed() {
     sandbox.run(["token"]).stdout("granted-access-2\n");
     holds_the_renewal(&sandbox, "granted-refresh-2");
     assert_eq!(sandbox.server.asked(Ask::Refresh)[0].field("refresh_token"), "granted-refresh-1");
+}
+
+#[test]
+fn a_renewal_reads_the_credential_four_times_at_most() {
+    let strace = Command::new("strace").args(["-f", "true"]).stderr(Stdio::null()).status();
+    if !possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
+        return;
+    }
+    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
+    let log = sandbox.directory().join("calls");
+    let mut strace = sandbox.other("strace");
+    strace.args(["-f", "-e", "trace=open,openat", "-o"]).arg(&log).arg(sandbox.program()).arg("token");
+    sandbox.start(strace).finish().stdout("granted-access-2\n");
+    let calls = fs::read_to_string(log).unwrap();
+    let reads = calls.lines().filter(|call| call.contains("/oauth_creds.json\"") && !call.contains("O_CREAT"));
+    // Fresh? · under the lock · before it is sent · after the answer.
+    assert_eq!(reads.count(), 4, "{calls}");
 }
 
 #[test]
@@ -153,11 +172,11 @@ fn room_for_the_new_tokens_is_taken_before_the_old_one_is_sent() {
     let sandbox = Sandbox::expired();
     let directory = sandbox.qwen();
     let reply = Reply::tokens("2").meanwhile(move || {
-        let length = |entry: std::fs::DirEntry| {
+        let length = |entry: fs::DirEntry| {
             let temporary = entry.file_name().to_string_lossy().ends_with(".tmp");
             temporary.then(|| entry.metadata().unwrap()).map(|metadata| (metadata.len(), metadata.mode() & 0o7777))
         };
-        tell.send(std::fs::read_dir(directory).unwrap().flatten().find_map(length)).unwrap();
+        tell.send(fs::read_dir(directory).unwrap().flatten().find_map(length)).unwrap();
     });
     sandbox.refresh(reply).run(["token"]).stdout("granted-access-2\n");
     let (length, mode) = told.recv().unwrap().expect("no temporary file");
@@ -169,7 +188,7 @@ fn room_for_the_new_tokens_is_taken_before_the_old_one_is_sent() {
 fn a_credential_removed_during_its_renewal_is_still_saved() {
     let sandbox = Sandbox::expired();
     let file = sandbox.file();
-    let sandbox = sandbox.refresh(Reply::tokens("2").meanwhile(move || std::fs::remove_file(file).unwrap()));
+    let sandbox = sandbox.refresh(Reply::tokens("2").meanwhile(move || fs::remove_file(file).unwrap()));
     sandbox.run(["token"]).stdout("granted-access-2\n");
     holds_the_renewal(&sandbox, "granted-refresh-2");
 }

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::Check;
 use super::proxy::{self, Proxy, Way};
-use crate::credentials::{Account, Credential, Kind, Proof, Stored};
+use crate::credentials::{Account, Credential, Kind, Proof, Stored, prove};
 use crate::error::Report;
 use crate::http::{Connection, Network, Reply, Trouble};
 use crate::providers::{self, Provider};
@@ -33,7 +33,7 @@ pub(super) fn check(session: &Session) -> Vec<Check> {
         _ => None,
     };
     let servers = servers(&account, stored.as_ref(), session);
-    let network = account.network();
+    let network = &account.network;
     // Side by side: one that does not answer takes its whole time.
     let mut checks: Vec<Check> = thread::scope(|scope| {
         let running: Vec<_> = servers.iter().map(|server| scope.spawn(|| check_server(network, server))).collect();
@@ -153,7 +153,7 @@ fn refused_key(account: &Account, credential: &Credential) -> Option<Check> {
     if credential.kind != Kind::ApiKey || provider.regions.is_empty() {
         return None;
     }
-    let Ok(Proof::Refused(why)) = account.prove(credential) else { return None };
+    let Ok(Proof::Refused(why)) = prove(account, credential) else { return None };
     let what = format!("the API refuses the key of `{}`: {why}", account.profile);
     let remedy = format!("{} with the key: it finds the region, where the key is good", account.login_hint());
     Some(Check::fail("key", what, remedy))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Check;
 use super::storage::age;
-use crate::credentials::{Pending, Stored, marks_of_others};
+use crate::credentials::{Pending, PendingLogin, Stored, marks_of_others};
 use crate::profile::ProfileName;
 use crate::secret::Secret;
 use crate::session::Session;
@@ -23,7 +23,7 @@ pub(super) fn temporary_files(directories: &[&PathBuf], session: &Session, fix: 
     let mut checks = Vec::new();
     // What a killed renewal was granted is the only token that the server still takes.
     let successors: Vec<PathBuf> =
-        names_of(session).iter().filter_map(|name| session.account_of(name).successor()).collect();
+        names_of(session).iter().filter_map(|name| session.account_of(name).store.unfinished()).collect();
     let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -62,7 +62,8 @@ pub(super) fn pending_logins(session: &Session, fix: bool) -> Vec<Check> {
 
 fn pending_login(name: &ProfileName, session: &Session, fix: bool) -> Option<Check> {
     let account = session.account_of(name);
-    match account.pending_state() {
+    let pending = PendingLogin::of(&account);
+    match pending.state() {
         Ok(Pending::None) => None,
         Ok(Pending::Waiting) => {
             let resume = format!("`qwenauth login --resume --profile {name}` completes it");
@@ -71,7 +72,7 @@ fn pending_login(name: &ProfileName, session: &Session, fix: bool) -> Option<Che
         }
         Ok(Pending::Over) => {
             let message = format!("a login of `{name}` was begun and never completed");
-            Some(removed(message, fix && account.forget_if_over().unwrap_or(false)))
+            Some(removed(message, fix && pending.forget_if_over().unwrap_or(false)))
         }
         Err(error) => Some(Check::fail("pending", format!("{error:#}"), "see the mode and owner of that file")),
     }

@@ -7,16 +7,13 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 
 use super::{Check, remains};
-use crate::credentials::{Account, Credential, Kind, State, Stored};
+use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored};
 use crate::error::Report;
 use crate::platform::lock::Kernel;
 use crate::platform::{access, files};
 use crate::profile::ProfileName;
 use crate::session::{Endpoint, Session};
 use crate::setup::{self, TOOLS};
-
-/// Qwen Code's lock is taken over at this age, so it is removed at this age too.
-const STALE: Duration = Duration::from_secs(35);
 
 /// A key this old is due for a new one.
 const OLD_KEY_DAYS: i64 = 90;
@@ -73,11 +70,11 @@ fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
     let account = session.account_of(name);
     let mut checks = Vec::new();
     // Loading tightens the mode, as every command does, and says so on stderr.
-    if let Some(how) = access::readable_by_others(&account.path) {
+    if let Some(how) = access::readable_by_others(account.path()) {
         let what = format!("the file of `{name}` could be read by others ({how})");
         checks.push(Check::warn("mode", what, access::HOW_TIGHTENED));
     }
-    if access::has_hard_links(&account.path) {
+    if access::has_hard_links(account.path()) {
         let what = format!("the file of `{name}` has hard links: a renewal leaves the others behind");
         checks.push(Check::warn("copies", what, "keep one, and use symlinks"));
     }
@@ -118,7 +115,7 @@ fn is_replaceable(name: &ProfileName, account: &Account, credential: &Credential
     if credential.is_lasting() {
         return None;
     }
-    let error = account.check_writable().err()?;
+    let error = account.store.check_writable().err()?;
     let report = Report::of(&error);
     let what = format!("`{name}` cannot be renewed: {}", report.message);
     Some(Check::fail("login", what, report.hint.unwrap_or_else(|| "see the mode and owner of that directory".into())))
@@ -174,7 +171,7 @@ fn copies(session: &Session) -> Vec<Check> {
         let default = home.join(".qwen/oauth_creds.json");
         if default != paths.credential(&ProfileName::qwen()) {
             let mut other = session.account_of(&ProfileName::qwen());
-            other.path = default;
+            other.store = Store::new(default, true);
             accounts.push(other);
         }
     }
@@ -182,13 +179,13 @@ fn copies(session: &Session) -> Vec<Check> {
         let Ok(Stored::Present(credential)) = account.load() else { continue };
         let Some(token) = credential.refresh_token else { continue };
         let same = files.iter().find(|(path, known)| {
-            known == token.expose() && fs::canonicalize(path).ok() != fs::canonicalize(&account.path).ok()
+            known == token.expose() && fs::canonicalize(path).ok() != fs::canonicalize(account.path()).ok()
         });
         if let Some((other, _)) = same {
-            let what = format!("`{}` and `{}` are copies of one login", other.display(), account.path.display());
+            let what = format!("`{}` and `{}` are copies of one login", other.display(), account.path().display());
             checks.push(Check::fail("copies", what, "the next renewal ends one of them: keep one, or log in twice"));
         }
-        files.push((account.path, token.expose().to_owned()));
+        files.push((account.path().to_owned(), token.expose().to_owned()));
     }
     checks
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Attempt;
 use crate::cli::{LoginArgs, Qr, variable};
 use crate::commands::{print_json, rfc3339};
-use crate::credentials::{Account, Credential, Stored};
+use crate::credentials::{Account, Credential, PendingLogin, Stored, login_server, prove, store_grant};
 use crate::error::{Failed, Failure, note, printable};
 use crate::oauth::Server;
 use crate::oauth::device::{self, Authorization};
@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     let Attempt { args, account, provider, .. } = attempt;
-    let (server, found) = account.login_server(provider)?;
+    let (server, found) = login_server(account, provider)?;
     let before = stored(account)?;
     // From here to the stored login a signal is noted, and acted upon where this goes: nothing half done is left.
     let held = Held::new();
@@ -63,7 +63,8 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         // Only this process's `--timeout` is over; the login may still be approved.
         return granted.map(drop);
     }
-    let stored = granted.and_then(|grant| account.log_in(provider, &grant, found.as_ref(), args.model.as_deref()));
+    let stored =
+        granted.and_then(|grant| store_grant(account, provider, &grant, found.as_ref(), args.model.as_deref()));
     // Not before it is stored: whoever waits for the lock looks for the one or the other.
     forget(account);
     drop(lock);
@@ -73,14 +74,14 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     if args.no_verify {
         return attempt.finish(&credential, false);
     }
-    attempt.conclude(&credential, account.prove(&credential)?)
+    attempt.conclude(&credential, prove(account, &credential)?)
 }
 
 /// The pending login, or a new one. Says whether it was pending.
 fn begin(attempt: &Attempt, server: &Server) -> Result<(Authorization, bool)> {
     let Attempt { args, account, provider, .. } = attempt;
-    let _lock = account.lock_start()?;
-    if let Some(pending) = account.pending(server)? {
+    let _lock = PendingLogin::of(account).lock_start()?;
+    if let Some(pending) = PendingLogin::of(account).read(server)? {
         note("a login waits for approval already, and this one joins it");
         return Ok((pending, true));
     }
@@ -92,8 +93,8 @@ fn begin(attempt: &Attempt, server: &Server) -> Result<(Authorization, bool)> {
     if let Some(text) = &provider.note {
         note(text);
     }
-    let authorization = device::request(server, account.network(), Held::noted)?;
-    account.keep_pending(server, &authorization)?;
+    let authorization = device::request(server, &account.network, Held::noted)?;
+    PendingLogin::of(account).keep(server, &authorization)?;
     Ok((authorization, false))
 }
 
@@ -108,8 +109,8 @@ enum Turn {
 fn wait_for_turn(attempt: &Attempt, server: &Server, before: Option<&Credential>, deadline: Instant) -> Result<Turn> {
     let account = &attempt.account;
     loop {
-        let lock = account.try_lock_poll()?;
-        if account.pending(server)?.is_none()
+        let lock = PendingLogin::of(account).try_lock_poll()?;
+        if PendingLogin::of(account).read(server)?.is_none()
             && let Some(credential) = stored(account)?
             && before.is_none_or(|before| before.access_token != credential.access_token)
         {
@@ -134,7 +135,7 @@ fn stored(account: &Account) -> Result<Option<Credential>> {
 
 /// A login that is over is stored or lost by now: that its notes are left is worth a word, not its end.
 fn forget(account: &Account) {
-    if let Err(error) = account.forget_pending() {
+    if let Err(error) = PendingLogin::of(account).forget() {
         note(&format!("warning: the pending login is still kept: {error:#}"));
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::Attempt;
 use crate::cli::variable;
 use crate::commands::rfc3339;
-use crate::credentials::{NewKey, Proof, Question};
+use crate::credentials::{NewKey, Proof, Question, store_key};
 use crate::error::{Failed, Failure, nearest, note, printable};
 use crate::providers;
 use crate::secret::Secret;
@@ -45,7 +45,7 @@ pub(super) fn store(attempt: &Attempt, secret: Secret) -> Result<()> {
     };
     let model = attempt.args.model.clone().or_else(|| only_model(attempt, &secret, &target, proof.as_ref()));
     let key = NewKey { secret, base_url: target.base_url, region: target.region, model };
-    let credential = attempt.account.store_key(&attempt.provider, &key, rfc3339(SystemTime::now()).as_deref())?;
+    let credential = store_key(&attempt.account, &attempt.provider, &key, rfc3339(SystemTime::now()).as_deref())?;
     attempt.activate()?;
     match proof {
         None => attempt.finish(&credential, false),
@@ -142,7 +142,7 @@ fn prove(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(Ta
 fn ask(attempt: &Attempt, secret: &Secret, target: &Target) -> Result<Proof> {
     let provider = &attempt.provider;
     let model = attempt.args.model.as_deref().or(provider.default_model.as_deref());
-    let network = attempt.account.network();
+    let network = &attempt.account.network;
     let question = Question { provider, base_url: &target.base_url, token: secret, model, network };
     if model.is_some() {
         return question.ask();
@@ -201,7 +201,7 @@ fn only_model(attempt: &Attempt, secret: &Secret, target: &Target, proof: Option
     if attempt.provider.default_model.is_some() || !matches!(proof, Some(Proof::Accepted)) {
         return None;
     }
-    let network = attempt.account.network();
+    let network = &attempt.account.network;
     let question =
         Question { provider: &attempt.provider, base_url: &target.base_url, token: secret, model: None, network };
     match question.models().as_slice() {

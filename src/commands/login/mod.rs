@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{print_json, rfc3339};
 use crate::cli::{Global, LoginArgs};
-use crate::credentials::{Account, Credential, Proof, State, Stored};
+use crate::credentials::{Account, Credential, Proof, State, Stored, renew};
 use crate::error::{Failed, Failure, Report, note};
 use crate::profile::ProfileName;
 use crate::providers::{self, Ci, Provider, QWEN};
@@ -59,7 +59,7 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     if !args.force && !args.resume && attempt.ends_with_existing()? {
         return Ok(());
     }
-    attempt.account.check_writable()?;
+    attempt.account.store.check_writable()?;
     match way {
         Way::Device => device::log_in(&attempt),
         Way::Key => key::log_in(&attempt),
@@ -257,7 +257,7 @@ fn existing(account: &Account) -> Result<Option<Credential>> {
     let Stored::Present(credential) = stored else { return Ok(None) };
     match state {
         State::Valid => Ok(Some(credential)),
-        State::Refreshable => Ok(account.renew(&credential).ok()),
+        State::Refreshable => Ok(renew(account, &credential).ok()),
         _ => Ok(None),
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     } else {
         by_pasting(attempt, authorize, &pkce, deadline)?
     };
-    let secret = code::exchange(&authorize.exchange, &code, &pkce, attempt.account.network())?;
+    let secret = code::exchange(&authorize.exchange, &code, &pkce, &attempt.account.network)?;
     key::store(attempt, key::clean(secret.expose())?)
 }
 

@@ -1,0 +1,93 @@
+//! Where a credential comes from and where it may go: its provider, base URL and authorization server; revocation.
+//!
+//! Hazard: config.toml can be edited, and a stored key or refresh token would follow it to another host. Rule: what was
+//! decided at login stands in the credential file and wins; another issuer in the configuration needs a new login.
+
+use anyhow::{Context, Result};
+
+use super::{Account, Credential, Kind};
+use crate::http;
+use crate::oauth::{Endpoints, Server, discovery, revoke};
+use crate::providers::{self, Overrides, Provider, QWEN, QWEN_HOST};
+
+impl Credential {
+    /// Where requests with this credential go.
+    ///
+    /// Errors: a URL that it must not be sent to.
+    pub(crate) fn base_url(&self, provider: &Provider) -> Result<String> {
+        match &self.base_url {
+            Some(stored) => stored_base_url(stored),
+            None => provider.base_url(self.resource_url.as_deref()),
+        }
+    }
+
+    /// Fails where [`Credential::base_url`] does, without a look at the providers where none is needed: parsing them
+    /// would cost a warm `token` more than all else it does.
+    pub(crate) fn check_base_url(&self, overrides: &Overrides) -> Result<()> {
+        if let Some(stored) = &self.base_url {
+            return stored_base_url(stored).map(drop);
+        }
+        let usual = matches!(self.resource_url.as_deref(), None | Some(QWEN_HOST));
+        if usual && self.provider_name() == QWEN && overrides.table.is_empty() {
+            return Ok(());
+        }
+        providers::find(self.provider_name(), overrides)?.base_url(self.resource_url.as_deref()).map(drop)
+    }
+
+    /// The model to name: the one chosen at login, else the provider's default.
+    pub(crate) fn model(&self, provider: &Provider) -> Option<String> {
+        self.model.clone().or_else(|| provider.default_model.clone())
+    }
+}
+
+fn stored_base_url(stored: &str) -> Result<String> {
+    let url = http::endpoint(stored).context("the stored base URL")?;
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// The authorization server that `credential` came from, ready to be asked.
+pub(super) fn server_of(account: &Account, provider: &Provider, credential: &Credential) -> Result<Server> {
+    let configured = provider.oauth.as_ref().and_then(|oauth| oauth.issuer.as_deref());
+    if let (Some(found), Some(configured)) = (&credential.issuer, configured)
+        && found.issuer.trim_end_matches('/') != configured.trim_end_matches('/')
+    {
+        return account.login_required(format!(
+            "the login of `{}` came from `{}`, and config.toml now names `{configured}`",
+            account.profile, found.issuer
+        ));
+    }
+    with_secret(account, provider, provider.server(credential.issuer.as_deref())?)
+}
+
+/// The authorization server that a login asks, found by discovery where only its issuer is known.
+pub(crate) fn login_server(account: &Account, provider: &Provider) -> Result<(Server, Option<Endpoints>)> {
+    let issuer = provider.oauth.as_ref().and_then(|oauth| oauth.issuer.as_deref());
+    let found = issuer.map(|issuer| discovery::find(issuer, &account.network)).transpose()?;
+    let server = provider.server(found.as_ref())?;
+    Ok((with_secret(account, provider, server)?, found))
+}
+
+fn with_secret(account: &Account, provider: &Provider, mut server: Server) -> Result<Server> {
+    let variable = provider.oauth.as_ref().and_then(|oauth| oauth.client_secret_env.as_ref());
+    let value = variable.and_then(|name| account.overrides.client_secrets.get(name));
+    server.client_secret = provider.client_secret(value)?;
+    Ok(server)
+}
+
+/// Asks the server of a removed login to forget it: the refresh token, or else the access token.
+///
+/// `Ok(false)`: it has no way to. Errors: a sentence on why the login may still be good.
+pub(crate) fn revoke(account: &Account, credential: &Credential) -> Result<bool, String> {
+    let provider = account.provider(credential).map_err(|error| format!("{error:#}"))?;
+    if credential.kind == Kind::ApiKey || provider.oauth().is_none() {
+        return Ok(false);
+    }
+    let server = server_of(account, &provider, credential).map_err(|error| format!("{error:#}"))?;
+    let Some(url) = &server.revocation_endpoint else { return Ok(false) };
+    let connection = account.network.connect(url).map_err(|error| format!("{error:#}"))?;
+    let (token, kind) = match &credential.refresh_token {
+        Some(token) => (token, "refresh_token"),
+        None => (&credential.access_token, "access_token"),
+    };
+    revoke::request(&server, &connection, token, kind).map(|()| true)
+}

@@ -1,0 +1,97 @@
+//! The final change of a login and a logout, each in one step under the locks.
+
+use anyhow::{Context, Result};
+
+use super::document::Document;
+use super::store::Found;
+use super::{Account, Credential, Stored};
+use crate::error::{Failed, Report, note};
+use crate::oauth::{Endpoints, Grant};
+use crate::platform::signals::Held;
+use crate::providers::Provider;
+use crate::secret::Secret;
+
+/// An API key as a login stores it.
+pub(crate) struct NewKey {
+    pub(crate) secret: Secret,
+    pub(crate) base_url: String,
+    pub(crate) region: Option<String>,
+    pub(crate) model: Option<String>,
+}
+
+/// Stores what a login granted. A damaged file is set aside.
+pub(crate) fn store_grant(
+    account: &Account,
+    provider: &Provider,
+    grant: &Grant,
+    found: Option<&Endpoints>,
+    model: Option<&str>,
+) -> Result<Credential> {
+    let stored = replace(account, |document| {
+        document.log_in(grant, (account.clock)());
+        if !account.is_shared() {
+            document.set("provider", Some(&provider.name));
+        }
+        if let Some(found) = found {
+            document.set_issuer(found);
+        }
+        document.set("model", model);
+    });
+    stored.map_err(|error| unsaved(account, &error, "the login was granted", grant).into())
+}
+
+/// Stores an API key with the base URL it belongs to, as [`store_grant`] does. `now` is RFC 3339.
+pub(crate) fn store_key(account: &Account, provider: &Provider, key: &NewKey, now: Option<&str>) -> Result<Credential> {
+    replace(account, |document| {
+        document.forget();
+        document.set("provider", Some(&provider.name));
+        document.set("api_key", Some(key.secret.expose()));
+        document.set("base_url", Some(&key.base_url));
+        document.set("region", key.region.as_deref());
+        document.set("model", key.model.as_deref());
+        document.set("created_at", now);
+    })
+}
+
+fn replace(account: &Account, change: impl FnOnce(&mut Document)) -> Result<Credential> {
+    let mut guard = account.store.lock_fully()?;
+    let _held = Held::new();
+    let old = match account.store.read()? {
+        Found::Missing => Ok(Document::default()),
+        Found::Damaged(why) => Err(why),
+        Found::Present(snapshot) => snapshot.document(),
+    };
+    let mut document = match old {
+        Ok(document) => document,
+        Err(why) => {
+            let aside = guard.set_aside()?;
+            note(&format!("the credential file was damaged ({why}) and is now `{}`", aside.display()));
+            Document::default()
+        }
+    };
+    change(&mut document);
+    guard.replace(&document)
+}
+
+/// Removes the credential. Says what there was, if anything.
+pub(crate) fn remove(account: &Account) -> Result<Option<Stored>> {
+    if matches!(account.load(), Ok(Stored::Missing)) {
+        return Ok(None);
+    }
+    let mut guard = account.store.lock_fully()?;
+    let _held = Held::new();
+    let was = account.load().unwrap_or_else(|error| Stored::Damaged(format!("{error:#}")));
+    let removed = guard.remove().context("cannot log out")?;
+    Ok(removed.then_some(was))
+}
+
+/// The server has granted what the disk does not take.
+pub(super) fn unsaved(account: &Account, error: &anyhow::Error, granted: &str, grant: &Grant) -> Failed {
+    let report = Report::of(error);
+    let hint = match grant.refresh_token {
+        Some(_) => format!("mend that, then {}: the server may know older tokens no more", account.login_hint()),
+        None => "nothing was lost: mend that, then run it again".into(),
+    };
+    let message = format!("{granted}, but could not be saved: {}", report.message);
+    Failed::new(report.failure, message).hint(hint)
+}

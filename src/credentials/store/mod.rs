@@ -1,0 +1,238 @@
+//! Where the credential of a profile lies: read it, lock it, replace it, remove it.
+//!
+//! Hazard: whoever writes without the lock, or over a version nobody read, loses a login. Rule: replacing and removing
+//! take a [`Guard`], and a [`Guard`] is the lock.
+
+mod qwen_code;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Result;
+use zeroize::Zeroizing;
+
+use self::qwen_code::QwenCodeLock;
+pub(crate) use self::qwen_code::STALE;
+use super::Credential;
+use super::document::{self, Document};
+use super::refused::hash_of;
+use crate::error::Failed;
+use crate::paths;
+use crate::platform::disk::Version;
+use crate::platform::files::{self, Content, Privacy, Room};
+use crate::platform::lock::{Kernel, PATIENCE};
+use crate::secret::Secret;
+
+/// Bytes a new version may have more than the old one. Tokens are some hundred bytes to a few thousand.
+const GROWTH: usize = 64 * 1024;
+
+/// What was found where a credential is kept.
+pub(crate) enum Found {
+    Missing,
+    /// With the reason.
+    Damaged(String),
+    Present(Box<Snapshot>),
+}
+
+/// One version of a stored credential.
+pub(crate) struct Snapshot {
+    pub(crate) credential: Credential,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+impl Snapshot {
+    /// The whole of it, fields of other programs included.
+    ///
+    /// Errors: a sentence on what could not be written back.
+    pub(super) fn document(&self) -> Result<Document, String> {
+        Document::parse(&self.bytes)
+    }
+}
+
+/// The place of one profile's credential.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    /// As configured; it may be a symlink.
+    path: PathBuf,
+    /// Qwen Code's lock, for the file shared with it.
+    qwen_code_lock: Option<PathBuf>,
+}
+
+impl Store {
+    /// `is_shared`: Qwen Code reads and writes the same file.
+    pub(crate) fn new(path: PathBuf, is_shared: bool) -> Self {
+        let qwen_code_lock = is_shared.then(|| paths::qwen_code_lock(&path));
+        Self { path, qwen_code_lock }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn read(&self) -> Result<Found> {
+        Ok(match files::read(&self.path, Privacy::Private)? {
+            Content::Missing => Found::Missing,
+            Content::Unfit(why) => Found::Damaged(why),
+            Content::Bytes(bytes) => Self::understand(bytes),
+        })
+    }
+
+    fn understand(bytes: Zeroizing<Vec<u8>>) -> Found {
+        match document::read(&bytes) {
+            Ok(Some(credential)) => Found::Present(Box::new(Snapshot { credential, bytes })),
+            Ok(None) => Found::Missing,
+            Err(why) => Found::Damaged(why),
+        }
+    }
+
+    /// Tells this version from any other without reading it. `None`: there is none.
+    pub(crate) fn version(&self) -> Option<Version> {
+        Version::of(&self.path).ok()
+    }
+
+    /// Fails if a credential could not be stored, before a person is sent to approve a login. Leaves nothing behind.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        files::check_writable(&files::resolve(&self.path)?)?;
+        let lock = self.kernel_lock_path()?;
+        if lock.exists() { files::open_kept(&lock).map(drop) } else { Ok(()) }
+    }
+
+    /// The file that [`Guard::complete`] would look into.
+    pub(crate) fn unfinished(&self) -> Option<PathBuf> {
+        let Ok(Found::Present(snapshot)) = self.read() else { return None };
+        let token = snapshot.credential.refresh_token?;
+        let path = files::leftover(&files::resolve(&self.path).ok()?, &hash_of(&token));
+        path.exists().then_some(path)
+    }
+
+    /// The lock file, beside the file that a symlink leads to.
+    pub(crate) fn kernel_lock_path(&self) -> Result<PathBuf> {
+        Ok(paths::kernel_lock(&files::resolve(&self.path)?))
+    }
+
+    /// Our own lock. [`Guard::lock_qwen_code`] takes the other.
+    pub(super) fn lock(&self, deadline: Instant) -> Result<Guard> {
+        let path = self.kernel_lock_path()?;
+        let kernel = Kernel::acquire(files::open_kept(&path)?, &path, deadline)?;
+        Ok(Guard { store: self.clone(), room: None, qwen_code: None, kernel })
+    }
+
+    /// Both locks, in a directory that is there, for the final change of `login` and `logout`.
+    pub(super) fn lock_fully(&self) -> Result<Guard> {
+        let deadline = Instant::now() + PATIENCE;
+        if let Some(directory) = files::resolve(&self.path)?.parent() {
+            files::make_directory(directory)?;
+        }
+        let mut guard = self.lock(deadline)?;
+        guard.lock_qwen_code(deadline, || Ok(false))?;
+        Ok(guard)
+    }
+}
+
+/// The lock of one credential, and with it the right to change it.
+pub(super) struct Guard {
+    store: Store,
+    room: Option<Room>,
+    qwen_code: Option<QwenCodeLock>,
+    kernel: Kernel,
+}
+
+impl Guard {
+    /// Takes Qwen Code's lock as well, where the file is shared with it.
+    ///
+    /// `Ok(false)`: `enough` ended the wait for another holder.
+    pub(super) fn lock_qwen_code(&mut self, deadline: Instant, enough: impl FnMut() -> Result<bool>) -> Result<bool> {
+        if let Some(path) = &self.store.qwen_code_lock {
+            self.qwen_code = QwenCodeLock::acquire(path, &mut self.kernel, deadline, enough)?;
+            return Ok(self.qwen_code.is_some());
+        }
+        Ok(true)
+    }
+
+    /// The failure of the holder that this one waited behind.
+    pub(super) fn shared_failure(&self) -> Option<Failed> {
+        self.kernel.shared_failure()
+    }
+
+    /// Leaves `failed` for those who wait behind this holder.
+    pub(super) fn share_failure(&mut self, failed: &Failed) {
+        self.kernel.share_failure(failed);
+    }
+
+    /// Takes space for the next version, before `spent` is sent. What is drafted there is found by that token.
+    pub(super) fn reserve(&mut self, spent: Option<&Secret>) -> Result<()> {
+        let length = std::fs::metadata(&self.store.path).map_or(0, |metadata| metadata.len());
+        let name = spent.map(hash_of);
+        let bytes = usize::try_from(length)? + GROWTH;
+        // The old room goes first: it would be taken for a leftover.
+        self.room = None;
+        self.room = Some(Room::reserve_named(&self.store.path, bytes, Privacy::Private, name.as_deref())?);
+        Ok(())
+    }
+
+    /// Writes `document` where the next holder of the lock finds it if this process is killed before [`Guard::replace`].
+    pub(super) fn draft(&mut self, document: &Document) -> Result<()> {
+        let Some(room) = &mut self.room else { return Ok(()) };
+        Ok(room.draft(&document.to_bytes()?)?)
+    }
+
+    /// The only writing of a credential: durable, whole, in one step.
+    pub(super) fn replace(&mut self, document: &Document) -> Result<Credential> {
+        if self.room.is_none() {
+            self.reserve(None)?;
+        }
+        let bytes = document.to_bytes()?;
+        if let Some(room) = self.room.take() {
+            room.write(&bytes)?;
+        }
+        Self::written(bytes)
+    }
+
+    /// Puts in place what a process was granted for `spent` and wrote, but was killed before the rename: the server
+    /// takes `spent` no more. `None`: there is nothing of the kind, or not the whole of it.
+    pub(super) fn complete(&mut self, spent: &Secret) -> Result<Option<Credential>> {
+        let name = hash_of(spent);
+        let Some(bytes) = files::left_in(&self.store.path, &name) else { return Ok(None) };
+        let Ok(Some(successor)) = document::read(&bytes) else { return Ok(None) };
+        if successor.refresh_token.as_ref().is_none_or(|token| token == spent) {
+            return Ok(None);
+        }
+        match self.store.read()? {
+            Found::Present(now) if now.credential.refresh_token.as_ref() != Some(spent) => {
+                return Ok(Some(now.credential));
+            }
+            _ => {}
+        }
+        log::warn!("a renewal was killed before its token was in place; that is done now");
+        Room::reopen(&self.store.path, &name)?.write(&bytes)?;
+        Self::written(bytes).map(Some)
+    }
+
+    fn written(bytes: Zeroizing<Vec<u8>>) -> Result<Credential> {
+        match Store::understand(bytes) {
+            Found::Present(snapshot) => Ok(snapshot.credential),
+            Found::Damaged(why) => anyhow::bail!("what was written cannot be read: {why}"),
+            Found::Missing => anyhow::bail!("what was written holds no credential"),
+        }
+    }
+
+    /// Renames a damaged file and says where it went.
+    pub(super) fn set_aside(&mut self) -> Result<PathBuf> {
+        files::set_aside(&self.store.path)
+    }
+
+    /// Removes the credential and whatever killed processes left beside it. Says whether there was one.
+    pub(super) fn remove(&mut self) -> Result<bool> {
+        self.room = None;
+        files::remove_left(&self.store.path)?;
+        files::remove(&self.store.path)
+    }
+}
+
+impl Drop for Guard {
+    /// In this order: a process that waits for ours finds Qwen Code's lock gone.
+    fn drop(&mut self) {
+        drop(self.room.take());
+        drop(self.qwen_code.take());
+    }
+}

@@ -1,0 +1,222 @@
+//! Qwen Code's file: its lock, and the traces of its renewals (all measured on 0.1.4 to 0.24.4).
+//!
+//! Hazard: its lock is a file made with `O_EXCL`, which is no mutual exclusion. It is kept so that Qwen Code waits for us,
+//! and never relied upon for our own safety: that is the kernel lock's. Rule: order kernel lock, read again, Qwen Code's
+//! lock, read again, ask; released in reverse.
+//!
+//! - **R1, R2** any Qwen Code process that exits or is interrupted unlinks the lock, whoever holds it. The holder's
+//!   heartbeat finds the path gone and makes it again within 500 ms. A renewal of Qwen Code's own that lost its lock so
+//!   is one of the hazards that are left.
+//! - **R3** two processes that judge one lock stale can rename away each other's new lock. We judge and take over only
+//!   under the kernel lock, compare inode and content after the rename, and put back what was not judged.
+//! - **R4** versions up to 0.15 break a lock after 10 s though 0.24 may hold it for 30 s. The heartbeat keeps the mtime
+//!   younger than 0.5 s; a lock that has become another's is neither touched nor removed.
+//! - **R5** a killed holder's lock makes 0.24 wait 28.9 s and then start a device login. A lock that bears the id noted in
+//!   the kernel lock file was left by a killed process of ours and is taken over at once by the next; ours is never held
+//!   longer than the renewal's 25 s.
+//! - **R10** ages compare a file's mtime with the wall clock. A lock dated more than 35 s ahead counts as stale too, so a
+//!   clock set back cannot block renewals for ever.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result};
+use uuid::Uuid;
+
+use crate::error::note;
+use crate::platform::disk::{self, Identity};
+use crate::platform::files;
+use crate::platform::lock::{Kernel, NOTICE_AFTER, wait_over};
+use crate::platform::signals::Held;
+
+/// Qwen Code's lock is stale at this age since 0.21.2 (10 s before; its holder may legally take 30 s).
+pub(crate) const STALE: Duration = Duration::from_secs(35);
+
+/// A twentieth of the age at which the oldest Qwen Code breaks a lock.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// How often another's lock is looked at; Qwen Code itself looks every 0.1 to 2 s.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Qwen Code's lock. Removed when dropped, if it is still ours.
+pub(super) struct QwenCodeLock {
+    stop: Option<Sender<()>>,
+    heart: Option<JoinHandle<()>>,
+    path: PathBuf,
+    id: String,
+    /// Dropped last: a signal that came meanwhile is acted upon when the lock is gone.
+    _held: Held,
+}
+
+impl QwenCodeLock {
+    /// Takes Qwen Code's lock at `path`, waiting until `deadline` while another holds it.
+    /// `enough` is asked now and then during the wait and ends it early, with `None`.
+    pub(super) fn acquire(
+        path: &Path,
+        kernel: &mut Kernel,
+        deadline: Instant,
+        mut enough: impl FnMut() -> Result<bool>,
+    ) -> Result<Option<Self>> {
+        let id = lock_id();
+        let started = Instant::now();
+        let mut told = false;
+        loop {
+            let held = Held::new();
+            if let Some(file) = Self::create(path, &id, kernel)? {
+                return Ok(Some(Self::hold(path.to_owned(), id, file, held)));
+            }
+            drop(held);
+            if let Some(judged) = stale(path, kernel.notes().qwen_code_lock.as_deref()) {
+                take_over(path, &judged)?;
+                continue;
+            }
+            if enough()? {
+                return Ok(None);
+            }
+            if Instant::now() >= deadline {
+                return Err(wait_over(path));
+            }
+            if !told && started.elapsed() >= NOTICE_AFTER {
+                note(&format!("waiting for Qwen Code, which holds `{}`", path.display()));
+                told = true;
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Makes the lock file, or `None` where one stands. Its id is noted first, so that a kill at any moment leaves
+    /// either no lock or one that the next holder of the kernel lock knows for ours.
+    fn create(path: &Path, id: &str, kernel: &mut Kernel) -> Result<Option<File>> {
+        let previous = kernel.notes().qwen_code_lock.clone();
+        if fs::symlink_metadata(path).is_ok() {
+            return Ok(None);
+        }
+        kernel.change_notes(|notes| notes.qwen_code_lock = Some(id.to_owned()));
+        match create_with_id(path, id) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                kernel.change_notes(|notes| notes.qwen_code_lock = previous);
+                Ok(None)
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot make the lock `{}`", path.display())),
+        }
+    }
+
+    fn hold(path: PathBuf, id: String, file: File, held: Held) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let beat = (path.clone(), id.clone());
+        let heart = thread::spawn(move || {
+            let mut file = file;
+            while stopped.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
+                let _ = file.set_modified(SystemTime::now());
+                let gone = fs::symlink_metadata(&beat.0).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+                if gone && let Ok(again) = create_with_id(&beat.0, &beat.1) {
+                    file = again;
+                }
+            }
+        });
+        Self { stop: Some(stop), heart: Some(heart), path, id, _held: held }
+    }
+}
+
+impl Drop for QwenCodeLock {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(heart) = self.heart.take() {
+            let _ = heart.join();
+        }
+        if read_id(&self.path).as_deref() == Some(&self.id)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            log::warn!("cannot remove the lock `{}`: {error}", self.path.display());
+        }
+    }
+}
+
+/// What Qwen Code writes: a UUID version 4, without a newline.
+fn lock_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+/// In one step: a kill between making the file and writing the id would leave a lock that bears nobody's id, and block
+/// every renewal until it is stale.
+fn create_with_id(path: &Path, id: &str) -> io::Result<File> {
+    files::create_whole(path, id.as_bytes())
+}
+
+fn read_id(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    disk::open_to_read(path).ok()?.take(64).read_to_end(&mut bytes).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
+/// What was judged: only this very file may be taken over.
+#[derive(PartialEq, Eq)]
+struct Judged {
+    identity: Option<Identity>,
+    content: Option<String>,
+}
+
+/// The lock at `path`, if its holder is gone: it bears `ours`, the id of a killed process of ours (we hold the kernel
+/// lock, so none is alive in it), or its age is beyond [`STALE`] in either direction.
+fn stale(path: &Path, ours: Option<&str>) -> Option<Judged> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    let judged = Judged { identity: Identity::of(path).ok(), content: read_id(path) };
+    let left_by_us = ours.is_some() && judged.content.as_deref() == ours;
+    let modified = metadata.modified().ok()?;
+    let age = SystemTime::now().duration_since(modified).unwrap_or_else(|ahead| ahead.duration());
+    (left_by_us || age > STALE).then_some(judged)
+}
+
+/// Renames a stale lock away and removes it. If what was renamed is not what was judged, it goes back. What a kill leaves
+/// of this goes with the leftovers of the next new version of the credential.
+fn take_over(path: &Path, judged: &Judged) -> Result<()> {
+    let aside = files::leftover(&path.with_extension("json"), &lock_id());
+    #[expect(clippy::disallowed_methods, reason = "a lock is not a file with content to keep")]
+    match fs::rename(path, &aside) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot take over the stale lock `{}`", path.display()));
+        }
+    }
+    let moved = Judged { identity: Identity::of(&aside).ok(), content: read_id(&aside) };
+    if moved == *judged {
+        log::info!("took over the stale lock `{}`", path.display());
+    } else {
+        log::info!("the lock `{}` changed hands while it was judged; it is put back", path.display());
+        let _ = fs::hard_link(&aside, path);
+    }
+    let _ = fs::remove_file(&aside).or_else(|_| fs::remove_dir(&aside));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_not_the_one_judged_is_put_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("oauth_creds.lock");
+        create_with_id(&path, "theirs").unwrap();
+        take_over(&path, &Judged { identity: None, content: Some("theirs".into()) }).unwrap();
+        assert_eq!(read_id(&path).as_deref(), Some("theirs"));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_lock_made_by_another_in_our_place_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("oauth_creds.lock");
+        let lock = QwenCodeLock::hold(path.clone(), "ours".into(), create_with_id(&path, "ours").unwrap(), Held::new());
+        fs::remove_file(&path).unwrap();
+        create_with_id(&path, "theirs").unwrap();
+        drop(lock);
+        assert_eq!(read_id(&path).as_deref(), Some("theirs"));
+    }
+}
