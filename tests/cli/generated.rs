@@ -200,7 +200,7 @@ fn zsh_completes_commands_options_and_values() {
     let script = r#"zmodload zsh/zpty
         zpty z "zsh -f -i"
         zpty -w z "PS1= PS2= fpath=($PWD \$fpath); autoload -Uz compinit; compinit -u -D; unsetopt list_beep prompt_cr zle_bracketed_paste 2>/dev/null"
-        zpty -w z 'zle_line() { print -r -- "<$BUFFER>"; BUFFER=; zle .accept-line }; zle -N zle_line; bindkey "^X" zle_line; echo ready'
+        zpty -w z 'zle_line() { print -r -- "<$BUFFER>"; BUFFER=; zle .accept-line }; zle -N zle_line; bindkey "^X" zle_line; echo re""ady'
         while zpty -r z line; do [[ $line == *ready[[:space:]]* ]] && break; done
         for typed in 'qwenauth stat' 'qwenauth exec --pre' 'qwenauth env --format fi' 'qwenauth completions nu' 'qwenauth login dash' 'qwenauth use works' 'qwenauth token --profile works' 'qwenauth setup cla' 'qwenauth providers gro'; do
             zpty -n -w z "$typed"$'\t\x18'
