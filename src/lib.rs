@@ -18,6 +18,7 @@
 //! gateway/        the local reverse proxy; async lives here, in sandbox/ and in platform's signals only; `serve()` is a blocking function
 //! setup/          one file per tool that can be configured, and what other programs read from their environment
 //! sandbox/        the practice provider
+//! installation.rs how this program was installed, whether its file stays there, what upgrades it
 //! platform/       what depends on the operating system: files, locks, signals, processes
 //! shell.rs        variables as text for each shell
 //! terminal.rs     what a person sees: prompts, spinner, QR, color; never stdout, never a secret
@@ -36,7 +37,7 @@
 //! gateway → credentials, limits, usage, platform, providers, http, used by its commands only
 //! sandbox → cli, platform, used by its command only
 //! error → say · cli → platform, say
-//! http, platform, shell, terminal, secret use nothing of ours but error and secret
+//! http, installation, platform, shell, terminal, secret use nothing of ours but error and secret
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long
@@ -49,6 +50,7 @@ mod credentials;
 mod error;
 mod gateway;
 mod http;
+mod installation;
 #[cfg(any(test, feature = "internals"))]
 pub mod internals;
 mod limits;

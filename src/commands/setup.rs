@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{print, tool_places};
 use crate::cli::{SetupArgs, variable};
 use crate::error::{Failed, Failure, note, printable};
+use crate::installation::Installation;
 use crate::platform::processes;
 use crate::providers::QWEN;
 use crate::session::{Endpoint, Session};
@@ -130,14 +131,18 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
     })
 }
 
-/// `qwenauth` where that is what `PATH` finds, else the path of this very program.
+/// `qwenauth` where that is what `PATH` finds, else the path of this very program: never that of a launcher, which costs each
+/// call the start of an interpreter, and never one that goes away.
 fn own_name() -> Result<String> {
-    let own = std::env::current_exe().context("cannot tell where this program is")?;
-    let found = installed("qwenauth").and_then(|path| path.canonicalize().ok());
-    if found.is_some() && found == own.canonicalize().ok() {
+    let own = Installation::of_this_program().context("cannot tell where this program is")?;
+    if !own.stays() {
+        let what = format!("qwenauth is {own}, so a tool that is set up to call it would not find it later");
+        return Failed::new(Failure::Other, what).hint("install qwenauth first, then run `setup` again").err();
+    }
+    if installed("qwenauth").is_some_and(|found| found.canonicalize().is_ok_and(|found| found == own.program)) {
         return Ok("qwenauth".into());
     }
-    Ok(own.display().to_string())
+    Ok(own.lasting_path().display().to_string())
 }
 
 /// Where `PATH` finds a program.

@@ -2,6 +2,8 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -37,7 +39,7 @@ fn offline(sandbox: Sandbox) -> Option<Sandbox> {
     preloaded(sandbox, "HOSTS", ".nowhere")
 }
 
-fn aged(path: &std::path::Path, seconds: u64) {
+fn aged(path: &Path, seconds: u64) {
     let file = fs::File::options().append(true).open(path).unwrap();
     file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
 }
@@ -256,7 +258,7 @@ fn a_login_that_cannot_be_saved_is_found_before_it_ends() {
     assert_eq!(found(&sandbox, &[], "login"), []);
 }
 
-fn notes(sandbox: &Sandbox) -> std::path::PathBuf {
+fn notes(sandbox: &Sandbox) -> PathBuf {
     sandbox.home().join(".local/state/qwenauth/pending/qwen.json")
 }
 
@@ -439,4 +441,41 @@ fn the_remedies_that_are_commands_do_what_they_say() {
     let Some(sandbox) = offline(healthy().field("resource_url", json!("https://portal.qwen.ai"))) else { return };
     sandbox.run(["setup", "codex"]).any_stderr();
     gone(&sandbox.field("resource_url", json!("https://dashscope.aliyuncs.com/compatible-mode")), "setup");
+}
+
+/// A copy of the program at `place` below the test's directory, which is a temporary one.
+fn copied(sandbox: &Sandbox, place: &str) -> PathBuf {
+    let copy = sandbox.directory().join(place);
+    fs::create_dir_all(copy.parent().unwrap()).unwrap();
+    assert!(Command::new("cp").arg(sandbox.program()).arg(&copy).status().unwrap().success());
+    copy
+}
+
+#[test]
+fn how_it_was_installed_is_told_with_what_upgrades_it_and_names_nothing_to_look_up() {
+    let sandbox = healthy();
+    let built = sandbox.run(["doctor"]).exits(0).any_stdout();
+    let source = env!("CARGO_MANIFEST_DIR");
+    let program = sandbox.program();
+    let line = format!(
+        "ok    installed    built from source: `{}`; upgrade with `git pull` and a new build in `{source}`\n",
+        program.display()
+    );
+    assert!(built.stdout.contains(&line), "{built}");
+
+    let runner = copied(&sandbox, "_npx/0123/node_modules/@qwenauth/linux-x64/bin/qwenauth");
+    let mut command = sandbox.other(&runner);
+    command.arg("doctor");
+    let outcome = sandbox.start(command).finish().exits(0).any_stdout();
+    assert!(outcome.stdout.contains("not installed, but run from the cache of npx"), "{outcome}");
+}
+
+#[test]
+fn another_program_of_this_name_on_the_path_is_named() {
+    let sandbox = healthy();
+    let other = copied(&sandbox, "bin/qwenauth");
+    let sandbox = sandbox.variable("PATH", other.parent().unwrap());
+    let message = format!("`qwenauth` on `PATH` is another program than this one: `{}`", "{sandbox}/bin/qwenauth");
+    let remedy = "remove one of the two, or put the directory of the other first".to_owned();
+    assert_eq!(found(&sandbox, &[], "installed"), [("warn".to_owned(), message, remedy)]);
 }

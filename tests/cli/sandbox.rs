@@ -188,8 +188,11 @@ impl Sandbox {
         if self.user.is_none() {
             return built;
         }
-        let reachable = self.directory.path().join("qwenauth");
+        // Laid out as a build: what lies in a temporary directory without being one is not set up for other programs.
+        let reachable = self.directory.path().join("target/debug/qwenauth");
         if !reachable.exists() {
+            fs::create_dir_all(reachable.parent().unwrap()).unwrap();
+            fs::write(self.directory.path().join("Cargo.toml"), "").unwrap();
             fs::set_permissions(self.directory.path(), Permissions::from_mode(0o755)).unwrap();
             // Copied by another process: a child forked meanwhile would hold our copy open for writing, and it could not run.
             assert!(Command::new("cp").arg(built).arg(&reachable).status().unwrap().success());

@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -610,4 +611,28 @@ fn exec_says_nothing_of_a_file_that_does_not_stand_in_the_way() {
     let settings = r#"{"security": {"auth": {"selectedType": "openai"}}, "model": {"name": ""}}"#;
     let sandbox = sandbox.with(".qwen/settings.json", settings);
     sandbox.run(["exec", "--", "qwen"]).any_stdout();
+}
+
+/// What `npx`, `uvx` and the like start is removed afterwards: neither its path nor the name that only its `PATH` knows stays.
+#[test]
+fn a_program_that_goes_away_is_not_set_up_for_others() {
+    for place in ["_npx/01/node_modules/@qwenauth/linux-x64/bin", "uv/archive-v0/xyz/bin", "bin"] {
+        let sandbox = Sandbox::new().at_home();
+        let directory = sandbox.directory().join(place);
+        fs::create_dir_all(&directory).unwrap();
+        let program = directory.join("qwenauth");
+        // By another process: a child forked meanwhile would hold our copy open for writing, and it could not run.
+        assert!(Command::new("cp").arg(sandbox.program()).arg(&program).status().unwrap().success());
+        let sandbox = sandbox.variable("PATH", &directory);
+        let before = sandbox.paths();
+        for (tool, _) in TOOLS {
+            for arguments in [&["setup", tool][..], &["setup", tool, "--print"]] {
+                let mut command = sandbox.other(&program);
+                command.args(arguments);
+                let outcome = sandbox.start(command).finish().exits(1).any_stderr();
+                assert!(outcome.stderr.contains("hint: install qwenauth first"), "{place} {outcome}");
+            }
+        }
+        assert_eq!(sandbox.paths(), before, "{place}");
+    }
 }

@@ -4,6 +4,7 @@
 //! is shown as `~`.
 
 mod environment;
+mod installed;
 mod network;
 mod proxy;
 mod remains;
@@ -125,6 +126,7 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
         Ok(session) => {
             home = paths::home(&session.environment).unwrap_or_default();
             let mut checks = vec![Check::ok("version", concat!("qwenauth ", env!("CARGO_PKG_VERSION")))];
+            checks.extend(installed::check());
             checks.extend(storage::check(&session, args.fix));
             checks.extend(environment::check(&session));
             checks.extend(network::check(&session));
