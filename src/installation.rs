@@ -52,7 +52,7 @@ struct System {
 
 impl System {
     fn this() -> Self {
-        let temporary = [PathBuf::from("/tmp"), "/var/tmp".into(), "/dev/shm".into(), std::env::temp_dir()];
+        let temporary = [PathBuf::from("/tmp"), "/var/tmp".into(), std::env::temp_dir()];
         let real = temporary.map(|directory| directory.canonicalize().unwrap_or(directory));
         Self { root: "/".into(), temporary: real.into() }
     }
@@ -284,7 +284,6 @@ mod tests {
             "/Users/u/Library/Caches/x/bin/qwenauth",
             "/tmp/qwenauth",
             "/var/tmp/x/qwenauth",
-            "/dev/shm/qwenauth",
         ] {
             let channel = channel(Path::new(path), &System::this());
             assert!(matches!(channel, Channel::Temporary(_)), "{path}: {channel:?}");
