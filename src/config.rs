@@ -119,16 +119,32 @@ impl Config {
     }
 }
 
-/// The text of config.toml with `profile` as the active one and the one before it; `None` where it is so already.
+/// The text of config.toml with `profile` as the active one, and the one before it. Returns `None` if it is active
+/// already. Nothing else changes: comments, line ends and a byte order mark stay.
 pub(crate) fn with_profile(text: &str, profile: &ProfileName) -> Result<Option<(ProfileName, String)>> {
-    let mut document: toml_edit::DocumentMut = text.parse()?;
-    let named = document.get("profile").and_then(toml_edit::Item::as_str);
-    let before = ProfileName::parse(named.unwrap_or(QWEN))?;
+    let document = toml_edit::Document::parse(text)?;
+    let item = document.get("profile");
+    let before = ProfileName::parse(item.and_then(toml_edit::Item::as_str).unwrap_or(QWEN))?;
     if before == *profile {
         return Ok(None);
     }
-    document["profile"] = toml_edit::value(profile.as_str());
-    Ok(Some((before, document.to_string())))
+    let edited = match item.and_then(toml_edit::Item::span) {
+        Some(span) => format!("{}\"{profile}\"{}", &text[..span.start], &text[span.end..]),
+        None => with_new_profile(text, profile)?,
+    };
+    Ok(Some((before, edited)))
+}
+
+fn with_new_profile(text: &str, profile: &ProfileName) -> Result<String> {
+    let (mark, body) = match text.strip_prefix('\u{feff}') {
+        Some(body) => ("\u{feff}", body),
+        None => ("", text),
+    };
+    let mut document: toml_edit::DocumentMut = body.parse()?;
+    document.insert("profile", toml_edit::value(profile.as_str()));
+    let edited = document.to_string().replace("\r\n", "\n");
+    let has_crlf = body.contains('\n') && body.matches('\n').count() == body.matches("\r\n").count();
+    Ok(mark.to_owned() + &if has_crlf { edited.replace('\n', "\r\n") } else { edited })
 }
 
 /// The values of the variables that providers name for their client secrets.
@@ -161,4 +177,28 @@ fn not_parsed(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error
     Failed::new(Failure::Other, format!("`{}`, line {line}, column {column}: {message}", path.display()))
         .hint("mend that line, or move the file away")
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_of_the_profile_changes_nothing_else() {
+        let name = ProfileName::parse("work").unwrap();
+        let edited = |text: &str| with_profile(text, &name).unwrap().map(|(_, text)| text);
+        for (before, after) in [
+            ("profile = \"home\" # mine", "profile = \"work\" # mine"),
+            ("# a\nprofile='home'   # b\n# c\n", "# a\nprofile=\"work\"   # b\n# c\n"),
+            ("profile = \"home\" # mine\r\n# x\r\n", "profile = \"work\" # mine\r\n# x\r\n"),
+            ("\u{feff}profile = \"home\"\r\n", "\u{feff}profile = \"work\"\r\n"),
+            ("\u{feff}# x\r\n[providers.x]\r\n", "\u{feff}profile = \"work\"\r\n# x\r\n[providers.x]\r\n"),
+            ("\"profile\" = \"\"\"home\"\"\" # x", "\"profile\" = \"work\" # x"),
+            ("", "profile = \"work\"\n"),
+            ("[providers.x] # é\n", "profile = \"work\"\n[providers.x] # é\n"),
+        ] {
+            assert_eq!(edited(before).as_deref(), Some(after), "{before:?}");
+        }
+        assert_eq!(edited("profile = \"work\" # mine"), None);
+    }
 }

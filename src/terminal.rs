@@ -49,11 +49,18 @@ pub(crate) fn hidden(question: &str, may_be_empty: bool) -> Result<Secret> {
     Ok(Secret::new(typed))
 }
 
+/// `text` in a column of this many cells, and one space behind it at least.
+pub(crate) fn padded(text: &str, columns: usize) -> String {
+    let text = dialoguer::console::truncate_str(text, columns - 1, "…");
+    dialoguer::console::pad_str(&text, columns, dialoguer::console::Alignment::Left, None).into_owned()
+}
+
 /// Lets one of `rows` be chosen; `None` when none is.
 pub(crate) fn choose(question: &str, rows: &[String]) -> Result<Option<usize>> {
     let width = usize::from(dialoguer::console::Term::stderr().size().1).saturating_sub(4);
     // A row that wraps confuses the redrawing.
-    let rows: Vec<String> = rows.iter().map(|row| printable(row).chars().take(width).collect()).collect();
+    let rows: Vec<String> =
+        rows.iter().map(|row| dialoguer::console::truncate_str(&printable(row), width, "…").into_owned()).collect();
     dialoguer::Select::new()
         .with_prompt(printable(question))
         .items(&rows)

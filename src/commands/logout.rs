@@ -11,6 +11,7 @@ use crate::cli::LogoutArgs;
 use crate::credentials::{self, Account, Credential, Kind, Stored};
 use crate::error::note;
 use crate::profile::ProfileName;
+use crate::providers::{Provider, in_words};
 use crate::session::Session;
 use crate::terminal;
 
@@ -63,15 +64,21 @@ fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result
 /// A key outlives its removal from here until its owner deletes it there.
 fn say_where_it_is_deleted(account: &Account, credential: &Credential) {
     let Ok(provider) = account.provider(credential) else { return };
-    let Some(page) = provider.key.as_ref().and_then(|key| key.delete.as_ref()) else { return };
-    let page = if page.contains("{sha256}") {
+    let region = credential_region(&provider, credential);
+    let Some(pages) = in_words(&provider.delete_pages(region.as_deref())) else { return };
+    let pages = if pages.contains("{sha256}") {
         let mut hash = String::new();
         for byte in Sha256::digest(credential.access_token.expose()) {
             let _ = write!(hash, "{byte:02x}");
         }
-        page.replace("{sha256}", &hash)
+        pages.replace("{sha256}", &hash)
     } else {
-        page.clone()
+        pages
     };
-    note(&format!("the key of `{}` still works for whoever has it; delete it at {page}", account.profile));
+    note(&format!("the key of `{}` still works for whoever has it; delete it at {pages}", account.profile));
+}
+
+fn credential_region(provider: &Provider, credential: &Credential) -> Option<String> {
+    let base_url = credential.base_url(provider).ok()?;
+    provider.region_of(&base_url).map(str::to_owned)
 }

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &ProvidersArgs, session: &Session) -> Result<()> {
     let none = Overrides::default();
     let overrides = if args.markdown { &none } else { &session.config.overrides };
     let names = match &args.name {
-        Some(name) => vec![name.clone()],
+        Some(typed) => vec![providers::find_by_any_name(typed, overrides)?.name],
         None => providers::names(overrides),
     };
     let found = names.iter().map(|name| providers::find(name, overrides)).collect::<Result<Vec<Provider>>>()?;
@@ -195,6 +195,13 @@ fn in_full(provider: &Provider, surroundings: Surroundings, screen: Screen) -> S
     for (name, region) in &provider.regions {
         fact("region", &format!("{name:<5} {} ({})", region.base_url, region.title));
     }
+    for (name, region) in &provider.regions {
+        if region.key_page.is_some() {
+            for page in provider.key_pages(Some(name)) {
+                fact("key", &format!("{page} ({name})"));
+            }
+        }
+    }
     if let Some(key) = &provider.key {
         fact("variables", &key.variables.join(", "));
         fact("key", key.page.as_deref().unwrap_or_default());
@@ -218,6 +225,7 @@ fn object(provider: &Provider, surroundings: Surroundings) -> Value {
     json!({
         "provider": provider.name,
         "title": provider.title,
+        "aliases": provider.aliases,
         "note": provider.note,
         "base_url": Some(&provider.base_url).filter(|url| !url.is_empty()),
         "default_region": provider.default_region,

@@ -5,6 +5,7 @@ use anyhow::Result;
 use crate::cli::UseArgs;
 use crate::error::{Failed, Failure, nearest, note};
 use crate::profile::ProfileName;
+use crate::providers::name_of;
 use crate::session::Session;
 
 pub(crate) fn run(args: &UseArgs, session: &Session) -> Result<()> {
@@ -12,9 +13,17 @@ pub(crate) fn run(args: &UseArgs, session: &Session) -> Result<()> {
     let stored = session.config.paths.profiles()?;
     if !stored.contains(&profile) {
         let failed = Failed::new(Failure::LoginRequired, format!("there is no stored profile `{profile}`"));
-        return match nearest(profile.as_str(), stored.iter().map(ProfileName::as_str)) {
-            Some(near) => failed.hint(format!("did you mean `{near}`?")),
-            None => failed.hint(session.account_of(&profile).login_hint()),
+        // A name that means a provider is never a typing error for another one.
+        let provider = name_of(&args.name, &session.config.overrides);
+        let stored: Vec<&str> = stored.iter().map(ProfileName::as_str).collect();
+        let near = match &provider {
+            Some(provider) => stored.iter().find(|name| *name == provider).copied(),
+            None => nearest(profile.as_str(), stored),
+        };
+        return match (near, provider) {
+            (Some(near), _) => failed.hint(format!("did you mean `{near}`?")),
+            (None, Some(provider)) => failed.hint(format!("run `qwenauth login {provider}`")),
+            (None, None) => failed.hint(session.account_of(&profile).login_hint()),
         }
         .err();
     }

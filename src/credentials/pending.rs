@@ -11,6 +11,7 @@ use anyhow::Result;
 use super::{Account, Clock};
 use crate::http::Network;
 use crate::oauth::Server;
+use crate::oauth::code::PendingCode;
 use crate::oauth::device::{self, Authorization};
 use crate::platform::files::{self, Content, Privacy, Room};
 use crate::platform::lock::{Kernel, PATIENCE};
@@ -73,6 +74,19 @@ impl<'a> PendingLogin<'a> {
 
     pub(crate) fn keep(&self, server: &Server, authorization: &Authorization) -> Result<()> {
         let notes = authorization.to_notes(server, (self.clock)());
+        Room::reserve(&self.path(), notes.len(), Privacy::Private)?.write(&notes)
+    }
+
+    /// The login by an authorization code that waits for its code, if one does, of the server with this `exchange`.
+    pub(crate) fn read_code(&self, exchange: &str) -> Result<Option<PendingCode>> {
+        match files::read(&self.path(), Privacy::Private)? {
+            Content::Bytes(notes) => Ok(PendingCode::from_notes(&notes, exchange, (self.clock)())),
+            Content::Missing | Content::Unfit(_) => Ok(None),
+        }
+    }
+
+    pub(crate) fn keep_code(&self, pending: &PendingCode) -> Result<()> {
+        let notes = pending.to_notes();
         Room::reserve(&self.path(), notes.len(), Privacy::Private)?.write(&notes)
     }
 

@@ -1,21 +1,23 @@
-//! An authorization code by way of a browser: the loopback callback (RFC 8252 §7.3) and its exchange for an API key.
+//! An authorization code from a browser: the loopback callback (RFC 8252 §7.3) and its exchange for an API key.
 //!
-//! Hazard: anything on this machine, any web page too, can knock at the callback's port. Rule: the path carries a nonce
-//! that only the authorization URL knew; whatever comes without it gets 404 and changes nothing, and PKCE makes a code
-//! worthless to whoever overhears it.
+//! Hazard: every program on the machine and every web page can connect to the callback's port, and every user can read
+//! the arguments of the browser process. Rule: the callback's path has a nonce that is in no argument: the browser is
+//! handed a page of its own that works once and redirects to the authorization URL. Requests with another `Host` or
+//! `Origin`, or without the nonce, get 404 and change nothing. PKCE makes an intercepted code worthless.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use url::Url;
+use zeroize::Zeroizing;
 
 use super::REQUEST_LIMIT;
 use super::pkce::Pkce;
@@ -23,76 +25,126 @@ use crate::error::{Failed, Failure, printable};
 use crate::http::Network;
 use crate::secret::Secret;
 
-/// A browser sends its request at once; whoever takes longer is no browser.
-const READ_LIMIT: Duration = Duration::from_secs(10);
+/// A browser sends its request at once.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest request head that is read, in bytes.
-const LONGEST_HEAD: usize = 16 * 1024;
+const MAX_HEAD: usize = 16 * 1024;
 
 /// Connections served at the same time; more are closed unread.
-const MOST_CONNECTIONS: usize = 16;
+const MAX_CONNECTIONS: usize = 16;
 
-/// A listener on this machine that waits for one redirect.
+/// A listener on loopback that waits for one redirect.
 pub(crate) struct Callback {
     listener: TcpListener,
-    nonce: String,
     port: u16,
+    nonce: String,
+    entry: String,
 }
 
 impl Callback {
     pub(crate) fn listen() -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on this machine")?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
         let port = listener.local_addr()?.port();
-        let nonce = format!("{:032x}", rand::random::<u128>());
-        Ok(Self { listener, nonce, port })
+        let nonce = || format!("{:032x}", rand::random::<u128>());
+        Ok(Self { listener, port, nonce: nonce(), entry: nonce() })
     }
 
-    /// Where the browser is to be sent in the end.
+    /// Where the server sends the browser in the end.
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/callback/{}", self.port, self.nonce)
+        format!("{}{}", origin(self.port), self.path())
     }
 
-    /// The code of the first redirect that knows the nonce.
-    ///
-    /// Errors: login required, when access was denied or `deadline` is over.
-    pub(crate) fn wait(self, deadline: Instant) -> Result<Secret> {
+    /// The page for the browser: it works once and redirects to the authorization URL.
+    pub(crate) fn entry(&self) -> String {
+        format!("{}{}", origin(self.port), self.entry_path())
+    }
+
+    fn path(&self) -> String {
+        format!("/callback/{}", self.nonce)
+    }
+
+    fn entry_path(&self) -> String {
+        format!("/go/{}", self.entry)
+    }
+
+    /// Starts serving: the one-time page, which leads to `authorize`, and the redirect back.
+    pub(crate) fn serve(self, authorize: &Url) -> Redirect {
         let (sender, receiver) = mpsc::channel();
-        let path = format!("/callback/{}", self.nonce);
+        let site = Site {
+            path: self.path(),
+            entry: self.entry_path(),
+            host: format!("127.0.0.1:{}", self.port),
+            origins: [origin(self.port), authorize.origin().ascii_serialization()],
+            authorize: authorize.to_string(),
+            is_entered: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+        };
         let listener = self.listener;
         // It ends with the process: nothing else can end a blocking accept.
-        thread::spawn(move || accept(&listener, &path, &sender));
-        match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        thread::spawn(move || accept(&listener, &Arc::new(site), &sender));
+        Redirect(receiver)
+    }
+}
+
+fn origin(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
+/// The redirect to come.
+pub(crate) struct Redirect(Receiver<Outcome>);
+
+impl Redirect {
+    /// The code of the first redirect with the nonce.
+    ///
+    /// Errors: login required, when access was denied or `deadline` has passed.
+    pub(crate) fn wait(self, deadline: Instant) -> Result<Secret> {
+        match self.0.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Outcome::Code(code)) => Ok(code),
             Ok(Outcome::Error(error)) => {
-                Failed::new(Failure::LoginRequired, format!("the login was refused: {}", printable(&error)))
+                Failed::new(Failure::LoginRequired, format!("the login was rejected: {}", printable(&error)))
                     .hint("run `qwenauth login` again if that was a mistake")
                     .err()
             }
-            Err(_) => Failed::new(Failure::LoginRequired, "the login was not approved in time")
-                .hint("run `qwenauth login` again")
-                .err(),
+            Err(_) => Err(not_in_time()),
         }
     }
 }
 
-/// What a redirect brings (RFC 6749 §4.1.2).
+fn not_in_time() -> anyhow::Error {
+    Failed::new(Failure::LoginRequired, "the login was not approved in time").hint("run `qwenauth login` again").into()
+}
+
+/// What a redirect contains (RFC 6749 §4.1.2).
 pub(crate) enum Outcome {
     Code(Secret),
     Error(String),
 }
 
-fn accept(listener: &TcpListener, path: &str, sender: &Sender<Outcome>) {
+/// What the listener serves, and to whom.
+struct Site {
+    path: String,
+    entry: String,
+    /// The only `Host` that is answered: a page that rebinds its name to loopback has another.
+    host: String,
+    /// The only `Origin`s that are answered, if there is one: a navigation has none.
+    origins: [String; 2],
+    authorize: String,
+    is_entered: AtomicBool,
+    is_over: AtomicBool,
+}
+
+fn accept(listener: &TcpListener, site: &Arc<Site>, sender: &Sender<Outcome>) {
     let open = Arc::new(AtomicUsize::new(0));
-    let over = Arc::new(AtomicBool::new(false));
     for connection in listener.incoming() {
         let Ok(connection) = connection else { continue };
-        if open.fetch_add(1, Ordering::SeqCst) >= MOST_CONNECTIONS {
+        if open.fetch_add(1, Ordering::SeqCst) >= MAX_CONNECTIONS {
             open.fetch_sub(1, Ordering::SeqCst);
             continue;
         }
-        let (open, over, path, sender) = (Arc::clone(&open), Arc::clone(&over), path.to_owned(), sender.clone());
+        let (open, site, sender) = (Arc::clone(&open), Arc::clone(site), sender.clone());
         thread::spawn(move || {
-            if let Some(outcome) = serve(&connection, &path, &over) {
+            if let Some(outcome) = site.serve(&connection) {
                 let _ = sender.send(outcome);
             }
             open.fetch_sub(1, Ordering::SeqCst);
@@ -100,31 +152,64 @@ fn accept(listener: &TcpListener, path: &str, sender: &Sender<Outcome>) {
     }
 }
 
-/// Answers one request; only the first with the nonce and a `code` or `error` has an outcome.
-fn serve(connection: &TcpStream, path: &str, over: &AtomicBool) -> Option<Outcome> {
-    let head = read_head(connection)?;
-    let outcome = outcome_of(&head, path).filter(|_| !over.swap(true, Ordering::SeqCst));
-    let (status, text) = match &outcome {
-        Some(Outcome::Code(_)) => ("200 OK", "You are logged in. This tab can be closed."),
-        Some(Outcome::Error(_)) => ("200 OK", "The login was refused. This tab can be closed."),
-        None => ("404 Not Found", "There is nothing here."),
-    };
+impl Site {
+    /// Answers one request. Only the first with the nonce and a `code` or `error` has an outcome.
+    fn serve(&self, connection: &TcpStream) -> Option<Outcome> {
+        let head = read_head(connection)?;
+        if !self.is_for_us(&head) {
+            respond(connection, "404 Not Found", "", NOTHING);
+            return None;
+        }
+        if target_of(&head).is_some_and(|target| target == self.entry) {
+            if self.is_entered.swap(true, Ordering::SeqCst) {
+                respond(connection, "410 Gone", "", "This page works once. Open the address shown in the terminal.");
+            } else {
+                let location = format!("Location: {}\r\n", self.authorize);
+                respond(connection, "303 See Other", &location, "The login continues at the provider.");
+            }
+            return None;
+        }
+        let outcome = outcome_of(&head, &self.path).filter(|_| !self.is_over.swap(true, Ordering::SeqCst));
+        let (status, text) = match &outcome {
+            Some(Outcome::Code(_)) => ("200 OK", "You are logged in. This tab can be closed."),
+            Some(Outcome::Error(_)) => ("200 OK", "The login was rejected. This tab can be closed."),
+            None => ("404 Not Found", NOTHING),
+        };
+        respond(connection, status, "", text);
+        outcome
+    }
+
+    /// Whether a browser sent this by navigating to this listener.
+    fn is_for_us(&self, head: &str) -> bool {
+        let values = |wanted: &str| {
+            let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+            let values = fields.filter(|(name, _)| name.trim().eq_ignore_ascii_case(wanted));
+            values.map(|(_, value)| value.trim()).collect::<Vec<_>>()
+        };
+        values("host") == [self.host.as_str()]
+            && values("origin").iter().all(|origin| self.origins.iter().any(|known| known == origin))
+    }
+}
+
+const NOTHING: &str = "There is nothing here.";
+
+/// `fields`: further header lines, each with its line end.
+fn respond(connection: &TcpStream, status: &str, fields: &str, text: &str) {
     let page =
         format!("<!doctype html><html lang=en><meta charset=utf-8><title>qwenauth</title><p>{text}</p></html>\n");
-    let answer = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
-         Referrer-Policy: no-referrer\r\nConnection: close\r\n\r\n{page}",
+    let response = format!(
+        "HTTP/1.1 {status}\r\n{fields}Content-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\n\
+         Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nConnection: close\r\n\r\n{page}",
         page.len()
     );
     let mut writer = connection;
-    // A browser that has gone has brought its code all the same.
-    let _ = writer.write_all(answer.as_bytes()).and_then(|()| writer.flush());
+    // A browser that has closed the connection has delivered its code anyway.
+    let _ = writer.write_all(response.as_bytes()).and_then(|()| writer.flush());
     let _ = connection.shutdown(std::net::Shutdown::Write);
-    outcome
 }
 
 fn read_head(mut connection: &TcpStream) -> Option<String> {
-    let until = Instant::now() + READ_LIMIT;
+    let until = Instant::now() + READ_TIMEOUT;
     let mut head = Vec::new();
     let mut buffer = [0; 2048];
     while !head.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
@@ -132,17 +217,20 @@ fn read_head(mut connection: &TcpStream) -> Option<String> {
         connection.set_read_timeout(Some(left)).ok()?;
         let count = connection.read(&mut buffer).ok().filter(|&count| count > 0)?;
         head.extend_from_slice(&buffer[..count]);
-        if head.len() > LONGEST_HEAD {
+        if head.len() > MAX_HEAD {
             return None;
         }
     }
     String::from_utf8(head).ok()
 }
 
-/// What a request brings whose head this is, if it asks for `path`.
+fn target_of(head: &str) -> Option<&str> {
+    head.lines().next()?.strip_prefix("GET ")?.split(' ').next()
+}
+
+/// What a request with this head contains, if it asks for `path`.
 pub(crate) fn outcome_of(head: &str, path: &str) -> Option<Outcome> {
-    let target = head.lines().next()?.strip_prefix("GET ")?.split(' ').next()?;
-    let url = Url::parse("http://127.0.0.1").ok()?.join(target).ok()?;
+    let url = Url::parse("http://127.0.0.1").ok()?.join(target_of(head)?).ok()?;
     if url.path() != path {
         return None;
     }
@@ -152,6 +240,48 @@ pub(crate) fn outcome_of(head: &str, path: &str) -> Option<Outcome> {
         return Some(Outcome::Error(format!("`{error}`{description}").chars().take(300).collect()));
     }
     field("code").filter(|code| !code.is_empty()).map(|code| Outcome::Code(Secret::new(code)))
+}
+
+/// A login whose code a later process exchanges.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct PendingCode {
+    pub(crate) url: String,
+    exchange: String,
+    verifier: Zeroizing<String>,
+    /// Seconds since 1970.
+    expires_at: f64,
+}
+
+impl PendingCode {
+    pub(crate) fn new(url: &Url, exchange: &str, pkce: &Pkce, expires_at: SystemTime) -> Self {
+        Self {
+            url: url.to_string(),
+            exchange: exchange.to_owned(),
+            verifier: Zeroizing::new(pkce.verifier.expose().to_owned()),
+            expires_at: expires_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+        }
+    }
+
+    /// It contains the verifier: a secret.
+    pub(crate) fn to_notes(&self) -> Zeroizing<Vec<u8>> {
+        // A structure of texts and a number is always JSON.
+        Zeroizing::new(serde_json::to_vec_pretty(self).unwrap_or_default())
+    }
+
+    /// The login that [`Self::to_notes`] described. Returns `None` for one that has expired or belongs to another server.
+    pub(crate) fn from_notes(notes: &[u8], exchange: &str, now: SystemTime) -> Option<Self> {
+        let pending: Self = serde_json::from_slice(notes).ok()?;
+        (pending.exchange == exchange && !pending.left(now).is_zero()).then_some(pending)
+    }
+
+    pub(crate) fn left(&self, now: SystemTime) -> Duration {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Duration::try_from_secs_f64(self.expires_at).unwrap_or_default().saturating_sub(since)
+    }
+
+    pub(crate) fn pkce(&self) -> Pkce {
+        Pkce::of(Secret::new(self.verifier.to_string()))
+    }
 }
 
 /// Where a person approves. Without `callback` the server shows the code for pasting.

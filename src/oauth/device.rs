@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::code::PendingCode;
 use super::fields::Fields;
 use super::pkce::Pkce;
 use super::reply::{self, Answer, OauthError};
@@ -72,9 +73,10 @@ impl Notes {
     }
 }
 
-/// Whether these are the notes of a login that has not expired.
+/// Whether these are the notes of a login, of this kind or by an authorization code, that has not expired.
 pub(crate) fn may_be_approved(notes: &[u8], now: SystemTime) -> bool {
     serde_json::from_slice::<Notes>(notes).is_ok_and(|notes| !notes.left(now).is_zero())
+        || serde_json::from_slice::<PendingCode>(notes).is_ok_and(|notes| !notes.left(now).is_zero())
 }
 
 /// The reply of RFC 8628 §3.2, with the names that servers used before it.

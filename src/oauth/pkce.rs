@@ -17,7 +17,8 @@ impl Pkce {
         Self::of(Secret::new(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())))
     }
 
-    fn of(verifier: Secret) -> Self {
+    /// The pair of a verifier that was kept.
+    pub(crate) fn of(verifier: Secret) -> Self {
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.expose()));
         Self { verifier, challenge }
     }

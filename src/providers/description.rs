@@ -20,6 +20,17 @@ pub(crate) struct Provider {
     #[serde(skip)]
     pub(crate) name: String,
     pub(crate) title: String,
+    /// The title in a list, where it is another.
+    label: Option<String>,
+    /// Other names that people type.
+    #[serde(default)]
+    pub(crate) aliases: Vec<String>,
+    /// Whether it serves no models but Qwen's, so that its key in the environment means Qwen.
+    #[serde(default)]
+    pub(crate) qwen_only: bool,
+    /// The price in at most 21 columns.
+    #[serde(default)]
+    pub(crate) cost: String,
     /// Said once before a login.
     pub(crate) note: Option<String>,
     /// The way out when the API refuses a login that worked.
@@ -94,9 +105,15 @@ pub(crate) enum KeyHeader {
 pub(crate) struct Region {
     #[serde(default)]
     pub(crate) title: String,
+    /// Places and names of the region that people type.
+    #[serde(default)]
+    pub(crate) aliases: Vec<String>,
     pub(crate) base_url: String,
     /// Where its keys are made, if elsewhere.
     pub(crate) key_page: Option<String>,
+    /// Whom `key_page` is for, where the region of a key is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    country: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -120,6 +137,9 @@ pub(crate) struct Key {
     /// Environment variables, the preferred one first.
     #[serde(default)]
     pub(crate) variables: Vec<String>,
+    /// For a key variable, the variables from which its readers take the base URL.
+    #[serde(default)]
+    pub(crate) base_url_variables: BTreeMap<String, Vec<String>>,
     /// Where a person gets one.
     pub(crate) page: Option<String>,
     /// Where a person deletes one; `{sha256}` stands for the key's hash.
@@ -400,8 +420,64 @@ impl Provider {
             || own.filter_map(|own| Url::parse(own).ok()).any(|own| own.origin() == url.origin())
     }
 
-    /// The name of the region that `base_url` is the address of.
+    /// The name of the region that `base_url` is in: its address, or a host below that names the region.
     pub(crate) fn region_of(&self, base_url: &str) -> Option<&str> {
-        self.regions.iter().find(|(_, region)| region.base_url == base_url).map(|(name, _)| name.as_str())
+        let host = Url::parse(base_url).ok().and_then(|url| url.domain().map(str::to_owned)).unwrap_or_default();
+        let is_named = |region: &Region| region.aliases.iter().any(|alias| host.split('.').any(|label| label == alias));
+        let exact = self.regions.iter().find(|(_, region)| region.base_url == base_url);
+        exact.or_else(|| self.regions.iter().find(|(_, region)| is_named(region))).map(|(name, _)| name.as_str())
     }
+
+    pub(crate) fn label(&self) -> &str {
+        self.label.as_deref().unwrap_or(&self.title)
+    }
+
+    /// Where keys of `region` are made. Where the region is not known, each page with the people it is for.
+    pub(crate) fn key_pages(&self, region: Option<&str>) -> Vec<Page<'_>> {
+        self.pages(self.key.as_ref().and_then(|key| key.page.as_deref()), region)
+    }
+
+    /// Where a key of `region` is deleted. A page of the key itself is the same in all regions.
+    pub(crate) fn delete_pages(&self, region: Option<&str>) -> Vec<Page<'_>> {
+        let delete = self.key.as_ref().and_then(|key| key.delete.as_deref());
+        match delete {
+            Some(url) if url.contains("{sha256}") => vec![Page { url, place: None }],
+            url => self.pages(url, region),
+        }
+    }
+
+    fn pages<'a>(&'a self, own: Option<&'a str>, region: Option<&str>) -> Vec<Page<'a>> {
+        if let Some(region) = region.and_then(|name| self.regions.get(name)) {
+            return region.key_page.as_deref().or(own).map(|url| Page { url, place: None }).into_iter().collect();
+        }
+        let apart =
+            |region: &'a Region| Some(Page { url: region.key_page.as_deref()?, place: region.country.as_deref() });
+        let mut pages: Vec<Page> =
+            self.regions.values().filter_map(apart).filter(|page| page.place.is_some()).collect();
+        let place = (!pages.is_empty()).then_some("elsewhere");
+        pages.extend(own.map(|url| Page { url, place }));
+        pages
+    }
+}
+
+/// A page of a provider's console.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Page<'a> {
+    pub(crate) url: &'a str,
+    /// `China`, `elsewhere`; `None` where there is one page for all.
+    pub(crate) place: Option<&'a str>,
+}
+
+impl std::fmt::Display for Page<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.place {
+            Some(place) => write!(formatter, "{} ({place})", self.url),
+            None => formatter.write_str(self.url),
+        }
+    }
+}
+
+/// `A`, or `A (China) or B (elsewhere)`; `None` where no page is known.
+pub(crate) fn in_words(pages: &[Page]) -> Option<String> {
+    (!pages.is_empty()).then(|| pages.iter().map(Page::to_string).collect::<Vec<_>>().join(" or "))
 }

@@ -4,13 +4,15 @@
 //! a command that only needs a token parses none.
 
 mod description;
+mod names;
 mod own;
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) use self::description::{Authorize, Ci, KeyHeader, Model, Open, Provider};
+pub(crate) use self::description::{Authorize, Ci, KeyHeader, Model, Open, Provider, in_words};
+pub(crate) use self::names::{find_by_any_name, name_of, owners_of};
 pub(crate) use self::own::check_keys;
 use crate::error::{Failed, Failure, printable};
 use crate::http;
@@ -50,7 +52,7 @@ pub(crate) fn find(name: &str, overrides: &Overrides) -> Result<Provider> {
     match overrides.table.get(name) {
         Some(toml::Value::Table(own)) => merge(&mut table, &own::arranged(own)),
         Some(_) => bail!("`[providers.{name}]` in config.toml is not a table"),
-        None if table.is_empty() => return unknown(name, &names(overrides)),
+        None if table.is_empty() => return names::unknown(name, overrides),
         None => {}
     }
     table.entry("title").or_insert_with(|| name.into());
@@ -117,15 +119,6 @@ fn merge(into: &mut toml::Table, from: &toml::Table) {
             }
         }
     }
-}
-
-fn unknown<T>(name: &str, known: &[String]) -> Result<T> {
-    let failed = Failed::new(Failure::Usage, format!("there is no provider `{}`", printable(name)));
-    let failed = match crate::error::nearest(name, known.iter().map(String::as_str)) {
-        Some(near) => failed.hint(format!("did you mean `{near}`?")),
-        None => failed.hint(format!("known are: {}; `qwenauth providers` compares them", known.join(", "))),
-    };
-    failed.err()
 }
 
 /// A base URL a person gave: trimmed, checked, without a slash at its end.

@@ -7,6 +7,7 @@ const KEYS: [(&str, &[&str]); 8] = [
     (
         "",
         &[
+            "aliases",
             "anthropic",
             "audience",
             "authorize",
@@ -16,12 +17,14 @@ const KEYS: [(&str, &[&str]); 8] = [
             "client_id",
             "client_secret_env",
             "client_secret_file",
+            "cost",
             "default_model",
             "default_region",
             "device_authorization_endpoint",
             "headers",
             "issuer",
             "key",
+            "label",
             "limits",
             "models",
             "note",
@@ -29,6 +32,7 @@ const KEYS: [(&str, &[&str]); 8] = [
             "oauth",
             "pkce",
             "price",
+            "qwen_only",
             "regions",
             "resource",
             "resource_hosts",
@@ -44,10 +48,10 @@ const KEYS: [(&str, &[&str]); 8] = [
     ),
     ("anthropic", &["auth", "path"]),
     ("authorize", &["url", "exchange"]),
-    ("key", &["delete", "optional", "page", "prefix", "variables"]),
+    ("key", &["base_url_variables", "delete", "optional", "page", "prefix", "variables"]),
     ("limits", &["burst", "day_resets", "requests_per_day", "requests_per_minute", "text", "window"]),
     ("oauth", &OAUTH),
-    ("regions.*", &["base_url", "key_page", "title"]),
+    ("regions.*", &["aliases", "base_url", "country", "key_page", "title"]),
     ("verify", &["get", "open", "refused"]),
 ];
 
@@ -167,10 +171,11 @@ mod tests {
     #[test]
     fn every_key_that_may_be_configured_is_understood() {
         let value_of = |key: &str| match key {
-            "resource_hosts" | "scopes" | "variables" => "[\"x\"]",
+            "aliases" | "resource_hosts" | "scopes" | "variables" => "[\"x\"]",
             "models" => "[{ id = \"x\" }]",
             "refused" => "[400]",
-            "pkce" | "optional" => "true",
+            "base_url_variables" => "{ x = [\"y\"] }",
+            "pkce" | "optional" | "qwen_only" => "true",
             "burst" | "requests_per_day" | "requests_per_minute" => "1",
             "ci" => "\"allowed\"",
             "open" => "\"chat\"",

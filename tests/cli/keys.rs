@@ -191,8 +191,8 @@ fn a_refused_key_is_not_stored() {
     let sandbox = refuses(sandbox(), "/groq/v1/models");
     sandbox.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).fails(
         4,
-        "Groq refuses the key, and nothing was stored: it answered 401: Incorrect API key provided",
-        "compare it with https://console.groq.com/keys",
+        "Groq rejected the key: it answered 401: Incorrect API key provided; nothing was stored",
+        "check the key at https://console.groq.com/keys",
     );
     assert_eq!(sandbox.profile("groq"), Value::Null);
     assert!(!sandbox.config().exists() || !std::fs::read_to_string(sandbox.config()).unwrap().contains("profile ="));

@@ -353,5 +353,5 @@ fn no_secret_is_logged_at_any_level() {
 
 #[test]
 fn an_unknown_provider_is_not_logged_in_to() {
-    Sandbox::new().run(["login", "qwne"]).fails(2, "there is no provider `qwne`", "did you mean `qwen`?");
+    Sandbox::new().run(["login", "qwne"]).fails(2, "unknown provider `qwne`", "did you mean `qwen`?");
 }

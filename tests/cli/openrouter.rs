@@ -63,19 +63,31 @@ fn query(url: &Url, name: &str) -> String {
     url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
-/// What a request for `target` at the callback is answered.
+/// What a browser's request for `target` at the callback is answered.
 fn knock(callback: &Url, target: &str) -> String {
+    let host = format!("Host: 127.0.0.1:{}\r\n", callback.port().unwrap());
+    request(callback, &format!("GET {target} HTTP/1.1\r\n{host}\r\n"))
+}
+
+fn request(callback: &Url, head: &str) -> String {
     let mut connection = TcpStream::connect((callback.host_str().unwrap(), callback.port().unwrap())).unwrap();
-    write!(connection, "GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+    connection.write_all(head.as_bytes()).unwrap();
     let mut answer = String::new();
     connection.read_to_string(&mut answer).unwrap();
     answer
 }
 
+/// Where the one-time page leads.
+fn follow(entry: &Url) -> Url {
+    let answer = knock(entry, entry.path());
+    let location = answer.lines().find_map(|line| line.strip_prefix("Location: "));
+    location.unwrap_or_else(|| panic!("{answer}")).parse().unwrap()
+}
+
 fn started() -> (Sandbox, Running, Url, Url) {
     let (sandbox, note) = with_browser(sandbox());
     let running = sandbox.spawn(["login", "openrouter", "--key-label", "my laptop", "--limit", "5"]);
-    let url = opened(&note);
+    let url = follow(&opened(&note));
     let callback = query(&url, "callback_url").parse().unwrap();
     (sandbox, running, url, callback)
 }
@@ -150,7 +162,12 @@ fn the_first_redirect_counts_and_a_second_does_not() {
     let (sandbox, running, _, callback) = started();
     drop(knock(&callback, &format!("{}?code=granted-code", callback.path())));
     if let Ok(mut connection) = TcpStream::connect((callback.host_str().unwrap(), callback.port().unwrap())) {
-        drop(write!(connection, "GET {}?code=granted-other HTTP/1.1\r\n\r\n", callback.path()));
+        drop(write!(
+            connection,
+            "GET {}?code=granted-other HTTP/1.1\r\nHost: {}\r\n\r\n",
+            callback.path(),
+            callback.authority()
+        ));
     }
     drop(running.finish().any_stderr());
     assert_eq!(exchanges(&sandbox).len(), 1);
@@ -171,11 +188,11 @@ fn a_slow_visitor_does_not_keep_the_browser_out() {
 fn an_error_in_the_redirect_ends_the_login() {
     let (sandbox, running, _, callback) = started();
     let page = knock(&callback, &format!("{}?error=access_denied&error_description=no%1b%5b2J", callback.path()));
-    assert!(page.contains("The login was refused."), "{page}");
+    assert!(page.contains("The login was rejected."), "{page}");
     let outcome = running.finish().exits(4).any_stderr();
     assert!(
         outcome.stderr.ends_with(
-            "qwenauth: error: the login was refused: `access_denied`: no[2J\n\
+            "qwenauth: error: the login was rejected: `access_denied`: no[2J\n\
              qwenauth: hint: run `qwenauth login` again if that was a mistake\n"
         ),
         "{}",
@@ -231,17 +248,162 @@ fn without_browser_and_terminal_the_login_says_what_to_do() {
         sandbox.run(["login", "openrouter"]).fails(
             2,
             "there is no browser to log in with, and no terminal to paste a code at",
-            "give the code with `--code-stdin`, or a key with `--api-key-stdin` or `--api-key-env VAR`",
+            "pass the code with `--code-stdin`, or a key with `--api-key-stdin` or `--api-key-env VAR`",
         );
     }
 }
 
 #[test]
-fn an_empty_code_is_refused() {
-    let outcome = sandbox().run_with_stdin(["login", "openrouter", "--code-stdin"], b"\n").exits(2).any_stderr();
-    assert!(
-        outcome.stderr.contains("error: that is no code: it is empty or has white space in it\n"),
-        "{}",
-        outcome.stderr
+fn an_empty_code_is_a_usage_error() {
+    for code in [&b"\n"[..], b"a b\n", b""] {
+        let outcome = sandbox().run_with_stdin(["login", "openrouter", "--code-stdin"], code).exits(2).any_stderr();
+        assert!(outcome.stderr.contains("error: the "), "{}", outcome.stderr);
+    }
+}
+
+/// Everybody can read the arguments of a process.
+#[test]
+fn the_browser_is_handed_a_page_that_works_once_and_no_nonce_of_the_callback() {
+    let (sandbox, note) = with_browser(sandbox());
+    let running = sandbox.spawn(["login", "openrouter"]);
+    let entry = opened(&note);
+    assert_eq!((entry.scheme(), entry.host_str(), entry.query()), ("http", Some("127.0.0.1"), None));
+    assert!(entry.path().starts_with("/go/") && entry.path().len() >= 4 + 32, "{entry}");
+    let url = follow(&entry);
+    assert!(url.as_str().starts_with(&format!("{}/auth?", sandbox.server.url())), "{url}");
+    let callback: Url = query(&url, "callback_url").parse().unwrap();
+    assert_eq!(callback.port(), entry.port());
+    assert_ne!(callback.path().rsplit('/').next(), entry.path().rsplit('/').next());
+    let again = knock(&entry, entry.path());
+    assert!(again.starts_with("HTTP/1.1 410 Gone\r\n") && !again.contains("Location"), "{again}");
+    // Its nonce is worth nothing at the callback.
+    let stolen = entry.path().replacen("/go/", "/callback/", 1);
+    for target in [format!("{stolen}?error=denied"), format!("{}?error=denied", entry.path())] {
+        assert!(knock(&callback, &target).starts_with("HTTP/1.1 404 "), "{target}");
+    }
+    drop(knock(&callback, &format!("{}?code=granted-code", callback.path())));
+    drop(running.finish().any_stderr());
+    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+}
+
+#[test]
+fn a_request_with_a_foreign_host_or_origin_changes_nothing() {
+    let (sandbox, note) = with_browser(sandbox());
+    let running = sandbox.spawn(["login", "openrouter"]);
+    let entry = opened(&note);
+    let own = entry.authority().to_owned();
+    let foreign = [
+        "Host: attacker.example\r\n".to_owned(),
+        format!("Host: attacker.example:{}\r\n", entry.port().unwrap()),
+        "Host: 127.0.0.1\r\n".to_owned(),
+        format!("Host: {own}\r\nHost: attacker.example\r\n"),
+        String::new(),
+        format!("Host: {own}\r\nOrigin: https://attacker.example\r\n"),
+        format!("host: {own}\r\norigin: null\r\n"),
+        format!("Host: {own}\r\nOrigin: http://{own}\r\nOrigin: https://attacker.example\r\n"),
+    ];
+    for fields in &foreign {
+        let answer = request(&entry, &format!("GET {} HTTP/1.1\r\n{fields}\r\n", entry.path()));
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{fields}: {answer}");
+    }
+    let callback: Url = query(&follow(&entry), "callback_url").parse().unwrap();
+    for fields in &foreign {
+        for outcome in ["error=denied", "code=granted-foreign"] {
+            let target = format!("{}?{outcome}", callback.path());
+            let answer = request(&callback, &format!("GET {target} HTTP/1.1\r\n{fields}\r\n"));
+            assert!(answer.starts_with("HTTP/1.1 404 "), "{fields}: {answer}");
+        }
+    }
+    let target = format!("{}?code=granted-code", callback.path());
+    let fields = format!("Host: {own}\r\nOrigin: {}\r\n", sandbox.server.url());
+    drop(request(&callback, &format!("GET {target} HTTP/1.1\r\n{fields}\r\n")));
+    drop(running.finish().any_stderr());
+    assert_eq!(exchanges(&sandbox).len(), 1);
+    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+}
+
+#[test]
+fn a_key_in_the_place_of_a_code_is_stored_and_never_sent_as_a_code() {
+    for given in ["sk-or-v1-granted-1\n", "\"sk-or-v1-granted-1\"", "Bearer sk-or-v1-granted-1"] {
+        let sandbox = sandbox();
+        let arguments = ["login", "openrouter", "--code-stdin"];
+        drop(sandbox.run_with_stdin(arguments, given.as_bytes()).any_stderr());
+        assert!(exchanges(&sandbox).is_empty(), "{given}");
+        assert_eq!(sandbox.profile("openrouter")["api_key"], KEY, "{given}");
+    }
+    let sandbox = sandbox();
+    let arguments = ["login", "openrouter", "--code-stdin"];
+    drop(sandbox.run_with_stdin(arguments, b"sk-or-v1-granted-wrong").exits(4).any_stderr());
+    for foreign in ["gsk_granted", "sk-granted", "sk-sp-granted", "hf_granted"] {
+        let outcome = sandbox.run_with_stdin(arguments, foreign.as_bytes()).exits(2).any_stderr();
+        assert!(outcome.stderr.contains("; it was not sent\n"), "{foreign}: {outcome}");
+    }
+    assert!(exchanges(&sandbox).is_empty());
+    assert_eq!(sandbox.profile("openrouter"), Value::Null);
+}
+
+#[test]
+fn without_a_terminal_the_address_is_told_to_a_script_and_its_redirect_awaited() {
+    let sandbox = sandbox();
+    let running = sandbox.spawn(["login", "openrouter", "--json", "--no-browser"]);
+    let event: Value = serde_json::from_str(&running.first_lines(1)[0]).unwrap();
+    assert_eq!(event["event"], "authorize_url");
+    let callback: Url = query(&event["url"].as_str().unwrap().parse().unwrap(), "callback_url").parse().unwrap();
+    drop(knock(&callback, &format!("{}?code=granted-code", callback.path())));
+    let outcome = running.finish().any_stderr().any_stdout();
+    assert!(outcome.stdout.contains(r#""event":"logged_in""#), "{outcome}");
+    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+}
+
+#[test]
+fn a_login_that_does_not_wait_is_completed_by_its_code_or_by_a_key() {
+    for given in ["granted-code", KEY] {
+        let sandbox = sandbox();
+        let mut outcome = sandbox.run(["login", "openrouter", "--no-wait", "--json"]).any_stderr();
+        let event = outcome.json_lines().pop().unwrap();
+        assert_eq!(event["event"], "authorize_url");
+        assert!(event["expires_at"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
+        let url: Url = event["url"].as_str().unwrap().replace("{server}", "http://server").parse().unwrap();
+        assert_eq!(query(&url, "callback_url"), "");
+        assert!(
+            outcome
+                .stderr
+                .ends_with("qwenauth: the login is pending; `qwenauth login openrouter --resume` completes it\n"),
+            "{outcome}"
+        );
+        let again =
+            sandbox.run(["login", "openrouter", "--no-wait", "--json"]).any_stderr().json_lines().pop().unwrap();
+        assert_eq!(again["url"], event["url"], "a second one shows the same address");
+        let pending = sandbox.home().join(".local/state/qwenauth/pending/openrouter.json");
+        assert_eq!(crate::sandbox::mode(&pending), 0o600);
+        let resume = ["login", "openrouter", "--resume", "--code-stdin"];
+        drop(sandbox.run_with_stdin(resume, b"granted-wrong").exits(4).any_stderr());
+        assert!(pending.exists(), "a wrong code is no end");
+        drop(sandbox.run_with_stdin(resume, given.as_bytes()).any_stderr());
+        if given == "granted-code" {
+            let exchange: Value = serde_json::from_str(&exchanges(&sandbox).last().unwrap().body).unwrap();
+            let challenge = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(exchange["code_verifier"].as_str().unwrap()));
+            assert_eq!(challenge, query(&url, "code_challenge"));
+        }
+        assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+        assert!(!pending.exists());
+    }
+}
+
+#[test]
+fn there_is_nothing_to_resume_without_a_pending_login_or_a_code() {
+    sandbox().run_with_stdin(["login", "openrouter", "--resume", "--code-stdin"], b"granted-code").fails(
+        4,
+        "no login of `openrouter` is pending",
+        "run `qwenauth login openrouter`",
     );
+    let sandbox = sandbox();
+    drop(sandbox.run(["login", "openrouter", "--no-wait"]).any_stderr());
+    sandbox.run(["login", "openrouter", "--resume"]).fails(
+        2,
+        "the pending login needs its code, and there is no terminal to paste it at",
+        "pass the code with `--code-stdin`, or a key with `--api-key-stdin` or `--api-key-env VAR`",
+    );
+    drop(sandbox.run(["login", "groq", "--resume"]).exits(2).any_stderr());
+    drop(sandbox.run(["login", "groq", "--no-wait"]).exits(2).any_stderr());
 }

@@ -42,7 +42,8 @@ fn use_makes_a_profile_active_and_keeps_the_rest_of_the_config() {
     sandbox.run(["token"]).stdout("granted-key-of-work\n");
     let config = fs::read_to_string(sandbox.config()).unwrap();
     assert!(
-        config.starts_with("# mine\nprofile = \"work\"") && config.ends_with("base_url = \"https://x.example\"\n"),
+        config.starts_with("# mine\nprofile = \"work\" # now\n")
+            && config.ends_with("base_url = \"https://x.example\"\n"),
         "{config}"
     );
     sandbox.run(["use", "work"]).stderr("qwenauth: `work` is the active profile already\n");
@@ -171,7 +172,7 @@ fn status_of_all_shows_what_is_wrong_with_each() {
             ("work", "valid", 0)
         ]
     );
-    assert!(outcome.stdout.contains("there is no provider `gone`"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("unknown provider `gone`"), "{}", outcome.stdout);
 }
 
 #[test]

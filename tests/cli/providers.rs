@@ -24,23 +24,23 @@ fn all_providers_are_listed_with_what_a_newcomer_compares() {
     assert_eq!(
         names,
         [
-            "qwen",
-            "openrouter",
             "dashscope",
-            "coding-plan",
-            "token-plan",
+            "openrouter",
             "modelscope",
-            "fireworks",
-            "cerebras",
             "groq",
-            "together",
+            "cerebras",
             "siliconflow",
+            "fireworks",
+            "together",
             "huggingface",
             "gemini",
+            "coding-plan",
+            "token-plan",
             "ollama",
             "vllm",
             "lmstudio",
-            "custom"
+            "custom",
+            "qwen",
         ]
     );
     for row in &list {
@@ -49,7 +49,7 @@ fn all_providers_are_listed_with_what_a_newcomer_compares() {
         assert!(!row["login"].as_array().unwrap().is_empty(), "{row}");
     }
     assert_eq!(
-        list[0]["models"][1],
+        list[16]["models"][1],
         json!({"id": "vision-model", "name": "Qwen Vision", "context": 131_072, "output": 32768, "input": ["text", "image"]})
     );
 }
@@ -94,16 +94,8 @@ fn one_provider_is_shown_in_full() {
 
 #[test]
 fn a_provider_that_is_not_there_names_the_nearest() {
-    Sandbox::new().run(["providers", "dashscop"]).fails(
-        2,
-        "there is no provider `dashscop`",
-        "did you mean `dashscope`?",
-    );
-    Sandbox::new().run(["login", "openruter"]).fails(
-        2,
-        "there is no provider `openruter`",
-        "did you mean `openrouter`?",
-    );
+    Sandbox::new().run(["providers", "dashscop"]).fails(2, "unknown provider `dashscop`", "did you mean `dashscope`?");
+    Sandbox::new().run(["login", "openruter"]).fails(2, "unknown provider `openruter`", "did you mean `openrouter`?");
 }
 
 #[test]

@@ -167,9 +167,9 @@ fn a_logout_of_all_asks_first() {
 fn a_login_without_a_provider_lets_one_be_chosen() {
     let sandbox = denied();
     let mut terminal = Terminal::run(&sandbox, &["login"], LARGE);
-    terminal.wait_for("> qwen ");
-    terminal.wait_for("huggingface");
-    terminal.types("\r");
+    terminal.wait_for("> dashscope ");
+    terminal.wait_for("  qwen ");
+    terminal.types("\x1b[A\r");
     let screen = terminal.exits(4);
     assert!(screen.contains("the login was denied"), "{screen}");
 }
@@ -198,7 +198,7 @@ fn with_groq() -> Sandbox {
 fn a_typed_key_is_not_shown() {
     let sandbox = with_groq();
     let mut terminal = Terminal::run(&sandbox, &["login", "groq"], LARGE);
-    terminal.wait_for("Get a key at https://console.groq.com/keys");
+    terminal.wait_for("Create a key at https://console.groq.com/keys");
     terminal.wait_for("API key (hidden)");
     terminal.wait_until_hidden();
     terminal.types("granted-typed\r");

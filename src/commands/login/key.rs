@@ -9,7 +9,7 @@ use super::Attempt;
 use crate::cli::variable;
 use crate::commands::rfc3339;
 use crate::credentials::{NewKey, Proof, Question, store_key};
-use crate::error::{Failed, Failure, nearest, note, printable};
+use crate::error::{Failed, Failure, note, printable};
 use crate::providers;
 use crate::secret::Secret;
 use crate::session::Surroundings;
@@ -72,18 +72,10 @@ fn targets(attempt: &Attempt) -> Result<Vec<Target>> {
         let region = provider.region_of(&base_url).map(str::to_owned);
         return Ok(vec![Target { region, base_url }]);
     }
-    if let Some(name) = &args.region {
-        let Some(region) = provider.regions.get(name) else {
-            let known: Vec<&str> = provider.regions.keys().map(String::as_str).collect();
-            let failed = Failed::new(Failure::Usage, format!("{} has no region `{}`", provider.title, printable(name)));
-            return match nearest(name, known.iter().copied()) {
-                Some(near) => failed.hint(format!("did you mean `{near}`?")),
-                None if known.is_empty() => failed.hint("leave `--region` out"),
-                None => failed.hint(format!("known are: {}", known.join(", "))),
-            }
-            .err();
-        };
-        return Ok(vec![Target { region: Some(name.clone()), base_url: providers::base_url(&region.base_url)? }]);
+    if let Some(typed) = &args.region {
+        let (name, region) = provider.region(typed)?;
+        let base_url = providers::base_url(&region.base_url)?;
+        return Ok(vec![Target { region: Some(name.to_owned()), base_url }]);
     }
     if provider.regions.is_empty() {
         if provider.base_url.is_empty() {
@@ -106,6 +98,7 @@ fn targets(attempt: &Attempt) -> Result<Vec<Target>> {
 /// Errors: login required when none does, saying where it belongs if that can be found out.
 fn prove(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(Target, Proof)> {
     let has_choice = targets.len() > 1;
+    let regions: Vec<Option<String>> = targets.iter().map(|target| target.region.clone()).collect();
     let mut unclear = None;
     let mut refused = None;
     for target in targets {
@@ -131,11 +124,12 @@ fn prove(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(Ta
         };
         return Failed::new(Failure::LoginRequired, message).hint(format!("use `--region {region}`")).err();
     }
+    let asked: &[Option<String>] = if has_choice { &regions } else { std::slice::from_ref(&target.region) };
     Failed::new(
         Failure::LoginRequired,
-        format!("{} refuses the key, and nothing was stored: {why}", attempt.provider.title),
+        format!("{} rejected the key: {why}; nothing was stored", attempt.provider.title),
     )
-    .hint(remedy(attempt, secret))
+    .hint(remedy(attempt, secret, asked))
     .err()
 }
 
@@ -165,33 +159,29 @@ fn home_region(attempt: &Attempt, secret: &Secret, refused: &Target) -> Result<O
     Ok(None)
 }
 
-/// What a refused key may be, by how it begins: a guess, so a hint.
-fn remedy(attempt: &Attempt, secret: &Secret) -> String {
+/// What to do about a rejected key. By its beginning it may belong to another provider; that is only likely, so a hint.
+/// `asked`: the regions that rejected it.
+fn remedy(attempt: &Attempt, secret: &Secret, asked: &[Option<String>]) -> String {
     let provider = &attempt.provider;
-    let overrides = &attempt.session.config.overrides;
-    let mut longest = 0;
-    let mut likely: Vec<(String, String)> = Vec::new();
-    for name in providers::names(overrides) {
-        let prefix = providers::find(&name, overrides).ok().and_then(|provider| provider.key?.prefix);
-        let Some(prefix) = prefix.filter(|prefix| secret.expose().starts_with(prefix.as_str())) else { continue };
-        if prefix.len() > longest {
-            longest = prefix.len();
-            likely.clear();
-        }
-        if prefix.len() == longest {
-            likely.push((name, prefix));
-        }
-    }
-    likely.retain(|(name, _)| *name != provider.name);
-    if let Some((first, prefix)) = likely.first() {
-        let names = likely.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(" and ");
-        return format!("keys that begin with `{prefix}` are known from {names}: try `qwenauth login {first}`");
+    if let Some((prefix, owners)) = providers::owners_of(secret, &attempt.session.config.overrides)
+        && !owners.contains(&provider.name)
+    {
+        let names = owners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
+        return format!("a key that begins with `{prefix}` is one of {names}: run `qwenauth login {}`", owners[0]);
     }
     if secret.expose() == NO_KEY {
-        return "the server wants a key: give it with `--api-key-stdin` or `--api-key-env VAR`".into();
+        return "the server requires a key: pass it with `--api-key-stdin` or `--api-key-env VAR`".into();
     }
-    match provider.key.as_ref().and_then(|key| key.page.as_ref()) {
-        Some(page) => format!("compare it with {page}"),
+    let tried = match asked {
+        [_, _, ..] => {
+            let names: Vec<&str> = asked.iter().flatten().map(String::as_str).collect();
+            format!("regions {} were tried; ", names.join(", "))
+        }
+        _ => String::new(),
+    };
+    let region = if let [Some(region)] = asked { Some(region.as_str()) } else { None };
+    match providers::in_words(&provider.key_pages(region)) {
+        Some(pages) => format!("{tried}check the key at {pages}"),
         None => "check that the key and the base URL belong together".into(),
     }
 }
@@ -238,8 +228,10 @@ fn read(attempt: &Attempt) -> Result<Secret> {
         if let Some(found) = offered(attempt)? {
             return Ok(found);
         }
-        if let Some(page) = attempt.provider.key.as_ref().and_then(|key| key.page.as_ref()) {
-            terminal::say(&format!("Get a key at {page}"));
+        let region = targets(attempt)?;
+        let region = if let [target] = region.as_slice() { target.region.as_deref() } else { None };
+        for (number, page) in attempt.provider.key_pages(region).iter().enumerate() {
+            terminal::say(&format!("{} {page}", if number == 0 { "Create a key at" } else { "             or" }));
         }
         let question = if optional { "API key (hidden; empty for none)" } else { "API key (hidden)" };
         let typed = terminal::hidden(question, optional)?;

@@ -10,9 +10,9 @@ use serde_json::json;
 use super::{print_json, rfc3339};
 use crate::cli::{Global, LoginArgs};
 use crate::credentials::{Account, Credential, Proof, State, Stored, renew};
-use crate::error::{Failed, Failure, Report, note};
+use crate::error::{Failed, Failure, Report, note, printable};
 use crate::profile::ProfileName;
-use crate::providers::{self, Ci, Provider, QWEN};
+use crate::providers::{self, Ci, Overrides, Provider, QWEN};
 use crate::session::{Endpoint, Session, Surroundings};
 use crate::terminal;
 
@@ -51,8 +51,8 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     let account = session.account_of(&profile);
     let attempt = Attempt { args, session, provider, profile, account, surroundings };
     let way = attempt.way()?;
-    if (args.no_wait || args.resume) && way != Way::Device {
-        return Failed::new(Failure::Usage, "`--no-wait` and `--resume` are for logins by a code")
+    if (args.no_wait || args.resume) && way == Way::Key {
+        return Failed::new(Failure::Usage, "`--no-wait` and `--resume` are for logins that a person approves")
             .hint(format!("see `qwenauth providers {}`", attempt.provider.name))
             .err();
     }
@@ -75,8 +75,8 @@ fn choose(
     surroundings: Surroundings,
 ) -> Result<Provider> {
     let overrides = &session.config.overrides;
-    if let Some(name) = &args.provider {
-        return providers::find(name, overrides);
+    if let Some(typed) = &args.provider {
+        return find(typed, session);
     }
     if let Some(profile) = named {
         let account = session.account_of(profile);
@@ -87,23 +87,69 @@ fn choose(
             return providers::find(profile.as_str(), overrides);
         }
     }
-    let asks_for_more =
-        args.no_wait || args.resume || args.json || args.force || args.no_verify || args.timeout.is_some();
-    if !terminal::can_prompt() || asks_for_more {
+    let is_scripted = args.no_wait || args.resume || args.json;
+    if !terminal::can_prompt() || is_scripted {
+        if !is_scripted && named.is_none() {
+            check_no_key_is_meant(overrides)?;
+        }
         return providers::find(QWEN, overrides);
     }
-    let all = providers::names(overrides)
-        .iter()
-        .map(|name| providers::find(name, overrides))
-        .collect::<Result<Vec<Provider>>>()?;
-    let rows: Vec<String> = all
-        .iter()
-        .map(|provider| format!("{:<12} {} ({})", provider.name, provider.price, surroundings.verdict(provider)))
-        .collect();
+    let all = all(overrides)?;
+    let rows: Vec<String> = all.iter().map(|provider| row(provider, surroundings)).collect();
     match terminal::choose("Log in to", &rows)? {
         Some(index) => all.into_iter().nth(index).context("no such provider"),
         None => Failed::new(Failure::Usage, "no provider was chosen").err(),
     }
+}
+
+fn all(overrides: &Overrides) -> Result<Vec<Provider>> {
+    providers::names(overrides).iter().map(|name| providers::find(name, overrides)).collect()
+}
+
+/// A key for Qwen models in the environment means that provider rather than the login that is the default.
+///
+/// Errors: usage, with the line to type.
+fn check_no_key_is_meant(overrides: &Overrides) -> Result<()> {
+    for provider in all(overrides)?.iter().filter(|provider| provider.qwen_only) {
+        if let Some(name) = Surroundings::key_variable(provider) {
+            return Failed::new(
+                Failure::Usage,
+                format!("`{name}` is set, and `login` without a provider would not use it"),
+            )
+            .hint(format!("run `qwenauth login {} --api-key-env {name}`, or `qwenauth login qwen`", provider.name))
+            .err();
+        }
+    }
+    Ok(())
+}
+
+/// One line of the list: name, title, how to log in, price.
+fn row(provider: &Provider, surroundings: Surroundings) -> String {
+    let method = match (&provider.authorize, provider.oauth(), &provider.key) {
+        (Some(_), ..) => "browser",
+        (_, Some(_), None) => "device",
+        (.., Some(key)) if key.optional && provider.base_url.is_empty() => "any",
+        (.., Some(key)) if key.optional => "none",
+        _ => "API key",
+    };
+    let cost = match Surroundings::key_variable(provider) {
+        _ if surroundings.ci && provider.ci == Ci::Forbidden => "not in CI".to_owned(),
+        Some(name) => format!("key in {name}"),
+        None => provider.cost.clone(),
+    };
+    format!("{}{}{method:<9}{cost}", terminal::padded(&provider.name, 13), terminal::padded(provider.label(), 33))
+}
+
+/// The provider known as `typed`. A stored profile of that name goes before an alias.
+fn find(typed: &str, session: &Session) -> Result<Provider> {
+    let overrides = &session.config.overrides;
+    let is_name = providers::names(overrides).iter().any(|name| name == typed);
+    if !is_name && session.config.paths.profiles()?.iter().any(|stored| stored.as_str() == typed) {
+        return Failed::new(Failure::Usage, format!("unknown provider `{}`", printable(typed)))
+            .hint(format!("`{typed}` is a stored profile: `qwenauth login --profile {typed}`"))
+            .err();
+    }
+    providers::find_by_any_name(typed, overrides)
 }
 
 fn profile_for(named: Option<ProfileName>, provider: &Provider) -> Result<ProfileName> {
@@ -235,9 +281,21 @@ impl Attempt<'_> {
         }))
     }
 
+    /// What to type for a login like this one.
+    fn command_line(&self) -> String {
+        let provider = &self.provider.name;
+        let profile =
+            if self.profile.as_str() == provider { String::new() } else { format!(" --profile {}", self.profile) };
+        format!("qwenauth login {provider}{profile}")
+    }
+
+    fn opens_browser(&self) -> bool {
+        !self.args.no_browser && self.surroundings.has_browser()
+    }
+
     /// A failure to open a browser is not the end of a login.
     fn open_browser(&self, url: &str) -> bool {
-        if self.args.no_browser || !self.surroundings.has_browser() {
+        if !self.opens_browser() {
             return false;
         }
         match terminal::open_browser(url) {

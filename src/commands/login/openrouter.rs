@@ -1,4 +1,7 @@
 //! OpenRouter's login: PKCE in a browser that ends with an API key, by a loopback callback or by pasting a code.
+//!
+//! Hazard: whatever is pasted goes to the provider as a code, and a person who has a key pastes it. Rule: what begins as
+//! a known key does is never sent as a code.
 
 use std::io::{BufRead, stdin};
 use std::sync::mpsc;
@@ -11,59 +14,140 @@ use url::Url;
 
 use super::{Attempt, key};
 use crate::commands::{print_json, rfc3339};
-use crate::error::{Failed, Failure};
-use crate::oauth::code::{self, Callback};
+use crate::credentials::PendingLogin;
+use crate::error::{Failed, Failure, note};
+use crate::oauth::code::{self, Callback, PendingCode};
 use crate::oauth::pkce::Pkce;
-use crate::providers::Authorize;
+use crate::providers::{self, Authorize};
 use crate::secret::Secret;
 use crate::terminal::{self, Countdown};
 
-/// How long the codes of OpenRouter are good for, as documented.
+/// Lifetime of OpenRouter's codes, as documented.
 const LIFETIME: Duration = Duration::from_secs(600);
 
+/// What a person brought back from the browser, or had already.
+enum Granted {
+    Code(Secret),
+    Key(Secret),
+}
+
 pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
-    if let Some(found) = key::offered(attempt)? {
+    let args = attempt.args;
+    let Some(authorize) = &attempt.provider.authorize else { return key::log_in(attempt) };
+    if args.resume {
+        return resume(attempt, authorize);
+    }
+    if args.no_wait {
+        return begin(attempt, authorize);
+    }
+    if !args.code_stdin
+        && let Some(found) = key::offered(attempt)?
+    {
         return key::store(attempt, found);
     }
-    let Some(authorize) = &attempt.provider.authorize else { return key::log_in(attempt) };
-    let has_browser = attempt.surroundings.has_browser() && !attempt.args.no_browser && !attempt.args.code_stdin;
-    if !has_browser && !attempt.args.code_stdin && !terminal::can_prompt() {
-        return Failed::new(Failure::Usage, "there is no browser to log in with, and no terminal to paste a code at")
-            .hint("give the code with `--code-stdin`, or a key with `--api-key-stdin` or `--api-key-env VAR`")
-            .err();
-    }
     let pkce = Pkce::new();
-    let deadline = Instant::now() + attempt.args.timeout.map_or(LIFETIME, |timeout| timeout.min(LIFETIME));
-    let code = if has_browser {
-        by_callback(attempt, authorize, &pkce, deadline)?
+    let deadline = Instant::now() + args.timeout.map_or(LIFETIME, |timeout| timeout.min(LIFETIME));
+    let can_paste = args.code_stdin || terminal::can_prompt();
+    let granted = if attempt.opens_browser() && !args.code_stdin || !can_paste && (args.json || args.no_browser) {
+        Granted::Code(by_callback(attempt, authorize, &pkce, deadline)?)
+    } else if can_paste {
+        let url = code::authorize_url(&authorize.url, &pkce, None, &extra(attempt))?;
+        show(attempt, url.as_str(), deadline)?;
+        read(attempt, deadline)?
     } else {
-        by_pasting(attempt, authorize, &pkce, deadline)?
+        return no_way_to_paste("there is no browser to log in with, and no terminal to paste a code at");
     };
-    let secret = code::exchange(&authorize.exchange, &code, &pkce, &attempt.account.network)?;
-    key::store(attempt, key::clean(secret.expose())?)
+    complete(attempt, authorize, granted, &pkce)
+}
+
+/// Shows where to approve the login and leaves it pending.
+fn begin(attempt: &Attempt, authorize: &Authorize) -> Result<()> {
+    let login = PendingLogin::of(&attempt.account);
+    let _lock = login.lock_start()?;
+    let now = SystemTime::now();
+    let pending = if let Some(pending) = login.read_code(&authorize.exchange)? {
+        note("a login is already pending; its address is shown again");
+        pending
+    } else {
+        let pkce = Pkce::new();
+        let url = code::authorize_url(&authorize.url, &pkce, None, &extra(attempt))?;
+        let pending = PendingCode::new(&url, &authorize.exchange, &pkce, now + LIFETIME);
+        login.keep_code(&pending)?;
+        pending
+    };
+    show(attempt, &pending.url, Instant::now() + pending.left(now))?;
+    note(&format!("the login is pending; `{} --resume` completes it", attempt.command_line()));
+    Ok(())
+}
+
+/// Completes a pending login with the code that its page showed.
+fn resume(attempt: &Attempt, authorize: &Authorize) -> Result<()> {
+    let account = &attempt.account;
+    let login = PendingLogin::of(account);
+    let Some(pending) = login.read_code(&authorize.exchange)? else {
+        return Failed::new(Failure::LoginRequired, format!("no login of `{}` is pending", account.profile))
+            .hint(account.login_hint())
+            .err();
+    };
+    if !attempt.args.code_stdin && !terminal::can_prompt() {
+        return no_way_to_paste("the pending login needs its code, and there is no terminal to paste it at");
+    }
+    let Some(_lock) = login.try_lock_poll()? else {
+        return Failed::new(Failure::Temporary, "another process is completing this login").err();
+    };
+    let left = pending.left(SystemTime::now());
+    let deadline = Instant::now() + attempt.args.timeout.map_or(left, |timeout| timeout.min(left));
+    show(attempt, &pending.url, deadline)?;
+    let granted = read(attempt, deadline)?;
+    complete(attempt, authorize, granted, &pending.pkce())?;
+    login.forget()
+}
+
+fn complete(attempt: &Attempt, authorize: &Authorize, granted: Granted, pkce: &Pkce) -> Result<()> {
+    let secret = match granted {
+        Granted::Key(key) => key,
+        Granted::Code(code) => {
+            let secret = code::exchange(&authorize.exchange, &code, pkce, &attempt.account.network)?;
+            key::clean(secret.expose())?
+        }
+    };
+    key::store(attempt, secret)
+}
+
+fn no_way_to_paste<T>(message: &str) -> Result<T> {
+    Failed::new(Failure::Usage, message)
+        .hint("pass the code with `--code-stdin`, or a key with `--api-key-stdin` or `--api-key-env VAR`")
+        .err()
 }
 
 fn by_callback(attempt: &Attempt, authorize: &Authorize, pkce: &Pkce, deadline: Instant) -> Result<Secret> {
     let callback = Callback::listen()?;
     let url = code::authorize_url(&authorize.url, pkce, Some(&callback.url()), &extra(attempt))?;
-    show(attempt, &url, deadline)?;
-    attempt.open_browser(url.as_str());
+    let entry = callback.entry();
+    let redirect = callback.serve(&url);
+    show(attempt, url.as_str(), deadline)?;
+    attempt.open_browser(&entry);
     let _countdown = Countdown::start("Waiting for your approval in the browser", deadline);
-    callback.wait(deadline)
+    redirect.wait(deadline)
 }
 
-fn by_pasting(attempt: &Attempt, authorize: &Authorize, pkce: &Pkce, deadline: Instant) -> Result<Secret> {
-    let url = code::authorize_url(&authorize.url, pkce, None, &extra(attempt))?;
-    show(attempt, &url, deadline)?;
-    let code =
-        if attempt.args.code_stdin { read_line(deadline)? } else { terminal::hidden("Code (10 minutes)", false)? };
-    let code = code.expose().trim();
-    if code.is_empty() || code.chars().any(|character| character.is_control() || character.is_whitespace()) {
-        return Failed::new(Failure::Usage, "that is no code: it is empty or has white space in it")
-            .hint("paste the code as the page shows it")
-            .err();
+/// A code or a key, from a person or from stdin.
+fn read(attempt: &Attempt, deadline: Instant) -> Result<Granted> {
+    let text = if attempt.args.code_stdin {
+        read_line(deadline)?
+    } else {
+        terminal::hidden("Code (valid for 10 minutes) or API key", false)?
+    };
+    let typed = key::clean(text.expose())?;
+    match providers::owners_of(&typed, &attempt.session.config.overrides) {
+        None => Ok(Granted::Code(typed)),
+        Some((_, owners)) if owners.contains(&attempt.provider.name) => Ok(Granted::Key(typed)),
+        Some((prefix, owners)) => {
+            let names = owners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
+            let message = format!("a text that begins with `{prefix}` is a key of {names}; it was not sent");
+            Failed::new(Failure::Usage, message).hint(format!("run `qwenauth login {}`", owners[0])).err()
+        }
     }
-    Ok(Secret::new(code.to_owned()))
 }
 
 /// What the page is told of the key it makes.
@@ -74,17 +158,15 @@ fn extra(attempt: &Attempt) -> Vec<(&'static str, String)> {
     extra
 }
 
-fn show(attempt: &Attempt, url: &Url, deadline: Instant) -> Result<()> {
+fn show(attempt: &Attempt, url: &str, deadline: Instant) -> Result<()> {
     if attempt.args.json {
         let expires_at = rfc3339(SystemTime::now() + deadline.saturating_duration_since(Instant::now()));
-        print_json(&json!({"event": "authorize_url", "url": url.as_str(), "expires_at": expires_at}))?;
+        print_json(&json!({"event": "authorize_url", "url": url, "expires_at": expires_at}))?;
     }
+    let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
     terminal::say("Open this address in a browser:\n\n");
-    terminal::say(url.as_str());
-    terminal::say(&format!(
-        "\n{} asks you to approve this login. Approve it only if you started this.",
-        url.host_str().unwrap_or_default()
-    ));
+    terminal::say(url);
+    terminal::say(&format!("\n{host} asks you to approve this login. Approve it only if you started this."));
     Ok(())
 }
 
@@ -98,6 +180,6 @@ fn read_line(deadline: Instant) -> Result<Secret> {
     });
     match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(line) => Ok(line?),
-        Err(_) => Failed::new(Failure::LoginRequired, "no code came in time").hint("run the login again").err(),
+        Err(_) => Failed::new(Failure::LoginRequired, "no code arrived in time").hint("run the login again").err(),
     }
 }

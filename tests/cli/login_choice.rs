@@ -1,0 +1,52 @@
+//! `login` without a provider: the one that a key in the environment means is named, never guessed.
+
+use crate::login::polls;
+use crate::sandbox::Sandbox;
+
+/// Key variables of providers that serve nothing but Qwen models.
+const QWEN_KEYS: [(&str, &str); 7] = [
+    ("DASHSCOPE_API_KEY", "dashscope"),
+    ("QWENCLOUD_API_KEY", "dashscope"),
+    ("QWEN_API_KEY", "dashscope"),
+    ("BAILIAN_CODING_PLAN_API_KEY", "coding-plan"),
+    ("ALIBABA_CODING_PLAN_API_KEY", "coding-plan"),
+    ("BAILIAN_TOKEN_PLAN_API_KEY", "token-plan"),
+    ("ALIBABA_TOKEN_PLAN_API_KEY", "token-plan"),
+];
+
+#[test]
+fn a_key_for_qwen_models_in_the_environment_ends_with_the_line_to_type() {
+    for (name, provider) in QWEN_KEYS {
+        for more in [&[][..], &["--no-verify"], &["--force"]] {
+            let sandbox = Sandbox::new().variable(name, "granted-key");
+            sandbox.run([&["login"], more].concat()).fails(
+                2,
+                &format!("`{name}` is set, and `login` without a provider would not use it"),
+                &format!("run `qwenauth login {provider} --api-key-env {name}`, or `qwenauth login qwen`"),
+            );
+            assert!(sandbox.server.requests().is_empty());
+        }
+    }
+}
+
+#[test]
+fn what_a_script_asks_for_and_other_keys_change_nothing_about_the_default() {
+    for (name, more) in [
+        ("DASHSCOPE_API_KEY", &["--json"][..]),
+        ("DASHSCOPE_API_KEY", &["--no-wait"]),
+        ("DASHSCOPE_API_KEY", &["--profile", "qwen"]),
+        ("OPENROUTER_API_KEY", &[]),
+        ("GEMINI_API_KEY", &[]),
+        ("HF_TOKEN", &[]),
+        ("GROQ_API_KEY", &[]),
+    ] {
+        let sandbox = polls([]).granted().variable(name, "granted-key");
+        drop(sandbox.run([&["login"], more].concat()).any_stderr().any_stdout());
+        if more.contains(&"--no-wait") {
+            drop(sandbox.run(["login", "--resume"]).any_stderr());
+        }
+        sandbox.holds_the_grant();
+    }
+    let sandbox = Sandbox::new().variable("DASHSCOPE_API_KEY", "granted-key");
+    sandbox.run(["login", "--resume"]).fails(4, "no login of `qwen` is pending", "run `qwenauth login`");
+}
