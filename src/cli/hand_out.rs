@@ -22,9 +22,9 @@ use super::value::{address, duration, percent, size};
   qwenauth env --format dotenv > .env                  the file holds a secret
   qwenauth env --format github >> \"$GITHUB_ENV\"")]
 pub(crate) struct EnvArgs {
-    /// The shell or file that will read it
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = EnvFormat::Sh)]
-    pub(crate) format: EnvFormat,
+    /// Shell or file that reads the output (default: `sh`, on Windows the shell that runs qwenauth)
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) format: Option<EnvFormat>,
     /// Print statements that remove the variables
     #[arg(long)]
     pub(crate) unset: bool,

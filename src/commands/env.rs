@@ -14,29 +14,30 @@ use clap::{CommandFactory, ValueEnum};
 use super::{group, print};
 use crate::cli::{Cli, EnvArgs, EnvFormat, variable};
 use crate::error::{Failed, Failure, Report, note};
-use crate::platform::system;
+use crate::platform::{processes, system};
 use crate::secret::Secret;
 use crate::session::Session;
 use crate::shell::{self, Variable};
 
 pub(crate) fn run(args: &EnvArgs, session: impl FnOnce() -> Result<Session>) -> Result<()> {
-    let result = text(args, || group(&session()?, args.min_ttl, args.model.clone(), args.short_lived));
+    let format = args.format.map_or_else(format_of_shell, Ok)?;
+    let result = text(args, format, || group(&session()?, args.min_ttl, args.model.clone(), args.short_lived));
     let answer = match &result {
         Ok(text) => text.expose(),
-        Err(error) => &failure(args.format, Report::of(error).failure.exit_code()),
+        Err(error) => &failure(format, Report::of(error).failure.exit_code()),
     };
     print(answer)?;
     result?;
-    if args.format == EnvFormat::Dotenv {
+    if format == EnvFormat::Dotenv {
         hint_at_git();
     }
     Ok(())
 }
 
-fn text(args: &EnvArgs, group: impl FnOnce() -> Result<[Variable; 6]>) -> Result<Secret> {
-    check(args)?;
+fn text(args: &EnvArgs, format: EnvFormat, group: impl FnOnce() -> Result<[Variable; 6]>) -> Result<Secret> {
+    check(args, format)?;
     let mut group = if args.unset { shell::openai_removed() } else { group()? }.to_vec();
-    if args.format == EnvFormat::Github {
+    if format == EnvFormat::Github {
         // An empty variable is not quite a removed one: none is made where there is nothing to remove.
         group.retain(|entry| entry.value.is_some() || variable(entry.name).is_some());
         if let Some(key) =
@@ -45,7 +46,7 @@ fn text(args: &EnvArgs, group: impl FnOnce() -> Result<[Variable; 6]>) -> Result
             io::stderr().write_all(shell::github_mask(key).expose().as_bytes())?;
         }
     }
-    match args.format {
+    match format {
         EnvFormat::Sh => shell::sh(&group),
         EnvFormat::Fish => shell::fish(&group),
         EnvFormat::Powershell => shell::powershell(&group),
@@ -55,6 +56,27 @@ fn text(args: &EnvArgs, group: impl FnOnce() -> Result<[Variable; 6]>) -> Result
         EnvFormat::Dotenv => shell::dotenv(&group),
         EnvFormat::Json => shell::json(&group),
         EnvFormat::Github => shell::github(&group),
+    }
+}
+
+/// The format that the shell which runs this program reads.
+fn format_of_shell() -> Result<EnvFormat> {
+    // Set by Git Bash, MSYS2 and Cygwin, whose shells Windows does not know as such.
+    let is_posix = variable("MSYSTEM").is_some()
+        || variable("SHELL").is_some_and(|shell| {
+            let name = Path::new(&shell).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            ["sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"].contains(&name.as_str())
+        });
+    match processes::calling_shell(is_posix) {
+        Some("sh" | "bash" | "dash" | "zsh") => Ok(EnvFormat::Sh),
+        Some("fish") => Ok(EnvFormat::Fish),
+        Some("powershell" | "pwsh") => Ok(EnvFormat::Powershell),
+        Some("cmd") => Ok(EnvFormat::Cmd),
+        Some("nu") => Ok(EnvFormat::Nushell),
+        Some("elvish") => Ok(EnvFormat::Elvish),
+        _ => Failed::new(Failure::Usage, "cannot tell which shell will read the output")
+            .hint("name it: `--format powershell`, `--format cmd`, `--format sh` …")
+            .err(),
     }
 }
 
@@ -68,19 +90,20 @@ pub(crate) fn not_understood(arguments: &[OsString]) {
     let typed: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
     let apart = typed.windows(2).find_map(|pair| (pair[0] == "--format").then_some(&*pair[1]));
     let format = apart.or_else(|| typed.iter().find_map(|argument| argument.strip_prefix("--format=")));
-    let format = format.and_then(|format| EnvFormat::from_str(format, false).ok()).unwrap_or(EnvFormat::Sh);
+    let format = format.and_then(|format| EnvFormat::from_str(format, false).ok());
+    let Ok(format) = format.map_or_else(format_of_shell, Ok) else { return };
     // Nobody can be told that stdout is gone; the error is on stderr already or about to be.
     let _ = print(&failure(format, Failure::Usage.exit_code()));
 }
 
 /// Refuses what cannot work, before a credential is read or renewed for it.
-fn check(args: &EnvArgs) -> Result<()> {
-    if args.format == EnvFormat::Github && variable("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
+fn check(args: &EnvArgs, format: EnvFormat) -> Result<()> {
+    if format == EnvFormat::Github && variable("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
         return Failed::new(Failure::Usage, "`--format github` works only in a GitHub Actions job")
             .hint("`GITHUB_ACTIONS` is not `true` here: choose another format")
             .err();
     }
-    if args.format == EnvFormat::Dotenv && args.unset {
+    if format == EnvFormat::Dotenv && args.unset {
         return Failed::new(Failure::Usage, "`--unset` cannot be said in a `.env` file")
             .hint("delete the `OPENAI_…` lines from the file")
             .err();

@@ -44,7 +44,10 @@ struct NotedFailure {
 
 /// The kernel lock. Held until dropped, or until the process ends in whatever way.
 pub(crate) struct Kernel {
+    /// Holds the lock, and the notes unless they have a file of their own.
     file: File,
+    /// Where a lock keeps readers out, `doctor` and others could not look into the notes of a held one.
+    notes_file: Option<File>,
     notes: Notes,
     waited_since: SystemTime,
 }
@@ -57,10 +60,15 @@ impl Kernel {
         let waited_since = SystemTime::now();
         let file = match fs2::FileExt::try_lock_exclusive(&file) {
             Ok(()) => file,
-            Err(error) if error.kind() == fs2::lock_contended_error().kind() => wait(file, path, deadline)?,
+            Err(error) if is_contended(&error) => wait(file, path, deadline)?,
             Err(error) => return Err(cannot_lock(&error, path)),
         };
-        let mut kernel = Self { file, notes: Notes::default(), waited_since };
+        let notes_file = if disk::LOCKS_KEEP_READERS_OUT {
+            Some(files::open_kept(&path.with_extension("qwenauth-notes"))?)
+        } else {
+            None
+        };
+        let mut kernel = Self { file, notes_file, notes: Notes::default(), waited_since };
         kernel.notes = kernel.read().unwrap_or_default();
         Ok(kernel)
     }
@@ -68,16 +76,20 @@ impl Kernel {
     /// Takes the lock if it is free.
     pub(crate) fn try_acquire(file: File, path: &Path) -> Result<Option<Self>> {
         match fs2::FileExt::try_lock_exclusive(&file) {
-            Ok(()) => Ok(Some(Self { file, notes: Notes::default(), waited_since: SystemTime::now() })),
-            Err(error) if error.kind() == fs2::lock_contended_error().kind() => Ok(None),
+            Ok(()) => {
+                let waited_since = SystemTime::now();
+                Ok(Some(Self { file, notes_file: None, notes: Notes::default(), waited_since }))
+            }
+            Err(error) if is_contended(&error) => Ok(None),
             Err(error) => Err(cannot_lock(&error, path)),
         }
     }
 
-    fn read(&mut self) -> Result<Notes> {
+    fn read(&self) -> Result<Notes> {
         let mut text = String::new();
-        self.file.rewind()?;
-        (&self.file).take(64 * 1024).read_to_string(&mut text)?;
+        let mut file = self.notes_file.as_ref().unwrap_or(&self.file);
+        file.rewind()?;
+        file.take(64 * 1024).read_to_string(&mut text)?;
         Ok(serde_json::from_str(&text)?)
     }
 
@@ -88,10 +100,11 @@ impl Kernel {
     /// Notes are a help for others, not a condition: one that cannot be written costs a wait or a request at most.
     pub(crate) fn change_notes(&mut self, change: impl FnOnce(&mut Notes)) {
         change(&mut self.notes);
+        let mut file = self.notes_file.as_ref().unwrap_or(&self.file);
         let written = serde_json::to_vec(&self.notes).map_err(io::Error::other).and_then(|bytes| {
-            self.file.set_len(0)?;
-            self.file.rewind()?;
-            self.file.write_all(&bytes)
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(&bytes)
         });
         if let Err(error) = written {
             log::warn!("cannot write the notes of the lock: {error}");
@@ -123,6 +136,11 @@ impl Kernel {
     }
 }
 
+/// Whether another process holds the lock. Windows has no kind of error for that, only a number.
+fn is_contended(error: &io::Error) -> bool {
+    error.raw_os_error() == fs2::lock_contended_error().raw_os_error()
+}
+
 /// A lock held for some microseconds, where nobody may wait.
 pub(crate) struct Brief<'file>(&'file File);
 
@@ -131,7 +149,7 @@ impl<'file> Brief<'file> {
     pub(crate) fn take(file: &'file File) -> io::Result<Option<Self>> {
         match fs2::FileExt::try_lock_exclusive(file) {
             Ok(()) => Ok(Some(Self(file))),
-            Err(error) if error.kind() == fs2::lock_contended_error().kind() => Ok(None),
+            Err(error) if is_contended(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -3,7 +3,8 @@
 //! ```text
 //! files/     private files, written whole: temporary file, fsync, rename, modes, symlinks, space reserved first
 //! lock.rs    the kernel lock between processes
-//! unix/      what differs, as Unix has it
+//! unix/      what differs, on Linux, macOS and other Unixes
+//! windows/   the same on Windows
 //! ```
 //!
 //! Of what differs, with the same names for each system:
@@ -19,6 +20,14 @@
 
 pub(crate) mod files;
 pub(crate) mod lock;
+#[cfg(unix)]
 mod unix;
+#[cfg(windows)]
+mod windows;
 
-pub(crate) use self::unix::{access, disk, processes, signals, supervisor, system};
+#[cfg(unix)]
+use self::unix as of_system;
+#[cfg(windows)]
+use self::windows as of_system;
+
+pub(crate) use self::of_system::{access, disk, processes, signals, supervisor, system};

@@ -137,7 +137,7 @@ pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let beside = path.with_extension("json");
     let mut builder = tempfile::Builder::new();
     let prefix = temporary_prefix(&beside);
-    let mut temporary = disk::private(builder.prefix(&prefix).suffix(".tmp")).tempfile_in(directory_of(path))?;
+    let mut temporary = disk::temporary(builder.prefix(&prefix).suffix(".tmp"), directory_of(path))?;
     temporary.as_file_mut().write_all(bytes)?;
     match temporary.persist_noclobber(path) {
         Ok(file) => Ok(file),
@@ -180,7 +180,7 @@ pub(super) fn directory_of(path: &Path) -> &Path {
 /// Says whether there was anything.
 pub(crate) fn remove(path: &Path) -> Result<bool> {
     let path = resolve(path)?;
-    match fs::remove_file(&path) {
+    match disk::remove_file(&path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) if disk::is_mount_point_error(&error) => open_in_place(&path, 0)
@@ -199,7 +199,6 @@ pub(crate) fn set_aside(path: &Path) -> Result<PathBuf> {
         .map(|number| path.with_file_name(format!("{name}.damaged-{number}")))
         .find(|candidate| fs::symlink_metadata(candidate).is_err())
         .with_context(|| format!("there are too many damaged versions of `{}`", path.display()))?;
-    #[expect(clippy::disallowed_methods, reason = "this is where files are renamed")]
-    fs::rename(&path, &free).with_context(|| format!("cannot set `{}` aside", path.display()))?;
+    disk::rename(&path, &free).with_context(|| format!("cannot set `{}` aside", path.display()))?;
     Ok(free)
 }

@@ -11,6 +11,7 @@ use tempfile::{NamedTempFile, TempPath};
 use zeroize::Zeroizing;
 
 use super::{Content, Privacy, directory_of, make_directory, read, resolve};
+use crate::error::{Failed, Failure};
 use crate::platform::{access, disk};
 
 /// Space for a new version of a file, taken before the new version is known.
@@ -20,6 +21,8 @@ pub(crate) struct Room {
     target: PathBuf,
     /// Set where the target is a mount point: it cannot be replaced by a rename, so its own room is taken as well.
     in_place: Option<File>,
+    /// Whether [`left_in`] finds what is written here, so that it stays where it cannot be put in place.
+    is_named: bool,
     /// What [`Room::draft`] has written.
     drafted: Zeroizing<Vec<u8>>,
 }
@@ -40,14 +43,15 @@ impl Room {
         let prefix = temporary_prefix(&target);
         remove_leftovers(directory, &prefix);
         let failed = || format!("cannot prepare a new version of `{}`", target.display());
+        disk::wait_until_replaceable(&target).map_err(|error| not_replaced(error, &target)).with_context(failed)?;
+        let is_named = name.is_some();
         let (prefix, random) = match name {
             Some(name) => (prefix + name, 0),
             None => (prefix, 6),
         };
         let mut builder = tempfile::Builder::new();
-        let temporary = disk::private(builder.prefix(&prefix).rand_bytes(random).suffix(".tmp"))
-            .tempfile_in(directory)
-            .with_context(failed)?;
+        let builder = builder.prefix(&prefix).rand_bytes(random).suffix(".tmp");
+        let temporary = disk::temporary(builder, directory).with_context(failed)?;
         access::restrict(temporary.as_file()).with_context(failed)?;
         match fs::metadata(&target) {
             Ok(old) => {
@@ -60,7 +64,7 @@ impl Room {
         }
         disk::allocate(temporary.as_file(), bytes).with_context(failed)?;
         let in_place = in_place_of(&target, bytes).with_context(failed)?;
-        Ok(Self { temporary, target, in_place, drafted: Zeroizing::default() })
+        Ok(Self { temporary, target, in_place, is_named, drafted: Zeroizing::default() })
     }
 
     /// The room of this name that a killed process left. What is in it stays until it is in place.
@@ -75,7 +79,7 @@ impl Room {
             Ok::<_, io::Error>((temporary, in_place_of(&target, length)?))
         };
         let (temporary, in_place) = reopen().with_context(|| format!("cannot use `{}`", path.display()))?;
-        Ok(Self { temporary, target, in_place, drafted: Zeroizing::default() })
+        Ok(Self { temporary, target, in_place, is_named: true, drafted: Zeroizing::default() })
     }
 
     /// Writes `bytes` where [`left_in`] finds them if this process is killed now, as a rule those that [`Room::write`] is
@@ -109,7 +113,11 @@ impl Room {
                 forget(error.file);
                 return Ok(());
             }
-            Err(error) => return Err(error.error).with_context(failed),
+            Err(mut error) => {
+                // By its name the next process finds it and puts it in place.
+                error.file.disable_cleanup(self.is_named);
+                return Err(not_replaced(error.error, &target)).with_context(failed);
+            }
         }
         let directory = directory_of(&target);
         if let Err(error) = disk::sync_directory(directory) {
@@ -117,6 +125,16 @@ impl Room {
         }
         Ok(())
     }
+}
+
+/// What it means that `target` was not replaced: a program that has it open will close it.
+fn not_replaced(error: io::Error, target: &Path) -> anyhow::Error {
+    if !disk::is_in_use(&error) {
+        return error.into();
+    }
+    Failed::new(Failure::Temporary, format!("another program has `{}` open", target.display()))
+        .hint("close that program or wait until it is done, then try again")
+        .into()
 }
 
 /// Where the target cannot be replaced by a rename: itself, with room for so many bytes.

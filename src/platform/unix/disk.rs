@@ -45,9 +45,9 @@ pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Makes temporary files private from the start.
-pub(crate) fn private<'a, 'b, 'c>(builder: &'a mut tempfile::Builder<'b, 'c>) -> &'a mut tempfile::Builder<'b, 'c> {
-    builder.permissions(Permissions::from_mode(0o600))
+/// Makes a temporary file, private from the start.
+pub(crate) fn temporary(builder: &mut tempfile::Builder<'_, '_>, directory: &Path) -> io::Result<NamedTempFile> {
+    builder.permissions(Permissions::from_mode(0o600)).tempfile_in(directory)
 }
 
 /// Flushes what was renamed in a directory.
@@ -59,6 +59,31 @@ pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
 pub(crate) fn replace(temporary: NamedTempFile, target: &Path) -> Result<(), tempfile::PersistError> {
     temporary.persist(target).map(drop)
 }
+
+/// A file that another program has open can be replaced.
+#[expect(clippy::unnecessary_wraps, reason = "the same shape as on Windows, where it can fail")]
+pub(crate) fn wait_until_replaceable(_target: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Whether a file was not replaced because another program has it open.
+pub(crate) fn is_in_use(_error: &io::Error) -> bool {
+    false
+}
+
+/// Removes a file, whoever has it open.
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)
+}
+
+/// Renames a file, whoever has it open.
+#[expect(clippy::disallowed_methods, reason = "this is where files are renamed")]
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
+/// A lock is advice: others can read the locked file.
+pub(crate) const LOCKS_KEEP_READERS_OUT: bool = false;
 
 /// Whether a file was not replaced or removed because it is a mount point.
 pub(crate) fn is_mount_point_error(error: &io::Error) -> bool {

@@ -42,5 +42,11 @@ pub(crate) fn cannot_start(program: &OsStr, error: &io::Error) -> Failed {
     Failed::new(Failure::NotFound, format!("`{name}` was not found")).hint("check its name and `PATH`")
 }
 
+/// The shell that reads what this program prints: POSIX, unless the user says otherwise.
+#[expect(clippy::unnecessary_wraps, reason = "the same shape as on Windows, which has no such rule")]
+pub(crate) fn calling_shell(_is_posix: bool) -> Option<&'static str> {
+    Some("sh")
+}
+
 /// The shell of the user.
 pub(crate) const SHELL: (&str, &str) = ("SHELL", "/bin/sh");

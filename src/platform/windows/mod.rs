@@ -1,0 +1,10 @@
+//! Windows 10 and later, under the names of `unix`.
+
+pub(crate) mod access;
+mod console;
+pub(crate) mod disk;
+mod job;
+pub(crate) mod processes;
+pub(crate) mod signals;
+pub(crate) mod supervisor;
+pub(crate) mod system;

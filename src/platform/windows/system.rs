@@ -1,0 +1,89 @@
+//! What the system knows: the clock that only runs forward, the boot, the user's home, and the file behind stdout.
+
+#![expect(unsafe_code, reason = "clocks, the registry and the path of an open file have no safe interface")]
+
+use std::ffi::OsString;
+use std::io;
+use std::os::windows::ffi::OsStringExt;
+use std::os::windows::io::AsRawHandle;
+use std::path::PathBuf;
+use std::ptr;
+use std::time::Duration;
+
+use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_DISK, GetFileType, GetFinalPathNameByHandleW};
+use windows_sys::Win32::System::Performance::{QueryPerformanceCounter, QueryPerformanceFrequency};
+use windows_sys::Win32::System::Registry::{HKEY_LOCAL_MACHINE, RRF_RT_REG_DWORD, RegGetValueW};
+
+use super::access::wide;
+
+/// The variable that names the user's home directory. `HOME` is that of a Unix shell on Windows, in its own spelling.
+pub(crate) const HOME: &str = "USERPROFILE";
+
+/// Why [`home`] finds none.
+pub(crate) const NO_HOME: &str = "the user has no profile directory";
+
+/// The variables of the directories for configuration, data and state, and where those are below the home directory if
+/// the variable is not set. Only the configuration may travel with the user to another machine.
+pub(crate) const CONFIG: (&str, &str) = ("APPDATA", "AppData/Roaming");
+pub(crate) const DATA: (&str, &str) = ("LOCALAPPDATA", "AppData/Local");
+pub(crate) const STATE: (&str, &str) = DATA;
+
+/// The home directory of the user's profile, for where the variable is not set.
+pub(crate) fn home() -> Option<PathBuf> {
+    std::env::home_dir()
+}
+
+/// Time since the boot, the same for all processes; setting the time of day does not change it.
+pub(crate) fn monotonic() -> Duration {
+    let (mut count, mut frequency) = (0, 0);
+    // SAFETY: both write a number. They cannot fail since Windows XP.
+    unsafe {
+        QueryPerformanceCounter(&raw mut count);
+        QueryPerformanceFrequency(&raw mut frequency);
+    }
+    let nanoseconds = i128::from(count) * 1_000_000_000 / i128::from(frequency.max(1));
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or_default())
+}
+
+/// Tells one boot of the machine from another, after which [`monotonic`] begins anew; empty where nothing does.
+pub(crate) fn boot() -> Vec<u8> {
+    let key = wide(r"SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management\PrefetchParameters");
+    let name = wide("BootId");
+    let mut boot = [0; 4];
+    let mut length = 4;
+    // SAFETY: both names end with a zero, and the buffer is as long as is said.
+    let error = unsafe {
+        RegGetValueW(
+            HKEY_LOCAL_MACHINE,
+            key.as_ptr(),
+            name.as_ptr(),
+            RRF_RT_REG_DWORD,
+            ptr::null_mut(),
+            boot.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if error == 0 { boot.to_vec() } else { Vec::new() }
+}
+
+/// A debugger of the same user is allowed to read, and there is no mark against it.
+pub(crate) fn guard_memory() {}
+
+/// Whether a browser could be shown, when nothing speaks against it.
+pub(crate) const IS_GRAPHICAL: bool = true;
+
+/// The regular file that stdout is redirected to, if it is one that still exists.
+pub(crate) fn file_behind_stdout() -> Option<PathBuf> {
+    let stdout = io::stdout().as_raw_handle();
+    // A path has at most so many units.
+    let mut path = vec![0; 32_768];
+    // SAFETY: the handle of stdout is open or null, and the buffer is as long as is said.
+    let length = unsafe {
+        if GetFileType(stdout) != FILE_TYPE_DISK {
+            return None;
+        }
+        GetFinalPathNameByHandleW(stdout, path.as_mut_ptr(), 32_768, 0)
+    };
+    let path = PathBuf::from(OsString::from_wide(path.get(..usize::try_from(length).ok()?)?));
+    path.is_file().then_some(path)
+}
