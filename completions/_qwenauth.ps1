@@ -101,7 +101,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             break
         }
         'qwenauth;env' {
-            [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'The shell or file that will read it')
+            [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'Shell or file that reads the output (default: `sh`, on Windows the shell that runs qwenauth)')
             [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'The model to name in `OPENAI_MODEL`')
             [CompletionResult]::new('--min-ttl', '--min-ttl', [CompletionResultType]::ParameterName, 'How long the token must be good for (default: 10m if it can be had)')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')

@@ -92,7 +92,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'qwenauth;env'= {
-            cand --format 'The shell or file that will read it'
+            cand --format 'Shell or file that reads the output (default: `sh`, on Windows the shell that runs qwenauth)'
             cand --model 'The model to name in `OPENAI_MODEL`'
             cand --min-ttl 'How long the token must be good for (default: 10m if it can be had)'
             cand --profile 'Use this profile instead of the active one'

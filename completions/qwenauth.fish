@@ -83,7 +83,7 @@ header\t'`Authorization: Bearer …`'"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l short-lived -d 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l format -d 'The shell or file that will read it' -r -f -a "sh\t'bash, dash, zsh; quoted, any POSIX shell'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l format -d 'Shell or file that reads the output (default: `sh`, on Windows the shell that runs qwenauth)' -r -f -a "sh\t'bash, dash, zsh; quoted, any POSIX shell'
 fish\t''
 powershell\t''
 nushell\t'A record for `from json | load-env`'

@@ -77,7 +77,7 @@ module completions {
 
   # Print shell statements that export the credential
   export extern "qwenauth env" [
-    --format: string@"nu-complete qwenauth env format" # The shell or file that will read it
+    --format: string@"nu-complete qwenauth env format" # Shell or file that reads the output (default: `sh`, on Windows the shell that runs qwenauth)
     --unset                   # Print statements that remove the variables
     --model: string           # The model to name in `OPENAI_MODEL`
     --min-ttl: string         # How long the token must be good for (default: 10m if it can be had)

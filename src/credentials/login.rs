@@ -7,6 +7,7 @@ use super::store::Found;
 use super::{Account, Credential, Stored};
 use crate::error::{Failed, Report, note};
 use crate::oauth::{Endpoints, Grant};
+use crate::platform::files::Kept;
 use crate::platform::signals::Held;
 use crate::providers::Provider;
 use crate::secret::Secret;
@@ -89,6 +90,7 @@ pub(crate) fn remove(account: &Account) -> Result<Option<Stored>> {
 pub(super) fn unsaved(account: &Account, error: &anyhow::Error, granted: &str, grant: &Grant) -> Failed {
     let report = Report::of(error);
     let hint = match grant.refresh_token {
+        Some(_) if error.is::<Kept>() => "nothing was lost: fix that, and the next command completes it".into(),
         Some(_) => format!("mend that, then {}: the server may know older tokens no more", account.login_hint()),
         None => "nothing was lost: mend that, then run it again".into(),
     };

@@ -14,6 +14,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Failed, Failure, note};
+use crate::platform::{disk, files};
 
 /// How long the locks are waited for, in all: more than two renewals can take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -181,7 +181,7 @@ fn a_name_that_does_not_resolve_in_time_is_temporary() {
 }
 
 #[test]
-fn a_rename_that_fails_leaves_the_old_version_whole() {
+fn a_rename_that_fails_leaves_the_new_version_to_the_next_command() {
     if !possible(std::path::Path::new("/usr/bin/strace").exists(), "run strace") {
         return;
     }
@@ -189,8 +189,17 @@ fn a_rename_that_fails_leaves_the_old_version_whole() {
     let before = sandbox.content();
     let script = "exec strace -f -qqq -o /dev/null -e trace=rename,renameat,renameat2 \
                   -e inject=rename,renameat,renameat2:error=EIO $QWENAUTH token";
-    sandbox.shell(script).fails(1, &not_saved("the token was renewed", EIO), SPENT);
-    is_as_before(&sandbox, &before);
+    let told = format!(
+        "the token was renewed, but could not be saved: it is kept for the next command: cannot write \
+         `{{home}}/.qwen/oauth_creds.json`: {}",
+        said(EIO)
+    );
+    let hint = "nothing was lost: fix that, and the next command completes it";
+    sandbox.shell(script).fails(1, &told, hint);
+    assert_eq!(sandbox.content(), before);
+    sandbox.run(["token"]).stdout("granted-access-2\n");
+    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1, "the token is not sent again");
+    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
 }
 
 #[test]

@@ -130,7 +130,7 @@ impl Drop for QwenCodeLock {
             let _ = heart.join();
         }
         if read_id(&self.path).as_deref() == Some(&self.id)
-            && let Err(error) = fs::remove_file(&self.path)
+            && let Err(error) = disk::remove_file(&self.path)
         {
             log::warn!("cannot remove the lock `{}`: {error}", self.path.display());
         }
@@ -176,8 +176,7 @@ fn stale(path: &Path, ours: Option<&str>) -> Option<Judged> {
 /// of this goes with the leftovers of the next new version of the credential.
 fn take_over(path: &Path, judged: &Judged) -> Result<()> {
     let aside = files::leftover(&path.with_extension("json"), &lock_id());
-    #[expect(clippy::disallowed_methods, reason = "a lock is not a file with content to keep")]
-    match fs::rename(path, &aside) {
+    match disk::rename(path, &aside) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => {
@@ -191,7 +190,7 @@ fn take_over(path: &Path, judged: &Judged) -> Result<()> {
         log::info!("the lock `{}` changed hands while it was judged; it is put back", path.display());
         let _ = fs::hard_link(&aside, path);
     }
-    let _ = fs::remove_file(&aside).or_else(|_| fs::remove_dir(&aside));
+    let _ = disk::remove_file(&aside).or_else(|_| fs::remove_dir(&aside));
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use zeroize::Zeroizing;
 
-pub(crate) use self::room::{Room, left_in, leftover, remove_left};
+pub(crate) use self::room::{Kept, Room, left_in, leftover, remove_left};
 use self::room::{fill, open_in_place, temporary_prefix};
 use crate::error::{Failed, Failure};
 use crate::platform::{access, disk};

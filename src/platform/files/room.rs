@@ -2,6 +2,7 @@
 //!
 //! Hazards and rule: see [`super`].
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -114,9 +115,10 @@ impl Room {
                 return Ok(());
             }
             Err(mut error) => {
+                let not_replaced = Err(not_replaced(error.error, &target)).with_context(failed);
                 // By its name the next process finds it and puts it in place.
                 error.file.disable_cleanup(self.is_named);
-                return Err(not_replaced(error.error, &target)).with_context(failed);
+                return if self.is_named { not_replaced.context(Kept) } else { not_replaced };
             }
         }
         let directory = directory_of(&target);
@@ -135,6 +137,16 @@ fn not_replaced(error: io::Error, target: &Path) -> anyhow::Error {
     Failed::new(Failure::Temporary, format!("another program has `{}` open", target.display()))
         .hint("close that program or wait until it is done, then try again")
         .into()
+}
+
+/// In the chain of an error of [`Room::write`]: what was to be written is whole and durable beside the file.
+#[derive(Debug)]
+pub(crate) struct Kept;
+
+impl fmt::Display for Kept {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("it is kept for the next command")
+    }
 }
 
 /// Where the target cannot be replaced by a rename: itself, with room for so many bytes.
