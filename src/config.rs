@@ -15,7 +15,7 @@ use crate::paths::Paths;
 use crate::platform::files::{self, Content, Privacy, Room};
 use crate::platform::lock::{Kernel, PATIENCE};
 use crate::profile::ProfileName;
-use crate::providers::{self, Overrides, QWEN};
+use crate::providers::{self, Overrides, Practice, QWEN};
 use crate::secret::Secret;
 
 /// What config.toml may say.
@@ -39,6 +39,9 @@ impl Config {
         let paths = Paths::of(environment)?;
         let qwen_oauth_url = environment.qwen_oauth_url.as_ref().map(|url| url.to_string_lossy().into_owned());
         let mut config = Self { paths, profile: None, overrides: Overrides { qwen_oauth_url, ..Overrides::default() } };
+        if environment.qwenauth_home.is_some() {
+            config.overrides.practice = Practice::read(&config.paths.sandbox())?;
+        }
         let path = config.file();
         let Some(text) = read(&path)? else { return Ok(config) };
         let mut warnings = Vec::new();

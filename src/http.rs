@@ -8,6 +8,7 @@ use std::io::Read;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,6 +40,14 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How this program introduces itself: truthfully.
 pub(crate) const USER_AGENT: &str = concat!("qwenauth/", env!("CARGO_PKG_VERSION"));
 
+/// Whether requests may go to this machine only.
+static LOOPBACK_ONLY: AtomicBool = AtomicBool::new(false);
+
+/// From now on no request leaves this machine: a sandbox is for practice.
+pub(crate) fn confine_to_loopback() {
+    LOOPBACK_ONLY.store(true, Ordering::Relaxed);
+}
+
 /// A URL that credentials may be sent to: `https`, or `http` to this machine; without user info.
 pub(crate) fn endpoint(text: &str) -> Result<Url> {
     let refused =
@@ -46,6 +55,9 @@ pub(crate) fn endpoint(text: &str) -> Result<Url> {
     let url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
     if !url.username().is_empty() || url.password().is_some() {
         return refused("it carries user info").err();
+    }
+    if LOOPBACK_ONLY.load(Ordering::Relaxed) && !is_loopback(&url) {
+        return refused("no request of a sandbox leaves this machine").hint("leave the sandbox first: `exit`").err();
     }
     match url.scheme() {
         "https" if url.host().is_some() => Ok(url),

@@ -35,7 +35,7 @@
 //! providers → oauth, http, platform · oauth → http · limits → platform · usage → platform
 //! setup → platform, providers, used by its commands only
 //! gateway → credentials, limits, usage, platform, providers, http, used by its commands only
-//! sandbox → cli, platform, used by its command only
+//! sandbox → cli, paths, platform, providers, say, used by its command only
 //! error → say · cli → platform, say
 //! http, installation, platform, shell, terminal, secret use nothing of ours but error and secret
 //! ```

@@ -10,6 +10,9 @@ use crate::error::{Failed, Failure};
 use crate::platform::system;
 use crate::profile::ProfileName;
 
+/// In the state directory of a sandbox: where its practice provider listens.
+pub(crate) const SANDBOX: &str = "sandbox.json";
+
 /// Where things are.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
@@ -54,6 +57,11 @@ impl Paths {
             return self.qwen.join("oauth_creds.json");
         }
         self.data.join("credentials").join(format!("{profile}.json"))
+    }
+
+    /// What makes a sandbox of a `QWENAUTH_HOME`.
+    pub(crate) fn sandbox(&self) -> PathBuf {
+        self.state.join(SANDBOX)
     }
 
     /// The names of all profiles that have a credential file.

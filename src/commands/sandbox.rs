@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli::SandboxArgs;
 use crate::error::{Failed, Failure, note};
 use crate::platform::supervisor::{Ended, Supervisor};
-use crate::sandbox::{Inside, Options, Provider, shell, tour};
+use crate::sandbox::{Inside, Options, Provider, tour};
 
 /// Ends with the code of the program inside.
 pub(crate) fn run(args: &SandboxArgs) -> anyhow::Result<u8> {
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &SandboxArgs) -> anyhow::Result<u8> {
     // Before the provider's thread, which is to have the signals blocked as well.
     let supervisor = Supervisor::start()?;
     let provider = Provider::start(&Options { approve, token_lifetime: args.expires_in })?;
-    let inside = Inside::new(provider.url())?;
+    let inside = Inside::new(&provider)?;
     let ended = if args.tour {
         tour::run(&inside, &supervisor)
     } else {
@@ -34,14 +34,23 @@ pub(crate) fn run(args: &SandboxArgs) -> anyhow::Result<u8> {
 }
 
 fn run_inside(args: &SandboxArgs, inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<Ended> {
-    let shell = shell();
-    let (program, arguments) = args.command.split_first().unwrap_or((&shell, &[]));
-    let child = supervisor.spawn(inside.command(program).args(arguments))?;
+    let mut command = match args.command.split_first() {
+        Some((program, arguments)) => {
+            let mut command = inside.command(program);
+            command.args(arguments);
+            command
+        }
+        None => inside.shell()?,
+    };
+    let child = supervisor.spawn(&mut command)?;
     supervisor.wait(child)
 }
 
 fn greet(provider: &Provider) {
     note(&format!("a practice provider runs at {}: no account, no network", provider.url()));
-    note("inside this shell every `qwenauth …` uses it, and nothing of yours is touched");
-    note("try `qwenauth login`, `qwenauth status`, `qwenauth exec -- env`; `exit` ends it and removes what it kept");
+    note("in this shell it stands for every provider: nothing of yours is touched, and no request leaves this machine");
+    note(
+        "try `qwenauth login dashscope` with any key that begins with `practice-`, then `qwenauth status` and `qwenauth exec -- env`",
+    );
+    note("`exit` ends it and removes what it kept");
 }

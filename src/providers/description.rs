@@ -171,6 +171,16 @@ pub(crate) struct Verify {
     pub(crate) refused: Vec<u16>,
 }
 
+impl Verify {
+    /// The path of what is fetched, below the base URL or of a whole URL.
+    pub(crate) fn path(&self) -> &str {
+        match self.get.split_once("://") {
+            Some((_, rest)) => rest.find('/').map_or("", |at| &rest[at..]),
+            None => &self.get,
+        }
+    }
+}
+
 impl Default for Verify {
     fn default() -> Self {
         Self { get: "models".into(), open: Some(Open::Chat), refused: Vec::new() }
@@ -368,6 +378,11 @@ impl Provider {
             None => return None,
         }
         Some(url.as_str().trim_end_matches('/').to_owned())
+    }
+
+    /// Puts the endpoint of Anthropic's protocol, if there is one, at `path` on the host of the base URL.
+    pub(super) fn move_anthropic_to(&mut self, path: &str) {
+        self.anthropic = self.anthropic.take().map(|_| Anthropic::Path(path.to_owned()));
     }
 
     /// Whether its data name such an endpoint.

@@ -6,6 +6,7 @@
 mod description;
 mod names;
 mod own;
+mod practice;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, bail};
 pub(crate) use self::description::{Authorize, Ci, KeyHeader, Model, Open, Provider, in_words};
 pub(crate) use self::names::{find_by_any_name, name_of, owners_of};
 pub(crate) use self::own::check_keys;
+pub(crate) use self::practice::{KEY_PREFIX, Practice};
 use crate::error::{Failed, Failure, printable};
 use crate::http;
 use crate::secret::Secret;
@@ -35,6 +37,8 @@ pub(crate) struct Overrides {
     pub(crate) qwen_oauth_url: Option<String>,
     /// The values of the variables that `client_secret_env` names, by variable.
     pub(crate) client_secrets: BTreeMap<String, Secret>,
+    /// Inside `qwenauth sandbox`: the practice provider, which stands for every provider.
+    pub(crate) practice: Option<Practice>,
 }
 
 /// The provider called `name`: the built-in one under the user's `[providers.NAME]`.
@@ -64,6 +68,9 @@ pub(crate) fn find(name: &str, overrides: &Overrides) -> Result<Provider> {
         && let Some(url) = &overrides.qwen_oauth_url
     {
         provider.move_oauth_to(url).context("`QWENAUTH_QWEN_OAUTH_URL`")?;
+    }
+    if let Some(practice) = &overrides.practice {
+        provider.practise(practice)?;
     }
     Ok(provider)
 }

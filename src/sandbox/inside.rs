@@ -2,19 +2,28 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
 use tempfile::TempDir;
 
+use super::Provider;
 use crate::cli::variable;
 use crate::error::note;
-use crate::platform::{access, processes};
+use crate::paths::SANDBOX;
+use crate::platform::{access, files, processes};
+use crate::providers::{self, Overrides, Practice};
 
 /// Where the tools that `setup` writes look for their files, so that it writes none of the user's.
 const TOOLS: [(&str, &str); 3] =
     [("CODEX_HOME", "codex"), ("CLAUDE_CONFIG_DIR", "claude"), ("OPENCODE_CONFIG_DIR", "opencode")];
+
+/// What stays of our own variables: how much is logged, and in which language.
+const KEPT: [&str; 2] = ["QWENAUTH_LOG", "QWENAUTH_LANG"];
+
+/// Variables that name another host or hold another key.
+const FAMILIES: [&str; 2] = ["OPENAI_", "ANTHROPIC_"];
 
 const LOOPBACK: &str = "127.0.0.1,localhost,::1";
 
@@ -26,21 +35,30 @@ pub(crate) struct Inside {
 }
 
 impl Inside {
-    pub(crate) fn new(url: &str) -> anyhow::Result<Self> {
-        let directory = private_directory().context("making a temporary directory")?;
-        let program = env::current_exe().context("finding this program")?;
+    /// Directories for what runs inside, and the file that makes them a sandbox of `provider`.
+    pub(crate) fn new(provider: &Provider) -> anyhow::Result<Self> {
+        let directory = private_directory().context("cannot make a temporary directory")?;
+        let file = directory.path().join("qwenauth").join("state").join(SANDBOX);
+        files::create_whole(&file, &Practice::file(provider.url(), provider.approval())?)
+            .with_context(|| format!("cannot write `{}`", file.display()))?;
+        let program = env::current_exe().context("cannot find this program")?;
         let own = program.parent().map(PathBuf::from);
         let path = variable("PATH").unwrap_or_default();
         let path = env::join_paths(own.into_iter().chain(env::split_paths(&path)))
-            .context("putting this program's directory into `PATH`")?;
-        Ok(Self { directory, url: url.to_owned(), path })
+            .context("cannot put this program's directory into `PATH`")?;
+        Ok(Self { directory, url: provider.url().to_owned(), path })
     }
 
     /// `program` with the environment of the sandbox, found by the sandbox's `PATH`.
     pub(crate) fn command(&self, program: &OsStr) -> Command {
         let mut command = Command::new(program);
+        let keys = key_variables();
+        let is_foreign = |name: &str| {
+            let ours = name.starts_with("QWENAUTH_") && !KEPT.contains(&name);
+            ours || FAMILIES.iter().any(|family| name.starts_with(family)) || keys.iter().any(|key| key == name)
+        };
         for (name, _) in env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("OPENAI_") || name == "QWENAUTH_PROFILE") {
+            if name.to_str().is_some_and(is_foreign) {
                 command.env_remove(name);
             }
         }
@@ -53,10 +71,49 @@ impl Inside {
         for (name, directory) in TOOLS {
             command.env(name, self.directory.path().join(directory));
         }
-        for name in ["NO_PROXY", "no_proxy"] {
-            command.env(name, without_proxy(variable(name)));
-        }
+        // Either spelling starts from whichever the user had set, since programs differ in which they read first.
+        let [upper, lower] = ["NO_PROXY", "no_proxy"].map(variable);
+        command.env("NO_PROXY", without_proxy(upper.clone().or_else(|| lower.clone())));
+        command.env("no_proxy", without_proxy(lower.or(upper)));
         command
+    }
+
+    /// The user's shell, with `(sandbox)` in front of its prompt.
+    ///
+    /// Errors: the files that set the prompt cannot be written.
+    pub(crate) fn shell(&self) -> anyhow::Result<Command> {
+        let shell = shell();
+        let mut command = self.command(&shell);
+        let name = Path::new(&shell).file_stem().unwrap_or_default().to_owned();
+        let write = |name: &str, text: &str| -> anyhow::Result<PathBuf> {
+            let path = self.directory.path().join(name);
+            files::create_whole(&path, text.as_bytes())
+                .with_context(|| format!("cannot write `{}`", path.display()))?;
+            Ok(path)
+        };
+        match name.to_str() {
+            Some("bash") => {
+                let file = write("bashrc", "[ -f ~/.bashrc ] && . ~/.bashrc\nPS1=\"(sandbox) $PS1\"\n")?;
+                command.arg("--rcfile").arg(file);
+            }
+            Some("zsh") => {
+                let own = variable("ZDOTDIR").map_or_else(|| "$HOME".to_owned(), |path| quoted(&path));
+                let text = format!(
+                    "ZDOTDIR={own}\n[ -f \"$ZDOTDIR/.zshrc\" ] && . \"$ZDOTDIR/.zshrc\"\nPROMPT=\"(sandbox) $PROMPT\"\n"
+                );
+                write(".zshrc", &text)?;
+                command.env("ZDOTDIR", self.directory.path());
+            }
+            Some("fish") => {
+                let prompt = "functions -q fish_prompt; and functions -c fish_prompt sandbox_prompt; \
+                    function fish_prompt; echo -n '(sandbox) '; functions -q sandbox_prompt; and sandbox_prompt; end";
+                command.args(["-C", prompt]);
+            }
+            _ => {
+                command.env("PS1", "(sandbox) $ ");
+            }
+        }
+        Ok(command)
     }
 
     /// Removes what the sandbox held.
@@ -71,7 +128,7 @@ impl Inside {
 /// `qwen`, `qwenauth` and those of the tools in a new directory, all of them for this user alone.
 fn private_directory() -> anyhow::Result<TempDir> {
     let directory = access::private_temporary_directory("qwenauth-sandbox-")?;
-    for name in ["qwen", "qwenauth"].into_iter().chain(TOOLS.map(|(_, name)| name)) {
+    for name in ["qwen", "qwenauth", "qwenauth/state"].into_iter().chain(TOOLS.map(|(_, name)| name)) {
         access::create_directory(&directory.path().join(name))?;
     }
     Ok(directory)
@@ -84,8 +141,20 @@ fn without_proxy(before: Option<OsString>) -> OsString {
     hosts
 }
 
+/// The variables of all providers that hold a key: a real one has no use inside.
+fn key_variables() -> Vec<String> {
+    let overrides = Overrides::default();
+    let of = |name: &String| providers::find(name, &overrides).ok()?.key.map(|key| key.variables);
+    providers::names(&overrides).iter().filter_map(of).flatten().collect()
+}
+
+/// For sh and its kin.
+fn quoted(text: &OsStr) -> String {
+    format!("'{}'", text.to_string_lossy().replace('\'', r"'\''"))
+}
+
 /// The shell of the user.
-pub(crate) fn shell() -> OsString {
+fn shell() -> OsString {
     let (name, default) = processes::SHELL;
     variable(name).unwrap_or_else(|| default.into())
 }

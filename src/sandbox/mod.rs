@@ -4,6 +4,7 @@
 //! commands/sandbox.rs   provider · inside · a program or the tour · clean up
 //! provider.rs           the HTTP server: who may ask, how much, which answer
 //! oauth.rs              device codes, tokens, grants: Qwen's dialect of RFC 8628, without HTTP
+//! keys.rs               providers with API keys: which keys, which models
 //! page.rs               the page on which a person approves
 //! model.rs              an OpenAI-compatible model that echoes; messages.rs: the same in Anthropic's words
 //! inside.rs             directories and environment of what runs inside
@@ -15,6 +16,7 @@
 //! from its own form.
 
 mod inside;
+mod keys;
 mod messages;
 mod model;
 mod oauth;
@@ -22,5 +24,5 @@ mod page;
 mod provider;
 pub(crate) mod tour;
 
-pub(crate) use inside::{Inside, shell};
+pub(crate) use inside::Inside;
 pub(crate) use provider::{Options, Provider};

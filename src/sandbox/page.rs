@@ -77,6 +77,22 @@ pub(super) fn enter_code(unknown: Option<&str>) -> String {
     page("Enter the code", &body)
 }
 
+/// A key to practice with.
+pub(super) fn key(key: &str) -> String {
+    page(
+        "A practice key",
+        &format!("<p class=\"code\">{}</p>\n<p>Paste it where the login asks for a key.</p>", escape(key)),
+    )
+}
+
+/// A code to paste.
+pub(super) fn code(code: &str) -> String {
+    page(
+        "Your code",
+        &format!("<p class=\"code\">{}</p>\n<p>Paste it where the login asks for a code.</p>", escape(code)),
+    )
+}
+
 pub(super) fn refused(why: &str) -> String {
     page(
         "Not accepted",

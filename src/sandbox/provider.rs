@@ -17,10 +17,13 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
+use subtle::ConstantTimeEq;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::oauth::{Answer, Authority, Form, Settings};
-use super::{messages, model, page};
+use super::oauth::{Answer, Authority, Decision, Form, Settings};
+use super::{keys, messages, model, page};
+use crate::providers;
+use crate::secret::Secret;
 
 type Response = hyper::Response<Full<Bytes>>;
 
@@ -43,6 +46,7 @@ pub(crate) struct Options {
 /// A running practice provider.
 pub(crate) struct Provider {
     url: String,
+    approval: Secret,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -62,7 +66,13 @@ impl Provider {
             token_lifetime: options.token_lifetime,
         };
         let hosts = [format!("127.0.0.1:{port}"), format!("localhost:{port}")];
-        let server = Arc::new(Server { hosts, authority: Mutex::new(Authority::new(settings)) });
+        let approval = Secret::new(format!("{:032x}", rand::random::<u128>()));
+        let server = Arc::new(Server {
+            hosts,
+            approval: approval.clone(),
+            authority: Mutex::new(Authority::new(settings)),
+            authorizations: Mutex::default(),
+        });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let serve = move || {
@@ -71,12 +81,17 @@ impl Provider {
             let _ = runtime.block_on(stopped);
         };
         let thread = std::thread::Builder::new().name("practice provider".to_owned()).spawn(serve)?;
-        Ok(Self { url, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { url, approval, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Scheme, host and port: the OAuth server, and `resource_url` of its tokens.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// What a process of the sandbox shows to approve a login without a browser.
+    pub(crate) fn approval(&self) -> &Secret {
+        &self.approval
     }
 }
 
@@ -127,7 +142,9 @@ async fn serve(listener: TcpListener, server: Arc<Server>) {
 struct Server {
     /// What `Host` may say.
     hosts: [String; 2],
+    approval: Secret,
     authority: Mutex<Authority>,
+    authorizations: Mutex<keys::Authorizations>,
 }
 
 /// A request that has been read whole.
@@ -145,7 +162,7 @@ impl Server {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        let limit = if head.uri.path().starts_with("/v1/") { LARGEST_PROMPT } else { LARGEST_FORM };
+        let limit = if head.uri.path().contains("/v1/") { LARGEST_PROMPT } else { LARGEST_FORM };
         let read = tokio::time::timeout(PATIENCE, Limited::new(body, limit).collect()).await;
         let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
         let (method, headers) = (head.method, head.headers);
@@ -167,6 +184,12 @@ impl Server {
         if !self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host)) {
             return html_reply(StatusCode::FORBIDDEN, page::refused("this is not the host it was asked for"));
         }
+        if let Some((name, rest)) = keys::split(&call.path) {
+            return match keys::provider(name) {
+                Some(provider) => self.of_provider(&provider, rest, call),
+                None => html_reply(StatusCode::NOT_FOUND, page::refused("there is no provider of that name")),
+            };
+        }
         let mut authority = self.authority.lock().unwrap_or_else(PoisonError::into_inner);
         match (call.method.as_str(), call.path.as_str()) {
             ("POST", "/api/v1/oauth2/device/code") => {
@@ -176,16 +199,77 @@ impl Server {
             ("POST", "/api/v1/oauth2/revoke") => oauth_reply(&authority.revoke(&call.form())),
             ("GET" | "HEAD", "/" | "/device") => show(&mut authority, call, now),
             ("POST", "/device") => decide(&mut authority, call, now),
+            ("POST", "/approve") => self.approve(&mut authority, &call.form(), now),
+            ("GET" | "HEAD", "/keys") => html_reply(StatusCode::OK, page::key(&keys::new_key())),
             (_, path) if path.starts_with("/v1/") => {
                 if !authority.accepts(call.bearer(), now) {
                     let message = "invalid access token or token expired";
                     return json_reply(StatusCode::UNAUTHORIZED, &api_error("invalid_api_key", message));
                 }
                 drop(authority);
-                ask_model(call)
+                ask_model(call, &call.path)
             }
             _ => html_reply(StatusCode::NOT_FOUND, page::refused("there is nothing at this address")),
         }
+    }
+}
+
+impl Server {
+    /// A login approved or denied from the terminal that asked for it.
+    fn approve(&self, authority: &mut Authority, form: &Form, now: Instant) -> Response {
+        let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+        let known: bool = field("approval").as_bytes().ct_eq(self.approval.expose().as_bytes()).into();
+        let Some(login) = authority.login(field("user_code"), now).filter(|_| known) else {
+            return json_reply(StatusCode::FORBIDDEN, &api_error("forbidden", "only the sandbox itself approves so"));
+        };
+        login.decision = if field("decision") == "deny" { Decision::Denied } else { Decision::Approved };
+        json_reply(StatusCode::OK, &json!({}))
+    }
+
+    /// What a provider with API keys answers at `rest` below its own place.
+    fn of_provider(&self, provider: &providers::Provider, rest: &str, call: &Call) -> Response {
+        let query: Form = parse_form(call.query.as_bytes());
+        let mut authorizations = self.authorizations.lock().unwrap_or_else(PoisonError::into_inner);
+        match (call.method.as_str(), rest) {
+            ("GET", "/authorize") if query.contains_key("callback_url") => {
+                let url = authorizations.approve(&query).and_then(|url| url.as_str().parse().ok());
+                let Some(location) = url else {
+                    return html_reply(StatusCode::BAD_REQUEST, page::refused("the callback is not on this machine"));
+                };
+                let mut response = html_reply(StatusCode::SEE_OTHER, String::new());
+                response.headers_mut().insert(header::LOCATION, location);
+                return response;
+            }
+            ("GET", "/authorize") => {
+                return match authorizations.code(&query) {
+                    Some(code) => html_reply(StatusCode::OK, page::code(&code)),
+                    None => html_reply(StatusCode::BAD_REQUEST, page::refused("`code_challenge` is missing")),
+                };
+            }
+            ("POST", "/exchange") => {
+                return match authorizations.exchange(&call.body) {
+                    Some(key) => json_reply(StatusCode::OK, &key),
+                    None => json_reply(StatusCode::FORBIDDEN, &api_error("invalid_code", "the code is not valid")),
+                };
+            }
+            _ => drop(authorizations),
+        }
+        if !keys::accepts(provider, call.key()) {
+            let message = format!("the practice provider accepts keys that begin with `{}`", providers::KEY_PREFIX);
+            return json_reply(StatusCode::UNAUTHORIZED, &api_error("invalid_api_key", &message));
+        }
+        if call.method == Method::GET {
+            return match rest {
+                "/v1/models" => json_reply(StatusCode::OK, &keys::list(provider)),
+                _ if rest.ends_with(provider.verify.path()) => json_reply(StatusCode::OK, &json!({ "data": {} })),
+                _ => no_such_endpoint(),
+            };
+        }
+        if let Some(model) = keys::unknown_model(provider, &call.body) {
+            let message = format!("The model `{model}` does not exist or you do not have access to it.");
+            return json_reply(StatusCode::NOT_FOUND, &api_error("model_not_found", &message));
+        }
+        ask_model(call, rest)
     }
 }
 
@@ -217,25 +301,24 @@ fn decide(authority: &mut Authority, call: &Call, now: Instant) -> Response {
     response
 }
 
-fn ask_model(call: &Call) -> Response {
-    let output = match (call.method.as_str(), call.path.as_str()) {
+fn ask_model(call: &Call, path: &str) -> Response {
+    let output = match (call.method.as_str(), path) {
         ("GET", "/v1/models") => Ok(model::Output::Json(model::models())),
         ("POST", "/v1/chat/completions") => model::chat(&call.body),
         ("POST", "/v1/messages") => messages::messages(&call.body),
         ("POST", "/v1/messages/count_tokens") => messages::count_tokens(&call.body),
         ("POST", "/v1/responses") => model::responses(&call.body),
-        _ => {
-            return json_reply(
-                StatusCode::NOT_FOUND,
-                &api_error("not_found", "the practice model has no such endpoint"),
-            );
-        }
+        _ => return no_such_endpoint(),
     };
     match output {
         Ok(model::Output::Json(value)) => json_reply(StatusCode::OK, &value),
         Ok(model::Output::Events(events)) => reply(StatusCode::OK, "text/event-stream", events),
         Err(message) => json_reply(StatusCode::BAD_REQUEST, &api_error("invalid_request", &message)),
     }
+}
+
+fn no_such_endpoint() -> Response {
+    json_reply(StatusCode::NOT_FOUND, &api_error("not_found", "the practice model has no such endpoint"))
 }
 
 impl Call {
@@ -246,6 +329,14 @@ impl Call {
     fn bearer(&self) -> &str {
         let (scheme, token) = self.header(header::AUTHORIZATION).split_once(' ').unwrap_or_default();
         if scheme.eq_ignore_ascii_case("bearer") { token.trim() } else { "" }
+    }
+
+    /// The API key, in whichever of the two headers.
+    fn key(&self) -> &str {
+        match self.header(header::HeaderName::from_static("x-api-key")) {
+            "" => self.bearer(),
+            key => key,
+        }
     }
 
     fn form(&self) -> Form {

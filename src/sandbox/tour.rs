@@ -2,7 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::io::{self, ErrorKind, IsTerminal, PipeReader, Read, Write};
+use std::io::{self, BufRead, PipeReader, Write};
 use std::process::Stdio;
 
 use anyhow::Context;
@@ -11,70 +11,77 @@ use super::Inside;
 use crate::cli::variable;
 use crate::error::note;
 use crate::platform::supervisor::{Ended, Supervisor};
+use crate::say::{Screen, Style};
 
 struct Step {
     why: &'static str,
+    /// What the command reads, as `printf` is shown to print it.
+    stdin: Option<&'static str>,
     arguments: &'static [&'static str],
     /// A program without which the step is left out.
     needs: Option<&'static str>,
 }
 
-const STEPS: [Step; 8] = [
+impl Step {
+    const fn new(why: &'static str, arguments: &'static [&'static str]) -> Self {
+        Self { why, stdin: None, arguments, needs: None }
+    }
+}
+
+/// Today's way first: an API key. Then the device flow, which Qwen OAuth and other issuers use.
+const STEPS: [Step; 11] = [
     Step {
-        why: "Log in. Qwen would wait for you to approve this in a browser; the practice provider approves at once.",
-        arguments: &["login", "--no-browser", "--qr", "never"],
-        needs: None,
+        stdin: Some("practice-key-of-the-tour"),
+        ..Step::new(
+            "Log in with an API key. Inside a sandbox any key that begins with `practice-` is valid.",
+            &["login", "dashscope", "--api-key-stdin"],
+        )
     },
-    Step { why: "Where does the login stand?", arguments: &["status"], needs: None },
+    Step::new("See which credential is active.", &["status"]),
     Step {
-        why: "Run any program with the credential in its environment.",
-        arguments: &["exec", "--", "sh", "-c", r#"echo "a key of ${#OPENAI_API_KEY} characters for $OPENAI_BASE_URL""#],
         needs: Some("sh"),
+        ..Step::new(
+            "Run any program with the credential in its environment.",
+            &["exec", "--", "sh", "-c", r#"echo "a key of ${#OPENAI_API_KEY} characters for $OPENAI_BASE_URL""#],
+        )
     },
     Step {
-        why: "So any OpenAI-compatible client works. The practice model says back what it was told.",
-        arguments: &[
-            "exec",
-            "--",
-            "sh",
-            "-c",
-            r#"
+        needs: Some("curl"),
+        ..Step::new(
+            "So any OpenAI-compatible client works. The practice model repeats what it was told.",
+            &[
+                "exec",
+                "--",
+                "sh",
+                "-c",
+                r#"
     echo "Authorization: Bearer $OPENAI_API_KEY" |
     curl -sS -H @- -H "Content-Type: application/json" -d "$0" "$OPENAI_BASE_URL/chat/completions"
   "#,
-            r#"{"model":"coder-model","messages":[{"role":"user","content":"Hello, model!"}]}"#,
-        ],
-        needs: Some("curl"),
+                r#"{"model":"qwen3.8-flash","messages":[{"role":"user","content":"Hello, model!"}]}"#,
+            ],
+        )
     },
-    Step {
-        why: "Renew now; silence means it worked. `token`, `env` and `exec` renew by themselves when it is time.",
-        arguments: &["refresh"],
-        needs: None,
-    },
-    Step {
-        why: "Hand the access token to a script. This one is only for practice and ends with the tour.",
-        arguments: &["token"],
-        needs: None,
-    },
-    Step {
-        why: "Or put the whole group of variables into a shell: `eval $(qwenauth env)`.",
-        arguments: &["env"],
-        needs: None,
-    },
-    Step { why: "Forget the credential.", arguments: &["logout"], needs: None },
+    Step::new("Set up a tool for good; `--print` shows what would be written.", &["setup", "codex", "--print"]),
+    Step::new("Or put the variables into a shell: `eval $(qwenauth env)`.", &["env"]),
+    Step::new(
+        "Log in by the device flow. A provider waits until you approve on any device; the practice provider approves at once.",
+        &["login", "qwen", "--no-browser", "--qr", "never"],
+    ),
+    Step::new("Renew now. `token`, `env` and `exec` renew when it is time.", &["refresh"]),
+    Step::new("Print the access token for a script. This one ends with the tour.", &["token"]),
+    Step::new("Remove the credential.", &["logout"]),
+    Step::new("The other profile is still there.", &["profiles"]),
 ];
 
 /// Shows all steps; ends with the code of the first that fails.
 pub(crate) fn run(inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<Ended> {
-    let style = Style::of_stdout();
+    let screen = Screen::stdout();
     let mut stdout = io::stdout();
-    writeln!(
-        stdout,
-        "{}A practice provider runs on this machine now: no account, no network, nothing of yours is touched.{}\n",
-        style.soft, style.plain
-    )?;
+    let begin = "A practice provider runs on this machine now: no account, no network, nothing of yours is touched.";
+    writeln!(stdout, "{}\n", remark(begin, 0, screen))?;
     for step in STEPS.iter().filter(|step| step.needs.is_none_or(is_there)) {
-        let ended = show(step, inside, supervisor, &style, &mut stdout)?;
+        let ended = show(step, inside, supervisor, screen, &mut stdout)?;
         if supervisor.is_interrupted() {
             return Ok(ended);
         }
@@ -83,11 +90,8 @@ pub(crate) fn run(inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<En
             return Ok(ended);
         }
     }
-    writeln!(
-        stdout,
-        "{}# That was the main job. Practise on your own with `qwenauth sandbox`, or begin for real with `qwenauth login`.{}",
-        style.soft, style.plain
-    )?;
+    let end = "That was the main job. Practice on your own with `qwenauth sandbox`, or log in with `qwenauth login`.";
+    writeln!(stdout, "{}", remark(&format!("# {end}"), 2, screen))?;
     Ok(Ended::SUCCESS)
 }
 
@@ -95,44 +99,58 @@ fn show(
     step: &Step,
     inside: &Inside,
     supervisor: &Supervisor,
-    style: &Style,
+    screen: Screen,
     stdout: &mut io::Stdout,
 ) -> anyhow::Result<Ended> {
-    writeln!(stdout, "{}# {}{}", style.soft, step.why, style.plain)?;
-    writeln!(stdout, "{}$ {}{}", style.strong, command_line(step.arguments), style.plain)?;
+    writeln!(stdout, "{}", remark(&format!("# {}", step.why), 2, screen))?;
+    let typed = match step.stdin {
+        Some(text) => format!("printf {text} | {}", command_line(step.arguments)),
+        None => command_line(step.arguments),
+    };
+    for (at, line) in typed.lines().enumerate() {
+        let lead = if at == 0 { "$ " } else { "" };
+        writeln!(stdout, "{}", screen.paint(Style::Bold, &format!("{lead}{line}")))?;
+    }
     let program = env::current_exe().context("finding this program")?;
     // One pipe for both, so that what the step says stays in order.
     let (output, end) = io::pipe()?;
     let mut command = inside.command(program.as_os_str());
-    command.args(step.arguments).stdin(Stdio::null()).stdout(end.try_clone()?).stderr(end);
-    let child = supervisor.spawn(&mut command)?;
+    let stdin = if step.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
+    command.args(step.arguments).stdin(stdin).stdout(end.try_clone()?).stderr(end);
+    let mut child = supervisor.spawn(&mut command)?;
     // It holds the pipe's other end, which keeps the output from ending.
     drop(command);
-    let copied = copy_lines(output, stdout);
+    if let (Some(mut stdin), Some(text)) = (child.stdin.take(), step.stdin) {
+        // A command that ends without reading says why itself.
+        let _ = stdin.write_all(text.as_bytes());
+    }
+    let copied = copy_lines(output, screen, stdout);
     let ended = supervisor.wait(child)?;
     copied?;
     writeln!(stdout)?;
     Ok(ended)
 }
 
-/// Copies as it comes, and ends the last line if the program did not.
-fn copy_lines(mut output: PipeReader, stdout: &mut io::Stdout) -> io::Result<()> {
-    let (mut buffer, mut last) = ([0; 4096], b'\n');
-    loop {
-        let length = match output.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(length) => length,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        stdout.write_all(&buffer[..length])?;
+/// Copies line by line, each wrapped as its command would have wrapped it on this terminal.
+fn copy_lines(output: PipeReader, screen: Screen, stdout: &mut io::Stdout) -> io::Result<()> {
+    let mut output = io::BufReader::new(output);
+    let mut line = Vec::new();
+    while output.read_until(b'\n', &mut line)? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        let indent = text.len() - text.trim_start().len();
+        for line in screen.wrap(text.trim_end(), 0, indent) {
+            writeln!(stdout, "{line}")?;
+        }
         stdout.flush()?;
-        last = buffer[length - 1];
-    }
-    if last != b'\n' {
-        writeln!(stdout)?;
+        line.clear();
     }
     Ok(())
+}
+
+/// What the tour itself says.
+fn remark(text: &str, indent: usize, screen: Screen) -> String {
+    let lines: Vec<String> = screen.wrap(text, 0, indent).iter().map(|line| screen.paint(Style::Hint, line)).collect();
+    lines.join("\n")
 }
 
 /// The command as one would type it.
@@ -149,24 +167,6 @@ fn command_line(arguments: &[&str]) -> String {
 fn is_there(program: &'static str) -> bool {
     let path = variable("PATH").unwrap_or_default();
     env::split_paths(&path).any(|directory| directory.join(OsStr::new(program)).is_file())
-}
-
-/// How explanations and commands are set apart from output, where stdout shows colour.
-struct Style {
-    soft: &'static str,
-    strong: &'static str,
-    plain: &'static str,
-}
-
-impl Style {
-    fn of_stdout() -> Self {
-        let wanted = io::stdout().is_terminal() && variable("NO_COLOR").is_none();
-        if wanted || variable("CLICOLOR_FORCE").is_some() {
-            Self { soft: "\x1b[36m", strong: "\x1b[1m", plain: "\x1b[0m" }
-        } else {
-            Self { soft: "", strong: "", plain: "" }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -96,15 +96,18 @@ fn the_tour_shows_every_command_with_its_output() {
     let shown = stdout(&output);
     let mut rest = shown;
     for (command, output) in [
-        ("login --no-browser --qr never\n", "logged in: profile `qwen`"),
-        ("status\n", "valid"),
-        ("exec -- sh -c ", "a key of 59 characters for http://127.0.0.1:"),
+        ("login dashscope --api-key-stdin\n", "logged in: profile `dashscope`"),
+        ("status\n", "dashscope (active)"),
+        ("exec -- sh -c ", "a key of 24 characters for http://127.0.0.1:"),
+        ("setup codex --print\n", "[model_providers.qwenauth]"),
+        ("env\n", "export OPENAI_API_KEY=practice-key-of-the-tour"),
+        ("login qwen --no-browser --qr never\n", "logged in: profile `qwen`"),
         ("refresh\n", ""),
         ("token\n", "practice-access-"),
-        ("env\n", "export OPENAI_API_KEY=practice-access-"),
         ("logout\n", "logged out of `qwen`"),
+        ("profiles\n", "dashscope"),
     ] {
-        let command = format!("\n$ qwenauth {command}");
+        let command = format!("qwenauth {command}");
         let (_, after) = rest.split_once(&command).unwrap_or_else(|| panic!("no {command} in {rest}"));
         let (result, _) = after.split_once("\n\n#").unwrap_or((after, ""));
         assert!(shown.contains(output) && (command.contains("exec") || after.contains(output)), "{command}{result}");
@@ -145,12 +148,14 @@ fn a_tour_whose_reader_leaves_is_no_failure() {
 fn the_program_inside_sees_the_practice_provider_and_no_variable_of_the_user() {
     let place = Place::new();
     let mut command = place.sandbox(&["--", "env"]);
-    for name in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ANYTHING", "QWENAUTH_PROFILE", "QWEN_HOME"] {
+    let foreign = ["OPENAI_API_KEY", "OPENAI_ANYTHING", "ANTHROPIC_AUTH_TOKEN", "DASHSCOPE_API_KEY", "GROQ_API_KEY"];
+    for name in foreign.into_iter().chain(["QWENAUTH_PROFILE", "QWENAUTH_API_KEY", "QWEN_HOME"]) {
         command.env(name, "the user's");
     }
     let output = command.env("NO_PROXY", "example.com").output().unwrap();
     let environment = stdout(&output);
     assert!(!environment.contains("OPENAI_"), "{environment}");
+    assert!(!environment.contains("QWENAUTH_API_KEY") && !environment.contains("_API_KEY="), "{environment}");
     assert!(!environment.contains("QWENAUTH_PROFILE") && !environment.contains("the user's"), "{environment}");
     let value = |name: &str| {
         let line = environment.lines().find(|line| line.starts_with(&format!("{name}=")));
@@ -161,7 +166,7 @@ fn the_program_inside_sees_the_practice_provider_and_no_variable_of_the_user() {
         assert!(Path::new(&value(name)).starts_with(place.temporary.path()), "{environment}");
     }
     assert_eq!(value("NO_PROXY"), "example.com,127.0.0.1,localhost,::1");
-    assert_eq!(value("no_proxy"), "127.0.0.1,localhost,::1");
+    assert_eq!(value("no_proxy"), "example.com,127.0.0.1,localhost,::1");
     assert!(Path::new(PROGRAM).starts_with(value("PATH").split(':').next().unwrap()));
     assert!(place.is_untouched());
 }
@@ -352,13 +357,91 @@ fn a_terminal_that_goes_away_takes_program_and_sandbox_along() {
     assert!(place.is_untouched());
 }
 
+/// In a sandbox a login to any provider ends at the practice provider, whatever is typed: the system calls show each
+/// connection.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_shell_on_a_terminal_is_told_where_it_is_and_approves_in_a_browser_only() {
+fn no_request_of_a_sandbox_leaves_the_machine() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("skipped: strace is not installed");
+        return;
+    }
+    let place = Place::new();
+    let script = r#"
+        for name in $(qwenauth providers --json | tr ',' '\n' | sed -n 's/.*"provider": *"\([a-z-]*\)".*/\1/p'); do
+            set -- login "$name" --api-key-stdin
+            case $name in qwen) set -- login qwen --no-browser ;; custom) set -- "$@" --base-url https://example.com/v1 ;; esac
+            printf practice-1 | qwenauth "$@" >/dev/null 2>&1; echo "$name $?"
+            printf sk-real-key-0123456789 | qwenauth "$@" --profile other --force >/dev/null 2>&1
+            qwenauth status --check --profile "$name" >/dev/null 2>&1
+            qwenauth doctor --profile "$name" >/dev/null 2>&1
+        done
+        DASHSCOPE_API_KEY=sk-real-key-0123456789 qwenauth login dashscope --profile third --api-key-env DASHSCOPE_API_KEY 2>&1"#;
+    let log = place.temporary.path().join("connections");
+    let mut command = place.command("strace");
+    command.args(["-f", "-qq", "-s", "256", "-e", "trace=connect,sendto", "-o"]).arg(&log);
+    command.args([PROGRAM, "sandbox", "--", "sh", "-c", script]);
+    let output = command.output().unwrap();
+    let shown = text(&output.stdout);
+    let ended: Vec<(&str, &str)> = shown.lines().filter_map(|line| line.split_once(' ')).take(17).collect();
+    assert_eq!(ended.len(), 17, "{output:?}");
+    for (name, code) in ended {
+        // `https://example.com` is refused before anything is sent.
+        assert_eq!(code, if name == "custom" { "2" } else { "0" }, "{name} in {shown}");
+    }
+    assert!(shown.contains("accepts keys that begin with `practice-`"), "{shown}");
+    let connections = fs::read_to_string(&log).unwrap();
+    assert!(connections.contains("127.0.0.1"), "{connections}");
+    for line in connections.lines().filter(|line| line.contains("AF_INET")) {
+        assert!(line.contains("\"127.0.0.1\""), "{line}");
+    }
+    fs::remove_file(log).unwrap();
+    assert!(place.is_untouched());
+}
+
+/// The switch is a file that is valid only while the process that wrote it runs.
+#[test]
+fn what_is_left_of_a_sandbox_redirects_no_login() {
+    let place = Place::new();
+    let state = place.temporary.path().join("copy/state");
+    fs::create_dir_all(&state).unwrap();
+    let script = format!("cp \"$QWENAUTH_HOME/state/sandbox.json\" {}", state.display());
+    stdout(&place.sandbox(&["--", "sh", "-c", &script]).output().unwrap());
+    let mut command = place.command(PROGRAM);
+    command.args(["providers", "dashscope"]).env("QWENAUTH_HOME", place.temporary.path().join("copy"));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(
+        text(&output.stderr),
+        "qwenauth: error: `QWENAUTH_HOME` belongs to a sandbox that has ended\n\
+         qwenauth: hint: unset `QWENAUTH_HOME` and `QWEN_HOME`, or start a new one with `qwenauth sandbox`\n"
+    );
+    fs::remove_dir_all(place.temporary.path().join("copy")).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_shell_on_a_terminal_shows_where_it_is_and_a_key_press_approves() {
+    let place = Place::new();
+    let (mut child, mut terminal) = Terminal::start(&place, &[]);
+    terminal.wait_for("(sandbox) ");
+    terminal.type_in("qwenauth login qwen --no-browser; echo code-$?; exit 0\n");
+    terminal.wait_for("Approve it here");
+    terminal.type_in("y\n");
+    terminal.wait_for("code-0");
+    assert_eq!(wait(&mut child).code(), Some(0));
+    assert!(place.is_untouched());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_shell_on_a_terminal_is_told_where_it_is_and_a_login_can_be_denied() {
     let place = Place::new();
     let (mut child, mut terminal) = Terminal::start(&place, &[]);
     terminal.wait_for("removes");
-    terminal.type_in("qwenauth login qwen --timeout 1s --no-browser; echo code-$?; exit 0\n");
+    terminal.type_in("qwenauth login qwen --no-browser; echo code-$?; exit 0\n");
+    terminal.wait_for("Approve it here");
+    terminal.type_in("n\n");
     terminal.wait_for("code-4");
     assert_eq!(wait(&mut child).code(), Some(0));
     assert!(place.is_untouched());

@@ -12,14 +12,19 @@ use crate::cli::{LoginArgs, Qr, variable};
 use crate::commands::{print_json, rfc3339};
 use crate::credentials::{Account, Credential, PendingLogin, Stored, login_server, prove, store_grant};
 use crate::error::{Failed, Failure, note, printable};
+use crate::http::{self, Network};
 use crate::oauth::Server;
 use crate::oauth::device::{self, Authorization};
 use crate::platform::lock::Kernel;
 use crate::platform::signals::Held;
+use crate::providers::Practice;
 use crate::terminal::{self, Countdown, Draw};
 
 /// How often a process that waits looks up: at signals, at the other process.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// The practice provider is on this machine.
+const APPROVAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     let Attempt { args, account, provider, .. } = attempt;
@@ -35,8 +40,12 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         note("the login waits for your approval; `qwenauth login --resume` completes it");
         return Ok(());
     }
-    if !joined {
-        attempt.open_browser(authorization.url());
+    let opened = !joined && attempt.open_browser(authorization.url());
+    if let Some(practice) = &attempt.session.config.overrides.practice
+        && !opened
+        && terminal::can_prompt()
+    {
+        approve_here(practice, &account.network, &authorization)?;
     }
     let countdown = Countdown::start("Waiting for your approval", deadline);
     let lock = match wait_for_turn(attempt, &server, before.as_ref(), deadline)? {
@@ -151,6 +160,22 @@ fn pause(time: Duration) -> bool {
         thread::sleep(left.min(LOOK));
     }
     false
+}
+
+/// In a sandbox no other device can reach the page, so the login is decided from the terminal that asked for it.
+fn approve_here(practice: &Practice, network: &Network, authorization: &Authorization) -> Result<()> {
+    let approved = terminal::confirm("Approve it here, as the practice account?")?;
+    let url = http::endpoint(&format!("{}/approve", practice.url))?;
+    let fields = [
+        ("user_code", authorization.user_code.as_str()),
+        ("approval", practice.approval.expose()),
+        ("decision", if approved { "approve" } else { "deny" }),
+    ];
+    let reply = network.connect(&url)?.post_form(&url, &fields, &[], APPROVAL_TIMEOUT);
+    if !reply.is_ok_and(|reply| reply.status == 200) {
+        note("the practice provider did not take that; approve the login on its page");
+    }
+    Ok(())
 }
 
 fn show(args: &LoginArgs, authorization: &Authorization, host: &str) -> Result<()> {

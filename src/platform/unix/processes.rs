@@ -50,3 +50,19 @@ pub(crate) fn calling_shell(_is_posix: bool) -> Option<&'static str> {
 
 /// The shell of the user.
 pub(crate) const SHELL: (&str, &str) = ("SHELL", "/bin/sh");
+
+/// Tells a process from a later one with the same id: when it started, in the system's own form. `None` if there is no
+/// such process.
+#[cfg(target_os = "linux")]
+pub(crate) fn started(process: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // proc_pid_stat(5): the 22nd field; the second is the name in parentheses, which may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
+}
+
+/// Elsewhere it is only known whether there is a process with that id.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn started(process: u32) -> Option<String> {
+    let process = nix::unistd::Pid::from_raw(process.try_into().ok()?);
+    nix::sys::signal::kill(process, None).is_ok().then(|| "unknown".to_owned())
+}
