@@ -120,12 +120,19 @@ class Machine:
         self.provider = Provider()
         self.credential_file = self.home / ".qwen" / "oauth_creds.json"
         self.lock_file = self.home / ".qwen" / "oauth_creds.lock"
+        self._endings = []
 
     def close(self):
         for process in self._processes:
             process.end()
         self.provider.close()
+        for ending in self._endings:
+            ending()
         shutil.rmtree(self.root, ignore_errors=True)
+
+    def at_end(self, ending):
+        """Has `ending` called when the test is over and no program runs."""
+        self._endings.append(ending)
 
     def package(self, name):
         return self._packages[name]

@@ -65,6 +65,91 @@ class Server(ThreadingHTTPServer):
             traceback.print_exc()
 
 
+class Answering(BaseHTTPRequestHandler):
+    """Answers as a model does, in the OpenAI and Anthropic protocols, whole or as events."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def chat(self, asked):
+        call = tool_call(asked)
+        answer = f"practice answer to: {last_user_text(asked)}"
+        if asked.get("stream"):
+            self.stream(asked, answer, call)
+        else:
+            message = {"role": "assistant", "content": answer}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            self.reply(200, envelope(asked, "chat.completion", [choice]) | {"usage": USAGE})
+
+    def response(self, asked):
+        """As events, which is all that Codex asks for."""
+        if call := tool_call(asked):
+            name, arguments = call
+            item = {"type": "function_call", "call_id": "call_1", "name": name, "arguments": arguments}
+        else:
+            text = f"practice answer to: {last_user_text(asked)}"
+            item = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+        response = {"id": f"resp-{secrets.token_hex(8)}", "object": "response", "model": asked["model"]}
+        usage = {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8}
+        self.events(
+            {"type": "response.created", "response": response | {"status": "in_progress"}},
+            {"type": "response.output_item.done", "output_index": 0, "item": item},
+            {"type": "response.completed", "response": response | {"status": "completed", "usage": usage}},
+        )
+
+    def message(self, asked):
+        """Anthropic's protocol."""
+        text = f"practice answer to: {last_user_text(asked)}"
+        usage = {"input_tokens": 3, "output_tokens": 5}
+        message = {"id": f"msg-{secrets.token_hex(8)}", "type": "message", "role": "assistant", "model": asked["model"]}
+        ending = {"stop_reason": "end_turn", "stop_sequence": None}
+        if not asked.get("stream"):
+            self.reply(200, message | {"content": [{"type": "text", "text": text}], "usage": usage} | ending)
+            return
+        begun = message | {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+        self.events(
+            {"type": "message_start", "message": begun},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": ending, "usage": usage},
+            {"type": "message_stop"},
+            named=True,
+        )
+
+    def stream(self, asked, answer, call):
+        def chunk(delta, finish=None, **more):
+            choice = {"index": 0, "delta": delta, "finish_reason": finish}
+            return envelope(asked, "chat.completion.chunk", [choice]) | more
+
+        events = [chunk({"role": "assistant", "content": ""})]
+        if call:
+            function = dict(zip(("name", "arguments"), call))
+            call = {"index": 0, "id": "call_1", "type": "function", "function": function}
+            events += [chunk({"tool_calls": [call]})]
+        else:
+            events += [chunk({"content": word + " "}) for word in answer.split()]
+        events += [chunk({}, "tool_calls" if call else "stop", usage=USAGE)]
+        self.events(*events, after="data: [DONE]\n\n")
+
+    def events(self, *events, after="", named=False):
+        """`named`: each with its type as the event's name, as Anthropic's clients expect."""
+        lines = [f"event: {event['type']}\n" * named + f"data: {json.dumps(event)}\n\n" for event in events] + [after]
+        self.send(200, "text/event-stream", "".join(lines).encode())
+
+    def reply(self, status, value):
+        self.send(status, "application/json", json.dumps(value).encode())
+
+    def send(self, status, content_type, body):
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
 class Provider:
     def __init__(self):
         self.requests: list[Request] = []
@@ -76,6 +161,7 @@ class Provider:
         self._refresh_tokens: dict[str, bool] = {}  # token → still good
         self.reuse_seen = False
         self.before_next_answer = None  # done once, when the model has let a request in
+        self.api_url = None  # where the models are, if not here
         self._server = Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -107,7 +193,7 @@ class Provider:
             "refresh_token": refresh,
             "token_type": "Bearer",
             "expires_in": ACCESS_TOKEN_SECONDS,
-            "resource_url": self.url,
+            "resource_url": self.api_url or self.url,
             "scope": "openid profile email model.completion",
         }
 
@@ -171,12 +257,7 @@ class Provider:
             self.requests.append(request)
 
     def _handler(provider):
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
+        class Handler(Answering):
             def do_GET(self):
                 if self.path.rstrip("/").endswith("/models"):
                     self.reply(200, {"object": "list", "data": [{"id": "coder-model", "object": "model"}]})
@@ -220,61 +301,6 @@ class Provider:
                 request.status = 200
                 provider.meet_answer()
                 answer(asked)
-
-            def chat(self, asked):
-                call = tool_call(asked)
-                answer = f"practice answer to: {last_user_text(asked)}"
-                if asked.get("stream"):
-                    self.stream(asked, answer, call)
-                else:
-                    message = {"role": "assistant", "content": answer}
-                    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-                    self.reply(200, envelope(asked, "chat.completion", [choice]) | {"usage": USAGE})
-
-            def response(self, asked):
-                """As events, which is all that Codex asks for."""
-                if call := tool_call(asked):
-                    name, arguments = call
-                    item = {"type": "function_call", "call_id": "call_1", "name": name, "arguments": arguments}
-                else:
-                    text = f"practice answer to: {last_user_text(asked)}"
-                    item = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
-                response = {"id": f"resp-{secrets.token_hex(8)}", "object": "response", "model": asked["model"]}
-                usage = {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8}
-                self.events(
-                    {"type": "response.created", "response": response | {"status": "in_progress"}},
-                    {"type": "response.output_item.done", "output_index": 0, "item": item},
-                    {"type": "response.completed", "response": response | {"status": "completed", "usage": usage}},
-                )
-
-            def stream(self, asked, answer, call):
-                def chunk(delta, finish=None, **more):
-                    choice = {"index": 0, "delta": delta, "finish_reason": finish}
-                    return envelope(asked, "chat.completion.chunk", [choice]) | more
-
-                events = [chunk({"role": "assistant", "content": ""})]
-                if call:
-                    function = dict(zip(("name", "arguments"), call))
-                    call = {"index": 0, "id": "call_1", "type": "function", "function": function}
-                    events += [chunk({"tool_calls": [call]})]
-                else:
-                    events += [chunk({"content": word + " "}) for word in answer.split()]
-                events += [chunk({}, "tool_calls" if call else "stop", usage=USAGE)]
-                self.events(*events, after="data: [DONE]\n\n")
-
-            def events(self, *events, after=""):
-                lines = [f"data: {json.dumps(event)}\n\n" for event in events] + [after]
-                self.send(200, "text/event-stream", "".join(lines).encode())
-
-            def reply(self, status, value):
-                self.send(status, "application/json", json.dumps(value).encode())
-
-            def send(self, status, content_type, body):
-                self.send_response(status)
-                self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
 
         return Handler
 
