@@ -65,13 +65,18 @@ pub(crate) enum EnvFormat {
     after_help = "Sets OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_API_BASE and OPENAI_MODEL; removes OPENAI_ORG_ID and
 OPENAI_PROJECT. On Unix the program takes this process over: same PID, signals, terminal, exit code.
 
+A known program (opencode, qwen, codex, claude, aider, llm, goose, crush, cn, cline, pi) also gets what makes it use the
+profile's host and model with nothing set up; behind npx, uvx, env, timeout and nice as well.
+
 With `--gateway` the program gets a key and a URL that are good for this run only, and a gateway beside it keeps the
 credential fresh, within the provider's limits and to itself.
 
 Examples:
   qwenauth exec -- opencode
   qwenauth exec --gateway -- opencode
-  qwenauth exec --model coder-model -- aider"
+  qwenauth exec --model coder-model -- aider
+  qwenauth exec -- npx opencode-ai run 'explain this repository'
+  qwenauth exec --as claude -- ./my-claude"
 )]
 pub(crate) struct ExecArgs {
     /// Keep the credential in a gateway that lives as long as the program
@@ -91,6 +96,12 @@ pub(crate) struct ExecArgs {
     /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
     #[arg(long)]
     pub(crate) short_lived: bool,
+    /// The known program that CMD is, where its name does not tell
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) r#as: Option<String>,
+    /// Start a known program although a file that it reads, or an option of its own, replaces host or key
+    #[arg(long)]
+    pub(crate) allow_env_file: bool,
     /// Say which variables were set
     #[arg(long, short)]
     pub(crate) verbose: bool,

@@ -54,6 +54,8 @@ pub(crate) struct Provider {
     #[serde(default)]
     pub(crate) verify: Verify,
     anthropic: Option<Anthropic>,
+    /// Whether it serves `/responses`, where that is known.
+    responses: Option<bool>,
     /// Where a key of at most 30 minutes is minted, as a path on the host of the base URL.
     pub(crate) short_lived: Option<String>,
     #[serde(default)]
@@ -396,6 +398,12 @@ impl Provider {
             Some(Anthropic::Endpoint(endpoint)) => endpoint.auth,
             _ => KeyHeader::default(),
         }
+    }
+
+    /// Whether `/responses` is served at `base_url`. What a person configured and servers of this machine may serve it.
+    pub(crate) fn has_responses(&self, base_url: &str) -> bool {
+        let is_local = Url::parse(base_url).is_ok_and(|url| is_loopback(&url));
+        self.responses.unwrap_or(is_local || self.base_url.is_empty() || !super::is_built_in(&self.name))
     }
 
     fn own_base_url(&self) -> Result<String> {

@@ -36,6 +36,7 @@ const KEYS: [(&str, &[&str]); 8] = [
             "regions",
             "resource",
             "resource_hosts",
+            "responses",
             "revocation_endpoint",
             "scopes",
             "short_lived",

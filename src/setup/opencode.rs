@@ -5,14 +5,17 @@
 //! library into this directory or has given up, 70 s after the first try fails (measured on opencode 1.18.33). Ours needs
 //! no library: npm is told to give up at once. With a gateway there is no plugin and no wait.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::document::{Place, Syntax};
+use super::children::{self, Values};
+use super::document::{Document, Place, Syntax};
 use super::{Access, Companion, NAME, Places, Plan};
 use crate::providers::Model;
+use crate::secret::Secret;
 
 const PLUGIN: &str = include_str!("opencode_plugin.js");
 const NPM: &str = include_str!("opencode_npmrc");
@@ -79,6 +82,43 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
         companions,
         note: None,
     })
+}
+
+/// What `OPENCODE_CONFIG_CONTENT` has to hold: over `theirs`, which is kept where it is about something else.
+///
+/// opencode reads it after the user's and the project's files, and merges it over them. Of all providers only ours is
+/// enabled: opencode would take a model of its own choice, and a project's file may name any host for another provider.
+pub(super) fn content(values: &Values, named: Option<&str>, theirs: Option<&OsStr>) -> Result<Secret> {
+    let mut config = match theirs {
+        None => json!({}),
+        Some(theirs) => Document::parse(&theirs.to_string_lossy(), Syntax::Json, Path::new("OPENCODE_CONFIG_CONTENT"))?
+            .to_value()
+            .unwrap_or_else(|| json!({})),
+    };
+    let own = named.and_then(|named| named.strip_prefix("qwenauth/"));
+    let ids = values.model.into_iter().chain(own);
+    let mut models: Map<String, Value> = values.models.iter().map(|model| (model.id.clone(), entry(model))).collect();
+    for id in ids {
+        models.entry(id).or_insert_with(|| json!({"name": id}));
+    }
+    let provider = json!({
+        "npm": "@ai-sdk/openai-compatible",
+        "name": values.title,
+        "options": {"baseURL": "{env:OPENAI_BASE_URL}", "apiKey": "{env:OPENAI_API_KEY}"},
+        "models": models,
+    });
+    // Without a schema some versions write a file that has one.
+    let mut ours = json!({"$schema": "https://opencode.ai/config.json", "provider": {NAME: provider}});
+    if let Some(model) = own.or(values.model) {
+        ours["model"] = format!("{NAME}/{model}").into();
+        ours["small_model"] = ours["model"].clone();
+    }
+    if named.is_none() || own.is_some() {
+        ours["enabled_providers"] = json!([NAME]);
+        ours["disabled_providers"] = json!([]);
+    }
+    children::merge(&mut config, ours);
+    Ok(Secret::new(config.to_string()))
 }
 
 /// opencode assumes nothing about a model it does not know: no limit, text only.

@@ -7,7 +7,7 @@
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::children::{ACCESS_TOKEN, ZED_KEY};
+use super::children::{ACCESS_TOKEN, ASSUMED_CONTEXT, ZED_KEY};
 use super::{Access, NAME, Places, SetUp, quoted};
 use crate::providers::Model;
 
@@ -30,9 +30,6 @@ pub(super) fn text(tool: &str, access: &Access, places: &Places) -> Result<SetUp
     };
     Ok(SetUp::Text { place, text, start })
 }
-
-/// Zed wants a limit also where none is known: a low one, which no request exceeds.
-const ASSUMED_CONTEXT: u64 = 128_000;
 
 /// Where it goes, and the text.
 type Text = (String, String);
@@ -117,6 +114,9 @@ fn continue_dev(access: &Access, places: &Places) -> Text {
     (places.home.join(".continue/config.yaml").display().to_string(), text)
 }
 
+/// Zed derives [`ZED_KEY`] from it. Not the name of this program: `QWENAUTH_API_KEY` is a variable of its own.
+const ZED_NAME: &str = "qwenauth_zed";
+
 fn zed(access: &Access, places: &Places) -> Text {
     let models: Vec<_> = access
         .models()
@@ -130,7 +130,7 @@ fn zed(access: &Access, places: &Places) -> Text {
             entry
         })
         .collect();
-    let value = json!({"language_models": {"openai_compatible": {NAME: {
+    let value = json!({"language_models": {"openai_compatible": {ZED_NAME: {
         "api_url": access.base_url,
         "available_models": models,
     }}}});

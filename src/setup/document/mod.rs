@@ -74,6 +74,14 @@ impl Document {
         }
     }
 
+    /// The whole of it.
+    pub(crate) fn to_value(&self) -> Option<Value> {
+        match self {
+            Self::Json(root) => root.to_serde_value(),
+            Self::Toml(document) => Some(toml::whole(document)),
+        }
+    }
+
     /// What stands at a place; for elements, the array of them.
     pub(crate) fn get(&self, place: &Place) -> Option<Value> {
         let value = match self {

@@ -23,6 +23,10 @@ pub(super) fn get(document: &DocumentMut, path: &[String]) -> Option<Value> {
     parent.get(last).map(from_item)
 }
 
+pub(super) fn whole(document: &DocumentMut) -> Value {
+    from_item(document.as_item())
+}
+
 /// `None`: something above is no table.
 pub(super) fn set(document: &mut DocumentMut, parents: &[String], last: &str, value: &Value) -> Option<()> {
     let mut table: &mut dyn TableLike = document.as_table_mut();

@@ -1,0 +1,134 @@
+//! A program that `exec` knows, made ready with the profile's host, key and model; or refused before it starts.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::Set;
+use crate::cli::{ExecArgs, variable};
+use crate::commands::tool_places;
+use crate::credentials::Stored;
+use crate::error::{Failed, Failure, note};
+use crate::providers::Provider;
+use crate::secret::Secret;
+use crate::session::{Endpoint, Session};
+use crate::setup::children::{self, Child, Launch, Located, Need, Surroundings, Values};
+
+/// What a command is started with, in addition to the group.
+#[derive(Default)]
+pub(super) struct Prepared {
+    pub(super) variables: Vec<Set>,
+    /// Put before the word of this index.
+    pub(super) arguments: (usize, Vec<OsString>),
+    /// A directory of ours that is only of use while this gateway runs.
+    pub(super) support: Option<PathBuf>,
+}
+
+/// The group's own values.
+pub(super) struct Group<'a> {
+    pub(super) key: &'a Secret,
+    pub(super) base_url: &'a str,
+    pub(super) model: Option<&'a str>,
+}
+
+/// Nothing more than the group for a program that is not known.
+pub(super) fn prepare(args: &ExecArgs, session: &Session, group: &Group) -> Result<Prepared> {
+    let located = match &args.r#as {
+        Some(name) => Some(Located { child: children::named(name)?, index: 0 }),
+        None => children::locate(&args.command)?,
+    };
+    let Some(Located { child, index }) = located else {
+        if args.gateway && !children::is_interpreter(&args.command[0]) {
+            let program = args.command[0].to_string_lossy();
+            note(&format!(
+                "`{program}` is not a known program: only what it sends to `OPENAI_BASE_URL` passes the gateway (`--as NAME` names a known one)"
+            ));
+        }
+        return Ok(Prepared::default());
+    };
+    let launch = launch(args, session, group, &child, index)?;
+    launch.notes.iter().for_each(|line| note(line));
+    Ok(Prepared {
+        variables: launch.variables,
+        arguments: (index + 1, launch.arguments),
+        support: launch.support.filter(|_| child.is_supported_by_address()),
+    })
+}
+
+fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &Child, index: usize) -> Result<Launch> {
+    let account = session.account();
+    let credential = account.require()?;
+    let provider = account.provider(&credential)?;
+    let provider_url = Endpoint::of(&account, &credential, None)?.base_url;
+    let anthropic = anthropic_base(&provider, &provider_url, group.base_url);
+    let title = format!("{} (qwenauth)", provider.title);
+    let values = Values {
+        key: group.key,
+        base_url: group.base_url,
+        model: group.model,
+        models: &provider.models,
+        title: &title,
+        anthropic: anthropic.as_deref(),
+    };
+    let own_arguments = &args.command[index + 1..];
+    if let Some(need) = child.lacks(&values, own_arguments, provider.has_responses(&provider_url)) {
+        return Err(refused(session, &provider, child, need, &args.command).into());
+    }
+    let around = Surroundings {
+        places: &tool_places(session)?,
+        state: &session.config.paths.state,
+        work: &std::env::current_dir().context("the working directory is not available")?,
+        merged: child.merged_variable().and_then(variable),
+        allow_files: args.allow_env_file,
+    };
+    child.launch(&values, &around, own_arguments)
+}
+
+/// The gateway serves the provider's Anthropic endpoint at its own root.
+fn anthropic_base(provider: &Provider, provider_url: &str, base_url: &str) -> Option<String> {
+    let direct = provider.anthropic(provider_url)?;
+    if provider_url == base_url {
+        return Some(direct);
+    }
+    Some(base_url.trim_end_matches("/v1").to_owned())
+}
+
+fn refused(session: &Session, provider: &Provider, child: &Child, need: Need, command: &[OsString]) -> Failed {
+    let what = match need {
+        Need::Model => {
+            return Failed::new(
+                Failure::Other,
+                format!("{} needs a model, and {} has no default", child.title, provider.title),
+            )
+            .hint("name one: `qwenauth exec --model ID -- …`");
+        }
+        Need::Anthropic => "an Anthropic endpoint",
+        Need::Responses => "`/responses`",
+    };
+    let failed = Failed::new(
+        Failure::Other,
+        format!("{} cannot work with profile `{}`: it needs {what}, which {} does not have", child.title, session.profile, provider.title),
+    );
+    let program = command[0].to_string_lossy();
+    match able_profile(session, need) {
+        Some(profile) => failed.hint(format!("profile `{profile}` can: `qwenauth exec --profile {profile} -- {program}`")),
+        None => failed.hint("a profile of `dashscope` or `openrouter` can: `qwenauth login dashscope`"),
+    }
+}
+
+/// A stored profile whose provider has what is needed.
+fn able_profile(session: &Session, need: Need) -> Option<String> {
+    session.config.paths.profiles().ok()?.into_iter().find_map(|profile| {
+        let account = session.account_of(&profile);
+        let Ok(Stored::Present(credential)) = account.load() else { return None };
+        let provider = account.provider(&credential).ok()?;
+        let base_url = Endpoint::of(&account, &credential, None).ok()?.base_url;
+        let is_able = match need {
+            Need::Anthropic => provider.anthropic(&base_url).is_some(),
+            Need::Responses => provider.has_responses(&base_url),
+            Need::Model => true,
+        };
+        is_able.then(|| profile.to_string())
+    })
+}

@@ -1,0 +1,217 @@
+//! Which word of a command is the program: also behind `npx`, `uvx`, `env`, `timeout` and their kind.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{Child, known};
+
+/// A known program in a command, and the index of its word.
+pub(crate) struct Located {
+    pub(crate) child: Child,
+    pub(crate) index: usize,
+}
+
+/// A program that starts another one.
+struct Wrapper {
+    names: &'static [&'static str],
+    /// Words one of which has to follow: `pnpm dlx`.
+    verbs: &'static [&'static str],
+    /// Options whose value is the next word.
+    valued: &'static [&'static str],
+    /// Words before the program that are not options.
+    leading: usize,
+    /// Whether `NAME=value` words come before the program.
+    assigns: bool,
+}
+
+const PLAIN: Wrapper = Wrapper { names: &[], verbs: &[], valued: &[], leading: 0, assigns: false };
+const PACKAGE: &[&str] = &["-p", "--package", "-w", "--workspace", "--registry", "--cache", "--prefix"];
+const PYTHON_PACKAGE: &[&str] = &[
+    "--from", "--with", "--with-editable", "--with-requirements", "-p", "--python", "--index-url", "-i",
+    "--extra-index-url", "--index", "--default-index", "-c", "--constraints", "--spec", "--pip-args", "--directory",
+];
+
+const WRAPPERS: [Wrapper; 18] = [
+    Wrapper { names: &["npx", "bunx", "pnpx"], valued: PACKAGE, ..PLAIN },
+    Wrapper { names: &["npm"], verbs: &["exec", "x"], valued: PACKAGE, ..PLAIN },
+    Wrapper { names: &["pnpm", "yarn"], verbs: &["dlx", "exec"], valued: PACKAGE, ..PLAIN },
+    Wrapper { names: &["bun"], verbs: &["x", "run"], valued: PACKAGE, ..PLAIN },
+    Wrapper { names: &["uvx"], valued: PYTHON_PACKAGE, ..PLAIN },
+    Wrapper { names: &["uv"], verbs: &["tool", "run"], valued: PYTHON_PACKAGE, ..PLAIN },
+    Wrapper { names: &["pipx"], verbs: &["run"], valued: PYTHON_PACKAGE, ..PLAIN },
+    Wrapper { names: &["env"], valued: &["-u", "--unset", "-C", "--chdir"], assigns: true, ..PLAIN },
+    Wrapper { names: &["timeout", "gtimeout"], valued: &["-k", "--kill-after", "-s", "--signal"], leading: 1, ..PLAIN },
+    Wrapper { names: &["nice"], valued: &["-n", "--adjustment"], ..PLAIN },
+    Wrapper { names: &["ionice"], valued: &["-c", "--class", "-n", "--classdata"], ..PLAIN },
+    Wrapper { names: &["nohup", "setsid", "command", "exec"], ..PLAIN },
+    Wrapper { names: &["stdbuf"], valued: &["-i", "--input", "-o", "--output", "-e", "--error"], ..PLAIN },
+    Wrapper { names: &["time"], valued: &["-f", "--format", "-o", "--output"], ..PLAIN },
+    Wrapper { names: &["caffeinate"], valued: &["-t", "-w"], ..PLAIN },
+    Wrapper { names: &["node", "deno"], valued: &["-r", "--require", "--import"], ..PLAIN },
+    Wrapper { names: &["python", "python3"], verbs: &["-m"], ..PLAIN },
+    Wrapper { names: &["mise", "asdf"], verbs: &["exec", "x"], ..PLAIN },
+];
+
+/// Programs whose script decides what is read; nobody expects them to be known.
+const INTERPRETERS: [&str; 20] = [
+    "sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "busybox", "env", "python", "python3", "node", "deno", "bun",
+    "ruby", "perl", "php", "pwsh", "curl", "make",
+];
+
+pub(crate) fn is_interpreter(program: &OsStr) -> bool {
+    INTERPRETERS.contains(&name_of(program).as_str())
+}
+
+/// The known program in `command`, if there is one.
+pub(crate) fn locate(command: &[OsString]) -> Result<Option<Located>> {
+    let mut known = known()?;
+    let mut index = 0;
+    while let Some(word) = command.get(index) {
+        let name = name_of(word);
+        let found = known.iter().find(|(key, child)| **key == name || child.goes_by(&name));
+        if let Some(key) = found.map(|(key, _)| key.clone()) {
+            return Ok(known.remove(&key).map(|child| Located { child, index }));
+        }
+        let Some(next) = program_behind(&name, command, index) else { return Ok(None) };
+        index = next;
+    }
+    Ok(None)
+}
+
+impl Child {
+    fn goes_by(&self, name: &str) -> bool {
+        self.program.iter().chain(&self.packages).any(|other| other == name)
+    }
+}
+
+/// The index of the word that the wrapper `name` at `index` starts.
+fn program_behind(name: &str, command: &[OsString], index: usize) -> Option<usize> {
+    let wrapper = WRAPPERS.iter().find(|wrapper| wrapper.names.contains(&name))?;
+    let mut at = index + 1;
+    let mut leading = wrapper.leading;
+    let mut is_run = wrapper.verbs.is_empty();
+    loop {
+        let word = command.get(at)?.to_str()?;
+        let is_assignment = wrapper.assigns && word.contains('=');
+        if wrapper.verbs.contains(&word) {
+            is_run = true;
+        } else if wrapper.valued.contains(&word) {
+            at += 1;
+        } else if !word.starts_with('-') && !is_assignment {
+            if !is_run {
+                return None;
+            }
+            if leading == 0 {
+                return Some(at);
+            }
+            leading -= 1;
+        }
+        at += 1;
+    }
+}
+
+/// What a program is called: its file's name, or its package's without a version.
+fn name_of(word: &OsStr) -> String {
+    let Some(word) = word.to_str() else { return String::new() };
+    if word.starts_with('@') {
+        let (scope, rest) = word.split_once('/').unwrap_or((word, ""));
+        return format!("{scope}/{}", rest.split('@').next().unwrap_or_default());
+    }
+    let name = Path::new(word).file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let name = name.split(['@', '[']).next().unwrap_or_default();
+    let name = name.split("==").next().unwrap_or_default();
+    let without = |name: &str, ending: &str| {
+        let at = name.len().checked_sub(ending.len())?;
+        (name.get(at..)?.eq_ignore_ascii_case(ending)).then(|| name[..at].to_owned())
+    };
+    let endings = [".exe", ".cmd", ".bat", ".ps1", ".mjs", ".cjs", ".js"];
+    endings.iter().find_map(|ending| without(name, ending)).unwrap_or_else(|| name.to_owned())
+}
+
+/// The value of the first of `options` in `arguments`, as `--option value` or `--option=value`.
+pub(super) fn value_of(options: &[String], arguments: &[OsString]) -> Option<String> {
+    let words = own_words(arguments);
+    words.iter().enumerate().find_map(|(index, word)| {
+        let option = options.iter().find(|option| is_option(word, option))?;
+        match word.strip_prefix(option.as_str())?.strip_prefix('=') {
+            Some(value) => Some(value.to_owned()),
+            None => words.get(index + 1).map(|word| (*word).to_owned()),
+        }
+    })
+}
+
+/// The first of `options` that is in `arguments`.
+pub(super) fn first_of(options: &[String], arguments: &[OsString]) -> Option<String> {
+    let words = own_words(arguments);
+    words.iter().find_map(|word| options.iter().find(|option| is_option(word, option)).cloned())
+}
+
+fn is_option(word: &str, option: &str) -> bool {
+    word.strip_prefix(option).is_some_and(|rest| rest.is_empty() || (option.starts_with("--") && rest.starts_with('=')))
+}
+
+/// The words before a `--`.
+fn own_words(arguments: &[OsString]) -> Vec<&str> {
+    arguments.iter().take_while(|word| *word != "--").map(|word| word.to_str().unwrap_or_default()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn a_program_is_found_by_its_file_name_and_behind_what_starts_it() {
+        for (line, title, index) in [
+            ("/usr/bin/goose session", "goose", 0),
+            ("C:/x/opencode.EXE", "opencode", 0),
+            ("opencode.cmd run", "opencode", 0),
+            ("node /x/claude.js -p hi", "Claude Code", 1),
+            ("npx opencode-ai@latest run hi", "opencode", 1),
+            ("npx -y @qwen-code/qwen-code@0.24.4 -p hi", "Qwen Code", 2),
+            ("npx --yes --package @openai/codex codex exec", "Codex", 4),
+            ("npm exec -- @openai/codex exec", "Codex", 3),
+            ("pnpm dlx @anthropic-ai/claude-code", "Claude Code", 2),
+            ("bunx --bun opencode-ai", "opencode", 2),
+            ("bun x @continuedev/cli -p hi", "Continue", 2),
+            ("uvx --from aider-chat aider", "aider", 3),
+            ("uvx --python 3.12 aider-chat==0.86.2", "aider", 3),
+            ("uvx llm[extra] hi", "llm", 1),
+            ("uv tool run aider-chat", "aider", 3),
+            ("pipx run --spec aider-chat aider", "aider", 4),
+            ("env -u X A=b C=d aider", "aider", 5),
+            ("timeout -k 5 --signal=INT 60 claude -p hi", "Claude Code", 5),
+            ("nice -n 5 env A=b timeout 9 npx -y opencode-ai", "opencode", 8),
+            ("nice -5 qwen", "Qwen Code", 2),
+            ("nohup stdbuf -o L codex", "Codex", 4),
+            ("python3 -m aider --message hi", "aider", 2),
+        ] {
+            let located = locate(&words(line)).unwrap();
+            let located = located.unwrap_or_else(|| panic!("{line}: nothing was found"));
+            assert_eq!((located.child.title.as_str(), located.index), (title, index), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_one_is_not() {
+        for line in ["python client.py", "sh -c opencode", "npm install opencode-ai", "env", "npx", "opencode-helper", "timeout 5", "pnpm opencode", "make codex"] {
+            assert!(locate(&words(line)).unwrap().is_none(), "{line}");
+        }
+    }
+
+    #[test]
+    fn options_of_the_program_are_read_in_both_forms_and_not_behind_the_double_dash() {
+        let options = ["-m".to_owned(), "--model".to_owned()];
+        let value = |line: &str| value_of(&options, &words(line));
+        assert_eq!(value("run -m a/b hi").unwrap(), "a/b");
+        assert_eq!(value("--model=x").unwrap(), "x");
+        assert_eq!(value("--models x -n"), None);
+        assert_eq!(value("exec -- --model x"), None);
+        assert_eq!(first_of(&options, &words("a --model=x")).unwrap(), "--model");
+    }
+}

@@ -1,0 +1,172 @@
+//! What a known program reads by itself and would prefer to what `exec` sets: only the files that it loads are looked at.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::Deserialize;
+
+use super::{Child, Surroundings, Values};
+use crate::error::{Failed, Failure, printable};
+use crate::setup::document::{Document, Place};
+use crate::setup::target::syntax_of;
+
+/// Larger files are not read: no configuration is as long.
+const MAX_FILE: u64 = 64 << 10;
+
+/// Files that a program reads, and what in them belongs to the group.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Reads {
+    paths: Vec<String>,
+    syntax: Kind,
+    names: Vec<String>,
+    effect: Effect,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Env,
+    Json,
+    Yaml,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Effect {
+    /// Our own configuration wins; the user is told.
+    Overridden,
+    /// It would win: the program is not started.
+    Refused,
+    /// It has to hold the base URL, which the program takes from nowhere else.
+    Required,
+}
+
+impl Child {
+    /// Errors: a file would send the credential to another host, or another key to the profile's host.
+    pub(super) fn look_at_files(&self, values: &Values, around: &Surroundings, notes: &mut Vec<String>) -> Result<()> {
+        for reads in &self.files {
+            if reads.effect == Effect::Required {
+                self.require(reads, values, around, notes)?;
+                continue;
+            }
+            for path in reads.places(around) {
+                let found = reads.found_in(&path);
+                if found.is_empty() {
+                    continue;
+                }
+                let (file, names) = (path.display(), found.join("`, `"));
+                let names = printable(&names);
+                if reads.effect == Effect::Overridden {
+                    notes.push(format!("`{file}` sets `{names}`: overridden for {}", self.title));
+                } else if around.allow_files {
+                    notes.push(format!("warning: `{file}` sets `{names}`, which {} uses instead of the profile's", self.title));
+                } else {
+                    return Failed::new(
+                        Failure::Other,
+                        format!("`{file}` sets `{names}`, and {} would use it with the profile's host or key", self.title),
+                    )
+                    .hint("remove it there, or start it anyway with `qwenauth exec --allow-env-file -- …`")
+                    .err();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn require(&self, reads: &Reads, values: &Values, around: &Surroundings, notes: &mut Vec<String>) -> Result<()> {
+        let paths = reads.places(around);
+        let Some(path) = paths.first() else { return Ok(()) };
+        let (file, name) = (path.display(), reads.names.join("`, `"));
+        let found = json_value(path, &reads.names[0]);
+        if found.as_deref() == Some(values.base_url) {
+            return Ok(());
+        }
+        let what = match found {
+            Some(_) => "another host than this run",
+            None => "no host",
+        };
+        let sentence = format!("{} takes its host from `{file}` alone, where `{name}` names {what}", self.title);
+        if around.allow_files {
+            notes.push(format!("warning: {sentence}"));
+            return Ok(());
+        }
+        let tool = self.title.to_ascii_lowercase();
+        Failed::new(Failure::Other, sentence)
+            .hint(format!("`qwenauth setup {tool}` prints what belongs there and how to start it; for a gateway, `qwenauth setup {tool} --gateway`"))
+            .err()
+    }
+}
+
+impl Reads {
+    /// The files, each once, those that are there and regular.
+    fn places(&self, around: &Surroundings) -> Vec<PathBuf> {
+        let mut places = Vec::new();
+        for path in &self.paths {
+            let (name, rest) = path.split_once('/').unwrap_or((path, ""));
+            let directory = match name {
+                "{home}" => Some(around.places.home.clone()),
+                "{config}" => Some(around.places.config.clone()),
+                "{work}" => Some(around.work.to_owned()),
+                "{git}" => around.work.ancestors().find(|above| above.join(".git").exists()).map(Path::to_owned),
+                _ => Some(PathBuf::from("/")),
+            };
+            if let Some(file) = directory.map(|directory| directory.join(rest))
+                && !places.contains(&file)
+            {
+                places.push(file);
+            }
+        }
+        places
+    }
+
+    /// The names that a file sets.
+    fn found_in(&self, path: &Path) -> Vec<String> {
+        let Some(text) = read(path) else { return Vec::new() };
+        let sets = |name: &&String| match self.syntax {
+            Kind::Env => text.lines().any(|line| assigns(line, name)),
+            Kind::Yaml => text.lines().any(|line| line.trim_start_matches([' ', '-', '{']).starts_with(&format!("{name}:"))),
+            Kind::Json => json_value(path, name).is_some(),
+        };
+        self.names.iter().filter(sets).cloned().collect()
+    }
+}
+
+/// `NAME=…` or `export NAME=…`, with blanks where readers of `.env` files take them.
+fn assigns(line: &str, name: &str) -> bool {
+    let line = line.trim_start_matches('\u{feff}').trim_start();
+    let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
+    let line = line.trim_start_matches(['\'', '"']);
+    line.strip_prefix(name)
+        .is_some_and(|rest| rest.trim_start_matches(['\'', '"']).trim_start().starts_with('='))
+}
+
+/// What is at a place, `.` between its keys; a value that is not a text counts as one.
+fn json_value(path: &Path, place: &str) -> Option<String> {
+    let document = Document::parse(&read(path)?, syntax_of(path), path).ok()?;
+    let keys: Vec<&str> = place.split('.').collect();
+    let value = document.get(&Place::key(&keys))?;
+    Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned)).filter(|text| !text.is_empty())
+}
+
+fn read(path: &Path) -> Option<String> {
+    let metadata = fs::metadata(path).ok().filter(|metadata| metadata.is_file() && metadata.len() <= MAX_FILE)?;
+    log::debug!("looking at `{}`, {} bytes", path.display(), metadata.len());
+    String::from_utf8(fs::read(path).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_assignment_is_found_however_it_is_written() {
+        for line in ["A=b", "  A = b", "export A=b", "\u{feff}A=b", "A=", "'A'=b", "export  A=b"] {
+            assert!(assigns(line, "A"), "{line}");
+        }
+        for line in ["# A=b", "AB=c", "B=A", "A", "A: b"] {
+            assert!(!assigns(line, "A"), "{line}");
+        }
+    }
+}
