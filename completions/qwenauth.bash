@@ -215,7 +215,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__exec)
-            opts="-v -h --gateway --preserve-env --model --min-ttl --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --warn-at --short-lived --verbose --profile --help"
+            opts="-v -h --gateway --preserve-env --model --min-ttl --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --warn-at --short-lived --as --allow-env-file --verbose --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -278,6 +278,13 @@ _qwenauth() {
                     return 0
                     ;;
                 --warn-at)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --as)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace

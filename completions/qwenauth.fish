@@ -107,11 +107,13 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l timeout -d 'L
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l max-body -d 'Longest request' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l replay-limit -d 'Longest request that is kept to be sent again' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l warn-at -d 'Say so, once a day, when this much of the day\'s limit is used' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l as -d 'The known program that CMD is, where its name does not tell' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l gateway -d 'Keep the credential in a gateway that lives as long as the program'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l preserve-env -d 'Leave key and base URL alone if either is set already'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l no-pacing -d 'Count requests, but let none wait'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l short-lived -d 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l allow-env-file -d 'Start a known program although a file that it reads, or an option of its own, replaces host or key'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s v -l verbose -d 'Say which variables were set'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l listen -d 'Where to listen; port 0 takes a free one' -r -f

@@ -101,6 +101,8 @@ module completions {
     --replay-limit: string    # Longest request that is kept to be sent again
     --warn-at: string         # Say so, once a day, when this much of the day's limit is used
     --short-lived             # Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    --as: string              # The known program that CMD is, where its name does not tell
+    --allow-env-file          # Start a known program although a file that it reads, or an option of its own, replaces host or key
     --verbose(-v)             # Say which variables were set
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help

@@ -80,7 +80,9 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
 fn set_proxy_exceptions(command: &mut Command) {
     const LOOPBACK: &str = "127.0.0.1,localhost,::1";
     let (upper, lower) = (variable("NO_PROXY"), variable("no_proxy"));
-    for (name, before) in [("NO_PROXY", upper.as_ref().or(lower.as_ref())), ("no_proxy", lower.as_ref().or(upper.as_ref()))] {
+    for (name, before) in
+        [("NO_PROXY", upper.as_ref().or(lower.as_ref())), ("no_proxy", lower.as_ref().or(upper.as_ref()))]
+    {
         let mut hosts = before.map_or_else(OsString::new, |before| {
             let mut before = before.clone();
             before.push(",");

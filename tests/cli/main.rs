@@ -25,6 +25,7 @@ mod hosts;
 mod issuer;
 mod key_places;
 mod keys;
+mod known_programs;
 mod login;
 mod login_choice;
 mod logout;

@@ -136,7 +136,8 @@ class Answering(BaseHTTPRequestHandler):
 
     def events(self, *events, after="", named=False):
         """`named`: each with its type as the event's name, as Anthropic's clients expect."""
-        lines = [f"event: {event['type']}\n" * named + f"data: {json.dumps(event)}\n\n" for event in events] + [after]
+        names = [f"event: {event['type']}\n" if named else "" for event in events]
+        lines = [f"{name}data: {json.dumps(event)}\n\n" for name, event in zip(names, events)] + [after]
         self.send(200, "text/event-stream", "".join(lines).encode())
 
     def reply(self, status, value):

@@ -1,7 +1,7 @@
 //! A program that `exec` knows, made ready with the profile's host, key and model; or refused before it starts.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -10,6 +10,7 @@ use crate::cli::{ExecArgs, variable};
 use crate::commands::tool_places;
 use crate::credentials::Stored;
 use crate::error::{Failed, Failure, note};
+use crate::platform::processes;
 use crate::providers::Provider;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
@@ -39,7 +40,7 @@ pub(super) fn prepare(args: &ExecArgs, session: &Session, group: &Group) -> Resu
         None => children::locate(&args.command)?,
     };
     let Some(Located { child, index }) = located else {
-        if args.gateway && !children::is_interpreter(&args.command[0]) {
+        if args.gateway && !children::is_interpreter(&args.command[0]) && is_there(&args.command[0]) {
             let program = args.command[0].to_string_lossy();
             note(&format!(
                 "`{program}` is not a known program: only what it sends to `OPENAI_BASE_URL` passes the gateway (`--as NAME` names a known one)"
@@ -52,8 +53,13 @@ pub(super) fn prepare(args: &ExecArgs, session: &Session, group: &Group) -> Resu
     Ok(Prepared {
         variables: launch.variables,
         arguments: (index + 1, launch.arguments),
-        support: launch.support.filter(|_| child.is_supported_by_address()),
+        support: launch.support.filter(|_| args.gateway && child.is_supported_by_address()),
     })
+}
+
+fn is_there(program: &OsStr) -> bool {
+    let has_path = Path::new(program).components().count() > 1;
+    has_path || variable("PATH").is_some_and(|path| processes::find(program, &path).is_some())
 }
 
 fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &Child, index: usize) -> Result<Launch> {
@@ -99,7 +105,7 @@ fn refused(session: &Session, provider: &Provider, child: &Child, need: Need, co
         Need::Model => {
             return Failed::new(
                 Failure::Other,
-                format!("{} needs a model, and {} has no default", child.title, provider.title),
+                format!("{} needs a model, and profile `{}` has no default", child.title, session.profile),
             )
             .hint("name one: `qwenauth exec --model ID -- …`");
         }
@@ -108,11 +114,16 @@ fn refused(session: &Session, provider: &Provider, child: &Child, need: Need, co
     };
     let failed = Failed::new(
         Failure::Other,
-        format!("{} cannot work with profile `{}`: it needs {what}, which {} does not have", child.title, session.profile, provider.title),
+        format!(
+            "{} cannot work with profile `{}`: it needs {what}, which {} does not have",
+            child.title, session.profile, provider.title
+        ),
     );
     let program = command[0].to_string_lossy();
     match able_profile(session, need) {
-        Some(profile) => failed.hint(format!("profile `{profile}` can: `qwenauth exec --profile {profile} -- {program}`")),
+        Some(profile) => {
+            failed.hint(format!("profile `{profile}` can: `qwenauth exec --profile {profile} -- {program}`"))
+        }
         None => failed.hint("a profile of `dashscope` or `openrouter` can: `qwenauth login dashscope`"),
     }
 }
@@ -126,7 +137,8 @@ fn able_profile(session: &Session, need: Need) -> Option<String> {
         let base_url = Endpoint::of(&account, &credential, None).ok()?.base_url;
         let is_able = match need {
             Need::Anthropic => provider.anthropic(&base_url).is_some(),
-            Need::Responses => provider.has_responses(&base_url),
+            // What anybody's server has is not known.
+            Need::Responses => !provider.base_url.is_empty() && provider.has_responses(&base_url),
             Need::Model => true,
         };
         is_able.then(|| profile.to_string())

@@ -204,3 +204,8 @@ pub(crate) fn is_mount_point(target: &Path) -> bool {
 pub(crate) fn is_mount_point(_target: &Path) -> bool {
     false
 }
+
+/// Makes `link` lead to `target`.
+pub(crate) fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}

@@ -29,8 +29,22 @@ struct Wrapper {
 const PLAIN: Wrapper = Wrapper { names: &[], verbs: &[], valued: &[], leading: 0, assigns: false };
 const PACKAGE: &[&str] = &["-p", "--package", "-w", "--workspace", "--registry", "--cache", "--prefix"];
 const PYTHON_PACKAGE: &[&str] = &[
-    "--from", "--with", "--with-editable", "--with-requirements", "-p", "--python", "--index-url", "-i",
-    "--extra-index-url", "--index", "--default-index", "-c", "--constraints", "--spec", "--pip-args", "--directory",
+    "--from",
+    "--with",
+    "--with-editable",
+    "--with-requirements",
+    "-p",
+    "--python",
+    "--index-url",
+    "-i",
+    "--extra-index-url",
+    "--index",
+    "--default-index",
+    "-c",
+    "--constraints",
+    "--spec",
+    "--pip-args",
+    "--directory",
 ];
 
 const WRAPPERS: [Wrapper; 18] = [
@@ -186,7 +200,7 @@ mod tests {
             ("pipx run --spec aider-chat aider", "aider", 4),
             ("env -u X A=b C=d aider", "aider", 5),
             ("timeout -k 5 --signal=INT 60 claude -p hi", "Claude Code", 5),
-            ("nice -n 5 env A=b timeout 9 npx -y opencode-ai", "opencode", 8),
+            ("nice -n 5 env A=b timeout 9 npx -y opencode-ai", "opencode", 9),
             ("nice -5 qwen", "Qwen Code", 2),
             ("nohup stdbuf -o L codex", "Codex", 4),
             ("python3 -m aider --message hi", "aider", 2),
@@ -199,7 +213,17 @@ mod tests {
 
     #[test]
     fn what_only_looks_like_one_is_not() {
-        for line in ["python client.py", "sh -c opencode", "npm install opencode-ai", "env", "npx", "opencode-helper", "timeout 5", "pnpm opencode", "make codex"] {
+        for line in [
+            "python client.py",
+            "sh -c opencode",
+            "npm install opencode-ai",
+            "env",
+            "npx",
+            "opencode-helper",
+            "timeout 5",
+            "pnpm opencode",
+            "make codex",
+        ] {
             assert!(locate(&words(line)).unwrap().is_none(), "{line}");
         }
     }

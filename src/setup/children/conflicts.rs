@@ -61,11 +61,17 @@ impl Child {
                 if reads.effect == Effect::Overridden {
                     notes.push(format!("`{file}` sets `{names}`: overridden for {}", self.title));
                 } else if around.allow_files {
-                    notes.push(format!("warning: `{file}` sets `{names}`, which {} uses instead of the profile's", self.title));
+                    notes.push(format!(
+                        "warning: `{file}` sets `{names}`, which {} uses instead of the profile's",
+                        self.title
+                    ));
                 } else {
                     return Failed::new(
                         Failure::Other,
-                        format!("`{file}` sets `{names}`, and {} would use it with the profile's host or key", self.title),
+                        format!(
+                            "`{file}` sets `{names}`, and {} would use it with the profile's host or key",
+                            self.title
+                        ),
                     )
                     .hint("remove it there, or start it anyway with `qwenauth exec --allow-env-file -- …`")
                     .err();
@@ -126,7 +132,9 @@ impl Reads {
         let Some(text) = read(path) else { return Vec::new() };
         let sets = |name: &&String| match self.syntax {
             Kind::Env => text.lines().any(|line| assigns(line, name)),
-            Kind::Yaml => text.lines().any(|line| line.trim_start_matches([' ', '-', '{']).starts_with(&format!("{name}:"))),
+            Kind::Yaml => {
+                text.lines().any(|line| line.trim_start_matches([' ', '-', '{']).starts_with(&format!("{name}:")))
+            }
             Kind::Json => json_value(path, name).is_some(),
         };
         self.names.iter().filter(sets).cloned().collect()
@@ -138,8 +146,7 @@ fn assigns(line: &str, name: &str) -> bool {
     let line = line.trim_start_matches('\u{feff}').trim_start();
     let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
     let line = line.trim_start_matches(['\'', '"']);
-    line.strip_prefix(name)
-        .is_some_and(|rest| rest.trim_start_matches(['\'', '"']).trim_start().starts_with('='))
+    line.strip_prefix(name).is_some_and(|rest| rest.trim_start_matches(['\'', '"']).trim_start().starts_with('='))
 }
 
 /// What is at a place, `.` between its keys; a value that is not a text counts as one.

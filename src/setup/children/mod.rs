@@ -167,7 +167,11 @@ impl Child {
             launch.arguments = filled.map(|text| text.expose().into()).collect();
         }
         if let Some(model) = named {
-            launch.notes.push(format!("{} uses the model of its own command line: `{}`", self.title, printable(&model)));
+            launch.notes.push(format!(
+                "{} uses the model of its own command line: `{}`",
+                self.title,
+                printable(&model)
+            ));
         }
         launch.support = support;
         Ok(launch)
@@ -181,7 +185,10 @@ impl Child {
         }
         Failed::new(
             Failure::Other,
-            format!("`{option}` of {} would replace a part of what `exec` sets: host, key and model belong together", self.title),
+            format!(
+                "`{option}` of {} would replace a part of what `exec` sets: host, key and model belong together",
+                self.title
+            ),
         )
         .hint(format!("leave `{option}` out, or start it anyway with `--allow-env-file`"))
         .err()

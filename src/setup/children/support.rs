@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use super::{Child, Surroundings, Values};
+use crate::platform::disk;
 use crate::platform::files::{self, Content, Privacy, Room};
 use crate::setup::record::digest;
 
@@ -59,7 +60,7 @@ impl Share {
         for name in &self.names {
             let (theirs, ours) = (Path::new(&from).join(name), directory.join(name));
             if theirs.exists() && ours.symlink_metadata().is_err() {
-                let linked = std::os::unix::fs::symlink(&theirs, &ours);
+                let linked = disk::symlink(&theirs, &ours);
                 log::debug!("`{}` linked from `{}`: {linked:?}", ours.display(), theirs.display());
             }
         }

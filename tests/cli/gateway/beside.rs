@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 
 use nix::sys::signal::Signal;
@@ -29,34 +28,6 @@ fn no_childs_environment_has_the_credential() {
     assert!(!outcome.stdout.contains("granted-"), "{outcome}");
     assert_eq!(outcome.stdout.matches("OPENAI_API_KEY=sk-").count(), 2, "{outcome}");
     assert!(outcome.stdout.contains("OPENAI_BASE_URL=http://127.0.0.1:"), "{outcome}");
-}
-
-#[test]
-fn known_programs_get_the_gateway_in_the_variables_they_read() {
-    let upstream = Upstream::always(fine());
-    let programs = logged_in(&upstream);
-    let directory = programs.directory().join("bin");
-    fs::create_dir(&directory).unwrap();
-    let path = format!("{}:/usr/bin:/bin", directory.display());
-    let sandbox = programs.variable("PATH", path).variable("ANTHROPIC_API_KEY", "the-users-own");
-    for (name, script, set) in [
-        ("qwen", r#"test "$QWENAUTH_ACCESS_TOKEN" = "$OPENAI_API_KEY""#, ", QWENAUTH_ACCESS_TOKEN;"),
-        ("aider", r#"test "$AIDER_MODEL" = "openai/$OPENAI_MODEL""#, ", AIDER_MODEL;"),
-        ("goose", r#"test "$OPENAI_HOST/v1" = "$OPENAI_BASE_URL""#, ", OPENAI_HOST;"),
-        (
-            "claude",
-            r#"test "$ANTHROPIC_BASE_URL/v1" = "$OPENAI_BASE_URL" && test "$ANTHROPIC_AUTH_TOKEN" = "$OPENAI_API_KEY" &&
-               test -z "$ANTHROPIC_API_KEY""#,
-            ", ANTHROPIC_BASE_URL",
-        ),
-    ] {
-        let program = directory.join(name);
-        fs::write(&program, format!("#!/bin/sh\n{script} && {ASK}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let outcome = sandbox.run(["exec", "--gateway", "-v", "--", name]).exits(0).any_stderr();
-        assert!(outcome.stderr.contains(set), "{outcome}");
-    }
-    assert_eq!(upstream.asked().len(), 4);
 }
 
 #[test]
