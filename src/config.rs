@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::cli::{Environment, variable};
 use crate::error::{Failed, Failure, nearest, note};
-use crate::paths::Paths;
+use crate::paths::{self, Paths};
 use crate::platform::files::{self, Content, Privacy, Room};
 use crate::platform::lock::{Kernel, PATIENCE};
 use crate::profile::ProfileName;
@@ -84,7 +84,7 @@ impl Config {
     }
 
     fn file(&self) -> PathBuf {
-        self.paths.config.join("config.toml")
+        self.paths.config_file()
     }
 
     /// The profile in force: `--profile`, `QWENAUTH_PROFILE`, config.toml, `qwen`.
@@ -109,7 +109,7 @@ impl Config {
         let text = read(&path)?.unwrap_or_default();
         let edited = with_profile(&text, profile).with_context(|| format!("cannot edit `{}`", path.display()))?;
         let Some((before, text)) = edited else { return Ok(None) };
-        Room::reserve(&path, text.len() + EDIT, Privacy::Open)?.write(text.as_bytes())?;
+        Room::reserve(&path, text.len() + EDIT, Privacy::Config)?.write(text.as_bytes())?;
         Ok(Some(before))
     }
 
@@ -117,7 +117,7 @@ impl Config {
         let file = files::resolve(&self.file())?;
         let directory = file.parent().map(Path::to_owned).unwrap_or_default();
         files::make_directory(&directory)?;
-        let path = directory.join(".config.qwenauth-lock");
+        let path = paths::kernel_lock(&file);
         Kernel::acquire(files::open_kept(&path)?, &path, Instant::now() + PATIENCE)
     }
 }
@@ -162,7 +162,7 @@ fn client_secrets(providers: &toml::Table) -> BTreeMap<String, Secret> {
 }
 
 fn read(path: &Path) -> Result<Option<String>> {
-    match files::read(path, Privacy::Open)? {
+    match files::read(path, Privacy::Config)? {
         Content::Missing => Ok(None),
         Content::Unfit(why) => Failed::new(Failure::Other, format!("cannot read `{}`: {why}", path.display())).err(),
         Content::Bytes(bytes) => match std::str::from_utf8(&bytes) {

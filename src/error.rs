@@ -3,6 +3,7 @@
 //! Hazard: an error carries text that others wrote (a server, a file name), and terminals obey control characters.
 //! Rule: everything goes out through [`printable`], once, in [`Report`].
 
+use std::path::Path;
 use std::{fmt, io};
 
 use anyhow::Error;
@@ -169,6 +170,22 @@ pub(crate) fn printable(text: &str) -> String {
             || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     text.chars().filter(|&character| !obeyed(character)).collect()
+}
+
+/// `text` as one word of a command that a person may paste into a POSIX shell. Control characters are removed.
+pub(crate) fn for_sh(text: &str) -> String {
+    let text = printable(text);
+    // Less than shells take as it is: `{`, `!`, `~`, `=` and `^` mean something to some of them, interactively at least.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+,-".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The same for a path.
+pub(crate) fn path_for_sh(path: &Path) -> String {
+    for_sh(&path.to_string_lossy())
 }
 
 #[cfg(test)]

@@ -32,8 +32,8 @@
 //! session → cli, config, credentials, http, platform, profile, providers
 //! credentials → oauth, http, paths, platform, profile, providers
 //! config → cli, paths, profile, providers, platform · paths → cli, platform, profile · profile → providers
-//! providers → oauth, http, platform · oauth → http · limits → platform · usage → platform
-//! setup → platform, providers, used by its commands only
+//! providers → oauth, http, platform · oauth → http · limits → paths, platform · usage → paths, platform
+//! setup → paths, platform, providers, used by its commands only
 //! gateway → credentials, limits, usage, platform, providers, http, used by its commands only
 //! sandbox → cli, paths, platform, providers, say, used by its command only
 //! error → say · cli → platform, say

@@ -1,17 +1,53 @@
 //! Every directory and file name of ours, once.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::cli::Environment;
 use crate::error::{Failed, Failure};
-use crate::platform::system;
+use crate::platform::{access, files, system};
 use crate::profile::ProfileName;
 
 /// In the state directory of a sandbox: where its practice provider listens.
 pub(crate) const SANDBOX: &str = "sandbox.json";
+
+/// Qwen Code's credential file, which the profile `qwen` shares.
+const QWEN_FILE: &str = "oauth_creds.json";
+
+/// A directory below `<state>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StateDirectory {
+    /// Logins that wait for approval.
+    Pending,
+    /// Marks of refused refresh tokens.
+    Refused,
+    /// What `setup` wrote.
+    Setup,
+    /// The ledger of the gateways.
+    Usage,
+    /// Requests counted against limits.
+    Rate,
+    /// Files whose mode was reported.
+    Reported,
+}
+
+impl StateDirectory {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Pending, Self::Refused, Self::Setup, Self::Usage, Self::Rate, Self::Reported];
+
+    pub(crate) fn below(self, state: &Path) -> PathBuf {
+        state.join(match self {
+            Self::Pending => "pending",
+            Self::Refused => "refused",
+            Self::Setup => "setup",
+            Self::Usage => "usage",
+            Self::Rate => "rate",
+            Self::Reported => "reported",
+        })
+    }
+}
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -19,44 +55,74 @@ pub(crate) struct Paths {
     pub(crate) config: PathBuf,
     pub(crate) data: PathBuf,
     pub(crate) state: PathBuf,
-    /// Qwen Code's own directory.
-    pub(crate) qwen: PathBuf,
+    /// Qwen Code's own directory; `None` where neither `QWEN_HOME` nor a home directory is known.
+    qwen: Option<PathBuf>,
 }
 
 impl Paths {
+    /// Errors: no home directory where one is needed, or a variable that names a directory by a relative path.
     pub(crate) fn of(environment: &Environment) -> Result<Self> {
-        let absolute =
-            |value: &Option<std::ffi::OsString>| value.as_ref().map(PathBuf::from).filter(|path| path.is_absolute());
+        let paths = Self::find(environment)?;
+        let homes = [home(environment).ok(), paths.qwen.clone(), Some(paths.data.clone())];
+        let homes: Vec<&Path> = homes.iter().flatten().map(PathBuf::as_path).collect();
+        access::work_for(&homes, StateDirectory::Reported.below(&paths.state));
+        Ok(paths)
+    }
+
+    fn find(environment: &Environment) -> Result<Self> {
+        let has_home = || environment.home.is_some() || system::home().is_some();
         let qwen = match &environment.qwen_home {
-            Some(directory) => expand_home(directory, environment)?,
-            None => home(environment)?.join(".qwen"),
+            Some(directory) => Some(given("QWEN_HOME", directory, environment)?),
+            // Only the profile `qwen` needs it then.
+            None if environment.qwenauth_home.is_some() && !has_home() => None,
+            None => Some(home(environment)?.join(".qwen")),
         };
         if let Some(one) = &environment.qwenauth_home {
-            let one = expand_home(one, environment)?;
+            let one = given("QWENAUTH_HOME", one, environment)?;
             return Ok(Self { config: one.join("config"), data: one.join("data"), state: one.join("state"), qwen });
         }
-        let xdg = |value: &Option<std::ffi::OsString>, default: &str| -> Result<PathBuf> {
+        let base = |value: &Option<OsString>, default: &str| -> Result<PathBuf> {
             // The XDG base directory specification: a relative path is to be ignored.
-            let base = match absolute(value) {
+            let base = match value.as_ref().map(PathBuf::from).filter(|path| path.is_absolute()) {
                 Some(base) => base,
                 None => home(environment)?.join(default),
             };
             Ok(base.join("qwenauth"))
         };
         Ok(Self {
-            config: xdg(&environment.config_home, system::CONFIG.1)?,
-            data: xdg(&environment.data_home, system::DATA.1)?,
-            state: xdg(&environment.state_home, system::STATE.1)?,
+            config: base(&environment.config_home, system::CONFIG.1)?,
+            data: base(&environment.data_home, system::DATA.1)?,
+            state: base(&environment.state_home, system::STATE.1)?,
             qwen,
         })
     }
 
-    /// The credential file of a profile.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.config.join("config.toml")
+    }
+
+    /// Qwen Code's own directory; the empty path where no home directory is known.
+    pub(crate) fn qwen(&self) -> PathBuf {
+        self.qwen.clone().unwrap_or_default()
+    }
+
+    /// Every directory of ours, that of the configuration first. The others hold credentials or state.
+    pub(crate) fn directories(&self) -> Vec<PathBuf> {
+        let own = [self.config.clone(), self.data.clone(), self.credentials()];
+        let below = StateDirectory::ALL.map(|directory| directory.below(&self.state));
+        own.into_iter().chain(self.qwen.clone()).chain([self.state.clone()]).chain(below).collect()
+    }
+
+    fn credentials(&self) -> PathBuf {
+        self.data.join("credentials")
+    }
+
+    /// The credential file of a profile. Of `qwen`, where no home directory is known, the empty path: see [`files::read`].
     pub(crate) fn credential(&self, profile: &ProfileName) -> PathBuf {
         if profile.is_qwen() {
-            return self.qwen.join("oauth_creds.json");
+            return self.qwen.as_ref().map(|qwen| qwen.join(QWEN_FILE)).unwrap_or_default();
         }
-        self.data.join("credentials").join(format!("{profile}.json"))
+        self.credentials().join(format!("{profile}.json"))
     }
 
     /// What makes a sandbox of a `QWENAUTH_HOME`.
@@ -67,10 +133,10 @@ impl Paths {
     /// The names of all profiles that have a credential file.
     pub(crate) fn profiles(&self) -> Result<Vec<ProfileName>> {
         let mut names = Vec::new();
-        if std::fs::symlink_metadata(self.qwen.join("oauth_creds.json")).is_ok() {
+        if std::fs::symlink_metadata(self.credential(&ProfileName::qwen())).is_ok() {
             names.push(ProfileName::qwen());
         }
-        let directory = self.data.join("credentials");
+        let directory = self.credentials();
         let entries = match std::fs::read_dir(&directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(names),
@@ -100,24 +166,25 @@ pub(crate) fn qwen_code_lock(credential: &Path) -> PathBuf {
 
 /// The home directory by the environment, else the one that the system has on record.
 pub(crate) fn home(environment: &Environment) -> Result<PathBuf> {
-    if let Some(home) = &environment.home {
-        return Ok(PathBuf::from(home));
-    }
-    match system::home() {
-        Some(home) => Ok(home),
-        None => Failed::new(
-            Failure::Other,
-            format!("there is no home directory: `{}` is not set and {}", system::HOME, system::NO_HOME),
-        )
-        .hint(format!("set `{}`, or both `QWENAUTH_HOME` and `QWEN_HOME`", system::HOME))
-        .err(),
+    match &environment.home {
+        Some(home) => absolute(system::HOME, PathBuf::from(home)),
+        None => system::home().map_or_else(|| files::no_home().err(), Ok),
     }
 }
 
-/// A leading `~` or `~/` is the home directory, as Qwen Code reads `QWEN_HOME`.
-fn expand_home(path: &OsStr, environment: &Environment) -> Result<PathBuf> {
-    match Path::new(path).strip_prefix("~") {
+/// The directory that a variable names. A leading `~` or `~/` is the home directory, as Qwen Code reads `QWEN_HOME`.
+fn given(variable: &str, value: &OsStr, environment: &Environment) -> Result<PathBuf> {
+    match Path::new(value).strip_prefix("~") {
         Ok(rest) => Ok(home(environment)?.join(rest)),
-        Err(_) => Ok(PathBuf::from(path)),
+        Err(_) => absolute(variable, PathBuf::from(value)),
     }
+}
+
+/// Hazard: a relative path would make each working directory, a cloned repository say, decide where a login goes.
+fn absolute(variable: &str, path: PathBuf) -> Result<PathBuf> {
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    let message = format!("`{variable}` is `{}`, which is not an absolute path", path.display());
+    Failed::new(Failure::Other, message).hint(format!("set `{variable}` to an absolute path")).err()
 }

@@ -68,7 +68,7 @@ fn accounts(session: &Session) -> Accounts {
 
 /// The key in `path`, made if there is none.
 fn key_of(path: &Path) -> Result<Secret> {
-    match files::read(path, Privacy::Private)? {
+    match files::read(path, Privacy::Secret)? {
         Content::Missing => {
             let key = new_gateway_key();
             Room::reserve(path, 64, Privacy::Private)?.write(format!("{}\n", key.expose()).as_bytes())?;

@@ -43,7 +43,7 @@ pub(crate) fn tool_places(session: &Session) -> Result<Places> {
     let absolute = |value: Option<OsString>| value.map(PathBuf::from).filter(|path| path.is_absolute());
     Ok(Places {
         config: absolute(session.environment.config_home.clone()).unwrap_or_else(|| home.join(".config")),
-        qwen: session.config.paths.qwen.clone(),
+        qwen: session.config.paths.qwen(),
         opencode_config: absolute(variable("OPENCODE_CONFIG")),
         opencode_directory: absolute(variable("OPENCODE_CONFIG_DIR")),
         codex_home: absolute(variable("CODEX_HOME")),

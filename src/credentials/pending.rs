@@ -13,6 +13,7 @@ use crate::http::Network;
 use crate::oauth::Server;
 use crate::oauth::code::PendingCode;
 use crate::oauth::device::{self, Authorization};
+use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, Privacy, Room};
 use crate::platform::lock::{Kernel, PATIENCE};
 use crate::platform::signals::Held;
@@ -38,7 +39,7 @@ pub(crate) struct PendingLogin<'a> {
 impl<'a> PendingLogin<'a> {
     pub(crate) fn of(account: &'a Account) -> Self {
         let Account { profile, network, clock, .. } = account;
-        Self { directory: account.state.join("pending"), profile, network, clock: *clock }
+        Self { directory: StateDirectory::Pending.below(&account.state), profile, network, clock: *clock }
     }
 
     /// Whether a login waits for approval, at whatever server.
@@ -91,7 +92,7 @@ impl<'a> PendingLogin<'a> {
     }
 
     pub(crate) fn forget(&self) -> Result<()> {
-        files::remove(&self.path()).map(drop)
+        files::remove(&self.path(), Privacy::Private).map(drop)
     }
 
     /// Held while it is decided whether a login is joined or started.

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::paths::StateDirectory;
 use crate::platform::files;
 use crate::secret::Secret;
 
 /// Where the mark of a token stands: an empty file, so the token itself is written nowhere.
 fn mark_of(state: &Path, refresh_token: &Secret) -> PathBuf {
-    state.join("refused").join(hash_of(refresh_token))
+    StateDirectory::Refused.below(state).join(hash_of(refresh_token))
 }
 
 /// The SHA-256 of a token, by which files are called that have to do with it.
@@ -26,13 +27,16 @@ pub(super) fn hash_of(refresh_token: &Secret) -> String {
 ///
 /// One removed too many costs one more request that is refused, no login.
 pub(crate) fn marks_of_others(state: &Path, refresh_tokens: &[Secret]) -> Vec<PathBuf> {
-    let kept: Vec<PathBuf> = refresh_tokens.iter().map(|token| mark_of(state, token)).collect();
+    let kept: Vec<String> = refresh_tokens.iter().map(hash_of).collect();
     let is_mark = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
         name.len() == 64 && name.iter().all(u8::is_ascii_hexdigit)
     };
-    let entries = std::fs::read_dir(state.join("refused")).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| is_mark(path) && !kept.contains(path)).collect()
+    let directory = files::resolve(&StateDirectory::Refused.below(state));
+    let entries =
+        directory.ok().and_then(|directory| std::fs::read_dir(directory).ok()).into_iter().flatten().flatten();
+    let is_kept = |path: &PathBuf| kept.iter().any(|name| path.ends_with(name));
+    entries.map(|entry| entry.path()).filter(|path| is_mark(path) && !is_kept(path)).collect()
 }
 
 pub(super) fn is_marked(state: &Path, refresh_token: &Secret) -> bool {
@@ -42,7 +46,8 @@ pub(super) fn is_marked(state: &Path, refresh_token: &Secret) -> bool {
 /// A mark that cannot be made costs one more request, no login: it is only logged.
 pub(super) fn mark(state: &Path, refresh_token: &Secret) {
     let path = mark_of(state, refresh_token);
-    let made = files::make_directory(&state.join("refused")).and_then(|()| files::open_kept(&path).map(drop));
+    let made =
+        files::make_directory(&StateDirectory::Refused.below(state)).and_then(|()| files::open_kept(&path).map(drop));
     if let Err(error) = made {
         log::warn!("cannot mark a refused token: {error:#}");
     }

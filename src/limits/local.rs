@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::day::Day;
 use super::window::{DayState, LENGTH, Lease, PROBE, Record, Rule, STEPS, Turn, seconds, step_length};
+use crate::paths::StateDirectory;
 use crate::platform::lock::Brief;
 use crate::platform::{disk, files, system};
 
@@ -41,7 +42,7 @@ pub(crate) struct Rate {
 impl Rate {
     /// `account`: what tells accounts apart, such as a key; only its hash is written.
     pub(crate) fn open(state: &Path, provider: &str, account: &str, rule: Rule) -> Self {
-        let path = state.join("rate").join(name_of(provider, account));
+        let path = StateDirectory::Rate.below(state).join(name_of(provider, account));
         let file = match open(state, &path) {
             Ok(file) => Some(file),
             Err(error) => {
@@ -157,7 +158,7 @@ impl Rate {
 
 /// What `usage` shows of an account: requests within the window that ends now, and the day. Changes nothing.
 pub(crate) fn standing(state: &Path, provider: &str, account: &str, rule: &Rule, now: SystemTime) -> (u32, DayState) {
-    let path = state.join("rate").join(name_of(provider, account));
+    let path = StateDirectory::Rate.below(state).join(name_of(provider, account));
     let length = step_length(rule.window);
     // Opened only where there is something to read.
     let Some(file) = path.exists().then(|| files::open_kept(&path).ok()).flatten() else { return Default::default() };
@@ -176,7 +177,7 @@ fn name_of(provider: &str, account: &str) -> String {
 
 /// The file at its full length, so that a full disk is met now or never.
 fn open(state: &Path, path: &Path) -> Result<File> {
-    files::make_directory(&state.join("rate"))?;
+    files::make_directory(&StateDirectory::Rate.below(state))?;
     let file = files::open_kept(path)?;
     if file.metadata()?.len() < LENGTH as u64 {
         disk::write_all_at(&file, &vec![0; LENGTH], 0)?;

@@ -310,8 +310,7 @@ impl Provider {
                 .hint(format!("see `client_secret_file` and `client_secret_env` under `[providers.{}]`", self.name))
         };
         let text = match (&oauth.client_secret_file, &oauth.client_secret_env) {
-            // A mounted secret may belong to root and be read by a group: its mode is not ours to judge.
-            (Some(file), _) => match files::read(Path::new(file), Privacy::Open)? {
+            (Some(file), _) => match files::read(Path::new(file), Privacy::Secret)? {
                 Content::Bytes(bytes) => match std::str::from_utf8(&bytes) {
                     Ok(text) => Secret::new(text.to_owned()),
                     Err(_) => return failed(format!("in `{file}` is not UTF-8")).err(),

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::document::{Document, Place};
 use super::target;
+use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, Privacy};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -107,11 +108,11 @@ pub(crate) fn load(state: &Path, tool: &str) -> Result<Option<Record>> {
 }
 
 pub(super) fn remove(state: &Path, tool: &str) -> Result<()> {
-    files::remove(&path(state, tool)).map(drop)
+    files::remove(&path(state, tool), Privacy::Private).map(drop)
 }
 
 pub(super) fn path(state: &Path, tool: &str) -> PathBuf {
-    state.join("setup").join(format!("{tool}.json"))
+    StateDirectory::Setup.below(state).join(format!("{tool}.json"))
 }
 
 pub(super) fn digest(bytes: &[u8]) -> String {

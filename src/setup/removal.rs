@@ -55,12 +55,12 @@ pub(super) fn undo(record: &Record, force: bool) -> Result<Vec<String>> {
     target::check_writable(&record.file)?;
     match text {
         Some(text) => Room::reserve(&record.file, text.len(), Privacy::Open)?.write(text.as_bytes())?,
-        None => drop(files::remove(&record.file)?),
+        None => drop(files::remove(&record.file, Privacy::Open)?),
     }
     for companion in &record.companions {
-        files::remove(&companion.file)?;
+        files::remove(&companion.file, Privacy::Open)?;
     }
-    files::remove(&target::backup(&record.file)?)?;
+    files::remove(&target::backup(&record.file)?, Privacy::Open)?;
     target::remove_empty(&record.made);
     Ok(Vec::new())
 }

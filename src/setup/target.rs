@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::document::Syntax;
 use crate::error::{Failed, Failure};
+use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, Privacy};
 use crate::platform::lock::{Kernel, PATIENCE};
 use crate::platform::{access, disk};
@@ -71,7 +72,7 @@ pub(super) fn remove_empty(made: &[PathBuf]) {
 
 /// Two runs at once would each drop the other's edit.
 pub(super) fn lock(state: &Path) -> Result<Kernel> {
-    let directory = state.join("setup");
+    let directory = StateDirectory::Setup.below(state);
     files::make_directory(&directory)?;
     let path = directory.join(".setup.qwenauth-lock");
     Kernel::acquire(files::open_kept(&path)?, &path, Instant::now() + PATIENCE)

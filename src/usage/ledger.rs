@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::paths::StateDirectory;
 use crate::platform::files::{self, Privacy, Room};
 
 /// Files of so many days and more ago are no longer added to, and are summed up once they have grown.
@@ -219,7 +220,7 @@ fn append(file: &mut impl Write, text: &str) -> Result<()> {
 }
 
 fn directory_of(state: &Path) -> PathBuf {
-    state.join("usage")
+    StateDirectory::Usage.below(state)
 }
 
 /// What all processes wrote, summed up.

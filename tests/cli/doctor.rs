@@ -130,7 +130,7 @@ fn fix_repairs_stale_locks_leftovers_and_directories() {
         assert_eq!(found(&sandbox, &["--fix"], name), [], "{name}");
     }
     assert!(!lock.exists() && !leftover.exists());
-    assert_eq!(mode(&sandbox.qwen()), 0o755);
+    assert_eq!(mode(&sandbox.qwen()), 0o700);
 }
 
 #[test]

@@ -11,6 +11,7 @@
 )]
 
 mod architecture;
+mod believed;
 mod claims;
 mod device_flow;
 mod doctor;

@@ -96,6 +96,13 @@ impl Running {
         kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// Whether it prints so many lines; `false` once it has ended with fewer.
+    pub(crate) fn has_lines(&self, count: usize) -> bool {
+        self.stdout
+            .once(|said| said.matches('\n').count() >= count)
+            .is_some_and(|said| said.matches('\n').count() >= count)
+    }
+
     #[track_caller]
     pub(crate) fn wait_for_stderr(&self, text: &str) {
         let said = self.stderr.once(|said| said.contains(text)).expect("neither the text nor an end");
@@ -227,6 +234,11 @@ impl Outcome {
         let error = format!("qwenauth: error: {error}\n");
         let hint = if hint.is_empty() { String::new() } else { format!("qwenauth: hint: {hint}\n") };
         self.exits(code).stderr(&(error + &hint))
+    }
+
+    /// The test looks at the end itself.
+    pub(crate) fn any_end(mut self) {
+        self.expected_status = true;
     }
 
     /// The test looks at stdout itself.

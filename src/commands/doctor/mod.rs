@@ -16,9 +16,9 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::print;
-use crate::cli::DoctorArgs;
+use crate::cli::{DoctorArgs, Environment};
 use crate::error::{Report, printable};
-use crate::paths;
+use crate::paths::{self, Paths};
 use crate::say::{Screen, Style, cell};
 use crate::session::Session;
 
@@ -121,12 +121,15 @@ fn sum(checks: &[Check], screen: Screen) -> String {
 }
 
 pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) -> Result<u8> {
-    let mut home = std::path::PathBuf::new();
+    let environment = Environment::read();
+    let home = paths::home(&environment).unwrap_or_default();
+    let directories = Paths::of(&environment).map(|paths| storage::directories(&paths, args.fix)).unwrap_or_default();
     let checks = match session() {
         Ok(session) => {
-            home = paths::home(&session.environment).unwrap_or_default();
             let mut checks = vec![Check::ok("version", concat!("qwenauth ", env!("CARGO_PKG_VERSION")))];
             checks.extend(installed::check());
+            checks.push(Check::ok("config", format!("profile `{}` is active", session.profile)));
+            checks.extend(directories);
             checks.extend(storage::check(&session, args.fix));
             checks.extend(environment::check(&session));
             checks.extend(network::check(&session));
@@ -135,7 +138,7 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
         Err(error) => {
             let report = Report::of(&error);
             let remedy = report.hint.unwrap_or_else(|| "nothing else was checked; mend this first".into());
-            vec![Check::fail("config", report.message, remedy)]
+            directories.into_iter().chain([Check::fail("config", report.message, remedy)]).collect()
         }
     };
     if args.json {

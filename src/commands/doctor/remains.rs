@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Check;
 use super::storage::age;
 use crate::credentials::{Pending, PendingLogin, Stored, marks_of_others};
+use crate::paths::StateDirectory;
 use crate::profile::ProfileName;
 use crate::secret::Secret;
 use crate::session::Session;
@@ -19,7 +20,7 @@ const LEFT: Duration = Duration::from_secs(600);
 
 const REMEDY: &str = "`qwenauth doctor --fix` removes it";
 
-pub(super) fn temporary_files(directories: &[&PathBuf], session: &Session, fix: bool) -> Vec<Check> {
+pub(super) fn temporary_files(directories: &[PathBuf], session: &Session, fix: bool) -> Vec<Check> {
     let mut checks = Vec::new();
     // What a killed renewal was granted is the only token that the server still takes.
     let successors: Vec<PathBuf> =
@@ -53,7 +54,8 @@ fn removed(message: String, is_removed: bool) -> Check {
 }
 
 pub(super) fn pending_logins(session: &Session, fix: bool) -> Vec<Check> {
-    let entries = fs::read_dir(session.config.paths.state.join("pending")).into_iter().flatten().flatten();
+    let entries =
+        fs::read_dir(StateDirectory::Pending.below(&session.config.paths.state)).into_iter().flatten().flatten();
     let name = |path: &Path| ProfileName::parse(path.file_name()?.to_str()?.strip_suffix(".json")?).ok();
     let mut names: Vec<ProfileName> = entries.filter_map(|entry| name(&entry.path())).collect();
     names.sort();

@@ -9,6 +9,7 @@ use anyhow::Result;
 use super::{Check, remains};
 use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored};
 use crate::error::Report;
+use crate::paths::{self, Paths};
 use crate::platform::lock::Kernel;
 use crate::platform::{access, files};
 use crate::profile::ProfileName;
@@ -18,19 +19,19 @@ use crate::setup::{self, TOOLS};
 /// A key this old is due for a new one.
 const OLD_KEY_DAYS: i64 = 90;
 
+/// The directories, which are judged before anything in them is read.
+pub(super) fn directories(paths: &Paths, fix: bool) -> Vec<Check> {
+    let is_config = |directory: &Path| directory == paths.config;
+    paths.directories().iter().filter_map(|path| directory_is_private(path, !is_config(path), fix)).collect()
+}
+
 pub(super) fn check(session: &Session, fix: bool) -> Vec<Check> {
     let paths = &session.config.paths;
-    let mut checks = vec![Check::ok("config", format!("profile `{}` is active", session.profile))];
-    let credentials = paths.data.join("credentials");
-    let [pending, refused, setups, usage] = ["pending", "refused", "setup", "usage"].map(|name| paths.state.join(name));
-    let directories =
-        [&paths.config, &paths.data, &credentials, &paths.qwen, &paths.state, &pending, &refused, &setups, &usage];
-    for directory in directories {
-        checks.extend(directory_is_private(directory, fix));
-    }
-    checks.extend(profiles(session));
+    let mut checks = profiles(session);
     checks.extend(copies(session));
-    checks.extend(lock(&paths.qwen, fix));
+    checks.extend(lock(&paths.credential(&ProfileName::qwen()), fix));
+    let directories: Vec<PathBuf> =
+        paths.directories().iter().filter_map(|directory| files::resolve(directory).ok()).collect();
     checks.extend(remains::temporary_files(&directories, session, fix));
     checks.extend(remains::pending_logins(session, fix));
     checks.extend(remains::refused_marks(session, fix));
@@ -38,19 +39,31 @@ pub(super) fn check(session: &Session, fix: bool) -> Vec<Check> {
     checks
 }
 
-fn directory_is_private(directory: &Path, fix: bool) -> Option<Check> {
+fn directory_is_private(directory: &Path, holds_secrets: bool, fix: bool) -> Option<Check> {
+    let resolved = match files::resolve(directory) {
+        Ok(resolved) => resolved,
+        Err(error) => {
+            let report = Report::of(&error);
+            return Some(Check::fail("directories", report.message, report.hint.unwrap_or_default()));
+        }
+    };
+    let directory = resolved.as_path();
     let metadata = fs::metadata(directory).ok()?;
     let shown = directory.display();
-    if let Err(error) = access::check_owner(directory, &metadata) {
-        let report = Report::of(&error);
-        return Some(Check::fail("directories", report.message, report.hint.unwrap_or_default()));
-    }
-    let how = access::writable_by_others(directory)?;
-    let message = format!("others may write in `{shown}` ({how})");
+    let (message, is_writable) = match (access::writable_by_others(directory), access::open_to_others(directory)) {
+        (Some(how), _) => (format!("others may write in `{shown}` ({how})"), true),
+        (None, Some(how)) if holds_secrets => (format!("others may look into `{shown}` ({how})"), false),
+        _ => {
+            let report = Report::of(&access::check_directory(directory, &metadata, directory).err()?);
+            return Some(Check::fail("directories", report.message, report.hint.unwrap_or_default()));
+        }
+    };
     if fix && access::restrict_directory(directory).is_ok() {
         return Some(Check::fixed("directories", message));
     }
-    Some(Check::fail("directories", message, access::how_to_restrict(directory)))
+    let remedy = access::how_to_restrict(directory);
+    let check = if is_writable { Check::fail } else { Check::warn };
+    Some(check("directories", message, remedy))
 }
 
 fn profiles(session: &Session) -> Vec<Check> {
@@ -167,7 +180,7 @@ fn copies(session: &Session) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut accounts: Vec<Account> =
         paths.profiles().unwrap_or_default().iter().map(|name| session.account_of(name)).collect();
-    if let Ok(home) = crate::paths::home(&session.environment) {
+    if let Ok(home) = paths::home(&session.environment) {
         let default = home.join(".qwen/oauth_creds.json");
         if default != paths.credential(&ProfileName::qwen()) {
             let mut other = session.account_of(&ProfileName::qwen());
@@ -190,22 +203,22 @@ fn copies(session: &Session) -> Vec<Check> {
     checks
 }
 
-fn lock(qwen: &Path, fix: bool) -> Option<Check> {
-    let path = qwen.join("oauth_creds.lock");
+fn lock(credential: &Path, fix: bool) -> Option<Check> {
+    let path = paths::qwen_code_lock(credential);
     let age = age(&path)?;
     if age < STALE {
         return Some(Check::ok("lock", "a program is renewing the login right now"));
     }
     let message = format!("`{}` was left {} s ago by a program that was killed", path.display(), age.as_secs());
-    if fix && remove_lock(qwen, &path).unwrap_or(false) {
+    if fix && remove_lock(credential, &path).unwrap_or(false) {
         return Some(Check::fixed("lock", message));
     }
     Some(Check::warn("lock", message, "the next renewal takes it over; `qwenauth doctor --fix` removes it now"))
 }
 
 /// Only under our own lock, and only while it is still stale then.
-fn remove_lock(qwen: &Path, path: &Path) -> Result<bool> {
-    let ours = qwen.join(".oauth_creds.qwenauth-lock");
+fn remove_lock(credential: &Path, path: &Path) -> Result<bool> {
+    let ours = paths::kernel_lock(&files::resolve(credential)?);
     let Some(_kernel) = Kernel::try_acquire(files::open_kept(&ours)?, &ours)? else { return Ok(false) };
     if age(path).is_some_and(|age| age >= STALE) {
         fs::remove_file(path)?;

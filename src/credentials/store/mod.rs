@@ -225,7 +225,7 @@ impl Guard {
     pub(super) fn remove(&mut self) -> Result<bool> {
         self.room = None;
         files::remove_left(&self.store.path)?;
-        files::remove(&self.store.path)
+        files::remove(&self.store.path, Privacy::Private)
     }
 }
 

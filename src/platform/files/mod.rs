@@ -7,9 +7,10 @@
 
 mod room;
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
 use zeroize::Zeroizing;
@@ -17,7 +18,7 @@ use zeroize::Zeroizing;
 pub(crate) use self::room::{Kept, Room, left_in, leftover, remove_left};
 use self::room::{fill, open_in_place, temporary_prefix};
 use crate::error::{Failed, Failure};
-use crate::platform::{access, disk};
+use crate::platform::{access, disk, system};
 
 /// Longest file that is read, in bytes; a larger one is damaged.
 pub(crate) const LARGEST: u64 = 1024 * 1024;
@@ -33,87 +34,153 @@ pub(crate) enum Content {
     Unfit(String),
 }
 
-/// Who may know a file.
+/// Who may know or change a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Privacy {
-    /// A secret: 0600, and only the user's own. A looser mode is tightened, with one line on stderr.
+    /// A credential or state of ours: 0600. A looser mode is tightened, with one line on stderr.
     Private,
-    /// A configuration: it keeps its mode and may belong to root.
+    /// A key or secret that the user or an administrator put there: taken away from others, never made writable.
+    Secret,
+    /// config.toml: only the user may change it.
+    Config,
+    /// A file of another program: it keeps its mode.
     Open,
 }
 
-/// Reads a file of the user.
+/// For a file that lies below a home directory which is not known.
+pub(crate) fn no_home() -> Failed {
+    let message = format!("there is no home directory: `{}` is not set and {}", system::HOME, system::NO_HOME);
+    Failed::new(Failure::Other, message)
+        .hint(format!("set `{}`, or both `QWENAUTH_HOME` and `QWEN_HOME`", system::HOME))
+}
+
+/// Reads a file whose content is to be believed. The empty path is that of a file without a known home directory.
 ///
-/// Errors: no permission, or a private file of another owner (root may read anybody's).
+/// Errors: no permission, or a file, a directory above it or a symlink that another user made or may change.
 pub(crate) fn read(path: &Path, privacy: Privacy) -> Result<Content> {
-    let resolved;
-    let mut path = path;
-    let file = match disk::open_to_read(path) {
-        Err(error) if disk::is_symlink(&error) => {
-            resolved = resolve(path)?;
-            path = &resolved;
-            disk::open_to_read(path)
-        }
-        opened => opened,
-    };
-    let mut file = match file {
+    let (resolved, is_linked) = follow(path)?;
+    let mut file = match disk::open_to_read(&resolved) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(Content::Missing);
         }
-        Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+        Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", resolved.display())),
     };
-    let metadata = file.metadata().with_context(|| format!("cannot read `{}`", path.display()))?;
+    let metadata = file.metadata().with_context(|| format!("cannot read `{}`", resolved.display()))?;
     if !metadata.is_file() {
         let what = if metadata.is_dir() { "a directory" } else { "not a regular file" };
         return Ok(Content::Unfit(format!("it is {what}")));
     }
-    if privacy == Privacy::Private {
-        access::check_owner(path, &metadata)?;
-    }
+    access::check_file(&resolved, &metadata, privacy)?;
+    let most = if privacy == Privacy::Private { "more than a credential can have" } else { "more than 1 MiB" };
     if metadata.len() > LARGEST {
-        return Ok(Content::Unfit(format!("it has {} bytes, more than a credential can have", metadata.len())));
-    }
-    if privacy == Privacy::Private {
-        access::tighten(path, &file, &metadata);
+        return Ok(Content::Unfit(format!("it has {} bytes, {most}", metadata.len())));
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len())? + 1));
     Read::by_ref(&mut file)
         .take(LARGEST + 1)
         .read_to_end(&mut bytes)
-        .with_context(|| format!("cannot read `{}`", path.display()))?;
+        .with_context(|| format!("cannot read `{}`", resolved.display()))?;
     if bytes.len() as u64 > LARGEST {
-        return Ok(Content::Unfit("it grew past what a credential can have".into()));
+        return Ok(Content::Unfit(format!("it grew while it was read: {most}")));
     }
+    let is_ours =
+        !(is_linked || access::is_in_anothers_home()) || privacy != Privacy::Private || holds_credential(&bytes);
+    access::tighten(&resolved, &file, &metadata, privacy, is_ours);
     Ok(Content::Bytes(bytes))
 }
 
-/// The file that `path` leads to, which need not exist. Only symlinks of the user or of root are followed.
+/// Whether these bytes, damaged or not, are of a credential or a login that was begun.
+fn holds_credential(bytes: &[u8]) -> bool {
+    const NAMES: [&str; 5] = ["access_token", "refresh_token", "api_key", "device_code", "expiry_date"];
+    let text = String::from_utf8_lossy(bytes);
+    text.trim() == "{}" || NAMES.iter().any(|name| text.contains(&format!("\"{name}")))
+}
+
+/// The file that `path` leads to, which need not exist. Each directory and symlink on the way is judged: see [`access`].
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
-    let mut path = path.to_owned();
-    for _ in 0..MOST_LINKS {
-        let metadata = match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_symlink() => metadata,
-            Ok(_) => return Ok(path),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(path);
-            }
-            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
-        };
-        access::check_link_owner(&path, &metadata)?;
-        let target = fs::read_link(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        path = directory_of(&path).join(target);
+    follow(path).map(|(resolved, _)| resolved)
+}
+
+/// The same for a directory that files are made in, which is judged as well.
+fn resolve_directory(directory: &Path) -> Result<PathBuf> {
+    let resolved = resolve(directory)?;
+    if let Ok(metadata) = fs::symlink_metadata(&resolved)
+        && metadata.is_dir()
+    {
+        access::check_directory(&resolved, &metadata, directory)?;
     }
-    Failed::new(Failure::Other, format!("`{}` leads through too many symlinks", path.display())).err()
+    Ok(resolved)
+}
+
+/// The same as [`resolve`], and whether the last part of `path` is a symlink.
+fn follow(path: &Path) -> Result<(PathBuf, bool)> {
+    if path.as_os_str().is_empty() {
+        return no_home().err();
+    }
+    let absolute = std::path::absolute(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let mut parts: Vec<OsString> = Vec::new();
+    push_parts(&mut parts, &absolute);
+    let (mut resolved, mut links, mut is_linked) = (root_of(&absolute), 0, false);
+    while let Some(part) = parts.pop() {
+        if part == ".." {
+            resolved.pop();
+            continue;
+        }
+        let next = resolved.join(&part);
+        let metadata = match fs::symlink_metadata(&next) {
+            Ok(metadata) => metadata,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                resolved = next;
+                resolved.extend(parts.drain(..).rev());
+                break;
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", next.display())),
+        };
+        if metadata.is_symlink() {
+            links += 1;
+            if links > MOST_LINKS {
+                let message = format!("`{}` leads through too many symlinks", path.display());
+                return Failed::new(Failure::Other, message).err();
+            }
+            let link = fs::read_link(&next).with_context(|| format!("cannot read `{}`", next.display()))?;
+            access::check_link(&next, &metadata, &resolved.join(&link))?;
+            is_linked |= parts.is_empty();
+            if link.is_absolute() {
+                resolved = root_of(&link);
+            }
+            push_parts(&mut parts, &link);
+            continue;
+        }
+        if metadata.is_dir() && !parts.is_empty() {
+            access::check_directory(&next, &metadata, path)?;
+        }
+        resolved = next;
+    }
+    Ok((resolved, is_linked))
+}
+
+/// Puts the parts of `path` on a stack, the first on top.
+fn push_parts(parts: &mut Vec<OsString>, path: &Path) {
+    let given = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
+    parts.extend(given.map(|part| part.as_os_str().to_owned()).rev());
+}
+
+fn root_of(path: &Path) -> PathBuf {
+    path.components().take_while(|part| matches!(part, Component::Prefix(_) | Component::RootDir)).collect()
 }
 
 /// Makes `directory` and what is missing above it, each 0700 whatever the umask.
 pub(crate) fn make_directory(directory: &Path) -> Result<()> {
+    make_resolved(&resolve_directory(directory)?)
+}
+
+fn make_resolved(directory: &Path) -> Result<()> {
     if directory.is_dir() {
         return Ok(());
     }
     if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        make_directory(parent)?;
+        make_resolved(parent)?;
     }
     match access::create_directory(directory) {
         // Another process has made it meanwhile.
@@ -124,6 +191,7 @@ pub(crate) fn make_directory(directory: &Path) -> Result<()> {
 
 /// Opens for reading and writing a small private file of ours that is never replaced, such as a lock file.
 pub(crate) fn open_kept(path: &Path) -> Result<File> {
+    let path = &in_resolved_directory(path)?;
     let file = disk::open_or_create(path).with_context(|| format!("cannot open `{}`", path.display()))?;
     access::check_owner(path, &file.metadata()?)?;
     access::restrict(&file).with_context(|| format!("cannot set the mode of `{}`", path.display()))?;
@@ -134,6 +202,7 @@ pub(crate) fn open_kept(path: &Path) -> Result<File> {
 /// Makes a private file that is never seen without its content; fails with [`io::ErrorKind::AlreadyExists`] where one is.
 /// What a kill leaves of it looks like the leftover of a [`Room`] beside it, and goes with those.
 pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let path = &in_resolved_directory(path).map_err(io::Error::other)?;
     let beside = path.with_extension("json");
     let mut builder = tempfile::Builder::new();
     let prefix = temporary_prefix(&beside);
@@ -154,6 +223,7 @@ pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
 /// Opens a private file of ours for adding lines; see [`open_kept`]. One `write` adds a line whole, whoever else adds.
 pub(crate) fn open_to_append(path: &Path) -> Result<File> {
     drop(open_kept(path)?);
+    let path = &in_resolved_directory(path)?;
     disk::open_to_append(path).with_context(|| format!("cannot open `{}`", path.display()))
 }
 
@@ -169,6 +239,12 @@ pub(crate) fn check_writable(path: &Path) -> Result<()> {
     disk::check_writable(directory).with_context(|| format!("cannot write in `{}`", directory.display()))
 }
 
+/// `path` with its directory resolved; what stands there itself is not followed.
+fn in_resolved_directory(path: &Path) -> Result<PathBuf> {
+    let directory = resolve_directory(directory_of(path))?;
+    Ok(directory.join(path.file_name().unwrap_or_default()))
+}
+
 pub(super) fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -176,24 +252,47 @@ pub(super) fn directory_of(path: &Path) -> &Path {
     }
 }
 
-/// Removes the file that `path` leads to; a symlink stays. A mount point cannot go and is emptied to `{}` instead.
-/// Says whether there was anything.
-pub(crate) fn remove(path: &Path) -> Result<bool> {
-    let path = resolve(path)?;
-    match disk::remove_file(&path) {
+/// Removes the file that `path` leads to; a symlink stays. A mount point cannot be removed and is emptied to `{}` instead.
+/// Returns whether there was anything.
+///
+/// Errors: for [`Privacy::Private`] also a file that may be another's and holds no credential.
+pub(crate) fn remove(path: &Path, privacy: Privacy) -> Result<bool> {
+    let (target, is_linked) = follow(path)?;
+    if privacy == Privacy::Private && (is_linked || access::is_in_anothers_home()) {
+        check_removable(path, &target)?;
+    }
+    match disk::remove_file(&target) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) if disk::is_mount_point_error(&error) => open_in_place(&path, 0)
+        Err(error) if disk::is_mount_point_error(&error) => open_in_place(&target, 0)
             .and_then(|mut file| fill(&mut file, b"{}"))
             .map(|()| true)
-            .with_context(|| format!("cannot empty `{}`", path.display())),
-        Err(error) => Err(error).with_context(|| format!("cannot remove `{}`", path.display())),
+            .with_context(|| format!("cannot empty `{}`", target.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot remove `{}`", target.display())),
     }
 }
 
-/// Renames a damaged file to the first free `….damaged-N` and says where it went.
+fn check_removable(path: &Path, target: &Path) -> Result<()> {
+    let Ok(file) = disk::open_to_read(target) else { return Ok(()) };
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(LARGEST).read_to_end(&mut bytes).with_context(|| format!("cannot read `{}`", target.display()))?;
+    if bytes.trim_ascii().is_empty() || holds_credential(&bytes) {
+        return Ok(());
+    }
+    let message = match target == path {
+        true => format!("`{}` is not a credential and was kept", path.display()),
+        false => {
+            format!("`{}` leads to `{}`, which is not a credential and was kept", path.display(), target.display())
+        }
+    };
+    Failed::new(Failure::Other, message).hint("remove it yourself if it is not needed").err()
+}
+
+/// Renames a damaged file to the first free `….damaged-N` and returns that name. Of a symlink to what is not a credential,
+/// the link itself is renamed.
 pub(crate) fn set_aside(path: &Path) -> Result<PathBuf> {
-    let path = resolve(path)?;
+    let (target, is_linked) = follow(path)?;
+    let path = if is_linked && check_removable(path, &target).is_err() { in_resolved_directory(path)? } else { target };
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let free = (1..10_000)
         .map(|number| path.with_file_name(format!("{name}.damaged-{number}")))

@@ -57,7 +57,7 @@ impl Room {
         match fs::metadata(&target) {
             Ok(old) => {
                 access::keep_owner(temporary.as_file(), &target, &old)?;
-                if privacy == Privacy::Open {
+                if matches!(privacy, Privacy::Config | Privacy::Open) {
                     access::keep_mode(temporary.as_file(), &old).with_context(failed)?;
                 }
             }

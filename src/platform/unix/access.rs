@@ -1,58 +1,247 @@
-//! Owners and modes of files: whose files are read, and who may use ours.
+//! Owners and modes of files: whose files are believed, and who may use ours.
+//!
+//! Hazard: a file, a directory or a symlink that another user made or may change decides where a login goes, or leads root
+//! to change a file that is not a credential. Rule: every directory and symlink on the way to a file is judged before it is
+//! followed; a file counts if it is the user's own, or root's and writable by nobody else.
 
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use nix::unistd::geteuid;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::error::{Failed, Failure, note};
-use crate::platform::files::directory_of;
+use crate::error::{Failed, Failure, note, path_for_sh};
+use crate::platform::files::{Privacy, directory_of, make_directory, open_kept};
 
-/// Root may use anybody's file; anyone else only their own.
+/// Whom this process works for, where it runs as root: see [`work_for`].
+static WORK: OnceLock<Work> = OnceLock::new();
+
+struct Work {
+    /// Of the directories of the user in whose home root works.
+    owners: Vec<u32>,
+    /// Where it is recorded that a file was reported.
+    reported: PathBuf,
+}
+
+/// Names the directories this process works in, whose owners root believes as it does itself, and the directory where it
+/// is recorded which files were reported as readable by others. The first call counts.
+pub(crate) fn work_for(homes: &[&Path], reported: PathBuf) {
+    let owners =
+        if geteuid().is_root() { homes.iter().filter_map(|home| owner_of(home)).collect() } else { Vec::new() };
+    let _ = WORK.set(Work { owners, reported });
+}
+
+/// The owner of a directory that may not exist yet: then of the one it will be made in.
+fn owner_of(path: &Path) -> Option<u32> {
+    path.ancestors().find_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.uid())
+}
+
+/// The user, or for root the user in whose home it works.
+fn is_own(owner: u32) -> bool {
+    let user = geteuid();
+    owner == user.as_raw() || user.is_root() && WORK.get().is_some_and(|work| work.owners.contains(&owner))
+}
+
+/// Whether root works in the home of an ordinary user.
+pub(crate) fn is_in_anothers_home() -> bool {
+    WORK.get().is_some_and(|work| work.owners.iter().any(|owner| *owner != 0))
+}
+
+/// Root, or an owner that has no number in the user namespace of this process (user_namespaces(7)): in a sandbox that maps
+/// its own user only, the files of the system belong to nobody.
+fn is_system(owner: u32) -> bool {
+    owner == 0 || is_unmapped(owner)
+}
+
+#[cfg(target_os = "linux")]
+fn is_unmapped(owner: u32) -> bool {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    if read("/proc/sys/kernel/overflowuid").trim().parse() != Ok(owner) {
+        return false;
+    }
+    let map = read("/proc/self/uid_map");
+    let ranges = map.lines().filter_map(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        Some((*numbers.first()?, *numbers.get(2)?))
+    });
+    let is_mapped = |(first, count)| (first..first + count).contains(&u64::from(owner));
+    !map.is_empty() && !ranges.into_iter().any(is_mapped)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_unmapped(_owner: u32) -> bool {
+    false
+}
+
+fn belongs_to_another(path: &Path, owner: u32) -> Failed {
+    Failed::new(Failure::Other, format!("`{}` belongs to another user (uid {owner}) and is not used", path.display()))
+        .hint("check who should own it; `chown` it to yourself if it is yours")
+}
+
+/// Fails unless a file is the user's own to change. Root may change anybody's in a directory that is root's.
 pub(crate) fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
-    let user = geteuid();
-    if user.is_root() || metadata.uid() == user.as_raw() {
+    let owner = metadata.uid();
+    let is_in_roots = || fs::metadata(directory_of(path)).is_ok_and(|directory| directory.uid() == 0);
+    if is_own(owner) || geteuid().is_root() && metadata.nlink() == 1 && is_in_roots() {
         return Ok(());
     }
-    Failed::new(
-        Failure::Other,
-        format!("`{}` belongs to another user (uid {}) and is not used", path.display(), metadata.uid()),
-    )
-    .hint("check who should own it; `chown` it to yourself if it is yours")
-    .err()
+    belongs_to_another(path, owner).err()
 }
 
-/// Only symlinks of the user or of root are followed.
-pub(crate) fn check_link_owner(path: &Path, metadata: &Metadata) -> Result<()> {
-    let user = geteuid();
-    if user.is_root() || metadata.uid() == 0 || metadata.uid() == user.as_raw() {
+/// Fails unless what a file says is to be believed: it is the user's own, or root's and writable by nobody else, as mounted
+/// secrets are. `path` leads through no symlink.
+pub(crate) fn check_file(path: &Path, metadata: &Metadata, privacy: Privacy) -> Result<()> {
+    let owner = metadata.uid();
+    if is_own(owner) {
+        // A hard link could give root's own file another name in somebody's directory.
+        let is_root = geteuid().is_root() && owner == 0;
+        if !is_root || metadata.nlink() == 1 || owner_of(directory_of(path)) == Some(0) {
+            return Ok(());
+        }
+        let message = format!("`{}` is a hard link to a file of root and is not used", path.display());
+        return Failed::new(Failure::Other, message).err();
+    }
+    if is_system(owner) {
+        if metadata.mode() & 0o022 == 0 || has_no_modes(path) {
+            return Ok(());
+        }
+        let mode = metadata.mode() & 0o7777;
+        return Failed::new(
+            Failure::Other,
+            format!("`{}` belongs to root, others may change it (mode {mode:04o}), and it is not used", path.display()),
+        )
+        .hint(format!("as root, run `chmod go-w {}`", path_for_sh(path)))
+        .err();
+    }
+    match privacy {
+        Privacy::Private => check_owner(path, metadata),
+        _ => belongs_to_another(path, owner).err(),
+    }
+}
+
+/// Fails unless a directory on the way to `wanted` keeps other users from putting another file there.
+pub(crate) fn check_directory(directory: &Path, metadata: &Metadata, wanted: &Path) -> Result<()> {
+    let (owner, mode) = (metadata.uid(), metadata.mode());
+    let unused = |why: &str| {
+        let message = format!("`{}` {why}, so `{}` is not used", directory.display(), wanted.display());
+        Failed::new(Failure::Other, message)
+    };
+    if !is_own(owner) && !is_system(owner) {
+        return unused(&format!("belongs to another user (uid {owner})"))
+            .hint("check who should own it; `chown` it to yourself if it is yours")
+            .err();
+    }
+    if mode & 0o1002 == 0o002 && !has_no_modes(directory) {
+        return unused(&format!("is writable by everybody (mode {:04o})", mode & 0o7777))
+            .hint(format!("run `chmod o-w {}`", path_for_sh(directory)))
+            .err();
+    }
+    Ok(())
+}
+
+/// Fails unless a symlink was made by the user or by root; for root, by root or by the owner of `target`.
+pub(crate) fn check_link(path: &Path, metadata: &Metadata, target: &Path) -> Result<()> {
+    let (user, owner) = (geteuid(), metadata.uid());
+    if is_system(owner) || owner == user.as_raw() {
         return Ok(());
     }
-    Failed::new(Failure::Other, format!("`{}` is a symlink of another user and is not followed", path.display())).err()
+    if !user.is_root() {
+        let message = format!("`{}` is a symlink of another user and is not followed", path.display());
+        return Failed::new(Failure::Other, message).err();
+    }
+    let of_target = fs::symlink_metadata(target).map(|metadata| metadata.uid()).ok().or_else(|| owner_of(target));
+    if is_own(owner) && of_target == Some(owner) {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}` is a symlink of another user (uid {owner}) to `{}`, which is not theirs, and is not followed",
+        path.display(),
+        target.display()
+    );
+    Failed::new(Failure::Other, message).hint("run this as that user").err()
 }
 
-/// Takes a secret file away from group and others, with one line on stderr.
-pub(crate) fn tighten(path: &Path, file: &File, metadata: &Metadata) {
-    if metadata.nlink() > 1 {
+/// Whether a file system has no owners and modes of its own: it shows the same for every file, and `chmod` does nothing.
+#[cfg(target_os = "linux")]
+fn has_no_modes(path: &Path) -> bool {
+    // 9P (WSL's drives, virtual machines), FAT, exFAT, NTFS, CIFS, SMB: see linux/magic.h and statfs(2).
+    const KINDS: [u64; 7] = [0x0102_1997, 0x4d44, 0x2011_bab0, 0x5346_544e, 0x7366_746e, 0xff53_4d42, 0xfe53_4d42];
+    nix::sys::statfs::statfs(path).is_ok_and(|system| {
+        #[expect(clippy::cast_sign_loss, reason = "a magic number of 32 bits")]
+        #[allow(clippy::unnecessary_cast, reason = "its type differs from one C library to the next")]
+        let kind = system.filesystem_type().0 as u64 & 0xffff_ffff;
+        KINDS.contains(&kind)
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn has_no_modes(_path: &Path) -> bool {
+    false
+}
+
+/// Takes a file that is looser than it should be away from others, with one line on stderr. `is_ours`: whether it certainly
+/// is a file of ours; what may be another's, reached by a symlink or by root in somebody's home, keeps its mode.
+pub(crate) fn tighten(path: &Path, file: &File, metadata: &Metadata, privacy: Privacy, is_ours: bool) {
+    if !is_own(metadata.uid()) || !is_ours {
+        return;
+    }
+    if privacy == Privacy::Private && metadata.nlink() > 1 {
         note(&format!("`{}` has {} hard links: each of them is the same credential", path.display(), metadata.nlink()));
     }
     let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 == 0 {
+    let shown = path.display();
+    let (loose, tight) = match privacy {
+        Privacy::Private => (0o077, 0o600),
+        Privacy::Secret => (0o077, mode & 0o600),
+        Privacy::Config if mode & 0o002 == 0 => {
+            if mode & 0o020 != 0 && !has_no_modes(path) {
+                let quoted = path_for_sh(path);
+                note(&format!(
+                    "warning: others in its group may change `{shown}`; `chmod g-w {quoted}` if they should not"
+                ));
+            }
+            return;
+        }
+        Privacy::Config => (0o022, mode & !0o022),
+        Privacy::Open => return,
+    };
+    if mode & loose == 0 {
         return;
     }
-    match file.set_permissions(Permissions::from_mode(0o600)) {
-        Ok(()) => note(&format!("tightened the mode of `{}` from {mode:04o} to 0600", path.display())),
-        Err(error) => {
-            note(&format!(
-                "`{}` can be read by others (mode {mode:04o}), and that cannot be changed: {error}",
-                path.display()
-            ));
+    let changed = file.set_permissions(Permissions::from_mode(tight)).and_then(|()| file.metadata());
+    let why = match changed {
+        Ok(now) if now.mode() & loose == 0 => {
+            note(&format!("tightened the mode of `{shown}` from {mode:04o} to {tight:04o}"));
+            return;
         }
+        Ok(_) => "its file system ignores `chmod`".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let can = if privacy == Privacy::Config { "changed" } else { "read" };
+    if is_first_report(path) {
+        note(&format!("`{shown}` can be {can} by others (mode {mode:04o}), and its mode cannot be changed: {why}"));
     }
+}
+
+/// Whether a file is reported for the first time. Where that cannot be recorded, each time is the first.
+fn is_first_report(path: &Path) -> bool {
+    let Some(work) = WORK.get() else { return true };
+    let name: String = Sha256::digest(path.as_os_str().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let record = work.reported.join(name);
+    if record.exists() {
+        return false;
+    }
+    let made = make_directory(&work.reported).and_then(|()| open_kept(&record));
+    if let Err(error) = made {
+        log::debug!("cannot record that a file was reported: {error:#}");
+    }
+    true
 }
 
 /// Gives a file of ours to the user alone.
@@ -120,19 +309,32 @@ pub(crate) fn has_hard_links(path: &Path) -> bool {
 /// How others could put files into a directory, if they can.
 pub(crate) fn writable_by_others(directory: &Path) -> Option<String> {
     let mode = fs::metadata(directory).ok()?.mode() & 0o777;
-    // Others who may write could put a file or a symlink in the place of a credential; listing is no harm.
     (mode & 0o022 != 0).then(|| format!("mode {mode:04o}"))
 }
 
-/// Takes a directory away from others who may write in it.
+/// How others could look into a directory of the user, if they can.
+pub(crate) fn open_to_others(directory: &Path) -> Option<String> {
+    let metadata = fs::metadata(directory).ok()?;
+    let mode = metadata.mode() & 0o777;
+    (mode & 0o077 != 0 && is_own(metadata.uid())).then(|| format!("mode {mode:04o}"))
+}
+
+/// Takes a directory of the user away from others.
 pub(crate) fn restrict_directory(directory: &Path) -> io::Result<()> {
-    let mode = fs::metadata(directory)?.mode() & 0o755;
-    fs::set_permissions(directory, Permissions::from_mode(mode))
+    let metadata = fs::metadata(directory)?;
+    if !is_own(metadata.uid()) {
+        return Err(io::Error::other("it belongs to another user"));
+    }
+    fs::set_permissions(directory, Permissions::from_mode(0o700))?;
+    if fs::metadata(directory)?.mode() & 0o077 != 0 {
+        return Err(io::Error::other("its file system ignores `chmod`"));
+    }
+    Ok(())
 }
 
 /// What to type to take a directory away from others.
 pub(crate) fn how_to_restrict(directory: &Path) -> String {
-    format!("`chmod go-w {}`, or `qwenauth doctor --fix`", directory.display())
+    format!("`chmod 700 {}`, or `qwenauth doctor --fix`", path_for_sh(directory))
 }
 
 /// What has become of a file that others could read.

@@ -5,17 +5,12 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use nix::libc::{EBUSY, ELOOP, O_NOFOLLOW, O_NONBLOCK};
+use nix::libc::{EBUSY, O_NOFOLLOW, O_NONBLOCK};
 use tempfile::NamedTempFile;
 
 /// Opens for reading; neither follows a symlink nor waits for the writer of a FIFO.
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)
-}
-
-/// Whether a file was not opened because it is a symlink.
-pub(crate) fn is_symlink(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(ELOOP)
 }
 
 /// Opens for reading and writing.

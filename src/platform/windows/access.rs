@@ -8,7 +8,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::windows::ffi::OsStrExt;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 use anyhow::{Context, Result};
@@ -27,6 +27,7 @@ use windows_sys::Win32::Storage::FileSystem::CreateDirectoryW;
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
 
 use crate::error::{Failed, Failure};
+use crate::platform::files::Privacy;
 
 /// Those who may do everything on any Windows anyway: the system and the administrators; and the entries that stand for
 /// the owner of what is made inside.
@@ -247,14 +248,32 @@ pub(crate) fn check_owner(path: &Path, _metadata: &Metadata) -> Result<()> {
         .err()
 }
 
+/// Nobody works in the home of another here: an administrator's own files are the administrators'.
+pub(crate) fn work_for(_homes: &[&Path], _reported: PathBuf) {}
+
+pub(crate) fn is_in_anothers_home() -> bool {
+    false
+}
+
+/// Fails unless what a file says is to be believed; see [`check_owner`].
+pub(crate) fn check_file(path: &Path, metadata: &Metadata, _privacy: Privacy) -> Result<()> {
+    check_owner(path, metadata)
+}
+
+/// The access list of a directory is looked at by `doctor`.
+#[expect(clippy::unnecessary_wraps, reason = "the same shape as on Unix, where it can fail")]
+pub(crate) fn check_directory(_directory: &Path, _metadata: &Metadata, _wanted: &Path) -> Result<()> {
+    Ok(())
+}
+
 /// Making a symlink takes the right of an administrator or a developer.
 #[expect(clippy::unnecessary_wraps, reason = "the same shape as on Unix, where it can fail")]
-pub(crate) fn check_link_owner(_path: &Path, _metadata: &Metadata) -> Result<()> {
+pub(crate) fn check_link(_path: &Path, _metadata: &Metadata, _target: &Path) -> Result<()> {
     Ok(())
 }
 
 /// The directory's access list protects the file; `doctor` checks it.
-pub(crate) fn tighten(_path: &Path, _file: &File, _metadata: &Metadata) {}
+pub(crate) fn tighten(_path: &Path, _file: &File, _metadata: &Metadata, _privacy: Privacy, _is_ours: bool) {}
 
 /// A new file has the access list of its directory.
 #[expect(clippy::unnecessary_wraps, reason = "the same shape as on Unix, where it can fail")]
@@ -307,6 +326,11 @@ pub(crate) fn writable_by_others(directory: &Path) -> Option<String> {
 fn named(others: io::Result<Vec<String>>) -> Option<String> {
     let others = others.ok()?;
     (!others.is_empty()).then(|| format!("access list: {}", others.join(", ")))
+}
+
+/// What an access list allows is judged as a whole: see [`writable_by_others`].
+pub(crate) fn open_to_others(_directory: &Path) -> Option<String> {
+    None
 }
 
 /// Takes a directory away from others.

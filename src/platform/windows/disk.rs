@@ -47,11 +47,6 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     patiently(|| open(OpenOptions::new().read(true), path))
 }
 
-/// Whether a file was not opened because it is a symlink.
-pub(crate) fn is_symlink(error: &io::Error) -> bool {
-    is(error, ERROR_CANT_RESOLVE_FILENAME)
-}
-
 /// Opens for reading and writing.
 pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
     open(OpenOptions::new().read(true).write(true), path)

@@ -1,0 +1,528 @@
+//! Whose files are believed: those of the user, and those of root that nobody else can write, in directories that nobody
+//! else can write. Root in the home of another user changes nothing but credentials there.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::run::Outcome;
+use crate::sandbox::{NOBODY, Sandbox, credential, each_path, mode, write_private};
+use crate::server::{Ask, Reply};
+
+/// An ordinary user who is not the one under test.
+const OTHER: u32 = 12345;
+
+/// Only root can make files of several users.
+fn is_root() -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        println!("skipped: only root can make files of several users");
+    }
+    is_root
+}
+
+fn give(path: &Path, owner: u32, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    chown(path, Some(owner), Some(owner)).unwrap();
+}
+
+/// The home of an ordinary user, in which root works.
+fn home_of_another(sandbox: Sandbox) -> Sandbox {
+    each_path(&sandbox.home(), &mut |path| lchown(path, Some(NOBODY), Some(NOBODY)).unwrap());
+    sandbox
+}
+
+fn owner_and_mode(path: &Path) -> (u32, u32) {
+    (fs::symlink_metadata(path).unwrap().uid(), mode(path))
+}
+
+/// A file that decides where a login goes or what it is: how it is made, and a command that reads it.
+struct Believed {
+    what: &'static str,
+    path: fn(&Sandbox) -> PathBuf,
+    content: &'static str,
+    config: &'static str,
+    command: &'static [&'static str],
+}
+
+const BELIEVED: [Believed; 5] = [
+    Believed {
+        what: "config.toml",
+        path: Sandbox::config,
+        content: "profile = \"qwen\"\n",
+        config: "",
+        command: &["token"],
+    },
+    Believed { what: "credential", path: Sandbox::file, content: "", config: "", command: &["token"] },
+    Believed {
+        what: "API key profile",
+        path: |sandbox| sandbox.profiles().join("work.json"),
+        content: "{\"provider\":\"groq\",\"api_key\":\"granted-key-1\",\"base_url\":\"https://api.groq.com/openai/v1\"}",
+        config: "",
+        command: &["token", "--profile", "work"],
+    },
+    Believed {
+        what: "client secret",
+        path: |sandbox| sandbox.home().join("secret"),
+        content: "hush\n",
+        config: "[providers.corp]\nclient_id = \"c\"\nclient_secret_file = \"{home}/secret\"\n\
+                 device_authorization_endpoint = \"{server}/device\"\ntoken_endpoint = \"{server}/token\"\n\
+                 base_url = \"{server}/v1\"\ndefault_model = \"m\"\n",
+        command: &["login", "corp", "--no-verify", "--qr", "never", "--force"],
+    },
+    Believed {
+        what: "gateway key",
+        path: |sandbox| sandbox.home().join("gateway-key"),
+        content: "0123456789abcdef0123456789abcdef\n",
+        config: "",
+        command: &["gateway", "--api-key-file", "{home}/gateway-key", "--listen", "127.0.0.1:0"],
+    },
+];
+
+impl Believed {
+    fn sandbox(&self) -> Sandbox {
+        let sandbox = Sandbox::new();
+        let home = sandbox.home().display().to_string();
+        let config = self.config.replace("{home}", &home);
+        let sandbox = sandbox.logged_in().configured(&config);
+        sandbox.server.serve("/device", |_| {
+            let body = json!({
+                "device_code": "granted-device-code", "user_code": "A", "verification_uri": "http://127.0.0.1/v",
+                "interval": 0, "expires_in": 30,
+            });
+            Reply::json(200, body)
+        });
+        sandbox
+            .server
+            .serve("/token", |_| Reply::json(200, json!({"access_token": "granted-access-1", "expires_in": 60})));
+        let path = (self.path)(&sandbox);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if !self.content.is_empty() {
+            fs::write(&path, self.content).unwrap();
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let sandbox = sandbox.unprivileged();
+        // It makes its directory readable.
+        sandbox.program();
+        sandbox
+    }
+
+    /// Whether the file is read. A gateway that starts is ended.
+    fn run(&self, sandbox: &Sandbox) -> Outcome {
+        let home = sandbox.home().display().to_string();
+        let command = self.command.iter().map(|word| word.replace("{home}", &home));
+        let running = sandbox.spawn(command);
+        if self.command[0] == "gateway" && running.has_lines(2) {
+            running.signal(nix::sys::signal::Signal::SIGTERM);
+        }
+        running.finish().any_stdout().any_stderr()
+    }
+
+    fn is_read(&self, sandbox: &Sandbox, how: &str) {
+        let outcome = self.run(sandbox);
+        assert!(!outcome.stderr.contains("error:"), "{} {how}: {outcome}", self.what);
+        outcome.any_end();
+    }
+
+    fn is_refused(&self, sandbox: &Sandbox, how: &str, why: &str) {
+        let path = (self.path)(sandbox);
+        let before = (owner_and_mode(&path), fs::read(&path).unwrap());
+        let requests = sandbox.server.requests().len();
+        let outcome = self.run(sandbox).exits(1);
+        assert!(outcome.stderr.contains(why), "{} {how}: {outcome}", self.what);
+        assert_eq!((owner_and_mode(&path), fs::read(&path).unwrap()), before, "{} {how}", self.what);
+        assert_eq!(sandbox.server.requests().len(), requests, "{} {how}: something was sent", self.what);
+    }
+}
+
+#[test]
+fn a_file_of_another_user_is_refused_by_name() {
+    if !is_root() {
+        return;
+    }
+    for believed in &BELIEVED {
+        let sandbox = believed.sandbox();
+        let path = (believed.path)(&sandbox);
+        for (owner, mode) in [(OTHER, 0o644), (OTHER, 0o600 | 0o044), (1, 0o444), (0, 0o664), (0, 0o646)] {
+            give(&path, owner, mode);
+            let name = path.file_name().unwrap().to_str().unwrap();
+            believed.is_refused(&sandbox, &format!("of {owner}, {mode:o}"), name);
+        }
+        give(&path, NOBODY, 0o600);
+        believed.is_read(&sandbox, "of the user");
+    }
+}
+
+#[test]
+fn a_file_of_root_that_nobody_else_can_write_is_read_and_left_as_it_is() {
+    if !is_root() {
+        return;
+    }
+    for believed in &BELIEVED {
+        let sandbox = believed.sandbox();
+        let path = (believed.path)(&sandbox);
+        for mode in [0o444, 0o644, 0o440, 0o640] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            chown(&path, Some(0), Some(NOBODY)).unwrap();
+            let outcome = believed.run(&sandbox);
+            assert!(!outcome.stderr.contains("tightened") && !outcome.stderr.contains("error:"), "{mode:o}: {outcome}");
+            outcome.any_end();
+            assert_eq!(owner_and_mode(&path), (0, mode), "{}", believed.what);
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    }
+}
+
+/// As Kubernetes mounts a secret: `..data` leads to a directory of that day, all of it root's.
+#[test]
+fn a_secret_is_read_as_kubernetes_mounts_it() {
+    if !is_root() {
+        return;
+    }
+    for believed in &BELIEVED {
+        let sandbox = believed.sandbox();
+        let path = (believed.path)(&sandbox);
+        let (mount, name) = (path.parent().unwrap().to_owned(), path.file_name().unwrap().to_owned());
+        if mount == sandbox.home() {
+            give(&mount, 0, 0o755);
+        }
+        let day = mount.join("..2026_11_28_10_00_00.1234567890");
+        fs::create_dir(&day).unwrap();
+        fs::rename(&path, day.join(&name)).unwrap();
+        symlink("..2026_11_28_10_00_00.1234567890", mount.join("..data")).unwrap();
+        symlink(Path::new("..data").join(&name), &path).unwrap();
+        give(&day.join(&name), 0, 0o444);
+        give(&day, 0, 0o755);
+        // A memory file system of the kubelet: everybody may write, only the owner of an entry may remove it.
+        give(&mount, 0, 0o1777);
+        believed.is_read(&sandbox, "through ..data");
+        assert_eq!(owner_and_mode(&day.join(&name)), (0, 0o444));
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(day.join(&name)).unwrap();
+    }
+}
+
+#[test]
+fn a_directory_that_others_can_write_makes_its_files_unbelievable() {
+    if !is_root() {
+        return;
+    }
+    for believed in &BELIEVED {
+        for (owner, mode, why) in [
+            (OTHER, 0o755, "belongs to another user (uid 12345)"),
+            (OTHER, 0o1777, "belongs to another user (uid 12345)"),
+            (NOBODY, 0o777, "is writable by everybody (mode 0777)"),
+            (0, 0o777, "is writable by everybody (mode 0777)"),
+        ] {
+            for levels in [1, 2] {
+                let sandbox = believed.sandbox();
+                let path = (believed.path)(&sandbox);
+                let directory = path.ancestors().nth(levels).unwrap();
+                give(directory, owner, mode);
+                believed.is_refused(&sandbox, &format!("below {} {mode:o} of {owner}", directory.display()), why);
+            }
+        }
+        let sandbox = believed.sandbox();
+        give((believed.path)(&sandbox).parent().unwrap(), 0, 0o1777);
+        believed.is_read(&sandbox, "in a sticky directory of root");
+    }
+}
+
+#[test]
+fn a_symlink_of_another_user_is_not_followed() {
+    if !is_root() {
+        return;
+    }
+    for believed in &BELIEVED {
+        // The file itself, and a directory above it.
+        for levels in [0, 1] {
+            let sandbox = believed.sandbox();
+            let path = (believed.path)(&sandbox);
+            let link = path.ancestors().nth(levels).unwrap();
+            if link == sandbox.home() {
+                continue;
+            }
+            let moved = sandbox.directory().join("moved");
+            fs::rename(link, &moved).unwrap();
+            symlink(&moved, link).unwrap();
+            lchown(link, Some(NOBODY), Some(NOBODY)).unwrap();
+            believed.is_read(&sandbox, "through a link of the user");
+            lchown(link, Some(OTHER), Some(OTHER)).unwrap();
+            believed.is_refused(&sandbox, "through a link of another", "is a symlink of another user");
+            fs::remove_file(link).unwrap();
+            fs::rename(moved, link).unwrap();
+        }
+    }
+}
+
+#[test]
+fn config_that_others_may_change_is_named_or_taken_away_from_them() {
+    let sandbox = Sandbox::new().logged_in().configured("profile = \"qwen\"\n");
+    fs::set_permissions(sandbox.config(), Permissions::from_mode(0o664)).unwrap();
+    sandbox.run(["token"]).stdout("granted-access-1\n").stderr(
+        "qwenauth: warning: others in its group may change `{home}/.config/qwenauth/config.toml`; \
+         `chmod g-w {home}/.config/qwenauth/config.toml` if they should not\n",
+    );
+    assert_eq!(mode(&sandbox.config()), 0o664);
+    for (loose, tight) in [(0o666, 0o644), (0o602, 0o600), (0o662, 0o640)] {
+        fs::set_permissions(sandbox.config(), Permissions::from_mode(loose)).unwrap();
+        sandbox.run(["token"]).stdout("granted-access-1\n").stderr(&format!(
+            "qwenauth: tightened the mode of `{{home}}/.config/qwenauth/config.toml` from 0{loose:o} to 0{tight:o}\n"
+        ));
+        assert_eq!(mode(&sandbox.config()), tight);
+        sandbox.run(["token"]).stdout("granted-access-1\n");
+    }
+}
+
+#[test]
+fn a_key_file_of_the_user_is_taken_away_from_others() {
+    let believed = &BELIEVED[4];
+    let sandbox = believed.sandbox();
+    let path = (believed.path)(&sandbox);
+    for (loose, tight) in [(0o644, 0o600), (0o440, 0o400), (0o604, 0o600)] {
+        fs::set_permissions(&path, Permissions::from_mode(loose)).unwrap();
+        let outcome = believed.run(&sandbox);
+        let line = format!("qwenauth: tightened the mode of `{{home}}/gateway-key` from 0{loose:o} to 0{tight:o}\n");
+        assert!(outcome.stderr.contains(&line), "{outcome}");
+        outcome.any_end();
+        assert_eq!(mode(&path), tight);
+    }
+}
+
+#[test]
+fn root_leaves_what_a_link_in_anothers_home_leads_to() {
+    if !is_root() {
+        return;
+    }
+    let system = |sandbox: &Sandbox| {
+        let path = sandbox.directory().join("system.conf");
+        fs::write(&path, "Listen 80\n").unwrap();
+        give(&path, 0, 0o644);
+        path
+    };
+    let commands: [&[&str]; 6] = [
+        &["token"],
+        &["status"],
+        &["refresh"],
+        &["logout", "--local"],
+        &["login", "--force", "--no-verify", "--qr", "never"],
+        &["doctor", "--fix"],
+    ];
+    // The credential itself, its directory, and directories of state and profiles.
+    for linked in [".qwen/oauth_creds.json", ".qwen", ".config", ".local/state", ".local/share"] {
+        for command in commands {
+            let sandbox = Sandbox::new();
+            sandbox.server.serve("/", |_| Reply::text(200, "{}"));
+            sandbox.server.always(Ask::DeviceCode, || Reply::error(400, "invalid_client"));
+            let target = system(&sandbox);
+            let place = sandbox.home().join(linked);
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            let outside = sandbox.directory().join("outside");
+            if linked.ends_with(".json") {
+                symlink(&target, &place).unwrap();
+            } else {
+                fs::create_dir_all(&outside).unwrap();
+                give(&outside, 0, 0o755);
+                symlink(&outside, &place).unwrap();
+            }
+            let sandbox = home_of_another(sandbox);
+            let outcome = sandbox.run(command).any_stdout().any_stderr();
+            if linked.starts_with(".qwen") {
+                assert!(
+                    outcome.stderr.contains(linked) || outcome.stdout.contains(linked),
+                    "{linked} {command:?}: {outcome}"
+                );
+                if command[0] != "doctor" && command[0] != "status" {
+                    assert_eq!(outcome.code(), Some(1), "{linked} {command:?}: {outcome}");
+                }
+            }
+            outcome.any_end();
+            assert_eq!(
+                (owner_and_mode(&target), fs::read_to_string(&target).unwrap()),
+                ((0, 0o644), "Listen 80\n".into())
+            );
+            assert!(place.is_symlink(), "{linked} {command:?}");
+            if outside.exists() {
+                assert_eq!(owner_and_mode(&outside), (0, 0o755), "{linked} {command:?}");
+                assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "{linked} {command:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn root_changes_nothing_but_credentials_in_anothers_home() {
+    if !is_root() {
+        return;
+    }
+    for content in ["Listen 80\n", "{\"name\": \"package\"}\n"] {
+        for is_link in [true, false] {
+            let sandbox = Sandbox::new();
+            let place = sandbox.file();
+            fs::create_dir(sandbox.qwen()).unwrap();
+            let file = if is_link { sandbox.home().join("mine") } else { place.clone() };
+            fs::write(&file, content).unwrap();
+            fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+            if is_link {
+                symlink(&file, &place).unwrap();
+            }
+            let sandbox = home_of_another(sandbox);
+            sandbox.run(["token"]).any_stderr().exits(4);
+            let outcome = sandbox.run(["logout", "--local"]).any_stderr().exits(1);
+            assert!(outcome.stderr.contains("not a credential and was kept"), "{outcome}");
+            assert_eq!((owner_and_mode(&file), fs::read_to_string(&file).unwrap()), ((NOBODY, 0o644), content.into()));
+        }
+    }
+    let sandbox = home_of_another(Sandbox::expired().refresh(Reply::tokens("2")));
+    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o644)).unwrap();
+    let outcome = sandbox.run(["token"]).stdout("granted-access-2\n").any_stderr();
+    assert!(outcome.stderr.contains("tightened the mode"), "{outcome}");
+    assert_eq!(owner_and_mode(&sandbox.file()), (NOBODY, 0o600));
+    each_path(&sandbox.home(), &mut |path| assert_eq!(owner_and_mode(path).0, NOBODY, "{}", path.display()));
+    drop(sandbox.run(["logout", "--local"]).any_stderr());
+    assert!(!sandbox.file().exists());
+}
+
+#[test]
+fn a_login_through_a_link_keeps_what_is_not_a_credential() {
+    let sandbox = crate::login::polls([]).granted();
+    fs::create_dir(sandbox.qwen()).unwrap();
+    let mine = sandbox.home().join("notes.txt");
+    fs::write(&mine, "notes\n").unwrap();
+    fs::set_permissions(&mine, Permissions::from_mode(0o644)).unwrap();
+    symlink(&mine, sandbox.file()).unwrap();
+    drop(sandbox.run(["login"]).exits(0).any_stderr());
+    assert_eq!((fs::read_to_string(&mine).unwrap(), mode(&mine)), ("notes\n".into(), 0o644));
+    assert_eq!(fs::read_link(sandbox.qwen().join("oauth_creds.json.damaged-1")).unwrap(), mine);
+    sandbox.holds_the_grant();
+}
+
+#[test]
+fn root_uses_key_files_of_its_own_and_of_the_owner_of_the_home() {
+    if !is_root() {
+        return;
+    }
+    let believed = &BELIEVED[4];
+    for (home, key, is_read) in
+        [(0, 0, true), (NOBODY, NOBODY, true), (NOBODY, 0, true), (0, OTHER, false), (NOBODY, OTHER, false)]
+    {
+        let sandbox = Sandbox::new().logged_in();
+        let path = (believed.path)(&sandbox);
+        fs::write(&path, believed.content).unwrap();
+        each_path(&sandbox.home(), &mut |path| lchown(path, Some(home), Some(home)).unwrap());
+        give(&path, key, 0o600);
+        if is_read {
+            believed.is_read(&sandbox, &format!("{home} {key}"));
+        } else {
+            believed.is_refused(&sandbox, &format!("{home} {key}"), "belongs to another user");
+        }
+    }
+}
+
+/// A file system where `chmod` succeeds and changes nothing, as WSL mounts the drives of Windows.
+#[test]
+fn a_mode_that_cannot_be_changed_is_said_once_and_truthfully() {
+    let sandbox = Sandbox::new().logged_in().configured("profile = \"qwen\"\n");
+    let library = sandbox.directory().join("nochmod.so");
+    let source = "int chmod(const char*p,unsigned m){return 0;} int fchmod(int f,unsigned m){return 0;}\
+                  int fchmodat(int d,const char*p,unsigned m,int f){return 0;}";
+    let script = "echo \"$SOURCE\" | cc -shared -fPIC -x c - -o \"$LIBRARY\"";
+    let mut compiler = sandbox.other("sh");
+    compiler.args(["-c", script]).env("SOURCE", source).env("LIBRARY", &library);
+    let is_compiled = sandbox.start(compiler).finish().any_stderr().any_stdout().code() == Some(0);
+    if !crate::sandbox::possible(is_compiled, "compile C") {
+        return;
+    }
+    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(sandbox.config(), Permissions::from_mode(0o666)).unwrap();
+    let sandbox = sandbox.variable("LD_PRELOAD", library);
+    sandbox.run(["token"]).stdout("granted-access-1\n").stderr(
+        "qwenauth: `{home}/.config/qwenauth/config.toml` can be changed by others (mode 0666), and its mode cannot be \
+         changed: its file system ignores `chmod`\n\
+         qwenauth: `{home}/.qwen/oauth_creds.json` can be read by others (mode 0777), and its mode cannot be changed: its \
+         file system ignores `chmod`\n",
+    );
+    for _ in 0..2 {
+        sandbox.run(["token"]).stdout("granted-access-1\n");
+    }
+    assert_eq!((mode(&sandbox.file()), mode(&sandbox.config())), (0o777, 0o666));
+}
+
+#[test]
+fn a_file_that_is_too_large_is_called_what_it_is() {
+    let sandbox = Sandbox::new().logged_in().configured(&format!("# {}\n", "x".repeat(1_200_000)));
+    sandbox.run(["token"]).fails(
+        1,
+        "cannot read `{home}/.config/qwenauth/config.toml`: it has 1200003 bytes, more than 1 MiB",
+        "",
+    );
+}
+
+#[test]
+fn a_relative_directory_in_a_variable_is_an_error_and_nothing_is_read() {
+    let sandbox = Sandbox::new();
+    let evil = sandbox.directory().join(".q/config");
+    fs::create_dir_all(&evil).unwrap();
+    fs::write(evil.join("config.toml"), "[providers.evil]\nbase_url = \"https://e.example/v1\"\n").unwrap();
+    write_private(&sandbox.directory().join(".q/oauth_creds.json"), credential("1").to_string());
+    for variable in ["QWENAUTH_HOME", "QWEN_HOME", "HOME"] {
+        for value in [".q", "./.q", "q/../.q", "..", "~x"] {
+            for command in [&["providers", "evil"][..], &["token"], &["status"], &["login", "groq"], &["use", "evil"]] {
+                let mut program = sandbox.command(command);
+                program.env(variable, value);
+                let hint = format!("set `{variable}` to an absolute path");
+                let outcome = sandbox.start(program).finish();
+                outcome.fails(1, &format!("`{variable}` is `{value}`, which is not an absolute path"), &hint);
+            }
+        }
+    }
+}
+
+#[test]
+fn without_a_home_directory_only_the_profile_qwen_needs_one() {
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new().unprivileged();
+    sandbox.program();
+    give(sandbox.directory(), 0, 0o755);
+    let own = sandbox.directory().join("own");
+    fs::create_dir(&own).unwrap();
+    give(&own, 54321, 0o700);
+    let sandbox = sandbox.without_variable("HOME").variable("QWENAUTH_HOME", own);
+    let run = |words: &[&str]| {
+        let mut command = sandbox.command(words);
+        command.uid(54321).gid(54321).env("KEY", "granted-key-1");
+        sandbox.start(command).finish()
+    };
+    let login =
+        ["login", "custom", "--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--no-verify", "--api-key-env"];
+    drop(run(&[&login[..], &["KEY"]].concat()).exits(0).any_stderr().any_stdout());
+    run(&["token"]).stdout("granted-key-1\n");
+    for words in [
+        &["status"][..],
+        &["env"],
+        &["exec", "--", "true"],
+        &["providers"],
+        &["profiles"],
+        &["usage"],
+        &["doctor"],
+        &["__complete", "profiles"],
+        &["logout"],
+    ] {
+        let outcome = run(words).any_stdout().any_stderr();
+        assert!(
+            !outcome.stderr.contains("home directory") && !outcome.stdout.contains("home directory"),
+            "{words:?}: {outcome}"
+        );
+        outcome.any_end();
+    }
+    run(&["token", "--profile", "qwen"]).fails(
+        1,
+        "there is no home directory: `HOME` is not set and the user has no passwd entry",
+        "set `HOME`, or both `QWENAUTH_HOME` and `QWEN_HOME`",
+    );
+}
