@@ -56,7 +56,7 @@ pub(crate) struct Paths {
     pub(crate) data: PathBuf,
     pub(crate) state: PathBuf,
     /// Qwen Code's own directory; `None` where neither `QWEN_HOME` nor a home directory is known.
-    qwen: Option<PathBuf>,
+    pub(crate) qwen: Option<PathBuf>,
 }
 
 impl Paths {

@@ -279,11 +279,10 @@ fn check_removable(path: &Path, target: &Path) -> Result<()> {
     if bytes.trim_ascii().is_empty() || holds_credential(&bytes) {
         return Ok(());
     }
-    let message = match target == path {
-        true => format!("`{}` is not a credential and was kept", path.display()),
-        false => {
-            format!("`{}` leads to `{}`, which is not a credential and was kept", path.display(), target.display())
-        }
+    let message = if target == path {
+        format!("`{}` is not a credential and was kept", path.display())
+    } else {
+        format!("`{}` leads to `{}`, which is not a credential and was kept", path.display(), target.display())
     };
     Failed::new(Failure::Other, message).hint("remove it yourself if it is not needed").err()
 }

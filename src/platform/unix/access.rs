@@ -53,7 +53,7 @@ pub(crate) fn is_in_anothers_home() -> bool {
     WORK.get().is_some_and(|work| work.owners.iter().any(|owner| *owner != 0))
 }
 
-/// Root, or an owner that has no number in the user namespace of this process (user_namespaces(7)): in a sandbox that maps
+/// Root, or an owner that has no number in the user namespace of this process (see `user_namespaces(7)`): in a sandbox that maps
 /// its own user only, the files of the system belong to nobody.
 fn is_system(owner: u32) -> bool {
     owner == 0 || is_unmapped(owner)
