@@ -134,6 +134,7 @@ fn run_command(Cli { global, command }: Cli) -> Result<u8> {
         Command::Sandbox(args) => return commands::sandbox::run(&args),
         Command::Completions(args) => commands::completions::run(&args)?,
         Command::Complete { names } => commands::completions::complete(names, session)?,
+        Command::Topic(text) => commands::print(text)?,
         Command::Man { directory } => commands::man::run(&directory)?,
     }
     Ok(0)

@@ -4,11 +4,13 @@ mod arrange;
 mod credential;
 mod environment;
 mod hand_out;
+mod topic;
 mod value;
 
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::arrange::{
@@ -17,7 +19,7 @@ pub(crate) use self::arrange::{
 pub(crate) use self::credential::{LoginArgs, LogoutArgs, Qr, RefreshArgs, StatusArgs, TokenArgs, TokenFormat};
 pub(crate) use self::environment::{Environment, screen_preferences, variable, variable_or_empty};
 pub(crate) use self::hand_out::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, UsageArgs};
-use crate::error::{Failed, Failure};
+use crate::error::{Failed, Failure, printable};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -25,34 +27,9 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-const ENVIRONMENT: &str = "\
-Environment:
-  QWENAUTH_PROFILE         the active profile, unless `--profile` names one
-  QWENAUTH_HOME            one directory for config, data and state (default: the XDG directories)
-  QWEN_HOME                where Qwen Code keeps `oauth_creds.json` (default: `~/.qwen`)
-  QWENAUTH_QWEN_OAUTH_URL  the Qwen OAuth server (default: https://chat.qwen.ai)
-  QWENAUTH_LOG             log to stderr: error, warn, info, debug or trace
-  QWENAUTH_CA_FILE         certificates (PEM) to trust beside the system's
-  SSL_CERT_FILE, SSL_CERT_DIR
-                           certificates (PEM) to trust instead of the system's
-  HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
-                           proxies; never used for a server on this machine
-  BROWSER                  the browser that `login` opens
-  NO_COLOR, CLICOLOR_FORCE
-                           colour never, colour always
-
-Exit codes:
-  0  done
-  1  anything else: no permission, disk full, a refused URL
-  2  usage
-  3  temporary: the same command may work later, nothing was lost
-  4  login required: `qwenauth login`
-  5  the asked `--min-ttl` cannot be met
-  126, 127  `exec`: cannot run, not found";
-
 /// Log in to Qwen models once and hand the credential to any tool
 #[derive(Debug, Parser)]
-#[command(name = "qwenauth", version, styles = STYLES, after_help = "Start with `qwenauth login`, or without an account: `qwenauth sandbox --tour`.", after_long_help = ENVIRONMENT, subcommand_required = true, arg_required_else_help = true, max_term_width = 100, disable_help_subcommand = false)]
+#[command(name = "qwenauth", version, styles = STYLES, after_help = "Start with `qwenauth login`, or without an account: `qwenauth sandbox --tour`.", after_long_help = topic::LONG, subcommand_required = true, arg_required_else_help = true, max_term_width = 100, disable_help_subcommand = false)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -64,18 +41,29 @@ impl Cli {
     /// What was typed. `qwenauth token` alone, which other programs call again and again, needs no parser.
     pub(crate) fn read() -> Result<Self, clap::Error> {
         let mut arguments = std::env::args_os().skip(1);
-        if arguments.next().is_some_and(|first| first == "token") && arguments.next().is_none() {
-            return Ok(Self { global: Global::default(), command: Command::Token(TokenArgs::default()) });
+        match (arguments.next(), arguments.next()) {
+            (Some(first), None) if first == "token" => {
+                Ok(Self { global: Global::default(), command: Command::Token(TokenArgs::default()) })
+            }
+            (Some(first), Some(topic)) if first == "help" && topic::text(&topic).is_some() => {
+                let text = topic::text(&topic).unwrap_or_default();
+                Ok(Self { global: Global::default(), command: Command::Topic(text) })
+            }
+            _ => Self::try_parse(),
         }
-        Self::try_parse()
     }
 }
 
 /// What is wrong with the command line, in the words of every other error; `None` for help and version.
 pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
-    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
     if matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion) {
         return None;
+    }
+    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
+        && let Some(hint) = topic::command_for(word)
+    {
+        return Some(Failed::new(Failure::Usage, format!("unrecognized subcommand `{}`", printable(word))).hint(hint));
     }
     let text = error.render().to_string();
     let (said, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
@@ -119,6 +107,9 @@ pub(crate) enum Command {
     Complete {
         names: Names,
     },
+    /// Help about something that is no command
+    #[command(skip)]
+    Topic(&'static str),
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man {

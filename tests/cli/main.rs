@@ -22,6 +22,7 @@ mod files;
 mod gateway;
 mod generated;
 mod granted;
+mod help;
 mod hosts;
 mod issuer;
 mod key_places;

@@ -1,0 +1,97 @@
+//! Help beside the commands: `qwenauth help environment`, `qwenauth help exit-codes`, and what users of other tools type.
+
+use std::ffi::OsStr;
+
+macro_rules! environment {
+    () => {
+        "\
+Environment:
+  QWENAUTH_PROFILE         the active profile, unless `--profile` names one
+  QWENAUTH_HOME            one directory for config, data and state (default: the XDG directories)
+  QWEN_HOME                where Qwen Code keeps `oauth_creds.json` (default: `~/.qwen`)
+  QWENAUTH_QWEN_OAUTH_URL  the Qwen OAuth server (default: https://chat.qwen.ai)
+  QWENAUTH_LOG             log to stderr: error, warn, info, debug or trace
+  QWENAUTH_CA_FILE         certificates (PEM) to trust in addition to the system's
+  SSL_CERT_FILE, SSL_CERT_DIR
+                           certificates (PEM) to trust instead of the system's
+  HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
+                           proxies; never used for a server on this machine
+  BROWSER                  the browser that `login` opens
+  NO_COLOR, CLICOLOR_FORCE
+                           color never, color always"
+    };
+}
+
+macro_rules! exit_codes {
+    () => {
+        "\
+Exit codes:
+  0  done
+  1  anything else: no permission, disk full, a refused URL
+  2  usage
+  3  temporary: the same command may work later, nothing was lost
+  4  login required: `qwenauth login`
+  5  the asked `--min-ttl` cannot be met
+  126, 127  `exec`: cannot run, not found"
+    };
+}
+
+/// Both, behind the list of commands.
+pub(super) const LONG: &str = concat!(environment!(), "\n\n", exit_codes!());
+
+/// The text of a topic.
+pub(super) fn text(topic: &OsStr) -> Option<&'static str> {
+    match topic.to_str()? {
+        "environment" => Some(concat!(environment!(), "\n")),
+        "exit-codes" => Some(concat!(exit_codes!(), "\n")),
+        _ => None,
+    }
+}
+
+/// What users of other tools type, and what it is called here.
+const ELSEWHERE: [(&[&str], &str); 11] = [
+    (&["whoami", "who", "info", "show", "current"], "run `qwenauth status`"),
+    (&["run", "shell"], "run `qwenauth exec -- COMMAND`"),
+    (&["list", "ls", "accounts"], "run `qwenauth profiles`, or `qwenauth providers` for what can be logged in to"),
+    (&["switch", "select", "activate"], "run `qwenauth use NAME`"),
+    (&["auth"], "run it without `auth`: `qwenauth login`, `qwenauth status`, `qwenauth token`"),
+    (&["signin", "sign-in", "init", "configure", "add"], "run `qwenauth login`"),
+    (&["signout", "sign-out", "remove", "revoke"], "run `qwenauth logout`"),
+    (&["models"], "run `qwenauth providers NAME`: it lists the models of one provider"),
+    (&["serve", "proxy", "server", "start"], "run `qwenauth gateway`"),
+    (&["print-token", "get-token", "access-token", "key"], "run `qwenauth token`"),
+    (
+        &["config", "settings", "install"],
+        "run `qwenauth setup` for tools; qwenauth itself is configured in `config.toml`",
+    ),
+];
+
+/// Programs that are run with `exec`.
+const PROGRAMS: [&str; 10] = ["opencode", "claude", "codex", "qwen", "aider", "llm", "goose", "crush", "cn", "cline"];
+
+/// A hint for a word that is no command here.
+pub(super) fn command_for(word: &str) -> Option<String> {
+    if PROGRAMS.contains(&word) {
+        return Some(format!("run `qwenauth exec -- {word}`, or `qwenauth setup` to set it up for good"));
+    }
+    ELSEWHERE.iter().find(|(words, _)| words.contains(&word)).map(|(_, hint)| (*hint).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn no_word_of_other_tools_is_a_command_here_and_every_hint_names_one() {
+        let command = crate::cli::Cli::command();
+        let commands: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        for (words, hint) in ELSEWHERE {
+            assert!(words.iter().all(|word| !commands.contains(word)), "{words:?}");
+            let named = hint.split("`qwenauth ").nth(1).and_then(|rest| rest.split([' ', '`']).next()).unwrap();
+            assert!(commands.contains(&named), "{hint}");
+        }
+        assert!(PROGRAMS.iter().all(|program| !commands.contains(program)));
+    }
+}

@@ -1,0 +1,36 @@
+//! Help: topics beside the commands, and what users of other tools type first.
+
+use crate::sandbox::Sandbox;
+
+#[test]
+fn topics_are_printed_on_their_own() {
+    let whole = Sandbox::new().run(["--help"]).any_stdout().stdout.clone();
+    for (topic, first) in [("environment", "Environment:\n"), ("exit-codes", "Exit codes:\n")] {
+        let shown = Sandbox::new().run(["help", topic]).any_stdout().stdout.clone();
+        assert!(shown.starts_with(first), "{shown}");
+        assert!(whole.contains(shown.trim_end()), "{topic} is part of `--help`");
+    }
+}
+
+#[test]
+fn words_of_other_tools_lead_on() {
+    for (words, hint) in [
+        (&["whoami"][..], "run `qwenauth status`"),
+        (&["run", "--", "opencode"], "run `qwenauth exec -- COMMAND`"),
+        (&["list"], "run `qwenauth profiles`, or `qwenauth providers` for what can be logged in to"),
+        (&["switch", "work"], "run `qwenauth use NAME`"),
+        (&["auth", "login"], "run it without `auth`: `qwenauth login`, `qwenauth status`, `qwenauth token`"),
+        (&["models"], "run `qwenauth providers NAME`: it lists the models of one provider"),
+        (&["opencode"], "run `qwenauth exec -- opencode`, or `qwenauth setup` to set it up for good"),
+    ] {
+        let outcome = Sandbox::new().run(words).exits(2).any_stderr().stderr.clone();
+        let expected = format!("qwenauth: error: unrecognized subcommand `{}`\nqwenauth: hint: {hint}\n", words[0]);
+        assert_eq!(outcome, expected);
+    }
+}
+
+#[test]
+fn a_mistyped_command_still_leads_to_the_nearest() {
+    let outcome = Sandbox::new().run(["lgoin"]).exits(2).any_stderr().stderr.clone();
+    assert!(outcome.contains("`login`"), "{outcome}");
+}
