@@ -120,6 +120,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'Longest time until an answer begins, and between two pieces of it')
             [CompletionResult]::new('--max-body', '--max-body', [CompletionResultType]::ParameterName, 'Longest request')
             [CompletionResult]::new('--replay-limit', '--replay-limit', [CompletionResultType]::ParameterName, 'Longest request that is kept to be sent again')
+            [CompletionResult]::new('--log', '--log', [CompletionResultType]::ParameterName, 'Write a JSON line per request to this file, or with `-` to stdout; never a body or a key')
             [CompletionResult]::new('--warn-at', '--warn-at', [CompletionResultType]::ParameterName, 'Say so, once a day, when this much of the day''s limit is used')
             [CompletionResult]::new('--as', '--as', [CompletionResultType]::ParameterName, 'The known program that CMD is, where its name does not tell')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
@@ -136,7 +137,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         }
         'qwenauth;gateway' {
             [CompletionResult]::new('--listen', '--listen', [CompletionResultType]::ParameterName, 'Where to listen; port 0 takes a free one')
-            [CompletionResult]::new('--api-key-file', '--api-key-file', [CompletionResultType]::ParameterName, 'Keep the key in this file over restarts')
+            [CompletionResult]::new('--api-key-file', '--api-key-file', [CompletionResultType]::ParameterName, 'Keep the key in this file over restarts; it is not printed')
             [CompletionResult]::new('--allow-host', '--allow-host', [CompletionResultType]::ParameterName, 'Answer to this host name as well; can be repeated')
             [CompletionResult]::new('--drain', '--drain', [CompletionResultType]::ParameterName, 'How long requests may take to finish after Ctrl-C')
             [CompletionResult]::new('--rpm', '--rpm', [CompletionResultType]::ParameterName, 'Requests a minute, instead of what is known of the provider')
@@ -145,8 +146,11 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'Longest time until an answer begins, and between two pieces of it')
             [CompletionResult]::new('--max-body', '--max-body', [CompletionResultType]::ParameterName, 'Longest request')
             [CompletionResult]::new('--replay-limit', '--replay-limit', [CompletionResultType]::ParameterName, 'Longest request that is kept to be sent again')
+            [CompletionResult]::new('--log', '--log', [CompletionResultType]::ParameterName, 'Write a JSON line per request to this file, or with `-` to stdout; never a body or a key')
             [CompletionResult]::new('--warn-at', '--warn-at', [CompletionResultType]::ParameterName, 'Say so, once a day, when this much of the day''s limit is used')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--plain-http', '--plain-http', [CompletionResultType]::ParameterName, 'Listen beyond this machine although nothing encrypts what passes')
+            [CompletionResult]::new('--show-key', '--show-key', [CompletionResultType]::ParameterName, 'Print the key of `--api-key-file` as well')
             [CompletionResult]::new('--all-profiles', '--all-profiles', [CompletionResultType]::ParameterName, 'Serve every stored profile, at `/p/NAME/v1`')
             [CompletionResult]::new('--metrics', '--metrics', [CompletionResultType]::ParameterName, 'Serve counters for Prometheus at `/metrics`, behind the key')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')

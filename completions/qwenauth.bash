@@ -215,7 +215,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__exec)
-            opts="-v -h --gateway --preserve-env --model --min-ttl --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --warn-at --short-lived --as --allow-env-file --verbose --profile --help"
+            opts="-v -h --gateway --preserve-env --model --min-ttl --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --warn-at --short-lived --as --allow-env-file --verbose --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -277,6 +277,21 @@ _qwenauth() {
                     fi
                     return 0
                     ;;
+                --log)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --warn-at)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -303,7 +318,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__gateway)
-            opts="-h --listen --api-key-file --allow-host --all-profiles --metrics --drain --json --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --warn-at --profile --help"
+            opts="-h --listen --plain-http --api-key-file --show-key --allow-host --all-profiles --metrics --drain --json --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --warn-at --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -373,6 +388,21 @@ _qwenauth() {
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --log)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
                     fi
                     return 0
                     ;;

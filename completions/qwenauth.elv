@@ -110,6 +110,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --timeout 'Longest time until an answer begins, and between two pieces of it'
             cand --max-body 'Longest request'
             cand --replay-limit 'Longest request that is kept to be sent again'
+            cand --log 'Write a JSON line per request to this file, or with `-` to stdout; never a body or a key'
             cand --warn-at 'Say so, once a day, when this much of the day''s limit is used'
             cand --as 'The known program that CMD is, where its name does not tell'
             cand --profile 'Use this profile instead of the active one'
@@ -125,7 +126,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         }
         &'qwenauth;gateway'= {
             cand --listen 'Where to listen; port 0 takes a free one'
-            cand --api-key-file 'Keep the key in this file over restarts'
+            cand --api-key-file 'Keep the key in this file over restarts; it is not printed'
             cand --allow-host 'Answer to this host name as well; can be repeated'
             cand --drain 'How long requests may take to finish after Ctrl-C'
             cand --rpm 'Requests a minute, instead of what is known of the provider'
@@ -134,8 +135,11 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --timeout 'Longest time until an answer begins, and between two pieces of it'
             cand --max-body 'Longest request'
             cand --replay-limit 'Longest request that is kept to be sent again'
+            cand --log 'Write a JSON line per request to this file, or with `-` to stdout; never a body or a key'
             cand --warn-at 'Say so, once a day, when this much of the day''s limit is used'
             cand --profile 'Use this profile instead of the active one'
+            cand --plain-http 'Listen beyond this machine although nothing encrypts what passes'
+            cand --show-key 'Print the key of `--api-key-file` as well'
             cand --all-profiles 'Serve every stored profile, at `/p/NAME/v1`'
             cand --metrics 'Serve counters for Prometheus at `/metrics`, behind the key'
             cand --json 'Print JSON'

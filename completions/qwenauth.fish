@@ -106,6 +106,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l max-wait -d '
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l timeout -d 'Longest time until an answer begins, and between two pieces of it' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l max-body -d 'Longest request' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l replay-limit -d 'Longest request that is kept to be sent again' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l log -d 'Write a JSON line per request to this file, or with `-` to stdout; never a body or a key' -r -F
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l warn-at -d 'Say so, once a day, when this much of the day\'s limit is used' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l as -d 'The known program that CMD is, where its name does not tell' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
@@ -117,7 +118,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l allow-env-fil
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s v -l verbose -d 'Say which variables were set'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l listen -d 'Where to listen; port 0 takes a free one' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l api-key-file -d 'Keep the key in this file over restarts' -r -F
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l api-key-file -d 'Keep the key in this file over restarts; it is not printed' -r -F
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l allow-host -d 'Answer to this host name as well; can be repeated' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l drain -d 'How long requests may take to finish after Ctrl-C' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l rpm -d 'Requests a minute, instead of what is known of the provider' -r -f
@@ -126,8 +127,11 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l max-wait -
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l timeout -d 'Longest time until an answer begins, and between two pieces of it' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l max-body -d 'Longest request' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l replay-limit -d 'Longest request that is kept to be sent again' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l log -d 'Write a JSON line per request to this file, or with `-` to stdout; never a body or a key' -r -F
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l warn-at -d 'Say so, once a day, when this much of the day\'s limit is used' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l plain-http -d 'Listen beyond this machine although nothing encrypts what passes'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l show-key -d 'Print the key of `--api-key-file` as well'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l all-profiles -d 'Serve every stored profile, at `/p/NAME/v1`'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l metrics -d 'Serve counters for Prometheus at `/metrics`, behind the key'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l json -d 'Print JSON'

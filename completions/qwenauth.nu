@@ -99,6 +99,7 @@ module completions {
     --timeout: string         # Longest time until an answer begins, and between two pieces of it
     --max-body: string        # Longest request
     --replay-limit: string    # Longest request that is kept to be sent again
+    --log: path               # Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
     --warn-at: string         # Say so, once a day, when this much of the day's limit is used
     --short-lived             # Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
     --as: string              # The known program that CMD is, where its name does not tell
@@ -112,7 +113,9 @@ module completions {
   # Serve an OpenAI-compatible API on this machine that keeps the credential to itself
   export extern "qwenauth gateway" [
     --listen: string          # Where to listen; port 0 takes a free one
-    --api-key-file: path      # Keep the key in this file over restarts
+    --plain-http              # Listen beyond this machine although nothing encrypts what passes
+    --api-key-file: path      # Keep the key in this file over restarts; it is not printed
+    --show-key                # Print the key of `--api-key-file` as well
     --allow-host: string      # Answer to this host name as well; can be repeated
     --all-profiles            # Serve every stored profile, at `/p/NAME/v1`
     --metrics                 # Serve counters for Prometheus at `/metrics`, behind the key
@@ -125,6 +128,7 @@ module completions {
     --timeout: string         # Longest time until an answer begins, and between two pieces of it
     --max-body: string        # Longest request
     --replay-limit: string    # Longest request that is kept to be sent again
+    --log: path               # Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
     --warn-at: string         # Say so, once a day, when this much of the day's limit is used
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help

@@ -113,7 +113,8 @@ fn run_command(Cli { global, command }: Cli) -> Result<u8> {
     if let Some(level) = &environment.log {
         // Our own lines only: those of the HTTP libraries may carry what is sent.
         let level = level.to_string_lossy().parse().unwrap_or(log::LevelFilter::Info);
-        env_logger::Builder::new().filter_module("qwenauth", level).init();
+        let target = env_logger::Target::Pipe(Box::new(say::LogLines));
+        env_logger::Builder::new().filter_module("qwenauth", level).target(target).init();
     }
     let session = || Session::load(&global, environment);
     match command {

@@ -4,7 +4,7 @@
 //! Rule: [`Screen`] knows the width and the colors of one stream; where the stream is not a terminal there is neither.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use textwrap::{Options, WordSeparator, WordSplitter};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -202,7 +202,58 @@ pub(crate) fn note(text: &str) {
         None => screen.message(None, text),
     };
     // Ignored: stderr is closed and there is nowhere else to report it.
-    let _ = io::stderr().write_all(message.as_bytes());
+    let _ = write_or_wait(message.as_bytes(), usize::MAX);
+}
+
+/// What waits to be written to stderr; `None` unless a [`Quiet`] exists.
+static WAITING: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+
+/// Bytes of log lines that may wait; lines beyond it are dropped. Notices are few and always kept.
+const MAX_WAITING: usize = 4 * 1024 * 1024;
+
+/// As long as it exists, notices and log lines wait instead of being written into the screen of another program. Dropped,
+/// it writes them all, in order.
+pub(crate) struct Quiet(());
+
+impl Quiet {
+    pub(crate) fn new() -> Self {
+        waiting().get_or_insert_default();
+        Self(())
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        let text = waiting().take().unwrap_or_default();
+        let _ = io::stderr().write_all(&text);
+    }
+}
+
+fn waiting() -> MutexGuard<'static, Option<Vec<u8>>> {
+    WAITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `limit`: bytes that may wait, these included.
+fn write_or_wait(bytes: &[u8], limit: usize) -> io::Result<()> {
+    match &mut *waiting() {
+        Some(text) if text.len() + bytes.len() <= limit => text.extend_from_slice(bytes),
+        Some(_) => {}
+        None => io::stderr().write_all(bytes)?,
+    }
+    Ok(())
+}
+
+/// Stderr for log lines, which may have to wait; see [`Quiet`].
+pub(crate) struct LogLines;
+
+impl Write for LogLines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write_or_wait(bytes, MAX_WAITING).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 #[cfg(test)]

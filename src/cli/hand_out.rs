@@ -135,6 +135,9 @@ pub(crate) struct GatewayOptions {
     /// Longest request that is kept to be sent again
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "8MiB")]
     pub(crate) replay_limit: u64,
+    /// Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) log: Option<PathBuf>,
     /// Say so, once a day, when this much of the day's limit is used
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub(crate) warn_at: Option<u8>,
@@ -144,11 +147,15 @@ pub(crate) struct GatewayOptions {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Prints the base URL and the key, then serves until Ctrl-C. Clients get the key; the credential stays here, is renewed
-as needed, and requests wait where they would break a limit of the provider. `/healthz` answers without the key.
+as needed, and requests wait where they would break a limit of the provider. Clients of Anthropic's protocol use the URL
+without `/v1`. `/healthz` and `/readyz` answer without the key: the process is alive, and a credential is available.
+
+Without a terminal, HUP reads the key file, the certificates and the credential again and reopens the log.
 
 Examples:
   qwenauth gateway
   qwenauth gateway --listen 127.0.0.1:8399 --api-key-file ~/.config/gateway-key
+  qwenauth gateway --log ~/gateway.jsonl
   qwenauth gateway --all-profiles --metrics
   qwenauth exec --gateway -- opencode      one program, with a gateway of its own"
 )]
@@ -156,9 +163,15 @@ pub(crate) struct GatewayArgs {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:0")]
     pub(crate) listen: std::net::SocketAddr,
-    /// Keep the key in this file over restarts
+    /// Listen beyond this machine although nothing encrypts what passes
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+    /// Keep the key in this file over restarts; it is not printed
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
+    /// Print the key of `--api-key-file` as well
+    #[arg(long, requires = "api_key_file")]
+    pub(crate) show_key: bool,
     /// Answer to this host name as well; can be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) allow_host: Vec<String>,

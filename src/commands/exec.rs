@@ -3,8 +3,9 @@
 mod known;
 
 use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -17,6 +18,7 @@ use crate::error::{Failed, Failure, note};
 use crate::gateway::{self, Background, Served};
 use crate::platform::supervisor::Supervisor;
 use crate::platform::{processes, signals};
+use crate::say::Quiet;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 use crate::shell::{self, Variable};
@@ -51,6 +53,11 @@ pub(crate) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
 
 /// Starts the gateway, then the program, and ends as the program does.
 fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
+    if args.gateway_options.log.as_deref() == Some(Path::new("-")) {
+        return Failed::new(Failure::Usage, "`--log -` would write between the lines of the program")
+            .hint("name a file, such as `--log gateway.jsonl`")
+            .err();
+    }
     let account = session.account();
     let credential = account.fresh(Lifetime::new(args.min_ttl, MARGIN))?;
     let model = Endpoint::of(&account, &credential, args.model.clone())?.model;
@@ -65,11 +72,14 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     // Before any thread: all of them have the signals blocked then.
     let supervisor = Supervisor::stand_in()?;
     let options = session.gateway_options(&args.gateway_options);
-    let gateway = Background::start(listener, key, Served { account, accounts: None }, options)?;
+    let gateway = Background::start(listener, key, Served { account, accounts: None, read_key: None }, options)?;
+    // A program that has the terminal may have its own picture on it.
+    let quiet = std::io::stderr().is_terminal().then(Quiet::new);
     let ended = supervisor
         .try_spawn(&mut command)
         .map_err(|error| anyhow::Error::from(processes::cannot_start(&args.command[0], &error)))
         .and_then(|mut child| supervisor.wait_as_one_job(&mut child));
+    drop(quiet);
     gateway.stop()?;
     drop(support);
     Ok(supervisor.end_as(ended?))

@@ -63,6 +63,7 @@ impl Session {
             max_wait: args.max_wait,
             drain: Duration::ZERO,
             warn_at: args.warn_at,
+            log: args.log.clone(),
             metrics: false,
             allow_hosts: Vec::new(),
             state: self.config.paths.state.clone(),

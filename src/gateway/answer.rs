@@ -155,7 +155,10 @@ impl Drop for Download {
         if let Some(meter) = &self.meter {
             self.record.see(meter);
         }
-        let ended = self.ended || self.first.is_none() && self.incoming.is_end_stream();
+        let ended = self.ended || self.first.is_none() && self.broken.is_none() && self.incoming.is_end_stream();
+        if let Some(entry) = &mut self.record.entry {
+            entry.outcome.complete = ended;
+        }
         if let Some(leased) = self.leased.take().filter(|_| ended && self.upload.has_ended()) {
             leased.give_back();
         }

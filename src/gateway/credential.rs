@@ -5,7 +5,7 @@
 //! Rule: what was read last is used as long as the file is the same by its metadata and the token lasts; anything else
 //! goes to a thread of its own, once for all requests that wait, and is never cut short.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -92,6 +92,10 @@ pub(super) struct Bridge {
     thread: Option<JoinHandle<()>>,
     cached: RefCell<Option<Rc<Ready>>>,
     gate: Mutex<()>,
+    /// When none could be found last, and why.
+    failed: Cell<Option<(Instant, Failure)>>,
+    /// Whether the provider refused the credential that was sent last.
+    is_refused: Cell<bool>,
 }
 
 impl Bridge {
@@ -115,7 +119,15 @@ impl Bridge {
             }
         };
         let thread = std::thread::Builder::new().name("credential".to_owned()).spawn(work)?;
-        Ok(Self { path, jobs: Some(jobs), thread: Some(thread), cached: RefCell::default(), gate: Mutex::new(()) })
+        Ok(Self {
+            path,
+            jobs: Some(jobs),
+            thread: Some(thread),
+            cached: RefCell::default(),
+            gate: Mutex::new(()),
+            failed: Cell::new(None),
+            is_refused: Cell::new(false),
+        })
     }
 
     /// The credential as the file has it now, renewed if it must be.
@@ -143,6 +155,30 @@ impl Bridge {
         self.ask(since, Some(Box::new(refused.credential.clone()))).await
     }
 
+    /// The next request reads the file again.
+    pub(super) fn forget(&self) {
+        self.cached.borrow_mut().take();
+    }
+
+    /// Whether a credential is available, or why not: what `/readyz` says. Asked by anybody, so a failure is looked into
+    /// again only after [`PATIENCE`].
+    pub(super) async fn is_ready(&self) -> Result<(), &'static str> {
+        if self.is_refused.get() {
+            return Err("refused");
+        }
+        if let Some((at, failure)) = self.failed.get()
+            && at.elapsed() < PATIENCE
+        {
+            return Err(failure.name());
+        }
+        self.fresh().await.map(drop).map_err(|failed| failed.failure.name())
+    }
+
+    /// What the provider said last of the credential itself.
+    pub(super) fn note_refused(&self, is_refused: bool) {
+        self.is_refused.set(is_refused);
+    }
+
     /// What was read last, if it still holds.
     fn current(&self) -> Option<Rc<Ready>> {
         let cached = self.cached.borrow();
@@ -156,12 +192,17 @@ impl Bridge {
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(over)?;
         jobs.send(Job { since, refused, reply }).map_err(|_| over())?;
-        answer.await.unwrap_or_else(|_| Err(over())).and_then(|found| self.keep(found))
+        let found = answer.await.unwrap_or_else(|_| Err(over())).and_then(|found| self.keep(found));
+        self.failed.set(found.as_ref().err().map(|failed| (Instant::now(), failed.failure)));
+        found
     }
 
     fn keep(&self, found: Found) -> Result<Rc<Ready>, Failed> {
         let old = self.cached.borrow_mut().take();
         let ready = Rc::new(ready(found, old.as_deref()).map_err(|error| failed(&error))?);
+        if old.is_none_or(|old| old.credential.access_token != ready.credential.access_token) {
+            self.is_refused.set(false);
+        }
         *self.cached.borrow_mut() = Some(Rc::clone(&ready));
         Ok(ready)
     }

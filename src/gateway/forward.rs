@@ -19,6 +19,7 @@ use super::lane::{Known, Lane, Record};
 use super::meter::Meter;
 use super::pacing::Waited;
 use super::refusal::{self, Refusal};
+use super::traffic::Entry;
 use super::upload::{Broken, Reader, Upload};
 use super::upstream::{Leased, Trouble, innermost};
 use super::verdict::{Verdict, codes, judge, retry_after, said};
@@ -71,16 +72,21 @@ pub(super) async fn forward(
     lane: &Lane,
     request: Request<Incoming>,
     rest: String,
+    mut entry: Entry,
 ) -> Response<Answer> {
+    entry.outcome.profile = Some(lane.profile.clone());
+
     let (mut head, body) = request.into_parts();
     let options = &gateway.options;
     let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > options.max_body) {
-        return refusal::too_long(options.max_body).into_response();
+        let response = refusal::too_long(options.max_body).into_response();
+        entry.answered(response.status());
+        return response;
     }
     headers::clean_request(&mut head.headers);
     let upload = Upload::new(body, options.replay_limit, options.max_body, &gateway.bodies);
-    let record = Record::begin(&upload);
+    let record = Record::begin(&upload, Some(entry));
     let rest = headers::clean_query(&rest).into_owned();
     let mut passage = Passage { gateway, lane, method: head.method, rest, headers: head.headers, upload, record };
     gateway.budget.borrow_mut().note_request();
@@ -89,6 +95,10 @@ pub(super) async fn forward(
         Err(refusal) => refusal.into_response(),
     };
     passage.stamp(response.headers_mut());
+    if let Some(entry) = &mut passage.record.entry {
+        entry.answered(response.status());
+    }
+    passage.record.note_model();
     response
 }
 
@@ -121,6 +131,7 @@ impl Passage<'_> {
                     if !is_about_the_token(&looked) {
                         return self.pass_looked(&ready, looked);
                     }
+                    self.lane.bridge.note_refused(true);
                     if was_renewed {
                         return Err(refusal::ended(&ready, &provider_said(&looked)));
                     }
@@ -142,6 +153,8 @@ impl Passage<'_> {
                     }
                 }
                 status => {
+                    // A key that is refused may be put right where it was made.
+                    self.lane.bridge.note_refused(status == StatusCode::UNAUTHORIZED);
                     if status.is_success() && self.lane.is_day_over.replace(false) {
                         known.pacing.set_day_over(false);
                     }
@@ -321,8 +334,11 @@ impl Passage<'_> {
         let kind = kind(&head.headers);
         let text = kind.is_empty() || kind.starts_with(b"application/json") || kind.starts_with(b"text/event-stream");
         let meter = (text && head.status.is_success()).then(Meter::default);
-        let mut record = Record::begin(&self.upload);
+        let mut record = Record::begin(&self.upload, None);
         std::mem::swap(&mut record, &mut self.record);
+        if let Some(entry) = &mut record.entry {
+            entry.outcome.status = Some(head.status);
+        }
         let limit = self.gateway.options.timeout;
         let first = Some(first).filter(|first| !first.is_empty());
         let download = Download::new(first, broken, incoming, leased, self.upload.clone(), record, limit, meter);

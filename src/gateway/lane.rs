@@ -11,6 +11,7 @@ use hyper::header::HeaderMap;
 use super::credential::{Bridge, Ready};
 use super::meter::{self, Meter};
 use super::pacing::{self, Pacing};
+use super::traffic::Entry;
 use super::upload::Upload;
 use super::{Tuning, verdict};
 use crate::credentials::Account;
@@ -151,12 +152,14 @@ pub(super) struct Record {
     pub(super) waited: Duration,
     model: Option<String>,
     upload: Upload,
+    /// What is seen of it beside the ledger.
+    pub(super) entry: Option<Entry>,
 }
 
 impl Record {
-    pub(super) fn begin(upload: &Upload) -> Self {
+    pub(super) fn begin(upload: &Upload, entry: Option<Entry>) -> Self {
         let counts = Counts { requests: 1, ..Counts::default() };
-        Self { known: None, counts, waited: Duration::ZERO, model: None, upload: upload.clone() }
+        Self { known: None, counts, waited: Duration::ZERO, model: None, upload: upload.clone(), entry }
     }
 
     pub(super) fn belongs_to(&mut self, known: &Rc<Known>) {
@@ -192,6 +195,14 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if let Some(entry) = &mut self.entry {
+            let outcome = &mut entry.outcome;
+            outcome.provider = self.known.as_ref().map(|known| known.provider.clone());
+            outcome.model.clone_from(&self.model);
+            (outcome.tries, outcome.waited) = (self.counts.tries, self.waited);
+            outcome.prompt_tokens = self.counts.prompt_tokens;
+            outcome.completion_tokens = self.counts.completion_tokens;
+        }
         let Some(known) = &self.known else { return };
         self.counts.wait_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
         let day = known.day();

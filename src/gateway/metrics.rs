@@ -28,7 +28,7 @@ pub(super) fn text(gateway: &Gateway) -> String {
             let _ = writeln!(text, "qwenauth_{name}_total{{{labels}}} {}", read(counts));
         }
     }
-    text
+    text + &gateway.traffic.metrics()
 }
 
 fn escaped(label: &str) -> String {

@@ -16,6 +16,7 @@
 //! answer.rs       what the client gets
 //! meter.rs        tokens read while an answer passes
 //! metrics.rs      counters for Prometheus
+//! traffic.rs      how requests ended: the log of requests, statuses, durations
 //! ```
 //!
 //! One thread serves everything: a request costs some twenty microseconds, and nothing has to be shared between threads.
@@ -32,11 +33,12 @@ mod metrics;
 mod pacing;
 mod refusal;
 mod server;
+mod traffic;
 mod upload;
 mod upstream;
 pub(crate) mod verdict;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -49,11 +51,13 @@ use tokio::sync::oneshot;
 
 use self::lane::Lane;
 pub(crate) use self::pacing::{account_of, rule};
+use self::traffic::Traffic;
 use self::upload::Budget;
 use self::upstream::Upstream;
 use crate::credentials::Account;
-use crate::error::{Failed, Failure, Report};
+use crate::error::{Failed, Failure, Report, note};
 use crate::platform::signals::{Ending, Endings};
+use crate::platform::system;
 use crate::providers::Provider;
 use crate::secret::Secret;
 use crate::usage::{self, Counts};
@@ -87,6 +91,8 @@ pub(crate) struct Options {
     pub(crate) drain: Duration,
     /// Percent of the day's limit.
     pub(crate) warn_at: Option<u8>,
+    /// Where each request has a line; `-` is stdout.
+    pub(crate) log: Option<PathBuf>,
     pub(crate) metrics: bool,
     pub(crate) allow_hosts: Vec<String>,
     pub(crate) state: PathBuf,
@@ -109,11 +115,18 @@ pub(crate) type Accounts = Box<dyn Fn(&str) -> Option<Account> + Send>;
 pub(crate) struct Served {
     pub(crate) account: Account,
     pub(crate) accounts: Option<Accounts>,
+    /// Where the key is in a file.
+    pub(crate) read_key: Option<ReadKey>,
 }
+
+/// Reads the clients' key again.
+pub(crate) type ReadKey = Box<dyn Fn() -> Result<Secret> + Send>;
 
 struct Gateway {
     options: Options,
-    key: Secret,
+    key: RefCell<Secret>,
+    read_key: Option<ReadKey>,
+    traffic: Rc<Traffic>,
     is_loopback: bool,
     upstream: Upstream,
     budget: RefCell<pacing::Budget>,
@@ -159,6 +172,25 @@ impl Gateway {
             .collect()
     }
 
+    /// Reads what may have been replaced while the gateway ran. What cannot be read stays as it was.
+    fn reload(&self) {
+        if let Some(read_key) = &self.read_key {
+            match read_key() {
+                Ok(key) => {
+                    *self.traffic.key_id.borrow_mut() = key_id(&key);
+                    *self.key.borrow_mut() = key;
+                }
+                Err(error) => note(&format!("warning: the old key stays in force: {error:#}")),
+            }
+        }
+        if let Err(error) = self.upstream.reload_certificates() {
+            note(&format!("warning: the old certificates stay in force: {error:#}"));
+        }
+        self.lanes().iter().for_each(|lane| lane.bridge.forget());
+        self.traffic.reopen();
+        log::info!("key, certificates and credential are read again after a hangup signal");
+    }
+
     /// Writes counts to the ledger and warns where that is asked for.
     async fn flush(&self) {
         for known in self.lanes().iter().filter_map(|lane| lane.last_known()) {
@@ -195,20 +227,22 @@ pub(crate) fn serve(
     options: Options,
     outlives_terminal: bool,
 ) -> Result<Ending> {
-    let caught = Rc::new(std::cell::Cell::new(Ending::Terminate));
-    run(listener, key, served, options, |gateway, listener| async {
-        let endings = Rc::new(tokio::sync::Mutex::new(Endings::watch().context("cannot watch signals")?));
+    let caught = &Cell::new(Ending::Terminate);
+    run(listener, key, served, options, |gateway, listener| async move {
+        let endings = tokio::sync::Mutex::new(Endings::watch().context("cannot watch signals")?);
         let ends = || async {
             let mut endings = endings.lock().await;
             loop {
                 let ending = endings.next().await;
-                if ending != Ending::Hangup || !outlives_terminal {
+                if ending == Ending::Hangup && !system::has_terminal() {
+                    gateway.reload();
+                } else if ending != Ending::Hangup || !outlives_terminal {
                     caught.set(ending);
                     break;
                 }
             }
         };
-        server::serve(gateway, listener, ends).await;
+        server::serve(Rc::clone(&gateway), listener, ends).await;
         Ok(())
     })?;
     Ok(caught.get())
@@ -281,7 +315,9 @@ fn run<F: Future<Output = Result<()>>>(
 }
 
 fn open(listener: &TcpListener, key: Secret, served: Served, options: Options) -> Result<Gateway> {
-    let Served { account, accounts } = served;
+    let Served { account, accounts, read_key } = served;
+    let traffic = Traffic::new(options.log.as_deref())?;
+    *traffic.key_id.borrow_mut() = key_id(&key);
     let lane = Rc::new(Lane::open(account, options.state.clone(), Rc::new(options.tuning.clone()))?);
     Ok(Gateway {
         is_loopback: listener.local_addr()?.ip().is_loopback(),
@@ -292,8 +328,16 @@ fn open(listener: &TcpListener, key: Secret, served: Served, options: Options) -
         accounts,
         others: RefCell::default(),
         options,
-        key,
+        key: RefCell::new(key),
+        read_key,
+        traffic,
     })
+}
+
+/// What tells one key from another in logs, and nothing else of it.
+fn key_id(key: &Secret) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(key.expose())[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn flush_regularly(gateway: Rc<Gateway>) {

@@ -19,12 +19,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use super::answer::Answer;
 use super::forward::forward;
+use super::lane::Lane;
 use super::refusal::Refusal;
 use super::{Gateway, metrics};
 
@@ -180,41 +182,79 @@ async fn connection(
     }
 }
 
+/// What is done with a request.
+enum Admitted {
+    /// What follows `/v1` in its path goes to a profile.
+    Forwarded(Rc<Lane>, String),
+    /// The gateway answers by itself.
+    Answered(Response<Answer>),
+}
+
+impl From<Refusal> for Admitted {
+    fn from(refusal: Refusal) -> Self {
+        Self::Answered(refusal.into_response())
+    }
+}
+
 async fn answer(gateway: &Gateway, stranger: &Stranger, request: Request<Incoming>) -> Response<Answer> {
+    let mut entry = gateway.traffic.begin(request.method(), request.uri().path());
+    match admit(gateway, stranger, &request).await {
+        Admitted::Forwarded(lane, rest) => forward(gateway, &lane, request, rest, entry).await,
+        Admitted::Answered(response) => {
+            entry.answered(response.status());
+            response
+        }
+    }
+}
+
+async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incoming>) -> Admitted {
     if is_forbidden(request.method()) {
         let message = format!("the gateway does not forward {}", request.method());
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).finally();
-        return with(refusal.into_response(), ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+        return Admitted::Answered(with(refusal.into_response(), ALLOW, allowed));
     }
     if let Err(refusal) = check_source(gateway, request.uri(), request.headers()) {
-        return refusal.into_response();
+        return refusal.into();
     }
-    let path = request.uri().path();
-    if path == "/healthz" {
-        return plain("application/json", "{\"status\":\"ok\"}\n".to_owned());
+    match request.uri().path() {
+        "/healthz" => return Admitted::Answered(json(&json!({ "status": "ok" }))),
+        "/readyz" => return Admitted::Answered(readiness(gateway).await),
+        _ => {}
     }
     if !has_key(gateway, request.headers()) {
-        let message = "the gateway's key is missing or wrong: it is the second line that `qwenauth gateway` printed, \
-                       and `OPENAI_API_KEY` under `qwenauth exec --gateway`";
-        return Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally().into_response();
+        let message = "the gateway's key is missing or wrong: `qwenauth gateway` printed it or keeps it in its \
+                       `--api-key-file`, and it is `OPENAI_API_KEY` under `qwenauth exec --gateway`";
+        return Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally().into();
     }
     stranger.is_known();
     if wants_websocket(request.headers()) {
         let message = "the gateway speaks HTTP/1.1 only, not WebSocket: send the request without `Upgrade`";
         let refusal = Refusal::new(StatusCode::UPGRADE_REQUIRED, "websocket_not_supported", message).finally();
-        return with(with(refusal.into_response(), UPGRADE, "HTTP/1.1"), CONNECTION, "upgrade");
+        let response = with(refusal.into_response(), UPGRADE, "HTTP/1.1");
+        return Admitted::Answered(with(response, CONNECTION, "upgrade"));
     }
-    if path == "/metrics" && gateway.options.metrics && request.method() == Method::GET {
-        return plain("text/plain; version=0.0.4", metrics::text(gateway));
+    if request.uri().path() == "/metrics" && gateway.options.metrics && request.method() == Method::GET {
+        return Admitted::Answered(plain("text/plain; version=0.0.4", metrics::text(gateway)));
     }
     let Some((profile, rest)) = route(request.uri()) else {
         let message = "there is nothing here: the API is below `/v1`, or `/p/PROFILE/v1` with `--all-profiles`";
-        return Refusal::new(StatusCode::NOT_FOUND, "not_found", message).into_response();
+        return Refusal::new(StatusCode::NOT_FOUND, "not_found", message).into();
     };
     match gateway.lane(profile.as_deref()) {
-        Ok(lane) => forward(gateway, &lane, request, rest).await,
-        Err(message) => Refusal::new(StatusCode::NOT_FOUND, "profile_not_found", message).into_response(),
+        Ok(lane) => Admitted::Forwarded(lane, rest),
+        Err(message) => Refusal::new(StatusCode::NOT_FOUND, "profile_not_found", message).into(),
     }
+}
+
+/// Whether a request would find a credential.
+async fn readiness(gateway: &Gateway) -> Response<Answer> {
+    let ready = gateway.lane.bridge.is_ready().await;
+    let mut response = json(&json!({ "ready": ready.is_ok(), "credential": ready.err().unwrap_or("valid") }));
+    if ready.is_err() {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
 }
 
 /// Methods whose answers would carry the credential back (TRACE, and TRACK of old IIS; RFC 9110 §9.3.8) or turn the
@@ -337,13 +377,18 @@ fn has_key(gateway: &Gateway, headers: &HeaderMap) -> bool {
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
     });
     let others = ["x-api-key", "api-key"].into_iter().filter_map(|name| headers.get(name)).map(HeaderValue::as_bytes);
-    let key = gateway.key.expose().as_bytes();
+    let key = gateway.key.borrow();
+    let key = key.expose().as_bytes();
     bearer.into_iter().chain(others).any(|given| given.ct_eq(key).into())
 }
 
 fn with(mut response: Response<Answer>, name: HeaderName, value: &'static str) -> Response<Answer> {
     response.headers_mut().insert(name, HeaderValue::from_static(value));
     response
+}
+
+fn json(value: &Value) -> Response<Answer> {
+    plain("application/json", format!("{value}\n"))
 }
 
 fn plain(content_type: &'static str, text: String) -> Response<Answer> {

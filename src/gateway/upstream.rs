@@ -5,7 +5,7 @@
 //! it may be sent again. The connectors below it (names, proxies, SOCKS, TLS) are hyper-util's and hyper-rustls's, of
 //! which reqwest is made as well.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -117,7 +117,7 @@ pub(super) enum Trouble {
 pub(super) struct Upstream {
     connector: HttpConnector,
     proxies: Matcher,
-    tls: OnceCell<Arc<rustls::ClientConfig>>,
+    tls: RefCell<Option<Arc<rustls::ClientConfig>>>,
     ca_file: Option<PathBuf>,
 }
 
@@ -127,7 +127,7 @@ impl Upstream {
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_keepalive(Some(Duration::from_secs(30)));
-        Self { connector, proxies: Matcher::from_env(), tls: OnceCell::new(), ca_file }
+        Self { connector, proxies: Matcher::from_env(), tls: RefCell::default(), ca_file }
     }
 
     /// Sends a request over an open connection or a new one. A kept connection that proves closed before anything was
@@ -220,11 +220,20 @@ impl Upstream {
 
     /// Reading the system's certificates takes milliseconds, so it waits until they are needed.
     fn tls(&self) -> Result<Arc<rustls::ClientConfig>, BoxError> {
-        if let Some(config) = self.tls.get() {
+        if let Some(config) = &*self.tls.borrow() {
             return Ok(Arc::clone(config));
         }
         let config = Arc::new(http::tls(self.ca_file.as_deref())?);
-        Ok(Arc::clone(self.tls.get_or_init(|| config)))
+        Ok(Arc::clone(self.tls.borrow_mut().insert(config)))
+    }
+
+    /// Reads the certificates again, for connections made from now on.
+    pub(super) fn reload_certificates(&self) -> Result<()> {
+        if self.tls.borrow().is_some() {
+            let config = Arc::new(http::tls(self.ca_file.as_deref())?);
+            *self.tls.borrow_mut() = Some(config);
+        }
+        Ok(())
     }
 }
 

@@ -42,6 +42,11 @@ pub(crate) fn guard_memory() {
     let _ = nix::sys::prctl::set_dumpable(false);
 }
 
+/// Whether this process has a controlling terminal, whose end it is told of by a hangup signal.
+pub(crate) fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
 /// Whether a browser could be shown, when nothing speaks against it.
 pub(crate) const IS_GRAPHICAL: bool = cfg!(target_os = "macos");
 

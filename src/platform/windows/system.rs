@@ -69,6 +69,11 @@ pub(crate) fn boot() -> Vec<u8> {
 /// A debugger of the same user is allowed to read, and there is no mark against it.
 pub(crate) fn guard_memory() {}
 
+/// Whether a hangup means the end of the terminal: here it always does, for only a console sends one.
+pub(crate) fn has_terminal() -> bool {
+    true
+}
+
 /// Whether a browser could be shown, when nothing speaks against it.
 pub(crate) const IS_GRAPHICAL: bool = true;
 

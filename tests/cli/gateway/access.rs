@@ -172,17 +172,6 @@ fn the_gateway_needs_a_login() {
 }
 
 #[test]
-fn json_and_a_warning_beyond_this_machine() {
-    let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let running = sandbox.spawn(["gateway", "--json", "--listen", "0.0.0.0:0"]);
-    let line = running.first_lines(1).remove(0);
-    let printed: serde_json::Value = serde_json::from_str(&line).unwrap();
-    assert!(printed["base_url"].as_str().unwrap().starts_with("http://0.0.0.0:") && printed["api_key"].is_string());
-    running.wait_for_stderr("can be reached from other machines");
-}
-
-#[test]
 fn under_nohup_the_end_of_the_terminal_is_not_the_gateways() {
     let upstream = Upstream::always(fine());
     let sandbox = logged_in(&upstream);

@@ -9,4 +9,5 @@ mod hardening;
 mod limits;
 mod network;
 mod passing;
+mod running;
 mod upstream;

@@ -297,13 +297,24 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) fn start(sandbox: &Sandbox, arguments: &[&str]) -> Self {
-        Self::of(sandbox.spawn([&["gateway"], arguments].concat()))
+        let running = sandbox.spawn([&["gateway"], arguments].concat());
+        let file = arguments.iter().position(|argument| *argument == "--api-key-file").map(|at| arguments[at + 1]);
+        match file.filter(|_| !arguments.contains(&"--show-key")) {
+            Some(file) => {
+                let address = Self::address_of(&running.first_lines(1)[0]);
+                Self { running, address, key: std::fs::read_to_string(file).unwrap().trim().to_owned() }
+            }
+            None => Self::of(running),
+        }
     }
 
     pub(crate) fn of(running: Running) -> Self {
         let lines = running.first_lines(2);
-        let address = lines[0].strip_prefix("http://").unwrap().strip_suffix("/v1").unwrap().to_owned();
-        Self { running, address, key: lines[1].clone() }
+        Self { running, address: Self::address_of(&lines[0]), key: lines[1].clone() }
+    }
+
+    pub(crate) fn address_of(base_url: &str) -> String {
+        base_url.strip_prefix("http://").unwrap().strip_suffix("/v1").unwrap().to_owned()
     }
 
     /// `more`: further headers, each with its line end.

@@ -1,0 +1,276 @@
+//! What is seen of the clients' requests: how many are in flight, how they ended and how long they took, and a line of
+//! `--log` for each.
+//!
+//! Hazard: a log holds what should not be kept, or stops the gateway when its disk is full. Rule: a line has names, counts
+//! and times, never a body, a query or a key; and a thread of its own writes it, which nobody waits for.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Result;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::platform::files;
+
+/// Lines that wait for the disk. Beyond them lines are dropped, and counted.
+const MOST_WAITING: usize = 10_000;
+
+/// Longest path that is logged; a client may send one of 64 KiB.
+const LONGEST_PATH: usize = 200;
+
+/// Upper bounds of the durations counted, in seconds: as fine as a cache and as long as a long answer.
+const BOUNDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
+/// How a request ended, filled in on its way.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) profile: Option<String>,
+    pub(super) provider: Option<String>,
+    pub(super) model: Option<String>,
+    /// `None` if the client left before an answer.
+    pub(super) status: Option<StatusCode>,
+    pub(super) tries: u64,
+    pub(super) waited: Duration,
+    pub(super) prompt_tokens: u64,
+    pub(super) completion_tokens: u64,
+    /// Whether the answer reached its end.
+    pub(super) complete: bool,
+}
+
+/// One request, from its head to the end of its answer.
+pub(super) struct Entry {
+    traffic: Rc<Traffic>,
+    began: Instant,
+    at: SystemTime,
+    method: Method,
+    path: String,
+    pub(super) outcome: Outcome,
+}
+
+impl Entry {
+    /// The gateway answered by itself.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.outcome.status = Some(status);
+        self.outcome.complete = true;
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.traffic.in_flight.set(self.traffic.in_flight.get() - 1);
+        let took = self.began.elapsed();
+        self.traffic.count(&self.outcome, took);
+        if self.traffic.log.is_some() {
+            self.traffic.write(&self.line(took));
+        }
+    }
+}
+
+impl Entry {
+    fn line(&self, took: Duration) -> Value {
+        let Outcome { profile, provider, model, status, tries, waited, prompt_tokens, completion_tokens, complete } =
+            &self.outcome;
+        json!({
+            "time": jiff::Timestamp::try_from(self.at).map(|at| format!("{at:.3}")).unwrap_or_default(),
+            "key": self.traffic.key_id.borrow().as_str(),
+            "profile": profile,
+            "provider": provider,
+            "model": model,
+            "method": self.method.as_str(),
+            "path": self.path,
+            "status": status.map(|status| status.as_u16()),
+            "complete": complete,
+            "tries": tries,
+            "wait_ms": milliseconds(*waited),
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "ms": milliseconds(took),
+        })
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Durations of the requests of one profile.
+#[derive(Default, Clone)]
+struct Durations {
+    /// By upper bound, the last without one.
+    counts: [u64; BOUNDS.len() + 1],
+    sum: f64,
+}
+
+pub(super) struct Traffic {
+    in_flight: Cell<usize>,
+    /// Answers by profile and status, 0 where the client left before one.
+    answers: RefCell<BTreeMap<(String, u16), u64>>,
+    durations: RefCell<BTreeMap<String, Durations>>,
+    log: Option<Log>,
+    dropped: Cell<u64>,
+    /// Which key the clients of this gateway have, without telling it.
+    pub(super) key_id: RefCell<String>,
+}
+
+impl Traffic {
+    /// `log`: the file of `--log`, `-` for stdout.
+    pub(super) fn new(log: Option<&Path>) -> Result<Rc<Self>> {
+        Ok(Rc::new(Self {
+            in_flight: Cell::new(0),
+            answers: RefCell::default(),
+            durations: RefCell::default(),
+            log: log.map(Log::start).transpose()?,
+            dropped: Cell::new(0),
+            key_id: RefCell::default(),
+        }))
+    }
+
+    pub(super) fn begin(self: &Rc<Self>, method: &Method, path: &str) -> Entry {
+        self.in_flight.set(self.in_flight.get() + 1);
+        // For the log only.
+        let path = if self.log.is_some() { path.chars().take(LONGEST_PATH).collect() } else { String::new() };
+        let (traffic, method, outcome) = (Rc::clone(self), method.clone(), Outcome::default());
+        Entry { traffic, began: Instant::now(), at: SystemTime::now(), method, path, outcome }
+    }
+
+    fn count(&self, outcome: &Outcome, took: Duration) {
+        let profile = outcome.profile.clone().unwrap_or_default();
+        let status = outcome.status.map_or(0, |status| status.as_u16());
+        *self.answers.borrow_mut().entry((profile.clone(), status)).or_default() += 1;
+        let seconds = took.as_secs_f64();
+        let mut durations = self.durations.borrow_mut();
+        let durations = durations.entry(profile).or_default();
+        durations.counts[BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len())] += 1;
+        durations.sum += seconds;
+    }
+
+    fn write(&self, line: &Value) {
+        let Some(log) = &self.log else { return };
+        if !log.write(format!("{line}\n")) {
+            self.dropped.set(self.dropped.get() + 1);
+        }
+    }
+
+    /// Opens the file of `--log` again, which may have been renamed by what rotates it.
+    pub(super) fn reopen(&self) {
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
+    }
+
+    /// What Prometheus reads of it.
+    pub(super) fn metrics(&self) -> String {
+        let mut text = String::from(
+            "# HELP qwenauth_answers_total Answers to clients by status; 0 where the client left before one.\n\
+             # TYPE qwenauth_answers_total counter\n",
+        );
+        for ((profile, status), count) in &*self.answers.borrow() {
+            let _ = writeln!(text, "qwenauth_answers_total{{profile=\"{profile}\",status=\"{status}\"}} {count}");
+        }
+        text += "# HELP qwenauth_request_duration_seconds From the head of a request to the end of its answer.\n\
+                 # TYPE qwenauth_request_duration_seconds histogram\n";
+        for (profile, Durations { counts, sum }) in &*self.durations.borrow() {
+            let mut total = 0;
+            let bounds = BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
+            for (bound, count) in bounds.zip(counts) {
+                total += count;
+                let labels = format!("profile=\"{profile}\",le=\"{bound}\"");
+                let _ = writeln!(text, "qwenauth_request_duration_seconds_bucket{{{labels}}} {total}");
+            }
+            let _ = writeln!(text, "qwenauth_request_duration_seconds_sum{{profile=\"{profile}\"}} {sum}");
+            let _ = writeln!(text, "qwenauth_request_duration_seconds_count{{profile=\"{profile}\"}} {total}");
+        }
+        let _ = write!(
+            text,
+            "# HELP qwenauth_in_flight Requests that have not ended, this one included.\n\
+             # TYPE qwenauth_in_flight gauge\n\
+             qwenauth_in_flight {}\n\
+             # HELP qwenauth_log_dropped_total Lines of --log that were dropped because the disk was too slow.\n\
+             # TYPE qwenauth_log_dropped_total counter\n\
+             qwenauth_log_dropped_total {}\n\
+             # HELP qwenauth_build_info The version that runs.\n\
+             # TYPE qwenauth_build_info gauge\n\
+             qwenauth_build_info{{version=\"{}\"}} 1\n",
+            self.in_flight.get(),
+            self.dropped.get(),
+            env!("CARGO_PKG_VERSION"),
+        );
+        text
+    }
+}
+
+enum Job {
+    Line(String),
+    Reopen,
+}
+
+/// The file of `--log` and the thread that writes it.
+struct Log {
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Log {
+    fn start(path: &Path) -> Result<Self> {
+        let path = (path != Path::new("-")).then(|| path.to_owned());
+        let mut file = path.as_deref().map(files::open_to_append).transpose()?;
+        let (jobs, queue) = mpsc::sync_channel(MOST_WAITING);
+        let work = move || {
+            let mut was_written = true;
+            for job in queue {
+                match job {
+                    Job::Line(line) => {
+                        let written = match &mut file {
+                            Some(file) => file.write_all(line.as_bytes()),
+                            None => std::io::stdout().write_all(line.as_bytes()),
+                        };
+                        // Said once, not for every request.
+                        if let (Err(error), true) = (&written, was_written) {
+                            log::warn!("cannot write the log of requests: {error}");
+                        }
+                        was_written = written.is_ok();
+                    }
+                    Job::Reopen => reopen(path.as_ref(), &mut file),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(work)?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    fn write(&self, line: String) -> bool {
+        self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(Job::Line(line)).is_ok())
+    }
+
+    fn reopen(&self) {
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.try_send(Job::Reopen);
+        }
+    }
+}
+
+fn reopen(path: Option<&PathBuf>, file: &mut Option<std::fs::File>) {
+    let Some(path) = path else { return };
+    match files::open_to_append(path) {
+        Ok(opened) => *file = Some(opened),
+        Err(error) => log::warn!("cannot open the log of requests again, so the old file is kept: {error:#}"),
+    }
+}
+
+impl Drop for Log {
+    /// What was said is written before the program ends.
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! The gateway as a program that runs: what it prints, its health, signals, notices, and the log of requests.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::upstream::{CHAT, Client, Gateway, STREAM, Upstream, chunk, error, fine, logged_in, reply, until_closed};
+use crate::sandbox::{Sandbox, possible, until};
+use crate::server::{Ask, Reply};
+
+#[test]
+fn a_key_in_a_file_is_printed_only_when_asked_for() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let file = sandbox.directory().join("deep/er/key");
+    let path = file.to_str().unwrap();
+    for (arguments, lines) in [
+        (&["--api-key-file", path][..], &["http://"][..]),
+        (&["--api-key-file", path, "--show-key"], &["http://", "sk-"]),
+        (&[], &["http://", "sk-"]),
+    ] {
+        let gateway = Gateway::start(&sandbox, arguments);
+        gateway.chat().is(200);
+        gateway.running.signal(Signal::SIGTERM);
+        let outcome = gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout();
+        let begins: Vec<_> = outcome.stdout.lines().zip(lines).map(|(line, begin)| line.starts_with(begin)).collect();
+        assert_eq!((begins, outcome.stdout.lines().count()), (vec![true; lines.len()], lines.len()), "{outcome}");
+    }
+    let printed = |more: &[&str]| -> Value {
+        let running = sandbox.spawn([&["gateway", "--json"], more].concat());
+        serde_json::from_str(&running.first_lines(1)[0]).unwrap()
+    };
+    let with_file = printed(&["--api-key-file", path]);
+    assert_eq!((&with_file["api_key"], &with_file["api_key_file"]), (&Value::Null, &json!(path)));
+    let key = fs::read_to_string(&file).unwrap();
+    assert_eq!(printed(&["--api-key-file", path, "--show-key"])["api_key"], key.trim());
+    assert!(printed(&[])["api_key"].as_str().unwrap().starts_with("sk-"));
+}
+
+#[test]
+fn gateways_that_start_at_once_on_a_new_key_file_all_have_its_key() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let file = sandbox.directory().join("key");
+    for _ in 0..5 {
+        let _ = fs::remove_file(&file);
+        let arguments = ["gateway", "--api-key-file", file.to_str().unwrap(), "--show-key"];
+        let started: Vec<_> = (0..4).map(|_| sandbox.spawn(arguments)).collect();
+        let gateways: Vec<_> = started.into_iter().map(Gateway::of).collect();
+        let key = fs::read_to_string(&file).unwrap();
+        for gateway in gateways {
+            assert_eq!(gateway.key, key.trim());
+            gateway.chat().is(200);
+        }
+    }
+    let beside: Vec<_> = fs::read_dir(sandbox.directory()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!beside.iter().any(|name| name.to_string_lossy().contains("tmp")), "{beside:?}");
+}
+
+#[test]
+fn beyond_this_machine_plain_http_is_said_aloud_and_the_address_can_be_used() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    sandbox.run(["gateway", "--listen", "0.0.0.0:0"]).fails(
+        2,
+        "`0.0.0.0:0` can be reached from other machines, and nothing would encrypt the key",
+        "add `--plain-http` in a network you trust, or put a server with TLS before `127.0.0.1`",
+    );
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        let running = sandbox.spawn(["gateway", "--listen", listen, "--plain-http"]);
+        running.wait_for_stderr("can be reached from other machines");
+        let gateway = Gateway::of(running);
+        assert!(!gateway.address.starts_with("0.0.0.0") && !gateway.address.starts_with("[::]"), "{}", gateway.address);
+        gateway.chat().is(200);
+    }
+}
+
+#[test]
+fn readiness_is_whether_a_credential_is_available() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let mut gateway = Gateway::start(&sandbox, &[]);
+    let key = std::mem::take(&mut gateway.key);
+    let ready = |gateway: &Gateway| {
+        let got = gateway.send("GET /readyz", "", b"").got();
+        (got.status, got.json())
+    };
+    assert_eq!(ready(&gateway), (200, json!({"ready": true, "credential": "valid"})));
+    // A logout elsewhere, and a login.
+    let content = sandbox.content();
+    fs::remove_file(sandbox.file()).unwrap();
+    let gone = (503, json!({"ready": false, "credential": "login_required"}));
+    assert_eq!((ready(&gateway), ready(&gateway)), (gone.clone(), gone));
+    gateway.send("GET /healthz", "", b"").got().is(200);
+    let sandbox = sandbox.file_is(content);
+    gateway.key = key;
+    gateway.chat().is(200);
+    assert_eq!(ready(&gateway).0, 200);
+    assert_eq!(upstream.asked().len(), 1);
+    drop(sandbox);
+}
+
+#[test]
+fn a_refused_key_is_not_ready_until_it_is_served_again() {
+    let upstream = Upstream::start(|number, _, connection| {
+        let refused = error("401 Unauthorized", "", "invalid_api_key", "no");
+        connection.write_all(&if number == 0 { refused } else { fine() })
+    });
+    let base_url = format!("http://{}/v1", upstream.address);
+    let sandbox = Sandbox::new();
+    let login = crate::keys::by_stdin("custom", &["--no-verify", "--base-url", &base_url, "--model", "m"]);
+    drop(sandbox.run_with_stdin(login, b"granted-key-1\n").exits(0).any_stderr());
+    let gateway = Gateway::start(&sandbox, &[]);
+    let ready = || gateway.send("GET /readyz", "", b"").got();
+    ready().is(200);
+    gateway.chat().is(401);
+    assert_eq!(ready().is(503).json(), json!({"ready": false, "credential": "refused"}));
+    gateway.chat().is(200);
+    ready().is(200);
+}
+
+#[test]
+fn strangers_who_ask_for_readiness_start_no_storm_of_renewals() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let sandbox = sandbox.expires_in(-60);
+    sandbox.server.always(Ask::Refresh, || Reply::html(503));
+    for _ in 0..20 {
+        let got = gateway.send("GET /readyz", "", b"").got();
+        assert_eq!(got.is(503).json()["credential"], "temporary");
+    }
+    assert!(sandbox.server.asked(Ask::Refresh).len() <= 3, "more than one renewal was tried");
+}
+
+/// A gateway without a controlling terminal.
+fn detached(sandbox: &Sandbox, arguments: &[&str]) -> crate::run::Running {
+    let mut command = sandbox.command([&["gateway"], arguments].concat());
+    #[expect(unsafe_code, reason = "the child becomes a session of its own")]
+    // SAFETY: setsid(2) is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into))
+    };
+    sandbox.start(command)
+}
+
+#[test]
+fn a_hangup_without_a_terminal_reads_the_key_and_the_login_again() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let (file, log) = (sandbox.directory().join("key"), sandbox.directory().join("log"));
+    let arguments = ["--api-key-file", file.to_str().unwrap(), "--show-key", "--log", log.to_str().unwrap()];
+    let mut gateway = Gateway::of(detached(&sandbox, &arguments));
+    gateway.chat().is(200);
+    until("the request is logged", || fs::read_to_string(&log).is_ok_and(|text| text.lines().count() == 1));
+    fs::rename(&log, log.with_extension("1")).unwrap();
+    let old = std::mem::replace(&mut gateway.key, "another-key-0123456789".into());
+    fs::write(&file, "another-key-0123456789\n").unwrap();
+    gateway.running.signal(Signal::SIGHUP);
+    until("the new key is in force", || gateway.chat().status == 200);
+    // What cannot be used changes nothing.
+    fs::write(&file, "short\n").unwrap();
+    gateway.running.signal(Signal::SIGHUP);
+    gateway.running.wait_for_stderr("the old key stays in force: `");
+    gateway.chat().is(200);
+    until("the new file is used", || fs::read_to_string(&log).is_ok_and(|text| text.contains("chat/completions")));
+    gateway.key = old;
+    gateway.chat().is(401);
+    gateway.running.signal(Signal::SIGTERM);
+    drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr());
+}
+
+/// Runs a script of Python with a pseudo-terminal.
+fn on_a_terminal(sandbox: &Sandbox, script: &str) -> String {
+    let file = sandbox.directory().join("driver.py");
+    fs::write(&file, script).unwrap();
+    let mut python = sandbox.other("python3");
+    python.arg(file);
+    sandbox.start(python).finish().any_stdout().exits(0).stdout.clone()
+}
+
+fn has_python() -> bool {
+    possible(Path::new("/usr/bin/python3").exists(), "run Python")
+}
+
+#[test]
+fn a_hangup_of_its_terminal_ends_the_gateway() {
+    if !has_python() {
+        return;
+    }
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let script = r"
+import os, pty, signal, urllib.request
+child, terminal = pty.fork()
+if child == 0:
+    os.execv(os.environ['QWENAUTH'], ['qwenauth', 'gateway'])
+said = b''
+while said.count(b'\n') < 2:
+    said += os.read(terminal, 4096)
+# Once it answers, it watches signals.
+address = said.split()[0].decode().removesuffix('/v1')
+urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address + '/healthz').read()
+os.kill(child, signal.SIGHUP)
+_, status = os.waitpid(child, 0)
+print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else status)
+";
+    assert_eq!(on_a_terminal(&sandbox, script), "1\n");
+}
+
+#[test]
+fn notices_wait_until_a_program_that_has_the_terminal_has_ended() {
+    if !has_python() {
+        return;
+    }
+    let upstream = Upstream::always(error("429 Too Many Requests", "", "x", "requests per day: the limit is reached"));
+    let sandbox = logged_in(&upstream);
+    let ask = r#"curl -s -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" -d "{}" "$OPENAI_BASE_URL/chat/completions""#;
+    let program = format!("printf '\\033[?1049h[TUI]'; {ask}; {ask}; printf '[/TUI]\\033[?1049l'");
+    let script = format!(
+        r"
+import os, pty, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.execv(os.environ['QWENAUTH'], ['qwenauth', 'exec', '--gateway', '--rpd', '1', '--', 'sh', '-c', {program:?}])
+said = b''
+try:
+    while piece := os.read(terminal, 4096):
+        said += piece
+except OSError:
+    pass
+print(said.decode())
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"
+    );
+    let said = on_a_terminal(&sandbox, &script);
+    let (screen, after) = said.split_once("\u{1b}[?1049l").expect(&said);
+    assert!(screen.contains("[TUI][/TUI]") && !screen.contains("limit"), "{said:?}");
+    assert!(after.contains("qwenauth: ") && after.contains("limit"), "{said:?}");
+}
+
+#[test]
+fn notices_come_at_once_where_stderr_is_no_terminal() {
+    let upstream = Upstream::always(error("429 Too Many Requests", "", "x", "requests per day: the limit is reached"));
+    let sandbox = logged_in(&upstream);
+    let ask = r#"curl -s -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" -d "{}" "$OPENAI_BASE_URL/chat/completions""#;
+    let running =
+        sandbox.spawn(["exec", "--gateway", "--rpd", "1", "--", "sh", "-c", &format!("{ask}; exec sleep 60")]);
+    running.wait_for_stderr("limit");
+    running.signal(Signal::SIGTERM);
+    drop(running.finish().dies_by(Signal::SIGTERM).any_stderr());
+}
+
+/// The lines of `--log`, once there are so many.
+fn logged(log: &Path, count: usize) -> Vec<Value> {
+    let read = || fs::read_to_string(log).unwrap_or_default();
+    until("the requests are logged", || read().lines().count() >= count);
+    read().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn each_request_has_a_line_in_the_log_with_names_counts_and_times_and_no_secret() {
+    let upstream = Upstream::start(|number, _, connection| match number {
+        0 => connection.write_all(&reply("503 Service Unavailable", "Retry-After: 0\r\n", "{}")),
+        1 => connection.write_all(&fine()),
+        2 => connection.write_all(&error("400 Bad Request", "", "bad", "granted-nothing")),
+        _ => {
+            connection.write_all(STREAM)?;
+            connection.write_all(&chunk("data: 1\n\n"))?;
+            until_closed(connection)
+        }
+    });
+    let sandbox = logged_in(&upstream);
+    let log = sandbox.directory().join("log.jsonl");
+    let gateway = Gateway::start(&sandbox, &["--log", log.to_str().unwrap()]);
+    gateway.chat().is(200);
+    gateway.send("POST /v1/chat/completions?key=granted-query&x=1", "", CHAT).got().is(400);
+    let mut left = gateway.send("POST /v1/chat/completions", "", CHAT);
+    left.read_until("data: 1");
+    drop(left);
+    let lines = logged(&log, 3);
+    let keys: Vec<_> = lines[0].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        keys,
+        [
+            "time",
+            "key",
+            "profile",
+            "provider",
+            "model",
+            "method",
+            "path",
+            "status",
+            "complete",
+            "tries",
+            "wait_ms",
+            "prompt_tokens",
+            "completion_tokens",
+            "ms"
+        ]
+    );
+    let first = &lines[0];
+    assert!(first["time"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{first}");
+    for (name, value) in [
+        ("profile", json!("qwen")),
+        ("provider", json!("qwen")),
+        ("model", json!("coder-model")),
+        ("method", json!("POST")),
+        ("path", json!("/v1/chat/completions")),
+        ("status", json!(200)),
+        ("complete", json!(true)),
+        ("tries", json!(2)),
+        ("prompt_tokens", json!(5)),
+        ("completion_tokens", json!(7)),
+    ] {
+        assert_eq!(first[name], value, "{name}");
+    }
+    assert!(first["ms"].as_u64() >= first["wait_ms"].as_u64(), "{first}");
+    assert_eq!((&lines[1]["status"], &lines[1]["path"]), (&json!(400), &json!("/v1/chat/completions")));
+    assert_eq!((&lines[2]["status"], &lines[2]["complete"]), (&json!(200), &json!(false)));
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(!text.contains("granted-") && !text.contains(&gateway.key) && !text.contains("\"hi\""), "{text}");
+    assert_eq!(crate::sandbox::mode(&log), 0o600);
+}
+
+#[test]
+fn what_the_gateway_refuses_by_itself_is_logged_as_well() {
+    let upstream = Upstream::start(|_, _, connection| until_closed(connection));
+    let sandbox = logged_in(&upstream);
+    let log = sandbox.directory().join("log.jsonl");
+    let mut gateway = Gateway::start(&sandbox, &["--log", log.to_str().unwrap(), "--max-body", "1k"]);
+    gateway.send("TRACE /v1/models", "", b"").got().is(405);
+    gateway.send("GET /elsewhere", "", b"").got().is(404);
+    gateway.send("POST /v1/chat/completions", "", &[b'x'; 2000]).got().is(413);
+    let left = gateway.send("POST /v1/chat/completions", "", CHAT);
+    upstream.wait_for(1);
+    drop(left);
+    logged(&log, 4);
+    gateway.key = "wrong".into();
+    gateway.get().is(401);
+    let lines = logged(&log, 5);
+    let statuses: Vec<_> = lines.iter().map(|line| line["status"].as_u64()).collect();
+    assert_eq!(statuses, [Some(405), Some(404), Some(413), None, Some(401)]);
+    let whole: Vec<_> = lines.iter().map(|line| line["complete"] == true).collect();
+    assert_eq!(whole, [true, true, true, false, true]);
+}
+
+#[test]
+fn the_log_can_go_to_stdout_and_all_of_it_is_written_at_the_end() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &["--log", "-"]);
+    for got in gateway.many(20) {
+        got.is(200);
+    }
+    gateway.running.signal(Signal::SIGTERM);
+    let outcome = gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout();
+    assert_eq!(outcome.stdout.lines().filter(|line| line.starts_with('{')).count(), 20, "{outcome}");
+}
+
+#[test]
+fn beside_a_program_the_log_needs_a_file() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    sandbox.run(["exec", "--gateway", "--log", "-", "--", "echo", "started"]).fails(
+        2,
+        "`--log -` would write between the lines of the program",
+        "name a file, such as `--log gateway.jsonl`",
+    );
+    let log = sandbox.directory().join("log");
+    let ask = r#"curl -sf -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" "$OPENAI_BASE_URL/models""#;
+    sandbox.run(["exec", "--gateway", "--log", log.to_str().unwrap(), "--", "sh", "-c", ask]).exits(0);
+    assert_eq!(logged(&log, 1)[0]["path"], "/v1/models");
+}
+
+#[test]
+fn a_log_that_cannot_be_written_costs_no_request() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &["--log", "/dev/full"]);
+    gateway.chat().is(200);
+    gateway.chat().is(200);
+}
+
+#[test]
+fn metrics_have_statuses_durations_and_what_is_in_flight() {
+    let upstream = Upstream::start(|number, _, connection| {
+        connection.write_all(&if number == 0 { fine() } else { error("400 Bad Request", "", "bad", "no") })
+    });
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &["--metrics"]);
+    gateway.chat().is(200);
+    gateway.chat().is(400);
+    let text = gateway.send("GET /metrics", "", b"").got().text();
+    for line in [
+        "qwenauth_answers_total{profile=\"qwen\",status=\"200\"} 1",
+        "qwenauth_answers_total{profile=\"qwen\",status=\"400\"} 1",
+        "qwenauth_request_duration_seconds_bucket{profile=\"qwen\",le=\"+Inf\"} 2",
+        "qwenauth_request_duration_seconds_count{profile=\"qwen\"} 2",
+        "qwenauth_in_flight 1",
+        concat!("qwenauth_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+    let _ = Client::send(&gateway.address, b"");
+}
