@@ -15,6 +15,7 @@ mod believed;
 mod claims;
 mod device_flow;
 mod doctor;
+mod documents;
 mod env;
 mod exec;
 mod faults;

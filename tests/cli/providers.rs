@@ -101,7 +101,7 @@ fn a_provider_that_is_not_there_names_the_nearest() {
 #[test]
 fn the_committed_table_is_what_the_program_knows() {
     let table = Sandbox::new().run(["providers", "--markdown"]).any_stdout().stdout.clone();
-    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/providers.md")).unwrap();
     let block = page.split("<!-- providers -->\n").nth(1).unwrap().split("<!-- /providers -->").next().unwrap();
     assert_eq!(block, table, "write it anew with `qwenauth providers --markdown`");
 }

@@ -37,7 +37,7 @@ fn block(heading: &str, language: &str) -> String {
 
 impl Sandbox {
     /// With `qwenauth` on the `PATH`, beside these scripts.
-    fn with_programs(self, scripts: &[(&str, &str)]) -> Self {
+    pub(crate) fn with_programs(self, scripts: &[(&str, &str)]) -> Self {
         use std::os::unix::fs::{PermissionsExt, symlink};
         let bin = self.directory().join("bin");
         fs::create_dir(&bin).unwrap();

@@ -1,0 +1,144 @@
+//! README.md and its translations: every command is run as printed, every link leads somewhere, and a translation is in step
+//! with the English text.
+//!
+//! Each section of a translation carries the hash of its English section. After a change of the English text, bring the
+//! translation up to date and then `QWENAUTH_TEST_WRITE=1 cargo test --test cli documents` writes the hashes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::sandbox::Sandbox;
+
+const TRANSLATIONS: [&str; 2] = ["README.zh-CN.md", "README.ru.md"];
+
+/// Sections that only a translation has: its glossary.
+const GLOSSARIES: [&str; 2] = ["术语对照", "Термины"];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn page(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap()
+}
+
+/// The sections of a page, the text before the first heading first; a glossary is left out.
+fn sections(page: &str) -> Vec<String> {
+    let glossary = |section: &&str| GLOSSARIES.iter().any(|title| section.starts_with(title));
+    page.split("\n## ").filter(|section| !glossary(section)).map(str::to_owned).collect()
+}
+
+fn code_blocks(section: &str) -> Vec<&str> {
+    section.split("```").skip(1).step_by(2).collect()
+}
+
+/// The targets of links, but for those to the other languages.
+fn links(section: &str) -> Vec<&str> {
+    let targets = section.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+    targets.filter(|target| !target.starts_with("README")).collect()
+}
+
+/// Literals in backticks, outside code blocks.
+fn literals(section: &str) -> BTreeSet<&str> {
+    section.split("```").step_by(2).flat_map(|text| text.split('`').skip(1).step_by(2)).collect()
+}
+
+fn hash_of(section: &str) -> String {
+    let digest = Sha256::digest(section.trim_end());
+    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+const MARK: &str = "<!-- english: ";
+
+#[test]
+fn a_translation_is_in_step_with_the_english_page() {
+    let english = sections(&page("README.md"));
+    for name in TRANSLATIONS {
+        let text = page(name);
+        let translated = sections(&text);
+        assert_eq!(translated.len(), english.len(), "{name} has other sections");
+        let mut written = text.clone();
+        for (english, translated) in english.iter().zip(&translated) {
+            let title = translated.lines().next().unwrap();
+            assert_eq!(code_blocks(translated), code_blocks(english), "{name}: code of {title}");
+            assert_eq!(links(translated), links(english), "{name}: links of {title}");
+            let missing: Vec<_> = literals(english).difference(&literals(translated)).copied().collect();
+            assert!(missing.is_empty(), "{name}: {title} lacks {missing:?}");
+            let mark = format!("{MARK}{} -->", hash_of(english));
+            let marked = translated.lines().find(|line| line.starts_with(MARK));
+            if std::env::var_os("QWENAUTH_TEST_WRITE").is_some() {
+                let heading = if title.starts_with("# ") { format!("{title}\n") } else { format!("\n## {title}\n") };
+                let with_mark = format!("{heading}{mark}\n");
+                written = match marked {
+                    Some(old) => written.replacen(&format!("{heading}{old}\n"), &with_mark, 1),
+                    None => written.replacen(&heading, &with_mark, 1),
+                };
+            } else {
+                assert_eq!(marked, Some(mark.as_str()), "{name}: {title} is not in step with the English section");
+            }
+        }
+        if written != text {
+            fs::write(root().join(name), written).unwrap();
+        }
+    }
+}
+
+#[test]
+fn every_link_of_a_page_leads_somewhere() {
+    let mut pages = vec!["README.md".to_owned()];
+    pages.extend(TRANSLATIONS.map(str::to_owned));
+    let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
+    pages.extend(
+        docs.filter_map(|name| name.into_string().ok())
+            .filter(|name| name.ends_with(".md"))
+            .map(|name| format!("docs/{name}")),
+    );
+    for name in pages {
+        let text = page(&name);
+        let folder = Path::new(&name).parent().unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target) {
+            if target.contains("://") || target.starts_with('#') {
+                continue;
+            }
+            let file = target.split('#').next().unwrap();
+            assert!(root().join(folder).join(file).exists(), "{name} links to {target}");
+        }
+    }
+}
+
+/// The commands of README.md in order, in one shell in an empty home directory inside a sandbox. Programs that are not
+/// ours are stand-ins that show what they were given.
+#[test]
+fn every_command_of_the_readme_runs_as_printed() {
+    let readme = page("README.md");
+    let commands: Vec<&str> = code_blocks(&readme)
+        .into_iter()
+        .filter_map(|block| block.strip_prefix("console\n"))
+        .flat_map(|block| block.lines().filter_map(|line| line.strip_prefix("$ ")))
+        .collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    let (cargo, ours): (Vec<&str>, Vec<&str>) = commands.into_iter().partition(|command| command.starts_with("cargo "));
+    for command in cargo {
+        assert!(command.contains(" --locked"), "{command} resolves its dependencies again");
+    }
+    let opencode = "#!/bin/sh\n[ -n \"$OPENAI_API_KEY\" ] && echo \"opencode at $OPENAI_BASE_URL\"\n";
+    let sandbox = Sandbox::new().with_programs(&[("opencode", opencode)]);
+    let mut script =
+        "set -e\ncd \"$HOME\"\nprintf practice-1 > key.txt\nexport DASHSCOPE_API_KEY=practice-2\n".to_owned();
+    for command in &ours {
+        script += &format!("{command} || {{ echo \"failed: {command}\" >&2; exit 1; }}\n");
+    }
+    script += "[ -n \"$OPENAI_API_KEY\" ] && echo all-done\n";
+    let file = sandbox.directory().join("readme.sh");
+    fs::write(&file, script).unwrap();
+    let outcome = sandbox.run(["sandbox", "--", "bash", file.to_str().unwrap()]).any_stdout();
+    let outcome = outcome.any_stderr();
+    assert!(outcome.stdout.ends_with("all-done\n"), "{}\n{}", outcome.stdout, outcome.stderr);
+    let answers = outcome.stdout.matches("opencode at http://127.0.0.1:").count();
+    assert_eq!(answers, ours.iter().filter(|command| command.ends_with("-- opencode")).count(), "{}", outcome.stdout);
+    let completion = sandbox.directory().join("home/.local/share/bash-completion/completions/qwenauth");
+    assert!(fs::read_to_string(completion).unwrap().contains("qwenauth"));
+}
