@@ -159,6 +159,11 @@ pub(crate) fn kernel_lock(file: &Path) -> PathBuf {
     file.with_file_name(format!(".{stem}.qwenauth-lock"))
 }
 
+/// The model chosen at a login whose file is Qwen Code's.
+pub(crate) fn chosen_model(state: &Path) -> PathBuf {
+    state.join("qwen-model")
+}
+
 /// Qwen Code's lock, beside its credential as it is configured.
 pub(crate) fn qwen_code_lock(credential: &Path) -> PathBuf {
     credential.with_file_name("oauth_creds.lock")

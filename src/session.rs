@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::cli::{Environment, Global, variable};
 use crate::config::Config;
-use crate::credentials::{Account, Credential};
+use crate::credentials::{Account, Credential, model_of};
 use crate::http::Network;
 use crate::platform::system;
 use crate::profile::ProfileName;
@@ -57,7 +57,7 @@ impl Endpoint {
     pub(crate) fn of(account: &Account, credential: &Credential, model: Option<String>) -> Result<Self> {
         let provider: Provider = account.provider(credential)?;
         let base_url = credential.base_url(&provider)?;
-        Ok(Self { base_url, model: model.or_else(|| credential.model(&provider)) })
+        Ok(Self { base_url, model: model.or_else(|| model_of(account, credential, &provider)) })
     }
 }
 

@@ -1,7 +1,9 @@
 //! The credential file: Qwen Code's format or an API key, read strictly and rewritten without losing what others put there.
 //!
-//! Hazard: several programs write this file, and a field lost or emptied logs one of them out.
-//! Rule: a new version is the old one with the granted fields replaced; nothing granted, nothing replaced.
+//! Hazard: several programs write this file, and a field lost or emptied logs one of them out; a field that another
+//! program put there under a name of ours is not ours.
+//! Rule: a new version is the old one with the granted fields replaced; nothing granted, nothing replaced. In Qwen Code's
+//! file only the fields of its format are read.
 
 use std::time::SystemTime;
 
@@ -15,15 +17,28 @@ use crate::http;
 use crate::oauth::{ClientAuth, Endpoints, Grant};
 use crate::secret::Secret;
 
-/// The fields this program reads. Qwen Code wants the first three filled and a number in `expiry_date`.
+/// Whose file it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Shared with Qwen Code.
+    QwenCode,
+    Own,
+}
+
+/// What Qwen Code writes. It wants the first three filled and a number in `expiry_date`.
 #[derive(Deserialize)]
-struct Fields {
+struct Tokens {
     access_token: Option<Secret>,
     refresh_token: Option<Secret>,
     token_type: Option<String>,
     /// Milliseconds since 1970. `null` is what Qwen Code writes when a reply had no `expires_in`.
     expiry_date: Option<f64>,
     resource_url: Option<String>,
+}
+
+/// What only our own files have.
+#[derive(Default, Deserialize)]
+struct Fields {
     provider: Option<String>,
     model: Option<String>,
     /// Of an API key, which has none of the fields above but `provider` and `model`.
@@ -40,14 +55,19 @@ struct Fields {
 /// Reads a credential; `Ok(None)` for `{}`, which is what a logout leaves of a file that cannot be removed.
 ///
 /// Errors: a sentence on what is wrong. It never repeats the content.
-pub(crate) fn read(bytes: &[u8]) -> Result<Option<Credential>, String> {
+pub(crate) fn read(bytes: &[u8], format: Format) -> Result<Option<Credential>, String> {
+    let bytes = without_mark(bytes);
     if bytes.trim_ascii().is_empty() {
         return Err("it is empty".into());
     }
-    let fields: Fields = serde_json::from_slice(bytes).map_err(|error| problem(&error))?;
+    let tokens: Tokens = serde_json::from_slice(bytes).map_err(|error| problem(&error))?;
+    let fields = match format {
+        Format::Own => serde_json::from_slice(bytes).map_err(|error| problem(&error))?,
+        Format::QwenCode => Fields::default(),
+    };
     let filled = |secret: Option<Secret>| secret.filter(|secret| !secret.expose().is_empty());
     let text = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let (kind, access_token) = match (filled(fields.api_key), filled(fields.access_token)) {
+    let (kind, access_token) = match (filled(fields.api_key), filled(tokens.access_token)) {
         (Some(key), _) => (Kind::ApiKey, key),
         (None, Some(token)) => (Kind::Oauth, token),
         (None, None) if bytes.trim_ascii() == b"{}" => return Ok(None),
@@ -55,6 +75,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Option<Credential>, String> {
     };
     if access_token.expose().chars().any(char::is_control) {
         return Err("its access token has control characters".into());
+    }
+    if kind == Kind::Oauth && is_placeholder(&access_token) {
+        return Err(format!("its access token is a placeholder, `{}`", access_token.expose()));
     }
     let issuer = match (text(fields.issuer), text(fields.token_endpoint)) {
         (Some(issuer), Some(token_endpoint)) => {
@@ -72,10 +95,10 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Option<Credential>, String> {
     Ok(Some(Credential {
         kind,
         access_token,
-        refresh_token: filled(fields.refresh_token),
-        token_type: text(fields.token_type).unwrap_or_else(|| "Bearer".into()),
-        expires_at: fields.expiry_date.map(from_milliseconds),
-        resource_url: text(fields.resource_url),
+        refresh_token: filled(tokens.refresh_token),
+        token_type: text(tokens.token_type).unwrap_or_else(|| "Bearer".into()),
+        expires_at: tokens.expiry_date.map(from_milliseconds),
+        resource_url: text(tokens.resource_url),
         provider: text(fields.provider),
         model: text(fields.model),
         base_url: text(fields.base_url),
@@ -84,15 +107,26 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Option<Credential>, String> {
     }))
 }
 
-/// What a login leaves in the file, and the next one takes away.
-const LOGIN: [&str; 17] = [
-    "access_token",
-    "refresh_token",
-    "token_type",
-    "resource_url",
-    "scope",
-    "id_token",
-    "expiry_date",
+/// Editors of other systems put it before the text.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
+}
+
+/// What test set-ups and templates put in the place of a token. It is no secret, and is named.
+fn is_placeholder(token: &Secret) -> bool {
+    let token = token.expose().to_ascii_lowercase();
+    let plain = token.len() <= 40 && token.bytes().all(|byte| byte.is_ascii_alphabetic() || b"_-".contains(&byte));
+    plain && ["dummy", "placeholder", "your_", "your-"].iter().any(|start| token.starts_with(start))
+}
+
+/// What a login leaves in either file, and the next one takes away.
+const LOGIN: [&str; 7] =
+    ["access_token", "refresh_token", "token_type", "resource_url", "scope", "id_token", "expiry_date"];
+
+/// What it leaves beside these in a file of our own.
+const OWN_LOGIN: [&str; 10] = [
     "provider",
     "model",
     "api_key",
@@ -136,10 +170,7 @@ impl Document {
     ///
     /// Errors: a sentence on what cannot be kept, such as a number that is too large or a text that is no Unicode.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        if bytes.is_empty() {
-            return Ok(Self::default());
-        }
-        serde_json::from_slice(bytes).map(Self).map_err(|error| problem(&error))
+        serde_json::from_slice(without_mark(bytes)).map(Self).map_err(|error| problem(&error))
     }
 
     /// Puts in what a renewal granted at `now`. What the grant leaves out stays.
@@ -165,14 +196,15 @@ impl Document {
     }
 
     /// Starts over with what a login granted: the tokens and host of an earlier account must not mix with it.
-    pub(super) fn log_in(&mut self, grant: &Grant, now: SystemTime) {
-        self.forget();
+    pub(super) fn log_in(&mut self, grant: &Grant, now: SystemTime, format: Format) {
+        self.forget(format);
         self.renew(grant, now);
     }
 
     /// Takes out whatever an earlier login put there.
-    pub(super) fn forget(&mut self) {
-        for field in LOGIN {
+    pub(super) fn forget(&mut self, format: Format) {
+        let own: &[&str] = if format == Format::Own { &OWN_LOGIN } else { &[] };
+        for &field in LOGIN.iter().chain(own) {
             if let Some(mut old) = self.0.shift_remove(field) {
                 wipe(&mut old);
             }
@@ -256,7 +288,7 @@ mod tests {
         let mut document =
             Document::parse(br#"{"access_token":"a","refresh_token":"r","resource_url":"h","id_token":"i","x":1}"#)
                 .unwrap();
-        document.log_in(&grant(), SystemTime::UNIX_EPOCH);
+        document.log_in(&grant(), SystemTime::UNIX_EPOCH, Format::Own);
         let text = String::from_utf8(document.to_bytes().unwrap().to_vec()).unwrap();
         assert!(
             !text.contains("refresh_token") && !text.contains("resource_url") && !text.contains("id_token"),
@@ -267,7 +299,7 @@ mod tests {
 
     #[test]
     fn damage_is_described_and_never_repeated() {
-        let refused = |bytes: &[u8]| read(bytes).map(|_| ()).unwrap_err();
+        let refused = |bytes: &[u8]| read(bytes, Format::Own).map(|_| ()).unwrap_err();
         assert_eq!(refused(b" "), "it is empty");
         assert_eq!(refused(br#"{"access_token":"sec"#), "it ends in the middle (line 1, column 20)");
         assert_eq!(refused(b"secret"), "it is not JSON (line 1, column 1)");
@@ -277,7 +309,22 @@ mod tests {
         );
         assert_eq!(refused(br#"["secret"]"#), "a field has the wrong type (line 1, column 10)");
         assert_eq!(refused(br#"{"refresh_token":"secret"}"#), "it has no access token");
-        assert!(read(b"{}").unwrap().is_none());
+        assert!(read(b"{}", Format::Own).unwrap().is_none());
+    }
+
+    #[test]
+    fn only_words_are_placeholders() {
+        for (token, placeholder) in [
+            ("dummy_access_token", true),
+            ("DUMMY-TOKEN", true),
+            ("placeholder", true),
+            ("your_token_here", true),
+            ("dummy7Qx", false),
+            ("Yourself", false),
+            ("at-1", false),
+        ] {
+            assert_eq!(is_placeholder(&Secret::new(token.into())), placeholder, "{token}");
+        }
     }
 
     #[test]
@@ -290,7 +337,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn reading_never_panics_and_never_repeats(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let _ = read(&bytes);
+            let _ = read(&bytes, Format::Own);
         }
     }
 }

@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use super::{Account, Credential, Kind};
 use crate::http;
 use crate::oauth::{Endpoints, Server, discovery, revoke};
+use crate::paths;
+use crate::platform::files::{self, Content, Privacy, Room};
 use crate::providers::{self, Overrides, Provider, QWEN, QWEN_HOST};
 
 impl Credential {
@@ -33,10 +35,27 @@ impl Credential {
         }
         providers::find(self.provider_name(), overrides)?.base_url(self.resource_url.as_deref()).map(drop)
     }
+}
 
-    /// The model to name: the one chosen at login, else the provider's default.
-    pub(crate) fn model(&self, provider: &Provider) -> Option<String> {
-        self.model.clone().or_else(|| provider.default_model.clone())
+/// The model to name: the one chosen at login, else the provider's default.
+pub(crate) fn model_of(account: &Account, credential: &Credential, provider: &Provider) -> Option<String> {
+    let chosen = if account.is_shared() { chosen_beside(account) } else { credential.model.clone() };
+    chosen.or_else(|| provider.default_model.clone())
+}
+
+/// The model chosen at the login whose file is Qwen Code's: it would drop a field of ours at its next renewal.
+fn chosen_beside(account: &Account) -> Option<String> {
+    match files::read(&paths::chosen_model(&account.state), Privacy::Private) {
+        Ok(Content::Bytes(bytes)) => std::str::from_utf8(&bytes).ok().filter(|id| !id.is_empty()).map(str::to_owned),
+        _ => None,
+    }
+}
+
+pub(super) fn keep_chosen_beside(account: &Account, model: Option<&str>) -> Result<()> {
+    let path = paths::chosen_model(&account.state);
+    match model {
+        Some(model) => Room::reserve(&path, model.len(), Privacy::Private)?.write(model.as_bytes()),
+        None => files::remove(&path).map(drop),
     }
 }
 

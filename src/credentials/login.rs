@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result};
 
-use super::document::Document;
+use super::document::{Document, Format};
 use super::store::Found;
-use super::{Account, Credential, Stored};
+use super::{Account, Credential, Stored, endpoints};
 use crate::error::{Failed, Report, note};
 use crate::oauth::{Endpoints, Grant};
 use crate::platform::files::Kept;
@@ -28,23 +28,30 @@ pub(crate) fn store_grant(
     found: Option<&Endpoints>,
     model: Option<&str>,
 ) -> Result<Credential> {
+    let format = account.store.format();
     let stored = replace(account, |document| {
-        document.log_in(grant, (account.clock)());
-        if !account.is_shared() {
+        document.log_in(grant, (account.clock)(), format);
+        if format == Format::Own {
             document.set("provider", Some(&provider.name));
+            document.set("model", model);
         }
         if let Some(found) = found {
             document.set_issuer(found);
         }
-        document.set("model", model);
     });
+    if stored.is_ok()
+        && account.is_shared()
+        && let Err(error) = endpoints::keep_chosen_beside(account, model)
+    {
+        note(&format!("warning: the model is not remembered: {error:#}"));
+    }
     stored.map_err(|error| unsaved(account, &error, "the login was granted", grant).into())
 }
 
 /// Stores an API key with the base URL it belongs to, as [`store_grant`] does. `now` is RFC 3339.
 pub(crate) fn store_key(account: &Account, provider: &Provider, key: &NewKey, now: Option<&str>) -> Result<Credential> {
     replace(account, |document| {
-        document.forget();
+        document.forget(Format::Own);
         document.set("provider", Some(&provider.name));
         document.set("api_key", Some(key.secret.expose()));
         document.set("base_url", Some(&key.base_url));

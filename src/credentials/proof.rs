@@ -6,7 +6,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Account, Credential};
+use super::{Account, Credential, endpoints};
 use crate::http::{self, Connection, Network, Reply, Trouble};
 use crate::oauth::REQUEST_LIMIT;
 use crate::providers::{Open, Provider};
@@ -39,7 +39,7 @@ pub(crate) struct Question<'a> {
 pub(crate) fn prove(account: &Account, credential: &Credential) -> Result<Proof> {
     let provider = account.provider(credential)?;
     let base_url = credential.base_url(&provider)?;
-    let model = credential.model(&provider);
+    let model = endpoints::model_of(account, credential, &provider);
     let token = &credential.access_token;
     Question { provider: &provider, base_url: &base_url, token, model: model.as_deref(), network: &account.network }
         .ask()

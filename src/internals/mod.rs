@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::config::{Config, with_profile};
-use crate::credentials::document::{self, Document};
+use crate::credentials::document::{self, Document, Format};
 use crate::error::{Failure, Report, printable};
 use crate::gateway::meter::Meter;
 use crate::gateway::verdict::{self, Verdict};
@@ -52,7 +52,7 @@ const GRANTED: [&str; 6] = ["access_token", "refresh_token", "token_type", "reso
 
 /// A file that can be renewed means the same once it is written again, and a renewal changes what was granted and no more.
 fn credential_file(bytes: &[u8]) {
-    let credential = match document::read(bytes) {
+    let credential = match document::read(bytes, Format::Own) {
         Err(said) => return assert!(said.len() < 200 && !said.contains('\n'), "{said}"),
         Ok(None) => return,
         Ok(Some(credential)) => credential,
@@ -63,7 +63,7 @@ fn credential_file(bytes: &[u8]) {
         Ok(document) => document,
     };
     let written = document.to_bytes().unwrap();
-    let again = document::read(&written).expect("what was written can be read").expect("a credential");
+    let again = document::read(&written, Format::Own).expect("what was written can be read").expect("a credential");
     assert_eq!(format!("{credential:?}"), format!("{again:?}"));
     assert_eq!(credential.access_token, again.access_token);
     assert_eq!(credential.refresh_token, again.refresh_token);
@@ -83,13 +83,13 @@ fn credential_file(bytes: &[u8]) {
 
     document.renew(&grant(Some("rt-2")), SystemTime::UNIX_EPOCH);
     // A key has no expiry and stays what it is, whatever else stands in its file.
-    let renewed = document::read(&document.to_bytes().unwrap()).expect("readable").expect("a credential");
+    let renewed = document::read(&document.to_bytes().unwrap(), Format::Own).expect("readable").expect("a credential");
     assert_eq!(renewed.refresh_token.as_ref().map(Secret::expose), Some("rt-2"));
     assert_eq!(renewed.expires_at, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(60)));
 }
 
 fn fields(bytes: &[u8]) -> Map<String, Value> {
-    serde_json::from_slice(bytes).expect("an object")
+    serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).expect("an object")
 }
 
 fn grant(refresh_token: Option<&str>) -> Grant {
@@ -121,7 +121,8 @@ fn token_reply(bytes: &[u8]) {
             assert!(!grant.expires_in.is_zero() && grant.expires_in <= CENTURY);
             let mut document = Document::default();
             document.renew(&grant, SystemTime::UNIX_EPOCH);
-            let stored = document::read(&document.to_bytes().unwrap()).expect("readable").expect("a credential");
+            let stored =
+                document::read(&document.to_bytes().unwrap(), Format::Own).expect("readable").expect("a credential");
             assert_eq!(stored.access_token, grant.access_token);
             assert_eq!(stored.refresh_token, grant.refresh_token);
         }

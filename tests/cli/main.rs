@@ -20,6 +20,7 @@ mod env;
 mod exec;
 mod faults;
 mod files;
+mod foreign_fields;
 mod gateway;
 mod generated;
 mod granted;

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use self::qwen_code::QwenCodeLock;
 pub(crate) use self::qwen_code::STALE;
 use super::Credential;
-use super::document::{self, Document};
+use super::document::{self, Document, Format};
 use super::refused::hash_of;
 use crate::error::Failed;
 use crate::paths;
@@ -69,16 +69,20 @@ impl Store {
         &self.path
     }
 
+    pub(super) fn format(&self) -> Format {
+        if self.qwen_code_lock.is_some() { Format::QwenCode } else { Format::Own }
+    }
+
     pub(crate) fn read(&self) -> Result<Found> {
         Ok(match files::read(&self.path, Privacy::Private)? {
             Content::Missing => Found::Missing,
             Content::Unfit(why) => Found::Damaged(why),
-            Content::Bytes(bytes) => Self::understand(bytes),
+            Content::Bytes(bytes) => self.understand(bytes),
         })
     }
 
-    fn understand(bytes: Zeroizing<Vec<u8>>) -> Found {
-        match document::read(&bytes) {
+    fn understand(&self, bytes: Zeroizing<Vec<u8>>) -> Found {
+        match document::read(&bytes, self.format()) {
             Ok(Some(credential)) => Found::Present(Box::new(Snapshot { credential, bytes })),
             Ok(None) => Found::Missing,
             Err(why) => Found::Damaged(why),
@@ -185,7 +189,7 @@ impl Guard {
         if let Some(room) = self.room.take() {
             room.write(&bytes)?;
         }
-        Self::written(bytes)
+        self.written(bytes)
     }
 
     /// Puts in place what a process was granted for `spent` and wrote, but was killed before the rename: the server
@@ -193,7 +197,7 @@ impl Guard {
     pub(super) fn complete(&mut self, spent: &Secret) -> Result<Option<Credential>> {
         let name = hash_of(spent);
         let Some(bytes) = files::left_in(&self.store.path, &name) else { return Ok(None) };
-        let Ok(Some(successor)) = document::read(&bytes) else { return Ok(None) };
+        let Ok(Some(successor)) = document::read(&bytes, self.store.format()) else { return Ok(None) };
         if successor.refresh_token.as_ref().is_none_or(|token| token == spent) {
             return Ok(None);
         }
@@ -205,11 +209,11 @@ impl Guard {
         }
         log::warn!("a renewal was killed before its token was in place; that is done now");
         Room::reopen(&self.store.path, &name)?.write(&bytes)?;
-        Self::written(bytes).map(Some)
+        self.written(bytes).map(Some)
     }
 
-    fn written(bytes: Zeroizing<Vec<u8>>) -> Result<Credential> {
-        match Store::understand(bytes) {
+    fn written(&self, bytes: Zeroizing<Vec<u8>>) -> Result<Credential> {
+        match self.store.understand(bytes) {
             Found::Present(snapshot) => Ok(snapshot.credential),
             Found::Damaged(why) => anyhow::bail!("what was written cannot be read: {why}"),
             Found::Missing => anyhow::bail!("what was written holds no credential"),
