@@ -109,6 +109,8 @@ impl Reply {
 pub(crate) enum Trouble {
     /// Nobody listens there: the request was certainly not read.
     Refused(String),
+    /// There was no connection, for whatever reason: the request was certainly not read.
+    NotConnected(String),
     /// The request may have been read, and acted upon.
     Unknown(String),
 }
@@ -118,7 +120,9 @@ impl Trouble {
     pub(crate) fn sentence(&self, host: &str) -> String {
         match self {
             Self::Refused(message) => format!("cannot reach `{host}`: {message}"),
-            Self::Unknown(message) => format!("no usable answer from `{host}`: {message}"),
+            Self::NotConnected(message) | Self::Unknown(message) => {
+                format!("no usable answer from `{host}`: {message}")
+            }
         }
     }
 }
@@ -414,7 +418,7 @@ fn trouble(error: reqwest::Error) -> Trouble {
         }
         cause = current.source();
     }
-    Trouble::Unknown(message)
+    if error.is_connect() { Trouble::NotConnected(message) } else { Trouble::Unknown(message) }
 }
 
 /// The cause that says most: the last of the chain.

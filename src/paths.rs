@@ -23,6 +23,10 @@ pub(crate) enum StateDirectory {
     Pending,
     /// Marks of refused refresh tokens.
     Refused,
+    /// Which server granted a refresh token.
+    Origins,
+    /// Credentials that the API of the provider refused.
+    RefusedByApi,
     /// What `setup` wrote.
     Setup,
     /// The ledger of the gateways.
@@ -34,13 +38,23 @@ pub(crate) enum StateDirectory {
 }
 
 impl StateDirectory {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Pending, Self::Refused, Self::Setup, Self::Usage, Self::Rate, Self::Reported];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Pending,
+        Self::Refused,
+        Self::Origins,
+        Self::RefusedByApi,
+        Self::Setup,
+        Self::Usage,
+        Self::Rate,
+        Self::Reported,
+    ];
 
     pub(crate) fn below(self, state: &Path) -> PathBuf {
         state.join(match self {
             Self::Pending => "pending",
             Self::Refused => "refused",
+            Self::Origins => "origins",
+            Self::RefusedByApi => "refused-by-api",
             Self::Setup => "setup",
             Self::Usage => "usage",
             Self::Rate => "rate",

@@ -29,7 +29,7 @@ Exit codes:
   0  done
   1  anything else: no permission, disk full, a refused URL
   2  usage
-  3  temporary: the same command may work later, nothing was lost
+  3  temporary: the same command may work later
   4  login required: `qwenauth login`
   5  the asked `--min-ttl` cannot be met
   126, 127  `exec`: cannot run, not found"

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{print, rfc3339};
 use crate::cli::{StatusArgs, variable};
-use crate::credentials::{Credential, Kind, Proof, State, Stored, prove};
+use crate::credentials::{Credential, Kind, Proof, State, Stored, check_origin, prove};
 use crate::error::{Failure, Report, printable};
 use crate::profile::ProfileName;
 use crate::session::{Endpoint, Session};
@@ -88,6 +88,9 @@ impl Row {
                     }
                     Err(error) => row.problems.push(Report::of(&error).message),
                 }
+                if let Err(error) = check_origin(&account, credential) {
+                    row.problems.push(Report::of(&error).message);
+                }
                 let hint = account.login_hint();
                 if state == State::Refused {
                     row.problems.push(match row.left {
@@ -95,7 +98,7 @@ impl Row {
                         None => format!("the server refused the refresh token; {hint}"),
                     });
                 }
-                if state == State::Expired {
+                if state == State::Expired && credential.refresh_token.is_none() {
                     row.problems.push(format!("the token has expired and cannot be renewed; {hint}"));
                 }
                 let usable = row.left.is_some() || credential.is_lasting();

@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result};
 
-use super::{Account, Credential, Kind};
+use super::{Account, Credential, Kind, origin};
 use crate::http;
 use crate::oauth::{Endpoints, Server, discovery, revoke};
 use crate::paths;
@@ -55,7 +55,7 @@ pub(super) fn keep_chosen_beside(account: &Account, model: Option<&str>) -> Resu
     let path = paths::chosen_model(&account.state);
     match model {
         Some(model) => Room::reserve(&path, model.len(), Privacy::Private)?.write(model.as_bytes()),
-        None => files::remove(&path).map(drop),
+        None => files::remove(&path, Privacy::Private).map(drop),
     }
 }
 
@@ -78,11 +78,17 @@ pub(super) fn server_of(account: &Account, provider: &Provider, credential: &Cre
     with_secret(account, provider, provider.server(credential.issuer.as_deref())?)
 }
 
+/// The server of a built-in provider as nobody has changed it.
+pub(super) fn built_in_server(provider: &Provider) -> Result<Server> {
+    providers::find(&provider.name, &Overrides::default())?.server(None)
+}
+
 /// The authorization server that a login asks, found by discovery where only its issuer is known.
 pub(crate) fn login_server(account: &Account, provider: &Provider) -> Result<(Server, Option<Endpoints>)> {
     let issuer = provider.oauth.as_ref().and_then(|oauth| oauth.issuer.as_deref());
     let found = issuer.map(|issuer| discovery::find(issuer, &account.network)).transpose()?;
     let server = provider.server(found.as_ref())?;
+    origin::say_where(account, provider, &server);
     Ok((with_secret(account, provider, server)?, found))
 }
 
@@ -103,6 +109,8 @@ pub(crate) fn revoke(account: &Account, credential: &Credential) -> Result<bool,
     }
     let server = server_of(account, &provider, credential).map_err(|error| format!("{error:#}"))?;
     let Some(url) = &server.revocation_endpoint else { return Ok(false) };
+    origin::check(account, &provider, &server, credential).map_err(|error| format!("{error:#}"))?;
+    origin::check_revocation(account, &server, credential)?;
     let connection = account.network.connect(url).map_err(|error| format!("{error:#}"))?;
     let (token, kind) = match &credential.refresh_token {
         Some(token) => (token, "refresh_token"),

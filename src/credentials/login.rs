@@ -4,9 +4,9 @@ use anyhow::{Context, Result};
 
 use super::document::{Document, Format};
 use super::store::Found;
-use super::{Account, Credential, Stored, endpoints};
+use super::{Account, Credential, Stored, endpoints, origin};
 use crate::error::{Failed, Report, note};
-use crate::oauth::{Endpoints, Grant};
+use crate::oauth::{Endpoints, Grant, Server};
 use crate::platform::files::Kept;
 use crate::platform::signals::Held;
 use crate::providers::Provider;
@@ -25,11 +25,14 @@ pub(crate) fn store_grant(
     account: &Account,
     provider: &Provider,
     grant: &Grant,
-    found: Option<&Endpoints>,
+    (server, found): (&Server, Option<&Endpoints>),
     model: Option<&str>,
 ) -> Result<Credential> {
     let format = account.store.format();
     let stored = replace(account, |document| {
+        if let Some(token) = &grant.refresh_token {
+            origin::remember(account, token, server);
+        }
         document.log_in(grant, (account.clock)(), format);
         if format == Format::Own {
             document.set("provider", Some(&provider.name));

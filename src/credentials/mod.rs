@@ -25,6 +25,7 @@
 pub(crate) mod document;
 mod endpoints;
 mod login;
+mod origin;
 mod pending;
 mod proof;
 mod refused;
@@ -39,6 +40,7 @@ use anyhow::Result;
 
 pub(crate) use self::endpoints::{login_server, model_of, revoke};
 pub(crate) use self::login::{NewKey, remove, store_grant, store_key};
+pub(crate) use self::origin::check_origin;
 pub(crate) use self::pending::{Pending, PendingLogin};
 pub(crate) use self::proof::{Proof, Question, prove};
 pub(crate) use self::refused::marks_of_others;
@@ -251,11 +253,20 @@ impl Account {
             return State::Valid;
         }
         match &credential.refresh_token {
-            Some(token) if refused::is_marked(&self.state, token) => State::Refused,
+            Some(token) if refused::is_marked_for_any(&self.state, token) && self.is_refused(credential, token) => {
+                State::Refused
+            }
             _ if credential.left((self.clock)()).is_some() => State::Valid,
+            Some(_) if check_origin(self, credential).is_err() => State::Expired,
             Some(_) => State::Refreshable,
             None => State::Expired,
         }
+    }
+
+    /// Whether the server that would be asked has refused `token`.
+    fn is_refused(&self, credential: &Credential, token: &Secret) -> bool {
+        let server = self.provider(credential).and_then(|provider| provider.server(credential.issuer.as_deref()));
+        server.is_ok_and(|server| refused::is_marked(&self.state, token, &server.token_endpoint))
     }
 
     /// A credential whose access token is good for `lifetime`, renewed if it must be.

@@ -1,15 +1,17 @@
-//! Marks of refresh tokens that a server refused, so that no process sends one again.
+//! Marks of refresh tokens that a server refused, so that no process sends one to it again.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use url::Url;
 
 use crate::paths::StateDirectory;
-use crate::platform::files;
+use crate::platform::files::{self, Content, Privacy};
 use crate::secret::Secret;
 
-/// Where the mark of a token stands: an empty file, so the token itself is written nowhere.
+/// Where the mark of a token stands: a line for each server that refused it. The token itself is written nowhere.
 fn mark_of(state: &Path, refresh_token: &Secret) -> PathBuf {
     StateDirectory::Refused.below(state).join(hash_of(refresh_token))
 }
@@ -39,15 +41,28 @@ pub(crate) fn marks_of_others(state: &Path, refresh_tokens: &[Secret]) -> Vec<Pa
     entries.map(|entry| entry.path()).filter(|path| is_mark(path) && !is_kept(path)).collect()
 }
 
-pub(super) fn is_marked(state: &Path, refresh_token: &Secret) -> bool {
+/// Whether the server at `endpoint` has refused `refresh_token`.
+pub(super) fn is_marked(state: &Path, refresh_token: &Secret, endpoint: &Url) -> bool {
+    match files::read(&mark_of(state, refresh_token), Privacy::Private) {
+        Ok(Content::Bytes(bytes)) => {
+            // An older version's mark names nobody and counts for all.
+            bytes.is_empty() || bytes.split(|&byte| byte == b'\n').any(|line| line == endpoint.as_str().as_bytes())
+        }
+        _ => false,
+    }
+}
+
+/// Whether any server has, without a look at which.
+pub(super) fn is_marked_for_any(state: &Path, refresh_token: &Secret) -> bool {
     mark_of(state, refresh_token).exists()
 }
 
 /// A mark that cannot be made costs one more request, no login: it is only logged.
-pub(super) fn mark(state: &Path, refresh_token: &Secret) {
+pub(super) fn mark(state: &Path, refresh_token: &Secret, endpoint: &Url) {
     let path = mark_of(state, refresh_token);
-    let made =
-        files::make_directory(&StateDirectory::Refused.below(state)).and_then(|()| files::open_kept(&path).map(drop));
+    let made = files::make_directory(&StateDirectory::Refused.below(state))
+        .and_then(|()| files::open_to_append(&path))
+        .and_then(|mut file| Ok(file.write_all(format!("{endpoint}\n").as_bytes())?));
     if let Err(error) = made {
         log::warn!("cannot mark a refused token: {error:#}");
     }

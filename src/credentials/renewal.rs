@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 
+use super::origin::{self, Standing};
 use super::store::{Found, Guard, Snapshot};
 use super::{Account, Credential, Kind, endpoints, login, refused};
 use crate::error::{Failed, Failure, Report};
@@ -15,6 +16,7 @@ use crate::oauth::refresh::{self, NotRenewed};
 use crate::oauth::{Grant, Server};
 use crate::platform::lock::PATIENCE;
 use crate::platform::signals::Held;
+use crate::providers::Provider;
 use crate::secret::Secret;
 
 /// Qwen Code waits 28.9 s for its lock and then starts a device login, so a renewal is over before, all tries together.
@@ -22,6 +24,9 @@ const RENEWAL: Duration = Duration::from_secs(25);
 
 /// Before the second and third try: long enough for a proxy to find its server again, short beside a person's patience.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// Said where the refresh token was not sent, or was answered by an error that leaves it as it is.
+const NOT_SPENT: &str = "nothing was lost; try again in a while";
 
 /// What came of sending a refresh token.
 enum Spent {
@@ -37,12 +42,15 @@ enum Spent {
 
 /// Renews, unless another process has renewed since `seen` was loaded: then its result is adopted.
 ///
-/// Errors: temporary (nothing was lost), login required (the refresh token is dead), other.
+/// Errors: temporary (the hint says whether anything may be lost), login required (the refresh token is dead), other.
 pub(crate) fn renew(account: &Account, seen: &Credential) -> Result<Credential> {
     if seen.kind == Kind::ApiKey {
         return Ok(seen.clone());
     }
-    let server = endpoints::server_of(account, &account.provider(seen)?, seen)?;
+    let provider = account.provider(seen)?;
+    let server = endpoints::server_of(account, &provider, seen)?;
+    origin::check(account, &provider, &server, seen)?;
+    origin::say_where(account, &provider, &server);
     let deadline = Instant::now() + PATIENCE;
     let mut guard = account.store.lock(deadline)?;
     let current = account.require()?;
@@ -53,7 +61,7 @@ pub(crate) fn renew(account: &Account, seen: &Credential) -> Result<Credential> 
     if let Some(failed) = guard.shared_failure() {
         return Err(failed.into());
     }
-    let outcome = renew_locked(account, seen, &server, &mut guard, deadline);
+    let outcome = renew_locked(account, seen, (&provider, &server), &mut guard, deadline);
     if let Err(error) = &outcome {
         let report = Report::of(error);
         guard.share_failure(&Failed { failure: report.failure, message: report.message, hint: report.hint });
@@ -72,17 +80,22 @@ fn adopt(account: &Account, current: Credential) -> Result<Credential> {
 fn renew_locked(
     account: &Account,
     seen: &Credential,
-    server: &Server,
+    (provider, server): (&Provider, &Server),
     guard: &mut Guard,
     deadline: Instant,
 ) -> Result<Credential> {
-    let before = account.store.version();
-    if !guard.lock_qwen_code(deadline, || Ok(account.store.version() != before))? {
+    let mut version = account.store.version();
+    let is_renewed = || {
+        let now = account.store.version();
+        let is_new = now != std::mem::replace(&mut version, now);
+        Ok(is_new && account.require()?.differs_from(seen))
+    };
+    if !guard.lock_qwen_code(deadline, is_renewed)? {
         return account.require();
     }
     let over = Instant::now() + RENEWAL;
     let connection = account.network.connect(&server.token_endpoint)?;
-    let mut attempt = Attempt { account, server, connection, guard, over };
+    let mut attempt = Attempt { account, provider, server, connection, guard, over };
     let mut current = seen.clone();
     // At most three tries, the last of which is final.
     for again in [true, true, false] {
@@ -106,6 +119,7 @@ fn renew_locked(
 /// One renewal under the locks.
 struct Attempt<'a> {
     account: &'a Account,
+    provider: &'a Provider,
     server: &'a Server,
     connection: Connection,
     guard: &'a mut Guard,
@@ -116,11 +130,9 @@ impl Attempt<'_> {
     /// One try. The new version has its room before the first byte is sent, and signals wait until it is in place.
     fn spend(&mut self, current: &Credential) -> Result<Spent> {
         let refresh_token = self.usable_refresh_token(current)?;
-        let held = Held::new();
-        if let Some(successor) = self.guard.complete(&refresh_token)? {
+        if let Some(successor) = self.complete(&refresh_token)? {
             return Ok(Spent::Superseded(successor));
         }
-        drop(held);
         self.guard.reserve(Some(&refresh_token))?;
         // Qwen Code's lock keeps nobody from writing, and the last reading may be a wait ago.
         let before = self.account.snapshot()?;
@@ -130,16 +142,17 @@ impl Attempt<'_> {
         if let Err(why) = before.document() {
             return self.account.damaged(&why);
         }
+        let standing = origin::check(self.account, self.provider, self.server, &before.credential)?;
         let _held = Held::new();
         let limit = refresh::LIMIT.min(self.over.saturating_duration_since(Instant::now()));
         let asked_at = (self.account.clock)();
         log::info!("renewing the token of `{}`", self.account.profile);
         match refresh::request(self.server, &self.connection, &refresh_token, limit) {
             Ok(grant) => self.save(&grant, &before, asked_at).map(Spent::Renewed),
-            Err(NotRenewed::Refused(why)) => self.after_refusal(&refresh_token, &why).map(Spent::Superseded),
-            Err(NotRenewed::Temporary { message, again }) => {
-                let failed = Failed::new(Failure::Temporary, format!("cannot renew the token: {message}"))
-                    .hint("nothing was lost; try again in a while");
+            Err(NotRenewed::Refused(why)) => self.after_refusal(&refresh_token, standing, &why).map(Spent::Superseded),
+            Err(NotRenewed::Temporary { message, again, is_kept }) => {
+                let failed = Failed::new(Failure::Temporary, format!("cannot renew the token: {message}"));
+                let failed = failed.hint(if is_kept { NOT_SPENT.to_owned() } else { self.perhaps_spent() });
                 Ok(Spent::Failed { failed, pause: again })
             }
             Err(NotRenewed::OauthError(why)) => Ok(Spent::Failed {
@@ -150,13 +163,25 @@ impl Attempt<'_> {
         }
     }
 
+    fn perhaps_spent(&self) -> String {
+        let login = self.account.login_hint();
+        format!("try again in a while; if the server took the token without an answer, {login}")
+    }
+
+    /// What a killed process was granted for `refresh_token` and could not put in place.
+    fn complete(&mut self, refresh_token: &Secret) -> Result<Option<Credential>> {
+        let _held = Held::new();
+        let account = self.account;
+        self.guard.complete(refresh_token, |successor| origin::carry(account, refresh_token, successor))
+    }
+
     /// The refresh token of `current`, unless it is known to be dead.
     fn usable_refresh_token(&self, current: &Credential) -> Result<Secret> {
         let account = self.account;
         let Some(refresh_token) = current.refresh_token.clone() else {
             return account.login_required("the token has expired and the login has no refresh token".into());
         };
-        if refused::is_marked(&account.state, &refresh_token) {
+        if refused::is_marked(&account.state, &refresh_token, &self.server.token_endpoint) {
             return account.login_required("the login is over: the server refused its refresh token".into());
         }
         Ok(refresh_token)
@@ -182,24 +207,38 @@ impl Attempt<'_> {
                 return Ok(now.credential);
             }
         }
+        if let Some(token) = grant.refresh_token.as_ref().or(before.credential.refresh_token.as_ref()) {
+            origin::remember(account, token, self.server);
+        }
         let saved = self.guard.replace(&document);
+        if let (Ok(saved), Some(spent)) = (&saved, &before.credential.refresh_token)
+            && saved.refresh_token.as_ref() != Some(spent)
+        {
+            origin::forget(account, spent);
+        }
         saved.map_err(|error| login::unsaved(account, &error, "the token was renewed", grant).into())
     }
 
     /// The server refused `refresh_token`. If the file holds another by now, that one counts. Else the token is marked,
-    /// and the file goes if its access token is over too.
-    fn after_refusal(&mut self, refresh_token: &Secret, why: &str) -> Result<Credential> {
+    /// and the file goes if its access token is over too; at the word of its own server only.
+    fn after_refusal(&mut self, refresh_token: &Secret, standing: Standing, why: &str) -> Result<Credential> {
         let account = self.account;
         if let Found::Present(current) = account.store.read()? {
             let credential = current.credential;
             if credential.refresh_token.as_ref() != Some(refresh_token) {
                 return Ok(credential);
             }
-            if credential.left((account.clock)()).is_none() {
+            if standing == Standing::Granted && credential.left((account.clock)()).is_none() {
                 self.guard.remove()?;
             }
         }
-        refused::mark(&account.state, refresh_token);
+        refused::mark(&account.state, refresh_token, &self.server.token_endpoint);
+        if standing == Standing::Trial {
+            let host = self.server.token_endpoint.host_str().unwrap_or_default();
+            return Failed::new(Failure::LoginRequired, format!("`{host}` does not know this login: {why}"))
+                .hint("the login was kept: ask the server that it came from, or log in again there")
+                .err();
+        }
         account.login_required(format!("the login is over: {why}"))
     }
 }

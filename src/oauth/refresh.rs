@@ -17,9 +17,15 @@ pub(crate) enum NotRenewed {
     Refused(String),
     /// An OAuth error that is not about the token, such as `invalid_client`. The token stays.
     OauthError(String),
-    /// Says nothing about the token. `again`: whether asking again at once cannot do harm: the server answered that it
-    /// did nothing, or nobody was there to read the request. After a time-out the token may be spent already.
-    Temporary { message: String, again: bool },
+    /// Says nothing about the token.
+    Temporary {
+        message: String,
+        /// Whether asking again at once cannot do harm: the server answered that it did nothing, or nobody was there to
+        /// read the request. After a timeout the token may be spent already.
+        again: bool,
+        /// Whether the token is certainly not spent.
+        is_kept: bool,
+    },
 }
 
 /// Spends `refresh_token` for a grant.
@@ -36,15 +42,23 @@ pub(crate) fn request(
     ];
     let reply = server.post(connection, &server.token_endpoint, &fields, &[], limit).map_err(|trouble| {
         let host = server.token_endpoint.host_str().unwrap_or_default();
-        NotRenewed::Temporary { message: trouble.sentence(host), again: matches!(trouble, Trouble::Refused(_)) }
+        NotRenewed::Temporary {
+            message: trouble.sentence(host),
+            again: matches!(trouble, Trouble::Refused(_)),
+            is_kept: !matches!(trouble, Trouble::Unknown(_)),
+        }
     })?;
     match reply::read(&reply) {
         Answer::Grant(grant) => Ok(grant),
         Answer::Pending => {
-            Err(NotRenewed::Temporary { message: "the server's reply has no access token".into(), again: false })
+            let message = "the server's reply has no access token".into();
+            Err(NotRenewed::Temporary { message, again: false, is_kept: false })
         }
         Answer::NotOauth(message) => {
-            Err(NotRenewed::Temporary { message, again: reply.status >= 500 || reply.status == 429 })
+            let again = reply.status >= 500 || reply.status == 429;
+            // A proxy that lost its server may have passed the request on.
+            let is_kept = reply.status >= 300 && !matches!(reply.status, 502 | 504);
+            Err(NotRenewed::Temporary { message, again, is_kept })
         }
         Answer::Error(error) => {
             let secrets: Vec<&Secret> = std::iter::once(refresh_token).chain(&server.client_secret).collect();
@@ -53,7 +67,7 @@ pub(crate) fn request(
                 return Err(NotRenewed::Refused(sentence));
             }
             if reply.status == 429 {
-                return Err(NotRenewed::Temporary { message: sentence, again: true });
+                return Err(NotRenewed::Temporary { message: sentence, again: true, is_kept: true });
             }
             Err(NotRenewed::OauthError(sentence))
         }

@@ -173,9 +173,14 @@ fn a_name_that_does_not_resolve_in_time_is_temporary() {
         ("60", "cannot renew the token: no usable answer from `slow.example`: operation timed out"),
     ] {
         let Some(sandbox) = faulty("SLOW_DNS", seconds) else { return };
-        let sandbox = sandbox.variable("QWENAUTH_QWEN_OAUTH_URL", "https://slow.example");
+        let sandbox =
+            sandbox.granted_by("https://slow.example").variable("QWENAUTH_QWEN_OAUTH_URL", "https://slow.example");
         let before = sandbox.content();
-        sandbox.run(["token"]).fails(3, told, "nothing was lost; try again in a while");
+        let warned = "warning: `QWENAUTH_QWEN_OAUTH_URL` is set: `slow.example` is asked for tokens";
+        let said = format!(
+            "qwenauth: {warned}\nqwenauth: error: {told}\nqwenauth: hint: nothing was lost; try again in a while\n"
+        );
+        sandbox.run(["token"]).exits(3).stderr(&said);
         is_as_before(&sandbox, &before);
     }
 }

@@ -36,6 +36,7 @@ mod logout;
 mod memory;
 mod names;
 mod openrouter;
+mod origin;
 mod pending;
 mod places;
 mod practice;

@@ -7,6 +7,8 @@ use crate::sandbox::{Sandbox, credential, now_ms, write_private};
 use crate::server::{Ask, Reply};
 
 const NOT_NOW: &str = "nothing was lost; try again in a while";
+const PERHAPS_SPENT: &str =
+    "try again in a while; if the server took the token without an answer, run `qwenauth login`";
 const NOT_THE_LOGIN: &str = "this is not about your login, which was kept";
 
 /// A renewal answered so costs nothing: the file stays, and this often was asked.
@@ -24,7 +26,7 @@ fn keeps_the_file(reply: impl Fn() -> Reply + Send + 'static, requests: usize, c
 /// A refresh token answered so is dead: login required, and it is never sent again.
 #[track_caller]
 fn refuses_the_refresh_token(reply: Reply, said: &str) {
-    let sandbox = Sandbox::expired().refresh(reply);
+    let sandbox = Sandbox::expired().granted_here().refresh(reply);
     sandbox.run(["token"]).fails(4, &format!("the login is over: the server answered {said}"), LOGIN);
     assert!(!sandbox.file().exists(), "neither token is of use any more");
     sandbox.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", LOGIN);
@@ -40,7 +42,7 @@ fn a_firewalls_page_is_temporary_and_is_not_asked_for_again() {
         1,
         3,
         "the server answered 200 with HTML, as a firewall or login page does",
-        NOT_NOW,
+        PERHAPS_SPENT,
     );
 }
 
@@ -61,7 +63,7 @@ fn broken_json_is_temporary() {
         1,
         3,
         "the server's reply is not the JSON it should be",
-        NOT_NOW,
+        PERHAPS_SPENT,
     );
 }
 
@@ -72,13 +74,13 @@ fn half_an_answer_is_temporary() {
         1,
         3,
         "no usable answer from `127.0.0.1`: it broke off: end of file before message length reached",
-        NOT_NOW,
+        PERHAPS_SPENT,
     );
 }
 
 #[test]
 fn an_answer_of_50_mb_is_temporary() {
-    keeps_the_file(Reply::huge, 1, 3, "no usable answer from `127.0.0.1`: it is longer than 1 MiB", NOT_NOW);
+    keeps_the_file(Reply::huge, 1, 3, "no usable answer from `127.0.0.1`: it is longer than 1 MiB", PERHAPS_SPENT);
 }
 
 #[test]
@@ -88,23 +90,29 @@ fn a_dropped_connection_is_temporary_and_not_retried() {
         1,
         3,
         "no usable answer from `127.0.0.1`: connection closed before message completed",
-        NOT_NOW,
+        PERHAPS_SPENT,
     );
 }
 
 #[test]
 fn a_server_that_never_answers_is_temporary_and_not_retried() {
-    keeps_the_file(Reply::silence, 1, 3, "no usable answer from `127.0.0.1`: none came within 20 s", NOT_NOW);
+    keeps_the_file(Reply::silence, 1, 3, "no usable answer from `127.0.0.1`: none came within 20 s", PERHAPS_SPENT);
 }
 
 #[test]
 fn an_answer_without_a_token_is_temporary() {
     for body in [json!({}), json!({"access_token": ""}), json!({"access_token": null}), json!({"status": "pending"})] {
-        keeps_the_file(move || Reply::json(200, body.clone()), 1, 3, "the server's reply has no access token", NOT_NOW);
+        keeps_the_file(
+            move || Reply::json(200, body.clone()),
+            1,
+            3,
+            "the server's reply has no access token",
+            PERHAPS_SPENT,
+        );
     }
     for body in [json!([]), json!(null), json!({"access_token": 5})] {
         let said = "the server's reply is not the JSON it should be";
-        keeps_the_file(move || Reply::json(200, body.clone()), 1, 3, said, NOT_NOW);
+        keeps_the_file(move || Reply::json(200, body.clone()), 1, 3, said, PERHAPS_SPENT);
     }
 }
 
@@ -128,6 +136,13 @@ fn a_server_error_is_tried_three_times_and_is_temporary() {
 #[test]
 fn a_gateways_page_is_tried_three_times_and_is_temporary() {
     keeps_the_file(|| Reply::html(503), 3, 3, "the server answered 503 Service Unavailable", NOT_NOW);
+}
+
+#[test]
+fn a_proxy_that_lost_its_server_may_have_spent_the_token() {
+    for (status, said) in [(502, "502 Bad Gateway"), (504, "504 Gateway Timeout")] {
+        keeps_the_file(move || Reply::html(status), 3, 3, &format!("the server answered {said}"), PERHAPS_SPENT);
+    }
 }
 
 #[test]
@@ -232,7 +247,7 @@ fn a_401_without_an_oauth_error_is_no_refusal() {
 
 #[test]
 fn a_refused_refresh_token_keeps_an_access_token_that_still_lives() {
-    let sandbox = Sandbox::new().logged_in().refresh(Reply::error(400, "invalid_grant"));
+    let sandbox = Sandbox::new().logged_in().granted_here().refresh(Reply::error(400, "invalid_grant"));
     let before = sandbox.content();
     sandbox.run(["refresh"]).fails(4, "the login is over: the server answered `invalid_grant`", LOGIN);
     assert_eq!(sandbox.content(), before);

@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::run::{Outcome, Running, log_level};
@@ -65,6 +66,24 @@ impl Sandbox {
             fields.insert(name.to_owned(), value);
         }
         self.credential_is(credential)
+    }
+
+    /// What is remembered of a login that the sandbox's own server granted.
+    pub(crate) fn granted_here(self) -> Self {
+        let url = self.server.url();
+        self.granted_by(&url)
+    }
+
+    pub(crate) fn granted_by(self, url: &str) -> Self {
+        let token = self.credential()["refresh_token"].as_str().unwrap().to_owned();
+        let origin = json!({"token_endpoint": format!("{url}/api/v1/oauth2/token")});
+        let hash: String = Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect();
+        write_private(&self.origins().join(hash), origin.to_string());
+        self
+    }
+
+    pub(crate) fn origins(&self) -> PathBuf {
+        self.home().join(".local/state/qwenauth/origins")
     }
 
     pub(crate) fn credential_is(self, mut credential: Value) -> Self {

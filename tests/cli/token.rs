@@ -91,7 +91,7 @@ fn a_failed_renewal_is_an_error_when_the_lifetime_was_asked_for() {
     sandbox.run(["token", "--min-ttl", "2h"]).fails(
         3,
         "cannot renew the token: the server answered 200 with HTML, as a firewall or login page does",
-        "nothing was lost; try again in a while",
+        "try again in a while; if the server took the token without an answer, run `qwenauth login`",
     );
 }
 

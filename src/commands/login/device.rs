@@ -72,8 +72,8 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         // Only this process's `--timeout` is over; the login may still be approved.
         return granted.map(drop);
     }
-    let stored =
-        granted.and_then(|grant| store_grant(account, provider, &grant, found.as_ref(), args.model.as_deref()));
+    let stored = granted
+        .and_then(|grant| store_grant(account, provider, &grant, (&server, found.as_ref()), args.model.as_deref()));
     // Not before it is stored: whoever waits for the lock looks for the one or the other.
     forget(account);
     drop(lock);

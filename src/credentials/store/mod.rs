@@ -194,13 +194,12 @@ impl Guard {
 
     /// Puts in place what a process was granted for `spent` and wrote, but was killed before the rename: the server
     /// takes `spent` no more. `None`: there is nothing of the kind, or not the whole of it.
-    pub(super) fn complete(&mut self, spent: &Secret) -> Result<Option<Credential>> {
+    /// `carry` is told the token that comes in its place, before it does.
+    pub(super) fn complete(&mut self, spent: &Secret, carry: impl FnOnce(&Secret)) -> Result<Option<Credential>> {
         let name = hash_of(spent);
         let Some(bytes) = files::left_in(&self.store.path, &name) else { return Ok(None) };
         let Ok(Some(successor)) = document::read(&bytes, self.store.format()) else { return Ok(None) };
-        if successor.refresh_token.as_ref().is_none_or(|token| token == spent) {
-            return Ok(None);
-        }
+        let Some(successor) = successor.refresh_token.filter(|token| token != spent) else { return Ok(None) };
         match self.store.read()? {
             Found::Present(now) if now.credential.refresh_token.as_ref() != Some(spent) => {
                 return Ok(Some(now.credential));
@@ -208,6 +207,7 @@ impl Guard {
             _ => {}
         }
         log::warn!("a renewal was killed before its token was in place; that is done now");
+        carry(&successor);
         Room::reopen(&self.store.path, &name)?.write(&bytes)?;
         self.written(bytes).map(Some)
     }

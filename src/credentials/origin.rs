@@ -1,0 +1,190 @@
+//! Which server granted a refresh token: no other is sent it, and no other ends the login.
+//!
+//! Hazard: a variable or an edited config.toml names another server. It would be handed a token that is not its own, and
+//! its refusal would end a good login. Rule: the endpoint that granted or last renewed a token is remembered by the
+//! token's hash before the token is in place. Without a record (a login made by Qwen Code or an older version) the token
+//! counts as the default endpoint's; one on loopback may try it, but its word ends nothing.
+
+use std::io::Write;
+use std::sync::Once;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::refused::hash_of;
+use super::{Account, Credential, endpoints};
+use crate::error::{Failed, Failure, note};
+use crate::http;
+use crate::oauth::Server;
+use crate::paths::StateDirectory;
+use crate::platform::files::{self, Content, Privacy};
+use crate::providers::{self, Provider, QWEN};
+use crate::secret::Secret;
+
+/// Where a token came from.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Origin {
+    token_endpoint: String,
+    revocation_endpoint: Option<String>,
+}
+
+impl Origin {
+    fn of(server: &Server) -> Self {
+        Self {
+            token_endpoint: server.token_endpoint.to_string(),
+            revocation_endpoint: server.revocation_endpoint.as_ref().map(Url::to_string),
+        }
+    }
+}
+
+/// What a server may do with a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The token is its own: its refusal is the end of the login.
+    Granted,
+    /// On loopback, with a token of unknown origin: its refusal counts for itself alone.
+    Trial,
+}
+
+/// Remembers that `server` granted `token`; called before the token is in place.
+pub(super) fn remember(account: &Account, token: &Secret, server: &Server) {
+    let origin = Origin::of(server);
+    if read(account, token).as_ref() != Some(&origin) {
+        write(account, token, &origin);
+    }
+}
+
+/// What is known of `spent` is true of the token that came in its place.
+pub(super) fn carry(account: &Account, spent: &Secret, successor: &Secret) {
+    if let Some(origin) = read(account, spent) {
+        write(account, successor, &origin);
+    }
+}
+
+/// Without a record, or with half of one, the token counts as the default server's: it is saved all the same.
+fn write(account: &Account, token: &Secret, origin: &Origin) {
+    let directory = StateDirectory::Origins.below(&account.state);
+    let write = || -> Result<()> {
+        files::make_directory(&directory)?;
+        let mut file = files::open_kept(&directory.join(hash_of(token)))?;
+        file.set_len(0)?;
+        file.write_all(&serde_json::to_vec(origin)?)?;
+        Ok(file.sync_data()?)
+    };
+    if let Err(error) = write() {
+        log::warn!("cannot remember where a token came from: {error:#}");
+    }
+}
+
+/// A record left behind costs nothing but its place, so a failure is only logged.
+pub(super) fn forget(account: &Account, token: &Secret) {
+    if let Err(error) =
+        files::remove(&StateDirectory::Origins.below(&account.state).join(hash_of(token)), Privacy::Private)
+    {
+        log::warn!("cannot remove the record of a token's origin: {error:#}");
+    }
+}
+
+fn read(account: &Account, token: &Secret) -> Option<Origin> {
+    match files::read(&StateDirectory::Origins.below(&account.state).join(hash_of(token)), Privacy::Private) {
+        Ok(Content::Bytes(bytes)) => serde_json::from_slice(&bytes).ok(),
+        _ => None,
+    }
+}
+
+/// What `server` may do with the refresh token of `credential`.
+///
+/// Errors: login required, when the token belongs to another server: nothing may be sent.
+pub(super) fn check(
+    account: &Account,
+    provider: &Provider,
+    server: &Server,
+    credential: &Credential,
+) -> Result<Standing> {
+    let Some(token) = &credential.refresh_token else { return Ok(Standing::Granted) };
+    let record = read(account, token);
+    let granted_at = match &record {
+        Some(origin) => origin.token_endpoint.clone(),
+        None => default_endpoint(provider, server, credential)?,
+    };
+    if granted_at == server.token_endpoint.as_str() {
+        return Ok(Standing::Granted);
+    }
+    if record.is_none() && http::is_loopback(&server.token_endpoint) {
+        return Ok(Standing::Trial);
+    }
+    let theirs = Url::parse(&granted_at)?;
+    let (from, to) = shown(&theirs, &server.token_endpoint);
+    let (named_by, remedy) = if is_moved(account, provider) {
+        ("`QWENAUTH_QWEN_OAUTH_URL` names", "unset `QWENAUTH_QWEN_OAUTH_URL`, or log in again there".to_owned())
+    } else {
+        ("config.toml now names", format!("put its `token_endpoint` back, or {}", account.login_hint()))
+    };
+    Failed::new(
+        Failure::LoginRequired,
+        format!("the login of `{}` came from `{from}`, and {named_by} `{to}`: nothing was sent", account.profile),
+    )
+    .hint(remedy)
+    .err()
+}
+
+/// The same for the revocation, which config.toml can send elsewhere by itself.
+pub(super) fn check_revocation(account: &Account, server: &Server, credential: &Credential) -> Result<(), String> {
+    let origin = credential.refresh_token.as_ref().and_then(|token| read(account, token));
+    let Some(origin) = origin else { return Ok(()) };
+    if origin.revocation_endpoint == Origin::of(server).revocation_endpoint {
+        return Ok(());
+    }
+    Err("config.toml now names another `revocation_endpoint` than at the login".into())
+}
+
+/// Fails where a renewal of `credential` would, because another server is named by now.
+pub(crate) fn check_origin(account: &Account, credential: &Credential) -> Result<()> {
+    if credential.refresh_token.is_none() {
+        return Ok(());
+    }
+    let provider = account.provider(credential)?;
+    let server = provider.server(credential.issuer.as_deref())?;
+    check(account, &provider, &server, credential).map(drop)
+}
+
+/// Whom a token counts for that nothing is remembered of.
+fn default_endpoint(provider: &Provider, server: &Server, credential: &Credential) -> Result<String> {
+    let endpoint = if let Some(found) = &credential.issuer {
+        found.token_endpoint.clone()
+    } else if providers::is_built_in(&provider.name) {
+        endpoints::built_in_server(provider)?.token_endpoint
+    } else {
+        server.token_endpoint.clone()
+    };
+    Ok(endpoint.into())
+}
+
+/// Both by host; by the whole URL where they have it in common.
+fn shown(theirs: &Url, named: &Url) -> (String, String) {
+    let authority = |url: &Url| match (url.host_str(), url.port()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (host, _) => host.unwrap_or_default().to_owned(),
+    };
+    let hosts = (authority(theirs), authority(named));
+    if hosts.0 == hosts.1 { (theirs.to_string(), named.to_string()) } else { hosts }
+}
+
+/// Whether the environment names the server of `provider`.
+fn is_moved(account: &Account, provider: &Provider) -> bool {
+    provider.name == QWEN && account.overrides.qwen_oauth_url.is_some()
+}
+
+/// Says once that the environment sends the requests of a login to another machine.
+pub(super) fn say_where(account: &Account, provider: &Provider, server: &Server) {
+    static SAID: Once = Once::new();
+    if !is_moved(account, provider) || http::is_loopback(&server.token_endpoint) {
+        return;
+    }
+    let usual = endpoints::built_in_server(provider).map(|server| server.token_endpoint);
+    if usual.as_ref().is_ok_and(|usual| usual.host() != server.token_endpoint.host()) {
+        let host = server.token_endpoint.host_str().unwrap_or_default();
+        SAID.call_once(|| note(&format!("warning: `QWENAUTH_QWEN_OAUTH_URL` is set: `{host}` is asked for tokens")));
+    }
+}
