@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::cli::{Environment, variable};
-use crate::error::{Failed, Failure, nearest, note};
+use crate::error::{Failed, Failure, nearest, note, printable};
 use crate::paths::{self, Paths};
 use crate::platform::files::{self, Content, Privacy, Room};
 use crate::platform::lock::{Kernel, PATIENCE};
@@ -19,7 +19,7 @@ use crate::providers::{self, Overrides, Practice, QWEN};
 use crate::secret::Secret;
 
 /// What config.toml may say.
-const KEYS: [&str; 2] = ["profile", "providers"];
+const KEYS: [&str; 3] = ["directories", "profile", "providers"];
 
 /// Bytes an edit of config.toml may add: a key and a name.
 const EDIT: usize = 4096;
@@ -30,6 +30,8 @@ pub(crate) struct Config {
     pub(crate) paths: Paths,
     /// `profile = "…"`.
     pub(crate) profile: Option<ProfileName>,
+    /// `[directories]`: a path as it is written, and the profile for everything below it.
+    pub(crate) directories: Vec<(String, ProfileName)>,
     pub(crate) overrides: Overrides,
 }
 
@@ -38,7 +40,8 @@ impl Config {
     pub(crate) fn load(environment: &Environment) -> Result<Self> {
         let paths = Paths::of(environment)?;
         let qwen_oauth_url = environment.qwen_oauth_url.as_ref().map(|url| url.to_string_lossy().into_owned());
-        let mut config = Self { paths, profile: None, overrides: Overrides { qwen_oauth_url, ..Overrides::default() } };
+        let overrides = Overrides { qwen_oauth_url, ..Overrides::default() };
+        let mut config = Self { paths, profile: None, directories: Vec::new(), overrides };
         if environment.qwenauth_home.is_some() {
             config.overrides.practice = Practice::read(&config.paths.sandbox())?;
         }
@@ -68,6 +71,10 @@ impl Config {
             }
             None => None,
         };
+        self.directories = match table.remove("directories") {
+            Some(rules) => directories(&rules).with_context(|| format!("`directories` in `{}`", path.display()))?,
+            None => Vec::new(),
+        };
         match table.remove("providers") {
             Some(toml::Value::Table(providers)) => {
                 warnings.extend(providers::check_keys(&providers, &path.display().to_string()));
@@ -87,15 +94,23 @@ impl Config {
         self.paths.config_file()
     }
 
-    /// The profile in force: `--profile`, `QWENAUTH_PROFILE`, config.toml, `qwen`.
-    pub(crate) fn active(&self, option: Option<&str>, environment: &Environment) -> Result<ProfileName> {
-        if let Some(name) = option {
-            return ProfileName::parse(name);
+    /// The rule of `[directories]` for the working directory: the one with the longest path.
+    pub(crate) fn rule(&self, environment: &Environment) -> Result<Option<&(String, ProfileName)>> {
+        if self.directories.is_empty() {
+            return Ok(None);
         }
-        if let Some(name) = &environment.profile {
-            return ProfileName::parse(&name.to_string_lossy()).context("`QWENAUTH_PROFILE`");
+        // In a directory that was removed no rule applies.
+        let Ok(here) = std::env::current_dir() else { return Ok(None) };
+        let mut longest = None;
+        for rule in &self.directories {
+            let written = paths::expand_home(rule.0.as_ref(), environment)?;
+            let real = written.canonicalize().unwrap_or(written);
+            let length = real.components().count();
+            if here.starts_with(&real) && longest.is_none_or(|(_, before)| length > before) {
+                longest = Some((rule, length));
+            }
         }
-        Ok(self.profile.clone().unwrap_or_else(ProfileName::qwen))
+        Ok(longest.map(|(rule, _)| rule))
     }
 
     /// Makes `profile` the one that config.toml names, keeping the rest of the file as it is.
@@ -148,6 +163,28 @@ fn with_new_profile(text: &str, profile: &ProfileName) -> Result<String> {
     let edited = document.to_string().replace("\r\n", "\n");
     let has_crlf = body.contains('\n') && body.matches('\n').count() == body.matches("\r\n").count();
     Ok(mark.to_owned() + &if has_crlf { edited.replace('\n', "\r\n") } else { edited })
+}
+
+/// Errors: a path that depends on the working directory, or what cannot be the name of a profile.
+fn directories(rules: &toml::Value) -> Result<Vec<(String, ProfileName)>> {
+    let Some(rules) = rules.as_table() else {
+        return Failed::new(Failure::Other, "it is not a table")
+            .hint("write `\"~/work\" = \"PROFILE\"` below it")
+            .err();
+    };
+    let mut directories = Vec::new();
+    for (path, name) in rules {
+        if !(Path::new(path).is_absolute() || Path::new(path).starts_with("~")) {
+            return Failed::new(Failure::Other, format!("`{}` is not an absolute path", printable(path)))
+                .hint("begin it with `/` or `~/`")
+                .err();
+        }
+        let Some(name) = name.as_str() else {
+            return Failed::new(Failure::Other, format!("the profile of `{}` is not a text", printable(path))).err();
+        };
+        directories.push((path.clone(), ProfileName::parse(name)?));
+    }
+    Ok(directories)
 }
 
 /// The values of the variables that providers name for their client secrets.

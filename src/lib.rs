@@ -36,8 +36,8 @@
 //! setup → paths, platform, providers, used by its commands only
 //! gateway → credentials, limits, usage, platform, providers, http, used by its commands only
 //! sandbox → cli, paths, platform, providers, say, used by its command only
-//! error → say · cli → platform, say
-//! http, installation, platform, shell, terminal, secret use nothing of ours but error and secret
+//! error → say · cli → platform, say · terminal → platform
+//! http, installation, platform, shell, secret use nothing of ours but error and secret
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long

@@ -191,11 +191,16 @@ pub(crate) fn home(environment: &Environment) -> Result<PathBuf> {
     }
 }
 
-/// The directory that a variable names. A leading `~` or `~/` is the home directory, as Qwen Code reads `QWEN_HOME`.
+/// The directory that a variable names.
 fn given(variable: &str, value: &OsStr, environment: &Environment) -> Result<PathBuf> {
-    match Path::new(value).strip_prefix("~") {
+    absolute(variable, expand_home(value, environment)?)
+}
+
+/// A leading `~` or `~/` is the home directory, as Qwen Code reads `QWEN_HOME`.
+pub(crate) fn expand_home(path: &OsStr, environment: &Environment) -> Result<PathBuf> {
+    match Path::new(path).strip_prefix("~") {
         Ok(rest) => Ok(home(environment)?.join(rest)),
-        Err(_) => absolute(variable, PathBuf::from(value)),
+        Err(_) => Ok(PathBuf::from(path)),
     }
 }
 

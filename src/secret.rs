@@ -16,11 +16,26 @@ impl Secret {
         Self(Zeroizing::new(text))
     }
 
+    /// The beginning `prefix` and the last four characters; `…` alone for one that is too short to show any of.
+    pub(crate) fn masked(&self, prefix: &str) -> String {
+        let text = self.expose();
+        match text.char_indices().rev().nth(3) {
+            Some((last, _)) if text.chars().count() >= SHORTEST_SHOWN => {
+                let prefix = if text.starts_with(prefix) { prefix } else { "" };
+                printable(&format!("{prefix}…{}", &text[last..]))
+            }
+            _ => "…".to_owned(),
+        }
+    }
+
     /// The secret itself. Each call is a place where a secret leaves the type: keep it in sight of its use.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
+
+/// Shortest key of which anything is shown, in characters.
+const SHORTEST_SHOWN: usize = 20;
 
 /// Longest text of a server that is repeated, in characters.
 const LONGEST: usize = 200;
@@ -55,6 +70,16 @@ mod tests {
     #[test]
     fn debug_shows_nothing_of_the_secret() {
         assert_eq!(format!("{:?}", Secret::new("hunter2".into())), "Secret(…)");
+    }
+
+    #[test]
+    fn of_a_key_its_beginning_and_its_last_four_characters_are_shown() {
+        let masked = |text: &str, prefix: &str| Secret::new(text.into()).masked(prefix);
+        assert_eq!(masked("sk-0123456789abcdef3f9a", "sk-"), "sk-…3f9a");
+        assert_eq!(masked("0123456789abcdef3f9a", "sk-"), "…3f9a");
+        for short in ["", "sk-1", "sk-0123456789abcdef"] {
+            assert_eq!(masked(short, "sk-"), "…");
+        }
     }
 
     #[test]

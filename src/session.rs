@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::cli::{Environment, Global, variable};
 use crate::config::Config;
 use crate::credentials::{Account, Credential, model_of};
+use crate::error::{Failed, Failure};
 use crate::http::Network;
 use crate::platform::system;
 use crate::profile::ProfileName;
@@ -19,18 +20,57 @@ pub(crate) struct Session {
     pub(crate) config: Config,
     pub(crate) environment: Environment,
     pub(crate) profile: ProfileName,
+    selected_by: SelectedBy,
+}
+
+/// What selected the active profile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SelectedBy {
+    /// `--profile`
+    Option,
+    /// `QWENAUTH_PROFILE`
+    Variable,
+    /// The rule of `[directories]` with this path.
+    Directory(String),
+    /// `profile = "…"` of config.toml, else the default.
+    Config,
 }
 
 impl Session {
     pub(crate) fn load(global: &Global, environment: Environment) -> Result<Self> {
         let config = Config::load(&environment)?;
-        let profile = config.active(global.profile.as_deref(), &environment)?;
-        Ok(Self { config, environment, profile })
+        let (profile, selected_by) = match &global.profile {
+            Some(name) => (ProfileName::parse(name)?, SelectedBy::Option),
+            None => match selected_outside(&config, &environment)? {
+                Some(selected) => selected,
+                None => (config.profile.clone().unwrap_or_else(ProfileName::qwen), SelectedBy::Config),
+            },
+        };
+        Ok(Self { config, environment, profile, selected_by })
+    }
+
+    /// Makes `profile` the one that config.toml names.
+    pub(crate) fn activate(&self, profile: &ProfileName) -> Result<Activation> {
+        let before = self.config.activate(profile)?;
+        let overridden_by = selected_outside(&self.config, &self.environment)?.filter(|(name, _)| name != profile);
+        Ok(Activation { before, overridden_by: overridden_by.map(|(name, by)| by.overrides(&name)) })
     }
 
     /// The credential of the active profile.
-    pub(crate) fn account(&self) -> Account {
-        self.account_of(&self.profile)
+    ///
+    /// Errors: login required, where a rule of `[directories]` names a profile that is not stored.
+    pub(crate) fn account(&self) -> Result<Account> {
+        let account = self.account_of(&self.profile);
+        if let SelectedBy::Directory(path) = &self.selected_by
+            && account.path().symlink_metadata().is_err()
+        {
+            let profile = &self.profile;
+            let message = format!(
+                "`[directories]` of config.toml selects profile `{profile}` below `{path}`, which is not stored"
+            );
+            return Failed::new(Failure::LoginRequired, message).hint(account.login_hint()).err();
+        }
+        Ok(account)
     }
 
     pub(crate) fn account_of(&self, profile: &ProfileName) -> Account {
@@ -44,6 +84,36 @@ impl Session {
             SystemTime::now,
         )
     }
+}
+
+/// What selects the profile whatever config.toml has as the active one: the variable, else a rule of `[directories]`.
+fn selected_outside(config: &Config, environment: &Environment) -> Result<Option<(ProfileName, SelectedBy)>> {
+    if let Some(name) = &environment.profile {
+        let name = ProfileName::parse(&name.to_string_lossy()).context("`QWENAUTH_PROFILE`")?;
+        return Ok(Some((name, SelectedBy::Variable)));
+    }
+    let rule = config.rule(environment)?;
+    Ok(rule.map(|(path, profile)| (profile.clone(), SelectedBy::Directory(path.clone()))))
+}
+
+impl SelectedBy {
+    /// Why `profile` is used although config.toml has another as the active one.
+    fn overrides(&self, profile: &ProfileName) -> String {
+        match self {
+            Self::Option => format!("`--profile` selects `{profile}`"),
+            Self::Variable => format!("`QWENAUTH_PROFILE` still selects `{profile}` in this shell"),
+            Self::Directory(path) => format!("`[directories]` of config.toml still selects `{profile}` below `{path}`"),
+            Self::Config => format!("config.toml selects `{profile}`"),
+        }
+    }
+}
+
+/// What came of making a profile the active one.
+pub(crate) struct Activation {
+    /// The active one before, if another.
+    pub(crate) before: Option<ProfileName>,
+    /// Why another is still used here.
+    pub(crate) overridden_by: Option<String>,
 }
 
 /// What `token --format json`, `env` and `exec` hand out beside the token.

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qrcode::{Color, EcLevel, QrCode};
 
 use crate::error::{Failed, Failure, printable};
+use crate::platform::system;
 use crate::secret::Secret;
 
 /// Light modules around a code, which scanners need (ISO/IEC 18004 §9.1 asks for four; two are read by all tried, and
@@ -30,29 +31,43 @@ pub(crate) fn say(text: &str) {
     }
 }
 
-/// Asks a yes-or-no question; no is the default.
+/// Prints a line that may be colored. Whatever others wrote into it has to be [`printable`].
+pub(crate) fn print(line: &str) {
+    // Ignored: stderr is closed and there is nowhere else to report it.
+    let _ = writeln!(stderr().lock(), "{line}");
+}
+
+/// Asks a yes-or-no question; no is the default, and only Enter answers. What was typed before does not, and what is
+/// typed behind the answer reaches nobody.
 pub(crate) fn confirm(question: &str) -> Result<bool> {
-    dialoguer::Confirm::new()
+    discard_typed_ahead();
+    let answer = dialoguer::Confirm::new()
         .with_prompt(printable(question))
         .default(false)
+        .wait_for_newline(true)
         .interact_on(&dialoguer::console::Term::stderr())
-        .context("cannot read the answer")
+        .context("cannot read the answer")?;
+    discard_typed_ahead();
+    Ok(answer)
+}
+
+/// Drops what was typed and not yet read, so that it answers no prompt and no shell runs it.
+pub(crate) fn discard_typed_ahead() {
+    if can_prompt() {
+        system::discard_typed_ahead();
+    }
 }
 
 /// Asks for a secret; nothing of it is shown.
 pub(crate) fn hidden(question: &str, may_be_empty: bool) -> Result<Secret> {
+    discard_typed_ahead();
     let typed = dialoguer::Password::new()
         .with_prompt(printable(question))
         .allow_empty_password(may_be_empty)
         .interact_on(&dialoguer::console::Term::stderr())
         .context("cannot read the answer")?;
+    discard_typed_ahead();
     Ok(Secret::new(typed))
-}
-
-/// `text` in a column of this many cells, and one space behind it at least.
-pub(crate) fn padded(text: &str, columns: usize) -> String {
-    let text = dialoguer::console::truncate_str(text, columns - 1, "…");
-    dialoguer::console::pad_str(&text, columns, dialoguer::console::Alignment::Left, None).into_owned()
 }
 
 /// Lets one of `rows` be chosen; `None` when none is.

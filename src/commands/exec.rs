@@ -58,7 +58,7 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
             .hint("name a file, such as `--log gateway.jsonl`")
             .err();
     }
-    let account = session.account();
+    let account = session.account()?;
     let credential = account.fresh(Lifetime::new(args.min_ttl, MARGIN))?;
     let model = Endpoint::of(&account, &credential, args.model.clone())?.model;
     let listener = gateway::listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;

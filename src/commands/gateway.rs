@@ -30,7 +30,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
             .hint("add `--plain-http` in a network you trust, or put a server with TLS before `127.0.0.1`")
             .err();
     }
-    let account = session.account();
+    let account = session.account()?;
     match account.fresh(Lifetime::Preferably(MARGIN)) {
         Ok(credential) => drop(Endpoint::of(&account, &credential, None)?),
         Err(error) if args.all_profiles || Report::of(&error).failure == Failure::Temporary => {

@@ -93,7 +93,7 @@ pub(crate) fn group(
     model: Option<String>,
     short_lived: bool,
 ) -> Result<[Variable; 6]> {
-    let account = session.account();
+    let account = session.account()?;
     let lifetime = Lifetime::new(min_ttl, PREFERRED);
     let mut credential = account.fresh(lifetime)?;
     if short_lived {

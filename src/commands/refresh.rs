@@ -7,7 +7,7 @@ use crate::error::note;
 use crate::session::Session;
 
 pub(crate) fn run(session: &Session) -> Result<()> {
-    let account = session.account();
+    let account = session.account()?;
     let credential = account.require()?;
     if credential.kind == Kind::ApiKey {
         note(&format!("`{}` is an API key: there is nothing to renew", account.profile));

@@ -108,7 +108,7 @@ fn remove(tool: &Tool, args: &SetupArgs, session: &Session) -> Result<()> {
 
 /// What the tool is given. Offline: nothing is asked, nothing renewed.
 fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
-    let account = session.account();
+    let account = session.account()?;
     let credential = account.require()?;
     let provider = account.provider(&credential)?;
     let Endpoint { base_url, model } = Endpoint::of(&account, &credential, args.model.clone())?;

@@ -72,7 +72,10 @@ impl Row {
             checked: None,
         };
         match &stored {
-            Stored::Missing => row.problems.push(format!("not logged in; {}", account.login_hint())),
+            Stored::Missing => row.problems.push(match session.account() {
+                Err(error) if row.active => Report::of(&error).message,
+                _ => format!("not logged in; {}", account.login_hint()),
+            }),
             Stored::Damaged(why) => row.problems.push(format!("the credential file is damaged: {why}")),
             Stored::Present(credential) => {
                 row.kind = credential.kind;
@@ -115,7 +118,7 @@ impl Row {
                             state = State::Refused;
                             "exhausted"
                         }
-                        Proof::Unclear(why) => {
+                        Proof::Unclear(why) | Proof::Unverifiable(why) => {
                             row.problems.push(format!("the API could not be asked: {why}"));
                             "unclear"
                         }

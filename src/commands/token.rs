@@ -10,7 +10,7 @@ use crate::credentials::{Lifetime, MARGIN, short_lived};
 use crate::session::{Endpoint, Session};
 
 pub(crate) fn run(args: &TokenArgs, session: &Session) -> Result<()> {
-    let account = session.account();
+    let account = session.account()?;
     let lifetime = Lifetime::new(args.min_ttl, MARGIN);
     let mut credential = account.fresh(lifetime)?;
     if args.short_lived {

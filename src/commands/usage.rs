@@ -205,7 +205,7 @@ fn cents(dollars: &Value) -> Option<f64> {
 
 fn ask(base: &str, credential: &Credential, session: &Session) -> Result<Value> {
     let url = http::endpoint(&format!("{base}/key"))?;
-    let network = session.account().network.clone();
+    let network = session.account()?.network.clone();
     let reply = network
         .connect(&url)?
         .get(&url, Some(&credential.access_token), &[], CHECK)

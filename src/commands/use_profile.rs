@@ -27,14 +27,13 @@ pub(crate) fn run(args: &UseArgs, session: &Session) -> Result<()> {
         }
         .err();
     }
-    match session.config.activate(&profile)? {
+    let activation = session.activate(&profile)?;
+    match activation.before {
         Some(before) => note(&format!("`{profile}` is the active profile now; it was `{before}`")),
         None => note(&format!("`{profile}` is the active profile already")),
     }
-    if let Some(named) = &session.environment.profile
-        && named != profile.as_str()
-    {
-        note(&format!("`QWENAUTH_PROFILE` still names `{}` in this shell", named.to_string_lossy()));
+    if let Some(why) = activation.overridden_by {
+        note(&why);
     }
     Ok(())
 }

@@ -39,8 +39,12 @@ impl Credential {
 
 /// The model to name: the one chosen at login, else the provider's default.
 pub(crate) fn model_of(account: &Account, credential: &Credential, provider: &Provider) -> Option<String> {
-    let chosen = if account.is_shared() { chosen_beside(account) } else { credential.model.clone() };
-    chosen.or_else(|| provider.default_model.clone())
+    chosen_model_of(account, credential).or_else(|| provider.default_model.clone())
+}
+
+/// The model that was chosen at login, if one was.
+pub(crate) fn chosen_model_of(account: &Account, credential: &Credential) -> Option<String> {
+    if account.is_shared() { chosen_beside(account) } else { credential.model.clone() }
 }
 
 /// The model chosen at the login whose file is Qwen Code's: it would drop a field of ours at its next renewal.

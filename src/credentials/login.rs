@@ -64,6 +64,15 @@ pub(crate) fn store_key(account: &Account, provider: &Provider, key: &NewKey, no
     })
 }
 
+/// Stores another model with the login that is there.
+pub(crate) fn store_model(account: &Account, model: &str) -> Result<Credential> {
+    if account.is_shared() {
+        endpoints::keep_chosen_beside(account, Some(model))?;
+        return account.require();
+    }
+    replace(account, |document| document.set("model", Some(model)))
+}
+
 fn replace(account: &Account, change: impl FnOnce(&mut Document)) -> Result<Credential> {
     let mut guard = account.store.lock_fully()?;
     let _held = Held::new();

@@ -38,8 +38,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
-pub(crate) use self::endpoints::{login_server, model_of, revoke};
-pub(crate) use self::login::{NewKey, remove, store_grant, store_key};
+pub(crate) use self::endpoints::{chosen_model_of, login_server, model_of, revoke};
+pub(crate) use self::login::{NewKey, remove, store_grant, store_key, store_model};
 pub(crate) use self::origin::check_origin;
 pub(crate) use self::pending::{Pending, PendingLogin};
 pub(crate) use self::proof::{Proof, Question, prove};

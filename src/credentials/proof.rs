@@ -20,8 +20,10 @@ pub(crate) enum Proof {
     Refused(String),
     /// It knows the credential, but the account has nothing left: unpaid, or its quota is used up.
     Exhausted(String),
-    /// It cannot be reached or is in trouble, which says nothing about the credential.
+    /// It cannot be reached or fails, which says nothing about the credential.
     Unclear(String),
+    /// No request to it can tell a good credential from another, with the reason.
+    Unverifiable(String),
 }
 
 /// What is asked, and of whom.
@@ -50,7 +52,11 @@ impl Question<'_> {
     pub(crate) fn ask(&self) -> Result<Proof> {
         // A login that is no key is known to nobody but the model API itself.
         if self.provider.verify.get == "chat" || self.provider.oauth().is_some() {
-            return self.chat();
+            let Some(model) = self.model_to_ask() else {
+                let why = "there is no model to send a test request for; name one with `--model`";
+                return Ok(Proof::Unverifiable(why.into()));
+            };
+            return self.chat(&model);
         }
         let url = http::endpoint(&self.location())?;
         let connection = self.network.connect(&url)?;
@@ -62,12 +68,18 @@ impl Question<'_> {
             connection.get(&url, None, &headers, REQUEST_LIMIT),
             Ok(reply) if (200..300).contains(&reply.status) && !reply.is_html()
         );
-        match open {
+        let model = if is_open && open == Open::Chat { self.model_to_ask() } else { None };
+        match (open, model) {
             _ if !is_open => Ok(proof),
-            Open::Fine => Ok(proof),
-            Open::Chat if self.model.is_some() => self.chat(),
-            Open::Chat | Open::Unclear => Ok(Proof::Unclear("it answers without a key too".into())),
+            (Open::Fine, _) => Ok(proof),
+            (Open::Chat, Some(model)) => self.chat(&model),
+            (Open::Chat | Open::Unclear, _) => Ok(Proof::Unverifiable("it answers without a key too".into())),
         }
+    }
+
+    /// A server that no description has a model of may list one.
+    fn model_to_ask(&self) -> Option<String> {
+        self.model.map(str::to_owned).or_else(|| self.models().into_iter().next())
     }
 
     /// A whole URL belongs to the provider's own base URL; a key for another one stays there.
@@ -84,10 +96,10 @@ impl Question<'_> {
     }
 
     /// Asks for one token of an answer.
-    fn chat(&self) -> Result<Proof> {
+    fn chat(&self, model: &str) -> Result<Proof> {
         let url = http::endpoint(&format!("{}/chat/completions", self.base_url))?;
         let body = json!({
-            "model": self.model,
+            "model": model,
             "max_tokens": 1,
             "messages": [{"role": "system", "content": "Answer with one word."}, {"role": "user", "content": "hi"}],
         });

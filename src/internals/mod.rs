@@ -222,7 +222,7 @@ fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let nowhere = PathBuf::new;
     let paths = Paths { config: nowhere(), data: nowhere(), state: nowhere(), qwen: Some(nowhere()) };
-    let mut config = Config { paths, profile: None, overrides: Overrides::default() };
+    let mut config = Config { paths, profile: None, directories: Vec::new(), overrides: Overrides::default() };
     let mut warnings = Vec::new();
     if let Err(error) = config.understand(text, Path::new("config.toml"), &mut warnings) {
         assert!(!printable(&format!("{error:#}")).is_empty());

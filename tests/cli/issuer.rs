@@ -272,9 +272,21 @@ fn a_confidential_client_proves_itself_as_its_issuer_asks_at_login_and_renewal()
 #[test]
 fn a_login_is_proved_by_the_model_api_itself() {
     let sandbox = issuer(json!({}));
+    sandbox.server.serve("/v1/models", |_| Reply::json(200, json!({"data": [{"id": "a-model"}]})));
     sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     drop(sandbox.run(["login", "corp"]).any_stderr());
-    assert_eq!(sandbox.server.at("/v1/chat/completions")[0].bearer(), "granted-access-1");
+    let proof = &sandbox.server.at("/v1/chat/completions")[0];
+    assert_eq!(proof.bearer(), "granted-access-1");
+    assert_eq!(serde_json::from_str::<Value>(&proof.body).unwrap()["model"], "a-model");
+}
+
+#[test]
+fn a_login_without_any_model_is_not_verified_by_a_request_without_one() {
+    let sandbox = issuer(json!({}));
+    sandbox.server.serve("/v1/models", |_| Reply::json(200, json!({"data": []})));
+    let events = sandbox.run(["login", "corp", "--json"]).any_stderr().json_lines();
+    assert_eq!(events.last().unwrap()["verified"], false);
+    assert!(sandbox.server.at("/v1/chat/completions").is_empty());
 }
 
 #[test]

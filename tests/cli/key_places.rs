@@ -18,8 +18,7 @@ fn the_region_of_a_key_is_found_out() {
     let sandbox = dashscope();
     sandbox.run_with_stdin(by_stdin("dashscope", &[]), KEY.as_bytes()).stderr(
         "qwenauth: the key belongs to region `cn`\n\
-         qwenauth: `dashscope` is the active profile now; it was `qwen`\n\
-         qwenauth: logged in: profile `dashscope`, {server}/cn/v1\n",
+         qwenauth: logged in to Alibaba Cloud Model Studio (cn), profile `dashscope` (active)\n",
     );
     assert_eq!(sandbox.profile("dashscope")["region"], "cn");
     assert_eq!(sandbox.server.requests()[0].place(), "/intl/v1/models", "the default is asked first");
@@ -80,7 +79,7 @@ fn an_api_that_cannot_be_asked_only_warns() {
         let sandbox = answers(sandbox(), "/groq/v1/models", reply);
         let outcome = sandbox.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr();
         assert!(outcome.stderr.contains("warning: logged in, but the API could not be asked: "), "{}", outcome.stderr);
-        assert!(outcome.stderr.contains("logged in, not verified"), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("logged in to Groq, not verified"), "{}", outcome.stderr);
         assert_eq!(sandbox.profile("groq")["api_key"], KEY);
     }
 }
@@ -122,8 +121,7 @@ fn a_custom_server_is_named_by_its_base_url() {
     let sandbox = knows_the_key(sandbox, "/own/v1/models");
     sandbox.run_with_stdin(by_stdin("custom", &["--base-url", &url]), KEY.as_bytes()).stderr(
         "qwenauth: the model is `some-model`, the only one listed\n\
-         qwenauth: `custom` is the active profile now; it was `qwen`\n\
-         qwenauth: logged in: profile `custom`, {server}/own/v1\n",
+         qwenauth: logged in to {server}/own/v1, profile `custom` (active)\n",
     );
     assert_eq!(sandbox.profile("custom")["model"], "some-model");
 }
@@ -235,7 +233,7 @@ fn each_provider_takes_its_key_and_refuses_another() {
         drop(sandbox.run_with_stdin(by_stdin(name, &[]), b"granted-another").exits(4).any_stderr());
         assert_eq!(sandbox.profile(name), Value::Null, "{name}");
         let outcome = sandbox.run_with_stdin(by_stdin(name, &[]), KEY.as_bytes()).any_stderr();
-        assert!(outcome.stderr.contains("qwenauth: logged in: profile "), "{name}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains("qwenauth: logged in to "), "{name}: {}", outcome.stderr);
         assert_eq!(sandbox.profile(name)["api_key"], KEY, "{name}");
         assert!(sandbox.server.requests().iter().all(|request| request.place() == path));
         tried += 1;

@@ -73,10 +73,9 @@ pub(crate) fn by_stdin<'a>(provider: &'a str, more: &[&'a str]) -> Vec<&'a str> 
 #[test]
 fn a_key_from_stdin_is_verified_stored_and_used() {
     let sandbox = knows_the_key(sandbox(), "/groq/v1/models");
-    sandbox.run_with_stdin(by_stdin("groq", &[]), b"granted-key-1\n").stderr(
-        "qwenauth: `groq` is the active profile now; it was `qwen`\n\
-         qwenauth: logged in: profile `groq`, {server}/groq/v1\n",
-    );
+    sandbox
+        .run_with_stdin(by_stdin("groq", &[]), b"granted-key-1\n")
+        .stderr("qwenauth: logged in to Groq, profile `groq` (active)\n");
     let mut stored = sandbox.profile("groq");
     let created = stored.as_object_mut().unwrap().shift_remove("created_at").unwrap();
     assert!(created.as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
@@ -128,7 +127,7 @@ fn without_a_terminal_a_key_has_to_be_given() {
     sandbox().run(["login", "groq"]).fails(
         2,
         "Groq needs an API key, and there is no terminal to ask for it",
-        "give the key with `--api-key-stdin` or `--api-key-env VAR`",
+        "pass the key with `--api-key-stdin` or `--api-key-env VAR`",
     );
     sandbox().variable("GROQ_API_KEY", KEY).run(["login", "groq"]).fails(
         2,
@@ -240,9 +239,8 @@ fn a_server_open_to_all_without_a_model_to_ask_proves_nothing() {
     let sandbox = answers(sandbox(), "/own/v1/models", |_| Reply::json(200, json!({"data": []})));
     let url = format!("{}/own/v1", sandbox.server.url());
     sandbox.run_with_stdin(by_stdin("custom", &["--base-url", &url]), KEY.as_bytes()).stderr(
-        "qwenauth: `custom` is the active profile now; it was `qwen`\n\
-         qwenauth: warning: logged in, but the API could not be asked: it answers without a key too\n\
-         qwenauth: logged in, not verified: profile `custom`, {server}/own/v1\n",
+        "qwenauth: warning: logged in, but the API could not be asked: it answers without a key too\n\
+         qwenauth: logged in to {server}/own/v1, not verified, profile `custom` (active)\n",
     );
 }
 

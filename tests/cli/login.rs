@@ -102,7 +102,7 @@ impl Sandbox {
 impl Outcome {
     #[track_caller]
     pub(crate) fn logs_in(self) -> Self {
-        self.exits(0).stderr(&format!("{}qwenauth: logged in: profile `qwen`, {{server}}/v1\n", code_shown()))
+        self.exits(0).stderr(&format!("{}qwenauth: logged in to Qwen OAuth, profile `qwen` (active)\n", code_shown()))
     }
 
     /// No code was shown; after the word on the free tier came this error.
@@ -140,7 +140,9 @@ fn a_login_is_stored_privately_in_qwen_codes_format() {
     assert_eq!(sandbox.content(), expected);
     assert_eq!((mode(&sandbox.file()), mode(&sandbox.qwen())), (0o600, 0o700));
     assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
-    assert_eq!(sandbox.server.asked(Ask::Chat)[0].header("Authorization"), "Bearer granted-access-1");
+    let proof = &sandbox.server.asked(Ask::Chat)[0];
+    assert_eq!(proof.header("Authorization"), "Bearer granted-access-1");
+    assert_eq!(serde_json::from_str::<Value>(&proof.body).unwrap()["model"], "coder-model");
 }
 
 #[test]
@@ -261,10 +263,10 @@ fn an_expired_login_that_can_be_renewed_is_a_valid_one() {
 }
 
 #[test]
-fn a_login_that_was_not_made_is_not_told_as_verified() {
+fn a_login_that_was_not_made_is_not_reported_as_one() {
     let mut outcome = Sandbox::new().logged_in().run(["login", "--json"]).exits(0).stderr(ALREADY);
     let events = outcome.json_lines();
-    assert_eq!((&events[0]["event"], &events[0]["verified"]), (&json!("logged_in"), &json!(false)));
+    assert_eq!((events.len(), &events[0]["event"]), (1, &json!("already_logged_in")));
 }
 
 #[test]
@@ -312,7 +314,7 @@ fn an_unreachable_api_only_warns() {
     let mut granted = tokens("1");
     granted["resource_url"] = json!("http://127.0.0.1:1");
     let sandbox = polls([Reply::json(200, granted)]);
-    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be asked: cannot reach `127.0.0.1`: connection refused (os error 111)\nqwenauth: logged in, not verified: profile `qwen`, http://127.0.0.1:1/v1\n");
+    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be asked: cannot reach `127.0.0.1`: connection refused (os error 111)\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
     assert_eq!(sandbox.credential()["resource_url"], "http://127.0.0.1:1");
 }
 
@@ -321,7 +323,7 @@ fn an_api_that_is_down_only_warns() {
     let sandbox = polls([]);
     let reply = grant(&sandbox);
     let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::html(503));
-    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be asked: it answered 503 with HTML, as a firewall does\nqwenauth: logged in, not verified: profile `qwen`, {server}/v1\n");
+    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be asked: it answered 503 with HTML, as a firewall does\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
     sandbox.holds_the_grant();
 }
 
@@ -330,7 +332,9 @@ fn no_verify_asks_the_api_nothing() {
     let sandbox = polls([]);
     let reply = grant(&sandbox);
     let sandbox = sandbox.scripted(Ask::Poll, reply);
-    sandbox.run(["login", "--no-verify"]).warns("qwenauth: logged in, not verified: profile `qwen`, {server}/v1\n");
+    sandbox
+        .run(["login", "--no-verify"])
+        .warns("qwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
     sandbox.holds_the_grant();
 }
 

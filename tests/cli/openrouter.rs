@@ -107,7 +107,7 @@ fn a_login_in_the_browser_ends_with_a_stored_key() {
     assert!(page.starts_with("HTTP/1.1 200 OK") && page.contains("This tab can be closed."), "{page}");
     let outcome = running.finish().any_stderr();
     assert!(
-        outcome.stderr.ends_with("qwenauth: logged in: profile `openrouter`, {server}/api/v1\n"),
+        outcome.stderr.ends_with("qwenauth: logged in to OpenRouter, profile `openrouter` (active)\n"),
         "{}",
         outcome.stderr
     );

@@ -49,7 +49,7 @@ fn a_login_joins_the_one_that_is_pending() {
     sandbox
         .run(["login"])
         .exits(0)
-        .stderr(&format!("{}qwenauth: logged in: profile `qwen`, {{server}}/v1\n", joined()));
+        .stderr(&format!("{}qwenauth: logged in to Qwen OAuth, profile `qwen` (active)\n", joined()));
     assert_eq!(sandbox.server.asked(Ask::DeviceCode).len(), 1);
 }
 
@@ -65,7 +65,7 @@ fn of_two_logins_at_once_one_stores_and_the_other_sees_it() {
     second.wait_for_stderr("only if you started this.\n");
     gate.open();
     first.finish().exits(0).any_stderr();
-    let done = "qwenauth: another process completed this login\nqwenauth: logged in, not verified: profile `qwen`, {server}/v1\n";
+    let done = "qwenauth: another process completed this login\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n";
     second.finish().exits(0).stderr(&(joined() + done));
     assert_eq!(sandbox.server.asked(Ask::Poll).len(), 1);
     sandbox.holds_the_grant();
@@ -218,7 +218,7 @@ fn whoever_joined_goes_on_when_the_one_who_began_is_interrupted_or_killed() {
         let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, chat());
         first.signal(signal);
         drop(first.finish().dies_by(signal).any_stderr());
-        second.finish().exits(0).stderr(&(joined() + "qwenauth: logged in: profile `qwen`, {server}/v1\n"));
+        second.finish().exits(0).stderr(&(joined() + "qwenauth: logged in to Qwen OAuth, profile `qwen` (active)\n"));
         sandbox.holds_the_grant();
         assert!(!sandbox.pending().exists());
         assert_eq!(sandbox.server.asked(Ask::DeviceCode).len(), 1);

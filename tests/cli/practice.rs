@@ -96,12 +96,15 @@ fn the_tour_shows_every_command_with_its_output() {
     let shown = stdout(&output);
     let mut rest = shown;
     for (command, output) in [
-        ("login dashscope --api-key-stdin\n", "logged in: profile `dashscope`"),
+        (
+            "login dashscope --api-key-stdin\n",
+            "logged in to Alibaba Cloud Model Studio (cn), profile `dashscope` (active)",
+        ),
         ("status\n", "dashscope (active)"),
         ("exec -- sh -c ", "a key of 24 characters for http://127.0.0.1:"),
         ("setup codex --print\n", "[model_providers.qwenauth]"),
         ("env\n", "export OPENAI_API_KEY=practice-key-of-the-tour"),
-        ("login qwen --no-browser --qr never\n", "logged in: profile `qwen`"),
+        ("login qwen --no-browser --qr never\n", "logged in to Qwen OAuth, profile `qwen` (active)"),
         ("refresh\n", ""),
         ("token\n", "practice-access-"),
         ("logout\n", "logged out of `qwen`"),

@@ -97,10 +97,10 @@ fn a_second_qwen_account_has_a_file_of_its_own() {
 #[test]
 fn a_login_without_a_provider_renews_the_named_profile() {
     let sandbox = key_of(Sandbox::new(), "work");
-    sandbox.run(["login", "--profile", "work"]).stderr(
-        "qwenauth: already logged in to Groq as profile `work`; `--force` logs in again\n\
-         qwenauth: `work` is the active profile now; it was `qwen`\n",
-    );
+    sandbox
+        .run(["login", "--profile", "work"])
+        .stderr("qwenauth: already logged in to Groq as profile `work`; `--force` logs in again\n");
+    sandbox.run(["token"]).stdout("granted-key-of-work\n");
 }
 
 #[test]
@@ -108,8 +108,47 @@ fn login_qwen_finds_the_login_of_qwen_code_and_makes_it_active() {
     let sandbox = both().configured("profile = \"home\"\n");
     sandbox.run(["login", "qwen"]).stderr(
         "qwenauth: already logged in to Qwen OAuth as profile `qwen`, the login Qwen Code uses too; `--force` logs in again\n\
-         qwenauth: `qwen` is the active profile now; it was `home`\n",
+         qwenauth: the active profile was `home`; `qwenauth use home` returns to it\n",
     );
+}
+
+/// A login is never lost to a config that cannot be written.
+#[test]
+fn a_login_that_cannot_be_made_active_is_stored_and_says_how_to_use_it() {
+    let sandbox = Sandbox::new().configured("# mine\n").unprivileged();
+    let directory = sandbox.config().parent().unwrap().to_owned();
+    fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o500)).unwrap();
+    let arguments = ["login", "groq", "--api-key-stdin", "--no-verify"];
+    let outcome = sandbox.run_with_stdin(arguments, b"granted-key").exits(0).any_stderr();
+    assert!(
+        outcome.stderr.contains("qwenauth: warning: the login is stored, but cannot be made the active profile: "),
+        "{outcome}"
+    );
+    assert!(outcome.stderr.ends_with("qwenauth: use it with `--profile groq`\n"), "{outcome}");
+    sandbox.run(["token", "--profile", "groq"]).stdout("granted-key\n");
+    fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn a_login_says_what_still_selects_another_profile() {
+    let sandbox = both().configured("[directories]\n\"/\" = \"home\"\n");
+    let arguments = ["login", "groq", "--api-key-stdin", "--no-verify"];
+    let outcome = sandbox.run_with_stdin(arguments, b"granted-key").any_stderr();
+    assert!(
+        outcome.stderr.ends_with(
+            "qwenauth: logged in to Groq, not verified, profile `groq`\n\
+             qwenauth: the active profile was `qwen`; `qwenauth use qwen` returns to it\n\
+             qwenauth: `[directories]` of config.toml still selects `home` below `/`\n"
+        ),
+        "{outcome}"
+    );
+    sandbox.run(["use", "work"]).stderr(
+        "qwenauth: `work` is the active profile now; it was `groq`\n\
+         qwenauth: `[directories]` of config.toml still selects `home` below `/`\n",
+    );
+    let sandbox = sandbox.variable("QWENAUTH_PROFILE", "qwen");
+    let outcome = sandbox.run_with_stdin(arguments, b"granted-key-2").any_stderr();
+    assert!(outcome.stderr.ends_with("qwenauth: `QWENAUTH_PROFILE` still selects `qwen` in this shell\n"), "{outcome}");
 }
 
 #[test]

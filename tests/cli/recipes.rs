@@ -171,8 +171,7 @@ fn the_job_for_github_hands_the_key_to_its_last_step_and_shows_it_nowhere() {
     let (sandbox, temp) = runner();
     let ran = ran(&sandbox, &temp, &[("DASHSCOPE_API_KEY", KEY)].into());
     let told = format!(
-        "qwenauth: `dashscope` is the active profile now; it was `qwen`\n\
-         qwenauth: logged in: profile `dashscope`, {{server}}/intl/v1\n\
+        "qwenauth: logged in to Alibaba Cloud Model Studio (intl), profile `dashscope` (active)\n\
          python client.py\n{{server}}/intl/v1\n{}\nkey ***\n",
         sandbox
             .shell("QWENAUTH_HOME=$PWD/_temp/qwenauth $QWENAUTH env --format json | sed 's/.*MODEL\":\"//; s/\".*//'")

@@ -420,7 +420,7 @@ fn check_chat(request: &Request) -> Result<(), String> {
             return Err(format!("`{is}` instead of `{must}`"));
         }
     }
-    if body["max_tokens"] != 1 || body["model"] != "coder-model" {
+    if body["max_tokens"] != 1 || body["model"].as_str().is_none_or(str::is_empty) {
         return Err("not the cheapest request".into());
     }
     if !request.header("Authorization").starts_with("Bearer granted-access-") {

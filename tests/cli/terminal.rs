@@ -95,8 +95,8 @@ fn a_valid_login_is_kept_when_the_person_says_no() {
     let sandbox = Sandbox::new().logged_in();
     let before = sandbox.content();
     let mut terminal = Terminal::run(&sandbox, &["login", "qwen"], LARGE);
-    terminal.wait_for("Log in again?");
-    terminal.types("n");
+    terminal.wait_for("Replace it? [y/N]");
+    terminal.types("n\r");
     terminal.exits(0);
     assert_eq!(sandbox.content(), before);
 }
@@ -105,8 +105,8 @@ fn a_valid_login_is_kept_when_the_person_says_no() {
 fn a_valid_login_is_replaced_when_the_person_says_yes() {
     let sandbox = crate::login::polls([]).granted().credential_is(credential("old"));
     let mut terminal = Terminal::run(&sandbox, &["login", "qwen"], LARGE);
-    terminal.wait_for("Log in again?");
-    terminal.types("y");
+    terminal.wait_for("Replace it? [y/N]");
+    terminal.types("y\r");
     terminal.exits(0);
     sandbox.holds_the_grant();
 }
@@ -157,8 +157,8 @@ fn a_token_is_never_a_reason_to_ask_a_person_anything() {
 fn a_logout_of_all_asks_first() {
     let sandbox = Sandbox::new().logged_in();
     let mut terminal = Terminal::run(&sandbox, &["logout", "--all"], LARGE);
-    terminal.wait_for("?");
-    terminal.types("n");
+    terminal.wait_for("[y/N]");
+    terminal.types("n\r");
     terminal.exits(0);
     assert!(sandbox.file().exists());
 }
@@ -210,8 +210,8 @@ fn a_typed_key_is_not_shown() {
 fn a_key_found_in_a_variable_is_offered() {
     let sandbox = with_groq().variable("GROQ_API_KEY", "granted-found");
     let mut terminal = Terminal::run(&sandbox, &["login", "groq"], LARGE);
-    terminal.wait_for("Use the key in `GROQ_API_KEY`?");
-    terminal.types("y");
+    terminal.wait_for("Use the key in `GROQ_API_KEY`? [y/N]");
+    terminal.types("y\r");
     drop(terminal.exits(0));
     assert_eq!(sandbox.profile("groq")["api_key"], "granted-found");
 }

@@ -35,7 +35,7 @@ fn openai(session: &Session) -> Vec<Check> {
             "`unset OPENAI_API_BASE`, or `eval \"$(qwenauth env)\"` sets both",
         ));
     }
-    let account = session.account();
+    let account = session.account_of(&session.profile);
     let ours = match account.load() {
         Ok(Stored::Present(credential)) => {
             let base = Endpoint::of(&account, &credential, None).map(|endpoint| endpoint.base_url).unwrap_or_default();

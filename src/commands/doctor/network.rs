@@ -27,7 +27,7 @@ struct Server {
 }
 
 pub(super) fn check(session: &Session) -> Vec<Check> {
-    let account = session.account();
+    let account = session.account_of(&session.profile);
     let stored = match account.load() {
         Ok(Stored::Present(credential)) => Some(credential),
         _ => None,

@@ -63,7 +63,7 @@ fn is_there(program: &OsStr) -> bool {
 }
 
 fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &Child, index: usize) -> Result<Launch> {
-    let account = session.account();
+    let account = session.account()?;
     let credential = account.require()?;
     let provider = account.provider(&credential)?;
     let provider_url = Endpoint::of(&account, &credential, None)?.base_url;

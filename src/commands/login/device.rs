@@ -7,10 +7,12 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 use serde_json::json;
 
-use super::Attempt;
+use super::{Attempt, existing};
 use crate::cli::{LoginArgs, Qr, variable};
 use crate::commands::{print_json, rfc3339};
-use crate::credentials::{Account, Credential, PendingLogin, Stored, login_server, prove, store_grant};
+use crate::credentials::{
+    Account, Credential, PendingLogin, Proof, Question, Stored, login_server, prove, store_grant, store_model,
+};
 use crate::error::{Failed, Failure, note, printable};
 use crate::http::{self, Network};
 use crate::oauth::Server;
@@ -53,8 +55,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         Turn::Done(credential) => {
             drop(countdown);
             note("another process completed this login");
-            attempt.activate()?;
-            return attempt.finish(&credential, false);
+            return conclude(attempt, &credential);
         }
     };
     let granted = authorization.wait(&server, deadline, pause);
@@ -79,11 +80,42 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     drop(lock);
     let credential = stored?;
     drop(held);
-    attempt.activate()?;
-    if args.no_verify {
-        return attempt.finish(&credential, false);
+    conclude(attempt, &credential)
+}
+
+fn conclude(attempt: &Attempt, credential: &Credential) -> Result<()> {
+    let proof = if attempt.args.no_verify { None } else { Some(prove(&attempt.account, credential)?) };
+    attempt.conclude(credential, proof)
+}
+
+/// Stores another model with a login that stays, once the API serves it.
+pub(super) fn change_model(attempt: &Attempt) -> Result<()> {
+    let Attempt { args, account, provider, .. } = attempt;
+    let (Some(model), Some(mut credential)) = (args.model.as_deref(), existing(account)?) else {
+        return log_in(attempt);
+    };
+    if !args.no_verify {
+        let base_url = credential.base_url(provider)?;
+        let token = &credential.access_token;
+        let question = Question { provider, base_url: &base_url, token, model: Some(model), network: &account.network };
+        match question.ask()? {
+            Proof::Refused(why) | Proof::Exhausted(why) => {
+                let message =
+                    format!("{} does not serve `{model}` to this login: {why}; nothing was changed", provider.title);
+                return Failed::new(Failure::LoginRequired, message).hint("add `--no-verify` to store it anyway").err();
+            }
+            Proof::Unclear(why) => {
+                let message = format!("cannot verify the model: {why}; nothing was changed");
+                return Failed::new(Failure::Temporary, message)
+                    .hint("try again later, or add `--no-verify` to store it unverified")
+                    .err();
+            }
+            Proof::Accepted | Proof::Unverifiable(_) => {}
+        }
     }
-    attempt.conclude(&credential, prove(account, &credential)?)
+    credential = store_model(account, model)?;
+    let proof = (!args.no_verify).then_some(Proof::Accepted);
+    attempt.conclude(&credential, proof)
 }
 
 /// The pending login, or a new one. Says whether it was pending.

@@ -6,9 +6,10 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 
 use super::Attempt;
-use crate::cli::variable;
+use super::target::{self, Target};
+use crate::cli::{LoginArgs, variable};
 use crate::commands::rfc3339;
-use crate::credentials::{NewKey, Proof, Question, store_key};
+use crate::credentials::{NewKey, Proof, Question, Stored, chosen_model_of, store_key};
 use crate::error::{Failed, Failure, note, printable};
 use crate::providers;
 use crate::secret::Secret;
@@ -21,89 +22,152 @@ const NO_KEY: &str = "no-key";
 /// Longest key that is believed, in bytes.
 const LONGEST: usize = 4096;
 
-/// Where a key may belong.
-struct Target {
-    region: Option<String>,
-    base_url: String,
+/// What is to be stored.
+struct Change {
+    secret: Secret,
+    /// The places to try, the likeliest first.
+    targets: Vec<Target>,
+    /// Whether the key came from the stored login.
+    is_stored_key: bool,
 }
 
+/// Acts upon whatever was given: a key, a place, a model. What is not given stays as it is stored.
 pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
-    // What cannot work is said before anybody types a key.
-    targets(attempt)?;
-    store(attempt, read(attempt)?)
+    // What cannot work is reported before a person types a key.
+    let place = target::given(attempt)?;
+    let stored = stored_target(attempt)?;
+    let given = given(attempt.args)?;
+    let is_given = given.is_some() || place.is_some() || attempt.args.model.is_some();
+    if !is_given && !attempt.args.force && attempt.keeps_existing()? {
+        return Ok(());
+    }
+    let targets = match &place {
+        Some(place) => vec![place.clone()],
+        None => target::likely(&attempt.provider, stored.as_ref())?,
+    };
+    let reusable = reusable_key(attempt, place.as_ref(), stored.as_ref());
+    let asks = attempt.args.force || !is_given || is_elsewhere(place.as_ref(), stored.as_ref());
+    let (secret, is_stored_key) = match (given, reusable) {
+        (Some(given), _) => (given, false),
+        (None, Some(reusable)) if !(asks && terminal::can_prompt()) => (reusable, true),
+        (None, reusable) => match ask_for(attempt, &targets, reusable.is_some())? {
+            Some(typed) => (typed, false),
+            None => match reusable {
+                Some(reusable) => (reusable, true),
+                None => (Secret::new(NO_KEY.into()), false),
+            },
+        },
+    };
+    store(attempt, Change { secret, targets, is_stored_key }, false)
 }
 
-/// Proves and stores `secret`.
-pub(super) fn store(attempt: &Attempt, secret: Secret) -> Result<()> {
+/// Verifies and stores a key that the provider has made just now.
+pub(super) fn store_granted(attempt: &Attempt, secret: Secret) -> Result<()> {
+    store(attempt, new_key(attempt, secret)?, true)
+}
+
+/// Verifies and stores a key that a person gave.
+pub(super) fn store_given(attempt: &Attempt, secret: Secret) -> Result<()> {
+    store(attempt, new_key(attempt, secret)?, false)
+}
+
+fn new_key(attempt: &Attempt, secret: Secret) -> Result<Change> {
+    let targets = target::likely(&attempt.provider, stored_target(attempt)?.as_ref())?;
+    Ok(Change { secret, targets, is_stored_key: false })
+}
+
+fn stored_target(attempt: &Attempt) -> Result<Option<Target>> {
+    attempt.stored_key().map(|stored| Target::of(&attempt.provider, stored)).transpose()
+}
+
+/// The stored key, where it may be used at the place that was given.
+fn reusable_key(attempt: &Attempt, place: Option<&Target>, stored: Option<&Target>) -> Option<Secret> {
+    let key = &attempt.stored_key()?.access_token;
+    let provider = &attempt.provider;
+    let may_go = place.is_none_or(|place| stored.is_some_and(|stored| stored.shares_key_with(place, provider)));
+    (may_go && !attempt.args.force).then(|| key.clone())
+}
+
+fn is_elsewhere(place: Option<&Target>, stored: Option<&Target>) -> bool {
+    place.is_some_and(|place| stored.is_none_or(|stored| stored.base_url != place.base_url))
+}
+
+/// `granted`: the provider made the key for this login, so it is stored even if it cannot be verified now.
+fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
+    let Change { secret, mut targets, is_stored_key } = change;
+    if is_unchanged(attempt, &secret, &targets)?
+        && let Some(stored) = attempt.stored_key()
+    {
+        note(&format!("already logged in with this key as profile `{}`", attempt.profile));
+        return attempt.keep(stored);
+    }
+    attempt.account.store.check_writable()?;
     attempt.warn_of_terms(secret.expose());
-    let mut targets = targets(attempt)?;
     let (target, proof) = if attempt.args.no_verify {
         (targets.remove(0), None)
     } else {
-        let (target, proof) = prove(attempt, &secret, targets)?;
+        let (target, proof) = verify(attempt, &secret, targets)?;
         (target, Some(proof))
     };
-    let model = attempt.args.model.clone().or_else(|| only_model(attempt, &secret, &target, proof.as_ref()));
+    if let (Some(Proof::Unclear(why)), Some(_), false) = (&proof, &attempt.stored, granted) {
+        return Failed::new(Failure::Temporary, format!("cannot verify the login: {why}; nothing was changed"))
+            .hint("try again later, or add `--no-verify` to store it unverified")
+            .err();
+    }
+    if is_stored_key {
+        check_not_replaced(attempt, &secret)?;
+    }
+    let model = model(attempt, &secret, &target, proof.as_ref());
     let key = NewKey { secret, base_url: target.base_url, region: target.region, model };
     let credential = store_key(&attempt.account, &attempt.provider, &key, rfc3339(SystemTime::now()).as_deref())?;
-    attempt.activate()?;
-    match proof {
-        None => attempt.finish(&credential, false),
-        Some(Proof::Exhausted(why)) => {
-            attempt.finish(&credential, false)?;
-            Failed::new(Failure::Other, format!("the key is right and stored, but it is not served: {why}"))
-                .hint("settle that with the provider; no new login is needed")
-                .err()
-        }
-        Some(proof) => attempt.conclude(&credential, proof),
+    attempt.conclude(&credential, proof)
+}
+
+/// Whether key, place and model are those that are stored.
+fn is_unchanged(attempt: &Attempt, secret: &Secret, targets: &[Target]) -> Result<bool> {
+    let (Some(stored), false) = (attempt.stored_key(), attempt.args.force) else { return Ok(false) };
+    let place = Target::of(&attempt.provider, stored)?;
+    let same_place = targets.iter().any(|target| target.base_url == place.base_url);
+    let same_model = attempt.args.model.is_none() || attempt.args.model == chosen_model_of(&attempt.account, stored);
+    Ok(stored.access_token == *secret && same_place && same_model)
+}
+
+/// Another process may have stored another key while this one verified the old one.
+fn check_not_replaced(attempt: &Attempt, secret: &Secret) -> Result<()> {
+    match attempt.account.load()? {
+        Stored::Present(now) if now.access_token == *secret => Ok(()),
+        _ if attempt.stored.is_none() => Ok(()),
+        _ => Failed::new(Failure::Temporary, "another process has replaced the login; nothing was changed")
+            .hint("run the same command again")
+            .err(),
     }
 }
 
-/// Where the key may belong, the likeliest first; a single one where the user or the provider leaves no choice.
-fn targets(attempt: &Attempt) -> Result<Vec<Target>> {
-    let (args, provider) = (attempt.args, &attempt.provider);
-    if let Some(given) = &args.base_url {
-        let base_url = providers::base_url(given)?;
-        if !provider.owns(&base_url) {
-            return Failed::new(Failure::Usage, format!("`{base_url}` is not a host of {}", provider.title))
-                .hint("log in with `qwenauth login custom --base-url …`")
-                .err();
-        }
-        let region = provider.region_of(&base_url).map(str::to_owned);
-        return Ok(vec![Target { region, base_url }]);
+/// The model to store: the given one, else the stored one, which a server that no description knows keeps only while the
+/// place is the same.
+fn model(attempt: &Attempt, secret: &Secret, target: &Target, proof: Option<&Proof>) -> Option<String> {
+    if attempt.args.model.is_some() {
+        return attempt.args.model.clone();
     }
-    if let Some(typed) = &args.region {
-        let (name, region) = provider.region(typed)?;
-        let base_url = providers::base_url(&region.base_url)?;
-        return Ok(vec![Target { region: Some(name.to_owned()), base_url }]);
-    }
-    if provider.regions.is_empty() {
-        if provider.base_url.is_empty() {
-            return Failed::new(Failure::Usage, format!("provider `{}` needs `--base-url`", provider.name))
-                .hint("for example `--base-url http://127.0.0.1:8000/v1`")
-                .err();
-        }
-        return Ok(vec![Target { region: None, base_url: provider.base_url(None)? }]);
-    }
-    let mut targets = Vec::new();
-    for (name, region) in &provider.regions {
-        targets.push(Target { region: Some(name.clone()), base_url: providers::base_url(&region.base_url)? });
-    }
-    targets.sort_by_key(|target| target.region != provider.default_region);
-    Ok(targets)
+    let stored = attempt.stored_key().filter(|stored| {
+        attempt.provider.default_model.is_some()
+            || stored.base_url(&attempt.provider).is_ok_and(|base_url| base_url == target.base_url)
+    });
+    let kept = stored.and_then(|stored| chosen_model_of(&attempt.account, stored));
+    kept.or_else(|| only_model(attempt, secret, target, proof))
 }
 
 /// Asks each target until one knows the key.
 ///
 /// Errors: login required when none does, saying where it belongs if that can be found out.
-fn prove(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(Target, Proof)> {
+fn verify(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(Target, Proof)> {
     let has_choice = targets.len() > 1;
     let regions: Vec<Option<String>> = targets.iter().map(|target| target.region.clone()).collect();
     let mut unclear = None;
-    let mut refused = None;
+    let mut rejected = None;
     for target in targets {
         match ask(attempt, secret, &target)? {
-            Proof::Refused(why) => refused = refused.or(Some((target, why))),
+            Proof::Refused(why) => rejected = rejected.or(Some((target, why))),
             proof @ Proof::Unclear(_) => unclear = unclear.or(Some((target, proof))),
             proof => {
                 if has_choice && target.region != attempt.provider.default_region {
@@ -116,7 +180,7 @@ fn prove(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(Ta
     if let Some(found) = unclear {
         return Ok(found);
     }
-    let Some((target, why)) = refused else { return Failed::new(Failure::Usage, "there is no place to ask").err() };
+    let Some((target, why)) = rejected else { return Failed::new(Failure::Usage, "there is no place to ask").err() };
     if !has_choice && let Some(region) = home_region(attempt, secret, &target)? {
         let message = match &target.region {
             Some(asked) => format!("the key belongs to region `{region}`, not to `{asked}`; nothing was stored"),
@@ -135,15 +199,10 @@ fn prove(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(Ta
 
 fn ask(attempt: &Attempt, secret: &Secret, target: &Target) -> Result<Proof> {
     let provider = &attempt.provider;
-    let model = attempt.args.model.as_deref().or(provider.default_model.as_deref());
+    let kept = attempt.stored_key().and_then(|stored| chosen_model_of(&attempt.account, stored));
+    let model = attempt.args.model.as_deref().or(kept.as_deref()).or(provider.default_model.as_deref());
     let network = &attempt.account.network;
-    let question = Question { provider, base_url: &target.base_url, token: secret, model, network };
-    if model.is_some() {
-        return question.ask();
-    }
-    // A server nobody described may still list a model to ask for.
-    let first = question.models().into_iter().next();
-    Question { model: first.as_deref(), ..question }.ask()
+    Question { provider, base_url: &target.base_url, token: secret, model, network }.ask()
 }
 
 /// The region that knows a key which `refused` does not.
@@ -210,49 +269,53 @@ fn only_model(attempt: &Attempt, secret: &Secret, target: &Target, proof: Option
 /// The key in one of the provider's variables, if a person wants it.
 pub(super) fn offered(attempt: &Attempt) -> Result<Option<Secret>> {
     let Some(name) = Surroundings::key_variable(&attempt.provider) else { return Ok(None) };
-    if !terminal::can_prompt() || !terminal::confirm(&format!("Use the key in `{name}`?"))? {
+    if attempt.args.json || !terminal::can_prompt() || !terminal::confirm(&format!("Use the key in `{name}`?"))? {
         return Ok(None);
     }
     from_variable(&name).map(Some)
 }
 
-fn read(attempt: &Attempt) -> Result<Secret> {
-    if attempt.args.api_key_stdin {
-        return from_stdin();
+/// The key that was passed on the command line's word: by stdin or in a variable.
+fn given(args: &LoginArgs) -> Result<Option<Secret>> {
+    if args.api_key_stdin {
+        return from_stdin().map(Some);
     }
-    if let Some(name) = &attempt.args.api_key_env {
-        return from_variable(name);
-    }
-    let optional = attempt.provider.key.as_ref().is_some_and(|key| key.optional);
+    args.api_key_env.as_deref().map(from_variable).transpose()
+}
+
+/// A key from a person. Returns `None` if the server needs none or the stored one stays.
+fn ask_for(attempt: &Attempt, targets: &[Target], can_keep: bool) -> Result<Option<Secret>> {
+    let provider = &attempt.provider;
+    let optional = provider.key.as_ref().is_some_and(|key| key.optional);
     if terminal::can_prompt() {
         if let Some(found) = offered(attempt)? {
-            return Ok(found);
+            return Ok(Some(found));
         }
-        let region = targets(attempt)?;
-        let region = if let [target] = region.as_slice() { target.region.as_deref() } else { None };
-        for (number, page) in attempt.provider.key_pages(region).iter().enumerate() {
+        let region = if let [target] = targets { target.region.as_deref() } else { None };
+        for (number, page) in provider.key_pages(region).iter().enumerate() {
             terminal::say(&format!("{} {page}", if number == 0 { "Create a key at" } else { "             or" }));
         }
-        let question = if optional { "API key (hidden; empty for none)" } else { "API key (hidden)" };
-        let typed = terminal::hidden(question, optional)?;
-        if optional && typed.expose().trim().is_empty() {
-            return Ok(Secret::new(NO_KEY.into()));
+        let question = match (can_keep, optional) {
+            (true, _) => "API key (hidden; empty keeps the stored one)",
+            (false, true) => "API key (hidden; empty for none)",
+            (false, false) => "API key (hidden)",
+        };
+        let typed = terminal::hidden(question, can_keep || optional)?;
+        if (can_keep || optional) && typed.expose().trim().is_empty() {
+            return Ok(None);
         }
-        return clean(typed.expose());
+        return clean(typed.expose()).map(Some);
     }
     if optional {
-        return Ok(Secret::new(NO_KEY.into()));
+        return Ok(None);
     }
-    let hint = match Surroundings::key_variable(&attempt.provider) {
+    let hint = match Surroundings::key_variable(provider) {
         Some(name) => format!("`{name}` is set: use `--api-key-env {name}`"),
-        None => "give the key with `--api-key-stdin` or `--api-key-env VAR`".into(),
+        None => "pass the key with `--api-key-stdin` or `--api-key-env VAR`".into(),
     };
-    Failed::new(
-        Failure::Usage,
-        format!("{} needs an API key, and there is no terminal to ask for it", attempt.provider.title),
-    )
-    .hint(hint)
-    .err()
+    Failed::new(Failure::Usage, format!("{} needs an API key, and there is no terminal to ask for it", provider.title))
+        .hint(hint)
+        .err()
 }
 
 fn from_stdin() -> Result<Secret> {

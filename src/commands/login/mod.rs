@@ -3,17 +3,20 @@
 mod device;
 mod key;
 mod openrouter;
+mod outcome;
+mod target;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{print_json, rfc3339};
+use super::print_json;
 use crate::cli::{Global, LoginArgs};
-use crate::credentials::{Account, Credential, Proof, State, Stored, renew};
+use crate::credentials::{Account, Credential, Kind, State, Stored, chosen_model_of, renew};
 use crate::error::{Failed, Failure, Report, note, printable};
 use crate::profile::ProfileName;
 use crate::providers::{self, Ci, Overrides, Provider, QWEN};
-use crate::session::{Endpoint, Session, Surroundings};
+use crate::say::cell;
+use crate::session::{Session, Surroundings};
 use crate::terminal;
 
 pub(crate) fn run(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
@@ -25,19 +28,21 @@ pub(crate) fn run(args: &LoginArgs, global: &Global, session: &Session) -> Resul
     outcome
 }
 
-/// One login on its way.
+/// One login under way.
 struct Attempt<'a> {
     args: &'a LoginArgs,
     session: &'a Session,
     provider: Provider,
     profile: ProfileName,
     account: Account,
+    /// The credential that this login may replace.
+    stored: Option<Credential>,
     surroundings: Surroundings,
 }
 
 /// How a provider is logged in to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Method {
     Device,
     Key,
     OpenRouter,
@@ -49,22 +54,27 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     let provider = choose(args, named.as_ref(), session, surroundings)?;
     let profile = profile_for(named, &provider)?;
     let account = session.account_of(&profile);
-    let attempt = Attempt { args, session, provider, profile, account, surroundings };
-    let way = attempt.way()?;
-    if (args.no_wait || args.resume) && way == Way::Key {
+    let stored = match account.load()? {
+        Stored::Present(credential) => Some(credential),
+        Stored::Missing | Stored::Damaged(_) => None,
+    };
+    let attempt = Attempt { args, session, provider, profile, account, stored, surroundings };
+    let method = attempt.method()?;
+    if (args.no_wait || args.resume) && method == Method::Key {
         return Failed::new(Failure::Usage, "`--no-wait` and `--resume` are for logins that a person approves")
             .hint(format!("see `qwenauth providers {}`", attempt.provider.name))
             .err();
     }
-    if !args.force && !args.resume && attempt.ends_with_existing()? {
+    match method {
+        Method::Key => return key::log_in(&attempt),
+        Method::Device if attempt.changes_model_only() => return device::change_model(&attempt),
+        Method::Device | Method::OpenRouter => {}
+    }
+    if !attempt.asks_for_a_new_login() && attempt.keeps_existing()? {
         return Ok(());
     }
     attempt.account.store.check_writable()?;
-    match way {
-        Way::Device => device::log_in(&attempt),
-        Way::Key => key::log_in(&attempt),
-        Way::OpenRouter => openrouter::log_in(&attempt),
-    }
+    if method == Method::Device { device::log_in(&attempt) } else { openrouter::log_in(&attempt) }
 }
 
 /// The provider asked for; else the one the named profile belongs to; else, on a terminal, the one chosen from a list.
@@ -137,7 +147,7 @@ fn row(provider: &Provider, surroundings: Surroundings) -> String {
         Some(name) => format!("key in {name}"),
         None => provider.cost.clone(),
     };
-    format!("{}{}{method:<9}{cost}", terminal::padded(&provider.name, 13), terminal::padded(provider.label(), 33))
+    format!("{}{}{method:<9}{cost}", cell(&provider.name, 12) + " ", cell(provider.label(), 32) + " ")
 }
 
 /// The provider known as `typed`. A stored profile of that name goes before an alias.
@@ -169,116 +179,97 @@ fn profile_for(named: Option<ProfileName>, provider: &Provider) -> Result<Profil
 }
 
 impl Attempt<'_> {
-    /// Which way in, by what the provider has and what was asked for.
-    fn way(&self) -> Result<Way> {
+    /// By what the provider has and what was asked for.
+    fn method(&self) -> Result<Method> {
         let args = self.args;
         let provider = &self.provider;
         let key_options =
             args.api_key_stdin || args.api_key_env.is_some() || args.region.is_some() || args.base_url.is_some();
         let code_options = args.code_stdin || args.key_label.is_some() || args.limit.is_some();
         let has_key = provider.key.is_some() || provider.oauth.is_none();
-        let refused = |options: &str| {
+        let unsuitable = |options: &str| {
             Failed::new(Failure::Usage, format!("{options} cannot be used with provider `{}`", provider.name))
                 .hint(format!("see `qwenauth providers {}`", provider.name))
         };
-        let way = if has_key && key_options {
-            Way::Key
+        let keeps_key = args.model.is_some() && !args.force && !code_options && self.stored_key().is_some();
+        let method = if has_key && (key_options || keeps_key) {
+            Method::Key
         } else if provider.oauth().is_some() || !has_key {
-            Way::Device
+            Method::Device
         } else if provider.authorize.is_some() {
-            Way::OpenRouter
+            Method::OpenRouter
         } else {
-            Way::Key
+            Method::Key
         };
-        if key_options && way != Way::Key {
-            return refused("`--api-key-…`, `--region` and `--base-url`").err();
+        if key_options && method != Method::Key {
+            return unsuitable("`--api-key-…`, `--region` and `--base-url`").err();
         }
-        if code_options && way != Way::OpenRouter {
-            return refused("`--code-stdin`, `--key-label` and `--limit`").err();
+        if code_options && method != Method::OpenRouter {
+            return unsuitable("`--code-stdin`, `--key-label` and `--limit`").err();
         }
-        Ok(way)
+        Ok(method)
     }
 
-    /// Whether a login that works is there and nobody wants another. It becomes the active one.
-    fn ends_with_existing(&self) -> Result<bool> {
+    /// The stored key of this provider.
+    fn stored_key(&self) -> Option<&Credential> {
+        let is_ours =
+            |stored: &&Credential| stored.kind == Kind::ApiKey && stored.provider_name() == self.provider.name;
+        self.stored.as_ref().filter(is_ours)
+    }
+
+    /// Whether what was typed cannot mean a login that exists.
+    fn asks_for_a_new_login(&self) -> bool {
+        let args = self.args;
+        args.force || args.resume || args.code_stdin || args.key_label.is_some() || args.limit.is_some()
+    }
+
+    /// Whether `--model` is all that differs from a device login that is there.
+    fn changes_model_only(&self) -> bool {
+        let args = self.args;
+        let differs = |stored: &Credential| {
+            stored.provider_name() == self.provider.name && chosen_model_of(&self.account, stored) != args.model
+        };
+        args.model.is_some()
+            && !(args.force || args.resume || args.no_wait)
+            && self.stored.as_ref().is_some_and(differs)
+    }
+
+    /// Whether a login that works is there and is kept. It becomes the active one.
+    fn keeps_existing(&self) -> Result<bool> {
+        if self.stored.as_ref().is_none_or(|stored| stored.provider_name() != self.provider.name) {
+            return Ok(false);
+        }
         let Some(credential) = existing(&self.account)? else { return Ok(false) };
-        let title = self.account.provider(&credential)?.title;
+        let provider = self.account.provider(&credential)?;
         let shared = if self.profile.is_qwen() { ", the login Qwen Code uses too" } else { "" };
-        let said = format!("already logged in to {title} as profile `{}`{shared}", self.profile);
-        if terminal::can_prompt() {
-            if terminal::confirm(&format!("{said}. Log in again?"))? {
+        if terminal::can_prompt() && !self.args.json {
+            let key = match credential.kind {
+                Kind::ApiKey => format!(", key {}", self.masked(&credential)),
+                Kind::Oauth => String::new(),
+            };
+            terminal::say(&format!(
+                "{} is logged in: {}{key}{shared}",
+                self.profile,
+                outcome::place(&provider, &credential)?
+            ));
+            if terminal::confirm("Replace it?")? {
                 return Ok(false);
             }
         } else {
-            note(&format!("{said}; `--force` logs in again"));
+            let place = outcome::place(&provider, &credential)?;
+            note(&format!(
+                "already logged in to {place} as profile `{}`{shared}; `--force` logs in again",
+                self.profile
+            ));
         }
-        self.activate()?;
-        if self.args.json {
-            self.announce(&credential, false)?;
-        }
+        self.keep(&credential)?;
         Ok(true)
     }
 
-    /// Says what the provider's terms hold against, where nobody watches.
-    fn warn_of_terms(&self, key: &str) {
-        let forbidden = self.provider.ci == Ci::Forbidden || key.starts_with("sk-sp-");
-        if forbidden && self.surroundings.ci {
-            note(super::FORBIDDEN);
-        }
-    }
-
-    fn activate(&self) -> Result<()> {
-        if let Some(before) = self.session.config.activate(&self.profile)? {
-            note(&format!("`{}` is the active profile now; it was `{before}`", self.profile));
-        }
-        if let Some(named) = &self.session.environment.profile
-            && named != self.profile.as_str()
-        {
-            note(&format!("`QWENAUTH_PROFILE` still names `{}` in this shell", named.to_string_lossy()));
-        }
-        Ok(())
-    }
-
-    /// The last word on a login that is stored already.
-    fn conclude(&self, credential: &Credential, proof: Proof) -> Result<()> {
-        match proof {
-            Proof::Accepted => self.finish(credential, true),
-            Proof::Unclear(why) => {
-                note(&format!("warning: logged in, but the API could not be asked: {why}"));
-                self.finish(credential, false)
-            }
-            Proof::Refused(why) | Proof::Exhausted(why) => {
-                if self.args.json {
-                    self.announce(credential, false)?;
-                }
-                let failed = Failed::new(
-                    Failure::Other,
-                    format!("the login to {} worked and is stored, but the API refuses it: {why}", self.provider.title),
-                );
-                let instead = self.provider.instead.as_deref();
-                failed.hint(instead.unwrap_or("check the account's plan and quota with the provider")).err()
-            }
-        }
-    }
-
-    fn finish(&self, credential: &Credential, verified: bool) -> Result<()> {
-        if self.args.json {
-            return self.announce(credential, verified);
-        }
-        let endpoint = Endpoint::of(&self.account, credential, None)?;
-        let proved = if verified { "logged in" } else { "logged in, not verified" };
-        note(&format!("{proved}: profile `{}`, {}", self.profile, endpoint.base_url));
-        Ok(())
-    }
-
-    fn announce(&self, credential: &Credential, verified: bool) -> Result<()> {
-        print_json(&json!({
-            "event": "logged_in",
-            "profile": self.account.profile,
-            "provider": self.account.provider(credential)?.name,
-            "expires_at": credential.expires_at.and_then(rfc3339),
-            "verified": verified,
-        }))
+    /// A key as it may be shown: its known beginning and its last four characters.
+    fn masked(&self, credential: &Credential) -> String {
+        let owners = providers::owners_of(&credential.access_token, &self.session.config.overrides);
+        credential.access_token.masked(&owners.map(|(prefix, _)| prefix).unwrap_or_default())
     }
 
     /// What to type for a login like this one.

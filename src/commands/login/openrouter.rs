@@ -43,7 +43,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     if !args.code_stdin
         && let Some(found) = key::offered(attempt)?
     {
-        return key::store(attempt, found);
+        return key::store_given(attempt, found);
     }
     let pkce = Pkce::new();
     let deadline = Instant::now() + args.timeout.map_or(LIFETIME, |timeout| timeout.min(LIFETIME));
@@ -104,14 +104,13 @@ fn resume(attempt: &Attempt, authorize: &Authorize) -> Result<()> {
 }
 
 fn complete(attempt: &Attempt, authorize: &Authorize, granted: Granted, pkce: &Pkce) -> Result<()> {
-    let secret = match granted {
-        Granted::Key(key) => key,
+    match granted {
+        Granted::Key(key) => key::store_given(attempt, key),
         Granted::Code(code) => {
             let secret = code::exchange(&authorize.exchange, &code, pkce, &attempt.account.network)?;
-            key::clean(secret.expose())?
+            key::store_granted(attempt, key::clean(secret.expose())?)
         }
-    };
-    key::store(attempt, secret)
+    }
 }
 
 fn no_way_to_paste<T>(message: &str) -> Result<T> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::termios::{FlushArg, tcflush};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{User, getuid};
 
@@ -45,6 +46,12 @@ pub(crate) fn guard_memory() {
 /// Whether this process has a controlling terminal, whose end it is told of by a hangup signal.
 pub(crate) fn has_terminal() -> bool {
     std::fs::File::open("/dev/tty").is_ok()
+}
+
+/// Drops what was typed at the terminal that is stdin and not yet read.
+pub(crate) fn discard_typed_ahead() {
+    // Nothing is lost if the terminal does not: it is then read as it was typed.
+    let _ = tcflush(std::io::stdin(), FlushArg::TCIFLUSH);
 }
 
 /// Whether a browser could be shown, when nothing speaks against it.

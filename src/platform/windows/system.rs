@@ -11,6 +11,7 @@ use std::ptr;
 use std::time::Duration;
 
 use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_DISK, GetFileType, GetFinalPathNameByHandleW};
+use windows_sys::Win32::System::Console::FlushConsoleInputBuffer;
 use windows_sys::Win32::System::Performance::{QueryPerformanceCounter, QueryPerformanceFrequency};
 use windows_sys::Win32::System::Registry::{HKEY_LOCAL_MACHINE, RRF_RT_REG_DWORD, RegGetValueW};
 
@@ -43,6 +44,12 @@ pub(crate) fn monotonic() -> Duration {
     }
     let nanoseconds = i128::from(count) * 1_000_000_000 / i128::from(frequency.max(1));
     Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or_default())
+}
+
+/// Drops what was typed at the console that is stdin and not yet read.
+pub(crate) fn discard_typed_ahead() {
+    // SAFETY: the handle outlives the call. One that is not a console is an error without effect.
+    unsafe { FlushConsoleInputBuffer(io::stdin().as_raw_handle()) };
 }
 
 /// Tells one boot of the machine from another, after which [`monotonic`] begins anew; empty where nothing does.

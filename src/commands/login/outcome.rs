@@ -1,0 +1,142 @@
+//! How a login ends: what becomes active, what is reported, and the exit code that follows from the verification.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::Attempt;
+use crate::commands::{print_json, rfc3339};
+use crate::credentials::{Credential, Proof};
+use crate::error::{Failed, Failure, note, printable};
+use crate::providers::{Ci, Provider};
+use crate::say::{Screen, Style};
+use crate::terminal;
+
+impl Attempt<'_> {
+    /// A login that is kept as it is.
+    pub(super) fn keep(&self, credential: &Credential) -> Result<()> {
+        self.activate();
+        if self.args.json {
+            return print_json(&self.event("already_logged_in", credential));
+        }
+        Ok(())
+    }
+
+    /// The end of a login whose credential is stored. `proof`: what its verification found, if there was one.
+    pub(super) fn conclude(&self, credential: &Credential, proof: Option<Proof>) -> Result<()> {
+        let verified = matches!(proof, Some(Proof::Accepted));
+        match &proof {
+            Some(Proof::Unclear(why) | Proof::Unverifiable(why)) => {
+                note(&format!("warning: logged in, but the API could not be asked: {why}"));
+            }
+            Some(Proof::Refused(_) | Proof::Exhausted(_)) => {
+                self.activate();
+                if self.args.json {
+                    self.announce(credential, false)?;
+                }
+                return Err(self.not_served(proof).into());
+            }
+            Some(Proof::Accepted) | None => {}
+        }
+        if self.args.json {
+            self.activate();
+            return self.announce(credential, verified);
+        }
+        let provider = self.account.provider(credential)?;
+        let what = if self.stored_key().is_some() { "updated the login to" } else { "logged in to" };
+        let unverified = if verified { "" } else { ", not verified" };
+        let place = place(&provider, credential)?;
+        let (is_active, remarks) = self.active();
+        let active = if is_active { " (active)" } else { "" };
+        let profile = &self.profile;
+        let screen = Screen::stderr();
+        if screen.shows_marks() {
+            let mark = screen.paint(Style::Success, "✓");
+            terminal::print(&format!("{mark} {what} {}{unverified} · profile {profile}{active}", printable(&place)));
+        } else {
+            note(&format!("{what} {place}{unverified}, profile `{profile}`{active}"));
+        }
+        for remark in remarks {
+            note(&remark);
+        }
+        Ok(())
+    }
+
+    /// The login or key is good and stored, but the API does not serve it.
+    fn not_served(&self, proof: Option<Proof>) -> Failed {
+        let title = &self.provider.title;
+        let instead = self.provider.instead.as_deref();
+        match proof {
+            Some(Proof::Exhausted(why)) if self.provider.oauth().is_none() => {
+                Failed::new(Failure::Other, format!("the key is right and stored, but it is not served: {why}"))
+                    .hint("settle that with the provider; no new login is needed")
+            }
+            Some(Proof::Exhausted(why) | Proof::Refused(why)) => Failed::new(
+                Failure::Other,
+                format!("the login to {title} worked and is stored, but the API refuses it: {why}"),
+            )
+            .hint(instead.unwrap_or("check the account's plan and quota with the provider")),
+            _ => Failed::new(Failure::Other, format!("the login to {title} is stored")),
+        }
+    }
+
+    /// Makes the profile the active one; reports what a person has to know about it.
+    fn activate(&self) {
+        for remark in self.active().1 {
+            note(&remark);
+        }
+    }
+
+    /// Makes the profile the active one. Says whether it is in force, with the remarks on that.
+    fn active(&self) -> (bool, Vec<String>) {
+        let profile = &self.profile;
+        match self.session.activate(profile) {
+            Err(error) => {
+                let warning = format!("warning: the login is stored, but cannot be made the active profile: {error:#}");
+                (false, vec![warning, format!("use it with `--profile {profile}`")])
+            }
+            Ok(activation) => {
+                let stored = self.session.config.paths.profiles().unwrap_or_default();
+                let before = activation.before.filter(|before| stored.contains(before));
+                let before =
+                    before.map(|name| format!("the active profile was `{name}`; `qwenauth use {name}` returns to it"));
+                (activation.overridden_by.is_none(), before.into_iter().chain(activation.overridden_by).collect())
+            }
+        }
+    }
+
+    fn announce(&self, credential: &Credential, verified: bool) -> Result<()> {
+        let mut event = self.event("logged_in", credential);
+        event["verified"] = verified.into();
+        if self.stored.is_some() {
+            event["replaced"] = true.into();
+        }
+        print_json(&event)
+    }
+
+    fn event(&self, name: &str, credential: &Credential) -> Value {
+        json!({
+            "event": name,
+            "profile": self.account.profile,
+            "provider": credential.provider_name(),
+            "expires_at": credential.expires_at.and_then(rfc3339),
+        })
+    }
+
+    /// Warns where the provider's terms forbid unattended use.
+    pub(super) fn warn_of_terms(&self, key: &str) {
+        let forbidden = self.provider.ci == Ci::Forbidden || key.starts_with("sk-sp-");
+        if forbidden && self.surroundings.ci {
+            note(crate::commands::FORBIDDEN);
+        }
+    }
+}
+
+/// Who is logged in to: the provider with its region, or the host of a base URL that is the user's own.
+pub(super) fn place(provider: &Provider, credential: &Credential) -> Result<String> {
+    let base_url = credential.base_url(provider)?;
+    if provider.base_url.is_empty() {
+        return Ok(base_url);
+    }
+    let region = provider.region_of(&base_url).map(|region| format!(" ({region})"));
+    Ok(format!("{}{}", provider.title, region.unwrap_or_default()))
+}
