@@ -176,7 +176,7 @@ mod tests {
             "models" => "[{ id = \"x\" }]",
             "refused" => "[400]",
             "base_url_variables" => "{ x = [\"y\"] }",
-            "pkce" | "optional" | "qwen_only" => "true",
+            "pkce" | "optional" | "qwen_only" | "responses" => "true",
             "burst" | "requests_per_day" | "requests_per_minute" => "1",
             "ci" => "\"allowed\"",
             "open" => "\"chat\"",

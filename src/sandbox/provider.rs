@@ -162,7 +162,9 @@ impl Server {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        let limit = if head.uri.path().contains("/v1/") { LARGEST_PROMPT } else { LARGEST_FORM };
+        let path = head.uri.path();
+        let is_prompt = path.contains("/v1/") && !path.contains("/oauth2/");
+        let limit = if is_prompt { LARGEST_PROMPT } else { LARGEST_FORM };
         let read = tokio::time::timeout(PATIENCE, Limited::new(body, limit).collect()).await;
         let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
         let (method, headers) = (head.method, head.headers);
