@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -530,4 +531,28 @@ fn the_list_says_what_is_installed_and_set_up() {
 fn removing_what_was_never_set_up_is_said_and_fine() {
     let text = "qwenauth: Codex is not set up by qwenauth; nothing was changed\n";
     Sandbox::new().run(["setup", "codex", "--remove"]).exits(0).stderr(text);
+}
+
+/// What `npx`, `uvx` and the like start is removed afterwards: neither its path nor the name that only its `PATH` knows stays.
+#[test]
+fn a_program_that_goes_away_is_not_set_up_for_others() {
+    for place in ["_npx/01/node_modules/@qwenauth/linux-x64/bin", "uv/archive-v0/xyz/bin", "bin"] {
+        let sandbox = Sandbox::new().at_home();
+        let directory = sandbox.directory().join(place);
+        fs::create_dir_all(&directory).unwrap();
+        let program = directory.join("qwenauth");
+        // By another process: a child forked meanwhile would hold our copy open for writing, and it could not run.
+        assert!(Command::new("cp").arg(sandbox.program()).arg(&program).status().unwrap().success());
+        let sandbox = sandbox.variable("PATH", &directory);
+        let before = sandbox.paths();
+        for (tool, _) in TOOLS {
+            for arguments in [&["setup", tool][..], &["setup", tool, "--print"]] {
+                let mut command = sandbox.other(&program);
+                command.args(arguments);
+                let outcome = sandbox.start(command).finish().exits(1).any_stderr();
+                assert!(outcome.stderr.contains("hint: install qwenauth first"), "{place} {outcome}");
+            }
+        }
+        assert_eq!(sandbox.paths(), before, "{place}");
+    }
 }
