@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use self::known::{Group, Prepared};
-use super::{group, new_gateway_key};
+use super::group;
 use crate::cli::{ExecArgs, variable};
 use crate::credentials::{Lifetime, MARGIN};
 use crate::error::{Failed, Failure, note};
@@ -62,7 +62,7 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     let credential = account.fresh(Lifetime::new(args.min_ttl, MARGIN))?;
     let model = Endpoint::of(&account, &credential, args.model.clone())?.model;
     let listener = gateway::listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-    let key = new_gateway_key();
+    let key = gateway::key::new();
     let base_url = format!("http://{}/v1", listener.local_addr()?);
     let (mut command, support) = with_group(args, session, shell::openai(&key, &base_url, model.as_deref()))?;
     pass_certificates_on(session, &mut command);

@@ -1,26 +1,19 @@
 //! `gateway`: serve an OpenAI-compatible API on this machine that keeps the credential to itself.
 
-use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use zeroize::Zeroizing;
 
-use super::{new_gateway_key, print, print_json};
+use super::{print, print_json};
 use crate::cli::GatewayArgs;
 use crate::credentials::{Lifetime, MARGIN};
 use crate::error::{Failed, Failure, Report, note};
-use crate::gateway::{self, Accounts, ReadKey, Served};
-use crate::platform::files::{self, Content, Privacy};
+use crate::gateway::{self, Accounts, ReadKey, Served, key};
 use crate::platform::signals;
 use crate::profile::ProfileName;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
-
-/// A key of the user's own making should not be guessed either.
-const SHORTEST_KEY: usize = 16;
 
 pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     if !args.listen.ip().is_loopback() && !args.plain_http {
@@ -39,8 +32,8 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
         Err(error) => return Err(error),
     }
     let key = match &args.api_key_file {
-        Some(path) => key_of(path)?,
-        None => new_gateway_key(),
+        Some(path) => key::kept_in(path)?,
+        None => key::new(),
     };
     signals::allow_many_files(None);
     let listener = gateway::listen(args.listen)?;
@@ -56,7 +49,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     options.metrics = args.metrics;
     options.allow_hosts.clone_from(&args.allow_host);
     let accounts = args.all_profiles.then(|| accounts(session));
-    let read_key = args.api_key_file.clone().map(|path| -> ReadKey { Box::new(move || stored_key(&path)) });
+    let read_key = args.api_key_file.clone().map(|path| -> ReadKey { Box::new(move || key::stored_in(&path)) });
     let is_under_nohup = signals::outlives_terminal();
     let ending = gateway::serve(listener, key, Served { account, accounts, read_key }, options, is_under_nohup)?;
     signals::die_of(ending).context("cannot end by the signal")
@@ -99,40 +92,4 @@ fn usable(address: SocketAddr) -> SocketAddr {
     });
     let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     SocketAddr::new(routed.map_or(loopback, |routed| routed.ip()), address.port())
-}
-
-/// The key in `path`, made if there is none. Of two that start at once, one makes it and both have it.
-fn key_of(path: &Path) -> Result<Secret> {
-    let path = &files::resolve(path)?;
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        files::make_directory(parent)?;
-    }
-    let key = new_gateway_key();
-    let line = Zeroizing::new(format!("{}\n", key.expose()));
-    if !path.exists() {
-        match files::create_whole(path, line.as_bytes()) {
-            Ok(_) => return Ok(key),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot write `{}`", path.display())),
-        }
-    }
-    stored_key(path)
-}
-
-/// The key in `path`.
-fn stored_key(path: &Path) -> Result<Secret> {
-    let failed = |what: &str| Failed::new(Failure::Other, format!("`{}` {what}", path.display()));
-    match files::read(path, Privacy::Secret)? {
-        Content::Missing => failed("is missing").hint("start the gateway again, and a key will be made").err(),
-        Content::Unfit(why) => Failed::new(Failure::Other, format!("cannot read `{}`: {why}", path.display())).err(),
-        Content::Bytes(bytes) => {
-            let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
-            if text.len() < SHORTEST_KEY || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return failed("does not hold a key")
-                    .hint("remove it, and a key will be made; one of your own has 16 or more letters and digits")
-                    .err();
-            }
-            Ok(Secret::new(text.to_owned()))
-        }
-    }
 }

@@ -32,7 +32,6 @@ use crate::error::note;
 use crate::gateway as proxy;
 use crate::paths;
 use crate::providers::Ci;
-use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 use crate::setup::Places;
 use crate::shell::{self, Variable};
@@ -48,6 +47,7 @@ pub(crate) fn tool_places(session: &Session) -> Result<Places> {
         opencode_directory: absolute(variable("OPENCODE_CONFIG_DIR")),
         codex_home: absolute(variable("CODEX_HOME")),
         claude_config: absolute(variable("CLAUDE_CONFIG_DIR")),
+        work: std::env::current_dir().unwrap_or_else(|_| home.clone()),
         home,
     })
 }
@@ -74,13 +74,6 @@ impl Session {
 
 /// Said where a key whose terms forbid it is used unattended.
 const FORBIDDEN: &str = "warning: `CI` is set, and the terms of this plan forbid unattended use: such a key may be suspended; use a pay-as-you-go key";
-
-/// A key for the clients of one gateway: 32 random bytes. Some clients insist on the beginning.
-pub(crate) fn new_gateway_key() -> Secret {
-    use base64::Engine;
-    let bytes: [u8; 32] = rand::random();
-    Secret::new(format!("sk-{}", base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(bytes)))
-}
 
 /// A program that reads the token once should start with one that lasts a while.
 const PREFERRED: Duration = Duration::from_secs(600);

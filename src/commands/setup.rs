@@ -1,7 +1,7 @@
 //! `setup`: configure a tool to use a profile, show what would be written, undo it, or list the tools.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -9,11 +9,12 @@ use serde_json::json;
 use super::{print, tool_places};
 use crate::cli::{SetupArgs, variable};
 use crate::error::{Failed, Failure, note, printable};
+use crate::gateway;
 use crate::installation::Installation;
 use crate::platform::processes;
 use crate::providers::QWEN;
 use crate::session::{Endpoint, Session};
-use crate::setup::{self, Access, Places, Removed, SetUp, TOOLS, Tool};
+use crate::setup::{self, Access, Applied, Places, Removed, SetUp, TOOLS, Tool};
 use crate::terminal;
 
 /// The file of the gateway's key for tools that are set up with `--gateway`.
@@ -50,8 +51,11 @@ pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
             print(&text)
         }
         SetUp::Plan(plan) => {
-            let changed = plan.apply(tool, &access, &session.config.paths.state)?;
-            say_done(tool, &access, &places, changed);
+            if let Some(file) = &access.gateway_key {
+                gateway::key::kept_in(file)?;
+            }
+            let applied = plan.apply(tool, &access, &session.config.paths.state)?;
+            say_done(tool, &access, &places, &applied);
             if let Some(text) = &plan.note {
                 note(text);
             }
@@ -67,9 +71,9 @@ fn say_gateway(access: &Access) {
     let listen = access.base_url.trim_start_matches("http://").trim_end_matches("/v1");
     note(&format!(
         "start the gateway with `{} gateway --profile {} --listen {listen} --api-key-file {}`",
-        access.program,
+        setup::quoted(&access.program),
         access.profile,
-        key.display()
+        setup::quoted(&key.display().to_string())
     ));
 }
 
@@ -77,10 +81,20 @@ fn as_place(place: &str) -> String {
     if place.starts_with('/') { format!("`{place}`") } else { place.to_owned() }
 }
 
-fn say_done(tool: &Tool, access: &Access, places: &Places, changed: bool) {
+fn say_done(tool: &Tool, access: &Access, places: &Places, applied: &Applied) {
     let file = tool.file(places).map(|file| file.display().to_string()).unwrap_or_default();
-    let done = if changed { "uses" } else { "already uses" };
+    let done = if applied.changed { "uses" } else { "already uses" };
     note(&format!("{} {done} profile `{}`, model `{}`: `{file}`", tool.title, access.profile, access.model));
+    if !applied.aside.is_empty() && applied.changed {
+        let places = applied.aside.join("`, `");
+        note(&format!("moved aside until `qwenauth setup {} --remove`: `{places}`", tool.name));
+    }
+    let exported: Vec<_> = tool.replaced_variables().into_iter().filter(|name| variable(name).is_some()).collect();
+    if !exported.is_empty() {
+        let names = exported.join("`, `");
+        note(&format!("set in the environment, but not used by {} while it is set up: `{names}`", tool.title));
+    }
+    applied.notes.iter().for_each(|line| note(&format!("warning: {line}")));
     if installed(tool.program).is_none() {
         note(&format!("`{}` is not on `PATH`; it will find its set-up once it is installed", tool.program));
     }
@@ -117,14 +131,24 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
             .hint("name one with `--model ID`")
             .err();
     };
+    // Lines to be pasted, and the terminal, hold it as it is.
+    if model.chars().chain(base_url.chars()).any(char::is_control) {
+        return Failed::new(Failure::Usage, format!("the model `{}` has control characters", printable(&model)))
+            .hint("name one with `--model ID`")
+            .err();
+    }
     let gateway_key = args.gateway.map(|_| session.config.paths.data.join(GATEWAY_KEY));
+    let anthropic = provider.anthropic(&base_url);
     Ok(Access {
         profile: account.profile.clone(),
-        anthropic: provider.anthropic(&base_url),
+        // The gateway serves it at its own root.
+        anthropic: anthropic.map(|base| args.gateway.map_or(base, |address| format!("http://{address}"))),
+        has_responses: provider.has_responses(&base_url),
+        headers: provider.header_templates().clone(),
         base_url: args.gateway.map_or(base_url, |address| format!("http://{address}/v1")),
-        title: provider.title,
+        title: printable(&provider.title),
         model,
-        models: provider.models,
+        models: provider.models.into_iter().filter(|model| !model.id.chars().any(char::is_control)).collect(),
         shared_with_qwen_code: account.profile == QWEN,
         gateway_key,
         program: own_name()?,
@@ -139,7 +163,10 @@ fn own_name() -> Result<String> {
         let what = format!("qwenauth is {own}, so a tool that is set up to call it would not find it later");
         return Failed::new(Failure::Other, what).hint("install qwenauth first, then run `setup` again").err();
     }
-    if installed("qwenauth").is_some_and(|found| found.canonicalize().is_ok_and(|found| found == own.program)) {
+    // The shim of a version manager starts whichever version is chosen then.
+    let is_shim = |found: &Path| found.parent().is_some_and(|directory| directory.ends_with("shims"));
+    let is_own = |found: &Path| found.canonicalize().is_ok_and(|found| found == own.program);
+    if installed("qwenauth").is_some_and(|found| is_own(&found) || is_shim(&found)) {
         return Ok("qwenauth".into());
     }
     Ok(own.lasting_path().display().to_string())

@@ -4,6 +4,7 @@
 //! mod.rs          options, start and end; `serve` is a blocking function
 //! server.rs       accept, who may ask, which way
 //! forward.rs      the way of one request: credential, turn, try, verdict, and again or down to the client
+//! key.rs          the key that clients show, kept in a file where asked
 //! lane.rs         one profile: its credential, its turns and what it used
 //! credential.rs   the one bridge to the stored credential
 //! pacing.rs       turns under the provider's limits, and the budget of repetitions
@@ -27,6 +28,7 @@ mod anthropic;
 mod credential;
 mod forward;
 mod headers;
+pub(crate) mod key;
 mod lane;
 pub(crate) mod meter;
 mod metrics;

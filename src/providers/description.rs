@@ -336,6 +336,11 @@ impl Provider {
         self.headers.iter().map(|(name, value)| (name.clone(), value.replace("{user-agent}", user_agent))).collect()
     }
 
+    /// The same with `{user-agent}` as it is in the data.
+    pub(crate) fn header_templates(&self) -> &BTreeMap<String, String> {
+        &self.headers
+    }
+
     /// Our own `User-Agent`, as [`http::Network`] sends it.
     pub(crate) fn own_user_agent() -> String {
         format!("{USER_AGENT} ({}; {})", std::env::consts::OS, std::env::consts::ARCH)

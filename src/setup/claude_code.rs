@@ -1,11 +1,12 @@
 //! Claude Code: `apiKeyHelper` is this program, and the base URL that of the provider's Anthropic endpoint.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::json;
 
 use super::document::{Place, Syntax};
+use super::readback::{Check, Rule};
 use super::{Access, Places, Plan};
 use crate::error::{Failed, Failure};
 
@@ -16,12 +17,34 @@ pub(super) fn file(places: &Places) -> PathBuf {
     places.claude_config.clone().unwrap_or_else(|| places.home.join(".claude")).join("settings.json")
 }
 
+/// Variables that would bring another host, another key or another model. An empty value in the settings also wins over
+/// one that is exported in the shell (measured on 2.1.329).
+const OTHERS: [&str; 7] = [
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "ANTHROPIC_CUSTOM_HEADERS",
+    "CLAUDE_CODE_OAUTH_TOKEN",
+    "CLAUDE_CODE_USE_BEDROCK",
+    "CLAUDE_CODE_USE_FOUNDRY",
+    "CLAUDE_CODE_USE_VERTEX",
+];
+
+/// Every name under which Claude Code looks for a model, titles and summaries included.
+const MODELS: [&str; 6] = [
+    "ANTHROPIC_MODEL",
+    "ANTHROPIC_SMALL_FAST_MODEL",
+    "ANTHROPIC_DEFAULT_HAIKU_MODEL",
+    "ANTHROPIC_DEFAULT_SONNET_MODEL",
+    "ANTHROPIC_DEFAULT_OPUS_MODEL",
+    "CLAUDE_CODE_SUBAGENT_MODEL",
+];
+
+/// The variables that the settings replace where the shell exports them.
+pub(super) fn replaced_variables() -> impl Iterator<Item = &'static str> {
+    OTHERS.into_iter().chain(["ANTHROPIC_BASE_URL"]).chain(MODELS)
+}
+
 pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
-    if access.gateway_key.is_some() {
-        return Failed::new(Failure::Usage, "Claude Code speaks Anthropic's protocol, and the gateway speaks OpenAI's")
-            .hint("leave out `--gateway`: the helper brings a fresh key without it")
-            .err();
-    }
     let Some(base) = &access.anthropic else {
         return Failed::new(
             Failure::Other,
@@ -30,15 +53,39 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
         .hint("`dashscope`, `coding-plan`, `token-plan` and `openrouter` have one: `qwenauth login dashscope`")
         .err();
     };
-    let variables = [
-        ("ANTHROPIC_BASE_URL", base.as_str()),
-        ("ANTHROPIC_MODEL", &access.model),
-        // Titles and summaries, which would else be asked of a model the provider does not have.
-        ("ANTHROPIC_SMALL_FAST_MODEL", &access.model),
-        ("ANTHROPIC_DEFAULT_HAIKU_MODEL", &access.model),
-        ("CLAUDE_CODE_API_KEY_HELPER_TTL_MS", HELPER_TTL),
-    ];
     let mut entries = vec![(Place::key(&["apiKeyHelper"]), json!(access.key_command_line()))];
-    entries.extend(variables.map(|(name, value)| (Place::key(&["env", name]), json!(value))));
-    Ok(Plan { file: file(places), syntax: Syntax::Json, entries, companions: Vec::new(), note: None })
+    let mut set = |name: &str, value: &str| entries.push((Place::key(&["env", name]), json!(value)));
+    set("ANTHROPIC_BASE_URL", base);
+    for name in MODELS {
+        set(name, &access.model);
+    }
+    for name in OTHERS {
+        set(name, "");
+    }
+    set("CLAUDE_CODE_API_KEY_HELPER_TTL_MS", HELPER_TTL);
+    Ok(Plan {
+        file: file(places),
+        syntax: Syntax::Json,
+        entries,
+        checks: checks(places),
+        companions: Vec::new(),
+        note: None,
+    })
+}
+
+/// An administrator's settings win everywhere, those of a project in its directory.
+fn checks(places: &Places) -> Vec<Check> {
+    let managed = ["/etc/claude-code", "/Library/Application Support/ClaudeCode"]
+        .map(|directory| (Path::new(directory).join("managed-settings.json"), false));
+    let local = ["settings.json", "settings.local.json"].map(|name| (places.work.join(".claude").join(name), true));
+    let own = file(places);
+    let files = managed.into_iter().chain(local).filter(|(file, _)| *file != own);
+    files
+        .flat_map(|(file, is_local)| {
+            let variables = OTHERS.into_iter().chain(["ANTHROPIC_BASE_URL"]);
+            let places = std::iter::once(vec!["apiKeyHelper"]).chain(variables.map(|name| vec!["env", name]));
+            let check = move |path: Vec<&str>| Check { is_local, ..Check::new(&file, &path, Rule::Unset) };
+            places.map(check)
+        })
+        .collect()
 }

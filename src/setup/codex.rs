@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::document::{Place, Syntax};
+use super::readback::{Check, Rule};
 use super::{Access, NAME, Places, Plan};
 
 pub(super) fn file(places: &Places) -> PathBuf {
@@ -34,7 +35,21 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
         file: file(places),
         syntax: Syntax::Toml,
         entries,
+        checks: checks(places),
         companions: Vec::new(),
-        note: Some("Codex speaks only the Responses API: a provider without `/responses` will not answer it".into()),
+        note: (!access.has_responses).then(|| {
+            format!("warning: Codex speaks only the Responses API, and {} does not have `/responses`", access.title)
+        }),
     })
+}
+
+/// An administrator's file wins everywhere, a project's in its directory.
+fn checks(places: &Places) -> Vec<Check> {
+    let own = file(places);
+    let managed = (PathBuf::from("/etc/codex/managed_config.toml"), false);
+    let local = (places.work.join(".codex/config.toml"), true);
+    let files = [managed, local].into_iter().filter(|(file, _)| *file != own);
+    files
+        .map(|(file, is_local)| Check { is_local, ..Check::new(&file, &["model_provider"], Rule::Is(json!(NAME))) })
+        .collect()
 }

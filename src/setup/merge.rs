@@ -13,6 +13,15 @@ use super::{Access, Companion, Plan, Tool, removal, target};
 use crate::error::{Failed, Failure};
 use crate::platform::files::{Privacy, Room};
 
+/// What came of a merge.
+pub(crate) struct Applied {
+    pub(crate) changed: bool,
+    /// Places where another host's key, host or model was, which `--remove` puts back.
+    pub(crate) aside: Vec<String>,
+    /// What the user has to know of single directories.
+    pub(crate) notes: Vec<String>,
+}
+
 /// What a merge comes to.
 struct Next {
     text: String,
@@ -22,8 +31,8 @@ struct Next {
 }
 
 impl Plan {
-    /// Merges the plan into the tool's file. Says whether anything changed.
-    pub(crate) fn apply(&self, tool: &Tool, access: &Access, state: &Path) -> Result<bool> {
+    /// Merges the plan into the tool's file.
+    pub(crate) fn apply(&self, tool: &Tool, access: &Access, state: &Path) -> Result<Applied> {
         let _lock = target::lock(state)?;
         let old = match record::load(state, tool.name)? {
             Some(old) if old.file != self.file => leave(&old, tool, state)?,
@@ -31,6 +40,7 @@ impl Plan {
         };
         let current = target::read(&self.file)?;
         let mut next = self.merge(old.as_ref(), current.as_deref())?;
+        let mut applied = Applied { changed: false, aside: next.record.aside(), notes: self.check(&next.text)? };
         next.record.profile.clone_from(&access.profile);
         next.record.base_url.clone_from(&access.base_url);
         let companions = self.companions(old.as_ref())?;
@@ -38,7 +48,7 @@ impl Plan {
         let due: Vec<&Companion> = companions.iter().filter(|(_, due)| *due).map(|(companion, _)| *companion).collect();
         let is_same = current.as_deref() == Some(next.text.as_str());
         if is_same && due.is_empty() && old.is_some() {
-            return Ok(false);
+            return Ok(applied);
         }
         target::check_writable(&self.file)?;
         let mut missing = target::missing(&self.file)?;
@@ -53,7 +63,8 @@ impl Plan {
             }
         }
         self.write(&next, &due, state, tool.name).inspect_err(|_| target::remove_empty(&missing))?;
-        Ok(true)
+        applied.changed = true;
+        Ok(applied)
     }
 
     /// Room is taken for the tool's file first, which sweeps away what is named like its backup; it is written last.

@@ -12,16 +12,20 @@ mod merge;
 mod opencode;
 mod printed;
 mod qwen_code;
+mod readback;
 mod record;
 mod removal;
 mod target;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::Value;
 
 use self::document::{Document, Place, Syntax};
+pub(crate) use self::merge::Applied;
+use self::readback::Check;
 pub(crate) use self::record::load as recorded;
 pub(crate) use self::removal::{Removed, remove};
 use crate::error::{Failed, Failure, nearest, printable};
@@ -90,6 +94,8 @@ pub(crate) struct Places {
     pub(crate) opencode_directory: Option<PathBuf>,
     pub(crate) codex_home: Option<PathBuf>,
     pub(crate) claude_config: Option<PathBuf>,
+    /// The working directory.
+    pub(crate) work: PathBuf,
 }
 
 /// What a tool is set up with.
@@ -100,6 +106,10 @@ pub(crate) struct Access {
     pub(crate) base_url: String,
     /// The base of Anthropic's protocol, where the provider speaks it.
     pub(crate) anthropic: Option<String>,
+    /// Whether the provider is known to serve `/responses`, or may.
+    pub(crate) has_responses: bool,
+    /// Sent with every API request; `{user-agent}` stands for the User-Agent of the request.
+    pub(crate) headers: BTreeMap<String, String>,
     pub(crate) model: String,
     pub(crate) models: Vec<Model>,
     /// Whether the credential is the file shared with Qwen Code.
@@ -140,7 +150,7 @@ impl Access {
     }
 }
 
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |character: char| character.is_ascii_alphanumeric() || "_./:@%+,-".contains(character);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
@@ -154,8 +164,10 @@ pub(crate) struct Plan {
     file: PathBuf,
     syntax: Syntax,
     entries: Vec<(Place, Value)>,
+    /// What decides whether the tool uses the entries.
+    checks: Vec<Check>,
     companions: Vec<Companion>,
-    /// What the user has to know or do beside.
+    /// What the user has to know or do in addition.
     pub(crate) note: Option<String>,
 }
 
@@ -210,6 +222,13 @@ impl Tool {
             Way::Written { plan, .. } => plan(access, places).map(SetUp::Plan),
             Way::Printed => printed::text(self.name, access, places),
         }
+    }
+}
+
+impl Tool {
+    /// Variables of another service that the written configuration replaces.
+    pub(crate) fn replaced_variables(&self) -> Vec<&'static str> {
+        if self.name == "claude-code" { claude_code::replaced_variables().collect() } else { Vec::new() }
     }
 }
 

@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
+use url::Url;
 
 use super::children::{self, Values};
 use super::document::{Document, Place, Syntax};
+use super::readback::{Check, Rule};
 use super::{Access, Companion, NAME, Places, Plan};
 use crate::providers::Model;
 use crate::secret::Secret;
@@ -49,10 +51,9 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
     if let Some(key) = &access.gateway_key {
         options["apiKey"] = format!("{{file:{}}}", key.display()).into();
     } else {
-        let command = serde_json::to_string(&access.key_command())?;
         companions.push(Companion {
             file: directory(places).join("plugin").join(format!("{NAME}.js")),
-            text: PLUGIN.replace("[/* command */]", &command),
+            text: plugin(access)?,
             yields: false,
         });
         // Of each directory that opencode waits for.
@@ -70,6 +71,9 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
         "models": models,
     });
     let model = format!("{NAME}/{}", access.model);
+    let note = access.gateway_key.is_none().then(|| {
+        "requests go straight to the provider: `--gateway` adds limits that all programs share, and retries".to_owned()
+    });
     Ok(Plan {
         file: file(places),
         syntax: Syntax::Json,
@@ -79,9 +83,42 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
             // Without it opencode sends titles and summaries to a provider of its own choice.
             (Place::key(&["small_model"]), json!(model)),
         ],
+        checks: checks(places),
         companions,
-        note: None,
+        note,
     })
+}
+
+/// The plugin knows where the key may go and which headers the provider expects.
+fn plugin(access: &Access) -> Result<String> {
+    let origin = Url::parse(&access.base_url)?.origin().ascii_serialization();
+    let values = [
+        ("[/* command */]", serde_json::to_string(&access.key_command())?),
+        ("\"/* origin */\"", serde_json::to_string(&origin)?),
+        ("{/* headers */}", serde_json::to_string(&access.headers)?),
+    ];
+    Ok(values.iter().fold(PLUGIN.to_owned(), |text, (name, value)| text.replace(name, value)))
+}
+
+/// Every file that opencode merges may say which providers are enabled.
+fn checks(places: &Places) -> Vec<Check> {
+    let names = ["config.json", "opencode.json", "opencode.jsonc"];
+    let mut files: Vec<PathBuf> =
+        directories(places).iter().flat_map(|directory| names.map(|name| directory.join(name))).collect();
+    files.extend(places.opencode_config.clone());
+    files.push("/etc/opencode/opencode.json".into());
+    let local = ["opencode.json", "opencode.jsonc"].map(|name| places.work.join(name));
+    let all = files
+        .iter()
+        .map(|file| (file, false))
+        .chain(local.iter().filter(|file| !files.contains(file)).map(|file| (file, true)));
+    all.flat_map(|(file, is_local)| {
+        [
+            Check { is_local, ..Check::new(file, &["enabled_providers"], Rule::Lists(NAME)) },
+            Check { is_local, ..Check::new(file, &["disabled_providers"], Rule::DoesNotList(NAME)) },
+        ]
+    })
+    .collect()
 }
 
 /// What `OPENCODE_CONFIG_CONTENT` has to hold: over `theirs`, which is kept where it is about something else.

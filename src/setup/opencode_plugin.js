@@ -1,8 +1,10 @@
 // Written by `qwenauth setup opencode`; `qwenauth setup opencode --remove` removes it.
-// Asks qwenauth for the key of each request, so that a session outlives a token.
+// Asks qwenauth for the key of each request, so that a session outlives a token, and sends it to the profile's host only.
 import { execFile } from "node:child_process"
 
 const [program, ...args] = [/* command */]
+const origin = "/* origin */"
+const headers = {/* headers */}
 
 const key = () =>
   new Promise((resolve, reject) =>
@@ -11,15 +13,31 @@ const key = () =>
     ),
   )
 
+const originOf = (url) => {
+  try {
+    return new URL(url).origin
+  } catch {
+    return undefined
+  }
+}
+
+const send = async (input, init) => {
+  const request = new Request(input, init)
+  if (originOf(request.url) !== origin) return fetch(request)
+  request.headers.set("authorization", `Bearer ${await key()}`)
+  const agent = request.headers.get("user-agent") ?? "opencode"
+  for (const [name, value] of Object.entries(headers)) {
+    request.headers.set(name, value.replaceAll("{user-agent}", agent))
+  }
+  return fetch(request)
+}
+
 export const Qwenauth = async () => ({
   config: async (config) => {
     const options = config.provider?.qwenauth?.options
-    if (!options) return
+    // Another host, or a key of its own (`qwenauth exec`, a project's file): none of our business.
+    if (!options || options.apiKey || originOf(options.baseURL) !== origin) return
     options.apiKey = "asked of qwenauth for each request"
-    options.fetch = async (input, init) => {
-      const headers = new Headers(init?.headers)
-      headers.set("authorization", `Bearer ${await key()}`)
-      return fetch(input, { ...init, headers })
-    }
+    options.fetch = send
   },
 })

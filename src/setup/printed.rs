@@ -22,7 +22,7 @@ pub(super) fn text(tool: &str, access: &Access, places: &Places) -> Result<SetUp
         _ => bail!("no text for `{tool}`"),
     };
     let start = match tool {
-        "llm" => Some(start(access, &format!("llm -m {NAME}/{}", access.model), "OPENAI_API_KEY")),
+        "llm" => Some(start(access, &llm_command(access), "OPENAI_API_KEY")),
         "continue" => Some(start(access, "cn", ACCESS_TOKEN)),
         "zed" => Some(start(access, "zed", ZED_KEY)),
         "cline" => Some(start(access, "cline", "OPENAI_API_KEY")),
@@ -53,6 +53,10 @@ fn alias(access: &Access, tool: &str) -> Text {
     ("the start-up file of your shell".into(), text)
 }
 
+fn llm_command(access: &Access) -> String {
+    format!("llm -m {}", quoted(&format!("{NAME}/{}", access.model)))
+}
+
 fn llm(access: &Access, places: &Places) -> Text {
     let models = access.models().into_iter().map(|model| {
         format!(
@@ -64,7 +68,7 @@ fn llm(access: &Access, places: &Places) -> Text {
     });
     let text = format!(
         "# llm stores no key for these. Start it so, or it sends your own OPENAI_API_KEY to this base URL:\n#   {} 'hello'\n{}",
-        start(access, &format!("llm -m {NAME}/{}", access.model), "OPENAI_API_KEY"),
+        start(access, &llm_command(access), "OPENAI_API_KEY"),
         models.collect::<String>()
     );
     (places.config.join("io.datasette.llm/extra-openai-models.yaml").display().to_string(), text)
@@ -156,7 +160,8 @@ fn cline(access: &Access, places: &Places) -> Text {
 
 /// What a model is called.
 fn shown(model: &Model) -> &str {
-    if model.name.is_empty() { &model.id } else { &model.name }
+    let is_plain = !model.name.is_empty() && !model.name.chars().any(char::is_control);
+    if is_plain { &model.name } else { &model.id }
 }
 
 fn pretty(value: &serde_json::Value) -> String {

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::children::ACCESS_TOKEN;
 use super::document::{Place, Syntax};
-use super::{Access, Places, Plan};
+use super::readback::{Check, Rule};
+use super::{Access, Places, Plan, quoted};
 use crate::error::{Failed, Failure};
 use crate::providers::Model;
 
@@ -29,7 +30,23 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
         .err();
     }
     let (entries, note) = if access.shared_with_qwen_code { shared(access) } else { provider(access) };
-    Ok(Plan { file: file(places), syntax: Syntax::Json, entries, companions: Vec::new(), note })
+    let selected = if access.shared_with_qwen_code { "qwen-oauth" } else { "openai" };
+    let checks = checks(places, selected);
+    Ok(Plan { file: file(places), syntax: Syntax::Json, entries, checks, companions: Vec::new(), note })
+}
+
+/// The type that the settings enforce has to be the one that is selected; the system's settings win over the user's.
+fn checks(places: &Places, selected: &str) -> Vec<Check> {
+    let system = PathBuf::from("/etc/qwen-code/settings.json");
+    let local = places.work.join(".qwen/settings.json");
+    let own = file(places);
+    let enforced = |file: &PathBuf| Check::new(file, &["security", "auth", "enforcedType"], Rule::Is(json!(selected)));
+    let chosen = |file: &PathBuf| Check::new(file, &["security", "auth", "selectedType"], Rule::Is(json!(selected)));
+    let mut checks = vec![enforced(&own), enforced(&system), chosen(&system)];
+    if local != own {
+        checks.extend([enforced(&local), chosen(&local)].map(|check| Check { is_local: true, ..check }));
+    }
+    checks
 }
 
 fn shared(access: &Access) -> (Vec<(Place, Value)>, Option<String>) {
@@ -62,6 +79,10 @@ fn provider(access: &Access) -> (Vec<(Place, Value)>, Option<String>) {
         (Place::key(&["security", "auth", "selectedType"]), json!("openai")),
         (Place::key(&["model", "name"]), json!(access.model)),
     ];
-    let note = format!("Qwen Code takes a key only from its environment: start it with `{} exec -- qwen`", super::NAME);
+    let note = format!(
+        "Qwen Code takes a key only from its environment: start it with `{} exec --profile {} -- qwen`",
+        quoted(&access.program),
+        access.profile
+    );
     (entries, Some(note))
 }

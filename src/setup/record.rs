@@ -77,6 +77,16 @@ impl Record {
         self.companions.iter().find(written).is_some_and(|companion| companion.written == digest(text.as_bytes()))
     }
 
+    /// The places where something else was before: a key, host or model of another service, kept in this record.
+    pub(super) fn aside(&self) -> Vec<String> {
+        let is_group = |written: &&Written| {
+            written.place.path.first().is_some_and(|first| first == "env" || first == "apiKeyHelper")
+        };
+        let had =
+            |written: &&Written| written.before.as_ref().is_some_and(|before| *before != written.value && before != "");
+        self.entries.iter().filter(is_group).filter(had).map(|written| written.place.name()).collect()
+    }
+
     /// Whether `path` was not there before the first run.
     pub(super) fn has_made(&self, path: &Path) -> bool {
         files::resolve(path).is_ok_and(|path| self.made.contains(&path))

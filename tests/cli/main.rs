@@ -55,6 +55,7 @@ mod sandbox;
 mod screens;
 mod server;
 mod setup;
+mod setup_files;
 mod shells;
 mod short_lived;
 mod status;

@@ -396,7 +396,8 @@ fn a_tool_that_is_not_installed_is_set_up_and_told_of() {
     let sandbox = Sandbox::new().at_home().variable("PATH", "/nonexistent");
     let outcome = sandbox.run(["setup", "opencode"]).exits(0).any_stderr();
     let expected = "qwenauth: opencode uses profile `qwen`, model `coder-model`: `{home}/.config/opencode/opencode.json`\n\
-         qwenauth: `opencode` is not on `PATH`; it will find its set-up once it is installed\n";
+         qwenauth: `opencode` is not on `PATH`; it will find its set-up once it is installed\n\
+         qwenauth: requests go straight to the provider: `--gateway` adds limits that all programs share, and retries\n";
     assert_eq!(outcome.stderr, expected);
 }
 

@@ -45,7 +45,7 @@ TWICE = '"$@" && "$@"'
 ASK = "use a tool, then answer ping"
 
 
-def run(machine, ending, *command, **environment):
+def run(machine, ending, *command, known_as=(), **environment):
     """Runs a tool; its access token ends while the provider answers the first request."""
     machine.login()
     first = machine.credential()["access_token"]
@@ -56,7 +56,8 @@ def run(machine, ending, *command, **environment):
     checks = len(machine.provider.of_kind("model"))  # by the login
     statuses = machine.root / "statuses"
     relayed = [sys.executable, RELAY, statuses, *command]
-    done = machine.run("qwenauth", "exec", "--gateway", "--model", "coder-model", "--", *relayed, **environment)
+    options = ["--gateway", "--model", "coder-model", *known_as]
+    done = machine.run("qwenauth", "exec", *options, "--", *relayed, **environment)
     assert "ping" in done.stdout.partition("practice answer to:")[2], f"no answer in {done.stdout!r}\n{done.stderr}"
     seen = [status for status in statuses.read_text().split() if status != "100"]
     assert len(seen) >= 2 and set(seen) == {"200"}, f"the tool saw {seen}"
@@ -103,7 +104,8 @@ def aider(machine, ending):
 
 
 def opencode_agent(machine, ending):
-    run(machine, ending, opencode(machine), "run", "--title", "a title", ASK, **OFFLINE)
+    ask = [opencode(machine), "run", "--title", "a title", ASK]
+    run(machine, ending, *ask, known_as=["--as", "opencode"], **OFFLINE)
 
 
 def langchain(machine, ending):

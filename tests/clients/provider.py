@@ -279,6 +279,8 @@ class Provider:
                     self.model(json.loads(body), self.chat)
                 elif self.path == "/v1/responses":
                     self.model(json.loads(body), self.response)
+                elif self.path.partition("?")[0] == "/v1/messages":
+                    self.model(json.loads(body), self.message)
                 else:
                     self.reply(404, {"error": {"message": f"nothing at {self.path}"}})
 

@@ -109,14 +109,30 @@ def claude_code_answers_through_exec(machine):
     assert "ANTHROPIC_BASE_URL, ANTHROPIC_" in done.stderr, done.stderr[-2000:]
 
 
-def claude_code_is_told_that_the_gateway_does_not_speak_its_protocol(machine):
-    """And no key goes to Anthropic's own host, which would be its base URL then."""
+def claude_code_beside_a_gateway(machine):
+    """The credential ends between two runs, while the gateway goes on: Claude Code sees nothing of it."""
     machine.login()
-    program = machine.package("claude-code") / "node_modules/@anthropic-ai/claude-code-linux-x64/claude"
-    process = machine.start("qwenauth", "exec", "--gateway", "--", program, "-p", "hi", **OFFLINE)
-    assert process.wait() != 0, "it answered: the table can say so"
-    assert "the gateway does not speak Anthropic's protocol" in process.stderr, process.stderr
-    assert "Not logged in" in process.stdout + process.stderr, "Claude Code had some key to send"
+    key = machine.home / ".local/share/qwenauth/gateway-key"
+    gateway = machine.start("qwenauth", "gateway", "--json", "--listen", "127.0.0.1:0", "--api-key-file", key)
+    gateway.wait_for(lambda: gateway.stdout.endswith("\n"), "said its address")
+    address = re.search(r"127\.0\.0\.1:\d+", gateway.stdout)[0]
+    machine.qwenauth("setup", "claude-code", f"--gateway={address}")
+    folder = machine.package("claude-code") / "node_modules/@anthropic-ai/claude-code-linux-x64"
+    path = f"{folder}:{machine.environment()['PATH']}"
+    first = machine.credential()["access_token"]
+    before = len(machine.provider.of_kind("model"))
+    # Another service's key in the shell, which would otherwise be sent along.
+    foreign = {"ANTHROPIC_API_KEY": "sk-foreign", "ANTHROPIC_AUTH_TOKEN": "sk-foreign", "ANTHROPIC_MODEL": "foreign"}
+    for _ in range(2):
+        done = machine.run("claude", "-p", "ping", PATH=path, **foreign, **OFFLINE)
+        assert "practice answer to: " in done.stdout and "ping" in done.stdout, f"no answer in {done.stdout!r}"
+        machine.provider.expire_access_tokens()
+    requests = machine.provider.of_kind("model")[before:]
+    assert "sk-foreign" not in str([request.headers for request in requests]), "a foreign key was sent"
+    ways = [dict((name.lower(), value) for name, value in request.headers.items()).get("via") for request in requests]
+    assert set(ways) == {"1.1 qwenauth"}, "past the gateway"
+    answered = [request.token for request in requests if request.status == 200]
+    assert len(set(answered)) == 2 and answered[0] == first, "the credential was not renewed"
 
 
 def openai_python_answers_from_an_empty_home(machine):
@@ -138,10 +154,7 @@ TESTS = {
     "setup_codex": (["codex"], codex_answers_once_it_is_set_up),
     "setup_claude_code": (["claude-code"], claude_code_answers_once_it_is_set_up),
     "claude_code_answers_through_exec": (["claude-code"], claude_code_answers_through_exec),
-    "gateway_refuses_claude_code": (
-        ["claude-code"],
-        claude_code_is_told_that_the_gateway_does_not_speak_its_protocol,
-    ),
+    "setup_claude_code_beside_a_gateway": (["claude-code"], claude_code_beside_a_gateway),
     "openai_python_answers_through_exec_from_an_empty_home": (
         ["python-clients"],
         openai_python_answers_from_an_empty_home,

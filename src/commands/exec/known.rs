@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::Set;
 use crate::cli::{ExecArgs, variable};
@@ -84,7 +84,6 @@ fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &Child, inde
     let around = Surroundings {
         places: &tool_places(session)?,
         state: &session.config.paths.state,
-        work: &std::env::current_dir().context("the working directory is not available")?,
         merged: child.merged_variable().and_then(variable),
         allow_files: args.allow_env_file,
     };

@@ -142,9 +142,12 @@ pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
     file.write_all_at(bytes, offset)
 }
 
-/// Takes space for a new file, which reads as zeros.
+/// Takes space for a new file, which reads as zeros. An empty file needs none, and the system refuses to reserve none.
 #[cfg(target_os = "linux")]
 pub(crate) fn allocate(file: &File, bytes: usize) -> io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
     let length = nix::libc::off_t::try_from(bytes).map_err(io::Error::other)?;
     nix::fcntl::posix_fallocate(file, 0, length).map_err(io::Error::from)
 }

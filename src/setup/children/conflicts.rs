@@ -114,8 +114,8 @@ impl Reads {
             let directory = match name {
                 "{home}" => Some(around.places.home.clone()),
                 "{config}" => Some(around.places.config.clone()),
-                "{work}" => Some(around.work.to_owned()),
-                "{git}" => around.work.ancestors().find(|above| above.join(".git").exists()).map(Path::to_owned),
+                "{work}" => Some(around.places.work.clone()),
+                "{git}" => around.places.work.ancestors().find(|above| above.join(".git").exists()).map(Path::to_owned),
                 _ => Some(PathBuf::from("/")),
             };
             if let Some(file) = directory.map(|directory| directory.join(rest))

@@ -82,7 +82,6 @@ pub(crate) struct Values<'a> {
 pub(crate) struct Surroundings<'a> {
     pub(crate) places: &'a Places,
     pub(crate) state: &'a Path,
-    pub(crate) work: &'a Path,
     /// What the variable that [`Child::merged_variable`] names holds already.
     pub(crate) merged: Option<OsString>,
     /// Start although a file of the program's would win.

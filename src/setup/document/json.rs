@@ -1,7 +1,7 @@
 //! JSON with comments and trailing commas, as the tools themselves read it.
 
 use jsonc_parser::ParseOptions;
-use jsonc_parser::cst::{CstArray, CstInputValue, CstNode, CstObject, CstRootNode};
+use jsonc_parser::cst::{CstArray, CstInputValue, CstNode, CstObject, CstObjectProp, CstRootNode};
 use serde_json::Value;
 
 use super::NotParsed;
@@ -24,8 +24,21 @@ pub(super) fn parse(text: &str) -> Result<CstRootNode, NotParsed> {
 
 pub(super) fn get(root: &CstRootNode, path: &[String]) -> Option<Value> {
     let (last, parents) = path.split_last()?;
-    let parent = parents.iter().try_fold(root.object_value()?, |object, key| object.object_value(key))?;
-    parent.get(last)?.value()?.to_serde_value()
+    let parent = parents.iter().try_fold(root.object_value()?, |object, key| last_of(&object, key)?.object_value())?;
+    last_of(&parent, last)?.value()?.to_serde_value()
+}
+
+/// The property called `key`: of equal ones the last, as every reader of these files takes it.
+fn last_of(object: &CstObject, key: &str) -> Option<CstObjectProp> {
+    let named = |property: &CstObjectProp| property.decoded_name().is_some_and(|name| name == key);
+    object.properties().into_iter().rev().find(named)
+}
+
+fn object_or_create(object: &CstObject, key: &str) -> Option<CstObject> {
+    match last_of(object, key) {
+        Some(property) => property.object_value(),
+        None => object.object_value_or_create(key),
+    }
 }
 
 /// `None`: something above is no object, or what should be an array is none.
@@ -37,12 +50,15 @@ pub(super) fn set(
     value: &Value,
 ) -> Option<()> {
     let root = root.object_value_or_create()?;
-    let parent = parents.iter().try_fold(root, |object, key| object.object_value_or_create(key))?;
+    let parent = parents.iter().try_fold(root, |object, key| object_or_create(&object, key))?;
     let Some(ours) = ours else {
         set_key(&parent, last, value);
         return Some(());
     };
-    let array = parent.array_value_or_create(last)?;
+    let array = match last_of(&parent, last) {
+        Some(property) => property.array_value()?,
+        None => parent.array_value_or_create(last)?,
+    };
     remove_elements(&array, ours);
     for (index, element) in value.as_array().into_iter().flatten().enumerate() {
         array.insert(index, to_input(element));
@@ -51,10 +67,10 @@ pub(super) fn set(
 }
 
 pub(super) fn remove(root: &CstRootNode, parents: &[String], last: &str, ours: Option<&Ours>) -> Option<()> {
-    let parent = parents.iter().try_fold(root.object_value()?, |object, key| object.object_value(key))?;
+    let parent = parents.iter().try_fold(root.object_value()?, |object, key| last_of(&object, key)?.object_value())?;
     match ours {
-        Some(ours) => remove_elements(&parent.array_value(last)?, ours),
-        None => parent.get(last)?.remove(),
+        Some(ours) => remove_elements(&last_of(&parent, last)?.array_value()?, ours),
+        None => last_of(&parent, last)?.remove(),
     }
     Some(())
 }
@@ -76,7 +92,7 @@ fn options() -> ParseOptions {
 }
 
 fn set_key(object: &CstObject, key: &str, value: &Value) {
-    match object.get(key) {
+    match last_of(object, key) {
         Some(property) => property.set_value(to_input(value)),
         None => {
             object.append(key, to_input(value));

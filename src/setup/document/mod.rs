@@ -45,48 +45,63 @@ impl Place {
     }
 }
 
-pub(crate) enum Document {
+pub(crate) struct Document {
+    tree: Tree,
+    /// A byte order mark in front, which some editors write and no parser of these syntaxes takes.
+    has_mark: bool,
+    /// The text as it was read, for its line ends.
+    read: String,
+}
+
+enum Tree {
     Json(CstRootNode),
     Toml(DocumentMut),
 }
+
+const MARK: char = '\u{feff}';
 
 impl Document {
     /// An empty text is an empty document.
     ///
     /// Errors: the line and column of what does not parse.
     pub(crate) fn parse(text: &str, syntax: Syntax, path: &Path) -> Result<Self> {
+        let has_mark = text.starts_with(MARK);
+        let text = text.trim_start_matches(MARK);
         let parsed = match syntax {
-            Syntax::Json => json::parse(text).map(Self::Json),
-            Syntax::Toml => toml::parse(text).map(Self::Toml),
+            Syntax::Json => json::parse(text).map(Tree::Json),
+            Syntax::Toml => toml::parse(text).map(Tree::Toml),
         };
-        parsed.or_else(|NotParsed { line, column, why }| {
+        parsed.map(|tree| Self { tree, has_mark, read: text.to_owned() }).or_else(|NotParsed { line, column, why }| {
             let place = format!("`{}`, line {line}, column {column}", path.display());
             Failed::new(Failure::Other, format!("{place}: {}", printable(&why.trim().replace('\n', ", "))))
-                .hint("mend that line, or paste what `--print` shows; the file was not touched")
+                .hint("fix that line, or paste what `--print` shows; the file was not changed")
                 .err()
         })
     }
 
+    /// With the byte order mark and the line ends that it was read with.
     pub(crate) fn to_text(&self) -> String {
-        match self {
-            Self::Json(root) => root.to_string(),
-            Self::Toml(document) => document.to_string(),
-        }
+        let text = match &self.tree {
+            Tree::Json(root) => root.to_string(),
+            Tree::Toml(document) => document.to_string(),
+        };
+        let text = with_line_ends_of(&self.read, &text);
+        if self.has_mark { format!("{MARK}{text}") } else { text }
     }
 
     /// The whole of it.
     pub(crate) fn to_value(&self) -> Option<Value> {
-        match self {
-            Self::Json(root) => root.to_serde_value(),
-            Self::Toml(document) => Some(toml::whole(document)),
+        match &self.tree {
+            Tree::Json(root) => root.to_serde_value(),
+            Tree::Toml(document) => Some(toml::whole(document)),
         }
     }
 
     /// What stands at a place; for elements, the array of them.
     pub(crate) fn get(&self, place: &Place) -> Option<Value> {
-        let value = match self {
-            Self::Json(root) => json::get(root, &place.path),
-            Self::Toml(document) => toml::get(document, &place.path),
+        let value = match &self.tree {
+            Tree::Json(root) => json::get(root, &place.path),
+            Tree::Toml(document) => toml::get(document, &place.path),
         }?;
         let Some((field, wanted)) = &place.elements else { return Some(value) };
         let ours = |element: &&Value| element[field.as_str()] == wanted.as_str();
@@ -104,9 +119,9 @@ impl Document {
     /// Errors: something above the place is no object.
     pub(crate) fn set(&mut self, place: &Place, value: &Value) -> Result<()> {
         let Some((last, parents)) = place.path.split_last() else { bail!("an empty place") };
-        match self {
-            Self::Json(root) => json::set(root, parents, last, place.elements.as_ref(), value),
-            Self::Toml(document) => toml::set(document, parents, last, value),
+        match &mut self.tree {
+            Tree::Json(root) => json::set(root, parents, last, place.elements.as_ref(), value),
+            Tree::Toml(document) => toml::set(document, parents, last, value),
         }
         .with_context(|| format!("something above `{}` is not what the tool expects there", place.name()))
     }
@@ -131,11 +146,40 @@ impl Document {
 
     fn remove_one(&mut self, place: &Place) -> Option<()> {
         let (last, parents) = place.path.split_last()?;
-        match self {
-            Self::Json(root) => json::remove(root, parents, last, place.elements.as_ref()),
-            Self::Toml(document) => toml::remove(document, parents, last),
+        match &mut self.tree {
+            Tree::Json(root) => json::remove(root, parents, last, place.elements.as_ref()),
+            Tree::Toml(document) => toml::remove(document, parents, last),
         }
     }
+}
+
+/// `text` with the line ends of `before`: a line that is in both, in order, keeps its own; a new one gets the usual one.
+///
+/// The TOML parser reads CRLF and writes LF.
+fn with_line_ends_of(before: &str, text: &str) -> String {
+    let crlf = before.matches("\r\n").count();
+    if crlf == 0 {
+        return text.to_owned();
+    }
+    let usual = if 2 * crlf >= before.matches('\n').count() { "\r\n" } else { "\n" };
+    let mut old = before.split_inclusive('\n').map(|line| (line.trim_end_matches(['\r', '\n']), line));
+    let mut rest = old.clone();
+    text.split_inclusive('\n')
+        .map(|line| {
+            let Some(content) = line.strip_suffix('\n') else { return line.to_owned() };
+            let content = content.trim_end_matches('\r');
+            match rest.find(|(known, _)| *known == content) {
+                Some((_, kept)) if kept.ends_with('\n') => {
+                    old = rest.clone();
+                    kept.to_owned()
+                }
+                _ => {
+                    rest = old.clone();
+                    format!("{content}{usual}")
+                }
+            }
+        })
+        .collect()
 }
 
 /// Where and why a text is not of its syntax.
@@ -228,6 +272,41 @@ mod tests {
         ] {
             let error = Document::parse(text, syntax, Path::new("f")).err().unwrap().to_string();
             assert!(error.starts_with(start), "{error}");
+        }
+    }
+
+    #[test]
+    fn line_ends_and_a_byte_order_mark_stay() {
+        let toml = "\u{feff}model = \"x\"\r\n# mine\r\n\n[tui]\r\nlast = true";
+        let mut document = parse(toml, Syntax::Toml);
+        document.set(&Place::key(&["model"]), &json!("y")).unwrap();
+        document.set(&Place::key(&["own", "a"]), &json!(1)).unwrap();
+        let text = document.to_text();
+        assert!(text.starts_with("\u{feff}model = \"y\"\r\n# mine\r\n\n[tui]\r\nlast = true\r\n"), "{text:?}");
+        assert!(text.ends_with("[own]\r\na = 1\r\n"), "{text:?}");
+        let mut document = parse("\u{feff}{\r\n  \"a\": 1\r\n}\r\n", Syntax::Json);
+        document.set(&Place::key(&["b"]), &json!({"c": 2})).unwrap();
+        let text = document.to_text();
+        assert_eq!(text.matches('\n').count(), text.matches("\r\n").count(), "{text:?}");
+        assert!(text.starts_with("\u{feff}{\r\n"), "{text:?}");
+    }
+
+    #[test]
+    fn of_equal_keys_the_last_is_the_one_that_counts() {
+        for (text, path) in [
+            (r#"{"model": "a", "model": "b"}"#, &["model"][..]),
+            (r#"{"model": {"name": "a"}, "model": {"name": "b"}}"#, &["model", "name"]),
+            (r#"{"model": {"name": "a", "name": "b"}}"#, &["model", "name"]),
+        ] {
+            let mut document = parse(text, Syntax::Json);
+            let place = Place::key(path);
+            assert_eq!(document.get(&place), Some(json!("b")));
+            document.set(&place, &json!("ours")).unwrap();
+            let read: Value = serde_json::from_str(&document.to_text()).unwrap();
+            let found = path.iter().fold(&read, |value, key| &value[*key]);
+            assert_eq!(found, "ours", "{}", document.to_text());
+            document.set(&place, &json!("b")).unwrap();
+            assert_eq!(document.to_text(), text);
         }
     }
 

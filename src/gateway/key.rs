@@ -1,0 +1,57 @@
+//! The key that clients show to the gateway: made for one run, or kept in a file.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use zeroize::Zeroizing;
+
+use crate::error::{Failed, Failure};
+use crate::platform::files::{self, Content, Privacy};
+use crate::secret::Secret;
+
+/// A key of the user's own making should not be guessed either.
+const SHORTEST_KEY: usize = 16;
+
+/// A key for the clients of one gateway: 32 random bytes. Some clients insist on the beginning.
+pub(crate) fn new() -> Secret {
+    use base64::Engine;
+    let bytes: [u8; 32] = rand::random();
+    Secret::new(format!("sk-{}", base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(bytes)))
+}
+
+/// The key in `path`, made if there is none. Of two that start at once, one makes it and both have it.
+pub(crate) fn kept_in(path: &Path) -> Result<Secret> {
+    let path = &files::resolve(path)?;
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        files::make_directory(parent)?;
+    }
+    let key = new();
+    let line = Zeroizing::new(format!("{}\n", key.expose()));
+    if !path.exists() {
+        match files::create_whole(path, line.as_bytes()) {
+            Ok(_) => return Ok(key),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot write `{}`", path.display())),
+        }
+    }
+    stored_in(path)
+}
+
+/// The key in `path`.
+pub(crate) fn stored_in(path: &Path) -> Result<Secret> {
+    let failed = |what: &str| Failed::new(Failure::Other, format!("`{}` {what}", path.display()));
+    match files::read(path, Privacy::Secret)? {
+        Content::Missing => failed("is missing").hint("start the gateway again, and a key will be made").err(),
+        Content::Unfit(why) => Failed::new(Failure::Other, format!("cannot read `{}`: {why}", path.display())).err(),
+        Content::Bytes(bytes) => {
+            let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
+            if text.len() < SHORTEST_KEY || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return failed("does not hold a key")
+                    .hint("remove it, and a key will be made; one of your own has 16 or more letters and digits")
+                    .err();
+            }
+            Ok(Secret::new(text.to_owned()))
+        }
+    }
+}

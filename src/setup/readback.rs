@@ -1,0 +1,101 @@
+//! What the tool will see of a set-up: read back as the tool reads it, beside its other files that would win.
+//!
+//! Hazard: a set-up that is written and ignored looks done. Rule: nothing is written that the tool would not use.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::Plan;
+use super::document::{Document, Place};
+use super::target::{self, syntax_of};
+use crate::error::{Failed, Failure, printable};
+
+/// A setting of the tool's that decides whether ours counts.
+pub(super) struct Check {
+    pub(super) file: PathBuf,
+    pub(super) place: Place,
+    pub(super) rule: Rule,
+    /// The file counts in one directory only: the user is told, and the set-up goes on.
+    pub(super) is_local: bool,
+}
+
+pub(super) enum Rule {
+    /// If there is such a list, it has to contain this.
+    Lists(&'static str),
+    /// If there is such a list, it must not contain this.
+    DoesNotList(&'static str),
+    /// If it is set, it has to be this.
+    Is(Value),
+    Unset,
+}
+
+impl Plan {
+    /// Errors: the tool would ignore what is to be written. Returns what the user has to know of single directories.
+    pub(super) fn check(&self, text: &str) -> Result<Vec<String>> {
+        let document = Document::parse(text, self.syntax, &self.file)?;
+        for (place, value) in &self.entries {
+            if document.get(place).as_ref() != Some(value) {
+                let sentence = format!("`{}` in `{}` cannot be set", place.name(), self.file.display());
+                return Failed::new(Failure::Other, sentence).hint("paste what `--print` shows").err();
+            }
+        }
+        let mut notes = Vec::new();
+        for check in &self.checks {
+            let found = if check.file == self.file { document.get(&check.place) } else { check.found() };
+            let Some(what) = found.and_then(|found| check.rule.broken_by(&found)) else { continue };
+            let sentence = format!("`{}` in `{}` {what}", check.place.name(), check.file.display());
+            if check.is_local {
+                notes.push(format!("in this directory the set-up does not count: {sentence}"));
+                continue;
+            }
+            return Failed::new(
+                Failure::Other,
+                format!("{sentence}: the set-up would be ignored, nothing was changed"),
+            )
+            .hint(check.rule.remedy())
+            .err();
+        }
+        Ok(notes)
+    }
+}
+
+impl Check {
+    pub(super) fn new(file: &Path, path: &[&str], rule: Rule) -> Self {
+        Self { file: file.to_owned(), place: Place::key(path), rule, is_local: false }
+    }
+
+    /// A file that cannot be read as the tool reads it decides nothing.
+    fn found(&self) -> Option<Value> {
+        let text = target::read(&self.file).ok().flatten()?;
+        Document::parse(&text, syntax_of(&self.file), &self.file).ok()?.get(&self.place)
+    }
+}
+
+impl Rule {
+    /// What is wrong with `found`.
+    fn broken_by(&self, found: &Value) -> Option<String> {
+        let lists = |name: &str| found.as_array().is_some_and(|list| list.iter().any(|entry| entry == name));
+        match self {
+            Self::Lists(name) if found.is_array() && !lists(name) => Some(format!("does not list `{name}`")),
+            Self::DoesNotList(name) if lists(name) => Some(format!("lists `{name}`")),
+            Self::Is(wanted) if found != wanted => Some(format!("is `{}`", shown(found))),
+            Self::Unset if found != "" => Some("is set and wins".into()),
+            _ => None,
+        }
+    }
+
+    fn remedy(&self) -> String {
+        match self {
+            Self::Lists(name) => format!("add `{name}` to that list, or remove the list"),
+            Self::DoesNotList(name) => format!("remove `{name}` from that list"),
+            Self::Is(wanted) => format!("remove that setting, or set it to `{}`", shown(wanted)),
+            Self::Unset => "remove that setting".into(),
+        }
+    }
+}
+
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), printable)
+}

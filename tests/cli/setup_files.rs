@@ -1,0 +1,317 @@
+//! `setup` and tools' files as they are in the wild: empty, from Windows, with equal keys, with settings that win over
+//! ours, and with another service's key, host or model.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::run::Outcome;
+use crate::sandbox::{Sandbox, mode, write_private};
+
+const TOOLS: [(&str, &str); 4] = [
+    ("opencode", ".config/opencode/opencode.json"),
+    ("qwen-code", ".qwen/settings.json"),
+    ("codex", ".codex/config.toml"),
+    ("claude-code", ".claude/settings.json"),
+];
+
+impl Sandbox {
+    fn holding(self, file: &str, content: &str) -> Self {
+        write_private(&self.home().join(file), content);
+        self
+    }
+
+    fn content_of(&self, file: &str) -> String {
+        fs::read_to_string(self.home().join(file)).unwrap()
+    }
+
+    fn set_up(&self, command: &[&str]) -> Outcome {
+        self.run([&["setup"], command].concat()).exits(0).any_stderr()
+    }
+
+    fn undone(&self, tool: &str) {
+        self.run(["setup", tool, "--remove"]).exits(0).any_stderr();
+    }
+}
+
+fn logged_in_at_home() -> Sandbox {
+    let sandbox = Sandbox::new();
+    let program = sandbox.program().parent().unwrap().display().to_string();
+    sandbox.logged_in().variable("PATH", format!("{program}:/usr/bin:/bin"))
+}
+
+#[test]
+fn an_empty_file_is_an_empty_configuration_and_is_empty_again() {
+    for (tool, file) in TOOLS {
+        for content in ["", " \n\n", "\u{feff}"] {
+            let sandbox = logged_in_at_home().holding(file, content);
+            sandbox.set_up(&[tool]);
+            assert!(sandbox.content_of(file).contains("coder-model"), "{tool}");
+            sandbox.undone(tool);
+            assert_eq!(sandbox.content_of(file), content, "{tool}");
+        }
+    }
+}
+
+#[test]
+fn line_ends_and_byte_order_marks_are_kept() {
+    for (tool, file) in TOOLS {
+        let text = if tool == "codex" {
+            "\u{feff}# mine\r\n[tui]\r\nnotifications = true\r\n"
+        } else {
+            "\u{feff}{\r\n  // mine\r\n  \"theme\": \"dark\"\r\n}\r\n"
+        };
+        let sandbox = logged_in_at_home().holding(file, text);
+        sandbox.set_up(&[tool]);
+        let written = sandbox.content_of(file);
+        assert_eq!(written.matches('\n').count(), written.matches("\r\n").count(), "{tool}: {written:?}");
+        assert_eq!(written.matches('\u{feff}').count(), 1, "{tool}");
+        assert!(written.starts_with('\u{feff}') && written.contains("mine\r\n"), "{tool}: {written:?}");
+        // Edited since, so that the version before cannot simply be put back.
+        let edited = written.replace("mine", "edited");
+        let sandbox = sandbox.holding(file, &edited);
+        sandbox.undone(tool);
+        let left = sandbox.content_of(file);
+        assert!(left.starts_with('\u{feff}') && left.contains("edited\r\n"), "{tool}: {left:?}");
+        assert_eq!(left.matches('\n').count(), left.matches("\r\n").count(), "{tool}: {left:?}");
+    }
+}
+
+#[test]
+fn of_equal_keys_the_one_that_the_tool_reads_is_changed() {
+    for (tool, file, text, place) in [
+        ("opencode", TOOLS[0].1, r#"{"model": "a", "model": "b"}"#, "/model"),
+        (
+            "opencode",
+            TOOLS[0].1,
+            r#"{"provider": {}, "provider": {"qwenauth": {"npm": "x"}}}"#,
+            "/provider/qwenauth/npm",
+        ),
+        ("qwen-code", TOOLS[1].1, r#"{"model": {"name": "a"}, "model": {"name": "b"}}"#, "/model/name"),
+        (
+            "claude-code",
+            TOOLS[3].1,
+            r#"{"env": {"ANTHROPIC_MODEL": "a", "ANTHROPIC_MODEL": "b"}}"#,
+            "/env/ANTHROPIC_MODEL",
+        ),
+    ] {
+        let sandbox = logged_in_at_home().holding(file, text);
+        sandbox.set_up(&[tool]);
+        let read: Value = serde_json::from_str(&sandbox.content_of(file)).unwrap();
+        let found = read.pointer(place).unwrap().as_str().unwrap();
+        assert!(!["a", "b", "x"].contains(&found), "{tool}: {read}");
+        sandbox.undone(tool);
+        assert_eq!(sandbox.content_of(file), text, "{tool}");
+    }
+}
+
+#[test]
+fn a_set_up_that_the_tool_would_ignore_is_an_error_and_changes_nothing() {
+    for (tool, file, text, error) in [
+        (
+            "opencode",
+            ".config/opencode/opencode.json",
+            r#"{"enabled_providers": ["own"]}"#,
+            "`enabled_providers` in `{home}/.config/opencode/opencode.json` does not list `qwenauth`",
+        ),
+        (
+            "opencode",
+            ".config/opencode/config.json",
+            r#"{"enabled_providers": []}"#,
+            "`enabled_providers` in `{home}/.config/opencode/config.json` does not list `qwenauth`",
+        ),
+        (
+            "opencode",
+            ".config/opencode/opencode.jsonc",
+            r#"{"disabled_providers": ["a", "qwenauth"]} // x"#,
+            "`disabled_providers` in `{home}/.config/opencode/opencode.jsonc` lists `qwenauth`",
+        ),
+        (
+            "qwen-code",
+            ".qwen/settings.json",
+            r#"{"security": {"auth": {"enforcedType": "openai"}}}"#,
+            "`security.auth.enforcedType` in `{home}/.qwen/settings.json` is `openai`",
+        ),
+    ] {
+        let sandbox = logged_in_at_home().holding(file, text);
+        let outcome = sandbox.run(["setup", tool]).exits(1).any_stderr();
+        let expected = format!("qwenauth: error: {error}: the set-up would be ignored, nothing was changed\n");
+        assert!(outcome.stderr.starts_with(&expected), "{outcome}");
+        assert_eq!(sandbox.content_of(file), text, "{tool}");
+        assert!(!sandbox.home().join(".config/opencode/plugin").exists());
+    }
+    for (tool, file, text) in [
+        (
+            "opencode",
+            ".config/opencode/opencode.json",
+            r#"{"enabled_providers": ["own", "qwenauth"], "disabled_providers": ["x"]}"#,
+        ),
+        ("qwen-code", ".qwen/settings.json", r#"{"security": {"auth": {"enforcedType": "qwen-oauth"}}}"#),
+    ] {
+        logged_in_at_home().holding(file, text).set_up(&[tool]);
+    }
+}
+
+#[test]
+fn another_hosts_key_and_model_are_moved_aside_and_put_back() {
+    let theirs = json!({"env": {
+        "CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-secret",
+        "ANTHROPIC_AUTH_TOKEN": "sk-foreign-bearer",
+        "ANTHROPIC_API_KEY": "sk-foreign-key",
+        "ANTHROPIC_CUSTOM_HEADERS": "x-api-key: sk-foreign-header",
+        "ANTHROPIC_DEFAULT_OPUS_MODEL": "glm-9",
+        "ANTHROPIC_DEFAULT_SONNET_MODEL": "glm-8",
+        "CLAUDE_CODE_USE_BEDROCK": "1",
+        "OWN": "kept",
+    }, "apiKeyHelper": "cat ~/sk-foreign"});
+    let (text, file) = (format!("{theirs:#}\n"), ".claude/settings.json");
+    let sandbox = logged_in_at_home().holding(file, &text);
+    let outcome = sandbox.set_up(&["claude-code"]);
+    let written = sandbox.content_of(file);
+    for gone in ["secret", "sk-foreign", "glm-"] {
+        assert!(!written.contains(gone), "{written}");
+        assert!(!outcome.stderr.contains(gone), "{outcome}");
+    }
+    assert!(written.contains("\"OWN\": \"kept\""), "{written}");
+    let line = "qwenauth: moved aside until `qwenauth setup claude-code --remove`: `apiKeyHelper`, `env.ANTHROPIC_DEFAULT_SONNET_MODEL`, `env.ANTHROPIC_DEFAULT_OPUS_MODEL`, `env.ANTHROPIC_API_KEY`, `env.ANTHROPIC_AUTH_TOKEN`, `env.ANTHROPIC_CUSTOM_HEADERS`, `env.CLAUDE_CODE_OAUTH_TOKEN`, `env.CLAUDE_CODE_USE_BEDROCK`\n";
+    assert!(outcome.stderr.contains(line), "{outcome}");
+    let mut holding = Vec::new();
+    crate::sandbox::each_path(&sandbox.home(), &mut |path| {
+        if path.is_file() && fs::read_to_string(path).is_ok_and(|text| text.contains("sk-ant-oat01-secret")) {
+            assert_eq!(mode(path), 0o600, "{}", path.display());
+            holding.push(path.strip_prefix(sandbox.home()).unwrap().to_owned());
+        }
+    });
+    holding.sort();
+    assert_eq!(
+        holding,
+        [Path::new(".claude/settings.json.qwenauth-backup"), Path::new(".local/state/qwenauth/setup/claude-code.json")]
+    );
+    sandbox.undone("claude-code");
+    assert_eq!(sandbox.content_of(file), text);
+}
+
+#[test]
+fn what_was_moved_aside_comes_back_also_where_the_file_was_edited_since() {
+    let file = ".claude/settings.json";
+    let sandbox = logged_in_at_home().holding(file, "{\"env\": {\"ANTHROPIC_API_KEY\": \"sk-foreign\"}}\n");
+    sandbox.set_up(&["claude-code"]);
+    let edited = sandbox.content_of(file).replacen('{', "{\n  \"theme\": \"dark\",", 1);
+    let sandbox = sandbox.holding(file, &edited);
+    sandbox.undone("claude-code");
+    let left: Value = serde_json::from_str(&sandbox.content_of(file)).unwrap();
+    assert_eq!(left, json!({"theme": "dark", "env": {"ANTHROPIC_API_KEY": "sk-foreign"}}));
+}
+
+#[test]
+fn a_key_of_another_host_in_the_environment_is_named() {
+    let sandbox = logged_in_at_home().variable("ANTHROPIC_API_KEY", "sk-foreign").variable("ANTHROPIC_MODEL", "glm");
+    let outcome = sandbox.set_up(&["claude-code"]);
+    let line = "qwenauth: set in the environment, but not used by Claude Code while it is set up: `ANTHROPIC_API_KEY`, `ANTHROPIC_MODEL`\n";
+    assert!(outcome.stderr.contains(line), "{outcome}");
+}
+
+#[test]
+fn settings_of_a_directory_that_win_there_are_named() {
+    let sandbox = logged_in_at_home();
+    write_private(
+        &sandbox.directory().join(".claude/settings.local.json"),
+        r#"{"env": {"ANTHROPIC_AUTH_TOKEN": "sk-foreign"}}"#,
+    );
+    let outcome = sandbox.set_up(&["claude-code"]);
+    let line = "qwenauth: warning: in this directory the set-up does not count: `env.ANTHROPIC_AUTH_TOKEN` in `{sandbox}/.claude/settings.local.json` is set and wins\n";
+    assert!(outcome.stderr.contains(line), "{outcome}");
+}
+
+#[test]
+fn every_file_that_a_set_up_with_a_gateway_refers_to_is_there() {
+    let key = ".local/share/qwenauth/gateway-key";
+    for tool in ["opencode", "codex", "claude-code"] {
+        let sandbox = logged_in_at_home();
+        sandbox.set_up(&[tool, "--gateway=127.0.0.1:7999"]);
+        let file = sandbox.home().join(key);
+        assert_eq!(mode(&file), 0o600, "{tool}");
+        let made = sandbox.content_of(key);
+        assert!(made.trim().len() >= 16 && made.starts_with("sk-"), "{tool}");
+        sandbox.set_up(&[tool, "--gateway=127.0.0.1:8000"]);
+        assert_eq!(sandbox.content_of(key), made, "{tool}: a running gateway would not know another key");
+        let (_, tools_file) = TOOLS.into_iter().find(|(name, _)| *name == tool).unwrap();
+        let text = sandbox.content_of(tools_file);
+        assert!(text.contains("gateway-key") && text.contains("127.0.0.1:8000"), "{text}");
+        assert!(!text.contains(made.trim()), "{tool}");
+    }
+}
+
+#[test]
+fn claude_code_with_a_gateway_asks_the_gateway() {
+    let sandbox = logged_in_at_home();
+    sandbox.set_up(&["claude-code", "--gateway=127.0.0.1:7999"]);
+    let settings: Value = serde_json::from_str(&sandbox.content_of(".claude/settings.json")).unwrap();
+    let helper = format!("cat {}/.local/share/qwenauth/gateway-key", sandbox.home().display());
+    assert_eq!(
+        (&settings["env"]["ANTHROPIC_BASE_URL"], &settings["apiKeyHelper"]),
+        (&json!("http://127.0.0.1:7999"), &json!(helper))
+    );
+}
+
+#[test]
+fn lines_to_be_pasted_are_quoted_and_harmless() {
+    let sandbox = logged_in_at_home();
+    for tool in ["llm", "aider", "crush", "continue", "cline", "zed", "goose"] {
+        let outcome =
+            sandbox.run(["setup", tool, "--print", "--model", "m$(id)`id`'\"x y"]).exits(0).any_stdout().any_stderr();
+        let shown = outcome.stdout.clone() + &outcome.stderr;
+        let lines = shown.lines().filter(|line| line.contains("-m qwenauth/") || line.contains("-m 'qwenauth/"));
+        for line in lines {
+            assert!(line.contains(r#"-m 'qwenauth/m$(id)`id`'\''"x y'"#), "{tool}: {line}");
+        }
+        let outcome = sandbox.run(["setup", tool, "--model", "m\u{1b}[7mX"]).exits(2).any_stderr();
+        assert!(!outcome.stderr.contains('\u{1b}'), "{outcome}");
+    }
+}
+
+#[test]
+fn names_from_elsewhere_do_not_control_the_terminal() {
+    let models = r#"[providers.own]
+title = "Own\u001b[31m\u0007"
+base_url = "https://models.example/v1"
+default_model = "m"
+models = [{ id = "m", name = "M\u001b[7m" }, { id = "x\u0007" }]
+key = { variables = ["OWN"] }
+"#;
+    let sandbox = logged_in_at_home().configured(models);
+    sandbox.run_with_stdin(["login", "own", "--no-verify", "--api-key-stdin"], b"granted-key").exits(0).any_stderr();
+    for tool in ["llm", "aider", "crush", "continue", "cline", "zed", "goose", "opencode", "codex", "qwen-code"] {
+        let outcome = sandbox.run(["setup", tool, "--print", "--profile", "own"]).exits(0).any_stdout().any_stderr();
+        let shown = outcome.stdout.clone() + &outcome.stderr;
+        assert!(!shown.contains(['\u{1b}', '\u{7}']), "{tool}: {shown:?}");
+    }
+}
+
+#[test]
+fn opencodes_plugin_knows_the_profiles_origin_and_the_providers_headers() {
+    let sandbox = logged_in_at_home();
+    let outcome = sandbox.set_up(&["opencode"]);
+    assert!(outcome.stderr.ends_with(
+        "requests go straight to the provider: `--gateway` adds limits that all programs share, and retries\n"
+    ));
+    let plugin = sandbox.content_of(".config/opencode/plugin/qwenauth.js");
+    assert!(plugin.contains(&format!("const origin = \"{}\"\n", sandbox.server.url())), "{plugin}");
+    let headers = r#"const headers = {"X-DashScope-AuthType":"qwen-oauth","X-DashScope-CacheControl":"enable","X-DashScope-UserAgent":"{user-agent}"}"#;
+    assert!(plugin.contains(headers), "{plugin}");
+    assert!(!plugin.contains("/* "), "{plugin}");
+}
+
+#[test]
+fn a_shim_is_written_as_the_name_that_finds_it() {
+    let sandbox = logged_in_at_home();
+    let shims = sandbox.directory().join("mise/shims");
+    fs::create_dir_all(&shims).unwrap();
+    let shim = shims.join("qwenauth");
+    fs::write(&shim, format!("#!/bin/sh\nexec {} \"$@\"\n", sandbox.program().display())).unwrap();
+    fs::set_permissions(&shim, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let sandbox = sandbox.variable("PATH", format!("{}:/usr/bin:/bin", shims.display()));
+    let outcome = sandbox.shell("qwenauth setup codex --print").any_stderr().any_stdout();
+    assert!(outcome.stdout.contains("command = \"qwenauth\"\n"), "{outcome}");
+}
