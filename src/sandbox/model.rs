@@ -32,6 +32,13 @@ pub(super) fn models() -> Value {
     json!({ "object": "list", "data": models })
 }
 
+/// The model that a request names, if this provider does not serve it.
+pub(super) fn unknown(body: &[u8]) -> Option<String> {
+    let request: Value = serde_json::from_slice(body).ok()?;
+    let model = request["model"].as_str()?;
+    (!MODELS.contains(&model)).then(|| model.to_owned())
+}
+
 /// `POST /v1/chat/completions`; an error is a sentence for the client.
 pub(super) fn chat(body: &[u8]) -> Result<Output, String> {
     let request = parse(body)?;

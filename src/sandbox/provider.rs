@@ -209,7 +209,10 @@ impl Server {
                     return json_reply(StatusCode::UNAUTHORIZED, &api_error("invalid_api_key", message));
                 }
                 drop(authority);
-                ask_model(call, &call.path)
+                match model::unknown(&call.body) {
+                    Some(model) => no_such_model(&model),
+                    None => ask_model(call, &call.path),
+                }
             }
             _ => html_reply(StatusCode::NOT_FOUND, page::refused("there is nothing at this address")),
         }
@@ -268,8 +271,7 @@ impl Server {
             };
         }
         if let Some(model) = keys::unknown_model(provider, &call.body) {
-            let message = format!("The model `{model}` does not exist or you do not have access to it.");
-            return json_reply(StatusCode::NOT_FOUND, &api_error("model_not_found", &message));
+            return no_such_model(&model);
         }
         ask_model(call, rest)
     }
@@ -317,6 +319,12 @@ fn ask_model(call: &Call, path: &str) -> Response {
         Ok(model::Output::Events(events)) => reply(StatusCode::OK, "text/event-stream", events),
         Err(message) => json_reply(StatusCode::BAD_REQUEST, &api_error("invalid_request", &message)),
     }
+}
+
+/// In the provider's own words, so that a wrong model shows here as it would there.
+fn no_such_model(model: &str) -> Response {
+    let message = format!("The model `{model}` does not exist or you do not have access to it.");
+    json_reply(StatusCode::NOT_FOUND, &api_error("model_not_found", &message))
 }
 
 fn no_such_endpoint() -> Response {
@@ -475,6 +483,12 @@ mod tests {
         let answer = send(&provider, "POST", "/v1/chat/completions", &[("Authorization", &bearer)], chat);
         assert_eq!(answer.status, 200);
         assert!(answer.body.contains("You said: hello"));
+        for path in ["/v1/chat/completions", "/v1/responses", "/v1/messages"] {
+            let other = r#"{"model":"gpt-5.6-terra","messages":[],"input":"x"}"#;
+            let refused = send(&provider, "POST", path, &[("Authorization", &bearer)], other);
+            assert_eq!(refused.status, 404, "{path}");
+            assert!(refused.body.contains("The model `gpt-5.6-terra` does not exist"), "{}", refused.body);
+        }
         let models = send(&provider, "GET", "/v1/models", &[("Authorization", &bearer)], "");
         assert!(models.body.contains("coder-model"));
         let stream = format!("{}{}", r#"{"stream":true,"#, &chat[1..]);
