@@ -162,9 +162,9 @@ fn channel(program: &Path, system: &System) -> Channel {
     Channel::Unknown
 }
 
-/// The directory of the source, for `DIR/target/…/{debug,release}/qwenauth`.
+/// The directory of the source, for `DIR/target/PROFILE/qwenauth` and `DIR/target/TARGET/PROFILE/qwenauth`.
 fn source_directory(program: &Path) -> Option<PathBuf> {
-    let target = program.ancestors().find(|path| path.ends_with("target"))?;
+    let target = program.ancestors().skip(2).take(2).find(|path| path.ends_with("target"))?;
     let source = target.parent().filter(|source| source.join("Cargo.toml").exists())?;
     Some(source.to_owned())
 }
@@ -311,6 +311,14 @@ mod tests {
         let cargo = prefix_with(".crates.toml", &of_source);
         let pip = prefix_with(python, "");
         let other = prefix_with(".crates.toml", &record(""));
+        let source = prefix_with("Cargo.toml", "");
+        for (place, expected) in [
+            ("target/debug/qwenauth", Channel::Source(source.path().to_owned())),
+            ("target/x86_64-unknown-linux-musl/release/qwenauth", Channel::Source(source.path().to_owned())),
+            ("target/some/where/else/qwenauth", Channel::Unknown),
+        ] {
+            assert_eq!(channel(&source.path().join(place), &bare()), expected, "{place}");
+        }
         let found = |prefix: &TempDir| channel(&prefix.path().join("bin/qwenauth"), &bare());
         assert_eq!(found(&script), Channel::Script(script.path().to_owned()));
         assert_eq!(found(&cargo), Channel::Cargo("path+file:///src".to_owned()));

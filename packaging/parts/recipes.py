@@ -26,10 +26,11 @@ def fill(about, text, archives):
 
 
 def make(about, archives):
-    """install.sh, the formula, and the recipes that nobody has tried, in one archive of their own."""
+    """install.sh, the formula, the lines for packaging/action/checksums, and the recipes that nobody has tried, in one archive of their own."""
     packaging = project.ROOT / "packaging"
     made = {
         "install.sh": fill(about, (packaging / "install.sh").read_text(), archives).encode(),
+        "action-checksums": "".join(f"{about.version} {triple} {digest}\n" for triple, digest in archives.items()).encode(),
         "qwenauth.rb": fill(about, (packaging / "homebrew/qwenauth.rb").read_text(), archives).encode(),
     }
     untried = packaging / "untried"
