@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use reqwest::blocking::{Client, RequestBuilder};
+use reqwest::blocking::{Client, Request, RequestBuilder};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
 use url::{Host, Url, form_urlencoded};
 use zeroize::Zeroizing;
 
-use crate::error::{Failed, Failure};
+use crate::error::{Failed, Failure, printable};
 use crate::secret::Secret;
 
 /// Longest reply that is read, in bytes.
@@ -116,6 +116,11 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
+    fn message(&self) -> &str {
+        let (Self::Refused(message) | Self::NotConnected(message) | Self::Unknown(message)) = self;
+        message
+    }
+
     /// The trouble with `host`, as a person reads it.
     pub(crate) fn sentence(&self, host: &str) -> String {
         match self {
@@ -311,12 +316,35 @@ impl Connection {
     /// own.
     fn exchange(&self, request: RequestBuilder, limit: Duration) -> Result<Reply, Trouble> {
         let (sender, receiver) = mpsc::channel();
+        let (client, request) = request.build_split();
+        let request = request.map_err(trouble)?;
+        let line = logged_line(&request);
+        let began = Instant::now();
         thread::spawn(move || {
-            let _ = sender.send(send(request));
+            let _ = sender.send(send(&client, request));
         });
-        receive(&receiver, limit, self.is_given_up)
-            .unwrap_or_else(|| Err(Trouble::Unknown(format!("none came within {} s", limit.as_secs()))))
+        let outcome = receive(&receiver, limit, self.is_given_up)
+            .unwrap_or_else(|| Err(Trouble::Unknown(format!("none came within {} s", limit.as_secs()))));
+        let took = began.elapsed().as_millis();
+        match &outcome {
+            Ok(reply) => log::debug!("{line}: {} in {took} ms", reply.status),
+            Err(trouble) => log::debug!("{line}: failed after {took} ms: {}", printable(trouble.message())),
+        }
+        outcome
     }
+}
+
+/// `POST host/path`, and at the finest level the names of its headers. Queries and values may hold secrets.
+fn logged_line(request: &Request) -> String {
+    let url = request.url();
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    let line = format!("{} {host}{port}{}", request.method(), url.path());
+    if log::log_enabled!(log::Level::Trace) {
+        let names: Vec<&str> = request.headers().keys().map(HeaderName::as_str).collect();
+        log::trace!("{line}: headers {}", names.join(", "));
+    }
+    line
 }
 
 fn with_headers(request: RequestBuilder, headers: &[(String, String)], token: Option<&Secret>) -> RequestBuilder {
@@ -387,8 +415,8 @@ fn receive<T>(receiver: &Receiver<T>, limit: Duration, is_given_up: fn() -> bool
     None
 }
 
-fn send(request: RequestBuilder) -> Result<Reply, Trouble> {
-    let response = request.send().map_err(trouble)?;
+fn send(client: &Client, request: Request) -> Result<Reply, Trouble> {
+    let response = client.execute(request).map_err(trouble)?;
     let header =
         |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
     let status = response.status().as_u16();

@@ -112,9 +112,14 @@ fn run_command(Cli { global, command }: Cli) -> Result<u8> {
     let environment = Environment::read();
     if let Some(level) = &environment.log {
         // Our own lines only: those of the HTTP libraries may carry what is sent.
-        let level = level.to_string_lossy().parse().unwrap_or(log::LevelFilter::Info);
+        let known = level.to_string_lossy().parse();
+        let level = known.as_ref().copied().unwrap_or(log::LevelFilter::Info);
         let target = env_logger::Target::Pipe(Box::new(say::LogLines));
         env_logger::Builder::new().filter_module("qwenauth", level).target(target).init();
+        if known.is_err() {
+            log::warn!("`QWENAUTH_LOG` is none of off, error, warn, info, debug, trace; `info` is used");
+        }
+        log::debug!("qwenauth {} on {} {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
     }
     let session = || Session::load(&global, environment);
     match command {

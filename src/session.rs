@@ -46,6 +46,10 @@ impl Session {
                 None => (config.profile.clone().unwrap_or_else(ProfileName::qwen), SelectedBy::Config),
             },
         };
+        log::info!(
+            "profile `{profile}`, selected by {selected_by:?}, credential file `{}`",
+            config.paths.credential(&profile).display()
+        );
         Ok(Self { config, environment, profile, selected_by })
     }
 

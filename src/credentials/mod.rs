@@ -272,9 +272,20 @@ impl Account {
     /// A credential whose access token is good for `lifetime`, renewed if it must be.
     pub(crate) fn fresh(&self, lifetime: Lifetime) -> Result<Credential> {
         let credential = self.require()?;
+        let left = credential.left((self.clock)()).unwrap_or_default().as_secs();
         if credential.lasts(lifetime.duration(), (self.clock)()) {
+            if credential.is_lasting() {
+                log::info!("the API key of `{}` is used", self.profile);
+            } else {
+                log::info!("the token of `{}` is valid for {left} s more and is used", self.profile);
+            }
             return Ok(credential);
         }
+        log::info!(
+            "the token of `{}` is valid for {left} s, less than the {} s asked for: it has to be renewed",
+            self.profile,
+            lifetime.duration().as_secs()
+        );
         match renew(self, &credential) {
             Ok(renewed) => self.check_lifetime(renewed, lifetime),
             Err(error) => self.fall_back_to_current(credential, lifetime, error),

@@ -240,7 +240,7 @@ impl Authorization {
             }
             match self.poll(server) {
                 Poll::Grant(grant) => return Ok(grant),
-                Poll::Pending => {}
+                Poll::Pending => log::info!("not approved yet; the server is asked every {} s", interval.as_secs()),
                 Poll::SlowDown => {
                     interval += SLOW_DOWN;
                     log::info!("the server asks to poll less often: every {} s from now", interval.as_secs());

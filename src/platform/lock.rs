@@ -172,11 +172,14 @@ fn wait(file: File, path: &Path, deadline: Instant) -> Result<File> {
         let _ = sender.send(locked);
     });
     let limit = |until: Duration| until.min(deadline.saturating_duration_since(Instant::now()));
+    let began = Instant::now();
+    log::info!("waiting for the lock `{}`, which another process holds", path.display());
     let mut outcome = receiver.recv_timeout(limit(NOTICE_AFTER));
     if outcome.is_err() && Instant::now() < deadline {
         note(&format!("waiting for another process that holds `{}`", path.display()));
         outcome = receiver.recv_timeout(limit(PATIENCE));
     }
+    log::info!("waited {} ms for the lock `{}`", began.elapsed().as_millis(), path.display());
     match outcome {
         Ok(Ok(file)) => Ok(file),
         Ok(Err(error)) => Err(cannot_lock(&error, path)),

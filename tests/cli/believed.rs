@@ -115,7 +115,7 @@ impl Believed {
         let home = sandbox.home().display().to_string();
         let command = self.command.iter().map(|word| word.replace("{home}", &home));
         let running = sandbox.spawn(command);
-        if self.command[0] == "gateway" && running.has_lines(2) {
+        if self.command[0] == "gateway" && running.has_lines(1) {
             running.signal(nix::sys::signal::Signal::SIGTERM);
         }
         running.finish().any_stdout().any_stderr()

@@ -31,6 +31,7 @@ mod issuer;
 mod key_places;
 mod keys;
 mod known_programs;
+mod log;
 mod login;
 mod login_again;
 mod login_choice;

@@ -22,6 +22,8 @@ fn screen(sandbox: &Sandbox, arguments: &[&str], columns: u16) -> (vt100::Parser
     let size = Winsize { ws_row: ROWS, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let terminal = openpty(&size, None).unwrap();
     let mut command = sandbox.command(arguments);
+    // A person sees no log, whatever the tests are run with.
+    command.env_remove("QWENAUTH_LOG");
     command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
     command
         .stdin(terminal.slave.try_clone().unwrap())

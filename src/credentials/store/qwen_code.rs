@@ -63,10 +63,13 @@ impl QwenCodeLock {
     ) -> Result<Option<Self>> {
         let id = lock_id();
         let started = Instant::now();
-        let mut told = false;
+        let (mut logged, mut told) = (false, false);
         loop {
             let held = Held::new();
             if let Some(file) = Self::create(path, &id, kernel)? {
+                if logged {
+                    log::info!("waited {} ms for the lock of Qwen Code", started.elapsed().as_millis());
+                }
                 return Ok(Some(Self::hold(path.to_owned(), id, file, held)));
             }
             drop(held);
@@ -79,6 +82,10 @@ impl QwenCodeLock {
             }
             if Instant::now() >= deadline {
                 return Err(wait_over(path));
+            }
+            if !logged {
+                log::info!("waiting for the lock `{}`, which Qwen Code holds", path.display());
+                logged = true;
             }
             if !told && started.elapsed() >= NOTICE_AFTER {
                 note(&format!("waiting for Qwen Code, which holds `{}`", path.display()));

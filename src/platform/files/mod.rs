@@ -262,7 +262,10 @@ pub(crate) fn remove(path: &Path, privacy: Privacy) -> Result<bool> {
         check_removable(path, &target)?;
     }
     match disk::remove_file(&target) {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            log::info!("removed `{}`", target.display());
+            Ok(true)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) if disk::is_mount_point_error(&error) => open_in_place(&target, 0)
             .and_then(|mut file| fill(&mut file, b"{}"))

@@ -102,6 +102,7 @@ impl Room {
             Some(mut file) => {
                 fill(&mut file, bytes).with_context(failed)?;
                 forget(self.temporary);
+                log::info!("wrote `{}` in place", target.display());
                 return Ok(());
             }
             None => disk::replace(self.temporary, &target),
@@ -125,6 +126,7 @@ impl Room {
         if let Err(error) = disk::sync_directory(directory) {
             log::warn!("cannot flush the directory `{}`: {error}", directory.display());
         }
+        log::info!("wrote `{}`", target.display());
         Ok(())
     }
 }

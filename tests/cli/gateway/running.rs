@@ -196,6 +196,7 @@ fn a_hangup_of_its_terminal_ends_the_gateway() {
     let sandbox = logged_in(&upstream);
     let script = r"
 import os, pty, signal, urllib.request
+os.environ.pop('QWENAUTH_LOG', None)
 child, terminal = pty.fork()
 if child == 0:
     os.execv(os.environ['QWENAUTH'], ['qwenauth', 'gateway'])

@@ -1,0 +1,186 @@
+//! `QWENAUTH_LOG`: for each command, a wait and a failure can be explained from the log alone, and no secret is in it.
+
+use std::fs::{self, File};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::login::polls;
+use crate::run::Outcome;
+use crate::sandbox::Sandbox;
+use crate::server::{Ask, Reply};
+
+/// The lines of the log, without what else is on stderr.
+fn lines(outcome: &Outcome) -> Vec<&str> {
+    outcome.stderr.lines().filter(|line| line.starts_with('[') && line.contains(" qwenauth")).collect()
+}
+
+#[track_caller]
+fn has(outcome: &Outcome, texts: &[&str]) {
+    let lines = lines(outcome);
+    for text in texts {
+        assert!(lines.iter().any(|line| line.contains(text)), "`{text}` is not in the log:\n{}", outcome.stderr);
+    }
+    assert!(!outcome.stderr.contains("granted-"), "a secret in the log: {}", outcome.stderr);
+}
+
+fn logging(sandbox: Sandbox, level: &str) -> Sandbox {
+    sandbox.variable("QWENAUTH_LOG", level)
+}
+
+/// Runs a command that has to wait for the lock of the credential, which another process holds.
+fn waits_for_the_lock(sandbox: &Sandbox, arguments: &[&str]) {
+    let held = File::create(sandbox.kernel_lock()).unwrap();
+    fs2::FileExt::lock_exclusive(&held).unwrap();
+    let running = sandbox.spawn(arguments);
+    running.wait_for_stderr("waiting for the lock");
+    fs2::FileExt::unlock(&held).unwrap();
+    let outcome = running.finish().exits(0).any_stdout().any_stderr();
+    has(&outcome, &["waiting for the lock `{home}/.qwen/.oauth_creds.qwenauth-lock`", "waited ", "profile `qwen`"]);
+}
+
+#[test]
+fn a_wait_for_another_process_is_in_the_log_of_every_command_that_renews_or_stores() {
+    for arguments in [&["token"][..], &["env"], &["exec", "--", "true"], &["refresh"]] {
+        let sandbox = logging(Sandbox::expired().refresh(Reply::tokens("2")), "info");
+        waits_for_the_lock(&sandbox, arguments);
+    }
+    let sandbox = logging(Sandbox::new().logged_in(), "info");
+    waits_for_the_lock(&sandbox, &["logout"]);
+    let sandbox = logging(polls([]).granted(), "info");
+    fs::create_dir(sandbox.qwen()).unwrap();
+    waits_for_the_lock(&sandbox, &["login"]);
+}
+
+#[test]
+fn a_renewal_that_fails_is_explained_by_its_requests() {
+    for arguments in [&["token"][..], &["env"], &["exec", "--", "true"], &["refresh"], &["gateway"]] {
+        let sandbox = logging(Sandbox::expired(), "debug");
+        sandbox.server.always(Ask::Refresh, || Reply::html(503));
+        let running = sandbox.spawn(arguments);
+        let outcome = if arguments == ["gateway"] {
+            // It serves, and answers 503 until there is a token again.
+            running.first_lines(2);
+            running.signal(Signal::SIGTERM);
+            running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr()
+        } else {
+            running.finish().exits(3).any_stdout().any_stderr()
+        };
+        if arguments != ["refresh"] {
+            has(&outcome, &["the token of `qwen` is valid for 0 s, less than "]);
+        }
+        has(
+            &outcome,
+            &["renewing the token of `qwen`", "POST {address}/api/v1/oauth2/token: 503 in ", "renewing again in "],
+        );
+    }
+}
+
+#[test]
+fn a_host_that_cannot_be_reached_is_named() {
+    let sandbox = logging(Sandbox::expired(), "debug").variable("QWENAUTH_QWEN_OAUTH_URL", "http://127.0.0.1:9");
+    let outcome = sandbox.run(["token"]).exits(3).any_stdout().any_stderr();
+    has(&outcome, &["POST 127.0.0.1:9/api/v1/oauth2/token: failed after "]);
+}
+
+#[test]
+fn what_was_decided_is_told_and_nothing_else_at_the_level_of_info() {
+    let sandbox = logging(Sandbox::new().logged_in(), "info");
+    let outcome = sandbox.run(["token"]).stdout("granted-access-1\n").any_stderr();
+    let lines = lines(&outcome);
+    assert_eq!(lines.len(), 2, "{}", outcome.stderr);
+    has(&outcome, &["credential file `{home}/.qwen/oauth_creds.json`", "s more and is used"]);
+}
+
+#[test]
+fn a_device_login_tells_its_waits_and_its_end() {
+    let sandbox = polls([Reply::error(400, "authorization_pending"), Reply::error(400, "access_denied")]);
+    let sandbox = logging(sandbox, "debug");
+    let outcome = sandbox.run(["login"]).exits(4).any_stdout().any_stderr();
+    has(
+        &outcome,
+        &[
+            "POST {address}/api/v1/oauth2/device/code: 200 in ",
+            "POST {address}/api/v1/oauth2/token: 400 in ",
+            "not approved yet; the server is asked every ",
+        ],
+    );
+}
+
+#[test]
+fn a_key_login_tells_who_was_asked_and_what_was_written() {
+    let sandbox = logging(crate::keys::knows_the_key(crate::keys::sandbox(), "/groq/v1/models"), "debug");
+    let outcome = sandbox.run_with_stdin(crate::keys::by_stdin("groq", &[]), b"granted-key-1\n").exits(0).any_stderr();
+    has(
+        &outcome,
+        &["GET {address}/groq/v1/models: 200 in ", "wrote `{home}/.local/share/qwenauth/credentials/groq.json`"],
+    );
+    let sandbox = logging(crate::keys::refuses(crate::keys::sandbox(), "/groq/v1/models"), "debug");
+    let outcome = sandbox.run_with_stdin(crate::keys::by_stdin("groq", &[]), b"granted-key-1\n").exits(4).any_stderr();
+    has(&outcome, &["GET {address}/groq/v1/models: 401 in "]);
+}
+
+#[test]
+fn status_doctor_and_usage_tell_who_was_asked() {
+    let sandbox = logging(Sandbox::new().logged_in(), "debug");
+    sandbox.server.always(Ask::Chat, || Reply::html(502));
+    let outcome = sandbox.run(["status", "--check"]).any_stdout().any_stderr();
+    has(&outcome, &["POST {address}/v1/chat/completions: 502 in "]);
+    drop(outcome);
+    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+    let outcome = sandbox.run(["doctor"]).any_stdout().any_stderr();
+    has(&outcome, &["GET {address}/: 404 in "]);
+    drop(outcome.exits(0));
+    let sandbox = Sandbox::new().configured("[providers.openrouter]\nbase_url = \"{server}/api/v1\"\n");
+    sandbox.server.serve("/api/v1/key", |_| Reply::json(200, json!({"data": {"limit": 5.0, "limit_remaining": 1.25}})));
+    drop(sandbox.run_with_stdin(crate::keys::by_stdin("openrouter", &[]), b"granted-key-1\n").exits(0).any_stderr());
+    let outcome = logging(sandbox, "debug").run(["usage", "--check"]).any_stdout().any_stderr();
+    has(&outcome, &["GET {address}/api/v1/key: 200 in "]);
+}
+
+#[test]
+fn commands_that_ask_nobody_tell_what_they_read_and_wrote() {
+    let sandbox = logging(Sandbox::new().logged_in(), "info");
+    let outcome = sandbox.run(["setup", "qwen-code"]).any_stdout().any_stderr();
+    has(&outcome, &["wrote `{home}/.qwen/settings.json`"]);
+    drop(outcome.exits(0));
+    for arguments in [&["profiles"][..], &["use", "qwen"], &["usage"], &["status"], &["logout"]] {
+        let outcome = sandbox.run(arguments).any_stdout().any_stderr();
+        has(&outcome, &["profile `qwen`"]);
+        drop(outcome.exits(0));
+    }
+}
+
+#[test]
+fn header_names_are_told_at_the_finest_level_and_never_their_values() {
+    let sandbox = logging(Sandbox::new().logged_in(), "trace");
+    sandbox.server.always(Ask::Chat, || Reply::json(200, json!({"choices": []})));
+    let outcome = sandbox.run(["status", "--check"]).any_stdout().any_stderr();
+    has(&outcome, &["POST {address}/v1/chat/completions: headers accept, content-type, "]);
+    let line = lines(&outcome).into_iter().find(|line| line.contains(": headers ")).unwrap();
+    assert!(line.contains("authorization") && !line.to_lowercase().contains("bearer"), "{line}");
+}
+
+#[test]
+fn a_level_that_is_none_is_told_and_informs() {
+    let sandbox = logging(Sandbox::new().logged_in(), "loud");
+    let outcome = sandbox.run(["token"]).any_stdout().any_stderr();
+    has(
+        &outcome,
+        &["`QWENAUTH_LOG` is none of off, error, warn, info, debug, trace; `info` is used", "profile `qwen`"],
+    );
+}
+
+#[test]
+fn queries_are_not_told() {
+    let sandbox = Sandbox::new().configured(
+        "[providers.mine]\nbase_url = \"{server}/v1\"\nkey = { variables = [\"MINE\"] }\nverify = { get = \"{server}/who?token=in-the-query\" }\n",
+    );
+    sandbox.server.serve("/who", |_| Reply::json(200, json!({})));
+    let outcome = logging(sandbox, "trace")
+        .run_with_stdin(crate::keys::by_stdin("mine", &["--model", "m"]), b"granted-key-1\n")
+        .any_stdout()
+        .any_stderr();
+    has(&outcome, &["GET {address}/who: 200 in "]);
+    assert!(!outcome.stderr.contains("in-the-query"), "{outcome}");
+}
