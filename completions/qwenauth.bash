@@ -215,7 +215,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__exec)
-            opts="-v -h --gateway --preserve-env --model --min-ttl --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --warn-at --short-lived --as --allow-env-file --verbose --profile --help"
+            opts="-v -h --gateway --preserve-env --model --min-ttl --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --fallback --warn-at --short-lived --as --allow-env-file --verbose --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -292,6 +292,13 @@ _qwenauth() {
                     fi
                     return 0
                     ;;
+                --fallback)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --warn-at)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -318,7 +325,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__gateway)
-            opts="-h --listen --plain-http --api-key-file --show-key --allow-host --all-profiles --metrics --drain --json --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --warn-at --profile --help"
+            opts="-h --listen --plain-http --api-key-file --show-key --allow-host --all-profiles --metrics --drain --json --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --fallback --warn-at --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -403,6 +410,13 @@ _qwenauth() {
                     fi
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --fallback)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
                     fi
                     return 0
                     ;;

@@ -107,6 +107,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l timeout -d 'L
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l max-body -d 'Longest request' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l replay-limit -d 'Longest request that is kept to be sent again' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l log -d 'Write a JSON line per request to this file, or with `-` to stdout; never a body or a key' -r -F
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l fallback -d 'Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l warn-at -d 'Say so, once a day, when this much of the day\'s limit is used' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l as -d 'The known program that CMD is, where its name does not tell' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
@@ -128,6 +129,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l timeout -d
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l max-body -d 'Longest request' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l replay-limit -d 'Longest request that is kept to be sent again' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l log -d 'Write a JSON line per request to this file, or with `-` to stdout; never a body or a key' -r -F
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l fallback -d 'Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l warn-at -d 'Say so, once a day, when this much of the day\'s limit is used' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l plain-http -d 'Listen beyond this machine although nothing encrypts what passes'

@@ -100,6 +100,7 @@ module completions {
     --max-body: string        # Longest request
     --replay-limit: string    # Longest request that is kept to be sent again
     --log: path               # Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
+    --fallback: string        # Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml
     --warn-at: string         # Say so, once a day, when this much of the day's limit is used
     --short-lived             # Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
     --as: string              # The known program that CMD is, where its name does not tell
@@ -129,6 +130,7 @@ module completions {
     --max-body: string        # Longest request
     --replay-limit: string    # Longest request that is kept to be sent again
     --log: path               # Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
+    --fallback: string        # Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml
     --warn-at: string         # Say so, once a day, when this much of the day's limit is used
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help

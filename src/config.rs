@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::cli::{Environment, variable};
 use crate::error::{Failed, Failure, nearest, note, printable};
+use crate::hooks;
 use crate::paths::{self, Paths};
 use crate::platform::files::{self, Content, Privacy, Room};
 use crate::platform::lock::{Kernel, PATIENCE};
@@ -19,7 +20,7 @@ use crate::providers::{self, Overrides, Practice, QWEN};
 use crate::secret::Secret;
 
 /// What config.toml may say.
-const KEYS: [&str; 3] = ["directories", "profile", "providers"];
+const KEYS: [&str; 5] = ["directories", "fallback", "hooks", "profile", "providers"];
 
 /// Bytes an edit of config.toml may add: a key and a name.
 const EDIT: usize = 4096;
@@ -33,6 +34,18 @@ pub(crate) struct Config {
     /// `[directories]`: a path as it is written, and the profile for everything below it.
     pub(crate) directories: Vec<(String, ProfileName)>,
     pub(crate) overrides: Overrides,
+    /// `[hooks]`
+    pub(crate) hooks: hooks::Commands,
+    pub(crate) fallback: Fallback,
+}
+
+/// `[fallback]`: profiles of the user's own that serve when the first one's limit, plan or service is over.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fallback {
+    /// In the order of trial.
+    pub(crate) profiles: Vec<ProfileName>,
+    /// What a model is called at a profile, by the model and the profile.
+    pub(crate) models: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl Config {
@@ -40,8 +53,14 @@ impl Config {
     pub(crate) fn load(environment: &Environment) -> Result<Self> {
         let paths = Paths::of(environment)?;
         let qwen_oauth_url = environment.qwen_oauth_url.as_ref().map(|url| url.to_string_lossy().into_owned());
-        let overrides = Overrides { qwen_oauth_url, ..Overrides::default() };
-        let mut config = Self { paths, profile: None, directories: Vec::new(), overrides };
+        let mut config = Self {
+            paths,
+            profile: None,
+            directories: Vec::new(),
+            overrides: Overrides { qwen_oauth_url, ..Overrides::default() },
+            hooks: hooks::Commands::default(),
+            fallback: Fallback::default(),
+        };
         if environment.qwenauth_home.is_some() {
             config.overrides.practice = Practice::read(&config.paths.sandbox())?;
         }
@@ -75,6 +94,12 @@ impl Config {
             Some(rules) => directories(&rules).with_context(|| format!("`directories` in `{}`", path.display()))?,
             None => Vec::new(),
         };
+        if let Some(value) = table.remove("hooks") {
+            self.hooks = commands_of(value, path, warnings)?;
+        }
+        if let Some(value) = table.remove("fallback") {
+            self.fallback = fallback_of(value, path, warnings)?;
+        }
         match table.remove("providers") {
             Some(toml::Value::Table(providers)) => {
                 warnings.extend(providers::check_keys(&providers, &path.display().to_string()));
@@ -185,6 +210,62 @@ fn directories(rules: &toml::Value) -> Result<Vec<(String, ProfileName)>> {
         directories.push((path.clone(), ProfileName::parse(name)?));
     }
     Ok(directories)
+}
+
+/// `[hooks]`: a program and its arguments for each event.
+fn commands_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> Result<hooks::Commands> {
+    let toml::Value::Table(table) = value else {
+        let message = format!("`hooks` in `{}` is not a table", path.display());
+        return Failed::new(Failure::Other, message).hint("write `[hooks]`").err();
+    };
+    warnings.extend(unknown_keys(&table, &hooks::NAMES, "hooks", path));
+    let mut commands = hooks::Commands::new();
+    for (name, value) in table.into_iter().filter(|(name, _)| hooks::NAMES.contains(&name.as_str())) {
+        let words: Option<Vec<String>> = value.clone().try_into().ok();
+        let Some(words) = words.filter(|words| !words.is_empty()) else {
+            let message =
+                format!("`hooks.{name}` in `{}` is not a list of a program and its arguments", path.display());
+            return Failed::new(Failure::Other, message)
+                .hint(format!("write `{name} = [\"notify-send\", \"qwenauth\"]`"))
+                .err();
+        };
+        commands.insert(name, words);
+    }
+    Ok(commands)
+}
+
+/// `[fallback]` and `[fallback.models."MODEL"]`.
+fn fallback_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> Result<Fallback> {
+    let wrong = |what: &str, hint: &str| {
+        Failed::new(Failure::Other, format!("`{what}` in `{}` cannot be understood", path.display()))
+            .hint(hint.to_owned())
+    };
+    let toml::Value::Table(mut table) = value else { return wrong("fallback", "write `[fallback]`").err() };
+    warnings.extend(unknown_keys(&table, &["models", "profiles"], "fallback", path));
+    let names: Vec<String> = match table.remove("profiles") {
+        Some(value) => {
+            value.try_into().map_err(|_| wrong("fallback.profiles", "write `profiles = [\"openrouter\"]`"))?
+        }
+        None => Vec::new(),
+    };
+    let models = match table.remove("models") {
+        Some(value) => value.try_into().map_err(|_| {
+            wrong("fallback.models", "write `[fallback.models.\"MODEL\"]` and below it `PROFILE = \"MODEL THERE\"`")
+        })?,
+        None => BTreeMap::new(),
+    };
+    let profiles = names.iter().map(|name| ProfileName::parse(name)).collect::<Result<_>>()?;
+    Ok(Fallback { profiles, models })
+}
+
+fn unknown_keys(table: &toml::Table, known: &[&str], name: &str, path: &Path) -> Vec<String> {
+    let unknown = table.keys().filter(|key| !known.contains(&key.as_str()));
+    unknown
+        .map(|key| {
+            let near = nearest(key, known.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
+            format!("unknown key `{key}` under `[{name}]` in `{}`{}", path.display(), near.unwrap_or_default())
+        })
+        .collect()
 }
 
 /// The values of the variables that providers name for their client secrets.

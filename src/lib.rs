@@ -12,8 +12,10 @@
 //! credentials/    one credential: load, renew, log in, remove: the only code that changes it
 //! providers/      what a provider is; built_in.toml holds the built-in ones as data
 //! oauth/          what an authorization server says: device and authorization code, PKCE, refresh, revoke, discovery
+//! compression.rs  compressed bodies, read as far as a bound
 //! http.rs         the one blocking client: TLS, proxy, CA, time limits; what a failure means
 //! limits/         limits of requests, counted over all processes: windows, bursts, days
+//! hooks.rs        programs of the user that gateways run when something happens
 //! usage/          the ledger of what passed through the gateways
 //! gateway/        the local reverse proxy; async lives here, in sandbox/ and in platform's signals only; `serve()` is a blocking function
 //! setup/          one file per tool that can be configured, and what other programs read from their environment
@@ -31,10 +33,11 @@
 //! lib → cli, commands, platform, say, session · commands → everything below, never another command
 //! session → cli, config, credentials, http, platform, profile, providers
 //! credentials → oauth, http, paths, platform, profile, providers
-//! config → cli, paths, profile, providers, platform · paths → cli, platform, profile · profile → providers
-//! providers → oauth, http, platform · oauth → http · limits → paths, platform · usage → paths, platform
+//! config → cli, hooks, paths, profile, providers, platform · paths → cli, platform, profile · profile → providers
+//! providers → oauth, http, platform · oauth → http · limits → paths, platform, providers · usage → paths, platform, providers
+//! hooks → cli, paths, platform, usage
 //! setup → paths, platform, providers, used by its commands only
-//! gateway → credentials, limits, usage, platform, providers, http, used by its commands only
+//! gateway → compression, credentials, hooks, limits, usage, platform, providers, http, used by its commands only
 //! sandbox → cli, paths, platform, providers, say, used by its command only
 //! error → say · cli → platform, say · terminal → platform
 //! http, installation, platform, shell, secret use nothing of ours but error and secret
@@ -45,10 +48,12 @@
 
 mod cli;
 mod commands;
+mod compression;
 mod config;
 mod credentials;
 mod error;
 mod gateway;
+mod hooks;
 mod http;
 mod installation;
 #[cfg(any(test, feature = "internals"))]

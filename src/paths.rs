@@ -33,12 +33,16 @@ pub(crate) enum StateDirectory {
     Usage,
     /// Requests counted against limits.
     Rate,
+    /// Limits that servers reported as used up.
+    Limits,
+    /// Events for which a hook was run.
+    Events,
     /// Files whose mode was reported.
     Reported,
 }
 
 impl StateDirectory {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Pending,
         Self::Refused,
         Self::Origins,
@@ -46,6 +50,8 @@ impl StateDirectory {
         Self::Setup,
         Self::Usage,
         Self::Rate,
+        Self::Limits,
+        Self::Events,
         Self::Reported,
     ];
 
@@ -58,6 +64,8 @@ impl StateDirectory {
             Self::Setup => "setup",
             Self::Usage => "usage",
             Self::Rate => "rate",
+            Self::Limits => "limits",
+            Self::Events => "events",
             Self::Reported => "reported",
         })
     }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use crate::platform::system;
 use crate::say::Preferences;
+use crate::secret::Secret;
 
 /// The environment variables the program reads, all of them, read once.
 /// An empty value counts as not set.
@@ -55,6 +56,15 @@ pub(crate) fn screen_preferences() -> Preferences {
 #[expect(clippy::disallowed_methods, reason = "the one home of environment variables")]
 pub(crate) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The variables in which one of `secrets` is.
+pub(crate) fn names_holding(secrets: &[Secret]) -> Vec<OsString> {
+    let holds = |value: &OsString| {
+        let value = value.to_string_lossy();
+        secrets.iter().any(|secret| !secret.expose().is_empty() && value.contains(secret.expose()))
+    };
+    std::env::vars_os().filter(|(_, value)| holds(value)).map(|(name, _)| name).collect()
 }
 
 /// The same, where an empty value is not the same as none: of the proxies' variables it hides those that come after.

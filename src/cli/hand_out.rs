@@ -138,6 +138,10 @@ pub(crate) struct GatewayOptions {
     /// Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) log: Option<PathBuf>,
+    /// Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in
+    /// config.toml
+    #[arg(long, value_name = "PROFILE", value_delimiter = ',')]
+    pub(crate) fallback: Vec<String>,
     /// Say so, once a day, when this much of the day's limit is used
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub(crate) warn_at: Option<u8>,

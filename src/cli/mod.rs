@@ -17,7 +17,7 @@ pub(crate) use self::arrange::{
     CompletionsArgs, DoctorArgs, Names, ProfilesArgs, ProvidersArgs, SandboxArgs, SetupArgs, Shell, UseArgs,
 };
 pub(crate) use self::credential::{LoginArgs, LogoutArgs, Qr, RefreshArgs, StatusArgs, TokenArgs, TokenFormat};
-pub(crate) use self::environment::{Environment, screen_preferences, variable, variable_or_empty};
+pub(crate) use self::environment::{Environment, names_holding, screen_preferences, variable, variable_or_empty};
 pub(crate) use self::hand_out::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, UsageArgs};
 use crate::error::{Failed, Failure, printable};
 

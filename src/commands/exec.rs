@@ -72,7 +72,9 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     // Before any thread: all of them have the signals blocked then.
     let supervisor = Supervisor::stand_in()?;
     let options = session.gateway_options(&args.gateway_options);
-    let gateway = Background::start(listener, key, Served { account, accounts: None, read_key: None }, options)?;
+    let fallback = session.fallback(&args.gateway_options)?;
+    let gateway =
+        Background::start(listener, key, Served { account, accounts: None, read_key: None, fallback }, options)?;
     // A program that has the terminal may have its own picture on it.
     let quiet = std::io::stderr().is_terminal().then(Quiet::new);
     let ended = supervisor

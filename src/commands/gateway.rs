@@ -51,7 +51,9 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let accounts = args.all_profiles.then(|| accounts(session));
     let read_key = args.api_key_file.clone().map(|path| -> ReadKey { Box::new(move || key::stored_in(&path)) });
     let is_under_nohup = signals::outlives_terminal();
-    let ending = gateway::serve(listener, key, Served { account, accounts, read_key }, options, is_under_nohup)?;
+    let fallback = session.fallback(&args.options)?;
+    let ending =
+        gateway::serve(listener, key, Served { account, accounts, read_key, fallback }, options, is_under_nohup)?;
     signals::die_of(ending).context("cannot end by the signal")
 }
 

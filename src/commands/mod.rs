@@ -18,6 +18,7 @@ pub(crate) mod token;
 pub(crate) mod usage;
 pub(crate) mod use_profile;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
@@ -27,11 +28,13 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::cli::{GatewayOptions, variable};
-use crate::credentials::{self, Lifetime};
-use crate::error::note;
+use crate::credentials::{self, Lifetime, Stored};
+use crate::error::{Failed, Failure, note};
 use crate::gateway as proxy;
+use crate::gateway::fallback::Target;
 use crate::paths;
-use crate::providers::Ci;
+use crate::profile::ProfileName;
+use crate::providers::{Ci, Provider};
 use crate::session::{Endpoint, Session};
 use crate::setup::Places;
 use crate::shell::{self, Variable};
@@ -68,8 +71,86 @@ impl Session {
             allow_hosts: Vec::new(),
             state: self.config.paths.state.clone(),
             ca_file: self.environment.ca_file.as_ref().map(PathBuf::from),
+            hooks: self.config.hooks.clone(),
         }
     }
+
+    /// The other profiles that the gateway may move requests to, by option or configuration.
+    ///
+    /// Errors: usage, where no model is mapped or two profiles are one pool; login required, where one is not stored.
+    pub(crate) fn fallback(&self, args: &GatewayOptions) -> Result<Vec<Target>> {
+        let configured = &self.config.fallback;
+        let names = if args.fallback.is_empty() {
+            configured.profiles.clone()
+        } else {
+            args.fallback.iter().map(|name| ProfileName::parse(name)).collect::<Result<_>>()?
+        };
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        if configured.models.is_empty() {
+            return Failed::new(Failure::Usage, "fallback needs a map of models, and config.toml has none")
+                .hint(format!("write `[fallback.models.\"MODEL\"]` and below it `{} = \"MODEL THERE\"`", names[0]))
+                .err();
+        }
+        let mut known = vec![self.served(&self.profile)];
+        let mut targets = Vec::new();
+        for name in names {
+            if name == self.profile || targets.iter().any(|target: &Target| target.account.profile == name.as_str()) {
+                return Failed::new(Failure::Usage, format!("fallback names profile `{name}` twice"))
+                    .hint("name other profiles, each once")
+                    .err();
+            }
+            let Some((provider, base_url)) = self.served(&name) else {
+                return Failed::new(
+                    Failure::LoginRequired,
+                    format!("fallback names profile `{name}`, which is not logged in"),
+                )
+                .hint(format!("run `qwenauth login --profile {name} PROVIDER`, or leave it out"))
+                .err();
+            };
+            let is_pool = |(other, other_url): &(Provider, String)| {
+                provider.free_accounts && other.name == provider.name && *other_url == base_url
+            };
+            if let Some(Some((other, _))) = known.iter().find(|other| other.as_ref().is_some_and(is_pool)) {
+                let title = &other.title;
+                return Failed::new(
+                    Failure::Usage,
+                    format!("fallback names two profiles of {title}, whose terms forbid to pool free accounts"),
+                )
+                .hint("name profiles of different providers")
+                .err();
+            }
+            let there = |(model, profiles): (&String, &BTreeMap<String, String>)| {
+                Some((model.clone(), profiles.get(name.as_str())?.clone()))
+            };
+            let models: BTreeMap<String, String> = configured.models.iter().filter_map(there).collect();
+            announce(&name, &models, &provider);
+            known.push(Some((provider, base_url)));
+            targets.push(Target { account: self.account_of(&name), models });
+        }
+        Ok(targets)
+    }
+
+    /// The provider of a stored profile and where it is; `None` if it is not logged in.
+    fn served(&self, name: &ProfileName) -> Option<(Provider, String)> {
+        let account = self.account_of(name);
+        let Ok(Stored::Present(credential)) = account.load() else { return None };
+        let provider = account.provider(&credential).ok()?;
+        let base_url = credential.base_url(&provider).ok()?;
+        Some((provider, base_url))
+    }
+}
+
+/// Says where requests may move, and at what cost.
+fn announce(name: &ProfileName, models: &BTreeMap<String, String>, provider: &Provider) {
+    if models.is_empty() {
+        note(&format!("warning: no model is mapped to profile `{name}`, so no request moves there"));
+        return;
+    }
+    let models: Vec<String> = models.iter().map(|(model, there)| format!("`{model}` → `{there}`")).collect();
+    let price = if provider.price.is_empty() { String::new() } else { format!(", {}", provider.price) };
+    note(&format!("fallback to `{name}` ({}): {}{price}", provider.title, models.join(", ")));
 }
 
 /// Said where a key whose terms forbid it is used unattended.

@@ -13,7 +13,7 @@ use crate::credentials::{Credential, Stored};
 use crate::error::{Failed, Failure, note, printable};
 use crate::gateway::{self, Tuning};
 use crate::http;
-use crate::limits::{Rule, Zone, standing};
+use crate::limits::{Rule, Zone, exhausted, standing};
 use crate::providers::Provider;
 use crate::session::Session;
 use crate::usage::{Counts, Seen, Summary};
@@ -40,6 +40,9 @@ pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
     });
     let mut limits: Vec<Limit> = accounts.iter().flat_map(|account| account.limits(session, now)).collect();
     limits.extend(summary.limits.iter().map(|((profile, _), seen)| Limit::stated(profile, seen)));
+    for account in &accounts {
+        account.mark_exhausted(&mut limits, session, now);
+    }
     if args.check {
         limits.extend(accounts.iter().filter_map(|account| account.check(session)).flatten());
     }
@@ -83,8 +86,10 @@ fn accounts(session: &Session) -> Result<Vec<Known>> {
 struct Limit {
     profile: String,
     name: String,
-    most: u64,
-    used: u64,
+    /// The model it counts for, if not for all.
+    model: Option<String>,
+    /// The figure and what is used of it, where it is known.
+    figure: Option<(u64, u64)>,
     resets_at: Option<SystemTime>,
     /// Who says so: `counted` here, or stated by the `provider`.
     source: &'static str,
@@ -97,8 +102,8 @@ impl Limit {
         Self {
             profile: profile.to_owned(),
             name: seen.name.clone(),
-            most: seen.limit,
-            used: seen.limit.saturating_sub(seen.remaining),
+            model: None,
+            figure: Some((seen.limit, seen.limit.saturating_sub(seen.remaining))),
             resets_at: seen.resets_at.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
             source: "provider",
             is_over: seen.remaining == 0,
@@ -109,23 +114,37 @@ impl Limit {
         json!({
             "profile": self.profile,
             "name": self.name,
-            "limit": self.most,
-            "used": self.used,
-            "remaining": self.most.saturating_sub(self.used),
+            "model": self.model,
+            "limit": self.figure.map(|(most, _)| most),
+            "used": self.figure.map(|(_, used)| used),
+            "remaining": self.left(),
             "resets_at": self.resets_at.and_then(rfc3339),
             "source": self.source,
             "reached": self.is_over,
         })
     }
 
-    fn text(&self) -> String {
-        let left = self.most.saturating_sub(self.used);
-        let mut text = format!("  {:<12} {:<30}", printable(&self.profile), printable(&self.name));
-        if stdout().is_terminal() {
-            let filled = usize::try_from(self.used.min(self.most) * BAR as u64 / self.most.max(1)).unwrap_or(BAR);
-            let _ = write!(text, " {}{}", "█".repeat(filled), "░".repeat(BAR - filled));
+    /// Nothing is left of what the provider rejects, whatever was counted.
+    fn left(&self) -> Option<u64> {
+        match self.figure {
+            Some((most, used)) => Some(most.saturating_sub(used)),
+            None => self.is_over.then_some(0),
         }
-        let _ = write!(text, " {} of {} left", left, self.most);
+    }
+
+    fn text(&self) -> String {
+        let model = self.model.as_deref().map(|model| format!(", {model}")).unwrap_or_default();
+        let name = format!("{}{model}", self.name);
+        let mut text = format!("  {:<12} {:<30}", printable(&self.profile), printable(&name));
+        if let Some((most, used)) = self.figure {
+            if stdout().is_terminal() {
+                let filled = usize::try_from(used.min(most) * BAR as u64 / most.max(1)).unwrap_or(BAR);
+                let _ = write!(text, " {}{}", "█".repeat(filled), "░".repeat(BAR - filled));
+            }
+            let _ = write!(text, " {} of {most} left", most.saturating_sub(used));
+        } else {
+            text.push_str(" nothing left");
+        }
         if let Some(resets_at) = self.resets_at.and_then(rfc3339) {
             let _ = write!(text, ", resets {resets_at}");
         }
@@ -144,8 +163,8 @@ impl Known {
         let limit = |name: String, limit: u32, used: u32, resets_at, is_over| Limit {
             profile: self.profile.clone(),
             name,
-            most: limit.into(),
-            used: used.into(),
+            model: None,
+            figure: Some((limit.into(), used.into())),
             resets_at,
             source: "counted",
             is_over,
@@ -156,10 +175,40 @@ impl Known {
             if is_minute { "requests per minute".into() } else { format!("requests in {} s", window.as_secs_f64()) };
         let minute = self.rule.per_window.map(|most| limit(per, most, lately, None, lately >= most));
         let ends = self.rule.zone.day_of(now).ends;
-        let day = self.rule.per_day.map(|most| {
-            limit("requests per day".into(), most, today.count, Some(ends), today.over || today.count >= most)
-        });
+        let day = self
+            .rule
+            .per_day
+            .map(|most| limit("requests per day".into(), most, today.count, Some(ends), today.count >= most));
         minute.into_iter().chain(day).collect()
+    }
+
+    /// Adds what the provider reported as used up to the limits that are known.
+    fn mark_exhausted(&self, limits: &mut Vec<Limit>, session: &Session, now: SystemTime) {
+        for entry in exhausted(&session.config.paths.state, &self.provider.name, &self.account, now) {
+            let resets_at = entry.resets_at.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+            let name = entry.cause.limit_name();
+            let is_same = |limit: &&mut Limit| {
+                limit.profile == self.profile
+                    && limit.name == name
+                    && limit.source == "counted"
+                    && entry.model.is_none()
+            };
+            match limits.iter_mut().find(is_same) {
+                Some(known) => {
+                    known.is_over = true;
+                    known.resets_at = resets_at.or(known.resets_at);
+                }
+                None => limits.push(Limit {
+                    profile: self.profile.clone(),
+                    name: name.to_owned(),
+                    model: entry.model,
+                    figure: None,
+                    resets_at,
+                    source: "provider",
+                    is_over: true,
+                }),
+            }
+        }
     }
 
     /// OpenRouter tells what is left of a key. `None`: nobody to ask.
@@ -185,8 +234,8 @@ impl Known {
             limits.push(Limit {
                 profile: self.profile.clone(),
                 name: name.to_owned(),
-                most: whole(limit),
-                used: whole(limit - remaining),
+                model: None,
+                figure: Some((whole(limit), whole(limit - remaining))),
                 resets_at: None,
                 source: "provider",
                 is_over: remaining <= 0.0,

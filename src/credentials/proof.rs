@@ -3,12 +3,15 @@
 //! Hazard: some servers answer anybody, so a 200 proves nothing. Rule: where that is not known to be otherwise, the same
 //! is asked without the credential; an answer that does not differ counts for nothing.
 
+use std::time::SystemTime;
+
 use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Account, Credential, endpoints};
 use crate::http::{self, Connection, Network, Reply, Trouble};
 use crate::oauth::REQUEST_LIMIT;
+use crate::providers::error::{ApiError, Cause, Response};
 use crate::providers::{Open, Provider};
 use crate::secret::{Secret, quoted};
 
@@ -128,7 +131,7 @@ impl Question<'_> {
             Ok(reply) if reply.is_html() => {
                 Proof::Unclear(format!("it answered {} with HTML, as a firewall does", reply.status))
             }
-            Ok(reply) => judge(reply.status, &reply.body, self.token, &self.provider.verify.refused),
+            Ok(reply) => judge(self.provider, reply.status, &reply.body, self.token, self.model),
         }
     }
 }
@@ -137,46 +140,37 @@ fn host(url: &url::Url) -> &str {
     url.host_str().unwrap_or_default()
 }
 
-/// 401 and 403 refuse the credential, unless the body says that the account is known and has nothing left; a 429 that
-/// speaks of the quota rather than of speed says so too.
-fn judge(status: u16, body: &[u8], token: &Secret, refused: &[u16]) -> Proof {
-    let reply: Value = serde_json::from_slice(body).unwrap_or_default();
-    let error = &reply["error"];
-    let texts = [&error["message"], &reply["message"], &reply["errors"]["message"], error];
-    let message = texts.into_iter().find_map(Value::as_str).unwrap_or_default();
-    let code = error["code"].as_str().or_else(|| reply["code"].as_str()).unwrap_or_default();
-    let quota = code == "insufficient_quota" || message.to_lowercase().contains("quota");
-    let reason = || {
-        let said = quoted(message, &[token]);
-        if said.is_empty() { format!("it answered {status}") } else { format!("it answered {status}: {said}") }
-    };
-    if !(200..300).contains(&status) {
-        if code.contains("FreeTierOnly") {
-            return Proof::Exhausted(
-                "its free quota is used up, and the account is set to stop there (`FreeTierOnly`)".into(),
-            );
-        }
-        if code.contains("Arrearage") || status == 402 {
-            return Proof::Exhausted("the account is unpaid or out of credit".into());
-        }
+/// What a response means for the credential, by the one reader of errors: the account or a window may be used up although
+/// the credential is known.
+fn judge(provider: &Provider, status: u16, body: &[u8], token: &Secret, model: Option<&str>) -> Proof {
+    if (200..300).contains(&status) {
+        return Proof::Accepted;
     }
-    match status {
-        200..300 => Proof::Accepted,
-        401 | 403 => Proof::Refused(reason()),
-        429 if quota => Proof::Exhausted(reason()),
-        404 => Proof::Unclear("it answered 404; base URLs usually end with `/v1`".into()),
-        _ if refused.contains(&status) => Proof::Refused(reason()),
-        _ => Proof::Unclear(reason()),
+    let response = Response { status, header: &|_| None, body, model, now: SystemTime::now() };
+    let error = ApiError::read(&response, &provider.errors);
+    let said = quoted(&error.message, &[token]);
+    let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+    let answered = || format!("it answered {status}{said}");
+    match error.cause {
+        Cause::Credential => Proof::Refused(answered()),
+        Cause::FreeTier | Cause::Unpaid => Proof::Exhausted(format!("{}{said}", error.cause.sentence())),
+        cause if cause.is_window() => Proof::Exhausted(format!("{}{said}", cause.sentence())),
+        _ if status == 403 || provider.verify.refused.contains(&status) => Proof::Refused(answered()),
+        _ if status == 404 => Proof::Unclear("it answered 404; base URLs usually end with `/v1`".into()),
+        _ => Proof::Unclear(answered()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::providers::{self, Overrides};
 
     #[test]
     fn an_answer_says_whether_the_key_or_the_account_is_at_fault() {
-        let judged = |status, body: &str| judge(status, body.as_bytes(), &Secret::new("sk-1".into()), &[400]);
+        let mut provider = providers::find("custom", &Overrides::default()).unwrap();
+        provider.verify.refused = vec![400];
+        let judged = |status, body: &str| judge(&provider, status, body.as_bytes(), &Secret::new("sk-1".into()), None);
         assert!(matches!(judged(200, "{}"), Proof::Accepted));
         assert!(
             matches!(judged(401, r#"{"error":{"message":"no"}}"#), Proof::Refused(why) if why == "it answered 401: no")
@@ -187,8 +181,9 @@ mod tests {
         assert!(matches!(judged(402, "{}"), Proof::Exhausted(_)));
         assert!(matches!(judged(400, "{}"), Proof::Refused(_)));
         assert!(matches!(judged(429, r#"{"error":{"message":"slower"}}"#), Proof::Unclear(_)));
-        assert!(matches!(judged(429, r#"{"error":{"code":"insufficient_quota"}}"#), Proof::Exhausted(_)));
-        assert!(matches!(judged(429, r#"{"error":{"message":"Quota exceeded"}}"#), Proof::Exhausted(_)));
+        assert!(matches!(judged(429, r#"{"error":{"code":"insufficient_quota"}}"#), Proof::Unclear(_)));
+        assert!(matches!(judged(429, r#"{"errors":{"message":"Daily quota exceeded"}}"#), Proof::Exhausted(_)));
+        assert!(matches!(judged(412, r#"{"error":{"message":"the account is suspended"}}"#), Proof::Exhausted(_)));
         assert!(matches!(judged(404, ""), Proof::Unclear(why) if why.ends_with("end with `/v1`")));
         assert!(matches!(judged(502, ""), Proof::Unclear(_)));
         assert!(

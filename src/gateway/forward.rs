@@ -1,63 +1,78 @@
-//! The way of one request: credential, turn, try, verdict, and again or down to the client.
+//! The route of one request: credential, slot, attempt, classification, and again, to another profile or down to the client.
 //!
 //! Hazard: a repeated request may be paid for twice, or acted upon twice.
 //! Rule: only 401, 429, 503 and connections that never came about are tried again, before any byte went to the client
 //! and while the body is still there; everything else passes as it is.
 
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::{Bytes, Frame, Incoming};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::answer::{Answer, Download};
 use super::credential::Ready;
+use super::fallback::{self, Reason};
 use super::headers;
 use super::lane::{Known, Lane, Record};
-use super::meter::Meter;
-use super::pacing::Waited;
+use super::meter::{Meter, RequestModel};
+use super::pacing::{NoTurn, Waited};
 use super::refusal::{self, Refusal};
+use super::retry::{MOST_ATTEMPTS, Next, backoff, next};
 use super::traffic::Entry;
 use super::upload::{Broken, Reader, Upload};
 use super::upstream::{Leased, Trouble, innermost};
-use super::verdict::{Verdict, codes, judge, retry_after, said};
 use super::{Gateway, anthropic};
+use crate::compression;
 use crate::error::note;
-
-/// Tries in all, the first included.
-const MOST_TRIES: u32 = 3;
+use crate::providers::error::{Action, ApiError, Cause, Response as ErrorResponse};
 
 /// An error's body is read this far to understand it, for at most [`ERROR_PATIENCE`].
 const ERROR_LENGTH: usize = 64 * 1024;
 const ERROR_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Full jitter over half a second, doubled each time, up to this.
-const BACKOFF: Duration = Duration::from_millis(500);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
+/// The same once it is decompressed.
+const DECOMPRESSED_ERROR: u64 = 1024 * 1024;
 
 /// How long the head of an event stream waits for its first event: a stream that fails at once can still be a 502, and
 /// a client need not wait long to see that there is a stream.
 const STREAM_HEAD: Duration = Duration::from_millis(250);
 
+/// How long a request that is refused at once is read on, to know its model.
+const MODEL_PATIENCE: Duration = Duration::from_secs(1);
+
 const WAIT_MS: HeaderName = HeaderName::from_static("x-qwenauth-wait-ms");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-qwenauth-attempts");
+const PROFILE: HeaderName = HeaderName::from_static("x-qwenauth-profile");
+const FALLBACK: HeaderName = HeaderName::from_static("x-qwenauth-fallback");
 
-/// One request on its way.
-struct Passage<'gateway> {
-    gateway: &'gateway Gateway,
-    lane: &'gateway Lane,
-    method: Method,
+/// One request in flight, at one profile.
+pub(super) struct Passage<'gateway> {
+    pub(super) gateway: &'gateway Gateway,
+    pub(super) lane: Rc<Lane>,
+    pub(super) method: Method,
     /// What follows `/v1`, with the query.
-    rest: String,
-    headers: HeaderMap,
-    upload: Upload,
-    record: Record,
+    pub(super) rest: String,
+    pub(super) headers: HeaderMap,
+    pub(super) upload: Upload,
+    pub(super) record: Record,
+    /// Whether another profile may serve it, and why this one is not the first.
+    pub(super) may_move: bool,
+    pub(super) moved: Option<Reason>,
+    /// The model of a request whose response began.
+    served_model: Option<String>,
 }
 
-/// An answer whose body was looked into.
-struct Looked {
+impl Looked {
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+}
+
+/// A response whose body was read as far as it is needed.
+pub(super) struct Looked {
     response: Response<Incoming>,
     leased: Leased,
     /// What was read of it, or all of it.
@@ -66,10 +81,37 @@ struct Looked {
     broken: Option<String>,
 }
 
+/// What the client gets if no other profile serves the request.
+pub(super) enum Held {
+    Own(Refusal),
+    Provider { looked: Box<Looked>, error: Box<ApiError>, attempts: u32 },
+}
+
+/// A request that a profile did not serve.
+pub(super) struct Unserved {
+    pub(super) held: Held,
+    /// Why another profile may serve it.
+    pub(super) reason: Option<Reason>,
+    /// Tells what began it from earlier occurrences.
+    pub(super) occurrence: String,
+}
+
+impl From<Refusal> for Unserved {
+    fn from(refusal: Refusal) -> Self {
+        Self { held: Held::Own(refusal), reason: None, occurrence: String::new() }
+    }
+}
+
+impl Unserved {
+    fn movable(held: Held, reason: Option<Reason>, occurrence: String) -> Self {
+        Self { held, reason, occurrence }
+    }
+}
+
 /// `rest`: what follows `/v1` in the path.
 pub(super) async fn forward(
     gateway: &Gateway,
-    lane: &Lane,
+    lane: Rc<Lane>,
     request: Request<Incoming>,
     rest: String,
     mut entry: Entry,
@@ -86,82 +128,121 @@ pub(super) async fn forward(
     }
     headers::clean_request(&mut head.headers);
     let upload = Upload::new(body, options.replay_limit, options.max_body, &gateway.bodies);
-    let record = Record::begin(&upload, Some(entry));
+    let record = Record::begin(Some(entry));
     let rest = headers::clean_query(&rest).into_owned();
-    let mut passage = Passage { gateway, lane, method: head.method, rest, headers: head.headers, upload, record };
+    let may_move = gateway.fallback.as_ref().is_some_and(|fallback| fallback.may_move(&lane, &head.method, &rest));
     gateway.budget.borrow_mut().note_request();
-    let mut response = match passage.run().await {
-        Ok(response) => return response,
-        Err(refusal) => refusal.into_response(),
+    let mut passage = Passage {
+        gateway,
+        lane,
+        method: head.method,
+        rest,
+        headers: head.headers,
+        upload,
+        record,
+        may_move,
+        moved: None,
+        served_model: None,
     };
-    passage.stamp(response.headers_mut());
-    if let Some(entry) = &mut passage.record.entry {
-        entry.answered(response.status());
+    match passage.serve().await {
+        Ok(response) => {
+            if let Some(fallback) = gateway.fallback.as_ref().filter(|_| response.status().is_success()) {
+                fallback.note_served(&passage);
+            }
+            response
+        }
+        Err(unserved) if unserved.reason.is_some() && passage.may_move => {
+            fallback::serve_elsewhere(&mut passage, unserved).await
+        }
+        Err(unserved) => passage.finish(unserved.held),
     }
-    passage.record.note_model();
-    response
 }
 
 impl Passage<'_> {
-    async fn run(&mut self) -> Result<Response<Answer>, Refusal> {
-        let mut ready =
-            self.upload.while_reading(self.lane.bridge.fresh()).await.map_err(|failed| refusal::not_ready(&failed))?;
+    pub(super) async fn serve(&mut self) -> Result<Response<Answer>, Unserved> {
+        let mut ready = self.ready().await?;
         if ready.messages.is_none() && anthropic::speaks(&self.rest) {
-            return Err(anthropic::missing(&ready.provider));
+            return Err(anthropic::missing(&ready.provider).into());
         }
         let known = self.known(&ready)?;
+        self.check_exhausted(&known, &ready).await?;
         let mut was_renewed = false;
-        // Renewals have a try of their own.
-        let mut tries = 0;
+        // A wait for this limit did not help.
+        let mut has_waited = false;
+        // Renewals have an attempt of their own.
+        let mut attempts = 0;
         loop {
             self.turn(&known, &ready).await?;
-            tries += 1;
+            attempts += 1;
             let (response, leased) = match self.send(&ready).await {
                 Ok(answered) => answered,
                 Err(Trouble::NotSent(why)) => {
-                    self.pause_or(tries, || refusal::trouble(&ready, Trouble::NotSent(why))).await?;
+                    self.pause_or(attempts, &known, &ready, why).await?;
                     continue;
                 }
-                Err(trouble) => return Err(self.lost(&ready, trouble)),
+                Err(trouble) => return Err(self.lost(&ready, trouble).into()),
             };
             known.note_limits(response.headers());
             match response.status() {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if ready.is_renewable() => {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if ready.is_renewable() || self.may_move => {
                     let looked = look(response, leased).await;
-                    if !is_about_the_token(&looked) {
-                        return self.pass_looked(&ready, looked);
+                    let error = self.read(&ready, &looked);
+                    if error.cause == Cause::FreeTier {
+                        return Err(self.exhausted(&known, &ready, error, looked, attempts));
+                    }
+                    if error.cause != Cause::Credential || !ready.is_renewable() {
+                        return self.give(&ready, looked, error, attempts);
                     }
                     self.lane.bridge.note_refused(true);
                     if was_renewed {
-                        return Err(refusal::ended(&ready, &provider_said(&looked)));
+                        return Err(refusal::ended(&ready, &error.message).into());
                     }
                     if !self.upload.can_be_read_again() {
-                        return self.pass_looked(&ready, looked);
+                        return self.give(&ready, looked, error, attempts);
                     }
                     drop(looked);
-                    let renewal = self.lane.bridge.renewed(&ready);
-                    ready = self.upload.while_reading(renewal).await.map_err(|failed| refusal::not_ready(&failed))?;
+                    ready = self.renewed(&ready).await?;
                     was_renewed = true;
-                    tries -= 1;
+                    attempts -= 1;
                 }
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                     let looked = look(response, leased).await;
-                    if let Some(looked) = self.wait_or_pass(&known, &ready, looked, tries).await? {
-                        let mut response = self.pass_looked(&ready, looked)?;
-                        refusal::settle_retry_after(response.headers_mut(), tries);
+                    if let Some(response) = self.wait_or_stop(&known, &ready, looked, attempts, &mut has_waited).await?
+                    {
                         return Ok(response);
                     }
+                }
+                status if status.is_server_error() && (self.may_move || self.moved.is_some()) => {
+                    let looked = look(response, leased).await;
+                    let error = self.read(&ready, &looked);
+                    return Err(self.failing(&known, error, looked, attempts));
+                }
+                status if is_rejection(status) && self.moved.is_some() => {
+                    let looked = look(response, leased).await;
+                    let error = self.read(&ready, &looked);
+                    return self.give(&ready, looked, error, attempts);
                 }
                 status => {
                     // A key that is refused may be put right where it was made.
                     self.lane.bridge.note_refused(status == StatusCode::UNAUTHORIZED);
-                    if status.is_success() && self.lane.is_day_over.replace(false) {
-                        known.pacing.set_day_over(false);
+                    if status.is_success() {
+                        let model = self.record.model.clone();
+                        known.served(model.as_deref());
                     }
-                    return self.pass(&ready, response, leased).await;
+                    return Ok(self.pass(&ready, response, leased).await?);
                 }
             }
         }
+    }
+
+    async fn ready(&self) -> Result<Rc<Ready>, Unserved> {
+        let ready = self.upload.while_reading(self.lane.ready()).await;
+        ready.map_err(|failed| refusal::not_ready(&failed).into())
+    }
+
+    async fn renewed(&self, refused: &Ready) -> Result<Rc<Ready>, Unserved> {
+        let renewed = self.upload.while_reading(self.lane.renewed(refused)).await;
+        renewed.map_err(|failed| refusal::not_ready(&failed).into())
     }
 
     fn known(&mut self, ready: &Ready) -> Result<Rc<Known>, Refusal> {
@@ -170,8 +251,48 @@ impl Passage<'_> {
         Ok(known)
     }
 
+    /// The model that the request names, as far as its body is there.
+    pub(super) fn note_model(&mut self) {
+        if self.record.model.is_none() {
+            let mut body = self.upload.kept();
+            if body.is_empty() {
+                body.extend(self.upload.first());
+            }
+            self.record.model = RequestModel::find(&body).map(|model| model.name);
+        }
+    }
+
+    /// The same for a request that is not sent: its model stands in the ledger all the same.
+    async fn await_model(&mut self) {
+        if self.record.model.is_none() {
+            let _ = tokio::time::timeout(MODEL_PATIENCE, self.upload.keep_all()).await;
+            self.note_model();
+        }
+    }
+
+    /// Stops a request for which the server has reported the limit as used up.
+    async fn check_exhausted(&mut self, known: &Known, ready: &Ready) -> Result<(), Unserved> {
+        self.note_model();
+        if self.record.model.is_none() && known.depends_on_model() && self.upload.keep_all().await {
+            self.note_model();
+        }
+        let is_one_of_several = self.may_move || self.moved.is_some();
+        let counts = |cause: Cause| match cause {
+            // These end when somebody pays: each request may find out, unless another profile serves it.
+            Cause::FreeTier | Cause::Outage => is_one_of_several,
+            Cause::Unpaid => false,
+            _ => true,
+        };
+        let model = self.record.model.clone();
+        let Some(entry) = known.exhausted(model.as_deref(), counts) else { return Ok(()) };
+        self.await_model().await;
+        self.record.reason = Some(entry.cause.sentence());
+        let refusal = refusal::exhausted(&self.lane.profile, &ready.provider.title, &entry, "");
+        Err(Unserved::movable(Held::Own(refusal), Reason::of(entry.cause), entry.id()))
+    }
+
     /// Waits under the provider's limits.
-    async fn turn(&mut self, known: &Known, ready: &Ready) -> Result<(), Refusal> {
+    async fn turn(&mut self, known: &Known, ready: &Ready) -> Result<(), Unserved> {
         if !self.gateway.options.is_counting(&ready.provider) {
             return Ok(());
         }
@@ -179,9 +300,18 @@ impl Passage<'_> {
         let turn = self.upload.while_reading(known.pacing.turn()).await;
         if turn == Ok(Waited::Yes) {
             self.record.waited += since.elapsed();
+            self.record.reason = Some("the limit of requests is kept to");
         }
         self.check_upload()?;
-        turn.map(drop).map_err(|no_turn| refusal::no_turn(&self.lane.profile, no_turn))
+        if turn.is_err() {
+            self.await_model().await;
+        }
+        turn.map(drop).map_err(|no_turn| {
+            self.record.reason = Some("the limit of requests is kept to");
+            let reason = matches!(no_turn, NoTurn::DayOver { .. }).then_some(Reason::Day);
+            let held = Held::Own(refusal::no_turn(&self.lane.profile, no_turn));
+            Unserved::movable(held, reason, format!("day/{}", known.pacing.day().date))
+        })
     }
 
     fn check_upload(&self) -> Result<(), Refusal> {
@@ -198,8 +328,29 @@ impl Passage<'_> {
         let request = self.request(ready, reader).map_err(|error| Trouble::NotSent(error.to_string()))?;
         self.record.note_try();
         let limit = self.gateway.options.timeout;
+        let since = Instant::now();
         let sent = tokio::time::timeout(limit, self.gateway.upstream.send(&ready.origin, request));
-        self.upload.while_reading(sent).await.unwrap_or(Err(Trouble::Silent(limit)))
+        let sent = self.upload.while_reading(sent).await.unwrap_or(Err(Trouble::Silent(limit)));
+        self.log_attempt(ready, &sent, since.elapsed());
+        sent
+    }
+
+    fn log_attempt(&self, ready: &Ready, sent: &Result<(Response<Incoming>, Leased), Trouble>, took: Duration) {
+        if !log::log_enabled!(log::Level::Debug) {
+            return;
+        }
+        let outcome = match sent {
+            Ok((response, _)) => response.status().as_u16().to_string(),
+            Err(trouble) => format!("{trouble:?}"),
+        };
+        let (method, host) = (&self.method, ready.origin.host.to_str().unwrap_or_default());
+        let path = self.rest.split('?').next().unwrap_or_default();
+        log::debug!(
+            "{method} {host}{}{path} for `{}`: {outcome}, {} ms",
+            ready.base_path,
+            self.lane.profile,
+            took.as_millis()
+        );
     }
 
     fn request(&self, ready: &Ready, reader: Reader) -> Result<Request<Reader>, hyper::http::Error> {
@@ -215,76 +366,140 @@ impl Passage<'_> {
         Ok(request)
     }
 
-    /// Whether one try more is allowed.
-    fn may_repeat(&self, tries: u32) -> bool {
-        tries < MOST_TRIES && self.upload.can_be_read_again() && self.gateway.budget.borrow_mut().take_repetition()
+    /// Whether one attempt more is allowed.
+    fn may_repeat(&self, attempts: u32) -> bool {
+        attempts < MOST_ATTEMPTS
+            && self.upload.can_be_read_again()
+            && self.gateway.budget.borrow_mut().take_repetition()
     }
 
-    /// Before another try, or the refusal if there is to be none.
-    async fn pause_or(&mut self, tries: u32, refusal: impl FnOnce() -> Refusal) -> Result<(), Refusal> {
+    /// Waits before another attempt at a provider that cannot be reached, or gives up.
+    async fn pause_or(&mut self, attempts: u32, known: &Known, ready: &Ready, why: String) -> Result<(), Unserved> {
         self.check_upload()?;
-        if !self.may_repeat(tries) {
-            return Err(refusal());
+        if self.may_repeat(attempts) {
+            self.wait(backoff(attempts), "the provider cannot be reached").await;
+            return Ok(());
         }
-        self.wait(backoff(tries)).await;
-        Ok(())
+        self.record.reason = Some("the provider cannot be reached");
+        self.note_model();
+        let note_outage = || known.note_outage(self.record.model.as_deref(), &why).id();
+        let occurrence = self.may_move.then(note_outage).unwrap_or_default();
+        let held = Held::Own(refusal::trouble(ready, Trouble::NotSent(why)));
+        Err(Unserved::movable(held, Some(Reason::Outage), occurrence))
     }
 
-    async fn wait(&mut self, wait: Duration) {
+    async fn wait(&mut self, wait: Duration, reason: &'static str) {
         self.upload.while_reading(tokio::time::sleep(wait)).await;
         self.record.waited += wait;
+        self.record.reason = Some(reason);
     }
 
-    /// Waits and returns nothing, or returns the answer that the client is to have.
-    async fn wait_or_pass(
+    fn read(&mut self, ready: &Ready, looked: &Looked) -> ApiError {
+        self.note_model();
+        let headers = looked.response.headers();
+        let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
+        let encoding = header(CONTENT_ENCODING.as_str()).unwrap_or_default();
+        let body = compression::decoded(&looked.first, &encoding, DECOMPRESSED_ERROR);
+        let response = ErrorResponse {
+            status: looked.response.status().as_u16(),
+            header: &header,
+            body: &body,
+            model: self.record.model.as_deref(),
+            now: SystemTime::now(),
+        };
+        ApiError::read(&response, &ready.provider.errors)
+    }
+
+    /// Waits and returns nothing, or returns the response that the client is to have.
+    async fn wait_or_stop(
         &mut self,
-        known: &Known,
+        known: &Rc<Known>,
         ready: &Ready,
         looked: Looked,
-        tries: u32,
-    ) -> Result<Option<Looked>, Refusal> {
-        let status = looked.response.status();
-        if status == StatusCode::TOO_MANY_REQUESTS {
+        attempts: u32,
+        has_waited: &mut bool,
+    ) -> Result<Option<Response<Answer>>, Unserved> {
+        let status = looked.response.status().as_u16();
+        if status == 429 {
             self.record.note_rate_limited();
         }
-        let most = self.gateway.options.max_wait;
-        let verdict = judge(status, looked.response.headers(), &looked.first, SystemTime::now());
-        let wait = match verdict {
-            Verdict::After(named) if named > most => return Ok(Some(looked)),
-            // Never less than the server said, and not all at the same moment.
-            Verdict::After(named) => named + jitter(Duration::from_millis(100).max(named / 10).min(BACKOFF)),
-            Verdict::Soon => backoff(tries),
-            Verdict::OnceMore if tries > 1 => return Ok(Some(looked)),
-            Verdict::OnceMore => most.min(Duration::from_secs(60)).mul_f64(0.5 + rand::random::<f64>() / 2.0),
-            Verdict::DayOver(ends) => return Err(self.note_day_over(known, ends, &looked)),
-            Verdict::PlanOver => {
-                let ends_after = retry_after(looked.response.headers(), SystemTime::now());
-                return Err(refusal::plan_over(ready, &provider_said(&looked), ends_after));
+        let error = self.read(ready, &looked);
+        let model = self.record.model.clone();
+        let in_vain = *has_waited || known.was_in_vain(&error, model.as_deref());
+        let next = next(&error, status, attempts, in_vain, self.gateway.options.max_wait);
+        log::info!("`{}` answered {status}: {}; {next:?}", self.lane.profile, error.cause.sentence());
+        self.record.reason = Some(error.cause.sentence());
+        match next {
+            Next::After(wait) if self.may_repeat(attempts) => {
+                drop(looked);
+                // A backoff is nobody's word.
+                *has_waited |= error.action(self.gateway.options.max_wait) != Action::Backoff;
+                if wait > Duration::from_secs(2) {
+                    let text = format!(
+                        "a request waits {} s for `{}`: {}",
+                        wait.as_secs(),
+                        self.lane.profile,
+                        error.cause.sentence()
+                    );
+                    known.pacing.say(&text);
+                }
+                self.wait(wait, error.cause.sentence()).await;
+                return Ok(None);
             }
-        };
-        if !self.may_repeat(tries) {
-            return Ok(Some(looked));
+            Next::Stop => return Err(self.exhausted(known, ready, error, looked, attempts)),
+            Next::Exhausted => drop(known.note_exhausted(&error, model.as_deref())),
+            Next::After(_) if status != 429 && self.may_move => {
+                return Err(self.failing(known, error, looked, attempts));
+            }
+            Next::After(_) | Next::Forward => {}
         }
-        drop(looked);
-        if wait > Duration::from_secs(2) {
-            known.pacing.say(&format!(
-                "a request waits {} s: `{}` is over its limit",
-                wait.as_secs(),
-                self.lane.profile
-            ));
-        }
-        self.wait(wait).await;
-        Ok(None)
+        self.give(ready, looked, error, attempts).map(Some)
     }
 
-    fn note_day_over(&self, known: &Known, ends: Option<SystemTime>, looked: &Looked) -> Refusal {
-        known.pacing.set_day_over(true);
-        self.lane.is_day_over.set(true);
-        let ends = ends.unwrap_or_else(|| known.pacing.day().ends);
-        let said = provider_said(looked);
-        let refusal = refusal::day_over(&self.lane.profile, ends, true, &said);
-        note(&refusal.message);
-        refusal
+    /// Forwards an error response, unless there is another profile that said something before this one.
+    fn give(
+        &mut self,
+        ready: &Ready,
+        looked: Looked,
+        error: ApiError,
+        attempts: u32,
+    ) -> Result<Response<Answer>, Unserved> {
+        if self.moved.is_some() {
+            let held = Held::Provider { looked: Box::new(looked), error: Box::new(error), attempts };
+            return Err(Unserved::movable(held, None, String::new()));
+        }
+        let is_limit = matches!(looked.status().as_u16(), 429 | 503);
+        let mut response = self.pass_looked(ready, looked)?;
+        if is_limit {
+            refusal::settle_retry_after(response.headers_mut(), attempts);
+        }
+        Ok(response)
+    }
+
+    /// A limit is used up, or the account.
+    fn exhausted(&mut self, known: &Known, ready: &Ready, error: ApiError, looked: Looked, attempts: u32) -> Unserved {
+        let model = self.record.model.clone();
+        let (entry, is_news) = known.note_exhausted(&error, model.as_deref());
+        let refusal = refusal::exhausted(&self.lane.profile, &ready.provider.title, &entry, &error.message);
+        if is_news {
+            note(&refusal.message);
+        }
+        let reason = Reason::of(error.cause);
+        let is_limit = looked.response.status() == StatusCode::TOO_MANY_REQUESTS;
+        let held = if is_limit {
+            Held::Own(refusal)
+        } else {
+            Held::Provider { looked: Box::new(looked), error: Box::new(error), attempts }
+        };
+        Unserved::movable(held, reason, entry.id())
+    }
+
+    /// The service fails.
+    fn failing(&mut self, known: &Known, error: ApiError, looked: Looked, attempts: u32) -> Unserved {
+        let why = format!("it answered {}", looked.response.status().as_u16());
+        let occurrence = known.note_outage(self.record.model.as_deref(), &why).id();
+        let held = Held::Provider { looked: Box::new(looked), error: Box::new(error), attempts };
+        Unserved::movable(held, Some(Reason::Error), occurrence)
     }
 
     /// The connection ended before an answer came.
@@ -295,6 +510,33 @@ impl Passage<'_> {
         refusal::trouble(ready, trouble)
     }
 
+    pub(super) fn record_model(&self) -> Option<String> {
+        self.served_model.clone()
+    }
+
+    /// What the client gets of a request that no profile served.
+    pub(super) fn finish(&mut self, held: Held) -> Response<Answer> {
+        match held {
+            Held::Own(refusal) => self.refuse(refusal),
+            Held::Provider { looked, attempts, .. } => {
+                let mut response = self.pass_on(*looked);
+                refusal::settle_retry_after(response.headers_mut(), attempts);
+                response
+            }
+        }
+    }
+
+    pub(super) fn refuse(&mut self, refusal: Refusal) -> Response<Answer> {
+        self.note_model();
+        if let Some(entry) = &mut self.record.entry {
+            entry.answered(refusal.status);
+        }
+        self.record.reason = self.record.reason.or(Some(refusal.code));
+        let mut response = refusal.into_response();
+        self.stamp(response.headers_mut());
+        response
+    }
+
     /// Hands the provider's answer to the client.
     async fn pass(
         &mut self,
@@ -303,7 +545,7 @@ impl Passage<'_> {
         leased: Leased,
     ) -> Result<Response<Answer>, Refusal> {
         self.upload.stop_keeping();
-        let is_stream = kind(response.headers()).starts_with(b"text/event-stream");
+        let is_stream = kind(response.headers()).to_ascii_lowercase().starts_with(b"text/event-stream");
         let limit = if is_stream { STREAM_HEAD } else { self.gateway.options.timeout };
         let first = match self.upload.while_reading(first_piece(response.body_mut(), limit)).await {
             Ok(first) => first,
@@ -325,20 +567,21 @@ impl Passage<'_> {
     fn pass_on(&mut self, looked: Looked) -> Response<Answer> {
         let Looked { response, leased, first, broken } = looked;
         let (mut head, incoming) = response.into_parts();
-        self.record.note_model();
+        self.note_model();
+        if let Some(entry) = &mut self.record.entry {
+            entry.outcome.status = Some(head.status);
+        }
         self.upload.stop_keeping();
         headers::clean_response(&mut head.headers);
         self.stamp(&mut head.headers);
         // The client's connection has a version of its own, which hyper answers in.
         head.version = Version::HTTP_11;
-        let kind = kind(&head.headers);
-        let text = kind.is_empty() || kind.starts_with(b"application/json") || kind.starts_with(b"text/event-stream");
-        let meter = (text && head.status.is_success()).then(Meter::default);
-        let mut record = Record::begin(&self.upload, None);
-        std::mem::swap(&mut record, &mut self.record);
-        if let Some(entry) = &mut record.entry {
-            entry.outcome.status = Some(head.status);
-        }
+        let kind = kind(&head.headers).to_ascii_lowercase();
+        let is_text = kind.is_empty() || [&b"json"[..], b"event-stream"].iter().any(|part| contains(&kind, part));
+        let encoding = head.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let meter = (is_text && head.status.is_success()).then(|| Meter::new(encoding));
+        self.served_model.clone_from(&self.record.model);
+        let record = self.record.take();
         let limit = self.gateway.options.timeout;
         let first = Some(first).filter(|first| !first.is_empty());
         let download = Download::new(first, broken, incoming, leased, self.upload.clone(), record, limit, meter);
@@ -349,7 +592,22 @@ impl Passage<'_> {
         let waited = u64::try_from(self.record.waited.as_millis()).unwrap_or(u64::MAX);
         headers.insert(WAIT_MS, HeaderValue::from(waited));
         headers.insert(ATTEMPTS, HeaderValue::from(self.record.tries()));
+        if let Ok(profile) = HeaderValue::from_str(&self.lane.profile) {
+            headers.insert(PROFILE, profile);
+        }
+        if let Some(reason) = self.moved {
+            headers.insert(FALLBACK, HeaderValue::from_static(reason.name()));
+        }
     }
+}
+
+/// Whether an error is about the profile rather than about the request.
+fn is_rejection(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 402 | 403 | 429)
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 /// The content type, in the letters it was sent in.
@@ -396,24 +654,4 @@ async fn look(mut response: Response<Incoming>, leased: Leased) -> Looked {
     };
     let _ = tokio::time::timeout(ERROR_PATIENCE, read).await;
     Looked { response, leased, first: text.into(), broken }
-}
-
-/// Whether a refusal means the token: any 401, and a 403 that says so in its code. Other 403 are policy.
-fn is_about_the_token(looked: &Looked) -> bool {
-    let reply = serde_json::from_slice(&looked.first).unwrap_or_default();
-    looked.response.status() == StatusCode::UNAUTHORIZED || codes(&reply).to_lowercase().contains("invalid_api_key")
-}
-
-fn provider_said(looked: &Looked) -> String {
-    let reply = serde_json::from_slice(&looked.first).unwrap_or_default();
-    let said: String = said(&reply).chars().take(300).collect();
-    crate::error::printable(said.trim_end_matches(['.', ' ']))
-}
-
-fn jitter(most: Duration) -> Duration {
-    most.mul_f64(rand::random::<f64>())
-}
-
-fn backoff(tries: u32) -> Duration {
-    jitter((BACKOFF * 2u32.saturating_pow(tries.saturating_sub(1))).min(LONGEST_BACKOFF))
 }

@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    USER_AGENT, VIA,
 };
 use url::form_urlencoded;
 
 use super::anthropic::Endpoint;
 use super::credential::Ready;
+use crate::compression::KNOWN;
 
 /// For one hop only (RFC 9110 §7.6.1, RFC 7540 §3.2.1).
 const HOP_BY_HOP: [HeaderName; 10] = [
@@ -99,6 +101,7 @@ pub(super) fn clean_request(headers: &mut HeaderMap) {
     for name in &credentials {
         headers.remove(name);
     }
+    keep_known_encodings(headers);
     headers.append(VIA, VIA_US);
     if !headers.contains_key(USER_AGENT)
         && let Ok(own) = HeaderValue::try_from(crate::providers::Provider::own_user_agent())
@@ -164,6 +167,18 @@ pub(super) fn clean_response(headers: &mut HeaderMap) {
     headers.append(VIA, VIA_US);
 }
 
+/// Errors and `usage` are read in passing, so no encoding is asked for that cannot be read.
+fn keep_known_encodings(headers: &mut HeaderMap) {
+    let Some(value) = headers.get(ACCEPT_ENCODING) else { return };
+    let name = |part: &str| part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_known = |part: &&str| KNOWN.contains(&name(part).as_str()) || name(part) == "identity";
+    let known: Vec<&str> = value.to_str().unwrap_or_default().split(',').filter(is_known).map(str::trim).collect();
+    let kept = if known.is_empty() { "identity".to_owned() } else { known.join(", ") };
+    if let Ok(kept) = HeaderValue::try_from(kept) {
+        headers.insert(ACCEPT_ENCODING, kept);
+    }
+}
+
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     // `close` and `keep-alive` alone name no header, and are what nearly everyone sends.
     let names_any = headers.get_all(CONNECTION).iter().any(|value| value != "close" && value != "keep-alive");
@@ -187,6 +202,25 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_encoding_is_asked_for_that_cannot_be_read() {
+        for (asked, kept) in [
+            ("gzip", "gzip"),
+            ("gzip, deflate, br, zstd", "gzip, deflate, zstd"),
+            ("br;q=1.0, GZIP;q=0.5, *;q=0.1", "GZIP;q=0.5"),
+            ("br", "identity"),
+            ("*", "identity"),
+            ("identity;q=1, br;q=0", "identity;q=1"),
+        ] {
+            let mut headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(asked))]);
+            keep_known_encodings(&mut headers);
+            assert_eq!(headers[ACCEPT_ENCODING], kept, "{asked}");
+        }
+        let mut headers = HeaderMap::new();
+        keep_known_encodings(&mut headers);
+        assert!(headers.is_empty());
+    }
 
     #[test]
     fn headers_of_one_hop_stay_behind() {

@@ -1,23 +1,25 @@
 //! One profile of the gateway: its credential, its turns and what it used.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use hyper::header::HeaderMap;
+use sha2::{Digest, Sha256};
 
+use super::Tuning;
 use super::credential::{Bridge, Ready};
-use super::meter::{self, Meter};
+use super::events::Events;
+use super::meter::Meter;
 use super::pacing::{self, Pacing};
 use super::traffic::Entry;
-use super::upload::Upload;
-use super::{Tuning, verdict};
 use crate::credentials::Account;
-use crate::error::Failed;
-use crate::limits::{Day, Rate};
-use crate::usage::{Counts, Ledger, Pending, Seen, seconds};
+use crate::error::{Failed, Failure};
+use crate::limits::{Day, Exhausted, Memory, Rate, week_end};
+use crate::providers::error::{ApiError, Cause, Scope, epoch};
+use crate::usage::{Counts, Event, Ledger, Pending, Seen, seconds};
 
 pub(super) struct Lane {
     pub(super) profile: String,
@@ -26,20 +28,28 @@ pub(super) struct Lane {
     tuning: Rc<Tuning>,
     pub(super) bridge: Bridge,
     known: RefCell<Option<Rc<Known>>>,
-    pub(super) is_day_over: Cell<bool>,
+    former: RefCell<Vec<Rc<Known>>>,
+    last_ready: RefCell<Option<Rc<Ready>>>,
+    events: Rc<Events>,
 }
 
 /// What is known once a credential was found: the account and its provider.
 pub(super) struct Known {
+    profile: String,
     provider: String,
     account: String,
     pub(super) pacing: Pacing,
+    /// What the server reported as used up.
+    memory: RefCell<Memory>,
+    week_resets: Option<String>,
+    waits: bool,
+    events: Rc<Events>,
     ledger: RefCell<Ledger>,
     day: RefCell<(Day, String)>,
 }
 
 impl Lane {
-    pub(super) fn open(account: Account, state: PathBuf, tuning: Rc<Tuning>) -> Result<Self> {
+    pub(super) fn open(account: Account, state: PathBuf, tuning: Rc<Tuning>, events: Rc<Events>) -> Result<Self> {
         Ok(Self {
             profile: account.profile.clone(),
             path: account.path().to_owned(),
@@ -47,7 +57,9 @@ impl Lane {
             tuning,
             bridge: Bridge::start(account)?,
             known: RefCell::default(),
-            is_day_over: Cell::new(false),
+            former: RefCell::default(),
+            last_ready: RefCell::default(),
+            events,
         })
     }
 
@@ -69,14 +81,77 @@ impl Lane {
         let pacing = Pacing::new(rate, &self.profile);
         let day = pacing.day();
         let known = Rc::new(Known {
+            profile: self.profile.clone(),
+            memory: RefCell::new(Memory::open(&self.state, &provider, &account)),
+            week_resets: ready.provider.limits.week_resets.clone(),
+            waits: self.tuning.pacing,
+            events: Rc::clone(&self.events),
             ledger: RefCell::new(Ledger::new(&self.state, &self.profile, &provider)),
             day: RefCell::new((day, day.date.to_string())),
             provider,
             account,
             pacing,
         });
-        *self.known.borrow_mut() = Some(Rc::clone(&known));
+        let former = self.known.borrow_mut().replace(Rc::clone(&known));
+        self.former.borrow_mut().extend(former);
         Ok(known)
+    }
+
+    /// The credential as the file has it now, renewed if it must be.
+    pub(super) async fn ready(&self) -> Result<Rc<Ready>, Failed> {
+        let ready = self.bridge.fresh().await;
+        self.observe(&ready);
+        ready
+    }
+
+    /// Another credential than `refused`.
+    pub(super) async fn renewed(&self, refused: &Ready) -> Result<Rc<Ready>, Failed> {
+        let ready = self.bridge.renewed(refused).await;
+        self.observe(&ready);
+        ready
+    }
+
+    /// The credential of the last request.
+    pub(super) fn last_ready(&self) -> Option<Rc<Ready>> {
+        self.last_ready.borrow().clone()
+    }
+
+    /// Reports a renewal, and that nobody is logged in.
+    fn observe(&self, ready: &Result<Rc<Ready>, Failed>) {
+        match ready {
+            Ok(ready) => {
+                let last = self.last_ready.borrow().clone();
+                if last.as_ref().is_some_and(|last| Rc::ptr_eq(last, ready)) {
+                    return;
+                }
+                *self.last_ready.borrow_mut() = Some(Rc::clone(ready));
+                let token = &ready.credential.access_token;
+                self.events.withhold(token);
+                let is_new = last.is_some_and(|last| last.credential.access_token != *token);
+                if is_new && ready.is_renewable() {
+                    let event = Event::Renewed {
+                        profile: self.profile.clone(),
+                        provider: ready.provider.name.clone(),
+                        expires_at: ready.credential.expires_at.and_then(rfc3339),
+                    };
+                    self.events.emit(&event, &format!("{}/{}", self.profile, hash(token.expose())));
+                }
+            }
+            Err(failed) if failed.failure == Failure::LoginRequired => {
+                // One event for each version of the credential file, or for its absence since a version.
+                let version = std::fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
+                let last =
+                    self.last_ready.borrow_mut().take().map(|ready| hash(ready.credential.access_token.expose()));
+                let event = Event::LoginRequired { profile: self.profile.clone(), message: failed.message.clone() };
+                self.events.emit(&event, &format!("{}/{version:?}/{last:?}", self.profile));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// All accounts that this profile had while the gateway ran: what they used is to be written.
+    pub(super) fn all_known(&self) -> Vec<Rc<Known>> {
+        self.former.borrow().iter().cloned().chain(self.known.borrow().clone()).collect()
     }
 
     pub(super) fn last_known(&self) -> Option<Rc<Known>> {
@@ -101,6 +176,71 @@ const STATED: [(&str, &str, &str, &str); 4] = [
 const OF_THE_DAY: &str = "requests per day";
 
 impl Known {
+    /// What is used up for `model`, unless this request is the one that may try anyway.
+    pub(super) fn exhausted(&self, model: Option<&str>, counts: impl Fn(Cause) -> bool) -> Option<Exhausted> {
+        if !self.waits {
+            return None;
+        }
+        let mut memory = self.memory.borrow_mut();
+        let now = SystemTime::now();
+        let entry = memory.find(model, now).filter(|entry| counts(entry.cause))?;
+        if memory.takes_probe(&entry, now) {
+            log::info!("`{}`: one request tries although {}", self.profile, entry.cause.sentence());
+            return None;
+        }
+        Some(entry)
+    }
+
+    pub(super) fn depends_on_model(&self) -> bool {
+        self.waits && self.memory.borrow_mut().depends_on_model()
+    }
+
+    /// Whether the time that the server stated for this limit has passed in vain.
+    pub(super) fn was_in_vain(&self, error: &ApiError, model: Option<&str>) -> bool {
+        let model = model.filter(|_| error.scope == Scope::Model);
+        self.memory.borrow_mut().was_in_vain(error.cause, model, SystemTime::now())
+    }
+
+    /// Notes that the server reported a limit as used up.
+    /// Returns the entry, and whether it is news to all processes.
+    pub(super) fn note_exhausted(&self, error: &ApiError, model: Option<&str>) -> (Exhausted, bool) {
+        // An account is not closed for what counts for one model that nobody named.
+        let model = model.filter(|_| error.scope == Scope::Model);
+        self.note(error.cause, model, error.wait, &error.message)
+    }
+
+    pub(super) fn note_outage(&self, model: Option<&str>, why: &str) -> Exhausted {
+        self.note(Cause::Outage, model, None, why).0
+    }
+
+    fn note(&self, cause: Cause, model: Option<&str>, wait: Option<Duration>, said: &str) -> (Exhausted, bool) {
+        let now = SystemTime::now();
+        let reset = match cause {
+            Cause::Day => Some(self.pacing.day().ends),
+            Cause::Week => self.week_resets.as_deref().and_then(|text| week_end(text, now).ok()),
+            _ => None,
+        };
+        let (entry, is_news) = self.memory.borrow_mut().note(cause, model, wait, reset, now);
+        if is_news {
+            let reset = entry.resets_at.and_then(|at| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(at)));
+            let event = Event::LimitReached {
+                profile: self.profile.clone(),
+                provider: self.provider.clone(),
+                model: model.map(str::to_owned),
+                limit: cause,
+                message: said.to_owned(),
+                resets_at: reset,
+            };
+            self.events.emit(&event, &format!("{}/{}/{}", self.provider, hash(&self.account), entry.id()));
+        }
+        (entry, is_news)
+    }
+
+    /// A request was served.
+    pub(super) fn served(&self, model: Option<&str>) {
+        self.memory.borrow_mut().clear(model);
+    }
+
     /// The day's name, as the ledger has it.
     fn day(&self) -> String {
         let now = SystemTime::now();
@@ -118,7 +258,7 @@ impl Known {
             let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
             let (Some(limit), Some(remaining)) = (text(limit), text(remaining)) else { continue };
             let (Ok(limit), Ok(remaining)) = (limit.parse(), remaining.parse()) else { continue };
-            let resets_at = Some(reset).filter(|reset| !reset.is_empty()).and_then(text).and_then(verdict::epoch);
+            let resets_at = Some(reset).filter(|reset| !reset.is_empty()).and_then(text).and_then(epoch);
             let at = seconds(SystemTime::now());
             let name = name.to_owned();
             self.ledger.borrow_mut().note_limit(Seen { name, limit, remaining, resets_at: resets_at.map(seconds), at });
@@ -128,7 +268,15 @@ impl Known {
     pub(super) fn warn(&self, percent: u8) {
         let ledger = self.ledger.borrow();
         let stated = ledger.limits().find(|seen| seen.name == OF_THE_DAY).map(|seen| (seen.limit, seen.remaining));
-        self.pacing.warn(percent, stated);
+        let Some((used, limit, ends)) = self.pacing.warn(percent, stated) else { return };
+        let event = Event::LimitNear {
+            profile: self.profile.clone(),
+            provider: self.provider.clone(),
+            used,
+            limit,
+            resets_at: rfc3339(ends),
+        };
+        self.events.emit(&event, &format!("{}/{}/{:?}", self.provider, hash(&self.account), rfc3339(ends)));
     }
 
     pub(super) fn take_pending(&self) -> Option<Pending> {
@@ -140,26 +288,72 @@ impl Known {
         self.ledger.borrow_mut().put_back(pending);
     }
 
+    /// What the provider's headers said last that limits leave.
+    pub(super) fn stated_limits(&self) -> Vec<(String, u64)> {
+        self.ledger.borrow().limits().map(|seen| (seen.name.clone(), seen.remaining)).collect()
+    }
+
+    /// What is used up now, by limit and model.
+    pub(super) fn exhausted_limits(&self) -> Vec<(&'static str, String)> {
+        let now = SystemTime::now();
+        let mut memory = self.memory.borrow_mut();
+        let in_force = memory.in_force(now);
+        in_force.map(|entry| (entry.cause.limit_name(), entry.model.clone().unwrap_or_default())).collect()
+    }
+
     pub(super) fn totals(&self) -> Vec<(String, Counts)> {
         self.ledger.borrow().totals.iter().map(|(model, counts)| (model.clone(), *counts)).collect()
     }
 }
 
-/// One request in the ledger, entered when it is over.
+/// One request, entered in the ledger when it is over.
 pub(super) struct Record {
     known: Option<Rc<Known>>,
     counts: Counts,
     pub(super) waited: Duration,
-    model: Option<String>,
-    upload: Upload,
+    /// The model as the profile calls it.
+    pub(super) model: Option<String>,
+    /// Why it waited, or was not served.
+    pub(super) reason: Option<&'static str>,
+    /// Why it moved to this profile.
+    pub(super) fallback: Option<&'static str>,
     /// What is seen of it beside the ledger.
     pub(super) entry: Option<Entry>,
 }
 
 impl Record {
-    pub(super) fn begin(upload: &Upload, entry: Option<Entry>) -> Self {
-        let counts = Counts { requests: 1, ..Counts::default() };
-        Self { known: None, counts, waited: Duration::ZERO, model: None, upload: upload.clone(), entry }
+    pub(super) fn begin(entry: Option<Entry>) -> Self {
+        Self {
+            known: None,
+            counts: Counts { requests: 1, ..Counts::default() },
+            waited: Duration::ZERO,
+            model: None,
+            reason: None,
+            fallback: None,
+            entry,
+        }
+    }
+
+    /// The record itself, in place of which an empty one stays.
+    pub(super) fn take(&mut self) -> Self {
+        let mut empty = Self::begin(None);
+        empty.counts.requests = 0;
+        std::mem::replace(self, empty)
+    }
+
+    /// The request goes on under another record; what was done so far is entered without it.
+    pub(super) fn split(&mut self) -> Self {
+        let mut next = Self::begin(self.entry.take());
+        next.waited = std::mem::take(&mut self.waited);
+        self.counts.requests = 0;
+        std::mem::replace(self, next)
+    }
+
+    /// The record is that of the client's request again, after it was split off from `other`.
+    pub(super) fn resume(mut self, other: &mut Self) -> Self {
+        self.counts.requests = 1;
+        self.entry = other.entry.take();
+        self.take()
     }
 
     pub(super) fn belongs_to(&mut self, known: &Rc<Known>) {
@@ -178,15 +372,10 @@ impl Record {
         self.counts.rate_limited += 1;
     }
 
-    /// Before the request's body goes.
-    pub(super) fn note_model(&mut self) {
-        self.model = self.upload.first().and_then(|first| meter::model(&first[..first.len().min(4096)]));
-    }
-
     pub(super) fn see(&mut self, meter: &Meter) {
         let tokens = meter.tokens();
-        self.counts.prompt_tokens = tokens.prompt_tokens;
-        self.counts.completion_tokens = tokens.completion_tokens;
+        self.counts.prompt_tokens = tokens.prompt;
+        self.counts.completion_tokens = tokens.completion;
         if self.model.is_none() {
             self.model = meter.model();
         }
@@ -197,15 +386,32 @@ impl Drop for Record {
     fn drop(&mut self) {
         if let Some(entry) = &mut self.entry {
             let outcome = &mut entry.outcome;
-            outcome.provider = self.known.as_ref().map(|known| known.provider.clone());
+            if let Some(known) = &self.known {
+                outcome.profile = Some(known.profile.clone());
+                outcome.provider = Some(known.provider.clone());
+            }
             outcome.model.clone_from(&self.model);
             (outcome.tries, outcome.waited) = (self.counts.tries, self.waited);
+            (outcome.reason, outcome.fallback) = (self.reason, self.fallback);
             outcome.prompt_tokens = self.counts.prompt_tokens;
             outcome.completion_tokens = self.counts.completion_tokens;
         }
         let Some(known) = &self.known else { return };
+        if self.counts.requests == 0 && self.counts.tries == 0 {
+            return;
+        }
         self.counts.wait_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
         let day = known.day();
         known.ledger.borrow_mut().add(&day, self.model.as_deref().unwrap_or_default(), &self.counts);
+        known.events.news.notify_one();
     }
+}
+
+/// Tells secrets apart in what is written.
+fn hash(secret: &str) -> String {
+    Sha256::digest(secret)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn rfc3339(time: SystemTime) -> Option<String> {
+    Some(jiff::Timestamp::try_from(time).ok()?.to_string())
 }

@@ -1,129 +1,369 @@
-//! Reads `usage` and `model` out of answers while they pass, and never holds them back.
+//! Reads `usage` and `model` out of requests and responses while they pass, and never holds them back.
 //!
-//! Only the beginning and the end are looked at. `usage` comes last in an answer and in a stream of events, and no text
-//! of a model can pass for it: inside a JSON string its quotation marks would have backslashes before them.
+//! `usage` may come early, late or in several events; no text of a model can pass for it: inside a JSON string its
+//! quotation marks would have backslashes before them.
 
-use serde::Deserialize;
+use hyper::body::Bytes;
+use memchr::{memchr2, memmem};
+use serde_json::{Map, Value};
 
-/// How much of the end is kept: room for `usage` with all its details, and for what follows it.
-const END: usize = 4096;
+use crate::compression;
 
-/// How much of the beginning is looked at for the model.
+const USAGE: &[u8] = b"\"usage\"";
+
+/// Longest `usage` that is read, with all its details.
+const LONGEST_USAGE: usize = 8 * 1024;
+
+/// How much of the beginning of a response is looked at for the model.
 const BEGINNING: usize = 1024;
 
-/// Tokens, by the names of chat completions and embeddings or of responses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+/// Longest name of a model, in bytes.
+const LONGEST_MODEL: usize = 256;
+
+/// Bytes of a compressed response that are kept, and of what it decompresses to that are read.
+const COMPRESSED: usize = 1024 * 1024;
+const DECOMPRESSED: u64 = 16 * 1024 * 1024;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tokens {
-    #[serde(default, alias = "input_tokens")]
-    pub(crate) prompt_tokens: u64,
-    #[serde(default, alias = "output_tokens")]
-    pub(crate) completion_tokens: u64,
+    pub(crate) prompt: u64,
+    pub(crate) completion: u64,
 }
 
-/// Looks on while one answer passes. What it finds does not depend on where the pieces are cut.
+impl Tokens {
+    /// By the names of chat completions and embeddings, or of responses and messages. Some relays write both, one of them
+    /// zero; some servers write floats or null.
+    fn of(usage: &Map<String, Value>) -> Self {
+        let number = |name: &str| match usage.get(name) {
+            Some(Value::String(text)) => text.trim().parse().unwrap_or(0),
+            Some(value) => value.as_u64().or_else(|| whole(value.as_f64()?)).unwrap_or(0),
+            None => 0,
+        };
+        let either = |one: &str, other: &str| number(one).max(number(other));
+        Self {
+            prompt: either("prompt_tokens", "input_tokens"),
+            completion: either("completion_tokens", "output_tokens"),
+        }
+    }
+
+    /// Later events state more of the same response, or all of it.
+    fn update(&mut self, later: Self) {
+        for (known, later) in [(&mut self.prompt, later.prompt), (&mut self.completion, later.completion)] {
+            if later > 0 {
+                *known = later;
+            }
+        }
+    }
+}
+
+/// Larger counts than a `u64` has are mistakes.
+fn whole(number: f64) -> Option<u64> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "held within the range")]
+    (0.0..9e18).contains(&number).then(|| number.round() as u64)
+}
+
+/// Reads one response as it passes. What it finds does not depend on how the response is cut into pieces.
 #[derive(Default)]
 pub(crate) struct Meter {
     beginning: Vec<u8>,
-    /// The last [`END`] bytes and up to as many before them.
-    end: Vec<u8>,
+    /// The end of what passed, as far as it may be the beginning of a `usage`.
+    open: Vec<u8>,
+    tokens: Tokens,
+    /// The `Content-Encoding` and the body so far.
+    compressed: Option<(String, Vec<u8>)>,
 }
 
 impl Meter {
+    pub(crate) fn new(content_encoding: &str) -> Self {
+        let is_plain = content_encoding.is_empty() || content_encoding.eq_ignore_ascii_case("identity");
+        let compressed = (!is_plain).then(|| (content_encoding.to_owned(), Vec::new()));
+        Self { compressed, ..Self::default() }
+    }
+
     pub(crate) fn see(&mut self, piece: &[u8]) {
-        let room = BEGINNING - self.beginning.len();
-        self.beginning.extend_from_slice(&piece[..piece.len().min(room)]);
-        if piece.len() >= END {
-            self.end.clear();
-            self.end.extend_from_slice(&piece[piece.len() - END..]);
+        if let Some((_, kept)) = &mut self.compressed {
+            let room = COMPRESSED - kept.len();
+            kept.extend_from_slice(&piece[..piece.len().min(room)]);
             return;
         }
-        if self.end.len() + piece.len() > 2 * END {
-            self.end.drain(..self.end.len() - END);
+        let room = BEGINNING - self.beginning.len();
+        self.beginning.extend_from_slice(&piece[..piece.len().min(room)]);
+        let mut text = std::mem::take(&mut self.open);
+        text.extend_from_slice(piece);
+        let read = self.read(&text);
+        text.drain(..read);
+        self.open = text;
+    }
+
+    /// Reads every `usage` that is whole. Returns how much is done with.
+    fn read(&mut self, text: &[u8]) -> usize {
+        let mut done = 0;
+        while let Some(at) = memmem::find(&text[done..], USAGE).map(|at| done + at) {
+            let may_go_on = text.len() - at < LONGEST_USAGE;
+            let after = text[at + USAGE.len()..text.len().min(at + LONGEST_USAGE)].trim_ascii_start();
+            if after.is_empty() && may_go_on {
+                return at;
+            }
+            if let Some(value) = after.strip_prefix(b":") {
+                let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Map<String, Value>>();
+                match values.next() {
+                    Some(Ok(usage)) => self.tokens.update(Tokens::of(&usage)),
+                    Some(Err(error)) if error.is_eof() && may_go_on => return at,
+                    None if may_go_on => return at,
+                    _ => {}
+                }
+            }
+            done = at + USAGE.len();
         }
-        self.end.extend_from_slice(piece);
+        done.max(text.len().saturating_sub(USAGE.len() - 1))
     }
 
     pub(crate) fn tokens(&self) -> Tokens {
-        tokens(self.end()).unwrap_or_default()
+        self.decompressed().map_or(self.tokens, |meter| meter.tokens)
     }
 
     pub(crate) fn model(&self) -> Option<String> {
-        model(&self.beginning).or_else(|| model(self.end()))
-    }
-
-    fn end(&self) -> &[u8] {
-        &self.end[self.end.len().saturating_sub(END)..]
-    }
-}
-
-/// The last `usage` that is an object.
-fn tokens(text: &[u8]) -> Option<Tokens> {
-    const NAME: &[u8] = b"\"usage\"";
-    let mut before = text.len();
-    while let Some(at) = text[..before].windows(NAME.len()).rposition(|window| window == NAME) {
-        let rest = text[at + NAME.len()..].trim_ascii_start();
-        if let Some(value) = rest.strip_prefix(b":")
-            && let Some(Ok(tokens)) = serde_json::Deserializer::from_slice(value).into_iter::<Tokens>().next()
-        {
-            return Some(tokens);
+        match self.decompressed() {
+            Some(meter) => response_model(&meter.beginning),
+            None => response_model(&self.beginning),
         }
-        before = at;
     }
-    None
+
+    fn decompressed(&self) -> Option<Self> {
+        let (encoding, body) = self.compressed.as_ref()?;
+        let mut meter = Self::default();
+        meter.see(&compression::decoded(body, encoding, DECOMPRESSED));
+        Some(meter)
+    }
 }
 
-/// The value of the first `"model"`, in a request or an answer.
-pub(crate) fn model(text: &[u8]) -> Option<String> {
+/// The value of the first `"model"` of a response.
+fn response_model(text: &[u8]) -> Option<String> {
     const NAME: &[u8] = b"\"model\"";
-    let at = text.windows(NAME.len()).position(|window| window == NAME)?;
-    let value = text[at + NAME.len()..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
-    let value = value.strip_prefix(b"\"")?;
-    let end = value.iter().position(|&byte| byte == b'"')?;
-    let name = std::str::from_utf8(&value[..end]).ok()?;
-    (name.len() <= 128 && !name.contains('\\')).then(|| name.to_owned())
+    let at = memmem::find(text, NAME)?;
+    let value = text[at + NAME.len()..].trim_ascii_start().strip_prefix(b":")?;
+    serde_json::Deserializer::from_slice(value).into_iter::<String>().next()?.ok().filter(|name| is_name(name))
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= LONGEST_MODEL
+}
+
+/// Where a request names its model: the value of the field `model` of the body's object.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RequestModel {
+    pub(crate) name: String,
+    /// Where the value is in the body, with its quotation marks.
+    pub(crate) begins: usize,
+    pub(crate) ends: usize,
+}
+
+impl RequestModel {
+    /// Looks at `body`, which need not be all of it.
+    pub(crate) fn find(body: &[Bytes]) -> Option<Self> {
+        Self::all(body, 1).pop()
+    }
+
+    /// The body with `model` in place of its own. Returns `None` if the body does not name exactly one.
+    pub(crate) fn replace(body: &[Bytes], model: &str) -> Option<Vec<Bytes>> {
+        let [Self { begins, ends, .. }] = Self::all(body, 2).try_into().ok()?;
+        let value = Bytes::from(serde_json::to_vec(model).ok()?);
+        let mut replaced = Vec::with_capacity(body.len() + 2);
+        let mut at = 0;
+        for piece in body {
+            let end = at + piece.len();
+            replaced.push(piece.slice(..begins.clamp(at, end) - at));
+            if (at..end).contains(&begins) {
+                replaced.push(value.clone());
+            }
+            replaced.push(piece.slice(ends.clamp(at, end) - at..));
+            at = end;
+        }
+        replaced.retain(|piece| !piece.is_empty());
+        Some(replaced)
+    }
+
+    /// The first `most` fields of this name, of the outermost object only.
+    fn all(body: &[Bytes], most: usize) -> Vec<Self> {
+        let mut found = Vec::new();
+        let (mut depth, mut before) = (0_usize, 0);
+        let (mut in_string, mut is_escaped, mut is_key, mut is_model) = (false, false, false, false);
+        // The string that is being read, of the outermost object.
+        let (mut begins, mut text) = (0, Vec::new());
+        for piece in body {
+            let mut at = 0;
+            while at < piece.len() {
+                if in_string && !is_escaped {
+                    // What a string holds is passed over in one go.
+                    let end = memchr2(b'"', b'\\', &piece[at..]).map_or(piece.len(), |end| at + end);
+                    if depth == 1 && text.len() <= LONGEST_MODEL {
+                        text.extend_from_slice(&piece[at..end.min(at + LONGEST_MODEL + 1)]);
+                    }
+                    at = end;
+                    let Some(&byte) = piece.get(at) else { break };
+                    text.push(byte);
+                    (in_string, is_escaped) = (byte != b'"', byte == b'\\');
+                    at += 1;
+                    if in_string || depth != 1 {
+                        continue;
+                    }
+                    if is_key {
+                        is_model = text == b"\"model\"";
+                    } else if is_model {
+                        let name = serde_json::from_slice(&text).ok().filter(|name: &String| is_name(name));
+                        found.extend(name.map(|name| Self { name, begins, ends: before + at }));
+                        if found.len() == most {
+                            return found;
+                        }
+                    }
+                    continue;
+                }
+                let byte = piece[at];
+                match byte {
+                    _ if is_escaped => {
+                        text.push(byte);
+                        is_escaped = false;
+                    }
+                    b'"' => {
+                        in_string = true;
+                        begins = before + at;
+                        text.clear();
+                        text.push(byte);
+                    }
+                    b'{' | b'[' => {
+                        depth += 1;
+                        is_key = depth == 1 && byte == b'{';
+                    }
+                    b'}' | b']' => depth = depth.saturating_sub(1),
+                    b',' if depth == 1 => is_key = true,
+                    b':' if depth == 1 => is_key = false,
+                    _ => {}
+                }
+                at += 1;
+            }
+            before += piece.len();
+        }
+        found
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn metered(pieces: &[&str]) -> (Tokens, Option<String>) {
+    fn metered(pieces: &[&str]) -> ((u64, u64), Option<String>) {
         let mut meter = Meter::default();
         for piece in pieces {
             meter.see(piece.as_bytes());
         }
-        (meter.tokens(), meter.model())
+        ((meter.tokens().prompt, meter.tokens().completion), meter.model())
     }
-
-    const FIVE_AND_SEVEN: Tokens = Tokens { prompt_tokens: 5, completion_tokens: 7 };
 
     #[test]
     fn usage_is_read_wherever_the_answer_is_cut() {
-        let text = r#"{"model":"m","choices":[{"message":{"content":"the \"usage\":{\"prompt_tokens\":9}"}}],"usage":{"prompt_tokens":5,"completion_tokens":7,"total_tokens":12},"id":"x"}"#;
+        let text = r#"{"model":"m","choices":[{"message":{"content":"the \"usage\":{\"prompt_tokens\":9}"}}],"usage" : {"prompt_tokens":5,"completion_tokens":7,"total_tokens":12},"id":"x"}"#;
         for cut in 0..text.len() {
             let (first, second) = text.split_at(cut);
-            assert_eq!(metered(&[first, second]).0, FIVE_AND_SEVEN, "{cut}");
+            assert_eq!(metered(&[first, second]).0, (5, 7), "{cut}");
         }
-        assert_eq!(metered(&[text]).1.as_deref(), Some("m"));
+        let bytes: Vec<&str> = (0..text.len()).map(|at| &text[at..=at]).collect();
+        assert_eq!(metered(&bytes), ((5, 7), Some("m".into())));
     }
 
     #[test]
-    fn usage_is_read_from_the_last_event_that_has_one() {
+    fn usage_is_read_early_late_and_from_several_events() {
         let filler = format!("data: {{\"model\":\"m\",\"usage\":null,\"x\":\"{}\"}}\n\n", "y".repeat(5000));
         let last = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":7}}\n\ndata: [DONE]\n\n";
-        assert_eq!(metered(&[&filler, &filler, last]), (FIVE_AND_SEVEN, Some("m".into())));
+        assert_eq!(metered(&[&filler, &filler, last]), ((5, 7), Some("m".into())));
+        let long = "y".repeat(100_000);
+        let early = format!("{{\"usage\":{{\"prompt_tokens\":5,\"completion_tokens\":7}},\"choices\":[\"{long}\"]}}");
+        assert_eq!(metered(&[&early]).0, (5, 7));
+        // Anthropic's first event counts the prompt, its last what was generated.
+        let start = r#"data: {"message":{"model":"m","usage":{"input_tokens":5,"output_tokens":1}}}"#;
+        let delta = r#"data: {"type":"message_delta","usage":{"output_tokens":7}}"#;
+        assert_eq!(metered(&[start, &filler, delta]).0, (5, 7));
     }
 
     #[test]
-    fn the_names_of_responses_count_as_well() {
-        let text = r#"data: {"response":{"usage":{"input_tokens":5,"output_tokens":7}}}"#;
-        assert_eq!(metered(&[text]).0, FIVE_AND_SEVEN);
+    fn usage_is_read_in_every_spelling() {
+        for (usage, tokens) in [
+            (r#"{"input_tokens":5,"output_tokens":7}"#, (5, 7)),
+            (r#"{"prompt_tokens":5,"completion_tokens":7,"input_tokens":0,"output_tokens":0}"#, (5, 7)),
+            (r#"{"input_tokens":0,"output_tokens":0,"prompt_tokens":5,"completion_tokens":7}"#, (5, 7)),
+            (r#"{"prompt_tokens":0,"completion_tokens":0,"input_tokens":5,"output_tokens":7}"#, (5, 7)),
+            (r#"{"prompt_tokens":5.0,"completion_tokens":7e0}"#, (5, 7)),
+            (r#"{"prompt_tokens":5,"completion_tokens":null}"#, (5, 0)),
+            (r#"{"prompt_tokens":"5","completion_tokens":"7"}"#, (5, 7)),
+            (r#"{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens":5}"#, (5, 7)),
+            (r#"{"prompt_tokens":-1,"completion_tokens":1e300}"#, (0, 0)),
+            (r#"{"total_tokens":12,"details":{"prompt_tokens":1}}"#, (0, 0)),
+        ] {
+            assert_eq!(metered(&[&format!("{{\"usage\":{usage}}}")]).0, tokens, "{usage}");
+        }
     }
 
     #[test]
-    fn an_answer_without_usage_has_no_tokens() {
+    fn a_compressed_answer_is_read_as_far_as_the_bound() {
+        use std::io::Write;
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(br#"{"model":"m","usage":{"prompt_tokens":5,"completion_tokens":7}}"#).unwrap();
+        let mut meter = Meter::new("GZip");
+        encoder.finish().unwrap().chunks(7).for_each(|piece| meter.see(piece));
+        assert_eq!((meter.tokens(), meter.model().as_deref()), (Tokens { prompt: 5, completion: 7 }, Some("m")));
+        let mut meter = Meter::new("zstd");
+        (0..20).for_each(|_| meter.see(&vec![0; 100_000]));
+        assert_eq!(meter.tokens(), Tokens::default());
+        assert_eq!(meter.compressed.unwrap().1.len(), COMPRESSED);
+    }
+
+    #[test]
+    fn an_answer_without_usage_has_no_tokens_and_keeps_nothing() {
         for text in ["", "{}", "\"usage\"", "\"usage\":", "\"usage\":{\"prompt_tokens\":-1}", "\"usage\":null"] {
-            assert_eq!(metered(&[text]).0, Tokens::default(), "{text}");
+            assert_eq!(metered(&[text]).0, (0, 0), "{text}");
+        }
+        let mut meter = Meter::default();
+        for _ in 0..100 {
+            meter.see(b"\"usage\":{\"x\":\"");
+            meter.see(&[b'y'; 1000]);
+        }
+        assert!(meter.open.len() <= LONGEST_USAGE + 2000, "{}", meter.open.len());
+    }
+
+    fn pieces(text: &str, length: usize) -> Vec<Bytes> {
+        text.as_bytes().chunks(length).map(Bytes::copy_from_slice).collect()
+    }
+
+    #[test]
+    fn the_model_of_a_request_is_that_of_its_object_and_no_other() {
+        for (text, name) in [
+            (r#"{"model":"m"}"#, Some("m")),
+            (r#"{"messages":[{"content":"\"model\":\"x\"","model":"y"}],"model" : "m" }"#, Some("m")),
+            (r#"{"metadata":{"model":"x"},"a":"model","b":":","model":"a\"b\\"}"#, Some("a\"b\\")),
+            (r#"{"model":null}"#, None),
+            (r#"{"model":7,"x":"y"}"#, None),
+            (r#"[{"model":"x"}]"#, None),
+            (r#"{"x":"model","y":"z"}"#, None),
+            (r#"{"model":"m"#, None),
+            ("", None),
+        ] {
+            for length in 1..=text.len().max(1) {
+                let found = RequestModel::find(&pieces(text, length));
+                assert_eq!(found.map(|model| model.name).as_deref(), name, "{text} {length}");
+            }
+        }
+        let long = format!("{{\"model\":\"{}\"}}", "x".repeat(LONGEST_MODEL + 1));
+        assert_eq!(RequestModel::find(&pieces(&long, 100)), None);
+    }
+
+    #[test]
+    fn another_model_takes_its_place_and_nothing_else_changes() {
+        let text = r#"{"messages":[{"content":"model \"m\"","model":"m"}],"model" : "m","x":1}"#;
+        for length in 1..=text.len() {
+            let replaced = RequestModel::replace(&pieces(text, length), "o/\"p").unwrap().concat();
+            assert_eq!(String::from_utf8(replaced).unwrap(), text.replace(" \"m\",", r#" "o/\"p","#), "{length}");
+        }
+        for text in ["{}", r#"{"model":"m","model":"m"}"#, r#"{"model":"a","x":{},"model":"m"}"#] {
+            assert_eq!(RequestModel::replace(&pieces(text, 100), "n"), None, "{text}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What `/metrics` says: counters of this process as Prometheus reads them.
 
 use std::fmt::Write;
+use std::time::SystemTime;
 
 use super::Gateway;
 use crate::usage::Counts;
@@ -28,7 +29,50 @@ pub(super) fn text(gateway: &Gateway) -> String {
             let _ = writeln!(text, "qwenauth_{name}_total{{{labels}}} {}", read(counts));
         }
     }
+    moved(&mut text, gateway);
+    state(&mut text, gateway);
     text + &gateway.traffic.metrics()
+}
+
+fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP qwenauth_{name} {help}\n# TYPE qwenauth_{name} {kind}");
+}
+
+/// Requests that moved to another profile.
+fn moved(text: &mut String, gateway: &Gateway) {
+    let events = &gateway.events;
+    head(text, "fallback_total", "counter", "Requests that another profile than the first served.");
+    for ((from, to, reason), count) in events.moved.borrow().iter() {
+        let labels = format!("from=\"{}\",to=\"{}\",reason=\"{reason}\"", escaped(from), escaped(to));
+        let _ = writeln!(text, "qwenauth_fallback_total{{{labels}}} {count}");
+    }
+}
+
+/// What is the case now.
+fn state(text: &mut String, gateway: &Gateway) {
+    let lanes = gateway.lanes();
+    head(text, "credential_expires_seconds", "gauge", "Seconds until the access token expires; none for keys.");
+    for lane in &lanes {
+        let expires_at = lane.last_ready().and_then(|ready| ready.credential.expires_at);
+        let Some(expires_at) = expires_at else { continue };
+        let left = expires_at.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
+        let _ = writeln!(text, "qwenauth_credential_expires_seconds{{profile=\"{}\"}} {left}", escaped(&lane.profile));
+    }
+    head(text, "limit_remaining", "gauge", "What the provider's headers said last that a limit leaves.");
+    for lane in &lanes {
+        for (name, left) in lane.last_known().map(|known| known.stated_limits()).unwrap_or_default() {
+            let labels = format!("profile=\"{}\",limit=\"{}\"", escaped(&lane.profile), escaped(&name));
+            let _ = writeln!(text, "qwenauth_limit_remaining{{{labels}}} {left}");
+        }
+    }
+    head(text, "limit_exhausted", "gauge", "1 for each limit that the provider reported as used up.");
+    for lane in &lanes {
+        for (limit, model) in lane.last_known().map(|known| known.exhausted_limits()).unwrap_or_default() {
+            let labels =
+                format!("profile=\"{}\",limit=\"{limit}\",model=\"{}\"", escaped(&lane.profile), escaped(&model));
+            let _ = writeln!(text, "qwenauth_limit_exhausted{{{labels}}} 1");
+        }
+    }
 }
 
 fn escaped(label: &str) -> String {

@@ -7,8 +7,10 @@
 //! key.rs          the key that clients show, kept in a file where asked
 //! lane.rs         one profile: its credential, its turns and what it used
 //! credential.rs   the one bridge to the stored credential
-//! pacing.rs       turns under the provider's limits, and the budget of repetitions
-//! verdict.rs      what a refusal of the provider means
+//! pacing.rs       turns under the provider's limits
+//! retry.rs        how often a rejected request is sent again, and after which wait
+//! fallback.rs     other profiles of the user that serve when the first one's limit, plan or service is over
+//! events.rs       where events go: log, hooks, metrics
 //! headers.rs      which headers pass
 //! anthropic.rs    which requests speak Anthropic's protocol, and where they go
 //! upstream.rs     connections to the provider
@@ -26,6 +28,8 @@
 mod answer;
 mod anthropic;
 mod credential;
+mod events;
+pub(crate) mod fallback;
 mod forward;
 mod headers;
 pub(crate) mod key;
@@ -34,11 +38,11 @@ pub(crate) mod meter;
 mod metrics;
 mod pacing;
 mod refusal;
+mod retry;
 mod server;
 mod traffic;
 mod upload;
 mod upstream;
-pub(crate) mod verdict;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -46,11 +50,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
+use self::events::Events;
+use self::fallback::{Fallback, Target};
 use self::lane::Lane;
 pub(crate) use self::pacing::{account_of, rule};
 use self::traffic::Traffic;
@@ -58,6 +64,7 @@ use self::upload::Budget;
 use self::upstream::Upstream;
 use crate::credentials::Account;
 use crate::error::{Failed, Failure, Report, note};
+use crate::hooks::{self, Hooks};
 use crate::platform::signals::{Ending, Endings};
 use crate::platform::system;
 use crate::providers::Provider;
@@ -68,8 +75,13 @@ use crate::usage::{self, Counts};
 /// what the tools need that send them.
 const KEPT_BODIES: usize = 128 * 1024 * 1024;
 
-/// How often counts go to the ledger.
+/// How often counts go to the ledger at least.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// Entries that go there at once, as a request ends, so that `usage` shows it; and how many are regained in a second. More
+/// would fill the ledger of a busy day.
+const AT_ONCE: f64 = 20.0;
+const REGAINED: f64 = 2.0;
 
 /// What the user says about limits, over what the provider's data say.
 #[derive(Debug, Clone)]
@@ -99,6 +111,8 @@ pub(crate) struct Options {
     pub(crate) allow_hosts: Vec<String>,
     pub(crate) state: PathBuf,
     pub(crate) ca_file: Option<PathBuf>,
+    /// `[hooks]`
+    pub(crate) hooks: hooks::Commands,
 }
 
 impl Options {
@@ -119,6 +133,8 @@ pub(crate) struct Served {
     pub(crate) accounts: Option<Accounts>,
     /// Where the key is in a file.
     pub(crate) read_key: Option<ReadKey>,
+    /// Profiles that serve when this one's limit, plan or service is over, in the order of trial.
+    pub(crate) fallback: Vec<Target>,
 }
 
 /// Reads the clients' key again.
@@ -131,7 +147,9 @@ struct Gateway {
     traffic: Rc<Traffic>,
     is_loopback: bool,
     upstream: Upstream,
-    budget: RefCell<pacing::Budget>,
+    budget: RefCell<retry::Budget>,
+    events: Rc<Events>,
+    fallback: Option<Fallback>,
     bodies: Rc<Budget>,
     lane: Rc<Lane>,
     accounts: Option<Accounts>,
@@ -148,20 +166,28 @@ impl Gateway {
         if profile == self.lane.profile {
             return Ok(Rc::clone(&self.lane));
         }
+        if let Some((lane, _)) = self.targets().iter().find(|(lane, _)| lane.profile == profile) {
+            return Ok(Rc::clone(lane));
+        }
         if let Some(lane) = self.others.borrow().get(profile) {
             return Ok(Rc::clone(lane));
         }
         let account = accounts(profile).ok_or_else(|| "there is no such profile".to_owned())?;
         let tuning = Rc::new(self.options.tuning.clone());
-        let lane =
-            Lane::open(account, self.options.state.clone(), tuning).map_err(|error| Report::of(&error).message)?;
+        let lane = Lane::open(account, self.options.state.clone(), tuning, Rc::clone(&self.events))
+            .map_err(|error| Report::of(&error).message)?;
         let lane = Rc::new(lane);
         self.others.borrow_mut().insert(profile.to_owned(), Rc::clone(&lane));
         Ok(lane)
     }
 
     fn lanes(&self) -> Vec<Rc<Lane>> {
-        std::iter::once(Rc::clone(&self.lane)).chain(self.others.borrow().values().cloned()).collect()
+        let targets = self.targets().iter().map(|(lane, _)| Rc::clone(lane));
+        std::iter::once(Rc::clone(&self.lane)).chain(targets).chain(self.others.borrow().values().cloned()).collect()
+    }
+
+    fn targets(&self) -> &[(Rc<Lane>, BTreeMap<String, String>)] {
+        self.fallback.as_ref().map(|fallback| fallback.targets.as_slice()).unwrap_or_default()
     }
 
     fn totals(&self) -> Vec<(String, String, Counts)> {
@@ -195,7 +221,7 @@ impl Gateway {
 
     /// Writes counts to the ledger and warns where that is asked for.
     async fn flush(&self) {
-        for known in self.lanes().iter().filter_map(|lane| lane.last_known()) {
+        for known in self.lanes().iter().flat_map(|lane| lane.all_known()) {
             if let Some(percent) = self.options.warn_at {
                 known.warn(percent);
             }
@@ -305,9 +331,11 @@ fn run<F: Future<Output = Result<()>>>(
     let gateway = Rc::new(open(&listener, key, served, options)?);
     let outcome = local.block_on(&runtime, async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let flushing = tokio::task::spawn_local(flush_regularly(Rc::clone(&gateway)));
+        let ending = Rc::new(Notify::new());
+        let flushing = tokio::task::spawn_local(flush_regularly(Rc::clone(&gateway), Rc::clone(&ending)));
         let outcome = serve(Rc::clone(&gateway), listener).await;
-        flushing.abort();
+        ending.notify_one();
+        let _ = flushing.await;
         outcome
     });
     // Requests that outlived the time to finish go here, and are counted.
@@ -317,11 +345,22 @@ fn run<F: Future<Output = Result<()>>>(
 }
 
 fn open(listener: &TcpListener, key: Secret, served: Served, options: Options) -> Result<Gateway> {
-    let Served { account, accounts, read_key } = served;
+    let Served { account, accounts, read_key, fallback } = served;
     let traffic = Traffic::new(options.log.as_deref())?;
     *traffic.key_id.borrow_mut() = key_id(&key);
-    let lane = Rc::new(Lane::open(account, options.state.clone(), Rc::new(options.tuning.clone()))?);
+    let events = Rc::new(Events::new(Hooks::new(options.hooks.clone(), &options.state)));
+    let tuning = Rc::new(options.tuning.clone());
+    let open = |account: Account| -> Result<Rc<Lane>> {
+        Ok(Rc::new(Lane::open(account, options.state.clone(), Rc::clone(&tuning), Rc::clone(&events))?))
+    };
+    let lane = open(account)?;
+    let mut targets = Vec::new();
+    for Target { account, models } in fallback {
+        targets.push((open(account)?, models));
+    }
     Ok(Gateway {
+        fallback: (!targets.is_empty()).then(|| Fallback::new(&lane.profile, targets)),
+        events,
         is_loopback: listener.local_addr()?.ip().is_loopback(),
         upstream: Upstream::new(options.ca_file.clone()),
         budget: RefCell::default(),
@@ -342,14 +381,32 @@ fn key_id(key: &Secret) -> String {
     Sha256::digest(key.expose())[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn flush_regularly(gateway: Rc<Gateway>) {
+/// Writes counts as requests end, until `ending`. Never cut short: what is on its way to the disk arrives there.
+async fn flush_regularly(gateway: Rc<Gateway>, ending: Rc<Notify>) {
     let state = gateway.options.state.clone();
     let settled = tokio::task::spawn_blocking(move || usage::settle(&state, SystemTime::now()));
     if let Ok(Err(error)) = settled.await {
         log::warn!("old usage is not summed up: {error:#}");
     }
+    let mut at_once = AT_ONCE;
+    let mut last = Instant::now();
     loop {
-        tokio::time::sleep(FLUSH).await;
+        tokio::select! {
+            () = gateway.events.news.notified() => {}
+            () = ending.notified() => return,
+            // What others count is warned of as well.
+            () = tokio::time::sleep(FLUSH) => {}
+        }
+        let passed = last.elapsed();
+        at_once = (at_once + passed.as_secs_f64() * REGAINED).min(AT_ONCE);
+        last = Instant::now();
+        if at_once < 1.0 {
+            tokio::select! {
+                () = tokio::time::sleep(FLUSH) => {}
+                () = ending.notified() => return,
+            }
+        }
+        at_once = (at_once - 1.0).max(0.0);
         gateway.flush().await;
     }
 }

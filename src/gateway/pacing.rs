@@ -1,4 +1,4 @@
-//! Who waits for what: turns under the provider's limits, and how often a refused request is tried again.
+//! Who waits for what: turns under the provider's limits.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -30,7 +30,7 @@ pub(super) const LONGEST: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoTurn {
     TooLong(Duration),
-    DayOver { ends: SystemTime, by_server: bool },
+    DayOver { ends: SystemTime },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,8 @@ pub(crate) fn rule(provider: &Provider, tuning: &Tuning) -> Result<Rule> {
         burst: limits.burst.filter(|_| tuning.rpm.is_none()),
         window,
         per_day: tuning.rpd.or(limits.requests_per_day),
-        day_refuses: tuning.rpd.is_some() && tuning.pacing,
+        // A built-in figure may be out of date: it only warns.
+        day_refuses: tuning.pacing && (tuning.rpd.is_some() || limits.is_own("requests_per_day")),
         zone: Zone::parse(limits.day_resets.as_deref())?,
         waits: tuning.pacing,
     })
@@ -90,7 +91,7 @@ impl Pacing {
         let (wait, step_length, step) = match self.take().await {
             Turn::Now => return Ok(Waited::No),
             Turn::TooLong { wait } => return Err(NoTurn::TooLong(wait)),
-            Turn::DayOver { ends, by_server } => return Err(NoTurn::DayOver { ends, by_server }),
+            Turn::DayOver { ends } => return Err(NoTurn::DayOver { ends }),
             Turn::Later { wait, step_length, step } => (wait, step_length, step),
         };
         let mut kept = Kept { pacing: self, step: Some(step) };
@@ -136,28 +137,25 @@ impl Pacing {
         self.rate.borrow_mut().day(SystemTime::now())
     }
 
-    pub(super) fn set_day_over(&self, over: bool) {
-        self.rate.borrow_mut().set_day_over(over, SystemTime::now());
-    }
-
     /// Says once a day that `percent` of the day's limit are used. `stated`: limit and rest, where the server told them.
-    pub(super) fn warn(&self, percent: u8, stated: Option<(u64, u64)>) {
+    /// Returns what is used, the limit, and when it resets.
+    pub(super) fn warn(&self, percent: u8, stated: Option<(u64, u64)>) -> Option<(u64, u64, SystemTime)> {
         let now = SystemTime::now();
         let mut rate = self.rate.borrow_mut();
         let counted = rate.rule().per_day.map(u64::from);
         let (limit, used) = match (stated, counted) {
             (Some((limit, remaining)), _) => (limit, limit.saturating_sub(remaining)),
             (None, Some(limit)) => (limit, u64::from(rate.count_of_day(now))),
-            (None, None) => return,
+            (None, None) => return None,
         };
-        if u128::from(used) * 100 >= u128::from(limit) * u128::from(percent) && rate.is_first_warning(now) {
-            let day = rate.day(now);
-            let ends = jiff::Timestamp::try_from(day.ends).map(|ends| ends.to_string()).unwrap_or_default();
-            note(&format!(
-                "warning: {used} of {limit} requests of the day are used by `{}`; it ends {ends}",
-                self.profile
-            ));
+        let is_near = u128::from(used) * 100 >= u128::from(limit) * u128::from(percent);
+        if !is_near || !rate.is_first_warning(now) {
+            return None;
         }
+        let day = rate.day(now);
+        let ends = jiff::Timestamp::try_from(day.ends).map(|ends| ends.to_string()).unwrap_or_default();
+        note(&format!("warning: {used} of {limit} requests of the day are used by `{}`; it ends {ends}", self.profile));
+        Some((used, limit, day.ends))
     }
 }
 
@@ -172,56 +170,5 @@ impl Drop for Kept<'_> {
         if let Some(step) = self.step {
             self.pacing.rate.borrow_mut().give_back(step);
         }
-    }
-}
-
-/// How many requests may be sent again: a fifth of those of the last ten seconds, and three. When a provider is down, a
-/// repetition of everything is the last thing it needs.
-#[derive(Default)]
-pub(super) struct Budget {
-    /// Second, requests and repetitions.
-    seconds: [(u64, u32, u32); 10],
-    since: Option<Instant>,
-}
-
-impl Budget {
-    pub(super) fn note_request(&mut self) {
-        self.now().1 += 1;
-    }
-
-    /// Whether one more repetition is within the budget, which it then is taken from.
-    pub(super) fn take_repetition(&mut self) -> bool {
-        let second = self.now().0;
-        let recent = self.seconds.iter().filter(|entry| entry.0 + 10 > second);
-        let (requests, repetitions) =
-            recent.fold((0, 0), |(requests, repetitions), entry| (requests + entry.1, repetitions + entry.2));
-        let allowed = repetitions < 3 + requests / 5;
-        if allowed {
-            self.now().2 += 1;
-        }
-        allowed
-    }
-
-    fn now(&mut self) -> &mut (u64, u32, u32) {
-        let since = *self.since.get_or_insert_with(Instant::now);
-        let second = since.elapsed().as_secs();
-        let entry = &mut self.seconds[usize::try_from(second % 10).unwrap_or_default()];
-        if entry.0 != second {
-            *entry = (second, 0, 0);
-        }
-        entry
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn repetitions_are_a_fifth_of_the_requests_and_three() {
-        let mut budget = Budget::default();
-        assert_eq!((0..10).filter(|_| budget.take_repetition()).count(), 3);
-        (0..100).for_each(|_| budget.note_request());
-        assert_eq!((0..100).filter(|_| budget.take_repetition()).count(), 20);
     }
 }

@@ -13,8 +13,9 @@ use super::answer::Answer;
 use super::credential::Ready;
 use super::pacing::NoTurn;
 use super::upstream::Trouble;
-use super::verdict::retry_after;
-use crate::error::{Failed, Failure, note};
+use crate::error::{Failed, Failure, note, printable};
+use crate::limits::Exhausted;
+use crate::providers::error::{Cause, retry_after};
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
@@ -112,7 +113,7 @@ pub(super) fn trouble(ready: &Ready, trouble: Trouble) -> Refusal {
 /// The limits of `profile` give no turn.
 pub(super) fn no_turn(profile: &str, no_turn: NoTurn) -> Refusal {
     match no_turn {
-        NoTurn::DayOver { ends, by_server } => day_over(profile, ends, by_server, ""),
+        NoTurn::DayOver { ends } => day_over(profile, ends),
         NoTurn::TooLong(wait) => {
             let seconds = wait.as_secs();
             let message = format!("too many requests wait already for `{profile}`: this one would wait {seconds} s");
@@ -136,35 +137,52 @@ pub(super) fn ended(ready: &Ready, said: &str) -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, "account_ended", message).finally()
 }
 
-pub(super) fn plan_over(ready: &Ready, said: &str, ends_after: Option<Duration>) -> Refusal {
-    let message = format!(
-        "the quota of this plan at {} is used up, and waiting a minute will not help; the provider said: {said}",
-        ready.provider.title
-    );
-    note(&message);
-    let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", message).finally();
-    match ends_after {
-        Some(wait) => refusal.after(wait),
-        None => refusal,
-    }
+/// A limit that the server reported as used up, or a service that is down. `said`: the server's message.
+pub(super) fn exhausted(profile: &str, title: &str, entry: &Exhausted, said: &str) -> Refusal {
+    let (status, code) = match entry.cause {
+        Cause::Outage => (StatusCode::BAD_GATEWAY, "upstream_unreachable"),
+        Cause::Day => (StatusCode::TOO_MANY_REQUESTS, "daily_limit_reached"),
+        Cause::Busy | Cause::Minute | Cause::Hour => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded"),
+        _ => (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota"),
+    };
+    let model = entry.model.as_deref().map(|model| format!(", model `{}`", printable(model))).unwrap_or_default();
+    let wait = entry.wait(SystemTime::now());
+    let ends = match entry.resets_at {
+        Some(_) => format!("; it resets in {}", duration(wait)),
+        None if entry.cause.is_account() => String::new(),
+        None => format!("; it is tried again in {}", duration(wait)),
+    };
+    let said = if said.is_empty() { String::new() } else { format!("; the provider said: {said}") };
+    let sentence = entry.cause.sentence();
+    let message = format!("{title}: {sentence} (profile `{profile}`{model}){ends}{said}");
+    let refusal = Refusal::new(status, code, message);
+    let refusal = if entry.cause.is_account() { refusal } else { refusal.after(wait) };
+    if matches!(entry.cause, Cause::Busy | Cause::Minute) { refusal } else { refusal.finally() }
 }
 
-pub(super) fn day_over(profile: &str, ends: SystemTime, by_server: bool, said: &str) -> Refusal {
-    let whose = if by_server { "the provider's" } else { "your" };
+/// The user's own limit of the day is reached.
+fn day_over(profile: &str, ends: SystemTime) -> Refusal {
     let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
-    let minutes = left.as_secs().div_ceil(60);
-    let said = if said.is_empty() { String::new() } else { format!("; the provider said: {said}") };
-    let message = format!(
-        "{whose} limit of requests a day is reached for `{profile}`; it ends in {} h {} min{said}",
-        minutes / 60,
-        minutes % 60
-    );
+    let message =
+        format!("your limit of requests per day is reached (profile `{profile}`); it resets in {}", duration(left));
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, "daily_limit_reached", message).after(left).finally()
+}
+
+/// In its two largest units.
+fn duration(wait: Duration) -> String {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    match (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds} s"),
+        (0, 0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (0, hours, minutes, _) => format!("{hours} h {minutes} min"),
+        (days, hours, _, _) => format!("{days} d {hours} h"),
+    }
 }
 
 /// A last refusal without a time of the server's: the client is not to repeat what was repeated here already.
 pub(super) fn settle_retry_after(headers: &mut HeaderMap, tries: u32) {
-    if tries > 1 && retry_after(headers, SystemTime::now()).is_none() && !headers.contains_key(&SHOULD_RETRY) {
+    let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
+    if tries > 1 && retry_after(&header, SystemTime::now()).is_none() && !headers.contains_key(&SHOULD_RETRY) {
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
 }

@@ -199,7 +199,7 @@ impl From<Refusal> for Admitted {
 async fn answer(gateway: &Gateway, stranger: &Stranger, request: Request<Incoming>) -> Response<Answer> {
     let mut entry = gateway.traffic.begin(request.method(), request.uri().path());
     match admit(gateway, stranger, &request).await {
-        Admitted::Forwarded(lane, rest) => forward(gateway, &lane, request, rest, entry).await,
+        Admitted::Forwarded(lane, rest) => forward(gateway, lane, request, rest, entry).await,
         Admitted::Answered(response) => {
             entry.answered(response.status());
             response

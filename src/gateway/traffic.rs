@@ -39,6 +39,10 @@ pub(super) struct Outcome {
     pub(super) status: Option<StatusCode>,
     pub(super) tries: u64,
     pub(super) waited: Duration,
+    /// Why it waited, or was not served.
+    pub(super) reason: Option<&'static str>,
+    /// Why it moved to this profile.
+    pub(super) fallback: Option<&'static str>,
     pub(super) prompt_tokens: u64,
     pub(super) completion_tokens: u64,
     /// Whether the answer reached its end.
@@ -76,8 +80,19 @@ impl Drop for Entry {
 
 impl Entry {
     fn line(&self, took: Duration) -> Value {
-        let Outcome { profile, provider, model, status, tries, waited, prompt_tokens, completion_tokens, complete } =
-            &self.outcome;
+        let Outcome {
+            profile,
+            provider,
+            model,
+            status,
+            tries,
+            waited,
+            reason,
+            fallback,
+            prompt_tokens,
+            completion_tokens,
+            complete,
+        } = &self.outcome;
         json!({
             "time": jiff::Timestamp::try_from(self.at).map(|at| format!("{at:.3}")).unwrap_or_default(),
             "key": self.traffic.key_id.borrow().as_str(),
@@ -90,6 +105,8 @@ impl Entry {
             "complete": complete,
             "tries": tries,
             "wait_ms": milliseconds(*waited),
+            "reason": reason,
+            "fallback": fallback,
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "ms": milliseconds(took),

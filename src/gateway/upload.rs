@@ -71,7 +71,8 @@ fn cost(chunk: &Bytes) -> usize {
 pub(super) struct Upload(Rc<RefCell<Source>>);
 
 struct Source {
-    incoming: Incoming,
+    /// `None` for a body that is whole from the start.
+    incoming: Option<Incoming>,
     /// The chunks that are kept, in order; the first of them is number `dropped`.
     kept: VecDeque<Bytes>,
     dropped: usize,
@@ -98,23 +99,23 @@ struct Source {
 impl Upload {
     pub(super) fn new(incoming: Incoming, replay_limit: usize, longest: u64, budget: &Rc<Budget>) -> Self {
         let ended = incoming.is_end_stream();
-        Self(Rc::new(RefCell::new(Source {
-            incoming,
-            kept: VecDeque::new(),
-            dropped: 0,
-            head: Vec::new(),
-            kept_length: 0,
-            keeps: true,
-            has_reader: false,
-            given: 0,
-            length: 0,
-            ended,
-            broken: None,
-            waiting: None,
-            replay_limit,
-            longest,
-            budget: Rc::clone(budget),
-        })))
+        let mut source = Source::empty(replay_limit, longest, budget);
+        source.incoming = Some(incoming);
+        source.ended = ended;
+        Self(Rc::new(RefCell::new(source)))
+    }
+
+    /// A body that is in memory already.
+    pub(super) fn whole(chunks: Vec<Bytes>, budget: &Rc<Budget>) -> Self {
+        let mut source = Source::empty(usize::MAX, u64::MAX, budget);
+        source.ended = true;
+        for chunk in chunks {
+            source.length += chunk.len() as u64;
+            source.kept_length += chunk.len();
+            source.budget.take(cost(&chunk));
+            source.kept.push_back(chunk);
+        }
+        Self(Rc::new(RefCell::new(source)))
     }
 
     /// A reader from the first byte on, if that is still there.
@@ -126,6 +127,24 @@ impl Upload {
         source.has_reader = true;
         source.given = 0;
         Some(Reader { upload: self.clone(), position: 0, given_length: 0 })
+    }
+
+    /// The chunks of the body so far, unless some of them are dropped.
+    pub(super) fn kept(&self) -> Vec<Bytes> {
+        let source = self.0.borrow();
+        if source.dropped == 0 { source.kept.iter().cloned().collect() } else { Vec::new() }
+    }
+
+    /// Reads what the client sends until all of it is kept. Returns whether it is.
+    pub(super) async fn keep_all(&self) -> bool {
+        poll_fn(|context| {
+            let mut source = self.0.borrow_mut();
+            while source.keeps && !source.ended && source.broken.is_none() {
+                ready!(source.poll_chunk(context));
+            }
+            Poll::Ready(source.keeps && source.ended && source.dropped == 0)
+        })
+        .await
     }
 
     /// Whether [`Upload::reader`] would find everything there.
@@ -190,6 +209,26 @@ impl Upload {
 }
 
 impl Source {
+    fn empty(replay_limit: usize, longest: u64, budget: &Rc<Budget>) -> Self {
+        Self {
+            incoming: None,
+            kept: VecDeque::new(),
+            dropped: 0,
+            head: Vec::new(),
+            kept_length: 0,
+            keeps: true,
+            has_reader: false,
+            given: 0,
+            length: 0,
+            ended: false,
+            broken: None,
+            waiting: None,
+            replay_limit,
+            longest,
+            budget: Rc::clone(budget),
+        }
+    }
+
     /// How many chunks were received.
     fn received(&self) -> usize {
         self.dropped + self.kept.len()
@@ -197,8 +236,9 @@ impl Source {
 
     /// Reads one chunk more from the client, and keeps it until it is given out for the last time.
     fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<()>> {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         loop {
-            let Some(frame) = ready!(Pin::new(&mut self.incoming).poll_frame(context)) else {
+            let Some(frame) = ready!(Pin::new(&mut *incoming).poll_frame(context)) else {
                 self.ended = true;
                 return Poll::Ready(None);
             };
@@ -213,7 +253,7 @@ impl Source {
                 self.broken = Some(Broken::TooLong);
                 return Poll::Ready(None);
             }
-            self.ended = self.incoming.is_end_stream();
+            self.ended = incoming.is_end_stream();
             self.kept_length = self.kept_length.saturating_add(chunk.len());
             self.budget.take(cost(&chunk));
             self.kept.push_back(chunk);

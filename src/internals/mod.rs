@@ -6,19 +6,18 @@
 #[cfg(test)]
 mod cases;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::config::{Config, with_profile};
+use crate::config::{Config, Fallback, with_profile};
 use crate::credentials::document::{self, Document, Format};
 use crate::error::{Failure, Report, printable};
 use crate::gateway::meter::Meter;
-use crate::gateway::verdict::{self, Verdict};
 use crate::http::{Reply, is_loopback};
 use crate::oauth::code::{self, Outcome};
 use crate::oauth::device;
@@ -26,6 +25,7 @@ use crate::oauth::reply::{self, Answer};
 use crate::oauth::{ClientAuth, Dialect, Grant, Server, discovery};
 use crate::paths::Paths;
 use crate::profile::ProfileName;
+use crate::providers::error::{self, Action, ApiError};
 use crate::providers::{self, Overrides};
 use crate::secret::Secret;
 
@@ -222,7 +222,14 @@ fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let nowhere = PathBuf::new;
     let paths = Paths { config: nowhere(), data: nowhere(), state: nowhere(), qwen: Some(nowhere()) };
-    let mut config = Config { paths, profile: None, directories: Vec::new(), overrides: Overrides::default() };
+    let mut config = Config {
+        paths,
+        profile: None,
+        directories: Vec::new(),
+        overrides: Overrides::default(),
+        hooks: BTreeMap::default(),
+        fallback: Fallback::default(),
+    };
     let mut warnings = Vec::new();
     if let Err(error) = config.understand(text, Path::new("config.toml"), &mut warnings) {
         assert!(!printable(&format!("{error:#}")).is_empty());
@@ -281,13 +288,17 @@ fn retry_after(bytes: &[u8]) {
             headers.insert(name, value);
         }
     }
-    let named = verdict::retry_after(&headers, now);
+    let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
+    let named = error::retry_after(&header, now);
     assert!(named.is_none_or(|named| named <= YEAR), "{named:?}");
-    for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE] {
-        match verdict::judge(status, &headers, rest, now) {
-            Verdict::After(wait) => assert_eq!(Some(wait), named),
-            Verdict::DayOver(Some(ends)) => assert!(jiff::Timestamp::try_from(ends).is_ok()),
-            Verdict::DayOver(None) | Verdict::Soon | Verdict::OnceMore | Verdict::PlanOver => {}
+    for status in [429, 503] {
+        let response = error::Response { status, header: &header, body: rest, model: None, now };
+        let read = ApiError::read(&response, &BTreeMap::new());
+        let waits = named.filter(|named| !named.is_zero());
+        assert!(read.wait.is_none_or(|wait| wait <= YEAR) && (waits.is_none() || read.wait == waits), "{read:?}");
+        assert!(jiff::Timestamp::try_from(now + read.wait.unwrap_or_default()).is_ok());
+        if let Action::Wait(wait) = read.action(YEAR) {
+            assert_eq!(Some(wait), read.wait);
         }
     }
 }

@@ -63,6 +63,23 @@ impl Zone {
     }
 }
 
+/// When the week of `now` ends. `text` as in `week_resets`: `Mon 00:00 Asia/Shanghai`.
+pub(crate) fn week_end(text: &str, now: SystemTime) -> Result<SystemTime> {
+    let parsed = text.split_once(' ').and_then(|(day, rest)| {
+        let days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+        let day = days.iter().position(|known| day.eq_ignore_ascii_case(known))?;
+        Some((i64::try_from(day).ok()?, Zone::parse(Some(rest)).ok()?))
+    });
+    let (day, zone) = parsed.with_context(|| {
+        Failed::new(Failure::Other, format!("`week_resets = \"{text}\"` is not a day, a time and a zone"))
+            .hint("write it like `Mon 00:00 Asia/Shanghai`")
+    })?;
+    let today = zone.day_of(now).date;
+    let passed = (i64::from(today.weekday().to_monday_zero_offset()) - day).rem_euclid(7);
+    let next = today.checked_add((7 - passed).days())?;
+    Ok(zone.at(next).unwrap_or(now))
+}
+
 impl Day {
     pub(crate) fn contains(&self, now: SystemTime) -> bool {
         self.begins <= now && now < self.ends
@@ -102,6 +119,18 @@ mod tests {
         assert_eq!(day.date.to_string(), "2026-03-07");
         // Daylight saving time begins on the 8th at 02:00.
         assert_eq!(day.ends, at("2026-03-08T10:30:00Z"));
+    }
+
+    #[test]
+    fn a_week_ends_on_the_day_and_at_the_hour_of_the_provider() {
+        let ends = |now: &str| week_end("Mon 00:00 Asia/Shanghai", at(now)).unwrap();
+        // A Saturday, and the last second of a Sunday in Shanghai.
+        assert_eq!(ends("2026-11-21T10:00:00Z"), at("2026-11-22T16:00:00Z"));
+        assert_eq!(ends("2026-11-22T15:59:59Z"), at("2026-11-22T16:00:00Z"));
+        assert_eq!(ends("2026-11-22T16:00:00Z"), at("2026-11-29T16:00:00Z"));
+        for bad in ["", "Mon", "Mon 00:00", "Someday 00:00 UTC", "Mon 00:00 Nowhere/Else"] {
+            assert!(week_end(bad, at("2026-11-22T16:00:00Z")).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use anyhow::Result;
 use sha2::{Digest, Sha256};
 
 use super::day::Day;
-use super::window::{DayState, LENGTH, Lease, PROBE, Record, Rule, STEPS, Turn, seconds, step_length};
+use super::window::{DayState, LENGTH, Lease, Record, Rule, STEPS, Turn, step_length};
 use crate::paths::StateDirectory;
 use crate::platform::lock::Brief;
 use crate::platform::{disk, files, system};
@@ -42,7 +42,7 @@ pub(crate) struct Rate {
 impl Rate {
     /// `account`: what tells accounts apart, such as a key; only its hash is written.
     pub(crate) fn open(state: &Path, provider: &str, account: &str, rule: Rule) -> Self {
-        let path = StateDirectory::Rate.below(state).join(name_of(provider, account));
+        let path = StateDirectory::Rate.below(state).join(file_name(provider, account));
         let file = match open(state, &path) {
             Ok(file) => Some(file),
             Err(error) => {
@@ -80,7 +80,7 @@ impl Rate {
         let rule = self.rule.clone();
         let taken = self.change(alone, |record| {
             record.give_back(lease.step, lease.left, day.number());
-            record.take(&rule, step, &day, now, &lease)
+            record.take(&rule, step, &day, &lease)
         });
         let Some((turn, next)) = taken else {
             // What is left of it is given back by the next who gets through.
@@ -95,16 +95,6 @@ impl Rate {
     pub(crate) fn give_back(&mut self, step: u64) {
         let day = self.today.number();
         self.change_soon(|record| record.give_back(step, 1, day));
-    }
-
-    /// The server said that the day is over (`true`), or served a request (`false`).
-    pub(crate) fn set_day_over(&mut self, over: bool, now: SystemTime) {
-        let number = self.day(now).number();
-        self.change_soon(|record| {
-            let day = record.day(number);
-            day.over = over;
-            day.probe_at = seconds(now).saturating_add(PROBE);
-        });
     }
 
     /// Whether the user is to be told that the day's limit is near: once a day, whoever asks.
@@ -158,7 +148,7 @@ impl Rate {
 
 /// What `usage` shows of an account: requests within the window that ends now, and the day. Changes nothing.
 pub(crate) fn standing(state: &Path, provider: &str, account: &str, rule: &Rule, now: SystemTime) -> (u32, DayState) {
-    let path = StateDirectory::Rate.below(state).join(name_of(provider, account));
+    let path = StateDirectory::Rate.below(state).join(file_name(provider, account));
     let length = step_length(rule.window);
     // Opened only where there is something to read.
     let Some(file) = path.exists().then(|| files::open_kept(&path).ok()).flatten() else { return Default::default() };
@@ -168,7 +158,7 @@ pub(crate) fn standing(state: &Path, provider: &str, account: &str, rule: &Rule,
     (record.sum(step, STEPS + 1), day)
 }
 
-fn name_of(provider: &str, account: &str) -> String {
+pub(super) fn file_name(provider: &str, account: &str) -> String {
     let digest = Sha256::digest(account);
     let hash = u64::from_be_bytes(std::array::from_fn(|index| digest[index]));
     let provider: String = provider.chars().filter(|letter| letter.is_ascii_alphanumeric() || *letter == '-').collect();

@@ -1,9 +1,10 @@
 //! Limits of requests: who may send when, counted over all processes of the user.
 //!
 //! ```text
-//! day.rs      when a provider's day begins and ends
-//! window.rs   windows, bursts and days over counted requests
-//! local.rs    the same over all processes of this machine: a small file under a kernel lock
+//! day.rs         when a provider's day begins and ends
+//! window.rs      windows, bursts and days over counted requests
+//! local.rs       the same over all processes of this machine: a small file under a kernel lock
+//! exhausted.rs   what a server reported as used up, until when, and for which model
 //! ```
 //!
 //! Hazard: twenty processes count at once, any of them is killed at any time, the disk is full.
@@ -11,9 +12,11 @@
 //! never a request.
 
 mod day;
+mod exhausted;
 mod local;
 mod window;
 
-pub(crate) use day::{Day, Zone};
+pub(crate) use day::{Day, Zone, week_end};
+pub(crate) use exhausted::{Exhausted, Memory, exhausted, forget};
 pub(crate) use local::{Rate, Take, standing};
 pub(crate) use window::{Rule, Turn};

@@ -5,7 +5,7 @@
 //! exceeded, a burst up to the limit is not delayed, and those who wait are served in the order they came.
 
 use std::fs::File;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use super::day::{Day, Zone};
 use crate::platform::{disk, system};
@@ -24,9 +24,6 @@ const MAGIC: [u8; 8] = *b"qwarate1";
 const DAYS_AT: usize = 32;
 const COUNTERS_AT: usize = DAYS_AT + 4 * 16;
 pub(super) const LENGTH: usize = COUNTERS_AT + 4 * KEPT;
-
-/// A day that the server called over is asked again this often: a bought plan or a mistaken reading ends it early.
-pub(super) const PROBE: u32 = 300;
 
 /// What a provider allows, or the user.
 #[derive(Debug, Clone)]
@@ -59,7 +56,6 @@ pub(crate) enum Turn {
     /// Nothing goes out until this time.
     DayOver {
         ends: SystemTime,
-        by_server: bool,
     },
 }
 
@@ -70,10 +66,6 @@ pub(crate) struct DayState {
     pub(crate) count: u32,
     /// The user was told that the day's limit is near.
     pub(super) warned: bool,
-    /// The server said that the day is over.
-    pub(crate) over: bool,
-    /// Seconds since 1970, after which one request may try all the same.
-    pub(super) probe_at: u32,
 }
 
 /// The state of one account.
@@ -112,13 +104,7 @@ impl Record {
         for (index, day) in record.days.iter_mut().enumerate() {
             let at = DAYS_AT + 16 * index;
             let flags = half(at + 8);
-            *day = DayState {
-                number: half(at).cast_signed(),
-                count: half(at + 4),
-                warned: flags & 1 != 0,
-                over: flags & 2 != 0,
-                probe_at: half(at + 12),
-            };
+            *day = DayState { number: half(at).cast_signed(), count: half(at + 4), warned: flags & 1 != 0 };
         }
         if word(8) != boot || word(16) != step_length {
             return record;
@@ -137,8 +123,7 @@ impl Record {
             bytes.extend(word.to_le_bytes());
         }
         for day in &self.days {
-            let flags = u32::from(day.warned) | u32::from(day.over) << 1;
-            for half in [day.number.cast_unsigned(), day.count, flags, day.probe_at] {
+            for half in [day.number.cast_unsigned(), day.count, u32::from(day.warned), 0] {
                 bytes.extend(half.to_le_bytes());
             }
         }
@@ -148,8 +133,8 @@ impl Record {
         bytes
     }
 
-    pub(super) fn take(&mut self, rule: &Rule, step: u64, day: &Day, now: SystemTime, last: &Lease) -> (Turn, Lease) {
-        if let Some(refused) = self.refuse_for_day(rule, day, now) {
+    pub(super) fn take(&mut self, rule: &Rule, step: u64, day: &Day, last: &Lease) -> (Turn, Lease) {
+        if let Some(refused) = self.refuse_for_day(rule, day) {
             return (refused, Lease::default());
         }
         self.advance(step);
@@ -181,20 +166,10 @@ impl Record {
         (turn, Lease::default())
     }
 
-    fn refuse_for_day(&mut self, rule: &Rule, day: &Day, now: SystemTime) -> Option<Turn> {
+    fn refuse_for_day(&mut self, rule: &Rule, day: &Day) -> Option<Turn> {
         let today = self.day(day.number());
-        if rule.day_refuses && rule.per_day.is_some_and(|limit| today.count >= limit) {
-            return Some(Turn::DayOver { ends: day.ends, by_server: false });
-        }
-        if today.over && rule.waits {
-            // A clock that was set back must not put the next try off for hours.
-            let now = seconds(now);
-            if now < today.probe_at && today.probe_at - now <= PROBE {
-                return Some(Turn::DayOver { ends: day.ends, by_server: true });
-            }
-            today.probe_at = now.saturating_add(PROBE);
-        }
-        None
+        let is_over = rule.day_refuses && rule.per_day.is_some_and(|limit| today.count >= limit);
+        is_over.then_some(Turn::DayOver { ends: day.ends })
     }
 
     /// The first step with room, and how much room that is.
@@ -274,10 +249,6 @@ pub(super) fn step_length(window: Duration) -> u64 {
     (nanoseconds / 100 * 102 / STEPS).max(1)
 }
 
-pub(super) fn seconds(time: SystemTime) -> u32 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,7 +271,7 @@ mod tests {
         let mut record = Record::new(0, step_length(rule.window));
         let day = rule.zone.day_of(SystemTime::now());
         arrivals
-            .map(|step| match record.take(rule, step, &day, SystemTime::now(), &Lease::default()).0 {
+            .map(|step| match record.take(rule, step, &day, &Lease::default()).0 {
                 Turn::Now => step,
                 Turn::Later { step, .. } => step,
                 turn => panic!("{turn:?}"),
@@ -349,7 +320,7 @@ mod tests {
         let rule = rule(1, None);
         let mut record = Record::new(0, step_length(rule.window));
         let day = rule.zone.day_of(SystemTime::now());
-        let mut take = || record.take(&rule, 5_000, &day, SystemTime::now(), &Lease::default()).0;
+        let mut take = || record.take(&rule, 5_000, &day, &Lease::default()).0;
         let turns: Vec<Turn> = (0..20).map(|_| take()).collect();
         assert!(turns.iter().any(|turn| matches!(turn, Turn::TooLong { .. })), "{turns:?}");
     }
@@ -359,7 +330,7 @@ mod tests {
         let rule = rule(1, None);
         let mut record = Record::new(0, step_length(rule.window));
         let day = rule.zone.day_of(SystemTime::now());
-        let take = |record: &mut Record| record.take(&rule, 5_000, &day, SystemTime::now(), &Lease::default()).0;
+        let take = |record: &mut Record| record.take(&rule, 5_000, &day, &Lease::default()).0;
         assert_eq!(take(&mut record), Turn::Now);
         let Turn::Later { step, .. } = take(&mut record) else { panic!("no room") };
         record.give_back(step, 1, day.number());
@@ -375,7 +346,7 @@ mod tests {
         let mut record = Record::new(7, 9);
         record.advance(5_000);
         *record.counter(5_000) = 3;
-        *record.day(20_000) = DayState { number: 20_000, count: 4, warned: true, over: true, probe_at: 5 };
+        *record.day(20_000) = DayState { number: 20_000, count: 4, warned: true };
         disk::write_all_at(&file, &record.to_bytes(), 0).unwrap();
         assert_eq!(Record::read(&file, 7, 9).to_bytes(), record.to_bytes());
         let mut other_boot = Record::read(&file, 8, 9);

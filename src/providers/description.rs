@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::error::Cause;
 use crate::error::{Failed, Failure};
 use crate::http::{self, USER_AGENT, is_loopback};
 use crate::oauth::{ClientAuth, Dialect, Endpoints, Server};
@@ -60,6 +61,12 @@ pub(crate) struct Provider {
     pub(crate) short_lived: Option<String>,
     #[serde(default)]
     pub(crate) limits: Limits,
+    /// Codes of its errors that mean something else elsewhere, or nothing.
+    #[serde(default)]
+    pub(crate) errors: BTreeMap<String, Cause>,
+    /// Whether it gives accounts something for free, which its terms forbid to pool.
+    #[serde(default)]
+    pub(crate) free_accounts: bool,
     /// What it costs, in words.
     #[serde(default)]
     pub(crate) price: String,
@@ -213,6 +220,19 @@ pub(crate) struct Limits {
     /// How long the "minute" of `requests_per_minute` is, if not 60 s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) window: Option<String>,
+    /// `Mon 00:00 Asia/Shanghai`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) week_resets: Option<String>,
+    /// The keys that the user's configuration sets.
+    #[serde(skip)]
+    pub(super) own: Vec<String>,
+}
+
+impl Limits {
+    /// Whether the user's configuration sets this key.
+    pub(crate) fn is_own(&self, key: &str) -> bool {
+        self.own.iter().any(|own| own == key)
+    }
 }
 
 /// Whether the terms allow unattended use.
@@ -333,7 +353,17 @@ impl Provider {
 
     /// Headers every API request of this provider carries, with `user_agent` where they repeat it.
     pub(crate) fn headers(&self, user_agent: &str) -> Vec<(String, String)> {
-        self.headers.iter().map(|(name, value)| (name.clone(), value.replace("{user-agent}", user_agent))).collect()
+        let own = self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("user-agent"));
+        // What repeats the User-Agent repeats the one that is sent.
+        let sent = own.map_or_else(|| user_agent.to_owned(), |(_, own)| own.replace("{user-agent}", user_agent));
+        let is_own = |name: &String| own.is_some_and(|(own, _)| own == name);
+        let value = |name, text: &str| if is_own(name) { sent.clone() } else { text.replace("{user-agent}", &sent) };
+        self.headers.iter().map(|(name, text)| (name.clone(), value(name, text))).collect()
+    }
+
+    /// The names of those headers.
+    pub(crate) fn header_names(&self) -> impl Iterator<Item = &str> {
+        self.headers.keys().map(String::as_str)
     }
 
     /// The same with `{user-agent}` as it is in the data.

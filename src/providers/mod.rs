@@ -4,6 +4,7 @@
 //! a command that only needs a token parses none.
 
 mod description;
+pub(crate) mod error;
 mod names;
 mod own;
 mod practice;
@@ -64,6 +65,8 @@ pub(crate) fn find(name: &str, overrides: &Overrides) -> Result<Provider> {
         Failed::new(Failure::Other, format!("provider `{}`: {}", printable(name), error.message().replace('\n', ", ")))
     })?;
     name.clone_into(&mut provider.name);
+    let own_limits = overrides.table.get(name).and_then(|own| own.get("limits")).and_then(toml::Value::as_table);
+    provider.limits.own = own_limits.into_iter().flat_map(toml::Table::keys).cloned().collect();
     if name == QWEN
         && let Some(url) = &overrides.qwen_oauth_url
     {

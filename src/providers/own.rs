@@ -21,6 +21,8 @@ const KEYS: [(&str, &[&str]); 8] = [
             "default_model",
             "default_region",
             "device_authorization_endpoint",
+            "errors",
+            "free_accounts",
             "headers",
             "issuer",
             "key",
@@ -50,7 +52,7 @@ const KEYS: [(&str, &[&str]); 8] = [
     ("anthropic", &["auth", "path"]),
     ("authorize", &["url", "exchange"]),
     ("key", &["base_url_variables", "delete", "optional", "page", "prefix", "variables"]),
-    ("limits", &["burst", "day_resets", "requests_per_day", "requests_per_minute", "text", "window"]),
+    ("limits", &["burst", "day_resets", "requests_per_day", "requests_per_minute", "text", "week_resets", "window"]),
     ("oauth", &OAUTH),
     ("regions.*", &["aliases", "base_url", "country", "key_page", "title"]),
     ("verify", &["get", "open", "refused"]),
@@ -176,7 +178,7 @@ mod tests {
             "models" => "[{ id = \"x\" }]",
             "refused" => "[400]",
             "base_url_variables" => "{ x = [\"y\"] }",
-            "pkce" | "optional" | "qwen_only" | "responses" => "true",
+            "free_accounts" | "pkce" | "optional" | "qwen_only" | "responses" => "true",
             "burst" | "requests_per_day" | "requests_per_minute" => "1",
             "ci" => "\"allowed\"",
             "open" => "\"chat\"",
@@ -191,14 +193,14 @@ mod tests {
                 lines.push(format!("[{}]", table.replace('*', "r")));
             }
             for key in keys {
-                let is_table = keys_of(key).is_some() || matches!(*key, "headers" | "regions");
+                let is_table = keys_of(key).is_some() || matches!(*key, "errors" | "headers" | "regions");
                 // An issuer's keys stand in one place at a time.
                 if !(is_table || table.is_empty() && OAUTH.contains(key)) {
                     lines.push(format!("{key} = {}", value_of(key)));
                 }
             }
         }
-        lines.push("[headers]\nx = \"y\"".to_owned());
+        lines.push("[headers]\nx = \"y\"\n[errors]\nx = \"5h\"".to_owned());
         let table: toml::Table = toml::from_str(&lines.join("\n")).unwrap();
         let overrides = super::super::Overrides {
             table: [("x".to_owned(), toml::Value::Table(table))].into_iter().collect(),

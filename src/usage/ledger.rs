@@ -24,6 +24,10 @@ const GROWN: u64 = 64 * 1024;
 /// Longest file of a day that is read. Reached by a hundred thousand entries, a day's worth of one a second.
 const LONGEST: u64 = 256 * 1024 * 1024;
 
+/// Models that are counted each under its own name by one process, and the longest name in characters.
+const MOST_NAMES: usize = 100;
+const LONGEST_NAME: usize = 80;
+
 /// What passed through the gateway.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -103,7 +107,8 @@ impl Ledger {
     }
 
     pub(crate) fn add(&mut self, day: &str, model: &str, counts: &Counts) {
-        let model = if model.is_empty() { "unknown" } else { model };
+        let model = self.label(model);
+        let model = model.as_str();
         if !self.pending.contains_key(day) {
             self.pending.insert(day.to_owned(), HashMap::new());
         }
@@ -115,6 +120,16 @@ impl Ledger {
         match self.totals.get_mut(model) {
             Some(known) => known.add(counts),
             None => drop(self.totals.insert(model.to_owned(), *counts)),
+        }
+    }
+
+    /// The name that a model is counted under. Names are the client's, so they are bounded in number and length.
+    fn label(&self, model: &str) -> String {
+        let shown: String = model.chars().take(LONGEST_NAME).collect();
+        match shown.as_str() {
+            "" => "unknown".to_owned(),
+            name if self.totals.contains_key(name) || self.totals.len() < MOST_NAMES => name.to_owned(),
+            _ => "other".to_owned(),
         }
     }
 
@@ -338,6 +353,21 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn names_of_models_are_bounded_and_every_request_is_counted() {
+        let mut ledger = Ledger::new(Path::new("/nowhere"), "work", "qwen");
+        let one = Counts { requests: 1, ..Counts::default() };
+        for number in 0..1000 {
+            ledger.add("2026-11-20", &format!("{number}{}", "ü".repeat(200)), &one);
+        }
+        ledger.add("2026-11-20", "", &one);
+        assert_eq!(ledger.totals.len(), MOST_NAMES + 2, "with those for other and unknown ones");
+        assert_eq!((ledger.totals["other"].requests, ledger.totals["unknown"].requests), (900, 1));
+        assert!(ledger.totals.keys().all(|name| name.chars().count() <= LONGEST_NAME));
+        let pending = ledger.take_pending("2026-11-20").unwrap();
+        assert_eq!(pending.counts["2026-11-20"].values().map(|counts| counts.requests).sum::<u64>(), 1001);
     }
 
     #[test]

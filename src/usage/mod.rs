@@ -4,6 +4,8 @@
 //! Rule: one appended line makes a change; nothing is flushed to disk, and what cannot be written costs a figure, never a
 //! request.
 
+mod event;
 mod ledger;
 
+pub(crate) use event::Event;
 pub(crate) use ledger::{Counts, Ledger, Pending, Seen, Summary, seconds, settle};

@@ -10,6 +10,7 @@ use crate::error::{Failed, Failure, note, printable};
 use crate::providers::{Ci, Provider};
 use crate::say::{Screen, Style};
 use crate::terminal;
+use crate::{gateway, limits};
 
 impl Attempt<'_> {
     /// A login that is kept as it is.
@@ -24,6 +25,9 @@ impl Attempt<'_> {
     /// The end of a login whose credential is stored. `proof`: what its verification found, if there was one.
     pub(super) fn conclude(&self, credential: &Credential, proof: Option<Proof>) -> Result<()> {
         let verified = matches!(proof, Some(Proof::Accepted));
+        // What was used up before may have been bought since.
+        let account = gateway::account_of(&self.provider, credential, self.account.path());
+        limits::forget(&self.session.config.paths.state, &self.provider.name, &account);
         match &proof {
             Some(Proof::Unclear(why) | Proof::Unverifiable(why)) => {
                 note(&format!("warning: logged in, but the API could not be asked: {why}"));

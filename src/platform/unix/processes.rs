@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use crate::error::{Failed, Failure};
 
@@ -27,6 +27,27 @@ pub(crate) fn find(program: &OsStr, path: &OsStr) -> Option<PathBuf> {
 /// Becomes `command`; returns only if that is not possible.
 pub(crate) fn become_program(command: &mut Command) -> io::Result<Infallible> {
     Err(command.exec())
+}
+
+/// A program that can be ended together with everything it starts.
+pub(crate) struct Group {
+    pub(crate) child: Child,
+}
+
+impl Group {
+    pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
+        Ok(Self { child: command.process_group(0).spawn()? })
+    }
+
+    /// Kills the program and what it started. The program is still to be waited for.
+    pub(crate) fn kill(&mut self) {
+        let group = i32::try_from(self.child.id()).map(nix::unistd::Pid::from_raw);
+        if let Ok(group) = group
+            && let Err(error) = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL)
+        {
+            log::warn!("cannot end a process group: {error}");
+        }
+    }
 }
 
 /// The failure of a program that could not be started: 127 where there is none, 126 where it cannot be run, as shells

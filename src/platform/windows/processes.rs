@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use windows_sys::Win32::Foundation::INVALID_HANDLE_VALUE;
 use windows_sys::Win32::System::Diagnostics::ToolHelp::{
@@ -97,6 +97,24 @@ pub(crate) fn become_program(command: &mut Command) -> io::Result<Infallible> {
     let status = job.spawn(command)?.wait()?;
     job.release();
     Ended::of(status).end_by()
+}
+
+/// A program that can be ended together with everything it starts.
+pub(crate) struct Group {
+    pub(crate) child: Child,
+    job: Job,
+}
+
+impl Group {
+    pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
+        let job = Job::new()?;
+        Ok(Self { child: job.spawn(command)?, job })
+    }
+
+    /// Kills the program and what it started. The program is still to be waited for.
+    pub(crate) fn kill(&mut self) {
+        self.job.kill();
+    }
 }
 
 /// The shell of the user.

@@ -1,0 +1,166 @@
+//! Programs of the user that gateways run when something happens: `[hooks]` of config.toml.
+//!
+//! Hazard: a hook hangs, fails, or runs once in each of twenty gateways.
+//! Rule: it never holds up a request; it gets its event as JSON on stdin, no secret, and 10 s, after which it is ended with
+//! everything it started; of all processes of the user the first to see an event runs it.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::cli::names_holding;
+use crate::paths::StateDirectory;
+use crate::platform::files::{self, Privacy};
+use crate::platform::{disk, processes};
+use crate::secret::Secret;
+use crate::usage::Event;
+
+/// The events that can have a hook.
+pub(crate) const NAMES: [&str; 5] = ["limit_near", "limit_reached", "login_required", "renewed", "fallback"];
+
+/// How long a hook may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the gateway waits at its end for hooks that still run.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How often a hook that runs is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Markers of events are kept longer than the longest window.
+const KEPT: Duration = Duration::from_secs(40 * 86400);
+
+/// What hooks run without, whatever it holds.
+const WITHHELD: [&str; 2] = ["QWENAUTH_API_KEY", "QWENAUTH_API_KEY_FILE"];
+
+/// Program and arguments by the name of the event.
+pub(crate) type Commands = std::collections::BTreeMap<String, Vec<String>>;
+
+/// The hooks of one gateway.
+pub(crate) struct Hooks {
+    commands: Commands,
+    /// Where events that were seen are marked.
+    directory: PathBuf,
+    running: Vec<(JoinHandle<()>, mpsc::Sender<()>)>,
+}
+
+impl Hooks {
+    pub(crate) fn new(commands: Commands, state: &Path) -> Self {
+        let directory = StateDirectory::Events.below(state);
+        if !commands.is_empty() {
+            remove_old(&directory);
+        }
+        Self { commands, directory, running: Vec::new() }
+    }
+
+    /// Runs the hook of an event, if there is one and no process has run it for this `occurrence`. `secrets`: what must
+    /// not be in its environment.
+    pub(crate) fn run(&mut self, event: &Event, occurrence: &str, secrets: &[Secret]) {
+        let name = event.name();
+        let Some(command) = self.commands.get(name).filter(|command| !command.is_empty()) else { return };
+        match self.is_first(name, occurrence) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => log::warn!("the hook `{name}` may run in several processes: {error:#}"),
+        }
+        let input = input_of(event);
+        let mut withheld: Vec<OsString> = WITHHELD.iter().map(OsString::from).collect();
+        withheld.extend(names_holding(secrets));
+        let (stop, stopped) = mpsc::channel();
+        let (name, command) = (name.to_owned(), command.clone());
+        let run = move || {
+            if let Err(error) = run(&command, &withheld, &input, &stopped) {
+                log::warn!("the hook `{name}` failed: {error:#}");
+            }
+        };
+        match std::thread::Builder::new().name("hook".to_owned()).spawn(run) {
+            Ok(thread) => self.running.push((thread, stop)),
+            Err(error) => log::warn!("cannot run a hook: {error}"),
+        }
+        self.running.retain(|(thread, _)| !thread.is_finished());
+    }
+
+    /// Marks an event, and says whether it was not marked before.
+    fn is_first(&self, name: &str, occurrence: &str) -> Result<bool> {
+        files::make_directory(&self.directory)?;
+        let digest = Sha256::digest(format!("{name}/{occurrence}"));
+        let marker: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        match disk::create_new(&self.directory.join(marker)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for Hooks {
+    /// Hooks that just started may finish; one that hangs is ended.
+    fn drop(&mut self) {
+        let deadline = Instant::now() + GRACE;
+        while Instant::now() < deadline && self.running.iter().any(|(thread, _)| !thread.is_finished()) {
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        for (thread, stop) in self.running.drain(..) {
+            drop(stop);
+            let _ = thread.join();
+        }
+    }
+}
+
+fn input_of(event: &Event) -> String {
+    let mut input = json!({ "schema": 1 });
+    if let (Value::Object(input), Ok(Value::Object(fields))) = (&mut input, serde_json::to_value(event)) {
+        let now = jiff::Timestamp::try_from(SystemTime::now()).map(|now| now.to_string());
+        input.insert("time".into(), now.unwrap_or_default().into());
+        input.extend(fields);
+    }
+    format!("{input}\n")
+}
+
+/// Runs a hook to its end, its time limit, or until `stopped`.
+fn run(command: &[String], withheld: &[OsString], input: &str, stopped: &Receiver<()>) -> Result<()> {
+    let (program, arguments) = command.split_first().ok_or_else(|| anyhow::anyhow!("it names no program"))?;
+    let mut command = processes::command(program.as_ref(), None)?;
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    for name in withheld {
+        command.env_remove(name);
+    }
+    let mut group = processes::Group::spawn(&mut command)?;
+    // A hook that does not read its input is nobody's problem.
+    if let Some(mut stdin) = group.child.stdin.take() {
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        if let Some(status) = group.child.try_wait()? {
+            anyhow::ensure!(status.success(), "it ended with {status}");
+            return Ok(());
+        }
+        let is_stopped = matches!(stopped.recv_timeout(POLL_INTERVAL), Err(RecvTimeoutError::Disconnected));
+        if is_stopped || Instant::now() >= deadline {
+            group.kill();
+            group.child.wait()?;
+            anyhow::bail!("it was ended after {} s", if is_stopped { GRACE } else { TIMEOUT }.as_secs());
+        }
+    }
+}
+
+fn remove_old(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|at| at.elapsed().ok());
+        if age.is_some_and(|age| age > KEPT)
+            && let Err(error) = files::remove(&entry.path(), Privacy::Private)
+        {
+            log::warn!("an old marker is left: {error:#}");
+        }
+    }
+}

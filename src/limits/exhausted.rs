@@ -1,0 +1,402 @@
+//! What a server reported as used up, or as down: remembered over processes and restarts, for one model or an account.
+//!
+//! An entry is in force until the server's own time or the known reset; meanwhile one request now and then may try anyway,
+//! because a plan can be extended and a message can be misread. A success removes it.
+//!
+//! Hazard: two processes note at once, one is killed, the file is damaged.
+//! Rule: the whole text is written at once under a lock that is tried, not waited for; a text that cannot be read is empty,
+//! which costs a request.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use super::local::file_name;
+use crate::paths::StateDirectory;
+use crate::platform::files;
+use crate::platform::lock::Brief;
+use crate::providers::error::Cause;
+
+/// How often one request may try although a limit is used up.
+const PROBE: u64 = 300;
+
+/// The same while a service is down, in turn.
+const OUTAGE_PROBES: [u64; 4] = [30, 60, 120, PROBE];
+
+/// Entries of one account. The one that ends first is dropped.
+const MOST: usize = 256;
+
+/// An entry that is over is kept so long, to know that the server's time was in vain.
+const KEPT: u64 = 3600;
+
+/// Bytes of the file.
+const LONGEST: u64 = 256 * 1024;
+
+/// A used-up limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Exhausted {
+    pub(crate) cause: Cause,
+    /// `None`: all models of the account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<String>,
+    /// Seconds since 1970, as all times here.
+    pub(crate) since: u64,
+    /// When it ends at the latest.
+    pub(crate) until: u64,
+    /// When the server or the provider's rules end it; `None` if neither says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resets_at: Option<u64>,
+    probe_at: u64,
+    /// Attempts since it was noted.
+    #[serde(default)]
+    probes: usize,
+}
+
+impl Exhausted {
+    fn is_same(&self, other: &Self) -> bool {
+        self.cause == other.cause && self.model == other.model
+    }
+
+    fn counts_for(&self, model: Option<&str>) -> bool {
+        self.model.is_none() || self.model.as_deref() == model
+    }
+
+    /// How long until an attempt makes sense: the reset, or the next one that may try.
+    pub(crate) fn wait(&self, now: SystemTime) -> Duration {
+        let at = self.resets_at.unwrap_or_else(|| self.probe_at.min(self.until));
+        Duration::from_secs(at.saturating_sub(seconds(now)))
+    }
+
+    /// Tells this occurrence from earlier ones, over all processes.
+    pub(crate) fn id(&self) -> String {
+        format!("{:?}/{}/{}", self.cause, self.model.as_deref().unwrap_or("*"), self.since)
+    }
+
+    fn interval(&self) -> u64 {
+        if self.cause == Cause::Outage { OUTAGE_PROBES[self.probes.min(OUTAGE_PROBES.len() - 1)] } else { PROBE }
+    }
+}
+
+/// What is known to be used up of one account.
+pub(crate) struct Memory {
+    directory: PathBuf,
+    path: PathBuf,
+    entries: Vec<Exhausted>,
+    /// The file as it was read last.
+    stamp: Option<(SystemTime, u64)>,
+}
+
+impl Memory {
+    pub(crate) fn open(state: &Path, provider: &str, account: &str) -> Self {
+        let directory = StateDirectory::Limits.below(state);
+        let path = directory.join(format!("{}.json", file_name(provider, account)));
+        Self { directory, path, entries: Vec::new(), stamp: None }
+    }
+
+    /// What is in force for `model`: the entry that lasts longest.
+    pub(crate) fn find(&mut self, model: Option<&str>, now: SystemTime) -> Option<Exhausted> {
+        self.refresh();
+        let now = seconds(now);
+        let in_force = self.entries.iter().filter(|entry| now < entry.until && entry.counts_for(model));
+        in_force.max_by_key(|entry| entry.until).cloned()
+    }
+
+    /// Whether an entry names a model: then the request's must be known.
+    pub(crate) fn depends_on_model(&mut self) -> bool {
+        self.refresh();
+        self.entries.iter().any(|entry| entry.model.is_some())
+    }
+
+    /// Whether the server's own time has passed for this limit and it is still used up.
+    pub(crate) fn was_in_vain(&mut self, cause: Cause, model: Option<&str>, now: SystemTime) -> bool {
+        self.refresh();
+        let now = seconds(now);
+        let same = |entry: &&Exhausted| entry.cause == cause && entry.model.as_deref() == model;
+        self.entries.iter().any(|entry| same(&entry) && entry.until <= now && now - entry.until < KEPT)
+    }
+
+    /// Whether this request is the one that may try although `entry` is in force.
+    pub(crate) fn takes_probe(&mut self, entry: &Exhausted, now: SystemTime) -> bool {
+        let now = seconds(now);
+        // A clock that was set back must not put the next attempt off for hours.
+        let is_due = |entry: &Exhausted| now >= entry.probe_at || entry.probe_at - now > entry.interval();
+        is_due(entry)
+            && self
+                .change(|entries| {
+                    let known = entries.iter_mut().find(|known| known.is_same(entry)).filter(|known| is_due(known));
+                    known.is_some_and(|known| {
+                        known.probes += 1;
+                        known.probe_at = now + known.interval();
+                        true
+                    })
+                })
+                .unwrap_or(false)
+    }
+
+    /// Notes that a limit is used up. `wait`: the server's own time; `reset`: when it ends by the provider's rules. Returns
+    /// the entry, and whether it is news.
+    pub(crate) fn note(
+        &mut self,
+        cause: Cause,
+        model: Option<&str>,
+        wait: Option<Duration>,
+        reset: Option<SystemTime>,
+        now: SystemTime,
+    ) -> (Exhausted, bool) {
+        let in_vain = self.was_in_vain(cause, model, now);
+        let now = seconds(now);
+        let reset = reset.map(seconds);
+        // A time that has proved too short is not believed again.
+        let stated = wait.map(|wait| now + wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        let stated = stated.filter(|stated| !in_vain || *stated > now + PROBE);
+        let resets_at = stated.or(reset);
+        let longest = cause.length().map_or(PROBE, |length| length.as_secs());
+        let until = resets_at.unwrap_or(now + longest);
+        let mut entry =
+            Exhausted { cause, model: model.map(str::to_owned), since: now, until, resets_at, probe_at: 0, probes: 0 };
+        entry.probe_at = now + entry.interval();
+        let noted = self.change(|entries| {
+            entries.retain(|known| now < known.until + KEPT);
+            match entries.iter_mut().find(|known| known.is_same(&entry)) {
+                Some(known) if now < known.until => {
+                    // Noted already, by another request or an attempt: what began it stays.
+                    known.until = entry.until.max(known.until.min(resets_at.unwrap_or(known.until)));
+                    known.resets_at = resets_at.or(known.resets_at);
+                    known.probe_at = known.probe_at.max(now + known.interval());
+                    (known.clone(), false)
+                }
+                Some(known) => {
+                    *known = entry.clone();
+                    (entry.clone(), true)
+                }
+                None => {
+                    if entries.len() >= MOST
+                        && let Some(first) = (0..entries.len()).min_by_key(|&index| entries[index].until)
+                    {
+                        entries.swap_remove(first);
+                    }
+                    entries.push(entry.clone());
+                    (entry.clone(), true)
+                }
+            }
+        });
+        noted.unwrap_or((entry, true))
+    }
+
+    /// A request of `model` was served: nothing that counts for it is used up.
+    pub(crate) fn clear(&mut self, model: Option<&str>) {
+        self.refresh();
+        if self.entries.iter().any(|entry| entry.counts_for(model)) {
+            self.change(|entries| entries.retain(|entry| !entry.counts_for(model)));
+        }
+    }
+
+    /// What is used up now.
+    pub(crate) fn in_force(&mut self, now: SystemTime) -> impl Iterator<Item = &Exhausted> {
+        self.refresh();
+        let now = seconds(now);
+        self.entries.iter().filter(move |entry| now < entry.until)
+    }
+
+    /// Reads the file again if it has changed.
+    fn refresh(&mut self) {
+        let stamp = stamp(&self.path);
+        if stamp == self.stamp {
+            return;
+        }
+        self.stamp = stamp;
+        self.entries = File::open(&self.path).map(|file| read(&file)).unwrap_or_default();
+    }
+
+    /// Applies `change` to the entries of all processes. Returns `None` if only this process knows of it.
+    fn change<T>(&mut self, change: impl FnOnce(&mut Vec<Exhausted>) -> T) -> Option<T> {
+        let open = || -> Result<File> {
+            files::make_directory(&self.directory)?;
+            files::open_kept(&self.path)
+        };
+        let file = match open() {
+            Ok(file) => file,
+            Err(error) => {
+                log::warn!("used-up limits are remembered by this process alone: {error:#}");
+                return Some(change(&mut self.entries));
+            }
+        };
+        if let Some(_lock) = lock(&file) {
+            let mut entries = read(&file);
+            let outcome = change(&mut entries);
+            if let Err(error) = write(&file, &entries) {
+                log::warn!("cannot write `{}`: {error:#}", self.path.display());
+            }
+            self.entries = entries;
+            self.stamp = stamp(&self.path);
+            return Some(outcome);
+        }
+        log::warn!("`{}` is held by another process", self.path.display());
+        None
+    }
+}
+
+/// What `usage` and `status` show: what is used up now. Changes nothing.
+pub(crate) fn exhausted(state: &Path, provider: &str, account: &str, now: SystemTime) -> Vec<Exhausted> {
+    let mut memory = Memory::open(state, provider, account);
+    memory.in_force(now).cloned().collect()
+}
+
+/// Forgets what was used up of an account, for a new login.
+pub(crate) fn forget(state: &Path, provider: &str, account: &str) {
+    let mut memory = Memory::open(state, provider, account);
+    memory.refresh();
+    if !memory.entries.is_empty() {
+        memory.change(Vec::clear);
+    }
+}
+
+/// The lock, tried for some milliseconds: it is held for microseconds.
+fn lock(file: &File) -> Option<Brief<'_>> {
+    for _ in 0..50 {
+        match Brief::take(file) {
+            Ok(Some(lock)) => return Some(lock),
+            Ok(None) => std::thread::sleep(Duration::from_micros(200)),
+            Err(error) => {
+                log::warn!("cannot lock what is known of used-up limits: {error}");
+                return None;
+            }
+        }
+    }
+    None
+}
+
+fn read(mut file: &File) -> Vec<Exhausted> {
+    let mut text = Vec::new();
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(LONGEST).read_to_end(&mut text));
+    read.ok().and_then(|_| serde_json::from_slice(text.trim_ascii_end()).ok()).unwrap_or_default()
+}
+
+/// One write, never shorter than before: a process that is killed leaves the old text or the new one.
+fn write(mut file: &File, entries: &[Exhausted]) -> Result<()> {
+    let mut text = serde_json::to_vec(entries)?;
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    text.resize(text.len().max(length), b' ');
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&text)?;
+    Ok(())
+}
+
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn at(after: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(NOW + after)
+    }
+
+    fn memory(directory: &Path) -> Memory {
+        Memory::open(directory, "p", "key")
+    }
+
+    #[test]
+    fn it_lasts_until_the_servers_time_for_the_model_it_names_and_in_every_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut one, mut other) = (memory(directory.path()), memory(directory.path()));
+        let wait = Some(Duration::from_millis(2500));
+        let (entry, is_news) = one.note(Cause::Day, Some("m"), wait, Some(at(9000)), at(0));
+        assert_eq!((entry.resets_at, is_news), (Some(NOW + 3), true));
+        assert!(!other.note(Cause::Day, Some("m"), wait, None, at(0)).1);
+        assert_eq!(other.find(Some("m"), at(2)).map(|entry| entry.wait(at(2))), Some(Duration::from_secs(1)));
+        assert_eq!(other.find(Some("other"), at(2)), None);
+        assert_eq!(other.find(Some("m"), at(3)), None);
+    }
+
+    #[test]
+    fn a_stated_time_that_was_in_vain_is_not_believed_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut memory = memory(directory.path());
+        let wait = Some(Duration::from_secs(2));
+        memory.note(Cause::Day, None, wait, Some(at(9000)), at(0));
+        assert!(!memory.was_in_vain(Cause::Day, None, at(1)) && memory.was_in_vain(Cause::Day, None, at(3)));
+        let (entry, is_news) = memory.note(Cause::Day, None, wait, Some(at(9000)), at(3));
+        assert_eq!((entry.resets_at, is_news), (Some(NOW + 9000), true));
+        // A long one is.
+        let long = Some(Duration::from_secs(4000));
+        memory.note(Cause::Week, None, wait, None, at(0));
+        assert_eq!(memory.note(Cause::Week, None, long, None, at(5)).0.resets_at, Some(NOW + 4005));
+    }
+
+    #[test]
+    fn one_request_in_five_minutes_may_try_and_a_success_ends_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut one, mut other) = (memory(directory.path()), memory(directory.path()));
+        one.note(Cause::Month, None, None, None, at(0));
+        let entry = one.find(Some("m"), at(299)).unwrap();
+        assert!(!one.takes_probe(&entry, at(299)));
+        assert!(one.takes_probe(&entry, at(300)));
+        assert!(!other.takes_probe(&entry, at(301)), "it was taken by another process");
+        let entry = other.find(None, at(600)).unwrap();
+        assert!(other.takes_probe(&entry, at(600)));
+        other.clear(Some("m"));
+        assert_eq!(one.find(Some("m"), at(601)), None);
+    }
+
+    #[test]
+    fn a_service_that_is_down_is_tried_again_at_growing_intervals() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut memory = memory(directory.path());
+        memory.note(Cause::Outage, Some("m"), None, None, at(0));
+        let mut tried = Vec::new();
+        for second in 0..900 {
+            let Some(entry) = memory.find(Some("m"), at(second)) else { panic!("it ended after {second} s") };
+            if memory.takes_probe(&entry, at(second)) {
+                tried.push(second);
+                memory.note(Cause::Outage, Some("m"), None, None, at(second));
+            }
+        }
+        assert_eq!(tried, [30, 90, 210, 510, 810]);
+    }
+
+    #[test]
+    fn a_success_of_another_model_ends_only_what_counts_for_both() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut memory = memory(directory.path());
+        memory.note(Cause::Day, Some("a"), None, None, at(0));
+        memory.note(Cause::Week, None, None, None, at(0));
+        memory.clear(Some("b"));
+        assert_eq!(memory.entries.iter().map(|entry| entry.cause).collect::<Vec<_>>(), [Cause::Day]);
+    }
+
+    #[test]
+    fn a_damaged_file_is_empty_and_is_written_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut memory = memory(directory.path());
+        memory.note(Cause::Day, None, None, None, at(0));
+        files::open_kept(&memory.path).unwrap().set_len(9).unwrap();
+        assert_eq!(memory.find(None, at(1)), None);
+        memory.note(Cause::Day, None, None, None, at(2));
+        assert!(memory.find(None, at(3)).is_some());
+    }
+
+    #[test]
+    fn entries_are_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut memory = memory(directory.path());
+        for number in 0..2 * MOST {
+            memory.note(Cause::Day, Some(&format!("m{number}")), None, None, at(number as u64));
+        }
+        assert_eq!(memory.entries.len(), MOST);
+        assert!(memory.find(Some(&format!("m{}", 2 * MOST - 1)), at(600)).is_some());
+    }
+}
