@@ -109,8 +109,9 @@ impl Report {
         let failed = error.chain().find_map(|cause| cause.downcast_ref::<Failed>()).or_else(|| error.downcast_ref());
         Self {
             failure: failed.map_or(Failure::Other, |failed| failed.failure),
-            message: printable(&format!("{error:#}")),
+            message: shown(&format!("{error:#}")),
             hint: match failed {
+                // A remedy may hold a place for user info to be filled in.
                 Some(failed) => failed.hint.as_deref().map(printable),
                 None => error.chain().find_map(|cause| cause.downcast_ref()).and_then(remedy).map(str::to_owned),
             },
@@ -118,8 +119,14 @@ impl Report {
     }
 }
 
+/// `EMFILE` of every Unix; on Windows the number is that of a bad length, which no file gives.
+const EMFILE: i32 = 24;
+
 /// `EIO` of every Unix; on Windows the number is that of a denied access, which has a kind of its own.
 const EIO: i32 = 5;
+
+/// What helps where the limit of open files is reached.
+pub(crate) const FEW_DESCRIPTORS: &str = "raise the limit of open files: `ulimit -n 1024`";
 
 /// What helps where the system refuses a file, whatever the file is.
 fn remedy(error: &io::Error) -> Option<&'static str> {
@@ -132,6 +139,7 @@ fn remedy(error: &io::Error) -> Option<&'static str> {
         io::ErrorKind::PermissionDenied => {
             "look at owner and mode of it and of its directory, as `qwenauth doctor` does"
         }
+        _ if error.raw_os_error() == Some(EMFILE) => FEW_DESCRIPTORS,
         _ if error.raw_os_error() == Some(EIO) => "the disk fails: the kernel's log says more (`dmesg`)",
         _ => return None,
     })
@@ -150,7 +158,7 @@ impl Report {
 
 /// Says something on stderr that is neither the answer nor an error. Never a secret.
 pub(crate) fn note(text: &str) {
-    say::note(&printable(text));
+    say::note(&shown(text));
 }
 
 /// The one of `known` that `typed` was probably meant to be.
@@ -163,13 +171,40 @@ pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>)
         .map(|(_, name)| name)
 }
 
-/// `text` without what a terminal would obey: control characters and the marks that turn the direction of writing.
+/// `text` without what a terminal or a reader's eye would obey: control characters, line ends of Unicode, marks that turn
+/// the direction of writing, and characters that show nothing.
 pub(crate) fn printable(text: &str) -> String {
-    let obeyed = |character: char| {
-        character.is_control()
-            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().filter(|&character| !obeyed(character)).collect()
+    text.chars().filter(|&character| !is_obeyed(character)).collect()
+}
+
+fn is_obeyed(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// A JSON text with all that [`printable`] removes escaped instead, so that it means the same. Line ends between its tokens
+/// stay.
+pub(crate) fn json_for_terminal(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for character in json.chars() {
+        if is_obeyed(character) && character != '\n' {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                escaped += &format!("\\u{unit:04x}");
+            }
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
+/// `text` as it goes to a person: printable, and without user info in URLs.
+pub(crate) fn shown(text: &str) -> String {
+    without_urls_user_info(&printable(text))
 }
 
 /// `text` as one word of a command that a person may paste into a POSIX shell. Control characters are removed.
@@ -181,6 +216,40 @@ pub(crate) fn for_sh(text: &str) -> String {
         return text;
     }
     format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The raw text of a URL as scheme, user info and the rest: the user info is all that stands before the last `@`, because a
+/// password may contain whatever ends it for a parser. `None`: there is no user info.
+pub(crate) fn split_user_info(text: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = text.rsplit_once('@')?;
+    let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+    let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    let is_whole = scheme.starts_with(|first: char| first.is_ascii_alphabetic()) && scheme.bytes().all(is_scheme);
+    let at = if is_whole { scheme.len() + "://".len() } else { 0 };
+    Some((&before[..at], &before[at..], rest))
+}
+
+/// The raw text of a URL with its user info masked: it may be a password.
+pub(crate) fn without_user_info(text: &str) -> String {
+    match split_user_info(text) {
+        Some((scheme, _, rest)) => format!("{scheme}…@{rest}"),
+        None => text.to_owned(),
+    }
+}
+
+/// `text` with the user info of each URL in it masked: the last net, for what was quoted without [`without_user_info`].
+fn without_urls_user_info(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + "://".len());
+        let end = after.find(|character: char| character.is_whitespace() || "`\"<>".contains(character));
+        let (url, next) = after.split_at(end.unwrap_or(after.len()));
+        shown.push_str(before);
+        shown.push_str(&url.rsplit_once('@').map_or(url.to_owned(), |(_, host)| format!("…@{host}")));
+        rest = next;
+    }
+    shown + rest
 }
 
 /// The same for a path.
@@ -216,6 +285,52 @@ mod tests {
     #[test]
     fn terminals_are_not_obeyed() {
         assert_eq!(printable("a\u{1b}[2Jb\r\nc\u{202e}d\u{9b}e"), "a[2Jbcde");
+    }
+
+    #[test]
+    fn what_shows_nothing_or_turns_the_text_is_removed_and_escaped_in_json() {
+        let marks = "\u{ad}\u{61c}\u{180e}\u{200b}\u{200d}\u{200e}\u{2028}\u{2029}\u{202e}\u{2060}\u{2066}\u{feff}\u{fff9}\u{e0001}\u{7f}\u{9b}";
+        assert_eq!(printable(&format!("a{marks}b")), "ab");
+        let value = serde_json::json!({ "text": format!("é漢{marks}") });
+        let escaped = json_for_terminal(&format!("{value:#}\n"));
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
+        assert_eq!(printable(&escaped.replace('\n', "")), escaped.replace('\n', ""));
+        assert!(escaped.contains("é漢") && escaped.contains("\\udb40\\udc01"), "{escaped}");
+    }
+
+    #[test]
+    fn a_word_for_sh_is_one_word() {
+        for (text, word) in [
+            ("plain-1.0_/x:y@z%+,", "plain-1.0_/x:y@z%+,"),
+            ("", "''"),
+            ("m$(id)", "'m$(id)'"),
+            ("it's", r"'it'\''s'"),
+            ("{a,b}", "'{a,b}'"),
+            ("~/x", "'~/x'"),
+            ("a!b", "'a!b'"),
+            ("文|x", "'文|x'"),
+            ("a\u{1b}[7m\nb", "'a[7mb'"),
+        ] {
+            assert_eq!(for_sh(text), word);
+        }
+    }
+
+    #[test]
+    fn user_info_ends_at_the_last_at_sign_of_the_raw_text() {
+        for (text, masked) in [
+            ("http://bob:blue?#green@127.0.0.1:3128", "http://…@127.0.0.1:3128"),
+            ("https://bob:blue/#green@host.example/v1", "https://…@host.example/v1"),
+            ("bob:blue@host", "…@host"),
+            ("http:/bob:bl//ue@host", "…@host"),
+            ("http:\\\\bob:blue@host", "…@host"),
+            ("1http://bob@host", "…@host"),
+            ("https://a@b:c@host/@x", "https://…@x"),
+            ("https://host.example/v1", "https://host.example/v1"),
+        ] {
+            assert_eq!(without_user_info(text), masked);
+        }
+        assert_eq!(shown("cannot use `https://bob:blue/#green@host`: no"), "cannot use `https://…@host`: no");
+        assert_eq!(shown("a https://x/ b http://u:p@h c"), "a https://x/ b http://…@h c");
     }
 
     #[test]

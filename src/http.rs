@@ -6,7 +6,7 @@
 
 use std::io::Read;
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
@@ -15,16 +15,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use reqwest::blocking::{Client, Request, RequestBuilder};
+use hyper_util::client::proxy::matcher::Intercept;
+use reqwest::blocking::{Client, ClientBuilder, Request, RequestBuilder};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
-use url::{Host, Url, form_urlencoded};
+use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
-use crate::error::{Failed, Failure, printable};
+use crate::error::{FEW_DESCRIPTORS, Failed, Failure, printable, without_user_info};
+use crate::names::Resolver;
+pub(crate) use crate::names::is_loopback;
+use crate::platform::disk;
 use crate::secret::Secret;
+use crate::{proxies, tls};
 
 /// Longest reply that is read, in bytes.
 const LARGEST: u64 = 1024 * 1024;
+
+/// Descriptors a client needs for its event loop, a name look-up and a connection.
+const CLIENT_DESCRIPTORS: usize = 7;
 
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -56,6 +64,10 @@ pub(crate) fn endpoint(text: &str) -> Result<Url> {
     if !url.username().is_empty() || url.password().is_some() {
         return refused("it carries user info").err();
     }
+    // A `#` in user info ends the host for a parser, and RFC 6749 §3.1 allows no fragment either.
+    if url.fragment().is_some() {
+        return refused("it has a fragment (`#`)").err();
+    }
     if LOOPBACK_ONLY.load(Ordering::Relaxed) && !is_loopback(&url) {
         return refused("no request of a sandbox leaves this machine").hint("leave the sandbox first: `exit`").err();
     }
@@ -64,26 +76,6 @@ pub(crate) fn endpoint(text: &str) -> Result<Url> {
         "http" if is_loopback(&url) => Ok(url),
         "http" => refused("plain `http` is accepted for this machine only").hint("use `https`").err(),
         scheme => refused(&format!("`{scheme}` is not `https`")).err(),
-    }
-}
-
-/// `text` with what stands between `//` and `@` masked: it may be a password.
-pub(crate) fn without_user_info(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("//") else { return text.to_owned() };
-    let authority = rest.find(['/', '?', '#']).map_or(rest, |end| &rest[..end]);
-    match authority.rfind('@') {
-        Some(at) => format!("{scheme}//…{}", &rest[at..]),
-        None => text.to_owned(),
-    }
-}
-
-/// Whether a URL leads to this machine.
-pub(crate) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 
@@ -139,6 +131,21 @@ pub(crate) struct Network {
     pub(crate) ca_file: Option<PathBuf>,
 }
 
+/// Sends all requests of a client through `proxy`.
+fn through(builder: ClientBuilder, proxy: Option<Intercept>) -> Result<ClientBuilder> {
+    let Some(intercept) = proxy else { return Ok(builder) };
+    let mut address = Url::parse(&intercept.uri().to_string())?;
+    if let Some((user, password)) = intercept.raw_auth() {
+        // What cannot have user info has none either.
+        let _ = address.set_username(user).and_then(|()| address.set_password(Some(password)));
+    }
+    let mut proxy = reqwest::Proxy::all(address)?;
+    if let Some(header) = intercept.basic_auth() {
+        proxy = proxy.custom_http_auth(header.clone());
+    }
+    Ok(builder.proxy(proxy))
+}
+
 impl Network {
     /// A connection to the host of `url`, kept over requests. It is for that host only: proxies and certificates of another
     /// may differ.
@@ -156,77 +163,27 @@ impl Network {
             .user_agent(format!("{USER_AGENT} ({}; {})", std::env::consts::OS, std::env::consts::ARCH))
             .connect_timeout(CONNECT)
             .redirect(reqwest::redirect::Policy::none())
+            .dns_resolver(Arc::new(Resolver::new()))
             .timeout(None);
+        // The client panics where it gets none for its signals and wake-ups.
+        disk::check_free_descriptors(CLIENT_DESCRIPTORS)
+            .with_context(|| Failed::new(Failure::Other, "cannot set up the HTTP client").hint(FEW_DESCRIPTORS))?;
         if directly {
             builder = builder.no_proxy();
+        } else if let Some(matcher) = proxies::by_encoding() {
+            builder = through(builder.no_proxy(), matcher.intercept(&url.as_str().parse()?))?;
         }
-        if url.scheme() == "https" {
-            // A second call finds the provider installed, which is as good.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            if let Some(path) = &self.ca_file {
-                builder = builder.tls_certs_merge(certificates(path)?);
-            }
+        // A second call finds the provider installed, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        builder = if url.scheme() == "https" {
+            builder.tls_backend_preconfigured(tls::client_config(self.ca_file.as_deref())?)
         } else {
             // Reading the system's certificates takes milliseconds that plain loopback has no use for.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            builder = builder.tls_certs_only([]);
-        }
-        let client = builder.build().with_context(|| {
-            Failed::new(Failure::Other, "cannot set up the HTTP client")
-                .hint("`qwenauth doctor` looks at the certificates that `SSL_CERT_FILE` and others name")
-        })?;
+            builder.tls_certs_only([])
+        };
+        let client = builder.build().context("cannot set up the HTTP client")?;
         Ok(Connection { client: Detached(Some(client)), is_given_up: || false })
     }
-}
-
-fn unusable_certificates(path: &Path) -> Failed {
-    Failed::new(Failure::Other, format!("cannot use the certificates of `QWENAUTH_CA_FILE`, `{}`", path.display()))
-        .hint("it must be a readable PEM file")
-}
-
-fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>> {
-    let failed = || unusable_certificates(path);
-    let pem = std::fs::read(path).with_context(failed)?;
-    let certificates = reqwest::Certificate::from_pem_bundle(&pem).with_context(failed)?;
-    if certificates.is_empty() {
-        return Err(failed().into());
-    }
-    Ok(certificates)
-}
-
-/// How many certificates in `pem` can be trusted.
-pub(crate) fn usable_certificates(pem: &[u8]) -> usize {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
-    rustls::RootCertStore::empty().add_parsable_certificates(CertificateDer::pem_slice_iter(pem).flatten()).0
-}
-
-/// TLS 1.2 and 1.3 with the certificates of the system and of `ca_file`, for the gateway's own client.
-pub(crate) fn tls(ca_file: Option<&Path>) -> Result<rustls::ClientConfig> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let extra: Vec<CertificateDer<'static>> = match ca_file {
-        None => Vec::new(),
-        Some(path) => {
-            let failed = || unusable_certificates(path);
-            let pem = std::fs::read(path).with_context(failed)?;
-            let read = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>();
-            read.map_err(|error| anyhow::anyhow!("{error:?}")).with_context(failed)?
-        }
-    };
-    if ca_file.is_some() && extra.is_empty() {
-        return unusable_certificates(ca_file.unwrap_or(Path::new(""))).err();
-    }
-    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(&provider))
-        .context("cannot read the system's certificates")?;
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("cannot set up TLS")?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Ok(config)
 }
 
 pub(crate) struct Connection {

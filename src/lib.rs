@@ -13,7 +13,10 @@
 //! providers/      what a provider is; built_in.toml holds the built-in ones as data
 //! oauth/          what an authorization server says: device and authorization code, PKCE, refresh, revoke, discovery
 //! compression.rs  compressed bodies, read as far as a bound
-//! http.rs         the one blocking client: TLS, proxy, CA, time limits; what a failure means
+//! http.rs         the one blocking client: time limits, no redirects; what a failure means
+//! tls.rs          TLS for both clients, and the one reader of certificates
+//! names.rs        names of hosts for both clients: which are of this machine, never looked up
+//! proxies.rs      the proxies of the environment for both clients
 //! limits/         limits of requests, counted over all processes: windows, bursts, days
 //! hooks.rs        programs of the user that gateways run when something happens
 //! usage/          the ledger of what passed through the gateways
@@ -37,10 +40,11 @@
 //! providers → oauth, http, platform · oauth → http · limits → paths, platform, providers · usage → paths, platform, providers
 //! hooks → cli, paths, platform, usage
 //! setup → paths, platform, providers, used by its commands only
-//! gateway → compression, credentials, hooks, limits, usage, platform, providers, http, used by its commands only
+//! gateway → compression, credentials, hooks, limits, usage, platform, providers, http, names, proxies, tls, used by its commands only
 //! sandbox → cli, paths, platform, providers, say, used by its command only
 //! error → say · cli → platform, say · terminal → platform
-//! http, installation, platform, shell, secret use nothing of ours but error and secret
+//! http → names, platform, proxies, tls · tls → cli, platform · proxies → cli
+//! installation, names, platform, shell, secret use nothing of ours but error and secret
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long
@@ -59,11 +63,13 @@ mod installation;
 #[cfg(any(test, feature = "internals"))]
 pub mod internals;
 mod limits;
+mod names;
 mod oauth;
 mod paths;
 mod platform;
 mod profile;
 mod providers;
+mod proxies;
 mod sandbox;
 mod say;
 mod secret;
@@ -71,6 +77,7 @@ mod session;
 mod setup;
 mod shell;
 mod terminal;
+mod tls;
 mod usage;
 
 use std::io::{ErrorKind, Write};

@@ -7,7 +7,7 @@
 use anyhow::Result;
 use serde_json::{Map, Value};
 
-use crate::error::{Failed, Failure};
+use crate::error::{Failed, Failure, json_for_terminal};
 use crate::secret::Secret;
 
 /// One environment variable: its value, or `None` when it has to go.
@@ -183,7 +183,7 @@ pub(crate) fn json(group: &[Variable]) -> Result<Secret> {
         };
         object.insert((*name).to_owned(), value);
     }
-    Ok(Secret::new(format!("{}\n", Value::Object(object))))
+    Ok(Secret::new(json_for_terminal(&format!("{}\n", Value::Object(object)))))
 }
 
 /// Lines for the file `$GITHUB_ENV`. It cannot remove a variable; an empty value is the nearest to that.

@@ -49,7 +49,13 @@ pub(crate) fn complete(names: Names, session: impl FnOnce() -> Result<Session>) 
             .map(|profiles| profiles.iter().map(ToString::to_string).collect())
             .unwrap_or_default(),
     };
-    print(&found.iter().map(|name| format!("{name}\n")).collect::<String>())
+    print(&found.iter().filter(|name| is_plain(name)).map(|name| format!("{name}\n")).collect::<String>())
+}
+
+/// Hazard: bash expands the words it is offered (`compgen -W`), and a name of config.toml may be a command. Rule: whatever
+/// needs no quotes in any shell is offered, and nothing else.
+fn is_plain(name: &str) -> bool {
+    !name.starts_with('-') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 fn question(names: Names) -> String {

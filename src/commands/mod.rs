@@ -26,10 +26,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::cli::{GatewayOptions, variable};
 use crate::credentials::{self, Lifetime, Stored};
-use crate::error::{Failed, Failure, note};
+use crate::error::{Failed, Failure, json_for_terminal, note};
 use crate::gateway as proxy;
 use crate::gateway::fallback::Target;
 use crate::paths;
@@ -188,7 +189,12 @@ pub(crate) fn print(text: &str) -> Result<()> {
 
 /// Prints one JSON object on a line of its own.
 pub(crate) fn print_json(value: &Value) -> Result<()> {
-    print(&format!("{value}\n"))
+    print(&Zeroizing::new(json_for_terminal(&format!("{value}\n"))))
+}
+
+/// Prints one JSON document on as many lines as it takes.
+pub(crate) fn print_document(value: &Value) -> Result<()> {
+    print(&json_for_terminal(&format!("{value:#}\n")))
 }
 
 /// RFC 3339, in UTC, to the second.

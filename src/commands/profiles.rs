@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::print;
+use super::{print, print_document};
 use crate::cli::ProfilesArgs;
 use crate::credentials::{Kind, Stored};
 use crate::error::printable;
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
         lines.push(format!("{} {:<20} {provider:<14} {kind}\n", if active { '*' } else { ' ' }, profile.as_str()));
     }
     if args.json {
-        return print(&format!("{:#}\n", json!({ "profiles": rows })));
+        return print_document(&json!({ "profiles": rows }));
     }
     if lines.is_empty() {
         return print("no stored profile; log in with `qwenauth login`\n");

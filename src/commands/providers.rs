@@ -3,9 +3,9 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::print;
+use super::{print, print_document};
 use crate::cli::ProvidersArgs;
-use crate::error::printable;
+use crate::error::{printable, without_user_info};
 use crate::providers::{self, Ci, Open, Overrides, Provider, QWEN};
 use crate::say::{Screen, Style, cell, cut};
 use crate::session::{Session, Surroundings};
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &ProvidersArgs, session: &Session) -> Result<()> {
     }
     if args.json {
         let rows: Vec<Value> = found.iter().map(|provider| object(provider, surroundings)).collect();
-        return print(&format!("{:#}\n", json!({ "providers": rows })));
+        return print_document(&json!({ "providers": rows }));
     }
     match (&args.name, found.first()) {
         (Some(_), Some(provider)) => print(&in_full(provider, surroundings, Screen::stdout())),
@@ -191,9 +191,9 @@ fn in_full(provider: &Provider, surroundings: Surroundings, screen: Screen) -> S
     fact("login", &ways(provider).join(", "));
     fact("here", &surroundings.verdict(provider));
     fact("verified", &verified(provider));
-    fact("base URL", &provider.base_url);
+    fact("base URL", &without_user_info(&provider.base_url));
     for (name, region) in &provider.regions {
-        fact("region", &format!("{name:<5} {} ({})", region.base_url, region.title));
+        fact("region", &format!("{name:<5} {} ({})", without_user_info(&region.base_url), region.title));
     }
     for (name, region) in &provider.regions {
         if region.key_page.is_some() {
@@ -221,8 +221,26 @@ fn in_full(provider: &Provider, surroundings: Surroundings, screen: Screen) -> S
     lines.join("\n") + "\n"
 }
 
+/// Masks the user info of each URL in `value`.
+fn mask(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field {
+                    Value::String(text) if matches!(name.as_str(), "base_url" | "url" | "page" | "delete") => {
+                        *text = without_user_info(text);
+                    }
+                    _ => mask(field),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(mask),
+        _ => {}
+    }
+}
+
 fn object(provider: &Provider, surroundings: Surroundings) -> Value {
-    json!({
+    let mut object = json!({
         "provider": provider.name,
         "title": provider.title,
         "aliases": provider.aliases,
@@ -244,5 +262,7 @@ fn object(provider: &Provider, surroundings: Surroundings) -> Value {
         "headers": provider.headers("{user-agent}").into_iter().collect::<std::collections::BTreeMap<_, _>>(),
         "tested": provider.tested,
         "here": surroundings.verdict(provider),
-    })
+    });
+    mask(&mut object);
+    object
 }

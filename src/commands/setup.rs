@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{print, tool_places};
+use super::{print, print_document, tool_places};
 use crate::cli::{SetupArgs, variable};
 use crate::error::{Failed, Failure, note, printable};
 use crate::gateway;
@@ -201,7 +201,7 @@ fn list(args: &SetupArgs, session: &Session, places: &Places) -> Result<()> {
         }));
     }
     if args.json {
-        return print(&format!("{:#}\n", json!({"tools": rows})));
+        return print_document(&json!({"tools": rows}));
     }
     print(&text)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{print, rfc3339};
+use super::{print, print_document, rfc3339};
 use crate::cli::{StatusArgs, variable};
 use crate::credentials::{Credential, Kind, Proof, State, Stored, check_origin, prove};
 use crate::error::{Failure, Report, printable};
@@ -20,7 +20,7 @@ pub(crate) fn run(args: &StatusArgs, session: &Session) -> Result<u8> {
     let rows = profiles.iter().map(|profile| Row::of(profile, session, args.check)).collect::<Result<Vec<_>>>()?;
     if args.json {
         let value = json!({"schema": 1, "profiles": rows.iter().map(Row::json).collect::<Vec<_>>()});
-        print(&format!("{value:#}\n"))?;
+        print_document(&value)?;
     } else if rows.is_empty() {
         print("no stored profile; log in with `qwenauth login`\n")?;
     } else {

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::{print, rfc3339};
 use crate::cli::{TokenArgs, TokenFormat};
 use crate::credentials::{Lifetime, MARGIN, short_lived};
+use crate::error::json_for_terminal;
 use crate::session::{Endpoint, Session};
 
 pub(crate) fn run(args: &TokenArgs, session: &Session) -> Result<()> {
@@ -32,7 +33,7 @@ pub(crate) fn run(args: &TokenArgs, session: &Session) -> Result<()> {
                 "model": endpoint.model,
                 "profile": account.profile,
             });
-            format!("{value}\n")
+            json_for_terminal(&format!("{value}\n"))
         }
     };
     print(&Zeroizing::new(text))

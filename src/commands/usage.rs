@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{print, rfc3339};
+use super::{print, print_document, rfc3339};
 use crate::cli::UsageArgs;
 use crate::credentials::{Credential, Stored};
 use crate::error::{Failed, Failure, note, printable};
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
         limits.extend(accounts.iter().filter_map(|account| account.check(session)).flatten());
     }
     if args.json {
-        return print(&format!("{:#}\n", as_json(args, &summary, &limits)));
+        return print_document(&as_json(args, &summary, &limits));
     }
     print(&as_text(&summary, &limits))
 }

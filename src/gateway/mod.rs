@@ -63,8 +63,9 @@ use self::traffic::Traffic;
 use self::upload::Budget;
 use self::upstream::Upstream;
 use crate::credentials::Account;
-use crate::error::{Failed, Failure, Report, note};
+use crate::error::{FEW_DESCRIPTORS, Failed, Failure, Report, note};
 use crate::hooks::{self, Hooks};
+use crate::platform::disk;
 use crate::platform::signals::{Ending, Endings};
 use crate::platform::system;
 use crate::providers::Provider;
@@ -315,6 +316,9 @@ impl Background {
     }
 }
 
+/// Descriptors that the runtime needs for its event loop and its signals, and one connection.
+const RUNTIME_DESCRIPTORS: usize = 8;
+
 fn run<F: Future<Output = Result<()>>>(
     listener: TcpListener,
     key: Secret,
@@ -322,6 +326,9 @@ fn run<F: Future<Output = Result<()>>>(
     options: Options,
     serve: impl FnOnce(Rc<Gateway>, tokio::net::TcpListener) -> F,
 ) -> Result<()> {
+    // What watches for signals panics where it gets none.
+    disk::check_free_descriptors(RUNTIME_DESCRIPTORS)
+        .with_context(|| Failed::new(Failure::Other, "cannot start the gateway").hint(FEW_DESCRIPTORS))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_stack_size(512 * 1024)

@@ -25,7 +25,8 @@ use tower_service::Service;
 use url::Url;
 
 use super::upload::Reader;
-use crate::http;
+use crate::names::{Resolver, is_loopback};
+use crate::{proxies, tls};
 
 /// Until a connection is ready for a request: name, TCP, proxy and TLS.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -60,7 +61,7 @@ impl Origin {
         Ok(Self {
             uri: format!("{}://{authority}/", url.scheme()).parse()?,
             host: HeaderValue::from_str(authority)?,
-            is_loopback: http::is_loopback(url),
+            is_loopback: is_loopback(url),
             idle: RefCell::default(),
         })
     }
@@ -115,7 +116,7 @@ pub(super) enum Trouble {
 }
 
 pub(super) struct Upstream {
-    connector: HttpConnector,
+    connector: HttpConnector<Resolver>,
     proxies: Matcher,
     tls: RefCell<Option<Arc<rustls::ClientConfig>>>,
     ca_file: Option<PathBuf>,
@@ -123,11 +124,11 @@ pub(super) struct Upstream {
 
 impl Upstream {
     pub(super) fn new(ca_file: Option<PathBuf>) -> Self {
-        let mut connector = HttpConnector::new();
+        let mut connector = HttpConnector::new_with_resolver(Resolver::new());
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_keepalive(Some(Duration::from_secs(30)));
-        Self { connector, proxies: Matcher::from_env(), tls: RefCell::default(), ca_file }
+        Self { connector, proxies: proxies::matcher(), tls: RefCell::default(), ca_file }
     }
 
     /// Sends a request over an open connection or a new one. A kept connection that proves closed before anything was
@@ -223,14 +224,14 @@ impl Upstream {
         if let Some(config) = &*self.tls.borrow() {
             return Ok(Arc::clone(config));
         }
-        let config = Arc::new(http::tls(self.ca_file.as_deref())?);
+        let config = Arc::new(tls::client_config(self.ca_file.as_deref())?);
         Ok(Arc::clone(self.tls.borrow_mut().insert(config)))
     }
 
     /// Reads the certificates again, for connections made from now on.
     pub(super) fn reload_certificates(&self) -> Result<()> {
         if self.tls.borrow().is_some() {
-            let config = Arc::new(http::tls(self.ca_file.as_deref())?);
+            let config = Arc::new(tls::client_config(self.ca_file.as_deref())?);
             *self.tls.borrow_mut() = Some(config);
         }
         Ok(())

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use url::Url;
 use zeroize::Zeroizing;
 
 use super::code::PendingCode;
@@ -14,7 +15,7 @@ use super::fields::Fields;
 use super::pkce::Pkce;
 use super::reply::{self, Answer, OauthError};
 use super::{Dialect, Grant, REQUEST_LIMIT, Server};
-use crate::error::{Failed, Failure};
+use crate::error::{Failed, Failure, printable};
 use crate::http::{Connection, Network, Reply, is_loopback};
 use crate::secret::Secret;
 
@@ -94,14 +95,22 @@ impl DeviceReply {
     /// Returns `None` without a device code and an address to open.
     fn of(fields: &Fields) -> Option<Self> {
         let text = |names| fields.text_of(names).map(|text| text.to_string());
-        let reply = Self {
+        // Another scheme, such as `javascript:`, is not an address to send a person to.
+        let web =
+            |names: &[&str]| names.iter().filter_map(|name| fields.string(name)).find(|uri| is_web(&printable(uri)));
+        let mut reply = Self {
             device_code: fields.secret("device_code")?,
             user_code: text(&["user_code"]).unwrap_or_default(),
-            verification_uri: text(&["verification_uri", "verification_url"]),
-            verification_uri_complete: text(&["verification_uri_complete", "verification_url_complete"]),
+            verification_uri: web(&["verification_uri", "verification_url"]),
+            verification_uri_complete: web(&["verification_uri_complete", "verification_url_complete"]),
             expires_in: fields.seconds("expires_in"),
             interval: fields.number("interval"),
         };
+        // One that hides something gives way to one that does not.
+        let is_clean = |uri: &Option<String>| uri.as_ref().is_some_and(|uri| printable(uri) == *uri);
+        if is_clean(&reply.verification_uri) && !is_clean(&reply.verification_uri_complete) {
+            reply.verification_uri_complete = None;
+        }
         (reply.verification_uri.is_some() || reply.verification_uri_complete.is_some()).then_some(reply)
     }
 
@@ -213,6 +222,10 @@ fn interval(asked: Option<f64>, default: Duration, loopback: bool) -> Duration {
     }
 }
 
+fn is_web(uri: &str) -> bool {
+    Url::parse(uri).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())
+}
+
 /// What one poll says.
 enum Poll {
     Grant(Grant),
@@ -227,6 +240,11 @@ impl Authorization {
     /// The address a person should open: the one with the code in it, where there is one.
     pub(crate) fn url(&self) -> &str {
         self.verification_uri_complete.as_deref().unwrap_or(&self.verification_uri)
+    }
+
+    /// Whether [`Self::url`] is what it looks like, so that a browser may be sent there.
+    pub(crate) fn may_be_opened(&self) -> bool {
+        printable(self.url()) == self.url() && is_web(self.url())
     }
 
     /// Polls until the login is granted, refused, or `deadline` is over. The first poll comes after one interval, which

@@ -17,7 +17,7 @@ pub(crate) use self::description::{Authorize, Ci, KeyHeader, Model, Open, Provid
 pub(crate) use self::names::{find_by_any_name, name_of, owners_of};
 pub(crate) use self::own::check_keys;
 pub(crate) use self::practice::{KEY_PREFIX, Practice};
-use crate::error::{Failed, Failure, printable};
+use crate::error::{Failed, Failure, printable, without_user_info};
 use crate::http;
 use crate::secret::Secret;
 
@@ -137,7 +137,7 @@ fn merge(into: &mut toml::Table, from: &toml::Table) {
 pub(crate) fn base_url(text: &str) -> Result<String> {
     let text = text.trim();
     let refused = |why: &str, hint: &str| -> Result<String> {
-        Failed::new(Failure::Usage, format!("the base URL `{}` {why}", http::without_user_info(text)))
+        Failed::new(Failure::Usage, format!("the base URL `{}` {why}", without_user_info(text)))
             .hint(hint.to_owned())
             .err()
     };

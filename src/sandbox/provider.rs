@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::oauth::{Answer, Authority, Decision, Form, Settings};
 use super::{keys, messages, model, page};
+use crate::platform::disk;
 use crate::providers;
 use crate::secret::Secret;
 
@@ -73,6 +74,7 @@ impl Provider {
             authority: Mutex::new(Authority::new(settings)),
             authorizations: Mutex::default(),
         });
+        disk::check_free_descriptors(8)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let serve = move || {

@@ -8,11 +8,12 @@ const USED_BY_ALL: [&str; 2] = ["error", "secret"];
 
 /// Where a crate, or what else has one home, may be named.
 const HOMES: &[(&str, &[&str])] = &[
-    ("reqwest::", &["http", "gateway"]),
+    ("reqwest::", &["http", "gateway", "names"]),
     ("tokio::", &["gateway", "sandbox", "platform"]),
     ("hyper::", &["gateway", "sandbox"]),
     // `commands` for doctor, which asks what the HTTP clients ask of the proxies' variables
-    ("hyper_util::", &["gateway", "sandbox", "commands"]),
+    ("hyper_util::", &["gateway", "sandbox", "commands", "http", "names", "proxies"]),
+    ("rustls::", &["tls", "http", "gateway"]),
     // `platform` for what ends a server
     ("async ", &["gateway", "sandbox", "platform"]),
     (".await", &["gateway", "sandbox", "platform"]),

@@ -59,6 +59,7 @@ mod setup;
 mod setup_files;
 mod shells;
 mod short_lived;
+mod shown;
 mod status;
 mod terminal;
 mod token;

@@ -98,6 +98,16 @@ impl Sandbox {
         self
     }
 
+    /// The credential file again, whatever a run made of it.
+    pub(crate) fn file_written(&self, content: impl AsRef<[u8]>) {
+        write_private(&self.file(), content);
+    }
+
+    /// A login whose API is at this host.
+    pub(crate) fn field_of_host(self, host: &str) -> Self {
+        self.logged_in().field("resource_url", json!(host))
+    }
+
     pub(crate) fn variable(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.insert(name.into(), value.into());
         self

@@ -7,9 +7,9 @@ use url::Url;
 use super::{Check, proxy};
 use crate::cli::variable;
 use crate::credentials::Stored;
-use crate::http;
 use crate::paths;
 use crate::session::{Endpoint, Session};
+use crate::tls::{self, Broken};
 
 pub(super) fn check(session: &Session) -> Vec<Check> {
     let mut checks = openai(session);
@@ -89,20 +89,27 @@ fn certificates() -> Vec<Check> {
         let Some(path) = variable(name).map(PathBuf::from) else { continue };
         let shown = path.display();
         let unset = format!("put the file there, or `unset {name}`");
-        checks.push(match std::fs::read(&path) {
+        let check = match std::fs::read(&path) {
             Err(error) => {
                 let what = format!("`{name}` names `{shown}`, which cannot be read: {error}");
                 Check::fail("certificates", what, unset)
             }
-            Ok(pem) => match http::usable_certificates(&pem) {
-                0 => {
+            Ok(pem) => match tls::read_pem(&pem) {
+                found if found.usable.is_empty() => {
                     let what = format!("`{name}` names `{shown}`, which holds no PEM certificate that can be used");
                     let remedy = format!("`openssl x509 -inform der -in {shown} -out FILE.pem`, or `unset {name}`");
                     Check::fail("certificates", what, remedy)
                 }
-                count => Check::ok("certificates", format!("`{name}` names `{shown}`: {count} in it")),
+                found => {
+                    for Broken { line, why } in &found.broken {
+                        let what = format!("the certificate at line {line} of `{shown}` (`{name}`) is not used: {why}");
+                        checks.push(Check::warn("certificates", what, "remove it, or get the file again"));
+                    }
+                    Check::ok("certificates", format!("`{name}` names `{shown}`: {} in it", found.usable.len()))
+                }
             },
-        });
+        };
+        checks.push(check);
     }
     for directory in variable("SSL_CERT_DIR").iter().flat_map(std::env::split_paths) {
         if let Err(error) = std::fs::read_dir(&directory) {

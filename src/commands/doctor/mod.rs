@@ -15,9 +15,9 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::print;
+use super::{print, print_document};
 use crate::cli::{DoctorArgs, Environment};
-use crate::error::{Report, printable};
+use crate::error::{Report, printable, shown};
 use crate::paths::{self, Paths};
 use crate::say::{Screen, Style, cell};
 use crate::session::Session;
@@ -79,8 +79,8 @@ impl Check {
         json!({
             "name": self.name,
             "status": self.verdict.name(),
-            "message": without_home(&self.message, home),
-            "remedy": self.remedy.as_ref().map(|remedy| without_home(remedy, home)),
+            "message": without_home(&shown(&self.message), home),
+            "remedy": self.remedy.as_ref().map(|remedy| without_home(&own(remedy), home)),
         })
     }
 
@@ -89,10 +89,11 @@ impl Check {
         const NAME: usize = 12;
         let mark = self.verdict.mark(screen);
         let indent = if screen.shows_marks() { 2 } else { 6 } + NAME + 1;
-        let message = screen.wrap(&without_home(&self.message, home), indent, indent).join("\n");
+        let message = screen.wrap(&without_home(&shown(&self.message), home), indent, indent).join("\n");
         let mut text = format!("{mark} {} {}\n", cell(self.name, NAME), screen.paint_literals(&message));
         if let Some(remedy) = &self.remedy {
-            for (at, line) in screen.wrap(&without_home(remedy, home), indent + 2, indent + 2).iter().enumerate() {
+            for (at, line) in screen.wrap(&without_home(&own(remedy), home), indent + 2, indent + 2).iter().enumerate()
+            {
                 let lead = if at == 0 { format!("{}→ ", " ".repeat(indent)) } else { String::new() };
                 text += &format!("{lead}{}\n", screen.paint(Style::Hint, line));
             }
@@ -143,7 +144,7 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
     };
     if args.json {
         let rows: Vec<Value> = checks.iter().map(|check| check.json(&home)).collect();
-        print(&format!("{:#}\n", json!({"schema": 1, "checks": rows})))?;
+        print_document(&json!({"schema": 1, "checks": rows}))?;
     } else {
         let screen = Screen::stdout();
         let mut text: String = checks.iter().map(|check| check.text(&home, screen)).collect();
@@ -155,10 +156,14 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
     Ok(u8::from(checks.iter().any(|check| check.verdict == Verdict::Fail)))
 }
 
+/// A remedy without the advice to run what is running.
+fn own(remedy: &str) -> String {
+    printable(remedy).replace(", as `qwenauth doctor` does", "")
+}
+
 fn without_home(text: &str, home: &Path) -> String {
-    let text = printable(text);
     match home.to_str().filter(|home| home.len() > 1) {
         Some(home) => text.replace(home, "~"),
-        None => text,
+        None => text.to_owned(),
     }
 }

@@ -4,7 +4,7 @@
 //! the HTTP client itself asks; here is only told which variable its answer comes from.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -13,14 +13,9 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use url::Url;
 
 use super::Check;
-use crate::cli::{variable, variable_or_empty};
-use crate::http::is_loopback;
-
-/// Upper case first: of two that are set, even if empty, the first counts.
-const HTTPS: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
-const HTTP: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
-const ALL: [&str; 2] = ["ALL_PROXY", "all_proxy"];
-const EXCEPT: [&str; 2] = ["NO_PROXY", "no_proxy"];
+use crate::cli::variable;
+use crate::names::{addresses, is_loopback};
+use crate::proxies::{ALL, EXCEPT, HTTP, HTTPS, first_set, intercept, is_cgi, value};
 
 /// For a name that is looked up, a connection, and each part of an answer.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -41,20 +36,6 @@ pub(super) struct Proxy {
     intercept: Intercept,
 }
 
-fn value(name: &str) -> Option<String> {
-    // What is no text counts as not set, for the HTTP client too.
-    variable_or_empty(name)?.into_string().ok()
-}
-
-fn first_set(names: [&'static str; 2]) -> Option<(&'static str, String)> {
-    names.into_iter().find_map(|name| Some((name, value(name)?)))
-}
-
-/// What `value` means for requests to `url`; `None`: it is no address of a proxy.
-fn intercept(value: &str, url: &Url) -> Option<Intercept> {
-    Matcher::builder().all(value).build().intercept(&url.as_str().parse().ok()?)
-}
-
 /// What the variables say of `url`, whoever asks.
 fn by_variables(url: &Url) -> Way {
     let own = if url.scheme() == "https" { HTTPS } else { HTTP };
@@ -72,11 +53,6 @@ fn by_variables(url: &Url) -> Way {
         Some((variable, _)) => Way::Excepted(variable),
         None => Way::Through(proxy),
     }
-}
-
-/// In a CGI program `HTTP_PROXY` is a header that anybody can send, so all of these variables are ignored there.
-fn is_cgi() -> bool {
-    variable_or_empty("REQUEST_METHOD").is_some()
 }
 
 /// How requests of this program to `url` go.
@@ -200,14 +176,14 @@ impl Proxy {
 fn connected(host: String, port: u16) -> Result<TcpStream, String> {
     let (sender, receiver) = mpsc::channel();
     // The resolver has no limit of its own.
-    thread::spawn(move || drop(sender.send((host.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>))));
-    let addresses = match receiver.recv_timeout(LIMIT) {
+    thread::spawn(move || drop(sender.send(addresses(&host, port))));
+    let found = match receiver.recv_timeout(LIMIT) {
         Ok(Ok(addresses)) => addresses,
         Ok(Err(_)) => return Err("has a name that does not resolve".into()),
         Err(_) => return Err(format!("has a name that does not resolve within {} s", LIMIT.as_secs())),
     };
     let mut why = "has a name without an address".to_owned();
-    for address in addresses {
+    for address in found {
         match TcpStream::connect_timeout(&address, LIMIT) {
             Ok(stream) => return Ok(stream),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {

@@ -150,7 +150,7 @@ fn key(name: &ProfileName, account: &Account, credential: &Credential) -> Vec<Ch
     let host =
         url::Url::parse(&endpoint.base_url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
     let plan_host = host.starts_with("coding") || host.starts_with("token-plan");
-    if host.ends_with("aliyuncs.com") && plan != plan_host {
+    if host.ends_with(".aliyuncs.com") && plan != plan_host {
         let (kind, place) = if plan { ("of a plan", "pay-as-you-go") } else { ("pay-as-you-go", "a plan's") };
         let what = format!("the key of `{name}` is {kind} and goes to {place} host `{host}`, which refuses it");
         let provider = if plan { "coding-plan` or `qwenauth login token-plan" } else { "dashscope" };

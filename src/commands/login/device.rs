@@ -42,7 +42,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         note("the login waits for your approval; `qwenauth login --resume` completes it");
         return Ok(());
     }
-    let opened = !joined && attempt.open_browser(authorization.url());
+    let opened = !joined && authorization.may_be_opened() && attempt.open_browser(authorization.url());
     if let Some(practice) = &attempt.session.config.overrides.practice
         && !opened
         && terminal::can_prompt()
@@ -232,7 +232,7 @@ fn show(args: &LoginArgs, authorization: &Authorization, host: &str) -> Result<(
         terminal::draw_qr(&printable(authorization.url()), when, coloured())?;
     }
     terminal::say("Open this address on any device:\n\n");
-    terminal::say(authorization.url());
+    terminal::say(&printable(authorization.url()));
     if !authorization.user_code.is_empty() {
         terminal::say(&format!("\nCode: {}", printable(&authorization.user_code)));
     }

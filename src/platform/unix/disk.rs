@@ -8,6 +8,11 @@ use std::path::Path;
 use nix::libc::{EBUSY, O_NOFOLLOW, O_NONBLOCK};
 use tempfile::NamedTempFile;
 
+/// Fails if so many descriptors cannot be opened more.
+pub(crate) fn check_free_descriptors(count: usize) -> io::Result<()> {
+    (0..count).map(|_| File::open("/dev/null")).collect::<io::Result<Vec<File>>>().map(drop)
+}
+
 /// Opens for reading; neither follows a symlink nor waits for the writer of a FIFO.
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)

@@ -1,0 +1,131 @@
+//! Names of hosts: which are of this machine, and how both HTTP clients turn them into addresses.
+//!
+//! Hazard: the C library asks DNS for `api.localhost`, and whoever answers gets a key in clear. Rule: `localhost` and what
+//! ends in `.localhost` are 127.0.0.1 and `::1` (RFC 6761 §6.3) and are never looked up.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::pin::Pin;
+use std::str::FromStr;
+use std::task::{Context, Poll};
+use std::vec::IntoIter;
+
+use hyper_util::client::legacy::connect::dns::{GaiFuture, GaiResolver, Name};
+use tower_service::Service;
+use url::{Host, Url};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whether a URL leads to this machine.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => is_loopback_name(name),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// In any spelling, with or without the dot that ends a whole name.
+fn is_loopback_name(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+fn loopback(port: u16) -> [SocketAddr; 2] {
+    [(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
+}
+
+/// The addresses of a host; this waits.
+pub(crate) fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if is_loopback_name(host) {
+        return Ok(loopback(port).to_vec());
+    }
+    Ok((host, port).to_socket_addrs()?.collect())
+}
+
+/// What both clients resolve names with.
+#[derive(Clone)]
+pub(crate) struct Resolver(GaiResolver);
+
+impl Resolver {
+    pub(crate) fn new() -> Self {
+        Self(GaiResolver::new())
+    }
+}
+
+impl Service<Name> for Resolver {
+    type Response = IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Lookup;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, name: Name) -> Lookup {
+        if is_loopback_name(name.as_str()) { Lookup::Known } else { Lookup::Asked(self.0.call(name)) }
+    }
+}
+
+impl reqwest::dns::Resolve for Resolver {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        Box::pin(Boxed(Name::from_str(name.as_str()).map(|name| self.clone().call(name)).ok()))
+    }
+}
+
+/// The addresses of one name. A port of 0 is replaced by that of the request.
+pub(crate) enum Lookup {
+    Known,
+    Asked(GaiFuture),
+}
+
+impl Future for Lookup {
+    type Output = io::Result<IntoIter<SocketAddr>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Known => Poll::Ready(Ok(loopback(0).to_vec().into_iter())),
+            Self::Asked(asked) => {
+                Pin::new(asked).poll(context).map_ok(|addresses| addresses.collect::<Vec<_>>().into_iter())
+            }
+        }
+    }
+}
+
+/// A [`Lookup`] as reqwest takes it; none for what cannot be a name.
+struct Boxed(Option<Lookup>);
+
+impl Future for Boxed {
+    type Output = Result<reqwest::dns::Addrs, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(lookup) = &mut self.0 else { return Poll::Ready(Err("not the name of a host".into())) };
+        Pin::new(lookup).poll(context).map(|found| match found {
+            Ok(addresses) => Ok(Box::new(addresses) as reqwest::dns::Addrs),
+            Err(error) => Err(error.into()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_this_machine_are_known_in_every_spelling() {
+        for name in ["localhost", "LOCALHOST", "localhost.", "api.localhost", "A.b.LocalHost."] {
+            assert!(is_loopback_name(name), "{name}");
+            assert_eq!(addresses(name, 80).unwrap(), ["127.0.0.1:80", "[::1]:80"].map(|text| text.parse().unwrap()));
+        }
+        for name in ["", ".", "localhost..", "notlocalhost", "localhost.example", "localhost.localdomain"] {
+            assert!(!is_loopback_name(name), "{name}");
+        }
+        for url in ["http://LOCALHOST:1/", "http://api.localhost./", "http://127.8.9.1/", "http://[::1]/"] {
+            assert!(is_loopback(&Url::parse(url).unwrap()), "{url}");
+        }
+        for url in ["http://localhost.example/", "http://128.0.0.1/", "http://[::2]/", "unix:/x"] {
+            assert!(!is_loopback(&Url::parse(url).unwrap()), "{url}");
+        }
+    }
+}

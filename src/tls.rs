@@ -1,0 +1,135 @@
+//! TLS for both HTTP clients: one configuration, and one reader of files of certificates.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::cli::variable;
+use crate::error::{Failed, Failure, note};
+use crate::platform::files::{self, Content, Privacy};
+
+/// The number of "no such file", on Windows too.
+const ENOENT: i32 = 2;
+
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
+
+/// What a PEM file holds.
+#[derive(Default)]
+pub(crate) struct Certificates {
+    pub(crate) usable: Vec<CertificateDer<'static>>,
+    pub(crate) broken: Vec<Broken>,
+}
+
+/// A certificate that cannot be used.
+pub(crate) struct Broken {
+    /// Of its first line, from 1.
+    pub(crate) line: usize,
+    pub(crate) why: String,
+}
+
+/// Reads the certificates of a PEM file one by one, so that a broken one costs no other.
+pub(crate) fn read_pem(pem: &[u8]) -> Certificates {
+    let text = String::from_utf8_lossy(pem);
+    let mut found = Certificates::default();
+    let mut rest = &*text;
+    while let Some(at) = rest.find(BEGIN) {
+        let block = &rest[at..];
+        let line = text[..text.len() - block.len()].matches('\n').count() + 1;
+        let end = block.find(END).map(|end| end + END.len());
+        let next = block[BEGIN.len()..].find(BEGIN).map(|next| next + BEGIN.len());
+        let end = end.filter(|end| next.is_none_or(|next| *end <= next));
+        match end.ok_or_else(|| "it has no end".to_owned()).and_then(|end| parse(&block[..end])) {
+            Ok(certificate) => found.usable.push(certificate),
+            Err(why) => found.broken.push(Broken { line, why }),
+        }
+        rest = &block[end.or(next).unwrap_or(block.len())..];
+    }
+    found
+}
+
+fn parse(block: &str) -> Result<CertificateDer<'static>, String> {
+    let certificate = CertificateDer::from_pem_slice(block.as_bytes()).map_err(|_| "it is not Base64".to_owned())?;
+    match RootCertStore::empty().add(certificate.clone()) {
+        Ok(()) => Ok(certificate),
+        Err(_) => Err("it is not an X.509 certificate".to_owned()),
+    }
+}
+
+/// TLS 1.2 and 1.3 with the certificates of the system and of `ca_file`, the file of `QWENAUTH_CA_FILE`.
+pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let extra = ca_file.map(certificates).transpose()?.unwrap_or_default();
+    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(&provider))
+        .map_err(|_| no_certificates())?;
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("cannot set up TLS")?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(config)
+}
+
+fn no_certificates() -> Failed {
+    let set: Vec<String> = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+        .iter()
+        .filter_map(|name| Some(format!("`{name}` names `{}`", variable(name)?.to_string_lossy())))
+        .collect();
+    let place = if set.is_empty() { "on this system".to_owned() } else { format!("({})", set.join(", ")) };
+    Failed::new(Failure::Other, format!("cannot set up TLS: no CA certificates were found {place}"))
+        .hint("install `ca-certificates`, or name a file in `QWENAUTH_CA_FILE`")
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let shown = path.display();
+    let what = format!("cannot use the certificates of `QWENAUTH_CA_FILE`, `{shown}`");
+    let failed = |what: String| Failed::new(Failure::Other, what).hint("it must be a readable PEM file");
+    let pem = match files::read(path, Privacy::Open).with_context(|| what.clone())? {
+        Content::Bytes(pem) => pem,
+        Content::Missing => return Err(io::Error::from_raw_os_error(ENOENT)).with_context(|| failed(what)),
+        Content::Unfit(why) => return failed(format!("{what}: {why}")).err(),
+    };
+    let found = read_pem(&pem);
+    if found.usable.is_empty() {
+        return failed(what).err();
+    }
+    for Broken { line, why } in &found.broken {
+        note(&format!("warning: the certificate at line {line} of `{shown}` is not used: {why}"));
+    }
+    Ok(found.usable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_certificate_is_named_by_its_line_and_costs_no_other() {
+        let good = include_str!("../tests/cli/ca.pem");
+        let pem = format!(
+            "# a comment\n{BEGIN}\n!!!!\n{END}\n{good}\n{BEGIN}\nAAAA\n{END}\r\nnoise {BEGIN}\nMIIB\n{good}{BEGIN}\nAAAA"
+        );
+        let found = read_pem(pem.as_bytes());
+        assert_eq!(found.usable.len(), 2);
+        let broken: Vec<(usize, &str)> = found.broken.iter().map(|broken| (broken.line, broken.why.as_str())).collect();
+        let after = 5 + good.lines().count();
+        assert_eq!(
+            broken,
+            [
+                (2, "it is not Base64"),
+                (after + 1, "it is not an X.509 certificate"),
+                (after + 4, "it has no end"),
+                (after + 6 + good.lines().count(), "it has no end"),
+            ]
+        );
+        for none in [&b""[..], b"text", &[0xff, 0x30]] {
+            assert!(read_pem(none).usable.is_empty() && read_pem(none).broken.is_empty());
+        }
+    }
+}
