@@ -155,6 +155,8 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--show-key', '--show-key', [CompletionResultType]::ParameterName, 'Print the key of `--api-key-file` as well')
             [CompletionResult]::new('--all-profiles', '--all-profiles', [CompletionResultType]::ParameterName, 'Serve every stored profile, at `/p/NAME/v1`')
             [CompletionResult]::new('--metrics', '--metrics', [CompletionResultType]::ParameterName, 'Serve counters for Prometheus at `/metrics`, behind the key')
+            [CompletionResult]::new('--install', '--install', [CompletionResultType]::ParameterName, 'Run it as a service of yours from now on, with these options (systemd, launchd)')
+            [CompletionResult]::new('--uninstall', '--uninstall', [CompletionResultType]::ParameterName, 'Stop the service and remove it')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('--no-pacing', '--no-pacing', [CompletionResultType]::ParameterName, 'Count requests, but let none wait')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')

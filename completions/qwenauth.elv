@@ -144,6 +144,8 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --show-key 'Print the key of `--api-key-file` as well'
             cand --all-profiles 'Serve every stored profile, at `/p/NAME/v1`'
             cand --metrics 'Serve counters for Prometheus at `/metrics`, behind the key'
+            cand --install 'Run it as a service of yours from now on, with these options (systemd, launchd)'
+            cand --uninstall 'Stop the service and remove it'
             cand --json 'Print JSON'
             cand --no-pacing 'Count requests, but let none wait'
             cand -h 'Print help'

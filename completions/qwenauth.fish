@@ -136,6 +136,8 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l plain-http
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l show-key -d 'Print the key of `--api-key-file` as well'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l all-profiles -d 'Serve every stored profile, at `/p/NAME/v1`'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l metrics -d 'Serve counters for Prometheus at `/metrics`, behind the key'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l install -d 'Run it as a service of yours from now on, with these options (systemd, launchd)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l uninstall -d 'Stop the service and remove it'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l no-pacing -d 'Count requests, but let none wait'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -s h -l help -d 'Print help'

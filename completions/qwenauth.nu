@@ -121,6 +121,8 @@ module completions {
     --all-profiles            # Serve every stored profile, at `/p/NAME/v1`
     --metrics                 # Serve counters for Prometheus at `/metrics`, behind the key
     --drain: string           # How long requests may take to finish after Ctrl-C
+    --install                 # Run it as a service of yours from now on, with these options (systemd, launchd)
+    --uninstall               # Stop the service and remove it
     --json                    # Print JSON
     --rpm: string             # Requests a minute, instead of what is known of the provider
     --rpd: string             # Requests a day, after which the gateway refuses

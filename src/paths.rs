@@ -119,6 +119,11 @@ impl Paths {
         })
     }
 
+    /// The key of gateways that outlive a run, which tools that are set up with one read.
+    pub(crate) fn gateway_key(&self) -> PathBuf {
+        self.data.join("gateway-key")
+    }
+
     pub(crate) fn config_file(&self) -> PathBuf {
         self.config.join("config.toml")
     }
@@ -189,6 +194,14 @@ pub(crate) fn chosen_model(state: &Path) -> PathBuf {
 /// Qwen Code's lock, beside its credential as it is configured.
 pub(crate) fn qwen_code_lock(credential: &Path) -> PathBuf {
     credential.with_file_name("oauth_creds.lock")
+}
+
+/// The XDG directory for the configuration of all programs.
+pub(crate) fn config_base(environment: &Environment) -> Result<PathBuf> {
+    match environment.config_home.as_ref().map(PathBuf::from).filter(|path| path.is_absolute()) {
+        Some(base) => Ok(base),
+        None => Ok(home(environment)?.join(system::CONFIG.1)),
+    }
 }
 
 /// The home directory by the environment, else the one that the system has on record.

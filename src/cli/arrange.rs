@@ -74,7 +74,7 @@ pub(crate) struct SetupArgs {
     #[arg(long, value_name = "ID", requires = "tool")]
     pub(crate) model: Option<String>,
     /// Use a gateway on this address, whose key stays in a file
-    #[arg(long, value_name = "ADDR", requires = "tool", num_args = 0..=1, require_equals = true, default_missing_value = GATEWAY)]
+    #[arg(long, value_name = "ADDR", requires = "tool", num_args = 0..=1, require_equals = true, default_missing_value = GATEWAY_ADDRESS)]
     pub(crate) gateway: Option<std::net::SocketAddr>,
     /// Print the list as JSON
     #[arg(long, conflicts_with = "tool")]
@@ -82,7 +82,7 @@ pub(crate) struct SetupArgs {
 }
 
 /// Where tools that are set up with `--gateway` look for it: 7936 spells `QWEN` on a telephone.
-const GATEWAY: &str = "127.0.0.1:7936";
+pub(crate) const GATEWAY_ADDRESS: &str = "127.0.0.1:7936";
 
 /// Look for what keeps a login from working
 #[derive(Debug, Args)]

@@ -160,6 +160,7 @@ Examples:
   qwenauth gateway
   qwenauth gateway --listen 127.0.0.1:8399 --api-key-file ~/.config/gateway-key
   qwenauth gateway --log ~/gateway.jsonl
+  qwenauth gateway --install               a service that starts now and with each session
   qwenauth gateway --all-profiles --metrics
   qwenauth exec --gateway -- opencode      one program, with a gateway of its own"
 )]
@@ -188,6 +189,12 @@ pub(crate) struct GatewayArgs {
     /// How long requests may take to finish after Ctrl-C
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
     pub(crate) drain: Duration,
+    /// Run it as a service of yours from now on, with these options (systemd, launchd)
+    #[arg(long, conflicts_with = "uninstall")]
+    pub(crate) install: bool,
+    /// Stop the service and remove it
+    #[arg(long)]
+    pub(crate) uninstall: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -14,7 +14,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::arrange::{
-    CompletionsArgs, DoctorArgs, Names, ProfilesArgs, ProvidersArgs, SandboxArgs, SetupArgs, Shell, UseArgs,
+    CompletionsArgs, DoctorArgs, GATEWAY_ADDRESS, Names, ProfilesArgs, ProvidersArgs, SandboxArgs, SetupArgs, Shell,
+    UseArgs,
 };
 pub(crate) use self::credential::{LoginArgs, LogoutArgs, Qr, RefreshArgs, StatusArgs, TokenArgs, TokenFormat};
 pub(crate) use self::environment::{Environment, names_holding, screen_preferences, variable, variable_or_empty};

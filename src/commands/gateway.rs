@@ -1,5 +1,7 @@
 //! `gateway`: serve an OpenAI-compatible API on this machine that keeps the credential to itself.
 
+mod service;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result};
@@ -16,6 +18,9 @@ use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 
 pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
+    if args.uninstall {
+        return service::uninstall(args, session);
+    }
     if !args.listen.ip().is_loopback() && !args.plain_http {
         let message =
             format!("`{}` can be reached from other machines, and nothing would encrypt the key", args.listen);
@@ -30,6 +35,9 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
             note(&format!("warning: {error:#}"));
         }
         Err(error) => return Err(error),
+    }
+    if args.install {
+        return service::install(args, session);
     }
     let key = match &args.api_key_file {
         Some(path) => key::kept_in(path)?,

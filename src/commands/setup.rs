@@ -17,9 +17,6 @@ use crate::session::{Endpoint, Session};
 use crate::setup::{self, Access, Applied, Places, Removed, SetUp, TOOLS, Tool};
 use crate::terminal;
 
-/// The file of the gateway's key for tools that are set up with `--gateway`.
-const GATEWAY_KEY: &str = "gateway-key";
-
 pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
     let places = tool_places(session)?;
     let Some(name) = &args.tool else { return list(args, session, &places) };
@@ -137,7 +134,7 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
             .hint("name one with `--model ID`")
             .err();
     }
-    let gateway_key = args.gateway.map(|_| session.config.paths.data.join(GATEWAY_KEY));
+    let gateway_key = args.gateway.map(|_| session.config.paths.gateway_key());
     let anthropic = provider.anthropic(&base_url);
     Ok(Access {
         profile: account.profile.clone(),

@@ -13,6 +13,7 @@
 //! access.rs      owners, modes and access lists
 //! disk.rs        opening, making, comparing and replacing files
 //! processes.rs   programs: found, started, become
+//! service.rs     a program as a service of the user
 //! signals.rs     signals deferred while a credential is replaced, and given to a child as they were found
 //! supervisor.rs  a child process that is outlived: signals, job control, how it ended
 //! system.rs      clocks, home directory, memory, stdout
@@ -30,4 +31,4 @@ use self::unix as of_system;
 #[cfg(windows)]
 use self::windows as of_system;
 
-pub(crate) use self::of_system::{access, disk, processes, signals, supervisor, system};
+pub(crate) use self::of_system::{access, disk, processes, service, signals, supervisor, system};

@@ -12,6 +12,7 @@ from pathlib import Path
 from opencode_tests import OFFLINE, opencode
 from qwen_code_tests import reaching_loopback
 from sdk_tests import CODEX, codex_program
+from setup_tests import OFFLINE as QUIET
 
 RELAY = Path(__file__).resolve().parent / "relay.py"
 
@@ -127,6 +128,29 @@ def codex(machine, ending):
     run(machine, ending, "sh", "-c", CODEX, codex_program(machine), ASK, CODEX_HOME=str(machine.work))
 
 
+def claude_code(machine, ending):
+    """Two runs of Claude Code beside one gateway; it speaks Anthropic's protocol, which the relay does not."""
+    machine.login()
+    first = machine.credential()["access_token"]
+    machine.provider.before_next_answer = {
+        "refused": machine.provider.expire_access_tokens,
+        "expired": machine.expire,
+    }[ending]
+    checks = len(machine.provider.of_kind("model"))  # by the login
+    program = machine.package("claude-code") / "node_modules/@anthropic-ai/claude-code-linux-x64/claude"
+    twice = machine.work / "claude"
+    twice.write_text(f"#!/bin/sh\n'{program}' \"$@\" && '{program}' \"$@\"\n")
+    twice.chmod(0o755)
+    done = machine.run("qwenauth", "exec", "--gateway", "--model", "coder-model", "--", twice, "-p", "ping", **QUIET)
+    assert done.stdout.count("practice answer to: ") == 2, f"no two answers in {done.stdout!r}\n{done.stderr}"
+    requests = machine.provider.of_kind("model")[checks:]
+    ways = [dict((name.lower(), value) for name, value in request.headers.items()).get("via") for request in requests]
+    assert set(ways) == {"1.1 qwenauth"}, "past the gateway"
+    second = machine.credential()["access_token"]
+    assert {request.token for request in requests if request.status == 200} == {first, second}
+    machine.assert_refreshed_once_by("qwenauth/")
+
+
 TESTS = {
     f"gateway_{name}_sees_nothing_of_a_token_that_{'is' if ending == 'refused' else 'has'}_{ending}": (
         packages,
@@ -142,6 +166,7 @@ TESTS = {
         ("qwen_code_0.12.0", ["qwen-code-0.12.0", "node-22"], partial(qwen_code, "0.12.0")),
         ("qwen_code_0.24.4", ["qwen-code-0.24.4", "node-22"], partial(qwen_code, "0.24.4")),
         ("codex", ["codex"], codex),
+        ("claude_code", ["claude-code"], claude_code),
     )
     for ending in ("refused", "expired")
 }

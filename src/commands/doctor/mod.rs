@@ -8,6 +8,7 @@ mod installed;
 mod network;
 mod proxy;
 mod remains;
+mod service;
 mod storage;
 
 use std::path::Path;
@@ -133,6 +134,7 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
             checks.extend(directories);
             checks.extend(storage::check(&session, args.fix));
             checks.extend(environment::check(&session));
+            checks.extend(service::check(&session));
             checks.extend(network::check(&session));
             checks
         }

@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod disk;
 pub(crate) mod processes;
+pub(crate) mod service;
 pub(crate) mod signals;
 pub(crate) mod supervisor;
 pub(crate) mod system;

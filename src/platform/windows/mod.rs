@@ -5,6 +5,7 @@ mod console;
 pub(crate) mod disk;
 mod job;
 pub(crate) mod processes;
+pub(crate) mod service;
 pub(crate) mod signals;
 pub(crate) mod supervisor;
 pub(crate) mod system;

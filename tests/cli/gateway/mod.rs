@@ -10,4 +10,5 @@ mod limits;
 mod network;
 mod passing;
 mod running;
+mod service;
 mod upstream;

@@ -1,0 +1,270 @@
+//! `gateway --install` and `--uninstall`: the gateway as a service of the user.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::cli::{GATEWAY_ADDRESS, GatewayArgs, variable};
+use crate::commands::{print, print_json};
+use crate::error::{Failed, Failure, note};
+use crate::gateway::key;
+use crate::installation::Installation;
+use crate::paths;
+use crate::platform::service::{self, Places, Service, State};
+use crate::session::Session;
+
+/// A service is started by another process, and the first start of a program reads it from the disk.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How often it is looked whether the service answers.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What the shell that installs the service knows and the service would not.
+const VARIABLES: [&str; 19] = [
+    "QWENAUTH_HOME",
+    "QWEN_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_STATE_HOME",
+    "QWENAUTH_CA_FILE",
+    "QWENAUTH_LOG",
+    "QWENAUTH_QWEN_OAUTH_URL",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "PATH",
+];
+
+/// Variables whose value is a file or a directory.
+const PATHS: [&str; 3] = ["QWENAUTH_CA_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+
+/// Options that are written anew, with the value that is in force.
+const REWRITTEN: [&str; 4] = ["--listen", "--api-key-file", "--log", "--profile"];
+
+pub(super) fn install(args: &GatewayArgs, session: &Session) -> Result<()> {
+    let program = lasting_program()?;
+    if variable("QWENAUTH_API_KEY").is_some() {
+        return Failed::new(
+            Failure::Usage,
+            "a service cannot use `QWENAUTH_API_KEY`, for its value is written nowhere",
+        )
+        .hint("store the key with `qwenauth login PROVIDER --api-key-env QWENAUTH_API_KEY`, then unset the variable")
+        .err();
+    }
+    let listen = address(args)?;
+    let key_file = key_file(args, session)?;
+    drop(key::kept_in(&key_file)?);
+    let home = paths::home(&session.environment)?;
+    let config = paths::config_base(&session.environment)?;
+    let places = Places { home: &home, config: &config };
+    let is_running = service::state(&places) == State::Running;
+    if !is_running && let Err(error) = TcpListener::bind(listen) {
+        return Failed::new(Failure::Other, format!("cannot listen on `{listen}`: {error}"))
+            .hint("end what listens there, or name another address with `--listen`")
+            .err();
+    }
+    let command = command(&program, args, session, listen, &key_file)?;
+    let environment = environment()?;
+    let (file, is_new) = service::install(&Service { command: &command, environment: &environment }, &places)?;
+    wait_for(listen)?;
+    let base_url = format!("http://{}/v1", super::usable(listen));
+    if args.json {
+        let (file, key_file) = (file.display().to_string(), key_file.display().to_string());
+        return print_json(&json!({
+            "event": "installed", "changed": is_new, "file": file, "base_url": base_url, "api_key_file": key_file,
+        }));
+    }
+    let done = if is_new { "runs now and after each login" } else { "was installed already and runs" };
+    note(&format!("the gateway {done}: `{}`", file.display()));
+    note(&format!("its key is in `{}`; its messages: `{}`", key_file.display(), service::messages()));
+    if let Some(when) = service::ends_with_the_session() {
+        note(&when);
+    }
+    print(&format!("{base_url}\n"))
+}
+
+pub(super) fn uninstall(args: &GatewayArgs, session: &Session) -> Result<()> {
+    let home = paths::home(&session.environment)?;
+    let config = paths::config_base(&session.environment)?;
+    let removed = service::uninstall(&Places { home: &home, config: &config })?;
+    let key_file = key_file(args, session)?;
+    if args.json {
+        return print_json(&json!({ "event": "uninstalled", "changed": removed.is_some(), "file": removed }));
+    }
+    let Some(file) = removed else {
+        note("the gateway is not installed as a service; nothing was changed");
+        return Ok(());
+    };
+    note(&format!("the gateway is no service any more: `{}` is removed", file.display()));
+    if key_file.exists() {
+        note(&format!(
+            "its key stays in `{}`: tools that are set up with it find no gateway until one is started with it; \
+             `rm {}` removes it",
+            key_file.display(),
+            for_shell(&key_file)
+        ));
+    }
+    Ok(())
+}
+
+/// This program, if it stays where it is.
+fn lasting_program() -> Result<PathBuf> {
+    let own = Installation::of_this_program().context("cannot find this program's own file")?;
+    if !own.stays() {
+        return Failed::new(Failure::Other, format!("this program is {own}, so a service could not start it later"))
+            .hint("install it, then run `qwenauth gateway --install` again")
+            .err();
+    }
+    Ok(own.lasting_path())
+}
+
+/// A service needs an address that stays: without `--listen` the one that `setup --gateway` writes.
+fn address(args: &GatewayArgs) -> Result<SocketAddr> {
+    if args.listen.port() != 0 {
+        return Ok(args.listen);
+    }
+    let port = GATEWAY_ADDRESS.parse::<SocketAddr>().context("the usual address")?.port();
+    Ok(SocketAddr::new(args.listen.ip(), port))
+}
+
+fn key_file(args: &GatewayArgs, session: &Session) -> Result<PathBuf> {
+    match &args.api_key_file {
+        Some(file) => absolute(file),
+        None => Ok(session.config.paths.gateway_key()),
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot use `{}`", path.display()))
+}
+
+/// The command line of the service: the options of this one, with addresses and files in full.
+fn command(
+    program: &Path,
+    args: &GatewayArgs,
+    session: &Session,
+    listen: SocketAddr,
+    key_file: &Path,
+) -> Result<Vec<String>> {
+    let typed = std::env::args_os().skip(1).map(|word| text(&word)).collect::<Result<Vec<_>>>()?;
+    let mut command = vec![text(program.as_os_str())?];
+    command.extend(kept(&typed));
+    for (name, value) in [
+        ("--profile", session.profile.to_string()),
+        ("--listen", listen.to_string()),
+        ("--api-key-file", text(key_file.as_os_str())?),
+    ] {
+        command.extend([name.to_owned(), value]);
+    }
+    match args.options.log.as_deref() {
+        // What it prints goes where its messages are.
+        Some(log) if log == Path::new("-") => command.extend(["--log".to_owned(), "-".to_owned()]),
+        Some(log) => command.extend(["--log".to_owned(), text(absolute(log)?.as_os_str())?]),
+        None => {}
+    }
+    Ok(command)
+}
+
+/// What is kept of the words that were typed.
+fn kept(typed: &[String]) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut words = typed.iter();
+    while let Some(word) = words.next() {
+        if REWRITTEN.contains(&word.as_str()) {
+            words.next();
+            continue;
+        }
+        let is_rewritten = word.split_once('=').is_some_and(|(name, _)| REWRITTEN.contains(&name));
+        if !is_rewritten && !matches!(word.as_str(), "--install" | "--json" | "--show-key") {
+            kept.push(word.clone());
+        }
+    }
+    kept
+}
+
+fn text(word: &OsStr) -> Result<String> {
+    match word.to_str() {
+        Some(word) => Ok(word.to_owned()),
+        None => {
+            Failed::new(Failure::Usage, format!("`{}` is not UTF-8, which a service needs", word.to_string_lossy()))
+                .err()
+        }
+    }
+}
+
+/// The variables that matter to the service. A password in a proxy's address is not written to a file.
+fn environment() -> Result<Vec<(String, String)>> {
+    let mut environment = Vec::new();
+    for name in VARIABLES {
+        let Some(value) = variable(name) else { continue };
+        let value = text(&value)?;
+        if name.to_lowercase().ends_with("_proxy") && value.contains('@') {
+            note(&format!(
+                "warning: `{name}` holds a password and is not given to the service; \
+                 set it there by `systemctl --user edit qwenauth-gateway`"
+            ));
+            continue;
+        }
+        let value = if PATHS.contains(&name) { text(absolute(Path::new(&value))?.as_os_str())? } else { value };
+        environment.push((name.to_owned(), value));
+    }
+    Ok(environment)
+}
+
+/// `path` as a word of the shell.
+fn for_shell(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    if path.bytes().all(is_plain) { path } else { format!("'{}'", path.replace('\'', "'\\''")) }
+}
+
+/// Waits until the gateway answers.
+fn wait_for(listen: SocketAddr) -> Result<()> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    let address = super::usable(listen);
+    while Instant::now() < deadline {
+        if answers(address).unwrap_or(false) {
+            return Ok(());
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    Failed::new(Failure::Other, format!("the service was started and does not answer at `{address}`"))
+        .hint(format!("`{}` shows why; it is started again every 10 s", service::messages()))
+        .err()
+}
+
+fn answers(address: SocketAddr) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.starts_with("HTTP/1.1 200") && answer.contains("\"status\":\"ok\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_kept_but_for_those_that_are_written_anew() {
+        let typed =
+            "gateway --install --rpm 40 --listen=127.0.0.1:1 --all-profiles --log x --profile a --json --metrics"
+                .split(' ')
+                .map(str::to_owned)
+                .collect::<Vec<_>>();
+        assert_eq!(kept(&typed), ["gateway", "--rpm", "40", "--all-profiles", "--metrics"]);
+    }
+}

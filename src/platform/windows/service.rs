@@ -1,0 +1,54 @@
+//! Services of the user: none that a program could make without the rights of an administrator.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::error::{Failed, Failure};
+
+/// What is to run.
+pub(crate) struct Service<'a> {
+    pub(crate) command: &'a [String],
+    pub(crate) environment: &'a [(String, String)],
+}
+
+/// The files of the user that a service is made of.
+pub(crate) struct Places<'a> {
+    pub(crate) home: &'a Path,
+    pub(crate) config: &'a Path,
+}
+
+/// Whether a service is there, and runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Missing,
+    Stopped,
+    Running,
+}
+
+pub(crate) fn file(places: &Places) -> PathBuf {
+    places.home.join("qwenauth-gateway")
+}
+
+pub(crate) fn messages() -> String {
+    String::new()
+}
+
+pub(crate) fn ends_with_the_session() -> Option<String> {
+    None
+}
+
+pub(crate) fn state(_places: &Places) -> State {
+    State::Missing
+}
+
+pub(crate) fn install(service: &Service, places: &Places) -> Result<(PathBuf, bool)> {
+    let _ = (service.command, service.environment, places.config);
+    Failed::new(Failure::Other, "`--install` knows systemd and launchd, and neither is here")
+        .hint("let the Task Scheduler start `qwenauth gateway` when you log on")
+        .err()
+}
+
+pub(crate) fn uninstall(_places: &Places) -> Result<Option<PathBuf>> {
+    Ok(None)
+}
