@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from qwen_code_tests import reaching_loopback
 from strict import SERVICES, Listener
 
 KEYS = {"dashscope": "sk-" + "d" * 32, "openrouter": "sk-or-v1-" + "0" * 64, "custom": "sk-custom-own-account-key"}
@@ -57,6 +58,9 @@ PROGRAMS = {
         tool="opencode",
     ),
     "qwen_code": node_program("qwen-code-0.24.4", "qwen", "-p", "ping", tool="qwen-code"),
+    "qwen_code_0.12.0": node_program(
+        "qwen-code-0.12.0", "qwen", "-p", "ping", environment=reaching_loopback("0.12.0")
+    ),
     "codex": Program(
         ("codex",),
         (("codex", "node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin"),),

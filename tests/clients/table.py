@@ -1,7 +1,8 @@
 """The table of clients in docs/clients.md: what ran and passed in one run, and nothing that did not run.
 
-A test's name says whom and how: `setup_CLIENT…`, `gateway_CLIENT…` (exec --gateway), `CLIENT_…exec…`; one that has
-none of these is about the login file that both share. So new tests appear by themselves. A pair that cannot be has a
+A test's name says whom and how: `CLIENT_exec_with_PROFILE` and the same after `gateway_` (from an empty home),
+`setup_CLIENT…`, `gateway_CLIENT…` (exec --gateway), `CLIENT_…exec…`; one that has none of these is about the login file
+that both share. So new tests appear by themselves. A pair that cannot be has a
 reason instead of a mark.
 """
 
@@ -24,6 +25,7 @@ CLIENTS = {
     "llm": ("llm", "llm"),
     "continue": ("Continue", "@continuedev/cli"),
     "cline": ("Cline", "@cline/cli-linux-x64"),
+    "pi": ("pi", "@earendil-works/pi-coding-agent"),
     "openai_python": ("OpenAI SDK, Python", "openai"),
     "openai_node": ("OpenAI SDK, Node", "openai"),
     "langchain": ("LangChain", "langchain-openai"),
@@ -36,21 +38,18 @@ NOT_HERE = {
     "goose": "no package of npm, PyPI, crates.io or Debian brings the program",
     "Zed": "an editor with a window, which no package of npm, PyPI, crates.io or Debian brings",
 }
-WAYS = ("setup", "exec", "exec --gateway", "login file")
+EMPTY_HOME = "from an empty home"
+WAYS = (EMPTY_HOME, "setup", "exec", "exec --gateway", "login file")
+PLAIN = (EMPTY_HOME, "login file")  # no commands
 
 LIBRARY = "a library: it has no configuration to set up, and takes `OPENAI_*` from `exec` or `env`"
-OWN_FILE = "its base URL stands in its own file, and `setup TOOL --gateway` leads that to a gateway at a fixed address (tried in the column `setup`)"
-BY_EXEC = "its `setup` ends in `qwenauth exec`: tried in the column `setup`"
+NOT_SET_UP = "`setup` does not know it: `exec` runs it with nothing set up"
 REASONS = {
     ("OpenAI SDK, Python", "setup"): LIBRARY,
     ("OpenAI SDK, Node", "setup"): LIBRARY,
     ("LangChain", "setup"): LIBRARY,
-    ("Claude Code", "exec --gateway"): "it speaks only Anthropic's `/v1/messages`, which the gateway does not; `exec --gateway` "
-    "says so and hands it no key (tried). `setup` asks for a fresh key every 5 minutes and needs no gateway",
-    ("Continue", "exec"): BY_EXEC,
-    ("Cline", "exec"): BY_EXEC,
-    ("Continue", "exec --gateway"): OWN_FILE,
-    ("Cline", "exec --gateway"): OWN_FILE,
+    ("LangChain", EMPTY_HOME): "tried in the column `exec`: the model is named in its script",
+    ("pi", "setup"): NOT_SET_UP,
 }
 ANOTHER_LOGIN = "it has no login that could be shared: only Qwen Code reads and renews that file"
 PARSED = "not run: what `setup` prints was parsed and its names held against the tool's documentation"
@@ -64,6 +63,8 @@ def case(name, packages):
         return None
     if name.startswith("setup_"):
         way = "setup"
+    elif "_exec_with_" in name:
+        way = EMPTY_HOME
     elif name.startswith("gateway_"):
         way = "exec --gateway"
     else:
@@ -115,7 +116,7 @@ def table(tests, passed):
         return f"[{notes.index(text) + 1}]"
 
     order = [title for title, _ in CLIENTS.values()]
-    lines = [f"| client | version | {' | '.join(f'`{way}`' if way != WAYS[-1] else way for way in WAYS)} |"]
+    lines = [f"| client | version | {' | '.join(way if way in PLAIN else f'`{way}`' for way in WAYS)} |"]
     lines.append("|---|---|" + ":-:|" * len(WAYS))
     for title, pinned in sorted(rows, key=lambda row: (order.index(row[0]), row[1])):
         cells = [cell(results, title, way, note) for way, results in rows[title, pinned].items()]
