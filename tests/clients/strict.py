@@ -7,7 +7,7 @@ the program that sent it.
 
 import json
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from provider import Answering, Server
 
@@ -72,6 +72,7 @@ class Seen:
     model: str | None
     credentials: frozenset
     via: str | None
+    headers: dict = field(default_factory=dict, compare=False)  # by lower-case name
 
     def __str__(self):
         return f"{self.method} {self.path} {self.model} → {self.status} via {self.via}"
@@ -160,6 +161,7 @@ class Listener:
                     self.asked.get("model"),
                     self.credentials(),
                     self.headers.get("Via"),
+                    {name.lower(): value for name, value in self.headers.items()},
                 )
                 with listener._lock:
                     listener._requests.append(seen)
