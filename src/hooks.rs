@@ -16,7 +16,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::cli::names_holding;
+use crate::cli::{API_KEY, API_KEY_FILE, names_holding};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Privacy};
 use crate::platform::{disk, processes};
@@ -39,7 +39,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const KEPT: Duration = Duration::from_secs(40 * 86400);
 
 /// What hooks run without, whatever it holds.
-const WITHHELD: [&str; 2] = ["QWENAUTH_API_KEY", "QWENAUTH_API_KEY_FILE"];
+const WITHHELD: [&str; 2] = [API_KEY, API_KEY_FILE];
 
 /// Program and arguments by the name of the event.
 pub(crate) type Commands = std::collections::BTreeMap<String, Vec<String>>;

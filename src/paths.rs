@@ -39,10 +39,12 @@ pub(crate) enum StateDirectory {
     Events,
     /// Files whose mode was reported.
     Reported,
+    /// Regions of keys in the environment.
+    Regions,
 }
 
 impl StateDirectory {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Pending,
         Self::Refused,
         Self::Origins,
@@ -53,6 +55,7 @@ impl StateDirectory {
         Self::Limits,
         Self::Events,
         Self::Reported,
+        Self::Regions,
     ];
 
     pub(crate) fn below(self, state: &Path) -> PathBuf {
@@ -67,6 +70,7 @@ impl StateDirectory {
             Self::Limits => "limits",
             Self::Events => "events",
             Self::Reported => "reported",
+            Self::Regions => "regions",
         })
     }
 }

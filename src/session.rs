@@ -1,18 +1,24 @@
 //! One run of the program: configuration, environment and profile, resolved once.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use zeroize::Zeroizing;
 
-use crate::cli::{Environment, Global, variable};
+use crate::cli::{API_KEY, API_KEY_FILE, Environment, Global, variable};
 use crate::config::Config;
-use crate::credentials::{Account, Credential, model_of};
+use crate::credentials::{Account, Credential, GivenKey, Stored, model_of};
 use crate::error::{Failed, Failure};
 use crate::http::Network;
+use crate::platform::files::{self, Content, Privacy};
 use crate::platform::system;
 use crate::profile::ProfileName;
-use crate::providers::{Ci, Provider};
+use crate::providers::{self, Ci, Provider};
+use crate::secret::Secret;
 
 /// What every command that touches a credential starts from.
 #[derive(Clone)]
@@ -21,6 +27,8 @@ pub(crate) struct Session {
     pub(crate) environment: Environment,
     pub(crate) profile: ProfileName,
     selected_by: SelectedBy,
+    /// The key in the environment, read once: a pipe has nothing more.
+    given: Arc<OnceLock<Option<(ProfileName, GivenKey)>>>,
 }
 
 /// What selected the active profile.
@@ -50,20 +58,106 @@ impl Session {
             "profile `{profile}`, selected by {selected_by:?}, credential file `{}`",
             config.paths.credential(&profile).display()
         );
-        Ok(Self { config, environment, profile, selected_by })
+        Ok(Self { config, environment, profile, selected_by, given: Arc::default() })
     }
 
     /// Makes `profile` the one that config.toml names.
     pub(crate) fn activate(&self, profile: &ProfileName) -> Result<Activation> {
         let before = self.config.activate(profile)?;
-        let overridden_by = selected_outside(&self.config, &self.environment)?.filter(|(name, _)| name != profile);
-        Ok(Activation { before, overridden_by: overridden_by.map(|(name, by)| by.overrides(&name)) })
+        let selected = selected_outside(&self.config, &self.environment)?.filter(|(name, _)| name != profile);
+        let overridden_by = match self.credential_variable() {
+            Some(variable) => Some(format!("the key in `{variable}` is still used in this shell")),
+            None => selected.map(|(name, by)| by.overrides(&name)),
+        };
+        Ok(Activation { before, overridden_by })
     }
 
-    /// The credential of the active profile.
+    /// The key in the environment, if there is one, and the profile it counts as.
     ///
-    /// Errors: login required, where a rule of `[directories]` names a profile that is not stored.
+    /// Errors: usage, for a key whose provider is not named beside it or that cannot be of that provider.
+    pub(crate) fn given_key(&self) -> Result<Option<(ProfileName, GivenKey)>> {
+        if let Some(given) = self.given.get() {
+            return Ok(given.clone());
+        }
+        let given = self.read_given_key()?;
+        Ok(self.given.get_or_init(|| given).clone())
+    }
+
+    fn read_given_key(&self) -> Result<Option<(ProfileName, GivenKey)>> {
+        let Environment { api_key, api_key_file, provider, region, base_url, .. } = &self.environment;
+        let (variable, text) = match (api_key, api_key_file) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(_)) => {
+                return Failed::new(Failure::Usage, format!("`{API_KEY}` and `{API_KEY_FILE}` are both set"))
+                    .hint("unset one of them")
+                    .err();
+            }
+            (Some(key), None) => (API_KEY, text_of(API_KEY, key)?),
+            (None, Some(file)) => (API_KEY_FILE, read_key_file(Path::new(file))?),
+        };
+        let provider = match (provider, &self.environment.profile) {
+            (Some(name), _) => providers::find(text_of("QWENAUTH_PROVIDER", name)?.expose(), &self.config.overrides)
+                .context("`QWENAUTH_PROVIDER`")?,
+            (None, Some(name)) => self.provider_of(&ProfileName::parse(&name.to_string_lossy())?).ok_or_else(|| {
+                Failed::new(
+                    Failure::Usage,
+                    format!("`{variable}` is set, and the provider of profile `{}` is not known", name.display()),
+                )
+                .hint("name it in `QWENAUTH_PROVIDER`")
+            })?,
+            (None, None) => {
+                return Failed::new(Failure::Usage, format!("`{variable}` is set, and nothing says whose key it is"))
+                    .hint("set `QWENAUTH_PROVIDER`, for example to `dashscope`")
+                    .err();
+            }
+        };
+        let of_same = |name: &ProfileName| self.provider_of(name).is_some_and(|other| other.name == provider.name);
+        if self.selected_by == SelectedBy::Option && !of_same(&self.profile) {
+            let message =
+                format!("`{variable}` holds a key of `{}`, and `--profile` selects another provider", provider.name);
+            return Failed::new(Failure::Usage, message)
+                .hint(format!("`unset {variable}` to use the stored profile"))
+                .err();
+        }
+        let named = matches!(self.selected_by, SelectedBy::Option | SelectedBy::Variable) && of_same(&self.profile);
+        let profile = if named { self.profile.clone() } else { ProfileName::parse(&provider.name)? };
+        let region = region.as_ref().map(|region| region.to_string_lossy());
+        let base_url = base_url.as_ref().map(|base_url| base_url.to_string_lossy());
+        let place = (region.as_deref(), base_url.as_deref());
+        let key = GivenKey::new(variable, &text, provider, place, &self.config.overrides)?;
+        Ok(Some((profile, key)))
+    }
+
+    /// The variable that holds a credential or names its file, whatever is in it.
+    pub(crate) fn credential_variable(&self) -> Option<&'static str> {
+        let Environment { api_key, api_key_file, .. } = &self.environment;
+        api_key.as_ref().map(|_| API_KEY).or_else(|| api_key_file.as_ref().map(|_| API_KEY_FILE))
+    }
+
+    /// Whether `--profile` names the profile.
+    pub(crate) fn is_named(&self) -> bool {
+        self.selected_by == SelectedBy::Option
+    }
+
+    /// The provider of a profile: of the stored credential, else the one of that name.
+    fn provider_of(&self, profile: &ProfileName) -> Option<Provider> {
+        let account = self.account_of(profile);
+        match account.load() {
+            Ok(Stored::Present(credential)) => account.provider(&credential).ok(),
+            _ => providers::find(profile.as_str(), &self.config.overrides).ok(),
+        }
+    }
+
+    /// The credential of the active profile, or the one in the environment.
+    ///
+    /// Errors: usage, for a credential in the environment that is not complete; login required, where a rule of
+    /// `[directories]` names a profile that is not stored.
     pub(crate) fn account(&self) -> Result<Account> {
+        if let Some((profile, key)) = self.given_key()? {
+            let mut account = self.account_of(&profile);
+            account.given = Some(key);
+            return Ok(account);
+        }
         let account = self.account_of(&self.profile);
         if let SelectedBy::Directory(path) = &self.selected_by
             && account.path().symlink_metadata().is_err()
@@ -87,6 +181,38 @@ impl Session {
             Network { ca_file: self.environment.ca_file.as_ref().map(PathBuf::from) },
             SystemTime::now,
         )
+    }
+}
+
+fn text_of(name: &str, value: &OsStr) -> Result<Secret> {
+    match value.to_str() {
+        Some(text) => Ok(Secret::new(text.to_owned())),
+        None => Failed::new(Failure::Usage, format!("`{name}` is not text")).err(),
+    }
+}
+
+/// The key in a file of the user or of root, or in a pipe.
+fn read_key_file(path: &Path) -> Result<Secret> {
+    /// Longest input that is read from a pipe, in bytes.
+    const MAX_INPUT: u64 = 64 * 1024;
+    let failed =
+        |why: String| Failed::new(Failure::Usage, format!("`{API_KEY_FILE}`: cannot read `{}`: {why}", path.display()));
+    let is_regular = std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+    let bytes = if is_regular {
+        match files::read(path, Privacy::Secret).context(format!("`{API_KEY_FILE}`"))? {
+            Content::Bytes(bytes) => bytes,
+            Content::Missing => return failed("it is missing".into()).err(),
+            Content::Unfit(why) => return failed(why).err(),
+        }
+    } else {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_INPUT).read_to_end(&mut bytes));
+        read.map_err(|error| failed(error.to_string()))?;
+        bytes
+    };
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(Secret::new(text.to_owned())),
+        Err(_) => failed("it is not text".into()).err(),
     }
 }
 
@@ -147,7 +273,7 @@ pub(crate) struct Surroundings {
 impl Surroundings {
     pub(crate) fn look() -> Self {
         let set = |name: &str| variable(name).is_some();
-        let is_there = |path: &str| std::path::Path::new(path).exists();
+        let is_there = |path: &str| Path::new(path).exists();
         Self {
             graphical: system::IS_GRAPHICAL || set("DISPLAY") || set("WAYLAND_DISPLAY") || set("BROWSER"),
             ssh: set("SSH_CONNECTION") || set("SSH_TTY") || set("SSH_CLIENT"),

@@ -12,6 +12,11 @@ use crate::secret::Secret;
 pub(crate) struct Environment {
     pub(crate) home: Option<OsString>,
     pub(crate) profile: Option<OsString>,
+    pub(crate) api_key: Option<OsString>,
+    pub(crate) api_key_file: Option<OsString>,
+    pub(crate) provider: Option<OsString>,
+    pub(crate) region: Option<OsString>,
+    pub(crate) base_url: Option<OsString>,
     pub(crate) qwenauth_home: Option<OsString>,
     pub(crate) qwen_home: Option<OsString>,
     pub(crate) config_home: Option<OsString>,
@@ -27,6 +32,11 @@ impl Environment {
         Self {
             home: variable(system::HOME),
             profile: variable("QWENAUTH_PROFILE"),
+            api_key: variable(API_KEY),
+            api_key_file: variable(API_KEY_FILE),
+            provider: variable("QWENAUTH_PROVIDER"),
+            region: variable("QWENAUTH_REGION"),
+            base_url: variable("QWENAUTH_BASE_URL"),
             qwenauth_home: variable("QWENAUTH_HOME"),
             qwen_home: variable("QWEN_HOME"),
             config_home: variable(system::CONFIG.0),
@@ -38,6 +48,10 @@ impl Environment {
         }
     }
 }
+
+/// The credential in the environment.
+pub(crate) const API_KEY: &str = "QWENAUTH_API_KEY";
+pub(crate) const API_KEY_FILE: &str = "QWENAUTH_API_KEY_FILE";
 
 /// What the environment says about screens. An empty `NO_COLOR` counts as not set.
 pub(crate) fn screen_preferences() -> Preferences {

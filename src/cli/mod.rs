@@ -18,7 +18,9 @@ pub(crate) use self::arrange::{
     UseArgs,
 };
 pub(crate) use self::credential::{LoginArgs, LogoutArgs, Qr, RefreshArgs, StatusArgs, TokenArgs, TokenFormat};
-pub(crate) use self::environment::{Environment, names_holding, screen_preferences, variable, variable_or_empty};
+pub(crate) use self::environment::{
+    API_KEY, API_KEY_FILE, Environment, names_holding, screen_preferences, variable, variable_or_empty,
+};
 pub(crate) use self::hand_out::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, UsageArgs};
 use crate::error::{Failed, Failure, printable};
 

@@ -7,6 +7,11 @@ macro_rules! environment {
         "\
 Environment:
   QWENAUTH_PROFILE         the active profile, unless `--profile` names one
+  QWENAUTH_API_KEY         an API key to use before any stored credential
+  QWENAUTH_API_KEY_FILE    a file or pipe that holds it
+  QWENAUTH_PROVIDER        the provider of that key (default: that of `QWENAUTH_PROFILE`)
+  QWENAUTH_REGION, QWENAUTH_BASE_URL
+                           where that key belongs (default: detected once)
   QWENAUTH_HOME            one directory for config, data and state (default: the XDG directories)
   QWEN_HOME                where Qwen Code keeps `oauth_creds.json` (default: `~/.qwen`)
   QWENAUTH_QWEN_OAUTH_URL  the Qwen OAuth server (default: https://chat.qwen.ai)

@@ -12,7 +12,7 @@ use anyhow::Result;
 
 use self::known::{Group, Prepared};
 use super::group;
-use crate::cli::{ExecArgs, variable};
+use crate::cli::{API_KEY, API_KEY_FILE, ExecArgs, names_holding, variable};
 use crate::credentials::{Lifetime, MARGIN};
 use crate::error::{Failed, Failure, note};
 use crate::gateway::{self, Background, Served};
@@ -65,6 +65,7 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     let key = gateway::key::new();
     let base_url = format!("http://{}/v1", listener.local_addr()?);
     let (mut command, support) = with_group(args, session, shell::openai(&key, &base_url, model.as_deref()))?;
+    withhold(&credential.access_token, &mut command);
     pass_certificates_on(session, &mut command);
     set_proxy_exceptions(&mut command);
     signals::allow_many_files(Some(&mut command));
@@ -102,6 +103,16 @@ fn set_proxy_exceptions(command: &mut Command) {
         });
         hosts.push(LOOPBACK);
         command.env(name, hosts);
+    }
+}
+
+/// Takes away every variable that would give the child the credential itself, except those that are set for it.
+fn withhold(key: &Secret, command: &mut Command) {
+    let set: Vec<OsString> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+    let mut names = names_holding(std::slice::from_ref(key));
+    names.extend([API_KEY, API_KEY_FILE].map(OsString::from));
+    for name in names.iter().filter(|name| !set.contains(name)) {
+        command.env_remove(name);
     }
 }
 

@@ -16,6 +16,15 @@ use crate::session::Session;
 use crate::terminal;
 
 pub(crate) fn run(args: &LogoutArgs, session: &Session) -> Result<()> {
+    if let Some(variable) = session.credential_variable() {
+        note(&format!("the key in `{variable}` is used in this shell until you `unset {variable}`"));
+        if !args.all && !session.is_named() {
+            if args.json {
+                return print_json(&json!({"profile": null, "removed": false, "revoked": false, "variable": variable}));
+            }
+            return Ok(());
+        }
+    }
     if !args.all {
         return remove(args, session, &session.profile);
     }

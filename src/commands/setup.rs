@@ -122,6 +122,14 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
     let account = session.account()?;
     let credential = account.require()?;
     let provider = account.provider(&credential)?;
+    if let Some(given) = &account.given {
+        let variable = given.variable;
+        note(&format!(
+            "warning: the key is in `{variable}` only, and the tool can use it only where that is set; \
+             `qwenauth login {} --api-key-env {variable}` stores it",
+            provider.name
+        ));
+    }
     let Endpoint { base_url, model } = Endpoint::of(&account, &credential, args.model.clone())?;
     let Some(model) = model else {
         return Failed::new(Failure::Usage, format!("{} has no default model", provider.title))

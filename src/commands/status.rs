@@ -7,17 +7,29 @@ use serde_json::{Value, json};
 
 use super::{print, print_document, rfc3339};
 use crate::cli::{StatusArgs, variable};
-use crate::credentials::{Credential, Kind, Proof, State, Stored, check_origin, prove};
+use crate::credentials::{Account, Credential, Kind, Proof, State, Stored, check_origin, prove};
 use crate::error::{Failure, Report, printable};
-use crate::profile::ProfileName;
 use crate::session::{Endpoint, Session};
 
 /// Variables of the user that tools obey instead of the stored credential.
 const OVERRIDES: [&str; 3] = ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"];
 
 pub(crate) fn run(args: &StatusArgs, session: &Session) -> Result<u8> {
-    let profiles = if args.all { session.config.paths.profiles()? } else { vec![session.profile.clone()] };
-    let rows = profiles.iter().map(|profile| Row::of(profile, session, args.check)).collect::<Result<Vec<_>>>()?;
+    let given = match session.given_key()? {
+        Some(_) => Some(session.account()?),
+        None => None,
+    };
+    let has_given = given.is_some();
+    let profiles = match (args.all, &given) {
+        (true, _) => session.config.paths.profiles()?,
+        (false, Some(_)) => Vec::new(),
+        (false, None) => vec![session.profile.clone()],
+    };
+    let stored =
+        profiles.iter().map(|profile| (session.account_of(profile), !has_given && *profile == session.profile));
+    let accounts = given.into_iter().map(|account| (account, true)).chain(stored);
+    let rows =
+        accounts.map(|(account, active)| Row::of(&account, active, session, args.check)).collect::<Result<Vec<_>>>()?;
     if args.json {
         let value = json!({"schema": 1, "profiles": rows.iter().map(Row::json).collect::<Vec<_>>()});
         print_document(&value)?;
@@ -43,7 +55,9 @@ struct Row {
     created_at: Option<String>,
     base_url: Option<String>,
     model: Option<String>,
-    path: String,
+    path: Option<String>,
+    /// The variable that holds the key.
+    variable: Option<&'static str>,
     problems: Vec<String>,
     overridden_by: Vec<&'static str>,
     /// What the API said, with `--check`.
@@ -51,22 +65,23 @@ struct Row {
 }
 
 impl Row {
-    fn of(profile: &ProfileName, session: &Session, check: bool) -> Result<Self> {
-        let account = session.account_of(profile);
+    fn of(account: &Account, active: bool, session: &Session, check: bool) -> Result<Self> {
+        let profile = &account.profile;
         let stored = account.load()?;
         let mut state = account.state_of(&stored);
         let mut row = Self {
-            profile: profile.to_string(),
-            provider: profile.to_string(),
+            profile: profile.clone(),
+            provider: profile.clone(),
             kind: Kind::Oauth,
-            active: *profile == session.profile,
+            active,
             state,
             expires_at: None,
             left: None,
             created_at: None,
             base_url: None,
             model: None,
-            path: account.path().display().to_string(),
+            path: account.given.is_none().then(|| account.path().display().to_string()),
+            variable: account.given.as_ref().map(|given| given.variable),
             problems: Vec::new(),
             overridden_by: Vec::new(),
             checked: None,
@@ -83,7 +98,7 @@ impl Row {
                 row.created_at.clone_from(&credential.created_at);
                 row.left = credential.left((account.clock)());
                 credential.provider_name().clone_into(&mut row.provider);
-                match Endpoint::of(&account, credential, None) {
+                match Endpoint::of(account, credential, None) {
                     Ok(endpoint) => {
                         row.overridden_by = overridden_by(credential, &endpoint.base_url);
                         row.base_url = Some(endpoint.base_url);
@@ -91,7 +106,7 @@ impl Row {
                     }
                     Err(error) => row.problems.push(Report::of(&error).message),
                 }
-                if let Err(error) = check_origin(&account, credential) {
+                if let Err(error) = check_origin(account, credential) {
                     row.problems.push(Report::of(&error).message);
                 }
                 let hint = account.login_hint();
@@ -106,7 +121,7 @@ impl Row {
                 }
                 let usable = row.left.is_some() || credential.is_lasting();
                 if check && usable && row.base_url.is_some() {
-                    row.checked = Some(match prove(&account, credential)? {
+                    row.checked = Some(match prove(account, credential)? {
                         Proof::Accepted => "accepted",
                         Proof::Refused(why) => {
                             row.problems.push(format!("the API refuses the credential: {why}"));
@@ -145,6 +160,9 @@ impl Row {
             "problems": self.problems,
             "overridden_by": self.overridden_by,
         });
+        if let Some(variable) = self.variable {
+            value["variable"] = variable.into();
+        }
         if let Some(created_at) = &self.created_at {
             value["created_at"] = created_at.as_str().into();
         }
@@ -169,7 +187,12 @@ impl Row {
                 fact(label, value);
             }
         }
-        fact("file", &self.path);
+        if let Some(path) = &self.path {
+            fact("file", path);
+        }
+        if let Some(variable) = self.variable {
+            fact("from", &format!("`{variable}` in the environment, used before any stored credential"));
+        }
         if let Some(checked) = self.checked {
             fact("API", checked);
         }

@@ -24,6 +24,7 @@
 
 pub(crate) mod document;
 mod endpoints;
+mod key;
 mod login;
 mod origin;
 mod pending;
@@ -39,6 +40,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 
 pub(crate) use self::endpoints::{chosen_model_of, login_server, model_of, revoke};
+pub(crate) use self::key::{clean_key, not_a_key};
 pub(crate) use self::login::{NewKey, remove, store_grant, store_key, store_model};
 pub(crate) use self::origin::check_origin;
 pub(crate) use self::pending::{Pending, PendingLogin};
@@ -47,7 +49,7 @@ pub(crate) use self::refused::marks_of_others;
 pub(crate) use self::renewal::renew;
 pub(crate) use self::short_lived::short_lived;
 use self::store::{Found, Snapshot};
-pub(crate) use self::store::{STALE, Store};
+pub(crate) use self::store::{GivenKey, STALE, Store};
 use crate::error::{Failed, Failure, Report, note};
 use crate::http::Network;
 use crate::oauth::Endpoints;
@@ -167,6 +169,8 @@ pub(crate) struct Account {
     overrides: Overrides,
     pub(crate) network: Network,
     pub(crate) clock: Clock,
+    /// A key in the environment, which is used instead of what is stored.
+    pub(crate) given: Option<GivenKey>,
 }
 
 impl Account {
@@ -179,7 +183,7 @@ impl Account {
         clock: Clock,
     ) -> Self {
         let store = Store::new(path, profile.is_qwen());
-        Self { profile: profile.to_string(), store, state, overrides, network, clock }
+        Self { profile: profile.to_string(), store, state, overrides, network, clock, given: None }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -193,6 +197,9 @@ impl Account {
 
     /// What is stored now.
     pub(crate) fn load(&self) -> Result<Stored> {
+        if let Some(given) = &self.given {
+            return Ok(Stored::Present(given.offline(self)));
+        }
         Ok(match self.store.read()? {
             Found::Missing => Stored::Missing,
             Found::Damaged(why) => Stored::Damaged(why),
@@ -202,6 +209,9 @@ impl Account {
 
     /// The stored credential, or the error that asks for a login.
     pub(crate) fn require(&self) -> Result<Credential> {
+        if let Some(given) = &self.given {
+            return given.resolve(self);
+        }
         self.snapshot().map(|snapshot| snapshot.credential)
     }
 

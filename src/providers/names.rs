@@ -103,6 +103,11 @@ impl Provider {
     }
 }
 
+/// Whether a key that begins so can be told from those of providers with other beginnings: many use a bare `sk-`.
+pub(crate) fn is_telling(prefix: &str) -> bool {
+    prefix != "sk-"
+}
+
 /// The providers whose keys begin as `key` does, with that beginning: those with the longest one.
 pub(crate) fn owners_of(key: &Secret, overrides: &Overrides) -> Option<(String, Vec<String>)> {
     let mut owners: Option<(String, Vec<String>)> = None;

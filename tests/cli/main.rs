@@ -18,6 +18,7 @@ mod directories;
 mod doctor;
 mod documents;
 mod env;
+mod environment_key;
 mod exec;
 mod faults;
 mod files;

@@ -7,16 +7,34 @@ use url::Url;
 use super::{Check, proxy};
 use crate::cli::variable;
 use crate::credentials::Stored;
+use crate::error::Report;
 use crate::paths;
 use crate::session::{Endpoint, Session};
 use crate::tls::{self, Broken};
 
 pub(super) fn check(session: &Session) -> Vec<Check> {
     let mut checks = openai(session);
+    checks.extend(given(session));
     checks.extend(proxy::check());
     checks.extend(certificates());
     checks.extend(qwen_home(session));
     checks
+}
+
+/// A credential in the environment goes before every stored one.
+fn given(session: &Session) -> Option<Check> {
+    let variable = session.credential_variable()?;
+    Some(match session.given_key() {
+        Ok(_) => Check::warn(
+            "variables",
+            format!("the key in `{variable}` is used before any stored credential"),
+            format!("`unset {variable}` to use what is stored"),
+        ),
+        Err(error) => {
+            let report = Report::of(&error);
+            Check::fail("variables", report.message, report.hint.unwrap_or_else(|| format!("`unset {variable}`")))
+        }
+    })
 }
 
 fn text(name: &str) -> Option<String> {

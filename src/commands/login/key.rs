@@ -9,7 +9,7 @@ use super::Attempt;
 use super::target::{self, Target};
 use crate::cli::{LoginArgs, variable};
 use crate::commands::rfc3339;
-use crate::credentials::{NewKey, Proof, Question, Stored, chosen_model_of, store_key};
+use crate::credentials::{NewKey, Proof, Question, Stored, chosen_model_of, clean_key, not_a_key, store_key};
 use crate::error::{Failed, Failure, note, printable};
 use crate::providers;
 use crate::secret::Secret;
@@ -19,8 +19,8 @@ use crate::terminal;
 /// What tools are given where the server wants no key: most insist on one.
 const NO_KEY: &str = "no-key";
 
-/// Longest key that is believed, in bytes.
-const LONGEST: usize = 4096;
+/// Longest input that is read from stdin, in bytes.
+const MAX_INPUT: usize = 64 * 1024;
 
 /// What is to be stored.
 struct Change {
@@ -304,7 +304,7 @@ fn ask_for(attempt: &Attempt, targets: &[Target], can_keep: bool) -> Result<Opti
         if (can_keep || optional) && typed.expose().trim().is_empty() {
             return Ok(None);
         }
-        return clean(typed.expose()).map(Some);
+        return clean_key(typed.expose()).map(Some);
     }
     if optional {
         return Ok(None);
@@ -319,14 +319,14 @@ fn ask_for(attempt: &Attempt, targets: &[Target], can_keep: bool) -> Result<Opti
 }
 
 fn from_stdin() -> Result<Secret> {
-    let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(16 * LONGEST));
-    stdin().lock().take(16 * LONGEST as u64).read_to_end(&mut bytes).context("cannot read stdin")?;
+    let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(MAX_INPUT));
+    stdin().lock().take(MAX_INPUT as u64).read_to_end(&mut bytes).context("cannot read stdin")?;
     match std::str::from_utf8(&bytes) {
         Ok(text) if text.trim().is_empty() => Failed::new(Failure::Usage, "stdin is empty")
             .hint("pipe the key in: `… | qwenauth login … --api-key-stdin`")
             .err(),
-        Ok(text) => clean(text),
-        Err(_) => refused("is not text").err(),
+        Ok(text) => clean_key(text),
+        Err(_) => not_a_key("is not text").err(),
     }
 }
 
@@ -337,107 +337,7 @@ fn from_variable(name: &str) -> Result<Secret> {
             .err();
     };
     match value.into_string() {
-        Ok(text) => clean(Secret::new(text).expose()),
-        Err(_) => refused("is not text").err(),
-    }
-}
-
-fn refused(why: &str) -> Failed {
-    Failed::new(Failure::Usage, format!("the key {why}, and nothing was stored"))
-        .hint("copy the key alone, in one piece")
-}
-
-/// A key as it was meant: without white space, quotes and `Bearer` around it.
-///
-/// Errors: usage, with what makes it no key.
-pub(super) fn clean(text: &str) -> Result<Secret> {
-    let mut key = text.trim();
-    for prefix in ["Authorization:", "authorization:", "Bearer ", "bearer "] {
-        key = key.strip_prefix(prefix).unwrap_or(key).trim_start();
-    }
-    for quote in ['"', '\'', '`'] {
-        key = key.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)).unwrap_or(key).trim();
-    }
-    key = key.strip_prefix("Bearer ").unwrap_or(key).trim();
-    let half = &key.as_bytes()[..key.len() / 2];
-    let halves: Vec<&str> = key.split_whitespace().collect();
-    let twice = key.len() >= 32 && key.len().is_multiple_of(2) && half == &key.as_bytes()[key.len() / 2..]
-        || halves.len() == 2 && halves[0] == halves[1];
-    let name = key.split_once('=').map_or("", |(name, _)| name.trim_start_matches("export "));
-    let assigned = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    let why = match () {
-        () if key.is_empty() => "is empty",
-        () if twice => "was pasted twice",
-        () if assigned => "is an assignment rather than a key",
-        () if key.chars().any(char::is_whitespace) => "has white space in it",
-        () if key.chars().any(char::is_control) => "has control characters in it",
-        () if key.contains(['"', '\'', '`']) => "has quotes in it",
-        () if !key.is_ascii() => "has characters that no key has",
-        () if key.len() > LONGEST => "is longer than any key",
-        () => return Ok(Secret::new(key.to_owned())),
-    };
-    refused(why).err()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_surrounds_a_key_is_trimmed() {
-        for text in [
-            "sk-1",
-            " sk-1\n",
-            "\"sk-1\"",
-            "'sk-1'",
-            "Bearer sk-1",
-            "bearer  sk-1\r\n",
-            "Authorization: Bearer sk-1",
-            "\"Bearer sk-1\"",
-        ] {
-            assert_eq!(clean(text).unwrap().expose(), "sk-1", "{text:?}");
-        }
-        assert_eq!(clean("sk-1==").unwrap().expose(), "sk-1==");
-        assert_eq!(clean("abab").unwrap().expose(), "abab");
-    }
-
-    #[test]
-    fn what_is_no_key_is_refused_with_the_reason() {
-        let twice = "sk-0123456789abcdef".repeat(2);
-        for (text, why) in [
-            ("", "is empty"),
-            ("  \n", "is empty"),
-            ("\"\"", "is empty"),
-            ("sk-1 sk-2", "has white space in it"),
-            ("sk-1\nsk-2", "has white space in it"),
-            ("sk-1\nsk-1", "was pasted twice"),
-            (&twice, "was pasted twice"),
-            ("sk-\u{1}1", "has control characters in it"),
-            ("sk-\u{1b}[2J", "has control characters in it"),
-            ("sk-\"1", "has quotes in it"),
-            ("sk-1\u{201d}", "has characters that no key has"),
-            ("OPENAI_API_KEY=sk-1", "is an assignment rather than a key"),
-            ("export OPENAI_API_KEY=sk-1", "is an assignment rather than a key"),
-            (&"x".repeat(5000), "was pasted twice"),
-            (
-                &(0..5000).map(|n| char::from(b'a' + u8::try_from(n % 7).unwrap())).collect::<String>(),
-                "is longer than any key",
-            ),
-        ] {
-            assert_eq!(
-                clean(text).unwrap_err().to_string(),
-                format!("the key {why}, and nothing was stored"),
-                "{text:?}"
-            );
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn a_cleaned_key_is_one_printable_word(text in ".{0,80}") {
-            if let Ok(key) = clean(&text) {
-                proptest::prop_assert!(!key.expose().is_empty() && key.expose().bytes().all(|byte| byte.is_ascii_graphic()));
-            }
-        }
+        Ok(text) => clean_key(Secret::new(text).expose()),
+        Err(_) => not_a_key("is not text").err(),
     }
 }

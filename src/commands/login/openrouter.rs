@@ -14,7 +14,7 @@ use url::Url;
 
 use super::{Attempt, key};
 use crate::commands::{print_json, rfc3339};
-use crate::credentials::PendingLogin;
+use crate::credentials::{PendingLogin, clean_key};
 use crate::error::{Failed, Failure, note};
 use crate::oauth::code::{self, Callback, PendingCode};
 use crate::oauth::pkce::Pkce;
@@ -108,7 +108,7 @@ fn complete(attempt: &Attempt, authorize: &Authorize, granted: Granted, pkce: &P
         Granted::Key(key) => key::store_given(attempt, key),
         Granted::Code(code) => {
             let secret = code::exchange(&authorize.exchange, &code, pkce, &attempt.account.network)?;
-            key::store_granted(attempt, key::clean(secret.expose())?)
+            key::store_granted(attempt, clean_key(secret.expose())?)
         }
     }
 }
@@ -137,7 +137,7 @@ fn read(attempt: &Attempt, deadline: Instant) -> Result<Granted> {
     } else {
         terminal::hidden("Code (valid for 10 minutes) or API key", false)?
     };
-    let typed = key::clean(text.expose())?;
+    let typed = clean_key(text.expose())?;
     match providers::owners_of(&typed, &attempt.session.config.overrides) {
         None => Ok(Granted::Code(typed)),
         Some((_, owners)) if owners.contains(&attempt.provider.name) => Ok(Granted::Key(typed)),

@@ -3,6 +3,7 @@
 //! Hazard: whoever writes without the lock, or over a version nobody read, loses a login. Rule: replacing and removing
 //! take a [`Guard`], and a [`Guard`] is the lock.
 
+mod environment;
 mod qwen_code;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::time::Instant;
 use anyhow::Result;
 use zeroize::Zeroizing;
 
+pub(crate) use self::environment::GivenKey;
 use self::qwen_code::QwenCodeLock;
 pub(crate) use self::qwen_code::STALE;
 use super::Credential;

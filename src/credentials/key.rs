@@ -1,0 +1,109 @@
+//! An API key as a person or a script passes it: what surrounds it is removed, and what cannot be a key is refused.
+
+use anyhow::Result;
+
+use crate::error::{Failed, Failure};
+use crate::secret::Secret;
+
+/// Longest key that is accepted, in bytes.
+const MAX_KEY: usize = 4096;
+
+pub(crate) fn not_a_key(why: &str) -> Failed {
+    Failed::new(Failure::Usage, format!("the key {why}, and nothing was stored"))
+        .hint("copy the key alone, in one piece")
+}
+
+/// Returns a key as it was meant: without white space, quotes and `Bearer` around it.
+///
+/// Errors: usage, with what is wrong.
+pub(crate) fn clean_key(text: &str) -> Result<Secret> {
+    let mut key = text.trim();
+    for prefix in ["Authorization:", "authorization:", "Bearer ", "bearer "] {
+        key = key.strip_prefix(prefix).unwrap_or(key).trim_start();
+    }
+    for quote in ['"', '\'', '`'] {
+        key = key.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)).unwrap_or(key).trim();
+    }
+    key = key.strip_prefix("Bearer ").unwrap_or(key).trim();
+    let half = &key.as_bytes()[..key.len() / 2];
+    let halves: Vec<&str> = key.split_whitespace().collect();
+    let twice = key.len() >= 32 && key.len().is_multiple_of(2) && half == &key.as_bytes()[key.len() / 2..]
+        || halves.len() == 2 && halves[0] == halves[1];
+    let name = key.split_once('=').map_or("", |(name, _)| name.trim_start_matches("export "));
+    let assigned = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    let why = match () {
+        () if key.is_empty() => "is empty",
+        () if twice => "was pasted twice",
+        () if assigned => "is an assignment rather than a key",
+        () if key.chars().any(char::is_whitespace) => "has white space in it",
+        () if key.chars().any(char::is_control) => "has control characters in it",
+        () if key.contains(['"', '\'', '`']) => "has quotes in it",
+        () if !key.is_ascii() => "has characters that no key has",
+        () if key.len() > MAX_KEY => "is longer than any key",
+        () => return Ok(Secret::new(key.to_owned())),
+    };
+    not_a_key(why).err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_surrounds_a_key_is_trimmed() {
+        for text in [
+            "sk-1",
+            " sk-1\n",
+            "\"sk-1\"",
+            "'sk-1'",
+            "Bearer sk-1",
+            "bearer  sk-1\r\n",
+            "Authorization: Bearer sk-1",
+            "\"Bearer sk-1\"",
+        ] {
+            assert_eq!(clean_key(text).unwrap().expose(), "sk-1", "{text:?}");
+        }
+        assert_eq!(clean_key("sk-1==").unwrap().expose(), "sk-1==");
+        assert_eq!(clean_key("abab").unwrap().expose(), "abab");
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_with_the_reason() {
+        let twice = "sk-0123456789abcdef".repeat(2);
+        for (text, why) in [
+            ("", "is empty"),
+            ("  \n", "is empty"),
+            ("\"\"", "is empty"),
+            ("sk-1 sk-2", "has white space in it"),
+            ("sk-1\nsk-2", "has white space in it"),
+            ("sk-1\nsk-1", "was pasted twice"),
+            (&twice, "was pasted twice"),
+            ("sk-\u{1}1", "has control characters in it"),
+            ("sk-\u{1b}[2J", "has control characters in it"),
+            ("sk-\"1", "has quotes in it"),
+            ("sk-1\u{201d}", "has characters that no key has"),
+            ("OPENAI_API_KEY=sk-1", "is an assignment rather than a key"),
+            ("export OPENAI_API_KEY=sk-1", "is an assignment rather than a key"),
+            (&"x".repeat(5000), "was pasted twice"),
+            (
+                &(0..5000).map(|n| char::from(b'a' + u8::try_from(n % 7).unwrap())).collect::<String>(),
+                "is longer than any key",
+            ),
+        ] {
+            assert_eq!(
+                clean_key(text).unwrap_err().to_string(),
+                format!("the key {why}, and nothing was stored"),
+                "{text:?}"
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_cleaned_key_is_one_printable_word(text in ".{0,80}") {
+            if let Ok(key) = clean_key(&text) {
+                proptest::prop_assert!(!key.expose().is_empty() && key.expose().bytes().all(|byte| byte.is_ascii_graphic()));
+            }
+        }
+    }
+}
