@@ -58,6 +58,7 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
             .hint("name a file, such as `--log gateway.jsonl`")
             .err();
     }
+    let fallback = session.fallback(&args.gateway_options)?;
     let account = session.account()?;
     let credential = account.fresh(Lifetime::new(args.min_ttl, MARGIN))?;
     let model = Endpoint::of(&account, &credential, args.model.clone())?.model;
@@ -73,7 +74,6 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     // Before any thread: all of them have the signals blocked then.
     let supervisor = Supervisor::stand_in()?;
     let options = session.gateway_options(&args.gateway_options);
-    let fallback = session.fallback(&args.gateway_options)?;
     let gateway =
         Background::start(listener, key, Served { account, accounts: None, read_key: None, fallback }, options)?;
     // A program that has the terminal may have its own picture on it.

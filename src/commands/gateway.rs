@@ -28,6 +28,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
             .hint("add `--plain-http` in a network you trust, or put a server with TLS before `127.0.0.1`")
             .err();
     }
+    let fallback = session.fallback(&args.options)?;
     let account = session.account()?;
     match account.fresh(Lifetime::Preferably(MARGIN)) {
         Ok(credential) => drop(Endpoint::of(&account, &credential, None)?),
@@ -59,7 +60,6 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let accounts = args.all_profiles.then(|| accounts(session));
     let read_key = args.api_key_file.clone().map(|path| -> ReadKey { Box::new(move || key::stored_in(&path)) });
     let is_under_nohup = signals::outlives_terminal();
-    let fallback = session.fallback(&args.options)?;
     let ending =
         gateway::serve(listener, key, Served { account, accounts, read_key, fallback }, options, is_under_nohup)?;
     signals::die_of(ending).context("cannot end by the signal")

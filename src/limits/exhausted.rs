@@ -148,10 +148,11 @@ impl Memory {
         now: SystemTime,
     ) -> (Exhausted, bool) {
         let in_vain = self.was_in_vain(cause, model, now);
+        // Never earlier than the server said.
+        let stated = wait.map(|wait| seconds(now + wait) + 1);
         let now = seconds(now);
         let reset = reset.map(seconds);
         // A time that has proved too short is not believed again.
-        let stated = wait.map(|wait| now + wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
         let stated = stated.filter(|stated| !in_vain || *stated > now + PROBE);
         let resets_at = stated.or(reset);
         let longest = cause.length().map_or(PROBE, |length| length.as_secs());
@@ -313,7 +314,7 @@ mod tests {
     fn it_lasts_until_the_servers_time_for_the_model_it_names_and_in_every_process() {
         let directory = tempfile::tempdir().unwrap();
         let (mut one, mut other) = (memory(directory.path()), memory(directory.path()));
-        let wait = Some(Duration::from_millis(2500));
+        let wait = Some(Duration::from_millis(2000));
         let (entry, is_news) = one.note(Cause::Day, Some("m"), wait, Some(at(9000)), at(0));
         assert_eq!((entry.resets_at, is_news), (Some(NOW + 3), true));
         assert!(!other.note(Cause::Day, Some("m"), wait, None, at(0)).1);
@@ -334,7 +335,7 @@ mod tests {
         // A long one is.
         let long = Some(Duration::from_secs(4000));
         memory.note(Cause::Week, None, wait, None, at(0));
-        assert_eq!(memory.note(Cause::Week, None, long, None, at(5)).0.resets_at, Some(NOW + 4005));
+        assert_eq!(memory.note(Cause::Week, None, long, None, at(5)).0.resets_at, Some(NOW + 4006));
     }
 
     #[test]

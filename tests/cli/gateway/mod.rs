@@ -4,6 +4,7 @@ mod access;
 mod anthropic;
 mod beside;
 mod credential;
+mod fallback;
 mod faults;
 mod hardening;
 mod limits;

@@ -1,0 +1,456 @@
+//! Requests that another of the user's own profiles serves: two providers, each a process with a key and a model of its own.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::upstream::{Gateway, Got, chunk, error, reply};
+use crate::sandbox::{Sandbox, until};
+
+const REQUEST: &[u8] = br#"{"messages":[{"role":"user","content":"model \"one\""}],"model":"one","n":1}"#;
+
+const DIRECTORY: &str = "QWENAUTH_TEST_PROVIDER";
+
+/// Not a test: what [`Provider::start`] runs, in a process of its own.
+#[test]
+#[ignore = "a provider that the other tests start"]
+fn provider() {
+    let Ok(directory) = std::env::var(DIRECTORY) else { return };
+    let directory = Path::new(&directory);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    fs::write(directory.join("address.new"), listener.local_addr().unwrap().to_string()).unwrap();
+    fs::rename(directory.join("address.new"), directory.join("address")).unwrap();
+    for connection in listener.incoming() {
+        let directory = directory.to_owned();
+        std::thread::spawn(move || serve(connection.unwrap(), &directory));
+    }
+}
+
+/// Logs a request with all its headers and answers as the file `answer` says now: what it does, a line break, the bytes.
+fn serve(connection: TcpStream, directory: &Path) -> Option<()> {
+    let mut reader = BufReader::new(&connection);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            (reader.read_line(&mut head).ok()? > 0).then_some(())?;
+        }
+        let length = head.to_ascii_lowercase();
+        let length = length.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        let line = json!({ "head": head, "body": String::from_utf8_lossy(&body) });
+        let mut log = fs::OpenOptions::new().append(true).create(true).open(directory.join("log")).unwrap();
+        log.write_all(format!("{line}\n").as_bytes()).unwrap();
+        let answer = fs::read(directory.join("answer")).unwrap();
+        let end = answer.iter().position(|byte| *byte == b'\n').unwrap();
+        (&connection).write_all(&answer[end + 1..]).ok()?;
+        if &answer[..end] == b"cut" {
+            connection.shutdown(Shutdown::Both).ok()?;
+            return None;
+        }
+    }
+}
+
+struct Provider {
+    process: Child,
+    directory: PathBuf,
+    address: String,
+}
+
+impl Provider {
+    fn start(sandbox: &Sandbox, name: &str) -> Self {
+        let directory = sandbox.directory().join(name);
+        fs::create_dir(&directory).unwrap();
+        let process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "gateway::fallback::provider", "--ignored", "--nocapture"])
+            .env(DIRECTORY, &directory)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let provider = Self { process, address: String::new(), directory };
+        let address = provider.directory.join("address");
+        until("the provider listens", || address.exists());
+        let provider = Self::with_address(provider, fs::read_to_string(address).unwrap());
+        provider.answers("answer", &served(name));
+        provider
+    }
+
+    fn with_address(mut self, address: String) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// What it does from now on.
+    fn answers(&self, action: &str, bytes: &[u8]) {
+        let new = self.directory.join("answer.new");
+        fs::write(&new, [action.as_bytes(), b"\n", bytes].concat()).unwrap();
+        fs::rename(new, self.directory.join("answer")).unwrap();
+    }
+
+    /// What it was asked: each request with its head and body.
+    fn asked(&self) -> Vec<Value> {
+        let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// An answer that tells whose it is.
+fn served(name: &str) -> Vec<u8> {
+    let usage = r#""usage":{"prompt_tokens":5,"completion_tokens":7}"#;
+    reply("200 OK", "", &format!(r#"{{"model":"of-{name}","choices":[],{usage}}}"#))
+}
+
+/// The plan of the first profile is over.
+fn plan_over() -> Vec<u8> {
+    error("429 Too Many Requests", "", "Throttling.AllocationQuota", "month allocated quota exceeded")
+}
+
+/// Two providers, and a profile with a key of its own at each.
+struct Pair {
+    sandbox: Sandbox,
+    first: Provider,
+    second: Provider,
+}
+
+const MAP: &str = "[fallback.models.\"one\"]\nsecond = \"two\"\n";
+
+impl Pair {
+    fn start() -> Self {
+        Self::configured(MAP)
+    }
+
+    fn configured(config: &str) -> Self {
+        let sandbox = Sandbox::new();
+        let [first, second] = ["first", "second"].map(|name| Provider::start(&sandbox, name));
+        for (profile, provider) in [("first", &first), ("second", &second)] {
+            log_in(&sandbox, "custom", profile, &format!("http://{}/v1", provider.address));
+        }
+        Self { sandbox: sandbox.configured(config), first, second }
+    }
+
+    fn gateway(&self, more: &[&str]) -> Gateway {
+        Gateway::start(&self.sandbox, &[&["--profile", "first", "--fallback", "second"], more].concat())
+    }
+
+    /// No key of one reached the other, in any header.
+    #[track_caller]
+    fn keeps_keys_apart(&self) {
+        for (provider, own, other) in [
+            (&self.first, "granted-key-of-first", "granted-key-of-second"),
+            (&self.second, "granted-key-of-second", "granted-key-of-first"),
+        ] {
+            for request in provider.asked() {
+                let text = request.to_string();
+                assert!(text.contains(&format!("Bearer {own}")) || text.contains(&format!("bearer {own}")), "{text}");
+                assert!(!text.contains(other), "{text}");
+            }
+        }
+    }
+}
+
+fn log_in(sandbox: &Sandbox, provider: &str, profile: &str, base_url: &str) {
+    let login = ["login", provider, "--profile", profile, "--base-url", base_url, "--no-verify", "--api-key-stdin"];
+    drop(sandbox.run_with_stdin(login, format!("granted-key-of-{profile}\n").as_bytes()).exits(0).any_stderr());
+}
+
+fn ask(gateway: &Gateway) -> Got {
+    gateway.send("POST /v1/chat/completions", "X-Own: kept\r\n", REQUEST).got()
+}
+
+#[track_caller]
+fn is_served_by(got: &Got, profile: &str, reason: &str) {
+    got.is(200);
+    assert_eq!((got.header("x-qwenauth-profile"), got.header("x-qwenauth-fallback")), (profile, reason));
+    assert_eq!(got.json()["model"], format!("of-{profile}"));
+}
+
+/// Usage by profile: model, requests, tries.
+fn usage(pair: &Pair) -> Vec<(String, String, u64, u64)> {
+    let mut usage = pair.sandbox.run(["usage", "--json"]);
+    let usage = usage.json()["usage"].clone();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let entry = |entry: &Value| {
+        let count = |name: &str| entry[name].as_u64().unwrap();
+        (text(&entry["profile"]), text(&entry["model"]), count("requests"), count("tries"))
+    };
+    usage.as_array().unwrap().iter().map(entry).collect()
+}
+
+#[test]
+fn a_request_moves_at_once_when_the_plan_is_over_and_everything_says_who_served() {
+    let pair = Pair::start();
+    pair.first.answers("answer", &plan_over());
+    let gateway = pair.gateway(&["--metrics"]);
+    gateway.running.wait_for_stderr("fallback to `second` (Any OpenAI-compatible server): `one` → `two`");
+    let got = ask(&gateway);
+    is_served_by(&got, "second", "plan");
+    assert!(got.after < Duration::from_secs(5), "{:?}", got.after);
+    assert_eq!((pair.first.asked().len(), pair.second.asked().len()), (1, 1));
+    // Nothing but the model changes.
+    let (first, second) = (&pair.first.asked()[0], &pair.second.asked()[0]);
+    let body = second["body"].as_str().unwrap();
+    assert_eq!(body, first["body"].as_str().unwrap().replace(r#""model":"one""#, r#""model":"two""#));
+    let head = second["head"].as_str().unwrap().to_ascii_lowercase();
+    assert!(head.contains(&format!("content-length: {}\r\n", body.len())) && head.contains("x-own: kept"), "{head}");
+    assert_eq!(head.matches("content-length").count(), 1);
+    gateway.running.wait_for_stderr("fallback: `one` is served by `second` as `two`, no longer by `first` (plan)");
+    // The next one does not ask the first again.
+    is_served_by(&ask(&gateway), "second", "plan");
+    assert_eq!((pair.first.asked().len(), pair.second.asked().len()), (1, 2));
+    let metrics = gateway.send("GET /metrics", "", b"").got().text();
+    assert!(metrics.contains("qwenauth_fallback_total{from=\"first\",to=\"second\",reason=\"plan\"} 2\n"), "{metrics}");
+    pair.keeps_keys_apart();
+    until("all is counted", || usage(&pair).iter().map(|entry| entry.2).sum::<u64>() == 2);
+    let counted: Vec<_> = usage(&pair);
+    let counted: Vec<(&str, &str, u64, u64)> = counted
+        .iter()
+        .map(|(profile, model, requests, tries)| (profile.as_str(), model.as_str(), *requests, *tries))
+        .collect();
+    assert_eq!(counted, [("first", "one", 0, 1), ("second", "two", 2, 2)]);
+}
+
+#[test]
+fn what_is_used_up_stays_so_over_restarts() {
+    let pair = Pair::start();
+    pair.first.answers("answer", &plan_over());
+    is_served_by(&ask(&pair.gateway(&[])), "second", "plan");
+    is_served_by(&ask(&pair.gateway(&[])), "second", "plan");
+    assert_eq!(pair.first.asked().len(), 1);
+}
+
+#[test]
+fn a_stream_that_was_cut_and_a_connection_that_ended_early_move_nothing() {
+    let pair = Pair::start();
+    let gateway = pair.gateway(&[]);
+    let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    pair.first.answers("cut", &[&head[..], &chunk("data: 1\n\n")].concat());
+    let got = ask(&gateway);
+    assert_eq!((got.status, got.whole, got.header("x-qwenauth-profile")), (200, false, "first"));
+    pair.first.answers("cut", b"");
+    let got = ask(&gateway);
+    assert_eq!((got.is(502).code().as_str(), got.header("x-qwenauth-profile")), ("upstream_error", "first"));
+    assert_eq!((pair.first.asked().len(), pair.second.asked().len()), (2, 0));
+}
+
+#[test]
+fn what_is_not_mapped_or_continues_something_or_is_no_text_stays() {
+    let pair = Pair::start();
+    pair.first.answers("answer", &plan_over());
+    let gateway = pair.gateway(&[]);
+    for (line, more, body) in [
+        ("POST /v1/chat/completions", "", r#"{"model":"unmapped"}"#),
+        ("POST /v1/chat/completions", "", r#"{"model":"one","model":"one"}"#),
+        ("POST /v1/chat/completions", "Content-Encoding: gzip\r\n", r#"{"model":"one"}"#),
+        ("POST /v1/responses", "", r#"{"model":"one","previous_response_id":"r"}"#),
+        ("POST /v1/embeddings", "", r#"{"model":"one"}"#),
+        ("GET /v1/models", "", ""),
+    ] {
+        let got = gateway.send(line, more, body.as_bytes()).got();
+        assert_eq!(
+            (got.is(429).header("x-qwenauth-profile"), got.header("x-qwenauth-fallback")),
+            ("first", ""),
+            "{body}"
+        );
+        assert!(got.text().contains("the monthly quota is used up"), "{}", got.text());
+    }
+    assert_eq!(pair.second.asked().len(), 0);
+}
+
+#[test]
+fn a_minute_an_unpaid_account_and_a_refused_key_move_nothing() {
+    let pair = Pair::start();
+    let gateway = pair.gateway(&["--max-wait", "100ms"]);
+    for (status, message) in [
+        ("429 Too Many Requests", "the account is in arrears"),
+        ("401 Unauthorized", "unknown key"),
+        ("403 Forbidden", "not for you"),
+        ("402 Payment Required", "pay"),
+        ("400 Bad Request", "per day"),
+        // Waited for once, then told.
+        ("429 Too Many Requests", "requests per minute"),
+    ] {
+        pair.first.answers("answer", &error(status, "", "x", message));
+        assert_eq!(ask(&gateway).status.to_string(), status[..3], "{message}");
+    }
+    assert_eq!(pair.second.asked().len(), 0);
+}
+
+#[test]
+fn the_first_serves_again_from_the_time_that_it_stated() {
+    let pair = Pair::start();
+    let weekly = error("429 Too Many Requests", "Retry-After: 2\r\n", "x", "the weekly quota of this plan is spent");
+    pair.first.answers("answer", &weekly);
+    let gateway = pair.gateway(&["--max-wait", "1s"]);
+    let since = Instant::now();
+    is_served_by(&ask(&gateway), "second", "plan");
+    pair.first.answers("answer", &served("first"));
+    let mut by_second = 0;
+    until("the first serves again", || {
+        let got = ask(&gateway);
+        let is_back = got.header("x-qwenauth-profile") == "first";
+        by_second += u32::from(!is_back);
+        is_back
+    });
+    assert!(since.elapsed() >= Duration::from_secs(2) && by_second > 0, "{:?} {by_second}", since.elapsed());
+    gateway.running.wait_for_stderr("`one` is served by `first` as `one`, no longer by `second` (back)");
+    is_served_by(&ask(&gateway), "first", "");
+}
+
+#[test]
+fn a_service_that_fails_or_is_down_is_passed_over() {
+    let mut pair = Pair::start();
+    pair.first.answers("answer", &error("500 Oops", "", "x", "broken"));
+    let gateway = pair.gateway(&[]);
+    is_served_by(&ask(&gateway), "second", "error");
+    is_served_by(&ask(&gateway), "second", "outage");
+    assert_eq!(pair.first.asked().len(), 1, "one request in half a minute asks it again");
+    drop(gateway);
+    // Another model, of which nothing is known yet, and nobody listens.
+    pair.first.process.kill().unwrap();
+    pair.first.process.wait().unwrap();
+    let config = "[fallback]\nprofiles = [\"second\"]\n[fallback.models.\"three\"]\nsecond = \"two\"\n";
+    let Pair { sandbox, second, .. } = pair;
+    let sandbox = sandbox.configured(config);
+    let gateway = Gateway::start(&sandbox, &["--profile", "first"]);
+    let got = gateway.send("POST /v1/chat/completions", "", br#"{"model":"three"}"#).got();
+    is_served_by(&got, "second", "outage");
+    assert_eq!(second.asked().len(), 3);
+}
+
+#[test]
+fn of_many_at_the_end_of_a_plan_each_is_answered_once() {
+    let pair = Pair::start();
+    pair.first.answers("answer", &plan_over());
+    let gateway = pair.gateway(&[]);
+    let got: Vec<Got> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..64).map(|_| scope.spawn(|| ask(&gateway))).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    got.iter().for_each(|got| is_served_by(got, "second", "plan"));
+    assert_eq!(pair.second.asked().len(), 64);
+    assert!(pair.first.asked().len() <= 64);
+    pair.keeps_keys_apart();
+}
+
+#[test]
+fn if_none_serves_the_client_has_the_answer_of_the_first_and_what_was_tried() {
+    let pair = Pair::start();
+    pair.first.answers("answer", &plan_over());
+    pair.second.answers("answer", &error("429 Too Many Requests", "Retry-After: 90\r\n", "x", "daily limit"));
+    let gateway = pair.gateway(&[]);
+    let got = ask(&gateway);
+    assert_eq!((got.is(429).code().as_str(), got.header("x-qwenauth-profile")), ("insufficient_quota", "first"));
+    assert!(got.text().contains("the monthly quota is used up") && got.text().contains("`second`"), "{}", got.text());
+    let wait: u64 = got.header("retry-after").parse().unwrap();
+    assert!((80..=91).contains(&wait), "{wait}");
+    pair.second.answers("answer", &error("401 Unauthorized", "", "x", "unknown key"));
+    until("the limit of the second has passed or not", || true);
+    pair.first.answers("answer", &error("503 Busy", "", "x", "later"));
+    assert_eq!(ask(&gateway).header("x-qwenauth-profile"), "first");
+    until("all is counted", || usage(&pair).iter().map(|entry| entry.2).sum::<u64>() == 2);
+    pair.keeps_keys_apart();
+}
+
+#[test]
+fn exec_moves_requests_as_well_and_only_the_profiles_named_serve() {
+    let pair = Pair::start();
+    pair.first.answers("answer", &plan_over());
+    let script = r#"curl -s -o /dev/null -w '%{http_code} %header{x-qwenauth-profile}\n' \
+        -H "Authorization: Bearer $OPENAI_API_KEY" -d '{"model":"one"}' "$OPENAI_BASE_URL/chat/completions""#;
+    let run = |more: &[&str]| {
+        let arguments = [&["exec", "--profile", "first", "--gateway"], more, &["--", "sh", "-c", script]].concat();
+        let outcome = pair.sandbox.run(arguments).any_stderr().any_stdout();
+        outcome.stdout.clone()
+    };
+    assert_eq!(run(&[]), "429 first\n");
+    assert_eq!(run(&["--fallback", "second"]), "200 second\n");
+}
+
+#[test]
+fn a_fallback_that_cannot_be_is_refused_at_the_start() {
+    let pair = Pair::configured("");
+    let start =
+        |sandbox: &Sandbox, fallback: &str| sandbox.run(["gateway", "--profile", "first", "--fallback", fallback]);
+    start(&pair.sandbox, "second").fails(
+        2,
+        "fallback needs a map of models, and config.toml has none",
+        "write `[fallback.models.\"MODEL\"]` and below it `second = \"MODEL THERE\"`",
+    );
+    let Pair { sandbox, first: _first, second: _second } = pair;
+    let sandbox = sandbox.configured(MAP);
+    start(&sandbox, "third").fails(
+        4,
+        "fallback names profile `third`, which is not logged in",
+        "run `qwenauth login --profile third PROVIDER`, or leave it out",
+    );
+    start(&sandbox, "first").fails(2, "fallback names profile `first` twice", "name other profiles, each once");
+    for profile in ["third", "fourth"] {
+        log_in(&sandbox, "openrouter", profile, "https://openrouter.ai/api/v1");
+    }
+    let pool = |arguments: &[&str]| {
+        let outcome = sandbox.run([&["gateway"], arguments].concat());
+        let error = "fallback names two profiles of OpenRouter, whose terms forbid to pool free accounts";
+        outcome.exits(2).any_stderr().stderr.contains(error)
+    };
+    assert!(pool(&["--profile", "third", "--fallback", "fourth"]));
+    assert!(pool(&["--profile", "first", "--fallback", "third,fourth"]));
+}
+
+#[test]
+fn hooks_run_once_for_all_processes_with_their_event_and_no_secret() {
+    let mut pair = Pair::start();
+    let seen = pair.sandbox.directory().join("seen");
+    let hook = |name: &str| {
+        let script =
+            format!("printf '%s ' {name} >> '{0}'; cat >> '{0}'; env | grep -c gr[a]nted-key >> '{0}'", seen.display());
+        format!("{name} = [\"sh\", \"-c\", {script:?}]\n")
+    };
+    let hooks: String = ["limit_reached", "fallback", "limit_near"].map(hook).concat();
+    pair.sandbox = pair.sandbox.configured(&format!("{MAP}[hooks]\n{hooks}"));
+    pair.sandbox = pair.sandbox.variable("KEPT_BY_THE_USER", "granted-key-of-first");
+    pair.sandbox = pair.sandbox.variable("QWENAUTH_API_KEY_FILE", "");
+    pair.first.answers("answer", &plan_over());
+    let gateways: Vec<Gateway> = (0..4).map(|_| pair.gateway(&["--rpd", "1000", "--warn-at", "1%"])).collect();
+    std::thread::scope(|scope| {
+        for gateway in &gateways {
+            scope.spawn(|| (0..4).for_each(|_| is_served_by(&ask(gateway), "second", "plan")));
+        }
+    });
+    let lines = || -> Vec<String> {
+        let text = fs::read_to_string(&seen).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    };
+    until("the hooks have run", || lines().len() >= 4);
+    for gateway in gateways {
+        gateway.running.signal(nix::sys::signal::Signal::SIGTERM);
+        drop(gateway.running.finish().dies_by(nix::sys::signal::Signal::SIGTERM).any_stdout().any_stderr());
+    }
+    let lines = lines();
+    let events: Vec<Value> =
+        lines.iter().filter_map(|line| serde_json::from_str(line.split_once(' ')?.1).ok()).collect();
+    let of = |name: &str| events.iter().filter(|event| event["event"] == name).collect::<Vec<_>>();
+    let [reached] = of("limit_reached")[..] else { panic!("{lines:?}") };
+    assert_eq!(
+        (&reached["profile"], &reached["limit"], &reached["schema"]),
+        (&"first".into(), &"month".into(), &1.into())
+    );
+    let [moved] = of("fallback")[..] else { panic!("{lines:?}") };
+    assert_eq!(
+        (&moved["from"], &moved["to"], &moved["target_model"]),
+        (&"first".into(), &"second".into(), &"two".into())
+    );
+    assert!(lines.iter().all(|line| !line.contains("granted-key")), "{lines:?}");
+    assert_eq!(lines.iter().filter(|line| line.as_str() == "0").count(), events.len(), "{lines:?}");
+}
