@@ -169,7 +169,10 @@ pub(super) fn file_name(provider: &str, account: &str) -> String {
 fn open(state: &Path, path: &Path) -> Result<File> {
     files::make_directory(&StateDirectory::Rate.below(state))?;
     let file = files::open_kept(path)?;
-    if file.metadata()?.len() < LENGTH as u64 {
+    // Under the lock, or it would wipe out what another process has counted meanwhile. Whoever has the lock writes it whole.
+    if let Some(_lock) = Brief::take(&file)?
+        && file.metadata()?.len() < LENGTH as u64
+    {
         disk::write_all_at(&file, &vec![0; LENGTH], 0)?;
     }
     Ok(file)
@@ -179,4 +182,46 @@ fn open(state: &Path, path: &Path) -> Result<File> {
 fn boot() -> u64 {
     let digest = Sha256::digest(system::boot());
     u64::from_le_bytes(std::array::from_fn(|index| digest[index]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+
+    fn rule() -> Rule {
+        Rule {
+            per_window: Some(1000),
+            burst: None,
+            window: Duration::from_secs(60),
+            per_day: None,
+            day_refuses: false,
+            zone: super::super::Zone::parse(None).unwrap(),
+            waits: true,
+        }
+    }
+
+    #[test]
+    fn of_many_that_open_a_new_file_at_once_each_is_counted() {
+        const THREADS: usize = 8;
+        for _ in 0..200 {
+            let directory = tempfile::tempdir().unwrap();
+            let barrier = Barrier::new(THREADS);
+            thread::scope(|scope| {
+                for _ in 0..THREADS {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        let mut rate = Rate::open(directory.path(), "p", "key", rule());
+                        while matches!(rate.take(SystemTime::now(), false), Take::Busy) {
+                            thread::yield_now();
+                        }
+                    });
+                }
+            });
+            let (counted, _) = standing(directory.path(), "p", "key", &rule(), SystemTime::now());
+            assert_eq!(counted as usize, THREADS);
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod hardening;
 mod limits;
 mod network;
 mod passing;
+mod refusals;
 mod running;
 mod service;
 mod upstream;

@@ -1,0 +1,229 @@
+//! What the gateway makes of error responses: a minute is waited for, a window is told at once and remembered as far as
+//! it was said, in every container and encoding. How each text is read is tested in providers/error/.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::upstream::{Gateway, Upstream, configured, error, fine, logged_in, reply};
+use crate::sandbox::{Sandbox, until};
+
+const BUSY: &str = "429 Too Many Requests";
+
+/// A login with a key at `upstream`, of a provider with no figures of its own.
+fn custom(upstream: &Upstream) -> Sandbox {
+    let sandbox = Sandbox::new();
+    let url = format!("http://{}/v1", upstream.address);
+    let login = ["login", "custom", "--base-url", &url, "--model", "m", "--no-verify", "--api-key-stdin"];
+    drop(sandbox.run_with_stdin(login, b"granted-key-1\n").exits(0).any_stderr());
+    sandbox
+}
+
+fn ask(gateway: &Gateway, model: &str) -> super::upstream::Got {
+    let body = format!(r#"{{"messages":[],"model":"{model}"}}"#);
+    gateway.send("POST /v1/chat/completions", "", body.as_bytes()).got()
+}
+
+/// Rejects the first so many requests, then serves.
+fn rejecting(count: usize, answer: Vec<u8>) -> Upstream {
+    Upstream::start(move |number, _, connection| {
+        connection.write_all(&if number < count { answer.clone() } else { fine() })
+    })
+}
+
+#[track_caller]
+fn limits(sandbox: &Sandbox) -> Vec<Value> {
+    let mut usage = sandbox.run(["usage", "--json"]);
+    usage.json()["limits"].as_array().unwrap().clone()
+}
+
+#[test]
+fn a_minute_is_waited_for_whatever_its_message_sells() {
+    for (headers, body) in [
+        (
+            "Retry-After: 1\r\n",
+            r#"{"error":{"message":"RPM reached. Upgrade today for 9000 requests per day","type":"credit_limit"}}"#,
+        ),
+        ("Retry-After: 1\r\n", r#"{"error":{"message":"Check plan and billing","code":"insufficient_quota"}}"#),
+        ("retry-after-ms: 300\r\n", r#"{"errors":[{"message":"请求过于频繁，升级套餐每日可用一千次"}]}"#),
+        ("", r#"[{"error":{"code":429,"message":"Check plan and billing","details":[{"retryDelay":"0.4s"}]}}]"#),
+        ("", r#"{"detail":"slow down, try again in 300ms. Get a weekly bundle"}"#),
+    ] {
+        let upstream = rejecting(1, reply(BUSY, headers, body));
+        let sandbox = custom(&upstream);
+        let gateway = Gateway::start(&sandbox, &["--rpm", "40"]);
+        let got = ask(&gateway, "m");
+        assert_eq!(got.is(200).header("x-qwenauth-attempts"), "2", "{body}");
+        assert!(got.header("x-qwenauth-wait-ms").parse::<u64>().unwrap() >= 300, "{body}");
+        ask(&gateway, "m").is(200);
+        assert_eq!(upstream.asked().len(), 3, "{body}");
+    }
+}
+
+#[test]
+fn a_window_is_told_at_once_named_and_remembered_over_processes() {
+    for (body, name, sentence) in [
+        (
+            r#"{"error":{"message":"hour allocated quota exceeded","code":"insufficient_quota"}}"#,
+            "quota of 5 hours",
+            "5-hour",
+        ),
+        (
+            r#"{"code":"Throttling.AllocationQuota","message":"week allocated quota exceeded"}"#,
+            "quota of the week",
+            "weekly",
+        ),
+        (r#"{"error":"month allocated quota exceeded"}"#, "quota of the month", "monthly"),
+        (r#"{"errors":{"message":"The daily quota of this account is exhausted"}}"#, "requests per day", "daily"),
+        (
+            r#"{"type":"error","error":{"type":"rate_limit_error","message":"5-hour usage limit reached"}}"#,
+            "quota of 5 hours",
+            "5-hour",
+        ),
+        (r#"{"error":{"message":"已达到每周使用上限"}}"#, "quota of the week", "weekly"),
+    ] {
+        let upstream = Upstream::always(reply(BUSY, "", body));
+        let sandbox = custom(&upstream);
+        let first = Gateway::start(&sandbox, &[]);
+        let got = ask(&first, "m");
+        assert_eq!(got.is(429).header("x-should-retry"), "false");
+        assert!(got.text().contains(sentence) && got.text().contains("the provider said: "), "{}", got.text());
+        for got in [ask(&first, "other"), ask(&Gateway::start(&sandbox, &[]), "m")] {
+            assert_eq!(got.is(429).header("x-qwenauth-attempts"), "0");
+            assert!(got.text().contains(sentence) && !got.header("retry-after").is_empty(), "{}", got.text());
+        }
+        assert_eq!(upstream.asked().len(), 1, "{body}");
+        let known = limits(&sandbox);
+        assert!(known.iter().any(|limit| limit["name"] == name && limit["reached"] == true), "{known:?}");
+        assert!(sandbox.run(["usage"]).any_stdout().stdout.contains("reached"));
+    }
+}
+
+#[test]
+fn a_limit_is_remembered_for_its_model_only_and_until_the_time_that_was_stated() {
+    let limit = error(BUSY, "Retry-After: 1\r\n", "x", "tokens per day (TPD) for model `m`: 10 of 10 used");
+    let upstream = Upstream::start(move |_, asked, connection| {
+        let rejects = asked.body.ends_with(br#""model":"m"}"#) && asked.header("x-now") != "served";
+        connection.write_all(&if rejects { limit.clone() } else { fine() })
+    });
+    let sandbox = custom(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let since = Instant::now();
+    // Waited for once, in vain.
+    let got = ask(&gateway, "m");
+    assert_eq!((got.is(429).code().as_str(), got.header("x-qwenauth-attempts")), ("daily_limit_reached", "2"));
+    ask(&gateway, "other").is(200);
+    assert_eq!(ask(&gateway, "m").is(429).header("x-qwenauth-attempts"), "0");
+    let body = br#"{"model":"m"}"#;
+    until("the stated time has passed", || {
+        gateway.send("POST /v1/chat/completions", "x-now: served\r\n", body).got().status == 200
+    });
+    assert!(since.elapsed() >= Duration::from_secs(2), "a second for each time that it was stated");
+    assert!(limits(&sandbox).iter().all(|limit| limit["reached"] == false), "a success ends it");
+}
+
+#[test]
+fn compressed_errors_and_usage_are_read_like_plain_ones() {
+    let plain = br#"{"error":{"message":"The daily quota of this account is exhausted"}}"#;
+    let gzip = |text: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    };
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    zlib.write_all(plain).unwrap();
+    let zstd = ruzstd::encoding::compress_to_vec(&plain[..], ruzstd::encoding::CompressionLevel::Fastest);
+    let answer = |status: &str, encoding: &str, body: &[u8]| {
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Encoding: {encoding}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        [head.as_bytes(), body].concat()
+    };
+    for (encoding, body) in [("gzip", gzip(plain)), ("deflate", zlib.finish().unwrap()), ("zstd", zstd)] {
+        let upstream = Upstream::always(answer(BUSY, encoding, &body));
+        let sandbox = custom(&upstream);
+        let more = format!("Accept-Encoding: br, {encoding}\r\n");
+        let got = Gateway::start(&sandbox, &[]).send("POST /v1/chat/completions", &more, br#"{"model":"m"}"#).got();
+        assert_eq!((got.is(429).code().as_str(), got.header("content-encoding")), ("daily_limit_reached", ""));
+        assert!(got.text().contains("quota of this account"), "{}", got.text());
+        assert_eq!(upstream.asked().len(), 1, "{encoding}");
+        assert_eq!(upstream.asked()[0].header("accept-encoding"), encoding, "none that cannot be read");
+    }
+    let usage = gzip(br#"{"model":"m","usage":{"prompt_tokens":5,"completion_tokens":7}}"#);
+    let upstream = Upstream::always(answer("200 OK", "gzip", &usage));
+    let sandbox = custom(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let got = gateway.send("POST /v1/chat/completions", "Accept-Encoding: gzip\r\n", br#"{"model":"m"}"#).got();
+    assert_eq!((got.is(200).header("content-encoding"), &got.body), ("gzip", &usage), "it passes as it is");
+    until("it is counted", || {
+        let mut usage = sandbox.run(["usage", "--json"]);
+        usage.json()["usage"][0]["prompt_tokens"] == 5
+    });
+}
+
+#[test]
+fn the_users_own_limits_refuse_from_option_and_configuration_and_built_in_ones_warn() {
+    let own = "[providers.custom.limits]\nrequests_per_day = 2\n";
+    for (config, option, served) in [
+        (own, &[][..], 2),
+        ("", &["--rpd", "2"][..], 2),
+        (own, &["--rpd", "3"][..], 3),
+        (own, &["--no-pacing"][..], 4),
+        ("", &[][..], 4),
+    ] {
+        let upstream = Upstream::always(fine());
+        let sandbox = custom(&upstream).configured(&format!("profile = \"custom\"\n{config}"));
+        let gateway = Gateway::start(&sandbox, option);
+        let statuses: Vec<u16> = (0..4).map(|_| ask(&gateway, "m").status).collect();
+        let expected: Vec<u16> = (0..4).map(|number| if number < served { 200 } else { 429 }).collect();
+        assert_eq!(statuses, expected, "{config} {option:?}");
+        assert_eq!(upstream.asked().len(), served);
+    }
+}
+
+#[test]
+fn a_refused_request_is_counted_under_the_model_it_asked_for_as_soon_as_it_ends() {
+    let upstream = Upstream::always(error(BUSY, "", "x", "month allocated quota exceeded"));
+    let sandbox = custom(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let long = format!(r#"{{"messages":[{{"content":"{}"}}],"model":"asked-for"}}"#, "x".repeat(200_000));
+    for _ in 0..2 {
+        gateway.send("POST /v1/chat/completions", "", long.as_bytes()).got().is(429);
+    }
+    until("both are counted", || {
+        let mut usage = sandbox.run(["usage", "--json"]);
+        let usage = usage.json()["usage"].clone();
+        usage[0]["model"] == "asked-for" && usage[0]["requests"] == 2
+    });
+}
+
+#[test]
+fn names_of_models_are_bounded_in_metrics_and_ledger() {
+    let upstream = Upstream::always(reply("200 OK", "", "{}"));
+    let sandbox = custom(&upstream);
+    let gateway = Gateway::start(&sandbox, &["--metrics"]);
+    for number in 0..150 {
+        ask(&gateway, &format!("model-{number}-{}", "y".repeat(150))).is(200);
+    }
+    let metrics = gateway.send("GET /metrics", "", b"").got().text();
+    let named = metrics.lines().filter(|line| line.starts_with("qwenauth_requests_total{")).count();
+    assert_eq!(named, 101);
+    assert!(metrics.contains("qwenauth_requests_total{profile=\"custom\",model=\"other\"} 50\n"), "{metrics}");
+    assert!(metrics.lines().all(|line| line.len() < 200), "{metrics}");
+}
+
+#[test]
+fn what_repeats_the_user_agent_repeats_the_one_that_is_sent() {
+    let upstream = Upstream::always(fine());
+    for (configured_agent, sent) in [("editor/1.2", "editor/1.2"), ("editor/1.2 {user-agent}", "editor/1.2 client/9")] {
+        let text = format!("[providers.qwen.headers]\nuser-agent = \"{configured_agent}\"\n");
+        let sandbox = configured(logged_in(&upstream), &text);
+        let gateway = Gateway::start(&sandbox, &[]);
+        gateway.send("GET /v1/models", "User-Agent: client/9\r\n", b"").got().is(200);
+        let asked = upstream.asked().pop().unwrap();
+        assert_eq!(asked.all("user-agent"), [sent]);
+        assert_eq!(asked.all("x-dashscope-useragent"), [sent]);
+    }
+}
