@@ -57,12 +57,8 @@ fn a_key_of_another_plan_is_told_apart_by_its_beginning() {
 #[test]
 fn an_unpaid_account_and_a_used_up_quota_have_their_own_sentences() {
     for (status, code, why) in [
-        (
-            403,
-            "AllocationQuota.FreeTierOnly",
-            "its free quota is used up, and the account is set to stop there (`FreeTierOnly`)",
-        ),
-        (400, "Arrearage", "the account is unpaid or out of credit"),
+        (403, "AllocationQuota.FreeTierOnly", "the free quota is used up: x"),
+        (400, "Arrearage", "the account is unpaid, suspended or out of credit: x"),
     ] {
         let sandbox =
             answers(sandbox(), "/intl/v1/models", move |_| Reply::json(status, json!({"code": code, "message": "x"})));

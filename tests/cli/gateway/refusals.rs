@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::upstream::{Gateway, Upstream, configured, error, fine, logged_in, reply};
 use crate::sandbox::{Sandbox, until};
+use crate::server::{Ask, Reply};
 
 const BUSY: &str = "429 Too Many Requests";
 
@@ -161,6 +162,23 @@ fn compressed_errors_and_usage_are_read_like_plain_ones() {
         let mut usage = sandbox.run(["usage", "--json"]);
         usage.json()["usage"][0]["prompt_tokens"] == 5
     });
+}
+
+#[test]
+fn a_rejected_token_is_renewed_although_the_error_is_compressed() {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(br#"{"error":{"message":"no","code":"invalid_api_key"}}"#).unwrap();
+    let body = encoder.finish().unwrap();
+    let head = format!("HTTP/1.1 403 Forbidden\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", body.len());
+    let rejected = [head.as_bytes(), &body].concat();
+    let upstream = Upstream::start(move |_, asked, connection| {
+        let is_old = asked.header("authorization") == "Bearer granted-access-1";
+        connection.write_all(&if is_old { rejected.clone() } else { fine() })
+    });
+    let sandbox = logged_in(&upstream).refresh(Reply::tokens("2"));
+    let gateway = Gateway::start(&sandbox, &[]);
+    gateway.send("GET /v1/models", "Accept-Encoding: gzip\r\n", b"").got().is(200);
+    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
 }
 
 #[test]
