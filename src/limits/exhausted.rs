@@ -314,7 +314,7 @@ mod tests {
     fn it_lasts_until_the_servers_time_for_the_model_it_names_and_in_every_process() {
         let directory = tempfile::tempdir().unwrap();
         let (mut one, mut other) = (memory(directory.path()), memory(directory.path()));
-        let wait = Some(Duration::from_millis(2000));
+        let wait = Some(Duration::from_secs(2));
         let (entry, is_news) = one.note(Cause::Day, Some("m"), wait, Some(at(9000)), at(0));
         assert_eq!((entry.resets_at, is_news), (Some(NOW + 3), true));
         assert!(!other.note(Cause::Day, Some("m"), wait, None, at(0)).1);

@@ -27,13 +27,13 @@ fn provider() {
     fs::rename(directory.join("address.new"), directory.join("address")).unwrap();
     for connection in listener.incoming() {
         let directory = directory.to_owned();
-        std::thread::spawn(move || serve(connection.unwrap(), &directory));
+        std::thread::spawn(move || serve(&connection.unwrap(), &directory));
     }
 }
 
 /// Logs a request with all its headers and answers as the file `answer` says now: what it does, a line break, the bytes.
-fn serve(connection: TcpStream, directory: &Path) -> Option<()> {
-    let mut reader = BufReader::new(&connection);
+fn serve(connection: &TcpStream, directory: &Path) -> Option<()> {
+    let mut reader = BufReader::new(connection);
     loop {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -48,7 +48,7 @@ fn serve(connection: TcpStream, directory: &Path) -> Option<()> {
         log.write_all(format!("{line}\n").as_bytes()).unwrap();
         let answer = fs::read(directory.join("answer")).unwrap();
         let end = answer.iter().position(|byte| *byte == b'\n').unwrap();
-        (&connection).write_all(&answer[end + 1..]).ok()?;
+        { connection }.write_all(&answer[end + 1..]).ok()?;
         if &answer[..end] == b"cut" {
             connection.shutdown(Shutdown::Both).ok()?;
             return None;
@@ -338,7 +338,9 @@ fn of_many_at_the_end_of_a_plan_each_is_answered_once() {
         let clients: Vec<_> = (0..64).map(|_| scope.spawn(|| ask(&gateway))).collect();
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
-    got.iter().for_each(|got| is_served_by(got, "second", "plan"));
+    for got in &got {
+        is_served_by(got, "second", "plan");
+    }
     assert_eq!(pair.second.asked().len(), 64);
     assert!(pair.first.asked().len() <= 64);
     pair.keeps_keys_apart();
