@@ -303,7 +303,7 @@ fn is_plain(path: &str) -> bool {
                 return false;
             }
             if byte == b'%' {
-                percent = Some(decoded.len());
+                percent.get_or_insert(decoded.len());
             }
             decoded.push(byte);
         } else {
@@ -440,6 +440,7 @@ mod tests {
             "/v1/files/..%255ckeys",
             "/v1/100%25/keys",
             "/v1/100%25%2fkeys",
+            "/v1/100%25/50%25",
             "/v1/files/%c0%ae%C0%AE/keys",
             "/v1/files/%u002e%u002e/keys",
             "/v1/files/%2",

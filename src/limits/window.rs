@@ -285,6 +285,14 @@ mod tests {
     }
 
     #[test]
+    fn windows_are_kept_two_percent_longer_than_nominal() {
+        for (window, least) in [(1, 1.0199), (60, 61.199), (18_000, 18_359.9)] {
+            let kept = Duration::from_nanos(step_length(Duration::from_secs(window)) * STEPS).as_secs_f64();
+            assert!(kept > least && kept < least * 1.001, "{kept} s for {window} s");
+        }
+    }
+
+    #[test]
     fn a_window_is_never_exceeded_and_the_order_is_kept() {
         for seed in 0..20_u64 {
             let mut step = 10_000;

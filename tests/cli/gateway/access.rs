@@ -13,14 +13,45 @@ fn nothing_is_served_without_the_key() {
     let sandbox = logged_in(&upstream);
     let mut gateway = Gateway::start(&sandbox, &["--metrics"]);
     assert!(gateway.key.strip_prefix("sk-").is_some_and(|random| random.len() == 43), "{}", gateway.key);
-    for key in ["", "wrong", "granted-access-1", &gateway.key.clone()[..45]] {
+    let whole = gateway.key.clone();
+    let other = |at: usize| {
+        let mut other = whole.clone().into_bytes();
+        other[at] = if other[at] == b'A' { b'B' } else { b'A' };
+        String::from_utf8(other).unwrap()
+    };
+    let wrong =
+        [String::new(), "wrong".to_owned(), "granted-access-1".to_owned(), whole[..45].to_owned(), whole.clone() + "A"];
+    for key in wrong.into_iter().chain([other(0), other(20), other(45), whole.to_uppercase()]) {
         key.clone_into(&mut gateway.key);
+        for name in ["x-api-key", "api-key"] {
+            gateway.send("GET /v1/models", &format!("{name}: {key}\r\n"), b"").got().is(401);
+        }
         for line in ["GET /v1/models", "POST /v1/chat/completions", "GET /metrics", "GET /", "OPTIONS /v1/models"] {
             let got = gateway.send(line, "", b"").got();
             assert_eq!((got.status, got.code().as_str()), (401, "invalid_api_key"), "{line}");
         }
     }
     assert!(upstream.asked().is_empty());
+}
+
+#[test]
+fn the_key_is_taken_in_each_place_where_a_protocol_has_it() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let mut gateway = Gateway::start(&sandbox, &[]);
+    let key = std::mem::replace(&mut gateway.key, "of-another".into());
+    for more in [format!("x-api-key: {key}\r\n"), format!("api-key: {key}\r\n"), format!("X-API-Key: {key}\r\n")] {
+        gateway.send("GET /v1/models", &more, b"").got().is(200);
+    }
+    let address = &gateway.address;
+    for scheme in ["Bearer", "bearer", "BEARER"] {
+        let head = format!("GET /v1/models HTTP/1.1\r\nHost: {address}\r\nAuthorization: {scheme} {key}\r\n\r\n");
+        Client::send(address, head.as_bytes()).got().is(200);
+    }
+    for value in [format!("Basic {key}"), key.clone(), format!("Bearer{key}"), format!("Bearer x {key}")] {
+        let head = format!("GET /v1/models HTTP/1.1\r\nHost: {address}\r\nAuthorization: {value}\r\n\r\n");
+        Client::send(address, head.as_bytes()).got().is(401);
+    }
 }
 
 #[test]

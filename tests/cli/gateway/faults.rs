@@ -72,6 +72,8 @@ fn an_answer_that_stops_is_cut() {
     let sandbox = logged_in(&upstream);
     let got = Gateway::start(&sandbox, &["--timeout", "1s"]).chat();
     assert_eq!((got.is(200).text().as_str(), got.whole), ("data: 1\n\n", false));
+    // The client of this test would leave by itself much later.
+    assert!(got.after < Duration::from_secs(20), "the gateway did not end it: {:?}", got.after);
     upstream.first_close();
 }
 

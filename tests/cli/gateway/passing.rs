@@ -90,6 +90,26 @@ fn events_pass_one_by_one_and_unchanged() {
 }
 
 #[test]
+fn small_pieces_wait_for_no_acknowledgment_on_either_side() {
+    let strace = std::process::Command::new("strace").args(["-f", "true"]).stderr(std::process::Stdio::null()).status();
+    if !crate::sandbox::possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
+        return;
+    }
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let log = sandbox.directory().join("calls");
+    let mut strace = sandbox.other("strace");
+    strace.args(["-f", "-e", "trace=accept4,setsockopt", "-o"]).arg(&log).arg(sandbox.program()).arg("gateway");
+    let gateway = Gateway::of(sandbox.start(strace));
+    gateway.chat().is(200);
+    // One connection of a client, and one to the provider.
+    let calls = std::fs::read_to_string(&log).unwrap();
+    let count = |text: &str| calls.lines().filter(|line| line.contains(text) && line.ends_with("= 0")).count();
+    assert_eq!(calls.lines().filter(|line| line.contains("accept4(") && !line.contains("= -1")).count(), 1, "{calls}");
+    assert_eq!(count("TCP_NODELAY, [1]"), 2, "{calls}");
+}
+
+#[test]
 fn a_body_is_streamed_up_as_it_comes() {
     let upstream = Upstream::start(|_, _, connection| connection.write_all(&fine()));
     let sandbox = logged_in(&upstream);
