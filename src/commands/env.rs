@@ -21,7 +21,7 @@ use crate::shell::{self, Variable};
 
 pub(crate) fn run(args: &EnvArgs, session: impl FnOnce() -> Result<Session>) -> Result<()> {
     let format = args.format.map_or_else(format_of_shell, Ok)?;
-    let result = text(args, format, || group(&session()?, args.min_ttl, args.model.clone(), args.short_lived));
+    let result = text(args, format, || group(&session()?, args.min_ttl, args.model.clone(), args.short_lived, false));
     let answer = match &result {
         Ok(text) => text.expose(),
         Err(error) => &failure(format, Report::of(error).failure.exit_code()),

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use self::known::{Group, Prepared};
-use super::group;
+use super::{group, warn_of_refusal};
 use crate::cli::{API_KEY, API_KEY_FILE, ExecArgs, names_holding, variable};
 use crate::credentials::{Lifetime, MARGIN};
 use crate::error::{Failed, Failure, note};
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
     } else if args.gateway {
         return run_beside_gateway(args, session);
     } else {
-        let group = group(session, args.min_ttl, args.model.clone(), args.short_lived)?;
+        let group = group(session, args.min_ttl, args.model.clone(), args.short_lived, true)?;
         with_group(args, session, group)?.0
     };
     pass_certificates_on(session, &mut command);
@@ -61,6 +61,7 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     let fallback = session.fallback(&args.gateway_options)?;
     let account = session.account()?;
     let credential = account.fresh(Lifetime::new(args.min_ttl, MARGIN))?;
+    warn_of_refusal(&account, &credential, true);
     let model = Endpoint::of(&account, &credential, args.model.clone())?.model;
     let listener = gateway::listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let key = gateway::key::new();

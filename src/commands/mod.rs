@@ -29,7 +29,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::cli::{GatewayOptions, variable};
-use crate::credentials::{self, Lifetime, Stored};
+use crate::credentials::{self, Account, Credential, Lifetime, Stored};
 use crate::error::{Failed, Failure, json_for_terminal, note};
 use crate::gateway as proxy;
 use crate::gateway::fallback::Target;
@@ -160,17 +160,34 @@ const FORBIDDEN: &str = "warning: `CI` is set, and the terms of this plan forbid
 /// A program that reads the token once should start with one that lasts a while.
 const PREFERRED: Duration = Duration::from_secs(600);
 
+/// One line where the API refused `credential` when it was last asked. `asks`: whether it is asked again after a while.
+pub(crate) fn warn_of_refusal(account: &Account, credential: &Credential, asks: bool) {
+    let Some(refusal) = credentials::api_refusal(account, credential) else { return };
+    if asks && refusal.is_old() {
+        // Whatever comes of it is remembered; a place that cannot be asked is somebody else's to report.
+        let _ = credentials::prove(account, credential);
+        return warn_of_refusal(account, credential, false);
+    }
+    let profile = &account.profile;
+    note(&format!(
+        "warning: the API refuses the login of `{profile}`: {}; `qwenauth status` says more",
+        refusal.reason
+    ));
+}
+
 /// The variables that `env` prints and `exec` sets, with a token good for `min_ttl` or, unasked, [`PREFERRED`].
-/// `short_lived`: a key minted from the stored one in its place.
+/// `short_lived`: a key minted from the stored one in its place. `asks`: see [`warn_of_refusal`].
 pub(crate) fn group(
     session: &Session,
     min_ttl: Option<Duration>,
     model: Option<String>,
     short_lived: bool,
+    asks: bool,
 ) -> Result<[Variable; 6]> {
     let account = session.account()?;
     let lifetime = Lifetime::new(min_ttl, PREFERRED);
     let mut credential = account.fresh(lifetime)?;
+    warn_of_refusal(&account, &credential, asks);
     if short_lived {
         credential = credentials::short_lived(&account, &credential, lifetime)?;
     }

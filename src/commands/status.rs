@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{print, print_document, rfc3339};
 use crate::cli::{StatusArgs, variable};
-use crate::credentials::{Account, Credential, Kind, Proof, State, Stored, check_origin, prove};
+use crate::credentials::{Account, Credential, Kind, Proof, State, Stored, api_refusal, check_origin, prove};
 use crate::error::{Failure, Report, printable};
 use crate::session::{Endpoint, Session};
 
@@ -110,7 +110,10 @@ impl Row {
                     row.problems.push(Report::of(&error).message);
                 }
                 let hint = account.login_hint();
-                if state == State::Refused {
+                if let Some(refusal) = api_refusal(&account, credential).filter(|_| !check) {
+                    row.left = None;
+                    row.problems.push(format!("the API refuses the credential: {}", refusal.reason));
+                } else if state == State::Refused && row.base_url.is_some() && !check {
                     row.problems.push(match row.left {
                         Some(left) => format!("the login is over in {}; {hint}", in_words(left)),
                         None => format!("the server refused the refresh token; {hint}"),
@@ -125,12 +128,10 @@ impl Row {
                         Proof::Accepted => "accepted",
                         Proof::Refused(why) => {
                             row.problems.push(format!("the API refuses the credential: {why}"));
-                            state = State::Refused;
                             "refused"
                         }
                         Proof::Exhausted(why) => {
                             row.problems.push(format!("the API does not serve the account: {why}"));
-                            state = State::Refused;
                             "exhausted"
                         }
                         Proof::Unclear(why) | Proof::Unverifiable(why) => {
@@ -138,6 +139,7 @@ impl Row {
                             "unclear"
                         }
                     });
+                    state = account.state_of(&stored);
                 }
             }
         }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{print, rfc3339};
+use super::{print, rfc3339, warn_of_refusal};
 use crate::cli::{TokenArgs, TokenFormat};
 use crate::credentials::{Lifetime, MARGIN, short_lived};
 use crate::error::json_for_terminal;
@@ -14,6 +14,7 @@ pub(crate) fn run(args: &TokenArgs, session: &Session) -> Result<()> {
     let account = session.account()?;
     let lifetime = Lifetime::new(args.min_ttl, MARGIN);
     let mut credential = account.fresh(lifetime)?;
+    warn_of_refusal(&account, &credential, false);
     if args.short_lived {
         credential = short_lived(&account, &credential, lifetime)?;
     }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 use super::document::{Document, Format};
 use super::store::Found;
-use super::{Account, Credential, Stored, endpoints, origin};
+use super::{Account, Credential, Stored, api_refusal, endpoints, origin};
 use crate::error::{Failed, Report, note};
 use crate::oauth::{Endpoints, Grant, Server};
 use crate::platform::files::Kept;
@@ -76,10 +76,15 @@ pub(crate) fn store_model(account: &Account, model: &str) -> Result<Credential> 
 fn replace(account: &Account, change: impl FnOnce(&mut Document)) -> Result<Credential> {
     let mut guard = account.store.lock_fully()?;
     let _held = Held::new();
+    let mut before = None;
     let old = match account.store.read()? {
         Found::Missing => Ok(Document::default()),
         Found::Damaged(why) => Err(why),
-        Found::Present(snapshot) => snapshot.document(),
+        Found::Present(snapshot) => {
+            let document = snapshot.document();
+            before = Some(snapshot.credential);
+            document
+        }
     };
     let mut document = match old {
         Ok(document) => document,
@@ -90,7 +95,20 @@ fn replace(account: &Account, change: impl FnOnce(&mut Document)) -> Result<Cred
         }
     };
     change(&mut document);
-    guard.replace(&document)
+    let stored = guard.replace(&document)?;
+    if let Some(before) = before {
+        forget_what_is_known(account, &before, Some(&stored));
+    }
+    Ok(stored)
+}
+
+/// What was remembered of a credential goes with it; of the same one logged in anew only that it was refused.
+fn forget_what_is_known(account: &Account, gone: &Credential, stored: Option<&Credential>) {
+    api_refusal::forget(account, gone);
+    let kept = stored.and_then(|stored| stored.refresh_token.as_ref());
+    if let Some(token) = gone.refresh_token.as_ref().filter(|token| Some(*token) != kept) {
+        origin::forget(account, token);
+    }
 }
 
 /// Removes the credential. Says what there was, if anything.

@@ -22,6 +22,7 @@
 //! cannot be parsed is reported, not read as "empty"; the directory is proved writable, with room, before a token is
 //! spent; a wait always outlasts a renewal; and a login that was made elsewhere is seen, since nothing is cached.
 
+mod api_refusal;
 pub(crate) mod document;
 mod endpoints;
 mod key;
@@ -39,6 +40,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
+pub(crate) use self::api_refusal::{ApiMark, api_refusal, remember_proof};
 pub(crate) use self::endpoints::{chosen_model_of, login_server, model_of, revoke};
 pub(crate) use self::key::{clean_key, not_a_key};
 pub(crate) use self::login::{NewKey, remove, store_grant, store_key, store_model};
@@ -149,7 +151,8 @@ pub(crate) enum State {
     Expired,
     Missing,
     Damaged,
-    /// The refresh token was refused: only a new login helps once the access token expires.
+    /// By the API, which serves nothing for it; or the refresh token was, and only a new login helps once the access
+    /// token expires.
     Refused,
 }
 
@@ -259,6 +262,10 @@ impl Account {
             Stored::Damaged(_) => return State::Damaged,
             Stored::Present(credential) => credential,
         };
+        let place = self.provider(credential).map(|provider| credential.base_url(&provider));
+        if api_refusal(self, credential).is_some() || place.is_ok_and(|place| place.is_err()) {
+            return State::Refused;
+        }
         if credential.is_lasting() {
             return State::Valid;
         }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Account, Credential, endpoints};
+use super::{Account, Credential, endpoints, remember_proof};
 use crate::http::{self, Connection, Network, Reply, Trouble};
 use crate::oauth::REQUEST_LIMIT;
 use crate::providers::error::{ApiError, Cause, Response};
@@ -38,7 +38,7 @@ pub(crate) struct Question<'a> {
     pub(crate) network: &'a Network,
 }
 
-/// Asks the API whether it serves `credential`.
+/// Asks the API whether it serves the stored `credential`, and remembers what it says.
 ///
 /// Errors: a base URL that the credential must not be sent to.
 pub(crate) fn prove(account: &Account, credential: &Credential) -> Result<Proof> {
@@ -46,8 +46,11 @@ pub(crate) fn prove(account: &Account, credential: &Credential) -> Result<Proof>
     let base_url = credential.base_url(&provider)?;
     let model = endpoints::model_of(account, credential, &provider);
     let token = &credential.access_token;
-    Question { provider: &provider, base_url: &base_url, token, model: model.as_deref(), network: &account.network }
-        .ask()
+    let network = &account.network;
+    let question = Question { provider: &provider, base_url: &base_url, token, model: model.as_deref(), network };
+    let proof = question.ask()?;
+    remember_proof(account, credential, &proof);
+    Ok(proof)
 }
 
 impl Question<'_> {

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::origin::{self, Standing};
 use super::store::{Found, Guard, Snapshot};
-use super::{Account, Credential, Kind, endpoints, login, refused};
+use super::{Account, Credential, Kind, api_refusal, endpoints, login, refused};
 use crate::error::{Failed, Failure, Report};
 use crate::http::Connection;
 use crate::oauth::refresh::{self, NotRenewed};
@@ -215,6 +215,9 @@ impl Attempt<'_> {
             && saved.refresh_token.as_ref() != Some(spent)
         {
             origin::forget(account, spent);
+            if let Some(successor) = &saved.refresh_token {
+                api_refusal::carry(account, spent, successor);
+            }
         }
         saved.map_err(|error| login::unsaved(account, &error, "the token was renewed", grant).into())
     }

@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::anthropic::Endpoint;
 use super::upstream::Origin;
-use crate::credentials::{Account, Credential, Lifetime, MARGIN, renew};
+use crate::credentials::{Account, ApiMark, Credential, Lifetime, MARGIN, renew};
 use crate::error::{Failed, Failure, Report};
 use crate::http;
 use crate::platform::disk::Version;
@@ -33,6 +33,7 @@ struct Found {
     provider: Provider,
     base_url: String,
     stamp: Option<Version>,
+    mark: ApiMark,
 }
 
 /// A credential with all that a request needs of it.
@@ -46,6 +47,8 @@ pub(super) struct Ready {
     /// The path of the base URL; `/v1` of the client's path is replaced by it.
     pub(super) base_path: String,
     stamp: Option<Version>,
+    /// Where it is noted whether the API serves the credential.
+    pub(super) mark: ApiMark,
     /// `None`: until the file changes.
     good_until: Option<SystemTime>,
     /// The provider's headers for the `User-Agent` that was sent last.
@@ -242,7 +245,8 @@ fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed
             let stamp = Version::of(account.path()).ok();
             account.require().is_ok_and(|now| now.access_token == credential.access_token).then_some(stamp).flatten()
         });
-        Ok(Found { credential, provider, base_url, stamp })
+        let mark = ApiMark::of(account, &credential);
+        Ok(Found { credential, provider, base_url, stamp, mark })
     };
     find().map_err(|error| failed(&error))
 }
@@ -253,7 +257,7 @@ fn failed(error: &anyhow::Error) -> Failed {
 }
 
 fn ready(found: Found, old: Option<&Ready>) -> Result<Ready> {
-    let Found { credential, provider, base_url, stamp } = found;
+    let Found { credential, provider, base_url, stamp, mark } = found;
     let url = http::endpoint(&base_url)?;
     let unusable =
         |_| Failed::new(Failure::LoginRequired, "the stored token cannot be sent: it has control characters");
@@ -278,6 +282,7 @@ fn ready(found: Found, old: Option<&Ready>) -> Result<Ready> {
         origin,
         base_path,
         stamp,
+        mark,
         good_until,
         headers: RefCell::default(),
     })

@@ -195,6 +195,7 @@ impl Passage<'_> {
                     }
                     self.lane.bridge.note_refused(true);
                     if was_renewed {
+                        ready.mark.refused(&format!("it answered 401: {}", error.message));
                         return Err(refusal::ended(&ready, &error.message).into());
                     }
                     if !self.upload.can_be_read_again() {
@@ -225,7 +226,11 @@ impl Passage<'_> {
                 status => {
                     // A key that is refused may be put right where it was made.
                     self.lane.bridge.note_refused(status == StatusCode::UNAUTHORIZED);
+                    if status == StatusCode::UNAUTHORIZED {
+                        ready.mark.refused("it answered 401");
+                    }
                     if status.is_success() {
+                        ready.mark.served();
                         let model = self.record.model.clone();
                         known.served(model.as_deref());
                     }

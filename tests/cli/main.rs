@@ -52,6 +52,7 @@ mod qr;
 mod recipes;
 mod refresh;
 mod refresh_failures;
+mod refused_by_api;
 mod run;
 mod sandbox;
 mod screens;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 
 use super::{Check, remains};
-use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored};
+use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored, api_refusal, prove};
 use crate::error::Report;
 use crate::paths::{self, Paths};
 use crate::platform::lock::Kernel;
@@ -92,7 +92,15 @@ fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
         checks.push(Check::warn("copies", what, "keep one, and use symlinks"));
     }
     checks.push(match account.load() {
-        Ok(stored) => login(name, &account, &stored),
+        Ok(stored) => {
+            if let Stored::Present(credential) = &stored
+                && api_refusal(&account, credential).is_some()
+            {
+                // A success is remembered too.
+                let _ = prove(&account, credential);
+            }
+            login(name, &account, &stored)
+        }
         Err(error) => {
             let report = Report::of(&error);
             Check::fail("login", report.message, report.hint.unwrap_or_else(|| account.login_hint()))
@@ -112,6 +120,10 @@ fn login(name: &ProfileName, account: &Account, stored: &Stored) -> Check {
         (State::Refreshable, _) => Check::ok("login", format!("`{name}` has expired and is renewed at its next use")),
         (State::Expired, _) => {
             Check::fail("login", format!("`{name}` has expired and cannot be renewed"), account.login_hint())
+        }
+        (State::Refused, Stored::Present(credential)) if api_refusal(account, credential).is_some() => {
+            let why = api_refusal(account, credential).map(|refusal| refusal.reason).unwrap_or_default();
+            Check::fail("login", format!("the API refuses the login of `{name}`: {why}"), account.login_hint())
         }
         (State::Refused, _) => {
             Check::fail("login", format!("the server refused the refresh token of `{name}`"), account.login_hint())

@@ -9,7 +9,9 @@ use super::Attempt;
 use super::target::{self, Target};
 use crate::cli::{LoginArgs, variable};
 use crate::commands::rfc3339;
-use crate::credentials::{NewKey, Proof, Question, Stored, chosen_model_of, clean_key, not_a_key, store_key};
+use crate::credentials::{
+    NewKey, Proof, Question, Stored, chosen_model_of, clean_key, not_a_key, remember_proof, store_key,
+};
 use crate::error::{Failed, Failure, note, printable};
 use crate::providers;
 use crate::secret::Secret;
@@ -120,6 +122,9 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
     let model = model(attempt, &secret, &target, proof.as_ref());
     let key = NewKey { secret, base_url: target.base_url, region: target.region, model };
     let credential = store_key(&attempt.account, &attempt.provider, &key, rfc3339(SystemTime::now()).as_deref())?;
+    if let Some(proof) = &proof {
+        remember_proof(&attempt.account, &credential, proof);
+    }
     attempt.conclude(&credential, proof)
 }
 

@@ -1,0 +1,122 @@
+//! Refusals by the API of the provider, remembered until it serves the credential again.
+//!
+//! Hazard: a login can succeed while the API refuses every request, and nothing in the credential says so. Rule: whoever
+//! asks the API with a stored credential leaves what it said, by the hash of the credential; a renewal carries it over,
+//! another credential has none.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::refused::hash_of;
+use super::{Account, Credential, Proof};
+use crate::paths::StateDirectory;
+use crate::platform::files::{self, Content, Privacy};
+use crate::secret::Secret;
+
+/// How long `exec` lets a refusal stand before it asks again.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
+
+/// What is remembered of one credential.
+#[derive(Debug)]
+pub(crate) struct ApiRefusal {
+    path: PathBuf,
+    /// What the API said, or why it could not be asked at all.
+    pub(crate) reason: String,
+}
+
+impl ApiRefusal {
+    /// Whether it is time to ask again.
+    pub(crate) fn is_old(&self) -> bool {
+        let modified = std::fs::metadata(&self.path).and_then(|metadata| metadata.modified());
+        modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age >= ASK_AGAIN))
+    }
+}
+
+/// The token that stands for the credential over its renewals, or the key.
+fn lasting(credential: &Credential) -> &Secret {
+    credential.refresh_token.as_ref().unwrap_or(&credential.access_token)
+}
+
+fn path_for(account: &Account, token: &Secret) -> PathBuf {
+    StateDirectory::RefusedByApi.below(&account.state).join(hash_of(token))
+}
+
+/// What the API said when it last refused `credential`, unless it has served it since.
+pub(crate) fn api_refusal(account: &Account, credential: &Credential) -> Option<ApiRefusal> {
+    let path = path_for(account, lasting(credential));
+    match files::read(&path, Privacy::Private) {
+        Ok(Content::Bytes(bytes)) => Some(ApiRefusal { path, reason: String::from_utf8_lossy(&bytes).into_owned() }),
+        _ => None,
+    }
+}
+
+/// Remembers what `proof` says; one that is unclear changes nothing.
+pub(crate) fn remember_proof(account: &Account, credential: &Credential, proof: &Proof) {
+    let mark = ApiMark::of(account, credential);
+    match proof {
+        Proof::Accepted => mark.served(),
+        Proof::Refused(why) | Proof::Exhausted(why) => mark.refused(why),
+        Proof::Unclear(_) | Proof::Unverifiable(_) => {}
+    }
+}
+
+/// What is true of `spent` is true of the token that came in its place.
+pub(super) fn carry(account: &Account, spent: &Secret, successor: &Secret) {
+    let path = path_for(account, spent);
+    if let Ok(Content::Bytes(bytes)) = files::read(&path, Privacy::Private) {
+        write(&path_for(account, successor), &bytes);
+        remove(&path);
+    }
+}
+
+/// Forgets what is known of a credential that is gone.
+pub(super) fn forget(account: &Account, credential: &Credential) {
+    remove(&path_for(account, lasting(credential)));
+}
+
+/// Where the refusals of one credential are noted, for whoever sees many answers.
+pub(crate) struct ApiMark {
+    path: PathBuf,
+    is_set: Cell<bool>,
+}
+
+impl ApiMark {
+    pub(crate) fn of(account: &Account, credential: &Credential) -> Self {
+        let path = path_for(account, lasting(credential));
+        let is_set = Cell::new(path.exists());
+        Self { path, is_set }
+    }
+
+    pub(crate) fn served(&self) {
+        if self.is_set.replace(false) {
+            remove(&self.path);
+        }
+    }
+
+    pub(crate) fn refused(&self, why: &str) {
+        self.is_set.set(true);
+        write(&self.path, why.as_bytes());
+    }
+}
+
+/// A mark that cannot be made or removed costs a line too few or too many: it is only logged.
+fn write(path: &Path, bytes: &[u8]) {
+    let write = || -> anyhow::Result<()> {
+        if let Some(directory) = path.parent() {
+            files::make_directory(directory)?;
+        }
+        let mut file = files::open_kept(path)?;
+        file.set_len(0)?;
+        Ok(std::io::Write::write_all(&mut file, bytes)?)
+    };
+    if let Err(error) = write() {
+        log::warn!("cannot remember a refusal: {error:#}");
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = files::remove(path, Privacy::Private) {
+        log::warn!("cannot forget a refusal: {error:#}");
+    }
+}
