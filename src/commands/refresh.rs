@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::credentials::{Kind, renew};
+use crate::credentials::{Kind, Why, renew};
 use crate::error::note;
 use crate::session::Session;
 
@@ -13,6 +13,6 @@ pub(crate) fn run(session: &Session) -> Result<()> {
         note(&format!("`{}` is an API key: there is nothing to renew", account.profile));
         return Ok(());
     }
-    renew(&account, &credential)?;
+    renew(&account, &credential, Why::Asked)?;
     Ok(())
 }

@@ -110,7 +110,7 @@ impl Row {
                     row.problems.push(Report::of(&error).message);
                 }
                 let hint = account.login_hint();
-                if let Some(refusal) = api_refusal(&account, credential).filter(|_| !check) {
+                if let Some(refusal) = api_refusal(account, credential).filter(|_| !check) {
                     row.left = None;
                     row.problems.push(format!("the API refuses the credential: {}", refusal.reason));
                 } else if state == State::Refused && row.base_url.is_some() && !check {

@@ -48,7 +48,7 @@ pub(crate) use self::origin::check_origin;
 pub(crate) use self::pending::{Pending, PendingLogin};
 pub(crate) use self::proof::{Proof, Question, prove};
 pub(crate) use self::refused::marks_of_others;
-pub(crate) use self::renewal::renew;
+pub(crate) use self::renewal::{Why, renew};
 pub(crate) use self::short_lived::short_lived;
 use self::store::{Found, Snapshot};
 pub(crate) use self::store::{GivenKey, STALE, Store};
@@ -303,7 +303,11 @@ impl Account {
             self.profile,
             lifetime.duration().as_secs()
         );
-        match renew(self, &credential) {
+        let why = match lifetime {
+            Lifetime::AtLeast(asked) => Why::Lifetime(asked),
+            Lifetime::Preferably(_) => Why::Asked,
+        };
+        match renew(self, &credential, why) {
             Ok(renewed) => self.check_lifetime(renewed, lifetime),
             Err(error) => self.fall_back_to_current(credential, lifetime, error),
         }

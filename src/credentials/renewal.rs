@@ -40,10 +40,38 @@ enum Spent {
     },
 }
 
+/// While Qwen Code may be renewing, its answer is awaited for so long.
+const FOREIGN_RENEWAL: Duration = Duration::from_secs(10);
+
+/// A token that lives so long is used as it is meanwhile.
+const ENOUGH_MEANWHILE: Duration = Duration::from_secs(5);
+
+/// What a renewal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The token ends soon, or the user wants another.
+    Asked,
+    /// The token has to live so long.
+    Lifetime(Duration),
+    /// The API refuses the token, however long it lives.
+    Refused,
+}
+
+impl Why {
+    /// How long a token must live to be used as it is while another program may be renewing.
+    fn life_that_will_do(self) -> Duration {
+        match self {
+            Self::Asked => ENOUGH_MEANWHILE,
+            Self::Lifetime(asked) => asked.max(ENOUGH_MEANWHILE),
+            Self::Refused => Duration::MAX,
+        }
+    }
+}
+
 /// Renews, unless another process has renewed since `seen` was loaded: then its result is adopted.
 ///
 /// Errors: temporary (the hint says whether anything may be lost), login required (the refresh token is dead), other.
-pub(crate) fn renew(account: &Account, seen: &Credential) -> Result<Credential> {
+pub(crate) fn renew(account: &Account, seen: &Credential, why: Why) -> Result<Credential> {
     if seen.kind == Kind::ApiKey {
         return Ok(seen.clone());
     }
@@ -56,12 +84,13 @@ pub(crate) fn renew(account: &Account, seen: &Credential) -> Result<Credential> 
     let current = account.require()?;
     if current.differs_from(seen) {
         drop(guard);
-        return adopt(account, current);
+        return adopt(account, current, why);
     }
     if let Some(failed) = guard.shared_failure() {
         return Err(failed.into());
     }
-    let outcome = renew_locked(account, seen, (&provider, &server), &mut guard, deadline);
+    let as_is = why.life_that_will_do();
+    let outcome = renew_locked(account, seen, (&provider, &server), &mut guard, (as_is, deadline));
     if let Err(error) = &outcome {
         let report = Report::of(error);
         guard.share_failure(&Failed { failure: report.failure, message: report.message, hint: report.hint });
@@ -71,9 +100,9 @@ pub(crate) fn renew(account: &Account, seen: &Credential) -> Result<Credential> 
 
 /// What another process wrote since this one looked is used as it is, unless it has expired again, as after a sleep of the
 /// machine between the two readings.
-fn adopt(account: &Account, current: Credential) -> Result<Credential> {
+fn adopt(account: &Account, current: Credential, why: Why) -> Result<Credential> {
     log::debug!("adopting what another process wrote");
-    if current.left((account.clock)()).is_some() { Ok(current) } else { renew(account, &current) }
+    if current.left((account.clock)()).is_some() { Ok(current) } else { renew(account, &current, why) }
 }
 
 /// Under our lock: Qwen Code's lock, then up to three tries, each of which reads the file right before it asks.
@@ -82,7 +111,7 @@ fn renew_locked(
     seen: &Credential,
     (provider, server): (&Provider, &Server),
     guard: &mut Guard,
-    deadline: Instant,
+    (as_is, deadline): (Duration, Instant),
 ) -> Result<Credential> {
     let mut version = account.store.version();
     let is_renewed = || {
@@ -90,10 +119,23 @@ fn renew_locked(
         let is_new = now != std::mem::replace(&mut version, now);
         Ok(is_new && account.require()?.differs_from(seen))
     };
+    // Before our own lock changes the directory.
+    let has_traces = guard.shows_foreign_renewal();
+    if has_traces && seen.lasts(as_is, (account.clock)()) {
+        return Ok(seen.clone());
+    }
     if !guard.lock_qwen_code(deadline, is_renewed)? {
         return account.require();
     }
     let over = Instant::now() + RENEWAL;
+    if guard.saw_a_lock_vanish() || has_traces {
+        if !account.require()?.differs_from(seen) && seen.lasts(as_is, (account.clock)()) {
+            return Ok(seen.clone());
+        }
+        if !guard.await_change(version, FOREIGN_RENEWAL) && Held::noted() {
+            return Failed::new(Failure::Temporary, "interrupted while another program may be renewing").err();
+        }
+    }
     let connection = account.network.connect(&server.token_endpoint)?;
     let mut attempt = Attempt { account, provider, server, connection, guard, over };
     let mut current = seen.clone();

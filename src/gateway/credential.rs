@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::anthropic::Endpoint;
 use super::upstream::Origin;
-use crate::credentials::{Account, ApiMark, Credential, Lifetime, MARGIN, renew};
+use crate::credentials::{Account, ApiMark, Credential, Lifetime, MARGIN, Why, renew};
 use crate::error::{Failed, Failure, Report};
 use crate::http;
 use crate::platform::disk::Version;
@@ -230,7 +230,7 @@ fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed
             Some(refused) => {
                 let current = account.require()?;
                 if current.access_token == refused.access_token {
-                    let renewed = renew(account, &current)?;
+                    let renewed = renew(account, &current, Why::Refused)?;
                     stamp = None;
                     renewed
                 } else {

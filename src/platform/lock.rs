@@ -31,6 +31,10 @@ const SHARED: Duration = Duration::from_secs(2);
 pub(crate) struct Notes {
     /// The id last written into Qwen Code's lock.
     pub(crate) qwen_code_lock: Option<String>,
+    /// How the directory of Qwen Code's lock stood after our last change there, in nanoseconds since 1970.
+    pub(crate) directory_changed: Option<u64>,
+    /// When traces of a foreign renewal were seen that nothing has come of, likewise.
+    pub(crate) traces_seen: Option<u64>,
     failure: Option<NotedFailure>,
 }
 

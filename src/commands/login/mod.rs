@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::print_json;
 use crate::cli::{Global, LoginArgs};
-use crate::credentials::{Account, Credential, Kind, State, Stored, chosen_model_of, renew};
+use crate::credentials::{Account, Credential, Kind, State, Stored, Why, chosen_model_of, renew};
 use crate::error::{Failed, Failure, Report, note, printable};
 use crate::profile::ProfileName;
 use crate::providers::{self, Ci, Overrides, Provider, QWEN};
@@ -306,7 +306,7 @@ fn existing(account: &Account) -> Result<Option<Credential>> {
     let Stored::Present(credential) = stored else { return Ok(None) };
     match state {
         State::Valid => Ok(Some(credential)),
-        State::Refreshable => Ok(renew(account, &credential).ok()),
+        State::Refreshable => Ok(renew(account, &credential, Why::Asked).ok()),
         _ => Ok(None),
     }
 }

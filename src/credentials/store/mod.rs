@@ -5,24 +5,27 @@
 
 mod environment;
 mod qwen_code;
+mod traces;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use zeroize::Zeroizing;
 
 pub(crate) use self::environment::GivenKey;
-use self::qwen_code::QwenCodeLock;
 pub(crate) use self::qwen_code::STALE;
+use self::qwen_code::{POLL_INTERVAL, QwenCodeLock};
 use super::Credential;
 use super::document::{self, Document, Format};
 use super::refused::hash_of;
-use crate::error::Failed;
+use crate::error::{Failed, note};
 use crate::paths;
 use crate::platform::disk::Version;
 use crate::platform::files::{self, Content, Privacy, Room};
-use crate::platform::lock::{Kernel, PATIENCE};
+use crate::platform::lock::{Kernel, NOTICE_AFTER, Notes, PATIENCE};
+use crate::platform::signals::Held;
 use crate::secret::Secret;
 
 /// Bytes a new version may have more than the old one. Tokens are some hundred bytes to a few thousand.
@@ -119,8 +122,16 @@ impl Store {
     /// Our own lock. [`Guard::lock_qwen_code`] takes the other.
     pub(super) fn lock(&self, deadline: Instant) -> Result<Guard> {
         let path = self.kernel_lock_path()?;
+        // Making the lock file, which happens once, changes the directory as well.
+        let is_unresolved = !path.exists() && self.shows_foreign_renewal(None);
         let kernel = Kernel::acquire(files::open_kept(&path)?, &path, deadline)?;
-        Ok(Guard { store: self.clone(), room: None, qwen_code: None, kernel })
+        Ok(Guard { store: self.clone(), room: None, qwen_code: None, kernel, is_unresolved })
+    }
+
+    /// `noted`: how the directory stood after our last change there.
+    fn shows_foreign_renewal(&self, noted: Option<SystemTime>) -> bool {
+        let lock = self.qwen_code_lock.as_ref();
+        lock.is_some_and(|lock| traces::show_foreign_renewal(lock, &self.path, noted))
     }
 
     /// Both locks, in a directory that is there, for the final change of `login` and `logout`.
@@ -141,9 +152,80 @@ pub(super) struct Guard {
     room: Option<Room>,
     qwen_code: Option<QwenCodeLock>,
     kernel: Kernel,
+    /// A foreign renewal may be under way: how the directory stands is not noted as our doing.
+    is_unresolved: bool,
 }
 
 impl Guard {
+    /// Whether a renewal of Qwen Code's may be under way although no lock is there. Asked before our own lock changes
+    /// the directory.
+    pub(super) fn shows_foreign_renewal(&mut self) -> bool {
+        let Notes { directory_changed, traces_seen, .. } = self.kernel.notes();
+        let (noted, seen) = (directory_changed.map(from_nanoseconds), traces_seen.map(from_nanoseconds));
+        self.is_unresolved |= self.store.shows_foreign_renewal(noted);
+        if self.is_unresolved {
+            self.note_traces(to_nanoseconds(SystemTime::now()));
+        } else if let Some(seen) = seen {
+            // Seen by a process that could do without a renewal, and perhaps hidden by changes of our own since.
+            self.is_unresolved = traces::is_open(seen, &self.store.path);
+        }
+        self.is_unresolved
+    }
+
+    fn note_traces(&mut self, seen: Option<u64>) {
+        if seen.is_some() || self.kernel.notes().traces_seen.is_some() {
+            self.kernel.change_notes(|notes| notes.traces_seen = seen);
+        }
+    }
+
+    /// Whether a foreign lock went away while it was waited for, and left the file as it was.
+    pub(super) fn saw_a_lock_vanish(&mut self) -> bool {
+        let vanished = self.qwen_code.as_ref().is_some_and(|lock| lock.another_vanished);
+        if vanished {
+            self.is_unresolved = true;
+            self.note_traces(to_nanoseconds(SystemTime::now()));
+        }
+        vanished
+    }
+
+    /// Waits until the file has another version than `before`. `false`: the time is over, or a signal has come.
+    pub(super) fn await_change(&mut self, before: Option<Version>, limit: Duration) -> bool {
+        let started = Instant::now();
+        let mut told = false;
+        while started.elapsed() < limit && !Held::noted() {
+            if self.store.version() != before {
+                self.resolve();
+                return true;
+            }
+            if !told && started.elapsed() >= NOTICE_AFTER {
+                note("waiting for Qwen Code, which may be renewing the login");
+                told = true;
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+        if !Held::noted() {
+            self.resolve();
+        }
+        false
+    }
+
+    fn resolve(&mut self) {
+        self.is_unresolved = false;
+        self.note_traces(None);
+    }
+
+    /// What is changed by now is our own doing.
+    fn note_directory(&mut self) {
+        let Some(directory) = self.store.qwen_code_lock.as_ref().and_then(|lock| lock.parent()) else { return };
+        if self.is_unresolved {
+            return;
+        }
+        let changed = traces::modified(directory).and_then(to_nanoseconds);
+        if changed != self.kernel.notes().directory_changed {
+            self.kernel.change_notes(|notes| notes.directory_changed = changed);
+        }
+    }
+
     /// Takes Qwen Code's lock as well, where the file is shared with it.
     ///
     /// `Ok(false)`: `enough` ended the wait for another holder.
@@ -173,6 +255,7 @@ impl Guard {
         // The old room goes first: it would be taken for a leftover.
         self.room = None;
         self.room = Some(Room::reserve_named(&self.store.path, bytes, Privacy::Private, name.as_deref())?);
+        self.note_directory();
         Ok(())
     }
 
@@ -235,10 +318,21 @@ impl Guard {
     }
 }
 
+fn from_nanoseconds(since: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(since)
+}
+
+fn to_nanoseconds(time: SystemTime) -> Option<u64> {
+    u64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos()).ok()
+}
+
 impl Drop for Guard {
     /// In this order: a process that waits for ours finds Qwen Code's lock gone.
     fn drop(&mut self) {
         drop(self.room.take());
-        drop(self.qwen_code.take());
+        if self.qwen_code.is_some() {
+            drop(self.qwen_code.take());
+            self.note_directory();
+        }
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! - **R1, R2** any Qwen Code process that exits or is interrupted unlinks the lock, whoever holds it. The holder's
 //!   heartbeat finds the path gone and makes it again within 500 ms. A renewal of Qwen Code's own that lost its lock so
-//!   is one of the hazards that are left.
+//!   leaves [`super::traces`], or is seen to lose it ([`QwenCodeLock::another_vanished`]).
 //! - **R3** two processes that judge one lock stale can rename away each other's new lock. We judge and take over only
 //!   under the kernel lock, compare inode and content after the rename, and put back what was not judged.
 //! - **R4** versions up to 0.15 break a lock after 10 s though 0.24 may hold it for 30 s. The heartbeat keeps the mtime
@@ -48,6 +48,8 @@ pub(super) struct QwenCodeLock {
     heart: Option<JoinHandle<()>>,
     path: PathBuf,
     id: String,
+    /// Whether a foreign lock that was there went away by itself while this one was waited for.
+    pub(super) another_vanished: bool,
     /// Dropped last: a signal that came meanwhile is acted upon when the lock is gone.
     _held: Held,
 }
@@ -63,20 +65,24 @@ impl QwenCodeLock {
     ) -> Result<Option<Self>> {
         let id = lock_id();
         let started = Instant::now();
-        let (mut logged, mut told) = (false, false);
+        let (mut logged, mut told, mut saw_another) = (false, false, false);
         loop {
             let held = Held::new();
             if let Some(file) = Self::create(path, &id, kernel)? {
                 if logged {
                     log::info!("waited {} ms for the lock of Qwen Code", started.elapsed().as_millis());
                 }
-                return Ok(Some(Self::hold(path.to_owned(), id, file, held)));
+                let mut lock = Self::hold(path.to_owned(), id, file, held);
+                lock.another_vanished = saw_another;
+                return Ok(Some(lock));
             }
             drop(held);
             if let Some(judged) = stale(path, kernel.notes().qwen_code_lock.as_deref()) {
                 take_over(path, &judged)?;
+                saw_another = false;
                 continue;
             }
+            saw_another = true;
             if enough()? {
                 return Ok(None);
             }
@@ -126,7 +132,7 @@ impl QwenCodeLock {
                 }
             }
         });
-        Self { stop: Some(stop), heart: Some(heart), path, id, _held: held }
+        Self { stop: Some(stop), heart: Some(heart), path, id, another_vanished: false, _held: held }
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use nix::libc::{EBUSY, O_NOFOLLOW, O_NONBLOCK};
 use tempfile::NamedTempFile;
@@ -135,6 +136,13 @@ impl Version {
             changed: (metadata.mtime(), metadata.mtime_nsec()),
         })
     }
+}
+
+/// When a file was written, renamed or had its mode changed.
+pub(crate) fn changed_at(metadata: &Metadata) -> Option<SystemTime> {
+    let seconds = u64::try_from(metadata.ctime()).ok()?;
+    let nanoseconds = u32::try_from(metadata.ctime_nsec()).ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds))
 }
 
 /// Reads at `offset`, whatever else uses the file.

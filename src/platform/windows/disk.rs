@@ -11,7 +11,7 @@ use std::os::windows::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::windows::io::AsRawHandle;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::NamedTempFile;
 use windows_sys::Win32::Foundation::{
@@ -224,6 +224,11 @@ impl Version {
 /// How many names a file has.
 pub(super) fn links(path: &Path) -> io::Result<u32> {
     information(path, 0).map(|file| file.nNumberOfLinks)
+}
+
+/// When a file was written; a rename leaves no time of its own here.
+pub(crate) fn changed_at(metadata: &Metadata) -> Option<SystemTime> {
+    metadata.modified().ok()
 }
 
 /// Reads at `offset`.

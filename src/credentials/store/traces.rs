@@ -1,0 +1,119 @@
+//! Whether the directory of Qwen Code's file tells of a renewal that may be under way although no lock is there.
+//!
+//! Hazard: any Qwen Code process that ends removes the lock of whoever is refreshing (R1, R2), and a token sent in that
+//! moment is spent twice, which ends the login. Rule: what removes a file leaves the directory changed and no entry that
+//! explains it. Whoever saves a file, Qwen Code its settings for one, leaves an entry changed in the same moment.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::qwen_code::STALE;
+use crate::platform::disk;
+
+/// The times of a directory and of the entry it was changed for may be a few ticks of the kernel's clock apart.
+const SAME_MOMENT: Duration = Duration::from_millis(20);
+
+/// `noted`: how the directory stood after the last change of our own.
+pub(super) fn show_foreign_renewal(lock: &Path, credential: &Path, noted: Option<SystemTime>) -> bool {
+    let Some(directory) = lock.parent() else { return false };
+    let Some(changed) = modified(directory).filter(|&at| is_open(at, credential)) else { return false };
+    if noted.is_some_and(|at| changed <= at) {
+        return false;
+    }
+    let is_found = !is_explained(directory, lock, changed);
+    if is_found {
+        log::info!("`{}` was changed by another program, which may be renewing", directory.display());
+    }
+    is_found
+}
+
+/// Whether a renewal that left traces at `seen` may still be under way: nothing was saved since.
+pub(super) fn is_open(seen: SystemTime, credential: &Path) -> bool {
+    distance(seen, SystemTime::now()) < STALE && modified(credential).is_some_and(|saved| seen > saved)
+}
+
+pub(super) fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+fn distance(one: SystemTime, other: SystemTime) -> Duration {
+    one.duration_since(other).unwrap_or_else(|later| later.duration())
+}
+
+/// Whether an entry that is there was made, moved or replaced when the directory changed.
+fn is_explained(directory: &Path, lock: &Path, changed: SystemTime) -> bool {
+    let near = |time: SystemTime| distance(time, changed) <= SAME_MOMENT;
+    fs::read_dir(directory).into_iter().flatten().flatten().any(|entry| {
+        let Ok(metadata) = entry.metadata() else { return false };
+        // Locks are written to while they are there, which changes no directory.
+        let is_lock = entry.path() == lock || entry.file_name().to_string_lossy().ends_with(".qwenauth-lock");
+        metadata.created().is_ok_and(near) || !is_lock && disk::changed_at(&metadata).is_some_and(near)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "the tests play the other program")]
+
+    use super::*;
+
+    fn shows(directory: &Path, noted: Option<SystemTime>) -> bool {
+        show_foreign_renewal(&directory.join("oauth_creds.lock"), &directory.join("oauth_creds.json"), noted)
+    }
+
+    /// A directory as Qwen Code leaves it: credential and settings, nothing changed for a while.
+    fn quiet() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("oauth_creds.json"), "{}").unwrap();
+        fs::write(directory.path().join("settings.json"), "{}").unwrap();
+        std::thread::sleep(SAME_MOMENT * 2);
+        directory
+    }
+
+    fn save(directory: &Path, name: &str) {
+        fs::write(directory.join("new.tmp"), "{}").unwrap();
+        fs::rename(directory.join("new.tmp"), directory.join(name)).unwrap();
+    }
+
+    fn lose_a_lock(directory: &Path) {
+        fs::write(directory.join("oauth_creds.lock"), "theirs").unwrap();
+        fs::remove_file(directory.join("oauth_creds.lock")).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_gone_is_a_trace_until_we_have_noted_it() {
+        let directory = quiet();
+        assert!(!shows(directory.path(), None));
+        lose_a_lock(directory.path());
+        assert!(shows(directory.path(), None));
+        assert!(!shows(directory.path(), modified(directory.path())));
+        std::thread::sleep(SAME_MOMENT);
+        let noted = modified(directory.path());
+        lose_a_lock(directory.path());
+        assert!(shows(directory.path(), noted));
+    }
+
+    #[test]
+    fn what_other_programs_save_is_no_trace() {
+        let directory = quiet();
+        save(directory.path(), "settings.json");
+        assert!(!shows(directory.path(), None));
+        save(directory.path(), "oauth_creds.json");
+        assert!(!shows(directory.path(), None));
+        fs::create_dir(directory.path().join("tmp")).unwrap();
+        fs::write(directory.path().join("tmp/a"), "").unwrap();
+        assert!(!shows(directory.path(), None));
+    }
+
+    #[test]
+    fn an_old_trace_is_none() {
+        let directory = quiet();
+        lose_a_lock(directory.path());
+        let old = SystemTime::now() - STALE - Duration::from_secs(1);
+        let credential = fs::File::options().write(true).open(directory.path().join("oauth_creds.json")).unwrap();
+        credential.set_modified(old - Duration::from_secs(60)).unwrap();
+        fs::File::open(directory.path()).unwrap().set_modified(old).unwrap();
+        assert!(!shows(directory.path(), None));
+    }
+}
