@@ -1,4 +1,4 @@
-//! Every test that SECURITY.md and docs/proof.md name is there, under that name.
+//! Every test that docs/assurance.md and docs/proof.md name is there, under that name.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn named(text: &str) -> Vec<&str> {
 fn every_test_that_holds_a_claim_exists() {
     let home = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut count = 0;
-    for document in ["SECURITY.md", "docs/proof.md"] {
+    for document in ["docs/assurance.md", "docs/proof.md"] {
         let text = fs::read_to_string(home.join(document)).unwrap();
         for name in named(&text) {
             let (module, test) = name.rsplit_once("::").unwrap();

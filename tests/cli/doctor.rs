@@ -1,7 +1,7 @@
 //! `doctor`: each thing that keeps a login from working is found, with its remedy, and what is local is repaired.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -131,6 +131,53 @@ fn fix_repairs_stale_locks_leftovers_and_directories() {
     }
     assert!(!lock.exists() && !leftover.exists());
     assert_eq!(mode(&sandbox.qwen()), 0o700);
+}
+
+/// Every directory that holds credentials or state is named while others may look into it, and 0700 after `--fix`.
+#[test]
+fn directories_that_others_may_look_into_are_named_and_closed() {
+    for place in [
+        ".qwen",
+        ".local/share/qwenauth",
+        ".local/share/qwenauth/credentials",
+        ".local/state/qwenauth",
+        ".local/state/qwenauth/pending",
+        ".local/state/qwenauth/refused",
+        ".local/state/qwenauth/setup",
+        ".local/state/qwenauth/usage",
+        ".local/state/qwenauth/rate",
+        ".local/state/qwenauth/reported",
+    ] {
+        for loose in [0o755, 0o711, 0o750, 0o777, 0o770] {
+            let sandbox = healthy();
+            let path = sandbox.home().join(place);
+            DirBuilder::new().recursive(true).mode(0o700).create(&path).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(loose)).unwrap();
+            let named = found(&sandbox, &[], "directories");
+            assert!(
+                named.first().is_some_and(|check| check.1.contains(&format!("`~/{place}`"))),
+                "{place} {loose:o}: {named:?}"
+            );
+            assert!(named[0].1.ends_with(&format!("(mode 0{loose:o})")), "{named:?}");
+            assert_eq!(found(&sandbox, &["--fix"], "directories"), [], "{place} {loose:o}");
+            assert_eq!(mode(&path), 0o700, "{place} {loose:o}");
+        }
+    }
+}
+
+/// The lock that every renewal takes: beside the file that a symlink leads to.
+#[test]
+fn fix_takes_the_lock_of_the_file_that_a_symlink_leads_to() {
+    let sandbox = healthy();
+    let elsewhere = sandbox.home().join("dot");
+    DirBuilder::new().mode(0o700).create(&elsewhere).unwrap();
+    fs::rename(sandbox.file(), elsewhere.join("q.json")).unwrap();
+    std::os::unix::fs::symlink("../dot/q.json", sandbox.file()).unwrap();
+    fs::write(sandbox.qwen_code_lock(), "x").unwrap();
+    aged(&sandbox.qwen_code_lock(), 7200);
+    assert_eq!(found(&sandbox, &["--fix"], "lock"), []);
+    assert!(elsewhere.join(".q.qwenauth-lock").exists() && !sandbox.kernel_lock().exists());
+    assert!(!sandbox.qwen_code_lock().exists());
 }
 
 #[test]
