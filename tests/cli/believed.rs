@@ -502,6 +502,13 @@ fn without_a_home_directory_only_the_profile_qwen_needs_one() {
         ["login", "custom", "--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--no-verify", "--api-key-env"];
     drop(run(&[&login[..], &["KEY"]].concat()).exits(0).any_stderr().any_stdout());
     run(&["token"]).stdout("granted-key-1\n");
+    // Nothing is read in a directory that is not there yet, whoever could make it.
+    let open = sandbox.directory().join("open");
+    fs::create_dir(&open).unwrap();
+    give(&open, 0, 0o777);
+    let mut command = sandbox.command([&login[..], &["KEY"]].concat());
+    command.uid(54321).gid(54321).env("KEY", "granted-key-1").env("QWENAUTH_HOME", open.join("s"));
+    drop(sandbox.start(command).finish().exits(0).any_stderr().any_stdout());
     for words in [
         &["status"][..],
         &["env"],

@@ -54,7 +54,9 @@ fn directory_is_private(directory: &Path, holds_secrets: bool, fix: bool) -> Opt
         (Some(how), _) => (format!("others may write in `{shown}` ({how})"), true),
         (None, Some(how)) if holds_secrets => (format!("others may look into `{shown}` ({how})"), false),
         _ => {
-            let report = Report::of(&access::check_directory(directory, &metadata, directory).err()?);
+            let judged = access::check_directory(directory, &metadata, directory)
+                .and_then(|()| access::check_unwritable(directory, &metadata, directory));
+            let report = Report::of(&judged.err()?);
             return Some(Check::fail("directories", report.message, report.hint.unwrap_or_default()));
         }
     };

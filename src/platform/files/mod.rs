@@ -58,7 +58,7 @@ pub(crate) fn no_home() -> Failed {
 ///
 /// Errors: no permission, or a file, a directory above it or a symlink that another user made or may change.
 pub(crate) fn read(path: &Path, privacy: Privacy) -> Result<Content> {
-    let (resolved, is_linked) = follow(path)?;
+    let Followed { resolved, is_linked, writable } = follow(path)?;
     let mut file = match disk::open_to_read(&resolved) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -72,6 +72,10 @@ pub(crate) fn read(path: &Path, privacy: Privacy) -> Result<Content> {
         return Ok(Content::Unfit(format!("it is {what}")));
     }
     access::check_file(&resolved, &metadata, privacy)?;
+    // What is not there yet harms nobody, so this is judged last.
+    if let Some(error) = writable {
+        return Err(error);
+    }
     let most = if privacy == Privacy::Private { "more than a credential can have" } else { "more than 1 MiB" };
     if metadata.len() > LARGEST {
         return Ok(Content::Unfit(format!("it has {} bytes, {most}", metadata.len())));
@@ -99,7 +103,7 @@ fn holds_credential(bytes: &[u8]) -> bool {
 
 /// The file that `path` leads to, which need not exist. Each directory and symlink on the way is judged: see [`access`].
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
-    follow(path).map(|(resolved, _)| resolved)
+    follow(path).map(|followed| followed.resolved)
 }
 
 /// The same for a directory that files are made in, which is judged as well.
@@ -113,15 +117,23 @@ fn resolve_directory(directory: &Path) -> Result<PathBuf> {
     Ok(resolved)
 }
 
-/// The same as [`resolve`], and whether the last part of `path` is a symlink.
-fn follow(path: &Path) -> Result<(PathBuf, bool)> {
+/// Where a path leads to.
+struct Followed {
+    resolved: PathBuf,
+    /// Whether the last part of the path is a symlink.
+    is_linked: bool,
+    /// That others may write in a directory on the way.
+    writable: Option<anyhow::Error>,
+}
+
+fn follow(path: &Path) -> Result<Followed> {
     if path.as_os_str().is_empty() {
         return no_home().err();
     }
     let absolute = std::path::absolute(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let mut parts: Vec<OsString> = Vec::new();
     push_parts(&mut parts, &absolute);
-    let (mut resolved, mut links, mut is_linked) = (root_of(&absolute), 0, false);
+    let (mut resolved, mut links, mut is_linked, mut writable) = (root_of(&absolute), 0, false, None);
     while let Some(part) = parts.pop() {
         if part == ".." {
             resolved.pop();
@@ -154,10 +166,11 @@ fn follow(path: &Path) -> Result<(PathBuf, bool)> {
         }
         if metadata.is_dir() && !parts.is_empty() {
             access::check_directory(&next, &metadata, path)?;
+            writable = writable.or(access::check_unwritable(&next, &metadata, path).err());
         }
         resolved = next;
     }
-    Ok((resolved, is_linked))
+    Ok(Followed { resolved, is_linked, writable })
 }
 
 /// Puts the parts of `path` on a stack, the first on top.
@@ -257,7 +270,7 @@ pub(super) fn directory_of(path: &Path) -> &Path {
 ///
 /// Errors: for [`Privacy::Private`] also a file that may be another's and holds no credential.
 pub(crate) fn remove(path: &Path, privacy: Privacy) -> Result<bool> {
-    let (target, is_linked) = follow(path)?;
+    let Followed { resolved: target, is_linked, .. } = follow(path)?;
     if privacy == Privacy::Private && (is_linked || access::is_in_anothers_home()) {
         check_removable(path, &target)?;
     }
@@ -293,7 +306,7 @@ fn check_removable(path: &Path, target: &Path) -> Result<()> {
 /// Renames a damaged file to the first free `….damaged-N` and returns that name. Of a symlink to what is not a credential,
 /// the link itself is renamed.
 pub(crate) fn set_aside(path: &Path) -> Result<PathBuf> {
-    let (target, is_linked) = follow(path)?;
+    let Followed { resolved: target, is_linked, .. } = follow(path)?;
     let path = if is_linked && check_removable(path, &target).is_err() { in_resolved_directory(path)? } else { target };
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let free = (1..10_000)

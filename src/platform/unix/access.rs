@@ -125,22 +125,28 @@ pub(crate) fn check_file(path: &Path, metadata: &Metadata, privacy: Privacy) -> 
     }
 }
 
-/// Fails unless a directory on the way to `wanted` keeps other users from putting another file there.
+fn unused(directory: &Path, wanted: &Path, why: &str) -> Failed {
+    let message = format!("`{}` {why}, so `{}` is not used", directory.display(), wanted.display());
+    Failed::new(Failure::Other, message)
+}
+
+/// Fails unless a directory on the way to `wanted` is the user's or root's.
 pub(crate) fn check_directory(directory: &Path, metadata: &Metadata, wanted: &Path) -> Result<()> {
-    let (owner, mode) = (metadata.uid(), metadata.mode());
-    let unused = |why: &str| {
-        let message = format!("`{}` {why}, so `{}` is not used", directory.display(), wanted.display());
-        Failed::new(Failure::Other, message)
-    };
-    if !is_own(owner) && !is_system(owner) {
-        return unused(&format!("belongs to another user (uid {owner})"))
-            .hint("check who should own it; `chown` it to yourself if it is yours")
-            .err();
+    let owner = metadata.uid();
+    if is_own(owner) || is_system(owner) {
+        return Ok(());
     }
+    unused(directory, wanted, &format!("belongs to another user (uid {owner})"))
+        .hint("check who should own it; `chown` it to yourself if it is yours")
+        .err()
+}
+
+/// Fails unless a directory on the way to `wanted`, which is there, keeps other users from putting another in its place.
+pub(crate) fn check_unwritable(directory: &Path, metadata: &Metadata, wanted: &Path) -> Result<()> {
+    let mode = metadata.mode();
     if mode & 0o1002 == 0o002 && !has_no_modes(directory) {
-        return unused(&format!("is writable by everybody (mode {:04o})", mode & 0o7777))
-            .hint(format!("run `chmod o-w {}`", path_for_sh(directory)))
-            .err();
+        let why = format!("is writable by everybody (mode {:04o})", mode & 0o7777);
+        return unused(directory, wanted, &why).hint(format!("run `chmod o-w {}`", path_for_sh(directory))).err();
     }
     Ok(())
 }

@@ -266,6 +266,11 @@ pub(crate) fn check_directory(_directory: &Path, _metadata: &Metadata, _wanted: 
     Ok(())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the same shape as on Unix, where it can fail")]
+pub(crate) fn check_unwritable(_directory: &Path, _metadata: &Metadata, _wanted: &Path) -> Result<()> {
+    Ok(())
+}
+
 /// Making a symlink takes the right of an administrator or a developer.
 #[expect(clippy::unnecessary_wraps, reason = "the same shape as on Unix, where it can fail")]
 pub(crate) fn check_link(_path: &Path, _metadata: &Metadata, _target: &Path) -> Result<()> {
