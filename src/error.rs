@@ -229,6 +229,14 @@ pub(crate) fn split_user_info(text: &str) -> Option<(&str, &str, &str)> {
     Some((&before[..at], &before[at..], rest))
 }
 
+/// Whether the raw text of a URL has user info, or looks so: what follows the last `@` is a host. Paths such as `/run/@cf/m`
+/// are met in addresses of APIs.
+pub(crate) fn has_user_info(text: &str) -> bool {
+    let Some((scheme, _, rest)) = split_user_info(text) else { return false };
+    let host = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+    scheme.is_empty() || host.contains(['.', ':', '[']) || host.eq_ignore_ascii_case("localhost")
+}
+
 /// The raw text of a URL with its user info masked: it may be a password.
 pub(crate) fn without_user_info(text: &str) -> String {
     match split_user_info(text) {

@@ -21,7 +21,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, 
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
-use crate::error::{FEW_DESCRIPTORS, Failed, Failure, printable, without_user_info};
+use crate::error::{FEW_DESCRIPTORS, Failed, Failure, has_user_info, printable, without_user_info};
 use crate::names::Resolver;
 pub(crate) use crate::names::is_loopback;
 use crate::platform::disk;
@@ -61,7 +61,7 @@ pub(crate) fn endpoint(text: &str) -> Result<Url> {
     let refused =
         |why: &str| Failed::new(Failure::Other, format!("refused the URL `{}`: {why}", without_user_info(text)));
     let url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
-    if !url.username().is_empty() || url.password().is_some() {
+    if !url.username().is_empty() || url.password().is_some() || has_user_info(text) {
         return refused("it carries user info").err();
     }
     // A `#` in user info ends the host for a parser, and RFC 6749 §3.1 allows no fragment either.

@@ -14,7 +14,7 @@ use crate::sandbox::{Sandbox, possible, write_private};
 use crate::server::{Ask, Reply};
 
 /// Pieces of a password, none of which may be shown.
-const PIECES: [&str; 3] = ["blueone", "greentwo", "redthree"];
+const PIECES: [&str; 4] = ["bobuser", "blueone", "greentwo", "redthree"];
 
 /// Whatever a person may have left unencoded.
 const SEPARATORS: [&str; 14] = ["@", "#", "/", "?", ":", "?#", "//", "@@", "\\", "%40", " ", "[", "]", "#/@"];
@@ -52,6 +52,7 @@ fn shows_nothing_of(user_info: &str, scheme: &str) {
     }
     show(&proxied, &["doctor"]);
     let server = login.server.url();
+    let login = login.variable("OPENAI_API_KEY", "sk-other").variable("OPENAI_API_BASE", &value);
     let endpoint = login.variable("QWENAUTH_QWEN_OAUTH_URL", &value).variable("QWENAUTH_LOG", "trace");
     for words in [&["status"][..], &["doctor"], &["login", "--force", "--timeout", "1s"]] {
         show(&endpoint, words);
@@ -89,10 +90,10 @@ fn shows_nothing_of(user_info: &str, scheme: &str) {
 #[test]
 fn no_piece_of_a_password_in_a_url_is_shown() {
     for separator in SEPARATORS {
-        shows_nothing_of(&format!("bob:blueone{separator}greentwo"), "http://");
+        shows_nothing_of(&format!("bobuser:blueone{separator}greentwo"), "http://");
     }
     for scheme in ["https://", "", "socks5h://", "http:/", "http:\\\\", "ftp://", "HTTP://", "://"] {
-        shows_nothing_of("bob:blueone?#greentwo", scheme);
+        shows_nothing_of("bobuser:blueone?#greentwo", scheme);
     }
 }
 
@@ -101,7 +102,7 @@ fn no_piece_of_any_password_is_shown() {
     let separator = || proptest::sample::select(&SEPARATORS[..]);
     let scheme = proptest::sample::select(&["http://", "https://", ""][..]);
     let values = (separator(), separator(), separator(), scheme)
-        .prop_map(|(one, two, three, scheme)| (format!("b{one}ob:blueone{two}greentwo{three}redthree"), scheme));
+        .prop_map(|(one, two, three, scheme)| (format!("bobuser{one}x:blueone{two}greentwo{three}redthree"), scheme));
     let config = Config { cases: 6, max_shrink_iters: 10, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&values, |(user_info, scheme)| {

@@ -7,7 +7,7 @@ use url::Url;
 use super::{Check, proxy};
 use crate::cli::variable;
 use crate::credentials::Stored;
-use crate::error::Report;
+use crate::error::{Report, has_user_info, split_user_info};
 use crate::paths;
 use crate::session::{Endpoint, Session};
 use crate::tls::{self, Broken};
@@ -62,7 +62,11 @@ fn openai(session: &Session) -> Vec<Check> {
         }
         _ => None,
     };
-    let host = |text: &str| Url::parse(text).ok().and_then(|url| url.host_str().map(str::to_owned));
+    let host = |text: &str| {
+        let without = split_user_info(text).filter(|_| has_user_info(text));
+        let text = without.map_or_else(|| text.to_owned(), |(scheme, _, rest)| format!("{scheme}{rest}"));
+        Url::parse(&text).ok().and_then(|url| url.host_str().map(str::to_owned))
+    };
     let Some(key) = key else {
         if base.or(old).is_some() {
             let what = "a base URL is set without `OPENAI_API_KEY`: a program that has a key of its own sends it there";
