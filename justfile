@@ -16,6 +16,11 @@ clients *NAMES:
     cargo build
     tests/clients/run {{ NAMES }}
 
+# Every package, installed into an empty root and removed again, or those whose test names begin with NAMES; needs root.
+packages *NAMES:
+    cargo build
+    tests/packaging/run {{ NAMES }}
+
 # A real Chromium approves and denies logins on the practice provider's page.
 browser:
     cargo build

@@ -47,6 +47,7 @@ mod practice;
 mod processes;
 mod profiles;
 mod providers;
+mod published;
 mod proxies;
 mod qr;
 mod recipes;
