@@ -222,46 +222,6 @@ def deploy_image(packages):
             check_gateway(url, root.path / "data/gateway-key")
 
 
-def secret_volume(directory, name, content):
-    """As kubelet lays it out: a directory with a date, a link to it that is swapped, and a link for each file."""
-    dated = directory / "..2026_01_01_00_00_00.000000001"
-    dated.mkdir(parents=True)
-    (dated / name).write_text(content)
-    (dated / name).chmod(0o440)
-    os.chown(dated / name, 0, USER)
-    (directory / "..data").symlink_to(dated.name)
-    (directory / name).symlink_to(f"..data/{name}")
-    directory.chmod(0o3777)
-
-
-def deploy_kubernetes(packages):
-    (pod,) = load_text(block("Kubernetes", "yaml"))
-    gateway, client = pod["spec"]["containers"]
-    volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
-    mounts = {mount["name"]: mount["mountPath"] for mount in gateway["volumeMounts"]}
-    assert set(mounts) == volumes
-    with Root() as root, Provider() as provider:
-        for path in ("etc/ssl/certs", "data"):
-            (root.path / path).mkdir(parents=True)
-        shutil.copy(PROGRAM, root.path / "qwenauth")
-        variables = {variable["name"]: variable["value"] for variable in gateway["env"]}
-        (root.path / "data").chmod(0o2777)  # an emptyDir with a group
-        os.chown(root.path / "data", 0, USER)
-        secret_volume(root.below(mounts["key"]), "dashscope", f"{KEY}\n")
-        assert variables["QWENAUTH_API_KEY_FILE"] == f"{mounts['key']}/dashscope"
-        # At the test's provider; the region is one of the real provider's.
-        variables |= {"QWENAUTH_PROVIDER": "custom", "QWENAUTH_BASE_URL": provider.url, "HOME": "/data", "QWENAUTH_HOME": "/data"}
-        del variables["QWENAUTH_REGION"]
-        arguments = [argument.replace(":8399", ":0") for argument in gateway["args"]]
-        command = root.command("/qwenauth", *arguments, user=USER)
-        with running(command, variables) as (url, _):
-            key_file = root.below({variable["name"]: variable["value"] for variable in client["env"]}["OPENAI_API_KEY_FILE"])
-            check_gateway(url, key_file)
-            probe = gateway["readinessProbe"]["exec"]["command"]
-            root.run(*probe, user=USER, **variables).ok()
-        root.run(*probe, user=USER, **(variables | {"QWENAUTH_API_KEY_FILE": "/none"})).code != 0
-
-
 CLIENT = "import os; print('asked', os.environ['OPENAI_BASE_URL'], 'with', len(os.environ['OPENAI_API_KEY']))\n"
 
 
@@ -316,5 +276,4 @@ TESTS = {
     "deploy_image": deploy_image,
     "deploy_gitlab": deploy_gitlab,
     "deploy_github": deploy_github,
-    "deploy_kubernetes": deploy_kubernetes,
 }
