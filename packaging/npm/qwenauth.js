@@ -29,21 +29,22 @@ if (typeof process.execve === 'function' && process.platform !== 'win32') {
   } catch {}
 }
 
-const child = spawn(program, options, { argv0: 'qwenauth', stdio: 'inherit', windowsHide: true })
-child.on('error', (error) => fail(`cannot run \`${program}\`: ${error.code}`, 'install qwenauth again'))
-
 // What the keyboard sends reaches both processes, and a second SIGINT means something else than one; what `kill` sends
 // reaches this process alone. With a terminal the former is taken for granted.
 const terminal = [0, 1, 2].some((descriptor) => require('node:tty').isatty(descriptor))
 const typed = process.platform === 'win32' ? ['SIGINT', 'SIGBREAK'] : ['SIGINT', 'SIGQUIT', 'SIGWINCH']
 const sent = process.platform === 'win32' ? [] : ['SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2']
 const passed = [...typed, ...sent]
+// Before the program is started: a signal in between would end this process alone. What arrives waits until `spawn` is done.
+let child
 for (const signal of passed) {
   process.on(signal, () => {
     if (!terminal || sent.includes(signal)) child.kill(signal)
   })
 }
 
+child = spawn(program, options, { argv0: 'qwenauth', stdio: 'inherit', windowsHide: true })
+child.on('error', (error) => fail(`cannot run \`${program}\`: ${error.code}`, 'install qwenauth again'))
 child.on('exit', (code, signal) => {
   if (signal === null) process.exit(code)
   for (const each of passed) process.removeAllListeners(each)

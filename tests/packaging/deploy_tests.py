@@ -16,7 +16,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from image_tests import USER
+from image_tests import USER, unpack
 from rooms import REPOSITORY, Root, STRANGER, Server, VERSION, WORK, run
 from runner import Runner, load_text
 
@@ -222,6 +222,48 @@ def deploy_image(packages):
             check_gateway(url, root.path / "data/gateway-key")
 
 
+def secret_volume(directory, files):
+    """As kubelet lays it out: a directory with a date, a link to it that is swapped, and a link for each file."""
+    dated = directory / "..2026_01_01_00_00_00.000000001"
+    dated.mkdir(parents=True)
+    for name, content in files.items():
+        (dated / name).write_text(content)
+        (dated / name).chmod(0o440)
+        os.chown(dated / name, 0, USER)
+        (directory / name).symlink_to(f"..data/{name}")
+    (directory / "..data").symlink_to(dated.name)
+    directory.chmod(0o3777)
+
+
+def deploy_kubernetes(packages):
+    (pod,) = load_text(block("Kubernetes", "yaml"))
+    gateway, client = pod["spec"]["containers"]
+    (volume,) = pod["spec"]["volumes"]
+    (mount,) = gateway["volumeMounts"]
+    assert mount["name"] == volume["name"]
+    secret = volume["secret"]["secretName"]
+    (given,) = [variable["valueFrom"]["secretKeyRef"] for variable in client["env"] if "valueFrom" in variable]
+    assert given == {"name": secret, "key": "gateway"}
+    with Root() as root, Provider() as provider:
+        unpack(packages, root)
+        variables = {variable["name"]: variable["value"] for variable in gateway["env"]}
+        own = "0123456789abcdef" * 4
+        secret_volume(root.below(mount["mountPath"]), {"dashscope": f"{KEY}\n", "gateway": f"{own}\n"})
+        assert variables["QWENAUTH_API_KEY_FILE"] == f"{mount['mountPath']}/dashscope"
+        # At the test's provider; the region is one of the real provider's.
+        variables |= {"QWENAUTH_PROVIDER": "custom", "QWENAUTH_BASE_URL": provider.url, "HOME": "/data", "QWENAUTH_HOME": "/data"}
+        del variables["QWENAUTH_REGION"]
+        arguments = [argument.replace(":8399", ":0") for argument in gateway["args"]]
+        probe = gateway["readinessProbe"]["exec"]["command"]
+        with running(root.command("/qwenauth", *arguments, user=USER), variables) as (url, _):
+            key_file = root.path / "data/gateway-key"
+            key_file.write_text(own)
+            check_gateway(url, key_file)
+            root.run(*probe, user=USER, **variables).ok()
+        missing = root.run(*probe, user=USER, **(variables | {"QWENAUTH_API_KEY_FILE": "/none"}))
+        assert missing.code != 0, missing
+
+
 CLIENT = "import os; print('asked', os.environ['OPENAI_BASE_URL'], 'with', len(os.environ['OPENAI_API_KEY']))\n"
 
 
@@ -276,4 +318,5 @@ TESTS = {
     "deploy_image": deploy_image,
     "deploy_gitlab": deploy_gitlab,
     "deploy_github": deploy_github,
+    "deploy_kubernetes": deploy_kubernetes,
 }
