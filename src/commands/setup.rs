@@ -66,6 +66,7 @@ pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
 fn say_gateway(access: &Access) {
     let Some(key) = &access.gateway_key else { return };
     let listen = access.base_url.trim_start_matches("http://").trim_end_matches("/v1");
+    note("with `--install` added, the next line makes the gateway a service that starts with each session");
     note(&format!(
         "start the gateway with `{} gateway --profile {} --listen {listen} --api-key-file {}`",
         setup::quoted(&access.program),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::run::Outcome;
 use crate::sandbox::{Sandbox, mode, write_private};
+use crate::server::Reply;
 
 const TOOLS: [(&str, &str); 4] = [
     ("opencode", ".config/opencode/opencode.json"),
@@ -210,6 +211,12 @@ fn a_key_of_another_host_in_the_environment_is_named() {
     let outcome = sandbox.set_up(&["claude-code"]);
     let line = "qwenauth: set in the environment, but not used by Claude Code while it is set up: `ANTHROPIC_API_KEY`, `ANTHROPIC_MODEL`\n";
     assert!(outcome.stderr.contains(line), "{outcome}");
+    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+    let doctor = sandbox.run(["doctor"]).exits(0).any_stdout().any_stderr();
+    let said = doctor.stdout.clone() + &doctor.stderr;
+    let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = "`ANTHROPIC_API_KEY`, `ANTHROPIC_MODEL` are set, but not used by Claude Code while it is set up";
+    assert!(words.contains(line) && !words.contains("sk-foreign"), "{doctor}");
 }
 
 #[test]

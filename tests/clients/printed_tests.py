@@ -129,8 +129,8 @@ def crush_text(machine):
 
 def zed_text(machine):
     """Names from Zed's documentation, which derives the key's variable from the provider's name."""
-    machine.login()
-    text, _, start = printed(machine, "zed")
+    file, start = pasted(machine, "zed")
+    text = file.read_text()
     ((name, provider),) = json.loads(text)["language_models"]["openai_compatible"].items()
     assert provider.keys() == {"api_url", "available_models"}
     for model in provider["available_models"]:

@@ -10,11 +10,13 @@ use crate::credentials::Stored;
 use crate::error::{Report, has_user_info, split_user_info};
 use crate::paths;
 use crate::session::{Endpoint, Session};
+use crate::setup::{self, TOOLS, Tool};
 use crate::tls::{self, Broken};
 
 pub(super) fn check(session: &Session) -> Vec<Check> {
     let mut checks = openai(session);
     checks.extend(given(session));
+    checks.extend(set_up_tools(session));
     checks.extend(proxy::check());
     checks.extend(certificates());
     checks.extend(qwen_home(session));
@@ -102,6 +104,21 @@ fn openai(session: &Session) -> Vec<Check> {
         )),
     }
     checks
+}
+
+/// Keys, hosts and models of another service that a tool's set-up replaces.
+fn set_up_tools(session: &Session) -> Vec<Check> {
+    let is_set_up =
+        |tool: &&Tool| setup::recorded(&session.config.paths.state, tool.name).is_ok_and(|record| record.is_some());
+    let check = |tool: &Tool| {
+        let names: Vec<_> = tool.replaced_variables().into_iter().filter(|name| variable(name).is_some()).collect();
+        if names.is_empty() {
+            return None;
+        }
+        let what = format!("`{}` are set, but not used by {} while it is set up", names.join("`, `"), tool.title);
+        Some(Check::warn("variables", what, format!("`unset {}`", names.join(" "))))
+    };
+    TOOLS.iter().filter(is_set_up).filter_map(check).collect()
 }
 
 /// `QWENAUTH_CA_FILE` adds to the system's certificates, the others replace them.

@@ -216,7 +216,7 @@ pub(crate) fn is_mount_point(_target: &Path) -> bool {
     false
 }
 
-/// Makes `link` lead to `target`.
+/// Makes `link` point to `target`.
 pub(crate) fn symlink(target: &Path, link: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(target, link)
 }

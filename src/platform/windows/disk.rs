@@ -274,3 +274,12 @@ pub(crate) fn reserve_blocks(_file: &File, _bytes: usize) -> io::Result<()> {
 
 /// A lock keeps other processes from reading the locked file.
 pub(crate) const LOCKS_KEEP_READERS_OUT: bool = true;
+
+/// Makes `link` point to `target`.
+pub(crate) fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    if target.is_dir() {
+        std::os::windows::fs::symlink_dir(target, link)
+    } else {
+        std::os::windows::fs::symlink_file(target, link)
+    }
+}
