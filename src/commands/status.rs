@@ -1,6 +1,6 @@
 //! `status`: show where the login stands.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -9,6 +9,8 @@ use super::{print, print_document, rfc3339};
 use crate::cli::{StatusArgs, variable};
 use crate::credentials::{Account, Credential, Kind, Proof, State, Stored, api_refusal, check_origin, prove};
 use crate::error::{Failure, Report, printable};
+use crate::gateway;
+use crate::limits::{Exhausted, exhausted};
 use crate::session::{Endpoint, Session};
 
 /// Variables of the user that tools obey instead of the stored credential.
@@ -59,6 +61,8 @@ struct Row {
     /// The variable that holds the key.
     variable: Option<&'static str>,
     problems: Vec<String>,
+    /// Limits that the provider reported as used up.
+    limits: Vec<Exhausted>,
     overridden_by: Vec<&'static str>,
     /// What the API said, with `--check`.
     checked: Option<&'static str>,
@@ -83,6 +87,7 @@ impl Row {
             path: account.given.is_none().then(|| account.path().display().to_string()),
             variable: account.given.as_ref().map(|given| given.variable),
             problems: Vec::new(),
+            limits: Vec::new(),
             overridden_by: Vec::new(),
             checked: None,
         };
@@ -105,6 +110,10 @@ impl Row {
                         row.model = endpoint.model;
                     }
                     Err(error) => row.problems.push(Report::of(&error).message),
+                }
+                if let Ok(provider) = account.provider(credential) {
+                    let owner = gateway::account_of(&provider, credential, account.path());
+                    row.limits = exhausted(&session.config.paths.state, &provider.name, &owner, (account.clock)());
                 }
                 if let Err(error) = check_origin(account, credential) {
                     row.problems.push(Report::of(&error).message);
@@ -171,6 +180,10 @@ impl Row {
         if let Some(checked) = self.checked {
             value["checked"] = checked.into();
         }
+        if !self.limits.is_empty() {
+            let limit = |limit: &Exhausted| json!({ "name": limit.cause.limit_name(), "model": limit.model, "resets_at": resets_at(limit) });
+            value["limits_reached"] = self.limits.iter().map(limit).collect();
+        }
         value
     }
 
@@ -198,6 +211,11 @@ impl Row {
         if let Some(checked) = self.checked {
             fact("API", checked);
         }
+        for limit in &self.limits {
+            let model = limit.model.as_deref().map(|model| format!(" of {model}")).unwrap_or_default();
+            let resets = resets_at(limit).map(|at| format!(", resets {at}")).unwrap_or_default();
+            fact("limit", &format!("{}{model}: used up{resets}", limit.cause.limit_name()));
+        }
         for problem in &self.problems {
             fact("problem", problem);
         }
@@ -206,6 +224,10 @@ impl Row {
         }
         lines.join("\n") + "\n"
     }
+}
+
+fn resets_at(limit: &Exhausted) -> Option<String> {
+    rfc3339(UNIX_EPOCH + Duration::from_secs(limit.resets_at?))
 }
 
 fn name(state: State) -> &'static str {

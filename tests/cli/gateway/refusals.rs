@@ -98,6 +98,9 @@ fn a_window_is_told_at_once_named_and_remembered_over_processes() {
         let known = limits(&sandbox);
         assert!(known.iter().any(|limit| limit["name"] == name && limit["reached"] == true), "{known:?}");
         assert!(sandbox.run(["usage"]).any_stdout().stdout.contains("reached"));
+        assert!(sandbox.run(["status"]).any_stdout().stdout.contains(&format!("{name}: used up")));
+        let mut status = sandbox.run(["status", "--json"]);
+        assert_eq!(status.json()["profiles"][0]["limits_reached"][0]["name"], name);
     }
 }
 
