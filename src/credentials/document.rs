@@ -45,6 +45,8 @@ struct Fields {
     api_key: Option<Secret>,
     base_url: Option<String>,
     created_at: Option<String>,
+    /// Where the file was written, as a hash.
+    machine: Option<String>,
     /// Of a login at an issuer found by discovery: renewals go where the login came from.
     issuer: Option<String>,
     token_endpoint: Option<String>,
@@ -103,6 +105,7 @@ pub(crate) fn read(bytes: &[u8], format: Format) -> Result<Option<Credential>, S
         model: text(fields.model),
         base_url: text(fields.base_url),
         created_at: text(fields.created_at),
+        machine: text(fields.machine),
         issuer,
     }))
 }
@@ -126,13 +129,14 @@ const LOGIN: [&str; 7] =
     ["access_token", "refresh_token", "token_type", "resource_url", "scope", "id_token", "expiry_date"];
 
 /// What it leaves beside these in a file of our own.
-const OWN_LOGIN: [&str; 10] = [
+const OWN_LOGIN: [&str; 11] = [
     "provider",
     "model",
     "api_key",
     "base_url",
     "region",
     "created_at",
+    "machine",
     "issuer",
     "token_endpoint",
     "revocation_endpoint",

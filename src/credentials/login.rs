@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 use super::document::{Document, Format};
 use super::store::Found;
-use super::{Account, Credential, Stored, api_refusal, endpoints, origin};
+use super::{Account, Credential, Stored, api_refusal, endpoints, machine, origin};
 use crate::error::{Failed, Report, note};
 use crate::oauth::{Endpoints, Grant, Server};
 use crate::platform::files::Kept;
@@ -95,6 +95,9 @@ fn replace(account: &Account, change: impl FnOnce(&mut Document)) -> Result<Cred
         }
     };
     change(&mut document);
+    if account.store.format() == Format::Own {
+        document.set("machine", machine::hash().as_deref());
+    }
     let stored = guard.replace(&document)?;
     if let Some(before) = before {
         forget_what_is_known(account, &before, Some(&stored));

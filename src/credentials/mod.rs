@@ -27,6 +27,7 @@ pub(crate) mod document;
 mod endpoints;
 mod key;
 mod login;
+mod machine;
 mod origin;
 mod pending;
 mod proof;
@@ -92,6 +93,8 @@ pub(crate) struct Credential {
     base_url: Option<String>,
     /// When an API key was stored, RFC 3339.
     pub(crate) created_at: Option<String>,
+    /// The machine that stored it, as a hash; Qwen Code's file does not say.
+    machine: Option<String>,
     issuer: Option<Box<Endpoints>>,
 }
 
@@ -99,6 +102,11 @@ impl Credential {
     /// Whether the access token is good for `lifetime` from `now`.
     fn lasts(&self, lifetime: Duration, now: SystemTime) -> bool {
         self.is_lasting() || self.left(now).is_some_and(|left| left >= lifetime)
+    }
+
+    /// Tells one key or token from another without showing it.
+    pub(crate) fn hash(&self) -> String {
+        refused::hash_of(&self.access_token)
     }
 
     pub(crate) fn provider_name(&self) -> &str {
@@ -157,6 +165,7 @@ pub(crate) enum State {
 }
 
 /// What stands in the credential file.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and not for long")]
 pub(crate) enum Stored {
     Missing,
     /// With the reason.
@@ -289,6 +298,7 @@ impl Account {
     /// A credential whose access token is good for `lifetime`, renewed if it must be.
     pub(crate) fn fresh(&self, lifetime: Lifetime) -> Result<Credential> {
         let credential = self.require()?;
+        machine::warn_of_copy(self, &credential);
         let left = credential.left((self.clock)()).unwrap_or_default().as_secs();
         if credential.lasts(lifetime.duration(), (self.clock)()) {
             if credential.is_lasting() {

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::origin::{self, Standing};
 use super::store::{Found, Guard, Snapshot};
-use super::{Account, Credential, Kind, api_refusal, endpoints, login, refused};
+use super::{Account, Credential, Kind, api_refusal, endpoints, login, machine, refused};
 use crate::error::{Failed, Failure, Report};
 use crate::http::Connection;
 use crate::oauth::refresh::{self, NotRenewed};
@@ -248,6 +248,9 @@ impl Attempt<'_> {
                 log::warn!("another program has logged in during the renewal; its login is kept");
                 return Ok(now.credential);
             }
+        }
+        if !account.is_shared() {
+            document.set("machine", machine::hash().as_deref());
         }
         if let Some(token) = grant.refresh_token.as_ref().or(before.credential.refresh_token.as_ref()) {
             origin::remember(account, token, self.server);

@@ -73,12 +73,12 @@ pub(crate) fn rule(provider: &Provider, tuning: &Tuning) -> Result<Rule> {
     })
 }
 
-/// What tells one account from another: the key, or for a login, whose tokens change, the file it lies in.
+/// What tells one account from another: a hash of the key, or for a login, whose tokens change, the file it lies in.
 pub(crate) fn account_of(provider: &Provider, credential: &Credential, path: &Path) -> String {
     if provider.oauth().is_some() && credential.refresh_token.is_some() {
         return path.to_string_lossy().into_owned();
     }
-    credential.access_token.expose().to_owned()
+    credential.hash()
 }
 
 impl Pacing {

@@ -229,6 +229,19 @@ fn what_has_one_home_stays_there() {
     }
 }
 
+#[test]
+fn no_secret_leaves_its_type_as_an_ordinary_string() {
+    let copies = [".to_owned()", ".to_string()", ".into()", ".to_vec()", ".as_bytes().to_vec()"];
+    for source in sources() {
+        for line in source.code.lines() {
+            let is_copied = copies.iter().any(|copy| line.contains(&format!("expose(){copy}")));
+            // What is wiped when dropped is as good; a program's arguments are templates filled with names of variables.
+            let is_fine = line.contains("Zeroizing::new(") || line.contains("launch.arguments");
+            assert!(is_fine || !is_copied, "{}: {line}", source.path.display());
+        }
+    }
+}
+
 fn is_rust(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension == "rs")
 }

@@ -13,6 +13,7 @@
 mod architecture;
 mod believed;
 mod claims;
+mod copied;
 mod device_flow;
 mod directories;
 mod doctor;

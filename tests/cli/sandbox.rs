@@ -171,6 +171,15 @@ impl Sandbox {
 
     /// The credential of a profile; null where there is none.
     pub(crate) fn profile(&self, name: &str) -> Value {
+        let mut stored = self.whole_profile(name);
+        if let Some(stored) = stored.as_object_mut() {
+            stored.shift_remove("machine");
+        }
+        stored
+    }
+
+    /// With the machine that it was stored on.
+    pub(crate) fn whole_profile(&self, name: &str) -> Value {
         let bytes = fs::read(self.profiles().join(format!("{name}.json")));
         bytes.map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap())
     }

@@ -13,6 +13,7 @@ use crate::paths::{self, Paths};
 use crate::platform::lock::Kernel;
 use crate::platform::{access, files};
 use crate::profile::ProfileName;
+use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 use crate::setup::{self, TOOLS};
 
@@ -190,7 +191,7 @@ fn key(name: &ProfileName, account: &Account, credential: &Credential) -> Vec<Ch
 /// A refresh token works once: of two files with one login, the slower loses it.
 fn copies(session: &Session) -> Vec<Check> {
     let paths = &session.config.paths;
-    let mut files: Vec<(PathBuf, String)> = Vec::new();
+    let mut files: Vec<(PathBuf, Secret)> = Vec::new();
     let mut checks = Vec::new();
     let mut accounts: Vec<Account> =
         paths.profiles().unwrap_or_default().iter().map(|name| session.account_of(name)).collect();
@@ -206,13 +207,13 @@ fn copies(session: &Session) -> Vec<Check> {
         let Ok(Stored::Present(credential)) = account.load() else { continue };
         let Some(token) = credential.refresh_token else { continue };
         let same = files.iter().find(|(path, known)| {
-            known == token.expose() && fs::canonicalize(path).ok() != fs::canonicalize(account.path()).ok()
+            *known == token && fs::canonicalize(path).ok() != fs::canonicalize(account.path()).ok()
         });
         if let Some((other, _)) = same {
             let what = format!("`{}` and `{}` are copies of one login", other.display(), account.path().display());
             checks.push(Check::fail("copies", what, "the next renewal ends one of them: keep one, or log in twice"));
         }
-        files.push((account.path().to_owned(), token.expose().to_owned()));
+        files.push((account.path().to_owned(), token));
     }
     checks
 }

@@ -172,6 +172,7 @@ impl GivenKey {
             model: None,
             base_url,
             created_at: None,
+            machine: None,
             issuer: None,
         }
     }

@@ -31,6 +31,11 @@ pub(crate) fn monotonic() -> Duration {
 }
 
 /// Tells one boot of the machine from another, after which [`monotonic`] begins anew; empty where nothing does.
+pub(crate) fn machine_id() -> Option<Vec<u8>> {
+    let read = |path: &str| std::fs::read(path).ok().map(|id| id.trim_ascii().to_vec()).filter(|id| !id.is_empty());
+    ["/etc/machine-id", "/var/lib/dbus/machine-id", "/etc/hostid"].into_iter().find_map(read)
+}
+
 pub(crate) fn boot() -> Vec<u8> {
     std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }

@@ -1,0 +1,32 @@
+//! The machine that a credential was stored on, so that a copied login is noticed.
+//!
+//! Hazard: a refresh token works once, and a copy of a login on another machine ends the original at its first renewal.
+//! Rule: every file of our own says where it was written, by a hash; used elsewhere, a login that is renewed warns.
+
+use std::sync::Once;
+
+use sha2::{Digest, Sha256};
+
+use super::{Account, Credential};
+use crate::error::note;
+use crate::platform::system;
+
+/// Half of a SHA-256 tells machines apart. `None`: the system has no name for this one that lasts.
+pub(super) fn hash() -> Option<String> {
+    let id = system::machine_id().filter(|id| !id.is_empty())?;
+    let digest = Sha256::new().chain_update("qwenauth machine ").chain_update(id).finalize();
+    Some(digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Warns once of a login that was made elsewhere. A renewal here makes it this machine's, and ends the other.
+pub(super) fn warn_of_copy(account: &Account, credential: &Credential) {
+    static SAID: Once = Once::new();
+    let (Some(made_on), Some(_)) = (&credential.machine, &credential.refresh_token) else { return };
+    if hash().is_some_and(|here| here != *made_on) {
+        let (profile, remedy) = (&account.profile, account.login_hint());
+        let said = format!(
+            "warning: the login of `{profile}` was made on another machine, and the copy and the original log each other out; {remedy}"
+        );
+        SAID.call_once(|| note(&said));
+    }
+}
