@@ -186,12 +186,14 @@ fn is_obeyed(character: char) -> bool {
         )
 }
 
-/// A JSON text with all that [`printable`] removes escaped instead, so that it means the same. Line ends between its tokens
-/// stay.
+/// A text in JSON, YAML or TOML with all that [`printable`] removes escaped instead, so that it means the same. Line ends
+/// and tabs between its tokens stay.
 pub(crate) fn json_for_terminal(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
-    for character in json.chars() {
-        if is_obeyed(character) && character != '\n' {
+    let mut characters = json.chars().peekable();
+    while let Some(character) = characters.next() {
+        let is_layout = matches!(character, '\n' | '\t') || character == '\r' && characters.peek() == Some(&'\n');
+        if is_obeyed(character) && !is_layout {
             for unit in character.encode_utf16(&mut [0; 2]) {
                 escaped += &format!("\\u{unit:04x}");
             }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{print, print_document, tool_places};
 use crate::cli::{SetupArgs, variable};
-use crate::error::{Failed, Failure, note, printable};
+use crate::error::{Failed, Failure, json_for_terminal, note, printable};
 use crate::gateway;
 use crate::installation::Installation;
 use crate::platform::processes;
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
             if let Some(start) = start {
                 note(&format!("then start it with `{start}`"));
             }
-            print(&text)?;
+            print(&json_for_terminal(&text))?;
             // Where the text does not lead to the gateway, the tool is started beside one of its own.
             if text.contains(&access.base_url) {
                 say_gateway(&access);
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
         SetUp::Plan(plan) if args.print => {
             let (file, text) = plan.print()?;
             note(&format!("for `{}`:", file.display()));
-            print(&text)
+            print(&json_for_terminal(&text))
         }
         SetUp::Plan(plan) => {
             if let Some(file) = &access.gateway_key {

@@ -28,7 +28,7 @@ pub(crate) use self::merge::Applied;
 use self::readback::Check;
 pub(crate) use self::record::load as recorded;
 pub(crate) use self::removal::{Removed, remove};
-use crate::error::{Failed, Failure, nearest, printable};
+use crate::error::{Failed, Failure, for_sh, nearest, printable};
 use crate::providers::Model;
 
 /// The name under which a tool knows this program as a provider.
@@ -150,13 +150,9 @@ impl Access {
     }
 }
 
+/// `word` as a POSIX shell reads it.
 pub(crate) fn quoted(word: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "_./:@%+,-".contains(character);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
+    for_sh(word)
 }
 
 /// What is written for one tool.

@@ -179,6 +179,34 @@ fn json_escapes_what_a_terminal_obeys_and_means_the_same() {
     }
 }
 
+/// Lines to be pasted into a shell or a file, for a model that would run or steer something.
+#[test]
+fn what_is_printed_to_be_pasted_is_quoted_and_steers_nothing() {
+    for (model, shown) in [("m$(id)", "'qwenauth/m$(id)'"), ("it's `id`", r"'qwenauth/it'\''s `id`'")] {
+        let sandbox = Sandbox::new().variable("QWENAUTH_PROFILE", "work");
+        let profile = json!({ "provider": "custom", "api_key": "granted-key-1", "base_url": "http://127.0.0.1:9/v1" });
+        write_private(&sandbox.profiles().join("work.json"), profile.to_string());
+        let outcome = sandbox.run(["setup", "llm", "--print", "--model", model]).any_stdout().any_stderr();
+        assert!(outcome.stdout.contains(&format!("-- llm -m {shown}")), "{outcome}");
+    }
+    for tool in ["llm", "opencode", "qwen-code", "codex", "crush", "continue", "zed", "cline", "aider", "goose"] {
+        let sandbox = Sandbox::new().variable("QWENAUTH_PROFILE", "work");
+        let profile = json!({
+            "provider": "custom", "api_key": "granted-key-1", "base_url": "http://127.0.0.1:9/v1",
+            "model": "m\u{1b}[7m\u{9b}7m\u{202e}\u{7}X",
+        });
+        write_private(&sandbox.profiles().join("work.json"), profile.to_string());
+        let outcome = sandbox.run(["setup", tool, "--print"]).any_stdout().any_stderr();
+        let steers = |c: char| c.is_control() && !"\n\t".contains(c) || c == '\u{202e}';
+        assert!(
+            !outcome.stdout.contains(steers) && !outcome.stderr.contains(steers),
+            "{tool}: {outcome:?}",
+            outcome = outcome.stdout
+        );
+        outcome.any_end();
+    }
+}
+
 /// A provider that a hostile config.toml calls like a command.
 #[test]
 fn a_shell_is_offered_plain_names_only_and_runs_none() {

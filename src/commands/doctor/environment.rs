@@ -7,7 +7,7 @@ use url::Url;
 use super::{Check, proxy};
 use crate::cli::variable;
 use crate::credentials::Stored;
-use crate::error::{Report, has_user_info, split_user_info};
+use crate::error::{Report, for_sh, has_user_info, path_for_sh, split_user_info};
 use crate::paths;
 use crate::session::{Endpoint, Session};
 use crate::setup::{self, TOOLS, Tool};
@@ -136,7 +136,8 @@ fn certificates() -> Vec<Check> {
             Ok(pem) => match tls::read_pem(&pem) {
                 found if found.usable.is_empty() => {
                     let what = format!("`{name}` names `{shown}`, which holds no PEM certificate that can be used");
-                    let remedy = format!("`openssl x509 -inform der -in {shown} -out FILE.pem`, or `unset {name}`");
+                    let file = path_for_sh(&path);
+                    let remedy = format!("`openssl x509 -inform der -in {file} -out FILE.pem`, or `unset {name}`");
                     Check::fail("certificates", what, remedy)
                 }
                 found => {
@@ -177,6 +178,6 @@ fn qwen_home(session: &Session) -> Option<Check> {
     Some(Check::warn(
         "QWEN_HOME",
         format!("`{}` sets `QWEN_HOME` for Qwen Code alone: its login is not the one used here", file.display()),
-        format!("`export QWEN_HOME={value}` in your shell's start-up file"),
+        format!("`export QWEN_HOME={}` in your shell's start-up file", for_sh(&value)),
     ))
 }

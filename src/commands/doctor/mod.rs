@@ -165,7 +165,8 @@ fn own(remedy: &str) -> String {
 
 fn without_home(text: &str, home: &Path) -> String {
     match home.to_str().filter(|home| home.len() > 1) {
-        Some(home) => text.replace(home, "~"),
+        // In quotes, a shell would not take `~` for the home directory.
+        Some(home) => text.replace(&format!("'{home}/"), "~/'").replace(home, "~"),
         None => text.to_owned(),
     }
 }

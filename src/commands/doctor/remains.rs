@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Check;
 use super::storage::age;
 use crate::credentials::{Pending, PendingLogin, Stored, marks_of_others};
+use crate::error::path_for_sh;
 use crate::paths::StateDirectory;
 use crate::profile::ProfileName;
 use crate::secret::Secret;
@@ -42,7 +43,7 @@ pub(super) fn temporary_files(directories: &[PathBuf], session: &Session, fix: b
         }
         if name.contains(".damaged-") {
             let message = format!("`{}` is a damaged credential that was set aside", path.display());
-            let remedy = format!("it may hold a secret: `rm {}` once you miss nothing", path.display());
+            let remedy = format!("it may hold a secret: `rm {}` once you miss nothing", path_for_sh(&path));
             checks.push(Check::warn("leftovers", message, remedy));
         }
     }
