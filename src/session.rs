@@ -275,7 +275,11 @@ impl Surroundings {
         let set = |name: &str| variable(name).is_some();
         let is_there = |path: &str| Path::new(path).exists();
         Self {
-            graphical: system::IS_GRAPHICAL || set("DISPLAY") || set("WAYLAND_DISPLAY") || set("BROWSER"),
+            graphical: system::IS_GRAPHICAL
+                || set("DISPLAY")
+                || set("WAYLAND_DISPLAY")
+                || set("BROWSER")
+                || set("WSL_INTEROP"),
             ssh: set("SSH_CONNECTION") || set("SSH_TTY") || set("SSH_CLIENT"),
             container: set("container") || is_there("/.dockerenv") || is_there("/run/.containerenv"),
             ci: set("CI"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cli::SandboxArgs;
 use crate::error::{Failed, Failure, note};
+use crate::platform::processes;
 use crate::platform::supervisor::{Ended, Supervisor};
 use crate::sandbox::{Inside, Options, Provider, tour};
 
@@ -49,8 +50,9 @@ fn run_inside(args: &SandboxArgs, inside: &Inside, supervisor: &Supervisor) -> a
 fn greet(provider: &Provider) {
     note(&format!("a practice provider runs at {}: no account, no network", provider.url()));
     note("in this shell it stands for every provider: nothing of yours is touched, and no request leaves this machine");
-    note(
-        "try `qwenauth login dashscope` with any key that begins with `practice-`, then `qwenauth status` and `qwenauth exec -- env`",
-    );
+    note(&format!(
+        "try `qwenauth login dashscope` with any key that begins with `practice-`, then `qwenauth status` and `qwenauth exec -- {}`",
+        processes::SHOW_VARIABLES
+    ));
     note("`exit` ends it and removes what it kept");
 }

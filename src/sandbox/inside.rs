@@ -51,7 +51,7 @@ impl Inside {
 
     /// `program` with the environment of the sandbox, found by the sandbox's `PATH`.
     pub(crate) fn command(&self, program: &OsStr) -> Command {
-        let mut command = Command::new(program);
+        let mut command = Command::new(processes::located(program, &self.path));
         let keys = key_variables();
         let is_foreign = |name: &str| {
             let ours = name.starts_with("QWENAUTH_") && !KEPT.contains(&name);

@@ -10,6 +10,7 @@ use anyhow::Context;
 use super::Inside;
 use crate::cli::variable;
 use crate::error::note;
+use crate::platform::processes;
 use crate::platform::supervisor::{Ended, Supervisor};
 use crate::say::{Screen, Style};
 
@@ -18,18 +19,36 @@ struct Step {
     /// What the command reads, as `printf` is shown to print it.
     stdin: Option<&'static str>,
     arguments: &'static [&'static str],
-    /// A program without which the step is left out.
-    needs: Option<&'static str>,
+    needs: Needs,
+}
+
+/// Where a step is left out.
+enum Needs {
+    Nothing,
+    /// Shells of Unix, and this program.
+    Unix(&'static str),
+    /// The shell of Windows.
+    Cmd,
+}
+
+impl Needs {
+    fn are_met(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Unix(program) => processes::IS_UNIX && is_there(program),
+            Self::Cmd => !processes::IS_UNIX,
+        }
+    }
 }
 
 impl Step {
     const fn new(why: &'static str, arguments: &'static [&'static str]) -> Self {
-        Self { why, stdin: None, arguments, needs: None }
+        Self { why, stdin: None, arguments, needs: Needs::Nothing }
     }
 }
 
 /// Today's way first: an API key. Then the device flow, which Qwen OAuth and other issuers use.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 13] = [
     Step {
         stdin: Some("practice-key-of-the-tour"),
         ..Step::new(
@@ -39,14 +58,14 @@ const STEPS: [Step; 11] = [
     },
     Step::new("See which credential is active.", &["status"]),
     Step {
-        needs: Some("sh"),
+        needs: Needs::Unix("sh"),
         ..Step::new(
             "Run any program with the credential in its environment.",
             &["exec", "--", "sh", "-c", r#"echo "a key of ${#OPENAI_API_KEY} characters for $OPENAI_BASE_URL""#],
         )
     },
     Step {
-        needs: Some("curl"),
+        needs: Needs::Unix("curl"),
         ..Step::new(
             "So any OpenAI-compatible client works. The practice model repeats what it was told.",
             &[
@@ -62,8 +81,25 @@ const STEPS: [Step; 11] = [
             ],
         )
     },
+    Step {
+        needs: Needs::Cmd,
+        ..Step::new(
+            "Run any program with the credential in its environment.",
+            &["exec", "--", "cmd", "/c", "set", "OPENAI_BASE_URL"],
+        )
+    },
     Step::new("Set up a tool for good; `--print` shows what would be written.", &["setup", "codex", "--print"]),
-    Step::new("Or put the variables into a shell: `eval $(qwenauth env)`.", &["env"]),
+    Step {
+        needs: Needs::Unix("sh"),
+        ..Step::new("Or put the variables into a shell: `eval $(qwenauth env)`.", &["env"])
+    },
+    Step {
+        needs: Needs::Cmd,
+        ..Step::new(
+            "Or put the variables into a shell; PowerShell: `qwenauth env | Out-String | Invoke-Expression`.",
+            &["env", "--format", "powershell"],
+        )
+    },
     Step::new(
         "Log in by the device flow. A provider waits until you approve on any device; the practice provider approves at once.",
         &["login", "qwen", "--no-browser", "--qr", "never"],
@@ -80,7 +116,7 @@ pub(crate) fn run(inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<En
     let mut stdout = io::stdout();
     let begin = "A practice provider runs on this machine now: no account, no network, nothing of yours is touched.";
     writeln!(stdout, "{}\n", remark(begin, 0, screen))?;
-    for step in STEPS.iter().filter(|step| step.needs.is_none_or(is_there)) {
+    for step in STEPS.iter().filter(|step| step.needs.are_met()) {
         let ended = show(step, inside, supervisor, screen, &mut stdout)?;
         if supervisor.is_interrupted() {
             return Ok(ended);
@@ -104,7 +140,8 @@ fn show(
 ) -> anyhow::Result<Ended> {
     writeln!(stdout, "{}", remark(&format!("# {}", step.why), 2, screen))?;
     let typed = match step.stdin {
-        Some(text) => format!("printf {text} | {}", command_line(step.arguments)),
+        Some(text) if processes::IS_UNIX => format!("printf {text} | {}", command_line(step.arguments)),
+        Some(text) => format!("echo {text}| {}", command_line(step.arguments)),
         None => command_line(step.arguments),
     };
     for (at, line) in typed.lines().enumerate() {

@@ -54,6 +54,15 @@ fn all_providers_are_listed_with_what_a_newcomer_compares() {
     );
 }
 
+/// Windows opens the address there, by its own browser.
+#[test]
+fn wsl_counts_as_a_graphical_session() {
+    let note = |sandbox: Sandbox| sandbox.run(["providers"]).any_stdout().stdout.clone();
+    let counted = "here: a graphical session";
+    assert!(!note(Sandbox::new()).contains(counted));
+    assert!(note(Sandbox::new().variable("WSL_INTEROP", "/run/WSL/8_interop")).contains(counted));
+}
+
 #[test]
 fn the_table_shows_every_provider() {
     let outcome = Sandbox::new().run(["providers"]).any_stdout();

@@ -1,7 +1,7 @@
 //! Programs: how they are found and started, and how this process becomes one.
 
 use std::convert::Infallible;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -14,6 +14,11 @@ use crate::error::{Failed, Failure};
 #[expect(clippy::unnecessary_wraps, reason = "the same shape as on Windows, where it is found here")]
 pub(crate) fn command(program: &OsStr, _path: Option<&OsStr>) -> io::Result<Command> {
     Ok(Command::new(program))
+}
+
+/// `program`, which is found in the `PATH` of its command when it starts.
+pub(crate) fn located(program: &OsStr, _path: &OsStr) -> OsString {
+    program.to_owned()
 }
 
 /// Where the directories of `path` have `program`.
@@ -68,6 +73,12 @@ pub(crate) fn cannot_start(program: &OsStr, error: &io::Error) -> Failed {
 pub(crate) fn calling_shell(_is_posix: bool) -> Option<&'static str> {
     Some("sh")
 }
+
+/// Whether there are the shells and programs of Unix.
+pub(crate) const IS_UNIX: bool = true;
+
+/// The command that shows the variables.
+pub(crate) const SHOW_VARIABLES: &str = "env";
 
 /// The shell of the user.
 pub(crate) const SHELL: (&str, &str) = ("SHELL", "/bin/sh");

@@ -89,7 +89,7 @@ impl Supervisor {
 
     fn watch(watched: SigSet) -> anyhow::Result<Self> {
         let found = watched.thread_swap_mask(SigmaskHow::SIG_BLOCK).context("blocking signals")?;
-        let signals = Signals::new(&watched).context("watching signals")?;
+        let signals = Signals::new(watched).context("watching signals")?;
         let state = Arc::new(Mutex::new(State::default()));
         let noted = Arc::clone(&state);
         let watch = move || {
@@ -240,9 +240,9 @@ struct Signals(nix::sys::signalfd::SignalFd);
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 impl Signals {
-    fn new(watched: &SigSet) -> nix::Result<Self> {
+    fn new(watched: SigSet) -> nix::Result<Self> {
         use nix::sys::signalfd::{SfdFlags, SignalFd};
-        SignalFd::with_flags(watched, SfdFlags::SFD_CLOEXEC).map(Self)
+        SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC).map(Self)
     }
 
     fn next(&self) -> Option<(Signal, bool)> {
@@ -267,8 +267,8 @@ struct Signals(SigSet);
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 impl Signals {
     #[expect(clippy::unnecessary_wraps, reason = "the same shape as on Linux, where it can fail")]
-    fn new(watched: &SigSet) -> nix::Result<Self> {
-        Ok(Self(*watched))
+    fn new(watched: SigSet) -> nix::Result<Self> {
+        Ok(Self(watched))
     }
 
     fn next(&self) -> Option<(Signal, bool)> {

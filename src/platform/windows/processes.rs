@@ -10,9 +10,12 @@ use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use windows_sys::Win32::Foundation::INVALID_HANDLE_VALUE;
+use windows_sys::Win32::Foundation::{FILETIME, INVALID_HANDLE_VALUE, WAIT_OBJECT_0};
 use windows_sys::Win32::System::Diagnostics::ToolHelp::{
     CreateToolhelp32Snapshot, PROCESSENTRY32W, Process32FirstW, Process32NextW, TH32CS_SNAPPROCESS,
+};
+use windows_sys::Win32::System::Threading::{
+    GetProcessTimes, OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION, PROCESS_SYNCHRONIZE, WaitForSingleObject,
 };
 
 use super::console;
@@ -32,6 +35,11 @@ const MOST_ANCESTORS: usize = 16;
 /// `cmd` by the standard library, which refuses those that cannot be.
 pub(crate) fn command(program: &OsStr, path: Option<&OsStr>) -> io::Result<Command> {
     find(program, path.unwrap_or_default()).map(Command::new).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// `program` where `path` has it, else as it was named.
+pub(crate) fn located(program: &OsStr, path: &OsStr) -> OsString {
+    find(program, path).map_or_else(|| program.to_owned(), PathBuf::into_os_string)
 }
 
 /// Where the directories of `path` have `program`; one that is named with a directory is only there.
@@ -115,6 +123,33 @@ impl Group {
     pub(crate) fn kill(&mut self) {
         self.job.kill();
     }
+}
+
+/// Whether there are the shells and programs of Unix.
+pub(crate) const IS_UNIX: bool = false;
+
+/// The command that shows the variables.
+pub(crate) const SHOW_VARIABLES: &str = "cmd /c set";
+
+/// Tells a process from a later one with the same id: when it started, in the system's own form. `None` if there is no
+/// such process.
+pub(crate) fn started(process: u32) -> Option<String> {
+    let (mut created, mut other) = (FILETIME::default(), [FILETIME::default(); 3]);
+    let [exited, kernel, user] = &mut other;
+    // SAFETY: the handle is checked and owned by nobody else, and each time is written where it belongs.
+    unsafe {
+        let process = OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION | PROCESS_SYNCHRONIZE, 0, process);
+        if process.is_null() {
+            return None;
+        }
+        let process = OwnedHandle::from_raw_handle(process);
+        // A process that has ended lives on as long as somebody has it open.
+        let ended = WaitForSingleObject(process.as_raw_handle(), 0) == WAIT_OBJECT_0;
+        if ended || GetProcessTimes(process.as_raw_handle(), &raw mut created, exited, kernel, user) == 0 {
+            return None;
+        }
+    }
+    Some(format!("{:08x}{:08x}", created.dwHighDateTime, created.dwLowDateTime))
 }
 
 /// The shell of the user.
