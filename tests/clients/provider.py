@@ -198,6 +198,11 @@ class Provider:
             "scope": "openid profile email model.completion",
         }
 
+    def grant(self):
+        """A login, as if it had been approved."""
+        with self._lock:
+            return self._issue()
+
     def device_code(self, form):
         code = secrets.token_hex(16)
         with self._lock:
