@@ -179,7 +179,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__env)
-            opts="-h --format --unset --model --min-ttl --short-lived --profile --help"
+            opts="-h --format --unset --native --model --min-ttl --short-lived --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -215,7 +215,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__exec)
-            opts="-v -h --gateway --preserve-env --model --min-ttl --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --fallback --warn-at --short-lived --as --allow-env-file --verbose --profile --help"
+            opts="-v -h --gateway --preserve-env --native --model --min-ttl --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --fallback --warn-at --short-lived --as --allow-env-file --verbose --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -96,6 +96,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l model -d 'The 
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l min-ttl -d 'How long the token must be good for (default: 10m if it can be had)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l unset -d 'Print statements that remove the variables'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l native -d 'Add the provider\'s own variables, such as `DASHSCOPE_API_KEY`, each with its base URL'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l short-lived -d 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l model -d 'The model to name in `OPENAI_MODEL`' -r -f
@@ -112,7 +113,8 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l warn-at -d 'S
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l as -d 'The known program that CMD is, where its name does not tell' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l gateway -d 'Keep the credential in a gateway that lives as long as the program'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l preserve-env -d 'Leave key and base URL alone if either is set already'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l preserve-env -d 'Keep the key and base URL if one of any family is already set'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l native -d 'Add the provider\'s own variables, such as `DASHSCOPE_API_KEY`, each with its base URL'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l no-pacing -d 'Count requests, but let none wait'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l short-lived -d 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l allow-env-file -d 'Start a known program although a file that it reads, or an option of its own, replaces host or key'

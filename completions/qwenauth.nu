@@ -79,6 +79,7 @@ module completions {
   export extern "qwenauth env" [
     --format: string@"nu-complete qwenauth env format" # Shell or file that reads the output (default: `sh`, on Windows the shell that runs qwenauth)
     --unset                   # Print statements that remove the variables
+    --native                  # Add the provider's own variables, such as `DASHSCOPE_API_KEY`, each with its base URL
     --model: string           # The model to name in `OPENAI_MODEL`
     --min-ttl: string         # How long the token must be good for (default: 10m if it can be had)
     --short-lived             # Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
@@ -89,7 +90,8 @@ module completions {
   # Run a program with the credential in its environment
   export extern "qwenauth exec" [
     --gateway                 # Keep the credential in a gateway that lives as long as the program
-    --preserve-env            # Leave key and base URL alone if either is set already
+    --preserve-env            # Keep the key and base URL if one of any family is already set
+    --native                  # Add the provider's own variables, such as `DASHSCOPE_API_KEY`, each with its base URL
     --model: string           # The model to name in `OPENAI_MODEL`
     --min-ttl: string         # How long the token must be good for (default: 10m if it can be had)
     --rpm: string             # Requests a minute, instead of what is known of the provider

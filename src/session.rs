@@ -134,6 +134,15 @@ impl Session {
         api_key.as_ref().map(|_| API_KEY).or_else(|| api_key_file.as_ref().map(|_| API_KEY_FILE))
     }
 
+    /// The provider of the active profile or of the credential in the environment, as far as it is known.
+    pub(crate) fn provider(&self) -> Option<Provider> {
+        let name = self.environment.provider.as_ref().filter(|_| self.credential_variable().is_some());
+        match name {
+            Some(name) => providers::find(name.to_str()?, &self.config.overrides).ok(),
+            None => self.provider_of(&self.profile),
+        }
+    }
+
     /// Whether `--profile` names the profile.
     pub(crate) fn is_named(&self) -> bool {
         self.selected_by == SelectedBy::Option

@@ -4,6 +4,8 @@
 //! word runs as a command. Rule: every value passes one of the quoting functions here, and what a format cannot hold
 //! the same way for all its readers is an error, never a guess.
 
+use std::borrow::Cow;
+
 use anyhow::Result;
 use serde_json::{Map, Value};
 
@@ -13,7 +15,7 @@ use crate::secret::Secret;
 /// One environment variable: its value, or `None` when it has to go.
 #[derive(Debug, Clone)]
 pub(crate) struct Variable {
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
     pub(crate) value: Option<Secret>,
 }
 
@@ -22,13 +24,13 @@ pub(crate) struct Variable {
 pub(crate) fn openai(key: &Secret, base_url: &str, model: Option<&str>) -> [Variable; 6] {
     let text = |text: &str| Some(Secret::new(text.to_owned()));
     [
-        Variable { name: "OPENAI_API_KEY", value: Some(key.clone()) },
-        Variable { name: "OPENAI_BASE_URL", value: text(base_url) },
+        Variable { name: "OPENAI_API_KEY".into(), value: Some(key.clone()) },
+        Variable { name: "OPENAI_BASE_URL".into(), value: text(base_url) },
         // aider and older clients
-        Variable { name: "OPENAI_API_BASE", value: text(base_url) },
-        Variable { name: "OPENAI_MODEL", value: model.and_then(text) },
-        Variable { name: "OPENAI_ORG_ID", value: None },
-        Variable { name: "OPENAI_PROJECT", value: None },
+        Variable { name: "OPENAI_API_BASE".into(), value: text(base_url) },
+        Variable { name: "OPENAI_MODEL".into(), value: model.and_then(text) },
+        Variable { name: "OPENAI_ORG_ID".into(), value: None },
+        Variable { name: "OPENAI_PROJECT".into(), value: None },
     ]
 }
 
@@ -181,7 +183,7 @@ pub(crate) fn json(group: &[Variable]) -> Result<Secret> {
             Some(value) => Value::from(checked(name, value)?),
             None => Value::Null,
         };
-        object.insert((*name).to_owned(), value);
+        object.insert(name.clone().into_owned(), value);
     }
     Ok(Secret::new(json_for_terminal(&format!("{}\n", Value::Object(object)))))
 }

@@ -28,6 +28,9 @@ pub(crate) struct EnvArgs {
     /// Print statements that remove the variables
     #[arg(long)]
     pub(crate) unset: bool,
+    /// Add the provider's own variables, such as `DASHSCOPE_API_KEY`, each with its base URL
+    #[arg(long)]
+    pub(crate) native: bool,
     /// The model to name in `OPENAI_MODEL`
     #[arg(long, value_name = "ID")]
     pub(crate) model: Option<String>,
@@ -82,9 +85,12 @@ pub(crate) struct ExecArgs {
     /// Keep the credential in a gateway that lives as long as the program
     #[arg(long)]
     pub(crate) gateway: bool,
-    /// Leave key and base URL alone if either is set already
+    /// Keep the key and base URL if one of any family is already set
     #[arg(long)]
     pub(crate) preserve_env: bool,
+    /// Add the provider's own variables, such as `DASHSCOPE_API_KEY`, each with its base URL
+    #[arg(long)]
+    pub(crate) native: bool,
     /// The model to name in `OPENAI_MODEL`
     #[arg(long, value_name = "ID")]
     pub(crate) model: Option<String>,

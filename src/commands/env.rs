@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::Result;
 use clap::{CommandFactory, ValueEnum};
 
-use super::{group, print};
+use super::{group, native_names, print};
 use crate::cli::{Cli, EnvArgs, EnvFormat, variable};
 use crate::error::{Failed, Failure, Report, note};
 use crate::platform::{processes, system};
@@ -21,7 +21,7 @@ use crate::shell::{self, Variable};
 
 pub(crate) fn run(args: &EnvArgs, session: impl FnOnce() -> Result<Session>) -> Result<()> {
     let format = args.format.map_or_else(format_of_shell, Ok)?;
-    let result = text(args, format, || group(&session()?, args.min_ttl, args.model.clone(), args.short_lived, false));
+    let result = text(args, format, session);
     let answer = match &result {
         Ok(text) => text.expose(),
         Err(error) => &failure(format, Report::of(error).failure.exit_code()),
@@ -34,12 +34,18 @@ pub(crate) fn run(args: &EnvArgs, session: impl FnOnce() -> Result<Session>) -> 
     Ok(())
 }
 
-fn text(args: &EnvArgs, format: EnvFormat, group: impl FnOnce() -> Result<[Variable; 6]>) -> Result<Secret> {
+fn text(args: &EnvArgs, format: EnvFormat, session: impl FnOnce() -> Result<Session>) -> Result<Secret> {
     check(args, format)?;
-    let mut group = if args.unset { shell::openai_removed() } else { group()? }.to_vec();
+    let mut group = if args.unset {
+        let own = if args.native { native_names(session()) } else { Vec::new() };
+        let removed = own.into_iter().map(|name| Variable { name: name.into(), value: None });
+        shell::openai_removed().into_iter().chain(removed).collect()
+    } else {
+        group(&session()?, args.min_ttl, args.model.clone(), args.short_lived, false, args.native)?
+    };
     if format == EnvFormat::Github {
         // An empty variable is not quite a removed one: none is made where there is nothing to remove.
-        group.retain(|entry| entry.value.is_some() || variable(entry.name).is_some());
+        group.retain(|entry| entry.value.is_some() || variable(&entry.name).is_some());
         if let Some(key) =
             group.iter().find(|entry| entry.name == "OPENAI_API_KEY").and_then(|entry| entry.value.as_ref())
         {

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use self::known::{Group, Prepared};
-use super::{group, warn_of_refusal};
+use super::{group, native_group, native_names, warn_of_refusal};
 use crate::cli::{API_KEY, API_KEY_FILE, ExecArgs, names_holding, variable};
 use crate::credentials::{Lifetime, MARGIN};
 use crate::error::{Failed, Failure, note};
@@ -31,8 +31,7 @@ pub(crate) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
     let Some(program) = args.command.first() else {
         return Failed::new(Failure::Usage, "no program to run").err();
     };
-    let is_left_alone = args.preserve_env
-        && ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"].iter().any(|name| variable(name).is_some());
+    let is_left_alone = args.preserve_env && has_own_group(args, session);
     let mut command = if is_left_alone {
         if args.verbose {
             note("the environment has a key or base URL already, and it is left alone (`--preserve-env`)");
@@ -41,7 +40,7 @@ pub(crate) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
     } else if args.gateway {
         return run_beside_gateway(args, session);
     } else {
-        let group = group(session, args.min_ttl, args.model.clone(), args.short_lived, true)?;
+        let group = group(session, args.min_ttl, args.model.clone(), args.short_lived, true, args.native)?;
         with_group(args, session, group)?.0
     };
     pass_certificates_on(session, &mut command);
@@ -49,6 +48,20 @@ pub(crate) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
         Err(error) => Err(processes::cannot_start(program, &error).into()),
         Ok(never) => match never {},
     }
+}
+
+/// Whether a key or base URL of any family is set, which the child would find beside one of ours.
+fn has_own_group(args: &ExecArgs, session: &Session) -> bool {
+    const FAMILIES: [&str; 6] = [
+        "OPENAI_API_KEY",
+        "OPENAI_BASE_URL",
+        "OPENAI_API_BASE",
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "ANTHROPIC_BASE_URL",
+    ];
+    let own = if args.native { native_names(Ok(session.clone())) } else { Vec::new() };
+    FAMILIES.into_iter().chain(own.iter().map(String::as_str)).any(|name| variable(name).is_some())
 }
 
 /// Starts the gateway, then the program, and ends as the program does.
@@ -66,7 +79,11 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     let listener = gateway::listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let key = gateway::key::new();
     let base_url = format!("http://{}/v1", listener.local_addr()?);
-    let (mut command, support) = with_group(args, session, shell::openai(&key, &base_url, model.as_deref()))?;
+    let mut group = shell::openai(&key, &base_url, model.as_deref()).to_vec();
+    if args.native {
+        group.extend(native_group(&account.provider(&credential)?, &key, &base_url, true)?);
+    }
+    let (mut command, support) = with_group(args, session, group)?;
     withhold(&credential.access_token, &mut command);
     pass_certificates_on(session, &mut command);
     set_proxy_exceptions(&mut command);
@@ -151,8 +168,8 @@ impl Drop for Temporary {
 }
 
 /// The command with the group, and with what a known program needs besides.
-fn with_group(args: &ExecArgs, session: &Session, group: [Variable; 6]) -> Result<(Command, Temporary)> {
-    let mut own = group.map(|Variable { name, value }| (name.to_owned(), value)).to_vec();
+fn with_group(args: &ExecArgs, session: &Session, group: Vec<Variable>) -> Result<(Command, Temporary)> {
+    let mut own = group.into_iter().map(|Variable { name, value }| (name.into_owned(), value)).collect::<Vec<Set>>();
     let value = |name: &str| own.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.as_ref());
     let prepared = match (value("OPENAI_API_KEY"), value("OPENAI_BASE_URL")) {
         (Some(key), Some(base_url)) => {

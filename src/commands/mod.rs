@@ -35,7 +35,8 @@ use crate::gateway as proxy;
 use crate::gateway::fallback::Target;
 use crate::paths;
 use crate::profile::ProfileName;
-use crate::providers::{Ci, Provider};
+use crate::providers::{Ci, Overrides, Provider, find, names as provider_names};
+use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 use crate::setup::Places;
 use crate::shell::{self, Variable};
@@ -183,7 +184,8 @@ pub(crate) fn group(
     model: Option<String>,
     short_lived: bool,
     asks: bool,
-) -> Result<[Variable; 6]> {
+    native: bool,
+) -> Result<Vec<Variable>> {
     let account = session.account()?;
     let lifetime = Lifetime::new(min_ttl, PREFERRED);
     let mut credential = account.fresh(lifetime)?;
@@ -195,7 +197,60 @@ pub(crate) fn group(
         note(FORBIDDEN);
     }
     let endpoint = Endpoint::of(&account, &credential, model)?;
-    Ok(shell::openai(&credential.access_token, &endpoint.base_url, endpoint.model.as_deref()))
+    let mut group = shell::openai(&credential.access_token, &endpoint.base_url, endpoint.model.as_deref()).to_vec();
+    if native {
+        let provider = account.provider(&credential)?;
+        group.extend(native_group(&provider, &credential.access_token, &endpoint.base_url, false)?);
+    }
+    Ok(group)
+}
+
+/// The provider's own variables: each of its key variables, with those from which its readers take the base URL.
+///
+/// Hazard: a program that finds the key of a run beside no base URL sends it to the provider. Rule: behind a gateway a
+/// key variable without such a partner is removed, and refused where it is the one that programs read first.
+///
+/// Errors: usage, where there is nothing to set or it could not lead to the gateway.
+pub(crate) fn native_group(
+    provider: &Provider,
+    key: &Secret,
+    base_url: &str,
+    is_gateway: bool,
+) -> Result<Vec<Variable>> {
+    let usage = |message: String| Failed::new(Failure::Usage, message);
+    let known = provider.key.as_ref().filter(|key| !key.variables.is_empty());
+    let Some(known) = known else {
+        return usage(format!("{} has no variables of its own", provider.title)).hint("omit `--native`").err();
+    };
+    let mut group = Vec::new();
+    for (at, name) in known.variables.iter().enumerate() {
+        let partners = known.base_url_variables.get(name).map(Vec::as_slice).unwrap_or_default();
+        let is_alone = partners.is_empty();
+        if is_gateway && is_alone && at == 0 {
+            let message =
+                format!("programs that read `{name}` take no base URL beside it, so they would pass by the gateway");
+            return usage(message).hint("omit `--native` or `--gateway`").err();
+        }
+        let value = (!(is_gateway && is_alone)).then(|| key.clone());
+        group.push(Variable { name: name.clone().into(), value });
+        let base_url =
+            |name: &String| Variable { name: name.clone().into(), value: Some(Secret::new(base_url.to_owned())) };
+        group.extend(partners.iter().map(base_url));
+    }
+    Ok(group)
+}
+
+/// The names that [`native_group`] sets: of the provider of the profile, or of every provider where it is not known.
+pub(crate) fn native_names(session: Result<Session>) -> Vec<String> {
+    let known = session.ok().and_then(|session| session.provider());
+    let overrides = Overrides::default();
+    let all = || provider_names(&overrides).iter().filter_map(|name| find(name, &overrides).ok()).collect();
+    let found: Vec<Provider> = known.map_or_else(all, |provider| vec![provider]);
+    let names = |provider: Provider| {
+        let key = provider.key.map(|key| (key.variables, key.base_url_variables));
+        key.into_iter().flat_map(|(names, partners)| names.into_iter().chain(partners.into_values().flatten()))
+    };
+    found.into_iter().flat_map(names).collect()
 }
 
 /// Prints the answer. A closed pipe is `main`'s to judge.

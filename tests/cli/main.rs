@@ -40,6 +40,7 @@ mod login_choice;
 mod logout;
 mod memory;
 mod names;
+mod native;
 mod openrouter;
 mod origin;
 mod pending;
