@@ -691,7 +691,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__login)
-            opts="-h --force --api-key-stdin --api-key-env --base-url --region --code-stdin --key-label --limit --no-browser --qr --no-verify --no-wait --resume --timeout --model --json --profile --help $(qwenauth __complete providers 2>/dev/null)"
+            opts="-h --force --api-key-stdin --api-key-env --base-url --region --code-stdin --key-label --limit --no-browser --qr --clipboard --no-verify --no-wait --resume --timeout --model --json --profile --help $(qwenauth __complete providers 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

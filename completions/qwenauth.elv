@@ -55,6 +55,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --api-key-stdin 'Read the API key from stdin'
             cand --code-stdin 'OpenRouter: read the code that the browser shows from stdin'
             cand --no-browser 'Do not open a browser'
+            cand --clipboard 'Copy the code, or the address where there is none, to the clipboard of the terminal (OSC 52)'
             cand --no-verify 'Do not prove the login with a request to the API'
             cand --no-wait 'Show the code, keep the login pending and leave: for scripts and agents'
             cand --resume 'Wait for the pending login; start none'

@@ -59,6 +59,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l force -d 'Lo
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l api-key-stdin -d 'Read the API key from stdin'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l code-stdin -d 'OpenRouter: read the code that the browser shows from stdin'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-browser -d 'Do not open a browser'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l clipboard -d 'Copy the code, or the address where there is none, to the clipboard of the terminal (OSC 52)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-verify -d 'Do not prove the login with a request to the API'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-wait -d 'Show the code, keep the login pending and leave: for scripts and agents'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l resume -d 'Wait for the pending login; start none'

@@ -23,6 +23,7 @@ module completions {
     --limit: string           # OpenRouter: the most that the new key may spend, in US dollars
     --no-browser              # Do not open a browser
     --qr: string@"nu-complete qwenauth login qr" # Draw the verification URL as a QR code on stderr
+    --clipboard               # Copy the code, or the address where there is none, to the clipboard of the terminal (OSC 52)
     --no-verify               # Do not prove the login with a request to the API
     --no-wait                 # Show the code, keep the login pending and leave: for scripts and agents
     --resume                  # Wait for the pending login; start none

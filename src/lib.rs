@@ -26,7 +26,7 @@
 //! installation.rs how this program was installed, whether its file stays there, what upgrades it
 //! platform/       what depends on the operating system: files, locks, signals, processes
 //! shell.rs        variables as text for each shell
-//! terminal.rs     what a person sees: prompts, spinner, QR, color; never stdout, never a secret
+//! terminal/       what a person sees: prompts, spinner, QR, color; never stdout, never a secret
 //! say.rs          text for a person: width and color of the stream it goes to
 //! error.rs        failures a script can act on; the only place with exit codes
 //! secret.rs       a string that cannot be printed by accident
@@ -42,7 +42,7 @@
 //! setup → paths, platform, providers, used by its commands only
 //! gateway → compression, credentials, hooks, limits, usage, platform, providers, http, names, proxies, tls, used by its commands only
 //! sandbox → cli, paths, platform, providers, say, used by its command only
-//! error → say · cli → platform, say · terminal → platform
+//! error → say · cli → platform, say · terminal → platform, say
 //! http → names, platform, proxies, tls · tls → cli, platform · proxies → cli
 //! installation, names, platform, shell, secret use nothing of ours but error and secret
 //! ```

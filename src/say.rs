@@ -83,6 +83,11 @@ impl Screen {
         Self { color, width, utf8: is_terminal && wanted.utf8 }
     }
 
+    /// The same, as wide as a part of it.
+    pub(crate) fn narrowed(self, width: usize) -> Self {
+        Self { width: self.width.map(|_| width), ..self }
+    }
+
     /// Columns of the terminal; `None` if the stream is not a terminal.
     pub(crate) fn width(self) -> Option<usize> {
         self.width

@@ -53,6 +53,9 @@ pub(crate) struct LoginArgs {
     /// Draw the verification URL as a QR code on stderr
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Qr::Auto)]
     pub(crate) qr: Qr,
+    /// Copy the code, or the address where there is none, to the clipboard of the terminal (OSC 52)
+    #[arg(long)]
+    pub(crate) clipboard: bool,
     /// Do not prove the login with a request to the API
     #[arg(long)]
     pub(crate) no_verify: bool,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
@@ -27,14 +28,17 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn run(sandbox: &Sandbox, arguments: &[&str], (rows, columns): (u16, u16)) -> Self {
+    fn run(sandbox: &Sandbox, arguments: &[&str], size: (u16, u16)) -> Self {
+        Self::run_command(sandbox, sandbox.command(arguments), size)
+    }
+
+    fn run_command(sandbox: &Sandbox, mut command: Command, (rows, columns): (u16, u16)) -> Self {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let terminal = openpty(&size, None).unwrap();
         // Another test's program would inherit the terminal and keep it open.
         for end in [&terminal.master, &terminal.slave] {
             fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
         }
-        let mut command = sandbox.command(arguments);
         // A person sees no log, whatever the tests are run with.
         command.env_remove("QWENAUTH_LOG");
         command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
@@ -121,13 +125,163 @@ fn a_large_terminal_shows_a_qr_code_that_any_camera_reads() {
     qr::leads_to_the_page(&code.join("\n"));
 }
 
-#[test]
-fn a_small_terminal_shows_the_address_alone() {
-    for size in [(24, 30), (10, 120)] {
-        let screen = Terminal::run(&denied(), &["login", "qwen"], size).exits(4);
-        assert!(!screen.contains(['█', '▀', '▄']), "{screen}");
-        assert!(screen.contains(qr::URL), "{screen}");
+/// What a terminal of that size shows while the login waits, and its text.
+fn while_waiting(sandbox: &Sandbox, arguments: &[&str], (rows, columns): (u16, u16)) -> vt100::Parser {
+    let mut terminal = Terminal::run(sandbox, arguments, (rows, columns));
+    terminal.wait_for("Waiting for your approval (");
+    let mut parser = vt100::Parser::new(rows, columns, 0);
+    parser.process(terminal.seen.as_bytes());
+    terminal.running.signal(nix::sys::signal::Signal::SIGTERM);
+    drop(terminal.running.finish().dies_by(nix::sys::signal::Signal::SIGTERM));
+    parser
+}
+
+/// The codes that a camera reads off a terminal of those colors.
+fn read_off(screen: &vt100::Screen, is_dark: bool) -> Vec<String> {
+    let (rows, columns) = screen.size();
+    let light = |color: vt100::Color, default: bool| match color {
+        vt100::Color::Default => default,
+        vt100::Color::Idx(index) => index % 8 != 0,
+        vt100::Color::Rgb(red, _, _) => red > 127,
+    };
+    let mut pixels = vec![vec![0_u8; usize::from(columns) * 8]; usize::from(rows) * 16];
+    for row in 0..rows {
+        for column in 0..columns {
+            let Some(cell) = screen.cell(row, column) else { continue };
+            let (front, back) = (light(cell.fgcolor(), is_dark), light(cell.bgcolor(), !is_dark));
+            let (upper, lower) = match cell.contents().chars().next() {
+                Some('█') => (front, front),
+                Some('▀') => (front, back),
+                Some('▄') => (back, front),
+                _ => (back, back),
+            };
+            for y in 0..16 {
+                for x in 0..8 {
+                    let is_light = if y < 8 { upper } else { lower };
+                    pixels[usize::from(row) * 16 + y][usize::from(column) * 8 + x] = if is_light { 255 } else { 0 };
+                }
+            }
+        }
     }
+    let mut picture =
+        rqrr::PreparedImage::prepare_from_greyscale(usize::from(columns) * 8, pixels.len(), |x, y| pixels[y][x]);
+    picture.detect_grids().iter().filter_map(|grid| grid.decode().ok()).map(|(_, content)| content).collect()
+}
+
+fn waits_at(url: &str) -> Sandbox {
+    Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60, "verification_uri_complete": url})))
+}
+
+const QWENS_OWN: &str = "https://chat.qwen.ai/authorize?user_code=K3Q9ZL7P&client=qwen-code";
+
+/// A code is on the screen whole, with every line around it, or not at all.
+#[test]
+fn a_qr_code_is_whole_with_all_its_lines_or_not_there() {
+    let mut drawn = Vec::new();
+    for (columns, url) in [(80, QWENS_OWN), (60, QWENS_OWN), (120, QWENS_OWN), (80, "https://a.example/d?c=1")] {
+        for rows in 20..=40 {
+            let sandbox = waits_at(url);
+            let parser = while_waiting(&sandbox, &["login", "qwen"], (rows, columns));
+            let screen = parser.screen();
+            let text = screen.contents();
+            let flat: String = text.split_whitespace().collect::<Vec<_>>().join("");
+            assert!(flat.contains("K3Q9ZL7P") || url != QWENS_OWN, "{rows}x{columns}: {text}");
+            assert!(text.contains("Code: "), "{rows}x{columns}: {text}");
+            let Some(first) = screen.rows(0, columns).position(|line| line.contains(['█', '▀', '▄'])) else {
+                assert!(text.contains("`--qr always`"), "{rows}x{columns}: {text}");
+                continue;
+            };
+            assert!(flat.contains(url), "{rows}x{columns}: the address is not on the screen: {text}");
+            for whole in ["asks", "Waiting for your approval"] {
+                assert!(text.contains(whole), "{rows}x{columns}: {whole} in {text}");
+            }
+            assert!(first >= 1, "{text}");
+            for is_dark in [true, false] {
+                assert_eq!(read_off(screen, is_dark), [url], "{rows}x{columns}: {text}");
+            }
+            drawn.push((rows, columns, url));
+        }
+    }
+    assert!(drawn.contains(&(24, 80, QWENS_OWN)), "an ordinary terminal shows it: {drawn:?}");
+    assert!(!drawn.contains(&(20, 80, QWENS_OWN)));
+    assert!(drawn.contains(&(40, 60, QWENS_OWN)));
+}
+
+#[test]
+fn what_is_pasted_too_early_answers_nothing_and_reaches_no_shell() {
+    let sandbox = Sandbox::new().logged_in();
+    let before = sandbox.content();
+    let mut shell = sandbox.other("sh");
+    shell.args([
+        "-c",
+        "$QWENAUTH login qwen; stty -icanon -echo min 0 time 3; dd bs=4096 count=1 2>/dev/null; echo END",
+    ]);
+    let mut terminal = Terminal::run_command(&sandbox, shell, (24, 80));
+    terminal.wait_for("Replace it? [y/N]");
+    terminal.types("sk-n0000y0000\r\nsecond line of what was pasted\r\n");
+    // What a shell would read next.
+    drop(terminal.running.finish().stdout("END\n"));
+    assert_eq!(sandbox.content(), before);
+}
+
+#[test]
+fn a_row_of_the_list_fits_and_one_line_stays_of_it() {
+    for columns in [60, 80, 120] {
+        let sandbox = denied();
+        let mut terminal = Terminal::run(&sandbox, &["login"], (24, columns));
+        terminal.wait_for("[arrows to move, Enter to choose, ");
+        terminal.wait_for("qwen ");
+        let mut parser = vt100::Parser::new(24, columns, 0);
+        parser.process(terminal.seen.as_bytes());
+        let rows: Vec<String> = parser.screen().rows(0, columns).collect();
+        for name in
+            ["> dashscope    Alibaba Cloud Model Studio 百炼", "  openrouter   OpenRouter", "  qwen         Qwen OAuth"]
+        {
+            assert!(rows.iter().any(|row| row.starts_with(name)), "{name} in {rows:?}");
+        }
+        assert!(rows[1].contains("API key") && !rows.iter().any(|row| row.trim() == "type to filter]"), "{rows:?}");
+        terminal.types("oauth\r");
+        let screen = terminal.exits(4);
+        let mut parser = vt100::Parser::new(24, columns, 0);
+        parser.process(screen.as_bytes());
+        let text = parser.screen().contents();
+        assert!(text.starts_with("? Log in to  Qwen OAuth (qwen)\n"), "{text}");
+        assert!(!text.contains("dashscope  "), "{text}");
+    }
+}
+
+#[test]
+fn the_list_is_filtered_by_name_title_and_alias() {
+    for (typed, chosen) in
+        [("bailian", "dashscope"), ("hugging", "huggingface"), ("groq", "groq"), ("OpenR", "openrouter")]
+    {
+        let sandbox = Sandbox::new();
+        let mut terminal = Terminal::run(&sandbox, &["login"], (24, 80));
+        terminal.wait_for("qwen ");
+        terminal.types(typed);
+        terminal.types("\r");
+        terminal.wait_for(&format!(" ({chosen})"));
+        terminal.running.signal(nix::sys::signal::Signal::SIGTERM);
+        drop(terminal.running.finish().any_stderr().any_stdout().dies_by(nix::sys::signal::Signal::SIGTERM));
+    }
+}
+
+#[test]
+fn the_code_is_copied_only_where_that_is_asked_for() {
+    // base64 of `WDJB-MJHT`
+    const COPIED: &str = "\u{1b}]52;c;V0RKQi1NSkhU\u{7}";
+    let screen = Terminal::run(&denied(), &["login", "qwen", "--clipboard"], LARGE).exits(4);
+    assert!(screen.contains(COPIED) && screen.contains("(copied to the clipboard)"), "{screen:?}");
+    let sandbox = denied().variable("TMUX", "/tmp/tmux,1,0");
+    let screen = Terminal::run(&sandbox, &["login", "qwen", "--clipboard"], LARGE).exits(4);
+    assert!(screen.contains("\u{1b}Ptmux;\u{1b}\u{1b}]52;c;V0RKQi1NSkhU\u{7}\u{1b}\\"), "{screen:?}");
+    let screen = Terminal::run(&denied(), &["login", "qwen"], LARGE).exits(4);
+    assert!(!screen.contains("]52;"), "{screen:?}");
+    Sandbox::new().run(["login", "qwen", "--clipboard"]).fails(
+        2,
+        "`--clipboard` copies by way of a terminal, and stderr is not one",
+        "omit `--clipboard`",
+    );
 }
 
 #[test]

@@ -1,14 +1,13 @@
 //! A login by the device flow: show the code, wait for a person, store, prove.
 
-use std::io::{IsTerminal, stderr};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use serde_json::json;
 
+use super::screen::{self, Waiting};
 use super::{Attempt, existing};
-use crate::cli::{LoginArgs, Qr, variable};
 use crate::commands::{print_json, rfc3339};
 use crate::credentials::{
     Account, Credential, PendingLogin, Proof, Question, Stored, login_server, prove, store_grant, store_model,
@@ -20,7 +19,7 @@ use crate::oauth::device::{self, Authorization};
 use crate::platform::lock::Kernel;
 use crate::platform::signals::Held;
 use crate::providers::Practice;
-use crate::terminal::{self, Countdown, Draw};
+use crate::terminal::{self, Countdown};
 
 /// How often a process that waits looks up: at signals, at the other process.
 const LOOK: Duration = Duration::from_millis(50);
@@ -34,10 +33,11 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     let before = stored(account)?;
     // From here to the stored login a signal is noted, and acted upon where this goes: nothing half done is left.
     let held = Held::new();
-    let (authorization, joined) = begin(attempt, &server)?;
+    let mut remarks = Vec::new();
+    let (authorization, joined) = begin(attempt, &server, &mut remarks)?;
     let expires = Instant::now() + authorization.expires_in;
     let deadline = args.timeout.map_or(expires, |timeout| expires.min(Instant::now() + timeout));
-    show(args, &authorization, server.token_endpoint.host_str().unwrap_or_default())?;
+    show(attempt, &authorization, server.token_endpoint.host_str().unwrap_or_default(), &remarks)?;
     if args.no_wait {
         note("the login waits for your approval; `qwenauth login --resume` completes it");
         return Ok(());
@@ -119,11 +119,11 @@ pub(super) fn change_model(attempt: &Attempt) -> Result<()> {
 }
 
 /// The pending login, or a new one. Says whether it was pending.
-fn begin(attempt: &Attempt, server: &Server) -> Result<(Authorization, bool)> {
+fn begin(attempt: &Attempt, server: &Server, remarks: &mut Vec<String>) -> Result<(Authorization, bool)> {
     let Attempt { args, account, provider, .. } = attempt;
     let _lock = PendingLogin::of(account).lock_start()?;
     if let Some(pending) = PendingLogin::of(account).read(server)? {
-        note("a login waits for approval already, and this one joins it");
+        remark(remarks, "a login waits for approval already, and this one joins it");
         return Ok((pending, true));
     }
     if args.resume {
@@ -132,11 +132,16 @@ fn begin(attempt: &Attempt, server: &Server) -> Result<(Authorization, bool)> {
             .err();
     }
     if let Some(text) = &provider.note {
-        note(text);
+        remark(remarks, text);
     }
     let authorization = device::request(server, &account.network, Held::noted)?;
     PendingLogin::of(account).keep(server, &authorization)?;
     Ok((authorization, false))
+}
+
+/// Says it at once, or on a terminal together with the code.
+fn remark(remarks: &mut Vec<String>, text: &str) {
+    if screen::shows_remarks() { remarks.push(text.to_owned()) } else { note(text) }
 }
 
 enum Turn {
@@ -210,8 +215,8 @@ fn approve_here(practice: &Practice, network: &Network, authorization: &Authoriz
     Ok(())
 }
 
-fn show(args: &LoginArgs, authorization: &Authorization, host: &str) -> Result<()> {
-    if args.json {
+fn show(attempt: &Attempt, authorization: &Authorization, host: &str, remarks: &[String]) -> Result<()> {
+    if attempt.args.json {
         let expires_at = rfc3339(SystemTime::now() + authorization.expires_in);
         print_json(&json!({
             "event": "device_code",
@@ -222,24 +227,5 @@ fn show(args: &LoginArgs, authorization: &Authorization, host: &str) -> Result<(
             "interval": authorization.interval.as_secs(),
         }))?;
     }
-    let when = match args.qr {
-        Qr::Auto => Draw::Auto,
-        Qr::Always => Draw::Always,
-        Qr::Never => Draw::Never,
-    };
-    let web = ["http://", "https://"].iter().any(|scheme| authorization.url().starts_with(scheme));
-    if web {
-        terminal::draw_qr(&printable(authorization.url()), when, coloured())?;
-    }
-    terminal::say("Open this address on any device:\n\n");
-    terminal::say(&printable(authorization.url()));
-    if !authorization.user_code.is_empty() {
-        terminal::say(&format!("\nCode: {}", printable(&authorization.user_code)));
-    }
-    terminal::say(&format!("\n{host} asks you to approve this login. Approve it only if you started this."));
-    Ok(())
-}
-
-fn coloured() -> bool {
-    variable("CLICOLOR_FORCE").is_some() || variable("NO_COLOR").is_none() && stderr().is_terminal()
+    attempt.show(&Waiting { url: authorization.url(), user_code: &authorization.user_code, host, remarks })
 }

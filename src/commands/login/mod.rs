@@ -4,6 +4,7 @@ mod device;
 mod key;
 mod openrouter;
 mod outcome;
+mod screen;
 mod target;
 
 use anyhow::{Context, Result};
@@ -21,6 +22,8 @@ use crate::terminal;
 
 pub(crate) fn run(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     let outcome = log_in(args, global, session);
+    // A key that was pasted too early is for no shell.
+    terminal::discard_typed_ahead();
     if let (true, Err(error)) = (args.json, &outcome) {
         let report = Report::of(error);
         print_json(&json!({"event": "error", "kind": report.failure.name(), "message": report.message}))?;
@@ -60,6 +63,7 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     };
     let attempt = Attempt { args, session, provider, profile, account, stored, surroundings };
     let method = attempt.method()?;
+    attempt.check_clipboard()?;
     if (args.no_wait || args.resume) && method == Method::Key {
         return Failed::new(Failure::Usage, "`--no-wait` and `--resume` are for logins that a person approves")
             .hint(format!("see `qwenauth providers {}`", attempt.provider.name))
@@ -105,11 +109,11 @@ fn choose(
         return providers::find(QWEN, overrides);
     }
     let all = all(overrides)?;
-    let rows: Vec<String> = all.iter().map(|provider| row(provider, surroundings)).collect();
-    match terminal::choose("Log in to", &rows)? {
-        Some(index) => all.into_iter().nth(index).context("no such provider"),
-        None => Failed::new(Failure::Usage, "no provider was chosen").err(),
-    }
+    let rows: Vec<terminal::Row> = all.iter().map(|provider| row(provider, surroundings)).collect();
+    let chosen = terminal::choose("Log in to", &rows)?.and_then(|index| all.into_iter().nth(index));
+    let Some(provider) = chosen else { return Failed::new(Failure::Usage, "no provider was chosen").err() };
+    terminal::say(&format!("? Log in to  {} ({})", provider.title, provider.name));
+    Ok(provider)
 }
 
 fn all(overrides: &Overrides) -> Result<Vec<Provider>> {
@@ -134,7 +138,7 @@ fn check_no_key_is_meant(overrides: &Overrides) -> Result<()> {
 }
 
 /// One line of the list: name, title, how to log in, price.
-fn row(provider: &Provider, surroundings: Surroundings) -> String {
+fn row(provider: &Provider, surroundings: Surroundings) -> terminal::Row {
     let method = match (&provider.authorize, provider.oauth(), &provider.key) {
         (Some(_), ..) => "browser",
         (_, Some(_), None) => "device",
@@ -147,7 +151,8 @@ fn row(provider: &Provider, surroundings: Surroundings) -> String {
         Some(name) => format!("key in {name}"),
         None => provider.cost.clone(),
     };
-    format!("{}{}{method:<9}{cost}", cell(&provider.name, 12) + " ", cell(provider.label(), 32) + " ")
+    let shown = format!("{} {} {method:<8} {cost}", cell(&provider.name, 12), cell(provider.label(), 32));
+    terminal::Row { shown, names: format!("{} {}", provider.title, provider.aliases.join(" ")) }
 }
 
 /// The provider known as `typed`. A stored profile of that name goes before an alias.

@@ -1,0 +1,171 @@
+//! What a person sees of a login that waits: address, code and QR code, and what goes to the terminal's clipboard.
+//!
+//! Hazard: a QR code whose first rows have scrolled off cannot be read. Rule: it is drawn if every row of this login fits
+//! on the screen at once, the cursor's and one more for how it ends included, else one line says why it is not.
+
+use std::io::{IsTerminal, stderr};
+
+use anyhow::Result;
+use unicode_width::UnicodeWidthStr;
+
+use super::Attempt;
+use crate::cli::{Qr, variable};
+use crate::error::{Failed, Failure, note, printable};
+use crate::say::{Screen, Style};
+use crate::terminal::{self, Code, Multiplexer};
+
+/// Columns between the code and the text beside it, and the fewest that such a text needs.
+const GAP: usize = 2;
+const MIN_SIDE: usize = 28;
+
+/// Rows for the countdown, which the cursor is on, and for the line that the login ends with.
+const BELOW: usize = 2;
+
+/// A login that waits for a person.
+pub(super) struct Waiting<'a> {
+    pub(super) url: &'a str,
+    pub(super) user_code: &'a str,
+    /// Who asks for the approval.
+    pub(super) host: &'a str,
+    /// What has to be said before.
+    pub(super) remarks: &'a [String],
+}
+
+/// Whether remarks can wait until the code is shown: a pipe gets them at once.
+pub(super) fn shows_remarks() -> bool {
+    stderr().is_terminal()
+}
+
+impl Attempt<'_> {
+    /// Errors: usage, where there is no terminal to copy anything to.
+    pub(super) fn check_clipboard(&self) -> Result<()> {
+        if self.args.clipboard && !stderr().is_terminal() {
+            return Failed::new(Failure::Usage, "`--clipboard` copies by way of a terminal, and stderr is not one")
+                .hint("omit `--clipboard`")
+                .err();
+        }
+        Ok(())
+    }
+
+    /// Copies a code or an address, if that was asked for. Says so in a few words.
+    pub(super) fn copy(&self, text: &str) -> &'static str {
+        if !self.args.clipboard {
+            return "";
+        }
+        let inside = |name: &str| variable(name).is_some();
+        let multiplexer = match () {
+            () if inside("TMUX") => Some(Multiplexer::Tmux),
+            () if inside("STY") => Some(Multiplexer::Screen),
+            () => None,
+        };
+        terminal::copy(&printable(text), multiplexer);
+        " (copied to the clipboard)"
+    }
+
+    /// Rows that this login has printed before its code is shown.
+    fn rows_before(&self) -> usize {
+        let chosen = usize::from(self.args.provider.is_none());
+        let asked = if self.stored.is_some() && !self.args.force { 2 } else { 0 };
+        chosen + asked
+    }
+
+    /// Shows where to approve the login, with a QR code if all of it fits.
+    pub(super) fn show(&self, waiting: &Waiting) -> Result<()> {
+        let copied = self.copy(if waiting.user_code.is_empty() { waiting.url } else { waiting.user_code });
+        let is_web = ["http://", "https://"].iter().any(|scheme| waiting.url.starts_with(scheme));
+        let wanted = match self.args.qr {
+            Qr::Never => None,
+            Qr::Auto if !stderr().is_terminal() => None,
+            Qr::Auto | Qr::Always => is_web.then(|| Code::of(&printable(waiting.url))).transpose()?,
+        };
+        if let Some(code) = &wanted
+            && self.args.qr == Qr::Auto
+        {
+            if let Some(side) = self.beside(code, waiting, copied) {
+                draw_with(code, waiting, &side);
+                return Ok(());
+            }
+            if !self.fits_above(code, waiting) {
+                say_remarks(waiting);
+                say_text(waiting, copied);
+                terminal::say("(the terminal is too small for the QR code; `--qr always` draws it anyway)");
+                return Ok(());
+            }
+        }
+        say_remarks(waiting);
+        if let Some(code) = &wanted {
+            code.lines(is_colored()).for_each(|line| terminal::print(&line));
+        }
+        say_text(waiting, copied);
+        Ok(())
+    }
+
+    /// The text beside the code, if the screen has room for both and what is above and below.
+    fn beside(&self, code: &Code, waiting: &Waiting, copied: &str) -> Option<Vec<String>> {
+        let (height, width) = terminal::size();
+        let room = width.checked_sub(code.columns() + GAP + 1).filter(|room| *room >= MIN_SIDE)?;
+        let screen = Screen::stderr().narrowed(room);
+        let mut side = screen.wrap("Scan the code, or open the address above on any device.", 0, 0);
+        if !waiting.user_code.is_empty() {
+            let code = screen.paint(Style::Bold, &printable(waiting.user_code));
+            side.extend([String::new(), format!("Code: {code}{copied}")]);
+        }
+        side.push(String::new());
+        side.extend(screen.wrap(&approval(waiting.host), 0, 0));
+        for remark in waiting.remarks {
+            side.push(String::new());
+            side.extend(screen.wrap(&printable(remark), 0, 0));
+        }
+        let rows = self.rows_before() + url_rows(waiting, width) + code.rows().max(side.len()) + BELOW;
+        (rows <= height && side.iter().all(|line| line.width() <= room + 8)).then_some(side)
+    }
+
+    /// Whether the code and the text below it fit.
+    fn fits_above(&self, code: &Code, waiting: &Waiting) -> bool {
+        let (height, width) = terminal::size();
+        let screen = Screen::stderr();
+        let remarks: usize = waiting.remarks.iter().map(|remark| screen.message(None, remark).lines().count()).sum();
+        // The blank lines of `say_text` count as well.
+        let text = 7 + url_rows(waiting, width) + screen.wrap(&approval(waiting.host), 0, 0).len();
+        code.columns() < width && self.rows_before() + remarks + code.rows() + text + BELOW <= height
+    }
+}
+
+fn url_rows(waiting: &Waiting, width: usize) -> usize {
+    printable(waiting.url).width().div_ceil(width.max(1))
+}
+
+fn approval(host: &str) -> String {
+    format!("{host} asks you to approve this login. Approve it only if you started this.")
+}
+
+fn draw_with(code: &Code, waiting: &Waiting, side: &[String]) {
+    terminal::print(&printable(waiting.url));
+    let blank = " ".repeat(code.columns());
+    let mut lines = code.lines(is_colored());
+    for row in 0..code.rows().max(side.len()) {
+        let left = lines.next().unwrap_or_else(|| blank.clone());
+        let right = side.get(row).map(String::as_str).unwrap_or_default();
+        terminal::print(format!("{left}{}{right}", " ".repeat(GAP)).trim_end());
+    }
+}
+
+fn say_remarks(waiting: &Waiting) {
+    for remark in waiting.remarks {
+        note(remark);
+    }
+}
+
+fn say_text(waiting: &Waiting, copied: &str) {
+    terminal::say("Open this address on any device:\n\n");
+    terminal::say(&printable(waiting.url));
+    if !waiting.user_code.is_empty() {
+        terminal::say(&format!("\nCode: {}{copied}", printable(waiting.user_code)));
+    }
+    terminal::say(&format!("\n{}", approval(waiting.host)));
+}
+
+fn is_colored() -> bool {
+    let forced = variable("CLICOLOR_FORCE").is_some_and(|value| value != "0");
+    variable("NO_COLOR").is_none() && (forced || stderr().is_terminal())
+}
