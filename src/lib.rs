@@ -127,7 +127,15 @@ fn run_command(Cli { global, command }: Cli) -> Result<u8> {
         let known = level.to_string_lossy().parse();
         let level = known.as_ref().copied().unwrap_or(log::LevelFilter::Info);
         let target = env_logger::Target::Pipe(Box::new(say::LogLines));
-        env_logger::Builder::new().filter_module("qwenauth", level).target(target).init();
+        env_logger::Builder::new()
+            .filter_module("qwenauth", level)
+            .target(target)
+            // On one line each, whatever others wrote into it.
+            .format(|line, record| {
+                let said = error::shown(&record.args().to_string());
+                writeln!(line, "[{:<5} {}] {said}", record.level(), record.target())
+            })
+            .init();
         if known.is_err() {
             log::warn!("`QWENAUTH_LOG` is none of off, error, warn, info, debug, trace; `info` is used");
         }

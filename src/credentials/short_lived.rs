@@ -3,19 +3,18 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Account, Credential, Lifetime};
 use crate::error::{Failed, Failure};
 use crate::http;
 use crate::oauth::REQUEST_LIMIT;
+use crate::oauth::fields::Fields;
 use crate::secret::Secret;
 
 /// The longest life such a key can have, as documented.
 const LONGEST: Duration = Duration::from_secs(1800);
 
-#[derive(Deserialize)]
 struct Minted {
     token: Secret,
     /// Seconds since 1970.
@@ -52,7 +51,10 @@ pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: 
         .post_json(&url, &Value::Object(serde_json::Map::new()), Some(&credential.access_token), &[], REQUEST_LIMIT)
         .map_err(|trouble| failed(Failure::Temporary, &trouble.sentence(&host)))?;
     let minted = match reply.status {
-        200 => serde_json::from_slice::<Minted>(&reply.body).ok(),
+        200 => Fields::of(&reply.body).and_then(|fields| {
+            let token = Secret::new(fields.string("token")?);
+            Some(Minted { token, expires_at: fields.number("expires_at") })
+        }),
         401 | 403 if !reply.is_html() => {
             return failed(Failure::LoginRequired, &format!("it answered {} to the stored key", reply.status))
                 .hint(format!("the key may have been deleted; {}", account.login_hint()))

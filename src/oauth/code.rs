@@ -20,6 +20,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::REQUEST_LIMIT;
+use super::fields::Fields;
 use super::pkce::Pkce;
 use crate::error::{Failed, Failure, printable};
 use crate::http::Network;
@@ -300,11 +301,6 @@ pub(crate) fn authorize_url(base: &str, pkce: &Pkce, callback: Option<&str>, ext
     Ok(url)
 }
 
-#[derive(Deserialize)]
-struct Exchanged {
-    key: Secret,
-}
-
 /// OpenRouter's exchange of a code for an API key.
 ///
 /// Errors: login required when the code is wrong, used or expired; temporary when the server says nothing of it.
@@ -324,6 +320,11 @@ pub(crate) fn exchange(url: &str, code: &Secret, pkce: &Pkce, network: &Network)
         .connect(&url)?
         .post_json(&url, &body, None, &[], REQUEST_LIMIT)
         .map_err(|trouble| temporary(&trouble.sentence(&host)))?;
+    if (200..300).contains(&reply.status)
+        && let Some(key) = Fields::of(&reply.body).and_then(|fields| fields.secret("key"))
+    {
+        return Ok(key);
+    }
     if matches!(reply.status, 400..=499) && reply.status != 429 && !reply.is_html() {
         return Failed::new(
             Failure::LoginRequired,
@@ -332,11 +333,7 @@ pub(crate) fn exchange(url: &str, code: &Secret, pkce: &Pkce, network: &Network)
         .hint("run the login again for a new code")
         .err();
     }
-    let exchanged: Option<Exchanged> = serde_json::from_slice(&reply.body).ok();
-    match exchanged {
-        Some(exchanged) if reply.status == 200 && !exchanged.key.expose().is_empty() => Ok(exchanged.key),
-        _ => temporary(&format!("it answered {}", super::reply::describe(reply.status))).err(),
-    }
+    temporary(&format!("it answered {}", super::reply::describe(reply.status))).err()
 }
 
 #[cfg(test)]
