@@ -157,15 +157,16 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
         models: provider.models.into_iter().filter(|model| !model.id.chars().any(char::is_control)).collect(),
         shared_with_qwen_code: account.profile == QWEN,
         gateway_key,
-        program: own_name()?,
+        program: own_name(session)?,
     })
 }
 
 /// `qwenauth` where that is what `PATH` finds, else the path of this very program: never that of a launcher, which costs each
 /// call the start of an interpreter, and never one that goes away.
-fn own_name() -> Result<String> {
+fn own_name(session: &Session) -> Result<String> {
     let own = Installation::of_this_program().context("cannot tell where this program is")?;
-    if !own.stays() {
+    // A sandbox goes away as well, so the tour of a program that `npx` or `uvx` runs shows what an installed one does.
+    if !own.stays() && session.config.overrides.practice.is_none() {
         let what = format!("qwenauth is {own}, so a tool that is set up to call it would not find it later");
         return Failed::new(Failure::Other, what).hint("install qwenauth first, then run `setup` again").err();
     }

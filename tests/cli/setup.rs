@@ -555,5 +555,9 @@ fn a_program_that_goes_away_is_not_set_up_for_others() {
             }
         }
         assert_eq!(sandbox.paths(), before, "{place}");
+        // The practice one goes away as well: the tour shows the whole way.
+        let mut tour = sandbox.other(&program);
+        tour.args(["sandbox", "--tour"]);
+        let _ = sandbox.start(tour).finish().exits(0).any_stdout().any_stderr();
     }
 }
