@@ -28,42 +28,42 @@ complete -c qwenauth -n "__fish_qwenauth_needs_command" -l profile -d 'Use this 
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -s V -l version -d 'Print version'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "login" -d 'Log in and make the profile active'
-complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "status" -d 'Show where the login stands'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "status" -d 'Show login status'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "refresh" -d 'Renew the access token now'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "logout" -d 'Remove a stored credential, revoking it where the provider can'
-complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "token" -d 'Print an access token that is good for a while'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "token" -d 'Print a valid access token, renewing it if necessary'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "env" -d 'Print shell statements that export the credential'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "exec" -d 'Run a program with the credential in its environment'
-complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "gateway" -d 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself'
-complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "usage" -d 'Show what passed through the gateway and what limits leave'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "gateway" -d 'Run a local OpenAI-compatible proxy that holds the credential'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "usage" -d 'Show gateway usage and remaining limits'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "providers" -d 'Compare the known providers: price, limits, CI, what works here'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "profiles" -d 'List the stored profiles'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "use" -d 'Make a stored profile the active one'
-complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "setup" -d 'Set up a tool to use the active profile'
-complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "doctor" -d 'Look for what keeps a login from working'
-complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "sandbox" -d 'Try everything against a practice provider on this machine: no account, no network'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "setup" -d 'Configure a tool to use the active profile'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "doctor" -d 'Diagnose login problems'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "sandbox" -d 'Try qwenauth with a local practice provider: no account, no network'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "completions" -d 'Print a completion script'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l api-key-env -d 'Take the API key from this environment variable' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l base-url -d 'Where the API lives, for `custom` or a workspace\'s own domain' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l region -d 'The region the key belongs to (default: found out)' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l api-key-env -d 'Read the API key from this environment variable' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l base-url -d 'API base URL, for `custom` or a workspace-specific domain' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l region -d 'Region of the key (default: detected)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l key-label -d 'OpenRouter: the name of the new key' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l limit -d 'OpenRouter: the most that the new key may spend, in US dollars' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l qr -d 'Draw the verification URL as a QR code on stderr' -r -f -a "auto\t'When stderr is a terminal large enough'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l limit -d 'Spending limit of the new key, in US dollars' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l qr -d 'Draw the verification URL as a QR code on stderr' -r -f -a "auto\t'If stderr is a terminal with enough room'
 always\t''
 never\t''"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l timeout -d 'Give up after this long, for example `90s` or `5m`' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l model -d 'The model that `env` and `exec` name for this profile' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l model -d 'Default model of this profile, exported by `env` and `exec`' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l force -d 'Log in again although a valid login exists'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l force -d 'Log in even if already logged in'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l api-key-stdin -d 'Read the API key from stdin'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l code-stdin -d 'OpenRouter: read the code that the browser shows from stdin'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l code-stdin -d 'Read the code shown in the browser from stdin'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-browser -d 'Do not open a browser'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l clipboard -d 'Copy the code, or the address where there is none, to the clipboard of the terminal (OSC 52)'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-verify -d 'Do not prove the login with a request to the API'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-wait -d 'Show the code, keep the login pending and leave: for scripts and agents'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l resume -d 'Wait for the pending login; start none'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l json -d 'Print events for a script, one JSON object a line'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-verify -d 'Skip the test request'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-wait -d 'Print the code and exit; finish later with `--resume`'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l resume -d 'Finish a pending login instead of starting a new one'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l json -d 'Print events as JSON, one object per line'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l json -d 'Print JSON'
@@ -77,12 +77,12 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l all -d 'Rem
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l local -d 'Do not ask the provider to revoke the credential'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l min-ttl -d 'How long the token must be good for (default: 30s)' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l min-ttl -d 'Minimum remaining lifetime of the token (default: 30s)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l format -r -f -a "raw\t'The token alone'
 json\t'An object with token, expiry, base URL and model'
 header\t'`Authorization: Bearer …`'"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l short-lived -d 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -l short-lived -d 'Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand token" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l format -d 'Shell or file that reads the output (default: `sh`, on Windows the shell that runs qwenauth)' -r -f -a "sh\t'bash, dash, zsh; quoted, any POSIX shell'
 fish\t''
@@ -91,63 +91,63 @@ nushell\t'A record for `from json | load-env`'
 elvish\t''
 cmd\t'For a `for /f` loop'
 dotenv\t'An `.env` file'
-json\t'An object of names and values, null for what is to be removed'
+json\t'Object of names and values; null means unset'
 github\t'Lines for the file `GITHUB_ENV` of a GitHub Actions job, the key masked'"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l model -d 'The model to name in `OPENAI_MODEL`' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l min-ttl -d 'How long the token must be good for (default: 10m if it can be had)' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l min-ttl -d 'Minimum remaining lifetime of the token (default: 10m, best effort)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l unset -d 'Print statements that remove the variables'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l native -d 'Add the provider\'s own variables, such as `DASHSCOPE_API_KEY`, each with its base URL'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l short-lived -d 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l short-lived -d 'Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l model -d 'The model to name in `OPENAI_MODEL`' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l min-ttl -d 'How long the token must be good for (default: 10m if it can be had)' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l rpm -d 'Requests a minute, instead of what is known of the provider' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l rpd -d 'Requests a day, after which the gateway refuses' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l max-wait -d 'Longest wait that the provider may ask for before it is asked again' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l timeout -d 'Longest time until an answer begins, and between two pieces of it' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l min-ttl -d 'Minimum remaining lifetime of the token (default: 10m, best effort)' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l rpm -d 'Requests per minute (default: the provider\'s known limit)' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l rpd -d 'Requests per day; further requests are rejected' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l max-wait -d 'Longest `Retry-After` to honor; longer ones go to the client' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l timeout -d 'Timeout for the first byte of a response and between chunks' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l max-body -d 'Longest request' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l replay-limit -d 'Longest request that is kept to be sent again' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l replay-limit -d 'Largest body kept in memory for retries' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l log -d 'Write a JSON line per request to this file, or with `-` to stdout; never a body or a key' -r -F
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l fallback -d 'Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l warn-at -d 'Say so, once a day, when this much of the day\'s limit is used' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l warn-at -d 'Warn once a day when this share of the daily limit is used' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l as -d 'The known program that CMD is, where its name does not tell' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l gateway -d 'Keep the credential in a gateway that lives as long as the program'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l gateway -d 'Run the program behind its own gateway, so that it never sees the credential'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l preserve-env -d 'Keep the key and base URL if one of any family is already set'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l native -d 'Add the provider\'s own variables, such as `DASHSCOPE_API_KEY`, each with its base URL'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l no-pacing -d 'Count requests, but let none wait'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l short-lived -d 'Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l no-pacing -d 'Count requests without delaying any'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l short-lived -d 'Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l allow-env-file -d 'Start a known program although a file that it reads, or an option of its own, replaces host or key'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s v -l verbose -d 'Say which variables were set'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s v -l verbose -d 'Show which variables were set'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l listen -d 'Where to listen; port 0 takes a free one' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l api-key-file -d 'Keep the key in this file over restarts; it is not printed' -r -F
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l allow-host -d 'Answer to this host name as well; can be repeated' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l drain -d 'How long requests may take to finish after Ctrl-C' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l rpm -d 'Requests a minute, instead of what is known of the provider' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l rpd -d 'Requests a day, after which the gateway refuses' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l max-wait -d 'Longest wait that the provider may ask for before it is asked again' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l timeout -d 'Longest time until an answer begins, and between two pieces of it' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l listen -d 'Address to listen on; port 0 picks a free port' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l api-key-file -d 'Persist the key in this file; it is not printed' -r -F
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l allow-host -d 'Also accept this `Host` header; can be repeated' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l drain -d 'Time for open requests to finish after Ctrl-C' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l rpm -d 'Requests per minute (default: the provider\'s known limit)' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l rpd -d 'Requests per day; further requests are rejected' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l max-wait -d 'Longest `Retry-After` to honor; longer ones go to the client' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l timeout -d 'Timeout for the first byte of a response and between chunks' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l max-body -d 'Longest request' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l replay-limit -d 'Longest request that is kept to be sent again' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l replay-limit -d 'Largest body kept in memory for retries' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l log -d 'Write a JSON line per request to this file, or with `-` to stdout; never a body or a key' -r -F
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l fallback -d 'Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l warn-at -d 'Say so, once a day, when this much of the day\'s limit is used' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l warn-at -d 'Warn once a day when this share of the daily limit is used' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l plain-http -d 'Listen beyond this machine although nothing encrypts what passes'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l show-key -d 'Print the key of `--api-key-file` as well'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l all-profiles -d 'Serve every stored profile, at `/p/NAME/v1`'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l metrics -d 'Serve counters for Prometheus at `/metrics`, behind the key'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l metrics -d 'Serve Prometheus metrics at `/metrics` (requires the key)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l install -d 'Run it as a service of yours from now on, with these options (systemd, launchd)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l uninstall -d 'Stop the service and remove it'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l json -d 'Print JSON'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l no-pacing -d 'Count requests, but let none wait'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l no-pacing -d 'Count requests without delaying any'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l days -d 'How many days, today included' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l days -d 'Number of days, including today' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l json -d 'Print JSON'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l check -d 'Ask the provider what is left, where it can be asked'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l check -d 'Query the provider for the remaining quota, if supported'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l json -d 'Print JSON'
@@ -159,39 +159,39 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -s h -l help
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l model -d 'The model the tool starts with' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l gateway -d 'Use a gateway on this address, whose key stays in a file' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l gateway -d 'Use a gateway at this address; its key is kept in a file' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l print -d 'Print what would be written and change nothing'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l remove -d 'Undo what was written'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l force -d 'With `--remove`: also what was edited by hand since'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l force -d 'With `--remove`: also discard later manual edits'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l json -d 'Print the list as JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l fix -d 'Repair what is local: modes, stale locks, leftover files, logins nobody completed'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l fix -d 'Fix local problems: file modes, stale locks, leftover files, abandoned logins'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l expires-in -d 'How long access tokens of the practice provider live' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l expires-in -d 'Lifetime of the practice provider\'s access tokens' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l tour -d 'Show each command with its real output, then leave'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l no-approve -d 'Approve nothing by itself, even without a terminal: every login waits for the page'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l no-approve -d 'Never approve automatically; wait for the approval page'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "login" -d 'Log in and make the profile active'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "status" -d 'Show where the login stands'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "status" -d 'Show login status'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "refresh" -d 'Renew the access token now'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "logout" -d 'Remove a stored credential, revoking it where the provider can'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "token" -d 'Print an access token that is good for a while'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "token" -d 'Print a valid access token, renewing it if necessary'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "env" -d 'Print shell statements that export the credential'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "exec" -d 'Run a program with the credential in its environment'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "gateway" -d 'Serve an OpenAI-compatible API on this machine that keeps the credential to itself'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "usage" -d 'Show what passed through the gateway and what limits leave'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "gateway" -d 'Run a local OpenAI-compatible proxy that holds the credential'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "usage" -d 'Show gateway usage and remaining limits'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "providers" -d 'Compare the known providers: price, limits, CI, what works here'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "profiles" -d 'List the stored profiles'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "use" -d 'Make a stored profile the active one'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "setup" -d 'Set up a tool to use the active profile'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "doctor" -d 'Look for what keeps a login from working'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "sandbox" -d 'Try everything against a practice provider on this machine: no account, no network'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "setup" -d 'Configure a tool to use the active profile'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "doctor" -d 'Diagnose login problems'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "sandbox" -d 'Try qwenauth with a local practice provider: no account, no network'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "completions" -d 'Print a completion script'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -f -a "(qwenauth __complete providers 2>/dev/null)"

@@ -13,29 +13,29 @@ module completions {
 
   # Log in and make the profile active
   export extern "qwenauth login" [
-    --force                   # Log in again although a valid login exists
+    --force                   # Log in even if already logged in
     --api-key-stdin           # Read the API key from stdin
-    --api-key-env: string     # Take the API key from this environment variable
-    --base-url: string        # Where the API lives, for `custom` or a workspace's own domain
-    --region: string          # The region the key belongs to (default: found out)
-    --code-stdin              # OpenRouter: read the code that the browser shows from stdin
+    --api-key-env: string     # Read the API key from this environment variable
+    --base-url: string        # API base URL, for `custom` or a workspace-specific domain
+    --region: string          # Region of the key (default: detected)
+    --code-stdin              # Read the code shown in the browser from stdin
     --key-label: string       # OpenRouter: the name of the new key
-    --limit: string           # OpenRouter: the most that the new key may spend, in US dollars
+    --limit: string           # Spending limit of the new key, in US dollars
     --no-browser              # Do not open a browser
     --qr: string@"nu-complete qwenauth login qr" # Draw the verification URL as a QR code on stderr
     --clipboard               # Copy the code, or the address where there is none, to the clipboard of the terminal (OSC 52)
-    --no-verify               # Do not prove the login with a request to the API
-    --no-wait                 # Show the code, keep the login pending and leave: for scripts and agents
-    --resume                  # Wait for the pending login; start none
+    --no-verify               # Skip the test request
+    --no-wait                 # Print the code and exit; finish later with `--resume`
+    --resume                  # Finish a pending login instead of starting a new one
     --timeout: string         # Give up after this long, for example `90s` or `5m`
-    --model: string           # The model that `env` and `exec` name for this profile
-    --json                    # Print events for a script, one JSON object a line
+    --model: string           # Default model of this profile, exported by `env` and `exec`
+    --json                    # Print events as JSON, one object per line
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
-    provider?: string         # The provider to log in to; without one, chosen on a terminal, else `qwen`
+    provider?: string         # Provider to log in to (on a terminal: choose from a list)
   ]
 
-  # Show where the login stands
+  # Show login status
   export extern "qwenauth status" [
     --json                    # Print JSON
     --all                     # Show every stored profile
@@ -63,11 +63,11 @@ module completions {
     [ "raw" "json" "header" ]
   }
 
-  # Print an access token that is good for a while
+  # Print a valid access token, renewing it if necessary
   export extern "qwenauth token" [
-    --min-ttl: string         # How long the token must be good for (default: 30s)
+    --min-ttl: string         # Minimum remaining lifetime of the token (default: 30s)
     --format: string@"nu-complete qwenauth token format"
-    --short-lived             # Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    --short-lived             # Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
   ]
@@ -82,70 +82,70 @@ module completions {
     --unset                   # Print statements that remove the variables
     --native                  # Add the provider's own variables, such as `DASHSCOPE_API_KEY`, each with its base URL
     --model: string           # The model to name in `OPENAI_MODEL`
-    --min-ttl: string         # How long the token must be good for (default: 10m if it can be had)
-    --short-lived             # Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    --min-ttl: string         # Minimum remaining lifetime of the token (default: 10m, best effort)
+    --short-lived             # Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
   ]
 
   # Run a program with the credential in its environment
   export extern "qwenauth exec" [
-    --gateway                 # Keep the credential in a gateway that lives as long as the program
+    --gateway                 # Run the program behind its own gateway, so that it never sees the credential
     --preserve-env            # Keep the key and base URL if one of any family is already set
     --native                  # Add the provider's own variables, such as `DASHSCOPE_API_KEY`, each with its base URL
     --model: string           # The model to name in `OPENAI_MODEL`
-    --min-ttl: string         # How long the token must be good for (default: 10m if it can be had)
-    --rpm: string             # Requests a minute, instead of what is known of the provider
-    --rpd: string             # Requests a day, after which the gateway refuses
-    --no-pacing               # Count requests, but let none wait
-    --max-wait: string        # Longest wait that the provider may ask for before it is asked again
-    --timeout: string         # Longest time until an answer begins, and between two pieces of it
+    --min-ttl: string         # Minimum remaining lifetime of the token (default: 10m, best effort)
+    --rpm: string             # Requests per minute (default: the provider's known limit)
+    --rpd: string             # Requests per day; further requests are rejected
+    --no-pacing               # Count requests without delaying any
+    --max-wait: string        # Longest `Retry-After` to honor; longer ones go to the client
+    --timeout: string         # Timeout for the first byte of a response and between chunks
     --max-body: string        # Longest request
-    --replay-limit: string    # Longest request that is kept to be sent again
+    --replay-limit: string    # Largest body kept in memory for retries
     --log: path               # Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
     --fallback: string        # Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml
-    --warn-at: string         # Say so, once a day, when this much of the day's limit is used
-    --short-lived             # Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    --warn-at: string         # Warn once a day when this share of the daily limit is used
+    --short-lived             # Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
     --as: string              # The known program that CMD is, where its name does not tell
     --allow-env-file          # Start a known program although a file that it reads, or an option of its own, replaces host or key
-    --verbose(-v)             # Say which variables were set
+    --verbose(-v)             # Show which variables were set
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     ...command: string        # The program and its arguments
   ]
 
-  # Serve an OpenAI-compatible API on this machine that keeps the credential to itself
+  # Run a local OpenAI-compatible proxy that holds the credential
   export extern "qwenauth gateway" [
-    --listen: string          # Where to listen; port 0 takes a free one
+    --listen: string          # Address to listen on; port 0 picks a free port
     --plain-http              # Listen beyond this machine although nothing encrypts what passes
-    --api-key-file: path      # Keep the key in this file over restarts; it is not printed
+    --api-key-file: path      # Persist the key in this file; it is not printed
     --show-key                # Print the key of `--api-key-file` as well
-    --allow-host: string      # Answer to this host name as well; can be repeated
+    --allow-host: string      # Also accept this `Host` header; can be repeated
     --all-profiles            # Serve every stored profile, at `/p/NAME/v1`
-    --metrics                 # Serve counters for Prometheus at `/metrics`, behind the key
-    --drain: string           # How long requests may take to finish after Ctrl-C
+    --metrics                 # Serve Prometheus metrics at `/metrics` (requires the key)
+    --drain: string           # Time for open requests to finish after Ctrl-C
     --install                 # Run it as a service of yours from now on, with these options (systemd, launchd)
     --uninstall               # Stop the service and remove it
     --json                    # Print JSON
-    --rpm: string             # Requests a minute, instead of what is known of the provider
-    --rpd: string             # Requests a day, after which the gateway refuses
-    --no-pacing               # Count requests, but let none wait
-    --max-wait: string        # Longest wait that the provider may ask for before it is asked again
-    --timeout: string         # Longest time until an answer begins, and between two pieces of it
+    --rpm: string             # Requests per minute (default: the provider's known limit)
+    --rpd: string             # Requests per day; further requests are rejected
+    --no-pacing               # Count requests without delaying any
+    --max-wait: string        # Longest `Retry-After` to honor; longer ones go to the client
+    --timeout: string         # Timeout for the first byte of a response and between chunks
     --max-body: string        # Longest request
-    --replay-limit: string    # Longest request that is kept to be sent again
+    --replay-limit: string    # Largest body kept in memory for retries
     --log: path               # Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
     --fallback: string        # Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml
-    --warn-at: string         # Say so, once a day, when this much of the day's limit is used
+    --warn-at: string         # Warn once a day when this share of the daily limit is used
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
   ]
 
-  # Show what passed through the gateway and what limits leave
+  # Show gateway usage and remaining limits
   export extern "qwenauth usage" [
     --json                    # Print JSON
-    --days: string            # How many days, today included
-    --check                   # Ask the provider what is left, where it can be asked
+    --days: string            # Number of days, including today
+    --check                   # Query the provider for the remaining quota, if supported
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
   ]
@@ -156,7 +156,7 @@ module completions {
     --markdown                # Print the Markdown table of the README: how each is logged in to, and how far that was tried
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
-    name?: string             # Show this one in full
+    name?: string             # Show all details of this provider
   ]
 
   # List the stored profiles
@@ -173,32 +173,32 @@ module completions {
     name: string              # The profile, as `qwenauth profiles` lists it
   ]
 
-  # Set up a tool to use the active profile
+  # Configure a tool to use the active profile
   export extern "qwenauth setup" [
     --print                   # Print what would be written and change nothing
     --remove                  # Undo what was written
-    --force                   # With `--remove`: also what was edited by hand since
+    --force                   # With `--remove`: also discard later manual edits
     --model: string           # The model the tool starts with
-    --gateway: string         # Use a gateway on this address, whose key stays in a file
+    --gateway: string         # Use a gateway at this address; its key is kept in a file
     --json                    # Print the list as JSON
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     tool?: string             # The tool (default: list them)
   ]
 
-  # Look for what keeps a login from working
+  # Diagnose login problems
   export extern "qwenauth doctor" [
-    --fix                     # Repair what is local: modes, stale locks, leftover files, logins nobody completed
+    --fix                     # Fix local problems: file modes, stale locks, leftover files, abandoned logins
     --json                    # Print JSON
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
   ]
 
-  # Try everything against a practice provider on this machine: no account, no network
+  # Try qwenauth with a local practice provider: no account, no network
   export extern "qwenauth sandbox" [
     --tour                    # Show each command with its real output, then leave
-    --no-approve              # Approve nothing by itself, even without a terminal: every login waits for the page
-    --expires-in: string      # How long access tokens of the practice provider live
+    --no-approve              # Never approve automatically; wait for the approval page
+    --expires-in: string      # Lifetime of the practice provider's access tokens
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     ...command: string        # The program to run inside (default: your shell)
@@ -223,7 +223,7 @@ module completions {
   export extern "qwenauth help login" [
   ]
 
-  # Show where the login stands
+  # Show login status
   export extern "qwenauth help status" [
   ]
 
@@ -235,7 +235,7 @@ module completions {
   export extern "qwenauth help logout" [
   ]
 
-  # Print an access token that is good for a while
+  # Print a valid access token, renewing it if necessary
   export extern "qwenauth help token" [
   ]
 
@@ -247,11 +247,11 @@ module completions {
   export extern "qwenauth help exec" [
   ]
 
-  # Serve an OpenAI-compatible API on this machine that keeps the credential to itself
+  # Run a local OpenAI-compatible proxy that holds the credential
   export extern "qwenauth help gateway" [
   ]
 
-  # Show what passed through the gateway and what limits leave
+  # Show gateway usage and remaining limits
   export extern "qwenauth help usage" [
   ]
 
@@ -267,15 +267,15 @@ module completions {
   export extern "qwenauth help use" [
   ]
 
-  # Set up a tool to use the active profile
+  # Configure a tool to use the active profile
   export extern "qwenauth help setup" [
   ]
 
-  # Look for what keeps a login from working
+  # Diagnose login problems
   export extern "qwenauth help doctor" [
   ]
 
-  # Try everything against a practice provider on this machine: no account, no network
+  # Try qwenauth with a local practice provider: no account, no network
   export extern "qwenauth help sandbox" [
   ]
 

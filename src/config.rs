@@ -86,7 +86,8 @@ impl Config {
                 Some(ProfileName::parse(&name).with_context(|| format!("`profile` in `{}`", path.display()))?)
             }
             Some(_) => {
-                return Failed::new(Failure::Other, format!("`profile` in `{}` is not a text", path.display())).err();
+                return Failed::new(Failure::Other, format!("`profile` in `{}` must be a string", path.display()))
+                    .err();
             }
             None => None,
         };
@@ -205,7 +206,7 @@ fn directories(rules: &toml::Value) -> Result<Vec<(String, ProfileName)>> {
                 .err();
         }
         let Some(name) = name.as_str() else {
-            return Failed::new(Failure::Other, format!("the profile of `{}` is not a text", printable(path))).err();
+            return Failed::new(Failure::Other, format!("the profile of `{}` must be a string", printable(path))).err();
         };
         directories.push((path.clone(), ProfileName::parse(name)?));
     }
@@ -296,7 +297,7 @@ fn not_parsed(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error
     let column = before.chars().rev().take_while(|&character| character != '\n').count() + 1;
     let message = error.message().trim().replace('\n', ", ");
     Failed::new(Failure::Other, format!("`{}`, line {line}, column {column}: {message}", path.display()))
-        .hint("mend that line, or move the file away")
+        .hint("fix that line, or move the file away")
         .into()
 }
 

@@ -131,16 +131,16 @@ pub(crate) const FEW_DESCRIPTORS: &str = "raise the limit of open files: `ulimit
 /// What helps where the system refuses a file, whatever the file is.
 fn remedy(error: &io::Error) -> Option<&'static str> {
     Some(match error.kind() {
-        io::ErrorKind::StorageFull => "make room on that disk, then run it again",
-        io::ErrorKind::QuotaExceeded => "your quota of that disk is used up: make room, then run it again",
+        io::ErrorKind::StorageFull => "free space on that disk, then retry",
+        io::ErrorKind::QuotaExceeded => "your disk quota is used up: free space, then retry",
         io::ErrorKind::ReadOnlyFilesystem => {
             "that file system is read-only: mount it writable, or set `QWEN_HOME` or `QWENAUTH_HOME` to another"
         }
         io::ErrorKind::PermissionDenied => {
-            "look at owner and mode of it and of its directory, as `qwenauth doctor` does"
+            "check the owner and mode of the file and its directory, or run `qwenauth doctor`"
         }
         _ if error.raw_os_error() == Some(EMFILE) => FEW_DESCRIPTORS,
-        _ if error.raw_os_error() == Some(EIO) => "the disk fails: the kernel's log says more (`dmesg`)",
+        _ if error.raw_os_error() == Some(EIO) => "disk I/O error; see `dmesg`",
         _ => return None,
     })
 }

@@ -62,7 +62,7 @@ pub(crate) fn endpoint(text: &str) -> Result<Url> {
         |why: &str| Failed::new(Failure::Other, format!("refused the URL `{}`: {why}", without_user_info(text)));
     let url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
     if !url.username().is_empty() || url.password().is_some() || has_user_info(text) {
-        return refused("it carries user info").err();
+        return refused("it contains user info").err();
     }
     // A `#` in user info ends the host for a parser, and RFC 6749 §3.1 allows no fragment either.
     if url.fragment().is_some() {
@@ -74,7 +74,7 @@ pub(crate) fn endpoint(text: &str) -> Result<Url> {
     match url.scheme() {
         "https" if url.host().is_some() => Ok(url),
         "http" if is_loopback(&url) => Ok(url),
-        "http" => refused("plain `http` is accepted for this machine only").hint("use `https`").err(),
+        "http" => refused("plain `http` is allowed for loopback only").hint("use `https`").err(),
         scheme => refused(&format!("`{scheme}` is not `https`")).err(),
     }
 }

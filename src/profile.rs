@@ -20,7 +20,7 @@ impl ProfileName {
             && bytes.all(|byte| plain(byte) || matches!(byte, b'.' | b'_' | b'-'));
         if !good {
             return Failed::new(Failure::Usage, format!("`{}` cannot be the name of a profile", printable(text)))
-                .hint("a name has 1 to 63 of `a-z`, `0-9`, `.`, `_`, `-` and begins with a letter or digit")
+                .hint("use 1 to 63 of `a-z 0-9 . _ -`, starting with a letter or digit")
                 .err();
         }
         Ok(Self(text.to_owned()))

@@ -16,7 +16,7 @@ pub(crate) const HTTP: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
 pub(crate) const ALL: [&str; 2] = ["ALL_PROXY", "all_proxy"];
 pub(crate) const EXCEPT: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
-/// The value of a variable. What is not a text counts as not set, for the HTTP clients too.
+/// The value of a variable. What must be a string counts as not set, for the HTTP clients too.
 pub(crate) fn value(name: &str) -> Option<String> {
     variable_or_empty(name)?.into_string().ok()
 }

@@ -315,10 +315,10 @@ impl Surroundings {
             return format!("yes: `{name}` is set");
         }
         if provider.oauth().is_some() {
-            return "yes: approve on any device".into();
+            return "device login".into();
         }
         if provider.authorize.is_some() && !self.ci {
-            return if self.has_browser() { "yes: in the browser".into() } else { "yes: by pasting a code".into() };
+            return if self.has_browser() { "in the browser".into() } else { "paste a code".into() };
         }
         if provider.base_url.is_empty() {
             return "with `--base-url`".into();

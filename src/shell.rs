@@ -227,9 +227,9 @@ fn checked<'a>(name: &str, value: &'a Secret) -> Result<&'a str> {
 fn cannot_hold<T>(name: &str, characters: &str, format: &str) -> Result<T> {
     Failed::new(
         Failure::Other,
-        format!("the value of {name} contains {characters}, which `{format}` cannot hold safely"),
+        format!("the value of {name} contains {characters}, which `{format}` cannot represent safely"),
     )
-    .hint("`qwenauth exec -- CMD` takes any value")
+    .hint("`qwenauth exec -- CMD` accepts any value")
     .err()
 }
 

@@ -13,7 +13,7 @@ use super::value::duration;
   qwenauth providers
   qwenauth providers dashscope    regions, models, where to get a key")]
 pub(crate) struct ProvidersArgs {
-    /// Show this one in full
+    /// Show all details of this provider
     pub(crate) name: Option<String>,
     /// Print JSON
     #[arg(long)]
@@ -44,7 +44,7 @@ pub(crate) struct UseArgs {
     pub(crate) name: String,
 }
 
-/// Set up a tool to use the active profile
+/// Configure a tool to use the active profile
 #[derive(Debug, Args)]
 #[command(
     after_help = "Written: opencode, qwen-code, codex, claude-code. Their files keep comments, order and what is yours; a key is
@@ -67,13 +67,13 @@ pub(crate) struct SetupArgs {
     /// Undo what was written
     #[arg(long, requires = "tool", conflicts_with_all = ["print", "model", "gateway"])]
     pub(crate) remove: bool,
-    /// With `--remove`: also what was edited by hand since
+    /// With `--remove`: also discard later manual edits
     #[arg(long, requires = "remove")]
     pub(crate) force: bool,
     /// The model the tool starts with
     #[arg(long, value_name = "ID", requires = "tool")]
     pub(crate) model: Option<String>,
-    /// Use a gateway on this address, whose key stays in a file
+    /// Use a gateway at this address; its key is kept in a file
     #[arg(long, value_name = "ADDR", requires = "tool", num_args = 0..=1, require_equals = true, default_missing_value = GATEWAY_ADDRESS)]
     pub(crate) gateway: Option<std::net::SocketAddr>,
     /// Print the list as JSON
@@ -84,7 +84,7 @@ pub(crate) struct SetupArgs {
 /// Where tools that are set up with `--gateway` look for it: 7936 spells `QWEN` on a telephone.
 pub(crate) const GATEWAY_ADDRESS: &str = "127.0.0.1:7936";
 
-/// Look for what keeps a login from working
+/// Diagnose login problems
 #[derive(Debug, Args)]
 #[command(
     after_help = "Looks at files, locks, the environment, the clock and the servers of the active profile. A server that a proxy does not
@@ -97,7 +97,7 @@ Examples:
   qwenauth doctor --json"
 )]
 pub(crate) struct DoctorArgs {
-    /// Repair what is local: modes, stale locks, leftover files, logins nobody completed
+    /// Fix local problems: file modes, stale locks, leftover files, abandoned logins
     #[arg(long)]
     pub(crate) fix: bool,
     /// Print JSON
@@ -105,7 +105,7 @@ pub(crate) struct DoctorArgs {
     pub(crate) json: bool,
 }
 
-/// Try everything against a practice provider on this machine: no account, no network
+/// Try qwenauth with a local practice provider: no account, no network
 #[derive(Debug, Args)]
 #[command(after_help = "Inside the sandbox every `qwenauth …` uses the practice provider; nothing of yours is touched.
 
@@ -119,10 +119,10 @@ pub(crate) struct SandboxArgs {
     /// Show each command with its real output, then leave
     #[arg(long, conflicts_with = "command")]
     pub(crate) tour: bool,
-    /// Approve nothing by itself, even without a terminal: every login waits for the page
+    /// Never approve automatically; wait for the approval page
     #[arg(long, conflicts_with = "tour")]
     pub(crate) no_approve: bool,
-    /// How long access tokens of the practice provider live
+    /// Lifetime of the practice provider's access tokens
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
     pub(crate) expires_in: Duration,
     /// The program to run inside (default: your shell)

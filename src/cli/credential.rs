@@ -19,32 +19,32 @@ use super::value::{amount, duration};
   qwenauth login --json           events for a script, one JSON object a line
   qwenauth login --no-wait --json then, once it is approved: qwenauth login --resume
 
-A login that waits for approval is joined by a second one: both show the same code.")]
+Running `login` again while one is pending shows the same code.")]
 pub(crate) struct LoginArgs {
-    /// The provider to log in to; without one, chosen on a terminal, else `qwen`
+    /// Provider to log in to (on a terminal: choose from a list)
     pub(crate) provider: Option<String>,
-    /// Log in again although a valid login exists
+    /// Log in even if already logged in
     #[arg(long)]
     pub(crate) force: bool,
     /// Read the API key from stdin
     #[arg(long, conflicts_with = "api_key_env")]
     pub(crate) api_key_stdin: bool,
-    /// Take the API key from this environment variable
+    /// Read the API key from this environment variable
     #[arg(long, value_name = "VAR")]
     pub(crate) api_key_env: Option<String>,
-    /// Where the API lives, for `custom` or a workspace's own domain
+    /// API base URL, for `custom` or a workspace-specific domain
     #[arg(long, value_name = "URL")]
     pub(crate) base_url: Option<String>,
-    /// The region the key belongs to (default: found out)
+    /// Region of the key (default: detected)
     #[arg(long, value_name = "REGION", conflicts_with = "base_url")]
     pub(crate) region: Option<String>,
-    /// OpenRouter: read the code that the browser shows from stdin
+    /// Read the code shown in the browser from stdin
     #[arg(long, conflicts_with_all = ["api_key_stdin", "api_key_env"])]
     pub(crate) code_stdin: bool,
     /// OpenRouter: the name of the new key
     #[arg(long, value_name = "NAME")]
     pub(crate) key_label: Option<String>,
-    /// OpenRouter: the most that the new key may spend, in US dollars
+    /// Spending limit of the new key, in US dollars
     #[arg(long, value_name = "USD", value_parser = amount)]
     pub(crate) limit: Option<String>,
     /// Do not open a browser
@@ -56,35 +56,35 @@ pub(crate) struct LoginArgs {
     /// Copy the code, or the address where there is none, to the clipboard of the terminal (OSC 52)
     #[arg(long)]
     pub(crate) clipboard: bool,
-    /// Do not prove the login with a request to the API
+    /// Skip the test request
     #[arg(long)]
     pub(crate) no_verify: bool,
-    /// Show the code, keep the login pending and leave: for scripts and agents
+    /// Print the code and exit; finish later with `--resume`
     #[arg(long, conflicts_with_all = ["resume", "timeout"])]
     pub(crate) no_wait: bool,
-    /// Wait for the pending login; start none
+    /// Finish a pending login instead of starting a new one
     #[arg(long)]
     pub(crate) resume: bool,
     /// Give up after this long, for example `90s` or `5m`
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
-    /// The model that `env` and `exec` name for this profile
+    /// Default model of this profile, exported by `env` and `exec`
     #[arg(long, value_name = "ID")]
     pub(crate) model: Option<String>,
-    /// Print events for a script, one JSON object a line
+    /// Print events as JSON, one object per line
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Qr {
-    /// When stderr is a terminal large enough
+    /// If stderr is a terminal with enough room
     Auto,
     Always,
     Never,
 }
 
-/// Show where the login stands
+/// Show login status
 #[derive(Debug, Args)]
 #[command(after_help = "Exit code: 0 if every profile shown can be used, else 4.
 
@@ -106,7 +106,7 @@ pub(crate) struct StatusArgs {
 
 /// Renew the access token now
 #[derive(Debug, Args)]
-#[command(after_help = "Seldom needed: `token`, `env` and `exec` renew by themselves.
+#[command(after_help = "Rarely needed: `token`, `env` and `exec` renew automatically.
 
 Examples:
   qwenauth refresh
@@ -131,19 +131,19 @@ pub(crate) struct LogoutArgs {
     pub(crate) json: bool,
 }
 
-/// Print an access token that is good for a while
+/// Print a valid access token, renewing it if necessary
 #[derive(Debug, Args, Default)]
 #[command(after_help = "Examples:
   qwenauth token
   qwenauth token --min-ttl 1h     exit code 5 if it cannot last that long
   curl -H \"$(qwenauth token --format header)\" https://portal.qwen.ai/v1/models")]
 pub(crate) struct TokenArgs {
-    /// How long the token must be good for (default: 30s)
+    /// Minimum remaining lifetime of the token (default: 30s)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) min_ttl: Option<Duration>,
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub(crate) format: TokenFormat,
-    /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    /// Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
     #[arg(long)]
     pub(crate) short_lived: bool,
 }

@@ -34,10 +34,10 @@ pub(crate) struct EnvArgs {
     /// The model to name in `OPENAI_MODEL`
     #[arg(long, value_name = "ID")]
     pub(crate) model: Option<String>,
-    /// How long the token must be good for (default: 10m if it can be had)
+    /// Minimum remaining lifetime of the token (default: 10m, best effort)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) min_ttl: Option<Duration>,
-    /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    /// Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
     #[arg(long)]
     pub(crate) short_lived: bool,
 }
@@ -56,7 +56,7 @@ pub(crate) enum EnvFormat {
     Cmd,
     /// An `.env` file
     Dotenv,
-    /// An object of names and values, null for what is to be removed
+    /// Object of names and values; null means unset
     Json,
     /// Lines for the file `GITHUB_ENV` of a GitHub Actions job, the key masked
     Github,
@@ -66,7 +66,7 @@ pub(crate) enum EnvFormat {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Sets OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_API_BASE and OPENAI_MODEL; removes OPENAI_ORG_ID and
-OPENAI_PROJECT. On Unix the program takes this process over: same PID, signals, terminal, exit code.
+OPENAI_PROJECT. On Unix the program replaces this process: same PID, signals, terminal and exit code.
 
 A known program (opencode, qwen, codex, claude, aider, llm, goose, crush, cn, cline, pi) also gets what makes it use the
 profile's host and model with nothing set up; behind npx, uvx, env, timeout and nice as well.
@@ -82,7 +82,7 @@ Examples:
   qwenauth exec --as claude -- ./my-claude"
 )]
 pub(crate) struct ExecArgs {
-    /// Keep the credential in a gateway that lives as long as the program
+    /// Run the program behind its own gateway, so that it never sees the credential
     #[arg(long)]
     pub(crate) gateway: bool,
     /// Keep the key and base URL if one of any family is already set
@@ -94,12 +94,12 @@ pub(crate) struct ExecArgs {
     /// The model to name in `OPENAI_MODEL`
     #[arg(long, value_name = "ID")]
     pub(crate) model: Option<String>,
-    /// How long the token must be good for (default: 10m if it can be had)
+    /// Minimum remaining lifetime of the token (default: 10m, best effort)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) min_ttl: Option<Duration>,
     #[command(flatten)]
     pub(crate) gateway_options: GatewayOptions,
-    /// Hand out a key of at most 30 minutes minted from the stored one (`dashscope`)
+    /// Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
     #[arg(long)]
     pub(crate) short_lived: bool,
     /// The known program that CMD is, where its name does not tell
@@ -108,7 +108,7 @@ pub(crate) struct ExecArgs {
     /// Start a known program although a file that it reads, or an option of its own, replaces host or key
     #[arg(long)]
     pub(crate) allow_env_file: bool,
-    /// Say which variables were set
+    /// Show which variables were set
     #[arg(long, short)]
     pub(crate) verbose: bool,
     /// The program and its arguments
@@ -120,25 +120,25 @@ pub(crate) struct ExecArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Gateway")]
 pub(crate) struct GatewayOptions {
-    /// Requests a minute, instead of what is known of the provider
+    /// Requests per minute (default: the provider's known limit)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rpm: Option<u32>,
-    /// Requests a day, after which the gateway refuses
+    /// Requests per day; further requests are rejected
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rpd: Option<u32>,
-    /// Count requests, but let none wait
+    /// Count requests without delaying any
     #[arg(long)]
     pub(crate) no_pacing: bool,
-    /// Longest wait that the provider may ask for before it is asked again
+    /// Longest `Retry-After` to honor; longer ones go to the client
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub(crate) max_wait: Duration,
-    /// Longest time until an answer begins, and between two pieces of it
+    /// Timeout for the first byte of a response and between chunks
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "300s")]
     pub(crate) timeout: Duration,
     /// Longest request
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
     pub(crate) max_body: u64,
-    /// Longest request that is kept to be sent again
+    /// Largest body kept in memory for retries
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "8MiB")]
     pub(crate) replay_limit: u64,
     /// Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
@@ -148,12 +148,12 @@ pub(crate) struct GatewayOptions {
     /// config.toml
     #[arg(long, value_name = "PROFILE", value_delimiter = ',')]
     pub(crate) fallback: Vec<String>,
-    /// Say so, once a day, when this much of the day's limit is used
+    /// Warn once a day when this share of the daily limit is used
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub(crate) warn_at: Option<u8>,
 }
 
-/// Serve an OpenAI-compatible API on this machine that keeps the credential to itself
+/// Run a local OpenAI-compatible proxy that holds the credential
 #[derive(Debug, Args)]
 #[command(
     after_help = "Prints the base URL and the key, then serves until Ctrl-C. Clients get the key; the credential stays here, is renewed
@@ -171,28 +171,28 @@ Examples:
   qwenauth exec --gateway -- opencode      one program, with a gateway of its own"
 )]
 pub(crate) struct GatewayArgs {
-    /// Where to listen; port 0 takes a free one
+    /// Address to listen on; port 0 picks a free port
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:0")]
     pub(crate) listen: std::net::SocketAddr,
     /// Listen beyond this machine although nothing encrypts what passes
     #[arg(long)]
     pub(crate) plain_http: bool,
-    /// Keep the key in this file over restarts; it is not printed
+    /// Persist the key in this file; it is not printed
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
     /// Print the key of `--api-key-file` as well
     #[arg(long, requires = "api_key_file")]
     pub(crate) show_key: bool,
-    /// Answer to this host name as well; can be repeated
+    /// Also accept this `Host` header; can be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) allow_host: Vec<String>,
     /// Serve every stored profile, at `/p/NAME/v1`
     #[arg(long)]
     pub(crate) all_profiles: bool,
-    /// Serve counters for Prometheus at `/metrics`, behind the key
+    /// Serve Prometheus metrics at `/metrics` (requires the key)
     #[arg(long)]
     pub(crate) metrics: bool,
-    /// How long requests may take to finish after Ctrl-C
+    /// Time for open requests to finish after Ctrl-C
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
     pub(crate) drain: Duration,
     /// Run it as a service of yours from now on, with these options (systemd, launchd)
@@ -208,7 +208,7 @@ pub(crate) struct GatewayArgs {
     pub(crate) options: GatewayOptions,
 }
 
-/// Show what passed through the gateway and what limits leave
+/// Show gateway usage and remaining limits
 #[derive(Debug, Args)]
 #[command(
     after_help = "Counts what passed through the gateway, of all processes; what else uses the account is not seen.
@@ -222,10 +222,10 @@ pub(crate) struct UsageArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// How many days, today included
+    /// Number of days, including today
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=3660))]
     pub(crate) days: u32,
-    /// Ask the provider what is left, where it can be asked
+    /// Query the provider for the remaining quota, if supported
     #[arg(long)]
     pub(crate) check: bool,
 }

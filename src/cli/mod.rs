@@ -74,7 +74,7 @@ pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
     let tip = usage.lines().find_map(|line| line.trim().strip_prefix("tip: ")).map(literals);
     let hint = tip.unwrap_or_else(|| match usage.lines().find_map(|line| line.strip_prefix("Usage: ")) {
         Some(usage) => format!("usage: `{}`; more with `--help`", usage.trim()),
-        None => "`--help` behind the command says what it takes".into(),
+        None => "run the command with `--help` to see its options".into(),
     });
     Some(Failed::new(Failure::Usage, literals(said.trim_start_matches("error: "))).hint(hint))
 }

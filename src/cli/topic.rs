@@ -20,7 +20,7 @@ Environment:
   SSL_CERT_FILE, SSL_CERT_DIR
                            certificates (PEM) to trust instead of the system's
   HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
-                           proxies; never used for a server on this machine
+                           proxies; never used for loopback
   BROWSER                  the browser that `login` opens
   NO_COLOR, CLICOLOR_FORCE
                            color never, color always"
@@ -32,11 +32,11 @@ macro_rules! exit_codes {
         "\
 Exit codes:
   0  done
-  1  anything else: no permission, disk full, a refused URL
-  2  usage
+  1  other error: no permission, disk full, a rejected URL
+  2  invalid usage
   3  temporary: the same command may work later
   4  login required: `qwenauth login`
-  5  the asked `--min-ttl` cannot be met
+  5  the requested `--min-ttl` cannot be met
   126, 127  `exec`: cannot run, not found"
     };
 }

@@ -110,7 +110,7 @@ fn check(args: &EnvArgs, format: EnvFormat) -> Result<()> {
             .err();
     }
     if format == EnvFormat::Dotenv && args.unset {
-        return Failed::new(Failure::Usage, "`--unset` cannot be said in a `.env` file")
+        return Failed::new(Failure::Usage, "`--unset` is not supported with `--format dotenv`")
             .hint("delete the `OPENAI_…` lines from the file")
             .err();
     }

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
     let is_left_alone = args.preserve_env && has_own_group(args, session);
     let mut command = if is_left_alone {
         if args.verbose {
-            note("the environment has a key or base URL already, and it is left alone (`--preserve-env`)");
+            note("keeping the key and base URL that are already set (`--preserve-env`)");
         }
         command_of(&args.command, (0, Vec::new()))?
     } else if args.gateway {

@@ -84,7 +84,7 @@ fn say_where_it_is_deleted(account: &Account, credential: &Credential) {
     } else {
         pages
     };
-    note(&format!("the key of `{}` still works for whoever has it; delete it at {pages}", account.profile));
+    note(&format!("the key of `{}` is still valid; delete it at {pages}", account.profile));
 }
 
 fn credential_region(provider: &Provider, credential: &Credential) -> Option<String> {

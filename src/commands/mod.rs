@@ -156,7 +156,8 @@ fn announce(name: &ProfileName, models: &BTreeMap<String, String>, provider: &Pr
 }
 
 /// Said where a key whose terms forbid it is used unattended.
-const FORBIDDEN: &str = "warning: `CI` is set, and the terms of this plan forbid unattended use: such a key may be suspended; use a pay-as-you-go key";
+const FORBIDDEN: &str =
+    "warning: this plan's terms forbid use in CI (`CI` is set), and the key may be suspended; use a pay-as-you-go key";
 
 /// A program that reads the token once should start with one that lasts a while.
 const PREFERRED: Duration = Duration::from_secs(600);

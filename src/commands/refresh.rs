@@ -10,7 +10,7 @@ pub(crate) fn run(session: &Session) -> Result<()> {
     let account = session.account()?;
     let credential = account.require()?;
     if credential.kind == Kind::ApiKey {
-        note(&format!("`{}` is an API key: there is nothing to renew", account.profile));
+        note(&format!("`{}` is an API key: nothing to renew", account.profile));
         return Ok(());
     }
     renew(&account, &credential, Why::Asked)?;

@@ -94,7 +94,7 @@ fn say_done(tool: &Tool, access: &Access, places: &Places, applied: &Applied) {
     }
     applied.notes.iter().for_each(|line| note(&format!("warning: {line}")));
     if installed(tool.program).is_none() {
-        note(&format!("`{}` is not on `PATH`; it will find its set-up once it is installed", tool.program));
+        note(&format!("`{}` is not on `PATH`; the configuration applies once it is installed", tool.program));
     }
 }
 
@@ -111,7 +111,7 @@ fn remove(tool: &Tool, args: &SetupArgs, session: &Session) -> Result<()> {
                     file.display()
                 ),
             )
-            .hint("`--force` removes it all the same")
+            .hint("use `--force` to remove it anyway")
             .err();
         }
     }

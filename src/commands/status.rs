@@ -140,11 +140,11 @@ impl Row {
                             "refused"
                         }
                         Proof::Exhausted(why) => {
-                            row.problems.push(format!("the API does not serve the account: {why}"));
+                            row.problems.push(format!("the account cannot be used: {why}"));
                             "exhausted"
                         }
                         Proof::Unclear(why) | Proof::Unverifiable(why) => {
-                            row.problems.push(format!("the API could not be asked: {why}"));
+                            row.problems.push(format!("the API could not be checked: {why}"));
                             "unclear"
                         }
                     });
@@ -191,7 +191,7 @@ impl Row {
         let mut lines = vec![format!("{}{}", self.profile, if self.active { " (active)" } else { "" })];
         let state = match (self.state, self.left) {
             (State::Valid | State::Refused, Some(left)) => format!("{}, {} left", name(self.state), in_words(left)),
-            (State::Refreshable, _) => "refreshable: expired, and renewed by the next command that needs it".into(),
+            (State::Refreshable, _) => "expired; renews automatically on next use".into(),
             _ => name(self.state).into(),
         };
         let mut fact = |label: &str, value: &str| lines.push(format!("  {label:<10}{}", printable(value)));
@@ -220,7 +220,7 @@ impl Row {
             fact("problem", problem);
         }
         if !self.overridden_by.is_empty() {
-            fact("note", &format!("set in this shell and obeyed by tools instead: {}", self.overridden_by.join(", ")));
+            fact("note", &format!("set in your shell, and take precedence: {}", self.overridden_by.join(", ")));
         }
         lines.join("\n") + "\n"
     }

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &UseArgs, session: &Session) -> Result<()> {
     let activation = session.activate(&profile)?;
     match activation.before {
         Some(before) => note(&format!("`{profile}` is the active profile now; it was `{before}`")),
-        None => note(&format!("`{profile}` is the active profile already")),
+        None => note(&format!("`{profile}` is already active")),
     }
     if let Some(why) = activation.overridden_by {
         note(&why);

@@ -9,8 +9,7 @@ use crate::secret::Secret;
 const MAX_KEY: usize = 4096;
 
 pub(crate) fn not_a_key(why: &str) -> Failed {
-    Failed::new(Failure::Usage, format!("the key {why}, and nothing was stored"))
-        .hint("copy the key alone, in one piece")
+    Failed::new(Failure::Usage, format!("the key {why}, and nothing was stored")).hint("copy only the key")
 }
 
 /// Returns a key as it was meant: without white space, quotes and `Bearer` around it.
@@ -34,12 +33,12 @@ pub(crate) fn clean_key(text: &str) -> Result<Secret> {
     let why = match () {
         () if key.is_empty() => "is empty",
         () if twice => "was pasted twice",
-        () if assigned => "is an assignment rather than a key",
-        () if key.chars().any(char::is_whitespace) => "has white space in it",
+        () if assigned => "looks like a shell assignment",
+        () if key.chars().any(char::is_whitespace) => "contains whitespace",
         () if key.chars().any(char::is_control) => "has control characters in it",
         () if key.contains(['"', '\'', '`']) => "has quotes in it",
-        () if !key.is_ascii() => "has characters that no key has",
-        () if key.len() > MAX_KEY => "is longer than any key",
+        () if !key.is_ascii() => "contains characters that no key has",
+        () if key.len() > MAX_KEY => "is too long",
         () => return Ok(Secret::new(key.to_owned())),
     };
     not_a_key(why).err()
@@ -74,21 +73,18 @@ mod tests {
             ("", "is empty"),
             ("  \n", "is empty"),
             ("\"\"", "is empty"),
-            ("sk-1 sk-2", "has white space in it"),
-            ("sk-1\nsk-2", "has white space in it"),
+            ("sk-1 sk-2", "contains whitespace"),
+            ("sk-1\nsk-2", "contains whitespace"),
             ("sk-1\nsk-1", "was pasted twice"),
             (&twice, "was pasted twice"),
             ("sk-\u{1}1", "has control characters in it"),
             ("sk-\u{1b}[2J", "has control characters in it"),
             ("sk-\"1", "has quotes in it"),
-            ("sk-1\u{201d}", "has characters that no key has"),
-            ("OPENAI_API_KEY=sk-1", "is an assignment rather than a key"),
-            ("export OPENAI_API_KEY=sk-1", "is an assignment rather than a key"),
+            ("sk-1\u{201d}", "contains characters that no key has"),
+            ("OPENAI_API_KEY=sk-1", "looks like a shell assignment"),
+            ("export OPENAI_API_KEY=sk-1", "looks like a shell assignment"),
             (&"x".repeat(5000), "was pasted twice"),
-            (
-                &(0..5000).map(|n| char::from(b'a' + u8::try_from(n % 7).unwrap())).collect::<String>(),
-                "is longer than any key",
-            ),
+            (&(0..5000).map(|n| char::from(b'a' + u8::try_from(n % 7).unwrap())).collect::<String>(), "is too long"),
         ] {
             assert_eq!(
                 clean_key(text).unwrap_err().to_string(),

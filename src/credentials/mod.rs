@@ -330,7 +330,7 @@ impl Account {
                 Failure::Lifetime,
                 format!("a new token is good for {} s, less than the {} s asked for", left.as_secs(), asked.as_secs()),
             )
-            .hint("ask for less with `--min-ttl`")
+            .hint("use a smaller `--min-ttl`")
             .err(),
             _ => Ok(credential),
         }

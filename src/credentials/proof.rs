@@ -79,7 +79,7 @@ impl Question<'_> {
             _ if !is_open => Ok(proof),
             (Open::Fine, _) => Ok(proof),
             (Open::Chat, Some(model)) => self.chat(&model),
-            (Open::Chat | Open::Unclear, _) => Ok(Proof::Unverifiable("it answers without a key too".into())),
+            (Open::Chat | Open::Unclear, _) => Ok(Proof::Unverifiable("it also accepts requests without a key".into())),
         }
     }
 

@@ -26,7 +26,7 @@ const RENEWAL: Duration = Duration::from_secs(25);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Said where the refresh token was not sent, or was answered by an error that leaves it as it is.
-const NOT_SPENT: &str = "nothing was lost; try again in a while";
+const NOT_SPENT: &str = "nothing was lost; retry later";
 
 /// What came of sending a refresh token.
 enum Spent {
@@ -199,7 +199,7 @@ impl Attempt<'_> {
             }
             Err(NotRenewed::OauthError(why)) => Ok(Spent::Failed {
                 failed: Failed::new(Failure::Other, format!("cannot renew the token: {why}"))
-                    .hint("this is not about your login, which was kept"),
+                    .hint("your login is unaffected"),
                 pause: false,
             }),
         }
@@ -224,7 +224,7 @@ impl Attempt<'_> {
             return account.login_required("the token has expired and the login has no refresh token".into());
         };
         if refused::is_marked(&account.state, &refresh_token, &self.server.token_endpoint) {
-            return account.login_required("the login is over: the server refused its refresh token".into());
+            return account.login_required("the login has expired: the server rejected its refresh token".into());
         }
         Ok(refresh_token)
     }

@@ -36,7 +36,7 @@ pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: 
             Failure::Lifetime,
             format!("a short-lived key is good for {} s at most", LONGEST.as_secs()),
         )
-        .hint("ask for less with `--min-ttl`")
+        .hint("use a smaller `--min-ttl`")
         .err();
     }
     let mut url = http::endpoint(&credential.base_url(&provider)?)?;

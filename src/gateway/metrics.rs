@@ -12,8 +12,8 @@ type Read = fn(&Counts) -> f64;
 #[expect(clippy::cast_precision_loss, reason = "no process counts to 2^53")]
 const COUNTERS: [(&str, &str, Read); 6] = [
     ("requests", "Requests of clients.", |counts| counts.requests as f64),
-    ("tries", "Requests sent to the provider, repetitions included.", |counts| counts.tries as f64),
-    ("prompt_tokens", "Tokens of prompts, as answers state them.", |counts| counts.prompt_tokens as f64),
+    ("tries", "Requests sent to the provider, including retries.", |counts| counts.tries as f64),
+    ("prompt_tokens", "Prompt tokens reported by the provider.", |counts| counts.prompt_tokens as f64),
     ("completion_tokens", "Tokens of completions, as answers state them.", |counts| counts.completion_tokens as f64),
     ("rate_limited", "Answers with status 429 from the provider.", |counts| counts.rate_limited as f64),
     ("wait_seconds", "Seconds that requests waited in the gateway.", |counts| counts.wait_ms as f64 / 1000.0),

@@ -238,7 +238,7 @@ async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incomin
         return Admitted::Answered(plain("text/plain; version=0.0.4", metrics::text(gateway)));
     }
     let Some((profile, rest)) = route(request.uri()) else {
-        let message = "there is nothing here: the API is below `/v1`, or `/p/PROFILE/v1` with `--all-profiles`";
+        let message = "not found: the API is under `/v1`, or `/p/PROFILE/v1` with `--all-profiles`";
         return Refusal::new(StatusCode::NOT_FOUND, "not_found", message).into();
     };
     match gateway.lane(profile.as_deref()) {
@@ -353,7 +353,7 @@ fn check_source(gateway: &Gateway, uri: &Uri, headers: &HeaderMap) -> Result<(),
     for origin in headers.get_all(ORIGIN) {
         let host = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
         if !host.is_some_and(|host| is_local(gateway, host)) {
-            let message = "the request comes from a page of another origin, and this gateway is not for pages";
+            let message = "the request cross-origin browser requests are not allowed";
             return Err(Refusal::new(StatusCode::FORBIDDEN, "origin_not_allowed", message).finally());
         }
     }

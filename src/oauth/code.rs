@@ -314,7 +314,7 @@ pub(crate) fn exchange(url: &str, code: &Secret, pkce: &Pkce, network: &Network)
     });
     let temporary = |why: &str| {
         Failed::new(Failure::Temporary, format!("`{host}` did not exchange the code for a key: {why}"))
-            .hint("run the login again; a code can be used once")
+            .hint("log in again; codes are single-use")
     };
     let reply = network
         .connect(&url)?

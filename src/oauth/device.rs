@@ -132,7 +132,7 @@ pub(crate) fn request(server: &Server, network: &Network, is_given_up: fn() -> b
     let Some(url) = &server.device_authorization_endpoint else {
         return Failed::new(
             Failure::Other,
-            format!("`{}` offers no device flow", server.token_endpoint.host_str().unwrap_or_default()),
+            format!("`{}` does not support the device flow", server.token_endpoint.host_str().unwrap_or_default()),
         )
         .hint(
             "its discovery document names no `device_authorization_endpoint` (RFC 8628); use an API key if it has one",
@@ -203,7 +203,7 @@ pub(crate) fn read(server: &Server, reply: &Reply) -> Result<DeviceReply> {
 }
 
 fn temporary(message: &str) -> anyhow::Error {
-    Failed::new(Failure::Temporary, message).hint("nothing was changed; try again in a while").into()
+    Failed::new(Failure::Temporary, message).hint("nothing was changed; retry later").into()
 }
 
 fn host(server: &Server) -> &str {
@@ -355,9 +355,9 @@ impl Authorization {
                 Poll::Over(login("the login was denied").hint("run `qwenauth login` again if that was a mistake"))
             }
             "expired_token" => Poll::Over(expired()),
-            "invalid_grant" => Poll::Over(
-                login("the server no longer knows this login").hint("run `qwenauth login` again for a new code"),
-            ),
+            "invalid_grant" => {
+                Poll::Over(login("the login is no longer valid").hint("run `qwenauth login` again for a new code"))
+            }
             _ if status == 401 && server.dialect == Dialect::Qwen => Poll::Over(expired()),
             _ => Poll::Over(Failed::new(
                 Failure::Other,
@@ -374,7 +374,7 @@ pub(crate) fn not_in_time() -> anyhow::Error {
 }
 
 fn expired() -> Failed {
-    Failed::new(Failure::LoginRequired, "the code of this login expired or was used before")
+    Failed::new(Failure::LoginRequired, "the code has expired or was already used")
         .hint("run `qwenauth login` again for a new code")
 }
 

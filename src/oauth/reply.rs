@@ -61,7 +61,9 @@ pub(crate) fn read(reply: &Reply) -> Answer {
         return Answer::NotOauth(format!("the server answered {status}"));
     }
     if reply.is_html() {
-        return Answer::NotOauth(format!("the server answered {status} with HTML, as a firewall or login page does"));
+        return Answer::NotOauth(format!(
+            "the server answered {status} with HTML, probably from a firewall or login page"
+        ));
     }
     if !is_success {
         return Answer::NotOauth(format!("the server answered {status} without an OAuth error"));
@@ -88,7 +90,7 @@ fn granted(fields: &Fields) -> Option<Answer> {
     let refresh_token = fields.string("refresh_token").map(Secret::new).filter(is_sendable);
     let has_unusable_refresh_token = refresh_token.is_none() && fields.has("refresh_token");
     if has_unusable_refresh_token {
-        note("the server sent a refresh token that is not a text: the login ends when its access token expires");
+        note("the server sent a refresh token that must be a string: the login ends when its access token expires");
     }
     let text = |name| fields.text(name).map(|text| text.to_string());
     Some(Answer::Grant(Grant {
@@ -112,7 +114,7 @@ pub(crate) fn error_in(reply: &Reply) -> Option<OauthError> {
     Fields::of(&reply.body).as_ref().and_then(oauth_error)
 }
 
-/// An `error` that is an object is another protocol's. A description that is not a text says nothing.
+/// An `error` that is an object is another protocol's. A description that must be a string says nothing.
 fn oauth_error(fields: &Fields) -> Option<OauthError> {
     Some(OauthError { code: fields.string("error")?, description: fields.string("error_description") })
 }

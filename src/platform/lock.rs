@@ -60,7 +60,7 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// Takes the lock, waiting until `deadline`. `file` is the lock file, opened for reading and writing.
     ///
-    /// Errors: temporary when the wait is over; other when the file system has no locks.
+    /// Errors: temporary when timed out; other when the file system has no locks.
     pub(crate) fn acquire(file: File, path: &Path, deadline: Instant) -> Result<Self> {
         let waited_since = SystemTime::now();
         let file = match fs2::FileExt::try_lock_exclusive(&file) {
@@ -193,7 +193,7 @@ fn wait(file: File, path: &Path, deadline: Instant) -> Result<File> {
 
 fn cannot_lock(error: &io::Error, path: &Path) -> anyhow::Error {
     Failed::new(Failure::Other, format!("cannot lock `{}`: {error}", path.display()))
-        .hint("the file system has no locks; keep the credential on one that has: set `QWEN_HOME` or `QWENAUTH_HOME`")
+        .hint("the file system does not support locks; move the credential with `QWEN_HOME` or `QWENAUTH_HOME`")
         .into()
 }
 
@@ -202,6 +202,6 @@ pub(crate) fn wait_over(path: &Path) -> anyhow::Error {
         Failure::Temporary,
         format!("another process has held `{}` for {} s", path.display(), PATIENCE.as_secs()),
     )
-    .hint("nothing was lost; try again, and look for a stopped process if it stays so")
+    .hint("nothing was lost; retry, and if it persists look for a stopped process")
     .into()
 }

@@ -142,10 +142,10 @@ pub(crate) fn base_url(text: &str) -> Result<String> {
             .err()
     };
     if text.chars().any(|character| character.is_control() || character.is_whitespace()) {
-        return refused("has white space or control characters in it", "write it in one piece");
+        return refused("contains whitespace or control characters", "remove the whitespace");
     }
     if !text.contains("://") {
-        return refused("has no scheme", "write `https://…`, or `http://…` for this machine");
+        return refused("is missing a scheme", "write `https://…`, or `http://…` for this machine");
     }
     let url = match http::endpoint(text) {
         Ok(url) => url,

@@ -27,7 +27,7 @@ pub(super) fn login(login: &Login) -> String {
         Decision::Denied => page(
             "Denied",
             &format!(
-                "<p class=\"code\">{code}</p>\n<p role=\"status\">The program that showed this code gets nothing. You can close this page.</p>"
+                "<p class=\"code\">{code}</p>\n<p role=\"status\">The login was denied. You can close this page.</p>"
             ),
         ),
     }

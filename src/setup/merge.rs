@@ -153,12 +153,9 @@ impl Companion {
         if self.yields {
             return Ok(());
         }
-        Failed::new(
-            Failure::Other,
-            format!("`{}` is there already and is not as qwenauth writes it", self.file.display()),
-        )
-        .hint("move it away and run the same command again")
-        .err()
+        Failed::new(Failure::Other, format!("`{}` already exists with different content", self.file.display()))
+            .hint("move it away and run the same command again")
+            .err()
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn can_prompt() -> bool {
 pub(crate) fn say(text: &str) {
     let mut stderr = stderr().lock();
     for line in text.lines() {
-        // Nobody can be told that stderr is gone.
+        // Ignore errors: stderr is closed and there is nowhere else to report it.
         let _ = writeln!(stderr, "{}", printable(line));
     }
 }

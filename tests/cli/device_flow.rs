@@ -79,27 +79,17 @@ fn a_denial_with_status_200_ends_the_login_at_once() {
 
 #[test]
 fn an_expired_code_ends_the_login_at_once() {
-    ends_the_login(
-        Reply::error(400, "expired_token"),
-        4,
-        "the code of this login expired or was used before",
-        NEW_CODE,
-    );
+    ends_the_login(Reply::error(400, "expired_token"), 4, "the code has expired or was already used", NEW_CODE);
 }
 
 #[test]
 fn an_invalid_grant_ends_the_login_at_once() {
-    ends_the_login(Reply::error(400, "invalid_grant"), 4, "the server no longer knows this login", NEW_CODE);
+    ends_the_login(Reply::error(400, "invalid_grant"), 4, "the login is no longer valid", NEW_CODE);
 }
 
 #[test]
 fn qwens_401_with_an_oauth_error_ends_the_login_at_once() {
-    ends_the_login(
-        Reply::error(401, "invalid_token"),
-        4,
-        "the code of this login expired or was used before",
-        NEW_CODE,
-    );
+    ends_the_login(Reply::error(401, "invalid_token"), 4, "the code has expired or was already used", NEW_CODE);
 }
 
 #[test]
@@ -107,7 +97,7 @@ fn qwens_401_ends_the_login_at_once() {
     ends_the_login(
         Reply::json(401, json!({"message": "unauthorized"})),
         4,
-        "the code of this login expired or was used before",
+        "the code has expired or was already used",
         NEW_CODE,
     );
 }

@@ -338,7 +338,7 @@ fn fix_leaves_the_pending_login_that_a_process_polls_for() {
     let Some(sandbox) = offline(sandbox) else { return };
     sandbox.server.serve("/", |_| Reply::text(404, "{}"));
     let running = sandbox.spawn(["login"]);
-    running.wait_for_stderr("only if you started this.\n");
+    running.wait_for_stderr("only if you started this login.\n");
     write_private(&notes(&sandbox), "{");
     assert_eq!(found(&sandbox, &["--fix"], "leftovers").len(), 1);
     assert!(notes(&sandbox).exists());

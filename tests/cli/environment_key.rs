@@ -45,7 +45,7 @@ fn every_command_that_needs_a_credential_uses_it_before_the_stored_one() {
     sandbox
         .shell("$QWENAUTH exec -- sh -c 'echo $OPENAI_API_KEY $OPENAI_BASE_URL'")
         .stdout("granted-given-key {server}/groq/v1\n");
-    sandbox.run(["refresh"]).stderr("qwenauth: `groq` is an API key: there is nothing to renew\n");
+    sandbox.run(["refresh"]).stderr("qwenauth: `groq` is an API key: nothing to renew\n");
     let mut outcome = sandbox.run(["status", "--json"]);
     let status = outcome.json();
     let row = &status["profiles"][0];

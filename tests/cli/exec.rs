@@ -48,9 +48,10 @@ fn preserve_env_leaves_a_group_that_is_set_alone() {
         let sandbox = Sandbox::new().logged_in().variable(name, "own");
         let left = format!("{name}=own\n");
         sandbox.shell("$QWENAUTH exec --preserve-env -- env | grep -i openai").stdout(&left);
-        sandbox.shell("$QWENAUTH exec -v --preserve-env -- env | grep -i openai").stdout(&left).stderr(
-            "qwenauth: the environment has a key or base URL already, and it is left alone (`--preserve-env`)\n",
-        );
+        sandbox
+            .shell("$QWENAUTH exec -v --preserve-env -- env | grep -i openai")
+            .stdout(&left)
+            .stderr("qwenauth: keeping the key and base URL that are already set (`--preserve-env`)\n");
     }
     let sandbox = Sandbox::new().logged_in().variable("OPENAI_MODEL", "own");
     let outcome = sandbox.shell("$QWENAUTH exec --preserve-env -- env | grep API_KEY").any_stderr();
@@ -240,6 +241,6 @@ fn a_lifetime_that_was_asked_for_is_demanded() {
     short["expires_in"] = json!(300);
     let sandbox = Sandbox::new().logged_in().expires_in(300).refresh(Reply::json(200, short));
     sandbox.run(["exec", "--min-ttl", "10m", "--", "echo", "started"]).exits(5).stderr_one_of((290..300).map(|left| {
-        format!("qwenauth: error: a new token is good for {left} s, less than the 600 s asked for\nqwenauth: hint: ask for less with `--min-ttl`\n")
+        format!("qwenauth: error: a new token is good for {left} s, less than the 600 s asked for\nqwenauth: hint: use a smaller `--min-ttl`\n")
     }));
 }

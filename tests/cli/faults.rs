@@ -49,9 +49,9 @@ fn said(errno: i32) -> String {
 /// What is said where nothing but the disk has failed.
 fn remedy(errno: i32) -> &'static str {
     match errno {
-        ENOSPC => "make room on that disk, then run it again",
-        EDQUOT => "your quota of that disk is used up: make room, then run it again",
-        EIO => "the disk fails: the kernel's log says more (`dmesg`)",
+        ENOSPC => "free space on that disk, then retry",
+        EDQUOT => "your disk quota is used up: free space, then retry",
+        EIO => "disk I/O error; see `dmesg`",
         other => panic!("{other}"),
     }
 }
@@ -100,7 +100,7 @@ fn a_directory_that_cannot_be_flushed_costs_nothing() {
 
 #[test]
 fn without_locks_nothing_is_renewed() {
-    let hint = "the file system has no locks; keep the credential on one that has: set `QWEN_HOME` or `QWENAUTH_HOME`";
+    let hint = "the file system does not support locks; move the credential with `QWEN_HOME` or `QWENAUTH_HOME`";
     for errno in [ENOLCK, ENOTSUP] {
         let Some(sandbox) = faulty("FAULT", &format!("flock:{errno}:qwenauth-lock")) else { return };
         let before = sandbox.content();
@@ -177,9 +177,8 @@ fn a_name_that_does_not_resolve_in_time_is_temporary() {
             sandbox.granted_by("https://slow.example").variable("QWENAUTH_QWEN_OAUTH_URL", "https://slow.example");
         let before = sandbox.content();
         let warned = "warning: `QWENAUTH_QWEN_OAUTH_URL` is set: `slow.example` is asked for tokens";
-        let said = format!(
-            "qwenauth: {warned}\nqwenauth: error: {told}\nqwenauth: hint: nothing was lost; try again in a while\n"
-        );
+        let said =
+            format!("qwenauth: {warned}\nqwenauth: error: {told}\nqwenauth: hint: nothing was lost; retry later\n");
         sandbox.run(["token"]).exits(3).stderr(&said);
         is_as_before(&sandbox, &before);
     }
@@ -330,7 +329,7 @@ fn the_doctor_leaves_what_the_next_renewal_needs() {
     File::options().write(true).open(&left).unwrap().set_modified(an_hour_ago).unwrap();
     sandbox.server.serve("/", |_| Reply::text(404, "{}"));
     let outcome = sandbox.run(["doctor", "--fix"]).any_stderr();
-    assert!(outcome.stdout.contains("`qwenauth refresh` puts it in place"), "{outcome}");
+    assert!(outcome.stdout.contains("`qwenauth refresh` completes it"), "{outcome}");
     drop(outcome.any_stdout());
     sandbox.run(["token"]).stdout("granted-access-2\n");
     assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);

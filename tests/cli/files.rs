@@ -10,9 +10,9 @@ use crate::refresh::holds_the_renewal;
 use crate::sandbox::{NOBODY, Sandbox, each_path, mode, possible};
 use crate::server::{Ask, Reply};
 
-const DENIED: &str = "look at owner and mode of it and of its directory, as `qwenauth doctor` does";
+const DENIED: &str = "check the owner and mode of the file and its directory, or run `qwenauth doctor`";
 
-const FULL: &str = "make room on that disk, then run it again";
+const FULL: &str = "free space on that disk, then retry";
 
 const READ_ONLY: &str =
     "that file system is read-only: mount it writable, or set `QWEN_HOME` or `QWENAUTH_HOME` to another";
@@ -329,7 +329,7 @@ fn a_circle_of_symlinks_is_told() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.qwen()).unwrap();
     symlink(sandbox.file(), sandbox.file()).unwrap();
-    sandbox.run(["token"]).fails(1, "`{home}/.qwen/oauth_creds.json` leads through too many symlinks", "");
+    sandbox.run(["token"]).fails(1, "`{home}/.qwen/oauth_creds.json` has too many levels of symlinks", "");
 }
 
 #[test]

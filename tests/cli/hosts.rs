@@ -9,7 +9,7 @@ use crate::refresh::holds_the_renewal;
 use crate::sandbox::{Sandbox, possible, until};
 use crate::server::{Ask, Reply, tokens};
 
-const NOT_NOW: &str = "nothing was lost; try again in a while";
+const NOT_NOW: &str = "nothing was lost; retry later";
 
 #[test]
 fn a_redirect_to_another_host_is_not_followed_with_the_refresh_token() {

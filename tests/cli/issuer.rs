@@ -154,9 +154,9 @@ fn endpoints_that_are_not_safe_are_refused() {
     for (endpoint, error) in [
         (
             "http://corp.example/token",
-            "refused the URL `http://corp.example/token`: plain `http` is accepted for this machine only",
+            "refused the URL `http://corp.example/token`: plain `http` is allowed for loopback only",
         ),
-        ("https://me:pw@corp.example/token", "refused the URL `https://…@corp.example/token`: it carries user info"),
+        ("https://me:pw@corp.example/token", "refused the URL `https://…@corp.example/token`: it contains user info"),
     ] {
         let outcome = issuer(json!({"token_endpoint": endpoint})).run(["login", "corp"]).exits(1).any_stderr();
         assert!(outcome.stderr.contains(error), "{}", outcome.stderr);
@@ -172,7 +172,7 @@ fn endpoints_that_are_not_safe_are_refused() {
 fn an_issuer_without_a_device_flow_says_so() {
     issuer(json!({"device_authorization_endpoint": null})).run(["login", "corp"]).fails(
         1,
-        "`127.0.0.1` offers no device flow",
+        "`127.0.0.1` does not support the device flow",
         "its discovery document names no `device_authorization_endpoint` (RFC 8628); use an API key if it has one",
     );
 }

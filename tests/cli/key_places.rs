@@ -74,7 +74,11 @@ fn an_api_that_cannot_be_asked_only_warns() {
     for reply in [|_: &Request| Reply::html(503), |_: &Request| Reply::dropped(), |_: &Request| Reply::huge()] {
         let sandbox = answers(sandbox(), "/groq/v1/models", reply);
         let outcome = sandbox.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr();
-        assert!(outcome.stderr.contains("warning: logged in, but the API could not be asked: "), "{}", outcome.stderr);
+        assert!(
+            outcome.stderr.contains("warning: logged in, but the API could not be checked: "),
+            "{}",
+            outcome.stderr
+        );
         assert!(outcome.stderr.contains("logged in to Groq, not verified"), "{}", outcome.stderr);
         assert_eq!(sandbox.profile("groq")["api_key"], KEY);
     }
@@ -92,7 +96,7 @@ fn no_verify_asks_nobody() {
 
 #[test]
 fn a_plan_that_forbids_unattended_use_warns_in_ci() {
-    let warning = "warning: `CI` is set, and the terms of this plan forbid unattended use";
+    let warning = "warning: this plan's terms forbid use in CI (`CI` is set)";
     let sandbox =
         answers(
             sandbox(),
@@ -136,17 +140,17 @@ fn a_base_url_that_cannot_be_used_is_a_usage_error() {
     for (url, error, hint) in [
         (
             "127.0.0.1:1/v1",
-            "the base URL `127.0.0.1:1/v1` has no scheme",
+            "the base URL `127.0.0.1:1/v1` is missing a scheme",
             "write `https://…`, or `http://…` for this machine",
         ),
         (
             "http://models.example/v1",
-            "refused the URL `http://models.example/v1`: plain `http` is accepted for this machine only",
+            "refused the URL `http://models.example/v1`: plain `http` is allowed for loopback only",
             "use `https`",
         ),
         (
             "https://me:secret@models.example/v1",
-            "refused the URL `https://…@models.example/v1`: it carries user info",
+            "refused the URL `https://…@models.example/v1`: it contains user info",
             "",
         ),
         (
@@ -187,7 +191,7 @@ fn a_logout_says_where_the_key_is_deleted() {
     let sandbox = answers(sandbox(), "/openrouter/v1/key", |_| Reply::json(200, json!({"data": {}})));
     drop(sandbox.run_with_stdin(by_stdin("openrouter", &[]), KEY.as_bytes()).any_stderr());
     sandbox.run(["logout"]).stderr(
-        "qwenauth: the key of `openrouter` still works for whoever has it; delete it at https://openrouter.ai/keys/90c32ef92d0578dbadf99a154bf5e6400fc652a55c3869fab4e79b3dcc217416\n\
+        "qwenauth: the key of `openrouter` is still valid; delete it at https://openrouter.ai/keys/90c32ef92d0578dbadf99a154bf5e6400fc652a55c3869fab4e79b3dcc217416\n\
          qwenauth: logged out of `openrouter`\n",
     );
     assert_eq!(sandbox.profile("openrouter"), Value::Null);

@@ -83,7 +83,7 @@ fn a_key_from_stdin_is_verified_stored_and_used() {
     assert_eq!(stored, json!({"provider": "groq", "api_key": KEY, "base_url": base_url}));
     sandbox.run(["token"]).stdout("granted-key-1\n");
     sandbox.run(["token", "--min-ttl", "9999h"]).stdout("granted-key-1\n");
-    sandbox.run(["refresh"]).stderr("qwenauth: `groq` is an API key: there is nothing to renew\n");
+    sandbox.run(["refresh"]).stderr("qwenauth: `groq` is an API key: nothing to renew\n");
     sandbox
         .shell("\"$QWENAUTH\" exec -- sh -c 'echo $OPENAI_API_KEY $OPENAI_BASE_URL $OPENAI_API_BASE $OPENAI_MODEL'")
         .stdout("granted-key-1 {server}/groq/v1 {server}/groq/v1 qwen/qwen3.8-27b\n");
@@ -142,19 +142,15 @@ fn what_is_no_key_is_refused_before_anything_is_asked() {
     for (stdin, error, hint) in [
         ("", "stdin is empty", "pipe the key in: `… | qwenauth login … --api-key-stdin`"),
         (" \n\n", "stdin is empty", "pipe the key in: `… | qwenauth login … --api-key-stdin`"),
-        ("granted-key 1", "the key has white space in it, and nothing was stored", "copy the key alone, in one piece"),
-        ("granted\nkey", "the key has white space in it, and nothing was stored", "copy the key alone, in one piece"),
-        (
-            "granted-\u{7}key",
-            "the key has control characters in it, and nothing was stored",
-            "copy the key alone, in one piece",
-        ),
-        ("granted-\"key", "the key has quotes in it, and nothing was stored", "copy the key alone, in one piece"),
-        (&twice, "the key was pasted twice, and nothing was stored", "copy the key alone, in one piece"),
+        ("granted-key 1", "the key contains whitespace, and nothing was stored", "copy only the key"),
+        ("granted\nkey", "the key contains whitespace, and nothing was stored", "copy only the key"),
+        ("granted-\u{7}key", "the key has control characters in it, and nothing was stored", "copy only the key"),
+        ("granted-\"key", "the key has quotes in it, and nothing was stored", "copy only the key"),
+        (&twice, "the key was pasted twice, and nothing was stored", "copy only the key"),
         (
             "GROQ_API_KEY=granted-key",
-            "the key is an assignment rather than a key, and nothing was stored",
-            "copy the key alone, in one piece",
+            "the key looks like a shell assignment, and nothing was stored",
+            "copy only the key",
         ),
     ] {
         let sandbox = sandbox();
@@ -165,7 +161,7 @@ fn what_is_no_key_is_refused_before_anything_is_asked() {
     sandbox().run_with_stdin(by_stdin("groq", &[]), b"\xff\xfe").fails(
         2,
         "the key is not text, and nothing was stored",
-        "copy the key alone, in one piece",
+        "copy only the key",
     );
     sandbox().run(["login", "groq", "--api-key-env", "NOT_SET"]).fails(
         2,
@@ -239,7 +235,7 @@ fn a_server_open_to_all_without_a_model_to_ask_proves_nothing() {
     let sandbox = answers(sandbox(), "/own/v1/models", |_| Reply::json(200, json!({"data": []})));
     let url = format!("{}/own/v1", sandbox.server.url());
     sandbox.run_with_stdin(by_stdin("custom", &["--base-url", &url]), KEY.as_bytes()).stderr(
-        "qwenauth: warning: logged in, but the API could not be asked: it answers without a key too\n\
+        "qwenauth: warning: logged in, but the API could not be checked: it also accepts requests without a key\n\
          qwenauth: logged in to {server}/own/v1, not verified, profile `custom` (active)\n",
     );
 }

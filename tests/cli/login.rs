@@ -17,7 +17,7 @@ const ENDED: &str = "the free tier of Qwen OAuth ended on 2026-04-15: a login ma
 
 const ALREADY: &str = "qwenauth: already logged in to Qwen OAuth as profile `qwen`, the login Qwen Code uses too; `--force` logs in again\n";
 
-pub(crate) const AGAIN: &str = "nothing was changed; try again in a while";
+pub(crate) const AGAIN: &str = "nothing was changed; retry later";
 
 pub(crate) const MISTAKE: &str = "run `qwenauth login` again if that was a mistake";
 
@@ -30,7 +30,7 @@ pub(crate) fn code_shown() -> String {
          Open this address on any device:\n\n\
          {COMPLETE_URL}\n\n\
          Code: {USER_CODE}\n\n\
-         127.0.0.1 asks you to approve this login. Approve it only if you started this.\n"
+         127.0.0.1 asks you to approve this login. Approve only if you started this login.\n"
     )
 }
 
@@ -240,7 +240,7 @@ fn ctrl_c_while_waiting_writes_nothing() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60})));
         let running = sandbox.spawn(["login"]);
-        running.wait_for_stderr("only if you started this.\n");
+        running.wait_for_stderr("only if you started this login.\n");
         running.signal(signal);
         running.finish().dies_by(signal).stderr(&code_shown());
         sandbox.holds_nothing();
@@ -314,7 +314,7 @@ fn an_unreachable_api_only_warns() {
     let mut granted = tokens("1");
     granted["resource_url"] = json!("http://127.0.0.1:1");
     let sandbox = polls([Reply::json(200, granted)]);
-    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be asked: cannot reach `127.0.0.1`: connection refused (os error 111)\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
+    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be checked: cannot reach `127.0.0.1`: connection refused (os error 111)\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
     assert_eq!(sandbox.credential()["resource_url"], "http://127.0.0.1:1");
 }
 
@@ -323,7 +323,7 @@ fn an_api_that_is_down_only_warns() {
     let sandbox = polls([]);
     let reply = grant(&sandbox);
     let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::html(503));
-    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be asked: it answered 503 with HTML, as a firewall does\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
+    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be checked: it answered 503 with HTML, as a firewall does\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
     sandbox.holds_the_grant();
 }
 

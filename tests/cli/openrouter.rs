@@ -247,7 +247,7 @@ fn without_browser_and_terminal_the_login_says_what_to_do() {
         let sandbox = variables.into_iter().fold(sandbox(), |sandbox, (name, value)| sandbox.variable(name, value));
         sandbox.run(["login", "openrouter"]).fails(
             2,
-            "there is no browser to log in with, and no terminal to paste a code at",
+            "no browser available, and no terminal to paste a code into",
             "pass the code with `--code-stdin`, or a key with `--api-key-stdin` or `--api-key-env VAR`",
         );
     }

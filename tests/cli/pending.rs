@@ -7,7 +7,7 @@ use crate::login::{NEW_CODE, chat, code_shown, device_code, grant, polls};
 use crate::sandbox::{Sandbox, mode};
 use crate::server::{Ask, Gate, Reply};
 
-const JOINS: &str = "qwenauth: a login waits for approval already, and this one joins it\n";
+const JOINS: &str = "qwenauth: a login is already pending; showing the same code\n";
 
 impl Sandbox {
     fn pending(&self) -> std::path::PathBuf {
@@ -26,11 +26,7 @@ fn a_login_that_does_not_wait_is_completed_by_another() {
     let mut outcome = sandbox.run(["login", "--no-wait", "--json"]).exits(0).any_stderr();
     let events = outcome.json_lines();
     assert_eq!((events.len(), &events[0]["event"]), (1, &json!("device_code")));
-    assert!(
-        outcome
-            .stderr
-            .ends_with("qwenauth: the login waits for your approval; `qwenauth login --resume` completes it\n")
-    );
+    assert!(outcome.stderr.ends_with("qwenauth: waiting for approval; finish with `qwenauth login --resume`\n"));
     assert_eq!(mode(&sandbox.pending()), 0o600);
     sandbox.holds_nothing();
     let sandbox = sandbox.granted();
@@ -62,7 +58,7 @@ fn of_two_logins_at_once_one_stores_and_the_other_sees_it() {
     let first = sandbox.spawn(["login", "--no-verify"]);
     sandbox.server.wait_for(Ask::Poll, 1);
     let second = sandbox.spawn(["login", "--no-verify"]);
-    second.wait_for_stderr("only if you started this.\n");
+    second.wait_for_stderr("only if you started this login.\n");
     gate.open();
     first.finish().exits(0).any_stderr();
     let done = "qwenauth: another process completed this login\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n";
@@ -76,7 +72,7 @@ fn a_login_whose_process_was_killed_goes_on_with_the_next() {
     let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 1})));
     sandbox.server.always(Ask::Poll, || Reply::error(400, "authorization_pending"));
     let killed = sandbox.spawn(["login"]);
-    killed.wait_for_stderr("only if you started this.\n");
+    killed.wait_for_stderr("only if you started this login.\n");
     killed.signal(Signal::SIGKILL);
     drop(killed.finish().dies_by(Signal::SIGKILL).any_stderr());
     let sandbox = sandbox.granted();
@@ -213,7 +209,7 @@ fn whoever_joined_goes_on_when_the_one_who_began_is_interrupted_or_killed() {
         let first = sandbox.spawn(["login"]);
         sandbox.server.wait_for(Ask::Poll, 1);
         let second = sandbox.spawn(["login"]);
-        second.wait_for_stderr("only if you started this.\n");
+        second.wait_for_stderr("only if you started this login.\n");
         let reply = grant(&sandbox);
         let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, chat());
         first.signal(signal);
@@ -264,7 +260,7 @@ fn whoever_waits_for_another_to_poll_ends_by_a_signal_and_harms_nothing() {
     sandbox.server.wait_for(Ask::Poll, 1);
     for signal in SIGNALS {
         let second = sandbox.spawn(["login"]);
-        second.wait_for_stderr("only if you started this.\n");
+        second.wait_for_stderr("only if you started this login.\n");
         second.signal(signal);
         drop(second.finish().dies_by(signal).stderr(&joined()));
         assert!(sandbox.pending().exists(), "{signal}");

@@ -118,7 +118,7 @@ fn a_config_that_does_not_parse_names_line_and_column() {
     sandbox.run(["token"]).fails(
         1,
         "`{home}/.config/qwenauth/config.toml`, line 2, column 11: unclosed table, expected `]`",
-        "mend that line, or move the file away",
+        "fix that line, or move the file away",
     );
 }
 

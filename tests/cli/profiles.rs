@@ -46,7 +46,7 @@ fn use_makes_a_profile_active_and_keeps_the_rest_of_the_config() {
             && config.ends_with("base_url = \"https://x.example\"\n"),
         "{config}"
     );
-    sandbox.run(["use", "work"]).stderr("qwenauth: `work` is the active profile already\n");
+    sandbox.run(["use", "work"]).stderr("qwenauth: `work` is already active\n");
 }
 
 #[test]

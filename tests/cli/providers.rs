@@ -75,13 +75,13 @@ fn the_table_shows_every_provider() {
 #[test]
 fn what_works_here_depends_on_what_is_here() {
     let plain = Sandbox::new();
-    assert_eq!(verdict(&plain, "openrouter"), "yes: by pasting a code");
+    assert_eq!(verdict(&plain, "openrouter"), "paste a code");
     assert_eq!(verdict(&plain, "groq"), "with a key");
     assert_eq!(verdict(&plain, "custom"), "with `--base-url`");
     let graphical = plain.variable("DISPLAY", ":0");
-    assert_eq!(verdict(&graphical, "openrouter"), "yes: in the browser");
+    assert_eq!(verdict(&graphical, "openrouter"), "in the browser");
     let remote = graphical.variable("SSH_TTY", "/dev/pts/1");
-    assert_eq!(verdict(&remote, "openrouter"), "yes: by pasting a code");
+    assert_eq!(verdict(&remote, "openrouter"), "paste a code");
     let ci = remote.variable("CI", "true").variable("GROQ_API_KEY", "granted-x");
     assert_eq!(verdict(&ci, "openrouter"), "with a key");
     assert_eq!(verdict(&ci, "coding-plan"), "not in CI: its terms forbid it");

@@ -293,8 +293,8 @@ fn a_proxy_that_works_is_no_fault_and_its_server_can_still_be() {
 fn what_is_no_address_and_what_differs_is_told_with_its_remedy() {
     let Some((sandbox, _server)) = with_an_api() else { return };
     for (variables, message) in [
-        (&[("HTTPS_PROXY", "http://[::bad")][..], "`HTTPS_PROXY` is no address of a proxy and is passed over"),
-        (&[("all_proxy", "ftp://proxy")], "`all_proxy` is no address of a proxy and is passed over"),
+        (&[("HTTPS_PROXY", "http://[::bad")][..], "`HTTPS_PROXY` is not a valid proxy address and is ignored"),
+        (&[("all_proxy", "ftp://proxy")], "`all_proxy` is not a valid proxy address and is ignored"),
         (
             &[("no_proxy", "a.example"), ("NO_PROXY", "b.example")],
             "`NO_PROXY` and `no_proxy` differ: `qwenauth` takes the first, curl and Python the second",

@@ -229,9 +229,7 @@ fn a_plain_http_server_elsewhere_is_refused_before_anything_is_sent() {
         let before = sandbox.content();
         sandbox.run(["refresh"]).fails(
             1,
-            &format!(
-                "`QWENAUTH_QWEN_OAUTH_URL`: refused the URL `{url}`: plain `http` is accepted for this machine only"
-            ),
+            &format!("`QWENAUTH_QWEN_OAUTH_URL`: refused the URL `{url}`: plain `http` is allowed for loopback only"),
             "use `https`",
         );
         assert_eq!(sandbox.content(), before);

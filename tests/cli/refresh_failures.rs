@@ -6,10 +6,10 @@ use crate::refresh::{LOGIN, holds_the_renewal};
 use crate::sandbox::{Sandbox, credential, now_ms, write_private};
 use crate::server::{Ask, Reply};
 
-const NOT_NOW: &str = "nothing was lost; try again in a while";
+const NOT_NOW: &str = "nothing was lost; retry later";
 const PERHAPS_SPENT: &str =
     "try again in a while; if the server took the token without an answer, run `qwenauth login`";
-const NOT_THE_LOGIN: &str = "this is not about your login, which was kept";
+const NOT_THE_LOGIN: &str = "your login is unaffected";
 
 /// A renewal answered so costs nothing: the file stays, and this often was asked.
 #[track_caller]
@@ -31,7 +31,7 @@ fn refuses_the_refresh_token(reply: Reply, said: &str) {
     assert!(!sandbox.file().exists(), "neither token is of use any more");
     sandbox.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", LOGIN);
     let sandbox = sandbox.credential_is(credential("1")).expires_in(-60);
-    sandbox.run(["token"]).fails(4, "the login is over: the server refused its refresh token", LOGIN);
+    sandbox.run(["token"]).fails(4, "the login has expired: the server rejected its refresh token", LOGIN);
     assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1, "a refused token is not sent again");
 }
 
@@ -41,7 +41,7 @@ fn a_firewalls_page_is_temporary_and_is_not_asked_for_again() {
         || Reply::html(200),
         1,
         3,
-        "the server answered 200 with HTML, as a firewall or login page does",
+        "the server answered 200 with HTML, probably from a firewall or login page",
         PERHAPS_SPENT,
     );
 }
@@ -51,7 +51,7 @@ fn a_firewalls_error_page_is_temporary_and_is_not_asked_for_again() {
     for (status, said) in
         [(400, "400 Bad Request"), (401, "401 Unauthorized"), (403, "403 Forbidden"), (404, "404 Not Found")]
     {
-        let said = format!("the server answered {said} with HTML, as a firewall or login page does");
+        let said = format!("the server answered {said} with HTML, probably from a firewall or login page");
         keeps_the_file(move || Reply::html(status), 1, 3, &said, NOT_NOW);
     }
 }
@@ -119,7 +119,13 @@ fn an_answer_without_a_token_is_temporary() {
 #[test]
 fn a_redirect_is_not_followed_with_the_refresh_token() {
     let redirect = || Reply::html(307).header("Location", "/api/v1/oauth2/elsewhere");
-    keeps_the_file(redirect, 1, 3, "the server answered 307 with HTML, as a firewall or login page does", NOT_NOW);
+    keeps_the_file(
+        redirect,
+        1,
+        3,
+        "the server answered 307 with HTML, probably from a firewall or login page",
+        NOT_NOW,
+    );
 }
 
 #[test]

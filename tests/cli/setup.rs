@@ -228,7 +228,7 @@ fn a_block_edited_by_hand_is_shown_and_kept_unless_forced() {
     let outcome = sandbox.run(["setup", "opencode", "--remove"]).exits(1).any_stderr();
     let expected = "  provider.qwenauth\n-   \"name\": \"Qwen OAuth (qwenauth)\",\n+   \"name\": \"Renamed\",\n\
          qwenauth: error: `{home}/.config/opencode/opencode.json` was edited since where qwenauth wrote it (above: - as written, + as it is)\n\
-         qwenauth: hint: `--force` removes it all the same\n";
+         qwenauth: hint: use `--force` to remove it anyway\n";
     assert_eq!(outcome.stderr, expected);
     assert_eq!(sandbox.text(file), edited);
     sandbox.run(["setup", "opencode", "--remove", "--force"]).exits(0).any_stderr();
@@ -385,7 +385,7 @@ fn a_plugin_of_the_same_name_that_is_not_ours_is_left_alone() {
     let sandbox = Sandbox::new().at_home().with(file, "export {}\n");
     sandbox.run(["setup", "opencode"]).fails(
         1,
-        "`{home}/.config/opencode/plugin/qwenauth.js` is there already and is not as qwenauth writes it",
+        "`{home}/.config/opencode/plugin/qwenauth.js` already exists with different content",
         "move it away and run the same command again",
     );
     assert_eq!(sandbox.files(), [PathBuf::from(file)]);
@@ -396,7 +396,7 @@ fn a_tool_that_is_not_installed_is_set_up_and_told_of() {
     let sandbox = Sandbox::new().at_home().variable("PATH", "/nonexistent");
     let outcome = sandbox.run(["setup", "opencode"]).exits(0).any_stderr();
     let expected = "qwenauth: opencode uses profile `qwen`, model `coder-model`: `{home}/.config/opencode/opencode.json`\n\
-         qwenauth: `opencode` is not on `PATH`; it will find its set-up once it is installed\n\
+         qwenauth: `opencode` is not on `PATH`; the configuration applies once it is installed\n\
          qwenauth: requests go straight to the provider: `--gateway` adds limits that all programs share, and retries\n";
     assert_eq!(outcome.stderr, expected);
 }

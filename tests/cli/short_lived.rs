@@ -50,7 +50,7 @@ fn a_short_lived_key_that_cannot_be_had_is_an_error() {
     minting(minted).run(["token", "--short-lived", "--min-ttl", "31m"]).fails(
         5,
         "a short-lived key is good for 1800 s at most",
-        "ask for less with `--min-ttl`",
+        "use a smaller `--min-ttl`",
     );
     minting(|| Reply::html(502)).run(["token", "--short-lived"]).fails(
         3,

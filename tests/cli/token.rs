@@ -70,7 +70,7 @@ fn a_token_is_renewed_to_last_as_long_as_asked() {
 fn a_token_that_cannot_last_as_long_as_asked_is_not_printed() {
     let sandbox = Sandbox::new().logged_in().refresh(Reply::tokens("2"));
     sandbox.run(["token", "--min-ttl", "7h"]).exits(5).stderr_one_of((21_590..21_600).map(|left| {
-        format!("qwenauth: error: a new token is good for {left} s, less than the 25200 s asked for\nqwenauth: hint: ask for less with `--min-ttl`\n")
+        format!("qwenauth: error: a new token is good for {left} s, less than the 25200 s asked for\nqwenauth: hint: use a smaller `--min-ttl`\n")
     }));
     holds_the_renewal(&sandbox, "granted-refresh-2");
 }
@@ -80,7 +80,7 @@ fn a_failed_renewal_of_a_token_that_still_lives_only_warns() {
     let sandbox = Sandbox::new().logged_in().expires_in(20).refresh(Reply::html(200));
     let before = sandbox.content();
     sandbox.run(["token"]).stdout("granted-access-1\n").stderr_one_of((10..20).map(|left| {
-        format!("qwenauth: warning: cannot renew the token: the server answered 200 with HTML, as a firewall or login page does; the one at hand is good for {left} s more\n")
+        format!("qwenauth: warning: cannot renew the token: the server answered 200 with HTML, probably from a firewall or login page; the one at hand is good for {left} s more\n")
     }));
     assert_eq!(sandbox.content(), before);
 }
@@ -90,7 +90,7 @@ fn a_failed_renewal_is_an_error_when_the_lifetime_was_asked_for() {
     let sandbox = Sandbox::new().logged_in().refresh(Reply::html(200));
     sandbox.run(["token", "--min-ttl", "2h"]).fails(
         3,
-        "cannot renew the token: the server answered 200 with HTML, as a firewall or login page does",
+        "cannot renew the token: the server answered 200 with HTML, probably from a firewall or login page",
         "try again in a while; if the server took the token without an answer, run `qwenauth login`",
     );
 }
@@ -102,7 +102,7 @@ fn a_refused_client_does_not_keep_a_living_token_back() {
     sandbox.run(["token"]).fails(
         1,
         "cannot renew the token: the server answered `invalid_client`",
-        "this is not about your login, which was kept",
+        "your login is unaffected",
     );
 }
 
@@ -144,7 +144,7 @@ fn a_full_stdout_is_an_error() {
     let mut command = sandbox.command(["token"]);
     command.stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
     let told = "cannot write to stdout: No space left on device (os error 28)";
-    sandbox.start(command).finish().fails(1, told, "make room on that disk, then run it again");
+    sandbox.start(command).finish().fails(1, told, "free space on that disk, then retry");
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn openai(session: &Session) -> Vec<Check> {
     };
     let Some(key) = key else {
         if base.or(old).is_some() {
-            let what = "a base URL is set without `OPENAI_API_KEY`: a program that has a key of its own sends it there";
+            let what = "`OPENAI_BASE_URL` is set without `OPENAI_API_KEY`: programs may send another key to it";
             checks.push(Check::warn("variables", what, "`unset OPENAI_BASE_URL OPENAI_API_BASE`"));
         }
         return checks;

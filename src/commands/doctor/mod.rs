@@ -140,7 +140,7 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
         }
         Err(error) => {
             let report = Report::of(&error);
-            let remedy = report.hint.unwrap_or_else(|| "nothing else was checked; mend this first".into());
+            let remedy = report.hint.unwrap_or_else(|| "fix this first; the remaining checks were skipped".into());
             directories.into_iter().chain([Check::fail("config", report.message, remedy)]).collect()
         }
     };

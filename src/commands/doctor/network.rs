@@ -103,7 +103,7 @@ fn ask(connection: anyhow::Result<Connection>, url: &Url) -> Result<(Reply, u128
 
 fn no_answer(url: &Url, trouble: &Trouble) -> Check {
     let remedy =
-        "check the connection; a network with a proxy needs `HTTPS_PROXY`, one that opens TLS `QWENAUTH_CA_FILE`";
+        "check the connection; behind a proxy set `HTTPS_PROXY`; behind a TLS-inspecting proxy set `QWENAUTH_CA_FILE`";
     Check::fail("network", trouble.sentence(url.host_str().unwrap_or_default()), remedy)
 }
 

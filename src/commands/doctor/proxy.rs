@@ -101,7 +101,7 @@ pub(super) fn check() -> Vec<Check> {
         if value(name).is_some_and(|value| !value.is_empty() && intercept(&value, &any).is_none()) {
             checks.push(Check::fail(
                 "proxy",
-                format!("`{name}` is no address of a proxy and is passed over"),
+                format!("`{name}` is not a valid proxy address and is ignored"),
                 format!("write it like `http://HOST:PORT` or `socks5h://HOST:PORT`, or `unset {name}`"),
             ));
         }

@@ -30,8 +30,8 @@ pub(super) fn temporary_files(directories: &[PathBuf], session: &Session, fix: b
     for path in entries.map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if successors.contains(&path) {
-            let message = format!("`{}` is of a renewal that was killed before it was in place", path.display());
-            checks.push(Check::warn("leftovers", message, "`qwenauth refresh` puts it in place"));
+            let message = format!("`{}` was left by an interrupted renewal", path.display());
+            checks.push(Check::warn("leftovers", message, "`qwenauth refresh` completes it"));
             continue;
         }
         let temporary = name.starts_with('.')

@@ -39,7 +39,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     let deadline = args.timeout.map_or(expires, |timeout| expires.min(Instant::now() + timeout));
     show(attempt, &authorization, server.token_endpoint.host_str().unwrap_or_default(), &remarks)?;
     if args.no_wait {
-        note("the login waits for your approval; `qwenauth login --resume` completes it");
+        note("waiting for approval; finish with `qwenauth login --resume`");
         return Ok(());
     }
     let opened = !joined && authorization.may_be_opened() && attempt.open_browser(authorization.url());
@@ -123,7 +123,7 @@ fn begin(attempt: &Attempt, server: &Server, remarks: &mut Vec<String>) -> Resul
     let Attempt { args, account, provider, .. } = attempt;
     let _lock = PendingLogin::of(account).lock_start()?;
     if let Some(pending) = PendingLogin::of(account).read(server)? {
-        remark(remarks, "a login waits for approval already, and this one joins it");
+        remark(remarks, "a login is already pending; showing the same code");
         return Ok((pending, true));
     }
     if args.resume {

@@ -185,7 +185,9 @@ fn verify(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(T
     if let Some(found) = unclear {
         return Ok(found);
     }
-    let Some((target, why)) = rejected else { return Failed::new(Failure::Usage, "there is no place to ask").err() };
+    let Some((target, why)) = rejected else {
+        return Failed::new(Failure::Usage, "there is no base URL to verify the key with").err();
+    };
     if !has_choice && let Some(region) = home_region(attempt, secret, &target)? {
         let message = match &target.region {
             Some(asked) => format!("the key belongs to region `{region}`, not to `{asked}`; nothing was stored"),

@@ -55,7 +55,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         show(attempt, url.as_str(), deadline)?;
         read(attempt, deadline)?
     } else {
-        return no_way_to_paste("there is no browser to log in with, and no terminal to paste a code at");
+        return no_way_to_paste("no browser available, and no terminal to paste a code into");
     };
     complete(attempt, authorize, granted, &pkce)
 }
@@ -166,7 +166,7 @@ fn show(attempt: &Attempt, url: &str, deadline: Instant) -> Result<()> {
     let copied = attempt.copy(url);
     terminal::say(&format!("Open this address in a browser{copied}:\n\n"));
     terminal::say(url);
-    terminal::say(&format!("\n{host} asks you to approve this login. Approve it only if you started this."));
+    terminal::say(&format!("\n{host} asks you to approve this login. Approve only if you started this login."));
     Ok(())
 }
 

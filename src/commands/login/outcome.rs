@@ -30,7 +30,7 @@ impl Attempt<'_> {
         limits::forget(&self.session.config.paths.state, &self.provider.name, &account);
         match &proof {
             Some(Proof::Unclear(why) | Proof::Unverifiable(why)) => {
-                note(&format!("warning: logged in, but the API could not be asked: {why}"));
+                note(&format!("warning: logged in, but the API could not be checked: {why}"));
             }
             Some(Proof::Refused(_) | Proof::Exhausted(_)) => {
                 self.activate();
@@ -72,7 +72,7 @@ impl Attempt<'_> {
         match proof {
             Some(Proof::Exhausted(why)) if self.provider.oauth().is_none() => {
                 Failed::new(Failure::Other, format!("the key is right and stored, but it is not served: {why}"))
-                    .hint("settle that with the provider; no new login is needed")
+                    .hint("resolve this with the provider; you do not need to log in again")
             }
             Some(Proof::Exhausted(why) | Proof::Refused(why)) => Failed::new(
                 Failure::Other,

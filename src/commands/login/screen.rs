@@ -136,7 +136,7 @@ fn url_rows(waiting: &Waiting, width: usize) -> usize {
 }
 
 fn approval(host: &str) -> String {
-    format!("{host} asks you to approve this login. Approve it only if you started this.")
+    format!("{host} asks you to approve this login. Approve only if you started this login.")
 }
 
 fn draw_with(code: &Code, waiting: &Waiting, side: &[String]) {

@@ -152,7 +152,7 @@ fn follow(path: &Path) -> Result<Followed> {
         if metadata.is_symlink() {
             links += 1;
             if links > MOST_LINKS {
-                let message = format!("`{}` leads through too many symlinks", path.display());
+                let message = format!("`{}` has too many levels of symlinks", path.display());
                 return Failed::new(Failure::Other, message).err();
             }
             let link = fs::read_link(&next).with_context(|| format!("cannot read `{}`", next.display()))?;

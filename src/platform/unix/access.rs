@@ -198,7 +198,7 @@ pub(crate) fn tighten(path: &Path, file: &File, metadata: &Metadata, privacy: Pr
         return;
     }
     if privacy == Privacy::Private && metadata.nlink() > 1 {
-        note(&format!("`{}` has {} hard links: each of them is the same credential", path.display(), metadata.nlink()));
+        note(&format!("`{}` has {} hard links: a renewal updates only this one", path.display(), metadata.nlink()));
     }
     let mode = metadata.mode() & 0o7777;
     let shown = path.display();

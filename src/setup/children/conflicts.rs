@@ -149,7 +149,7 @@ fn assigns(line: &str, name: &str) -> bool {
     line.strip_prefix(name).is_some_and(|rest| rest.trim_start_matches(['\'', '"']).trim_start().starts_with('='))
 }
 
-/// What is at a place, `.` between its keys; a value that is not a text counts as one.
+/// What is at a place, `.` between its keys; a value that must be a string counts as one.
 fn json_value(path: &Path, place: &str) -> Option<String> {
     let document = Document::parse(&read(path)?, syntax_of(path), path).ok()?;
     let keys: Vec<&str> = place.split('.').collect();
