@@ -246,6 +246,7 @@ impl Passage<'_> {
     }
 
     async fn renewed(&self, refused: &Ready) -> Result<Rc<Ready>, Unserved> {
+        log::info!("`{}` refused the token: it is renewed, unless it was meanwhile", self.lane.profile);
         let renewed = self.upload.while_reading(self.lane.renewed(refused)).await;
         renewed.map_err(|failed| refusal::not_ready(&failed).into())
     }

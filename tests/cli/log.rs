@@ -1,10 +1,12 @@
 //! `QWENAUTH_LOG`: for each command, a wait and a failure can be explained from the log alone, and no secret is in it.
 
 use std::fs::{self, File};
+use std::io::Write;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::gateway::upstream::{Gateway, Upstream, error, fine, logged_in};
 use crate::login::polls;
 use crate::run::Outcome;
 use crate::sandbox::Sandbox;
@@ -168,6 +170,48 @@ fn a_level_that_is_none_is_told_and_informs() {
     has(
         &outcome,
         &["`QWENAUTH_LOG` is none of off, error, warn, info, debug, trace; `info` is used", "profile `qwen`"],
+    );
+}
+
+/// What a gateway logs while a client sends one request, which is answered with `status`.
+fn of_a_gateway(sandbox: Sandbox, level: &str, arguments: &[&str], requests: usize, status: u16) -> Outcome {
+    let sandbox = logging(sandbox, level);
+    let gateway = Gateway::start(&sandbox, arguments);
+    for _ in 0..requests {
+        gateway.chat().is(status);
+    }
+    gateway.running.signal(Signal::SIGTERM);
+    gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr()
+}
+
+#[test]
+fn a_gateway_tells_why_a_request_waited_or_was_refused() {
+    let upstream = Upstream::start(|number, _, connection| {
+        let busy = error("429 Too Many Requests", "Retry-After: 1\r\n", "x", "requests per minute");
+        connection.write_all(&if number == 0 { busy } else { fine() })
+    });
+    let outcome = of_a_gateway(logged_in(&upstream), "info", &[], 1, 200);
+    has(&outcome, &["`qwen` answered 429: ", "After(1"]);
+    let upstream = Upstream::always(error("429 Too Many Requests", "", "x", "requests per day: the limit is reached"));
+    let outcome = of_a_gateway(logged_in(&upstream), "info", &[], 1, 429);
+    has(&outcome, &["`qwen` answered 429: "]);
+}
+
+#[test]
+fn a_gateway_tells_of_a_refused_token_and_its_renewal() {
+    let upstream = Upstream::start(|_, asked, connection| {
+        let old = asked.header("authorization") == "Bearer granted-access-1";
+        let refused = error("401 Unauthorized", "", "invalid_api_key", "no");
+        connection.write_all(&if old { refused } else { fine() })
+    });
+    let outcome = of_a_gateway(logged_in(&upstream).refresh(Reply::tokens("2")), "debug", &[], 1, 200);
+    has(
+        &outcome,
+        &[
+            "`qwen` refused the token: it is renewed, unless it was meanwhile",
+            "renewing the token of `qwen`",
+            "POST {address}/api/v1/oauth2/token: 200 in ",
+        ],
     );
 }
 

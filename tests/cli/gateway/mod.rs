@@ -13,4 +13,4 @@ mod passing;
 mod refusals;
 mod running;
 mod service;
-mod upstream;
+pub(crate) mod upstream;
