@@ -7,18 +7,19 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::platform::files;
+use crate::platform::disk;
 
 /// Lines that wait for the disk. Beyond them lines are dropped, and counted.
 const MOST_WAITING: usize = 10_000;
@@ -238,7 +239,7 @@ struct Log {
 impl Log {
     fn start(path: &Path) -> Result<Self> {
         let path = (path != Path::new("-")).then(|| path.to_owned());
-        let mut file = path.as_deref().map(files::open_to_append).transpose()?;
+        let mut file = path.as_deref().map(open).transpose()?;
         let (jobs, queue) = mpsc::sync_channel(MOST_WAITING);
         let work = move || {
             let mut was_written = true;
@@ -274,9 +275,22 @@ impl Log {
     }
 }
 
-fn reopen(path: Option<&PathBuf>, file: &mut Option<std::fs::File>) {
+/// The file of `--log`, made private if there is none. One that is there keeps its mode: it may be a device, or be read by
+/// what collects logs.
+fn open(path: &Path) -> Result<File> {
+    let failed = || format!("cannot open `{}`", path.display());
+    if !path.exists() {
+        match disk::create_new(path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error).with_context(failed),
+            _ => {}
+        }
+    }
+    OpenOptions::new().append(true).open(path).with_context(failed)
+}
+
+fn reopen(path: Option<&PathBuf>, file: &mut Option<File>) {
     let Some(path) = path else { return };
-    match files::open_to_append(path) {
+    match open(path) {
         Ok(opened) => *file = Some(opened),
         Err(error) => log::warn!("cannot open the log of requests again, so the old file is kept: {error:#}"),
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
@@ -384,9 +385,24 @@ fn beside_a_program_the_log_needs_a_file() {
 fn a_log_that_cannot_be_written_costs_no_request() {
     let upstream = Upstream::always(fine());
     let sandbox = logged_in(&upstream);
+    let before = crate::sandbox::mode(Path::new("/dev/full"));
     let gateway = Gateway::start(&sandbox, &["--log", "/dev/full"]);
     gateway.chat().is(200);
     gateway.chat().is(200);
+    assert_eq!(crate::sandbox::mode(Path::new("/dev/full")), before);
+}
+
+#[test]
+fn a_log_that_is_there_is_continued_and_keeps_its_mode() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let log = sandbox.directory().join("log");
+    fs::write(&log, "{}\n").unwrap();
+    fs::set_permissions(&log, fs::Permissions::from_mode(0o644)).unwrap();
+    let gateway = Gateway::start(&sandbox, &["--log", log.to_str().unwrap()]);
+    gateway.chat().is(200);
+    assert_eq!(logged(&log, 2)[1]["status"], 200);
+    assert_eq!(crate::sandbox::mode(&log), 0o644);
 }
 
 #[test]
