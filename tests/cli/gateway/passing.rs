@@ -107,6 +107,12 @@ fn small_pieces_wait_for_no_acknowledgment_on_either_side() {
     let count = |text: &str| calls.lines().filter(|line| line.contains(text) && line.ends_with("= 0")).count();
     assert_eq!(calls.lines().filter(|line| line.contains("accept4(") && !line.contains("= -1")).count(), 1, "{calls}");
     assert_eq!(count("TCP_NODELAY, [1]"), 2, "{calls}");
+    // strace ends with the gateway; killed, it would leave it behind.
+    let strace = gateway.running.id();
+    let children = std::fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).unwrap();
+    let traced = children.split_whitespace().next().unwrap().parse().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(traced), nix::sys::signal::Signal::SIGTERM).unwrap();
+    drop(gateway.running.finish().dies_by(nix::sys::signal::Signal::SIGTERM).any_stdout());
 }
 
 #[test]
