@@ -34,7 +34,7 @@ generate:
     done
     target/debug/qwenauth man man
 
-# The pictures of the README, from real runs; needs tmux, chromium and chromium-driver.
+# The picture of the README, from a real run; needs tmux.
 pictures:
     cargo build
     docs/images/make

@@ -1,5 +1,6 @@
 //! `status`: show where the login stands.
 
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -11,6 +12,8 @@ use crate::credentials::{Account, Credential, Kind, Proof, State, Stored, api_re
 use crate::error::{Failure, Report, printable};
 use crate::gateway;
 use crate::limits::{Exhausted, exhausted};
+use crate::paths;
+use crate::say::{Screen, Style, cell};
 use crate::session::{Endpoint, Session};
 
 /// Variables of the user that tools obey instead of the stored credential.
@@ -37,8 +40,13 @@ pub(crate) fn run(args: &StatusArgs, session: &Session) -> Result<u8> {
         print_document(&value)?;
     } else if rows.is_empty() {
         print("no stored profile; log in with `qwenauth login`\n")?;
+    } else if rows.iter().all(|row| row.state == State::Missing) && session.config.paths.profiles()?.is_empty() {
+        let hint = "run `qwenauth login`, or try `qwenauth sandbox --tour` without an account";
+        print(&format!("not logged in to any provider\n{}\n", Screen::stdout().wrap(hint, 0, 0).join("\n")))?;
     } else {
-        print(&rows.iter().map(Row::text).collect::<Vec<_>>().join("\n"))?;
+        let screen = Screen::stdout();
+        let home = paths::home(&session.environment).unwrap_or_default();
+        print(&rows.iter().map(|row| row.text(screen, &home)).collect::<Vec<_>>().join("\n"))?;
     }
     let usable = !rows.is_empty() && rows.iter().all(|row| matches!(row.state, State::Valid | State::Refreshable));
     Ok(if usable { 0 } else { Failure::LoginRequired.exit_code() })
@@ -187,14 +195,26 @@ impl Row {
         value
     }
 
-    fn text(&self) -> String {
-        let mut lines = vec![format!("{}{}", self.profile, if self.active { " (active)" } else { "" })];
+    /// A line for the profile and one for each fact. On a terminal a path below the home directory is shortened.
+    fn text(&self, screen: Screen, home: &Path) -> String {
+        let title = format!("{}{}", self.profile, if self.active { " (active)" } else { "" });
+        let (style, mark) = match self.state {
+            State::Valid | State::Refreshable => (Style::Success, "✓ "),
+            _ => (Style::Error, "✗ "),
+        };
+        let mark = if screen.shows_marks() { screen.paint(style, mark) } else { String::new() };
+        let mut lines = vec![mark + &screen.paint(Style::Bold, &title)];
         let state = match (self.state, self.left) {
             (State::Valid | State::Refused, Some(left)) => format!("{}, {} left", name(self.state), in_words(left)),
             (State::Refreshable, _) => "expired; renews automatically on next use".into(),
             _ => name(self.state).into(),
         };
-        let mut fact = |label: &str, value: &str| lines.push(format!("  {label:<10}{}", printable(value)));
+        let mut fact = |label: &str, value: &str| {
+            let mut wrapped = screen.wrap(&printable(value), 12, 12).into_iter();
+            let first = wrapped.next().unwrap_or_default();
+            lines.push(format!("  {}{first}", screen.paint(Style::Dim, &cell(label, 10))).trim_end().to_owned());
+            lines.extend(wrapped);
+        };
         fact("provider", &self.provider);
         fact("state", if self.kind == Kind::ApiKey && self.state == State::Valid { "stored API key" } else { &state });
         for (label, value) in [("stored", &self.created_at), ("base URL", &self.base_url), ("model", &self.model)] {
@@ -203,7 +223,9 @@ impl Row {
             }
         }
         if let Some(path) = &self.path {
-            fact("file", path);
+            let below =
+                Path::new(path).strip_prefix(home).ok().filter(|_| screen.width().is_some() && home.parent().is_some());
+            fact("file", &below.map_or_else(|| path.clone(), |below| format!("~/{}", below.display())));
         }
         if let Some(variable) = self.variable {
             fact("from", &format!("`{variable}` in the environment, used before any stored credential"));

@@ -122,7 +122,7 @@ fn a_renewal_of_qwen_code_that_lost_its_lock_is_waited_for() {
     let sandbox = Sandbox::expired();
     lose_a_lock(&sandbox);
     let running = sandbox.spawn(["token"]);
-    running.wait_for_stderr("may be renewing");
+    running.wait_for_stderr("qwenauth: waiting for Qwen Code, which may be renewing");
     qwen_code_saves(&sandbox);
     running.finish().stdout("granted-access-qwen-code\n").stderr(MAY_BE_RENEWING);
     assert!(sandbox.server.asked(Ask::Refresh).is_empty());
@@ -135,7 +135,7 @@ fn a_renewal_whose_lock_vanishes_under_our_eyes_is_waited_for() {
     let running = sandbox.spawn(["token"]);
     running.wait_for_stderr("waiting for Qwen Code, which holds");
     fs::remove_file(sandbox.qwen_code_lock()).unwrap();
-    running.wait_for_stderr("may be renewing");
+    running.wait_for_stderr("qwenauth: waiting for Qwen Code, which may be renewing");
     qwen_code_saves(&sandbox);
     running.finish().stdout("granted-access-qwen-code\n").stderr(&format!("{QWEN_CODE_HOLDS}{MAY_BE_RENEWING}"));
     assert!(sandbox.server.asked(Ask::Refresh).is_empty());
@@ -159,7 +159,7 @@ fn a_wait_for_another_renewal_ends_with_a_signal() {
     let sandbox = Sandbox::expired();
     lose_a_lock(&sandbox);
     let running = sandbox.spawn(["token"]);
-    running.wait_for_stderr("may be renewing");
+    running.wait_for_stderr("qwenauth: waiting for Qwen Code, which may be renewing");
     running.signal(Signal::SIGTERM);
     drop(running.finish().dies_by(Signal::SIGTERM).any_stderr());
     assert!(sandbox.server.asked(Ask::Refresh).is_empty());

@@ -69,6 +69,20 @@ fn without_log(text: &str) -> String {
     text.split_inclusive('\n').filter(|line| !logged(line)).collect()
 }
 
+/// Starts a program that a test may have written this moment: another test's thread that was just starting a program of
+/// its own holds a copy of the descriptor until then, and the kernel runs no file that is open for writing.
+pub(crate) fn spawn(command: &mut Command) -> Child {
+    let mut child = command.spawn();
+    until("the program can be run", || {
+        let is_busy = child.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ExecutableFileBusy);
+        if is_busy {
+            child = command.spawn();
+        }
+        !is_busy
+    });
+    child.unwrap()
+}
+
 /// A run that has begun.
 pub(crate) struct Running {
     child: Option<Child>,
@@ -82,7 +96,7 @@ pub(crate) struct Running {
 impl Running {
     /// `names`: what stands for texts that differ from run to run.
     pub(crate) fn start(mut command: Command, names: [(String, &'static str); 4], hides_log: bool) -> Self {
-        let mut child = command.spawn().unwrap();
+        let mut child = spawn(&mut command);
         let stdout = Stream::of(child.stdout.take());
         let stderr = Stream::of(child.stderr.take());
         Self { child: Some(child), stdout, stderr, names, hides_log }

@@ -114,6 +114,11 @@ fn one_provider() {
 }
 
 #[test]
+fn nobody_is_logged_in() {
+    shows(&Sandbox::new(), "status-nobody", &["status"], 4);
+}
+
+#[test]
 fn errors_and_hints() {
     let sandbox = Sandbox::new();
     shows(&sandbox, "error-not-logged-in", &["token"], 4);

@@ -89,12 +89,12 @@ fn the_table_tells_a_person_where_the_login_stands() {
     for word in ["qwen", "valid", "{server}/v1"] {
         assert!(outcome.stdout.contains(word), "{outcome}");
     }
-    let outcome = Sandbox::new().run(["status"]).exits(4).any_stdout().any_stderr();
-    assert!(
-        outcome.stdout.contains("missing")
-            || outcome.stdout.contains("not logged in: there is no credential for `qwen`"),
-        "{outcome}"
-    );
+    let nobody =
+        "not logged in to any provider\nrun `qwenauth login`, or try `qwenauth sandbox --tour` without an account\n";
+    Sandbox::new().run(["status"]).exits(4).stdout(nobody);
+    let sandbox = Sandbox::new().logged_in();
+    let outcome = sandbox.run(["status", "--profile", "groq"]).exits(4).any_stdout();
+    assert!(outcome.stdout.contains("missing"), "another profile is stored: {outcome}");
 }
 
 #[test]
