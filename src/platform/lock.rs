@@ -95,21 +95,24 @@ impl Kernel {
         let mut file = self.notes_file.as_ref().unwrap_or(&self.file);
         file.rewind()?;
         file.take(64 * 1024).read_to_string(&mut text)?;
-        Ok(serde_json::from_str(&text)?)
+        // What follows the first value is of a longer one before, whose writer was killed.
+        let mut values = serde_json::Deserializer::from_str(&text).into_iter();
+        Ok(values.next().transpose()?.unwrap_or_default())
     }
 
     pub(crate) fn notes(&self) -> &Notes {
         &self.notes
     }
 
-    /// Notes are a help for others, not a condition: one that cannot be written costs a wait or a request at most.
+    /// Notes are a help for others, not a condition: one that cannot be written costs a wait or a request at most. They are
+    /// overwritten by one call and then cut, so that a kill in between leaves the old or the new ones, never none.
     pub(crate) fn change_notes(&mut self, change: impl FnOnce(&mut Notes)) {
         change(&mut self.notes);
         let mut file = self.notes_file.as_ref().unwrap_or(&self.file);
         let written = serde_json::to_vec(&self.notes).map_err(io::Error::other).and_then(|bytes| {
-            file.set_len(0)?;
             file.rewind()?;
-            file.write_all(&bytes)
+            file.write_all(&bytes)?;
+            file.set_len(bytes.len() as u64)
         });
         if let Err(error) = written {
             log::warn!("cannot write the notes of the lock: {error}");
