@@ -107,8 +107,8 @@ fn write(path: &Path, bytes: &[u8]) {
             files::make_directory(directory)?;
         }
         let mut file = files::open_kept(path)?;
-        file.set_len(0)?;
-        Ok(std::io::Write::write_all(&mut file, bytes)?)
+        std::io::Write::write_all(&mut file, bytes)?;
+        Ok(file.set_len(bytes.len() as u64)?)
     };
     if let Err(error) = write() {
         log::warn!("cannot remember a refusal: {error:#}");

@@ -68,8 +68,10 @@ fn write(account: &Account, token: &Secret, origin: &Origin) {
     let write = || -> Result<()> {
         files::make_directory(&directory)?;
         let mut file = files::open_kept(&directory.join(hash_of(token)))?;
-        file.set_len(0)?;
-        file.write_all(&serde_json::to_vec(origin)?)?;
+        let bytes = serde_json::to_vec(origin)?;
+        // Cut afterwards: a kill in between must not leave a record that was there already without its content.
+        file.write_all(&bytes)?;
+        file.set_len(bytes.len() as u64)?;
         Ok(file.sync_data()?)
     };
     if let Err(error) = write() {
