@@ -1,7 +1,7 @@
 //! What a provider is; `built_in.toml` holds the built-in ones as data.
 //!
-//! Hazard: the data is long and every command wants one provider of it. Rule: only the lines of that one are parsed, and
-//! a command that only needs a token parses none.
+//! Hazard: the data is long and every command wants one provider of it. Rule: the build makes a row of JSON for each, one
+//! row is parsed, and a command that only needs a token parses none.
 
 mod description;
 pub(crate) mod error;
@@ -21,7 +21,8 @@ use crate::error::{Failed, Failure, printable, without_user_info};
 use crate::http;
 use crate::secret::Secret;
 
-const BUILT_IN: &str = include_str!("built_in.toml");
+/// Each built-in provider in the order of the data: its name, its description as JSON.
+const BUILT_IN: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/providers.rs"));
 
 /// The provider of the profile of the same name, whose credential file is Qwen Code's own.
 pub(crate) const QWEN: &str = "qwen";
@@ -44,26 +45,12 @@ pub(crate) struct Overrides {
 
 /// The provider called `name`: the built-in one under the user's `[providers.NAME]`.
 pub(crate) fn find(name: &str, overrides: &Overrides) -> Result<Provider> {
-    let mut table: toml::Table = match lines_of(name) {
-        Some(lines) => {
-            let mut whole: toml::Table = toml::from_str(lines).context("the built-in providers cannot be read")?;
-            match whole.remove(name) {
-                Some(toml::Value::Table(table)) => table,
-                _ => toml::Table::new(),
-            }
-        }
-        None => toml::Table::new(),
+    let mut provider = match (built_in(name), overrides.table.get(name)) {
+        (Some(row), None) => serde_json::from_str(row).context("the built-in providers cannot be read")?,
+        (row, Some(toml::Value::Table(own))) => configured(name, row, own)?,
+        (_, Some(_)) => bail!("`[providers.{name}]` in config.toml is not a table"),
+        (None, None) => return names::unknown(name, overrides),
     };
-    match overrides.table.get(name) {
-        Some(toml::Value::Table(own)) => merge(&mut table, &own::arranged(own)),
-        Some(_) => bail!("`[providers.{name}]` in config.toml is not a table"),
-        None if table.is_empty() => return names::unknown(name, overrides),
-        None => {}
-    }
-    table.entry("title").or_insert_with(|| name.into());
-    let mut provider: Provider = table.try_into().map_err(|error: toml::de::Error| {
-        Failed::new(Failure::Other, format!("provider `{}`: {}", printable(name), error.message().replace('\n', ", ")))
-    })?;
     name.clone_into(&mut provider.name);
     let own_limits = overrides.table.get(name).and_then(|own| own.get("limits")).and_then(toml::Value::as_table);
     provider.limits.own = own_limits.into_iter().flat_map(toml::Table::keys).cloned().collect();
@@ -78,11 +65,21 @@ pub(crate) fn find(name: &str, overrides: &Overrides) -> Result<Provider> {
     Ok(provider)
 }
 
+/// What the user's `[providers.NAME]` makes of the built-in description, if there is one.
+fn configured(name: &str, row: Option<&str>, own: &toml::Table) -> Result<Provider> {
+    let row = row.map(serde_json::from_str::<toml::Table>).transpose();
+    let mut table = row.context("the built-in providers cannot be read")?.unwrap_or_default();
+    merge(&mut table, &own::arranged(own));
+    table.entry("title").or_insert_with(|| name.into());
+    table.try_into().map_err(|error: toml::de::Error| {
+        let message = format!("provider `{}`: {}", printable(name), error.message().replace('\n', ", "));
+        Failed::new(Failure::Other, message).into()
+    })
+}
+
 /// All names, the built-in ones first, in the order of the data.
 pub(crate) fn names(overrides: &Overrides) -> Vec<String> {
-    let header =
-        |line: &'static str| line.strip_prefix('[')?.strip_suffix(']').filter(|name| !name.contains(['.', '[']));
-    let mut names: Vec<String> = BUILT_IN.lines().filter_map(header).map(str::to_owned).collect();
+    let mut names: Vec<String> = BUILT_IN.iter().map(|(name, _)| (*name).to_owned()).collect();
     let own: Vec<String> = overrides.table.keys().filter(|name| !names.contains(name)).cloned().collect();
     names.extend(own);
     names
@@ -97,27 +94,12 @@ pub(crate) fn speaking_anthropic() -> Vec<String> {
 
 /// Whether the program knows a provider of this name without any configuration.
 pub(crate) fn is_built_in(name: &str) -> bool {
-    lines_of(name).is_some()
+    built_in(name).is_some()
 }
 
-/// The lines of one provider: from its own header to the header of the next.
-fn lines_of(name: &str) -> Option<&'static str> {
-    let header = format!("[{name}]");
-    let mut start = None;
-    let mut at = 0;
-    for line in BUILT_IN.split_inclusive('\n') {
-        let trimmed = line.trim_end();
-        if start.is_none() && trimmed == header {
-            start = Some(at);
-        } else if let Some(start) = start
-            && trimmed.starts_with('[')
-            && !trimmed.starts_with(&format!("[{name}."))
-        {
-            return Some(&BUILT_IN[start..at]);
-        }
-        at += line.len();
-    }
-    start.map(|start| &BUILT_IN[start..])
+/// The description of a built-in provider as JSON.
+fn built_in(name: &str) -> Option<&'static str> {
+    BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, row)| *row)
 }
 
 fn merge(into: &mut toml::Table, from: &toml::Table) {
@@ -176,15 +158,17 @@ mod tests {
     }
 
     #[test]
-    fn the_lines_of_one_provider_say_what_the_whole_data_says_of_it() {
-        let whole: toml::Table = toml::from_str(BUILT_IN).unwrap();
+    fn the_rows_say_what_the_data_says_in_its_order() {
+        let data = include_str!("built_in.toml");
+        let whole: toml::Table = toml::from_str(data).unwrap();
         assert!(whole.len() > 15);
         for (name, value) in &whole {
-            let lines: toml::Table = toml::from_str(lines_of(name).unwrap()).unwrap();
-            assert_eq!(lines.get(name), Some(value), "{name}");
-            assert_eq!(lines.len(), 1, "{name}");
+            let row: toml::Value = serde_json::from_str(built_in(name).unwrap()).unwrap();
+            assert_eq!(&row, value, "{name}");
         }
-        assert_eq!(names(&Overrides::default()).len(), whole.len());
+        let header =
+            |line: &'static str| line.strip_prefix('[')?.strip_suffix(']').filter(|name| !name.contains(['.', '[']));
+        assert_eq!(names(&Overrides::default()), data.lines().filter_map(header).collect::<Vec<_>>());
     }
 
     #[test]

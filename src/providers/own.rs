@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn every_key_of_the_built_in_providers_can_be_configured() {
-        let whole: toml::Table = toml::from_str(super::super::BUILT_IN).unwrap();
+        let whole: toml::Table = toml::from_str(include_str!("built_in.toml")).unwrap();
         for (name, provider) in &whole {
             let provider = provider.as_table().unwrap();
             assert_eq!(&arranged(provider), provider, "{name}");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{Child, known};
+use super::{Child, going_by};
 
 /// A known program in a command, and the index of its word.
 pub(crate) struct Located {
@@ -80,24 +80,16 @@ pub(crate) fn is_interpreter(program: &OsStr) -> bool {
 
 /// The known program in `command`, if there is one.
 pub(crate) fn locate(command: &[OsString]) -> Result<Option<Located>> {
-    let mut known = known()?;
     let mut index = 0;
     while let Some(word) = command.get(index) {
         let name = name_of(word);
-        let found = known.iter().find(|(key, child)| **key == name || child.goes_by(&name));
-        if let Some(key) = found.map(|(key, _)| key.clone()) {
-            return Ok(known.remove(&key).map(|child| Located { child, index }));
+        if let Some(child) = going_by(&name) {
+            return Ok(Some(Located { child: child?, index }));
         }
         let Some(next) = program_behind(&name, command, index) else { return Ok(None) };
         index = next;
     }
     Ok(None)
-}
-
-impl Child {
-    fn goes_by(&self, name: &str) -> bool {
-        self.program.iter().chain(&self.packages).any(|other| other == name)
-    }
 }
 
 /// The index of the word that the wrapper `name` at `index` starts.

@@ -25,7 +25,8 @@ use crate::error::{Failed, Failure, printable};
 use crate::providers::Model;
 use crate::secret::Secret;
 
-const KNOWN: &str = include_str!("../children.toml");
+/// Each program: its name, what else it is called, and its description as JSON.
+const KNOWN: &[(&str, &[&str], &str)] = &include!(concat!(env!("OUT_DIR"), "/programs.rs"));
 
 /// The variable from which Qwen Code and Continue take the key of what `setup` writes or prints.
 pub(super) const ACCESS_TOKEN: &str = "QWENAUTH_ACCESS_TOKEN";
@@ -101,21 +102,26 @@ pub(crate) struct Launch {
     pub(crate) support: Option<std::path::PathBuf>,
 }
 
-/// All of them, by name.
-fn known() -> Result<BTreeMap<String, Child>> {
-    toml::from_str(KNOWN).context("the data of known programs cannot be read")
-}
-
 /// The program called `name`, as `exec --as` names it.
 pub(crate) fn named(name: &str) -> Result<Child> {
-    let mut known = known()?;
-    if let Some(child) = known.remove(name) {
-        return Ok(child);
+    if let Some((.., row)) = KNOWN.iter().find(|(known, ..)| *known == name) {
+        return read(row);
     }
-    let names: Vec<String> = known.into_keys().collect();
+    let mut names: Vec<&str> = KNOWN.iter().map(|(name, ..)| *name).collect();
+    names.sort_unstable();
     Failed::new(Failure::Usage, format!("unknown program `{}` after `--as`", printable(name)))
         .hint(format!("known programs: {}", names.join(", ")))
         .err()
+}
+
+/// The program whose file or package is called `name`.
+fn going_by(name: &str) -> Option<Result<Child>> {
+    let (.., row) = KNOWN.iter().find(|(known, others, _)| *known == name || others.contains(&name))?;
+    Some(read(row))
+}
+
+fn read(row: &str) -> Result<Child> {
+    serde_json::from_str(row).context("the data of known programs cannot be read")
 }
 
 impl Child {
@@ -267,7 +273,8 @@ mod tests {
 
     #[test]
     fn no_key_is_in_an_argument_or_a_file() {
-        for (name, child) in known().unwrap() {
+        for (name, _, row) in KNOWN {
+            let child = read(row).unwrap();
             let texts = child.arguments.iter().chain(child.support.values());
             assert!(texts.into_iter().all(|text| !text.contains("{key")), "{name}");
         }

@@ -1,0 +1,32 @@
+//! Turns the data files into tables of JSON, a row for each name, so that a start reads the one row it needs.
+
+// The rules of clippy.toml are for the program.
+#![allow(clippy::disallowed_methods)]
+
+use std::fs;
+use std::path::Path;
+
+use toml::{Table, Value};
+
+type Error = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Error> {
+    println!("cargo::rerun-if-changed=build.rs");
+    write_rows("src/providers/built_in.toml", "providers.rs", |_| String::new())?;
+    write_rows("src/setup/children.toml", "programs.rs", |row| {
+        let lists = ["program", "packages"].into_iter().filter_map(|key| row.get(key)?.as_array());
+        let other_names: Vec<&str> = lists.flatten().filter_map(Value::as_str).collect();
+        format!("&{other_names:?}, ")
+    })
+}
+
+/// Writes `[(name, …, JSON); N]` in the order of the file. `between`: what of a row is needed before it is parsed.
+fn write_rows(source: &str, target: &str, between: impl Fn(&Value) -> String) -> Result<(), Error> {
+    println!("cargo::rerun-if-changed={source}");
+    let data: Table = fs::read_to_string(source)?.parse()?;
+    let mut rows = String::new();
+    for (name, row) in &data {
+        rows += &format!("    ({name:?}, {}{:?}),\n", between(row), serde_json::to_string(row)?);
+    }
+    Ok(fs::write(Path::new(&std::env::var("OUT_DIR")?).join(target), format!("[\n{rows}]\n"))?)
+}
