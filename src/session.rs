@@ -1,13 +1,11 @@
 //! One run of the program: configuration, environment and profile, resolved once.
 
 use std::ffi::OsStr;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use zeroize::Zeroizing;
 
 use crate::cli::{API_KEY, API_KEY_FILE, Environment, Global, variable};
 use crate::config::Config;
@@ -200,28 +198,18 @@ fn text_of(name: &str, value: &OsStr) -> Result<Secret> {
     }
 }
 
-/// The key in a file of the user or of root, or in a pipe.
+/// The key in a file or a named pipe of the user or of root, or in a descriptor.
 fn read_key_file(path: &Path) -> Result<Secret> {
-    /// Longest input that is read from a pipe, in bytes.
-    const MAX_INPUT: u64 = 64 * 1024;
     let failed =
-        |why: String| Failed::new(Failure::Usage, format!("`{API_KEY_FILE}`: cannot read `{}`: {why}", path.display()));
-    let is_regular = std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
-    let bytes = if is_regular {
-        match files::read(path, Privacy::Secret).context(format!("`{API_KEY_FILE}`"))? {
-            Content::Bytes(bytes) => bytes,
-            Content::Missing => return failed("it is missing".into()).err(),
-            Content::Unfit(why) => return failed(why).err(),
-        }
-    } else {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
-        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_INPUT).read_to_end(&mut bytes));
-        read.map_err(|error| failed(error.to_string()))?;
-        bytes
+        |why: &str| Failed::new(Failure::Usage, format!("`{API_KEY_FILE}`: cannot read `{}`: {why}", path.display()));
+    let bytes = match files::read_named(path, Privacy::Secret).context(format!("`{API_KEY_FILE}`"))? {
+        Content::Bytes(bytes) => bytes,
+        Content::Missing => return failed("it is missing").err(),
+        Content::Unfit(why) => return failed(&why).err(),
     };
     match std::str::from_utf8(&bytes) {
         Ok(text) => Ok(Secret::new(text.to_owned())),
-        Err(_) => failed("it is not text".into()).err(),
+        Err(_) => failed("it is not text").err(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! TLS for both HTTP clients: one configuration, and one reader of files of certificates.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,19 +90,17 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let shown = path.display();
     let what = format!("cannot use the certificates of `QWENAUTH_CA_FILE`, `{shown}`");
     let failed = |what: String| Failed::new(Failure::Other, what).hint("it must be a readable PEM file");
-    // A descriptor, such as that of `<(…)`, has no owner and no directory to judge.
-    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
-        let mut pem = Vec::new();
-        let read = std::fs::File::open(path).and_then(|file| file.take(files::LARGEST).read_to_end(&mut pem));
-        read.with_context(|| failed(what.clone()))?;
-        return usable(&pem, path).map_or_else(|| failed(what).err(), Ok);
-    }
-    let pem = match files::read(path, Privacy::Open).with_context(|| what.clone())? {
+    let pem = match files::read_named(path, Privacy::Open).with_context(|| what.clone())? {
         Content::Bytes(pem) => pem,
-        Content::Missing => return Err(io::Error::from_raw_os_error(ENOENT)).with_context(|| failed(what)),
+        Content::Missing => return Err(missing()).with_context(|| failed(what)),
         Content::Unfit(why) => return failed(format!("{what}: {why}")).err(),
     };
     usable(&pem, path).map_or_else(|| failed(what).err(), Ok)
+}
+
+/// How the system says that there is no such file.
+pub(crate) fn missing() -> io::Error {
+    io::Error::from_raw_os_error(ENOENT)
 }
 
 /// The certificates of a PEM file; those that are broken are named.

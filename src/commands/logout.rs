@@ -58,6 +58,7 @@ fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result
                 false
             });
         }
+        credentials::forget(&account, credential);
     }
     if args.json {
         return print_json(&json!({"profile": profile.as_str(), "removed": removed.is_some(), "revoked": revoked}));

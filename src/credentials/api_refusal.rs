@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use super::refused::hash_of;
 use super::{Account, Credential, Proof};
 use crate::paths::StateDirectory;
-use crate::platform::files::{self, Content, Privacy};
+use crate::platform::files::{self, Content, Privacy, Room};
 use crate::secret::Secret;
 
 /// How long `exec` lets a refusal stand before it asks again.
@@ -102,15 +102,8 @@ impl ApiMark {
 
 /// A mark that cannot be made or removed costs a line too few or too many: it is only logged.
 fn write(path: &Path, bytes: &[u8]) {
-    let write = || -> anyhow::Result<()> {
-        if let Some(directory) = path.parent() {
-            files::make_directory(directory)?;
-        }
-        let mut file = files::open_kept(path)?;
-        std::io::Write::write_all(&mut file, bytes)?;
-        Ok(file.set_len(bytes.len() as u64)?)
-    };
-    if let Err(error) = write() {
+    let written = Room::reserve(path, bytes.len(), Privacy::Private).and_then(|room| room.write(bytes));
+    if let Err(error) = written {
         log::warn!("cannot remember a refusal: {error:#}");
     }
 }

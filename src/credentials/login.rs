@@ -114,7 +114,7 @@ fn forget_what_is_known(account: &Account, gone: &Credential, stored: Option<&Cr
     }
 }
 
-/// Removes the credential. Says what there was, if anything.
+/// Removes the credential. Says what there was, if anything; [`forget`] is for when nothing is done with that any more.
 pub(crate) fn remove(account: &Account) -> Result<Option<Stored>> {
     if matches!(account.load(), Ok(Stored::Missing)) {
         return Ok(None);
@@ -124,6 +124,11 @@ pub(crate) fn remove(account: &Account) -> Result<Option<Stored>> {
     let was = account.load().unwrap_or_else(|error| Stored::Damaged(format!("{error:#}")));
     let removed = guard.remove().context("cannot log out")?;
     Ok(removed.then_some(was))
+}
+
+/// Removes what was remembered of a credential that was removed and revoked.
+pub(crate) fn forget(account: &Account, gone: &Credential) {
+    forget_what_is_known(account, gone, None);
 }
 
 /// The server has granted what the disk does not take.

@@ -5,20 +5,22 @@
 //! token's hash before the token is in place. Without a record (a login made by Qwen Code or an older version) the token
 //! counts as the default endpoint's; one on loopback may try it, but its word ends nothing.
 
-use std::io::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::refused::hash_of;
+use super::refused::{hash_of, records};
+use super::store::{Found, Store};
 use super::{Account, Credential, endpoints};
 use crate::error::{Failed, Failure, note};
 use crate::http;
 use crate::oauth::Server;
 use crate::paths::StateDirectory;
-use crate::platform::files::{self, Content, Privacy};
+use crate::platform::files::{self, Content, Privacy, Room};
 use crate::providers::{self, Provider, QWEN};
 use crate::secret::Secret;
 
@@ -27,13 +29,17 @@ use crate::secret::Secret;
 struct Origin {
     token_endpoint: String,
     revocation_endpoint: Option<String>,
+    /// The credential file that was to hold the token; an older version's record does not say.
+    #[serde(default)]
+    file: Option<PathBuf>,
 }
 
 impl Origin {
-    fn of(server: &Server) -> Self {
+    fn of(server: &Server, account: &Account) -> Self {
         Self {
             token_endpoint: server.token_endpoint.to_string(),
             revocation_endpoint: server.revocation_endpoint.as_ref().map(Url::to_string),
+            file: Some(account.path().to_owned()),
         }
     }
 }
@@ -49,7 +55,7 @@ pub(super) enum Standing {
 
 /// Remembers that `server` granted `token`; called before the token is in place.
 pub(super) fn remember(account: &Account, token: &Secret, server: &Server) {
-    let origin = Origin::of(server);
+    let origin = Origin::of(server, account);
     if read(account, token).as_ref() != Some(&origin) {
         write(account, token, &origin);
     }
@@ -62,17 +68,12 @@ pub(super) fn carry(account: &Account, spent: &Secret, successor: &Secret) {
     }
 }
 
-/// Without a record, or with half of one, the token counts as the default server's: it is saved all the same.
+/// Without a record the token counts as the default server's: it is saved all the same.
 fn write(account: &Account, token: &Secret, origin: &Origin) {
-    let directory = StateDirectory::Origins.below(&account.state);
     let write = || -> Result<()> {
-        files::make_directory(&directory)?;
-        let mut file = files::open_kept(&directory.join(hash_of(token)))?;
         let bytes = serde_json::to_vec(origin)?;
-        // Cut afterwards: a kill in between must not leave a record that was there already without its content.
-        file.write_all(&bytes)?;
-        file.set_len(bytes.len() as u64)?;
-        Ok(file.sync_data()?)
+        // In one step: a kill must not leave a record that was there already without its content.
+        Room::reserve(&path_for(account, token), bytes.len(), Privacy::Private)?.write(&bytes)
     };
     if let Err(error) = write() {
         log::warn!("cannot remember where a token came from: {error:#}");
@@ -81,15 +82,73 @@ fn write(account: &Account, token: &Secret, origin: &Origin) {
 
 /// A record left behind costs nothing but its place, so a failure is only logged.
 pub(super) fn forget(account: &Account, token: &Secret) {
-    if let Err(error) =
-        files::remove(&StateDirectory::Origins.below(&account.state).join(hash_of(token)), Privacy::Private)
-    {
+    if let Err(error) = files::remove(&path_for(account, token), Privacy::Private) {
         log::warn!("cannot remove the record of a token's origin: {error:#}");
     }
 }
 
+/// Forgets the tokens that the file of `account` held before `kept`, those that another program has renewed included.
+/// The caller holds the lock of the file.
+pub(super) fn forget_all_but(account: &Account, kept: Option<&Secret>) {
+    for path in strays_of(&account.state, account.path(), kept) {
+        if let Err(error) = fs::remove_file(&path) {
+            log::warn!("cannot remove the record `{}`: {error}", path.display());
+        }
+    }
+}
+
+/// The records of tokens that a credential file held once and holds no more.
+fn strays_of(state: &Path, file: &Path, kept: Option<&Secret>) -> Vec<PathBuf> {
+    let kept = kept.map(hash_of);
+    let is_kept = |path: &Path| kept.as_ref().is_some_and(|name| path.ends_with(name));
+    let records = records(&StateDirectory::Origins.below(state)).into_iter().filter(|path| !is_kept(path));
+    records.filter(|path| read_at(path).is_some_and(|origin| origin.file.as_deref() == Some(file))).collect()
+}
+
+/// The records of tokens that neither a credential of `accounts` holds nor a file that is there. With `fix` they are
+/// removed, where no process works on that file, and what is returned could not be.
+pub(crate) fn strays(state: &Path, accounts: &[Account], fix: bool) -> Vec<PathBuf> {
+    let records = records(&StateDirectory::Origins.below(state));
+    let mut files: Vec<PathBuf> = records.iter().filter_map(|path| read_at(path)?.file).collect();
+    files.sort();
+    files.dedup();
+    let strays = |file: &PathBuf| {
+        let account = accounts.iter().find(|account| account.path() == file);
+        let store = account.map_or_else(|| Store::new(file.clone(), false), |account| account.store.clone());
+        strays_in(state, &store, account.is_some(), fix)
+    };
+    files.iter().flat_map(strays).collect()
+}
+
+fn strays_in(state: &Path, store: &Store, is_known: bool, fix: bool) -> Vec<PathBuf> {
+    let find = || {
+        let kept = match store.read() {
+            Ok(Found::Missing) => None,
+            Ok(Found::Present(snapshot)) if is_known => snapshot.credential.refresh_token,
+            // It may hold any of them.
+            _ => return Vec::new(),
+        };
+        strays_of(state, store.path(), kept.as_ref())
+    };
+    let found = find();
+    if !fix || found.is_empty() {
+        return found;
+    }
+    // Under the lock: the token of a renewal under way has its record before it is in place.
+    let Ok(Some(_guard)) = store.try_lock() else { return found };
+    find().into_iter().filter(|path| fs::remove_file(path).is_err()).collect()
+}
+
+fn path_for(account: &Account, token: &Secret) -> PathBuf {
+    StateDirectory::Origins.below(&account.state).join(hash_of(token))
+}
+
 fn read(account: &Account, token: &Secret) -> Option<Origin> {
-    match files::read(&StateDirectory::Origins.below(&account.state).join(hash_of(token)), Privacy::Private) {
+    read_at(&path_for(account, token))
+}
+
+fn read_at(path: &Path) -> Option<Origin> {
+    match files::read(path, Privacy::Private) {
         Ok(Content::Bytes(bytes)) => serde_json::from_slice(&bytes).ok(),
         _ => None,
     }
@@ -135,7 +194,7 @@ pub(super) fn check(
 pub(super) fn check_revocation(account: &Account, server: &Server, credential: &Credential) -> Result<(), String> {
     let origin = credential.refresh_token.as_ref().and_then(|token| read(account, token));
     let Some(origin) = origin else { return Ok(()) };
-    if origin.revocation_endpoint == Origin::of(server).revocation_endpoint {
+    if origin.revocation_endpoint == Origin::of(server, account).revocation_endpoint {
         return Ok(());
     }
     Err("config.toml now names another `revocation_endpoint` than at the login".into())

@@ -25,20 +25,26 @@ pub(super) fn hash_of(refresh_token: &Secret) -> String {
     name
 }
 
-/// The marks of other tokens than these: of logins that are over and gone.
-///
-/// One removed too many costs one more request that is refused, no login.
-pub(crate) fn marks_of_others(state: &Path, refresh_tokens: &[Secret]) -> Vec<PathBuf> {
-    let kept: Vec<String> = refresh_tokens.iter().map(hash_of).collect();
-    let is_mark = |path: &PathBuf| {
+/// The files in a directory of ours that are called by the hash of a token or key.
+pub(super) fn records(directory: &Path) -> Vec<PathBuf> {
+    let is_record = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
         name.len() == 64 && name.iter().all(u8::is_ascii_hexdigit)
     };
-    let directory = files::resolve(&StateDirectory::Refused.below(state));
+    let directory = files::resolve(directory);
     let entries =
         directory.ok().and_then(|directory| std::fs::read_dir(directory).ok()).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(is_record).collect()
+}
+
+/// The marks of other tokens and keys than these: of logins that are over and gone, refused by their server or by the API.
+///
+/// One removed too many costs one more request that is refused, no login.
+pub(crate) fn marks_of_others(state: &Path, secrets: &[Secret]) -> Vec<PathBuf> {
+    let kept: Vec<String> = secrets.iter().map(hash_of).collect();
     let is_kept = |path: &PathBuf| kept.iter().any(|name| path.ends_with(name));
-    entries.map(|entry| entry.path()).filter(|path| is_mark(path) && !is_kept(path)).collect()
+    let marks = [StateDirectory::Refused, StateDirectory::RefusedByApi];
+    marks.iter().flat_map(|marks| records(&marks.below(state))).filter(|path| !is_kept(path)).collect()
 }
 
 /// Whether the server at `endpoint` has refused `refresh_token`.

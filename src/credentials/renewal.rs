@@ -260,6 +260,7 @@ impl Attempt<'_> {
             && saved.refresh_token.as_ref() != Some(spent)
         {
             origin::forget(account, spent);
+            origin::forget_all_but(account, saved.refresh_token.as_ref());
             if let Some(successor) = &saved.refresh_token {
                 api_refusal::carry(account, spent, successor);
             }

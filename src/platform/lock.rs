@@ -68,6 +68,19 @@ impl Kernel {
             Err(error) if is_contended(&error) => wait(file, path, deadline)?,
             Err(error) => return Err(cannot_lock(&error, path)),
         };
+        Self::held(file, path, waited_since)
+    }
+
+    /// Takes the lock if it is free.
+    pub(crate) fn try_acquire(file: File, path: &Path) -> Result<Option<Self>> {
+        match fs2::FileExt::try_lock_exclusive(&file) {
+            Ok(()) => Self::held(file, path, SystemTime::now()).map(Some),
+            Err(error) if is_contended(&error) => Ok(None),
+            Err(error) => Err(cannot_lock(&error, path)),
+        }
+    }
+
+    fn held(file: File, path: &Path, waited_since: SystemTime) -> Result<Self> {
         let notes_file = if disk::LOCKS_KEEP_READERS_OUT {
             Some(files::open_kept(&path.with_extension("qwenauth-notes"))?)
         } else {
@@ -76,18 +89,6 @@ impl Kernel {
         let mut kernel = Self { file, notes_file, notes: Notes::default(), waited_since };
         kernel.notes = kernel.read().unwrap_or_default();
         Ok(kernel)
-    }
-
-    /// Takes the lock if it is free.
-    pub(crate) fn try_acquire(file: File, path: &Path) -> Result<Option<Self>> {
-        match fs2::FileExt::try_lock_exclusive(&file) {
-            Ok(()) => {
-                let waited_since = SystemTime::now();
-                Ok(Some(Self { file, notes_file: None, notes: Notes::default(), waited_since }))
-            }
-            Err(error) if is_contended(&error) => Ok(None),
-            Err(error) => Err(cannot_lock(&error, path)),
-        }
     }
 
     fn read(&self) -> Result<Notes> {

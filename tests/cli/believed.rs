@@ -533,3 +533,100 @@ fn without_a_home_directory_only_the_profile_qwen_needs_one() {
         "set `HOME`, or both `QWENAUTH_HOME` and `QWEN_HOME`",
     );
 }
+
+/// What a variable can name, and the words of the error that names it.
+const NAMED: [(&str, &str); 2] = [
+    ("QWENAUTH_API_KEY_FILE", "`QWENAUTH_API_KEY_FILE`: "),
+    ("QWENAUTH_CA_FILE", "cannot use the certificates of `QWENAUTH_CA_FILE`, `{pipe}`: "),
+];
+
+/// A home of an ordinary user with a FIFO `pipe` in a directory `place`, which `variable` names.
+fn with_pipe(variable: &str) -> (Sandbox, PathBuf) {
+    let sandbox = Sandbox::expired();
+    let place = sandbox.home().join("place");
+    fs::create_dir(&place).unwrap();
+    let pipe = place.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    // Certificates are read where they are needed.
+    let sandbox = sandbox.variable("QWENAUTH_QWEN_OAUTH_URL", "https://localhost:1").variable(variable, &pipe);
+    let sandbox = sandbox.variable("QWENAUTH_PROVIDER", "groq").unprivileged();
+    // It makes its directory readable.
+    sandbox.program();
+    sandbox.own_everything();
+    (sandbox, pipe)
+}
+
+/// A pipe made unbelievable, and why it is.
+type Spoiled = (&'static str, fn(&Path));
+
+/// Nobody writes into the pipe: a program that opens it never ends.
+#[test]
+fn a_pipe_that_another_user_made_or_may_change_is_refused_before_it_is_opened() {
+    if !is_root() {
+        return;
+    }
+    let changes: [Spoiled; 6] = [
+        ("`{pipe}` belongs to another user (uid 12345) and is not used", |pipe| give(pipe, OTHER, 0o644)),
+        ("`{pipe}` belongs to root, others may change it (mode 0666), and it is not used", |pipe| give(pipe, 0, 0o666)),
+        ("others may write into `{pipe}` (mode 0622), and it is not used", |pipe| give(pipe, NOBODY, 0o622)),
+        ("`{place}` belongs to another user (uid 12345), so `{pipe}` is not used", |pipe| {
+            give(pipe.parent().unwrap(), OTHER, 0o755);
+        }),
+        ("`{place}` is writable by everybody (mode 0777), so `{pipe}` is not used", |pipe| {
+            give(pipe.parent().unwrap(), NOBODY, 0o777);
+        }),
+        ("`{pipe}` is a symlink of another user and is not followed", |pipe| {
+            let moved = pipe.with_file_name("moved");
+            fs::rename(pipe, &moved).unwrap();
+            symlink(&moved, pipe).unwrap();
+            lchown(pipe, Some(OTHER), Some(OTHER)).unwrap();
+        }),
+    ];
+    for (variable, begins) in NAMED {
+        for (why, change) in changes {
+            let (sandbox, pipe) = with_pipe(variable);
+            change(&pipe);
+            let told = format!("{begins}{why}").replace("{pipe}", "{home}/place/pipe");
+            let outcome = sandbox.run(["token"]).exits(1);
+            let first = outcome.stderr.lines().next().unwrap_or_default();
+            assert_eq!(first, format!("qwenauth: error: {}", told.replace("{place}", "{home}/place")), "{variable}");
+            drop(outcome.any_stderr());
+            assert_eq!(sandbox.server.requests().len(), 0, "{variable}: something was sent");
+        }
+    }
+}
+
+#[test]
+fn a_pipe_of_the_user_is_read() {
+    let (sandbox, pipe) = with_pipe("QWENAUTH_API_KEY_FILE");
+    let script = format!("printf granted-given-key > {} & exec $QWENAUTH token", pipe.display());
+    sandbox.shell(&script).stdout("granted-given-key\n");
+}
+
+/// A descriptor was handed over by whoever started the program, whatever became of its file.
+#[test]
+fn a_descriptor_is_read_though_its_file_is_gone() {
+    let sandbox = Sandbox::new().variable("QWENAUTH_API_KEY_FILE", "/dev/fd/3").variable("QWENAUTH_PROVIDER", "groq");
+    let file = sandbox.directory().join("gone");
+    fs::write(&file, "granted-given-key").unwrap();
+    let script = format!("exec 3< {0}; rm {0}; exec $QWENAUTH token", file.display());
+    sandbox.shell(&script).stdout("granted-given-key\n");
+}
+
+/// `doctor` looks at what the variables name as the program does, and waits for no pipe.
+#[test]
+fn doctor_names_a_pipe_of_another_user() {
+    if !is_root() {
+        return;
+    }
+    for variable in ["QWENAUTH_CA_FILE", "SSL_CERT_FILE"] {
+        let (sandbox, pipe) = with_pipe(variable);
+        give(&pipe, OTHER, 0o644);
+        sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+        let told = format!(
+            "fail  certificates `{variable}` names `~/place/pipe`, which cannot be read: `~/place/pipe` belongs to another \
+             user (uid 12345) and is not used\n"
+        );
+        sandbox.shell("$QWENAUTH doctor | grep '^fail  cert'").stdout(&told);
+    }
+}

@@ -40,8 +40,7 @@ fn offline(sandbox: Sandbox) -> Option<Sandbox> {
 }
 
 fn aged(path: &Path, seconds: u64) {
-    let file = fs::File::options().append(true).open(path).unwrap();
-    file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+    fs::File::open(path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
 }
 
 #[test]
@@ -267,7 +266,7 @@ fn certificates_that_are_missing_unreadable_or_none_are_found() {
         for (file, why) in [
             ("{home}/no.pem", missing),
             ("{home}/closed.pem", "cannot be read: Permission denied (os error 13)"),
-            ("{home}", "cannot be read: Is a directory (os error 21)"),
+            ("{home}", "cannot be read: it is a directory"),
             ("{home}/empty.pem", none),
         ] {
             let path = file.replace("{home}", sandbox.home().to_str().unwrap());
@@ -360,10 +359,82 @@ fn fix_removes_the_marks_of_refused_tokens_that_are_gone_and_keeps_the_others() 
     write_private(&marks.join("not-a-mark"), "");
     let sandbox = sandbox.credential_is(credential("2"));
     let left = found(&sandbox, &[], "leftovers");
-    assert_eq!(left[0].1, "marks of refused tokens that are gone: 1");
+    assert_eq!(left[0].1, "marks of refused tokens and keys that are gone: 1");
     assert_eq!(count(), 2);
     assert_eq!(found(&sandbox, &["--fix"], "leftovers"), []);
     assert_eq!(count(), 1, "what is no mark stays");
+}
+
+/// Which server granted a token is forgotten with the token and no sooner.
+#[test]
+fn fix_removes_the_records_of_servers_whose_tokens_are_gone_and_keeps_the_others() {
+    let sandbox = healthy().expires_in(-60).refresh(Reply::tokens("2"));
+    drop(sandbox.run(["refresh"]).any_stderr());
+    let records = sandbox.origins();
+    let count = || fs::read_dir(&records).unwrap().count();
+    assert_eq!(count(), 1);
+    assert_eq!(found(&sandbox, &["--fix"], "leftovers"), []);
+    assert_eq!(count(), 1, "the token is there");
+    // Older versions did not say for which file a record is, and another home may hold its token.
+    write_private(&records.join("0".repeat(64)), r#"{"token_endpoint":"https://a.example/token"}"#);
+    let elsewhere = sandbox.directory().join("elsewhere.json");
+    write_private(&elsewhere, "{\"refresh_token\":\"of another home\"}");
+    let other = json!({"token_endpoint": "https://a.example/token", "file": &elsewhere});
+    write_private(&records.join("1".repeat(64)), other.to_string());
+    write_private(&records.join("not-a-record"), "");
+    let sandbox = sandbox.file_is("{");
+    assert_eq!(found(&sandbox, &["--fix"], "leftovers"), [], "a damaged file may hold any token");
+    for is_there in [true, false] {
+        if is_there {
+            sandbox.file_written(credential("3").to_string());
+        } else {
+            fs::remove_file(sandbox.file()).unwrap();
+        }
+        let left = found(&sandbox, &[], "leftovers");
+        assert_eq!(left[0].1, "records of the servers of tokens that are gone: 1");
+        assert_eq!(count(), 4);
+    }
+    assert_eq!(found(&sandbox, &["--fix"], "leftovers"), []);
+    assert_eq!(count(), 3);
+    fs::remove_file(&elsewhere).unwrap();
+    assert_eq!(found(&sandbox, &["--fix"], "leftovers"), []);
+    assert_eq!(count(), 2, "the file that it was for is gone");
+}
+
+/// Its token is on its way into the file, and its record is there already.
+#[test]
+fn fix_leaves_the_records_of_a_renewal_under_way() {
+    let gate = crate::server::Gate::default();
+    let sandbox = healthy().expires_in(-60).refresh(Reply::tokens("2").after(&gate));
+    let record = json!({"token_endpoint": "https://a.example/token", "file": sandbox.file()});
+    write_private(&sandbox.origins().join("2".repeat(64)), record.to_string());
+    let renewing = sandbox.spawn(["refresh"]);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    let left = found(&sandbox, &["--fix"], "leftovers");
+    assert!(left.iter().any(|check| check.1 == "records of the servers of tokens that are gone: 1"), "{left:?}");
+    assert!(sandbox.origins().join("2".repeat(64)).exists());
+    gate.open();
+    drop(renewing.finish().any_stderr());
+    assert!(!sandbox.origins().join("2".repeat(64)).exists(), "the renewal forgets what its file holds no more");
+}
+
+/// The renewal after it waits for nobody: that the lock went away was its own doing.
+#[test]
+fn a_lock_that_fix_removed_is_no_trace_of_a_foreign_renewal() {
+    let sandbox = healthy().expires_in(-60).refresh(Reply::tokens("2"));
+    fs::write(sandbox.qwen_code_lock(), "1234").unwrap();
+    write_private(&sandbox.kernel_lock(), "");
+    // What was made in the same moment would explain the change.
+    std::thread::sleep(Duration::from_millis(50));
+    for path in [sandbox.file(), sandbox.qwen_code_lock(), sandbox.qwen()] {
+        aged(&path, 3600);
+    }
+    assert_eq!(found(&sandbox, &["--fix"], "lock"), []);
+    assert!(!sandbox.qwen_code_lock().exists());
+    let sandbox = sandbox.variable("QWENAUTH_LOG", "info");
+    let outcome = sandbox.run(["token"]).stdout("granted-access-2\n");
+    assert!(!outcome.stderr.contains("was changed by another program"), "{outcome}");
+    drop(outcome.any_stderr());
 }
 
 /// Which token a damaged file held cannot be known: it may be the one that a mark keeps from being sent again.

@@ -1,6 +1,7 @@
 // Preloaded into the program under test: makes chosen calls fail, the clock jump, the resolver slow.
 //
-// FAULT=call:errno:text    the call fails so, where the file's path ends in the text; -9: the process is killed there
+// FAULT=call:errno:text    the call fails so, where the file's path ends in the text, or after a `*` has it in it; -9: the
+//                          process is killed there
 // FAULT_FROM=file          it does so only once that file exists
 // JUMP=file:clock:seconds  that clock (0: real, 1: monotonic) is so far ahead once the file exists
 // SLOW_DNS=seconds         every name takes so long, and then is not found
@@ -29,7 +30,11 @@ static int fault(const char *call, int descriptor) {
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     if (readlink(link, path, sizeof path - 1) < 0) return 0;
     length = strlen(path);
-    if (length < strlen(part) || strcmp(path + length - strlen(part), part)) return 0;
+    if (*part == '*') {
+        if (!strstr(path, part + 1)) return 0;
+    } else if (length < strlen(part) || strcmp(path + length - strlen(part), part)) {
+        return 0;
+    }
     if (number < 0) raise(-number);
     errno = number;
     return number;
@@ -40,6 +45,16 @@ static int fault(const char *call, int descriptor) {
 ssize_t write(int descriptor, const void *bytes, size_t count) {
     NEXT(write);
     return fault("write", descriptor) ? -1 : next(descriptor, bytes, count);
+}
+
+int ftruncate(int descriptor, off_t length) {
+    NEXT(ftruncate);
+    return fault("ftruncate", descriptor) ? -1 : next(descriptor, length);
+}
+
+int ftruncate64(int descriptor, off64_t length) {
+    NEXT(ftruncate64);
+    return fault("ftruncate", descriptor) ? -1 : next(descriptor, length);
 }
 
 int fsync(int descriptor) {

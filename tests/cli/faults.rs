@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::login::{grant, polls};
 use crate::refresh::holds_the_renewal;
 use crate::sandbox::{Sandbox, credential, possible, write_private};
-use crate::server::{Ask, Reply};
+use crate::server::{Ask, Reply, tokens};
 
 const HOUR: i64 = 3600;
 const YEAR: i64 = 365 * 24 * HOUR;
@@ -272,7 +272,7 @@ fn a_port_that_is_not_allowed_is_no_matter_of_files() {
 /// Killed when the new tokens were written and not in place yet, and next time left alone. The program's only
 /// temporary file.
 fn killed_before_the_rename() -> Option<(Sandbox, PathBuf)> {
-    let sandbox = faulty("FAULT", "fsync:-9:.tmp")?;
+    let sandbox = faulty("FAULT", "fsync:-9:*/.oauth_creds.json.qwenauth-")?;
     let sandbox = sandbox.field("of_another_program", json!([1, "kept"])).refresh(Reply::tokens("2"));
     drop(sandbox.run(["token"]).dies_by(Signal::SIGKILL));
     assert_eq!(sandbox.credential()["refresh_token"], "granted-refresh-1");
@@ -333,4 +333,78 @@ fn the_doctor_leaves_what_the_next_renewal_needs() {
     drop(outcome.any_stdout());
     sandbox.run(["token"]).stdout("granted-access-2\n");
     assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+}
+
+/// The calls that write a small file of ours. One that a file needs not is one at which nobody is killed.
+const CALLS: [&str; 4] = ["write", "ftruncate", "fsync", "fallocate"];
+
+/// Runs a command that is killed at `call` on a file with `part` in its path, if it makes that call at all. Afterwards
+/// nothing is preloaded.
+fn killed_at(call: &str, part: &str, sandbox: Sandbox, arguments: &[&str]) -> Option<Sandbox> {
+    let sandbox = preloaded(sandbox, "FAULT", &format!("{call}:-9:*{part}"))?;
+    sandbox.run(arguments).any_stdout().any_stderr().any_end();
+    Some(sandbox.without_variable("LD_PRELOAD"))
+}
+
+/// They say which lock of Qwen Code's is our own: without them a killed process's lock would be awaited for 35 s.
+#[test]
+fn notes_of_the_lock_survive_a_kill_while_they_are_written() {
+    for call in CALLS {
+        let sandbox = Sandbox::expired();
+        sandbox.server.always(Ask::Refresh, || Reply::tokens("2"));
+        let id = "4b5f6a0e-0000-4000-8000-000000000000";
+        let long = format!("{{\"qwen_code_lock\":\"{id}\",\"of_another_version\":\"{}\"}}", "x".repeat(500));
+        write_private(&sandbox.kernel_lock(), &long);
+        let Some(sandbox) = killed_at(call, ".oauth_creds.qwenauth-lock", sandbox, &["token"]) else { return };
+        let text = fs::read_to_string(sandbox.kernel_lock()).unwrap();
+        let first = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>().next();
+        let notes =
+            first.unwrap_or_else(|| panic!("{call}: nothing is left")).unwrap_or_else(|why| panic!("{call}: {why}"));
+        let noted = notes["qwen_code_lock"].as_str().unwrap_or_else(|| panic!("{call}: {text}"));
+        // What a process that is killed next would leave, and the next one takes over at once.
+        fs::write(sandbox.qwen_code_lock(), noted).unwrap();
+        let sandbox = sandbox.expires_in(-60);
+        drop(sandbox.run(["token"]).any_stdout());
+        assert!(!sandbox.qwen_code_lock().exists(), "{call}");
+    }
+}
+
+/// A record that is written anew, because the server has another place for revocations by now.
+#[test]
+fn the_record_of_a_tokens_server_survives_a_kill_while_it_is_written() {
+    for call in CALLS {
+        let mut answer = tokens("1");
+        answer.as_object_mut().unwrap().remove("refresh_token");
+        let sandbox = Sandbox::expired().granted_here();
+        sandbox.server.always(Ask::Refresh, move || Reply::json(200, answer.clone()));
+        let record = fs::read_dir(sandbox.origins()).unwrap().next().unwrap().unwrap().path();
+        let old: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+        let longer = json!({"token_endpoint": old["token_endpoint"], "revocation_endpoint": "x".repeat(500)});
+        write_private(&record, longer.to_string());
+        let Some(sandbox) = killed_at(call, "/origins/", sandbox, &["token"]) else { return };
+        let now: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap_or_default();
+        assert_eq!(now["token_endpoint"], old["token_endpoint"], "{call}");
+        // What the kill left goes with the next of its kind; the sandbox minds any that stays.
+        let sandbox = sandbox.expires_in(-60);
+        drop(sandbox.run(["token"]).any_stdout());
+    }
+}
+
+#[test]
+fn a_remembered_refusal_survives_a_kill_while_it_is_written() {
+    for call in CALLS {
+        let sandbox = Sandbox::new().logged_in().granted_here();
+        sandbox.server.always(Ask::Chat, || Reply::json(401, json!({"error": {"message": "no access"}})));
+        drop(sandbox.run(["status", "--check"]).exits(4).any_stdout().any_stderr());
+        let marks = sandbox.home().join(".local/state/qwenauth/refused-by-api");
+        let mark = fs::read_dir(&marks).unwrap().next().unwrap().unwrap().path();
+        let said = "the API refused it".repeat(100);
+        write_private(&mark, &said);
+        let Some(sandbox) = killed_at(call, "/refused-by-api/", sandbox, &["status", "--check"]) else { return };
+        let now = fs::read_to_string(&mark).unwrap();
+        assert!(now == said || !now.is_empty() && !now.contains("the API refused it"), "{call}: {now}");
+        drop(sandbox.run(["status"]).exits(4).any_stdout());
+        // What the kill left goes with the next of its kind; the sandbox minds any that stays.
+        drop(sandbox.run(["status", "--check"]).exits(4).any_stdout().any_stderr());
+    }
 }

@@ -78,15 +78,15 @@ fn the_record_stands_before_the_token_does() {
     }
     let log = sandbox.directory().join("calls");
     let mut strace = sandbox.other("strace");
-    strace.args(["-f", "-e", "trace=openat,rename,renameat,renameat2,fdatasync", "-o"]).arg(&log);
+    strace.args(["-f", "-e", "trace=rename,renameat,renameat2,fsync", "-o"]).arg(&log);
     strace.arg(sandbox.program()).arg("token");
     sandbox.start(strace).finish().stdout("granted-access-2\n");
     let calls = fs::read_to_string(log).unwrap();
     let at = |what: &dyn Fn(&str) -> bool| calls.lines().position(what).expect(&calls);
-    let record = at(&|call| call.contains("/origins/") && call.contains("O_CREAT"));
-    let durable = at(&|call| call.contains("fdatasync("));
+    let durable = at(&|call| call.contains("fsync("));
+    let record = at(&|call| call.contains("rename") && call.contains("/origins/"));
     let rename = at(&|call| call.contains("rename") && call.contains("oauth_creds.json\""));
-    assert!(record < durable && durable < rename, "{calls}");
+    assert!(durable < record && record < rename, "{calls}");
 }
 
 #[test]

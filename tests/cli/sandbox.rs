@@ -306,8 +306,8 @@ impl Drop for Sandbox {
         each_path(&self.home(), &mut |path| {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             assert!(!name.contains("tmp"), "{} was left", path.display());
-            let large = path.metadata().map_or(0, |metadata| metadata.len()) > 4 << 20;
-            let content = if large { Vec::new() } else { fs::read(path).unwrap_or_default() };
+            let is_read = path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= 4 << 20);
+            let content = if is_read { fs::read(path).unwrap_or_default() } else { Vec::new() };
             let secret = content.windows(8).any(|bytes| bytes == b"granted-");
             if path.parent() == Some(&self.profiles()) && path.extension() == Some(OsStr::new("json")) {
                 assert_eq!(mode(path), 0o600, "{}", path.display());

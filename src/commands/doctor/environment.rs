@@ -9,6 +9,7 @@ use crate::cli::variable;
 use crate::credentials::Stored;
 use crate::error::{Report, for_sh, has_user_info, path_for_sh, split_user_info};
 use crate::paths;
+use crate::platform::files::{self, Content, Privacy};
 use crate::session::{Endpoint, Session};
 use crate::setup::{self, TOOLS, Tool};
 use crate::tls::{self, Broken};
@@ -128,12 +129,15 @@ fn certificates() -> Vec<Check> {
         let Some(path) = variable(name).map(PathBuf::from) else { continue };
         let shown = path.display();
         let unset = format!("put the file there, or `unset {name}`");
-        let check = match std::fs::read(&path) {
-            Err(error) => {
-                let what = format!("`{name}` names `{shown}`, which cannot be read: {error}");
-                Check::fail("certificates", what, unset)
-            }
-            Ok(pem) => match tls::read_pem(&pem) {
+        let unreadable = |why: String| {
+            let what = format!("`{name}` names `{shown}`, which cannot be read: {why}");
+            Check::fail("certificates", what, unset)
+        };
+        let check = match files::read_named(&path, Privacy::Open) {
+            Err(error) => unreadable(error.root_cause().to_string()),
+            Ok(Content::Missing) => unreadable(tls::missing().to_string()),
+            Ok(Content::Unfit(why)) => unreadable(why),
+            Ok(Content::Bytes(pem)) => match tls::read_pem(&pem) {
                 found if found.usable.is_empty() => {
                     let what = format!("`{name}` names `{shown}`, which holds no PEM certificate that can be used");
                     let file = path_for_sh(&path);
@@ -168,7 +172,8 @@ fn qwen_home(session: &Session) -> Option<Check> {
     let home = paths::home(&session.environment).ok()?;
     let files = [home.join(".qwen/.env"), home.join(".env")];
     let set_in = |file: &PathBuf| {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let Ok(Content::Bytes(bytes)) = files::read(file, Privacy::Open) else { return None };
+        let text = String::from_utf8_lossy(&bytes);
         let value = text
             .lines()
             .find_map(|line| line.trim_start().trim_start_matches("export ").trim_start().strip_prefix("QWEN_HOME="))?;

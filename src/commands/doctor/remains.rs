@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Check;
 use super::storage::age;
-use crate::credentials::{Pending, PendingLogin, Stored, marks_of_others};
+use crate::credentials::{Account, Pending, PendingLogin, Stored, marks_of_others, stray_origins};
 use crate::error::path_for_sh;
 use crate::paths::StateDirectory;
 use crate::profile::ProfileName;
@@ -24,8 +24,7 @@ const REMEDY: &str = "`qwenauth doctor --fix` removes it";
 pub(super) fn temporary_files(directories: &[PathBuf], session: &Session, fix: bool) -> Vec<Check> {
     let mut checks = Vec::new();
     // What a killed renewal was granted is the only token that the server still takes.
-    let successors: Vec<PathBuf> =
-        names_of(session).iter().filter_map(|name| session.account_of(name).store.unfinished()).collect();
+    let successors: Vec<PathBuf> = accounts(session).iter().filter_map(|account| account.store.unfinished()).collect();
     let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -81,28 +80,44 @@ fn pending_login(name: &ProfileName, session: &Session, fix: bool) -> Option<Che
     }
 }
 
-/// A mark keeps a refused token from being sent again; without the token it keeps nothing.
-pub(super) fn refused_marks(session: &Session, fix: bool) -> Vec<Check> {
-    let paths = &session.config.paths;
-    let mut tokens: Vec<Secret> = Vec::new();
-    for name in names_of(session) {
-        match session.account_of(&name).load() {
-            Ok(Stored::Present(credential)) => tokens.extend(credential.refresh_token),
-            Ok(Stored::Missing) => {}
-            // A login that cannot be read may be the one that a mark is for.
-            Ok(Stored::Damaged(_)) | Err(_) => return Vec::new(),
-        }
+/// A mark keeps a refused token from being sent again, or says that the API refused a credential; a record says which server
+/// granted a token. Without the token or key each keeps nothing.
+pub(super) fn records_of_tokens(session: &Session, fix: bool) -> Vec<Check> {
+    let mut checks: Vec<Check> = marks(session, fix).into_iter().collect();
+    let (state, accounts) = (&session.config.paths.state, accounts(session));
+    let found = stray_origins(state, &accounts, false).len();
+    if found > 0 {
+        let message = format!("records of the servers of tokens that are gone: {found}");
+        checks.push(removed(message, fix && stray_origins(state, &accounts, true).is_empty()));
     }
-    let marks = marks_of_others(&paths.state, &tokens);
-    if marks.is_empty() {
-        return Vec::new();
-    }
-    let message = format!("marks of refused tokens that are gone: {}", marks.len());
-    vec![removed(message, fix && marks.iter().all(|mark| fs::remove_file(mark).is_ok()))]
+    checks
 }
 
-fn names_of(session: &Session) -> Vec<ProfileName> {
+fn marks(session: &Session, fix: bool) -> Option<Check> {
+    let mut secrets: Vec<Secret> = Vec::new();
+    for account in accounts(session) {
+        match account.load() {
+            Ok(Stored::Present(credential)) => {
+                secrets.extend(credential.refresh_token);
+                secrets.push(credential.access_token);
+            }
+            Ok(Stored::Missing) => {}
+            // A login that cannot be read may be the one that a mark is for.
+            Ok(Stored::Damaged(_)) | Err(_) => return None,
+        }
+    }
+    let marks = marks_of_others(&session.config.paths.state, &secrets);
+    if marks.is_empty() {
+        return None;
+    }
+    let message = format!("marks of refused tokens and keys that are gone: {}", marks.len());
+    Some(removed(message, fix && marks.iter().all(|mark| fs::remove_file(mark).is_ok())))
+}
+
+fn accounts(session: &Session) -> Vec<Account> {
     let mut names = session.config.paths.profiles().unwrap_or_default();
     names.push(session.profile.clone());
-    names
+    names.sort();
+    names.dedup();
+    names.iter().map(|name| session.account_of(name)).collect()
 }

@@ -4,13 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
-
 use super::{Check, remains};
 use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored, api_refusal, prove};
 use crate::error::Report;
 use crate::paths::{self, Paths};
-use crate::platform::lock::Kernel;
 use crate::platform::{access, files};
 use crate::profile::ProfileName;
 use crate::secret::Secret;
@@ -30,12 +27,12 @@ pub(super) fn check(session: &Session, fix: bool) -> Vec<Check> {
     let paths = &session.config.paths;
     let mut checks = profiles(session);
     checks.extend(copies(session));
-    checks.extend(lock(&paths.credential(&ProfileName::qwen()), fix));
+    checks.extend(lock(&session.account_of(&ProfileName::qwen()).store, fix));
     let directories: Vec<PathBuf> =
         paths.directories().iter().filter_map(|directory| files::resolve(directory).ok()).collect();
     checks.extend(remains::temporary_files(&directories, session, fix));
     checks.extend(remains::pending_logins(session, fix));
-    checks.extend(remains::refused_marks(session, fix));
+    checks.extend(remains::records_of_tokens(session, fix));
     checks.extend(set_up(session));
     checks
 }
@@ -218,28 +215,17 @@ fn copies(session: &Session) -> Vec<Check> {
     checks
 }
 
-fn lock(credential: &Path, fix: bool) -> Option<Check> {
-    let path = paths::qwen_code_lock(credential);
+fn lock(store: &Store, fix: bool) -> Option<Check> {
+    let path = paths::qwen_code_lock(store.path());
     let age = age(&path)?;
     if age < STALE {
         return Some(Check::ok("lock", "a program is renewing the login right now"));
     }
     let message = format!("`{}` was left {} s ago by a program that was killed", path.display(), age.as_secs());
-    if fix && remove_lock(credential, &path).unwrap_or(false) {
+    if fix && store.remove_stale_lock().unwrap_or(false) {
         return Some(Check::fixed("lock", message));
     }
     Some(Check::warn("lock", message, "the next renewal takes it over; `qwenauth doctor --fix` removes it now"))
-}
-
-/// Only under our own lock, and only while it is still stale then.
-fn remove_lock(credential: &Path, path: &Path) -> Result<bool> {
-    let ours = paths::kernel_lock(&files::resolve(credential)?);
-    let Some(_kernel) = Kernel::try_acquire(files::open_kept(&ours)?, &ours)? else { return Ok(false) };
-    if age(path).is_some_and(|age| age >= STALE) {
-        fs::remove_file(path)?;
-        return Ok(true);
-    }
-    Ok(false)
 }
 
 pub(super) fn age(path: &Path) -> Option<Duration> {

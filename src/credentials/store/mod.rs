@@ -122,10 +122,32 @@ impl Store {
     /// Our own lock. [`Guard::lock_qwen_code`] takes the other.
     pub(super) fn lock(&self, deadline: Instant) -> Result<Guard> {
         let path = self.kernel_lock_path()?;
-        // Making the lock file, which happens once, changes the directory as well.
-        let is_unresolved = !path.exists() && self.shows_foreign_renewal(None);
+        let is_unresolved = self.is_unresolved_before(&path);
         let kernel = Kernel::acquire(files::open_kept(&path)?, &path, deadline)?;
         Ok(Guard { store: self.clone(), room: None, qwen_code: None, kernel, is_unresolved })
+    }
+
+    /// The same, if no process holds it.
+    pub(super) fn try_lock(&self) -> Result<Option<Guard>> {
+        let path = self.kernel_lock_path()?;
+        let is_unresolved = self.is_unresolved_before(&path);
+        let kernel = Kernel::try_acquire(files::open_kept(&path)?, &path)?;
+        Ok(kernel.map(|kernel| Guard { store: self.clone(), room: None, qwen_code: None, kernel, is_unresolved }))
+    }
+
+    /// Making the lock file, which happens once, changes the directory as well.
+    fn is_unresolved_before(&self, lock: &Path) -> bool {
+        !lock.exists() && self.shows_foreign_renewal(None)
+    }
+
+    /// Removes Qwen Code's lock if its holder is gone and no process of ours works on the credential. Says whether it did.
+    pub(crate) fn remove_stale_lock(&self) -> Result<bool> {
+        let (Some(lock), Some(mut guard)) = (&self.qwen_code_lock, self.try_lock()?) else { return Ok(false) };
+        // What has changed before is not our doing.
+        guard.shows_foreign_renewal();
+        let is_removed = qwen_code::remove_stale(lock, &guard.kernel)?;
+        guard.note_directory();
+        Ok(is_removed)
     }
 
     /// `noted`: how the directory stood after our last change there.

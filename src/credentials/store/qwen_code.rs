@@ -185,6 +185,13 @@ fn stale(path: &Path, ours: Option<&str>) -> Option<Judged> {
     (left_by_us || age > STALE).then_some(judged)
 }
 
+/// Removes the lock at `path` if it is stale. Says whether it did.
+pub(super) fn remove_stale(path: &Path, kernel: &Kernel) -> Result<bool> {
+    let Some(judged) = stale(path, kernel.notes().qwen_code_lock.as_deref()) else { return Ok(false) };
+    take_over(path, &judged)?;
+    Ok(fs::symlink_metadata(path).is_err())
+}
+
 /// Renames a stale lock away and removes it. If what was renamed is not what was judged, it goes back. What a kill leaves
 /// of this goes with the leftovers of the next new version of the credential.
 fn take_over(path: &Path, judged: &Judged) -> Result<()> {

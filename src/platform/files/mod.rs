@@ -94,6 +94,38 @@ pub(crate) fn read(path: &Path, privacy: Privacy) -> Result<Content> {
     Ok(Content::Bytes(bytes))
 }
 
+/// Reads what an option or a variable names: a file as [`read`] does, or a pipe, which has its content once. One with a name
+/// is judged as a file is. A descriptor, such as that of `<(…)`, was handed over by whoever started this program.
+pub(crate) fn read_named(path: &Path, privacy: Privacy) -> Result<Content> {
+    let is_pipe = |metadata: &fs::Metadata| !metadata.is_file() && !metadata.is_dir();
+    let Ok(metadata) = fs::metadata(path) else { return read(path, privacy) };
+    let Followed { resolved, writable, .. } = follow(path)?;
+    let named = fs::symlink_metadata(&resolved).ok();
+    let file = match &named {
+        // A file that is there by this name, and is to be opened as it is.
+        Some(_) if !is_pipe(&metadata) => return read(path, privacy),
+        Some(found) => {
+            // Before it is opened, which waits for whoever writes into it.
+            access::check_pipe(&resolved, found, privacy)?;
+            if let Some(error) = writable {
+                return Err(error);
+            }
+            disk::open_pipe(&resolved)
+        }
+        None => File::open(path),
+    };
+    let file = file.with_context(|| format!("cannot read `{}`", path.display()))?;
+    if named.is_some() {
+        access::check_pipe(&resolved, &file.metadata()?, privacy)?;
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(64 * 1024));
+    file.take(LARGEST + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read `{}`", path.display()))?;
+    if bytes.len() as u64 > LARGEST {
+        return Ok(Content::Unfit("it has more than 1 MiB".into()));
+    }
+    Ok(Content::Bytes(bytes))
+}
+
 /// Whether these bytes, damaged or not, are of a credential or a login that was begun.
 fn holds_credential(bytes: &[u8]) -> bool {
     const NAMES: [&str; 5] = ["access_token", "refresh_token", "api_key", "device_code", "expiry_date"];

@@ -7,7 +7,7 @@
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -123,6 +123,22 @@ pub(crate) fn check_file(path: &Path, metadata: &Metadata, privacy: Privacy) -> 
         Privacy::Private => check_owner(path, metadata),
         _ => belongs_to_another(path, owner).err(),
     }
+}
+
+/// The same for a FIFO, into which nobody else may write either, or a device, whose mode says nothing of what is read.
+pub(crate) fn check_pipe(path: &Path, metadata: &Metadata, privacy: Privacy) -> Result<()> {
+    let owner = metadata.uid();
+    if !metadata.file_type().is_fifo() {
+        let is_believed = is_own(owner) || is_system(owner);
+        return if is_believed { Ok(()) } else { belongs_to_another(path, owner).err() };
+    }
+    check_file(path, metadata, privacy)?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        let message = format!("others may write into `{}` (mode {mode:04o}), and it is not used", path.display());
+        return Failed::new(Failure::Other, message).hint(format!("run `chmod go-w {}`", path_for_sh(path))).err();
+    }
+    Ok(())
 }
 
 fn unused(directory: &Path, wanted: &Path, why: &str) -> Failed {

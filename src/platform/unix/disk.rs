@@ -19,6 +19,11 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)
 }
 
+/// Opens a FIFO or a device for reading, and waits for the writer; follows no symlink.
+pub(crate) fn open_pipe(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(O_NOFOLLOW).open(path)
+}
+
 /// Opens for reading and writing.
 pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(O_NOFOLLOW).open(path)

@@ -30,12 +30,24 @@ pub(crate) fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
 }
 
-/// Tells one boot of the machine from another, after which [`monotonic`] begins anew; empty where nothing does.
+/// Tells this machine from others, for as long as its system is not installed anew. `None`: nothing does.
+#[cfg(not(target_os = "macos"))]
 pub(crate) fn machine_id() -> Option<Vec<u8>> {
     let read = |path: &str| std::fs::read(path).ok().map(|id| id.trim_ascii().to_vec()).filter(|id| !id.is_empty());
     ["/etc/machine-id", "/var/lib/dbus/machine-id", "/etc/hostid"].into_iter().find_map(read)
 }
 
+/// The hardware UUID, which `ioreg` shows as `IOPlatformUUID`.
+#[cfg(target_os = "macos")]
+#[expect(unsafe_code, reason = "gethostuuid(2) has no safe interface")]
+pub(crate) fn machine_id() -> Option<Vec<u8>> {
+    let (mut id, at_once) = ([0; 16], nix::libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: the buffer has the 16 bytes of a UUID, and both outlive the call.
+    let failed = unsafe { nix::libc::gethostuuid(id.as_mut_ptr(), &raw const at_once) };
+    (failed == 0 && id != [0; 16]).then(|| id.to_vec())
+}
+
+/// Tells one boot of the machine from another, after which [`monotonic`] begins anew; empty where nothing does.
 pub(crate) fn boot() -> Vec<u8> {
     std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }

@@ -260,6 +260,11 @@ pub(crate) fn check_file(path: &Path, metadata: &Metadata, _privacy: Privacy) ->
     check_owner(path, metadata)
 }
 
+/// The same for a named pipe or a device.
+pub(crate) fn check_pipe(path: &Path, metadata: &Metadata, _privacy: Privacy) -> Result<()> {
+    check_owner(path, metadata)
+}
+
 /// The access list of a directory is looked at by `doctor`.
 #[expect(clippy::unnecessary_wraps, reason = "the same shape as on Unix, where it can fail")]
 pub(crate) fn check_directory(_directory: &Path, _metadata: &Metadata, _wanted: &Path) -> Result<()> {

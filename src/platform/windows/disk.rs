@@ -53,6 +53,11 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     patiently(|| open(OpenOptions::new().read(true), path))
 }
 
+/// Opens a named pipe or a device for reading.
+pub(crate) fn open_pipe(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).open(path)
+}
+
 /// Opens for reading and writing.
 pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
     open(OpenOptions::new().read(true).write(true), path)

@@ -13,7 +13,9 @@ use std::time::Duration;
 use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_DISK, GetFileType, GetFinalPathNameByHandleW};
 use windows_sys::Win32::System::Console::FlushConsoleInputBuffer;
 use windows_sys::Win32::System::Performance::{QueryPerformanceCounter, QueryPerformanceFrequency};
-use windows_sys::Win32::System::Registry::{HKEY_LOCAL_MACHINE, RRF_RT_REG_DWORD, RegGetValueW};
+use windows_sys::Win32::System::Registry::{
+    HKEY_LOCAL_MACHINE, RRF_RT_REG_DWORD, RRF_RT_REG_SZ, RRF_SUBKEY_WOW6464KEY, RegGetValueW,
+};
 
 use super::access::wide;
 
@@ -52,29 +54,38 @@ pub(crate) fn discard_typed_ahead() {
     unsafe { FlushConsoleInputBuffer(io::stdin().as_raw_handle()) };
 }
 
-/// Tells one boot of the machine from another, after which [`monotonic`] begins anew; empty where nothing does.
+/// Tells this machine from others, for as long as its system is not installed anew. `None`: nothing does.
 pub(crate) fn machine_id() -> Option<Vec<u8>> {
-    None
+    // A program of 32 bits would be shown another part of the registry.
+    let id = registry(r"SOFTWARE\Microsoft\Cryptography", "MachineGuid", RRF_RT_REG_SZ | RRF_SUBKEY_WOW6464KEY);
+    (!id.is_empty()).then_some(id)
 }
 
+/// Tells one boot of the machine from another, after which [`monotonic`] begins anew; empty where nothing does.
 pub(crate) fn boot() -> Vec<u8> {
-    let key = wide(r"SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management\PrefetchParameters");
-    let name = wide("BootId");
-    let mut boot = [0; 4];
-    let mut length = 4;
+    let key = r"SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management\PrefetchParameters";
+    registry(key, "BootId", RRF_RT_REG_DWORD)
+}
+
+/// A short value of the registry of the machine, as its bytes; empty where there is none of that type.
+fn registry(key: &str, name: &str, kind: u32) -> Vec<u8> {
+    let (key, name) = (wide(key), wide(name));
+    let mut value = vec![0; 128];
+    let mut length = 128;
     // SAFETY: both names end with a zero, and the buffer is as long as is said.
     let error = unsafe {
         RegGetValueW(
             HKEY_LOCAL_MACHINE,
             key.as_ptr(),
             name.as_ptr(),
-            RRF_RT_REG_DWORD,
+            kind,
             ptr::null_mut(),
-            boot.as_mut_ptr().cast(),
+            value.as_mut_ptr().cast(),
             &raw mut length,
         )
     };
-    if error == 0 { boot.to_vec() } else { Vec::new() }
+    value.truncate(if error == 0 { usize::try_from(length).unwrap_or_default() } else { 0 });
+    value
 }
 
 /// A debugger of the same user is allowed to read, and there is no mark against it.

@@ -171,7 +171,7 @@ class Side:
 
     def stored(self, path):
         text = self.plain(path.read_bytes().decode(errors="replace"))
-        # wine has no id of its machine.
+        # wine has another id for this machine.
         text = re.sub(r',\s*"machine": ?"[0-9a-f]*"', "", text)
         return re.sub(r'("(?:expiry_date|created_at|at|time)": ?)("[^"]*"|\d+)', r"\1{time}", text)
 
