@@ -30,6 +30,10 @@ pub(super) struct Lane {
     known: RefCell<Option<Rc<Known>>>,
     former: RefCell<Vec<Rc<Known>>>,
     last_ready: RefCell<Option<Rc<Ready>>>,
+    /// The hash of the last token that was ready, whatever came after.
+    last_token: RefCell<Option<String>>,
+    /// The last report that nobody is logged in.
+    missed: RefCell<Option<String>>,
     events: Rc<Events>,
 }
 
@@ -59,6 +63,8 @@ impl Lane {
             known: RefCell::default(),
             former: RefCell::default(),
             last_ready: RefCell::default(),
+            last_token: RefCell::default(),
+            missed: RefCell::default(),
             events,
         })
     }
@@ -126,6 +132,7 @@ impl Lane {
                 }
                 *self.last_ready.borrow_mut() = Some(Rc::clone(ready));
                 let token = &ready.credential.access_token;
+                *self.last_token.borrow_mut() = Some(hash(token.expose()));
                 self.events.withhold(token);
                 let is_new = last.is_some_and(|last| last.credential.access_token != *token);
                 if is_new && ready.is_renewable() {
@@ -140,10 +147,14 @@ impl Lane {
             Err(failed) if failed.failure == Failure::LoginRequired => {
                 // One event for each version of the credential file, or for its absence since a version.
                 let version = std::fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
-                let last =
-                    self.last_ready.borrow_mut().take().map(|ready| hash(ready.credential.access_token.expose()));
+                let occurrence = format!("{}/{version:?}/{:?}", self.profile, self.last_token.borrow());
+                self.last_ready.borrow_mut().take();
+                if self.missed.borrow().as_ref() == Some(&occurrence) {
+                    return;
+                }
                 let event = Event::LoginRequired { profile: self.profile.clone(), message: failed.message.clone() };
-                self.events.emit(&event, &format!("{}/{version:?}/{last:?}", self.profile));
+                self.events.emit(&event, &occurrence);
+                *self.missed.borrow_mut() = Some(occurrence);
             }
             Err(_) => {}
         }

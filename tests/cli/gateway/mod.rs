@@ -7,6 +7,7 @@ mod credential;
 mod fallback;
 mod faults;
 mod hardening;
+mod hooks;
 mod limits;
 mod network;
 mod passing;

@@ -1,0 +1,171 @@
+//! What `[hooks]` of config.toml runs: once for all processes, with its event and no secret, for ten seconds at most.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::upstream::{Gateway, Upstream, error, fine, logged_in};
+use crate::faults::preloaded;
+use crate::sandbox::{Sandbox, until};
+use crate::server::{Ask, Reply};
+
+/// A login whose hooks of these names add a line each to a file: how many of their variables hold a secret, and the event.
+fn hooked(sandbox: Sandbox, names: &[&str]) -> (Sandbox, PathBuf) {
+    let seen = sandbox.directory().join("seen");
+    let hook = |name: &&str| {
+        // One write for each: they run at the same time.
+        let write = r#"event=$(cat); printf '%s %s\n' $(env | grep -c gr[a]nted-) "$event" >> "#;
+        let script = format!("{write}'{}'", seen.display());
+        format!("{name} = [\"sh\", \"-c\", {script:?}]\n")
+    };
+    let hooks: String = names.iter().map(hook).collect();
+    let sandbox = sandbox.configured(&format!("[hooks]\n{hooks}"));
+    (sandbox.variable("KEPT_BY_THE_USER", "granted-access-1"), seen)
+}
+
+fn lines_of(seen: &Path) -> Vec<String> {
+    fs::read_to_string(seen).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+/// Ends the gateways, which wait for their hooks, and returns the one event that was seen.
+#[track_caller]
+fn only_event(gateways: Vec<Gateway>, seen: &Path) -> Value {
+    until("a hook has run", || !lines_of(seen).is_empty());
+    for gateway in gateways {
+        gateway.running.signal(Signal::SIGTERM);
+        drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr());
+    }
+    let lines = lines_of(seen);
+    let [line] = &lines[..] else { panic!("{lines:#?}") };
+    let event: Value = serde_json::from_str(line.strip_prefix("0 ").expect("no secret")).unwrap();
+    assert_eq!(event["schema"], 1);
+    assert!(event["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{event}");
+    event
+}
+
+/// Serves the first token until it is told not to.
+fn serves_until(is_over: &Arc<AtomicBool>) -> Upstream {
+    let is_over = is_over.clone();
+    Upstream::start(move |_, asked, connection| {
+        let is_old = asked.header("authorization") == "Bearer granted-access-1";
+        let refused = error("401 Unauthorized", "", "invalid_api_key", "invalid access token or token expired");
+        connection.write_all(&if is_old && is_over.load(Ordering::SeqCst) { refused } else { fine() })
+    })
+}
+
+#[test]
+fn a_renewal_runs_its_hook_once_for_all_gateways() {
+    let is_over = Arc::new(AtomicBool::new(false));
+    let upstream = serves_until(&is_over);
+    let (sandbox, seen) = hooked(logged_in(&upstream).refresh(Reply::tokens("2")), &["renewed", "login_required"]);
+    let gateways: Vec<Gateway> = (0..3).map(|_| Gateway::start(&sandbox, &[])).collect();
+    for gateway in &gateways {
+        gateway.chat().is(200);
+    }
+    is_over.store(true, Ordering::SeqCst);
+    for gateway in gateways.iter().chain(&gateways) {
+        gateway.chat().is(200);
+    }
+    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+    let event = only_event(gateways, &seen);
+    assert_eq!(
+        (&event["event"], &event["profile"], &event["provider"]),
+        (&"renewed".into(), &"qwen".into(), &"qwen".into())
+    );
+    let expires_at = event["expires_at"].as_str().unwrap();
+    assert!(expires_at > event["time"].as_str().unwrap(), "{event}");
+}
+
+#[test]
+fn a_login_that_is_over_runs_its_hook_once_for_all_gateways() {
+    let is_over = Arc::new(AtomicBool::new(false));
+    let upstream = serves_until(&is_over);
+    let (sandbox, seen) = hooked(logged_in(&upstream), &["renewed", "login_required"]);
+    let gateways: Vec<Gateway> = (0..3).map(|_| Gateway::start(&sandbox, &[])).collect();
+    for gateway in &gateways {
+        gateway.chat().is(200);
+    }
+    drop(sandbox.run(["logout", "--local"]).any_stderr());
+    for gateway in gateways.iter().chain(&gateways) {
+        gateway.chat().is(503);
+    }
+    let event = only_event(gateways, &seen);
+    assert_eq!((&event["event"], &event["profile"]), (&"login_required".into(), &"qwen".into()));
+    assert_eq!(event["message"], "not logged in: there is no credential for `qwen`");
+}
+
+/// A login after that, and its end, are news again.
+#[test]
+fn each_login_that_is_over_runs_its_hook() {
+    let upstream = Upstream::always(fine());
+    let (sandbox, seen) = hooked(logged_in(&upstream), &["login_required"]);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let before = sandbox.content();
+    for count in 1..=2 {
+        gateway.chat().is(200);
+        drop(sandbox.run(["logout", "--local"]).any_stderr());
+        gateway.chat().is(503);
+        until("the hook has run", || lines_of(&seen).len() == count);
+        sandbox.file_written(before.replace("granted-access-1", &format!("granted-access-{}", count + 1)));
+    }
+}
+
+/// Whether a process runs; one that has ended may wait for its parent to notice.
+fn runs(process: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+#[test]
+fn a_hook_that_hangs_is_ended_after_ten_seconds_with_all_it_started() {
+    let upstream = Upstream::always(error(
+        "429 Too Many Requests",
+        "",
+        "Throttling.AllocationQuota",
+        "month allocated quota exceeded",
+    ));
+    let sandbox = logged_in(&upstream);
+    let (jumped, started) = (sandbox.directory().join("jumped"), sandbox.directory().join("started"));
+    let script = format!("sleep 1000 & printf '%s %s\\n' $$ $! > '{}'; wait", started.display());
+    let sandbox = sandbox.configured(&format!("[hooks]\nlimit_reached = [\"sh\", \"-c\", {script:?}]\n"));
+    let Some(sandbox) = preloaded(sandbox, "JUMP", &format!("{}:1:10", jumped.display())) else { return };
+    let sandbox = sandbox.variable("QWENAUTH_LOG", "warn");
+    let gateway = Gateway::start(&sandbox, &[]);
+    gateway.chat().is(429);
+    until("the hook has begun", || lines_of(&started).len() == 1);
+    let processes: Vec<String> = lines_of(&started)[0].split(' ').map(str::to_owned).collect();
+    assert!(processes.len() == 2 && processes.iter().all(|process| runs(process)), "{processes:?}");
+    // Meanwhile it holds up nobody.
+    gateway.chat().is(429);
+    File::create(jumped).unwrap();
+    gateway.running.wait_for_stderr("the hook `limit_reached` failed: it was ended after 10 s");
+    until("all of it has ended", || !processes.iter().any(|process| runs(process)));
+    gateway.chat().is(429);
+}
+
+/// A gateway that ends waits for its hooks, and ends one that hangs.
+#[test]
+fn a_hook_that_hangs_does_not_outlive_its_gateway() {
+    let upstream = Upstream::always(error(
+        "429 Too Many Requests",
+        "",
+        "Throttling.AllocationQuota",
+        "month allocated quota exceeded",
+    ));
+    let sandbox = logged_in(&upstream);
+    let started = sandbox.directory().join("started");
+    let script = format!("sleep 1000 & printf '%s %s\\n' $$ $! > '{}'; wait", started.display());
+    let sandbox = sandbox.configured(&format!("[hooks]\nlimit_reached = [\"sh\", \"-c\", {script:?}]\n"));
+    let gateway = Gateway::start(&sandbox, &[]);
+    gateway.chat().is(429);
+    until("the hook has begun", || lines_of(&started).len() == 1);
+    let processes: Vec<String> = lines_of(&started)[0].split(' ').map(str::to_owned).collect();
+    gateway.running.signal(Signal::SIGTERM);
+    drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr());
+    until("all of it has ended", || !processes.iter().any(|process| runs(process)));
+}
