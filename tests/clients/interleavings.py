@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Random interleavings of `qwenauth` and Qwen Code on one login: `interleavings.py [--rounds N] [--alone N] [--seed S]`.
 
-Each round is a line of JSON on stderr; `interleavings.py --table FILE…` sums up such lines, of one run or of several.
+Each round is a line of JSON on stderr; `interleavings.py --table FILE…` sums up such lines, of one run or of several. A
+round in which `qwenauth` sent a spent token again has its story with it: what the server, the directory and each process did.
 
 In each round two Qwen Code processes and three of `qwenauth` meet on an expired login. In half of the rounds Qwen Code is
 first: `qwenauth` starts when its lock, its refresh or its answer is there. Half of all processes are interrupted, most of
@@ -22,6 +23,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -58,6 +60,20 @@ KINDS = (
 )
 
 
+class Story:
+    """What happened in a round, in milliseconds from its beginning."""
+
+    def __init__(self):
+        self._began = time.monotonic()
+        self._told = []
+
+    def tell(self, what, at=None):
+        self._told.append((round(((at or time.monotonic()) - self._began) * 1000), what))
+
+    def lines(self):
+        return [f"{at:6} {what}" for at, what in sorted(self._told)]
+
+
 class Moments:
     """What has happened in a round; processes start and are interrupted when it has."""
 
@@ -76,9 +92,10 @@ class Moments:
 class StrictProvider(Provider):
     """Tells who presented a token again, and whether `qwenauth` sent what stands in its file. Grants no new login."""
 
-    def __init__(self, moments, draw, credential_file):
+    def __init__(self, moments, draw, credential_file, story):
         super().__init__()
         self._moments = moments
+        self._story = story
         self._draw = draw
         self._refuses = draw.random() < 1 / 3
         self._credential_file = credential_file
@@ -108,6 +125,10 @@ class StrictProvider(Provider):
         held = read_credential(self._credential_file).get("refresh_token")
         with self._lock:
             self.refreshes.append(who)
+            again = " AGAIN" if request.token in self._spent else ""
+            self._story.tell(f"server: {who} sends {short(request.token)}{again}, the file holds {short(held)}")
+            if again and who == "qwenauth":
+                self._story.tell("directory as it is then:\n" + listing(self._credential_file.parent))
             self.reuses[who] += request.token in self._spent
             self._spent.add(request.token)
             if who == "qwenauth" and request.token != held:
@@ -121,6 +142,7 @@ class StrictProvider(Provider):
         if self._draw.random() < 1 / 3:
             self._moments.wait(MET, LONGEST_HELD)
         time.sleep(self._draw.random() * LONGEST_ANSWER)
+        self._story.tell(f"server: answers {self._agents.who} {status} {short(reply.get('refresh_token'))}")
         self._moments.happened(ANSWERED)
         return status, reply
 
@@ -136,6 +158,17 @@ def sender(user_agent):
     return "qwenauth" if user_agent.startswith("qwenauth/") else "Qwen Code"
 
 
+def listing(directory):
+    """When each entry was made, changed and written, and the directory itself."""
+    paths = [directory, *sorted(directory.iterdir())]
+    command = ["stat", "--format", "       %n made %w changed %z written %y", *map(str, paths)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def short(token):
+    return token and token[-6:]
+
+
 def read_credential(path):
     try:
         return json.loads(path.read_text())
@@ -146,13 +179,14 @@ def read_credential(path):
 class Actor:
     """One process: what it is, when it starts, when and by what it is interrupted, if at all."""
 
-    def __init__(self, who, what, start, draw, moments, starts_at, is_in_vain=lambda: False):
+    def __init__(self, who, what, start, draw, moments, starts_at, story, is_in_vain=lambda: False):
         self.who = who
         self.what = what
         self._start = start
         self._moments = moments
         self._starts_at = starts_at
         self._is_in_vain = is_in_vain
+        self._story = story
         # An answer that is out, or a request that is on its way: where a login can be lost.
         self._ends_at = draw.choice((None, BEGIN, MET, REFRESH, ANSWERED, MODEL)) if draw.random() < 1 / 2 else ()
         self._ends_after = draw.random() * (LONGEST_START if self._ends_at is None else LONGEST_JITTER)
@@ -170,19 +204,25 @@ class Actor:
         self._moments.wait(moment, unless=self._is_in_vain)
         time.sleep(after)
         process = self._start()
+        name = f"{self.who} {id(self) % 1000} {' '.join(self.what)}"
+        self._story.tell(f"{name}: starts")
         if self._ends_at != ():
             if self._ends_at is not None:
                 self._moments.wait(self._ends_at, unless=process.is_over)
             time.sleep(self._ends_after)
             self.interrupted = not process.is_over()
             if self.interrupted:
+                self._story.tell(f"{name}: gets {self.signal!r}")
                 process.interrupt(self.signal)
         try:
             self.code = process.wait(END_SECONDS)
+            self._story.tell(f"{name}: ended with {self.code}")
             process.wait_for_all()
             self.said = process.stderr
         except AssertionError as endless:  # it is killed with the machine, and judged
             self.said = str(endless)
+        for at, line in process.said_at:
+            self._story.tell(f"{name}: {line}", at)
         self.is_over = True
 
     def ended_well(self):
@@ -197,9 +237,12 @@ class Round:
         self.seed = seed
         draw = random.Random(f"{version} {seed} {beside}")
         self._moments = Moments()
+        self._story = Story()
         self._machine = machine = machines.Machine(program, folders)
         machine.provider.close()
-        machine.provider = StrictProvider(self._moments, random.Random(draw.random()), machine.credential_file)
+        machine.provider = StrictProvider(
+            self._moments, random.Random(draw.random()), machine.credential_file, self._story
+        )
         self._qwen = QwenCode(version, machine)
         if draw.random() < 3 / 4:  # the rest starts itself once more, as people have it, at twice the time
             self._qwen.environment["QWEN_CODE_NO_RELAUNCH"] = "true"
@@ -210,16 +253,16 @@ class Round:
         for _ in range(2):
             begin = BEGIN, draw.random()
             start = functools.partial(self._qwen.start, "ping")
-            actors.append(Actor("Qwen Code", (), start, draw, self._moments, begin))
+            actors.append(Actor("Qwen Code", (), start, draw, self._moments, begin, self._story))
         qwen_code = tuple(actors)
         is_late = draw.random() < 1 / 2
         for _ in range(3 if beside else 0):
             moment = draw.choice((LOCK, REFRESH, ANSWERED, MODEL)) if is_late else BEGIN
             starts_at = moment, draw.random() * (LONGEST_JITTER if is_late else LONGEST_START)
             kind = draw.choice(KINDS)
-            start = functools.partial(self._machine.start_qwenauth, *kind)
+            start = functools.partial(self._machine.start_qwenauth, *kind, QWENAUTH_LOG="debug")
             is_in_vain = lambda: all(actor.is_over for actor in qwen_code)
-            actors.append(Actor("qwenauth", kind, start, draw, self._moments, starts_at, is_in_vain))
+            actors.append(Actor("qwenauth", kind, start, draw, self._moments, starts_at, self._story, is_in_vain))
         return actors
 
     def run(self):
@@ -243,11 +286,24 @@ class Round:
 
     def _watch(self, over):
         """Qwen Code tells nobody of its lock, so the file is looked for."""
+        before = None
         while not over.wait(0.005):
             if self._machine.lock_file.exists():
                 self._moments.happened(LOCK)
+            now = self._directory()
+            if now != before:
+                self._story.tell(f"directory: {now}")
+                before = now
             if self._qwen.lock_tries():
                 self._moments.happened(MET)
+
+    def _directory(self):
+        token = read_credential(self._machine.credential_file).get("refresh_token")
+        try:
+            lock = self._machine.lock_file.read_text()[:6]
+        except FileNotFoundError:
+            lock = None
+        return f"the file holds {short(token)}, the lock {lock}"
 
     def _judge(self):
         machine, provider = self._machine, self._machine.provider
@@ -287,7 +343,7 @@ class Round:
         for actor in self._actors:
             if actor.who == "qwenauth" and (actor.code is None or not lost and not actor.ended_well()):
                 wrong.append(f"{' '.join(actor.what)} ended with {actor.code}: {actor.said.strip()}")
-        return count, [f"{text} (seed {self.seed})" for text in wrong]
+        return count, [f"{text} (seed {self.seed})" for text in wrong], self._story.lines()
 
 
 ROWS = (
@@ -335,9 +391,11 @@ def play(arguments):
         sys.exit(f"{', '.join(missing)} not installed: `tests/clients/run qwen_code` does it")
 
     def one(version, beside, seed):
-        count, wrong = Round(program, version, seed, beside, folders).run()
+        count, wrong, story = Round(program, version, seed, beside, folders).run()
         where = f"{version} {'beside qwenauth' if beside else 'alone'}"
         line = {"where": where, "seed": seed, "count": count, "wrong": wrong}
+        if wrong or count["reuse_qwenauth"]:
+            line["story"] = story
         print(json.dumps(line), file=sys.stderr, flush=True)
         return line
 

@@ -36,6 +36,7 @@ class Process:
             start_new_session=True,
         )
         self._texts = {"stdout": b"", "stderr": b""}
+        self.said_at = []  # (time, line) of stderr
         self._readers = [threading.Thread(target=self._read, args=(name,), daemon=True) for name in self._texts]
         for reader in self._readers:
             reader.start()
@@ -43,6 +44,8 @@ class Process:
     def _read(self, name):
         for line in getattr(self._process, name):
             self._texts[name] += line
+            if name == "stderr":
+                self.said_at.append((time.monotonic(), line.decode(errors="replace").rstrip()))
 
     @property
     def stdout(self):
@@ -159,8 +162,8 @@ class Machine:
         """Runs a program to its end, which must be a good one."""
         return self.start(*command, **environment).succeed()
 
-    def start_qwenauth(self, *arguments):
-        return self.start(self._program, *arguments)
+    def start_qwenauth(self, *arguments, **environment):
+        return self.start(self._program, *arguments, **environment)
 
     def qwenauth(self, *arguments):
         return self.run(self._program, *arguments)
