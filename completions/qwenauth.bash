@@ -691,7 +691,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__login)
-            opts="-h --force --api-key-stdin --api-key-env --base-url --region --code-stdin --key-label --limit --no-browser --qr --clipboard --no-verify --no-wait --resume --timeout --model --json --profile --help $(qwenauth __complete providers 2>/dev/null)"
+            opts="-h --force --api-key-stdin --api-key-env --base-url --region --workload-identity --policy --audience --id-token-file --id-token-env --code-stdin --key-label --limit --no-browser --qr --clipboard --no-verify --no-wait --resume --timeout --model --json --profile --help $(qwenauth __complete providers 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -712,6 +712,31 @@ _qwenauth() {
                     return 0
                     ;;
                 --region)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --policy)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --audience)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --id-token-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --id-token-env)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace

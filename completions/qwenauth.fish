@@ -47,6 +47,10 @@ complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "help" -d 'Print t
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l api-key-env -d 'Read the API key from this environment variable' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l base-url -d 'API base URL, for `custom` or a workspace-specific domain' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l region -d 'Region of the key (default: detected)' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l policy -d 'Policy at the provider that trusts this workload' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l audience -d 'Audience to ask an ID token of GitHub Actions for' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l id-token-file -d 'File with the ID token, for example of a Kubernetes pod (default: ask GitHub Actions)' -r -F
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l id-token-env -d 'Environment variable with the ID token, for example of GitLab CI' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l key-label -d 'OpenRouter: the name of the new key' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l limit -d 'Spending limit of the new key, in US dollars' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l qr -d 'Draw the verification URL as a QR code on stderr' -r -f -a "auto\t'If stderr is a terminal with enough room'
@@ -57,6 +61,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l model -d 'De
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l force -d 'Log in even if already logged in'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l api-key-stdin -d 'Read the API key from stdin'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l workload-identity -d 'Log in as this CI job or pod, with its ID token instead of a secret'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l code-stdin -d 'Read the code shown in the browser from stdin'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l no-browser -d 'Do not open a browser'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l clipboard -d 'Copy the code, or the address where there is none, to the clipboard of the terminal (OSC 52)'

@@ -18,6 +18,11 @@ module completions {
     --api-key-env: string     # Read the API key from this environment variable
     --base-url: string        # API base URL, for `custom` or a workspace-specific domain
     --region: string          # Region of the key (default: detected)
+    --workload-identity       # Log in as this CI job or pod, with its ID token instead of a secret
+    --policy: string          # Policy at the provider that trusts this workload
+    --audience: string        # Audience to ask an ID token of GitHub Actions for
+    --id-token-file: path     # File with the ID token, for example of a Kubernetes pod (default: ask GitHub Actions)
+    --id-token-env: string    # Environment variable with the ID token, for example of GitLab CI
     --code-stdin              # Read the code shown in the browser from stdin
     --key-label: string       # OpenRouter: the name of the new key
     --limit: string           # Spending limit of the new key, in US dollars

@@ -11,7 +11,7 @@
 //! config.rs       config.toml
 //! credentials/    one credential: load, renew, log in, remove: the only code that changes it
 //! providers/      what a provider is; built_in.toml holds the built-in ones as data
-//! oauth/          what an authorization server says: device and authorization code, PKCE, refresh, revoke, discovery
+//! oauth/          what an authorization server says: device and authorization code, PKCE, refresh, exchange, revoke, discovery
 //! compression.rs  compressed bodies, read as far as a bound
 //! http.rs         the one blocking client: time limits, no redirects; what a failure means
 //! tls.rs          TLS for both clients, and the one reader of certificates

@@ -187,6 +187,7 @@ impl Session {
             self.config.overrides.clone(),
             Network { ca_file: self.environment.ca_file.as_ref().map(PathBuf::from) },
             SystemTime::now,
+            variable,
         )
     }
 }

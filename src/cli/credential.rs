@@ -1,5 +1,6 @@
 //! The commands about the credential itself: log in and out, look, renew, print.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -16,6 +17,7 @@ use super::value::{amount, duration};
   qwenauth login dashscope --api-key-env DASHSCOPE_API_KEY --region cn
   pass show groq | qwenauth login groq --profile work --api-key-stdin
   qwenauth login custom --base-url http://127.0.0.1:8000/v1 --model qwen3-coder
+  qwenauth login openrouter --workload-identity --policy ID   in a CI job, with no stored secret
   qwenauth login --json           events for a script, one JSON object a line
   qwenauth login --no-wait --json then, once it is approved: qwenauth login --resume
 
@@ -38,6 +40,21 @@ pub(crate) struct LoginArgs {
     /// Region of the key (default: detected)
     #[arg(long, value_name = "REGION", conflicts_with = "base_url")]
     pub(crate) region: Option<String>,
+    /// Log in as this CI job or pod, with its ID token instead of a secret
+    #[arg(long, conflicts_with_all = ["api_key_stdin", "api_key_env", "code_stdin", "key_label", "limit"])]
+    pub(crate) workload_identity: bool,
+    /// Policy at the provider that trusts this workload
+    #[arg(long, value_name = "ID", requires = "workload_identity")]
+    pub(crate) policy: Option<String>,
+    /// Audience to ask an ID token of GitHub Actions for
+    #[arg(long, value_name = "AUDIENCE", requires = "workload_identity")]
+    pub(crate) audience: Option<String>,
+    /// File with the ID token, for example of a Kubernetes pod (default: ask GitHub Actions)
+    #[arg(long, value_name = "FILE", requires = "workload_identity", conflicts_with = "id_token_env")]
+    pub(crate) id_token_file: Option<PathBuf>,
+    /// Environment variable with the ID token, for example of GitLab CI
+    #[arg(long, value_name = "VAR", requires = "workload_identity")]
+    pub(crate) id_token_env: Option<String>,
     /// Read the code shown in the browser from stdin
     #[arg(long, conflicts_with_all = ["api_key_stdin", "api_key_env"])]
     pub(crate) code_stdin: bool,

@@ -72,6 +72,16 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
+/// What is said of a variable that is not set. What is no name may be a secret, and is not repeated.
+pub(crate) fn not_set(name: &str) -> String {
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if is_name && !name.starts_with(|first: char| first.is_ascii_digit()) {
+        format!("the variable `{name}` is not set")
+    } else {
+        "what was given is not the name of a variable".into()
+    }
+}
+
 /// The variables in which one of `secrets` is.
 pub(crate) fn names_holding(secrets: &[Secret]) -> Vec<OsString> {
     let holds = |value: &OsString| {

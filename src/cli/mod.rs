@@ -19,7 +19,7 @@ pub(crate) use self::arrange::{
 };
 pub(crate) use self::credential::{LoginArgs, LogoutArgs, Qr, RefreshArgs, StatusArgs, TokenArgs, TokenFormat};
 pub(crate) use self::environment::{
-    API_KEY, API_KEY_FILE, Environment, names_holding, screen_preferences, variable, variable_or_empty,
+    API_KEY, API_KEY_FILE, Environment, names_holding, not_set, screen_preferences, variable, variable_or_empty,
 };
 pub(crate) use self::hand_out::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, UsageArgs};
 use crate::error::{Failed, Failure, printable};

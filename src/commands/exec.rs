@@ -13,7 +13,7 @@ use anyhow::Result;
 use self::known::{Group, Prepared};
 use super::{group, native_group, native_names, warn_of_refusal};
 use crate::cli::{API_KEY, API_KEY_FILE, ExecArgs, names_holding, variable};
-use crate::credentials::{Lifetime, MARGIN};
+use crate::credentials::{Credential, Lifetime, MARGIN};
 use crate::error::{Failed, Failure, note};
 use crate::gateway::{self, Background, Served};
 use crate::platform::supervisor::Supervisor;
@@ -84,7 +84,7 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
         group.extend(native_group(&account.provider(&credential)?, &key, &base_url, true)?);
     }
     let (mut command, support) = with_group(args, session, group)?;
-    withhold(&credential.access_token, &mut command);
+    withhold(&credential, &mut command);
     pass_certificates_on(session, &mut command);
     set_proxy_exceptions(&mut command);
     signals::allow_many_files(Some(&mut command));
@@ -125,10 +125,14 @@ fn set_proxy_exceptions(command: &mut Command) {
 }
 
 /// Takes away every variable that would give the child the credential itself, except those that are set for it.
-fn withhold(key: &Secret, command: &mut Command) {
+fn withhold(credential: &Credential, command: &mut Command) {
+    let key = &credential.access_token;
     let set: Vec<OsString> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
     let mut names = names_holding(std::slice::from_ref(key));
     names.extend([API_KEY, API_KEY_FILE].map(OsString::from));
+    // With these it could get tokens of its own.
+    let identity = credential.identity.as_ref().map(|identity| identity.variables()).unwrap_or_default();
+    names.extend(identity.into_iter().map(OsString::from));
     for name in names.iter().filter(|name| !set.contains(name)) {
         command.env_remove(name);
     }

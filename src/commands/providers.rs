@@ -213,6 +213,10 @@ fn in_full(provider: &Provider, surroundings: Surroundings, screen: Screen) -> S
     if provider.short_lived.is_some() {
         fact("also", "`--short-lived` keys of at most 30 minutes");
     }
+    if let Some(exchange) = &provider.token_exchange {
+        let policy = if exchange.has_policy() { " --policy ID" } else { "" };
+        fact("in CI", &format!("`login --workload-identity{policy}` needs no stored secret"));
+    }
     for model in &provider.models {
         let default = if provider.default_model.as_deref() == Some(&model.id) { " (default)" } else { "" };
         let context = model.context.map(|tokens| format!(", {tokens} tokens of context")).unwrap_or_default();
@@ -258,6 +262,7 @@ fn object(provider: &Provider, surroundings: Surroundings) -> Value {
         "limits": provider.limits,
         "key": provider.key,
         "short_lived": provider.short_lived.is_some(),
+        "token_exchange": provider.token_exchange,
         "verify": provider.verify,
         "headers": provider.headers("{user-agent}").into_iter().collect::<std::collections::BTreeMap<_, _>>(),
         "tested": provider.tested,

@@ -13,6 +13,13 @@ pub(crate) fn run(session: &Session) -> Result<()> {
         note(&format!("`{}` is an API key: nothing to renew", account.profile));
         return Ok(());
     }
+    if credential.identity.is_some() {
+        note(&format!(
+            "`{}` stores no token: each command gets its own, so there is nothing to renew",
+            account.profile
+        ));
+        return Ok(());
+    }
     renew(&account, &credential, Why::Asked)?;
     Ok(())
 }

@@ -66,6 +66,8 @@ struct Row {
     base_url: Option<String>,
     model: Option<String>,
     path: Option<String>,
+    /// Where tokens come from, if none is stored.
+    identity: Option<String>,
     /// The variable that holds the key.
     variable: Option<&'static str>,
     problems: Vec<String>,
@@ -93,6 +95,7 @@ impl Row {
             base_url: None,
             model: None,
             path: account.given.is_none().then(|| account.path().display().to_string()),
+            identity: None,
             variable: account.given.as_ref().map(|given| given.variable),
             problems: Vec::new(),
             limits: Vec::new(),
@@ -108,6 +111,7 @@ impl Row {
             Stored::Present(credential) => {
                 row.kind = credential.kind;
                 row.expires_at = credential.expires_at.and_then(rfc3339);
+                row.identity = credential.identity.as_ref().map(|identity| identity.place());
                 row.created_at.clone_from(&credential.created_at);
                 row.left = credential.left((account.clock)());
                 credential.provider_name().clone_into(&mut row.provider);
@@ -136,10 +140,14 @@ impl Row {
                         None => format!("the server refused the refresh token; {hint}"),
                     });
                 }
-                if state == State::Expired && credential.refresh_token.is_none() {
+                if let Some(identity) = &credential.identity {
+                    row.problems.extend(identity.problem(account).map(|failed| failed.message));
+                } else if state == State::Expired && credential.refresh_token.is_none() {
                     row.problems.push(format!("the token has expired and cannot be renewed; {hint}"));
                 }
-                let usable = row.left.is_some() || credential.is_lasting();
+                let usable = row.left.is_some()
+                    || credential.is_lasting()
+                    || state == State::Refreshable && row.identity.is_some();
                 if check && usable && row.base_url.is_some() {
                     row.checked = Some(match prove(account, credential)? {
                         Proof::Accepted => "accepted",
@@ -182,6 +190,9 @@ impl Row {
         if let Some(variable) = self.variable {
             value["variable"] = variable.into();
         }
+        if let Some(identity) = &self.identity {
+            value["workload_identity"] = identity.as_str().into();
+        }
         if let Some(created_at) = &self.created_at {
             value["created_at"] = created_at.as_str().into();
         }
@@ -206,6 +217,7 @@ impl Row {
         let mut lines = vec![mark + &screen.paint(Style::Bold, &title)];
         let state = match (self.state, self.left) {
             (State::Valid | State::Refused, Some(left)) => format!("{}, {} left", name(self.state), in_words(left)),
+            (State::Refreshable, _) if self.identity.is_some() => "no token is stored; each use gets one".into(),
             (State::Refreshable, _) => "expired; renews automatically on next use".into(),
             _ => name(self.state).into(),
         };
@@ -226,6 +238,9 @@ impl Row {
             let below =
                 Path::new(path).strip_prefix(home).ok().filter(|_| screen.width().is_some() && home.parent().is_some());
             fact("file", &below.map_or_else(|| path.clone(), |below| format!("~/{}", below.display())));
+        }
+        if let Some(identity) = &self.identity {
+            fact("from", identity);
         }
         if let Some(variable) = self.variable {
             fact("from", &format!("`{variable}` in the environment, used before any stored credential"));

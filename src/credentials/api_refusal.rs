@@ -33,18 +33,21 @@ impl ApiRefusal {
     }
 }
 
-/// The token that stands for the credential over its renewals, or the key.
-fn lasting(credential: &Credential) -> &Secret {
-    credential.refresh_token.as_ref().unwrap_or(&credential.access_token)
+/// By the token that stands for the credential over its renewals, or by the key.
+fn path_of(account: &Account, credential: &Credential) -> PathBuf {
+    match &credential.refresh_token {
+        Some(token) => path_for(account, &hash_of(token)),
+        None => path_for(account, &credential.hash()),
+    }
 }
 
-fn path_for(account: &Account, token: &Secret) -> PathBuf {
-    StateDirectory::RefusedByApi.below(&account.state).join(hash_of(token))
+fn path_for(account: &Account, hash: &str) -> PathBuf {
+    StateDirectory::RefusedByApi.below(&account.state).join(hash)
 }
 
 /// What the API said when it last refused `credential`, unless it has served it since.
 pub(crate) fn api_refusal(account: &Account, credential: &Credential) -> Option<ApiRefusal> {
-    let path = path_for(account, lasting(credential));
+    let path = path_of(account, credential);
     match files::read(&path, Privacy::Private) {
         Ok(Content::Bytes(bytes)) => Some(ApiRefusal { path, reason: String::from_utf8_lossy(&bytes).into_owned() }),
         _ => None,
@@ -63,16 +66,16 @@ pub(crate) fn remember_proof(account: &Account, credential: &Credential, proof: 
 
 /// What is true of `spent` is true of the token that came in its place.
 pub(super) fn carry(account: &Account, spent: &Secret, successor: &Secret) {
-    let path = path_for(account, spent);
+    let path = path_for(account, &hash_of(spent));
     if let Ok(Content::Bytes(bytes)) = files::read(&path, Privacy::Private) {
-        write(&path_for(account, successor), &bytes);
+        write(&path_for(account, &hash_of(successor)), &bytes);
         remove(&path);
     }
 }
 
 /// Forgets what is known of a credential that is gone.
 pub(super) fn forget(account: &Account, credential: &Credential) {
-    remove(&path_for(account, lasting(credential)));
+    remove(&path_of(account, credential));
 }
 
 /// Where the refusals of one credential are noted, for whoever sees many answers.
@@ -83,7 +86,7 @@ pub(crate) struct ApiMark {
 
 impl ApiMark {
     pub(crate) fn of(account: &Account, credential: &Credential) -> Self {
-        let path = path_for(account, lasting(credential));
+        let path = path_of(account, credential);
         let is_set = Cell::new(path.exists());
         Self { path, is_set }
     }

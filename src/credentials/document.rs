@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Credential, Kind};
+use super::{Credential, Identity, Kind};
 use crate::http;
 use crate::oauth::{ClientAuth, Endpoints, Grant};
 use crate::secret::Secret;
@@ -52,6 +52,8 @@ struct Fields {
     token_endpoint: Option<String>,
     revocation_endpoint: Option<String>,
     client_auth: Option<ClientAuth>,
+    /// Of a login that stores no secret.
+    workload_identity: Option<Identity>,
 }
 
 /// Reads a credential; `Ok(None)` for `{}`, which is what a logout leaves of a file that cannot be removed.
@@ -69,7 +71,9 @@ pub(crate) fn read(bytes: &[u8], format: Format) -> Result<Option<Credential>, S
     };
     let filled = |secret: Option<Secret>| secret.filter(|secret| !secret.expose().is_empty());
     let text = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let identity = fields.workload_identity.map(Box::new);
     let (kind, access_token) = match (filled(fields.api_key), filled(tokens.access_token)) {
+        _ if identity.is_some() => (Kind::Oauth, Secret::new(String::new())),
         (Some(key), _) => (Kind::ApiKey, key),
         (None, Some(token)) => (Kind::Oauth, token),
         (None, None) if bytes.trim_ascii() == b"{}" => return Ok(None),
@@ -107,6 +111,7 @@ pub(crate) fn read(bytes: &[u8], format: Format) -> Result<Option<Credential>, S
         created_at: text(fields.created_at),
         machine: text(fields.machine),
         issuer,
+        identity,
     }))
 }
 
@@ -129,7 +134,7 @@ const LOGIN: [&str; 7] =
     ["access_token", "refresh_token", "token_type", "resource_url", "scope", "id_token", "expiry_date"];
 
 /// What it leaves beside these in a file of our own.
-const OWN_LOGIN: [&str; 11] = [
+const OWN_LOGIN: [&str; 12] = [
     "provider",
     "model",
     "api_key",
@@ -141,6 +146,7 @@ const OWN_LOGIN: [&str; 11] = [
     "token_endpoint",
     "revocation_endpoint",
     "client_auth",
+    "workload_identity",
 ];
 
 /// Where and how the JSON is wrong, without repeating any of it.
@@ -222,6 +228,12 @@ impl Document {
         self.set("revocation_endpoint", found.revocation_endpoint.as_ref().map(url::Url::as_str));
         let auth = if found.client_auth == ClientAuth::Basic { "basic" } else { "post" };
         self.set("client_auth", Some(auth));
+    }
+
+    /// How the tokens of this login are got.
+    pub(super) fn set_identity(&mut self, identity: &Identity) -> Result<()> {
+        self.0.insert("workload_identity".into(), serde_json::to_value(identity)?);
+        Ok(())
     }
 
     pub(super) fn set(&mut self, field: &str, value: Option<&str>) {

@@ -1,6 +1,6 @@
 //! The final change of a login and a logout, each in one step under the locks.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::document::{Document, Format};
 use super::store::Found;
@@ -62,6 +62,20 @@ pub(crate) fn store_key(account: &Account, provider: &Provider, key: &NewKey, no
         document.set("model", key.model.as_deref());
         document.set("created_at", now);
     })
+}
+
+/// Stores how a workload gets its tokens, and none of them.
+pub(crate) fn store_identity(account: &Account, credential: &Credential, model: Option<&str>) -> Result<Credential> {
+    let Some(identity) = &credential.identity else { bail!("the credential is not that of a workload") };
+    let mut written = Ok(());
+    let stored = replace(account, |document| {
+        document.forget(Format::Own);
+        document.set("provider", credential.provider.as_deref());
+        document.set("base_url", credential.base_url.as_deref());
+        document.set("model", model);
+        written = document.set_identity(identity);
+    })?;
+    written.map(|()| stored)
 }
 
 /// Stores another model with the login that is there.

@@ -35,6 +35,7 @@ mod refused;
 mod renewal;
 mod short_lived;
 mod store;
+mod workload;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -44,7 +45,7 @@ use anyhow::Result;
 pub(crate) use self::api_refusal::{ApiMark, api_refusal, remember_proof};
 pub(crate) use self::endpoints::{chosen_model_of, login_server, model_of, revoke};
 pub(crate) use self::key::{clean_key, not_a_key};
-pub(crate) use self::login::{NewKey, forget, remove, store_grant, store_key, store_model};
+pub(crate) use self::login::{NewKey, forget, remove, store_grant, store_identity, store_key, store_model};
 pub(crate) use self::origin::{check_origin, strays as stray_origins};
 pub(crate) use self::pending::{Pending, PendingLogin};
 pub(crate) use self::proof::{Proof, Question, prove};
@@ -53,6 +54,7 @@ pub(crate) use self::renewal::{Why, renew};
 pub(crate) use self::short_lived::short_lived;
 use self::store::{Found, Snapshot};
 pub(crate) use self::store::{GivenKey, STALE, Store};
+pub(crate) use self::workload::{Identity, Variables, exchanged, identified};
 use crate::error::{Failed, Failure, Report, note};
 use crate::http::Network;
 use crate::oauth::Endpoints;
@@ -96,6 +98,8 @@ pub(crate) struct Credential {
     /// The machine that stored it, as a hash; Qwen Code's file does not say.
     machine: Option<String>,
     issuer: Option<Box<Endpoints>>,
+    /// How tokens are got where none is stored; [`Self::access_token`] is empty then until one was.
+    pub(crate) identity: Option<Box<Identity>>,
 }
 
 impl Credential {
@@ -104,8 +108,11 @@ impl Credential {
         self.is_lasting() || self.left(now).is_some_and(|left| left >= lifetime)
     }
 
-    /// Tells one key or token from another without showing it.
+    /// Tells one key or token from another without showing it; a workload's tokens count as one.
     pub(crate) fn hash(&self) -> String {
+        if let Some(identity) = &self.identity {
+            return identity.hash();
+        }
         refused::hash_of(&self.access_token)
     }
 
@@ -181,6 +188,7 @@ pub(crate) struct Account {
     overrides: Overrides,
     pub(crate) network: Network,
     pub(crate) clock: Clock,
+    pub(crate) variable: Variables,
     /// A key in the environment, which is used instead of what is stored.
     pub(crate) given: Option<GivenKey>,
 }
@@ -193,9 +201,10 @@ impl Account {
         overrides: Overrides,
         network: Network,
         clock: Clock,
+        variable: Variables,
     ) -> Self {
         let store = Store::new(path, profile.is_qwen());
-        Self { profile: profile.to_string(), store, state, overrides, network, clock, given: None }
+        Self { profile: profile.to_string(), store, state, overrides, network, clock, variable, given: None }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -277,6 +286,9 @@ impl Account {
         }
         if credential.is_lasting() {
             return State::Valid;
+        }
+        if let Some(identity) = &credential.identity {
+            return if identity.problem(self).is_none() { State::Refreshable } else { State::Expired };
         }
         match &credential.refresh_token {
             Some(token) if refused::is_marked_for_any(&self.state, token) && self.is_refused(credential, token) => {

@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Account, Credential, endpoints, remember_proof};
+use super::{Account, Credential, endpoints, exchanged, remember_proof};
+use crate::error::{Failure, Report};
 use crate::http::{self, Connection, Network, Reply, Trouble};
 use crate::oauth::REQUEST_LIMIT;
 use crate::providers::error::{ApiError, Cause, Response};
@@ -42,6 +43,21 @@ pub(crate) struct Question<'a> {
 ///
 /// Errors: a base URL that the credential must not be sent to.
 pub(crate) fn prove(account: &Account, credential: &Credential) -> Result<Proof> {
+    let Some(identity) = credential.identity.as_ref().filter(|_| credential.access_token.expose().is_empty()) else {
+        return prove_token(account, credential);
+    };
+    let proof = match exchanged(account, credential, identity) {
+        Ok(granted) => return prove_token(account, &granted),
+        Err(error) => {
+            let Report { failure, message, .. } = Report::of(&error);
+            if failure == Failure::LoginRequired { Proof::Refused(message) } else { Proof::Unclear(message) }
+        }
+    };
+    remember_proof(account, credential, &proof);
+    Ok(proof)
+}
+
+fn prove_token(account: &Account, credential: &Credential) -> Result<Proof> {
     let provider = account.provider(credential)?;
     let base_url = credential.base_url(&provider)?;
     let model = endpoints::model_of(account, credential, &provider);

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::origin::{self, Standing};
 use super::store::{Found, Guard, Snapshot};
-use super::{Account, Credential, Kind, api_refusal, endpoints, login, machine, refused};
+use super::{Account, Credential, Kind, api_refusal, endpoints, exchanged, login, machine, refused};
 use crate::error::{Failed, Failure, Report};
 use crate::http::Connection;
 use crate::oauth::refresh::{self, NotRenewed};
@@ -74,6 +74,9 @@ impl Why {
 pub(crate) fn renew(account: &Account, seen: &Credential, why: Why) -> Result<Credential> {
     if seen.kind == Kind::ApiKey {
         return Ok(seen.clone());
+    }
+    if let Some(identity) = &seen.identity {
+        return exchanged(account, seen, identity);
     }
     let provider = account.provider(seen)?;
     let server = endpoints::server_of(account, &provider, seen)?;

@@ -76,7 +76,8 @@ impl Ready {
 
     /// Whether a refused token may be replaced by a new one.
     pub(super) fn is_renewable(&self) -> bool {
-        self.provider.oauth().is_some() && self.credential.refresh_token.is_some()
+        let credential = &self.credential;
+        credential.identity.is_some() || self.provider.oauth().is_some() && credential.refresh_token.is_some()
     }
 }
 

@@ -1,8 +1,9 @@
-//! What an authorization server says: device code, authorization code, PKCE, refresh, revoke, discovery; no policy, no files.
+//! What an authorization server says: device code, authorization code, PKCE, refresh, exchange, revoke, discovery; no policy, no files.
 
 pub(crate) mod code;
 pub(crate) mod device;
 pub(crate) mod discovery;
+pub(crate) mod exchange;
 pub(crate) mod fields;
 pub(crate) mod pkce;
 pub(crate) mod refresh;

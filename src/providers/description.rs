@@ -10,6 +10,7 @@ use url::Url;
 use super::error::Cause;
 use crate::error::{Failed, Failure};
 use crate::http::{self, USER_AGENT, is_loopback};
+use crate::oauth::exchange::{Exchange, JWT};
 use crate::oauth::{ClientAuth, Dialect, Endpoints, Server};
 use crate::platform::files::{self, Content, Privacy};
 use crate::secret::Secret;
@@ -52,6 +53,8 @@ pub(crate) struct Provider {
     pub(crate) key: Option<Key>,
     /// A login in a browser that ends with an API key.
     pub(crate) authorize: Option<Authorize>,
+    /// How the ID token of a workload is exchanged for one of the provider (RFC 8693).
+    pub(crate) token_exchange: Option<TokenExchange>,
     #[serde(default)]
     pub(crate) verify: Verify,
     anthropic: Option<Anthropic>,
@@ -165,6 +168,28 @@ pub(crate) struct Key {
 pub(crate) struct Authorize {
     pub(crate) url: String,
     pub(crate) exchange: String,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TokenExchange {
+    /// A whole URL, or a path below the base URL.
+    pub(crate) endpoint: String,
+    /// For whom the ID token is made out, where `login` is not told.
+    pub(crate) audience: Option<String>,
+    subject_token_type: Option<String>,
+    /// Fields of the request; `{policy}` stands for what `--policy` names.
+    #[serde(default)]
+    parameters: BTreeMap<String, String>,
+}
+
+impl TokenExchange {
+    const POLICY: &'static str = "{policy}";
+
+    /// Whether a request names a policy.
+    pub(crate) fn has_policy(&self) -> bool {
+        self.parameters.values().any(|value| value.contains(Self::POLICY))
+    }
 }
 
 /// The cheapest request that really checks a credential.
@@ -319,6 +344,29 @@ impl Provider {
             audience: oauth.audience.clone(),
             pkce: oauth.pkce,
             dialect: oauth.dialect,
+        })
+    }
+
+    /// How this provider exchanges ID tokens, for a credential whose requests go to `base_url`.
+    ///
+    /// Errors: usage, where it does not.
+    pub(crate) fn exchange(&self, base_url: &str, policy: Option<&str>) -> Result<Exchange> {
+        let Some(setting) = &self.token_exchange else {
+            return Failed::new(Failure::Usage, format!("{} has no workload identity", self.title))
+                .hint("for example `qwenauth login openrouter --workload-identity --policy ID`")
+                .err();
+        };
+        let text = match setting.endpoint.split_once("://") {
+            Some(_) => setting.endpoint.clone(),
+            None => format!("{base_url}/{}", setting.endpoint.trim_start_matches('/')),
+        };
+        let endpoint =
+            http::endpoint(&text).with_context(|| format!("`token_exchange` of provider `{}`", self.name))?;
+        let value = |text: &String| text.replace(TokenExchange::POLICY, policy.unwrap_or_default());
+        Ok(Exchange {
+            endpoint,
+            subject_token_type: setting.subject_token_type.clone().unwrap_or_else(|| JWT.to_owned()),
+            parameters: setting.parameters.iter().map(|(name, text)| (name.clone(), value(text))).collect(),
         })
     }
 

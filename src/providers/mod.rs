@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) use self::description::{Authorize, Ci, KeyHeader, Model, Open, Provider, in_words};
+pub(crate) use self::description::{Authorize, Ci, KeyHeader, Model, Open, Provider, TokenExchange, in_words};
 pub(crate) use self::names::{find_by_any_name, is_telling, name_of, owners_of};
 pub(crate) use self::own::check_keys;
 pub(crate) use self::practice::{KEY_PREFIX, Practice};

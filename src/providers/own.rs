@@ -3,7 +3,7 @@
 use crate::error::nearest;
 
 /// What `[providers.NAME]` may say, by table; the first is its own.
-const KEYS: [(&str, &[&str]); 8] = [
+const KEYS: [(&str, &[&str]); 9] = [
     (
         "",
         &[
@@ -45,6 +45,7 @@ const KEYS: [(&str, &[&str]); 8] = [
             "tested",
             "title",
             "token_endpoint",
+            "token_exchange",
             "use_for",
             "verify",
         ],
@@ -55,6 +56,7 @@ const KEYS: [(&str, &[&str]); 8] = [
     ("limits", &["burst", "day_resets", "requests_per_day", "requests_per_minute", "text", "week_resets", "window"]),
     ("oauth", &OAUTH),
     ("regions.*", &["aliases", "base_url", "country", "key_page", "title"]),
+    ("token_exchange", &["audience", "endpoint", "parameters", "subject_token_type"]),
     ("verify", &["get", "open", "refused"]),
 ];
 
@@ -178,6 +180,7 @@ mod tests {
             "models" => "[{ id = \"x\" }]",
             "refused" => "[400]",
             "base_url_variables" => "{ x = [\"y\"] }",
+            "parameters" => "{ x = \"y\" }",
             "free_accounts" | "pkce" | "optional" | "qwen_only" | "responses" => "true",
             "burst" | "requests_per_day" | "requests_per_minute" => "1",
             "ci" => "\"allowed\"",

@@ -99,6 +99,8 @@ impl Provider {
             authorize.url = format!("{place}/authorize");
             authorize.exchange = format!("{place}/exchange");
         }
+        // A practice provider knows no workload.
+        self.token_exchange = None;
         self.note = None;
         self.move_anthropic_to(&place[practice.url.len()..]);
         self.move_oauth_to(&practice.url)

@@ -68,3 +68,4 @@ mod shown;
 mod status;
 mod terminal;
 mod token;
+mod workload;

@@ -117,6 +117,16 @@ fn login(name: &ProfileName, account: &Account, stored: &Stored) -> Check {
     let state = account.state_of(stored);
     match (state, stored) {
         (State::Valid, _) => Check::ok("login", format!("`{name}` is valid")),
+        (State::Refreshable, Stored::Present(Credential { identity: Some(identity), .. })) => {
+            Check::ok("login", format!("`{name}` gets a token at each use, by the {}", identity.place()))
+        }
+        (State::Expired, Stored::Present(Credential { identity: Some(identity), .. })) => {
+            let problem = identity.problem(account);
+            let remedy =
+                problem.as_ref().and_then(|failed| failed.hint.clone()).unwrap_or_else(|| account.login_hint());
+            let why = problem.map(|failed| failed.message).unwrap_or_default();
+            Check::fail("login", format!("`{name}` cannot get a token: {why}"), remedy)
+        }
         (State::Refreshable, _) => Check::ok("login", format!("`{name}` has expired and is renewed at its next use")),
         (State::Expired, _) => {
             Check::fail("login", format!("`{name}` has expired and cannot be renewed"), account.login_hint())
@@ -137,7 +147,7 @@ fn login(name: &ProfileName, account: &Account, stored: &Stored) -> Check {
 
 /// A login that cannot be saved cannot be renewed either.
 fn is_replaceable(name: &ProfileName, account: &Account, credential: &Credential) -> Option<Check> {
-    if credential.is_lasting() {
+    if credential.is_lasting() || credential.identity.is_some() {
         return None;
     }
     let error = account.store.check_writable().err()?;

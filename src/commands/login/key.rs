@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 
 use super::Attempt;
 use super::target::{self, Target};
-use crate::cli::{LoginArgs, variable};
+use crate::cli::{LoginArgs, not_set, variable};
 use crate::commands::rfc3339;
 use crate::credentials::{
     NewKey, Proof, Question, Stored, chosen_model_of, clean_key, not_a_key, remember_proof, store_key,
 };
-use crate::error::{Failed, Failure, note, printable};
+use crate::error::{Failed, Failure, note};
 use crate::providers;
 use crate::secret::Secret;
 use crate::session::Surroundings;
@@ -339,7 +339,7 @@ fn from_stdin() -> Result<Secret> {
 
 fn from_variable(name: &str) -> Result<Secret> {
     let Some(value) = variable(name) else {
-        return Failed::new(Failure::Usage, format!("the variable `{}` is not set", printable(name)))
+        return Failed::new(Failure::Usage, not_set(name))
             .hint("`--api-key-env` takes the name of a variable, not a key")
             .err();
     };

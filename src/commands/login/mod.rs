@@ -6,6 +6,7 @@ mod openrouter;
 mod outcome;
 mod screen;
 mod target;
+mod workload;
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -49,6 +50,7 @@ enum Method {
     Device,
     Key,
     OpenRouter,
+    Workload,
 }
 
 fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
@@ -64,13 +66,14 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     let attempt = Attempt { args, session, provider, profile, account, stored, surroundings };
     let method = attempt.method()?;
     attempt.check_clipboard()?;
-    if (args.no_wait || args.resume) && method == Method::Key {
+    if (args.no_wait || args.resume) && matches!(method, Method::Key | Method::Workload) {
         return Failed::new(Failure::Usage, "`--no-wait` and `--resume` are for logins that a person approves")
             .hint(format!("see `qwenauth providers {}`", attempt.provider.name))
             .err();
     }
     match method {
         Method::Key => return key::log_in(&attempt),
+        Method::Workload => return workload::log_in(&attempt),
         Method::Device if attempt.changes_model_only() => return device::change_model(&attempt),
         Method::Device | Method::OpenRouter => {}
     }
@@ -188,6 +191,9 @@ impl Attempt<'_> {
     fn method(&self) -> Result<Method> {
         let args = self.args;
         let provider = &self.provider;
+        if args.workload_identity {
+            return Ok(Method::Workload);
+        }
         let key_options =
             args.api_key_stdin || args.api_key_env.is_some() || args.region.is_some() || args.base_url.is_some();
         let code_options = args.code_stdin || args.key_label.is_some() || args.limit.is_some();

@@ -174,6 +174,7 @@ impl GivenKey {
             created_at: None,
             machine: None,
             issuer: None,
+            identity: None,
         }
     }
 }

@@ -1,0 +1,115 @@
+//! A login by workload identity: a token is got once as a proof, and what is stored is how to get the next.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::Attempt;
+use super::target;
+use crate::cli::{not_set, variable};
+use crate::credentials::{
+    Credential, Identity, Proof, Question, chosen_model_of, exchanged, identified, remember_proof, store_identity,
+};
+use crate::error::{Failed, Failure, note};
+use crate::providers::TokenExchange;
+
+pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
+    let (args, provider) = (attempt.args, &attempt.provider);
+    let base_url = match target::given(attempt)? {
+        Some(target) => target.base_url,
+        None => target::likely(provider, None)?.remove(0).base_url,
+    };
+    let identity = identity(attempt, &base_url)?;
+    attempt.account.store.check_writable()?;
+    let place = identity.place();
+    let credential = identified(provider, identity, base_url);
+    let model = args.model.clone().or_else(|| kept_model(attempt));
+    let proof = if args.no_verify { None } else { Some(prove(attempt, &credential, model.as_deref())?) };
+    if let (Some(Proof::Unclear(why)), Some(_)) = (&proof, &attempt.stored) {
+        return Failed::new(Failure::Temporary, format!("cannot verify the login: {why}; nothing was changed"))
+            .hint("try again later, or add `--no-verify` to store it unverified")
+            .err();
+    }
+    let stored = store_identity(&attempt.account, &credential, model.as_deref())?;
+    if let Some(proof) = &proof {
+        remember_proof(&attempt.account, &stored, proof);
+    }
+    if !args.json {
+        note(&format!("no secret is stored: each command exchanges the {place} for a token"));
+    }
+    attempt.conclude(&stored, proof)
+}
+
+/// The model of the login that this one replaces, if it is of the same provider.
+fn kept_model(attempt: &Attempt) -> Option<String> {
+    let stored = attempt.stored.as_ref().filter(|stored| stored.provider_name() == attempt.provider.name)?;
+    chosen_model_of(&attempt.account, stored)
+}
+
+/// Errors: usage, where something is missing that will be needed each time.
+fn identity(attempt: &Attempt, base_url: &str) -> Result<Identity> {
+    let (args, provider) = (attempt.args, &attempt.provider);
+    let usage = |message: String| Failed::new(Failure::Usage, message);
+    let exchange = provider.exchange(base_url, args.policy.as_deref())?;
+    let setting = provider.token_exchange.as_ref();
+    let has_policy = setting.is_some_and(TokenExchange::has_policy);
+    match &args.policy {
+        None if has_policy => {
+            return usage(format!("{} needs the id of a policy", provider.title))
+                .hint("add `--policy ID`, which an administrator of the organization finds under its name")
+                .err();
+        }
+        Some(_) if !has_policy => {
+            return usage(format!("provider `{}` takes no policy", provider.name)).hint("omit `--policy`").err();
+        }
+        Some(policy) if policy.is_empty() || policy.chars().any(char::is_control) => {
+            return usage("the policy's id is empty or has control characters".into()).hint("copy only the id").err();
+        }
+        _ => {}
+    }
+    if let Some(name) = args.id_token_env.as_deref().filter(|name| variable(name).is_none()) {
+        return usage(not_set(name)).hint("`--id-token-env` takes the name of a variable, not a token").err();
+    }
+    if args.id_token_env.is_none() && args.id_token_file.is_none() && variable("GITLAB_CI").is_some() {
+        return usage("GitLab sets ID tokens in variables of the job's choice, and none was named".into())
+            .hint("write `id_tokens:` with a name in the job, and add `--id-token-env NAME`")
+            .err();
+    }
+    Ok(Identity {
+        endpoint: exchange.endpoint.to_string(),
+        policy: args.policy.clone(),
+        audience: args.audience.clone().or_else(|| setting?.audience.clone()),
+        id_token_file: args.id_token_file.as_deref().map(absolute).transpose()?,
+        id_token_env: args.id_token_env.clone(),
+    })
+}
+
+/// The file is read again from other directories.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot resolve `{}`", path.display()))
+}
+
+/// Gets one token and asks the API whether it serves it.
+///
+/// Errors: login required, where either refuses.
+fn prove(attempt: &Attempt, credential: &Credential, model: Option<&str>) -> Result<Proof> {
+    let (account, provider) = (&attempt.account, &attempt.provider);
+    let Some(identity) = &credential.identity else { return Ok(Proof::Unverifiable("there is no identity".into())) };
+    let granted = exchanged(account, credential, identity)?;
+    let question = Question {
+        provider,
+        base_url: &granted.base_url(provider)?,
+        token: &granted.access_token,
+        model: model.or(provider.default_model.as_deref()),
+        network: &account.network,
+    };
+    match question.ask()? {
+        Proof::Refused(why) => Failed::new(
+            Failure::LoginRequired,
+            format!("{} granted a token and its API rejected it: {why}; nothing was stored", provider.title),
+        )
+        .hint("check what the policy's key may do")
+        .err(),
+        proof => Ok(proof),
+    }
+}

@@ -1,0 +1,172 @@
+//! Logins without a stored secret: what is stored is how to get a token, and every token is got when it is needed.
+//!
+//! Hazard: the ID token of a job is worth a token of the provider to whoever has it, and config.toml can be edited. Rule:
+//! the endpoint that was asked at login stands in the credential file, and an ID token goes nowhere else. Nothing that is
+//! granted is written anywhere.
+
+mod id_token;
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use self::id_token::NoIdToken;
+pub(crate) use self::id_token::Variables;
+use super::{Account, Credential, Kind};
+use crate::error::{Failed, Failure};
+use crate::oauth::REQUEST_LIMIT;
+use crate::oauth::exchange::{self, NotGranted};
+use crate::providers::Provider;
+use crate::secret::Secret;
+
+/// All tries for one token together.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Before the second and third try.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How a workload proves who it is, as it is stored. It holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    /// Where ID tokens are exchanged.
+    pub(crate) endpoint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) policy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) audience: Option<String>,
+    /// The file with the ID token, as Kubernetes mounts it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id_token_file: Option<PathBuf>,
+    /// The variable with the ID token, as GitLab sets it. Neither this nor the file: GitHub Actions is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id_token_env: Option<String>,
+}
+
+/// Where ID tokens come from.
+#[derive(Debug, Clone, Copy)]
+enum Source<'a> {
+    File(&'a Path),
+    Variable(&'a str),
+    GitHub,
+}
+
+impl Identity {
+    fn source(&self) -> Source<'_> {
+        match (&self.id_token_file, &self.id_token_env) {
+            (Some(file), _) => Source::File(file),
+            (None, Some(name)) => Source::Variable(name),
+            (None, None) => Source::GitHub,
+        }
+    }
+
+    /// Where the ID token comes from, in a few words.
+    pub(crate) fn place(&self) -> String {
+        match self.source() {
+            Source::File(file) => format!("ID token in `{}`", file.display()),
+            Source::Variable(name) => format!("ID token in `{name}`"),
+            Source::GitHub => "ID token of GitHub Actions".into(),
+        }
+    }
+
+    /// The variables that let a child process get tokens as this one does.
+    pub(crate) fn variables(&self) -> Vec<&str> {
+        match self.source() {
+            Source::File(_) => Vec::new(),
+            Source::Variable(name) => vec![name],
+            Source::GitHub => vec![id_token::REQUEST_URL, id_token::REQUEST_TOKEN],
+        }
+    }
+
+    /// Tells this identity from another over all its tokens.
+    pub(crate) fn hash(&self) -> String {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Why there is no ID token here, as far as it is known without asking anybody.
+    pub(crate) fn problem(&self, account: &Account) -> Option<Failed> {
+        id_token::look(self.source(), account.variable).err().map(Failed::from)
+    }
+}
+
+/// A credential that a workload identity stands for, before a token is got.
+pub(crate) fn identified(provider: &Provider, identity: Identity, base_url: String) -> Credential {
+    Credential {
+        kind: Kind::Oauth,
+        access_token: Secret::new(String::new()),
+        refresh_token: None,
+        token_type: "Bearer".into(),
+        expires_at: None,
+        resource_url: None,
+        provider: Some(provider.name.clone()),
+        model: None,
+        base_url: Some(base_url),
+        created_at: None,
+        machine: None,
+        issuer: None,
+        identity: Some(Box::new(identity)),
+    }
+}
+
+/// A token for `credential`, which is stored nowhere.
+///
+/// Errors: login required where there is no ID token or it is rejected; temporary; other.
+pub(crate) fn exchanged(account: &Account, credential: &Credential, identity: &Identity) -> Result<Credential> {
+    let provider = account.provider(credential)?;
+    let exchange = provider.exchange(&credential.base_url(&provider)?, identity.policy.as_deref())?;
+    if exchange.endpoint.as_str() != identity.endpoint {
+        return account.login_required(format!(
+            "the login of `{}` is for `{}`, and `token_exchange` of `{}` now names `{}`",
+            account.profile, identity.endpoint, provider.name, exchange.endpoint
+        ));
+    }
+    let connection = account.network.connect(&exchange.endpoint)?;
+    let over = Instant::now() + LIMIT;
+    let mut tries_left = 3;
+    loop {
+        tries_left -= 1;
+        let asked_at = (account.clock)();
+        let outcome = id_token::get(account, identity.source(), identity.audience.as_deref()).and_then(|id_token| {
+            log::info!("exchanging the ID token of the workload for a token of `{}`", account.profile);
+            let limit = REQUEST_LIMIT.min(over.saturating_duration_since(Instant::now()));
+            exchange::request(&exchange, &connection, &id_token, limit).map_err(|error| not_granted(error, identity))
+        });
+        match outcome {
+            Ok(grant) => {
+                return Ok(Credential {
+                    access_token: grant.access_token,
+                    token_type: grant.token_type.unwrap_or_else(|| "Bearer".into()),
+                    expires_at: Some(asked_at + grant.expires_in),
+                    ..credential.clone()
+                });
+            }
+            Err(error) if error.is_temporary() && tries_left > 0 && Instant::now() + PAUSE < over => {
+                log::warn!("asking again in {} ms: {}", PAUSE.as_millis(), Failed::from(error));
+                thread::sleep(PAUSE);
+            }
+            Err(error) => return Failed::from(error).err(),
+        }
+    }
+}
+
+fn not_granted(error: NotGranted, identity: &Identity) -> NoIdToken {
+    let failed = |failure, why: &str| Failed::new(failure, format!("the exchange of the ID token failed: {why}"));
+    NoIdToken(match error {
+        NotGranted::Temporary(why) => failed(Failure::Temporary, &why).hint("nothing was lost; try again in a while"),
+        NotGranted::OauthError(why) => failed(Failure::Other, &why).hint("see `token_exchange` of the provider"),
+        NotGranted::Refused(why) => {
+            let message = format!("the ID token was rejected: {why}");
+            let policy = if identity.policy.is_some() { "the policy's id, " } else { "" };
+            let audience = match &identity.audience {
+                Some(audience) => format!("audience `{audience}`"),
+                None => "the audience (`--audience`)".into(),
+            };
+            Failed::new(Failure::LoginRequired, message)
+                .hint(format!("compare {policy}subject and {audience} with what the server expects"))
+        }
+    })
+}
