@@ -13,7 +13,7 @@ type Error = Box<dyn std::error::Error>;
 fn main() -> Result<(), Error> {
     println!("cargo::rerun-if-changed=build.rs");
     write_rows("src/providers/built_in.toml", "providers.rs", |_| String::new())?;
-    write_rows("src/setup/children.toml", "programs.rs", |row| {
+    write_rows("src/setup/known_programs.toml", "programs.rs", |row| {
         let lists = ["program", "packages"].into_iter().filter_map(|key| row.get(key)?.as_array());
         let other_names: Vec<&str> = lists.flatten().filter_map(Value::as_str).collect();
         format!("&{other_names:?}, ")

@@ -13,8 +13,8 @@ use crate::cli::{Environment, variable};
 use crate::error::{Failed, Failure, nearest, note, printable};
 use crate::hooks;
 use crate::paths::{self, Paths};
-use crate::platform::files::{self, Content, Privacy, Room};
-use crate::platform::lock::{Kernel, PATIENCE};
+use crate::platform::files::{self, Content, PendingFile, Privacy};
+use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
 use crate::profile::ProfileName;
 use crate::providers::{self, Overrides, Practice, QWEN};
 use crate::secret::Secret;
@@ -150,16 +150,16 @@ impl Config {
         let text = read(&path)?.unwrap_or_default();
         let edited = with_profile(&text, profile).with_context(|| format!("cannot edit `{}`", path.display()))?;
         let Some((before, text)) = edited else { return Ok(None) };
-        Room::reserve(&path, text.len() + EDIT, Privacy::Config)?.write(text.as_bytes())?;
+        PendingFile::reserve(&path, text.len() + EDIT, Privacy::Config)?.write(text.as_bytes())?;
         Ok(Some(before))
     }
 
-    fn lock(&self) -> Result<Kernel> {
+    fn lock(&self) -> Result<FileLock> {
         let file = files::resolve(&self.file())?;
         let directory = file.parent().map(Path::to_owned).unwrap_or_default();
         files::make_directory(&directory)?;
         let path = paths::kernel_lock(&file);
-        Kernel::acquire(files::open_kept(&path)?, &path, Instant::now() + PATIENCE)
+        FileLock::acquire(files::open_private(&path)?, &path, Instant::now() + LOCK_TIMEOUT)
     }
 }
 

@@ -98,7 +98,7 @@ impl Reply {
 
 /// Why there is no reply.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum TransportError {
     /// Nobody listens there: the request was certainly not read.
     Refused(String),
     /// There was no connection, for whatever reason: the request was certainly not read.
@@ -107,7 +107,7 @@ pub(crate) enum Trouble {
     Unknown(String),
 }
 
-impl Trouble {
+impl TransportError {
     fn message(&self) -> &str {
         let (Self::Refused(message) | Self::NotConnected(message) | Self::Unknown(message)) = self;
         message
@@ -213,7 +213,7 @@ impl Drop for Detached {
 }
 
 impl Connection {
-    /// Exchanges end early, with [`Trouble::Unknown`], once `is_given_up`.
+    /// Exchanges end early, with [`TransportError::Unknown`], once `is_given_up`.
     pub(crate) fn until(mut self, is_given_up: fn() -> bool) -> Self {
         self.is_given_up = is_given_up;
         self
@@ -226,7 +226,7 @@ impl Connection {
         fields: &[(&str, &str)],
         headers: &[(&'static str, String)],
         limit: Duration,
-    ) -> Result<Reply, Trouble> {
+    ) -> Result<Reply, TransportError> {
         let mut request = self
             .client
             .post(url.clone())
@@ -246,7 +246,7 @@ impl Connection {
         token: Option<&Secret>,
         headers: &[(String, String)],
         limit: Duration,
-    ) -> Result<Reply, Trouble> {
+    ) -> Result<Reply, TransportError> {
         let request = self.client.get(url.clone()).header("accept", "application/json");
         self.exchange(with_headers(request, headers, token), limit)
     }
@@ -259,7 +259,7 @@ impl Connection {
         token: Option<&Secret>,
         headers: &[(String, String)],
         limit: Duration,
-    ) -> Result<Reply, Trouble> {
+    ) -> Result<Reply, TransportError> {
         let request = self
             .client
             .post(url.clone())
@@ -271,7 +271,7 @@ impl Connection {
 
     /// The client's own time limit restarts with each piece of the body, so the exchange has a thread and a clock of its
     /// own.
-    fn exchange(&self, request: RequestBuilder, limit: Duration) -> Result<Reply, Trouble> {
+    fn exchange(&self, request: RequestBuilder, limit: Duration) -> Result<Reply, TransportError> {
         let (sender, receiver) = mpsc::channel();
         let (client, request) = request.build_split();
         let request = request.map_err(trouble)?;
@@ -281,7 +281,7 @@ impl Connection {
             let _ = sender.send(send(&client, request));
         });
         let outcome = receive(&receiver, limit, self.is_given_up)
-            .unwrap_or_else(|| Err(Trouble::Unknown(format!("none came within {} s", limit.as_secs()))));
+            .unwrap_or_else(|| Err(TransportError::Unknown(format!("none came within {} s", limit.as_secs()))));
         let took = began.elapsed().as_millis();
         match &outcome {
             Ok(reply) => log::debug!("{line}: {} in {took} ms", reply.status),
@@ -372,7 +372,7 @@ fn receive<T>(receiver: &Receiver<T>, limit: Duration, is_given_up: fn() -> bool
     None
 }
 
-fn send(client: &Client, request: Request) -> Result<Reply, Trouble> {
+fn send(client: &Client, request: Request) -> Result<Reply, TransportError> {
     let response = client.execute(request).map_err(trouble)?;
     let header =
         |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
@@ -383,14 +383,14 @@ fn send(client: &Client, request: Request) -> Result<Reply, Trouble> {
     response
         .take(LARGEST + 1)
         .read_to_end(&mut body)
-        .map_err(|error| Trouble::Unknown(format!("it broke off: {}", innermost(&error))))?;
+        .map_err(|error| TransportError::Unknown(format!("it broke off: {}", innermost(&error))))?;
     if body.len() as u64 > LARGEST {
-        return Err(Trouble::Unknown("it is longer than 1 MiB".into()));
+        return Err(TransportError::Unknown("it is longer than 1 MiB".into()));
     }
     Ok(Reply { status, content_type, date, body })
 }
 
-fn trouble(error: reqwest::Error) -> Trouble {
+fn trouble(error: reqwest::Error) -> TransportError {
     let error = error.without_url();
     let message = innermost(&error);
     let mut cause: Option<&dyn std::error::Error> = Some(&error);
@@ -399,11 +399,11 @@ fn trouble(error: reqwest::Error) -> Trouble {
             .downcast_ref::<std::io::Error>()
             .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
         if refused {
-            return Trouble::Refused(message);
+            return TransportError::Refused(message);
         }
         cause = current.source();
     }
-    if error.is_connect() { Trouble::NotConnected(message) } else { Trouble::Unknown(message) }
+    if error.is_connect() { TransportError::NotConnected(message) } else { TransportError::Unknown(message) }
 }
 
 /// The cause that says most: the last of the chain.

@@ -38,7 +38,7 @@ impl Secret {
 const SHORTEST_SHOWN: usize = 20;
 
 /// Longest text of a server that is repeated, in characters.
-const LONGEST: usize = 200;
+const MAX_QUOTED_LENGTH: usize = 200;
 
 /// What a server said, as it is repeated: it may be long, end like a sentence, and echo what it was sent. Masked before it
 /// is cut, for a secret that straddles the cut is not found any more.
@@ -47,7 +47,7 @@ pub(crate) fn quoted(text: &str, secrets: &[&Secret]) -> String {
     for secret in secrets.iter().filter(|secret| !secret.expose().is_empty()) {
         text = text.replace(secret.expose(), "…");
     }
-    let cut: String = text.chars().take(LONGEST).collect();
+    let cut: String = text.chars().take(MAX_QUOTED_LENGTH).collect();
     cut.trim_end_matches(['.', ' ']).to_owned()
 }
 
@@ -86,6 +86,9 @@ mod tests {
     fn what_is_quoted_is_printable_masked_and_cut_in_this_order() {
         let secret = Secret::new("hunter2".into());
         assert_eq!(quoted("no hun\u{7}ter2. ", &[&secret, &Secret::new(String::new())]), "no …");
-        assert_eq!(quoted(&("x".repeat(LONGEST - 1) + "hunter2"), &[&secret]), "x".repeat(LONGEST - 1) + "…");
+        assert_eq!(
+            quoted(&("x".repeat(MAX_QUOTED_LENGTH - 1) + "hunter2"), &[&secret]),
+            "x".repeat(MAX_QUOTED_LENGTH - 1) + "…"
+        );
     }
 }

@@ -239,7 +239,7 @@ mod tests {
 
     use super::*;
 
-    fn group(value: &str) -> [Variable; 6] {
+    fn openai_variables(value: &str) -> [Variable; 6] {
         openai(&Secret::new(value.to_owned()), "https://portal.qwen.ai/v1", Some("coder-model"))
     }
 
@@ -271,30 +271,30 @@ mod tests {
     #[test]
     fn each_format_quotes_in_its_own_way() {
         let value = r"a 'b' \ ü’";
-        assert_eq!(first_line(sh(&group(value))), r"export OPENAI_API_KEY=a\ \'b\'\ \\\ 'ü’';");
-        assert_eq!(first_line(fish(&group(value))), r"set -gx OPENAI_API_KEY 'a \'b\' \\ ü’';");
-        assert_eq!(first_line(powershell(&group(value))), r"$env:OPENAI_API_KEY = 'a ''b'' \ ü’’'");
-        assert_eq!(first_line(elvish(&group(value))), r"set-env OPENAI_API_KEY 'a ''b'' \ ü’'");
-        assert_eq!(first_line(cmd(&group(value))), r#"set "OPENAI_API_KEY=a 'b' \ ü’""#);
-        assert_eq!(first_line(github(&group(value))), r"OPENAI_API_KEY=a 'b' \ ü’");
+        assert_eq!(first_line(sh(&openai_variables(value))), r"export OPENAI_API_KEY=a\ \'b\'\ \\\ 'ü’';");
+        assert_eq!(first_line(fish(&openai_variables(value))), r"set -gx OPENAI_API_KEY 'a \'b\' \\ ü’';");
+        assert_eq!(first_line(powershell(&openai_variables(value))), r"$env:OPENAI_API_KEY = 'a ''b'' \ ü’’'");
+        assert_eq!(first_line(elvish(&openai_variables(value))), r"set-env OPENAI_API_KEY 'a ''b'' \ ü’'");
+        assert_eq!(first_line(cmd(&openai_variables(value))), r#"set "OPENAI_API_KEY=a 'b' \ ü’""#);
+        assert_eq!(first_line(github(&openai_variables(value))), r"OPENAI_API_KEY=a 'b' \ ü’");
     }
 
     #[test]
     fn nushell_and_json_are_an_object_with_null_for_what_goes() {
         let expected = r#"{"OPENAI_API_KEY":"a\"\\","OPENAI_BASE_URL":"https://portal.qwen.ai/v1","OPENAI_API_BASE":"https://portal.qwen.ai/v1","OPENAI_MODEL":"coder-model","OPENAI_ORG_ID":null,"OPENAI_PROJECT":null}"#;
-        assert_eq!(first_line(json(&group("a\"\\"))), expected);
-        assert_eq!(first_line(nushell(&group("a\"\\"))), expected);
+        assert_eq!(first_line(json(&openai_variables("a\"\\"))), expected);
+        assert_eq!(first_line(nushell(&openai_variables("a\"\\"))), expected);
     }
 
     #[test]
     fn dotenv_quotes_only_what_needs_it_and_leaves_out_what_goes() {
         assert_eq!(
-            dotenv(&group("sk-1")).unwrap().expose(),
+            dotenv(&openai_variables("sk-1")).unwrap().expose(),
             "OPENAI_API_KEY=sk-1\nOPENAI_BASE_URL=https://portal.qwen.ai/v1\n\
              OPENAI_API_BASE=https://portal.qwen.ai/v1\nOPENAI_MODEL=coder-model\n"
         );
-        assert_eq!(first_line(dotenv(&group("a #b"))), "OPENAI_API_KEY='a #b'");
-        assert_eq!(first_line(dotenv(&group("it's"))), "OPENAI_API_KEY=\"it's\"");
+        assert_eq!(first_line(dotenv(&openai_variables("a #b"))), "OPENAI_API_KEY='a #b'");
+        assert_eq!(first_line(dotenv(&openai_variables("it's"))), "OPENAI_API_KEY=\"it's\"");
     }
 
     #[test]
@@ -307,7 +307,7 @@ mod tests {
             (dotenv, "hunter2${HOME}"),
             (dotenv, "hunter2'\""),
         ] {
-            let error = format!("{:?}", format(&group(value)).unwrap_err());
+            let error = format!("{:?}", format(&openai_variables(value)).unwrap_err());
             assert!(error.contains("OPENAI_API_KEY") && !error.contains("hunter2"), "{error}");
         }
     }
@@ -319,8 +319,8 @@ mod tests {
 
     #[test]
     fn debug_shows_no_value() {
-        assert!(!format!("{:?}", group("hunter2")).contains("hunter2"));
-        assert!(!format!("{:?}", sh(&group("hunter2"))).contains("hunter2"));
+        assert!(!format!("{:?}", openai_variables("hunter2")).contains("hunter2"));
+        assert!(!format!("{:?}", sh(&openai_variables("hunter2"))).contains("hunter2"));
     }
 
     proptest! {
@@ -328,7 +328,7 @@ mod tests {
         fn a_control_character_is_an_error_without_the_value(before in ".*", control in r"\p{Cc}", after in ".*") {
             for format in FORMATS {
                 let value = format!("{before}hunter2{control}hunter2{after}");
-                let error = format!("{:?}", format(&group(&value)).unwrap_err());
+                let error = format!("{:?}", format(&openai_variables(&value)).unwrap_err());
                 prop_assert!(error.contains("OPENAI_API_KEY") && !error.contains("hunter2"), "{}", error);
             }
         }
@@ -336,7 +336,7 @@ mod tests {
         #[test]
         fn a_printed_variable_never_spans_lines(value in r"\P{Cc}*") {
             for format in FORMATS {
-                if let Ok(text) = format(&group(&value)) {
+                if let Ok(text) = format(&openai_variables(&value)) {
                     prop_assert!(text.expose().lines().count() <= 6);
                 }
             }

@@ -1,9 +1,9 @@
 //! What can be typed: clap types and the environment variables, and nothing else.
 
-mod arrange;
 mod credential;
 mod environment;
-mod hand_out;
+mod export;
+mod manage;
 mod topic;
 mod value;
 
@@ -13,15 +13,15 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use self::arrange::{
-    CompletionsArgs, DoctorArgs, GATEWAY_ADDRESS, Names, ProfilesArgs, ProvidersArgs, SandboxArgs, SetupArgs, Shell,
-    UseArgs,
-};
 pub(crate) use self::credential::{LoginArgs, LogoutArgs, Qr, RefreshArgs, StatusArgs, TokenArgs, TokenFormat};
 pub(crate) use self::environment::{
     API_KEY, API_KEY_FILE, Environment, names_holding, not_set, screen_preferences, variable, variable_or_empty,
 };
-pub(crate) use self::hand_out::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, UsageArgs};
+pub(crate) use self::export::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, UsageArgs};
+pub(crate) use self::manage::{
+    CompletionsArgs, DoctorArgs, GATEWAY_ADDRESS, Names, ProfilesArgs, ProvidersArgs, SandboxArgs, SetupArgs, Shell,
+    UseArgs,
+};
 use crate::error::{Failed, Failure, printable};
 
 const STYLES: Styles = Styles::styled()

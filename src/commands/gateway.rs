@@ -11,7 +11,7 @@ use super::{print, print_json};
 use crate::cli::GatewayArgs;
 use crate::credentials::{Lifetime, MARGIN};
 use crate::error::{Failed, Failure, Report, note};
-use crate::gateway::{self, Accounts, ReadKey, Served, key};
+use crate::gateway::{self, ProfileLookup, ReadKey, Served, key};
 use crate::platform::signals;
 use crate::profile::ProfileName;
 use crate::secret::Secret;
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
 }
 
 /// Finds profiles for as long as the gateway runs, those of later logins included.
-fn accounts(session: &Session) -> Accounts {
+fn accounts(session: &Session) -> ProfileLookup {
     let session = session.clone();
     Box::new(move |name| {
         let name = ProfileName::parse(name).ok()?;

@@ -10,7 +10,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
 use crate::cli::Cli;
-use crate::platform::files::{Privacy, Room};
+use crate::platform::files::{PendingFile, Privacy};
 
 /// Sections of the main page, in the form of the help's own: a heading, then terms and texts.
 const MAIN: &str = "\
@@ -44,7 +44,7 @@ pub(crate) fn run(directory: &Path) -> Result<()> {
         let others = commands.iter().map(|other| page_name(other)).filter(|other| *other != page_name(command));
         let text = page(command, &others.collect::<Vec<_>>())?;
         let path = directory.join(format!("{}.1", page_name(command)));
-        Room::reserve(&path, text.len(), Privacy::Open)?.write(text.as_bytes())?;
+        PendingFile::reserve(&path, text.len(), Privacy::Open)?.write(text.as_bytes())?;
     }
     Ok(())
 }

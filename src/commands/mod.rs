@@ -38,14 +38,14 @@ use crate::profile::ProfileName;
 use crate::providers::{Ci, Overrides, Provider, find, names as provider_names};
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
-use crate::setup::Places;
+use crate::setup::ToolPaths;
 use crate::shell::{self, Variable};
 
 /// Where the tools keep their files.
-pub(crate) fn tool_places(session: &Session) -> Result<Places> {
+pub(crate) fn tool_paths(session: &Session) -> Result<ToolPaths> {
     let home = paths::home(&session.environment)?;
     let absolute = |value: Option<OsString>| value.map(PathBuf::from).filter(|path| path.is_absolute());
-    Ok(Places {
+    Ok(ToolPaths {
         config: absolute(session.environment.config_home.clone()).unwrap_or_else(|| home.join(".config")),
         qwen: session.config.paths.qwen(),
         opencode_config: absolute(variable("OPENCODE_CONFIG")),
@@ -59,8 +59,8 @@ pub(crate) fn tool_places(session: &Session) -> Result<Places> {
 
 impl Session {
     /// What `gateway` and `exec --gateway` have in common.
-    pub(crate) fn gateway_options(&self, args: &GatewayOptions) -> proxy::Options {
-        proxy::Options {
+    pub(crate) fn gateway_options(&self, args: &GatewayOptions) -> proxy::GatewayOptions {
+        proxy::GatewayOptions {
             tuning: proxy::Tuning { rpm: args.rpm, rpd: args.rpd, pacing: !args.no_pacing },
             max_body: args.max_body,
             replay_limit: usize::try_from(args.replay_limit).unwrap_or(usize::MAX),
@@ -167,7 +167,7 @@ pub(crate) fn warn_of_refusal(account: &Account, credential: &Credential, asks: 
     let Some(refusal) = credentials::api_refusal(account, credential) else { return };
     if asks && refusal.is_old() {
         // Whatever comes of it is remembered; a place that cannot be asked is somebody else's to report.
-        let _ = credentials::prove(account, credential);
+        let _ = credentials::verify(account, credential);
         return warn_of_refusal(account, credential, false);
     }
     let profile = &account.profile;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{print, print_document};
 use crate::cli::ProvidersArgs;
 use crate::error::{printable, without_user_info};
-use crate::providers::{self, Ci, Open, Overrides, Provider, QWEN};
+use crate::providers::{self, Ci, Overrides, Provider, QWEN, WhenUnauthenticated};
 use crate::say::{Screen, Style, cell, cut};
 use crate::session::{Session, Surroundings};
 
@@ -98,9 +98,9 @@ fn verified(provider: &Provider) -> String {
     };
     match verify.open {
         None => get,
-        Some(Open::Chat) => format!("{get}; where that is open to all, {CHAT}"),
-        Some(Open::Unclear) => format!("{get}, if that is not open to all"),
-        Some(Open::Fine) => format!("{get}; open servers need no key"),
+        Some(WhenUnauthenticated::Chat) => format!("{get}; where that is open to all, {CHAT}"),
+        Some(WhenUnauthenticated::Unclear) => format!("{get}, if that is not open to all"),
+        Some(WhenUnauthenticated::Fine) => format!("{get}; open servers need no key"),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::cli::SandboxArgs;
 use crate::error::{Failed, Failure, note};
 use crate::platform::processes;
 use crate::platform::supervisor::{Ended, Supervisor};
-use crate::sandbox::{Inside, Options, Provider, tour};
+use crate::sandbox::{Inside, PracticeProvider, SandboxOptions, tour};
 
 /// Ends with the code of the program inside.
 pub(crate) fn run(args: &SandboxArgs) -> anyhow::Result<u8> {
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &SandboxArgs) -> anyhow::Result<u8> {
     let approve = args.tour || !is_terminal && !args.no_approve;
     // Before the provider's thread, which is to have the signals blocked as well.
     let supervisor = Supervisor::start()?;
-    let provider = Provider::start(&Options { approve, token_lifetime: args.expires_in })?;
+    let provider = PracticeProvider::start(&SandboxOptions { approve, token_lifetime: args.expires_in })?;
     let inside = Inside::new(&provider)?;
     let ended = if args.tour {
         tour::run(&inside, &supervisor)
@@ -47,7 +47,7 @@ fn run_inside(args: &SandboxArgs, inside: &Inside, supervisor: &Supervisor) -> a
     supervisor.wait(child)
 }
 
-fn greet(provider: &Provider) {
+fn greet(provider: &PracticeProvider) {
     note(&format!("a practice provider runs at {}: no account, no network", provider.url()));
     note("in this shell it stands for every provider: nothing of yours is touched, and no request leaves this machine");
     note(&format!(

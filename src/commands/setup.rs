@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{print, print_document, tool_places};
+use super::{print, print_document, tool_paths};
 use crate::cli::{SetupArgs, variable};
 use crate::error::{Failed, Failure, json_for_terminal, note, printable};
 use crate::gateway;
@@ -14,18 +14,18 @@ use crate::installation::Installation;
 use crate::platform::processes;
 use crate::providers::QWEN;
 use crate::session::{Endpoint, Session};
-use crate::setup::{self, Access, Applied, Places, Removed, SetUp, TOOLS, Tool};
+use crate::setup::{self, Access, Applied, Removed, SetUp, TOOLS, Tool, ToolPaths};
 use crate::terminal;
 
 pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
-    let places = tool_places(session)?;
-    let Some(name) = &args.tool else { return list(args, session, &places) };
+    let paths = tool_paths(session)?;
+    let Some(name) = &args.tool else { return list(args, session, &paths) };
     let tool = setup::find(name)?;
     if args.remove {
         return remove(tool, args, session);
     }
     let access = access(args, session)?;
-    match tool.set_up(&access, &places)? {
+    match tool.set_up(&access, &paths)? {
         SetUp::Text { place, text, start } => {
             if args.print {
                 note(&format!("for {}:", as_place(&place)));
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
                 gateway::key::kept_in(file)?;
             }
             let applied = plan.apply(tool, &access, &session.config.paths.state)?;
-            say_done(tool, &access, &places, &applied);
+            say_done(tool, &access, &paths, &applied);
             if let Some(text) = &plan.note {
                 note(text);
             }
@@ -79,8 +79,8 @@ fn as_place(place: &str) -> String {
     if place.starts_with('/') { format!("`{place}`") } else { place.to_owned() }
 }
 
-fn say_done(tool: &Tool, access: &Access, places: &Places, applied: &Applied) {
-    let file = tool.file(places).map(|file| file.display().to_string()).unwrap_or_default();
+fn say_done(tool: &Tool, access: &Access, paths: &ToolPaths, applied: &Applied) {
+    let file = tool.file(paths).map(|file| file.display().to_string()).unwrap_or_default();
     let done = if applied.changed { "uses" } else { "already uses" };
     note(&format!("{} {done} profile `{}`, model `{}`: `{file}`", tool.title, access.profile, access.model));
     if !applied.aside.is_empty() && applied.changed {
@@ -184,7 +184,7 @@ fn installed(program: &str) -> Option<PathBuf> {
     processes::find(OsStr::new(program), &variable("PATH")?)
 }
 
-fn list(args: &SetupArgs, session: &Session, places: &Places) -> Result<()> {
+fn list(args: &SetupArgs, session: &Session, paths: &ToolPaths) -> Result<()> {
     let mut rows = Vec::new();
     let mut text = format!("{:<12} {:<10} {}\n", "TOOL", "INSTALLED", "SET UP");
     for tool in &TOOLS {
@@ -202,7 +202,7 @@ fn list(args: &SetupArgs, session: &Session, places: &Places) -> Result<()> {
             "title": tool.title,
             "installed": installed,
             "written": tool.is_written(),
-            "file": tool.file(places),
+            "file": tool.file(paths),
             "profile": record.as_ref().map(|record| &record.profile),
             "base_url": record.as_ref().map(|record| &record.base_url),
         }));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{print, print_document, rfc3339};
 use crate::cli::{StatusArgs, variable};
-use crate::credentials::{Account, Credential, Kind, Proof, State, Stored, api_refusal, check_origin, prove};
+use crate::credentials::{Account, Credential, Kind, State, Stored, Verification, api_refusal, check_origin, verify};
 use crate::error::{Failure, Report, printable};
 use crate::gateway;
 use crate::limits::{Exhausted, exhausted};
@@ -124,7 +124,7 @@ impl Row {
                     Err(error) => row.problems.push(Report::of(&error).message),
                 }
                 if let Ok(provider) = account.provider(credential) {
-                    let owner = gateway::account_of(&provider, credential, account.path());
+                    let owner = gateway::account_id(&provider, credential, account.path());
                     row.limits = exhausted(&session.config.paths.state, &provider.name, &owner, (account.clock)());
                 }
                 if let Err(error) = check_origin(account, credential) {
@@ -149,17 +149,17 @@ impl Row {
                     || credential.is_lasting()
                     || state == State::Refreshable && row.identity.is_some();
                 if check && usable && row.base_url.is_some() {
-                    row.checked = Some(match prove(account, credential)? {
-                        Proof::Accepted => "accepted",
-                        Proof::Refused(why) => {
+                    row.checked = Some(match verify(account, credential)? {
+                        Verification::Accepted => "accepted",
+                        Verification::Refused(why) => {
                             row.problems.push(format!("the API refuses the credential: {why}"));
                             "refused"
                         }
-                        Proof::Exhausted(why) => {
+                        Verification::Exhausted(why) => {
                             row.problems.push(format!("the account cannot be used: {why}"));
                             "exhausted"
                         }
-                        Proof::Unclear(why) | Proof::Unverifiable(why) => {
+                        Verification::Unclear(why) | Verification::Unverifiable(why) => {
                             row.problems.push(format!("the API could not be checked: {why}"));
                             "unclear"
                         }

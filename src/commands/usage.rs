@@ -16,7 +16,7 @@ use crate::http;
 use crate::limits::{Rule, Zone, exhausted, standing};
 use crate::providers::Provider;
 use crate::session::Session;
-use crate::usage::{Counts, Seen, Summary};
+use crate::usage::{Counts, StatedLimit, Summary};
 
 /// For the provider's answer to `--check`.
 const CHECK: Duration = Duration::from_secs(20);
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
 }
 
 /// A stored profile with its provider's limits.
-struct Known {
+struct ProfileLimits {
     profile: String,
     provider: Provider,
     account: String,
@@ -63,18 +63,18 @@ struct Known {
 }
 
 /// Those that can be read; `status` tells of the others.
-fn accounts(session: &Session) -> Result<Vec<Known>> {
+fn accounts(session: &Session) -> Result<Vec<ProfileLimits>> {
     let mut known = Vec::new();
     for profile in session.config.paths.profiles()? {
         let account = session.account_of(&profile);
         let Ok(Stored::Present(credential)) = account.load() else { continue };
         let Ok(provider) = account.provider(&credential) else { continue };
         let Ok(base_url) = credential.base_url(&provider) else { continue };
-        known.push(Known {
+        known.push(ProfileLimits {
             profile: profile.to_string(),
             rule: gateway::rule(&provider, &Tuning { rpm: None, rpd: None, pacing: true })?,
             base_url,
-            account: gateway::account_of(&provider, &credential, account.path()),
+            account: gateway::account_id(&provider, &credential, account.path()),
             provider,
             credential,
         });
@@ -98,7 +98,7 @@ struct Limit {
 }
 
 impl Limit {
-    fn stated(profile: &str, seen: &Seen) -> Self {
+    fn stated(profile: &str, seen: &StatedLimit) -> Self {
         Self {
             profile: profile.to_owned(),
             name: seen.name.clone(),
@@ -155,7 +155,7 @@ impl Limit {
     }
 }
 
-impl Known {
+impl ProfileLimits {
     /// What is counted here.
     fn limits(&self, session: &Session, now: SystemTime) -> Vec<Limit> {
         let state = &session.config.paths.state;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::refused::hash_of;
-use super::{Account, Credential, Proof};
+use super::{Account, Credential, Verification};
 use crate::paths::StateDirectory;
-use crate::platform::files::{self, Content, Privacy, Room};
+use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::secret::Secret;
 
 /// How long `exec` lets a refusal stand before it asks again.
@@ -55,12 +55,12 @@ pub(crate) fn api_refusal(account: &Account, credential: &Credential) -> Option<
 }
 
 /// Remembers what `proof` says; one that is unclear changes nothing.
-pub(crate) fn remember_proof(account: &Account, credential: &Credential, proof: &Proof) {
+pub(crate) fn remember_verification(account: &Account, credential: &Credential, verification: &Verification) {
     let mark = ApiMark::of(account, credential);
-    match proof {
-        Proof::Accepted => mark.served(),
-        Proof::Refused(why) | Proof::Exhausted(why) => mark.refused(why),
-        Proof::Unclear(_) | Proof::Unverifiable(_) => {}
+    match verification {
+        Verification::Accepted => mark.served(),
+        Verification::Refused(why) | Verification::Exhausted(why) => mark.refused(why),
+        Verification::Unclear(_) | Verification::Unverifiable(_) => {}
     }
 }
 
@@ -105,7 +105,7 @@ impl ApiMark {
 
 /// A mark that cannot be made or removed costs a line too few or too many: it is only logged.
 fn write(path: &Path, bytes: &[u8]) {
-    let written = Room::reserve(path, bytes.len(), Privacy::Private).and_then(|room| room.write(bytes));
+    let written = PendingFile::reserve(path, bytes.len(), Privacy::Private).and_then(|room| room.write(bytes));
     if let Err(error) = written {
         log::warn!("cannot remember a refusal: {error:#}");
     }

@@ -14,7 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{Credential, Identity, Kind};
 use crate::http;
-use crate::oauth::{ClientAuth, Endpoints, Grant};
+use crate::oauth::{ClientAuth, Endpoints, TokenResponse};
 use crate::secret::Secret;
 
 /// Whose file it is.
@@ -173,9 +173,9 @@ fn to_milliseconds(time: SystemTime) -> u64 {
 
 /// A credential file in memory, wiped when dropped.
 #[derive(Default)]
-pub(crate) struct Document(Map<String, Value>);
+pub(crate) struct CredentialDocument(Map<String, Value>);
 
-impl Document {
+impl CredentialDocument {
     /// The old version, all of it: stricter than [`read`], which passes over what other programs put there.
     ///
     /// Errors: a sentence on what cannot be kept, such as a number that is too large or a text that is no Unicode.
@@ -184,7 +184,7 @@ impl Document {
     }
 
     /// Puts in what a renewal granted at `now`. What the grant leaves out stays.
-    pub(crate) fn renew(&mut self, grant: &Grant, now: SystemTime) {
+    pub(crate) fn renew(&mut self, grant: &TokenResponse, now: SystemTime) {
         self.set("access_token", Some(grant.access_token.expose()));
         self.set("refresh_token", grant.refresh_token.as_ref().map(Secret::expose));
         if grant.has_unusable_refresh_token {
@@ -206,7 +206,7 @@ impl Document {
     }
 
     /// Starts over with what a login granted: the tokens and host of an earlier account must not mix with it.
-    pub(super) fn log_in(&mut self, grant: &Grant, now: SystemTime, format: Format) {
+    pub(super) fn log_in(&mut self, grant: &TokenResponse, now: SystemTime, format: Format) {
         self.forget(format);
         self.renew(grant, now);
     }
@@ -251,7 +251,7 @@ impl Document {
     }
 }
 
-impl Drop for Document {
+impl Drop for CredentialDocument {
     fn drop(&mut self) {
         self.0.values_mut().for_each(wipe);
     }
@@ -272,8 +272,8 @@ mod tests {
 
     use super::*;
 
-    fn grant() -> Grant {
-        Grant {
+    fn grant() -> TokenResponse {
+        TokenResponse {
             access_token: Secret::new("at-2".into()),
             refresh_token: None,
             has_unusable_refresh_token: false,
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_renewal_keeps_what_the_reply_leaves_out() {
-        let mut document = Document::parse(
+        let mut document = CredentialDocument::parse(
             br#"{"access_token":"at-1","refresh_token":"rt-1","token_type":"bearer","resource_url":"portal.qwen.ai","expiry_date":1,"x":{"y":[1]}}"#,
         )
         .unwrap();
@@ -301,9 +301,10 @@ mod tests {
 
     #[test]
     fn a_login_leaves_nothing_of_the_account_before() {
-        let mut document =
-            Document::parse(br#"{"access_token":"a","refresh_token":"r","resource_url":"h","id_token":"i","x":1}"#)
-                .unwrap();
+        let mut document = CredentialDocument::parse(
+            br#"{"access_token":"a","refresh_token":"r","resource_url":"h","id_token":"i","x":1}"#,
+        )
+        .unwrap();
         document.log_in(&grant(), SystemTime::UNIX_EPOCH, Format::Own);
         let text = String::from_utf8(document.to_bytes().unwrap().to_vec()).unwrap();
         assert!(

@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 
 use super::{Account, Credential, Kind, origin};
 use crate::http;
-use crate::oauth::{Endpoints, Server, discovery, revoke};
+use crate::oauth::{AuthorizationServer, Endpoints, discovery, revoke};
 use crate::paths;
-use crate::platform::files::{self, Content, Privacy, Room};
+use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::providers::{self, Overrides, Provider, QWEN, QWEN_HOST};
 
 impl Credential {
@@ -58,7 +58,7 @@ fn chosen_beside(account: &Account) -> Option<String> {
 pub(super) fn keep_chosen_beside(account: &Account, model: Option<&str>) -> Result<()> {
     let path = paths::chosen_model(&account.state);
     match model {
-        Some(model) => Room::reserve(&path, model.len(), Privacy::Private)?.write(model.as_bytes()),
+        Some(model) => PendingFile::reserve(&path, model.len(), Privacy::Private)?.write(model.as_bytes()),
         None => files::remove(&path, Privacy::Private).map(drop),
     }
 }
@@ -69,7 +69,11 @@ fn stored_base_url(stored: &str) -> Result<String> {
 }
 
 /// The authorization server that `credential` came from, ready to be asked.
-pub(super) fn server_of(account: &Account, provider: &Provider, credential: &Credential) -> Result<Server> {
+pub(super) fn server_of(
+    account: &Account,
+    provider: &Provider,
+    credential: &Credential,
+) -> Result<AuthorizationServer> {
     let configured = provider.oauth.as_ref().and_then(|oauth| oauth.issuer.as_deref());
     if let (Some(found), Some(configured)) = (&credential.issuer, configured)
         && found.issuer.trim_end_matches('/') != configured.trim_end_matches('/')
@@ -83,12 +87,12 @@ pub(super) fn server_of(account: &Account, provider: &Provider, credential: &Cre
 }
 
 /// The server of a built-in provider as nobody has changed it.
-pub(super) fn built_in_server(provider: &Provider) -> Result<Server> {
+pub(super) fn built_in_server(provider: &Provider) -> Result<AuthorizationServer> {
     providers::find(&provider.name, &Overrides::default())?.server(None)
 }
 
 /// The authorization server that a login asks, found by discovery where only its issuer is known.
-pub(crate) fn login_server(account: &Account, provider: &Provider) -> Result<(Server, Option<Endpoints>)> {
+pub(crate) fn login_server(account: &Account, provider: &Provider) -> Result<(AuthorizationServer, Option<Endpoints>)> {
     let issuer = provider.oauth.as_ref().and_then(|oauth| oauth.issuer.as_deref());
     let found = issuer.map(|issuer| discovery::find(issuer, &account.network)).transpose()?;
     let server = provider.server(found.as_ref())?;
@@ -96,7 +100,7 @@ pub(crate) fn login_server(account: &Account, provider: &Provider) -> Result<(Se
     Ok((with_secret(account, provider, server)?, found))
 }
 
-fn with_secret(account: &Account, provider: &Provider, mut server: Server) -> Result<Server> {
+fn with_secret(account: &Account, provider: &Provider, mut server: AuthorizationServer) -> Result<AuthorizationServer> {
     let variable = provider.oauth.as_ref().and_then(|oauth| oauth.client_secret_env.as_ref());
     let value = variable.and_then(|name| account.overrides.client_secrets.get(name));
     server.client_secret = provider.client_secret(value)?;

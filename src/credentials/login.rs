@@ -2,13 +2,13 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::document::{Document, Format};
+use super::document::{CredentialDocument, Format};
 use super::store::Found;
 use super::{Account, Credential, Stored, api_refusal, endpoints, machine, origin};
 use crate::error::{Failed, Report, note};
-use crate::oauth::{Endpoints, Grant, Server};
+use crate::oauth::{AuthorizationServer, Endpoints, TokenResponse};
 use crate::platform::files::Kept;
-use crate::platform::signals::Held;
+use crate::platform::signals::DeferredSignals;
 use crate::providers::Provider;
 use crate::secret::Secret;
 
@@ -24,8 +24,8 @@ pub(crate) struct NewKey {
 pub(crate) fn store_grant(
     account: &Account,
     provider: &Provider,
-    grant: &Grant,
-    (server, found): (&Server, Option<&Endpoints>),
+    grant: &TokenResponse,
+    (server, found): (&AuthorizationServer, Option<&Endpoints>),
     model: Option<&str>,
 ) -> Result<Credential> {
     let format = account.store.format();
@@ -87,12 +87,12 @@ pub(crate) fn store_model(account: &Account, model: &str) -> Result<Credential> 
     replace(account, |document| document.set("model", Some(model)))
 }
 
-fn replace(account: &Account, change: impl FnOnce(&mut Document)) -> Result<Credential> {
+fn replace(account: &Account, change: impl FnOnce(&mut CredentialDocument)) -> Result<Credential> {
     let mut guard = account.store.lock_fully()?;
-    let _held = Held::new();
+    let _held = DeferredSignals::new();
     let mut before = None;
     let old = match account.store.read()? {
-        Found::Missing => Ok(Document::default()),
+        Found::Missing => Ok(CredentialDocument::default()),
         Found::Damaged(why) => Err(why),
         Found::Present(snapshot) => {
             let document = snapshot.document();
@@ -105,7 +105,7 @@ fn replace(account: &Account, change: impl FnOnce(&mut Document)) -> Result<Cred
         Err(why) => {
             let aside = guard.set_aside()?;
             note(&format!("the credential file was damaged ({why}) and is now `{}`", aside.display()));
-            Document::default()
+            CredentialDocument::default()
         }
     };
     change(&mut document);
@@ -134,7 +134,7 @@ pub(crate) fn remove(account: &Account) -> Result<Option<Stored>> {
         return Ok(None);
     }
     let mut guard = account.store.lock_fully()?;
-    let _held = Held::new();
+    let _held = DeferredSignals::new();
     let was = account.load().unwrap_or_else(|error| Stored::Damaged(format!("{error:#}")));
     let removed = guard.remove().context("cannot log out")?;
     Ok(removed.then_some(was))
@@ -146,7 +146,7 @@ pub(crate) fn forget(account: &Account, gone: &Credential) {
 }
 
 /// The server has granted what the disk does not take.
-pub(super) fn unsaved(account: &Account, error: &anyhow::Error, granted: &str, grant: &Grant) -> Failed {
+pub(super) fn unsaved(account: &Account, error: &anyhow::Error, granted: &str, grant: &TokenResponse) -> Failed {
     let report = Report::of(error);
     let hint = match grant.refresh_token {
         Some(_) if error.is::<Kept>() => "nothing was lost: fix that, and the next command completes it".into(),

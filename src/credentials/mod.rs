@@ -30,11 +30,11 @@ mod login;
 mod machine;
 mod origin;
 mod pending;
-mod proof;
 mod refused;
 mod renewal;
 mod short_lived;
 mod store;
+mod verification;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -42,18 +42,18 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
-pub(crate) use self::api_refusal::{ApiMark, api_refusal, remember_proof};
+pub(crate) use self::api_refusal::{ApiMark, api_refusal, remember_verification};
 pub(crate) use self::endpoints::{chosen_model_of, login_server, model_of, revoke};
 pub(crate) use self::key::{clean_key, not_a_key};
 pub(crate) use self::login::{NewKey, forget, remove, store_grant, store_identity, store_key, store_model};
 pub(crate) use self::origin::{check_origin, strays as stray_origins};
 pub(crate) use self::pending::{Pending, PendingLogin};
-pub(crate) use self::proof::{Proof, Question, prove};
 pub(crate) use self::refused::marks_of_others;
 pub(crate) use self::renewal::{Why, renew};
 pub(crate) use self::short_lived::short_lived;
 use self::store::{Found, Snapshot};
 pub(crate) use self::store::{GivenKey, STALE, Store};
+pub(crate) use self::verification::{Verification, VerificationRequest, verify};
 pub(crate) use self::workload::{Identity, Variables, exchanged, identified};
 use crate::error::{Failed, Failure, Report, note};
 use crate::http::Network;

@@ -18,9 +18,9 @@ use super::store::{Found, Store};
 use super::{Account, Credential, endpoints};
 use crate::error::{Failed, Failure, note};
 use crate::http;
-use crate::oauth::Server;
+use crate::oauth::AuthorizationServer;
 use crate::paths::StateDirectory;
-use crate::platform::files::{self, Content, Privacy, Room};
+use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::providers::{self, Provider, QWEN};
 use crate::secret::Secret;
 
@@ -35,7 +35,7 @@ struct Origin {
 }
 
 impl Origin {
-    fn of(server: &Server, account: &Account) -> Self {
+    fn of(server: &AuthorizationServer, account: &Account) -> Self {
         Self {
             token_endpoint: server.token_endpoint.to_string(),
             revocation_endpoint: server.revocation_endpoint.as_ref().map(Url::to_string),
@@ -54,7 +54,7 @@ pub(super) enum Standing {
 }
 
 /// Remembers that `server` granted `token`; called before the token is in place.
-pub(super) fn remember(account: &Account, token: &Secret, server: &Server) {
+pub(super) fn remember(account: &Account, token: &Secret, server: &AuthorizationServer) {
     let origin = Origin::of(server, account);
     if read(account, token).as_ref() != Some(&origin) {
         write(account, token, &origin);
@@ -73,7 +73,7 @@ fn write(account: &Account, token: &Secret, origin: &Origin) {
     let write = || -> Result<()> {
         let bytes = serde_json::to_vec(origin)?;
         // In one step: a kill must not leave a record that was there already without its content.
-        Room::reserve(&path_for(account, token), bytes.len(), Privacy::Private)?.write(&bytes)
+        PendingFile::reserve(&path_for(account, token), bytes.len(), Privacy::Private)?.write(&bytes)
     };
     if let Err(error) = write() {
         log::warn!("cannot remember where a token came from: {error:#}");
@@ -160,7 +160,7 @@ fn read_at(path: &Path) -> Option<Origin> {
 pub(super) fn check(
     account: &Account,
     provider: &Provider,
-    server: &Server,
+    server: &AuthorizationServer,
     credential: &Credential,
 ) -> Result<Standing> {
     let Some(token) = &credential.refresh_token else { return Ok(Standing::Granted) };
@@ -191,7 +191,11 @@ pub(super) fn check(
 }
 
 /// The same for the revocation, which config.toml can send elsewhere by itself.
-pub(super) fn check_revocation(account: &Account, server: &Server, credential: &Credential) -> Result<(), String> {
+pub(super) fn check_revocation(
+    account: &Account,
+    server: &AuthorizationServer,
+    credential: &Credential,
+) -> Result<(), String> {
     let origin = credential.refresh_token.as_ref().and_then(|token| read(account, token));
     let Some(origin) = origin else { return Ok(()) };
     if origin.revocation_endpoint == Origin::of(server, account).revocation_endpoint {
@@ -211,7 +215,7 @@ pub(crate) fn check_origin(account: &Account, credential: &Credential) -> Result
 }
 
 /// Whom a token counts for that nothing is remembered of.
-fn default_endpoint(provider: &Provider, server: &Server, credential: &Credential) -> Result<String> {
+fn default_endpoint(provider: &Provider, server: &AuthorizationServer, credential: &Credential) -> Result<String> {
     let endpoint = if let Some(found) = &credential.issuer {
         found.token_endpoint.clone()
     } else if providers::is_built_in(&provider.name) {
@@ -238,7 +242,7 @@ fn is_moved(account: &Account, provider: &Provider) -> bool {
 }
 
 /// Says once that the environment sends the requests of a login to another machine.
-pub(super) fn say_where(account: &Account, provider: &Provider, server: &Server) {
+pub(super) fn say_where(account: &Account, provider: &Provider, server: &AuthorizationServer) {
     static SAID: Once = Once::new();
     if !is_moved(account, provider) || http::is_loopback(&server.token_endpoint) {
         return;

@@ -10,13 +10,13 @@ use anyhow::Result;
 
 use super::{Account, Clock};
 use crate::http::Network;
-use crate::oauth::Server;
+use crate::oauth::AuthorizationServer;
 use crate::oauth::code::PendingCode;
 use crate::oauth::device::{self, Authorization};
 use crate::paths::StateDirectory;
-use crate::platform::files::{self, Content, Privacy, Room};
-use crate::platform::lock::{Kernel, PATIENCE};
-use crate::platform::signals::Held;
+use crate::platform::files::{self, Content, PendingFile, Privacy};
+use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
+use crate::platform::signals::DeferredSignals;
 
 /// What is kept of a login that waited for approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl<'a> PendingLogin<'a> {
     /// Removes what is kept of a login that is over. `false`: a process is still at it, or another login waits by now.
     pub(crate) fn forget_if_over(&self) -> Result<bool> {
         let path = self.lock_path("start")?;
-        let Some(_start) = Kernel::try_acquire(files::open_kept(&path)?, &path)? else { return Ok(false) };
+        let Some(_start) = FileLock::try_acquire(files::open_private(&path)?, &path)? else { return Ok(false) };
         let Some(_poll) = self.try_lock_poll()? else { return Ok(false) };
         if self.state()? != Pending::Over {
             return Ok(false);
@@ -64,18 +64,18 @@ impl<'a> PendingLogin<'a> {
     }
 
     /// The login at `server` that waits for approval, if one does. One that is over is as good as none.
-    pub(crate) fn read(&self, server: &Server) -> Result<Option<Authorization>> {
+    pub(crate) fn read(&self, server: &AuthorizationServer) -> Result<Option<Authorization>> {
         match files::read(&self.path(), Privacy::Private)? {
             Content::Bytes(notes) => {
-                Authorization::from_notes(&notes, server, self.network, (self.clock)(), Held::noted)
+                Authorization::from_notes(&notes, server, self.network, (self.clock)(), DeferredSignals::noted)
             }
             Content::Missing | Content::Unfit(_) => Ok(None),
         }
     }
 
-    pub(crate) fn keep(&self, server: &Server, authorization: &Authorization) -> Result<()> {
+    pub(crate) fn keep(&self, server: &AuthorizationServer, authorization: &Authorization) -> Result<()> {
         let notes = authorization.to_notes(server, (self.clock)());
-        Room::reserve(&self.path(), notes.len(), Privacy::Private)?.write(&notes)
+        PendingFile::reserve(&self.path(), notes.len(), Privacy::Private)?.write(&notes)
     }
 
     /// The login by an authorization code that waits for its code, if one does, of the server with this `exchange`.
@@ -88,7 +88,7 @@ impl<'a> PendingLogin<'a> {
 
     pub(crate) fn keep_code(&self, pending: &PendingCode) -> Result<()> {
         let notes = pending.to_notes();
-        Room::reserve(&self.path(), notes.len(), Privacy::Private)?.write(&notes)
+        PendingFile::reserve(&self.path(), notes.len(), Privacy::Private)?.write(&notes)
     }
 
     pub(crate) fn forget(&self) -> Result<()> {
@@ -96,15 +96,15 @@ impl<'a> PendingLogin<'a> {
     }
 
     /// Held while it is decided whether a login is joined or started.
-    pub(crate) fn lock_start(&self) -> Result<Kernel> {
+    pub(crate) fn lock_start(&self) -> Result<FileLock> {
         let path = self.lock_path("start")?;
-        Kernel::acquire(files::open_kept(&path)?, &path, Instant::now() + PATIENCE)
+        FileLock::acquire(files::open_private(&path)?, &path, Instant::now() + LOCK_TIMEOUT)
     }
 
     /// Held while the login is polled for; `None` while another process does.
-    pub(crate) fn try_lock_poll(&self) -> Result<Option<Kernel>> {
+    pub(crate) fn try_lock_poll(&self) -> Result<Option<FileLock>> {
         let path = self.lock_path("poll")?;
-        Kernel::try_acquire(files::open_kept(&path)?, &path)
+        FileLock::try_acquire(files::open_private(&path)?, &path)
     }
 
     fn path(&self) -> PathBuf {

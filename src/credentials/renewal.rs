@@ -13,9 +13,9 @@ use super::{Account, Credential, Kind, api_refusal, endpoints, exchanged, login,
 use crate::error::{Failed, Failure, Report};
 use crate::http::Connection;
 use crate::oauth::refresh::{self, NotRenewed};
-use crate::oauth::{Grant, Server};
-use crate::platform::lock::PATIENCE;
-use crate::platform::signals::Held;
+use crate::oauth::{AuthorizationServer, TokenResponse};
+use crate::platform::lock::LOCK_TIMEOUT;
+use crate::platform::signals::DeferredSignals;
 use crate::providers::Provider;
 use crate::secret::Secret;
 
@@ -82,7 +82,7 @@ pub(crate) fn renew(account: &Account, seen: &Credential, why: Why) -> Result<Cr
     let server = endpoints::server_of(account, &provider, seen)?;
     origin::check(account, &provider, &server, seen)?;
     origin::say_where(account, &provider, &server);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     let mut guard = account.store.lock(deadline)?;
     let current = account.require()?;
     if current.differs_from(seen) {
@@ -112,7 +112,7 @@ fn adopt(account: &Account, current: Credential, why: Why) -> Result<Credential>
 fn renew_locked(
     account: &Account,
     seen: &Credential,
-    (provider, server): (&Provider, &Server),
+    (provider, server): (&Provider, &AuthorizationServer),
     guard: &mut Guard,
     (as_is, deadline): (Duration, Instant),
 ) -> Result<Credential> {
@@ -135,7 +135,7 @@ fn renew_locked(
         if !account.require()?.differs_from(seen) && seen.lasts(as_is, (account.clock)()) {
             return Ok(seen.clone());
         }
-        if !guard.await_change(version, FOREIGN_RENEWAL) && Held::noted() {
+        if !guard.await_change(version, FOREIGN_RENEWAL) && DeferredSignals::noted() {
             return Failed::new(Failure::Temporary, "interrupted while another program may be renewing").err();
         }
     }
@@ -151,7 +151,7 @@ fn renew_locked(
             Spent::Failed { failed, pause: true } if again && Instant::now() + PAUSE < over => {
                 log::warn!("renewing again in {} ms: {failed}", PAUSE.as_millis());
                 thread::sleep(PAUSE);
-                if Held::noted() {
+                if DeferredSignals::noted() {
                     return Err(failed.into());
                 }
             }
@@ -165,7 +165,7 @@ fn renew_locked(
 struct Attempt<'a> {
     account: &'a Account,
     provider: &'a Provider,
-    server: &'a Server,
+    server: &'a AuthorizationServer,
     connection: Connection,
     guard: &'a mut Guard,
     over: Instant,
@@ -188,8 +188,8 @@ impl Attempt<'_> {
             return self.account.damaged(&why);
         }
         let standing = origin::check(self.account, self.provider, self.server, &before.credential)?;
-        let _held = Held::new();
-        let limit = refresh::LIMIT.min(self.over.saturating_duration_since(Instant::now()));
+        let _held = DeferredSignals::new();
+        let limit = refresh::REFRESH_TIMEOUT.min(self.over.saturating_duration_since(Instant::now()));
         let asked_at = (self.account.clock)();
         log::info!("renewing the token of `{}`", self.account.profile);
         match refresh::request(self.server, &self.connection, &refresh_token, limit) {
@@ -215,7 +215,7 @@ impl Attempt<'_> {
 
     /// What a killed process was granted for `refresh_token` and could not put in place.
     fn complete(&mut self, refresh_token: &Secret) -> Result<Option<Credential>> {
-        let _held = Held::new();
+        let _held = DeferredSignals::new();
         let account = self.account;
         self.guard.complete(refresh_token, |successor| origin::carry(account, refresh_token, successor))
     }
@@ -234,7 +234,7 @@ impl Attempt<'_> {
 
     /// Saves a grant over the version whose token it was given for, or over `before` if a program without our lock has
     /// removed it. If such a program has logged in meanwhile, its newer login stands and the grant of the old is dropped.
-    fn save(&mut self, grant: &Grant, before: &Snapshot, asked_at: SystemTime) -> Result<Credential> {
+    fn save(&mut self, grant: &TokenResponse, before: &Snapshot, asked_at: SystemTime) -> Result<Credential> {
         let account = self.account;
         let mut document = before.document().unwrap_or_default();
         document.renew(grant, asked_at);

@@ -8,12 +8,12 @@ use serde_json::Value;
 use super::{Account, Credential, Lifetime};
 use crate::error::{Failed, Failure};
 use crate::http;
-use crate::oauth::REQUEST_LIMIT;
+use crate::oauth::REQUEST_TIMEOUT;
 use crate::oauth::fields::Fields;
 use crate::secret::Secret;
 
 /// The longest life such a key can have, as documented.
-const LONGEST: Duration = Duration::from_secs(1800);
+const MAX_LIFETIME: Duration = Duration::from_secs(1800);
 
 struct Minted {
     token: Secret,
@@ -30,25 +30,25 @@ pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: 
             .err();
     };
     if let Lifetime::AtLeast(asked) = lifetime
-        && asked > LONGEST
+        && asked > MAX_LIFETIME
     {
         return Failed::new(
             Failure::Lifetime,
-            format!("a short-lived key is good for {} s at most", LONGEST.as_secs()),
+            format!("a short-lived key is good for {} s at most", MAX_LIFETIME.as_secs()),
         )
         .hint("use a smaller `--min-ttl`")
         .err();
     }
     let mut url = http::endpoint(&credential.base_url(&provider)?)?;
     url.set_path(path);
-    url.set_query(Some(&format!("expire_in_seconds={}", LONGEST.as_secs())));
+    url.set_query(Some(&format!("expire_in_seconds={}", MAX_LIFETIME.as_secs())));
     let asked_at = (account.clock)();
     let host = url.host_str().unwrap_or_default().to_owned();
     let failed = |failure, why: &str| Failed::new(failure, format!("`{host}` minted no short-lived key: {why}"));
     let reply = account
         .network
         .connect(&url)?
-        .post_json(&url, &Value::Object(serde_json::Map::new()), Some(&credential.access_token), &[], REQUEST_LIMIT)
+        .post_json(&url, &Value::Object(serde_json::Map::new()), Some(&credential.access_token), &[], REQUEST_TIMEOUT)
         .map_err(|trouble| failed(Failure::Temporary, &trouble.sentence(&host)))?;
     let minted = match reply.status {
         200 => Fields::of(&reply.body).and_then(|fields| {
@@ -71,6 +71,7 @@ pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: 
         return failed(Failure::Temporary, "its reply has no key").err();
     };
     let until = minted.expires_at.filter(|seconds| (0.0..1e11).contains(seconds));
-    let until = until.map_or(asked_at + LONGEST, |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds));
+    let until =
+        until.map_or(asked_at + MAX_LIFETIME, |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds));
     Ok(Credential { access_token: minted.token, expires_at: Some(until), refresh_token: None, ..credential.clone() })
 }

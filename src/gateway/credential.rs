@@ -1,4 +1,4 @@
-//! The one bridge to the stored credential: `Account::fresh` and `renew`, asked without holding up a request.
+//! A cache in front of the stored credential: `Account::fresh` and `renew`, asked without holding up a request.
 //!
 //! Hazard: the file may change between any two requests (a renewal by another process, a login, a logout), and asking
 //! means locks, disk and network.
@@ -25,7 +25,7 @@ use crate::platform::disk::Version;
 use crate::providers::Provider;
 
 /// A token that could not be renewed but still lives is used for so long before a renewal is tried again.
-const PATIENCE: Duration = Duration::from_secs(5);
+const RENEWAL_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// What the thread brings.
 struct Found {
@@ -37,7 +37,7 @@ struct Found {
 }
 
 /// A credential with all that a request needs of it.
-pub(super) struct Ready {
+pub(super) struct ReadyCredential {
     pub(super) credential: Credential,
     pub(super) provider: Provider,
     pub(super) authorization: HeaderValue,
@@ -57,7 +57,7 @@ pub(super) struct Ready {
 
 pub(super) type Headers = Rc<Vec<(HeaderName, HeaderValue)>>;
 
-impl Ready {
+impl ReadyCredential {
     /// The provider's own headers, for a request of this `User-Agent`.
     pub(super) fn headers(&self, user_agent: &HeaderValue) -> Headers {
         if let Some((known, headers)) = &*self.headers.borrow()
@@ -90,11 +90,11 @@ struct Job {
 }
 
 /// One profile's credential.
-pub(super) struct Bridge {
+pub(super) struct CredentialCache {
     path: PathBuf,
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
-    cached: RefCell<Option<Rc<Ready>>>,
+    cached: RefCell<Option<Rc<ReadyCredential>>>,
     gate: Mutex<()>,
     /// When none could be found last, and why.
     failed: Cell<Option<(Instant, Failure)>>,
@@ -102,7 +102,7 @@ pub(super) struct Bridge {
     is_refused: Cell<bool>,
 }
 
-impl Bridge {
+impl CredentialCache {
     pub(super) fn start(account: Account) -> Result<Self> {
         let path = account.path().to_owned();
         let (jobs, queue) = mpsc::channel();
@@ -135,7 +135,7 @@ impl Bridge {
     }
 
     /// The credential as the file has it now, renewed if it must be.
-    pub(super) async fn fresh(&self) -> Result<Rc<Ready>, Failed> {
+    pub(super) async fn fresh(&self) -> Result<Rc<ReadyCredential>, Failed> {
         if let Some(ready) = self.current() {
             return Ok(ready);
         }
@@ -148,7 +148,7 @@ impl Bridge {
     }
 
     /// Another credential than `refused`: the one that somebody else got meanwhile, or a new one.
-    pub(super) async fn renewed(&self, refused: &Ready) -> Result<Rc<Ready>, Failed> {
+    pub(super) async fn renewed(&self, refused: &ReadyCredential) -> Result<Rc<ReadyCredential>, Failed> {
         let since = Instant::now();
         let _alone = self.gate.lock().await;
         if let Some(ready) = self.current()
@@ -165,13 +165,13 @@ impl Bridge {
     }
 
     /// Whether a credential is available, or why not: what `/readyz` says. Asked by anybody, so a failure is looked into
-    /// again only after [`PATIENCE`].
+    /// again only after [`RENEWAL_RETRY_AFTER`].
     pub(super) async fn is_ready(&self) -> Result<(), &'static str> {
         if self.is_refused.get() {
             return Err("refused");
         }
         if let Some((at, failure)) = self.failed.get()
-            && at.elapsed() < PATIENCE
+            && at.elapsed() < RENEWAL_RETRY_AFTER
         {
             return Err(failure.name());
         }
@@ -184,14 +184,14 @@ impl Bridge {
     }
 
     /// What was read last, if it still holds.
-    fn current(&self) -> Option<Rc<Ready>> {
+    fn current(&self) -> Option<Rc<ReadyCredential>> {
         let cached = self.cached.borrow();
         let ready = cached.as_ref()?;
         let lasts = ready.good_until.is_none_or(|until| SystemTime::now() < until);
         (lasts && ready.stamp.is_some() && Version::of(&self.path).ok() == ready.stamp).then(|| Rc::clone(ready))
     }
 
-    async fn ask(&self, since: Instant, refused: Option<Box<Credential>>) -> Result<Rc<Ready>, Failed> {
+    async fn ask(&self, since: Instant, refused: Option<Box<Credential>>) -> Result<Rc<ReadyCredential>, Failed> {
         let over = || Failed::new(Failure::Temporary, "the gateway is ending");
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(over)?;
@@ -201,7 +201,7 @@ impl Bridge {
         found
     }
 
-    fn keep(&self, found: Found) -> Result<Rc<Ready>, Failed> {
+    fn keep(&self, found: Found) -> Result<Rc<ReadyCredential>, Failed> {
         let old = self.cached.borrow_mut().take();
         let ready = Rc::new(ready(found, old.as_deref()).map_err(|error| failed(&error))?);
         if old.is_none_or(|old| old.credential.access_token != ready.credential.access_token) {
@@ -212,7 +212,7 @@ impl Bridge {
     }
 }
 
-impl Drop for Bridge {
+impl Drop for CredentialCache {
     /// Waits for a renewal under way: cut short, it would lose the login.
     fn drop(&mut self) {
         drop(self.jobs.take());
@@ -257,7 +257,7 @@ fn failed(error: &anyhow::Error) -> Failed {
     Failed { failure: report.failure, message: report.message, hint: report.hint }
 }
 
-fn ready(found: Found, old: Option<&Ready>) -> Result<Ready> {
+fn ready(found: Found, old: Option<&ReadyCredential>) -> Result<ReadyCredential> {
     let Found { credential, provider, base_url, stamp, mark } = found;
     let url = http::endpoint(&base_url)?;
     let unusable =
@@ -272,10 +272,10 @@ fn ready(found: Found, old: Option<&Ready>) -> Result<Ready> {
     let now = SystemTime::now();
     let good_until = credential.expires_at.map(|expires_at| {
         let early = expires_at.checked_sub(MARGIN).filter(|early| *early > now);
-        early.unwrap_or_else(|| expires_at.min(now + PATIENCE))
+        early.unwrap_or_else(|| expires_at.min(now + RENEWAL_RETRY_AFTER))
     });
     let base_path = url.path().trim_end_matches('/').to_owned();
-    Ok(Ready {
+    Ok(ReadyCredential {
         credential,
         provider,
         authorization,

@@ -15,12 +15,12 @@ use hyper::{Method, Response};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::answer::Answer;
-use super::forward::{Held, Passage, Unserved};
-use super::lane::Lane;
+use super::forward::{DeferredResponse, ProxiedRequest, Unserved};
 use super::meter::RequestModel;
 use super::refusal::Refusal;
-use super::upload::Upload;
+use super::request_body::RequestBody;
+use super::response_body::ResponseBody;
+use super::served_profile::ServedProfile;
 use crate::credentials::Account;
 use crate::error::note;
 use crate::providers::error::Cause;
@@ -71,40 +71,40 @@ impl Reason {
 pub(super) struct Fallback {
     /// The profile at `/v1`.
     first: String,
-    pub(super) targets: Vec<(Rc<Lane>, BTreeMap<String, String>)>,
+    pub(super) targets: Vec<(Rc<ServedProfile>, BTreeMap<String, String>)>,
     /// The profile that serves a model, where it is not the first, and what began it.
     serving: RefCell<BTreeMap<String, (String, String)>>,
 }
 
 impl Fallback {
-    pub(super) fn new(first: &str, targets: Vec<(Rc<Lane>, BTreeMap<String, String>)>) -> Self {
+    pub(super) fn new(first: &str, targets: Vec<(Rc<ServedProfile>, BTreeMap<String, String>)>) -> Self {
         Self { first: first.to_owned(), targets, serving: RefCell::default() }
     }
 
     /// Whether a request at this profile may move at all; its model and body decide later.
-    pub(super) fn may_move(&self, lane: &Lane, method: &Method, rest: &str) -> bool {
+    pub(super) fn may_move(&self, served: &ServedProfile, method: &Method, rest: &str) -> bool {
         let path = rest.split('?').next().unwrap_or_default();
-        lane.profile == self.first && method == Method::POST && PATHS.contains(&path)
+        served.profile == self.first && method == Method::POST && PATHS.contains(&path)
     }
 
     /// The first profile served a request: if another one did before, this is the change back.
-    pub(super) fn note_served(&self, passage: &Passage) {
-        let Some(model) = &passage.record_model() else { return };
+    pub(super) fn note_served(&self, proxied: &ProxiedRequest) {
+        let Some(model) = &proxied.record_model() else { return };
         let returned = self.serving.borrow_mut().remove(model);
-        if let Some((from, occurrence)) = returned.filter(|_| passage.lane.profile == self.first) {
+        if let Some((from, occurrence)) = returned.filter(|_| proxied.served.profile == self.first) {
             let to = self.first.clone();
             self.change(
-                passage,
+                proxied,
                 &Event::Fallback { from, to, model: model.clone(), target_model: model.clone(), reason: "back" },
                 &format!("back/{occurrence}"),
             );
         }
     }
 
-    fn note_moved(&self, passage: &Passage, model: &str, target_model: &str, reason: Reason, occurrence: &str) {
-        let to = passage.lane.profile.clone();
+    fn note_moved(&self, proxied: &ProxiedRequest, model: &str, target_model: &str, reason: Reason, occurrence: &str) {
+        let to = proxied.served.profile.clone();
         let before = self.serving.borrow_mut().insert(model.to_owned(), (to.clone(), occurrence.to_owned()));
-        passage.gateway.events.count_moved(&self.first, &to, reason.name());
+        proxied.gateway.events.count_moved(&self.first, &to, reason.name());
         let from = before.map_or_else(|| self.first.clone(), |(from, _)| from);
         if from != to {
             let event = Event::Fallback {
@@ -114,73 +114,73 @@ impl Fallback {
                 target_model: target_model.to_owned(),
                 reason: reason.name(),
             };
-            self.change(passage, &event, occurrence);
+            self.change(proxied, &event, occurrence);
         }
     }
 
-    fn change(&self, passage: &Passage, event: &Event, occurrence: &str) {
+    fn change(&self, proxied: &ProxiedRequest, event: &Event, occurrence: &str) {
         if let Event::Fallback { from, to, model, target_model, reason } = event {
             note(&format!(
                 "fallback: `{model}` is served by `{to}` as `{target_model}`, no longer by `{from}` ({reason})"
             ));
         }
-        passage.gateway.events.emit(event, &format!("{}/{occurrence}", self.first));
+        proxied.gateway.events.emit(event, &format!("{}/{occurrence}", self.first));
     }
 }
 
 /// Tries the other profiles in turn. `unserved`: what the first one said, which the client gets if none serves.
-pub(super) async fn serve_elsewhere(passage: &mut Passage<'_>, unserved: Unserved) -> Response<Answer> {
-    let Some((model, body)) = movable(passage).await else { return passage.finish(unserved.held) };
-    let (Some(fallback), Some(reason)) = (&passage.gateway.fallback, unserved.reason) else {
-        return passage.finish(unserved.held);
+pub(super) async fn serve_elsewhere(proxied: &mut ProxiedRequest<'_>, unserved: Unserved) -> Response<ResponseBody> {
+    let Some((model, body)) = movable(proxied).await else { return proxied.finish(unserved.deferred) };
+    let (Some(fallback), Some(reason)) = (&proxied.gateway.fallback, unserved.reason) else {
+        return proxied.finish(unserved.deferred);
     };
-    let first = Rc::clone(&passage.lane);
-    let upload = passage.upload.clone();
-    let headers = passage.headers.clone();
-    passage.headers.remove(CONTENT_LENGTH);
+    let first = Rc::clone(&proxied.served);
+    let request_body = proxied.request_body.clone();
+    let headers = proxied.headers.clone();
+    proxied.headers.remove(CONTENT_LENGTH);
     if let Some(ready) = first.last_ready() {
-        ready.provider.header_names().for_each(|name| drop(passage.headers.remove(name)));
+        ready.provider.header_names().for_each(|name| drop(proxied.headers.remove(name)));
     }
-    let mut first_record = passage.record.split();
+    let mut first_record = proxied.record.split();
     first_record.reason = Some(reason.name());
-    passage.may_move = false;
-    passage.moved = Some(reason);
+    proxied.may_move = false;
+    proxied.moved = Some(reason);
     let mut tried = Vec::new();
-    for (lane, models) in &fallback.targets {
+    for (served, models) in &fallback.targets {
         let Some(target_model) = models.get(&model) else { continue };
         let Some(body) = RequestModel::replace(&body, target_model) else { continue };
-        passage.lane = Rc::clone(lane);
-        passage.upload = Upload::whole(body, &passage.gateway.bodies);
-        passage.record.model = Some(target_model.clone());
-        passage.record.fallback = Some(reason.name());
-        match passage.serve().await {
+        proxied.served = Rc::clone(served);
+        proxied.request_body = RequestBody::whole(body, &proxied.gateway.bodies);
+        proxied.record.model = Some(target_model.clone());
+        proxied.record.fallback = Some(reason.name());
+        match proxied.serve().await {
             Ok(response) => {
-                fallback.note_moved(passage, &model, target_model, reason, &unserved.occurrence);
+                fallback.note_moved(proxied, &model, target_model, reason, &unserved.occurrence);
                 return response;
             }
-            Err(other) => tried.push((lane.profile.clone(), other.held.sentence(), other.held.wait())),
+            Err(other) => tried.push((served.profile.clone(), other.deferred.sentence(), other.deferred.wait())),
         }
         // What was done there is entered there.
-        drop(passage.record.split());
+        drop(proxied.record.split());
     }
-    passage.lane = first;
-    passage.upload = upload;
-    passage.headers = headers;
-    passage.moved = None;
-    passage.record = first_record.resume(&mut passage.record);
+    proxied.served = first;
+    proxied.request_body = request_body;
+    proxied.headers = headers;
+    proxied.moved = None;
+    proxied.record = first_record.resume(&mut proxied.record);
     if tried.is_empty() {
-        return passage.finish(unserved.held);
+        return proxied.finish(unserved.deferred);
     }
-    let refusal = all_refused(passage, unserved.held, &tried);
-    passage.refuse(refusal)
+    let refusal = all_refused(proxied, unserved.deferred, &tried);
+    proxied.refuse(refusal)
 }
 
 /// The model of a request and its body, if another profile may serve it.
-async fn movable(passage: &mut Passage<'_>) -> Option<(String, Vec<Bytes>)> {
-    if passage.headers.contains_key(CONTENT_ENCODING) || !passage.upload.keep_all().await {
+async fn movable(proxied: &mut ProxiedRequest<'_>) -> Option<(String, Vec<Bytes>)> {
+    if proxied.headers.contains_key(CONTENT_ENCODING) || !proxied.request_body.keep_all().await {
         return None;
     }
-    let body = passage.upload.kept();
+    let body = proxied.request_body.kept();
     let model = RequestModel::find(&body)?.name;
     (!names_state(&body.concat())).then_some((model, body))
 }
@@ -199,7 +199,7 @@ fn names_state(body: &[u8]) -> bool {
     })
 }
 
-impl Held {
+impl DeferredResponse {
     fn sentence(&self) -> String {
         match self {
             Self::Own(refusal) => refusal.message.clone(),
@@ -219,15 +219,19 @@ impl Held {
 }
 
 /// The first profile's answer, with what was tried after it.
-fn all_refused(passage: &Passage, held: Held, tried: &[(String, String, Option<Duration>)]) -> Refusal {
+fn all_refused(
+    proxied: &ProxiedRequest,
+    deferred: DeferredResponse,
+    tried: &[(String, String, Option<Duration>)],
+) -> Refusal {
     let others: Vec<String> = tried.iter().map(|(profile, why, _)| format!("`{profile}`: {why}")).collect();
-    let message = format!("{}; tried as well: {}", held.sentence(), others.join("; "));
-    let earliest = tried.iter().filter_map(|(_, _, wait)| *wait).chain(held.wait()).min();
-    let mut refusal = match held {
-        Held::Own(refusal) => refusal,
-        Held::Provider { looked, .. } => Refusal::new(looked.status(), "upstream_error", ""),
+    let message = format!("{}; tried as well: {}", deferred.sentence(), others.join("; "));
+    let earliest = tried.iter().filter_map(|(_, _, wait)| *wait).chain(deferred.wait()).min();
+    let mut refusal = match deferred {
+        DeferredResponse::Own(refusal) => refusal,
+        DeferredResponse::Provider { inspected, .. } => Refusal::new(inspected.status(), "upstream_error", ""),
     };
-    log::info!("no profile served a request of `{}` at {:?}", passage.lane.profile, SystemTime::now());
+    log::info!("no profile served a request of `{}` at {:?}", proxied.served.profile, SystemTime::now());
     refusal.message = message;
     refusal.retry_after = earliest;
     refusal

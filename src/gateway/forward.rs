@@ -12,36 +12,36 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, H
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
-use super::answer::{Answer, Download};
-use super::credential::Ready;
+use super::credential::ReadyCredential;
 use super::fallback::{self, Reason};
 use super::headers;
-use super::lane::{Known, Lane, Record};
 use super::meter::{Meter, RequestModel};
-use super::pacing::{NoTurn, Waited};
+use super::pacing::{NoSlot, Waited};
 use super::refusal::{self, Refusal};
-use super::retry::{MOST_ATTEMPTS, Next, backoff, next};
+use super::request_body::{Broken, Reader, RequestBody};
+use super::response_body::{ForwardedBody, ResponseBody};
+use super::retry::{MAX_ATTEMPTS, Next, backoff, next};
+use super::served_profile::{ServedAccount, ServedProfile, UsageRecord};
 use super::traffic::Entry;
-use super::upload::{Broken, Reader, Upload};
-use super::upstream::{Leased, Trouble, innermost};
+use super::upstream::{LeasedConnection, SendError, innermost};
 use super::{Gateway, anthropic};
 use crate::compression;
 use crate::error::note;
 use crate::providers::error::{Action, ApiError, Cause, Response as ErrorResponse};
 
-/// An error's body is read this far to understand it, for at most [`ERROR_PATIENCE`].
-const ERROR_LENGTH: usize = 64 * 1024;
-const ERROR_PATIENCE: Duration = Duration::from_secs(5);
+/// An error's body is read this far to understand it, for at most [`ERROR_BODY_TIMEOUT`].
+const MAX_ERROR_SIZE: usize = 64 * 1024;
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The same once it is decompressed.
-const DECOMPRESSED_ERROR: u64 = 1024 * 1024;
+const MAX_DECOMPRESSED_ERROR_SIZE: u64 = 1024 * 1024;
 
 /// How long the head of an event stream waits for its first event: a stream that fails at once can still be a 502, and
 /// a client need not wait long to see that there is a stream.
-const STREAM_HEAD: Duration = Duration::from_millis(250);
+const FIRST_EVENT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How long a request that is refused at once is read on, to know its model.
-const MODEL_PATIENCE: Duration = Duration::from_secs(1);
+const MODEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 const WAIT_MS: HeaderName = HeaderName::from_static("x-qwenauth-wait-ms");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-qwenauth-attempts");
@@ -49,15 +49,15 @@ const PROFILE: HeaderName = HeaderName::from_static("x-qwenauth-profile");
 const FALLBACK: HeaderName = HeaderName::from_static("x-qwenauth-fallback");
 
 /// One request in flight, at one profile.
-pub(super) struct Passage<'gateway> {
+pub(super) struct ProxiedRequest<'gateway> {
     pub(super) gateway: &'gateway Gateway,
-    pub(super) lane: Rc<Lane>,
+    pub(super) served: Rc<ServedProfile>,
     pub(super) method: Method,
     /// What follows `/v1`, with the query.
     pub(super) rest: String,
     pub(super) headers: HeaderMap,
-    pub(super) upload: Upload,
-    pub(super) record: Record,
+    pub(super) request_body: RequestBody,
+    pub(super) record: UsageRecord,
     /// Whether another profile may serve it, and why this one is not the first.
     pub(super) may_move: bool,
     pub(super) moved: Option<Reason>,
@@ -65,16 +65,16 @@ pub(super) struct Passage<'gateway> {
     served_model: Option<String>,
 }
 
-impl Looked {
+impl InspectedResponse {
     pub(super) fn status(&self) -> StatusCode {
         self.response.status()
     }
 }
 
 /// A response whose body was read as far as it is needed.
-pub(super) struct Looked {
+pub(super) struct InspectedResponse {
     response: Response<Incoming>,
-    leased: Leased,
+    leased: LeasedConnection,
     /// What was read of it, or all of it.
     first: Bytes,
     /// Why there is no more, if it broke off.
@@ -82,14 +82,14 @@ pub(super) struct Looked {
 }
 
 /// What the client gets if no other profile serves the request.
-pub(super) enum Held {
+pub(super) enum DeferredResponse {
     Own(Refusal),
-    Provider { looked: Box<Looked>, error: Box<ApiError>, attempts: u32 },
+    Provider { inspected: Box<InspectedResponse>, error: Box<ApiError>, attempts: u32 },
 }
 
 /// A request that a profile did not serve.
 pub(super) struct Unserved {
-    pub(super) held: Held,
+    pub(super) deferred: DeferredResponse,
     /// Why another profile may serve it.
     pub(super) reason: Option<Reason>,
     /// Tells what began it from earlier occurrences.
@@ -98,25 +98,25 @@ pub(super) struct Unserved {
 
 impl From<Refusal> for Unserved {
     fn from(refusal: Refusal) -> Self {
-        Self { held: Held::Own(refusal), reason: None, occurrence: String::new() }
+        Self { deferred: DeferredResponse::Own(refusal), reason: None, occurrence: String::new() }
     }
 }
 
 impl Unserved {
-    fn movable(held: Held, reason: Option<Reason>, occurrence: String) -> Self {
-        Self { held, reason, occurrence }
+    fn movable(deferred: DeferredResponse, reason: Option<Reason>, occurrence: String) -> Self {
+        Self { deferred, reason, occurrence }
     }
 }
 
 /// `rest`: what follows `/v1` in the path.
 pub(super) async fn forward(
     gateway: &Gateway,
-    lane: Rc<Lane>,
+    served: Rc<ServedProfile>,
     request: Request<Incoming>,
     rest: String,
     mut entry: Entry,
-) -> Response<Answer> {
-    entry.outcome.profile = Some(lane.profile.clone());
+) -> Response<ResponseBody> {
+    entry.outcome.profile = Some(served.profile.clone());
 
     let (mut head, body) = request.into_parts();
     let options = &gateway.options;
@@ -127,112 +127,113 @@ pub(super) async fn forward(
         return response;
     }
     headers::clean_request(&mut head.headers);
-    let upload = Upload::new(body, options.replay_limit, options.max_body, &gateway.bodies);
-    let record = Record::begin(Some(entry));
+    let request_body = RequestBody::new(body, options.replay_limit, options.max_body, &gateway.bodies);
+    let record = UsageRecord::begin(Some(entry));
     let rest = headers::clean_query(&rest).into_owned();
-    let may_move = gateway.fallback.as_ref().is_some_and(|fallback| fallback.may_move(&lane, &head.method, &rest));
+    let may_move = gateway.fallback.as_ref().is_some_and(|fallback| fallback.may_move(&served, &head.method, &rest));
     gateway.budget.borrow_mut().note_request();
-    let mut passage = Passage {
+    let mut proxied = ProxiedRequest {
         gateway,
-        lane,
+        served,
         method: head.method,
         rest,
         headers: head.headers,
-        upload,
+        request_body,
         record,
         may_move,
         moved: None,
         served_model: None,
     };
-    match passage.serve().await {
+    match proxied.serve().await {
         Ok(response) => {
             if let Some(fallback) = gateway.fallback.as_ref().filter(|_| response.status().is_success()) {
-                fallback.note_served(&passage);
+                fallback.note_served(&proxied);
             }
             response
         }
-        Err(unserved) if unserved.reason.is_some() && passage.may_move => {
-            fallback::serve_elsewhere(&mut passage, unserved).await
+        Err(unserved) if unserved.reason.is_some() && proxied.may_move => {
+            fallback::serve_elsewhere(&mut proxied, unserved).await
         }
-        Err(unserved) => passage.finish(unserved.held),
+        Err(unserved) => proxied.finish(unserved.deferred),
     }
 }
 
-impl Passage<'_> {
-    pub(super) async fn serve(&mut self) -> Result<Response<Answer>, Unserved> {
+impl ProxiedRequest<'_> {
+    pub(super) async fn serve(&mut self) -> Result<Response<ResponseBody>, Unserved> {
         let mut ready = self.ready().await?;
         if ready.messages.is_none() && anthropic::speaks(&self.rest) {
             return Err(anthropic::missing(&ready.provider).into());
         }
-        let known = self.known(&ready)?;
-        self.check_exhausted(&known, &ready).await?;
+        let account = self.account(&ready)?;
+        self.check_exhausted(&account, &ready).await?;
         let mut was_renewed = false;
         // A wait for this limit did not help.
         let mut has_waited = false;
         // Renewals have an attempt of their own.
         let mut attempts = 0;
         loop {
-            self.turn(&known, &ready).await?;
+            self.turn(&account, &ready).await?;
             attempts += 1;
             let (response, leased) = match self.send(&ready).await {
                 Ok(answered) => answered,
-                Err(Trouble::NotSent(why)) => {
-                    self.pause_or(attempts, &known, &ready, why).await?;
+                Err(SendError::NotSent(why)) => {
+                    self.pause_or(attempts, &account, &ready, why).await?;
                     continue;
                 }
                 Err(trouble) => return Err(self.lost(&ready, trouble).into()),
             };
-            known.note_limits(response.headers());
+            account.note_limits(response.headers());
             match response.status() {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if ready.is_renewable() || self.may_move => {
-                    let looked = look(response, leased).await;
-                    let error = self.read(&ready, &looked);
+                    let inspected = inspect(response, leased).await;
+                    let error = self.read(&ready, &inspected);
                     if error.cause == Cause::FreeTier {
-                        return Err(self.exhausted(&known, &ready, error, looked, attempts));
+                        return Err(self.exhausted(&account, &ready, error, inspected, attempts));
                     }
                     if error.cause != Cause::Credential || !ready.is_renewable() {
-                        return self.give(&ready, looked, error, attempts);
+                        return self.give(&ready, inspected, error, attempts);
                     }
-                    self.lane.bridge.note_refused(true);
+                    self.served.cache.note_refused(true);
                     if was_renewed {
                         ready.mark.refused(&format!("it answered 401: {}", error.message));
                         return Err(refusal::ended(&ready, &error.message).into());
                     }
-                    if !self.upload.can_be_read_again() {
-                        return self.give(&ready, looked, error, attempts);
+                    if !self.request_body.can_be_read_again() {
+                        return self.give(&ready, inspected, error, attempts);
                     }
-                    drop(looked);
+                    drop(inspected);
                     ready = self.renewed(&ready).await?;
                     was_renewed = true;
                     attempts -= 1;
                 }
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                    let looked = look(response, leased).await;
-                    if let Some(response) = self.wait_or_stop(&known, &ready, looked, attempts, &mut has_waited).await?
+                    let inspected = inspect(response, leased).await;
+                    if let Some(response) =
+                        self.wait_or_stop(&account, &ready, inspected, attempts, &mut has_waited).await?
                     {
                         return Ok(response);
                     }
                 }
                 status if status.is_server_error() && (self.may_move || self.moved.is_some()) => {
-                    let looked = look(response, leased).await;
-                    let error = self.read(&ready, &looked);
-                    return Err(self.failing(&known, error, looked, attempts));
+                    let inspected = inspect(response, leased).await;
+                    let error = self.read(&ready, &inspected);
+                    return Err(self.failing(&account, error, inspected, attempts));
                 }
                 status if is_rejection(status) && self.moved.is_some() => {
-                    let looked = look(response, leased).await;
-                    let error = self.read(&ready, &looked);
-                    return self.give(&ready, looked, error, attempts);
+                    let inspected = inspect(response, leased).await;
+                    let error = self.read(&ready, &inspected);
+                    return self.give(&ready, inspected, error, attempts);
                 }
                 status => {
                     // A key that is refused may be put right where it was made.
-                    self.lane.bridge.note_refused(status == StatusCode::UNAUTHORIZED);
+                    self.served.cache.note_refused(status == StatusCode::UNAUTHORIZED);
                     if status == StatusCode::UNAUTHORIZED {
                         ready.mark.refused("it answered 401");
                     }
                     if status.is_success() {
                         ready.mark.served();
                         let model = self.record.model.clone();
-                        known.served(model.as_deref());
+                        account.served(model.as_deref());
                     }
                     return Ok(self.pass(&ready, response, leased).await?);
                 }
@@ -240,29 +241,29 @@ impl Passage<'_> {
         }
     }
 
-    async fn ready(&self) -> Result<Rc<Ready>, Unserved> {
-        let ready = self.upload.while_reading(self.lane.ready()).await;
+    async fn ready(&self) -> Result<Rc<ReadyCredential>, Unserved> {
+        let ready = self.request_body.while_reading(self.served.ready()).await;
         ready.map_err(|failed| refusal::not_ready(&failed).into())
     }
 
-    async fn renewed(&self, refused: &Ready) -> Result<Rc<Ready>, Unserved> {
-        log::info!("`{}` refused the token: it is renewed, unless it was meanwhile", self.lane.profile);
-        let renewed = self.upload.while_reading(self.lane.renewed(refused)).await;
+    async fn renewed(&self, refused: &ReadyCredential) -> Result<Rc<ReadyCredential>, Unserved> {
+        log::info!("`{}` refused the token: it is renewed, unless it was meanwhile", self.served.profile);
+        let renewed = self.request_body.while_reading(self.served.renewed(refused)).await;
         renewed.map_err(|failed| refusal::not_ready(&failed).into())
     }
 
-    fn known(&mut self, ready: &Ready) -> Result<Rc<Known>, Refusal> {
-        let known = self.lane.known(ready).map_err(|failed| refusal::not_ready(&failed))?;
-        self.record.belongs_to(&known);
-        Ok(known)
+    fn account(&mut self, ready: &ReadyCredential) -> Result<Rc<ServedAccount>, Refusal> {
+        let account = self.served.account(ready).map_err(|failed| refusal::not_ready(&failed))?;
+        self.record.belongs_to(&account);
+        Ok(account)
     }
 
     /// The model that the request names, as far as its body is there.
     pub(super) fn note_model(&mut self) {
         if self.record.model.is_none() {
-            let mut body = self.upload.kept();
+            let mut body = self.request_body.kept();
             if body.is_empty() {
-                body.extend(self.upload.first());
+                body.extend(self.request_body.first());
             }
             self.record.model = RequestModel::find(&body).map(|model| model.name);
         }
@@ -271,15 +272,15 @@ impl Passage<'_> {
     /// The same for a request that is not sent: its model stands in the ledger all the same.
     async fn await_model(&mut self) {
         if self.record.model.is_none() {
-            let _ = tokio::time::timeout(MODEL_PATIENCE, self.upload.keep_all()).await;
+            let _ = tokio::time::timeout(MODEL_TIMEOUT, self.request_body.keep_all()).await;
             self.note_model();
         }
     }
 
     /// Stops a request for which the server has reported the limit as used up.
-    async fn check_exhausted(&mut self, known: &Known, ready: &Ready) -> Result<(), Unserved> {
+    async fn check_exhausted(&mut self, account: &ServedAccount, ready: &ReadyCredential) -> Result<(), Unserved> {
         self.note_model();
-        if self.record.model.is_none() && known.depends_on_model() && self.upload.keep_all().await {
+        if self.record.model.is_none() && account.depends_on_model() && self.request_body.keep_all().await {
             self.note_model();
         }
         let is_one_of_several = self.may_move || self.moved.is_some();
@@ -290,20 +291,20 @@ impl Passage<'_> {
             _ => true,
         };
         let model = self.record.model.clone();
-        let Some(entry) = known.exhausted(model.as_deref(), counts) else { return Ok(()) };
+        let Some(entry) = account.exhausted(model.as_deref(), counts) else { return Ok(()) };
         self.await_model().await;
         self.record.reason = Some(entry.cause.sentence());
-        let refusal = refusal::exhausted(&self.lane.profile, &ready.provider.title, &entry, "");
-        Err(Unserved::movable(Held::Own(refusal), Reason::of(entry.cause), entry.id()))
+        let refusal = refusal::exhausted(&self.served.profile, &ready.provider.title, &entry, "");
+        Err(Unserved::movable(DeferredResponse::Own(refusal), Reason::of(entry.cause), entry.id()))
     }
 
     /// Waits under the provider's limits.
-    async fn turn(&mut self, known: &Known, ready: &Ready) -> Result<(), Unserved> {
+    async fn turn(&mut self, account: &ServedAccount, ready: &ReadyCredential) -> Result<(), Unserved> {
         if !self.gateway.options.is_counting(&ready.provider) {
             return Ok(());
         }
         let since = tokio::time::Instant::now();
-        let turn = self.upload.while_reading(known.pacing.turn()).await;
+        let turn = self.request_body.while_reading(account.pacing.turn()).await;
         if turn == Ok(Waited::Yes) {
             self.record.waited += since.elapsed();
             self.record.reason = Some("the limit of requests is kept to");
@@ -312,36 +313,41 @@ impl Passage<'_> {
         if turn.is_err() {
             self.await_model().await;
         }
-        turn.map(drop).map_err(|no_turn| {
+        turn.map(drop).map_err(|no_slot| {
             self.record.reason = Some("the limit of requests is kept to");
-            let reason = matches!(no_turn, NoTurn::DayOver { .. }).then_some(Reason::Day);
-            let held = Held::Own(refusal::no_turn(&self.lane.profile, no_turn));
-            Unserved::movable(held, reason, format!("day/{}", known.pacing.day().date))
+            let reason = matches!(no_slot, NoSlot::DayOver { .. }).then_some(Reason::Day);
+            let deferred = DeferredResponse::Own(refusal::no_slot(&self.served.profile, no_slot));
+            Unserved::movable(deferred, reason, format!("day/{}", account.pacing.day().date))
         })
     }
 
     fn check_upload(&self) -> Result<(), Refusal> {
-        match self.upload.broken() {
+        match self.request_body.broken() {
             Some(Broken::TooLong) => Err(refusal::too_long(self.gateway.options.max_body)),
             _ => Ok(()),
         }
     }
 
-    async fn send(&mut self, ready: &Ready) -> Result<(Response<Incoming>, Leased), Trouble> {
-        let Some(reader) = self.upload.reader() else {
-            return Err(Trouble::Client("the request cannot be sent again".into()));
+    async fn send(&mut self, ready: &ReadyCredential) -> Result<(Response<Incoming>, LeasedConnection), SendError> {
+        let Some(reader) = self.request_body.reader() else {
+            return Err(SendError::Client("the request cannot be sent again".into()));
         };
-        let request = self.request(ready, reader).map_err(|error| Trouble::NotSent(error.to_string()))?;
+        let request = self.request(ready, reader).map_err(|error| SendError::NotSent(error.to_string()))?;
         self.record.note_try();
         let limit = self.gateway.options.timeout;
         let since = Instant::now();
         let sent = tokio::time::timeout(limit, self.gateway.upstream.send(&ready.origin, request));
-        let sent = self.upload.while_reading(sent).await.unwrap_or(Err(Trouble::Silent(limit)));
+        let sent = self.request_body.while_reading(sent).await.unwrap_or(Err(SendError::Silent(limit)));
         self.log_attempt(ready, &sent, since.elapsed());
         sent
     }
 
-    fn log_attempt(&self, ready: &Ready, sent: &Result<(Response<Incoming>, Leased), Trouble>, took: Duration) {
+    fn log_attempt(
+        &self,
+        ready: &ReadyCredential,
+        sent: &Result<(Response<Incoming>, LeasedConnection), SendError>,
+        took: Duration,
+    ) {
         if !log::log_enabled!(log::Level::Debug) {
             return;
         }
@@ -354,12 +360,12 @@ impl Passage<'_> {
         log::debug!(
             "{method} {host}{}{path} for `{}`: {outcome}, {} ms",
             ready.base_path,
-            self.lane.profile,
+            self.served.profile,
             took.as_millis()
         );
     }
 
-    fn request(&self, ready: &Ready, reader: Reader) -> Result<Request<Reader>, hyper::http::Error> {
+    fn request(&self, ready: &ReadyCredential, reader: Reader) -> Result<Request<Reader>, hyper::http::Error> {
         let messages = ready.messages.as_ref().filter(|_| anthropic::speaks(&self.rest));
         let base_path = messages.map_or(&ready.base_path, |endpoint| &endpoint.base_path);
         let path = format!("{base_path}{}", self.rest);
@@ -374,13 +380,19 @@ impl Passage<'_> {
 
     /// Whether one attempt more is allowed.
     fn may_repeat(&self, attempts: u32) -> bool {
-        attempts < MOST_ATTEMPTS
-            && self.upload.can_be_read_again()
+        attempts < MAX_ATTEMPTS
+            && self.request_body.can_be_read_again()
             && self.gateway.budget.borrow_mut().take_repetition()
     }
 
     /// Waits before another attempt at a provider that cannot be reached, or gives up.
-    async fn pause_or(&mut self, attempts: u32, known: &Known, ready: &Ready, why: String) -> Result<(), Unserved> {
+    async fn pause_or(
+        &mut self,
+        attempts: u32,
+        account: &ServedAccount,
+        ready: &ReadyCredential,
+        why: String,
+    ) -> Result<(), Unserved> {
         self.check_upload()?;
         if self.may_repeat(attempts) {
             self.wait(backoff(attempts), "the provider cannot be reached").await;
@@ -388,26 +400,26 @@ impl Passage<'_> {
         }
         self.record.reason = Some("the provider cannot be reached");
         self.note_model();
-        let note_outage = || known.note_outage(self.record.model.as_deref(), &why).id();
+        let note_outage = || account.note_outage(self.record.model.as_deref(), &why).id();
         let occurrence = self.may_move.then(note_outage).unwrap_or_default();
-        let held = Held::Own(refusal::trouble(ready, Trouble::NotSent(why)));
-        Err(Unserved::movable(held, Some(Reason::Outage), occurrence))
+        let deferred = DeferredResponse::Own(refusal::trouble(ready, SendError::NotSent(why)));
+        Err(Unserved::movable(deferred, Some(Reason::Outage), occurrence))
     }
 
     async fn wait(&mut self, wait: Duration, reason: &'static str) {
-        self.upload.while_reading(tokio::time::sleep(wait)).await;
+        self.request_body.while_reading(tokio::time::sleep(wait)).await;
         self.record.waited += wait;
         self.record.reason = Some(reason);
     }
 
-    fn read(&mut self, ready: &Ready, looked: &Looked) -> ApiError {
+    fn read(&mut self, ready: &ReadyCredential, inspected: &InspectedResponse) -> ApiError {
         self.note_model();
-        let headers = looked.response.headers();
+        let headers = inspected.response.headers();
         let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
         let encoding = header(CONTENT_ENCODING.as_str()).unwrap_or_default();
-        let body = compression::decoded(&looked.first, &encoding, DECOMPRESSED_ERROR);
+        let body = compression::decoded(&inspected.first, &encoding, MAX_DECOMPRESSED_ERROR_SIZE);
         let response = ErrorResponse {
-            status: looked.response.status().as_u16(),
+            status: inspected.response.status().as_u16(),
             header: &header,
             body: &body,
             model: self.record.model.as_deref(),
@@ -419,63 +431,64 @@ impl Passage<'_> {
     /// Waits and returns nothing, or returns the response that the client is to have.
     async fn wait_or_stop(
         &mut self,
-        known: &Rc<Known>,
-        ready: &Ready,
-        looked: Looked,
+        account: &Rc<ServedAccount>,
+        ready: &ReadyCredential,
+        inspected: InspectedResponse,
         attempts: u32,
         has_waited: &mut bool,
-    ) -> Result<Option<Response<Answer>>, Unserved> {
-        let status = looked.response.status().as_u16();
+    ) -> Result<Option<Response<ResponseBody>>, Unserved> {
+        let status = inspected.response.status().as_u16();
         if status == 429 {
             self.record.note_rate_limited();
         }
-        let error = self.read(ready, &looked);
+        let error = self.read(ready, &inspected);
         let model = self.record.model.clone();
-        let in_vain = *has_waited || known.was_in_vain(&error, model.as_deref());
+        let in_vain = *has_waited || account.was_in_vain(&error, model.as_deref());
         let next = next(&error, status, attempts, in_vain, self.gateway.options.max_wait);
-        log::info!("`{}` answered {status}: {}; {next:?}", self.lane.profile, error.cause.sentence());
+        log::info!("`{}` answered {status}: {}; {next:?}", self.served.profile, error.cause.sentence());
         self.record.reason = Some(error.cause.sentence());
         match next {
             Next::After(wait) if self.may_repeat(attempts) => {
-                drop(looked);
+                drop(inspected);
                 // A backoff is nobody's word.
                 *has_waited |= error.action(self.gateway.options.max_wait) != Action::Backoff;
                 if wait > Duration::from_secs(2) {
                     let text = format!(
                         "a request waits {} s for `{}`: {}",
                         wait.as_secs(),
-                        self.lane.profile,
+                        self.served.profile,
                         error.cause.sentence()
                     );
-                    known.pacing.say(&text);
+                    account.pacing.say(&text);
                 }
                 self.wait(wait, error.cause.sentence()).await;
                 return Ok(None);
             }
-            Next::Stop => return Err(self.exhausted(known, ready, error, looked, attempts)),
-            Next::Exhausted => drop(known.note_exhausted(&error, model.as_deref())),
+            Next::Stop => return Err(self.exhausted(account, ready, error, inspected, attempts)),
+            Next::Exhausted => drop(account.note_exhausted(&error, model.as_deref())),
             Next::After(_) if status != 429 && self.may_move => {
-                return Err(self.failing(known, error, looked, attempts));
+                return Err(self.failing(account, error, inspected, attempts));
             }
             Next::After(_) | Next::Forward => {}
         }
-        self.give(ready, looked, error, attempts).map(Some)
+        self.give(ready, inspected, error, attempts).map(Some)
     }
 
     /// Forwards an error response, unless there is another profile that said something before this one.
     fn give(
         &mut self,
-        ready: &Ready,
-        looked: Looked,
+        ready: &ReadyCredential,
+        inspected: InspectedResponse,
         error: ApiError,
         attempts: u32,
-    ) -> Result<Response<Answer>, Unserved> {
+    ) -> Result<Response<ResponseBody>, Unserved> {
         if self.moved.is_some() {
-            let held = Held::Provider { looked: Box::new(looked), error: Box::new(error), attempts };
-            return Err(Unserved::movable(held, None, String::new()));
+            let deferred =
+                DeferredResponse::Provider { inspected: Box::new(inspected), error: Box::new(error), attempts };
+            return Err(Unserved::movable(deferred, None, String::new()));
         }
-        let is_limit = matches!(looked.status().as_u16(), 429 | 503);
-        let mut response = self.pass_looked(ready, looked)?;
+        let is_limit = matches!(inspected.status().as_u16(), 429 | 503);
+        let mut response = self.pass_inspected(ready, inspected)?;
         if is_limit {
             refusal::settle_retry_after(response.headers_mut(), attempts);
         }
@@ -483,33 +496,46 @@ impl Passage<'_> {
     }
 
     /// A limit is used up, or the account.
-    fn exhausted(&mut self, known: &Known, ready: &Ready, error: ApiError, looked: Looked, attempts: u32) -> Unserved {
+    fn exhausted(
+        &mut self,
+        account: &ServedAccount,
+        ready: &ReadyCredential,
+        error: ApiError,
+        inspected: InspectedResponse,
+        attempts: u32,
+    ) -> Unserved {
         let model = self.record.model.clone();
-        let (entry, is_news) = known.note_exhausted(&error, model.as_deref());
-        let refusal = refusal::exhausted(&self.lane.profile, &ready.provider.title, &entry, &error.message);
+        let (entry, is_news) = account.note_exhausted(&error, model.as_deref());
+        let refusal = refusal::exhausted(&self.served.profile, &ready.provider.title, &entry, &error.message);
         if is_news {
             note(&refusal.message);
         }
         let reason = Reason::of(error.cause);
-        let is_limit = looked.response.status() == StatusCode::TOO_MANY_REQUESTS;
-        let held = if is_limit {
-            Held::Own(refusal)
+        let is_limit = inspected.response.status() == StatusCode::TOO_MANY_REQUESTS;
+        let deferred = if is_limit {
+            DeferredResponse::Own(refusal)
         } else {
-            Held::Provider { looked: Box::new(looked), error: Box::new(error), attempts }
+            DeferredResponse::Provider { inspected: Box::new(inspected), error: Box::new(error), attempts }
         };
-        Unserved::movable(held, reason, entry.id())
+        Unserved::movable(deferred, reason, entry.id())
     }
 
     /// The service fails.
-    fn failing(&mut self, known: &Known, error: ApiError, looked: Looked, attempts: u32) -> Unserved {
-        let why = format!("it answered {}", looked.response.status().as_u16());
-        let occurrence = known.note_outage(self.record.model.as_deref(), &why).id();
-        let held = Held::Provider { looked: Box::new(looked), error: Box::new(error), attempts };
-        Unserved::movable(held, Some(Reason::Error), occurrence)
+    fn failing(
+        &mut self,
+        account: &ServedAccount,
+        error: ApiError,
+        inspected: InspectedResponse,
+        attempts: u32,
+    ) -> Unserved {
+        let why = format!("it answered {}", inspected.response.status().as_u16());
+        let occurrence = account.note_outage(self.record.model.as_deref(), &why).id();
+        let deferred = DeferredResponse::Provider { inspected: Box::new(inspected), error: Box::new(error), attempts };
+        Unserved::movable(deferred, Some(Reason::Error), occurrence)
     }
 
     /// The connection ended before an answer came.
-    fn lost(&self, ready: &Ready, trouble: Trouble) -> Refusal {
+    fn lost(&self, ready: &ReadyCredential, trouble: SendError) -> Refusal {
         if let Err(refusal) = self.check_upload() {
             return refusal;
         }
@@ -521,18 +547,18 @@ impl Passage<'_> {
     }
 
     /// What the client gets of a request that no profile served.
-    pub(super) fn finish(&mut self, held: Held) -> Response<Answer> {
-        match held {
-            Held::Own(refusal) => self.refuse(refusal),
-            Held::Provider { looked, attempts, .. } => {
-                let mut response = self.pass_on(*looked);
+    pub(super) fn finish(&mut self, deferred: DeferredResponse) -> Response<ResponseBody> {
+        match deferred {
+            DeferredResponse::Own(refusal) => self.refuse(refusal),
+            DeferredResponse::Provider { inspected, attempts, .. } => {
+                let mut response = self.pass_on(*inspected);
                 refusal::settle_retry_after(response.headers_mut(), attempts);
                 response
             }
         }
     }
 
-    pub(super) fn refuse(&mut self, refusal: Refusal) -> Response<Answer> {
+    pub(super) fn refuse(&mut self, refusal: Refusal) -> Response<ResponseBody> {
         self.note_model();
         if let Some(entry) = &mut self.record.entry {
             entry.answered(refusal.status);
@@ -546,38 +572,42 @@ impl Passage<'_> {
     /// Hands the provider's answer to the client.
     async fn pass(
         &mut self,
-        ready: &Ready,
+        ready: &ReadyCredential,
         mut response: Response<Incoming>,
-        leased: Leased,
-    ) -> Result<Response<Answer>, Refusal> {
-        self.upload.stop_keeping();
+        leased: LeasedConnection,
+    ) -> Result<Response<ResponseBody>, Refusal> {
+        self.request_body.stop_keeping();
         let is_stream = kind(response.headers()).to_ascii_lowercase().starts_with(b"text/event-stream");
-        let limit = if is_stream { STREAM_HEAD } else { self.gateway.options.timeout };
-        let first = match self.upload.while_reading(first_piece(response.body_mut(), limit)).await {
+        let limit = if is_stream { FIRST_EVENT_TIMEOUT } else { self.gateway.options.timeout };
+        let first = match self.request_body.while_reading(first_piece(response.body_mut(), limit)).await {
             Ok(first) => first,
-            Err(NoPiece::Late) if is_stream => Bytes::new(),
-            Err(NoPiece::Late) => return Err(self.lost(ready, Trouble::Silent(limit))),
-            Err(NoPiece::Broken(why)) => return Err(self.lost(ready, Trouble::Lost(why))),
+            Err(NoChunk::Late) if is_stream => Bytes::new(),
+            Err(NoChunk::Late) => return Err(self.lost(ready, SendError::Silent(limit))),
+            Err(NoChunk::Broken(why)) => return Err(self.lost(ready, SendError::Lost(why))),
         };
-        Ok(self.pass_on(Looked { response, leased, first, broken: None }))
+        Ok(self.pass_on(InspectedResponse { response, leased, first, broken: None }))
     }
 
     /// The same for an answer that was looked into.
-    fn pass_looked(&mut self, ready: &Ready, looked: Looked) -> Result<Response<Answer>, Refusal> {
-        match looked.broken {
-            Some(why) if looked.first.is_empty() => Err(self.lost(ready, Trouble::Lost(why))),
-            _ => Ok(self.pass_on(looked)),
+    fn pass_inspected(
+        &mut self,
+        ready: &ReadyCredential,
+        inspected: InspectedResponse,
+    ) -> Result<Response<ResponseBody>, Refusal> {
+        match inspected.broken {
+            Some(why) if inspected.first.is_empty() => Err(self.lost(ready, SendError::Lost(why))),
+            _ => Ok(self.pass_on(inspected)),
         }
     }
 
-    fn pass_on(&mut self, looked: Looked) -> Response<Answer> {
-        let Looked { response, leased, first, broken } = looked;
+    fn pass_on(&mut self, inspected: InspectedResponse) -> Response<ResponseBody> {
+        let InspectedResponse { response, leased, first, broken } = inspected;
         let (mut head, incoming) = response.into_parts();
         self.note_model();
         if let Some(entry) = &mut self.record.entry {
             entry.outcome.status = Some(head.status);
         }
-        self.upload.stop_keeping();
+        self.request_body.stop_keeping();
         headers::clean_response(&mut head.headers);
         self.stamp(&mut head.headers);
         // The client's connection has a version of its own, which hyper answers in.
@@ -590,15 +620,15 @@ impl Passage<'_> {
         let record = self.record.take();
         let limit = self.gateway.options.timeout;
         let first = Some(first).filter(|first| !first.is_empty());
-        let download = Download::new(first, broken, incoming, leased, self.upload.clone(), record, limit, meter);
-        Response::from_parts(head, Answer::Passing(Box::new(download)))
+        let body = ForwardedBody::new(first, broken, incoming, leased, self.request_body.clone(), record, limit, meter);
+        Response::from_parts(head, ResponseBody::Passing(Box::new(body)))
     }
 
     fn stamp(&self, headers: &mut HeaderMap) {
         let waited = u64::try_from(self.record.waited.as_millis()).unwrap_or(u64::MAX);
         headers.insert(WAIT_MS, HeaderValue::from(waited));
         headers.insert(ATTEMPTS, HeaderValue::from(self.record.tries()));
-        if let Ok(profile) = HeaderValue::from_str(&self.lane.profile) {
+        if let Ok(profile) = HeaderValue::from_str(&self.served.profile) {
             headers.insert(PROFILE, profile);
         }
         if let Some(reason) = self.moved {
@@ -622,35 +652,35 @@ fn kind(headers: &HeaderMap) -> &[u8] {
 }
 
 /// Why there is no beginning of a body.
-enum NoPiece {
+enum NoChunk {
     Late,
     Broken(String),
 }
 
 /// The beginning of an answer's body, empty if there is none. It goes out together with the head, and a body that fails
 /// at once can still be an error of the gateway's own.
-async fn first_piece(incoming: &mut Incoming, limit: Duration) -> Result<Bytes, NoPiece> {
+async fn first_piece(incoming: &mut Incoming, limit: Duration) -> Result<Bytes, NoChunk> {
     use http_body_util::BodyExt;
     let read = async {
         while let Some(frame) = incoming.frame().await {
             match frame.map(Frame::into_data) {
                 Ok(Ok(piece)) if !piece.is_empty() => return Ok(piece),
                 Ok(_) => {}
-                Err(error) => return Err(NoPiece::Broken(innermost(&error))),
+                Err(error) => return Err(NoChunk::Broken(innermost(&error))),
             }
         }
         Ok(Bytes::new())
     };
-    tokio::time::timeout(limit, read).await.unwrap_or(Err(NoPiece::Late))
+    tokio::time::timeout(limit, read).await.unwrap_or(Err(NoChunk::Late))
 }
 
 /// Reads an error's body, as far as it goes and does not tarry.
-async fn look(mut response: Response<Incoming>, leased: Leased) -> Looked {
+async fn inspect(mut response: Response<Incoming>, leased: LeasedConnection) -> InspectedResponse {
     use http_body_util::BodyExt;
     let mut text = Vec::new();
     let mut broken = None;
     let read = async {
-        while text.len() < ERROR_LENGTH {
+        while text.len() < MAX_ERROR_SIZE {
             match response.body_mut().frame().await {
                 Some(Ok(frame)) => text.extend_from_slice(frame.data_ref().map_or(&[], |piece| &piece[..])),
                 Some(Err(error)) => return broken = Some(innermost(&error)),
@@ -658,6 +688,6 @@ async fn look(mut response: Response<Incoming>, leased: Leased) -> Looked {
             }
         }
     };
-    let _ = tokio::time::timeout(ERROR_PATIENCE, read).await;
-    Looked { response, leased, first: text.into(), broken }
+    let _ = tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await;
+    InspectedResponse { response, leased, first: text.into(), broken }
 }

@@ -10,7 +10,7 @@ use hyper::header::{
 use url::form_urlencoded;
 
 use super::anthropic::Endpoint;
-use super::credential::Ready;
+use super::credential::ReadyCredential;
 use crate::compression::KNOWN;
 
 /// For one hop only (RFC 9110 §7.6.1, RFC 7540 §3.2.1).
@@ -138,7 +138,7 @@ pub(super) fn clean_query(rest: &str) -> Cow<'_, str> {
 
 /// Puts in what belongs to the provider and its credential. `messages`: the endpoint of Anthropic's protocol, if the
 /// request goes there.
-pub(super) fn address(headers: &mut HeaderMap, ready: &Ready, messages: Option<&Endpoint>) {
+pub(super) fn address(headers: &mut HeaderMap, ready: &ReadyCredential, messages: Option<&Endpoint>) {
     headers.insert(HOST, ready.origin.host.clone());
     match messages {
         Some(endpoint) => endpoint.address(headers),

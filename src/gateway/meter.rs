@@ -12,13 +12,13 @@ use crate::compression;
 const USAGE: &[u8] = b"\"usage\"";
 
 /// Longest `usage` that is read, with all its details.
-const LONGEST_USAGE: usize = 8 * 1024;
+const MAX_USAGE_SIZE: usize = 8 * 1024;
 
 /// How much of the beginning of a response is looked at for the model.
 const BEGINNING: usize = 1024;
 
 /// Longest name of a model, in bytes.
-const LONGEST_MODEL: usize = 256;
+const MAX_MODEL_LENGTH: usize = 256;
 
 /// Bytes of a compressed response that are kept, and of what it decompresses to that are read.
 const COMPRESSED: usize = 1024 * 1024;
@@ -99,8 +99,8 @@ impl Meter {
     fn read(&mut self, text: &[u8]) -> usize {
         let mut done = 0;
         while let Some(at) = memmem::find(&text[done..], USAGE).map(|at| done + at) {
-            let may_go_on = text.len() - at < LONGEST_USAGE;
-            let after = text[at + USAGE.len()..text.len().min(at + LONGEST_USAGE)].trim_ascii_start();
+            let may_go_on = text.len() - at < MAX_USAGE_SIZE;
+            let after = text[at + USAGE.len()..text.len().min(at + MAX_USAGE_SIZE)].trim_ascii_start();
             if after.is_empty() && may_go_on {
                 return at;
             }
@@ -146,7 +146,7 @@ fn response_model(text: &[u8]) -> Option<String> {
 }
 
 fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= LONGEST_MODEL
+    !name.is_empty() && name.len() <= MAX_MODEL_LENGTH
 }
 
 /// Where a request names its model: the value of the field `model` of the body's object.
@@ -196,8 +196,8 @@ impl RequestModel {
                 if in_string && !is_escaped {
                     // What a string holds is passed over in one go.
                     let end = memchr2(b'"', b'\\', &piece[at..]).map_or(piece.len(), |end| at + end);
-                    if depth == 1 && text.len() <= LONGEST_MODEL {
-                        text.extend_from_slice(&piece[at..end.min(at + LONGEST_MODEL + 1)]);
+                    if depth == 1 && text.len() <= MAX_MODEL_LENGTH {
+                        text.extend_from_slice(&piece[at..end.min(at + MAX_MODEL_LENGTH + 1)]);
                     }
                     at = end;
                     let Some(&byte) = piece.get(at) else { break };
@@ -326,7 +326,7 @@ mod tests {
             meter.see(b"\"usage\":{\"x\":\"");
             meter.see(&[b'y'; 1000]);
         }
-        assert!(meter.open.len() <= LONGEST_USAGE + 2000, "{}", meter.open.len());
+        assert!(meter.open.len() <= MAX_USAGE_SIZE + 2000, "{}", meter.open.len());
     }
 
     fn pieces(text: &str, length: usize) -> Vec<Bytes> {
@@ -351,7 +351,7 @@ mod tests {
                 assert_eq!(found.map(|model| model.name).as_deref(), name, "{text} {length}");
             }
         }
-        let long = format!("{{\"model\":\"{}\"}}", "x".repeat(LONGEST_MODEL + 1));
+        let long = format!("{{\"model\":\"{}\"}}", "x".repeat(MAX_MODEL_LENGTH + 1));
         assert_eq!(RequestModel::find(&pieces(&long, 100)), None);
     }
 

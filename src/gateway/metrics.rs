@@ -50,26 +50,27 @@ fn moved(text: &mut String, gateway: &Gateway) {
 
 /// What is the case now.
 fn state(text: &mut String, gateway: &Gateway) {
-    let lanes = gateway.lanes();
+    let served_profiles = gateway.served_profiles();
     head(text, "credential_expires_seconds", "gauge", "Seconds until the access token expires; none for keys.");
-    for lane in &lanes {
-        let expires_at = lane.last_ready().and_then(|ready| ready.credential.expires_at);
+    for served in &served_profiles {
+        let expires_at = served.last_ready().and_then(|ready| ready.credential.expires_at);
         let Some(expires_at) = expires_at else { continue };
         let left = expires_at.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
-        let _ = writeln!(text, "qwenauth_credential_expires_seconds{{profile=\"{}\"}} {left}", escaped(&lane.profile));
+        let _ =
+            writeln!(text, "qwenauth_credential_expires_seconds{{profile=\"{}\"}} {left}", escaped(&served.profile));
     }
     head(text, "limit_remaining", "gauge", "What the provider's headers said last that a limit leaves.");
-    for lane in &lanes {
-        for (name, left) in lane.last_known().map(|known| known.stated_limits()).unwrap_or_default() {
-            let labels = format!("profile=\"{}\",limit=\"{}\"", escaped(&lane.profile), escaped(&name));
+    for served in &served_profiles {
+        for (name, left) in served.last_account().map(|account| account.stated_limits()).unwrap_or_default() {
+            let labels = format!("profile=\"{}\",limit=\"{}\"", escaped(&served.profile), escaped(&name));
             let _ = writeln!(text, "qwenauth_limit_remaining{{{labels}}} {left}");
         }
     }
     head(text, "limit_exhausted", "gauge", "1 for each limit that the provider reported as used up.");
-    for lane in &lanes {
-        for (limit, model) in lane.last_known().map(|known| known.exhausted_limits()).unwrap_or_default() {
+    for served in &served_profiles {
+        for (limit, model) in served.last_account().map(|account| account.exhausted_limits()).unwrap_or_default() {
             let labels =
-                format!("profile=\"{}\",limit=\"{limit}\",model=\"{}\"", escaped(&lane.profile), escaped(&model));
+                format!("profile=\"{}\",limit=\"{limit}\",model=\"{}\"", escaped(&served.profile), escaped(&model));
             let _ = writeln!(text, "qwenauth_limit_exhausted{{{labels}}} 1");
         }
     }

@@ -1,31 +1,30 @@
 //! The local reverse proxy: a credential that stays fresh, paced and hidden for as long as a tool runs.
 //!
 //! ```text
-//! mod.rs          options, start and end; `serve` is a blocking function
-//! server.rs       accept, who may ask, which way
-//! forward.rs      the way of one request: credential, turn, try, verdict, and again or down to the client
-//! key.rs          the key that clients show, kept in a file where asked
-//! lane.rs         one profile: its credential, its turns and what it used
-//! credential.rs   the one bridge to the stored credential
-//! pacing.rs       turns under the provider's limits
-//! retry.rs        how often a rejected request is sent again, and after which wait
-//! fallback.rs     other profiles of the user that serve when the first one's limit, plan or service is over
-//! events.rs       where events go: log, hooks, metrics
-//! headers.rs      which headers pass
-//! anthropic.rs    which requests speak Anthropic's protocol, and where they go
-//! upstream.rs     connections to the provider
-//! upload.rs       a request's body on its way up
-//! refusal.rs      what the gateway says itself
-//! answer.rs       what the client gets
-//! meter.rs        tokens read while an answer passes
-//! metrics.rs      counters for Prometheus
-//! traffic.rs      how requests ended: the log of requests, statuses, durations
+//! mod.rs            options, start and end; `serve` is a blocking function
+//! server.rs         accept, who may ask, which way
+//! forward.rs        the way of one request: credential, turn, try, verdict, and again or down to the client
+//! key.rs            the key that clients show, kept in a file where asked
+//! served_profile.rs one profile: its credential, its rate limit and what it used
+//! credential.rs     a cache in front of the stored credential
+//! pacing.rs         turns under the provider's limits
+//! retry.rs          how often a rejected request is sent again, and after which wait
+//! fallback.rs       other profiles of the user that serve when the first one's limit, plan or service is over
+//! events.rs         where events go: log, hooks, metrics
+//! headers.rs        which headers pass
+//! anthropic.rs      which requests speak Anthropic's protocol, and where they go
+//! upstream.rs       connections to the provider
+//! request_body.rs   the body of a request, kept while it may have to be sent again
+//! refusal.rs        what the gateway says itself
+//! response_body.rs  what the client gets
+//! meter.rs          tokens read while an answer passes
+//! metrics.rs        counters for Prometheus
+//! traffic.rs        how requests ended: the log of requests, statuses, durations
 //! ```
 //!
 //! One thread serves everything: a request costs some twenty microseconds, and nothing has to be shared between threads.
 //! What blocks (locks, renewals, the ledger) has threads of its own.
 
-mod answer;
 mod anthropic;
 mod credential;
 mod events;
@@ -33,15 +32,16 @@ pub(crate) mod fallback;
 mod forward;
 mod headers;
 pub(crate) mod key;
-mod lane;
 pub(crate) mod meter;
 mod metrics;
 mod pacing;
 mod refusal;
+mod request_body;
+mod response_body;
 mod retry;
+mod served_profile;
 mod server;
 mod traffic;
-mod upload;
 mod upstream;
 
 use std::cell::{Cell, RefCell};
@@ -57,10 +57,10 @@ use tokio::sync::{Notify, oneshot};
 
 use self::events::Events;
 use self::fallback::{Fallback, Target};
-use self::lane::Lane;
-pub(crate) use self::pacing::{account_of, rule};
+pub(crate) use self::pacing::{account_id, rule};
+use self::request_body::Budget;
+use self::served_profile::ServedProfile;
 use self::traffic::Traffic;
-use self::upload::Budget;
 use self::upstream::Upstream;
 use crate::credentials::Account;
 use crate::error::{FEW_DESCRIPTORS, Failed, Failure, Report, note};
@@ -93,7 +93,7 @@ pub(crate) struct Tuning {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Options {
+pub(crate) struct GatewayOptions {
     pub(crate) tuning: Tuning,
     /// Bytes.
     pub(crate) max_body: u64,
@@ -116,7 +116,7 @@ pub(crate) struct Options {
     pub(crate) hooks: hooks::Commands,
 }
 
-impl Options {
+impl GatewayOptions {
     /// Whether there is any limit to count for.
     fn is_counting(&self, provider: &Provider) -> bool {
         let limits = &provider.limits;
@@ -126,12 +126,12 @@ impl Options {
 }
 
 /// Finds the account of a profile; `None` where there is none.
-pub(crate) type Accounts = Box<dyn Fn(&str) -> Option<Account> + Send>;
+pub(crate) type ProfileLookup = Box<dyn Fn(&str) -> Option<Account> + Send>;
 
 /// What is served: one profile at `/v1`, and with `accounts` every one at `/p/NAME/v1`.
 pub(crate) struct Served {
     pub(crate) account: Account,
-    pub(crate) accounts: Option<Accounts>,
+    pub(crate) accounts: Option<ProfileLookup>,
     /// Where the key is in a file.
     pub(crate) read_key: Option<ReadKey>,
     /// Profiles that serve when this one's limit, plan or service is over, in the order of trial.
@@ -142,7 +142,7 @@ pub(crate) struct Served {
 pub(crate) type ReadKey = Box<dyn Fn() -> Result<Secret> + Send>;
 
 struct Gateway {
-    options: Options,
+    options: GatewayOptions,
     key: RefCell<Secret>,
     read_key: Option<ReadKey>,
     traffic: Rc<Traffic>,
@@ -152,51 +152,52 @@ struct Gateway {
     events: Rc<Events>,
     fallback: Option<Fallback>,
     bodies: Rc<Budget>,
-    lane: Rc<Lane>,
-    accounts: Option<Accounts>,
-    others: RefCell<BTreeMap<String, Rc<Lane>>>,
+    served: Rc<ServedProfile>,
+    accounts: Option<ProfileLookup>,
+    others: RefCell<BTreeMap<String, Rc<ServedProfile>>>,
 }
 
 impl Gateway {
     /// The way of a profile, or of the one at `/v1`.
-    fn lane(&self, profile: Option<&str>) -> Result<Rc<Lane>, String> {
-        let Some(profile) = profile else { return Ok(Rc::clone(&self.lane)) };
+    fn served_profile(&self, profile: Option<&str>) -> Result<Rc<ServedProfile>, String> {
+        let Some(profile) = profile else { return Ok(Rc::clone(&self.served)) };
         let Some(accounts) = &self.accounts else {
             return Err("this gateway serves one profile, at `/v1`; `--all-profiles` serves every one".into());
         };
-        if profile == self.lane.profile {
-            return Ok(Rc::clone(&self.lane));
+        if profile == self.served.profile {
+            return Ok(Rc::clone(&self.served));
         }
-        if let Some((lane, _)) = self.targets().iter().find(|(lane, _)| lane.profile == profile) {
-            return Ok(Rc::clone(lane));
+        if let Some((served, _)) = self.targets().iter().find(|(served, _)| served.profile == profile) {
+            return Ok(Rc::clone(served));
         }
-        if let Some(lane) = self.others.borrow().get(profile) {
-            return Ok(Rc::clone(lane));
+        if let Some(served) = self.others.borrow().get(profile) {
+            return Ok(Rc::clone(served));
         }
         let account = accounts(profile).ok_or_else(|| "there is no such profile".to_owned())?;
         let tuning = Rc::new(self.options.tuning.clone());
-        let lane = Lane::open(account, self.options.state.clone(), tuning, Rc::clone(&self.events))
+        let served = ServedProfile::open(account, self.options.state.clone(), tuning, Rc::clone(&self.events))
             .map_err(|error| Report::of(&error).message)?;
-        let lane = Rc::new(lane);
-        self.others.borrow_mut().insert(profile.to_owned(), Rc::clone(&lane));
-        Ok(lane)
+        let served = Rc::new(served);
+        self.others.borrow_mut().insert(profile.to_owned(), Rc::clone(&served));
+        Ok(served)
     }
 
-    fn lanes(&self) -> Vec<Rc<Lane>> {
-        let targets = self.targets().iter().map(|(lane, _)| Rc::clone(lane));
-        std::iter::once(Rc::clone(&self.lane)).chain(targets).chain(self.others.borrow().values().cloned()).collect()
+    fn served_profiles(&self) -> Vec<Rc<ServedProfile>> {
+        let targets = self.targets().iter().map(|(served, _)| Rc::clone(served));
+        std::iter::once(Rc::clone(&self.served)).chain(targets).chain(self.others.borrow().values().cloned()).collect()
     }
 
-    fn targets(&self) -> &[(Rc<Lane>, BTreeMap<String, String>)] {
+    fn targets(&self) -> &[(Rc<ServedProfile>, BTreeMap<String, String>)] {
         self.fallback.as_ref().map(|fallback| fallback.targets.as_slice()).unwrap_or_default()
     }
 
     fn totals(&self) -> Vec<(String, String, Counts)> {
-        let lanes = self.lanes();
-        let known = lanes.iter().filter_map(|lane| Some((lane.profile.clone(), lane.last_known()?)));
-        known
-            .flat_map(|(profile, known)| {
-                known.totals().into_iter().map(move |(model, counts)| (profile.clone(), model, counts))
+        let served_profiles = self.served_profiles();
+        let accounts =
+            served_profiles.iter().filter_map(|served| Some((served.profile.clone(), served.last_account()?)));
+        accounts
+            .flat_map(|(profile, account)| {
+                account.totals().into_iter().map(move |(model, counts)| (profile.clone(), model, counts))
             })
             .collect()
     }
@@ -215,18 +216,18 @@ impl Gateway {
         if let Err(error) = self.upstream.reload_certificates() {
             note(&format!("warning: the old certificates stay in force: {error:#}"));
         }
-        self.lanes().iter().for_each(|lane| lane.bridge.forget());
+        self.served_profiles().iter().for_each(|served| served.cache.forget());
         self.traffic.reopen();
         log::info!("key, certificates and credential are read again after a hangup signal");
     }
 
     /// Writes counts to the ledger and warns where that is asked for.
     async fn flush(&self) {
-        for known in self.lanes().iter().flat_map(|lane| lane.all_known()) {
+        for account in self.served_profiles().iter().flat_map(|served| served.all_accounts()) {
             if let Some(percent) = self.options.warn_at {
-                known.warn(percent);
+                account.warn(percent);
             }
-            let Some(mut pending) = known.take_pending() else { continue };
+            let Some(mut pending) = account.take_pending() else { continue };
             // The disk may be slow, or away.
             let written = tokio::task::spawn_blocking(move || {
                 let written = pending.write();
@@ -234,7 +235,7 @@ impl Gateway {
             });
             if let Ok((pending, Err(error))) = written.await {
                 log::warn!("the usage is not written: {error:#}");
-                known.put_back(pending);
+                account.put_back(pending);
             }
         }
     }
@@ -253,7 +254,7 @@ pub(crate) fn serve(
     listener: TcpListener,
     key: Secret,
     served: Served,
-    options: Options,
+    options: GatewayOptions,
     outlives_terminal: bool,
 ) -> Result<Ending> {
     let caught = &Cell::new(Ending::Terminate);
@@ -284,7 +285,7 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    pub(crate) fn start(listener: TcpListener, key: Secret, served: Served, options: Options) -> Result<Self> {
+    pub(crate) fn start(listener: TcpListener, key: Secret, served: Served, options: GatewayOptions) -> Result<Self> {
         let (stop, stopped) = oneshot::channel::<()>();
         let serve = move || {
             run(listener, key, served, options, |gateway, listener| async {
@@ -323,7 +324,7 @@ fn run<F: Future<Output = Result<()>>>(
     listener: TcpListener,
     key: Secret,
     served: Served,
-    options: Options,
+    options: GatewayOptions,
     serve: impl FnOnce(Rc<Gateway>, tokio::net::TcpListener) -> F,
 ) -> Result<()> {
     // What watches for signals panics where it gets none.
@@ -351,28 +352,28 @@ fn run<F: Future<Output = Result<()>>>(
     outcome
 }
 
-fn open(listener: &TcpListener, key: Secret, served: Served, options: Options) -> Result<Gateway> {
+fn open(listener: &TcpListener, key: Secret, served: Served, options: GatewayOptions) -> Result<Gateway> {
     let Served { account, accounts, read_key, fallback } = served;
     let traffic = Traffic::new(options.log.as_deref())?;
     *traffic.key_id.borrow_mut() = key_id(&key);
     let events = Rc::new(Events::new(Hooks::new(options.hooks.clone(), &options.state)));
     let tuning = Rc::new(options.tuning.clone());
-    let open = |account: Account| -> Result<Rc<Lane>> {
-        Ok(Rc::new(Lane::open(account, options.state.clone(), Rc::clone(&tuning), Rc::clone(&events))?))
+    let open = |account: Account| -> Result<Rc<ServedProfile>> {
+        Ok(Rc::new(ServedProfile::open(account, options.state.clone(), Rc::clone(&tuning), Rc::clone(&events))?))
     };
-    let lane = open(account)?;
+    let served = open(account)?;
     let mut targets = Vec::new();
     for Target { account, models } in fallback {
         targets.push((open(account)?, models));
     }
     Ok(Gateway {
-        fallback: (!targets.is_empty()).then(|| Fallback::new(&lane.profile, targets)),
+        fallback: (!targets.is_empty()).then(|| Fallback::new(&served.profile, targets)),
         events,
         is_loopback: listener.local_addr()?.ip().is_loopback(),
         upstream: Upstream::new(options.ca_file.clone()),
         budget: RefCell::default(),
         bodies: Budget::new(KEPT_BODIES),
-        lane,
+        served,
         accounts,
         others: RefCell::default(),
         options,

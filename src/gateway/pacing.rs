@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::Tuning;
 use crate::credentials::Credential;
 use crate::error::{Failed, Failure, note};
-use crate::limits::{Day, Rate, Rule, Take, Turn, Zone};
+use crate::limits::{Day, Rate, Reservation, Rule, Slot, Zone};
 use crate::providers::Provider;
 
 /// A limit without a window of its own is one for this long.
@@ -24,11 +24,11 @@ const QUIET: Duration = Duration::from_secs(10);
 const BUSY: Duration = Duration::from_secs(5);
 
 /// Longest that a request waits for its turn: as long as clients wait for an answer.
-pub(super) const LONGEST: Duration = Duration::from_secs(600);
+pub(super) const MAX_QUEUE_TIME: Duration = Duration::from_secs(600);
 
 /// Why a request has no turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoTurn {
+pub(super) enum NoSlot {
     TooLong(Duration),
     DayOver { ends: SystemTime },
 }
@@ -74,7 +74,7 @@ pub(crate) fn rule(provider: &Provider, tuning: &Tuning) -> Result<Rule> {
 }
 
 /// What tells one account from another: a hash of the key, or for a login, whose tokens change, the file it lies in.
-pub(crate) fn account_of(provider: &Provider, credential: &Credential, path: &Path) -> String {
+pub(crate) fn account_id(provider: &Provider, credential: &Credential, path: &Path) -> String {
     if provider.oauth().is_some() && credential.refresh_token.is_some() {
         return path.to_string_lossy().into_owned();
     }
@@ -87,16 +87,16 @@ impl Pacing {
     }
 
     /// Waits for a turn. Dropped while it waits, it gives the turn back.
-    pub(super) async fn turn(&self) -> Result<Waited, NoTurn> {
+    pub(super) async fn turn(&self) -> Result<Waited, NoSlot> {
         let (wait, step_length, step) = match self.take().await {
-            Turn::Now => return Ok(Waited::No),
-            Turn::TooLong { wait } => return Err(NoTurn::TooLong(wait)),
-            Turn::DayOver { ends } => return Err(NoTurn::DayOver { ends }),
-            Turn::Later { wait, step_length, step } => (wait, step_length, step),
+            Slot::Now => return Ok(Waited::No),
+            Slot::TooLong { wait } => return Err(NoSlot::TooLong(wait)),
+            Slot::DayOver { ends } => return Err(NoSlot::DayOver { ends }),
+            Slot::Later { wait, step_length, step } => (wait, step_length, step),
         };
         let mut kept = Kept { pacing: self, step: Some(step) };
-        if wait > LONGEST {
-            return Err(NoTurn::TooLong(wait));
+        if wait > MAX_QUEUE_TIME {
+            return Err(NoSlot::TooLong(wait));
         }
         if wait > SILENCE {
             let limit = self.rate.borrow().rule().per_window.unwrap_or_default();
@@ -111,14 +111,14 @@ impl Pacing {
         Ok(Waited::Yes)
     }
 
-    async fn take(&self) -> Turn {
+    async fn take(&self) -> Slot {
         let since = Instant::now();
         loop {
             let alone = since.elapsed() > BUSY;
             let taken = self.rate.borrow_mut().take(SystemTime::now(), alone);
             match taken {
-                Take::Turn(turn) => return turn,
-                Take::Busy => {
+                Reservation::Decided(turn) => return turn,
+                Reservation::Busy => {
                     tokio::time::sleep(Duration::from_micros(200 + u64::from(rand::random::<u16>() / 64))).await;
                 }
             }

@@ -9,10 +9,10 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTE
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
-use super::answer::Answer;
-use super::credential::Ready;
-use super::pacing::NoTurn;
-use super::upstream::Trouble;
+use super::credential::ReadyCredential;
+use super::pacing::NoSlot;
+use super::response_body::ResponseBody;
+use super::upstream::SendError;
 use crate::error::{Failed, Failure, note, printable};
 use crate::limits::Exhausted;
 use crate::providers::error::{Cause, retry_after};
@@ -46,7 +46,7 @@ impl Refusal {
         self
     }
 
-    pub(super) fn into_response(self) -> Response<Answer> {
+    pub(super) fn into_response(self) -> Response<ResponseBody> {
         let kind = match self.status.as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
@@ -59,7 +59,7 @@ impl Refusal {
         let error = json!({ "message": self.message, "type": kind, "param": null, "code": self.code });
         // `type` beside it is what clients of Anthropic's protocol look for.
         let body = json!({ "type": "error", "error": error });
-        let mut response = Response::new(Answer::Whole(body.to_string().into()));
+        let mut response = Response::new(ResponseBody::Whole(body.to_string().into()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -92,18 +92,18 @@ pub(super) fn not_ready(failed: &Failed) -> Refusal {
 }
 
 /// No answer came.
-pub(super) fn trouble(ready: &Ready, trouble: Trouble) -> Refusal {
+pub(super) fn trouble(ready: &ReadyCredential, trouble: SendError) -> Refusal {
     let title = &ready.provider.title;
     match trouble {
-        Trouble::Client(why) => Refusal::new(StatusCode::BAD_REQUEST, "request_incomplete", why),
-        Trouble::NotSent(why) => {
+        SendError::Client(why) => Refusal::new(StatusCode::BAD_REQUEST, "request_incomplete", why),
+        SendError::NotSent(why) => {
             Refusal::new(StatusCode::BAD_GATEWAY, "upstream_unreachable", format!("cannot reach {title}: {why}"))
         }
-        Trouble::Silent(limit) => {
+        SendError::Silent(limit) => {
             let message = format!("{title}: no answer within {} s", limit.as_secs());
             Refusal::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message)
         }
-        Trouble::Lost(why) => {
+        SendError::Lost(why) => {
             let message = format!("the connection to {title} broke off before an answer came: {why}");
             Refusal::new(StatusCode::BAD_GATEWAY, "upstream_error", message)
         }
@@ -111,10 +111,10 @@ pub(super) fn trouble(ready: &Ready, trouble: Trouble) -> Refusal {
 }
 
 /// The limits of `profile` give no turn.
-pub(super) fn no_turn(profile: &str, no_turn: NoTurn) -> Refusal {
-    match no_turn {
-        NoTurn::DayOver { ends } => day_over(profile, ends),
-        NoTurn::TooLong(wait) => {
+pub(super) fn no_slot(profile: &str, no_slot: NoSlot) -> Refusal {
+    match no_slot {
+        NoSlot::DayOver { ends } => day_over(profile, ends),
+        NoSlot::TooLong(wait) => {
             let seconds = wait.as_secs();
             let message = format!("too many requests wait already for `{profile}`: this one would wait {seconds} s");
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).after(wait)
@@ -124,7 +124,7 @@ pub(super) fn no_turn(profile: &str, no_turn: NoTurn) -> Refusal {
 
 /// A token just renewed was refused: no login helps.
 /// `said`: the provider's words.
-pub(super) fn ended(ready: &Ready, said: &str) -> Refusal {
+pub(super) fn ended(ready: &ReadyCredential, said: &str) -> Refusal {
     let provider = &ready.provider;
     let said = if said.is_empty() { String::new() } else { format!(" (it said: {said})") };
     let note_of_provider = provider.note.as_deref().map(|note| format!("; {note}")).unwrap_or_default();

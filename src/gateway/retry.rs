@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use crate::providers::error::{Action, ApiError};
 
 /// Attempts for one request, the first included.
-pub(super) const MOST_ATTEMPTS: u32 = 3;
+pub(super) const MAX_ATTEMPTS: u32 = 3;
 
-/// Full jitter over half a second, doubled each time, up to [`LONGEST_BACKOFF`].
+/// Full jitter over half a second, doubled each time, up to [`MAX_BACKOFF`].
 const BACKOFF: Duration = Duration::from_millis(500);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(8);
+const MAX_BACKOFF: Duration = Duration::from_secs(8);
 
 /// A limit per minute recovers within this.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -49,7 +49,7 @@ pub(super) fn next(error: &ApiError, status: u16, attempts: u32, in_vain: bool, 
 }
 
 pub(super) fn backoff(attempts: u32) -> Duration {
-    jitter((BACKOFF * 2u32.saturating_pow(attempts.saturating_sub(1))).min(LONGEST_BACKOFF))
+    jitter((BACKOFF * 2u32.saturating_pow(attempts.saturating_sub(1))).min(MAX_BACKOFF))
 }
 
 fn jitter(most: Duration) -> Duration {

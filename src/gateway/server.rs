@@ -24,35 +24,35 @@ use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
-use super::answer::Answer;
 use super::forward::forward;
-use super::lane::Lane;
 use super::refusal::Refusal;
+use super::response_body::ResponseBody;
+use super::served_profile::ServedProfile;
 use super::{Gateway, metrics};
 
 /// A client that connects and says nothing is let go.
 const HEADERS: Duration = Duration::from_secs(60);
 
 /// Longest head of a request. What clients send is below 8 KiB; tokens of a single sign-on can be larger.
-const LONGEST_HEAD: usize = 64 * 1024;
+const MAX_HEAD_SIZE: usize = 64 * 1024;
 
-/// Connections that have not shown the key. With heads of [`LONGEST_HEAD`] they cost some 16 MiB.
-const MOST_STRANGERS: usize = 256;
+/// Connections that have not shown the key. With heads of [`MAX_HEAD_SIZE`] they cost some 16 MiB.
+const MAX_UNAUTHENTICATED: usize = 256;
 
 /// After an accept that failed for want of files or memory.
-const BREATH: Duration = Duration::from_millis(50);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections that are open, so that the end can wait for them.
 #[derive(Default)]
-struct Open {
+struct OpenConnections {
     count: Cell<usize>,
     all_closed: Notify,
 }
 
-struct Guard(Rc<Open>);
+struct Guard(Rc<OpenConnections>);
 
 impl Guard {
-    fn new(open: &Rc<Open>) -> Self {
+    fn new(open: &Rc<OpenConnections>) -> Self {
         open.count.set(open.count.get() + 1);
         Self(Rc::clone(open))
     }
@@ -88,7 +88,7 @@ impl Stranger {
         let is_evicted = Rc::new(Notify::new());
         let mut waiting = all.waiting.borrow_mut();
         waiting.insert(number, Rc::clone(&is_evicted));
-        if waiting.len() > MOST_STRANGERS
+        if waiting.len() > MAX_UNAUTHENTICATED
             && let Some((_, oldest)) = waiting.pop_first()
         {
             oldest.notify_one();
@@ -110,7 +110,7 @@ impl Drop for Stranger {
 
 /// Serves until `ends`; then lets requests under way finish for as long as the options say, or until `ends` comes again.
 pub(super) async fn serve<F: Future<Output = ()>>(gateway: Rc<Gateway>, listener: TcpListener, ends: impl Fn() -> F) {
-    let open = Rc::new(Open::default());
+    let open = Rc::new(OpenConnections::default());
     let strangers = Rc::new(Strangers::default());
     let (ending, ended) = watch::channel(false);
     let accept = async {
@@ -123,7 +123,7 @@ pub(super) async fn serve<F: Future<Output = ()>>(gateway: Rc<Gateway>, listener
                 }
                 Err(error) => {
                     log::warn!("cannot accept a connection: {error}");
-                    tokio::time::sleep(BREATH).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -161,7 +161,7 @@ async fn connection(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
-        .max_buf_size(LONGEST_HEAD)
+        .max_buf_size(MAX_HEAD_SIZE)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let mut is_ending = false;
@@ -185,9 +185,9 @@ async fn connection(
 /// What is done with a request.
 enum Admitted {
     /// What follows `/v1` in its path goes to a profile.
-    Forwarded(Rc<Lane>, String),
+    Forwarded(Rc<ServedProfile>, String),
     /// The gateway answers by itself.
-    Answered(Response<Answer>),
+    Answered(Response<ResponseBody>),
 }
 
 impl From<Refusal> for Admitted {
@@ -196,10 +196,10 @@ impl From<Refusal> for Admitted {
     }
 }
 
-async fn answer(gateway: &Gateway, stranger: &Stranger, request: Request<Incoming>) -> Response<Answer> {
+async fn answer(gateway: &Gateway, stranger: &Stranger, request: Request<Incoming>) -> Response<ResponseBody> {
     let mut entry = gateway.traffic.begin(request.method(), request.uri().path());
     match admit(gateway, stranger, &request).await {
-        Admitted::Forwarded(lane, rest) => forward(gateway, lane, request, rest, entry).await,
+        Admitted::Forwarded(served, rest) => forward(gateway, served, request, rest, entry).await,
         Admitted::Answered(response) => {
             entry.answered(response.status());
             response
@@ -241,15 +241,15 @@ async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incomin
         let message = "not found: the API is under `/v1`, or `/p/PROFILE/v1` with `--all-profiles`";
         return Refusal::new(StatusCode::NOT_FOUND, "not_found", message).into();
     };
-    match gateway.lane(profile.as_deref()) {
-        Ok(lane) => Admitted::Forwarded(lane, rest),
+    match gateway.served_profile(profile.as_deref()) {
+        Ok(served) => Admitted::Forwarded(served, rest),
         Err(message) => Refusal::new(StatusCode::NOT_FOUND, "profile_not_found", message).into(),
     }
 }
 
 /// Whether a request would find a credential.
-async fn readiness(gateway: &Gateway) -> Response<Answer> {
-    let ready = gateway.lane.bridge.is_ready().await;
+async fn readiness(gateway: &Gateway) -> Response<ResponseBody> {
+    let ready = gateway.served.cache.is_ready().await;
     let mut response = json(&json!({ "ready": ready.is_ok(), "credential": ready.err().unwrap_or("valid") }));
     if ready.is_err() {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -332,8 +332,8 @@ fn head_length(uri: &Uri, headers: &HeaderMap) -> usize {
 }
 
 fn check_source(gateway: &Gateway, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
-    if head_length(uri, headers) > LONGEST_HEAD {
-        let message = format!("the head of the request is longer than {} KiB", LONGEST_HEAD / 1024);
+    if head_length(uri, headers) > MAX_HEAD_SIZE {
+        let message = format!("the head of the request is longer than {} KiB", MAX_HEAD_SIZE / 1024);
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return Err(Refusal::new(status, "request_head_too_large", message).finally());
     }
@@ -382,17 +382,17 @@ fn has_key(gateway: &Gateway, headers: &HeaderMap) -> bool {
     bearer.into_iter().chain(others).any(|given| given.ct_eq(key).into())
 }
 
-fn with(mut response: Response<Answer>, name: HeaderName, value: &'static str) -> Response<Answer> {
+fn with(mut response: Response<ResponseBody>, name: HeaderName, value: &'static str) -> Response<ResponseBody> {
     response.headers_mut().insert(name, HeaderValue::from_static(value));
     response
 }
 
-fn json(value: &Value) -> Response<Answer> {
+fn json(value: &Value) -> Response<ResponseBody> {
     plain("application/json", format!("{value}\n"))
 }
 
-fn plain(content_type: &'static str, text: String) -> Response<Answer> {
-    let mut response = Response::new(Answer::Whole(text.into()));
+fn plain(content_type: &'static str, text: String) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Whole(text.into()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

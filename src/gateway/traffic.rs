@@ -22,10 +22,10 @@ use serde_json::{Value, json};
 use crate::platform::disk;
 
 /// Lines that wait for the disk. Beyond them lines are dropped, and counted.
-const MOST_WAITING: usize = 10_000;
+const MAX_WAITING: usize = 10_000;
 
 /// Longest path that is logged; a client may send one of 64 KiB.
-const LONGEST_PATH: usize = 200;
+const MAX_PATH_LENGTH: usize = 200;
 
 /// Upper bounds of the durations counted, in seconds: as fine as a cache and as long as a long answer.
 const BOUNDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
@@ -154,7 +154,7 @@ impl Traffic {
     pub(super) fn begin(self: &Rc<Self>, method: &Method, path: &str) -> Entry {
         self.in_flight.set(self.in_flight.get() + 1);
         // For the log only.
-        let path = if self.log.is_some() { path.chars().take(LONGEST_PATH).collect() } else { String::new() };
+        let path = if self.log.is_some() { path.chars().take(MAX_PATH_LENGTH).collect() } else { String::new() };
         let (traffic, method, outcome) = (Rc::clone(self), method.clone(), Outcome::default());
         Entry { traffic, began: Instant::now(), at: SystemTime::now(), method, path, outcome }
     }
@@ -240,7 +240,7 @@ impl Log {
     fn start(path: &Path) -> Result<Self> {
         let path = (path != Path::new("-")).then(|| path.to_owned());
         let mut file = path.as_deref().map(open).transpose()?;
-        let (jobs, queue) = mpsc::sync_channel(MOST_WAITING);
+        let (jobs, queue) = mpsc::sync_channel(MAX_WAITING);
         let work = move || {
             let mut was_written = true;
             for job in queue {

@@ -24,7 +24,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use tower_service::Service;
 use url::Url;
 
-use super::upload::Reader;
+use super::request_body::Reader;
 use crate::names::{Resolver, is_loopback};
 use crate::{proxies, tls};
 
@@ -39,7 +39,7 @@ const IDLE: Duration = Duration::from_secs(20);
 const FRESH: Duration = Duration::from_micros(100);
 
 /// Idle connections kept to one origin.
-const MOST_IDLE: usize = 64;
+const MAX_IDLE: usize = 64;
 
 /// Where requests go: scheme, host and port, with the connections that are open.
 pub(super) struct Origin {
@@ -85,17 +85,17 @@ impl Origin {
     }
 }
 
-/// A connection in use. Dropped, it is closed; [`Leased::give_back`] keeps it for the next request.
-pub(super) struct Leased {
+/// A connection in use. Dropped, it is closed; [`LeasedConnection::give_back`] keeps it for the next request.
+pub(super) struct LeasedConnection {
     origin: Rc<Origin>,
     sender: SendRequest<Reader>,
     idle: Duration,
 }
 
-impl Leased {
+impl LeasedConnection {
     pub(super) fn give_back(self) {
         let mut idle = self.origin.idle.borrow_mut();
-        if !self.sender.is_closed() && !self.idle.is_zero() && idle.len() < MOST_IDLE {
+        if !self.sender.is_closed() && !self.idle.is_zero() && idle.len() < MAX_IDLE {
             let since = Instant::now();
             idle.push(Idle { sender: self.sender, since, until: since + self.idle });
         }
@@ -104,7 +104,7 @@ impl Leased {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum SendError {
     /// No connection came about: the request was certainly not sent.
     NotSent(String),
     /// No answer within this time.
@@ -137,7 +137,7 @@ impl Upstream {
         &self,
         origin: &Rc<Origin>,
         mut request: Request<Reader>,
-    ) -> Result<(Response<Incoming>, Leased), Trouble> {
+    ) -> Result<(Response<Incoming>, LeasedConnection), SendError> {
         loop {
             let (mut sender, is_kept) = match origin.take_idle().await {
                 Some(sender) => (sender, true),
@@ -148,28 +148,28 @@ impl Upstream {
                 if is_kept {
                     continue;
                 }
-                return Err(Trouble::NotSent(innermost(&error)));
+                return Err(SendError::NotSent(innermost(&error)));
             }
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     let idle = keep_alive(&response);
-                    return Ok((response, Leased { origin: Rc::clone(origin), sender, idle }));
+                    return Ok((response, LeasedConnection { origin: Rc::clone(origin), sender, idle }));
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if is_kept => request = unsent,
-                    Some(_) => return Err(Trouble::NotSent(innermost(error.error()))),
-                    None if error.error().is_user() => return Err(Trouble::Client(innermost(error.error()))),
-                    None => return Err(Trouble::Lost(innermost(error.error()))),
+                    Some(_) => return Err(SendError::NotSent(innermost(error.error()))),
+                    None if error.error().is_user() => return Err(SendError::Client(innermost(error.error()))),
+                    None => return Err(SendError::Lost(innermost(error.error()))),
                 },
             }
         }
     }
 
-    async fn connect(&self, origin: &Origin) -> Result<SendRequest<Reader>, Trouble> {
+    async fn connect(&self, origin: &Origin) -> Result<SendRequest<Reader>, SendError> {
         match tokio::time::timeout(CONNECT, self.connect_unlimited(origin)).await {
             Ok(Ok(sender)) => Ok(sender),
-            Ok(Err(error)) => Err(Trouble::NotSent(innermost(&*error))),
-            Err(_) => Err(Trouble::NotSent(format!("no connection within {} s", CONNECT.as_secs()))),
+            Ok(Err(error)) => Err(SendError::NotSent(innermost(&*error))),
+            Err(_) => Err(SendError::NotSent(format!("no connection within {} s", CONNECT.as_secs()))),
         }
     }
 

@@ -15,14 +15,14 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::config::{Config, Fallback, with_profile};
-use crate::credentials::document::{self, Document, Format};
+use crate::credentials::document::{self, CredentialDocument, Format};
 use crate::error::{Failure, Report, printable};
 use crate::gateway::meter::Meter;
 use crate::http::{Reply, is_loopback};
 use crate::oauth::code::{self, Outcome};
 use crate::oauth::device;
-use crate::oauth::reply::{self, Answer};
-use crate::oauth::{ClientAuth, Dialect, Grant, Server, discovery};
+use crate::oauth::reply::{self, TokenReply};
+use crate::oauth::{AuthorizationServer, ClientAuth, Dialect, TokenResponse, discovery};
 use crate::paths::Paths;
 use crate::profile::ProfileName;
 use crate::providers::error::{self, Action, ApiError};
@@ -58,7 +58,7 @@ fn credential_file(bytes: &[u8]) {
         Ok(Some(credential)) => credential,
     };
     assert!(!credential.access_token.expose().is_empty());
-    let mut document = match Document::parse(bytes) {
+    let mut document = match CredentialDocument::parse(bytes) {
         Err(said) => return assert!(said.len() < 200 && !said.contains('\n'), "{said}"),
         Ok(document) => document,
     };
@@ -92,8 +92,8 @@ fn fields(bytes: &[u8]) -> Map<String, Value> {
     serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).expect("an object")
 }
 
-fn grant(refresh_token: Option<&str>) -> Grant {
-    Grant {
+fn grant(refresh_token: Option<&str>) -> TokenResponse {
+    TokenResponse {
         access_token: Secret::new("at-2".into()),
         refresh_token: refresh_token.map(|token| Secret::new(token.into())),
         has_unusable_refresh_token: false,
@@ -116,27 +116,27 @@ fn reply_of(bytes: &[u8]) -> Option<Reply> {
 fn token_reply(bytes: &[u8]) {
     let Some(reply) = reply_of(bytes) else { return };
     match reply::read(&reply) {
-        Answer::Grant(grant) => {
+        TokenReply::Granted(grant) => {
             assert!((200..300).contains(&reply.status) && !reply.is_html());
             assert!(!grant.expires_in.is_zero() && grant.expires_in <= CENTURY);
-            let mut document = Document::default();
+            let mut document = CredentialDocument::default();
             document.renew(&grant, SystemTime::UNIX_EPOCH);
             let stored =
                 document::read(&document.to_bytes().unwrap(), Format::Own).expect("readable").expect("a credential");
             assert_eq!(stored.access_token, grant.access_token);
             assert_eq!(stored.refresh_token, grant.refresh_token);
         }
-        Answer::Error(error) => {
+        TokenReply::Error(error) => {
             assert!(reply.status < 500);
             assert!(!error.sentence(&[]).contains(char::is_control));
         }
-        Answer::Pending => assert!((200..300).contains(&reply.status)),
-        Answer::NotOauth(why) => assert!(why.len() < 200 && !why.contains(char::is_control), "{why}"),
+        TokenReply::Pending => assert!((200..300).contains(&reply.status)),
+        TokenReply::NotOauth(why) => assert!(why.len() < 200 && !why.contains(char::is_control), "{why}"),
     }
 }
 
-fn server(dialect: Dialect) -> Server {
-    Server {
+fn server(dialect: Dialect) -> AuthorizationServer {
+    AuthorizationServer {
         device_authorization_endpoint: None,
         token_endpoint: Url::parse("https://issuer.example/token").unwrap(),
         revocation_endpoint: None,

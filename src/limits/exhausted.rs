@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::local::file_name;
 use crate::paths::StateDirectory;
 use crate::platform::files;
-use crate::platform::lock::Brief;
+use crate::platform::lock::TryLock;
 use crate::providers::error::Cause;
 
 /// How often one request may try although a limit is used up.
@@ -34,7 +34,7 @@ const MOST: usize = 256;
 const KEPT: u64 = 3600;
 
 /// Bytes of the file.
-const LONGEST: u64 = 256 * 1024;
+const MAX_FILE_SIZE: u64 = 256 * 1024;
 
 /// A used-up limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,7 +217,7 @@ impl Memory {
     fn change<T>(&mut self, change: impl FnOnce(&mut Vec<Exhausted>) -> T) -> Option<T> {
         let open = || -> Result<File> {
             files::make_directory(&self.directory)?;
-            files::open_kept(&self.path)
+            files::open_private(&self.path)
         };
         let file = match open() {
             Ok(file) => file,
@@ -257,9 +257,9 @@ pub(crate) fn forget(state: &Path, provider: &str, account: &str) {
 }
 
 /// The lock, tried for some milliseconds: it is held for microseconds.
-fn lock(file: &File) -> Option<Brief<'_>> {
+fn lock(file: &File) -> Option<TryLock<'_>> {
     for _ in 0..50 {
-        match Brief::take(file) {
+        match TryLock::take(file) {
             Ok(Some(lock)) => return Some(lock),
             Ok(None) => std::thread::sleep(Duration::from_micros(200)),
             Err(error) => {
@@ -273,7 +273,7 @@ fn lock(file: &File) -> Option<Brief<'_>> {
 
 fn read(mut file: &File) -> Vec<Exhausted> {
     let mut text = Vec::new();
-    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(LONGEST).read_to_end(&mut text));
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(MAX_FILE_SIZE).read_to_end(&mut text));
     read.ok().and_then(|_| serde_json::from_slice(text.trim_ascii_end()).ok()).unwrap_or_default()
 }
 
@@ -384,7 +384,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut memory = memory(directory.path());
         memory.note(Cause::Day, None, None, None, at(0));
-        files::open_kept(&memory.path).unwrap().set_len(9).unwrap();
+        files::open_private(&memory.path).unwrap().set_len(9).unwrap();
         assert_eq!(memory.find(None, at(1)), None);
         memory.note(Cause::Day, None, None, None, at(2));
         assert!(memory.find(None, at(3)).is_some());

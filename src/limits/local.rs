@@ -15,14 +15,14 @@ use anyhow::Result;
 use sha2::{Digest, Sha256};
 
 use super::day::Day;
-use super::window::{DayState, LENGTH, Lease, Record, Rule, STEPS, Turn, step_length};
+use super::window::{DayState, LENGTH, Lease, Rule, STEPS, Slot, WindowRecord, step_length};
 use crate::paths::StateDirectory;
-use crate::platform::lock::Brief;
+use crate::platform::lock::TryLock;
 use crate::platform::{disk, files, system};
 
 /// What became of asking.
-pub(crate) enum Take {
-    Turn(Turn),
+pub(crate) enum Reservation {
+    Decided(Slot),
     /// Another process holds the file just now: ask again in a moment.
     Busy,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Rate {
     path: PathBuf,
     file: Option<File>,
     /// Counts alone where the file cannot be had.
-    own: Record,
+    own: WindowRecord,
     lease: Lease,
     today: Day,
     boot: u64,
@@ -51,7 +51,7 @@ impl Rate {
             }
         };
         let boot = boot();
-        let own = Record::new(boot, step_length(rule.window));
+        let own = WindowRecord::new(boot, step_length(rule.window));
         let today = rule.zone.day_of(SystemTime::now());
         Self { rule, path, file, own, lease: Lease::default(), today, boot }
     }
@@ -69,12 +69,12 @@ impl Rate {
     }
 
     /// Asks for a turn. `alone`: without the file, because it was busy for too long.
-    pub(crate) fn take(&mut self, now: SystemTime, alone: bool) -> Take {
+    pub(crate) fn take(&mut self, now: SystemTime, alone: bool) -> Reservation {
         let day = self.day(now);
         let step = self.step();
         if self.lease.left > 0 && self.lease.step == step {
             self.lease.left -= 1;
-            return Take::Turn(Turn::Now);
+            return Reservation::Decided(Slot::Now);
         }
         let lease = std::mem::take(&mut self.lease);
         let rule = self.rule.clone();
@@ -85,10 +85,10 @@ impl Rate {
         let Some((turn, next)) = taken else {
             // What is left of it is given back by the next who gets through.
             self.lease = lease;
-            return Take::Busy;
+            return Reservation::Busy;
         };
         self.lease = next;
-        Take::Turn(turn)
+        Reservation::Decided(turn)
     }
 
     /// Gives back a turn that came to nothing, because the client left while it waited.
@@ -111,7 +111,7 @@ impl Rate {
     }
 
     /// For what must not be asked again later: tries for some milliseconds.
-    fn change_soon(&mut self, change: impl Fn(&mut Record)) {
+    fn change_soon(&mut self, change: impl Fn(&mut WindowRecord)) {
         for _ in 0..50 {
             if self.change(false, &change).is_some() {
                 return;
@@ -126,16 +126,16 @@ impl Rate {
     }
 
     /// Applies `change` to the record under the lock. `None`: it is held by another process just now.
-    fn change<T>(&mut self, alone: bool, change: impl FnOnce(&mut Record) -> T) -> Option<T> {
+    fn change<T>(&mut self, alone: bool, change: impl FnOnce(&mut WindowRecord) -> T) -> Option<T> {
         let Some(file) = self.file.as_ref().filter(|_| !alone) else { return Some(change(&mut self.own)) };
-        let lock = match Brief::take(file) {
+        let lock = match TryLock::take(file) {
             Ok(lock) => lock?,
             Err(error) => {
                 log::warn!("cannot lock `{}`: {error}", self.path.display());
                 return Some(change(&mut self.own));
             }
         };
-        let mut record = Record::read(file, self.boot, self.own.step_length);
+        let mut record = WindowRecord::read(file, self.boot, self.own.step_length);
         let outcome = change(&mut record);
         let written = disk::write_all_at(file, &record.to_bytes(), 0);
         drop(lock);
@@ -151,8 +151,10 @@ pub(crate) fn standing(state: &Path, provider: &str, account: &str, rule: &Rule,
     let path = StateDirectory::Rate.below(state).join(file_name(provider, account));
     let length = step_length(rule.window);
     // Opened only where there is something to read.
-    let Some(file) = path.exists().then(|| files::open_kept(&path).ok()).flatten() else { return Default::default() };
-    let mut record = Record::read(&file, boot(), length);
+    let Some(file) = path.exists().then(|| files::open_private(&path).ok()).flatten() else {
+        return Default::default();
+    };
+    let mut record = WindowRecord::read(&file, boot(), length);
     let step = u64::try_from(system::monotonic().as_nanos()).unwrap_or_default() / length;
     let day = *record.day(rule.zone.day_of(now).number());
     (record.sum(step, STEPS + 1), day)
@@ -168,9 +170,9 @@ pub(super) fn file_name(provider: &str, account: &str) -> String {
 /// The file at its full length, so that a full disk is met now or never.
 fn open(state: &Path, path: &Path) -> Result<File> {
     files::make_directory(&StateDirectory::Rate.below(state))?;
-    let file = files::open_kept(path)?;
+    let file = files::open_private(path)?;
     // Under the lock, or it would wipe out what another process has counted meanwhile. Whoever has the lock writes it whole.
-    if let Some(_lock) = Brief::take(&file)?
+    if let Some(_lock) = TryLock::take(&file)?
         && file.metadata()?.len() < LENGTH as u64
     {
         disk::write_all_at(&file, &vec![0; LENGTH], 0)?;
@@ -214,7 +216,7 @@ mod tests {
                     scope.spawn(|| {
                         barrier.wait();
                         let mut rate = Rate::open(directory.path(), "p", "key", rule());
-                        while matches!(rate.take(SystemTime::now(), false), Take::Busy) {
+                        while matches!(rate.take(SystemTime::now(), false), Reservation::Busy) {
                             thread::yield_now();
                         }
                     });

@@ -18,5 +18,5 @@ mod window;
 
 pub(crate) use day::{Day, Zone, week_end};
 pub(crate) use exhausted::{Exhausted, Memory, exhausted, forget};
-pub(crate) use local::{Rate, Take, standing};
-pub(crate) use window::{Rule, Turn};
+pub(crate) use local::{Rate, Reservation, standing};
+pub(crate) use window::{Rule, Slot};

@@ -41,7 +41,7 @@ pub(crate) struct Rule {
 
 /// When a request may go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum Slot {
     Now,
     /// In the step `step`, which begins after `wait` and is `step_length` long.
     Later {
@@ -69,7 +69,7 @@ pub(crate) struct DayState {
 }
 
 /// The state of one account.
-pub(super) struct Record {
+pub(super) struct WindowRecord {
     boot: u64,
     /// Nanoseconds.
     pub(super) step_length: u64,
@@ -87,7 +87,7 @@ pub(super) struct Lease {
     pub(super) size: u32,
 }
 
-impl Record {
+impl WindowRecord {
     pub(super) fn new(boot: u64, step_length: u64) -> Self {
         Self { boot, step_length, newest: 0, days: Default::default(), counters: vec![0; KEPT] }
     }
@@ -133,7 +133,7 @@ impl Record {
         bytes
     }
 
-    pub(super) fn take(&mut self, rule: &Rule, step: u64, day: &Day, last: &Lease) -> (Turn, Lease) {
+    pub(super) fn take(&mut self, rule: &Rule, step: u64, day: &Day, last: &Lease) -> (Slot, Lease) {
         if let Some(refused) = self.refuse_for_day(rule, day) {
             return (refused, Lease::default());
         }
@@ -141,7 +141,7 @@ impl Record {
         let (place, room) = if rule.waits { self.place(rule, step) } else { (Some(step), 0) };
         let Some(place) = place else {
             let length = Duration::from_nanos(self.step_length);
-            return (Turn::TooLong { wait: length * u32::try_from(AHEAD).unwrap_or(u32::MAX) }, Lease::default());
+            return (Slot::TooLong { wait: length * u32::try_from(AHEAD).unwrap_or(u32::MAX) }, Lease::default());
         };
         self.advance(place);
         let left_of_day = rule.per_day.filter(|_| rule.day_refuses).map_or(u32::MAX, |limit| {
@@ -155,10 +155,10 @@ impl Record {
         let today = self.day(day.number());
         today.count = today.count.saturating_add(size);
         if place == step {
-            return (Turn::Now, Lease { step, left: size - 1, size });
+            return (Slot::Now, Lease { step, left: size - 1, size });
         }
         let begins = Duration::from_nanos(place.saturating_mul(self.step_length));
-        let turn = Turn::Later {
+        let turn = Slot::Later {
             wait: begins.saturating_sub(system::monotonic()),
             step_length: Duration::from_nanos(self.step_length),
             step: place,
@@ -166,10 +166,10 @@ impl Record {
         (turn, Lease::default())
     }
 
-    fn refuse_for_day(&mut self, rule: &Rule, day: &Day) -> Option<Turn> {
+    fn refuse_for_day(&mut self, rule: &Rule, day: &Day) -> Option<Slot> {
         let today = self.day(day.number());
         let is_over = rule.day_refuses && rule.per_day.is_some_and(|limit| today.count >= limit);
-        is_over.then_some(Turn::DayOver { ends: day.ends })
+        is_over.then_some(Slot::DayOver { ends: day.ends })
     }
 
     /// The first step with room, and how much room that is.
@@ -268,12 +268,12 @@ mod tests {
 
     /// The steps that requests get which come at these steps.
     fn placed(rule: &Rule, arrivals: impl Iterator<Item = u64>) -> Vec<u64> {
-        let mut record = Record::new(0, step_length(rule.window));
+        let mut record = WindowRecord::new(0, step_length(rule.window));
         let day = rule.zone.day_of(SystemTime::now());
         arrivals
             .map(|step| match record.take(rule, step, &day, &Lease::default()).0 {
-                Turn::Now => step,
-                Turn::Later { step, .. } => step,
+                Slot::Now => step,
+                Slot::Later { step, .. } => step,
                 turn => panic!("{turn:?}"),
             })
             .collect()
@@ -326,23 +326,23 @@ mod tests {
     #[test]
     fn a_queue_without_end_is_refused() {
         let rule = rule(1, None);
-        let mut record = Record::new(0, step_length(rule.window));
+        let mut record = WindowRecord::new(0, step_length(rule.window));
         let day = rule.zone.day_of(SystemTime::now());
         let mut take = || record.take(&rule, 5_000, &day, &Lease::default()).0;
-        let turns: Vec<Turn> = (0..20).map(|_| take()).collect();
-        assert!(turns.iter().any(|turn| matches!(turn, Turn::TooLong { .. })), "{turns:?}");
+        let turns: Vec<Slot> = (0..20).map(|_| take()).collect();
+        assert!(turns.iter().any(|turn| matches!(turn, Slot::TooLong { .. })), "{turns:?}");
     }
 
     #[test]
     fn a_turn_given_back_is_had_by_the_next() {
         let rule = rule(1, None);
-        let mut record = Record::new(0, step_length(rule.window));
+        let mut record = WindowRecord::new(0, step_length(rule.window));
         let day = rule.zone.day_of(SystemTime::now());
-        let take = |record: &mut Record| record.take(&rule, 5_000, &day, &Lease::default()).0;
-        assert_eq!(take(&mut record), Turn::Now);
-        let Turn::Later { step, .. } = take(&mut record) else { panic!("no room") };
+        let take = |record: &mut WindowRecord| record.take(&rule, 5_000, &day, &Lease::default()).0;
+        assert_eq!(take(&mut record), Slot::Now);
+        let Slot::Later { step, .. } = take(&mut record) else { panic!("no room") };
         record.give_back(step, 1, day.number());
-        assert!(matches!(take(&mut record), Turn::Later { step: again, .. } if again == step));
+        assert!(matches!(take(&mut record), Slot::Later { step: again, .. } if again == step));
         assert_eq!(record.day(day.number()).count, 2);
     }
 
@@ -350,22 +350,22 @@ mod tests {
     fn a_record_is_read_as_it_was_written_and_anything_else_begins_anew() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("rate");
-        let file = files::open_kept(&path).unwrap();
-        let mut record = Record::new(7, 9);
+        let file = files::open_private(&path).unwrap();
+        let mut record = WindowRecord::new(7, 9);
         record.advance(5_000);
         *record.counter(5_000) = 3;
         *record.day(20_000) = DayState { number: 20_000, count: 4, warned: true };
         disk::write_all_at(&file, &record.to_bytes(), 0).unwrap();
-        assert_eq!(Record::read(&file, 7, 9).to_bytes(), record.to_bytes());
-        let mut other_boot = Record::read(&file, 8, 9);
+        assert_eq!(WindowRecord::read(&file, 7, 9).to_bytes(), record.to_bytes());
+        let mut other_boot = WindowRecord::read(&file, 8, 9);
         assert_eq!((other_boot.sum(5_000, STEPS), other_boot.day(20_000).count), (0, 4));
         disk::write_all_at(&file, b"garbage!", 0).unwrap();
-        assert_eq!(Record::read(&file, 7, 9).day(20_000).count, 0);
+        assert_eq!(WindowRecord::read(&file, 7, 9).day(20_000).count, 0);
     }
 
     #[test]
     fn a_clock_that_jumps_loses_no_day() {
-        let mut record = Record::new(0, 1);
+        let mut record = WindowRecord::new(0, 1);
         for (number, count) in [(100, 5), (101, 7), (99, 1)] {
             record.day(number).count = count;
         }

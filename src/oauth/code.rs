@@ -19,7 +19,7 @@ use serde_json::json;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::REQUEST_LIMIT;
+use super::REQUEST_TIMEOUT;
 use super::fields::Fields;
 use super::pkce::Pkce;
 use crate::error::{Failed, Failure, printable};
@@ -318,7 +318,7 @@ pub(crate) fn exchange(url: &str, code: &Secret, pkce: &Pkce, network: &Network)
     };
     let reply = network
         .connect(&url)?
-        .post_json(&url, &body, None, &[], REQUEST_LIMIT)
+        .post_json(&url, &body, None, &[], REQUEST_TIMEOUT)
         .map_err(|trouble| temporary(&trouble.sentence(&host)))?;
     if (200..300).contains(&reply.status)
         && let Some(key) = Fields::of(&reply.body).and_then(|fields| fields.secret("key"))

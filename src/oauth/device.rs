@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 use super::code::PendingCode;
 use super::fields::Fields;
 use super::pkce::Pkce;
-use super::reply::{self, Answer, OauthError};
-use super::{Dialect, Grant, REQUEST_LIMIT, Server};
+use super::reply::{self, OauthError, TokenReply};
+use super::{AuthorizationServer, Dialect, REQUEST_TIMEOUT, TokenResponse};
 use crate::error::{Failed, Failure, printable};
 use crate::http::{Connection, Network, Reply, is_loopback};
 use crate::secret::Secret;
@@ -27,7 +27,7 @@ const QWEN_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What a hostile or mistaken `interval` is held within.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
-const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// RFC 8628 §3.5: each `slow_down` adds 5 s, for good.
 const SLOW_DOWN: Duration = Duration::from_secs(5);
@@ -52,7 +52,7 @@ pub(crate) struct Authorization {
 
 /// A pending login as it is kept for a later process.
 #[derive(Serialize, Deserialize)]
-struct Notes {
+struct PendingNotes {
     token_endpoint: String,
     client_id: String,
     device_code: Zeroizing<String>,
@@ -66,7 +66,7 @@ struct Notes {
     interval: f64,
 }
 
-impl Notes {
+impl PendingNotes {
     /// Until the code expires.
     fn left(&self, now: SystemTime) -> Duration {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -76,7 +76,7 @@ impl Notes {
 
 /// Whether these are the notes of a login, of this kind or by an authorization code, that has not expired.
 pub(crate) fn may_be_approved(notes: &[u8], now: SystemTime) -> bool {
-    serde_json::from_slice::<Notes>(notes).is_ok_and(|notes| !notes.left(now).is_zero())
+    serde_json::from_slice::<PendingNotes>(notes).is_ok_and(|notes| !notes.left(now).is_zero())
         || serde_json::from_slice::<PendingCode>(notes).is_ok_and(|notes| !notes.left(now).is_zero())
 }
 
@@ -128,7 +128,11 @@ impl DeviceReply {
 
 /// Asks for a device code (RFC 8628 §3.1), with a PKCE challenge where the server takes one. This request and the polls end
 /// early once `is_given_up`.
-pub(crate) fn request(server: &Server, network: &Network, is_given_up: fn() -> bool) -> Result<Authorization> {
+pub(crate) fn request(
+    server: &AuthorizationServer,
+    network: &Network,
+    is_given_up: fn() -> bool,
+) -> Result<Authorization> {
     let Some(url) = &server.device_authorization_endpoint else {
         return Failed::new(
             Failure::Other,
@@ -153,7 +157,7 @@ pub(crate) fn request(server: &Server, network: &Network, is_given_up: fn() -> b
         headers.push(("x-request-id", uuid::Uuid::new_v4().to_string()));
     }
     let reply = server
-        .post(&connection, url, &fields, &headers, REQUEST_LIMIT)
+        .post(&connection, url, &fields, &headers, REQUEST_TIMEOUT)
         .map_err(|trouble| temporary(&trouble.sentence(host(server))))?;
     let device = read(server, &reply)?;
     // The polls go over the same connection, unless they go to another host: a connection is for one.
@@ -174,7 +178,7 @@ pub(crate) fn request(server: &Server, network: &Network, is_given_up: fn() -> b
     })
 }
 
-pub(crate) fn read(server: &Server, reply: &Reply) -> Result<DeviceReply> {
+pub(crate) fn read(server: &AuthorizationServer, reply: &Reply) -> Result<DeviceReply> {
     if reply.status < 500
         && reply.status != 429
         && let Some(error) = reply::error_in(reply)
@@ -206,7 +210,7 @@ fn temporary(message: &str) -> anyhow::Error {
     Failed::new(Failure::Temporary, message).hint("nothing was changed; retry later").into()
 }
 
-fn host(server: &Server) -> &str {
+fn host(server: &AuthorizationServer) -> &str {
     server.token_endpoint.host_str().unwrap_or_default()
 }
 
@@ -215,7 +219,7 @@ fn interval(asked: Option<f64>, default: Duration, loopback: bool) -> Duration {
     match asked.filter(|seconds| !seconds.is_nan()) {
         Some(seconds) if seconds <= 0.0 && loopback => Duration::ZERO,
         Some(seconds) => {
-            let seconds = seconds.clamp(SHORTEST_INTERVAL.as_secs_f64(), LONGEST_INTERVAL.as_secs_f64());
+            let seconds = seconds.clamp(SHORTEST_INTERVAL.as_secs_f64(), MAX_POLL_INTERVAL.as_secs_f64());
             Duration::from_secs_f64(seconds)
         }
         None => default,
@@ -228,7 +232,7 @@ fn is_web(uri: &str) -> bool {
 
 /// What one poll says.
 enum Poll {
-    Grant(Grant),
+    TokenResponse(TokenResponse),
     Pending,
     SlowDown,
     /// Not OAuth: said in the log and waited out.
@@ -249,7 +253,12 @@ impl Authorization {
 
     /// Polls until the login is granted, refused, or `deadline` is over. The first poll comes after one interval, which
     /// `pause` waits out. Once that says `false`, the login is given up.
-    pub(crate) fn wait(&self, server: &Server, deadline: Instant, pause: impl Fn(Duration) -> bool) -> Result<Grant> {
+    pub(crate) fn wait(
+        &self,
+        server: &AuthorizationServer,
+        deadline: Instant,
+        pause: impl Fn(Duration) -> bool,
+    ) -> Result<TokenResponse> {
         let mut interval = self.interval;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -257,7 +266,7 @@ impl Authorization {
                 return Err(not_in_time());
             }
             match self.poll(server) {
-                Poll::Grant(grant) => return Ok(grant),
+                Poll::TokenResponse(grant) => return Ok(grant),
                 Poll::Pending => log::info!("not approved yet; the server is asked every {} s", interval.as_secs()),
                 Poll::SlowDown => {
                     interval += SLOW_DOWN;
@@ -270,9 +279,9 @@ impl Authorization {
     }
 
     /// What a later process needs to go on with this login at `server`. It holds the device code: a secret.
-    pub(crate) fn to_notes(&self, server: &Server, now: SystemTime) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn to_notes(&self, server: &AuthorizationServer, now: SystemTime) -> Zeroizing<Vec<u8>> {
         let expires_at = (now + self.expires_in).duration_since(UNIX_EPOCH).unwrap_or_default();
-        let notes = Notes {
+        let notes = PendingNotes {
             token_endpoint: server.token_endpoint.to_string(),
             client_id: server.client_id.clone(),
             device_code: Zeroizing::new(self.device_code.expose().to_owned()),
@@ -290,12 +299,12 @@ impl Authorization {
     /// The login that [`Self::to_notes`] described, while it may still be approved. `None` for one at another server.
     pub(crate) fn from_notes(
         notes: &[u8],
-        server: &Server,
+        server: &AuthorizationServer,
         network: &Network,
         now: SystemTime,
         is_given_up: fn() -> bool,
     ) -> Result<Option<Self>> {
-        let Ok(notes) = serde_json::from_slice::<Notes>(notes) else { return Ok(None) };
+        let Ok(notes) = serde_json::from_slice::<PendingNotes>(notes) else { return Ok(None) };
         if notes.token_endpoint != server.token_endpoint.as_str() || notes.client_id != server.client_id {
             return Ok(None);
         }
@@ -303,7 +312,7 @@ impl Authorization {
         if left.is_zero() {
             return Ok(None);
         }
-        let interval = Duration::try_from_secs_f64(notes.interval).unwrap_or(INTERVAL).min(LONGEST_INTERVAL);
+        let interval = Duration::try_from_secs_f64(notes.interval).unwrap_or(INTERVAL).min(MAX_POLL_INTERVAL);
         Ok(Some(Self {
             device_code: Secret::new(notes.device_code.to_string()),
             verifier: notes.verifier.map(|verifier| Secret::new(verifier.to_string())),
@@ -316,7 +325,7 @@ impl Authorization {
         }))
     }
 
-    fn poll(&self, server: &Server) -> Poll {
+    fn poll(&self, server: &AuthorizationServer) -> Poll {
         let mut fields = vec![
             ("grant_type", GRANT_TYPE),
             ("client_id", server.client_id.as_str()),
@@ -325,24 +334,24 @@ impl Authorization {
         if let Some(verifier) = &self.verifier {
             fields.push(("code_verifier", verifier.expose()));
         }
-        let reply = match server.post(&self.connection, &server.token_endpoint, &fields, &[], REQUEST_LIMIT) {
+        let reply = match server.post(&self.connection, &server.token_endpoint, &fields, &[], REQUEST_TIMEOUT) {
             Ok(reply) => reply,
             Err(trouble) => return Poll::Unclear(trouble.sentence(host(server))),
         };
         match reply::read(&reply) {
-            Answer::Grant(grant) => Poll::Grant(grant),
-            Answer::Pending => Poll::Pending,
-            Answer::Error(error) => self.judge(server, &error, reply.status),
-            Answer::NotOauth(_) if reply.status == 429 => Poll::SlowDown,
-            Answer::NotOauth(_) if reply.status == 401 && server.dialect == Dialect::Qwen && !reply.is_html() => {
+            TokenReply::Granted(grant) => Poll::TokenResponse(grant),
+            TokenReply::Pending => Poll::Pending,
+            TokenReply::Error(error) => self.judge(server, &error, reply.status),
+            TokenReply::NotOauth(_) if reply.status == 429 => Poll::SlowDown,
+            TokenReply::NotOauth(_) if reply.status == 401 && server.dialect == Dialect::Qwen && !reply.is_html() => {
                 Poll::Over(expired())
             }
-            Answer::NotOauth(what) => Poll::Unclear(what),
+            TokenReply::NotOauth(what) => Poll::Unclear(what),
         }
     }
 
     /// RFC 8628 §3.5.
-    fn judge(&self, server: &Server, error: &OauthError, status: u16) -> Poll {
+    fn judge(&self, server: &AuthorizationServer, error: &OauthError, status: u16) -> Poll {
         let mut secrets = vec![&self.device_code];
         secrets.extend(&self.verifier);
         secrets.extend(&server.client_secret);

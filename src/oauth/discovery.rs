@@ -8,7 +8,7 @@ use anyhow::Result;
 use url::Url;
 
 use super::fields::Fields;
-use super::{ClientAuth, REQUEST_LIMIT};
+use super::{ClientAuth, REQUEST_TIMEOUT};
 use crate::error::{Failed, Failure, printable};
 use crate::http::{self, Network, Reply, is_loopback};
 
@@ -23,7 +23,7 @@ pub(crate) struct Endpoints {
 }
 
 /// The metadata of OpenID Connect Discovery 1.0 §3 and RFC 8414 §2, as far as it is used.
-pub(crate) struct Document {
+pub(crate) struct ServerMetadata {
     issuer: String,
     device_authorization_endpoint: Option<String>,
     token_endpoint: Option<String>,
@@ -39,7 +39,7 @@ pub(crate) fn find(issuer: &str, network: &Network) -> Result<Endpoints> {
     let connection = network.connect(&url)?;
     let mut last = None;
     for location in locations(&url) {
-        let reply = connection.get(&location, None, &[], REQUEST_LIMIT).map_err(|trouble| {
+        let reply = connection.get(&location, None, &[], REQUEST_TIMEOUT).map_err(|trouble| {
             temporary(format!(
                 "cannot read the discovery document of `{issuer}`: {}",
                 trouble.sentence(location.host_str().unwrap_or_default())
@@ -71,11 +71,11 @@ fn locations(issuer: &Url) -> Vec<Url> {
         .collect()
 }
 
-pub(crate) fn read(reply: &Reply) -> Result<Document, String> {
+pub(crate) fn read(reply: &Reply) -> Result<ServerMetadata, String> {
     let fields = Fields::of(&reply.body).filter(|_| reply.status == 200);
     if let Some(fields) = fields {
         let issuer = fields.string("issuer").ok_or("its document names no `issuer`")?;
-        return Ok(Document {
+        return Ok(ServerMetadata {
             issuer,
             device_authorization_endpoint: fields.string("device_authorization_endpoint"),
             token_endpoint: fields.string("token_endpoint"),
@@ -92,7 +92,7 @@ pub(crate) fn read(reply: &Reply) -> Result<Document, String> {
     Err("what it answered is not one".to_owned())
 }
 
-pub(crate) fn check(issuer: &str, url: &Url, document: &Document) -> Result<Endpoints> {
+pub(crate) fn check(issuer: &str, url: &Url, document: &ServerMetadata) -> Result<Endpoints> {
     let other = |why: String| Failed::new(Failure::Other, format!("the discovery document of `{issuer}` {why}"));
     if document.issuer.trim_end_matches('/') != issuer.trim_end_matches('/') {
         return other(format!("names another issuer, `{}`", printable(&document.issuer)))

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::Grant;
-use super::reply::{self, Answer, OauthError};
+use super::TokenResponse;
+use super::reply::{self, OauthError, TokenReply};
 use crate::http::Connection;
 use crate::secret::{Secret, quoted};
 
@@ -42,7 +42,7 @@ pub(crate) fn request(
     connection: &Connection,
     id_token: &Secret,
     limit: Duration,
-) -> Result<Grant, NotGranted> {
+) -> Result<TokenResponse, NotGranted> {
     let mut fields = vec![
         ("grant_type", GRANT_TYPE),
         ("subject_token_type", exchange.subject_token_type.as_str()),
@@ -54,9 +54,9 @@ pub(crate) fn request(
         .post_form(&exchange.endpoint, &fields, &[], limit)
         .map_err(|trouble| NotGranted::Temporary(trouble.sentence(host)))?;
     match reply::read(&reply) {
-        Answer::Grant(grant) => Ok(grant),
-        Answer::Pending => Err(NotGranted::Temporary("the server's reply has no access token".into())),
-        Answer::Error(error) => {
+        TokenReply::Granted(grant) => Ok(grant),
+        TokenReply::Pending => Err(NotGranted::Temporary("the server's reply has no access token".into())),
+        TokenReply::Error(error) => {
             let sentence = format!("`{host}` answered {}", error.sentence(&[id_token]));
             Err(match reply.status {
                 // Some servers name an error of the request when there were too many.
@@ -65,10 +65,10 @@ pub(crate) fn request(
                 _ => NotGranted::OauthError(sentence),
             })
         }
-        Answer::NotOauth(_) if matches!(reply.status, 401 | 403) && !reply.is_html() => {
+        TokenReply::NotOauth(_) if matches!(reply.status, 401 | 403) && !reply.is_html() => {
             Err(NotGranted::Refused(format!("`{host}` answered {}", reply::describe(reply.status))))
         }
-        Answer::NotOauth(message) => Err(NotGranted::Temporary(quoted(&message, &[id_token]))),
+        TokenReply::NotOauth(message) => Err(NotGranted::Temporary(quoted(&message, &[id_token]))),
     }
 }
 

@@ -19,11 +19,11 @@ use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
 
 pub(crate) use self::discovery::Endpoints;
-use crate::http::{Connection, Reply, Trouble};
+use crate::http::{Connection, Reply, TransportError};
 use crate::secret::Secret;
 
 /// Limit of device, poll and verification requests.
-pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Lifetime of an access token whose reply leaves out `expires_in` (RFC 6749 §5.1 allows it): short enough to renew
 /// early rather than late.
@@ -31,7 +31,7 @@ const ASSUMED_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// An authorization server and this program's registration there.
 #[derive(Debug, Clone)]
-pub(crate) struct Server {
+pub(crate) struct AuthorizationServer {
     /// Needed for a login only.
     pub(crate) device_authorization_endpoint: Option<Url>,
     pub(crate) token_endpoint: Url,
@@ -49,7 +49,7 @@ pub(crate) struct Server {
     pub(crate) dialect: Dialect,
 }
 
-impl Server {
+impl AuthorizationServer {
     /// Posts a form to one of this server's endpoints, with what proves who asks and whom the tokens are for.
     fn post(
         &self,
@@ -58,7 +58,7 @@ impl Server {
         fields: &[(&str, &str)],
         headers: &[(&'static str, String)],
         limit: Duration,
-    ) -> Result<Reply, Trouble> {
+    ) -> Result<Reply, TransportError> {
         let mut fields = fields.to_vec();
         let mut headers = headers.to_vec();
         for (name, value) in [("resource", &self.resource), ("audience", &self.audience)] {
@@ -104,7 +104,7 @@ pub(crate) enum Dialect {
 
 /// What a token endpoint grants (RFC 6749 §5.1). An empty text counts as left out.
 #[derive(Debug, Clone)]
-pub(crate) struct Grant {
+pub(crate) struct TokenResponse {
     pub(crate) access_token: Secret,
     pub(crate) refresh_token: Option<Secret>,
     /// The reply has a refresh token that cannot be sent back, such as an object. The one that was sent may be used up.

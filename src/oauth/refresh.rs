@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::reply::{self, Answer, OauthError};
-use super::{Dialect, Grant, Server};
-use crate::http::{Connection, Trouble};
+use super::reply::{self, OauthError, TokenReply};
+use super::{AuthorizationServer, Dialect, TokenResponse};
+use crate::http::{Connection, TransportError};
 use crate::secret::Secret;
 
 /// Limit of one request.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const REFRESH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why there are no new tokens, by what to do next.
 #[derive(Debug)]
@@ -30,11 +30,11 @@ pub(crate) enum NotRenewed {
 
 /// Spends `refresh_token` for a grant.
 pub(crate) fn request(
-    server: &Server,
+    server: &AuthorizationServer,
     connection: &Connection,
     refresh_token: &Secret,
     limit: Duration,
-) -> Result<Grant, NotRenewed> {
+) -> Result<TokenResponse, NotRenewed> {
     let fields = [
         ("grant_type", "refresh_token"),
         ("refresh_token", refresh_token.expose()),
@@ -44,23 +44,23 @@ pub(crate) fn request(
         let host = server.token_endpoint.host_str().unwrap_or_default();
         NotRenewed::Temporary {
             message: trouble.sentence(host),
-            again: matches!(trouble, Trouble::Refused(_)),
-            is_kept: !matches!(trouble, Trouble::Unknown(_)),
+            again: matches!(trouble, TransportError::Refused(_)),
+            is_kept: !matches!(trouble, TransportError::Unknown(_)),
         }
     })?;
     match reply::read(&reply) {
-        Answer::Grant(grant) => Ok(grant),
-        Answer::Pending => {
+        TokenReply::Granted(grant) => Ok(grant),
+        TokenReply::Pending => {
             let message = "the server's reply has no access token".into();
             Err(NotRenewed::Temporary { message, again: false, is_kept: false })
         }
-        Answer::NotOauth(message) => {
+        TokenReply::NotOauth(message) => {
             let again = reply.status >= 500 || reply.status == 429;
             // A proxy that lost its server may have passed the request on.
             let is_kept = reply.status >= 300 && !matches!(reply.status, 502 | 504);
             Err(NotRenewed::Temporary { message, again, is_kept })
         }
-        Answer::Error(error) => {
+        TokenReply::Error(error) => {
             let secrets: Vec<&Secret> = std::iter::once(refresh_token).chain(&server.client_secret).collect();
             let sentence = format!("the server answered {}", error.sentence(&secrets));
             if is_refusal(server.dialect, &error, reply.status) {

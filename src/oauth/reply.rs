@@ -1,14 +1,14 @@
 //! One reading of a token endpoint's reply, for the device flow and for renewals alike.
 
 use super::fields::Fields;
-use super::{ASSUMED_LIFETIME, Grant};
+use super::{ASSUMED_LIFETIME, TokenResponse};
 use crate::error::note;
 use crate::http::Reply;
 use crate::secret::{Secret, quoted};
 
 /// What a reply of a token endpoint is.
-pub(crate) enum Answer {
-    Grant(Grant),
+pub(crate) enum TokenReply {
+    Granted(TokenResponse),
     /// Qwen's `{"status":"pending"}` with a 2xx.
     Pending,
     /// An OAuth error (RFC 6749 §5.2), with any status below 500.
@@ -37,10 +37,10 @@ impl OauthError {
 
 /// Reads a reply by its content: servers send JSON under any content type. A 5xx is never an OAuth error, whatever it
 /// contains: the server is in trouble, not the grant.
-pub(crate) fn read(reply: &Reply) -> Answer {
+pub(crate) fn read(reply: &Reply) -> TokenReply {
     let status = describe(reply.status);
     if reply.status >= 500 {
-        return Answer::NotOauth(format!("the server answered {status}"));
+        return TokenReply::NotOauth(format!("the server answered {status}"));
     }
     let is_success = (200..300).contains(&reply.status);
     let fields = Fields::of(&reply.body);
@@ -52,40 +52,40 @@ pub(crate) fn read(reply: &Reply) -> Answer {
     if let Some(error) = fields.as_ref().and_then(oauth_error) {
         return match error.code.as_str() {
             "temporarily_unavailable" | "server_error" => {
-                Answer::NotOauth(format!("the server answered `{}`", error.code))
+                TokenReply::NotOauth(format!("the server answered `{}`", error.code))
             }
-            _ => Answer::Error(error),
+            _ => TokenReply::Error(error),
         };
     }
     if reply.status == 429 {
-        return Answer::NotOauth(format!("the server answered {status}"));
+        return TokenReply::NotOauth(format!("the server answered {status}"));
     }
     if reply.is_html() {
-        return Answer::NotOauth(format!(
+        return TokenReply::NotOauth(format!(
             "the server answered {status} with HTML, probably from a firewall or login page"
         ));
     }
     if !is_success {
-        return Answer::NotOauth(format!("the server answered {status} without an OAuth error"));
+        return TokenReply::NotOauth(format!("the server answered {status} without an OAuth error"));
     }
     match fields {
-        Some(fields) if fields.string("status").as_deref() == Some("pending") => Answer::Pending,
+        Some(fields) if fields.string("status").as_deref() == Some("pending") => TokenReply::Pending,
         Some(fields) if !fields.has("access_token") => {
-            Answer::NotOauth("the server's reply has no access token".into())
+            TokenReply::NotOauth("the server's reply has no access token".into())
         }
-        _ => Answer::NotOauth("the server's reply is not the JSON it should be".into()),
+        _ => TokenReply::NotOauth("the server's reply is not the JSON it should be".into()),
     }
 }
 
 /// What a reply grants. Only a missing access token is an error: whatever a server makes of the fields beside it must not
 /// lose what the old refresh token was spent for.
-fn granted(fields: &Fields) -> Option<Answer> {
+fn granted(fields: &Fields) -> Option<TokenReply> {
     let access_token = fields.string("access_token").map(|token| Secret::new(token.trim().to_owned()))?;
     if access_token.expose().is_empty() {
         return None;
     }
     if !is_sendable(&access_token) {
-        return Some(Answer::NotOauth("the server's reply has an access token that no header can contain".into()));
+        return Some(TokenReply::NotOauth("the server's reply has an access token that no header can contain".into()));
     }
     let refresh_token = fields.string("refresh_token").map(Secret::new).filter(is_sendable);
     let has_unusable_refresh_token = refresh_token.is_none() && fields.has("refresh_token");
@@ -93,7 +93,7 @@ fn granted(fields: &Fields) -> Option<Answer> {
         note("the server sent a refresh token that must be a string: the login ends when its access token expires");
     }
     let text = |name| fields.text(name).map(|text| text.to_string());
-    Some(Answer::Grant(Grant {
+    Some(TokenReply::Granted(TokenResponse {
         access_token,
         refresh_token,
         has_unusable_refresh_token,
@@ -146,19 +146,19 @@ mod tests {
 
     #[test]
     fn an_error_in_a_5xx_says_nothing_about_the_grant() {
-        assert!(matches!(read(&reply(503, "", r#"{"error":"invalid_grant"}"#)), Answer::NotOauth(_)));
-        assert!(matches!(read(&reply(400, "", r#"{"error":"invalid_grant"}"#)), Answer::Error(_)));
-        assert!(matches!(read(&reply(400, "", r#"{"error":"temporarily_unavailable"}"#)), Answer::NotOauth(_)));
-        assert!(matches!(read(&reply(400, "", r#"{"error":"server_error"}"#)), Answer::NotOauth(_)));
-        assert!(matches!(read(&reply(200, "", r#"{"error":"invalid_grant"}"#)), Answer::Error(_)));
-        assert!(matches!(read(&reply(401, "", r#"{"error":{"code":"x"}}"#)), Answer::NotOauth(_)));
+        assert!(matches!(read(&reply(503, "", r#"{"error":"invalid_grant"}"#)), TokenReply::NotOauth(_)));
+        assert!(matches!(read(&reply(400, "", r#"{"error":"invalid_grant"}"#)), TokenReply::Error(_)));
+        assert!(matches!(read(&reply(400, "", r#"{"error":"temporarily_unavailable"}"#)), TokenReply::NotOauth(_)));
+        assert!(matches!(read(&reply(400, "", r#"{"error":"server_error"}"#)), TokenReply::NotOauth(_)));
+        assert!(matches!(read(&reply(200, "", r#"{"error":"invalid_grant"}"#)), TokenReply::Error(_)));
+        assert!(matches!(read(&reply(401, "", r#"{"error":{"code":"x"}}"#)), TokenReply::NotOauth(_)));
     }
 
     #[test]
     fn only_a_status_that_says_so_is_pending() {
-        assert!(matches!(read(&reply(200, "", r#"{"status":"pending"}"#)), Answer::Pending));
+        assert!(matches!(read(&reply(200, "", r#"{"status":"pending"}"#)), TokenReply::Pending));
         for body in [r#"{"status":"success"}"#, r#"{"access_token":""}"#, "{}"] {
-            assert!(matches!(read(&reply(200, "", body)), Answer::NotOauth(_)), "{body}");
+            assert!(matches!(read(&reply(200, "", body)), TokenReply::NotOauth(_)), "{body}");
         }
     }
 
@@ -180,11 +180,11 @@ mod tests {
             ("", r#"{"access_token":"at","error":null,"status":"pending"}"#),
             ("", r#"{"access_token":"at","error":"access_denied"}"#),
         ] {
-            let Answer::Grant(grant) = read(&reply(200, content_type, body)) else { panic!("{body}") };
+            let TokenReply::Granted(grant) = read(&reply(200, content_type, body)) else { panic!("{body}") };
             assert_eq!((grant.access_token.expose(), grant.has_unusable_refresh_token), ("at", false), "{body}");
         }
         for body in [r#"{"access_token":7}"#, r#"{"access_token":{}}"#, r#"{"access_token":" "}"#] {
-            assert!(matches!(read(&reply(200, "", body)), Answer::NotOauth(_)), "{body}");
+            assert!(matches!(read(&reply(200, "", body)), TokenReply::NotOauth(_)), "{body}");
         }
     }
 
@@ -192,12 +192,12 @@ mod tests {
     fn a_refresh_token_that_cannot_be_sent_is_dropped_and_the_access_token_kept() {
         for odd in ["5", "{}", "[\"rt\"]", "true", "\"rt\\n2\"", "\"文\""] {
             let body = format!(r#"{{"access_token":"at","refresh_token":{odd}}}"#);
-            let Answer::Grant(grant) = read(&reply(200, "", &body)) else { panic!("{body}") };
+            let TokenReply::Granted(grant) = read(&reply(200, "", &body)) else { panic!("{body}") };
             assert!(grant.refresh_token.is_none() && grant.has_unusable_refresh_token, "{body}");
         }
         for absent in ["null", "\"\""] {
             let body = format!(r#"{{"access_token":"at","refresh_token":{absent}}}"#);
-            let Answer::Grant(grant) = read(&reply(200, "", &body)) else { panic!("{body}") };
+            let TokenReply::Granted(grant) = read(&reply(200, "", &body)) else { panic!("{body}") };
             assert!(grant.refresh_token.is_none() && !grant.has_unusable_refresh_token, "{body}");
         }
     }
@@ -210,7 +210,7 @@ mod tests {
             r#"{"error":"access_denied","error_description":"\ud800"}"#,
         ] {
             for content_type in ["text/html", "text/plain", "application/json"] {
-                let Answer::Error(error) = read(&reply(400, content_type, body)) else { panic!("{body}") };
+                let TokenReply::Error(error) = read(&reply(400, content_type, body)) else { panic!("{body}") };
                 assert_eq!(error, OauthError { code: "access_denied".into(), description: None }, "{body}");
             }
         }

@@ -17,7 +17,7 @@ use crate::error::{Failed, Failure, note};
 use crate::platform::{disk, files};
 
 /// How long the locks are waited for, in all: more than two renewals can take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A wait that passes this is explained on stderr.
 pub(crate) const NOTICE_AFTER: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ const SHARED: Duration = Duration::from_secs(2);
 /// What the kernel lock file holds. One that cannot be read is empty: it is written before what it describes.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Notes {
+pub(crate) struct LockNotes {
     /// The id last written into Qwen Code's lock.
     pub(crate) qwen_code_lock: Option<String>,
     /// How the directory of Qwen Code's lock stood after our last change there, in nanoseconds since 1970.
@@ -48,16 +48,16 @@ struct NotedFailure {
 }
 
 /// The kernel lock. Held until dropped, or until the process ends in whatever way.
-pub(crate) struct Kernel {
+pub(crate) struct FileLock {
     /// Holds the lock, and the notes unless they have a file of their own.
     file: File,
     /// Where a lock keeps readers out, `doctor` and others could not look into the notes of a held one.
     notes_file: Option<File>,
-    notes: Notes,
+    notes: LockNotes,
     waited_since: SystemTime,
 }
 
-impl Kernel {
+impl FileLock {
     /// Takes the lock, waiting until `deadline`. `file` is the lock file, opened for reading and writing.
     ///
     /// Errors: temporary when timed out; other when the file system has no locks.
@@ -82,16 +82,16 @@ impl Kernel {
 
     fn held(file: File, path: &Path, waited_since: SystemTime) -> Result<Self> {
         let notes_file = if disk::LOCKS_KEEP_READERS_OUT {
-            Some(files::open_kept(&path.with_extension("qwenauth-notes"))?)
+            Some(files::open_private(&path.with_extension("qwenauth-notes"))?)
         } else {
             None
         };
-        let mut kernel = Self { file, notes_file, notes: Notes::default(), waited_since };
-        kernel.notes = kernel.read().unwrap_or_default();
-        Ok(kernel)
+        let mut file_lock = Self { file, notes_file, notes: LockNotes::default(), waited_since };
+        file_lock.notes = file_lock.read().unwrap_or_default();
+        Ok(file_lock)
     }
 
-    fn read(&self) -> Result<Notes> {
+    fn read(&self) -> Result<LockNotes> {
         let mut text = String::new();
         let mut file = self.notes_file.as_ref().unwrap_or(&self.file);
         file.rewind()?;
@@ -101,13 +101,13 @@ impl Kernel {
         Ok(values.next().transpose()?.unwrap_or_default())
     }
 
-    pub(crate) fn notes(&self) -> &Notes {
+    pub(crate) fn notes(&self) -> &LockNotes {
         &self.notes
     }
 
     /// Notes are a help for others, not a condition: one that cannot be written costs a wait or a request at most. They are
     /// overwritten by one call and then cut, so that a kill in between leaves the old or the new ones, never none.
-    pub(crate) fn change_notes(&mut self, change: impl FnOnce(&mut Notes)) {
+    pub(crate) fn change_notes(&mut self, change: impl FnOnce(&mut LockNotes)) {
         change(&mut self.notes);
         let mut file = self.notes_file.as_ref().unwrap_or(&self.file);
         let written = serde_json::to_vec(&self.notes).map_err(io::Error::other).and_then(|bytes| {
@@ -151,9 +151,9 @@ fn is_contended(error: &io::Error) -> bool {
 }
 
 /// A lock held for some microseconds, where nobody may wait.
-pub(crate) struct Brief<'file>(&'file File);
+pub(crate) struct TryLock<'file>(&'file File);
 
-impl<'file> Brief<'file> {
+impl<'file> TryLock<'file> {
     /// `None`: another process holds it just now.
     pub(crate) fn take(file: &'file File) -> io::Result<Option<Self>> {
         match fs2::FileExt::try_lock_exclusive(file) {
@@ -164,7 +164,7 @@ impl<'file> Brief<'file> {
     }
 }
 
-impl Drop for Brief<'_> {
+impl Drop for TryLock<'_> {
     fn drop(&mut self) {
         // It goes with the file at the latest.
         let _ = fs2::FileExt::unlock(self.0);
@@ -185,7 +185,7 @@ fn wait(file: File, path: &Path, deadline: Instant) -> Result<File> {
     let mut outcome = receiver.recv_timeout(limit(NOTICE_AFTER));
     if outcome.is_err() && Instant::now() < deadline {
         note(&format!("waiting for another process that holds `{}`", path.display()));
-        outcome = receiver.recv_timeout(limit(PATIENCE));
+        outcome = receiver.recv_timeout(limit(LOCK_TIMEOUT));
     }
     log::info!("waited {} ms for the lock `{}`", began.elapsed().as_millis(), path.display());
     match outcome {
@@ -204,7 +204,7 @@ fn cannot_lock(error: &io::Error, path: &Path) -> anyhow::Error {
 pub(crate) fn wait_over(path: &Path) -> anyhow::Error {
     Failed::new(
         Failure::Temporary,
-        format!("another process has held `{}` for {} s", path.display(), PATIENCE.as_secs()),
+        format!("another process has held `{}` for {} s", path.display(), LOCK_TIMEOUT.as_secs()),
     )
     .hint("nothing was lost; retry, and if it persists look for a stopped process")
     .into()

@@ -11,7 +11,7 @@ use super::error::Cause;
 use crate::error::{Failed, Failure};
 use crate::http::{self, USER_AGENT, is_loopback};
 use crate::oauth::exchange::{Exchange, JWT};
-use crate::oauth::{ClientAuth, Dialect, Endpoints, Server};
+use crate::oauth::{AuthorizationServer, ClientAuth, Dialect, Endpoints};
 use crate::platform::files::{self, Content, Privacy};
 use crate::secret::Secret;
 
@@ -199,7 +199,7 @@ pub(crate) struct Verify {
     /// `chat`: one token of an answer. Else what is fetched: a path below the base URL or a whole URL.
     pub(crate) get: String,
     /// What follows when the answer is the same without a credential; left out where that is known not to be.
-    pub(crate) open: Option<Open>,
+    pub(crate) open: Option<WhenUnauthenticated>,
     /// Statuses that refuse the credential beside 401 and 403.
     #[serde(default)]
     pub(crate) refused: Vec<u16>,
@@ -217,13 +217,13 @@ impl Verify {
 
 impl Default for Verify {
     fn default() -> Self {
-        Self { get: "models".into(), open: Some(Open::Chat), refused: Vec::new() }
+        Self { get: "models".into(), open: Some(WhenUnauthenticated::Chat), refused: Vec::new() }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Open {
+pub(crate) enum WhenUnauthenticated {
     /// Ask for one token of an answer.
     Chat,
     /// Then nothing is known of the credential.
@@ -312,7 +312,7 @@ impl Provider {
     }
 
     /// The authorization server, its URLs checked. `found`: what discovery found, where there is an issuer.
-    pub(crate) fn server(&self, found: Option<&Endpoints>) -> Result<Server> {
+    pub(crate) fn server(&self, found: Option<&Endpoints>) -> Result<AuthorizationServer> {
         let Some(oauth) = &self.oauth else { bail!("provider `{}` has no OAuth", self.name) };
         let missing = |key: &str| {
             Failed::new(Failure::Other, format!("provider `{}` has no `{key}`", self.name))
@@ -332,7 +332,7 @@ impl Provider {
             (Some(url), _) => Some(http::endpoint(url)?),
             (None, found) => found.and_then(|found| found.revocation_endpoint.clone()),
         };
-        Ok(Server {
+        Ok(AuthorizationServer {
             device_authorization_endpoint: device,
             token_endpoint: token,
             revocation_endpoint: revocation,

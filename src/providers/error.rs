@@ -17,7 +17,7 @@ use self::words::{AMBIGUOUS_CODES, CODES, Normalized};
 use crate::error::printable;
 
 /// Length of a message that is read. Longer ones quote prompts or pages.
-const TEXT_LIMIT: usize = 8 * 1024;
+const MAX_TEXT_SIZE: usize = 8 * 1024;
 
 /// Length of a message that is shown, in characters.
 const SHOWN: usize = 300;
@@ -262,7 +262,7 @@ impl Said {
         let mut said = Self::default();
         match serde_json::from_slice::<Value>(body) {
             Ok(value) => said.walk(&value, "error", 0),
-            Err(_) => said.add_text(String::from_utf8_lossy(&body[..body.len().min(TEXT_LIMIT)]).trim(), 0),
+            Err(_) => said.add_text(String::from_utf8_lossy(&body[..body.len().min(MAX_TEXT_SIZE)]).trim(), 0),
         }
         said
     }
@@ -316,7 +316,7 @@ impl Said {
         {
             return self.walk(&value, "error", depth + 1);
         }
-        self.messages.push(trimmed.chars().take(TEXT_LIMIT).collect());
+        self.messages.push(trimmed.chars().take(MAX_TEXT_SIZE).collect());
     }
 
     fn text(&self) -> String {

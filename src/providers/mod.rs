@@ -6,17 +6,19 @@
 mod description;
 pub(crate) mod error;
 mod names;
-mod own;
 mod practice;
+mod user_config;
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) use self::description::{Authorize, Ci, KeyHeader, Model, Open, Provider, TokenExchange, in_words};
+pub(crate) use self::description::{
+    Authorize, Ci, KeyHeader, Model, Provider, TokenExchange, WhenUnauthenticated, in_words,
+};
 pub(crate) use self::names::{find_by_any_name, is_telling, name_of, owners_of};
-pub(crate) use self::own::check_keys;
 pub(crate) use self::practice::{KEY_PREFIX, Practice};
+pub(crate) use self::user_config::check_keys;
 use crate::error::{Failed, Failure, printable, without_user_info};
 use crate::http;
 use crate::secret::Secret;
@@ -69,7 +71,7 @@ pub(crate) fn find(name: &str, overrides: &Overrides) -> Result<Provider> {
 fn configured(name: &str, row: Option<&str>, own: &toml::Table) -> Result<Provider> {
     let row = row.map(serde_json::from_str::<toml::Table>).transpose();
     let mut table = row.context("the built-in providers cannot be read")?.unwrap_or_default();
-    merge(&mut table, &own::arranged(own));
+    merge(&mut table, &user_config::arranged(own));
     table.entry("title").or_insert_with(|| name.into());
     table.try_into().map_err(|error: toml::de::Error| {
         let message = format!("provider `{}`: {}", printable(name), error.message().replace('\n', ", "));

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::Context;
 use tempfile::TempDir;
 
-use super::Provider;
+use super::PracticeProvider;
 use crate::cli::variable;
 use crate::error::note;
 use crate::paths::SANDBOX;
@@ -36,7 +36,7 @@ pub(crate) struct Inside {
 
 impl Inside {
     /// Directories for what runs inside, and the file that makes them a sandbox of `provider`.
-    pub(crate) fn new(provider: &Provider) -> anyhow::Result<Self> {
+    pub(crate) fn new(provider: &PracticeProvider) -> anyhow::Result<Self> {
         let directory = private_directory().context("cannot make a temporary directory")?;
         let file = directory.path().join("qwenauth").join("state").join(SANDBOX);
         files::create_whole(&file, &Practice::file(provider.url(), provider.approval())?)

@@ -64,7 +64,7 @@ pub(super) fn unknown_model(provider: &Provider, body: &[u8]) -> Option<String> 
 pub(super) struct Authorizations(HashMap<String, String>);
 
 /// More are forgotten: each is worth one practice key.
-const MOST_AUTHORIZATIONS: usize = 1000;
+const MAX_AUTHORIZATIONS: usize = 1000;
 
 impl Authorizations {
     /// Approves at once. Where the browser goes next: the callback of this machine that asked, with a code.
@@ -81,7 +81,7 @@ impl Authorizations {
     /// A code for whoever shows the challenge's verifier.
     pub(super) fn code(&mut self, query: &HashMap<String, String>) -> Option<String> {
         let challenge = query.get("code_challenge")?;
-        if self.0.len() >= MOST_AUTHORIZATIONS {
+        if self.0.len() >= MAX_AUTHORIZATIONS {
             self.0.clear();
         }
         let code = format!("practice-code-{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 12]>()));

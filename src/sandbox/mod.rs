@@ -25,4 +25,4 @@ mod provider;
 pub(crate) mod tour;
 
 pub(crate) use inside::Inside;
-pub(crate) use provider::{Options, Provider};
+pub(crate) use provider::{PracticeProvider, SandboxOptions};

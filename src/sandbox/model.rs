@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 const MODELS: [&str; 2] = ["coder-model", "vision-model"];
 /// At most so many pieces, so that echoing a large prompt does not become many times its size.
-const MOST_PIECES: usize = 64;
+const MAX_PIECES: usize = 64;
 
 /// What a client gets with status 200.
 pub(super) enum Output {
@@ -107,7 +107,7 @@ impl Echo {
     /// The text in pieces, each a few words or more.
     pub(super) fn pieces(&self) -> Vec<String> {
         let characters: Vec<char> = self.text.chars().collect();
-        let length = characters.len().div_ceil(MOST_PIECES).max(8);
+        let length = characters.len().div_ceil(MAX_PIECES).max(8);
         characters.chunks(length).map(|piece| piece.iter().collect()).collect()
     }
 
@@ -331,6 +331,6 @@ mod tests {
     #[test]
     fn a_large_prompt_is_echoed_in_few_pieces() {
         let body = json!({ "stream": true, "messages": [{ "role": "user", "content": "x".repeat(1_000_000) }] });
-        assert!(events(chat(body.to_string().as_bytes())).len() < MOST_PIECES + 5);
+        assert!(events(chat(body.to_string().as_bytes())).len() < MAX_PIECES + 5);
     }
 }

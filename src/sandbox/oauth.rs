@@ -17,8 +17,8 @@ const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 /// Letters that cannot be taken for one another or spell words (RFC 8628 section 6.1): 20⁸ codes.
 const USER_CODE_LETTERS: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
 /// Far beyond practice; they keep a runaway client from filling the memory.
-const MOST_DEVICE_CODES: usize = 10_000;
-const MOST_TOKENS: usize = 100_000;
+const MAX_DEVICE_CODES: usize = 10_000;
+const MAX_TOKENS: usize = 100_000;
 
 /// A status and a JSON body.
 pub(super) type Answer = (StatusCode, Value);
@@ -91,10 +91,10 @@ impl Authority {
         if field(form, "code_challenge_method") != Some("S256") {
             return refuse("invalid_request", "`code_challenge_method` must be `S256`");
         }
-        if self.logins.len() >= MOST_DEVICE_CODES {
+        if self.logins.len() >= MAX_DEVICE_CODES {
             self.logins.retain(|_, login| login.expires > now && login.decision != Decision::Redeemed);
         }
-        if self.logins.len() >= MOST_DEVICE_CODES {
+        if self.logins.len() >= MAX_DEVICE_CODES {
             return full();
         }
         let device_code = random("practice-device");
@@ -225,12 +225,12 @@ impl Authority {
 
     fn is_full(&mut self, now: Instant) -> bool {
         let count = |this: &Self| this.access_tokens.len() + this.refresh_tokens.len();
-        if count(self) >= MOST_TOKENS {
+        if count(self) >= MAX_TOKENS {
             self.access_tokens.retain(|_, (_, expires)| *expires > now);
             self.grants.retain(|_, grant| grant.refresh_token.is_some());
             self.refresh_tokens.retain(|_, id| self.grants.contains_key(id));
         }
-        count(self) >= MOST_TOKENS
+        count(self) >= MAX_TOKENS
     }
 }
 

@@ -1,4 +1,4 @@
-//! The practice provider's HTTP server, in a thread of its own that ends when [`Provider`] is dropped.
+//! The practice provider's HTTP server, in a thread of its own that ends when [`PracticeProvider`] is dropped.
 //!
 //! Hazard: a name that another site resolves to 127.0.0.1 makes a browser take this server for that site's.
 //! Rule: only `127.0.0.1` and `localhost` with our port are answered as `Host`; everything a client sends has a limit.
@@ -29,15 +29,15 @@ use crate::secret::Secret;
 type Response = hyper::Response<Full<Bytes>>;
 
 /// How long a client may take to send a request.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Prompts of coding tools reach a few MB.
 const LARGEST_PROMPT: usize = 16 << 20;
 const LARGEST_FORM: usize = 64 << 10;
 /// More wait in the kernel's queue; each costs a file descriptor.
-const MOST_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 256;
 
 /// How the practice provider behaves.
-pub(crate) struct Options {
+pub(crate) struct SandboxOptions {
     /// Approve every login at once.
     pub(crate) approve: bool,
     /// How long an access token is good for, in whole seconds.
@@ -45,16 +45,16 @@ pub(crate) struct Options {
 }
 
 /// A running practice provider.
-pub(crate) struct Provider {
+pub(crate) struct PracticeProvider {
     url: String,
     approval: Secret,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Provider {
+impl PracticeProvider {
     /// Listens on a free port of 127.0.0.1 and answers until dropped.
-    pub(crate) fn start(options: &Options) -> anyhow::Result<Self> {
+    pub(crate) fn start(options: &SandboxOptions) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listening on 127.0.0.1")?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
@@ -68,7 +68,7 @@ impl Provider {
         };
         let hosts = [format!("127.0.0.1:{port}"), format!("localhost:{port}")];
         let approval = Secret::new(format!("{:032x}", rand::random::<u128>()));
-        let server = Arc::new(Server {
+        let server = Arc::new(PracticeServer {
             hosts,
             approval: approval.clone(),
             authority: Mutex::new(Authority::new(settings)),
@@ -97,7 +97,7 @@ impl Provider {
     }
 }
 
-impl Drop for Provider {
+impl Drop for PracticeProvider {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
@@ -107,12 +107,12 @@ impl Drop for Provider {
     }
 }
 
-async fn serve(listener: TcpListener, server: Arc<Server>) {
+async fn serve(listener: TcpListener, server: Arc<PracticeServer>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return log::error!("practice provider: {error}"),
     };
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -131,7 +131,7 @@ async fn serve(listener: TcpListener, server: Arc<Server>) {
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
+                .header_read_timeout(REQUEST_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), answer);
             if let Err(error) = connection.await {
                 log::debug!("practice provider: {error}");
@@ -141,7 +141,7 @@ async fn serve(listener: TcpListener, server: Arc<Server>) {
     }
 }
 
-struct Server {
+struct PracticeServer {
     /// What `Host` may say.
     hosts: [String; 2],
     approval: Secret,
@@ -158,7 +158,7 @@ struct Call {
     body: Bytes,
 }
 
-impl Server {
+impl PracticeServer {
     async fn answer<B: Body>(&self, request: Request<B>) -> Response
     where
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -167,7 +167,7 @@ impl Server {
         let path = head.uri.path();
         let is_prompt = path.contains("/v1/") && !path.contains("/oauth2/");
         let limit = if is_prompt { LARGEST_PROMPT } else { LARGEST_FORM };
-        let read = tokio::time::timeout(PATIENCE, Limited::new(body, limit).collect()).await;
+        let read = tokio::time::timeout(REQUEST_TIMEOUT, Limited::new(body, limit).collect()).await;
         let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
         let (method, headers) = (head.method, head.headers);
         // Never the query or the body: they carry codes and tokens.
@@ -221,7 +221,7 @@ impl Server {
     }
 }
 
-impl Server {
+impl PracticeServer {
     /// A login approved or denied from the terminal that asked for it.
     fn approve(&self, authority: &mut Authority, form: &Form, now: Instant) -> Response {
         let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
@@ -420,7 +420,7 @@ mod tests {
         }
     }
 
-    fn send(provider: &Provider, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+    fn send(provider: &PracticeProvider, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         let address = provider.url().strip_prefix("http://").expect("a URL");
         let mut stream = TcpStream::connect(address).expect("a connection");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit");
@@ -438,20 +438,21 @@ mod tests {
         Reply { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
     }
 
-    fn provider(approve: bool) -> Provider {
-        Provider::start(&Options { approve, token_lifetime: Duration::from_secs(60) }).expect("a provider")
+    fn provider(approve: bool) -> PracticeProvider {
+        PracticeProvider::start(&SandboxOptions { approve, token_lifetime: Duration::from_secs(60) })
+            .expect("a provider")
     }
 
     /// RFC 7636 appendix B.
     const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
     const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
-    fn ask(provider: &Provider, agent: &str) -> Reply {
+    fn ask(provider: &PracticeProvider, agent: &str) -> Reply {
         let body = format!("client_id=c&scope=openid+%3Cb%3E&code_challenge={CHALLENGE}&code_challenge_method=S256");
         send(provider, "POST", "/api/v1/oauth2/device/code", &[("User-Agent", agent)], &body)
     }
 
-    fn poll(provider: &Provider, device_code: &str) -> Reply {
+    fn poll(provider: &PracticeProvider, device_code: &str) -> Reply {
         let grant = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Adevice_code";
         let body = format!("grant_type={grant}&client_id=c&device_code={device_code}&code_verifier={VERIFIER}");
         send(provider, "POST", "/api/v1/oauth2/token", &[], &body)

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::json;
 
-use super::document::{Place, Syntax};
+use super::document::{KeyPath, Syntax};
 use super::readback::{Check, Rule};
-use super::{Access, Places, Plan};
+use super::{Access, Plan, ToolPaths};
 use crate::error::{Failed, Failure};
 
 /// Milliseconds between two runs of the helper: well below the 10 minutes a token handed out is meant to last.
 const HELPER_TTL: &str = "300000";
 
-pub(super) fn file(places: &Places) -> PathBuf {
-    places.claude_config.clone().unwrap_or_else(|| places.home.join(".claude")).join("settings.json")
+pub(super) fn file(tool_paths: &ToolPaths) -> PathBuf {
+    tool_paths.claude_config.clone().unwrap_or_else(|| tool_paths.home.join(".claude")).join("settings.json")
 }
 
 /// Variables that would bring another host, another key or another model. An empty value in the settings also wins over
@@ -44,7 +44,7 @@ pub(super) fn replaced_variables() -> impl Iterator<Item = &'static str> {
     OTHERS.into_iter().chain(["ANTHROPIC_BASE_URL"]).chain(MODELS)
 }
 
-pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
+pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
     let Some(base) = &access.anthropic else {
         return Failed::new(
             Failure::Other,
@@ -53,8 +53,8 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
         .hint("`dashscope`, `coding-plan`, `token-plan` and `openrouter` have one: `qwenauth login dashscope`")
         .err();
     };
-    let mut entries = vec![(Place::key(&["apiKeyHelper"]), json!(access.key_command_line()))];
-    let mut set = |name: &str, value: &str| entries.push((Place::key(&["env", name]), json!(value)));
+    let mut entries = vec![(KeyPath::key(&["apiKeyHelper"]), json!(access.key_command_line()))];
+    let mut set = |name: &str, value: &str| entries.push((KeyPath::key(&["env", name]), json!(value)));
     set("ANTHROPIC_BASE_URL", base);
     for name in MODELS {
         set(name, &access.model);
@@ -64,28 +64,28 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
     }
     set("CLAUDE_CODE_API_KEY_HELPER_TTL_MS", HELPER_TTL);
     Ok(Plan {
-        file: file(places),
+        file: file(tool_paths),
         syntax: Syntax::Json,
         entries,
-        checks: checks(places),
+        checks: checks(tool_paths),
         companions: Vec::new(),
         note: None,
     })
 }
 
 /// An administrator's settings win everywhere, those of a project in its directory.
-fn checks(places: &Places) -> Vec<Check> {
+fn checks(tool_paths: &ToolPaths) -> Vec<Check> {
     let managed = ["/etc/claude-code", "/Library/Application Support/ClaudeCode"]
         .map(|directory| (Path::new(directory).join("managed-settings.json"), false));
-    let local = ["settings.json", "settings.local.json"].map(|name| (places.work.join(".claude").join(name), true));
-    let own = file(places);
+    let local = ["settings.json", "settings.local.json"].map(|name| (tool_paths.work.join(".claude").join(name), true));
+    let own = file(tool_paths);
     let files = managed.into_iter().chain(local).filter(|(file, _)| *file != own);
     files
         .flat_map(|(file, is_local)| {
             let variables = OTHERS.into_iter().chain(["ANTHROPIC_BASE_URL"]);
-            let places = std::iter::once(vec!["apiKeyHelper"]).chain(variables.map(|name| vec!["env", name]));
+            let keys = std::iter::once(vec!["apiKeyHelper"]).chain(variables.map(|name| vec!["env", name]));
             let check = move |path: Vec<&str>| Check { is_local, ..Check::new(&file, &path, Rule::Unset) };
-            places.map(check)
+            keys.map(check)
         })
         .collect()
 }

@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::json;
 
-use super::document::{Place, Syntax};
+use super::document::{KeyPath, Syntax};
 use super::readback::{Check, Rule};
-use super::{Access, NAME, Places, Plan};
+use super::{Access, NAME, Plan, ToolPaths};
 
-pub(super) fn file(places: &Places) -> PathBuf {
-    places.codex_home.clone().unwrap_or_else(|| places.home.join(".codex")).join("config.toml")
+pub(super) fn file(tool_paths: &ToolPaths) -> PathBuf {
+    tool_paths.codex_home.clone().unwrap_or_else(|| tool_paths.home.join(".codex")).join("config.toml")
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "other tools cannot have every access")]
-pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
+pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
     let command = access.key_command();
     let (program, arguments) = command.split_first().unwrap_or((&access.program, &[]));
     let provider = json!({
@@ -26,16 +26,16 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
         "auth": {"command": program, "args": arguments, "timeout_ms": 30_000},
     });
     let mut entries =
-        vec![(Place::key(&["model"]), json!(access.model)), (Place::key(&["model_provider"]), json!(NAME))];
+        vec![(KeyPath::key(&["model"]), json!(access.model)), (KeyPath::key(&["model_provider"]), json!(NAME))];
     if let Some(context) = access.models().first().and_then(|model| model.context) {
-        entries.push((Place::key(&["model_context_window"]), json!(context)));
+        entries.push((KeyPath::key(&["model_context_window"]), json!(context)));
     }
-    entries.push((Place::key(&["model_providers", NAME]), provider));
+    entries.push((KeyPath::key(&["model_providers", NAME]), provider));
     Ok(Plan {
-        file: file(places),
+        file: file(tool_paths),
         syntax: Syntax::Toml,
         entries,
-        checks: checks(places),
+        checks: checks(tool_paths),
         companions: Vec::new(),
         note: (!access.has_responses).then(|| {
             format!("warning: Codex speaks only the Responses API, and {} does not have `/responses`", access.title)
@@ -44,10 +44,10 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
 }
 
 /// An administrator's file wins everywhere, a project's in its directory.
-fn checks(places: &Places) -> Vec<Check> {
-    let own = file(places);
+fn checks(tool_paths: &ToolPaths) -> Vec<Check> {
+    let own = file(tool_paths);
     let managed = (PathBuf::from("/etc/codex/managed_config.toml"), false);
-    let local = (places.work.join(".codex/config.toml"), true);
+    let local = (tool_paths.work.join(".codex/config.toml"), true);
     let files = [managed, local].into_iter().filter(|(file, _)| *file != own);
     files
         .map(|(file, is_local)| Check { is_local, ..Check::new(&file, &["model_provider"], Rule::Is(json!(NAME))) })

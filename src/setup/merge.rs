@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::document::Document;
-use super::record::{self, Record, Restored, Written, digest};
+use super::document::ConfigDocument;
+use super::record::{self, Restored, SetupRecord, Written, digest};
 use super::{Access, Companion, Plan, Tool, removal, target};
 use crate::error::{Failed, Failure};
-use crate::platform::files::{Privacy, Room};
+use crate::platform::files::{PendingFile, Privacy};
 
 /// What came of a merge.
 pub(crate) struct Applied {
@@ -25,7 +25,7 @@ pub(crate) struct Applied {
 /// What a merge comes to.
 struct Next {
     text: String,
-    record: Record,
+    record: SetupRecord,
     /// The version before, to be kept.
     backup: Option<String>,
 }
@@ -67,7 +67,7 @@ impl Plan {
         Ok(applied)
     }
 
-    /// Room is taken for the tool's file first, which sweeps away what is named like its backup; it is written last.
+    /// Space is reserved for the tool's file first, which sweeps away what is named like its backup; it is written last.
     fn write(&self, next: &Next, due: &[&Companion], state: &Path, tool: &str) -> Result<()> {
         let record = next.record.to_bytes()?;
         let mut writings: Vec<(PathBuf, &[u8], Privacy)> = Vec::new();
@@ -79,15 +79,15 @@ impl Plan {
             writings.push((target::backup(&self.file)?, before.as_bytes(), Privacy::Private));
         }
         writings.push((record::path(state, tool), &record, Privacy::Private));
-        let mut rooms = Vec::new();
+        let mut pending = Vec::new();
         for (path, bytes, privacy) in writings {
-            rooms.push((Room::reserve(&path, bytes.len(), privacy)?, bytes));
+            pending.push((PendingFile::reserve(&path, bytes.len(), privacy)?, bytes));
         }
-        rooms.into_iter().rev().try_for_each(|(room, bytes)| room.write(bytes))
+        pending.into_iter().rev().try_for_each(|(file, bytes)| file.write(bytes))
     }
 
     /// The new text. Whatever an earlier run wrote is undone first, so that running twice is running once.
-    fn merge(&self, old: Option<&Record>, current: Option<&str>) -> Result<Next> {
+    fn merge(&self, old: Option<&SetupRecord>, current: Option<&str>) -> Result<Next> {
         let mut base = current.map(str::to_owned);
         let mut backup = base.clone();
         let mut clean = true;
@@ -96,7 +96,7 @@ impl Plan {
                 // The chain of our own writings is unbroken: the backup stands.
                 Restored::Exactly(text) => (base, backup) = (text, None),
                 Restored::Edited => {
-                    let mut document = Document::parse(current.unwrap_or_default(), self.syntax, &self.file)?;
+                    let mut document = ConfigDocument::parse(current.unwrap_or_default(), self.syntax, &self.file)?;
                     for entry in old.entries.iter().rev() {
                         entry.undo(&mut document)?;
                     }
@@ -105,7 +105,7 @@ impl Plan {
                 }
             }
         }
-        let mut document = Document::parse(base.as_deref().unwrap_or_default(), self.syntax, &self.file)?;
+        let mut document = ConfigDocument::parse(base.as_deref().unwrap_or_default(), self.syntax, &self.file)?;
         let mut entries = Vec::new();
         for (place, value) in &self.entries {
             let (before, depth) = (document.get(place), document.depth(place));
@@ -113,7 +113,7 @@ impl Plan {
             entries.push(Written { place: place.clone(), value: value.clone(), before, depth });
         }
         let text = document.to_text();
-        let record = Record {
+        let record = SetupRecord {
             file: self.file.clone(),
             profile: String::new(),
             base_url: String::new(),
@@ -128,7 +128,7 @@ impl Plan {
     }
 
     /// The companions that are ours, each with whether it has to be written.
-    fn companions(&self, old: Option<&Record>) -> Result<Vec<(&Companion, bool)>> {
+    fn companions(&self, old: Option<&SetupRecord>) -> Result<Vec<(&Companion, bool)>> {
         let mut ours = Vec::new();
         for companion in &self.companions {
             let found = target::read(&companion.file)?;
@@ -160,7 +160,7 @@ impl Companion {
 }
 
 /// The tool reads another file now: the one before goes back to what it was.
-fn leave(old: &Record, tool: &Tool, state: &Path) -> Result<Option<Record>> {
+fn leave(old: &SetupRecord, tool: &Tool, state: &Path) -> Result<Option<SetupRecord>> {
     if removal::undo(old, false)?.is_empty() {
         record::remove(state, tool.name)?;
         return Ok(None);

@@ -4,17 +4,17 @@
 //! Code rewrites its own with mode 0644). Rules: only the places of a [`Plan`] are changed, by edits that keep the rest;
 //! what stood there is noted before it changes; and a plan carries references to a credential, never a credential.
 
-pub(crate) mod children;
 mod claude_code;
 mod codex;
 mod document;
+pub(crate) mod known_programs;
 mod merge;
 mod opencode;
-mod printed;
 mod qwen_code;
 mod readback;
 mod record;
 mod removal;
+mod snippets;
 mod target;
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::Value;
 
-use self::document::{Document, Place, Syntax};
+use self::document::{ConfigDocument, KeyPath, Syntax};
 pub(crate) use self::merge::Applied;
 use self::readback::Check;
 pub(crate) use self::record::load as recorded;
@@ -40,12 +40,12 @@ pub(crate) struct Tool {
     pub(crate) title: &'static str,
     /// What it is called on `PATH`.
     pub(crate) program: &'static str,
-    way: Way,
+    kind: ToolKind,
 }
 
-enum Way {
+enum ToolKind {
     /// Its configuration is written.
-    Written { file: fn(&Places) -> PathBuf, plan: fn(&Access, &Places) -> Result<Plan> },
+    Written { file: fn(&ToolPaths) -> PathBuf, plan: fn(&Access, &ToolPaths) -> Result<Plan> },
     /// A text to paste.
     Printed,
 }
@@ -55,37 +55,37 @@ pub(crate) const TOOLS: [Tool; 11] = [
         name: "opencode",
         title: "opencode",
         program: "opencode",
-        way: Way::Written { file: opencode::file, plan: opencode::plan },
+        kind: ToolKind::Written { file: opencode::file, plan: opencode::plan },
     },
     Tool {
         name: "qwen-code",
         title: "Qwen Code",
         program: "qwen",
-        way: Way::Written { file: qwen_code::file, plan: qwen_code::plan },
+        kind: ToolKind::Written { file: qwen_code::file, plan: qwen_code::plan },
     },
     Tool {
         name: "codex",
         title: "Codex",
         program: "codex",
-        way: Way::Written { file: codex::file, plan: codex::plan },
+        kind: ToolKind::Written { file: codex::file, plan: codex::plan },
     },
     Tool {
         name: "claude-code",
         title: "Claude Code",
         program: "claude",
-        way: Way::Written { file: claude_code::file, plan: claude_code::plan },
+        kind: ToolKind::Written { file: claude_code::file, plan: claude_code::plan },
     },
-    Tool { name: "aider", title: "aider", program: "aider", way: Way::Printed },
-    Tool { name: "llm", title: "llm", program: "llm", way: Way::Printed },
-    Tool { name: "crush", title: "Crush", program: "crush", way: Way::Printed },
-    Tool { name: "goose", title: "goose", program: "goose", way: Way::Printed },
-    Tool { name: "continue", title: "Continue", program: "cn", way: Way::Printed },
-    Tool { name: "zed", title: "Zed", program: "zed", way: Way::Printed },
-    Tool { name: "cline", title: "Cline", program: "cline", way: Way::Printed },
+    Tool { name: "aider", title: "aider", program: "aider", kind: ToolKind::Printed },
+    Tool { name: "llm", title: "llm", program: "llm", kind: ToolKind::Printed },
+    Tool { name: "crush", title: "Crush", program: "crush", kind: ToolKind::Printed },
+    Tool { name: "goose", title: "goose", program: "goose", kind: ToolKind::Printed },
+    Tool { name: "continue", title: "Continue", program: "cn", kind: ToolKind::Printed },
+    Tool { name: "zed", title: "Zed", program: "zed", kind: ToolKind::Printed },
+    Tool { name: "cline", title: "Cline", program: "cline", kind: ToolKind::Printed },
 ];
 
 /// Where tools keep their files: their own variables, read by the caller.
-pub(crate) struct Places {
+pub(crate) struct ToolPaths {
     pub(crate) home: PathBuf,
     /// The user's, not ours: `XDG_CONFIG_HOME` or `~/.config`.
     pub(crate) config: PathBuf,
@@ -159,7 +159,7 @@ pub(crate) fn quoted(word: &str) -> String {
 pub(crate) struct Plan {
     file: PathBuf,
     syntax: Syntax,
-    entries: Vec<(Place, Value)>,
+    entries: Vec<(KeyPath, Value)>,
     /// What decides whether the tool uses the entries.
     checks: Vec<Check>,
     companions: Vec<Companion>,
@@ -202,21 +202,21 @@ pub(crate) enum SetUp {
 impl Tool {
     /// Whether `setup` writes it.
     pub(crate) fn is_written(&self) -> bool {
-        matches!(self.way, Way::Written { .. })
+        matches!(self.kind, ToolKind::Written { .. })
     }
 
     /// The file that is written.
-    pub(crate) fn file(&self, places: &Places) -> Option<PathBuf> {
-        match self.way {
-            Way::Written { file, .. } => Some(file(places)),
-            Way::Printed => None,
+    pub(crate) fn file(&self, tool_paths: &ToolPaths) -> Option<PathBuf> {
+        match self.kind {
+            ToolKind::Written { file, .. } => Some(file(tool_paths)),
+            ToolKind::Printed => None,
         }
     }
 
-    pub(crate) fn set_up(&self, access: &Access, places: &Places) -> Result<SetUp> {
-        match self.way {
-            Way::Written { plan, .. } => plan(access, places).map(SetUp::Plan),
-            Way::Printed => printed::text(self.name, access, places),
+    pub(crate) fn set_up(&self, access: &Access, tool_paths: &ToolPaths) -> Result<SetUp> {
+        match self.kind {
+            ToolKind::Written { plan, .. } => plan(access, tool_paths).map(SetUp::Plan),
+            ToolKind::Printed => snippets::text(self.name, access, tool_paths),
         }
     }
 }
@@ -231,7 +231,7 @@ impl Tool {
 impl Plan {
     /// What would be written, as a text to paste, and its file.
     pub(crate) fn print(&self) -> Result<(&Path, String)> {
-        let mut document = Document::parse("", self.syntax, &self.file)?;
+        let mut document = ConfigDocument::parse("", self.syntax, &self.file)?;
         for (place, value) in &self.entries {
             document.set(place, value)?;
         }

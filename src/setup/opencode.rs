@@ -12,10 +12,10 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use super::children::{self, Values};
-use super::document::{Document, Place, Syntax};
+use super::document::{ConfigDocument, KeyPath, Syntax};
+use super::known_programs::{self, Values};
 use super::readback::{Check, Rule};
-use super::{Access, Companion, NAME, Places, Plan};
+use super::{Access, Companion, NAME, Plan, ToolPaths};
 use crate::providers::Model;
 use crate::secret::Secret;
 
@@ -23,41 +23,41 @@ const PLUGIN: &str = include_str!("opencode_plugin.js");
 const NPM: &str = include_str!("opencode_npmrc");
 
 /// opencode's own directory, and `OPENCODE_CONFIG_DIR`, which is read beside it.
-fn directories(places: &Places) -> Vec<PathBuf> {
-    let mut directories = vec![places.config.join("opencode")];
-    directories.extend(places.opencode_directory.clone().filter(|directory| *directory != directories[0]));
+fn directories(tool_paths: &ToolPaths) -> Vec<PathBuf> {
+    let mut directories = vec![tool_paths.config.join("opencode")];
+    directories.extend(tool_paths.opencode_directory.clone().filter(|directory| *directory != directories[0]));
     directories
 }
 
 /// The one that wins.
-fn directory(places: &Places) -> PathBuf {
-    places.opencode_directory.clone().unwrap_or_else(|| places.config.join("opencode"))
+fn directory(tool_paths: &ToolPaths) -> PathBuf {
+    tool_paths.opencode_directory.clone().unwrap_or_else(|| tool_paths.config.join("opencode"))
 }
 
 /// `OPENCODE_CONFIG`, else the one of the two names that exists, else the plain one.
-pub(super) fn file(places: &Places) -> PathBuf {
-    let directory = directory(places);
+pub(super) fn file(tool_paths: &ToolPaths) -> PathBuf {
+    let directory = directory(tool_paths);
     let with_comments = directory.join("opencode.jsonc");
-    match &places.opencode_config {
+    match &tool_paths.opencode_config {
         Some(file) => file.clone(),
         None if with_comments.exists() => with_comments,
         None => directory.join("opencode.json"),
     }
 }
 
-pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
+pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
     let mut options = json!({"baseURL": access.base_url});
     let mut companions = Vec::new();
     if let Some(key) = &access.gateway_key {
         options["apiKey"] = format!("{{file:{}}}", key.display()).into();
     } else {
         companions.push(Companion {
-            file: directory(places).join("plugin").join(format!("{NAME}.js")),
+            file: directory(tool_paths).join("plugin").join(format!("{NAME}.js")),
             text: plugin(access)?,
             yields: false,
         });
         // Of each directory that opencode waits for.
-        companions.extend(directories(places).into_iter().map(|directory| Companion {
+        companions.extend(directories(tool_paths).into_iter().map(|directory| Companion {
             file: directory.join(".npmrc"),
             text: NPM.to_owned(),
             yields: true,
@@ -75,15 +75,15 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
         "requests go straight to the provider: `--gateway` adds limits that all programs share, and retries".to_owned()
     });
     Ok(Plan {
-        file: file(places),
+        file: file(tool_paths),
         syntax: Syntax::Json,
         entries: vec![
-            (Place::key(&["provider", NAME]), provider),
-            (Place::key(&["model"]), json!(model)),
+            (KeyPath::key(&["provider", NAME]), provider),
+            (KeyPath::key(&["model"]), json!(model)),
             // Without it opencode sends titles and summaries to a provider of its own choice.
-            (Place::key(&["small_model"]), json!(model)),
+            (KeyPath::key(&["small_model"]), json!(model)),
         ],
-        checks: checks(places),
+        checks: checks(tool_paths),
         companions,
         note,
     })
@@ -101,13 +101,13 @@ fn plugin(access: &Access) -> Result<String> {
 }
 
 /// Every file that opencode merges may say which providers are enabled.
-fn checks(places: &Places) -> Vec<Check> {
+fn checks(tool_paths: &ToolPaths) -> Vec<Check> {
     let names = ["config.json", "opencode.json", "opencode.jsonc"];
     let mut files: Vec<PathBuf> =
-        directories(places).iter().flat_map(|directory| names.map(|name| directory.join(name))).collect();
-    files.extend(places.opencode_config.clone());
+        directories(tool_paths).iter().flat_map(|directory| names.map(|name| directory.join(name))).collect();
+    files.extend(tool_paths.opencode_config.clone());
     files.push("/etc/opencode/opencode.json".into());
-    let local = ["opencode.json", "opencode.jsonc"].map(|name| places.work.join(name));
+    let local = ["opencode.json", "opencode.jsonc"].map(|name| tool_paths.work.join(name));
     let all = files
         .iter()
         .map(|file| (file, false))
@@ -128,9 +128,11 @@ fn checks(places: &Places) -> Vec<Check> {
 pub(super) fn content(values: &Values, named: Option<&str>, theirs: Option<&OsStr>) -> Result<Secret> {
     let mut config = match theirs {
         None => json!({}),
-        Some(theirs) => Document::parse(&theirs.to_string_lossy(), Syntax::Json, Path::new("OPENCODE_CONFIG_CONTENT"))?
-            .to_value()
-            .unwrap_or_else(|| json!({})),
+        Some(theirs) => {
+            ConfigDocument::parse(&theirs.to_string_lossy(), Syntax::Json, Path::new("OPENCODE_CONFIG_CONTENT"))?
+                .to_value()
+                .unwrap_or_else(|| json!({}))
+        }
     };
     let own = named.and_then(|named| named.strip_prefix("qwenauth/"));
     let ids = values.model.into_iter().chain(own);
@@ -154,7 +156,7 @@ pub(super) fn content(values: &Values, named: Option<&str>, theirs: Option<&OsSt
         ours["enabled_providers"] = json!([NAME]);
         ours["disabled_providers"] = json!([]);
     }
-    children::merge(&mut config, ours);
+    known_programs::merge(&mut config, ours);
     Ok(Secret::new(config.to_string()))
 }
 

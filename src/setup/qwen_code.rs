@@ -9,18 +9,18 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::children::ACCESS_TOKEN;
-use super::document::{Place, Syntax};
+use super::document::{KeyPath, Syntax};
+use super::known_programs::ACCESS_TOKEN;
 use super::readback::{Check, Rule};
-use super::{Access, Places, Plan, quoted};
+use super::{Access, Plan, ToolPaths, quoted};
 use crate::error::{Failed, Failure};
 use crate::providers::Model;
 
-pub(super) fn file(places: &Places) -> PathBuf {
-    places.qwen.join("settings.json")
+pub(super) fn file(tool_paths: &ToolPaths) -> PathBuf {
+    tool_paths.qwen.join("settings.json")
 }
 
-pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
+pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
     if access.gateway_key.is_some() {
         return Failed::new(
             Failure::Usage,
@@ -31,15 +31,15 @@ pub(super) fn plan(access: &Access, places: &Places) -> Result<Plan> {
     }
     let (entries, note) = if access.shared_with_qwen_code { shared(access) } else { provider(access) };
     let selected = if access.shared_with_qwen_code { "qwen-oauth" } else { "openai" };
-    let checks = checks(places, selected);
-    Ok(Plan { file: file(places), syntax: Syntax::Json, entries, checks, companions: Vec::new(), note })
+    let checks = checks(tool_paths, selected);
+    Ok(Plan { file: file(tool_paths), syntax: Syntax::Json, entries, checks, companions: Vec::new(), note })
 }
 
 /// The type that the settings enforce has to be the one that is selected; the system's settings win over the user's.
-fn checks(places: &Places, selected: &str) -> Vec<Check> {
+fn checks(tool_paths: &ToolPaths, selected: &str) -> Vec<Check> {
     let system = PathBuf::from("/etc/qwen-code/settings.json");
-    let local = places.work.join(".qwen/settings.json");
-    let own = file(places);
+    let local = tool_paths.work.join(".qwen/settings.json");
+    let own = file(tool_paths);
     let enforced = |file: &PathBuf| Check::new(file, &["security", "auth", "enforcedType"], Rule::Is(json!(selected)));
     let chosen = |file: &PathBuf| Check::new(file, &["security", "auth", "selectedType"], Rule::Is(json!(selected)));
     let mut checks = vec![enforced(&own), enforced(&system), chosen(&system)];
@@ -49,17 +49,17 @@ fn checks(places: &Places, selected: &str) -> Vec<Check> {
     checks
 }
 
-fn shared(access: &Access) -> (Vec<(Place, Value)>, Option<String>) {
+fn shared(access: &Access) -> (Vec<(KeyPath, Value)>, Option<String>) {
     let entries = vec![
-        (Place::key(&["security", "auth", "selectedType"]), json!("qwen-oauth")),
+        (KeyPath::key(&["security", "auth", "selectedType"]), json!("qwen-oauth")),
         // Without it 0.15.6 and later refuse the type in headless runs.
-        (Place::key(&["security", "auth", "useExternal"]), json!(true)),
-        (Place::key(&["model", "name"]), json!(access.model)),
+        (KeyPath::key(&["security", "auth", "useExternal"]), json!(true)),
+        (KeyPath::key(&["model", "name"]), json!(access.model)),
     ];
     (entries, None)
 }
 
-fn provider(access: &Access) -> (Vec<(Place, Value)>, Option<String>) {
+fn provider(access: &Access) -> (Vec<(KeyPath, Value)>, Option<String>) {
     let entry = |model: &Model| {
         let name = if model.name.is_empty() { &model.id } else { &model.name };
         let mut entry = json!({
@@ -75,9 +75,9 @@ fn provider(access: &Access) -> (Vec<(Place, Value)>, Option<String>) {
     };
     let models: Value = access.models().iter().map(entry).collect();
     let entries = vec![
-        (Place::elements(&["modelProviders", "openai"], "envKey", ACCESS_TOKEN), models),
-        (Place::key(&["security", "auth", "selectedType"]), json!("openai")),
-        (Place::key(&["model", "name"]), json!(access.model)),
+        (KeyPath::elements(&["modelProviders", "openai"], "envKey", ACCESS_TOKEN), models),
+        (KeyPath::key(&["security", "auth", "selectedType"]), json!("openai")),
+        (KeyPath::key(&["model", "name"]), json!(access.model)),
     ];
     let note = format!(
         "Qwen Code takes a key only from its environment: start it with `{} exec --profile {} -- qwen`",

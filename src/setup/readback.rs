@@ -8,14 +8,14 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::Plan;
-use super::document::{Document, Place};
+use super::document::{ConfigDocument, KeyPath};
 use super::target::{self, syntax_of};
 use crate::error::{Failed, Failure, printable};
 
 /// A setting of the tool's that decides whether ours counts.
 pub(super) struct Check {
     pub(super) file: PathBuf,
-    pub(super) place: Place,
+    pub(super) place: KeyPath,
     pub(super) rule: Rule,
     /// The file counts in one directory only: the user is told, and the set-up goes on.
     pub(super) is_local: bool,
@@ -34,7 +34,7 @@ pub(super) enum Rule {
 impl Plan {
     /// Errors: the tool would ignore what is to be written. Returns what the user has to know of single directories.
     pub(super) fn check(&self, text: &str) -> Result<Vec<String>> {
-        let document = Document::parse(text, self.syntax, &self.file)?;
+        let document = ConfigDocument::parse(text, self.syntax, &self.file)?;
         for (place, value) in &self.entries {
             if document.get(place).as_ref() != Some(value) {
                 let sentence = format!("`{}` in `{}` cannot be set", place.name(), self.file.display());
@@ -63,13 +63,13 @@ impl Plan {
 
 impl Check {
     pub(super) fn new(file: &Path, path: &[&str], rule: Rule) -> Self {
-        Self { file: file.to_owned(), place: Place::key(path), rule, is_local: false }
+        Self { file: file.to_owned(), place: KeyPath::key(path), rule, is_local: false }
     }
 
     /// A file that cannot be read as the tool reads it decides nothing.
     fn found(&self) -> Option<Value> {
         let text = target::read(&self.file).ok().flatten()?;
-        Document::parse(&text, syntax_of(&self.file), &self.file).ok()?.get(&self.place)
+        ConfigDocument::parse(&text, syntax_of(&self.file), &self.file).ok()?.get(&self.place)
     }
 }
 

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::document::{Document, Place};
+use super::document::{ConfigDocument, KeyPath};
 use super::target;
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, Privacy};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub(crate) struct SetupRecord {
     pub(crate) file: PathBuf,
     pub(crate) profile: String,
     pub(crate) base_url: String,
@@ -35,7 +35,7 @@ pub(crate) struct Record {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Written {
     #[serde(flatten)]
-    pub(super) place: Place,
+    pub(super) place: KeyPath,
     pub(super) value: Value,
     /// What stood there before, if anything.
     pub(super) before: Option<Value>,
@@ -58,7 +58,7 @@ pub(super) enum Restored {
     Edited,
 }
 
-impl Record {
+impl SetupRecord {
     pub(super) fn restored(&self, current: Option<&str>) -> Result<Restored> {
         if !self.clean || current.is_none_or(|current| digest(current.as_bytes()) != self.written) {
             return Ok(Restored::Edited);
@@ -99,7 +99,7 @@ impl Record {
 
 impl Written {
     /// Puts back what stood there before.
-    pub(super) fn undo(&self, document: &mut Document) -> Result<()> {
+    pub(super) fn undo(&self, document: &mut ConfigDocument) -> Result<()> {
         match &self.before {
             None => document.remove(&self.place, self.depth),
             Some(before) if document.get(&self.place).as_ref() != Some(before) => document.set(&self.place, before)?,
@@ -110,7 +110,7 @@ impl Written {
 }
 
 /// `None`: the tool was not set up, or what was noted cannot be read.
-pub(crate) fn load(state: &Path, tool: &str) -> Result<Option<Record>> {
+pub(crate) fn load(state: &Path, tool: &str) -> Result<Option<SetupRecord>> {
     Ok(match files::read(&path(state, tool), Privacy::Private)? {
         Content::Bytes(bytes) => serde_json::from_slice(&bytes).ok(),
         Content::Missing | Content::Unfit(_) => None,

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::{Map, Value};
 
-use super::document::Document;
-use super::record::{self, Record, Restored, Written};
+use super::document::ConfigDocument;
+use super::record::{self, Restored, SetupRecord, Written};
 use super::{Tool, target};
-use crate::platform::files::{self, Privacy, Room};
+use crate::platform::files::{self, PendingFile, Privacy};
 
 pub(crate) enum Removed {
     Done(PathBuf),
@@ -34,14 +34,14 @@ pub(crate) fn remove(tool: &Tool, state: &Path, force: bool) -> Result<Removed> 
 }
 
 /// Undoes what `record` notes, or returns what someone has edited of it, with everything left as it is.
-pub(super) fn undo(record: &Record, force: bool) -> Result<Vec<String>> {
+pub(super) fn undo(record: &SetupRecord, force: bool) -> Result<Vec<String>> {
     let current = target::read(&record.file)?;
     let mut edits = companion_edits(record)?;
     let text = match (record.restored(current.as_deref())?, &current) {
         (_, None) => None,
         (Restored::Exactly(text), _) => text,
         (Restored::Edited, Some(current)) => {
-            let mut document = Document::parse(current, target::syntax_of(&record.file), &record.file)?;
+            let mut document = ConfigDocument::parse(current, target::syntax_of(&record.file), &record.file)?;
             edits.extend(record.entries.iter().flat_map(|entry| entry.edits(&document)));
             for entry in record.entries.iter().rev() {
                 entry.undo(&mut document)?;
@@ -54,7 +54,7 @@ pub(super) fn undo(record: &Record, force: bool) -> Result<Vec<String>> {
     }
     target::check_writable(&record.file)?;
     match text {
-        Some(text) => Room::reserve(&record.file, text.len(), Privacy::Open)?.write(text.as_bytes())?,
+        Some(text) => PendingFile::reserve(&record.file, text.len(), Privacy::Open)?.write(text.as_bytes())?,
         None => drop(files::remove(&record.file, Privacy::Open)?),
     }
     for companion in &record.companions {
@@ -70,7 +70,7 @@ fn is_empty(text: &str) -> bool {
     text.chars().all(|character| character.is_whitespace() || "{}".contains(character))
 }
 
-fn companion_edits(record: &Record) -> Result<Vec<String>> {
+fn companion_edits(record: &SetupRecord) -> Result<Vec<String>> {
     let mut edits = Vec::new();
     for companion in &record.companions {
         if target::read(&companion.file)?.is_some_and(|text| !record.wrote(&companion.file, &text)) {
@@ -82,7 +82,7 @@ fn companion_edits(record: &Record) -> Result<Vec<String>> {
 
 impl Written {
     /// The lines in which what stands there now differs from what was written; none when it is as written or undone.
-    fn edits(&self, document: &Document) -> Vec<String> {
+    fn edits(&self, document: &ConfigDocument) -> Vec<String> {
         let now = document.get(&self.place);
         if now.as_ref() == Some(&self.value) || now == self.before || now.is_none() {
             return Vec::new();

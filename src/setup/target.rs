@@ -10,7 +10,7 @@ use super::document::Syntax;
 use crate::error::{Failed, Failure};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, Privacy};
-use crate::platform::lock::{Kernel, PATIENCE};
+use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
 use crate::platform::{access, disk};
 
 /// The ending of the one backup, beside the file.
@@ -71,9 +71,9 @@ pub(super) fn remove_empty(made: &[PathBuf]) {
 }
 
 /// Two runs at once would each drop the other's edit.
-pub(super) fn lock(state: &Path) -> Result<Kernel> {
+pub(super) fn lock(state: &Path) -> Result<FileLock> {
     let directory = StateDirectory::Setup.below(state);
     files::make_directory(&directory)?;
     let path = directory.join(".setup.qwenauth-lock");
-    Kernel::acquire(files::open_kept(&path)?, &path, Instant::now() + PATIENCE)
+    FileLock::acquire(files::open_private(&path)?, &path, Instant::now() + LOCK_TIMEOUT)
 }

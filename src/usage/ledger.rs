@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::paths::StateDirectory;
-use crate::platform::files::{self, Privacy, Room};
+use crate::platform::files::{self, PendingFile, Privacy};
 
 /// Files of so many days and more ago are no longer added to, and are summed up once they have grown.
 const SETTLED: i64 = 3;
@@ -22,11 +22,11 @@ const SETTLED: i64 = 3;
 const GROWN: u64 = 64 * 1024;
 
 /// Longest file of a day that is read. Reached by a hundred thousand entries, a day's worth of one a second.
-const LONGEST: u64 = 256 * 1024 * 1024;
+const MAX_FILE_SIZE: u64 = 256 * 1024 * 1024;
 
 /// Models that are counted each under its own name by one process, and the longest name in characters.
-const MOST_NAMES: usize = 100;
-const LONGEST_NAME: usize = 80;
+const MAX_NAMES: usize = 100;
+const MAX_NAME_LENGTH: usize = 80;
 
 /// What passed through the gateway.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ impl Counts {
 
 /// A limit as the provider's own headers stated it last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Seen {
+pub(crate) struct StatedLimit {
     /// What is limited, in words: `requests per day`.
     pub(crate) name: String,
     pub(crate) limit: u64,
@@ -78,7 +78,7 @@ struct Entry {
     #[serde(flatten)]
     counts: Counts,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    limits: Vec<Seen>,
+    limits: Vec<StatedLimit>,
 }
 
 /// What one process counted for one profile and has not written yet, and its totals.
@@ -88,7 +88,7 @@ pub(crate) struct Ledger {
     provider: String,
     /// By day (`2026-11-21`) and model.
     pending: BTreeMap<String, HashMap<String, Counts>>,
-    seen: BTreeMap<String, Seen>,
+    seen: BTreeMap<String, StatedLimit>,
     has_news: bool,
     pub(crate) totals: BTreeMap<String, Counts>,
 }
@@ -125,32 +125,32 @@ impl Ledger {
 
     /// The name that a model is counted under. Names are the client's, so they are bounded in number and length.
     fn label(&self, model: &str) -> String {
-        let shown: String = model.chars().take(LONGEST_NAME).collect();
+        let shown: String = model.chars().take(MAX_NAME_LENGTH).collect();
         match shown.as_str() {
             "" => "unknown".to_owned(),
-            name if self.totals.contains_key(name) || self.totals.len() < MOST_NAMES => name.to_owned(),
+            name if self.totals.contains_key(name) || self.totals.len() < MAX_NAMES => name.to_owned(),
             _ => "other".to_owned(),
         }
     }
 
-    pub(crate) fn note_limit(&mut self, seen: Seen) {
+    pub(crate) fn note_limit(&mut self, seen: StatedLimit) {
         self.has_news = true;
         self.seen.insert(seen.name.clone(), seen);
     }
 
-    pub(crate) fn limits(&self) -> impl Iterator<Item = &Seen> {
+    pub(crate) fn limits(&self) -> impl Iterator<Item = &StatedLimit> {
         self.seen.values()
     }
 
     /// Takes what is to be written, each text with its file; [`write`] puts it there.
-    pub(crate) fn take_pending(&mut self, today: &str) -> Option<Pending> {
+    pub(crate) fn take_pending(&mut self, today: &str) -> Option<UnwrittenCounts> {
         if self.pending.is_empty() && !self.has_news {
             return None;
         }
         let pending = std::mem::take(&mut self.pending);
         let limits =
             if std::mem::take(&mut self.has_news) { self.seen.values().cloned().collect() } else { Vec::new() };
-        Some(Pending {
+        Some(UnwrittenCounts {
             directory: self.directory.clone(),
             profile: self.profile.clone(),
             provider: self.provider.clone(),
@@ -161,7 +161,7 @@ impl Ledger {
     }
 
     /// What could not be written waits for the next time.
-    pub(crate) fn put_back(&mut self, pending: Pending) {
+    pub(crate) fn put_back(&mut self, pending: UnwrittenCounts) {
         for (day, models) in pending.counts {
             let known = self.pending.entry(day).or_default();
             for (model, counts) in models {
@@ -173,16 +173,16 @@ impl Ledger {
 }
 
 /// Counts on their way to the disk.
-pub(crate) struct Pending {
+pub(crate) struct UnwrittenCounts {
     directory: PathBuf,
     profile: String,
     provider: String,
     counts: BTreeMap<String, HashMap<String, Counts>>,
-    limits: Vec<Seen>,
+    limits: Vec<StatedLimit>,
     today: String,
 }
 
-impl Pending {
+impl UnwrittenCounts {
     /// On an error what is left is what was not written.
     pub(crate) fn write(&mut self) -> Result<()> {
         files::make_directory(&self.directory)?;
@@ -215,7 +215,7 @@ impl Pending {
         Ok(())
     }
 
-    fn line(&self, model: Option<&String>, counts: Counts, limits: Vec<Seen>) -> Result<String> {
+    fn line(&self, model: Option<&String>, counts: Counts, limits: Vec<StatedLimit>) -> Result<String> {
         let entry = Entry {
             profile: self.profile.clone(),
             provider: self.provider.clone(),
@@ -244,7 +244,7 @@ pub(crate) struct Summary {
     /// By day, profile, provider and model.
     pub(crate) counts: BTreeMap<(String, String, String, String), Counts>,
     /// The newest statement of each provider's limits, by profile and name.
-    pub(crate) limits: BTreeMap<(String, String), Seen>,
+    pub(crate) limits: BTreeMap<(String, String), StatedLimit>,
 }
 
 impl Summary {
@@ -262,8 +262,8 @@ impl Summary {
     fn read_day(&mut self, day: &str, path: &Path) -> Result<()> {
         use std::io::Read;
         let mut text = Vec::new();
-        let file = files::open_kept(path)?;
-        file.take(LONGEST).read_to_end(&mut text).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let file = files::open_private(path)?;
+        file.take(MAX_FILE_SIZE).read_to_end(&mut text).with_context(|| format!("cannot read `{}`", path.display()))?;
         for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
             let Ok(entry) = serde_json::from_slice::<Entry>(line) else { continue };
             for seen in entry.limits {
@@ -318,7 +318,7 @@ pub(crate) fn settle(state: &Path, now: SystemTime) -> Result<()> {
             text.push_str(&serde_json::to_string(&entry)?);
             text.push('\n');
         }
-        Room::reserve(&path, text.len(), Privacy::Private)?.write(text.as_bytes())?;
+        PendingFile::reserve(&path, text.len(), Privacy::Private)?.write(text.as_bytes())?;
     }
     Ok(())
 }
@@ -363,9 +363,9 @@ mod tests {
             ledger.add("2026-11-20", &format!("{number}{}", "ü".repeat(200)), &one);
         }
         ledger.add("2026-11-20", "", &one);
-        assert_eq!(ledger.totals.len(), MOST_NAMES + 2, "with those for other and unknown ones");
+        assert_eq!(ledger.totals.len(), MAX_NAMES + 2, "with those for other and unknown ones");
         assert_eq!((ledger.totals["other"].requests, ledger.totals["unknown"].requests), (900, 1));
-        assert!(ledger.totals.keys().all(|name| name.chars().count() <= LONGEST_NAME));
+        assert!(ledger.totals.keys().all(|name| name.chars().count() <= MAX_NAME_LENGTH));
         let pending = ledger.take_pending("2026-11-20").unwrap();
         assert_eq!(pending.counts["2026-11-20"].values().map(|counts| counts.requests).sum::<u64>(), 1001);
     }

@@ -8,4 +8,4 @@ mod event;
 mod ledger;
 
 pub(crate) use event::Event;
-pub(crate) use ledger::{Counts, Ledger, Pending, Seen, Summary, seconds, settle};
+pub(crate) use ledger::{Counts, Ledger, StatedLimit, Summary, UnwrittenCounts, seconds, settle};

@@ -5,9 +5,9 @@
 
 mod environment;
 mod installed;
+mod leftovers;
 mod network;
 mod proxy;
-mod remains;
 mod service;
 mod storage;
 

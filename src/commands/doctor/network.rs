@@ -7,21 +7,21 @@ use jiff::fmt::rfc2822;
 use url::Url;
 
 use super::Check;
-use super::proxy::{self, Proxy, Way};
-use crate::credentials::{Account, Credential, Kind, Proof, Stored, prove};
+use super::proxy::{self, Proxy, ProxyRoute};
+use crate::credentials::{Account, Credential, Kind, Stored, Verification, verify};
 use crate::error::Report;
-use crate::http::{Connection, Network, Reply, Trouble};
+use crate::http::{Connection, Network, Reply, TransportError};
 use crate::providers::{self, Provider};
 use crate::session::{Endpoint, Session};
 
 /// For each server: a doctor that hangs is no help.
-const LIMIT: Duration = Duration::from_secs(5);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Tokens are renewed when 30 s are left: a clock that is further off makes them end too late.
 const SKEW: u64 = 30;
 
 /// A server, and whether it is the one that programs send their requests to.
-struct Server {
+struct CheckedServer {
     url: Url,
     is_api: bool,
 }
@@ -44,7 +44,7 @@ pub(super) fn check(session: &Session) -> Vec<Check> {
 }
 
 /// At most two: where logins are renewed, and where requests go.
-fn servers(account: &Account, stored: Option<&Credential>, session: &Session) -> Vec<Server> {
+fn servers(account: &Account, stored: Option<&Credential>, session: &Session) -> Vec<CheckedServer> {
     let provider: Option<Provider> = match stored {
         Some(credential) => account.provider(credential).ok(),
         None => providers::find(session.profile.as_str(), &session.config.overrides).ok(),
@@ -57,13 +57,13 @@ fn servers(account: &Account, stored: Option<&Credential>, session: &Session) ->
     };
     let api = api.and_then(|api| Url::parse(&api).ok()).and_then(|url| url.join("/").ok());
     let login = login.and_then(|url| url.join("/").ok()).filter(|login| Some(login) != api.as_ref());
-    let login = login.map(|url| Server { url, is_api: false });
-    login.into_iter().chain(api.map(|url| Server { url, is_api: true })).collect()
+    let login = login.map(|url| CheckedServer { url, is_api: false });
+    login.into_iter().chain(api.map(|url| CheckedServer { url, is_api: true })).collect()
 }
 
-fn check_server(network: &Network, server: &Server) -> Vec<Check> {
+fn check_server(network: &Network, server: &CheckedServer) -> Vec<Check> {
     let url = &server.url;
-    let mut checks: Vec<Check> = proxy::told(url, server.is_api).into_iter().collect();
+    let mut checks: Vec<Check> = proxy::describe_route(url, server.is_api).into_iter().collect();
     let trouble = match ask(network.connect(url), url) {
         Ok((reply, took)) => {
             let host = url.host_str().unwrap_or_default();
@@ -77,9 +77,9 @@ fn check_server(network: &Network, server: &Server) -> Vec<Check> {
         }
         Err(Unasked::NoReply(trouble)) => trouble,
     };
-    checks.push(match proxy::way_to(url) {
-        Way::Through(proxy) => broken_proxy(network, url, &proxy, &trouble),
-        Way::Direct | Way::Excepted(_) => no_answer(url, &trouble),
+    checks.push(match proxy::route_to(url) {
+        ProxyRoute::Through(proxy) => broken_proxy(network, url, &proxy, &trouble),
+        ProxyRoute::Direct | ProxyRoute::Excepted(_) => no_answer(url, &trouble),
     });
     checks
 }
@@ -87,7 +87,7 @@ fn check_server(network: &Network, server: &Server) -> Vec<Check> {
 enum Unasked {
     /// Nothing could be sent at all.
     NoClient(Check),
-    NoReply(Trouble),
+    NoReply(TransportError),
 }
 
 /// The answer, and after how many milliseconds.
@@ -97,18 +97,18 @@ fn ask(connection: anyhow::Result<Connection>, url: &Url) -> Result<(Reply, u128
         Unasked::NoClient(Check::fail("network", report.message, report.hint.unwrap_or_default()))
     })?;
     let started = Instant::now();
-    let reply = connection.get(url, None, &[], LIMIT).map_err(Unasked::NoReply)?;
+    let reply = connection.get(url, None, &[], SERVER_TIMEOUT).map_err(Unasked::NoReply)?;
     Ok((reply, started.elapsed().as_millis()))
 }
 
-fn no_answer(url: &Url, trouble: &Trouble) -> Check {
+fn no_answer(url: &Url, trouble: &TransportError) -> Check {
     let remedy =
         "check the connection; behind a proxy set `HTTPS_PROXY`; behind a TLS-inspecting proxy set `QWENAUTH_CA_FILE`";
     Check::fail("network", trouble.sentence(url.host_str().unwrap_or_default()), remedy)
 }
 
 /// A request that went through `proxy` has failed: is it the proxy, and would it work without?
-fn broken_proxy(network: &Network, url: &Url, proxy: &Proxy, trouble: &Trouble) -> Check {
+fn broken_proxy(network: &Network, url: &Url, proxy: &Proxy, trouble: &TransportError) -> Check {
     let host = url.host_str().unwrap_or_default();
     let variable = proxy.variable;
     let what = match proxy.trouble(url) {
@@ -153,7 +153,7 @@ fn refused_key(account: &Account, credential: &Credential) -> Option<Check> {
     if credential.kind != Kind::ApiKey || provider.regions.is_empty() {
         return None;
     }
-    let Ok(Proof::Refused(why)) = prove(account, credential) else { return None };
+    let Ok(Verification::Refused(why)) = verify(account, credential) else { return None };
     let what = format!("the API refuses the key of `{}`: {why}", account.profile);
     let remedy = format!("{} with the key: it finds the region, where the key is good", account.login_hint());
     Some(Check::fail("key", what, remedy))

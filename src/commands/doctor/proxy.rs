@@ -18,13 +18,13 @@ use crate::names::{addresses, is_loopback};
 use crate::proxies::{ALL, EXCEPT, HTTP, HTTPS, first_set, intercept, is_cgi, value};
 
 /// For a name that is looked up, a connection, and each part of an answer.
-const LIMIT: Duration = Duration::from_secs(3);
+const PROXY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Longest first line of an answer that is read, in bytes.
-const LONGEST: u64 = 1024;
+const MAX_STATUS_LINE: u64 = 1024;
 
 /// How requests to a server go.
-pub(super) enum Way {
+pub(super) enum ProxyRoute {
     Direct,
     /// A proxy is set, and this variable excepts the server.
     Excepted(&'static str),
@@ -37,34 +37,34 @@ pub(super) struct Proxy {
 }
 
 /// What the variables say of `url`, whoever asks.
-fn by_variables(url: &Url) -> Way {
+fn by_variables(url: &Url) -> ProxyRoute {
     let own = if url.scheme() == "https" { HTTPS } else { HTTP };
     // As the matcher does: a value that is no address counts for nothing, and the next group is asked.
     let found = [own, ALL]
         .into_iter()
         .filter_map(first_set)
         .find_map(|(variable, value)| Some(Proxy { variable, intercept: intercept(&value, url)? }));
-    let Some(proxy) = found.filter(|_| !is_cgi()) else { return Way::Direct };
+    let Some(proxy) = found.filter(|_| !is_cgi()) else { return ProxyRoute::Direct };
     let excepted = first_set(EXCEPT).filter(|(_, hosts)| {
         let matcher = Matcher::builder().all("http://proxy").no(hosts).build();
         url.as_str().parse().is_ok_and(|uri| matcher.intercept(&uri).is_none())
     });
     match excepted {
-        Some((variable, _)) => Way::Excepted(variable),
-        None => Way::Through(proxy),
+        Some((variable, _)) => ProxyRoute::Excepted(variable),
+        None => ProxyRoute::Through(proxy),
     }
 }
 
 /// How requests of this program to `url` go.
-pub(super) fn way_to(url: &Url) -> Way {
-    if is_loopback(url) { Way::Direct } else { by_variables(url) }
+pub(super) fn route_to(url: &Url) -> ProxyRoute {
+    if is_loopback(url) { ProxyRoute::Direct } else { by_variables(url) }
 }
 
 /// The way to `url` as a check, where any proxy is set.
-pub(super) fn told(url: &Url, is_api: bool) -> Option<Check> {
+pub(super) fn describe_route(url: &Url, is_api: bool) -> Option<Check> {
     let host = url.host_str().unwrap_or_default();
     if is_loopback(url) {
-        let Way::Through(proxy) = by_variables(url) else { return None };
+        let ProxyRoute::Through(proxy) = by_variables(url) else { return None };
         if !is_api {
             return None;
         }
@@ -74,12 +74,12 @@ pub(super) fn told(url: &Url, is_api: bool) -> Option<Check> {
             "`export NO_PROXY=127.0.0.1,localhost,::1 no_proxy=127.0.0.1,localhost,::1`, or `qwenauth exec --gateway`",
         ));
     }
-    match way_to(url) {
-        Way::Direct => None,
-        Way::Excepted(variable) => {
+    match route_to(url) {
+        ProxyRoute::Direct => None,
+        ProxyRoute::Excepted(variable) => {
             Some(Check::ok("proxy", format!("`{host}` is reached directly: `{variable}` excepts it")))
         }
-        Way::Through(proxy) => {
+        ProxyRoute::Through(proxy) => {
             let others: Vec<String> = [HTTPS, ALL]
                 .concat()
                 .into_iter()
@@ -177,14 +177,14 @@ fn connected(host: String, port: u16) -> Result<TcpStream, String> {
     let (sender, receiver) = mpsc::channel();
     // The resolver has no limit of its own.
     thread::spawn(move || drop(sender.send(addresses(&host, port))));
-    let found = match receiver.recv_timeout(LIMIT) {
+    let found = match receiver.recv_timeout(PROXY_TIMEOUT) {
         Ok(Ok(addresses)) => addresses,
         Ok(Err(_)) => return Err("has a name that does not resolve".into()),
-        Err(_) => return Err(format!("has a name that does not resolve within {} s", LIMIT.as_secs())),
+        Err(_) => return Err(format!("has a name that does not resolve within {} s", PROXY_TIMEOUT.as_secs())),
     };
     let mut why = "has a name without an address".to_owned();
     for address in found {
-        match TcpStream::connect_timeout(&address, LIMIT) {
+        match TcpStream::connect_timeout(&address, PROXY_TIMEOUT) {
             Ok(stream) => return Ok(stream),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 why = "is not there: the connection is refused".into();
@@ -197,8 +197,8 @@ fn connected(host: String, port: u16) -> Result<TcpStream, String> {
 
 /// Asks for a tunnel to `url` (RFC 9110 §9.3.6): the first line of the answer.
 fn ask(stream: &mut TcpStream, url: &Url, intercept: &Intercept) -> std::io::Result<String> {
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(PROXY_TIMEOUT))?;
+    stream.set_write_timeout(Some(PROXY_TIMEOUT))?;
     let target = format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(443));
     let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
     if let Some(authorization) = intercept.basic_auth() {
@@ -209,6 +209,6 @@ fn ask(stream: &mut TcpStream, url: &Url, intercept: &Intercept) -> std::io::Res
     request.extend_from_slice(b"\r\n");
     stream.write_all(&request)?;
     let mut line = String::new();
-    BufReader::new(stream.take(LONGEST)).read_line(&mut line)?;
+    BufReader::new(stream.take(MAX_STATUS_LINE)).read_line(&mut line)?;
     Ok(line)
 }

@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::paths;
-use crate::platform::service::{self, Places, State};
+use crate::platform::service::{self, ServicePaths, State};
 use crate::session::Session;
 
 pub(super) fn check(session: &Session) -> Vec<Check> {
@@ -10,16 +10,16 @@ pub(super) fn check(session: &Session) -> Vec<Check> {
     let (Ok(home), Ok(config)) = (paths::home(environment), paths::config_base(environment)) else {
         return Vec::new();
     };
-    let places = Places { home: &home, config: &config };
-    match service::state(&places) {
+    let paths = ServicePaths { home: &home, config: &config };
+    match service::state(&paths) {
         State::Missing => Vec::new(),
         State::Running => {
             let when = service::ends_with_the_session().map(|when| format!("; {when}")).unwrap_or_default();
-            vec![Check::ok("gateway", format!("runs as a service: `{}`{when}", service::file(&places).display()))]
+            vec![Check::ok("gateway", format!("runs as a service: `{}`{when}", service::file(&paths).display()))]
         }
         State::Stopped => vec![Check::warn(
             "gateway",
-            format!("is installed as a service and does not run: `{}`", service::file(&places).display()),
+            format!("is installed as a service and does not run: `{}`", service::file(&paths).display()),
             format!("`{}` shows why; `qwenauth gateway --install` starts it again", service::messages()),
         )],
     }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{Check, remains};
-use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored, api_refusal, prove};
+use super::{Check, leftovers};
+use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored, api_refusal, verify};
 use crate::error::Report;
 use crate::paths::{self, Paths};
 use crate::platform::{access, files};
@@ -30,9 +30,9 @@ pub(super) fn check(session: &Session, fix: bool) -> Vec<Check> {
     checks.extend(lock(&session.account_of(&ProfileName::qwen()).store, fix));
     let directories: Vec<PathBuf> =
         paths.directories().iter().filter_map(|directory| files::resolve(directory).ok()).collect();
-    checks.extend(remains::temporary_files(&directories, session, fix));
-    checks.extend(remains::pending_logins(session, fix));
-    checks.extend(remains::records_of_tokens(session, fix));
+    checks.extend(leftovers::temporary_files(&directories, session, fix));
+    checks.extend(leftovers::pending_logins(session, fix));
+    checks.extend(leftovers::records_of_tokens(session, fix));
     checks.extend(set_up(session));
     checks
 }
@@ -97,7 +97,7 @@ fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
                 && api_refusal(&account, credential).is_some()
             {
                 // A success is remembered too.
-                let _ = prove(&account, credential);
+                let _ = verify(&account, credential);
             }
             login(name, &account, &stored)
         }

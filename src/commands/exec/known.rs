@@ -7,14 +7,14 @@ use anyhow::Result;
 
 use super::Set;
 use crate::cli::{ExecArgs, variable};
-use crate::commands::tool_places;
+use crate::commands::tool_paths;
 use crate::credentials::Stored;
 use crate::error::{Failed, Failure, note};
 use crate::platform::processes;
 use crate::providers::Provider;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
-use crate::setup::children::{self, Child, Launch, Located, Need, Surroundings, Values};
+use crate::setup::known_programs::{self, KnownProgram, Launch, Located, Need, Surroundings, Values};
 
 /// What a command is started with, in addition to the group.
 #[derive(Default)]
@@ -36,11 +36,11 @@ pub(super) struct Group<'a> {
 /// Nothing more than the group for a program that is not known.
 pub(super) fn prepare(args: &ExecArgs, session: &Session, group: &Group) -> Result<Prepared> {
     let located = match &args.r#as {
-        Some(name) => Some(Located { child: children::named(name)?, index: 0 }),
-        None => children::locate(&args.command)?,
+        Some(name) => Some(Located { child: known_programs::named(name)?, index: 0 }),
+        None => known_programs::locate(&args.command)?,
     };
     let Some(Located { child, index }) = located else {
-        if args.gateway && !children::is_interpreter(&args.command[0]) && is_there(&args.command[0]) {
+        if args.gateway && !known_programs::is_interpreter(&args.command[0]) && is_there(&args.command[0]) {
             let program = args.command[0].to_string_lossy();
             note(&format!(
                 "`{program}` is not a known program: only what it sends to `OPENAI_BASE_URL` passes the gateway (`--as NAME` names a known one)"
@@ -62,7 +62,7 @@ fn is_there(program: &OsStr) -> bool {
     has_path || variable("PATH").is_some_and(|path| processes::find(program, &path).is_some())
 }
 
-fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &Child, index: usize) -> Result<Launch> {
+fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &KnownProgram, index: usize) -> Result<Launch> {
     let account = session.account()?;
     let credential = account.require()?;
     let provider = account.provider(&credential)?;
@@ -82,7 +82,7 @@ fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &Child, inde
         return Err(refused(session, &provider, child, need, &args.command).into());
     }
     let around = Surroundings {
-        places: &tool_places(session)?,
+        tool_paths: &tool_paths(session)?,
         state: &session.config.paths.state,
         merged: child.merged_variable().and_then(variable),
         allow_files: args.allow_env_file,
@@ -99,7 +99,7 @@ fn anthropic_base(provider: &Provider, provider_url: &str, base_url: &str) -> Op
     Some(base_url.trim_end_matches("/v1").to_owned())
 }
 
-fn refused(session: &Session, provider: &Provider, child: &Child, need: Need, command: &[OsString]) -> Failed {
+fn refused(session: &Session, provider: &Provider, child: &KnownProgram, need: Need, command: &[OsString]) -> Failed {
     let what = match need {
         Need::Model => {
             return Failed::new(

@@ -15,7 +15,7 @@ use crate::error::{Failed, Failure, note};
 use crate::gateway::key;
 use crate::installation::Installation;
 use crate::paths;
-use crate::platform::service::{self, Places, Service, State};
+use crate::platform::service::{self, Service, ServicePaths, State};
 use crate::session::Session;
 
 /// A service is started by another process, and the first start of a program reads it from the disk.
@@ -68,8 +68,8 @@ pub(super) fn install(args: &GatewayArgs, session: &Session) -> Result<()> {
     drop(key::kept_in(&key_file)?);
     let home = paths::home(&session.environment)?;
     let config = paths::config_base(&session.environment)?;
-    let places = Places { home: &home, config: &config };
-    let is_running = service::state(&places) == State::Running;
+    let paths = ServicePaths { home: &home, config: &config };
+    let is_running = service::state(&paths) == State::Running;
     if !is_running && let Err(error) = TcpListener::bind(listen) {
         return Failed::new(Failure::Other, format!("cannot listen on `{listen}`: {error}"))
             .hint("end what listens there, or name another address with `--listen`")
@@ -77,7 +77,7 @@ pub(super) fn install(args: &GatewayArgs, session: &Session) -> Result<()> {
     }
     let command = command(&program, args, session, listen, &key_file)?;
     let environment = environment()?;
-    let (file, is_new) = service::install(&Service { command: &command, environment: &environment }, &places)?;
+    let (file, is_new) = service::install(&Service { command: &command, environment: &environment }, &paths)?;
     wait_for(listen)?;
     let base_url = format!("http://{}/v1", super::usable(listen));
     if args.json {
@@ -98,7 +98,7 @@ pub(super) fn install(args: &GatewayArgs, session: &Session) -> Result<()> {
 pub(super) fn uninstall(args: &GatewayArgs, session: &Session) -> Result<()> {
     let home = paths::home(&session.environment)?;
     let config = paths::config_base(&session.environment)?;
-    let removed = service::uninstall(&Places { home: &home, config: &config })?;
+    let removed = service::uninstall(&ServicePaths { home: &home, config: &config })?;
     let key_file = key_file(args, session)?;
     if args.json {
         return print_json(&json!({ "event": "uninstalled", "changed": removed.is_some(), "file": removed }));

@@ -10,19 +10,20 @@ use super::screen::{self, Waiting};
 use super::{Attempt, existing};
 use crate::commands::{print_json, rfc3339};
 use crate::credentials::{
-    Account, Credential, PendingLogin, Proof, Question, Stored, login_server, prove, store_grant, store_model,
+    Account, Credential, PendingLogin, Stored, Verification, VerificationRequest, login_server, store_grant,
+    store_model, verify,
 };
 use crate::error::{Failed, Failure, note, printable};
 use crate::http::{self, Network};
-use crate::oauth::Server;
+use crate::oauth::AuthorizationServer;
 use crate::oauth::device::{self, Authorization};
-use crate::platform::lock::Kernel;
-use crate::platform::signals::Held;
+use crate::platform::lock::FileLock;
+use crate::platform::signals::DeferredSignals;
 use crate::providers::Practice;
 use crate::terminal::{self, Countdown};
 
 /// How often a process that waits looks up: at signals, at the other process.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The practice provider is on this machine.
 const APPROVAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +33,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     let (server, found) = login_server(account, provider)?;
     let before = stored(account)?;
     // From here to the stored login a signal is noted, and acted upon where this goes: nothing half done is left.
-    let held = Held::new();
+    let held = DeferredSignals::new();
     let mut remarks = Vec::new();
     let (authorization, joined) = begin(attempt, &server, &mut remarks)?;
     let expires = Instant::now() + authorization.expires_in;
@@ -51,8 +52,8 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     }
     let countdown = Countdown::start("Waiting for your approval", deadline);
     let lock = match wait_for_turn(attempt, &server, before.as_ref(), deadline)? {
-        Turn::Ours(lock) => lock,
-        Turn::Done(credential) => {
+        PollTurn::Ours(lock) => lock,
+        PollTurn::Done(credential) => {
             drop(countdown);
             note("another process completed this login");
             return conclude(attempt, &credential);
@@ -60,7 +61,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     };
     let granted = authorization.wait(&server, deadline, pause);
     drop(countdown);
-    if granted.is_err() && Held::noted() {
+    if granted.is_err() && DeferredSignals::noted() {
         if !joined {
             forget(account);
         }
@@ -84,8 +85,8 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
 }
 
 fn conclude(attempt: &Attempt, credential: &Credential) -> Result<()> {
-    let proof = if attempt.args.no_verify { None } else { Some(prove(&attempt.account, credential)?) };
-    attempt.conclude(credential, proof)
+    let verification = if attempt.args.no_verify { None } else { Some(verify(&attempt.account, credential)?) };
+    attempt.conclude(credential, verification)
 }
 
 /// Stores another model with a login that stays, once the API serves it.
@@ -97,29 +98,30 @@ pub(super) fn change_model(attempt: &Attempt) -> Result<()> {
     if !args.no_verify {
         let base_url = credential.base_url(provider)?;
         let token = &credential.access_token;
-        let question = Question { provider, base_url: &base_url, token, model: Some(model), network: &account.network };
-        match question.ask()? {
-            Proof::Refused(why) | Proof::Exhausted(why) => {
+        let request =
+            VerificationRequest { provider, base_url: &base_url, token, model: Some(model), network: &account.network };
+        match request.ask()? {
+            Verification::Refused(why) | Verification::Exhausted(why) => {
                 let message =
                     format!("{} does not serve `{model}` to this login: {why}; nothing was changed", provider.title);
                 return Failed::new(Failure::LoginRequired, message).hint("add `--no-verify` to store it anyway").err();
             }
-            Proof::Unclear(why) => {
+            Verification::Unclear(why) => {
                 let message = format!("cannot verify the model: {why}; nothing was changed");
                 return Failed::new(Failure::Temporary, message)
                     .hint("try again later, or add `--no-verify` to store it unverified")
                     .err();
             }
-            Proof::Accepted | Proof::Unverifiable(_) => {}
+            Verification::Accepted | Verification::Unverifiable(_) => {}
         }
     }
     credential = store_model(account, model)?;
-    let proof = (!args.no_verify).then_some(Proof::Accepted);
-    attempt.conclude(&credential, proof)
+    let verification = (!args.no_verify).then_some(Verification::Accepted);
+    attempt.conclude(&credential, verification)
 }
 
 /// The pending login, or a new one. Says whether it was pending.
-fn begin(attempt: &Attempt, server: &Server, remarks: &mut Vec<String>) -> Result<(Authorization, bool)> {
+fn begin(attempt: &Attempt, server: &AuthorizationServer, remarks: &mut Vec<String>) -> Result<(Authorization, bool)> {
     let Attempt { args, account, provider, .. } = attempt;
     let _lock = PendingLogin::of(account).lock_start()?;
     if let Some(pending) = PendingLogin::of(account).read(server)? {
@@ -134,7 +136,7 @@ fn begin(attempt: &Attempt, server: &Server, remarks: &mut Vec<String>) -> Resul
     if let Some(text) = &provider.note {
         remark(remarks, text);
     }
-    let authorization = device::request(server, &account.network, Held::noted)?;
+    let authorization = device::request(server, &account.network, DeferredSignals::noted)?;
     PendingLogin::of(account).keep(server, &authorization)?;
     Ok((authorization, false))
 }
@@ -144,15 +146,20 @@ fn remark(remarks: &mut Vec<String>, text: &str) {
     if screen::shows_remarks() { remarks.push(text.to_owned()) } else { note(text) }
 }
 
-enum Turn {
+enum PollTurn {
     /// This process polls, under the lock.
-    Ours(Kernel),
+    Ours(FileLock),
     /// Another process has completed the login.
     Done(Credential),
 }
 
 /// Waits while another process polls for the same login.
-fn wait_for_turn(attempt: &Attempt, server: &Server, before: Option<&Credential>, deadline: Instant) -> Result<Turn> {
+fn wait_for_turn(
+    attempt: &Attempt,
+    server: &AuthorizationServer,
+    before: Option<&Credential>,
+    deadline: Instant,
+) -> Result<PollTurn> {
     let account = &attempt.account;
     loop {
         let lock = PendingLogin::of(account).try_lock_poll()?;
@@ -160,15 +167,15 @@ fn wait_for_turn(attempt: &Attempt, server: &Server, before: Option<&Credential>
             && let Some(credential) = stored(account)?
             && before.is_none_or(|before| before.access_token != credential.access_token)
         {
-            return Ok(Turn::Done(credential));
+            return Ok(PollTurn::Done(credential));
         }
         if let Some(lock) = lock {
-            return Ok(Turn::Ours(lock));
+            return Ok(PollTurn::Ours(lock));
         }
-        if Held::noted() || Instant::now() >= deadline {
+        if DeferredSignals::noted() || Instant::now() >= deadline {
             return Err(device::not_in_time());
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -189,12 +196,12 @@ fn forget(account: &Account) {
 /// Waits; `false` as soon as a signal is noted.
 fn pause(time: Duration) -> bool {
     let end = Instant::now() + time;
-    while !Held::noted() {
+    while !DeferredSignals::noted() {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return true;
         }
-        thread::sleep(left.min(LOOK));
+        thread::sleep(left.min(POLL_INTERVAL));
     }
     false
 }

@@ -10,7 +10,8 @@ use super::target::{self, Target};
 use crate::cli::{LoginArgs, not_set, variable};
 use crate::commands::rfc3339;
 use crate::credentials::{
-    NewKey, Proof, Question, Stored, chosen_model_of, clean_key, not_a_key, remember_proof, store_key,
+    NewKey, Stored, Verification, VerificationRequest, chosen_model_of, clean_key, not_a_key, remember_verification,
+    store_key,
 };
 use crate::error::{Failed, Failure, note};
 use crate::providers;
@@ -105,13 +106,13 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
     }
     attempt.account.store.check_writable()?;
     attempt.warn_of_terms(secret.expose());
-    let (target, proof) = if attempt.args.no_verify {
+    let (target, verification) = if attempt.args.no_verify {
         (targets.remove(0), None)
     } else {
-        let (target, proof) = verify(attempt, &secret, targets)?;
-        (target, Some(proof))
+        let (target, verification) = verify(attempt, &secret, targets)?;
+        (target, Some(verification))
     };
-    if let (Some(Proof::Unclear(why)), Some(_), false) = (&proof, &attempt.stored, granted) {
+    if let (Some(Verification::Unclear(why)), Some(_), false) = (&verification, &attempt.stored, granted) {
         return Failed::new(Failure::Temporary, format!("cannot verify the login: {why}; nothing was changed"))
             .hint("try again later, or add `--no-verify` to store it unverified")
             .err();
@@ -119,13 +120,13 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
     if is_stored_key {
         check_not_replaced(attempt, &secret)?;
     }
-    let model = model(attempt, &secret, &target, proof.as_ref());
+    let model = model(attempt, &secret, &target, verification.as_ref());
     let key = NewKey { secret, base_url: target.base_url, region: target.region, model };
     let credential = store_key(&attempt.account, &attempt.provider, &key, rfc3339(SystemTime::now()).as_deref())?;
-    if let Some(proof) = &proof {
-        remember_proof(&attempt.account, &credential, proof);
+    if let Some(verification) = &verification {
+        remember_verification(&attempt.account, &credential, verification);
     }
-    attempt.conclude(&credential, proof)
+    attempt.conclude(&credential, verification)
 }
 
 /// Whether key, place and model are those that are stored.
@@ -150,7 +151,7 @@ fn check_not_replaced(attempt: &Attempt, secret: &Secret) -> Result<()> {
 
 /// The model to store: the given one, else the stored one, which a server that no description knows keeps only while the
 /// place is the same.
-fn model(attempt: &Attempt, secret: &Secret, target: &Target, proof: Option<&Proof>) -> Option<String> {
+fn model(attempt: &Attempt, secret: &Secret, target: &Target, verification: Option<&Verification>) -> Option<String> {
     if attempt.args.model.is_some() {
         return attempt.args.model.clone();
     }
@@ -159,26 +160,26 @@ fn model(attempt: &Attempt, secret: &Secret, target: &Target, proof: Option<&Pro
             || stored.base_url(&attempt.provider).is_ok_and(|base_url| base_url == target.base_url)
     });
     let kept = stored.and_then(|stored| chosen_model_of(&attempt.account, stored));
-    kept.or_else(|| only_model(attempt, secret, target, proof))
+    kept.or_else(|| only_model(attempt, secret, target, verification))
 }
 
 /// Asks each target until one knows the key.
 ///
 /// Errors: login required when none does, saying where it belongs if that can be found out.
-fn verify(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(Target, Proof)> {
+fn verify(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(Target, Verification)> {
     let has_choice = targets.len() > 1;
     let regions: Vec<Option<String>> = targets.iter().map(|target| target.region.clone()).collect();
     let mut unclear = None;
     let mut rejected = None;
     for target in targets {
         match ask(attempt, secret, &target)? {
-            Proof::Refused(why) => rejected = rejected.or(Some((target, why))),
-            proof @ Proof::Unclear(_) => unclear = unclear.or(Some((target, proof))),
-            proof => {
+            Verification::Refused(why) => rejected = rejected.or(Some((target, why))),
+            verification @ Verification::Unclear(_) => unclear = unclear.or(Some((target, verification))),
+            verification => {
                 if has_choice && target.region != attempt.provider.default_region {
                     note(&format!("the key belongs to region `{}`", target.region.as_deref().unwrap_or_default()));
                 }
-                return Ok((target, proof));
+                return Ok((target, verification));
             }
         }
     }
@@ -204,12 +205,12 @@ fn verify(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(T
     .err()
 }
 
-fn ask(attempt: &Attempt, secret: &Secret, target: &Target) -> Result<Proof> {
+fn ask(attempt: &Attempt, secret: &Secret, target: &Target) -> Result<Verification> {
     let provider = &attempt.provider;
     let kept = attempt.stored_key().and_then(|stored| chosen_model_of(&attempt.account, stored));
     let model = attempt.args.model.as_deref().or(kept.as_deref()).or(provider.default_model.as_deref());
     let network = &attempt.account.network;
-    Question { provider, base_url: &target.base_url, token: secret, model, network }.ask()
+    VerificationRequest { provider, base_url: &target.base_url, token: secret, model, network }.ask()
 }
 
 /// The region that knows a key which `refused` does not.
@@ -217,7 +218,7 @@ fn home_region(attempt: &Attempt, secret: &Secret, refused: &Target) -> Result<O
     for (name, region) in &attempt.provider.regions {
         let target = Target { region: Some(name.clone()), base_url: region.base_url.clone() };
         if target.base_url != refused.base_url
-            && matches!(ask(attempt, secret, &target)?, Proof::Accepted | Proof::Exhausted(_))
+            && matches!(ask(attempt, secret, &target)?, Verification::Accepted | Verification::Exhausted(_))
         {
             return Ok(Some(name.clone()));
         }
@@ -253,14 +254,24 @@ fn remedy(attempt: &Attempt, secret: &Secret, asked: &[Option<String>]) -> Strin
 }
 
 /// The model of a server nobody described, if it lists a single one.
-fn only_model(attempt: &Attempt, secret: &Secret, target: &Target, proof: Option<&Proof>) -> Option<String> {
-    if attempt.provider.default_model.is_some() || !matches!(proof, Some(Proof::Accepted)) {
+fn only_model(
+    attempt: &Attempt,
+    secret: &Secret,
+    target: &Target,
+    verification: Option<&Verification>,
+) -> Option<String> {
+    if attempt.provider.default_model.is_some() || !matches!(verification, Some(Verification::Accepted)) {
         return None;
     }
     let network = &attempt.account.network;
-    let question =
-        Question { provider: &attempt.provider, base_url: &target.base_url, token: secret, model: None, network };
-    match question.models().as_slice() {
+    let request = VerificationRequest {
+        provider: &attempt.provider,
+        base_url: &target.base_url,
+        token: secret,
+        model: None,
+        network,
+    };
+    match request.models().as_slice() {
         [only] if !only.is_empty() && !only.chars().any(char::is_control) => {
             note(&format!("the model is `{only}`, the only one listed"));
             Some(only.clone())
@@ -302,12 +313,12 @@ fn ask_for(attempt: &Attempt, targets: &[Target], can_keep: bool) -> Result<Opti
         for (number, page) in provider.key_pages(region).iter().enumerate() {
             terminal::say(&format!("{} {page}", if number == 0 { "Create a key at" } else { "             or" }));
         }
-        let question = match (can_keep, optional) {
+        let request = match (can_keep, optional) {
             (true, _) => "API key (hidden; empty keeps the stored one)",
             (false, true) => "API key (hidden; empty for none)",
             (false, false) => "API key (hidden)",
         };
-        let typed = terminal::hidden(question, can_keep || optional)?;
+        let typed = terminal::hidden(request, can_keep || optional)?;
         if (can_keep || optional) && typed.expose().trim().is_empty() {
             return Ok(None);
         }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Attempt;
 use crate::commands::{print_json, rfc3339};
-use crate::credentials::{Credential, Proof};
+use crate::credentials::{Credential, Verification};
 use crate::error::{Failed, Failure, note, printable};
 use crate::providers::{Ci, Provider};
 use crate::say::{Screen, Style};
@@ -23,23 +23,23 @@ impl Attempt<'_> {
     }
 
     /// The end of a login whose credential is stored. `proof`: what its verification found, if there was one.
-    pub(super) fn conclude(&self, credential: &Credential, proof: Option<Proof>) -> Result<()> {
-        let verified = matches!(proof, Some(Proof::Accepted));
+    pub(super) fn conclude(&self, credential: &Credential, verification: Option<Verification>) -> Result<()> {
+        let verified = matches!(verification, Some(Verification::Accepted));
         // What was used up before may have been bought since.
-        let account = gateway::account_of(&self.provider, credential, self.account.path());
+        let account = gateway::account_id(&self.provider, credential, self.account.path());
         limits::forget(&self.session.config.paths.state, &self.provider.name, &account);
-        match &proof {
-            Some(Proof::Unclear(why) | Proof::Unverifiable(why)) => {
+        match &verification {
+            Some(Verification::Unclear(why) | Verification::Unverifiable(why)) => {
                 note(&format!("warning: logged in, but the API could not be checked: {why}"));
             }
-            Some(Proof::Refused(_) | Proof::Exhausted(_)) => {
+            Some(Verification::Refused(_) | Verification::Exhausted(_)) => {
                 self.activate();
                 if self.args.json {
                     self.announce(credential, false)?;
                 }
-                return Err(self.not_served(proof).into());
+                return Err(self.not_served(verification).into());
             }
-            Some(Proof::Accepted) | None => {}
+            Some(Verification::Accepted) | None => {}
         }
         if self.args.json {
             self.activate();
@@ -66,15 +66,15 @@ impl Attempt<'_> {
     }
 
     /// The login or key is good and stored, but the API does not serve it.
-    fn not_served(&self, proof: Option<Proof>) -> Failed {
+    fn not_served(&self, verification: Option<Verification>) -> Failed {
         let title = &self.provider.title;
         let instead = self.provider.instead.as_deref();
-        match proof {
-            Some(Proof::Exhausted(why)) if self.provider.oauth().is_none() => {
+        match verification {
+            Some(Verification::Exhausted(why)) if self.provider.oauth().is_none() => {
                 Failed::new(Failure::Other, format!("the key is right and stored, but it is not served: {why}"))
                     .hint("resolve this with the provider; you do not need to log in again")
             }
-            Some(Proof::Exhausted(why) | Proof::Refused(why)) => Failed::new(
+            Some(Verification::Exhausted(why) | Verification::Refused(why)) => Failed::new(
                 Failure::Other,
                 format!("the login to {title} worked and is stored, but the API refuses it: {why}"),
             )

@@ -8,7 +8,8 @@ use super::Attempt;
 use super::target;
 use crate::cli::{not_set, variable};
 use crate::credentials::{
-    Credential, Identity, Proof, Question, chosen_model_of, exchanged, identified, remember_proof, store_identity,
+    Credential, Identity, Verification, VerificationRequest, chosen_model_of, exchanged, identified,
+    remember_verification, store_identity,
 };
 use crate::error::{Failed, Failure, note};
 use crate::providers::TokenExchange;
@@ -24,20 +25,20 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     let place = identity.place();
     let credential = identified(provider, identity, base_url);
     let model = args.model.clone().or_else(|| kept_model(attempt));
-    let proof = if args.no_verify { None } else { Some(prove(attempt, &credential, model.as_deref())?) };
-    if let (Some(Proof::Unclear(why)), Some(_)) = (&proof, &attempt.stored) {
+    let verification = if args.no_verify { None } else { Some(verify(attempt, &credential, model.as_deref())?) };
+    if let (Some(Verification::Unclear(why)), Some(_)) = (&verification, &attempt.stored) {
         return Failed::new(Failure::Temporary, format!("cannot verify the login: {why}; nothing was changed"))
             .hint("try again later, or add `--no-verify` to store it unverified")
             .err();
     }
     let stored = store_identity(&attempt.account, &credential, model.as_deref())?;
-    if let Some(proof) = &proof {
-        remember_proof(&attempt.account, &stored, proof);
+    if let Some(verification) = &verification {
+        remember_verification(&attempt.account, &stored, verification);
     }
     if !args.json {
         note(&format!("no secret is stored: each command exchanges the {place} for a token"));
     }
-    attempt.conclude(&stored, proof)
+    attempt.conclude(&stored, verification)
 }
 
 /// The model of the login that this one replaces, if it is of the same provider.
@@ -92,24 +93,26 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 /// Gets one token and asks the API whether it serves it.
 ///
 /// Errors: login required, where either refuses.
-fn prove(attempt: &Attempt, credential: &Credential, model: Option<&str>) -> Result<Proof> {
+fn verify(attempt: &Attempt, credential: &Credential, model: Option<&str>) -> Result<Verification> {
     let (account, provider) = (&attempt.account, &attempt.provider);
-    let Some(identity) = &credential.identity else { return Ok(Proof::Unverifiable("there is no identity".into())) };
+    let Some(identity) = &credential.identity else {
+        return Ok(Verification::Unverifiable("there is no identity".into()));
+    };
     let granted = exchanged(account, credential, identity)?;
-    let question = Question {
+    let request = VerificationRequest {
         provider,
         base_url: &granted.base_url(provider)?,
         token: &granted.access_token,
         model: model.or(provider.default_model.as_deref()),
         network: &account.network,
     };
-    match question.ask()? {
-        Proof::Refused(why) => Failed::new(
+    match request.ask()? {
+        Verification::Refused(why) => Failed::new(
             Failure::LoginRequired,
             format!("{} granted a token and its API rejected it: {why}; nothing was stored", provider.title),
         )
         .hint("check what the policy's key may do")
         .err(),
-        proof => Ok(proof),
+        verification => Ok(verification),
     }
 }

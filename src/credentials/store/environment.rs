@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::super::key::clean_key;
-use super::super::proof::{Proof, Question};
 use super::super::refused::hash_of;
+use super::super::verification::{Verification, VerificationRequest};
 use super::super::{Account, Credential, Kind};
 use crate::error::{Failed, Failure};
 use crate::paths::StateDirectory;
-use crate::platform::files::{self, Content, Privacy, Room};
+use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::providers::{self, Overrides, Provider, QWEN, in_words};
 use crate::secret::Secret;
 
@@ -115,18 +115,20 @@ impl GivenKey {
         let mut rejected = String::new();
         let mut unclear = None;
         for name in &names {
-            let question = Question {
+            let request = VerificationRequest {
                 provider,
                 base_url: &provider.regions[*name].base_url,
                 token: &self.secret,
                 model: provider.default_model.as_deref(),
                 network: &account.network,
             };
-            match question.ask()? {
-                Proof::Refused(why) if rejected.is_empty() => rejected = why,
-                Proof::Refused(_) => {}
-                Proof::Unclear(why) => unclear = unclear.or(Some((name, why))),
-                Proof::Accepted | Proof::Exhausted(_) | Proof::Unverifiable(_) => return Ok((*name).clone()),
+            match request.ask()? {
+                Verification::Refused(why) if rejected.is_empty() => rejected = why,
+                Verification::Refused(_) => {}
+                Verification::Unclear(why) => unclear = unclear.or(Some((name, why))),
+                Verification::Accepted | Verification::Exhausted(_) | Verification::Unverifiable(_) => {
+                    return Ok((*name).clone());
+                }
             }
         }
         if let Some((name, why)) = unclear {
@@ -157,7 +159,7 @@ impl GivenKey {
 
     fn remember(&self, account: &Account, region: &str) -> Result<()> {
         files::make_directory(&StateDirectory::Regions.below(&account.state))?;
-        Room::reserve(&self.note_path(account), region.len(), Privacy::Private)?.write(region.as_bytes())
+        PendingFile::reserve(&self.note_path(account), region.len(), Privacy::Private)?.write(region.as_bytes())
     }
 
     fn credential(&self, base_url: Option<String>) -> Credential {

@@ -18,14 +18,14 @@ pub(crate) use self::environment::GivenKey;
 pub(crate) use self::qwen_code::STALE;
 use self::qwen_code::{POLL_INTERVAL, QwenCodeLock};
 use super::Credential;
-use super::document::{self, Document, Format};
+use super::document::{self, CredentialDocument, Format};
 use super::refused::hash_of;
 use crate::error::{Failed, note};
 use crate::paths;
 use crate::platform::disk::Version;
-use crate::platform::files::{self, Content, Privacy, Room};
-use crate::platform::lock::{Kernel, NOTICE_AFTER, Notes, PATIENCE};
-use crate::platform::signals::Held;
+use crate::platform::files::{self, Content, PendingFile, Privacy};
+use crate::platform::lock::{FileLock, LOCK_TIMEOUT, LockNotes, NOTICE_AFTER};
+use crate::platform::signals::DeferredSignals;
 use crate::secret::Secret;
 
 /// Bytes a new version may have more than the old one. Tokens are some hundred bytes to a few thousand.
@@ -49,8 +49,8 @@ impl Snapshot {
     /// The whole of it, fields of other programs included.
     ///
     /// Errors: a sentence on what could not be written back.
-    pub(super) fn document(&self) -> Result<Document, String> {
-        Document::parse(&self.bytes)
+    pub(super) fn document(&self) -> Result<CredentialDocument, String> {
+        CredentialDocument::parse(&self.bytes)
     }
 }
 
@@ -102,37 +102,43 @@ impl Store {
     /// Fails if a credential could not be stored, before a person is sent to approve a login. Leaves nothing behind.
     pub(crate) fn check_writable(&self) -> Result<()> {
         files::check_writable(&files::resolve(&self.path)?)?;
-        let lock = self.kernel_lock_path()?;
-        if lock.exists() { files::open_kept(&lock).map(drop) } else { Ok(()) }
+        let lock = self.lock_path()?;
+        if lock.exists() { files::open_private(&lock).map(drop) } else { Ok(()) }
     }
 
     /// The file that [`Guard::complete`] would look into.
     pub(crate) fn unfinished(&self) -> Option<PathBuf> {
         let Ok(Found::Present(snapshot)) = self.read() else { return None };
         let token = snapshot.credential.refresh_token?;
-        let path = files::leftover(&files::resolve(&self.path).ok()?, &hash_of(&token));
+        let path = files::unfinished_path(&files::resolve(&self.path).ok()?, &hash_of(&token));
         path.exists().then_some(path)
     }
 
     /// The lock file, beside the file that a symlink leads to.
-    pub(crate) fn kernel_lock_path(&self) -> Result<PathBuf> {
+    pub(crate) fn lock_path(&self) -> Result<PathBuf> {
         Ok(paths::kernel_lock(&files::resolve(&self.path)?))
     }
 
     /// Our own lock. [`Guard::lock_qwen_code`] takes the other.
     pub(super) fn lock(&self, deadline: Instant) -> Result<Guard> {
-        let path = self.kernel_lock_path()?;
+        let path = self.lock_path()?;
         let is_unresolved = self.is_unresolved_before(&path);
-        let kernel = Kernel::acquire(files::open_kept(&path)?, &path, deadline)?;
-        Ok(Guard { store: self.clone(), room: None, qwen_code: None, kernel, is_unresolved })
+        let file_lock = FileLock::acquire(files::open_private(&path)?, &path, deadline)?;
+        Ok(Guard { store: self.clone(), pending: None, qwen_code: None, file_lock, is_unresolved })
     }
 
     /// The same, if no process holds it.
     pub(super) fn try_lock(&self) -> Result<Option<Guard>> {
-        let path = self.kernel_lock_path()?;
+        let path = self.lock_path()?;
         let is_unresolved = self.is_unresolved_before(&path);
-        let kernel = Kernel::try_acquire(files::open_kept(&path)?, &path)?;
-        Ok(kernel.map(|kernel| Guard { store: self.clone(), room: None, qwen_code: None, kernel, is_unresolved }))
+        let file_lock = FileLock::try_acquire(files::open_private(&path)?, &path)?;
+        Ok(file_lock.map(|file_lock| Guard {
+            store: self.clone(),
+            pending: None,
+            qwen_code: None,
+            file_lock,
+            is_unresolved,
+        }))
     }
 
     /// Making the lock file, which happens once, changes the directory as well.
@@ -145,7 +151,7 @@ impl Store {
         let (Some(lock), Some(mut guard)) = (&self.qwen_code_lock, self.try_lock()?) else { return Ok(false) };
         // What has changed before is not our doing.
         guard.shows_foreign_renewal();
-        let is_removed = qwen_code::remove_stale(lock, &guard.kernel)?;
+        let is_removed = qwen_code::remove_stale(lock, &guard.file_lock)?;
         guard.note_directory();
         Ok(is_removed)
     }
@@ -158,7 +164,7 @@ impl Store {
 
     /// Both locks, in a directory that is there, for the final change of `login` and `logout`.
     pub(super) fn lock_fully(&self) -> Result<Guard> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         if let Some(directory) = files::resolve(&self.path)?.parent() {
             files::make_directory(directory)?;
         }
@@ -171,9 +177,9 @@ impl Store {
 /// The lock of one credential, and with it the right to change it.
 pub(super) struct Guard {
     store: Store,
-    room: Option<Room>,
+    pending: Option<PendingFile>,
     qwen_code: Option<QwenCodeLock>,
-    kernel: Kernel,
+    file_lock: FileLock,
     /// A foreign renewal may be under way: how the directory stands is not noted as our doing.
     is_unresolved: bool,
 }
@@ -182,7 +188,7 @@ impl Guard {
     /// Whether a renewal of Qwen Code's may be under way although no lock is there. Asked before our own lock changes
     /// the directory.
     pub(super) fn shows_foreign_renewal(&mut self) -> bool {
-        let Notes { directory_changed, traces_seen, .. } = self.kernel.notes();
+        let LockNotes { directory_changed, traces_seen, .. } = self.file_lock.notes();
         let (noted, seen) = (directory_changed.map(from_nanoseconds), traces_seen.map(from_nanoseconds));
         self.is_unresolved |= self.store.shows_foreign_renewal(noted);
         if self.is_unresolved {
@@ -195,8 +201,8 @@ impl Guard {
     }
 
     fn note_traces(&mut self, seen: Option<u64>) {
-        if seen.is_some() || self.kernel.notes().traces_seen.is_some() {
-            self.kernel.change_notes(|notes| notes.traces_seen = seen);
+        if seen.is_some() || self.file_lock.notes().traces_seen.is_some() {
+            self.file_lock.change_notes(|notes| notes.traces_seen = seen);
         }
     }
 
@@ -214,7 +220,7 @@ impl Guard {
     pub(super) fn await_change(&mut self, before: Option<Version>, limit: Duration) -> bool {
         let started = Instant::now();
         let mut told = false;
-        while started.elapsed() < limit && !Held::noted() {
+        while started.elapsed() < limit && !DeferredSignals::noted() {
             if self.store.version() != before {
                 self.resolve();
                 return true;
@@ -225,7 +231,7 @@ impl Guard {
             }
             thread::sleep(POLL_INTERVAL);
         }
-        if !Held::noted() {
+        if !DeferredSignals::noted() {
             self.resolve();
         }
         false
@@ -243,8 +249,8 @@ impl Guard {
             return;
         }
         let changed = traces::modified(directory).and_then(to_nanoseconds);
-        if changed != self.kernel.notes().directory_changed {
-            self.kernel.change_notes(|notes| notes.directory_changed = changed);
+        if changed != self.file_lock.notes().directory_changed {
+            self.file_lock.change_notes(|notes| notes.directory_changed = changed);
         }
     }
 
@@ -253,7 +259,7 @@ impl Guard {
     /// `Ok(false)`: `enough` ended the wait for another holder.
     pub(super) fn lock_qwen_code(&mut self, deadline: Instant, enough: impl FnMut() -> Result<bool>) -> Result<bool> {
         if let Some(path) = &self.store.qwen_code_lock {
-            self.qwen_code = QwenCodeLock::acquire(path, &mut self.kernel, deadline, enough)?;
+            self.qwen_code = QwenCodeLock::acquire(path, &mut self.file_lock, deadline, enough)?;
             return Ok(self.qwen_code.is_some());
         }
         Ok(true)
@@ -261,12 +267,12 @@ impl Guard {
 
     /// The failure of the holder that this one waited behind.
     pub(super) fn shared_failure(&self) -> Option<Failed> {
-        self.kernel.shared_failure()
+        self.file_lock.shared_failure()
     }
 
     /// Leaves `failed` for those who wait behind this holder.
     pub(super) fn share_failure(&mut self, failed: &Failed) {
-        self.kernel.share_failure(failed);
+        self.file_lock.share_failure(failed);
     }
 
     /// Takes space for the next version, before `spent` is sent. What is drafted there is found by that token.
@@ -275,26 +281,26 @@ impl Guard {
         let name = spent.map(hash_of);
         let bytes = usize::try_from(length)? + GROWTH;
         // The old room goes first: it would be taken for a leftover.
-        self.room = None;
-        self.room = Some(Room::reserve_named(&self.store.path, bytes, Privacy::Private, name.as_deref())?);
+        self.pending = None;
+        self.pending = Some(PendingFile::reserve_named(&self.store.path, bytes, Privacy::Private, name.as_deref())?);
         self.note_directory();
         Ok(())
     }
 
     /// Writes `document` where the next holder of the lock finds it if this process is killed before [`Guard::replace`].
-    pub(super) fn draft(&mut self, document: &Document) -> Result<()> {
-        let Some(room) = &mut self.room else { return Ok(()) };
-        Ok(room.draft(&document.to_bytes()?)?)
+    pub(super) fn draft(&mut self, document: &CredentialDocument) -> Result<()> {
+        let Some(pending) = &mut self.pending else { return Ok(()) };
+        Ok(pending.draft(&document.to_bytes()?)?)
     }
 
     /// The only writing of a credential: durable, whole, in one step.
-    pub(super) fn replace(&mut self, document: &Document) -> Result<Credential> {
-        if self.room.is_none() {
+    pub(super) fn replace(&mut self, document: &CredentialDocument) -> Result<Credential> {
+        if self.pending.is_none() {
             self.reserve(None)?;
         }
         let bytes = document.to_bytes()?;
-        if let Some(room) = self.room.take() {
-            room.write(&bytes)?;
+        if let Some(pending) = self.pending.take() {
+            pending.write(&bytes)?;
         }
         self.written(bytes)
     }
@@ -304,7 +310,7 @@ impl Guard {
     /// `carry` is told the token that comes in its place, before it does.
     pub(super) fn complete(&mut self, spent: &Secret, carry: impl FnOnce(&Secret)) -> Result<Option<Credential>> {
         let name = hash_of(spent);
-        let Some(bytes) = files::left_in(&self.store.path, &name) else { return Ok(None) };
+        let Some(bytes) = files::read_unfinished(&self.store.path, &name) else { return Ok(None) };
         let Ok(Some(successor)) = document::read(&bytes, self.store.format()) else { return Ok(None) };
         let Some(successor) = successor.refresh_token.filter(|token| token != spent) else { return Ok(None) };
         match self.store.read()? {
@@ -315,7 +321,7 @@ impl Guard {
         }
         log::warn!("a renewal was killed before its token was in place; that is done now");
         carry(&successor);
-        Room::reopen(&self.store.path, &name)?.write(&bytes)?;
+        PendingFile::reopen(&self.store.path, &name)?.write(&bytes)?;
         self.written(bytes).map(Some)
     }
 
@@ -334,8 +340,8 @@ impl Guard {
 
     /// Removes the credential and whatever killed processes left beside it. Says whether there was one.
     pub(super) fn remove(&mut self) -> Result<bool> {
-        self.room = None;
-        files::remove_left(&self.store.path)?;
+        self.pending = None;
+        files::remove_unfinished(&self.store.path)?;
         files::remove(&self.store.path, Privacy::Private)
     }
 }
@@ -351,7 +357,7 @@ fn to_nanoseconds(time: SystemTime) -> Option<u64> {
 impl Drop for Guard {
     /// In this order: a process that waits for ours finds Qwen Code's lock gone.
     fn drop(&mut self) {
-        drop(self.room.take());
+        drop(self.pending.take());
         if self.qwen_code.is_some() {
             drop(self.qwen_code.take());
             self.note_directory();

@@ -30,8 +30,8 @@ use uuid::Uuid;
 use crate::error::note;
 use crate::platform::disk::{self, Identity};
 use crate::platform::files;
-use crate::platform::lock::{Kernel, NOTICE_AFTER, wait_over};
-use crate::platform::signals::Held;
+use crate::platform::lock::{FileLock, NOTICE_AFTER, wait_over};
+use crate::platform::signals::DeferredSignals;
 
 /// Qwen Code's lock is stale at this age since 0.21.2 (10 s before; its holder may legally take 30 s).
 pub(crate) const STALE: Duration = Duration::from_secs(35);
@@ -51,7 +51,7 @@ pub(super) struct QwenCodeLock {
     /// Whether a foreign lock that was there went away by itself while this one was waited for.
     pub(super) another_vanished: bool,
     /// Dropped last: a signal that came meanwhile is acted upon when the lock is gone.
-    _held: Held,
+    _held: DeferredSignals,
 }
 
 impl QwenCodeLock {
@@ -59,7 +59,7 @@ impl QwenCodeLock {
     /// `enough` is asked now and then during the wait and ends it early, with `None`.
     pub(super) fn acquire(
         path: &Path,
-        kernel: &mut Kernel,
+        file_lock: &mut FileLock,
         deadline: Instant,
         mut enough: impl FnMut() -> Result<bool>,
     ) -> Result<Option<Self>> {
@@ -67,8 +67,8 @@ impl QwenCodeLock {
         let started = Instant::now();
         let (mut logged, mut told, mut saw_another) = (false, false, false);
         loop {
-            let held = Held::new();
-            if let Some(file) = Self::create(path, &id, kernel)? {
+            let held = DeferredSignals::new();
+            if let Some(file) = Self::create(path, &id, file_lock)? {
                 if logged {
                     log::info!("waited {} ms for the lock of Qwen Code", started.elapsed().as_millis());
                 }
@@ -77,7 +77,7 @@ impl QwenCodeLock {
                 return Ok(Some(lock));
             }
             drop(held);
-            if let Some(judged) = stale(path, kernel.notes().qwen_code_lock.as_deref()) {
+            if let Some(judged) = stale(path, file_lock.notes().qwen_code_lock.as_deref()) {
                 take_over(path, &judged)?;
                 saw_another = false;
                 continue;
@@ -103,23 +103,23 @@ impl QwenCodeLock {
 
     /// Makes the lock file, or `None` where one stands. Its id is noted first, so that a kill at any moment leaves
     /// either no lock or one that the next holder of the kernel lock knows for ours.
-    fn create(path: &Path, id: &str, kernel: &mut Kernel) -> Result<Option<File>> {
-        let previous = kernel.notes().qwen_code_lock.clone();
+    fn create(path: &Path, id: &str, file_lock: &mut FileLock) -> Result<Option<File>> {
+        let previous = file_lock.notes().qwen_code_lock.clone();
         if fs::symlink_metadata(path).is_ok() {
             return Ok(None);
         }
-        kernel.change_notes(|notes| notes.qwen_code_lock = Some(id.to_owned()));
+        file_lock.change_notes(|notes| notes.qwen_code_lock = Some(id.to_owned()));
         match create_with_id(path, id) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                kernel.change_notes(|notes| notes.qwen_code_lock = previous);
+                file_lock.change_notes(|notes| notes.qwen_code_lock = previous);
                 Ok(None)
             }
             Err(error) => Err(error).with_context(|| format!("cannot make the lock `{}`", path.display())),
         }
     }
 
-    fn hold(path: PathBuf, id: String, file: File, held: Held) -> Self {
+    fn hold(path: PathBuf, id: String, file: File, held: DeferredSignals) -> Self {
         let (stop, stopped) = mpsc::channel();
         let beat = (path.clone(), id.clone());
         let heart = thread::spawn(move || {
@@ -186,8 +186,8 @@ fn stale(path: &Path, ours: Option<&str>) -> Option<Judged> {
 }
 
 /// Removes the lock at `path` if it is stale. Says whether it did.
-pub(super) fn remove_stale(path: &Path, kernel: &Kernel) -> Result<bool> {
-    let Some(judged) = stale(path, kernel.notes().qwen_code_lock.as_deref()) else { return Ok(false) };
+pub(super) fn remove_stale(path: &Path, file_lock: &FileLock) -> Result<bool> {
+    let Some(judged) = stale(path, file_lock.notes().qwen_code_lock.as_deref()) else { return Ok(false) };
     take_over(path, &judged)?;
     Ok(fs::symlink_metadata(path).is_err())
 }
@@ -195,7 +195,7 @@ pub(super) fn remove_stale(path: &Path, kernel: &Kernel) -> Result<bool> {
 /// Renames a stale lock away and removes it. If what was renamed is not what was judged, it goes back. What a kill leaves
 /// of this goes with the leftovers of the next new version of the credential.
 fn take_over(path: &Path, judged: &Judged) -> Result<()> {
-    let aside = files::leftover(&path.with_extension("json"), &lock_id());
+    let aside = files::unfinished_path(&path.with_extension("json"), &lock_id());
     match disk::rename(path, &aside) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -232,7 +232,12 @@ mod tests {
     fn a_lock_made_by_another_in_our_place_is_left() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("oauth_creds.lock");
-        let lock = QwenCodeLock::hold(path.clone(), "ours".into(), create_with_id(&path, "ours").unwrap(), Held::new());
+        let lock = QwenCodeLock::hold(
+            path.clone(),
+            "ours".into(),
+            create_with_id(&path, "ours").unwrap(),
+            DeferredSignals::new(),
+        );
         fs::remove_file(&path).unwrap();
         create_with_id(&path, "theirs").unwrap();
         drop(lock);

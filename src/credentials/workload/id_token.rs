@@ -15,7 +15,7 @@ use super::super::Account;
 use super::Source;
 use crate::error::{Failed, Failure, Report, printable};
 use crate::http;
-use crate::oauth::REQUEST_LIMIT;
+use crate::oauth::REQUEST_TIMEOUT;
 use crate::oauth::fields::Fields;
 use crate::platform::files::{self, Content, Privacy};
 use crate::secret::Secret;
@@ -165,7 +165,7 @@ fn ask_github(account: &Account, url: &Secret, token: &Secret, audience: Option<
     let reply = account
         .network
         .connect(&url)?
-        .get(&url, Some(token), &[], REQUEST_LIMIT)
+        .get(&url, Some(token), &[], REQUEST_TIMEOUT)
         .map_err(|trouble| failed(Failure::Temporary, &trouble.sentence(&host)))?;
     match reply.status {
         200 => {

@@ -18,7 +18,7 @@ use self::id_token::NoIdToken;
 pub(crate) use self::id_token::Variables;
 use super::{Account, Credential, Kind};
 use crate::error::{Failed, Failure};
-use crate::oauth::REQUEST_LIMIT;
+use crate::oauth::REQUEST_TIMEOUT;
 use crate::oauth::exchange::{self, NotGranted};
 use crate::providers::Provider;
 use crate::secret::Secret;
@@ -132,7 +132,7 @@ pub(crate) fn exchanged(account: &Account, credential: &Credential, identity: &I
         let asked_at = (account.clock)();
         let outcome = id_token::get(account, identity.source(), identity.audience.as_deref()).and_then(|id_token| {
             log::info!("exchanging the ID token of the workload for a token of `{}`", account.profile);
-            let limit = REQUEST_LIMIT.min(over.saturating_duration_since(Instant::now()));
+            let limit = REQUEST_TIMEOUT.min(over.saturating_duration_since(Instant::now()));
             exchange::request(&exchange, &connection, &id_token, limit).map_err(|error| not_granted(error, identity))
         });
         match outcome {

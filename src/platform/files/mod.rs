@@ -2,10 +2,10 @@
 //!
 //! Hazards: a torn write loses a login; a full disk is noticed only after the refresh token is spent; a file of someone
 //! else, a FIFO or a 100 MB file stands where a credential should be.
-//! Rule: [`Room::reserve`] takes the space before anything is spent, [`Room::write`] replaces the file in one step, and
+//! Rule: [`PendingFile::reserve`] takes the space before anything is spent, [`PendingFile::write`] replaces the file in one step, and
 //! [`read`] opens only regular files of the user, at most [`LARGEST`] long.
 
-mod room;
+mod pending_file;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,8 +15,8 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result};
 use zeroize::Zeroizing;
 
-pub(crate) use self::room::{Kept, Room, left_in, leftover, remove_left};
-use self::room::{fill, open_in_place, temporary_prefix};
+pub(crate) use self::pending_file::{Kept, PendingFile, read_unfinished, remove_unfinished, unfinished_path};
+use self::pending_file::{fill, open_in_place, temporary_prefix};
 use crate::error::{Failed, Failure};
 use crate::platform::{access, disk, system};
 
@@ -24,7 +24,7 @@ use crate::platform::{access, disk, system};
 pub(crate) const LARGEST: u64 = 1024 * 1024;
 
 /// How many symlinks in a row are followed; Linux stops at 40.
-const MOST_LINKS: usize = 40;
+const MAX_LINKS: usize = 40;
 
 /// What stood where a file was expected.
 pub(crate) enum Content {
@@ -183,7 +183,7 @@ fn follow(path: &Path) -> Result<Followed> {
         };
         if metadata.is_symlink() {
             links += 1;
-            if links > MOST_LINKS {
+            if links > MAX_LINKS {
                 let message = format!("`{}` has too many levels of symlinks", path.display());
                 return Failed::new(Failure::Other, message).err();
             }
@@ -235,7 +235,7 @@ fn make_resolved(directory: &Path) -> Result<()> {
 }
 
 /// Opens for reading and writing a small private file of ours that is never replaced, such as a lock file.
-pub(crate) fn open_kept(path: &Path) -> Result<File> {
+pub(crate) fn open_private(path: &Path) -> Result<File> {
     let path = &in_resolved_directory(path)?;
     let file = disk::open_or_create(path).with_context(|| format!("cannot open `{}`", path.display()))?;
     access::check_owner(path, &file.metadata()?)?;
@@ -245,7 +245,7 @@ pub(crate) fn open_kept(path: &Path) -> Result<File> {
 }
 
 /// Makes a private file that is never seen without its content; fails with [`io::ErrorKind::AlreadyExists`] where one is.
-/// What a kill leaves of it looks like the leftover of a [`Room`] beside it, and goes with those.
+/// What a kill leaves of it looks like the leftover of a [`PendingFile`] beside it, and goes with those.
 pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let path = &in_resolved_directory(path).map_err(io::Error::other)?;
     let beside = path.with_extension("json");
@@ -265,9 +265,9 @@ pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
     }
 }
 
-/// Opens a private file of ours for adding lines; see [`open_kept`]. One `write` adds a line whole, whoever else adds.
+/// Opens a private file of ours for adding lines; see [`open_private`]. One `write` adds a line whole, whoever else adds.
 pub(crate) fn open_to_append(path: &Path) -> Result<File> {
-    drop(open_kept(path)?);
+    drop(open_private(path)?);
     let path = &in_resolved_directory(path)?;
     disk::open_to_append(path).with_context(|| format!("cannot open `{}`", path.display()))
 }

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::error::{Failed, Failure, note, path_for_sh};
-use crate::platform::files::{Privacy, directory_of, make_directory, open_kept};
+use crate::platform::files::{Privacy, directory_of, make_directory, open_private};
 
 /// Whom this process works for, where it runs as root: see [`work_for`].
 static WORK: OnceLock<Work> = OnceLock::new();
@@ -259,7 +259,7 @@ fn is_first_report(path: &Path) -> bool {
     if record.exists() {
         return false;
     }
-    let made = make_directory(&work.reported).and_then(|()| open_kept(&record));
+    let made = make_directory(&work.reported).and_then(|()| open_private(&record));
     if let Err(error) = made {
         log::debug!("cannot record that a file was reported: {error:#}");
     }

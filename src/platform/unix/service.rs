@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::error::{Failed, Failure};
-use crate::platform::files::{self, Content, Privacy, Room};
+use crate::platform::files::{self, Content, PendingFile, Privacy};
 
 /// What both systems call it.
 const NAME: &str = "qwenauth-gateway";
@@ -26,7 +26,7 @@ pub(crate) struct Service<'a> {
 }
 
 /// The files of the user that a service is made of.
-pub(crate) struct Places<'a> {
+pub(crate) struct ServicePaths<'a> {
     pub(crate) home: &'a Path,
     /// The XDG directory for configuration.
     pub(crate) config: &'a Path,
@@ -47,18 +47,18 @@ struct Manager {
 }
 
 impl Manager {
-    fn of(places: &Places) -> Self {
+    fn of(paths: &ServicePaths) -> Self {
         if cfg!(target_os = "macos") {
-            let file = places.home.join("Library/LaunchAgents").join(format!("{NAME}.plist"));
+            let file = paths.home.join("Library/LaunchAgents").join(format!("{NAME}.plist"));
             return Self { file, text: agent };
         }
-        Self { file: places.config.join("systemd/user").join(format!("{NAME}.service")), text: unit }
+        Self { file: paths.config.join("systemd/user").join(format!("{NAME}.service")), text: unit }
     }
 }
 
 /// The file that makes the service.
-pub(crate) fn file(places: &Places) -> PathBuf {
-    Manager::of(places).file
+pub(crate) fn file(paths: &ServicePaths) -> PathBuf {
+    Manager::of(paths).file
 }
 
 /// Where its messages are, as a line to type.
@@ -80,28 +80,28 @@ pub(crate) fn ends_with_the_session() -> Option<String> {
 }
 
 /// Makes the service start with the session and starts it now. Returns its file, and whether that changed anything.
-pub(crate) fn install(service: &Service, places: &Places) -> Result<(PathBuf, bool)> {
-    let Manager { file, text } = Manager::of(places);
+pub(crate) fn install(service: &Service, paths: &ServicePaths) -> Result<(PathBuf, bool)> {
+    let Manager { file, text } = Manager::of(paths);
     if service.command.iter().any(|word| word.chars().any(char::is_control)) {
         return Failed::new(Failure::Usage, "a name with control characters cannot stand in a service").err();
     }
     let text = text(service);
     is_available()?;
     let same = matches!(files::read(&file, Privacy::Config)?, Content::Bytes(bytes) if bytes[..] == *text.as_bytes());
-    if same && state(places) == State::Running {
+    if same && state(paths) == State::Running {
         return Ok((file, false));
     }
     if let Some(directory) = file.parent() {
         files::make_directory(directory)?;
     }
-    Room::reserve(&file, text.len(), Privacy::Config)?.write(text.as_bytes())?;
+    PendingFile::reserve(&file, text.len(), Privacy::Config)?.write(text.as_bytes())?;
     start(&file)?;
     Ok((file, true))
 }
 
 /// Stops the service and removes its file. Says whether there was one.
-pub(crate) fn uninstall(places: &Places) -> Result<Option<PathBuf>> {
-    let Manager { file, .. } = Manager::of(places);
+pub(crate) fn uninstall(paths: &ServicePaths) -> Result<Option<PathBuf>> {
+    let Manager { file, .. } = Manager::of(paths);
     if file.symlink_metadata().is_err() {
         return Ok(None);
     }
@@ -113,8 +113,8 @@ pub(crate) fn uninstall(places: &Places) -> Result<Option<PathBuf>> {
     Ok(Some(file))
 }
 
-pub(crate) fn state(places: &Places) -> State {
-    let Manager { file, .. } = Manager::of(places);
+pub(crate) fn state(paths: &ServicePaths) -> State {
+    let Manager { file, .. } = Manager::of(paths);
     if file.symlink_metadata().is_err() {
         return State::Missing;
     }

@@ -1,7 +1,7 @@
 //! Signals held back while a credential is replaced, and signals as they were found, for `exec`.
 //!
 //! Hazard: Ctrl-C between "the server rotated the token" and "the file holds it" loses the login.
-//! Rule: [`Held`] notes INT, TERM and HUP and raises them again when the file is safe.
+//! Rule: [`DeferredSignals`] notes INT, TERM and HUP and raises them again when the file is safe.
 
 #![expect(unsafe_code, reason = "signal dispositions have no safe interface; handlers here only use atomics and raise")]
 
@@ -13,15 +13,15 @@ use nix::libc::c_int;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use tokio::signal::unix;
 
-const HELD: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+const DEFERRED: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// The signal noted last, 0 for none.
 static NOTED: AtomicI32 = AtomicI32::new(0);
 
-/// Whether a [`Held`] lives and will look at what is noted.
+/// Whether a [`DeferredSignals`] lives and will look at what is noted.
 static HOLDING: AtomicBool = AtomicBool::new(false);
 
-/// How many [`Held`] there are, and what the signals did before the first.
+/// How many [`DeferredSignals`] there are, and what the signals did before the first.
 static HOLDERS: Mutex<(usize, Vec<(Signal, SigAction)>)> = Mutex::new((0, Vec::new()));
 
 extern "C" fn note(signal: c_int) {
@@ -41,15 +41,15 @@ fn raise_noted() {
 
 /// As long as one lives, INT, TERM and HUP are only noted. When the last one goes, a noted signal is raised again,
 /// with the disposition it had before. Signals that were ignored stay ignored.
-pub(crate) struct Held(());
+pub(crate) struct DeferredSignals(());
 
-impl Held {
+impl DeferredSignals {
     pub(crate) fn new() -> Self {
         let mut holders = HOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
         if holders.0 == 0 {
             HOLDING.store(true, Ordering::SeqCst);
             let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
-            for signal in HELD {
+            for signal in DEFERRED {
                 // SAFETY: the handler only uses atomics and raise(3), which are async-signal-safe.
                 let Ok(old) = (unsafe { sigaction(signal, &action) }) else { continue };
                 if matches!(old.handler(), SigHandler::SigIgn) {
@@ -70,7 +70,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for DeferredSignals {
     fn drop(&mut self) {
         let mut holders = HOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
         holders.0 -= 1;

@@ -230,7 +230,7 @@ fn die_of(signal: Signal) {
 
 /// Signals a terminal sends to everyone on it, and a shell to a whole job. HUP is not one: when a terminal goes away, the kernel tells one process
 /// and leaves the rest to it.
-fn is_key(signal: Signal) -> bool {
+fn is_sent_by_terminal(signal: Signal) -> bool {
     !matches!(signal, Signal::SIGTERM | Signal::SIGHUP | Signal::SIGUSR1 | Signal::SIGUSR2)
 }
 
@@ -251,7 +251,7 @@ impl Signals {
                 Ok(Some(info)) => {
                     let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| number.try_into().ok())?;
                     // Above zero the kernel itself is the sender: the terminal.
-                    return Some((signal, is_key(signal) && info.ssi_code > 0));
+                    return Some((signal, is_sent_by_terminal(signal) && info.ssi_code > 0));
                 }
                 Ok(None) | Err(nix::Error::EINTR) => (),
                 Err(_) => return None,
@@ -273,7 +273,7 @@ impl Signals {
 
     fn next(&self) -> Option<(Signal, bool)> {
         let signal = self.0.wait().ok()?;
-        Some((signal, is_key(signal)))
+        Some((signal, is_sent_by_terminal(signal)))
     }
 }
 

@@ -31,7 +31,7 @@ fn state() -> MutexGuard<'static, State> {
 }
 
 /// Whether the process goes on after the event; after any other, Windows ends it when the handler returns.
-fn is_key(event: u32) -> bool {
+fn is_sent_by_terminal(event: u32) -> bool {
     matches!(event, CTRL_C_EVENT | CTRL_BREAK_EVENT)
 }
 
@@ -39,7 +39,7 @@ unsafe extern "system" fn handle(event: u32) -> i32 {
     let mut state = state();
     if state.holders > 0 {
         state.deferred.get_or_insert(event);
-        if is_key(event) {
+        if is_sent_by_terminal(event) {
             return 1;
         }
         while state.holders > 0 {
@@ -49,7 +49,7 @@ unsafe extern "system" fn handle(event: u32) -> i32 {
     let Some(watcher) = &state.watcher else { return 0 };
     watcher(event);
     drop(state);
-    while !is_key(event) {
+    while !is_sent_by_terminal(event) {
         // The watcher ends the process; returning would end it at once.
         std::thread::park();
     }
@@ -91,7 +91,7 @@ pub(super) fn release() {
     }
     FREE.notify_all();
     // The handler of a closed window waits for this and delivers its event itself.
-    let Some(event) = state.deferred.take().filter(|&event| is_key(event)) else { return };
+    let Some(event) = state.deferred.take().filter(|&event| is_sent_by_terminal(event)) else { return };
     match &state.watcher {
         Some(watcher) => watcher(event),
         None => end_by(),

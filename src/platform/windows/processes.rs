@@ -27,7 +27,7 @@ use crate::error::{Failed, Failure};
 const EXTENSIONS: &str = ".COM;.EXE;.BAT;.CMD";
 
 /// Ancestors looked at for a shell; numbers of processes are used again, so that a chain could have no end.
-const MOST_ANCESTORS: usize = 16;
+const MAX_ANCESTORS: usize = 16;
 
 /// A command for `program`, found as a shell finds it: `foo` is `foo.exe`, but `foo.cmd` too, as npm installs tools.
 ///
@@ -164,7 +164,7 @@ pub(crate) fn calling_shell(is_posix: bool) -> Option<&'static str> {
     }
     let processes = processes().unwrap_or_default();
     let mut process = std::process::id();
-    for _ in 0..MOST_ANCESTORS {
+    for _ in 0..MAX_ANCESTORS {
         let (parent, _) = processes.get(&process)?;
         let (_, name) = processes.get(parent)?;
         let name = name.trim_end_matches(".exe");

@@ -13,7 +13,7 @@ pub(crate) struct Service<'a> {
 }
 
 /// The files of the user that a service is made of.
-pub(crate) struct Places<'a> {
+pub(crate) struct ServicePaths<'a> {
     pub(crate) home: &'a Path,
     pub(crate) config: &'a Path,
 }
@@ -26,8 +26,8 @@ pub(crate) enum State {
     Running,
 }
 
-pub(crate) fn file(places: &Places) -> PathBuf {
-    places.home.join("qwenauth-gateway")
+pub(crate) fn file(paths: &ServicePaths) -> PathBuf {
+    paths.home.join("qwenauth-gateway")
 }
 
 pub(crate) fn messages() -> String {
@@ -38,17 +38,17 @@ pub(crate) fn ends_with_the_session() -> Option<String> {
     None
 }
 
-pub(crate) fn state(_places: &Places) -> State {
+pub(crate) fn state(_places: &ServicePaths) -> State {
     State::Missing
 }
 
-pub(crate) fn install(service: &Service, places: &Places) -> Result<(PathBuf, bool)> {
-    let _ = (service.command, service.environment, places.config);
+pub(crate) fn install(service: &Service, paths: &ServicePaths) -> Result<(PathBuf, bool)> {
+    let _ = (service.command, service.environment, paths.config);
     Failed::new(Failure::Other, "`--install` knows systemd and launchd, and neither is here")
         .hint("let the Task Scheduler start `qwenauth gateway` when you log on")
         .err()
 }
 
-pub(crate) fn uninstall(_places: &Places) -> Result<Option<PathBuf>> {
+pub(crate) fn uninstall(_places: &ServicePaths) -> Result<Option<PathBuf>> {
     Ok(None)
 }

@@ -27,9 +27,9 @@ impl Ending {
 }
 
 /// As long as one lives, console events are only noted.
-pub(crate) struct Held(());
+pub(crate) struct DeferredSignals(());
 
-impl Held {
+impl DeferredSignals {
     pub(crate) fn new() -> Self {
         console::hold();
         Self(())
@@ -41,7 +41,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for DeferredSignals {
     fn drop(&mut self) {
         console::release();
     }

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
 /// Longer waits are mistakes, and could overflow `SystemTime`.
-const LONGEST: Duration = Duration::from_secs(366 * 86400);
+const MAX_WAIT: Duration = Duration::from_secs(366 * 86400);
 
 /// An epoch above this is in milliseconds: as seconds it would be the year 5138.
 const MILLISECONDS: i64 = 100_000_000_000;
@@ -28,13 +28,13 @@ pub(crate) fn retry_after(header: Header, now: SystemTime) -> Option<Duration> {
     }
     let at = date(&value)?;
     let now = text("date").and_then(|value| date(&value)).unwrap_or(now);
-    Some(at.duration_since(now).unwrap_or_default().min(LONGEST))
+    Some(at.duration_since(now).unwrap_or_default().min(MAX_WAIT))
 }
 
 /// `X-RateLimit-Reset` as OpenRouter sends it: an epoch.
 pub(super) fn reset_header(header: Header, now: SystemTime) -> Option<Duration> {
     let at = epoch(&header("x-ratelimit-reset")?)?;
-    Some(at.duration_since(now).ok()?.min(LONGEST))
+    Some(at.duration_since(now).ok()?.min(MAX_WAIT))
 }
 
 /// An epoch in milliseconds or seconds. Small numbers are delays or counts.
@@ -99,7 +99,7 @@ fn at_a_time(lower: &str, now: SystemTime) -> Option<Duration> {
     let default = if is_chinese { TimeZone::get("Asia/Shanghai").ok()? } else { TimeZone::UTC };
     let at = starts_of_numbers(lower).find_map(|at| moment_at(&lower[at..], &default, now))?;
     let wait = SystemTime::from(at).duration_since(now).ok()?;
-    (wait <= LONGEST).then_some(wait)
+    (wait <= MAX_WAIT).then_some(wait)
 }
 
 /// Where numbers begin.
@@ -229,7 +229,7 @@ fn zone_at(text: &str, default: &TimeZone) -> TimeZone {
 }
 
 fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST).min(LONGEST)
+    Duration::try_from_secs_f64(seconds).unwrap_or(MAX_WAIT).min(MAX_WAIT)
 }
 
 /// The three forms of an HTTP date (RFC 9110 §5.6.7).

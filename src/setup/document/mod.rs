@@ -25,13 +25,13 @@ pub(crate) enum Syntax {
 
 /// A key in nested objects, or those elements of an array there whose field has a certain value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Place {
+pub(crate) struct KeyPath {
     pub(crate) path: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) elements: Option<(String, String)>,
 }
 
-impl Place {
+impl KeyPath {
     pub(crate) fn key(path: &[&str]) -> Self {
         Self { path: path.iter().map(|&key| key.to_owned()).collect(), elements: None }
     }
@@ -45,7 +45,7 @@ impl Place {
     }
 }
 
-pub(crate) struct Document {
+pub(crate) struct ConfigDocument {
     tree: Tree,
     /// A byte order mark in front, which some editors write and no parser of these syntaxes takes.
     has_mark: bool,
@@ -60,7 +60,7 @@ enum Tree {
 
 const MARK: char = '\u{feff}';
 
-impl Document {
+impl ConfigDocument {
     /// An empty text is an empty document.
     ///
     /// Errors: the line and column of what does not parse.
@@ -98,7 +98,7 @@ impl Document {
     }
 
     /// What stands at a place; for elements, the array of them.
-    pub(crate) fn get(&self, place: &Place) -> Option<Value> {
+    pub(crate) fn get(&self, place: &KeyPath) -> Option<Value> {
         let value = match &self.tree {
             Tree::Json(root) => json::get(root, &place.path),
             Tree::Toml(document) => toml::get(document, &place.path),
@@ -110,14 +110,14 @@ impl Document {
     }
 
     /// How many of the objects above a place are there.
-    pub(crate) fn depth(&self, place: &Place) -> usize {
+    pub(crate) fn depth(&self, place: &KeyPath) -> usize {
         (1..=place.path.len())
-            .take_while(|&length| self.get(&Place { path: place.path[..length].to_vec(), elements: None }).is_some())
+            .take_while(|&length| self.get(&KeyPath { path: place.path[..length].to_vec(), elements: None }).is_some())
             .count()
     }
 
     /// Errors: something above the place is no object.
-    pub(crate) fn set(&mut self, place: &Place, value: &Value) -> Result<()> {
+    pub(crate) fn set(&mut self, place: &KeyPath, value: &Value) -> Result<()> {
         let Some((last, parents)) = place.path.split_last() else { bail!("an empty place") };
         match &mut self.tree {
             Tree::Json(root) => json::set(root, parents, last, place.elements.as_ref(), value),
@@ -127,12 +127,12 @@ impl Document {
     }
 
     /// Removes what stands at a place, and the objects above it below `kept` that are empty then.
-    pub(crate) fn remove(&mut self, place: &Place, kept: usize) {
+    pub(crate) fn remove(&mut self, place: &KeyPath, kept: usize) {
         self.remove_one(place);
         let path = &place.path;
         let from = if place.elements.is_some() { path.len() } else { path.len() - 1 };
         for length in (kept + 1..=from).rev() {
-            let above = Place { path: path[..length].to_vec(), elements: None };
+            let above = KeyPath { path: path[..length].to_vec(), elements: None };
             let is_empty = match self.get(&above) {
                 Some(Value::Object(object)) => object.is_empty(),
                 Some(Value::Array(array)) => array.is_empty(),
@@ -144,7 +144,7 @@ impl Document {
         }
     }
 
-    fn remove_one(&mut self, place: &Place) -> Option<()> {
+    fn remove_one(&mut self, place: &KeyPath) -> Option<()> {
         let (last, parents) = place.path.split_last()?;
         match &mut self.tree {
             Tree::Json(root) => json::remove(root, parents, last, place.elements.as_ref()),
@@ -196,8 +196,8 @@ mod tests {
 
     use super::*;
 
-    fn parse(text: &str, syntax: Syntax) -> Document {
-        Document::parse(text, syntax, Path::new("f")).unwrap()
+    fn parse(text: &str, syntax: Syntax) -> ConfigDocument {
+        ConfigDocument::parse(text, syntax, Path::new("f")).unwrap()
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
         let text =
             "{\n  // first\n  \"z\": 1, // one\n  \"provider\": {\n    \"own\": {\"a\": 1}, /* kept */\n  },\n}\n";
         let mut document = parse(text, Syntax::Json);
-        let place = Place::key(&["provider", "qwenauth"]);
+        let place = KeyPath::key(&["provider", "qwenauth"]);
         let kept = document.depth(&place);
         document.set(&place, &json!({"npm": "x"})).unwrap();
         let changed = document.to_text();
@@ -220,7 +220,7 @@ mod tests {
     fn comments_and_order_survive_in_toml() {
         let text = "# mine\nmodel = \"gpt\" # best\n\n[model_providers.own] # kept\nname = \"o\"\n";
         let mut document = parse(text, Syntax::Toml);
-        let place = Place::key(&["model_providers", "qwenauth"]);
+        let place = KeyPath::key(&["model_providers", "qwenauth"]);
         let kept = document.depth(&place);
         document.set(&place, &json!({"name": "q", "auth": {"command": "c", "args": ["a", "b"]}})).unwrap();
         let changed = document.to_text();
@@ -231,7 +231,7 @@ mod tests {
         );
         document.remove(&place, kept);
         assert_eq!(document.to_text(), text);
-        document.set(&Place::key(&["model"]), &json!("other")).unwrap();
+        document.set(&KeyPath::key(&["model"]), &json!("other")).unwrap();
         assert_eq!(document.to_text(), text.replace("gpt", "other"));
     }
 
@@ -240,11 +240,11 @@ mod tests {
         for syntax in [Syntax::Json, Syntax::Toml] {
             let mut document = parse("", syntax);
             let empty = document.to_text();
-            let place = Place::key(&["a", "b", "c"]);
+            let place = KeyPath::key(&["a", "b", "c"]);
             document.set(&place, &json!("d")).unwrap();
             assert_eq!(document.get(&place), Some(json!("d")));
             document.remove(&place, 0);
-            assert_eq!(document.get(&Place::key(&["a"])), None);
+            assert_eq!(document.get(&KeyPath::key(&["a"])), None);
             assert!(document.to_text().len() <= empty.len());
         }
     }
@@ -252,14 +252,14 @@ mod tests {
     #[test]
     fn only_our_elements_of_an_array_are_replaced() {
         let mut document = parse(r#"{"l": [{"k": "theirs"}, {"k": "ours", "v": 1}]}"#, Syntax::Json);
-        let place = Place::elements(&["l"], "k", "ours");
+        let place = KeyPath::elements(&["l"], "k", "ours");
         document.set(&place, &json!([{"k": "ours", "v": 2}, {"k": "ours", "v": 3}])).unwrap();
         assert_eq!(
-            document.get(&Place::key(&["l"])),
+            document.get(&KeyPath::key(&["l"])),
             Some(json!([{"k": "ours", "v": 2}, {"k": "ours", "v": 3}, {"k": "theirs"}]))
         );
         document.remove(&place, 1);
-        assert_eq!(document.get(&Place::key(&["l"])), Some(json!([{"k": "theirs"}])));
+        assert_eq!(document.get(&KeyPath::key(&["l"])), Some(json!([{"k": "theirs"}])));
     }
 
     #[test]
@@ -270,7 +270,7 @@ mod tests {
             ("{'a': 1}", Syntax::Json, "`f`, line 1"),
             ("a = 1\nb = = 2\n", Syntax::Toml, "`f`, line 2"),
         ] {
-            let error = Document::parse(text, syntax, Path::new("f")).err().unwrap().to_string();
+            let error = ConfigDocument::parse(text, syntax, Path::new("f")).err().unwrap().to_string();
             assert!(error.starts_with(start), "{error}");
         }
     }
@@ -279,13 +279,13 @@ mod tests {
     fn line_ends_and_a_byte_order_mark_stay() {
         let toml = "\u{feff}model = \"x\"\r\n# mine\r\n\n[tui]\r\nlast = true";
         let mut document = parse(toml, Syntax::Toml);
-        document.set(&Place::key(&["model"]), &json!("y")).unwrap();
-        document.set(&Place::key(&["own", "a"]), &json!(1)).unwrap();
+        document.set(&KeyPath::key(&["model"]), &json!("y")).unwrap();
+        document.set(&KeyPath::key(&["own", "a"]), &json!(1)).unwrap();
         let text = document.to_text();
         assert!(text.starts_with("\u{feff}model = \"y\"\r\n# mine\r\n\n[tui]\r\nlast = true\r\n"), "{text:?}");
         assert!(text.ends_with("[own]\r\na = 1\r\n"), "{text:?}");
         let mut document = parse("\u{feff}{\r\n  \"a\": 1\r\n}\r\n", Syntax::Json);
-        document.set(&Place::key(&["b"]), &json!({"c": 2})).unwrap();
+        document.set(&KeyPath::key(&["b"]), &json!({"c": 2})).unwrap();
         let text = document.to_text();
         assert_eq!(text.matches('\n').count(), text.matches("\r\n").count(), "{text:?}");
         assert!(text.starts_with("\u{feff}{\r\n"), "{text:?}");
@@ -299,7 +299,7 @@ mod tests {
             (r#"{"model": {"name": "a", "name": "b"}}"#, &["model", "name"]),
         ] {
             let mut document = parse(text, Syntax::Json);
-            let place = Place::key(path);
+            let place = KeyPath::key(path);
             assert_eq!(document.get(&place), Some(json!("b")));
             document.set(&place, &json!("ours")).unwrap();
             let read: Value = serde_json::from_str(&document.to_text()).unwrap();
@@ -313,9 +313,9 @@ mod tests {
     #[test]
     fn a_place_under_a_text_is_an_error() {
         let mut json = parse(r#"{"provider": "x"}"#, Syntax::Json);
-        assert!(json.set(&Place::key(&["provider", "q"]), &json!(1)).is_err());
+        assert!(json.set(&KeyPath::key(&["provider", "q"]), &json!(1)).is_err());
         let mut toml = parse("provider = 1\n", Syntax::Toml);
-        assert!(toml.set(&Place::key(&["provider", "q"]), &json!(1)).is_err());
+        assert!(toml.set(&KeyPath::key(&["provider", "q"]), &json!(1)).is_err());
     }
 
     fn values() -> impl Strategy<Value = Value> {
@@ -338,7 +338,7 @@ mod tests {
         fn what_is_set_is_read_back_and_the_rest_stays(value in values(), other in values()) {
             for syntax in [Syntax::Json, Syntax::Toml] {
                 let mut document = parse("", syntax);
-                let (ours, theirs) = (Place::key(&["x", "ours"]), Place::key(&["x", "theirs"]));
+                let (ours, theirs) = (KeyPath::key(&["x", "ours"]), KeyPath::key(&["x", "theirs"]));
                 document.set(&theirs, &other).unwrap();
                 document.set(&ours, &value).unwrap();
                 let mut again = parse(&document.to_text(), syntax);

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{Child, going_by};
+use super::{KnownProgram, going_by};
 
 /// A known program in a command, and the index of its word.
 pub(crate) struct Located {
-    pub(crate) child: Child,
+    pub(crate) child: KnownProgram,
     pub(crate) index: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Programs that `exec` knows: how each is made to run the profile's model at the profile's host; children.toml has them as data.
+//! Programs that `exec` knows: how each is made to run the profile's model at the profile's host; `known_programs.toml` has them as data.
 //!
 //! Hazard: host, key and model are one group, and a program that takes one of them from elsewhere (a file of its own, a
 //! `.env`, an earlier set-up) sends a key to a host that it is not for. Rule: the whole group is set, in the strongest way
@@ -20,7 +20,7 @@ use url::Url;
 pub(crate) use self::command_line::{Located, is_interpreter, locate};
 use self::conflicts::Reads;
 use self::support::Share;
-use super::{Places, opencode};
+use super::{ToolPaths, opencode};
 use crate::error::{Failed, Failure, printable};
 use crate::providers::Model;
 use crate::secret::Secret;
@@ -37,10 +37,10 @@ pub(super) const ZED_KEY: &str = "QWENAUTH_ZED_API_KEY";
 /// What a model without a known limit is assumed to hold, where a program requires a figure: no request exceeds it.
 pub(super) const ASSUMED_CONTEXT: u64 = 128_000;
 
-/// A program that `exec` may start; children.toml says what each field means.
+/// A program that `exec` may start; `known_programs.toml` says what each field means.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Child {
+pub(crate) struct KnownProgram {
     pub(crate) title: String,
     program: Vec<String>,
     packages: Vec<String>,
@@ -81,9 +81,9 @@ pub(crate) struct Values<'a> {
 
 /// Where files are.
 pub(crate) struct Surroundings<'a> {
-    pub(crate) places: &'a Places,
+    pub(crate) tool_paths: &'a ToolPaths,
     pub(crate) state: &'a Path,
-    /// What the variable that [`Child::merged_variable`] names holds already.
+    /// What the variable that [`KnownProgram::merged_variable`] names holds already.
     pub(crate) merged: Option<OsString>,
     /// Start although a file of the program's would win.
     pub(crate) allow_files: bool,
@@ -103,7 +103,7 @@ pub(crate) struct Launch {
 }
 
 /// The program called `name`, as `exec --as` names it.
-pub(crate) fn named(name: &str) -> Result<Child> {
+pub(crate) fn named(name: &str) -> Result<KnownProgram> {
     if let Some((.., row)) = KNOWN.iter().find(|(known, ..)| *known == name) {
         return read(row);
     }
@@ -115,16 +115,16 @@ pub(crate) fn named(name: &str) -> Result<Child> {
 }
 
 /// The program whose file or package is called `name`.
-fn going_by(name: &str) -> Option<Result<Child>> {
+fn going_by(name: &str) -> Option<Result<KnownProgram>> {
     let (.., row) = KNOWN.iter().find(|(known, others, _)| *known == name || others.contains(&name))?;
     Some(read(row))
 }
 
-fn read(row: &str) -> Result<Child> {
+fn read(row: &str) -> Result<KnownProgram> {
     serde_json::from_str(row).context("the data of known programs cannot be read")
 }
 
-impl Child {
+impl KnownProgram {
     /// The variable whose configuration is kept and merged with ours.
     pub(crate) fn merged_variable(&self) -> Option<&str> {
         self.merge.as_deref()

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::{Child, Surroundings, Values};
+use super::{KnownProgram, Surroundings, Values};
 use crate::platform::disk;
-use crate::platform::files::{self, Content, Privacy, Room};
+use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::setup::record::digest;
 
 /// What is linked into our directory from the program's own, so that it keeps its history.
@@ -18,7 +18,7 @@ pub(super) struct Share {
     names: Vec<String>,
 }
 
-impl Child {
+impl KnownProgram {
     /// Writes the files and returns their directory; `None` where the program needs none.
     ///
     /// The directory is named by the content, so that runs with other hosts or models do not disturb each other.
@@ -49,14 +49,14 @@ fn write(file: &Path, text: &str) -> Result<()> {
     {
         return Ok(());
     }
-    let room = Room::reserve(file, text.len(), Privacy::Private)?;
-    room.write(text.as_bytes()).with_context(|| format!("cannot write `{}`", file.display()))
+    let pending = PendingFile::reserve(file, text.len(), Privacy::Private)?;
+    pending.write(text.as_bytes()).with_context(|| format!("cannot write `{}`", file.display()))
 }
 
 impl Share {
     /// What cannot be linked is left out: the program then keeps it in our directory.
     fn link(&self, directory: &Path, around: &Surroundings) {
-        let from = self.from.replace("{config}", &around.places.config.display().to_string());
+        let from = self.from.replace("{config}", &around.tool_paths.config.display().to_string());
         for name in &self.names {
             let (theirs, ours) = (Path::new(&from).join(name), directory.join(name));
             if theirs.exists() && ours.symlink_metadata().is_err() {

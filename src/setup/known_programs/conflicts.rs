@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Deserialize;
 
-use super::{Child, Surroundings, Values};
+use super::{KnownProgram, Surroundings, Values};
 use crate::error::{Failed, Failure, printable};
-use crate::setup::document::{Document, Place};
+use crate::setup::document::{ConfigDocument, KeyPath};
 use crate::setup::target::syntax_of;
 
 /// Larger files are not read: no configuration is as long.
@@ -43,7 +43,7 @@ enum Effect {
     Required,
 }
 
-impl Child {
+impl KnownProgram {
     /// Errors: a file would send the credential to another host, or another key to the profile's host.
     pub(super) fn look_at_files(&self, values: &Values, around: &Surroundings, notes: &mut Vec<String>) -> Result<()> {
         for reads in &self.files {
@@ -51,7 +51,7 @@ impl Child {
                 self.require(reads, values, around, notes)?;
                 continue;
             }
-            for path in reads.places(around) {
+            for path in reads.files(around) {
                 let found = reads.found_in(&path);
                 if found.is_empty() {
                     continue;
@@ -82,7 +82,7 @@ impl Child {
     }
 
     fn require(&self, reads: &Reads, values: &Values, around: &Surroundings, notes: &mut Vec<String>) -> Result<()> {
-        let paths = reads.places(around);
+        let paths = reads.files(around);
         let Some(path) = paths.first() else { return Ok(()) };
         let (file, name) = (path.display(), reads.names.join("`, `"));
         let found = json_value(path, &reads.names[0]);
@@ -107,24 +107,26 @@ impl Child {
 
 impl Reads {
     /// The files, each once, those that are there and regular.
-    fn places(&self, around: &Surroundings) -> Vec<PathBuf> {
-        let mut places = Vec::new();
+    fn files(&self, around: &Surroundings) -> Vec<PathBuf> {
+        let mut files = Vec::new();
         for path in &self.paths {
             let (name, rest) = path.split_once('/').unwrap_or((path, ""));
             let directory = match name {
-                "{home}" => Some(around.places.home.clone()),
-                "{config}" => Some(around.places.config.clone()),
-                "{work}" => Some(around.places.work.clone()),
-                "{git}" => around.places.work.ancestors().find(|above| above.join(".git").exists()).map(Path::to_owned),
+                "{home}" => Some(around.tool_paths.home.clone()),
+                "{config}" => Some(around.tool_paths.config.clone()),
+                "{work}" => Some(around.tool_paths.work.clone()),
+                "{git}" => {
+                    around.tool_paths.work.ancestors().find(|above| above.join(".git").exists()).map(Path::to_owned)
+                }
                 _ => Some(PathBuf::from("/")),
             };
             if let Some(file) = directory.map(|directory| directory.join(rest))
-                && !places.contains(&file)
+                && !files.contains(&file)
             {
-                places.push(file);
+                files.push(file);
             }
         }
-        places
+        files
     }
 
     /// The names that a file sets.
@@ -151,9 +153,9 @@ fn assigns(line: &str, name: &str) -> bool {
 
 /// What is at a place, `.` between its keys; a value that must be a string counts as one.
 fn json_value(path: &Path, place: &str) -> Option<String> {
-    let document = Document::parse(&read(path)?, syntax_of(path), path).ok()?;
+    let document = ConfigDocument::parse(&read(path)?, syntax_of(path), path).ok()?;
     let keys: Vec<&str> = place.split('.').collect();
-    let value = document.get(&Place::key(&keys))?;
+    let value = document.get(&KeyPath::key(&keys))?;
     Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned)).filter(|text| !text.is_empty())
 }
 

@@ -7,46 +7,46 @@ use std::time::{Duration, Instant};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
-use super::lane::Record;
 use super::meter::Meter;
-use super::upload::Upload;
-use super::upstream::Leased;
+use super::request_body::RequestBody;
+use super::served_profile::UsageRecord;
+use super::upstream::LeasedConnection;
 
-pub(super) enum Answer {
+pub(super) enum ResponseBody {
     Whole(Bytes),
-    Passing(Box<Download>),
+    Passing(Box<ForwardedBody>),
 }
 
 /// An error in the middle of an answer: the connection to the client is cut, so that nobody takes the rest for all.
 #[derive(Debug)]
-pub(super) struct Cut(String);
+pub(super) struct Interrupted(String);
 
-impl Cut {
+impl Interrupted {
     fn log(why: String) -> Self {
         log::warn!("an answer of the provider broke off: {why}");
         Self(why)
     }
 }
 
-impl std::fmt::Display for Cut {
+impl std::fmt::Display for Interrupted {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Cut {}
+impl std::error::Error for Interrupted {}
 
 /// The body of the provider's answer on its way down.
-pub(super) struct Download {
+pub(super) struct ForwardedBody {
     /// What was read ahead, to judge an error or to send it together with the headers.
     first: Option<Bytes>,
     /// Why there is no more after it, if the body broke off.
     broken: Option<String>,
     incoming: Incoming,
-    leased: Option<Leased>,
-    upload: Upload,
+    leased: Option<LeasedConnection>,
+    request_body: RequestBody,
     meter: Option<Meter>,
-    record: Record,
+    record: UsageRecord,
     /// Longest time without a byte, and when the last one came.
     limit: Duration,
     last: Instant,
@@ -54,21 +54,21 @@ pub(super) struct Download {
     ended: bool,
 }
 
-impl Download {
+impl ForwardedBody {
     #[expect(clippy::too_many_arguments, reason = "one place makes it, of what it has at hand")]
     pub(super) fn new(
         first: Option<Bytes>,
         broken: Option<String>,
         incoming: Incoming,
-        leased: Leased,
-        upload: Upload,
-        record: Record,
+        leased: LeasedConnection,
+        request_body: RequestBody,
+        record: UsageRecord,
         limit: Duration,
         meter: Option<Meter>,
     ) -> Self {
         let last = Instant::now();
         let leased = Some(leased);
-        Self { first, broken, incoming, leased, upload, meter, record, limit, last, idle: None, ended: false }
+        Self { first, broken, incoming, leased, request_body, meter, record, limit, last, idle: None, ended: false }
     }
 
     fn see(&mut self, piece: &Bytes) {
@@ -77,12 +77,12 @@ impl Download {
         }
     }
 
-    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
         loop {
             let rest = (self.last + self.limit).saturating_duration_since(Instant::now());
             if rest.is_zero() {
                 let cut = format!("the provider sent nothing for {} s", self.limit.as_secs());
-                return Poll::Ready(Some(Err(Cut::log(cut))));
+                return Poll::Ready(Some(Err(Interrupted::log(cut))));
             }
             let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(rest)));
             ready!(idle.as_mut().poll(context));
@@ -91,56 +91,57 @@ impl Download {
     }
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = Interrupted;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let download = match &mut *self {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        let body = match &mut *self {
             Self::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
             Self::Whole(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Passing(download) => download,
+            Self::Passing(body) => body,
         };
-        if let Some(first) = download.first.take() {
-            download.see(&first);
+        if let Some(first) = body.first.take() {
+            body.see(&first);
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
-        if let Some(why) = download.broken.take() {
-            return Poll::Ready(Some(Err(Cut::log(why))));
+        if let Some(why) = body.broken.take() {
+            return Poll::Ready(Some(Err(Interrupted::log(why))));
         }
-        match Pin::new(&mut download.incoming).poll_frame(context) {
+        match Pin::new(&mut body.incoming).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
-                download.last = Instant::now();
+                body.last = Instant::now();
                 if let Some(piece) = frame.data_ref() {
                     let piece = piece.clone();
-                    download.see(&piece);
+                    body.see(&piece);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Cut::log(error.to_string())))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Interrupted::log(error.to_string())))),
             Poll::Ready(None) => {
-                download.ended = true;
+                body.ended = true;
                 Poll::Ready(None)
             }
-            Poll::Pending => download.poll_idle(context),
+            Poll::Pending => body.poll_idle(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
-            Self::Passing(download) => {
-                download.first.is_none() && download.broken.is_none() && download.incoming.is_end_stream()
-            }
+            Self::Passing(body) => body.first.is_none() && body.broken.is_none() && body.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Passing(download) => {
-                let first = download.first.as_ref().map_or(0, Bytes::len) as u64;
-                match download.incoming.size_hint().exact() {
+            Self::Passing(body) => {
+                let first = body.first.as_ref().map_or(0, Bytes::len) as u64;
+                match body.incoming.size_hint().exact() {
                     Some(rest) => SizeHint::with_exact(first + rest),
                     None => SizeHint::default(),
                 }
@@ -149,7 +150,7 @@ impl Body for Answer {
     }
 }
 
-impl Drop for Download {
+impl Drop for ForwardedBody {
     /// The end of every answer, whole, cut, or left by the client.
     fn drop(&mut self) {
         if let Some(meter) = &self.meter {
@@ -159,7 +160,7 @@ impl Drop for Download {
         if let Some(entry) = &mut self.record.entry {
             entry.outcome.complete = ended;
         }
-        if let Some(leased) = self.leased.take().filter(|_| ended && self.upload.has_ended()) {
+        if let Some(leased) = self.leased.take().filter(|_| ended && self.request_body.has_ended()) {
             leased.give_back();
         }
     }

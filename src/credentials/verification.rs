@@ -8,17 +8,17 @@ use std::time::SystemTime;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Account, Credential, endpoints, exchanged, remember_proof};
+use super::{Account, Credential, endpoints, exchanged, remember_verification};
 use crate::error::{Failure, Report};
-use crate::http::{self, Connection, Network, Reply, Trouble};
-use crate::oauth::REQUEST_LIMIT;
+use crate::http::{self, Connection, Network, Reply, TransportError};
+use crate::oauth::REQUEST_TIMEOUT;
 use crate::providers::error::{ApiError, Cause, Response};
-use crate::providers::{Open, Provider};
+use crate::providers::{Provider, WhenUnauthenticated};
 use crate::secret::{Secret, quoted};
 
 /// What the API says of a credential.
 #[derive(Debug)]
-pub(crate) enum Proof {
+pub(crate) enum Verification {
     Accepted,
     /// It answered and does not know this credential, with its reason.
     Refused(String),
@@ -31,7 +31,7 @@ pub(crate) enum Proof {
 }
 
 /// What is asked, and of whom.
-pub(crate) struct Question<'a> {
+pub(crate) struct VerificationRequest<'a> {
     pub(crate) provider: &'a Provider,
     pub(crate) base_url: &'a str,
     pub(crate) token: &'a Secret,
@@ -42,60 +42,69 @@ pub(crate) struct Question<'a> {
 /// Asks the API whether it serves the stored `credential`, and remembers what it says.
 ///
 /// Errors: a base URL that the credential must not be sent to.
-pub(crate) fn prove(account: &Account, credential: &Credential) -> Result<Proof> {
+pub(crate) fn verify(account: &Account, credential: &Credential) -> Result<Verification> {
     let Some(identity) = credential.identity.as_ref().filter(|_| credential.access_token.expose().is_empty()) else {
         return prove_token(account, credential);
     };
-    let proof = match exchanged(account, credential, identity) {
+    let verification = match exchanged(account, credential, identity) {
         Ok(granted) => return prove_token(account, &granted),
         Err(error) => {
             let Report { failure, message, .. } = Report::of(&error);
-            if failure == Failure::LoginRequired { Proof::Refused(message) } else { Proof::Unclear(message) }
+            if failure == Failure::LoginRequired {
+                Verification::Refused(message)
+            } else {
+                Verification::Unclear(message)
+            }
         }
     };
-    remember_proof(account, credential, &proof);
-    Ok(proof)
+    remember_verification(account, credential, &verification);
+    Ok(verification)
 }
 
-fn prove_token(account: &Account, credential: &Credential) -> Result<Proof> {
+fn prove_token(account: &Account, credential: &Credential) -> Result<Verification> {
     let provider = account.provider(credential)?;
     let base_url = credential.base_url(&provider)?;
     let model = endpoints::model_of(account, credential, &provider);
     let token = &credential.access_token;
     let network = &account.network;
-    let question = Question { provider: &provider, base_url: &base_url, token, model: model.as_deref(), network };
-    let proof = question.ask()?;
-    remember_proof(account, credential, &proof);
-    Ok(proof)
+    let request =
+        VerificationRequest { provider: &provider, base_url: &base_url, token, model: model.as_deref(), network };
+    let verification = request.ask()?;
+    remember_verification(account, credential, &verification);
+    Ok(verification)
 }
 
-impl Question<'_> {
+impl VerificationRequest<'_> {
     /// Errors: a URL that cannot be asked.
-    pub(crate) fn ask(&self) -> Result<Proof> {
+    pub(crate) fn ask(&self) -> Result<Verification> {
         // A login that is no key is known to nobody but the model API itself.
         if self.provider.verify.get == "chat" || self.provider.oauth().is_some() {
             let Some(model) = self.model_to_ask() else {
                 let why = "there is no model to send a test request for; name one with `--model`";
-                return Ok(Proof::Unverifiable(why.into()));
+                return Ok(Verification::Unverifiable(why.into()));
             };
             return self.chat(&model);
         }
         let url = http::endpoint(&self.location())?;
         let connection = self.network.connect(&url)?;
         let headers = self.headers();
-        let reply = connection.get(&url, Some(self.token), &headers, REQUEST_LIMIT);
-        let proof = self.judge(reply, host(&url));
-        let (Proof::Accepted, Some(open)) = (&proof, self.provider.verify.open) else { return Ok(proof) };
+        let reply = connection.get(&url, Some(self.token), &headers, REQUEST_TIMEOUT);
+        let verification = self.judge(reply, host(&url));
+        let (Verification::Accepted, Some(open)) = (&verification, self.provider.verify.open) else {
+            return Ok(verification);
+        };
         let is_open = matches!(
-            connection.get(&url, None, &headers, REQUEST_LIMIT),
+            connection.get(&url, None, &headers, REQUEST_TIMEOUT),
             Ok(reply) if (200..300).contains(&reply.status) && !reply.is_html()
         );
-        let model = if is_open && open == Open::Chat { self.model_to_ask() } else { None };
+        let model = if is_open && open == WhenUnauthenticated::Chat { self.model_to_ask() } else { None };
         match (open, model) {
-            _ if !is_open => Ok(proof),
-            (Open::Fine, _) => Ok(proof),
-            (Open::Chat, Some(model)) => self.chat(&model),
-            (Open::Chat | Open::Unclear, _) => Ok(Proof::Unverifiable("it also accepts requests without a key".into())),
+            _ if !is_open => Ok(verification),
+            (WhenUnauthenticated::Fine, _) => Ok(verification),
+            (WhenUnauthenticated::Chat, Some(model)) => self.chat(&model),
+            (WhenUnauthenticated::Chat | WhenUnauthenticated::Unclear, _) => {
+                Ok(Verification::Unverifiable("it also accepts requests without a key".into()))
+            }
         }
     }
 
@@ -118,7 +127,7 @@ impl Question<'_> {
     }
 
     /// Asks for one token of an answer.
-    fn chat(&self, model: &str) -> Result<Proof> {
+    fn chat(&self, model: &str) -> Result<Verification> {
         let url = http::endpoint(&format!("{}/chat/completions", self.base_url))?;
         let body = json!({
             "model": model,
@@ -126,7 +135,7 @@ impl Question<'_> {
             "messages": [{"role": "system", "content": "Answer with one word."}, {"role": "user", "content": "hi"}],
         });
         let connection: Connection = self.network.connect(&url)?;
-        let reply = connection.post_json(&url, &body, Some(self.token), &self.headers(), REQUEST_LIMIT);
+        let reply = connection.post_json(&url, &body, Some(self.token), &self.headers(), REQUEST_TIMEOUT);
         Ok(self.judge(reply, host(&url)))
     }
 
@@ -137,18 +146,18 @@ impl Question<'_> {
             .network
             .connect(&url)
             .ok()
-            .and_then(|connection| connection.get(&url, Some(self.token), &self.headers(), REQUEST_LIMIT).ok());
+            .and_then(|connection| connection.get(&url, Some(self.token), &self.headers(), REQUEST_TIMEOUT).ok());
         let Some(reply) = reply.filter(|reply| reply.status == 200) else { return Vec::new() };
         let list: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
         let models = list["data"].as_array().into_iter().flatten();
         models.filter_map(|model| model["id"].as_str()).map(str::to_owned).collect()
     }
 
-    fn judge(&self, reply: Result<Reply, Trouble>, host: &str) -> Proof {
+    fn judge(&self, reply: Result<Reply, TransportError>, host: &str) -> Verification {
         match reply {
-            Err(trouble) => Proof::Unclear(trouble.sentence(host)),
+            Err(trouble) => Verification::Unclear(trouble.sentence(host)),
             Ok(reply) if reply.is_html() => {
-                Proof::Unclear(format!("it answered {} with HTML, as a firewall does", reply.status))
+                Verification::Unclear(format!("it answered {} with HTML, as a firewall does", reply.status))
             }
             Ok(reply) => judge(self.provider, reply.status, &reply.body, self.token, self.model),
         }
@@ -161,9 +170,9 @@ fn host(url: &url::Url) -> &str {
 
 /// What a response means for the credential, by the one reader of errors: the account or a window may be used up although
 /// the credential is known.
-fn judge(provider: &Provider, status: u16, body: &[u8], token: &Secret, model: Option<&str>) -> Proof {
+fn judge(provider: &Provider, status: u16, body: &[u8], token: &Secret, model: Option<&str>) -> Verification {
     if (200..300).contains(&status) {
-        return Proof::Accepted;
+        return Verification::Accepted;
     }
     let response = Response { status, header: &|_| None, body, model, now: SystemTime::now() };
     let error = ApiError::read(&response, &provider.errors);
@@ -171,12 +180,12 @@ fn judge(provider: &Provider, status: u16, body: &[u8], token: &Secret, model: O
     let said = if said.is_empty() { String::new() } else { format!(": {said}") };
     let answered = || format!("it answered {status}{said}");
     match error.cause {
-        Cause::Credential => Proof::Refused(answered()),
-        Cause::FreeTier | Cause::Unpaid => Proof::Exhausted(format!("{}{said}", error.cause.sentence())),
-        cause if cause.is_window() => Proof::Exhausted(format!("{}{said}", cause.sentence())),
-        _ if status == 403 || provider.verify.refused.contains(&status) => Proof::Refused(answered()),
-        _ if status == 404 => Proof::Unclear("it answered 404; base URLs usually end with `/v1`".into()),
-        _ => Proof::Unclear(answered()),
+        Cause::Credential => Verification::Refused(answered()),
+        Cause::FreeTier | Cause::Unpaid => Verification::Exhausted(format!("{}{said}", error.cause.sentence())),
+        cause if cause.is_window() => Verification::Exhausted(format!("{}{said}", cause.sentence())),
+        _ if status == 403 || provider.verify.refused.contains(&status) => Verification::Refused(answered()),
+        _ if status == 404 => Verification::Unclear("it answered 404; base URLs usually end with `/v1`".into()),
+        _ => Verification::Unclear(answered()),
     }
 }
 
@@ -190,23 +199,29 @@ mod tests {
         let mut provider = providers::find("custom", &Overrides::default()).unwrap();
         provider.verify.refused = vec![400];
         let judged = |status, body: &str| judge(&provider, status, body.as_bytes(), &Secret::new("sk-1".into()), None);
-        assert!(matches!(judged(200, "{}"), Proof::Accepted));
+        assert!(matches!(judged(200, "{}"), Verification::Accepted));
         assert!(
-            matches!(judged(401, r#"{"error":{"message":"no"}}"#), Proof::Refused(why) if why == "it answered 401: no")
+            matches!(judged(401, r#"{"error":{"message":"no"}}"#), Verification::Refused(why) if why == "it answered 401: no")
         );
-        assert!(matches!(judged(403, r#"{"code":"AllocationQuota.FreeTierOnly"}"#), Proof::Exhausted(_)));
-        assert!(matches!(judged(403, r#"{"error":{"code":"AllocationQuota.FreeTierOnly"}}"#), Proof::Exhausted(_)));
-        assert!(matches!(judged(400, r#"{"code":"Arrearage"}"#), Proof::Exhausted(_)));
-        assert!(matches!(judged(402, "{}"), Proof::Exhausted(_)));
-        assert!(matches!(judged(400, "{}"), Proof::Refused(_)));
-        assert!(matches!(judged(429, r#"{"error":{"message":"slower"}}"#), Proof::Unclear(_)));
-        assert!(matches!(judged(429, r#"{"error":{"code":"insufficient_quota"}}"#), Proof::Unclear(_)));
-        assert!(matches!(judged(429, r#"{"errors":{"message":"Daily quota exceeded"}}"#), Proof::Exhausted(_)));
-        assert!(matches!(judged(412, r#"{"error":{"message":"the account is suspended"}}"#), Proof::Exhausted(_)));
-        assert!(matches!(judged(404, ""), Proof::Unclear(why) if why.ends_with("end with `/v1`")));
-        assert!(matches!(judged(502, ""), Proof::Unclear(_)));
+        assert!(matches!(judged(403, r#"{"code":"AllocationQuota.FreeTierOnly"}"#), Verification::Exhausted(_)));
+        assert!(matches!(
+            judged(403, r#"{"error":{"code":"AllocationQuota.FreeTierOnly"}}"#),
+            Verification::Exhausted(_)
+        ));
+        assert!(matches!(judged(400, r#"{"code":"Arrearage"}"#), Verification::Exhausted(_)));
+        assert!(matches!(judged(402, "{}"), Verification::Exhausted(_)));
+        assert!(matches!(judged(400, "{}"), Verification::Refused(_)));
+        assert!(matches!(judged(429, r#"{"error":{"message":"slower"}}"#), Verification::Unclear(_)));
+        assert!(matches!(judged(429, r#"{"error":{"code":"insufficient_quota"}}"#), Verification::Unclear(_)));
+        assert!(matches!(judged(429, r#"{"errors":{"message":"Daily quota exceeded"}}"#), Verification::Exhausted(_)));
+        assert!(matches!(
+            judged(412, r#"{"error":{"message":"the account is suspended"}}"#),
+            Verification::Exhausted(_)
+        ));
+        assert!(matches!(judged(404, ""), Verification::Unclear(why) if why.ends_with("end with `/v1`")));
+        assert!(matches!(judged(502, ""), Verification::Unclear(_)));
         assert!(
-            matches!(judged(401, r#"{"error":{"message":"bad sk-1"}}"#), Proof::Refused(why) if why.ends_with("bad …"))
+            matches!(judged(401, r#"{"error":{"message":"bad sk-1"}}"#), Verification::Refused(why) if why.ends_with("bad …"))
         );
     }
 }

@@ -7,18 +7,18 @@
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::children::{ACCESS_TOKEN, ASSUMED_CONTEXT, ZED_KEY};
-use super::{Access, NAME, Places, SetUp, quoted};
+use super::known_programs::{ACCESS_TOKEN, ASSUMED_CONTEXT, ZED_KEY};
+use super::{Access, NAME, SetUp, ToolPaths, quoted};
 use crate::providers::Model;
 
-pub(super) fn text(tool: &str, access: &Access, places: &Places) -> Result<SetUp> {
+pub(super) fn text(tool: &str, access: &Access, tool_paths: &ToolPaths) -> Result<SetUp> {
     let (place, text) = match tool {
         "aider" | "goose" => alias(access, tool),
-        "llm" => llm(access, places),
-        "crush" => crush(access, places),
-        "continue" => continue_dev(access, places),
-        "zed" => zed(access, places),
-        "cline" => cline(access, places),
+        "llm" => llm(access, tool_paths),
+        "crush" => crush(access, tool_paths),
+        "continue" => continue_dev(access, tool_paths),
+        "zed" => zed(access, tool_paths),
+        "cline" => cline(access, tool_paths),
         _ => bail!("no text for `{tool}`"),
     };
     let start = match tool {
@@ -57,7 +57,7 @@ fn llm_command(access: &Access) -> String {
     format!("llm -m {}", quoted(&format!("{NAME}/{}", access.model)))
 }
 
-fn llm(access: &Access, places: &Places) -> Text {
+fn llm(access: &Access, tool_paths: &ToolPaths) -> Text {
     let models = access.models().into_iter().map(|model| {
         format!(
             "- model_id: {}\n  model_name: {}\n  api_base: {}\n  api_key_name: {NAME}\n",
@@ -71,10 +71,10 @@ fn llm(access: &Access, places: &Places) -> Text {
         start(access, &llm_command(access), "OPENAI_API_KEY"),
         models.collect::<String>()
     );
-    (places.config.join("io.datasette.llm/extra-openai-models.yaml").display().to_string(), text)
+    (tool_paths.config.join("io.datasette.llm/extra-openai-models.yaml").display().to_string(), text)
 }
 
-fn crush(access: &Access, places: &Places) -> Text {
+fn crush(access: &Access, tool_paths: &ToolPaths) -> Text {
     let models: Vec<_> = access
         .models()
         .iter()
@@ -98,10 +98,10 @@ fn crush(access: &Access, places: &Places) -> Text {
         "api_key": format!("$({})", access.key_command_line()),
         "models": models,
     }}});
-    (places.config.join("crush/crush.json").display().to_string(), pretty(&value))
+    (tool_paths.config.join("crush/crush.json").display().to_string(), pretty(&value))
 }
 
-fn continue_dev(access: &Access, places: &Places) -> Text {
+fn continue_dev(access: &Access, tool_paths: &ToolPaths) -> Text {
     let models = access.models().into_iter().map(|model| {
         format!(
             "  - name: {}\n    provider: openai\n    model: {}\n    apiBase: {}\n    apiKey: ${{{{ secrets.{ACCESS_TOKEN} }}}}\n",
@@ -115,13 +115,13 @@ fn continue_dev(access: &Access, places: &Places) -> Text {
         access.key_command_line(),
         models.collect::<String>()
     );
-    (places.home.join(".continue/config.yaml").display().to_string(), text)
+    (tool_paths.home.join(".continue/config.yaml").display().to_string(), text)
 }
 
 /// Zed derives [`ZED_KEY`] from it. Not the name of this program: `QWENAUTH_API_KEY` is a variable of its own.
 const ZED_NAME: &str = "qwenauth_zed";
 
-fn zed(access: &Access, places: &Places) -> Text {
+fn zed(access: &Access, tool_paths: &ToolPaths) -> Text {
     let models: Vec<_> = access
         .models()
         .iter()
@@ -138,11 +138,11 @@ fn zed(access: &Access, places: &Places) -> Text {
         "api_url": access.base_url,
         "available_models": models,
     }}}});
-    (places.config.join("zed/settings.json").display().to_string(), pretty(&value))
+    (tool_paths.config.join("zed/settings.json").display().to_string(), pretty(&value))
 }
 
 /// As `cline auth` writes it (measured on Cline 3.0.65), but for the key: without one there, it takes `OPENAI_API_KEY`.
-fn cline(access: &Access, places: &Places) -> Text {
+fn cline(access: &Access, tool_paths: &ToolPaths) -> Text {
     let provider = "openai-compatible";
     let settings = json!({"provider": provider, "model": access.model, "baseUrl": access.base_url});
     let value = json!({
@@ -155,7 +155,7 @@ fn cline(access: &Access, places: &Places) -> Text {
             "tokenSource": "manual",
         }},
     });
-    (places.home.join(".cline/data/settings/providers.json").display().to_string(), pretty(&value))
+    (tool_paths.home.join(".cline/data/settings/providers.json").display().to_string(), pretty(&value))
 }
 
 /// What a model is called.

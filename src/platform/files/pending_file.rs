@@ -1,4 +1,4 @@
-//! Room for the next version of a file, and that version in the place of the old one.
+//! The next version of a file: its space is reserved first, and it replaces the old one by a rename.
 //!
 //! Hazards and rule: see [`super`].
 
@@ -16,19 +16,19 @@ use crate::error::{Failed, Failure};
 use crate::platform::{access, disk};
 
 /// Space for a new version of a file, taken before the new version is known.
-/// Dropped without [`Room::write`], it leaves nothing behind.
-pub(crate) struct Room {
+/// Dropped without [`PendingFile::write`], it leaves nothing behind.
+pub(crate) struct PendingFile {
     temporary: NamedTempFile,
     target: PathBuf,
     /// Set where the target is a mount point: it cannot be replaced by a rename, so its own room is taken as well.
     in_place: Option<File>,
-    /// Whether [`left_in`] finds what is written here, so that it stays where it cannot be put in place.
+    /// Whether [`read_unfinished`] finds what is written here, so that it stays where it cannot be put in place.
     is_named: bool,
-    /// What [`Room::draft`] has written.
+    /// What [`PendingFile::draft`] has written.
     drafted: Zeroizing<Vec<u8>>,
 }
 
-impl Room {
+impl PendingFile {
     /// Takes `bytes` of space beside the file that `target` leads to, for its next version.
     ///
     /// The caller holds the lock of `target`: temporary files found beside it are leftovers of a killed process and go.
@@ -36,7 +36,7 @@ impl Room {
         Self::reserve_named(target, bytes, privacy, None)
     }
 
-    /// The same, under a `name` by which [`left_in`] finds what its process wrote if it is killed before the rename.
+    /// The same, under a `name` by which [`read_unfinished`] finds what its process wrote if it is killed before the rename.
     pub(crate) fn reserve_named(target: &Path, bytes: usize, privacy: Privacy, name: Option<&str>) -> Result<Self> {
         let target = resolve(target)?;
         let directory = directory_of(&target);
@@ -71,7 +71,7 @@ impl Room {
     /// The room of this name that a killed process left. What is in it stays until it is in place.
     pub(crate) fn reopen(target: &Path, name: &str) -> Result<Self> {
         let target = resolve(target)?;
-        let path = leftover(&target, name);
+        let path = unfinished_path(&target, name);
         let reopen = || {
             let file = disk::open_to_write(&path)?;
             let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
@@ -83,7 +83,7 @@ impl Room {
         Ok(Self { temporary, target, in_place, is_named: true, drafted: Zeroizing::default() })
     }
 
-    /// Writes `bytes` where [`left_in`] finds them if this process is killed now, as a rule those that [`Room::write`] is
+    /// Writes `bytes` where [`read_unfinished`] finds them if this process is killed now, as a rule those that [`PendingFile::write`] is
     /// given later. Until then nothing is durable or in place.
     pub(crate) fn draft(&mut self, bytes: &[u8]) -> io::Result<()> {
         let file = self.temporary.as_file_mut();
@@ -141,7 +141,7 @@ fn not_replaced(error: io::Error, target: &Path) -> anyhow::Error {
         .into()
 }
 
-/// In the chain of an error of [`Room::write`]: what was to be written is whole and durable beside the file.
+/// In the chain of an error of [`PendingFile::write`]: what was to be written is whole and durable beside the file.
 #[derive(Debug)]
 pub(crate) struct Kept;
 
@@ -160,14 +160,14 @@ pub(super) fn temporary_prefix(target: &Path) -> String {
     format!(".{}.qwenauth-", target.file_name().unwrap_or_default().to_string_lossy())
 }
 
-/// A name beside `target` for what may be removed whenever a [`Room`] for `target` is reserved.
-pub(crate) fn leftover(target: &Path, name: &str) -> PathBuf {
+/// A name beside `target` for what may be removed whenever a [`PendingFile`] for `target` is reserved.
+pub(crate) fn unfinished_path(target: &Path, name: &str) -> PathBuf {
     target.with_file_name(format!("{}{name}.tmp", temporary_prefix(target)))
 }
 
 /// What a killed process wrote into the room of this name, as far as it came.
-pub(crate) fn left_in(target: &Path, name: &str) -> Option<Zeroizing<Vec<u8>>> {
-    let path = leftover(&resolve(target).ok()?, name);
+pub(crate) fn read_unfinished(target: &Path, name: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let path = unfinished_path(&resolve(target).ok()?, name);
     let Ok(Content::Bytes(mut bytes)) = read(&path, Privacy::Private) else { return None };
     // The space that was taken reads as zeros.
     let end = bytes.iter().rposition(|&byte| byte != 0)?;
@@ -176,7 +176,7 @@ pub(crate) fn left_in(target: &Path, name: &str) -> Option<Zeroizing<Vec<u8>>> {
 }
 
 /// Removes what killed processes left beside `target`, whose lock the caller holds.
-pub(crate) fn remove_left(target: &Path) -> Result<()> {
+pub(crate) fn remove_unfinished(target: &Path) -> Result<()> {
     let target = resolve(target)?;
     remove_leftovers(directory_of(&target), &temporary_prefix(&target));
     Ok(())

@@ -68,7 +68,7 @@ fn cost(chunk: &Bytes) -> usize {
 
 /// One request's body, read once from the client and given out to one reader after another.
 #[derive(Clone)]
-pub(super) struct Upload(Rc<RefCell<Source>>);
+pub(super) struct RequestBody(Rc<RefCell<Source>>);
 
 struct Source {
     /// `None` for a body that is whole from the start.
@@ -80,7 +80,7 @@ struct Source {
     head: Vec<u8>,
     /// Bytes received while all of them were kept.
     kept_length: usize,
-    /// Whether all of it is kept for another reader: the body is within the limits, and [`Upload::stop_keeping`] was not
+    /// Whether all of it is kept for another reader: the body is within the limits, and [`RequestBody::stop_keeping`] was not
     /// called.
     keeps: bool,
     has_reader: bool,
@@ -89,14 +89,14 @@ struct Source {
     length: u64,
     ended: bool,
     broken: Option<Broken>,
-    /// The reader that waits for a chunk which [`Upload::while_reading`] may receive instead.
+    /// The reader that waits for a chunk which [`RequestBody::while_reading`] may receive instead.
     waiting: Option<Waker>,
     replay_limit: usize,
     longest: u64,
     budget: Rc<Budget>,
 }
 
-impl Upload {
+impl RequestBody {
     pub(super) fn new(incoming: Incoming, replay_limit: usize, longest: u64, budget: &Rc<Budget>) -> Self {
         let ended = incoming.is_end_stream();
         let mut source = Source::empty(replay_limit, longest, budget);
@@ -126,7 +126,7 @@ impl Upload {
         }
         source.has_reader = true;
         source.given = 0;
-        Some(Reader { upload: self.clone(), position: 0, given_length: 0 })
+        Some(Reader { request_body: self.clone(), position: 0, given_length: 0 })
     }
 
     /// The chunks of the body so far, unless some of them are dropped.
@@ -147,7 +147,7 @@ impl Upload {
         .await
     }
 
-    /// Whether [`Upload::reader`] would find everything there.
+    /// Whether [`RequestBody::reader`] would find everything there.
     pub(super) fn can_be_read_again(&self) -> bool {
         self.0.borrow().keeps
     }
@@ -296,7 +296,7 @@ fn fill(head: &mut Vec<u8>, chunk: &Bytes) -> bool {
 
 /// A body for one try.
 pub(super) struct Reader {
-    upload: Upload,
+    request_body: RequestBody,
     /// How many chunks were given out, and how many bytes.
     position: usize,
     given_length: u64,
@@ -307,8 +307,8 @@ impl Body for Reader {
     type Error = Broken;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let upload = self.upload.clone();
-        let mut source = upload.0.borrow_mut();
+        let request_body = self.request_body.clone();
+        let mut source = request_body.0.borrow_mut();
         if self.position == source.received() {
             if let Some(broken) = source.broken {
                 return Poll::Ready(Some(Err(broken)));
@@ -337,12 +337,12 @@ impl Body for Reader {
     }
 
     fn is_end_stream(&self) -> bool {
-        let source = self.upload.0.borrow();
+        let source = self.request_body.0.borrow();
         source.ended && self.position >= source.received()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let source = self.upload.0.borrow();
+        let source = self.request_body.0.borrow();
         if source.ended { SizeHint::with_exact(source.length - self.given_length) } else { SizeHint::new() }
     }
 }

@@ -10,7 +10,7 @@ use hyper::header::HeaderMap;
 use sha2::{Digest, Sha256};
 
 use super::Tuning;
-use super::credential::{Bridge, Ready};
+use super::credential::{CredentialCache, ReadyCredential};
 use super::events::Events;
 use super::meter::Meter;
 use super::pacing::{self, Pacing};
@@ -19,17 +19,17 @@ use crate::credentials::Account;
 use crate::error::{Failed, Failure};
 use crate::limits::{Day, Exhausted, Memory, Rate, week_end};
 use crate::providers::error::{ApiError, Cause, Scope, epoch};
-use crate::usage::{Counts, Event, Ledger, Pending, Seen, seconds};
+use crate::usage::{Counts, Event, Ledger, StatedLimit, UnwrittenCounts, seconds};
 
-pub(super) struct Lane {
+pub(super) struct ServedProfile {
     pub(super) profile: String,
     path: PathBuf,
     state: PathBuf,
     tuning: Rc<Tuning>,
-    pub(super) bridge: Bridge,
-    known: RefCell<Option<Rc<Known>>>,
-    former: RefCell<Vec<Rc<Known>>>,
-    last_ready: RefCell<Option<Rc<Ready>>>,
+    pub(super) cache: CredentialCache,
+    account: RefCell<Option<Rc<ServedAccount>>>,
+    former: RefCell<Vec<Rc<ServedAccount>>>,
+    last_ready: RefCell<Option<Rc<ReadyCredential>>>,
     /// The hash of the last token that was ready, whatever came after.
     last_token: RefCell<Option<String>>,
     /// The last report that nobody is logged in.
@@ -38,10 +38,10 @@ pub(super) struct Lane {
 }
 
 /// What is known once a credential was found: the account and its provider.
-pub(super) struct Known {
+pub(super) struct ServedAccount {
     profile: String,
     provider: String,
-    account: String,
+    account_id: String,
     pub(super) pacing: Pacing,
     /// What the server reported as used up.
     memory: RefCell<Memory>,
@@ -52,15 +52,15 @@ pub(super) struct Known {
     day: RefCell<(Day, String)>,
 }
 
-impl Lane {
+impl ServedProfile {
     pub(super) fn open(account: Account, state: PathBuf, tuning: Rc<Tuning>, events: Rc<Events>) -> Result<Self> {
         Ok(Self {
             profile: account.profile.clone(),
             path: account.path().to_owned(),
             state,
             tuning,
-            bridge: Bridge::start(account)?,
-            known: RefCell::default(),
+            cache: CredentialCache::start(account)?,
+            account: RefCell::default(),
             former: RefCell::default(),
             last_ready: RefCell::default(),
             last_token: RefCell::default(),
@@ -70,60 +70,60 @@ impl Lane {
     }
 
     /// The account that `ready` belongs to; another login may have made it another one.
-    pub(super) fn known(&self, ready: &Ready) -> Result<Rc<Known>, Failed> {
-        let account = pacing::account_of(&ready.provider, &ready.credential, &self.path);
-        if let Some(known) = &*self.known.borrow()
-            && known.provider == ready.provider.name
-            && known.account == account
+    pub(super) fn account(&self, ready: &ReadyCredential) -> Result<Rc<ServedAccount>, Failed> {
+        let account_id = pacing::account_id(&ready.provider, &ready.credential, &self.path);
+        if let Some(account) = &*self.account.borrow()
+            && account.provider == ready.provider.name
+            && account.account_id == account_id
         {
-            return Ok(Rc::clone(known));
+            return Ok(Rc::clone(account));
         }
         let rule = pacing::rule(&ready.provider, &self.tuning).map_err(|error| {
             let report = crate::error::Report::of(&error);
             Failed { failure: report.failure, message: report.message, hint: report.hint }
         })?;
         let provider = ready.provider.name.clone();
-        let rate = Rate::open(&self.state, &provider, &account, rule);
+        let rate = Rate::open(&self.state, &provider, &account_id, rule);
         let pacing = Pacing::new(rate, &self.profile);
         let day = pacing.day();
-        let known = Rc::new(Known {
+        let account = Rc::new(ServedAccount {
             profile: self.profile.clone(),
-            memory: RefCell::new(Memory::open(&self.state, &provider, &account)),
+            memory: RefCell::new(Memory::open(&self.state, &provider, &account_id)),
             week_resets: ready.provider.limits.week_resets.clone(),
             waits: self.tuning.pacing,
             events: Rc::clone(&self.events),
             ledger: RefCell::new(Ledger::new(&self.state, &self.profile, &provider)),
             day: RefCell::new((day, day.date.to_string())),
             provider,
-            account,
+            account_id,
             pacing,
         });
-        let former = self.known.borrow_mut().replace(Rc::clone(&known));
+        let former = self.account.borrow_mut().replace(Rc::clone(&account));
         self.former.borrow_mut().extend(former);
-        Ok(known)
+        Ok(account)
     }
 
     /// The credential as the file has it now, renewed if it must be.
-    pub(super) async fn ready(&self) -> Result<Rc<Ready>, Failed> {
-        let ready = self.bridge.fresh().await;
+    pub(super) async fn ready(&self) -> Result<Rc<ReadyCredential>, Failed> {
+        let ready = self.cache.fresh().await;
         self.observe(&ready);
         ready
     }
 
     /// Another credential than `refused`.
-    pub(super) async fn renewed(&self, refused: &Ready) -> Result<Rc<Ready>, Failed> {
-        let ready = self.bridge.renewed(refused).await;
+    pub(super) async fn renewed(&self, refused: &ReadyCredential) -> Result<Rc<ReadyCredential>, Failed> {
+        let ready = self.cache.renewed(refused).await;
         self.observe(&ready);
         ready
     }
 
     /// The credential of the last request.
-    pub(super) fn last_ready(&self) -> Option<Rc<Ready>> {
+    pub(super) fn last_ready(&self) -> Option<Rc<ReadyCredential>> {
         self.last_ready.borrow().clone()
     }
 
     /// Reports a renewal, and that nobody is logged in.
-    fn observe(&self, ready: &Result<Rc<Ready>, Failed>) {
+    fn observe(&self, ready: &Result<Rc<ReadyCredential>, Failed>) {
         match ready {
             Ok(ready) => {
                 let last = self.last_ready.borrow().clone();
@@ -161,12 +161,12 @@ impl Lane {
     }
 
     /// All accounts that this profile had while the gateway ran: what they used is to be written.
-    pub(super) fn all_known(&self) -> Vec<Rc<Known>> {
-        self.former.borrow().iter().cloned().chain(self.known.borrow().clone()).collect()
+    pub(super) fn all_accounts(&self) -> Vec<Rc<ServedAccount>> {
+        self.former.borrow().iter().cloned().chain(self.account.borrow().clone()).collect()
     }
 
-    pub(super) fn last_known(&self) -> Option<Rc<Known>> {
-        self.known.borrow().clone()
+    pub(super) fn last_account(&self) -> Option<Rc<ServedAccount>> {
+        self.account.borrow().clone()
     }
 }
 
@@ -186,7 +186,7 @@ const STATED: [(&str, &str, &str, &str); 4] = [
 /// What is said of the day, for a warning.
 const OF_THE_DAY: &str = "requests per day";
 
-impl Known {
+impl ServedAccount {
     /// What is used up for `model`, unless this request is the one that may try anyway.
     pub(super) fn exhausted(&self, model: Option<&str>, counts: impl Fn(Cause) -> bool) -> Option<Exhausted> {
         if !self.waits {
@@ -242,7 +242,7 @@ impl Known {
                 message: said.to_owned(),
                 resets_at: reset,
             };
-            self.events.emit(&event, &format!("{}/{}/{}", self.provider, hash(&self.account), entry.id()));
+            self.events.emit(&event, &format!("{}/{}/{}", self.provider, hash(&self.account_id), entry.id()));
         }
         (entry, is_news)
     }
@@ -272,7 +272,13 @@ impl Known {
             let resets_at = Some(reset).filter(|reset| !reset.is_empty()).and_then(text).and_then(epoch);
             let at = seconds(SystemTime::now());
             let name = name.to_owned();
-            self.ledger.borrow_mut().note_limit(Seen { name, limit, remaining, resets_at: resets_at.map(seconds), at });
+            self.ledger.borrow_mut().note_limit(StatedLimit {
+                name,
+                limit,
+                remaining,
+                resets_at: resets_at.map(seconds),
+                at,
+            });
         }
     }
 
@@ -287,15 +293,15 @@ impl Known {
             limit,
             resets_at: rfc3339(ends),
         };
-        self.events.emit(&event, &format!("{}/{}/{:?}", self.provider, hash(&self.account), rfc3339(ends)));
+        self.events.emit(&event, &format!("{}/{}/{:?}", self.provider, hash(&self.account_id), rfc3339(ends)));
     }
 
-    pub(super) fn take_pending(&self) -> Option<Pending> {
+    pub(super) fn take_pending(&self) -> Option<UnwrittenCounts> {
         let today = self.day();
         self.ledger.borrow_mut().take_pending(&today)
     }
 
-    pub(super) fn put_back(&self, pending: Pending) {
+    pub(super) fn put_back(&self, pending: UnwrittenCounts) {
         self.ledger.borrow_mut().put_back(pending);
     }
 
@@ -318,8 +324,8 @@ impl Known {
 }
 
 /// One request, entered in the ledger when it is over.
-pub(super) struct Record {
-    known: Option<Rc<Known>>,
+pub(super) struct UsageRecord {
+    account: Option<Rc<ServedAccount>>,
     counts: Counts,
     pub(super) waited: Duration,
     /// The model as the profile calls it.
@@ -332,10 +338,10 @@ pub(super) struct Record {
     pub(super) entry: Option<Entry>,
 }
 
-impl Record {
+impl UsageRecord {
     pub(super) fn begin(entry: Option<Entry>) -> Self {
         Self {
-            known: None,
+            account: None,
             counts: Counts { requests: 1, ..Counts::default() },
             waited: Duration::ZERO,
             model: None,
@@ -367,8 +373,8 @@ impl Record {
         self.take()
     }
 
-    pub(super) fn belongs_to(&mut self, known: &Rc<Known>) {
-        self.known = Some(Rc::clone(known));
+    pub(super) fn belongs_to(&mut self, account: &Rc<ServedAccount>) {
+        self.account = Some(Rc::clone(account));
     }
 
     pub(super) fn note_try(&mut self) {
@@ -393,13 +399,13 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for UsageRecord {
     fn drop(&mut self) {
         if let Some(entry) = &mut self.entry {
             let outcome = &mut entry.outcome;
-            if let Some(known) = &self.known {
-                outcome.profile = Some(known.profile.clone());
-                outcome.provider = Some(known.provider.clone());
+            if let Some(account) = &self.account {
+                outcome.profile = Some(account.profile.clone());
+                outcome.provider = Some(account.provider.clone());
             }
             outcome.model.clone_from(&self.model);
             (outcome.tries, outcome.waited) = (self.counts.tries, self.waited);
@@ -407,14 +413,14 @@ impl Drop for Record {
             outcome.prompt_tokens = self.counts.prompt_tokens;
             outcome.completion_tokens = self.counts.completion_tokens;
         }
-        let Some(known) = &self.known else { return };
+        let Some(account) = &self.account else { return };
         if self.counts.requests == 0 && self.counts.tries == 0 {
             return;
         }
         self.counts.wait_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
-        let day = known.day();
-        known.ledger.borrow_mut().add(&day, self.model.as_deref().unwrap_or_default(), &self.counts);
-        known.events.news.notify_one();
+        let day = account.day();
+        account.ledger.borrow_mut().add(&day, self.model.as_deref().unwrap_or_default(), &self.counts);
+        account.events.news.notify_one();
     }
 }
 
