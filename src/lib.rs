@@ -85,7 +85,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cli::{Cli, Command, Environment};
+use crate::cli::{Cli, Command, Environment, HandOut};
 use crate::error::Report;
 use crate::say::Screen;
 use crate::session::Session;
@@ -148,8 +148,8 @@ fn run_command(Cli { global, command }: Cli) -> Result<u8> {
         Command::Status(args) => return commands::status::run(&args, &session()?),
         Command::Refresh(_) => commands::refresh::run(&session()?)?,
         Command::Logout(args) => commands::logout::run(&args, &session()?)?,
-        Command::Env(args) => commands::env::run(&args, session)?,
-        Command::Exec(args) => return commands::exec::run(&args, &session()?),
+        Command::HandOut(HandOut::Env(args)) => commands::env::run(&args, session)?,
+        Command::HandOut(HandOut::Exec(args)) => return commands::exec::run(&args, &session()?),
         Command::Gateway(args) => commands::gateway::run(&args, &session()?)?,
         Command::Usage(args) => commands::usage::run(&args, &session()?)?,
         Command::Use(args) => commands::use_profile::run(&args, &session()?)?,

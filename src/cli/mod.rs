@@ -41,7 +41,8 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// What was typed. `qwenauth token` alone, which other programs call again and again, needs no parser.
+    /// What was typed. `qwenauth token` alone, which other programs call again and again, needs no parser, and a
+    /// well-formed `env` or `exec` only a part of it.
     pub(crate) fn read() -> Result<Self, clap::Error> {
         let mut arguments = std::env::args_os().skip(1);
         match (arguments.next(), arguments.next()) {
@@ -52,8 +53,34 @@ impl Cli {
                 let text = topic::text(&topic).unwrap_or_default();
                 Ok(Self { global: Global::default(), command: Command::Topic(text) })
             }
+            (Some(first), _) if first == "env" || first == "exec" => {
+                Narrow::try_parse().map(Self::from).or_else(|_| Self::try_parse())
+            }
             _ => Self::try_parse(),
         }
+    }
+}
+
+/// The commands that shells and programs start again and again.
+#[derive(Debug, Subcommand)]
+pub(crate) enum HandOut {
+    Env(EnvArgs),
+    Exec(ExecArgs),
+}
+
+/// As much of the command line as these commands need; to build all of it takes longer than they do.
+#[derive(Debug, Parser)]
+#[command(name = "qwenauth")]
+struct Narrow {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: HandOut,
+}
+
+impl From<Narrow> for Cli {
+    fn from(narrow: Narrow) -> Self {
+        Self { global: narrow.global, command: Command::HandOut(narrow.command) }
     }
 }
 
@@ -94,8 +121,8 @@ pub(crate) enum Command {
     Refresh(RefreshArgs),
     Logout(LogoutArgs),
     Token(TokenArgs),
-    Env(EnvArgs),
-    Exec(ExecArgs),
+    #[command(flatten)]
+    HandOut(HandOut),
     Gateway(GatewayArgs),
     Usage(UsageArgs),
     Providers(ProvidersArgs),
@@ -129,5 +156,24 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+        Narrow::command().debug_assert();
+    }
+
+    #[test]
+    fn a_part_of_the_command_line_understands_what_the_whole_does() {
+        for line in [
+            "env",
+            "env --format fish --profile p",
+            "env --profile p --min-ttl 5m --model m --native --short-lived",
+            "exec true",
+            "exec --profile p -- true --profile q",
+            "exec --profile p true -v",
+            "exec -v --gateway --rpm 5 --as claude --allow-env-file ./x",
+            "exec --max-wait 5s --timeout 10s --preserve-env -- sh -c x",
+        ] {
+            let words = || std::iter::once("qwenauth").chain(line.split(' '));
+            let part = Cli::from(Narrow::try_parse_from(words()).unwrap());
+            assert_eq!(format!("{part:?}"), format!("{:?}", Cli::try_parse_from(words()).unwrap()), "{line}");
+        }
     }
 }
