@@ -2,9 +2,10 @@
 //!
 //! Hazard: any Qwen Code process that ends removes the lock of whoever is refreshing (R1, R2), and a token sent in that
 //! moment is spent twice, which ends the login. Rule: what removes a file leaves the directory changed and no entry that
-//! explains it. Whoever saves a file, Qwen Code its settings for one, leaves an entry changed in the same moment.
+//! explains it. Whoever saves a file, Qwen Code its settings for one, leaves an entry made or moved in the same moment; what is
+//! only written to at that moment, such as a log, explains nothing.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,9 @@ use crate::platform::disk;
 
 /// The times of a directory and of the entry it was changed for may be a few ticks of the kernel's clock apart.
 const SAME_MOMENT: Duration = Duration::from_millis(20);
+
+/// A new version of a file is made, written and renamed within this time.
+const SAVED_WITHIN: Duration = Duration::from_secs(5);
 
 /// `noted`: how the directory stood after the last change of our own.
 pub(super) fn show_foreign_renewal(lock: &Path, credential: &Path, noted: Option<SystemTime>) -> bool {
@@ -43,13 +47,49 @@ fn distance(one: SystemTime, other: SystemTime) -> Duration {
 
 /// Whether an entry that is there was made, moved or replaced when the directory changed.
 fn is_explained(directory: &Path, lock: &Path, changed: SystemTime) -> bool {
-    let near = |time: SystemTime| distance(time, changed) <= SAME_MOMENT;
     fs::read_dir(directory).into_iter().flatten().flatten().any(|entry| {
         let Ok(metadata) = entry.metadata() else { return false };
         // Locks are written to while they are there, which changes no directory.
         let is_lock = entry.path() == lock || entry.file_name().to_string_lossy().ends_with(".qwenauth-lock");
-        metadata.created().is_ok_and(near) || !is_lock && disk::changed_at(&metadata).is_some_and(near)
+        let times = Times::of(&metadata);
+        times.created.is_some_and(|at| is_near(at, changed)) || !is_lock && times.show_a_move(changed)
     })
+}
+
+fn is_near(time: SystemTime, changed: SystemTime) -> bool {
+    distance(time, changed) <= SAME_MOMENT
+}
+
+/// What is known of an entry.
+#[derive(Clone, Copy)]
+struct Times {
+    is_file: bool,
+    created: Option<SystemTime>,
+    written: Option<SystemTime>,
+    /// Written, moved, linked, or its mode.
+    changed: Option<SystemTime>,
+}
+
+impl Times {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            is_file: metadata.is_file(),
+            created: metadata.created().ok(),
+            written: metadata.modified().ok(),
+            changed: disk::changed_at(metadata),
+        }
+    }
+
+    /// Whether the entry was renamed into its place when the directory changed. One that is only written to, an old log or a
+    /// directory in which files are made, changes its own times alike and those of the directory above it not at all.
+    fn show_a_move(&self, changed: SystemTime) -> bool {
+        if !self.changed.is_some_and(|at| is_near(at, changed)) {
+            return false;
+        }
+        let is_written_to = self.written.is_some_and(|at| is_near(at, changed));
+        let is_new_version = self.is_file && self.created.is_none_or(|at| distance(at, changed) <= SAVED_WITHIN);
+        !is_written_to || is_new_version
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +143,44 @@ mod tests {
         assert!(!shows(directory.path(), None));
         fs::create_dir(directory.path().join("tmp")).unwrap();
         fs::write(directory.path().join("tmp/a"), "").unwrap();
+        assert!(!shows(directory.path(), None));
+    }
+
+    #[test]
+    fn a_file_made_below_in_the_same_moment_hides_no_trace() {
+        let directory = quiet();
+        let below = directory.path().join("debug");
+        fs::create_dir(&below).unwrap();
+        std::thread::sleep(SAME_MOMENT * 2);
+        fs::write(below.join("session.txt"), "").unwrap();
+        lose_a_lock(directory.path());
+        assert!(shows(directory.path(), None));
+        save(directory.path(), "settings.json");
+        assert!(!shows(directory.path(), None));
+    }
+
+    #[test]
+    fn a_file_that_is_only_written_to_hides_no_trace() {
+        let moment = SystemTime::now();
+        let before = |seconds| Some(moment - Duration::from_secs(seconds));
+        let log = Times { is_file: true, created: before(60), written: Some(moment), changed: Some(moment) };
+        assert!(!log.show_a_move(moment));
+        assert!(Times { created: before(1), ..log }.show_a_move(moment), "a new version");
+        assert!(Times { written: before(60), ..log }.show_a_move(moment), "an old file that was moved");
+        assert!(Times { created: None, ..log }.show_a_move(moment), "it may be a new version");
+        assert!(!Times { is_file: false, created: before(1), ..log }.show_a_move(moment), "a directory");
+        assert!(!Times { changed: before(1), ..log }.show_a_move(moment));
+    }
+
+    /// A file that was there before is no younger for being moved.
+    #[test]
+    fn an_old_file_that_is_moved_there_is_no_trace() {
+        let directory = quiet();
+        let outside = tempfile::tempdir_in(directory.path().parent().unwrap()).unwrap();
+        fs::write(outside.path().join("old"), "").unwrap();
+        let old = fs::File::open(outside.path().join("old")).unwrap();
+        old.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+        fs::rename(outside.path().join("old"), directory.path().join("old")).unwrap();
         assert!(!shows(directory.path(), None));
     }
 
