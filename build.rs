@@ -12,12 +12,27 @@ type Error = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Error> {
     println!("cargo::rerun-if-changed=build.rs");
+    name_build()?;
     write_rows("src/providers/built_in.toml", "providers.rs", |_| String::new())?;
     write_rows("src/setup/known_programs.toml", "programs.rs", |row| {
         let lists = ["program", "packages"].into_iter().filter_map(|key| row.get(key)?.as_array());
         let other_names: Vec<&str> = lists.flatten().filter_map(Value::as_str).collect();
         format!("&{other_names:?}, ")
     })
+}
+
+/// What `--version -v` says.
+fn name_build() -> Result<(), Error> {
+    let features: Vec<String> = std::env::vars()
+        .filter_map(|(name, _)| Some(name.strip_prefix("CARGO_FEATURE_")?.to_lowercase().replace('_', "-")))
+        .collect();
+    let features = if features.is_empty() { "none".to_owned() } else { features.join(", ") };
+    for (name, value) in
+        [("PROFILE", std::env::var("PROFILE")?), ("TARGET", std::env::var("TARGET")?), ("FEATURES", features)]
+    {
+        println!("cargo::rustc-env=QWENAUTH_BUILD_{name}={value}");
+    }
+    Ok(())
 }
 
 /// Writes `[(name, …, JSON); N]` in the order of the file. `between`: what of a row is needed before it is parsed.

@@ -30,6 +30,19 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
+/// What `--version -v` says, for reports and for what measures the program.
+const BUILD: &str = concat!(
+    "qwenauth ",
+    env!("CARGO_PKG_VERSION"),
+    "\nprofile: ",
+    env!("QWENAUTH_BUILD_PROFILE"),
+    "\ntarget: ",
+    env!("QWENAUTH_BUILD_TARGET"),
+    "\nfeatures: ",
+    env!("QWENAUTH_BUILD_FEATURES"),
+    "\n",
+);
+
 /// Log in to Qwen models once and hand the credential to any tool
 #[derive(Debug, Parser)]
 #[command(name = "qwenauth", version, styles = STYLES, after_help = "Start with `qwenauth login`, or without an account: `qwenauth sandbox --tour`.", after_long_help = topic::LONG, subcommand_required = true, arg_required_else_help = true, max_term_width = 100, disable_help_subcommand = false)]
@@ -52,6 +65,9 @@ impl Cli {
             (Some(first), Some(topic)) if first == "help" && topic::text(&topic).is_some() => {
                 let text = topic::text(&topic).unwrap_or_default();
                 Ok(Self { global: Global::default(), command: Command::Topic(text) })
+            }
+            (Some(first), Some(second)) if first == "--version" && (second == "-v" || second == "--verbose") => {
+                Ok(Self { global: Global::default(), command: Command::Topic(BUILD) })
             }
             (Some(first), _) if first == "env" || first == "exec" => {
                 Narrow::try_parse().map(Self::from).or_else(|_| Self::try_parse())
@@ -137,7 +153,7 @@ pub(crate) enum Command {
     Complete {
         names: Names,
     },
-    /// Help about something that is no command
+    /// Help about something that is no command, or what the build is
     #[command(skip)]
     Topic(&'static str),
     /// Write the manual pages into a directory

@@ -34,3 +34,16 @@ fn a_mistyped_command_still_leads_to_the_nearest() {
     let outcome = Sandbox::new().run(["lgoin"]).exits(2).any_stderr().stderr.clone();
     assert!(outcome.contains("`login`"), "{outcome}");
 }
+
+#[test]
+fn the_version_says_how_it_was_built_when_asked() {
+    let plain = format!("qwenauth {}\n", env!("CARGO_PKG_VERSION"));
+    Sandbox::new().run(["--version"]).stdout(&plain);
+    for option in ["-v", "--verbose"] {
+        let told = Sandbox::new().run(["--version", option]).any_stdout().stdout.clone();
+        let rest = told.strip_prefix(&plain).expect("the version comes first");
+        let names: Vec<&str> = rest.lines().map(|line| line.split_once(": ").expect("a name and a value").0).collect();
+        assert_eq!(names, ["profile", "target", "features"], "{told}");
+        assert!(rest.contains("profile: debug\n") != cfg!(not(debug_assertions)), "{told}");
+    }
+}
