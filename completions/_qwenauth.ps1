@@ -145,9 +145,14 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             break
         }
         'qwenauth;gateway' {
-            [CompletionResult]::new('--listen', '--listen', [CompletionResultType]::ParameterName, 'Address to listen on; port 0 picks a free port')
+            [CompletionResult]::new('--listen', '--listen', [CompletionResultType]::ParameterName, 'Address to listen on (port 0 picks a free port), or `unix:PATH` for a socket of this user (not on Windows)')
+            [CompletionResult]::new('--tls-cert', '--tls-cert', [CompletionResultType]::ParameterName, 'Serve HTTPS with the certificate in this PEM file; read again when it changes')
+            [CompletionResult]::new('--tls-key', '--tls-key', [CompletionResultType]::ParameterName, 'The private key of the certificate')
+            [CompletionResult]::new('--tls-client-ca', '--tls-client-ca', [CompletionResultType]::ParameterName, 'Let in only clients with a certificate of a CA in this file')
+            [CompletionResult]::new('--public-url', '--public-url', [CompletionResultType]::ParameterName, 'The URL by which clients reach the gateway (default: by the certificate''s first name)')
             [CompletionResult]::new('--api-key-file', '--api-key-file', [CompletionResultType]::ParameterName, 'Persist the key in this file; it is not printed')
             [CompletionResult]::new('--allow-host', '--allow-host', [CompletionResultType]::ParameterName, 'Also accept this `Host` header; can be repeated')
+            [CompletionResult]::new('--metrics-listen', '--metrics-listen', [CompletionResultType]::ParameterName, 'Serve the metrics at this address as well, with `/healthz` and `/readyz`, without the key')
             [CompletionResult]::new('--drain', '--drain', [CompletionResultType]::ParameterName, 'Time for open requests to finish after Ctrl-C')
             [CompletionResult]::new('--rpm', '--rpm', [CompletionResultType]::ParameterName, 'Requests per minute (default: the provider''s known limit)')
             [CompletionResult]::new('--rpd', '--rpd', [CompletionResultType]::ParameterName, 'Requests per day; further requests are rejected')
@@ -204,6 +209,9 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         'qwenauth;setup' {
             [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'The model the tool starts with')
             [CompletionResult]::new('--gateway', '--gateway', [CompletionResultType]::ParameterName, 'Use a gateway at this address; its key is kept in a file')
+            [CompletionResult]::new('--gateway-url', '--gateway-url', [CompletionResultType]::ParameterName, 'Use the gateway of a team at this URL, with the key of its `--key-env` or `--key-file`; needs `--model`')
+            [CompletionResult]::new('--key-env', '--key-env', [CompletionResultType]::ParameterName, 'The variable that the tool takes the team''s key from (default: `QWENAUTH_TEAM_KEY`)')
+            [CompletionResult]::new('--key-file', '--key-file', [CompletionResultType]::ParameterName, 'The file that holds the team''s key')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--print', '--print', [CompletionResultType]::ParameterName, 'Print what would be written and change nothing')
             [CompletionResult]::new('--remove', '--remove', [CompletionResultType]::ParameterName, 'Undo what was written')

@@ -134,9 +134,14 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --help 'Print help'
         }
         &'qwenauth;gateway'= {
-            cand --listen 'Address to listen on; port 0 picks a free port'
+            cand --listen 'Address to listen on (port 0 picks a free port), or `unix:PATH` for a socket of this user (not on Windows)'
+            cand --tls-cert 'Serve HTTPS with the certificate in this PEM file; read again when it changes'
+            cand --tls-key 'The private key of the certificate'
+            cand --tls-client-ca 'Let in only clients with a certificate of a CA in this file'
+            cand --public-url 'The URL by which clients reach the gateway (default: by the certificate''s first name)'
             cand --api-key-file 'Persist the key in this file; it is not printed'
             cand --allow-host 'Also accept this `Host` header; can be repeated'
+            cand --metrics-listen 'Serve the metrics at this address as well, with `/healthz` and `/readyz`, without the key'
             cand --drain 'Time for open requests to finish after Ctrl-C'
             cand --rpm 'Requests per minute (default: the provider''s known limit)'
             cand --rpd 'Requests per day; further requests are rejected'
@@ -188,6 +193,9 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         &'qwenauth;setup'= {
             cand --model 'The model the tool starts with'
             cand --gateway 'Use a gateway at this address; its key is kept in a file'
+            cand --gateway-url 'Use the gateway of a team at this URL, with the key of its `--key-env` or `--key-file`; needs `--model`'
+            cand --key-env 'The variable that the tool takes the team''s key from (default: `QWENAUTH_TEAM_KEY`)'
+            cand --key-file 'The file that holds the team''s key'
             cand --profile 'Use this profile instead of the active one'
             cand --print 'Print what would be written and change nothing'
             cand --remove 'Undo what was written'

@@ -126,9 +126,14 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l short-lived -
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l allow-env-file -d 'Start a known program although a file that it reads, or an option of its own, replaces host or key'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s v -l verbose -d 'Show which variables were set'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l listen -d 'Address to listen on; port 0 picks a free port' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l listen -d 'Address to listen on (port 0 picks a free port), or `unix:PATH` for a socket of this user (not on Windows)' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l tls-cert -d 'Serve HTTPS with the certificate in this PEM file; read again when it changes' -r -F
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l tls-key -d 'The private key of the certificate' -r -F
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l tls-client-ca -d 'Let in only clients with a certificate of a CA in this file' -r -F
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l public-url -d 'The URL by which clients reach the gateway (default: by the certificate\'s first name)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l api-key-file -d 'Persist the key in this file; it is not printed' -r -F
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l allow-host -d 'Also accept this `Host` header; can be repeated' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l metrics-listen -d 'Serve the metrics at this address as well, with `/healthz` and `/readyz`, without the key' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l drain -d 'Time for open requests to finish after Ctrl-C' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l rpm -d 'Requests per minute (default: the provider\'s known limit)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l rpd -d 'Requests per day; further requests are rejected' -r -f
@@ -165,6 +170,9 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -l profile -d 'Us
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l model -d 'The model the tool starts with' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l gateway -d 'Use a gateway at this address; its key is kept in a file' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l gateway-url -d 'Use the gateway of a team at this URL, with the key of its `--key-env` or `--key-file`; needs `--model`' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l key-env -d 'The variable that the tool takes the team\'s key from (default: `QWENAUTH_TEAM_KEY`)' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l key-file -d 'The file that holds the team\'s key' -r -F
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l print -d 'Print what would be written and change nothing'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l remove -d 'Undo what was written'

@@ -121,13 +121,18 @@ module completions {
 
   # Run a local OpenAI-compatible proxy that holds the credential
   export extern "qwenauth gateway" [
-    --listen: string          # Address to listen on; port 0 picks a free port
+    --listen: string          # Address to listen on (port 0 picks a free port), or `unix:PATH` for a socket of this user (not on Windows)
+    --tls-cert: path          # Serve HTTPS with the certificate in this PEM file; read again when it changes
+    --tls-key: path           # The private key of the certificate
+    --tls-client-ca: path     # Let in only clients with a certificate of a CA in this file
+    --public-url: string      # The URL by which clients reach the gateway (default: by the certificate's first name)
     --plain-http              # Listen beyond this machine although nothing encrypts what passes
     --api-key-file: path      # Persist the key in this file; it is not printed
     --show-key                # Print the key of `--api-key-file` as well
     --allow-host: string      # Also accept this `Host` header; can be repeated
     --all-profiles            # Serve every stored profile, at `/p/NAME/v1`
     --metrics                 # Serve Prometheus metrics at `/metrics` (requires the key)
+    --metrics-listen: string  # Serve the metrics at this address as well, with `/healthz` and `/readyz`, without the key
     --drain: string           # Time for open requests to finish after Ctrl-C
     --install                 # Run it as a service of yours from now on, with these options (systemd, launchd)
     --uninstall               # Stop the service and remove it
@@ -185,6 +190,9 @@ module completions {
     --force                   # With `--remove`: also discard later manual edits
     --model: string           # The model the tool starts with
     --gateway: string         # Use a gateway at this address; its key is kept in a file
+    --gateway-url: string     # Use the gateway of a team at this URL, with the key of its `--key-env` or `--key-file`; needs `--model`
+    --key-env: string         # The variable that the tool takes the team's key from (default: `QWENAUTH_TEAM_KEY`)
+    --key-file: path          # The file that holds the team's key
     --json                    # Print the list as JSON
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help

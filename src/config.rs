@@ -34,6 +34,8 @@ pub(crate) struct Config {
     /// `[directories]`: a path as it is written, and the profile for everything below it.
     pub(crate) directories: Vec<(String, ProfileName)>,
     pub(crate) overrides: Overrides,
+    /// `key_file` of `[providers.NAME]`, by name.
+    pub(crate) key_files: BTreeMap<String, PathBuf>,
     /// `[hooks]`
     pub(crate) hooks: hooks::Commands,
     pub(crate) fallback: Fallback,
@@ -58,6 +60,7 @@ impl Config {
             profile: None,
             directories: Vec::new(),
             overrides: Overrides { qwen_oauth_url, ..Overrides::default() },
+            key_files: BTreeMap::new(),
             hooks: hooks::Commands::default(),
             fallback: Fallback::default(),
         };
@@ -71,7 +74,9 @@ impl Config {
         for warning in warnings {
             note(&warning);
         }
-        understood.map(|()| config)
+        understood?;
+        config.key_files = key_files(&config.overrides.table, &path, environment)?;
+        Ok(config)
     }
 
     /// Takes in the text of the config.toml at `path`. What means nothing there is for the user to know.
@@ -257,6 +262,24 @@ fn fallback_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> R
     };
     let profiles = names.iter().map(|name| ProfileName::parse(name)).collect::<Result<_>>()?;
     Ok(Fallback { profiles, models })
+}
+
+/// Errors: a path that depends on the working directory, or a name that no profile can have.
+fn key_files(providers: &toml::Table, path: &Path, environment: &Environment) -> Result<BTreeMap<String, PathBuf>> {
+    let mut files = BTreeMap::new();
+    for (name, provider) in providers {
+        let Some(value) = provider.get("key_file") else { continue };
+        let what = || format!("`key_file` of `[providers.{}]` in `{}`", printable(name), path.display());
+        let file = value.as_str().map(|file| paths::expand_home(file.as_ref(), environment)).transpose()?;
+        let Some(file) = file.filter(|file| file.is_absolute()) else {
+            return Failed::new(Failure::Other, format!("{} is not an absolute path", what()))
+                .hint("begin it with `/` or `~/`")
+                .err();
+        };
+        ProfileName::parse(name).with_context(what)?;
+        files.insert(name.clone(), file);
+    }
+    Ok(files)
 }
 
 fn unknown_keys(table: &toml::Table, known: &[&str], name: &str, path: &Path) -> Vec<String> {

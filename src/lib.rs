@@ -15,6 +15,7 @@
 //! compression.rs  compressed bodies, read as far as a bound
 //! http.rs         the one blocking client: time limits, no redirects; what a failure means
 //! tls.rs          TLS for both clients, and the one reader of certificates
+//! x509.rs         what a certificate says of itself: its names and when it expires
 //! names.rs        names of hosts for both clients: which are of this machine, never looked up
 //! proxies.rs      the proxies of the environment for both clients
 //! limits/         limits of requests, counted over all processes: windows, bursts, days
@@ -40,11 +41,11 @@
 //! providers → oauth, http, platform · oauth → http · limits → paths, platform, providers · usage → paths, platform, providers
 //! hooks → cli, paths, platform, usage
 //! setup → paths, platform, providers, used by its commands only
-//! gateway → compression, credentials, hooks, limits, usage, platform, providers, http, names, proxies, tls, used by its commands only
+//! gateway → compression, credentials, hooks, limits, usage, platform, providers, http, names, proxies, tls, x509, used by its commands only
 //! sandbox → cli, paths, platform, providers, say, used by its command only
 //! error → say · cli → platform, say · terminal → platform, say
 //! http → names, platform, proxies, tls · tls → cli, platform · proxies → cli
-//! installation, names, platform, shell, secret use nothing of ours but error and secret
+//! installation, names, platform, shell, secret, x509 use nothing of ours but error and secret
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long
@@ -79,6 +80,7 @@ mod shell;
 mod terminal;
 mod tls;
 mod usage;
+mod x509;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;

@@ -12,7 +12,6 @@ use crate::config::Config;
 use crate::credentials::{Account, Credential, GivenKey, Stored, model_of};
 use crate::error::{Failed, Failure};
 use crate::http::Network;
-use crate::platform::files::{self, Content, Privacy};
 use crate::platform::system;
 use crate::profile::ProfileName;
 use crate::providers::{self, Ci, Provider};
@@ -83,15 +82,15 @@ impl Session {
 
     fn read_given_key(&self) -> Result<Option<(ProfileName, GivenKey)>> {
         let Environment { api_key, api_key_file, provider, region, base_url, .. } = &self.environment;
-        let (variable, text) = match (api_key, api_key_file) {
+        let variable = match (api_key, api_key_file) {
             (None, None) => return Ok(None),
             (Some(_), Some(_)) => {
                 return Failed::new(Failure::Usage, format!("`{API_KEY}` and `{API_KEY_FILE}` are both set"))
                     .hint("unset one of them")
                     .err();
             }
-            (Some(key), None) => (API_KEY, text_of(API_KEY, key)?),
-            (None, Some(file)) => (API_KEY_FILE, read_key_file(Path::new(file))?),
+            (Some(_), None) => API_KEY,
+            (None, Some(_)) => API_KEY_FILE,
         };
         let provider = match (provider, &self.environment.profile) {
             (Some(name), _) => providers::find(text_of("QWENAUTH_PROVIDER", name)?.expose(), &self.config.overrides)
@@ -122,7 +121,14 @@ impl Session {
         let region = region.as_ref().map(|region| region.to_string_lossy());
         let base_url = base_url.as_ref().map(|base_url| base_url.to_string_lossy());
         let place = (region.as_deref(), base_url.as_deref());
-        let key = GivenKey::new(variable, &text, provider, place, &self.config.overrides)?;
+        let overrides = &self.config.overrides;
+        let key = match (api_key, api_key_file) {
+            (Some(key), _) => GivenKey::new(variable, text_of(variable, key)?, provider, place, overrides)?,
+            (None, file) => {
+                let file = Path::new(file.as_deref().unwrap_or_default());
+                GivenKey::in_file(variable, file, provider, place, overrides)?
+            }
+        };
         Ok(Some((profile, key)))
     }
 
@@ -167,6 +173,7 @@ impl Session {
         }
         let account = self.account_of(&self.profile);
         if let SelectedBy::Directory(path) = &self.selected_by
+            && account.given.is_none()
             && account.path().symlink_metadata().is_err()
         {
             let profile = &self.profile;
@@ -180,7 +187,7 @@ impl Session {
 
     pub(crate) fn account_of(&self, profile: &ProfileName) -> Account {
         let paths = &self.config.paths;
-        Account::new(
+        let mut account = Account::new(
             profile,
             paths.credential(profile),
             paths.state.clone(),
@@ -188,7 +195,27 @@ impl Session {
             Network { ca_file: self.environment.ca_file.as_ref().map(PathBuf::from) },
             SystemTime::now,
             variable,
-        )
+        );
+        let overrides = &self.config.overrides;
+        account.given = self.key_file(profile).map(|path| GivenKey::configured(profile.as_str(), path, overrides));
+        account
+    }
+
+    /// The file that config.toml names for the key of the provider of this name.
+    pub(crate) fn key_file(&self, profile: &ProfileName) -> Option<PathBuf> {
+        self.config.key_files.get(profile.as_str()).cloned()
+    }
+
+    /// Every profile: those that are stored, then those whose key is in a file that config.toml names.
+    pub(crate) fn profiles(&self) -> Result<Vec<ProfileName>> {
+        let mut profiles = self.config.paths.profiles()?;
+        for name in self.config.key_files.keys() {
+            let name = ProfileName::parse(name)?;
+            if !profiles.contains(&name) {
+                profiles.push(name);
+            }
+        }
+        Ok(profiles)
     }
 }
 
@@ -196,21 +223,6 @@ fn text_of(name: &str, value: &OsStr) -> Result<Secret> {
     match value.to_str() {
         Some(text) => Ok(Secret::new(text.to_owned())),
         None => Failed::new(Failure::Usage, format!("`{name}` is not text")).err(),
-    }
-}
-
-/// The key in a file or a named pipe of the user or of root, or in a descriptor.
-fn read_key_file(path: &Path) -> Result<Secret> {
-    let failed =
-        |why: &str| Failed::new(Failure::Usage, format!("`{API_KEY_FILE}`: cannot read `{}`: {why}", path.display()));
-    let bytes = match files::read_named(path, Privacy::Secret).context(format!("`{API_KEY_FILE}`"))? {
-        Content::Bytes(bytes) => bytes,
-        Content::Missing => return failed("it is missing").err(),
-        Content::Unfit(why) => return failed(&why).err(),
-    };
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => Ok(Secret::new(text.to_owned())),
-        Err(_) => failed("it is not text").err(),
     }
 }
 

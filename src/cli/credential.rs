@@ -18,6 +18,8 @@ use super::value::{amount, duration};
   pass show groq | qwenauth login groq --profile work --api-key-stdin
   qwenauth login custom --base-url http://127.0.0.1:8000/v1 --model qwen3-coder
   qwenauth login openrouter --workload-identity --policy ID   in a CI job, with no stored secret
+  qwenauth login team --base-url https://qwen.example.com/v1 --api-key-stdin
+                                  a server under a name of your own, such as a team's gateway
   qwenauth login --json           events for a script, one JSON object a line
   qwenauth login --no-wait --json then, once it is approved: qwenauth login --resume
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::value::{address, duration, percent, size};
+use super::value::{Listen, address, duration, listen, percent, public_url, size};
 
 /// Print shell statements that export the credential
 #[derive(Debug, Args)]
@@ -160,6 +160,9 @@ pub(crate) struct GatewayOptions {
 as needed, and requests wait where they would break a limit of the provider. Clients of Anthropic's protocol use the URL
 without `/v1`. `/healthz` and `/readyz` answer without the key: the process is alive, and a credential is available.
 
+With `--tls-cert` and `--tls-key` it speaks HTTPS, TLS 1.2 and 1.3; without them it listens beyond this machine only with
+`--plain-http`. A changed certificate is served to the next connection.
+
 Without a terminal, HUP reads the key file, the certificates and the credential again and reopens the log.
 
 Examples:
@@ -168,12 +171,26 @@ Examples:
   qwenauth gateway --log ~/gateway.jsonl
   qwenauth gateway --install               a service that starts now and with each session
   qwenauth gateway --all-profiles --metrics
+  qwenauth gateway --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem
+  qwenauth gateway --listen unix:/run/user/1000/qwenauth.sock
   qwenauth exec --gateway -- opencode      one program, with a gateway of its own"
 )]
 pub(crate) struct GatewayArgs {
-    /// Address to listen on; port 0 picks a free port
-    #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:0")]
-    pub(crate) listen: std::net::SocketAddr,
+    /// Address to listen on (port 0 picks a free port), or `unix:PATH` for a socket of this user (not on Windows)
+    #[arg(long, value_name = "ADDR", value_parser = listen, default_value = "127.0.0.1:0")]
+    pub(crate) listen: Listen,
+    /// Serve HTTPS with the certificate in this PEM file; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key", value_hint = ValueHint::FilePath)]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key of the certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert", value_hint = ValueHint::FilePath)]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Let in only clients with a certificate of a CA in this file
+    #[arg(long, value_name = "FILE", requires = "tls_cert", value_hint = ValueHint::FilePath)]
+    pub(crate) tls_client_ca: Option<PathBuf>,
+    /// The URL by which clients reach the gateway (default: by the certificate's first name)
+    #[arg(long, value_name = "URL", value_parser = public_url)]
+    pub(crate) public_url: Option<String>,
     /// Listen beyond this machine although nothing encrypts what passes
     #[arg(long)]
     pub(crate) plain_http: bool,
@@ -192,6 +209,9 @@ pub(crate) struct GatewayArgs {
     /// Serve Prometheus metrics at `/metrics` (requires the key)
     #[arg(long)]
     pub(crate) metrics: bool,
+    /// Serve the metrics at this address as well, with `/healthz` and `/readyz`, without the key
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub(crate) metrics_listen: Option<std::net::SocketAddr>,
     /// Time for open requests to finish after Ctrl-C
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
     pub(crate) drain: Duration,

@@ -1,11 +1,12 @@
 //! The commands that arrange things: providers, profiles, tools, shells, the doctor, the sandbox.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::value::duration;
+use super::value::{duration, public_url, variable_name};
 
 /// Compare the known providers: price, limits, CI, what works here
 #[derive(Debug, Args)]
@@ -56,7 +57,9 @@ Examples:
   qwenauth setup codex --print    show what would be written
   qwenauth setup codex --remove   undo it
   qwenauth setup opencode --gateway
-                                  through `qwenauth gateway`, which paces and renews"
+                                  through `qwenauth gateway`, which paces and renews
+  qwenauth setup opencode --gateway-url https://qwen.example.com --model qwen3-coder-plus
+                                  through the gateway of a team, with the key in `QWENAUTH_TEAM_KEY`"
 )]
 pub(crate) struct SetupArgs {
     /// The tool (default: list them)
@@ -65,7 +68,7 @@ pub(crate) struct SetupArgs {
     #[arg(long, requires = "tool")]
     pub(crate) print: bool,
     /// Undo what was written
-    #[arg(long, requires = "tool", conflicts_with_all = ["print", "model", "gateway"])]
+    #[arg(long, requires = "tool", conflicts_with_all = ["print", "model", "gateway", "gateway_url"])]
     pub(crate) remove: bool,
     /// With `--remove`: also discard later manual edits
     #[arg(long, requires = "remove")]
@@ -76,10 +79,22 @@ pub(crate) struct SetupArgs {
     /// Use a gateway at this address; its key is kept in a file
     #[arg(long, value_name = "ADDR", requires = "tool", num_args = 0..=1, require_equals = true, default_missing_value = GATEWAY_ADDRESS)]
     pub(crate) gateway: Option<std::net::SocketAddr>,
+    /// Use the gateway of a team at this URL, with the key of its `--key-env` or `--key-file`; needs `--model`
+    #[arg(long, value_name = "URL", requires = "tool", conflicts_with = "gateway", value_parser = public_url)]
+    pub(crate) gateway_url: Option<String>,
+    /// The variable that the tool takes the team's key from (default: `QWENAUTH_TEAM_KEY`)
+    #[arg(long, value_name = "VAR", requires = "gateway_url", conflicts_with = "key_file", value_parser = variable_name)]
+    pub(crate) key_env: Option<String>,
+    /// The file that holds the team's key
+    #[arg(long, value_name = "FILE", requires = "gateway_url", value_hint = ValueHint::FilePath)]
+    pub(crate) key_file: Option<PathBuf>,
     /// Print the list as JSON
     #[arg(long, conflicts_with = "tool")]
     pub(crate) json: bool,
 }
+
+/// Where tools find the key of a team's gateway, unless another variable is named.
+pub(crate) const TEAM_KEY: &str = "QWENAUTH_TEAM_KEY";
 
 /// Where tools that are set up with `--gateway` look for it: 7936 spells `QWEN` on a telephone.
 pub(crate) const GATEWAY_ADDRESS: &str = "127.0.0.1:7936";

@@ -20,8 +20,9 @@ pub(crate) use self::environment::{
 pub(crate) use self::export::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, UsageArgs};
 pub(crate) use self::manage::{
     CompletionsArgs, DoctorArgs, GATEWAY_ADDRESS, Names, ProfilesArgs, ProvidersArgs, SandboxArgs, SetupArgs, Shell,
-    UseArgs,
+    TEAM_KEY, UseArgs,
 };
+pub(crate) use self::value::Listen;
 use crate::error::{Failed, Failure, printable};
 
 const STYLES: Styles = Styles::styled()

@@ -48,6 +48,51 @@ pub(super) fn address(text: &str) -> Result<std::net::SocketAddr, String> {
     ip.parse().map(|ip| SocketAddr::new(ip, 0)).map_err(|_| "not an address; write it like `127.0.0.1:8399`".to_owned())
 }
 
+/// Where a gateway listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listen {
+    Tcp(std::net::SocketAddr),
+    /// A socket in the file system.
+    Unix(std::path::PathBuf),
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(formatter),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// An [`address`], or `unix:` and the path of a socket.
+pub(super) fn listen(text: &str) -> Result<Listen, String> {
+    match text.strip_prefix("unix:") {
+        None => address(text).map(Listen::Tcp),
+        Some("") => Err("the path of the socket is missing; write it like `unix:/run/qwenauth.sock`".to_owned()),
+        Some(path) => Ok(Listen::Unix(path.into())),
+    }
+}
+
+/// The `https` or `http` URL by which clients reach a gateway, without a path.
+pub(super) fn public_url(text: &str) -> Result<String, String> {
+    let url = url::Url::parse(text).map_err(|_| "not a URL; write it like `https://qwen.example.com`".to_owned())?;
+    let is_bare =
+        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    if !matches!(url.scheme(), "https" | "http") || url.host().is_none() || !is_bare {
+        return Err("not a URL of a server; write it like `https://qwen.example.com`".to_owned());
+    }
+    let url = url.as_str().trim_end_matches('/');
+    Ok(url.strip_suffix("/v1").unwrap_or(url).to_owned())
+}
+
+/// The name of an environment variable.
+pub(super) fn variable_name(text: &str) -> Result<String, String> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let is_valid = text.bytes().all(is_name) && text.starts_with(|first: char| !first.is_ascii_digit());
+    if is_valid { Ok(text.to_owned()) } else { Err("not the name of a variable, such as `TEAM_KEY`".to_owned()) }
+}
+
 /// A positive amount of money.
 pub(super) fn amount(text: &str) -> Result<String, String> {
     match text.parse::<f64>() {
@@ -71,6 +116,16 @@ mod tests {
         }
         assert_eq!(address("::1").unwrap().to_string(), "[::1]:0");
         assert!(address("example.com:80").is_err() && address("").is_err());
+        assert_eq!(listen("unix:/run/q.sock"), Ok(Listen::Unix("/run/q.sock".into())));
+        assert_eq!(listen("80").unwrap().to_string(), "127.0.0.1:80");
+        assert!(listen("unix:").is_err());
+        for text in ["https://q.example", "https://q.example/", "https://q.example/v1/"] {
+            assert_eq!(public_url(text).as_deref(), Ok("https://q.example"), "{text}");
+        }
+        assert_eq!(public_url("https://q.example:8443/qwen").as_deref(), Ok("https://q.example:8443/qwen"));
+        for text in ["q.example", "ftp://q.example", "https://me:pw@q.example", "https://q.example/?a=b"] {
+            assert!(public_url(text).is_err(), "{text}");
+        }
         assert_eq!((percent("80%"), percent("80")), (Ok(80), Ok(80)));
         assert!(percent("0").is_err() && percent("101%").is_err());
     }

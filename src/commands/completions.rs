@@ -45,7 +45,7 @@ pub(crate) fn complete(names: Names, session: impl FnOnce() -> Result<Session>) 
         Names::Tools => TOOLS.iter().map(|tool| tool.name.to_owned()).collect(),
         Names::Providers => session().map(|session| providers::names(&session.config.overrides)).unwrap_or_default(),
         Names::Profiles => session()
-            .and_then(|session| session.config.paths.profiles())
+            .and_then(|session| session.profiles())
             .map(|profiles| profiles.iter().map(ToString::to_string).collect())
             .unwrap_or_default(),
     };

@@ -4,7 +4,6 @@ mod known;
 
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,7 +14,7 @@ use super::{group, native_group, native_names, warn_of_refusal};
 use crate::cli::{API_KEY, API_KEY_FILE, ExecArgs, names_holding, variable};
 use crate::credentials::{Credential, Lifetime, MARGIN};
 use crate::error::{Failed, Failure, note};
-use crate::gateway::{self, Background, Served};
+use crate::gateway::{self, Background, Listener, Served};
 use crate::platform::supervisor::Supervisor;
 use crate::platform::{processes, signals};
 use crate::say::Quiet;
@@ -76,9 +75,9 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     let credential = account.fresh(Lifetime::new(args.min_ttl, MARGIN))?;
     warn_of_refusal(&account, &credential, true);
     let model = Endpoint::of(&account, &credential, args.model.clone())?.model;
-    let listener = gateway::listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let (listener, address) = Listener::on_loopback()?;
     let key = gateway::key::new();
-    let base_url = format!("http://{}/v1", listener.local_addr()?);
+    let base_url = format!("http://{address}/v1");
     let mut group = shell::openai(&key, &base_url, model.as_deref()).to_vec();
     if args.native {
         group.extend(native_group(&account.provider(&credential)?, &key, &base_url, true)?);
@@ -92,8 +91,12 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     // Before any thread: all of them have the signals blocked then.
     let supervisor = Supervisor::stand_in()?;
     let options = session.gateway_options(&args.gateway_options);
-    let gateway =
-        Background::start(listener, key, Served { account, accounts: None, read_key: None, fallback }, options)?;
+    let gateway = Background::start(
+        listener,
+        key,
+        Served { account, accounts: None, read_key: None, fallback, metrics: None },
+        options,
+    )?;
     // A program that has the terminal may have its own picture on it.
     let quiet = std::io::stderr().is_terminal().then(Quiet::new);
     let ended = supervisor

@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::{print, print_json};
-use crate::cli::GatewayArgs;
+use crate::cli::{GatewayArgs, Listen};
 use crate::credentials::{Lifetime, MARGIN};
 use crate::error::{Failed, Failure, Report, note};
-use crate::gateway::{self, ProfileLookup, ReadKey, Served, key};
-use crate::platform::signals;
+use crate::gateway::{self, Identity, Listener, Place, ProfileLookup, ReadKey, Served, TlsFiles, key};
+use crate::platform::{signals, system};
 use crate::profile::ProfileName;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
@@ -21,13 +21,8 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     if args.uninstall {
         return service::uninstall(args, session);
     }
-    if !args.listen.ip().is_loopback() && !args.plain_http {
-        let message =
-            format!("`{}` can be reached from other machines, and nothing would encrypt the key", args.listen);
-        return Failed::new(Failure::Usage, message)
-            .hint("add `--plain-http` in a network you trust, or put a server with TLS before `127.0.0.1`")
-            .err();
-    }
+    check_listen(args)?;
+    let identity = identity(args)?;
     let fallback = session.fallback(&args.options)?;
     let account = session.account()?;
     match account.fresh(Lifetime::Preferably(MARGIN)) {
@@ -38,21 +33,16 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
         Err(error) => return Err(error),
     }
     if args.install {
-        return service::install(args, session);
+        return service::install(args, session, identity.and_then(|identity| identity.host()));
     }
     let key = match &args.api_key_file {
         Some(path) => key::kept_in(path)?,
         None => key::new(),
     };
     signals::allow_many_files(None);
-    let listener = gateway::listen(args.listen)?;
-    let address = listener.local_addr()?;
-    if !address.ip().is_loopback() {
-        note(&format!(
-            "warning: `{address}` can be reached from other machines, over plain HTTP and with the key alone"
-        ));
-    }
-    announce(args, &format!("http://{}/v1", usable(address)), &key)?;
+    let listener = listen(args, identity)?;
+    let metrics = args.metrics_listen.map(Listener::tcp).transpose()?;
+    announce(args, &base_url(args, &listener)?, &key)?;
     let mut options = session.gateway_options(&args.options);
     options.drain = args.drain;
     options.metrics = args.metrics;
@@ -60,9 +50,81 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let accounts = args.all_profiles.then(|| accounts(session));
     let read_key = args.api_key_file.clone().map(|path| -> ReadKey { Box::new(move || key::stored_in(&path)) });
     let is_under_nohup = signals::outlives_terminal();
-    let ending =
-        gateway::serve(listener, key, Served { account, accounts, read_key, fallback }, options, is_under_nohup)?;
+    let ending = gateway::serve(
+        listener,
+        key,
+        Served { account, accounts, read_key, fallback, metrics },
+        options,
+        is_under_nohup,
+    )?;
     signals::die_of(ending).context("cannot end by the signal")
+}
+
+/// Errors: usage, for what nothing would encrypt, and for what cannot go together.
+fn check_listen(args: &GatewayArgs) -> Result<()> {
+    match &args.listen {
+        Listen::Unix(_) if args.tls_cert.is_some() => {
+            Failed::new(Failure::Usage, "`--listen unix:…` stays on this machine, so it has no TLS")
+                .hint("leave `--tls-cert` and `--tls-key` out, or listen on an address")
+                .err()
+        }
+        Listen::Tcp(address) if !address.ip().is_loopback() && args.tls_cert.is_none() && !args.plain_http => {
+            let message = format!("`{address}` can be reached from other machines, and nothing would encrypt the key");
+            Failed::new(Failure::Usage, message)
+                .hint(
+                    "give a certificate by `--tls-cert` and `--tls-key`, or add `--plain-http` in a network you trust",
+                )
+                .err()
+        }
+        _ => Ok(()),
+    }
+}
+
+fn listen(args: &GatewayArgs, identity: Option<Identity>) -> Result<Listener> {
+    let address = match &args.listen {
+        Listen::Unix(path) => return Listener::local(path),
+        Listen::Tcp(address) => *address,
+    };
+    let listener = Listener::tcp(address)?;
+    if let Some(identity) = identity {
+        return Ok(listener.with_tls(identity));
+    }
+    if !address.ip().is_loopback() {
+        note(&format!(
+            "warning: `{address}` can be reached from other machines, over plain HTTP and with the key alone"
+        ));
+    }
+    Ok(listener)
+}
+
+/// The certificate and key that are named.
+fn identity(args: &GatewayArgs) -> Result<Option<Identity>> {
+    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
+    let (certificate, key, client_ca) = (certificate.clone(), key.clone(), args.tls_client_ca.clone());
+    Identity::load(TlsFiles { certificate, key, client_ca }).map(Some)
+}
+
+/// The base URL as a client can use it.
+fn base_url(args: &GatewayArgs, listener: &Listener) -> Result<String> {
+    match listener.place()? {
+        Place::Local(path) => Ok(match &args.public_url {
+            Some(url) => format!("{url}/v1"),
+            None => format!("unix:{}", path.display()),
+        }),
+        Place::Tcp(address) => Ok(base_url_at(args, address, listener.certified_host())),
+    }
+}
+
+/// `certified`: the first name of the gateway's certificate.
+fn base_url_at(args: &GatewayArgs, address: SocketAddr, certified: Option<String>) -> String {
+    if let Some(url) = &args.public_url {
+        return format!("{url}/v1");
+    }
+    let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
+    match certified.filter(|_| args.tls_cert.is_some()) {
+        Some(host) => format!("{scheme}://{host}:{}/v1", address.port()),
+        None => format!("{scheme}://{}/v1", usable(address)),
+    }
 }
 
 /// Finds profiles for as long as the gateway runs, those of later logins included.
@@ -70,7 +132,7 @@ fn accounts(session: &Session) -> ProfileLookup {
     let session = session.clone();
     Box::new(move |name| {
         let name = ProfileName::parse(name).ok()?;
-        let stored = session.config.paths.profiles().ok()?;
+        let stored = session.profiles().ok()?;
         stored.contains(&name).then(|| session.account_of(&name))
     })
 }
@@ -86,10 +148,20 @@ fn announce(args: &GatewayArgs, base_url: &str, key: &Secret) -> Result<()> {
     }
 }
 
+/// `address` for programs of this machine.
+fn reachable_here(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
 /// `address` as a client can use it: where all addresses are listened on, the one by which this machine reaches others.
-fn usable(address: SocketAddr) -> SocketAddr {
+fn usable(address: SocketAddr) -> String {
     if !address.ip().is_unspecified() {
-        return address;
+        return address.to_string();
     }
     // Nothing is sent: connecting a UDP socket only chooses the route. The addresses are those of documentation.
     let (own, other): (IpAddr, IpAddr) = match address {
@@ -100,6 +172,9 @@ fn usable(address: SocketAddr) -> SocketAddr {
         socket.connect((other, 9))?;
         socket.local_addr()
     });
-    let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-    SocketAddr::new(routed.map_or(loopback, |routed| routed.ip()), address.port())
+    match (routed, system::host_name()) {
+        (Ok(routed), _) => SocketAddr::new(routed.ip(), address.port()).to_string(),
+        (Err(_), Some(host)) => format!("{host}:{}", address.port()),
+        (Err(_), None) => reachable_here(address).to_string(),
+    }
 }

@@ -45,6 +45,10 @@ pub(crate) fn run(args: &LogoutArgs, session: &Session) -> Result<()> {
 
 fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result<()> {
     let account = session.account_of(profile);
+    if let Some(path) = session.key_file(profile) {
+        let path = path.display();
+        note(&format!("the key in `{path}` is used as long as config.toml names it: remove `key_file` there"));
+    }
     let removed = credentials::remove(&account)?;
     let mut revoked = false;
     if let Some(Stored::Present(credential)) = &removed {

@@ -12,7 +12,7 @@ use crate::session::Session;
 pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
     let mut rows = Vec::new();
     let mut lines = Vec::new();
-    for profile in session.config.paths.profiles()? {
+    for profile in session.profiles()? {
         let account = session.account_of(&profile);
         let (provider, kind) = match account.load()? {
             Stored::Present(credential) => {
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
             "provider": provider,
             "kind": kind,
             "active": active,
-            "path": account.path().display().to_string(),
+            "path": account.watched().unwrap_or(account.path()).display().to_string(),
         }));
         let provider = printable(provider.as_deref().unwrap_or("?"));
         lines.push(format!("{} {:<20} {provider:<14} {kind}\n", if active { '*' } else { ' ' }, profile.as_str()));

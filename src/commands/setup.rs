@@ -1,5 +1,6 @@
 //! `setup`: configure a tool to use a profile, show what would be written, undo it, or list the tools.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -7,14 +8,15 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::{print, print_document, tool_paths};
-use crate::cli::{SetupArgs, variable};
+use crate::cli::{SetupArgs, TEAM_KEY, variable};
+use crate::credentials::GivenKey;
 use crate::error::{Failed, Failure, json_for_terminal, note, printable};
 use crate::gateway;
 use crate::installation::Installation;
 use crate::platform::processes;
-use crate::providers::QWEN;
+use crate::providers::{self, QWEN};
 use crate::session::{Endpoint, Session};
-use crate::setup::{self, Access, Applied, Removed, SetUp, TOOLS, Tool, ToolPaths};
+use crate::setup::{self, Access, Applied, GatewayKey, Removed, SetUp, TOOLS, Tool, ToolPaths};
 use crate::terminal;
 
 pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
@@ -38,7 +40,7 @@ pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
             print(&json_for_terminal(&text))?;
             // Where the text does not lead to the gateway, the tool is started beside one of its own.
             if text.contains(&access.base_url) {
-                say_gateway(&access);
+                say_gateway(args, &access);
             }
             Ok(())
         }
@@ -48,23 +50,32 @@ pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
             print(&json_for_terminal(&text))
         }
         SetUp::Plan(plan) => {
-            if let Some(file) = &access.gateway_key {
+            if let (Some(GatewayKey::File(file)), None) = (&access.gateway_key, &args.gateway_url) {
                 gateway::key::kept_in(file)?;
             }
             let applied = plan.apply(tool, &access, &session.config.paths.state)?;
-            say_done(tool, &access, &paths, &applied);
+            say_done(tool, args, &access, &paths, &applied);
             if let Some(text) = &plan.note {
                 note(text);
             }
-            say_gateway(&access);
+            say_gateway(args, &access);
             Ok(())
         }
     }
 }
 
 /// How to start the gateway that the tool will look for.
-fn say_gateway(access: &Access) {
+fn say_gateway(args: &SetupArgs, access: &Access) {
     let Some(key) = &access.gateway_key else { return };
+    let key = match key {
+        GatewayKey::Variable(name) => {
+            return note(&format!("the key is taken from `{name}` in the tool's environment"));
+        }
+        GatewayKey::File(file) if args.gateway_url.is_some() => {
+            return note(&format!("the key is taken from `{}`", file.display()));
+        }
+        GatewayKey::File(file) => file,
+    };
     let listen = access.base_url.trim_start_matches("http://").trim_end_matches("/v1");
     note("with `--install` added, the next line makes the gateway a service that starts with each session");
     note(&format!(
@@ -79,10 +90,14 @@ fn as_place(place: &str) -> String {
     if place.starts_with('/') { format!("`{place}`") } else { place.to_owned() }
 }
 
-fn say_done(tool: &Tool, access: &Access, paths: &ToolPaths, applied: &Applied) {
+fn say_done(tool: &Tool, args: &SetupArgs, access: &Access, paths: &ToolPaths, applied: &Applied) {
     let file = tool.file(paths).map(|file| file.display().to_string()).unwrap_or_default();
     let done = if applied.changed { "uses" } else { "already uses" };
-    note(&format!("{} {done} profile `{}`, model `{}`: `{file}`", tool.title, access.profile, access.model));
+    let what = match &args.gateway_url {
+        Some(_) => format!("the gateway at `{}`", access.base_url),
+        None => format!("profile `{}`", access.profile),
+    };
+    note(&format!("{} {done} {what}, model `{}`: `{file}`", tool.title, access.model));
     if !applied.aside.is_empty() && applied.changed {
         let places = applied.aside.join("`, `");
         note(&format!("moved aside until `qwenauth setup {} --remove`: `{places}`", tool.name));
@@ -118,13 +133,52 @@ fn remove(tool: &Tool, args: &SetupArgs, session: &Session) -> Result<()> {
     Ok(())
 }
 
+/// What a tool of a member is given: the gateway of the team, and where its key is. No login is needed.
+fn team_access(url: &str, args: &SetupArgs, session: &Session) -> Result<Access> {
+    let base_url = providers::base_url(&format!("{url}/v1"))?;
+    if let Some(tool @ ("aider" | "goose" | "qwen-code" | "qwen")) = args.tool.as_deref() {
+        let program = if tool == "qwen-code" { "qwen" } else { tool };
+        let message = format!("`{tool}` takes key and base URL from its environment, where `setup` cannot put them");
+        return Failed::new(Failure::Usage, message)
+            .hint(format!(
+                "run `qwenauth login team --base-url {base_url} --api-key-stdin`, then `qwenauth exec -- {program}`"
+            ))
+            .err();
+    }
+    let Some(model) = args.model.clone().filter(|model| !model.chars().any(char::is_control)) else {
+        return Failed::new(Failure::Usage, "`--gateway-url` needs a model to start with")
+            .hint("name one with `--model ID`; the gateway lists its models at `/v1/models`")
+            .err();
+    };
+    let key = match &args.key_file {
+        Some(file) => GatewayKey::File(std::path::absolute(file).context("`--key-file`")?),
+        None => GatewayKey::Variable(args.key_env.clone().unwrap_or_else(|| TEAM_KEY.to_owned())),
+    };
+    Ok(Access {
+        profile: "team".to_owned(),
+        // It serves both protocols, as far as its provider does.
+        anthropic: Some(url.to_owned()),
+        has_responses: true,
+        headers: BTreeMap::new(),
+        title: "team".to_owned(),
+        base_url,
+        model,
+        models: Vec::new(),
+        shared_with_qwen_code: false,
+        gateway_key: Some(key),
+        program: own_name(session)?,
+    })
+}
+
 /// What the tool is given. Offline: nothing is asked, nothing renewed.
 fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
+    if let Some(url) = &args.gateway_url {
+        return team_access(url, args, session);
+    }
     let account = session.account()?;
     let credential = account.require()?;
     let provider = account.provider(&credential)?;
-    if let Some(given) = &account.given {
-        let variable = given.variable;
+    if let Some(variable) = account.given.as_ref().and_then(GivenKey::variable) {
         note(&format!(
             "warning: the key is in `{variable}` only, and the tool can use it only where that is set; \
              `qwenauth login {} --api-key-env {variable}` stores it",
@@ -143,7 +197,7 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
             .hint("name one with `--model ID`")
             .err();
     }
-    let gateway_key = args.gateway.map(|_| session.config.paths.gateway_key());
+    let gateway_key = args.gateway.map(|_| GatewayKey::File(session.config.paths.gateway_key()));
     let anthropic = provider.anthropic(&base_url);
     Ok(Access {
         profile: account.profile.clone(),

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use super::{print, print_document, rfc3339};
 use crate::cli::{StatusArgs, variable};
-use crate::credentials::{Account, Credential, Kind, State, Stored, Verification, api_refusal, check_origin, verify};
+use crate::credentials::{
+    Account, Credential, GivenKey, Kind, State, Stored, Verification, api_refusal, check_origin, verify,
+};
 use crate::error::{Failure, Report, printable};
 use crate::gateway;
 use crate::limits::{Exhausted, exhausted};
@@ -26,7 +28,7 @@ pub(crate) fn run(args: &StatusArgs, session: &Session) -> Result<u8> {
     };
     let has_given = given.is_some();
     let profiles = match (args.all, &given) {
-        (true, _) => session.config.paths.profiles()?,
+        (true, _) => session.profiles()?,
         (false, Some(_)) => Vec::new(),
         (false, None) => vec![session.profile.clone()],
     };
@@ -94,9 +96,13 @@ impl Row {
             created_at: None,
             base_url: None,
             model: None,
-            path: account.given.is_none().then(|| account.path().display().to_string()),
+            path: account
+                .given
+                .as_ref()
+                .map_or(Some(account.path()), GivenKey::named_file)
+                .map(|path| path.display().to_string()),
             identity: None,
-            variable: account.given.as_ref().map(|given| given.variable),
+            variable: account.given.as_ref().and_then(GivenKey::variable),
             problems: Vec::new(),
             limits: Vec::new(),
             overridden_by: Vec::new(),

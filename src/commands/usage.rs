@@ -65,7 +65,7 @@ struct ProfileLimits {
 /// Those that can be read; `status` tells of the others.
 fn accounts(session: &Session) -> Result<Vec<ProfileLimits>> {
     let mut known = Vec::new();
-    for profile in session.config.paths.profiles()? {
+    for profile in session.profiles()? {
         let account = session.account_of(&profile);
         let Ok(Stored::Present(credential)) = account.load() else { continue };
         let Ok(provider) = account.provider(&credential) else { continue };

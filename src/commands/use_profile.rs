@@ -10,7 +10,7 @@ use crate::session::Session;
 
 pub(crate) fn run(args: &UseArgs, session: &Session) -> Result<()> {
     let profile = ProfileName::parse(&args.name)?;
-    let stored = session.config.paths.profiles()?;
+    let stored = session.profiles()?;
     if !stored.contains(&profile) {
         let failed = Failed::new(Failure::LoginRequired, format!("there is no stored profile `{profile}`"));
         // A name that means a provider is never a typing error for another one.

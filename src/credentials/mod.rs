@@ -189,7 +189,7 @@ pub(crate) struct Account {
     pub(crate) network: Network,
     pub(crate) clock: Clock,
     pub(crate) variable: Variables,
-    /// A key in the environment, which is used instead of what is stored.
+    /// A key in the environment or in a file that config.toml names, which is used instead of what is stored.
     pub(crate) given: Option<GivenKey>,
 }
 
@@ -211,6 +211,14 @@ impl Account {
         self.store.path()
     }
 
+    /// The file whose change is another credential; `None`: nothing changes while this process runs.
+    pub(crate) fn watched(&self) -> Option<&Path> {
+        match &self.given {
+            Some(given) => given.file(),
+            None => Some(self.path()),
+        }
+    }
+
     /// Whether Qwen Code reads and writes the same file.
     fn is_shared(&self) -> bool {
         self.profile == QWEN
@@ -219,7 +227,7 @@ impl Account {
     /// What is stored now.
     pub(crate) fn load(&self) -> Result<Stored> {
         if let Some(given) = &self.given {
-            return Ok(Stored::Present(given.offline(self)));
+            return given.load(self);
         }
         Ok(match self.store.read()? {
             Found::Missing => Stored::Missing,

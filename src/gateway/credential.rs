@@ -6,7 +6,7 @@
 //! goes to a thread of its own, once for all requests that wait, and is never cut short.
 
 use std::cell::{Cell, RefCell};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -91,20 +91,21 @@ struct Job {
 
 /// One profile's credential.
 pub(super) struct CredentialCache {
-    path: PathBuf,
+    /// The file whose change is another credential.
+    watched: Option<PathBuf>,
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     cached: RefCell<Option<Rc<ReadyCredential>>>,
     gate: Mutex<()>,
-    /// When none could be found last, and why.
-    failed: Cell<Option<(Instant, Failure)>>,
+    /// When none could be found last, why, and in which version of the file.
+    failed: Cell<Option<(Instant, Failure, Option<Version>)>>,
     /// Whether the provider refused the credential that was sent last.
     is_refused: Cell<bool>,
 }
 
 impl CredentialCache {
     pub(super) fn start(account: Account) -> Result<Self> {
-        let path = account.path().to_owned();
+        let watched = account.watched().map(Path::to_owned);
         let (jobs, queue) = mpsc::channel();
         let work = move || {
             let mut failure: Option<(Instant, Failed)> = None;
@@ -124,7 +125,7 @@ impl CredentialCache {
         };
         let thread = std::thread::Builder::new().name("credential".to_owned()).spawn(work)?;
         Ok(Self {
-            path,
+            watched,
             jobs: Some(jobs),
             thread: Some(thread),
             cached: RefCell::default(),
@@ -170,8 +171,9 @@ impl CredentialCache {
         if self.is_refused.get() {
             return Err("refused");
         }
-        if let Some((at, failure)) = self.failed.get()
+        if let Some((at, failure, version)) = self.failed.get()
             && at.elapsed() < RENEWAL_RETRY_AFTER
+            && version == self.version()
         {
             return Err(failure.name());
         }
@@ -183,12 +185,17 @@ impl CredentialCache {
         self.is_refused.set(is_refused);
     }
 
+    fn version(&self) -> Option<Version> {
+        Version::of(self.watched.as_deref()?).ok()
+    }
+
     /// What was read last, if it still holds.
     fn current(&self) -> Option<Rc<ReadyCredential>> {
         let cached = self.cached.borrow();
         let ready = cached.as_ref()?;
         let lasts = ready.good_until.is_none_or(|until| SystemTime::now() < until);
-        (lasts && ready.stamp.is_some() && Version::of(&self.path).ok() == ready.stamp).then(|| Rc::clone(ready))
+        let is_unchanged = self.watched.is_none() || ready.stamp.is_some() && self.version() == ready.stamp;
+        (lasts && is_unchanged).then(|| Rc::clone(ready))
     }
 
     async fn ask(&self, since: Instant, refused: Option<Box<Credential>>) -> Result<Rc<ReadyCredential>, Failed> {
@@ -196,8 +203,9 @@ impl CredentialCache {
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(over)?;
         jobs.send(Job { since, refused, reply }).map_err(|_| over())?;
+        let version = self.version();
         let found = answer.await.unwrap_or_else(|_| Err(over())).and_then(|found| self.keep(found));
-        self.failed.set(found.as_ref().err().map(|failed| (Instant::now(), failed.failure)));
+        self.failed.set(found.as_ref().err().map(|failed| (Instant::now(), failed.failure, version)));
         found
     }
 
@@ -225,7 +233,8 @@ impl Drop for CredentialCache {
 /// On the thread. `refused`: a credential whose token the API refused.
 fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed> {
     let find = || {
-        let mut stamp = Version::of(account.path()).ok();
+        let version = || account.watched().and_then(|path| Version::of(path).ok());
+        let mut stamp = version();
         let credential = match refused {
             None => account.fresh(Lifetime::Preferably(MARGIN))?,
             Some(refused) => {
@@ -243,7 +252,7 @@ fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed
         let base_url = credential.base_url(&provider)?;
         // After a renewal the stamp is that of the new file, if it is still this process's.
         let stamp = stamp.or_else(|| {
-            let stamp = Version::of(account.path()).ok();
+            let stamp = version();
             account.require().is_ok_and(|now| now.access_token == credential.access_token).then_some(stamp).flatten()
         });
         let mark = ApiMark::of(account, &credential);

@@ -255,6 +255,9 @@ impl ProxiedRequest<'_> {
     fn account(&mut self, ready: &ReadyCredential) -> Result<Rc<ServedAccount>, Refusal> {
         let account = self.served.account(ready).map_err(|failed| refusal::not_ready(&failed))?;
         self.record.belongs_to(&account);
+        if let Some(entry) = &mut self.record.entry {
+            entry.outcome.server = ready.origin.host.to_str().ok().map(str::to_owned);
+        }
         Ok(account)
     }
 
@@ -613,6 +616,9 @@ impl ProxiedRequest<'_> {
         // The client's connection has a version of its own, which hyper answers in.
         head.version = Version::HTTP_11;
         let kind = kind(&head.headers).to_ascii_lowercase();
+        if let Some(entry) = &mut self.record.entry {
+            entry.outcome.is_stream = kind.starts_with(b"text/event-stream");
+        }
         let is_text = kind.is_empty() || [&b"json"[..], b"event-stream"].iter().any(|part| contains(&kind, part));
         let encoding = head.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let meter = (is_text && head.status.is_success()).then(|| Meter::new(encoding));

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::SystemTime;
 
 use super::Gateway;
+use super::identity::Identity;
 use crate::usage::Counts;
 
 type Read = fn(&Counts) -> f64;
@@ -31,6 +32,9 @@ pub(super) fn text(gateway: &Gateway) -> String {
     }
     moved(&mut text, gateway);
     state(&mut text, gateway);
+    if let Some(own) = &gateway.identity {
+        identity(&mut text, own);
+    }
     text + &gateway.traffic.metrics()
 }
 
@@ -45,6 +49,22 @@ fn moved(text: &mut String, gateway: &Gateway) {
     for ((from, to, reason), count) in events.moved.borrow().iter() {
         let labels = format!("from=\"{}\",to=\"{}\",reason=\"{reason}\"", escaped(from), escaped(to));
         let _ = writeln!(text, "qwenauth_fallback_total{{{labels}}} {count}");
+    }
+}
+
+/// The gateway's own certificate.
+fn identity(text: &mut String, identity: &Identity) {
+    if let Some(expires_at) = identity.expires_at() {
+        head(text, "tls_certificate_expires_seconds", "gauge", "Seconds until the certificate served expires.");
+        let left = expires_at.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
+        let _ = writeln!(text, "qwenauth_tls_certificate_expires_seconds {left}");
+    }
+    for (name, help, count) in [
+        ("tls_failed_reloads_total", "Changed certificates that did not fit their key.", identity.failed_reloads.get()),
+        ("tls_failed_handshakes_total", "Connections that got no TLS.", identity.failed_handshakes.get()),
+    ] {
+        head(text, name, "counter", help);
+        let _ = writeln!(text, "qwenauth_{name} {count}");
     }
 }
 
@@ -76,6 +96,6 @@ fn state(text: &mut String, gateway: &Gateway) {
     }
 }
 
-fn escaped(label: &str) -> String {
+pub(super) fn escaped(label: &str) -> String {
     label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

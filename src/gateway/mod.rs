@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! mod.rs            options, start and end; `serve` is a blocking function
+//! listener.rs       TCP, plain or with TLS, or a socket in the file system
+//! identity.rs       the gateway's own certificate, read again when it changes
 //! server.rs         accept, who may ask, which way
 //! forward.rs        the way of one request: credential, turn, try, verdict, and again or down to the client
 //! key.rs            the key that clients show, kept in a file where asked
@@ -19,6 +21,7 @@
 //! response_body.rs  what the client gets
 //! meter.rs          tokens read while an answer passes
 //! metrics.rs        counters for Prometheus
+//! gen_ai.rs         durations and tokens under OpenTelemetry's names
 //! traffic.rs        how requests ended: the log of requests, statuses, durations
 //! ```
 //!
@@ -30,8 +33,11 @@ mod credential;
 mod events;
 pub(crate) mod fallback;
 mod forward;
+mod gen_ai;
 mod headers;
+mod identity;
 pub(crate) mod key;
+mod listener;
 pub(crate) mod meter;
 mod metrics;
 mod pacing;
@@ -46,7 +52,7 @@ mod upstream;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::thread::JoinHandle;
@@ -57,6 +63,9 @@ use tokio::sync::{Notify, oneshot};
 
 use self::events::Events;
 use self::fallback::{Fallback, Target};
+pub(crate) use self::identity::{Identity, TlsFiles};
+use self::listener::Accepting;
+pub(crate) use self::listener::{Listener, Place};
 pub(crate) use self::pacing::{account_id, rule};
 use self::request_body::Budget;
 use self::served_profile::ServedProfile;
@@ -78,6 +87,9 @@ const KEPT_BODIES: usize = 128 * 1024 * 1024;
 
 /// How often counts go to the ledger at least.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// How often files are looked at that may be replaced: three calls of the kernel.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Entries that go there at once, as a request ends, so that `usage` shows it; and how many are regained in a second. More
 /// would fill the ledger of a busy day.
@@ -136,6 +148,8 @@ pub(crate) struct Served {
     pub(crate) read_key: Option<ReadKey>,
     /// Profiles that serve when this one's limit, plan or service is over, in the order of trial.
     pub(crate) fallback: Vec<Target>,
+    /// Where the metrics are served without the key.
+    pub(crate) metrics: Option<Listener>,
 }
 
 /// Reads the clients' key again.
@@ -146,7 +160,9 @@ struct Gateway {
     key: RefCell<Secret>,
     read_key: Option<ReadKey>,
     traffic: Rc<Traffic>,
-    is_loopback: bool,
+    /// Whether requests must name this machine as their host: see [`Listener::can_be_rebound`].
+    checks_host: bool,
+    identity: Option<Identity>,
     upstream: Upstream,
     budget: RefCell<retry::Budget>,
     events: Rc<Events>,
@@ -203,7 +219,10 @@ impl Gateway {
     }
 
     /// Reads what may have been replaced while the gateway ran. What cannot be read stays as it was.
-    fn reload(&self) {
+    async fn reload(&self) {
+        if let Some(identity) = &self.identity {
+            identity.reload().await;
+        }
         if let Some(read_key) = &self.read_key {
             match read_key() {
                 Ok(key) => {
@@ -241,17 +260,9 @@ impl Gateway {
     }
 }
 
-/// Listens, so that clients may connect from now on.
-pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address)
-        .with_context(|| Failed::new(Failure::Other, format!("cannot listen on `{address}`")))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
 /// Serves until INT, TERM or, unless the terminal is to be outlived, HUP, and says which one it was.
 pub(crate) fn serve(
-    listener: TcpListener,
+    listener: Listener,
     key: Secret,
     served: Served,
     options: GatewayOptions,
@@ -265,7 +276,7 @@ pub(crate) fn serve(
             loop {
                 let ending = endings.next().await;
                 if ending == Ending::Hangup && !system::has_terminal() {
-                    gateway.reload();
+                    gateway.reload().await;
                 } else if ending != Ending::Hangup || !outlives_terminal {
                     caught.set(ending);
                     break;
@@ -285,7 +296,7 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    pub(crate) fn start(listener: TcpListener, key: Secret, served: Served, options: GatewayOptions) -> Result<Self> {
+    pub(crate) fn start(listener: Listener, key: Secret, served: Served, options: GatewayOptions) -> Result<Self> {
         let (stop, stopped) = oneshot::channel::<()>();
         let serve = move || {
             run(listener, key, served, options, |gateway, listener| async {
@@ -321,11 +332,11 @@ impl Background {
 const RUNTIME_DESCRIPTORS: usize = 8;
 
 fn run<F: Future<Output = Result<()>>>(
-    listener: TcpListener,
+    mut listener: Listener,
     key: Secret,
-    served: Served,
+    mut served: Served,
     options: GatewayOptions,
-    serve: impl FnOnce(Rc<Gateway>, tokio::net::TcpListener) -> F,
+    serve: impl FnOnce(Rc<Gateway>, Accepting) -> F,
 ) -> Result<()> {
     // What watches for signals panics where it gets none.
     disk::check_free_descriptors(RUNTIME_DESCRIPTORS)
@@ -336,12 +347,20 @@ fn run<F: Future<Output = Result<()>>>(
         .build()
         .context("cannot start the gateway")?;
     let local = tokio::task::LocalSet::new();
-    let gateway = Rc::new(open(&listener, key, served, options)?);
+    let metrics = served.metrics.take();
+    let gateway = Rc::new(open(&mut listener, key, served, options, metrics.is_some())?);
     let outcome = local.block_on(&runtime, async {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listener = listener.accepting()?;
         let ending = Rc::new(Notify::new());
         let flushing = tokio::task::spawn_local(flush_regularly(Rc::clone(&gateway), Rc::clone(&ending)));
+        let watching = tokio::task::spawn_local(watch_files(Rc::clone(&gateway)));
+        if let Some(metrics) = metrics {
+            let checks_host = metrics.can_be_rebound();
+            let serving = server::serve_metrics(Rc::clone(&gateway), metrics.accepting()?, checks_host);
+            drop(tokio::task::spawn_local(serving));
+        }
         let outcome = serve(Rc::clone(&gateway), listener).await;
+        watching.abort();
         ending.notify_one();
         let _ = flushing.await;
         outcome
@@ -352,9 +371,15 @@ fn run<F: Future<Output = Result<()>>>(
     outcome
 }
 
-fn open(listener: &TcpListener, key: Secret, served: Served, options: GatewayOptions) -> Result<Gateway> {
-    let Served { account, accounts, read_key, fallback } = served;
-    let traffic = Traffic::new(options.log.as_deref())?;
+fn open(
+    listener: &mut Listener,
+    key: Secret,
+    served: Served,
+    options: GatewayOptions,
+    has_scraper: bool,
+) -> Result<Gateway> {
+    let Served { account, accounts, read_key, fallback, metrics: _ } = served;
+    let traffic = Traffic::new(options.log.as_deref(), options.metrics || has_scraper)?;
     *traffic.key_id.borrow_mut() = key_id(&key);
     let events = Rc::new(Events::new(Hooks::new(options.hooks.clone(), &options.state)));
     let tuning = Rc::new(options.tuning.clone());
@@ -369,7 +394,8 @@ fn open(listener: &TcpListener, key: Secret, served: Served, options: GatewayOpt
     Ok(Gateway {
         fallback: (!targets.is_empty()).then(|| Fallback::new(&served.profile, targets)),
         events,
-        is_loopback: listener.local_addr()?.ip().is_loopback(),
+        checks_host: listener.can_be_rebound(),
+        identity: listener.identity.take(),
         upstream: Upstream::new(options.ca_file.clone()),
         budget: RefCell::default(),
         bodies: Budget::new(KEPT_BODIES),
@@ -387,6 +413,15 @@ fn open(listener: &TcpListener, key: Secret, served: Served, options: GatewayOpt
 fn key_id(key: &Secret) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(key.expose())[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads the files of the gateway's own that may be replaced while it runs again when they have changed.
+async fn watch_files(gateway: Rc<Gateway>) {
+    let Some(identity) = &gateway.identity else { return };
+    loop {
+        tokio::time::sleep(LOOK).await;
+        identity.look().await;
+    }
 }
 
 /// Writes counts as requests end, until `ending`. Never cut short: what is on its way to the disk arrives there.

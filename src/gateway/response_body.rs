@@ -72,6 +72,9 @@ impl ForwardedBody {
     }
 
     fn see(&mut self, piece: &Bytes) {
+        if let Some(entry) = &mut self.record.entry {
+            entry.note_chunk();
+        }
         if let Some(meter) = &mut self.meter {
             meter.see(piece);
         }

@@ -393,8 +393,12 @@ impl UsageRecord {
         let tokens = meter.tokens();
         self.counts.prompt_tokens = tokens.prompt;
         self.counts.completion_tokens = tokens.completion;
+        let answered = meter.model();
+        if let Some(entry) = &mut self.entry {
+            entry.outcome.response_model.clone_from(&answered);
+        }
         if self.model.is_none() {
-            self.model = meter.model();
+            self.model = answered;
         }
     }
 }

@@ -21,10 +21,10 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use super::forward::forward;
+use super::listener::{Accepting, Stream};
 use super::refusal::Refusal;
 use super::response_body::ResponseBody;
 use super::served_profile::ServedProfile;
@@ -109,27 +109,11 @@ impl Drop for Stranger {
 }
 
 /// Serves until `ends`; then lets requests under way finish for as long as the options say, or until `ends` comes again.
-pub(super) async fn serve<F: Future<Output = ()>>(gateway: Rc<Gateway>, listener: TcpListener, ends: impl Fn() -> F) {
-    let open = Rc::new(OpenConnections::default());
-    let strangers = Rc::new(Strangers::default());
+pub(super) async fn serve<F: Future<Output = ()>>(gateway: Rc<Gateway>, listener: Accepting, ends: impl Fn() -> F) {
     let (ending, ended) = watch::channel(false);
-    let accept = async {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let (gateway, stranger) = (Rc::clone(&gateway), Rc::new(Stranger::new(&strangers)));
-                    let guard = Guard::new(&open);
-                    tokio::task::spawn_local(connection(gateway, stream, ended.clone(), guard, stranger));
-                }
-                Err(error) => {
-                    log::warn!("cannot accept a connection: {error}");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    };
+    let open = Rc::new(OpenConnections::default());
     tokio::select! {
-        () = accept => {}
+        () = accept(&gateway, Door::Clients, &listener, &open, &ended) => {}
         () = ends() => {}
     }
     drop(listener);
@@ -144,19 +128,68 @@ pub(super) async fn serve<F: Future<Output = ()>>(gateway: Rc<Gateway>, listener
     }
 }
 
+/// Serves metrics and health without the key, for as long as the gateway lives.
+pub(super) async fn serve_metrics(gateway: Rc<Gateway>, listener: Accepting, checks_host: bool) {
+    let (_ending, ended) = watch::channel(false);
+    accept(&gateway, Door::Metrics { checks_host }, &listener, &Rc::default(), &ended).await;
+}
+
+/// What is behind a listener.
+#[derive(Clone, Copy)]
+enum Door {
+    Clients,
+    Metrics { checks_host: bool },
+}
+
+async fn accept(
+    gateway: &Rc<Gateway>,
+    door: Door,
+    listener: &Accepting,
+    open: &Rc<OpenConnections>,
+    ended: &watch::Receiver<bool>,
+) {
+    let strangers = Rc::new(Strangers::default());
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                let (gateway, stranger) = (Rc::clone(gateway), Rc::new(Stranger::new(&strangers)));
+                let guard = Guard::new(open);
+                tokio::task::spawn_local(connection(gateway, door, stream, ended.clone(), guard, stranger));
+            }
+            Err(error) => {
+                log::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
 async fn connection(
     gateway: Rc<Gateway>,
-    stream: TcpStream,
+    door: Door,
+    stream: Stream,
     mut ended: watch::Receiver<bool>,
     _guard: Guard,
     stranger: Rc<Stranger>,
 ) {
-    // Events are small and go out at once.
-    let _ = stream.set_nodelay(true);
+    stream.send_at_once();
+    let stream = tokio::select! {
+        secured = secured(&gateway, door, stream) => match secured {
+            Some(stream) => stream,
+            None => return,
+        },
+        () = stranger.is_evicted.notified() => return,
+        _ = ended.changed() => return,
+    };
     let service = service_fn(|request| {
         let (gateway, stranger) = (Rc::clone(&gateway), Rc::clone(&stranger));
         // Boxed, it goes when the answer begins; hyper would keep its room as long as the connection lives.
-        Box::pin(async move { Ok::<_, Infallible>(answer(&gateway, &stranger, request).await) })
+        Box::pin(async move {
+            Ok::<_, Infallible>(match door {
+                Door::Clients => answer(&gateway, &stranger, request).await,
+                Door::Metrics { checks_host } => answer_scraper(&gateway, checks_host, &request).await,
+            })
+        })
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -178,6 +211,22 @@ async fn connection(
                 is_ending = true;
                 connection.as_mut().graceful_shutdown();
             }
+        }
+    }
+}
+
+/// The stream with TLS, where the gateway speaks it.
+async fn secured(gateway: &Gateway, door: Door, stream: Stream) -> Option<Stream> {
+    let Some(identity) = gateway.identity.as_ref().filter(|_| matches!(door, Door::Clients)) else {
+        return Some(stream);
+    };
+    // Boxed, it goes when the handshake ends.
+    match Box::pin(stream.secured(identity.config())).await {
+        Ok(stream) => Some(stream),
+        Err(why) => {
+            identity.failed_handshakes.set(identity.failed_handshakes.get() + 1);
+            log::debug!("a client got no TLS connection: {why}");
+            None
         }
     }
 }
@@ -207,6 +256,27 @@ async fn answer(gateway: &Gateway, stranger: &Stranger, request: Request<Incomin
     }
 }
 
+/// What is served at `--metrics-listen`.
+async fn answer_scraper(gateway: &Gateway, checks_host: bool, request: &Request<Incoming>) -> Response<ResponseBody> {
+    if let Err(refusal) = check_source(gateway, checks_host, request.uri(), request.headers()) {
+        return refusal.into_response();
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let message = "the metrics are only read here: send GET";
+        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).finally();
+        return with(refusal.into_response(), ALLOW, "GET, HEAD");
+    }
+    match request.uri().path() {
+        "/metrics" => plain("text/plain; version=0.0.4", metrics::text(gateway)),
+        "/healthz" => json(&json!({ "status": "ok" })),
+        "/readyz" => readiness(gateway).await,
+        _ => {
+            let message = "not found: this address has `/metrics`, `/healthz` and `/readyz`";
+            Refusal::new(StatusCode::NOT_FOUND, "not_found", message).into_response()
+        }
+    }
+}
+
 async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incoming>) -> Admitted {
     if is_forbidden(request.method()) {
         let message = format!("the gateway does not forward {}", request.method());
@@ -214,7 +284,7 @@ async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incomin
         let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
         return Admitted::Answered(with(refusal.into_response(), ALLOW, allowed));
     }
-    if let Err(refusal) = check_source(gateway, request.uri(), request.headers()) {
+    if let Err(refusal) = check_source(gateway, gateway.checks_host, request.uri(), request.headers()) {
         return refusal.into();
     }
     match request.uri().path() {
@@ -331,7 +401,7 @@ fn head_length(uri: &Uri, headers: &HeaderMap) -> usize {
     line + headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>()
 }
 
-fn check_source(gateway: &Gateway, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_source(gateway: &Gateway, checks_host: bool, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
     if head_length(uri, headers) > MAX_HEAD_SIZE {
         let message = format!("the head of the request is longer than {} KiB", MAX_HEAD_SIZE / 1024);
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
@@ -341,7 +411,7 @@ fn check_source(gateway: &Gateway, uri: &Uri, headers: &HeaderMap) -> Result<(),
         let message = "the request has more than one `Host`";
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid_host", message).finally());
     }
-    if gateway.is_loopback {
+    if checks_host {
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         let named = [host, uri.authority().map(hyper::http::uri::Authority::as_str)];
         if host.is_none() || !named.into_iter().flatten().all(|host| is_local(gateway, host)) {

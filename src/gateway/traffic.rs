@@ -19,6 +19,7 @@ use anyhow::{Context, Result};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::gen_ai::{self, Call, GenAi};
 use crate::platform::disk;
 
 /// Lines that wait for the disk. Beyond them lines are dropped, and counted.
@@ -36,6 +37,13 @@ pub(super) struct Outcome {
     pub(super) profile: Option<String>,
     pub(super) provider: Option<String>,
     pub(super) model: Option<String>,
+    /// The model that answered, as the answer has it.
+    pub(super) response_model: Option<String>,
+    /// The provider's host.
+    pub(super) server: Option<String>,
+    /// Whether the answer is an event stream, and when its first bytes came.
+    pub(super) is_stream: bool,
+    pub(super) first_chunk: Option<Duration>,
     /// `None` if the client left before an answer.
     pub(super) status: Option<StatusCode>,
     pub(super) tries: u64,
@@ -57,6 +65,7 @@ pub(super) struct Entry {
     at: SystemTime,
     method: Method,
     path: String,
+    operation: Option<&'static str>,
     pub(super) outcome: Outcome,
 }
 
@@ -68,11 +77,45 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Bytes of the answer passed.
+    pub(super) fn note_chunk(&mut self) {
+        if self.outcome.is_stream && self.outcome.first_chunk.is_none() {
+            self.outcome.first_chunk = Some(self.began.elapsed());
+        }
+    }
+
+    fn count_operation(&self, took: Duration) {
+        let (Some(gen_ai), Some(operation)) = (&self.traffic.gen_ai, self.operation) else { return };
+        let outcome = &self.outcome;
+        let text = |text: &'_ Option<String>| text.clone().unwrap_or_default();
+        let error = match outcome.status {
+            Some(status) if status.is_success() => None,
+            Some(status) => Some(status.as_u16().to_string()),
+            // The client left before an answer.
+            None => Some("cancelled".to_owned()),
+        };
+        gen_ai.count(&Call {
+            operation,
+            provider: &text(&outcome.provider),
+            server: &text(&outcome.server),
+            request_model: &text(&outcome.model),
+            response_model: &text(&outcome.response_model),
+            error: error.as_deref(),
+            took,
+            first_chunk: outcome.first_chunk,
+            input_tokens: outcome.prompt_tokens,
+            output_tokens: outcome.completion_tokens,
+        });
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         self.traffic.in_flight.set(self.traffic.in_flight.get() - 1);
         let took = self.began.elapsed();
         self.traffic.count(&self.outcome, took);
+        self.count_operation(took);
         if self.traffic.log.is_some() {
             self.traffic.write(&self.line(took));
         }
@@ -93,6 +136,7 @@ impl Entry {
             prompt_tokens,
             completion_tokens,
             complete,
+            ..
         } = &self.outcome;
         json!({
             "time": jiff::Timestamp::try_from(self.at).map(|at| format!("{at:.3}")).unwrap_or_default(),
@@ -132,6 +176,8 @@ pub(super) struct Traffic {
     /// Answers by profile and status, 0 where the client left before one.
     answers: RefCell<BTreeMap<(String, u16), u64>>,
     durations: RefCell<BTreeMap<String, Durations>>,
+    /// Where somebody reads the metrics.
+    gen_ai: Option<GenAi>,
     log: Option<Log>,
     dropped: Cell<u64>,
     /// Which key the clients of this gateway have, without telling it.
@@ -140,11 +186,12 @@ pub(super) struct Traffic {
 
 impl Traffic {
     /// `log`: the file of `--log`, `-` for stdout.
-    pub(super) fn new(log: Option<&Path>) -> Result<Rc<Self>> {
+    pub(super) fn new(log: Option<&Path>, has_metrics: bool) -> Result<Rc<Self>> {
         Ok(Rc::new(Self {
             in_flight: Cell::new(0),
             answers: RefCell::default(),
             durations: RefCell::default(),
+            gen_ai: has_metrics.then(GenAi::default),
             log: log.map(Log::start).transpose()?,
             dropped: Cell::new(0),
             key_id: RefCell::default(),
@@ -154,9 +201,10 @@ impl Traffic {
     pub(super) fn begin(self: &Rc<Self>, method: &Method, path: &str) -> Entry {
         self.in_flight.set(self.in_flight.get() + 1);
         // For the log only.
+        let operation = if self.gen_ai.is_some() { gen_ai::operation(path) } else { None };
         let path = if self.log.is_some() { path.chars().take(MAX_PATH_LENGTH).collect() } else { String::new() };
         let (traffic, method, outcome) = (Rc::clone(self), method.clone(), Outcome::default());
-        Entry { traffic, began: Instant::now(), at: SystemTime::now(), method, path, outcome }
+        Entry { traffic, began: Instant::now(), at: SystemTime::now(), method, path, operation, outcome }
     }
 
     fn count(&self, outcome: &Outcome, took: Duration) {
@@ -221,7 +269,7 @@ impl Traffic {
             self.dropped.get(),
             env!("CARGO_PKG_VERSION"),
         );
-        text
+        text + &self.gen_ai.as_ref().map(GenAi::text).unwrap_or_default()
     }
 }
 

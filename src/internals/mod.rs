@@ -230,6 +230,7 @@ fn config(bytes: &[u8]) {
         profile: None,
         directories: Vec::new(),
         overrides: Overrides::default(),
+        key_files: BTreeMap::default(),
         hooks: BTreeMap::default(),
         fallback: Fallback::default(),
     };

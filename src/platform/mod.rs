@@ -15,6 +15,7 @@
 //! processes.rs   programs: found, started, become
 //! service.rs     a program as a service of the user
 //! signals.rs     signals deferred while a credential is replaced, and given to a child as they were found
+//! socket.rs      a socket in the file system that programs of the user connect to
 //! supervisor.rs  a child process that is outlived: signals, job control, how it ended
 //! system.rs      clocks, home directory, memory, stdout
 //! ```
@@ -31,4 +32,4 @@ use self::unix as of_system;
 #[cfg(windows)]
 use self::windows as of_system;
 
-pub(crate) use self::of_system::{access, disk, processes, service, signals, supervisor, system};
+pub(crate) use self::of_system::{access, disk, processes, service, signals, socket, supervisor, system};

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 pub(crate) use self::description::{
     Authorize, Ci, KeyHeader, Model, Provider, TokenExchange, WhenUnauthenticated, in_words,
 };
-pub(crate) use self::names::{find_by_any_name, is_telling, name_of, owners_of};
+pub(crate) use self::names::{find_by_any_name, is_telling, name_of, nearest, owners_of};
 pub(crate) use self::practice::{KEY_PREFIX, Practice};
 pub(crate) use self::user_config::check_keys;
 use crate::error::{Failed, Failure, printable, without_user_info};
@@ -28,6 +28,9 @@ const BUILT_IN: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/providers
 
 /// The provider of the profile of the same name, whose credential file is Qwen Code's own.
 pub(crate) const QWEN: &str = "qwen";
+
+/// Any server, at the `--base-url` that is given.
+pub(crate) const CUSTOM: &str = "custom";
 
 /// The `resource_url` of Qwen's logins, which `built_in.toml` allows.
 pub(crate) const QWEN_HOST: &str = "portal.qwen.ai";

@@ -59,7 +59,8 @@ pub(super) fn unknown<T>(typed: &str, overrides: &Overrides) -> Result<T> {
     .err()
 }
 
-fn nearest(typed: &str, overrides: &Overrides) -> Option<String> {
+/// The name that was probably meant, as a hint.
+pub(crate) fn nearest(typed: &str, overrides: &Overrides) -> Option<String> {
     let typed = plain(typed);
     // With whether it is the name itself that is near.
     let mut best: Vec<(f64, String, bool)> = Vec::new();

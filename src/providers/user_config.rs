@@ -26,6 +26,7 @@ const KEYS: [(&str, &[&str]); 9] = [
             "headers",
             "issuer",
             "key",
+            "key_file",
             "label",
             "limits",
             "models",
@@ -86,7 +87,8 @@ pub(super) fn arranged(own: &toml::Table) -> toml::Table {
     };
     for (key, value) in own {
         match (key.as_str(), value) {
-            ("oauth", toml::Value::Table(_)) => {}
+            // The second is of the configuration, not of the provider: see `Config::key_files`.
+            ("oauth", toml::Value::Table(_)) | ("key_file", _) => {}
             (key, _) if OAUTH.contains(&key) => {
                 oauth.insert(key.to_owned(), value.clone());
             }

@@ -114,10 +114,17 @@ pub(crate) struct Access {
     pub(crate) models: Vec<Model>,
     /// Whether the credential is the file shared with Qwen Code.
     pub(crate) shared_with_qwen_code: bool,
-    /// The file of the gateway's key, when the tool is to use the gateway.
-    pub(crate) gateway_key: Option<PathBuf>,
+    /// Where the gateway's key is, when the tool is to use a gateway.
+    pub(crate) gateway_key: Option<GatewayKey>,
     /// How this program is started from anywhere.
     pub(crate) program: String,
+}
+
+/// Where a tool finds the key of a gateway.
+pub(crate) enum GatewayKey {
+    File(PathBuf),
+    /// The name of a variable in the tool's environment.
+    Variable(String),
 }
 
 impl Access {
@@ -126,7 +133,8 @@ impl Access {
     /// The profile is named: with another one active later, its key would be sent to this one's host.
     fn key_command(&self) -> Vec<String> {
         match &self.gateway_key {
-            Some(file) => vec!["cat".into(), file.display().to_string()],
+            Some(GatewayKey::File(file)) => vec!["cat".into(), file.display().to_string()],
+            Some(GatewayKey::Variable(name)) => vec!["printenv".into(), name.clone()],
             None => vec![self.program.clone(), "token".into(), "--profile".into(), self.profile.clone()],
         }
     }

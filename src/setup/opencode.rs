@@ -15,7 +15,7 @@ use url::Url;
 use super::document::{ConfigDocument, KeyPath, Syntax};
 use super::known_programs::{self, Values};
 use super::readback::{Check, Rule};
-use super::{Access, Companion, NAME, Plan, ToolPaths};
+use super::{Access, Companion, GatewayKey, NAME, Plan, ToolPaths};
 use crate::providers::Model;
 use crate::secret::Secret;
 
@@ -49,7 +49,10 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
     let mut options = json!({"baseURL": access.base_url});
     let mut companions = Vec::new();
     if let Some(key) = &access.gateway_key {
-        options["apiKey"] = format!("{{file:{}}}", key.display()).into();
+        options["apiKey"] = match key {
+            GatewayKey::File(file) => format!("{{file:{}}}", file.display()).into(),
+            GatewayKey::Variable(name) => format!("{{env:{name}}}").into(),
+        };
     } else {
         companions.push(Companion {
             file: directory(tool_paths).join("plugin").join(format!("{NAME}.js")),

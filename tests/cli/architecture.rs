@@ -14,6 +14,7 @@ const HOMES: &[(&str, &[&str])] = &[
     // `commands` for doctor, which asks what the HTTP clients ask of the proxies' variables
     ("hyper_util::", &["gateway", "sandbox", "commands", "http", "names", "proxies"]),
     ("rustls::", &["tls", "http", "gateway"]),
+    ("tokio_rustls::", &["gateway"]),
     // `platform` for what ends a server
     ("async ", &["gateway", "sandbox", "platform"]),
     (".await", &["gateway", "sandbox", "platform"]),

@@ -91,6 +91,26 @@ fn a_key_from_stdin_is_verified_stored_and_used() {
 }
 
 #[test]
+fn a_server_of_ones_own_has_the_name_that_is_typed() {
+    let sandbox = knows_the_key(sandbox(), "/team/v1/models");
+    let base_url = format!("{}/team/v1", sandbox.server.url());
+    let login = by_stdin("team", &["--base-url", &base_url, "--model", "m-1"]);
+    let outcome = sandbox.run_with_stdin(login, KEY.as_bytes()).exits(0).any_stderr();
+    assert!(outcome.stderr.contains("profile `team` (active)"), "{outcome}");
+    assert_eq!(sandbox.profile("team")["provider"], "custom");
+    sandbox.run(["token", "--profile", "team"]).stdout(&format!("{KEY}\n"));
+    // What is probably a known name, mistyped, is no new one.
+    let mistyped = by_stdin("dashscop", &["--base-url", &base_url]);
+    let outcome = sandbox.run_with_stdin(mistyped, KEY.as_bytes()).exits(2).any_stderr();
+    assert!(outcome.stderr.contains("did you mean `dashscope`?"), "{outcome}");
+    assert!(!sandbox.profiles().join("dashscop.json").exists());
+    // Without a base URL there is nothing it could mean.
+    let unknown = by_stdin("elsewhere", &[]);
+    let outcome = sandbox.run_with_stdin(unknown, KEY.as_bytes()).exits(2).any_stderr();
+    assert!(outcome.stderr.contains("unknown provider `elsewhere`"), "{outcome}");
+}
+
+#[test]
 fn status_shows_a_key_without_showing_it() {
     let sandbox = knows_the_key(sandbox(), "/groq/v1/models");
     drop(sandbox.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());

@@ -30,6 +30,7 @@ mod granted;
 mod help;
 mod hosts;
 mod issuer;
+mod key_file;
 mod key_places;
 mod keys;
 mod known_programs;

@@ -460,6 +460,41 @@ fn with_a_gateway_the_key_is_a_reference_to_its_file() {
 }
 
 #[test]
+fn a_members_tool_is_set_up_for_the_teams_gateway_without_a_login() {
+    let sandbox = Sandbox::new().at_home();
+    fs::remove_file(sandbox.file()).unwrap();
+    let team = ["--gateway-url", "https://qwen.corp.example/v1/", "--model", "m-1"];
+    let outcome = sandbox.run([&["setup", "opencode"], &team[..]].concat()).exits(0).any_stderr();
+    assert!(outcome.stderr.contains("uses the gateway at `https://qwen.corp.example/v1`, model `m-1`"), "{outcome}");
+    assert!(
+        outcome.stderr.ends_with("the key is taken from `QWENAUTH_TEAM_KEY` in the tool's environment\n"),
+        "{outcome}"
+    );
+    let config: Value = serde_json::from_str(&sandbox.text(".config/opencode/opencode.json")).unwrap();
+    let options = &config["provider"]["qwenauth"]["options"];
+    assert_eq!(options["baseURL"], "https://qwen.corp.example/v1");
+    assert_eq!(options["apiKey"], "{env:QWENAUTH_TEAM_KEY}");
+    assert_eq!(config["model"], "qwenauth/m-1");
+    sandbox.run([&["setup", "codex", "--key-file", "/run/secrets/key"], &team[..]].concat()).exits(0).any_stderr();
+    let codex: toml::Table = sandbox.text(".codex/config.toml").parse().unwrap();
+    assert_eq!(codex["model_providers"]["qwenauth"]["auth"]["command"].as_str(), Some("cat"));
+    assert_eq!(codex["model_providers"]["qwenauth"]["auth"]["args"][0].as_str(), Some("/run/secrets/key"));
+    sandbox.run([&["setup", "claude-code", "--key-env", "CORP_KEY"], &team[..]].concat()).exits(0).any_stderr();
+    let claude: Value = serde_json::from_str(&sandbox.text(".claude/settings.json")).unwrap();
+    assert_eq!(claude["apiKeyHelper"], "printenv CORP_KEY");
+    assert_eq!(claude["env"]["ANTHROPIC_BASE_URL"], "https://qwen.corp.example");
+    sandbox.run(["setup", "codex", "--gateway-url", "https://qwen.corp.example"]).fails(
+        2,
+        "`--gateway-url` needs a model to start with",
+        "name one with `--model ID`; the gateway lists its models at `/v1/models`",
+    );
+    let refused = sandbox.run(["setup", "codex", "--gateway-url", "http://qwen.corp.example", "--model", "m"]);
+    assert!(refused.exits(2).any_stderr().stderr.contains("plain `http`"));
+    let refused = sandbox.run([&["setup", "aider"], &team[..]].concat()).exits(2).any_stderr();
+    assert!(refused.stderr.contains("qwenauth login team --base-url https://qwen.corp.example/v1"), "{refused}");
+}
+
+#[test]
 fn the_gateways_key_stands_in_no_file_and_no_text() {
     let sandbox = Sandbox::new().at_home().with(".local/share/qwenauth/gateway-key", "key-of-the-gateway\n");
     let shown = |tool: &str| {

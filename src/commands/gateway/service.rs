@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::cli::{GATEWAY_ADDRESS, GatewayArgs, variable};
+use crate::cli::{GATEWAY_ADDRESS, GatewayArgs, Listen, variable};
 use crate::commands::{print, print_json};
 use crate::error::{Failed, Failure, note};
 use crate::gateway::key;
@@ -51,9 +51,11 @@ const VARIABLES: [&str; 19] = [
 const PATHS: [&str; 3] = ["QWENAUTH_CA_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// Options that are written anew, with the value that is in force.
-const REWRITTEN: [&str; 4] = ["--listen", "--api-key-file", "--log", "--profile"];
+const REWRITTEN: [&str; 7] =
+    ["--listen", "--api-key-file", "--log", "--profile", "--tls-cert", "--tls-key", "--tls-client-ca"];
 
-pub(super) fn install(args: &GatewayArgs, session: &Session) -> Result<()> {
+/// `certified`: the first name of the gateway's certificate.
+pub(super) fn install(args: &GatewayArgs, session: &Session, certified: Option<String>) -> Result<()> {
     let program = lasting_program()?;
     if variable("QWENAUTH_API_KEY").is_some() {
         return Failed::new(
@@ -78,8 +80,8 @@ pub(super) fn install(args: &GatewayArgs, session: &Session) -> Result<()> {
     let command = command(&program, args, session, listen, &key_file)?;
     let environment = environment()?;
     let (file, is_new) = service::install(&Service { command: &command, environment: &environment }, &paths)?;
-    wait_for(listen)?;
-    let base_url = format!("http://{}/v1", super::usable(listen));
+    wait_for(listen, args.tls_cert.is_some())?;
+    let base_url = super::base_url_at(args, listen, certified);
     if args.json {
         let (file, key_file) = (file.display().to_string(), key_file.display().to_string());
         return print_json(&json!({
@@ -132,11 +134,16 @@ fn lasting_program() -> Result<PathBuf> {
 
 /// A service needs an address that stays: without `--listen` the one that `setup --gateway` writes.
 fn address(args: &GatewayArgs) -> Result<SocketAddr> {
-    if args.listen.port() != 0 {
-        return Ok(args.listen);
+    let Listen::Tcp(address) = args.listen else {
+        return Failed::new(Failure::Usage, "`--install` cannot be used with `--listen unix:…`")
+            .hint("name an address, such as `--listen 127.0.0.1:8399`")
+            .err();
+    };
+    if address.port() != 0 {
+        return Ok(address);
     }
     let port = GATEWAY_ADDRESS.parse::<SocketAddr>().context("the usual address")?.port();
-    Ok(SocketAddr::new(args.listen.ip(), port))
+    Ok(SocketAddr::new(address.ip(), port))
 }
 
 fn key_file(args: &GatewayArgs, session: &Session) -> Result<PathBuf> {
@@ -167,6 +174,13 @@ fn command(
         ("--api-key-file", text(key_file.as_os_str())?),
     ] {
         command.extend([name.to_owned(), value]);
+    }
+    for (name, file) in
+        [("--tls-cert", &args.tls_cert), ("--tls-key", &args.tls_key), ("--tls-client-ca", &args.tls_client_ca)]
+    {
+        if let Some(file) = file {
+            command.extend([name.to_owned(), text(absolute(file)?.as_os_str())?]);
+        }
     }
     match args.options.log.as_deref() {
         // What it prints goes where its messages are.
@@ -230,12 +244,12 @@ fn for_shell(path: &Path) -> String {
     if path.bytes().all(is_plain) { path } else { format!("'{}'", path.replace('\'', "'\\''")) }
 }
 
-/// Waits until the gateway answers.
-fn wait_for(listen: SocketAddr) -> Result<()> {
+/// Waits until the gateway answers; with TLS, until it listens.
+fn wait_for(listen: SocketAddr, has_tls: bool) -> Result<()> {
     let deadline = Instant::now() + START_TIMEOUT;
-    let address = super::usable(listen);
+    let address = super::reachable_here(listen);
     while Instant::now() < deadline {
-        if answers(address).unwrap_or(false) {
+        if answers(address, has_tls).unwrap_or(false) {
             return Ok(());
         }
         std::thread::sleep(POLL_INTERVAL);
@@ -245,8 +259,11 @@ fn wait_for(listen: SocketAddr) -> Result<()> {
         .err()
 }
 
-fn answers(address: SocketAddr) -> std::io::Result<bool> {
+fn answers(address: SocketAddr, has_tls: bool) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    if has_tls {
+        return Ok(true);
+    }
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();

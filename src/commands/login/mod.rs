@@ -16,7 +16,7 @@ use crate::cli::{Global, LoginArgs};
 use crate::credentials::{Account, Credential, Kind, State, Stored, Why, chosen_model_of, renew};
 use crate::error::{Failed, Failure, Report, note, printable};
 use crate::profile::ProfileName;
-use crate::providers::{self, Ci, Overrides, Provider, QWEN};
+use crate::providers::{self, CUSTOM, Ci, Overrides, Provider, QWEN};
 use crate::say::cell;
 use crate::session::{Session, Surroundings};
 use crate::terminal;
@@ -56,8 +56,18 @@ enum Method {
 fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     let named = global.profile.as_deref().map(ProfileName::parse).transpose()?;
     let surroundings = Surroundings::look();
-    let provider = choose(args, named.as_ref(), session, surroundings)?;
-    let profile = profile_for(named, &provider)?;
+    let own = own_name(args, session)?;
+    let provider = match &own {
+        Some(_) => providers::find(CUSTOM, &session.config.overrides)?,
+        None => choose(args, named.as_ref(), session, surroundings)?,
+    };
+    let profile = profile_for(named.or(own), &provider)?;
+    if let Some(path) = session.key_file(&profile) {
+        let message = format!("the key of profile `{profile}` is in `{}`, which config.toml names", path.display());
+        return Failed::new(Failure::Usage, message)
+            .hint(format!("replace what is in that file, or log in to another profile: `--profile {profile}-2`"))
+            .err();
+    }
     let account = session.account_of(&profile);
     let stored = match account.load()? {
         Stored::Present(credential) => Some(credential),
@@ -82,6 +92,17 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     }
     attempt.account.store.check_writable()?;
     if method == Method::Device { device::log_in(&attempt) } else { openrouter::log_in(&attempt) }
+}
+
+/// The name that the user gives to a server of their own by `login NAME --base-url URL`: one that means nothing else.
+fn own_name(args: &LoginArgs, session: &Session) -> Result<Option<ProfileName>> {
+    let overrides = &session.config.overrides;
+    let Some(typed) = args.provider.as_deref().filter(|_| args.base_url.is_some()) else { return Ok(None) };
+    // A known name that is mistyped is no name for another server: its key would go there.
+    if providers::name_of(typed, overrides).is_some() || providers::nearest(typed, overrides).is_some() {
+        return Ok(None);
+    }
+    ProfileName::parse(typed).map(Some)
 }
 
 /// The provider asked for; else the one the named profile belongs to; else, on a terminal, the one chosen from a list.

@@ -3,7 +3,7 @@
 //! Hazard: whoever writes without the lock, or over a version nobody read, loses a login. Rule: replacing and removing
 //! take a [`Guard`], and a [`Guard`] is the lock.
 
-mod environment;
+mod given;
 mod qwen_code;
 mod traces;
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 use zeroize::Zeroizing;
 
-pub(crate) use self::environment::GivenKey;
+pub(crate) use self::given::GivenKey;
 pub(crate) use self::qwen_code::STALE;
 use self::qwen_code::{POLL_INTERVAL, QwenCodeLock};
 use super::Credential;

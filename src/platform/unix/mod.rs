@@ -5,5 +5,6 @@ pub(crate) mod disk;
 pub(crate) mod processes;
 pub(crate) mod service;
 pub(crate) mod signals;
+pub(crate) mod socket;
 pub(crate) mod supervisor;
 pub(crate) mod system;

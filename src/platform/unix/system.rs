@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::termios::{FlushArg, tcflush};
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{User, getuid};
+use nix::unistd::{User, gethostname, getuid};
 
 /// The variable that names the user's home directory.
 pub(crate) const HOME: &str = "HOME";
@@ -35,6 +35,11 @@ pub(crate) fn monotonic() -> Duration {
 pub(crate) fn machine_id() -> Option<Vec<u8>> {
     let read = |path: &str| std::fs::read(path).ok().map(|id| id.trim_ascii().to_vec()).filter(|id| !id.is_empty());
     ["/etc/machine-id", "/var/lib/dbus/machine-id", "/etc/hostid"].into_iter().find_map(read)
+}
+
+/// What this machine calls itself.
+pub(crate) fn host_name() -> Option<String> {
+    gethostname().ok()?.into_string().ok().filter(|name| !name.is_empty())
 }
 
 /// The hardware UUID, which `ioreg` shows as `IOPlatformUUID`.

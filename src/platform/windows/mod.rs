@@ -7,5 +7,6 @@ mod job;
 pub(crate) mod processes;
 pub(crate) mod service;
 pub(crate) mod signals;
+pub(crate) mod socket;
 pub(crate) mod supervisor;
 pub(crate) mod system;

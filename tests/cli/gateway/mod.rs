@@ -9,6 +9,7 @@ mod faults;
 mod hardening;
 mod hooks;
 mod limits;
+mod listener;
 mod network;
 mod passing;
 mod refusals;

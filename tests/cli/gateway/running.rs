@@ -69,7 +69,7 @@ fn beyond_this_machine_plain_http_is_said_aloud_and_the_address_can_be_used() {
     sandbox.run(["gateway", "--listen", "0.0.0.0:0"]).fails(
         2,
         "`0.0.0.0:0` can be reached from other machines, and nothing would encrypt the key",
-        "add `--plain-http` in a network you trust, or put a server with TLS before `127.0.0.1`",
+        "give a certificate by `--tls-cert` and `--tls-key`, or add `--plain-http` in a network you trust",
     );
     for listen in ["0.0.0.0:0", "[::]:0"] {
         let running = sandbox.spawn(["gateway", "--listen", listen, "--plain-http"]);

@@ -1,0 +1,367 @@
+//! An API key that is not stored: in the environment, or in a file that config.toml names; whose it is, where it may go,
+//! and the region that was found for it.
+//!
+//! Hazard: a key in the environment would follow whatever profile is active to another provider, and one in a file may be
+//! replaced at any time. Rule: its provider is named beside it, another provider's key is refused by its beginning, it
+//! goes to that provider's own hosts only, and a file is read again for each use.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::super::key::clean_key;
+use super::super::refused::hash_of;
+use super::super::verification::{Verification, VerificationRequest};
+use super::super::{Account, Credential, Kind, Stored};
+use crate::error::{Failed, Failure};
+use crate::paths::StateDirectory;
+use crate::platform::files::{self, Content, PendingFile, Privacy};
+use crate::providers::{self, Overrides, Provider, QWEN, in_words};
+use crate::secret::Secret;
+
+/// What says that there is such a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// The variable that holds it or names its file.
+    Variable(&'static str),
+    /// `key_file` of the provider in config.toml.
+    Config,
+}
+
+/// Where the key is.
+#[derive(Clone)]
+enum Place {
+    Value(Secret),
+    File(PathBuf),
+}
+
+/// The key, with what is said beside it.
+#[derive(Clone)]
+pub(crate) struct GivenKey {
+    pub(crate) holder: Holder,
+    place: Place,
+    /// Where it belongs, or why that cannot be known.
+    owner: Result<Owner, Failed>,
+    overrides: Overrides,
+}
+
+#[derive(Clone)]
+struct Owner {
+    provider: Provider,
+    /// From `QWENAUTH_BASE_URL` or `QWENAUTH_REGION`.
+    base_url: Option<String>,
+}
+
+impl GivenKey {
+    /// A key in a variable. `place`: `QWENAUTH_REGION` and `QWENAUTH_BASE_URL`.
+    ///
+    /// Errors: usage, for what cannot go together.
+    pub(crate) fn new(
+        variable: &'static str,
+        text: Secret,
+        provider: Provider,
+        place: (Option<&str>, Option<&str>),
+        overrides: &Overrides,
+    ) -> Result<Self> {
+        Self::in_environment(variable, Place::Value(text), provider, place, overrides)
+    }
+
+    /// A key in the file that a variable names, or in the pipe, which is read now.
+    ///
+    /// Errors: usage, for what cannot go together and for what cannot be read.
+    pub(crate) fn in_file(
+        variable: &'static str,
+        path: &Path,
+        provider: Provider,
+        place: (Option<&str>, Option<&str>),
+        overrides: &Overrides,
+    ) -> Result<Self> {
+        let key = if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+            Place::File(path.to_owned())
+        } else {
+            Place::Value(read_file(Holder::Variable(variable), path, Failure::Usage)?)
+        };
+        Self::in_environment(variable, key, provider, place, overrides)
+    }
+
+    fn in_environment(
+        variable: &'static str,
+        key: Place,
+        provider: Provider,
+        place: (Option<&str>, Option<&str>),
+        overrides: &Overrides,
+    ) -> Result<Self> {
+        let holder = Holder::Variable(variable);
+        let owner = owner_in_environment(variable, provider, place)?;
+        let given = Self { holder, place: key, owner: Ok(owner), overrides: overrides.clone() };
+        given.secret()?;
+        Ok(given)
+    }
+
+    /// The key of `key_file` in `[providers.NAME]`.
+    pub(crate) fn configured(name: &str, path: PathBuf, overrides: &Overrides) -> Self {
+        let owner = owner_in_config(name, overrides).map_err(|error| {
+            error.downcast::<Failed>().unwrap_or_else(|error| Failed::new(Failure::Other, format!("{error:#}")))
+        });
+        Self { holder: Holder::Config, place: Place::File(path), owner, overrides: overrides.clone() }
+    }
+
+    /// The file that is read for each use.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Value(_) => None,
+            Place::File(path) => Some(path),
+        }
+    }
+
+    /// The file that config.toml names.
+    pub(crate) fn named_file(&self) -> Option<&Path> {
+        self.file().filter(|_| self.holder == Holder::Config)
+    }
+
+    /// The variable, where one holds or names it.
+    pub(crate) fn variable(&self) -> Option<&'static str> {
+        match self.holder {
+            Holder::Variable(variable) => Some(variable),
+            Holder::Config => None,
+        }
+    }
+
+    fn owner(&self) -> Result<&Owner> {
+        self.owner.as_ref().map_err(|failed| failed.clone().into())
+    }
+
+    /// What a person knows the holder by.
+    fn shown(&self) -> String {
+        match (self.holder, &self.place) {
+            (Holder::Variable(variable), _) => format!("`{variable}`"),
+            (Holder::Config, Place::File(path)) => format!("`{}`", path.display()),
+            (Holder::Config, Place::Value(_)) => "config.toml".to_owned(),
+        }
+    }
+
+    /// The key as it is now.
+    ///
+    /// Errors: usage for a variable, login required for a file that is missing or holds no key of the provider.
+    fn secret(&self) -> Result<Secret> {
+        let failure = match self.holder {
+            Holder::Variable(_) => Failure::Usage,
+            Holder::Config => Failure::LoginRequired,
+        };
+        let text = match &self.place {
+            Place::Value(text) => text.clone(),
+            Place::File(path) => read_file(self.holder, path, failure)?,
+        };
+        let shown = self.shown();
+        let provider = &self.owner()?.provider;
+        let secret = clean_key(text.expose()).map_err(|error| Failed::new(failure, format!("{shown}: {error}")))?;
+        let Some((prefix, owners)) = providers::owners_of(&secret, &self.overrides) else { return Ok(secret) };
+        if !providers::is_telling(&prefix) || owners.contains(&provider.name) {
+            return Ok(secret);
+        }
+        let names = owners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
+        let message =
+            format!("the key in {shown} begins with `{prefix}`, so it is one of {names}, not of `{}`", provider.name);
+        match self.holder {
+            Holder::Variable(_) => Failed::new(failure, message).hint(format!("set `QWENAUTH_PROVIDER={}`", owners[0])),
+            Holder::Config => Failed::new(failure, message)
+                .hint(format!("write `key_file` under `[providers.{}]` in config.toml", owners[0])),
+        }
+        .err()
+    }
+
+    /// What is there now, without asking anybody.
+    pub(in super::super) fn load(&self, account: &Account) -> Result<Stored> {
+        match self.offline(account) {
+            Ok(credential) => Ok(Stored::Present(credential)),
+            // To a profile of config.toml a file is what a stored credential is to others.
+            Err(error) if self.holder == Holder::Config && self.owner.is_ok() => {
+                let is_missing = self.file().is_some_and(|path| !path.exists());
+                Ok(if is_missing { Stored::Missing } else { Stored::Damaged(format!("{error:#}")) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The credential, with its place as far as it is known without asking.
+    fn offline(&self, account: &Account) -> Result<Credential> {
+        let (secret, owner) = (self.secret()?, self.owner()?);
+        let base_url = owner.base_url.clone().or_else(|| remembered(&secret, owner, account));
+        Ok(credential(secret, owner, base_url))
+    }
+
+    /// The credential with its place, found by asking each region once.
+    ///
+    /// Errors: login required when every region rejects the key, temporary when one cannot be asked.
+    pub(in super::super) fn resolve(&self, account: &Account) -> Result<Credential> {
+        let (secret, owner) = (self.secret()?, self.owner()?);
+        if let Some(base_url) = owner.base_url.clone().or_else(|| remembered(&secret, owner, account)) {
+            return Ok(credential(secret, owner, Some(base_url)));
+        }
+        let region = self.find_region(&secret, &owner.provider, account)?;
+        if let Err(error) = remember(&secret, account, &region) {
+            log::warn!("the region of the key is not remembered: {error:#}");
+        }
+        let base_url = owner.provider.regions.get(&region).map(|region| region.base_url.clone());
+        Ok(credential(secret, owner, base_url))
+    }
+
+    fn find_region(&self, secret: &Secret, provider: &Provider, account: &Account) -> Result<String> {
+        let shown = self.shown();
+        let mut names: Vec<&String> = provider.regions.keys().collect();
+        names.sort_by_key(|name| provider.default_region.as_ref() != Some(name));
+        let mut rejected = String::new();
+        let mut unclear = None;
+        for name in &names {
+            let request = VerificationRequest {
+                provider,
+                base_url: &provider.regions[*name].base_url,
+                token: secret,
+                model: provider.default_model.as_deref(),
+                network: &account.network,
+            };
+            match request.ask()? {
+                Verification::Refused(why) if rejected.is_empty() => rejected = why,
+                Verification::Refused(_) => {}
+                Verification::Unclear(why) => unclear = unclear.or(Some((name, why))),
+                Verification::Accepted | Verification::Exhausted(_) | Verification::Unverifiable(_) => {
+                    return Ok((*name).clone());
+                }
+            }
+        }
+        if let Some((name, why)) = unclear {
+            let message = format!("cannot find the region of the key in {shown}: region `{name}`: {why}");
+            let hint = match self.holder {
+                Holder::Variable(_) => "set `QWENAUTH_REGION`, or try again later",
+                Holder::Config => "name `default_region` beside `key_file`, or try again later",
+            };
+            return Failed::new(Failure::Temporary, message).hint(hint).err();
+        }
+        let tried = names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let failed = Failed::new(
+            Failure::LoginRequired,
+            format!("{} rejected the key in {shown} in regions {tried}: {rejected}", provider.title),
+        );
+        match in_words(&provider.key_pages(None)) {
+            Some(pages) => failed.hint(format!("check the key at {pages}")),
+            None => failed,
+        }
+        .err()
+    }
+}
+
+/// Errors: usage, for what cannot go together.
+fn owner_in_environment(variable: &str, provider: Provider, place: (Option<&str>, Option<&str>)) -> Result<Owner> {
+    let usage = |message: String| Failed::new(Failure::Usage, message);
+    if takes_no_key(&provider) {
+        return usage(format!("{} takes no API key, and `{variable}` is set", provider.title))
+            .hint(format!("`unset {variable}`, or name another provider in `QWENAUTH_PROVIDER`"))
+            .err();
+    }
+    let base_url = match place {
+        (Some(_), Some(_)) => {
+            return usage("`QWENAUTH_REGION` and `QWENAUTH_BASE_URL` are both set".into())
+                .hint("unset one of them")
+                .err();
+        }
+        (Some(region), None) => Some(provider.region(region)?.1.base_url.clone()),
+        (None, Some(given)) => {
+            let base_url = providers::base_url(given)?;
+            if !provider.owns(&base_url) {
+                return usage(format!(
+                    "`QWENAUTH_BASE_URL` is `{base_url}`, which is not a host of {}",
+                    provider.title
+                ))
+                .hint("set `QWENAUTH_PROVIDER=custom` for a server of your own")
+                .err();
+            }
+            Some(base_url)
+        }
+        (None, None) if provider.regions.is_empty() => {
+            if provider.base_url.is_empty() {
+                return usage(format!("provider `{}` needs `QWENAUTH_BASE_URL`", provider.name))
+                    .hint("for example `QWENAUTH_BASE_URL=http://127.0.0.1:8000/v1`")
+                    .err();
+            }
+            Some(provider.base_url(None)?)
+        }
+        (None, None) => None,
+    };
+    Ok(Owner { provider, base_url })
+}
+
+/// What `[providers.NAME]` says beside `key_file`: `base_url`, else `default_region`, else the region is found by asking.
+fn owner_in_config(name: &str, overrides: &Overrides) -> Result<Owner> {
+    let provider = providers::find(name, overrides)?;
+    let failed = |what: String| Failed::new(Failure::Other, format!("`[providers.{name}]` in config.toml {what}"));
+    if takes_no_key(&provider) {
+        return failed("has a `key_file`, and the provider takes no API key".into()).hint("remove `key_file`").err();
+    }
+    let own = |key: &str| overrides.table.get(name).and_then(|own| own.get(key)).and_then(toml::Value::as_str);
+    let base_url = match (own("base_url"), own("default_region")) {
+        (Some(given), _) => Some(providers::base_url(given)?),
+        (None, Some(region)) => Some(provider.region(region)?.1.base_url.clone()),
+        (None, None) if !provider.regions.is_empty() => None,
+        (None, None) if provider.base_url.is_empty() => {
+            return failed("has a `key_file` and no `base_url`".into()).hint("add `base_url = \"https://…/v1\"`").err();
+        }
+        (None, None) => Some(provider.base_url(None)?),
+    };
+    Ok(Owner { provider, base_url })
+}
+
+fn takes_no_key(provider: &Provider) -> bool {
+    provider.name == QWEN || provider.key.is_none() && provider.oauth().is_some()
+}
+
+/// The key in a file or a named pipe of the user or of root, or in a descriptor.
+fn read_file(holder: Holder, path: &Path, failure: Failure) -> Result<Secret> {
+    let named = match holder {
+        Holder::Variable(variable) => format!("`{variable}`"),
+        Holder::Config => "`key_file`".to_owned(),
+    };
+    let failed = |why: String| Failed::new(failure, format!("{named}: cannot read `{}`: {why}", path.display()));
+    let bytes = match files::read_named(path, Privacy::Secret).with_context(|| named.clone())? {
+        Content::Bytes(bytes) => bytes,
+        Content::Missing => return failed("it is missing".into()).err(),
+        Content::Unfit(why) => return failed(why).err(),
+    };
+    text_of(&bytes).ok_or_else(|| failed("it is not text".into()).into())
+}
+
+fn text_of(bytes: &[u8]) -> Option<Secret> {
+    std::str::from_utf8(bytes).ok().map(|text| Secret::new(text.to_owned()))
+}
+
+fn note_path(secret: &Secret, account: &Account) -> PathBuf {
+    StateDirectory::Regions.below(&account.state).join(hash_of(secret))
+}
+
+fn remembered(secret: &Secret, owner: &Owner, account: &Account) -> Option<String> {
+    let Ok(Content::Bytes(bytes)) = files::read(&note_path(secret, account), Privacy::Private) else { return None };
+    let region = owner.provider.regions.get(std::str::from_utf8(&bytes).ok()?.trim())?;
+    Some(region.base_url.clone())
+}
+
+fn remember(secret: &Secret, account: &Account, region: &str) -> Result<()> {
+    files::make_directory(&StateDirectory::Regions.below(&account.state))?;
+    PendingFile::reserve(&note_path(secret, account), region.len(), Privacy::Private)?.write(region.as_bytes())
+}
+
+fn credential(access_token: Secret, owner: &Owner, base_url: Option<String>) -> Credential {
+    Credential {
+        kind: Kind::ApiKey,
+        access_token,
+        refresh_token: None,
+        token_type: "Bearer".into(),
+        expires_at: None,
+        resource_url: None,
+        provider: Some(owner.provider.name.clone()),
+        model: None,
+        base_url,
+        created_at: None,
+        machine: None,
+        identity: None,
+        issuer: None,
+    }
+}

@@ -1,0 +1,223 @@
+//! The gateway's own certificate and key, and whose certificates its clients must show.
+//!
+//! Hazard: whoever replaces certificate and key does it in two steps, and a gateway that reads between them, or reads what
+//! was written badly, serves nobody.
+//! Rule: the files are read as a pair, and only a pair that fits replaces the one in force; one that does not is read
+//! again until it stays as it is, and then complained of once. Open connections keep what they began with.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
+use rustls::server::WebPkiClientVerifier;
+use rustls::version::{TLS12, TLS13};
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
+
+use crate::error::{Failed, Failure, note};
+use crate::platform::disk::Version;
+use crate::platform::files::{self, Content, Privacy};
+use crate::tls::read_pem;
+use crate::x509::Facts;
+
+/// How long before its end a certificate is warned of at the start: certificates of 90 days are renewed a month before.
+const EXPIRES_SOON: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The files of a server's identity.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsFiles {
+    /// The certificate, with those between it and its CA.
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    /// Only clients with a certificate of one of these get in.
+    pub(crate) client_ca: Option<PathBuf>,
+}
+
+type Versions = [Option<Version>; 3];
+
+impl TlsFiles {
+    /// They differ after a change of what a path leads to, a symlink included.
+    fn versions(&self) -> Versions {
+        let version = |path: &Path| Version::of(path).ok();
+        [version(&self.certificate), version(&self.key), self.client_ca.as_deref().and_then(version)]
+    }
+}
+
+/// What was read at one time.
+struct Loaded {
+    config: Arc<ServerConfig>,
+    facts: Option<Facts>,
+    versions: Versions,
+}
+
+pub(crate) struct Identity {
+    files: TlsFiles,
+    loaded: RefCell<Loaded>,
+    /// Files that do not fit and may be in the middle of a change, and those that were complained of.
+    doubted: Cell<Option<Versions>>,
+    rejected: Cell<Option<Versions>>,
+    pub(super) failed_reloads: Cell<u64>,
+    pub(super) failed_handshakes: Cell<u64>,
+}
+
+impl Identity {
+    /// Warns of a certificate that has expired or soon will.
+    pub(crate) fn load(files: TlsFiles) -> Result<Self> {
+        let loaded = load(&files)?;
+        let shown = files.certificate.display();
+        match loaded.facts.as_ref().map(|facts| facts.expires_at.duration_since(SystemTime::now())) {
+            Some(Err(_)) => note(&format!("warning: the certificate in `{shown}` has expired")),
+            Some(Ok(left)) if left < EXPIRES_SOON => {
+                note(&format!("warning: the certificate in `{shown}` expires in {} h", left.as_secs() / 3600));
+            }
+            _ => {}
+        }
+        Ok(Self {
+            files,
+            loaded: RefCell::new(loaded),
+            doubted: Cell::new(None),
+            rejected: Cell::new(None),
+            failed_reloads: Cell::new(0),
+            failed_handshakes: Cell::new(0),
+        })
+    }
+
+    /// The host of a URL that leads here: the certificate's first name.
+    pub(crate) fn host(&self) -> Option<String> {
+        self.loaded.borrow().facts.as_ref().and_then(Facts::host).map(str::to_owned)
+    }
+
+    pub(super) fn expires_at(&self) -> Option<SystemTime> {
+        self.loaded.borrow().facts.as_ref().map(|facts| facts.expires_at)
+    }
+
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.loaded.borrow().config)
+    }
+
+    /// Reads the files again if they have changed. Called about once a second.
+    pub(super) async fn look(&self) {
+        let now = self.files.versions();
+        if now == self.loaded.borrow().versions || self.rejected.get() == Some(now) {
+            return;
+        }
+        let is_settled = self.doubted.replace(Some(now)) == Some(now);
+        self.read(|error| {
+            if is_settled {
+                self.reject(now, &error);
+            }
+        })
+        .await;
+    }
+
+    /// Reads the files again, whether they have changed or not.
+    pub(super) async fn reload(&self) {
+        let now = self.files.versions();
+        self.read(|error| self.reject(now, &error)).await;
+    }
+
+    async fn read(&self, failed: impl FnOnce(anyhow::Error)) {
+        let files = self.files.clone();
+        // The disk may be slow.
+        let Ok(loaded) = tokio::task::spawn_blocking(move || load(&files)).await else { return };
+        match loaded {
+            Ok(loaded) => {
+                log::info!("the certificate in `{}` is served from now on", self.files.certificate.display());
+                *self.loaded.borrow_mut() = loaded;
+                self.doubted.set(None);
+                self.rejected.set(None);
+            }
+            Err(error) => failed(error),
+        }
+    }
+
+    fn reject(&self, versions: Versions, error: &anyhow::Error) {
+        self.rejected.set(Some(versions));
+        self.failed_reloads.set(self.failed_reloads.get() + 1);
+        note(&format!("warning: the old certificate stays in force: {error:#}"));
+    }
+}
+
+fn load(files: &TlsFiles) -> Result<Loaded> {
+    // What changes while it is read is read again.
+    let versions = files.versions();
+    let chain = certificates(&files.certificate)?;
+    let key = private_key(&files.key)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .context("cannot set up TLS")?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).with_context(|| unusable(path, "its certificate is not of a CA"))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .with_context(|| unusable(path, "its certificates cannot be used"))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let facts = chain.first().and_then(|certificate| Facts::of(certificate));
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| misfit(files, &error))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Loaded { config: Arc::new(config), facts, versions })
+}
+
+fn misfit(files: &TlsFiles, error: &rustls::Error) -> Failed {
+    let (certificate, key) = (files.certificate.display(), files.key.display());
+    if *error == rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) {
+        let message = format!("the key in `{key}` is not that of the certificate in `{certificate}`");
+        return Failed::new(Failure::Other, message).hint("the first certificate in the file must be the server's own");
+    }
+    Failed::new(
+        Failure::Other,
+        format!("cannot use the certificate in `{certificate}` with the key in `{key}`: {error}"),
+    )
+}
+
+fn unusable(path: &Path, why: &str) -> Failed {
+    Failed::new(Failure::Other, format!("cannot use `{}`: {why}", path.display()))
+}
+
+/// All certificates of a PEM file.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let found = match files::read(path, Privacy::Open)? {
+        Content::Bytes(bytes) => read_pem(&bytes),
+        Content::Missing => return unusable(path, "it is missing").err(),
+        Content::Unfit(why) => return unusable(path, &why).err(),
+    };
+    if let Some(broken) = found.broken.first() {
+        return unusable(path, &format!("the certificate at line {}: {}", broken.line, broken.why)).err();
+    }
+    if found.usable.is_empty() {
+        return unusable(path, "it holds no certificate").hint("it must be a PEM file").err();
+    }
+    Ok(found.usable)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
+    let bytes = match files::read(path, Privacy::Secret)? {
+        Content::Bytes(bytes) => bytes,
+        Content::Missing => return unusable(path, "it is missing").err(),
+        Content::Unfit(why) => return unusable(path, &why).err(),
+    };
+    match PrivateKeyDer::from_pem_slice(&bytes) {
+        Ok(key) => Ok(key),
+        Err(pem::Error::NoItemsFound) if is_encrypted(&bytes) => unusable(path, "its key is encrypted")
+            .hint("`openssl pkey -in ENCRYPTED -out PLAIN` asks for the passphrase and writes the key without it")
+            .err(),
+        // What else the parser says could quote the file.
+        Err(_) => unusable(path, "it holds no private key").hint("it must be a PEM file").err(),
+    }
+}
+
+fn is_encrypted(pem: &[u8]) -> bool {
+    let has = |words: &[u8]| pem.windows(words.len()).any(|window| window == words);
+    has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED")
+}

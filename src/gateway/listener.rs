@@ -1,0 +1,233 @@
+//! Where clients come in: TCP, plain or with TLS, or a socket in the file system.
+//!
+//! Hazard: a stranger who connects and says nothing, or begins a handshake and does not end it, holds memory. Rule: a
+//! handshake has [`HANDSHAKE`] to end, and counts as a stranger's connection from its first byte.
+
+use std::io::{self, IoSlice};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::identity::Identity;
+use crate::error::{Failed, Failure};
+use crate::platform::socket::{self, Socket};
+
+/// Two round trips and a signature. A phone on a bad line needs a few seconds.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The answer to a request without TLS where TLS is spoken.
+const NO_TLS: &str = r#"{"error":{"message":"this address speaks HTTPS: write https:// in place of http://","type":"invalid_request_error","code":"tls_only"}}"#;
+
+/// What a gateway listens on.
+pub(crate) struct Listener {
+    socket: Bound,
+    pub(super) identity: Option<Identity>,
+}
+
+enum Bound {
+    Tcp(std::net::TcpListener),
+    Local(Socket),
+}
+
+/// Where clients find a [`Listener`].
+pub(crate) enum Place {
+    Tcp(SocketAddr),
+    Local(PathBuf),
+}
+
+impl Listener {
+    /// Listens, so that clients may connect from now on.
+    pub(crate) fn tcp(address: SocketAddr) -> Result<Self> {
+        let listener = std::net::TcpListener::bind(address).map_err(|error| {
+            let failed = Failed::new(Failure::Other, format!("cannot listen on `{address}`: {error}"));
+            match error.kind() {
+                io::ErrorKind::AddrInUse => failed.hint(format!(
+                    "end the program that listens there, or take a free port with `--listen {}`",
+                    SocketAddr::new(address.ip(), 0)
+                )),
+                _ => failed,
+            }
+        })?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { socket: Bound::Tcp(listener), identity: None })
+    }
+
+    /// Listens on a free port of this machine.
+    pub(crate) fn on_loopback() -> Result<(Self, SocketAddr)> {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on `127.0.0.1`")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok((Self { socket: Bound::Tcp(listener), identity: None }, address))
+    }
+
+    /// Listens on a socket in the file system, for programs of this user.
+    pub(crate) fn local(path: &Path) -> Result<Self> {
+        Ok(Self { socket: Bound::Local(Socket::bind(path)?), identity: None })
+    }
+
+    pub(crate) fn with_tls(self, identity: Identity) -> Self {
+        Self { identity: Some(identity), ..self }
+    }
+
+    pub(crate) fn place(&self) -> io::Result<Place> {
+        match &self.socket {
+            Bound::Tcp(listener) => listener.local_addr().map(Place::Tcp),
+            Bound::Local(socket) => Ok(Place::Local(socket.path().to_owned())),
+        }
+    }
+
+    /// The host that a URL for clients names where it is not the address itself: the certificate's first name.
+    pub(crate) fn certified_host(&self) -> Option<String> {
+        self.identity.as_ref().and_then(Identity::host)
+    }
+
+    pub(crate) fn has_tls(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    /// Whether a page in a browser of this machine could send requests here under a name of its own: neither a socket nor
+    /// a server whose name the browser has checked.
+    pub(super) fn can_be_rebound(&self) -> bool {
+        !self.has_tls() && matches!(self.place(), Ok(Place::Tcp(address)) if address.ip().is_loopback())
+    }
+
+    /// Within the runtime that serves. What is returned is all that listens.
+    pub(super) fn accepting(self) -> Result<Accepting> {
+        let accepting = match self.socket {
+            Bound::Tcp(listener) => tokio::net::TcpListener::from_std(listener).map(Accepting::Tcp),
+            Bound::Local(socket) => socket.accepting().map(Accepting::Local),
+        };
+        accepting.context("cannot listen")
+    }
+}
+
+/// A [`Listener`] within a runtime.
+pub(super) enum Accepting {
+    Tcp(tokio::net::TcpListener),
+    Local(socket::Accepting),
+}
+
+impl Accepting {
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
+            Self::Local(listener) => listener.accept().await.map(Stream::Local),
+        }
+    }
+}
+
+/// A client's connection.
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Local(socket::Stream),
+}
+
+impl Stream {
+    /// Events are small and go out at once.
+    pub(super) fn send_at_once(&self) {
+        if let Self::Tcp(stream) = self {
+            let _ = stream.set_nodelay(true);
+        }
+    }
+
+    /// The same connection after its TLS handshake.
+    ///
+    /// Errors: why there is none, for the log.
+    pub(super) async fn secured(self, config: Arc<ServerConfig>) -> Result<Self, String> {
+        let Self::Tcp(mut stream) = self else { return Ok(self) };
+        let handshake = async {
+            if is_plain_http(&stream).await {
+                let length = NO_TLS.len();
+                let head = format!(
+                    "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+                     Connection: close\r\n\r\n"
+                );
+                let _ = stream.write_all(format!("{head}{NO_TLS}").as_bytes()).await;
+                let _ = stream.shutdown().await;
+                return Err("it sent a request without TLS".to_owned());
+            }
+            TlsAcceptor::from(config).accept(stream).await.map_err(|error| error.to_string())
+        };
+        match tokio::time::timeout(HANDSHAKE, handshake).await {
+            Ok(stream) => stream.map(|stream| Self::Tls(Box::new(stream))),
+            Err(_) => Err(format!("its handshake took longer than {} s", HANDSHAKE.as_secs())),
+        }
+    }
+}
+
+/// Whether the first byte is that of a method; one of TLS is 22 (RFC 8446 §5.1).
+async fn is_plain_http(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    matches!(stream.peek(&mut first).await, Ok(1) if first[0].is_ascii_uppercase())
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Local(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut TaskContext<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Local(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+            Self::Local(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Local(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Self::Local(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Local(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! Where clients come in: TLS with a certificate that is replaced, a socket in the file system, metrics without a key.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::{FileTypeExt, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+
+use nix::sys::signal::Signal;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use super::upstream::{CHAT, Client, Gateway, STREAM, Upstream, chunk, fine, logged_in};
+use crate::run::Running;
+use crate::sandbox::{Sandbox, mode, until, write_private};
+use crate::server::PATIENCE;
+
+/// Makes a CA and certificates of it, `NAME.pem` and `NAME.key`, for the host `gateway.test`.
+fn certify(sandbox: &Sandbox, names: &[&str]) {
+    let mut script = "exec 2>&1 && set -e && curve='ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
+        [ -e ca.pem ] || openssl req -x509 -newkey $curve -keyout ca.key -out ca.pem -subj /CN=ca -days 2\n"
+        .to_owned();
+    for name in names {
+        script += &format!(
+            "openssl req -newkey $curve -keyout {name}.key -out request.pem -subj /CN={name} \
+                 -addext subjectAltName=DNS:*.gateway.test,DNS:gateway.test -addext basicConstraints=CA:FALSE
+            openssl x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -copy_extensions copy \
+                 -days 2 -out {name}.pem\n"
+        );
+    }
+    drop(sandbox.shell(&script).any_stdout().exits(0));
+}
+
+/// A gateway with TLS, by the certificate `NAME.pem` of the sandbox's directory.
+struct Secured {
+    running: Running,
+    directory: PathBuf,
+    port: u16,
+    key: String,
+}
+
+impl Secured {
+    fn start(sandbox: &Sandbox, name: &str, more: &[&str]) -> Self {
+        let directory = sandbox.directory().to_owned();
+        let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+        let (certificate, key) = (path(&format!("{name}.pem")), path(&format!("{name}.key")));
+        let named = ["gateway", "--listen", "127.0.0.1:0", "--tls-cert", &certificate, "--tls-key", &key];
+        let running = sandbox.spawn([&named, more].concat());
+        let lines = running.first_lines(2);
+        let port = lines[0].strip_prefix("https://gateway.test:").and_then(|rest| rest.strip_suffix("/v1"));
+        let port = port.unwrap_or_else(|| panic!("{lines:?}")).parse().unwrap();
+        Self { running, directory, port, key: lines[1].clone() }
+    }
+
+    /// A client that trusts the CA, and shows the certificate of that name.
+    fn connect(&self, client: Option<&str>) -> std::io::Result<Secure> {
+        let pem = |name: &str| fs::read(self.directory.join(name)).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&pem("ca.pem")).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match client {
+            None => builder.with_no_client_auth(),
+            Some(name) => {
+                let chain = vec![CertificateDer::from_pem_slice(&pem(&format!("{name}.pem"))).unwrap()];
+                let key = PrivateKeyDer::from_pem_slice(&pem(&format!("{name}.key"))).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
+        let host = ServerName::try_from("gateway.test").unwrap();
+        let connection = ClientConnection::new(Arc::new(config), host).unwrap();
+        let stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = StreamOwned::new(connection, stream);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(Secure(BufReader::new(stream)))
+    }
+
+    fn chat(&self, client: Option<&str>) -> std::io::Result<String> {
+        let mut secure = self.connect(client)?;
+        secure.ask(self, "POST /v1/chat/completions", "Connection: close\r\n", CHAT)?;
+        let mut answer = String::new();
+        secure.0.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// Whether the certificate `NAME.pem` is served to new connections.
+    fn serves(&self, name: &str) -> bool {
+        let expected = CertificateDer::from_pem_slice(&fs::read(self.directory.join(name)).unwrap()).unwrap();
+        let secure = self.connect(None).unwrap();
+        secure.0.get_ref().conn.peer_certificates().unwrap()[0] == expected
+    }
+}
+
+struct Secure(BufReader<StreamOwned<ClientConnection, TcpStream>>);
+
+impl Secure {
+    fn ask(&mut self, gateway: &Secured, line: &str, more: &str, body: &[u8]) -> std::io::Result<()> {
+        let (key, length) = (&gateway.key, body.len());
+        let head = format!(
+            "{line} HTTP/1.1\r\nHost: gateway.test\r\nAuthorization: Bearer {key}\r\n{more}Content-Length: {length}\r\n\r\n"
+        );
+        let stream = self.0.get_mut();
+        stream.write_all(&[head.as_bytes(), body].concat())?;
+        stream.flush()
+    }
+
+    #[track_caller]
+    fn read_until(&mut self, text: &str) {
+        loop {
+            let mut line = String::new();
+            assert!(self.0.read_line(&mut line).unwrap() > 0, "the answer ended before `{text}`");
+            if line.contains(text) {
+                return;
+            }
+        }
+    }
+}
+
+fn free_address() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    certify(&sandbox, &["server"]);
+    let gateway = Secured::start(&sandbox, "server", &[]);
+    let hello = |version: &str| {
+        let script = format!(
+            "printf 'GET /healthz HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n' | openssl s_client -quiet \
+             -ign_eof -CAfile ca.pem -servername gateway.test -{version} -cipher 'ALL:@SECLEVEL=0' \
+             -connect 127.0.0.1:{} 2>&1 || true",
+            gateway.port
+        );
+        sandbox.shell(&script).any_stdout().exits(0).stdout.contains("\"status\":\"ok\"")
+    };
+    let spoken = ["tls1", "tls1_1", "tls1_2", "tls1_3"].map(hello);
+    assert_eq!(spoken, [false, false, true, true]);
+    assert!(gateway.chat(None).unwrap().starts_with("HTTP/1.1 200"));
+    assert_eq!(upstream.asked()[0].header("authorization"), "Bearer granted-access-1");
+}
+
+#[test]
+fn a_request_without_tls_is_told_to_use_https() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    certify(&sandbox, &["server"]);
+    let gateway = Secured::start(&sandbox, "server", &[]);
+    let got = Client::send(&format!("127.0.0.1:{}", gateway.port), b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").got();
+    assert_eq!(got.is(400).code(), "tls_only");
+}
+
+#[test]
+fn a_new_certificate_is_served_and_no_stream_is_lost() {
+    let may_end = Arc::new((Mutex::new(false), Condvar::new()));
+    let upstream = Upstream::start({
+        let may_end = Arc::clone(&may_end);
+        move |_, _, connection| {
+            connection.write_all(STREAM)?;
+            connection.write_all(&chunk("data: first\n\n"))?;
+            let (lock, changed) = &*may_end;
+            drop(changed.wait_timeout_while(lock.lock().unwrap(), PATIENCE, |may_end| !*may_end).unwrap());
+            connection.write_all(&[chunk("data: last\n\n"), chunk("")].concat())
+        }
+    });
+    let sandbox = logged_in(&upstream);
+    certify(&sandbox, &["server", "next"]);
+    // As Kubernetes lays a Secret out: files are symlinks through a directory that is swapped.
+    let at = |name: &str| sandbox.directory().join(name);
+    for version in ["server", "next"] {
+        fs::create_dir(at(&format!("of-{version}"))).unwrap();
+        fs::copy(at(&format!("{version}.pem")), at(&format!("of-{version}/tls.pem"))).unwrap();
+        fs::copy(at(&format!("{version}.key")), at(&format!("of-{version}/tls.key"))).unwrap();
+    }
+    symlink("of-server", at("data")).unwrap();
+    symlink("data/tls.pem", at("mounted.pem")).unwrap();
+    symlink("data/tls.key", at("mounted.key")).unwrap();
+    let gateway = Secured::start(&sandbox, "mounted", &[]);
+    let mut stream = gateway.connect(None).unwrap();
+    stream.ask(&gateway, "POST /v1/chat/completions", "", CHAT).unwrap();
+    stream.read_until("data: first");
+    assert!(gateway.serves("server.pem"));
+    symlink("of-next", at("new")).unwrap();
+    fs::rename(at("new"), at("data")).unwrap();
+    until("the new certificate is served", || gateway.serves("next.pem"));
+    // The stream goes on in the connection that began with the old one.
+    *may_end.0.lock().unwrap() = true;
+    may_end.1.notify_all();
+    stream.read_until("data: last");
+    assert_eq!(upstream.asked().len(), 1);
+}
+
+#[test]
+fn a_pair_that_does_not_fit_leaves_the_old_one_in_force_and_is_complained_of_once() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    certify(&sandbox, &["server", "next"]);
+    let metrics = free_address();
+    let gateway = Secured::start(&sandbox, "server", &["--metrics-listen", &metrics]);
+    let first = sandbox.directory().join("first.pem");
+    fs::copy(sandbox.directory().join("server.pem"), &first).unwrap();
+    let replace = |from: &str, to: &str| {
+        fs::copy(sandbox.directory().join(from), sandbox.directory().join("part")).unwrap();
+        fs::rename(sandbox.directory().join("part"), sandbox.directory().join(to)).unwrap();
+    };
+    replace("next.key", "server.key");
+    gateway.running.wait_for_stderr("warning: the old certificate stays in force: the key in");
+    assert!(gateway.serves("first.pem") && gateway.chat(None).unwrap().starts_with("HTTP/1.1 200"));
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {metrics}\r\nConnection: close\r\n\r\n");
+    let counted = Client::send(&metrics, request.as_bytes()).got().text();
+    assert!(counted.contains("qwenauth_tls_failed_reloads_total 1\n"), "{counted}");
+    assert!(counted.contains("qwenauth_tls_certificate_expires_seconds 17"), "{counted}");
+    replace("next.pem", "server.pem");
+    until("the new certificate is served", || gateway.serves("next.pem"));
+    gateway.running.signal(Signal::SIGTERM);
+    let outcome = gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr();
+    assert_eq!(outcome.stderr.matches("stays in force").count(), 1, "{outcome}");
+}
+
+#[test]
+fn with_a_client_ca_nobody_without_its_certificate_gets_in() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    certify(&sandbox, &["server", "member"]);
+    // A certificate of the same name, of another CA.
+    let other = "mkdir other && mv ca.pem ca.key member.pem member.key other/";
+    fs::copy(sandbox.directory().join("member.pem"), sandbox.directory().join("own.pem")).unwrap();
+    fs::copy(sandbox.directory().join("member.key"), sandbox.directory().join("own.key")).unwrap();
+    drop(sandbox.shell(other).exits(0));
+    certify(&sandbox, &["stranger"]);
+    drop(sandbox.shell("mv other/ca.pem ca.pem").exits(0));
+    let ca = sandbox.directory().join("ca.pem");
+    let gateway = Secured::start(&sandbox, "server", &["--tls-client-ca", ca.to_str().unwrap()]);
+    assert!(gateway.chat(Some("own")).unwrap().starts_with("HTTP/1.1 200"));
+    for stranger in [None, Some("stranger")] {
+        let answer = gateway.chat(stranger);
+        assert!(answer.as_ref().is_err(), "{stranger:?}: {answer:?}");
+    }
+    assert_eq!(upstream.asked().len(), 1);
+}
+
+#[test]
+fn a_handshake_that_does_not_come_is_not_waited_for_and_costs_others_nothing() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    certify(&sandbox, &["server"]);
+    let gateway = Secured::start(&sandbox, "server", &[]);
+    let silent = || {
+        let stream = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let mut first = silent();
+    let mut last: Vec<TcpStream> = (0..256).map(|_| silent()).collect();
+    // One too many: the oldest is closed at once.
+    assert_eq!(first.read(&mut [0]).unwrap_or(0), 0);
+    assert!(gateway.chat(None).unwrap().starts_with("HTTP/1.1 200"));
+    // A begun one as well, when its time is over.
+    let mut begun = last.pop().unwrap();
+    begun.write_all(&[22, 3, 1, 1, 0]).unwrap();
+    assert_eq!(begun.read(&mut [0]).unwrap_or(0), 0);
+}
+
+#[test]
+fn what_cannot_be_a_certificate_and_its_key_is_named() {
+    let sandbox = Sandbox::new().logged_in();
+    certify(&sandbox, &["server", "next"]);
+    drop(sandbox.shell("openssl pkey -in server.key -aes256 -passout pass:x -out locked.key").exits(0));
+    write_private(&sandbox.directory().join("empty"), "");
+    let run = |certificate: &str, key: &str| {
+        let path = |name: &str| sandbox.directory().join(name);
+        let words = ["gateway".into(), "--tls-cert".into(), path(certificate), "--tls-key".into(), path(key)];
+        sandbox.run(words.map(PathBuf::into_os_string))
+    };
+    let pem = "it must be a PEM file";
+    run("empty", "server.key").fails(1, "cannot use `{sandbox}/empty`: it holds no certificate", pem);
+    run("server.pem", "empty").fails(1, "cannot use `{sandbox}/empty`: it holds no private key", pem);
+    run("server.pem", "none").fails(1, "cannot use `{sandbox}/none`: it is missing", "");
+    run("server.pem", "next.key").fails(
+        1,
+        "the key in `{sandbox}/next.key` is not that of the certificate in `{sandbox}/server.pem`",
+        "the first certificate in the file must be the server's own",
+    );
+    run("server.pem", "locked.key").fails(
+        1,
+        "cannot use `{sandbox}/locked.key`: its key is encrypted",
+        "`openssl pkey -in ENCRYPTED -out PLAIN` asks for the passphrase and writes the key without it",
+    );
+    sandbox.run(["gateway", "--listen", "unix:q.sock", "--tls-cert", "a", "--tls-key", "b"]).fails(
+        2,
+        "`--listen unix:…` stays on this machine, so it has no TLS",
+        "leave `--tls-cert` and `--tls-key` out, or listen on an address",
+    );
+}
+
+#[test]
+fn the_printed_url_is_the_one_that_was_given() {
+    let sandbox = Sandbox::new().logged_in();
+    certify(&sandbox, &["server"]);
+    let path = |name: &str| sandbox.directory().join(name).to_str().unwrap().to_owned();
+    let (certificate, key) = (path("server.pem"), path("server.key"));
+    for (more, expected) in [
+        (vec!["--public-url", "https://qwen.corp.example"], "https://qwen.corp.example/v1"),
+        (vec!["--public-url", "https://corp.example/qwen/v1/"], "https://corp.example/qwen/v1"),
+        (vec!["--listen", "0.0.0.0:0", "--tls-cert", &certificate, "--tls-key", &key], "https://gateway.test:"),
+    ] {
+        let running = sandbox.spawn([vec!["gateway"], more].concat());
+        let line = &running.first_lines(1)[0];
+        assert!(line.starts_with(expected), "{line}");
+    }
+}
+
+/// A gateway at a socket of the sandbox's directory.
+fn at_socket(sandbox: &Sandbox, socket: &Path) -> Running {
+    let running = sandbox.spawn(["gateway", "--listen", &format!("unix:{}", socket.display())]);
+    assert!(running.first_lines(1)[0].starts_with("unix:/"));
+    running
+}
+
+fn health(socket: &Path) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: any.name\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_socket_is_the_users_own_and_goes_with_its_gateway() {
+    let sandbox = Sandbox::new().logged_in();
+    let socket = sandbox.directory().join("q.sock");
+    let running = at_socket(&sandbox, &socket);
+    assert_eq!(mode(&socket) & 0o777, 0o600);
+    assert!(health(&socket).starts_with("HTTP/1.1 200"));
+    let place = format!("unix:{}", socket.display());
+    sandbox.run(["gateway", "--listen", &place]).fails(
+        1,
+        "cannot listen on `unix:{sandbox}/q.sock`: another program listens there",
+        "end it, or name another path with `--listen`",
+    );
+    assert!(health(&socket).starts_with("HTTP/1.1 200"), "the refused one took the socket away");
+    running.signal(Signal::SIGTERM);
+    drop(running.finish().dies_by(Signal::SIGTERM).any_stdout());
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_socket_that_a_killed_gateway_left_is_taken_over_and_nothing_else_is() {
+    let sandbox = Sandbox::new().logged_in();
+    let socket = sandbox.directory().join("q.sock");
+    let killed = at_socket(&sandbox, &socket);
+    killed.signal(Signal::SIGKILL);
+    drop(killed.finish().dies_by(Signal::SIGKILL).any_stdout());
+    assert!(fs::symlink_metadata(&socket).unwrap().file_type().is_socket());
+    // Of several that start at once, one has it.
+    let place = format!("unix:{}", socket.display());
+    let all: Vec<Running> = (0..4).map(|_| sandbox.spawn(["gateway", "--listen", &place])).collect();
+    let listening = all.iter().filter(|running| running.has_lines(1)).count();
+    assert_eq!(listening, 1);
+    assert!(health(&socket).starts_with("HTTP/1.1 200"));
+    drop(all);
+    fs::remove_file(&socket).unwrap();
+    fs::write(&socket, "a letter").unwrap();
+    sandbox.run(["gateway", "--listen", &place]).fails(
+        1,
+        "cannot listen on `unix:{sandbox}/q.sock`: another file is there",
+        "move it away, or name another path with `--listen`",
+    );
+    assert_eq!(fs::read_to_string(&socket).unwrap(), "a letter");
+    // One that was replaced while the gateway ran is another's, and stays.
+    fs::remove_file(&socket).unwrap();
+    let running = at_socket(&sandbox, &socket);
+    fs::remove_file(&socket).unwrap();
+    let _others = UnixListener::bind(&socket).unwrap();
+    running.signal(Signal::SIGTERM);
+    drop(running.finish().dies_by(Signal::SIGTERM).any_stdout());
+    assert!(socket.exists());
+}
+
+#[test]
+fn metrics_have_an_address_of_their_own_without_a_key() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let free = free_address();
+    let gateway = Gateway::start(&sandbox, &["--metrics-listen", &free]);
+    gateway.chat().is(200);
+    let ask = |line: &str, host: &str| {
+        let request = format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        Client::send(&free, request.as_bytes()).got()
+    };
+    let metrics = ask("GET /metrics", &free);
+    assert!(metrics.is(200).text().contains("qwenauth_requests_total{profile=\"qwen\",model=\"coder-model\"} 1"));
+    let served = "gen_ai_client_operation_duration_seconds_count{gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"qwen\",\
+                  gen_ai_request_model=\"coder-model\",gen_ai_response_model=\"coder-model\",server_address=\"127.0.0.1\"} 1\n";
+    assert!(metrics.text().contains(served), "{}", metrics.text());
+    let output = "gen_ai_response_model=\"coder-model\",server_address=\"127.0.0.1\",gen_ai_token_type=\"output\"} 7\n";
+    assert!(metrics.text().contains(output), "{}", metrics.text());
+    assert!(metrics.text().contains("OpenTelemetry semantic conventions 1.41.0"));
+    ask("GET /healthz", &free).is(200);
+    ask("GET /readyz", &free).is(200);
+    ask("GET /v1/models", &free).is(404);
+    ask("POST /metrics", &free).is(405);
+    assert_eq!(ask("GET /metrics", "rebound.example").is(403).code(), "host_not_allowed");
+    // The clients' own address has them behind the key, and only where that is asked for.
+    assert_eq!(gateway.send("GET /metrics", "", b"").got().status, 404);
+    assert_eq!(upstream.asked().len(), 1);
+}
+
+#[test]
+fn an_address_that_is_taken_is_an_error_with_a_way_out() {
+    let sandbox = Sandbox::new().logged_in();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for option in ["--listen", "--metrics-listen"] {
+        sandbox.run(["gateway", option, &address]).fails(
+            1,
+            &format!("cannot listen on `{address}`: Address already in use (os error 98)"),
+            "end the program that listens there, or take a free port with `--listen 127.0.0.1:0`",
+        );
+    }
+}

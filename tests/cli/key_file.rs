@@ -1,0 +1,177 @@
+//! A key in a file that config.toml or a variable names: used without a login, and read again when it changes.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::gateway::upstream::{Gateway, Upstream, fine};
+use crate::sandbox::{Sandbox, mode, write_private};
+
+const FIRST: &str = "granted-file-key-1";
+const SECOND: &str = "granted-file-key-2";
+
+/// The file of the key, and a config.toml that names it for `groq` at that API.
+fn with_key_file(address: &str) -> (Sandbox, PathBuf) {
+    let sandbox = Sandbox::new();
+    let file = sandbox.directory().join("secret");
+    let text = format!(
+        "profile = \"groq\"\n[providers.groq]\nbase_url = \"http://{address}/v1\"\nkey_file = \"{}\"\n",
+        file.display()
+    );
+    (sandbox.configured(&text), file)
+}
+
+/// As Kubernetes lays a Secret out: the file is a symlink through a directory that is swapped as a whole.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(directory: &Path, file: &Path, key: &str) -> Self {
+        let mounted = Self(directory.to_owned());
+        mounted.swap(key);
+        symlink("data/key", file).unwrap();
+        mounted
+    }
+
+    fn swap(&self, key: &str) {
+        let version = self.0.join(format!("of-{key}"));
+        fs::create_dir(&version).unwrap();
+        write_private(&version.join("key"), format!("{key}\n"));
+        symlink(version.file_name().unwrap(), self.0.join("new")).unwrap();
+        fs::rename(self.0.join("new"), self.0.join("data")).unwrap();
+    }
+}
+
+#[test]
+fn a_provider_whose_key_is_in_a_file_needs_no_login() {
+    let (sandbox, file) = with_key_file("127.0.0.1:9");
+    write_private(&file, format!("{FIRST}\n"));
+    sandbox.run(["token"]).stdout(&format!("{FIRST}\n"));
+    sandbox
+        .run(["token", "--profile", "groq", "--format", "header"])
+        .stdout(&format!("Authorization: Bearer {FIRST}\n"));
+    let mut outcome = sandbox.run(["status", "--json"]);
+    let row = &outcome.json()["profiles"][0];
+    assert_eq!((&row["state"], &row["path"]), (&json!("valid"), &json!("{sandbox}/secret")));
+    assert!(!outcome.stdout.contains("granted-"), "{outcome}");
+    let listed = sandbox.run(["profiles"]).any_stdout();
+    assert!(listed.stdout.contains("* groq"), "{listed}");
+    sandbox.shell("$QWENAUTH exec -- sh -c 'echo $OPENAI_API_KEY'").stdout(&format!("{FIRST}\n"));
+    assert!(!sandbox.profiles().exists(), "something was stored");
+    // It is taken from others, as every file with a key is.
+    drop(sandbox.shell(&format!("chmod 644 {}", file.display())).exits(0));
+    let said = sandbox.run(["token"]).any_stdout().any_stderr();
+    assert!(said.stderr.contains("tightened the mode"), "{said}");
+    assert_eq!(mode(&file) & 0o777, 0o600);
+}
+
+#[test]
+fn a_swapped_symlink_is_the_key_of_the_next_request() {
+    let upstream = Upstream::always(fine());
+    let (sandbox, file) = with_key_file(&upstream.address);
+    let mounted = Mounted::new(sandbox.directory(), &file, FIRST);
+    let gateway = Gateway::start(&sandbox, &[]);
+    gateway.chat().is(200);
+    mounted.swap(SECOND);
+    gateway.chat().is(200);
+    let bearers: Vec<String> = upstream.asked().iter().map(|asked| asked.header("authorization").to_owned()).collect();
+    assert_eq!(bearers, [format!("Bearer {FIRST}"), format!("Bearer {SECOND}")]);
+}
+
+#[test]
+fn the_file_of_the_variable_is_read_again_as_well() {
+    let upstream = Upstream::always(fine());
+    let (sandbox, file) = with_key_file(&upstream.address);
+    let other = sandbox.directory().join("other");
+    write_private(&file, "granted-unused");
+    write_private(&other, FIRST);
+    let sandbox = sandbox.variable("QWENAUTH_API_KEY_FILE", &other).variable("QWENAUTH_PROVIDER", "groq");
+    let gateway = Gateway::start(&sandbox, &[]);
+    gateway.chat().is(200);
+    write_private(&sandbox.directory().join("part"), SECOND);
+    fs::rename(sandbox.directory().join("part"), &other).unwrap();
+    gateway.chat().is(200);
+    let bearers: Vec<String> = upstream.asked().iter().map(|asked| asked.header("authorization").to_owned()).collect();
+    assert_eq!(bearers, [format!("Bearer {FIRST}"), format!("Bearer {SECOND}")]);
+}
+
+#[test]
+fn a_file_that_is_not_there_yet_is_no_login_and_is_found_when_it_comes() {
+    let upstream = Upstream::always(fine());
+    let (sandbox, file) = with_key_file(&upstream.address);
+    sandbox.run(["token"]).fails(4, "`key_file`: cannot read `{sandbox}/secret`: it is missing", "");
+    write_private(&file, FIRST);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let ready = || gateway.send("GET /readyz", "", b"").got();
+    ready().is(200);
+    fs::remove_file(&file).unwrap();
+    assert_eq!(ready().is(503).json(), json!({"ready": false, "credential": "login_required"}));
+    assert_eq!(gateway.chat().is(503).code(), "login_required");
+    write_private(&file, SECOND);
+    ready().is(200);
+    gateway.chat().is(200);
+    assert_eq!(upstream.asked()[0].header("authorization"), format!("Bearer {SECOND}"));
+    drop(gateway);
+    write_private(&file, "");
+    sandbox.run(["token"]).fails(4, "`{sandbox}/secret`: the key is empty, and nothing was stored", "");
+}
+
+#[test]
+fn a_key_of_another_provider_goes_nowhere() {
+    let (sandbox, file) = with_key_file("127.0.0.1:9");
+    write_private(&file, "sk-or-v1-0123456789abcdef0123456789abcdef");
+    sandbox.run(["token"]).fails(
+        4,
+        "the key in `{sandbox}/secret` begins with `sk-or-`, so it is one of `openrouter`, not of `groq`",
+        "write `key_file` under `[providers.openrouter]` in config.toml",
+    );
+}
+
+#[test]
+fn login_and_logout_say_that_the_key_is_in_a_file() {
+    let (sandbox, file) = with_key_file("127.0.0.1:9");
+    write_private(&file, FIRST);
+    sandbox.run(["login", "groq", "--api-key-stdin"]).fails(
+        2,
+        "the key of profile `groq` is in `{sandbox}/secret`, which config.toml names",
+        "replace what is in that file, or log in to another profile: `--profile groq-2`",
+    );
+    let said = sandbox.run(["logout"]).any_stdout().any_stderr();
+    assert!(said.stderr.contains("is used as long as config.toml names it"), "{said}");
+    sandbox.run(["token"]).stdout(&format!("{FIRST}\n"));
+}
+
+#[test]
+fn a_path_that_depends_on_the_working_directory_is_refused() {
+    let sandbox = Sandbox::new().configured("[providers.groq]\nkey_file = \"secret\"\n");
+    sandbox.run(["token"]).fails(
+        1,
+        "`key_file` of `[providers.groq]` in `{home}/.config/qwenauth/config.toml` is not an absolute path",
+        "begin it with `/` or `~/`",
+    );
+}
+
+#[test]
+fn readiness_follows_a_logout_and_a_login() {
+    let upstream = Upstream::always(fine());
+    let sandbox = Sandbox::new();
+    let base_url = format!("http://{}/v1", upstream.address);
+    let login = || {
+        let words = crate::keys::by_stdin("custom", &["--no-verify", "--base-url", &base_url, "--model", "m"]);
+        drop(sandbox.run_with_stdin(words, FIRST.as_bytes()).exits(0).any_stderr());
+    };
+    login();
+    let gateway = Gateway::start(&sandbox, &[]);
+    let ready = || gateway.send("GET /readyz", "", b"").got().status;
+    assert_eq!(ready(), 200);
+    for _ in 0..3 {
+        drop(sandbox.run(["logout"]).any_stdout().any_stderr());
+        assert_eq!((ready(), ready()), (503, 503));
+        login();
+        assert_eq!(ready(), 200);
+    }
+    gateway.running.signal(Signal::SIGTERM);
+    drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout());
+}
