@@ -12,6 +12,7 @@
 
 mod architecture;
 mod believed;
+mod ci;
 mod claims;
 mod copied;
 mod device_flow;

@@ -20,13 +20,13 @@ token_exchange.endpoint = "{server}/api/v1/oauth/token"
 "#;
 
 const TOKEN: &str = "/api/v1/oauth/token";
-const KEY: &str = "/api/v1/key";
-const GITHUB: &str = "/github/token";
-const POLICY: &str = "4b2f7d1e-8c3a-4e5f-9a6b-1c2d3e4f5a6b";
+pub(crate) const KEY_PLACE: &str = "/api/v1/key";
+pub(crate) const GITHUB: &str = "/github/token";
+pub(crate) const POLICY: &str = "4b2f7d1e-8c3a-4e5f-9a6b-1c2d3e4f5a6b";
 const LOGIN: [&str; 5] = ["login", "openrouter", "--workload-identity", "--policy", POLICY];
 
 /// An ID token by its form; nobody looks at its signature here.
-fn id_token(seconds: i64) -> String {
+pub(crate) fn id_token(seconds: i64) -> String {
     let claims = json!({"iss": "https://issuer.example", "exp": now_ms() / 1000 + seconds}).to_string();
     format!("granted-head.{}.granted-signature", BASE64_URL_SAFE_NO_PAD.encode(claims))
 }
@@ -58,14 +58,14 @@ fn serve(sandbox: Sandbox) -> Sandbox {
     let count = std::sync::atomic::AtomicUsize::new(1);
     let next = move || granted(count.fetch_add(1, std::sync::atomic::Ordering::Relaxed), 900);
     sandbox.server.serve(TOKEN, move |request| exchange(request, &next));
-    sandbox.server.serve(KEY, |request| {
+    sandbox.server.serve(KEY_PLACE, |request| {
         let is_granted = request.bearer().starts_with("granted-access-");
         if is_granted { Reply::json(200, json!({"data": {"label": "ci"}})) } else { Reply::text(401, "{}") }
     });
     sandbox
 }
 
-fn exchanging() -> Sandbox {
+pub(crate) fn exchanging() -> Sandbox {
     serve(Sandbox::new().configured(CONFIG))
 }
 
@@ -127,7 +127,7 @@ fn a_job_of_github_logs_in_and_stores_only_how_to_do_it_again() {
         sandbox.server.at(GITHUB)[0].path,
         format!("{GITHUB}?api-version=2.0&audience=https%3A%2F%2Fopenrouter.ai")
     );
-    assert_eq!(sandbox.server.at(KEY)[0].bearer(), "granted-access-1");
+    assert_eq!(sandbox.server.at(KEY_PLACE)[0].bearer(), "granted-access-1");
     sandbox.run(["token"]).stdout("granted-access-2\n");
     assert_eq!(sandbox.server.at(GITHUB).len(), 2, "an ID token for each");
 }
@@ -338,7 +338,9 @@ fn what_was_granted_is_read_leniently_and_a_refresh_token_is_not_kept() {
 #[test]
 fn a_token_that_the_api_rejects_stores_nothing_and_keeps_what_was_there() {
     let (sandbox, file) = pod();
-    sandbox.server.serve(KEY, |_| Reply::json(401, json!({"error": {"message": "User not found.", "code": 401}})));
+    sandbox
+        .server
+        .serve(KEY_PLACE, |_| Reply::json(401, json!({"error": {"message": "User not found.", "code": 401}})));
     sandbox.run([LOGIN.as_slice(), &["--id-token-file", &file]].concat()).fails(
         4,
         "OpenRouter granted a token and its API rejected it: it answered 401: User not found; nothing was stored",

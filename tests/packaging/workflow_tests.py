@@ -12,6 +12,7 @@ import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from rooms import REPOSITORY, Server, VERSION, WORK, run
 from runner import Runner, checkout, load, shims
@@ -209,6 +210,106 @@ class Provider:
         self.thread.join()
 
 
+POLICY = "4b2f7d1e-8c3a-4e5f-9a6b-1c2d3e4f5a6b"
+REQUEST_TOKEN = "runner-request-token-0123456789"
+ID_TOKEN = "aGVhZA.e30.c2lnbmF0dXJl"
+GRANTED = "granted-0123456789abcdef0123"
+
+
+class Federation:
+    """What GitHub and OpenRouter answer a job with an identity: its ID token, one exchange, the proof. `with` stops it."""
+
+    def __enter__(self):
+        outer = self
+        self.asked = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                place, _, query = self.path.partition("?")
+                outer.asked.append(self.path)
+                bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
+                known = {"/id-token": (REQUEST_TOKEN, {"value": ID_TOKEN}), "/api/v1/key": (GRANTED, {"data": {}})}
+                token, answer = known.get(place, (None, None))
+                self.answer(200 if bearer == token else 401, answer if bearer == token else {"error": {"message": "no"}})
+
+            def do_POST(self):
+                form = dict(parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
+                outer.asked.append(self.path)
+                good = self.path == "/api/v1/oauth/token" and form == {
+                    "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+                    "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+                    "subject_token": ID_TOKEN,
+                    "federation_policy_id": POLICY,
+                    "scope": "inference",
+                }
+                granted = {"access_token": GRANTED, "token_type": "Bearer", "expires_in": 900}
+                self.answer(200 if good else 400, granted if good else {"error": "invalid_grant"})
+
+            def answer(self, status, value):
+                body = json.dumps(value).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def configure(self, runner):
+        """The provider of this job is here."""
+        config = runner.temporary / "qwenauth-home/config"
+        config.mkdir(parents=True, mode=0o700)
+        (config / "config.toml").write_text(
+            f'[providers.openrouter]\nbase_url = "{self.url}/api/v1"\n'
+            f'token_exchange.endpoint = "{self.url}/api/v1/oauth/token"\n'
+        )
+        return {
+            "ACTIONS_ID_TOKEN_REQUEST_URL": f"{self.url}/id-token?api-version=2.0",
+            "ACTIONS_ID_TOKEN_REQUEST_TOKEN": REQUEST_TOKEN,
+        }
+
+
+def workload_identity(packages):
+    archive = (packages / ARCHIVE).read_bytes()
+    inputs = {"version": VERSION, "sha256": hashlib.sha256(archive).hexdigest(), "provider": "openrouter"}
+    inputs |= {"workload-identity-policy": POLICY, "workload-identity-audience": "https://openrouter.ai"}
+    with Server({f"/v/{ARCHIVE}": archive}) as server, Federation() as federation:
+        inputs["download-url"] = f"{server.url}/v"
+        for more, code in (({}, 0), ({"workload-identity-policy": "another"}, 4), ({"api-key": KEY}, 1)):
+            runner = Runner(tempfile.mkdtemp(dir=WORK))
+            try:
+                runner.variables |= federation.configure(runner)
+                runner.contexts["github.action_repository"] = ""
+                done = runner.action(REPOSITORY / "action.yml", inputs | more)
+                assert done.code == code, (more, runner.shown())
+                assert not any(secret in runner.shown() for secret in (GRANTED, ID_TOKEN, REQUEST_TOKEN)), runner.shown()
+                stored = runner.temporary / "qwenauth-home/data/credentials/openrouter.json"
+                if code != 0:
+                    assert not stored.exists()
+                    continue
+                assert GRANTED not in stored.read_text() and ID_TOKEN not in stored.read_text()
+                assert runner.exported["OPENAI_API_KEY"] == GRANTED
+                later = runner.step({"run": 'echo "$OPENAI_BASE_URL"; qwenauth exec --gateway -- env'}).ok()
+                assert f"{federation.url}/api/v1\n" in later.stdout and "OPENAI_API_KEY=" in later.stdout
+                held = later.stdout.split("\n", 1)[1]
+                assert not any(secret in held for secret in (GRANTED, REQUEST_TOKEN)), "the program beside a gateway has a secret"
+            finally:
+                shutil.rmtree(runner.directory)
+        assert "/id-token?api-version=2.0&audience=https%3A%2F%2Fopenrouter.ai" in federation.asked, federation.asked
+
+
 def action(packages):
     archive = (packages / ARCHIVE).read_bytes()
     digest = hashlib.sha256(archive).hexdigest()
@@ -263,4 +364,4 @@ def action(packages):
         assert done.code != 0 and "sk-another" not in runner.shown(), runner.shown()
 
 
-TESTS = {"lint": lint, "release": release, "action": action}
+TESTS = {"lint": lint, "release": release, "action": action, "workload_identity": workload_identity}
