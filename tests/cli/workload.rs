@@ -145,11 +145,8 @@ fn the_token_of_a_job_is_handed_out_like_any_other() {
     sandbox
         .shell("\"$QWENAUTH\" exec -- sh -c 'echo $OPENAI_API_KEY $OPENAI_BASE_URL'")
         .stdout("granted-access-3 {server}/api/v1\n");
-    sandbox.run(["token", "--min-ttl", "16m"]).fails(
-        5,
-        "a new token is good for 899 s, less than the 960 s asked for",
-        "use a smaller `--min-ttl`",
-    );
+    let refused = sandbox.run(["token", "--min-ttl", "16m"]).exits(5).any_stderr();
+    assert!(refused.stderr.contains(" s, less than the 960 s asked for\n"), "{refused}");
 }
 
 #[test]
@@ -256,7 +253,8 @@ fn what_is_no_id_token_is_sent_nowhere() {
             "nothing was sent",
         );
     }
-    write_private(file.as_ref(), id_token(-600));
+    // In whole minutes, so that a slow run says the same.
+    write_private(file.as_ref(), id_token(-545));
     sandbox.run(&login).fails(4, "the ID token in `{sandbox}/id-token` expired 10 min ago", "start a new job");
     fs::remove_file(&file).unwrap();
     sandbox.run(&login).fails(
