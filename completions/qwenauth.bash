@@ -325,7 +325,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__gateway)
-            opts="-h --listen --tls-cert --tls-key --tls-client-ca --public-url --plain-http --api-key-file --show-key --allow-host --all-profiles --metrics --metrics-listen --drain --install --uninstall --json --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --fallback --warn-at --profile --help"
+            opts="-h --listen --tls-cert --tls-key --tls-client-ca --public-url --plain-http --shared --api-key-file --show-key --allow-host --all-profiles --metrics --metrics-listen --drain --install --uninstall --json --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --fallback --warn-at --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -154,6 +154,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --warn-at 'Warn once a day when this share of the daily limit is used'
             cand --profile 'Use this profile instead of the active one'
             cand --plain-http 'Listen beyond this machine although nothing encrypts what passes'
+            cand --shared 'Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of `QWENAUTH_SHARED_URL`'
             cand --show-key 'Print the key of `--api-key-file` as well'
             cand --all-profiles 'Serve every stored profile, at `/p/NAME/v1`'
             cand --metrics 'Serve Prometheus metrics at `/metrics` (requires the key)'

@@ -146,6 +146,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l fallback -
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l warn-at -d 'Warn once a day when this share of the daily limit is used' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l plain-http -d 'Listen beyond this machine although nothing encrypts what passes'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l shared -d 'Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of `QWENAUTH_SHARED_URL`'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l show-key -d 'Print the key of `--api-key-file` as well'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l all-profiles -d 'Serve every stored profile, at `/p/NAME/v1`'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l metrics -d 'Serve Prometheus metrics at `/metrics` (requires the key)'

@@ -127,6 +127,7 @@ module completions {
     --tls-client-ca: path     # Let in only clients with a certificate of a CA in this file
     --public-url: string      # The URL by which clients reach the gateway (default: by the certificate's first name)
     --plain-http              # Listen beyond this machine although nothing encrypts what passes
+    --shared                  # Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of `QWENAUTH_SHARED_URL`
     --api-key-file: path      # Persist the key in this file; it is not printed
     --show-key                # Print the key of `--api-key-file` as well
     --allow-host: string      # Also accept this `Host` header; can be repeated

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -20,7 +20,16 @@ use crate::providers::{self, Overrides, Practice, QWEN};
 use crate::secret::Secret;
 
 /// What config.toml may say.
-const KEYS: [&str; 5] = ["directories", "fallback", "hooks", "profile", "providers"];
+const KEYS: [&str; 6] = ["directories", "fallback", "hooks", "profile", "providers", "team"];
+
+/// What `[team]` may say.
+const TEAM_KEYS: [&str; 5] = ["namespace", "on_loss", "password_file", "shared", "timeout"];
+
+/// A request may wait so long for a server that is away.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What gateways may do while the server of `[team]` is away.
+const ON_LOSS: [&str; 3] = ["share", "refuse", "open"];
 
 /// Bytes an edit of config.toml may add: a key and a name.
 const EDIT: usize = 4096;
@@ -39,6 +48,21 @@ pub(crate) struct Config {
     /// `[hooks]`
     pub(crate) hooks: hooks::Commands,
     pub(crate) fallback: Fallback,
+    pub(crate) team: Team,
+}
+
+/// `[team]`: what the gateways of a team have in common.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Team {
+    /// The URL of a Redis or Valkey server, where the gateways count together.
+    pub(crate) shared: Option<String>,
+    pub(crate) password_file: Option<PathBuf>,
+    /// Tells this team from others on the same server.
+    pub(crate) namespace: Option<String>,
+    /// Longest that a request waits for the server.
+    pub(crate) timeout: Option<Duration>,
+    /// One of [`ON_LOSS`]; the first by default.
+    pub(crate) on_loss: Option<String>,
 }
 
 /// `[fallback]`: profiles of the user's own that serve when the first one's limit, plan or service is over.
@@ -63,6 +87,7 @@ impl Config {
             key_files: BTreeMap::new(),
             hooks: hooks::Commands::default(),
             fallback: Fallback::default(),
+            team: Team::default(),
         };
         if environment.qwenauth_home.is_some() {
             config.overrides.practice = Practice::read(&config.paths.sandbox())?;
@@ -105,6 +130,9 @@ impl Config {
         }
         if let Some(value) = table.remove("fallback") {
             self.fallback = fallback_of(value, path, warnings)?;
+        }
+        if let Some(value) = table.remove("team") {
+            self.team = team_of(value, path, warnings)?;
         }
         match table.remove("providers") {
             Some(toml::Value::Table(providers)) => {
@@ -280,6 +308,42 @@ fn key_files(providers: &toml::Table, path: &Path, environment: &Environment) ->
         files.insert(name.clone(), file);
     }
     Ok(files)
+}
+
+/// `[team]`.
+fn team_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> Result<Team> {
+    let wrong = |what: &str, hint: &str| {
+        Failed::new(Failure::Other, format!("`{what}` in `{}` cannot be understood", path.display())).hint(hint)
+    };
+    let toml::Value::Table(mut table) = value else { return wrong("team", "write `[team]`").err() };
+    warnings.extend(unknown_keys(&table, &TEAM_KEYS, "team", path));
+    let mut text = |name: &str| match table.remove(name) {
+        None => Ok(None),
+        Some(toml::Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(wrong(&format!("team.{name}"), &format!("write `{name} = \"…\"`"))),
+    };
+    let on_loss = text("on_loss")?;
+    if !on_loss.as_ref().is_none_or(|word| ON_LOSS.contains(&word.as_str())) {
+        return wrong("team.on_loss", "write `on_loss = \"share\"`, `\"refuse\"` or `\"open\"`").err();
+    }
+    let namespace = text("namespace")?;
+    let is_plain = |name: &String| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    if !namespace.as_ref().is_none_or(is_plain) {
+        return wrong("team.namespace", "use letters, digits, `.`, `_` and `-`").err();
+    }
+    let password_file = text("password_file")?.map(PathBuf::from);
+    let timeout = match text("timeout")? {
+        None => None,
+        Some(text) => {
+            match text.parse::<jiff::SignedDuration>().ok().and_then(|timeout| Duration::try_from(timeout).ok()) {
+                Some(timeout) if !timeout.is_zero() && timeout <= LONGEST_TIMEOUT => Some(timeout),
+                _ => return wrong("team.timeout", "write `timeout = \"250ms\"`; 10 s is the most").err(),
+            }
+        }
+    };
+    Ok(Team { shared: text("shared")?, password_file, namespace, on_loss, timeout })
 }
 
 fn unknown_keys(table: &toml::Table, known: &[&str], name: &str, path: &Path) -> Vec<String> {

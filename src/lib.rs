@@ -38,7 +38,7 @@
 //! session → cli, config, credentials, http, platform, profile, providers
 //! credentials → oauth, http, paths, platform, profile, providers
 //! config → cli, hooks, paths, profile, providers, platform · paths → cli, platform, profile · profile → providers
-//! providers → oauth, http, platform · oauth → http · limits → paths, platform, providers · usage → paths, platform, providers
+//! providers → oauth, http, platform · oauth → http · limits → names, paths, platform, providers · usage → paths, platform, providers
 //! hooks → cli, paths, platform, usage
 //! setup → paths, platform, providers, used by its commands only
 //! gateway → compression, credentials, hooks, limits, usage, platform, providers, http, names, proxies, tls, x509, used by its commands only

@@ -25,6 +25,7 @@ pub(crate) struct Environment {
     pub(crate) qwen_oauth_url: Option<OsString>,
     pub(crate) ca_file: Option<OsString>,
     pub(crate) log: Option<OsString>,
+    pub(crate) shared_url: Option<OsString>,
 }
 
 impl Environment {
@@ -45,6 +46,7 @@ impl Environment {
             qwen_oauth_url: variable("QWENAUTH_QWEN_OAUTH_URL"),
             ca_file: variable("QWENAUTH_CA_FILE"),
             log: variable("QWENAUTH_LOG"),
+            shared_url: variable(SHARED_URL),
         }
     }
 }
@@ -52,6 +54,9 @@ impl Environment {
 /// The credential in the environment.
 pub(crate) const API_KEY: &str = "QWENAUTH_API_KEY";
 pub(crate) const API_KEY_FILE: &str = "QWENAUTH_API_KEY_FILE";
+
+/// Where the gateways of a team count together, with its password: never an argument, which others could read.
+pub(crate) const SHARED_URL: &str = "QWENAUTH_SHARED_URL";
 
 /// What the environment says about screens. An empty `NO_COLOR` counts as not set.
 pub(crate) fn screen_preferences() -> Preferences {

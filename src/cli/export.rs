@@ -194,6 +194,10 @@ pub(crate) struct GatewayArgs {
     /// Listen beyond this machine although nothing encrypts what passes
     #[arg(long)]
     pub(crate) plain_http: bool,
+    /// Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of
+    /// `QWENAUTH_SHARED_URL`
+    #[arg(long)]
+    pub(crate) shared: bool,
     /// Persist the key in this file; it is not printed
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,

@@ -15,7 +15,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::credential::{LoginArgs, LogoutArgs, Qr, RefreshArgs, StatusArgs, TokenArgs, TokenFormat};
 pub(crate) use self::environment::{
-    API_KEY, API_KEY_FILE, Environment, names_holding, not_set, screen_preferences, variable, variable_or_empty,
+    API_KEY, API_KEY_FILE, Environment, SHARED_URL, names_holding, not_set, screen_preferences, variable,
+    variable_or_empty,
 };
 pub(crate) use self::export::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, UsageArgs};
 pub(crate) use self::manage::{

@@ -3,6 +3,7 @@
 mod service;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -16,6 +17,7 @@ use crate::platform::{signals, system};
 use crate::profile::ProfileName;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
+use crate::tls;
 
 pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     if args.uninstall {
@@ -35,6 +37,10 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     if args.install {
         return service::install(args, session, identity.and_then(|identity| identity.host()));
     }
+    let shared = if args.shared { Some(session.shared()?) } else { None };
+    if let Some(shared) = &shared {
+        shared.check(tls::client_config(session.environment.ca_file.as_deref().map(Path::new))?)?;
+    }
     let key = match &args.api_key_file {
         Some(path) => key::kept_in(path)?,
         None => key::new(),
@@ -45,6 +51,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     announce(args, &base_url(args, &listener)?, &key)?;
     let mut options = session.gateway_options(&args.options);
     options.drain = args.drain;
+    options.shared = shared;
     options.metrics = args.metrics;
     options.allow_hosts.clone_from(&args.allow_host);
     let accounts = args.all_profiles.then(|| accounts(session));

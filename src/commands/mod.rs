@@ -21,19 +21,21 @@ pub(crate) mod use_profile;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use crate::cli::{GatewayOptions, variable};
+use crate::cli::{GatewayOptions, SHARED_URL, variable};
 use crate::credentials::{self, Account, Credential, Lifetime, Stored};
 use crate::error::{Failed, Failure, json_for_terminal, note};
 use crate::gateway as proxy;
 use crate::gateway::fallback::Target;
+use crate::limits::shared::{Address, OnLoss, TIMEOUT, Where};
 use crate::paths;
+use crate::platform::files::{self, Content, Privacy};
 use crate::profile::ProfileName;
 use crate::providers::{Ci, Overrides, Provider, find, names as provider_names};
 use crate::secret::Secret;
@@ -74,6 +76,48 @@ impl Session {
             state: self.config.paths.state.clone(),
             ca_file: self.environment.ca_file.as_ref().map(PathBuf::from),
             hooks: self.config.hooks.clone(),
+            shared: None,
+        }
+    }
+
+    /// Where `gateway --shared` counts together with others.
+    ///
+    /// Errors: no server is named, or one that cannot be used.
+    pub(crate) fn shared(&self) -> Result<Where> {
+        let team = &self.config.team;
+        let url = match (&self.environment.shared_url, &team.shared) {
+            (Some(url), _) => url.to_string_lossy().into_owned(),
+            (None, Some(url)) => url.clone(),
+            (None, None) => {
+                return Failed::new(Failure::Usage, "`--shared` needs a Redis or Valkey server, and none is named")
+                    .hint(format!(
+                        "write `shared = \"rediss://HOST:6379/0\"` below `[team]` in config.toml, or set `{SHARED_URL}`"
+                    ))
+                    .err();
+            }
+        };
+        let password = team.password_file.as_deref().map(|path| self.secret_in(path, "password_file")).transpose()?;
+        let address = Address::parse(&url, password, team.timeout.unwrap_or(TIMEOUT))?;
+        if !address.is_encrypted() && !address.is_local() {
+            note(&format!("warning: nothing encrypts what passes to `{}`; `rediss://` does", address.shown()));
+        }
+        let namespace = team.namespace.clone().unwrap_or_else(|| "default".to_owned());
+        let on_loss = team.on_loss.as_deref().and_then(OnLoss::parse).unwrap_or_default();
+        Ok(Where { address, namespace, on_loss })
+    }
+
+    /// One line of text in a file that only its owner reads.
+    fn secret_in(&self, path: &Path, name: &str) -> Result<Secret> {
+        let path = paths::expand_home(path.as_ref(), &self.environment)?;
+        let failed =
+            |what: &str| Failed::new(Failure::Other, format!("`{name}` names `{}`, which {what}", path.display()));
+        match files::read(&path, Privacy::Secret)? {
+            Content::Missing => failed("is missing").err(),
+            Content::Unfit(why) => failed(&format!("cannot be read: {why}")).err(),
+            Content::Bytes(bytes) => match std::str::from_utf8(&bytes).map(str::trim_end) {
+                Ok(text) if !text.is_empty() => Ok(Secret::new(text.to_owned())),
+                _ => failed("holds no text").err(),
+            },
         }
     }
 

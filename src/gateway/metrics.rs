@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::Gateway;
 use super::identity::Identity;
+use crate::limits::shared::Health;
 use crate::usage::Counts;
 
 type Read = fn(&Counts) -> f64;
@@ -78,6 +79,10 @@ fn state(text: &mut String, gateway: &Gateway) {
         let left = expires_at.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
         let _ =
             writeln!(text, "qwenauth_credential_expires_seconds{{profile=\"{}\"}} {left}", escaped(&served.profile));
+    }
+    if let Some(shared) = &gateway.shared {
+        head(text, "shared_up", "gauge", "1 while the server of the shared limits answers.");
+        let _ = writeln!(text, "qwenauth_shared_up {}", u8::from(shared.health() == Health::Up));
     }
     head(text, "limit_remaining", "gauge", "What the provider's headers said last that a limit leaves.");
     for served in &served_profiles {

@@ -74,11 +74,13 @@ use self::upstream::Upstream;
 use crate::credentials::Account;
 use crate::error::{FEW_DESCRIPTORS, Failed, Failure, Report, note};
 use crate::hooks::{self, Hooks};
+use crate::limits::shared::{Shared, Where};
 use crate::platform::disk;
 use crate::platform::signals::{Ending, Endings};
 use crate::platform::system;
 use crate::providers::Provider;
 use crate::secret::Secret;
+use crate::tls;
 use crate::usage::{self, Counts};
 
 /// Bytes that the bodies of all requests may keep for another try: many of the longest that are kept, and little beside
@@ -126,6 +128,8 @@ pub(crate) struct GatewayOptions {
     pub(crate) ca_file: Option<PathBuf>,
     /// `[hooks]`
     pub(crate) hooks: hooks::Commands,
+    /// Where limits are counted together with other gateways.
+    pub(crate) shared: Option<Where>,
 }
 
 impl GatewayOptions {
@@ -171,6 +175,7 @@ struct Gateway {
     served: Rc<ServedProfile>,
     accounts: Option<ProfileLookup>,
     others: RefCell<BTreeMap<String, Rc<ServedProfile>>>,
+    shared: Option<Rc<Shared>>,
 }
 
 impl Gateway {
@@ -191,8 +196,14 @@ impl Gateway {
         }
         let account = accounts(profile).ok_or_else(|| "there is no such profile".to_owned())?;
         let tuning = Rc::new(self.options.tuning.clone());
-        let served = ServedProfile::open(account, self.options.state.clone(), tuning, Rc::clone(&self.events))
-            .map_err(|error| Report::of(&error).message)?;
+        let served = ServedProfile::open(
+            account,
+            self.options.state.clone(),
+            tuning,
+            Rc::clone(&self.events),
+            self.shared.clone(),
+        )
+        .map_err(|error| Report::of(&error).message)?;
         let served = Rc::new(served);
         self.others.borrow_mut().insert(profile.to_owned(), Rc::clone(&served));
         Ok(served)
@@ -351,6 +362,10 @@ fn run<F: Future<Output = Result<()>>>(
     let gateway = Rc::new(open(&mut listener, key, served, options, metrics.is_some())?);
     let outcome = local.block_on(&runtime, async {
         let listener = listener.accepting()?;
+        if let Some(shared) = &gateway.shared {
+            shared.begin().await;
+            tokio::task::spawn_local(Rc::clone(shared).keep());
+        }
         let ending = Rc::new(Notify::new());
         let flushing = tokio::task::spawn_local(flush_regularly(Rc::clone(&gateway), Rc::clone(&ending)));
         let watching = tokio::task::spawn_local(watch_files(Rc::clone(&gateway)));
@@ -363,6 +378,9 @@ fn run<F: Future<Output = Result<()>>>(
         watching.abort();
         ending.notify_one();
         let _ = flushing.await;
+        if let Some(shared) = &gateway.shared {
+            shared.settle_all().await;
+        }
         outcome
     });
     // Requests that outlived the time to finish go here, and are counted.
@@ -383,8 +401,13 @@ fn open(
     *traffic.key_id.borrow_mut() = key_id(&key);
     let events = Rc::new(Events::new(Hooks::new(options.hooks.clone(), &options.state)));
     let tuning = Rc::new(options.tuning.clone());
+    let shared = match &options.shared {
+        Some(place) => Some(Shared::new(place.clone(), tls::client_config(options.ca_file.as_deref())?)),
+        None => None,
+    };
     let open = |account: Account| -> Result<Rc<ServedProfile>> {
-        Ok(Rc::new(ServedProfile::open(account, options.state.clone(), Rc::clone(&tuning), Rc::clone(&events))?))
+        let (state, shared) = (options.state.clone(), shared.clone());
+        Ok(Rc::new(ServedProfile::open(account, state, Rc::clone(&tuning), Rc::clone(&events), shared)?))
     };
     let served = open(account)?;
     let mut targets = Vec::new();
@@ -402,6 +425,7 @@ fn open(
         served,
         accounts,
         others: RefCell::default(),
+        shared,
         options,
         key: RefCell::new(key),
         read_key,

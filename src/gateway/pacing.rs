@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
@@ -9,6 +10,7 @@ use anyhow::{Context, Result};
 use super::Tuning;
 use crate::credentials::Credential;
 use crate::error::{Failed, Failure, note};
+use crate::limits::shared::{Decision, Ended, Kind, Limit, Shared};
 use crate::limits::{Day, Rate, Reservation, Rule, Slot, Zone};
 use crate::providers::Provider;
 
@@ -23,6 +25,15 @@ const QUIET: Duration = Duration::from_secs(10);
 /// was stopped in just these keeps it longer.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// How much longer than 2 % a window is kept between machines: what a request needs from there to the provider differs.
+const BETWEEN_MACHINES: Duration = Duration::from_millis(500);
+
+/// Requests that wait for the same moment go out within this, well below [`BETWEEN_MACHINES`].
+const SPREAD: Duration = Duration::from_millis(100);
+
+/// A limit that is only counted. The server calculates in doubles.
+const UNLIMITED: u64 = 1 << 52;
+
 /// Longest that a request waits for its turn: as long as clients wait for an answer.
 pub(super) const MAX_QUEUE_TIME: Duration = Duration::from_secs(600);
 
@@ -30,7 +41,11 @@ pub(super) const MAX_QUEUE_TIME: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoSlot {
     TooLong(Duration),
-    DayOver { ends: SystemTime },
+    DayOver {
+        ends: SystemTime,
+    },
+    /// The shared counts are away, and there is no share of them left.
+    Unavailable,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +59,8 @@ pub(super) struct Pacing {
     rate: RefCell<Rate>,
     profile: String,
     said: Cell<Option<Instant>>,
+    /// Where all gateways count together, and the account's name there.
+    shared: Option<(Rc<Shared>, String)>,
 }
 
 /// What provider and user say about limits.
@@ -82,12 +99,15 @@ pub(crate) fn account_id(provider: &Provider, credential: &Credential, path: &Pa
 }
 
 impl Pacing {
-    pub(super) fn new(rate: Rate, profile: &str) -> Self {
-        Self { rate: RefCell::new(rate), profile: profile.to_owned(), said: Cell::new(None) }
+    pub(super) fn new(rate: Rate, profile: &str, shared: Option<(Rc<Shared>, String)>) -> Self {
+        Self { rate: RefCell::new(rate), profile: profile.to_owned(), said: Cell::new(None), shared }
     }
 
     /// Waits for a turn. Dropped while it waits, it gives the turn back.
     pub(super) async fn turn(&self) -> Result<Waited, NoSlot> {
+        if let Some((shared, account)) = &self.shared {
+            return self.shared_turn(shared, account).await;
+        }
         let (wait, step_length, step) = match self.take().await {
             Slot::Now => return Ok(Waited::No),
             Slot::TooLong { wait } => return Err(NoSlot::TooLong(wait)),
@@ -98,6 +118,36 @@ impl Pacing {
         if wait > MAX_QUEUE_TIME {
             return Err(NoSlot::TooLong(wait));
         }
+        self.explain(wait);
+        // Within the step, so that those who wait for the same one do not go out together.
+        tokio::time::sleep(wait + step_length.mul_f64(rand::random::<f64>())).await;
+        kept.step = None;
+        Ok(Waited::Yes)
+    }
+
+    /// The same where all gateways count together.
+    async fn shared_turn(&self, shared: &Rc<Shared>, account: &str) -> Result<Waited, NoSlot> {
+        let rule = self.rate.borrow().rule().clone();
+        let name = account.to_owned();
+        let limits = move |at: u64| limits_of(&rule, &name, at);
+        let (wait, mut granted) = match shared.admit(None, limits.clone(), MAX_QUEUE_TIME).await {
+            Decision::Go { wait, ticket, .. } => (wait, Granted { shared, ticket, ended: Ended::GivenBack }),
+            Decision::Refused { limit, wait } => {
+                let is_day = matches!(limits(shared.now()).get(limit).map(|limit| limit.kind), Some(Kind::Day { .. }));
+                let over = NoSlot::DayOver { ends: SystemTime::now() + wait };
+                return Err(if is_day { over } else { NoSlot::TooLong(wait) });
+            }
+            Decision::Record(_) | Decision::Unavailable => return Err(NoSlot::Unavailable),
+        };
+        if !wait.is_zero() {
+            self.explain(wait);
+            tokio::time::sleep(wait + SPREAD.mul_f64(rand::random::<f64>())).await;
+        }
+        granted.ended = Ended::AsEstimated;
+        Ok(if wait.is_zero() { Waited::No } else { Waited::Yes })
+    }
+
+    fn explain(&self, wait: Duration) {
         if wait > SILENCE {
             let limit = self.rate.borrow().rule().per_window.unwrap_or_default();
             let seconds = self.rate.borrow().rule().window.as_secs();
@@ -105,10 +155,6 @@ impl Pacing {
             let profile = &self.profile;
             self.say(&format!("a request waits {} s: `{profile}` allows {limit} {per}", wait.as_secs()));
         }
-        // Within the step, so that those who wait for the same one do not go out together.
-        tokio::time::sleep(wait + step_length.mul_f64(rand::random::<f64>())).await;
-        kept.step = None;
-        Ok(Waited::Yes)
     }
 
     async fn take(&self) -> Slot {
@@ -145,7 +191,13 @@ impl Pacing {
         let counted = rate.rule().per_day.map(u64::from);
         let (limit, used) = match (stated, counted) {
             (Some((limit, remaining)), _) => (limit, limit.saturating_sub(remaining)),
-            (None, Some(limit)) => (limit, u64::from(rate.count_of_day(now))),
+            (None, Some(limit)) => {
+                let day = rate.day(now);
+                let shared = self.shared.as_ref();
+                let counted =
+                    shared.map(|(shared, account)| shared.count(&day_name(account, &day)).unwrap_or_default());
+                (limit, counted.unwrap_or_else(|| u64::from(rate.count_of_day(now))))
+            }
             (None, None) => return None,
         };
         let is_near = u128::from(used) * 100 >= u128::from(limit) * u128::from(percent);
@@ -156,6 +208,53 @@ impl Pacing {
         let ends = jiff::Timestamp::try_from(day.ends).map(|ends| ends.to_string()).unwrap_or_default();
         note(&format!("warning: {used} of {limit} requests of the day are used by `{}`; it ends {ends}", self.profile));
         Some((used, limit, day.ends))
+    }
+}
+
+/// The limits of an account at a time of the server's, in milliseconds since 1970.
+fn limits_of(rule: &Rule, account: &str, at: u64) -> Vec<Limit> {
+    let mut limits = Vec::new();
+    let mut window = |kind: &str, limit: u32, length: Duration| {
+        let kept = length.mul_f64(1.02) + BETWEEN_MACHINES;
+        let window = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
+        limits.push(Limit { kind: Kind::Window { window }, most: limit.into(), name: format!("{kind}:{account}") });
+    };
+    if let Some(limit) = rule.per_window.filter(|_| rule.waits) {
+        window("window", limit, rule.window);
+        if let Some(burst) = rule.burst.filter(|burst| *burst < limit) {
+            window("burst", burst, rule.window.mul_f64(f64::from(burst) / f64::from(limit)));
+        }
+    }
+    if let Some(limit) = rule.per_day {
+        let day = rule.zone.day_of(SystemTime::UNIX_EPOCH + Duration::from_millis(at));
+        let kind = Kind::Day { begins: since_epoch(day.begins), ends: since_epoch(day.ends) };
+        // Without the user's word it is counted only.
+        let limit = if rule.day_refuses { limit.into() } else { UNLIMITED };
+        limits.push(Limit { kind, most: limit, name: day_name(account, &day) });
+    }
+    limits
+}
+
+fn day_name(account: &str, day: &Day) -> String {
+    format!("day:{account}/{}", day.number())
+}
+
+/// Milliseconds.
+fn since_epoch(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What all gateways granted to a request that may still leave.
+struct Granted<'shared> {
+    shared: &'shared Rc<Shared>,
+    ticket: String,
+    ended: Ended,
+}
+
+impl Drop for Granted<'_> {
+    fn drop(&mut self) {
+        self.shared.end(std::mem::take(&mut self.ticket), self.ended);
     }
 }
 

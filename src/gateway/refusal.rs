@@ -15,6 +15,7 @@ use super::response_body::ResponseBody;
 use super::upstream::SendError;
 use crate::error::{Failed, Failure, note, printable};
 use crate::limits::Exhausted;
+use crate::limits::shared::RETRY_AFTER as RETRY_SHARED;
 use crate::providers::error::{Cause, retry_after};
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -114,6 +115,10 @@ pub(super) fn trouble(ready: &ReadyCredential, trouble: SendError) -> Refusal {
 pub(super) fn no_slot(profile: &str, no_slot: NoSlot) -> Refusal {
     match no_slot {
         NoSlot::DayOver { ends } => day_over(profile, ends),
+        NoSlot::Unavailable => {
+            let message = "the limits that the gateways of this team share cannot be had: their server is away";
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shared_state_unavailable", message).after(RETRY_SHARED)
+        }
         NoSlot::TooLong(wait) => {
             let seconds = wait.as_secs();
             let message = format!("too many requests wait already for `{profile}`: this one would wait {seconds} s");

@@ -17,6 +17,7 @@ use super::pacing::{self, Pacing};
 use super::traffic::Entry;
 use crate::credentials::Account;
 use crate::error::{Failed, Failure};
+use crate::limits::shared::Shared;
 use crate::limits::{Day, Exhausted, Memory, Rate, week_end};
 use crate::providers::error::{ApiError, Cause, Scope, epoch};
 use crate::usage::{Counts, Event, Ledger, StatedLimit, UnwrittenCounts, seconds};
@@ -35,6 +36,7 @@ pub(super) struct ServedProfile {
     /// The last report that nobody is logged in.
     missed: RefCell<Option<String>>,
     events: Rc<Events>,
+    shared: Option<Rc<Shared>>,
 }
 
 /// What is known once a credential was found: the account and its provider.
@@ -53,7 +55,13 @@ pub(super) struct ServedAccount {
 }
 
 impl ServedProfile {
-    pub(super) fn open(account: Account, state: PathBuf, tuning: Rc<Tuning>, events: Rc<Events>) -> Result<Self> {
+    pub(super) fn open(
+        account: Account,
+        state: PathBuf,
+        tuning: Rc<Tuning>,
+        events: Rc<Events>,
+        shared: Option<Rc<Shared>>,
+    ) -> Result<Self> {
         Ok(Self {
             profile: account.profile.clone(),
             path: account.path().to_owned(),
@@ -66,6 +74,7 @@ impl ServedProfile {
             last_token: RefCell::default(),
             missed: RefCell::default(),
             events,
+            shared,
         })
     }
 
@@ -84,7 +93,12 @@ impl ServedProfile {
         })?;
         let provider = ready.provider.name.clone();
         let rate = Rate::open(&self.state, &provider, &account_id, rule);
-        let pacing = Pacing::new(rate, &self.profile);
+        let shared = self.shared.as_ref().map(|shared| {
+            // A login's file lies elsewhere on each machine; its profile is the same.
+            let account = if ready.is_renewable() { format!("login/{}", self.profile) } else { hash(&account_id) };
+            (Rc::clone(shared), format!("{provider}/{account}"))
+        });
+        let pacing = Pacing::new(rate, &self.profile, shared);
         let day = pacing.day();
         let account = Rc::new(ServedAccount {
             profile: self.profile.clone(),

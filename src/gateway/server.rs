@@ -29,6 +29,7 @@ use super::refusal::Refusal;
 use super::response_body::ResponseBody;
 use super::served_profile::ServedProfile;
 use super::{Gateway, metrics};
+use crate::limits::shared::Health;
 
 /// A client that connects and says nothing is let go.
 const HEADERS: Duration = Duration::from_secs(60);
@@ -320,8 +321,14 @@ async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incomin
 /// Whether a request would find a credential.
 async fn readiness(gateway: &Gateway) -> Response<ResponseBody> {
     let ready = gateway.served.cache.is_ready().await;
-    let mut response = json(&json!({ "ready": ready.is_ok(), "credential": ready.err().unwrap_or("valid") }));
-    if ready.is_err() {
+    let health = gateway.shared.as_ref().map(|shared| shared.health());
+    let is_ready = ready.is_ok() && health != Some(Health::Down);
+    let mut said = json!({ "ready": is_ready, "credential": ready.err().unwrap_or("valid") });
+    if let Some(health) = health {
+        said["shared"] = health.name().into();
+    }
+    let mut response = json(&said);
+    if !is_ready {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
     response

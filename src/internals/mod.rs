@@ -233,6 +233,7 @@ fn config(bytes: &[u8]) {
         key_files: BTreeMap::default(),
         hooks: BTreeMap::default(),
         fallback: Fallback::default(),
+        team: crate::config::Team::default(),
     };
     let mut warnings = Vec::new();
     if let Err(error) = config.understand(text, Path::new("config.toml"), &mut warnings) {

@@ -4,6 +4,7 @@
 //! day.rs         when a provider's day begins and ends
 //! window.rs      windows, bursts and days over counted requests
 //! local.rs       the same over all processes of this machine: a small file under a kernel lock
+//! shared/        the same over the gateways of several machines, in Redis or Valkey
 //! exhausted.rs   what a server reported as used up, until when, and for which model
 //! ```
 //!
@@ -14,6 +15,8 @@
 mod day;
 mod exhausted;
 mod local;
+#[allow(dead_code, reason = "keys count there next")]
+pub(crate) mod shared;
 mod window;
 
 pub(crate) use day::{Day, Zone, week_end};

@@ -9,15 +9,16 @@ const USED_BY_ALL: [&str; 2] = ["error", "secret"];
 /// Where a crate, or what else has one home, may be named.
 const HOMES: &[(&str, &[&str])] = &[
     ("reqwest::", &["http", "gateway", "names"]),
-    ("tokio::", &["gateway", "sandbox", "platform"]),
+    ("tokio::", &["gateway", "limits", "sandbox", "platform"]),
     ("hyper::", &["gateway", "sandbox"]),
     // `commands` for doctor, which asks what the HTTP clients ask of the proxies' variables
     ("hyper_util::", &["gateway", "sandbox", "commands", "http", "names", "proxies"]),
-    ("rustls::", &["tls", "http", "gateway"]),
-    ("tokio_rustls::", &["gateway"]),
+    ("redis::", &["limits"]),
+    ("rustls::", &["tls", "http", "gateway", "limits"]),
+    ("tokio_rustls::", &["gateway", "limits"]),
     // `platform` for what ends a server
-    ("async ", &["gateway", "sandbox", "platform"]),
-    (".await", &["gateway", "sandbox", "platform"]),
+    ("async ", &["gateway", "limits", "sandbox", "platform"]),
+    (".await", &["gateway", "limits", "sandbox", "platform"]),
     // `main` for what runs before Rust's runtime
     ("cfg(unix", &["platform", "main"]),
     ("cfg(windows", &["platform"]),

@@ -1,0 +1,194 @@
+//! Where Redis or Valkey is: the URL of `[team] shared`, and the way there.
+//!
+//! Hazard: a password on a command line, in an error or sent in clear to a server that nobody checked. Rule: it is cut out of
+//! the URL before the URL is shown; TLS trusts what both HTTP clients trust; and the URL is never an argument.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, RedisConnectionInfo};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use url::{Host, Url};
+
+use crate::error::{Failed, Failure, printable, without_user_info};
+use crate::names;
+use crate::secret::Secret;
+
+/// The port of both when the URL names none.
+const PORT: u16 = 6379;
+
+/// A server of `[team] shared`.
+#[derive(Debug, Clone)]
+pub(crate) struct Address {
+    host: String,
+    port: u16,
+    is_encrypted: bool,
+    user: Option<String>,
+    password: Option<Secret>,
+    database: i64,
+    /// For an answer.
+    timeout: Duration,
+}
+
+impl Address {
+    /// `text`: `redis://[user@]host[:port][/database]`, or `rediss://` for TLS. A password in it gives way to `password`.
+    ///
+    /// Errors: another kind of URL, named.
+    pub(crate) fn parse(text: &str, password: Option<Secret>, timeout: Duration) -> Result<Self> {
+        let shown = printable(&without_user_info(text));
+        let refused = |what: &str| {
+            Failed::new(Failure::Other, format!("`{shown}` {what}"))
+                .hint("write it like `rediss://cache.example.org:6379/0`")
+        };
+        let url = Url::parse(text).map_err(|_| refused("is not the URL of a Redis or Valkey server"))?;
+        let is_encrypted = match url.scheme() {
+            "redis" | "valkey" => false,
+            "rediss" | "valkeys" => true,
+            scheme if scheme.contains("sentinel") => {
+                return refused("names Sentinel, and one server is expected: the name that moves to the new primary")
+                    .err();
+            }
+            scheme if scheme.contains("cluster") => {
+                return refused("names a cluster, and one server is expected: all keys of a team lie in one slot")
+                    .err();
+            }
+            _ => return refused("is neither `redis://` nor `rediss://`").err(),
+        };
+        if url.host_str().is_some_and(|host| host.contains(',')) || url.query().is_some() {
+            return refused("names more than one server").err();
+        }
+        let host = match url.host() {
+            Some(Host::Domain(name)) => name.to_owned(),
+            Some(Host::Ipv4(address)) => address.to_string(),
+            Some(Host::Ipv6(address)) => address.to_string(),
+            None => return refused("names no host").err(),
+        };
+        let database = match url.path().trim_matches('/') {
+            "" => 0,
+            number => number.parse().map_err(|_| refused("has a path that is not the number of a database"))?,
+        };
+        let user = Some(url.username()).filter(|user| !user.is_empty()).map(str::to_owned);
+        let password = password.or_else(|| url.password().and_then(decoded).map(Secret::new));
+        Ok(Self { host, port: url.port().unwrap_or(PORT), is_encrypted, user, password, database, timeout })
+    }
+
+    /// As messages name it.
+    pub(crate) fn shown(&self) -> String {
+        let scheme = if self.is_encrypted { "rediss" } else { "redis" };
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!("{scheme}://{host}:{}", self.port)
+    }
+
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.is_encrypted
+    }
+
+    /// Whether it is on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        names::addresses(&self.host, self.port).is_ok_and(|all| all.iter().all(|address| address.ip().is_loopback()))
+    }
+
+    /// Longest that a request waits for the server's decision.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Connects and logs in, in twice the time of an answer. Whoever has the connection runs on the same thread.
+    pub(super) async fn connect(&self, tls: &Arc<ClientConfig>) -> Result<MultiplexedConnection> {
+        let timeout = 2 * self.timeout;
+        tokio::time::timeout(timeout, self.connect_in_time(tls))
+            .await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("it does not answer within {} ms", timeout.as_millis())))
+    }
+
+    async fn connect_in_time(&self, tls: &Arc<ClientConfig>) -> Result<MultiplexedConnection> {
+        let stream = self.dial().await.map_err(|error| anyhow::anyhow!("cannot connect: {error}"))?;
+        stream.set_nodelay(true)?;
+        let mut info = RedisConnectionInfo::default().set_db(self.database).set_skip_set_lib_name();
+        if let Some(user) = &self.user {
+            info = info.set_username(user);
+        }
+        if let Some(password) = &self.password {
+            info = info.set_password(password.expose());
+        }
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(self.timeout));
+        if self.is_encrypted {
+            let name = ServerName::try_from(self.host.clone()).context("its name cannot be that of a certificate")?;
+            let stream = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name, stream).await?;
+            let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
+            tokio::task::spawn_local(driver);
+            return Ok(connection);
+        }
+        let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
+        tokio::task::spawn_local(driver);
+        Ok(connection)
+    }
+
+    async fn dial(&self) -> io::Result<TcpStream> {
+        let (host, port) = (self.host.clone(), self.port);
+        let addresses = tokio::task::spawn_blocking(move || names::addresses(&host, port)).await??;
+        dial_first(&addresses).await
+    }
+}
+
+async fn dial_first(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// A password as it was before it was made fit for a URL.
+fn decoded(text: &str) -> Option<String> {
+    let form = format!("p={}", text.replace('+', "%2B"));
+    url::form_urlencoded::parse(form.as_bytes()).next().map(|(_, value)| value.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        Address::parse(text, None, Duration::ZERO).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn one_server_is_taken_and_everything_else_refused_by_name() {
+        let address = Address::parse("rediss://gw:p%40ss+1@cache.example.org/3", None, Duration::ZERO).unwrap();
+        assert_eq!(address.shown(), "rediss://cache.example.org:6379");
+        assert_eq!((address.user.as_deref(), address.database), (Some("gw"), 3));
+        assert_eq!(address.password.as_ref().map(Secret::expose), Some("p@ss+1"));
+        assert_eq!(Address::parse("redis://[::1]:7000", None, Duration::ZERO).unwrap().shown(), "redis://[::1]:7000");
+        for (text, word) in [
+            ("redis+sentinel://a:1", "Sentinel"),
+            ("redis-cluster://a:1", "cluster"),
+            ("redis://a:1,b:2", "URL of a Redis"),
+            ("http://a", "neither"),
+            ("redis://a/x", "number of a database"),
+            ("cache:6379", "neither"),
+            ("", "not the URL"),
+        ] {
+            assert!(refusal(text).contains(word), "{text}: {}", refusal(text));
+        }
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        for text in ["redis://:hunter22@a/x", "http://u:hunter22@a", "redis+sentinel://u:hunter22@a"] {
+            assert!(!refusal(text).contains("hunter22"), "{}", refusal(text));
+        }
+        let secret = Secret::new("of the file".to_owned());
+        let address = Address::parse("redis://:hunter22@a", Some(secret), Duration::ZERO).unwrap();
+        assert_eq!(address.password.as_ref().map(Secret::expose), Some("of the file"));
+    }
+}

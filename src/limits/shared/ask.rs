@@ -1,0 +1,168 @@
+//! What is asked of the server and what it answers: the scripts, their keys and their JSON.
+
+use std::sync::LazyLock;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, Script};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+pub(super) static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("admit.lua")));
+pub(super) static FINISH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("finish.lua")));
+pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("beat.lua")));
+pub(super) static REJOIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("rejoin.lua")));
+
+/// Tokens are counted in slices of a window.
+const SLICES: u64 = 60;
+
+/// The names of a namespace. All of them bear one hash tag, so that they lie in one slot of a cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Names(String);
+
+impl Names {
+    pub(crate) fn new(namespace: &str) -> Self {
+        Self(format!("{{qa:{namespace}}}"))
+    }
+
+    pub(crate) fn of(&self, rest: &str) -> String {
+        format!("{}:{rest}", self.0)
+    }
+
+    pub(super) fn epoch(&self) -> String {
+        self.of("epoch")
+    }
+
+    pub(super) fn gateways(&self) -> String {
+        self.of("gateways")
+    }
+
+    pub(super) fn record(&self, id: &str) -> String {
+        self.of(&format!("key:{id}"))
+    }
+
+    /// Whether the records of all keys are there.
+    pub(super) fn complete(&self) -> String {
+        self.of("keys")
+    }
+}
+
+/// One limit of a request. Times are milliseconds since 1970 by the server's clock.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Limit {
+    pub(crate) kind: Kind,
+    /// Requests, tokens or nanodollars.
+    pub(crate) most: u64,
+    /// The counter's name, without the namespace.
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Kind {
+    /// Requests in any `window`.
+    Window { window: u64 },
+    /// Tokens in any `window`, as they are estimated.
+    Tokens { window: u64, add: u64 },
+    /// Requests of a period.
+    Day { begins: u64, ends: u64 },
+    /// Requests in flight.
+    Parallel,
+    /// Tokens or money of a period, of which a request reserves what it may need.
+    Spend { unit: Unit, add: u64, begins: u64, ends: u64 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Tokens,
+    Nanodollars,
+}
+
+impl Limit {
+    /// What `limits` of a script says of it; `keys` grows by its names.
+    pub(super) fn json(&self, names: &Names, keys: &mut Vec<String>) -> Map<String, Value> {
+        keys.push(names.of(&self.name));
+        let mut json = match self.kind {
+            Kind::Window { window } => json!({ "kind": "window", "window": window }),
+            Kind::Tokens { window, add } => {
+                json!({ "kind": "tokens", "window": window, "slice": slice(window), "add": add })
+            }
+            Kind::Day { begins, ends } => json!({ "kind": "day", "begins": begins, "ends": ends, "add": 1 }),
+            Kind::Parallel => json!({ "kind": "parallel" }),
+            Kind::Spend { add, begins, ends, .. } => {
+                json!({ "kind": "spend", "begins": begins, "ends": ends, "add": add })
+            }
+        };
+        json["limit"] = self.most.into();
+        json["key"] = keys.len().into();
+        if let Kind::Spend { .. } = self.kind {
+            keys.push(names.of(&format!("{}:held", self.name)));
+            json["held"] = keys.len().into();
+        }
+        match json {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+}
+
+pub(super) fn slice(window: u64) -> u64 {
+    (window / SLICES).max(1)
+}
+
+/// What the admission says.
+#[derive(Debug, Deserialize)]
+pub(super) struct Told {
+    pub(super) kind: Verdict,
+    /// The server's time.
+    pub(super) now: u64,
+    #[serde(default)]
+    pub(super) at: u64,
+    /// Index of the limit that refuses, from 1; 0 if it is not known.
+    #[serde(default)]
+    pub(super) limit: usize,
+    #[serde(default)]
+    pub(super) wait: u64,
+    /// By limit: what is left, the last time that is planned, and what is reserved.
+    #[serde(default)]
+    pub(super) left: Vec<f64>,
+    #[serde(default)]
+    pub(super) last: Vec<u64>,
+    #[serde(default)]
+    pub(super) held: Vec<u64>,
+    #[serde(default)]
+    pub(super) record: String,
+    #[serde(default)]
+    pub(super) version: String,
+    #[serde(default)]
+    pub(super) complete: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verdict {
+    Go,
+    Refused,
+    /// Another period than the one asked about: that of `at` is.
+    Period,
+    /// The record of the key is another one.
+    Record,
+    /// There is no such key.
+    Unknown,
+    /// The server was emptied, or is another one.
+    Epoch,
+}
+
+/// Runs a script whose answer is JSON.
+pub(super) async fn run<T: DeserializeOwned>(
+    connection: &mut MultiplexedConnection,
+    script: &Script,
+    keys: &[String],
+    said: &Value,
+) -> RedisResult<T> {
+    let mut invocation = script.prepare_invoke();
+    for key in keys {
+        invocation.key(key);
+    }
+    let text: String = invocation.arg(said.to_string()).invoke_async(connection).await?;
+    serde_json::from_str(&text).map_err(|_| (redis::ErrorKind::UnexpectedReturnType, "the answer is not JSON").into())
+}

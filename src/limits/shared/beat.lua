@@ -1,0 +1,42 @@
+-- Says that a gateway is alive, and asks what the others counted: also the probe of a server that may refuse to write.
+--
+-- KEYS  1 epoch, 2 gateways alive, then counters: those of `days`, then those of `spent` and what is held beside each, then
+--       those of `windows` and of `running`
+-- ARGV  1 what is said, as JSON: instance, days, spent, windows (numbers of them), running (ids by counter),
+--       keep and hold (ms)
+local ask = cjson.decode(ARGV[1])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ask.keep)
+redis.call('ZADD', KEYS[2], now, ask.instance)
+redis.call('PEXPIRE', KEYS[2], 10 * ask.keep)
+local used, index = {}, 2
+for _ = 1, ask.days do
+  index = index + 1
+  used[#used + 1] = tonumber(redis.call('GET', KEYS[index]) or '0')
+end
+for _ = 1, ask.spent do
+  local sum = tonumber(redis.call('HGET', KEYS[index + 1], 'used') or '0')
+  for _, entry in ipairs(redis.call('HVALS', KEYS[index + 2])) do
+    local until_, amount = string.match(entry, '^(%d+):(%d+)$')
+    if tonumber(until_) > now then sum = sum + tonumber(amount) end
+  end
+  index = index + 2
+  used[#used + 1] = sum
+end
+local windows = {}
+for i = 1, ask.windows do
+  index = index + 1
+  windows[i] = { count = redis.call('LLEN', KEYS[index]), last = tonumber(redis.call('LINDEX', KEYS[index], -1) or '0') }
+end
+-- Requests that last long stay counted.
+for _, ids in ipairs(ask.running) do
+  index = index + 1
+  for _, id in ipairs(ids) do redis.call('ZADD', KEYS[index], 'XX', now + ask.hold, id) end
+  redis.call('PEXPIRE', KEYS[index], ask.hold)
+end
+local told = { now = now, epoch = redis.call('GET', KEYS[1]) or '', alive = redis.call('ZCARD', KEYS[2]) }
+-- An empty table would be written as an object.
+if #used > 0 then told.used = used end
+if #windows > 0 then told.windows = windows end
+return cjson.encode(told)

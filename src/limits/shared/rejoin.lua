@@ -1,0 +1,50 @@
+-- Adds what a gateway admitted by itself while the server was away. An emptied server first gets back the largest counts
+-- that any gateway saw, each gateway's part of a window, and an epoch of its own.
+--
+-- KEYS  1 epoch, 2 gateways that have given back their counts in this epoch, then counters, each followed by a note of what it
+--       was restored to
+-- ARGV  1 what is said, as JSON: instance, epoch (as this gateway knows it), new (an epoch to begin where there is none),
+--       counters: kind, key, base, seen, add, keep (ms), window (ms), times, added, ids
+local ask = cjson.decode(ARGV[1])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local epoch = redis.call('GET', KEYS[1])
+if not epoch then
+  epoch = ask.new
+  redis.call('DEL', KEYS[2])
+  redis.call('SET', KEYS[1], epoch)
+end
+local restores = epoch ~= ask.epoch and redis.call('SADD', KEYS[2], ask.instance) == 1
+for _, counter in ipairs(ask.counters) do
+  local key, base = KEYS[counter.key], KEYS[counter.base]
+  if counter.kind == 'window' then
+    local list = redis.call('LRANGE', key, 0, -1)
+    for i = 1, #list do list[i] = tonumber(list[i]) end
+    for _, at in ipairs(restores and counter.times or counter.added) do
+      if at + counter.window > now and at < now + 3600000 then list[#list + 1] = at end
+    end
+    table.sort(list)
+    redis.call('DEL', key)
+    for _, at in ipairs(list) do redis.call('RPUSH', key, at) end
+    if #list > 0 then redis.call('PEXPIRE', key, math.max(0, list[#list] - now) + 2 * counter.window) end
+  elseif counter.kind == 'parallel' then
+    for _, id in ipairs(counter.ids) do
+      redis.call('ZADD', key, now + counter.keep, id)
+      redis.call('PEXPIRE', key, counter.keep)
+    end
+  else
+    local more = counter.add
+    if restores then
+      local known = tonumber(redis.call('GET', base) or '0')
+      if counter.seen > known then
+        more = more + counter.seen - known
+        redis.call('SET', base, counter.seen, 'PX', counter.keep)
+      end
+    end
+    if more > 0 then
+      if counter.kind == 'day' then redis.call('INCRBY', key, more) else redis.call('HINCRBY', key, 'used', more) end
+      redis.call('PEXPIRE', key, counter.keep)
+    end
+  end
+end
+return cjson.encode({ now = now, epoch = epoch, restored = redis.call('SCARD', KEYS[2]) })

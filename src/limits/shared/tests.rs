@@ -1,0 +1,347 @@
+//! The scripts and the engine against a real server.
+
+use std::future::Future;
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// A server of its own, or none where it is not installed.
+struct Server {
+    process: Child,
+    port: u16,
+    directory: TempDir,
+}
+
+impl Server {
+    fn start() -> Option<Self> {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let directory = tempfile::tempdir().unwrap();
+        let process = Self::run(port, &directory)?;
+        Some(Self { process, port, directory })
+    }
+
+    fn run(port: u16, directory: &TempDir) -> Option<Child> {
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"]);
+        command.arg(directory.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let Ok(process) = command.spawn() else {
+            let _ = writeln!(std::io::stdout(), "skipped: redis-server is not installed");
+            return None;
+        };
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            std::thread::yield_now();
+        }
+        Some(process)
+    }
+
+    fn stop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    fn start_again(&mut self) {
+        self.process = Self::run(self.port, &self.directory).unwrap();
+    }
+
+    fn gateway(&self, on_loss: OnLoss) -> Rc<Shared> {
+        // Far longer than a busy machine takes.
+        self.impatient_gateway(on_loss, Duration::from_secs(10))
+    }
+
+    fn impatient_gateway(&self, on_loss: OnLoss, timeout: Duration) -> Rc<Shared> {
+        let address = Address::parse(&format!("redis://127.0.0.1:{}", self.port), None, timeout).unwrap();
+        let place = Where { address, namespace: "test".into(), on_loss };
+        Shared::new(place, tls())
+    }
+}
+
+/// For servers that need none.
+fn tls() -> ClientConfig {
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth()
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run<F: Future<Output = ()>>(test: impl FnOnce(Server) -> F) {
+    let Some(server) = Server::start() else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test(server));
+}
+
+fn window(limit: u64, window: u64) -> Limit {
+    Limit { kind: Kind::Window { window }, most: limit, name: "w".into() }
+}
+
+fn day(limit: u64) -> Limit {
+    Limit { kind: Kind::Day { begins: 0, ends: 9_000_000_000_000 }, most: limit, name: "d".into() }
+}
+
+fn spend(limit: u64, add: u64) -> Limit {
+    let kind = Kind::Spend { unit: Unit::Nanodollars, add, begins: 0, ends: 9_000_000_000_000 };
+    Limit { kind, most: limit, name: "s".into() }
+}
+
+async fn ask(shared: &Rc<Shared>, limits: Vec<Limit>) -> Decision {
+    shared.admit(None, move |_| limits.clone(), Duration::from_secs(600)).await
+}
+
+async fn go(shared: &Rc<Shared>, limits: Vec<Limit>) -> (Duration, String, Vec<u64>) {
+    match ask(shared, limits).await {
+        Decision::Go { wait, ticket, left } => (wait, ticket, left),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Seconds; time passes between the questions.
+fn whole(wait: Duration) -> u64 {
+    (wait + Duration::from_secs(10)).as_secs() / 20 * 20
+}
+
+async fn until(mut what: impl FnMut() -> bool) {
+    while !what() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What was said about requests that ended has arrived.
+async fn settled(shared: &Rc<Shared>) {
+    until(|| shared.ending.get() == 0).await;
+}
+
+#[test]
+fn no_window_is_exceeded_over_four_gateways_and_the_first_are_not_delayed() {
+    run(|server| async move {
+        let mut gateways = Vec::new();
+        for _ in 0..4 {
+            let gateway = server.gateway(OnLoss::Share);
+            gateway.begin().await;
+            gateways.push(gateway);
+        }
+        let mut at = Vec::new();
+        for number in 0..200 {
+            let gateway = &gateways[number % 4];
+            let (wait, ..) = go(gateway, vec![window(20, 3000), day(1000)]).await;
+            at.push((gateway.now() + milliseconds(wait), wait));
+        }
+        assert!(at[..20].iter().all(|(_, wait)| wait.is_zero()), "{:?}", &at[..20]);
+        // As far apart as the server placed them, but for the rounding of the clocks of four gateways.
+        let mut times: Vec<u64> = at.iter().map(|(at, _)| *at).collect();
+        assert!(times.windows(21).all(|times| times[20] + 20 >= times[0] + 3000), "{times:?}");
+        times.sort_unstable();
+        assert!(times[199] <= times[19] + 9 * 3000 + 20, "nobody waits longer than needed: {times:?}");
+    });
+}
+
+#[test]
+fn a_slow_key_holds_up_nobody_else() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let slow = Limit { name: "slow".into(), ..window(1, 60_000) };
+        for minutes in 0..3 {
+            let (wait, ..) = go(&gateway, vec![slow.clone(), window(5, 60_000)]).await;
+            assert_eq!(whole(wait), 60 * minutes, "{wait:?}");
+        }
+        // Four more fit into this minute of the account, the next two into the rest of it.
+        for expected in [0, 0, 0, 0, 60, 60, 60, 60, 120] {
+            let (wait, ..) = go(&gateway, vec![window(5, 60_000)]).await;
+            assert_eq!(whole(wait), expected, "{wait:?}");
+        }
+    });
+}
+
+#[test]
+fn a_turn_given_back_is_had_by_the_next_and_no_window_breaks() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let limits = || vec![window(2, 60_000), day(10)];
+        go(&gateway, limits()).await;
+        go(&gateway, limits()).await;
+        let (wait, ticket, left) = go(&gateway, limits()).await;
+        assert!(wait > Duration::from_secs(59));
+        assert_eq!(left[1], 7);
+        gateway.end(ticket, Ended::GivenBack);
+        settled(&gateway).await;
+        let (again, _, left) = go(&gateway, limits()).await;
+        // Not sooner: the first two still count.
+        assert!(again > Duration::from_secs(59) && again <= wait, "{again:?}");
+        assert_eq!(left[1], 7);
+    });
+}
+
+#[test]
+fn a_reservation_is_cut_to_what_is_left_and_settled_once() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let (_, first, left) = go(&gateway, vec![spend(100, 70)]).await;
+        assert_eq!(left, [30]);
+        let (_, second, left) = go(&gateway, vec![spend(100, 70)]).await;
+        assert_eq!(left, [0]);
+        assert!(matches!(ask(&gateway, vec![spend(100, 70)]).await, Decision::Refused { limit: 0, .. }));
+        gateway.end(first.clone(), Ended::Used { tokens: 0, cost: 20 });
+        gateway.end(first, Ended::Used { tokens: 0, cost: 20 });
+        gateway.end(second, Ended::AsEstimated);
+        settled(&gateway).await;
+        let (_, _, left) = go(&gateway, vec![spend(100, 1)]).await;
+        assert_eq!(left, [100 - 20 - 30 - 1]);
+    });
+}
+
+#[test]
+fn requests_in_flight_are_counted_until_they_end() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let limit = || vec![Limit { kind: Kind::Parallel, most: 2, name: "p".into() }];
+        let (_, first, _) = go(&gateway, limit()).await;
+        go(&gateway, limit()).await;
+        assert!(matches!(ask(&gateway, limit()).await, Decision::Refused { limit: 0, .. }));
+        gateway.end(first, Ended::AsEstimated);
+        settled(&gateway).await;
+        go(&gateway, limit()).await;
+    });
+}
+
+#[test]
+fn tokens_of_a_minute_are_corrected_when_a_response_ends() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let limit = || vec![Limit { kind: Kind::Tokens { window: 60_000, add: 60 }, most: 100, name: "t".into() }];
+        let (_, first, _) = go(&gateway, limit()).await;
+        let (wait, second, _) = go(&gateway, limit()).await;
+        assert!(wait > Duration::from_secs(59), "{wait:?}");
+        gateway.end(second, Ended::GivenBack);
+        gateway.end(first, Ended::Used { tokens: 30, cost: 0 });
+        settled(&gateway).await;
+        let (wait, ..) = go(&gateway, limit()).await;
+        assert_eq!(wait, Duration::ZERO);
+    });
+}
+
+#[test]
+fn another_period_is_asked_about_when_the_servers_clock_says_so() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let now = gateway.now();
+        // A day that ended before the server's now, then the one after it.
+        let limits = move |at: u64| {
+            let (begins, ends) = if at == now { (0, now) } else { (now, now + 86_400_000) };
+            vec![Limit { kind: Kind::Day { begins, ends }, most: 1, name: format!("d{begins}") }]
+        };
+        gateway.ahead.set(gateway.ahead.get() - 1000);
+        let first = gateway.now();
+        let shifted = move |at: u64| limits(if at <= first + 100 { now } else { at });
+        assert!(matches!(gateway.admit(None, shifted, Duration::ZERO).await, Decision::Go { .. }));
+    });
+}
+
+#[test]
+fn an_emptied_server_gets_the_largest_counts_back_before_it_decides() {
+    run(|mut server| async move {
+        let (one, two) = (server.gateway(OnLoss::Share), server.gateway(OnLoss::Share));
+        for gateway in [&one, &two] {
+            gateway.begin().await;
+        }
+        for gateway in [&one, &two] {
+            gateway.beat().await;
+        }
+        let limits = || vec![window(10, 60_000), day(10), spend(100, 10)];
+        for _ in 0..4 {
+            go(&one, limits()).await;
+            go(&two, limits()).await;
+        }
+        one.beat().await;
+        server.stop();
+        server.start_again();
+        for gateway in [&one, &two] {
+            gateway.beat().await;
+            assert_eq!(gateway.health(), Health::Degraded);
+        }
+        let (first, second) = tokio::join!(one.probe(), two.probe());
+        first.and(second).unwrap();
+        let (_, _, left) = go(&one, limits()).await;
+        assert_eq!(left, [1, 1, 10]);
+        let (_, _, left) = go(&two, limits()).await;
+        assert_eq!(left, [0, 0, 0]);
+        assert!(matches!(ask(&one, limits()).await, Decision::Refused { .. }));
+    });
+}
+
+#[test]
+fn what_was_admitted_alone_is_added_to_a_server_that_is_back() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let limits = || vec![window(10, 60_000), day(10), spend(100, 10)];
+        let (_, before, _) = go(&gateway, limits()).await;
+        gateway.lose("a test says so");
+        let (_, alone, _) = go(&gateway, limits()).await;
+        gateway.end(alone, Ended::Used { tokens: 0, cost: 4 });
+        gateway.end(before, Ended::Used { tokens: 0, cost: 7 });
+        settled(&gateway).await;
+        let (_, still, _) = go(&gateway, limits()).await;
+        gateway.probe().await.unwrap();
+        let (_, _, left) = go(&gateway, limits()).await;
+        assert_eq!(left, [6, 6, 100 - 4 - 7 - 10 - 10]);
+        gateway.end(still, Ended::Used { tokens: 0, cost: 12 });
+        settled(&gateway).await;
+        let (_, _, left) = go(&gateway, limits()).await;
+        assert_eq!(left[2], 100 - 4 - 7 - 12 - 10 - 10);
+    });
+}
+
+#[test]
+fn a_stopped_server_is_waited_for_once() {
+    run(|server| async move {
+        let gateway = server.impatient_gateway(OnLoss::Share, Duration::from_millis(500));
+        gateway.begin().await;
+        go(&gateway, vec![day(1000)]).await;
+        let id = server.process.id().to_string();
+        assert!(Command::new("kill").args(["-STOP", &id]).status().unwrap().success());
+        let since = Instant::now();
+        let asked: Vec<_> = (0..50).map(|_| ask(&gateway, vec![day(1000)])).collect();
+        for asked in asked {
+            assert!(matches!(asked.await, Decision::Go { .. }));
+        }
+        let took = since.elapsed();
+        assert!(took >= Duration::from_millis(490) && took < Duration::from_millis(1500), "{took:?}");
+        let since = Instant::now();
+        go(&gateway, vec![day(1000)]).await;
+        assert!(since.elapsed() < Duration::from_millis(490));
+        assert!(Command::new("kill").args(["-CONT", &id]).status().unwrap().success());
+        let keeping = tokio::task::spawn_local(Rc::clone(&gateway).keep());
+        until(|| gateway.health() == Health::Up).await;
+        keeping.abort();
+    });
+}
+
+#[test]
+fn the_answer_to_a_client_that_left_is_given_back() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let asking = ask(&gateway, vec![day(10)]);
+        // Polled once: the question is on its way.
+        drop(tokio::time::timeout(Duration::ZERO, asking).await);
+        until(|| gateway.next.get() > 0 && gateway.tickets.borrow().is_empty()).await;
+        settled(&gateway).await;
+        let (_, _, left) = go(&gateway, vec![day(10)]).await;
+        assert_eq!(left, [9]);
+    });
+}

@@ -1,0 +1,128 @@
+//! Limits that hold over four gateways with homes of their own.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::machine::{Gateway, Home, Redis, has_redis, until};
+use crate::provider::Provider;
+
+/// A minute's window at a twentieth of its length.
+const SCALED: &str =
+    "[providers.custom.limits]\nrequests_per_minute = 60\nwindow = \"3s\"\n[team]\ntimeout = \"10s\"\n";
+/// Longer than a busy machine takes: here nothing is lost.
+const PATIENT: &str = "[team]\ntimeout = \"10s\"\n";
+const WINDOW: Duration = Duration::from_secs(3);
+
+pub(crate) fn gateways(provider: &Provider, config: &str, url: &str, arguments: &[&str]) -> Vec<Gateway> {
+    let start = || Gateway::start(Home::new(provider, config, Some(url)), &[&["--shared"], arguments].concat());
+    (0..4).map(|_| start()).collect()
+}
+
+/// `clients` of each gateway ask one request after the other for `time`. How many were answered by client.
+fn hammer(gateways: &[Gateway], clients: usize, time: Duration) -> Vec<usize> {
+    let since = Instant::now();
+    let answered: Vec<AtomicUsize> = (0..gateways.len() * clients).map(|_| AtomicUsize::new(0)).collect();
+    thread::scope(|scope| {
+        for (index, counter) in answered.iter().enumerate() {
+            let mut client = gateways[index % gateways.len()].client();
+            scope.spawn(move || {
+                while since.elapsed() < time {
+                    let got = client.chat();
+                    assert_eq!(got.status, 200, "{got:?}");
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    answered.into_iter().map(AtomicUsize::into_inner).collect()
+}
+
+#[test]
+fn four_gateways_with_64_clients_each_keep_one_limit_over_ten_windows_and_starve_nobody() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let gateways = gateways(&provider, SCALED, &redis.url(), &[]);
+    let answered = hammer(&gateways, 64, WINDOW * 10);
+    let asked = provider.asked();
+    assert_eq!(asked.len(), answered.iter().sum::<usize>());
+    let most = provider.most_within(WINDOW);
+    assert!(most <= 60, "{most} requests within one window");
+    // 3.56 s a window of 60, and a queue of 256 at the end.
+    assert!(asked.len() >= 60 * 9, "{} requests only", asked.len());
+    assert!(answered.iter().all(|count| *count >= 1), "somebody was never served: {answered:?}");
+    let key = "Bearer sk-provider-0123456789";
+    assert!(asked.iter().all(|asked| asked.authorization == key && asked.path == "/v1/chat/completions"));
+}
+
+/// As it is in the world: `cargo test --test team -- --ignored unscaled`.
+#[test]
+#[ignore = "takes ten minutes"]
+fn unscaled_no_60_seconds_of_ten_minutes_see_more_than_60_requests() {
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let config = SCALED.replace("3s", "60s");
+    let gateways = gateways(&provider, &config, &redis.url(), &[]);
+    hammer(&gateways, 64, Duration::from_secs(600));
+    let most = provider.most_within(Duration::from_secs(60));
+    assert!(most <= 60, "{most} requests within one minute");
+    assert!(provider.asked().len() >= 60 * 9);
+}
+
+#[test]
+fn a_limit_of_the_day_holds_over_all_gateways_and_says_when_it_ends() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let gateways = gateways(&provider, PATIENT, &redis.url(), &["--rpd", "50"]);
+    thread::scope(|scope| {
+        for gateway in &gateways {
+            scope.spawn(|| (0..20).for_each(|_| drop(gateway.chat())));
+        }
+    });
+    assert_eq!(provider.asked().len(), 50);
+    let got = gateways[0].chat();
+    assert_eq!((got.status, got.body.contains("daily_limit_reached")), (429, true), "{got:?}");
+    assert!(got.header("retry-after").unwrap().parse::<u64>().unwrap() <= 86_400);
+}
+
+#[test]
+fn a_client_that_leaves_while_it_waits_gives_its_turn_back_to_all() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let gateways = gateways(&provider, PATIENT, &redis.url(), &["--rpm", "2", "--rpd", "1000"]);
+    gateways[0].chat();
+    gateways[1].chat();
+    let day = || redis.command(&["--scan", "--pattern", "*:day:*"]).trim().to_owned();
+    let count = || redis.command(&["GET", &day()]).trim().to_owned();
+    assert_eq!(count(), "2");
+    for gateway in &gateways {
+        gateway.client().leave();
+    }
+    until("the turns are given back", || count() == "2");
+    assert_eq!(provider.asked().len(), 2);
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_at_the_start_by_name() {
+    if !has_redis() {
+        return;
+    }
+    let provider = Provider::start();
+    let redis = Redis::start(&["--maxmemory-policy", "allkeys-lru"]);
+    let said = |home: &Home| {
+        let output = home.run(&["gateway", "--shared"]);
+        assert!(output.stdout.is_empty());
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, text) = said(&Home::new(&provider, "", Some(&redis.url())));
+    assert!(code == 1 && text.contains("maxmemory-policy allkeys-lru") && text.contains("noeviction"), "{text}");
+    let (code, text) = said(&Home::new(&provider, "", Some("redis+sentinel://:hunter22@127.0.0.1:1")));
+    assert!(code == 1 && text.contains("Sentinel") && !text.contains("hunter22"), "{text}");
+    let (code, text) = said(&Home::new(&provider, "", None));
+    assert!(code == 2 && text.contains("QWENAUTH_SHARED_URL"), "{text}");
+}

@@ -1,0 +1,239 @@
+//! The server of the shared limits is lost, in each way it can be.
+
+use std::time::Duration;
+
+use crate::limits::gateways;
+use crate::machine::{Gateway, Home, Redis, has_redis, until};
+use crate::provider::Provider;
+
+/// Four times as long as by default, for a busy machine; and no request waits longer than that and half of it.
+const CONFIG: &str = "[team]\ntimeout = \"1s\"\n";
+const LONGEST: Duration = Duration::from_millis(1500);
+
+/// Each gateway asks `count` times; how many of all were served. None waits.
+fn ask(gateways: &[Gateway], count: usize) -> usize {
+    let got = gateways.iter().flat_map(|gateway| {
+        let mut client = gateway.client();
+        (0..count).map(move |_| client.chat()).collect::<Vec<_>>()
+    });
+    let waits: Vec<_> = got.inspect(|got| assert!(got.took < LONGEST, "{got:?}")).collect();
+    assert!(waits.iter().all(|got| [200, 429, 503].contains(&got.status)), "{waits:?}");
+    waits.iter().filter(|got| got.status == 200).count()
+}
+
+/// Four gateways that know of each other and of half the day's limit of 40.
+fn half_a_day(redis: &Redis, provider: &Provider, config: &str) -> Vec<Gateway> {
+    let gateways = gateways(provider, config, &redis.url(), &["--rpd", "40"]);
+    assert_eq!(ask(&gateways, 5), 20);
+    // Each hears of the others once a second.
+    std::thread::sleep(Duration::from_millis(2500));
+    gateways
+}
+
+fn ready(gateway: &Gateway) -> (u16, String) {
+    let got = gateway.get("/readyz");
+    (got.status, got.body.trim().to_owned())
+}
+
+#[track_caller]
+fn all_back(gateways: &[Gateway]) {
+    for gateway in gateways {
+        gateway.wait_for("are back");
+        assert!(ready(gateway).1.contains("\"shared\":\"up\""));
+    }
+}
+
+/// The share of each of four in the 20 that were left.
+const SHARE: usize = 5;
+
+#[test]
+fn killed_each_gateway_serves_its_share_of_what_was_left_and_says_so_once() {
+    if !has_redis() {
+        return;
+    }
+    let (mut redis, provider) = (Redis::start(&[]), Provider::start());
+    let gateways = half_a_day(&redis, &provider, CONFIG);
+    redis.kill();
+    assert_eq!(ask(&gateways[..2], 8), 2 * SHARE);
+    let refused = gateways[0].chat();
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
+    assert!(refused.body.contains("shared_state_unavailable"), "{refused:?}");
+    assert_eq!(ready(&gateways[0]), (200, r#"{"ready":true,"credential":"valid","shared":"degraded"}"#.into()));
+    assert_eq!(gateways[0].said().matches("are lost").count(), 1, "{}", gateways[0].said());
+    // Restarted empty: what all had counted is there before anything more is served.
+    redis.start_again();
+    all_back(&gateways);
+    assert_eq!(ask(&gateways, 8), 10);
+    assert_eq!(provider.asked().len(), 40);
+}
+
+#[test]
+fn stopped_nobody_waits_longer_than_the_first_and_nothing_is_lost() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let gateways = half_a_day(&redis, &provider, CONFIG);
+    redis.pause();
+    assert_eq!(ask(&gateways, 8), 4 * SHARE);
+    redis.go_on();
+    all_back(&gateways);
+    assert_eq!(ask(&gateways, 2), 0);
+    assert_eq!(provider.asked().len(), 40);
+}
+
+#[test]
+fn a_promoted_replica_goes_on_where_the_primary_was() {
+    if !has_redis() {
+        return;
+    }
+    let (mut primary, provider) = (Redis::start(&[]), Provider::start());
+    let replica = primary.replica();
+    let name = Moving::to(primary.port);
+    let start = || {
+        let home = Home::new(&provider, CONFIG, Some(&format!("redis://127.0.0.1:{}", name.port)));
+        Gateway::start(home, &["--shared", "--rpd", "40"])
+    };
+    let gateways: Vec<Gateway> = (0..4).map(|_| start()).collect();
+    assert_eq!(ask(&gateways, 5), 20);
+    std::thread::sleep(Duration::from_millis(2500));
+    primary.kill();
+    name.moves(replica.port);
+    // Not promoted yet: it takes no writes, and all go on with their shares.
+    assert_eq!(ask(&gateways[..2], 8), 2 * SHARE);
+    replica.command(&["REPLICAOF", "NO", "ONE"]);
+    all_back(&gateways);
+    assert_eq!(ask(&gateways, 8), 10);
+    assert_eq!(provider.asked().len(), 40);
+}
+
+#[test]
+fn read_only_is_a_loss_until_it_is_writable_again() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let gateways = half_a_day(&redis, &provider, CONFIG);
+    redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert_eq!(ask(&gateways, 8), 4 * SHARE);
+    assert!(gateways[0].said().contains("read-only"), "{}", gateways[0].said());
+    redis.command(&["REPLICAOF", "NO", "ONE"]);
+    all_back(&gateways);
+    assert_eq!(ask(&gateways, 2), 0);
+    assert_eq!(provider.asked().len(), 40);
+}
+
+#[test]
+fn out_of_memory_is_a_loss_until_there_is_room() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let gateways = half_a_day(&redis, &provider, CONFIG);
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(ask(&gateways, 8), 4 * SHARE);
+    assert!(gateways[0].said().contains("memory is full"), "{}", gateways[0].said());
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    all_back(&gateways);
+    assert_eq!(ask(&gateways, 2), 0);
+    assert_eq!(provider.asked().len(), 40);
+}
+
+#[test]
+fn refuse_serves_nothing_without_the_server_and_open_everything() {
+    if !has_redis() {
+        return;
+    }
+    for (word, served, ready_status) in [("refuse", 0, 503), ("open", 32, 200)] {
+        let (mut redis, provider) = (Redis::start(&[]), Provider::start());
+        let gateways = half_a_day(&redis, &provider, &format!("{CONFIG}on_loss = \"{word}\"\n"));
+        redis.kill();
+        assert_eq!(ask(&gateways, 8), served, "{word}");
+        assert_eq!(ready(&gateways[0]).0, ready_status, "{word}");
+    }
+}
+
+#[test]
+fn a_gateway_that_starts_without_the_server_is_not_ready_until_it_comes() {
+    if !has_redis() {
+        return;
+    }
+    let (mut redis, provider) = (Redis::start(&[]), Provider::start());
+    redis.kill();
+    let gateway = Gateway::start(Home::new(&provider, CONFIG, Some(&redis.url())), &["--shared", "--rpd", "40"]);
+    assert_eq!(ready(&gateway), (503, r#"{"ready":false,"credential":"valid","shared":"unreachable"}"#.into()));
+    assert_eq!(gateway.chat().status, 503);
+    redis.start_again();
+    until("the gateway is ready", || ready(&gateway).0 == 200);
+    assert_eq!(gateway.chat().status, 200);
+    assert_eq!(gateway.said().matches("cannot be had").count(), 1, "{}", gateway.said());
+}
+
+/// A window's limit of 40 in 2 s, kept 2.54 s: before the loss, through it and after it no 2 s see more.
+#[test]
+fn a_window_holds_through_a_loss_and_a_server_that_comes_back_empty() {
+    if !has_redis() {
+        return;
+    }
+    let config = "[providers.custom.limits]\nrequests_per_minute = 40\nwindow = \"2s\"\n[team]\ntimeout = \"1s\"\n";
+    let (mut redis, provider) = (Redis::start(&[]), Provider::start());
+    let gateways = gateways(&provider, config, &redis.url(), &[]);
+    let ends = std::time::Instant::now() + Duration::from_secs(14);
+    std::thread::scope(|scope| {
+        for gateway in gateways.iter().flat_map(|gateway| std::iter::repeat_n(gateway, 8)) {
+            scope.spawn(move || {
+                let mut client = gateway.client();
+                while std::time::Instant::now() < ends {
+                    assert_eq!(client.chat().status, 200);
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_secs(4));
+        redis.kill();
+        std::thread::sleep(Duration::from_secs(5));
+        redis.start_again();
+    });
+    all_back(&gateways);
+    let most = provider.most_within(Duration::from_secs(2));
+    assert!(most <= 40, "{most} requests within one window");
+    assert!(provider.asked().len() > 80, "{} requests only", provider.asked().len());
+}
+
+/// An address that moves from one server to another, as the name of a primary does.
+struct Moving {
+    port: u16,
+    target: std::sync::Arc<std::sync::Mutex<(u16, Vec<std::net::TcpStream>)>>,
+}
+
+impl Moving {
+    fn to(port: u16) -> Self {
+        use std::net::{Shutdown, TcpListener, TcpStream};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = listener.local_addr().unwrap().port();
+        let target = std::sync::Arc::new(std::sync::Mutex::new((port, Vec::new())));
+        let shared = std::sync::Arc::clone(&target);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let mut state = shared.lock().unwrap();
+                let Ok(server) = TcpStream::connect(("127.0.0.1", state.0)) else { continue };
+                state.1.push(client.try_clone().unwrap());
+                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+                {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { port: own, target }
+    }
+
+    fn moves(&self, port: u16) {
+        let mut state = self.target.lock().unwrap();
+        state.0 = port;
+        for stream in state.1.drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}

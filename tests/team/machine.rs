@@ -1,0 +1,307 @@
+//! Machines of a team: a Redis server, gateways with homes of their own, and clients.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::provider::Provider;
+
+/// Longest that anything here is waited for. Reached only by a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[track_caller]
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn signal(process: &Child, signal: Signal) {
+    kill(Pid::from_raw(process.id().cast_signed()), signal).unwrap();
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Whether there is a server to test against. CI must have one.
+pub(crate) fn has_redis() -> bool {
+    let there = Command::new("redis-server").arg("--version").output().is_ok();
+    let strict = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(there || !strict, "redis-server is not installed, and CI needs it");
+    if !there {
+        println!("skipped: redis-server is not installed");
+    }
+    there
+}
+
+pub(crate) struct Redis {
+    process: Child,
+    pub(crate) port: u16,
+    directory: TempDir,
+    options: Vec<String>,
+}
+
+impl Redis {
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let (port, directory) = (free_port(), tempfile::tempdir().unwrap());
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+        let process = Self::run(port, &directory, &options);
+        let redis = Self { process, port, directory, options };
+        redis.await_answer();
+        redis
+    }
+
+    fn run(port: u16, directory: &TempDir, options: &[String]) -> Child {
+        Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
+            .arg(directory.path())
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    fn await_answer(&self) {
+        until("redis answers", || self.command(&["PING"]).trim() == "PONG");
+    }
+
+    pub(crate) fn replica(&self) -> Self {
+        let port = self.port.to_string();
+        let replica = Self::start(&["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"]);
+        until("the replica is in step", || replica.command(&["INFO", "replication"]).contains("master_link_status:up"));
+        replica
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// What `redis-cli` prints.
+    pub(crate) fn command(&self, words: &[&str]) -> String {
+        let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    pub(crate) fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    /// Empty, at the same port.
+    pub(crate) fn start_again(&mut self) {
+        self.process = Self::run(self.port, &self.directory, &self.options);
+        self.await_answer();
+    }
+
+    pub(crate) fn pause(&self) {
+        signal(&self.process, Signal::SIGSTOP);
+    }
+
+    pub(crate) fn go_on(&self) {
+        signal(&self.process, Signal::SIGCONT);
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A home with a login at `provider`, as each machine has one.
+pub(crate) struct Home {
+    directory: TempDir,
+    shared: Option<String>,
+}
+
+impl Home {
+    pub(crate) fn new(provider: &Provider, config: &str, shared: Option<&str>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Self { directory, shared: shared.map(str::to_owned) };
+        std::fs::create_dir_all(home.directory.path().join("config")).unwrap();
+        std::fs::write(home.directory.path().join("config/config.toml"), config).unwrap();
+        let url = format!("http://127.0.0.1:{}/v1", provider.port);
+        let mut login = home
+            .command(&["login", "custom", "--base-url", &url, "--api-key-stdin", "--no-verify"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        login.stdin.take().unwrap().write_all(b"sk-provider-0123456789").unwrap();
+        assert!(login.wait().unwrap().success());
+        home
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qwenauth"));
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.directory.path()).env("QWENAUTH_HOME", self.directory.path());
+        if let Some(url) = &self.shared {
+            command.env("QWENAUTH_SHARED_URL", url);
+        }
+        command.args(arguments);
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+}
+
+pub(crate) struct Gateway {
+    process: Child,
+    pub(crate) port: u16,
+    key: String,
+    said: Arc<Mutex<String>>,
+    #[expect(dead_code, reason = "it goes with the gateway")]
+    home: Home,
+}
+
+impl Gateway {
+    pub(crate) fn start(home: Home, arguments: &[&str]) -> Self {
+        let mut process = home
+            .command(&["gateway"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = Arc::new(Mutex::new(String::new()));
+        let (heard, stderr) = (Arc::clone(&said), process.stderr.take().unwrap());
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                *heard.lock().unwrap() += &format!("{line}\n");
+            }
+        });
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let url = lines.next().unwrap_or_else(|| panic!("no gateway: {}", said.lock().unwrap()));
+        let key = lines.next().unwrap();
+        let port = url.trim_end_matches("/v1").rsplit(':').next().unwrap().parse().unwrap();
+        Self { process, port, key, said, home }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client { port: self.port, key: self.key.clone(), stream: None }
+    }
+
+    pub(crate) fn chat(&self) -> Got {
+        self.client().chat()
+    }
+
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_for(&self, words: &str) {
+        until(&format!("the gateway says {words}"), || self.said().contains(words));
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Got {
+        self.client().send("GET", path, "")
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub(crate) struct Client {
+    port: u16,
+    key: String,
+    stream: Option<TcpStream>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+    pub(crate) took: Duration,
+}
+
+impl Got {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let line = self
+            .head
+            .lines()
+            .find(|line| line.split_once(':').is_some_and(|(found, _)| found.eq_ignore_ascii_case(name)))?;
+        line.split_once(':').map(|(_, value)| value.trim())
+    }
+}
+
+impl Client {
+    pub(crate) fn chat(&mut self) -> Got {
+        self.send("POST", "/v1/chat/completions", r#"{"model":"m","messages":[]}"#)
+    }
+
+    /// Sends a request and reads the whole response.
+    pub(crate) fn send(&mut self, method: &str, path: &str, body: &str) -> Got {
+        let since = Instant::now();
+        let stream = self.stream.take().unwrap_or_else(|| {
+            let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+            stream.set_nodelay(true).unwrap();
+            stream
+        });
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            self.key,
+            body.len()
+        );
+        (&stream).write_all(request.as_bytes()).unwrap();
+        let mut reader = BufReader::new(&stream);
+        let (mut head, mut length) = (String::new(), None);
+        loop {
+            let mut line = String::new();
+            assert!(reader.read_line(&mut line).unwrap() > 0, "the gateway closed the connection");
+            if line.trim().is_empty() {
+                break;
+            }
+            if let Some((name, value)) = line.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse::<usize>().ok();
+            }
+            head += &line;
+        }
+        let mut body = vec![0; length.expect("every response here has a length")];
+        reader.read_exact(&mut body).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        drop(reader);
+        self.stream = Some(stream);
+        Got { status, head, body: String::from_utf8_lossy(&body).into_owned(), took: since.elapsed() }
+    }
+}
+
+impl Client {
+    /// Sends a request and leaves before there is an answer, but after the gateway had the time to ask for its turn.
+    pub(crate) fn leave(&mut self) {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let body = r#"{"model":"m","messages":[]}"#;
+        let request = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            self.key,
+            body.len()
+        );
+        (&stream).write_all(request.as_bytes()).unwrap();
+    }
+}
