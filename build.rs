@@ -1,4 +1,5 @@
-//! Turns the data files into tables of JSON, a row for each name, so that a start reads the one row it needs.
+//! Turns the data files into tables: providers and programs as JSON, a row for each name, so that a start reads the one row it
+//! needs, and messages with their translations.
 
 // The rules of clippy.toml are for the program.
 #![allow(clippy::disallowed_methods)]
@@ -18,7 +19,20 @@ fn main() -> Result<(), Error> {
         let lists = ["program", "packages"].into_iter().filter_map(|key| row.get(key)?.as_array());
         let other_names: Vec<&str> = lists.flatten().filter_map(Value::as_str).collect();
         format!("&{other_names:?}, ")
-    })
+    })?;
+    write_messages()
+}
+
+/// Writes `[(English, Chinese, Russian); N]`.
+fn write_messages() -> Result<(), Error> {
+    println!("cargo::rerun-if-changed=src/say/messages.toml");
+    let data: Table = fs::read_to_string("src/say/messages.toml")?.parse()?;
+    let mut rows = String::new();
+    for (english, row) in &data {
+        let text = |language: &str| row.get(language).and_then(Value::as_str).ok_or(format!("`{english}`: {language}"));
+        rows += &format!("    ({english:?}, {:?}, {:?}),\n", text("zh")?, text("ru")?);
+    }
+    Ok(fs::write(Path::new(&std::env::var("OUT_DIR")?).join("messages.rs"), format!("[\n{rows}]\n"))?)
 }
 
 /// What `--version -v` says.

@@ -28,7 +28,7 @@
 //! platform/       what depends on the operating system: files, locks, signals, processes
 //! shell.rs        variables as text for each shell
 //! terminal/       what a person sees: prompts, spinner, QR, color; never stdout, never a secret
-//! say.rs          text for a person: width and color of the stream it goes to
+//! say/            text for a person: width, color and language of the stream it goes to; messages.toml has the translations
 //! error.rs        failures a script can act on; the only place with exit codes
 //! secret.rs       a string that cannot be printed by accident
 //! internals/      properties of what is read from others, for tests and fuzzing

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use crate::platform::system;
-use crate::say::Preferences;
+use crate::say::{Language, Preferences};
 use crate::secret::Secret;
 
 /// The environment variables the program reads, all of them, read once.
@@ -62,12 +62,19 @@ pub(crate) const SHARED_URL: &str = "QWENAUTH_SHARED_URL";
 pub(crate) fn screen_preferences() -> Preferences {
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable).unwrap_or_default();
     let locale = locale.to_string_lossy().to_ascii_lowercase();
+    let utf8 = locale.contains("utf-8") || locale.contains("utf8");
+    let chosen = variable("QWENAUTH_LANG");
+    // Text that a locale cannot show is English, unless it was asked for by name.
+    let language =
+        chosen.clone().or_else(|| utf8.then(|| ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter().find_map(variable))?);
     Preferences {
         no_color: variable("NO_COLOR").is_some(),
         force_color: variable("CLICOLOR_FORCE").is_some_and(|value| value != "0"),
         dumb: variable("TERM").is_some_and(|value| value == "dumb"),
         columns: variable("COLUMNS").and_then(|value| value.to_str()?.parse().ok()),
-        utf8: locale.contains("utf-8") || locale.contains("utf8"),
+        utf8,
+        language: language.map(|name| Language::of_locale(&name.to_string_lossy())).unwrap_or_default(),
+        language_everywhere: chosen.is_some(),
     }
 }
 

@@ -16,6 +16,7 @@ Environment:
   QWEN_HOME                where Qwen Code keeps `oauth_creds.json` (default: `~/.qwen`)
   QWENAUTH_QWEN_OAUTH_URL  the Qwen OAuth server (default: https://chat.qwen.ai)
   QWENAUTH_SHARED_URL      the Redis or Valkey server of `gateway --shared`, with its password
+  QWENAUTH_LANG            language of messages: en, zh or ru (default: by the terminal's locale)
   QWENAUTH_LOG             log to stderr: error, warn, info, debug or trace
   QWENAUTH_CA_FILE         certificates (PEM) to trust in addition to the system's
   SSL_CERT_FILE, SSL_CERT_DIR

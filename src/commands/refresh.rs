@@ -1,9 +1,12 @@
 //! `refresh`: renew the access token now.
 
+use std::io::{IsTerminal, stderr};
+
 use anyhow::Result;
 
 use crate::credentials::{Kind, Why, renew};
 use crate::error::note;
+use crate::say::in_words;
 use crate::session::Session;
 
 pub(crate) fn run(session: &Session) -> Result<()> {
@@ -20,6 +23,12 @@ pub(crate) fn run(session: &Session) -> Result<()> {
         ));
         return Ok(());
     }
-    renew(&account, &credential, Why::Asked)?;
+    let renewed = renew(&account, &credential, Why::Asked)?;
+    if stderr().is_terminal() {
+        note(&match renewed.left((account.clock)()) {
+            Some(left) => format!("renewed, {} left", in_words(left)),
+            None => "renewed".to_owned(),
+        });
+    }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `status`: show where the login stands.
 
-use std::path::Path;
+mod screen;
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -11,11 +12,12 @@ use crate::cli::{StatusArgs, variable};
 use crate::credentials::{
     Account, Credential, GivenKey, Kind, State, Stored, Verification, api_refusal, check_origin, verify,
 };
-use crate::error::{Failure, Report, printable};
+use crate::error::{Failure, Report};
 use crate::gateway;
 use crate::limits::{Exhausted, exhausted};
 use crate::paths;
-use crate::say::{Screen, Style, cell};
+use crate::providers::{Provider, owners_of};
+use crate::say::{Screen, in_words};
 use crate::session::{Endpoint, Session};
 
 /// Variables of the user that tools obey instead of the stored credential.
@@ -41,10 +43,12 @@ pub(crate) fn run(args: &StatusArgs, session: &Session) -> Result<u8> {
         let value = json!({"schema": 1, "profiles": rows.iter().map(Row::json).collect::<Vec<_>>()});
         print_document(&value)?;
     } else if rows.is_empty() {
-        print("no stored profile; log in with `qwenauth login`\n")?;
+        print(&Screen::stdout().translate("no stored profile; log in with `qwenauth login`\n"))?;
     } else if rows.iter().all(|row| row.state == State::Missing) && session.config.paths.profiles()?.is_empty() {
-        let hint = "run `qwenauth login`, or try `qwenauth sandbox --tour` without an account";
-        print(&format!("not logged in to any provider\n{}\n", Screen::stdout().wrap(hint, 0, 0).join("\n")))?;
+        let screen = Screen::stdout();
+        let nobody = screen.translate("not logged in to any provider");
+        let hint = screen.translate("run `qwenauth login`, or try `qwenauth sandbox --tour` without an account");
+        print(&format!("{nobody}\n{}\n", screen.wrap(&hint, 0, 0).join("\n")))?;
     } else {
         let screen = Screen::stdout();
         let home = paths::home(&session.environment).unwrap_or_default();
@@ -58,6 +62,10 @@ pub(crate) fn run(args: &StatusArgs, session: &Session) -> Result<u8> {
 struct Row {
     profile: String,
     provider: String,
+    /// The provider's title and the region, as far as they are known.
+    place: Option<String>,
+    /// The key, masked.
+    key: Option<String>,
     kind: Kind,
     active: bool,
     state: State,
@@ -88,6 +96,8 @@ impl Row {
         let mut row = Self {
             profile: profile.clone(),
             provider: profile.clone(),
+            place: None,
+            key: None,
             kind: Kind::Oauth,
             active,
             state,
@@ -129,7 +139,9 @@ impl Row {
                     }
                     Err(error) => row.problems.push(Report::of(&error).message),
                 }
+                row.key = masked_key(credential, session);
                 if let Ok(provider) = account.provider(credential) {
+                    row.place = Some(place(&provider, row.base_url.as_deref()));
                     let owner = gateway::account_id(&provider, credential, account.path());
                     row.limits = exhausted(&session.config.paths.state, &provider.name, &owner, (account.clock)());
                 }
@@ -211,61 +223,19 @@ impl Row {
         }
         value
     }
+}
 
-    /// A line for the profile and one for each fact. On a terminal a path below the home directory is shortened.
-    fn text(&self, screen: Screen, home: &Path) -> String {
-        let title = format!("{}{}", self.profile, if self.active { " (active)" } else { "" });
-        let (style, mark) = match self.state {
-            State::Valid | State::Refreshable => (Style::Success, "✓ "),
-            _ => (Style::Error, "✗ "),
-        };
-        let mark = if screen.shows_marks() { screen.paint(style, mark) } else { String::new() };
-        let mut lines = vec![mark + &screen.paint(Style::Bold, &title)];
-        let state = match (self.state, self.left) {
-            (State::Valid | State::Refused, Some(left)) => format!("{}, {} left", name(self.state), in_words(left)),
-            (State::Refreshable, _) if self.identity.is_some() => "no token is stored; each use gets one".into(),
-            (State::Refreshable, _) => "expired; renews automatically on next use".into(),
-            _ => name(self.state).into(),
-        };
-        let mut fact = |label: &str, value: &str| {
-            let mut wrapped = screen.wrap(&printable(value), 12, 12).into_iter();
-            let first = wrapped.next().unwrap_or_default();
-            lines.push(format!("  {}{first}", screen.paint(Style::Dim, &cell(label, 10))).trim_end().to_owned());
-            lines.extend(wrapped);
-        };
-        fact("provider", &self.provider);
-        fact("state", if self.kind == Kind::ApiKey && self.state == State::Valid { "stored API key" } else { &state });
-        for (label, value) in [("stored", &self.created_at), ("base URL", &self.base_url), ("model", &self.model)] {
-            if let Some(value) = value {
-                fact(label, value);
-            }
-        }
-        if let Some(path) = &self.path {
-            let below =
-                Path::new(path).strip_prefix(home).ok().filter(|_| screen.width().is_some() && home.parent().is_some());
-            fact("file", &below.map_or_else(|| path.clone(), |below| format!("~/{}", below.display())));
-        }
-        if let Some(identity) = &self.identity {
-            fact("from", identity);
-        }
-        if let Some(variable) = self.variable {
-            fact("from", &format!("`{variable}` in the environment, used before any stored credential"));
-        }
-        if let Some(checked) = self.checked {
-            fact("API", checked);
-        }
-        for limit in &self.limits {
-            let model = limit.model.as_deref().map(|model| format!(" of {model}")).unwrap_or_default();
-            let resets = resets_at(limit).map(|at| format!(", resets {at}")).unwrap_or_default();
-            fact("limit", &format!("{}{model}: used up{resets}", limit.cause.limit_name()));
-        }
-        for problem in &self.problems {
-            fact("problem", problem);
-        }
-        if !self.overridden_by.is_empty() {
-            fact("note", &format!("set in your shell, and take precedence: {}", self.overridden_by.join(", ")));
-        }
-        lines.join("\n") + "\n"
+/// `None` where it is no key.
+fn masked_key(credential: &Credential, session: &Session) -> Option<String> {
+    let owners = owners_of(&credential.access_token, &session.config.overrides);
+    let prefix = owners.map(|(prefix, _)| prefix).unwrap_or_default();
+    (credential.kind == Kind::ApiKey).then(|| credential.access_token.masked(&prefix))
+}
+
+fn place(provider: &Provider, base_url: Option<&str>) -> String {
+    match base_url.and_then(|base_url| provider.region_of(base_url)) {
+        Some(region) => format!("{}, region {region}", provider.title),
+        None => provider.title.clone(),
     }
 }
 
@@ -288,15 +258,4 @@ fn name(state: State) -> &'static str {
 fn overridden_by(credential: &Credential, base_url: &str) -> Vec<&'static str> {
     let ours = |name: &str| if name == "OPENAI_API_KEY" { credential.access_token.expose() } else { base_url };
     OVERRIDES.into_iter().filter(|name| variable(name).is_some_and(|value| value != ours(name))).collect()
-}
-
-/// `5 h 59 min`, `12 min`, `40 s`.
-fn in_words(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match (seconds / 86400, seconds / 3600, seconds / 60) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, minutes) => format!("{minutes} min"),
-        (0, hours, minutes) => format!("{hours} h {} min", minutes % 60),
-        (days, hours, _) => format!("{days} d {} h", hours % 24),
-    }
 }

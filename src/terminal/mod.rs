@@ -25,12 +25,16 @@ pub(crate) fn can_prompt() -> bool {
     stdin().is_terminal() && stderr().is_terminal()
 }
 
-/// Says something to a person on stderr. Text of a server has its control characters removed.
+/// Says something to a person on stderr, in their language, wrapped at words. Text of a server has its control characters
+/// removed.
 pub(crate) fn say(text: &str) {
+    let screen = Screen::stderr();
     let mut stderr = stderr().lock();
     for line in text.lines() {
-        // Ignore errors: stderr is closed and there is nowhere else to report it.
-        let _ = writeln!(stderr, "{}", printable(line));
+        for line in screen.wrap(&screen.translate(&printable(line)), 0, 0) {
+            // Ignore errors: stderr is closed and there is nowhere else to report it.
+            let _ = writeln!(stderr, "{line}");
+        }
     }
 }
 
@@ -45,7 +49,8 @@ pub(crate) fn print(line: &str) {
 pub(crate) fn confirm(question: &str) -> Result<bool> {
     discard_typed_ahead();
     let term = Term::stderr();
-    let question = printable(question);
+    let screen = Screen::stderr();
+    let question = screen.translate(&printable(question));
     term.write_str(&format!("{question} [y/N] "))?;
     let mut typed = Zeroizing::new(String::new());
     loop {
@@ -68,7 +73,7 @@ pub(crate) fn confirm(question: &str) -> Result<bool> {
     }
     let answer = matches!(typed.as_str(), "y" | "yes");
     term.clear_line()?;
-    term.write_line(&format!("{question} {}", if answer { "yes" } else { "no" }))?;
+    term.write_line(&format!("{question} {}", screen.translate(if answer { "yes" } else { "no" })))?;
     discard_typed_ahead();
     Ok(answer)
 }
@@ -84,7 +89,7 @@ pub(crate) fn discard_typed_ahead() {
 pub(crate) fn hidden(question: &str, may_be_empty: bool) -> Result<Secret> {
     discard_typed_ahead();
     let typed = dialoguer::Password::new()
-        .with_prompt(printable(question))
+        .with_prompt(Screen::stderr().translate(&printable(question)))
         .allow_empty_password(may_be_empty)
         .interact_on(&Term::stderr())
         .context("cannot read the answer")?;
@@ -142,14 +147,15 @@ fn list(question: &str, filter: &str, rows: &[Row], found: &[usize], at: usize, 
     let room = height.saturating_sub(2).max(1);
     let from = (at + 1).saturating_sub(room).min(found.len().saturating_sub(room));
     let keys = if filter.is_empty() { "[arrows to move, Enter to choose, type to filter]" } else { "" };
-    let head = cut(&format!("? {question}  {filter}{keys}"), width);
-    let mut lines = vec![head.replace(keys, &screen.paint(Style::Dim, keys))];
+    let keys = screen.translate(keys);
+    let head = cut(&format!("? {}  {filter}{keys}", screen.translate(question)), width);
+    let mut lines = vec![head.replace(&keys, &screen.paint(Style::Dim, &keys))];
     for (number, &row) in found.iter().enumerate().skip(from).take(room) {
         let shown = cut(&format!("{} {}", if number == at { '>' } else { ' ' }, printable(&rows[row].shown)), width);
         lines.push(if number == at { screen.paint(Style::Hint, &shown) } else { shown });
     }
     if found.is_empty() {
-        lines.push(cut("  nothing fits; Backspace goes back", width));
+        lines.push(cut(&screen.translate("  nothing fits; Backspace goes back"), width));
     }
     lines
 }
@@ -194,6 +200,7 @@ impl Countdown {
         }
         let (stop, stopped) = mpsc::channel::<()>();
         let what = printable(what);
+        let screen = Screen::stderr();
         let thread = thread::spawn(move || {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
@@ -201,7 +208,8 @@ impl Countdown {
             }
             loop {
                 let left = deadline.saturating_duration_since(Instant::now()).as_secs();
-                bar.set_message(format!("{what} ({}:{:02} left)", left / 60, left % 60));
+                let (minutes, seconds) = (left / 60, left % 60);
+                bar.set_message(screen.translate(&format!("{what} ({minutes}:{seconds:02} left)")));
                 bar.tick();
                 if stopped.recv_timeout(Duration::from_millis(120)) != Err(mpsc::RecvTimeoutError::Timeout) {
                     break;

@@ -131,7 +131,7 @@ fn status_shows_a_key_without_showing_it() {
     }
     assert!(!outcome.stdout.contains("granted-"));
     outcome = sandbox.run(["status"]).any_stdout();
-    assert!(outcome.stdout.contains("  state     stored API key\n"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("  credential  API key …, stored "), "{}", outcome.stdout);
 }
 
 #[test]

@@ -41,6 +41,7 @@ mod login_again;
 mod login_choice;
 mod logout;
 mod memory;
+mod messages;
 mod names;
 mod native;
 mod openrouter;

@@ -8,23 +8,30 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use nix::pty::{Winsize, openpty};
+use serde_json::json;
 use unicode_width::UnicodeWidthStr;
 
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, write_private};
 
 const COLUMNS: [u16; 3] = [60, 80, 120];
 
 /// Rows of the emulated terminal; more than any of these commands prints.
 const ROWS: u16 = 220;
 
-/// Runs a command on a terminal of its own; what the terminal shows when it has ended, and its exit code.
-fn screen(sandbox: &Sandbox, arguments: &[&str], columns: u16) -> (vt100::Parser, i32) {
+/// Runs a command on a terminal of its own; what the terminal shows when it has ended, and its exit code. `locale`: `LANG`;
+/// `None` leaves it to the sandbox.
+pub(crate) fn screen(
+    sandbox: &Sandbox,
+    arguments: &[&str],
+    columns: u16,
+    locale: Option<&str>,
+) -> (vt100::Parser, i32) {
     let size = Winsize { ws_row: ROWS, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let terminal = openpty(&size, None).unwrap();
     let mut command = sandbox.command(arguments);
     // A person sees no log, whatever the tests are run with.
     command.env_remove("QWENAUTH_LOG");
-    command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
+    command.env("TERM", "xterm-256color").envs(locale.map(|locale| ("LANG", locale)));
     command
         .stdin(terminal.slave.try_clone().unwrap())
         .stdout(terminal.slave.try_clone().unwrap())
@@ -81,8 +88,21 @@ fn file(name: &str, columns: u16) -> PathBuf {
 /// the beginning of a line.
 #[track_caller]
 fn shows(sandbox: &Sandbox, name: &str, arguments: &[&str], expected_code: i32) {
+    shows_in("C.UTF-8", sandbox, name, arguments, expected_code);
+}
+
+/// The same in Chinese and Russian as well.
+#[track_caller]
+fn shows_in_each_language(sandbox: &Sandbox, name: &str, arguments: &[&str], expected_code: i32) {
+    shows(sandbox, name, arguments, expected_code);
+    shows_in("zh_CN.UTF-8", sandbox, &format!("{name}-zh"), arguments, expected_code);
+    shows_in("ru_RU.UTF-8", sandbox, &format!("{name}-ru"), arguments, expected_code);
+}
+
+#[track_caller]
+fn shows_in(locale: &str, sandbox: &Sandbox, name: &str, arguments: &[&str], expected_code: i32) {
     for columns in COLUMNS {
-        let (parser, code) = screen(sandbox, arguments, columns);
+        let (parser, code) = screen(sandbox, arguments, columns, Some(locale));
         assert_eq!(code, expected_code, "{name} at {columns}: {}", parser.screen().contents());
         assert_eq!(parser.screen().cursor_position().1, 0, "{name} at {columns}");
         for row in 0..ROWS {
@@ -115,12 +135,56 @@ fn one_provider() {
 
 #[test]
 fn nobody_is_logged_in() {
-    shows(&Sandbox::new(), "status-nobody", &["status"], 4);
+    shows_in_each_language(&Sandbox::new(), "status-nobody", &["status"], 4);
+}
+
+/// A key that is stored, at a host that does not change from run to run, on a day long past.
+fn with_a_key() -> Sandbox {
+    let sandbox = Sandbox::new().configured("profile = \"dashscope\"\n");
+    let stored = json!({
+        "provider": "dashscope",
+        "api_key": "sk-0123456789abcdef0123456789ab3f9a",
+        "base_url": "https://dashscope.aliyuncs.com/compatible-mode/v1",
+        "region": "cn",
+    });
+    write_private(&sandbox.profiles().join("dashscope.json"), stored.to_string());
+    sandbox
+}
+
+#[test]
+fn a_key_is_stored() {
+    shows_in_each_language(&with_a_key(), "status-key", &["status"], 0);
+}
+
+#[test]
+fn a_variable_is_used_instead_of_the_key() {
+    let sandbox = with_a_key().variable("OPENAI_API_KEY", "sk-own");
+    shows_in_each_language(&sandbox, "status-overridden", &["status"], 0);
+}
+
+#[test]
+fn a_token_has_expired() {
+    let sandbox = Sandbox::expired().field("resource_url", json!("portal.qwen.ai"));
+    shows_in_each_language(&sandbox, "status-expired", &["status"], 0);
 }
 
 #[test]
 fn errors_and_hints() {
     let sandbox = Sandbox::new();
-    shows(&sandbox, "error-not-logged-in", &["token"], 4);
-    shows(&sandbox, "error-usage", &["login", "dashscope", "--region", "nowhere"], 2);
+    shows_in_each_language(&sandbox, "error-not-logged-in", &["token"], 4);
+    shows_in_each_language(&sandbox, "error-usage", &["login", "dashscope", "--region", "nowhere"], 2);
+    shows_in_each_language(&sandbox, "error-command", &["lgoin"], 2);
+}
+
+#[test]
+fn a_program_cannot_work_with_the_provider() {
+    let sandbox = with_a_key();
+    shows_in_each_language(&sandbox, "error-setup", &["setup", "opencode", "--model", "a\u{7}b"], 2);
+}
+
+#[test]
+fn a_login_ends() {
+    let sandbox = Sandbox::new().variable("MY_KEY", "sk-0123456789abcdef0123456789ab3f9a");
+    let login = ["login", "dashscope", "--region", "cn", "--api-key-env", "MY_KEY", "--no-verify", "--force"];
+    shows_in_each_language(&sandbox, "login-key", &login, 0);
 }

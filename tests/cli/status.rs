@@ -86,7 +86,7 @@ fn variables_that_win_over_the_profile_are_named() {
 #[test]
 fn the_table_tells_a_person_where_the_login_stands() {
     let outcome = Sandbox::new().logged_in().run(["status"]).any_stdout();
-    for word in ["qwen", "valid", "{server}/v1"] {
+    for word in ["qwen (active): Qwen OAuth", "access token, 59 min left", "{server}/v1"] {
         assert!(outcome.stdout.contains(word), "{outcome}");
     }
     let nobody =
@@ -94,7 +94,7 @@ fn the_table_tells_a_person_where_the_login_stands() {
     Sandbox::new().run(["status"]).exits(4).stdout(nobody);
     let sandbox = Sandbox::new().logged_in();
     let outcome = sandbox.run(["status", "--profile", "groq"]).exits(4).any_stdout();
-    assert!(outcome.stdout.contains("missing"), "another profile is stored: {outcome}");
+    assert!(outcome.stdout.contains("not logged in"), "another profile is stored: {outcome}");
 }
 
 #[test]

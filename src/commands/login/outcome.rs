@@ -45,19 +45,24 @@ impl Attempt<'_> {
             self.activate();
             return self.announce(credential, verified);
         }
-        let provider = self.account.provider(credential)?;
-        let what = if self.stored_key().is_some() { "updated the login to" } else { "logged in to" };
-        let unverified = if verified { "" } else { ", not verified" };
-        let place = place(&provider, credential)?;
+        let place = place(&self.account.provider(credential)?, credential)?;
+        let mut done = match self.stored_key() {
+            Some(_) => format!("updated the login to {place}"),
+            None => format!("logged in to {place}"),
+        };
+        if !verified {
+            done = format!("{done}, not verified");
+        }
         let (is_active, remarks) = self.active();
         let active = if is_active { " (active)" } else { "" };
         let profile = &self.profile;
         let screen = Screen::stderr();
         if screen.shows_marks() {
             let mark = screen.paint(Style::Success, "✓");
-            terminal::print(&format!("{mark} {what} {}{unverified} · profile {profile}{active}", printable(&place)));
+            let done = screen.translate(&printable(&format!("{done} · profile {profile}{active}")));
+            terminal::print(&format!("{mark} {}", screen.wrap(&done, 2, 2).join("\n")));
         } else {
-            note(&format!("{what} {place}{unverified}, profile `{profile}`{active}"));
+            note(&format!("{done}, profile `{profile}`{active}"));
         }
         for remark in remarks {
             note(&remark);

@@ -105,16 +105,18 @@ impl Attempt<'_> {
         let (height, width) = terminal::size();
         let room = width.checked_sub(code.columns() + GAP + 1).filter(|room| *room >= MIN_SIDE)?;
         let screen = Screen::stderr().narrowed(room);
-        let mut side = screen.wrap("Scan the code, or open the address above on any device.", 0, 0);
+        let shown = |text: &str| screen.wrap(&screen.translate(text), 0, 0);
+        let mut side = shown("Scan the code, or open the address above on any device.");
         if !waiting.user_code.is_empty() {
-            let code = screen.paint(Style::Bold, &printable(waiting.user_code));
-            side.extend([String::new(), format!("Code: {code}{copied}")]);
+            let code = printable(waiting.user_code);
+            let line = screen.translate(&format!("Code: {code}{copied}"));
+            side.extend([String::new(), line.replacen(&code, &screen.paint(Style::Bold, &code), 1)]);
         }
         side.push(String::new());
-        side.extend(screen.wrap(&approval(waiting.host), 0, 0));
+        side.extend(shown(&approval(waiting.host)));
         for remark in waiting.remarks {
             side.push(String::new());
-            side.extend(screen.wrap(&printable(remark), 0, 0));
+            side.extend(shown(&printable(remark)));
         }
         let rows = self.rows_before() + url_rows(waiting, width) + code.rows().max(side.len()) + BELOW;
         (rows <= height && side.iter().all(|line| line.width() <= room + 8)).then_some(side)
@@ -126,7 +128,8 @@ impl Attempt<'_> {
         let screen = Screen::stderr();
         let remarks: usize = waiting.remarks.iter().map(|remark| screen.message(None, remark).lines().count()).sum();
         // The blank lines of `say_text` count as well.
-        let text = 7 + url_rows(waiting, width) + screen.wrap(&approval(waiting.host), 0, 0).len();
+        let approval = screen.translate(&approval(waiting.host));
+        let text = 7 + url_rows(waiting, width) + screen.wrap(&approval, 0, 0).len();
         code.columns() < width && self.rows_before() + remarks + code.rows() + text + BELOW <= height
     }
 }

@@ -3,11 +3,17 @@
 //! Hazard: a terminal breaks a long line in mid-word, and a script that reads a pipe wants each message on one line.
 //! Rule: [`Screen`] knows the width and the colors of one stream; where the stream is not a terminal there is neither.
 
+mod language;
+
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
+use textwrap::core::Word;
 use textwrap::{Options, WordSeparator, WordSplitter};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+pub(crate) use self::language::Language;
 
 /// What the environment says about screens.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,6 +28,9 @@ pub(crate) struct Preferences {
     pub(crate) columns: Option<usize>,
     /// Whether the locale's character set is UTF-8.
     pub(crate) utf8: bool,
+    /// The language of messages, and whether it was chosen for pipes as well.
+    pub(crate) language: Language,
+    pub(crate) language_everywhere: bool,
 }
 
 static PREFERENCES: OnceLock<Preferences> = OnceLock::new();
@@ -64,6 +73,7 @@ pub(crate) struct Screen {
     /// Columns of the terminal; `None` if the stream is not a terminal.
     width: Option<usize>,
     utf8: bool,
+    language: Language,
 }
 
 impl Screen {
@@ -80,7 +90,9 @@ impl Screen {
         let own = || size().map_or(80, |(width, _)| usize::from(width.0));
         let width = is_terminal.then(|| wanted.columns.unwrap_or_else(own).max(20));
         let color = !wanted.no_color && (wanted.force_color || is_terminal && !wanted.dumb);
-        Self { color, width, utf8: is_terminal && wanted.utf8 }
+        let is_translated = is_terminal || wanted.language_everywhere;
+        let language = if is_translated { wanted.language } else { Language::English };
+        Self { color, width, utf8: is_terminal && wanted.utf8, language }
     }
 
     /// The same, as wide as a part of it.
@@ -96,6 +108,11 @@ impl Screen {
     /// Whether marks such as `✓` can be shown: on a terminal with a UTF-8 locale.
     pub(crate) fn shows_marks(self) -> bool {
         self.utf8
+    }
+
+    /// `text`, which is English, in the language of the reader.
+    pub(crate) fn translate(self, text: &str) -> String {
+        self.language.translate(text)
     }
 
     /// `text` in a style, where the stream shows color.
@@ -126,7 +143,7 @@ impl Screen {
             .initial_indent(&lead)
             .subsequent_indent(&indent)
             .break_words(false)
-            .word_separator(WordSeparator::AsciiSpace)
+            .word_separator(WordSeparator::Custom(words))
             .word_splitter(WordSplitter::NoHyphenation);
         let text = keep_literals_whole(text);
         let wrapped = textwrap::wrap(&text, options);
@@ -144,14 +161,15 @@ impl Screen {
         lines
     }
 
-    /// `qwenauth: LABEL: TEXT`, wrapped, with a newline at the end.
+    /// `qwenauth: LABEL: TEXT`, translated and wrapped, with a newline at the end.
     pub(crate) fn message(self, label: Option<(Style, &str)>, text: &str) -> String {
-        let lead = "qwenauth: ".len() + label.map_or(0, |(_, label)| label.len() + 2);
+        let label = label.map(|(style, label)| (style, self.translate(label)));
+        let lead = "qwenauth: ".len() + label.as_ref().map_or(0, |(_, label)| label.width() + 2);
         let mut message = String::from("qwenauth: ");
         if let Some((style, label)) = label {
             message += &format!("{} ", self.paint(style, &format!("{label}:")));
         }
-        let mut lines = self.wrap(text, lead, "qwenauth: ".len()).into_iter();
+        let mut lines = self.wrap(&self.translate(text), lead, "qwenauth: ".len()).into_iter();
         message += &self.paint_literals(&lines.next().unwrap_or_default());
         for line in lines {
             message.push('\n');
@@ -177,11 +195,52 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
     cut.trim_end().to_owned() + "…"
 }
 
+/// Columns that `text` takes.
+pub(crate) fn columns(text: &str) -> usize {
+    text.width()
+}
+
 /// `text` in exactly `width` columns: padded on the right, or cut.
 pub(crate) fn cell(text: &str, width: usize) -> String {
     let text = cut(text, width);
     let padding = width.saturating_sub(text.width());
     text + &" ".repeat(padding)
+}
+
+/// The words of a line: parted by spaces, and Chinese ones by what may begin or end a line. What is in backticks is whole.
+fn words(line: &str) -> Box<dyn Iterator<Item = Word<'_>> + '_> {
+    let mut words = Vec::new();
+    let (mut from, mut inside) = (0, false);
+    let mut characters = line.char_indices().peekable();
+    while let Some((_, character)) = characters.next() {
+        inside ^= character == '`';
+        let Some(&(next_at, next)) = characters.peek() else { break };
+        let is_wide = |character: char| character.width() == Some(2);
+        let is_joined = NO_LINE_END.contains(character) || NO_LINE_START.contains(next);
+        let may_part =
+            (is_wide(character) || is_wide(next)) && !is_joined && !inside && character != ' ' && next != ' ';
+        if may_part || character == ' ' && next != ' ' {
+            words.push(Word::from(&line[from..next_at]));
+            from = next_at;
+        }
+    }
+    words.extend((from < line.len()).then(|| Word::from(&line[from..])));
+    Box::new(words.into_iter())
+}
+
+/// What no line of Chinese begins with, and what none ends with.
+const NO_LINE_START: &str = "，。；：！？、）》」”…`,.;:!?)";
+const NO_LINE_END: &str = "（《「“(";
+
+/// `5 h 59 min`, `12 min`, `40 s`.
+pub(crate) fn in_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 86400, seconds / 3600, seconds / 60) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {} min", minutes % 60),
+        (days, hours, _) => format!("{days} d {} h", hours % 24),
+    }
 }
 
 /// Stands for a space that no line ends at. It is a noncharacter, which no text contains.
@@ -265,7 +324,7 @@ impl Write for LogLines {
 mod tests {
     use super::*;
 
-    const NARROW: Screen = Screen { color: false, width: Some(40), utf8: false };
+    const NARROW: Screen = Screen { color: false, width: Some(40), utf8: false, language: Language::English };
 
     #[test]
     fn lines_break_at_words_and_never_inside_a_literal() {
@@ -287,20 +346,29 @@ mod tests {
 
     #[test]
     fn wide_characters_count_twice() {
-        let screen = Screen { color: false, width: Some(20), utf8: true };
-        assert_eq!(screen.wrap("百炼百炼 百炼百炼 百炼", 0, 2), ["百炼百炼 百炼百炼", "  百炼"]);
+        let screen = Screen { color: false, width: Some(20), utf8: true, language: Language::English };
+        assert_eq!(screen.wrap("百炼百炼 百炼百炼 百炼", 0, 2), ["百炼百炼 百炼百炼 百", "  炼"]);
+    }
+
+    #[test]
+    fn chinese_breaks_between_characters_but_not_before_punctuation_nor_inside_a_literal() {
+        let screen = Screen { width: Some(20), utf8: true, ..NARROW };
+        assert_eq!(screen.wrap("未登录：没有凭证，请登录", 0, 0), ["未登录：没有凭证，请", "登录"]);
+        assert_eq!(screen.wrap("没有可用的浏览器，好", 0, 0), ["没有可用的浏览器，好"]);
+        assert_eq!(screen.wrap("也没有可用的浏览览器，好", 0, 0), ["也没有可用的浏览览", "器，好"]);
+        assert_eq!(screen.wrap("请再次运行 `a b 百炼`", 0, 0), ["请再次运行", "`a b 百炼`"]);
     }
 
     #[test]
     fn a_pipe_gets_one_line_without_color() {
-        let pipe = Screen { color: false, width: None, utf8: false };
+        let pipe = Screen { color: false, width: None, utf8: false, language: Language::English };
         let text = "word ".repeat(60);
         assert_eq!(pipe.message(Some((Style::Error, "error")), text.trim()).lines().count(), 1);
     }
 
     #[test]
     fn color_changes_no_text() {
-        let screen = Screen { color: true, width: Some(60), utf8: true };
+        let screen = Screen { color: true, width: Some(60), utf8: true, language: Language::English };
         let message = screen.message(Some((Style::Error, "error")), "cannot read `/a b/c`: no permission");
         assert_eq!(message, "qwenauth: \x1b[31;1merror:\x1b[0m cannot read `\x1b[1m/a b/c\x1b[0m`: no permission\n");
     }
