@@ -78,14 +78,14 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('--all', '--all', [CompletionResultType]::ParameterName, 'Show every stored profile')
             [CompletionResult]::new('--check', '--check', [CompletionResultType]::ParameterName, 'Ask the API whether it accepts the credential')
-            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
-            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
         'qwenauth;refresh' {
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
-            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
-            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
         'qwenauth;logout' {
@@ -121,6 +121,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         'qwenauth;exec' {
             [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'The model to name in `OPENAI_MODEL`')
             [CompletionResult]::new('--min-ttl', '--min-ttl', [CompletionResultType]::ParameterName, 'Minimum remaining lifetime of the token (default: 10m, best effort)')
+            [CompletionResult]::new('--as', '--as', [CompletionResultType]::ParameterName, 'The known program that CMD is, where its name does not tell')
             [CompletionResult]::new('--rpm', '--rpm', [CompletionResultType]::ParameterName, 'Requests per minute (default: the provider''s known limit)')
             [CompletionResult]::new('--rpd', '--rpd', [CompletionResultType]::ParameterName, 'Requests per day; further requests are rejected')
             [CompletionResult]::new('--max-wait', '--max-wait', [CompletionResultType]::ParameterName, 'Longest `Retry-After` to honor; longer ones go to the client')
@@ -130,18 +131,17 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--log', '--log', [CompletionResultType]::ParameterName, 'Write a JSON line per request to this file, or with `-` to stdout; never a body or a key')
             [CompletionResult]::new('--fallback', '--fallback', [CompletionResultType]::ParameterName, 'Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml')
             [CompletionResult]::new('--warn-at', '--warn-at', [CompletionResultType]::ParameterName, 'Warn once a day when this share of the daily limit is used')
-            [CompletionResult]::new('--as', '--as', [CompletionResultType]::ParameterName, 'The known program that CMD is, where its name does not tell')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--gateway', '--gateway', [CompletionResultType]::ParameterName, 'Run the program behind its own gateway, so that it never sees the credential')
             [CompletionResult]::new('--preserve-env', '--preserve-env', [CompletionResultType]::ParameterName, 'Keep the key and base URL if one of any family is already set')
             [CompletionResult]::new('--native', '--native', [CompletionResultType]::ParameterName, 'Add the provider''s own variables, such as `DASHSCOPE_API_KEY`, each with its base URL')
-            [CompletionResult]::new('--no-pacing', '--no-pacing', [CompletionResultType]::ParameterName, 'Count requests without delaying any')
             [CompletionResult]::new('--short-lived', '--short-lived', [CompletionResultType]::ParameterName, 'Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)')
             [CompletionResult]::new('--allow-env-file', '--allow-env-file', [CompletionResultType]::ParameterName, 'Start a known program although a file that it reads, or an option of its own, replaces host or key')
             [CompletionResult]::new('-v', '-v', [CompletionResultType]::ParameterName, 'Show which variables were set')
             [CompletionResult]::new('--verbose', '--verbose', [CompletionResultType]::ParameterName, 'Show which variables were set')
-            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
-            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--no-pacing', '--no-pacing', [CompletionResultType]::ParameterName, 'Count requests without delaying any')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
         'qwenauth;gateway' {
@@ -173,8 +173,8 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--uninstall', '--uninstall', [CompletionResultType]::ParameterName, 'Stop the service and remove it')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('--no-pacing', '--no-pacing', [CompletionResultType]::ParameterName, 'Count requests without delaying any')
-            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
-            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
         'qwenauth;usage' {
@@ -182,8 +182,8 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('--check', '--check', [CompletionResultType]::ParameterName, 'Query the provider for the remaining quota, if supported')
-            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
-            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
         'qwenauth;providers' {
@@ -218,16 +218,16 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--remove', '--remove', [CompletionResultType]::ParameterName, 'Undo what was written')
             [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'With `--remove`: also discard later manual edits')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print the list as JSON')
-            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
-            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
         'qwenauth;doctor' {
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--fix', '--fix', [CompletionResultType]::ParameterName, 'Fix local problems: file modes, stale locks, leftover files, abandoned logins')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
-            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
-            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
         'qwenauth;sandbox' {
@@ -235,8 +235,8 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--tour', '--tour', [CompletionResultType]::ParameterName, 'Show each command with its real output, then leave')
             [CompletionResult]::new('--no-approve', '--no-approve', [CompletionResultType]::ParameterName, 'Never approve automatically; wait for the approval page')
-            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
-            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
         'qwenauth;completions' {

@@ -215,7 +215,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__exec)
-            opts="-v -h --gateway --preserve-env --native --model --min-ttl --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --fallback --warn-at --short-lived --as --allow-env-file --verbose --profile --help"
+            opts="-v -h --gateway --preserve-env --native --model --min-ttl --short-lived --as --allow-env-file --verbose --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --fallback --warn-at --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -229,6 +229,13 @@ _qwenauth() {
                     return 0
                     ;;
                 --min-ttl)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --as)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -300,13 +307,6 @@ _qwenauth() {
                     return 0
                     ;;
                 --warn-at)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
-                    return 0
-                    ;;
-                --as)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace

@@ -73,13 +73,13 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --json 'Print JSON'
             cand --all 'Show every stored profile'
             cand --check 'Ask the API whether it accepts the credential'
-            cand -h 'Print help'
-            cand --help 'Print help'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
         }
         &'qwenauth;refresh'= {
             cand --profile 'Use this profile instead of the active one'
-            cand -h 'Print help'
-            cand --help 'Print help'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
         }
         &'qwenauth;logout'= {
             cand --profile 'Use this profile instead of the active one'
@@ -111,6 +111,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         &'qwenauth;exec'= {
             cand --model 'The model to name in `OPENAI_MODEL`'
             cand --min-ttl 'Minimum remaining lifetime of the token (default: 10m, best effort)'
+            cand --as 'The known program that CMD is, where its name does not tell'
             cand --rpm 'Requests per minute (default: the provider''s known limit)'
             cand --rpd 'Requests per day; further requests are rejected'
             cand --max-wait 'Longest `Retry-After` to honor; longer ones go to the client'
@@ -120,18 +121,17 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --log 'Write a JSON line per request to this file, or with `-` to stdout; never a body or a key'
             cand --fallback 'Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml'
             cand --warn-at 'Warn once a day when this share of the daily limit is used'
-            cand --as 'The known program that CMD is, where its name does not tell'
             cand --profile 'Use this profile instead of the active one'
             cand --gateway 'Run the program behind its own gateway, so that it never sees the credential'
             cand --preserve-env 'Keep the key and base URL if one of any family is already set'
             cand --native 'Add the provider''s own variables, such as `DASHSCOPE_API_KEY`, each with its base URL'
-            cand --no-pacing 'Count requests without delaying any'
             cand --short-lived 'Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)'
             cand --allow-env-file 'Start a known program although a file that it reads, or an option of its own, replaces host or key'
             cand -v 'Show which variables were set'
             cand --verbose 'Show which variables were set'
-            cand -h 'Print help'
-            cand --help 'Print help'
+            cand --no-pacing 'Count requests without delaying any'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
         }
         &'qwenauth;gateway'= {
             cand --listen 'Address to listen on (port 0 picks a free port), or `unix:PATH` for a socket of this user (not on Windows)'
@@ -162,16 +162,16 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --uninstall 'Stop the service and remove it'
             cand --json 'Print JSON'
             cand --no-pacing 'Count requests without delaying any'
-            cand -h 'Print help'
-            cand --help 'Print help'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
         }
         &'qwenauth;usage'= {
             cand --days 'Number of days, including today'
             cand --profile 'Use this profile instead of the active one'
             cand --json 'Print JSON'
             cand --check 'Query the provider for the remaining quota, if supported'
-            cand -h 'Print help'
-            cand --help 'Print help'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
         }
         &'qwenauth;providers'= {
             cand --profile 'Use this profile instead of the active one'
@@ -202,23 +202,23 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --remove 'Undo what was written'
             cand --force 'With `--remove`: also discard later manual edits'
             cand --json 'Print the list as JSON'
-            cand -h 'Print help'
-            cand --help 'Print help'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
         }
         &'qwenauth;doctor'= {
             cand --profile 'Use this profile instead of the active one'
             cand --fix 'Fix local problems: file modes, stale locks, leftover files, abandoned logins'
             cand --json 'Print JSON'
-            cand -h 'Print help'
-            cand --help 'Print help'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
         }
         &'qwenauth;sandbox'= {
             cand --expires-in 'Lifetime of the practice provider''s access tokens'
             cand --profile 'Use this profile instead of the active one'
             cand --tour 'Show each command with its real output, then leave'
             cand --no-approve 'Never approve automatically; wait for the approval page'
-            cand -h 'Print help'
-            cand --help 'Print help'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
         }
         &'qwenauth;completions'= {
             cand --profile 'Use this profile instead of the active one'

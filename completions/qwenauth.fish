@@ -74,9 +74,9 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l profile -d 
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l all -d 'Show every stored profile'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l check -d 'Ask the API whether it accepts the credential'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand refresh" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand refresh" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand refresh" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l all -d 'Remove every stored profile'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l local -d 'Do not ask the provider to revoke the credential'
@@ -107,6 +107,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l short-lived -d
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l model -d 'The model to name in `OPENAI_MODEL`' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l min-ttl -d 'Minimum remaining lifetime of the token (default: 10m, best effort)' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l as -d 'The known program that CMD is, where its name does not tell' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l rpm -d 'Requests per minute (default: the provider\'s known limit)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l rpd -d 'Requests per day; further requests are rejected' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l max-wait -d 'Longest `Retry-After` to honor; longer ones go to the client' -r -f
@@ -116,16 +117,15 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l replay-limit 
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l log -d 'Write a JSON line per request to this file, or with `-` to stdout; never a body or a key' -r -F
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l fallback -d 'Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l warn-at -d 'Warn once a day when this share of the daily limit is used' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l as -d 'The known program that CMD is, where its name does not tell' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l gateway -d 'Run the program behind its own gateway, so that it never sees the credential'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l preserve-env -d 'Keep the key and base URL if one of any family is already set'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l native -d 'Add the provider\'s own variables, such as `DASHSCOPE_API_KEY`, each with its base URL'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l no-pacing -d 'Count requests without delaying any'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l short-lived -d 'Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l allow-env-file -d 'Start a known program although a file that it reads, or an option of its own, replaces host or key'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s v -l verbose -d 'Show which variables were set'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l no-pacing -d 'Count requests without delaying any'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l listen -d 'Address to listen on (port 0 picks a free port), or `unix:PATH` for a socket of this user (not on Windows)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l tls-cert -d 'Serve HTTPS with the certificate in this PEM file; read again when it changes' -r -F
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l tls-key -d 'The private key of the certificate' -r -F
@@ -154,12 +154,12 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l install -d
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l uninstall -d 'Stop the service and remove it'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l no-pacing -d 'Count requests without delaying any'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l days -d 'Number of days, including today' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l check -d 'Query the provider for the remaining quota, if supported'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l markdown -d 'Print the Markdown table of the README: how each is logged in to, and how far that was tried'
@@ -179,16 +179,16 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l print -d 'Pr
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l remove -d 'Undo what was written'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l force -d 'With `--remove`: also discard later manual edits'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l json -d 'Print the list as JSON'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l fix -d 'Fix local problems: file modes, stale locks, leftover files, abandoned logins'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l json -d 'Print JSON'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l expires-in -d 'Lifetime of the practice provider\'s access tokens' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l tour -d 'Show each command with its real output, then leave'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l no-approve -d 'Never approve automatically; wait for the approval page'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "login" -d 'Log in and make the profile active'

@@ -46,13 +46,13 @@ module completions {
     --all                     # Show every stored profile
     --check                   # Ask the API whether it accepts the credential
     --profile: string         # Use this profile instead of the active one
-    --help(-h)                # Print help
+    --help(-h)                # Print help (see more with '--help')
   ]
 
   # Renew the access token now
   export extern "qwenauth refresh" [
     --profile: string         # Use this profile instead of the active one
-    --help(-h)                # Print help
+    --help(-h)                # Print help (see more with '--help')
   ]
 
   # Remove a stored credential, revoking it where the provider can
@@ -100,6 +100,10 @@ module completions {
     --native                  # Add the provider's own variables, such as `DASHSCOPE_API_KEY`, each with its base URL
     --model: string           # The model to name in `OPENAI_MODEL`
     --min-ttl: string         # Minimum remaining lifetime of the token (default: 10m, best effort)
+    --short-lived             # Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
+    --as: string              # The known program that CMD is, where its name does not tell
+    --allow-env-file          # Start a known program although a file that it reads, or an option of its own, replaces host or key
+    --verbose(-v)             # Show which variables were set
     --rpm: string             # Requests per minute (default: the provider's known limit)
     --rpd: string             # Requests per day; further requests are rejected
     --no-pacing               # Count requests without delaying any
@@ -110,12 +114,8 @@ module completions {
     --log: path               # Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
     --fallback: string        # Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml
     --warn-at: string         # Warn once a day when this share of the daily limit is used
-    --short-lived             # Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
-    --as: string              # The known program that CMD is, where its name does not tell
-    --allow-env-file          # Start a known program although a file that it reads, or an option of its own, replaces host or key
-    --verbose(-v)             # Show which variables were set
     --profile: string         # Use this profile instead of the active one
-    --help(-h)                # Print help
+    --help(-h)                # Print help (see more with '--help')
     ...command: string        # The program and its arguments
   ]
 
@@ -149,7 +149,7 @@ module completions {
     --fallback: string        # Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml
     --warn-at: string         # Warn once a day when this share of the daily limit is used
     --profile: string         # Use this profile instead of the active one
-    --help(-h)                # Print help
+    --help(-h)                # Print help (see more with '--help')
   ]
 
   # Show gateway usage and remaining limits
@@ -158,7 +158,7 @@ module completions {
     --days: string            # Number of days, including today
     --check                   # Query the provider for the remaining quota, if supported
     --profile: string         # Use this profile instead of the active one
-    --help(-h)                # Print help
+    --help(-h)                # Print help (see more with '--help')
   ]
 
   # Compare the known providers: price, limits, CI, what works here
@@ -196,7 +196,7 @@ module completions {
     --key-file: path          # The file that holds the team's key
     --json                    # Print the list as JSON
     --profile: string         # Use this profile instead of the active one
-    --help(-h)                # Print help
+    --help(-h)                # Print help (see more with '--help')
     tool?: string             # The tool (default: list them)
   ]
 
@@ -205,7 +205,7 @@ module completions {
     --fix                     # Fix local problems: file modes, stale locks, leftover files, abandoned logins
     --json                    # Print JSON
     --profile: string         # Use this profile instead of the active one
-    --help(-h)                # Print help
+    --help(-h)                # Print help (see more with '--help')
   ]
 
   # Try qwenauth with a local practice provider: no account, no network
@@ -214,7 +214,7 @@ module completions {
     --no-approve              # Never approve automatically; wait for the approval page
     --expires-in: string      # Lifetime of the practice provider's access tokens
     --profile: string         # Use this profile instead of the active one
-    --help(-h)                # Print help
+    --help(-h)                # Print help (see more with '--help')
     ...command: string        # The program to run inside (default: your shell)
   ]
 

@@ -7,6 +7,11 @@ use clap::{Args, ValueEnum};
 
 use super::value::{amount, duration};
 
+/// Headings of the options of `login`.
+const KEY: &str = "Key";
+const BROWSER: &str = "Browser and device";
+const SCRIPTS: &str = "Scripts and CI";
+
 /// Log in and make the profile active
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -31,67 +36,67 @@ pub(crate) struct LoginArgs {
     #[arg(long)]
     pub(crate) force: bool,
     /// Read the API key from stdin
-    #[arg(long, conflicts_with = "api_key_env")]
+    #[arg(long, help_heading = KEY, conflicts_with = "api_key_env")]
     pub(crate) api_key_stdin: bool,
     /// Read the API key from this environment variable
-    #[arg(long, value_name = "VAR")]
+    #[arg(long, help_heading = KEY, value_name = "VAR")]
     pub(crate) api_key_env: Option<String>,
     /// API base URL, for `custom` or a workspace-specific domain
-    #[arg(long, value_name = "URL")]
+    #[arg(long, help_heading = KEY, value_name = "URL")]
     pub(crate) base_url: Option<String>,
     /// Region of the key (default: detected)
-    #[arg(long, value_name = "REGION", conflicts_with = "base_url")]
+    #[arg(long, help_heading = KEY, value_name = "REGION", conflicts_with = "base_url")]
     pub(crate) region: Option<String>,
     /// Log in as this CI job or pod, with its ID token instead of a secret
-    #[arg(long, conflicts_with_all = ["api_key_stdin", "api_key_env", "code_stdin", "key_label", "limit"])]
+    #[arg(long, help_heading = SCRIPTS, conflicts_with_all = ["api_key_stdin", "api_key_env", "code_stdin", "key_label", "limit"])]
     pub(crate) workload_identity: bool,
     /// Policy at the provider that trusts this workload
-    #[arg(long, value_name = "ID", requires = "workload_identity")]
+    #[arg(long, help_heading = SCRIPTS, hide_short_help = true, value_name = "ID", requires = "workload_identity")]
     pub(crate) policy: Option<String>,
     /// Audience to ask an ID token of GitHub Actions for
-    #[arg(long, value_name = "AUDIENCE", requires = "workload_identity")]
+    #[arg(long, help_heading = SCRIPTS, hide_short_help = true, value_name = "AUDIENCE", requires = "workload_identity")]
     pub(crate) audience: Option<String>,
     /// File with the ID token, for example of a Kubernetes pod (default: ask GitHub Actions)
-    #[arg(long, value_name = "FILE", requires = "workload_identity", conflicts_with = "id_token_env")]
+    #[arg(long, help_heading = SCRIPTS, hide_short_help = true, value_name = "FILE", requires = "workload_identity", conflicts_with = "id_token_env")]
     pub(crate) id_token_file: Option<PathBuf>,
     /// Environment variable with the ID token, for example of GitLab CI
-    #[arg(long, value_name = "VAR", requires = "workload_identity")]
+    #[arg(long, help_heading = SCRIPTS, hide_short_help = true, value_name = "VAR", requires = "workload_identity")]
     pub(crate) id_token_env: Option<String>,
     /// Read the code shown in the browser from stdin
-    #[arg(long, conflicts_with_all = ["api_key_stdin", "api_key_env"])]
+    #[arg(long, help_heading = BROWSER, hide_short_help = true, conflicts_with_all = ["api_key_stdin", "api_key_env"])]
     pub(crate) code_stdin: bool,
     /// OpenRouter: the name of the new key
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = BROWSER, hide_short_help = true, value_name = "NAME")]
     pub(crate) key_label: Option<String>,
     /// Spending limit of the new key, in US dollars
-    #[arg(long, value_name = "USD", value_parser = amount)]
+    #[arg(long, help_heading = BROWSER, hide_short_help = true, value_name = "USD", value_parser = amount)]
     pub(crate) limit: Option<String>,
     /// Do not open a browser
-    #[arg(long)]
+    #[arg(long, help_heading = BROWSER)]
     pub(crate) no_browser: bool,
     /// Draw the verification URL as a QR code on stderr
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Qr::Auto)]
+    #[arg(long, help_heading = BROWSER, value_enum, value_name = "WHEN", default_value_t = Qr::Auto)]
     pub(crate) qr: Qr,
     /// Copy the code, or the address where there is none, to the clipboard of the terminal (OSC 52)
-    #[arg(long)]
+    #[arg(long, help_heading = BROWSER, hide_short_help = true)]
     pub(crate) clipboard: bool,
     /// Skip the test request
-    #[arg(long)]
+    #[arg(long, help_heading = KEY, hide_short_help = true)]
     pub(crate) no_verify: bool,
     /// Print the code and exit; finish later with `--resume`
-    #[arg(long, conflicts_with_all = ["resume", "timeout"])]
+    #[arg(long, help_heading = SCRIPTS, conflicts_with_all = ["resume", "timeout"])]
     pub(crate) no_wait: bool,
     /// Finish a pending login instead of starting a new one
-    #[arg(long)]
+    #[arg(long, help_heading = SCRIPTS)]
     pub(crate) resume: bool,
     /// Give up after this long, for example `90s` or `5m`
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, help_heading = SCRIPTS, hide_short_help = true, value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
     /// Default model of this profile, exported by `env` and `exec`
     #[arg(long, value_name = "ID")]
     pub(crate) model: Option<String>,
     /// Print events as JSON, one object per line
-    #[arg(long)]
+    #[arg(long, help_heading = SCRIPTS)]
     pub(crate) json: bool,
 }
 
@@ -104,10 +109,10 @@ pub(crate) enum Qr {
 }
 
 /// Show login status
+///
+/// Exit code: 0 if every profile shown can be used, else 4.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit code: 0 if every profile shown can be used, else 4.
-
-Examples:
+#[command(after_help = "Examples:
   qwenauth status
   qwenauth status --all --json
   qwenauth status --check         ask the API whether it accepts the credential")]
@@ -124,10 +129,10 @@ pub(crate) struct StatusArgs {
 }
 
 /// Renew the access token now
+///
+/// Rarely needed: `token`, `env` and `exec` renew automatically.
 #[derive(Debug, Args)]
-#[command(after_help = "Rarely needed: `token`, `env` and `exec` renew automatically.
-
-Examples:
+#[command(after_help = "Examples:
   qwenauth refresh
   qwenauth refresh --profile work")]
 pub(crate) struct RefreshArgs {}

@@ -63,24 +63,22 @@ pub(crate) enum EnvFormat {
 }
 
 /// Run a program with the credential in its environment
+///
+/// Sets `OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_API_BASE` and `OPENAI_MODEL`; removes `OPENAI_ORG_ID` and
+/// `OPENAI_PROJECT`. On Unix the program replaces this process: same PID, signals, terminal and exit code.
+///
+/// A known program (opencode, qwen, codex, claude, aider, llm, goose, crush, cn, cline, pi) also gets what makes it use
+/// the profile's host and model with nothing set up; behind npx, uvx, env, timeout and nice as well.
+///
+/// With `--gateway` the program gets a key and a URL that are good for this run only, and a gateway beside it keeps the
+/// credential fresh, within the provider's limits and to itself.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Sets OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_API_BASE and OPENAI_MODEL; removes OPENAI_ORG_ID and
-OPENAI_PROJECT. On Unix the program replaces this process: same PID, signals, terminal and exit code.
-
-A known program (opencode, qwen, codex, claude, aider, llm, goose, crush, cn, cline, pi) also gets what makes it use the
-profile's host and model with nothing set up; behind npx, uvx, env, timeout and nice as well.
-
-With `--gateway` the program gets a key and a URL that are good for this run only, and a gateway beside it keeps the
-credential fresh, within the provider's limits and to itself.
-
-Examples:
+#[command(after_help = "Examples:
   qwenauth exec -- opencode
   qwenauth exec --gateway -- opencode
   qwenauth exec --model coder-model -- aider
   qwenauth exec -- npx opencode-ai run 'explain this repository'
-  qwenauth exec --as claude -- ./my-claude"
-)]
+  qwenauth exec --as claude -- ./my-claude")]
 pub(crate) struct ExecArgs {
     /// Run the program behind its own gateway, so that it never sees the credential
     #[arg(long)]
@@ -97,8 +95,6 @@ pub(crate) struct ExecArgs {
     /// Minimum remaining lifetime of the token (default: 10m, best effort)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) min_ttl: Option<Duration>,
-    #[command(flatten)]
-    pub(crate) gateway_options: GatewayOptions,
     /// Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
     #[arg(long)]
     pub(crate) short_lived: bool,
@@ -114,6 +110,9 @@ pub(crate) struct ExecArgs {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
+    // Last, because its heading is that of everything behind it.
+    #[command(flatten)]
+    pub(crate) gateway_options: GatewayOptions,
 }
 
 /// What the gateway does with requests, alone or under `exec --gateway`.
@@ -127,19 +126,19 @@ pub(crate) struct GatewayOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rpd: Option<u32>,
     /// Count requests without delaying any
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub(crate) no_pacing: bool,
     /// Longest `Retry-After` to honor; longer ones go to the client
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    #[arg(long, hide_short_help = true, value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub(crate) max_wait: Duration,
     /// Timeout for the first byte of a response and between chunks
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "300s")]
+    #[arg(long, hide_short_help = true, value_name = "DURATION", value_parser = duration, default_value = "300s")]
     pub(crate) timeout: Duration,
     /// Longest request
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
+    #[arg(long, hide_short_help = true, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
     pub(crate) max_body: u64,
     /// Largest body kept in memory for retries
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "8MiB")]
+    #[arg(long, hide_short_help = true, value_name = "SIZE", value_parser = size, default_value = "8MiB")]
     pub(crate) replay_limit: u64,
     /// Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -149,23 +148,23 @@ pub(crate) struct GatewayOptions {
     #[arg(long, value_name = "PROFILE", value_delimiter = ',')]
     pub(crate) fallback: Vec<String>,
     /// Warn once a day when this share of the daily limit is used
-    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    #[arg(long, hide_short_help = true, value_name = "PERCENT", value_parser = percent)]
     pub(crate) warn_at: Option<u8>,
 }
 
 /// Run a local OpenAI-compatible proxy that holds the credential
+///
+/// Prints the base URL and the key, then serves until Ctrl-C. Clients get the key; the credential stays here, is
+/// renewed as needed, and requests wait where they would break a limit of the provider. Clients of Anthropic's protocol
+/// use the URL without `/v1`. `/healthz` and `/readyz` answer without the key: the process is alive, and a credential
+/// is available.
+///
+/// With `--tls-cert` and `--tls-key` it speaks HTTPS, TLS 1.2 and 1.3; without them it listens beyond this machine only
+/// with `--plain-http`. A changed certificate is served to the next connection.
+///
+/// Without a terminal, `HUP` reads the key file, the certificates and the credential again and reopens the log.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Prints the base URL and the key, then serves until Ctrl-C. Clients get the key; the credential stays here, is renewed
-as needed, and requests wait where they would break a limit of the provider. Clients of Anthropic's protocol use the URL
-without `/v1`. `/healthz` and `/readyz` answer without the key: the process is alive, and a credential is available.
-
-With `--tls-cert` and `--tls-key` it speaks HTTPS, TLS 1.2 and 1.3; without them it listens beyond this machine only with
-`--plain-http`. A changed certificate is served to the next connection.
-
-Without a terminal, HUP reads the key file, the certificates and the credential again and reopens the log.
-
-Examples:
+#[command(after_help = "Examples:
   qwenauth gateway
   qwenauth gateway --listen 127.0.0.1:8399 --api-key-file ~/.config/gateway-key
   qwenauth gateway --log ~/gateway.jsonl
@@ -173,8 +172,7 @@ Examples:
   qwenauth gateway --all-profiles --metrics
   qwenauth gateway --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem
   qwenauth gateway --listen unix:/run/user/1000/qwenauth.sock
-  qwenauth exec --gateway -- opencode      one program, with a gateway of its own"
-)]
+  qwenauth exec --gateway -- opencode      one program, with a gateway of its own")]
 pub(crate) struct GatewayArgs {
     /// Address to listen on (port 0 picks a free port), or `unix:PATH` for a socket of this user (not on Windows)
     #[arg(long, value_name = "ADDR", value_parser = listen, default_value = "127.0.0.1:0")]
@@ -233,15 +231,13 @@ pub(crate) struct GatewayArgs {
 }
 
 /// Show gateway usage and remaining limits
+///
+/// Counts what passed through the gateway, of all processes; what else uses the account is not seen.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Counts what passed through the gateway, of all processes; what else uses the account is not seen.
-
-Examples:
+#[command(after_help = "Examples:
   qwenauth usage
   qwenauth usage --days 30 --json
-  qwenauth usage --check          ask the provider what is left, where it can be asked"
-)]
+  qwenauth usage --check          ask the provider what is left, where it can be asked")]
 pub(crate) struct UsageArgs {
     /// Print JSON
     #[arg(long)]

@@ -46,12 +46,11 @@ pub(crate) struct UseArgs {
 }
 
 /// Configure a tool to use the active profile
+///
+/// Written: opencode, qwen-code, codex, claude-code. Their files keep comments, order and what is yours; a key is never
+/// written, only how to ask for one. Printed, to paste: aider, llm, crush, goose, continue, zed, cline.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Written: opencode, qwen-code, codex, claude-code. Their files keep comments, order and what is yours; a key is
-never written, only how to ask for one. Printed, to paste: aider, llm, crush, goose, continue, zed, cline.
-
-Examples:
+#[command(after_help = "Examples:
   qwenauth setup                  what is installed, what is set up
   qwenauth setup opencode
   qwenauth setup codex --print    show what would be written
@@ -59,8 +58,7 @@ Examples:
   qwenauth setup opencode --gateway
                                   through `qwenauth gateway`, which paces and renews
   qwenauth setup opencode --gateway-url https://qwen.example.com --model qwen3-coder-plus
-                                  through the gateway of a team, with the key in `QWENAUTH_TEAM_KEY`"
-)]
+                                  through the gateway of a team, with the key in `QWENAUTH_TEAM_KEY`")]
 pub(crate) struct SetupArgs {
     /// The tool (default: list them)
     pub(crate) tool: Option<String>,
@@ -100,17 +98,15 @@ pub(crate) const TEAM_KEY: &str = "QWENAUTH_TEAM_KEY";
 pub(crate) const GATEWAY_ADDRESS: &str = "127.0.0.1:7936";
 
 /// Diagnose login problems
+///
+/// Looks at files, locks, the environment, the clock and the servers of the active profile. A server that a proxy does
+/// not lead to is asked without the proxy as well. What is printed has no secret in it and can be pasted. Exit code: 1
+/// if something is broken, else 0.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Looks at files, locks, the environment, the clock and the servers of the active profile. A server that a proxy does not
-lead to is asked without the proxy as well. What is printed has no secret in it and can be pasted. Exit code: 1 if something is
-broken, else 0.
-
-Examples:
+#[command(after_help = "Examples:
   qwenauth doctor
   qwenauth doctor --fix           repair modes, stale locks and leftovers on this machine
-  qwenauth doctor --json"
-)]
+  qwenauth doctor --json")]
 pub(crate) struct DoctorArgs {
     /// Fix local problems: file modes, stale locks, leftover files, abandoned logins
     #[arg(long)]
@@ -121,10 +117,10 @@ pub(crate) struct DoctorArgs {
 }
 
 /// Try qwenauth with a local practice provider: no account, no network
+///
+/// Inside the sandbox every `qwenauth …` uses the practice provider; nothing of yours is touched.
 #[derive(Debug, Args)]
-#[command(after_help = "Inside the sandbox every `qwenauth …` uses the practice provider; nothing of yours is touched.
-
-Examples:
+#[command(after_help = "Examples:
   qwenauth sandbox --tour         watch login, status, exec, refresh, token, env and logout
   qwenauth sandbox                a shell to try things in
   qwenauth sandbox -- sh -c 'qwenauth login && qwenauth exec -- env'
