@@ -109,36 +109,60 @@ fn every_link_of_a_page_leads_somewhere() {
     }
 }
 
-/// The commands of README.md in order, in one shell in an empty home directory inside a sandbox. Programs that are not
-/// ours are stand-ins that show what they were given.
+/// The commands of a page, in order.
+fn commands(page: &str) -> Vec<&str> {
+    let blocks = code_blocks(page).into_iter().filter_map(|block| block.strip_prefix("console\n"));
+    blocks.flat_map(|block| block.lines().filter_map(|line| line.strip_prefix("$ "))).collect()
+}
+
+/// Runs commands in order, in one shell in an empty home directory inside a sandbox, and `then` at the end. Programs that
+/// are not ours are stand-ins that show what they were given. Returns the sandbox and what stdout had.
+fn run_as_printed(commands: &[&str], then: &str) -> (Sandbox, String) {
+    let opencode = "#!/bin/sh\n[ -n \"$OPENAI_API_KEY\" ] && echo \"opencode at $OPENAI_BASE_URL\"\n";
+    let ssh = "#!/bin/sh\nshift\nexec \"$@\"\n";
+    let sandbox = Sandbox::new().with_programs(&[("opencode", opencode), ("ssh", ssh)]);
+    let mut script = "set -e\ncd \"$HOME\"\nprintf practice-1 > key.txt\nprintf practice-3 > new-key.txt\n\
+         export DASHSCOPE_API_KEY=practice-2\n"
+        .to_owned();
+    for command in commands {
+        script += &format!("{command} || {{ echo \"failed: {command}\" >&2; exit 1; }}\n");
+    }
+    script += &format!("{then} && echo all-done\n");
+    let file = sandbox.directory().join("page.sh");
+    fs::write(&file, script).unwrap();
+    let outcome = sandbox.run(["sandbox", "--", "bash", file.to_str().unwrap()]).any_stdout().any_stderr();
+    assert!(outcome.stdout.ends_with("all-done\n"), "{}\n{}", outcome.stdout, outcome.stderr);
+    let answers = outcome.stdout.matches("opencode at http://127.0.0.1:").count();
+    assert_eq!(
+        answers,
+        commands.iter().filter(|command| command.ends_with("-- opencode")).count(),
+        "{}",
+        outcome.stdout
+    );
+    let stdout = outcome.stdout.clone();
+    (sandbox, stdout)
+}
+
 #[test]
 fn every_command_of_the_readme_runs_as_printed() {
     let readme = page("README.md");
-    let commands: Vec<&str> = code_blocks(&readme)
-        .into_iter()
-        .filter_map(|block| block.strip_prefix("console\n"))
-        .flat_map(|block| block.lines().filter_map(|line| line.strip_prefix("$ ")))
-        .collect();
+    let commands = commands(&readme);
     assert!(commands.len() > 15, "{commands:?}");
     let (cargo, ours): (Vec<&str>, Vec<&str>) = commands.into_iter().partition(|command| command.starts_with("cargo "));
     for command in cargo {
         assert!(command.contains(" --locked"), "{command} resolves its dependencies again");
     }
-    let opencode = "#!/bin/sh\n[ -n \"$OPENAI_API_KEY\" ] && echo \"opencode at $OPENAI_BASE_URL\"\n";
-    let sandbox = Sandbox::new().with_programs(&[("opencode", opencode)]);
-    let mut script =
-        "set -e\ncd \"$HOME\"\nprintf practice-1 > key.txt\nexport DASHSCOPE_API_KEY=practice-2\n".to_owned();
-    for command in &ours {
-        script += &format!("{command} || {{ echo \"failed: {command}\" >&2; exit 1; }}\n");
-    }
-    script += "[ -n \"$OPENAI_API_KEY\" ] && echo all-done\n";
-    let file = sandbox.directory().join("readme.sh");
-    fs::write(&file, script).unwrap();
-    let outcome = sandbox.run(["sandbox", "--", "bash", file.to_str().unwrap()]).any_stdout();
-    let outcome = outcome.any_stderr();
-    assert!(outcome.stdout.ends_with("all-done\n"), "{}\n{}", outcome.stdout, outcome.stderr);
-    let answers = outcome.stdout.matches("opencode at http://127.0.0.1:").count();
-    assert_eq!(answers, ours.iter().filter(|command| command.ends_with("-- opencode")).count(), "{}", outcome.stdout);
+    let (sandbox, _) = run_as_printed(&ours, "[ -n \"$OPENAI_API_KEY\" ]");
     let completion = sandbox.directory().join("home/.local/share/bash-completion/completions/qwenauth");
     assert!(fs::read_to_string(completion).unwrap().contains("qwenauth"));
+}
+
+#[test]
+fn every_command_of_the_guide_to_keys_runs_as_printed() {
+    let guide = page("docs/keys.md");
+    let commands = commands(&guide);
+    assert!(commands.len() > 7, "{commands:?}");
+    let (_, shown) = run_as_printed(&commands, "! qwenauth token");
+    assert!(shown.contains("accepted"), "the new key was not verified: {shown}");
+    assert!(shown.contains("`QWENAUTH_API_KEY` in the environment"), "{shown}");
 }
