@@ -13,7 +13,7 @@ use crate::credentials::{Credential, Stored};
 use crate::error::{Failed, Failure, note, printable};
 use crate::gateway::{self, Tuning};
 use crate::http;
-use crate::limits::{Rule, Zone, exhausted, standing};
+use crate::limits::{Quota, Rule, Zone, exhausted, standing, used};
 use crate::providers::Provider;
 use crate::session::Session;
 use crate::usage::{Counts, StatedLimit, Summary};
@@ -179,7 +179,12 @@ impl ProfileLimits {
             .rule
             .per_day
             .map(|most| limit("requests per day".into(), most, today.count, Some(ends), today.count >= most));
-        minute.into_iter().chain(day).collect()
+        let quota = |quota: &Quota| {
+            let (used, ends) = used(state, &self.provider.name, &self.account, quota, now);
+            limit(quota.cause.limit_name().into(), quota.most, used, ends, used >= quota.most)
+        };
+        let quotas = Quota::of(&self.provider.limits);
+        minute.into_iter().chain(day).chain(quotas.iter().map(quota)).collect()
     }
 
     /// Adds what the provider reported as used up to the limits that are known.

@@ -103,7 +103,7 @@ impl From<Refusal> for Unserved {
 }
 
 impl Unserved {
-    fn movable(deferred: DeferredResponse, reason: Option<Reason>, occurrence: String) -> Self {
+    pub(super) fn movable(deferred: DeferredResponse, reason: Option<Reason>, occurrence: String) -> Self {
         Self { deferred, reason, occurrence }
     }
 }
@@ -172,7 +172,9 @@ impl ProxiedRequest<'_> {
         // Renewals have an attempt of their own.
         let mut attempts = 0;
         loop {
+            let place = self.place(&account).await?;
             self.turn(&account, &ready).await?;
+            place.keep();
             attempts += 1;
             let (response, leased) = match self.send(&ready).await {
                 Ok(answered) => answered,
@@ -273,7 +275,7 @@ impl ProxiedRequest<'_> {
     }
 
     /// The same for a request that is not sent: its model stands in the ledger all the same.
-    async fn await_model(&mut self) {
+    pub(super) async fn await_model(&mut self) {
         if self.record.model.is_none() {
             let _ = tokio::time::timeout(MODEL_TIMEOUT, self.request_body.keep_all()).await;
             self.note_model();

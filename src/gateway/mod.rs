@@ -9,6 +9,7 @@
 //! key.rs            the key that clients show, kept in a file where asked
 //! served_profile.rs one profile: its credential, its rate limit and what it used
 //! credential.rs     a cache in front of the stored credential
+//! quota.rs          a place in the quotas that the user states
 //! pacing.rs         turns under the provider's limits
 //! retry.rs          how often a rejected request is sent again, and after which wait
 //! fallback.rs       other profiles of the user that serve when the first one's limit, plan or service is over
@@ -41,6 +42,7 @@ mod listener;
 pub(crate) mod meter;
 mod metrics;
 mod pacing;
+mod quota;
 mod refusal;
 mod request_body;
 mod response_body;

@@ -23,7 +23,7 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// How long others may keep the file before this process counts alone. It is held for microseconds; only a process that
 /// was stopped in just these keeps it longer.
-const BUSY: Duration = Duration::from_secs(5);
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 /// How much longer than 2 % a window is kept between machines: what a request needs from there to the provider differs.
 const BETWEEN_MACHINES: Duration = Duration::from_millis(500);

@@ -173,6 +173,14 @@ fn day_over(profile: &str, ends: SystemTime) -> Refusal {
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, "daily_limit_reached", message).after(left).finally()
 }
 
+/// A quota that the user states is used up.
+pub(super) fn over_quota(profile: &str, cause: Cause, ends: SystemTime) -> Refusal {
+    let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
+    let name = cause.limit_name();
+    let message = format!("your {name} is used up (profile `{profile}`); it resets in {}", duration(left));
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", message).after(left).finally()
+}
+
 /// In its two largest units.
 fn duration(wait: Duration) -> String {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);

@@ -18,7 +18,7 @@ use super::traffic::Entry;
 use crate::credentials::Account;
 use crate::error::{Failed, Failure};
 use crate::limits::shared::Shared;
-use crate::limits::{Day, Exhausted, Memory, Rate, week_end};
+use crate::limits::{Day, Exhausted, Memory, Quota, Quotas, Rate, week_end};
 use crate::providers::error::{ApiError, Cause, Scope, epoch};
 use crate::usage::{Counts, Event, Ledger, StatedLimit, UnwrittenCounts, seconds};
 
@@ -48,6 +48,8 @@ pub(super) struct ServedAccount {
     /// What the server reported as used up.
     memory: RefCell<Memory>,
     week_resets: Option<String>,
+    /// The user's own figures for the plan.
+    pub(super) quotas: RefCell<Quotas>,
     waits: bool,
     events: Rc<Events>,
     ledger: RefCell<Ledger>,
@@ -104,6 +106,13 @@ impl ServedProfile {
             profile: self.profile.clone(),
             memory: RefCell::new(Memory::open(&self.state, &provider, &account_id)),
             week_resets: ready.provider.limits.week_resets.clone(),
+            quotas: RefCell::new(Quotas::open(
+                &self.state,
+                &provider,
+                &account_id,
+                Quota::of(&ready.provider.limits),
+                self.tuning.pacing,
+            )),
             waits: self.tuning.pacing,
             events: Rc::clone(&self.events),
             ledger: RefCell::new(Ledger::new(&self.state, &self.profile, &provider)),

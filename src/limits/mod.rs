@@ -5,6 +5,7 @@
 //! window.rs      windows, bursts and days over counted requests
 //! local.rs       the same over all processes of this machine: a small file under a kernel lock
 //! shared/        the same over the gateways of several machines, in Redis or Valkey
+//! quota.rs       quotas of 5 hours, a week and a month as the user states them
 //! exhausted.rs   what a server reported as used up, until when, and for which model
 //! ```
 //!
@@ -15,6 +16,7 @@
 mod day;
 mod exhausted;
 mod local;
+mod quota;
 #[allow(dead_code, reason = "keys count there next")]
 pub(crate) mod shared;
 mod window;
@@ -22,4 +24,5 @@ mod window;
 pub(crate) use day::{Day, Zone, week_end};
 pub(crate) use exhausted::{Exhausted, Memory, exhausted, forget};
 pub(crate) use local::{Rate, Reservation, standing};
+pub(crate) use quota::{Place, Quota, Quotas, UsedUp, used};
 pub(crate) use window::{Rule, Slot};

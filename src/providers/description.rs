@@ -240,6 +240,13 @@ pub(crate) struct Limits {
     /// Requests that may come at once; the minute's, where left out.
     pub(crate) burst: Option<u32>,
     pub(crate) requests_per_day: Option<u32>,
+    /// The quotas of a plan, as far as the user states them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) requests_per_5h: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) requests_per_week: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) requests_per_month: Option<u32>,
     /// `00:00 Asia/Shanghai`
     pub(crate) day_resets: Option<String>,
     /// How long the "minute" of `requests_per_minute` is, if not 60 s.

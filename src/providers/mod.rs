@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 
 pub(crate) use self::description::{
-    Authorize, Ci, KeyHeader, Model, Provider, TokenExchange, WhenUnauthenticated, in_words,
+    Authorize, Ci, KeyHeader, Limits, Model, Provider, TokenExchange, WhenUnauthenticated, in_words,
 };
 pub(crate) use self::names::{find_by_any_name, is_telling, name_of, nearest, owners_of};
 pub(crate) use self::practice::{KEY_PREFIX, Practice};

@@ -54,7 +54,21 @@ const KEYS: [(&str, &[&str]); 9] = [
     ("anthropic", &["auth", "path"]),
     ("authorize", &["url", "exchange"]),
     ("key", &["base_url_variables", "delete", "optional", "page", "prefix", "variables"]),
-    ("limits", &["burst", "day_resets", "requests_per_day", "requests_per_minute", "text", "week_resets", "window"]),
+    (
+        "limits",
+        &[
+            "burst",
+            "day_resets",
+            "requests_per_5h",
+            "requests_per_day",
+            "requests_per_minute",
+            "requests_per_month",
+            "requests_per_week",
+            "text",
+            "week_resets",
+            "window",
+        ],
+    ),
     ("oauth", &OAUTH),
     ("regions.*", &["aliases", "base_url", "country", "key_page", "title"]),
     ("token_exchange", &["audience", "endpoint", "parameters", "subject_token_type"]),
@@ -184,7 +198,12 @@ mod tests {
             "base_url_variables" => "{ x = [\"y\"] }",
             "parameters" => "{ x = \"y\" }",
             "free_accounts" | "pkce" | "optional" | "qwen_only" | "responses" => "true",
-            "burst" | "requests_per_day" | "requests_per_minute" => "1",
+            "burst"
+            | "requests_per_5h"
+            | "requests_per_day"
+            | "requests_per_minute"
+            | "requests_per_month"
+            | "requests_per_week" => "1",
             "ci" => "\"allowed\"",
             "open" => "\"chat\"",
             "client_auth" => "\"post\"",

@@ -133,6 +133,68 @@ fn the_users_own_limit_of_the_day_refuses_over_processes() {
     assert_eq!(upstream.asked().len(), 2);
 }
 
+/// The user's own figures for a plan, one after the other: in each the third request of three gateways is refused.
+#[test]
+fn the_users_own_quotas_of_a_plan_refuse_over_processes_and_are_shown() {
+    for (key, name, hours) in [
+        ("requests_per_5h", "quota of 5 hours", 6),
+        ("requests_per_week", "quota of the week", 24 * 8),
+        ("requests_per_month", "quota of the month", 24 * 33),
+    ] {
+        let upstream = Upstream::always(fine());
+        let sandbox = configured(logged_in(&upstream), &format!("[providers.qwen.limits]\n{key} = 2\n"));
+        for number in 0..3 {
+            let gateway = Gateway::start(&sandbox, &[]);
+            let got = gateway.chat();
+            if number < 2 {
+                got.is(200);
+                continue;
+            }
+            assert_eq!((got.is(429).code().as_str(), got.header("x-should-retry")), ("insufficient_quota", "false"));
+            let message = got.json()["error"]["message"].as_str().unwrap().to_owned();
+            assert!(
+                message.starts_with(&format!("your {name} is used up (profile `qwen`); it resets in ")),
+                "{message}"
+            );
+            let wait: u64 = got.header("retry-after").parse().unwrap();
+            assert!(wait > (hours - hours / 4) * 3600 / 2 && wait <= hours * 3600, "{key}: {wait}");
+            // Without pacing requests are counted and not refused.
+            Gateway::start(&sandbox, &["--no-pacing"]).chat().is(200);
+        }
+        assert_eq!(upstream.asked().len(), 3, "{key}");
+        let mut usage = sandbox.run(["usage", "--json"]);
+        let usage = usage.json();
+        let limits = usage["limits"].as_array().unwrap();
+        let quota = limits.iter().find(|limit| limit["name"] == name).unwrap_or_else(|| panic!("{key}: {limits:?}"));
+        assert_eq!(
+            (&quota["limit"], &quota["used"], &quota["remaining"], &quota["reached"], &quota["source"]),
+            (&2.into(), &3.into(), &0.into(), &true.into(), &"counted".into()),
+        );
+        assert!(quota["resets_at"].is_string(), "{quota}");
+        let sandbox = configured(sandbox, &format!("[providers.qwen.limits]\n{key} = 4\n"));
+        Gateway::start(&sandbox, &[]).chat().is(200);
+    }
+}
+
+/// What the provider refuses or never got is counted once for each attempt; a client that leaves while it waits, not at all.
+#[test]
+fn a_request_that_is_not_sent_has_no_place_in_a_quota() {
+    let upstream = Upstream::always(fine());
+    let config = "[providers.qwen.limits]\nrequests_per_5h = 9\nrequests_per_minute = 1\nburst = 1\n";
+    let sandbox = configured(logged_in(&upstream), config);
+    let gateway = Gateway::start(&sandbox, &[]);
+    gateway.chat().is(200);
+    let used = || {
+        let mut usage = sandbox.run(["usage", "--json"]);
+        let limits = usage.json()["limits"].as_array().unwrap().clone();
+        limits.iter().find(|limit| limit["name"] == "quota of 5 hours").unwrap()["used"].clone()
+    };
+    let waiting = gateway.send("POST /v1/chat/completions", "", CHAT);
+    crate::sandbox::until("it waits and has its place", || used() == 2);
+    drop(waiting);
+    crate::sandbox::until("the place is given back", || used() == 1);
+}
+
 #[test]
 fn a_day_that_the_server_calls_over_is_not_asked_for_again() {
     let over = error("429 Too Many Requests", "", "429", "Rate limit exceeded: free-models-per-day");

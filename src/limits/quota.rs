@@ -1,0 +1,412 @@
+//! Quotas of a plan as the user states them: requests in 5 hours, a week, a month, counted over all processes of the user.
+//!
+//! 5 hours and a month are rolling; a week begins anew where the provider says when. A month is 31 days, the longest there is.
+//! Time is that of the day, for these windows outlast a boot.
+//!
+//! Hazard and rule: as for the counters of a minute, see [`super::local`]. A clock that was set back or ahead counts what is
+//! there as of now: it frees a place later, never sooner.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+
+use super::day::week_end;
+use super::local::file_name;
+use crate::paths::StateDirectory;
+use crate::platform::lock::TryLock;
+use crate::platform::{disk, files};
+use crate::providers::Limits;
+use crate::providers::error::Cause;
+
+/// How fine a rolling window is cut: a place is free at most 1/128 of it later than it could be.
+const STEPS: usize = 128;
+
+/// Steps that count for a window: 2 % more than it has, and the one that has begun.
+const COUNTED: usize = STEPS + 4;
+
+/// The file: magic, then for each quota when its newest step began and a counter for each step, the newest first.
+const MAGIC: [u8; 8] = *b"qwaquot1";
+const SLOT: usize = 8 + 4 * COUNTED;
+const LENGTH: usize = MAGIC.len() + 3 * SLOT;
+
+const HOUR: u64 = 3600;
+const WEEK: u64 = 7 * 24 * HOUR;
+
+/// A figure of the user's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Quota {
+    pub(crate) cause: Cause,
+    pub(crate) most: u32,
+    /// `Mon 00:00 Asia/Shanghai`: it begins anew then. `None`: it is rolling.
+    resets: Option<String>,
+}
+
+/// A quota that leaves no request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UsedUp {
+    pub(crate) cause: Cause,
+    pub(crate) ends: SystemTime,
+}
+
+/// What became of asking for a place.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Taken,
+    UsedUp(UsedUp),
+    /// Another process holds the file just now: ask again in a moment.
+    Busy,
+}
+
+/// The quotas of one account, as this process sees them.
+pub(crate) struct Quotas {
+    figures: Vec<Quota>,
+    refuses: bool,
+    path: PathBuf,
+    file: Option<File>,
+    /// Counts alone where the file cannot be had.
+    own: Record,
+}
+
+impl Quota {
+    /// The user's own figures for a provider.
+    pub(crate) fn of(limits: &Limits) -> Vec<Self> {
+        let figures = [
+            (Cause::FiveHours, limits.requests_per_5h, None),
+            (Cause::Week, limits.requests_per_week, limits.week_resets.clone()),
+            (Cause::Month, limits.requests_per_month, None),
+        ];
+        let quota =
+            |(cause, most, resets): (Cause, Option<u32>, Option<String>)| Some(Self { cause, most: most?, resets });
+        figures.into_iter().filter_map(quota).collect()
+    }
+
+    /// Seconds.
+    fn length(&self) -> u64 {
+        match self.cause {
+            Cause::FiveHours => 5 * HOUR,
+            Cause::Week => WEEK,
+            _ => 31 * 24 * HOUR,
+        }
+    }
+
+    fn slot(&self) -> usize {
+        match self.cause {
+            Cause::FiveHours => 0,
+            Cause::Week => 1,
+            _ => 2,
+        }
+    }
+
+    /// When it begins anew, if it is not rolling.
+    fn end(&self, now: SystemTime) -> Option<SystemTime> {
+        week_end(self.resets.as_deref()?, now).ok()
+    }
+}
+
+impl Quotas {
+    /// `refuses`: else requests are only counted.
+    pub(crate) fn open(state: &Path, provider: &str, account: &str, quotas: Vec<Quota>, refuses: bool) -> Self {
+        let path = path_of(state, provider, account);
+        let open = || -> Result<File> {
+            files::make_directory(&StateDirectory::Rate.below(state))?;
+            files::open_private(&path)
+        };
+        let file = if quotas.is_empty() { None } else { open().map_err(|error| warn(&path, &error)).ok() };
+        Self { figures: quotas, refuses, path, file, own: Record::default() }
+    }
+
+    /// Asks for a place in every quota. `alone`: without the file, because it was busy for too long.
+    pub(crate) fn take(&mut self, now: SystemTime, alone: bool) -> Place {
+        if self.figures.is_empty() {
+            return Place::Taken;
+        }
+        let (quotas, refuses) = (self.figures.clone(), self.refuses);
+        let taken = self.change(alone, |record| {
+            let used_up =
+                quotas.iter().filter_map(|quota| record.used_up(quota, now)).max_by_key(|used_up| used_up.ends);
+            if let Some(used_up) = used_up.filter(|_| refuses) {
+                return Place::UsedUp(used_up);
+            }
+            for quota in &quotas {
+                record.add(quota, now, 1);
+            }
+            Place::Taken
+        });
+        taken.unwrap_or(Place::Busy)
+    }
+
+    /// Gives back the place of a request that was not sent.
+    pub(crate) fn give_back(&mut self, now: SystemTime) {
+        let quotas = self.figures.clone();
+        for _ in 0..50 {
+            let given = self.change(false, |record| quotas.iter().for_each(|quota| record.add(quota, now, -1)));
+            if given.is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        log::warn!("`{}` is held by another process", self.path.display());
+    }
+
+    /// Applies `change` to the record under the lock. `None`: it is held by another process just now.
+    fn change<T>(&mut self, alone: bool, change: impl FnOnce(&mut Record) -> T) -> Option<T> {
+        let Some(file) = self.file.as_ref().filter(|_| !alone) else { return Some(change(&mut self.own)) };
+        let lock = match TryLock::take(file) {
+            Ok(lock) => lock?,
+            Err(error) => {
+                warn(&self.path, &error.into());
+                return Some(change(&mut self.own));
+            }
+        };
+        let mut record = Record::read(file);
+        let outcome = change(&mut record);
+        let written = disk::write_all_at(file, &record.to_bytes(), 0);
+        drop(lock);
+        if let Err(error) = written {
+            log::warn!("cannot write `{}`: {error}", self.path.display());
+        }
+        Some(outcome)
+    }
+}
+
+fn warn(path: &Path, error: &anyhow::Error) {
+    log::warn!("requests are counted by this process alone, without `{}`: {error:#}", path.display());
+}
+
+/// What `usage` shows of a quota: how many requests count for it, and when it begins anew or has room again. Changes nothing.
+pub(crate) fn used(
+    state: &Path,
+    provider: &str,
+    account: &str,
+    quota: &Quota,
+    now: SystemTime,
+) -> (u32, Option<SystemTime>) {
+    let path = path_of(state, provider, account);
+    // Opened only where there is something to read.
+    let file = path.exists().then(|| files::open_private(&path).ok()).flatten();
+    let mut record = file.map(|file| Record::read(&file)).unwrap_or_default();
+    let used = record.sum(quota, now);
+    (used, quota.end(now).or_else(|| record.used_up(quota, now).map(|used_up| used_up.ends)))
+}
+
+fn path_of(state: &Path, provider: &str, account: &str) -> PathBuf {
+    StateDirectory::Rate.below(state).join(format!("{}-quotas", file_name(provider, account)))
+}
+
+/// Counted requests.
+#[derive(Clone)]
+struct Record([Counts; 3]);
+
+#[derive(Clone, Copy)]
+struct Counts {
+    /// Of a rolling window the number of the newest step; else when the window ends, in seconds since 1970.
+    newest: u64,
+    counters: [u32; COUNTED],
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self([Counts { newest: 0, counters: [0; COUNTED] }; 3])
+    }
+}
+
+impl Record {
+    /// A file that cannot be read is empty, which costs a figure and no request.
+    fn read(file: &File) -> Self {
+        let mut record = Self::default();
+        let mut bytes = [0; LENGTH];
+        if disk::read_exact_at(file, &mut bytes, 0).is_err() || bytes[..MAGIC.len()] != MAGIC {
+            return record;
+        }
+        for (counts, slot) in record.0.iter_mut().zip(bytes[MAGIC.len()..].chunks_exact(SLOT)) {
+            counts.newest = u64::from_le_bytes(std::array::from_fn(|index| slot[index]));
+            for (counter, four) in counts.counters.iter_mut().zip(slot[8..].chunks_exact(4)) {
+                *counter = u32::from_le_bytes(std::array::from_fn(|index| four[index]));
+            }
+        }
+        record
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        for counts in &self.0 {
+            bytes.extend(counts.newest.to_le_bytes());
+            bytes.extend(counts.counters.iter().flat_map(|counter| counter.to_le_bytes()));
+        }
+        bytes
+    }
+
+    /// The counters of a quota as they stand now.
+    fn now(&mut self, quota: &Quota, now: SystemTime) -> &mut [u32; COUNTED] {
+        let counts = &mut self.0[quota.slot()];
+        let end = quota.end(now);
+        let newest = end.map_or_else(|| seconds(now) / step_length(quota), seconds);
+        let passed = if end.is_some() && newest != counts.newest {
+            COUNTED
+        } else {
+            usize::try_from(newest.saturating_sub(counts.newest)).unwrap_or(COUNTED).min(COUNTED)
+        };
+        counts.newest = newest;
+        counts.counters.copy_within(..COUNTED - passed, passed);
+        counts.counters[..passed].fill(0);
+        &mut counts.counters
+    }
+
+    fn sum(&mut self, quota: &Quota, now: SystemTime) -> u32 {
+        self.now(quota, now).iter().fold(0, |sum, &count| sum.saturating_add(count))
+    }
+
+    fn add(&mut self, quota: &Quota, now: SystemTime, change: i32) {
+        let newest = &mut self.now(quota, now)[0];
+        *newest = newest.saturating_add_signed(change);
+    }
+
+    /// When a quota without room has room again.
+    fn used_up(&mut self, quota: &Quota, now: SystemTime) -> Option<UsedUp> {
+        let counters = *self.now(quota, now);
+        let sum = |steps: usize| counters[..steps].iter().fold(0_u32, |sum, &count| sum.saturating_add(count));
+        if sum(COUNTED) < quota.most {
+            return None;
+        }
+        let ends = quota.end(now).unwrap_or_else(|| {
+            let passed = (1..COUNTED).find(|passed| sum(COUNTED - passed) < quota.most).unwrap_or(COUNTED);
+            let step = seconds(now) / step_length(quota) + passed as u64;
+            UNIX_EPOCH + Duration::from_secs(step * step_length(quota))
+        });
+        Some(UsedUp { cause: quota.cause, ends })
+    }
+}
+
+/// Seconds of a step, rounded up: a window is never shorter than it says.
+fn step_length(quota: &Quota) -> u64 {
+    quota.length().div_ceil(STEPS as u64)
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn quota(cause: Cause, most: u32) -> Quota {
+        Quota { cause, most, resets: None }
+    }
+
+    fn open(state: &Path, quotas: &[Quota]) -> Quotas {
+        Quotas::open(state, "p", "account", quotas.to_vec(), true)
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_796_000_000 + seconds)
+    }
+
+    /// How many of `count` requests get a place.
+    fn taken(quotas: &mut Quotas, now: SystemTime, count: usize) -> usize {
+        (0..count).filter(|_| quotas.take(now, false) == Place::Taken).count()
+    }
+
+    proptest! {
+        /// However requests come, and whichever process asks: never more than the figure in any 5 hours.
+        #[test]
+        fn no_window_of_five_hours_has_more_than_the_figure(
+            waits in prop::collection::vec(0_u64..3 * HOUR, 1..60), most in 1_u32..8,
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let quotas = [quota(Cause::FiveHours, most)];
+            let (mut now, mut sent) = (0, Vec::new());
+            let mut processes = [open(directory.path(), &quotas), open(directory.path(), &quotas)];
+            for (number, wait) in waits.iter().enumerate() {
+                now += wait;
+                match processes[number % 2].take(at(now), false) {
+                    Place::Taken => sent.push(now),
+                    Place::UsedUp(used_up) => prop_assert!(used_up.ends > at(now) && used_up.ends <= at(now + 6 * HOUR)),
+                    Place::Busy => prop_assert!(false, "nobody holds it"),
+                }
+                let lately = sent.iter().filter(|&&at| at + 5 * HOUR >= now).count();
+                prop_assert!(lately <= most as usize, "{lately} of {most}");
+            }
+        }
+
+        /// A request that waits as long as it is told has a place.
+        #[test]
+        fn when_it_ends_there_is_a_place(gaps in prop::collection::vec(0_u64..HOUR, 3), more in 0_u64..5 * HOUR) {
+            let directory = tempfile::tempdir().unwrap();
+            let mut quotas = open(directory.path(), &[quota(Cause::FiveHours, 3)]);
+            let mut now = 0;
+            for gap in gaps {
+                now += gap;
+                prop_assert_eq!(quotas.take(at(now), false), Place::Taken);
+            }
+            if let Place::UsedUp(used_up) = quotas.take(at(now + more), false) {
+                prop_assert_eq!(quotas.take(used_up.ends - Duration::from_secs(1), false), Place::UsedUp(used_up));
+                prop_assert_eq!(quotas.take(used_up.ends, false), Place::Taken);
+            }
+        }
+    }
+
+    #[test]
+    fn a_week_begins_anew_when_the_provider_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut quotas = open(
+            directory.path(),
+            &[Quota { resets: Some("Mon 00:00 Asia/Shanghai".into()), ..quota(Cause::Week, 2) }],
+        );
+        let end = week_end("Mon 00:00 Asia/Shanghai", at(0)).unwrap();
+        assert_eq!(taken(&mut quotas, end - Duration::from_secs(2), 3), 2);
+        let used_up = UsedUp { cause: Cause::Week, ends: end };
+        assert_eq!(quotas.take(end - Duration::from_secs(1), false), Place::UsedUp(used_up));
+        assert_eq!(taken(&mut quotas, end, 3), 2);
+    }
+
+    #[test]
+    fn a_month_is_a_rolling_one_of_31_days() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut quotas = open(directory.path(), &[quota(Cause::Month, 5)]);
+        assert_eq!(taken(&mut quotas, at(0), 9), 5);
+        assert_eq!(taken(&mut quotas, at(31 * 24 * HOUR), 9), 0);
+        assert_eq!(taken(&mut quotas, at(33 * 24 * HOUR), 9), 5);
+    }
+
+    /// What is refused by one quota is counted in none.
+    #[test]
+    fn the_quota_that_ends_last_is_named_and_the_others_count_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let both = [quota(Cause::FiveHours, 2), quota(Cause::Week, 4)];
+        let mut quotas = open(directory.path(), &both);
+        assert_eq!(taken(&mut quotas, at(0), 9), 2);
+        assert!(matches!(quotas.take(at(0), false), Place::UsedUp(UsedUp { cause: Cause::FiveHours, .. })));
+        assert_eq!(taken(&mut quotas, at(6 * HOUR), 9), 2);
+        assert!(matches!(quotas.take(at(6 * HOUR), false), Place::UsedUp(UsedUp { cause: Cause::Week, .. })));
+        let count = |quota: &Quota, hours: u64| used(directory.path(), "p", "account", quota, at(hours * HOUR)).0;
+        assert_eq!((count(&both[0], 6), count(&both[1], 6)), (2, 4));
+    }
+
+    #[test]
+    fn a_place_that_is_given_back_is_free_and_a_clock_that_is_wrong_frees_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut quotas = open(directory.path(), &[quota(Cause::FiveHours, 1)]);
+        assert_eq!(taken(&mut quotas, at(0), 2), 1);
+        quotas.give_back(at(0));
+        assert_eq!(taken(&mut quotas, at(0), 2), 1);
+        // A year ahead and back again: what was counted then counts as of now.
+        assert_eq!(taken(&mut quotas, at(365 * 24 * HOUR), 2), 1);
+        assert_eq!(taken(&mut quotas, at(0), 2), 0);
+        assert_eq!(taken(&mut quotas, at(4 * HOUR), 2), 0);
+        assert_eq!(taken(&mut quotas, at(6 * HOUR), 2), 1);
+    }
+
+    #[test]
+    fn without_pacing_requests_are_only_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let quota = quota(Cause::FiveHours, 1);
+        let mut quotas = Quotas::open(directory.path(), "p", "account", vec![quota.clone()], false);
+        assert_eq!(taken(&mut quotas, at(0), 3), 3);
+        assert_eq!(used(directory.path(), "p", "account", &quota, at(0)).0, 3);
+    }
+}
