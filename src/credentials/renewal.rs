@@ -94,7 +94,10 @@ pub(crate) fn renew(account: &Account, seen: &Credential, why: Why) -> Result<Cr
     }
     let as_is = why.life_that_will_do();
     let outcome = renew_locked(account, seen, (&provider, &server), &mut guard, (as_is, deadline));
-    if let Err(error) = &outcome {
+    // That this process was interrupted is no failure of those who wait behind it.
+    if let Err(error) = &outcome
+        && !DeferredSignals::noted()
+    {
         let report = Report::of(error);
         guard.share_failure(&Failed { failure: report.failure, message: report.message, hint: report.hint });
     }

@@ -166,6 +166,23 @@ fn a_wait_for_another_renewal_ends_with_a_signal() {
     assert!(!sandbox.qwen_code_lock().exists());
 }
 
+/// Who was interrupted has not failed: what it waited for is waited for by the next.
+#[test]
+fn those_who_wait_behind_an_interrupted_process_do_not_share_its_end() {
+    let sandbox = Sandbox::expired();
+    lose_a_lock(&sandbox);
+    let first = sandbox.spawn(["token"]);
+    first.wait_for_stderr("qwenauth: waiting for Qwen Code, which may be renewing");
+    let second = sandbox.spawn(["token"]);
+    second.wait_for_stderr("qwenauth: waiting for another process that holds");
+    first.signal(Signal::SIGTERM);
+    drop(first.finish().dies_by(Signal::SIGTERM).any_stderr());
+    second.wait_for_stderr("qwenauth: waiting for Qwen Code, which may be renewing");
+    qwen_code_saves(&sandbox);
+    drop(second.finish().stdout("granted-access-qwen-code\n").any_stderr());
+    assert!(sandbox.server.asked(Ask::Refresh).is_empty());
+}
+
 /// Runs `command` on an expired login and fails if it waits for a renewal of Qwen Code's that nobody makes.
 #[track_caller]
 fn renews_at_once(sandbox: Sandbox, number: &str) -> Sandbox {

@@ -315,6 +315,8 @@ class Round:
         lost = held not in good
         refreshes, reuses = collections.Counter(provider.refreshes), provider.reuses
         unsaved = {provider.granted_to.get(token) for token in good} if lost else set()
+        qwen_codes = [actor for actor in self._actors if actor.who == "Qwen Code"]
+        killed = any(actor.interrupted and actor.signal == signal.SIGKILL for actor in qwen_codes)
         count = collections.Counter(
             rounds=1,
             qwen_code_first=provider.refreshes[:1] == ["Qwen Code"],
@@ -324,6 +326,7 @@ class Round:
             refreshes_qwenauth=refreshes["qwenauth"],
             refreshes_qwen_code=refreshes["Qwen Code"],
             reuse_qwenauth=reuses["qwenauth"],
+            reuse_after_kill=reuses["qwenauth"] if killed else 0,
             reuse_qwen_code=reuses["Qwen Code"],
             lost=lost,
             lost_unsaved_qwen_code="Qwen Code" in unsaved,
@@ -355,6 +358,7 @@ ROWS = (
     ("refreshes_qwenauth", "refreshes by qwenauth"),
     ("refreshes_qwen_code", "refreshes by Qwen Code"),
     ("reuse_qwenauth", "spent token sent again by qwenauth, its file still holding it"),
+    ("reuse_after_kill", "… where a Qwen Code was killed, perhaps with its answer unsaved"),
     ("reuse_qwen_code", "spent token sent again by Qwen Code"),
     ("lost", "rounds that lost the login"),
     ("lost_unsaved_qwen_code", "… what Qwen Code was granted and did not save"),
