@@ -16,6 +16,11 @@ clients *NAMES:
     cargo build
     tests/clients/run {{ NAMES }}
 
+# A team's gateways on machines of their own (network namespaces), or those whose test names begin with NAMES; needs root.
+team *NAMES:
+    cargo build
+    tests/team/run {{ NAMES }}
+
 # Every package, installed into an empty root and removed again, or those whose test names begin with NAMES; needs root.
 packages *NAMES:
     cargo build

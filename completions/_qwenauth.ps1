@@ -225,6 +225,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         'qwenauth;doctor' {
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--fix', '--fix', [CompletionResultType]::ParameterName, 'Fix local problems: file modes, stale locks, leftover files, abandoned logins')
+            [CompletionResult]::new('--team', '--team', [CompletionResultType]::ParameterName, 'Check the team''s gateway that the active profile is logged in to: reachable, ready, its certificate')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')

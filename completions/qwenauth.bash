@@ -161,7 +161,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__doctor)
-            opts="-h --fix --json --profile --help"
+            opts="-h --fix --team --json --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -208,6 +208,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         &'qwenauth;doctor'= {
             cand --profile 'Use this profile instead of the active one'
             cand --fix 'Fix local problems: file modes, stale locks, leftover files, abandoned logins'
+            cand --team 'Check the team''s gateway that the active profile is logged in to: reachable, ready, its certificate'
             cand --json 'Print JSON'
             cand -h 'Print help (see more with ''--help'')'
             cand --help 'Print help (see more with ''--help'')'

@@ -182,6 +182,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l json -d 'Pri
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l fix -d 'Fix local problems: file modes, stale locks, leftover files, abandoned logins'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l team -d 'Check the team\'s gateway that the active profile is logged in to: reachable, ready, its certificate'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l expires-in -d 'Lifetime of the practice provider\'s access tokens' -r -f

@@ -203,6 +203,7 @@ module completions {
   # Diagnose login problems
   export extern "qwenauth doctor" [
     --fix                     # Fix local problems: file modes, stale locks, leftover files, abandoned logins
+    --team                    # Check the team's gateway that the active profile is logged in to: reachable, ready, its certificate
     --json                    # Print JSON
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')

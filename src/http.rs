@@ -18,6 +18,7 @@ use bytes::Bytes;
 use hyper_util::client::proxy::matcher::Intercept;
 use reqwest::blocking::{Client, ClientBuilder, Request, RequestBuilder};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
+use reqwest::tls::TlsInfo;
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
@@ -85,6 +86,8 @@ pub(crate) struct Reply {
     pub(crate) content_type: String,
     /// The server's clock (RFC 9110 §6.6.1), as it says it.
     pub(crate) date: Option<String>,
+    /// The server's own certificate, where TLS was spoken.
+    pub(crate) certificate: Option<Vec<u8>>,
     pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
@@ -164,6 +167,7 @@ impl Network {
             .connect_timeout(CONNECT)
             .redirect(reqwest::redirect::Policy::none())
             .dns_resolver(Arc::new(Resolver::new()))
+            .tls_info(true)
             .timeout(None);
         // The client panics where it gets none for its signals and wake-ups.
         disk::check_free_descriptors(CLIENT_DESCRIPTORS)
@@ -379,6 +383,8 @@ fn send(client: &Client, request: Request) -> Result<Reply, TransportError> {
     let status = response.status().as_u16();
     let content_type = header(CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
     let date = header(DATE);
+    let tls = response.extensions().get::<TlsInfo>();
+    let certificate = tls.and_then(TlsInfo::peer_certificate).map(<[u8]>::to_vec);
     let mut body = Zeroizing::new(Vec::new());
     response
         .take(LARGEST + 1)
@@ -387,7 +393,7 @@ fn send(client: &Client, request: Request) -> Result<Reply, TransportError> {
     if body.len() as u64 > LARGEST {
         return Err(TransportError::Unknown("it is longer than 1 MiB".into()));
     }
-    Ok(Reply { status, content_type, date, body })
+    Ok(Reply { status, content_type, date, certificate, body })
 }
 
 fn trouble(error: reqwest::Error) -> TransportError {

@@ -106,11 +106,15 @@ pub(crate) const GATEWAY_ADDRESS: &str = "127.0.0.1:7936";
 #[command(after_help = "Examples:
   qwenauth doctor
   qwenauth doctor --fix           repair modes, stale locks and leftovers on this machine
+  qwenauth doctor --team          the gateway of a team as well
   qwenauth doctor --json")]
 pub(crate) struct DoctorArgs {
     /// Fix local problems: file modes, stale locks, leftover files, abandoned logins
     #[arg(long)]
     pub(crate) fix: bool,
+    /// Check the team's gateway that the active profile is logged in to: reachable, ready, its certificate
+    #[arg(long)]
+    pub(crate) team: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -109,7 +109,7 @@ fn reply_of(bytes: &[u8]) -> Option<Reply> {
     let at = bytes.iter().position(|&byte| byte == b'\n')?;
     let (status, content_type) = std::str::from_utf8(&bytes[..at]).ok()?.split_once(' ')?;
     let body = bytes[at + 1..].to_vec().into();
-    Some(Reply { status: status.parse().ok()?, content_type: content_type.into(), date: None, body })
+    Some(Reply { status: status.parse().ok()?, content_type: content_type.into(), date: None, certificate: None, body })
 }
 
 /// A grant can be stored and read again; what is no grant says nothing that a terminal obeys.
@@ -204,8 +204,13 @@ fn error_reply(bytes: &[u8]) {
     const SECRET: &str = "rt-0123456789-abcdefghijklmnopqrstuvwxyz";
     const PART: &str = "rt-012345678";
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let reply =
-        |text: String| Reply { status: 400, content_type: String::new(), date: None, body: text.into_bytes().into() };
+    let reply = |text: String| Reply {
+        status: 400,
+        content_type: String::new(),
+        date: None,
+        certificate: None,
+        body: text.into_bytes().into(),
+    };
     let Some(error) = reply::error_in(&reply(text.replace('$', SECRET))) else { return };
     // What a server makes up itself is no echo, also where only the echo makes its text valid JSON.
     if text.contains(PART) {

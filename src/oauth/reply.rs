@@ -141,7 +141,13 @@ mod tests {
     use super::*;
 
     fn reply(status: u16, content_type: &str, body: &str) -> Reply {
-        Reply { status, content_type: content_type.into(), date: None, body: body.as_bytes().to_vec().into() }
+        Reply {
+            status,
+            content_type: content_type.into(),
+            date: None,
+            certificate: None,
+            body: body.as_bytes().to_vec().into(),
+        }
     }
 
     #[test]

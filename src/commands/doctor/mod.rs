@@ -10,6 +10,7 @@ mod network;
 mod proxy;
 mod service;
 mod storage;
+mod team;
 
 use std::path::Path;
 
@@ -136,6 +137,9 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
             checks.extend(environment::check(&session));
             checks.extend(service::check(&session));
             checks.extend(network::check(&session));
+            if args.team {
+                checks.extend(team::check(&session));
+            }
             checks
         }
         Err(error) => {

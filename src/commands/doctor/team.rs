@@ -1,0 +1,95 @@
+//! `doctor --team`: whether the team's gateway that the active profile asks can be reached and is ready, and until when its
+//! certificate is good.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use url::Url;
+
+use super::Check;
+use crate::commands::rfc3339;
+use crate::credentials::{Account, Stored};
+use crate::http::Reply;
+use crate::session::{Endpoint, Session};
+use crate::x509::Facts;
+
+/// For the gateway: a doctor that hangs is no help.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A certificate that ends within this time is warned of.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+pub(super) fn check(session: &Session) -> Vec<Check> {
+    let account = session.account_of(&session.profile);
+    match gateway(&account) {
+        Ok(url) => check_gateway(&account, &url),
+        Err(check) => vec![check],
+    }
+}
+
+/// The root of the gateway that the profile's requests go to.
+fn gateway(account: &Account) -> Result<Url, Check> {
+    let Ok(Stored::Present(credential)) = account.load() else {
+        let what = format!("profile `{}` is not logged in to a gateway", account.profile);
+        let remedy = "`qwenauth login team --base-url https://GATEWAY/v1 --api-key-stdin` logs in to one";
+        return Err(Check::warn("team", what, remedy));
+    };
+    let base_url =
+        Endpoint::of(account, &credential, None).ok().and_then(|endpoint| Url::parse(&endpoint.base_url).ok());
+    let mut url = base_url.ok_or_else(|| Check::warn("team", "the profile has no base URL", "log in to a gateway"))?;
+    let root = url.path().trim_end_matches('/').strip_suffix("/v1").unwrap_or_default().to_owned();
+    url.set_path(&format!("{root}/readyz"));
+    Ok(url)
+}
+
+fn check_gateway(account: &Account, url: &Url) -> Vec<Check> {
+    let host = url.host_str().unwrap_or_default();
+    let connection = match account.network.connect(url) {
+        Ok(connection) => connection,
+        Err(error) => return vec![Check::fail("team", format!("{error:#}"), "see the other checks")],
+    };
+    match connection.get(url, None, &[], LIMIT) {
+        Err(trouble) => vec![Check::fail(
+            "team",
+            trouble.sentence(host),
+            "check the address; for a certificate of your own CA set `QWENAUTH_CA_FILE`",
+        )],
+        Ok(reply) => std::iter::once(readiness(host, &reply)).chain(certificate(host, &reply)).collect(),
+    }
+}
+
+/// `/readyz` answers anybody, and says what is missing.
+fn readiness(host: &str, reply: &Reply) -> Check {
+    let said: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+    let Some(is_ready) = said["ready"].as_bool() else {
+        return Check::warn(
+            "team",
+            format!("`{host}` answers {} and is no gateway of qwenauth", reply.status),
+            "`--team` is for a profile that is logged in to a gateway; `qwenauth use NAME` selects one",
+        );
+    };
+    if is_ready {
+        return Check::ok("team", format!("the gateway at `{host}` is ready"));
+    }
+    let reasons: Vec<String> = said
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| *name != "ready")
+        .map(|(name, reason)| format!("{name}: {}", reason.as_str().unwrap_or_default()))
+        .collect();
+    let what = format!("the gateway at `{host}` is not ready ({})", reasons.join(", "));
+    Check::fail("team", what, "its operator sees why with `qwenauth status` on that machine")
+}
+
+fn certificate(host: &str, reply: &Reply) -> Option<Check> {
+    let facts = Facts::of(reply.certificate.as_deref()?)?;
+    let until = rfc3339(facts.expires_at).unwrap_or_default();
+    let left = facts.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
+    let what = format!("the certificate of `{host}` is valid until {until}");
+    Some(if left < SOON {
+        Check::warn("certificate", what, "replace it on the gateway's machine: the gateway reads it again by itself")
+    } else {
+        Check::ok("certificate", what)
+    })
+}

@@ -1,0 +1,200 @@
+"""The files of contrib/: each is checked against what reads it, and what it starts is run on a host of its own."""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+
+from gateway_tests import ASK, KEY, MODEL, Team
+from hosts import REPOSITORY
+
+CONTRIB = REPOSITORY / "contrib"
+TOOLS = REPOSITORY / "target/team"
+SCHEMAS = REPOSITORY / "tests/team/schemas"
+USER = 65532  # of the image
+STRANGER = 54321  # a user that no database knows
+INSTALL_SECONDS = 600
+
+
+def checked(command, directory=None):
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=INSTALL_SECONDS,
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout.decode(errors='replace')}"
+    return done.stdout.decode(errors="replace")
+
+
+def tools():
+    """What checks YAML, installed exactly as the lock files say; the Python that has it."""
+    python = TOOLS / "venv/bin/python"
+    stamp, wanted = TOOLS / "stamp", "".join((SCHEMAS / name).read_text() for name in ("requirements.txt", "package-lock.json"))
+    if not stamp.exists() or stamp.read_text() != wanted:
+        shutil.rmtree(TOOLS, ignore_errors=True)
+        TOOLS.mkdir(parents=True)
+        checked(["python3", "-m", "venv", TOOLS / "venv"])
+        checked([python, "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", SCHEMAS / "requirements.txt"])
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(SCHEMAS / name, TOOLS)
+        checked(["npm", "ci", "--ignore-scripts", "--loglevel", "error"], TOOLS)
+        stamp.write_text(wanted)
+    return python
+
+
+def documents(file):
+    """The documents of a YAML file."""
+    script = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))"
+    return json.loads(checked([tools(), "-c", script, file]))
+
+
+def secret(path, content, owner=0, group=USER, mode=0o440):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content) if isinstance(content, str) else path.write_bytes(content)
+    path.chmod(mode)
+    os.chown(path, owner, group)
+
+
+def as_user(user, *words):
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *words]
+
+
+def ask_from(team, host, url, key):
+    """A member on another machine asks."""
+    login = ["qwenauth", "login", "team", "--base-url", url, "--api-key-stdin", "--model", MODEL]
+    host.run(*login, stdin=key, **team.trust)
+    answer = host.run("qwenauth", "exec", "--", "python3", "-c", ASK, **team.trust)
+    assert "hello from the provider" in answer.stdout, answer
+
+
+def config_for_test(text, replaced):
+    """The configuration of contrib/, at the provider of the test."""
+    text = text.replace('default_region = "intl"', 'base_url = "https://cloud.test/v1"')
+    for path, other in replaced.items():
+        assert path in text, (path, text)
+        text = text.replace(path, str(other))
+    return text
+
+
+def systemd_unit_for_other_machines(program):
+    unit = (CONTRIB / "systemd/qwenauth-gateway.service").read_text()
+    with Team(program) as team:
+        one, two = team.network["one"], team.network["two"]
+        copy = team.network.root / "qwenauth-gateway.service"
+        copy.write_text(unit.replace("/usr/bin/qwenauth", str(program)))
+        verified = subprocess.run(["systemd-analyze", "verify", "--man=no", copy], capture_output=True, text=True)
+        assert verified.returncode == 0 and "qwenauth-gateway" not in verified.stderr, verified.stderr
+        security = checked(["systemd-analyze", "security", "--offline=true", "--no-pager", copy])
+        score = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", security)[1])
+        assert score <= 1.5, security
+
+        values = dict(re.findall(r"^(ExecStart|Environment|StateDirectory|User)=(.*)$", unit, re.M))
+        state, credentials = team.network.root / "state", team.network.root / "credentials"
+        sources = dict(line.split(":") for line in re.findall(r"^LoadCredential=(.*)$", unit, re.M))
+        contents = {
+            "dashscope": KEY,
+            "tls.pem": (team.ca / "one.pem").read_text(),
+            "tls.key": (team.ca / "one.key").read_text(),
+        }
+        assert sources == {name: f"/etc/qwenauth/credentials/{name}" for name in contents}, sources
+        for name, content in contents.items():
+            secret(credentials / name, content, STRANGER, STRANGER, 0o400)
+        config = (CONTRIB / "systemd/config.toml").read_text()
+        mounted = "/run/credentials/qwenauth-gateway.service"
+        secret(state / "config/config.toml", config_for_test(config, {mounted: credentials}), STRANGER, STRANGER, 0o600)
+        for path in (state, state / "config", credentials):
+            path.chmod(0o700)
+            os.chown(path, STRANGER, STRANGER)
+        team.network.root.chmod(0o755)
+        environment = dict(pair.split("=", 1) for pair in values["Environment"].replace("%S/qwenauth", str(state)).split())
+        line = values["ExecStart"].replace("/usr/bin/qwenauth", str(program))
+        words = shlex.split(line.replace("${CREDENTIALS_DIRECTORY}", str(credentials)).replace("${STATE_DIRECTORY}", str(state)))
+        gateway = one.start(*as_user(STRANGER, *words), **environment, **team.trust).wait_for("stdout", "\n")
+        (url,) = gateway.stdout.split()
+        assert url == "https://one.test:8443/v1", url
+        key = (state / "gateway-key").read_text().strip()
+        ask_from(team, two, url, key)
+        metrics = one.run("curl", "-sS", "http://127.0.0.1:9464/metrics").stdout
+        assert "qwenauth_tls_certificate_expires_seconds" in metrics and "gen_ai_client_operation_duration_seconds_count" in metrics
+        gateway.signal(signal.SIGTERM)
+        gateway.wait()
+        assert KEY not in gateway.stdout + gateway.stderr and key not in gateway.stdout + gateway.stderr, gateway
+
+
+def mounted_secret(directory, version, files):
+    """As kubelet lays it out: a directory with a date, a link to it that is swapped, and a link for each file."""
+    dated = directory / f"..2026_01_01_00_00_0{version}.1"
+    for name, content in files.items():
+        secret(dated / name, content)
+        if not (directory / name).is_symlink():
+            (directory / name).symlink_to(f"..data/{name}")
+    (directory / "..new").symlink_to(dated.name)
+    (directory / "..new").rename(directory / "..data")
+    directory.chmod(0o3777)
+
+
+def kubernetes_manifest_for_other_machines(program):
+    file = CONTRIB / "kubernetes/gateway.yaml"
+    checked([tools().with_name("kubernetes-validate"), "--strict", "--no-warn", file])
+    config_map, deployment, service = documents(file)
+    pod = deployment["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    selector = deployment["spec"]["selector"]["matchLabels"]
+    assert selector.items() <= pod["metadata"]["labels"].items() and service["spec"]["selector"] == selector
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert [port["targetPort"] for port in service["spec"]["ports"]] == ["https"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert set(mounts) == {volume["name"] for volume in pod["spec"]["volumes"]}
+    assert pod["spec"]["securityContext"]["runAsUser"] == USER
+    with Team(program) as team:
+        one, two = team.network["one"], team.network["two"]
+        team.network.root.chmod(0o755)
+        root = team.network.root / "pod"
+        below = {name: root / path.lstrip("/") for name, path in mounts.items()}
+        own = hashlib.sha256(b"gateway").hexdigest()
+        pair = {"tls.crt": (team.ca / "one.pem").read_text(), "tls.key": (team.ca / "one.key").read_text()}
+        mounted_secret(below["keys"], 1, {"dashscope": "sk-not-the-key-0123456789", "gateway": own})
+        mounted_secret(below["tls"], 1, pair)
+        config = config_for_test(config_map["data"]["config.toml"], {mounts["keys"]: below["keys"]})
+        secret(below["config"] / "config.toml", config, mode=0o444)
+        data = root / "data"
+        os.chown(data, USER, USER)
+        data.chmod(0o700)
+        arguments = [re.sub(r"=(/run/secrets)", rf"={root}\1", argument) for argument in container["args"]]
+        # The image's own variables.
+        environment = {"HOME": str(data), "QWENAUTH_HOME": str(data)}
+        gateway = one.start(*as_user(USER, program, *arguments), **environment, **team.trust).wait_for("stdout", "\n")
+        (url,) = gateway.stdout.split()
+        assert url == f"https://one.test:{ports['https']}/v1", url
+
+        def probe(name):
+            get = container[name]["httpGet"]
+            address = f"http://{one.address}:{ports[get['port']]}{get['path']}"
+            return two.run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", address).stdout
+
+        assert (probe("livenessProbe"), probe("readinessProbe")) == ("200", "200")
+        # The first Secret has another key than the provider's; the second one's serves the next request.
+        login = ["qwenauth", "login", "team", "--base-url", url, "--api-key-stdin", "--model", MODEL, "--no-verify"]
+        two.run(*login, stdin=own, **team.trust)
+        assert two.start("qwenauth", "exec", "--", "python3", "-c", ASK, **team.trust).wait() != 0
+        mounted_secret(below["keys"], 2, {"dashscope": KEY, "gateway": own})
+        ask_from(team, two, url, own)
+        assert (probe("livenessProbe"), probe("readinessProbe")) == ("200", "200")
+        gateway.signal(signal.SIGTERM)
+        gateway.wait()
+        assert KEY not in gateway.stdout + gateway.stderr and own not in gateway.stdout + gateway.stderr, gateway
+
+
+TESTS = {
+    test.__name__: (needs, test)
+    for needs, test in (
+        (["systemd-analyze", "setpriv", "curl"], systemd_unit_for_other_machines),
+        (["setpriv", "curl", "npm"], kubernetes_manifest_for_other_machines),
+    )
+}
