@@ -2,32 +2,46 @@
 
 use std::time::Duration;
 
-use crate::limits::gateways;
+use crate::limits::{gateways, keeps_the_limit};
 use crate::machine::{Gateway, Home, Redis, has_redis, until};
-use crate::provider::Provider;
+use crate::provider::{Provider, now};
 
-/// Four times as long as by default, for a busy machine; and no request waits longer than that and half of it.
-const CONFIG: &str = "[team]\ntimeout = \"1s\"\n";
-const LONGEST: Duration = Duration::from_millis(1500);
+/// Twelve times as long as by default, so that a busy machine alone is no loss.
+const CONFIG: &str = "[team]\ntimeout = \"3s\"\n";
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Each gateway asks `count` times; how many of all were served. None waits.
+/// Each gateway asks `count` times; how many of all were served. But for the first ones, none waits for the server: more
+/// than half would have to be slow for another reason, and by so much.
 fn ask(gateways: &[Gateway], count: usize) -> usize {
     let got = gateways.iter().flat_map(|gateway| {
         let mut client = gateway.client();
         (0..count).map(move |_| client.chat()).collect::<Vec<_>>()
     });
-    let waits: Vec<_> = got.inspect(|got| assert!(got.took < LONGEST, "{got:?}")).collect();
-    assert!(waits.iter().all(|got| [200, 429, 503].contains(&got.status)), "{waits:?}");
-    waits.iter().filter(|got| got.status == 200).count()
+    let mut got: Vec<_> = got.collect();
+    assert!(got.iter().all(|got| [200, 429, 503].contains(&got.status)), "{got:?}");
+    got.sort_by_key(|got| got.took);
+    assert!(got[got.len() / 2].took < TIMEOUT, "{got:?}");
+    got.iter().filter(|got| got.status == 200).count()
 }
 
 /// Four gateways that know of each other and of half the day's limit of 40.
 fn half_a_day(redis: &Redis, provider: &Provider, config: &str) -> Vec<Gateway> {
     let gateways = gateways(provider, config, &redis.url(), &["--rpd", "40"]);
     assert_eq!(ask(&gateways, 5), 20);
-    // Each hears of the others once a second.
-    std::thread::sleep(Duration::from_millis(2500));
+    hear_of_each_other(redis);
     gateways
+}
+
+/// Each gateway has said that it is alive, and heard what all counted, since now: a beat begins after the answer to the
+/// one before.
+fn hear_of_each_other(redis: &Redis) {
+    for _ in 0..2 {
+        let time = redis.command(&["TIME"]);
+        let (seconds, microseconds) = time.trim().split_once('\n').unwrap();
+        let now = format!("({}{:03}", seconds.trim(), microseconds.trim().parse::<u32>().unwrap() / 1000);
+        let heard = || redis.command(&["ZCOUNT", "{qa:default}:gateways", &now, "+inf"]);
+        until("all gateways are heard", || heard().trim() == "4");
+    }
 }
 
 fn ready(gateway: &Gateway) -> (u16, String) {
@@ -96,7 +110,8 @@ fn a_promoted_replica_goes_on_where_the_primary_was() {
     };
     let gateways: Vec<Gateway> = (0..4).map(|_| start()).collect();
     assert_eq!(ask(&gateways, 5), 20);
-    std::thread::sleep(Duration::from_millis(2500));
+    hear_of_each_other(&primary);
+    primary.command(&["WAIT", "1", "10000"]);
     primary.kill();
     name.moves(replica.port);
     // Not promoted yet: it takes no writes, and all go on with their shares.
@@ -175,9 +190,10 @@ fn a_window_holds_through_a_loss_and_a_server_that_comes_back_empty() {
     if !has_redis() {
         return;
     }
-    let config = "[providers.custom.limits]\nrequests_per_minute = 40\nwindow = \"2s\"\n[team]\ntimeout = \"1s\"\n";
+    let config = "[providers.custom.limits]\nrequests_per_minute = 40\nwindow = \"2s\"\n[team]\ntimeout = \"3s\"\n";
     let (mut redis, provider) = (Redis::start(&[]), Provider::start());
     let gateways = gateways(&provider, config, &redis.url(), &[]);
+    let start = now();
     let ends = std::time::Instant::now() + Duration::from_secs(14);
     std::thread::scope(|scope| {
         for gateway in gateways.iter().flat_map(|gateway| std::iter::repeat_n(gateway, 8)) {
@@ -194,8 +210,7 @@ fn a_window_holds_through_a_loss_and_a_server_that_comes_back_empty() {
         redis.start_again();
     });
     all_back(&gateways);
-    let most = provider.most_within(Duration::from_secs(2));
-    assert!(most <= 40, "{most} requests within one window");
+    keeps_the_limit(&provider.asked(), start, 40, Duration::from_secs(2));
     assert!(provider.asked().len() > 80, "{} requests only", provider.asked().len());
 }
 

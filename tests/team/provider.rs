@@ -76,6 +76,11 @@ impl Drop for Provider {
     }
 }
 
+/// The clock that the log has.
+pub(crate) fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
+}
+
 fn log(directory: &Path) -> PathBuf {
     directory.join("asked")
 }
@@ -101,7 +106,7 @@ fn serve(stream: &TcpStream, log: &Path) {
     let _ = stream.set_nodelay(true);
     let mut reader = BufReader::new(stream);
     while let Some((path, authorization)) = read_request(&mut reader) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
+        let at = now().as_micros();
         let mut file = OpenOptions::new().append(true).create(true).open(log).unwrap();
         file.write_all(format!("{at}\t{authorization}\t{path}\n").as_bytes()).unwrap();
         let usage = format!("{{\"prompt_tokens\":{PROMPT_TOKENS},\"completion_tokens\":{COMPLETION_TOKENS}}}");

@@ -49,7 +49,7 @@ pub(crate) const TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How often a gateway says that it is alive, and after which silence it is not.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
-const SILENT: Duration = Duration::from_secs(5);
+const SILENT: Duration = Duration::from_secs(15);
 
 /// Waits between probes of a server that is away: doubled up to the longest.
 const PROBE_FIRST: Duration = Duration::from_secs(1);
@@ -204,6 +204,8 @@ pub(crate) struct Shared {
     /// By the key's id.
     records: RefCell<BTreeMap<String, Record>>,
     changed: Notify,
+    /// Why the server cannot be had at the start, as it was said last.
+    said: RefCell<String>,
 }
 
 #[derive(Deserialize)]
@@ -250,6 +252,7 @@ impl Shared {
             ending: Cell::new(0),
             records: RefCell::default(),
             changed: Notify::new(),
+            said: RefCell::default(),
         })
     }
 
@@ -525,11 +528,9 @@ impl Shared {
     /// Keeps the connection for as long as the gateway runs.
     pub(crate) async fn keep(self: Rc<Self>) {
         let mut pause = PROBE_FIRST;
-        let mut said = None;
         loop {
             if self.state.get() == State::Up {
                 pause = PROBE_FIRST;
-                said = None;
                 tokio::select! {
                     () = tokio::time::sleep(BEAT_EVERY) => {}
                     () = self.changed.notified() => continue,
@@ -543,14 +544,7 @@ impl Shared {
             match self.probe().await {
                 Ok(()) => {}
                 Err(error) if self.state.get() == State::Starting => {
-                    let why = format!("{error:#}");
-                    if said.as_ref() != Some(&why) {
-                        let shown = self.address.shown();
-                        note(&format!(
-                            "warning: the shared limits at `{shown}` cannot be had: {why}; it is tried again"
-                        ));
-                        said = Some(why);
-                    }
+                    self.say_missing(&error);
                     tokio::time::sleep(pause).await;
                 }
                 Err(error) => log::info!("the shared limits are still away: {error:#}"),
@@ -562,8 +556,16 @@ impl Shared {
     /// Connects the first time. A server that is away, or that must not be used, is tried again.
     pub(crate) async fn begin(&self) {
         if let Err(error) = self.probe().await {
+            self.say_missing(&error);
+        }
+    }
+
+    /// Says once for each reason that the server was never there.
+    fn say_missing(&self, error: &anyhow::Error) {
+        let why = format!("{error:#}");
+        if self.said.replace(why.clone()) != why {
             let shown = self.address.shown();
-            note(&format!("warning: the shared limits at `{shown}` cannot be had: {error:#}; it is tried again"));
+            note(&format!("warning: the shared limits at `{shown}` cannot be had: {why}; it is tried again"));
         }
     }
 
