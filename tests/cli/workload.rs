@@ -394,8 +394,8 @@ fn status_and_doctor_say_where_tokens_come_from_and_what_is_missing() {
     let mut checked = sandbox.run(["status", "--check", "--json"]);
     assert_eq!(checked.json()["profiles"][0]["checked"], "accepted");
     let shown = sandbox.run(["status"]).any_stdout().stdout.clone();
-    assert!(shown.contains("  state     no token is stored; each use gets one\n"), "{shown}");
-    assert!(shown.contains("  from      ID token in `{sandbox}/id-token`\n"), "{shown}");
+    assert!(shown.contains("  credential  no token is stored; each use gets one\n"), "{shown}");
+    assert!(shown.contains("  from        ID token in `{sandbox}/id-token`\n"), "{shown}");
     let mut doctor = sandbox.run(["doctor", "--json"]).any_stderr();
     let said = doctor.json().to_string();
     assert!(said.contains("`openrouter` gets a token at each use, by the ID token in"), "{said}");
