@@ -35,6 +35,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('exec', 'exec', [CompletionResultType]::ParameterValue, 'Run a program with the credential in its environment')
             [CompletionResult]::new('gateway', 'gateway', [CompletionResultType]::ParameterValue, 'Run a local OpenAI-compatible proxy that holds the credential')
             [CompletionResult]::new('usage', 'usage', [CompletionResultType]::ParameterValue, 'Show gateway usage and remaining limits')
+            [CompletionResult]::new('keys', 'keys', [CompletionResultType]::ParameterValue, 'Make and manage keys for the people and jobs that share a gateway')
             [CompletionResult]::new('providers', 'providers', [CompletionResultType]::ParameterValue, 'Compare the known providers: price, limits, CI, what works here')
             [CompletionResult]::new('profiles', 'profiles', [CompletionResultType]::ParameterValue, 'List the stored profiles')
             [CompletionResult]::new('use', 'use', [CompletionResultType]::ParameterValue, 'Make a stored profile the active one')
@@ -167,6 +168,8 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--plain-http', '--plain-http', [CompletionResultType]::ParameterName, 'Listen beyond this machine although nothing encrypts what passes')
             [CompletionResult]::new('--shared', '--shared', [CompletionResultType]::ParameterName, 'Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of `QWENAUTH_SHARED_URL`')
             [CompletionResult]::new('--show-key', '--show-key', [CompletionResultType]::ParameterName, 'Print the key of `--api-key-file` as well')
+            [CompletionResult]::new('--keys', '--keys', [CompletionResultType]::ParameterName, 'Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine')
+            [CompletionResult]::new('--metrics-keys', '--metrics-keys', [CompletionResultType]::ParameterName, 'With `--keys`: metrics have a line for the budget of each key')
             [CompletionResult]::new('--all-profiles', '--all-profiles', [CompletionResultType]::ParameterName, 'Serve every stored profile, at `/p/NAME/v1`')
             [CompletionResult]::new('--metrics', '--metrics', [CompletionResultType]::ParameterName, 'Serve Prometheus metrics at `/metrics` (requires the key)')
             [CompletionResult]::new('--install', '--install', [CompletionResultType]::ParameterName, 'Run it as a service of yours from now on, with these options (systemd, launchd)')
@@ -179,11 +182,130 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         }
         'qwenauth;usage' {
             [CompletionResult]::new('--days', '--days', [CompletionResultType]::ParameterName, 'Number of days, including today')
+            [CompletionResult]::new('--by', '--by', [CompletionResultType]::ParameterName, 'With `--team`: what is summed up apart (default: key)')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('--check', '--check', [CompletionResultType]::ParameterName, 'Query the provider for the remaining quota, if supported')
+            [CompletionResult]::new('--team', '--team', [CompletionResultType]::ParameterName, 'Sum up what the keys of people and jobs used')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            break
+        }
+        'qwenauth;keys' {
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('create', 'create', [CompletionResultType]::ParameterValue, 'Make a key and print it once, alone on stdout')
+            [CompletionResult]::new('list', 'list', [CompletionResultType]::ParameterValue, 'List the keys, with what they may use and have used')
+            [CompletionResult]::new('set', 'set', [CompletionResultType]::ParameterValue, 'Change the limits of a key; it counts from the next request on')
+            [CompletionResult]::new('rotate', 'rotate', [CompletionResultType]::ParameterValue, 'Replace a key by a new one with the same name, limits and counts')
+            [CompletionResult]::new('reset', 'reset', [CompletionResultType]::ParameterValue, 'Empty the spending of this period, so that the whole budget is there again')
+            [CompletionResult]::new('revoke', 'revoke', [CompletionResultType]::ParameterValue, 'Revoke a key for good; its next request is rejected')
+            [CompletionResult]::new('secret', 'secret', [CompletionResultType]::ParameterValue, 'Make the team secret, under which keys are hashed, and print its path')
+            [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
+            break
+        }
+        'qwenauth;keys;create' {
+            [CompletionResult]::new('--owner', '--owner', [CompletionResultType]::ParameterName, 'Who answers for the key: a name or an address')
+            [CompletionResult]::new('--rpm', '--rpm', [CompletionResultType]::ParameterName, 'Requests per minute; further ones wait')
+            [CompletionResult]::new('--rpd', '--rpd', [CompletionResultType]::ParameterName, 'Requests per day (UTC); further ones are rejected')
+            [CompletionResult]::new('--tpm', '--tpm', [CompletionResultType]::ParameterName, 'Tokens per minute, of prompts and completions; further requests wait')
+            [CompletionResult]::new('--tpd', '--tpd', [CompletionResultType]::ParameterName, 'Tokens per day (UTC); further requests are rejected')
+            [CompletionResult]::new('--parallel', '--parallel', [CompletionResultType]::ParameterName, 'Requests in flight at once; further ones wait')
+            [CompletionResult]::new('--budget', '--budget', [CompletionResultType]::ParameterName, 'Money per day, week or month: `20 USD/month`; further requests are rejected')
+            [CompletionResult]::new('--models', '--models', [CompletionResultType]::ParameterName, 'Models the key may use: names, or patterns with `*` and `?`; can be repeated')
+            [CompletionResult]::new('--profiles', '--profiles', [CompletionResultType]::ParameterName, 'Profiles the key may use; can be repeated')
+            [CompletionResult]::new('--expires', '--expires', [CompletionResultType]::ParameterName, 'When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)')
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;keys;list' {
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;keys;set' {
+            [CompletionResult]::new('--owner', '--owner', [CompletionResultType]::ParameterName, 'Who answers for the key: a name or an address')
+            [CompletionResult]::new('--rpm', '--rpm', [CompletionResultType]::ParameterName, 'Requests per minute; further ones wait')
+            [CompletionResult]::new('--rpd', '--rpd', [CompletionResultType]::ParameterName, 'Requests per day (UTC); further ones are rejected')
+            [CompletionResult]::new('--tpm', '--tpm', [CompletionResultType]::ParameterName, 'Tokens per minute, of prompts and completions; further requests wait')
+            [CompletionResult]::new('--tpd', '--tpd', [CompletionResultType]::ParameterName, 'Tokens per day (UTC); further requests are rejected')
+            [CompletionResult]::new('--parallel', '--parallel', [CompletionResultType]::ParameterName, 'Requests in flight at once; further ones wait')
+            [CompletionResult]::new('--budget', '--budget', [CompletionResultType]::ParameterName, 'Money per day, week or month: `20 USD/month`; further requests are rejected')
+            [CompletionResult]::new('--models', '--models', [CompletionResultType]::ParameterName, 'Models the key may use: names, or patterns with `*` and `?`; can be repeated')
+            [CompletionResult]::new('--profiles', '--profiles', [CompletionResultType]::ParameterName, 'Profiles the key may use; can be repeated')
+            [CompletionResult]::new('--expires', '--expires', [CompletionResultType]::ParameterName, 'When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)')
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;keys;rotate' {
+            [CompletionResult]::new('--overlap', '--overlap', [CompletionResultType]::ParameterName, 'How long the old key works beside the new one')
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;keys;reset' {
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;keys;revoke' {
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--yes', '--yes', [CompletionResultType]::ParameterName, 'Do not ask')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;keys;secret' {
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'qwenauth;keys;help' {
+            [CompletionResult]::new('create', 'create', [CompletionResultType]::ParameterValue, 'Make a key and print it once, alone on stdout')
+            [CompletionResult]::new('list', 'list', [CompletionResultType]::ParameterValue, 'List the keys, with what they may use and have used')
+            [CompletionResult]::new('set', 'set', [CompletionResultType]::ParameterValue, 'Change the limits of a key; it counts from the next request on')
+            [CompletionResult]::new('rotate', 'rotate', [CompletionResultType]::ParameterValue, 'Replace a key by a new one with the same name, limits and counts')
+            [CompletionResult]::new('reset', 'reset', [CompletionResultType]::ParameterValue, 'Empty the spending of this period, so that the whole budget is there again')
+            [CompletionResult]::new('revoke', 'revoke', [CompletionResultType]::ParameterValue, 'Revoke a key for good; its next request is rejected')
+            [CompletionResult]::new('secret', 'secret', [CompletionResultType]::ParameterValue, 'Make the team secret, under which keys are hashed, and print its path')
+            [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
+            break
+        }
+        'qwenauth;keys;help;create' {
+            break
+        }
+        'qwenauth;keys;help;list' {
+            break
+        }
+        'qwenauth;keys;help;set' {
+            break
+        }
+        'qwenauth;keys;help;rotate' {
+            break
+        }
+        'qwenauth;keys;help;reset' {
+            break
+        }
+        'qwenauth;keys;help;revoke' {
+            break
+        }
+        'qwenauth;keys;help;secret' {
+            break
+        }
+        'qwenauth;keys;help;help' {
             break
         }
         'qwenauth;providers' {
@@ -256,6 +378,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('exec', 'exec', [CompletionResultType]::ParameterValue, 'Run a program with the credential in its environment')
             [CompletionResult]::new('gateway', 'gateway', [CompletionResultType]::ParameterValue, 'Run a local OpenAI-compatible proxy that holds the credential')
             [CompletionResult]::new('usage', 'usage', [CompletionResultType]::ParameterValue, 'Show gateway usage and remaining limits')
+            [CompletionResult]::new('keys', 'keys', [CompletionResultType]::ParameterValue, 'Make and manage keys for the people and jobs that share a gateway')
             [CompletionResult]::new('providers', 'providers', [CompletionResultType]::ParameterValue, 'Compare the known providers: price, limits, CI, what works here')
             [CompletionResult]::new('profiles', 'profiles', [CompletionResultType]::ParameterValue, 'List the stored profiles')
             [CompletionResult]::new('use', 'use', [CompletionResultType]::ParameterValue, 'Make a stored profile the active one')
@@ -291,6 +414,37 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             break
         }
         'qwenauth;help;usage' {
+            break
+        }
+        'qwenauth;help;keys' {
+            [CompletionResult]::new('create', 'create', [CompletionResultType]::ParameterValue, 'Make a key and print it once, alone on stdout')
+            [CompletionResult]::new('list', 'list', [CompletionResultType]::ParameterValue, 'List the keys, with what they may use and have used')
+            [CompletionResult]::new('set', 'set', [CompletionResultType]::ParameterValue, 'Change the limits of a key; it counts from the next request on')
+            [CompletionResult]::new('rotate', 'rotate', [CompletionResultType]::ParameterValue, 'Replace a key by a new one with the same name, limits and counts')
+            [CompletionResult]::new('reset', 'reset', [CompletionResultType]::ParameterValue, 'Empty the spending of this period, so that the whole budget is there again')
+            [CompletionResult]::new('revoke', 'revoke', [CompletionResultType]::ParameterValue, 'Revoke a key for good; its next request is rejected')
+            [CompletionResult]::new('secret', 'secret', [CompletionResultType]::ParameterValue, 'Make the team secret, under which keys are hashed, and print its path')
+            break
+        }
+        'qwenauth;help;keys;create' {
+            break
+        }
+        'qwenauth;help;keys;list' {
+            break
+        }
+        'qwenauth;help;keys;set' {
+            break
+        }
+        'qwenauth;help;keys;rotate' {
+            break
+        }
+        'qwenauth;help;keys;reset' {
+            break
+        }
+        'qwenauth;help;keys;revoke' {
+            break
+        }
+        'qwenauth;help;keys;secret' {
             break
         }
         'qwenauth;help;providers' {

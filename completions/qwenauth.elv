@@ -32,6 +32,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand exec 'Run a program with the credential in its environment'
             cand gateway 'Run a local OpenAI-compatible proxy that holds the credential'
             cand usage 'Show gateway usage and remaining limits'
+            cand keys 'Make and manage keys for the people and jobs that share a gateway'
             cand providers 'Compare the known providers: price, limits, CI, what works here'
             cand profiles 'List the stored profiles'
             cand use 'Make a stored profile the active one'
@@ -156,6 +157,8 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --plain-http 'Listen beyond this machine although nothing encrypts what passes'
             cand --shared 'Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of `QWENAUTH_SHARED_URL`'
             cand --show-key 'Print the key of `--api-key-file` as well'
+            cand --keys 'Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine'
+            cand --metrics-keys 'With `--keys`: metrics have a line for the budget of each key'
             cand --all-profiles 'Serve every stored profile, at `/p/NAME/v1`'
             cand --metrics 'Serve Prometheus metrics at `/metrics` (requires the key)'
             cand --install 'Run it as a service of yours from now on, with these options (systemd, launchd)'
@@ -167,11 +170,113 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         }
         &'qwenauth;usage'= {
             cand --days 'Number of days, including today'
+            cand --by 'With `--team`: what is summed up apart (default: key)'
             cand --profile 'Use this profile instead of the active one'
             cand --json 'Print JSON'
             cand --check 'Query the provider for the remaining quota, if supported'
+            cand --team 'Sum up what the keys of people and jobs used'
             cand -h 'Print help (see more with ''--help'')'
             cand --help 'Print help (see more with ''--help'')'
+        }
+        &'qwenauth;keys'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand -h 'Print help'
+            cand --help 'Print help'
+            cand create 'Make a key and print it once, alone on stdout'
+            cand list 'List the keys, with what they may use and have used'
+            cand set 'Change the limits of a key; it counts from the next request on'
+            cand rotate 'Replace a key by a new one with the same name, limits and counts'
+            cand reset 'Empty the spending of this period, so that the whole budget is there again'
+            cand revoke 'Revoke a key for good; its next request is rejected'
+            cand secret 'Make the team secret, under which keys are hashed, and print its path'
+            cand help 'Print this message or the help of the given subcommand(s)'
+        }
+        &'qwenauth;keys;create'= {
+            cand --owner 'Who answers for the key: a name or an address'
+            cand --rpm 'Requests per minute; further ones wait'
+            cand --rpd 'Requests per day (UTC); further ones are rejected'
+            cand --tpm 'Tokens per minute, of prompts and completions; further requests wait'
+            cand --tpd 'Tokens per day (UTC); further requests are rejected'
+            cand --parallel 'Requests in flight at once; further ones wait'
+            cand --budget 'Money per day, week or month: `20 USD/month`; further requests are rejected'
+            cand --models 'Models the key may use: names, or patterns with `*` and `?`; can be repeated'
+            cand --profiles 'Profiles the key may use; can be repeated'
+            cand --expires 'When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)'
+            cand --profile 'Use this profile instead of the active one'
+            cand --json 'Print JSON'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;keys;list'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand --json 'Print JSON'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;keys;set'= {
+            cand --owner 'Who answers for the key: a name or an address'
+            cand --rpm 'Requests per minute; further ones wait'
+            cand --rpd 'Requests per day (UTC); further ones are rejected'
+            cand --tpm 'Tokens per minute, of prompts and completions; further requests wait'
+            cand --tpd 'Tokens per day (UTC); further requests are rejected'
+            cand --parallel 'Requests in flight at once; further ones wait'
+            cand --budget 'Money per day, week or month: `20 USD/month`; further requests are rejected'
+            cand --models 'Models the key may use: names, or patterns with `*` and `?`; can be repeated'
+            cand --profiles 'Profiles the key may use; can be repeated'
+            cand --expires 'When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)'
+            cand --profile 'Use this profile instead of the active one'
+            cand --json 'Print JSON'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;keys;rotate'= {
+            cand --overlap 'How long the old key works beside the new one'
+            cand --profile 'Use this profile instead of the active one'
+            cand --json 'Print JSON'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;keys;reset'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;keys;revoke'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand --yes 'Do not ask'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;keys;secret'= {
+            cand --profile 'Use this profile instead of the active one'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'qwenauth;keys;help'= {
+            cand create 'Make a key and print it once, alone on stdout'
+            cand list 'List the keys, with what they may use and have used'
+            cand set 'Change the limits of a key; it counts from the next request on'
+            cand rotate 'Replace a key by a new one with the same name, limits and counts'
+            cand reset 'Empty the spending of this period, so that the whole budget is there again'
+            cand revoke 'Revoke a key for good; its next request is rejected'
+            cand secret 'Make the team secret, under which keys are hashed, and print its path'
+            cand help 'Print this message or the help of the given subcommand(s)'
+        }
+        &'qwenauth;keys;help;create'= {
+        }
+        &'qwenauth;keys;help;list'= {
+        }
+        &'qwenauth;keys;help;set'= {
+        }
+        &'qwenauth;keys;help;rotate'= {
+        }
+        &'qwenauth;keys;help;reset'= {
+        }
+        &'qwenauth;keys;help;revoke'= {
+        }
+        &'qwenauth;keys;help;secret'= {
+        }
+        &'qwenauth;keys;help;help'= {
         }
         &'qwenauth;providers'= {
             cand --profile 'Use this profile instead of the active one'
@@ -236,6 +341,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand exec 'Run a program with the credential in its environment'
             cand gateway 'Run a local OpenAI-compatible proxy that holds the credential'
             cand usage 'Show gateway usage and remaining limits'
+            cand keys 'Make and manage keys for the people and jobs that share a gateway'
             cand providers 'Compare the known providers: price, limits, CI, what works here'
             cand profiles 'List the stored profiles'
             cand use 'Make a stored profile the active one'
@@ -262,6 +368,29 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         &'qwenauth;help;gateway'= {
         }
         &'qwenauth;help;usage'= {
+        }
+        &'qwenauth;help;keys'= {
+            cand create 'Make a key and print it once, alone on stdout'
+            cand list 'List the keys, with what they may use and have used'
+            cand set 'Change the limits of a key; it counts from the next request on'
+            cand rotate 'Replace a key by a new one with the same name, limits and counts'
+            cand reset 'Empty the spending of this period, so that the whole budget is there again'
+            cand revoke 'Revoke a key for good; its next request is rejected'
+            cand secret 'Make the team secret, under which keys are hashed, and print its path'
+        }
+        &'qwenauth;help;keys;create'= {
+        }
+        &'qwenauth;help;keys;list'= {
+        }
+        &'qwenauth;help;keys;set'= {
+        }
+        &'qwenauth;help;keys;rotate'= {
+        }
+        &'qwenauth;help;keys;reset'= {
+        }
+        &'qwenauth;help;keys;revoke'= {
+        }
+        &'qwenauth;help;keys;secret'= {
         }
         &'qwenauth;help;providers'= {
         }

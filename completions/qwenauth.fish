@@ -36,6 +36,7 @@ complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "env" -d 'Print sh
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "exec" -d 'Run a program with the credential in its environment'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "gateway" -d 'Run a local OpenAI-compatible proxy that holds the credential'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "usage" -d 'Show gateway usage and remaining limits'
+complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "keys" -d 'Make and manage keys for the people and jobs that share a gateway'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "providers" -d 'Compare the known providers: price, limits, CI, what works here'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "profiles" -d 'List the stored profiles'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "use" -d 'Make a stored profile the active one'
@@ -148,6 +149,8 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l profile -d
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l plain-http -d 'Listen beyond this machine although nothing encrypts what passes'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l shared -d 'Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of `QWENAUTH_SHARED_URL`'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l show-key -d 'Print the key of `--api-key-file` as well'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l keys -d 'Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l metrics-keys -d 'With `--keys`: metrics have a line for the budget of each key'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l all-profiles -d 'Serve every stored profile, at `/p/NAME/v1`'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l metrics -d 'Serve Prometheus metrics at `/metrics` (requires the key)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l install -d 'Run it as a service of yours from now on, with these options (systemd, launchd)'
@@ -156,10 +159,74 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l json -d 'P
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l no-pacing -d 'Count requests without delaying any'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l days -d 'Number of days, including today' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l by -d 'With `--team`: what is summed up apart (default: key)' -r -f -a "key\t''
+owner\t''
+profile\t''
+model\t''
+day\t''"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l check -d 'Query the provider for the remaining quota, if supported'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l team -d 'Sum up what the keys of people and jobs used'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -f -a "create" -d 'Make a key and print it once, alone on stdout'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -f -a "list" -d 'List the keys, with what they may use and have used'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -f -a "set" -d 'Change the limits of a key; it counts from the next request on'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -f -a "rotate" -d 'Replace a key by a new one with the same name, limits and counts'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -f -a "reset" -d 'Empty the spending of this period, so that the whole budget is there again'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -f -a "revoke" -d 'Revoke a key for good; its next request is rejected'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -f -a "secret" -d 'Make the team secret, under which keys are hashed, and print its path'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l owner -d 'Who answers for the key: a name or an address' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l rpm -d 'Requests per minute; further ones wait' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l rpd -d 'Requests per day (UTC); further ones are rejected' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l tpm -d 'Tokens per minute, of prompts and completions; further requests wait' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l tpd -d 'Tokens per day (UTC); further requests are rejected' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l parallel -d 'Requests in flight at once; further ones wait' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l budget -d 'Money per day, week or month: `20 USD/month`; further requests are rejected' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l models -d 'Models the key may use: names, or patterns with `*` and `?`; can be repeated' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l profiles -d 'Profiles the key may use; can be repeated' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l expires -d 'When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l json -d 'Print JSON'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from list" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from list" -l json -d 'Print JSON'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l owner -d 'Who answers for the key: a name or an address' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l rpm -d 'Requests per minute; further ones wait' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l rpd -d 'Requests per day (UTC); further ones are rejected' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l tpm -d 'Tokens per minute, of prompts and completions; further requests wait' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l tpd -d 'Tokens per day (UTC); further requests are rejected' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l parallel -d 'Requests in flight at once; further ones wait' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l budget -d 'Money per day, week or month: `20 USD/month`; further requests are rejected' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l models -d 'Models the key may use: names, or patterns with `*` and `?`; can be repeated' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l profiles -d 'Profiles the key may use; can be repeated' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l expires -d 'When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l json -d 'Print JSON'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from rotate" -l overlap -d 'How long the old key works beside the new one' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from rotate" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from rotate" -l json -d 'Print JSON'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from rotate" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from reset" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from reset" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from revoke" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from revoke" -l yes -d 'Do not ask'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from revoke" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from secret" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from secret" -s h -l help -d 'Print help'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from help" -f -a "create" -d 'Make a key and print it once, alone on stdout'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from help" -f -a "list" -d 'List the keys, with what they may use and have used'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from help" -f -a "set" -d 'Change the limits of a key; it counts from the next request on'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from help" -f -a "rotate" -d 'Replace a key by a new one with the same name, limits and counts'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from help" -f -a "reset" -d 'Empty the spending of this period, so that the whole budget is there again'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from help" -f -a "revoke" -d 'Revoke a key for good; its next request is rejected'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from help" -f -a "secret" -d 'Make the team secret, under which keys are hashed, and print its path'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l markdown -d 'Print the Markdown table of the README: how each is logged in to, and how far that was tried'
@@ -192,23 +259,31 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l no-approve
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "login" -d 'Log in and make the profile active'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "status" -d 'Show login status'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "refresh" -d 'Renew the access token now'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "logout" -d 'Remove a stored credential, revoking it where the provider can'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "token" -d 'Print a valid access token, renewing it if necessary'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "env" -d 'Print shell statements that export the credential'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "exec" -d 'Run a program with the credential in its environment'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "gateway" -d 'Run a local OpenAI-compatible proxy that holds the credential'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "usage" -d 'Show gateway usage and remaining limits'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "providers" -d 'Compare the known providers: price, limits, CI, what works here'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "profiles" -d 'List the stored profiles'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "use" -d 'Make a stored profile the active one'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "setup" -d 'Configure a tool to use the active profile'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "doctor" -d 'Diagnose login problems'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "sandbox" -d 'Try qwenauth with a local practice provider: no account, no network'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "completions" -d 'Print a completion script'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage providers profiles use setup doctor sandbox completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "login" -d 'Log in and make the profile active'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "status" -d 'Show login status'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "refresh" -d 'Renew the access token now'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "logout" -d 'Remove a stored credential, revoking it where the provider can'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "token" -d 'Print a valid access token, renewing it if necessary'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "env" -d 'Print shell statements that export the credential'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "exec" -d 'Run a program with the credential in its environment'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "gateway" -d 'Run a local OpenAI-compatible proxy that holds the credential'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "usage" -d 'Show gateway usage and remaining limits'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "keys" -d 'Make and manage keys for the people and jobs that share a gateway'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "providers" -d 'Compare the known providers: price, limits, CI, what works here'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "profiles" -d 'List the stored profiles'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "use" -d 'Make a stored profile the active one'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "setup" -d 'Configure a tool to use the active profile'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "doctor" -d 'Diagnose login problems'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "sandbox" -d 'Try qwenauth with a local practice provider: no account, no network'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "completions" -d 'Print a completion script'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and __fish_seen_subcommand_from keys" -f -a "create" -d 'Make a key and print it once, alone on stdout'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and __fish_seen_subcommand_from keys" -f -a "list" -d 'List the keys, with what they may use and have used'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and __fish_seen_subcommand_from keys" -f -a "set" -d 'Change the limits of a key; it counts from the next request on'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and __fish_seen_subcommand_from keys" -f -a "rotate" -d 'Replace a key by a new one with the same name, limits and counts'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and __fish_seen_subcommand_from keys" -f -a "reset" -d 'Empty the spending of this period, so that the whole budget is there again'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and __fish_seen_subcommand_from keys" -f -a "revoke" -d 'Revoke a key for good; its next request is rejected'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and __fish_seen_subcommand_from keys" -f -a "secret" -d 'Make the team secret, under which keys are hashed, and print its path'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -f -a "(qwenauth __complete providers 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -f -a "(qwenauth __complete providers 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -f -a "(qwenauth __complete profiles 2>/dev/null)"

@@ -130,6 +130,8 @@ module completions {
     --shared                  # Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of `QWENAUTH_SHARED_URL`
     --api-key-file: path      # Persist the key in this file; it is not printed
     --show-key                # Print the key of `--api-key-file` as well
+    --keys                    # Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine
+    --metrics-keys            # With `--keys`: metrics have a line for the budget of each key
     --allow-host: string      # Also accept this `Host` header; can be repeated
     --all-profiles            # Serve every stored profile, at `/p/NAME/v1`
     --metrics                 # Serve Prometheus metrics at `/metrics` (requires the key)
@@ -152,13 +154,134 @@ module completions {
     --help(-h)                # Print help (see more with '--help')
   ]
 
+  def "nu-complete qwenauth usage by" [] {
+    [ "key" "owner" "profile" "model" "day" ]
+  }
+
   # Show gateway usage and remaining limits
   export extern "qwenauth usage" [
     --json                    # Print JSON
     --days: string            # Number of days, including today
     --check                   # Query the provider for the remaining quota, if supported
+    --team                    # Sum up what the keys of people and jobs used
+    --by: string@"nu-complete qwenauth usage by" # With `--team`: what is summed up apart (default: key)
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
+  ]
+
+  # Make and manage keys for the people and jobs that share a gateway
+  export extern "qwenauth keys" [
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+  ]
+
+  # Make a key and print it once, alone on stdout
+  export extern "qwenauth keys create" [
+    --owner: string           # Who answers for the key: a name or an address
+    --rpm: string             # Requests per minute; further ones wait
+    --rpd: string             # Requests per day (UTC); further ones are rejected
+    --tpm: string             # Tokens per minute, of prompts and completions; further requests wait
+    --tpd: string             # Tokens per day (UTC); further requests are rejected
+    --parallel: string        # Requests in flight at once; further ones wait
+    --budget: string          # Money per day, week or month: `20 USD/month`; further requests are rejected
+    --models: string          # Models the key may use: names, or patterns with `*` and `?`; can be repeated
+    --profiles: string        # Profiles the key may use; can be repeated
+    --expires: string         # When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)
+    --json                    # Print JSON
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+    name: string              # Name of the key: letters, digits, `.`, `_` and `-`
+  ]
+
+  # List the keys, with what they may use and have used
+  export extern "qwenauth keys list" [
+    --json                    # Print JSON
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+  ]
+
+  # Change the limits of a key; it counts from the next request on
+  export extern "qwenauth keys set" [
+    --owner: string           # Who answers for the key: a name or an address
+    --rpm: string             # Requests per minute; further ones wait
+    --rpd: string             # Requests per day (UTC); further ones are rejected
+    --tpm: string             # Tokens per minute, of prompts and completions; further requests wait
+    --tpd: string             # Tokens per day (UTC); further requests are rejected
+    --parallel: string        # Requests in flight at once; further ones wait
+    --budget: string          # Money per day, week or month: `20 USD/month`; further requests are rejected
+    --models: string          # Models the key may use: names, or patterns with `*` and `?`; can be repeated
+    --profiles: string        # Profiles the key may use; can be repeated
+    --expires: string         # When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)
+    --json                    # Print JSON
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+    name: string              # Name or id of the key
+  ]
+
+  # Replace a key by a new one with the same name, limits and counts
+  export extern "qwenauth keys rotate" [
+    --overlap: string         # How long the old key works beside the new one
+    --json                    # Print JSON
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+    name: string              # Name or id of the key
+  ]
+
+  # Empty the spending of this period, so that the whole budget is there again
+  export extern "qwenauth keys reset" [
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+    name: string              # Name or id of the key
+  ]
+
+  # Revoke a key for good; its next request is rejected
+  export extern "qwenauth keys revoke" [
+    --yes                     # Do not ask
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+    name: string              # Name or id of the key
+  ]
+
+  # Make the team secret, under which keys are hashed, and print its path
+  export extern "qwenauth keys secret" [
+    --profile: string         # Use this profile instead of the active one
+    --help(-h)                # Print help
+  ]
+
+  # Print this message or the help of the given subcommand(s)
+  export extern "qwenauth keys help" [
+  ]
+
+  # Make a key and print it once, alone on stdout
+  export extern "qwenauth keys help create" [
+  ]
+
+  # List the keys, with what they may use and have used
+  export extern "qwenauth keys help list" [
+  ]
+
+  # Change the limits of a key; it counts from the next request on
+  export extern "qwenauth keys help set" [
+  ]
+
+  # Replace a key by a new one with the same name, limits and counts
+  export extern "qwenauth keys help rotate" [
+  ]
+
+  # Empty the spending of this period, so that the whole budget is there again
+  export extern "qwenauth keys help reset" [
+  ]
+
+  # Revoke a key for good; its next request is rejected
+  export extern "qwenauth keys help revoke" [
+  ]
+
+  # Make the team secret, under which keys are hashed, and print its path
+  export extern "qwenauth keys help secret" [
+  ]
+
+  # Print this message or the help of the given subcommand(s)
+  export extern "qwenauth keys help help" [
   ]
 
   # Compare the known providers: price, limits, CI, what works here
@@ -268,6 +391,38 @@ module completions {
 
   # Show gateway usage and remaining limits
   export extern "qwenauth help usage" [
+  ]
+
+  # Make and manage keys for the people and jobs that share a gateway
+  export extern "qwenauth help keys" [
+  ]
+
+  # Make a key and print it once, alone on stdout
+  export extern "qwenauth help keys create" [
+  ]
+
+  # List the keys, with what they may use and have used
+  export extern "qwenauth help keys list" [
+  ]
+
+  # Change the limits of a key; it counts from the next request on
+  export extern "qwenauth help keys set" [
+  ]
+
+  # Replace a key by a new one with the same name, limits and counts
+  export extern "qwenauth help keys rotate" [
+  ]
+
+  # Empty the spending of this period, so that the whole budget is there again
+  export extern "qwenauth help keys reset" [
+  ]
+
+  # Revoke a key for good; its next request is rejected
+  export extern "qwenauth help keys revoke" [
+  ]
+
+  # Make the team secret, under which keys are hashed, and print its path
+  export extern "qwenauth help keys secret" [
   ]
 
   # Compare the known providers: price, limits, CI, what works here

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use crate::cli::{Environment, variable};
 use crate::error::{Failed, Failure, nearest, note, printable};
 use crate::hooks;
+use crate::keys::{self, Price, Prices};
 use crate::paths::{self, Paths};
 use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
@@ -20,10 +21,10 @@ use crate::providers::{self, Overrides, Practice, QWEN};
 use crate::secret::Secret;
 
 /// What config.toml may say.
-const KEYS: [&str; 6] = ["directories", "fallback", "hooks", "profile", "providers", "team"];
+const KEYS: [&str; 7] = ["directories", "fallback", "hooks", "prices", "profile", "providers", "team"];
 
 /// What `[team]` may say.
-const TEAM_KEYS: [&str; 5] = ["namespace", "on_loss", "password_file", "shared", "timeout"];
+const TEAM_KEYS: [&str; 6] = ["namespace", "on_loss", "password_file", "secret_file", "shared", "timeout"];
 
 /// A request may wait so long for a server that is away.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +50,7 @@ pub(crate) struct Config {
     pub(crate) hooks: hooks::Commands,
     pub(crate) fallback: Fallback,
     pub(crate) team: Team,
+    pub(crate) prices: Prices,
 }
 
 /// `[team]`: what the gateways of a team have in common.
@@ -63,6 +65,8 @@ pub(crate) struct Team {
     pub(crate) timeout: Option<Duration>,
     /// One of [`ON_LOSS`]; the first by default.
     pub(crate) on_loss: Option<String>,
+    /// Where the secret is under which keys of people and jobs are hashed.
+    pub(crate) secret_file: Option<PathBuf>,
 }
 
 /// `[fallback]`: profiles of the user's own that serve when the first one's limit, plan or service is over.
@@ -88,6 +92,7 @@ impl Config {
             hooks: hooks::Commands::default(),
             fallback: Fallback::default(),
             team: Team::default(),
+            prices: Prices::default(),
         };
         if environment.qwenauth_home.is_some() {
             config.overrides.practice = Practice::read(&config.paths.sandbox())?;
@@ -101,6 +106,8 @@ impl Config {
         }
         understood?;
         config.key_files = key_files(&config.overrides.table, &path, environment)?;
+        config.team.secret_file =
+            config.team.secret_file.map(|file| paths::expand_home(file.as_os_str(), environment)).transpose()?;
         Ok(config)
     }
 
@@ -134,6 +141,9 @@ impl Config {
         if let Some(value) = table.remove("team") {
             self.team = team_of(value, path, warnings)?;
         }
+        if let Some(value) = table.remove("prices") {
+            self.prices = prices_of(value, path)?;
+        }
         match table.remove("providers") {
             Some(toml::Value::Table(providers)) => {
                 warnings.extend(providers::check_keys(&providers, &path.display().to_string()));
@@ -151,6 +161,14 @@ impl Config {
 
     fn file(&self) -> PathBuf {
         self.paths.config_file()
+    }
+
+    /// Where the keys of the team are.
+    pub(crate) fn team_places(&self) -> keys::Places {
+        let given = self.team.secret_file.clone();
+        let is_secret_given = given.is_some();
+        let secret = given.unwrap_or_else(|| self.paths.team_secret());
+        keys::Places { keys: self.paths.keys_file(), audit: self.paths.audit_file(), secret, is_secret_given }
     }
 
     /// The rule of `[directories]` for the working directory: the one with the longest path.
@@ -268,6 +286,23 @@ fn commands_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> R
     Ok(commands)
 }
 
+/// `[prices."MODEL"]`
+fn prices_of(value: toml::Value, path: &Path) -> Result<Prices> {
+    let wrong = |model: &str| {
+        Failed::new(Failure::Other, format!("`prices{model}` in `{}` cannot be understood", path.display())).hint(
+            "write `[prices.\"MODEL\"]` and below it `input = 1.0` and `output = 5.0`, US dollars per million tokens",
+        )
+    };
+    let toml::Value::Table(table) = value else { return wrong("").err() };
+    let mut prices = Prices::default();
+    for (model, value) in table {
+        let price: Option<Price> = value.try_into().ok();
+        let name = format!(".\"{}\"", printable(&model));
+        prices.0.insert(model, price.filter(Price::is_amount).ok_or_else(|| wrong(&name))?);
+    }
+    Ok(prices)
+}
+
 /// `[fallback]` and `[fallback.models."MODEL"]`.
 fn fallback_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> Result<Fallback> {
     let wrong = |what: &str, hint: &str| {
@@ -343,7 +378,11 @@ fn team_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> Resul
             }
         }
     };
-    Ok(Team { shared: text("shared")?, password_file, namespace, on_loss, timeout })
+    let secret_file = text("secret_file")?.map(PathBuf::from);
+    if !secret_file.as_ref().is_none_or(|file| file.is_absolute() || file.starts_with("~")) {
+        return wrong("team.secret_file", "name it by its whole path, from `/` or `~/` on").err();
+    }
+    Ok(Team { shared: text("shared")?, password_file, namespace, on_loss, timeout, secret_file })
 }
 
 fn unknown_keys(table: &toml::Table, known: &[&str], name: &str, path: &Path) -> Vec<String> {

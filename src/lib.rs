@@ -18,10 +18,11 @@
 //! x509.rs         what a certificate says of itself: its names and when it expires
 //! names.rs        names of hosts for both clients: which are of this machine, never looked up
 //! proxies.rs      the proxies of the environment for both clients
+//! keys/           keys of people and jobs: format, hash, limits of each, audit
 //! limits/         limits of requests, counted over all processes: windows, bursts, days
 //! hooks.rs        programs of the user that gateways run when something happens
 //! usage/          the ledger of what passed through the gateways
-//! gateway/        the local reverse proxy; async lives here, in sandbox/ and in platform's signals only; `serve()` is a blocking function
+//! gateway/        the local reverse proxy; async lives here, in limits/, in sandbox/ and in platform's signals only; `serve()` is a blocking function
 //! setup/          one file per tool that can be configured, and what other programs read from their environment
 //! sandbox/        the practice provider
 //! installation.rs how this program was installed, whether its file stays there, what upgrades it
@@ -37,11 +38,11 @@
 //! lib → cli, commands, platform, say, session · commands → everything below, never another command
 //! session → cli, config, credentials, http, platform, profile, providers
 //! credentials → oauth, http, paths, platform, profile, providers
-//! config → cli, hooks, paths, profile, providers, platform · paths → cli, platform, profile · profile → providers
-//! providers → oauth, http, platform · oauth → http · limits → names, paths, platform, providers · usage → paths, platform, providers
+//! config → cli, hooks, keys, paths, profile, providers, platform · paths → cli, platform, profile · profile → providers
+//! providers → oauth, http, platform · oauth → http · limits → keys, names, paths, platform, providers · keys → paths, platform · usage → paths, platform, providers
 //! hooks → cli, paths, platform, usage
 //! setup → paths, platform, providers, used by its commands only
-//! gateway → compression, credentials, hooks, limits, usage, platform, providers, http, names, proxies, tls, x509, used by its commands only
+//! gateway → compression, credentials, hooks, keys, limits, usage, platform, providers, http, names, proxies, tls, x509, used by its commands only
 //! sandbox → cli, paths, platform, providers, say, used by its command only
 //! error → say · cli → platform, say · terminal → platform, say
 //! http → names, platform, proxies, tls · tls → cli, platform · proxies → cli
@@ -63,6 +64,7 @@ mod http;
 mod installation;
 #[cfg(any(test, feature = "internals"))]
 pub mod internals;
+mod keys;
 mod limits;
 mod names;
 mod oauth;
@@ -153,6 +155,7 @@ fn run_command(Cli { global, command }: Cli) -> Result<u8> {
         Command::HandOut(HandOut::Env(args)) => commands::env::run(&args, session)?,
         Command::HandOut(HandOut::Exec(args)) => return commands::exec::run(&args, &session()?),
         Command::Gateway(args) => commands::gateway::run(&args, &session()?)?,
+        Command::Keys(args) => commands::keys::run(&args.command, &session()?)?,
         Command::Usage(args) => commands::usage::run(&args, &session()?)?,
         Command::Use(args) => commands::use_profile::run(&args, &session()?)?,
         Command::Profiles(args) => commands::profiles::run(&args, &session()?)?,

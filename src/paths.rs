@@ -33,6 +33,8 @@ pub(crate) enum StateDirectory {
     Usage,
     /// Requests counted against limits.
     Rate,
+    /// What keys of people and jobs used.
+    Keys,
     /// Limits that servers reported as used up.
     Limits,
     /// Events for which a hook was run.
@@ -44,7 +46,7 @@ pub(crate) enum StateDirectory {
 }
 
 impl StateDirectory {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Pending,
         Self::Refused,
         Self::Origins,
@@ -52,6 +54,7 @@ impl StateDirectory {
         Self::Setup,
         Self::Usage,
         Self::Rate,
+        Self::Keys,
         Self::Limits,
         Self::Events,
         Self::Reported,
@@ -67,6 +70,7 @@ impl StateDirectory {
             Self::Setup => "setup",
             Self::Usage => "usage",
             Self::Rate => "rate",
+            Self::Keys => "keys",
             Self::Limits => "limits",
             Self::Events => "events",
             Self::Reported => "reported",
@@ -128,6 +132,25 @@ impl Paths {
         self.data.join("gateway-key")
     }
 
+    fn team(&self) -> PathBuf {
+        self.data.join("team")
+    }
+
+    /// The keys of people and jobs.
+    pub(crate) fn keys_file(&self) -> PathBuf {
+        self.team().join("keys.json")
+    }
+
+    /// What was changed at them.
+    pub(crate) fn audit_file(&self) -> PathBuf {
+        self.team().join("audit.jsonl")
+    }
+
+    /// The team secret, where no other file is configured.
+    pub(crate) fn team_secret(&self) -> PathBuf {
+        self.team().join("secret")
+    }
+
     pub(crate) fn config_file(&self) -> PathBuf {
         self.config.join("config.toml")
     }
@@ -139,7 +162,7 @@ impl Paths {
 
     /// Every directory of ours, that of the configuration first. The others hold credentials or state.
     pub(crate) fn directories(&self) -> Vec<PathBuf> {
-        let own = [self.config.clone(), self.data.clone(), self.credentials()];
+        let own = [self.config.clone(), self.data.clone(), self.credentials(), self.team()];
         let below = StateDirectory::ALL.map(|directory| directory.below(&self.state));
         own.into_iter().chain(self.qwen.clone()).chain([self.state.clone()]).chain(below).collect()
     }

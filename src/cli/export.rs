@@ -172,6 +172,7 @@ pub(crate) struct GatewayOptions {
   qwenauth gateway --all-profiles --metrics
   qwenauth gateway --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem
   qwenauth gateway --listen unix:/run/user/1000/qwenauth.sock
+  qwenauth gateway --keys                  each person and job with a key of their own; see `qwenauth keys`
   qwenauth exec --gateway -- opencode      one program, with a gateway of its own")]
 pub(crate) struct GatewayArgs {
     /// Address to listen on (port 0 picks a free port), or `unix:PATH` for a socket of this user (not on Windows)
@@ -202,6 +203,12 @@ pub(crate) struct GatewayArgs {
     /// Print the key of `--api-key-file` as well
     #[arg(long, requires = "api_key_file")]
     pub(crate) show_key: bool,
+    /// Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine
+    #[arg(long, conflicts_with = "shared")]
+    pub(crate) keys: bool,
+    /// With `--keys`: metrics have a line for the budget of each key
+    #[arg(long, requires = "keys")]
+    pub(crate) metrics_keys: bool,
     /// Also accept this `Host` header; can be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) allow_host: Vec<String>,
@@ -237,7 +244,9 @@ pub(crate) struct GatewayArgs {
 #[command(after_help = "Examples:
   qwenauth usage
   qwenauth usage --days 30 --json
-  qwenauth usage --check          ask the provider what is left, where it can be asked")]
+  qwenauth usage --check          ask the provider what is left, where it can be asked
+  qwenauth usage --team           what each key of `qwenauth keys` used
+  qwenauth usage --team --by owner --days 30 --json")]
 pub(crate) struct UsageArgs {
     /// Print JSON
     #[arg(long)]
@@ -248,4 +257,31 @@ pub(crate) struct UsageArgs {
     /// Query the provider for the remaining quota, if supported
     #[arg(long)]
     pub(crate) check: bool,
+    /// Sum up what the keys of people and jobs used
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) team: bool,
+    /// With `--team`: what is summed up apart (default: key)
+    #[arg(long, value_enum, value_name = "WHAT", requires = "team")]
+    pub(crate) by: Option<UsageBy>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UsageBy {
+    Key,
+    Owner,
+    Profile,
+    Model,
+    Day,
+}
+
+impl UsageBy {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Owner => "owner",
+            Self::Profile => "profile",
+            Self::Model => "model",
+            Self::Day => "day",
+        }
+    }
 }

@@ -3,6 +3,7 @@
 mod credential;
 mod environment;
 mod export;
+mod keys;
 mod manage;
 mod topic;
 mod value;
@@ -18,12 +19,15 @@ pub(crate) use self::environment::{
     API_KEY, API_KEY_FILE, Environment, SHARED_URL, names_holding, not_set, screen_preferences, variable,
     variable_or_empty,
 };
-pub(crate) use self::export::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, UsageArgs};
+pub(crate) use self::export::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, UsageArgs, UsageBy};
+pub(crate) use self::keys::{
+    CreateKeyArgs, KeyLimitOptions, KeysArgs, KeysCommand, RevokeKeyArgs, RotateKeyArgs, SetKeyArgs,
+};
 pub(crate) use self::manage::{
     CompletionsArgs, DoctorArgs, GATEWAY_ADDRESS, Names, ProfilesArgs, ProvidersArgs, SandboxArgs, SetupArgs, Shell,
     TEAM_KEY, UseArgs,
 };
-pub(crate) use self::value::Listen;
+pub(crate) use self::value::{Bound, Listen};
 use crate::error::{Failed, Failure, printable};
 
 const STYLES: Styles = Styles::styled()
@@ -143,6 +147,7 @@ pub(crate) enum Command {
     HandOut(HandOut),
     Gateway(GatewayArgs),
     Usage(UsageArgs),
+    Keys(KeysArgs),
     Providers(ProvidersArgs),
     Profiles(ProfilesArgs),
     Use(UseArgs),

@@ -93,6 +93,19 @@ pub(super) fn variable_name(text: &str) -> Result<String, String> {
     if is_valid { Ok(text.to_owned()) } else { Err("not the name of a variable, such as `TEAM_KEY`".to_owned()) }
 }
 
+/// A limit: a number above 0, or `none` for no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bound(pub(crate) Option<u64>);
+
+/// `60`, or `none`.
+pub(super) fn bound(text: &str) -> Result<Bound, String> {
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(Bound(None));
+    }
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.map(|number| Bound(Some(number))).ok_or_else(|| "not a number above 0; `none` is no limit".to_owned())
+}
+
 /// A positive amount of money.
 pub(super) fn amount(text: &str) -> Result<String, String> {
     match text.parse::<f64>() {

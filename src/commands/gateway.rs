@@ -10,9 +10,12 @@ use serde_json::json;
 
 use super::{print, print_json};
 use crate::cli::{GatewayArgs, Listen};
-use crate::credentials::{Lifetime, MARGIN};
+use crate::credentials::{Account, Lifetime, MARGIN, Stored};
 use crate::error::{Failed, Failure, Report, note};
+use crate::gateway::fallback::Target;
+use crate::gateway::team::Keyed;
 use crate::gateway::{self, Identity, Listener, Place, ProfileLookup, ReadKey, Served, TlsFiles, key};
+use crate::limits::{Engine, Files};
 use crate::platform::{signals, system};
 use crate::profile::ProfileName;
 use crate::secret::Secret;
@@ -33,6 +36,10 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
             note(&format!("warning: {error:#}"));
         }
         Err(error) => return Err(error),
+    }
+    let keyed = args.keys.then(|| keyed(args, session)).transpose()?;
+    if keyed.is_some() {
+        warn_of_terms(&account, &fallback);
     }
     if args.install {
         return service::install(args, session, identity.and_then(|identity| identity.host()));
@@ -60,7 +67,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let ending = gateway::serve(
         listener,
         key,
-        Served { account, accounts, read_key, fallback, metrics },
+        Served { account, accounts, read_key, fallback, metrics, keyed },
         options,
         is_under_nohup,
     )?;
@@ -144,9 +151,38 @@ fn accounts(session: &Session) -> ProfileLookup {
     })
 }
 
-/// Prints where the gateway is and, unless it is in a file, the key.
+/// Says where the terms of a provider speak against several users.
+fn warn_of_terms(account: &Account, fallback: &[Target]) {
+    for account in std::iter::once(account).chain(fallback.iter().map(|target| &target.account)) {
+        let Ok(Stored::Present(credential)) = account.load() else { continue };
+        let Ok(provider) = account.provider(&credential) else { continue };
+        if provider.no_sharing {
+            let (title, use_for) = (&provider.title, &provider.use_for);
+            note(&format!("warning: {title} is for {use_for}: a gateway with keys may be against its terms"));
+        }
+    }
+}
+
+/// The keys of people and jobs, as they are from now on.
+fn keyed(args: &GatewayArgs, session: &Session) -> Result<Keyed> {
+    let places = session.config.team_places();
+    let secret = places.team_secret()?;
+    let (state, keys) = (session.config.paths.state.clone(), places.keys);
+    Ok(Keyed {
+        engine: Box::new(move || Ok(Engine::Files(Files::open(&state, &keys)?))),
+        secret,
+        prices: session.config.prices.clone(),
+        metrics: args.metrics_keys,
+    })
+}
+
+/// Prints where the gateway is and, unless it is in a file or nobody needs it, the key.
 fn announce(args: &GatewayArgs, base_url: &str, key: &Secret) -> Result<()> {
     let file = args.api_key_file.as_ref().filter(|_| !args.show_key);
+    if args.keys && args.api_key_file.is_none() {
+        // Each client has a key of its own.
+        return if args.json { print_json(&json!({ "base_url": base_url })) } else { print(&format!("{base_url}\n")) };
+    }
     match (args.json, file) {
         (true, Some(file)) => print_json(&json!({ "base_url": base_url, "api_key_file": file })),
         (true, None) => print_json(&json!({ "base_url": base_url, "api_key": key.expose() })),

@@ -1,4 +1,4 @@
-//! `qwenauth man DIRECTORY`: write the manual pages, one per command.
+//! `qwenauth man DIRECTORY`: write the manual pages, one per command and per command of a command.
 //!
 //! The text is that of `--help`, so that it is written once; only what help has no room for stands here.
 
@@ -38,8 +38,12 @@ pub(crate) fn run(directory: &Path) -> Result<()> {
     let mut main = Cli::command().disable_help_subcommand(true).subcommand_help_heading("COMMANDS");
     main.build();
     std::fs::create_dir_all(directory).with_context(|| format!("cannot make `{}`", directory.display()))?;
-    let commands: Vec<&Command> =
-        [&main].into_iter().chain(main.get_subcommands().filter(|command| !command.is_hide_set())).collect();
+    let is_shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
+    let mut commands: Vec<&Command> = vec![&main];
+    for command in main.get_subcommands().filter(is_shown) {
+        commands.push(command);
+        commands.extend(command.get_subcommands().filter(is_shown));
+    }
     for command in &commands {
         let others = commands.iter().map(|other| page_name(other)).filter(|other| *other != page_name(command));
         let text = page(command, &others.collect::<Vec<_>>())?;
@@ -55,7 +59,7 @@ fn page_name(command: &Command) -> &str {
 }
 
 fn page(command: &Command, see_also: &[&str]) -> Result<String> {
-    let is_main = command.has_subcommands();
+    let is_main = page_name(command) == "qwenauth";
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     let usage = command.clone().render_usage().to_string();
     let mut page = Roff::new();
@@ -80,7 +84,7 @@ fn page(command: &Command, see_also: &[&str]) -> Result<String> {
     let man = Man::new(command.clone());
     let mut options = Vec::new();
     man.render_options_section(&mut options)?;
-    if is_main {
+    if command.has_subcommands() {
         man.render_subcommands_section(&mut options)?;
     }
 

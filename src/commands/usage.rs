@@ -1,5 +1,8 @@
 //! `usage`: show what passed through the gateway and what limits leave.
 
+mod team;
+
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::{IsTerminal, stdout};
 use std::time::{Duration, SystemTime};
@@ -16,7 +19,7 @@ use crate::http;
 use crate::limits::{Quota, Rule, Zone, exhausted, standing, used};
 use crate::providers::Provider;
 use crate::session::Session;
-use crate::usage::{Counts, StatedLimit, Summary};
+use crate::usage::{Counts, StatedLimit, Summary, Use};
 
 /// For the provider's answer to `--check`.
 const CHECK: Duration = Duration::from_secs(20);
@@ -33,11 +36,14 @@ pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
     // Days are those of each provider's own zone, which differ from UTC's by one at most.
     let utc = Zone::parse(None)?;
     let mut summary = Summary::read(&session.config.paths.state, &utc.days_before(now, args.days).to_string())?;
-    summary.counts.retain(|(day, profile, _, _), _| {
+    summary.counts.retain(|Use { day, profile, .. }, _| {
         let zone =
             accounts.iter().find(|account| account.profile == *profile).map_or(&utc, |account| &account.rule.zone);
         *day >= zone.days_before(now, args.days - 1).to_string()
     });
+    if args.team {
+        return team::run(args, &summary, session);
+    }
     let mut limits: Vec<Limit> = accounts.iter().flat_map(|account| account.limits(session, now)).collect();
     limits.extend(summary.limits.iter().map(|((profile, _), seen)| Limit::stated(profile, seen)));
     for account in &accounts {
@@ -50,6 +56,15 @@ pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
         return print_document(&as_json(args, &summary, &limits));
     }
     print(&as_text(&summary, &limits))
+}
+
+/// What was used of each model on each day, whoever did.
+fn by_model(summary: &Summary) -> BTreeMap<(&str, &str, &str, &str), Counts> {
+    let mut sums: BTreeMap<_, Counts> = BTreeMap::new();
+    for (Use { day, profile, provider, model, .. }, counts) in &summary.counts {
+        sums.entry((day.as_str(), profile.as_str(), provider.as_str(), model.as_str())).or_default().add(counts);
+    }
+    sums
 }
 
 /// A stored profile with its provider's limits.
@@ -269,8 +284,7 @@ fn ask(base: &str, credential: &Credential, session: &Session) -> Result<Value> 
 }
 
 fn as_json(args: &UsageArgs, summary: &Summary, limits: &[Limit]) -> Value {
-    let days: Vec<Value> = summary
-        .counts
+    let days: Vec<Value> = by_model(summary)
         .iter()
         .map(|((day, profile, provider, model), counts)| {
             json!({
@@ -302,7 +316,7 @@ fn as_text(summary: &Summary, limits: &[Limit]) -> String {
             "day", "profile", "model", "requests", "tries", "prompt", "completion", "429s", "waited"
         );
     }
-    for ((day, profile, _, model), counts) in &summary.counts {
+    for ((day, profile, _, model), counts) in by_model(summary) {
         let Counts { requests, tries, prompt_tokens, completion_tokens, rate_limited, wait_ms } = counts;
         let _ = writeln!(
             text,

@@ -142,12 +142,19 @@ pub(super) async fn serve_elsewhere(proxied: &mut ProxiedRequest<'_>, unserved: 
         ready.provider.header_names().for_each(|name| drop(proxied.headers.remove(name)));
     }
     let mut first_record = proxied.record.split();
+    if let Some(grant) = first_record.grant.take() {
+        grant.move_away();
+    }
     first_record.reason = Some(reason.name());
     proxied.may_move = false;
     proxied.moved = Some(reason);
     let mut tried = Vec::new();
     for (served, models) in &fallback.targets {
         let Some(target_model) = models.get(&model) else { continue };
+        if let Some(reason) = proxied.key_forbids(&served.profile, target_model) {
+            first_record.reason = Some(reason);
+            continue;
+        }
         let Some(body) = RequestModel::replace(&body, target_model) else { continue };
         proxied.served = Rc::clone(served);
         proxied.request_body = RequestBody::whole(body, &proxied.gateway.bodies);

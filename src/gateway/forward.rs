@@ -5,6 +5,7 @@
 //! and while the body is still there; everything else passes as it is.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::{Bytes, Frame, Incoming};
@@ -22,12 +23,16 @@ use super::request_body::{Broken, Reader, RequestBody};
 use super::response_body::{ForwardedBody, ResponseBody};
 use super::retry::{MAX_ATTEMPTS, Next, backoff, next};
 use super::served_profile::{ServedAccount, ServedProfile, UsageRecord};
+use super::team::{self, Bill, Estimate};
 use super::traffic::Entry;
 use super::upstream::{LeasedConnection, SendError, innermost};
 use super::{Gateway, anthropic};
 use crate::compression;
 use crate::error::note;
+use crate::keys::KeyRecord;
+use crate::limits::Left;
 use crate::providers::error::{Action, ApiError, Cause, Response as ErrorResponse};
+use crate::usage::KeyUser;
 
 /// An error's body is read this far to understand it, for at most [`ERROR_BODY_TIMEOUT`].
 const MAX_ERROR_SIZE: usize = 64 * 1024;
@@ -63,6 +68,9 @@ pub(super) struct ProxiedRequest<'gateway> {
     pub(super) moved: Option<Reason>,
     /// The model of a request whose response began.
     served_model: Option<String>,
+    /// The key of a person or job, and what its limits leave.
+    pub(super) key: Option<Rc<KeyRecord>>,
+    pub(super) left: Option<Left>,
 }
 
 impl InspectedResponse {
@@ -114,6 +122,7 @@ pub(super) async fn forward(
     served: Rc<ServedProfile>,
     request: Request<Incoming>,
     rest: String,
+    key: Option<Rc<KeyRecord>>,
     mut entry: Entry,
 ) -> Response<ResponseBody> {
     entry.outcome.profile = Some(served.profile.clone());
@@ -128,7 +137,8 @@ pub(super) async fn forward(
     }
     headers::clean_request(&mut head.headers);
     let request_body = RequestBody::new(body, options.replay_limit, options.max_body, &gateway.bodies);
-    let record = UsageRecord::begin(Some(entry));
+    let mut record = UsageRecord::begin(Some(entry));
+    record.user = key.as_ref().map(|key| Arc::new(KeyUser { key: key.id.clone(), owner: key.owner.clone() }));
     let rest = headers::clean_query(&rest).into_owned();
     let may_move = gateway.fallback.as_ref().is_some_and(|fallback| fallback.may_move(&served, &head.method, &rest));
     gateway.budget.borrow_mut().note_request();
@@ -143,6 +153,8 @@ pub(super) async fn forward(
         may_move,
         moved: None,
         served_model: None,
+        key,
+        left: None,
     };
     match proxied.serve().await {
         Ok(response) => {
@@ -165,6 +177,7 @@ impl ProxiedRequest<'_> {
             return Err(anthropic::missing(&ready.provider).into());
         }
         let account = self.account(&ready)?;
+        let estimate = self.check_key().await?;
         self.check_exhausted(&account, &ready).await?;
         let mut was_renewed = false;
         // A wait for this limit did not help.
@@ -173,7 +186,7 @@ impl ProxiedRequest<'_> {
         let mut attempts = 0;
         loop {
             let place = self.place(&account).await?;
-            self.turn(&account, &ready).await?;
+            self.turn(&account, &ready, estimate).await?;
             place.keep();
             attempts += 1;
             let (response, leased) = match self.send(&ready).await {
@@ -304,7 +317,15 @@ impl ProxiedRequest<'_> {
     }
 
     /// Waits under the provider's limits.
-    async fn turn(&mut self, account: &ServedAccount, ready: &ReadyCredential) -> Result<(), Unserved> {
+    async fn turn(
+        &mut self,
+        account: &Rc<ServedAccount>,
+        ready: &ReadyCredential,
+        estimate: Estimate,
+    ) -> Result<(), Unserved> {
+        if self.key.is_some() {
+            return self.keyed_turn(account, ready, estimate).await;
+        }
         if !self.gateway.options.is_counting(&ready.provider) {
             return Ok(());
         }
@@ -326,7 +347,7 @@ impl ProxiedRequest<'_> {
         })
     }
 
-    fn check_upload(&self) -> Result<(), Refusal> {
+    pub(super) fn check_upload(&self) -> Result<(), Refusal> {
         match self.request_body.broken() {
             Some(Broken::TooLong) => Err(refusal::too_long(self.gateway.options.max_body)),
             _ => Ok(()),
@@ -344,6 +365,11 @@ impl ProxiedRequest<'_> {
         let sent = tokio::time::timeout(limit, self.gateway.upstream.send(&ready.origin, request));
         let sent = self.request_body.while_reading(sent).await.unwrap_or(Err(SendError::Silent(limit)));
         self.log_attempt(ready, &sent, since.elapsed());
+        if let Some(grant) = &mut self.record.grant {
+            grant.was_sent |= !matches!(sent, Err(SendError::NotSent(_)));
+            let may_be_billed = matches!(sent, Err(SendError::Silent(_) | SendError::Lost(_)));
+            grant.bill = if may_be_billed { Bill::Estimate } else { Bill::Nothing };
+        }
         sent
     }
 
@@ -625,6 +651,9 @@ impl ProxiedRequest<'_> {
         let encoding = head.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let meter = (is_text && head.status.is_success()).then(|| Meter::new(encoding));
         self.served_model.clone_from(&self.record.model);
+        if let Some(grant) = self.record.grant.as_mut().filter(|_| head.status.is_success()) {
+            grant.bill = Bill::Estimate;
+        }
         let record = self.record.take();
         let limit = self.gateway.options.timeout;
         let first = Some(first).filter(|first| !first.is_empty());
@@ -638,6 +667,9 @@ impl ProxiedRequest<'_> {
         headers.insert(ATTEMPTS, HeaderValue::from(self.record.tries()));
         if let Ok(profile) = HeaderValue::from_str(&self.served.profile) {
             headers.insert(PROFILE, profile);
+        }
+        if let (Some(key), Some(left)) = (&self.key, &self.left) {
+            team::stamp(headers, key, left);
         }
         if let Some(reason) = self.moved {
             headers.insert(FALLBACK, HeaderValue::from_static(reason.name()));

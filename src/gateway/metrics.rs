@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::Gateway;
 use super::identity::Identity;
+use super::team::left_of;
 use crate::limits::shared::Health;
 use crate::usage::Counts;
 
@@ -21,7 +22,7 @@ const COUNTERS: [(&str, &str, Read); 6] = [
     ("wait_seconds", "Seconds that requests waited in the gateway.", |counts| counts.wait_ms as f64 / 1000.0),
 ];
 
-pub(super) fn text(gateway: &Gateway) -> String {
+pub(super) async fn text(gateway: &Gateway) -> String {
     let mut text = String::new();
     let totals = gateway.totals();
     for (name, help, read) in COUNTERS {
@@ -32,6 +33,7 @@ pub(super) fn text(gateway: &Gateway) -> String {
         }
     }
     moved(&mut text, gateway);
+    keys(&mut text, gateway).await;
     state(&mut text, gateway);
     if let Some(own) = &gateway.identity {
         identity(&mut text, own);
@@ -66,6 +68,30 @@ fn identity(text: &mut String, identity: &Identity) {
     ] {
         head(text, name, "counter", help);
         let _ = writeln!(text, "qwenauth_{name} {count}");
+    }
+}
+
+/// What was decided for keys of people and jobs, and what their budgets leave.
+async fn keys(text: &mut String, gateway: &Gateway) {
+    let Some(team) = &gateway.team else { return };
+    head(text, "admissions_total", "counter", "Requests of keys, by what their limits and the account's said.");
+    for (decision, count) in team.decisions.borrow().iter() {
+        let _ = writeln!(text, "qwenauth_admissions_total{{decision=\"{decision}\"}} {count}");
+    }
+    if !team.shows_keys {
+        return;
+    }
+    head(
+        text,
+        "key_budget_remaining_usd",
+        "gauge",
+        "US dollars of a key's budget that are neither spent nor reserved.",
+    );
+    for key in team.engine.records() {
+        let (Some(budget), true) = (key.limits.budget, key.revoked_at.is_none()) else { continue };
+        let rest = left_of(budget.amount, &team.engine.left(&key).await).dollars();
+        let labels = format!("key=\"{}\",name=\"{}\"", escaped(&key.id), escaped(&key.name));
+        let _ = writeln!(text, "qwenauth_key_budget_remaining_usd{{{labels}}} {rest}");
     }
 }
 

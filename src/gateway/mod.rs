@@ -21,6 +21,8 @@
 //! refusal.rs        what the gateway says itself
 //! response_body.rs  what the client gets
 //! meter.rs          tokens read while an answer passes
+//! keyed.rs          what a key means for one request: whether it may be made, and its turn
+//! team.rs           keys of people and jobs: whose request it is, what it may use and cost, what is left
 //! metrics.rs        counters for Prometheus
 //! gen_ai.rs         durations and tokens under OpenTelemetry's names
 //! traffic.rs        how requests ended: the log of requests, statuses, durations
@@ -38,6 +40,7 @@ mod gen_ai;
 mod headers;
 mod identity;
 pub(crate) mod key;
+mod keyed;
 mod listener;
 pub(crate) mod meter;
 mod metrics;
@@ -49,6 +52,7 @@ mod response_body;
 mod retry;
 mod served_profile;
 mod server;
+pub(crate) mod team;
 mod traffic;
 mod upstream;
 
@@ -71,6 +75,7 @@ pub(crate) use self::listener::{Listener, Place};
 pub(crate) use self::pacing::{account_id, rule};
 use self::request_body::Budget;
 use self::served_profile::ServedProfile;
+use self::team::{Keyed, Team};
 use self::traffic::Traffic;
 use self::upstream::Upstream;
 use crate::credentials::Account;
@@ -156,6 +161,8 @@ pub(crate) struct Served {
     pub(crate) fallback: Vec<Target>,
     /// Where the metrics are served without the key.
     pub(crate) metrics: Option<Listener>,
+    /// Where people and jobs have keys of their own.
+    pub(crate) keyed: Option<Keyed>,
 }
 
 /// Reads the clients' key again.
@@ -178,6 +185,7 @@ struct Gateway {
     accounts: Option<ProfileLookup>,
     others: RefCell<BTreeMap<String, Rc<ServedProfile>>>,
     shared: Option<Rc<Shared>>,
+    team: Option<Team>,
 }
 
 impl Gateway {
@@ -255,6 +263,9 @@ impl Gateway {
 
     /// Writes counts to the ledger and warns where that is asked for.
     async fn flush(&self) {
+        if let Some(team) = &self.team {
+            team.engine.tend();
+        }
         for account in self.served_profiles().iter().flat_map(|served| served.all_accounts()) {
             if let Some(percent) = self.options.warn_at {
                 account.warn(percent);
@@ -398,7 +409,7 @@ fn open(
     options: GatewayOptions,
     has_scraper: bool,
 ) -> Result<Gateway> {
-    let Served { account, accounts, read_key, fallback, metrics: _ } = served;
+    let Served { account, accounts, read_key, fallback, metrics: _, keyed } = served;
     let traffic = Traffic::new(options.log.as_deref(), options.metrics || has_scraper)?;
     *traffic.key_id.borrow_mut() = key_id(&key);
     let events = Rc::new(Events::new(Hooks::new(options.hooks.clone(), &options.state)));
@@ -428,6 +439,7 @@ fn open(
         accounts,
         others: RefCell::default(),
         shared,
+        team: keyed.map(Team::open).transpose()?,
         options,
         key: RefCell::new(key),
         read_key,

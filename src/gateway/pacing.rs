@@ -157,6 +157,11 @@ impl Pacing {
         }
     }
 
+    /// The windows of the account, for a decision together with those of a key.
+    pub(super) fn rate(&self) -> &RefCell<Rate> {
+        &self.rate
+    }
+
     async fn take(&self) -> Slot {
         let since = Instant::now();
         loop {

@@ -182,7 +182,7 @@ pub(super) fn over_quota(profile: &str, cause: Cause, ends: SystemTime) -> Refus
 }
 
 /// In its two largest units.
-fn duration(wait: Duration) -> String {
+pub(super) fn duration(wait: Duration) -> String {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     match (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, seconds) => format!("{seconds} s"),

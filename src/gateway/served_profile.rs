@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
@@ -12,15 +13,16 @@ use sha2::{Digest, Sha256};
 use super::Tuning;
 use super::credential::{CredentialCache, ReadyCredential};
 use super::events::Events;
-use super::meter::Meter;
+use super::meter::{Meter, Tokens};
 use super::pacing::{self, Pacing};
+use super::team::{Bill, Estimate, HeldGrant};
 use super::traffic::Entry;
 use crate::credentials::Account;
 use crate::error::{Failed, Failure};
 use crate::limits::shared::Shared;
 use crate::limits::{Day, Exhausted, Memory, Quota, Quotas, Rate, week_end};
 use crate::providers::error::{ApiError, Cause, Scope, epoch};
-use crate::usage::{Counts, Event, Ledger, StatedLimit, UnwrittenCounts, seconds};
+use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts, seconds};
 
 pub(super) struct ServedProfile {
     pub(super) profile: String,
@@ -359,6 +361,10 @@ pub(super) struct UsageRecord {
     pub(super) fallback: Option<&'static str>,
     /// What is seen of it beside the ledger.
     pub(super) entry: Option<Entry>,
+    /// Whose key it has, if one of a person or job.
+    pub(super) user: Option<Arc<KeyUser>>,
+    /// What the limits of that key granted it.
+    pub(super) grant: Option<HeldGrant>,
 }
 
 impl UsageRecord {
@@ -371,6 +377,8 @@ impl UsageRecord {
             reason: None,
             fallback: None,
             entry,
+            user: None,
+            grant: None,
         }
     }
 
@@ -385,6 +393,7 @@ impl UsageRecord {
     pub(super) fn split(&mut self) -> Self {
         let mut next = Self::begin(self.entry.take());
         next.waited = std::mem::take(&mut self.waited);
+        next.user.clone_from(&self.user);
         self.counts.requests = 0;
         std::mem::replace(self, next)
     }
@@ -423,6 +432,9 @@ impl UsageRecord {
         if self.model.is_none() {
             self.model = answered;
         }
+        if let Some(grant) = self.grant.as_mut().filter(|_| tokens != Tokens::default()) {
+            grant.bill = Bill::Tokens(Estimate { prompt: tokens.prompt, completion: tokens.completion });
+        }
     }
 }
 
@@ -446,7 +458,12 @@ impl Drop for UsageRecord {
         }
         self.counts.wait_ms = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
         let day = account.day();
-        account.ledger.borrow_mut().add(&day, self.model.as_deref().unwrap_or_default(), &self.counts);
+        account.ledger.borrow_mut().add(
+            &day,
+            self.user.as_ref(),
+            self.model.as_deref().unwrap_or_default(),
+            &self.counts,
+        );
         account.events.news.notify_one();
     }
 }

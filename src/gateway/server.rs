@@ -28,7 +28,9 @@ use super::listener::{Accepting, Stream};
 use super::refusal::Refusal;
 use super::response_body::ResponseBody;
 use super::served_profile::ServedProfile;
-use super::{Gateway, metrics};
+use super::traffic::Entry;
+use super::{Gateway, metrics, team};
+use crate::keys::KeyRecord;
 use crate::limits::shared::Health;
 
 /// A client that connects and says nothing is let go.
@@ -235,7 +237,7 @@ async fn secured(gateway: &Gateway, door: Door, stream: Stream) -> Option<Stream
 /// What is done with a request.
 enum Admitted {
     /// What follows `/v1` in its path goes to a profile.
-    Forwarded(Rc<ServedProfile>, String),
+    Forwarded { served: Rc<ServedProfile>, rest: String, key: Option<Rc<KeyRecord>> },
     /// The gateway answers by itself.
     Answered(Response<ResponseBody>),
 }
@@ -248,8 +250,8 @@ impl From<Refusal> for Admitted {
 
 async fn answer(gateway: &Gateway, stranger: &Stranger, request: Request<Incoming>) -> Response<ResponseBody> {
     let mut entry = gateway.traffic.begin(request.method(), request.uri().path());
-    match admit(gateway, stranger, &request).await {
-        Admitted::Forwarded(served, rest) => forward(gateway, served, request, rest, entry).await,
+    match admit(gateway, stranger, &request, &mut entry).await {
+        Admitted::Forwarded { served, rest, key } => forward(gateway, served, request, rest, key, entry).await,
         Admitted::Answered(response) => {
             entry.answered(response.status());
             response
@@ -268,7 +270,7 @@ async fn answer_scraper(gateway: &Gateway, checks_host: bool, request: &Request<
         return with(refusal.into_response(), ALLOW, "GET, HEAD");
     }
     match request.uri().path() {
-        "/metrics" => plain("text/plain; version=0.0.4", metrics::text(gateway)),
+        "/metrics" => plain("text/plain; version=0.0.4", metrics::text(gateway).await),
         "/healthz" => json(&json!({ "status": "ok" })),
         "/readyz" => readiness(gateway).await,
         _ => {
@@ -278,7 +280,7 @@ async fn answer_scraper(gateway: &Gateway, checks_host: bool, request: &Request<
     }
 }
 
-async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incoming>) -> Admitted {
+async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incoming>, entry: &mut Entry) -> Admitted {
     if is_forbidden(request.method()) {
         let message = format!("the gateway does not forward {}", request.method());
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).finally();
@@ -293,11 +295,11 @@ async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incomin
         "/readyz" => return Admitted::Answered(readiness(gateway).await),
         _ => {}
     }
-    if !has_key(gateway, request.headers()) {
-        let message = "the gateway's key is missing or wrong: `qwenauth gateway` printed it or keeps it in its \
-                       `--api-key-file`, and it is `OPENAI_API_KEY` under `qwenauth exec --gateway`";
-        return Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally().into();
-    }
+    let key = match authenticate(gateway, request.headers()).await {
+        Ok(key) => key,
+        Err(refusal) => return refusal.into(),
+    };
+    entry.outcome.key = key.as_ref().map(|key| key.id.clone());
     stranger.is_known();
     if wants_websocket(request.headers()) {
         let message = "the gateway speaks HTTP/1.1 only, not WebSocket: send the request without `Upgrade`";
@@ -305,15 +307,26 @@ async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incomin
         let response = with(refusal.into_response(), UPGRADE, "HTTP/1.1");
         return Admitted::Answered(with(response, CONNECTION, "upgrade"));
     }
-    if request.uri().path() == "/metrics" && gateway.options.metrics && request.method() == Method::GET {
-        return Admitted::Answered(plain("text/plain; version=0.0.4", metrics::text(gateway)));
+    let is_get = request.method() == Method::GET;
+    // A key of one person does not show what the others do.
+    if request.uri().path() == "/metrics" && gateway.options.metrics && is_get && key.is_none() {
+        return Admitted::Answered(plain("text/plain; version=0.0.4", metrics::text(gateway).await));
+    }
+    if let (Some(team), Some(key)) = (&gateway.team, &key)
+        && request.uri().path() == "/v1/key"
+        && is_get
+    {
+        let left = team.engine.left(key).await;
+        let mut response = json(&team::describe(key, &left));
+        team::stamp(response.headers_mut(), key, &left);
+        return Admitted::Answered(response);
     }
     let Some((profile, rest)) = route(request.uri()) else {
         let message = "not found: the API is under `/v1`, or `/p/PROFILE/v1` with `--all-profiles`";
         return Refusal::new(StatusCode::NOT_FOUND, "not_found", message).into();
     };
     match gateway.served_profile(profile.as_deref()) {
-        Ok(served) => Admitted::Forwarded(served, rest),
+        Ok(served) => Admitted::Forwarded { served, rest, key },
         Err(message) => Refusal::new(StatusCode::NOT_FOUND, "profile_not_found", message).into(),
     }
 }
@@ -447,16 +460,39 @@ fn is_local(gateway: &Gateway, host: &str) -> bool {
         || gateway.options.allow_hosts.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
-/// As a bearer token, or where other APIs have it.
-fn has_key(gateway: &Gateway, headers: &HeaderMap) -> bool {
+/// Whose key a request has: `None` is the gateway's own.
+///
+/// Errors: it has none that is valid.
+async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<Rc<KeyRecord>>, Refusal> {
+    let shown = shown_keys(headers);
+    let is_own = {
+        let own = gateway.key.borrow();
+        shown.iter().any(|shown| shown.ct_eq(own.expose().as_bytes()).into())
+    };
+    if is_own {
+        return Ok(None);
+    }
+    let Some(team) = &gateway.team else {
+        let message = "the gateway's key is missing or wrong: `qwenauth gateway` printed it or keeps it in its \
+                       `--api-key-file`, and it is `OPENAI_API_KEY` under `qwenauth exec --gateway`";
+        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally());
+    };
+    for text in shown.into_iter().filter_map(|shown| std::str::from_utf8(shown).ok()) {
+        if let Some(key) = team.identify(text).await? {
+            return Ok(Some(key));
+        }
+    }
+    Err(team::unknown())
+}
+
+/// What stands where keys do: as a bearer token, or where other APIs have it.
+fn shown_keys(headers: &HeaderMap) -> Vec<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).and_then(|value| {
         let (scheme, key) = value.split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
     });
     let others = ["x-api-key", "api-key"].into_iter().filter_map(|name| headers.get(name)).map(HeaderValue::as_bytes);
-    let key = gateway.key.borrow();
-    let key = key.expose().as_bytes();
-    bearer.into_iter().chain(others).any(|given| given.ct_eq(key).into())
+    bearer.into_iter().chain(others).collect()
 }
 
 fn with(mut response: Response<ResponseBody>, name: HeaderName, value: &'static str) -> Response<ResponseBody> {

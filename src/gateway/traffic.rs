@@ -34,6 +34,8 @@ const BOUNDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0
 /// How a request ended, filled in on its way.
 #[derive(Default)]
 pub(super) struct Outcome {
+    /// The id of the key of a person or job; `None` for the gateway's own.
+    pub(super) key: Option<String>,
     pub(super) profile: Option<String>,
     pub(super) provider: Option<String>,
     pub(super) model: Option<String>,
@@ -125,6 +127,7 @@ impl Drop for Entry {
 impl Entry {
     fn line(&self, took: Duration) -> Value {
         let Outcome {
+            key,
             profile,
             provider,
             model,
@@ -140,7 +143,7 @@ impl Entry {
         } = &self.outcome;
         json!({
             "time": jiff::Timestamp::try_from(self.at).map(|at| format!("{at:.3}")).unwrap_or_default(),
-            "key": self.traffic.key_id.borrow().as_str(),
+            "key": key.clone().unwrap_or_else(|| self.traffic.key_id.borrow().clone()),
             "profile": profile,
             "provider": provider,
             "model": model,

@@ -14,11 +14,12 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::config::{Config, Fallback, with_profile};
+use crate::config::{Config, Fallback, Team, with_profile};
 use crate::credentials::document::{self, CredentialDocument, Format};
 use crate::error::{Failure, Report, printable};
 use crate::gateway::meter::Meter;
 use crate::http::{Reply, is_loopback};
+use crate::keys::Prices;
 use crate::oauth::code::{self, Outcome};
 use crate::oauth::device;
 use crate::oauth::reply::{self, TokenReply};
@@ -238,7 +239,8 @@ fn config(bytes: &[u8]) {
         key_files: BTreeMap::default(),
         hooks: BTreeMap::default(),
         fallback: Fallback::default(),
-        team: crate::config::Team::default(),
+        team: Team::default(),
+        prices: Prices::default(),
     };
     let mut warnings = Vec::new();
     if let Err(error) = config.understand(text, Path::new("config.toml"), &mut warnings) {

@@ -28,7 +28,7 @@ pub(crate) struct Day {
 impl Zone {
     /// `text` as in `day_resets`; without one, days are those of UTC.
     pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
-        let Some(text) = text else { return Ok(Self { begins: Time::midnight(), zone: TimeZone::UTC }) };
+        let Some(text) = text else { return Ok(Self::utc()) };
         let parsed = text
             .split_once(' ')
             .and_then(|(time, zone)| Some(Self { begins: time.parse().ok()?, zone: TimeZone::get(zone.trim()).ok()? }));
@@ -36,6 +36,11 @@ impl Zone {
             Failed::new(Failure::Other, format!("`day_resets = \"{text}\"` is not a time and a zone"))
                 .hint("write it like `00:00 Asia/Shanghai`")
         })
+    }
+
+    /// Days from midnight to midnight in UTC.
+    pub(crate) fn utc() -> Self {
+        Self { begins: Time::midnight(), zone: TimeZone::UTC }
     }
 
     /// The day of `now`.

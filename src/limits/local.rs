@@ -97,6 +97,33 @@ impl Rate {
         self.change_soon(|record| record.give_back(step, 1, day));
     }
 
+    /// The same, by the clock that only runs forward, in nanoseconds.
+    pub(super) fn give_back_at(&mut self, time: u64) {
+        self.give_back(time / self.own.step_length);
+    }
+
+    /// Looks at the account's record and counts in it, while the caller does the same with a key's. `alone`: without the
+    /// file. `None`: another process has it just now.
+    pub(super) fn together<T>(
+        &mut self,
+        now: SystemTime,
+        alone: bool,
+        look: impl FnOnce(Account<'_>) -> T,
+    ) -> Option<T> {
+        let (day, step) = (self.day(now), self.step());
+        let lease = std::mem::take(&mut self.lease);
+        let rule = self.rule.clone();
+        let looked = self.change(alone, |record| {
+            record.give_back(lease.step, lease.left, day.number());
+            record.advance(step);
+            look(Account { record, rule: &rule, day })
+        });
+        if looked.is_none() {
+            self.lease = lease;
+        }
+        looked
+    }
+
     /// Whether the user is to be told that the day's limit is near: once a day, whoever asks.
     pub(crate) fn is_first_warning(&mut self, now: SystemTime) -> bool {
         let number = self.day(now).number();
@@ -146,6 +173,37 @@ impl Rate {
     }
 }
 
+/// The record of an account under its lock.
+pub(super) struct Account<'record> {
+    record: &'record mut WindowRecord,
+    rule: &'record Rule,
+    day: Day,
+}
+
+impl Account<'_> {
+    pub(super) fn refuse_for_day(&mut self) -> Option<Slot> {
+        self.record.refuse_for_day(self.rule, &self.day)
+    }
+
+    /// See [`WindowRecord::earliest`].
+    pub(super) fn earliest(&self, clock: u64, from: u64) -> Option<u64> {
+        self.record.earliest(self.rule, clock, from, 1)
+    }
+
+    pub(super) fn count_at(&mut self, time: u64) {
+        self.record.count_at(time, 1, 1, self.day.number());
+    }
+
+    pub(super) fn step_ends(&self, time: u64) -> u64 {
+        self.record.step_ends(time)
+    }
+
+    /// How far ahead a request may be put.
+    pub(super) fn horizon(&self) -> Duration {
+        self.record.horizon()
+    }
+}
+
 /// What `usage` shows of an account: requests within the window that ends now, and the day. Changes nothing.
 pub(crate) fn standing(state: &Path, provider: &str, account: &str, rule: &Rule, now: SystemTime) -> (u32, DayState) {
     let path = StateDirectory::Rate.below(state).join(file_name(provider, account));
@@ -181,7 +239,7 @@ fn open(state: &Path, path: &Path) -> Result<File> {
 }
 
 /// Tells one boot of the machine from another, after which [`system::monotonic`] begins anew.
-fn boot() -> u64 {
+pub(super) fn boot() -> u64 {
     let digest = Sha256::digest(system::boot());
     u64::from_le_bytes(std::array::from_fn(|index| digest[index]))
 }

@@ -4,6 +4,9 @@
 //! day.rs         when a provider's day begins and ends
 //! window.rs      windows, bursts and days over counted requests
 //! local.rs       the same over all processes of this machine: a small file under a kernel lock
+//! engine.rs      one decision for one request of a key: its limits and the account's together
+//! files.rs       that decision on this machine: keys.json and files of counters
+//! key_state.rs   the counters of one key, in one file
 //! shared/        the same over the gateways of several machines, in Redis or Valkey
 //! quota.rs       quotas of 5 hours, a week and a month as the user states them
 //! exhausted.rs   what a server reported as used up, until when, and for which model
@@ -14,7 +17,10 @@
 //! never a request.
 
 mod day;
+pub(crate) mod engine;
 mod exhausted;
+mod files;
+mod key_state;
 mod local;
 mod quota;
 #[allow(dead_code, reason = "keys count there next")]
@@ -22,7 +28,10 @@ pub(crate) mod shared;
 mod window;
 
 pub(crate) use day::{Day, Zone, week_end};
+pub(crate) use engine::{Decision, Demand, Engine, Grant, Left, Refused, Used};
 pub(crate) use exhausted::{Exhausted, Memory, exhausted, forget};
+pub(crate) use files::Files;
+pub(crate) use key_state::key_standing;
 pub(crate) use local::{Rate, Reservation, standing};
 pub(crate) use quota::{Place, Quota, Quotas, UsedUp, used};
 pub(crate) use window::{Rule, Slot};

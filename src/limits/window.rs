@@ -94,9 +94,14 @@ impl WindowRecord {
 
     /// A record that is not one, of another boot or of another window begins anew; its days are kept.
     pub(super) fn read(file: &File, boot: u64, step_length: u64) -> Self {
+        Self::read_at(file, 0, boot, step_length)
+    }
+
+    /// The same of a record that is `offset` bytes into the file.
+    pub(super) fn read_at(file: &File, offset: u64, boot: u64, step_length: u64) -> Self {
         let mut record = Self::new(boot, step_length);
         let mut bytes = [0; LENGTH];
-        if disk::read_exact_at(file, &mut bytes, 0).is_err() || bytes[..8] != MAGIC {
+        if disk::read_exact_at(file, &mut bytes, offset).is_err() || bytes[..8] != MAGIC {
             return record;
         }
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
@@ -138,7 +143,7 @@ impl WindowRecord {
             return (refused, Lease::default());
         }
         self.advance(step);
-        let (place, room) = if rule.waits { self.place(rule, step) } else { (Some(step), 0) };
+        let (place, room) = if rule.waits { self.place(rule, step, 1) } else { (Some(step), 0) };
         let Some(place) = place else {
             let length = Duration::from_nanos(self.step_length);
             return (Slot::TooLong { wait: length * u32::try_from(AHEAD).unwrap_or(u32::MAX) }, Lease::default());
@@ -166,14 +171,63 @@ impl WindowRecord {
         (turn, Lease::default())
     }
 
-    fn refuse_for_day(&mut self, rule: &Rule, day: &Day) -> Option<Slot> {
+    pub(super) fn refuse_for_day(&mut self, rule: &Rule, day: &Day) -> Option<Slot> {
         let today = self.day(day.number());
         let is_over = rule.day_refuses && rule.per_day.is_some_and(|limit| today.count >= limit);
         is_over.then_some(Slot::DayOver { ends: day.ends })
     }
 
-    /// The first step with room, and how much room that is.
-    fn place(&self, rule: &Rule, step: u64) -> (Option<u64>, u32) {
+    /// The earliest time from `time` on (nanoseconds, as `clock`, which is now) at which there is room for `count` more, if
+    /// that is near enough to be counted. What is asked for at once is never more than the whole limit.
+    pub(super) fn earliest(&self, rule: &Rule, clock: u64, time: u64, count: u32) -> Option<u64> {
+        let step = time / self.step_length;
+        let count = count.min(rule.per_window.unwrap_or(u32::MAX));
+        let place = if rule.waits { self.place(rule, step, count).0? } else { step };
+        let is_near = place < clock / self.step_length + AHEAD;
+        is_near.then_some(if place == step { time } else { place * self.step_length })
+    }
+
+    /// How far ahead anything is counted.
+    pub(super) fn horizon(&self) -> Duration {
+        Duration::from_nanos(self.step_length.saturating_mul(AHEAD))
+    }
+
+    /// Makes room for what is counted from `clock` on.
+    pub(super) fn advance_to(&mut self, clock: u64) {
+        self.advance(clock / self.step_length);
+    }
+
+    /// Counts `count` at `time`, and `of_day` of them for `day`.
+    pub(super) fn count_at(&mut self, time: u64, count: u32, of_day: u32, day: i32) {
+        let step = time / self.step_length;
+        self.advance(step);
+        let counter = self.counter(step);
+        *counter = counter.saturating_add(count);
+        let day = self.day(day);
+        day.count = day.count.saturating_add(of_day);
+    }
+
+    /// Puts `used` in the place of `counted` at `time`, as far as that is still known.
+    pub(super) fn correct(&mut self, time: u64, counted: u32, used: u32) {
+        let step = time / self.step_length;
+        if step <= self.newest && step + KEPT as u64 > self.newest {
+            let counter = self.counter(step);
+            *counter = counter.saturating_sub(counted).saturating_add(used);
+        }
+    }
+
+    /// Until when a request that goes out at `time` counts as one of the same step.
+    pub(super) fn step_ends(&self, time: u64) -> u64 {
+        (time / self.step_length + 1) * self.step_length
+    }
+
+    /// The first step with a request within the window that ends with `step`.
+    pub(super) fn first_counted(&self, step: u64) -> Option<u64> {
+        (step.saturating_sub(STEPS)..=step).find(|&step| self.count(step) > 0)
+    }
+
+    /// The first step with room for `need`, and how much room that is.
+    fn place(&self, rule: &Rule, step: u64, need: u32) -> (Option<u64>, u32) {
         let limit = rule.per_window.unwrap_or(u32::MAX);
         let queue_ends = (step..=self.newest).rev().find(|&step| self.count(step) > 0).unwrap_or(step);
         // A window of requests at once may spread over as many steps as it needs for the burst.
@@ -184,7 +238,7 @@ impl WindowRecord {
         for place in queue_ends.max(step)..step + AHEAD {
             let room = limit.saturating_sub(self.sum(place, STEPS + 1));
             let bursts = burst.is_some_and(|(steps, burst)| self.sum(place, steps) >= burst);
-            if room > 0 && !bursts {
+            if room >= need && !bursts {
                 return (Some(place), if burst.is_some() { 1 } else { room });
             }
         }
@@ -206,7 +260,7 @@ impl WindowRecord {
     }
 
     /// Makes room for the steps up to `step`.
-    fn advance(&mut self, step: u64) {
+    pub(super) fn advance(&mut self, step: u64) {
         // Further ahead than anyone can be put: damage, or another idea of the time.
         if self.newest > step + 2 * AHEAD {
             self.counters.fill(0);

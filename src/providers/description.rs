@@ -70,6 +70,9 @@ pub(crate) struct Provider {
     /// Whether it gives accounts something for free, which its terms forbid to pool.
     #[serde(default)]
     pub(crate) free_accounts: bool,
+    /// Its terms forbid that one account serves several people or passes its API on.
+    #[serde(default)]
+    pub(crate) no_sharing: bool,
     /// What it costs, in words.
     #[serde(default)]
     pub(crate) price: String,

@@ -30,6 +30,7 @@ const KEYS: [(&str, &[&str]); 9] = [
             "label",
             "limits",
             "models",
+            "no_sharing",
             "note",
             "instead",
             "oauth",
@@ -197,7 +198,7 @@ mod tests {
             "refused" => "[400]",
             "base_url_variables" => "{ x = [\"y\"] }",
             "parameters" => "{ x = \"y\" }",
-            "free_accounts" | "pkce" | "optional" | "qwen_only" | "responses" => "true",
+            "free_accounts" | "no_sharing" | "pkce" | "optional" | "qwen_only" | "responses" => "true",
             "burst"
             | "requests_per_5h"
             | "requests_per_day"

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -68,6 +69,17 @@ pub(crate) struct StatedLimit {
     pub(crate) at: u64,
 }
 
+/// Whose request it was, where a gateway has keys of people and jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct KeyUser {
+    /// The id of the key.
+    pub(crate) key: String,
+    pub(crate) owner: Option<String>,
+}
+
+/// Counts by whose key it was and by model.
+type Uses = HashMap<Option<Arc<KeyUser>>, HashMap<String, Counts>>;
+
 /// One line.
 #[derive(Serialize, Deserialize)]
 struct Entry {
@@ -75,6 +87,10 @@ struct Entry {
     provider: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
     #[serde(flatten)]
     counts: Counts,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -86,8 +102,8 @@ pub(crate) struct Ledger {
     directory: PathBuf,
     profile: String,
     provider: String,
-    /// By day (`2026-11-21`) and model.
-    pending: BTreeMap<String, HashMap<String, Counts>>,
+    /// By day (`2026-11-21`).
+    pending: BTreeMap<String, Uses>,
     seen: BTreeMap<String, StatedLimit>,
     has_news: bool,
     pub(crate) totals: BTreeMap<String, Counts>,
@@ -106,13 +122,14 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn add(&mut self, day: &str, model: &str, counts: &Counts) {
+    pub(crate) fn add(&mut self, day: &str, user: Option<&Arc<KeyUser>>, model: &str, counts: &Counts) {
         let model = self.label(model);
         let model = model.as_str();
         if !self.pending.contains_key(day) {
-            self.pending.insert(day.to_owned(), HashMap::new());
+            self.pending.insert(day.to_owned(), Uses::new());
         }
-        let Some(models) = self.pending.get_mut(day) else { return };
+        let Some(uses) = self.pending.get_mut(day) else { return };
+        let models = uses.entry(user.cloned()).or_default();
         match models.get_mut(model) {
             Some(known) => known.add(counts),
             None => drop(models.insert(model.to_owned(), *counts)),
@@ -162,10 +179,13 @@ impl Ledger {
 
     /// What could not be written waits for the next time.
     pub(crate) fn put_back(&mut self, pending: UnwrittenCounts) {
-        for (day, models) in pending.counts {
+        for (day, uses) in pending.counts {
             let known = self.pending.entry(day).or_default();
-            for (model, counts) in models {
-                known.entry(model).or_default().add(&counts);
+            for (user, models) in uses {
+                let known = known.entry(user).or_default();
+                for (model, counts) in models {
+                    known.entry(model).or_default().add(&counts);
+                }
             }
         }
         self.has_news = self.has_news || !pending.limits.is_empty();
@@ -177,7 +197,7 @@ pub(crate) struct UnwrittenCounts {
     directory: PathBuf,
     profile: String,
     provider: String,
-    counts: BTreeMap<String, HashMap<String, Counts>>,
+    counts: BTreeMap<String, Uses>,
     limits: Vec<StatedLimit>,
     today: String,
 }
@@ -194,32 +214,46 @@ impl UnwrittenCounts {
     /// One entry at a time, so that it is known of each whether it is there.
     fn write_to<W: Write>(&mut self, open: impl Fn(&str) -> Result<W>) -> Result<()> {
         if !self.limits.is_empty() {
-            let text = self.line(None, Counts::default(), self.limits.clone())?;
+            let text = self.line(None, None, Counts::default(), self.limits.clone())?;
             append(&mut open(&self.today)?, &text)?;
             self.limits.clear();
         }
-        while let Some((day, models)) = self.counts.pop_first() {
-            let mut left = models.into_iter().collect::<Vec<_>>();
+        while let Some((day, uses)) = self.counts.pop_first() {
+            let each = |(user, models): (Option<Arc<KeyUser>>, HashMap<String, Counts>)| {
+                models.into_iter().map(move |(model, counts)| (user.clone(), model, counts))
+            };
+            let mut left = uses.into_iter().flat_map(each).collect::<Vec<_>>();
             let written = open(&day).and_then(|mut file| {
-                while let Some((model, counts)) = left.last() {
-                    append(&mut file, &self.line(Some(model), *counts, Vec::new())?)?;
+                while let Some((user, model, counts)) = left.last() {
+                    append(&mut file, &self.line(user.as_deref(), Some(model), *counts, Vec::new())?)?;
                     left.pop();
                 }
                 Ok(())
             });
             if written.is_err() {
-                self.counts.insert(day, left.into_iter().collect());
+                let unwritten = self.counts.entry(day).or_default();
+                for (user, model, counts) in left {
+                    unwritten.entry(user).or_default().insert(model, counts);
+                }
                 return written;
             }
         }
         Ok(())
     }
 
-    fn line(&self, model: Option<&String>, counts: Counts, limits: Vec<StatedLimit>) -> Result<String> {
+    fn line(
+        &self,
+        user: Option<&KeyUser>,
+        model: Option<&String>,
+        counts: Counts,
+        limits: Vec<StatedLimit>,
+    ) -> Result<String> {
         let entry = Entry {
             profile: self.profile.clone(),
             provider: self.provider.clone(),
             model: model.cloned(),
+            key: user.map(|user| user.key.clone()),
+            owner: user.and_then(|user| user.owner.clone()),
             counts,
             limits,
         };
@@ -238,11 +272,21 @@ fn directory_of(state: &Path) -> PathBuf {
     StateDirectory::Usage.below(state)
 }
 
+/// What is counted apart.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Use {
+    pub(crate) day: String,
+    pub(crate) profile: String,
+    pub(crate) provider: String,
+    pub(crate) model: String,
+    /// `None`: the key of the gateway itself.
+    pub(crate) user: Option<KeyUser>,
+}
+
 /// What all processes wrote, summed up.
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
-    /// By day, profile, provider and model.
-    pub(crate) counts: BTreeMap<(String, String, String, String), Counts>,
+    pub(crate) counts: BTreeMap<Use, Counts>,
     /// The newest statement of each provider's limits, by profile and name.
     pub(crate) limits: BTreeMap<(String, String), StatedLimit>,
 }
@@ -274,8 +318,10 @@ impl Summary {
                 }
             }
             if let Some(model) = entry.model {
-                let key = (day.to_owned(), entry.profile, entry.provider, model);
-                self.counts.entry(key).or_default().add(&entry.counts);
+                let user = entry.key.map(|key| KeyUser { key, owner: entry.owner });
+                let (profile, provider) = (entry.profile, entry.provider);
+                let of = Use { day: day.to_owned(), profile, provider, model, user };
+                self.counts.entry(of).or_default().add(&entry.counts);
             }
         }
         Ok(())
@@ -313,8 +359,9 @@ pub(crate) fn settle(state: &Path, now: SystemTime) -> Result<()> {
         let mut summary = Summary::default();
         summary.read_day(&day, &path)?;
         let mut text = String::new();
-        for ((_, profile, provider, model), counts) in summary.counts {
-            let entry = Entry { profile, provider, model: Some(model), counts, limits: Vec::new() };
+        for (Use { profile, provider, model, user, .. }, counts) in summary.counts {
+            let (key, owner) = user.map_or((None, None), |user| (Some(user.key), user.owner));
+            let entry = Entry { profile, provider, model: Some(model), key, owner, counts, limits: Vec::new() };
             text.push_str(&serde_json::to_string(&entry)?);
             text.push('\n');
         }
@@ -360,22 +407,28 @@ mod tests {
         let mut ledger = Ledger::new(Path::new("/nowhere"), "work", "qwen");
         let one = Counts { requests: 1, ..Counts::default() };
         for number in 0..1000 {
-            ledger.add("2026-11-20", &format!("{number}{}", "ü".repeat(200)), &one);
+            ledger.add("2026-11-20", None, &format!("{number}{}", "ü".repeat(200)), &one);
         }
-        ledger.add("2026-11-20", "", &one);
+        ledger.add("2026-11-20", None, "", &one);
         assert_eq!(ledger.totals.len(), MAX_NAMES + 2, "with those for other and unknown ones");
         assert_eq!((ledger.totals["other"].requests, ledger.totals["unknown"].requests), (900, 1));
         assert!(ledger.totals.keys().all(|name| name.chars().count() <= MAX_NAME_LENGTH));
         let pending = ledger.take_pending("2026-11-20").unwrap();
-        assert_eq!(pending.counts["2026-11-20"].values().map(|counts| counts.requests).sum::<u64>(), 1001);
+        assert_eq!(pending.counts["2026-11-20"][&None].values().map(|counts| counts.requests).sum::<u64>(), 1001);
     }
 
     #[test]
     fn wherever_the_disk_is_full_everything_is_counted_once() {
-        for room in 0..700 {
+        for room in 0..900 {
             let mut ledger = Ledger::new(Path::new("/nowhere"), "work", "qwen");
-            for (day, model, requests) in [("2026-11-20", "a", 1), ("2026-11-20", "b", 2), ("2026-11-21", "a", 4)] {
-                ledger.add(day, model, &Counts { requests, ..Counts::default() });
+            let user = Arc::new(KeyUser { key: "k".into(), owner: Some("ann".into()) });
+            for (day, user, model, requests) in [
+                ("2026-11-20", None, "a", 1),
+                ("2026-11-20", None, "b", 2),
+                ("2026-11-21", None, "a", 4),
+                ("2026-11-21", Some(&user), "a", 8),
+            ] {
+                ledger.add(day, user, model, &Counts { requests, ..Counts::default() });
             }
             let (text, left) = (RefCell::default(), RefCell::new(room));
             let disk = |_: &str| Ok(Disk { text: &text, room: &left });
@@ -388,7 +441,7 @@ mod tests {
             let text = text.into_inner();
             let entries =
                 text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
-            assert_eq!(entries.map(|entry| entry.counts.requests).sum::<u64>(), 7, "with room for {room} bytes");
+            assert_eq!(entries.map(|entry| entry.counts.requests).sum::<u64>(), 15, "with room for {room} bytes");
         }
     }
 }

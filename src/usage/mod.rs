@@ -8,4 +8,4 @@ mod event;
 mod ledger;
 
 pub(crate) use event::Event;
-pub(crate) use ledger::{Counts, Ledger, StatedLimit, Summary, UnwrittenCounts, seconds, settle};
+pub(crate) use ledger::{Counts, KeyUser, Ledger, StatedLimit, Summary, UnwrittenCounts, Use, seconds, settle};

@@ -16,6 +16,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("redis::", &["limits"]),
     ("rustls::", &["tls", "http", "gateway", "limits"]),
     ("tokio_rustls::", &["gateway", "limits"]),
+    ("ring::hmac", &["keys"]),
+    ("crc32fast::", &["keys", "limits"]),
     // `platform` for what ends a server
     ("async ", &["gateway", "limits", "sandbox", "platform"]),
     (".await", &["gateway", "limits", "sandbox", "platform"]),

@@ -60,13 +60,15 @@ fn committed_manual_pages_are_what_the_command_line_says() {
 
 #[test]
 fn every_command_has_a_manual_page_with_examples_and_references() {
-    let help = String::from_utf8(qwenauth(&["--help"])).unwrap();
-    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let mut pages: Vec<String> = commands
-        .map(|line| line.split_whitespace().next().unwrap())
-        .filter(|command| *command != "help")
-        .map(|command| format!("qwenauth-{command}.1"))
-        .collect();
+    let commands = |arguments: &[&str]| -> Vec<String> {
+        let help = String::from_utf8(qwenauth(arguments)).unwrap();
+        let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        let named = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+        let names = named.map(|line| line.split_whitespace().next().unwrap().to_owned());
+        names.filter(|command| command != "help").collect()
+    };
+    let mut pages: Vec<String> = commands(&["--help"]).iter().map(|command| format!("qwenauth-{command}.1")).collect();
+    pages.extend(commands(&["keys", "--help"]).iter().map(|command| format!("qwenauth-keys-{command}.1")));
     pages.push("qwenauth.1".to_owned());
     pages.sort();
     let kept = files_in(&committed("man"));

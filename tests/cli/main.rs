@@ -69,6 +69,7 @@ mod shells;
 mod short_lived;
 mod shown;
 mod status;
+mod team;
 mod terminal;
 mod token;
 mod workload;

@@ -188,3 +188,19 @@ fn a_login_ends() {
     let login = ["login", "dashscope", "--region", "cn", "--api-key-env", "MY_KEY", "--no-verify", "--force"];
     shows_in_each_language(&sandbox, "login-key", &login, 0);
 }
+
+#[test]
+fn keys_of_a_team() {
+    let sandbox = Sandbox::new().configured("[prices.\"*\"]\ninput = 1.0\noutput = 5.0\n");
+    for arguments in [
+        &["ann", "--owner", "ann@example.com", "--rpm", "60", "--budget", "20 USD/month", "--expires", "2099-12-31"][..],
+        &["ci", "--models", "qwen3-coder*", "--models", "text-embedding-v4", "--parallel", "4", "--rpd", "5000"],
+        &["report"],
+        &["former"],
+    ] {
+        drop(sandbox.run([&["keys", "create"], arguments].concat()).any_stdout());
+    }
+    drop(sandbox.run(["keys", "rotate", "ci", "--overlap", "24h"]).any_stdout());
+    drop(sandbox.run(["keys", "revoke", "former", "--yes"]));
+    shows(&sandbox, "keys-list", &["keys", "list"], 0);
+}

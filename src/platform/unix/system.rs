@@ -25,6 +25,12 @@ pub(crate) fn home() -> Option<PathBuf> {
     user.dir.is_absolute().then_some(user.dir)
 }
 
+/// The user of this process and the machine: `1000@build-1`.
+pub(crate) fn who() -> String {
+    let host = gethostname().unwrap_or_default();
+    format!("{}@{}", getuid(), host.to_string_lossy())
+}
+
 /// Time since the boot, the same for all processes; setting the time of day does not change it.
 pub(crate) fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()

@@ -41,6 +41,13 @@ pub(crate) fn host_name() -> Option<String> {
     None
 }
 
+/// The user of this process and the machine: `ann@BUILD-1`.
+#[expect(clippy::disallowed_methods, reason = "the system's own variables, which are no settings of ours")]
+pub(crate) fn who() -> String {
+    let of = |name: &str| std::env::var_os(name).unwrap_or_default().to_string_lossy().into_owned();
+    format!("{}@{}", of("USERNAME"), of("COMPUTERNAME"))
+}
+
 /// Time since the boot, the same for all processes; setting the time of day does not change it.
 pub(crate) fn monotonic() -> Duration {
     let (mut count, mut frequency) = (0, 0);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::upstream::{Gateway, Got, chunk, error, reply};
+use super::upstream::{Client, Gateway, Got, chunk, error, reply};
 use crate::sandbox::{Sandbox, until};
 
 const REQUEST: &[u8] = br#"{"messages":[{"role":"user","content":"model \"one\""}],"model":"one","n":1}"#;
@@ -455,4 +455,47 @@ fn hooks_run_once_for_all_processes_with_their_event_and_no_secret() {
         (&"first".into(), &"second".into(), &"two".into())
     );
     assert!(lines.iter().all(|line| !line.contains("granted-key")), "{lines:?}");
+}
+
+#[test]
+fn the_request_of_a_key_moves_only_to_profiles_it_may_use_and_models_with_a_price() {
+    let pair = Pair::configured(&format!("{MAP}[prices.one]\ninput = 1.0\noutput = 1.0\n"));
+    pair.first.answers("answer", &plan_over());
+    let create = |name: &str, more: &[&str]| {
+        let mut made = pair.sandbox.run([&["keys", "create", name, "--json"], more].concat());
+        made.json()["key"].as_str().unwrap().to_owned()
+    };
+    let [free, bound, paid] = [
+        create("free", &["--models", "one", "--profiles", "first,second"]),
+        create("bound", &["--profiles", "first"]),
+        create("paid", &["--budget", "1 USD/month"]),
+    ];
+    let log = pair.sandbox.directory().join("requests.jsonl");
+    let own = pair.sandbox.directory().join("own");
+    let (own, log_name) = (own.to_str().unwrap(), log.to_str().unwrap());
+    let gateway = pair.gateway(&["--keys", "--api-key-file", own, "--log", log_name]);
+    let ask = |key: &str| {
+        let (address, length) = (&gateway.address, REQUEST.len());
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nX-Api-Key: {key}\r\n\
+             Content-Length: {length}\r\n\r\n"
+        );
+        Client::send(address, &[head.as_bytes(), REQUEST].concat()).got()
+    };
+    is_served_by(&ask(&free), "second", "plan");
+    for (key, reason) in [
+        (&bound, "the key may not use the profile that would serve it"),
+        (&paid, "the key has a budget, and the model that would serve it no price"),
+    ] {
+        ask(key).is(429);
+        until("it is logged", || {
+            let text = fs::read_to_string(&log).unwrap();
+            text.lines().any(|line| line.contains(&key[3..11]) && line.contains(reason))
+        });
+    }
+    assert_eq!(pair.second.asked().len(), 1);
+    // Nothing that was not served costs anything.
+    let listed = pair.sandbox.run(["keys", "list", "--json"]).json()["keys"][2]["used"].clone();
+    assert_eq!((&listed["spent_usd"], &listed["in_flight"]), (&0.0.into(), &0.into()));
+    pair.keeps_keys_apart();
 }

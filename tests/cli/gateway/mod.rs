@@ -15,4 +15,5 @@ mod passing;
 mod refusals;
 mod running;
 mod service;
+mod team_keys;
 pub(crate) mod upstream;

@@ -1,0 +1,183 @@
+//! The commands about keys of people and jobs.
+
+use clap::{Args, Subcommand};
+
+use super::value::{Bound, bound, duration};
+
+/// Make and manage keys for the people and jobs that share a gateway
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A key is for one person or job. `qwenauth gateway --keys` accepts every key that is valid, keeps to its limits and
+counts what it uses; a change counts from the next request on. Only a hash of a key is stored.
+
+Examples:
+  qwenauth keys create ann --owner ann@example.com --rpm 60 --budget '20 USD/month'
+  qwenauth keys create ci --models 'qwen3-coder*' --parallel 4 --expires 90d
+  qwenauth gateway --keys
+  qwenauth keys list
+  qwenauth keys set ann --rpm 120
+  qwenauth keys rotate ci --overlap 24h
+  qwenauth keys revoke ann --yes"
+)]
+pub(crate) struct KeysArgs {
+    #[command(subcommand)]
+    pub(crate) command: KeysCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    Create(CreateKeyArgs),
+    List(ListKeysArgs),
+    Set(SetKeyArgs),
+    Rotate(RotateKeyArgs),
+    Reset(ResetKeyArgs),
+    Revoke(RevokeKeyArgs),
+    Secret(TeamSecretArgs),
+}
+
+/// Make a key and print it once, alone on stdout
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The key is shown this once. Hand it over by a way that keeps it secret, or pipe it to where it belongs.
+
+A budget is in US dollars and needs the prices of the models in config.toml, per million tokens:
+  [prices.\"qwen3-coder-plus\"]
+  input = 1.0
+  output = 5.0
+
+Examples:
+  qwenauth keys create ann --owner ann@example.com --rpm 60 --budget '20 USD/month'
+  qwenauth keys create ci --models 'qwen3-coder*' --parallel 4 --expires 90d | gh secret set QWEN_KEY
+  qwenauth keys create report --tpd 2000000 --profiles dashscope --json"
+)]
+pub(crate) struct CreateKeyArgs {
+    /// Name of the key: letters, digits, `.`, `_` and `-`
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) limits: KeyLimitOptions,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What a key may use.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits (`none` removes one)")]
+pub(crate) struct KeyLimitOptions {
+    /// Who answers for the key: a name or an address
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) owner: Option<String>,
+    /// Requests per minute; further ones wait
+    #[arg(long, value_name = "N", value_parser = bound)]
+    pub(crate) rpm: Option<Bound>,
+    /// Requests per day (UTC); further ones are rejected
+    #[arg(long, value_name = "N", value_parser = bound)]
+    pub(crate) rpd: Option<Bound>,
+    /// Tokens per minute, of prompts and completions; further requests wait
+    #[arg(long, value_name = "N", value_parser = bound)]
+    pub(crate) tpm: Option<Bound>,
+    /// Tokens per day (UTC); further requests are rejected
+    #[arg(long, value_name = "N", value_parser = bound)]
+    pub(crate) tpd: Option<Bound>,
+    /// Requests in flight at once; further ones wait
+    #[arg(long, value_name = "N", value_parser = bound)]
+    pub(crate) parallel: Option<Bound>,
+    /// Money per day, week or month: `20 USD/month`; further requests are rejected
+    #[arg(long, value_name = "AMOUNT")]
+    pub(crate) budget: Option<String>,
+    /// Models the key may use: names, or patterns with `*` and `?`; can be repeated
+    #[arg(long, value_name = "GLOB", value_delimiter = ',')]
+    pub(crate) models: Vec<String>,
+    /// Profiles the key may use; can be repeated
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) profiles: Vec<String>,
+    /// When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) expires: Option<String>,
+}
+
+/// List the keys, with what they may use and have used
+#[derive(Debug, Args)]
+#[command(after_help = "No key is shown: only hashes are stored.
+
+Examples:
+  qwenauth keys list
+  qwenauth keys list --json | jq -r '.keys[] | select(.state == \"active\") | .name'")]
+pub(crate) struct ListKeysArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Change the limits of a key; it counts from the next request on
+#[derive(Debug, Args)]
+#[command(after_help = "Only what is given changes. `--models` and `--profiles` replace the whole list.
+
+Examples:
+  qwenauth keys set ann --rpm 120 --budget '50 USD/month'
+  qwenauth keys set ci --rpm none --models 'qwen3-*'
+  qwenauth keys set ci --expires 30d")]
+pub(crate) struct SetKeyArgs {
+    /// Name or id of the key
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) limits: KeyLimitOptions,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Replace a key by a new one with the same name, limits and counts
+#[derive(Debug, Args)]
+#[command(after_help = "The new key is printed once, alone on stdout. Without `--overlap` the old one stops at once.
+
+Examples:
+  qwenauth keys rotate ann
+  qwenauth keys rotate ci --overlap 24h | gh secret set QWEN_KEY")]
+pub(crate) struct RotateKeyArgs {
+    /// Name or id of the key
+    pub(crate) name: String,
+    /// How long the old key works beside the new one
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
+    pub(crate) overlap: std::time::Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Empty the spending of this period, so that the whole budget is there again
+#[derive(Debug, Args)]
+#[command(after_help = "The budget stays as it is, and so does the usage that `qwenauth usage --team` shows.
+
+Examples:
+  qwenauth keys reset ann")]
+pub(crate) struct ResetKeyArgs {
+    /// Name or id of the key
+    pub(crate) name: String,
+}
+
+/// Revoke a key for good; its next request is rejected
+#[derive(Debug, Args)]
+#[command(after_help = "Requests that are under way end as they would have.
+
+Examples:
+  qwenauth keys revoke ann
+  qwenauth keys revoke ci --yes           without the question, as in a script")]
+pub(crate) struct RevokeKeyArgs {
+    /// Name or id of the key
+    pub(crate) name: String,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// Make the team secret, under which keys are hashed, and print its path
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The first `keys create` makes one as well. A secret that is there is kept: with another one every key would
+stop working. Gateways on other machines need a copy; `secret_file` of `[team]` in config.toml says where it is.
+
+Examples:
+  qwenauth keys secret"
+)]
+pub(crate) struct TeamSecretArgs {}

@@ -1,0 +1,146 @@
+//! `keys list`: what each key may use and has used.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use crate::commands::{print, print_document, rfc3339};
+use crate::error::printable;
+use crate::keys::{KeyRecord, Keys, Places, State};
+use crate::limits::{Left, key_standing};
+use crate::say::{Screen, Style, cell};
+use crate::session::Session;
+
+/// Columns of the name, the owner and the state.
+const NAME: usize = 16;
+const OWNER: usize = 18;
+const STATE: usize = 8;
+
+/// Columns of what was used today, of a date, and of when a key was used last.
+const TODAY: usize = 13;
+const DATE: usize = 10;
+
+pub(super) fn run(is_json: bool, session: &Session, places: &Places) -> Result<()> {
+    let now = SystemTime::now();
+    let keys = Keys::read(&places.keys)?;
+    let state = &session.config.paths.state;
+    let known: Vec<(&KeyRecord, Left, u64)> = keys
+        .iter()
+        .map(|key| {
+            let (left, used_at) = key_standing(state, key, now);
+            (key, left, used_at)
+        })
+        .collect();
+    if is_json {
+        let keys: Vec<Value> = known.iter().map(|(key, left, used_at)| json(key, left, *used_at, now)).collect();
+        return print_document(&json!({ "schema": 1, "keys": keys }));
+    }
+    if known.is_empty() {
+        return print("there are no keys; `qwenauth keys create NAME` makes one\n");
+    }
+    print(&table(&known, now, Screen::stdout()))
+}
+
+/// What is known of a key without its counters.
+pub(super) fn facts(key: &KeyRecord, now: SystemTime) -> Map<String, Value> {
+    let mut facts = Map::new();
+    facts.insert("id".into(), key.id.clone().into());
+    facts.insert("name".into(), key.name.clone().into());
+    facts.insert("owner".into(), key.owner.clone().into());
+    facts.insert("state".into(), key.state(now).name().into());
+    facts.insert("created_at".into(), time_of(Some(key.created_at)).into());
+    facts.insert("expires_at".into(), time_of(key.expires_at).into());
+    facts.insert("revoked_at".into(), time_of(key.revoked_at).into());
+    let limits = serde_json::to_value(&key.limits).unwrap_or_default();
+    facts.insert("limits".into(), limits);
+    facts
+}
+
+fn json(key: &KeyRecord, left: &Left, used_at: u64, now: SystemTime) -> Value {
+    let mut facts = facts(key, now);
+    facts.insert(
+        "used".into(),
+        json!({
+            "requests_today": left.requests_of_day,
+            "tokens_today": left.tokens_of_day,
+            "in_flight": left.parallel,
+            "spent_usd": key.limits.budget.map(|_| left.spent.dollars()),
+        }),
+    );
+    facts.insert("last_used_at".into(), time_of(Some(used_at).filter(|at| *at > 0)).into());
+    facts.into()
+}
+
+fn time_of(seconds: Option<u64>) -> Option<String> {
+    rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds?))
+}
+
+fn date_of(seconds: Option<u64>) -> String {
+    time_of(seconds).map_or_else(|| "-".to_owned(), |time| time[..DATE].to_owned())
+}
+
+/// The limits in words.
+pub(super) fn limits(key: &KeyRecord) -> Vec<String> {
+    let limits = &key.limits;
+    let mut words = Vec::new();
+    let mut add = |most: Option<u64>, of: &str| words.extend(most.map(|most| format!("{most} {of}")));
+    add(limits.requests_per_minute.map(Into::into), "rpm");
+    add(limits.requests_per_day.map(Into::into), "rpd");
+    add(limits.tokens_per_minute.map(Into::into), "tpm");
+    add(limits.tokens_per_day, "tpd");
+    add(limits.parallel.map(Into::into), "parallel");
+    words.extend(limits.budget.map(|budget| budget.to_string()));
+    if !limits.models.is_empty() {
+        words.push(format!("models {}", limits.models.join(" ")));
+    }
+    if !limits.profiles.is_empty() {
+        words.push(format!("profiles {}", limits.profiles.join(" ")));
+    }
+    if words.is_empty() {
+        words.push("no limits of its own".to_owned());
+    }
+    words
+}
+
+/// Two lines a key: who and when, then limits and what is spent; columns that a narrow screen has no room for go to the
+/// second.
+fn table(known: &[(&KeyRecord, Left, u64)], now: SystemTime, screen: Screen) -> String {
+    let width = screen.width().unwrap_or(120);
+    let has_owner = width >= 2 + NAME + 2 + OWNER + 2 + STATE + 2 + TODAY + 2 + DATE;
+    let has_last = width >= 2 + NAME + 2 + OWNER + 2 + STATE + 2 + TODAY + 2 + DATE + 2 + DATE;
+    let mut head = vec![cell("NAME", NAME)];
+    head.extend(has_owner.then(|| cell("OWNER", OWNER)));
+    head.extend([cell("STATE", STATE), cell("USED TODAY", TODAY), cell("EXPIRES", DATE)]);
+    head.extend(has_last.then(|| cell("LAST USED", DATE)));
+    let mut text = screen.paint(Style::Dim, head.join("  ").trim_end()) + "\n";
+    for (key, left, used_at) in known {
+        let state = key.state(now);
+        let shade = match state {
+            State::Active => Style::Success,
+            State::Rotating => Style::Warning,
+            State::Expired | State::Revoked => Style::Error,
+        };
+        let owner = key.owner.as_deref().map(printable);
+        let mut row = vec![screen.paint(Style::Bold, &cell(&key.name, NAME))];
+        row.extend(has_owner.then(|| cell(owner.as_deref().unwrap_or("-"), OWNER)));
+        row.push(screen.paint(shade, &cell(state.name(), STATE)));
+        let requests = left.requests_of_day;
+        row.push(cell(&format!("{requests} request{}", if requests == 1 { "" } else { "s" }), TODAY));
+        row.push(cell(&date_of(key.expires_at), DATE));
+        row.extend(has_last.then(|| cell(&date_of(Some(*used_at).filter(|at| *at > 0)), DATE)));
+        text += row.join("  ").trim_end();
+        text.push('\n');
+        let mut words = limits(key);
+        words.extend(key.limits.budget.map(|budget| format!("spent {} of {} USD", left.spent, budget.amount)));
+        words.extend((left.tokens_of_day > 0).then(|| format!("{} tokens today", left.tokens_of_day)));
+        words.extend(owner.filter(|_| !has_owner).map(|owner| format!("owner {owner}")));
+        if !has_last && *used_at > 0 {
+            words.push(format!("last used {}", date_of(Some(*used_at))));
+        }
+        for (at, line) in screen.wrap(&printable(&words.join(", ")), 2, 2).iter().enumerate() {
+            text += &format!("{}{}\n", if at == 0 { "  " } else { "" }, screen.paint(Style::Dim, line));
+        }
+    }
+    text
+}

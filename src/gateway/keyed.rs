@@ -1,0 +1,182 @@
+//! What the key of a person or job means for one request: whether it may be made, and its turn under all limits.
+
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use hyper::StatusCode;
+use hyper::header::CONTENT_ENCODING;
+
+use super::credential::ReadyCredential;
+use super::fallback::Reason;
+use super::forward::{DeferredResponse, ProxiedRequest, Unserved};
+use super::pacing::MAX_QUEUE_TIME;
+use super::refusal::Refusal;
+use super::request_body::Broken;
+use super::served_profile::ServedAccount;
+use super::team::{self, Asked, Estimate, HeldGrant, Team};
+use crate::keys::{KeyRecord, State};
+use crate::limits::{Decision, Demand, Refused};
+
+/// Said in the log of a request that its key's limits delayed or stopped.
+const KEPT_TO: &str = "the limits of the key are kept to";
+
+impl<'gateway> ProxiedRequest<'gateway> {
+    fn keyed(&self) -> Option<(Rc<KeyRecord>, &'gateway Team)> {
+        Some((self.key.clone()?, self.gateway.team.as_ref()?))
+    }
+
+    /// What the request may use at most; nothing where its key has no limits that depend on it.
+    ///
+    /// Errors: the key may not make it.
+    pub(super) async fn check_key(&mut self) -> Result<Estimate, Unserved> {
+        let Some((key, team)) = self.keyed() else { return Ok(Estimate::default()) };
+        let name = &key.name;
+        if !key.allows_profile(&self.served.profile) {
+            let profile = &self.served.profile;
+            return Err(self.deny(&key, format!("the key `{name}` may not use profile `{profile}`")).await);
+        }
+        if !team::has_body(&self.method) || !team::depends_on_body(&key) {
+            return Ok(Estimate::default());
+        }
+        if !self.request_body.keep_all().await {
+            return Err(self.not_kept(name).into());
+        }
+        let body = self.request_body.kept().concat();
+        let is_plain = !self.headers.contains_key(CONTENT_ENCODING);
+        let asked = is_plain.then(|| Asked::read(&body)).flatten().unwrap_or_default();
+        // A request that moved names a model of the target's, which the user chose for the one that was checked.
+        if team::depends_on_model(&key) && self.moved.is_none() {
+            let Some(model) = asked.model() else {
+                let message = format!(
+                    "the key `{name}` has limits by model, and the request does not name exactly one, in JSON that is \
+                     not compressed"
+                );
+                return Err(self.deny(&key, message).await);
+            };
+            let has_price = key.limits.budget.is_none() || team.prices.of(model).is_some();
+            let message = if !key.allows_model(model) {
+                Some(format!("the key `{name}` may not use model `{model}`"))
+            } else if !has_price {
+                Some(format!("the key `{name}` has a budget, and `[prices]` of the gateway has no price of `{model}`"))
+            } else {
+                None
+            };
+            if let Some(message) = message {
+                return Err(self.deny(&key, message).await);
+            }
+            self.record.model = Some(model.to_owned());
+        }
+        let path = self.rest.split('?').next().unwrap_or_default();
+        Ok(asked.estimate(body.len() as u64, path))
+    }
+
+    async fn deny(&mut self, key: &Rc<KeyRecord>, message: String) -> Unserved {
+        if let Some(team) = &self.gateway.team {
+            team.count("not_allowed");
+            self.left = Some(team.engine.left(key).await);
+        }
+        team::not_allowed(message).into()
+    }
+
+    fn not_kept(&self, name: &str) -> Refusal {
+        if let Err(refusal) = self.check_upload() {
+            return refusal;
+        }
+        if let Some(broken @ Broken::ByClient) = self.request_body.broken() {
+            return Refusal::new(StatusCode::BAD_REQUEST, "request_incomplete", broken.to_string());
+        }
+        let message =
+            format!("the limits of key `{name}` need requests that the gateway can keep; see `--replay-limit`");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()
+    }
+
+    /// Why the key may not move to this profile and model.
+    pub(super) fn key_forbids(&self, profile: &str, model: &str) -> Option<&'static str> {
+        let (key, team) = self.keyed()?;
+        if !key.allows_profile(profile) {
+            return Some("the key may not use the profile that would serve it");
+        }
+        let is_unpriced = key.limits.budget.is_some() && team.prices.of(model).is_none();
+        is_unpriced.then_some("the key has a budget, and the model that would serve it no price")
+    }
+
+    /// Waits under the limits of the key and of the account, both at once.
+    pub(super) async fn keyed_turn(
+        &mut self,
+        account: &Rc<ServedAccount>,
+        ready: &ReadyCredential,
+        estimate: Estimate,
+    ) -> Result<(), Unserved> {
+        let Some((key, team)) = self.keyed() else { return Ok(()) };
+        let options = &self.gateway.options;
+        let counted = options.is_counting(&ready.provider).then(|| Rc::clone(account));
+        let price = self.record.model.as_deref().and_then(|model| team.prices.of(model));
+        let demand = Demand {
+            key: Rc::clone(&key),
+            tokens: estimate.tokens(),
+            cost: if key.limits.budget.is_some() { estimate.cost(price) } else { crate::keys::Money::default() },
+            longest_wait: if options.tuning.pacing { MAX_QUEUE_TIME } else { Duration::ZERO },
+            repeats: self.record.grant.is_some(),
+        };
+        let since = tokio::time::Instant::now();
+        let rate = counted.as_ref().map(|account| account.pacing.rate());
+        let decision = self.request_body.while_reading(team.engine.admit(&demand, rate)).await;
+        let (wait, spread, grant, left) = match decision {
+            Decision::Go { wait, spread, grant, left } => (wait, spread, grant, left),
+            Decision::Refused { reason, left } => {
+                self.left = Some(left);
+                return Err(self.not_granted(account, &key, reason).await);
+            }
+        };
+        self.left = Some(left);
+        // Given back if the client leaves while it waits.
+        let mut held = HeldGrant::new(Rc::clone(&team.engine), grant, counted, price, estimate);
+        if !wait.is_zero() {
+            if wait > Duration::from_secs(2) {
+                account.pacing.say(&format!(
+                    "a request of key `{}` waits {} s for its limits",
+                    key.name,
+                    wait.as_secs()
+                ));
+            }
+            self.request_body.while_reading(tokio::time::sleep(wait + spread.mul_f64(rand::random::<f64>()))).await;
+            // It may have been revoked meanwhile.
+            let now = team.engine.look_up(&key.id).await;
+            let refused = match now.map(|record| record.map(|record| record.state(SystemTime::now()))) {
+                Ok(Some(State::Active | State::Rotating)) => None,
+                Ok(Some(State::Expired)) => Some(Refused::Expired),
+                Ok(Some(State::Revoked) | None) => Some(Refused::Unknown),
+                Err(_) => Some(Refused::Unavailable),
+            };
+            if let Some(reason) = refused {
+                drop(held);
+                return Err(self.not_granted(account, &key, reason).await);
+            }
+        }
+        if since.elapsed() > Duration::from_millis(1) && !wait.is_zero() || since.elapsed() > Duration::from_millis(50)
+        {
+            self.record.waited += since.elapsed();
+            self.record.reason = Some(KEPT_TO);
+        }
+        self.check_upload()?;
+        team.count("go");
+        if demand.repeats {
+            // It is counted, and there is nothing to settle.
+            held.was_sent = true;
+        } else {
+            self.record.grant = Some(held);
+        }
+        Ok(())
+    }
+
+    async fn not_granted(&mut self, account: &ServedAccount, key: &KeyRecord, reason: Refused) -> Unserved {
+        if let Some(team) = &self.gateway.team {
+            team.count(team::decision_name(reason));
+        }
+        self.await_model().await;
+        self.record.reason = Some(KEPT_TO);
+        let deferred = DeferredResponse::Own(team::refused(reason, key, &self.served.profile));
+        let is_day = matches!(reason, Refused::AccountDay { .. });
+        Unserved::movable(deferred, is_day.then_some(Reason::Day), format!("day/{}", account.pacing.day().date))
+    }
+}

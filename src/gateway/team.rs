@@ -1,0 +1,458 @@
+//! Requests of people and jobs: whose key it is, what it may use, what a request may cost, and what is left.
+//!
+//! Hazard: a request that names two models, or names one where only the provider looks, is checked as one and served as
+//! another; a client that hides its body from the gateway spends without a limit.
+//! Rule: a key whose limits depend on the model or on tokens has its requests read whole, as a JSON parser reads them, and
+//! what cannot be read so is rejected.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Value, json};
+
+use super::pacing::NoSlot;
+use super::refusal::{self, Refusal, duration};
+use super::served_profile::ServedAccount;
+use crate::keys::{KeyRecord, KeyText, Money, Price, Prices, Shown, TeamSecret};
+use crate::limits::{Engine, Grant, Left, Refused, Used};
+
+/// Tokens that a completion is taken for if the request does not bound it.
+const USUAL_COMPLETION: u64 = 4096;
+
+/// Bytes that are taken for one token of a prompt.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// Requests whose response has tokens of a completion.
+const GENERATING: [&str; 4] = ["/chat/completions", "/completions", "/responses", "/messages"];
+
+const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
+const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
+const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+const BUDGET_REMAINING: HeaderName = HeaderName::from_static("x-qwenauth-budget-remaining");
+
+/// What a gateway with keys is started with.
+pub(crate) struct Keyed {
+    /// Opened by the gateway's own thread.
+    pub(crate) engine: Box<dyn FnOnce() -> anyhow::Result<Engine> + Send>,
+    pub(crate) secret: TeamSecret,
+    pub(crate) prices: Prices,
+    /// Whether metrics have a line for each key.
+    pub(crate) metrics: bool,
+}
+
+/// The keys of a gateway.
+pub(super) struct Team {
+    pub(super) engine: Rc<Engine>,
+    secret: TeamSecret,
+    pub(super) prices: Prices,
+    pub(super) shows_keys: bool,
+    /// How often it was decided so.
+    pub(super) decisions: RefCell<BTreeMap<&'static str, u64>>,
+}
+
+impl Team {
+    pub(super) fn open(keyed: Keyed) -> anyhow::Result<Self> {
+        let Keyed { engine, secret, prices, metrics } = keyed;
+        let engine = Rc::new(engine()?);
+        Ok(Self { engine, secret, prices, shows_keys: metrics, decisions: RefCell::default() })
+    }
+
+    /// The key that a client showed; `None`: it is none of the team's.
+    ///
+    /// Errors: an expired key, or nobody can be asked.
+    pub(super) async fn identify(&self, text: &str) -> Result<Option<Rc<KeyRecord>>, Refusal> {
+        let Some(key) = KeyText::parse(text) else { return Ok(None) };
+        let record = self.engine.look_up(key.id()).await.map_err(|_| unavailable())?;
+        match Shown::of(record, &key, &self.secret, SystemTime::now()) {
+            Shown::Valid(record) => Ok(Some(record)),
+            Shown::Expired(record) => Err(expired(&record)),
+            Shown::Unknown => Ok(None),
+        }
+    }
+
+    pub(super) fn count(&self, decision: &'static str) {
+        *self.decisions.borrow_mut().entry(decision).or_default() += 1;
+    }
+}
+
+/// The name of a refusal in metrics.
+pub(super) fn decision_name(reason: Refused) -> &'static str {
+    match reason {
+        Refused::Unknown => "unknown",
+        Refused::Expired => "expired",
+        Refused::KeyRate { .. } => "key_rate",
+        Refused::KeyParallel => "key_parallel",
+        Refused::KeyDay { .. } => "key_day",
+        Refused::KeyBudget { .. } => "key_budget",
+        Refused::AccountRate { .. } => "account_rate",
+        Refused::AccountDay { .. } => "account_day",
+        Refused::Unavailable => "unavailable",
+    }
+}
+
+/// Whether the limits of a key depend on what a request says in its body.
+pub(super) fn depends_on_body(key: &KeyRecord) -> bool {
+    let limits = &key.limits;
+    depends_on_model(key) || limits.tokens_per_minute.is_some() || limits.tokens_per_day.is_some()
+}
+
+/// Whether they depend on its model.
+pub(super) fn depends_on_model(key: &KeyRecord) -> bool {
+    !key.limits.models.is_empty() || key.limits.budget.is_some()
+}
+
+/// What a request may use at most, as estimated before it is sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Estimate {
+    pub(super) prompt: u64,
+    pub(super) completion: u64,
+}
+
+impl Estimate {
+    pub(super) fn tokens(self) -> u64 {
+        self.prompt.saturating_add(self.completion)
+    }
+
+    pub(super) fn cost(self, price: Option<Price>) -> Money {
+        price.map(|price| price.of(self.prompt, self.completion)).unwrap_or_default()
+    }
+}
+
+/// What a request says of its model and its size.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Every value of a field that some server could take for the model.
+    models: Vec<Option<String>>,
+    most: Option<u64>,
+    copies: u64,
+}
+
+impl Asked {
+    /// Reads the whole body. `None`: it is no JSON object.
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        serde_json::Deserializer::from_slice(body).deserialize_map(AskedVisitor).ok()
+    }
+
+    /// The one model that it names.
+    pub(super) fn model(&self) -> Option<&str> {
+        match self.models.as_slice() {
+            [Some(model)] => Some(model),
+            _ => None,
+        }
+    }
+
+    pub(super) fn estimate(&self, length: u64, path: &str) -> Estimate {
+        let completion = if GENERATING.contains(&path) { self.most.unwrap_or(USUAL_COMPLETION) } else { 0 };
+        Estimate { prompt: length.div_ceil(BYTES_PER_TOKEN), completion: completion.saturating_mul(self.copies.max(1)) }
+    }
+}
+
+struct AskedVisitor;
+
+impl<'de> Visitor<'de> for AskedVisitor {
+    type Value = Asked;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a request")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Asked, A::Error> {
+        let mut asked = Asked::default();
+        while let Some(name) = map.next_key::<String>()? {
+            // Some servers compare names of fields without regard to case.
+            match name.to_ascii_lowercase().as_str() {
+                "model" => asked.models.push(map.next_value::<Lenient>()?.0.as_str().map(str::to_owned)),
+                "max_tokens" | "max_completion_tokens" | "max_output_tokens" => {
+                    asked.most = asked.most.max(map.next_value::<Lenient>()?.0.as_u64());
+                }
+                "n" | "best_of" => {
+                    asked.copies = asked.copies.max(map.next_value::<Lenient>()?.0.as_u64().unwrap_or(1));
+                }
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(asked)
+    }
+}
+
+/// A string or a number; anything else is passed over.
+struct Lenient(Value);
+
+impl<'de> serde::Deserialize<'de> for Lenient {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Value;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("any value")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+                Ok(text.into())
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+                Ok(number.into())
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
+                Ok(Value::Null)
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "held within the range")]
+                Ok((number.clamp(0.0, 1e15) as u64).into())
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
+                Ok(Value::Null)
+            }
+
+            fn visit_unit<E>(self) -> Result<Value, E> {
+                Ok(Value::Null)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Value::Null)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Value::Null)
+            }
+        }
+        deserializer.deserialize_any(Any).map(Self)
+    }
+}
+
+/// What one request of a key was granted. Dropped, it is given back if the request was never sent, else settled.
+pub(super) struct HeldGrant {
+    engine: Rc<Engine>,
+    grant: Grant,
+    /// The account whose windows count the request, where it has any.
+    account: Option<Rc<ServedAccount>>,
+    price: Option<Price>,
+    estimate: Estimate,
+    pub(super) was_sent: bool,
+    pub(super) bill: Bill,
+}
+
+/// What a request is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bill {
+    /// The provider refused it, or never got it.
+    Nothing,
+    /// What it was taken for: it may have been acted upon, and nobody said what it used.
+    Estimate,
+    /// What the response says.
+    Tokens(Estimate),
+}
+
+impl HeldGrant {
+    pub(super) fn new(
+        engine: Rc<Engine>,
+        grant: Grant,
+        account: Option<Rc<ServedAccount>>,
+        price: Option<Price>,
+        estimate: Estimate,
+    ) -> Self {
+        Self { engine, grant, account, price, estimate, was_sent: false, bill: Bill::Nothing }
+    }
+
+    /// Gives it back although it was sent: another profile serves the request, which is counted there.
+    pub(super) fn move_away(mut self) {
+        self.was_sent = false;
+        self.account = None;
+    }
+}
+
+impl Drop for HeldGrant {
+    fn drop(&mut self) {
+        if !self.was_sent {
+            let rate = self.account.as_ref().map(|account| account.pacing.rate());
+            return self.engine.give_back(&self.grant, rate);
+        }
+        if self.grant.repeats {
+            return;
+        }
+        let used = match self.bill {
+            Bill::Nothing => Estimate::default(),
+            Bill::Estimate => self.estimate,
+            Bill::Tokens(tokens) => tokens,
+        };
+        self.engine.settle(&self.grant, Used { tokens: used.tokens(), cost: used.cost(self.price) });
+    }
+}
+
+fn unavailable() -> Refusal {
+    let message = "the keys cannot be looked up just now";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shared_state_unavailable", message).after(Duration::from_secs(5))
+}
+
+fn expired(key: &KeyRecord) -> Refusal {
+    let message = format!("the key `{}` has expired; whoever made it can extend it with `qwenauth keys set`", key.name);
+    Refusal::new(StatusCode::FORBIDDEN, "key_expired", message).finally()
+}
+
+pub(super) fn unknown() -> Refusal {
+    let message = "the key is unknown or revoked; `qwenauth keys create` on the gateway's machine makes one";
+    Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally()
+}
+
+pub(super) fn not_allowed(message: String) -> Refusal {
+    Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).finally()
+}
+
+/// A request of `key` is refused. `profile`: the account's, whose limit it may be.
+pub(super) fn refused(reason: Refused, key: &KeyRecord, profile: &str) -> Refusal {
+    let name = &key.name;
+    let until = |ends: SystemTime| ends.duration_since(SystemTime::now()).unwrap_or_default();
+    let too_many = StatusCode::TOO_MANY_REQUESTS;
+    match reason {
+        Refused::Unknown => unknown(),
+        Refused::Expired => expired(key),
+        Refused::Unavailable => unavailable(),
+        Refused::KeyRate { wait } => {
+            let message =
+                format!("the key `{name}` is at its limit per minute: this request would wait {}", duration(wait));
+            Refusal::new(too_many, "key_rate_limited", message).after(wait)
+        }
+        Refused::KeyParallel => {
+            let most = key.limits.parallel.unwrap_or_default();
+            let message = format!("the key `{name}` has {most} requests in flight, as many as it may have");
+            Refusal::new(too_many, "key_rate_limited", message).after(Duration::from_secs(1))
+        }
+        Refused::KeyDay { ends } => {
+            let wait = until(ends);
+            let message = format!("the limit of key `{name}` for this day is reached; it resets in {}", duration(wait));
+            Refusal::new(too_many, "key_day_over", message).after(wait).finally()
+        }
+        Refused::KeyBudget { ends } => {
+            let budget = key.limits.budget.map(|budget| budget.to_string()).unwrap_or_default();
+            let wait = until(ends);
+            let message = format!("the budget of key `{name}` ({budget}) is used up; it resets in {}", duration(wait));
+            Refusal::new(too_many, "key_budget_exceeded", message).after(wait).finally()
+        }
+        Refused::AccountRate { wait } => refusal::no_slot(profile, NoSlot::TooLong(wait)),
+        Refused::AccountDay { ends } => refusal::no_slot(profile, NoSlot::DayOver { ends }),
+    }
+}
+
+/// Writes what is left into the headers of a response, in place of what the provider said of the account.
+pub(super) fn stamp(headers: &mut HeaderMap, key: &KeyRecord, left: &Left) {
+    let limits = &key.limits;
+    let minute = limits.requests_per_minute.map(|most| (most, left.requests_of_minute, left.minute_resets_in));
+    let day = || limits.requests_per_day.map(|most| (most, left.requests_of_day, rest_of_day()));
+    if let Some((most, used, resets_in)) = minute.or_else(day) {
+        headers.insert(LIMIT_REQUESTS, HeaderValue::from(most));
+        headers.insert(REMAINING_REQUESTS, HeaderValue::from(u64::from(most).saturating_sub(used)));
+        if let Ok(reset) = HeaderValue::from_str(&format!("{}s", resets_in.as_secs_f64().ceil())) {
+            headers.insert(RESET_REQUESTS, reset);
+        }
+    }
+    if let Some(budget) = limits.budget
+        && let Ok(rest) = HeaderValue::from_str(&left_of(budget.amount, left).to_string())
+    {
+        headers.insert(BUDGET_REMAINING, rest);
+    }
+}
+
+/// What is neither spent nor reserved.
+pub(super) fn left_of(budget: Money, left: &Left) -> Money {
+    budget.minus(left.spent).minus(left.reserved)
+}
+
+fn rest_of_day() -> Duration {
+    let now = SystemTime::now();
+    crate::limits::Zone::utc().day_of(now).ends.duration_since(now).unwrap_or_default()
+}
+
+/// The answer to `GET /v1/key`: by the names that OpenRouter has for the same, and what else is limited.
+pub(super) fn describe(key: &KeyRecord, left: &Left) -> Value {
+    let limits = &key.limits;
+    let now = SystemTime::now();
+    let rest = |most: Option<u64>, used: u64, resets_in: Duration| {
+        most.map(|most| {
+            json!({ "limit": most, "remaining": most.saturating_sub(used), "resets_in_seconds": resets_in.as_secs() })
+        })
+    };
+    let (minute, day) = (left.minute_resets_in, rest_of_day());
+    let time = |seconds: u64| super::served_profile::rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    json!({ "data": {
+        "id": key.id,
+        "label": key.name,
+        "owner": key.owner,
+        "expires_at": key.expires_at.and_then(time),
+        "limit": limits.budget.map(|budget| budget.amount.dollars()),
+        "limit_reset": limits.budget.map(|budget| budget.period.name()),
+        "limit_resets_at": limits.budget.and_then(|budget| super::served_profile::rfc3339(budget.period.ends(now))),
+        "limit_remaining": limits.budget.map(|budget| left_of(budget.amount, left).dollars()),
+        "usage": limits.budget.map(|_| left.spent.dollars()),
+        "requests_per_minute": rest(limits.requests_per_minute.map(Into::into), left.requests_of_minute, minute),
+        "requests_per_day": rest(limits.requests_per_day.map(Into::into), left.requests_of_day, day),
+        "tokens_per_minute": rest(limits.tokens_per_minute.map(Into::into), left.tokens_of_minute, minute),
+        "tokens_per_day": rest(limits.tokens_per_day, left.tokens_of_day, day),
+        "parallel": limits.parallel.map(|most| json!({ "limit": most, "in_flight": left.parallel })),
+        "models": limits.models,
+        "profiles": limits.profiles,
+    } })
+}
+
+/// Whether a request of this method has a body that names a model.
+pub(super) fn has_body(method: &Method) -> bool {
+    [Method::POST, Method::PUT, Method::PATCH].contains(method)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(body: &str) -> Option<String> {
+        Asked::read(body.as_bytes())?.model().map(str::to_owned)
+    }
+
+    #[test]
+    fn a_request_names_one_model_however_it_is_spelled() {
+        for (body, name) in [
+            (r#"{"model":"m","messages":[{"model":"x"}]}"#, Some("m")),
+            (r#"{"\u006dodel":"m"}"#, Some("m")),
+            (r#"{"Model":"m"}"#, Some("m")),
+            (r#"{"model":"m","model":"n"}"#, None),
+            (r#"{"model":"m","\u006dodel":"n"}"#, None),
+            (r#"{"model":"m","MODEL":"n"}"#, None),
+            (r#"{"model":["m"]}"#, None),
+            (r#"{"model":null,"model":"m"}"#, None),
+            (r#"{"messages":[]}"#, None),
+            (r#"["model"]"#, None),
+            ("--x\r\nname=\"model\"", None),
+        ] {
+            assert_eq!(model(body).as_deref(), name, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_largest_bound_counts_and_4096_where_there_is_none() {
+        for (body, completion) in [
+            (r#"{"model":"m"}"#, 4096),
+            (r#"{"model":"m","max_tokens":10}"#, 10),
+            (r#"{"model":"m","max_tokens":10,"max_completion_tokens":30}"#, 30),
+            (r#"{"model":"m","max_output_tokens":7.0}"#, 7),
+            (r#"{"model":"m","max_tokens":10,"n":3}"#, 30),
+            (r#"{"model":"m","max_tokens":-1}"#, 4096),
+        ] {
+            let asked = Asked::read(body.as_bytes()).unwrap();
+            let estimate = asked.estimate(400, "/chat/completions");
+            assert_eq!(estimate, Estimate { prompt: 100, completion }, "{body}");
+        }
+        let asked = Asked::read(br#"{"model":"m"}"#).unwrap();
+        assert_eq!(asked.estimate(10, "/embeddings"), Estimate { prompt: 3, completion: 0 });
+    }
+}

@@ -1,0 +1,235 @@
+//! Keys of people and jobs for one gateway: what they look like, what is stored of them, what each may use.
+//!
+//! ```text
+//! mod.rs        one key's record: owner, limits, state
+//! format.rs     the text of a key: prefix, id, secret, checksum
+//! team.rs       the team secret, which turns a key into what is stored
+//! store.rs      keys.json: the one place that writes it, and its readers
+//! audit.rs      one line for each change
+//! money.rs      amounts, budgets and prices
+//! pattern.rs    names of models with wildcards
+//! ```
+//!
+//! Hazard: who can read a file of ours can use every key in it; two commands change the keys at once; one is killed.
+//! Rule: the key is shown once and never stored, only an HMAC of it under the team secret; a change reads, edits and
+//! replaces keys.json in one step under a kernel lock.
+
+mod audit;
+mod format;
+mod money;
+mod pattern;
+mod store;
+mod team;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use audit::Audit;
+pub(crate) use format::KeyText;
+pub(crate) use money::{Budget, Money, Price, Prices};
+pub(crate) use pattern::matches;
+pub(crate) use store::{Change, Directory, Keys, Places, Shown};
+pub(crate) use team::TeamSecret;
+
+/// What is stored of one key. Its counters lie elsewhere, by its id.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct KeyRecord {
+    /// Part of the key, and no secret: logs and the ledger have it.
+    pub(crate) id: String,
+    /// Unique among the keys that are not revoked.
+    pub(crate) name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<String>,
+    /// HMAC-SHA-256 of the key's secret under the team secret, in hexadecimal.
+    hash: String,
+    /// The key before a rotation, while both work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    former: Option<Former>,
+    /// Seconds since 1970, as all times here.
+    pub(crate) created_at: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) expires_at: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) revoked_at: Option<u64>,
+    /// How often its spending was reset: what was spent before counts no more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) resets: u32,
+    #[serde(flatten)]
+    pub(crate) limits: KeyLimits,
+    /// What a later version wrote.
+    #[serde(flatten)]
+    others: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Former {
+    hash: String,
+    until: u64,
+}
+
+/// What one key may use. Nothing set means no limit of its own; those of the account count for every key.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct KeyLimits {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) requests_per_minute: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) requests_per_day: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tokens_per_minute: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tokens_per_day: Option<u64>,
+    /// Seconds that count as a minute, where it is not one; for tests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) window: Option<u32>,
+    /// Requests in flight at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) parallel: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) budget: Option<Budget>,
+    /// Patterns of the models it may use; empty: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) models: Vec<String>,
+    /// Profiles it may use; empty: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) profiles: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Active,
+    /// The key before the last rotation works as well.
+    Rotating,
+    Expired,
+    Revoked,
+}
+
+impl State {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Rotating => "rotating",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl KeyRecord {
+    /// A new key and its record.
+    pub(crate) fn create(name: &str, secret: &TeamSecret, now: SystemTime) -> (Self, KeyText) {
+        let key = KeyText::new();
+        let record = Self {
+            id: key.id().to_owned(),
+            name: name.to_owned(),
+            owner: None,
+            hash: secret.hash(&key),
+            former: None,
+            created_at: seconds(now),
+            expires_at: None,
+            revoked_at: None,
+            resets: 0,
+            limits: KeyLimits::default(),
+            others: serde_json::Map::new(),
+        };
+        (record, key)
+    }
+
+    /// Gives the key another secret under the same id. With `overlap`, the old one works so much longer.
+    pub(crate) fn rotate(&mut self, secret: &TeamSecret, overlap: Duration, now: SystemTime) -> KeyText {
+        let key = KeyText::with_id(&self.id);
+        let old = std::mem::replace(&mut self.hash, secret.hash(&key));
+        let until = seconds(now).saturating_add(overlap.as_secs());
+        self.former = (!overlap.is_zero()).then_some(Former { hash: old, until });
+        key
+    }
+
+    /// Whether `key` is this one, or the one before it while both work.
+    pub(crate) fn is(&self, key: &KeyText, secret: &TeamSecret, now: SystemTime) -> bool {
+        let former = self.former.as_ref().filter(|former| seconds(now) < former.until);
+        // Both are compared, so that the time tells nothing.
+        let is_new = secret.verifies(key, &self.hash);
+        let is_old = former.is_some_and(|former| secret.verifies(key, &former.hash));
+        self.id == key.id() && (is_new | is_old)
+    }
+
+    pub(crate) fn state(&self, now: SystemTime) -> State {
+        let has_passed = |at: u64| at <= seconds(now);
+        if self.revoked_at.is_some() {
+            State::Revoked
+        } else if self.expires_at.is_some_and(has_passed) {
+            State::Expired
+        } else if self.former.as_ref().is_some_and(|former| !has_passed(former.until)) {
+            State::Rotating
+        } else {
+            State::Active
+        }
+    }
+
+    /// What the counters of its spending are called: another name begins at zero.
+    pub(crate) fn spending_period(&self, now: SystemTime) -> Option<String> {
+        let budget = self.limits.budget.as_ref()?;
+        Some(format!("{}/{}", budget.period.name_at(now), self.resets))
+    }
+
+    /// Whether its profiles leave this one.
+    pub(crate) fn allows_profile(&self, profile: &str) -> bool {
+        let profiles = &self.limits.profiles;
+        profiles.is_empty() || profiles.iter().any(|known| known == profile)
+    }
+
+    /// Whether its models leave this one.
+    pub(crate) fn allows_model(&self, model: &str) -> bool {
+        let models = &self.limits.models;
+        models.is_empty() || models.iter().any(|pattern| matches(pattern, model))
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotated_key_and_the_one_before_it_work_for_the_overlap_only() {
+        let (secret, now) = (TeamSecret::new(), SystemTime::now());
+        let (mut record, first) = KeyRecord::create("ci", &secret, now);
+        assert!(record.is(&first, &secret, now));
+        let second = record.rotate(&secret, Duration::from_secs(60), now);
+        assert_eq!(record.state(now), State::Rotating);
+        assert!(record.is(&first, &secret, now) && record.is(&second, &secret, now));
+        let later = now + Duration::from_secs(61);
+        assert_eq!(record.state(later), State::Active);
+        assert!(!record.is(&first, &secret, later) && record.is(&second, &secret, later));
+        let third = record.rotate(&secret, Duration::ZERO, now);
+        assert!(!record.is(&second, &secret, now) && record.is(&third, &secret, now));
+        assert!(!record.is(&third, &TeamSecret::new(), now));
+    }
+
+    #[test]
+    fn a_record_is_kept_as_a_later_version_wrote_it() {
+        let (record, _) = KeyRecord::create("ci", &TeamSecret::new(), SystemTime::now());
+        let mut value = serde_json::to_value(&record).unwrap();
+        value["of_a_later_version"] = serde_json::json!({ "x": [1] });
+        let read: KeyRecord = serde_json::from_value(value.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), value);
+    }
+
+    #[test]
+    fn a_record_holds_nothing_of_the_secret() {
+        let (record, key) = KeyRecord::create("ci", &TeamSecret::new(), SystemTime::now());
+        let text = format!("{record:?}{}", serde_json::to_string(&record).unwrap());
+        let key = key.secret().expose();
+        assert!(!(0..key.len() - 8).any(|at| text.contains(&key[at..at + 8]) && at >= 3 + 8));
+    }
+}

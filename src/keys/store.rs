@@ -1,0 +1,234 @@
+//! keys.json: the one place that writes it, and its readers.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Audit, KeyRecord, State, TeamSecret, seconds};
+use crate::error::{Failed, Failure, path_for_sh};
+use crate::paths;
+use crate::platform::disk::Version;
+use crate::platform::files::{self, Content, LARGEST, PendingFile, Privacy};
+use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
+
+/// A revoked key is listed for so long: usage of a year ago still has a name.
+const KEPT_REVOKED: u64 = 400 * 86400;
+
+/// Where the keys of a team are.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    pub(crate) keys: PathBuf,
+    pub(crate) audit: PathBuf,
+    /// `secret_file` of the configuration, else beside the keys.
+    pub(crate) secret: PathBuf,
+    pub(crate) is_secret_given: bool,
+}
+
+impl Places {
+    /// The team secret, made if no file was configured and there are no keys yet that need another one.
+    pub(crate) fn team_secret(&self) -> Result<TeamSecret> {
+        if !self.is_secret_given && !self.secret.exists() && Keys::read(&self.keys)?.is_empty() {
+            TeamSecret::make(&self.secret)?;
+        }
+        TeamSecret::read(&self.secret)
+    }
+}
+
+/// What keys.json holds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Keys {
+    keys: Vec<KeyRecord>,
+    /// What a later version wrote.
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+impl Keys {
+    /// Errors: a file that cannot be understood; it is never taken for an empty one.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let damaged = |why: String| {
+            Failed::new(Failure::Other, format!("`{}` cannot be understood: {why}", path.display()))
+                .hint(format!("nothing was changed; put back a copy of it, or see what is in {}", path_for_sh(path)))
+        };
+        match files::read(path, Privacy::Private)? {
+            Content::Missing => Ok(Self::default()),
+            Content::Unfit(why) => damaged(why).err(),
+            Content::Bytes(bytes) => serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()).into()),
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &KeyRecord> {
+        self.keys.iter()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// By name or id; a revoked key of the same name comes last.
+    pub(crate) fn find(&self, name: &str) -> Option<&KeyRecord> {
+        let named = || self.keys.iter().filter(|key| key.name == name || key.id == name);
+        named().find(|key| key.revoked_at.is_none()).or_else(|| named().next_back())
+    }
+
+    /// The same, to change it.
+    ///
+    /// Errors: there is none, or it is revoked.
+    pub(crate) fn live(&mut self, name: &str) -> Result<&mut KeyRecord> {
+        let found = self.find(name).map(|key| (key.id.clone(), key.revoked_at.is_some()));
+        let Some((id, is_revoked)) = found else {
+            let names: Vec<&str> = self.keys.iter().map(|key| key.name.as_str()).collect();
+            let near = crate::error::nearest(name, names).map(|near| format!("did you mean `{near}`?"));
+            return Failed::new(Failure::Other, format!("there is no key `{name}`"))
+                .hint(near.unwrap_or_else(|| "`qwenauth keys list` shows the keys".to_owned()))
+                .err();
+        };
+        if is_revoked {
+            return Failed::new(Failure::Other, format!("the key `{name}` is revoked"))
+                .hint(format!("make a new one with `qwenauth keys create {name}`"))
+                .err();
+        }
+        self.keys.iter_mut().find(|key| key.id == id).with_context(|| format!("there is no key `{name}`"))
+    }
+
+    /// Errors: a key of this name is in use.
+    pub(crate) fn add(&mut self, record: KeyRecord) -> Result<()> {
+        let is_taken = |key: &&KeyRecord| key.name == record.name && key.revoked_at.is_none();
+        if let Some(key) = self.keys.iter().find(is_taken) {
+            let name = &key.name;
+            return Failed::new(Failure::Other, format!("there is a key `{name}` already"))
+                .hint(format!(
+                    "`qwenauth keys rotate {name}` gives it another secret, `qwenauth keys set {name}` other limits"
+                ))
+                .err();
+        }
+        self.keys.push(record);
+        Ok(())
+    }
+
+    /// Changes the keys, the whole of it under the lock: reads, calls `change`, adds what it says to the audit and
+    /// replaces the file. An error of `change` changes nothing.
+    pub(crate) fn change<T>(
+        places: &Places,
+        now: SystemTime,
+        change: impl FnOnce(&mut Self) -> Result<(T, Change)>,
+    ) -> Result<T> {
+        let path = files::resolve(&places.keys)?;
+        files::make_directory(path.parent().unwrap_or(Path::new(".")))?;
+        let lock = paths::kernel_lock(&path);
+        let _lock = FileLock::acquire(files::open_private(&lock)?, &lock, Instant::now() + LOCK_TIMEOUT)?;
+        let mut keys = Self::read(&path)?;
+        let (outcome, Change { verb, id, changes }) = change(&mut keys)?;
+        let oldest = seconds(now).saturating_sub(KEPT_REVOKED);
+        keys.keys.retain(|key| key.revoked_at.is_none_or(|at| at >= oldest));
+        let text = keys.text()?;
+        let room = PendingFile::reserve(&path, text.len(), Privacy::Private)?;
+        // The audit comes first: a change without a line is worse than a line for a change that a full disk undid.
+        if let Some(key) = keys.keys.iter().find(|key| key.id == id) {
+            Audit { verb, key, changes }.write(&places.audit, now)?;
+        }
+        room.write(text.as_bytes())?;
+        Ok(outcome)
+    }
+
+    /// One key a line.
+    fn text(&self) -> Result<String> {
+        let mut text = String::from("{\"schema\":1");
+        for (name, value) in self.others.iter().filter(|(name, _)| *name != "schema") {
+            text += &format!(",{}:{value}", Value::from(name.as_str()));
+        }
+        text += ",\"keys\":[";
+        for (at, key) in self.keys.iter().enumerate() {
+            text += if at == 0 { "\n" } else { ",\n" };
+            text += &serde_json::to_string(key)?;
+        }
+        text += "\n]}\n";
+        if text.len() as u64 > LARGEST {
+            return Failed::new(Failure::Other, "there are more keys than one file holds (1 MiB)")
+                .hint("revoke keys that nobody uses; `qwenauth keys list` shows when each was used last")
+                .err();
+        }
+        Ok(text)
+    }
+}
+
+/// What a change did, for the audit.
+pub(crate) struct Change {
+    pub(crate) verb: &'static str,
+    /// Of the key.
+    pub(crate) id: String,
+    /// What is another than before.
+    pub(crate) changes: Value,
+}
+
+/// The keys as a gateway knows them: read again when the file changes.
+pub(crate) struct Directory {
+    path: PathBuf,
+    version: Option<Version>,
+    keys: BTreeMap<String, Rc<KeyRecord>>,
+}
+
+impl Directory {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let mut directory = Self { path: path.to_owned(), version: None, keys: BTreeMap::new() };
+        directory.read()?;
+        Ok(directory)
+    }
+
+    fn read(&mut self) -> Result<()> {
+        // Before the content: what changes in between is read again.
+        let version = Version::of(&self.path).ok();
+        let keys = Keys::read(&self.path)?;
+        self.keys = keys.keys.into_iter().map(|key| (key.id.clone(), Rc::new(key))).collect();
+        self.version = version;
+        Ok(())
+    }
+
+    /// The record of this id, as the file has it now.
+    pub(crate) fn find(&mut self, id: &str) -> Option<Rc<KeyRecord>> {
+        let version = Version::of(&self.path).ok();
+        if version != self.version
+            && let Err(error) = self.read()
+        {
+            // Until the file changes again. Nothing of ours writes one that cannot be read.
+            self.version = version;
+            log::warn!("the keys that were read last stay in force: {error:#}");
+        }
+        self.keys.get(id).cloned()
+    }
+
+    /// All keys as they were read last.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Rc<KeyRecord>> {
+        self.keys.values()
+    }
+}
+
+/// A key that a client showed.
+#[derive(Debug, Clone)]
+pub(crate) enum Shown {
+    Valid(Rc<KeyRecord>),
+    Expired(Rc<KeyRecord>),
+    Unknown,
+}
+
+impl Shown {
+    /// What `record`, found by the id of `key`, says of it.
+    pub(crate) fn of(
+        record: Option<Rc<KeyRecord>>,
+        key: &super::KeyText,
+        secret: &TeamSecret,
+        now: SystemTime,
+    ) -> Self {
+        let Some(record) = record.filter(|record| record.is(key, secret, now)) else { return Self::Unknown };
+        match record.state(now) {
+            State::Active | State::Rotating => Self::Valid(record),
+            State::Expired => Self::Expired(record),
+            State::Revoked => Self::Unknown,
+        }
+    }
+}

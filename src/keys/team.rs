@@ -1,0 +1,133 @@
+//! The team secret: 32 random bytes, under which keys are hashed, so that a copy of keys.json alone verifies nothing.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
+use ring::hmac;
+use zeroize::Zeroizing;
+
+use super::KeyText;
+use crate::error::{Failed, Failure, path_for_sh};
+use crate::platform::files::{self, Content, Privacy};
+
+const LENGTH: usize = 32;
+
+/// The team secret.
+#[derive(Clone)]
+pub(crate) struct TeamSecret(Zeroizing<[u8; LENGTH]>);
+
+impl TeamSecret {
+    pub(crate) fn new() -> Self {
+        Self(Zeroizing::new(rand::random()))
+    }
+
+    /// The secret in `path`: 32 bytes as they are, in hexadecimal or in base 64.
+    ///
+    /// Errors: the file is missing, of another user, or holds something else.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let failed = |what: String| Failed::new(Failure::Other, format!("the team secret `{}` {what}", path.display()));
+        match files::read(path, Privacy::Secret)? {
+            Content::Missing => failed("is missing".into())
+                .hint("copy it from the machine where the keys are made, or make one with `qwenauth keys secret`")
+                .err(),
+            Content::Unfit(why) => failed(format!("cannot be read: {why}")).err(),
+            Content::Bytes(bytes) => match Self::of(&bytes) {
+                Some(secret) => Ok(secret),
+                None => failed("does not hold 32 bytes".into())
+                    .hint(format!("make it anew with `openssl rand -out {} 32`", path_for_sh(path)))
+                    .err(),
+            },
+        }
+    }
+
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let whole = |bytes: &[u8]| bytes.try_into().ok().map(|bytes| Self(Zeroizing::new(bytes)));
+        if let Some(secret) = whole(bytes) {
+            return Some(secret);
+        }
+        let text = std::str::from_utf8(bytes).ok()?.trim();
+        if text.len() == 2 * LENGTH && text.is_ascii() {
+            let digits: Option<Vec<u8>> =
+                (0..LENGTH).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()).collect();
+            return whole(&Zeroizing::new(digits?));
+        }
+        let text = text.trim_end_matches('=');
+        let decoded = BASE64_URL_SAFE_NO_PAD.decode(text).or_else(|_| BASE64_STANDARD_NO_PAD.decode(text));
+        whole(&Zeroizing::new(decoded.ok()?))
+    }
+
+    /// Writes a new secret to `path` unless something is there. `false`: something was.
+    pub(crate) fn make(path: &Path) -> Result<bool> {
+        let path = &files::resolve(path)?;
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            files::make_directory(parent)?;
+        }
+        let line = Zeroizing::new(format!("{}\n", *Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(Self::new().bytes()))));
+        if path.exists() {
+            return Ok(false);
+        }
+        match files::create_whole(path, line.as_bytes()) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("cannot write `{}`", path.display())),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; LENGTH] {
+        &self.0
+    }
+
+    fn hmac(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, self.bytes())
+    }
+
+    /// What is stored of a key.
+    pub(super) fn hash(&self, key: &KeyText) -> String {
+        let tag = hmac::sign(&self.hmac(), key.secret_part().as_bytes());
+        tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whether `hash` is that of `key`, in a time that depends on neither.
+    pub(super) fn verifies(&self, key: &KeyText, hash: &str) -> bool {
+        use subtle::ConstantTimeEq;
+        self.hash(key).as_bytes().ct_eq(hash.as_bytes()).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_is_read_as_bytes_hexadecimal_and_base_64() {
+        let bytes: [u8; 32] = std::array::from_fn(|at| u8::try_from(at * 8).unwrap());
+        let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let url = BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        let padded = format!("{}=\n", BASE64_STANDARD_NO_PAD.encode(bytes));
+        for text in [
+            &bytes[..],
+            hexadecimal.as_bytes(),
+            format!("{hexadecimal}\n").as_bytes(),
+            url.as_bytes(),
+            padded.as_bytes(),
+        ] {
+            assert_eq!(TeamSecret::of(text).unwrap().bytes(), &bytes);
+        }
+        for bad in [&b""[..], b"short", &bytes[1..], &[b'x'; 64], &[b'!'; 43]] {
+            assert!(TeamSecret::of(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_hash_is_hmac_sha_256_of_the_secret_letters() {
+        // Computed with Python's `hmac`.
+        let key = KeyText::parse(KNOWN).unwrap();
+        assert_eq!(TeamSecret(Zeroizing::new([0; 32])).hash(&key), HASH);
+    }
+
+    const KNOWN: &str = "qa_k7Qw2mXp0123456789abcdefghijklmnopqrstuvwxyzABCDEFG45b3QB";
+    const HASH: &str = "b9051f67fdff7bba688301e62c799832a71cdae75bbeb6ff2b989b4bbbe80b63";
+}

@@ -1,0 +1,210 @@
+//! One decision for one request: the key's limits and the account's together, whoever keeps the counts.
+//!
+//! ```text
+//! admit       a place in all windows at once, and a reservation of tokens and money; or why not
+//! give_back   the request was never sent: its place and its reservation are free again
+//! settle      the response ended: what it really used takes the place of the reservation, once
+//! look_up     the record of a key, as the engine knows it now
+//! ```
+//!
+//! Hazard: a limit that is checked first and counted later lets everyone through who comes in between; a turn at the key
+//! that waits for one at the account is late in its own window. Rule: all windows are looked at and counted in one step
+//! under one lock, and a request that waits has its place in every one of them at the same time.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::files::{Files, Step};
+use super::local::Rate;
+use crate::keys::{KeyRecord, Money};
+
+/// A reservation whose gateway died ends after this; living gateways extend theirs.
+pub(crate) const RESERVED_FOR: Duration = Duration::from_secs(900);
+
+/// What one request asks for.
+pub(crate) struct Demand {
+    /// Whose limits count beside those of the account.
+    pub(crate) key: Rc<KeyRecord>,
+    /// Prompt and completion, as estimated; 0 if the request generates nothing.
+    pub(crate) tokens: u64,
+    /// What they cost at most, as estimated.
+    pub(crate) cost: Money,
+    /// A longer wait than this is refused.
+    pub(crate) longest_wait: Duration,
+    /// A further attempt of a request that has its reservation: only the windows count it.
+    pub(crate) repeats: bool,
+}
+
+/// What was granted to a request: its place in the windows, and what is reserved for it until it is settled.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    /// Tells this reservation from all others, of other gateways too.
+    pub(crate) id: String,
+    pub(crate) key: Rc<KeyRecord>,
+    /// The place, by the clock of the engine, in nanoseconds.
+    pub(crate) at: u64,
+    /// The day it is counted for, by the clock of the engine.
+    pub(crate) day: i32,
+    /// [`KeyRecord::spending_period`], where there is a budget.
+    pub(crate) period: Option<String>,
+    pub(crate) tokens: u64,
+    /// See [`Demand::repeats`]: there is nothing to settle.
+    pub(crate) repeats: bool,
+}
+
+/// What became of a demand.
+pub(crate) enum Decision {
+    /// It may be sent after `wait`, within `spread` from then on, so that those who wait do not go out together.
+    Go {
+        wait: Duration,
+        spread: Duration,
+        grant: Grant,
+        left: Left,
+    },
+    Refused {
+        reason: Refused,
+        left: Left,
+    },
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The key is revoked or gone.
+    Unknown,
+    Expired,
+    /// Its place in the key's windows is further away than a wait may be.
+    KeyRate {
+        wait: Duration,
+    },
+    /// As many requests of the key are in flight as it may have.
+    KeyParallel,
+    /// Requests or tokens of the day.
+    KeyDay {
+        ends: SystemTime,
+    },
+    KeyBudget {
+        ends: SystemTime,
+    },
+    /// The windows of the account.
+    AccountRate {
+        wait: Duration,
+    },
+    AccountDay {
+        ends: SystemTime,
+    },
+    /// The counts cannot be had.
+    Unavailable,
+}
+
+/// What a key has left, for response headers and `GET /v1/key`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Left {
+    /// Requests of the minute that ends now, and tokens.
+    pub(crate) requests_of_minute: u64,
+    pub(crate) tokens_of_minute: u64,
+    /// Until the oldest request of the minute leaves it.
+    pub(crate) minute_resets_in: Duration,
+    pub(crate) requests_of_day: u64,
+    pub(crate) tokens_of_day: u64,
+    /// In flight.
+    pub(crate) parallel: u32,
+    /// Spent in this period, and reserved on top of it.
+    pub(crate) spent: Money,
+    pub(crate) reserved: Money,
+}
+
+/// What a response used. Unknown usage is charged as it was estimated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Used {
+    pub(crate) tokens: u64,
+    pub(crate) cost: Money,
+}
+
+/// Who keeps the counts.
+pub(crate) enum Engine {
+    /// Files of this machine.
+    Files(Files),
+}
+
+/// The counts or the keys cannot be had just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unavailable;
+
+/// How long another process may keep a file before an account's is left out and a key's is given up. It is held for
+/// microseconds; only a process that was stopped in just these keeps it longer.
+const BUSY: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// The record of the key with this id; `None`: there is none.
+    #[expect(clippy::unused_async, reason = "an engine on a server has to ask it")]
+    pub(crate) async fn look_up(&self, id: &str) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
+        match self {
+            Self::Files(files) => Ok(files.look_up(id)),
+        }
+    }
+
+    /// Decides one request, with the windows of the account it goes to, if that has any.
+    ///
+    /// Dropped before it has decided, it leaves nothing counted.
+    pub(crate) async fn admit(&self, demand: &Demand, account: Option<&RefCell<Rate>>) -> Decision {
+        let Self::Files(files) = self;
+        let since = Instant::now();
+        let mut busy_since = None;
+        loop {
+            let busy = busy_since.map_or(Duration::ZERO, |since: Instant| since.elapsed());
+            if busy > 2 * BUSY {
+                return Decision::Refused { reason: Refused::Unavailable, left: Left::default() };
+            }
+            let wait = match files.admit(demand, account, busy > BUSY, since.elapsed()) {
+                Step::Decided(decision) => return decision,
+                Step::Later(wait) => {
+                    busy_since = None;
+                    wait
+                }
+                Step::Busy => {
+                    busy_since.get_or_insert_with(Instant::now);
+                    Duration::from_micros(200 + u64::from(rand::random::<u16>() / 64))
+                }
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// The request of this grant was never sent. `account`: as it was admitted with.
+    pub(crate) fn give_back(&self, grant: &Grant, account: Option<&RefCell<Rate>>) {
+        match self {
+            Self::Files(files) => files.give_back(grant, account),
+        }
+    }
+
+    /// The request of this grant has ended. To be called once.
+    pub(crate) fn settle(&self, grant: &Grant, used: Used) {
+        match self {
+            Self::Files(files) => files.settle(grant, used),
+        }
+    }
+
+    /// Keeps the reservations of this gateway alive. To be called every few seconds.
+    pub(crate) fn tend(&self) {
+        match self {
+            Self::Files(files) => files.tend(),
+        }
+    }
+
+    /// What a key has left now.
+    #[expect(clippy::unused_async, reason = "an engine on a server has to ask it")]
+    pub(crate) async fn left(&self, key: &KeyRecord) -> Left {
+        match self {
+            Self::Files(files) => files.left(key),
+        }
+    }
+
+    /// The keys that are known, for metrics.
+    pub(crate) fn records(&self) -> Vec<Rc<KeyRecord>> {
+        match self {
+            Self::Files(files) => files.records(),
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! The engine of one machine: keys.json, and counters in files that all gateways of the user share.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Result;
+
+use super::engine::{Decision, Demand, Grant, Left, RESERVED_FOR, Refused, Used};
+use super::key_state::{KeyFile, Standing, day_of};
+use super::local::Rate;
+use super::window::Slot;
+use crate::keys::{Directory, KeyRecord, Money, State, seconds};
+use crate::platform::system;
+
+/// Reservations are extended this often, long before they end.
+const EXTEND: Duration = Duration::from_secs(RESERVED_FOR.as_secs() / 3);
+
+/// A request that waits until another of its key has ended looks so soon whether it has.
+const POLL: Duration = Duration::from_millis(50);
+
+/// What became of one look at the files.
+pub(super) enum Step {
+    Decided(Decision),
+    /// Another process has one of the files just now.
+    Busy,
+    /// Nothing is decided yet: ask again after this.
+    Later(Duration),
+}
+
+/// The limits of keys, counted on this machine.
+pub(crate) struct Files {
+    state: PathBuf,
+    directory: RefCell<Directory>,
+    open: RefCell<BTreeMap<String, Rc<KeyFile>>>,
+    /// Reservations of this process, by key, which it extends as long as it lives.
+    held: RefCell<BTreeMap<String, Vec<String>>>,
+    extended: Cell<Instant>,
+    /// What ended while another process had the key's file.
+    late: RefCell<Vec<(Grant, Option<Used>)>>,
+}
+
+/// How long the end of a gateway waits for files that others have, to count what it still has to.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let since = Instant::now();
+        while !self.late.borrow().is_empty() && since.elapsed() < LAST_WAIT {
+            self.finish_late();
+        }
+        for (grant, _) in self.late.borrow().iter() {
+            log::warn!("what a request of key `{}` used is not counted: another process holds its file", grant.key.id);
+        }
+    }
+}
+
+impl Files {
+    /// `keys`: where keys.json is.
+    pub(crate) fn open(state: &Path, keys: &Path) -> Result<Self> {
+        Ok(Self {
+            state: state.to_owned(),
+            directory: RefCell::new(Directory::open(keys)?),
+            open: RefCell::default(),
+            held: RefCell::default(),
+            extended: Cell::new(Instant::now()),
+            late: RefCell::default(),
+        })
+    }
+
+    pub(super) fn look_up(&self, id: &str) -> Option<Rc<KeyRecord>> {
+        self.directory.borrow_mut().find(id)
+    }
+
+    pub(super) fn records(&self) -> Vec<Rc<KeyRecord>> {
+        self.directory.borrow().all().cloned().collect()
+    }
+
+    fn file(&self, id: &str) -> Result<Rc<KeyFile>> {
+        if let Some(file) = self.open.borrow().get(id) {
+            return Ok(Rc::clone(file));
+        }
+        let file = Rc::new(KeyFile::open(&self.state, id)?);
+        self.open.borrow_mut().insert(id.to_owned(), Rc::clone(&file));
+        Ok(file)
+    }
+
+    /// Looks once. `alone`: the account's file was busy for too long and is left out; `since`: when the request began to
+    /// wait.
+    pub(super) fn admit(
+        &self,
+        demand: &Demand,
+        account: Option<&RefCell<Rate>>,
+        alone: bool,
+        waited: Duration,
+    ) -> Step {
+        let now = SystemTime::now();
+        let Some(key) = self.look_up(&demand.key.id) else { return refused(Refused::Unknown, Left::default()) };
+        match key.state(now) {
+            State::Revoked => return refused(Refused::Unknown, Left::default()),
+            State::Expired => return refused(Refused::Expired, Left::default()),
+            State::Active | State::Rotating => {}
+        }
+        let unavailable = |error: &anyhow::Error| {
+            log::warn!("the counts of key `{}` cannot be had: {error:#}", key.id);
+            refused(Refused::Unavailable, Left::default())
+        };
+        let file = match self.file(&key.id) {
+            Ok(file) => file,
+            Err(error) => return unavailable(&error),
+        };
+        let lock = match file.lock() {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Step::Busy,
+            Err(error) => return unavailable(&error),
+        };
+        let mut standing = file.read(&key, now);
+        let mut rate = account.map(RefCell::borrow_mut);
+        let step = match &mut rate {
+            None => place(&mut standing, None, &key, demand, waited, now),
+            Some(rate) => {
+                let joint = |mut account: super::local::Account<'_>| {
+                    place(&mut standing, Some(&mut account), &key, demand, waited, now)
+                };
+                match rate.together(now, alone, joint) {
+                    Some(step) => step,
+                    None => return Step::Busy,
+                }
+            }
+        };
+        if let Step::Decided(Decision::Go { grant, .. }) = &step {
+            if let Err(error) = file.write(&standing) {
+                drop(lock);
+                if let Some(rate) = &mut rate {
+                    rate.give_back_at(grant.at);
+                }
+                return unavailable(&error);
+            }
+            if !demand.repeats {
+                self.held.borrow_mut().entry(key.id.clone()).or_default().push(grant.id.clone());
+            }
+        }
+        drop(lock);
+        step
+    }
+
+    /// The request was never sent.
+    pub(super) fn give_back(&self, grant: &Grant, account: Option<&RefCell<Rate>>) {
+        if let Some(rate) = account {
+            rate.borrow_mut().give_back_at(grant.at);
+        }
+        self.finish(grant, None);
+    }
+
+    /// The request has ended.
+    pub(super) fn settle(&self, grant: &Grant, used: Used) {
+        self.finish(grant, Some(used));
+    }
+
+    /// `used`: `None` if the request was never sent.
+    fn finish(&self, grant: &Grant, used: Option<Used>) {
+        if let Some(held) = self.held.borrow_mut().get_mut(&grant.key.id) {
+            held.retain(|id| *id != grant.id);
+        }
+        self.try_to_finish(grant.clone(), used);
+    }
+
+    fn finish_late(&self) {
+        let late = self.late.take();
+        late.into_iter().for_each(|(grant, used)| self.try_to_finish(grant, used));
+    }
+
+    /// Tries for some milliseconds; what does not get through is tried again later.
+    fn try_to_finish(&self, grant: Grant, used: Option<Used>) {
+        let now = SystemTime::now();
+        // Its own record, as of now: a period that was reset since counts no more.
+        let key = self.look_up(&grant.key.id).unwrap_or_else(|| Rc::clone(&grant.key));
+        let changed = self.file(&key.id).and_then(|file| {
+            for _ in 0..50 {
+                if let Some(_lock) = file.lock()? {
+                    let mut standing = file.read(&key, now);
+                    apply(&mut standing, &grant, used);
+                    standing.sums.used_at = seconds(now);
+                    return file.write(&standing).map(|()| true);
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            Ok(false)
+        });
+        match changed {
+            Ok(true) => {}
+            Ok(false) => self.late.borrow_mut().push((grant, used)),
+            Err(error) => log::warn!("what key `{}` used is not counted: {error:#}", key.id),
+        }
+    }
+
+    /// Extends the reservations of requests that are still in flight, now and then.
+    pub(super) fn tend(&self) {
+        self.finish_late();
+        if self.extended.get().elapsed() < EXTEND {
+            return;
+        }
+        self.extended.set(Instant::now());
+        let held = self.held.borrow().clone();
+        for (id, ids) in held.iter().filter(|(_, ids)| !ids.is_empty()) {
+            let (Some(key), Ok(file)) = (self.look_up(id), self.file(id)) else { continue };
+            let Ok(Some(_lock)) = file.lock() else { continue };
+            let mut standing = file.read(&key, SystemTime::now());
+            standing.extend(ids);
+            if let Err(error) = file.write(&standing) {
+                log::warn!("reservations of key `{id}` are not extended: {error:#}");
+            }
+        }
+    }
+
+    /// What a key has left now.
+    pub(super) fn left(&self, key: &KeyRecord) -> Left {
+        let left = self.file(&key.id).ok().map(|file| {
+            let _lock = file.lock();
+            file.read(key, SystemTime::now()).left()
+        });
+        left.unwrap_or_default()
+    }
+}
+
+/// Puts what a request used in the place of what it was granted; `None`: it was never sent.
+fn apply(standing: &mut Standing, grant: &Grant, used: Option<Used>) {
+    let clamp = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
+    standing.release(&grant.id);
+    if let Some(used) = used {
+        standing.charge(used.tokens, used.cost, grant.period.as_deref(), grant.day);
+    } else {
+        standing.requests.correct(grant.at, 1, 0);
+        let day = standing.requests.day(grant.day);
+        day.count = day.count.saturating_sub(u32::from(!grant.repeats));
+    }
+    let tokens = used.map_or(0, |used| used.tokens);
+    standing.tokens.correct(grant.at, clamp(grant.tokens), clamp(tokens));
+}
+
+fn refused(reason: Refused, left: Left) -> Step {
+    Step::Decided(Decision::Refused { reason, left })
+}
+
+/// Looks at all limits under their locks, and counts the request in all of them or in none.
+fn place(
+    standing: &mut Standing,
+    mut account: Option<&mut super::local::Account<'_>>,
+    key: &Rc<KeyRecord>,
+    demand: &Demand,
+    waited: Duration,
+    now: SystemTime,
+) -> Step {
+    let day = day_of(now);
+    let (requests, tokens) = Standing::rules(key);
+    let limits = &key.limits;
+    let mut cost = demand.cost;
+    if !demand.repeats {
+        if requests.per_day.is_some_and(|most| standing.requests_of_day() >= most.into()) {
+            return refused(Refused::KeyDay { ends: day.ends }, standing.left());
+        }
+        if limits.tokens_per_day.is_some_and(|most| demand.tokens > 0 && standing.tokens_of_day() >= most) {
+            return refused(Refused::KeyDay { ends: day.ends }, standing.left());
+        }
+        if let Some(budget) = limits.budget.filter(|_| demand.cost > Money::default()) {
+            let left = budget.amount.minus(standing.sums.spent).minus(standing.reserved_money());
+            if left == Money::default() {
+                return refused(Refused::KeyBudget { ends: budget.period.ends(now) }, standing.left());
+            }
+            cost = cost.min(left);
+        }
+    }
+    if let Some(Slot::DayOver { ends }) = account.as_mut().and_then(|account| account.refuse_for_day()) {
+        return refused(Refused::AccountDay { ends }, standing.left());
+    }
+    if !demand.repeats && limits.parallel.is_some_and(|most| standing.in_flight() >= most) {
+        return if waited + POLL > demand.longest_wait {
+            refused(Refused::KeyParallel, standing.left())
+        } else {
+            Step::Later(POLL)
+        };
+    }
+    let clock = u64::try_from(system::monotonic().as_nanos()).unwrap_or_default();
+    let count = if demand.repeats { 0 } else { u32::try_from(demand.tokens).unwrap_or(u32::MAX) };
+    standing.requests.advance_to(clock);
+    standing.tokens.advance_to(clock);
+    // The first time at which all windows have room. Each look moves it on or leaves it, so it ends.
+    let (mut at, mut by_account) = (clock, false);
+    loop {
+        let before = at;
+        let of_key = standing.requests.earliest(&requests, clock, at, 1);
+        let of_key = of_key.and_then(|at| standing.tokens.earliest(&tokens, clock, at, count));
+        let Some(of_key) = of_key else {
+            let wait = standing.left().minute_resets_in;
+            return refused(Refused::KeyRate { wait }, standing.left());
+        };
+        by_account &= of_key == at;
+        at = of_key;
+        if let Some(account) = &account {
+            match account.earliest(clock, at) {
+                Some(of_account) => {
+                    by_account |= of_account > at;
+                    at = of_account;
+                }
+                // Too far ahead for the short windows of this account: its place is looked for when that is nearer.
+                None if at > clock => {
+                    let wait = Duration::from_nanos(at - clock);
+                    if waited + wait > demand.longest_wait {
+                        return refused(Refused::KeyRate { wait }, standing.left());
+                    }
+                    return Step::Later(wait / 2 + POLL);
+                }
+                None => return refused(Refused::AccountRate { wait: account.horizon() }, standing.left()),
+            }
+        }
+        if at == before {
+            break;
+        }
+    }
+    let wait = Duration::from_nanos(at - clock);
+    if waited + wait > demand.longest_wait && !wait.is_zero() {
+        let reason = if by_account { Refused::AccountRate { wait } } else { Refused::KeyRate { wait } };
+        return refused(reason, standing.left());
+    }
+    let mut step_ends = standing.requests.step_ends(at).min(standing.tokens.step_ends(at));
+    if let Some(account) = &mut account {
+        account.count_at(at);
+        step_ends = step_ends.min(account.step_ends(at));
+    }
+    let number = day.number();
+    standing.requests.count_at(at, 1, u32::from(!demand.repeats), number);
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    if !demand.repeats {
+        standing.tokens.count_at(at, count, 0, number);
+        standing.reserve(&id, demand.tokens, cost);
+        standing.sums.used_at = seconds(now);
+    }
+    let grant = Grant {
+        id,
+        key: Rc::clone(key),
+        at,
+        day: number,
+        period: key.spending_period(now),
+        tokens: count.into(),
+        repeats: demand.repeats,
+    };
+    let spread = if wait.is_zero() { Duration::ZERO } else { Duration::from_nanos(step_ends.saturating_sub(at)) };
+    Step::Decided(Decision::Go { wait, spread, grant, left: standing.left() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Rule;
+    use super::super::day::Zone;
+    use super::*;
+    use crate::keys::{Change, Keys, Places, TeamSecret};
+
+    const MINUTE: u64 = 60_000_000_000;
+
+    fn engine(directory: &Path, limit: impl FnOnce(&mut KeyRecord)) -> (Files, Rc<KeyRecord>) {
+        let places = Places {
+            keys: directory.join("keys.json"),
+            audit: directory.join("audit.jsonl"),
+            secret: directory.join("secret"),
+            is_secret_given: false,
+        };
+        let (mut record, _) = KeyRecord::create("ann", &TeamSecret::new(), SystemTime::now());
+        limit(&mut record);
+        let id = record.id.clone();
+        Keys::change(&places, SystemTime::now(), |keys| {
+            keys.add(record)?;
+            Ok(((), Change { verb: "create", id: id.clone(), changes: serde_json::Value::Null }))
+        })
+        .unwrap();
+        let files = Files::open(directory, &places.keys).unwrap();
+        let record = files.look_up(&id).unwrap();
+        (files, record)
+    }
+
+    fn demand(key: &Rc<KeyRecord>, tokens: u64, cost: u64) -> Demand {
+        let longest_wait = Duration::from_secs(600);
+        Demand { key: Rc::clone(key), tokens, cost: Money(cost), longest_wait, repeats: false }
+    }
+
+    fn decide(files: &Files, demand: &Demand, account: Option<&RefCell<Rate>>) -> Decision {
+        match files.admit(demand, account, false, Duration::ZERO) {
+            Step::Decided(decision) => decision,
+            Step::Busy => panic!("busy"),
+            Step::Later(_) => panic!("later"),
+        }
+    }
+
+    fn granted(files: &Files, demand: &Demand, account: Option<&RefCell<Rate>>) -> Grant {
+        match decide(files, demand, account) {
+            Decision::Go { grant, .. } => grant,
+            Decision::Refused { reason, .. } => panic!("{reason:?}"),
+        }
+    }
+
+    fn refused_for(files: &Files, demand: &Demand) -> Refused {
+        match decide(files, demand, None) {
+            Decision::Go { .. } => panic!("granted"),
+            Decision::Refused { reason, .. } => reason,
+        }
+    }
+
+    fn most_in_a_minute(times: &[u64]) -> usize {
+        times.iter().map(|from| times.iter().filter(|at| (*from..from + MINUTE).contains(*at)).count()).max().unwrap()
+    }
+
+    #[test]
+    fn a_request_has_its_place_in_the_windows_of_key_and_account_at_the_same_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| key.limits.requests_per_minute = Some(3));
+        let rule = Rule {
+            per_window: Some(5),
+            burst: None,
+            window: Duration::from_secs(60),
+            per_day: None,
+            day_refuses: false,
+            zone: Zone::utc(),
+            waits: true,
+        };
+        let rate = RefCell::new(Rate::open(directory.path(), "p", "account", rule));
+        // Four of another client of the account come first.
+        for _ in 0..4 {
+            assert!(matches!(
+                rate.borrow_mut().take(SystemTime::now(), false),
+                super::super::Reservation::Decided(Slot::Now)
+            ));
+        }
+        let begin = u64::try_from(system::monotonic().as_nanos()).unwrap();
+        let times: Vec<u64> = (0..12).map(|_| granted(&files, &demand(&key, 0, 0), Some(&rate)).at).collect();
+        assert!(times.is_sorted(), "first come, first served");
+        assert_eq!(most_in_a_minute(&times), 3);
+        // One had the last place of the account's first minute; the others wait for the next.
+        assert_eq!(times.iter().filter(|at| **at < begin + MINUTE).count(), 1);
+        assert!(times[11] < begin + 6 * MINUTE, "{times:?}");
+    }
+
+    #[test]
+    fn tokens_of_a_minute_wait_and_are_corrected_by_what_was_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| key.limits.tokens_per_minute = Some(100));
+        let first = granted(&files, &demand(&key, 5000, 0), None);
+        files.settle(&first, Used { tokens: 40, cost: Money::default() });
+        let second = granted(&files, &demand(&key, 60, 0), None);
+        assert!(second.at < first.at + MINUTE, "there was room for it");
+        assert!(granted(&files, &demand(&key, 1, 0), None).at >= first.at + MINUTE);
+    }
+
+    #[test]
+    fn a_budget_is_never_reserved_twice_and_unlimited_requests_cost_what_they_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| key.limits.budget = "1 USD/month".parse().ok());
+        let half = 500_000_000;
+        let first = granted(&files, &demand(&key, 0, half), None);
+        // It is given what is left.
+        let second = granted(&files, &demand(&key, 0, 2 * half), None);
+        assert!(matches!(refused_for(&files, &demand(&key, 0, 1)), Refused::KeyBudget { .. }));
+        files.settle(&first, Used { tokens: 0, cost: Money(1) });
+        files.give_back(&second, None);
+        let left = files.left(&key);
+        assert_eq!((left.spent, left.reserved, left.parallel), (Money(1), Money(0), 0));
+    }
+
+    #[test]
+    fn a_request_that_is_given_back_leaves_no_count() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| key.limits.requests_per_day = Some(1));
+        let grant = granted(&files, &demand(&key, 10, 0), None);
+        assert!(matches!(refused_for(&files, &demand(&key, 0, 0)), Refused::KeyDay { .. }));
+        files.give_back(&grant, None);
+        let left = files.left(&key);
+        assert_eq!((left.requests_of_day, left.requests_of_minute, left.tokens_of_minute), (0, 0, 0));
+        drop(granted(&files, &demand(&key, 0, 0), None));
+    }
+}

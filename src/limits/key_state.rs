@@ -1,0 +1,335 @@
+//! The counters of one key, in one small file that all processes of this machine share.
+//!
+//! Two records as accounts have them (requests, and tokens), then twice the sums: money, tokens of the day, and what is
+//! reserved for requests in flight.
+//!
+//! Hazard: a process is killed in the middle of a write. Rule: counters are overwritten in place, where any mixture of old
+//! and new is off by a request; the sums are written to the older of two slots, and the newer one that is whole counts.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::day::{Day, Zone};
+use super::engine::{Left, RESERVED_FOR};
+use super::local::boot;
+use super::window::{LENGTH, Rule, STEPS, WindowRecord, step_length};
+use crate::keys::{KeyRecord, Money};
+use crate::paths::StateDirectory;
+use crate::platform::lock::TryLock;
+use crate::platform::{disk, files, system};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+const TOKENS_AT: u64 = LENGTH as u64;
+const SLOTS_AT: u64 = 2 * LENGTH as u64;
+
+/// Room of one slot: more requests in flight than a gateway has connections.
+const SLOT: u64 = 256 * 1024;
+
+/// Sequence, length and checksum before the text of a slot.
+const HEAD: usize = 16;
+
+/// A request in flight.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Reserved {
+    id: String,
+    /// When it ends if nobody extends it, in seconds of the clock that only runs forward.
+    until: u64,
+    #[serde(default)]
+    tokens: u64,
+    #[serde(default)]
+    cost: Money,
+}
+
+/// What is summed up.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Sums {
+    boot: u64,
+    /// The period that `spent` is for.
+    period: String,
+    pub(super) spent: Money,
+    /// The day that `tokens_of_day` is for.
+    day: i32,
+    tokens_of_day: u64,
+    reserved: Vec<Reserved>,
+    /// Seconds since 1970.
+    pub(super) used_at: u64,
+}
+
+/// The state of one key under its lock.
+pub(super) struct Standing {
+    pub(super) requests: WindowRecord,
+    pub(super) tokens: WindowRecord,
+    pub(super) sums: Sums,
+    sequence: u64,
+}
+
+/// The file of one key.
+pub(super) struct KeyFile {
+    file: File,
+    path: PathBuf,
+    boot: u64,
+}
+
+impl KeyFile {
+    pub(super) fn open(state: &Path, id: &str) -> Result<Self> {
+        let directory = StateDirectory::Keys.below(state);
+        files::make_directory(&directory)?;
+        let path = directory.join(id);
+        Ok(Self { file: files::open_private(&path)?, path, boot: boot() })
+    }
+
+    /// The lock of the file; `None`: another process has it just now.
+    pub(super) fn lock(&self) -> Result<Option<TryLock<'_>>> {
+        TryLock::take(&self.file).with_context(|| format!("cannot lock `{}`", self.path.display()))
+    }
+
+    /// The caller holds the lock.
+    pub(super) fn read(&self, key: &KeyRecord, now: SystemTime) -> Standing {
+        let length = step_length(minute(key));
+        let requests = WindowRecord::read_at(&self.file, 0, self.boot, length);
+        let tokens = WindowRecord::read_at(&self.file, TOKENS_AT, self.boot, length);
+        let (sequence, mut sums) = self.newest_slot().unwrap_or_default();
+        let clock = system::monotonic().as_secs();
+        if sums.boot != self.boot {
+            // Whoever had requests in flight is gone.
+            sums.reserved.clear();
+            sums.boot = self.boot;
+        }
+        sums.reserved.retain(|reserved| reserved.until > clock);
+        let period = key.spending_period(now).unwrap_or_default();
+        if sums.period != period {
+            sums.period = period;
+            sums.spent = Money::default();
+        }
+        let day = day_of(now).number();
+        if sums.day != day {
+            sums.day = day;
+            sums.tokens_of_day = 0;
+        }
+        Standing { requests, tokens, sums, sequence }
+    }
+
+    /// The caller holds the lock, and `standing` was read under it.
+    pub(super) fn write(&self, standing: &Standing) -> Result<()> {
+        let failed = || format!("cannot write `{}`", self.path.display());
+        let text = serde_json::to_vec(&standing.sums)?;
+        anyhow::ensure!(text.len() + HEAD <= SLOT as usize, "the key has too many requests in flight");
+        let sequence = standing.sequence + 1;
+        let mut slot = Vec::with_capacity(HEAD + text.len());
+        slot.extend(sequence.to_le_bytes());
+        slot.extend(u32::try_from(text.len())?.to_le_bytes());
+        slot.extend(checksum(sequence, &text).to_le_bytes());
+        slot.extend(text);
+        // The sums first: what they hold is money.
+        disk::write_all_at(&self.file, &slot, SLOTS_AT + sequence % 2 * SLOT).with_context(failed)?;
+        disk::write_all_at(&self.file, &standing.requests.to_bytes(), 0).with_context(failed)?;
+        disk::write_all_at(&self.file, &standing.tokens.to_bytes(), TOKENS_AT).with_context(failed)
+    }
+
+    fn newest_slot(&self) -> Option<(u64, Sums)> {
+        let mut slots: Vec<(u64, u64)> = (0..2)
+            .filter_map(|slot| {
+                let at = SLOTS_AT + slot * SLOT;
+                let mut head = [0; 8];
+                disk::read_exact_at(&self.file, &mut head, at).ok()?;
+                Some((u64::from_le_bytes(head), at))
+            })
+            .collect();
+        slots.sort_unstable_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
+        slots.into_iter().find_map(|(_, at)| self.slot(at))
+    }
+
+    fn slot(&self, at: u64) -> Option<(u64, Sums)> {
+        let mut head = [0; HEAD];
+        disk::read_exact_at(&self.file, &mut head, at).ok()?;
+        let sequence = u64::from_le_bytes(head[..8].try_into().ok()?);
+        let length = u32::from_le_bytes(head[8..12].try_into().ok()?);
+        let sum = u32::from_le_bytes(head[12..].try_into().ok()?);
+        if sequence == 0 || u64::from(length) > SLOT {
+            return None;
+        }
+        let mut text = vec![0; length as usize];
+        disk::read_exact_at(&self.file, &mut text, at + HEAD as u64).ok()?;
+        (checksum(sequence, &text) == sum).then_some(())?;
+        Some((sequence, serde_json::from_slice(&text).ok()?))
+    }
+}
+
+fn checksum(sequence: u64, text: &[u8]) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(&sequence.to_le_bytes());
+    sum.update(text);
+    sum.finalize()
+}
+
+/// Days of keys are those of UTC, on every machine.
+pub(super) fn day_of(now: SystemTime) -> Day {
+    Zone::utc().day_of(now)
+}
+
+/// How long the minute of this key is.
+fn minute(key: &KeyRecord) -> Duration {
+    key.limits.window.map_or(MINUTE, |seconds| Duration::from_secs(seconds.into()))
+}
+
+impl Standing {
+    /// The rules of the key's windows: requests, and tokens.
+    pub(super) fn rules(key: &KeyRecord) -> (Rule, Rule) {
+        let rule = |per_window, per_day| Rule {
+            per_window,
+            burst: None,
+            window: minute(key),
+            per_day,
+            day_refuses: true,
+            zone: Zone::utc(),
+            waits: true,
+        };
+        let limits = &key.limits;
+        (rule(limits.requests_per_minute, limits.requests_per_day), rule(limits.tokens_per_minute, None))
+    }
+
+    pub(super) fn requests_of_day(&mut self) -> u64 {
+        let day = self.sums.day;
+        self.requests.day(day).count.into()
+    }
+
+    /// Counted, and reserved on top of it.
+    pub(super) fn tokens_of_day(&self) -> u64 {
+        let reserved = self.sums.reserved.iter().map(|reserved| reserved.tokens);
+        reserved.fold(self.sums.tokens_of_day, u64::saturating_add)
+    }
+
+    pub(super) fn reserved_money(&self) -> Money {
+        self.sums.reserved.iter().fold(Money::default(), |sum, reserved| sum.plus(reserved.cost))
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        u32::try_from(self.sums.reserved.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn reserve(&mut self, id: &str, tokens: u64, cost: Money) {
+        let until = reserved_until();
+        self.sums.reserved.push(Reserved { id: id.to_owned(), until, tokens, cost });
+    }
+
+    pub(super) fn extend(&mut self, ids: &[String]) {
+        let until = reserved_until();
+        let own = self.sums.reserved.iter_mut().filter(|reserved| ids.contains(&reserved.id));
+        own.for_each(|reserved| reserved.until = until);
+    }
+
+    pub(super) fn release(&mut self, id: &str) {
+        self.sums.reserved.retain(|reserved| reserved.id != id);
+    }
+
+    /// Adds what was used, to the period and the day it was admitted in, if they are not over.
+    pub(super) fn charge(&mut self, tokens: u64, cost: Money, period: Option<&str>, day: i32) {
+        if period.is_some_and(|period| period == self.sums.period) {
+            self.sums.spent = self.sums.spent.plus(cost);
+        }
+        if day == self.sums.day {
+            self.sums.tokens_of_day = self.sums.tokens_of_day.saturating_add(tokens);
+        }
+    }
+
+    pub(super) fn left(&mut self) -> Left {
+        let now = system::monotonic();
+        let length = self.requests.step_length;
+        let step = u64::try_from(now.as_nanos()).unwrap_or_default() / length;
+        let first = self.requests.first_counted(step);
+        let resets_at = first.map(|first| Duration::from_nanos((first + STEPS + 1).saturating_mul(length)));
+        Left {
+            requests_of_minute: self.requests.sum(step, STEPS + 1).into(),
+            tokens_of_minute: self.tokens.sum(step, STEPS + 1).into(),
+            minute_resets_in: resets_at.unwrap_or(now).saturating_sub(now),
+            requests_of_day: self.requests_of_day(),
+            tokens_of_day: self.tokens_of_day(),
+            parallel: self.in_flight(),
+            spent: self.sums.spent,
+            reserved: self.reserved_money(),
+        }
+    }
+}
+
+fn reserved_until() -> u64 {
+    (system::monotonic() + RESERVED_FOR).as_secs()
+}
+
+/// What `keys list` shows of a key: what it used, and when it was used last (seconds since 1970; 0: never).
+pub(crate) fn key_standing(state: &Path, key: &KeyRecord, now: SystemTime) -> (Left, u64) {
+    let path = StateDirectory::Keys.below(state).join(&key.id);
+    if !path.exists() {
+        return (Left::default(), 0);
+    }
+    let Ok(file) = KeyFile::open(state, &key.id) else { return (Left::default(), 0) };
+    // Without the lock where it cannot be had: a figure that is off by a request harms nobody.
+    let _lock = file.lock();
+    let mut standing = file.read(key, now);
+    (standing.left(), standing.sums.used_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::TeamSecret;
+
+    fn key() -> KeyRecord {
+        let (mut key, _) = KeyRecord::create("ann", &TeamSecret::new(), SystemTime::now());
+        key.limits.budget = "1 USD/month".parse().ok();
+        key
+    }
+
+    fn changed(file: &KeyFile, key: &KeyRecord, change: impl FnOnce(&mut Standing)) {
+        let mut standing = file.read(key, SystemTime::now());
+        change(&mut standing);
+        file.write(&standing).unwrap();
+    }
+
+    #[test]
+    fn a_torn_write_leaves_the_sums_before_it() {
+        let (directory, key) = (tempfile::tempdir().unwrap(), key());
+        let file = KeyFile::open(directory.path(), &key.id).unwrap();
+        for spent in 1..=3 {
+            changed(&file, &key, |standing| standing.sums.spent = Money(spent));
+        }
+        assert_eq!(file.read(&key, SystemTime::now()).sums.spent, Money(3));
+        // The third is in the second slot; half of the fourth goes to the first.
+        disk::write_all_at(&file.file, &4_u64.to_le_bytes(), SLOTS_AT).unwrap();
+        assert_eq!(file.read(&key, SystemTime::now()).sums.spent, Money(3));
+        changed(&file, &key, |standing| standing.sums.spent = Money(4));
+        assert_eq!(file.read(&key, SystemTime::now()).sums.spent, Money(4));
+    }
+
+    #[test]
+    fn a_reservation_that_nobody_extends_ends() {
+        let (directory, key) = (tempfile::tempdir().unwrap(), key());
+        let file = KeyFile::open(directory.path(), &key.id).unwrap();
+        changed(&file, &key, |standing| {
+            standing.reserve("dead", 7, Money(1));
+            standing.reserve("alive", 9, Money(2));
+            standing.sums.reserved[0].until = system::monotonic().as_secs();
+        });
+        let mut standing = file.read(&key, SystemTime::now());
+        assert_eq!((standing.in_flight(), standing.reserved_money(), standing.left().tokens_of_day), (1, Money(2), 9));
+        // Whoever had requests in flight before the machine started anew is gone.
+        changed(&file, &key, |standing| standing.sums.boot += 1);
+        assert_eq!(file.read(&key, SystemTime::now()).in_flight(), 0);
+    }
+
+    #[test]
+    fn another_period_begins_at_zero() {
+        let (directory, mut key) = (tempfile::tempdir().unwrap(), key());
+        let file = KeyFile::open(directory.path(), &key.id).unwrap();
+        changed(&file, &key, |standing| standing.sums.spent = Money(5));
+        let month = Duration::from_secs(32 * 86400);
+        assert_eq!(file.read(&key, SystemTime::now() + month).sums.spent, Money(0));
+        key.resets += 1;
+        assert_eq!(file.read(&key, SystemTime::now()).sums.spent, Money(0));
+    }
+}

@@ -1,0 +1,440 @@
+//! `gateway --keys`: keys of people and jobs, each within its limits, counted over all gateways of the machine.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::upstream::{Asked, CHAT, Gateway, Got, Upstream, configured, error, fine, logged_in};
+use crate::sandbox::{Sandbox, each_path, until};
+
+/// A dollar for a million tokens of a prompt, a hundred dollars for a million of a completion.
+const PRICES: &str = "[prices.\"coder-model\"]\ninput = 1.0\noutput = 100.0\n";
+
+/// No limit of the account is in the way.
+const UNPACED: &str = "[providers.qwen.limits]\nrequests_per_minute = 100000\nrequests_per_day = 100000\n";
+
+fn priced(upstream: &Upstream) -> Sandbox {
+    configured(logged_in(upstream), &format!("{PRICES}{UNPACED}"))
+}
+
+/// What a command prints.
+#[track_caller]
+fn printed(sandbox: &Sandbox, arguments: &[&str]) -> String {
+    let output = sandbox.command(arguments).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Makes a key.
+#[track_caller]
+fn create(sandbox: &Sandbox, arguments: &[&str]) -> String {
+    let key = printed(sandbox, &[&["keys", "create"], arguments].concat());
+    assert!(key.starts_with("qa_") && key.len() == 61 && key.ends_with('\n'), "{key}");
+    key.trim().to_owned()
+}
+
+fn start(sandbox: &Sandbox, arguments: &[&str]) -> Gateway {
+    let running = sandbox.spawn([&["gateway", "--keys"], arguments].concat());
+    let address = Gateway::address_of(&running.first_lines(1)[0]);
+    Gateway { running, address, key: String::new() }
+}
+
+/// A request with this key.
+fn chat(gateway: &Gateway, key: &str) -> Got {
+    send(gateway, key, "POST /v1/chat/completions", CHAT)
+}
+
+fn send(gateway: &Gateway, key: &str, line: &str, body: &[u8]) -> Got {
+    let (address, length) = (&gateway.address, body.len());
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    );
+    super::upstream::Client::send(address, &[head.as_bytes(), body].concat()).got()
+}
+
+#[track_caller]
+fn is_refused(got: &Got, status: u16, code: &str) {
+    got.is(status);
+    assert_eq!(got.code(), code);
+}
+
+fn listed(sandbox: &Sandbox, name: &str) -> Value {
+    let keys: Value = serde_json::from_str(&printed(sandbox, &["keys", "list", "--json"])).unwrap();
+    keys["keys"].as_array().unwrap().iter().find(|key| key["name"] == name).unwrap().clone()
+}
+
+fn keys_file(sandbox: &Sandbox) -> std::path::PathBuf {
+    sandbox.home().join(".local/share/qwenauth/team/keys.json")
+}
+
+/// Makes the minute of all keys 3 s long.
+fn scale(sandbox: &Sandbox) {
+    let path = keys_file(sandbox);
+    let text =
+        fs::read_to_string(&path).unwrap().replace("\"requests_per_minute\":", "\"window\":3,\"requests_per_minute\":");
+    assert!(text.contains("\"window\":3"));
+    crate::sandbox::write_private(&path, text);
+}
+
+/// See `limits.rs`: 60 requests in 3 s since `start`.
+#[track_caller]
+fn keeps_the_limit(asked: &[Asked], start: Instant, limit: usize) {
+    let mut times: Vec<Instant> = asked.iter().map(|asked| asked.at).collect();
+    times.sort();
+    for (windows, first) in (0..).zip(times.iter().step_by(limit)) {
+        let after = first.duration_since(start);
+        assert!(after >= Duration::from_secs(3) * windows, "the first after {windows} windows came after {after:?}");
+    }
+}
+
+#[test]
+fn a_key_is_printed_once_and_is_in_no_file_log_or_list_of_processes() {
+    let upstream = Upstream::always(fine());
+    let sandbox = priced(&upstream).variable("QWENAUTH_LOG", "trace");
+    let key = create(&sandbox, &["ann", "--owner", "ann@example.com", "--budget", "20 USD/month", "--rpm", "60"]);
+    let log = sandbox.directory().join("requests.jsonl");
+    let gateway = start(&sandbox, &["--log", log.to_str().unwrap()]);
+    chat(&gateway, &key).is(200);
+    is_refused(&chat(&gateway, &key.replace("qa_", "qb_")), 401, "invalid_api_key");
+    let commands =
+        Command::new("ps").args(["-eww", "-o", "args"]).output().map(|output| output.stdout).unwrap_or_default();
+    gateway.running.signal(Signal::SIGTERM);
+    let outcome = gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr();
+    let secret = &key[11..54];
+    let mut texts = vec![format!("{outcome}"), String::from_utf8_lossy(&commands).into_owned()];
+    texts.push(printed(&sandbox, &["keys", "list"]) + &printed(&sandbox, &["keys", "list", "--json"]));
+    each_path(sandbox.directory(), &mut |path: &Path| {
+        if path.is_file() {
+            let bytes = fs::read(path).unwrap();
+            texts.push(format!("{}\n{}", path.display(), String::from_utf8_lossy(&bytes)));
+        }
+    });
+    for text in texts {
+        assert!(!text.contains(secret), "{text}");
+    }
+    let line: Value = serde_json::from_str(fs::read_to_string(&log).unwrap().lines().next().unwrap()).unwrap();
+    assert_eq!(line["key"], key[3..11]);
+}
+
+#[test]
+fn changes_count_from_the_next_request_on_without_a_restart() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let first = create(&sandbox, &["ann"]);
+    let gateway = start(&sandbox, &[]);
+    chat(&gateway, &first).is(200);
+    // A key that is made while the gateway runs.
+    let other = create(&sandbox, &["bob"]);
+    chat(&gateway, &other).is(200);
+    printed(&sandbox, &["keys", "set", "bob", "--models", "another-*"]);
+    is_refused(&chat(&gateway, &other), 403, "model_not_allowed");
+    printed(&sandbox, &["keys", "set", "bob", "--models", "none"]);
+    chat(&gateway, &other).is(200);
+    let rotated = printed(&sandbox, &["keys", "rotate", "ann", "--overlap", "1h"]).trim().to_owned();
+    assert_eq!((&rotated[..11], rotated == first), (&first[..11], false));
+    chat(&gateway, &first).is(200);
+    chat(&gateway, &rotated).is(200);
+    let last = printed(&sandbox, &["keys", "rotate", "ann"]).trim().to_owned();
+    is_refused(&chat(&gateway, &rotated), 401, "invalid_api_key");
+    chat(&gateway, &last).is(200);
+    printed(&sandbox, &["keys", "revoke", "ann", "--yes"]);
+    is_refused(&chat(&gateway, &last), 401, "invalid_api_key");
+    chat(&gateway, &other).is(200);
+    assert_eq!(upstream.asked().len(), 7);
+}
+
+#[test]
+fn every_refusal_has_its_status_code_and_headers() {
+    let upstream = Upstream::always(fine());
+    let sandbox = priced(&upstream);
+    let gateway = start(&sandbox, &["--no-pacing"]);
+    let rated = create(&sandbox, &["rated", "--rpm", "1"]);
+    let got = chat(&gateway, &rated);
+    got.is(200);
+    let header = |got: &Got, name: &str| got.header(&format!("x-ratelimit-{name}-requests")).to_owned();
+    assert_eq!((header(&got, "limit"), header(&got, "remaining")), ("1".into(), "0".into()));
+    let got = chat(&gateway, &rated);
+    is_refused(&got, 429, "key_rate_limited");
+    let wait: u64 = got.header("retry-after").parse().unwrap();
+    assert!((1..=63).contains(&wait), "{wait}");
+    assert!(header(&got, "reset").ends_with('s') && got.header("x-should-retry").is_empty());
+
+    let daily = create(&sandbox, &["daily", "--rpd", "1"]);
+    chat(&gateway, &daily).is(200);
+    let got = chat(&gateway, &daily);
+    is_refused(&got, 429, "key_day_over");
+    assert!(got.header("retry-after").parse::<u64>().unwrap() <= 86400);
+    assert_eq!((got.header("x-should-retry"), header(&got, "remaining").as_str()), ("false", "0"));
+
+    let tokens = create(&sandbox, &["tokens", "--tpd", "12"]);
+    chat(&gateway, &tokens).is(200);
+    is_refused(&chat(&gateway, &tokens), 429, "key_day_over");
+    let tokens = create(&sandbox, &["tokens-of-a-minute", "--tpm", "12"]);
+    chat(&gateway, &tokens).is(200);
+    is_refused(&chat(&gateway, &tokens), 429, "key_rate_limited");
+
+    let limited = create(&sandbox, &["limited", "--models", "qwen*", "--models", "other"]);
+    is_refused(&chat(&gateway, &limited), 403, "model_not_allowed");
+    let elsewhere = create(&sandbox, &["elsewhere", "--profiles", "another"]);
+    is_refused(&chat(&gateway, &elsewhere), 403, "model_not_allowed");
+
+    let gone = create(&sandbox, &["gone", "--expires", "1d"]);
+    let text = fs::read_to_string(keys_file(&sandbox)).unwrap();
+    let at = text.find("\"expires_at\":").unwrap() + 13;
+    crate::sandbox::write_private(&keys_file(&sandbox), text[..at].to_owned() + "1" + &text[at + 10..]);
+    is_refused(&chat(&gateway, &gone), 403, "key_expired");
+    is_refused(&chat(&gateway, "qa_nothing"), 401, "invalid_api_key");
+    is_refused(&chat(&gateway, ""), 401, "invalid_api_key");
+}
+
+#[test]
+fn a_key_limited_by_model_hides_no_model_in_its_request() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let gateway = start(&sandbox, &[]);
+    let key = create(&sandbox, &["ann", "--models", "coder-model"]);
+    for body in [
+        r#"{"model":"coder-model","model":"dear"}"#,
+        r#"{"model":"coder-model","\u006dodel":"dear"}"#,
+        r#"{"model":"coder-model","Model":"dear"}"#,
+        r#"{"input":"no model"}"#,
+        "--boundary\r\nname=\"model\"\r\n\r\ndear",
+        "",
+    ] {
+        let got = send(&gateway, &key, "POST /v1/chat/completions", body.as_bytes());
+        is_refused(&got, 403, "model_not_allowed");
+    }
+    chat(&gateway, &key).is(200);
+    send(&gateway, &key, "GET /v1/models", b"").is(200);
+    assert_eq!(upstream.asked().len(), 2);
+}
+
+#[test]
+fn a_budget_is_reserved_settled_by_what_the_response_says_used_up_and_reset() {
+    let upstream = Upstream::always(fine());
+    let sandbox = priced(&upstream);
+    let gateway = start(
+        &sandbox,
+        &["--metrics", "--metrics-keys", "--api-key-file", sandbox.directory().join("own").to_str().unwrap()],
+    );
+    // 5 and 7 tokens a request: 0.000705 dollars.
+    let key = create(&sandbox, &["ann", "--budget", "0.001 USD/month"]);
+    let got = chat(&gateway, &key);
+    got.is(200);
+    assert_eq!(
+        got.header("x-qwenauth-budget-remaining"),
+        "0.00",
+        "all of it is reserved for a completion of 4096 tokens"
+    );
+    until("it is settled", || listed(&sandbox, "ann")["used"]["spent_usd"] == 0.000_705);
+    let described = send(&gateway, &key, "GET /v1/key", b"").json()["data"].clone();
+    assert_eq!((&described["limit"], &described["usage"]), (&0.001.into(), &0.000_705.into()));
+    assert_eq!((&described["limit_reset"], &described["label"]), (&"month".into(), &"ann".into()));
+    let own = fs::read_to_string(sandbox.directory().join("own")).unwrap();
+    let metrics = send(&gateway, own.trim(), "GET /metrics", b"").text();
+    let line = format!("qwenauth_key_budget_remaining_usd{{key=\"{}\",name=\"ann\"}} 0.000295\n", &key[3..11]);
+    assert!(metrics.contains(&line) && metrics.contains("qwenauth_admissions_total{decision=\"go\"} 1\n"), "{metrics}");
+    // A key sees nothing of the others.
+    send(&gateway, &key, "GET /metrics", b"").is(404);
+    chat(&gateway, &key).is(200);
+    until("it is settled", || listed(&sandbox, "ann")["used"]["spent_usd"] == 0.001_41);
+    let got = chat(&gateway, &key);
+    is_refused(&got, 429, "key_budget_exceeded");
+    assert_eq!((got.header("x-should-retry"), got.header("x-qwenauth-budget-remaining")), ("false", "0.00"));
+    printed(&sandbox, &["keys", "reset", "ann"]);
+    chat(&gateway, &key).is(200);
+    until("it is settled", || listed(&sandbox, "ann")["used"]["spent_usd"] == 0.000_705);
+    let other = send(&gateway, &key, "POST /v1/chat/completions", br#"{"model":"unpriced"}"#);
+    is_refused(&other, 403, "model_not_allowed");
+    assert_eq!(upstream.asked().len(), 3);
+}
+
+#[test]
+fn what_the_provider_refuses_costs_nothing_and_what_it_does_not_count_costs_the_estimate() {
+    let unknown = super::upstream::reply("200 OK", "", r#"{"model":"coder-model","choices":[]}"#);
+    let upstream = Upstream::start(move |number, _, connection| match number {
+        0 => connection.write_all(&error("400 Bad Request", "", "invalid_request_error", "no")),
+        _ => connection.write_all(&unknown),
+    });
+    let sandbox = priced(&upstream);
+    let gateway = start(&sandbox, &[]);
+    let key = create(&sandbox, &["ann", "--budget", "1 USD/day"]);
+    let body = br#"{"model":"coder-model","max_tokens":100}"#;
+    send(&gateway, &key, "POST /v1/chat/completions", body).is(400);
+    until("it is settled", || listed(&sandbox, "ann")["used"]["in_flight"] == 0);
+    assert_eq!(listed(&sandbox, "ann")["used"]["spent_usd"], 0.0);
+    send(&gateway, &key, "POST /v1/chat/completions", body).is(200);
+    // 40 bytes are 10 tokens.
+    until("it is settled", || listed(&sandbox, "ann")["used"]["spent_usd"] == 0.010_01);
+}
+
+#[test]
+fn eight_gateways_keep_the_limit_of_a_key_together() {
+    let upstream = Upstream::always(fine());
+    let sandbox = priced(&upstream);
+    let key = create(&sandbox, &["ann", "--rpm", "60"]);
+    scale(&sandbox);
+    let gateways: Vec<Gateway> = (0..8).map(|_| start(&sandbox, &[])).collect();
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        for gateway in &gateways {
+            for _ in 0..16 {
+                scope.spawn(|| chat(gateway, &key).is(200).status);
+            }
+        }
+    });
+    let asked = upstream.asked();
+    assert_eq!(asked.len(), 128);
+    keeps_the_limit(&asked, begin, 60);
+    until("all is settled", || listed(&sandbox, "ann")["used"]["in_flight"] == 0);
+    assert_eq!(listed(&sandbox, "ann")["used"]["requests_today"], 128);
+}
+
+#[test]
+fn a_client_that_leaves_while_it_waits_gives_its_turn_back() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let key = create(&sandbox, &["ann", "--rpm", "1", "--rpd", "3"]);
+    scale(&sandbox);
+    let gateway = start(&sandbox, &[]);
+    let begin = Instant::now();
+    chat(&gateway, &key).is(200);
+    let (address, length) = (&gateway.address, CHAT.len());
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    let waiting = super::upstream::Client::send(address, &[head.as_bytes(), CHAT].concat());
+    until("it waits", || listed(&sandbox, "ann")["used"]["requests_today"] == 2);
+    drop(waiting);
+    until("its turn is given back", || listed(&sandbox, "ann")["used"]["requests_today"] == 1);
+    chat(&gateway, &key).is(200);
+    assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn only_so_many_requests_of_a_key_are_in_flight_and_the_next_goes_when_one_ends() {
+    let gate = crate::server::Gate::default();
+    let passes = gate.clone();
+    let upstream = Upstream::start(move |_, _, connection| {
+        passes.pass();
+        connection.write_all(&fine())
+    });
+    let sandbox = logged_in(&upstream);
+    let key = create(&sandbox, &["ann", "--parallel", "2"]);
+    let gateways = [start(&sandbox, &[]), start(&sandbox, &[])];
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..5)
+            .map(|at| {
+                scope.spawn({
+                    let (gateway, key) = (&gateways[at % 2], &key);
+                    move || chat(gateway, key)
+                })
+            })
+            .collect();
+        upstream.wait_for(2);
+        until("they are in flight", || listed(&sandbox, "ann")["used"]["in_flight"] == 2);
+        assert_eq!(upstream.asked().len(), 2);
+        gate.open();
+        clients.into_iter().for_each(|client| assert_eq!(client.join().unwrap().status, 200));
+    });
+    assert_eq!(upstream.asked().len(), 5);
+}
+
+#[test]
+fn usage_by_key_is_what_the_provider_was_asked() {
+    const KEYS: usize = 20;
+    let upstream = Upstream::always(fine());
+    let sandbox = priced(&upstream);
+    let keys: Vec<String> =
+        (0..KEYS).map(|at| create(&sandbox, &[&format!("key-{at}"), "--owner", &format!("team-{}", at % 2)])).collect();
+    let gateways = [start(&sandbox, &[]), start(&sandbox, &[])];
+    thread::scope(|scope| {
+        for (at, key) in keys.iter().enumerate() {
+            let gateways = &gateways;
+            scope.spawn(move || (0..=at).for_each(|number| assert_eq!(chat(&gateways[number % 2], key).status, 200)));
+        }
+    });
+    assert_eq!(upstream.asked().len(), KEYS * (KEYS + 1) / 2);
+    for gateway in gateways {
+        gateway.running.signal(Signal::SIGTERM);
+        drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout());
+    }
+    let usage: Value = serde_json::from_str(&printed(&sandbox, &["usage", "--team", "--json"])).unwrap();
+    let rows = usage["usage"].as_array().unwrap();
+    assert_eq!(rows.len(), KEYS);
+    for (at, key) in keys.iter().enumerate() {
+        let row = rows.iter().find(|row| row["key"] == key[3..11]).unwrap();
+        let requests = at as u64 + 1;
+        assert_eq!((&row["name"], &row["requests"]), (&format!("key-{at}").into(), &requests.into()));
+        assert_eq!((&row["tries"], &row["completion_tokens"]), (&requests.into(), &(7 * requests).into()));
+    }
+    let owners: Value =
+        serde_json::from_str(&printed(&sandbox, &["usage", "--team", "--by", "owner", "--json"])).unwrap();
+    let sums: Vec<u64> =
+        owners["usage"].as_array().unwrap().iter().map(|row| row["requests"].as_u64().unwrap()).collect();
+    assert_eq!(sums, [100, 110]);
+    let text = printed(&sandbox, &["usage", "--team"]);
+    assert!(text.contains("key-19") && text.contains("0.0141"), "{text}");
+    // Without `--team` it is one sum.
+    let all: Value = serde_json::from_str(&printed(&sandbox, &["usage", "--json"])).unwrap();
+    assert_eq!(all["usage"][0]["requests"], 210);
+}
+
+#[test]
+fn keys_survive_a_kill_in_the_middle_of_a_change() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let key = create(&sandbox, &["first"]);
+    let mut made = 0;
+    for number in 0..40_u32 {
+        let name = format!("key-{number}");
+        let mut command = sandbox.command(["keys", "create", &name]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // At another moment each time: there is no event to wait for inside a command.
+        thread::sleep(Duration::from_micros(u64::from(number) * 700));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let listed = printed(&sandbox, &["keys", "list"]);
+        assert!(listed.contains("first"), "{listed}");
+        made += usize::from(listed.contains(&name));
+    }
+    assert!(made < 40, "the first is killed before it begins");
+    chat(&start(&sandbox, &[]), &key).is(200);
+    create(&sandbox, &["last"]);
+}
+
+#[test]
+fn the_day_of_a_killed_gateways_requests_stays_and_its_places_in_flight_are_held() {
+    let gate = crate::server::Gate::default();
+    let passes = gate.clone();
+    let upstream = Upstream::start(move |_, _, connection| {
+        passes.pass();
+        connection.write_all(&fine())
+    });
+    let sandbox = priced(&upstream);
+    let key = create(&sandbox, &["ann", "--budget", "1 USD/month"]);
+    let gateway = start(&sandbox, &[]);
+    let (address, length) = (&gateway.address, CHAT.len());
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    let client = super::upstream::Client::send(address, &[head.as_bytes(), CHAT].concat());
+    upstream.wait_for(1);
+    gateway.running.signal(Signal::SIGKILL);
+    gateway.running.finish().any_stdout().any_stderr().any_end();
+    drop(client);
+    gate.open();
+    let used = listed(&sandbox, "ann")["used"].clone();
+    assert_eq!((&used["requests_today"], &used["in_flight"], &used["spent_usd"]), (&1.into(), &1.into(), &0.0.into()));
+    // What is left serves others meanwhile.
+    let gateway = start(&sandbox, &[]);
+    chat(&gateway, &key).is(200);
+}
