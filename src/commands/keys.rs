@@ -39,7 +39,9 @@ fn create(args: &CreateKeyArgs, session: &Session, places: &Places) -> Result<()
     let edits = edits(&args.limits, session, now)?;
     let secret = places.team_secret()?;
     let (mut record, key) = KeyRecord::create(&args.name, &secret, now);
-    edits.iter().for_each(|edit| edit(&mut record));
+    for edit in &edits {
+        edit(&mut record);
+    }
     let shown = record.clone();
     Keys::change(places, now, |keys| {
         let change = Change { verb: "create", id: record.id.clone(), changes: changes(None, &record) };
@@ -60,7 +62,9 @@ fn set(args: &SetKeyArgs, session: &Session, places: &Places) -> Result<()> {
     let record = Keys::change(places, now, |keys| {
         let record = keys.live(&args.name)?;
         let before = record.clone();
-        edits.iter().for_each(|edit| edit(record));
+        for edit in &edits {
+            edit(record);
+        }
         let change = Change { verb: "set", id: record.id.clone(), changes: changes(Some(&before), record) };
         Ok((record.clone(), change))
     })?;

@@ -169,7 +169,9 @@ impl Files {
 
     fn finish_late(&self) {
         let late = self.late.take();
-        late.into_iter().for_each(|(grant, used)| self.try_to_finish(grant, used));
+        for (grant, used) in late {
+            self.try_to_finish(grant, used);
+        }
     }
 
     /// Tries for some milliseconds; what does not get through is tried again later.

@@ -28,7 +28,7 @@ const TOKENS_AT: u64 = LENGTH as u64;
 const SLOTS_AT: u64 = 2 * LENGTH as u64;
 
 /// Room of one slot: more requests in flight than a gateway has connections.
-const SLOT: u64 = 256 * 1024;
+const SLOT: u32 = 256 * 1024;
 
 /// Sequence, length and checksum before the text of a slot.
 const HEAD: usize = 16;
@@ -119,7 +119,10 @@ impl KeyFile {
     pub(super) fn write(&self, standing: &Standing) -> Result<()> {
         let failed = || format!("cannot write `{}`", self.path.display());
         let text = serde_json::to_vec(&standing.sums)?;
-        anyhow::ensure!(text.len() + HEAD <= SLOT as usize, "the key has too many requests in flight");
+        anyhow::ensure!(
+            u32::try_from(text.len() + HEAD).is_ok_and(|length| length <= SLOT),
+            "the key has too many requests in flight"
+        );
         let sequence = standing.sequence + 1;
         let mut slot = Vec::with_capacity(HEAD + text.len());
         slot.extend(sequence.to_le_bytes());
@@ -127,7 +130,7 @@ impl KeyFile {
         slot.extend(checksum(sequence, &text).to_le_bytes());
         slot.extend(text);
         // The sums first: what they hold is money.
-        disk::write_all_at(&self.file, &slot, SLOTS_AT + sequence % 2 * SLOT).with_context(failed)?;
+        disk::write_all_at(&self.file, &slot, SLOTS_AT + sequence % 2 * u64::from(SLOT)).with_context(failed)?;
         disk::write_all_at(&self.file, &standing.requests.to_bytes(), 0).with_context(failed)?;
         disk::write_all_at(&self.file, &standing.tokens.to_bytes(), TOKENS_AT).with_context(failed)
     }
@@ -135,7 +138,7 @@ impl KeyFile {
     fn newest_slot(&self) -> Option<(u64, Sums)> {
         let mut slots: Vec<(u64, u64)> = (0..2)
             .filter_map(|slot| {
-                let at = SLOTS_AT + slot * SLOT;
+                let at = SLOTS_AT + slot * u64::from(SLOT);
                 let mut head = [0; 8];
                 disk::read_exact_at(&self.file, &mut head, at).ok()?;
                 Some((u64::from_le_bytes(head), at))
@@ -151,7 +154,7 @@ impl KeyFile {
         let sequence = u64::from_le_bytes(head[..8].try_into().ok()?);
         let length = u32::from_le_bytes(head[8..12].try_into().ok()?);
         let sum = u32::from_le_bytes(head[12..].try_into().ok()?);
-        if sequence == 0 || u64::from(length) > SLOT {
+        if sequence == 0 || length > SLOT {
             return None;
         }
         let mut text = vec![0; length as usize];

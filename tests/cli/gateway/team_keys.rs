@@ -343,7 +343,9 @@ fn only_so_many_requests_of_a_key_are_in_flight_and_the_next_goes_when_one_ends(
         until("they are in flight", || listed(&sandbox, "ann")["used"]["in_flight"] == 2);
         assert_eq!(upstream.asked().len(), 2);
         gate.open();
-        clients.into_iter().for_each(|client| assert_eq!(client.join().unwrap().status, 200));
+        for client in clients {
+            assert_eq!(client.join().unwrap().status, 200);
+        }
     });
     assert_eq!(upstream.asked().len(), 5);
 }
