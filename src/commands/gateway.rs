@@ -10,11 +10,11 @@ use serde_json::json;
 
 use super::{print, print_json};
 use crate::cli::{GatewayArgs, Listen};
-use crate::credentials::{Account, Lifetime, MARGIN, Stored};
+use crate::credentials::{Account, Credential, Lifetime, MARGIN, Stored, model_of};
 use crate::error::{Failed, Failure, Report, note};
 use crate::gateway::fallback::Target;
 use crate::gateway::team::Keyed;
-use crate::gateway::{self, Identity, Listener, Place, ProfileLookup, ReadKey, Served, TlsFiles, key};
+use crate::gateway::{self, Identity, Listener, Members, Place, ProfileLookup, ReadKey, Served, TlsFiles, key};
 use crate::limits::{Engine, Files};
 use crate::platform::{signals, system};
 use crate::profile::ProfileName;
@@ -30,13 +30,17 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let identity = identity(args)?;
     let fallback = session.fallback(&args.options)?;
     let account = session.account()?;
-    match account.fresh(Lifetime::Preferably(MARGIN)) {
-        Ok(credential) => drop(Endpoint::of(&account, &credential, None)?),
+    let credential = match account.fresh(Lifetime::Preferably(MARGIN)) {
+        Ok(credential) => {
+            drop(Endpoint::of(&account, &credential, None)?);
+            Some(credential)
+        }
         Err(error) if args.all_profiles || Report::of(&error).failure == Failure::Temporary => {
             note(&format!("warning: {error:#}"));
+            None
         }
         Err(error) => return Err(error),
-    }
+    };
     let keyed = args.keys.then(|| keyed(args, session)).transpose()?;
     if keyed.is_some() {
         warn_of_terms(&account, &fallback);
@@ -55,7 +59,9 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     signals::allow_many_files(None);
     let listener = listen(args, identity)?;
     let metrics = args.metrics_listen.map(Listener::tcp).transpose()?;
-    announce(args, &base_url(args, &listener)?, &key)?;
+    let base_url = base_url(args, &listener)?;
+    announce(args, &base_url, &key)?;
+    let members = if args.keys && listener.is_private() { members(&account, credential, base_url) } else { None };
     let mut options = session.gateway_options(&args.options);
     options.drain = args.drain;
     options.shared = shared;
@@ -67,7 +73,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let ending = gateway::serve(
         listener,
         key,
-        Served { account, accounts, read_key, fallback, metrics, keyed },
+        Served { account, accounts, read_key, fallback, metrics, keyed, members },
         options,
         is_under_nohup,
     )?;
@@ -109,6 +115,19 @@ fn listen(args: &GatewayArgs, identity: Option<Identity>) -> Result<Listener> {
         ));
     }
     Ok(listener)
+}
+
+/// What members may be told without a key, where they can come by `base_url`.
+fn members(account: &Account, credential: Option<Credential>, base_url: String) -> Option<Members> {
+    // One that cannot be renewed now has a provider all the same.
+    let stored = || match account.load() {
+        Ok(Stored::Present(stored)) => Some(stored),
+        _ => None,
+    };
+    let credential = credential.or_else(stored).filter(|_| base_url.starts_with("http"))?;
+    let provider = account.provider(&credential).ok()?;
+    let model = model_of(account, &credential, &provider);
+    Some(Members { base_url, title: provider.title.clone(), model, models: provider.models.clone() })
 }
 
 /// The certificate and key that are named.

@@ -101,6 +101,15 @@ impl Listener {
         !self.has_tls() && matches!(self.place(), Ok(Place::Tcp(address)) if address.ip().is_loopback())
     }
 
+    /// Whether what passes can be read on no network.
+    pub(crate) fn is_private(&self) -> bool {
+        let is_local = |place| match place {
+            Place::Tcp(address) => address.ip().is_loopback(),
+            Place::Local(_) => true,
+        };
+        self.has_tls() || self.place().is_ok_and(is_local)
+    }
+
     /// Within the runtime that serves. What is returned is all that listens.
     pub(super) fn accepting(self) -> Result<Accepting> {
         let accepting = match self.socket {

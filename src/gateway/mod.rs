@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! mod.rs            options, start and end; `serve` is a blocking function
+//! well_known.rs     what sets a member's opencode up for this gateway
 //! listener.rs       TCP, plain or with TLS, or a socket in the file system
 //! identity.rs       the gateway's own certificate, read again when it changes
 //! server.rs         accept, who may ask, which way
@@ -55,6 +56,7 @@ mod server;
 pub(crate) mod team;
 mod traffic;
 mod upstream;
+mod well_known;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -78,6 +80,7 @@ use self::served_profile::ServedProfile;
 use self::team::{Keyed, Team};
 use self::traffic::Traffic;
 use self::upstream::Upstream;
+pub(crate) use self::well_known::Members;
 use crate::credentials::Account;
 use crate::error::{FEW_DESCRIPTORS, Failed, Failure, Report, note};
 use crate::hooks::{self, Hooks};
@@ -163,6 +166,8 @@ pub(crate) struct Served {
     pub(crate) metrics: Option<Listener>,
     /// Where people and jobs have keys of their own.
     pub(crate) keyed: Option<Keyed>,
+    /// What members may be told without a key.
+    pub(crate) members: Option<Members>,
 }
 
 /// Reads the clients' key again.
@@ -186,6 +191,7 @@ struct Gateway {
     others: RefCell<BTreeMap<String, Rc<ServedProfile>>>,
     shared: Option<Rc<Shared>>,
     team: Option<Team>,
+    members: Option<Members>,
 }
 
 impl Gateway {
@@ -409,7 +415,7 @@ fn open(
     options: GatewayOptions,
     has_scraper: bool,
 ) -> Result<Gateway> {
-    let Served { account, accounts, read_key, fallback, metrics: _, keyed } = served;
+    let Served { account, accounts, read_key, fallback, metrics: _, keyed, members } = served;
     let traffic = Traffic::new(options.log.as_deref(), options.metrics || has_scraper)?;
     *traffic.key_id.borrow_mut() = key_id(&key);
     let events = Rc::new(Events::new(Hooks::new(options.hooks.clone(), &options.state)));
@@ -440,6 +446,7 @@ fn open(
         others: RefCell::default(),
         shared,
         team: keyed.map(Team::open).transpose()?,
+        members,
         options,
         key: RefCell::new(key),
         read_key,

@@ -3,7 +3,8 @@
 //! Hazard: any page open in a browser can send requests to a port of this machine, under a name of its own (DNS
 //! rebinding), and any user of the machine can connect, as often as they like.
 //! Rule: before anything else a request must name this machine as its host and come from no foreign page; nothing but
-//! the two health checks is answered without the key; and connections that have not shown it are few and cheap.
+//! the two health checks and a page for members, which holds no secret, is answered without the key; and connections
+//! that have not shown it are few and cheap.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use super::refusal::Refusal;
 use super::response_body::ResponseBody;
 use super::served_profile::ServedProfile;
 use super::traffic::Entry;
+use super::well_known::{self, Members, Way};
 use super::{Gateway, metrics, team};
 use crate::keys::KeyRecord;
 use crate::limits::shared::Health;
@@ -295,6 +297,11 @@ async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incomin
         "/readyz" => return Admitted::Answered(readiness(gateway).await),
         _ => {}
     }
+    if let (Some(way), Some(members)) = (well_known::way(request.uri().path()), &gateway.members)
+        && request.method() == Method::GET
+    {
+        return Admitted::Answered(members_page(way, members));
+    }
     let key = match authenticate(gateway, request.headers()).await {
         Ok(key) => key,
         Err(refusal) => return refusal.into(),
@@ -329,6 +336,16 @@ async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incomin
         Ok(served) => Admitted::Forwarded { served, rest, key },
         Err(message) => Refusal::new(StatusCode::NOT_FOUND, "profile_not_found", message).into(),
     }
+}
+
+/// What `opencode auth login` reads.
+fn members_page(way: Way, members: &Members) -> Response<ResponseBody> {
+    let Some(page) = well_known::page(way, members) else {
+        let message =
+            "this gateway knows no model to begin with: `qwenauth login … --model ID` on its machine names one";
+        return Refusal::new(StatusCode::NOT_FOUND, "no_default_model", message).finally().into_response();
+    };
+    json(&page)
 }
 
 /// Whether a request would find a credential.

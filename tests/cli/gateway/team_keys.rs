@@ -440,3 +440,88 @@ fn the_day_of_a_killed_gateways_requests_stays_and_its_places_in_flight_are_held
     let gateway = start(&sandbox, &[]);
     chat(&gateway, &key).is(200);
 }
+
+#[test]
+fn opencode_is_told_what_it_needs_but_the_key() {
+    let upstream = Upstream::always(fine());
+    let sandbox = priced(&upstream);
+    let key = create(&sandbox, &["ann"]);
+    let gateway = start(&sandbox, &[]);
+    for (path, command) in [("/.well-known/opencode", "sh"), ("/qwenauth/.well-known/opencode", "qwenauth")] {
+        let got = send(&gateway, "", &format!("GET {path}"), b"");
+        let page: Value = serde_json::from_str(got.is(200).text().as_str()).unwrap();
+        assert_eq!(page["auth"]["command"][0], command);
+        assert_eq!(page["config"]["model"], "team/coder-model");
+        assert_eq!(page["config"]["enabled_providers"], serde_json::json!(["team"]));
+        let provider = &page["config"]["provider"]["team"];
+        assert_eq!(provider["options"]["baseURL"], format!("http://{}/v1", gateway.address));
+        let variable = page["auth"]["env"].as_str().unwrap();
+        assert_eq!(provider["options"]["apiKey"], format!("{{env:{variable}}}"));
+        assert!(provider["models"]["coder-model"]["limit"]["context"].as_u64().is_some(), "{page}");
+        assert!(!got.text().contains("qa_") && !got.text().contains("granted"), "{page}");
+        // It is read, and nothing else.
+        is_refused(&send(&gateway, "", &format!("POST {path}"), b"{}"), 401, "invalid_api_key");
+        send(&gateway, "", &format!("GET {path}/"), b"").is(401);
+    }
+    chat(&gateway, &key).is(200);
+    assert_eq!(upstream.asked().len(), 1, "a stranger's question reached the provider");
+}
+
+#[test]
+fn the_command_for_opencode_asks_on_the_terminal_and_shows_nothing() {
+    let upstream = Upstream::always(fine());
+    let sandbox = priced(&upstream);
+    drop(create(&sandbox, &["ann"]));
+    let gateway = start(&sandbox, &[]);
+    let page: Value =
+        serde_json::from_str(&send(&gateway, "", "GET /.well-known/opencode", b"").is(200).text()).unwrap();
+    let command = page["auth"]["command"][2].as_str().unwrap();
+    let asked = sandbox.directory().join("asked.sh");
+    fs::write(&asked, command).unwrap();
+    // As opencode starts it: no stdin, stdout read through a pipe, the terminal only as the controlling one.
+    let script = r#"
+import os, pty, sys
+directory = sys.argv[1]
+child, terminal = pty.fork()
+if child == 0:
+    os.execvp("sh", ["sh", "-c", 'sh "$0/asked.sh" < /dev/null > "$0/printed"; stty -a > "$0/after"', directory])
+shown = b""
+typed = False
+while True:
+    try:
+        piece = os.read(terminal, 4096)
+    except OSError:
+        break
+    if not piece:
+        break
+    shown += piece
+    if not typed and b"Key: " in shown:
+        os.write(terminal, b"qa_typed\n")
+        typed = True
+status = os.waitpid(child, 0)[1]
+assert status == 0 and typed, (status, shown)
+assert b"qa_typed" not in shown, shown
+"#;
+    let driver = sandbox.directory().join("driver.py");
+    fs::write(&driver, script).unwrap();
+    let mut python = sandbox.other("python3");
+    python.arg(&driver).arg(sandbox.directory());
+    drop(sandbox.start(python).finish().any_stdout().exits(0));
+    assert_eq!(fs::read_to_string(sandbox.directory().join("printed")).unwrap(), "qa_typed\n");
+    let after = fs::read_to_string(sandbox.directory().join("after")).unwrap();
+    assert!(after.split_whitespace().any(|word| word == "echo"), "the terminal stays mute: {after}");
+}
+
+#[test]
+fn nobody_is_told_where_no_member_could_come_safely() {
+    let upstream = Upstream::always(fine());
+    let sandbox = priced(&upstream);
+    drop(create(&sandbox, &["ann"]));
+    let without_keys = Gateway::start(&sandbox, &[]);
+    send(&without_keys, "", "GET /.well-known/opencode", b"").is(401);
+    let open = sandbox.spawn(["gateway", "--keys", "--listen", "0.0.0.0:0", "--plain-http"]);
+    let url = open.first_lines(1)[0].clone();
+    let port = url.trim_end_matches("/v1").rsplit_once(':').unwrap().1.to_owned();
+    let request = format!("GET /.well-known/opencode HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
+    super::upstream::Client::send(&format!("127.0.0.1:{port}"), request.as_bytes()).got().is(401);
+}
