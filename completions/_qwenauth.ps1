@@ -48,6 +48,8 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         }
         'qwenauth;login' {
             [CompletionResult]::new('--api-key-env', '--api-key-env', [CompletionResultType]::ParameterName, 'Read the API key from this environment variable')
+            [CompletionResult]::new('--api-key-command', '--api-key-command', [CompletionResultType]::ParameterName, 'Command that prints the API key, run without a shell whenever the key is needed; only the command is stored')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where to keep the secret (default: `store` of config.toml, else where it is, else `file`); without a key, move it there')
             [CompletionResult]::new('--base-url', '--base-url', [CompletionResultType]::ParameterName, 'API base URL, for `custom` or a workspace-specific domain')
             [CompletionResult]::new('--region', '--region', [CompletionResultType]::ParameterName, 'Region of the key (default: detected)')
             [CompletionResult]::new('--policy', '--policy', [CompletionResultType]::ParameterName, 'Policy at the provider that trusts this workload')

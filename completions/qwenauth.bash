@@ -1291,7 +1291,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__login)
-            opts="-h --force --api-key-stdin --api-key-env --base-url --region --workload-identity --policy --audience --id-token-file --id-token-env --code-stdin --key-label --limit --no-browser --qr --clipboard --no-verify --no-wait --resume --timeout --model --json --profile --help $(qwenauth __complete providers 2>/dev/null)"
+            opts="-h --force --api-key-stdin --api-key-env --api-key-command --store --base-url --region --workload-identity --policy --audience --id-token-file --id-token-env --code-stdin --key-label --limit --no-browser --qr --clipboard --no-verify --no-wait --resume --timeout --model --json --profile --help $(qwenauth __complete providers 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1302,6 +1302,17 @@ _qwenauth() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --api-key-command)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=($(compgen -W "file keyring" -- "${cur}"))
                     return 0
                     ;;
                 --base-url)

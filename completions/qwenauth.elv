@@ -44,6 +44,8 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         }
         &'qwenauth;login'= {
             cand --api-key-env 'Read the API key from this environment variable'
+            cand --api-key-command 'Command that prints the API key, run without a shell whenever the key is needed; only the command is stored'
+            cand --store 'Where to keep the secret (default: `store` of config.toml, else where it is, else `file`); without a key, move it there'
             cand --base-url 'API base URL, for `custom` or a workspace-specific domain'
             cand --region 'Region of the key (default: detected)'
             cand --policy 'Policy at the provider that trusts this workload'

@@ -46,6 +46,9 @@ complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "sandbox" -d 'Try 
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "completions" -d 'Print a completion script'
 complete -c qwenauth -n "__fish_qwenauth_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l api-key-env -d 'Read the API key from this environment variable' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l api-key-command -d 'Command that prints the API key, run without a shell whenever the key is needed; only the command is stored' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l store -d 'Where to keep the secret (default: `store` of config.toml, else where it is, else `file`); without a key, move it there' -r -f -a "file\t'In a private file'
+keyring\t'In the keyring of the system'"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l base-url -d 'API base URL, for `custom` or a workspace-specific domain' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l region -d 'Region of the key (default: detected)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l policy -d 'Policy at the provider that trusts this workload' -r -f

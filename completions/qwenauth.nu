@@ -7,6 +7,10 @@ module completions {
     --version(-V)             # Print version
   ]
 
+  def "nu-complete qwenauth login store" [] {
+    [ "file" "keyring" ]
+  }
+
   def "nu-complete qwenauth login qr" [] {
     [ "auto" "always" "never" ]
   }
@@ -16,6 +20,8 @@ module completions {
     --force                   # Log in even if already logged in
     --api-key-stdin           # Read the API key from stdin
     --api-key-env: string     # Read the API key from this environment variable
+    --api-key-command: string # Command that prints the API key, run without a shell whenever the key is needed; only the command is stored
+    --store: string@"nu-complete qwenauth login store" # Where to keep the secret (default: `store` of config.toml, else where it is, else `file`); without a key, move it there
     --base-url: string        # API base URL, for `custom` or a workspace-specific domain
     --region: string          # Region of the key (default: detected)
     --workload-identity       # Log in as this CI job or pod, with its ID token instead of a secret

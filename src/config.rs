@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::cli::{Environment, variable};
+use crate::cli::{Environment, SecretStore, variable};
 use crate::error::{Failed, Failure, nearest, note, printable};
 use crate::hooks;
 use crate::keys::{self, Price, Prices};
@@ -21,7 +21,7 @@ use crate::providers::{self, Overrides, Practice, QWEN};
 use crate::secret::Secret;
 
 /// What config.toml may say.
-const KEYS: [&str; 7] = ["directories", "fallback", "hooks", "prices", "profile", "providers", "team"];
+const KEYS: [&str; 8] = ["directories", "fallback", "hooks", "prices", "profile", "providers", "store", "team"];
 
 /// What `[team]` may say.
 const TEAM_KEYS: [&str; 6] = ["namespace", "on_loss", "password_file", "secret_file", "shared", "timeout"];
@@ -41,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) paths: Paths,
     /// `profile = "…"`.
     pub(crate) profile: Option<ProfileName>,
+    /// `store = "…"`: where a login keeps its secret.
+    pub(crate) store: Option<SecretStore>,
     /// `[directories]`: a path as it is written, and the profile for everything below it.
     pub(crate) directories: Vec<(String, ProfileName)>,
     pub(crate) overrides: Overrides,
@@ -86,6 +88,7 @@ impl Config {
         let mut config = Self {
             paths,
             profile: None,
+            store: None,
             directories: Vec::new(),
             overrides: Overrides { qwen_oauth_url, ..Overrides::default() },
             key_files: BTreeMap::new(),
@@ -127,6 +130,15 @@ impl Config {
                     .err();
             }
             None => None,
+        };
+        self.store = match table.remove("store").as_ref().map(toml::Value::as_str) {
+            None => None,
+            Some(Some("file")) => Some(SecretStore::File),
+            Some(Some("keyring")) => Some(SecretStore::Keyring),
+            Some(_) => {
+                let message = format!("`store` in `{}` is neither `file` nor `keyring`", path.display());
+                return Failed::new(Failure::Other, message).hint("write `store = \"keyring\"`").err();
+            }
         };
         self.directories = match table.remove("directories") {
             Some(rules) => directories(&rules).with_context(|| format!("`directories` in `{}`", path.display()))?,

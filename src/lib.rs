@@ -37,7 +37,7 @@
 //! main → lib
 //! lib → cli, commands, platform, say, session · commands → everything below, never another command
 //! session → cli, config, credentials, http, platform, profile, providers
-//! credentials → oauth, http, paths, platform, profile, providers
+//! credentials → cli, oauth, http, paths, platform, profile, providers
 //! config → cli, hooks, keys, paths, profile, providers, platform · paths → cli, platform, profile · profile → providers
 //! providers → oauth, http, platform · oauth → http · limits → keys, names, paths, platform, providers · keys → paths, platform · usage → paths, platform, providers
 //! hooks → cli, paths, platform, usage

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::cli::{API_KEY, API_KEY_FILE, Environment, Global, variable};
 use crate::config::Config;
-use crate::credentials::{Account, Credential, GivenKey, Stored, model_of};
+use crate::credentials::{Account, Answers, Credential, GivenKey, Stored, model_of};
 use crate::error::{Failed, Failure};
 use crate::http::Network;
 use crate::platform::system;
@@ -26,6 +26,8 @@ pub(crate) struct Session {
     selected_by: SelectedBy,
     /// The key in the environment, read once: a pipe has nothing more.
     given: Arc<OnceLock<Option<(ProfileName, GivenKey)>>>,
+    /// What key commands have printed in this run.
+    answers: Answers,
 }
 
 /// What selected the active profile.
@@ -55,7 +57,7 @@ impl Session {
             "profile `{profile}`, selected by {selected_by:?}, credential file `{}`",
             config.paths.credential(&profile).display()
         );
-        Ok(Self { config, environment, profile, selected_by, given: Arc::default() })
+        Ok(Self { config, environment, profile, selected_by, given: Arc::default(), answers: Answers::default() })
     }
 
     /// Makes `profile` the one that config.toml names.
@@ -155,7 +157,7 @@ impl Session {
     /// The provider of a profile: of the stored credential, else the one of that name.
     fn provider_of(&self, profile: &ProfileName) -> Option<Provider> {
         let account = self.account_of(profile);
-        match account.load() {
+        match account.load_record() {
             Ok(Stored::Present(credential)) => account.provider(&credential).ok(),
             _ => providers::find(profile.as_str(), &self.config.overrides).ok(),
         }
@@ -196,6 +198,7 @@ impl Session {
             SystemTime::now,
             variable,
         );
+        account.answers = self.answers.clone();
         let overrides = &self.config.overrides;
         account.given = self.key_file(profile).map(|path| GivenKey::configured(profile.as_str(), path, overrides));
         account

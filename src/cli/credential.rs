@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::value::{amount, duration};
+use super::value::{SecretStore, amount, duration};
 
 /// Headings of the options of `login`.
 const KEY: &str = "Key";
@@ -21,6 +21,8 @@ const SCRIPTS: &str = "Scripts and CI";
   qwenauth login dashscope        asks for the API key, hidden
   qwenauth login dashscope --api-key-env DASHSCOPE_API_KEY --region cn
   pass show groq | qwenauth login groq --profile work --api-key-stdin
+  qwenauth login dashscope --api-key-command 'op read op://Private/Qwen/key'
+  qwenauth login dashscope --store keyring
   qwenauth login custom --base-url http://127.0.0.1:8000/v1 --model qwen3-coder
   qwenauth login openrouter --workload-identity --policy ID   in a CI job, with no stored secret
   qwenauth login team --base-url https://qwen.example.com/v1 --api-key-stdin
@@ -41,6 +43,12 @@ pub(crate) struct LoginArgs {
     /// Read the API key from this environment variable
     #[arg(long, help_heading = KEY, value_name = "VAR")]
     pub(crate) api_key_env: Option<String>,
+    /// Command that prints the API key, run without a shell whenever the key is needed; only the command is stored
+    #[arg(long, help_heading = KEY, value_name = "COMMAND", conflicts_with_all = ["api_key_stdin", "api_key_env", "store"])]
+    pub(crate) api_key_command: Option<String>,
+    /// Where to keep the secret (default: `store` of config.toml, else where it is, else `file`); without a key, move it there
+    #[arg(long, help_heading = KEY, value_enum, value_name = "STORE")]
+    pub(crate) store: Option<SecretStore>,
     /// API base URL, for `custom` or a workspace-specific domain
     #[arg(long, help_heading = KEY, value_name = "URL")]
     pub(crate) base_url: Option<String>,
@@ -48,7 +56,7 @@ pub(crate) struct LoginArgs {
     #[arg(long, help_heading = KEY, value_name = "REGION", conflicts_with = "base_url")]
     pub(crate) region: Option<String>,
     /// Log in as this CI job or pod, with its ID token instead of a secret
-    #[arg(long, help_heading = SCRIPTS, conflicts_with_all = ["api_key_stdin", "api_key_env", "code_stdin", "key_label", "limit"])]
+    #[arg(long, help_heading = SCRIPTS, conflicts_with_all = ["api_key_stdin", "api_key_env", "api_key_command", "store", "code_stdin", "key_label", "limit"])]
     pub(crate) workload_identity: bool,
     /// Policy at the provider that trusts this workload
     #[arg(long, help_heading = SCRIPTS, hide_short_help = true, value_name = "ID", requires = "workload_identity")]
@@ -63,7 +71,7 @@ pub(crate) struct LoginArgs {
     #[arg(long, help_heading = SCRIPTS, hide_short_help = true, value_name = "VAR", requires = "workload_identity")]
     pub(crate) id_token_env: Option<String>,
     /// Read the code shown in the browser from stdin
-    #[arg(long, help_heading = BROWSER, hide_short_help = true, conflicts_with_all = ["api_key_stdin", "api_key_env"])]
+    #[arg(long, help_heading = BROWSER, hide_short_help = true, conflicts_with_all = ["api_key_stdin", "api_key_env", "api_key_command"])]
     pub(crate) code_stdin: bool,
     /// OpenRouter: the name of the new key
     #[arg(long, help_heading = BROWSER, hide_short_help = true, value_name = "NAME")]
@@ -98,6 +106,13 @@ pub(crate) struct LoginArgs {
     /// Print events as JSON, one object per line
     #[arg(long, help_heading = SCRIPTS)]
     pub(crate) json: bool,
+}
+
+impl LoginArgs {
+    /// Whether the API key comes with the command line.
+    pub(crate) fn gives_key(&self) -> bool {
+        self.api_key_stdin || self.api_key_env.is_some() || self.api_key_command.is_some()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

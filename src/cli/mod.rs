@@ -27,7 +27,7 @@ pub(crate) use self::manage::{
     CompletionsArgs, DoctorArgs, GATEWAY_ADDRESS, Names, ProfilesArgs, ProvidersArgs, SandboxArgs, SetupArgs, Shell,
     TEAM_KEY, UseArgs,
 };
-pub(crate) use self::value::{Bound, Listen};
+pub(crate) use self::value::{Bound, Listen, SecretStore};
 use crate::error::{Failed, Failure, printable};
 
 const STYLES: Styles = Styles::styled()

@@ -77,6 +77,9 @@ fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result
 
 /// A key outlives its removal from here until its owner deletes it there.
 fn say_where_it_is_deleted(account: &Account, credential: &Credential) {
+    if credential.is_without_secret() {
+        return;
+    }
     let Ok(provider) = account.provider(credential) else { return };
     let region = credential_region(&provider, credential);
     let Some(pages) = in_words(&provider.delete_pages(region.as_deref())) else { return };

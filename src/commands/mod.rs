@@ -182,7 +182,7 @@ impl Session {
     /// The provider of a stored profile and where it is; `None` if it is not logged in.
     fn served(&self, name: &ProfileName) -> Option<(Provider, String)> {
         let account = self.account_of(name);
-        let Ok(Stored::Present(credential)) = account.load() else { return None };
+        let Ok(Stored::Present(credential)) = account.load_record() else { return None };
         let provider = account.provider(&credential).ok()?;
         let base_url = credential.base_url(&provider).ok()?;
         Some((provider, base_url))

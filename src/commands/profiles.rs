@@ -14,12 +14,12 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
     let mut lines = Vec::new();
     for profile in session.profiles()? {
         let account = session.account_of(&profile);
-        let (provider, kind) = match account.load()? {
+        let (provider, kind, store) = match account.load_record()? {
             Stored::Present(credential) => {
                 let kind = if credential.kind == Kind::ApiKey { "api_key" } else { "oauth" };
-                (Some(credential.provider_name().to_owned()), kind)
+                (Some(credential.provider_name().to_owned()), kind, credential.secret_store.name())
             }
-            Stored::Damaged(_) => (None, "damaged"),
+            Stored::Damaged(_) => (None, "damaged", "file"),
             Stored::Missing => continue,
         };
         let active = profile == session.profile;
@@ -28,10 +28,13 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
             "provider": provider,
             "kind": kind,
             "active": active,
+            "store": store,
             "path": account.watched().unwrap_or(account.path()).display().to_string(),
         }));
         let provider = printable(provider.as_deref().unwrap_or("?"));
-        lines.push(format!("{} {:<20} {provider:<14} {kind}\n", if active { '*' } else { ' ' }, profile.as_str()));
+        let place = if store == "file" { String::new() } else { format!(", by {store}") };
+        let mark = if active { '*' } else { ' ' };
+        lines.push(format!("{mark} {:<20} {provider:<14} {kind}{place}\n", profile.as_str()));
     }
     if args.json {
         return print_document(&json!({ "profiles": rows }));

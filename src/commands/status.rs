@@ -8,9 +8,9 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{print, print_document, rfc3339};
-use crate::cli::{StatusArgs, variable};
+use crate::cli::{SecretStore, StatusArgs, variable};
 use crate::credentials::{
-    Account, Credential, GivenKey, Kind, State, Stored, Verification, api_refusal, check_origin, verify,
+    Account, Credential, GivenKey, Kind, State, Stored, Verification, api_refusal, check_origin, program_of, verify,
 };
 use crate::error::{Failure, Report};
 use crate::gateway;
@@ -78,6 +78,8 @@ struct Row {
     path: Option<String>,
     /// Where tokens come from, if none is stored.
     identity: Option<String>,
+    /// Where the secret is, if not in the file.
+    store: Option<String>,
     /// The variable that holds the key.
     variable: Option<&'static str>,
     problems: Vec<String>,
@@ -90,12 +92,11 @@ struct Row {
 
 impl Row {
     fn of(account: &Account, active: bool, session: &Session, check: bool) -> Result<Self> {
-        let profile = &account.profile;
-        let stored = account.load()?;
-        let mut state = account.state_of(&stored);
+        let (stored, elsewhere) = loaded(account)?;
+        let mut state = if elsewhere.is_some() { State::Missing } else { account.state_of(&stored) };
         let mut row = Self {
-            profile: profile.clone(),
-            provider: profile.clone(),
+            profile: account.profile.clone(),
+            provider: account.profile.clone(),
             place: None,
             key: None,
             kind: Kind::Oauth,
@@ -112,6 +113,7 @@ impl Row {
                 .map_or(Some(account.path()), GivenKey::named_file)
                 .map(|path| path.display().to_string()),
             identity: None,
+            store: None,
             variable: account.given.as_ref().and_then(GivenKey::variable),
             problems: Vec::new(),
             limits: Vec::new(),
@@ -126,6 +128,8 @@ impl Row {
             Stored::Damaged(why) => row.problems.push(format!("the credential file is damaged: {why}")),
             Stored::Present(credential) => {
                 row.kind = credential.kind;
+                row.store = store_of(credential);
+                row.problems.extend(elsewhere.map(with_hint));
                 row.expires_at = credential.expires_at.and_then(rfc3339);
                 row.identity = credential.identity.as_ref().map(|identity| identity.place());
                 row.created_at.clone_from(&credential.created_at);
@@ -166,7 +170,7 @@ impl Row {
                 let usable = row.left.is_some()
                     || credential.is_lasting()
                     || state == State::Refreshable && row.identity.is_some();
-                if check && usable && row.base_url.is_some() {
+                if check && usable && state != State::Missing && row.base_url.is_some() {
                     row.checked = Some(match verify(account, credential)? {
                         Verification::Accepted => "accepted",
                         Verification::Refused(why) => {
@@ -205,6 +209,9 @@ impl Row {
             "problems": self.problems,
             "overridden_by": self.overridden_by,
         });
+        if let Some(store) = &self.store {
+            value["store"] = store.split(' ').next().into();
+        }
         if let Some(variable) = self.variable {
             value["variable"] = variable.into();
         }
@@ -225,17 +232,47 @@ impl Row {
     }
 }
 
-/// `None` where it is no key.
+/// `None` where it is no key. Where it comes from, if not from the file.
 fn masked_key(credential: &Credential, session: &Session) -> Option<String> {
+    if credential.command.is_some() {
+        return store_of(credential).map(|store| format!("by {store}"));
+    }
     let owners = owners_of(&credential.access_token, &session.config.overrides);
     let prefix = owners.map(|(prefix, _)| prefix).unwrap_or_default();
-    (credential.kind == Kind::ApiKey).then(|| credential.access_token.masked(&prefix))
+    let place = if credential.secret_store == SecretStore::Keyring { " in the keyring" } else { "" };
+    (credential.kind == Kind::ApiKey).then(|| credential.access_token.masked(&prefix) + place)
 }
 
 fn place(provider: &Provider, base_url: Option<&str>) -> String {
     match base_url.and_then(|base_url| provider.region_of(base_url)) {
         Some(region) => format!("{}, region {region}", provider.title),
         None => provider.title.clone(),
+    }
+}
+
+/// What is stored, without its secret and with the reason where the keyring does not give it out.
+fn loaded(account: &Account) -> Result<(Stored, Option<Report>)> {
+    match (account.load(), account.load_record()) {
+        (Err(error), Ok(record)) => Ok((record, Some(Report::of(&error)))),
+        (stored, _) => Ok((stored?, None)),
+    }
+}
+
+fn with_hint(Report { message, hint, .. }: Report) -> String {
+    match hint {
+        Some(hint) => format!("{message}; {hint}"),
+        None => message,
+    }
+}
+
+/// Where the secret is, if not in the file. Of a command its program only: its arguments may say more.
+fn store_of(credential: &Credential) -> Option<String> {
+    match credential.secret_store {
+        SecretStore::File => None,
+        SecretStore::Keyring => Some("keyring".to_owned()),
+        SecretStore::Command => {
+            Some(format!("command `{}`", credential.command.as_deref().map(program_of).unwrap_or_default()))
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{Credential, Identity, Kind};
+use crate::cli::SecretStore;
 use crate::http;
 use crate::oauth::{ClientAuth, Endpoints, TokenResponse};
 use crate::secret::Secret;
@@ -45,6 +46,12 @@ struct Fields {
     api_key: Option<Secret>,
     base_url: Option<String>,
     created_at: Option<String>,
+    /// Where the secret is, if not here.
+    store: Option<String>,
+    /// What prints the key.
+    api_key_command: Option<String>,
+    /// The name of the secret in the keyring.
+    entry: Option<String>,
     /// Where the file was written, as a hash.
     machine: Option<String>,
     /// Of a login at an issuer found by discovery: renewals go where the login came from.
@@ -72,10 +79,23 @@ pub(crate) fn read(bytes: &[u8], format: Format) -> Result<Option<Credential>, S
     let filled = |secret: Option<Secret>| secret.filter(|secret| !secret.expose().is_empty());
     let text = |text: Option<String>| text.filter(|text| !text.is_empty());
     let identity = fields.workload_identity.map(Box::new);
+    let secret_store = match text(fields.store) {
+        None => SecretStore::File,
+        Some(name) => SecretStore::named(&name).ok_or("its secret is in a store that this version does not know")?,
+    };
+    let (command, entry) = (text(fields.api_key_command), text(fields.entry));
+    let is_elsewhere = match secret_store {
+        SecretStore::File => false,
+        SecretStore::Keyring => entry.is_some(),
+        SecretStore::Command => command.is_some(),
+    };
     let (kind, access_token) = match (filled(fields.api_key), filled(tokens.access_token)) {
         _ if identity.is_some() => (Kind::Oauth, Secret::new(String::new())),
         (Some(key), _) => (Kind::ApiKey, key),
         (None, Some(token)) => (Kind::Oauth, token),
+        (None, None) if is_elsewhere => {
+            (if tokens.expiry_date.is_some() { Kind::Oauth } else { Kind::ApiKey }, Secret::new(String::new()))
+        }
         (None, None) if bytes.trim_ascii() == b"{}" => return Ok(None),
         (None, None) => return Err("it has no access token".into()),
     };
@@ -110,6 +130,9 @@ pub(crate) fn read(bytes: &[u8], format: Format) -> Result<Option<Credential>, S
         base_url: text(fields.base_url),
         created_at: text(fields.created_at),
         machine: text(fields.machine),
+        secret_store,
+        command,
+        entry,
         issuer,
         identity,
     }))
@@ -133,8 +156,14 @@ fn is_placeholder(token: &Secret) -> bool {
 const LOGIN: [&str; 7] =
     ["access_token", "refresh_token", "token_type", "resource_url", "scope", "id_token", "expiry_date"];
 
+/// What goes into the keyring instead of the file.
+const SECRETS: [&str; 4] = ["access_token", "refresh_token", "id_token", "api_key"];
+
+/// A copy of what the keyring has, under a key that was removed from there once it had it.
+const SEALED: [&str; 2] = ["sealed", "sealed_by"];
+
 /// What it leaves beside these in a file of our own.
-const OWN_LOGIN: [&str; 12] = [
+const OWN_LOGIN: [&str; 17] = [
     "provider",
     "model",
     "api_key",
@@ -147,6 +176,11 @@ const OWN_LOGIN: [&str; 12] = [
     "revocation_endpoint",
     "client_auth",
     "workload_identity",
+    "store",
+    "api_key_command",
+    "entry",
+    "sealed",
+    "sealed_by",
 ];
 
 /// Where and how the JSON is wrong, without repeating any of it.
@@ -241,6 +275,67 @@ impl CredentialDocument {
         if let Some(mut old) = self.0.insert(field.to_owned(), value.into()) {
             wipe(&mut old);
         }
+    }
+
+    /// Says where the secret is to be.
+    pub(super) fn set_store(&mut self, store: SecretStore) {
+        self.0.shift_remove("store");
+        if store != SecretStore::File {
+            self.set("store", Some(store.name()));
+        }
+        if store != SecretStore::Command {
+            self.0.shift_remove("api_key_command");
+        }
+        if store != SecretStore::Keyring {
+            self.0.shift_remove("entry");
+        }
+    }
+
+    pub(super) fn text(&self, field: &str) -> Option<&str> {
+        self.0.get(field).and_then(Value::as_str).filter(|text| !text.is_empty())
+    }
+
+    pub(super) fn is_for_keyring(&self) -> bool {
+        self.text("store") == Some(SecretStore::Keyring.name())
+    }
+
+    /// The file without its secrets, which name their `entry`, and those: an API key as it is, so that other programs can
+    /// read it, tokens as JSON.
+    pub(super) fn parted(&self, entry: &str) -> Result<(Self, Zeroizing<Vec<u8>>)> {
+        let (mut record, mut secrets) = (Self::default(), Self::default());
+        for (name, value) in &self.0 {
+            if SECRETS.contains(&name.as_str()) {
+                secrets.0.insert(name.clone(), value.clone());
+            } else if !SEALED.contains(&name.as_str()) {
+                record.0.insert(name.clone(), value.clone());
+            }
+        }
+        record.set("entry", Some(entry));
+        let bytes = match secrets.text("api_key") {
+            Some(key) if !self.is_oauth() => Zeroizing::new(key.as_bytes().to_vec()),
+            _ => Zeroizing::new(serde_json::to_vec(&secrets.0)?),
+        };
+        Ok((record, bytes))
+    }
+
+    /// Takes the secrets back in.
+    ///
+    /// Errors: a sentence on why they cannot be those.
+    pub(super) fn unite(&mut self, secret: &[u8]) -> Result<(), String> {
+        if !self.is_oauth() {
+            let key = std::str::from_utf8(secret).map_err(|_| "its key in the keyring is not text")?;
+            self.set("api_key", Some(key.trim()));
+            return Ok(());
+        }
+        let secrets = Self::parse(secret).map_err(|why| format!("what the keyring has of it is damaged: {why}"))?;
+        for name in SECRETS {
+            self.set(name, secrets.text(name));
+        }
+        Ok(())
+    }
+
+    fn is_oauth(&self) -> bool {
+        self.0.contains_key("expiry_date")
     }
 
     /// As Qwen Code writes it: two spaces, no newline at the end.

@@ -5,7 +5,8 @@ use anyhow::{Context, Result, bail};
 use super::document::{CredentialDocument, Format};
 use super::store::Found;
 use super::{Account, Credential, Stored, api_refusal, endpoints, machine, origin};
-use crate::error::{Failed, Report, note};
+use crate::cli::SecretStore;
+use crate::error::{Failed, Failure, Report, note};
 use crate::oauth::{AuthorizationServer, Endpoints, TokenResponse};
 use crate::platform::files::Kept;
 use crate::platform::signals::DeferredSignals;
@@ -18,6 +19,8 @@ pub(crate) struct NewKey {
     pub(crate) base_url: String,
     pub(crate) region: Option<String>,
     pub(crate) model: Option<String>,
+    /// What prints the key and is stored in its place.
+    pub(crate) command: Option<String>,
 }
 
 /// Stores what a login granted. A damaged file is set aside.
@@ -29,7 +32,7 @@ pub(crate) fn store_grant(
     model: Option<&str>,
 ) -> Result<Credential> {
     let format = account.store.format();
-    let stored = replace(account, |document| {
+    let stored = replace(account, Change::Login, |document| {
         if let Some(token) = &grant.refresh_token {
             origin::remember(account, token, server);
         }
@@ -37,6 +40,7 @@ pub(crate) fn store_grant(
         if format == Format::Own {
             document.set("provider", Some(&provider.name));
             document.set("model", model);
+            document.set_store(account.keep_in);
         }
         if let Some(found) = found {
             document.set_issuer(found);
@@ -53,10 +57,16 @@ pub(crate) fn store_grant(
 
 /// Stores an API key with the base URL it belongs to, as [`store_grant`] does. `now` is RFC 3339.
 pub(crate) fn store_key(account: &Account, provider: &Provider, key: &NewKey, now: Option<&str>) -> Result<Credential> {
-    replace(account, |document| {
+    replace(account, Change::Login, |document| {
         document.forget(Format::Own);
         document.set("provider", Some(&provider.name));
-        document.set("api_key", Some(key.secret.expose()));
+        if let Some(command) = &key.command {
+            document.set("api_key_command", Some(command));
+            document.set_store(SecretStore::Command);
+        } else {
+            document.set("api_key", Some(key.secret.expose()));
+            document.set_store(account.keep_in);
+        }
         document.set("base_url", Some(&key.base_url));
         document.set("region", key.region.as_deref());
         document.set("model", key.model.as_deref());
@@ -68,7 +78,7 @@ pub(crate) fn store_key(account: &Account, provider: &Provider, key: &NewKey, no
 pub(crate) fn store_identity(account: &Account, credential: &Credential, model: Option<&str>) -> Result<Credential> {
     let Some(identity) = &credential.identity else { bail!("the credential is not that of a workload") };
     let mut written = Ok(());
-    let stored = replace(account, |document| {
+    let stored = replace(account, Change::Login, |document| {
         document.forget(Format::Own);
         document.set("provider", credential.provider.as_deref());
         document.set("base_url", credential.base_url.as_deref());
@@ -84,14 +94,37 @@ pub(crate) fn store_model(account: &Account, model: &str) -> Result<Credential> 
         endpoints::keep_chosen_beside(account, Some(model))?;
         return account.require();
     }
-    replace(account, |document| document.set("model", Some(model)))
+    replace(account, Change::Detail, |document| document.set("model", Some(model)))
 }
 
-fn replace(account: &Account, change: impl FnOnce(&mut CredentialDocument)) -> Result<Credential> {
+/// Moves the secret of the login that is there: written and read back, then the old copy is removed.
+pub(crate) fn move_to(account: &Account, store: SecretStore) -> Result<Credential> {
+    let mut guard = account.store.lock_fully()?;
+    let _held = DeferredSignals::new();
+    let before = account.snapshot()?;
+    let mut document = before.document().map_err(|why| Failed::new(Failure::LoginRequired, why))?;
+    document.set_store(store);
+    guard.replace(&document)
+}
+
+/// How much of what is stored is replaced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// The whole login.
+    Login,
+    Detail,
+}
+
+fn replace(account: &Account, what: Change, change: impl FnOnce(&mut CredentialDocument)) -> Result<Credential> {
     let mut guard = account.store.lock_fully()?;
     let _held = DeferredSignals::new();
     let mut before = None;
-    let old = match account.store.read()? {
+    let found = match account.store.read() {
+        // A keyring that does not give the old secret out is no obstacle to a new one.
+        Err(_) if what == Change::Login => account.store.read_record()?,
+        found => found?,
+    };
+    let old = match found {
         Found::Missing => Ok(CredentialDocument::default()),
         Found::Damaged(why) => Err(why),
         Found::Present(snapshot) => {

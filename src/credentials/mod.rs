@@ -45,16 +45,17 @@ use anyhow::Result;
 pub(crate) use self::api_refusal::{ApiMark, api_refusal, remember_verification};
 pub(crate) use self::endpoints::{chosen_model_of, login_server, model_of, revoke};
 pub(crate) use self::key::{clean_key, not_a_key};
-pub(crate) use self::login::{NewKey, forget, remove, store_grant, store_identity, store_key, store_model};
+pub(crate) use self::login::{NewKey, forget, move_to, remove, store_grant, store_identity, store_key, store_model};
 pub(crate) use self::origin::{check_origin, strays as stray_origins};
 pub(crate) use self::pending::{Pending, PendingLogin};
 pub(crate) use self::refused::marks_of_others;
 pub(crate) use self::renewal::{Why, renew};
 pub(crate) use self::short_lived::short_lived;
+pub(crate) use self::store::{Answers, GivenKey, STALE, Store, program_of};
 use self::store::{Found, Snapshot};
-pub(crate) use self::store::{GivenKey, STALE, Store};
 pub(crate) use self::verification::{Verification, VerificationRequest, verify};
 pub(crate) use self::workload::{Identity, Variables, exchanged, identified};
+use crate::cli::SecretStore;
 use crate::error::{Failed, Failure, Report, note};
 use crate::http::Network;
 use crate::oauth::Endpoints;
@@ -97,6 +98,11 @@ pub(crate) struct Credential {
     pub(crate) created_at: Option<String>,
     /// The machine that stored it, as a hash; Qwen Code's file does not say.
     machine: Option<String>,
+    pub(crate) secret_store: SecretStore,
+    /// What prints the key. Until it has, the access token is empty.
+    pub(crate) command: Option<String>,
+    /// The name of the secret in the keyring.
+    entry: Option<String>,
     issuer: Option<Box<Endpoints>>,
     /// How tokens are got where none is stored; [`Self::access_token`] is empty then until one was.
     pub(crate) identity: Option<Box<Identity>>,
@@ -123,6 +129,15 @@ impl Credential {
     /// Whether it is good until somebody deletes it.
     pub(crate) fn is_lasting(&self) -> bool {
         self.kind == Kind::ApiKey && self.expires_at.is_none()
+    }
+
+    /// Whether the secret is not at hand: a command has to print it, or it was left in the keyring.
+    pub(crate) fn is_without_secret(&self) -> bool {
+        self.access_token.expose().is_empty()
+    }
+
+    fn is_in_keyring_alone(&self) -> bool {
+        self.secret_store == SecretStore::Keyring && self.is_without_secret()
     }
 
     /// Whether it is another version than `other`.
@@ -180,6 +195,16 @@ pub(crate) enum Stored {
     Present(Credential),
 }
 
+impl From<Found> for Stored {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Missing => Self::Missing,
+            Found::Damaged(why) => Self::Damaged(why),
+            Found::Present(snapshot) => Self::Present(snapshot.credential),
+        }
+    }
+}
+
 /// One profile's credential, and what is needed to use and renew it.
 pub(crate) struct Account {
     pub(crate) profile: String,
@@ -191,6 +216,10 @@ pub(crate) struct Account {
     pub(crate) variable: Variables,
     /// A key in the environment or in a file that config.toml names, which is used instead of what is stored.
     pub(crate) given: Option<GivenKey>,
+    /// Where a login keeps its secret.
+    pub(crate) keep_in: SecretStore,
+    /// What key commands have printed in this run.
+    pub(crate) answers: Answers,
 }
 
 impl Account {
@@ -203,8 +232,18 @@ impl Account {
         clock: Clock,
         variable: Variables,
     ) -> Self {
-        let store = Store::new(path, profile.is_qwen());
-        Self { profile: profile.to_string(), store, state, overrides, network, clock, variable, given: None }
+        Self {
+            profile: profile.to_string(),
+            store: Store::new(path, profile.is_qwen()),
+            state,
+            overrides,
+            network,
+            clock,
+            variable,
+            given: None,
+            keep_in: SecretStore::File,
+            answers: Answers::default(),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -224,16 +263,21 @@ impl Account {
         self.profile == QWEN
     }
 
-    /// What is stored now.
+    /// What is stored now. Without a key that a command prints.
     pub(crate) fn load(&self) -> Result<Stored> {
         if let Some(given) = &self.given {
             return given.load(self);
         }
-        Ok(match self.store.read()? {
-            Found::Missing => Stored::Missing,
-            Found::Damaged(why) => Stored::Damaged(why),
-            Found::Present(snapshot) => Stored::Present(snapshot.credential),
-        })
+        Ok(self.store.read()?.into())
+    }
+
+    /// What the file says of it, without its secret if that is kept elsewhere: for lists, and where the keyring does not
+    /// answer.
+    pub(crate) fn load_record(&self) -> Result<Stored> {
+        match &self.given {
+            Some(given) => given.load(self),
+            None => Ok(self.store.read_record()?.into()),
+        }
     }
 
     /// The stored credential, or the error that asks for a login.
@@ -241,7 +285,30 @@ impl Account {
         if let Some(given) = &self.given {
             return given.resolve(self);
         }
-        self.snapshot().map(|snapshot| snapshot.credential)
+        self.snapshot().and_then(|snapshot| self.with_secret(snapshot.credential))
+    }
+
+    /// `credential` with the key that its command prints.
+    pub(crate) fn with_secret(&self, mut credential: Credential) -> Result<Credential> {
+        if let Some(command) = credential.command.as_deref().filter(|_| credential.is_without_secret()) {
+            credential.access_token = match self.answers.get(command) {
+                Some(answer) => answer,
+                None => store::key_of(self, command, &self.provider(&credential)?)?,
+            };
+        }
+        Ok(credential)
+    }
+
+    /// The key that a command prints; for a login that stores the command.
+    pub(crate) fn key_of(&self, command: &str, provider: &Provider) -> Result<Secret> {
+        store::key_of(self, command, provider)
+    }
+
+    /// The key of this credential was refused: its command is run again.
+    pub(crate) fn note_refusal(&self, refused: &Credential) {
+        if let Some(command) = &refused.command {
+            self.answers.refuse(command);
+        }
     }
 
     fn snapshot(&self) -> Result<Snapshot> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 
+use super::document::CredentialDocument;
 use super::origin::{self, Standing};
 use super::store::{Found, Guard, Snapshot};
 use super::{Account, Credential, Kind, api_refusal, endpoints, exchanged, login, machine, refused};
@@ -241,6 +242,7 @@ impl Attempt<'_> {
         let account = self.account;
         let mut document = before.document().unwrap_or_default();
         document.renew(grant, asked_at);
+        self.name_machine(&mut document);
         // From here a kill costs nothing: the next renewal finds the grant.
         if let Err(error) = self.guard.draft(&document) {
             log::debug!("no draft of the next version: {error:#}");
@@ -250,13 +252,11 @@ impl Attempt<'_> {
             if now.credential.refresh_token == before.credential.refresh_token {
                 document = now.document().unwrap_or(document);
                 document.renew(grant, asked_at);
+                self.name_machine(&mut document);
             } else if now.credential.left((account.clock)()).is_some() {
                 log::warn!("another program has logged in during the renewal; its login is kept");
                 return Ok(now.credential);
             }
-        }
-        if !account.is_shared() {
-            document.set("machine", machine::hash().as_deref());
         }
         if let Some(token) = grant.refresh_token.as_ref().or(before.credential.refresh_token.as_ref()) {
             origin::remember(account, token, self.server);
@@ -272,6 +272,13 @@ impl Attempt<'_> {
             }
         }
         saved.map_err(|error| login::unsaved(account, &error, "the token was renewed", grant).into())
+    }
+
+    /// A file of our own says where it was written last.
+    fn name_machine(&self, document: &mut CredentialDocument) {
+        if !self.account.is_shared() {
+            document.set("machine", machine::hash().as_deref());
+        }
     }
 
     /// The server refused `refresh_token`. If the file holds another by now, that one counts. Else the token is marked,

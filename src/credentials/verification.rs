@@ -65,12 +65,13 @@ fn prove_token(account: &Account, credential: &Credential) -> Result<Verificatio
     let provider = account.provider(credential)?;
     let base_url = credential.base_url(&provider)?;
     let model = endpoints::model_of(account, credential, &provider);
+    let credential = account.with_secret(credential.clone())?;
     let token = &credential.access_token;
     let network = &account.network;
     let request =
         VerificationRequest { provider: &provider, base_url: &base_url, token, model: model.as_deref(), network };
     let verification = request.ask()?;
-    remember_verification(account, credential, &verification);
+    remember_verification(account, &credential, &verification);
     Ok(verification)
 }
 

@@ -77,7 +77,9 @@ impl ReadyCredential {
     /// Whether a refused token may be replaced by a new one.
     pub(super) fn is_renewable(&self) -> bool {
         let credential = &self.credential;
-        credential.identity.is_some() || self.provider.oauth().is_some() && credential.refresh_token.is_some()
+        credential.identity.is_some()
+            || credential.command.is_some()
+            || self.provider.oauth().is_some() && credential.refresh_token.is_some()
     }
 }
 
@@ -238,6 +240,7 @@ fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed
         let credential = match refused {
             None => account.fresh(Lifetime::Preferably(MARGIN))?,
             Some(refused) => {
+                account.note_refusal(refused);
                 let current = account.require()?;
                 if current.access_token == refused.access_token {
                     let renewed = renew(account, &current, Why::Refused)?;

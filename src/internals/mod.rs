@@ -234,6 +234,7 @@ fn config(bytes: &[u8]) {
     let mut config = Config {
         paths,
         profile: None,
+        store: None,
         directories: Vec::new(),
         overrides: Overrides::default(),
         key_files: BTreeMap::default(),

@@ -35,6 +35,9 @@ pub(crate) struct LockNotes {
     pub(crate) directory_changed: Option<u64>,
     /// When traces of a foreign renewal were seen that nothing has come of, likewise.
     pub(crate) traces_seen: Option<u64>,
+    /// Names of secrets that the keyring may have of this profile, whether or not its file names them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) keyring: Vec<String>,
     failure: Option<NotedFailure>,
 }
 

@@ -37,7 +37,7 @@ fn document(server: &str, changes: &Value) -> Value {
 
 /// A good issuer but for these fields of its document.
 #[expect(clippy::needless_pass_by_value, reason = "`json!` is written in place")]
-fn issuer(changes: Value) -> Sandbox {
+pub(crate) fn issuer(changes: Value) -> Sandbox {
     let sandbox = sandbox();
     let document = document(&sandbox.server.url(), &changes);
     sandbox.server.serve(DISCOVERY, move |_| Reply::json(200, document.clone()));
@@ -53,7 +53,7 @@ fn issuer(changes: Value) -> Sandbox {
     sandbox
 }
 
-fn tokens(number: &str) -> Reply {
+pub(crate) fn tokens(number: &str) -> Reply {
     Reply::json(
         200,
         json!({"access_token": format!("granted-access-{number}"), "refresh_token": format!("granted-refresh-{number}"), "token_type": "Bearer", "expires_in": 3600}),

@@ -17,10 +17,10 @@ use crate::run::Running;
 use crate::sandbox::{Sandbox, credential, until};
 use crate::server::{Ask, PATIENCE, Reply};
 
-const LARGE: (u16, u16) = (60, 120);
+pub(crate) const LARGE: (u16, u16) = (60, 120);
 
 /// A terminal that is stdin and stderr of a run.
-struct Terminal {
+pub(crate) struct Terminal {
     running: Running,
     keyboard: File,
     screen: Receiver<String>,
@@ -28,7 +28,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn run(sandbox: &Sandbox, arguments: &[&str], size: (u16, u16)) -> Self {
+    pub(crate) fn run(sandbox: &Sandbox, arguments: &[&str], size: (u16, u16)) -> Self {
         Self::run_command(sandbox, sandbox.command(arguments), size)
     }
 
@@ -61,7 +61,7 @@ impl Terminal {
     }
 
     #[track_caller]
-    fn wait_for(&mut self, text: &str) {
+    pub(crate) fn wait_for(&mut self, text: &str) {
         while !self.seen.contains(text) {
             let more = self.screen.recv_timeout(PATIENCE);
             self.seen += &more.unwrap_or_else(|_| panic!("`{text}` awaited, but this came: {}", self.seen));
@@ -80,7 +80,7 @@ impl Terminal {
 
     /// The end of the run: its exit code as expected, nothing on stdout; all that was on the screen.
     #[track_caller]
-    fn exits(mut self, code: i32) -> String {
+    pub(crate) fn exits(mut self, code: i32) -> String {
         drop(self.running.finish().exits(code));
         drop(self.keyboard);
         while let Ok(more) = self.screen.recv_timeout(PATIENCE) {

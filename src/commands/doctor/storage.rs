@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Check, leftovers};
-use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored, api_refusal, verify};
+use crate::cli::{SecretStore, variable};
+use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored, api_refusal, program_of, verify};
 use crate::error::Report;
 use crate::paths::{self, Paths};
-use crate::platform::{access, files};
+use crate::platform::{access, files, processes};
 use crate::profile::ProfileName;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
@@ -116,6 +117,10 @@ fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
 fn login(name: &ProfileName, account: &Account, stored: &Stored) -> Check {
     let state = account.state_of(stored);
     match (state, stored) {
+        (State::Valid, Stored::Present(credential)) if credential.command.is_some() => key_command(name, credential),
+        (State::Valid, Stored::Present(credential)) if credential.secret_store == SecretStore::Keyring => {
+            Check::ok("login", format!("`{name}` is valid, its secret is in the keyring"))
+        }
         (State::Valid, _) => Check::ok("login", format!("`{name}` is valid")),
         (State::Refreshable, Stored::Present(Credential { identity: Some(identity), .. })) => {
             Check::ok("login", format!("`{name}` gets a token at each use, by the {}", identity.place()))
@@ -145,12 +150,25 @@ fn login(name: &ProfileName, account: &Account, stored: &Stored) -> Check {
     }
 }
 
+/// Whether the program of a key command is there. It is not run: it may ask a person.
+fn key_command(name: &ProfileName, credential: &Credential) -> Check {
+    let program = program_of(credential.command.as_deref().unwrap_or_default());
+    let path = variable("PATH").unwrap_or_default();
+    let is_there = Path::new(&program).components().count() > 1 && Path::new(&program).exists()
+        || processes::find(program.as_ref(), &path).is_some();
+    if is_there {
+        return Check::ok("login", format!("the key of `{name}` is printed by `{program}` whenever it is needed"));
+    }
+    let what = format!("the key of `{name}` is printed by `{program}`, which is not in `PATH`");
+    Check::fail("login", what, "install it, or log in again with another key")
+}
+
 /// A login that cannot be saved cannot be renewed either.
 fn is_replaceable(name: &ProfileName, account: &Account, credential: &Credential) -> Option<Check> {
     if credential.is_lasting() || credential.identity.is_some() {
         return None;
     }
-    let error = account.store.check_writable().err()?;
+    let error = account.store.check_writable(SecretStore::File).err()?;
     let report = Report::of(&error);
     let what = format!("`{name}` cannot be renewed: {}", report.message);
     Some(Check::fail("login", what, report.hint.unwrap_or_else(|| "see the mode and owner of that directory".into())))
@@ -165,7 +183,7 @@ fn key(name: &ProfileName, account: &Account, credential: &Credential) -> Vec<Ch
             return vec![Check::fail("address", report.message, report.hint.unwrap_or_else(|| account.login_hint()))];
         }
     };
-    if credential.kind != Kind::ApiKey {
+    if credential.kind != Kind::ApiKey || credential.is_without_secret() {
         return checks;
     }
     let plan = credential.access_token.expose().starts_with("sk-sp-");
@@ -178,7 +196,7 @@ fn key(name: &ProfileName, account: &Account, credential: &Credential) -> Vec<Ch
         let provider = if plan { "coding-plan` or `qwenauth login token-plan" } else { "dashscope" };
         checks.push(Check::fail("key", what, format!("`qwenauth login {provider}`")));
     }
-    if plan && crate::cli::variable("CI").is_some() {
+    if plan && variable("CI").is_some() {
         let what = format!("`CI` is set, and the terms of the plan of `{name}` forbid unattended use");
         checks.push(Check::fail("key", what, "use a pay-as-you-go key: `qwenauth login dashscope`"));
     }

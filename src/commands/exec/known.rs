@@ -131,7 +131,7 @@ fn refused(session: &Session, provider: &Provider, child: &KnownProgram, need: N
 fn able_profile(session: &Session, need: Need) -> Option<String> {
     session.config.paths.profiles().ok()?.into_iter().find_map(|profile| {
         let account = session.account_of(&profile);
-        let Ok(Stored::Present(credential)) = account.load() else { return None };
+        let Ok(Stored::Present(credential)) = account.load_record() else { return None };
         let provider = account.provider(&credential).ok()?;
         let base_url = Endpoint::of(&account, &credential, None).ok()?.base_url;
         let is_able = match need {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::Attempt;
 use super::target::{self, Target};
-use crate::cli::{LoginArgs, not_set, variable};
+use crate::cli::{SecretStore, not_set, variable};
 use crate::commands::rfc3339;
 use crate::credentials::{
     NewKey, Stored, Verification, VerificationRequest, chosen_model_of, clean_key, not_a_key, remember_verification,
@@ -28,6 +28,8 @@ const MAX_INPUT: usize = 64 * 1024;
 /// What is to be stored.
 struct Change {
     secret: Secret,
+    /// What printed it, and is stored in its place.
+    command: Option<String>,
     /// The places to try, the likeliest first.
     targets: Vec<Target>,
     /// Whether the key came from the stored login.
@@ -39,8 +41,9 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     // What cannot work is reported before a person types a key.
     let place = target::given(attempt)?;
     let stored = stored_target(attempt)?;
-    let given = given(attempt.args)?;
-    let is_given = given.is_some() || place.is_some() || attempt.args.model.is_some();
+    let given = given(attempt)?;
+    let args = attempt.args;
+    let is_given = given.is_some() || place.is_some() || args.model.is_some() || args.store.is_some();
     if !is_given && !attempt.args.force && attempt.keeps_existing()? {
         return Ok(());
     }
@@ -48,7 +51,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         Some(place) => vec![place.clone()],
         None => target::likely(&attempt.provider, stored.as_ref())?,
     };
-    let reusable = reusable_key(attempt, place.as_ref(), stored.as_ref());
+    let reusable = if given.is_some() { None } else { reusable_key(attempt, place.as_ref(), stored.as_ref())? };
     let asks = attempt.args.force || !is_given || is_elsewhere(place.as_ref(), stored.as_ref());
     let (secret, is_stored_key) = match (given, reusable) {
         (Some(given), _) => (given, false),
@@ -61,7 +64,10 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
             },
         },
     };
-    store(attempt, Change { secret, targets, is_stored_key }, false)
+    let stored_command = attempt.stored_key().and_then(|stored| stored.command.clone());
+    let command =
+        args.api_key_command.clone().or_else(|| stored_command.filter(|_| is_stored_key && args.store.is_none()));
+    store(attempt, Change { secret, command, targets, is_stored_key }, false)
 }
 
 /// Verifies and stores a key that the provider has made just now.
@@ -76,7 +82,7 @@ pub(super) fn store_given(attempt: &Attempt, secret: Secret) -> Result<()> {
 
 fn new_key(attempt: &Attempt, secret: Secret) -> Result<Change> {
     let targets = target::likely(&attempt.provider, stored_target(attempt)?.as_ref())?;
-    Ok(Change { secret, targets, is_stored_key: false })
+    Ok(Change { secret, command: None, targets, is_stored_key: false })
 }
 
 fn stored_target(attempt: &Attempt) -> Result<Option<Target>> {
@@ -84,11 +90,14 @@ fn stored_target(attempt: &Attempt) -> Result<Option<Target>> {
 }
 
 /// The stored key, where it may be used at the place that was given.
-fn reusable_key(attempt: &Attempt, place: Option<&Target>, stored: Option<&Target>) -> Option<Secret> {
-    let key = &attempt.stored_key()?.access_token;
+fn reusable_key(attempt: &Attempt, place: Option<&Target>, stored: Option<&Target>) -> Result<Option<Secret>> {
+    let Some(key) = attempt.stored_key() else { return Ok(None) };
     let provider = &attempt.provider;
     let may_go = place.is_none_or(|place| stored.is_some_and(|stored| stored.shares_key_with(place, provider)));
-    (may_go && !attempt.args.force).then(|| key.clone())
+    if !may_go || attempt.args.force {
+        return Ok(None);
+    }
+    Ok(Some(attempt.account.with_secret(key.clone())?.access_token))
 }
 
 fn is_elsewhere(place: Option<&Target>, stored: Option<&Target>) -> bool {
@@ -97,14 +106,18 @@ fn is_elsewhere(place: Option<&Target>, stored: Option<&Target>) -> bool {
 
 /// `granted`: the provider made the key for this login, so it is stored even if it cannot be verified now.
 fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
-    let Change { secret, mut targets, is_stored_key } = change;
-    if is_unchanged(attempt, &secret, &targets)?
+    let Change { secret, command, mut targets, is_stored_key } = change;
+    if is_unchanged(attempt, &secret, command.as_deref(), &targets)?
         && let Some(stored) = attempt.stored_key()
     {
         note(&format!("already logged in with this key as profile `{}`", attempt.profile));
         return attempt.keep(stored);
     }
-    attempt.account.store.check_writable()?;
+    attempt.account.store.check_writable(if command.is_some() {
+        SecretStore::Command
+    } else {
+        attempt.account.keep_in
+    })?;
     attempt.warn_of_terms(secret.expose());
     let (target, verification) = if attempt.args.no_verify {
         (targets.remove(0), None)
@@ -121,7 +134,7 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
         check_not_replaced(attempt, &secret)?;
     }
     let model = model(attempt, &secret, &target, verification.as_ref());
-    let key = NewKey { secret, base_url: target.base_url, region: target.region, model };
+    let key = NewKey { secret, base_url: target.base_url, region: target.region, model, command };
     let credential = store_key(&attempt.account, &attempt.provider, &key, rfc3339(SystemTime::now()).as_deref())?;
     if let Some(verification) = &verification {
         remember_verification(&attempt.account, &credential, verification);
@@ -130,18 +143,27 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
 }
 
 /// Whether key, place and model are those that are stored.
-fn is_unchanged(attempt: &Attempt, secret: &Secret, targets: &[Target]) -> Result<bool> {
+fn is_unchanged(attempt: &Attempt, secret: &Secret, command: Option<&str>, targets: &[Target]) -> Result<bool> {
     let (Some(stored), false) = (attempt.stored_key(), attempt.args.force) else { return Ok(false) };
     let place = Target::of(&attempt.provider, stored)?;
     let same_place = targets.iter().any(|target| target.base_url == place.base_url);
     let same_model = attempt.args.model.is_none() || attempt.args.model == chosen_model_of(&attempt.account, stored);
-    Ok(stored.access_token == *secret && same_place && same_model)
+    let same_key = match command {
+        Some(_) => stored.command.as_deref() == command,
+        None => stored.access_token == *secret && stored.secret_store == attempt.account.keep_in,
+    };
+    Ok(same_key && same_place && same_model)
 }
 
 /// Another process may have stored another key while this one verified the old one.
 fn check_not_replaced(attempt: &Attempt, secret: &Secret) -> Result<()> {
     match attempt.account.load()? {
         Stored::Present(now) if now.access_token == *secret => Ok(()),
+        Stored::Present(now)
+            if now.command.is_some() && attempt.stored_key().is_some_and(|stored| stored.command == now.command) =>
+        {
+            Ok(())
+        }
         _ if attempt.stored.is_none() => Ok(()),
         _ => Failed::new(Failure::Temporary, "another process has replaced the login; nothing was changed")
             .hint("run the same command again")
@@ -293,10 +315,14 @@ pub(super) fn offered(attempt: &Attempt) -> Result<Option<Secret>> {
     from_variable(&name).map(Some)
 }
 
-/// The key that was passed on the command line's word: by stdin or in a variable.
-fn given(args: &LoginArgs) -> Result<Option<Secret>> {
+/// The key that was passed on the command line's word: by stdin, in a variable or by a command.
+fn given(attempt: &Attempt) -> Result<Option<Secret>> {
+    let args = attempt.args;
     if args.api_key_stdin {
         return from_stdin().map(Some);
+    }
+    if let Some(command) = &args.api_key_command {
+        return attempt.account.key_of(command, &attempt.provider).map(Some);
     }
     args.api_key_env.as_deref().map(from_variable).transpose()
 }
@@ -329,7 +355,7 @@ fn ask_for(attempt: &Attempt, targets: &[Target], can_keep: bool) -> Result<Opti
     }
     let hint = match Surroundings::key_variable(provider) {
         Some(name) => format!("`{name}` is set: use `--api-key-env {name}`"),
-        None => "pass the key with `--api-key-stdin` or `--api-key-env VAR`".into(),
+        None => "pass the key with `--api-key-stdin`, `--api-key-env VAR` or `--api-key-command COMMAND`".into(),
     };
     Failed::new(Failure::Usage, format!("{} needs an API key, and there is no terminal to ask for it", provider.title))
         .hint(hint)

@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::print_json;
-use crate::cli::{Global, LoginArgs};
-use crate::credentials::{Account, Credential, Kind, State, Stored, Why, chosen_model_of, renew};
+use crate::cli::{Global, LoginArgs, SecretStore};
+use crate::credentials::{self, Account, Credential, Kind, State, Stored, Why, chosen_model_of, renew};
 use crate::error::{Failed, Failure, Report, note, printable};
 use crate::profile::ProfileName;
 use crate::providers::{self, CUSTOM, Ci, Overrides, Provider, QWEN};
@@ -68,11 +68,12 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
             .hint(format!("replace what is in that file, or log in to another profile: `--profile {profile}-2`"))
             .err();
     }
-    let account = session.account_of(&profile);
-    let stored = match account.load()? {
+    let mut account = session.account_of(&profile);
+    let stored = match stored(args, &account)? {
         Stored::Present(credential) => Some(credential),
         Stored::Missing | Stored::Damaged(_) => None,
     };
+    account.keep_in = secret_store(args, &profile, session, stored.as_ref())?;
     let attempt = Attempt { args, session, provider, profile, account, stored, surroundings };
     let method = attempt.method()?;
     attempt.check_clipboard()?;
@@ -80,6 +81,9 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
         return Failed::new(Failure::Usage, "`--no-wait` and `--resume` are for logins that a person approves")
             .hint(format!("see `qwenauth providers {}`", attempt.provider.name))
             .err();
+    }
+    if let Some(store) = attempt.moves_to() {
+        return attempt.move_to(store);
     }
     match method {
         Method::Key => return key::log_in(&attempt),
@@ -90,7 +94,7 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     if !attempt.asks_for_a_new_login() && attempt.keeps_existing()? {
         return Ok(());
     }
-    attempt.account.store.check_writable()?;
+    attempt.account.store.check_writable(attempt.account.keep_in)?;
     if method == Method::Device { device::log_in(&attempt) } else { openrouter::log_in(&attempt) }
 }
 
@@ -103,6 +107,33 @@ fn own_name(args: &LoginArgs, session: &Session) -> Result<Option<ProfileName>> 
         return Ok(None);
     }
     ProfileName::parse(typed).map(Some)
+}
+
+/// What is stored. A keyring that does not give its secret out is no obstacle where another takes its place.
+fn stored(args: &LoginArgs, account: &Account) -> Result<Stored> {
+    match account.load() {
+        Err(_) if args.gives_key() || args.force => account.load_record(),
+        stored => stored,
+    }
+}
+
+/// Where the secret is to be kept: as asked, as config.toml says, as it is.
+fn secret_store(
+    args: &LoginArgs,
+    profile: &ProfileName,
+    session: &Session,
+    stored: Option<&Credential>,
+) -> Result<SecretStore> {
+    if profile.is_qwen() {
+        if args.store == Some(SecretStore::Keyring) {
+            return Failed::new(Failure::Usage, "the login of `qwen` is always a file: Qwen Code uses the same one")
+                .hint("leave `--store` out")
+                .err();
+        }
+        return Ok(SecretStore::File);
+    }
+    let present = stored.map(|stored| stored.secret_store).filter(|store| *store != SecretStore::Command);
+    Ok(args.store.or(session.config.store).or(present).unwrap_or_default())
 }
 
 /// The provider asked for; else the one the named profile belongs to; else, on a terminal, the one chosen from a list.
@@ -118,7 +149,7 @@ fn choose(
     }
     if let Some(profile) = named {
         let account = session.account_of(profile);
-        if let Stored::Present(credential) = account.load()? {
+        if let Stored::Present(credential) = account.load_record()? {
             return account.provider(&credential);
         }
         if providers::is_built_in(profile.as_str()) || overrides.table.contains_key(profile.as_str()) {
@@ -215,8 +246,7 @@ impl Attempt<'_> {
         if args.workload_identity {
             return Ok(Method::Workload);
         }
-        let key_options =
-            args.api_key_stdin || args.api_key_env.is_some() || args.region.is_some() || args.base_url.is_some();
+        let key_options = args.gives_key() || args.region.is_some() || args.base_url.is_some();
         let code_options = args.code_stdin || args.key_label.is_some() || args.limit.is_some();
         let has_key = provider.key.is_some() || provider.oauth.is_none();
         let unsuitable = |options: &str| {
@@ -249,6 +279,35 @@ impl Attempt<'_> {
         self.stored.as_ref().filter(is_ours)
     }
 
+    /// Where the secret of the login that is there goes, if `--store` is all that was asked for.
+    fn moves_to(&self) -> Option<SecretStore> {
+        let args = self.args;
+        let asks_for_more = args.gives_key()
+            || args.region.is_some()
+            || args.base_url.is_some()
+            || args.model.is_some()
+            || args.no_wait;
+        let stored = self.stored.as_ref().filter(|stored| {
+            stored.provider_name() == self.provider.name
+                && stored.secret_store != SecretStore::Command
+                && stored.identity.is_none()
+        });
+        args.store.filter(|_| stored.is_some() && !asks_for_more && !self.asks_for_a_new_login())
+    }
+
+    fn move_to(&self, store: SecretStore) -> Result<()> {
+        let profile = &self.profile;
+        let place = if store == SecretStore::Keyring { "the keyring" } else { "a file" };
+        if let Some(stored) = self.stored.as_ref().filter(|stored| stored.secret_store == store) {
+            note(&format!("the secret of `{profile}` is already in {place}"));
+            return self.keep(stored);
+        }
+        let credential = credentials::move_to(&self.account, store)?;
+        note(&format!("the secret of `{profile}` is now in {place}"));
+        self.activate();
+        if self.args.json { self.announce(&credential, false) } else { Ok(()) }
+    }
+
     /// Whether what was typed cannot mean a login that exists.
     fn asks_for_a_new_login(&self) -> bool {
         let args = self.args;
@@ -276,6 +335,7 @@ impl Attempt<'_> {
         let shared = if self.profile.is_qwen() { ", the login Qwen Code uses too" } else { "" };
         if terminal::can_prompt() && !self.args.json {
             let key = match credential.kind {
+                Kind::ApiKey if credential.command.is_some() => ", key by command".to_owned(),
                 Kind::ApiKey => format!(", key {}", self.masked(&credential)),
                 Kind::Oauth => String::new(),
             };

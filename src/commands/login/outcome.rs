@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::Attempt;
+use crate::cli::SecretStore;
 use crate::commands::{print_json, rfc3339};
 use crate::credentials::{Credential, Verification};
 use crate::error::{Failed, Failure, note, printable};
@@ -89,7 +90,7 @@ impl Attempt<'_> {
     }
 
     /// Makes the profile the active one; reports what a person has to know about it.
-    fn activate(&self) {
+    pub(super) fn activate(&self) {
         for remark in self.active().1 {
             note(&remark);
         }
@@ -113,7 +114,7 @@ impl Attempt<'_> {
         }
     }
 
-    fn announce(&self, credential: &Credential, verified: bool) -> Result<()> {
+    pub(super) fn announce(&self, credential: &Credential, verified: bool) -> Result<()> {
         let mut event = self.event("logged_in", credential);
         event["verified"] = verified.into();
         if self.stored.is_some() {
@@ -123,12 +124,16 @@ impl Attempt<'_> {
     }
 
     fn event(&self, name: &str, credential: &Credential) -> Value {
-        json!({
+        let mut event = json!({
             "event": name,
             "profile": self.account.profile,
             "provider": credential.provider_name(),
             "expires_at": credential.expires_at.and_then(rfc3339),
-        })
+        });
+        if credential.secret_store != SecretStore::File {
+            event["store"] = credential.secret_store.name().into();
+        }
+        event
     }
 
     /// Warns where the provider's terms forbid unattended use.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::Attempt;
 use super::target;
-use crate::cli::{not_set, variable};
+use crate::cli::{SecretStore, not_set, variable};
 use crate::credentials::{
     Credential, Identity, Verification, VerificationRequest, chosen_model_of, exchanged, identified,
     remember_verification, store_identity,
@@ -21,7 +21,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         None => target::likely(provider, None)?.remove(0).base_url,
     };
     let identity = identity(attempt, &base_url)?;
-    attempt.account.store.check_writable()?;
+    attempt.account.store.check_writable(SecretStore::File)?;
     let place = identity.place();
     let credential = identified(provider, identity, base_url);
     let model = args.model.clone().or_else(|| kept_model(attempt));

@@ -13,6 +13,7 @@ use super::super::key::clean_key;
 use super::super::refused::hash_of;
 use super::super::verification::{Verification, VerificationRequest};
 use super::super::{Account, Credential, Kind, Stored};
+use crate::cli::SecretStore;
 use crate::error::{Failed, Failure};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, PendingFile, Privacy};
@@ -361,6 +362,9 @@ fn credential(access_token: Secret, owner: &Owner, base_url: Option<String>) -> 
         base_url,
         created_at: None,
         machine: None,
+        secret_store: SecretStore::File,
+        command: None,
+        entry: None,
         identity: None,
         issuer: None,
     }

@@ -3,7 +3,9 @@
 //! Hazard: whoever writes without the lock, or over a version nobody read, loses a login. Rule: replacing and removing
 //! take a [`Guard`], and a [`Guard`] is the lock.
 
+mod command;
 mod given;
+mod keyring;
 mod qwen_code;
 mod traces;
 
@@ -14,16 +16,20 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 use zeroize::Zeroizing;
 
+pub(crate) use self::command::{Answers, key_of, program_of};
 pub(crate) use self::given::GivenKey;
+use self::keyring::Seal;
 pub(crate) use self::qwen_code::STALE;
 use self::qwen_code::{POLL_INTERVAL, QwenCodeLock};
 use super::Credential;
 use super::document::{self, CredentialDocument, Format};
 use super::refused::hash_of;
+use crate::cli::SecretStore;
 use crate::error::{Failed, note};
 use crate::paths;
 use crate::platform::disk::Version;
-use crate::platform::files::{self, Content, PendingFile, Privacy};
+use crate::platform::files::{self, Content, Kept, PendingFile, Privacy};
+use crate::platform::keyring::Trouble;
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT, LockNotes, NOTICE_AFTER};
 use crate::platform::signals::DeferredSignals;
 use crate::secret::Secret;
@@ -78,12 +84,38 @@ impl Store {
         if self.qwen_code_lock.is_some() { Format::QwenCode } else { Format::Own }
     }
 
+    /// The credential, with its secret from the keyring if it is there.
     pub(crate) fn read(&self) -> Result<Found> {
+        match self.read_record()? {
+            Found::Present(snapshot) if snapshot.credential.is_in_keyring_alone() => self.unite(&snapshot),
+            found => Ok(found),
+        }
+    }
+
+    /// What the file has: all but a secret that is kept elsewhere.
+    pub(crate) fn read_record(&self) -> Result<Found> {
         Ok(match files::read(&self.path, Privacy::Private)? {
             Content::Missing => Found::Missing,
             Content::Unfit(why) => Found::Damaged(why),
             Content::Bytes(bytes) => self.understand(bytes),
         })
+    }
+
+    fn unite(&self, record: &Snapshot) -> Result<Found> {
+        let entry = record.credential.entry.as_deref().unwrap_or_default();
+        let Some(secret) = keyring::read(&self.profile(), entry)? else {
+            return Ok(Found::Damaged("the keyring does not have its secret".into()));
+        };
+        let united = record.document().and_then(|mut document| document.unite(&secret).map(|()| document));
+        match united {
+            Ok(document) => Ok(self.understand(document.to_bytes()?)),
+            Err(why) => Ok(Found::Damaged(why)),
+        }
+    }
+
+    /// The name of the profile, by which the keyring knows its secrets.
+    fn profile(&self) -> String {
+        self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     fn understand(&self, bytes: Zeroizing<Vec<u8>>) -> Found {
@@ -100,10 +132,18 @@ impl Store {
     }
 
     /// Fails if a credential could not be stored, before a person is sent to approve a login. Leaves nothing behind.
-    pub(crate) fn check_writable(&self) -> Result<()> {
+    pub(crate) fn check_writable(&self, secret: SecretStore) -> Result<()> {
         files::check_writable(&files::resolve(&self.path)?)?;
         let lock = self.lock_path()?;
-        if lock.exists() { files::open_private(&lock).map(drop) } else { Ok(()) }
+        if lock.exists() {
+            drop(files::open_private(&lock)?);
+        }
+        if secret != SecretStore::Keyring {
+            return Ok(());
+        }
+        let (profile, name) = (self.profile(), keyring::new_name());
+        keyring::write(&profile, &name, b"can this be stored?")?;
+        keyring::remove(&profile, &name).map_err(|trouble| keyring::failed(&profile, "write to", trouble).into())
     }
 
     /// The file that [`Guard::complete`] would look into.
@@ -124,7 +164,7 @@ impl Store {
         let path = self.lock_path()?;
         let is_unresolved = self.is_unresolved_before(&path);
         let file_lock = FileLock::acquire(files::open_private(&path)?, &path, deadline)?;
-        Ok(Guard { store: self.clone(), pending: None, qwen_code: None, file_lock, is_unresolved })
+        Ok(self.guard(file_lock, is_unresolved))
     }
 
     /// The same, if no process holds it.
@@ -132,13 +172,11 @@ impl Store {
         let path = self.lock_path()?;
         let is_unresolved = self.is_unresolved_before(&path);
         let file_lock = FileLock::try_acquire(files::open_private(&path)?, &path)?;
-        Ok(file_lock.map(|file_lock| Guard {
-            store: self.clone(),
-            pending: None,
-            qwen_code: None,
-            file_lock,
-            is_unresolved,
-        }))
+        Ok(file_lock.map(|file_lock| self.guard(file_lock, is_unresolved)))
+    }
+
+    fn guard(&self, file_lock: FileLock, is_unresolved: bool) -> Guard {
+        Guard { store: self.clone(), pending: None, seal: None, next: None, qwen_code: None, file_lock, is_unresolved }
     }
 
     /// Making the lock file, which happens once, changes the directory as well.
@@ -174,10 +212,23 @@ impl Store {
     }
 }
 
+/// A version that is about to be written.
+struct Next {
+    whole: Zeroizing<Vec<u8>>,
+    /// What goes into the file.
+    record: Zeroizing<Vec<u8>>,
+    /// What goes into the keyring, with its name there.
+    secret: Option<(String, Zeroizing<Vec<u8>>)>,
+}
+
 /// The lock of one credential, and with it the right to change it.
 pub(super) struct Guard {
     store: Store,
     pending: Option<PendingFile>,
+    /// For what is granted next, if the secret belongs into the keyring.
+    seal: Option<Seal>,
+    /// What was drafted.
+    next: Option<Next>,
     qwen_code: Option<QwenCodeLock>,
     file_lock: FileLock,
     /// A foreign renewal may be under way: how the directory stands is not noted as our doing.
@@ -284,25 +335,130 @@ impl Guard {
         self.pending = None;
         self.pending = Some(PendingFile::reserve_named(&self.store.path, bytes, Privacy::Private, name.as_deref())?);
         self.note_directory();
+        if spent.is_some() && self.seal.is_none() {
+            self.reserve_in_keyring()?;
+        }
         Ok(())
+    }
+
+    /// Where the secret is in the keyring, makes sure that the next one can be put there: an entry of its size is written,
+    /// with the key that seals the draft.
+    fn reserve_in_keyring(&mut self) -> Result<()> {
+        /// Bytes that a new token may have more than the old one.
+        const GROWTH: usize = 1024;
+        let Found::Present(record) = self.store.read_record()? else { return Ok(()) };
+        let (profile, Some(entry)) = (self.store.profile(), record.credential.entry) else { return Ok(()) };
+        let size = keyring::read(&profile, &entry)?.map_or(0, |secret| secret.len()) + GROWTH;
+        let name = keyring::new_name();
+        self.note_entries(|names| names.push(name.clone()));
+        self.seal = Some(Seal::new(&profile, name, size)?);
+        Ok(())
+    }
+
+    /// Changes the note of which names the keyring may have. It is made before what it tells of.
+    fn note_entries(&mut self, change: impl FnOnce(&mut Vec<String>)) {
+        self.file_lock.change_notes(|notes| change(&mut notes.keyring));
+    }
+
+    /// The names of all that the keyring may have of this profile.
+    fn entries(&self) -> Vec<String> {
+        let mut names = self.file_lock.notes().keyring.clone();
+        if let Ok(Found::Present(record)) = self.store.read_record()
+            && let Some(entry) = record.credential.entry
+            && !names.contains(&entry)
+        {
+            names.push(entry);
+        }
+        names
+    }
+
+    /// Removes these secrets from the keyring. What cannot be removed now stays noted.
+    fn remove_entries(&mut self, names: &[String]) -> Result<(), Trouble> {
+        for name in names {
+            keyring::remove(&self.store.profile(), name)?;
+            self.note_entries(|noted| noted.retain(|noted| noted != name));
+        }
+        Ok(())
+    }
+
+    /// `document` as it is stored: where its secret belongs into the keyring, in two parts, the secret sealed within the
+    /// file as well if a seal was made for it.
+    fn next(&self, document: &CredentialDocument) -> Result<Next> {
+        let whole = document.to_bytes()?;
+        if self.store.format() != Format::Own || !document.is_for_keyring() {
+            return Ok(Next { record: whole.clone(), whole, secret: None });
+        }
+        let entry = keyring::new_name();
+        let (mut record, secret) = document.parted(&entry)?;
+        if let Some(seal) = &self.seal {
+            record.set("sealed", seal.close(&entry, &secret).as_deref());
+            record.set("sealed_by", Some(&seal.name));
+        }
+        Ok(Next { whole, record: record.to_bytes()?, secret: Some((entry, secret)) })
     }
 
     /// Writes `document` where the next holder of the lock finds it if this process is killed before [`Guard::replace`].
     pub(super) fn draft(&mut self, document: &CredentialDocument) -> Result<()> {
+        let next = self.next(document)?;
         let Some(pending) = &mut self.pending else { return Ok(()) };
-        Ok(pending.draft(&document.to_bytes()?)?)
+        pending.draft(&next.record)?;
+        self.next = Some(next);
+        Ok(())
     }
 
-    /// The only writing of a credential: durable, whole, in one step.
+    /// The only writing of a credential: durable, whole, in one step, which is the renaming of the file. A secret that
+    /// belongs into the keyring is there before, and what the keyring had until then goes last.
     pub(super) fn replace(&mut self, document: &CredentialDocument) -> Result<Credential> {
         if self.pending.is_none() {
             self.reserve(None)?;
         }
-        let bytes = document.to_bytes()?;
-        if let Some(pending) = self.pending.take() {
-            pending.write(&bytes)?;
+        let whole = document.to_bytes()?;
+        let next = match self.next.take() {
+            Some(next) if next.whole == whole => next,
+            _ => self.next(document)?,
+        };
+        let outdated = self.entries();
+        if let Some((entry, secret)) = &next.secret {
+            self.note_entries(|names| names.push(entry.clone()));
+            if let Err(error) = keyring::write(&self.store.profile(), entry, secret) {
+                return Err(self.keep_draft(&next, error));
+            }
         }
-        self.written(bytes)
+        if let Some(pending) = self.pending.take() {
+            pending.write(&next.record)?;
+        }
+        if !outdated.is_empty() {
+            self.check_written(&next)?;
+            self.remove_outdated(&outdated);
+        }
+        self.written(whole)
+    }
+
+    /// The keyring does not take what was granted: it stays in the file that the next process completes.
+    fn keep_draft(&mut self, next: &Next, error: anyhow::Error) -> anyhow::Error {
+        if self.seal.take().is_none() {
+            return error;
+        }
+        let Some(mut pending) = self.pending.take() else { return error };
+        match pending.draft(&next.record).and_then(|()| pending.keep_draft()) {
+            Ok(()) => error.context(Kept),
+            Err(unsaved) => anyhow::Error::from(unsaved).context(error),
+        }
+    }
+
+    /// Before an older copy goes: what was written last is what is there.
+    fn check_written(&self, next: &Next) -> Result<()> {
+        match files::read(&self.store.path, Privacy::Private)? {
+            Content::Bytes(bytes) if bytes == next.record => Ok(()),
+            _ => anyhow::bail!("`{}` does not have what was written", self.store.path.display()),
+        }
+    }
+
+    fn remove_outdated(&mut self, names: &[String]) {
+        self.seal = None;
+        if let Err(trouble) = self.remove_entries(names) {
+            log::warn!("an older secret stays in the keyring until the next change: {trouble:?}");
+        }
     }
 
     /// Puts in place what a process was granted for `spent` and wrote, but was killed before the rename: the server
@@ -311,7 +467,8 @@ impl Guard {
     pub(super) fn complete(&mut self, spent: &Secret, carry: impl FnOnce(&Secret)) -> Result<Option<Credential>> {
         let name = hash_of(spent);
         let Some(bytes) = files::read_unfinished(&self.store.path, &name) else { return Ok(None) };
-        let Ok(Some(successor)) = document::read(&bytes, self.store.format()) else { return Ok(None) };
+        let Some(whole) = self.unseal(&bytes)? else { return Ok(None) };
+        let Ok(Some(successor)) = document::read(&whole, self.store.format()) else { return Ok(None) };
         let Some(successor) = successor.refresh_token.filter(|token| token != spent) else { return Ok(None) };
         match self.store.read()? {
             Found::Present(now) if now.credential.refresh_token.as_ref() != Some(spent) => {
@@ -321,8 +478,38 @@ impl Guard {
         }
         log::warn!("a renewal was killed before its token was in place; that is done now");
         carry(&successor);
-        PendingFile::reopen(&self.store.path, &name)?.write(&bytes)?;
-        self.written(bytes).map(Some)
+        let mut outdated = self.entries();
+        let written = self.written(whole)?;
+        PendingFile::reopen(&self.store.path, &name, &bytes)?.write(&bytes)?;
+        outdated.retain(|name| written.entry.as_ref() != Some(name));
+        self.remove_outdated(&outdated);
+        Ok(Some(written))
+    }
+
+    /// What a draft holds. Its secret is put into the keyring, if that was still to be done. `None`: it is no whole draft.
+    fn unseal(&mut self, draft: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>> {
+        let Ok(Some(record)) = document::read(draft, self.store.format()) else { return Ok(None) };
+        let Some(entry) = record.entry.filter(|_| record.access_token.expose().is_empty()) else {
+            return Ok(Some(Zeroizing::new(draft.to_vec())));
+        };
+        let profile = self.store.profile();
+        let Ok(mut document) = CredentialDocument::parse(draft) else { return Ok(None) };
+        let secret = if let Some(secret) = keyring::read(&profile, &entry)? {
+            secret
+        } else {
+            let (Some(name), Some(sealed)) = (document.text("sealed_by"), document.text("sealed")) else {
+                return Ok(None);
+            };
+            let seal = Seal::of(&profile, name)?;
+            let Some(secret) = seal.and_then(|seal| seal.open(&entry, sealed)) else { return Ok(None) };
+            self.note_entries(|names| names.push(entry.clone()));
+            keyring::write(&profile, &entry, &secret)?;
+            secret
+        };
+        if document.unite(&secret).is_err() {
+            return Ok(None);
+        }
+        document.to_bytes().map(Some)
     }
 
     fn written(&self, bytes: Zeroizing<Vec<u8>>) -> Result<Credential> {
@@ -339,8 +526,20 @@ impl Guard {
     }
 
     /// Removes the credential and whatever killed processes left beside it. Says whether there was one.
+    ///
+    /// The keyring comes first: once the file is gone nobody looks there. One that is not there keeps what it has.
     pub(super) fn remove(&mut self) -> Result<bool> {
         self.pending = None;
+        self.seal = None;
+        let profile = self.store.profile();
+        match self.remove_entries(&self.entries()) {
+            Ok(()) => {}
+            Err(trouble @ Trouble::Missing(_)) => {
+                let failed = keyring::failed(&profile, "clear", trouble);
+                note(&format!("warning: the secret of `{profile}` stays in the keyring: {failed}"));
+            }
+            Err(trouble) => return keyring::failed(&profile, "clear", trouble).err(),
+        }
         files::remove_unfinished(&self.store.path)?;
         files::remove(&self.store.path, Privacy::Private)
     }
@@ -358,6 +557,9 @@ impl Drop for Guard {
     /// In this order: a process that waits for ours finds Qwen Code's lock gone.
     fn drop(&mut self) {
         drop(self.pending.take());
+        if let Some(seal) = self.seal.take() {
+            self.remove_outdated(&[seal.name]);
+        }
         if self.qwen_code.is_some() {
             drop(self.qwen_code.take());
             self.note_directory();

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use self::id_token::NoIdToken;
 pub(crate) use self::id_token::Variables;
 use super::{Account, Credential, Kind};
+use crate::cli::SecretStore;
 use crate::error::{Failed, Failure};
 use crate::oauth::REQUEST_TIMEOUT;
 use crate::oauth::exchange::{self, NotGranted};
@@ -107,6 +108,9 @@ pub(crate) fn identified(provider: &Provider, identity: Identity, base_url: Stri
         base_url: Some(base_url),
         created_at: None,
         machine: None,
+        secret_store: SecretStore::File,
+        command: None,
+        entry: None,
         issuer: None,
         identity: Some(Box::new(identity)),
     }

@@ -68,8 +68,8 @@ impl PendingFile {
         Ok(Self { temporary, target, in_place, is_named, drafted: Zeroizing::default() })
     }
 
-    /// The room of this name that a killed process left. What is in it stays until it is in place.
-    pub(crate) fn reopen(target: &Path, name: &str) -> Result<Self> {
+    /// The room of this name that a killed process left with `bytes` in it, which stay until they are in place.
+    pub(crate) fn reopen(target: &Path, name: &str, bytes: &[u8]) -> Result<Self> {
         let target = resolve(target)?;
         let path = unfinished_path(&target, name);
         let reopen = || {
@@ -80,7 +80,7 @@ impl PendingFile {
             Ok::<_, io::Error>((temporary, in_place_of(&target, length)?))
         };
         let (temporary, in_place) = reopen().with_context(|| format!("cannot use `{}`", path.display()))?;
-        Ok(Self { temporary, target, in_place, is_named: true, drafted: Zeroizing::default() })
+        Ok(Self { temporary, target, in_place, is_named: true, drafted: Zeroizing::new(bytes.to_vec()) })
     }
 
     /// Writes `bytes` where [`read_unfinished`] finds them if this process is killed now, as a rule those that [`PendingFile::write`] is
@@ -90,6 +90,13 @@ impl PendingFile {
         file.rewind()?;
         file.write_all(bytes)?;
         self.drafted = Zeroizing::new(bytes.to_vec());
+        Ok(())
+    }
+
+    /// Leaves what was drafted for [`read_unfinished`], durably, because it cannot be put in place now.
+    pub(crate) fn keep_draft(mut self) -> io::Result<()> {
+        self.temporary.as_file_mut().sync_all()?;
+        self.temporary.disable_cleanup(true);
         Ok(())
     }
 

@@ -1,0 +1,244 @@
+//! A key that a command of the user's prints, such as `op read …`: only the command is stored.
+//!
+//! Hazards: it hangs, asks a person who is not there, calls qwenauth for the same profile and so itself, or is run by ten
+//! processes at once, each with a dialog. Rule: it runs without a shell, one at a time under the profile's lock, without
+//! the keys of the environment, for a bounded time; a call from within is refused; its answer is kept in memory only.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{IsTerminal, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use zeroize::Zeroizing;
+
+use super::super::Account;
+use super::super::key::clean_key;
+use crate::cli::{API_KEY, API_KEY_FILE, variable};
+use crate::error::{Failed, Failure, Report};
+use crate::platform::lock::LOCK_TIMEOUT;
+use crate::platform::{files, processes};
+use crate::providers::Provider;
+use crate::secret::Secret;
+
+/// How long a command may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long it may take where a person may have to touch or type something.
+const TIMEOUT_AT_TERMINAL: Duration = Duration::from_secs(60);
+
+/// A key that was refused and is printed again all the same is asked for again after so long, not for each request.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// How often a command that runs is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// What a command printed is read to its end for so long after the command: a program that it started may have its stdout.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Longest output that is read, in bytes.
+const MAX_OUTPUT: u64 = 64 * 1024;
+
+/// The credential files whose commands are running above this process, for a command that calls qwenauth.
+const RUNNING: &str = "QWENAUTH_KEY_COMMAND_OF";
+
+/// What key variables of other providers are usually called, too.
+const USUAL_KEY: &str = "OPENAI_API_KEY";
+
+/// The answers of this process's commands.
+#[derive(Clone, Default)]
+pub(crate) struct Answers(Arc<Mutex<BTreeMap<String, Answer>>>);
+
+struct Answer {
+    secret: Secret,
+    is_refused: bool,
+    /// When it was printed again although it was refused.
+    repeated_at: Option<Instant>,
+}
+
+impl Answers {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Answer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(in super::super) fn get(&self, command: &str) -> Option<Secret> {
+        self.lock().get(command).filter(|answer| !answer.is_refused).map(|answer| answer.secret.clone())
+    }
+
+    fn keep(&self, command: &str, secret: &Secret) {
+        let mut answers = self.lock();
+        let is_repeated = answers.get(command).is_some_and(|old| old.is_refused && old.secret == *secret);
+        let repeated_at = is_repeated.then(Instant::now);
+        answers.insert(command.to_owned(), Answer { secret: secret.clone(), is_refused: false, repeated_at });
+    }
+
+    /// The command is run again when its key is needed next.
+    pub(in super::super) fn refuse(&self, command: &str) {
+        if let Some(answer) = self.lock().get_mut(command)
+            && answer.repeated_at.is_none_or(|at| at.elapsed() >= PAUSE)
+        {
+            answer.is_refused = true;
+        }
+    }
+}
+
+/// The program of a command, which may be shown: its arguments may say more than that.
+pub(crate) fn program_of(command: &str) -> String {
+    shell_words::split(command).ok().and_then(|words| words.into_iter().next()).unwrap_or_default()
+}
+
+/// Runs `command` and returns the key that it prints.
+///
+/// Errors: usage for a command that cannot be one, temporary when it takes too long, login required when it fails.
+pub(crate) fn key_of(account: &Account, command: &str, provider: &Provider) -> Result<Secret> {
+    let words = match shell_words::split(command) {
+        Ok(words) if words.first().is_some_and(|program| !program.is_empty()) => words,
+        Ok(_) => return Failed::new(Failure::Usage, "the key command is empty").err(),
+        Err(_) => {
+            return Failed::new(Failure::Usage, "the key command has a quote that is not closed")
+                .hint("quote it as for a shell, such as `--api-key-command 'op read \"op://Private/Qwen/key\"'`")
+                .err();
+        }
+    };
+    let file = std::path::absolute(account.path())?.display().to_string();
+    let above = variable(RUNNING).map(|set| set.to_string_lossy().into_owned()).unwrap_or_default();
+    if above.lines().any(|line| line == file) {
+        let message = format!("the key command of `{}` calls qwenauth for the same profile", account.profile);
+        return Failed::new(Failure::Other, message).hint("store a command that has the key from elsewhere").err();
+    }
+    if let Some(directory) = files::resolve(account.path())?.parent() {
+        files::make_directory(directory)?;
+    }
+    let _alone = account.store.lock(Instant::now() + LOCK_TIMEOUT)?;
+    // Another thread of this process may have asked while this one waited.
+    if let Some(answer) = account.answers.get(command) {
+        return Ok(answer);
+    }
+    let mut started = with_withheld(&words, provider)?;
+    started.env(RUNNING, format!("{above}{file}\n"));
+    log::info!("running the key command `{}` of `{}`", words[0], account.profile);
+    let output = output_of(&words[0], &mut started)?;
+    let text = std::str::from_utf8(&output).map_err(|_| not_a_key(&words[0], "it is not text"))?;
+    let key = clean_key(text).map_err(|error| {
+        let said = Report::of(&error).message;
+        let why = said.strip_prefix("the key ").and_then(|said| said.strip_suffix(", and nothing was stored"));
+        not_a_key(&words[0], &format!("it {}", why.unwrap_or(&said)))
+    })?;
+    account.answers.keep(command, &key);
+    Ok(key)
+}
+
+fn not_a_key(program: &str, why: &str) -> Failed {
+    Failed::new(Failure::LoginRequired, format!("the key command `{program}` printed no key: {why}"))
+        .hint("let it print the key alone, such as by `sh -c 'pass show qwen | head -n 1'`")
+}
+
+/// The command without what would tell it a key of this profile.
+fn with_withheld(words: &[String], provider: &Provider) -> Result<Command> {
+    let program: OsString = words[0].clone().into();
+    let mut command = processes::command(&program, variable("PATH").as_deref())
+        .map_err(|error| cannot_start(&words[0], &program, &error))?;
+    command.args(&words[1..]).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let keys = provider.key.iter().flat_map(|key| key.variables.iter().map(String::as_str));
+    for name in keys.chain([API_KEY, API_KEY_FILE, USUAL_KEY]) {
+        command.env_remove(name);
+    }
+    Ok(command)
+}
+
+fn cannot_start(name: &str, program: &OsString, error: &std::io::Error) -> Failed {
+    let why = processes::cannot_start(program, error);
+    let failed = Failed::new(Failure::LoginRequired, format!("the key command `{name}` failed: {why}"));
+    match why.hint {
+        Some(hint) => failed.hint(hint),
+        None => failed,
+    }
+}
+
+/// A command under way. At a terminal it stays in the foreground, where it may ask; elsewhere it is ended with all that it
+/// started.
+enum Running {
+    Foreground(Child),
+    Group(processes::Group),
+}
+
+impl Running {
+    fn child(&mut self) -> &mut Child {
+        match self {
+            Self::Foreground(child) => child,
+            Self::Group(group) => &mut group.child,
+        }
+    }
+
+    fn end(&mut self) {
+        match self {
+            Self::Foreground(child) => drop(child.kill()),
+            Self::Group(group) => group.kill(),
+        }
+        let _ = self.child().wait();
+    }
+}
+
+fn output_of(name: &str, command: &mut Command) -> Result<Zeroizing<Vec<u8>>> {
+    let is_at_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    command.stdin(if is_at_terminal { Stdio::inherit() } else { Stdio::null() });
+    let program = command.get_program().to_owned();
+    let started = if is_at_terminal {
+        command.spawn().map(Running::Foreground)
+    } else {
+        processes::Group::spawn(command).map(Running::Group)
+    };
+    let mut running = started.map_err(|error| cannot_start(name, &program, &error))?;
+    let limit = if is_at_terminal { TIMEOUT_AT_TERMINAL } else { TIMEOUT };
+    let deadline = Instant::now() + limit;
+    let (sender, receiver) = mpsc::channel();
+    if let Some(stdout) = running.child().stdout.take() {
+        std::thread::spawn(move || {
+            let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+            let read = stdout.take(MAX_OUTPUT).read_to_end(&mut bytes);
+            drop(sender.send(read.map(|_| bytes)));
+        });
+    }
+    let late = || {
+        Failed::new(Failure::Temporary, format!("the key command `{name}` did not end within {} s", limit.as_secs()))
+            .hint("run it yourself to see what it waits for")
+    };
+    let status = loop {
+        if let Some(status) = running.child().try_wait()? {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            running.end();
+            return Err(late().into());
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    };
+    check(name, status)?;
+    match receiver.recv_timeout(GRACE) {
+        Ok(bytes) => Ok(bytes?),
+        Err(RecvTimeoutError::Disconnected) => Ok(Zeroizing::default()),
+        Err(RecvTimeoutError::Timeout) => {
+            if let Running::Group(group) = &mut running {
+                group.kill();
+            }
+            let message = format!("the key command `{name}` ended, but a program that it started has its output open");
+            Failed::new(Failure::Temporary, message).hint("run it yourself to see what it leaves running").err()
+        }
+    }
+}
+
+fn check(name: &str, status: ExitStatus) -> Result<()> {
+    if status.success() {
+        return Ok(());
+    }
+    let how = match status.code() {
+        Some(code) => format!("it ended with code {code}"),
+        None => format!("it was ended ({status})"),
+    };
+    Failed::new(Failure::LoginRequired, format!("the key command `{name}` failed: {how}"))
+        .hint("run it yourself to see why, or log in again with another key")
+        .err()
+}
