@@ -15,6 +15,7 @@ use crate::credentials::{
 };
 use crate::error::{Failed, Failure, note};
 use crate::providers;
+use crate::say::{Screen, columns};
 use crate::secret::Secret;
 use crate::session::Surroundings;
 use crate::terminal;
@@ -336,8 +337,13 @@ fn ask_for(attempt: &Attempt, targets: &[Target], can_keep: bool) -> Result<Opti
             return Ok(Some(found));
         }
         let region = if let [target] = targets { target.region.as_deref() } else { None };
+        let screen = Screen::stderr();
+        let [first, other] = ["Create a key at", "or"].map(|text| screen.translate(text));
+        let indent = " ".repeat(columns(&first).saturating_sub(columns(&other)));
         for (number, page) in provider.key_pages(region).iter().enumerate() {
-            terminal::say(&format!("{} {page}", if number == 0 { "Create a key at" } else { "             or" }));
+            let lead = if number == 0 { first.clone() } else { format!("{indent}{other}") };
+            let place = page.place.map(|place| format!(" ({})", screen.translate(place))).unwrap_or_default();
+            terminal::say(&format!("{lead} {}{place}", page.url));
         }
         let request = match (can_keep, optional) {
             (true, _) => "API key (hidden; empty keeps the stored one)",

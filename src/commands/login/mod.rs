@@ -17,7 +17,7 @@ use crate::credentials::{self, Account, Credential, Kind, State, Stored, Why, ch
 use crate::error::{Failed, Failure, Report, note, printable};
 use crate::profile::ProfileName;
 use crate::providers::{self, CUSTOM, Ci, Overrides, Provider, QWEN};
-use crate::say::cell;
+use crate::say::{Screen, cell};
 use crate::session::{Session, Surroundings};
 use crate::terminal;
 
@@ -206,7 +206,11 @@ fn row(provider: &Provider, surroundings: Surroundings) -> terminal::Row {
         Some(name) => format!("key in {name}"),
         None => provider.cost.clone(),
     };
-    let shown = format!("{} {} {method:<8} {cost}", cell(&provider.name, 12), cell(provider.label(), 32));
+    let screen = Screen::stderr();
+    let [title, method, cost] = [provider.label(), method, &cost].map(|text| screen.translate(text));
+    // The price is of more use than the end of a long title.
+    let title = cell(&title, if terminal::size().1 < 78 { 18 } else { 32 });
+    let shown = format!("{} {title} {} {cost}", cell(&provider.name, 12), cell(&method, 8));
     terminal::Row { shown, names: format!("{} {}", provider.title, provider.aliases.join(" ")) }
 }
 
