@@ -234,9 +234,13 @@ fn a_row_of_the_list_fits_and_one_line_stays_of_it() {
         let mut parser = vt100::Parser::new(24, columns, 0);
         parser.process(terminal.seen.as_bytes());
         let rows: Vec<String> = parser.screen().rows(0, columns).collect();
-        for name in
-            ["> dashscope    Alibaba Cloud Model Studio 百炼", "  openrouter   OpenRouter", "  qwen         Qwen OAuth"]
-        {
+        // The price is of more use than the end of a long title.
+        let first = if columns < 78 {
+            "> dashscope    Alibaba Cloud Mod… "
+        } else {
+            "> dashscope    Alibaba Cloud Model Studio 百炼"
+        };
+        for name in [first, "  openrouter   OpenRouter", "  qwen         Qwen OAuth"] {
             assert!(rows.iter().any(|row| row.starts_with(name)), "{name} in {rows:?}");
         }
         assert!(rows[1].contains("API key") && !rows.iter().any(|row| row.trim() == "type to filter]"), "{rows:?}");
