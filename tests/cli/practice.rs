@@ -2,9 +2,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests find the programs they run by the machine's PATH")]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -14,6 +13,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+
+use crate::pseudo_terminal::PseudoTerminal;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_qwenauth");
 /// Far longer than anything here takes.
@@ -64,6 +65,7 @@ fn stdout(output: &Output) -> &str {
     text(&output.stdout)
 }
 
+/// The standard library cannot wait for an end with a time limit.
 fn wait(child: &mut Child) -> ExitStatus {
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
@@ -262,72 +264,21 @@ fn the_program_inside_gets_the_signals_as_they_were_found() {
     assert!(inside.trim_end().ends_with("200"), "{inside}");
 }
 
-/// The far end of a terminal, and what it has shown.
-#[cfg(target_os = "linux")]
-struct Terminal {
-    far: File,
-    shown: String,
-}
-
-#[cfg(target_os = "linux")]
-impl Terminal {
-    /// A sandbox on a new terminal.
-    fn start(place: &Place, arguments: &[&str]) -> (Child, Self) {
-        use nix::fcntl::OFlag;
-        use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
-
-        // Not openpty(3): programs that other tests start would inherit the terminal and keep it from going away.
-        let far = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
-        grantpt(&far).unwrap();
-        unlockpt(&far).unwrap();
-        let path = ptsname_r(&far).unwrap();
-        let near = File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path).unwrap();
-        let end = || Stdio::from(near.try_clone().unwrap());
-        let mut command = place.command("setsid");
-        command.args(["--ctty", PROGRAM, "sandbox"]).args(arguments).stdin(end()).stdout(end()).stderr(end());
-        let child = command.spawn().unwrap();
-
-        (child, Self { far: File::from(OwnedFd::from(far)), shown: String::new() })
-    }
-
-    fn type_in(&mut self, keys: &str) {
-        self.far.write_all(keys.as_bytes()).unwrap();
-    }
-
-    fn wait_for(&mut self, text: &str) {
-        let end = Instant::now() + PATIENCE;
-        while !self.shown.contains(text) {
-            assert!(self.read_some() && Instant::now() < end, "no {text} in {}", self.shown);
-        }
-    }
-
-    /// Everything shown, once all programs on the terminal have ended.
-    fn read_to_end(mut self) -> String {
-        let end = Instant::now() + PATIENCE;
-        while self.read_some() && Instant::now() < end {}
-        self.shown
-    }
-
-    /// Whether more may come.
-    fn read_some(&mut self) -> bool {
-        let mut buffer = [0; 1024];
-        match self.far.read(&mut buffer) {
-            Ok(length) => self.shown.push_str(&String::from_utf8_lossy(&buffer[..length])),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(5)),
-            // Nobody has the terminal open any more.
-            Err(_) => return false,
-        }
-        true
-    }
+/// A sandbox on a new terminal.
+fn on_a_terminal(place: &Place, arguments: &[&str]) -> (Child, PseudoTerminal) {
+    let (terminal, near) = PseudoTerminal::open((40, 120));
+    let mut command = place.sandbox(arguments);
+    near.controls(&mut command);
+    (command.spawn().unwrap(), terminal)
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn ctrl_c_that_ends_the_program_ends_the_sandbox_and_leaves_nothing() {
     let place = Place::new();
-    let (mut child, mut terminal) = Terminal::start(&place, &["--", "sh", "-c", "echo up; exec sleep 600"]);
+    let (mut child, mut terminal) = on_a_terminal(&place, &["--", "sh", "-c", "echo up; exec sleep 600"]);
     terminal.wait_for("up");
-    terminal.type_in("\x03");
+    terminal.types("\x03");
     assert_eq!(wait(&mut child).signal(), Some(Signal::SIGINT as i32));
     assert!(place.is_untouched());
 }
@@ -337,13 +288,13 @@ fn ctrl_c_that_ends_the_program_ends_the_sandbox_and_leaves_nothing() {
 fn ctrl_c_that_the_program_outlives_reaches_it_once() {
     let place = Place::new();
     let script = "trap 'echo caught' INT; echo up; until read line; do :; done; exit 6";
-    let (mut child, mut terminal) = Terminal::start(&place, &["--", "sh", "-c", script]);
+    let (mut child, mut terminal) = on_a_terminal(&place, &["--", "sh", "-c", script]);
     terminal.wait_for("up");
-    terminal.type_in("\x03");
+    terminal.types("\x03");
     terminal.wait_for("caught");
-    terminal.type_in("\n");
+    terminal.types("\n");
     let status = wait(&mut child);
-    let shown = terminal.read_to_end();
+    let shown = terminal.end();
     assert_eq!(status.code(), Some(6));
     assert_eq!(shown.matches("caught").count(), 1, "{shown}");
     assert!(place.is_untouched());
@@ -353,7 +304,7 @@ fn ctrl_c_that_the_program_outlives_reaches_it_once() {
 #[test]
 fn a_terminal_that_goes_away_takes_program_and_sandbox_along() {
     let place = Place::new();
-    let (mut child, mut terminal) = Terminal::start(&place, &["--", "sh", "-c", "echo up; exec sleep 600"]);
+    let (mut child, mut terminal) = on_a_terminal(&place, &["--", "sh", "-c", "echo up; exec sleep 600"]);
     terminal.wait_for("up");
     drop(terminal);
     assert_eq!(wait(&mut child).signal(), Some(Signal::SIGHUP as i32));
@@ -426,11 +377,11 @@ fn what_is_left_of_a_sandbox_redirects_no_login() {
 #[test]
 fn a_shell_on_a_terminal_shows_where_it_is_and_a_key_press_approves() {
     let place = Place::new();
-    let (mut child, mut terminal) = Terminal::start(&place, &[]);
+    let (mut child, mut terminal) = on_a_terminal(&place, &[]);
     terminal.wait_for("(sandbox) ");
-    terminal.type_in("qwenauth login qwen --no-browser; echo code-$?; exit 0\n");
+    terminal.types("qwenauth login qwen --no-browser; echo code-$?; exit 0\n");
     terminal.wait_for("Approve it here");
-    terminal.type_in("y\n");
+    terminal.types("y\n");
     terminal.wait_for("code-0");
     assert_eq!(wait(&mut child).code(), Some(0));
     assert!(place.is_untouched());
@@ -440,11 +391,11 @@ fn a_shell_on_a_terminal_shows_where_it_is_and_a_key_press_approves() {
 #[test]
 fn a_shell_on_a_terminal_is_told_where_it_is_and_a_login_can_be_denied() {
     let place = Place::new();
-    let (mut child, mut terminal) = Terminal::start(&place, &[]);
+    let (mut child, mut terminal) = on_a_terminal(&place, &[]);
     terminal.wait_for("removes");
-    terminal.type_in("qwenauth login qwen --no-browser; echo code-$?; exit 0\n");
+    terminal.types("qwenauth login qwen --no-browser; echo code-$?; exit 0\n");
     terminal.wait_for("Approve it here");
-    terminal.type_in("n\n");
+    terminal.types("n\n");
     terminal.wait_for("code-4");
     assert_eq!(wait(&mut child).code(), Some(0));
     assert!(place.is_untouched());

@@ -1,30 +1,22 @@
 //! What a person at a terminal sees: questions, the QR code, the time left. Elsewhere nobody is asked anything.
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::process::Command;
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::pty::{Winsize, openpty};
-use nix::sys::termios::{LocalFlags, tcgetattr};
 use serde_json::json;
 
 use crate::login::device_code;
+use crate::pseudo_terminal::PseudoTerminal;
 use crate::qr;
 use crate::run::Running;
-use crate::sandbox::{Sandbox, credential, until};
-use crate::server::{Ask, PATIENCE, Reply};
+use crate::sandbox::{Sandbox, credential};
+use crate::server::{Ask, Reply};
 
 pub(crate) const LARGE: (u16, u16) = (60, 120);
 
 /// A terminal that is stdin and stderr of a run.
 pub(crate) struct Terminal {
     running: Running,
-    keyboard: File,
-    screen: Receiver<String>,
-    seen: String,
+    terminal: PseudoTerminal,
 }
 
 impl Terminal {
@@ -32,62 +24,35 @@ impl Terminal {
         Self::run_command(sandbox, sandbox.command(arguments), size)
     }
 
-    fn run_command(sandbox: &Sandbox, mut command: Command, (rows, columns): (u16, u16)) -> Self {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        let terminal = openpty(&size, None).unwrap();
-        // Another test's program would inherit the terminal and keep it open.
-        for end in [&terminal.master, &terminal.slave] {
-            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
-        }
+    fn run_command(sandbox: &Sandbox, mut command: Command, size: (u16, u16)) -> Self {
+        let (terminal, near) = PseudoTerminal::open(size);
         // A person sees no log, whatever the tests are run with.
         command.env_remove("QWENAUTH_LOG");
         command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
-        command.stdin(terminal.slave.try_clone().unwrap()).stderr(terminal.slave);
-        let keyboard = File::from(terminal.master);
-        let mut display = keyboard.try_clone().unwrap();
-        let (sender, screen) = mpsc::channel();
-        thread::spawn(move || {
-            let mut unread = Vec::new();
-            let mut buffer = [0; 4096];
-            // The end is an error, EIO, once nobody has the other side open.
-            while let Ok(count @ 1..) = display.read(&mut buffer) {
-                unread.extend_from_slice(&buffer[..count]);
-                let whole = std::str::from_utf8(&unread).map_or_else(|error| error.valid_up_to(), str::len);
-                let text = String::from_utf8(unread.drain(..whole).collect()).unwrap();
-                drop(sender.send(text));
-            }
-        });
-        Self { running: sandbox.start(command), keyboard, screen, seen: String::new() }
+        command.stdin(near.stdio()).stderr(near.stdio());
+        Self { running: sandbox.start(command), terminal }
     }
 
     #[track_caller]
     pub(crate) fn wait_for(&mut self, text: &str) {
-        while !self.seen.contains(text) {
-            let more = self.screen.recv_timeout(PATIENCE);
-            self.seen += &more.unwrap_or_else(|_| panic!("`{text}` awaited, but this came: {}", self.seen));
-        }
+        self.terminal.wait_for(text);
     }
 
-    /// What is typed before a prompt has switched the echo off is lost.
     fn wait_until_hidden(&self) {
-        let echoes = || tcgetattr(&self.keyboard).unwrap().local_flags.contains(LocalFlags::ECHO);
-        until("the echo is off", || !echoes());
+        self.terminal.wait_until_hidden();
     }
 
     fn types(&mut self, text: &str) {
-        self.keyboard.write_all(text.as_bytes()).unwrap();
+        self.terminal.types(text);
     }
 
     /// The end of the run: its exit code as expected, nothing on stdout; all that was on the screen.
     #[track_caller]
-    pub(crate) fn exits(mut self, code: i32) -> String {
+    pub(crate) fn exits(self, code: i32) -> String {
         drop(self.running.finish().exits(code));
-        drop(self.keyboard);
-        while let Ok(more) = self.screen.recv_timeout(PATIENCE) {
-            self.seen += &more;
-        }
-        assert!(!self.seen.contains("granted-"), "a secret on the screen: {}", self.seen);
-        self.seen
+        let seen = self.terminal.end();
+        assert!(!seen.contains("granted-"), "a secret on the screen: {seen}");
+        seen
     }
 }
 
@@ -130,7 +95,7 @@ fn while_waiting(sandbox: &Sandbox, arguments: &[&str], (rows, columns): (u16, u
     let mut terminal = Terminal::run(sandbox, arguments, (rows, columns));
     terminal.wait_for("Waiting for your approval (");
     let mut parser = vt100::Parser::new(rows, columns, 0);
-    parser.process(terminal.seen.as_bytes());
+    parser.process(terminal.terminal.seen.as_bytes());
     terminal.running.signal(nix::sys::signal::Signal::SIGTERM);
     drop(terminal.running.finish().dies_by(nix::sys::signal::Signal::SIGTERM));
     parser
@@ -232,7 +197,7 @@ fn a_row_of_the_list_fits_and_one_line_stays_of_it() {
         terminal.wait_for("[arrows to move, Enter to choose, ");
         terminal.wait_for("qwen ");
         let mut parser = vt100::Parser::new(24, columns, 0);
-        parser.process(terminal.seen.as_bytes());
+        parser.process(terminal.terminal.seen.as_bytes());
         let rows: Vec<String> = parser.screen().rows(0, columns).collect();
         // The price is of more use than the end of a long title.
         let first = if columns < 78 {

@@ -1,13 +1,14 @@
 //! `exec --gateway`: a program with a gateway beside it, as if it had been started alone.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 
 use nix::sys::signal::Signal;
 
 use super::upstream::{Upstream, fine, logged_in};
-use crate::sandbox::{Sandbox, until};
+use crate::pseudo_terminal::PseudoTerminal;
+use crate::sandbox::{Sandbox, possible, until};
 
 const ASK: &str = r#"curl -sf -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" "$OPENAI_BASE_URL/models""#;
 
@@ -127,17 +128,65 @@ fn the_program_has_the_limits_of_open_files_as_they_were() {
     outcome.stdout("300\n");
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn an_interactive_shell_has_job_control_and_the_terminals_size() {
+    if !possible(Path::new("/bin/bash").exists(), "run bash") {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let sandbox = logged_in(&upstream);
-    let driver = sandbox.directory().join("terminal.py");
-    let mut file = fs::File::create(&driver).unwrap();
-    file.write_all(include_bytes!("terminal.py")).unwrap();
-    let mut python = sandbox.other("python3");
-    python.arg(driver).arg(sandbox.program());
-    let outcome = sandbox.start(python).finish();
-    outcome.stdout(
-        "size 40 100\nresized 50 120\ninterrupted 130\nstopped and continued\nsuspended and continued\ncode 7\n",
-    );
+    let (mut terminal, near) = PseudoTerminal::open((40, 100));
+    let shell = "bash --norc --noprofile --noediting -i";
+    let mut command = sandbox.other("bash");
+    command.args(shell.split(' ').skip(1)).env("PS1", "outer> ").env("TERM", "dumb").env_remove("QWENAUTH_LOG");
+    near.controls(&mut command);
+    let running = sandbox.start(command);
+    terminal.take_until("outer> ");
+    terminal.types(&format!("PS1='inner> ' $QWENAUTH exec --gateway -- {shell}\n"));
+    terminal.take_until("-i\r\n");
+    terminal.take_until("inner> ");
+    terminal.types("stty size\n");
+    terminal.take_until("stty size\r\n");
+    assert_eq!(terminal.take_until("\r\ninner> "), "40 100");
+    terminal.resize(50, 120);
+    terminal.types("stty size\n");
+    terminal.take_until("stty size\r\n");
+    assert_eq!(terminal.take_until("\r\ninner> "), "50 120");
+    terminal.types("sleep 60\n");
+    terminal.take_until("sleep 60\r\n");
+    terminal.wait_until_in_front("sleep");
+    terminal.types("\x03");
+    terminal.take_until("inner> ");
+    terminal.types("echo code=$?\n");
+    terminal.take_until("code=130\r\n");
+    terminal.types("sleep 61\n");
+    terminal.take_until("sleep 61\r\n");
+    terminal.wait_until_in_front("sleep");
+    terminal.types("\x1a");
+    terminal.take_until("Stopped");
+    terminal.take_until("sleep 61");
+    terminal.take_until("inner> ");
+    // `exit` refuses while a stopped job is left. (The quotes keep the typed line from being taken for its output.)
+    terminal.types("kill -9 %1; until [ -z \"$(jobs -s)\" ]; do :; done; echo fin''ished\n");
+    terminal.take_until("finished\r\n");
+    terminal.take_until("inner> ");
+    terminal.types("exit 3\n");
+    terminal.take_until("outer> ");
+    // A program without job control of its own: Ctrl-Z is for the outer shell. It starts no process, because one that is
+    // stopped between vfork and exec keeps its parent from stopping.
+    terminal.types("$QWENAUTH exec --gateway -- sh -c 'echo begun; read line; exit 7'\n");
+    terminal.take_until("begun\r\n");
+    terminal.types("\x1a");
+    terminal.take_until("Stopped");
+    terminal.take_until("outer> ");
+    terminal.types("fg\n");
+    terminal.take_until("read line; exit 7");
+    terminal.take_until("\n");
+    terminal.types("\n");
+    terminal.take_until("outer> ");
+    terminal.types("echo code=$?\n");
+    terminal.take_until("code=7\r\n");
+    terminal.types("exit\n");
+    drop(running.finish());
 }

@@ -10,6 +10,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::upstream::{CHAT, Client, Gateway, STREAM, Upstream, chunk, error, fine, logged_in, reply, until_closed};
+use crate::pseudo_terminal::PseudoTerminal;
+use crate::run::Running;
 use crate::sandbox::{Sandbox, possible, until};
 use crate::server::{Ask, Reply};
 
@@ -139,7 +141,7 @@ fn strangers_who_ask_for_readiness_start_no_storm_of_renewals() {
 }
 
 /// A gateway without a controlling terminal.
-fn detached(sandbox: &Sandbox, arguments: &[&str]) -> crate::run::Running {
+fn detached(sandbox: &Sandbox, arguments: &[&str]) -> Running {
     let mut command = sandbox.command([&["gateway"], arguments].concat());
     #[expect(unsafe_code, reason = "the child becomes a session of its own")]
     // SAFETY: setsid(2) is async-signal-safe.
@@ -175,71 +177,43 @@ fn a_hangup_without_a_terminal_reads_the_key_and_the_login_again() {
     drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr());
 }
 
-/// Runs a script of Python with a pseudo-terminal.
-fn on_a_terminal(sandbox: &Sandbox, script: &str) -> String {
-    let file = sandbox.directory().join("driver.py");
-    fs::write(&file, script).unwrap();
-    let mut python = sandbox.other("python3");
-    python.arg(file);
-    sandbox.start(python).finish().any_stdout().exits(0).stdout.clone()
-}
-
-fn has_python() -> bool {
-    possible(Path::new("/usr/bin/python3").exists(), "run Python")
+/// A run on a terminal of its own, as in a terminal window.
+fn on_a_terminal(sandbox: &Sandbox, arguments: &[&str]) -> (Running, PseudoTerminal) {
+    let (terminal, near) = PseudoTerminal::open((40, 100));
+    let mut command = sandbox.command(arguments);
+    // A person sees no log, whatever the tests are run with.
+    command.env_remove("QWENAUTH_LOG");
+    near.controls(&mut command);
+    (sandbox.start(command), terminal)
 }
 
 #[test]
 fn a_hangup_of_its_terminal_ends_the_gateway() {
-    if !has_python() {
-        return;
-    }
     let upstream = Upstream::always(fine());
     let sandbox = logged_in(&upstream);
-    let script = r"
-import os, pty, signal, urllib.request
-os.environ.pop('QWENAUTH_LOG', None)
-child, terminal = pty.fork()
-if child == 0:
-    os.execv(os.environ['QWENAUTH'], ['qwenauth', 'gateway'])
-said = b''
-while said.count(b'\n') < 2:
-    said += os.read(terminal, 4096)
-# Once it answers, it watches signals.
-address = said.split()[0].decode().removesuffix('/v1')
-urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address + '/healthz').read()
-os.kill(child, signal.SIGHUP)
-_, status = os.waitpid(child, 0)
-print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else status)
-";
-    assert_eq!(on_a_terminal(&sandbox, script), "1\n");
+    let (running, mut terminal) = on_a_terminal(&sandbox, &["gateway"]);
+    let base_url = terminal.take_until("\r\n");
+    // Once it answers, it watches signals.
+    let address = Gateway::address_of(&base_url);
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    Client::send(&address, request.as_bytes()).got().is(200);
+    drop(terminal);
+    drop(running.finish().dies_by(Signal::SIGHUP));
 }
 
 #[test]
 fn notices_wait_until_a_program_that_has_the_terminal_has_ended() {
-    if !has_python() {
+    if !possible(Path::new("/usr/bin/curl").exists(), "run curl") {
         return;
     }
     let upstream = Upstream::always(error("429 Too Many Requests", "", "x", "requests per day: the limit is reached"));
     let sandbox = logged_in(&upstream);
     let ask = r#"curl -s -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" -d "{}" "$OPENAI_BASE_URL/chat/completions""#;
     let program = format!("printf '\\033[?1049h[TUI]'; {ask}; {ask}; printf '[/TUI]\\033[?1049l'");
-    let script = format!(
-        r"
-import os, pty, sys
-child, terminal = pty.fork()
-if child == 0:
-    os.execv(os.environ['QWENAUTH'], ['qwenauth', 'exec', '--gateway', '--rpd', '1', '--', 'sh', '-c', {program:?}])
-said = b''
-try:
-    while piece := os.read(terminal, 4096):
-        said += piece
-except OSError:
-    pass
-print(said.decode())
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"
-    );
-    let said = on_a_terminal(&sandbox, &script);
+    let arguments = ["exec", "--gateway", "--rpd", "1", "--", "sh", "-c", &program];
+    let (running, terminal) = on_a_terminal(&sandbox, &arguments);
+    drop(running.finish());
+    let said = terminal.end();
     let (screen, after) = said.split_once("\u{1b}[?1049l").expect(&said);
     assert!(screen.contains("[TUI][/TUI]") && !screen.contains("limit"), "{said:?}");
     assert!(after.contains("qwenauth: ") && after.contains("limit"), "{said:?}");
