@@ -11,15 +11,15 @@ use ruzstd::decoding::StreamingDecoder;
 /// The encodings that are read here; no others are requested on behalf of clients.
 pub(crate) const KNOWN: [&str; 4] = ["gzip", "x-gzip", "deflate", "zstd"];
 
-/// `body` without the encodings of its `Content-Encoding`, up to `limit` bytes. What cannot be decoded stays as it is, and
-/// of a body that is cut off its beginning is decoded.
+/// Decodes `body` by its `Content-Encoding`, up to `limit` bytes. A body that cannot be decoded is returned unchanged;
+/// of a truncated one the beginning is decoded.
 pub(crate) fn decoded<'a>(body: &'a [u8], content_encoding: &str, limit: u64) -> Cow<'a, [u8]> {
     let mut plain = Cow::Borrowed(body);
     // The last one was applied last.
     for encoding in content_encoding.rsplit(',').map(|name| name.trim().to_ascii_lowercase()) {
         let decoded = match encoding.as_str() {
             "gzip" | "x-gzip" => read(MultiGzDecoder::new(&*plain), limit),
-            // Some servers leave out the header that the name stands for.
+            // Some servers send raw deflate without the zlib header that the name `deflate` stands for.
             "deflate" => read(ZlibDecoder::new(&*plain), limit).or_else(|| read(DeflateDecoder::new(&*plain), limit)),
             "zstd" => StreamingDecoder::new(&*plain).ok().and_then(|decoder| read(decoder, limit)),
             _ => None,

@@ -1,7 +1,7 @@
 //! Failures a script can act on; the only place with exit codes.
 //!
-//! Hazard: an error carries text that others wrote (a server, a file name), and terminals obey control characters.
-//! Rule: everything goes out through [`printable`], once, in [`Report`].
+//! Hazard: an error contains text from elsewhere (a server, a file name), and terminals obey control characters. Rule:
+//! all of it passes through [`printable`], once, in [`Report`].
 
 use std::path::Path;
 use std::{fmt, io};
@@ -13,15 +13,15 @@ use crate::say::{self, Screen, Style};
 /// What a script should do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// Anything else: permission, disk full, a refused URL, an OAuth error that is not about the login.
+    /// Anything else: permission, disk full, a rejected URL, an OAuth error that is not about the login.
     Other,
-    /// The command line cannot be understood or asks for what cannot go together.
+    /// The command line is invalid, or its options exclude each other.
     Usage,
     /// Network, 429, 5xx, HTML instead of JSON, lock wait over: the same command may work later.
     Temporary,
-    /// No credential, a refused refresh token, a damaged file, a denied or expired login.
+    /// No credential, a rejected refresh token, a damaged file, a denied or expired login.
     LoginRequired,
-    /// The asked `--min-ttl` cannot be met even by renewing.
+    /// The requested `--min-ttl` cannot be met even by renewing.
     Lifetime,
     /// `exec`: the program is there but cannot be run.
     CannotRun,
@@ -42,7 +42,7 @@ impl Failure {
         }
     }
 
-    /// The inverse of [`Self::exit_code`], for a failure another process noted down.
+    /// The inverse of [`Self::exit_code`], for a failure that another process recorded.
     pub(crate) fn from_exit_code(code: u8) -> Self {
         [Self::Usage, Self::Temporary, Self::LoginRequired, Self::Lifetime, Self::CannotRun, Self::NotFound]
             .into_iter()
@@ -64,7 +64,7 @@ impl Failure {
     }
 }
 
-/// A failure with its sentence and, where there is one, its remedy.
+/// A failure with its message and, where there is one, its remedy.
 #[derive(Debug, Clone)]
 pub(crate) struct Failed {
     pub(crate) failure: Failure,
@@ -96,7 +96,7 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// What is said of an error and the code it ends with.
+/// The message of an error and the exit code of the program.
 pub(crate) struct Report {
     pub(crate) failure: Failure,
     /// One sentence, control characters removed.
@@ -128,7 +128,7 @@ const EIO: i32 = 5;
 /// What helps where the limit of open files is reached.
 pub(crate) const FEW_DESCRIPTORS: &str = "raise the limit of open files: `ulimit -n 1024`";
 
-/// What helps where the system refuses a file, whatever the file is.
+/// The remedy where the system denies access to a file, whichever file it is.
 fn remedy(error: &io::Error) -> Option<&'static str> {
     Some(match error.kind() {
         io::ErrorKind::StorageFull => "free space on that disk, then retry",
@@ -156,7 +156,7 @@ impl Report {
     }
 }
 
-/// Says something on stderr that is neither the answer nor an error. Never a secret.
+/// Prints a message on stderr that is neither the answer nor an error. Never a secret.
 pub(crate) fn note(text: &str) {
     say::note(&shown(text));
 }
@@ -204,7 +204,7 @@ pub(crate) fn json_for_terminal(json: &str) -> String {
     escaped
 }
 
-/// `text` as it goes to a person: printable, and without user info in URLs.
+/// `text` as a person sees it: printable, and without user info in URLs.
 pub(crate) fn shown(text: &str) -> String {
     without_urls_user_info(&printable(text))
 }
@@ -212,7 +212,8 @@ pub(crate) fn shown(text: &str) -> String {
 /// `text` as one word of a command that a person may paste into a POSIX shell. Control characters are removed.
 pub(crate) fn for_sh(text: &str) -> String {
     let text = printable(text);
-    // Less than shells take as it is: `{`, `!`, `~`, `=` and `^` mean something to some of them, interactively at least.
+    // Fewer characters than shells leave unchanged: `{`, `!`, `~`, `=` and `^` have a meaning in some of them, at least
+    // interactively.
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+,-".contains(&byte);
     if !text.is_empty() && text.bytes().all(is_plain) {
         return text;
@@ -220,8 +221,8 @@ pub(crate) fn for_sh(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The raw text of a URL as scheme, user info and the rest: the user info is all that stands before the last `@`, because a
-/// password may contain whatever ends it for a parser. `None`: there is no user info.
+/// Splits the raw text of a URL into scheme, user info and the rest. The user info is everything before the last `@`,
+/// because a password may contain characters that end it for a parser. Returns `None` if there is no user info.
 pub(crate) fn split_user_info(text: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = text.rsplit_once('@')?;
     let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);

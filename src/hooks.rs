@@ -26,13 +26,13 @@ use crate::usage::Event;
 /// The events that can have a hook.
 pub(crate) const NAMES: [&str; 5] = ["limit_near", "limit_reached", "login_required", "renewed", "fallback"];
 
-/// How long a hook may take.
+/// Time limit of a hook.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the gateway waits at its end for hooks that still run.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How often a hook that runs is looked at.
+/// How often a running hook is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Markers of events are kept longer than the longest window.
@@ -88,7 +88,7 @@ impl Hooks {
         self.running.retain(|(thread, _)| !thread.is_finished());
     }
 
-    /// Marks an event, and says whether it was not marked before.
+    /// Marks an event. Returns whether it was unmarked before.
     fn is_first(&self, name: &str, occurrence: &str) -> Result<bool> {
         files::make_directory(&self.directory)?;
         let digest = Sha256::digest(format!("{name}/{occurrence}"));
@@ -134,7 +134,7 @@ fn run(command: &[String], withheld: &[OsString], input: &str, stopped: &Receive
         command.env_remove(name);
     }
     let mut group = processes::Group::spawn(&mut command)?;
-    // A hook that does not read its input is nobody's problem.
+    // A hook need not read its input.
     if let Some(mut stdin) = group.child.stdin.take() {
         let _ = stdin.write_all(input.as_bytes());
     }

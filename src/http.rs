@@ -1,8 +1,8 @@
-//! The one blocking client: TLS, proxy, CA, time limits; what a failure means.
+//! The one blocking client: TLS, proxy, certificates, time limits; what a failure means.
 //!
-//! Hazards: a proxy variable sends a loopback request abroad; a redirect hands a token to another host; a server trickles
-//! or never ends. Rules: no proxy for loopback, no redirects, [`LARGEST`] bytes, and each exchange has one limit in all,
-//! name resolution and body included.
+//! Hazards: a proxy variable sends a loopback request to another host; a redirect hands a token to another host; a
+//! server sends slowly or without end. Rules: no proxy for loopback, no redirects, at most [`LARGEST`] bytes, and one
+//! time limit for each exchange as a whole, name resolution and body included.
 
 use std::io::Read;
 use std::ops::Deref;
@@ -43,13 +43,13 @@ const TICK: Duration = Duration::from_millis(100);
 /// A tick that lasts so much longer was one of a stopped process, not of a busy machine.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What is given up may have been granted this moment, and is granted once.
+/// A request that is given up may have been granted at this moment, and a grant is issued only once.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// How this program introduces itself: truthfully.
 pub(crate) const USER_AGENT: &str = concat!("qwenauth/", env!("CARGO_PKG_VERSION"));
 
-/// Whether requests may go to this machine only.
+/// Whether requests may only go to the local machine.
 static LOOPBACK_ONLY: AtomicBool = AtomicBool::new(false);
 
 /// From now on no request leaves this machine: a sandbox is for practice.
@@ -84,7 +84,7 @@ pub(crate) fn endpoint(text: &str) -> Result<Url> {
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) content_type: String,
-    /// The server's clock (RFC 9110 §6.6.1), as it says it.
+    /// The server's clock (RFC 9110 §6.6.1), as its response states it.
     pub(crate) date: Option<String>,
     /// The server's own certificate, where TLS was spoken.
     pub(crate) certificate: Option<Vec<u8>>,
@@ -102,7 +102,7 @@ impl Reply {
 /// Why there is no reply.
 #[derive(Debug)]
 pub(crate) enum TransportError {
-    /// Nobody listens there: the request was certainly not read.
+    /// No process listens there: the request was certainly not read.
     Refused(String),
     /// There was no connection, for whatever reason: the request was certainly not read.
     NotConnected(String),
@@ -116,7 +116,7 @@ impl TransportError {
         message
     }
 
-    /// The trouble with `host`, as a person reads it.
+    /// The failure to reach `host`, as a person reads it.
     pub(crate) fn sentence(&self, host: &str) -> String {
         match self {
             Self::Refused(message) => format!("cannot reach `{host}`: {message}"),
@@ -130,7 +130,7 @@ impl TransportError {
 /// How servers are reached; the same for every request of a run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Network {
-    /// Certificates to trust beside the system's (`QWENAUTH_CA_FILE`).
+    /// Certificates to trust in addition to the system's (`QWENAUTH_CA_FILE`).
     pub(crate) ca_file: Option<PathBuf>,
 }
 
@@ -156,7 +156,7 @@ impl Network {
         self.open(url, is_loopback(url))
     }
 
-    /// The same past every proxy, to tell whether it is the proxy that fails.
+    /// The same without any proxy, to find out whether the proxy is what fails.
     pub(crate) fn connect_directly(&self, url: &Url) -> Result<Connection> {
         self.open(url, true)
     }
@@ -177,12 +177,12 @@ impl Network {
         } else if let Some(matcher) = proxies::by_encoding() {
             builder = through(builder.no_proxy(), matcher.intercept(&url.as_str().parse()?))?;
         }
-        // A second call finds the provider installed, which is as good.
+        // A second call finds the provider installed, which is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         builder = if url.scheme() == "https" {
             builder.tls_backend_preconfigured(tls::client_config(self.ca_file.as_deref())?)
         } else {
-            // Reading the system's certificates takes milliseconds that plain loopback has no use for.
+            // Reading the system's certificates takes milliseconds, and plain HTTP on loopback does not need them.
             builder.tls_certs_only([])
         };
         let client = builder.build().context("cannot set up the HTTP client")?;
@@ -195,8 +195,8 @@ pub(crate) struct Connection {
     is_given_up: fn() -> bool,
 }
 
-/// A client that goes away in the background: its end waits for a name that is still being resolved, which can take
-/// minutes, and nobody should hold a lock meanwhile.
+/// Drops a client in the background: dropping it waits for a name that is still being resolved, which can take minutes,
+/// and no caller should hold a lock meanwhile.
 struct Detached(Option<Client>);
 
 impl Deref for Detached {
@@ -223,7 +223,7 @@ impl Connection {
         self
     }
 
-    /// Posts a form, as OAuth endpoints take it (RFC 6749 §4.1.3). `limit` is for the whole exchange.
+    /// Posts a form, as OAuth endpoints require (RFC 6749 §4.1.3). `limit` is for the whole exchange.
     pub(crate) fn post_form(
         &self,
         url: &Url,
@@ -273,8 +273,8 @@ impl Connection {
         self.exchange(with_headers(request, headers, token), limit)
     }
 
-    /// The client's own time limit restarts with each piece of the body, so the exchange has a thread and a clock of its
-    /// own.
+    /// The client's own time limit restarts with each chunk of the body, so the exchange has a thread and a clock of
+    /// its own.
     fn exchange(&self, request: RequestBuilder, limit: Duration) -> Result<Reply, TransportError> {
         let (sender, receiver) = mpsc::channel();
         let (client, request) = request.build_split();
@@ -356,9 +356,9 @@ fn form(fields: &[(&str, &str)]) -> Bytes {
     Bytes::from_owner(text)
 }
 
-/// Waits for `limit`, not counting the time that this process was stopped (Ctrl-Z, a frozen container): a reply that came
-/// meanwhile lies in the socket, and to give up on it would throw away tokens that the old ones were spent for. Once
-/// `is_given_up`, an answer that is on its way has [`GRACE`].
+/// Waits for `limit`, not counting the time that this process was stopped (Ctrl-Z, a frozen container): a reply that
+/// arrived meanwhile is in the socket, and giving up on it would lose the tokens that replaced the old ones. Once
+/// `is_given_up`, a response in flight has [`GRACE`].
 fn receive<T>(receiver: &Receiver<T>, limit: Duration, is_given_up: fn() -> bool) -> Option<T> {
     let (mut left, mut stopped, mut over) = (limit, false, false);
     while stopped || !left.is_zero() {
@@ -412,7 +412,7 @@ fn trouble(error: reqwest::Error) -> TransportError {
     if error.is_connect() { TransportError::NotConnected(message) } else { TransportError::Unknown(message) }
 }
 
-/// The cause that says most: the last of the chain.
+/// The most specific cause: the last of the chain.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut current = error;
     while let Some(source) = current.source() {

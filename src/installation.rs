@@ -1,7 +1,7 @@
-//! How this program came to where it is: what to name in files that stay, and what upgrades it.
+//! How this program was installed: what to name in files that stay, and what upgrades it.
 //!
-//! Hazard: a package name that nobody owns yet invites a stranger's program. Rule: until the crate has a public
-//! repository, an upgrade line names files, never a name to look up.
+//! Hazard: a package name that is not registered yet invites a stranger to register it. Rule: until the crate has a
+//! public repository, an upgrade command names files, never a name to look up.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -42,7 +42,7 @@ pub(crate) struct Installation {
     channel: Channel,
 }
 
-/// What of the system tells how a program was installed.
+/// What the system shows of how a program was installed.
 struct System {
     /// Where the databases of dpkg and rpm are.
     root: PathBuf,
@@ -85,7 +85,7 @@ impl Installation {
         other == self.program || (is_launcher && matches!(self.channel, Channel::Npm { .. } | Channel::Temporary(_)))
     }
 
-    /// The line that upgrades it, or, where a package has no name to look up yet, what is done with the newer file.
+    /// The command that upgrades it or, where a package has no name to look up yet, what to do with the newer file.
     pub(crate) fn upgrade(&self) -> String {
         upgrade(&self.channel, PUBLISHED)
     }
@@ -187,7 +187,7 @@ fn temporary(program: &Path, names: &[&str], system: &System) -> Option<&'static
     system.temporary.iter().any(|directory| program.starts_with(directory)).then_some("a temporary directory")
 }
 
-/// The source that `cargo install` noted in `PREFIX/.crates.toml`.
+/// The source that `cargo install` recorded in `PREFIX/.crates.toml`.
 fn recorded_by_cargo(prefix: &Path) -> Option<String> {
     let text = std::fs::read_to_string(prefix.join(".crates.toml")).ok()?;
     let line = text.lines().find(|line| line.starts_with("\"qwenauth "))?;

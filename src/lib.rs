@@ -108,7 +108,7 @@ pub fn run() -> ExitCode {
                 commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
                 report(&failed.into())
             } else {
-                // Help and version, asked for or, on stderr, offered.
+                // Help and version, requested or, on stderr, offered.
                 let _ = error.print();
                 u8::try_from(error.exit_code()).unwrap_or(2)
             }
@@ -127,7 +127,7 @@ fn report(error: &anyhow::Error) -> u8 {
 fn run_command(Cli { global, command }: Cli) -> Result<u8> {
     let environment = Environment::read();
     if let Some(level) = &environment.log {
-        // Our own lines only: those of the HTTP libraries may carry what is sent.
+        // Only our own lines: those of the HTTP libraries may contain what is sent.
         let known = level.to_string_lossy().parse();
         let level = known.as_ref().copied().unwrap_or(log::LevelFilter::Info);
         let target = env_logger::Target::Pipe(Box::new(say::LogLines));
@@ -171,7 +171,7 @@ fn run_command(Cli { global, command }: Cli) -> Result<u8> {
     Ok(0)
 }
 
-/// A reader that has seen enough is no failure of ours.
+/// A reader that has read enough is not a failure.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()

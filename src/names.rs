@@ -1,7 +1,7 @@
-//! Names of hosts: which are of this machine, and how both HTTP clients turn them into addresses.
+//! Host names: which are the local machine's, and how both HTTP clients turn them into addresses.
 //!
-//! Hazard: the C library asks DNS for `api.localhost`, and whoever answers gets a key in clear. Rule: `localhost` and what
-//! ends in `.localhost` are 127.0.0.1 and `::1` (RFC 6761 §6.3) and are never looked up.
+//! Hazard: the C library queries DNS for `api.localhost`, and whoever answers gets a key in clear text. Rule:
+//! `localhost` and names that end in `.localhost` are 127.0.0.1 and `::1` (RFC 6761 §6.3) and are never looked up.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -16,7 +16,7 @@ use url::{Host, Url};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Whether a URL leads to this machine.
+/// Whether a URL points to the local machine.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => is_loopback_name(name),
@@ -93,7 +93,7 @@ impl Future for Lookup {
     }
 }
 
-/// A [`Lookup`] as reqwest takes it; none for what cannot be a name.
+/// A [`Lookup`] in reqwest's form; `None` for text that cannot be a name.
 struct Boxed(Option<Lookup>);
 
 impl Future for Boxed {

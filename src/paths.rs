@@ -21,11 +21,11 @@ const QWEN_FILE: &str = "oauth_creds.json";
 pub(crate) enum StateDirectory {
     /// Logins that wait for approval.
     Pending,
-    /// Marks of refused refresh tokens.
+    /// Marks of rejected refresh tokens.
     Refused,
     /// Which server granted a refresh token.
     Origins,
-    /// Credentials that the API of the provider refused.
+    /// Credentials that the provider's API rejected.
     RefusedByApi,
     /// What `setup` wrote.
     Setup,
@@ -207,7 +207,7 @@ impl Paths {
     }
 }
 
-/// Our own lock beside `file`, a file itself and no symlink.
+/// Our own lock next to `file`, which is a file itself and not a symlink.
 pub(crate) fn kernel_lock(file: &Path) -> PathBuf {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     file.with_file_name(format!(".{stem}.qwenauth-lock"))
@@ -218,7 +218,7 @@ pub(crate) fn chosen_model(state: &Path) -> PathBuf {
     state.join("qwen-model")
 }
 
-/// Qwen Code's lock, beside its credential as it is configured.
+/// Qwen Code's lock, next to its credential as configured.
 pub(crate) fn qwen_code_lock(credential: &Path) -> PathBuf {
     credential.with_file_name("oauth_creds.lock")
 }
@@ -252,7 +252,8 @@ pub(crate) fn expand_home(path: &OsStr, environment: &Environment) -> Result<Pat
     }
 }
 
-/// Hazard: a relative path would make each working directory, a cloned repository say, decide where a login goes.
+/// Hazard: a relative path would let each working directory, such as a cloned repository, decide where a login is
+/// stored.
 fn absolute(variable: &str, path: PathBuf) -> Result<PathBuf> {
     if path.is_absolute() {
         return Ok(path);

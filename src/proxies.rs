@@ -1,8 +1,8 @@
-//! The proxies that the environment names, as both HTTP clients ask for them.
+//! The proxies of the environment, for both HTTP clients.
 //!
-//! Hazard: a password with an unencoded `@`, `#`, `/` or `?` is cut there by every URL parser: a piece of it becomes a host
-//! that is looked up, another is sent, and a third is shown. Rule: what stands before the last `@` of the raw value is the
-//! user info and is encoded before anything parses the value.
+//! Hazard: every URL parser ends a password at an unencoded `@`, `#`, `/` or `?`: one part of it becomes a host that is
+//! looked up, another is sent, and a third is shown. Rule: everything before the last `@` of the raw value is the user
+//! info and is encoded before anything parses the value.
 
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use url::Url;
@@ -56,7 +56,7 @@ pub(crate) fn intercept(value: &str, url: &Url) -> Option<Intercept> {
     Matcher::builder().all(encoded(value)).build().intercept(&url.as_str().parse().ok()?)
 }
 
-/// Decides which proxy a request takes.
+/// Decides which proxy a request uses.
 pub(crate) fn matcher() -> Matcher {
     by_encoding().unwrap_or_else(Matcher::from_env)
 }

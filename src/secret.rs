@@ -40,8 +40,8 @@ const SHORTEST_SHOWN: usize = 20;
 /// Longest text of a server that is repeated, in characters.
 const MAX_QUOTED_LENGTH: usize = 200;
 
-/// What a server said, as it is repeated: it may be long, end like a sentence, and echo what it was sent. Masked before it
-/// is cut, for a secret that straddles the cut is not found any more.
+/// A server's message as it is repeated: it may be long, end like a sentence, and echo what it was sent. It is masked
+/// before it is shortened, because a secret at the cut would not be found any more.
 pub(crate) fn quoted(text: &str, secrets: &[&Secret]) -> String {
     let mut text = printable(text);
     for secret in secrets.iter().filter(|secret| !secret.expose().is_empty()) {

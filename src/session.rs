@@ -73,7 +73,7 @@ impl Session {
 
     /// The key in the environment, if there is one, and the profile it counts as.
     ///
-    /// Errors: usage, for a key whose provider is not named beside it or that cannot be of that provider.
+    /// Errors: usage, for a key whose provider is not named as well or that cannot be of that provider.
     pub(crate) fn given_key(&self) -> Result<Option<(ProfileName, GivenKey)>> {
         if let Some(given) = self.given.get() {
             return Ok(given.clone());
@@ -251,7 +251,7 @@ impl SelectedBy {
     }
 }
 
-/// What came of making a profile the active one.
+/// The outcome of making a profile the active one.
 pub(crate) struct Activation {
     /// The active one before, if another.
     pub(crate) before: Option<ProfileName>,
@@ -259,14 +259,14 @@ pub(crate) struct Activation {
     pub(crate) overridden_by: Option<String>,
 }
 
-/// What `token --format json`, `env` and `exec` hand out beside the token.
+/// What `token --format json`, `env` and `exec` return in addition to the token.
 pub(crate) struct Endpoint {
     pub(crate) base_url: String,
     pub(crate) model: Option<String>,
 }
 
 impl Endpoint {
-    /// `model`: what the user asked for, before the profile's and the provider's.
+    /// `model`: the user's choice, which precedes the profile's and the provider's.
     pub(crate) fn of(account: &Account, credential: &Credential, model: Option<String>) -> Result<Self> {
         let provider: Provider = account.provider(credential)?;
         let base_url = credential.base_url(&provider)?;
@@ -274,7 +274,7 @@ impl Endpoint {
     }
 }
 
-/// What this run has around it: where a browser opens and what is set.
+/// The surroundings of this run: where a browser opens and which variables are set.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Surroundings {
     pub(crate) graphical: bool,
@@ -299,7 +299,7 @@ impl Surroundings {
         }
     }
 
-    /// Only in a graphical session of this machine: not over SSH, not in CI, not where nobody looks.
+    /// Only in a graphical session of the local machine: not over SSH, not in CI, not where no person looks.
     pub(crate) fn has_browser(self) -> bool {
         self.graphical && !self.ssh && !self.ci
     }

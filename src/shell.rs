@@ -12,15 +12,15 @@ use serde_json::{Map, Value};
 use crate::error::{Failed, Failure, json_for_terminal};
 use crate::secret::Secret;
 
-/// One environment variable: its value, or `None` when it has to go.
+/// One environment variable: its value, or `None` if it is to be unset.
 #[derive(Debug, Clone)]
 pub(crate) struct Variable {
     pub(crate) name: Cow<'static, str>,
     pub(crate) value: Option<Secret>,
 }
 
-/// The variables an OpenAI client reads, always set together: a key beside the base URL of another host would be sent
-/// there, and an organization or project of another account makes the API refuse.
+/// The variables that an OpenAI client reads, always set together: a key with the base URL of another host would be
+/// sent there, and with an organization or project of another account the API rejects the request.
 pub(crate) fn openai(key: &Secret, base_url: &str, model: Option<&str>) -> [Variable; 6] {
     let text = |text: &str| Some(Secret::new(text.to_owned()));
     [
@@ -39,14 +39,14 @@ pub(crate) fn openai_removed() -> [Variable; 6] {
     openai(&Secret::new(String::new()), "", None).map(|variable| Variable { value: None, ..variable })
 }
 
-/// bash, dash, zsh and their kin: `eval $(qwenauth env)`, unquoted or quoted.
+/// bash, dash, zsh and similar shells: `eval $(qwenauth env)`, unquoted or quoted.
 ///
-/// Unquoted, the text is split at `IFS`, globbed, and joined by `eval` with single spaces. It comes through because
-/// every ASCII byte a shell could act on has its own backslash: a run of spaces has a backslash between any two of them,
-/// so that splitting and joining give the same run back, and an escaped `*`, `?` or `[` is not a pattern. Single quotes
-/// would keep neither. (ksh and mksh glob an escaped pattern anyway where a file name fits it: quote it there.)
+/// Unquoted, the text is split at `IFS`, globbed, and joined by `eval` with single spaces. It survives because every
+/// ASCII byte that a shell could act on has its own backslash: a run of spaces has a backslash between any two of them,
+/// so that splitting and joining restore the run, and an escaped `*`, `?` or `[` is not a pattern. Single quotes would
+/// survive neither. (ksh and mksh glob an escaped pattern anyway where a file name matches it: quote it there.)
 ///
-/// Other bytes stand in single quotes. In a GBK, GB18030, Big5 or Shift-JIS locale the last of them may begin a character
+/// Other bytes are in single quotes. In a GBK, GB18030, Big5 or Shift-JIS locale the last of them may begin a character
 /// that a backslash would complete, and the byte after the backslash would be active. No such character contains `'`.
 pub(crate) fn sh(group: &[Variable]) -> Result<Secret> {
     let export = |name: &str, value: &str| Ok(format!("export {name}={};\n", sh_word(value)));
@@ -77,15 +77,15 @@ fn sh_word(value: &str) -> String {
     word
 }
 
-/// ASCII that no shell and no reader of `.env` files gives a meaning, wherever it stands in a value.
+/// ASCII that has no meaning for any shell or reader of `.env` files, wherever it is in a value.
 fn is_plain(character: char) -> bool {
     character.is_ascii_alphanumeric() || "_./:@%+,-".contains(character)
 }
 
 /// fish: `qwenauth env --format fish | source`.
 ///
-/// A universal variable is the user's own and is kept; it would show through once the global one is gone, so an empty
-/// global one covers it. `or true` because erasing what is not set counts as a failure in fish.
+/// A universal variable is the user's own and is kept; it would show through once the global one is erased, so an empty
+/// global one covers it. `or true` because erasing an unset variable counts as a failure in fish.
 pub(crate) fn fish(group: &[Variable]) -> Result<Secret> {
     let set = |name: &str, value: &str| Ok(format!("set -gx {name} {};\n", fish_word(value)));
     lines(group, set, |name| format!("set -eg {name}; set -qU {name}; and set -gx {name}; or true;\n"))
@@ -129,8 +129,8 @@ pub(crate) fn powershell(group: &[Variable]) -> Result<Secret> {
 
 /// nushell: `qwenauth env --format nushell | from json | load-env`.
 ///
-/// nushell reads a script before it runs it, so statements could only come from a file. A record can be loaded, and a
-/// variable that is `null` does not reach the programs it starts.
+/// nushell reads a script before it runs it, so statements could only be loaded from a file. A record can be loaded,
+/// and a variable that is `null` does not reach the programs that nushell starts.
 pub(crate) fn nushell(group: &[Variable]) -> Result<Secret> {
     json(group)
 }
@@ -143,8 +143,8 @@ pub(crate) fn elvish(group: &[Variable]) -> Result<Secret> {
 
 /// cmd: `for /f "delims=" %i in ('qwenauth env --format cmd') do @%i` (`%%i` in a batch file).
 ///
-/// Inside `set "…"` cmd leaves `^ & | < > ( )` and spaces alone. `%` and `!` mean something else in a `for` loop than
-/// in a batch file or under delayed expansion, and `"` ends the quotes in one of them only: these are refused.
+/// Inside `set "…"` cmd keeps `^ & | < > ( )` and spaces unchanged. `%` and `!` mean something else in a `for` loop
+/// than in a batch file or under delayed expansion, and `"` ends the quotes in one of them only: these are rejected.
 pub(crate) fn cmd(group: &[Variable]) -> Result<Secret> {
     let set = |name: &str, value: &str| {
         if value.contains(['"', '%', '!']) {
@@ -155,11 +155,12 @@ pub(crate) fn cmd(group: &[Variable]) -> Result<Secret> {
     lines(group, set, |name| format!("set \"{name}=\"\n"))
 }
 
-/// `.env` files. Such a file cannot remove a variable; those are left out.
+/// `.env` files. Such a file cannot unset a variable; those are left out.
 ///
-/// Without quotes where every reader agrees (`docker --env-file` takes quotes for a part of the value), else in single
-/// quotes, in double quotes if there is a single quote in it. Readers differ over `\` (an escape or not, measured on npm
-/// dotenv and python-dotenv), over `$` (dotenv-expand replaces it in any quotes) and over both quotes in one value: refused.
+/// Without quotes where every reader agrees (`docker --env-file` keeps quotes as part of the value), otherwise in
+/// single quotes, or in double quotes if the value contains a single quote. Readers differ over `\` (an escape or not,
+/// measured on npm dotenv and python-dotenv), over `$` (dotenv-expand replaces it in any quotes) and over both quotes
+/// in one value: these are rejected.
 pub(crate) fn dotenv(group: &[Variable]) -> Result<Secret> {
     let set = |name: &str, value: &str| {
         if value.contains(['\\', '$']) || (value.contains('\'') && value.contains('"')) {
@@ -175,7 +176,7 @@ pub(crate) fn dotenv(group: &[Variable]) -> Result<Secret> {
     lines(group, set, |_| String::new())
 }
 
-/// One object: name → value, or `null` where the variable has to go.
+/// One object: name → value, or `null` if the variable is to be unset.
 pub(crate) fn json(group: &[Variable]) -> Result<Secret> {
     let mut object = Map::new();
     for Variable { name, value } in group {

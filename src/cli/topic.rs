@@ -1,4 +1,5 @@
-//! Help beside the commands: `qwenauth help environment`, `qwenauth help exit-codes`, and what users of other tools type.
+//! Help that is not about a command: `qwenauth help environment`, `qwenauth help exit-codes`, and what users of other
+//! tools type.
 
 use std::ffi::OsStr;
 
@@ -76,7 +77,7 @@ const ELSEWHERE: [(&[&str], &str); 11] = [
 /// Programs that are run with `exec`.
 const PROGRAMS: [&str; 10] = ["opencode", "claude", "codex", "qwen", "aider", "llm", "goose", "crush", "cn", "cline"];
 
-/// A hint for a word that is no command here.
+/// A hint for a word that is not a command here.
 pub(super) fn command_for(word: &str) -> Option<String> {
     if PROGRAMS.contains(&word) {
         return Some(format!("run `qwenauth exec -- {word}`, or `qwenauth setup` to set it up for good"));

@@ -1,4 +1,4 @@
-//! What stands behind an option: durations, sizes, percentages, addresses, amounts.
+//! Values of options: durations, sizes, percentages, addresses, amounts.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(parsed).map_err(|_| "a duration cannot be negative".to_owned())
 }
 
-/// `64MiB`, `8 MB`, `512k`, or a bare number of bytes; a unit stands for a power of 1024.
+/// `64MiB`, `8 MB`, `512k`, or a bare number of bytes; each unit is a power of 1024.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());

@@ -1,8 +1,8 @@
-//! Refusals by the API of the provider, remembered until it serves the credential again.
+//! Rejections by the provider's API, remembered until it accepts the credential again.
 //!
-//! Hazard: a login can succeed while the API refuses every request, and nothing in the credential says so. Rule: whoever
-//! asks the API with a stored credential leaves what it said, by the hash of the credential; a renewal carries it over,
-//! another credential has none.
+//! Hazard: a login can succeed while the API rejects every request, and nothing in the credential shows it. Rule: every
+//! request to the API with a stored credential records its outcome under the credential's hash; a renewal carries the
+//! record over, another credential has none.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -14,19 +14,19 @@ use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::secret::Secret;
 
-/// How long `exec` lets a refusal stand before it asks again.
+/// How long `exec` relies on a rejection before it checks again.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
 
-/// What is remembered of one credential.
+/// The record of one credential.
 #[derive(Debug)]
 pub(crate) struct ApiRefusal {
     path: PathBuf,
-    /// What the API said, or why it could not be asked at all.
+    /// The API's message, or why there was no response.
     pub(crate) reason: String,
 }
 
 impl ApiRefusal {
-    /// Whether it is time to ask again.
+    /// Whether it is time to check again.
     pub(crate) fn is_old(&self) -> bool {
         let modified = std::fs::metadata(&self.path).and_then(|metadata| metadata.modified());
         modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age >= ASK_AGAIN))
@@ -45,7 +45,7 @@ fn path_for(account: &Account, hash: &str) -> PathBuf {
     StateDirectory::RefusedByApi.below(&account.state).join(hash)
 }
 
-/// What the API said when it last refused `credential`, unless it has served it since.
+/// The API's message when it last rejected `credential`, unless it has accepted it since.
 pub(crate) fn api_refusal(account: &Account, credential: &Credential) -> Option<ApiRefusal> {
     let path = path_of(account, credential);
     match files::read(&path, Privacy::Private) {
@@ -54,7 +54,7 @@ pub(crate) fn api_refusal(account: &Account, credential: &Credential) -> Option<
     }
 }
 
-/// Remembers what `proof` says; one that is unclear changes nothing.
+/// Records `verification`; an unclear one changes nothing.
 pub(crate) fn remember_verification(account: &Account, credential: &Credential, verification: &Verification) {
     let mark = ApiMark::of(account, credential);
     match verification {
@@ -64,7 +64,7 @@ pub(crate) fn remember_verification(account: &Account, credential: &Credential, 
     }
 }
 
-/// What is true of `spent` is true of the token that came in its place.
+/// Moves the record of `spent` to the token that replaced it.
 pub(super) fn carry(account: &Account, spent: &Secret, successor: &Secret) {
     let path = path_for(account, &hash_of(spent));
     if let Ok(Content::Bytes(bytes)) = files::read(&path, Privacy::Private) {
@@ -73,12 +73,12 @@ pub(super) fn carry(account: &Account, spent: &Secret, successor: &Secret) {
     }
 }
 
-/// Forgets what is known of a credential that is gone.
+/// Removes the record of a credential that is removed.
 pub(super) fn forget(account: &Account, credential: &Credential) {
     remove(&path_of(account, credential));
 }
 
-/// Where the refusals of one credential are noted, for whoever sees many answers.
+/// Where rejections of one credential are recorded, for a caller that sees many responses.
 pub(crate) struct ApiMark {
     path: PathBuf,
     is_set: Cell<bool>,

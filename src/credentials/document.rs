@@ -26,7 +26,7 @@ pub(crate) enum Format {
     Own,
 }
 
-/// What Qwen Code writes. It wants the first three filled and a number in `expiry_date`.
+/// The fields that Qwen Code writes. It requires the first three and a number in `expiry_date`.
 #[derive(Deserialize)]
 struct Tokens {
     access_token: Option<Secret>,
@@ -54,7 +54,7 @@ struct Fields {
     entry: Option<String>,
     /// Where the file was written, as a hash.
     machine: Option<String>,
-    /// Of a login at an issuer found by discovery: renewals go where the login came from.
+    /// For a login at an issuer found by discovery: renewals go to the server that the login came from.
     issuer: Option<String>,
     token_endpoint: Option<String>,
     revocation_endpoint: Option<String>,
@@ -63,7 +63,7 @@ struct Fields {
     workload_identity: Option<Identity>,
 }
 
-/// Reads a credential; `Ok(None)` for `{}`, which is what a logout leaves of a file that cannot be removed.
+/// Reads a credential; `Ok(None)` for `{}`, which a logout leaves in a file that cannot be removed.
 ///
 /// Errors: a sentence on what is wrong. It never repeats the content.
 pub(crate) fn read(bytes: &[u8], format: Format) -> Result<Option<Credential>, String> {
@@ -145,14 +145,14 @@ fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
 }
 
-/// What test set-ups and templates put in the place of a token. It is no secret, and is named.
+/// Placeholders that test set-ups and templates use for a token. They are not secret and may be shown.
 fn is_placeholder(token: &Secret) -> bool {
     let token = token.expose().to_ascii_lowercase();
     let plain = token.len() <= 40 && token.bytes().all(|byte| byte.is_ascii_alphabetic() || b"_-".contains(&byte));
     plain && ["dummy", "placeholder", "your_", "your-"].iter().any(|start| token.starts_with(start))
 }
 
-/// What a login leaves in either file, and the next one takes away.
+/// Fields that a login writes into either file, and that the next login removes.
 const LOGIN: [&str; 7] =
     ["access_token", "refresh_token", "token_type", "resource_url", "scope", "id_token", "expiry_date"];
 
@@ -210,14 +210,14 @@ fn to_milliseconds(time: SystemTime) -> u64 {
 pub(crate) struct CredentialDocument(Map<String, Value>);
 
 impl CredentialDocument {
-    /// The old version, all of it: stricter than [`read`], which passes over what other programs put there.
+    /// The old version, all of it: stricter than [`read`], which ignores what other programs add.
     ///
-    /// Errors: a sentence on what cannot be kept, such as a number that is too large or a text that is no Unicode.
+    /// Errors: a sentence on what cannot be kept, such as a number that is too large or a text that is not Unicode.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(without_mark(bytes)).map(Self).map_err(|error| problem(&error))
     }
 
-    /// Puts in what a renewal granted at `now`. What the grant leaves out stays.
+    /// Takes over a token response received at `now`. Fields that the response omits keep their value.
     pub(crate) fn renew(&mut self, grant: &TokenResponse, now: SystemTime) {
         self.set("access_token", Some(grant.access_token.expose()));
         self.set("refresh_token", grant.refresh_token.as_ref().map(Secret::expose));
@@ -232,7 +232,7 @@ impl CredentialDocument {
             self.set("token_type", Some("Bearer"));
         }
         self.set("resource_url", grant.resource_url.as_deref());
-        // Qwen Code writes no scope, so its file gets none either; where one stands it is kept true.
+        // Qwen Code writes no scope, so its file gets none either; a scope that is there is kept current.
         if self.0.contains_key("scope") {
             self.set("scope", grant.scope.as_deref());
         }
@@ -245,7 +245,7 @@ impl CredentialDocument {
         self.renew(grant, now);
     }
 
-    /// Takes out whatever an earlier login put there.
+    /// Removes the fields of an earlier login.
     pub(super) fn forget(&mut self, format: Format) {
         let own: &[&str] = if format == Format::Own { &OWN_LOGIN } else { &[] };
         for &field in LOGIN.iter().chain(own) {
@@ -255,7 +255,7 @@ impl CredentialDocument {
         }
     }
 
-    /// Where renewals and the revocation of this login go.
+    /// Where renewals and the revocation of this login are sent.
     pub(super) fn set_issuer(&mut self, found: &Endpoints) {
         self.set("issuer", Some(&found.issuer));
         self.set("token_endpoint", Some(found.token_endpoint.as_str()));

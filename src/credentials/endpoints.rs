@@ -1,7 +1,8 @@
-//! Where a credential comes from and where it may go: its provider, base URL and authorization server; revocation.
+//! Where a credential comes from and where it may be sent: its provider, base URL and authorization server; revocation.
 //!
-//! Hazard: config.toml can be edited, and a stored key or refresh token would follow it to another host. Rule: what was
-//! decided at login stands in the credential file and wins; another issuer in the configuration needs a new login.
+//! Hazard: config.toml can be edited, and a stored key or refresh token would follow it to another host. Rule: the
+//! values chosen at login are in the credential file and take precedence; another issuer in the configuration requires
+//! a new login.
 
 use anyhow::{Context, Result};
 
@@ -13,7 +14,7 @@ use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::providers::{self, Overrides, Provider, QWEN, QWEN_HOST};
 
 impl Credential {
-    /// Where requests with this credential go.
+    /// The base URL of requests with this credential.
     ///
     /// Errors: a URL that it must not be sent to.
     pub(crate) fn base_url(&self, provider: &Provider) -> Result<String> {
@@ -23,8 +24,8 @@ impl Credential {
         }
     }
 
-    /// Fails where [`Credential::base_url`] does, without a look at the providers where none is needed: parsing them
-    /// would cost a warm `token` more than all else it does.
+    /// Fails where [`Credential::base_url`] fails, without reading the providers where that is not needed: parsing them
+    /// would cost a warm `token` more than everything else it does.
     pub(crate) fn check_base_url(&self, overrides: &Overrides) -> Result<()> {
         if let Some(stored) = &self.base_url {
             return stored_base_url(stored).map(drop);
@@ -68,7 +69,7 @@ fn stored_base_url(stored: &str) -> Result<String> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
-/// The authorization server that `credential` came from, ready to be asked.
+/// The authorization server that issued `credential`, ready for requests.
 pub(super) fn server_of(
     account: &Account,
     provider: &Provider,
@@ -86,12 +87,12 @@ pub(super) fn server_of(
     with_secret(account, provider, provider.server(credential.issuer.as_deref())?)
 }
 
-/// The server of a built-in provider as nobody has changed it.
+/// The server of an unchanged built-in provider.
 pub(super) fn built_in_server(provider: &Provider) -> Result<AuthorizationServer> {
     providers::find(&provider.name, &Overrides::default())?.server(None)
 }
 
-/// The authorization server that a login asks, found by discovery where only its issuer is known.
+/// The authorization server of a login, found by discovery if only its issuer is known.
 pub(crate) fn login_server(account: &Account, provider: &Provider) -> Result<(AuthorizationServer, Option<Endpoints>)> {
     let issuer = provider.oauth.as_ref().and_then(|oauth| oauth.issuer.as_deref());
     let found = issuer.map(|issuer| discovery::find(issuer, &account.network)).transpose()?;
@@ -107,9 +108,9 @@ fn with_secret(account: &Account, provider: &Provider, mut server: Authorization
     Ok(server)
 }
 
-/// Asks the server of a removed login to forget it: the refresh token, or else the access token.
+/// Revokes a removed login at its server: the refresh token, or else the access token.
 ///
-/// `Ok(false)`: it has no way to. Errors: a sentence on why the login may still be good.
+/// `Ok(false)`: the server has no revocation endpoint. Errors: a sentence on why the login may still be valid.
 pub(crate) fn revoke(account: &Account, credential: &Credential) -> Result<bool, String> {
     let provider = account.provider(credential).map_err(|error| format!("{error:#}"))?;
     if credential.kind == Kind::ApiKey || provider.oauth().is_none() {

@@ -1,4 +1,5 @@
-//! An API key as a person or a script passes it: what surrounds it is removed, and what cannot be a key is refused.
+//! An API key as a person or a script passes it: what surrounds it is removed, and text that cannot be a key is
+//! rejected.
 
 use anyhow::Result;
 
@@ -12,7 +13,7 @@ pub(crate) fn not_a_key(why: &str) -> Failed {
     Failed::new(Failure::Usage, format!("the key {why}, and nothing was stored")).hint("copy only the key")
 }
 
-/// Returns a key as it was meant: without white space, quotes and `Bearer` around it.
+/// Returns the intended key: without white space, quotes and `Bearer` around it.
 ///
 /// Errors: usage, with what is wrong.
 pub(crate) fn clean_key(text: &str) -> Result<Secret> {

@@ -23,7 +23,7 @@ pub(crate) struct NewKey {
     pub(crate) command: Option<String>,
 }
 
-/// Stores what a login granted. A damaged file is set aside.
+/// Stores the tokens of a login. A damaged file is renamed and kept.
 pub(crate) fn store_grant(
     account: &Account,
     provider: &Provider,
@@ -152,7 +152,8 @@ fn replace(account: &Account, what: Change, change: impl FnOnce(&mut CredentialD
     Ok(stored)
 }
 
-/// What was remembered of a credential goes with it; of the same one logged in anew only that it was refused.
+/// Removes the records of a credential that is removed. If the same credential was logged in again, only its rejection
+/// is removed.
 fn forget_what_is_known(account: &Account, gone: &Credential, stored: Option<&Credential>) {
     api_refusal::forget(account, gone);
     let kept = stored.and_then(|stored| stored.refresh_token.as_ref());

@@ -1,7 +1,8 @@
 //! The machine that a credential was stored on, so that a copied login is noticed.
 //!
 //! Hazard: a refresh token works once, and a copy of a login on another machine ends the original at its first renewal.
-//! Rule: every file of our own says where it was written, by a hash; used elsewhere, a login that is renewed warns.
+//! Rule: every file of our own records a hash of the machine it was written on; a login that is renewed elsewhere
+//! prints a warning.
 
 use std::sync::Once;
 
@@ -11,7 +12,7 @@ use super::{Account, Credential};
 use crate::error::note;
 use crate::platform::system;
 
-/// Half of a SHA-256 tells machines apart. `None`: the system has no name for this one that lasts.
+/// Half of a SHA-256 is enough to tell machines apart. `None`: the system has no lasting name for this one.
 pub(super) fn hash() -> Option<String> {
     let id = system::machine_id().filter(|id| !id.is_empty())?;
     let digest = Sha256::new().chain_update("qwenauth machine ").chain_update(id).finalize();

@@ -1,26 +1,27 @@
 //! One credential: read it, keep it fresh, renew it, log in, remove it; the only code that changes it.
 //!
-//! Hazard: a refresh token works once. Two processes that send the same one, a kill between the server's answer and the
-//! file, a full disk, or a file written by another program meanwhile each lose the login for good.
-//! Rule: [`renew`] is the only renewal in the program. It takes the locks, reads again, prepares the new file, asks, and
-//! saves; saving needs the [`store::Guard`], which is the lock. What is granted is written at once into a file that is called
-//! by the token it replaces: if the process is killed before the rename, the next renewal puts it in place.
+//! Hazard: a refresh token works once. Two processes that send the same one, a kill between the server's response and
+//! the file, a full disk, or a file that another program writes meanwhile each lose the login for good. Rule: [`renew`]
+//! is the only renewal in the program. It takes the locks, reads again, prepares the new file, requests tokens, and
+//! saves; saving requires the [`store::Guard`], which is the lock. New tokens are written at once into a file named
+//! after the token they replace: if the process is killed before the rename, the next renewal installs that file.
 //!
 //! How the known hazards of Qwen Code's file (R1–R10, see lock for R1–R5 and R10) are met:
-//! - **R6** a 400 for a token that was rotated already makes Qwen Code unlink good tokens: a refusal here is followed by
-//!   reading again, another token is used instead, and the file goes only while it holds the refused one and its access
-//!   token has expired too.
+//! - **R6** a 400 for a token that was already rotated makes Qwen Code unlink valid tokens: after a rejection we read again,
+//!   use another token if there is one, and remove the file only while it holds the rejected token and its access token has
+//!   expired too.
 //! - **R7** N processes that see one 401 renew N times: a renewal made since the caller loaded its credential is adopted,
 //!   never repeated.
 //! - **R8** a reply without a refresh token writes back one captured before the lock: the token sent and the document kept
 //!   are both read under the lock.
 //! - **R9** a login during a renewal is overwritten by the old account's tokens: `login` and `logout` take the same locks
-//!   for their final change, and a renewal saves only over the token it spent.
+//!   for their final change, and a renewal saves only over the token it used.
 //!
-//! And of its users: expiry alone is never trusted over the file (a good refresh token on disk is used whatever is in
-//! memory); nothing ever replaces a good value by an empty one; no older token is tried after a newer one; a file that
-//! cannot be parsed is reported, not read as "empty"; the directory is proved writable, with room, before a token is
-//! spent; a wait always outlasts a renewal; and a login that was made elsewhere is seen, since nothing is cached.
+//! The following hold for users of the file: the file is trusted over expiry in memory (a valid refresh token on disk
+//! is used whatever is in memory); an empty value never replaces a valid one; no older token is tried after a newer
+//! one; a file that cannot be parsed is reported, not read as "empty"; the directory is checked to be writable, with
+//! enough space, before a token is used; a wait always outlasts a renewal; and a login made elsewhere is seen, because
+//! nothing is cached.
 
 mod api_refusal;
 pub(crate) mod document;
@@ -66,10 +67,10 @@ use crate::secret::Secret;
 /// Qwen Code renews when less than this is left, in every version; the same margin keeps both programs in step.
 pub(crate) const MARGIN: Duration = Duration::from_secs(30);
 
-/// The clock: a parameter, so that time is asked for where it matters and nowhere else.
+/// The clock: a parameter, so that time is read where it matters and nowhere else.
 pub(crate) type Clock = fn() -> SystemTime;
 
-/// How a credential came to be.
+/// How a credential was obtained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Oauth,
@@ -88,15 +89,15 @@ pub(crate) struct Credential {
     /// `None`: unknown, which counts as over, except of an API key.
     pub(crate) expires_at: Option<SystemTime>,
     pub(crate) resource_url: Option<String>,
-    /// The provider it belongs to; the file shared with Qwen Code does not say.
+    /// The provider it belongs to; the file shared with Qwen Code does not state it.
     provider: Option<String>,
     /// The model chosen at login.
     model: Option<String>,
-    /// Where the credential may go, as decided at login: config.toml cannot send a stored key elsewhere.
+    /// Where the credential may be sent, as decided at login: config.toml cannot send a stored key elsewhere.
     base_url: Option<String>,
     /// When an API key was stored, RFC 3339.
     pub(crate) created_at: Option<String>,
-    /// The machine that stored it, as a hash; Qwen Code's file does not say.
+    /// The machine that stored it, as a hash; Qwen Code's file does not state it.
     machine: Option<String>,
     pub(crate) secret_store: SecretStore,
     /// What prints the key. Until it has, the access token is empty.
@@ -109,7 +110,7 @@ pub(crate) struct Credential {
 }
 
 impl Credential {
-    /// Whether the access token is good for `lifetime` from `now`.
+    /// Whether the access token is valid for `lifetime` from `now`.
     fn lasts(&self, lifetime: Duration, now: SystemTime) -> bool {
         self.is_lasting() || self.left(now).is_some_and(|left| left >= lifetime)
     }
@@ -126,7 +127,7 @@ impl Credential {
         self.provider.as_deref().unwrap_or(QWEN)
     }
 
-    /// Whether it is good until somebody deletes it.
+    /// Whether it is valid until it is deleted.
     pub(crate) fn is_lasting(&self) -> bool {
         self.kind == Kind::ApiKey && self.expires_at.is_none()
     }
@@ -145,16 +146,16 @@ impl Credential {
         self.access_token != other.access_token || self.refresh_token != other.refresh_token
     }
 
-    /// How long the access token is still good; `None` when it is not.
+    /// How long the access token is still valid; `None` if it is not.
     pub(crate) fn left(&self, now: SystemTime) -> Option<Duration> {
         self.expires_at?.duration_since(now).ok().filter(|left| !left.is_zero())
     }
 }
 
-/// How long a token must be good for, and what happens when it cannot be.
+/// How long a token must be valid, and what happens if none is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Lifetime {
-    /// Asked for by the user: less is an error.
+    /// Required by the user: less is an error.
     AtLeast(Duration),
     /// A wish: less will do, as long as the token lives.
     Preferably(Duration),
@@ -172,11 +173,11 @@ impl Lifetime {
     }
 }
 
-/// Where a credential stands.
+/// The state of a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Valid,
-    /// Expired, with a refresh token that was not refused.
+    /// Expired, with a refresh token that was not rejected.
     Refreshable,
     Expired,
     Missing,
@@ -186,7 +187,7 @@ pub(crate) enum State {
     Refused,
 }
 
-/// What stands in the credential file.
+/// The content of the credential file.
 #[expect(clippy::large_enum_variant, reason = "one at a time, and not for long")]
 pub(crate) enum Stored {
     Missing,
@@ -263,7 +264,7 @@ impl Account {
         self.profile == QWEN
     }
 
-    /// What is stored now. Without a key that a command prints.
+    /// The stored credential, as it is now. Without a key that a command prints.
     pub(crate) fn load(&self) -> Result<Stored> {
         if let Some(given) = &self.given {
             return given.load(self);
@@ -280,7 +281,7 @@ impl Account {
         }
     }
 
-    /// The stored credential, or the error that asks for a login.
+    /// The stored credential, or the error that a login is required.
     pub(crate) fn require(&self) -> Result<Credential> {
         if let Some(given) = &self.given {
             return given.resolve(self);
@@ -333,7 +334,7 @@ impl Account {
         providers::find(credential.provider_name(), &self.overrides)
     }
 
-    /// Fails where the credential's base URL is refused; see [`Credential::check_base_url`].
+    /// Fails where the credential's base URL is rejected; see [`Credential::check_base_url`].
     pub(crate) fn check_base_url(&self, credential: &Credential) -> Result<()> {
         credential.check_base_url(&self.overrides)
     }
@@ -376,13 +377,13 @@ impl Account {
         }
     }
 
-    /// Whether the server that would be asked has refused `token`.
+    /// Whether the server that would receive it has rejected `token`.
     fn is_refused(&self, credential: &Credential, token: &Secret) -> bool {
         let server = self.provider(credential).and_then(|provider| provider.server(credential.issuer.as_deref()));
         server.is_ok_and(|server| refused::is_marked(&self.state, token, &server.token_endpoint))
     }
 
-    /// A credential whose access token is good for `lifetime`, renewed if it must be.
+    /// A credential whose access token is valid for `lifetime`, renewed if necessary.
     pub(crate) fn fresh(&self, lifetime: Lifetime) -> Result<Credential> {
         let credential = self.require()?;
         machine::warn_of_copy(self, &credential);
@@ -423,8 +424,8 @@ impl Account {
         }
     }
 
-    /// A renewal failed: a token that still lives serves whoever did not insist on more. One with less than the usual
-    /// margin left does so only if the failure may pass.
+    /// After a failed renewal: if the current token is still valid and no minimum was required, it is used. One with
+    /// less than the usual margin left is used only if the failure may be temporary.
     fn fall_back_to_current(
         &self,
         credential: Credential,

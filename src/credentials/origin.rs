@@ -1,9 +1,9 @@
-//! Which server granted a refresh token: no other is sent it, and no other ends the login.
+//! Which server issued a refresh token: it is sent to no other server, and no other server ends the login.
 //!
-//! Hazard: a variable or an edited config.toml names another server. It would be handed a token that is not its own, and
-//! its refusal would end a good login. Rule: the endpoint that granted or last renewed a token is remembered by the
-//! token's hash before the token is in place. Without a record (a login made by Qwen Code or an older version) the token
-//! counts as the default endpoint's; one on loopback may try it, but its word ends nothing.
+//! Hazard: a variable or an edited config.toml names another server. It would receive a token that is not its own, and
+//! its rejection would end a valid login. Rule: the endpoint that issued or last renewed a token is recorded under the
+//! token's hash before the token is installed. A token without a record (a login made by Qwen Code or an older version)
+//! counts as the default endpoint's; a server on loopback may try it, but its rejection ends nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::providers::{self, Provider, QWEN};
 use crate::secret::Secret;
 
-/// Where a token came from.
+/// The server that issued a token.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Origin {
     token_endpoint: String,
@@ -61,7 +61,7 @@ pub(super) fn remember(account: &Account, token: &Secret, server: &Authorization
     }
 }
 
-/// What is known of `spent` is true of the token that came in its place.
+/// Copies the record of `spent` to the token that replaced it.
 pub(super) fn carry(account: &Account, spent: &Secret, successor: &Secret) {
     if let Some(origin) = read(account, spent) {
         write(account, successor, &origin);
@@ -204,7 +204,7 @@ pub(super) fn check_revocation(
     Err("config.toml now names another `revocation_endpoint` than at the login".into())
 }
 
-/// Fails where a renewal of `credential` would, because another server is named by now.
+/// Fails where a renewal of `credential` would, because another server is configured now.
 pub(crate) fn check_origin(account: &Account, credential: &Credential) -> Result<()> {
     if credential.refresh_token.is_none() {
         return Ok(());
@@ -214,7 +214,7 @@ pub(crate) fn check_origin(account: &Account, credential: &Credential) -> Result
     check(account, &provider, &server, credential).map(drop)
 }
 
-/// Whom a token counts for that nothing is remembered of.
+/// The server that a token without a record counts for.
 fn default_endpoint(provider: &Provider, server: &AuthorizationServer, credential: &Credential) -> Result<String> {
     let endpoint = if let Some(found) = &credential.issuer {
         found.token_endpoint.clone()
@@ -241,7 +241,7 @@ fn is_moved(account: &Account, provider: &Provider) -> bool {
     provider.name == QWEN && account.overrides.qwen_oauth_url.is_some()
 }
 
-/// Says once that the environment sends the requests of a login to another machine.
+/// Warns once that the environment sends the requests of a login to another machine.
 pub(super) fn say_where(account: &Account, provider: &Provider, server: &AuthorizationServer) {
     static SAID: Once = Once::new();
     if !is_moved(account, provider) || http::is_loopback(&server.token_endpoint) {

@@ -1,7 +1,7 @@
-//! A device login that waits for approval, kept so that a later or second process goes on with it instead of starting another.
+//! A device login that waits for approval, kept so that another process can finish it instead of starting a new one.
 //!
-//! Hazard: a device code is granted once; of two processes that poll it, one is told that it never was. Rule: who polls
-//! holds the login's kernel lock, and who waited for that lock looks first whether the login is done.
+//! Hazard: a device code can be redeemed once; if two processes poll, one gets an error. Rule: a process that polls
+//! holds the login's lock, and one that waited for that lock first checks whether the login is complete.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -18,12 +18,12 @@ use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
 use crate::platform::signals::DeferredSignals;
 
-/// What is kept of a login that waited for approval.
+/// The state of a login that was waiting for approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pending {
     None,
     Waiting,
-    /// Nobody can complete it any more.
+    /// It has expired.
     Over,
 }
 
@@ -51,7 +51,8 @@ impl<'a> PendingLogin<'a> {
         })
     }
 
-    /// Removes what is kept of a login that is over. `false`: a process is still at it, or another login waits by now.
+    /// Removes the file of an expired login. Returns `false` if a process still uses it or another login is waiting
+    /// now.
     pub(crate) fn forget_if_over(&self) -> Result<bool> {
         let path = self.lock_path("start")?;
         let Some(_start) = FileLock::try_acquire(files::open_private(&path)?, &path)? else { return Ok(false) };
@@ -63,7 +64,7 @@ impl<'a> PendingLogin<'a> {
         Ok(true)
     }
 
-    /// The login at `server` that waits for approval, if one does. One that is over is as good as none.
+    /// The login at `server` that waits for approval, if there is one. An expired login counts as none.
     pub(crate) fn read(&self, server: &AuthorizationServer) -> Result<Option<Authorization>> {
         match files::read(&self.path(), Privacy::Private)? {
             Content::Bytes(notes) => {

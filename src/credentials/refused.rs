@@ -1,4 +1,4 @@
-//! Marks of refresh tokens that a server refused, so that no process sends one to it again.
+//! Marks of refresh tokens that a server rejected, so that no process sends one to it again.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -11,7 +11,7 @@ use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, Privacy};
 use crate::secret::Secret;
 
-/// Where the mark of a token stands: a line for each server that refused it. The token itself is written nowhere.
+/// The file of a token's mark: a line for each server that rejected it. The token itself is written nowhere.
 fn mark_of(state: &Path, refresh_token: &Secret) -> PathBuf {
     StateDirectory::Refused.below(state).join(hash_of(refresh_token))
 }
@@ -47,18 +47,18 @@ pub(crate) fn marks_of_others(state: &Path, secrets: &[Secret]) -> Vec<PathBuf> 
     marks.iter().flat_map(|marks| records(&marks.below(state))).filter(|path| !is_kept(path)).collect()
 }
 
-/// Whether the server at `endpoint` has refused `refresh_token`.
+/// Whether the server at `endpoint` has rejected `refresh_token`.
 pub(super) fn is_marked(state: &Path, refresh_token: &Secret, endpoint: &Url) -> bool {
     match files::read(&mark_of(state, refresh_token), Privacy::Private) {
         Ok(Content::Bytes(bytes)) => {
-            // An older version's mark names nobody and counts for all.
+            // A mark of an older version names no server and counts for all.
             bytes.is_empty() || bytes.split(|&byte| byte == b'\n').any(|line| line == endpoint.as_str().as_bytes())
         }
         _ => false,
     }
 }
 
-/// Whether any server has, without a look at which.
+/// Whether any server has rejected it.
 pub(super) fn is_marked_for_any(state: &Path, refresh_token: &Secret) -> bool {
     mark_of(state, refresh_token).exists()
 }

@@ -1,4 +1,4 @@
-//! The only renewal in the program: lock, read again, take room, ask, save.
+//! The only renewal in the program: lock, read again, reserve space, request, save.
 //!
 //! Hazards and rule: see [`super`].
 
@@ -20,19 +20,21 @@ use crate::platform::signals::DeferredSignals;
 use crate::providers::Provider;
 use crate::secret::Secret;
 
-/// Qwen Code waits 28.9 s for its lock and then starts a device login, so a renewal is over before, all tries together.
+/// Qwen Code waits 28.9 s for its lock and then starts a device login, so all attempts together must finish before
+/// that.
 const RENEWAL: Duration = Duration::from_secs(25);
 
-/// Before the second and third try: long enough for a proxy to find its server again, short beside a person's patience.
+/// Pauses before the second and third attempt: long enough for a proxy to reconnect, short enough for an interactive
+/// user.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Said where the refresh token was not sent, or was answered by an error that leaves it as it is.
+/// The hint where the refresh token was not sent, or where an error left it valid.
 const NOT_SPENT: &str = "nothing was lost; retry later";
 
-/// What came of sending a refresh token.
+/// The outcome of sending a refresh token.
 enum Spent {
     Renewed(Credential),
-    /// It was refused or not even sent, for the file holds another by now.
+    /// Rejected, or never sent, because the file now holds a newer token.
     Superseded(Credential),
     /// `pause`: worth another try after a pause.
     Failed {
@@ -41,20 +43,20 @@ enum Spent {
     },
 }
 
-/// While Qwen Code may be renewing, its answer is awaited for so long.
+/// While Qwen Code may be renewing, its result is awaited for this long.
 const FOREIGN_RENEWAL: Duration = Duration::from_secs(10);
 
-/// A token that lives so long is used as it is meanwhile.
+/// A token that is valid for this long is used unchanged meanwhile.
 const ENOUGH_MEANWHILE: Duration = Duration::from_secs(5);
 
 /// What a renewal is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Why {
-    /// The token ends soon, or the user wants another.
+    /// The token expires soon, or the user requested another.
     Asked,
-    /// The token has to live so long.
+    /// The token must be valid for this long.
     Lifetime(Duration),
-    /// The API refuses the token, however long it lives.
+    /// The API rejects the token, however long it is valid.
     Refused,
 }
 
@@ -71,7 +73,8 @@ impl Why {
 
 /// Renews, unless another process has renewed since `seen` was loaded: then its result is adopted.
 ///
-/// Errors: temporary (the hint says whether anything may be lost), login required (the refresh token is dead), other.
+/// Errors: temporary (the hint says whether anything may be lost), login required (the refresh token was rejected),
+/// other.
 pub(crate) fn renew(account: &Account, seen: &Credential, why: Why) -> Result<Credential> {
     if seen.kind == Kind::ApiKey {
         return Ok(seen.clone());
@@ -112,7 +115,8 @@ fn adopt(account: &Account, current: Credential, why: Why) -> Result<Credential>
     if current.left((account.clock)()).is_some() { Ok(current) } else { renew(account, &current, why) }
 }
 
-/// Under our lock: Qwen Code's lock, then up to three tries, each of which reads the file right before it asks.
+/// Under our lock: takes Qwen Code's lock, then makes up to three attempts, each of which reads the file right before
+/// its request.
 fn renew_locked(
     account: &Account,
     seen: &Credential,
@@ -176,14 +180,15 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// One try. The new version has its room before the first byte is sent, and signals wait until it is in place.
+    /// One attempt. Space for the new version is reserved before the first byte is sent, and signals are deferred until
+    /// it is installed.
     fn spend(&mut self, current: &Credential) -> Result<Spent> {
         let refresh_token = self.usable_refresh_token(current)?;
         if let Some(successor) = self.complete(&refresh_token)? {
             return Ok(Spent::Superseded(successor));
         }
         self.guard.reserve(Some(&refresh_token))?;
-        // Qwen Code's lock keeps nobody from writing, and the last reading may be a wait ago.
+        // Qwen Code's lock does not keep any process from writing, and the last read may be as old as the wait.
         let before = self.account.snapshot()?;
         if before.credential.refresh_token.as_ref() != Some(&refresh_token) {
             return Ok(Spent::Superseded(before.credential));
@@ -236,18 +241,19 @@ impl Attempt<'_> {
         Ok(refresh_token)
     }
 
-    /// Saves a grant over the version whose token it was given for, or over `before` if a program without our lock has
-    /// removed it. If such a program has logged in meanwhile, its newer login stands and the grant of the old is dropped.
+    /// Saves new tokens over the version whose token they replace, or over `before` if a program without our lock has
+    /// removed it. If another program has logged in meanwhile, its login is kept and these tokens are discarded.
     fn save(&mut self, grant: &TokenResponse, before: &Snapshot, asked_at: SystemTime) -> Result<Credential> {
         let account = self.account;
         let mut document = before.document().unwrap_or_default();
         document.renew(grant, asked_at);
         self.name_machine(&mut document);
-        // From here a kill costs nothing: the next renewal finds the grant.
+        // From here a kill loses nothing: the next renewal finds the new tokens.
         if let Err(error) = self.guard.draft(&document) {
             log::debug!("no draft of the next version: {error:#}");
         }
-        // The old token is gone: whatever goes wrong with reading the file again must not keep the grant from being saved.
+        // The old token is no longer valid: a failure to read the file again must not keep the new tokens from being
+        // saved.
         if let Ok(Found::Present(now)) = account.store.read() {
             if now.credential.refresh_token == before.credential.refresh_token {
                 document = now.document().unwrap_or(document);
@@ -281,8 +287,9 @@ impl Attempt<'_> {
         }
     }
 
-    /// The server refused `refresh_token`. If the file holds another by now, that one counts. Else the token is marked,
-    /// and the file goes if its access token is over too; at the word of its own server only.
+    /// The server rejected `refresh_token`. If the file now holds another, that one counts. Otherwise the token is
+    /// marked, and the file is removed if its access token has expired too; only its own server's rejection has this
+    /// effect.
     fn after_refusal(&mut self, refresh_token: &Secret, standing: Standing, why: &str) -> Result<Credential> {
         let account = self.account;
         if let Found::Present(current) = account.store.read()? {

@@ -1,4 +1,5 @@
-//! Keys of at most 30 minutes, minted from a stored key that stays here (Alibaba Cloud Model Studio, `/api/v1/tokens`).
+//! Keys of at most 30 minutes, issued for a stored key that is not passed on (Alibaba Cloud Model Studio,
+//! `/api/v1/tokens`).
 
 use std::time::{Duration, SystemTime};
 

@@ -1,7 +1,7 @@
-//! The proof of a login: the smallest request that the API really checks.
+//! Verifies a login with the smallest request for which the API really checks the credential.
 //!
-//! Hazard: some servers answer anybody, so a 200 proves nothing. Rule: where that is not known to be otherwise, the same
-//! is asked without the credential; an answer that does not differ counts for nothing.
+//! Hazard: some servers answer requests without a credential, so a 200 proves nothing. Rule: unless a provider is known
+//! to check, the same request is sent without the credential; if both responses are the same, nothing is proved.
 
 use std::time::SystemTime;
 
@@ -16,21 +16,21 @@ use crate::providers::error::{ApiError, Cause, Response};
 use crate::providers::{Provider, WhenUnauthenticated};
 use crate::secret::{Secret, quoted};
 
-/// What the API says of a credential.
+/// What the API's response means for a credential.
 #[derive(Debug)]
 pub(crate) enum Verification {
     Accepted,
-    /// It answered and does not know this credential, with its reason.
+    /// The API does not know this credential; with its reason.
     Refused(String),
     /// It knows the credential, but the account has nothing left: unpaid, or its quota is used up.
     Exhausted(String),
-    /// It cannot be reached or fails, which says nothing about the credential.
+    /// Unreachable or failing; the credential's validity is unknown.
     Unclear(String),
-    /// No request to it can tell a good credential from another, with the reason.
+    /// No request can tell a valid credential from another; with the reason.
     Unverifiable(String),
 }
 
-/// What is asked, and of whom.
+/// What is verified, and where.
 pub(crate) struct VerificationRequest<'a> {
     pub(crate) provider: &'a Provider,
     pub(crate) base_url: &'a str,
@@ -39,7 +39,7 @@ pub(crate) struct VerificationRequest<'a> {
     pub(crate) network: &'a Network,
 }
 
-/// Asks the API whether it serves the stored `credential`, and remembers what it says.
+/// Verifies the stored `credential` at its API, and records the outcome.
 ///
 /// Errors: a base URL that the credential must not be sent to.
 pub(crate) fn verify(account: &Account, credential: &Credential) -> Result<Verification> {
@@ -76,9 +76,9 @@ fn prove_token(account: &Account, credential: &Credential) -> Result<Verificatio
 }
 
 impl VerificationRequest<'_> {
-    /// Errors: a URL that cannot be asked.
+    /// Errors: a URL that no request can be sent to.
     pub(crate) fn ask(&self) -> Result<Verification> {
-        // A login that is no key is known to nobody but the model API itself.
+        // Only the model API itself knows a login that is not a key.
         if self.provider.verify.get == "chat" || self.provider.oauth().is_some() {
             let Some(model) = self.model_to_ask() else {
                 let why = "there is no model to send a test request for; name one with `--model`";
@@ -127,7 +127,7 @@ impl VerificationRequest<'_> {
         self.provider.headers(&Provider::own_user_agent())
     }
 
-    /// Asks for one token of an answer.
+    /// Requests a response of one token.
     fn chat(&self, model: &str) -> Result<Verification> {
         let url = http::endpoint(&format!("{}/chat/completions", self.base_url))?;
         let body = json!({
@@ -140,7 +140,7 @@ impl VerificationRequest<'_> {
         Ok(self.judge(reply, host(&url)))
     }
 
-    /// The models the server lists, where it does; for a server nobody described.
+    /// The models that the server lists, if it does; for a server without a description.
     pub(crate) fn models(&self) -> Vec<String> {
         let Ok(url) = http::endpoint(&format!("{}/models", self.base_url)) else { return Vec::new() };
         let reply = self

@@ -1,4 +1,4 @@
-//! The properties over the seeds, what came of fuzzing among them, and over random inputs made of their parts.
+//! The properties over the seeds, findings of fuzzing among them, and over random inputs made of their parts.
 
 use std::fs;
 use std::panic::catch_unwind;

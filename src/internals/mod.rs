@@ -83,7 +83,7 @@ fn credential_file(bytes: &[u8]) {
     assert_eq!(before, after, "in this order");
 
     document.renew(&grant(Some("rt-2")), SystemTime::UNIX_EPOCH);
-    // A key has no expiry and stays what it is, whatever else stands in its file.
+    // A key has no expiry and stays the same, whatever else is in its file.
     let renewed = document::read(&document.to_bytes().unwrap(), Format::Own).expect("readable").expect("a credential");
     assert_eq!(renewed.refresh_token.as_ref().map(Secret::expose), Some("rt-2"));
     assert_eq!(renewed.expires_at, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(60)));
@@ -113,7 +113,7 @@ fn reply_of(bytes: &[u8]) -> Option<Reply> {
     Some(Reply { status: status.parse().ok()?, content_type: content_type.into(), date: None, certificate: None, body })
 }
 
-/// A grant can be stored and read again; what is no grant says nothing that a terminal obeys.
+/// A token response can be stored and read again; the message about anything else has nothing that a terminal obeys.
 fn token_reply(bytes: &[u8]) {
     let Some(reply) = reply_of(bytes) else { return };
     match reply::read(&reply) {
@@ -174,7 +174,7 @@ fn device_reply(bytes: &[u8]) {
     }
 }
 
-/// Only the issuer that was asked is believed, and it cannot send tokens in clear or to this machine.
+/// Only the requested issuer is trusted, and it cannot send tokens in clear text or to the local machine.
 fn discovery_reply(bytes: &[u8]) {
     let Some(reply) = reply_of(bytes) else { return };
     let Ok(document) = discovery::read(&reply) else { return };
@@ -200,7 +200,7 @@ fn discovery_reply(bytes: &[u8]) {
     }
 }
 
-/// What was sent and comes back in an error is not repeated, not even in part. `$` stands for the secret.
+/// A secret that was sent and comes back in an error is not repeated, not even in part. `$` is replaced by the secret.
 fn error_reply(bytes: &[u8]) {
     const SECRET: &str = "rt-0123456789-abcdefghijklmnopqrstuvwxyz";
     const PART: &str = "rt-012345678";
@@ -213,7 +213,7 @@ fn error_reply(bytes: &[u8]) {
         body: text.into_bytes().into(),
     };
     let Some(error) = reply::error_in(&reply(text.replace('$', SECRET))) else { return };
-    // What a server makes up itself is no echo, also where only the echo makes its text valid JSON.
+    // Text that a server makes up itself is not an echo, also where only the echo makes its text valid JSON.
     if text.contains(PART) {
         return;
     }
@@ -226,7 +226,7 @@ fn error_reply(bytes: &[u8]) {
     assert!(said.chars().count() < 500);
 }
 
-/// Whatever config.toml says, no credential goes out in clear; a change of the profile changes nothing else.
+/// Whatever config.toml contains, no credential is sent in clear text; a change of the profile changes nothing else.
 fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let nowhere = PathBuf::new;
@@ -316,7 +316,7 @@ fn retry_after(bytes: &[u8]) {
     }
 }
 
-/// The same tokens and model however the answer is cut. `~` stands for a thousand bytes.
+/// The same tokens and model, however the response is split into chunks. `~` is replaced by a thousand bytes.
 fn usage_stream(bytes: &[u8]) {
     let answer: Vec<u8> = bytes
         .iter()

@@ -69,7 +69,7 @@ impl Callback {
         format!("/go/{}", self.entry)
     }
 
-    /// Starts serving: the one-time page, which leads to `authorize`, and the redirect back.
+    /// Starts the listener: the one-time page, which redirects to `authorize`, and the redirect back.
     pub(crate) fn serve(self, authorize: &Url) -> Redirect {
         let (sender, receiver) = mpsc::channel();
         let site = Site {
@@ -92,7 +92,7 @@ fn origin(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-/// The redirect to come.
+/// Waits for the redirect.
 pub(crate) struct Redirect(Receiver<Outcome>);
 
 impl Redirect {
@@ -122,13 +122,13 @@ pub(crate) enum Outcome {
     Error(String),
 }
 
-/// What the listener serves, and to whom.
+/// What the listener serves, and to which requests.
 struct Site {
     path: String,
     entry: String,
-    /// The only `Host` that is answered: a page that rebinds its name to loopback has another.
+    /// The only accepted `Host`: a page that rebinds its name to loopback has another.
     host: String,
-    /// The only `Origin`s that are answered, if there is one: a navigation has none.
+    /// The only accepted `Origin`s, if a request has one: a navigation has none.
     origins: [String; 2],
     authorize: String,
     is_entered: AtomicBool,
@@ -229,7 +229,7 @@ fn target_of(head: &str) -> Option<&str> {
     head.lines().next()?.strip_prefix("GET ")?.split(' ').next()
 }
 
-/// What a request with this head contains, if it asks for `path`.
+/// The query of a request with this head, if it is for `path`.
 pub(crate) fn outcome_of(head: &str, path: &str) -> Option<Outcome> {
     let url = Url::parse("http://127.0.0.1").ok()?.join(target_of(head)?).ok()?;
     if url.path() != path {
@@ -303,7 +303,7 @@ pub(crate) fn authorize_url(base: &str, pkce: &Pkce, callback: Option<&str>, ext
 
 /// OpenRouter's exchange of a code for an API key.
 ///
-/// Errors: login required when the code is wrong, used or expired; temporary when the server says nothing of it.
+/// Errors: login required if the code is wrong, used or expired; temporary if the response says nothing about the code.
 pub(crate) fn exchange(url: &str, code: &Secret, pkce: &Pkce, network: &Network) -> Result<Secret> {
     let url = crate::http::endpoint(url)?;
     let host = url.host_str().unwrap_or_default().to_owned();

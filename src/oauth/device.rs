@@ -1,7 +1,8 @@
-//! The device authorization grant (RFC 8628), in the standard's words and Qwen's.
+//! The device authorization grant (RFC 8628), in the standard's form and Qwen's.
 //!
-//! Hazard: servers answer polls with everything from `slow_down` at any status to a firewall's HTML, and some never send
-//! an interval. Rule: only an OAuth error (or Qwen's 401) ends a login; all else is waited out until the code expires.
+//! Hazard: servers answer polls with anything from `slow_down` with any status to a firewall's HTML, and some never
+//! send an interval. Rule: only an OAuth error (or Qwen's 401) ends a login; everything else is retried until the code
+//! expires.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -29,7 +30,7 @@ const QWEN_INTERVAL: Duration = Duration::from_secs(2);
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// RFC 8628 §3.5: each `slow_down` adds 5 s, for good.
+/// RFC 8628 §3.5: each `slow_down` adds 5 s permanently.
 const SLOW_DOWN: Duration = Duration::from_secs(5);
 
 /// Even a practice server that allows an interval of 0 is not hammered.
@@ -106,7 +107,7 @@ impl DeviceReply {
             expires_in: fields.seconds("expires_in"),
             interval: fields.number("interval"),
         };
-        // One that hides something gives way to one that does not.
+        // An address that hides something is replaced by one that does not.
         let is_clean = |uri: &Option<String>| uri.as_ref().is_some_and(|uri| printable(uri) == *uri);
         if is_clean(&reply.verification_uri) && !is_clean(&reply.verification_uri_complete) {
             reply.verification_uri_complete = None;
@@ -126,8 +127,8 @@ impl DeviceReply {
     }
 }
 
-/// Asks for a device code (RFC 8628 §3.1), with a PKCE challenge where the server takes one. This request and the polls end
-/// early once `is_given_up`.
+/// Requests a device code (RFC 8628 §3.1), with a PKCE challenge if the server supports it. This request and the polls
+/// end early once `is_given_up`.
 pub(crate) fn request(
     server: &AuthorizationServer,
     network: &Network,
@@ -160,7 +161,7 @@ pub(crate) fn request(
         .post(&connection, url, &fields, &headers, REQUEST_TIMEOUT)
         .map_err(|trouble| temporary(&trouble.sentence(host(server))))?;
     let device = read(server, &reply)?;
-    // The polls go over the same connection, unless they go to another host: a connection is for one.
+    // The polls use the same connection, unless they go to another host: a connection is for one.
     let connection = if url.origin() == server.token_endpoint.origin() {
         connection
     } else {
@@ -230,12 +231,12 @@ fn is_web(uri: &str) -> bool {
     Url::parse(uri).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())
 }
 
-/// What one poll says.
+/// The outcome of one poll.
 enum Poll {
     TokenResponse(TokenResponse),
     Pending,
     SlowDown,
-    /// Not OAuth: said in the log and waited out.
+    /// Not OAuth: logged and retried.
     Unclear(String),
     Over(Failed),
 }
@@ -251,8 +252,8 @@ impl Authorization {
         printable(self.url()) == self.url() && is_web(self.url())
     }
 
-    /// Polls until the login is granted, refused, or `deadline` is over. The first poll comes after one interval, which
-    /// `pause` waits out. Once that says `false`, the login is given up.
+    /// Polls until the login is approved or denied, or `deadline` has passed. The first poll follows one interval,
+    /// which `pause` waits for. Once `pause` returns `false`, the login is given up.
     pub(crate) fn wait(
         &self,
         server: &AuthorizationServer,
@@ -278,7 +279,7 @@ impl Authorization {
         }
     }
 
-    /// What a later process needs to go on with this login at `server`. It holds the device code: a secret.
+    /// What another process needs to finish this login at `server`. It contains the device code: a secret.
     pub(crate) fn to_notes(&self, server: &AuthorizationServer, now: SystemTime) -> Zeroizing<Vec<u8>> {
         let expires_at = (now + self.expires_in).duration_since(UNIX_EPOCH).unwrap_or_default();
         let notes = PendingNotes {

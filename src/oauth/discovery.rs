@@ -1,8 +1,8 @@
-//! Discovery: what an issuer says of its endpoints (OpenID Connect Discovery 1.0, RFC 8414).
+//! Discovery: an issuer's metadata about its endpoints (OpenID Connect Discovery 1.0, RFC 8414).
 //!
-//! Hazard: a document that names another issuer, or endpoints somewhere else, takes the tokens of a login with it.
-//! Rule: the issuer inside must be the one asked (RFC 8414 §3.3), every endpoint is checked as any URL is, and only an
-//! issuer on this machine may name endpoints on this machine.
+//! Hazard: metadata that names another issuer, or endpoints elsewhere, sends the tokens of a login there. Rule: the
+//! issuer inside must be the one requested (RFC 8414 §3.3), every endpoint is checked like any URL, and only an issuer
+//! on the local machine may name endpoints on the local machine.
 
 use anyhow::Result;
 use url::Url;
@@ -12,7 +12,7 @@ use super::{ClientAuth, REQUEST_TIMEOUT};
 use crate::error::{Failed, Failure, printable};
 use crate::http::{self, Network, Reply, is_loopback};
 
-/// What is kept of an issuer.
+/// What is kept of an issuer's metadata.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoints {
     pub(crate) issuer: String,
@@ -31,9 +31,9 @@ pub(crate) struct ServerMetadata {
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
 }
 
-/// Asks `issuer` for its endpoints.
+/// Requests the metadata of `issuer`.
 ///
-/// Errors: temporary while it cannot be asked; other when it says what cannot be used.
+/// Errors: temporary while it cannot be reached; other if its metadata cannot be used.
 pub(crate) fn find(issuer: &str, network: &Network) -> Result<Endpoints> {
     let url = http::endpoint(issuer)?;
     let connection = network.connect(&url)?;
@@ -55,7 +55,7 @@ pub(crate) fn find(issuer: &str, network: &Network) -> Result<Endpoints> {
     Err(temporary(format!("`{issuer}` has no discovery document: {why}")).into())
 }
 
-/// OpenID Connect appends to the issuer's path, RFC 8414 §3.1 goes before it.
+/// OpenID Connect appends to the issuer's path; RFC 8414 §3.1 inserts before it.
 fn locations(issuer: &Url) -> Vec<Url> {
     let path = issuer.path().trim_end_matches('/');
     ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"]

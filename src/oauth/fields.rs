@@ -1,7 +1,8 @@
 //! A server's JSON object, read one field at a time.
 //!
-//! Hazard: a strict reading of the whole object loses granted tokens to one odd field beside them: a number for a text, a
-//! lone surrogate, a repeated name. Rule: an object is split into raw values first, and each value is read by itself.
+//! Hazard: strict parsing of the whole object loses issued tokens to one unusual field next to them: a number for a
+//! text, a lone surrogate, a repeated name. Rule: an object is split into raw values first, and each value is parsed
+//! separately.
 
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ impl Fields {
         Some(Self { text, places })
     }
 
-    /// The values of `name`, as JSON. Of a repeated name, the last comes first.
+    /// The values of `name`, as JSON. If a name is repeated, the last value comes first.
     fn raw<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.places.iter().rev().filter(move |(known, _)| known == name).map(|(_, place)| &self.text[place.clone()])
     }
@@ -72,7 +73,7 @@ impl Fields {
         self.text(name).map(|text| Secret::new(text.trim().to_owned())).filter(|secret| !secret.expose().is_empty())
     }
 
-    /// The texts of a list; `None` if there is no list.
+    /// The texts of a list; `None` if the value is not a list.
     pub(crate) fn list(&self, name: &str) -> Option<Vec<String>> {
         self.raw(name).find_map(|raw| {
             let values: Vec<Value> = serde_json::from_str(raw).ok()?;

@@ -44,13 +44,13 @@ pub(crate) struct AuthorizationServer {
     /// RFC 8707 §2.
     pub(crate) resource: Option<String>,
     pub(crate) audience: Option<String>,
-    /// Whether the device request carries a PKCE challenge, S256 (RFC 7636).
+    /// Whether the device request has a PKCE challenge, S256 (RFC 7636).
     pub(crate) pkce: bool,
     pub(crate) dialect: Dialect,
 }
 
 impl AuthorizationServer {
-    /// Posts a form to one of this server's endpoints, with what proves who asks and whom the tokens are for.
+    /// Posts a form to one of this server's endpoints, with the client's authentication and the tokens' audience.
     fn post(
         &self,
         connection: &Connection,
@@ -84,14 +84,14 @@ fn basic(client_id: &str, secret: &Secret) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ClientAuth {
-    /// `client_secret_basic`, which a server that names none takes (RFC 8414 §2).
+    /// `client_secret_basic`, the default if a server names no method (RFC 8414 §2).
     #[default]
     Basic,
     /// `client_secret_post`
     Post,
 }
 
-/// What a server says differently from the RFCs.
+/// How a server deviates from the RFCs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Dialect {
@@ -102,7 +102,7 @@ pub(crate) enum Dialect {
     Qwen,
 }
 
-/// What a token endpoint grants (RFC 6749 §5.1). An empty text counts as left out.
+/// The successful response of a token endpoint (RFC 6749 §5.1). An empty text counts as omitted.
 #[derive(Debug, Clone)]
 pub(crate) struct TokenResponse {
     pub(crate) access_token: Secret,

@@ -1,4 +1,4 @@
-//! Renewing an access token (RFC 6749 §6): one request and what its answer means.
+//! Renewing an access token (RFC 6749 §6): one request and what its response means.
 
 use std::time::Duration;
 
@@ -17,18 +17,18 @@ pub(crate) enum NotRenewed {
     Refused(String),
     /// An OAuth error that is not about the token, such as `invalid_client`. The token stays.
     OauthError(String),
-    /// Says nothing about the token.
+    /// The token's validity is unknown.
     Temporary {
         message: String,
-        /// Whether asking again at once cannot do harm: the server answered that it did nothing, or nobody was there to
-        /// read the request. After a timeout the token may be spent already.
+        /// Whether an immediate retry is harmless: the server reported that it did nothing, or no process was there to
+        /// read the request. After a timeout the token may already be used up.
         again: bool,
-        /// Whether the token is certainly not spent.
+        /// Whether the token is certainly not used up.
         is_kept: bool,
     },
 }
 
-/// Spends `refresh_token` for a grant.
+/// Exchanges `refresh_token` for new tokens.
 pub(crate) fn request(
     server: &AuthorizationServer,
     connection: &Connection,

@@ -13,7 +13,7 @@ pub(crate) enum TokenReply {
     Pending,
     /// An OAuth error (RFC 6749 §5.2), with any status below 500.
     Error(OauthError),
-    /// 5xx, 429, HTML of a firewall, broken JSON: it says nothing about the grant.
+    /// 5xx, 429, HTML of a firewall, broken JSON: the grant's validity is unknown.
     NotOauth(String),
 }
 
@@ -35,8 +35,8 @@ impl OauthError {
     }
 }
 
-/// Reads a reply by its content: servers send JSON under any content type. A 5xx is never an OAuth error, whatever it
-/// contains: the server is in trouble, not the grant.
+/// Reads a reply by its content, because servers send JSON with any content type. A 5xx is never an OAuth error,
+/// whatever it contains: the server fails, not the grant.
 pub(crate) fn read(reply: &Reply) -> TokenReply {
     let status = describe(reply.status);
     if reply.status >= 500 {
@@ -77,8 +77,8 @@ pub(crate) fn read(reply: &Reply) -> TokenReply {
     }
 }
 
-/// What a reply grants. Only a missing access token is an error: whatever a server makes of the fields beside it must not
-/// lose what the old refresh token was spent for.
+/// The tokens of a reply. Only a missing access token is an error: an unusual field next to it must not lose what the
+/// old refresh token was exchanged for.
 fn granted(fields: &Fields) -> Option<TokenReply> {
     let access_token = fields.string("access_token").map(|token| Secret::new(token.trim().to_owned()))?;
     if access_token.expose().is_empty() {
@@ -114,7 +114,7 @@ pub(crate) fn error_in(reply: &Reply) -> Option<OauthError> {
     Fields::of(&reply.body).as_ref().and_then(oauth_error)
 }
 
-/// An `error` that is an object is another protocol's. A description that must be a string says nothing.
+/// An `error` that is an object belongs to another protocol. A description must be a string.
 fn oauth_error(fields: &Fields) -> Option<OauthError> {
     Some(OauthError { code: fields.string("error")?, description: fields.string("error_description") })
 }

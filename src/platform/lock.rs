@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Failed, Failure, note};
 use crate::platform::{disk, files};
 
-/// How long the locks are waited for, in all: more than two renewals can take.
+/// Timeout of the locks together: more than two renewals can take.
 pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A wait that passes this is explained on stderr.
 pub(crate) const NOTICE_AFTER: Duration = Duration::from_secs(2);
 
-/// A failure noted by the last holder is shared by those who waited behind it for this long.
+/// A failure that the last holder recorded is shared by those who waited behind it for this long.
 const SHARED: Duration = Duration::from_secs(2);
 
 /// What the kernel lock file holds. One that cannot be read is empty: it is written before what it describes.
@@ -33,7 +33,7 @@ pub(crate) struct LockNotes {
     pub(crate) qwen_code_lock: Option<String>,
     /// How the directory of Qwen Code's lock stood after our last change there, in nanoseconds since 1970.
     pub(crate) directory_changed: Option<u64>,
-    /// When traces of a foreign renewal were seen that nothing has come of, likewise.
+    /// When traces of another program's renewal were seen without a result, likewise.
     pub(crate) traces_seen: Option<u64>,
     /// Names of secrets that the keyring may have of this profile, whether or not its file names them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -54,16 +54,16 @@ struct NotedFailure {
 pub(crate) struct FileLock {
     /// Holds the lock, and the notes unless they have a file of their own.
     file: File,
-    /// Where a lock keeps readers out, `doctor` and others could not look into the notes of a held one.
+    /// Set where a lock keeps readers out, so that `doctor` and others can read the notes of a held lock.
     notes_file: Option<File>,
     notes: LockNotes,
     waited_since: SystemTime,
 }
 
 impl FileLock {
-    /// Takes the lock, waiting until `deadline`. `file` is the lock file, opened for reading and writing.
+    /// Acquires the lock, waiting until `deadline`. `file` is the lock file, opened for reading and writing.
     ///
-    /// Errors: temporary when timed out; other when the file system has no locks.
+    /// Errors: temporary if it timed out; other if the file system does not support locks.
     pub(crate) fn acquire(file: File, path: &Path, deadline: Instant) -> Result<Self> {
         let waited_since = SystemTime::now();
         let file = match fs2::FileExt::try_lock_exclusive(&file) {
@@ -108,8 +108,9 @@ impl FileLock {
         &self.notes
     }
 
-    /// Notes are a help for others, not a condition: one that cannot be written costs a wait or a request at most. They are
-    /// overwritten by one call and then cut, so that a kill in between leaves the old or the new ones, never none.
+    /// Notes help other processes and are not required: a failure to write them costs a wait or a request at most. They
+    /// are overwritten by one call and then truncated, so that a kill in between leaves the old or the new ones, never
+    /// none.
     pub(crate) fn change_notes(&mut self, change: impl FnOnce(&mut LockNotes)) {
         change(&mut self.notes);
         let mut file = self.notes_file.as_ref().unwrap_or(&self.file);
@@ -153,7 +154,7 @@ fn is_contended(error: &io::Error) -> bool {
     error.raw_os_error() == fs2::lock_contended_error().raw_os_error()
 }
 
-/// A lock held for some microseconds, where nobody may wait.
+/// A lock held for some microseconds, for callers that must not wait.
 pub(crate) struct TryLock<'file>(&'file File);
 
 impl<'file> TryLock<'file> {
@@ -169,7 +170,7 @@ impl<'file> TryLock<'file> {
 
 impl Drop for TryLock<'_> {
     fn drop(&mut self) {
-        // It goes with the file at the latest.
+        // The lock is released with the file at the latest.
         let _ = fs2::FileExt::unlock(self.0);
     }
 }

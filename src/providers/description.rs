@@ -33,9 +33,9 @@ pub(crate) struct Provider {
     /// The price in at most 21 columns.
     #[serde(default)]
     pub(crate) cost: String,
-    /// Said once before a login.
+    /// Shown once before a login.
     pub(crate) note: Option<String>,
-    /// The way out when the API refuses a login that worked.
+    /// The alternative if the API rejects a login that succeeded.
     pub(crate) instead: Option<String>,
     /// OpenAI-compatible, without a trailing slash; empty where the user must give one.
     #[serde(default)]
@@ -60,7 +60,7 @@ pub(crate) struct Provider {
     anthropic: Option<Anthropic>,
     /// Whether it serves `/responses`, where that is known.
     responses: Option<bool>,
-    /// Where a key of at most 30 minutes is minted, as a path on the host of the base URL.
+    /// Where a key of at most 30 minutes is issued, as a path on the host of the base URL.
     pub(crate) short_lived: Option<String>,
     #[serde(default)]
     pub(crate) limits: Limits,
@@ -105,7 +105,7 @@ struct AnthropicEndpoint {
     auth: KeyHeader,
 }
 
-/// The header in which an endpoint takes the key.
+/// The header in which an endpoint expects the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum KeyHeader {
@@ -126,7 +126,7 @@ pub(crate) struct Region {
     pub(crate) base_url: String,
     /// Where its keys are made, if elsewhere.
     pub(crate) key_page: Option<String>,
-    /// Whom `key_page` is for, where the region of a key is not known.
+    /// The region that `key_page` is for, while the region of a key is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     country: Option<String>,
 }
@@ -139,7 +139,7 @@ pub(crate) struct Model {
     pub(crate) name: String,
     /// Tokens.
     pub(crate) context: Option<u64>,
-    /// Most tokens of an answer.
+    /// Maximum tokens of a response.
     pub(crate) output: Option<u64>,
     #[serde(default)]
     pub(crate) input: Vec<String>,
@@ -157,7 +157,7 @@ pub(crate) struct Key {
     pub(crate) base_url_variables: BTreeMap<String, Vec<String>>,
     /// Where a person gets one.
     pub(crate) page: Option<String>,
-    /// Where a person deletes one; `{sha256}` stands for the key's hash.
+    /// Where a person deletes one; `{sha256}` is replaced by the key's hash.
     pub(crate) delete: Option<String>,
     /// How keys usually begin. A hint, never a condition.
     pub(crate) prefix: Option<String>,
@@ -199,17 +199,17 @@ impl TokenExchange {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Verify {
-    /// `chat`: one token of an answer. Else what is fetched: a path below the base URL or a whole URL.
+    /// `chat`: a response of one token. Otherwise what is fetched: a path below the base URL or an absolute URL.
     pub(crate) get: String,
-    /// What follows when the answer is the same without a credential; left out where that is known not to be.
+    /// What to do if the response is the same without a credential; omitted where the API is known to check.
     pub(crate) open: Option<WhenUnauthenticated>,
-    /// Statuses that refuse the credential beside 401 and 403.
+    /// Statuses that reject the credential, in addition to 401 and 403.
     #[serde(default)]
     pub(crate) refused: Vec<u16>,
 }
 
 impl Verify {
-    /// The path of what is fetched, below the base URL or of a whole URL.
+    /// The path of what is fetched, below the base URL or of an absolute URL.
     pub(crate) fn path(&self) -> &str {
         match self.get.split_once("://") {
             Some((_, rest)) => rest.find('/').map_or("", |at| &rest[at..]),
@@ -227,7 +227,7 @@ impl Default for Verify {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum WhenUnauthenticated {
-    /// Ask for one token of an answer.
+    /// Request a response of one token.
     Chat,
     /// Then nothing is known of the credential.
     Unclear,
@@ -240,7 +240,7 @@ pub(crate) enum WhenUnauthenticated {
 pub(crate) struct Limits {
     pub(crate) text: String,
     pub(crate) requests_per_minute: Option<u32>,
-    /// Requests that may come at once; the minute's, where left out.
+    /// Requests that may be sent at once; if omitted, the limit per minute.
     pub(crate) burst: Option<u32>,
     pub(crate) requests_per_day: Option<u32>,
     /// The quotas of a plan, as far as the user states them.
@@ -298,7 +298,7 @@ pub(crate) struct Oauth {
     /// RFC 8707.
     resource: Option<String>,
     audience: Option<String>,
-    /// Whether the device request carries a PKCE challenge.
+    /// Whether the device request has a PKCE challenge.
     #[serde(default)]
     pkce: bool,
     #[serde(default)]
@@ -316,7 +316,7 @@ impl Provider {
         Ok(())
     }
 
-    /// The OAuth login, if one is set up: a provider that wants a registration of the user's own has none before.
+    /// The OAuth login, if one is set up: a provider that requires the user's own registration has none before that.
     pub(crate) fn oauth(&self) -> Option<&Oauth> {
         self.oauth.as_ref().filter(|oauth| oauth.client_id.is_some())
     }
@@ -409,7 +409,7 @@ impl Provider {
         Ok(Some(Secret::new(trimmed.to_owned())))
     }
 
-    /// Headers every API request of this provider carries, with `user_agent` where they repeat it.
+    /// Headers of every API request to this provider, with `user_agent` where they repeat it.
     pub(crate) fn headers(&self, user_agent: &str) -> Vec<(String, String)> {
         let own = self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("user-agent"));
         // What repeats the User-Agent repeats the one that is sent.
@@ -434,9 +434,9 @@ impl Provider {
         format!("{USER_AGENT} ({}; {})", std::env::consts::OS, std::env::consts::ARCH)
     }
 
-    /// The base URL for a credential: from its `resource_url`, else the provider's own.
+    /// The base URL for a credential: from its `resource_url`, or else the provider's own.
     ///
-    /// Errors: user info, plain `http`, or a host that is not the provider's: such a URL would carry the token off.
+    /// Errors: user info, plain `http`, or a host that is not the provider's: the token would be sent there.
     pub(crate) fn base_url(&self, resource_url: Option<&str>) -> Result<String> {
         let Some(resource) = resource_url.map(str::trim).filter(|resource| !resource.is_empty()) else {
             return self.own_base_url();
@@ -462,8 +462,8 @@ impl Provider {
         Ok(if trimmed.ends_with("/v1") { trimmed.to_owned() } else { format!("{trimmed}/v1") })
     }
 
-    /// The base of Anthropic's protocol for a credential whose requests go to `base_url`. Servers of this machine (Ollama,
-    /// vLLM, LM Studio, the practice provider) speak it beside `OpenAI`'s.
+    /// The base of Anthropic's protocol for a credential whose requests go to `base_url`. Servers on the local machine
+    /// (Ollama, vLLM, LM Studio, the practice provider) support it in addition to `OpenAI`'s.
     pub(crate) fn anthropic(&self, base_url: &str) -> Option<String> {
         let mut url = Url::parse(base_url).ok()?;
         match &self.anthropic {
@@ -484,7 +484,7 @@ impl Provider {
         self.anthropic.is_some()
     }
 
-    /// How the endpoint of [`Self::anthropic`] takes the key.
+    /// How the endpoint of [`Self::anthropic`] expects the key.
     pub(crate) fn anthropic_auth(&self) -> KeyHeader {
         match &self.anthropic {
             Some(Anthropic::Endpoint(endpoint)) => endpoint.auth,
@@ -525,7 +525,8 @@ impl Provider {
             .any(|known| host == known || host.strip_suffix(known.as_str()).is_some_and(|front| front.ends_with('.')))
     }
 
-    /// Whether this provider's keys may go to `base_url`, which a person gave: to its own hosts and to this machine.
+    /// Whether this provider's keys may be sent to `base_url`, which a person entered: its own hosts and the local
+    /// machine.
     pub(crate) fn owns(&self, base_url: &str) -> bool {
         let Ok(url) = Url::parse(base_url) else { return false };
         let own = std::iter::once(&self.base_url).chain(self.regions.values().map(|region| &region.base_url));

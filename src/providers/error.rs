@@ -55,7 +55,7 @@ pub(crate) enum Cause {
     Unpaid,
 }
 
-/// For whom an error counts.
+/// What an error applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     Request,
@@ -68,7 +68,7 @@ pub(crate) enum Scope {
 pub(crate) enum Action {
     /// Forward it: waiting does not help, or takes longer than allowed.
     Forward,
-    /// Wait this long, as the server says, and retry once.
+    /// Wait as long as the server states, and retry once.
     Wait(Duration),
     /// Retry once, within a minute.
     OnceMore,
@@ -103,7 +103,7 @@ impl Cause {
         Some(Duration::from_secs(hours * HOUR))
     }
 
-    /// What is limited, as `usage` lists it.
+    /// The limit's name, as `usage` lists it.
     pub(crate) fn limit_name(self) -> &'static str {
         match self {
             Self::Minute => "requests per minute",
@@ -151,7 +151,7 @@ pub(crate) struct Response<'a> {
     pub(crate) now: SystemTime,
 }
 
-/// What an error response says.
+/// The content of an error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiError {
     pub(crate) cause: Cause,
@@ -236,7 +236,7 @@ impl ApiError {
     }
 }
 
-/// Whether words count in a response with this status: the others say enough.
+/// Whether words count in a response with this status: other statuses are clear by themselves.
 fn may_explain(status: u16, cause: Cause) -> bool {
     match status {
         429 | 503 => true,
@@ -245,7 +245,7 @@ fn may_explain(status: u16, cause: Cause) -> bool {
     }
 }
 
-/// What a body says, wherever it says it: in `error`, `errors`, arrays, a bare object, a text.
+/// The fields of an error body, wherever they are: in `error`, `errors`, arrays, a bare object, or a text.
 #[derive(Default)]
 struct Said {
     messages: Vec<String>,
@@ -274,7 +274,7 @@ impl Said {
         match value {
             Value::Array(values) => values.iter().take(64).for_each(|value| self.walk(value, key, depth + 1)),
             Value::Object(fields) => {
-                // What is said for people first: it is what is shown.
+                // The text meant for people comes first: it is the one that is shown.
                 let (first, later): (Vec<_>, Vec<_>) =
                     fields.iter().partition(|(key, _)| key.eq_ignore_ascii_case("message"));
                 for (key, value) in first.into_iter().chain(later).take(64) {

@@ -35,7 +35,7 @@ pub(crate) const CUSTOM: &str = "custom";
 /// The `resource_url` of Qwen's logins, which `built_in.toml` allows.
 pub(crate) const QWEN_HOST: &str = "portal.qwen.ai";
 
-/// What the user's configuration and environment say about providers.
+/// The user's configuration and environment of providers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Overrides {
     /// `[providers]` of config.toml.
@@ -44,7 +44,7 @@ pub(crate) struct Overrides {
     pub(crate) qwen_oauth_url: Option<String>,
     /// The values of the variables that `client_secret_env` names, by variable.
     pub(crate) client_secrets: BTreeMap<String, Secret>,
-    /// Inside `qwenauth sandbox`: the practice provider, which stands for every provider.
+    /// Inside `qwenauth sandbox`: the practice provider, which replaces every provider.
     pub(crate) practice: Option<Practice>,
 }
 
@@ -118,7 +118,7 @@ fn merge(into: &mut toml::Table, from: &toml::Table) {
     }
 }
 
-/// A base URL a person gave: trimmed, checked, without a slash at its end.
+/// A base URL that a person entered: trimmed, checked, without a slash at its end.
 ///
 /// Errors: usage, with what is wrong and how to write it.
 pub(crate) fn base_url(text: &str) -> Result<String> {

@@ -1,7 +1,7 @@
-//! The names that people type for a provider or a region, and what an API key's beginning says about its provider.
+//! The names that people type for a provider or a region, and what an API key's prefix reveals about its provider.
 //!
-//! Hazard: a hint that spells almost the same name can send a person, and their key, to another company. Rule: names are
-//! compared with everything a provider is known by, and where two providers are about as near there is no hint.
+//! Hazard: a hint with a similar name can send a person, and their key, to another company. Rule: names are compared
+//! with everything a provider is known by, and if two providers are about equally near there is no hint.
 
 use anyhow::Result;
 
@@ -104,7 +104,7 @@ impl Provider {
     }
 }
 
-/// Whether a key that begins so can be told from those of providers with other beginnings: many use a bare `sk-`.
+/// Whether a key with this prefix can be told from those of providers with other prefixes: many use a bare `sk-`.
 pub(crate) fn is_telling(prefix: &str) -> bool {
     prefix != "sk-"
 }

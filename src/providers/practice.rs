@@ -1,9 +1,9 @@
-//! The practice provider of `qwenauth sandbox`: every provider is served by it inside a sandbox.
+//! The practice provider of `qwenauth sandbox`, which serves every provider inside a sandbox.
 //!
 //! Hazard: a real key typed in a sandbox must not leave the machine, and no environment variable alone may send a real
-//! login to a practice provider.
-//! Rule: the switch is a file in the sandbox's own state directory that is valid only as long as the process that wrote it
-//! runs; then every URL of every provider is the practice provider's, and requests to any other host are refused.
+//! login to a practice provider. Rule: the switch is a file in the sandbox's own state directory that is valid only
+//! while the process that wrote it runs; then every URL of every provider is the practice provider's, and requests to
+//! any other host are rejected.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use crate::platform::files::{self, Content, Privacy};
 use crate::platform::processes;
 use crate::secret::Secret;
 
-/// Keys that the practice provider accepts begin with this, so that nobody has to type a real one.
+/// Keys that the practice provider accepts begin with this, so that a real one need not be typed.
 pub(crate) const KEY_PREFIX: &str = "practice-";
 
 /// What a process inside a sandbox knows of it.
@@ -26,7 +26,7 @@ pub(crate) const KEY_PREFIX: &str = "practice-";
 pub(crate) struct Practice {
     /// Scheme, host and port of the practice provider.
     pub(crate) url: String,
-    /// Lets a login be approved from the terminal that asks for it.
+    /// Lets a login be approved from its own terminal.
     pub(crate) approval: Secret,
     process: u32,
     /// When the process started, in the system's own form: process ids are used again.
@@ -82,7 +82,7 @@ impl Provider {
             self.base_url = format!("{place}/v1");
         }
         for region in self.regions.values_mut() {
-            // One place for all: a practice key belongs to whichever region is asked first.
+            // One URL for all regions: a practice key belongs to whichever region is tried first.
             region.base_url = format!("{place}/v1");
             region.key_page = None;
         }

@@ -1,4 +1,4 @@
-//! `[providers.NAME]` of config.toml: what may stand there, and how its short form becomes a provider's description.
+//! `[providers.NAME]` of config.toml: its keys, and how its short form becomes a provider's description.
 
 use crate::error::nearest;
 
@@ -76,7 +76,7 @@ const KEYS: [(&str, &[&str]); 9] = [
     ("verify", &["get", "open", "refused"]),
 ];
 
-/// What a person writes beside `base_url` for an issuer of their own; it belongs in the table `oauth`.
+/// Keys that a person writes next to `base_url` for an issuer of their own; they belong in the table `oauth`.
 const OAUTH: [&str; 13] = [
     "audience",
     "client_auth",
@@ -219,7 +219,7 @@ mod tests {
             }
             for key in keys {
                 let is_table = keys_of(key).is_some() || matches!(*key, "errors" | "headers" | "regions");
-                // An issuer's keys stand in one place at a time.
+                // An issuer's keys are in one place at a time.
                 if !(is_table || table.is_empty() && OAUTH.contains(key)) {
                     lines.push(format!("{key} = {}", value_of(key)));
                 }

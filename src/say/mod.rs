@@ -1,7 +1,7 @@
 //! Text for a person: wrapped at words to the terminal's width, colored where the terminal shows color.
 //!
-//! Hazard: a terminal breaks a long line in mid-word, and a script that reads a pipe wants each message on one line.
-//! Rule: [`Screen`] knows the width and the colors of one stream; where the stream is not a terminal there is neither.
+//! Hazard: a terminal breaks a long line in mid-word, and a script that reads a pipe expects each message on one line.
+//! Rule: [`Screen`] knows the width and the colors of one stream; a stream that is not a terminal has neither.
 
 mod language;
 
@@ -35,12 +35,12 @@ pub(crate) struct Preferences {
 
 static PREFERENCES: OnceLock<Preferences> = OnceLock::new();
 
-/// Keeps what the environment says, once, at the start.
+/// Stores the environment's preferences, once, at the start.
 pub(crate) fn prefer(preferences: Preferences) {
     let _ = PREFERENCES.set(preferences);
 }
 
-/// How a piece of text is set apart. The text says the same without it.
+/// How a part of a text is set apart. Without it the text means the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
     Error,
@@ -133,8 +133,8 @@ impl Screen {
         painted
     }
 
-    /// The lines of `text` at this width, those after the first indented by `indent` columns. `lead` is what already stands
-    /// on the first line. A URL, a path or a literal in backticks is never broken: one that is wider than the screen has a
+    /// The lines of `text` at this width, those after the first indented by `indent` columns. `lead` is already on the
+    /// first line. A URL, a path or a literal in backticks is never broken: one that is wider than the screen gets a
     /// line of its own, without indent.
     pub(crate) fn wrap(self, text: &str, lead: usize, indent: usize) -> Vec<String> {
         let Some(width) = self.width else { return vec![text.to_owned()] };
@@ -152,7 +152,7 @@ impl Screen {
             let line = line.replace(JOINED, " ");
             let is_wider = line.width() > width;
             if at == 0 && is_wider && !lead.is_empty() {
-                // The first line holds the lead alone.
+                // The first line has the lead alone.
                 lines.push(String::new());
             }
             let own = if at == 0 { line.strip_prefix(lead.as_str()).unwrap_or(&line) } else { &line };
@@ -180,7 +180,7 @@ impl Screen {
     }
 }
 
-/// `text` in at most `width` columns; what is cut ends in `…`.
+/// `text` in at most `width` columns; truncated text ends in `…`.
 pub(crate) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
@@ -257,8 +257,8 @@ fn keep_literals_whole(text: &str) -> String {
     text.chars().map(join).collect()
 }
 
-/// Says something on stderr that is neither the answer nor an error. `text` is printable and holds no secret.
-/// A text that begins with `warning: ` is shown as one.
+/// Prints a message on stderr that is neither the answer nor an error. `text` is printable and holds no secret. A text
+/// that begins with `warning: ` is shown as a warning.
 pub(crate) fn note(text: &str) {
     let screen = Screen::stderr();
     let message = match text.strip_prefix("warning: ") {

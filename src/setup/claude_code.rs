@@ -10,7 +10,7 @@ use super::readback::{Check, Rule};
 use super::{Access, Plan, ToolPaths};
 use crate::error::{Failed, Failure};
 
-/// Milliseconds between two runs of the helper: well below the 10 minutes a token handed out is meant to last.
+/// Milliseconds between two runs of the helper: well below the 10 minutes that a printed token is meant to last.
 const HELPER_TTL: &str = "300000";
 
 pub(super) fn file(tool_paths: &ToolPaths) -> PathBuf {

@@ -20,9 +20,9 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
     let provider = json!({
         "name": access.provider_title(),
         "base_url": access.base_url,
-        // The only one Codex still speaks.
+        // The only protocol that Codex still supports.
         "wire_api": "responses",
-        // A renewal may take 25 s, and Codex waits 5 s unless told otherwise.
+        // A renewal may take 25 s, and Codex waits 5 s by default.
         "auth": {"command": program, "args": arguments, "timeout_ms": 30_000},
     });
     let mut entries =

@@ -1,7 +1,7 @@
-//! A plan merged into a tool's file, beside what its user keeps there.
+//! A plan merged into a tool's file, next to what its user keeps there.
 //!
-//! Hazard: a run that ends halfway leaves a file nobody can undo. Rule: room for everything is taken first, and what will
-//! be written is noted before it is.
+//! Hazard: a run that ends halfway leaves a file that cannot be restored. Rule: space for everything is reserved first,
+//! and what will be written is recorded before it is.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use super::{Access, Companion, Plan, Tool, removal, target};
 use crate::error::{Failed, Failure};
 use crate::platform::files::{PendingFile, Privacy};
 
-/// What came of a merge.
+/// The outcome of a merge.
 pub(crate) struct Applied {
     pub(crate) changed: bool,
     /// Places where another host's key, host or model was, which `--remove` puts back.
@@ -22,7 +22,7 @@ pub(crate) struct Applied {
     pub(crate) notes: Vec<String>,
 }
 
-/// What a merge comes to.
+/// The content that a merge would write.
 struct Next {
     text: String,
     record: SetupRecord,
@@ -67,7 +67,7 @@ impl Plan {
         Ok(applied)
     }
 
-    /// Space is reserved for the tool's file first, which sweeps away what is named like its backup; it is written last.
+    /// Space is reserved for the tool's file first, which removes files named like its backup; it is written last.
     fn write(&self, next: &Next, due: &[&Companion], state: &Path, tool: &str) -> Result<()> {
         let record = next.record.to_bytes()?;
         let mut writings: Vec<(PathBuf, &[u8], Privacy)> = Vec::new();
@@ -93,7 +93,7 @@ impl Plan {
         let mut clean = true;
         if let Some(old) = old {
             match old.restored(current)? {
-                // The chain of our own writings is unbroken: the backup stands.
+                // Only our own versions followed the backup, so it is still valid.
                 Restored::Exactly(text) => (base, backup) = (text, None),
                 Restored::Edited => {
                     let mut document = ConfigDocument::parse(current.unwrap_or_default(), self.syntax, &self.file)?;
@@ -159,7 +159,7 @@ impl Companion {
     }
 }
 
-/// The tool reads another file now: the one before goes back to what it was.
+/// The tool reads another file now: the previous one is restored.
 fn leave(old: &SetupRecord, tool: &Tool, state: &Path) -> Result<Option<SetupRecord>> {
     if removal::undo(old, false)?.is_empty() {
         record::remove(state, tool.name)?;

@@ -1,8 +1,9 @@
-//! Tools that can be set up to use this program: what each is, what is written into its configuration, and how that is undone.
+//! Tools that can be set up to use this program: what each is, what is written into its configuration, and how that is
+//! undone.
 //!
-//! Hazards: a tool's file is its user's, with comments and keys of theirs; a key written into it is a key leaked (Qwen
-//! Code rewrites its own with mode 0644). Rules: only the places of a [`Plan`] are changed, by edits that keep the rest;
-//! what stood there is noted before it changes; and a plan carries references to a credential, never a credential.
+//! Hazards: a tool's file is its user's, with comments and keys of theirs; a key written into it is leaked (Qwen Code
+//! rewrites its own with mode 0644). Rules: only the keys of a [`Plan`] are changed, by edits that keep the rest; the
+//! previous values are recorded before they change; and a plan contains references to a credential, never a credential.
 
 mod claude_code;
 mod codex;
@@ -104,11 +105,11 @@ pub(crate) struct Access {
     /// The provider's, as a person knows it.
     pub(crate) title: String,
     pub(crate) base_url: String,
-    /// The base of Anthropic's protocol, where the provider speaks it.
+    /// The base URL of Anthropic's protocol, if the provider supports it.
     pub(crate) anthropic: Option<String>,
     /// Whether the provider is known to serve `/responses`, or may.
     pub(crate) has_responses: bool,
-    /// Sent with every API request; `{user-agent}` stands for the User-Agent of the request.
+    /// Sent with every API request; `{user-agent}` is replaced by the User-Agent of the request.
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) model: String,
     pub(crate) models: Vec<Model>,
@@ -175,7 +176,7 @@ pub(crate) struct Plan {
     pub(crate) note: Option<String>,
 }
 
-/// A file of our own beside the tool's, which the tool reads.
+/// A file of our own next to the tool's, which the tool reads.
 struct Companion {
     file: PathBuf,
     text: String,

@@ -1,9 +1,9 @@
 //! opencode: a provider entry in `opencode.json`, and a plugin that fetches the key for each request.
 //!
-//! opencode reads `{env:…}` and `{file:…}` once, at its start. Its plugins may replace the `fetch` of a provider: that is
-//! how a session outlives a token. But where there is any plugin, opencode starts only once npm has brought its own
-//! library into this directory or has given up, 70 s after the first try fails (measured on opencode 1.18.33). Ours needs
-//! no library: npm is told to give up at once. With a gateway there is no plugin and no wait.
+//! opencode reads `{env:…}` and `{file:…}` once, at its start. Its plugins may replace the `fetch` of a provider, which
+//! lets a session outlive a token. But where there is any plugin, opencode starts only once npm has installed
+//! opencode's own library into this directory or has given up, 70 s after the first attempt fails (measured on opencode
+//! 1.18.33). Ours needs no library, so npm is told to give up at once. With a gateway there is no plugin and no wait.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::secret::Secret;
 const PLUGIN: &str = include_str!("opencode_plugin.js");
 const NPM: &str = include_str!("opencode_npmrc");
 
-/// opencode's own directory, and `OPENCODE_CONFIG_DIR`, which is read beside it.
+/// opencode's own directory, and `OPENCODE_CONFIG_DIR`, which is read in addition.
 fn directories(tool_paths: &ToolPaths) -> Vec<PathBuf> {
     let mut directories = vec![tool_paths.config.join("opencode")];
     directories.extend(tool_paths.opencode_directory.clone().filter(|directory| *directory != directories[0]));
@@ -92,7 +92,7 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
     })
 }
 
-/// The plugin knows where the key may go and which headers the provider expects.
+/// The plugin knows which host the key may be sent to and which headers the provider expects.
 fn plugin(access: &Access) -> Result<String> {
     let origin = Url::parse(&access.base_url)?.origin().ascii_serialization();
     let values = [
@@ -103,7 +103,7 @@ fn plugin(access: &Access) -> Result<String> {
     Ok(values.iter().fold(PLUGIN.to_owned(), |text, (name, value)| text.replace(name, value)))
 }
 
-/// Every file that opencode merges may say which providers are enabled.
+/// Every file that opencode merges may set which providers are enabled.
 fn checks(tool_paths: &ToolPaths) -> Vec<Check> {
     let names = ["config.json", "opencode.json", "opencode.jsonc"];
     let mut files: Vec<PathBuf> =
@@ -124,10 +124,10 @@ fn checks(tool_paths: &ToolPaths) -> Vec<Check> {
     .collect()
 }
 
-/// What `OPENCODE_CONFIG_CONTENT` has to hold: over `theirs`, which is kept where it is about something else.
+/// The value of `OPENCODE_CONFIG_CONTENT`: merged over `theirs`, which is kept where it is about something else.
 ///
 /// opencode reads it after the user's and the project's files, and merges it over them. Of all providers only ours is
-/// enabled: opencode would take a model of its own choice, and a project's file may name any host for another provider.
+/// enabled: opencode would choose a model of its own, and a project's file may name any host for another provider.
 pub(super) fn content(values: &Values, named: Option<&str>, theirs: Option<&OsStr>) -> Result<Secret> {
     let mut config = match theirs {
         None => json!({}),
@@ -167,7 +167,7 @@ pub(super) fn content(values: &Values, named: Option<&str>, theirs: Option<&OsSt
 fn entry(model: &Model) -> Value {
     let mut entry = json!({"name": if model.name.is_empty() { &model.id } else { &model.name }});
     if let (Some(context), output) = (model.context, model.output) {
-        // A limit needs both; an answer is never longer than the context.
+        // A limit requires both; a response is never longer than the context.
         entry["limit"] = json!({"context": context, "output": output.unwrap_or(context)});
     }
     if !model.input.is_empty() {

@@ -1,8 +1,8 @@
-//! Qwen Code: the login it shares with this program, or a provider entry whose key `exec` brings.
+//! Qwen Code: the login it shares with this program, or a provider entry whose key `exec` sets.
 //!
 //! Measured on 0.24.4: it has no hook for a key command; `useExternal` makes it use the shared file again, its refresh
-//! included; a `modelProviders` entry wins over flags and `OPENAI_*`; and every rewrite of `settings.json` makes it 0644,
-//! so that no secret may stand there.
+//! included; a `modelProviders` entry takes precedence over flags and `OPENAI_*`; and every rewrite of `settings.json`
+//! makes it 0644, so no secret may be in it.
 
 use std::path::PathBuf;
 
@@ -52,7 +52,7 @@ fn checks(tool_paths: &ToolPaths, selected: &str) -> Vec<Check> {
 fn shared(access: &Access) -> (Vec<(KeyPath, Value)>, Option<String>) {
     let entries = vec![
         (KeyPath::key(&["security", "auth", "selectedType"]), json!("qwen-oauth")),
-        // Without it 0.15.6 and later refuse the type in headless runs.
+        // Without it 0.15.6 and later reject the type in headless runs.
         (KeyPath::key(&["security", "auth", "useExternal"]), json!(true)),
         (KeyPath::key(&["model", "name"]), json!(access.model)),
     ];

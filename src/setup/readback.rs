@@ -1,6 +1,6 @@
-//! What the tool will see of a set-up: read back as the tool reads it, beside its other files that would win.
+//! What the tool will see of a set-up: read back as the tool reads it, with its other files that would take precedence.
 //!
-//! Hazard: a set-up that is written and ignored looks done. Rule: nothing is written that the tool would not use.
+//! Hazard: a set-up that is written and ignored looks complete. Rule: nothing is written that the tool would not use.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ pub(super) struct Check {
     pub(super) file: PathBuf,
     pub(super) place: KeyPath,
     pub(super) rule: Rule,
-    /// The file counts in one directory only: the user is told, and the set-up goes on.
+    /// The file counts in one directory only: the user is informed, and the set-up continues.
     pub(super) is_local: bool,
 }
 
@@ -32,7 +32,7 @@ pub(super) enum Rule {
 }
 
 impl Plan {
-    /// Errors: the tool would ignore what is to be written. Returns what the user has to know of single directories.
+    /// Errors: the tool would ignore what is to be written. Returns what the user has to know about single directories.
     pub(super) fn check(&self, text: &str) -> Result<Vec<String>> {
         let document = ConfigDocument::parse(text, self.syntax, &self.file)?;
         for (place, value) in &self.entries {

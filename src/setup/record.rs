@@ -43,14 +43,14 @@ pub(super) struct Written {
     pub(super) depth: usize,
 }
 
-/// A file of our own beside the tool's, with the SHA-256 of what was written.
+/// A file of our own next to the tool's, with the SHA-256 of what was written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Companion {
     pub(super) file: PathBuf,
     pub(super) written: String,
 }
 
-/// Whether the file can go back to what it was, byte by byte.
+/// Whether the previous version of the file can be restored byte by byte.
 pub(super) enum Restored {
     /// `None`: there was no file.
     Exactly(Option<String>),
@@ -109,7 +109,7 @@ impl Written {
     }
 }
 
-/// `None`: the tool was not set up, or what was noted cannot be read.
+/// Returns `None` if the tool was not set up, or if the record cannot be read.
 pub(crate) fn load(state: &Path, tool: &str) -> Result<Option<SetupRecord>> {
     Ok(match files::read(&path(state, tool), Privacy::Private)? {
         Content::Bytes(bytes) => serde_json::from_slice(&bytes).ok(),

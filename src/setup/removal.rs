@@ -1,7 +1,7 @@
-//! What setting a tool up did, undone; and what someone has changed of it since, as the lines that differ.
+//! Undoes a set-up; and shows what has been edited since, as the lines that differ.
 //!
-//! Hazard: an edit by hand is lost with the place that was edited, and may hold a key. Rule: it is shown first, masked,
-//! and goes only where the user says so.
+//! Hazard: a manual edit is lost with the key that was edited, and may contain an API key. Rule: it is shown first,
+//! masked, and is removed only with the user's consent.
 
 use std::path::{Path, PathBuf};
 
@@ -81,7 +81,7 @@ fn companion_edits(record: &SetupRecord) -> Result<Vec<String>> {
 }
 
 impl Written {
-    /// The lines in which what stands there now differs from what was written; none when it is as written or undone.
+    /// The lines in which the current values differ from what was written; none if nothing was edited.
     fn edits(&self, document: &ConfigDocument) -> Vec<String> {
         let now = document.get(&self.place);
         if now.as_ref() == Some(&self.value) || now == self.before || now.is_none() {
@@ -98,7 +98,7 @@ impl Written {
     }
 }
 
-/// `value` without what someone may have put beside our own: a key.
+/// `value` without what the user may have added to our own: a key.
 fn masked(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {

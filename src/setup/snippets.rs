@@ -1,8 +1,8 @@
-//! Tools whose configuration is printed, to be pasted: the texts, and where each goes.
+//! Tools whose configuration is printed, to be pasted: the texts, and where each belongs.
 //!
-//! Hazard: llm and Cline fall back to the user's own `OPENAI_API_KEY` and send it to the base URL; Zed and Continue read a
-//! key only from their environment, a keychain or a file of theirs. Rule: no key stands in a text or on a command line;
-//! each tool is started by what brings the right one.
+//! Hazard: llm and Cline fall back to the user's own `OPENAI_API_KEY` and send it to the base URL; Zed and Continue
+//! read a key only from their environment, a keychain or a file of theirs. Rule: no key is in a text or on a command
+//! line; each tool is started by a command that sets the right one.
 
 use anyhow::{Result, bail};
 use serde_json::json;
@@ -31,7 +31,7 @@ pub(super) fn text(tool: &str, access: &Access, tool_paths: &ToolPaths) -> Resul
     Ok(SetUp::Text { place, text, start })
 }
 
-/// Where it goes, and the text.
+/// The file, and the text.
 type Text = (String, String);
 
 /// The command that starts a program which has the base URL in its file and takes the key from `variable`.
@@ -141,7 +141,8 @@ fn zed(access: &Access, tool_paths: &ToolPaths) -> Text {
     (tool_paths.config.join("zed/settings.json").display().to_string(), pretty(&value))
 }
 
-/// As `cline auth` writes it (measured on Cline 3.0.65), but for the key: without one there, it takes `OPENAI_API_KEY`.
+/// As `cline auth` writes it (measured on Cline 3.0.65), except for the key: without one there, Cline uses
+/// `OPENAI_API_KEY`.
 fn cline(access: &Access, tool_paths: &ToolPaths) -> Text {
     let provider = "openai-compatible";
     let settings = json!({"provider": provider, "model": access.model, "baseUrl": access.base_url});

@@ -1,4 +1,5 @@
-//! A tool's file on disk: read, refused where it is not the user's to change, its backup, and what was made around it.
+//! A tool's file on disk: read, rejected if it is not the user's to change, its backup, and the directories created for
+//! it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,14 +14,14 @@ use crate::platform::files::{self, Content, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
 use crate::platform::{access, disk};
 
-/// The ending of the one backup, beside the file.
+/// The suffix of the one backup, next to the file.
 const BACKUP: &str = "qwenauth-backup";
 
 pub(super) fn syntax_of(file: &Path) -> Syntax {
     if file.extension().is_some_and(|extension| extension == "toml") { Syntax::Toml } else { Syntax::Json }
 }
 
-/// Beside the file a symlink leads to, so that it is on the same disk and under the same eyes.
+/// Next to the file that a symlink points to, so that it is on the same disk and has the same readers.
 pub(super) fn backup(file: &Path) -> Result<PathBuf> {
     let target = files::resolve(file)?;
     let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -39,7 +40,8 @@ pub(super) fn read(file: &Path) -> Result<Option<String>> {
     }
 }
 
-/// A file that its owner made read-only, or that is somebody else's, is left alone: a rename would replace it all the same.
+/// A file that its owner made read-only, or that is another user's, is kept unchanged: a rename would replace it
+/// anyway.
 pub(super) fn check_writable(file: &Path) -> Result<()> {
     let target = files::resolve(file)?;
     files::check_writable(&target)?;
@@ -61,7 +63,7 @@ pub(super) fn missing(file: &Path) -> Result<Vec<PathBuf>> {
     Ok(missing)
 }
 
-/// Removes those of the directories in `made` that hold nothing; somebody's file keeps its directory.
+/// Removes those of the directories in `made` that are empty; a directory with a user's file is kept.
 pub(super) fn remove_empty(made: &[PathBuf]) {
     for path in made.iter().rev() {
         if let Err(error) = fs::remove_dir(path) {

@@ -44,8 +44,8 @@ pub(crate) fn print(line: &str) {
     let _ = writeln!(stderr().lock(), "{line}");
 }
 
-/// Asks a yes-or-no question; no is the default. `y` or `yes` and Enter say yes: a key that is pasted into it does not.
-/// What was typed before answers nothing, and what is typed behind the answer reaches nobody.
+/// Asks a yes-or-no question; the default is no. `y` or `yes` and Enter mean yes: a key that is pasted does not. Input
+/// typed before the question does not answer it, and input typed behind the answer is discarded.
 pub(crate) fn confirm(question: &str) -> Result<bool> {
     discard_typed_ahead();
     let term = Term::stderr();
@@ -78,14 +78,14 @@ pub(crate) fn confirm(question: &str) -> Result<bool> {
     Ok(answer)
 }
 
-/// Drops what was typed and not yet read, so that it answers no prompt and no shell runs it.
+/// Discards input that was typed and not yet read, so that it answers no prompt and no shell runs it.
 pub(crate) fn discard_typed_ahead() {
     if can_prompt() {
         system::discard_typed_ahead();
     }
 }
 
-/// Asks for a secret; nothing of it is shown.
+/// Asks for a secret, which is not shown.
 pub(crate) fn hidden(question: &str, may_be_empty: bool) -> Result<Secret> {
     discard_typed_ahead();
     let typed = dialoguer::Password::new()
@@ -140,7 +140,7 @@ pub(crate) fn choose(question: &str, rows: &[Row]) -> Result<Option<usize>> {
     Ok(chosen)
 }
 
-/// The question and as many rows as the terminal has room for, none of them wider than it.
+/// The question and as many rows as fit on the terminal, none of them wider than it.
 fn list(question: &str, filter: &str, rows: &[Row], found: &[usize], at: usize, size: (u16, u16)) -> Vec<String> {
     let screen = Screen::stderr();
     let (height, width) = (usize::from(size.0), usize::from(size.1).saturating_sub(1));
@@ -187,7 +187,7 @@ pub(crate) enum Multiplexer {
     Screen,
 }
 
-/// A line on stderr that counts down while something is waited for; nothing where stderr is no terminal.
+/// A line on stderr that counts down during a wait; nothing where stderr is not a terminal.
 pub(crate) struct Countdown {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -230,7 +230,7 @@ impl Drop for Countdown {
     }
 }
 
-/// Opens a browser in the background. Only `http(s)` URLs are opened; a failure is somebody else's to mention.
+/// Opens a browser in the background. Only `http(s)` URLs are opened; the caller reports a failure.
 pub(crate) fn open_browser(url: &str) -> Result<()> {
     let parsed = url::Url::parse(url).context("not a URL")?;
     anyhow::ensure!(matches!(parsed.scheme(), "http" | "https"), "only `http` and `https` URLs are opened");

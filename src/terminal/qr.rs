@@ -8,8 +8,8 @@ use qr2term::qr::Qr;
 
 use crate::error::{Failed, Failure};
 
-/// Light modules around a code. ISO/IEC 18004 §9.1 asks for four; two are read by all scanners that were tried, and every
-/// row counts on a small terminal.
+/// Light modules around a code. ISO/IEC 18004 §9.1 requires four; all tested scanners read two, and every row counts on
+/// a small terminal.
 const QUIET: usize = 2;
 
 /// One text a line: light modules are painted, dark ones left out.

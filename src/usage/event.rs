@@ -1,4 +1,4 @@
-//! What happens in a gateway beside its requests: the one type that hooks and logs are fed with.
+//! Events of a gateway other than its requests: the one type that hooks and logs receive.
 
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ pub(crate) enum Event {
         message: String,
         resets_at: Option<String>,
     },
-    /// No credential is available until somebody logs in.
+    /// No credential is available until the user logs in.
     LoginRequired { profile: String, message: String },
     /// A credential was renewed.
     Renewed { profile: String, provider: String, expires_at: Option<String> },

@@ -1,8 +1,7 @@
-//! What was used: lines of JSON, one file a day, added to about once a second and read by `usage`.
+//! Recorded usage: lines of JSON, one file a day, appended about once a second and read by `usage`.
 //!
-//! Hazard: a kill or a full disk in the middle of a line.
-//! Rule: every entry begins with a line break of its own, so that a torn one spoils nothing after it; what could not be
-//! written stays in memory and goes out with the next.
+//! Hazard: a kill or a full disk in the middle of a line. Rule: every entry begins with a newline, so a torn entry
+//! cannot corrupt the next one; what could not be written stays in memory and is written with the next.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -16,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, PendingFile, Privacy};
 
-/// Files of so many days and more ago are no longer added to, and are summed up once they have grown.
+/// Age in days from which a file is no longer appended to, and is summed up if it has grown.
 const SETTLED: i64 = 3;
 
 /// Bytes from which on a settled file is worth summing up.
@@ -29,7 +28,7 @@ const MAX_FILE_SIZE: u64 = 256 * 1024 * 1024;
 const MAX_NAMES: usize = 100;
 const MAX_NAME_LENGTH: usize = 80;
 
-/// What passed through the gateway.
+/// Counts of what passed through the gateway.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Counts {
@@ -38,14 +37,14 @@ pub(crate) struct Counts {
     pub(crate) tries: u64,
     pub(crate) prompt_tokens: u64,
     pub(crate) completion_tokens: u64,
-    /// Answers with status 429 from the provider.
+    /// Responses with status 429 from the provider.
     pub(crate) rate_limited: u64,
     pub(crate) wait_ms: u64,
 }
 
 impl Counts {
     pub(crate) fn add(&mut self, other: &Self) {
-        // Tokens are what a server says they are, which may be anything.
+        // Token counts are whatever a server states.
         let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
         add(&mut self.requests, other.requests);
         add(&mut self.tries, other.tries);
@@ -159,7 +158,7 @@ impl Ledger {
         self.seen.values()
     }
 
-    /// Takes what is to be written, each text with its file; [`write`] puts it there.
+    /// Takes what is to be written, each text with its file; [`write`] writes it.
     pub(crate) fn take_pending(&mut self, today: &str) -> Option<UnwrittenCounts> {
         if self.pending.is_empty() && !self.has_news {
             return None;
@@ -203,7 +202,7 @@ pub(crate) struct UnwrittenCounts {
 }
 
 impl UnwrittenCounts {
-    /// On an error what is left is what was not written.
+    /// After an error, what is left is what was not written.
     pub(crate) fn write(&mut self) -> Result<()> {
         files::make_directory(&self.directory)?;
         let directory = self.directory.clone();
@@ -292,7 +291,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// Of the days from `first` (`2026-11-15`) on. Lines that are none are passed over.
+    /// From the day `first` (`2026-11-15`) on. Invalid lines are skipped.
     pub(crate) fn read(state: &Path, first: &str) -> Result<Self> {
         let mut summary = Self::default();
         for (day, path) in days(&directory_of(state))? {
@@ -348,7 +347,7 @@ fn days(directory: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(days)
 }
 
-/// Sums up the files of days long over, which nobody adds to any more. Two processes that do so write the same.
+/// Sums up the files of past days, which are no longer appended to. Two processes that do so write the same.
 pub(crate) fn settle(state: &Path, now: SystemTime) -> Result<()> {
     let today = jiff::Timestamp::try_from(now)?.to_zoned(jiff::tz::TimeZone::UTC).date();
     let last = today.checked_sub(jiff::Span::new().days(SETTLED))?.to_string();
@@ -381,7 +380,7 @@ mod tests {
 
     use super::*;
 
-    /// A disk that has room for so many bytes more.
+    /// A disk with this many bytes of free space.
     struct Disk<'disk> {
         text: &'disk RefCell<Vec<u8>>,
         room: &'disk RefCell<usize>,

@@ -1,9 +1,9 @@
-//! Private files, written whole: temporary file, fsync, rename; modes, owners, symlinks; room first.
+//! Private files, written whole: reserved space, temporary file, fsync, rename; modes, owners, symlinks.
 //!
-//! Hazards: a torn write loses a login; a full disk is noticed only after the refresh token is spent; a file of someone
-//! else, a FIFO or a 100 MB file stands where a credential should be.
-//! Rule: [`PendingFile::reserve`] takes the space before anything is spent, [`PendingFile::write`] replaces the file in one step, and
-//! [`read`] opens only regular files of the user, at most [`LARGEST`] long.
+//! Hazards: a torn write loses a login; a full disk is noticed only after the refresh token is used; the credential
+//! path may be another user's file, a FIFO or a huge file. Rule: [`PendingFile::reserve`] reserves the space before
+//! anything is used, [`PendingFile::write`] replaces the file atomically, and [`read`] opens only regular files of the
+//! user, at most [`LARGEST`] long.
 
 mod pending_file;
 
@@ -47,7 +47,7 @@ pub(crate) enum Privacy {
     Open,
 }
 
-/// For a file that lies below a home directory which is not known.
+/// For a file below a home directory that is not known.
 pub(crate) fn no_home() -> Failed {
     let message = format!("there is no home directory: `{}` is not set and {}", system::HOME, system::NO_HOME);
     Failed::new(Failure::Other, message)
@@ -72,7 +72,7 @@ pub(crate) fn read(path: &Path, privacy: Privacy) -> Result<Content> {
         return Ok(Content::Unfit(format!("it is {what}")));
     }
     access::check_file(&resolved, &metadata, privacy)?;
-    // What is not there yet harms nobody, so this is judged last.
+    // A file that does not exist yet does no harm, so this is checked last.
     if let Some(error) = writable {
         return Err(error);
     }
@@ -133,7 +133,8 @@ fn holds_credential(bytes: &[u8]) -> bool {
     text.trim() == "{}" || NAMES.iter().any(|name| text.contains(&format!("\"{name}")))
 }
 
-/// The file that `path` leads to, which need not exist. Each directory and symlink on the way is judged: see [`access`].
+/// The file that `path` resolves to, which need not exist. Each directory and symlink of the path is checked: see
+/// [`access`].
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
     follow(path).map(|followed| followed.resolved)
 }
@@ -149,7 +150,7 @@ fn resolve_directory(directory: &Path) -> Result<PathBuf> {
     Ok(resolved)
 }
 
-/// Where a path leads to.
+/// What a path resolves to.
 struct Followed {
     resolved: PathBuf,
     /// Whether the last part of the path is a symlink.
@@ -215,7 +216,7 @@ fn root_of(path: &Path) -> PathBuf {
     path.components().take_while(|part| matches!(part, Component::Prefix(_) | Component::RootDir)).collect()
 }
 
-/// Makes `directory` and what is missing above it, each 0700 whatever the umask.
+/// Creates `directory` and its missing parents, each 0700 whatever the umask.
 pub(crate) fn make_directory(directory: &Path) -> Result<()> {
     make_resolved(&resolve_directory(directory)?)
 }
@@ -244,8 +245,8 @@ pub(crate) fn open_private(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Makes a private file that is never seen without its content; fails with [`io::ErrorKind::AlreadyExists`] where one is.
-/// What a kill leaves of it looks like the leftover of a [`PendingFile`] beside it, and goes with those.
+/// Creates a private file that never appears without its content; fails with [`io::ErrorKind::AlreadyExists`] if there
+/// is one. If the process is killed, the partial file is cleaned up with those of [`PendingFile`].
 pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let path = &in_resolved_directory(path).map_err(io::Error::other)?;
     let beside = path.with_extension("json");
@@ -256,7 +257,7 @@ pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
     match temporary.persist_noclobber(path) {
         Ok(file) => Ok(file),
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(error.error),
-        // A file system with neither a rename that keeps what is there nor hard links.
+        // A file system that has neither hard links nor a rename that keeps an existing file.
         Err(_) => {
             let mut file = disk::create_new(path)?;
             file.write_all(bytes).inspect_err(|_| drop(fs::remove_file(path)))?;
@@ -265,7 +266,7 @@ pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
     }
 }
 
-/// Opens a private file of ours for adding lines; see [`open_private`]. One `write` adds a line whole, whoever else adds.
+/// Opens a private file of ours for appending; see [`open_private`]. Each `write` appends one line atomically.
 pub(crate) fn open_to_append(path: &Path) -> Result<File> {
     drop(open_private(path)?);
     let path = &in_resolved_directory(path)?;
@@ -284,7 +285,7 @@ pub(crate) fn check_writable(path: &Path) -> Result<()> {
     disk::check_writable(directory).with_context(|| format!("cannot write in `{}`", directory.display()))
 }
 
-/// `path` with its directory resolved; what stands there itself is not followed.
+/// `path` with its directory resolved; the last component is not followed.
 fn in_resolved_directory(path: &Path) -> Result<PathBuf> {
     let directory = resolve_directory(directory_of(path))?;
     Ok(directory.join(path.file_name().unwrap_or_default()))
@@ -297,10 +298,10 @@ pub(super) fn directory_of(path: &Path) -> &Path {
     }
 }
 
-/// Removes the file that `path` leads to; a symlink stays. A mount point cannot be removed and is emptied to `{}` instead.
-/// Returns whether there was anything.
+/// Removes the file that `path` resolves to; a symlink stays. A mount point cannot be removed and is emptied to `{}`
+/// instead. Returns whether there was anything.
 ///
-/// Errors: for [`Privacy::Private`] also a file that may be another's and holds no credential.
+/// Errors: for [`Privacy::Private`] also a file that may be another user's and holds no credential.
 pub(crate) fn remove(path: &Path, privacy: Privacy) -> Result<bool> {
     let Followed { resolved: target, is_linked, .. } = follow(path)?;
     if privacy == Privacy::Private && (is_linked || access::is_in_anothers_home()) {
@@ -335,8 +336,8 @@ fn check_removable(path: &Path, target: &Path) -> Result<()> {
     Failed::new(Failure::Other, message).hint("remove it yourself if it is not needed").err()
 }
 
-/// Renames a damaged file to the first free `….damaged-N` and returns that name. Of a symlink to what is not a credential,
-/// the link itself is renamed.
+/// Renames a damaged file to the first free `….damaged-N` and returns that name. If a symlink points to what is not a
+/// credential, the link itself is renamed.
 pub(crate) fn set_aside(path: &Path) -> Result<PathBuf> {
     let Followed { resolved: target, is_linked, .. } = follow(path)?;
     let path = if is_linked && check_removable(path, &target).is_err() { in_resolved_directory(path)? } else { target };

@@ -20,18 +20,19 @@ use crate::platform::{access, disk};
 pub(crate) struct PendingFile {
     temporary: NamedTempFile,
     target: PathBuf,
-    /// Set where the target is a mount point: it cannot be replaced by a rename, so its own room is taken as well.
+    /// Set if the target is a mount point: it cannot be replaced by a rename, so space is reserved in it as well.
     in_place: Option<File>,
-    /// Whether [`read_unfinished`] finds what is written here, so that it stays where it cannot be put in place.
+    /// Whether [`read_unfinished`] finds what is written here, so that it is kept if it cannot be installed.
     is_named: bool,
     /// What [`PendingFile::draft`] has written.
     drafted: Zeroizing<Vec<u8>>,
 }
 
 impl PendingFile {
-    /// Takes `bytes` of space beside the file that `target` leads to, for its next version.
+    /// Reserves `bytes` of space next to the file that `target` resolves to, for its next version.
     ///
-    /// The caller holds the lock of `target`: temporary files found beside it are leftovers of a killed process and go.
+    /// The caller holds the lock of `target`: temporary files found next to it were left by a killed process and are
+    /// removed.
     pub(crate) fn reserve(target: &Path, bytes: usize, privacy: Privacy) -> Result<Self> {
         Self::reserve_named(target, bytes, privacy, None)
     }
@@ -68,7 +69,8 @@ impl PendingFile {
         Ok(Self { temporary, target, in_place, is_named, drafted: Zeroizing::default() })
     }
 
-    /// The room of this name that a killed process left with `bytes` in it, which stay until they are in place.
+    /// The pending file of this name that a killed process left, with `bytes` in it, which are kept until they are
+    /// installed.
     pub(crate) fn reopen(target: &Path, name: &str, bytes: &[u8]) -> Result<Self> {
         let target = resolve(target)?;
         let path = unfinished_path(&target, name);
@@ -83,8 +85,8 @@ impl PendingFile {
         Ok(Self { temporary, target, in_place, is_named: true, drafted: Zeroizing::new(bytes.to_vec()) })
     }
 
-    /// Writes `bytes` where [`read_unfinished`] finds them if this process is killed now, as a rule those that [`PendingFile::write`] is
-    /// given later. Until then nothing is durable or in place.
+    /// Writes `bytes` where [`read_unfinished`] finds them if this process is killed now; usually the same bytes later
+    /// passed to [`PendingFile::write`]. Not yet durable or visible.
     pub(crate) fn draft(&mut self, bytes: &[u8]) -> io::Result<()> {
         let file = self.temporary.as_file_mut();
         file.rewind()?;
@@ -100,7 +102,7 @@ impl PendingFile {
         Ok(())
     }
 
-    /// Replaces the file by `bytes`, durably and in one step. On an error the old version still stands.
+    /// Replaces the file by `bytes`, durably and atomically. After an error the old version is unchanged.
     pub(crate) fn write(mut self, bytes: &[u8]) -> Result<()> {
         let target = self.target;
         let failed = || format!("cannot write `{}`", target.display());
@@ -148,7 +150,7 @@ fn not_replaced(error: io::Error, target: &Path) -> anyhow::Error {
         .into()
 }
 
-/// In the chain of an error of [`PendingFile::write`]: what was to be written is whole and durable beside the file.
+/// In the error chain of [`PendingFile::write`]: the new version is complete and durable next to the file.
 #[derive(Debug)]
 pub(crate) struct Kept;
 
@@ -158,7 +160,7 @@ impl fmt::Display for Kept {
     }
 }
 
-/// Where the target cannot be replaced by a rename: itself, with room for so many bytes.
+/// For a target that cannot be replaced by a rename: reserves `bytes` in the target itself.
 fn in_place_of(target: &Path, bytes: usize) -> io::Result<Option<File>> {
     if disk::is_mount_point(target) { open_in_place(target, bytes).map(Some) } else { Ok(None) }
 }
@@ -167,12 +169,12 @@ pub(super) fn temporary_prefix(target: &Path) -> String {
     format!(".{}.qwenauth-", target.file_name().unwrap_or_default().to_string_lossy())
 }
 
-/// A name beside `target` for what may be removed whenever a [`PendingFile`] for `target` is reserved.
+/// A name next to `target` for a file that may be removed whenever a [`PendingFile`] for `target` is reserved.
 pub(crate) fn unfinished_path(target: &Path, name: &str) -> PathBuf {
     target.with_file_name(format!("{}{name}.tmp", temporary_prefix(target)))
 }
 
-/// What a killed process wrote into the room of this name, as far as it came.
+/// What a killed process wrote into the pending file of this name, as far as it got.
 pub(crate) fn read_unfinished(target: &Path, name: &str) -> Option<Zeroizing<Vec<u8>>> {
     let path = unfinished_path(&resolve(target).ok()?, name);
     let Ok(Content::Bytes(mut bytes)) = read(&path, Privacy::Private) else { return None };
@@ -182,7 +184,7 @@ pub(crate) fn read_unfinished(target: &Path, name: &str) -> Option<Zeroizing<Vec
     Some(bytes)
 }
 
-/// Removes what killed processes left beside `target`, whose lock the caller holds.
+/// Removes what killed processes left next to `target`, whose lock the caller holds.
 pub(crate) fn remove_unfinished(target: &Path) -> Result<()> {
     let target = resolve(target)?;
     remove_leftovers(directory_of(&target), &temporary_prefix(&target));
@@ -213,8 +215,8 @@ fn forget(temporary: NamedTempFile) {
     }
 }
 
-/// Like [`fill`], where `drafted` may stand already. Something else is never laid over it in pieces: half of each might
-/// look whole.
+/// Like [`fill`], for a file that may already contain `drafted`. Different content is never written over it in parts,
+/// because a mixture could parse.
 fn finish(file: &mut File, drafted: &[u8], bytes: &[u8]) -> io::Result<()> {
     if drafted != bytes {
         file.rewind()?;

@@ -1,8 +1,8 @@
-//! Owners and modes of files: whose files are believed, and who may use ours.
+//! Owners and modes of files: whose files are trusted, and who may use ours.
 //!
-//! Hazard: a file, a directory or a symlink that another user made or may change decides where a login goes, or leads root
-//! to change a file that is not a credential. Rule: every directory and symlink on the way to a file is judged before it is
-//! followed; a file counts if it is the user's own, or root's and writable by nobody else.
+//! Hazard: a file, a directory or a symlink that another user made or may change decides where a login is stored, or
+//! makes root change a file that is not a credential. Rule: every directory and symlink of a path is checked before it
+//! is followed; a file is trusted if it is the user's own, or root's and not writable by others.
 
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io;
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::error::{Failed, Failure, note, path_for_sh};
 use crate::platform::files::{Privacy, directory_of, make_directory, open_private};
 
-/// Whom this process works for, where it runs as root: see [`work_for`].
+/// The user that this process works for when it runs as root: see [`work_for`].
 static WORK: OnceLock<Work> = OnceLock::new();
 
 struct Work {
@@ -53,8 +53,8 @@ pub(crate) fn is_in_anothers_home() -> bool {
     WORK.get().is_some_and(|work| work.owners.iter().any(|owner| *owner != 0))
 }
 
-/// Root, or an owner that has no number in the user namespace of this process (see `user_namespaces(7)`): in a sandbox that maps
-/// its own user only, the files of the system belong to nobody.
+/// Root, or an owner that has no number in the user namespace of this process (see `user_namespaces(7)`): in a sandbox
+/// that maps only its own user, the system's files have no known owner.
 fn is_system(owner: u32) -> bool {
     owner == 0 || is_unmapped(owner)
 }
@@ -94,12 +94,12 @@ pub(crate) fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
     belongs_to_another(path, owner).err()
 }
 
-/// Fails unless what a file says is to be believed: it is the user's own, or root's and writable by nobody else, as mounted
-/// secrets are. `path` leads through no symlink.
+/// Fails unless a file is to be trusted: it is the user's own, or root's and not writable by others, as mounted secrets
+/// are. `path` contains no symlink.
 pub(crate) fn check_file(path: &Path, metadata: &Metadata, privacy: Privacy) -> Result<()> {
     let owner = metadata.uid();
     if is_own(owner) {
-        // A hard link could give root's own file another name in somebody's directory.
+        // A hard link could give root's own file another name in another user's directory.
         let is_root = geteuid().is_root() && owner == 0;
         if !is_root || metadata.nlink() == 1 || owner_of(directory_of(path)) == Some(0) {
             return Ok(());
@@ -207,8 +207,8 @@ fn has_no_modes(_path: &Path) -> bool {
     false
 }
 
-/// Takes a file that is looser than it should be away from others, with one line on stderr. `is_ours`: whether it certainly
-/// is a file of ours; what may be another's, reached by a symlink or by root in somebody's home, keeps its mode.
+/// Makes a file private that others can access, with one line on stderr. `is_ours`: whether it certainly is a file of
+/// ours; a file that may be another user's, reached by a symlink or by root in a user's home, keeps its mode.
 pub(crate) fn tighten(path: &Path, file: &File, metadata: &Metadata, privacy: Privacy, is_ours: bool) {
     if !is_own(metadata.uid()) || !is_ours {
         return;
@@ -289,7 +289,7 @@ pub(crate) fn keep_owner(file: &File, path: &Path, old: &Metadata) -> Result<()>
         .with_context(|| format!("cannot keep the owner of `{}`", path.display()))
 }
 
-/// What root makes in somebody's directory belongs to that somebody, who could not use it otherwise.
+/// Files that root creates in a user's directory are chowned to that user, who could not use them otherwise.
 pub(crate) fn inherit_owner(file: &File, path: &Path) -> Result<()> {
     if !geteuid().is_root() {
         return Ok(());
@@ -312,7 +312,7 @@ pub(crate) fn create_directory(path: &Path) -> Result<()> {
     inherit_owner(&File::open(path)?, path)
 }
 
-/// A new directory among the temporary ones for the user alone; it goes when it is dropped.
+/// A new temporary directory for the user alone; it is removed when it is dropped.
 pub(crate) fn private_temporary_directory(prefix: &str) -> io::Result<TempDir> {
     tempfile::Builder::new().prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir()
 }
@@ -334,14 +334,14 @@ pub(crate) fn writable_by_others(directory: &Path) -> Option<String> {
     (mode & 0o022 != 0).then(|| format!("mode {mode:04o}"))
 }
 
-/// How others could look into a directory of the user, if they can.
+/// How others could read a directory of the user, if they can.
 pub(crate) fn open_to_others(directory: &Path) -> Option<String> {
     let metadata = fs::metadata(directory).ok()?;
     let mode = metadata.mode() & 0o777;
     (mode & 0o077 != 0 && is_own(metadata.uid())).then(|| format!("mode {mode:04o}"))
 }
 
-/// Takes a directory of the user away from others.
+/// Makes a directory of the user private.
 pub(crate) fn restrict_directory(directory: &Path) -> io::Result<()> {
     let metadata = fs::metadata(directory)?;
     if !is_own(metadata.uid()) {
@@ -354,7 +354,7 @@ pub(crate) fn restrict_directory(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What to type to take a directory away from others.
+/// The command that makes a directory private.
 pub(crate) fn how_to_restrict(directory: &Path) -> String {
     format!("`chmod 700 {}`, or `qwenauth doctor --fix`", path_for_sh(directory))
 }

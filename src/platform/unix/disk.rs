@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use nix::libc::{EBUSY, O_NOFOLLOW, O_NONBLOCK};
 use tempfile::NamedTempFile;
 
-/// Fails if so many descriptors cannot be opened more.
+/// Fails if this many more descriptors cannot be opened.
 pub(crate) fn check_free_descriptors(count: usize) -> io::Result<()> {
     (0..count).map(|_| File::open("/dev/null")).collect::<io::Result<Vec<File>>>().map(drop)
 }
@@ -41,7 +41,7 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Opens for adding lines; one `write` adds a line whole, whoever else adds.
+/// Opens for appending; each `write` appends one line atomically.
 pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).custom_flags(O_NOFOLLOW).open(path)
 }
@@ -77,12 +77,12 @@ pub(crate) fn is_in_use(_error: &io::Error) -> bool {
     false
 }
 
-/// Removes a file, whoever has it open.
+/// Removes a file, even while it is open elsewhere.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
-/// Renames a file, whoever has it open.
+/// Renames a file, even while it is open elsewhere.
 #[expect(clippy::disallowed_methods, reason = "this is where files are renamed")]
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
@@ -110,7 +110,7 @@ pub(crate) fn is_writable(metadata: &Metadata) -> bool {
 /// What to type to make a file writable.
 pub(crate) const MAKE_WRITABLE: &str = "chmod u+w";
 
-/// Tells one file from another, whatever they are called.
+/// Identifies a file, whatever its name is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity(u64, u64);
 
@@ -160,7 +160,8 @@ pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
     file.write_all_at(bytes, offset)
 }
 
-/// Takes space for a new file, which reads as zeros. An empty file needs none, and the system refuses to reserve none.
+/// Reserves space for a new file, which reads as zeros. An empty file needs none, and the system rejects a length of
+/// zero.
 #[cfg(target_os = "linux")]
 pub(crate) fn allocate(file: &File, bytes: usize) -> io::Result<()> {
     if bytes == 0 {
@@ -177,7 +178,7 @@ pub(crate) fn allocate(mut file: &File, bytes: usize) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Takes blocks behind the end of a file without changing its length; a file system that cannot is no obstacle.
+/// Reserves blocks behind the end of a file without changing its length; unsupported file systems are ignored.
 #[cfg(target_os = "linux")]
 pub(crate) fn reserve_blocks(file: &File, bytes: usize) -> io::Result<()> {
     use nix::errno::Errno;
@@ -195,7 +196,7 @@ pub(crate) fn reserve_blocks(_file: &File, _bytes: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a file is itself a mount point, as in a container that binds one file. Only Linux tells beforehand;
+/// Whether a file is itself a mount point, as in a container that binds one file. Only Linux shows this in advance;
 /// elsewhere the rename fails, see [`is_mount_point_error`].
 #[cfg(target_os = "linux")]
 pub(crate) fn is_mount_point(target: &Path) -> bool {

@@ -68,7 +68,7 @@ pub(crate) fn cannot_start(program: &OsStr, error: &io::Error) -> Failed {
     Failed::new(Failure::NotFound, format!("`{name}` was not found")).hint("check its name and `PATH`")
 }
 
-/// The shell that reads what this program prints: POSIX, unless the user says otherwise.
+/// The shell that reads what this program prints: POSIX, unless the user states another.
 #[expect(clippy::unnecessary_wraps, reason = "the same shape as on Windows, which has no such rule")]
 pub(crate) fn calling_shell(_is_posix: bool) -> Option<&'static str> {
     Some("sh")
@@ -83,8 +83,8 @@ pub(crate) const SHOW_VARIABLES: &str = "env";
 /// The shell of the user.
 pub(crate) const SHELL: (&str, &str) = ("SHELL", "/bin/sh");
 
-/// Tells a process from a later one with the same id: when it started, in the system's own form. `None` if there is no
-/// such process.
+/// Tells a process from a later one with the same id: its start time, in the system's own form. Returns `None` if there
+/// is no such process.
 #[cfg(target_os = "linux")]
 pub(crate) fn started(process: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;

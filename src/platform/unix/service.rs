@@ -1,7 +1,8 @@
 //! A program as a service of the user: a unit of `systemd --user`, or an agent of launchd.
 //!
-//! Hazard: a service starts without the user's shell, long after the command line that made it, and shows nobody what
-//! went wrong. Rule: the file names everything it needs in full, holds no secret, and says where its messages are.
+//! Hazard: a service starts without the user's shell, long after the command line that created it, and its errors are
+//! not shown to anyone. Rule: the file names everything it needs in full, holds no secret, and states where its
+//! messages are.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -17,7 +18,7 @@ use crate::platform::files::{self, Content, PendingFile, Privacy};
 /// What both systems call it.
 const NAME: &str = "qwenauth-gateway";
 
-/// What is to run.
+/// The program to run.
 pub(crate) struct Service<'a> {
     /// Program and arguments.
     pub(crate) command: &'a [String],
@@ -40,7 +41,7 @@ pub(crate) enum State {
     Running,
 }
 
-/// What the system needs beside: how it is asked, and where its files are.
+/// The system's part: its command, and where its files are.
 struct Manager {
     file: PathBuf,
     text: fn(&Service) -> String,
@@ -99,7 +100,7 @@ pub(crate) fn install(service: &Service, paths: &ServicePaths) -> Result<(PathBu
     Ok((file, true))
 }
 
-/// Stops the service and removes its file. Says whether there was one.
+/// Stops the service and removes its file. Returns whether there was one.
 pub(crate) fn uninstall(paths: &ServicePaths) -> Result<Option<PathBuf>> {
     let Manager { file, .. } = Manager::of(paths);
     if file.symlink_metadata().is_err() {
@@ -126,7 +127,7 @@ pub(crate) fn state(paths: &ServicePaths) -> State {
     if running { State::Running } else { State::Stopped }
 }
 
-/// Whether there is somebody to run services of the user.
+/// Whether a manager of user services is running.
 fn is_available() -> Result<()> {
     let asked = if cfg!(target_os = "macos") {
         ask(&["launchctl", "print", &domain()])
@@ -141,7 +142,7 @@ fn is_available() -> Result<()> {
 
 fn start(file: &Path) -> Result<()> {
     if cfg!(target_os = "macos") {
-        // Fails where it is not loaded, which is as good.
+        // Fails if it is not loaded, which is fine.
         let _ = ask(&["launchctl", "bootout", &target()]);
         return ask(&["launchctl", "bootstrap", &domain(), &file.display().to_string()]).map(drop);
     }
@@ -208,7 +209,7 @@ fn unit(service: &Service) -> String {
             WantedBy=default.target\n"
 }
 
-/// As systemd.syntax(7) wants it, with the specifiers of systemd.unit(5) taken literally.
+/// In the form of systemd.syntax(7), with the specifiers of systemd.unit(5) taken literally.
 fn quoted(word: &str) -> String {
     format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%"))
 }

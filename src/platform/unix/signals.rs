@@ -1,7 +1,7 @@
-//! Signals held back while a credential is replaced, and signals as they were found, for `exec`.
+//! Signals deferred while a credential is replaced, and the original signal dispositions for `exec`.
 //!
-//! Hazard: Ctrl-C between "the server rotated the token" and "the file holds it" loses the login.
-//! Rule: [`DeferredSignals`] notes INT, TERM and HUP and raises them again when the file is safe.
+//! Hazard: Ctrl-C between "the server rotated the token" and "the file holds it" loses the login. Rule:
+//! [`DeferredSignals`] records INT, TERM and HUP and raises them again when the file is safe.
 
 #![expect(unsafe_code, reason = "signal dispositions have no safe interface; handlers here only use atomics and raise")]
 
@@ -15,10 +15,10 @@ use tokio::signal::unix;
 
 const DEFERRED: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-/// The signal noted last, 0 for none.
+/// The signal recorded last, 0 for none.
 static NOTED: AtomicI32 = AtomicI32::new(0);
 
-/// Whether a [`DeferredSignals`] lives and will look at what is noted.
+/// Whether a [`DeferredSignals`] is alive and will check what is recorded.
 static HOLDING: AtomicBool = AtomicBool::new(false);
 
 /// How many [`DeferredSignals`] there are, and what the signals did before the first.
@@ -32,15 +32,16 @@ extern "C" fn note(signal: c_int) {
     }
 }
 
-/// Async-signal-safe. From the handler of the same signal it comes when that returns, to whom it belongs by then.
+/// Async-signal-safe. Raised inside the handler of the same signal, it is delivered when that returns, to the handler
+/// installed by then.
 fn raise_noted() {
     if let Ok(signal) = Signal::try_from(NOTED.swap(0, Ordering::SeqCst)) {
         let _ = raise(signal);
     }
 }
 
-/// As long as one lives, INT, TERM and HUP are only noted. When the last one goes, a noted signal is raised again,
-/// with the disposition it had before. Signals that were ignored stay ignored.
+/// While one is alive, INT, TERM and HUP are only recorded. When the last one is dropped, a recorded signal is raised
+/// again with its previous disposition. Signals that were ignored stay ignored.
 pub(crate) struct DeferredSignals(());
 
 impl DeferredSignals {
@@ -125,7 +126,7 @@ pub(crate) fn bind_to_this_process(command: &mut std::process::Command) {
     let parent = getpid();
     let bind = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-        // It may have died before the kernel was asked to watch it.
+        // The parent may have died before the kernel was told to watch it.
         if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
     };
     // SAFETY: prctl(2) and getppid(2) are async-signal-safe, and the closure allocates nothing.
@@ -136,13 +137,13 @@ pub(crate) fn bind_to_this_process(command: &mut std::process::Command) {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn bind_to_this_process(_command: &mut std::process::Command) {}
 
-/// Raises the limit of open files to what is allowed, and lets `command`, if there is one, start with the old limit:
-/// programs that still use `select` cannot count further than 1024.
+/// Raises the limit of open files to the maximum, and lets `command`, if given, start with the old limit: programs that
+/// still use `select` cannot count beyond 1024.
 pub(crate) fn allow_many_files(command: Option<&mut std::process::Command>) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use std::os::unix::process::CommandExt;
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-    // Some systems allow no more than this, whatever they say.
+    // Some systems allow no more than this, whatever they state.
     if setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536).max(soft), hard).is_err() {
         return;
     }
@@ -156,7 +157,7 @@ pub(crate) fn allow_many_files(command: Option<&mut std::process::Command>) {
 /// Whether a signal is ignored.
 fn is_ignored(signal: Signal) -> bool {
     let mut found = std::mem::MaybeUninit::<nix::libc::sigaction>::uninit();
-    // SAFETY: nothing is changed, and what is read was written where 0 is returned.
+    // SAFETY: nothing is changed, and the result was written if the call returned 0.
     unsafe {
         nix::libc::sigaction(signal as c_int, std::ptr::null(), found.as_mut_ptr()) == 0
             && found.assume_init().sa_sigaction == nix::libc::SIG_IGN
@@ -168,7 +169,7 @@ pub(crate) fn outlives_terminal() -> bool {
     is_ignored(Signal::SIGHUP)
 }
 
-/// What asked this process to end.
+/// The signal that ends this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     Interrupt,
@@ -176,7 +177,7 @@ pub(crate) enum Ending {
     Hangup,
 }
 
-/// What asks a server to end, as it arrives.
+/// The signals that end a server, as they arrive.
 pub(crate) struct Endings {
     interrupt: unix::Signal,
     terminate: unix::Signal,
@@ -203,7 +204,7 @@ impl Endings {
     }
 }
 
-/// Ends as whoever asked for it expects: by the signal, after restoring its default handler.
+/// Dies by the same signal, after restoring its default handler.
 pub(crate) fn die_of(ending: Ending) -> nix::Result<()> {
     let signal = match ending {
         Ending::Interrupt => Signal::SIGINT,
@@ -230,7 +231,7 @@ mod tests {
         // SAFETY: the handler only stores to an atomic.
         unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
         note(Signal::SIGUSR1 as c_int);
-        // Another test may hold signals just now: then it comes when that is over.
+        // Another test may defer signals at the moment: then it is delivered after that.
         let started = std::time::Instant::now();
         while !CAME.load(Ordering::SeqCst) {
             assert!(started.elapsed().as_secs() < 10, "the signal is lost");

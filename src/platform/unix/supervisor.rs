@@ -1,9 +1,9 @@
-//! Runs a program and outlives it: signals, job control and how it ended, for `sandbox` and `exec --gateway`.
+//! Runs a program and outlives it: signals, job control and exit status, for `sandbox` and `exec --gateway`.
 //!
 //! Hazard: Ctrl-C reaches this process as well as the program; dying of it would leave the program without its gateway
-//! or the sandbox's directories behind, and passing it on would give the program two.
-//! Rule: signals are blocked in every thread and read by one. What a process sent is passed on to the program; what was
-//! typed on the terminal, the program has already. A program that stops takes this process along if it stands in for it,
+//! or the sandbox's directories behind, and forwarding it would give the program two. Rule: signals are blocked in
+//! every thread and read by one. A signal that a process sent is forwarded to the program; the program has already
+//! received what was typed on the terminal. If this process represents the program, it stops when the program stops,
 //! and both continue together.
 
 use std::io;
@@ -45,11 +45,11 @@ impl Ended {
     }
 }
 
-/// What asks a program to end.
+/// The signals that end a program.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
-/// What a stand-in passes on as well. Those that stop are blocked, too: the program decides whether it stops (an editor
-/// first puts the terminal in order), and this process follows it.
+/// Further signals that a process which represents its program forwards. Those that stop a process are blocked, too:
+/// the program decides whether it stops (an editor first restores the terminal), and this process follows it.
 const STANDING_IN: [Signal; 7] = [
     Signal::SIGUSR1,
     Signal::SIGUSR2,
@@ -77,12 +77,12 @@ struct State {
 }
 
 impl Supervisor {
-    /// For a program beside work of our own: watches only what asks to end.
+    /// For a program next to work of our own: watches only the signals that end it.
     pub(crate) fn start() -> anyhow::Result<Self> {
         Self::watch(ENDING.into_iter().collect())
     }
 
-    /// For a program that this process stands in for: whoever signals one means the other.
+    /// For a program that this process represents: a signal to either is meant for the other.
     pub(crate) fn stand_in() -> anyhow::Result<Self> {
         Self::watch(ENDING.into_iter().chain(STANDING_IN).collect())
     }
@@ -117,7 +117,7 @@ impl Supervisor {
         command: &mut Command,
         spawn: impl FnOnce(&mut Command) -> Result<Child, E>,
     ) -> Result<Child, E> {
-        // Held until the child is known: a signal that comes meanwhile is passed on to it afterwards.
+        // Held until the child is known: a signal that arrives meanwhile is forwarded to it afterwards.
         let mut state = lock(&self.state);
         let child = spawn(command)?;
         state.program = i32::try_from(child.id()).ok().map(Pid::from_raw);
@@ -143,8 +143,9 @@ impl Supervisor {
                 Ok(WaitStatus::Signaled(_, signal, _)) => break Ended::Signal(signal as i32),
                 Ok(WaitStatus::Stopped(..)) => {
                     let _ = raise(Signal::SIGSTOP);
-                    // Continued: by a shell, which continues the whole group, or by someone who knows only us; that
-                    // signal is passed on like any other. One more from here could come late and undo the next stop.
+                    // Continued: by a shell, which continues the whole group, or by a process that knows only this one;
+                    // that signal is forwarded like any other. Another one from here could arrive late and undo the
+                    // next stop.
                     #[cfg(not(any(target_os = "linux", target_os = "android")))]
                     let _ = kill(program, Signal::SIGCONT);
                 }
@@ -166,7 +167,7 @@ impl Supervisor {
         ended.code()
     }
 
-    /// Whether someone wants this to end, whatever the program inside does.
+    /// Whether this process was asked to end, whatever the program inside does.
     pub(crate) fn is_interrupted(&self) -> bool {
         let state = lock(&self.state);
         state.sent.is_some() || !state.typed.is_empty()
@@ -228,8 +229,8 @@ fn die_of(signal: Signal) {
     }
 }
 
-/// Signals a terminal sends to everyone on it, and a shell to a whole job. HUP is not one: when a terminal goes away, the kernel tells one process
-/// and leaves the rest to it.
+/// Signals that a terminal sends to its whole foreground group, and a shell to a whole job. HUP is not one: when a
+/// terminal is closed, the kernel signals one process and leaves the rest to it.
 fn is_sent_by_terminal(signal: Signal) -> bool {
     !matches!(signal, Signal::SIGTERM | Signal::SIGHUP | Signal::SIGUSR1 | Signal::SIGUSR2)
 }
@@ -260,7 +261,7 @@ impl Signals {
     }
 }
 
-/// Elsewhere the sender is not told: INT and QUIT are taken to be typed.
+/// Elsewhere the sender is not known: INT and QUIT are assumed to be typed.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 struct Signals(SigSet);
 

@@ -1,4 +1,4 @@
-//! What the system knows: the clock that only runs forward, the boot, the user's home, and who may look into memory.
+//! Facts about the system: the monotonic clock, the boot, the user's home, and who may read this process's memory.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -66,12 +66,12 @@ pub(crate) fn boot() -> Vec<u8> {
 /// Keeps this process out of core dumps and of the reach of the user's other processes (`/proc/PID/mem`, debuggers).
 /// A program it becomes by `exec` is an ordinary one again: the kernel resets the mark.
 pub(crate) fn guard_memory() {
-    // Without the mark everything works as before, so a kernel that refuses it is no reason to stop.
+    // Without the flag everything else works, so a kernel that rejects it is no reason to stop.
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_dumpable(false);
 }
 
-/// Whether this process has a controlling terminal, whose end it is told of by a hangup signal.
+/// Whether this process has a controlling terminal, which sends a hangup signal when it is closed.
 pub(crate) fn has_terminal() -> bool {
     std::fs::File::open("/dev/tty").is_ok()
 }
@@ -82,13 +82,13 @@ pub(crate) fn discard_typed_ahead() {
     let _ = tcflush(std::io::stdin(), FlushArg::TCIFLUSH);
 }
 
-/// Whether a browser could be shown, when nothing speaks against it.
+/// Whether a browser could be shown, unless there is a reason against it.
 pub(crate) const IS_GRAPHICAL: bool = cfg!(target_os = "macos");
 
 /// The regular file that stdout is redirected to, if it is one that still exists.
 #[cfg(target_os = "linux")]
 pub(crate) fn file_behind_stdout() -> Option<PathBuf> {
-    // A pipe or a terminal is no path of a regular file; a deleted file has none.
+    // A pipe or a terminal is not the path of a regular file; a deleted file has no path.
     std::fs::read_link("/proc/self/fd/1").ok().filter(|path| path.is_file())
 }
 

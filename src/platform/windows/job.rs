@@ -19,7 +19,7 @@ use windows_sys::Win32::System::JobObjects::{
 };
 use windows_sys::Win32::System::Threading::{CREATE_SUSPENDED, OpenThread, ResumeThread, THREAD_SUSPEND_RESUME};
 
-/// Kills what is in it when it is dropped or when this process ends, unless it was released.
+/// Kills its processes when it is dropped or when this process ends, unless it was released.
 pub(crate) struct Job(OwnedHandle);
 
 impl Job {
@@ -65,14 +65,14 @@ impl Job {
         Ok(child)
     }
 
-    /// Lets what is still in it outlive this process.
+    /// Lets the processes that are still in it outlive this process.
     pub(super) fn release(&self) {
         if let Err(error) = self.set_limits(0) {
             log::warn!("programs left in the background are ended: {error}");
         }
     }
 
-    /// Kills what is in it.
+    /// Kills its processes.
     pub(super) fn kill(&self) {
         // SAFETY: the handle is open. It fails only where there is nothing left to kill.
         unsafe { TerminateJobObject(self.0.as_raw_handle(), 1) };

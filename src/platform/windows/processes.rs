@@ -26,13 +26,14 @@ use crate::error::{Failed, Failure};
 /// What `PATHEXT` is where it is not set.
 const EXTENSIONS: &str = ".COM;.EXE;.BAT;.CMD";
 
-/// Ancestors looked at for a shell; numbers of processes are used again, so that a chain could have no end.
+/// How many ancestors are searched for a shell; process ids are reused, so that a chain could be endless.
 const MAX_ANCESTORS: usize = 16;
 
-/// A command for `program`, found as a shell finds it: `foo` is `foo.exe`, but `foo.cmd` too, as npm installs tools.
+/// A command for `program`, found as a shell finds it: `foo` is `foo.exe`, but also `foo.cmd`, the form in which npm
+/// installs tools.
 ///
-/// Not in the working directory, which a repository may have filled. Arguments of a `.cmd` or `.bat` file are quoted for
-/// `cmd` by the standard library, which refuses those that cannot be.
+/// Not in the working directory, whose files may come from a repository. The standard library quotes arguments of a
+/// `.cmd` or `.bat` file for `cmd`, and rejects those that cannot be quoted.
 pub(crate) fn command(program: &OsStr, path: Option<&OsStr>) -> io::Result<Command> {
     find(program, path.unwrap_or_default()).map(Command::new).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
@@ -96,7 +97,7 @@ pub(crate) fn cannot_start(program: &OsStr, error: &io::Error) -> Failed {
     }
 }
 
-/// Stands in for a program until it ends, and ends with its code; returns only if it could not be started.
+/// Represents a program until it ends, and ends with its code; returns only if it could not be started.
 ///
 /// Windows cannot replace a process. The program receives the console's events itself and ends with this process.
 pub(crate) fn become_program(command: &mut Command) -> io::Result<Infallible> {
@@ -131,8 +132,8 @@ pub(crate) const IS_UNIX: bool = false;
 /// The command that shows the variables.
 pub(crate) const SHOW_VARIABLES: &str = "cmd /c set";
 
-/// Tells a process from a later one with the same id: when it started, in the system's own form. `None` if there is no
-/// such process.
+/// Tells a process from a later one with the same id: its start time, in the system's own form. Returns `None` if there
+/// is no such process.
 pub(crate) fn started(process: u32) -> Option<String> {
     let (mut created, mut other) = (FILETIME::default(), [FILETIME::default(); 3]);
     let [exited, kernel, user] = &mut other;
@@ -143,7 +144,7 @@ pub(crate) fn started(process: u32) -> Option<String> {
             return None;
         }
         let process = OwnedHandle::from_raw_handle(process);
-        // A process that has ended lives on as long as somebody has it open.
+        // A process that has ended still exists while it is open elsewhere.
         let ended = WaitForSingleObject(process.as_raw_handle(), 0) == WAIT_OBJECT_0;
         if ended || GetProcessTimes(process.as_raw_handle(), &raw mut created, exited, kernel, user) == 0 {
             return None;
@@ -155,8 +156,8 @@ pub(crate) fn started(process: u32) -> Option<String> {
 /// The shell of the user.
 pub(crate) const SHELL: (&str, &str) = ("ComSpec", "cmd.exe");
 
-/// The shell that reads what this program prints: a POSIX one where the environment says so, else the nearest ancestor
-/// that is a shell. Between the two there may be a launcher, such as that of npm.
+/// The shell that reads what this program prints: a POSIX one if the environment says so, otherwise the nearest
+/// ancestor that is a shell. Between the two there may be a launcher, such as that of npm.
 pub(crate) fn calling_shell(is_posix: bool) -> Option<&'static str> {
     const SHELLS: [&str; 10] = ["pwsh", "powershell", "cmd", "nu", "elvish", "fish", "bash", "zsh", "dash", "sh"];
     if is_posix {

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::error::{Failed, Failure};
 
-/// What is to run.
+/// The program to run.
 pub(crate) struct Service<'a> {
     pub(crate) command: &'a [String],
     pub(crate) environment: &'a [(String, String)],

@@ -1,4 +1,4 @@
-//! Console events held back while a credential is replaced, and what ends a server, under the names of Unix's signals.
+//! Console events deferred while a credential is replaced, and what ends a server, under the names of Unix's signals.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, CTRL_C_EVENT};
 
 use super::console;
 
-/// What asked this process to end.
+/// The event that ends this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     Interrupt,
@@ -26,7 +26,7 @@ impl Ending {
     }
 }
 
-/// As long as one lives, console events are only noted.
+/// While one is alive, console events are only recorded.
 pub(crate) struct DeferredSignals(());
 
 impl DeferredSignals {
@@ -47,7 +47,7 @@ impl Drop for DeferredSignals {
     }
 }
 
-/// There are no signals to note.
+/// There are no signals to record.
 pub extern "C" fn note_signals() {}
 
 /// A program starts with no signal changed.
@@ -64,7 +64,7 @@ pub(crate) fn outlives_terminal() -> bool {
     false
 }
 
-/// What ends a server, as it comes.
+/// The events that end a server, as they arrive.
 pub(crate) struct Endings(mpsc::UnboundedReceiver<Ending>);
 
 impl Endings {

@@ -1,9 +1,8 @@
-//! Runs a program and outlives it: console events and how it ended, for `sandbox` and `exec --gateway`.
+//! Runs a program and outlives it: console events and exit status, for `sandbox` and `exec --gateway`.
 //!
-//! Hazard: Ctrl-C reaches this process as well as the program; ending by it would leave the program without its gateway or
-//! the sandbox's directories behind.
-//! Rule: events of the console are noted and otherwise left to the program, which has received them too. The program is in
-//! a job that ends with this process.
+//! Hazard: Ctrl-C reaches this process as well as the program; ending by it would leave the program without its gateway
+//! or the sandbox's directories behind. Rule: console events are recorded and otherwise left to the program, which has
+//! also received them. The program is in a job that ends with this process.
 
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -87,7 +86,7 @@ impl Supervisor {
         ended.end_by()
     }
 
-    /// Whether someone wants this to end, whatever the program inside does.
+    /// Whether this process was asked to end, whatever the program inside does.
     pub(crate) fn is_interrupted(&self) -> bool {
         lock(&self.event).is_some()
     }

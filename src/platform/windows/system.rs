@@ -108,13 +108,13 @@ pub(crate) fn has_terminal() -> bool {
     true
 }
 
-/// Whether a browser could be shown, when nothing speaks against it.
+/// Whether a browser could be shown, unless there is a reason against it.
 pub(crate) const IS_GRAPHICAL: bool = true;
 
 /// The regular file that stdout is redirected to, if it is one that still exists.
 pub(crate) fn file_behind_stdout() -> Option<PathBuf> {
     let stdout = io::stdout().as_raw_handle();
-    // A path has at most so many units.
+    // The maximum length of a path, in UTF-16 units.
     let mut path = vec![0; 32_768];
     // SAFETY: the handle of stdout is open or null, and the buffer is as long as is said.
     let length = unsafe {

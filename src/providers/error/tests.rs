@@ -44,7 +44,7 @@ impl Row {
         ApiError::read_with(&response, &codes, data)
     }
 
-    /// What the row states, as [`said`] says it.
+    /// What the row states, in the form of [`said`].
     fn stated(&self) -> String {
         let wait = self.wait.map(|wait| format!("{wait:.2}"));
         format!("{:?} {} {wait:?} {}", self.cause, self.action, self.scope)

@@ -60,7 +60,7 @@ pub(super) fn in_words(text: &str, now: SystemTime) -> Option<Duration> {
     in_a_while(&lower).or_else(|| at_a_time(&lower, now))
 }
 
-/// What stands right before a delay.
+/// Words right before a delay.
 const BEFORE_DELAY: [&str; 12] = [
     "again in",
     "again after",
@@ -76,7 +76,7 @@ const BEFORE_DELAY: [&str; 12] = [
     "available after",
 ];
 
-/// What stands near a time of reset.
+/// Words near a time of reset.
 const BEFORE_TIME: [&str; 7] = ["reset", "until", "available", "重置", "恢复", "刷新", "解除"];
 
 fn in_a_while(lower: &str) -> Option<Duration> {

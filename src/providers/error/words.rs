@@ -1,7 +1,7 @@
-//! The words and codes by which services name a limit, and the words by which they sell.
+//! The words and codes by which services name a limit, and the words by which they advertise.
 //!
-//! A message is split into sentences. What follows a selling word in a sentence is dropped, links are dropped, and the
-//! rest is spelled in one way: `free-models-per-day`, `RequestsPerDay` and `per day` are the same words.
+//! A message is split into sentences. What follows an advertising word in a sentence is dropped, links are dropped, and
+//! the rest is normalized: `free-models-per-day`, `RequestsPerDay` and `per day` are the same words.
 
 use super::Cause;
 
@@ -29,11 +29,11 @@ pub(super) const CODES: Rows = &[
     ("MONTHLY_REQUEST_COUNT", Cause::Month),
 ];
 
-/// Codes that some services use for a minute and others for a plan. They count when nothing else is said.
+/// Codes that some services use for a minute and others for a plan. They count if nothing else is stated.
 pub(super) const AMBIGUOUS_CODES: Rows =
     &[("insufficient_quota", Cause::Minute), ("Throttling.AllocationQuota", Cause::Minute)];
 
-/// Words for a limit. `…` stands for a few words or characters between.
+/// Words for a limit. `…` is a gap of a few words or characters.
 const WORDS: Rows = &[
     ("request too large", Cause::TooLarge),
     ("per minute", Cause::Minute),
@@ -95,7 +95,7 @@ const WORDS: Rows = &[
 /// Fragments of links to the description of a limit.
 const LINKS: Rows = &[("#token-limit", Cause::Minute)];
 
-/// Words that begin an offer. What follows in the sentence says nothing about the refusal.
+/// Words that begin an offer. What follows in the sentence has nothing to do with the rejection.
 const SELLING: &[&str] = &[
     "add",
     "buy",
@@ -200,13 +200,13 @@ impl Normalized {
     }
 }
 
-/// Whether `part` follows in the same sentence, soon.
+/// Whether `part` follows in the same sentence, within a few words.
 fn follows(text: &str, part: &str) -> bool {
     let sentence = text.split('|').next().unwrap_or_default();
     sentence.find(part).is_some_and(|at| at <= GAP)
 }
 
-/// The text without its links, and what a link alone tells.
+/// The text without its links, and what a link alone reveals.
 fn without_links(text: &str, data: &Data) -> (String, Option<Cause>) {
     let mut kept = String::with_capacity(text.len());
     let mut link = None;
@@ -264,7 +264,7 @@ fn spell(sentence: &str) -> String {
     spelled
 }
 
-/// What is before the first selling word.
+/// The text before the first advertising word.
 fn before_offer<'a>(spelled: &'a str, data: &Data) -> &'a str {
     let is_whole = |at: usize, word: &str| {
         let before = spelled[..at].chars().next_back();

@@ -28,7 +28,7 @@ pub(super) fn get(root: &CstRootNode, path: &[String]) -> Option<Value> {
     last_of(&parent, last)?.value()?.to_serde_value()
 }
 
-/// The property called `key`: of equal ones the last, as every reader of these files takes it.
+/// The property called `key`: of repeated ones the last, as in every reader of these files.
 fn last_of(object: &CstObject, key: &str) -> Option<CstObjectProp> {
     let named = |property: &CstObjectProp| property.decoded_name().is_some_and(|name| name == key);
     object.properties().into_iter().rev().find(named)
@@ -41,7 +41,7 @@ fn object_or_create(object: &CstObject, key: &str) -> Option<CstObject> {
     }
 }
 
-/// `None`: something above is no object, or what should be an array is none.
+/// Returns `None` if something above is not an object, or if an array was expected and there is none.
 pub(super) fn set(
     root: &CstRootNode,
     parents: &[String],

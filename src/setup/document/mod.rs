@@ -1,7 +1,8 @@
-//! A tool's configuration file as a document in which single places are read, set and removed: JSON with comments, or TOML.
+//! A tool's configuration file as a document in which single keys are read, set and removed: JSON with comments, or
+//! TOML.
 //!
-//! Hazard: a file that is parsed and printed again loses its comments and order. Rule: both syntaxes are edited in their
-//! concrete syntax trees, and a place that is not ours is never printed anew.
+//! Hazard: a file that is parsed and printed again loses its comments and order. Rule: both syntaxes are edited in
+//! their concrete syntax trees, and a part that is not ours is never printed again.
 
 mod json;
 mod toml;
@@ -47,7 +48,7 @@ impl KeyPath {
 
 pub(crate) struct ConfigDocument {
     tree: Tree,
-    /// A byte order mark in front, which some editors write and no parser of these syntaxes takes.
+    /// A byte order mark at the start, which some editors write and no parser of these syntaxes accepts.
     has_mark: bool,
     /// The text as it was read, for its line ends.
     read: String,
@@ -97,7 +98,7 @@ impl ConfigDocument {
         }
     }
 
-    /// What stands at a place; for elements, the array of them.
+    /// The value at a key path; for elements, the array of them.
     pub(crate) fn get(&self, place: &KeyPath) -> Option<Value> {
         let value = match &self.tree {
             Tree::Json(root) => json::get(root, &place.path),
@@ -116,7 +117,7 @@ impl ConfigDocument {
             .count()
     }
 
-    /// Errors: something above the place is no object.
+    /// Errors: something above the key path is not an object.
     pub(crate) fn set(&mut self, place: &KeyPath, value: &Value) -> Result<()> {
         let Some((last, parents)) = place.path.split_last() else { bail!("an empty place") };
         match &mut self.tree {
@@ -126,7 +127,7 @@ impl ConfigDocument {
         .with_context(|| format!("something above `{}` is not what the tool expects there", place.name()))
     }
 
-    /// Removes what stands at a place, and the objects above it below `kept` that are empty then.
+    /// Removes the value at a key path, and the objects above it below `kept` that are empty then.
     pub(crate) fn remove(&mut self, place: &KeyPath, kept: usize) {
         self.remove_one(place);
         let path = &place.path;

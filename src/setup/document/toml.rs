@@ -27,7 +27,7 @@ pub(super) fn whole(document: &DocumentMut) -> Value {
     from_item(document.as_item())
 }
 
-/// `None`: something above is no table.
+/// Returns `None` if something above is not a table.
 pub(super) fn set(document: &mut DocumentMut, parents: &[String], last: &str, value: &Value) -> Option<()> {
     let mut table: &mut dyn TableLike = document.as_table_mut();
     for key in parents {
@@ -51,7 +51,7 @@ pub(super) fn remove(document: &mut DocumentMut, parents: &[String], last: &str)
     Some(())
 }
 
-/// A key that is there keeps its comments, and so does a value that takes the place of a value.
+/// An existing key keeps its comments, and so does a value that replaces a value.
 fn set_key(table: &mut dyn TableLike, key: &str, mut item: Item) {
     let Some(old) = table.get_mut(key) else {
         table.insert(key, item);

@@ -68,7 +68,7 @@ const WRAPPERS: [Wrapper; 18] = [
     Wrapper { names: &["mise", "asdf"], verbs: &["exec", "x"], ..PLAIN },
 ];
 
-/// Programs whose script decides what is read; nobody expects them to be known.
+/// Programs whose script decides what is read; they are not expected to be known.
 const INTERPRETERS: [&str; 20] = [
     "sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "busybox", "env", "python", "python3", "node", "deno", "bun",
     "ruby", "perl", "php", "pwsh", "curl", "make",

@@ -1,4 +1,4 @@
-//! What a known program reads by itself and would prefer to what `exec` sets: only the files that it loads are looked at.
+//! What a known program reads by itself and would prefer to what `exec` sets: only the files that it loads are checked.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,11 +35,11 @@ enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Effect {
-    /// Our own configuration wins; the user is told.
+    /// Our own configuration takes precedence; the user is informed.
     Overridden,
     /// It would win: the program is not started.
     Refused,
-    /// It has to hold the base URL, which the program takes from nowhere else.
+    /// It must contain the base URL, which the program takes from nowhere else.
     Required,
 }
 
@@ -143,7 +143,7 @@ impl Reads {
     }
 }
 
-/// `NAME=…` or `export NAME=…`, with blanks where readers of `.env` files take them.
+/// `NAME=…` or `export NAME=…`, with blanks where readers of `.env` files accept them.
 fn assigns(line: &str, name: &str) -> bool {
     let line = line.trim_start_matches('\u{feff}').trim_start();
     let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
@@ -151,7 +151,7 @@ fn assigns(line: &str, name: &str) -> bool {
     line.strip_prefix(name).is_some_and(|rest| rest.trim_start_matches(['\'', '"']).trim_start().starts_with('='))
 }
 
-/// What is at a place, `.` between its keys; a value that must be a string counts as one.
+/// The value at a path with `.` between its keys; a value that must be a string counts as one.
 fn json_value(path: &Path, place: &str) -> Option<String> {
     let document = ConfigDocument::parse(&read(path)?, syntax_of(path), path).ok()?;
     let keys: Vec<&str> = place.split('.').collect();
