@@ -301,11 +301,13 @@ pub(crate) fn serve(
     let caught = &Cell::new(Ending::Terminate);
     run(listener, key, served, options, |gateway, listener| async move {
         let endings = tokio::sync::Mutex::new(Endings::watch().context("cannot watch signals")?);
+        // Asked now: a terminal that was closed is gone by the time that its hangup arrives.
+        let has_terminal = system::has_terminal();
         let ends = || async {
             let mut endings = endings.lock().await;
             loop {
                 let ending = endings.next().await;
-                if ending == Ending::Hangup && !system::has_terminal() {
+                if ending == Ending::Hangup && !has_terminal {
                     gateway.reload().await;
                 } else if ending != Ending::Hangup || !outlives_terminal {
                     caught.set(ending);
