@@ -291,3 +291,4 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -f -a "(qwenaut
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -f -a "(qwenauth __complete providers 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -f -a "(qwenauth __complete tools 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -f -a "bash zsh fish powershell elvish nushell"

@@ -122,11 +122,18 @@ fn fish(script: &str) -> String {
         let names = if is_profile { format!(" -a \"({})\"", question(Names::Profiles)) } else { String::new() };
         format!("{line}{names}\n")
     };
-    let argument = |(command, names)| {
-        let question = question(names);
-        format!("complete -c qwenauth -n \"__fish_qwenauth_using_subcommand {command}\" -f -a \"({question})\"\n")
+    let offer = |command: &str, words: &str| {
+        format!("complete -c qwenauth -n \"__fish_qwenauth_using_subcommand {command}\" -f -a \"{words}\"\n")
     };
-    script.lines().map(with_profiles).chain(NAMED.map(argument)).collect()
+    // The generator leaves out the values of arguments.
+    let values = |command: &Command| {
+        let values = command.get_positionals().flat_map(Arg::get_possible_values);
+        let names: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
+        (!names.is_empty()).then(|| offer(command.get_name(), &names.join(" ")))
+    };
+    let names = NAMED.map(|(command, names)| offer(command, &format!("({})", question(names))));
+    let values: Vec<String> = visible().get_subcommands().filter_map(values).collect();
+    script.lines().map(with_profiles).chain(names).chain(values).collect()
 }
 
 /// The command line without its hidden commands, which the generators would offer.
