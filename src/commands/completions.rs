@@ -1,7 +1,7 @@
-//! `qwenauth completions SHELL`: print the completion script of a shell; `qwenauth __complete` is what the scripts ask.
+//! `qwenauth completions SHELL`: print the completion script of a shell; the scripts query `qwenauth __complete`.
 //!
-//! The generators know no values that change, such as the names of profiles. In bash, zsh and fish the places of such
-//! values are filled in with a question to the program.
+//! The generators do not support values that change, such as the names of profiles. In bash, zsh and fish a call of
+//! this program provides such values.
 
 use anyhow::Result;
 use clap::{Arg, Command, CommandFactory, ValueEnum, ValueHint};
@@ -39,7 +39,8 @@ pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
 const NAMED: [(&str, Names); 4] =
     [("login", Names::Providers), ("providers", Names::Providers), ("use", Names::Profiles), ("setup", Names::Tools)];
 
-/// Prints the names of one kind, one a line. A shell in the middle of a line wants no errors: there are none then.
+/// Prints the names of one kind, one per line. On an error there are none: a message would appear in the middle of the
+/// line being typed.
 pub(crate) fn complete(names: Names, session: impl FnOnce() -> Result<Session>) -> Result<()> {
     let found = match names {
         Names::Tools => TOOLS.iter().map(|tool| tool.name.to_owned()).collect(),
@@ -107,7 +108,7 @@ fn zsh(script: &str) -> String {
                 format!("{option}:NAME{} \\", ask(Names::Profiles))
             }
             (_, Some(argument), Some((_, names))) if argument.starts_with("':") => {
-                // zsh would run what stands between backticks in a description.
+                // zsh would run text between backticks in a description.
                 format!("{}{} \\", argument.replace('`', "\\`"), ask(names))
             }
             _ => line.to_owned(),
@@ -148,7 +149,7 @@ fn visible() -> Command {
         .mut_subcommands(|command| command.mut_args(no_file_names))
 }
 
-/// Where nothing is said about the value of an option, a shell offers the names of files.
+/// For an option without a value hint, shells offer file names.
 fn no_file_names(arg: Arg) -> Arg {
     let is_open = arg.get_action().takes_values() && !arg.is_positional() && arg.get_possible_values().is_empty();
     if is_open && arg.get_value_hint() == ValueHint::Unknown { arg.value_hint(ValueHint::Other) } else { arg }

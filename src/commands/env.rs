@@ -1,7 +1,7 @@
 //! `qwenauth env`: print statements that export the credential.
 //!
-//! Hazard: `eval` of nothing succeeds, and the script goes on with the variables it had before.
-//! Rule: whatever fails, stdout carries a statement that fails too, where the format has one.
+//! Hazard: `eval` of nothing succeeds, and the script continues with the variables it had before. Rule: if anything
+//! fails, stdout gets a statement that fails too, where the format has one.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -92,17 +92,17 @@ pub(crate) fn not_understood(arguments: &[OsString]) {
     if !understood.is_ok_and(|understood| understood.subcommand_name() == Some("env")) {
         return;
     }
-    // clap stops at the first thing it does not understand, and the format may stand behind it.
+    // clap stops at the first invalid argument, and the format may come after it.
     let typed: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
     let apart = typed.windows(2).find_map(|pair| (pair[0] == "--format").then_some(&*pair[1]));
     let format = apart.or_else(|| typed.iter().find_map(|argument| argument.strip_prefix("--format=")));
     let format = format.and_then(|format| EnvFormat::from_str(format, false).ok());
     let Ok(format) = format.map_or_else(format_of_shell, Ok) else { return };
-    // Nobody can be told that stdout is gone; the error is on stderr already or about to be.
+    // Ignored: stdout is closed, and the error is printed on stderr anyway.
     let _ = print(&failure(format, Failure::Usage.exit_code()));
 }
 
-/// Refuses what cannot work, before a credential is read or renewed for it.
+/// Rejects what cannot work, before a credential is read or renewed for it.
 fn check(args: &EnvArgs, format: EnvFormat) -> Result<()> {
     if format == EnvFormat::Github && variable("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
         return Failed::new(Failure::Usage, "`--format github` works only in a GitHub Actions job")
@@ -117,7 +117,7 @@ fn check(args: &EnvArgs, format: EnvFormat) -> Result<()> {
     Ok(())
 }
 
-/// What stands on stdout when there are no variables to print.
+/// The text on stdout when there are no variables to print.
 fn failure(format: EnvFormat, code: u8) -> String {
     match format {
         EnvFormat::Sh => shell::sh_failure(code),
@@ -126,7 +126,7 @@ fn failure(format: EnvFormat, code: u8) -> String {
     }
 }
 
-/// Says so when the file that was just written would be committed. Only a hint: whatever goes wrong here goes unsaid.
+/// Warns if the file that was just written would be committed. Only a hint: failures here are not reported.
 fn hint_at_git() {
     let Some(file) = system::file_behind_stdout() else { return };
     if is_committable(&file) == Some(true) {
@@ -135,7 +135,7 @@ fn hint_at_git() {
     }
 }
 
-/// `git` answers 0 for an ignored path, 1 for any other, 128 outside a work tree.
+/// `git` exits with 0 for an ignored path, 1 for any other, 128 outside a work tree.
 fn is_committable(file: &Path) -> Option<bool> {
     let status = Command::new("git")
         // A repository from somewhere else may name a program of its own here.

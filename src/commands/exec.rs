@@ -1,4 +1,4 @@
-//! `exec`: become a program that has the credential in its environment, or with `--gateway` run one beside a gateway.
+//! `exec`: become a program that has the credential in its environment, or with `--gateway` run one next to a gateway.
 
 mod known;
 
@@ -22,7 +22,7 @@ use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 use crate::shell::{self, Variable};
 
-/// A variable and its value; `None`: it has to go.
+/// A variable and its value, or `None` if it is to be unset.
 type Set = (String, Option<Secret>);
 
 /// Without `--gateway` this returns only if the program could not be started.
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &ExecArgs, session: &Session) -> Result<u8> {
     }
 }
 
-/// Whether a key or base URL of any family is set, which the child would find beside one of ours.
+/// Whether a key or base URL of any family is set, which the child would find next to one of ours.
 fn has_own_group(args: &ExecArgs, session: &Session) -> bool {
     const FAMILIES: [&str; 6] = [
         "OPENAI_API_KEY",
@@ -127,7 +127,7 @@ fn set_proxy_exceptions(command: &mut Command) {
     }
 }
 
-/// Takes away every variable that would give the child the credential itself, except those that are set for it.
+/// Unsets every variable that would give the child the credential itself, except those that are set for it.
 fn withhold(credential: &Credential, command: &mut Command) {
     let key = &credential.access_token;
     let set: Vec<OsString> = command.get_envs().map(|(name, _)| name.to_owned()).collect();

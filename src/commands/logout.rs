@@ -38,7 +38,7 @@ pub(crate) fn run(args: &LogoutArgs, session: &Session) -> Result<()> {
         note("nothing was removed");
         return Ok(());
     }
-    // One that cannot be removed is no reason to keep the others.
+    // A profile that cannot be removed is no reason to keep the others.
     let outcomes: Vec<Result<()>> = profiles.iter().map(|profile| remove(args, session, profile)).collect();
     outcomes.into_iter().collect()
 }

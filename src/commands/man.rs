@@ -1,6 +1,6 @@
 //! `qwenauth man DIRECTORY`: write the manual pages, one per command and per command of a command.
 //!
-//! The text is that of `--help`, so that it is written once; only what help has no room for stands here.
+//! The text is that of `--help`, so that it is written once; only what does not fit into help is here.
 
 use std::path::Path;
 
@@ -63,7 +63,7 @@ fn page(command: &Command, see_also: &[&str]) -> Result<String> {
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     let usage = command.clone().render_usage().to_string();
     let mut page = Roff::new();
-    // No date: the page says the same whenever it is made. (A `Roff` control would drop the empty argument.)
+    // No date: the page is the same whenever it is made. (A `Roff` control would drop the empty argument.)
     let title = format!(
         ".TH {} 1 \"\" \"qwenauth {}\" \"User Commands\"\n",
         page_name(command).to_uppercase(),
@@ -109,8 +109,8 @@ fn is_heading(line: &str) -> bool {
     line.ends_with(':') && !line.starts_with(' ')
 }
 
-/// Help text: headings, examples as they stand, prose, and lists of terms at two spaces, each with its text behind two
-/// more or on lines of its own further in.
+/// Help text: headings, examples unchanged, prose, and lists of terms indented by two spaces, each with its text after
+/// two more spaces or on lines indented further.
 fn sections<'a>(page: &mut Roff, lines: impl Iterator<Item = &'a str>) {
     let mut in_examples = false;
     let mut after_blank = false;
@@ -149,7 +149,7 @@ fn sections<'a>(page: &mut Roff, lines: impl Iterator<Item = &'a str>) {
     }
 }
 
-/// Literals in backticks become bold, as a manual page has them; a backtick would come out as a quotation mark.
+/// Literals in backticks become bold, as usual in manual pages; a backtick would be rendered as a quotation mark.
 fn embolden(page: &str) -> String {
     let mut text = String::with_capacity(page.len());
     for line in page.lines() {

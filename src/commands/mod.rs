@@ -189,7 +189,7 @@ impl Session {
     }
 }
 
-/// Says where requests may move, and at what cost.
+/// Reports which profiles requests may move to, and at what cost.
 fn announce(name: &ProfileName, models: &BTreeMap<String, String>, provider: &Provider) {
     if models.is_empty() {
         note(&format!("warning: no model is mapped to profile `{name}`, so no request moves there"));
@@ -200,18 +200,19 @@ fn announce(name: &ProfileName, models: &BTreeMap<String, String>, provider: &Pr
     note(&format!("fallback to `{name}` ({}): {}{price}", provider.title, models.join(", ")));
 }
 
-/// Said where a key whose terms forbid it is used unattended.
+/// The warning for a key that is used unattended against its plan's terms.
 const FORBIDDEN: &str =
     "warning: this plan's terms forbid use in CI (`CI` is set), and the key may be suspended; use a pay-as-you-go key";
 
 /// A program that reads the token once should start with one that lasts a while.
 const PREFERRED: Duration = Duration::from_secs(600);
 
-/// One line where the API refused `credential` when it was last asked. `asks`: whether it is asked again after a while.
+/// One line if the API rejected `credential` when it was last verified. `asks`: whether it is verified again after a
+/// while.
 pub(crate) fn warn_of_refusal(account: &Account, credential: &Credential, asks: bool) {
     let Some(refusal) = credentials::api_refusal(account, credential) else { return };
     if asks && refusal.is_old() {
-        // Whatever comes of it is remembered; a place that cannot be asked is somebody else's to report.
+        // The outcome is recorded in any case; an unreachable API is reported elsewhere.
         let _ = credentials::verify(account, credential);
         return warn_of_refusal(account, credential, false);
     }
@@ -222,8 +223,8 @@ pub(crate) fn warn_of_refusal(account: &Account, credential: &Credential, asks: 
     ));
 }
 
-/// The variables that `env` prints and `exec` sets, with a token good for `min_ttl` or, unasked, [`PREFERRED`].
-/// `short_lived`: a key minted from the stored one in its place. `asks`: see [`warn_of_refusal`].
+/// The variables that `env` prints and `exec` sets, with a token valid for `min_ttl` or, without it, [`PREFERRED`].
+/// `short_lived`: a temporary key issued for the stored one instead. `asks`: see [`warn_of_refusal`].
 pub(crate) fn group(
     session: &Session,
     min_ttl: Option<Duration>,
@@ -253,10 +254,10 @@ pub(crate) fn group(
 
 /// The provider's own variables: each of its key variables, with those from which its readers take the base URL.
 ///
-/// Hazard: a program that finds the key of a run beside no base URL sends it to the provider. Rule: behind a gateway a
-/// key variable without such a partner is removed, and refused where it is the one that programs read first.
+/// Hazard: a program that finds the key of a run without a base URL sends it to the provider. Rule: behind a gateway a
+/// key variable without such a partner is removed, and rejected if it is the one that programs read first.
 ///
-/// Errors: usage, where there is nothing to set or it could not lead to the gateway.
+/// Errors: usage, if there is nothing to set or it could not point to the gateway.
 pub(crate) fn native_group(
     provider: &Provider,
     key: &Secret,
@@ -299,7 +300,7 @@ pub(crate) fn native_names(session: Result<Session>) -> Vec<String> {
     found.into_iter().flat_map(names).collect()
 }
 
-/// Prints the answer. A closed pipe is `main`'s to judge.
+/// Prints the answer. `main` handles a closed pipe.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
@@ -310,7 +311,7 @@ pub(crate) fn print_json(value: &Value) -> Result<()> {
     print(&Zeroizing::new(json_for_terminal(&format!("{value}\n"))))
 }
 
-/// Prints one JSON document on as many lines as it takes.
+/// Prints one JSON document on as many lines as needed.
 pub(crate) fn print_document(value: &Value) -> Result<()> {
     print(&json_for_terminal(&format!("{value:#}\n")))
 }

@@ -12,7 +12,7 @@ use crate::session::{Session, Surroundings};
 
 pub(crate) fn run(args: &ProvidersArgs, session: &Session) -> Result<()> {
     let surroundings = Surroundings::look();
-    // The committed table speaks of the program, not of somebody's configuration.
+    // The committed table describes the program, not a user's configuration.
     let none = Overrides::default();
     let overrides = if args.markdown { &none } else { &session.config.overrides };
     let names = match &args.name {

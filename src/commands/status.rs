@@ -1,4 +1,4 @@
-//! `status`: show where the login stands.
+//! `status`: show the login status.
 
 mod screen;
 
@@ -86,7 +86,7 @@ struct Row {
     /// Limits that the provider reported as used up.
     limits: Vec<Exhausted>,
     overridden_by: Vec<&'static str>,
-    /// What the API said, with `--check`.
+    /// The API's response, with `--check`.
     checked: Option<&'static str>,
 }
 

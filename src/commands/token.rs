@@ -1,4 +1,4 @@
-//! `token`: print an access token that is good for a while.
+//! `token`: print a valid access token.
 
 use anyhow::Result;
 use serde_json::json;
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &TokenArgs, session: &Session) -> Result<()> {
     if args.short_lived {
         credential = short_lived(&account, &credential, lifetime)?;
     }
-    // A token whose API is no host of the provider is not handed out, in whatever format.
+    // A token whose API is not a host of the provider is not printed, in whatever format.
     account.check_base_url(&credential)?;
     let token = credential.access_token.expose();
     let text = match args.format {

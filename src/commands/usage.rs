@@ -1,4 +1,4 @@
-//! `usage`: show what passed through the gateway and what limits leave.
+//! `usage`: show gateway usage and remaining limits.
 
 mod team;
 
@@ -21,10 +21,10 @@ use crate::providers::Provider;
 use crate::session::Session;
 use crate::usage::{Counts, StatedLimit, Summary, Use};
 
-/// For the provider's answer to `--check`.
+/// Timeout of the provider's response to `--check`.
 const CHECK: Duration = Duration::from_secs(20);
 
-/// Said with every answer, because other programs may use the same account.
+/// Printed with every answer, because other programs may use the same account.
 const COUNTED: &str = "counted: what passed through the gateway; other uses of the account are not seen";
 
 /// Columns of a bar.
@@ -77,7 +77,7 @@ struct ProfileLimits {
     rule: Rule,
 }
 
-/// Those that can be read; `status` tells of the others.
+/// Those that can be read; `status` reports the others.
 fn accounts(session: &Session) -> Result<Vec<ProfileLimits>> {
     let mut known = Vec::new();
     for profile in session.profiles()? {
@@ -103,12 +103,12 @@ struct Limit {
     name: String,
     /// The model it counts for, if not for all.
     model: Option<String>,
-    /// The figure and what is used of it, where it is known.
+    /// The limit and how much of it is used, if known.
     figure: Option<(u64, u64)>,
     resets_at: Option<SystemTime>,
-    /// Who says so: `counted` here, or stated by the `provider`.
+    /// The source: `counted` here, or stated by the `provider`.
     source: &'static str,
-    /// The provider has refused since the last reset.
+    /// The provider has rejected requests since the last reset.
     is_over: bool,
 }
 
@@ -171,7 +171,7 @@ impl Limit {
 }
 
 impl ProfileLimits {
-    /// What is counted here.
+    /// The limits that are counted here.
     fn limits(&self, session: &Session, now: SystemTime) -> Vec<Limit> {
         let state = &session.config.paths.state;
         let (lately, today) = standing(state, &self.provider.name, &self.account, &self.rule, now);
@@ -231,7 +231,7 @@ impl ProfileLimits {
         }
     }
 
-    /// OpenRouter tells what is left of a key. `None`: nobody to ask.
+    /// OpenRouter states what is left of a key. Returns `None` if the provider has no such endpoint.
     fn check(&self, session: &Session) -> Option<Vec<Limit>> {
         if self.provider.name != "openrouter" {
             return None;
@@ -245,7 +245,7 @@ impl ProfileLimits {
         }
     }
 
-    /// Reads leniently: fields were added in 2026, and others are told to go.
+    /// Reads leniently: fields were added in 2026, and others are announced to be removed.
     fn of_key(&self, data: &Value) -> Vec<Limit> {
         let mut limits = Vec::new();
         let mut add = |name: &str, limit: Option<f64>, remaining: Option<f64>| {

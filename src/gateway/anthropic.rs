@@ -1,4 +1,4 @@
-//! Anthropic's protocol: which requests speak it, and the provider's endpoint for it.
+//! Anthropic's protocol: which requests use it, and the provider's endpoint for it.
 
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
@@ -16,9 +16,9 @@ const VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 /// The only version so far. Endpoints require one, and clients for other protocols send none.
 const CURRENT_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
-/// Where a provider speaks the protocol, and the key as it takes it there.
+/// A provider's endpoint for the protocol, with the key in the form that it expects.
 pub(super) struct Endpoint {
-    /// Takes the place of `/v1` in the client's path.
+    /// Replaces `/v1` in the client's path.
     pub(super) base_path: String,
     key: (HeaderName, HeaderValue),
 }
@@ -42,12 +42,12 @@ impl Endpoint {
     }
 }
 
-/// Whether a request for `rest`, which follows `/v1`, speaks Anthropic's protocol.
+/// Whether a request for `rest`, which follows `/v1`, uses Anthropic's protocol.
 pub(super) fn speaks(rest: &str) -> bool {
     rest.strip_prefix("/messages").is_some_and(|more| more.is_empty() || more.starts_with(['/', '?']))
 }
 
-/// The answer where `provider` has no endpoint for the protocol.
+/// The response if `provider` has no endpoint for the protocol.
 pub(super) fn missing(provider: &Provider) -> Refusal {
     let names: Vec<String> = providers::speaking_anthropic().iter().map(|name| format!("`{name}`")).collect();
     let message = format!(

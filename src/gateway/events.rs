@@ -1,4 +1,4 @@
-//! Where events of the gateway go: to the log, the hooks and the metrics.
+//! Where events of the gateway are sent: the log, the hooks and the metrics.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ impl Events {
         *self.moved.borrow_mut().entry((from.to_owned(), to.to_owned(), reason)).or_default() += 1;
     }
 
-    /// `occurrence` tells this event from earlier ones of its kind, over all processes.
+    /// `occurrence` distinguishes this event from earlier ones of its kind, over all processes.
     pub(super) fn emit(&self, event: &Event, occurrence: &str) {
         log::info!("{}", event.line());
         self.hooks.borrow_mut().run(event, occurrence, &self.secrets.borrow());

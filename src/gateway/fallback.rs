@@ -1,8 +1,9 @@
-//! Requests that another of the user's own profiles serves, because the first one's limit, plan or service is over.
+//! Requests that another of the user's own profiles serves, because the first one's limit or plan is used up or its
+//! service fails.
 //!
-//! Hazard: a request is paid for twice, a key reaches another provider's host, a change of cost goes unseen.
-//! Rule: only the profiles and models that the user names, in that order; only requests that certainly were not acted
-//! upon, whole in memory, before a byte went to the client; every response names the profile that served it.
+//! Hazard: a request is paid for twice, a key reaches another provider's host, a change of cost is not noticed. Rule:
+//! only the profiles and models that the user names, in that order; only requests that certainly were not processed,
+//! complete in memory, before a byte was sent to the client; every response names the profile that served it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,8 +27,8 @@ use crate::error::note;
 use crate::providers::error::Cause;
 use crate::usage::Event;
 
-/// Requests that generate text from what they carry. Vectors of two models cannot be mixed, and files, batches and the
-/// like are kept at one provider.
+/// Requests that generate text from their own content. Vectors of two models cannot be mixed, and files, batches and
+/// the like are stored at one provider.
 const PATHS: [&str; 4] = ["/chat/completions", "/completions", "/responses", "/messages"];
 
 /// Another profile that serves, with the names that models have there.
@@ -128,7 +129,7 @@ impl Fallback {
     }
 }
 
-/// Tries the other profiles in turn. `unserved`: what the first one said, which the client gets if none serves.
+/// Tries the other profiles in turn. `unserved`: the first one's outcome, which the client gets if none serves.
 pub(super) async fn serve_elsewhere(proxied: &mut ProxiedRequest<'_>, unserved: Unserved) -> Response<ResponseBody> {
     let Some((model, body)) = movable(proxied).await else { return proxied.finish(unserved.deferred) };
     let (Some(fallback), Some(reason)) = (&proxied.gateway.fallback, unserved.reason) else {
@@ -192,7 +193,7 @@ async fn movable(proxied: &mut ProxiedRequest<'_>) -> Option<(String, Vec<Bytes>
     (!names_state(&body.concat())).then_some((model, body))
 }
 
-/// Whether a request continues what is kept at the provider.
+/// Whether a request continues what is stored at the provider.
 fn names_state(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct State {
@@ -225,7 +226,7 @@ impl DeferredResponse {
     }
 }
 
-/// The first profile's answer, with what was tried after it.
+/// The first profile's response, with what was tried after it.
 fn all_refused(
     proxied: &ProxiedRequest,
     deferred: DeferredResponse,

@@ -27,12 +27,12 @@ const HOP_BY_HOP: [HeaderName; 10] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// The caller's own whereabouts and accounts, which are nobody else's business. `Expect` is answered here.
+/// The client's address headers and accounts, which are never forwarded. `Expect` is answered here.
 const CALLERS: [HeaderName; 12] = [
     COOKIE,
     EXPECT,
     FORWARDED,
-    // They choose whom the request is billed to, by the account of a key that is not sent.
+    // These choose the account to bill, by a key that is not sent.
     HeaderName::from_static("openai-organization"),
     HeaderName::from_static("openai-project"),
     HeaderName::from_static("x-goog-user-project"),
@@ -44,7 +44,7 @@ const CALLERS: [HeaderName; 12] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
-/// What names of headers contain in which some API takes a credential: `x-goog-api-key`, `ocp-apim-subscription-key`,
+/// Parts of header names in which some API accepts a credential: `x-goog-api-key`, `ocp-apim-subscription-key`,
 /// `cf-aig-authorization`, `x-amz-security-token`, …
 const CREDENTIAL: [&str; 16] = [
     "authorization",
@@ -91,7 +91,7 @@ const CREDENTIAL_PARAMETERS: [&str; 20] = [
 
 const VIA_US: HeaderValue = HeaderValue::from_static("1.1 qwenauth");
 
-/// A request's headers as they go up, but for the credential.
+/// A request's headers as they are forwarded, except for the credential.
 pub(super) fn clean_request(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     for name in &CALLERS {
@@ -117,7 +117,7 @@ fn holds_credential(name: &HeaderName) -> bool {
     may && (CREDENTIAL.iter().any(|part| name.contains(part)) || name.ends_with("-auth") || name == "token")
 }
 
-/// `rest`, a path with its query, without the parameters in which some API takes a credential. What stays is unchanged.
+/// `rest`, a path with its query, without the parameters in which some API accepts a credential. The rest is unchanged.
 pub(super) fn clean_query(rest: &str) -> Cow<'_, str> {
     let Some((path, query)) = rest.split_once('?') else { return Cow::Borrowed(rest) };
     let is_credential = |parameter: &&str| {
@@ -136,8 +136,8 @@ pub(super) fn clean_query(rest: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{path}?{}", kept.join("&")))
 }
 
-/// Puts in what belongs to the provider and its credential. `messages`: the endpoint of Anthropic's protocol, if the
-/// request goes there.
+/// Adds the headers of the provider and its credential. `messages`: the endpoint of Anthropic's protocol, if the
+/// request is sent there.
 pub(super) fn address(headers: &mut HeaderMap, ready: &ReadyCredential, messages: Option<&Endpoint>) {
     headers.insert(HOST, ready.origin.host.clone());
     match messages {
@@ -150,10 +150,10 @@ pub(super) fn address(headers: &mut HeaderMap, ready: &ReadyCredential, messages
     }
 }
 
-/// An answer's headers as they go down: no cookies of the provider's, and nothing that opens the gateway to pages of a
-/// browser.
+/// A response's headers as they are forwarded: without the provider's cookies and headers that open the gateway to
+/// pages of a browser.
 pub(super) fn clean_response(headers: &mut HeaderMap) {
-    // With both, the length is wrong (RFC 9112 §6.3), and would cut the body or leave it open.
+    // With both, the length is wrong (RFC 9112 §6.3), and would truncate the body or leave it open.
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
@@ -167,7 +167,7 @@ pub(super) fn clean_response(headers: &mut HeaderMap) {
     headers.append(VIA, VIA_US);
 }
 
-/// Errors and `usage` are read in passing, so no encoding is asked for that cannot be read.
+/// Errors and `usage` are read as they pass, so only encodings that can be read are requested.
 fn keep_known_encodings(headers: &mut HeaderMap) {
     let Some(value) = headers.get(ACCEPT_ENCODING) else { return };
     let name = |part: &str| part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();

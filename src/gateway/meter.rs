@@ -1,7 +1,7 @@
-//! Reads `usage` and `model` out of requests and responses while they pass, and never holds them back.
+//! Reads `usage` and `model` from requests and responses while they pass, without delaying them.
 //!
-//! `usage` may come early, late or in several events; no text of a model can pass for it: inside a JSON string its
-//! quotation marks would have backslashes before them.
+//! `usage` may come early, late or in several events. No text of a model can be mistaken for it: inside a JSON string
+//! its quotation marks would be preceded by backslashes.
 
 use hyper::body::Bytes;
 use memchr::{memchr2, memmem};
@@ -14,7 +14,7 @@ const USAGE: &[u8] = b"\"usage\"";
 /// Longest `usage` that is read, with all its details.
 const MAX_USAGE_SIZE: usize = 8 * 1024;
 
-/// How much of the beginning of a response is looked at for the model.
+/// How much of the beginning of a response is searched for the model.
 const BEGINNING: usize = 1024;
 
 /// Longest name of a model, in bytes.
@@ -62,7 +62,7 @@ fn whole(number: f64) -> Option<u64> {
     (0.0..9e18).contains(&number).then(|| number.round() as u64)
 }
 
-/// Reads one response as it passes. What it finds does not depend on how the response is cut into pieces.
+/// Reads one response as it passes. The result does not depend on how the response is split into chunks.
 #[derive(Default)]
 pub(crate) struct Meter {
     beginning: Vec<u8>,
@@ -159,7 +159,7 @@ pub(crate) struct RequestModel {
 }
 
 impl RequestModel {
-    /// Looks at `body`, which need not be all of it.
+    /// Reads `body`, which need not be complete.
     pub(crate) fn find(body: &[Bytes]) -> Option<Self> {
         Self::all(body, 1).pop()
     }
@@ -194,7 +194,7 @@ impl RequestModel {
             let mut at = 0;
             while at < piece.len() {
                 if in_string && !is_escaped {
-                    // What a string holds is passed over in one go.
+                    // The content of a string is skipped at once.
                     let end = memchr2(b'"', b'\\', &piece[at..]).map_or(piece.len(), |end| at + end);
                     if depth == 1 && text.len() <= MAX_MODEL_LENGTH {
                         text.extend_from_slice(&piece[at..end.min(at + MAX_MODEL_LENGTH + 1)]);

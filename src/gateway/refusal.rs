@@ -1,7 +1,7 @@
-//! What the gateway says itself, in the form that clients of OpenAI's and of Anthropic's protocol know.
+//! Responses of the gateway itself, in the form of OpenAI's and of Anthropic's protocol.
 //!
-//! Hazard: those clients try again on their own, and their tries would multiply with the gateway's.
-//! Rule: what another try cannot help says so, and what was tried here already says when there is sense in the next.
+//! Hazard: clients retry on their own, and their retries would multiply with the gateway's. Rule: a response that no
+//! retry can help says so, and responses to retried requests state when a further retry makes sense.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +20,7 @@ use crate::providers::error::{Cause, retry_after};
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-/// A sentence of our own.
+/// A message of our own.
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     /// For programs: `code` of the error.
@@ -58,7 +58,7 @@ impl Refusal {
             _ => "server_error",
         };
         let error = json!({ "message": self.message, "type": kind, "param": null, "code": self.code });
-        // `type` beside it is what clients of Anthropic's protocol look for.
+        // Clients of Anthropic's protocol read the `type` next to it.
         let body = json!({ "type": "error", "error": error });
         let mut response = Response::new(ResponseBody::Whole(body.to_string().into()));
         *response.status_mut() = self.status;
@@ -92,7 +92,7 @@ pub(super) fn not_ready(failed: &Failed) -> Refusal {
     }
 }
 
-/// No answer came.
+/// There was no response.
 pub(super) fn trouble(ready: &ReadyCredential, trouble: SendError) -> Refusal {
     let title = &ready.provider.title;
     match trouble {
@@ -127,8 +127,7 @@ pub(super) fn no_slot(profile: &str, no_slot: NoSlot) -> Refusal {
     }
 }
 
-/// A token just renewed was refused: no login helps.
-/// `said`: the provider's words.
+/// A token that was just renewed was rejected: no login helps. `said`: the provider's message.
 pub(super) fn ended(ready: &ReadyCredential, said: &str) -> Refusal {
     let provider = &ready.provider;
     let said = if said.is_empty() { String::new() } else { format!(" (it said: {said})") };

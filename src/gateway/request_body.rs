@@ -1,8 +1,8 @@
-//! A request's body on its way up: streamed as it arrives, and kept as long as it may have to be sent again.
+//! Request body: streamed to the provider, and buffered while a retry is possible.
 //!
-//! Hazard: a client can send much slower than it promised, in chunks of a byte, over many connections at once.
-//! Rule: what all requests keep together has one [`Budget`]; a body beyond it is streamed and cannot be sent again. A
-//! chunk costs the same wherever it stands in the body.
+//! Hazard: a client can send much more slowly than announced, in chunks of a byte, over many connections at once. Rule:
+//! the buffers of all requests together have one [`Budget`]; a body beyond it is streamed and cannot be sent again. A
+//! chunk costs the same wherever it is in the body.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
-/// How much of a body is looked into: the model is usually named here.
+/// How much of a body is read to find the model, which is usually named here.
 const HEAD_LENGTH: usize = 4096;
 
 /// Why a body broke off.
@@ -152,7 +152,7 @@ impl RequestBody {
         self.0.borrow().keeps
     }
 
-    /// No further reader will come: what was kept is dropped now, or when the last one has given it out. An answer may
+    /// There will be no further reader: the buffer is dropped now, or when the last reader has read it. A response may
     /// take minutes, and a request be megabytes.
     pub(super) fn stop_keeping(&self) {
         let mut source = self.0.borrow_mut();
@@ -265,7 +265,7 @@ impl Source {
         }
     }
 
-    /// Drops the chunks that nobody will ask for again.
+    /// Drops the chunks that no reader needs any more.
     fn drop_given(&mut self) {
         while self.dropped < self.given
             && let Some(chunk) = self.kept.pop_front()
@@ -287,7 +287,7 @@ impl Drop for Source {
     }
 }
 
-/// Appends what there is room for, and says whether there is room for more.
+/// Appends what fits, and returns whether there is space for more.
 fn fill(head: &mut Vec<u8>, chunk: &Bytes) -> bool {
     let room = HEAD_LENGTH - head.len();
     head.extend_from_slice(&chunk[..chunk.len().min(room)]);

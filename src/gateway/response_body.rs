@@ -1,4 +1,4 @@
-//! What the client gets: a sentence of our own, or an answer that passes through.
+//! What the client gets: a message of our own, or a forwarded response.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,7 +17,8 @@ pub(super) enum ResponseBody {
     Passing(Box<ForwardedBody>),
 }
 
-/// An error in the middle of an answer: the connection to the client is cut, so that nobody takes the rest for all.
+/// An error in the middle of a response: the connection to the client is aborted, so that a truncated body is not taken
+/// for a complete one.
 #[derive(Debug)]
 pub(super) struct Interrupted(String);
 
@@ -36,18 +37,18 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// The body of the provider's answer on its way down.
+/// The body of the provider's response, as it is forwarded.
 pub(super) struct ForwardedBody {
     /// What was read ahead, to judge an error or to send it together with the headers.
     first: Option<Bytes>,
-    /// Why there is no more after it, if the body broke off.
+    /// Why there is no more after it, if the body was aborted.
     broken: Option<String>,
     incoming: Incoming,
     leased: Option<LeasedConnection>,
     request_body: RequestBody,
     meter: Option<Meter>,
     record: UsageRecord,
-    /// Longest time without a byte, and when the last one came.
+    /// Longest time without a byte, and when the last one arrived.
     limit: Duration,
     last: Instant,
     idle: Option<Pin<Box<Sleep>>>,
@@ -154,7 +155,7 @@ impl Body for ResponseBody {
 }
 
 impl Drop for ForwardedBody {
-    /// The end of every answer, whole, cut, or left by the client.
+    /// The end of every response: complete, aborted, or abandoned by the client.
     fn drop(&mut self) {
         if let Some(meter) = &self.meter {
             self.record.see(meter);

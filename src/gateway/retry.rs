@@ -22,9 +22,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(super) enum Next {
     /// Send it again after this long.
     After(Duration),
-    /// The provider's response goes to the client.
+    /// The provider's response is forwarded to the client.
     Forward,
-    /// The provider's response goes to the client, and the limit counts as used up.
+    /// The provider's response is forwarded to the client, and the limit counts as used up.
     Exhausted,
     /// The limit is used up: a message of the gateway's own says so.
     Stop,
@@ -34,7 +34,7 @@ pub(super) enum Next {
 pub(super) fn next(error: &ApiError, status: u16, attempts: u32, in_vain: bool, max_wait: Duration) -> Next {
     let is_limit = status == 429;
     match error.action(max_wait) {
-        // Never less than the server said, and not all at the same moment.
+        // Never less than the server stated, and not all at the same moment.
         Action::Wait(wait) if !(is_limit && in_vain) => {
             Next::After(wait + jitter(Duration::from_millis(100).max(wait / 10).min(BACKOFF)))
         }

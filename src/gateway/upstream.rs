@@ -1,9 +1,9 @@
-//! The way to the provider: connections kept open, TLS, proxies.
+//! Connections to the provider: kept open, with TLS and proxies.
 //!
-//! Connections are hyper's own, kept in a list of ours. It is the layer below reqwest's and hyper-util's clients, so no
-//! request pays for more, and it tells what those hide: whether a request that failed was ever sent, which decides whether
-//! it may be sent again. The connectors below it (names, proxies, SOCKS, TLS) are hyper-util's and hyper-rustls's, of
-//! which reqwest is made as well.
+//! Connections are hyper's own, kept in a list of ours. This is the layer below reqwest's and hyper-util's clients, so
+//! a request costs no more than needed, and it shows what those hide: whether a failed request was ever sent, which
+//! decides whether it may be sent again. The connectors below it (names, proxies, SOCKS, TLS) are hyper-util's and
+//! hyper-rustls's, which reqwest also uses.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -31,8 +31,8 @@ use crate::{proxies, tls};
 /// Until a connection is ready for a request: name, TCP, proxy and TLS.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Servers close idle connections after 5 s (Node) to 75 s (nginx). One that closes just when a request goes out costs
-/// that request, so what a server says in `Keep-Alive` counts, and else this.
+/// Servers close idle connections after 5 s (Node) to 75 s (nginx). A server that closes just when a request is sent
+/// costs that request, so its `Keep-Alive` header counts, or else this.
 const IDLE: Duration = Duration::from_secs(20);
 
 /// A connection that was in use just now is taken for open.
@@ -41,7 +41,7 @@ const FRESH: Duration = Duration::from_micros(100);
 /// Idle connections kept to one origin.
 const MAX_IDLE: usize = 64;
 
-/// Where requests go: scheme, host and port, with the connections that are open.
+/// Where requests are sent: scheme, host and port, with the open connections.
 pub(super) struct Origin {
     uri: Uri,
     pub(super) host: HeaderValue,
@@ -102,12 +102,12 @@ impl LeasedConnection {
     }
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug)]
 pub(super) enum SendError {
-    /// No connection came about: the request was certainly not sent.
+    /// There was no connection: the request was certainly not sent.
     NotSent(String),
-    /// No answer within this time.
+    /// No response within this time.
     Silent(Duration),
     /// The connection ended, and the request may have been acted upon.
     Lost(String),
@@ -131,8 +131,8 @@ impl Upstream {
         Self { connector, proxies: proxies::matcher(), tls: RefCell::default(), ca_file }
     }
 
-    /// Sends a request over an open connection or a new one. A kept connection that proves closed before anything was
-    /// sent is passed over.
+    /// Sends a request over an open connection or a new one. A pooled connection found closed before sending is
+    /// skipped.
     pub(super) async fn send(
         &self,
         origin: &Rc<Origin>,
@@ -201,7 +201,7 @@ impl Upstream {
         }
     }
 
-    /// Connects by `connector`, with TLS above it where the origin asks for it.
+    /// Connects by `connector`, with TLS above it if the origin requires it.
     async fn open<C>(&self, mut connector: C, uri: &Uri) -> Result<SendRequest<Reader>, BoxError>
     where
         C: Service<Uri> + Send,
@@ -219,7 +219,7 @@ impl Upstream {
         handshake(connector.call(uri.clone()).await?).await
     }
 
-    /// Reading the system's certificates takes milliseconds, so it waits until they are needed.
+    /// Reading the system's certificates takes milliseconds, so they are read when they are needed.
     fn tls(&self) -> Result<Arc<rustls::ClientConfig>, BoxError> {
         if let Some(config) = &*self.tls.borrow() {
             return Ok(Arc::clone(config));
@@ -268,7 +268,7 @@ fn keep_alive(response: &Response<Incoming>) -> Duration {
     seconds.map_or(IDLE, |seconds| Duration::from_secs(seconds.saturating_sub(1)).min(IDLE))
 }
 
-/// The cause that says most: the last of the chain.
+/// The most specific cause: the last of the chain.
 pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut current = error;
     while let Some(source) = current.source() {

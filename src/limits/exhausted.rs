@@ -30,7 +30,7 @@ const OUTAGE_PROBES: [u64; 4] = [30, 60, 120, PROBE];
 /// Entries of one account. The one that ends first is dropped.
 const MOST: usize = 256;
 
-/// An entry that is over is kept so long, to know that the server's time was in vain.
+/// An expired entry is kept this long, to know that waiting until the server's time was in vain.
 const KEPT: u64 = 3600;
 
 /// Bytes of the file.
@@ -47,11 +47,11 @@ pub(crate) struct Exhausted {
     pub(crate) since: u64,
     /// When it ends at the latest.
     pub(crate) until: u64,
-    /// When the server or the provider's rules end it; `None` if neither says so.
+    /// When it ends by the server's message or the provider's rules; `None` if neither states it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) resets_at: Option<u64>,
     probe_at: u64,
-    /// Attempts since it was noted.
+    /// Attempts since it was recorded.
     #[serde(default)]
     probes: usize,
 }
@@ -71,7 +71,7 @@ impl Exhausted {
         Duration::from_secs(at.saturating_sub(seconds(now)))
     }
 
-    /// Tells this occurrence from earlier ones, over all processes.
+    /// Distinguishes this occurrence from earlier ones, over all processes.
     pub(crate) fn id(&self) -> String {
         format!("{:?}/{}/{}", self.cause, self.model.as_deref().unwrap_or("*"), self.since)
     }
@@ -81,7 +81,7 @@ impl Exhausted {
     }
 }
 
-/// What is known to be used up of one account.
+/// What is known to be used up for one account.
 pub(crate) struct Memory {
     directory: PathBuf,
     path: PathBuf,
@@ -97,7 +97,7 @@ impl Memory {
         Self { directory, path, entries: Vec::new(), stamp: None }
     }
 
-    /// What is in force for `model`: the entry that lasts longest.
+    /// The entry in force for `model`: the one that lasts longest.
     pub(crate) fn find(&mut self, model: Option<&str>, now: SystemTime) -> Option<Exhausted> {
         self.refresh();
         let now = seconds(now);
@@ -148,7 +148,7 @@ impl Memory {
         now: SystemTime,
     ) -> (Exhausted, bool) {
         let in_vain = self.was_in_vain(cause, model, now);
-        // Never earlier than the server said.
+        // Never earlier than the server stated.
         let stated = wait.map(|wait| seconds(now + wait) + 1);
         let now = seconds(now);
         let reset = reset.map(seconds);
@@ -164,7 +164,7 @@ impl Memory {
             entries.retain(|known| now < known.until + KEPT);
             match entries.iter_mut().find(|known| known.is_same(&entry)) {
                 Some(known) if now < known.until => {
-                    // Noted already, by another request or an attempt: what began it stays.
+                    // Already recorded, by another request or an attempt: its beginning stays.
                     known.until = entry.until.max(known.until.min(resets_at.unwrap_or(known.until)));
                     known.resets_at = resets_at.or(known.resets_at);
                     known.probe_at = known.probe_at.max(now + known.interval());

@@ -1,4 +1,5 @@
-//! What a program inside the sandbox sees: directories of its own and an environment that leads to the practice provider.
+//! The surroundings of a program inside the sandbox: directories of its own and an environment that points to the
+//! practice provider.
 
 use std::env;
 use std::ffi::{OsStr, OsString};

@@ -1,7 +1,7 @@
-//! Providers with API keys as the practice provider serves them, each below `/practice/NAME`.
+//! Providers with API keys, as the practice provider serves them, each below `/practice/NAME`.
 //!
-//! Any key that begins with `practice-` is accepted, any other is refused; a model that the provider does not name is
-//! refused as the provider would refuse it.
+//! Any key that begins with `practice-` is accepted, any other is rejected; an unknown model is rejected in the
+//! provider's own form.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use url::Url;
 
 use crate::providers::{self, KEY_PREFIX, Overrides, Provider};
 
-/// The path of one provider, and what of a request's path comes after its name.
+/// The path of one provider, and the part of a request's path after its name.
 pub(super) fn split(path: &str) -> Option<(&str, &str)> {
     let rest = path.strip_prefix("/practice/")?;
     let end = rest.find('/').unwrap_or(rest.len());
@@ -36,7 +36,7 @@ pub(super) fn accepts(provider: &Provider, key: &str) -> bool {
     key.len() > KEY_PREFIX.len() && key.starts_with(KEY_PREFIX) || optional && key.is_empty()
 }
 
-/// The models that `provider` serves; a server that nobody described serves one.
+/// The models that `provider` serves; a server without a description serves one.
 pub(super) fn models(provider: &Provider) -> Vec<String> {
     let mut models: Vec<String> = provider.models.iter().map(|model| model.id.clone()).collect();
     models.extend(provider.default_model.clone().filter(|model| !models.contains(model)));
@@ -67,7 +67,7 @@ pub(super) struct Authorizations(HashMap<String, String>);
 const MAX_AUTHORIZATIONS: usize = 1000;
 
 impl Authorizations {
-    /// Approves at once. Where the browser goes next: the callback of this machine that asked, with a code.
+    /// Approves at once. Returns where the browser goes next: the loopback callback of the request, with a code.
     pub(super) fn approve(&mut self, query: &HashMap<String, String>) -> Option<Url> {
         let mut callback = Url::parse(query.get("callback_url")?).ok()?;
         if callback.scheme() != "http" || callback.host_str() != Some("127.0.0.1") {
@@ -78,7 +78,7 @@ impl Authorizations {
         Some(callback)
     }
 
-    /// A code for whoever shows the challenge's verifier.
+    /// A code, to be redeemed with the challenge's verifier.
     pub(super) fn code(&mut self, query: &HashMap<String, String>) -> Option<String> {
         let challenge = query.get("code_challenge")?;
         if self.0.len() >= MAX_AUTHORIZATIONS {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::model::{Echo, Output, parse, tokens, wants_stream};
 
-/// An error is a sentence for the client.
+/// An error is a message for the client.
 pub(super) fn messages(body: &[u8]) -> Result<Output, String> {
     let request = parse(body)?;
     let echo = Echo::of("msg", &request, &request["messages"], body)?;

@@ -1,11 +1,11 @@
-//! An OpenAI-compatible model that says back what it was told: chat completions and responses, whole or as events.
+//! An OpenAI-compatible model that repeats its input: chat completions and responses, whole or as events.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 const MODELS: [&str; 2] = ["coder-model", "vision-model"];
-/// At most so many pieces, so that echoing a large prompt does not become many times its size.
+/// Maximum number of chunks, so that echoing a large prompt does not multiply its size.
 const MAX_PIECES: usize = 64;
 
 /// What a client gets with status 200.
@@ -15,7 +15,7 @@ pub(super) enum Output {
     Events(String),
 }
 
-/// One question and what will be answered.
+/// One question and its answer.
 pub(super) struct Echo {
     pub(super) id: String,
     created: u64,
@@ -39,7 +39,7 @@ pub(super) fn unknown(body: &[u8]) -> Option<String> {
     (!MODELS.contains(&model)).then(|| model.to_owned())
 }
 
-/// `POST /v1/chat/completions`; an error is a sentence for the client.
+/// `POST /v1/chat/completions`; an error is a message for the client.
 pub(super) fn chat(body: &[u8]) -> Result<Output, String> {
     let request = parse(body)?;
     let echo = Echo::of("chatcmpl", &request, &request["messages"], body)?;

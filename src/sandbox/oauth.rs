@@ -1,6 +1,6 @@
-//! Device codes, tokens and grants as Qwen's server deals in them, without HTTP.
+//! Device codes, tokens and grants as Qwen's server handles them, without HTTP.
 //!
-//! Hazard: a client that sends a spent refresh token again, or whose token was stolen, looks the same to a server.
+//! Hazard: a client that sends a used refresh token again, and one whose token was stolen, look the same to a server.
 //! Rule: a refresh token works once; a second use ends the whole grant (RFC 9700 section 4.14.2), as real servers do.
 
 use std::collections::HashMap;
@@ -36,7 +36,7 @@ pub(super) enum Decision {
 /// One device authorization, from the device code to the tokens.
 pub(super) struct Login {
     pub(super) user_code: String,
-    /// `User-Agent` of the program that asks; text of a stranger.
+    /// `User-Agent` of the program that logs in; untrusted text.
     pub(super) agent: String,
     pub(super) scope: String,
     pub(super) decision: Decision,
@@ -51,7 +51,7 @@ pub(super) struct Login {
 struct Grant {
     client_id: String,
     scope: String,
-    /// The one refresh token that is not spent; `None` once the grant is revoked.
+    /// The one refresh token that is not used up; `None` once the grant is revoked.
     refresh_token: Option<String>,
 }
 
@@ -67,9 +67,9 @@ pub(super) struct Authority {
     settings: Settings,
     logins: HashMap<String, Login>,
     grants: HashMap<String, Grant>,
-    /// Every refresh token ever given out, spent ones too, with its grant.
+    /// Every refresh token ever issued, used ones too, with its grant.
     refresh_tokens: HashMap<String, String>,
-    /// With grant and end of life.
+    /// With its grant and expiry.
     access_tokens: HashMap<String, (String, Instant)>,
 }
 
@@ -184,7 +184,7 @@ impl Authority {
         self.give_tokens(id, client_id, scope, now)
     }
 
-    /// A new pair for a grant; its earlier refresh token is spent by this.
+    /// A new pair for a grant; it replaces the grant's earlier refresh token.
     fn give_tokens(&mut self, id: String, client_id: &str, scope: String, now: Instant) -> Answer {
         let (access_token, refresh_token) = (random("practice-access"), random("practice-refresh"));
         let answer = json!({
@@ -201,7 +201,7 @@ impl Authority {
         (StatusCode::OK, answer)
     }
 
-    /// RFC 7009: a refresh token takes its grant along; an unknown token is no error.
+    /// RFC 7009: revoking a refresh token ends its grant; an unknown token is not an error.
     pub(super) fn revoke(&mut self, form: &Form) -> Answer {
         let Some(token) = field(form, "token") else { return missing("token") };
         self.access_tokens.remove(token);
@@ -211,7 +211,7 @@ impl Authority {
         (StatusCode::OK, json!({}))
     }
 
-    /// Whether the API takes this access token.
+    /// Whether the API accepts this access token.
     pub(super) fn accepts(&self, access_token: &str, now: Instant) -> bool {
         let Some((id, expires)) = self.access_tokens.get(access_token) else { return false };
         *expires > now && self.grants.get(id).is_some_and(|grant| grant.refresh_token.is_some())

@@ -1,8 +1,8 @@
 //! The page on which a person approves or denies a login; plain HTML, no script, nothing from elsewhere.
 //!
-//! Hazard: the code in the address, the scope and the program's name are strangers' text, and another site may try to
-//! submit the form.
-//! Rule: all text goes through [`escape`]; a decision counts only from our own origin with the form's own token.
+//! Hazard: the code in the address, the scope and the program's name are untrusted text, and another site may try to
+//! submit the form. Rule: all text passes through [`escape`]; a decision counts only from our own origin with the
+//! form's own token.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -58,7 +58,7 @@ fn confirm(login: &Login) -> String {
     page("Approve this login?", &body)
 }
 
-/// The page to type a code on. `unknown` is a code that leads nowhere.
+/// The page to type a code on. `unknown` is a code that matches no login.
 pub(super) fn enter_code(unknown: Option<&str>) -> String {
     let alert = unknown.map_or_else(String::new, |code| {
         format!(
@@ -100,7 +100,7 @@ pub(super) fn refused(why: &str) -> String {
     )
 }
 
-/// Takes the decision of a submitted form. `own_origin`: the request names no origin, or ours.
+/// Handles the decision of a submitted form. `own_origin`: the request names no origin, or ours.
 pub(super) fn decide(login: &mut Login, form: &Form, own_origin: bool) -> Result<(), StatusCode> {
     if !own_origin || form.get("form_token") != Some(&login.form_token) {
         return Err(StatusCode::FORBIDDEN);
@@ -116,7 +116,7 @@ pub(super) fn decide(login: &mut Login, form: &Form, own_origin: bool) -> Result
     Ok(())
 }
 
-/// Nothing but the page's own style and (empty) icon may load, nobody may frame it, and its forms go nowhere else.
+/// Only the page's own style and (empty) icon may load, it cannot be framed, and its forms can only be submitted here.
 pub(super) fn content_security_policy() -> String {
     let style = STANDARD.encode(Sha256::digest(STYLE));
     format!(

@@ -1,7 +1,7 @@
 //! The practice provider's HTTP server, in a thread of its own that ends when [`PracticeProvider`] is dropped.
 //!
-//! Hazard: a name that another site resolves to 127.0.0.1 makes a browser take this server for that site's.
-//! Rule: only `127.0.0.1` and `localhost` with our port are answered as `Host`; everything a client sends has a limit.
+//! Hazard: a name that another site resolves to 127.0.0.1 makes a browser take this server for that site's. Rule: only
+//! `127.0.0.1` and `localhost` with our port are accepted as `Host`; everything a client sends has a limit.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, TcpListener};
@@ -28,7 +28,7 @@ use crate::secret::Secret;
 
 type Response = hyper::Response<Full<Bytes>>;
 
-/// How long a client may take to send a request.
+/// Time limit for sending a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Prompts of coding tools reach a few MB.
 const LARGEST_PROMPT: usize = 16 << 20;
@@ -40,7 +40,7 @@ const MAX_CONNECTIONS: usize = 256;
 pub(crate) struct SandboxOptions {
     /// Approve every login at once.
     pub(crate) approve: bool,
-    /// How long an access token is good for, in whole seconds.
+    /// How long an access token is valid, in whole seconds.
     pub(crate) token_lifetime: Duration,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct PracticeProvider {
 }
 
 impl PracticeProvider {
-    /// Listens on a free port of 127.0.0.1 and answers until dropped.
+    /// Listens on a free port of 127.0.0.1 and serves until dropped.
     pub(crate) fn start(options: &SandboxOptions) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listening on 127.0.0.1")?;
         listener.set_nonblocking(true)?;
@@ -79,7 +79,7 @@ impl PracticeProvider {
         let (stop, stopped) = oneshot::channel();
         let serve = move || {
             runtime.spawn(serve(listener, server));
-            // The runtime goes with this thread, and all connections with it.
+            // The runtime ends with this thread, and all connections with it.
             let _ = runtime.block_on(stopped);
         };
         let thread = std::thread::Builder::new().name("practice provider".to_owned()).spawn(serve)?;
@@ -142,7 +142,7 @@ async fn serve(listener: TcpListener, server: Arc<PracticeServer>) {
 }
 
 struct PracticeServer {
-    /// What `Host` may say.
+    /// The accepted values of `Host`.
     hosts: [String; 2],
     approval: Secret,
     authority: Mutex<Authority>,
@@ -170,7 +170,7 @@ impl PracticeServer {
         let read = tokio::time::timeout(REQUEST_TIMEOUT, Limited::new(body, limit).collect()).await;
         let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
         let (method, headers) = (head.method, head.headers);
-        // Never the query or the body: they carry codes and tokens.
+        // Never the query or the body: they contain codes and tokens.
         let line = format!("practice provider: {method} {path}");
         let response = match read {
             Ok(Ok(body)) => self.route(&Call { method, path, query, headers, body: body.to_bytes() }, Instant::now()),
@@ -222,7 +222,7 @@ impl PracticeServer {
 }
 
 impl PracticeServer {
-    /// A login approved or denied from the terminal that asked for it.
+    /// A login approved or denied on its own terminal.
     fn approve(&self, authority: &mut Authority, form: &Form, now: Instant) -> Response {
         let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
         let known: bool = field("approval").as_bytes().ct_eq(self.approval.expose().as_bytes()).into();
@@ -233,7 +233,7 @@ impl PracticeServer {
         json_reply(StatusCode::OK, &json!({}))
     }
 
-    /// What a provider with API keys answers at `rest` below its own place.
+    /// The response of a provider with API keys at `rest` below its own path.
     fn of_provider(&self, provider: &providers::Provider, rest: &str, call: &Call) -> Response {
         let query: Form = parse_form(call.query.as_bytes());
         let mut authorizations = self.authorizations.lock().unwrap_or_else(PoisonError::into_inner);
@@ -355,7 +355,7 @@ impl Call {
         parse_form(&self.body)
     }
 
-    /// Browsers name the origin of every form; what has no origin is no browser.
+    /// Browsers name the origin of every form; a request without an origin is not from a browser.
     fn is_own_origin(&self) -> bool {
         let origin = self.headers.get(header::ORIGIN);
         origin.is_none_or(|origin| origin.as_bytes() == format!("http://{}", self.header(header::HOST)).as_bytes())
@@ -395,7 +395,7 @@ fn reply(status: StatusCode, content_type: &'static str, body: String) -> Respon
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
-    // Not `no-referrer`: with it a browser says `Origin: null` even to its own page's server.
+    // Not `no-referrer`: with it a browser sends `Origin: null` even to its own page's server.
     headers.insert(header::REFERRER_POLICY, header::HeaderValue::from_static("same-origin"));
     response
 }
@@ -429,7 +429,7 @@ mod tests {
         let lines: Vec<_> = host.iter().chain(headers).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n");
-        // The provider may answer and close before it has read everything.
+        // The provider may respond and close before it has read everything.
         let _ = stream.write_all(format!("{head}{}\r\n{body}", lines.concat()).as_bytes());
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("a reply");

@@ -149,7 +149,7 @@ fn show(
         writeln!(stdout, "{}", screen.paint(Style::Bold, &format!("{lead}{line}")))?;
     }
     let program = env::current_exe().context("finding this program")?;
-    // One pipe for both, so that what the step says stays in order.
+    // One pipe for both, so that the step's output stays in order.
     let (output, end) = io::pipe()?;
     let mut command = inside.command(program.as_os_str());
     let stdin = if step.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
@@ -158,7 +158,7 @@ fn show(
     // It holds the pipe's other end, which keeps the output from ending.
     drop(command);
     if let (Some(mut stdin), Some(text)) = (child.stdin.take(), step.stdin) {
-        // A command that ends without reading says why itself.
+        // A command that ends without reading reports the reason itself.
         let _ = stdin.write_all(text.as_bytes());
     }
     let copied = copy_lines(output, screen, stdout);
@@ -184,7 +184,7 @@ fn copy_lines(output: PipeReader, screen: Screen, stdout: &mut io::Stdout) -> io
     Ok(())
 }
 
-/// What the tour itself says.
+/// The tour's own text.
 fn remark(text: &str, indent: usize, screen: Screen) -> String {
     let lines: Vec<String> = screen.wrap(text, 0, indent).iter().map(|line| screen.paint(Style::Hint, line)).collect();
     lines.join("\n")

@@ -1,4 +1,5 @@
-//! What the environment says: keys and base URLs of others, proxies, certificates, a `QWEN_HOME` that only Qwen Code sees.
+//! The environment: keys and base URLs of other services, proxies, certificates, a `QWEN_HOME` that only Qwen Code
+//! sees.
 
 use std::path::PathBuf;
 
@@ -24,7 +25,7 @@ pub(super) fn check(session: &Session) -> Vec<Check> {
     checks
 }
 
-/// A credential in the environment goes before every stored one.
+/// A credential in the environment precedes every stored one.
 fn given(session: &Session) -> Option<Check> {
     let variable = session.credential_variable()?;
     Some(match session.given_key() {
@@ -164,7 +165,7 @@ fn certificates() -> Vec<Check> {
     checks
 }
 
-/// Qwen Code reads `.env` files; nobody else does, so its login would be elsewhere than ours.
+/// Only Qwen Code reads `.env` files, so its login would be elsewhere than ours.
 fn qwen_home(session: &Session) -> Option<Check> {
     if variable("QWEN_HOME").is_some() {
         return None;

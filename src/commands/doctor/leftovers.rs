@@ -1,7 +1,7 @@
-//! What other runs left behind: temporary files, logins nobody completed, marks of tokens that are gone.
+//! What other runs left behind: temporary files, abandoned logins, marks of tokens that are gone.
 //!
-//! Hazard: what looks left may be in use this moment, and what was set aside may be missed. Rule: only what no process
-//! works on and nobody can use is removed, and only by `--fix`.
+//! Hazard: what looks left over may be in use at this moment, and what was renamed may be needed. Rule: only what no
+//! process works on and no program can use is removed, and only by `--fix`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,14 +16,14 @@ use crate::profile::ProfileName;
 use crate::secret::Secret;
 use crate::session::Session;
 
-/// No writing takes this long: a temporary file of this age has lost its process.
+/// No write takes this long: the process of a temporary file this old is gone.
 const LEFT: Duration = Duration::from_secs(600);
 
 const REMEDY: &str = "`qwenauth doctor --fix` removes it";
 
 pub(super) fn temporary_files(directories: &[PathBuf], session: &Session, fix: bool) -> Vec<Check> {
     let mut checks = Vec::new();
-    // What a killed renewal was granted is the only token that the server still takes.
+    // The token that a killed renewal was granted is the only one that the server still accepts.
     let successors: Vec<PathBuf> = accounts(session).iter().filter_map(|account| account.store.unfinished()).collect();
     let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
@@ -80,8 +80,8 @@ fn pending_login(name: &ProfileName, session: &Session, fix: bool) -> Option<Che
     }
 }
 
-/// A mark keeps a refused token from being sent again, or says that the API refused a credential; a record says which server
-/// granted a token. Without the token or key each keeps nothing.
+/// A mark keeps a rejected token from being sent again, or records that the API rejected a credential; a record states
+/// which server issued a token. Each is useless once its token or key is gone.
 pub(super) fn records_of_tokens(session: &Session, fix: bool) -> Vec<Check> {
     let mut checks: Vec<Check> = marks(session, fix).into_iter().collect();
     let (state, accounts) = (&session.config.paths.state, accounts(session));

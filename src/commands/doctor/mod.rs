@@ -162,14 +162,14 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
     Ok(u8::from(checks.iter().any(|check| check.verdict == Verdict::Fail)))
 }
 
-/// A remedy without the advice to run what is running.
+/// A remedy without the advice to run the command that is running.
 fn own(remedy: &str) -> String {
     printable(remedy).replace(", as `qwenauth doctor` does", "")
 }
 
 fn without_home(text: &str, home: &Path) -> String {
     match home.to_str().filter(|home| home.len() > 1) {
-        // In quotes, a shell would not take `~` for the home directory.
+        // In quotes, a shell would not expand `~` to the home directory.
         Some(home) => text.replace(&format!("'{home}/"), "~/'").replace(home, "~"),
         None => text.to_owned(),
     }

@@ -1,4 +1,4 @@
-//! The servers of the active profile: whether they answer, by which way, how fast, and what time they say it is.
+//! The servers of the active profile: whether they respond, by which route, how fast, and what their clock shows.
 
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +14,7 @@ use crate::http::{Connection, Network, Reply, TransportError};
 use crate::providers::{self, Provider};
 use crate::session::{Endpoint, Session};
 
-/// For each server: a doctor that hangs is no help.
+/// Timeout for each server: a doctor that hangs is no help.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Tokens are renewed when 30 s are left: a clock that is further off makes them end too late.
@@ -34,7 +34,7 @@ pub(super) fn check(session: &Session) -> Vec<Check> {
     };
     let servers = servers(&account, stored.as_ref(), session);
     let network = &account.network;
-    // Side by side: one that does not answer takes its whole time.
+    // In parallel, because a server that does not respond takes its whole timeout.
     let mut checks: Vec<Check> = thread::scope(|scope| {
         let running: Vec<_> = servers.iter().map(|server| scope.spawn(|| check_server(network, server))).collect();
         running.into_iter().flat_map(|running| running.join().unwrap_or_default()).collect()
@@ -43,7 +43,7 @@ pub(super) fn check(session: &Session) -> Vec<Check> {
     checks
 }
 
-/// At most two: where logins are renewed, and where requests go.
+/// At most two: where logins are renewed, and where requests are sent.
 fn servers(account: &Account, stored: Option<&Credential>, session: &Session) -> Vec<CheckedServer> {
     let provider: Option<Provider> = match stored {
         Some(credential) => account.provider(credential).ok(),
@@ -90,7 +90,7 @@ enum Unasked {
     NoReply(TransportError),
 }
 
-/// The answer, and after how many milliseconds.
+/// The response, and after how many milliseconds.
 fn ask(connection: anyhow::Result<Connection>, url: &Url) -> Result<(Reply, u128), Unasked> {
     let connection = connection.map_err(|error| {
         let report = Report::of(&error);

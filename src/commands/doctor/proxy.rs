@@ -1,7 +1,7 @@
-//! Proxies: which variable is in force for a server, which are passed over, and what is wrong with one that fails.
+//! Proxies: which variable applies to a server, which are ignored, and what is wrong with a proxy that fails.
 //!
-//! Hazard: every program has rules of its own for these variables. Rule: what is in force is decided by the matcher that
-//! the HTTP client itself asks; here is only told which variable its answer comes from.
+//! Hazard: every program has rules of its own for these variables. Rule: the HTTP client's own matcher decides which
+//! proxy applies; this module only reports which variable the decision comes from.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -17,13 +17,13 @@ use crate::cli::variable;
 use crate::names::{addresses, is_loopback};
 use crate::proxies::{ALL, EXCEPT, HTTP, HTTPS, first_set, intercept, is_cgi, value};
 
-/// For a name that is looked up, a connection, and each part of an answer.
+/// Timeout for a name lookup, a connection, and each part of a response.
 const PROXY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longest first line of an answer that is read, in bytes.
+/// Maximum length of a response's first line, in bytes.
 const MAX_STATUS_LINE: u64 = 1024;
 
-/// How requests to a server go.
+/// The route of requests to a server.
 pub(super) enum ProxyRoute {
     Direct,
     /// A proxy is set, and this variable excepts the server.
@@ -36,10 +36,10 @@ pub(super) struct Proxy {
     intercept: Intercept,
 }
 
-/// What the variables say of `url`, whoever asks.
+/// The route of requests to `url` by the variables.
 fn by_variables(url: &Url) -> ProxyRoute {
     let own = if url.scheme() == "https" { HTTPS } else { HTTP };
-    // As the matcher does: a value that is no address counts for nothing, and the next group is asked.
+    // As in the matcher: a value that is not an address is ignored, and the next group is used.
     let found = [own, ALL]
         .into_iter()
         .filter_map(first_set)
@@ -55,7 +55,7 @@ fn by_variables(url: &Url) -> ProxyRoute {
     }
 }
 
-/// How requests of this program to `url` go.
+/// The route of this program's requests to `url`.
 pub(super) fn route_to(url: &Url) -> ProxyRoute {
     if is_loopback(url) { ProxyRoute::Direct } else { by_variables(url) }
 }
@@ -128,12 +128,12 @@ pub(super) fn check() -> Vec<Check> {
 }
 
 impl Proxy {
-    /// Scheme, host and port, without the password that may stand before them.
+    /// Scheme, host and port, without a password.
     pub(super) fn address(&self) -> String {
         format!("`{}`", self.intercept.uri().to_string().trim_end_matches('/'))
     }
 
-    /// Why requests to `url` do not come through, as far as the proxy is to blame; `None`: it leads there.
+    /// Why requests to `url` fail, if the proxy is the cause. Returns `None` if the proxy connects to it.
     pub(super) fn trouble(&self, url: &Url) -> Option<String> {
         let uri = self.intercept.uri();
         let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -163,7 +163,7 @@ impl Proxy {
         }
     }
 
-    /// What would help against [`Self::trouble`], if the proxy is wanted.
+    /// What helps against [`Self::trouble`] if the proxy is to be used.
     pub(super) fn remedy(&self) -> String {
         let uri = self.intercept.uri();
         let (scheme, authority) =
@@ -195,7 +195,7 @@ fn connected(host: String, port: u16) -> Result<TcpStream, String> {
     Err(why)
 }
 
-/// Asks for a tunnel to `url` (RFC 9110 §9.3.6): the first line of the answer.
+/// Requests a tunnel to `url` (RFC 9110 §9.3.6) and returns the first line of the response.
 fn ask(stream: &mut TcpStream, url: &Url, intercept: &Intercept) -> std::io::Result<String> {
     stream.set_read_timeout(Some(PROXY_TIMEOUT))?;
     stream.set_write_timeout(Some(PROXY_TIMEOUT))?;

@@ -1,4 +1,4 @@
-//! What lies on disk: directories, credential files, locks, leftovers, and what `setup` wrote.
+//! Files on disk: directories, credential files, locks, leftovers, and what `setup` wrote.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -83,7 +83,7 @@ fn profiles(session: &Session) -> Vec<Check> {
 fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
     let account = session.account_of(name);
     let mut checks = Vec::new();
-    // Loading tightens the mode, as every command does, and says so on stderr.
+    // Loading makes the file private, as every command does, and reports that on stderr.
     if let Some(how) = access::readable_by_others(account.path()) {
         let what = format!("the file of `{name}` could be read by others ({how})");
         checks.push(Check::warn("mode", what, access::HOW_TIGHTENED));

@@ -1,4 +1,4 @@
-//! A program that `exec` knows, made ready with the profile's host, key and model; or refused before it starts.
+//! A program that `exec` knows, prepared with the profile's host, key and model; or rejected before it starts.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -127,7 +127,7 @@ fn refused(session: &Session, provider: &Provider, child: &KnownProgram, need: N
     }
 }
 
-/// A stored profile whose provider has what is needed.
+/// A stored profile whose provider has what is required.
 fn able_profile(session: &Session, need: Need) -> Option<String> {
     session.config.paths.profiles().ok()?.into_iter().find_map(|profile| {
         let account = session.account_of(&profile);

@@ -32,7 +32,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     let Attempt { args, account, provider, .. } = attempt;
     let (server, found) = login_server(account, provider)?;
     let before = stored(account)?;
-    // From here to the stored login a signal is noted, and acted upon where this goes: nothing half done is left.
+    // From here to the stored login a signal is deferred, and handled when this is dropped: nothing is left half done.
     let held = DeferredSignals::new();
     let mut remarks = Vec::new();
     let (authorization, joined) = begin(attempt, &server, &mut remarks)?;
@@ -71,12 +71,12 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         return granted.map(drop);
     }
     if granted.is_err() && joined && Instant::now() >= deadline && deadline < expires {
-        // Only this process's `--timeout` is over; the login may still be approved.
+        // Only this process's `--timeout` has passed; the login may still be approved.
         return granted.map(drop);
     }
     let stored = granted
         .and_then(|grant| store_grant(account, provider, &grant, (&server, found.as_ref()), args.model.as_deref()));
-    // Not before it is stored: whoever waits for the lock looks for the one or the other.
+    // Not before it is stored: a process that waits for the lock expects one or the other.
     forget(account);
     drop(lock);
     let credential = stored?;
@@ -120,7 +120,7 @@ pub(super) fn change_model(attempt: &Attempt) -> Result<()> {
     attempt.conclude(&credential, verification)
 }
 
-/// The pending login, or a new one. Says whether it was pending.
+/// The pending login, or a new one. Returns whether it was pending.
 fn begin(attempt: &Attempt, server: &AuthorizationServer, remarks: &mut Vec<String>) -> Result<(Authorization, bool)> {
     let Attempt { args, account, provider, .. } = attempt;
     let _lock = PendingLogin::of(account).lock_start()?;
@@ -141,7 +141,7 @@ fn begin(attempt: &Attempt, server: &AuthorizationServer, remarks: &mut Vec<Stri
     Ok((authorization, false))
 }
 
-/// Says it at once, or on a terminal together with the code.
+/// Prints a remark at once, or on a terminal together with the code.
 fn remark(remarks: &mut Vec<String>, text: &str) {
     if screen::shows_remarks() { remarks.push(text.to_owned()) } else { note(text) }
 }
@@ -186,14 +186,14 @@ fn stored(account: &Account) -> Result<Option<Credential>> {
     })
 }
 
-/// A login that is over is stored or lost by now: that its notes are left is worth a word, not its end.
+/// The outcome is already decided, so failing to delete the pending file is only a warning.
 fn forget(account: &Account) {
     if let Err(error) = PendingLogin::of(account).forget() {
         note(&format!("warning: the pending login is still kept: {error:#}"));
     }
 }
 
-/// Waits; `false` as soon as a signal is noted.
+/// Waits; returns `false` as soon as a signal is deferred.
 fn pause(time: Duration) -> bool {
     let end = Instant::now() + time;
     while !DeferredSignals::noted() {
@@ -206,7 +206,7 @@ fn pause(time: Duration) -> bool {
     false
 }
 
-/// In a sandbox no other device can reach the page, so the login is decided from the terminal that asked for it.
+/// In a sandbox no other device can reach the page, so the login is approved on its own terminal.
 fn approve_here(practice: &Practice, network: &Network, authorization: &Authorization) -> Result<()> {
     let approved = terminal::confirm("Approve it here, as the practice account?")?;
     let url = http::endpoint(&format!("{}/approve", practice.url))?;

@@ -1,4 +1,5 @@
-//! A login with an API key: read it, ask the endpoint that really checks, store it only if it is not refused.
+//! A login with an API key: read it, verify it at the endpoint that really checks it, and store it unless it is
+//! rejected.
 
 use std::io::{Read, stdin};
 use std::time::SystemTime;
@@ -20,7 +21,7 @@ use crate::secret::Secret;
 use crate::session::Surroundings;
 use crate::terminal;
 
-/// What tools are given where the server wants no key: most insist on one.
+/// The key that tools get if the server requires none: most tools insist on one.
 const NO_KEY: &str = "no-key";
 
 /// Longest input that is read from stdin, in bytes.
@@ -37,7 +38,7 @@ struct Change {
     is_stored_key: bool,
 }
 
-/// Acts upon whatever was given: a key, a place, a model. What is not given stays as it is stored.
+/// Applies whatever was given: a key, a place, a model. The rest stays as it is stored.
 pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     // What cannot work is reported before a person types a key.
     let place = target::given(attempt)?;
@@ -186,9 +187,9 @@ fn model(attempt: &Attempt, secret: &Secret, target: &Target, verification: Opti
     kept.or_else(|| only_model(attempt, secret, target, verification))
 }
 
-/// Asks each target until one knows the key.
+/// Verifies the key at each target until one accepts it.
 ///
-/// Errors: login required when none does, saying where it belongs if that can be found out.
+/// Errors: login required if none does, with where the key belongs if that can be found out.
 fn verify(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(Target, Verification)> {
     let has_choice = targets.len() > 1;
     let regions: Vec<Option<String>> = targets.iter().map(|target| target.region.clone()).collect();
@@ -236,7 +237,7 @@ fn ask(attempt: &Attempt, secret: &Secret, target: &Target) -> Result<Verificati
     VerificationRequest { provider, base_url: &target.base_url, token: secret, model, network }.ask()
 }
 
-/// The region that knows a key which `refused` does not.
+/// The region that accepts a key which `refused` rejects.
 fn home_region(attempt: &Attempt, secret: &Secret, refused: &Target) -> Result<Option<String>> {
     for (name, region) in &attempt.provider.regions {
         let target = Target { region: Some(name.clone()), base_url: region.base_url.clone() };
@@ -249,8 +250,8 @@ fn home_region(attempt: &Attempt, secret: &Secret, refused: &Target) -> Result<O
     Ok(None)
 }
 
-/// What to do about a rejected key. By its beginning it may belong to another provider; that is only likely, so a hint.
-/// `asked`: the regions that rejected it.
+/// What to do about a rejected key. By its prefix it may belong to another provider; that is only likely, so it is a
+/// hint. `asked`: the regions that rejected it.
 fn remedy(attempt: &Attempt, secret: &Secret, asked: &[Option<String>]) -> String {
     let provider = &attempt.provider;
     if let Some((prefix, owners)) = providers::owners_of(secret, &attempt.session.config.overrides)
@@ -276,7 +277,7 @@ fn remedy(attempt: &Attempt, secret: &Secret, asked: &[Option<String>]) -> Strin
     }
 }
 
-/// The model of a server nobody described, if it lists a single one.
+/// The model of a server without a description, if it lists a single one.
 fn only_model(
     attempt: &Attempt,
     secret: &Secret,
@@ -307,7 +308,7 @@ fn only_model(
     }
 }
 
-/// The key in one of the provider's variables, if a person wants it.
+/// The key in one of the provider's variables, if the user wants to use it.
 pub(super) fn offered(attempt: &Attempt) -> Result<Option<Secret>> {
     let Some(name) = Surroundings::key_variable(&attempt.provider) else { return Ok(None) };
     if attempt.args.json || !terminal::can_prompt() || !terminal::confirm(&format!("Use the key in `{name}`?"))? {
@@ -316,7 +317,7 @@ pub(super) fn offered(attempt: &Attempt) -> Result<Option<Secret>> {
     from_variable(&name).map(Some)
 }
 
-/// The key that was passed on the command line's word: by stdin, in a variable or by a command.
+/// The key that an option names: from stdin, from a variable or from a command.
 fn given(attempt: &Attempt) -> Result<Option<Secret>> {
     let args = attempt.args;
     if args.api_key_stdin {

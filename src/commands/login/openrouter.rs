@@ -1,7 +1,7 @@
 //! OpenRouter's login: PKCE in a browser that ends with an API key, by a loopback callback or by pasting a code.
 //!
-//! Hazard: whatever is pasted goes to the provider as a code, and a person who has a key pastes it. Rule: what begins as
-//! a known key does is never sent as a code.
+//! Hazard: pasted text is sent to the provider as a code, and a person who has a key pastes it. Rule: text that begins
+//! like a known key is never sent as a code.
 
 use std::io::{BufRead, stdin};
 use std::sync::mpsc;
@@ -149,7 +149,7 @@ fn read(attempt: &Attempt, deadline: Instant) -> Result<Granted> {
     }
 }
 
-/// What the page is told of the key it makes.
+/// What the page learns about the key it creates.
 fn extra(attempt: &Attempt) -> Vec<(&'static str, String)> {
     let label = attempt.args.key_label.clone().unwrap_or_else(|| "qwenauth".into());
     let mut extra = vec![("key_label", label)];

@@ -1,4 +1,4 @@
-//! How a login ends: what becomes active, what is reported, and the exit code that follows from the verification.
+//! The end of a login: what becomes active, what is reported, and the exit code that follows from the verification.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// The login or key is good and stored, but the API does not serve it.
+    /// The login or key is valid and stored, but the API rejects it.
     fn not_served(&self, verification: Option<Verification>) -> Failed {
         let title = &self.provider.title;
         let instead = self.provider.instead.as_deref();
@@ -96,7 +96,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Makes the profile the active one. Says whether it is in force, with the remarks on that.
+    /// Makes the profile the active one. Returns whether it is in force, with the remarks on that.
     fn active(&self) -> (bool, Vec<String>) {
         let profile = &self.profile;
         match self.session.activate(profile) {

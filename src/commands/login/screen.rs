@@ -1,7 +1,7 @@
-//! What a person sees of a login that waits: address, code and QR code, and what goes to the terminal's clipboard.
+//! What a person sees of a pending login: address, code and QR code, and what is copied to the terminal's clipboard.
 //!
-//! Hazard: a QR code whose first rows have scrolled off cannot be read. Rule: it is drawn if every row of this login fits
-//! on the screen at once, the cursor's and one more for how it ends included, else one line says why it is not.
+//! Hazard: a QR code whose first rows have scrolled off cannot be read. Rule: it is drawn if every row of this login
+//! fits on the screen at once, including the cursor's and one for the outcome; otherwise one line states why it is not.
 
 use std::io::{IsTerminal, stderr};
 
@@ -14,7 +14,7 @@ use crate::error::{Failed, Failure, note, printable};
 use crate::say::{Screen, Style};
 use crate::terminal::{self, Code, Multiplexer};
 
-/// Columns between the code and the text beside it, and the fewest that such a text needs.
+/// Columns between the code and the text next to it, and the minimum width of such a text.
 const GAP: usize = 2;
 const MIN_SIDE: usize = 28;
 
@@ -25,9 +25,9 @@ const BELOW: usize = 2;
 pub(super) struct Waiting<'a> {
     pub(super) url: &'a str,
     pub(super) user_code: &'a str,
-    /// Who asks for the approval.
+    /// The server that approval is required for.
     pub(super) host: &'a str,
-    /// What has to be said before.
+    /// Remarks to print first.
     pub(super) remarks: &'a [String],
 }
 
@@ -37,7 +37,7 @@ pub(super) fn shows_remarks() -> bool {
 }
 
 impl Attempt<'_> {
-    /// Errors: usage, where there is no terminal to copy anything to.
+    /// Errors: usage, if there is no terminal to copy anything to.
     pub(super) fn check_clipboard(&self) -> Result<()> {
         if self.args.clipboard && !stderr().is_terminal() {
             return Failed::new(Failure::Usage, "`--clipboard` copies by way of a terminal, and stderr is not one")
@@ -47,7 +47,7 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// Copies a code or an address, if that was asked for. Says so in a few words.
+    /// Copies a code or an address, if requested, and reports it in a few words.
     pub(super) fn copy(&self, text: &str) -> &'static str {
         if !self.args.clipboard {
             return "";
@@ -100,7 +100,7 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// The text beside the code, if the screen has room for both and what is above and below.
+    /// The text next to the code, if the screen has space for both and for what is above and below.
     fn beside(&self, code: &Code, waiting: &Waiting, copied: &str) -> Option<Vec<String>> {
         let (height, width) = terminal::size();
         let room = width.checked_sub(code.columns() + GAP + 1).filter(|room| *room >= MIN_SIDE)?;

@@ -1,7 +1,7 @@
-//! Where a key may belong: the region or base URL that was given, that of the login it replaces, else every region.
+//! Where a key may belong: the region or base URL that was given, that of the login it replaces, or every region.
 //!
-//! Hazard: a key that is stored for one host would follow a new `--base-url` to another. Rule: a stored key goes along
-//! to the provider's own hosts and to the host it was stored for, and nowhere else.
+//! Hazard: a key that is stored for one host would follow a new `--base-url` to another. Rule: a stored key is only
+//! sent to the provider's own hosts and to the host it was stored for.
 
 use anyhow::Result;
 use url::Url;

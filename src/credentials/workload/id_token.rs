@@ -1,8 +1,8 @@
-//! The ID token of this job: from a file, from a variable, or asked of GitHub Actions.
+//! The ID token of this job: from a file, from a variable, or requested from GitHub Actions.
 //!
-//! Hazard: what is no ID token, such as a key in the wrong file, would be sent to a token endpoint; and the address that
-//! GitHub names in a variable gets the job's request token. Rule: only what has the form of a signed JWT is sent; the
-//! address is `https` or loopback, and its redirects are not followed.
+//! Hazard: what is not an ID token, such as a key in the wrong file, would be sent to a token endpoint; and the address
+//! that GitHub names in a variable gets the job's request token. Rule: only what has the form of a signed JWT is sent;
+//! the address is `https` or loopback, and its redirects are not followed.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -20,14 +20,14 @@ use crate::oauth::fields::Fields;
 use crate::platform::files::{self, Content, Privacy};
 use crate::secret::Secret;
 
-/// Where GitHub Actions gives out ID tokens, and what it wants to see for one.
+/// Where GitHub Actions issues ID tokens, and what it requires for one.
 pub(super) const REQUEST_URL: &str = "ACTIONS_ID_TOKEN_REQUEST_URL";
 pub(super) const REQUEST_TOKEN: &str = "ACTIONS_ID_TOKEN_REQUEST_TOKEN";
 
-/// Longest ID token that is sent, in bytes; token endpoints take no longer ones.
+/// Longest ID token that is sent, in bytes; token endpoints accept no longer ones.
 const MAX_LENGTH: usize = 16 * 1024;
 
-/// A token that ended so long ago is over on every clock.
+/// A token that expired this long ago has expired on every clock.
 const SKEW: Duration = Duration::from_secs(60);
 
 /// Reads one environment variable.
@@ -60,10 +60,10 @@ fn none<T>(message: String, hint: &str) -> Result<T, NoIdToken> {
     Err(NoIdToken(Failed::new(Failure::LoginRequired, message).hint(hint)))
 }
 
-/// What is known of the source without asking anybody.
+/// What is known of the source without a request.
 pub(super) enum Found {
     IdToken(Secret),
-    /// GitHub has to be asked.
+    /// A request to GitHub is required.
     Request {
         url: Secret,
         token: Secret,

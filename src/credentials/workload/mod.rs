@@ -1,8 +1,8 @@
-//! Logins without a stored secret: what is stored is how to get a token, and every token is got when it is needed.
+//! Logins without a stored secret: what is stored is how to get a token, and each token is requested when it is needed.
 //!
-//! Hazard: the ID token of a job is worth a token of the provider to whoever has it, and config.toml can be edited. Rule:
-//! the endpoint that was asked at login stands in the credential file, and an ID token goes nowhere else. Nothing that is
-//! granted is written anywhere.
+//! Hazard: with the ID token of a job anyone can get a token of the provider, and config.toml can be edited. Rule: the
+//! endpoint chosen at login is in the credential file, and an ID token is sent nowhere else. The tokens that are issued
+//! are not written anywhere.
 
 mod id_token;
 
@@ -42,7 +42,8 @@ pub(crate) struct Identity {
     /// The file with the ID token, as Kubernetes mounts it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) id_token_file: Option<PathBuf>,
-    /// The variable with the ID token, as GitLab sets it. Neither this nor the file: GitHub Actions is asked.
+    /// The variable with the ID token, as GitLab sets it. If neither this nor the file is set, it is requested from
+    /// GitHub Actions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) id_token_env: Option<String>,
 }
@@ -82,19 +83,19 @@ impl Identity {
         }
     }
 
-    /// Tells this identity from another over all its tokens.
+    /// Identifies this identity across all its tokens.
     pub(crate) fn hash(&self) -> String {
         let text = serde_json::to_string(self).unwrap_or_default();
         Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Why there is no ID token here, as far as it is known without asking anybody.
+    /// Why there is no ID token here, as far as that is known without a request.
     pub(crate) fn problem(&self, account: &Account) -> Option<Failed> {
         id_token::look(self.source(), account.variable).err().map(Failed::from)
     }
 }
 
-/// A credential that a workload identity stands for, before a token is got.
+/// The credential of a workload identity, before a token is requested.
 pub(crate) fn identified(provider: &Provider, identity: Identity, base_url: String) -> Credential {
     Credential {
         kind: Kind::Oauth,
@@ -116,9 +117,9 @@ pub(crate) fn identified(provider: &Provider, identity: Identity, base_url: Stri
     }
 }
 
-/// A token for `credential`, which is stored nowhere.
+/// A token for `credential`, which is not stored.
 ///
-/// Errors: login required where there is no ID token or it is rejected; temporary; other.
+/// Errors: login required if there is no ID token or it is rejected; temporary; other.
 pub(crate) fn exchanged(account: &Account, credential: &Credential, identity: &Identity) -> Result<Credential> {
     let provider = account.provider(credential)?;
     let exchange = provider.exchange(&credential.base_url(&provider)?, identity.policy.as_deref())?;
