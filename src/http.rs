@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -85,7 +85,7 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) content_type: String,
     /// The server's clock (RFC 9110 §6.6.1), as its response states it.
-    pub(crate) date: Option<String>,
+    pub(crate) date: Option<SystemTime>,
     /// The server's own certificate, where TLS was spoken.
     pub(crate) certificate: Option<Vec<u8>>,
     pub(crate) body: Zeroizing<Vec<u8>>,
@@ -376,13 +376,26 @@ fn receive<T>(receiver: &Receiver<T>, limit: Duration, is_given_up: fn() -> bool
     None
 }
 
+/// Parses an HTTP date in any of its three forms (RFC 9110 §5.6.7).
+pub(crate) fn parse_date(text: &str) -> Option<SystemTime> {
+    httpdate::parse_http_date(text.trim()).ok()
+}
+
+/// `502 Bad Gateway`; the number alone where no standard names it.
+pub(crate) fn describe_status(status: u16) -> String {
+    match reqwest::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()) {
+        Some(reason) => format!("{status} {reason}"),
+        None => status.to_string(),
+    }
+}
+
 fn send(client: &Client, request: Request) -> Result<Reply, TransportError> {
     let response = client.execute(request).map_err(trouble)?;
     let header =
         |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
     let status = response.status().as_u16();
     let content_type = header(CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
-    let date = header(DATE);
+    let date = header(DATE).as_deref().and_then(parse_date);
     let tls = response.extensions().get::<TlsInfo>();
     let certificate = tls.and_then(TlsInfo::peer_certificate).map(<[u8]>::to_vec);
     let mut body = Zeroizing::new(Vec::new());

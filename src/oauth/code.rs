@@ -23,7 +23,7 @@ use super::REQUEST_TIMEOUT;
 use super::fields::Fields;
 use super::pkce::Pkce;
 use crate::error::{Failed, Failure, printable};
-use crate::http::Network;
+use crate::http::{self, Network};
 use crate::secret::Secret;
 
 /// A browser sends its request at once.
@@ -287,7 +287,7 @@ impl PendingCode {
 
 /// Where a person approves. Without `callback` the server shows the code for pasting.
 pub(crate) fn authorize_url(base: &str, pkce: &Pkce, callback: Option<&str>, extra: &[(&str, String)]) -> Result<Url> {
-    let mut url = crate::http::endpoint(base)?;
+    let mut url = http::endpoint(base)?;
     {
         let mut query = url.query_pairs_mut();
         if let Some(callback) = callback {
@@ -305,7 +305,7 @@ pub(crate) fn authorize_url(base: &str, pkce: &Pkce, callback: Option<&str>, ext
 ///
 /// Errors: login required if the code is wrong, used or expired; temporary if the response says nothing about the code.
 pub(crate) fn exchange(url: &str, code: &Secret, pkce: &Pkce, network: &Network) -> Result<Secret> {
-    let url = crate::http::endpoint(url)?;
+    let url = http::endpoint(url)?;
     let host = url.host_str().unwrap_or_default().to_owned();
     let body = json!({
         "code": code.expose(),
@@ -333,7 +333,7 @@ pub(crate) fn exchange(url: &str, code: &Secret, pkce: &Pkce, network: &Network)
         .hint("run the login again for a new code")
         .err();
     }
-    temporary(&format!("it answered {}", super::reply::describe(reply.status))).err()
+    temporary(&format!("it answered {}", http::describe_status(reply.status))).err()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::pkce::Pkce;
 use super::reply::{self, OauthError, TokenReply};
 use super::{AuthorizationServer, Dialect, REQUEST_TIMEOUT, TokenResponse};
 use crate::error::{Failed, Failure, printable};
-use crate::http::{Connection, Network, Reply, is_loopback};
+use crate::http::{self, Connection, Network, Reply, is_loopback};
 use crate::secret::Secret;
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:device_code";
@@ -198,11 +198,11 @@ pub(crate) fn read(server: &AuthorizationServer, reply: &Reply) -> Result<Device
         return Err(temporary(&format!(
             "`{}` answered {} with HTML, as a firewall does",
             host(server),
-            reply::describe(reply.status)
+            http::describe_status(reply.status)
         )));
     }
     if !(200..300).contains(&reply.status) {
-        return Err(temporary(&format!("`{}` answered {}", host(server), reply::describe(reply.status))));
+        return Err(temporary(&format!("`{}` answered {}", host(server), http::describe_status(reply.status))));
     }
     Err(temporary(&format!("`{}` answered without a device code", host(server))))
 }

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::TokenResponse;
 use super::reply::{self, OauthError, TokenReply};
-use crate::http::Connection;
+use crate::http::{self, Connection};
 use crate::secret::{Secret, quoted};
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -66,7 +66,7 @@ pub(crate) fn request(
             })
         }
         TokenReply::NotOauth(_) if matches!(reply.status, 401 | 403) && !reply.is_html() => {
-            Err(NotGranted::Refused(format!("`{host}` answered {}", reply::describe(reply.status))))
+            Err(NotGranted::Refused(format!("`{host}` answered {}", http::describe_status(reply.status))))
         }
         TokenReply::NotOauth(message) => Err(NotGranted::Temporary(quoted(&message, &[id_token]))),
     }

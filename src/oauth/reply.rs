@@ -3,7 +3,7 @@
 use super::fields::Fields;
 use super::{ASSUMED_LIFETIME, TokenResponse};
 use crate::error::note;
-use crate::http::Reply;
+use crate::http::{self, Reply};
 use crate::secret::{Secret, quoted};
 
 /// What a reply of a token endpoint is.
@@ -38,7 +38,7 @@ impl OauthError {
 /// Reads a reply by its content, because servers send JSON with any content type. A 5xx is never an OAuth error,
 /// whatever it contains: the server fails, not the grant.
 pub(crate) fn read(reply: &Reply) -> TokenReply {
-    let status = describe(reply.status);
+    let status = http::describe_status(reply.status);
     if reply.status >= 500 {
         return TokenReply::NotOauth(format!("the server answered {status}"));
     }
@@ -119,23 +119,6 @@ fn oauth_error(fields: &Fields) -> Option<OauthError> {
     Some(OauthError { code: fields.string("error")?, description: fields.string("error_description") })
 }
 
-/// `502 Bad Gateway`.
-pub(super) fn describe(status: u16) -> String {
-    let reason = match status {
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        429 => "Too Many Requests",
-        500 => "Internal Server Error",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        _ => return status.to_string(),
-    };
-    format!("{status} {reason}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,14 +149,6 @@ mod tests {
         for body in [r#"{"status":"success"}"#, r#"{"access_token":""}"#, "{}"] {
             assert!(matches!(read(&reply(200, "", body)), TokenReply::NotOauth(_)), "{body}");
         }
-    }
-
-    #[test]
-    fn a_status_is_said_with_its_reason() {
-        let said = [400, 401, 403, 404, 429, 500, 502, 503, 504, 418].map(describe);
-        let reasons = "400 Bad Request, 401 Unauthorized, 403 Forbidden, 404 Not Found, 429 Too Many Requests, \
-                       500 Internal Server Error, 502 Bad Gateway, 503 Service Unavailable, 504 Gateway Timeout, 418";
-        assert_eq!(said.join(", "), reasons);
     }
 
     #[test]

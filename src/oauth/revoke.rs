@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::AuthorizationServer;
 use super::reply;
-use crate::http::Connection;
+use crate::http::{self, Connection};
 use crate::secret::Secret;
 
 /// Limit of the request.
@@ -30,6 +30,6 @@ pub(crate) fn request(
     let secrets: Vec<&Secret> = std::iter::once(token).chain(&server.client_secret).collect();
     match reply::error_in(&reply) {
         Some(error) => Err(format!("it answered {}", error.sentence(&secrets))),
-        None => Err(format!("it answered {}", reply::describe(reply.status))),
+        None => Err(format!("it answered {}", http::describe_status(reply.status))),
     }
 }

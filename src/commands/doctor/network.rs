@@ -3,7 +3,6 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use jiff::fmt::rfc2822;
 use url::Url;
 
 use super::Check;
@@ -68,7 +67,7 @@ fn check_server(network: &Network, server: &CheckedServer) -> Vec<Check> {
         Ok((reply, took)) => {
             let host = url.host_str().unwrap_or_default();
             checks.push(Check::ok("network", format!("`{host}` answers in {took} ms")));
-            checks.extend(clock(host, reply.date.as_deref()));
+            checks.extend(clock(host, reply.date));
             return checks;
         }
         Err(Unasked::NoClient(check)) => {
@@ -129,10 +128,9 @@ fn broken_proxy(network: &Network, url: &Url, proxy: &Proxy, trouble: &Transport
     }
 }
 
-fn clock(host: &str, date: Option<&str>) -> Option<Check> {
-    let there = rfc2822::DateTimeParser::new().parse_timestamp(date?).ok()?;
-    let here = jiff::Timestamp::try_from(SystemTime::now()).ok()?;
-    let skew = here.as_second() - there.as_second();
+fn clock(host: &str, there: Option<SystemTime>) -> Option<Check> {
+    let seconds = |time| jiff::Timestamp::try_from(time).ok().map(jiff::Timestamp::as_second);
+    let skew = seconds(SystemTime::now())? - seconds(there?)?;
     if skew.unsigned_abs() <= SKEW {
         return Some(Check::ok("clock", format!("within {SKEW} s of `{host}`'s")));
     }

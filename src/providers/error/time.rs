@@ -6,6 +6,8 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
+use crate::http;
+
 /// Longer waits are mistakes, and could overflow `SystemTime`.
 const MAX_WAIT: Duration = Duration::from_secs(366 * 86400);
 
@@ -26,8 +28,8 @@ pub(crate) fn retry_after(header: Header, now: SystemTime) -> Option<Duration> {
     if let Some(stated) = number(&value) {
         return Some(seconds(stated));
     }
-    let at = date(&value)?;
-    let now = text("date").and_then(|value| date(&value)).unwrap_or(now);
+    let at = http::parse_date(&value)?;
+    let now = text("date").and_then(|value| http::parse_date(&value)).unwrap_or(now);
     Some(at.duration_since(now).unwrap_or_default().min(MAX_WAIT))
 }
 
@@ -230,19 +232,4 @@ fn zone_at(text: &str, default: &TimeZone) -> TimeZone {
 
 fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(MAX_WAIT).min(MAX_WAIT)
-}
-
-/// The three forms of an HTTP date (RFC 9110 §5.6.7).
-fn date(text: &str) -> Option<SystemTime> {
-    let text = text.trim();
-    let format = if text.ends_with("GMT") && text.contains('-') {
-        "%A, %d-%b-%y %H:%M:%S"
-    } else if text.ends_with("GMT") {
-        "%a, %d %b %Y %H:%M:%S"
-    } else {
-        "%a %b %e %H:%M:%S %Y"
-    };
-    let text = text.trim_end_matches("GMT").trim_end();
-    let civil = DateTime::strptime(format, text).ok()?;
-    Some(civil.to_zoned(TimeZone::UTC).ok()?.timestamp().into())
 }
