@@ -1,19 +1,17 @@
-//! One provider's description: its fields, and the URLs, headers and server that follow from them.
+//! One provider's description: its fields, and the headers that follow from them.
+
+mod authorization;
+mod pages;
+mod urls;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use url::Url;
 
+pub(crate) use self::pages::in_words;
 use super::error::Cause;
-use crate::error::{Failed, Failure};
-use crate::http::{self, USER_AGENT, is_loopback};
-use crate::oauth::exchange::{Exchange, JWT};
-use crate::oauth::{AuthorizationServer, ClientAuth, Dialect, Endpoints};
-use crate::platform::files::{self, Content, Privacy};
-use crate::secret::Secret;
+use crate::http::USER_AGENT;
+use crate::oauth::{ClientAuth, Dialect};
 
 /// How to authenticate and where the API lives.
 #[derive(Debug, Clone, Deserialize)]
@@ -306,107 +304,9 @@ pub(crate) struct Oauth {
 }
 
 impl Provider {
-    pub(super) fn move_oauth_to(&mut self, url: &str) -> Result<()> {
-        let base = http::endpoint(url)?;
-        let Some(oauth) = &mut self.oauth else { return Ok(()) };
-        for endpoint in [&mut oauth.device_authorization_endpoint, &mut oauth.token_endpoint].into_iter().flatten() {
-            let path = Url::parse(endpoint)?.path().to_owned();
-            *endpoint = base.join(&path)?.into();
-        }
-        Ok(())
-    }
-
     /// The OAuth login, if one is set up: a provider that requires the user's own registration has none before that.
     pub(crate) fn oauth(&self) -> Option<&Oauth> {
         self.oauth.as_ref().filter(|oauth| oauth.client_id.is_some())
-    }
-
-    /// The authorization server, its URLs checked. `found`: what discovery found, where there is an issuer.
-    pub(crate) fn server(&self, found: Option<&Endpoints>) -> Result<AuthorizationServer> {
-        let Some(oauth) = &self.oauth else { bail!("provider `{}` has no OAuth", self.name) };
-        let missing = |key: &str| {
-            Failed::new(Failure::Other, format!("provider `{}` has no `{key}`", self.name))
-                .hint(format!("set it under `[providers.{}]` in config.toml", self.name))
-        };
-        let device = match (&oauth.device_authorization_endpoint, found) {
-            (Some(url), _) => Some(http::endpoint(url)?),
-            (None, Some(found)) => found.device_authorization_endpoint.clone(),
-            (None, None) => None,
-        };
-        let token = match (&oauth.token_endpoint, found) {
-            (Some(url), _) => http::endpoint(url)?,
-            (None, Some(found)) => found.token_endpoint.clone(),
-            (None, None) => return Err(missing("issuer").into()),
-        };
-        let revocation = match (&oauth.revocation_endpoint, found) {
-            (Some(url), _) => Some(http::endpoint(url)?),
-            (None, found) => found.and_then(|found| found.revocation_endpoint.clone()),
-        };
-        Ok(AuthorizationServer {
-            device_authorization_endpoint: device,
-            token_endpoint: token,
-            revocation_endpoint: revocation,
-            client_id: oauth.client_id.clone().ok_or_else(|| missing("client_id"))?,
-            client_secret: None,
-            client_auth: oauth.client_auth.or_else(|| found.map(|found| found.client_auth)).unwrap_or_default(),
-            scope: oauth.scopes.join(" "),
-            resource: oauth.resource.clone(),
-            audience: oauth.audience.clone(),
-            pkce: oauth.pkce,
-            dialect: oauth.dialect,
-        })
-    }
-
-    /// How this provider exchanges ID tokens, for a credential whose requests go to `base_url`.
-    ///
-    /// Errors: usage, where it does not.
-    pub(crate) fn exchange(&self, base_url: &str, policy: Option<&str>) -> Result<Exchange> {
-        let Some(setting) = &self.token_exchange else {
-            return Failed::new(Failure::Usage, format!("{} has no workload identity", self.title))
-                .hint("for example `qwenauth login openrouter --workload-identity --policy ID`")
-                .err();
-        };
-        let text = match setting.endpoint.split_once("://") {
-            Some(_) => setting.endpoint.clone(),
-            None => format!("{base_url}/{}", setting.endpoint.trim_start_matches('/')),
-        };
-        let endpoint =
-            http::endpoint(&text).with_context(|| format!("`token_exchange` of provider `{}`", self.name))?;
-        let value = |text: &String| text.replace(TokenExchange::POLICY, policy.unwrap_or_default());
-        Ok(Exchange {
-            endpoint,
-            subject_token_type: setting.subject_token_type.clone().unwrap_or_else(|| JWT.to_owned()),
-            parameters: setting.parameters.iter().map(|(name, text)| (name.clone(), value(text))).collect(),
-        })
-    }
-
-    /// The secret of a confidential client: from its file, else from its variable, whose value config has read.
-    pub(crate) fn client_secret(&self, variable: Option<&Secret>) -> Result<Option<Secret>> {
-        let Some(oauth) = &self.oauth else { return Ok(None) };
-        let failed = |why: String| {
-            Failed::new(Failure::Other, format!("the client secret of provider `{}` {why}", self.name))
-                .hint(format!("see `client_secret_file` and `client_secret_env` under `[providers.{}]`", self.name))
-        };
-        let text = match (&oauth.client_secret_file, &oauth.client_secret_env) {
-            (Some(file), _) => match files::read(Path::new(file), Privacy::Secret)? {
-                Content::Bytes(bytes) => match std::str::from_utf8(&bytes) {
-                    Ok(text) => Secret::new(text.to_owned()),
-                    Err(_) => return failed(format!("in `{file}` is not UTF-8")).err(),
-                },
-                Content::Missing => return failed(format!("is missing: there is no `{file}`")).err(),
-                Content::Unfit(why) => return failed(format!("in `{file}` cannot be read: {why}")).err(),
-            },
-            (None, Some(name)) => match variable {
-                Some(secret) => secret.clone(),
-                None => return failed(format!("is missing: `{name}` is not set")).err(),
-            },
-            (None, None) => return Ok(None),
-        };
-        let trimmed = text.expose().trim();
-        if trimmed.is_empty() || trimmed.chars().any(char::is_control) {
-            return failed("is empty or has control characters".into()).err();
-        }
-        Ok(Some(Secret::new(trimmed.to_owned())))
     }
 
     /// Headers of every API request to this provider, with `user_agent` where they repeat it.
@@ -429,171 +329,12 @@ impl Provider {
         &self.headers
     }
 
-    /// Our own `User-Agent`, as [`http::Network`] sends it.
+    /// Our own `User-Agent`, as [`crate::http::Network`] sends it.
     pub(crate) fn own_user_agent() -> String {
         format!("{USER_AGENT} ({}; {})", std::env::consts::OS, std::env::consts::ARCH)
-    }
-
-    /// The base URL for a credential: from its `resource_url`, or else the provider's own.
-    ///
-    /// Errors: user info, plain `http`, or a host that is not the provider's: the token would be sent there.
-    pub(crate) fn base_url(&self, resource_url: Option<&str>) -> Result<String> {
-        let Some(resource) = resource_url.map(str::trim).filter(|resource| !resource.is_empty()) else {
-            return self.own_base_url();
-        };
-        let with_scheme = match resource.split_once("://") {
-            Some(_) => resource.to_owned(),
-            None => format!("https://{resource}"),
-        };
-        let url = http::endpoint(&with_scheme).context("the login's `resource_url`")?;
-        if url.query().is_some() || url.fragment().is_some() || !self.may_serve(&url)? {
-            let host = url.host_str().unwrap_or_default();
-            return Failed::new(
-                Failure::Other,
-                format!("the login's `resource_url` names `{host}`, which is not a host of {}", self.title),
-            )
-            .hint(format!(
-                "if you trust it, add `resource_hosts = [\"{host}\"]` under `[providers.{}]` in config.toml",
-                self.name
-            ))
-            .err();
-        }
-        let trimmed = url.as_str().trim_end_matches('/');
-        Ok(if trimmed.ends_with("/v1") { trimmed.to_owned() } else { format!("{trimmed}/v1") })
-    }
-
-    /// The base of Anthropic's protocol for a credential whose requests go to `base_url`. Servers on the local machine
-    /// (Ollama, vLLM, LM Studio, the practice provider) support it in addition to `OpenAI`'s.
-    pub(crate) fn anthropic(&self, base_url: &str) -> Option<String> {
-        let mut url = Url::parse(base_url).ok()?;
-        match &self.anthropic {
-            Some(Anthropic::Path(path) | Anthropic::Endpoint(AnthropicEndpoint { path, .. })) => url.set_path(path),
-            None if is_loopback(&url) => url.set_path(url.path().to_owned().trim_end_matches("/v1")),
-            None => return None,
-        }
-        Some(url.as_str().trim_end_matches('/').to_owned())
-    }
-
-    /// Puts the endpoint of Anthropic's protocol, if there is one, at `path` on the host of the base URL.
-    pub(super) fn move_anthropic_to(&mut self, path: &str) {
-        self.anthropic = self.anthropic.take().map(|_| Anthropic::Path(path.to_owned()));
-    }
-
-    /// Whether its data name such an endpoint.
-    pub(super) fn has_anthropic(&self) -> bool {
-        self.anthropic.is_some()
-    }
-
-    /// How the endpoint of [`Self::anthropic`] expects the key.
-    pub(crate) fn anthropic_auth(&self) -> KeyHeader {
-        match &self.anthropic {
-            Some(Anthropic::Endpoint(endpoint)) => endpoint.auth,
-            _ => KeyHeader::default(),
-        }
-    }
-
-    /// Whether `/responses` is served at `base_url`. What a person configured and servers of this machine may serve it.
-    pub(crate) fn has_responses(&self, base_url: &str) -> bool {
-        let is_local = Url::parse(base_url).is_ok_and(|url| is_loopback(&url));
-        self.responses.unwrap_or(is_local || self.base_url.is_empty() || !super::is_built_in(&self.name))
-    }
-
-    fn own_base_url(&self) -> Result<String> {
-        if self.base_url.is_empty() {
-            return Failed::new(Failure::Other, format!("provider `{}` has no `base_url`", self.name))
-                .hint(format!("set it under `[providers.{}]` in config.toml", self.name))
-                .err();
-        }
-        let url = http::endpoint(&self.base_url).with_context(|| format!("`base_url` of provider `{}`", self.name))?;
-        Ok(url.as_str().trim_end_matches('/').to_owned())
-    }
-
-    /// Loopback may serve only what a token endpoint on loopback granted.
-    fn may_serve(&self, url: &Url) -> Result<bool> {
-        if is_loopback(url) {
-            let Some(endpoint) = self.oauth.as_ref().and_then(|oauth| oauth.token_endpoint.as_deref()) else {
-                return Ok(false);
-            };
-            return Ok(is_loopback(&http::endpoint(endpoint)?));
-        }
-        Ok(url.domain().is_some_and(|host| self.is_trusted(host)))
-    }
-
-    fn is_trusted(&self, host: &str) -> bool {
-        self.resource_hosts
-            .iter()
-            .any(|known| host == known || host.strip_suffix(known.as_str()).is_some_and(|front| front.ends_with('.')))
-    }
-
-    /// Whether this provider's keys may be sent to `base_url`, which a person entered: its own hosts and the local
-    /// machine.
-    pub(crate) fn owns(&self, base_url: &str) -> bool {
-        let Ok(url) = Url::parse(base_url) else { return false };
-        let own = std::iter::once(&self.base_url).chain(self.regions.values().map(|region| &region.base_url));
-        self.base_url.is_empty()
-            || is_loopback(&url)
-            || url.domain().is_some_and(|host| self.is_trusted(host))
-            || own.filter_map(|own| Url::parse(own).ok()).any(|own| own.origin() == url.origin())
-    }
-
-    /// The name of the region that `base_url` is in: its address, or a host below that names the region.
-    pub(crate) fn region_of(&self, base_url: &str) -> Option<&str> {
-        let host = Url::parse(base_url).ok().and_then(|url| url.domain().map(str::to_owned)).unwrap_or_default();
-        let is_named = |region: &Region| region.aliases.iter().any(|alias| host.split('.').any(|label| label == alias));
-        let exact = self.regions.iter().find(|(_, region)| region.base_url == base_url);
-        exact.or_else(|| self.regions.iter().find(|(_, region)| is_named(region))).map(|(name, _)| name.as_str())
     }
 
     pub(crate) fn label(&self) -> &str {
         self.label.as_deref().unwrap_or(&self.title)
     }
-
-    /// Where keys of `region` are made. Where the region is not known, each page with the people it is for.
-    pub(crate) fn key_pages(&self, region: Option<&str>) -> Vec<Page<'_>> {
-        self.pages(self.key.as_ref().and_then(|key| key.page.as_deref()), region)
-    }
-
-    /// Where a key of `region` is deleted. A page of the key itself is the same in all regions.
-    pub(crate) fn delete_pages(&self, region: Option<&str>) -> Vec<Page<'_>> {
-        let delete = self.key.as_ref().and_then(|key| key.delete.as_deref());
-        match delete {
-            Some(url) if url.contains("{sha256}") => vec![Page { url, place: None }],
-            url => self.pages(url, region),
-        }
-    }
-
-    fn pages<'a>(&'a self, own: Option<&'a str>, region: Option<&str>) -> Vec<Page<'a>> {
-        if let Some(region) = region.and_then(|name| self.regions.get(name)) {
-            return region.key_page.as_deref().or(own).map(|url| Page { url, place: None }).into_iter().collect();
-        }
-        let apart =
-            |region: &'a Region| Some(Page { url: region.key_page.as_deref()?, place: region.country.as_deref() });
-        let mut pages: Vec<Page> =
-            self.regions.values().filter_map(apart).filter(|page| page.place.is_some()).collect();
-        let place = (!pages.is_empty()).then_some("elsewhere");
-        pages.extend(own.map(|url| Page { url, place }));
-        pages
-    }
-}
-
-/// A page of a provider's console.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Page<'a> {
-    pub(crate) url: &'a str,
-    /// `China`, `elsewhere`; `None` where there is one page for all.
-    pub(crate) place: Option<&'a str>,
-}
-
-impl std::fmt::Display for Page<'_> {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.place {
-            Some(place) => write!(formatter, "{} ({place})", self.url),
-            None => formatter.write_str(self.url),
-        }
-    }
-}
-
-/// `A`, or `A (China) or B (elsewhere)`; `None` where no page is known.
-pub(crate) fn in_words(pages: &[Page]) -> Option<String> {
-    (!pages.is_empty()).then(|| pages.iter().map(Page::to_string).collect::<Vec<_>>().join(" or "))
 }

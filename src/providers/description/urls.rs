@@ -1,0 +1,123 @@
+//! Where a provider's API is, and which URLs its credentials may be sent to.
+//!
+//! Hazard: a credential file or a person names any host. Rule: a token is sent to the provider's own hosts, and a key to
+//! those and to the local machine.
+
+use anyhow::{Context, Result};
+use url::Url;
+
+use super::{Anthropic, AnthropicEndpoint, KeyHeader, Provider, Region};
+use crate::error::{Failed, Failure};
+use crate::http::{self, is_loopback};
+
+impl Provider {
+    /// The base URL for a credential: from its `resource_url`, or else the provider's own.
+    ///
+    /// Errors: user info, plain `http`, or a host that is not the provider's: the token would be sent there.
+    pub(crate) fn base_url(&self, resource_url: Option<&str>) -> Result<String> {
+        let Some(resource) = resource_url.map(str::trim).filter(|resource| !resource.is_empty()) else {
+            return self.own_base_url();
+        };
+        let with_scheme = match resource.split_once("://") {
+            Some(_) => resource.to_owned(),
+            None => format!("https://{resource}"),
+        };
+        let url = http::endpoint(&with_scheme).context("the login's `resource_url`")?;
+        if url.query().is_some() || url.fragment().is_some() || !self.may_serve(&url)? {
+            let host = url.host_str().unwrap_or_default();
+            return Failed::new(
+                Failure::Other,
+                format!("the login's `resource_url` names `{host}`, which is not a host of {}", self.title),
+            )
+            .hint(format!(
+                "if you trust it, add `resource_hosts = [\"{host}\"]` under `[providers.{}]` in config.toml",
+                self.name
+            ))
+            .err();
+        }
+        let trimmed = url.as_str().trim_end_matches('/');
+        Ok(if trimmed.ends_with("/v1") { trimmed.to_owned() } else { format!("{trimmed}/v1") })
+    }
+
+    /// The base of Anthropic's protocol for a credential whose requests go to `base_url`. Servers on the local machine
+    /// (Ollama, vLLM, LM Studio, the practice provider) support it in addition to `OpenAI`'s.
+    pub(crate) fn anthropic(&self, base_url: &str) -> Option<String> {
+        let mut url = Url::parse(base_url).ok()?;
+        match &self.anthropic {
+            Some(Anthropic::Path(path) | Anthropic::Endpoint(AnthropicEndpoint { path, .. })) => url.set_path(path),
+            None if is_loopback(&url) => url.set_path(url.path().to_owned().trim_end_matches("/v1")),
+            None => return None,
+        }
+        Some(url.as_str().trim_end_matches('/').to_owned())
+    }
+
+    /// Puts the endpoint of Anthropic's protocol, if there is one, at `path` on the host of the base URL.
+    pub(in crate::providers) fn move_anthropic_to(&mut self, path: &str) {
+        self.anthropic = self.anthropic.take().map(|_| Anthropic::Path(path.to_owned()));
+    }
+
+    /// Whether its data name such an endpoint.
+    pub(in crate::providers) fn has_anthropic(&self) -> bool {
+        self.anthropic.is_some()
+    }
+
+    /// How the endpoint of [`Self::anthropic`] expects the key.
+    pub(crate) fn anthropic_auth(&self) -> KeyHeader {
+        match &self.anthropic {
+            Some(Anthropic::Endpoint(endpoint)) => endpoint.auth,
+            _ => KeyHeader::default(),
+        }
+    }
+
+    /// Whether `/responses` is served at `base_url`. What a person configured and servers of this machine may serve it.
+    pub(crate) fn has_responses(&self, base_url: &str) -> bool {
+        let is_local = Url::parse(base_url).is_ok_and(|url| is_loopback(&url));
+        self.responses.unwrap_or(is_local || self.base_url.is_empty() || !crate::providers::is_built_in(&self.name))
+    }
+
+    fn own_base_url(&self) -> Result<String> {
+        if self.base_url.is_empty() {
+            return Failed::new(Failure::Other, format!("provider `{}` has no `base_url`", self.name))
+                .hint(format!("set it under `[providers.{}]` in config.toml", self.name))
+                .err();
+        }
+        let url = http::endpoint(&self.base_url).with_context(|| format!("`base_url` of provider `{}`", self.name))?;
+        Ok(url.as_str().trim_end_matches('/').to_owned())
+    }
+
+    /// Loopback may serve only what a token endpoint on loopback granted.
+    fn may_serve(&self, url: &Url) -> Result<bool> {
+        if is_loopback(url) {
+            let Some(endpoint) = self.oauth.as_ref().and_then(|oauth| oauth.token_endpoint.as_deref()) else {
+                return Ok(false);
+            };
+            return Ok(is_loopback(&http::endpoint(endpoint)?));
+        }
+        Ok(url.domain().is_some_and(|host| self.is_trusted(host)))
+    }
+
+    fn is_trusted(&self, host: &str) -> bool {
+        self.resource_hosts
+            .iter()
+            .any(|known| host == known || host.strip_suffix(known.as_str()).is_some_and(|front| front.ends_with('.')))
+    }
+
+    /// Whether this provider's keys may be sent to `base_url`, which a person entered: its own hosts and the local
+    /// machine.
+    pub(crate) fn owns(&self, base_url: &str) -> bool {
+        let Ok(url) = Url::parse(base_url) else { return false };
+        let own = std::iter::once(&self.base_url).chain(self.regions.values().map(|region| &region.base_url));
+        self.base_url.is_empty()
+            || is_loopback(&url)
+            || url.domain().is_some_and(|host| self.is_trusted(host))
+            || own.filter_map(|own| Url::parse(own).ok()).any(|own| own.origin() == url.origin())
+    }
+
+    /// The name of the region that `base_url` is in: its address, or a host below that names the region.
+    pub(crate) fn region_of(&self, base_url: &str) -> Option<&str> {
+        let host = Url::parse(base_url).ok().and_then(|url| url.domain().map(str::to_owned)).unwrap_or_default();
+        let is_named = |region: &Region| region.aliases.iter().any(|alias| host.split('.').any(|label| label == alias));
+        let exact = self.regions.iter().find(|(_, region)| region.base_url == base_url);
+        exact.or_else(|| self.regions.iter().find(|(_, region)| is_named(region))).map(|(name, _)| name.as_str())
+    }
+}
