@@ -94,7 +94,7 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     let gateway = Background::start(
         listener,
         key,
-        Served { account, accounts: None, read_key: None, fallback, metrics: None, keyed: None, members: None },
+        Served { account, accounts: None, key_file: None, fallback, metrics: None, keyed: None, members: None },
         options,
     )?;
     // A program that has the terminal may have its own picture on it.

@@ -14,7 +14,7 @@ use crate::credentials::{Account, Credential, Lifetime, MARGIN, Stored, model_of
 use crate::error::{Failed, Failure, Report, note};
 use crate::gateway::fallback::Target;
 use crate::gateway::team::Keyed;
-use crate::gateway::{self, Identity, Listener, Members, Place, ProfileLookup, ReadKey, Served, TlsFiles, key};
+use crate::gateway::{self, Identity, Listener, Members, Place, ProfileLookup, Served, TlsFiles, key};
 use crate::limits::{Engine, Files};
 use crate::platform::{signals, system};
 use crate::profile::ProfileName;
@@ -68,12 +68,11 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     options.metrics = args.metrics;
     options.allow_hosts.clone_from(&args.allow_host);
     let accounts = args.all_profiles.then(|| accounts(session));
-    let read_key = args.api_key_file.clone().map(|path| -> ReadKey { Box::new(move || key::stored_in(&path)) });
     let is_under_nohup = signals::outlives_terminal();
     let ending = gateway::serve(
         listener,
         key,
-        Served { account, accounts, read_key, fallback, metrics, keyed, members },
+        Served { account, accounts, key_file: args.api_key_file.clone(), fallback, metrics, keyed, members },
         options,
         is_under_nohup,
     )?;

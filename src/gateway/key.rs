@@ -1,12 +1,17 @@
 //! The key that clients show to the gateway: made for one run, or kept in a file.
+//!
+//! Hazard: whoever writes a new key into the file empties it first, and a gateway that reads then has none. Rule: only a
+//! key replaces the one in force; what is none is complained of when the file has stayed as it is for a second look, once.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use zeroize::Zeroizing;
 
 use crate::error::{Failed, Failure};
+use crate::platform::disk::Version;
 use crate::platform::files::{self, Content, Privacy};
 use crate::secret::Secret;
 
@@ -39,7 +44,7 @@ pub(crate) fn kept_in(path: &Path) -> Result<Secret> {
 }
 
 /// The key in `path`.
-pub(crate) fn stored_in(path: &Path) -> Result<Secret> {
+fn stored_in(path: &Path) -> Result<Secret> {
     let failed = |what: &str| Failed::new(Failure::Other, format!("`{}` {what}", path.display()));
     match files::read(path, Privacy::Secret)? {
         Content::Missing => failed("is missing").hint("start the gateway again, and a key will be made").err(),
@@ -53,5 +58,52 @@ pub(crate) fn stored_in(path: &Path) -> Result<Secret> {
             }
             Ok(Secret::new(text.to_owned()))
         }
+    }
+}
+
+/// The file as one look found it; `None` where it was missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen(Option<Version>);
+
+/// The file with the clients' key, while the gateway runs.
+pub(super) struct KeyFile {
+    path: PathBuf,
+    /// The file that was read last; before the first look none, so that no change since the start is missed.
+    read: Cell<Option<Seen>>,
+    /// One that holds no key and may be in the middle of a change.
+    doubted: Cell<Option<Seen>>,
+}
+
+impl KeyFile {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, read: Cell::new(None), doubted: Cell::new(None) }
+    }
+
+    /// The key, where the file has changed. Called about once a second.
+    ///
+    /// Errors: the file has changed and holds none; once for each change.
+    pub(super) async fn look(&self) -> Result<Option<Secret>> {
+        let now = Some(Seen(Version::of(&self.path).ok()));
+        if now == self.read.get() {
+            return Ok(None);
+        }
+        match self.stored().await {
+            Ok(key) => {
+                self.read.set(now);
+                Ok(Some(key))
+            }
+            Err(_) if self.doubted.replace(now) != now => Ok(None),
+            Err(error) => {
+                self.read.set(now);
+                Err(error)
+            }
+        }
+    }
+
+    /// The key as it is in the file now.
+    pub(super) async fn stored(&self) -> Result<Secret> {
+        let path = self.path.clone();
+        // The disk may be slow.
+        tokio::task::spawn_blocking(move || stored_in(&path)).await.context("cannot read the key")?
     }
 }

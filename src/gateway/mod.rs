@@ -72,6 +72,7 @@ use tokio::sync::{Notify, oneshot};
 use self::events::Events;
 use self::fallback::{Fallback, Target};
 pub(crate) use self::identity::{Identity, TlsFiles};
+use self::key::KeyFile;
 use self::listener::Accepting;
 pub(crate) use self::listener::{Listener, Place};
 pub(crate) use self::pacing::{account_id, rule};
@@ -100,7 +101,7 @@ const KEPT_BODIES: usize = 128 * 1024 * 1024;
 /// How often counts go to the ledger at least.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// How often files are looked at that may be replaced: three calls of the kernel.
+/// How often files are looked at that may be replaced: four calls of the kernel at most.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Entries that go there at once, as a request ends, so that `usage` shows it; and how many are regained in a second. More
@@ -158,8 +159,8 @@ pub(crate) type ProfileLookup = Box<dyn Fn(&str) -> Option<Account> + Send>;
 pub(crate) struct Served {
     pub(crate) account: Account,
     pub(crate) accounts: Option<ProfileLookup>,
-    /// Where the key is in a file.
-    pub(crate) read_key: Option<ReadKey>,
+    /// Where the clients' key is in a file.
+    pub(crate) key_file: Option<PathBuf>,
     /// Profiles that serve when this one's limit, plan or service is over, in the order of trial.
     pub(crate) fallback: Vec<Target>,
     /// Where the metrics are served without the key.
@@ -170,13 +171,10 @@ pub(crate) struct Served {
     pub(crate) members: Option<Members>,
 }
 
-/// Reads the clients' key again.
-pub(crate) type ReadKey = Box<dyn Fn() -> Result<Secret> + Send>;
-
 struct Gateway {
     options: GatewayOptions,
     key: RefCell<Secret>,
-    read_key: Option<ReadKey>,
+    key_file: Option<KeyFile>,
     traffic: Rc<Traffic>,
     /// Whether requests must name this machine as their host: see [`Listener::can_be_rebound`].
     checks_host: bool,
@@ -250,14 +248,8 @@ impl Gateway {
         if let Some(identity) = &self.identity {
             identity.reload().await;
         }
-        if let Some(read_key) = &self.read_key {
-            match read_key() {
-                Ok(key) => {
-                    *self.traffic.key_id.borrow_mut() = key_id(&key);
-                    *self.key.borrow_mut() = key;
-                }
-                Err(error) => note(&format!("warning: the old key stays in force: {error:#}")),
-            }
+        if let Some(key_file) = &self.key_file {
+            self.use_key(key_file.stored().await.map(Some));
         }
         if let Err(error) = self.upstream.reload_certificates() {
             note(&format!("warning: the old certificates stay in force: {error:#}"));
@@ -265,6 +257,17 @@ impl Gateway {
         self.served_profiles().iter().for_each(|served| served.cache.forget());
         self.traffic.reopen();
         log::info!("key, certificates and credential are read again after a hangup signal");
+    }
+
+    fn use_key(&self, read: Result<Option<Secret>>) {
+        match read {
+            Ok(Some(key)) => {
+                *self.traffic.key_id.borrow_mut() = key_id(&key);
+                *self.key.borrow_mut() = key;
+            }
+            Ok(None) => {}
+            Err(error) => note(&format!("warning: the old key stays in force: {error:#}")),
+        }
     }
 
     /// Writes counts to the ledger and warns where that is asked for.
@@ -417,7 +420,7 @@ fn open(
     options: GatewayOptions,
     has_scraper: bool,
 ) -> Result<Gateway> {
-    let Served { account, accounts, read_key, fallback, metrics: _, keyed, members } = served;
+    let Served { account, accounts, key_file, fallback, metrics: _, keyed, members } = served;
     let traffic = Traffic::new(options.log.as_deref(), options.metrics || has_scraper)?;
     *traffic.key_id.borrow_mut() = key_id(&key);
     let events = Rc::new(Events::new(Hooks::new(options.hooks.clone(), &options.state)));
@@ -451,7 +454,7 @@ fn open(
         members,
         options,
         key: RefCell::new(key),
-        read_key,
+        key_file: key_file.map(KeyFile::new),
         traffic,
     })
 }
@@ -464,10 +467,17 @@ fn key_id(key: &Secret) -> String {
 
 /// Reads the files of the gateway's own that may be replaced while it runs again when they have changed.
 async fn watch_files(gateway: Rc<Gateway>) {
-    let Some(identity) = &gateway.identity else { return };
+    if gateway.identity.is_none() && gateway.key_file.is_none() {
+        return;
+    }
     loop {
         tokio::time::sleep(LOOK).await;
-        identity.look().await;
+        if let Some(identity) = &gateway.identity {
+            identity.look().await;
+        }
+        if let Some(key_file) = &gateway.key_file {
+            gateway.use_key(key_file.look().await);
+        }
     }
 }
 

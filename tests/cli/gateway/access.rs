@@ -5,7 +5,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 
 use super::upstream::{Client, Gateway, Upstream, fine, logged_in, until_closed};
-use crate::sandbox::{Sandbox, mode};
+use crate::sandbox::{Sandbox, mode, until, write_private};
 
 #[test]
 fn nothing_is_served_without_the_key() {
@@ -129,6 +129,39 @@ fn a_key_file_keeps_the_key_over_restarts() {
 }
 
 #[test]
+fn a_key_file_that_changes_is_in_force_without_a_restart_and_no_key_changes_nothing() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let (file, new) = (sandbox.directory().join("key"), sandbox.directory().join("new"));
+    let mut gateway = Gateway::start(&sandbox, &["--api-key-file", file.to_str().unwrap()]);
+    let old = gateway.key.clone();
+    gateway.get().is(200);
+    let replace = |gateway: &mut Gateway, key: &str| {
+        write_private(&new, format!("{key}\n"));
+        fs::rename(&new, &file).unwrap();
+        key.clone_into(&mut gateway.key);
+    };
+    replace(&mut gateway, "another-key-0123456789");
+    until("the new key is in force", || gateway.get().status == 200);
+    let another = std::mem::replace(&mut gateway.key, old);
+    gateway.get().is(401);
+    gateway.key = another;
+    // What cannot be a key, and then none at all: the one before stays.
+    fs::write(&file, "short\n").unwrap();
+    gateway.running.wait_for_stderr("the old key stays in force: `");
+    fs::remove_file(&file).unwrap();
+    gateway.running.wait_for_stderr("` is missing");
+    gateway.get().is(200);
+    for key in ["third-key-0123456789", "fourth-key-0123456789"] {
+        replace(&mut gateway, key);
+        until("the next key is in force", || gateway.get().status == 200);
+    }
+    gateway.running.signal(Signal::SIGTERM);
+    let outcome = gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr();
+    assert!(!outcome.stderr.contains("0123456789"), "{outcome}");
+}
+
+#[test]
 fn every_stored_profile_has_a_path_where_that_is_asked_for() {
     let upstream = Upstream::always(fine());
     let sandbox = logged_in(&upstream);
@@ -136,7 +169,7 @@ fn every_stored_profile_has_a_path_where_that_is_asked_for() {
     fs::create_dir_all(&work).unwrap();
     let mut credential = sandbox.credential();
     credential["provider"] = "qwen".into();
-    crate::sandbox::write_private(&work.join("work.json"), credential.to_string());
+    write_private(&work.join("work.json"), credential.to_string());
     let gateway = Gateway::start(&sandbox, &["--all-profiles"]);
     for path in ["/v1/models", "/p/qwen/v1/models", "/p/work/v1/models"] {
         gateway.send(&format!("GET {path}"), "", b"").got().is(200);
@@ -160,7 +193,7 @@ fn a_signal_lets_requests_finish_and_then_ends_the_gateway() {
     let client = gateway.send("GET /v1/models", "", b"");
     upstream.wait_for(1);
     gateway.running.signal(Signal::SIGINT);
-    crate::sandbox::until("the gateway stops listening", || std::net::TcpStream::connect(&gateway.address).is_err());
+    until("the gateway stops listening", || std::net::TcpStream::connect(&gateway.address).is_err());
     opened.open();
     client.got().is(200);
     drop(gateway.running.finish().dies_by(Signal::SIGINT).any_stdout());
@@ -172,7 +205,7 @@ fn ending(sandbox: &Sandbox, upstream: &Upstream, drain: &str) -> (Gateway, Clie
     let client = gateway.send("GET /v1/models", "", b"");
     upstream.wait_for(1);
     gateway.running.signal(Signal::SIGTERM);
-    crate::sandbox::until("the gateway stops listening", || std::net::TcpStream::connect(&gateway.address).is_err());
+    until("the gateway stops listening", || std::net::TcpStream::connect(&gateway.address).is_err());
     (gateway, client)
 }
 
