@@ -196,6 +196,8 @@ fn a_row_of_the_list_fits_and_one_line_stays_of_it() {
         let mut terminal = Terminal::run(&sandbox, &["login"], (24, columns));
         terminal.wait_for("[arrows to move, Enter to choose, ");
         terminal.wait_for("qwen ");
+        // What is typed while the list is drawn would be echoed into it.
+        terminal.wait_until_hidden();
         let mut parser = vt100::Parser::new(24, columns, 0);
         parser.process(terminal.terminal.seen.as_bytes());
         let rows: Vec<String> = parser.screen().rows(0, columns).collect();
@@ -227,6 +229,7 @@ fn the_list_is_filtered_by_name_title_and_alias() {
         let sandbox = Sandbox::new();
         let mut terminal = Terminal::run(&sandbox, &["login"], (24, 80));
         terminal.wait_for("qwen ");
+        terminal.wait_until_hidden();
         terminal.types(typed);
         terminal.types("\r");
         terminal.wait_for(&format!(" ({chosen})"));
