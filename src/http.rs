@@ -381,9 +381,10 @@ pub(crate) fn parse_date(text: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(text.trim()).ok()
 }
 
-/// `502 Bad Gateway`; the number alone where no standard names it.
+/// `502 Bad Gateway`; the number alone where no standard names it, or where it is no failure by itself.
 pub(crate) fn describe_status(status: u16) -> String {
-    match reqwest::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()) {
+    let failure = reqwest::StatusCode::from_u16(status).ok().filter(|_| status >= 400);
+    match failure.and_then(|status| status.canonical_reason()) {
         Some(reason) => format!("{status} {reason}"),
         None => status.to_string(),
     }

@@ -147,7 +147,7 @@ fn without_a_terminal_a_key_has_to_be_given() {
     sandbox().run(["login", "groq"]).fails(
         2,
         "Groq needs an API key, and there is no terminal to ask for it",
-        "pass the key with `--api-key-stdin` or `--api-key-env VAR`",
+        "pass the key with `--api-key-stdin`, `--api-key-env VAR` or `--api-key-command COMMAND`",
     );
     sandbox().variable("GROQ_API_KEY", KEY).run(["login", "groq"]).fails(
         2,

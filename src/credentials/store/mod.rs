@@ -101,6 +101,17 @@ impl Store {
         })
     }
 
+    /// The name of the secret in the keyring, if it is there. A file that is shared with Qwen Code is not read for it.
+    fn entry(&self) -> Result<Option<String>> {
+        if self.format() != Format::Own {
+            return Ok(None);
+        }
+        Ok(match self.read_record()? {
+            Found::Present(record) => record.credential.entry,
+            Found::Missing | Found::Damaged(_) => None,
+        })
+    }
+
     fn unite(&self, record: &Snapshot) -> Result<Found> {
         let entry = record.credential.entry.as_deref().unwrap_or_default();
         let Some(secret) = keyring::read(&self.profile(), entry)? else {
@@ -346,8 +357,8 @@ impl Guard {
     fn reserve_in_keyring(&mut self) -> Result<()> {
         /// Bytes that a new token may have more than the old one.
         const GROWTH: usize = 1024;
-        let Found::Present(record) = self.store.read_record()? else { return Ok(()) };
-        let (profile, Some(entry)) = (self.store.profile(), record.credential.entry) else { return Ok(()) };
+        let Some(entry) = self.store.entry()? else { return Ok(()) };
+        let profile = self.store.profile();
         let size = keyring::read(&profile, &entry)?.map_or(0, |secret| secret.len()) + GROWTH;
         let name = keyring::new_name();
         self.note_entries(|names| names.push(name.clone()));
@@ -363,8 +374,7 @@ impl Guard {
     /// The names of all that the keyring may have of this profile.
     fn entries(&self) -> Vec<String> {
         let mut names = self.file_lock.notes().keyring.clone();
-        if let Ok(Found::Present(record)) = self.store.read_record()
-            && let Some(entry) = record.credential.entry
+        if let Ok(Some(entry)) = self.store.entry()
             && !names.contains(&entry)
         {
             names.push(entry);
