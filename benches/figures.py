@@ -10,6 +10,12 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FILE = REPOSITORY / "docs/figures.md"
+HEAD = """# Figures
+
+Made by `benches/run --write` and `benches/gateway/run --write`, each table in one run on one machine; only ratios can be compared
+with those of other machines. `cat` sets up a locale where there is one (`LANG=C.UTF-8`, as in most shells) and none without
+`LANG`; the ratios of the start depend on that.
+"""
 QUIET = 1.0  # the load average above which nothing is measured
 PATIENCE = 600  # seconds for a load to go down, such as that of the build before
 
@@ -64,8 +70,8 @@ def publish(section, text):
     print(text)
     if "--write" not in sys.argv[1:]:
         return
-    begin, end = f"<!-- {section} -->", f"<!-- end of {section} -->"
-    whole = FILE.read_text()
-    before, rest = whole.split(begin, 1)
-    after = rest.split(end, 1)[1]
-    FILE.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
+    begin, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->\n"
+    whole = FILE.read_text() if FILE.exists() else HEAD
+    before, _, rest = whole.partition(begin)
+    after = rest.partition(end)[2]
+    FILE.write_text(f"{before.rstrip()}\n\n{begin}\n{text.strip()}\n\n{end}{after}")
