@@ -16,7 +16,8 @@ use hyper::{Method, Response};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::forward::{DeferredResponse, ProxiedRequest, Unserved};
+use super::answer::{DeferredResponse, Unserved};
+use super::forward::ProxiedRequest;
 use super::meter::RequestModel;
 use super::refusal::Refusal;
 use super::request_body::RequestBody;
@@ -90,7 +91,7 @@ impl Fallback {
 
     /// The first profile served a request: if another one did before, this is the change back.
     pub(super) fn note_served(&self, proxied: &ProxiedRequest) {
-        let Some(model) = &proxied.record_model() else { return };
+        let Some(model) = &proxied.served_model else { return };
         let returned = self.serving.borrow_mut().remove(model);
         if let Some((from, occurrence)) = returned.filter(|_| proxied.served.profile == self.first) {
             let to = self.first.clone();

@@ -6,52 +6,36 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use hyper::body::{Bytes, Frame, Incoming};
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_LENGTH, HeaderMap};
 use hyper::http::uri::PathAndQuery;
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 
+use super::answer::{DeferredResponse, InspectedResponse, Unserved, inspect};
 use super::credential::ReadyCredential;
 use super::fallback::{self, Reason};
 use super::headers;
-use super::meter::{Meter, RequestModel};
+use super::meter::RequestModel;
 use super::pacing::{NoSlot, Waited};
 use super::refusal::{self, Refusal};
 use super::request_body::{Broken, Reader, RequestBody};
-use super::response_body::{ForwardedBody, ResponseBody};
+use super::response_body::ResponseBody;
 use super::retry::{MAX_ATTEMPTS, Next, backoff, next};
 use super::served_profile::{ServedAccount, ServedProfile, UsageRecord};
-use super::team::{self, Bill, Estimate};
+use super::team::{Bill, Estimate};
 use super::traffic::Entry;
-use super::upstream::{LeasedConnection, SendError, innermost};
+use super::upstream::{LeasedConnection, SendError};
 use super::{Gateway, anthropic};
-use crate::compression;
 use crate::error::note;
 use crate::keys::KeyRecord;
 use crate::limits::Left;
-use crate::providers::error::{Action, ApiError, Cause, Response as ErrorResponse};
+use crate::providers::error::{Action, ApiError, Cause};
 use crate::usage::KeyUser;
-
-/// An error's body is read this far to understand it, for at most [`ERROR_BODY_TIMEOUT`].
-const MAX_ERROR_SIZE: usize = 64 * 1024;
-const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The same once it is decompressed.
-const MAX_DECOMPRESSED_ERROR_SIZE: u64 = 1024 * 1024;
-
-/// How long the head of an event stream waits for its first event: a stream that fails at once can still be a 502, and
-/// a client need not wait long to see that there is a stream.
-const FIRST_EVENT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How long a request that is refused at once is read on, to know its model.
 const MODEL_TIMEOUT: Duration = Duration::from_secs(1);
-
-const WAIT_MS: HeaderName = HeaderName::from_static("x-qwenauth-wait-ms");
-const ATTEMPTS: HeaderName = HeaderName::from_static("x-qwenauth-attempts");
-const PROFILE: HeaderName = HeaderName::from_static("x-qwenauth-profile");
-const FALLBACK: HeaderName = HeaderName::from_static("x-qwenauth-fallback");
 
 /// One request in flight, at one profile.
 pub(super) struct ProxiedRequest<'gateway> {
@@ -67,53 +51,10 @@ pub(super) struct ProxiedRequest<'gateway> {
     pub(super) may_move: bool,
     pub(super) moved: Option<Reason>,
     /// The model of a request whose response began.
-    served_model: Option<String>,
+    pub(super) served_model: Option<String>,
     /// The key of a person or job, and what its limits leave.
     pub(super) key: Option<Rc<KeyRecord>>,
     pub(super) left: Option<Left>,
-}
-
-impl InspectedResponse {
-    pub(super) fn status(&self) -> StatusCode {
-        self.response.status()
-    }
-}
-
-/// A response whose body was read as far as it is needed.
-pub(super) struct InspectedResponse {
-    response: Response<Incoming>,
-    leased: LeasedConnection,
-    /// What was read of it, or all of it.
-    first: Bytes,
-    /// Why there is no more, if it broke off.
-    broken: Option<String>,
-}
-
-/// What the client gets if no other profile serves the request.
-pub(super) enum DeferredResponse {
-    Own(Refusal),
-    Provider { inspected: Box<InspectedResponse>, error: Box<ApiError>, attempts: u32 },
-}
-
-/// A request that a profile did not serve.
-pub(super) struct Unserved {
-    pub(super) deferred: DeferredResponse,
-    /// Why another profile may serve it.
-    pub(super) reason: Option<Reason>,
-    /// Tells what began it from earlier occurrences.
-    pub(super) occurrence: String,
-}
-
-impl From<Refusal> for Unserved {
-    fn from(refusal: Refusal) -> Self {
-        Self { deferred: DeferredResponse::Own(refusal), reason: None, occurrence: String::new() }
-    }
-}
-
-impl Unserved {
-    pub(super) fn movable(deferred: DeferredResponse, reason: Option<Reason>, occurrence: String) -> Self {
-        Self { deferred, reason, occurrence }
-    }
 }
 
 /// `rest`: what follows `/v1` in the path.
@@ -445,18 +386,7 @@ impl ProxiedRequest<'_> {
 
     fn read(&mut self, ready: &ReadyCredential, inspected: &InspectedResponse) -> ApiError {
         self.note_model();
-        let headers = inspected.response.headers();
-        let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
-        let encoding = header(CONTENT_ENCODING.as_str()).unwrap_or_default();
-        let body = compression::decoded(&inspected.first, &encoding, MAX_DECOMPRESSED_ERROR_SIZE);
-        let response = ErrorResponse {
-            status: inspected.response.status().as_u16(),
-            header: &header,
-            body: &body,
-            model: self.record.model.as_deref(),
-            now: SystemTime::now(),
-        };
-        ApiError::read(&response, &ready.provider.errors)
+        inspected.error(self.record.model.as_deref(), &ready.provider.errors)
     }
 
     /// Waits and returns nothing, or returns the response that the client is to have.
@@ -468,7 +398,7 @@ impl ProxiedRequest<'_> {
         attempts: u32,
         has_waited: &mut bool,
     ) -> Result<Option<Response<ResponseBody>>, Unserved> {
-        let status = inspected.response.status().as_u16();
+        let status = inspected.status().as_u16();
         if status == 429 {
             self.record.note_rate_limited();
         }
@@ -542,7 +472,7 @@ impl ProxiedRequest<'_> {
             note(&refusal.message);
         }
         let reason = Reason::of(error.cause);
-        let is_limit = inspected.response.status() == StatusCode::TOO_MANY_REQUESTS;
+        let is_limit = inspected.status() == StatusCode::TOO_MANY_REQUESTS;
         let deferred = if is_limit {
             DeferredResponse::Own(refusal)
         } else {
@@ -559,175 +489,22 @@ impl ProxiedRequest<'_> {
         inspected: InspectedResponse,
         attempts: u32,
     ) -> Unserved {
-        let why = format!("it answered {}", inspected.response.status().as_u16());
+        let why = format!("it answered {}", inspected.status().as_u16());
         let occurrence = account.note_outage(self.record.model.as_deref(), &why).id();
         let deferred = DeferredResponse::Provider { inspected: Box::new(inspected), error: Box::new(error), attempts };
         Unserved::movable(deferred, Some(Reason::Error), occurrence)
     }
 
     /// The connection ended before an answer came.
-    fn lost(&self, ready: &ReadyCredential, trouble: SendError) -> Refusal {
+    pub(super) fn lost(&self, ready: &ReadyCredential, trouble: SendError) -> Refusal {
         if let Err(refusal) = self.check_upload() {
             return refusal;
         }
         refusal::trouble(ready, trouble)
-    }
-
-    pub(super) fn record_model(&self) -> Option<String> {
-        self.served_model.clone()
-    }
-
-    /// What the client gets of a request that no profile served.
-    pub(super) fn finish(&mut self, deferred: DeferredResponse) -> Response<ResponseBody> {
-        match deferred {
-            DeferredResponse::Own(refusal) => self.refuse(refusal),
-            DeferredResponse::Provider { inspected, attempts, .. } => {
-                let mut response = self.pass_on(*inspected);
-                refusal::settle_retry_after(response.headers_mut(), attempts);
-                response
-            }
-        }
-    }
-
-    pub(super) fn refuse(&mut self, refusal: Refusal) -> Response<ResponseBody> {
-        self.note_model();
-        if let Some(entry) = &mut self.record.entry {
-            entry.answered(refusal.status);
-        }
-        self.record.reason = self.record.reason.or(Some(refusal.code));
-        let mut response = refusal.into_response();
-        self.stamp(response.headers_mut());
-        response
-    }
-
-    /// Hands the provider's answer to the client.
-    async fn pass(
-        &mut self,
-        ready: &ReadyCredential,
-        mut response: Response<Incoming>,
-        leased: LeasedConnection,
-    ) -> Result<Response<ResponseBody>, Refusal> {
-        self.request_body.stop_keeping();
-        let is_stream = kind(response.headers()).to_ascii_lowercase().starts_with(b"text/event-stream");
-        let limit = if is_stream { FIRST_EVENT_TIMEOUT } else { self.gateway.options.timeout };
-        let first = match self.request_body.while_reading(first_piece(response.body_mut(), limit)).await {
-            Ok(first) => first,
-            Err(NoChunk::Late) if is_stream => Bytes::new(),
-            Err(NoChunk::Late) => return Err(self.lost(ready, SendError::Silent(limit))),
-            Err(NoChunk::Broken(why)) => return Err(self.lost(ready, SendError::Lost(why))),
-        };
-        Ok(self.pass_on(InspectedResponse { response, leased, first, broken: None }))
-    }
-
-    /// The same for an answer that was looked into.
-    fn pass_inspected(
-        &mut self,
-        ready: &ReadyCredential,
-        inspected: InspectedResponse,
-    ) -> Result<Response<ResponseBody>, Refusal> {
-        match inspected.broken {
-            Some(why) if inspected.first.is_empty() => Err(self.lost(ready, SendError::Lost(why))),
-            _ => Ok(self.pass_on(inspected)),
-        }
-    }
-
-    fn pass_on(&mut self, inspected: InspectedResponse) -> Response<ResponseBody> {
-        let InspectedResponse { response, leased, first, broken } = inspected;
-        let (mut head, incoming) = response.into_parts();
-        self.note_model();
-        if let Some(entry) = &mut self.record.entry {
-            entry.outcome.status = Some(head.status);
-        }
-        self.request_body.stop_keeping();
-        headers::clean_response(&mut head.headers);
-        self.stamp(&mut head.headers);
-        // The client's connection has a version of its own, which hyper answers in.
-        head.version = Version::HTTP_11;
-        let kind = kind(&head.headers).to_ascii_lowercase();
-        if let Some(entry) = &mut self.record.entry {
-            entry.outcome.is_stream = kind.starts_with(b"text/event-stream");
-        }
-        let is_text = kind.is_empty() || [&b"json"[..], b"event-stream"].iter().any(|part| contains(&kind, part));
-        let encoding = head.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let meter = (is_text && head.status.is_success()).then(|| Meter::new(encoding));
-        self.served_model.clone_from(&self.record.model);
-        if let Some(grant) = self.record.grant.as_mut().filter(|_| head.status.is_success()) {
-            grant.bill = Bill::Estimate;
-        }
-        let record = self.record.take();
-        let limit = self.gateway.options.timeout;
-        let first = Some(first).filter(|first| !first.is_empty());
-        let body = ForwardedBody::new(first, broken, incoming, leased, self.request_body.clone(), record, limit, meter);
-        Response::from_parts(head, ResponseBody::Passing(Box::new(body)))
-    }
-
-    fn stamp(&self, headers: &mut HeaderMap) {
-        let waited = u64::try_from(self.record.waited.as_millis()).unwrap_or(u64::MAX);
-        headers.insert(WAIT_MS, HeaderValue::from(waited));
-        headers.insert(ATTEMPTS, HeaderValue::from(self.record.tries()));
-        if let Ok(profile) = HeaderValue::from_str(&self.served.profile) {
-            headers.insert(PROFILE, profile);
-        }
-        if let (Some(key), Some(left)) = (&self.key, &self.left) {
-            team::stamp(headers, key, left);
-        }
-        if let Some(reason) = self.moved {
-            headers.insert(FALLBACK, HeaderValue::from_static(reason.name()));
-        }
     }
 }
 
 /// Whether an error is about the profile rather than about the request.
 fn is_rejection(status: StatusCode) -> bool {
     matches!(status.as_u16(), 401 | 402 | 403 | 429)
-}
-
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
-}
-
-/// The content type, in the letters it was sent in.
-fn kind(headers: &HeaderMap) -> &[u8] {
-    headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default()
-}
-
-/// Why there is no beginning of a body.
-enum NoChunk {
-    Late,
-    Broken(String),
-}
-
-/// The beginning of an answer's body, empty if there is none. It goes out together with the head, and a body that fails
-/// at once can still be an error of the gateway's own.
-async fn first_piece(incoming: &mut Incoming, limit: Duration) -> Result<Bytes, NoChunk> {
-    use http_body_util::BodyExt;
-    let read = async {
-        while let Some(frame) = incoming.frame().await {
-            match frame.map(Frame::into_data) {
-                Ok(Ok(piece)) if !piece.is_empty() => return Ok(piece),
-                Ok(_) => {}
-                Err(error) => return Err(NoChunk::Broken(innermost(&error))),
-            }
-        }
-        Ok(Bytes::new())
-    };
-    tokio::time::timeout(limit, read).await.unwrap_or(Err(NoChunk::Late))
-}
-
-/// Reads an error's body, as far as it goes and does not tarry.
-async fn inspect(mut response: Response<Incoming>, leased: LeasedConnection) -> InspectedResponse {
-    use http_body_util::BodyExt;
-    let mut text = Vec::new();
-    let mut broken = None;
-    let read = async {
-        while text.len() < MAX_ERROR_SIZE {
-            match response.body_mut().frame().await {
-                Some(Ok(frame)) => text.extend_from_slice(frame.data_ref().map_or(&[], |piece| &piece[..])),
-                Some(Err(error)) => return broken = Some(innermost(&error)),
-                None => return,
-            }
-        }
-    };
-    let _ = tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await;
-    InspectedResponse { response, leased, first: text.into(), broken }
 }

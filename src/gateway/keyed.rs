@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 use hyper::StatusCode;
 use hyper::header::CONTENT_ENCODING;
 
+use super::answer::{DeferredResponse, Unserved};
 use super::credential::ReadyCredential;
 use super::fallback::Reason;
-use super::forward::{DeferredResponse, ProxiedRequest, Unserved};
+use super::forward::ProxiedRequest;
 use super::pacing::MAX_QUEUE_TIME;
 use super::refusal::Refusal;
 use super::request_body::Broken;

@@ -5,8 +5,10 @@
 //! well_known.rs     what sets a member's opencode up for this gateway
 //! listener.rs       TCP, plain or with TLS, or a socket in the file system
 //! identity.rs       the gateway's own certificate, read again when it changes
-//! server.rs         accept, who may ask, which way
-//! forward.rs        the way of one request: credential, turn, try, verdict, and again or down to the client
+//! server.rs         connections of clients: accepted, bounded, closed at the end
+//! admission.rs      whether a request may be made, who makes it, and which way it goes
+//! forward.rs        the route of one request: credential, turn, attempt, verdict, and again or down to the client
+//! answer.rs         what the client is given: the provider's answer or the gateway's own refusal
 //! key.rs            the key that clients show, kept in a file where asked
 //! served_profile.rs one profile: its credential, its rate limit and what it used
 //! credential.rs     a cache in front of the stored credential
@@ -32,6 +34,8 @@
 //! One thread serves everything: a request costs some twenty microseconds, and nothing has to be shared between threads.
 //! What blocks (locks, renewals, the ledger) has threads of its own.
 
+mod admission;
+mod answer;
 mod anthropic;
 mod credential;
 mod events;

@@ -3,8 +3,9 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::answer::{DeferredResponse, Unserved};
 use super::fallback::Reason;
-use super::forward::{DeferredResponse, ProxiedRequest, Unserved};
+use super::forward::ProxiedRequest;
 use super::pacing::BUSY;
 use super::refusal;
 use super::served_profile::ServedAccount;
