@@ -1,41 +1,30 @@
-//! Where the credential of a profile lies: read it, lock it, replace it, remove it.
-//!
-//! Hazard: whoever writes without the lock, or over a version nobody read, loses a login. Rule: replacing and removing
-//! take a [`Guard`], and a [`Guard`] is the lock.
+//! Where the credential of a profile lies: reading it, and the lock that changing it takes ([`Guard`]).
 
 mod command;
 mod given;
+mod guard;
 mod keyring;
 mod qwen_code;
 mod traces;
 
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
 use zeroize::Zeroizing;
 
 pub(crate) use self::command::{Answers, key_of, program_of};
 pub(crate) use self::given::GivenKey;
-use self::keyring::Seal;
+pub(super) use self::guard::Guard;
 pub(crate) use self::qwen_code::STALE;
-use self::qwen_code::{POLL_INTERVAL, QwenCodeLock};
 use super::Credential;
 use super::document::{self, CredentialDocument, Format};
 use super::refused::hash_of;
 use crate::cli::SecretStore;
-use crate::error::{Failed, note};
 use crate::paths;
 use crate::platform::disk::Version;
-use crate::platform::files::{self, Content, Kept, PendingFile, Privacy};
-use crate::platform::keyring::Trouble;
-use crate::platform::lock::{FileLock, LOCK_TIMEOUT, LockNotes, NOTICE_AFTER};
-use crate::platform::signals::DeferredSignals;
-use crate::secret::Secret;
-
-/// Bytes a new version may have more than the old one. Tokens are some hundred bytes to a few thousand.
-const GROWTH: usize = 64 * 1024;
+use crate::platform::files::{self, Content, Privacy};
+use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
 
 /// What was found where a credential is kept.
 pub(crate) enum Found {
@@ -175,7 +164,7 @@ impl Store {
         let path = self.lock_path()?;
         let is_unresolved = self.is_unresolved_before(&path);
         let file_lock = FileLock::acquire(files::open_private(&path)?, &path, deadline)?;
-        Ok(self.guard(file_lock, is_unresolved))
+        Ok(Guard::new(self, file_lock, is_unresolved))
     }
 
     /// The same, if no process holds it.
@@ -183,11 +172,7 @@ impl Store {
         let path = self.lock_path()?;
         let is_unresolved = self.is_unresolved_before(&path);
         let file_lock = FileLock::try_acquire(files::open_private(&path)?, &path)?;
-        Ok(file_lock.map(|file_lock| self.guard(file_lock, is_unresolved)))
-    }
-
-    fn guard(&self, file_lock: FileLock, is_unresolved: bool) -> Guard {
-        Guard { store: self.clone(), pending: None, seal: None, next: None, qwen_code: None, file_lock, is_unresolved }
+        Ok(file_lock.map(|file_lock| Guard::new(self, file_lock, is_unresolved)))
     }
 
     /// Making the lock file, which happens once, changes the directory as well.
@@ -220,359 +205,5 @@ impl Store {
         let mut guard = self.lock(deadline)?;
         guard.lock_qwen_code(deadline, || Ok(false))?;
         Ok(guard)
-    }
-}
-
-/// A version that is about to be written.
-struct Next {
-    whole: Zeroizing<Vec<u8>>,
-    /// What goes into the file.
-    record: Zeroizing<Vec<u8>>,
-    /// What goes into the keyring, with its name there.
-    secret: Option<(String, Zeroizing<Vec<u8>>)>,
-}
-
-/// The lock of one credential, and with it the right to change it.
-pub(super) struct Guard {
-    store: Store,
-    pending: Option<PendingFile>,
-    /// For what is granted next, if the secret belongs into the keyring.
-    seal: Option<Seal>,
-    /// What was drafted.
-    next: Option<Next>,
-    qwen_code: Option<QwenCodeLock>,
-    file_lock: FileLock,
-    /// A foreign renewal may be under way: how the directory stands is not noted as our doing.
-    is_unresolved: bool,
-}
-
-impl Guard {
-    /// Whether a renewal of Qwen Code's may be under way although no lock is there. Asked before our own lock changes
-    /// the directory.
-    pub(super) fn shows_foreign_renewal(&mut self) -> bool {
-        let LockNotes { directory_changed, traces_seen, .. } = self.file_lock.notes();
-        let (noted, seen) = (directory_changed.map(from_nanoseconds), traces_seen.map(from_nanoseconds));
-        self.is_unresolved |= self.store.shows_foreign_renewal(noted);
-        if self.is_unresolved {
-            self.note_traces(to_nanoseconds(SystemTime::now()));
-        } else if let Some(seen) = seen {
-            // Seen by a process that could do without a renewal, and perhaps hidden by changes of our own since.
-            self.is_unresolved = traces::is_open(seen, &self.store.path);
-        }
-        self.is_unresolved
-    }
-
-    fn note_traces(&mut self, seen: Option<u64>) {
-        if seen.is_some() || self.file_lock.notes().traces_seen.is_some() {
-            self.file_lock.change_notes(|notes| notes.traces_seen = seen);
-        }
-    }
-
-    /// Whether a foreign lock went away while it was waited for, and left the file as it was.
-    pub(super) fn saw_a_lock_vanish(&mut self) -> bool {
-        let vanished = self.qwen_code.as_ref().is_some_and(|lock| lock.another_vanished);
-        if vanished {
-            self.is_unresolved = true;
-            self.note_traces(to_nanoseconds(SystemTime::now()));
-        }
-        vanished
-    }
-
-    /// Waits until the file has another version than `before`. `false`: the time is over, or a signal has come.
-    pub(super) fn await_change(&mut self, before: Option<Version>, limit: Duration) -> bool {
-        let started = Instant::now();
-        let mut told = false;
-        while started.elapsed() < limit && !DeferredSignals::noted() {
-            if self.store.version() != before {
-                self.resolve();
-                return true;
-            }
-            if !told && started.elapsed() >= NOTICE_AFTER {
-                note("waiting for Qwen Code, which may be renewing the login");
-                told = true;
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
-        if !DeferredSignals::noted() {
-            self.resolve();
-        }
-        false
-    }
-
-    fn resolve(&mut self) {
-        self.is_unresolved = false;
-        self.note_traces(None);
-    }
-
-    /// What is changed by now is our own doing.
-    fn note_directory(&mut self) {
-        let Some(directory) = self.store.qwen_code_lock.as_ref().and_then(|lock| lock.parent()) else { return };
-        if self.is_unresolved {
-            return;
-        }
-        let changed = traces::modified(directory).and_then(to_nanoseconds);
-        if changed != self.file_lock.notes().directory_changed {
-            self.file_lock.change_notes(|notes| notes.directory_changed = changed);
-        }
-    }
-
-    /// Takes Qwen Code's lock as well, where the file is shared with it.
-    ///
-    /// `Ok(false)`: `enough` ended the wait for another holder.
-    pub(super) fn lock_qwen_code(&mut self, deadline: Instant, enough: impl FnMut() -> Result<bool>) -> Result<bool> {
-        if let Some(path) = &self.store.qwen_code_lock {
-            self.qwen_code = QwenCodeLock::acquire(path, &mut self.file_lock, deadline, enough)?;
-            return Ok(self.qwen_code.is_some());
-        }
-        Ok(true)
-    }
-
-    /// The failure of the holder that this one waited behind.
-    pub(super) fn shared_failure(&self) -> Option<Failed> {
-        self.file_lock.shared_failure()
-    }
-
-    /// Leaves `failed` for those who wait behind this holder.
-    pub(super) fn share_failure(&mut self, failed: &Failed) {
-        self.file_lock.share_failure(failed);
-    }
-
-    /// Takes space for the next version, before `spent` is sent. What is drafted there is found by that token.
-    pub(super) fn reserve(&mut self, spent: Option<&Secret>) -> Result<()> {
-        let length = std::fs::metadata(&self.store.path).map_or(0, |metadata| metadata.len());
-        let name = spent.map(hash_of);
-        let bytes = usize::try_from(length)? + GROWTH;
-        // The old room goes first: it would be taken for a leftover.
-        self.pending = None;
-        self.pending = Some(PendingFile::reserve_named(&self.store.path, bytes, Privacy::Private, name.as_deref())?);
-        self.note_directory();
-        if spent.is_some() && self.seal.is_none() {
-            self.reserve_in_keyring()?;
-        }
-        Ok(())
-    }
-
-    /// Where the secret is in the keyring, makes sure that the next one can be put there: an entry of its size is written,
-    /// with the key that seals the draft.
-    fn reserve_in_keyring(&mut self) -> Result<()> {
-        /// Bytes that a new token may have more than the old one.
-        const GROWTH: usize = 1024;
-        let Some(entry) = self.store.entry()? else { return Ok(()) };
-        let profile = self.store.profile();
-        let size = keyring::read(&profile, &entry)?.map_or(0, |secret| secret.len()) + GROWTH;
-        let name = keyring::new_name();
-        self.note_entries(|names| names.push(name.clone()));
-        self.seal = Some(Seal::new(&profile, name, size)?);
-        Ok(())
-    }
-
-    /// Changes the note of which names the keyring may have. It is made before what it tells of.
-    fn note_entries(&mut self, change: impl FnOnce(&mut Vec<String>)) {
-        self.file_lock.change_notes(|notes| change(&mut notes.keyring));
-    }
-
-    /// The names of all that the keyring may have of this profile.
-    fn entries(&self) -> Vec<String> {
-        let mut names = self.file_lock.notes().keyring.clone();
-        if let Ok(Some(entry)) = self.store.entry()
-            && !names.contains(&entry)
-        {
-            names.push(entry);
-        }
-        names
-    }
-
-    /// Removes these secrets from the keyring. What cannot be removed now stays noted.
-    fn remove_entries(&mut self, names: &[String]) -> Result<(), Trouble> {
-        for name in names {
-            keyring::remove(&self.store.profile(), name)?;
-            self.note_entries(|noted| noted.retain(|noted| noted != name));
-        }
-        Ok(())
-    }
-
-    /// `document` as it is stored: where its secret belongs into the keyring, in two parts, the secret sealed within the
-    /// file as well if a seal was made for it.
-    fn next(&self, document: &CredentialDocument) -> Result<Next> {
-        let whole = document.to_bytes()?;
-        if self.store.format() != Format::Own || !document.is_for_keyring() {
-            return Ok(Next { record: whole.clone(), whole, secret: None });
-        }
-        let entry = keyring::new_name();
-        let (mut record, secret) = document.parted(&entry)?;
-        if let Some(seal) = &self.seal {
-            record.set("sealed", seal.close(&entry, &secret).as_deref());
-            record.set("sealed_by", Some(&seal.name));
-        }
-        Ok(Next { whole, record: record.to_bytes()?, secret: Some((entry, secret)) })
-    }
-
-    /// Writes `document` where the next holder of the lock finds it if this process is killed before [`Guard::replace`].
-    pub(super) fn draft(&mut self, document: &CredentialDocument) -> Result<()> {
-        let next = self.next(document)?;
-        let Some(pending) = &mut self.pending else { return Ok(()) };
-        pending.draft(&next.record)?;
-        self.next = Some(next);
-        Ok(())
-    }
-
-    /// The only writing of a credential: durable, whole, in one step, which is the renaming of the file. A secret that
-    /// belongs into the keyring is there before, and what the keyring had until then goes last.
-    pub(super) fn replace(&mut self, document: &CredentialDocument) -> Result<Credential> {
-        if self.pending.is_none() {
-            self.reserve(None)?;
-        }
-        let whole = document.to_bytes()?;
-        let next = match self.next.take() {
-            Some(next) if next.whole == whole => next,
-            _ => self.next(document)?,
-        };
-        let outdated = self.entries();
-        if let Some((entry, secret)) = &next.secret {
-            self.note_entries(|names| names.push(entry.clone()));
-            if let Err(error) = keyring::write(&self.store.profile(), entry, secret) {
-                return Err(self.keep_draft(&next, error));
-            }
-        }
-        if let Some(pending) = self.pending.take() {
-            pending.write(&next.record)?;
-        }
-        if !outdated.is_empty() {
-            self.check_written(&next)?;
-            self.remove_outdated(&outdated);
-        }
-        self.written(whole)
-    }
-
-    /// The keyring does not take what was granted: it stays in the file that the next process completes.
-    fn keep_draft(&mut self, next: &Next, error: anyhow::Error) -> anyhow::Error {
-        if self.seal.take().is_none() {
-            return error;
-        }
-        let Some(mut pending) = self.pending.take() else { return error };
-        match pending.draft(&next.record).and_then(|()| pending.keep_draft()) {
-            Ok(()) => error.context(Kept),
-            Err(unsaved) => anyhow::Error::from(unsaved).context(error),
-        }
-    }
-
-    /// Before an older copy goes: what was written last is what is there.
-    fn check_written(&self, next: &Next) -> Result<()> {
-        match files::read(&self.store.path, Privacy::Private)? {
-            Content::Bytes(bytes) if bytes == next.record => Ok(()),
-            _ => anyhow::bail!("`{}` does not have what was written", self.store.path.display()),
-        }
-    }
-
-    fn remove_outdated(&mut self, names: &[String]) {
-        self.seal = None;
-        if let Err(trouble) = self.remove_entries(names) {
-            log::warn!("an older secret stays in the keyring until the next change: {trouble:?}");
-        }
-    }
-
-    /// Puts in place what a process was granted for `spent` and wrote, but was killed before the rename: the server
-    /// takes `spent` no more. `None`: there is nothing of the kind, or not the whole of it.
-    /// `carry` is told the token that comes in its place, before it does.
-    pub(super) fn complete(&mut self, spent: &Secret, carry: impl FnOnce(&Secret)) -> Result<Option<Credential>> {
-        let name = hash_of(spent);
-        let Some(bytes) = files::read_unfinished(&self.store.path, &name) else { return Ok(None) };
-        let Some(whole) = self.unseal(&bytes)? else { return Ok(None) };
-        let Ok(Some(successor)) = document::read(&whole, self.store.format()) else { return Ok(None) };
-        let Some(successor) = successor.refresh_token.filter(|token| token != spent) else { return Ok(None) };
-        match self.store.read()? {
-            Found::Present(now) if now.credential.refresh_token.as_ref() != Some(spent) => {
-                return Ok(Some(now.credential));
-            }
-            _ => {}
-        }
-        log::warn!("a renewal was killed before its token was in place; that is done now");
-        carry(&successor);
-        let mut outdated = self.entries();
-        let written = self.written(whole)?;
-        PendingFile::reopen(&self.store.path, &name, &bytes)?.write(&bytes)?;
-        outdated.retain(|name| written.entry.as_ref() != Some(name));
-        self.remove_outdated(&outdated);
-        Ok(Some(written))
-    }
-
-    /// What a draft holds. Its secret is put into the keyring, if that was still to be done. `None`: it is no whole draft.
-    fn unseal(&mut self, draft: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>> {
-        let Ok(Some(record)) = document::read(draft, self.store.format()) else { return Ok(None) };
-        let Some(entry) = record.entry.filter(|_| record.access_token.expose().is_empty()) else {
-            return Ok(Some(Zeroizing::new(draft.to_vec())));
-        };
-        let profile = self.store.profile();
-        let Ok(mut document) = CredentialDocument::parse(draft) else { return Ok(None) };
-        let secret = if let Some(secret) = keyring::read(&profile, &entry)? {
-            secret
-        } else {
-            let (Some(name), Some(sealed)) = (document.text("sealed_by"), document.text("sealed")) else {
-                return Ok(None);
-            };
-            let seal = Seal::of(&profile, name)?;
-            let Some(secret) = seal.and_then(|seal| seal.open(&entry, sealed)) else { return Ok(None) };
-            self.note_entries(|names| names.push(entry.clone()));
-            keyring::write(&profile, &entry, &secret)?;
-            secret
-        };
-        if document.unite(&secret).is_err() {
-            return Ok(None);
-        }
-        document.to_bytes().map(Some)
-    }
-
-    fn written(&self, bytes: Zeroizing<Vec<u8>>) -> Result<Credential> {
-        match self.store.understand(bytes) {
-            Found::Present(snapshot) => Ok(snapshot.credential),
-            Found::Damaged(why) => anyhow::bail!("what was written cannot be read: {why}"),
-            Found::Missing => anyhow::bail!("what was written holds no credential"),
-        }
-    }
-
-    /// Renames a damaged file and says where it went.
-    pub(super) fn set_aside(&mut self) -> Result<PathBuf> {
-        files::set_aside(&self.store.path)
-    }
-
-    /// Removes the credential and whatever killed processes left beside it. Says whether there was one.
-    ///
-    /// The keyring comes first: once the file is gone nobody looks there. One that is not there keeps what it has.
-    pub(super) fn remove(&mut self) -> Result<bool> {
-        self.pending = None;
-        self.seal = None;
-        let profile = self.store.profile();
-        match self.remove_entries(&self.entries()) {
-            Ok(()) => {}
-            Err(trouble @ Trouble::Missing(_)) => {
-                let failed = keyring::failed(&profile, "clear", trouble);
-                note(&format!("warning: the secret of `{profile}` stays in the keyring: {failed}"));
-            }
-            Err(trouble) => return keyring::failed(&profile, "clear", trouble).err(),
-        }
-        files::remove_unfinished(&self.store.path)?;
-        files::remove(&self.store.path, Privacy::Private)
-    }
-}
-
-fn from_nanoseconds(since: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_nanos(since)
-}
-
-fn to_nanoseconds(time: SystemTime) -> Option<u64> {
-    u64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos()).ok()
-}
-
-impl Drop for Guard {
-    /// In this order: a process that waits for ours finds Qwen Code's lock gone.
-    fn drop(&mut self) {
-        drop(self.pending.take());
-        if let Some(seal) = self.seal.take() {
-            self.remove_outdated(&[seal.name]);
-        }
-        if self.qwen_code.is_some() {
-            drop(self.qwen_code.take());
-            self.note_directory();
-        }
     }
 }
