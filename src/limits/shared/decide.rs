@@ -1,0 +1,291 @@
+//! One decision for one request: by the server, or alone while it is away; and how the request ended.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::ask::{ADMIT, FINISH, Kind, Limit, Told, Unit, Verdict};
+use super::standing::{Alone, amount};
+use super::{HOLD, Health, OnLoss, Shared, State, milliseconds};
+
+/// A record that was seen so long ago serves no more while the server is away.
+const TRUST_RECORDS: Duration = Duration::from_secs(900);
+
+/// Settled requests that wait for the server. Beyond them the oldest are dropped: their reservations end by themselves.
+const MOST_PENDING: usize = 10_000;
+
+/// What became of asking.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// It may be sent after `wait`. What is left, by limit.
+    Go { wait: Duration, ticket: String, left: Vec<u64> },
+    /// The limit of this index refuses, for so long.
+    Refused { limit: usize, wait: Duration },
+    /// The record of the key has changed; or, without one, there is no such key.
+    Record(Option<Box<Record>>),
+    /// The server is away, and nothing can be decided without it.
+    Unavailable,
+}
+
+/// The record of a key as the server has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    pub(crate) version: String,
+    /// JSON
+    pub(crate) text: String,
+    pub(super) seen: Instant,
+}
+
+/// A request that was admitted and has not ended.
+pub(super) struct Ticket {
+    limits: Vec<Limit>,
+    at: u64,
+    held: Vec<u64>,
+    /// The epoch it was counted in; `None`: alone.
+    epoch: Option<String>,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ended {
+    /// It was never sent.
+    GivenBack,
+    Used {
+        tokens: u64,
+        cost: u64,
+    },
+    /// As much as was reserved for it.
+    AsEstimated,
+}
+
+impl Shared {
+    /// Decides one request, in a place of its own: whoever asks may leave meanwhile, and what was granted is given back.
+    ///
+    /// `limits` for a time of the server. `key`: the id of a key and the version of its record that is known.
+    pub(crate) async fn admit(
+        self: &Rc<Self>,
+        key: Option<(String, String)>,
+        limits: impl Fn(u64) -> Vec<Limit> + 'static,
+        longest: Duration,
+    ) -> Decision {
+        let (reply, answer) = oneshot::channel();
+        let shared = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let decision = shared.decide(key.as_ref(), &limits, milliseconds(longest)).await;
+            if let Err(Decision::Go { ticket, .. }) = reply.send(decision) {
+                shared.end(ticket, Ended::GivenBack);
+            }
+        });
+        answer.await.unwrap_or(Decision::Unavailable)
+    }
+
+    async fn decide(
+        &self,
+        key: Option<&(String, String)>,
+        limits: &impl Fn(u64) -> Vec<Limit>,
+        longest: u64,
+    ) -> Decision {
+        let id = self.new_id();
+        let mut at = self.now();
+        let mut checks_record = true;
+        // Each time another period was asked about than the one that counts: once for the clock, once for the wait.
+        for _ in 0..4 {
+            if self.state.get() != State::Up {
+                break;
+            }
+            let limits = limits(at);
+            let key = key.filter(|_| checks_record);
+            let Some(told) = self.ask(&id, key, &limits, longest).await else { break };
+            self.set_clock(told.now);
+            match told.kind {
+                Verdict::Go => return self.grant(id, limits, &told),
+                Verdict::Refused => {
+                    let index = told.limit.saturating_sub(1);
+                    self.standing.borrow_mut().refused(&limits, index, told.now);
+                    return Decision::Refused { limit: index, wait: Duration::from_millis(told.wait) };
+                }
+                Verdict::Period => at = told.at,
+                Verdict::Record => {
+                    let record = Record { version: told.version, text: told.record, seen: Instant::now() };
+                    if let Some((key, _)) = key {
+                        self.records.borrow_mut().insert(key.clone(), record.clone());
+                    }
+                    return Decision::Record(Some(Box::new(record)));
+                }
+                Verdict::Unknown if told.complete => {
+                    if let Some((key, _)) = key {
+                        self.records.borrow_mut().remove(key);
+                    }
+                    return Decision::Record(None);
+                }
+                // The records are on their way to a server that was emptied.
+                Verdict::Unknown => {
+                    if !self.is_trusted(key) {
+                        return Decision::Unavailable;
+                    }
+                    checks_record = false;
+                }
+                Verdict::Epoch => self.lose("it was emptied, or is another server"),
+            }
+        }
+        self.decide_alone(id, key, &limits(self.now()), longest)
+    }
+
+    fn decide_alone(&self, id: String, key: Option<&(String, String)>, limits: &[Limit], longest: u64) -> Decision {
+        if self.health() != Health::Degraded || !self.is_trusted(key) {
+            return Decision::Unavailable;
+        }
+        let now = self.now();
+        if self.on_loss == OnLoss::Open {
+            let ticket = Ticket { limits: Vec::new(), at: now, held: Vec::new(), epoch: None };
+            self.tickets.borrow_mut().insert(id.clone(), ticket);
+            return Decision::Go { wait: Duration::ZERO, ticket: id, left: Vec::new() };
+        }
+        let mut held = Vec::new();
+        match self.standing.borrow_mut().decide(&id, limits, now, longest, &mut held) {
+            Alone::Go { at } => {
+                let ticket = Ticket { limits: limits.to_vec(), at, held, epoch: None };
+                self.tickets.borrow_mut().insert(id.clone(), ticket);
+                Decision::Go { wait: Duration::from_millis(at - now), ticket: id, left: Vec::new() }
+            }
+            Alone::Wait { limit, wait } => Decision::Refused { limit, wait: Duration::from_millis(wait) },
+            Alone::Over => Decision::Unavailable,
+        }
+    }
+
+    /// Whether the record of a key was seen lately enough to go without the server.
+    fn is_trusted(&self, key: Option<&(String, String)>) -> bool {
+        let records = self.records.borrow();
+        key.is_none_or(|(id, _)| records.get(id).is_some_and(|record| record.seen.elapsed() < TRUST_RECORDS))
+    }
+
+    /// The record of a key that was seen last, without asking.
+    pub(crate) fn known_record(&self, id: &str) -> Option<Record> {
+        self.records.borrow().get(id).cloned()
+    }
+
+    fn grant(&self, id: String, limits: Vec<Limit>, told: &Told) -> Decision {
+        self.standing.borrow_mut().admitted(&id, &limits, told);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts, and never below 0")]
+        let left = told.left.iter().map(|left| left.max(0.0) as u64).collect();
+        let epoch = Some(self.epoch.borrow().clone());
+        let ticket = Ticket { limits, at: told.at, held: told.held.clone(), epoch };
+        self.tickets.borrow_mut().insert(id.clone(), ticket);
+        Decision::Go { wait: Duration::from_millis(told.at.saturating_sub(told.now)), ticket: id, left }
+    }
+
+    async fn ask(&self, id: &str, key: Option<&(String, String)>, limits: &[Limit], longest: u64) -> Option<Told> {
+        let record = self.names.record(key.map_or("-", |(id, _)| id));
+        let mut keys = vec![self.names.epoch(), record, self.names.complete()];
+        let asked: Vec<_> = limits.iter().map(|limit| limit.json(&self.names, &mut keys)).collect();
+        let mut said = json!({
+            "epoch": *self.epoch.borrow(),
+            "id": id,
+            "wait": longest,
+            "hold": milliseconds(HOLD),
+            "limits": asked,
+        });
+        if let Some((id, version)) = key {
+            said["record"] = version.as_str().into();
+            if let Some(record) = self.records.borrow_mut().get_mut(id) {
+                record.seen = Instant::now();
+            }
+        }
+        self.run(&ADMIT, &keys, &said).await
+    }
+
+    fn new_id(&self) -> String {
+        let number = self.next.replace(self.next.get() + 1);
+        format!("{}-{number}", &self.instance[..12])
+    }
+
+    /// Ends a request that was admitted, once.
+    pub(crate) fn end(self: &Rc<Self>, ticket: String, how: Ended) {
+        let Some(found) = self.tickets.borrow_mut().remove(&ticket) else { return };
+        self.standing.borrow_mut().ended(&ticket, &found.limits);
+        if let Ended::GivenBack = how {
+            self.standing.borrow_mut().given_back(&found.limits, found.at, found.epoch.is_none());
+        }
+        let shared = Rc::clone(self);
+        self.ending.set(self.ending.get() + 1);
+        tokio::task::spawn_local(async move {
+            shared.finish(ticket, found, how).await;
+            shared.ending.set(shared.ending.get() - 1);
+        });
+    }
+
+    /// Before the gateway ends: what was said of requests that ended has arrived, or had the time to.
+    pub(crate) async fn settle_all(&self) {
+        let since = Instant::now();
+        while self.ending.get() > 0 && since.elapsed() < self.address.timeout() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn finish(&self, id: String, ticket: Ticket, how: Ended) {
+        if ticket.epoch.is_none() && self.state.get() != State::Up {
+            self.finish_alone(&ticket, how);
+            return;
+        }
+        let is_undone = matches!(how, Ended::GivenBack);
+        let matters = |limit: &Limit| is_undone || !matches!(limit.kind, Kind::Window { .. } | Kind::Day { .. });
+        if !ticket.limits.iter().any(matters) {
+            return;
+        }
+        let (keys, said) = self.finished(&id, &ticket, how);
+        let told: Option<u64> =
+            if self.state.get() == State::Up { self.run(&FINISH, &keys, &said).await } else { None };
+        let mut pending = self.pending.borrow_mut();
+        if told.is_none() && pending.len() < MOST_PENDING {
+            pending.push((id, ticket, how));
+        }
+    }
+
+    fn finish_alone(&self, ticket: &Ticket, how: Ended) {
+        for (limit, held) in ticket.limits.iter().zip(&ticket.held) {
+            if let Kind::Spend { unit, .. } = limit.kind {
+                self.standing.borrow_mut().corrected(&limit.name, more(unit, *held, how));
+            }
+        }
+    }
+
+    pub(super) fn finished(&self, id: &str, ticket: &Ticket, how: Ended) -> (Vec<String>, Value) {
+        let mut keys = vec![self.names.of(&format!("ended:{id}"))];
+        // Where the reservation itself is counted as used, only the difference is left to say.
+        let is_reserved = ticket.epoch.as_ref() == Some(&*self.epoch.borrow());
+        let said: Vec<_> = ticket
+            .limits
+            .iter()
+            .enumerate()
+            .map(|(index, limit)| {
+                let mut said = limit.json(&self.names, &mut keys);
+                let held = ticket.held.get(index).copied().unwrap_or_default();
+                let used = match limit.kind {
+                    Kind::Spend { unit, .. } if is_reserved => more(unit, held, how) + held.cast_signed(),
+                    Kind::Spend { unit, .. } => more(unit, held, how),
+                    Kind::Tokens { add, .. } => more(Unit::Tokens, add, how) + add.cast_signed(),
+                    _ => 0,
+                };
+                said.insert("used".to_owned(), used.into());
+                if let Kind::Spend { ends, .. } = limit.kind {
+                    said.insert("keep".to_owned(), ends.saturating_sub(self.now()).into());
+                }
+                said
+            })
+            .collect();
+        let undo = matches!(how, Ended::GivenBack);
+        (keys, json!({ "id": id, "at": ticket.at, "undo": undo, "limits": said }))
+    }
+}
+
+/// What a request used beyond what was reserved for it.
+fn more(unit: Unit, held: u64, how: Ended) -> i64 {
+    let used = match how {
+        Ended::GivenBack => 0,
+        Ended::AsEstimated => held,
+        Ended::Used { tokens, cost } => amount(unit, tokens, cost),
+    };
+    used.cast_signed().saturating_sub(held.cast_signed())
+}

@@ -1,0 +1,289 @@
+//! The way to the server: connected, lost, looked for, and told what it missed.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, Script};
+use rustls::ClientConfig;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::ask::{self, ADMIT, BEAT, FINISH, REJOIN};
+use super::{Address, HOLD, OnLoss, Shared, State, Where, milliseconds};
+use crate::error::{Failed, Failure, note};
+
+/// How often a gateway says that it is alive, and after which silence it is not.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+const SILENT: Duration = Duration::from_secs(15);
+
+/// Waits between probes of a server that is away: doubled up to the longest.
+const PROBE_FIRST: Duration = Duration::from_secs(1);
+const PROBE_LONGEST: Duration = Duration::from_secs(30);
+
+/// How long an emptied server waits for the counts of gateways that have not come back: their probes may be that far apart.
+const RESTORE: Duration = Duration::from_secs(31);
+
+#[derive(Deserialize)]
+struct Beat {
+    now: u64,
+    epoch: String,
+    alive: u64,
+    #[serde(default)]
+    used: Vec<u64>,
+    #[serde(default)]
+    windows: Vec<Planned>,
+}
+
+#[derive(Deserialize)]
+struct Planned {
+    count: u64,
+    last: u64,
+}
+
+#[derive(Deserialize)]
+struct Rejoined {
+    epoch: String,
+    restored: u64,
+}
+
+impl Where {
+    /// Asks the server once, before anything is served.
+    ///
+    /// Errors: it is there but must not be used. One that is away is no error: a gateway waits for it.
+    pub(crate) fn check(&self, tls: ClientConfig) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let tls = Arc::new(tls);
+        let checked = tokio::task::LocalSet::new().block_on(&runtime, async {
+            let mut connection = self.address.connect(&tls).await?;
+            check(&self.address, &mut connection).await
+        });
+        checked.or_else(|error| if error.is::<Failed>() { Err(error) } else { Ok(()) })
+    }
+}
+
+impl Shared {
+    /// Runs a script. `None`: the server is lost, and everyone knows.
+    pub(super) async fn run<T: DeserializeOwned>(&self, script: &Script, keys: &[String], said: &Value) -> Option<T> {
+        let mut connection = self.connection.borrow().clone()?;
+        match ask::run(&mut connection, script, keys, said).await {
+            Ok(told) => Some(told),
+            Err(error) => {
+                self.lose(&reason(&error, self.address.timeout()));
+                None
+            }
+        }
+    }
+
+    /// The server is away: said once, and known to all requests.
+    pub(super) fn lose(&self, why: &str) {
+        if self.state.get() != State::Up {
+            return;
+        }
+        self.state.set(State::Lost);
+        self.connection.borrow_mut().take();
+        let alive = self.alive.get();
+        self.standing.borrow_mut().lose(self.now(), alive);
+        let consequence = match self.on_loss {
+            OnLoss::Share => format!("this gateway serves its share of the limits, one of {alive}"),
+            OnLoss::Refuse => "requests are refused until it is back".to_owned(),
+            OnLoss::Open => "requests are served without limits until it is back".to_owned(),
+        };
+        note(&format!("warning: the shared limits at `{}` are lost: {why}; {consequence}", self.address.shown()));
+        self.changed.notify_one();
+    }
+
+    /// Keeps the connection for as long as the gateway runs.
+    pub(crate) async fn keep(self: Rc<Self>) {
+        let mut pause = PROBE_FIRST;
+        loop {
+            if self.state.get() == State::Up {
+                pause = PROBE_FIRST;
+                tokio::select! {
+                    () = tokio::time::sleep(BEAT_EVERY) => {}
+                    () = self.changed.notified() => continue,
+                }
+                self.beat().await;
+                continue;
+            }
+            if self.state.get() == State::Lost {
+                tokio::time::sleep(pause).await;
+            }
+            match self.probe().await {
+                Ok(()) => {}
+                Err(error) if self.state.get() == State::Starting => {
+                    self.say_missing(&error);
+                    tokio::time::sleep(pause).await;
+                }
+                Err(error) => log::info!("the shared limits are still away: {error:#}"),
+            }
+            pause = (pause * 2).min(PROBE_LONGEST);
+        }
+    }
+
+    /// Connects the first time. A server that is away, or that must not be used, is tried again.
+    pub(crate) async fn begin(&self) {
+        if let Err(error) = self.probe().await {
+            self.say_missing(&error);
+        }
+    }
+
+    /// Says once for each reason that the server was never there.
+    fn say_missing(&self, error: &anyhow::Error) {
+        let why = format!("{error:#}");
+        if self.said.replace(why.clone()) != why {
+            let shown = self.address.shown();
+            note(&format!("warning: the shared limits at `{shown}` cannot be had: {why}; it is tried again"));
+        }
+    }
+
+    /// How many requests of a day all gateways counted, as far as it is known.
+    pub(crate) fn count(&self, name: &str) -> Option<u64> {
+        self.standing.borrow().count(name)
+    }
+
+    /// Connects, gives the server what it missed, and lets it decide again.
+    pub(super) async fn probe(&self) -> Result<()> {
+        let mut connection = self.address.connect(&self.tls).await?;
+        check(&self.address, &mut connection).await?;
+        for script in [&ADMIT, &FINISH] {
+            script.load_async(&mut connection).await.map_err(|error| failure(&error, self.address.timeout()))?;
+        }
+        let known_alive = self.alive.get();
+        let beat = self.beat_over(&mut connection).await?;
+        self.set_clock(beat.now);
+        let was_emptied = beat.epoch.is_empty() || beat.epoch != *self.epoch.borrow();
+        let told = self.rejoin(&mut connection).await?;
+        self.epoch.replace(told.epoch);
+        let expected = if self.state.get() == State::Lost { known_alive } else { 1 };
+        if was_emptied && told.restored < expected {
+            self.await_others(&mut connection, expected).await?;
+        }
+        let pending = std::mem::take(&mut *self.pending.borrow_mut());
+        for (id, ticket, how) in pending {
+            let (keys, said) = self.finished(&id, &ticket, how);
+            let _: u64 = ask::run(&mut connection, &FINISH, &keys, &said)
+                .await
+                .map_err(|error| failure(&error, self.address.timeout()))?;
+        }
+        self.connection.replace(Some(connection));
+        let before = self.state.replace(State::Up);
+        self.standing.borrow_mut().found();
+        if before == State::Lost {
+            note(&format!("the shared limits at `{}` are back", self.address.shown()));
+        }
+        Ok(())
+    }
+
+    /// An emptied server decides nothing before the other gateways gave back their counts, or had the time to.
+    async fn await_others(&self, connection: &mut MultiplexedConnection, expected: u64) -> Result<()> {
+        let since = Instant::now();
+        loop {
+            let told = self.rejoin(connection).await?;
+            if told.restored >= expected || since.elapsed() > RESTORE {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    async fn rejoin(&self, connection: &mut MultiplexedConnection) -> Result<Rejoined> {
+        let mut keys = vec![self.names.epoch(), self.names.of("restored")];
+        let counters = self.standing.borrow_mut().tell(&self.names, &mut keys, self.now(), milliseconds(HOLD));
+        let said = json!({
+            "instance": self.instance,
+            "epoch": *self.epoch.borrow(),
+            "new": uuid::Uuid::new_v4().simple().to_string(),
+            "counters": counters,
+        });
+        let told: Rejoined = ask::run(connection, &REJOIN, &keys, &said)
+            .await
+            .map_err(|error| failure(&error, self.address.timeout()))?;
+        self.standing.borrow_mut().arrived(self.now());
+        Ok(told)
+    }
+
+    pub(super) async fn beat(&self) {
+        let Some(mut connection) = self.connection.borrow().clone() else { return };
+        // Counted alone after the last word before the server was back.
+        let has_news = self.standing.borrow().has_news();
+        let told = if has_news { self.rejoin(&mut connection).await.map(drop) } else { Ok(()) };
+        match (told, self.beat_over(&mut connection).await) {
+            (Ok(()), Ok(beat)) if beat.epoch == *self.epoch.borrow() => self.set_clock(beat.now),
+            (Ok(()), Ok(_)) => self.lose("it was emptied, or is another server"),
+            (Err(error), _) | (_, Err(error)) => self.lose(&format!("{error:#}")),
+        }
+    }
+
+    async fn beat_over(&self, connection: &mut MultiplexedConnection) -> Result<Beat> {
+        let mut keys = vec![self.names.epoch(), self.names.gateways()];
+        let (mut said, used, windows) = self.standing.borrow().asked(&self.names, &mut keys);
+        said["instance"] = self.instance.as_str().into();
+        said["keep"] = milliseconds(SILENT).into();
+        said["hold"] = milliseconds(HOLD).into();
+        let beat: Beat =
+            ask::run(connection, &BEAT, &keys, &said).await.map_err(|error| failure(&error, self.address.timeout()))?;
+        let is_same = beat.epoch == *self.epoch.borrow() && !beat.epoch.is_empty();
+        let mut standing = self.standing.borrow_mut();
+        // An emptied server knows less than this gateway, and one that comes back has not heard of what was counted alone.
+        if is_same && !standing.is_lost() {
+            used.iter().zip(&beat.used).for_each(|(name, used)| standing.heard(name, *used));
+            windows
+                .iter()
+                .zip(&beat.windows)
+                .for_each(|(name, seen)| standing.heard_window(name, seen.count, seen.last));
+            self.alive.set(beat.alive.max(1));
+        } else if self.state.get() == State::Starting {
+            self.alive.set(beat.alive.max(1));
+        }
+        Ok(beat)
+    }
+}
+
+/// Errors: [`Failed`] where the server must not be used.
+async fn check(address: &Address, connection: &mut MultiplexedConnection) -> Result<()> {
+    let info: String =
+        redis::cmd("INFO").query_async(connection).await.map_err(|error| failure(&error, address.timeout()))?;
+    let field = |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+    let refused = |what: String, hint: &str| {
+        Failed::new(Failure::Other, format!("`{}` {what}", address.shown())).hint(hint).err()
+    };
+    if field("redis_mode") == Some("sentinel") {
+        return refused("is a Sentinel".into(), "name the server that moves to the new primary instead");
+    }
+    if field("cluster_enabled") == Some("1") {
+        return refused("is part of a cluster".into(), "use one server, or one with replicas");
+    }
+    let version = field("redis_version").unwrap_or_default();
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
+    let number = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    if field("valkey_version").is_none() && number < (6, 2) {
+        return refused(format!("is Redis {version}"), "Redis 6.2 and later work, and every Valkey");
+    }
+    let policy = field("maxmemory_policy").unwrap_or_default();
+    if policy.starts_with("allkeys-") {
+        let what = format!("forgets counts when its memory is full (`maxmemory-policy {policy}`)");
+        return refused(what, "set `maxmemory-policy noeviction`");
+    }
+    Ok(())
+}
+
+/// Why the server does not serve, in words.
+fn reason(error: &RedisError, timeout: Duration) -> String {
+    match error.code() {
+        Some("READONLY") => "it is read-only, as a replica is".to_owned(),
+        Some("LOADING") => "it still loads its data".to_owned(),
+        Some("MASTERDOWN") => "it is a replica that has lost its primary".to_owned(),
+        Some("OOM") => "its memory is full".to_owned(),
+        Some("NOAUTH" | "WRONGPASS") => "it refuses the password".to_owned(),
+        _ if error.is_timeout() => format!("it does not answer within {} ms", timeout.as_millis()),
+        _ => error.to_string(),
+    }
+}
+
+fn failure(error: &RedisError, timeout: Duration) -> anyhow::Error {
+    anyhow::anyhow!("{}", reason(error, timeout))
+}
