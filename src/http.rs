@@ -460,4 +460,43 @@ mod tests {
         let message = endpoint("http://me:hunter2@example.com:99999/x").unwrap_err().to_string();
         assert!(!message.contains("hunter2"), "{message}");
     }
+
+    const LIMIT: Duration = Duration::from_millis(600);
+
+    #[test]
+    #[ignore = "a process of the test below, which stops it"]
+    #[expect(clippy::print_stdout, reason = "says that it waits")]
+    fn waits_for_an_answer() {
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            println!("waiting");
+            std::io::stdin().read_line(&mut String::new()).unwrap();
+            thread::sleep(TICK / 2);
+            sender.send(()).unwrap();
+        });
+        assert_eq!(receive(&receiver, LIMIT, || false), Some(()));
+    }
+
+    /// Ctrl-Z, a debugger, a frozen container: the time that passes meanwhile is not the server's.
+    #[cfg(unix)]
+    #[test]
+    fn a_process_that_was_stopped_for_longer_than_its_limit_gets_the_answer() {
+        use std::io::{BufRead, BufReader, Write};
+        use std::process::{Command, Stdio};
+
+        use nix::sys::signal::{Signal, kill};
+
+        let waits = ["--exact", "http::tests::waits_for_an_answer", "--ignored", "--nocapture", "--test-threads", "1"];
+        let mut waiting = Command::new(std::env::current_exe().unwrap());
+        let mut waiting = waiting.args(waits).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(waiting.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(said.any(|line| line.contains("waiting")));
+        let id = nix::unistd::Pid::from_raw(waiting.id().try_into().unwrap());
+        kill(id, Signal::SIGSTOP).unwrap();
+        thread::sleep(LIMIT + PAUSE);
+        waiting.stdin.take().unwrap().write_all(b"\n").unwrap();
+        kill(id, Signal::SIGCONT).unwrap();
+        let said: Vec<String> = said.collect();
+        assert!(waiting.wait().unwrap().success(), "{}", said.join("\n"));
+    }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::login::{grant, polls};
 use crate::refresh::holds_the_renewal;
 use crate::sandbox::{Sandbox, credential, possible, write_private};
-use crate::server::{Ask, Reply, tokens};
+use crate::server::{Ask, Gate, Reply, tokens};
 
 const HOUR: i64 = 3600;
 const YEAR: i64 = 365 * 24 * HOUR;
@@ -117,6 +117,26 @@ fn without_locks_nothing_is_renewed() {
 fn a_valid_login_is_used_without_locks() {
     let Some(sandbox) = faulty("FAULT", &format!("flock:{ENOLCK}:qwenauth-lock")) else { return };
     sandbox.expires_in(HOUR).run(["token"]).stdout("granted-access-1\n");
+}
+
+/// Ctrl-Z, a debugger, a frozen container: the time that passes meanwhile is not the server's.
+#[test]
+fn a_renewal_stopped_for_longer_than_its_limit_saves_what_it_was_granted() {
+    let Some(sandbox) = faulty("JUMP", "") else { return };
+    let jumped = sandbox.directory().join("jumped");
+    let (gate, (answered, answer)) = (Gate::default(), std::sync::mpsc::channel());
+    let reply = Reply::tokens("2").after(&gate).afterwards(move || answered.send(()).unwrap());
+    // A renewal waits 20 s for its answer.
+    let sandbox = sandbox.variable("JUMP", format!("{}:1:21", jumped.display())).refresh(reply);
+    let running = sandbox.spawn(["token"]);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    running.stop();
+    File::create(jumped).unwrap();
+    gate.open();
+    answer.recv().unwrap();
+    running.signal(Signal::SIGCONT);
+    running.finish().stdout("granted-access-2\n");
+    holds_the_renewal(&sandbox, "granted-refresh-2");
 }
 
 /// The clock is so far ahead from the moment the server reads the request.

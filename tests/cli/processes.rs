@@ -482,29 +482,6 @@ fn a_logout_takes_both_locks() {
     assert!(!sandbox.file().exists());
 }
 
-/// Ctrl-Z, a debugger, a frozen container: the time that passes meanwhile is not the server's.
-#[test]
-fn a_renewal_stopped_for_longer_than_its_limit_saves_what_it_was_granted() {
-    let stopped: Vec<_> = (0..6)
-        .map(|_| {
-            let gate = Gate::default();
-            let sandbox = Sandbox::expired().refresh(Reply::tokens("2").after(&gate));
-            let running = sandbox.spawn(["token"]);
-            sandbox.server.wait_for(Ask::Refresh, 1);
-            running.signal(Signal::SIGSTOP);
-            gate.open();
-            (sandbox, running)
-        })
-        .collect();
-    // The limit of a refresh is 20 s.
-    thread::sleep(Duration::from_secs(21));
-    for (sandbox, running) in stopped {
-        running.signal(Signal::SIGCONT);
-        running.finish().stdout("granted-access-2\n");
-        holds_the_renewal(&sandbox, "granted-refresh-2");
-    }
-}
-
 #[test]
 fn a_failure_is_not_shared_with_a_process_that_came_after_it() {
     let sandbox = Sandbox::expired().refresh(Reply::html(200)).refresh(Reply::tokens("2"));

@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -108,6 +109,13 @@ impl Running {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    #[track_caller]
+    pub(crate) fn stop(&self) {
+        let id = Pid::from_raw(self.id().try_into().unwrap());
+        kill(id, Signal::SIGSTOP).unwrap();
+        assert_eq!(waitpid(id, Some(WaitPidFlag::WUNTRACED)), Ok(WaitStatus::Stopped(id, Signal::SIGSTOP)));
     }
 
     /// Whether it prints so many lines; `false` once it has ended with fewer.

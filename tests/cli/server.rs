@@ -84,11 +84,18 @@ pub(crate) struct Reply {
     headers: Vec<(&'static str, String)>,
     body: Body,
     meanwhile: Vec<Box<dyn FnOnce() + Send>>,
+    afterwards: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Reply {
     fn new(status: u16, content_type: &str, body: Body) -> Self {
-        Self { status, headers: vec![("Content-Type", content_type.into())], body, meanwhile: Vec::new() }
+        Self {
+            status,
+            headers: vec![("Content-Type", content_type.into())],
+            body,
+            meanwhile: Vec::new(),
+            afterwards: None,
+        }
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "`json!` is written in place")]
@@ -147,6 +154,12 @@ impl Reply {
     /// Does this when the request has come, before a byte of the answer goes out.
     pub(crate) fn meanwhile(mut self, act: impl FnOnce() + Send + 'static) -> Self {
         self.meanwhile.push(Box::new(act));
+        self
+    }
+
+    /// Does this when the whole answer has gone out.
+    pub(crate) fn afterwards(mut self, act: impl FnOnce() + Send + 'static) -> Self {
+        self.afterwards = Some(Box::new(act));
         self
     }
 
@@ -452,5 +465,9 @@ fn send(mut connection: &TcpStream, reply: Reply, shared: &Shared) -> io::Result
             drop(shared.changed.wait_timeout_while(state, PATIENCE, |state| !state.over));
             Ok(())
         }
+    }?;
+    if let Some(act) = reply.afterwards {
+        act();
     }
+    Ok(())
 }
