@@ -38,7 +38,8 @@ use crate::limits::shared::{Address, OnLoss, TIMEOUT, Where};
 use crate::paths;
 use crate::platform::files::{self, Content, Privacy};
 use crate::profile::ProfileName;
-use crate::providers::{Ci, Overrides, Provider, find, names as provider_names};
+use crate::providers::{Ci, Overrides, Provider, find, names as provider_names, owners_of};
+use crate::say::in_words;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 use crate::setup::ToolPaths;
@@ -320,4 +321,17 @@ pub(crate) fn print_document(value: &Value) -> Result<()> {
 pub(crate) fn rfc3339(time: SystemTime) -> Option<String> {
     let time = jiff::Timestamp::try_from(time).ok()?;
     Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// How long ago an RFC 3339 time was; `None` if it is not one, or is to come.
+fn ago(time: &str) -> Option<String> {
+    let time: jiff::Timestamp = time.parse().ok()?;
+    let passed = SystemTime::now().duration_since(time.into()).ok()?;
+    Some(in_words(passed))
+}
+
+/// The prefix and the last characters of a key.
+fn masked_key(credential: &Credential, overrides: &Overrides) -> String {
+    let owners = owners_of(&credential.access_token, overrides);
+    credential.access_token.masked(&owners.map(|(prefix, _)| prefix).unwrap_or_default())
 }

@@ -37,7 +37,7 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
         lines.push(format!("{mark} {:<20} {provider:<14} {kind}{place}\n", profile.as_str()));
     }
     if args.json {
-        return print_document(&json!({ "profiles": rows }));
+        return print_document(&json!({ "schema": 1, "profiles": rows }));
     }
     if lines.is_empty() {
         return print("no stored profile; log in with `qwenauth login`\n");

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{print, print_document};
 use crate::cli::ProvidersArgs;
 use crate::error::{printable, without_user_info};
-use crate::providers::{self, Ci, Overrides, Provider, QWEN, WhenUnauthenticated};
+use crate::providers::{self, Ci, Overrides, Provider, WhenUnauthenticated};
 use crate::say::{Screen, Style, cell, cut};
 use crate::session::{Session, Surroundings};
 
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &ProvidersArgs, session: &Session) -> Result<()> {
     }
     if args.json {
         let rows: Vec<Value> = found.iter().map(|provider| object(provider, surroundings)).collect();
-        return print_document(&json!({ "providers": rows }));
+        return print_document(&json!({ "schema": 1, "providers": rows }));
     }
     match (&args.name, found.first()) {
         (Some(_), Some(provider)) => print(&in_full(provider, surroundings, Screen::stdout())),
@@ -104,46 +104,51 @@ fn verified(provider: &Provider) -> String {
     }
 }
 
-/// Columns of the provider's id, and of its first line up to the price, on a screen of 80 columns.
+/// Columns of the provider's id, and of its first line up to the price.
 const ID: usize = 12;
 const TITLE: usize = 26;
 const LOGIN: usize = 8;
 const CI: usize = 4;
 
+/// Columns that the beginning of a price needs to say something; a narrower screen has the price on a line of its own.
+const MIN_PRICE: usize = 24;
+
 fn table(found: &[Provider], surroundings: Surroundings, screen: Screen) -> String {
     // A pipe gets every text whole, so that `grep` finds it.
     let width = screen.width().unwrap_or(usize::MAX);
-    let title = if width < 72 { TITLE - 8 } else { TITLE };
-    let price = width.saturating_sub(ID + title + LOGIN + CI + 4);
-    let header = format!(
-        "{} {} {} {} {}",
-        cell("PROVIDER", ID),
-        cell("NAME", title),
-        cell("LOGIN", LOGIN),
-        cell("CI", CI),
-        cut("PRICE AND LIMITS", price)
-    );
+    let price = width.saturating_sub(ID + TITLE + LOGIN + CI + 4);
+    let has_price = price >= MIN_PRICE;
+    let heads = [cell("PROVIDER", ID), cell("NAME", TITLE), cell("LOGIN", LOGIN), cell("CI", CI)].join(" ");
+    let header = if has_price { format!("{heads} PRICE") } else { heads.trim_end().to_owned() };
     let mut lines = vec![screen.paint(Style::Dim, &header)];
-    // What a newcomer can use comes first: `qwen` is kept for the accounts that the API still serves.
-    let (ended, others): (Vec<&Provider>, Vec<&Provider>) = found.iter().partition(|provider| provider.name == QWEN);
-    for provider in others.into_iter().chain(ended) {
+    let mut ordered: Vec<&Provider> = found.iter().collect();
+    ordered.sort_by_key(|provider| provider.payment);
+    let mut group = None;
+    for provider in ordered {
+        if group.replace(provider.payment) != Some(provider.payment) {
+            lines.push(screen.paint(Style::Dim, provider.payment.title()));
+        }
         let (ci, style) = match provider.ci {
             Ci::Allowed => ("yes", None),
             Ci::Forbidden => ("no", Some(Style::Error)),
             Ci::Unclear => ("?", Some(Style::Warning)),
         };
         let ci = cell(ci, CI);
-        lines.push(format!(
+        let own = printable(price_in(provider));
+        let first = format!(
             "{} {} {} {} {}",
             screen.paint(Style::Bold, &cell(&printable(&provider.name), ID)),
-            cell(&printable(&provider.title), title),
+            cell(&printable(&provider.title), TITLE),
             cell(way(provider), LOGIN),
             style.map_or(ci.clone(), |style| screen.paint(style, &ci)),
-            cut(&printable(&provider.price), price)
-        ));
-        if !matches!(provider.limits.text.as_str(), "" | "none") {
-            let limits = cut(&format!("limits: {}", printable(&provider.limits.text)), width.saturating_sub(ID + 1));
-            lines.push(format!("{} {}", " ".repeat(ID), screen.paint(Style::Dim, &limits)));
+            if has_price { cut(&own, price) } else { String::new() }
+        );
+        lines.push(first.trim_end().to_owned());
+        let limits = Some(&provider.limits.text).filter(|limits| !matches!(limits.as_str(), "" | "none"));
+        let limits = limits.map(|limits| format!("limits: {}", printable(limits)));
+        for line in (!has_price).then_some(own).into_iter().chain(limits) {
+            let line = screen.paint(Style::Dim, &cut(&line, width.saturating_sub(ID + 1)));
+            lines.push(format!("{} {line}", " ".repeat(ID)));
         }
     }
     let there = [
@@ -154,12 +159,21 @@ fn table(found: &[Provider], surroundings: Surroundings, screen: Screen) -> Stri
     ];
     let here: Vec<&str> = there.into_iter().filter(|(holds, _)| *holds).map(|(_, what)| what).collect();
     let here = if here.is_empty() { "no graphical session".to_owned() } else { here.join(", ") };
-    let remark = format!(
-        "here: {here}; no login needs a browser on this machine. `qwenauth providers NAME` shows regions, models and where to get a key"
-    );
     lines.push(String::new());
-    lines.extend(screen.wrap(&remark, 0, 0).iter().map(|line| screen.paint(Style::Dim, line)));
+    for remark in [
+        format!("here: {here}; no login needs a browser on this machine"),
+        "`qwenauth providers NAME` shows regions, models and where to get a key".to_owned(),
+    ] {
+        lines.extend(screen.wrap(&remark, 0, 0).iter().map(|line| screen.paint(Style::Dim, line)));
+    }
     lines.join("\n") + "\n"
+}
+
+/// The price below the title of its group, which says how it is paid for.
+fn price_in(provider: &Provider) -> &str {
+    let price =
+        provider.price.strip_prefix(provider.payment.title()).map(|rest| rest.trim_start_matches([',', ';', ' ']));
+    price.filter(|rest| !rest.is_empty()).unwrap_or(&provider.price)
 }
 
 /// The usual way to log in, in one word or two.

@@ -15,9 +15,14 @@ use crate::gateway;
 use crate::installation::Installation;
 use crate::platform::processes;
 use crate::providers::{self, QWEN};
+use crate::say::{Screen, Style, cell};
 use crate::session::{Endpoint, Session};
 use crate::setup::{self, Access, Applied, GatewayKey, Removed, SetUp, TOOLS, Tool, ToolPaths};
 use crate::terminal;
+
+/// Columns of the list: a tool's name, and whether it is installed.
+const TOOL: usize = 12;
+const INSTALLED: usize = 10;
 
 pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
     let paths = tool_paths(session)?;
@@ -239,18 +244,32 @@ fn installed(program: &str) -> Option<PathBuf> {
 }
 
 fn list(args: &SetupArgs, session: &Session, paths: &ToolPaths) -> Result<()> {
+    let screen = Screen::stdout();
     let mut rows = Vec::new();
-    let mut text = format!("{:<12} {:<10} {}\n", "TOOL", "INSTALLED", "SET UP");
+    let [tool, installed_head, set_up] = ["TOOL", "INSTALLED", "SET UP"].map(|head| screen.translate(head));
+    let head = format!("{} {} {set_up}", cell(&tool, TOOL), cell(&installed_head, INSTALLED));
+    let mut text = screen.paint(Style::Dim, &head) + "\n";
     for tool in &TOOLS {
         let record = setup::recorded(&session.config.paths.state, tool.name)?;
         let installed = installed(tool.program);
-        let set_up = match (&record, tool.is_written()) {
-            (Some(record), _) => format!("profile {}: {}", record.profile, record.file.display()),
-            (None, true) => "no".into(),
-            (None, false) => format!("by hand: `qwenauth setup {}` prints what to paste", tool.name),
+        let (set_up, shade) = match (&record, tool.is_written()) {
+            (Some(record), _) => {
+                let file = shortened(&record.file, &paths.home, screen);
+                (format!("profile {}: {file}", record.profile), None)
+            }
+            (None, true) => ("no".into(), Some(Style::Dim)),
+            (None, false) => ("by hand".into(), Some(Style::Dim)),
         };
-        let here = if installed.is_some() { "yes" } else { "no" };
-        text += &format!("{:<12} {here:<10} {}\n", tool.name, printable(&set_up));
+        let (here, mark) = if installed.is_some() { ("yes", Style::Success) } else { ("no", Style::Dim) };
+        let lead = TOOL + 1 + INSTALLED + 1;
+        let lines = screen.wrap(&screen.translate(&printable(&set_up)), lead, lead);
+        let painted = lines.iter().map(|line| shade.map_or(line.clone(), |shade| screen.paint(shade, line)));
+        text += &format!(
+            "{} {} {}\n",
+            screen.paint(Style::Bold, &cell(tool.name, TOOL)),
+            screen.paint(mark, &cell(&screen.translate(here), INSTALLED)),
+            painted.collect::<Vec<_>>().join("\n")
+        );
         rows.push(json!({
             "name": tool.name,
             "title": tool.title,
@@ -262,7 +281,17 @@ fn list(args: &SetupArgs, session: &Session, paths: &ToolPaths) -> Result<()> {
         }));
     }
     if args.json {
-        return print_document(&json!({"tools": rows}));
+        return print_document(&json!({"schema": 1, "tools": rows}));
     }
+    let remark =
+        screen.translate("`qwenauth setup TOOL` sets a tool up, or prints what to paste where that is done by hand");
+    let remark = screen.wrap(&remark, 0, 0);
+    text += &format!("\n{}\n", remark.iter().map(|line| screen.paint(Style::Dim, line)).collect::<Vec<_>>().join("\n"));
     print(&text)
+}
+
+/// On a terminal a path below the home directory begins with `~`.
+fn shortened(path: &Path, home: &Path, screen: Screen) -> String {
+    let below = path.strip_prefix(home).ok().filter(|_| screen.width().is_some() && home.parent().is_some());
+    below.map_or_else(|| path.display().to_string(), |below| format!("~/{}", below.display()))
 }

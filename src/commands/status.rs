@@ -16,7 +16,7 @@ use crate::error::{Failure, Report};
 use crate::gateway;
 use crate::limits::{Exhausted, exhausted};
 use crate::paths;
-use crate::providers::{Provider, owners_of};
+use crate::providers::Provider;
 use crate::say::{Screen, in_words};
 use crate::session::{Endpoint, Session};
 
@@ -237,10 +237,8 @@ fn masked_key(credential: &Credential, session: &Session) -> Option<String> {
     if credential.command.is_some() {
         return store_of(credential).map(|store| format!("by {store}"));
     }
-    let owners = owners_of(&credential.access_token, &session.config.overrides);
-    let prefix = owners.map(|(prefix, _)| prefix).unwrap_or_default();
     let place = if credential.secret_store == SecretStore::Keyring { " in the keyring" } else { "" };
-    (credential.kind == Kind::ApiKey).then(|| credential.access_token.masked(&prefix) + place)
+    (credential.kind == Kind::ApiKey).then(|| super::masked_key(credential, &session.config.overrides) + place)
 }
 
 fn place(provider: &Provider, base_url: Option<&str>) -> String {

@@ -1,10 +1,9 @@
 //! `usage`: show gateway usage and remaining limits.
 
+mod screen;
 mod team;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::io::{IsTerminal, stdout};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
@@ -13,22 +12,17 @@ use serde_json::{Value, json};
 use super::{print, print_document, rfc3339};
 use crate::cli::UsageArgs;
 use crate::credentials::{Credential, Stored};
-use crate::error::{Failed, Failure, note, printable};
+use crate::error::{Failed, Failure, note};
 use crate::gateway::{self, Tuning};
 use crate::http;
 use crate::limits::{Quota, Rule, Zone, exhausted, standing, used};
 use crate::providers::Provider;
+use crate::say::Screen;
 use crate::session::Session;
 use crate::usage::{Counts, StatedLimit, Summary, Use};
 
 /// Timeout of the provider's response to `--check`.
 const CHECK: Duration = Duration::from_secs(20);
-
-/// Printed with every answer, because other programs may use the same account.
-const COUNTED: &str = "counted: what passed through the gateway; other uses of the account are not seen";
-
-/// Columns of a bar.
-const BAR: usize = 20;
 
 pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
     let now = SystemTime::now();
@@ -55,7 +49,7 @@ pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
     if args.json {
         return print_document(&as_json(args, &summary, &limits));
     }
-    print(&as_text(&summary, &limits))
+    print(&screen::text(&summary, &limits, Screen::stdout(), now))
 }
 
 /// What was used of each model on each day, whoever did.
@@ -145,28 +139,6 @@ impl Limit {
             Some((most, used)) => Some(most.saturating_sub(used)),
             None => self.is_over.then_some(0),
         }
-    }
-
-    fn text(&self) -> String {
-        let model = self.model.as_deref().map(|model| format!(", {model}")).unwrap_or_default();
-        let name = format!("{}{model}", self.name);
-        let mut text = format!("  {:<12} {:<30}", printable(&self.profile), printable(&name));
-        if let Some((most, used)) = self.figure {
-            if stdout().is_terminal() {
-                let filled = usize::try_from(used.min(most) * BAR as u64 / most.max(1)).unwrap_or(BAR);
-                let _ = write!(text, " {}{}", "█".repeat(filled), "░".repeat(BAR - filled));
-            }
-            let _ = write!(text, " {} of {most} left", most.saturating_sub(used));
-        } else {
-            text.push_str(" nothing left");
-        }
-        if let Some(resets_at) = self.resets_at.and_then(rfc3339) {
-            let _ = write!(text, ", resets {resets_at}");
-        }
-        if self.is_over {
-            text.push_str(", reached");
-        }
-        text + "\n"
     }
 }
 
@@ -303,35 +275,4 @@ fn as_json(args: &UsageArgs, summary: &Summary, limits: &[Limit]) -> Value {
         .collect();
     let limits: Vec<Value> = limits.iter().map(Limit::json).collect();
     json!({ "schema": 1, "counted": "gateway", "days": args.days, "usage": days, "limits": limits })
-}
-
-fn as_text(summary: &Summary, limits: &[Limit]) -> String {
-    let mut text = String::new();
-    if summary.counts.is_empty() {
-        text.push_str("nothing passed through the gateway in these days\n");
-    } else {
-        let _ = writeln!(
-            text,
-            "{:<10}  {:<12} {:<20} {:>8} {:>8} {:>10} {:>10} {:>6} {:>8}",
-            "day", "profile", "model", "requests", "tries", "prompt", "completion", "429s", "waited"
-        );
-    }
-    for ((day, profile, _, model), counts) in by_model(summary) {
-        let Counts { requests, tries, prompt_tokens, completion_tokens, rate_limited, wait_ms } = counts;
-        let _ = writeln!(
-            text,
-            "{day:<10}  {:<12} {:<20} {requests:>8} {tries:>8} {prompt_tokens:>10} {completion_tokens:>10} \
-             {rate_limited:>6} {:>6} s",
-            printable(profile),
-            printable(model),
-            wait_ms.div_ceil(1000)
-        );
-    }
-    if !limits.is_empty() {
-        text.push_str("\nlimits\n");
-    }
-    for limit in limits {
-        text.push_str(&limit.text());
-    }
-    text + "\n" + COUNTED + "\n"
 }

@@ -74,6 +74,9 @@ pub(crate) struct Provider {
     /// What it costs, in words.
     #[serde(default)]
     pub(crate) price: String,
+    /// How it is paid for.
+    #[serde(default)]
+    pub(crate) payment: Payment,
     #[serde(default)]
     pub(crate) use_for: String,
     #[serde(default)]
@@ -84,6 +87,32 @@ pub(crate) struct Provider {
     /// Sent with every API request; see [`Provider::headers`].
     #[serde(default)]
     headers: BTreeMap<String, String>,
+}
+
+/// How a provider is paid for, in the order in which `providers` lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Payment {
+    PerToken,
+    FreeWithinLimits,
+    Subscription,
+    /// A server of the user's own, or one that config.toml describes.
+    #[default]
+    Own,
+    /// It has no offer for new accounts any more.
+    Ended,
+}
+
+impl Payment {
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::PerToken => "pay as you go",
+            Self::FreeWithinLimits => "free within limits",
+            Self::Subscription => "subscription",
+            Self::Own => "your own server",
+            Self::Ended => "ended",
+        }
+    }
 }
 
 /// The provider's endpoint of Anthropic's protocol.

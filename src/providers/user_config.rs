@@ -34,6 +34,7 @@ const KEYS: [(&str, &[&str]); 9] = [
             "note",
             "instead",
             "oauth",
+            "payment",
             "pkce",
             "price",
             "qwen_only",

@@ -4,6 +4,7 @@
 //! Rule: [`Screen`] knows the width and the colors of one stream; a stream that is not a terminal has neither.
 
 mod language;
+mod table;
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,6 +15,7 @@ use textwrap::{Options, WordSeparator, WordSplitter};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 pub(crate) use self::language::Language;
+pub(crate) use self::table::{Table, short};
 
 /// What the environment says about screens.
 #[derive(Debug, Clone, Copy, Default)]

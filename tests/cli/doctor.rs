@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::faults::preloaded;
 use crate::key_places::dashscope;
-use crate::keys::KEY;
+use crate::keys::{KEY, knows_the_key};
 use crate::login::{device_code, polls};
 use crate::sandbox::{Sandbox, credential, mode, write_private};
 use crate::server::{Ask, Reply};
@@ -18,6 +18,7 @@ use crate::server::{Ask, Reply};
 fn healthy() -> Sandbox {
     let sandbox = Sandbox::new().logged_in().field("resource_url", json!("{server}"));
     sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     sandbox
 }
 
@@ -47,7 +48,7 @@ fn aged(path: &Path, seconds: u64) {
 fn a_healthy_login_has_nothing_to_repair() {
     let outcome = healthy().run(["doctor"]).exits(0).any_stdout();
     assert!(outcome.stdout.starts_with("ok    version      qwenauth "), "{outcome}");
-    assert!(outcome.stdout.contains("ok    login        `qwen` is valid\n"), "{outcome}");
+    assert!(outcome.stdout.contains("ok    login        `qwen` has a valid token, 59 min left\n"), "{outcome}");
     assert!(outcome.stdout.lines().all(|line| line.starts_with("ok ")), "{outcome}");
 }
 
@@ -74,6 +75,7 @@ fn a_missing_or_damaged_login_names_the_remedy() {
 #[test]
 fn a_clock_that_is_off_is_told_by_the_servers_date() {
     let sandbox = Sandbox::new().logged_in();
+    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     sandbox.server.serve("/", |_| Reply::text(404, "{}").header("Date", "Sat, 01 Jan 2000 00:00:00 GMT"));
     let clock = found(&sandbox, &[], "clock");
     assert!(clock[0].0 == "fail" && clock[0].1.contains(" s ahead of `127.0.0.1`"), "{clock:?}");
@@ -516,12 +518,33 @@ fn a_key_that_its_region_refuses_is_found_and_its_remedy_finds_the_region() {
     sandbox.server.serve("/", |_| Reply::text(404, "{}"));
     let stored = ["login", "dashscope", "--api-key-stdin", "--no-verify", "--region", "us"];
     drop(sandbox.run_with_stdin(stored, KEY.as_bytes()).any_stderr());
-    let key = found(&sandbox, &[], "key");
-    assert!(key[0].1.starts_with("the API refuses the key of `dashscope`: it answered 401"), "{key:?}");
+    let key = found(&sandbox, &[], "API");
+    assert!(key[0].1.starts_with("rejects the login of `dashscope`: it answered 401"), "{key:?}");
     assert_eq!(key[0].2, "run `qwenauth login dashscope` with the key: it finds the region, where the key is good");
     let again = ["login", "dashscope", "--api-key-stdin", "--force"];
     drop(sandbox.run_with_stdin(again, KEY.as_bytes()).any_stderr());
-    assert_eq!(found(&sandbox, &[], "key"), []);
+    assert_eq!(found(&sandbox, &[], "API"), []);
+}
+
+/// Whatever `status --check` knows of a login, the doctor knows too.
+#[test]
+fn each_verdict_of_the_api_is_a_check() {
+    let mut sandbox = knows_the_key(Sandbox::new(), "/v1/models");
+    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+    let base_url = format!("{}/v1", sandbox.server.url());
+    let login = ["login", "custom", "--base-url", &base_url, "--api-key-stdin"];
+    drop(sandbox.run_with_stdin(login, KEY.as_bytes()).any_stderr());
+    for (status, code, verdict, said, remedy) in [
+        (400, "Arrearage", "fail", "but the account cannot be used: the account is unpaid", "no new login is needed"),
+        (500, "x", "warn", "could not be asked about the login of `custom`: it answered 500", "retry in a while"),
+        (401, "x", "fail", "rejects the login of `custom`: it answered 401", "run `qwenauth login custom`"),
+    ] {
+        assert_eq!(found(&sandbox, &[], "API"), []);
+        sandbox.server.serve("/v1/models", move |_| Reply::json(status, json!({"code": code, "message": "x"})));
+        let api = found(&sandbox, &[], "API");
+        sandbox = knows_the_key(sandbox, "/v1/models");
+        assert!(api[0].0 == verdict && api[0].1.contains(said) && api[0].2.contains(remedy), "{code}: {api:?}");
+    }
 }
 
 /// What is between backticks in a remedy is typed as it stands.
@@ -552,6 +575,7 @@ fn the_remedies_that_are_commands_do_what_they_say() {
     gone(&healthy().variable("OPENAI_API_KEY", "granted-access-1"), "variables");
     let Some(sandbox) = offline(polls([]).granted()) else { return };
     sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     gone(&sandbox, "login");
     let sandbox = healthy();
     fs::write(sandbox.qwen().join(".env"), "QWEN_HOME='/elsewhere'\n").unwrap();

@@ -258,3 +258,14 @@ fn the_example_of_a_config_is_understood() {
     let outcome = sandbox.run(["providers", "openrouter"]).any_stdout();
     assert!(outcome.stdout.contains("qwen/qwen3.8-27b:free, 262144 tokens of context (default)"), "{}", outcome.stdout);
 }
+
+/// A program tells by it whether it knows the document.
+#[test]
+fn every_document_says_its_schema() {
+    let sandbox = Sandbox::new().logged_in().field("resource_url", json!("{server}"));
+    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
+    for command in ["profiles", "providers", "setup", "status", "usage", "doctor"] {
+        assert_eq!(sandbox.run([command, "--json"]).json()["schema"], 1, "{command}");
+    }
+}

@@ -323,6 +323,7 @@ fn what_is_no_address_and_what_differs_is_told_with_its_remedy() {
 fn a_server_on_this_machine_that_programs_would_reach_through_a_proxy_is_told() {
     let sandbox = Sandbox::new().logged_in().field("resource_url", json!("{server}"));
     sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     let sandbox = sandbox.variable("HTTP_PROXY", "http://127.0.0.1:9");
     let told = checks(&sandbox, &["proxy", "network"]);
     let what = "programs reach `127.0.0.1` through the proxy of `HTTP_PROXY`; `qwenauth` itself does not";

@@ -80,7 +80,10 @@ fn doctor_fails_over_it_and_clears_it_when_the_api_serves() {
     let sandbox = refused().scripted(Ask::Chat, no_access());
     sandbox.server.serve("/", |_| Reply::text(404, "{}"));
     let outcome = sandbox.run(["doctor"]).exits(1).any_stdout().any_stderr();
-    assert!(outcome.stdout.contains("the API refuses the login of `qwen`: it answered 401: no access"), "{outcome}");
+    assert!(
+        outcome.stdout.contains("API          rejects the login of `qwen`: it answered 401: no access"),
+        "{outcome}"
+    );
     let sandbox = sandbox.scripted(Ask::Chat, chat());
     drop(sandbox.run(["doctor"]).any_stdout().any_stderr());
     assert_eq!(state(&sandbox)["state"], "valid");

@@ -11,7 +11,9 @@ use nix::pty::{Winsize, openpty};
 use serde_json::json;
 use unicode_width::UnicodeWidthStr;
 
-use crate::sandbox::{Sandbox, write_private};
+use crate::keys::{KEY, knows_the_key};
+use crate::sandbox::{Sandbox, now_ms, write_private};
+use crate::server::Reply;
 
 const COLUMNS: [u16; 3] = [60, 80, 120];
 
@@ -101,6 +103,19 @@ fn shows_in_each_language(sandbox: &Sandbox, name: &str, arguments: &[&str], exp
 
 #[track_caller]
 fn shows_in(locale: &str, sandbox: &Sandbox, name: &str, arguments: &[&str], expected_code: i32) {
+    shows_with(locale, sandbox, name, arguments, expected_code, str::to_owned);
+}
+
+/// `settled`: what differs from run to run replaced by what is as wide.
+#[track_caller]
+fn shows_with(
+    locale: &str,
+    sandbox: &Sandbox,
+    name: &str,
+    arguments: &[&str],
+    expected_code: i32,
+    settled: impl Fn(&str) -> String,
+) {
     for columns in COLUMNS {
         let (parser, code) = screen(sandbox, arguments, columns, Some(locale));
         assert_eq!(code, expected_code, "{name} at {columns}: {}", parser.screen().contents());
@@ -112,7 +127,7 @@ fn shows_in(locale: &str, sandbox: &Sandbox, name: &str, arguments: &[&str], exp
             assert!(!wrapped || is_url, "{name} at {columns}: the terminal had to break `{line}`");
             assert!(line.trim_end().width() <= usize::from(columns));
         }
-        let shown = text(&parser, columns);
+        let shown = settled(&text(&parser, columns));
         let path = file(name, columns);
         if std::env::var_os("QWENAUTH_TEST_WRITE").is_some() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -131,6 +146,112 @@ fn providers() {
 #[test]
 fn one_provider() {
     shows(&Sandbox::new().variable("container", "test"), "provider-dashscope", &["providers", "dashscope"], 0);
+}
+
+#[test]
+fn what_was_used_and_what_is_left() {
+    let sandbox = Sandbox::new();
+    let day = sandbox.home().join(".local/state/qwenauth/usage/2026-11-28.jsonl");
+    let used = |profile: &str, model: &str, figures: [u64; 6]| {
+        let [requests, tries, prompt_tokens, completion_tokens, rate_limited, wait_ms] = figures;
+        json!({
+            "profile": profile, "provider": profile, "model": model, "requests": requests, "tries": tries,
+            "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens,
+            "rate_limited": rate_limited, "wait_ms": wait_ms,
+        })
+    };
+    let limit = |name: &str, limit: u64, remaining: u64, resets_at: Option<u64>| {
+        json!({
+            "profile": "openrouter", "provider": "openrouter",
+            "limits": [{"name": name, "limit": limit, "remaining": remaining, "resets_at": resets_at, "at": 1}],
+        })
+    };
+    let lines = [
+        used("dashscope", "qwen3.8-flash", [128, 131, 1_234_567, 84_321, 3, 11_200]),
+        used("openrouter", "qwen/qwen3-coder-480b-a35b-instruct:free", [40, 40, 96_111, 11_042, 0, 0]),
+        limit("requests per day", 50, 10, Some(1_795_737_600)),
+        limit("requests per minute", 20, 20, None),
+        limit("tokens per day", 1_000_000, 0, None),
+    ];
+    let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
+    write_private(&day, text.join("\n"));
+    let arguments = ["usage", "--days", "3660"];
+    shows(&sandbox, "usage", &arguments, 0);
+    // A pipe has every figure whole, and nothing that a terminal draws.
+    let piped = sandbox.run(arguments).any_stdout();
+    for whole in ["1234567", "qwen/qwen3-coder-480b-a35b-instruct:free", "40 of 50 used, resets 2026-11-27T00:00:00Z"] {
+        assert!(piped.stdout.contains(whole), "{piped}");
+    }
+    assert!(!piped.stdout.contains(['█', '\u{1b}']), "{piped}");
+    // A reset to come is so far away on a terminal.
+    let soon = u64::try_from(now_ms()).unwrap() / 1000 + 2 * 86_400 + 7 * 3600 + 60;
+    write_private(&day, limit("requests per day", 50, 10, Some(soon)).to_string());
+    let shown = screen(&sandbox, &arguments, 80, None).0.screen().contents();
+    assert!(shown.contains("40 of 50 used, resets in 2 d 7 h"), "{shown}");
+}
+
+#[test]
+fn nothing_was_used() {
+    shows(&Sandbox::new(), "usage-nothing", &["usage"], 0);
+}
+
+#[test]
+fn tools_and_how_they_are_set_up() {
+    let sandbox = with_a_key().with_programs(&[("opencode", "#!/bin/sh\n"), ("codex", "#!/bin/sh\n")]);
+    let bin = sandbox.directory().join("bin");
+    let sandbox = sandbox.variable("PATH", bin);
+    drop(sandbox.run(["setup", "opencode"]).any_stderr());
+    shows_in_each_language(&sandbox, "setup", &["setup"], 0);
+}
+
+/// The digits of ports and of milliseconds are those of this run.
+fn without_ports_and_times(text: &str) -> String {
+    let mut words = Vec::new();
+    for word in text.split(' ') {
+        let (host, port) = word.split_once("127.0.0.1:").unwrap_or((word, ""));
+        let digits = port.chars().take_while(char::is_ascii_digit).count();
+        words.push(match digits {
+            5 => format!("{host}127.0.0.1:00000{}", &port[5..]),
+            _ => word.to_owned(),
+        });
+    }
+    for at in 1..words.len() {
+        if words[at].starts_with("ms") && words[at - 1].bytes().all(|byte| byte.is_ascii_digit()) {
+            "5".clone_into(&mut words[at - 1]);
+        }
+    }
+    words.join(" ")
+}
+
+/// Without the line that says where this build of the program is.
+fn without_installation(text: &str) -> String {
+    let mut is_it = false;
+    let keeps = |line: &&str| {
+        is_it = if line.starts_with(['✓', '!', '✗']) { line.contains(" installed ") } else { is_it };
+        !is_it
+    };
+    text.lines().filter(keeps).map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn the_doctor_finds_nothing_or_names_what_helps() {
+    let shows = |sandbox: &Sandbox, name: &str, code: i32| {
+        shows_with("C.UTF-8", sandbox, name, &["doctor"], code, |text| {
+            without_ports_and_times(&without_installation(text))
+        });
+    };
+    let healthy = || {
+        let sandbox = knows_the_key(Sandbox::new(), "/v1/models").configured("profile = \"custom\"\n");
+        sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+        let base_url = format!("{}/v1", sandbox.server.url());
+        let stored = json!({"provider": "custom", "api_key": KEY, "base_url": base_url});
+        write_private(&sandbox.profiles().join("custom.json"), stored.to_string());
+        sandbox
+    };
+    shows(&healthy(), "doctor-healthy", 0);
+    let sandbox = healthy().variable("OPENAI_API_KEY", "sk-own");
+    sandbox.server.serve("/v1/models", |_| Reply::json(400, json!({"code": "Arrearage", "message": "x"})));
+    shows(&sandbox, "doctor-unpaid", 1);
 }
 
 #[test]

@@ -212,6 +212,7 @@ fn a_key_of_another_host_in_the_environment_is_named() {
     let line = "qwenauth: set in the environment, but not used by Claude Code while it is set up: `ANTHROPIC_API_KEY`, `ANTHROPIC_MODEL`\n";
     assert!(outcome.stderr.contains(line), "{outcome}");
     sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     let doctor = sandbox.run(["doctor"]).exits(0).any_stdout().any_stderr();
     let said = doctor.stdout.clone() + &doctor.stderr;
     let words = said.split_whitespace().collect::<Vec<_>>().join(" ");

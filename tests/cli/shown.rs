@@ -165,6 +165,7 @@ fn json_escapes_what_a_terminal_obeys_and_means_the_same() {
     });
     write_private(&sandbox.profiles().join("work.json"), profile.to_string());
     sandbox.server.serve("/v1/models", |_| Reply::text(200, "{}"));
+    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     for words in
         [&["status", "--json"][..], &["token", "--format", "json"], &["doctor", "--json"], &["env", "--format", "json"]]
     {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use url::Url;
 
-use super::Check;
 use super::proxy::{self, Proxy, ProxyRoute};
-use crate::credentials::{Account, Credential, Kind, Stored, Verification, verify};
+use super::{Check, Verdict};
+use crate::credentials::{Account, Credential, Kind, Stored, Verification, api_refusal, verify};
 use crate::error::Report;
 use crate::http::{Connection, Network, Reply, TransportError};
 use crate::providers::{self, Provider};
@@ -27,18 +27,22 @@ struct CheckedServer {
 
 pub(super) fn check(session: &Session) -> Vec<Check> {
     let account = session.account_of(&session.profile);
-    let stored = match account.load() {
+    let stored = account.load();
+    let credential = match &stored {
         Ok(Stored::Present(credential)) => Some(credential),
         _ => None,
     };
-    let servers = servers(&account, stored.as_ref(), session);
+    let servers = servers(&account, credential, session);
     let network = &account.network;
     // In parallel, because a server that does not respond takes its whole timeout.
     let mut checks: Vec<Check> = thread::scope(|scope| {
         let running: Vec<_> = servers.iter().map(|server| scope.spawn(|| check_server(network, server))).collect();
         running.into_iter().flat_map(|running| running.join().unwrap_or_default()).collect()
     });
-    checks.extend(stored.and_then(|credential| refused_key(&account, &credential)));
+    // A server that does not respond is not asked again.
+    let is_reached =
+        !checks.iter().any(|check| matches!(check.name, "network" | "proxy") && check.verdict == Verdict::Fail);
+    checks.extend(credential.and_then(|credential| verified(&account, credential, is_reached)));
     checks
 }
 
@@ -145,14 +149,40 @@ fn clock(host: &str, there: Option<SystemTime>) -> Option<Check> {
     ))
 }
 
+/// What the API says of the stored login, as with `status --check`. `is_reached`: it can be asked.
+fn verified(account: &Account, credential: &Credential, is_reached: bool) -> Option<Check> {
+    let profile = &account.profile;
+    let is_usable = credential.is_lasting() || credential.left((account.clock)()).is_some();
+    // A command that prints the key may ask a person.
+    let verification = (is_reached && is_usable && credential.command.is_none()).then(|| verify(account, credential));
+    Some(match (verification, api_refusal(account, credential)) {
+        (Some(Ok(Verification::Accepted)), _) => Check::ok("API", format!("accepts the login of `{profile}`")),
+        (Some(Ok(Verification::Refused(why))), _) => rejected(account, credential, &why),
+        (Some(Ok(Verification::Exhausted(why))), _) => {
+            let provider = account.provider(credential).ok().filter(|provider| !provider.base_url.is_empty());
+            let whom = provider.map_or_else(|| "the owner of the server".to_owned(), |provider| provider.title);
+            let what = format!("accepts the login of `{profile}`, but the account cannot be used: {why}");
+            Check::fail("API", what, format!("resolve it with {whom}; no new login is needed"))
+        }
+        (_, Some(refusal)) => rejected(account, credential, &refusal.reason),
+        (Some(Ok(Verification::Unclear(why))), None) => {
+            let what = format!("could not be asked about the login of `{profile}`: {why}");
+            Check::warn("API", what, "the login may be valid; retry in a while")
+        }
+        (Some(Ok(Verification::Unverifiable(why))), None) => {
+            Check::ok("API", format!("cannot tell whether the login of `{profile}` is valid: {why}"))
+        }
+        // Another check has reported why it was not asked.
+        (Some(Err(_)) | None, None) => return None,
+    })
+}
+
 /// A key works in one region of its provider only, and nothing but its API knows in which.
-fn refused_key(account: &Account, credential: &Credential) -> Option<Check> {
-    let provider = account.provider(credential).ok()?;
-    if credential.kind != Kind::ApiKey || provider.regions.is_empty() {
-        return None;
+fn rejected(account: &Account, credential: &Credential, why: &str) -> Check {
+    let has_regions = account.provider(credential).is_ok_and(|provider| !provider.regions.is_empty());
+    let mut remedy = account.login_hint();
+    if credential.kind == Kind::ApiKey && has_regions {
+        remedy += " with the key: it finds the region, where the key is good";
     }
-    let Ok(Verification::Refused(why)) = verify(account, credential) else { return None };
-    let what = format!("the API refuses the key of `{}`: {why}", account.profile);
-    let remedy = format!("{} with the key: it finds the region, where the key is good", account.login_hint());
-    Some(Check::fail("key", what, remedy))
+    Check::fail("API", format!("rejects the login of `{}`: {why}", account.profile), remedy)
 }

@@ -6,11 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use super::{Check, leftovers};
 use crate::cli::{SecretStore, variable};
-use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored, api_refusal, program_of, verify};
+use crate::commands::{ago, masked_key};
+use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored, api_refusal, program_of};
 use crate::error::Report;
 use crate::paths::{self, Paths};
 use crate::platform::{access, files, processes};
 use crate::profile::ProfileName;
+use crate::say::in_words;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 use crate::setup::{self, TOOLS};
@@ -93,15 +95,7 @@ fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
         checks.push(Check::warn("copies", what, "keep one, and use symlinks"));
     }
     checks.push(match account.load() {
-        Ok(stored) => {
-            if let Stored::Present(credential) = &stored
-                && api_refusal(&account, credential).is_some()
-            {
-                // A success is remembered too.
-                let _ = verify(&account, credential);
-            }
-            login(name, &account, &stored)
-        }
+        Ok(stored) => login(name, &account, &stored, session),
         Err(error) => {
             let report = Report::of(&error);
             Check::fail("login", report.message, report.hint.unwrap_or_else(|| account.login_hint()))
@@ -114,14 +108,32 @@ fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
     checks
 }
 
-fn login(name: &ProfileName, account: &Account, stored: &Stored) -> Check {
-    let state = account.state_of(stored);
+fn login(name: &ProfileName, account: &Account, stored: &Stored, session: &Session) -> Check {
+    let mut state = account.state_of(stored);
+    if let Stored::Present(credential) = stored
+        && let Some(refusal) = api_refusal(account, credential)
+    {
+        if *name != session.profile {
+            let what = format!("the API rejects the login of `{name}`: {}", refusal.reason);
+            return Check::fail("login", what, account.login_hint());
+        }
+        // The API of the active profile is asked again, which is a check of its own.
+        state = State::Valid;
+    }
     match (state, stored) {
         (State::Valid, Stored::Present(credential)) if credential.command.is_some() => key_command(name, credential),
         (State::Valid, Stored::Present(credential)) if credential.secret_store == SecretStore::Keyring => {
             Check::ok("login", format!("`{name}` is valid, its secret is in the keyring"))
         }
-        (State::Valid, _) => Check::ok("login", format!("`{name}` is valid")),
+        (State::Valid, Stored::Present(credential)) if credential.kind == Kind::ApiKey => {
+            let stored = credential.created_at.as_deref().and_then(ago).map(|ago| format!(", stored {ago} ago"));
+            let key = masked_key(credential, &session.config.overrides);
+            Check::ok("login", format!("`{name}` has the API key {key}{}", stored.unwrap_or_default()))
+        }
+        (State::Valid, Stored::Present(credential)) => {
+            let left = credential.left((account.clock)()).map(|left| format!(", {} left", in_words(left)));
+            Check::ok("login", format!("`{name}` has a valid token{}", left.unwrap_or_default()))
+        }
         (State::Refreshable, Stored::Present(Credential { identity: Some(identity), .. })) => {
             Check::ok("login", format!("`{name}` gets a token at each use, by the {}", identity.place()))
         }
@@ -135,10 +147,6 @@ fn login(name: &ProfileName, account: &Account, stored: &Stored) -> Check {
         (State::Refreshable, _) => Check::ok("login", format!("`{name}` has expired and is renewed at its next use")),
         (State::Expired, _) => {
             Check::fail("login", format!("`{name}` has expired and cannot be renewed"), account.login_hint())
-        }
-        (State::Refused, Stored::Present(credential)) if api_refusal(account, credential).is_some() => {
-            let why = api_refusal(account, credential).map(|refusal| refusal.reason).unwrap_or_default();
-            Check::fail("login", format!("the API refuses the login of `{name}`: {why}"), account.login_hint())
         }
         (State::Refused, _) => {
             Check::fail("login", format!("the server refused the refresh token of `{name}`"), account.login_hint())

@@ -1,9 +1,10 @@
 //! `status` as a person sees it: a line for the profile and one for each fact.
 
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Row, resets_at};
+use crate::commands::ago;
 use crate::credentials::{Kind, State};
 use crate::error::printable;
 use crate::say::{Screen, Style, cell, columns, in_words};
@@ -75,7 +76,15 @@ impl Row {
                 Some(model) => format!("{name} of {model}: used up"),
                 None => format!("{name}: used up"),
             };
-            facts.push(("limit", resets_at(limit).map_or(what.clone(), |at| format!("{what}, resets {at}"))));
+            let resets = limit.resets_at.map(|at| UNIX_EPOCH + Duration::from_secs(at));
+            let left = resets.and_then(|at| at.duration_since(SystemTime::now()).ok());
+            facts.push((
+                "limit",
+                match left.filter(|_| screen.width().is_some()) {
+                    Some(left) => format!("{what}, resets in {}", in_words(left)),
+                    None => resets_at(limit).map_or(what.clone(), |at| format!("{what}, resets {at}")),
+                },
+            ));
         }
         facts.extend(self.problems.iter().map(|problem| ("problem", problem.clone())));
         if !self.overridden_by.is_empty() {
@@ -110,11 +119,4 @@ impl Row {
             (State::Valid, None) => "access token".to_owned(),
         }
     }
-}
-
-/// How long ago an RFC 3339 time was; `None` if it is not one, or is to come.
-fn ago(time: &str) -> Option<String> {
-    let time: jiff::Timestamp = time.parse().ok()?;
-    let passed = SystemTime::now().duration_since(time.into()).ok()?;
-    Some(in_words(passed))
 }

@@ -1,22 +1,18 @@
 //! `usage --team`: what each key, owner, profile or model used, or what was used each day.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::screen::{NOTHING, count};
 use crate::cli::{UsageArgs, UsageBy};
 use crate::commands::{print, print_document};
 use crate::error::printable;
 use crate::keys::{Keys, Money};
-use crate::say::cell;
+use crate::say::{Screen, Table};
 use crate::session::Session;
 use crate::usage::{Counts, Summary, Use};
-
-/// Columns of what is counted apart, and of the owner beside a key.
-const GROUP: usize = 20;
-const OWNER: usize = 20;
 
 /// What stands for requests with the key of the gateway itself.
 const OWN: &str = "(gateway's own key)";
@@ -53,7 +49,7 @@ pub(super) fn run(args: &UsageArgs, summary: &Summary, session: &Session) -> Res
             &json!({ "schema": 1, "counted": "gateway", "days": args.days, "by": by, "usage": rows }),
         );
     }
-    print(&as_text(by, &sums, !prices.is_empty(), name))
+    print(&as_text(by, &sums, !prices.is_empty(), name, Screen::stdout()))
 }
 
 fn group(of: &Use, by: UsageBy) -> Option<String> {
@@ -90,22 +86,25 @@ fn as_text(
     sums: &BTreeMap<Option<String>, Sum>,
     has_prices: bool,
     name: impl Fn(&str) -> String,
+    screen: Screen,
 ) -> String {
     if sums.is_empty() {
-        return "nothing passed through the gateway in these days\n".to_owned();
+        return NOTHING.to_owned();
     }
-    let owner = |text: &str| if by == UsageBy::Key { cell(text, OWNER) + "  " } else { String::new() };
-    let cost = |text: &str| if has_prices { format!(" {text:>12}") } else { String::new() };
-    let mut text = format!(
-        "{}  {}{:>9} {:>12} {:>12} {:>6}{}\n",
-        cell(by.name(), GROUP),
-        owner("owner"),
-        "requests",
-        "prompt",
-        "completion",
-        "429s",
-        cost("USD")
-    );
+    let mut table = Table::new().text(match by {
+        UsageBy::Key => "KEY",
+        UsageBy::Owner => "OWNER",
+        UsageBy::Profile => "PROFILE",
+        UsageBy::Model => "MODEL",
+        UsageBy::Day => "DAY",
+    });
+    if by == UsageBy::Key {
+        table = table.text("OWNER");
+    }
+    table = ["REQUESTS", "IN", "OUT", "429"].into_iter().fold(table, Table::number);
+    if has_prices {
+        table = table.number("USD");
+    }
     for (group, sum) in sums {
         let shown = match group {
             Some(id) if by == UsageBy::Key => name(id),
@@ -114,13 +113,13 @@ fn as_text(
             None => OWN.to_owned(),
         };
         let Counts { requests, prompt_tokens, completion_tokens, rate_limited, .. } = sum.counts;
-        let _ = writeln!(
-            text,
-            "{}  {}{requests:>9} {prompt_tokens:>12} {completion_tokens:>12} {rate_limited:>6}{}",
-            cell(&printable(&shown), GROUP),
-            owner(&printable(sum.owner.as_deref().unwrap_or("-"))),
-            cost(&sum.cost.map_or_else(|| "?".to_owned(), |cost| format!("{:.4}", cost.dollars())))
+        let mut row = vec![printable(&shown)];
+        row.extend((by == UsageBy::Key).then(|| printable(sum.owner.as_deref().unwrap_or("-"))));
+        row.extend([requests, prompt_tokens, completion_tokens, rate_limited].map(|number| count(number, screen)));
+        row.extend(
+            has_prices.then(|| sum.cost.map_or_else(|| "?".to_owned(), |cost| format!("{:.4}", cost.dollars()))),
         );
+        table.row(row);
     }
-    text
+    table.lines(screen).join("\n") + "\n"
 }

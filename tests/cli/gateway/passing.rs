@@ -254,5 +254,5 @@ fn usage_is_counted_by_model_from_answers_and_streams() {
     assert_eq!((&entry["prompt_tokens"], &entry["completion_tokens"]), (&6.into(), &9.into()));
     assert_eq!(json["limits"][0]["remaining"], 58);
     let table = sandbox.run(["usage"]).any_stdout();
-    assert!(table.stdout.contains("58 of 60 left") && table.stdout.contains("passed through the gateway"), "{table}");
+    assert!(table.stdout.contains("2 of 60 used") && table.stdout.contains("gateway traffic only"), "{table}");
 }
