@@ -257,7 +257,7 @@ fn mise_sources_the_variables_and_runs_the_task() {
 #[test]
 fn an_agent_logs_somebody_in_by_the_lines_of_the_page() {
     let sandbox = polls([]).with_programs(&[]);
-    let script = block("An agent that logs somebody in", "sh");
+    let script = block("An agent that logs a person in", "sh");
     let (begin, complete) = script.split_once("# show the address").unwrap();
     let complete = format!("# {complete}");
     let none = BTreeMap::new();
@@ -288,7 +288,7 @@ fn a_second_login_of_an_agent_shows_the_same_code() {
 fn a_tool_is_set_up_by_the_lines_of_the_page() {
     let sandbox = Sandbox::new().logged_in().field("resource_url", json!("{server}")).with_programs(&[]);
     sandbox.server.serve("/", |_| Reply::text(404, "{}"));
-    let script = block("A tool, in one step", "sh");
+    let script = block("Set up a tool", "sh");
     let outcome = sandbox.bash_e(&script, &BTreeMap::new(), sandbox.directory()).exits(0).any_stdout().any_stderr();
     assert!(outcome.stdout.contains("opencode"), "{outcome}");
     assert!(sandbox.home().join(".config/opencode/opencode.json").exists());
