@@ -258,7 +258,7 @@ fn mise_sources_the_variables_and_runs_the_task() {
 fn an_agent_logs_somebody_in_by_the_lines_of_the_page() {
     let sandbox = polls([]).with_programs(&[]);
     let script = block("An agent that logs a person in", "sh");
-    let (begin, complete) = script.split_once("# show the address").unwrap();
+    let (begin, complete) = script.split_once("# show the URL").unwrap();
     let complete = format!("# {complete}");
     let none = BTreeMap::new();
     let mut begun = sandbox.bash_e(begin, &none, sandbox.directory()).any_stderr();
