@@ -1,7 +1,9 @@
-//! What the client is given: the provider's answer, looked into where a verdict needs it, or the gateway's own refusal.
+//! What the client receives: the provider's response, inspected where it must be classified, or an error of the
+//! gateway.
 //!
-//! Hazard: once a byte went to the client nothing can be tried again.
-//! Rule: an answer is passed on at its first piece; one that fails before it is an error of the gateway's own.
+//! Hazard: after a byte has reached the client, nothing can be retried.
+//! Rule: a response is forwarded once its first chunk has arrived; if it fails before, the gateway answers with an
+//! error of its own.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -22,15 +24,15 @@ use super::upstream::{LeasedConnection, SendError, innermost};
 use crate::compression;
 use crate::providers::error::{ApiError, Cause, Response as ErrorResponse};
 
-/// An error's body is read this far to understand it, for at most [`ERROR_BODY_TIMEOUT`].
+/// How much of an error's body is read to classify it, for at most [`ERROR_BODY_TIMEOUT`].
 const MAX_ERROR_SIZE: usize = 64 * 1024;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The same once it is decompressed.
+/// The same limit after decompression.
 const MAX_DECOMPRESSED_ERROR_SIZE: u64 = 1024 * 1024;
 
-/// How long the head of an event stream waits for its first event: a stream that fails at once can still be a 502, and
-/// a client need not wait long to see that there is a stream.
+/// How long the head of an event stream is held for its first event: a stream that fails at once can still become a
+/// 502, and the client soon sees that there is a stream.
 const FIRST_EVENT_TIMEOUT: Duration = Duration::from_millis(250);
 
 const WAIT_MS: HeaderName = HeaderName::from_static("x-qwenauth-wait-ms");
@@ -38,13 +40,13 @@ const ATTEMPTS: HeaderName = HeaderName::from_static("x-qwenauth-attempts");
 const PROFILE: HeaderName = HeaderName::from_static("x-qwenauth-profile");
 const FALLBACK: HeaderName = HeaderName::from_static("x-qwenauth-fallback");
 
-/// A response whose body was read as far as it is needed.
+/// A response whose body was read as far as necessary.
 pub(super) struct InspectedResponse {
     response: Response<Incoming>,
     leased: LeasedConnection,
-    /// What was read of it, or all of it.
+    /// The part of the body that was read, or all of it.
     first: Bytes,
-    /// Why there is no more, if it broke off.
+    /// Why the body was aborted, if it was.
     broken: Option<String>,
 }
 
@@ -53,7 +55,7 @@ impl InspectedResponse {
         self.response.status()
     }
 
-    /// What it means, for a request of `model`.
+    /// Classifies it for a request of `model`.
     pub(super) fn error(&self, model: Option<&str>, rules: &BTreeMap<String, Cause>) -> ApiError {
         let headers = self.response.headers();
         let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
@@ -70,18 +72,18 @@ impl InspectedResponse {
     }
 }
 
-/// What the client gets if no other profile serves the request.
+/// The response for the client if no other profile serves the request.
 pub(super) enum DeferredResponse {
     Own(Refusal),
     Provider { inspected: Box<InspectedResponse>, error: Box<ApiError>, attempts: u32 },
 }
 
-/// A request that a profile did not serve.
+/// A request that this profile did not serve.
 pub(super) struct Unserved {
     pub(super) deferred: DeferredResponse,
     /// Why another profile may serve it.
     pub(super) reason: Option<Reason>,
-    /// Tells what began it from earlier occurrences.
+    /// Identifies the outage or limit, so that it is reported once.
     pub(super) occurrence: String,
 }
 
@@ -98,7 +100,7 @@ impl Unserved {
 }
 
 impl ProxiedRequest<'_> {
-    /// What the client gets of a request that no profile served.
+    /// Builds the response to a request that no profile served.
     pub(super) fn finish(&mut self, deferred: DeferredResponse) -> Response<ResponseBody> {
         match deferred {
             DeferredResponse::Own(refusal) => self.refuse(refusal),
@@ -121,7 +123,7 @@ impl ProxiedRequest<'_> {
         response
     }
 
-    /// Hands the provider's answer to the client.
+    /// Forwards the provider's response to the client.
     pub(super) async fn pass(
         &mut self,
         ready: &ReadyCredential,
@@ -140,7 +142,7 @@ impl ProxiedRequest<'_> {
         Ok(self.pass_on(InspectedResponse { response, leased, first, broken: None }))
     }
 
-    /// The same for an answer that was looked into.
+    /// Forwards a response that was inspected.
     pub(super) fn pass_inspected(
         &mut self,
         ready: &ReadyCredential,
@@ -162,7 +164,7 @@ impl ProxiedRequest<'_> {
         self.request_body.stop_keeping();
         headers::clean_response(&mut head.headers);
         self.stamp(&mut head.headers);
-        // The client's connection has a version of its own, which hyper answers in.
+        // The version of the client's connection is independent; hyper sets it.
         head.version = Version::HTTP_11;
         let kind = kind(&head.headers).to_ascii_lowercase();
         if let Some(entry) = &mut self.record.entry {
@@ -202,19 +204,19 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-/// The content type, in the letters it was sent in.
+/// The content type, in its original case.
 fn kind(headers: &HeaderMap) -> &[u8] {
     headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default()
 }
 
-/// Why there is no beginning of a body.
+/// Why the first chunk of a body is missing.
 enum NoChunk {
     Late,
     Broken(String),
 }
 
-/// The beginning of an answer's body, empty if there is none. It goes out together with the head, and a body that fails
-/// at once can still be an error of the gateway's own.
+/// The first chunk of a response's body, empty if there is none. It is sent together with the head, and a body that
+/// fails at once can still become an error of the gateway.
 async fn first_piece(incoming: &mut Incoming, limit: Duration) -> Result<Bytes, NoChunk> {
     use http_body_util::BodyExt;
     let read = async {
@@ -230,7 +232,7 @@ async fn first_piece(incoming: &mut Incoming, limit: Duration) -> Result<Bytes, 
     tokio::time::timeout(limit, read).await.unwrap_or(Err(NoChunk::Late))
 }
 
-/// Reads an error's body, as far as it goes and does not tarry.
+/// Reads an error's body up to its limits of size and time.
 pub(super) async fn inspect(mut response: Response<Incoming>, leased: LeasedConnection) -> InspectedResponse {
     use http_body_util::BodyExt;
     let mut text = Vec::new();

@@ -1,9 +1,9 @@
-//! A cache in front of the stored credential: `Account::fresh` and `renew`, asked without holding up a request.
+//! A cache in front of the stored credential: calls `Account::fresh` and `renew` without blocking requests.
 //!
-//! Hazard: the file may change between any two requests (a renewal by another process, a login, a logout), and asking
-//! means locks, disk and network.
-//! Rule: what was read last is used as long as the file is the same by its metadata and the token lasts; anything else
-//! goes to a thread of its own, once for all requests that wait, and is never cut short.
+//! Hazard: the file may change between any two requests (a renewal by another process, a login, a logout), and reading
+//! it involves locks, disk and network.
+//! Rule: the cached credential is used as long as the file's metadata is unchanged and the token is valid. Everything
+//! else runs on a separate thread, once for all waiting requests, and is never cancelled.
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -24,10 +24,10 @@ use crate::http;
 use crate::platform::disk::Version;
 use crate::providers::Provider;
 
-/// A token that could not be renewed but still lives is used for so long before a renewal is tried again.
+/// After a failed renewal, a token that is still valid is used this long before the next attempt.
 const RENEWAL_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// What the thread brings.
+/// The thread's result.
 struct Found {
     credential: Credential,
     provider: Provider,
@@ -36,29 +36,29 @@ struct Found {
     mark: ApiMark,
 }
 
-/// A credential with all that a request needs of it.
+/// A credential with everything that a request needs.
 pub(super) struct ReadyCredential {
     pub(super) credential: Credential,
     pub(super) provider: Provider,
     pub(super) authorization: HeaderValue,
-    /// Where Anthropic's protocol is spoken, on the same origin.
+    /// The endpoint for Anthropic's protocol, on the same origin.
     pub(super) messages: Option<Endpoint>,
     pub(super) origin: Rc<Origin>,
-    /// The path of the base URL; `/v1` of the client's path is replaced by it.
+    /// The path of the base URL; it replaces `/v1` of the client's path.
     pub(super) base_path: String,
     stamp: Option<Version>,
-    /// Where it is noted whether the API serves the credential.
+    /// Records whether the API accepts the credential.
     pub(super) mark: ApiMark,
     /// `None`: until the file changes.
     good_until: Option<SystemTime>,
-    /// The provider's headers for the `User-Agent` that was sent last.
+    /// The provider's headers for the last `User-Agent`.
     headers: RefCell<Option<(HeaderValue, Headers)>>,
 }
 
 pub(super) type Headers = Rc<Vec<(HeaderName, HeaderValue)>>;
 
 impl ReadyCredential {
-    /// The provider's own headers, for a request of this `User-Agent`.
+    /// The provider's own headers for a request with this `User-Agent`.
     pub(super) fn headers(&self, user_agent: &HeaderValue) -> Headers {
         if let Some((known, headers)) = &*self.headers.borrow()
             && known == user_agent
@@ -74,7 +74,7 @@ impl ReadyCredential {
         headers
     }
 
-    /// Whether a refused token may be replaced by a new one.
+    /// Whether a rejected token can be renewed.
     pub(super) fn is_renewable(&self) -> bool {
         let credential = &self.credential;
         credential.identity.is_some()
@@ -84,24 +84,24 @@ impl ReadyCredential {
 }
 
 struct Job {
-    /// When the request that asks began to wait.
+    /// When the request began to wait.
     since: Instant,
-    /// A credential whose token the API refused.
+    /// A credential whose token the API rejected.
     refused: Option<Box<Credential>>,
     reply: oneshot::Sender<Result<Found, Failed>>,
 }
 
 /// One profile's credential.
 pub(super) struct CredentialCache {
-    /// The file whose change is another credential.
+    /// The file that is watched for another credential.
     watched: Option<PathBuf>,
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     cached: RefCell<Option<Rc<ReadyCredential>>>,
     gate: Mutex<()>,
-    /// When none could be found last, why, and in which version of the file.
+    /// The last failure: when, why, and for which version of the file.
     failed: Cell<Option<(Instant, Failure, Option<Version>)>>,
-    /// Whether the provider refused the credential that was sent last.
+    /// Whether the provider rejected the credential that was sent last.
     is_refused: Cell<bool>,
 }
 
@@ -112,7 +112,7 @@ impl CredentialCache {
         let work = move || {
             let mut failure: Option<(Instant, Failed)> = None;
             for Job { since, refused, reply } in queue {
-                // Whoever waited while it failed shares the failure instead of asking in turn.
+                // A request that waited during the failure shares it instead of trying again.
                 let found = match &failure {
                     Some((at, failed)) if since < *at => Err(failed.clone()),
                     _ => {
@@ -121,7 +121,7 @@ impl CredentialCache {
                         found
                     }
                 };
-                // Whoever asked may have left; what was renewed for them is in the file.
+                // The request may have been cancelled; the renewed credential is in the file.
                 drop(reply.send(found));
             }
         };
@@ -137,7 +137,7 @@ impl CredentialCache {
         })
     }
 
-    /// The credential as the file has it now, renewed if it must be.
+    /// The credential in the file now, renewed if necessary.
     pub(super) async fn fresh(&self) -> Result<Rc<ReadyCredential>, Failed> {
         if let Some(ready) = self.current() {
             return Ok(ready);
@@ -150,7 +150,7 @@ impl CredentialCache {
         self.ask(since, None).await
     }
 
-    /// Another credential than `refused`: the one that somebody else got meanwhile, or a new one.
+    /// A credential other than `refused`: one that another process obtained meanwhile, or a renewed one.
     pub(super) async fn renewed(&self, refused: &ReadyCredential) -> Result<Rc<ReadyCredential>, Failed> {
         let since = Instant::now();
         let _alone = self.gate.lock().await;
@@ -162,13 +162,13 @@ impl CredentialCache {
         self.ask(since, Some(Box::new(refused.credential.clone()))).await
     }
 
-    /// The next request reads the file again.
+    /// Makes the next request read the file again.
     pub(super) fn forget(&self) {
         self.cached.borrow_mut().take();
     }
 
-    /// Whether a credential is available, or why not: what `/readyz` says. Asked by anybody, so a failure is looked into
-    /// again only after [`RENEWAL_RETRY_AFTER`].
+    /// Whether a credential is available, or why not, for `/readyz`. Anyone may ask, so a failure is examined again
+    /// only after [`RENEWAL_RETRY_AFTER`].
     pub(super) async fn is_ready(&self) -> Result<(), &'static str> {
         if self.is_refused.get() {
             return Err("refused");
@@ -182,7 +182,7 @@ impl CredentialCache {
         self.fresh().await.map(drop).map_err(|failed| failed.failure.name())
     }
 
-    /// What the provider said last of the credential itself.
+    /// The provider's last verdict on the credential.
     pub(super) fn note_refused(&self, is_refused: bool) {
         self.is_refused.set(is_refused);
     }
@@ -191,7 +191,7 @@ impl CredentialCache {
         Version::of(self.watched.as_deref()?).ok()
     }
 
-    /// What was read last, if it still holds.
+    /// The cached credential, if it is still valid.
     fn current(&self) -> Option<Rc<ReadyCredential>> {
         let cached = self.cached.borrow();
         let ready = cached.as_ref()?;
@@ -223,7 +223,7 @@ impl CredentialCache {
 }
 
 impl Drop for CredentialCache {
-    /// Waits for a renewal under way: cut short, it would lose the login.
+    /// Waits for a running renewal, because cancelling it would lose the login.
     fn drop(&mut self) {
         drop(self.jobs.take());
         if let Some(thread) = self.thread.take() {
@@ -232,7 +232,7 @@ impl Drop for CredentialCache {
     }
 }
 
-/// On the thread. `refused`: a credential whose token the API refused.
+/// Runs on the thread. `refused`: a credential whose token the API rejected.
 fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed> {
     let find = || {
         let version = || account.watched().and_then(|path| Version::of(path).ok());
@@ -253,7 +253,7 @@ fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed
         };
         let provider = account.provider(&credential)?;
         let base_url = credential.base_url(&provider)?;
-        // After a renewal the stamp is that of the new file, if it is still this process's.
+        // After a renewal, the version is that of the new file, if this process wrote it.
         let stamp = stamp.or_else(|| {
             let stamp = version();
             account.require().is_ok_and(|now| now.access_token == credential.access_token).then_some(stamp).flatten()
@@ -276,7 +276,7 @@ fn ready(found: Found, old: Option<&ReadyCredential>) -> Result<ReadyCredential>
         |_| Failed::new(Failure::LoginRequired, "the stored token cannot be sent: it has control characters");
     let authorization = http::bearer(&credential.access_token).map_err(unusable)?;
     let messages = Endpoint::of(&provider, &base_url, &credential.access_token).map_err(unusable)?;
-    // Connections are kept over renewals.
+    // Connections are kept across renewals.
     let origin = match old.filter(|old| old.origin.serves(&url)) {
         Some(old) => Rc::clone(&old.origin),
         None => Rc::new(Origin::new(&url).context("the base URL cannot be used")?),

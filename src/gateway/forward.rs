@@ -1,8 +1,8 @@
-//! The route of one request: credential, slot, attempt, classification, and again, to another profile or down to the client.
+//! The route of one request: credential, slot, attempt, classification; then a retry, another profile, or the response.
 //!
-//! Hazard: a repeated request may be paid for twice, or acted upon twice.
-//! Rule: only 401, 429, 503 and connections that never came about are tried again, before any byte went to the client
-//! and while the body is still there; everything else passes as it is.
+//! Hazard: a repeated request may be billed or processed twice.
+//! Rule: only 401, 429, 503 and failed connections are retried, before any byte has reached the client and while the
+//! request's body is still available. Everything else is forwarded unchanged.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use crate::limits::Left;
 use crate::providers::error::{Action, ApiError, Cause};
 use crate::usage::KeyUser;
 
-/// How long a request that is refused at once is read on, to know its model.
+/// How long the body of a request that is rejected at once is read to find its model.
 const MODEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One request in flight, at one profile.
@@ -47,12 +47,12 @@ pub(super) struct ProxiedRequest<'gateway> {
     pub(super) headers: HeaderMap,
     pub(super) request_body: RequestBody,
     pub(super) record: UsageRecord,
-    /// Whether another profile may serve it, and why this one is not the first.
+    /// Whether another profile may serve it, and why it moved from the first one.
     pub(super) may_move: bool,
     pub(super) moved: Option<Reason>,
-    /// The model of a request whose response began.
+    /// The model of a request whose response has begun.
     pub(super) served_model: Option<String>,
-    /// The key of a person or job, and what its limits leave.
+    /// The key of a person or job, and what is left of its limits.
     pub(super) key: Option<Rc<KeyRecord>>,
     pub(super) left: Option<Left>,
 }
@@ -121,9 +121,9 @@ impl ProxiedRequest<'_> {
         let estimate = self.check_key().await?;
         self.check_exhausted(&account, &ready).await?;
         let mut was_renewed = false;
-        // A wait for this limit did not help.
+        // Whether the limit was still reached after a wait.
         let mut has_waited = false;
-        // Renewals have an attempt of their own.
+        // A retry after a renewal does not count as an attempt.
         let mut attempts = 0;
         loop {
             let place = self.place(&account).await?;
@@ -181,7 +181,7 @@ impl ProxiedRequest<'_> {
                     return self.give(&ready, inspected, error, attempts);
                 }
                 status => {
-                    // A key that is refused may be put right where it was made.
+                    // A rejected key may become valid again at the provider.
                     self.served.cache.note_refused(status == StatusCode::UNAUTHORIZED);
                     if status == StatusCode::UNAUTHORIZED {
                         ready.mark.refused("it answered 401");
@@ -217,7 +217,7 @@ impl ProxiedRequest<'_> {
         Ok(account)
     }
 
-    /// The model that the request names, as far as its body is there.
+    /// Finds the model in the part of the request's body that has arrived.
     pub(super) fn note_model(&mut self) {
         if self.record.model.is_none() {
             let mut body = self.request_body.kept();
@@ -228,7 +228,7 @@ impl ProxiedRequest<'_> {
         }
     }
 
-    /// The same for a request that is not sent: its model stands in the ledger all the same.
+    /// The same for a request that is not sent, so that its model is in the ledger.
     pub(super) async fn await_model(&mut self) {
         if self.record.model.is_none() {
             let _ = tokio::time::timeout(MODEL_TIMEOUT, self.request_body.keep_all()).await;
@@ -236,7 +236,7 @@ impl ProxiedRequest<'_> {
         }
     }
 
-    /// Stops a request for which the server has reported the limit as used up.
+    /// Rejects a request whose limit the server has reported as reached.
     async fn check_exhausted(&mut self, account: &ServedAccount, ready: &ReadyCredential) -> Result<(), Unserved> {
         self.note_model();
         if self.record.model.is_none() && account.depends_on_model() && self.request_body.keep_all().await {
@@ -244,7 +244,7 @@ impl ProxiedRequest<'_> {
         }
         let is_one_of_several = self.may_move || self.moved.is_some();
         let counts = |cause: Cause| match cause {
-            // These end when somebody pays: each request may find out, unless another profile serves it.
+            // These end with a payment, so each request may try, unless another profile serves it.
             Cause::FreeTier | Cause::Outage => is_one_of_several,
             Cause::Unpaid => false,
             _ => true,
@@ -257,7 +257,7 @@ impl ProxiedRequest<'_> {
         Err(Unserved::movable(DeferredResponse::Own(refusal), Reason::of(entry.cause), entry.id()))
     }
 
-    /// Waits under the provider's limits.
+    /// Waits for a slot within the provider's limits.
     async fn turn(
         &mut self,
         account: &Rc<ServedAccount>,
@@ -350,14 +350,14 @@ impl ProxiedRequest<'_> {
         Ok(request)
     }
 
-    /// Whether one attempt more is allowed.
+    /// Whether another attempt is allowed.
     fn may_repeat(&self, attempts: u32) -> bool {
         attempts < MAX_ATTEMPTS
             && self.request_body.can_be_read_again()
             && self.gateway.budget.borrow_mut().take_repetition()
     }
 
-    /// Waits before another attempt at a provider that cannot be reached, or gives up.
+    /// Waits before another attempt if the provider cannot be reached, or gives up.
     async fn pause_or(
         &mut self,
         attempts: u32,
@@ -389,7 +389,7 @@ impl ProxiedRequest<'_> {
         inspected.error(self.record.model.as_deref(), &ready.provider.errors)
     }
 
-    /// Waits and returns nothing, or returns the response that the client is to have.
+    /// Waits and returns `None`, or returns the response for the client.
     async fn wait_or_stop(
         &mut self,
         account: &Rc<ServedAccount>,
@@ -411,7 +411,7 @@ impl ProxiedRequest<'_> {
         match next {
             Next::After(wait) if self.may_repeat(attempts) => {
                 drop(inspected);
-                // A backoff is nobody's word.
+                // The server did not state a backoff.
                 *has_waited |= error.action(self.gateway.options.max_wait) != Action::Backoff;
                 if wait > Duration::from_secs(2) {
                     let text = format!(
@@ -435,7 +435,7 @@ impl ProxiedRequest<'_> {
         self.give(ready, inspected, error, attempts).map(Some)
     }
 
-    /// Forwards an error response, unless there is another profile that said something before this one.
+    /// Forwards an error response, unless the request moved here from a profile whose response takes precedence.
     fn give(
         &mut self,
         ready: &ReadyCredential,
@@ -456,7 +456,7 @@ impl ProxiedRequest<'_> {
         Ok(response)
     }
 
-    /// A limit is used up, or the account.
+    /// Handles a reached limit or an account that has ended.
     fn exhausted(
         &mut self,
         account: &ServedAccount,
@@ -481,7 +481,7 @@ impl ProxiedRequest<'_> {
         Unserved::movable(deferred, reason, entry.id())
     }
 
-    /// The service fails.
+    /// Handles a server error.
     fn failing(
         &mut self,
         account: &ServedAccount,
@@ -495,7 +495,7 @@ impl ProxiedRequest<'_> {
         Unserved::movable(deferred, Some(Reason::Error), occurrence)
     }
 
-    /// The connection ended before an answer came.
+    /// Handles a connection that ended before a response.
     pub(super) fn lost(&self, ready: &ReadyCredential, trouble: SendError) -> Refusal {
         if let Err(refusal) = self.check_upload() {
             return refusal;

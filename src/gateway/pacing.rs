@@ -1,4 +1,4 @@
-//! Who waits for what: turns under the provider's limits.
+//! Delays requests so that an account stays within its provider's limits.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -14,37 +14,38 @@ use crate::limits::shared::{Decision, Ended, Kind, Limit, Shared};
 use crate::limits::{Day, Rate, Reservation, Rule, Slot, Zone};
 use crate::providers::Provider;
 
-/// A limit without a window of its own is one for this long.
+/// Window of a limit that does not state one.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A wait that passes this is explained on stderr, but not more often than every [`QUIET`].
+/// A longer wait is reported on stderr, but not more often than every [`QUIET`].
 const SILENCE: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_secs(10);
 
-/// How long others may keep the file before this process counts alone. It is held for microseconds; only a process that
-/// was stopped in just these keeps it longer.
+/// How long the file's lock may be held by others before this process counts alone. It is normally held for
+/// microseconds; only a process that is stopped at that moment holds it longer.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 
-/// How much longer than 2 % a window is kept between machines: what a request needs from there to the provider differs.
+/// Added to the 2 % by which a window is extended when several machines share it: the time from each machine to the
+/// provider differs.
 const BETWEEN_MACHINES: Duration = Duration::from_millis(500);
 
-/// Requests that wait for the same moment go out within this, well below [`BETWEEN_MACHINES`].
+/// Requests that wait for the same moment are spread over this time, which is well below [`BETWEEN_MACHINES`].
 const SPREAD: Duration = Duration::from_millis(100);
 
-/// A limit that is only counted. The server calculates in doubles.
+/// The limit where requests are only counted. The server calculates in doubles.
 const UNLIMITED: u64 = 1 << 52;
 
-/// Longest that a request waits for its turn: as long as clients wait for an answer.
+/// Maximum time a request waits for a slot: clients wait about this long for a response.
 pub(super) const MAX_QUEUE_TIME: Duration = Duration::from_secs(600);
 
-/// Why a request has no turn.
+/// Why a request gets no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoSlot {
     TooLong(Duration),
     DayOver {
         ends: SystemTime,
     },
-    /// The shared counts are away, and there is no share of them left.
+    /// The shared counters cannot be reached, and this gateway's share is used up.
     Unavailable,
 }
 
@@ -54,16 +55,16 @@ pub(super) enum Waited {
     Yes,
 }
 
-/// The turns of one account.
+/// The rate limiter of one account.
 pub(super) struct Pacing {
     rate: RefCell<Rate>,
     profile: String,
     said: Cell<Option<Instant>>,
-    /// Where all gateways count together, and the account's name there.
+    /// The counters shared by all gateways, and the account's name there.
     shared: Option<(Rc<Shared>, String)>,
 }
 
-/// What provider and user say about limits.
+/// The limits stated by the provider and the user.
 pub(crate) fn rule(provider: &Provider, tuning: &Tuning) -> Result<Rule> {
     let limits = &provider.limits;
     let window = match &limits.window {
@@ -79,18 +80,18 @@ pub(crate) fn rule(provider: &Provider, tuning: &Tuning) -> Result<Rule> {
     };
     Ok(Rule {
         per_window: tuning.rpm.or(limits.requests_per_minute),
-        // The user's own figure says all there is to say.
+        // The user's own figure takes precedence.
         burst: limits.burst.filter(|_| tuning.rpm.is_none()),
         window,
         per_day: tuning.rpd.or(limits.requests_per_day),
-        // A built-in figure may be out of date: it only warns.
+        // A built-in figure may be outdated, so it only warns.
         day_refuses: tuning.pacing && (tuning.rpd.is_some() || limits.is_own("requests_per_day")),
         zone: Zone::parse(limits.day_resets.as_deref())?,
         waits: tuning.pacing,
     })
 }
 
-/// What tells one account from another: a hash of the key, or for a login, whose tokens change, the file it lies in.
+/// Identifies an account: a hash of its key, or for a login, whose tokens change, of its file's path.
 pub(crate) fn account_id(provider: &Provider, credential: &Credential, path: &Path) -> String {
     if provider.oauth().is_some() && credential.refresh_token.is_some() {
         return path.to_string_lossy().into_owned();
@@ -103,7 +104,7 @@ impl Pacing {
         Self { rate: RefCell::new(rate), profile: profile.to_owned(), said: Cell::new(None), shared }
     }
 
-    /// Waits for a turn. Dropped while it waits, it gives the turn back.
+    /// Waits for a slot. If the future is dropped while it waits, the slot is released.
     pub(super) async fn turn(&self) -> Result<Waited, NoSlot> {
         if let Some((shared, account)) = &self.shared {
             return self.shared_turn(shared, account).await;
@@ -119,13 +120,13 @@ impl Pacing {
             return Err(NoSlot::TooLong(wait));
         }
         self.explain(wait);
-        // Within the step, so that those who wait for the same one do not go out together.
+        // Spread over the step, so that requests that wait for the same step are not sent together.
         tokio::time::sleep(wait + step_length.mul_f64(rand::random::<f64>())).await;
         kept.step = None;
         Ok(Waited::Yes)
     }
 
-    /// The same where all gateways count together.
+    /// The same with counters shared by all gateways.
     async fn shared_turn(&self, shared: &Rc<Shared>, account: &str) -> Result<Waited, NoSlot> {
         let rule = self.rate.borrow().rule().clone();
         let name = account.to_owned();
@@ -157,7 +158,7 @@ impl Pacing {
         }
     }
 
-    /// The windows of the account, for a decision together with those of a key.
+    /// The account's windows, for a decision together with those of a key.
     pub(super) fn rate(&self) -> &RefCell<Rate> {
         &self.rate
     }
@@ -176,7 +177,7 @@ impl Pacing {
         }
     }
 
-    /// Says that a request waits, unless something of the kind was said just now.
+    /// Reports that a request waits, unless a similar message was printed just before.
     pub(super) fn say(&self, text: &str) {
         if self.said.get().is_none_or(|said| said.elapsed() > QUIET) {
             self.said.set(Some(Instant::now()));
@@ -188,8 +189,9 @@ impl Pacing {
         self.rate.borrow_mut().day(SystemTime::now())
     }
 
-    /// Says once a day that `percent` of the day's limit are used. `stated`: limit and rest, where the server told them.
-    /// Returns what is used, the limit, and when it resets.
+    /// Reports once a day that `percent` of the day's limit are used. `stated`: limit and remainder, if the server
+    /// reported them.
+    /// Returns the used number, the limit, and when it resets.
     pub(super) fn warn(&self, percent: u8, stated: Option<(u64, u64)>) -> Option<(u64, u64, SystemTime)> {
         let now = SystemTime::now();
         let mut rate = self.rate.borrow_mut();
@@ -216,7 +218,7 @@ impl Pacing {
     }
 }
 
-/// The limits of an account at a time of the server's, in milliseconds since 1970.
+/// The limits of an account at a server time in milliseconds since 1970.
 fn limits_of(rule: &Rule, account: &str, at: u64) -> Vec<Limit> {
     let mut limits = Vec::new();
     let mut window = |kind: &str, limit: u32, length: Duration| {
@@ -233,7 +235,7 @@ fn limits_of(rule: &Rule, account: &str, at: u64) -> Vec<Limit> {
     if let Some(limit) = rule.per_day {
         let day = rule.zone.day_of(SystemTime::UNIX_EPOCH + Duration::from_millis(at));
         let kind = Kind::Day { begins: since_epoch(day.begins), ends: since_epoch(day.ends) };
-        // Without the user's word it is counted only.
+        // Only counted, unless the user set it.
         let limit = if rule.day_refuses { limit.into() } else { UNLIMITED };
         limits.push(Limit { kind, most: limit, name: day_name(account, &day) });
     }
@@ -250,7 +252,7 @@ fn since_epoch(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What all gateways granted to a request that may still leave.
+/// A slot granted by the shared counters to a request that may still be cancelled.
 struct Granted<'shared> {
     shared: &'shared Rc<Shared>,
     ticket: String,
@@ -263,7 +265,7 @@ impl Drop for Granted<'_> {
     }
 }
 
-/// A turn that was given out for later.
+/// A slot that is reserved for later.
 struct Kept<'pacing> {
     pacing: &'pacing Pacing,
     step: Option<u64>,

@@ -1,4 +1,4 @@
-//! One profile of the gateway: its credential, its turns and what it used.
+//! One profile served by the gateway: its credential, its rate limiter and its usage.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -33,24 +33,24 @@ pub(super) struct ServedProfile {
     account: RefCell<Option<Rc<ServedAccount>>>,
     former: RefCell<Vec<Rc<ServedAccount>>>,
     last_ready: RefCell<Option<Rc<ReadyCredential>>>,
-    /// The hash of the last token that was ready, whatever came after.
+    /// The hash of the last token that was available.
     last_token: RefCell<Option<String>>,
-    /// The last report that nobody is logged in.
+    /// The last report of a missing login.
     missed: RefCell<Option<String>>,
     events: Rc<Events>,
     shared: Option<Rc<Shared>>,
 }
 
-/// What is known once a credential was found: the account and its provider.
+/// What is known once there is a credential: the account and its provider.
 pub(super) struct ServedAccount {
     profile: String,
     provider: String,
     account_id: String,
     pub(super) pacing: Pacing,
-    /// What the server reported as used up.
+    /// The limits that the server reported as reached.
     memory: RefCell<Memory>,
     week_resets: Option<String>,
-    /// The user's own figures for the plan.
+    /// The user's own quotas of the plan.
     pub(super) quotas: RefCell<Quotas>,
     waits: bool,
     events: Rc<Events>,
@@ -82,7 +82,7 @@ impl ServedProfile {
         })
     }
 
-    /// The account that `ready` belongs to; another login may have made it another one.
+    /// The account that `ready` belongs to; another login may have changed it.
     pub(super) fn account(&self, ready: &ReadyCredential) -> Result<Rc<ServedAccount>, Failed> {
         let account_id = pacing::account_id(&ready.provider, &ready.credential, &self.path);
         if let Some(account) = &*self.account.borrow()
@@ -98,7 +98,7 @@ impl ServedProfile {
         let provider = ready.provider.name.clone();
         let rate = Rate::open(&self.state, &provider, &account_id, rule);
         let shared = self.shared.as_ref().map(|shared| {
-            // A login's file lies elsewhere on each machine; its profile is the same.
+            // A login's file has another path on each machine, so its profile is the name.
             let account = if ready.is_renewable() { format!("login/{}", self.profile) } else { hash(&account_id) };
             (Rc::clone(shared), format!("{provider}/{account}"))
         });
@@ -128,14 +128,14 @@ impl ServedProfile {
         Ok(account)
     }
 
-    /// The credential as the file has it now, renewed if it must be.
+    /// The credential in the file now, renewed if necessary.
     pub(super) async fn ready(&self) -> Result<Rc<ReadyCredential>, Failed> {
         let ready = self.cache.fresh().await;
         self.observe(&ready);
         ready
     }
 
-    /// Another credential than `refused`.
+    /// A credential other than `refused`.
     pub(super) async fn renewed(&self, refused: &ReadyCredential) -> Result<Rc<ReadyCredential>, Failed> {
         let ready = self.cache.renewed(refused).await;
         self.observe(&ready);
@@ -147,7 +147,7 @@ impl ServedProfile {
         self.last_ready.borrow().clone()
     }
 
-    /// Reports a renewal, and that nobody is logged in.
+    /// Reports a renewal or a missing login.
     fn observe(&self, ready: &Result<Rc<ReadyCredential>, Failed>) {
         match ready {
             Ok(ready) => {
@@ -170,7 +170,7 @@ impl ServedProfile {
                 }
             }
             Err(failed) if failed.failure == Failure::LoginRequired => {
-                // One event for each version of the credential file, or for its absence since a version.
+                // One event for each version of the credential file, and one when the file is missing after a version.
                 let version = std::fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
                 let occurrence = format!("{}/{version:?}/{:?}", self.profile, self.last_token.borrow());
                 self.last_ready.borrow_mut().take();
@@ -185,7 +185,7 @@ impl ServedProfile {
         }
     }
 
-    /// All accounts that this profile had while the gateway ran: what they used is to be written.
+    /// All accounts that this profile had while the gateway ran, because their usage must be written.
     pub(super) fn all_accounts(&self) -> Vec<Rc<ServedAccount>> {
         self.former.borrow().iter().cloned().chain(self.account.borrow().clone()).collect()
     }
@@ -195,7 +195,7 @@ impl ServedProfile {
     }
 }
 
-/// Names of headers that state a limit, its rest and its reset, with the words for it.
+/// Headers that state a limit, its remainder and its reset, with a label for it.
 const STATED: [(&str, &str, &str, &str); 4] = [
     ("modelscope-ratelimit-requests-limit", "modelscope-ratelimit-requests-remaining", "", "requests per day"),
     (
@@ -208,11 +208,11 @@ const STATED: [(&str, &str, &str, &str); 4] = [
     ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "requests"),
 ];
 
-/// What is said of the day, for a warning.
+/// The label of the day's limit in a warning.
 const OF_THE_DAY: &str = "requests per day";
 
 impl ServedAccount {
-    /// What is used up for `model`, unless this request is the one that may try anyway.
+    /// The reached limit for `model`, unless this request may try anyway.
     pub(super) fn exhausted(&self, model: Option<&str>, counts: impl Fn(Cause) -> bool) -> Option<Exhausted> {
         if !self.waits {
             return None;
@@ -231,16 +231,16 @@ impl ServedAccount {
         self.waits && self.memory.borrow_mut().depends_on_model()
     }
 
-    /// Whether the time that the server stated for this limit has passed in vain.
+    /// Whether this limit was still reached after the time that the server stated.
     pub(super) fn was_in_vain(&self, error: &ApiError, model: Option<&str>) -> bool {
         let model = model.filter(|_| error.scope == Scope::Model);
         self.memory.borrow_mut().was_in_vain(error.cause, model, SystemTime::now())
     }
 
-    /// Notes that the server reported a limit as used up.
-    /// Returns the entry, and whether it is news to all processes.
+    /// Records that the server reported a limit as reached.
+    /// Returns the entry, and whether no process knew of it.
     pub(super) fn note_exhausted(&self, error: &ApiError, model: Option<&str>) -> (Exhausted, bool) {
-        // An account is not closed for what counts for one model that nobody named.
+        // A limit of one model does not block the account if the request did not name a model.
         let model = model.filter(|_| error.scope == Scope::Model);
         self.note(error.cause, model, error.wait, &error.message)
     }
@@ -272,12 +272,12 @@ impl ServedAccount {
         (entry, is_news)
     }
 
-    /// A request was served.
+    /// Records that a request was served.
     pub(super) fn served(&self, model: Option<&str>) {
         self.memory.borrow_mut().clear(model);
     }
 
-    /// The day's name, as the ledger has it.
+    /// The day's name in the ledger.
     fn day(&self) -> String {
         let now = SystemTime::now();
         let mut day = self.day.borrow_mut();
@@ -288,7 +288,7 @@ impl ServedAccount {
         day.1.clone()
     }
 
-    /// Notes what the provider's headers say about limits.
+    /// Records what the provider's headers state about limits.
     pub(super) fn note_limits(&self, headers: &HeaderMap) {
         for (limit, remaining, reset, name) in STATED {
             let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
@@ -330,12 +330,12 @@ impl ServedAccount {
         self.ledger.borrow_mut().put_back(pending);
     }
 
-    /// What the provider's headers said last that limits leave.
+    /// The last limits and remainders that the provider's headers stated.
     pub(super) fn stated_limits(&self) -> Vec<(String, u64)> {
         self.ledger.borrow().limits().map(|seen| (seen.name.clone(), seen.remaining)).collect()
     }
 
-    /// What is used up now, by limit and model.
+    /// The limits that are reached now, by limit and model.
     pub(super) fn exhausted_limits(&self) -> Vec<(&'static str, String)> {
         let now = SystemTime::now();
         let mut memory = self.memory.borrow_mut();
@@ -348,22 +348,22 @@ impl ServedAccount {
     }
 }
 
-/// One request, entered in the ledger when it is over.
+/// One request, written to the ledger when it has finished.
 pub(super) struct UsageRecord {
     account: Option<Rc<ServedAccount>>,
     counts: Counts,
     pub(super) waited: Duration,
-    /// The model as the profile calls it.
+    /// The model's name at this profile.
     pub(super) model: Option<String>,
-    /// Why it waited, or was not served.
+    /// Why it waited or was not served.
     pub(super) reason: Option<&'static str>,
     /// Why it moved to this profile.
     pub(super) fallback: Option<&'static str>,
-    /// What is seen of it beside the ledger.
+    /// Its entry in the log and metrics.
     pub(super) entry: Option<Entry>,
-    /// Whose key it has, if one of a person or job.
+    /// The owner of its key, if it is the key of a person or job.
     pub(super) user: Option<Arc<KeyUser>>,
-    /// What the limits of that key granted it.
+    /// What the key's limits granted to it.
     pub(super) grant: Option<HeldGrant>,
 }
 
@@ -382,14 +382,14 @@ impl UsageRecord {
         }
     }
 
-    /// The record itself, in place of which an empty one stays.
+    /// Takes the record and leaves an empty one.
     pub(super) fn take(&mut self) -> Self {
         let mut empty = Self::begin(None);
         empty.counts.requests = 0;
         std::mem::replace(self, empty)
     }
 
-    /// The request goes on under another record; what was done so far is entered without it.
+    /// Continues the request under another record; what was done so far is recorded without it.
     pub(super) fn split(&mut self) -> Self {
         let mut next = Self::begin(self.entry.take());
         next.waited = std::mem::take(&mut self.waited);
@@ -398,7 +398,7 @@ impl UsageRecord {
         std::mem::replace(self, next)
     }
 
-    /// The record is that of the client's request again, after it was split off from `other`.
+    /// Makes this the record of the client's request again, after it was split from `other`.
     pub(super) fn resume(mut self, other: &mut Self) -> Self {
         self.counts.requests = 1;
         self.entry = other.entry.take();
@@ -468,7 +468,7 @@ impl Drop for UsageRecord {
     }
 }
 
-/// Tells secrets apart in what is written.
+/// Distinguishes secrets in logs and files.
 fn hash(secret: &str) -> String {
     Sha256::digest(secret)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -18,19 +18,19 @@ use super::Gateway;
 use super::admission::{answer, answer_scraper};
 use super::listener::{Accepting, Stream};
 
-/// A client that connects and says nothing is let go.
+/// Timeout for a client that connects and sends no complete head.
 const HEADERS: Duration = Duration::from_secs(60);
 
-/// Longest head of a request. What clients send is below 8 KiB; tokens of a single sign-on can be larger.
+/// Maximum size of a request's head. Clients send less than 8 KiB; tokens of a single sign-on can be larger.
 pub(super) const MAX_HEAD_SIZE: usize = 64 * 1024;
 
-/// Connections that have not shown the key. With heads of [`MAX_HEAD_SIZE`] they cost some 16 MiB.
+/// Maximum number of connections that have not shown a key. With heads of [`MAX_HEAD_SIZE`] they use about 16 MiB.
 const MAX_UNAUTHENTICATED: usize = 256;
 
-/// After an accept that failed for want of files or memory.
+/// Pause after `accept` failed because of missing descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections that are open, so that the end can wait for them.
+/// The number of open connections, for the shutdown to wait for.
 #[derive(Default)]
 struct OpenConnections {
     count: Cell<usize>,
@@ -55,14 +55,14 @@ impl Drop for Guard {
     }
 }
 
-/// The connections that have not shown the key, oldest first.
+/// The connections that have not shown a key, oldest first.
 #[derive(Default)]
 struct Strangers {
     next: Cell<u64>,
     waiting: RefCell<BTreeMap<u64, Rc<Notify>>>,
 }
 
-/// One connection, until it shows the key or ends.
+/// A connection until it shows a key or ends.
 pub(super) struct Stranger {
     all: Rc<Strangers>,
     number: u64,
@@ -70,7 +70,7 @@ pub(super) struct Stranger {
 }
 
 impl Stranger {
-    /// Counts a new connection, and closes the oldest one if they are too many.
+    /// Counts a new connection, and closes the oldest one if there are too many.
     fn new(all: &Rc<Strangers>) -> Self {
         let number = all.next.replace(all.next.get() + 1);
         let is_evicted = Rc::new(Notify::new());
@@ -84,7 +84,7 @@ impl Stranger {
         Self { all: Rc::clone(all), number, is_evicted }
     }
 
-    /// It has shown the key.
+    /// Call this once the connection has shown a key.
     pub(super) fn is_known(&self) {
         self.all.waiting.borrow_mut().remove(&self.number);
     }
@@ -96,7 +96,7 @@ impl Drop for Stranger {
     }
 }
 
-/// Serves until `ends`; then lets requests under way finish for as long as the options say, or until `ends` comes again.
+/// Serves until `ends`. Then waits for requests in flight for as long as the options allow, or until `ends` again.
 pub(super) async fn serve<F: Future<Output = ()>>(gateway: Rc<Gateway>, listener: Accepting, ends: impl Fn() -> F) {
     let (ending, ended) = watch::channel(false);
     let open = Rc::new(OpenConnections::default());
@@ -116,13 +116,13 @@ pub(super) async fn serve<F: Future<Output = ()>>(gateway: Rc<Gateway>, listener
     }
 }
 
-/// Serves metrics and health without the key, for as long as the gateway lives.
+/// Serves metrics and health checks without a key for as long as the gateway runs.
 pub(super) async fn serve_metrics(gateway: Rc<Gateway>, listener: Accepting, checks_host: bool) {
     let (_ending, ended) = watch::channel(false);
     accept(&gateway, Door::Metrics { checks_host }, &listener, &Rc::default(), &ended).await;
 }
 
-/// What is behind a listener.
+/// What a listener serves.
 #[derive(Clone, Copy)]
 enum Door {
     Clients,
@@ -171,7 +171,8 @@ async fn connection(
     };
     let service = service_fn(|request| {
         let (gateway, stranger) = (Rc::clone(&gateway), Rc::clone(&stranger));
-        // Boxed, it goes when the answer begins; hyper would keep its room as long as the connection lives.
+        // Boxed, it is freed when the response begins; hyper would keep its space for as long as the connection is
+        // open.
         Box::pin(async move {
             Ok::<_, Infallible>(match door {
                 Door::Clients => answer(&gateway, &stranger, request).await,
@@ -203,12 +204,12 @@ async fn connection(
     }
 }
 
-/// The stream with TLS, where the gateway speaks it.
+/// Adds TLS to the stream if the gateway uses it.
 async fn secured(gateway: &Gateway, door: Door, stream: Stream) -> Option<Stream> {
     let Some(identity) = gateway.identity.as_ref().filter(|_| matches!(door, Door::Clients)) else {
         return Some(stream);
     };
-    // Boxed, it goes when the handshake ends.
+    // Boxed, it is freed when the handshake ends.
     match Box::pin(stream.secured(identity.config())).await {
         Ok(stream) => Some(stream),
         Err(why) => {
