@@ -1,11 +1,11 @@
-//! How many requests went out lately, counted over all processes: who may send now, and who at which time.
+//! Counts recent requests over all processes of the user, and decides when the next one may be sent.
 //!
-//! Time is that of the clock that only runs forward, the same for all processes of a machine: changing the time of day
-//! moves nothing but the day.
+//! Times are those of the monotonic clock, which all processes of a machine share: a change of the system time affects
+//! only the day.
 //!
-//! Hazard: a process is killed, or stopped for good, while it holds the lock; the disk is full; the file is damaged.
-//! Rule: the whole record is written by one `pwrite` over room taken before; the lock is tried, never waited for; and
-//! whoever cannot have the file counts alone.
+//! Hazard: a process is killed, or stopped permanently, while it holds the lock; the disk is full; the file is damaged.
+//! Rule: the whole record is written by one `pwrite` into reserved space; the lock is tried and never waited for; a
+//! process that cannot use the file counts alone.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -20,19 +20,19 @@ use crate::paths::StateDirectory;
 use crate::platform::lock::TryLock;
 use crate::platform::{disk, files, system};
 
-/// What became of asking.
+/// The result of a request for a slot.
 pub(crate) enum Reservation {
     Decided(Slot),
-    /// Another process holds the file just now: ask again in a moment.
+    /// Another process holds the file: try again shortly.
     Busy,
 }
 
-/// The counters of one account, as this process sees them.
+/// The counters of one account, as seen by this process.
 pub(crate) struct Rate {
     rule: Rule,
     path: PathBuf,
     file: Option<File>,
-    /// Counts alone where the file cannot be had.
+    /// Counts alone if the file cannot be used.
     own: WindowRecord,
     lease: Lease,
     today: Day,
@@ -40,7 +40,7 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    /// `account`: what tells accounts apart, such as a key; only its hash is written.
+    /// `account`: identifies the account, such as a key; only its hash is written.
     pub(crate) fn open(state: &Path, provider: &str, account: &str, rule: Rule) -> Self {
         let path = StateDirectory::Rate.below(state).join(file_name(provider, account));
         let file = match open(state, &path) {
@@ -60,7 +60,7 @@ impl Rate {
         &self.rule
     }
 
-    /// The provider's day of `now`.
+    /// The provider's day at `now`.
     pub(crate) fn day(&mut self, now: SystemTime) -> Day {
         if !self.today.contains(now) {
             self.today = self.rule.zone.day_of(now);
@@ -68,7 +68,7 @@ impl Rate {
         self.today
     }
 
-    /// Asks for a turn. `alone`: without the file, because it was busy for too long.
+    /// Requests a slot. `alone`: without the file, because it was busy for too long.
     pub(crate) fn take(&mut self, now: SystemTime, alone: bool) -> Reservation {
         let day = self.day(now);
         let step = self.step();
@@ -83,7 +83,7 @@ impl Rate {
             record.take(&rule, step, &day, &lease)
         });
         let Some((turn, next)) = taken else {
-            // What is left of it is given back by the next who gets through.
+            // The next successful call releases the remainder.
             self.lease = lease;
             return Reservation::Busy;
         };
@@ -91,19 +91,19 @@ impl Rate {
         Reservation::Decided(turn)
     }
 
-    /// Gives back a turn that came to nothing, because the client left while it waited.
+    /// Releases the slot of a client that disconnected while it waited.
     pub(crate) fn give_back(&mut self, step: u64) {
         let day = self.today.number();
         self.change_soon(|record| record.give_back(step, 1, day));
     }
 
-    /// The same, by the clock that only runs forward, in nanoseconds.
+    /// The same by the monotonic clock, in nanoseconds.
     pub(super) fn give_back_at(&mut self, time: u64) {
         self.give_back(time / self.own.step_length);
     }
 
-    /// Looks at the account's record and counts in it, while the caller does the same with a key's. `alone`: without the
-    /// file. `None`: another process has it just now.
+    /// Reads the account's record and counts in it, while the caller does the same for a key. `alone`: without the
+    /// file. Returns `None` if another process holds it.
     pub(super) fn together<T>(
         &mut self,
         now: SystemTime,
@@ -124,20 +124,20 @@ impl Rate {
         looked
     }
 
-    /// Whether the user is to be told that the day's limit is near: once a day, whoever asks.
+    /// Whether to warn that the day's limit is near: once a day for all processes.
     pub(crate) fn is_first_warning(&mut self, now: SystemTime) -> bool {
         let number = self.day(now).number();
         self.change(false, |record| !std::mem::replace(&mut record.day(number).warned, true)).unwrap_or(false)
     }
 
-    /// Requests of this day, by all processes.
+    /// Requests on this day by all processes.
     pub(crate) fn count_of_day(&mut self, now: SystemTime) -> u32 {
         let number = self.day(now).number();
         let unused = self.lease.left;
         self.change(false, |record| record.day(number).count).unwrap_or_default().saturating_sub(unused)
     }
 
-    /// For what must not be asked again later: tries for some milliseconds.
+    /// For calls that cannot be repeated later: tries for some milliseconds.
     fn change_soon(&mut self, change: impl Fn(&mut WindowRecord)) {
         for _ in 0..50 {
             if self.change(false, &change).is_some() {
@@ -152,7 +152,7 @@ impl Rate {
         u64::try_from(system::monotonic().as_nanos()).unwrap_or_default() / self.own.step_length
     }
 
-    /// Applies `change` to the record under the lock. `None`: it is held by another process just now.
+    /// Applies `change` to the record under the lock. Returns `None` if another process holds it.
     fn change<T>(&mut self, alone: bool, change: impl FnOnce(&mut WindowRecord) -> T) -> Option<T> {
         let Some(file) = self.file.as_ref().filter(|_| !alone) else { return Some(change(&mut self.own)) };
         let lock = match TryLock::take(file) {
@@ -173,7 +173,7 @@ impl Rate {
     }
 }
 
-/// The record of an account under its lock.
+/// An account's record, under its lock.
 pub(super) struct Account<'record> {
     record: &'record mut WindowRecord,
     rule: &'record Rule,
@@ -198,17 +198,17 @@ impl Account<'_> {
         self.record.step_ends(time)
     }
 
-    /// How far ahead a request may be put.
+    /// How far ahead a request may be scheduled.
     pub(super) fn horizon(&self) -> Duration {
         self.record.horizon()
     }
 }
 
-/// What `usage` shows of an account: requests within the window that ends now, and the day. Changes nothing.
+/// For `usage`: requests within the current window and on this day. Changes nothing.
 pub(crate) fn standing(state: &Path, provider: &str, account: &str, rule: &Rule, now: SystemTime) -> (u32, DayState) {
     let path = StateDirectory::Rate.below(state).join(file_name(provider, account));
     let length = step_length(rule.window);
-    // Opened only where there is something to read.
+    // Opened only if there is something to read.
     let Some(file) = path.exists().then(|| files::open_private(&path).ok()).flatten() else {
         return Default::default();
     };
@@ -225,11 +225,12 @@ pub(super) fn file_name(provider: &str, account: &str) -> String {
     format!("{provider}-{hash:016x}")
 }
 
-/// The file at its full length, so that a full disk is met now or never.
+/// Extends the file to its full length, so that a full disk causes an error now or never.
 fn open(state: &Path, path: &Path) -> Result<File> {
     files::make_directory(&StateDirectory::Rate.below(state))?;
     let file = files::open_private(path)?;
-    // Under the lock, or it would wipe out what another process has counted meanwhile. Whoever has the lock writes it whole.
+    // Done under the lock, because it would delete what another process has counted meanwhile. The holder writes the
+    // whole record.
     if let Some(_lock) = TryLock::take(&file)?
         && file.metadata()?.len() < LENGTH as u64
     {
@@ -238,7 +239,7 @@ fn open(state: &Path, path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Tells one boot of the machine from another, after which [`system::monotonic`] begins anew.
+/// Identifies the boot, because [`system::monotonic`] starts again at each boot.
 pub(super) fn boot() -> u64 {
     let digest = Sha256::digest(system::boot());
     u64::from_le_bytes(std::array::from_fn(|index| digest[index]))

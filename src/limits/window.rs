@@ -1,8 +1,8 @@
-//! Who may send when: requests counted by time, and windows, bursts and days over them.
+//! Schedules requests: counts them by time, and applies windows, bursts and days.
 //!
-//! Time is cut into steps, [`STEPS`] to a window, and each step has a counter. A request goes into the first step, not
-//! before the last one that somebody waits for, in which the window that ends there still has room; so a window is never
-//! exceeded, a burst up to the limit is not delayed, and those who wait are served in the order they came.
+//! Time is divided into steps, [`STEPS`] to a window, and each step has a counter. A request takes the earliest step at
+//! or after the end of the queue whose trailing window still has space. So a window's limit is never exceeded, a burst
+//! up to the limit is not delayed, and waiting requests are served in order.
 
 use std::fs::File;
 use std::time::{Duration, SystemTime};
@@ -10,61 +10,61 @@ use std::time::{Duration, SystemTime};
 use super::day::{Day, Zone};
 use crate::platform::{disk, system};
 
-/// How fine time is cut: a request waits at most 1/128 of a window longer than it must.
+/// Resolution: a request waits at most 1/128 of a window longer than necessary.
 pub(super) const STEPS: u64 = 128;
 
-/// Steps kept: one window behind, and so many ahead that a wait of ten minutes can be given out for a minute's window.
+/// Number of steps kept: one past window, and enough future steps for a wait of ten minutes with a window of a minute.
 const KEPT: usize = 1536;
 
-/// How far ahead a request may be put.
+/// How far ahead a request may be scheduled.
 const AHEAD: u64 = 1400;
 
-/// The file: magic, boot, step length, newest step, four days of 16 bytes, then a counter for each step.
+/// File format: magic, boot, step length, newest step, four days of 16 bytes, then one counter for each step.
 const MAGIC: [u8; 8] = *b"qwarate1";
 const DAYS_AT: usize = 32;
 const COUNTERS_AT: usize = DAYS_AT + 4 * 16;
 pub(super) const LENGTH: usize = COUNTERS_AT + 4 * KEPT;
 
-/// What a provider allows, or the user.
+/// The limits of a provider or of the user.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
     pub(crate) per_window: Option<u32>,
     pub(crate) burst: Option<u32>,
     pub(crate) window: Duration,
     pub(crate) per_day: Option<u32>,
-    /// Whether `per_day` is the user's word: only then is it a reason to refuse.
+    /// Whether the user set `per_day`: only then requests are rejected.
     pub(crate) day_refuses: bool,
     pub(crate) zone: Zone,
-    /// Whether anyone waits; without, requests are only counted.
+    /// Whether requests wait; otherwise they are only counted.
     pub(crate) waits: bool,
 }
 
-/// When a request may go out.
+/// When a request may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
     Now,
-    /// In the step `step`, which begins after `wait` and is `step_length` long.
+    /// In the step `step`, which begins after `wait` and has the length `step_length`.
     Later {
         wait: Duration,
         step_length: Duration,
         step: u64,
     },
-    /// The queue is longer than anyone would wait; there is room after `wait`.
+    /// The queue is longer than clients wait; there is space after `wait`.
     TooLong {
         wait: Duration,
     },
-    /// Nothing goes out until this time.
+    /// Nothing may be sent until this time.
     DayOver {
         ends: SystemTime,
     },
 }
 
-/// What is known of a day.
+/// The counts of a day.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct DayState {
     number: i32,
     pub(crate) count: u32,
-    /// The user was told that the day's limit is near.
+    /// Whether the user was warned that the day's limit is near.
     pub(super) warned: bool,
 }
 
@@ -78,8 +78,8 @@ pub(super) struct WindowRecord {
     counters: Vec<u32>,
 }
 
-/// Turns taken from the file in advance, good within their step, so that thousands of requests a second do not each
-/// open the file. Only a small part of what is left is ever taken.
+/// Slots reserved from the file in advance and valid within their step, so that not each of thousands of requests a
+/// second opens the file. Only a small part of the remainder is reserved.
 #[derive(Default)]
 pub(super) struct Lease {
     pub(super) step: u64,
@@ -92,12 +92,12 @@ impl WindowRecord {
         Self { boot, step_length, newest: 0, days: Default::default(), counters: vec![0; KEPT] }
     }
 
-    /// A record that is not one, of another boot or of another window begins anew; its days are kept.
+    /// Returns a new record if this one is damaged, or of another boot or window; its days are kept.
     pub(super) fn read(file: &File, boot: u64, step_length: u64) -> Self {
         Self::read_at(file, 0, boot, step_length)
     }
 
-    /// The same of a record that is `offset` bytes into the file.
+    /// The same for a record at `offset` bytes in the file.
     pub(super) fn read_at(file: &File, offset: u64, boot: u64, step_length: u64) -> Self {
         let mut record = Self::new(boot, step_length);
         let mut bytes = [0; LENGTH];
@@ -153,7 +153,8 @@ impl WindowRecord {
             let count = self.day(day.number()).count;
             limit.saturating_sub(count)
         });
-        // The first of a step takes one; whoever comes back for more takes twice as many, up to a 64th of what is left.
+        // The first call in a step reserves one slot; each further call reserves twice as many, up to 1/64 of the
+        // remainder.
         let most = (room / 64).min(left_of_day / 64).max(1);
         let size = if place == step && last.step == step { last.size.saturating_mul(2).clamp(1, most) } else { 1 };
         *self.counter(place) = self.counter(place).saturating_add(size);
@@ -177,8 +178,8 @@ impl WindowRecord {
         is_over.then_some(Slot::DayOver { ends: day.ends })
     }
 
-    /// The earliest time from `time` on (nanoseconds, as `clock`, which is now) at which there is room for `count` more, if
-    /// that is near enough to be counted. What is asked for at once is never more than the whole limit.
+    /// The earliest time from `time` on (nanoseconds; `clock` is now) with space for `count` more, if it is near enough
+    /// to be scheduled. `count` never exceeds the whole limit.
     pub(super) fn earliest(&self, rule: &Rule, clock: u64, time: u64, count: u32) -> Option<u64> {
         let step = time / self.step_length;
         let count = count.min(rule.per_window.unwrap_or(u32::MAX));
@@ -187,12 +188,12 @@ impl WindowRecord {
         is_near.then_some(if place == step { time } else { place * self.step_length })
     }
 
-    /// How far ahead anything is counted.
+    /// How far ahead requests are counted.
     pub(super) fn horizon(&self) -> Duration {
         Duration::from_nanos(self.step_length.saturating_mul(AHEAD))
     }
 
-    /// Makes room for what is counted from `clock` on.
+    /// Makes space for counts from `clock` on.
     pub(super) fn advance_to(&mut self, clock: u64) {
         self.advance(clock / self.step_length);
     }
@@ -207,7 +208,7 @@ impl WindowRecord {
         day.count = day.count.saturating_add(of_day);
     }
 
-    /// Puts `used` in the place of `counted` at `time`, as far as that is still known.
+    /// Replaces `counted` by `used` at `time`, if that time is still recorded.
     pub(super) fn correct(&mut self, time: u64, counted: u32, used: u32) {
         let step = time / self.step_length;
         if step <= self.newest && step + KEPT as u64 > self.newest {
@@ -216,7 +217,7 @@ impl WindowRecord {
         }
     }
 
-    /// Until when a request that goes out at `time` counts as one of the same step.
+    /// Until when a request sent at `time` counts for the same step.
     pub(super) fn step_ends(&self, time: u64) -> u64 {
         (time / self.step_length + 1) * self.step_length
     }
@@ -226,11 +227,11 @@ impl WindowRecord {
         (step.saturating_sub(STEPS)..=step).find(|&step| self.count(step) > 0)
     }
 
-    /// The first step with room for `need`, and how much room that is.
+    /// The first step with space for `need`, and how much space it has.
     fn place(&self, rule: &Rule, step: u64, need: u32) -> (Option<u64>, u32) {
         let limit = rule.per_window.unwrap_or(u32::MAX);
         let queue_ends = (step..=self.newest).rev().find(|&step| self.count(step) > 0).unwrap_or(step);
-        // A window of requests at once may spread over as many steps as it needs for the burst.
+        // A whole window of requests may need several steps because of the burst.
         let burst = rule.burst.filter(|&burst| burst < limit).map(|burst| {
             let steps = (u64::from(burst) * STEPS).div_ceil(u64::from(limit)) + 1;
             (steps, burst)
@@ -259,9 +260,9 @@ impl WindowRecord {
         &mut self.counters[index(step)]
     }
 
-    /// Makes room for the steps up to `step`.
+    /// Makes space for the steps up to `step`.
     pub(super) fn advance(&mut self, step: u64) {
-        // Further ahead than anyone can be put: damage, or another idea of the time.
+        // Too far ahead: the record is damaged, or was written with another clock.
         if self.newest > step + 2 * AHEAD {
             self.counters.fill(0);
             self.newest = step;
@@ -281,7 +282,8 @@ impl WindowRecord {
         day.count = day.count.saturating_sub(count);
     }
 
-    /// The entry of a day; the oldest one gives way. Four are kept, so that a clock set wrong and right loses none.
+    /// The entry of a day; it replaces the oldest one. Four are kept, so that setting the clock wrong and right again
+    /// loses none.
     pub(super) fn day(&mut self, number: i32) -> &mut DayState {
         let known = self.days.iter().position(|day| day.number == number);
         let index = known.unwrap_or_else(|| {
@@ -297,7 +299,7 @@ fn index(step: u64) -> usize {
     usize::try_from(step % KEPT as u64).unwrap_or_default()
 }
 
-/// Windows are kept 2 % longer than nominal: clocks and networks differ.
+/// Windows are extended by 2 %, because clocks and networks differ.
 pub(super) fn step_length(window: Duration) -> u64 {
     let nanoseconds = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX / 200);
     (nanoseconds / 100 * 102 / STEPS).max(1)

@@ -1,7 +1,7 @@
-//! The lock of a credential, and every change of it.
+//! The lock of a credential, and every change to it.
 //!
-//! Hazard: whoever writes without the lock, or over a version nobody read, loses a login. Rule: replacing and removing
-//! take a [`Guard`], and a [`Guard`] is the lock.
+//! Hazard: a writer without the lock, or one that overwrites a version it has not read, loses a login. Rule: replacing
+//! and removing require a [`Guard`], and a [`Guard`] is the lock.
 
 use std::path::PathBuf;
 use std::thread;
@@ -24,29 +24,29 @@ use crate::platform::lock::{FileLock, LockNotes, NOTICE_AFTER};
 use crate::platform::signals::DeferredSignals;
 use crate::secret::Secret;
 
-/// Bytes a new version may have more than the old one. Tokens are some hundred bytes to a few thousand.
+/// Bytes by which a new version may be longer. Tokens have from a few hundred to a few thousand bytes.
 const GROWTH: usize = 64 * 1024;
 
 /// A version that is about to be written.
 struct Next {
     whole: Zeroizing<Vec<u8>>,
-    /// What goes into the file.
+    /// The file's content.
     record: Zeroizing<Vec<u8>>,
-    /// What goes into the keyring, with its name there.
+    /// The keyring's content, with its name there.
     secret: Option<(String, Zeroizing<Vec<u8>>)>,
 }
 
-/// The lock of one credential, and with it the right to change it.
+/// The lock of one credential, and the right to change it.
 pub(in crate::credentials) struct Guard {
     store: Store,
     pending: Option<PendingFile>,
-    /// For what is granted next, if the secret belongs into the keyring.
+    /// Encrypts the next token in the draft, if the secret is kept in the keyring.
     seal: Option<Seal>,
-    /// What was drafted.
+    /// The version that was drafted.
     next: Option<Next>,
     qwen_code: Option<QwenCodeLock>,
     pub(super) file_lock: FileLock,
-    /// A foreign renewal may be under way: how the directory stands is not noted as our doing.
+    /// Whether another program may be renewing; then the state of the directory is not recorded as ours.
     is_unresolved: bool,
 }
 
@@ -56,8 +56,7 @@ impl Guard {
         Self { store, pending: None, seal: None, next: None, qwen_code: None, file_lock, is_unresolved }
     }
 
-    /// Whether a renewal of Qwen Code's may be under way although no lock is there. Asked before our own lock changes
-    /// the directory.
+    /// Whether Qwen Code may be renewing although there is no lock. Call it before our own lock changes the directory.
     pub(in crate::credentials) fn shows_foreign_renewal(&mut self) -> bool {
         let LockNotes { directory_changed, traces_seen, .. } = self.file_lock.notes();
         let (noted, seen) = (directory_changed.map(from_nanoseconds), traces_seen.map(from_nanoseconds));
@@ -65,7 +64,7 @@ impl Guard {
         if self.is_unresolved {
             self.note_traces(to_nanoseconds(SystemTime::now()));
         } else if let Some(seen) = seen {
-            // Seen by a process that could do without a renewal, and perhaps hidden by changes of our own since.
+            // Seen by a process that did not need to renew, and possibly hidden by changes of ours since then.
             self.is_unresolved = traces::is_open(seen, &self.store.path);
         }
         self.is_unresolved
@@ -77,7 +76,7 @@ impl Guard {
         }
     }
 
-    /// Whether a foreign lock went away while it was waited for, and left the file as it was.
+    /// Whether another program's lock vanished during the wait and the file did not change.
     pub(in crate::credentials) fn saw_a_lock_vanish(&mut self) -> bool {
         let vanished = self.qwen_code.as_ref().is_some_and(|lock| lock.another_vanished);
         if vanished {
@@ -87,7 +86,7 @@ impl Guard {
         vanished
     }
 
-    /// Waits until the file has another version than `before`. `false`: the time is over, or a signal has come.
+    /// Waits until the file differs from `before`. Returns `false` on timeout or on a signal.
     pub(in crate::credentials) fn await_change(&mut self, before: Option<Version>, limit: Duration) -> bool {
         let started = Instant::now();
         let mut told = false;
@@ -113,7 +112,7 @@ impl Guard {
         self.note_traces(None);
     }
 
-    /// What is changed by now is our own doing.
+    /// Records that all changes to the directory so far are ours.
     pub(super) fn note_directory(&mut self) {
         let Some(directory) = self.store.qwen_code_lock.as_ref().and_then(|lock| lock.parent()) else { return };
         if self.is_unresolved {
@@ -125,9 +124,9 @@ impl Guard {
         }
     }
 
-    /// Takes Qwen Code's lock as well, where the file is shared with it.
+    /// Also takes Qwen Code's lock, if the file is shared with it.
     ///
-    /// `Ok(false)`: `enough` ended the wait for another holder.
+    /// Returns `Ok(false)` if `enough` ended the wait for another holder.
     pub(in crate::credentials) fn lock_qwen_code(
         &mut self,
         deadline: Instant,
@@ -140,22 +139,22 @@ impl Guard {
         Ok(true)
     }
 
-    /// The failure of the holder that this one waited behind.
+    /// The failure of the holder that this process waited for.
     pub(in crate::credentials) fn shared_failure(&self) -> Option<Failed> {
         self.file_lock.shared_failure()
     }
 
-    /// Leaves `failed` for those who wait behind this holder.
+    /// Records `failed` for the processes that wait for this holder.
     pub(in crate::credentials) fn share_failure(&mut self, failed: &Failed) {
         self.file_lock.share_failure(failed);
     }
 
-    /// Takes space for the next version, before `spent` is sent. What is drafted there is found by that token.
+    /// Reserves space for the next version before `spent` is sent. The draft in it is found by that token.
     pub(in crate::credentials) fn reserve(&mut self, spent: Option<&Secret>) -> Result<()> {
         let length = std::fs::metadata(&self.store.path).map_or(0, |metadata| metadata.len());
         let name = spent.map(hash_of);
         let bytes = usize::try_from(length)? + GROWTH;
-        // The old room goes first: it would be taken for a leftover.
+        // Remove the old reservation first, because it would be taken for a leftover.
         self.pending = None;
         self.pending = Some(PendingFile::reserve_named(&self.store.path, bytes, Privacy::Private, name.as_deref())?);
         self.note_directory();
@@ -165,10 +164,10 @@ impl Guard {
         Ok(())
     }
 
-    /// Where the secret is in the keyring, makes sure that the next one can be put there: an entry of its size is written,
-    /// with the key that seals the draft.
+    /// If the secret is in the keyring, makes sure that the next one can be stored there: writes an entry of its size,
+    /// with the key that encrypts the draft.
     fn reserve_in_keyring(&mut self) -> Result<()> {
-        /// Bytes that a new token may have more than the old one.
+        /// Bytes by which a new token may be longer.
         const GROWTH: usize = 1024;
         let Some(entry) = self.store.entry()? else { return Ok(()) };
         let profile = self.store.profile();
@@ -179,12 +178,12 @@ impl Guard {
         Ok(())
     }
 
-    /// Changes the note of which names the keyring may have. It is made before what it tells of.
+    /// Records which names the keyring may contain. Recorded before the keyring is changed.
     fn note_entries(&mut self, change: impl FnOnce(&mut Vec<String>)) {
         self.file_lock.change_notes(|notes| change(&mut notes.keyring));
     }
 
-    /// The names of all that the keyring may have of this profile.
+    /// All names that the keyring may contain for this profile.
     fn entries(&self) -> Vec<String> {
         let mut names = self.file_lock.notes().keyring.clone();
         if let Ok(Some(entry)) = self.store.entry()
@@ -195,7 +194,7 @@ impl Guard {
         names
     }
 
-    /// Removes these secrets from the keyring. What cannot be removed now stays noted.
+    /// Removes these secrets from the keyring. Names that cannot be removed now stay recorded.
     fn remove_entries(&mut self, names: &[String]) -> Result<(), Trouble> {
         for name in names {
             keyring::remove(&self.store.profile(), name)?;
@@ -204,8 +203,8 @@ impl Guard {
         Ok(())
     }
 
-    /// `document` as it is stored: where its secret belongs into the keyring, in two parts, the secret sealed within the
-    /// file as well if a seal was made for it.
+    /// `document` in its stored form. If its secret is kept in the keyring, it has two parts, and the file also
+    /// contains the encrypted secret if there is a key for that.
     fn next(&self, document: &CredentialDocument) -> Result<Next> {
         let whole = document.to_bytes()?;
         if self.store.format() != Format::Own || !document.is_for_keyring() {
@@ -220,7 +219,8 @@ impl Guard {
         Ok(Next { whole, record: record.to_bytes()?, secret: Some((entry, secret)) })
     }
 
-    /// Writes `document` where the next holder of the lock finds it if this process is killed before [`Guard::replace`].
+    /// Writes `document` where the next holder of the lock finds it if this process is killed before
+    /// [`Guard::replace`].
     pub(in crate::credentials) fn draft(&mut self, document: &CredentialDocument) -> Result<()> {
         let next = self.next(document)?;
         let Some(pending) = &mut self.pending else { return Ok(()) };
@@ -229,8 +229,8 @@ impl Guard {
         Ok(())
     }
 
-    /// The only writing of a credential: durable, whole, in one step, which is the renaming of the file. A secret that
-    /// belongs into the keyring is there before, and what the keyring had until then goes last.
+    /// The only place that writes a credential: durably and atomically, by renaming the file. The keyring gets its
+    /// secret before, and its outdated entries are removed last.
     pub(in crate::credentials) fn replace(&mut self, document: &CredentialDocument) -> Result<Credential> {
         if self.pending.is_none() {
             self.reserve(None)?;
@@ -257,7 +257,7 @@ impl Guard {
         self.written(whole)
     }
 
-    /// The keyring does not take what was granted: it stays in the file that the next process completes.
+    /// The keyring does not accept the new secret: it stays in the draft, which the next process completes.
     fn keep_draft(&mut self, next: &Next, error: anyhow::Error) -> anyhow::Error {
         if self.seal.take().is_none() {
             return error;
@@ -269,7 +269,7 @@ impl Guard {
         }
     }
 
-    /// Before an older copy goes: what was written last is what is there.
+    /// Before an older copy is removed: checks that the file contains what was written last.
     fn check_written(&self, next: &Next) -> Result<()> {
         match files::read(&self.store.path, Privacy::Private)? {
             Content::Bytes(bytes) if bytes == next.record => Ok(()),
@@ -284,9 +284,9 @@ impl Guard {
         }
     }
 
-    /// Puts in place what a process was granted for `spent` and wrote, but was killed before the rename: the server
-    /// takes `spent` no more. `None`: there is nothing of the kind, or not the whole of it.
-    /// `carry` is told the token that comes in its place, before it does.
+    /// Completes a renewal whose process was killed before the rename: installs the token that it had already written,
+    /// because the server no longer accepts `spent`. Returns `None` if there is no such draft or it is incomplete.
+    /// `carry` gets the new token before it is installed.
     pub(in crate::credentials) fn complete(
         &mut self,
         spent: &Secret,
@@ -313,7 +313,8 @@ impl Guard {
         Ok(Some(written))
     }
 
-    /// What a draft holds. Its secret is put into the keyring, if that was still to be done. `None`: it is no whole draft.
+    /// The content of a draft. Stores its secret in the keyring if that has not happened yet. Returns `None` if the
+    /// draft is incomplete.
     fn unseal(&mut self, draft: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>> {
         let Ok(Some(record)) = document::read(draft, self.store.format()) else { return Ok(None) };
         let Some(entry) = record.entry.filter(|_| record.access_token.expose().is_empty()) else {
@@ -347,14 +348,15 @@ impl Guard {
         }
     }
 
-    /// Renames a damaged file and says where it went.
+    /// Renames a damaged file and returns its new path.
     pub(in crate::credentials) fn set_aside(&mut self) -> Result<PathBuf> {
         files::set_aside(&self.store.path)
     }
 
-    /// Removes the credential and whatever killed processes left beside it. Says whether there was one.
+    /// Removes the credential and the leftovers of killed processes. Returns whether there was one.
     ///
-    /// The keyring comes first: once the file is gone nobody looks there. One that is not there keeps what it has.
+    /// The keyring is cleared first: without the file, its entries would never be found. If there is no keyring, its
+    /// entries stay.
     pub(in crate::credentials) fn remove(&mut self) -> Result<bool> {
         self.pending = None;
         self.seal = None;
@@ -381,7 +383,7 @@ fn to_nanoseconds(time: SystemTime) -> Option<u64> {
 }
 
 impl Drop for Guard {
-    /// In this order: a process that waits for ours finds Qwen Code's lock gone.
+    /// The order matters: a process that waits for our lock must find Qwen Code's lock gone.
     fn drop(&mut self) {
         drop(self.pending.take());
         if let Some(seal) = self.seal.take() {

@@ -1,7 +1,7 @@
-//! Secrets in the system's keyring: each version under a name of its own, split where it is too long, and read back.
+//! Secrets in the system's keyring: each version has its own name, is split if it is too long, and is read back.
 //!
-//! Hazard: a kill or a lock between two steps leaves half a secret, or none. Rule: a name is used once, its first entry is
-//! written last, and the file names the secret only when the keyring has given it back.
+//! Hazard: a kill or a locked keyring between two steps leaves half a secret, or none. Rule: a name is used only once,
+//! its first entry is written last, and the file names the secret only after the keyring has returned it.
 
 use anyhow::Result;
 use rand::RngExt;
@@ -14,13 +14,13 @@ use base64::prelude::BASE64_STANDARD;
 use crate::error::{Failed, Failure};
 use crate::platform::keyring::{self, DIALOG_TIMEOUT, Entry, MAX_VALUE, NAME, TIMEOUT, Trouble};
 
-/// What stands in the first entry of a secret that was split, before the number of its parts. No secret has a space.
+/// Prefix of the first entry of a split secret, before the number of its parts. Secrets contain no space.
 const PARTS: &str = "qwenauth-parts ";
 
-/// More parts than the longest credential has.
+/// Maximum number of parts; the longest credential has fewer.
 const MAX_PARTS: usize = 1024;
 
-/// A name that was never used.
+/// Returns a name that has never been used.
 pub(super) fn new_name() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
@@ -36,17 +36,17 @@ pub(super) fn write(profile: &str, name: &str, secret: &[u8]) -> Result<()> {
     }
 }
 
-/// The secret of that name; `None` where there is none, or not the whole of it.
+/// The secret of that name. Returns `None` if it is missing or incomplete.
 pub(super) fn read(profile: &str, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>> {
     joined(|part| keyring::read(Entry { profile, name: &named(name, part) }))
         .map_err(|trouble| failed(profile, "read", trouble).into())
 }
 
-/// Removes the secret of that name, the entry that makes it whole first.
+/// Removes the secret of that name, starting with its first entry.
 pub(super) fn remove(profile: &str, name: &str) -> Result<(), Trouble> {
     let first = keyring::read(Entry { profile, name })?;
     keyring::remove(Entry { profile, name })?;
-    // A secret whose first entry is missing may have been cut short by a kill.
+    // A secret without its first entry may be the result of a kill.
     let parts = first.as_ref().map_or(MAX_PARTS, |first| count(first).unwrap_or(0));
     for part in 1..=parts {
         let name = named(name, part);
@@ -59,15 +59,15 @@ pub(super) fn remove(profile: &str, name: &str) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Where values may be so long, nothing is split.
+/// Values of any length are accepted, so nothing is split.
 const MAX_WHOLE: usize = 64 * 1024;
 
-/// The entry of a part; the first has the name itself.
+/// The name of a part's entry; the first part uses the name itself.
 fn named(name: &str, part: usize) -> String {
     if part == 0 { name.to_owned() } else { format!("{name}.{part}") }
 }
 
-/// Writes a secret in entries of at most `max` bytes: the parts from 1 on, and last the first, with their number.
+/// Writes a secret in entries of at most `max` bytes: parts 1 and later first, then the first entry with their number.
 fn split<E>(secret: &[u8], max: usize, mut write: impl FnMut(usize, &[u8]) -> Result<(), E>) -> Result<(), E> {
     if secret.len() <= max {
         return write(0, secret);
@@ -98,7 +98,7 @@ fn count(first: &[u8]) -> Option<usize> {
     number.parse().ok().filter(|parts| *parts <= MAX_PARTS)
 }
 
-/// What a keyring that did not do as asked means for a script. `what`: was to be done with it.
+/// Converts a keyring's error for the user and the exit code. `what`: the attempted action.
 pub(super) fn failed(profile: &str, what: &str, trouble: Trouble) -> Failed {
     let cannot = |failure, why: &str| Failed::new(failure, format!("cannot {what} the keyring ({NAME}): {why}"));
     let elsewhere = format!(
@@ -121,14 +121,14 @@ pub(super) fn failed(profile: &str, what: &str, trouble: Trouble) -> Failed {
     }
 }
 
-/// A key in the keyring, under which a secret may lie in a file until the keyring has it.
+/// A key in the keyring that encrypts a secret in a file until the keyring has the secret.
 pub(super) struct Seal {
     pub(super) name: String,
     key: Zeroizing<[u8; 32]>,
 }
 
 impl Seal {
-    /// Makes a key and stores it in an entry of `size` bytes: what is to come will find room as well.
+    /// Creates a key and stores it in an entry of `size` bytes, so that there is space for the next secret.
     pub(super) fn new(profile: &str, name: String, size: usize) -> Result<Self> {
         let mut key = Zeroizing::new([0; 32]);
         rand::rng().fill(&mut key[..]);
@@ -142,7 +142,7 @@ impl Seal {
         Ok(Self { name, key })
     }
 
-    /// The key of that name; `None` where the keyring has none.
+    /// The key of that name. Returns `None` if the keyring does not have it.
     pub(super) fn of(profile: &str, name: &str) -> Result<Option<Self>> {
         let Some(value) = read(profile, name)? else { return Ok(None) };
         let encoded = value.split(|&byte| byte == b' ').next().unwrap_or_default();
@@ -155,7 +155,7 @@ impl Seal {
         UnboundKey::new(&CHACHA20_POLY1305, &*self.key).ok().map(LessSafeKey::new)
     }
 
-    /// `secret`, which is to be stored as `entry`, as text that only this key opens.
+    /// Encrypts `secret`, which will be stored as `entry`; only this key decrypts it.
     pub(super) fn close(&self, entry: &str, secret: &[u8]) -> Option<String> {
         let mut nonce = [0; NONCE_LEN];
         rand::rng().fill(&mut nonce[..]);
@@ -184,7 +184,7 @@ mod tests {
 
     type Entries = BTreeMap<usize, Vec<u8>>;
 
-    /// The entries after `writes` calls, then a kill.
+    /// The entries after `writes` calls and then a kill.
     fn written(secret: &[u8], max: usize, writes: usize) -> Entries {
         let mut entries = Entries::new();
         let _ = split(secret, max, |part, bytes| {

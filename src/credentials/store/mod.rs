@@ -1,4 +1,4 @@
-//! Where the credential of a profile lies: reading it, and the lock that changing it takes ([`Guard`]).
+//! The stored credential of a profile: reading it, and the lock that is required to change it ([`Guard`]).
 
 mod command;
 mod given;
@@ -26,7 +26,7 @@ use crate::platform::disk::Version;
 use crate::platform::files::{self, Content, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
 
-/// What was found where a credential is kept.
+/// The result of reading a stored credential.
 pub(crate) enum Found {
     Missing,
     /// With the reason.
@@ -41,7 +41,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// The whole of it, fields of other programs included.
+    /// The complete document, including fields of other programs.
     ///
     /// Errors: a sentence on what could not be written back.
     pub(super) fn document(&self) -> Result<CredentialDocument, String> {
@@ -49,7 +49,7 @@ impl Snapshot {
     }
 }
 
-/// The place of one profile's credential.
+/// Where one profile's credential is stored.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     /// As configured; it may be a symlink.
@@ -73,7 +73,7 @@ impl Store {
         if self.qwen_code_lock.is_some() { Format::QwenCode } else { Format::Own }
     }
 
-    /// The credential, with its secret from the keyring if it is there.
+    /// The credential, including its secret if that is in the keyring.
     pub(crate) fn read(&self) -> Result<Found> {
         match self.read_record()? {
             Found::Present(snapshot) if snapshot.credential.is_in_keyring_alone() => self.unite(&snapshot),
@@ -81,7 +81,7 @@ impl Store {
         }
     }
 
-    /// What the file has: all but a secret that is kept elsewhere.
+    /// The file's content, without a secret that is kept elsewhere.
     pub(crate) fn read_record(&self) -> Result<Found> {
         Ok(match files::read(&self.path, Privacy::Private)? {
             Content::Missing => Found::Missing,
@@ -90,7 +90,7 @@ impl Store {
         })
     }
 
-    /// The name of the secret in the keyring, if it is there. A file that is shared with Qwen Code is not read for it.
+    /// The secret's name in the keyring, if it is there. A file shared with Qwen Code is not read for this.
     fn entry(&self) -> Result<Option<String>> {
         if self.format() != Format::Own {
             return Ok(None);
@@ -113,7 +113,7 @@ impl Store {
         }
     }
 
-    /// The name of the profile, by which the keyring knows its secrets.
+    /// The profile's name, under which the keyring knows its secrets.
     fn profile(&self) -> String {
         self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
@@ -126,12 +126,12 @@ impl Store {
         }
     }
 
-    /// Tells this version from any other without reading it. `None`: there is none.
+    /// Identifies this version without reading it. Returns `None` if there is no file.
     pub(crate) fn version(&self) -> Option<Version> {
         Version::of(&self.path).ok()
     }
 
-    /// Fails if a credential could not be stored, before a person is sent to approve a login. Leaves nothing behind.
+    /// Fails if a credential could not be stored, before a person is asked to approve a login. Leaves nothing behind.
     pub(crate) fn check_writable(&self, secret: SecretStore) -> Result<()> {
         files::check_writable(&files::resolve(&self.path)?)?;
         let lock = self.lock_path()?;
@@ -146,7 +146,7 @@ impl Store {
         keyring::remove(&profile, &name).map_err(|trouble| keyring::failed(&profile, "write to", trouble).into())
     }
 
-    /// The file that [`Guard::complete`] would look into.
+    /// The draft that [`Guard::complete`] would read.
     pub(crate) fn unfinished(&self) -> Option<PathBuf> {
         let Ok(Found::Present(snapshot)) = self.read() else { return None };
         let token = snapshot.credential.refresh_token?;
@@ -154,12 +154,12 @@ impl Store {
         path.exists().then_some(path)
     }
 
-    /// The lock file, beside the file that a symlink leads to.
+    /// The lock file, next to the file that a symlink points to.
     pub(crate) fn lock_path(&self) -> Result<PathBuf> {
         Ok(paths::kernel_lock(&files::resolve(&self.path)?))
     }
 
-    /// Our own lock. [`Guard::lock_qwen_code`] takes the other.
+    /// Takes our own lock. [`Guard::lock_qwen_code`] takes the other one.
     pub(super) fn lock(&self, deadline: Instant) -> Result<Guard> {
         let path = self.lock_path()?;
         let is_unresolved = self.is_unresolved_before(&path);
@@ -175,28 +175,29 @@ impl Store {
         Ok(file_lock.map(|file_lock| Guard::new(self, file_lock, is_unresolved)))
     }
 
-    /// Making the lock file, which happens once, changes the directory as well.
+    /// Creating the lock file, which happens once, also changes the directory.
     fn is_unresolved_before(&self, lock: &Path) -> bool {
         !lock.exists() && self.shows_foreign_renewal(None)
     }
 
-    /// Removes Qwen Code's lock if its holder is gone and no process of ours works on the credential. Says whether it did.
+    /// Removes Qwen Code's lock if its holder is gone and no qwenauth process uses the credential. Returns whether it
+    /// did.
     pub(crate) fn remove_stale_lock(&self) -> Result<bool> {
         let (Some(lock), Some(mut guard)) = (&self.qwen_code_lock, self.try_lock()?) else { return Ok(false) };
-        // What has changed before is not our doing.
+        // Earlier changes are not ours.
         guard.shows_foreign_renewal();
         let is_removed = qwen_code::remove_stale(lock, &guard.file_lock)?;
         guard.note_directory();
         Ok(is_removed)
     }
 
-    /// `noted`: how the directory stood after our last change there.
+    /// `noted`: the state of the directory after our last change.
     fn shows_foreign_renewal(&self, noted: Option<SystemTime>) -> bool {
         let lock = self.qwen_code_lock.as_ref();
         lock.is_some_and(|lock| traces::show_foreign_renewal(lock, &self.path, noted))
     }
 
-    /// Both locks, in a directory that is there, for the final change of `login` and `logout`.
+    /// Creates the directory and takes both locks, for the final change of `login` and `logout`.
     pub(super) fn lock_fully(&self) -> Result<Guard> {
         let deadline = Instant::now() + LOCK_TIMEOUT;
         if let Some(directory) = files::resolve(&self.path)?.parent() {
