@@ -1,4 +1,16 @@
 _qwenauth() {
+    local at
+    for ((at = 2; at < COMP_CWORD; at++)); do
+        [[ "${COMP_WORDS[at]}" == -- ]] || continue
+        if declare -F _command_offset >/dev/null; then
+            _command_offset $((at + 1))
+        elif ((at + 1 == COMP_CWORD)); then
+            COMPREPLY=($(compgen -c -- "${COMP_WORDS[COMP_CWORD]}"))
+        else
+            COMPREPLY=($(compgen -f -- "${COMP_WORDS[COMP_CWORD]}"))
+        fi
+        return 0
+    done
     local i cur prev opts cmd
     COMPREPLY=()
     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -265,10 +277,7 @@ _qwenauth() {
                     return 0
                     ;;
                 --model)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete models "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 --min-ttl)
@@ -297,10 +306,7 @@ _qwenauth() {
             fi
             case "${prev}" in
                 --model)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete models "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 --min-ttl)
@@ -1323,10 +1329,7 @@ _qwenauth() {
                     return 0
                     ;;
                 --region)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete regions "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 --policy)
@@ -1380,10 +1383,7 @@ _qwenauth() {
                     return 0
                     ;;
                 --model)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete models "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 --profile)
@@ -1502,10 +1502,7 @@ _qwenauth() {
             fi
             case "${prev}" in
                 --model)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete models "${COMP_WORDS[@]:1}" 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 --gateway)

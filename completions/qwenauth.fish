@@ -50,7 +50,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l api-key-comm
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l store -d 'Where to keep the secret (default: `store` of config.toml, else where it is, else `file`); without a key, move it there' -r -f -a "file\t'In a private file'
 keyring\t'In the keyring of the system'"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l base-url -d 'API base URL, for `custom` or a workspace-specific domain' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l region -d 'Region of the key (default: detected)' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l region -d 'Region of the key (default: detected)' -r -f -a "(qwenauth __complete regions (commandline -opc)[2..] 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l policy -d 'Policy at the provider that trusts this workload' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l audience -d 'Audience to ask an ID token of GitHub Actions for' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l id-token-file -d 'File with the ID token, for example of a Kubernetes pod (default: ask GitHub Actions)' -r -F
@@ -61,7 +61,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l qr -d 'Draw 
 always\t''
 never\t''"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l timeout -d 'Give up after this long, for example `90s` or `5m`' -r -f
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l model -d 'Default model of this profile, exported by `env` and `exec`' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l model -d 'Default model of this profile, exported by `env` and `exec`' -r -f -a "(qwenauth __complete models (commandline -opc)[2..] 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l force -d 'Log in even if already logged in'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand login" -l api-key-stdin -d 'Read the API key from stdin'
@@ -102,14 +102,14 @@ cmd\t'For a `for /f` loop'
 dotenv\t'An `.env` file'
 json\t'Object of names and values; null means unset'
 github\t'Lines for the file `GITHUB_ENV` of a GitHub Actions job, the key masked'"
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l model -d 'The model to name in `OPENAI_MODEL`' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l model -d 'The model to name in `OPENAI_MODEL`' -r -f -a "(qwenauth __complete models (commandline -opc)[2..] 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l min-ttl -d 'Minimum remaining lifetime of the token (default: 10m, best effort)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l unset -d 'Print statements that remove the variables'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l native -d 'Add the provider\'s own variables, such as `DASHSCOPE_API_KEY`, each with its base URL'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -l short-lived -d 'Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand env" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l model -d 'The model to name in `OPENAI_MODEL`' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l model -d 'The model to name in `OPENAI_MODEL`' -r -f -a "(qwenauth __complete models (commandline -opc)[2..] 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l min-ttl -d 'Minimum remaining lifetime of the token (default: 10m, best effort)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l as -d 'The known program that CMD is, where its name does not tell' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand exec" -l rpm -d 'Requests per minute (default: the provider\'s known limit)' -r -f
@@ -239,7 +239,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -l json -d '
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l model -d 'The model the tool starts with' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l model -d 'The model the tool starts with' -r -f -a "(qwenauth __complete models (commandline -opc)[2..] 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l gateway -d 'Use a gateway at this address; its key is kept in a file' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l gateway-url -d 'Use the gateway of a team at this URL, with the key of its `--key-env` or `--key-file`; needs `--model`' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l key-env -d 'The variable that the tool takes the team\'s key from (default: `QWENAUTH_TEAM_KEY`)' -r -f
@@ -292,3 +292,11 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -f -a "(qwe
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -f -a "(qwenauth __complete tools 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -f -a "bash zsh fish powershell elvish nushell"
+function __fish_qwenauth_program
+    set -l words (commandline -opc) (commandline -ct)
+    set -l at (contains -i -- -- $words)
+    or return
+    set -l program $words[(math $at + 1)..-1]
+    complete -C (string join -- ' ' (string escape -- $program[1..-2]) $program[-1])
+end
+complete -c qwenauth -n "contains -- -- (commandline -opc)" -f -a "(__fish_qwenauth_program)"

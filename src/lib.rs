@@ -164,7 +164,7 @@ fn run_command(Cli { global, command }: Cli) -> Result<u8> {
         Command::Doctor(args) => return commands::doctor::run(&args, session),
         Command::Sandbox(args) => return commands::sandbox::run(&args),
         Command::Completions(args) => commands::completions::run(&args)?,
-        Command::Complete { names } => commands::completions::complete(names, session)?,
+        Command::Complete { names, words } => commands::completions::complete(names, &words, session)?,
         Command::Topic(text) => commands::print(text)?,
         Command::Man { directory } => commands::man::run(&directory)?,
     }

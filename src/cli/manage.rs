@@ -148,8 +148,13 @@ pub(crate) struct SandboxArgs {
 /// Print a completion script
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
+  mkdir -p ~/.local/share/bash-completion/completions
   qwenauth completions bash > ~/.local/share/bash-completion/completions/qwenauth
-  qwenauth completions zsh > \"${fpath[1]}/_qwenauth\"
+
+  mkdir -p ~/.zfunc    # and in ~/.zshrc, before compinit: fpath+=~/.zfunc
+  qwenauth completions zsh > ~/.zfunc/_qwenauth
+
+  mkdir -p ~/.config/fish/completions
   qwenauth completions fish > ~/.config/fish/completions/qwenauth.fish")]
 pub(crate) struct CompletionsArgs {
     #[arg(value_enum)]
@@ -169,7 +174,9 @@ pub(crate) enum Shell {
 /// What a completion script asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Names {
+    Models,
     Profiles,
     Providers,
+    Regions,
     Tools,
 }

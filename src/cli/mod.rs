@@ -159,6 +159,9 @@ pub(crate) enum Command {
     #[command(name = "__complete", hide = true)]
     Complete {
         names: Names,
+        /// The command line so far, without the program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
     /// Help about something that is no command, or what the build is
     #[command(skip)]

@@ -3,6 +3,8 @@
 //! The generators do not support values that change, such as the names of profiles. In bash, zsh and fish a call of
 //! this program provides such values.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use clap::{Arg, Command, CommandFactory, ValueEnum, ValueHint};
 use clap_complete::{Shell as ClapShell, generate};
@@ -10,7 +12,9 @@ use clap_complete_nushell::Nushell;
 
 use super::print;
 use crate::cli::{Cli, CompletionsArgs, Names, Shell};
-use crate::providers;
+use crate::credentials::Stored;
+use crate::profile::ProfileName;
+use crate::providers::{self, Provider};
 use crate::session::Session;
 use crate::setup::TOOLS;
 
@@ -39,9 +43,12 @@ pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
 const NAMED: [(&str, Names); 4] =
     [("login", Names::Providers), ("providers", Names::Providers), ("use", Names::Profiles), ("setup", Names::Tools)];
 
-/// Prints the names of one kind, one per line. On an error there are none: a message would appear in the middle of the
-/// line being typed.
-pub(crate) fn complete(names: Names, session: impl FnOnce() -> Result<Session>) -> Result<()> {
+/// Options whose value is such a name.
+const VALUED: [(&str, Names); 3] = [("profile", Names::Profiles), ("region", Names::Regions), ("model", Names::Models)];
+
+/// Prints the names of one kind, one per line. `words`: the command line so far, as far as the shell knows it. On an error
+/// there are no names: a message would appear in the middle of the line being typed.
+pub(crate) fn complete(names: Names, words: &[String], session: impl FnOnce() -> Result<Session>) -> Result<()> {
     let found = match names {
         Names::Tools => TOOLS.iter().map(|tool| tool.name.to_owned()).collect(),
         Names::Providers => session().map(|session| providers::names(&session.config.overrides)).unwrap_or_default(),
@@ -49,8 +56,54 @@ pub(crate) fn complete(names: Names, session: impl FnOnce() -> Result<Session>) 
             .and_then(|session| session.profiles())
             .map(|profiles| profiles.iter().map(ToString::to_string).collect())
             .unwrap_or_default(),
+        Names::Regions => session().map(|session| regions(words, &session)).unwrap_or_default(),
+        Names::Models => session().map(|session| models(words, &session)).unwrap_or_default(),
     };
     print(&found.iter().filter(|name| is_plain(name)).map(|name| format!("{name}\n")).collect::<String>())
+}
+
+/// The regions of the provider on the line, else of every provider.
+fn regions(words: &[String], session: &Session) -> Vec<String> {
+    let overrides = &session.config.overrides;
+    let named = provider_of_login(words, session).map(|provider| vec![provider]);
+    let all = || providers::names(overrides).iter().filter_map(|name| providers::find(name, overrides).ok()).collect();
+    let found: BTreeSet<String> =
+        named.unwrap_or_else(all).into_iter().flat_map(|provider| provider.regions.into_keys()).collect();
+    found.into_iter().collect()
+}
+
+/// The models of the provider on the line, else of the profile that the command would use.
+fn models(words: &[String], session: &Session) -> Vec<String> {
+    let provider = provider_of_login(words, session).or_else(|| {
+        let profile =
+            profile_of(words).map_or_else(|| Ok(session.profile.clone()), |name| ProfileName::parse(&name)).ok()?;
+        let account = session.account_of(&profile);
+        match account.load_record() {
+            Ok(Stored::Present(credential)) => account.provider(&credential).ok(),
+            _ => None,
+        }
+    });
+    provider.into_iter().flat_map(|provider| provider.models).map(|model| model.id).collect()
+}
+
+/// What `login` is about to log in to.
+fn provider_of_login(words: &[String], session: &Session) -> Option<Provider> {
+    let behind = words.iter().skip_while(|word| *word != "login").skip(1).filter(|word| !word.starts_with('-'));
+    let mut found = behind.filter_map(|word| providers::find_by_any_name(word, &session.config.overrides).ok());
+    found.next()
+}
+
+/// The value of `--profile`; bash makes a word of its own of the equals sign.
+fn profile_of(words: &[String]) -> Option<String> {
+    let mut words = words.iter().map(String::as_str).filter(|word| *word != "=");
+    while let Some(word) = words.next() {
+        match word.strip_prefix("--profile") {
+            Some("") => return words.next().map(str::to_owned),
+            Some(value) => return value.strip_prefix('=').map(str::to_owned),
+            None => {}
+        }
+    }
+    None
 }
 
 /// Hazard: bash expands the words it is offered (`compgen -W`), and a name of config.toml may be a command. Rule: whatever
@@ -59,16 +112,51 @@ fn is_plain(name: &str) -> bool {
     !name.starts_with('-') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-fn question(names: Names) -> String {
+/// The call that prints the names. `line`: how the shell writes the words of the command line, where they matter.
+fn question(names: Names, line: &str) -> String {
     let name = names.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-    format!("qwenauth __complete {name} 2>/dev/null")
+    match names {
+        Names::Models | Names::Regions => format!("qwenauth __complete {name} {line} 2>/dev/null"),
+        Names::Profiles | Names::Providers | Names::Tools => format!("qwenauth __complete {name} 2>/dev/null"),
+    }
 }
+
+const BASH_LINE: &str = r#""${COMP_WORDS[@]:1}""#;
+/// `$words` lacks the options that were read before.
+const ZSH_LINE: &str = r#""${(@z)LBUFFER}""#;
+const FISH_LINE: &str = "(commandline -opc)[2..]";
+
+/// Behind `--` stands another program, with its own arguments; bash-completion knows those of many.
+const BASH_PROGRAM: &str = r#"
+    local at
+    for ((at = 2; at < COMP_CWORD; at++)); do
+        [[ "${COMP_WORDS[at]}" == -- ]] || continue
+        if declare -F _command_offset >/dev/null; then
+            _command_offset $((at + 1))
+        elif ((at + 1 == COMP_CWORD)); then
+            COMPREPLY=($(compgen -c -- "${COMP_WORDS[COMP_CWORD]}"))
+        else
+            COMPREPLY=($(compgen -f -- "${COMP_WORDS[COMP_CWORD]}"))
+        fi
+        return 0
+    done"#;
+
+/// The same for fish.
+const FISH_PROGRAM: &str = r#"function __fish_qwenauth_program
+    set -l words (commandline -opc) (commandline -ct)
+    set -l at (contains -i -- -- $words)
+    or return
+    set -l program $words[(math $at + 1)..-1]
+    complete -C (string join -- ' ' (string escape -- $program[1..-2]) $program[-1])
+end
+complete -c qwenauth -n "contains -- -- (commandline -opc)" -f -a "(__fish_qwenauth_program)"
+"#;
 
 fn bash(script: &str) -> String {
     let mut names = None;
     let mut lines = Vec::new();
     // From the label to the end of its branch: the generator would have the user type the space after the name.
-    let mut is_profile = false;
+    let mut is_valued = false;
     for line in script.lines() {
         let word = line.trim();
         if let Some(label) = word.strip_suffix(')').filter(|label| label.starts_with("qwenauth__")) {
@@ -76,17 +164,19 @@ fn bash(script: &str) -> String {
             names = NAMED.into_iter().find(|(command, _)| !is_help && label.ends_with(&format!("__{command}")));
         }
         let mut line = line.to_owned();
-        if let (Some((_, names)), Some(opened)) = (names, line.strip_suffix('"'))
+        if line == "_qwenauth() {" {
+            line += BASH_PROGRAM;
+        } else if let (Some((_, names)), Some(opened)) = (names, line.strip_suffix('"'))
             && word.starts_with("opts=")
         {
-            line = format!("{opened} $({})\"", question(names));
-        } else if word == "--profile)" {
-            let ask = question(Names::Profiles);
+            line = format!("{opened} $({})\"", question(names, BASH_LINE));
+        } else if let Some((_, names)) = VALUED.iter().find(|(option, _)| word == format!("--{option})")) {
+            let ask = question(*names, BASH_LINE);
             line += &format!("\n                    COMPREPLY=($(compgen -W \"$({ask})\" -- \"${{cur}}\"))");
-            is_profile = true;
-        } else if is_profile {
-            is_profile = word != "return 0";
-            if is_profile {
+            is_valued = true;
+        } else if is_valued {
+            is_valued = word != "return 0";
+            if is_valued {
                 continue;
             }
         }
@@ -96,17 +186,20 @@ fn bash(script: &str) -> String {
 }
 
 fn zsh(script: &str) -> String {
-    let ask = |names| format!(":{{compadd -- ${{(f)\"$({})\"}}}}'", question(names));
+    let ask = |names| format!(":{{compadd -- ${{(f)\"$({})\"}}}}'", question(names, ZSH_LINE));
+    let valued = |line: &str| {
+        let (option, metavar) = line.strip_suffix(":' \\")?.rsplit_once(':')?;
+        let (_, names) = VALUED.iter().find(|(name, _)| option.contains(&format!("--{name}=[")))?;
+        Some(format!("{option}:{metavar}{} \\", ask(*names)))
+    };
     let mut names = None;
     let mut lines = Vec::new();
     for line in script.lines() {
         if let Some(label) = line.trim().strip_prefix('(').and_then(|line| line.strip_suffix(')')) {
             names = NAMED.into_iter().find(|(command, _)| *command == label);
         }
-        lines.push(match (line.strip_suffix(":NAME:' \\"), line.strip_suffix(":_default' \\"), names) {
-            (Some(option), ..) if option.starts_with("'--profile=") => {
-                format!("{option}:NAME{} \\", ask(Names::Profiles))
-            }
+        lines.push(match (valued(line), line.strip_suffix(":_default' \\"), names) {
+            (Some(line), ..) => line,
             (_, Some(argument), Some((_, names))) if argument.starts_with("':") => {
                 // zsh would run text between backticks in a description.
                 format!("{}{} \\", argument.replace('`', "\\`"), ask(names))
@@ -118,10 +211,10 @@ fn zsh(script: &str) -> String {
 }
 
 fn fish(script: &str) -> String {
-    let with_profiles = |line: &str| {
-        let is_profile = line.contains(" -l profile ") && line.ends_with(" -r -f");
-        let names = if is_profile { format!(" -a \"({})\"", question(Names::Profiles)) } else { String::new() };
-        format!("{line}{names}\n")
+    let with_names = |line: &str| {
+        let is_of = |option: &&(&str, Names)| line.contains(&format!(" -l {} ", option.0)) && line.ends_with(" -r -f");
+        let names = VALUED.iter().find(is_of).map(|(_, names)| format!(" -a \"({})\"", question(*names, FISH_LINE)));
+        format!("{line}{}\n", names.unwrap_or_default())
     };
     let offer = |command: &str, words: &str| {
         format!("complete -c qwenauth -n \"__fish_qwenauth_using_subcommand {command}\" -f -a \"{words}\"\n")
@@ -132,9 +225,9 @@ fn fish(script: &str) -> String {
         let names: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
         (!names.is_empty()).then(|| offer(command.get_name(), &names.join(" ")))
     };
-    let names = NAMED.map(|(command, names)| offer(command, &format!("({})", question(names))));
+    let names = NAMED.map(|(command, names)| offer(command, &format!("({})", question(names, FISH_LINE))));
     let values: Vec<String> = visible().get_subcommands().filter_map(values).collect();
-    script.lines().map(with_profiles).chain(names).chain(values).collect()
+    script.lines().map(with_names).chain(names).chain(values).chain([FISH_PROGRAM.to_owned()]).collect()
 }
 
 /// The command line without its hidden commands, which the generators would offer.

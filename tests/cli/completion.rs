@@ -1,14 +1,15 @@
 //! Completions in real shells: a line is typed on a terminal, TAB is pressed, and the shell prints the words it has then.
 #![expect(clippy::disallowed_methods, reason = "tests lay out their own files and find shells by the machine's PATH")]
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command};
 
 use tempfile::TempDir;
 
 use crate::pseudo_terminal::PseudoTerminal;
-use crate::sandbox::possible;
+use crate::sandbox::{possible, write_private};
 
 const PROMPT: &str = "prompt> ";
 
@@ -29,16 +30,21 @@ impl Shell {
         let home = TempDir::new().unwrap();
         let credentials = home.path().join(".local/share/qwenauth/credentials");
         fs::create_dir_all(&credentials).unwrap();
-        for profile in ["work", "workshop"] {
-            fs::write(credentials.join(format!("{profile}.json")), "{}").unwrap();
+        for (profile, content) in [("work", r#"{"provider": "dashscope", "api_key": "sk-1"}"#), ("workshop", "{}")] {
+            write_private(&credentials.join(format!("{profile}.json")), content);
         }
+        let bin = home.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        fs::write(bin.join("practice-tool"), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(bin.join("practice-tool"), Permissions::from_mode(0o755)).unwrap();
+        let bin = bin.display();
         let program = Path::new(env!("CARGO_BIN_EXE_qwenauth")).parent().unwrap().display();
         let (mut terminal, near) = PseudoTerminal::open((40, 200));
         let mut command = Command::new(shell);
         command
             .args(arguments)
             .env_clear()
-            .env("PATH", format!("{program}:/usr/local/bin:/usr/bin:/bin"))
+            .env("PATH", format!("{program}:{bin}:/usr/local/bin:/usr/bin:/bin"))
             .env("HOME", home.path())
             .env("TERM", "xterm")
             .env("PS1", PROMPT)
@@ -86,7 +92,13 @@ fn completes(mut shell: Shell) {
         ("qwenauth token --profile works", "qwenauth token --profile workshop"),
         ("qwenauth setup cla", "qwenauth setup claude-code"),
         ("qwenauth providers gro", "qwenauth providers groq"),
-        // A hidden command, and a value that only the user knows.
+        ("qwenauth login dashscope --region i", "qwenauth login dashscope --region intl"),
+        ("qwenauth login --region h", "qwenauth login --region hk"),
+        ("qwenauth login groq --region i", "qwenauth login groq --region i"),
+        ("qwenauth login dashscope --model qwen3.8-f", "qwenauth login dashscope --model qwen3.8-flash"),
+        ("qwenauth env --profile work --model qwen3.8-m", "qwenauth env --profile work --model qwen3.8-max"),
+        ("qwenauth exec -- practice-t", "qwenauth exec -- practice-tool"),
+        // A hidden command, and what nobody knows without a login.
         ("qwenauth ma", "qwenauth ma"),
         ("qwenauth env --model ", "qwenauth env --model"),
     ] {
