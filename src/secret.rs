@@ -43,12 +43,14 @@ const MAX_QUOTED_LENGTH: usize = 200;
 /// A server's message as it is repeated: it may be long, end like a sentence, and echo what it was sent. It is masked
 /// before it is shortened, because a secret at the cut would not be found any more.
 pub(crate) fn quoted(text: &str, secrets: &[&Secret]) -> String {
-    let mut text = printable(text);
-    for secret in secrets.iter().filter(|secret| !secret.expose().is_empty()) {
-        text = text.replace(secret.expose(), "…");
-    }
-    let cut: String = text.chars().take(MAX_QUOTED_LENGTH).collect();
+    let cut: String = masked_in(&printable(text), secrets).chars().take(MAX_QUOTED_LENGTH).collect();
     cut.trim_end_matches(['.', ' ']).to_owned()
+}
+
+/// `text` without any of `secrets`.
+pub(crate) fn masked_in(text: &str, secrets: &[&Secret]) -> String {
+    let secrets = secrets.iter().map(|secret| secret.expose()).filter(|secret| !secret.is_empty());
+    secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
 }
 
 impl fmt::Debug for Secret {

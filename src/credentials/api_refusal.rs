@@ -97,6 +97,13 @@ impl ApiMark {
         }
     }
 
+    /// The same for one of many responses, of which one in a row is recorded.
+    pub(crate) fn refused_unless_known(&self, why: &str) {
+        if !(self.is_set.get() && self.path.exists()) {
+            self.refused(why);
+        }
+    }
+
     pub(crate) fn refused(&self, why: &str) {
         self.is_set.set(true);
         write(&self.path, why.as_bytes());

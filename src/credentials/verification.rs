@@ -175,7 +175,8 @@ fn judge(provider: &Provider, status: u16, body: &[u8], token: &Secret, model: O
     if (200..300).contains(&status) {
         return Verification::Accepted;
     }
-    let response = Response { status, header: &|_| None, body, model, now: SystemTime::now() };
+    let secrets = &[token][..];
+    let response = Response { status, header: &|_| None, body, model, secrets, now: SystemTime::now() };
     let error = ApiError::read(&response, &provider.errors);
     let said = quoted(&error.message, &[token]);
     let said = if said.is_empty() { String::new() } else { format!(": {said}") };

@@ -5,7 +5,6 @@
 //! Rule: a response is forwarded once its first chunk has arrived; if it fails before, the gateway answers with an
 //! error of its own.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use hyper::body::{Bytes, Frame, Incoming};
@@ -22,7 +21,7 @@ use super::response_body::{ForwardedBody, ResponseBody};
 use super::team::{self, Bill};
 use super::upstream::{LeasedConnection, SendError, innermost};
 use crate::compression;
-use crate::providers::error::{ApiError, Cause, Response as ErrorResponse};
+use crate::providers::error::{ApiError, Response as ErrorResponse};
 
 /// How much of an error's body is read to classify it, for at most [`ERROR_BODY_TIMEOUT`].
 const MAX_ERROR_SIZE: usize = 64 * 1024;
@@ -55,8 +54,8 @@ impl InspectedResponse {
         self.response.status()
     }
 
-    /// Classifies it for a request of `model`.
-    pub(super) fn error(&self, model: Option<&str>, rules: &BTreeMap<String, Cause>) -> ApiError {
+    /// Classifies it for a request of `model` with `credential`.
+    pub(super) fn error(&self, model: Option<&str>, credential: &ReadyCredential) -> ApiError {
         let headers = self.response.headers();
         let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
         let encoding = header(CONTENT_ENCODING.as_str()).unwrap_or_default();
@@ -66,9 +65,10 @@ impl InspectedResponse {
             header: &header,
             body: &body,
             model,
+            secrets: &[&credential.credential.access_token],
             now: SystemTime::now(),
         };
-        ApiError::read(&response, rules)
+        ApiError::read(&response, &credential.provider.errors)
     }
 }
 

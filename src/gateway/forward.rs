@@ -147,11 +147,12 @@ impl ProxiedRequest<'_> {
                         return Err(self.exhausted(&account, &ready, error, inspected, attempts));
                     }
                     if error.cause != Cause::Credential || !ready.is_renewable() {
+                        self.note_account(&ready, &inspected, &error);
                         return self.give(&ready, inspected, error, attempts);
                     }
                     self.served.cache.note_refused(true);
                     if was_renewed {
-                        ready.mark.refused(&format!("it answered 401: {}", error.message));
+                        self.note_account(&ready, &inspected, &error);
                         return Err(refusal::ended(&ready, &error.message).into());
                     }
                     if !self.request_body.can_be_read_again() {
@@ -175,17 +176,21 @@ impl ProxiedRequest<'_> {
                     let error = self.read(&ready, &inspected);
                     return Err(self.failing(&account, error, inspected, attempts));
                 }
-                status if is_rejection(status) && self.moved.is_some() => {
+                status if is_rejection(status) => {
                     let inspected = inspect(response, leased).await;
                     let error = self.read(&ready, &inspected);
+                    self.note_account(&ready, &inspected, &error);
                     return self.give(&ready, inspected, error, attempts);
                 }
+                // Some services report an unpaid account with this status.
+                StatusCode::BAD_REQUEST => {
+                    let inspected = inspect(response, leased).await;
+                    let error = self.read(&ready, &inspected);
+                    self.note_account(&ready, &inspected, &error);
+                    return Ok(self.pass_inspected(&ready, inspected)?);
+                }
                 status => {
-                    // A rejected key may become valid again at the provider.
-                    self.served.cache.note_refused(status == StatusCode::UNAUTHORIZED);
-                    if status == StatusCode::UNAUTHORIZED {
-                        ready.mark.refused("it answered 401");
-                    }
+                    self.served.cache.note_refused(false);
                     if status.is_success() {
                         ready.mark.served();
                         let model = self.record.model.clone();
@@ -386,7 +391,22 @@ impl ProxiedRequest<'_> {
 
     fn read(&mut self, ready: &ReadyCredential, inspected: &InspectedResponse) -> ApiError {
         self.note_model();
-        inspected.error(self.record.model.as_deref(), &ready.provider.errors)
+        inspected.error(self.record.model.as_deref(), ready)
+    }
+
+    /// Records whether the provider rejected this credential or its account. A rejected key may become valid again at the
+    /// provider, and an account may be paid.
+    fn note_account(&self, ready: &ReadyCredential, inspected: &InspectedResponse, error: &ApiError) {
+        let status = inspected.status();
+        let what = match error.cause {
+            Cause::Unpaid => error.cause.sentence().to_owned(),
+            Cause::Credential => format!("it answered {}", status.as_u16()),
+            _ if status == StatusCode::UNAUTHORIZED => format!("it answered {}", status.as_u16()),
+            _ => return self.served.cache.note_refused(false),
+        };
+        self.served.cache.note_refused(true);
+        let said = if error.message.is_empty() { String::new() } else { format!(": {}", error.message) };
+        ready.mark.refused_unless_known(&format!("{what}{said}"));
     }
 
     /// Waits and returns `None`, or returns the response for the client.

@@ -305,7 +305,7 @@ fn retry_after(bytes: &[u8]) {
     let named = error::retry_after(&header, now);
     assert!(named.is_none_or(|named| named <= YEAR), "{named:?}");
     for status in [429, 503] {
-        let response = error::Response { status, header: &header, body: rest, model: None, now };
+        let response = error::Response { status, header: &header, body: rest, model: None, secrets: &[], now };
         let read = ApiError::read(&response, &BTreeMap::new());
         let waits = named.filter(|named| !named.is_zero());
         assert!(read.wait.is_none_or(|wait| wait <= YEAR) && (waits.is_none() || read.wait == waits), "{read:?}");

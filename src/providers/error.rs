@@ -15,6 +15,7 @@ use serde_json::Value;
 pub(crate) use self::time::{epoch, retry_after};
 use self::words::{AMBIGUOUS_CODES, CODES, Normalized};
 use crate::error::printable;
+use crate::secret::{Secret, masked_in};
 
 /// Length of a message that is read. Longer ones quote prompts or pages.
 const MAX_TEXT_SIZE: usize = 8 * 1024;
@@ -148,6 +149,8 @@ pub(crate) struct Response<'a> {
     pub(crate) body: &'a [u8],
     /// The model of the request.
     pub(crate) model: Option<&'a str>,
+    /// What was sent and must not be repeated: some servers quote the key that they reject.
+    pub(crate) secrets: &'a [&'a Secret],
     pub(crate) now: SystemTime,
 }
 
@@ -213,7 +216,7 @@ impl ApiError {
             .or_else(|| time::reset_header(response.header, response.now))
             .filter(|wait| !wait.is_zero());
         let is_coded = coded.is_some_and(|coded| coded.is_window() || coded.is_account());
-        Self { cause, scope, wait, message: said.shown(), is_coded, status: response.status }
+        Self { cause, scope, wait, message: said.shown(response.secrets), is_coded, status: response.status }
     }
 
     /// What to do about it, in the order that the documentation of the gateway gives.
@@ -260,6 +263,7 @@ struct Said {
 impl Said {
     fn of(body: &[u8]) -> Self {
         let mut said = Self::default();
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         match serde_json::from_slice::<Value>(body) {
             Ok(value) => said.walk(&value, "error", 0),
             Err(_) => said.add_text(String::from_utf8_lossy(&body[..body.len().min(MAX_TEXT_SIZE)]).trim(), 0),
@@ -333,10 +337,11 @@ impl Said {
         model.len() > 2 && self.messages.iter().any(|message| message.contains(model))
     }
 
-    fn shown(&self) -> String {
+    /// Masked before it is cut, because half a secret at the cut would not be found.
+    fn shown(&self, secrets: &[&Secret]) -> String {
         let first = self.messages.first().map(String::as_str).unwrap_or_default();
-        let cut: String = first.chars().take(SHOWN).collect();
-        printable(cut.trim_end_matches(['.', ' ', '。']))
+        let cut: String = masked_in(&printable(first), secrets).chars().take(SHOWN).collect();
+        cut.trim_end_matches(['.', ' ', '。']).to_owned()
     }
 }
 

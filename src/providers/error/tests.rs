@@ -39,7 +39,7 @@ impl Row {
         };
         let now: SystemTime = "2026-11-21T10:00:00Z".parse::<Timestamp>().unwrap().into();
         let (body, model) = (self.bytes(), Some(self.model.as_str()));
-        let response = Response { status: self.status, header: &header, body: &body, model, now };
+        let response = Response { status: self.status, header: &header, body: &body, model, secrets: &[], now };
         let codes = providers::find(&self.provider, &Overrides::default()).unwrap().errors;
         ApiError::read_with(&response, &codes, data)
     }
@@ -195,7 +195,8 @@ proptest! {
         let header = |name: &str| (name == "retry-after").then(|| text.clone());
         let now = SystemTime::now();
         for body in [&body[..], text.as_bytes(), format!("{{\"error\":{{\"message\":{text:?},\"retryDelay\":{text:?}}}}}").as_bytes()] {
-            let error = ApiError::read(&Response { status, header: &header, body, model: Some("m"), now }, &BTreeMap::new());
+            let response = Response { status, header: &header, body, model: Some("m"), secrets: &[], now };
+            let error = ApiError::read(&response, &BTreeMap::new());
             prop_assert!(error.message.chars().count() <= SHOWN && !error.message.contains(char::is_control));
             prop_assert!(error.wait.is_none_or(|wait| now.checked_add(wait).is_some()));
         }
