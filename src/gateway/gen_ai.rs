@@ -2,7 +2,7 @@
 //! other programs show the gateway's requests.
 //!
 //! Hazard: clients name the models, and each new name would be a series that stays for as long as the process.
-//! Rule: the names of [`MOST_MODELS`] models are kept; further ones share `_other`.
+//! Rule: the names of [`MOST_MODELS`] models are kept, each as far as the ledger keeps it; further ones share `_other`.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::metrics::escaped;
+use crate::usage::cut_name;
 
 /// The conventions are in development and move: these are those of this version.
 const CONVENTIONS: &str = "OpenTelemetry semantic conventions 1.41.0, in development";
@@ -89,7 +90,7 @@ impl GenAi {
     #[expect(clippy::cast_precision_loss, reason = "no request has 2^53 tokens")]
     pub(super) fn count(&self, call: &Call<'_>) {
         let seen = &mut *self.0.borrow_mut();
-        let mut models = (call.request_model.to_owned(), call.response_model.to_owned());
+        let mut models = (cut_name(call.request_model), cut_name(call.response_model));
         if !seen.models.contains(&models) {
             if seen.models.len() < MOST_MODELS {
                 seen.models.insert(models.clone());

@@ -114,22 +114,36 @@ fn holds_credential(name: &HeaderName) -> bool {
     let name = name.as_str();
     // Most names have none of these letters in a row, and need not be compared with all.
     let may = ["key", "tok", "auth", "sec", "cred", "pass"].iter().any(|part| name.contains(part));
-    may && (CREDENTIAL.iter().any(|part| name.contains(part)) || name.ends_with("-auth") || name == "token")
+    may && (CREDENTIAL.iter().any(|part| name.contains(part))
+        || ["-auth", "-key", "-token"].iter().any(|end| name.ends_with(end)) && !is_no_credential(name)
+        || name == "token")
+}
+
+/// Names that end like that of a credential and tell one request from another.
+fn is_no_credential(name: &str) -> bool {
+    name.contains("idempotency") || name.contains("cache")
 }
 
 /// `rest`, a path with its query, without the parameters in which some API accepts a credential. The rest is unchanged.
 pub(super) fn clean_query(rest: &str) -> Cow<'_, str> {
     let Some((path, query)) = rest.split_once('?') else { return Cow::Borrowed(rest) };
+    // `key[]` is `key` to some servers.
     let is_credential = |parameter: &&str| {
         let name = form_urlencoded::parse(parameter.as_bytes()).next().map(|(name, _)| name).unwrap_or_default();
+        let name = name.split('[').next().unwrap_or_default();
         let plain: String = name.chars().filter(|character| !matches!(character, '-' | '_')).collect();
         let plain = plain.to_ascii_lowercase();
         CREDENTIAL_PARAMETERS.contains(&plain.as_str()) || plain.starts_with("xamz")
     };
-    if !query.split('&').any(|parameter| is_credential(&parameter)) {
+    // Some servers end a parameter at `;` as well.
+    if !query.split(['&', ';']).any(|parameter| is_credential(&parameter)) {
         return Cow::Borrowed(rest);
     }
-    let kept: Vec<&str> = query.split('&').filter(|parameter| !is_credential(parameter)).collect();
+    let without = |parameters: &str| {
+        let kept: Vec<&str> = parameters.split(';').filter(|parameter| !is_credential(parameter)).collect();
+        (!kept.is_empty()).then(|| kept.join(";"))
+    };
+    let kept: Vec<String> = query.split('&').filter_map(without).collect();
     if kept.is_empty() {
         return Cow::Borrowed(path);
     }

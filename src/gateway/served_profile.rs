@@ -22,7 +22,7 @@ use crate::error::{Failed, Failure};
 use crate::limits::shared::Shared;
 use crate::limits::{Day, Exhausted, Memory, Quota, Quotas, Rate, week_end};
 use crate::providers::error::{ApiError, Cause, Scope, epoch};
-use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts, seconds};
+use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts, cut_name, seconds};
 
 pub(super) struct ServedProfile {
     pub(super) profile: String,
@@ -340,7 +340,8 @@ impl ServedAccount {
         let now = SystemTime::now();
         let mut memory = self.memory.borrow_mut();
         let in_force = memory.in_force(now);
-        in_force.map(|entry| (entry.cause.limit_name(), entry.model.clone().unwrap_or_default())).collect()
+        let name = |entry: &Exhausted| cut_name(entry.model.as_deref().unwrap_or_default());
+        in_force.map(|entry| (entry.cause.limit_name(), name(entry))).collect()
     }
 
     pub(super) fn totals(&self) -> Vec<(String, Counts)> {

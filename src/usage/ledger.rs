@@ -28,6 +28,11 @@ const MAX_FILE_SIZE: u64 = 256 * 1024 * 1024;
 const MAX_NAMES: usize = 100;
 const MAX_NAME_LENGTH: usize = 80;
 
+/// The name of a model as far as it is kept.
+pub(crate) fn cut_name(model: &str) -> String {
+    model.chars().take(MAX_NAME_LENGTH).collect()
+}
+
 /// Counts of what passed through the gateway.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -141,7 +146,7 @@ impl Ledger {
 
     /// The name that a model is counted under. Names are the client's, so they are bounded in number and length.
     fn label(&self, model: &str) -> String {
-        let shown: String = model.chars().take(MAX_NAME_LENGTH).collect();
+        let shown = cut_name(model);
         match shown.as_str() {
             "" => "unknown".to_owned(),
             name if self.totals.contains_key(name) || self.totals.len() < MAX_NAMES => name.to_owned(),

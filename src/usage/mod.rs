@@ -7,4 +7,6 @@ mod event;
 mod ledger;
 
 pub(crate) use event::Event;
-pub(crate) use ledger::{Counts, KeyUser, Ledger, StatedLimit, Summary, UnwrittenCounts, Use, seconds, settle};
+pub(crate) use ledger::{
+    Counts, KeyUser, Ledger, StatedLimit, Summary, UnwrittenCounts, Use, cut_name, seconds, settle,
+};

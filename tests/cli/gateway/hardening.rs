@@ -204,16 +204,19 @@ fn no_credential_of_the_caller_reaches_the_provider() {
         "Helicone-Auth",
         "X-Client-Secret",
         "X-Password",
+        "X-Functions-Key",
+        "X-Subscription-Token",
+        "X-Portkey-Virtual-Key",
         "Cookie",
         "Proxy-Authorization",
         "X-Forwarded-For",
     ];
     let sent: String = headers.iter().map(|name| format!("{name}: mine\r\n")).collect();
     let kept = "Idempotency-Key: 1\r\nX-Stainless-Lang: js\r\nOpenAI-Beta: b\r\nX-Max-Tokens: 5\r\nX-DashScope-SSE: enable\r\n";
-    let query = "key=mine&api_key=mine&API-KEY=mine&%6bey=mine&access_token=mine&token=mine&alt=sse&next_token=2&after=key&x=a%2Fb";
+    let query = "key=mine&api_key=mine&API-KEY=mine&%6bey=mine&access_token=mine&token=mine&alt=sse&next_token=2&after=key&x=a%2Fb&key[]=mine&y=1;key=mine;z=2&a;token=mine";
     gateway.send(&format!("POST /v1/chat/completions?{query}"), &(sent + kept), CHAT).got().is(200);
     let asked = upstream.asked().pop().unwrap();
-    assert_eq!(asked.line, "POST /v1/chat/completions?alt=sse&next_token=2&after=key&x=a%2Fb HTTP/1.1");
+    assert_eq!(asked.line, "POST /v1/chat/completions?alt=sse&next_token=2&after=key&x=a%2Fb&y=1;z=2&a HTTP/1.1");
     for name in headers {
         assert!(asked.all(name).is_empty(), "{name}");
     }

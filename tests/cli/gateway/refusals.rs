@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::upstream::{Gateway, Upstream, configured, error, fine, logged_in, reply};
@@ -234,8 +235,76 @@ fn names_of_models_are_bounded_in_metrics_and_ledger() {
     assert!(metrics.contains("qwenauth_requests_total{profile=\"custom\",model=\"other\"} 50\n"), "{metrics}");
     let own = |line: &&str| line.starts_with("qwenauth_");
     assert!(metrics.lines().filter(own).all(|line| line.len() < 200), "{metrics}");
-    // The histograms have four labels more, of which none is a client's.
-    assert!(metrics.lines().all(|line| line.len() < 400));
+    let models = metrics.split("gen_ai_request_model=\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let longest = models.map(str::len).max();
+    assert_eq!(longest, Some(80), "{metrics}");
+}
+
+/// A request whose error quotes the credential that it was sent with.
+fn quoting(status: &'static str, code: &'static str) -> Upstream {
+    Upstream::start(move |_, asked, connection| {
+        let message = format!("{}: sent {}", "The daily quota is exhausted", asked.header("authorization"));
+        connection.write_all(&error(status, "", code, &message))
+    })
+}
+
+/// What is said on stderr, logged and remembered has no secret either: see [`crate::sandbox`].
+#[test]
+fn a_credential_that_an_error_quotes_is_in_no_word_of_the_gateways_own() {
+    for (status, code) in [
+        ("429 Too Many Requests", "x"),
+        ("401 Unauthorized", "invalid_api_key"),
+        ("403 Forbidden", "invalid_api_key"),
+        ("400 Bad Request", "Arrearage"),
+    ] {
+        let upstream = quoting(status, code);
+        for sandbox in [custom(&upstream), logged_in(&upstream)] {
+            sandbox.server.always(Ask::Refresh, || Reply::tokens("2"));
+            let sandbox = sandbox.variable("QWENAUTH_LOG", "trace");
+            let log = sandbox.home().join("log").display().to_string();
+            let gateway = Gateway::start(&sandbox, &["--log", &log]);
+            let got = gateway.chat();
+            let is_own = ["daily_limit_reached", "account_ended"].contains(&got.code().as_str());
+            assert!(!is_own || got.text().contains("sent Bearer …"), "{status}: {}", got.text());
+            assert!(!is_own || !got.text().contains("granted-"), "{status}: {}", got.text());
+            gateway.running.signal(Signal::SIGTERM);
+            gateway.running.finish().any_stdout().any_stderr().any_end();
+            sandbox.run(["status"]).any_stdout().any_stderr().any_end();
+        }
+    }
+}
+
+#[test]
+fn what_is_heard_of_a_key_or_an_account_is_remembered_until_a_request_is_served() {
+    for (status, code, told) in [
+        ("401 Unauthorized", "x", "it answered 401: no"),
+        ("403 Forbidden", "invalid_api_key", "it answered 403: no"),
+        ("400 Bad Request", "Arrearage", "the account is unpaid, suspended or out of credit: no"),
+        ("402 Payment Required", "x", "the account is unpaid, suspended or out of credit: no"),
+    ] {
+        let upstream = rejecting(2, error(status, "", code, "no"));
+        let sandbox = custom(&upstream);
+        let gateway = Gateway::start(&sandbox, &[]);
+        let code = status[..3].parse().unwrap();
+        ask(&gateway, "m").is(code);
+        ask(&gateway, "m").is(code);
+        let mut outcome = sandbox.run(["status", "--json"]);
+        let profile = outcome.json()["profiles"][0].clone();
+        drop(outcome.exits(4));
+        assert_eq!(profile["state"], "refused", "{status}");
+        assert_eq!(profile["problems"][0], format!("the API refuses the credential: {told}"), "{status}");
+        gateway.send("GET /readyz", "", b"").got().is(503);
+        ask(&gateway, "m").is(200);
+        drop(sandbox.run(["status", "--json"]).any_stdout());
+        gateway.send("GET /readyz", "", b"").got().is(200);
+    }
+    // What only one request is told says nothing of the key.
+    for (status, code) in [("400 Bad Request", "x"), ("403 Forbidden", "x"), ("404 Not Found", "model_not_found")] {
+        let upstream = Upstream::always(error(status, "", code, "no"));
+        let sandbox = custom(&upstream);
+        ask(&Gateway::start(&sandbox, &[]), "m").is(status[..3].parse().unwrap());
+        drop(sandbox.run(["status", "--json"]).any_stdout());
+    }
 }
 
 #[test]
