@@ -380,7 +380,11 @@ fn team_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> Resul
     if !namespace.as_ref().is_none_or(is_plain) {
         return wrong("team.namespace", "use letters, digits, `.`, `_` and `-`").err();
     }
+    let is_whole = |file: &PathBuf| file.is_absolute() || file.starts_with("~");
     let password_file = text("password_file")?.map(PathBuf::from);
+    if !password_file.as_ref().is_none_or(is_whole) {
+        return wrong("team.password_file", "name it by its whole path, from `/` or `~/` on").err();
+    }
     let timeout = match text("timeout")? {
         None => None,
         Some(text) => {
@@ -391,7 +395,7 @@ fn team_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> Resul
         }
     };
     let secret_file = text("secret_file")?.map(PathBuf::from);
-    if !secret_file.as_ref().is_none_or(|file| file.is_absolute() || file.starts_with("~")) {
+    if !secret_file.as_ref().is_none_or(is_whole) {
         return wrong("team.secret_file", "name it by its whole path, from `/` or `~/` on").err();
     }
     Ok(Team { shared: text("shared")?, password_file, namespace, on_loss, timeout, secret_file })

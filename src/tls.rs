@@ -1,8 +1,8 @@
 //! TLS for both HTTP clients: one configuration, and one reader of files of certificates.
 
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use rustls::pki_types::CertificateDer;
@@ -15,6 +15,16 @@ use crate::platform::files::{self, Content, Privacy};
 
 /// The number of "no such file", on Windows too.
 const ENOENT: i32 = 2;
+
+/// What names the system's certificates in place of its own.
+pub(crate) const CERT_FILE: &str = "SSL_CERT_FILE";
+pub(crate) const CERT_DIR: &str = "SSL_CERT_DIR";
+
+/// Said of a pipe in [`CERT_FILE`].
+pub(crate) const NOT_A_FILE: &str = "it is not a regular file";
+
+/// A pipe of `QWENAUTH_CA_FILE`, which has its content once and serves all connections.
+static PIPE: Mutex<Option<(PathBuf, Vec<CertificateDer<'static>>)>> = Mutex::new(None);
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
@@ -63,8 +73,9 @@ fn parse(block: &str) -> Result<CertificateDer<'static>, String> {
 
 /// TLS 1.2 and 1.3 with the certificates of the system and of `ca_file`, the file of `QWENAUTH_CA_FILE`.
 pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig> {
+    check_cert_file()?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let extra = ca_file.map(certificates).transpose()?.unwrap_or_default();
+    let extra = ca_file.map(extra_certificates).transpose()?.unwrap_or_default();
     let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(&provider))
         .map_err(|_| no_certificates())?;
     let config = ClientConfig::builder_with_provider(provider)
@@ -76,14 +87,42 @@ pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig> {
     Ok(config)
 }
 
+/// The verifier opens this file by itself, and would wait for a pipe at every connection.
+fn check_cert_file() -> Result<()> {
+    let Some(path) = variable(CERT_FILE).map(PathBuf::from) else { return Ok(()) };
+    let what = || format!("cannot use the certificates of `{CERT_FILE}`, `{}`", path.display());
+    if files::is_named_pipe(&path, Privacy::Open).with_context(what)? {
+        return Failed::new(Failure::Other, format!("{}: {NOT_A_FILE}", what()))
+            .hint("name a file there; `QWENAUTH_CA_FILE` may be a pipe")
+            .err();
+    }
+    Ok(())
+}
+
 fn no_certificates() -> Failed {
-    let set: Vec<String> = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+    let set: Vec<String> = [CERT_FILE, CERT_DIR]
         .iter()
         .filter_map(|name| Some(format!("`{name}` names `{}`", variable(name)?.to_string_lossy())))
         .collect();
     let place = if set.is_empty() { "on this system".to_owned() } else { format!("({})", set.join(", ")) };
     Failed::new(Failure::Other, format!("cannot set up TLS: no CA certificates were found {place}"))
         .hint("install `ca-certificates`, or name a file in `QWENAUTH_CA_FILE`")
+}
+
+fn extra_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+        return certificates(path);
+    }
+    // Held while it is read: connections are made side by side.
+    let mut pipe = PIPE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((known, found)) = &*pipe
+        && known == path
+    {
+        return Ok(found.clone());
+    }
+    let found = certificates(path)?;
+    *pipe = Some((path.to_owned(), found.clone()));
+    Ok(found)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {

@@ -34,8 +34,10 @@ use crate::credentials::{self, Account, Credential, Lifetime, Stored};
 use crate::error::{Failed, Failure, json_for_terminal, note};
 use crate::gateway as proxy;
 use crate::gateway::fallback::Target;
+use crate::hooks;
 use crate::limits::shared::{Address, OnLoss, TIMEOUT, Where};
 use crate::paths;
+use crate::platform::access;
 use crate::platform::files::{self, Content, Privacy};
 use crate::profile::ProfileName;
 use crate::providers::{Ci, Overrides, Provider, find, names as provider_names, owners_of};
@@ -77,8 +79,22 @@ impl Session {
             allow_hosts: Vec::new(),
             state: self.config.paths.state.clone(),
             ca_file: self.environment.ca_file.as_ref().map(PathBuf::from),
-            hooks: self.config.hooks.clone(),
+            hooks: self.hooks(),
             shared: None,
+        }
+    }
+
+    /// `[hooks]`, which are never the gateway's problem.
+    fn hooks(&self) -> hooks::Commands {
+        if self.config.hooks.is_empty() {
+            return hooks::Commands::default();
+        }
+        match access::check_commands_in(&self.config.paths.config_file()) {
+            Ok(()) => self.config.hooks.clone(),
+            Err(error) => {
+                note(&format!("warning: no hook runs: {error:#}"));
+                hooks::Commands::default()
+            }
         }
     }
 

@@ -60,6 +60,7 @@ use crate::cli::SecretStore;
 use crate::error::{Failed, Failure, Report, note};
 use crate::http::Network;
 use crate::oauth::Endpoints;
+use crate::platform::access;
 use crate::profile::ProfileName;
 use crate::providers::{self, Overrides, Provider, QWEN};
 use crate::secret::Secret;
@@ -292,9 +293,11 @@ impl Account {
     /// `credential` with the key that its command prints.
     pub(crate) fn with_secret(&self, mut credential: Credential) -> Result<Credential> {
         if let Some(command) = credential.command.as_deref().filter(|_| credential.is_without_secret()) {
-            credential.access_token = match self.answers.get(command) {
-                Some(answer) => answer,
-                None => store::key_of(self, command, &self.provider(&credential)?)?,
+            credential.access_token = if let Some(answer) = self.answers.get(command) {
+                answer
+            } else {
+                access::check_commands_in(self.path())?;
+                store::key_of(self, command, &self.provider(&credential)?)?
             };
         }
         Ok(credential)

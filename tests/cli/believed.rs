@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::faults::preloaded;
+use crate::gateway::upstream::Gateway;
 use crate::run::Outcome;
 use crate::sandbox::{NOBODY, Sandbox, credential, each_path, mode, write_private};
 use crate::server::{Ask, Reply};
@@ -423,6 +424,53 @@ fn root_uses_key_files_of_its_own_and_of_the_owner_of_the_home() {
     }
 }
 
+#[test]
+fn root_runs_no_command_and_changes_no_file_that_the_owner_of_the_home_names() {
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new().logged_in();
+    let (secret, ran) = (sandbox.directory().join("of-root"), sandbox.directory().join("ran"));
+    fs::write(&secret, "granted-key-1\n").unwrap();
+    fs::set_permissions(&secret, Permissions::from_mode(0o644)).unwrap();
+    let command = format!("touch {}", ran.display());
+    let sandbox = sandbox.configured(&format!(
+        "[hooks]\nlogin_required = [\"sh\", \"-c\", \"{command}\"]\n[providers.groq]\nkey_file = \"{}\"\n",
+        secret.display()
+    ));
+    let record = json!({"provider": "custom", "api_key_command": format!("sh -c '{command}; echo granted-key-1'"),
+        "store": "command", "base_url": "http://127.0.0.1:9/v1"});
+    write_private(&sandbox.profiles().join("work.json"), record.to_string());
+    let sandbox = home_of_another(sandbox);
+
+    sandbox.run(["token", "--profile", "work"]).fails(
+        1,
+        &format!("`{{home}}/.local/share/qwenauth/credentials/work.json` belongs to another user (uid {NOBODY}), and root runs no command that it names"),
+        "run this as that user, or set `QWENAUTH_HOME` to a directory of root's own",
+    );
+    sandbox.run(["token", "--profile", "groq"]).stdout("granted-key-1\n");
+    assert_eq!(owner_and_mode(&secret), (0, 0o644));
+    let gateway = Gateway::start(&sandbox, &[]);
+    fs::remove_file(sandbox.file()).unwrap();
+    gateway.chat().is(503);
+    // It waits for hooks.
+    gateway.running.signal(nix::sys::signal::Signal::SIGTERM);
+    let outcome = gateway.running.finish().any_stdout().any_stderr();
+    assert!(
+        outcome.stderr.contains("warning: no hook runs: `{home}/.config/qwenauth/config.toml` belongs to another user"),
+        "{outcome}"
+    );
+    outcome.any_end();
+    assert!(!ran.exists());
+
+    // Its own it runs there as well.
+    for path in [sandbox.config(), sandbox.profiles().join("work.json")] {
+        lchown(&path, Some(0), Some(0)).unwrap();
+    }
+    sandbox.run(["token", "--profile", "work"]).stdout("granted-key-1\n");
+    assert!(ran.exists());
+}
+
 /// A file system where `chmod` succeeds and changes nothing, as WSL mounts the drives of Windows.
 #[test]
 fn a_mode_that_cannot_be_changed_is_said_once_and_truthfully() {
@@ -535,10 +583,38 @@ fn without_a_home_directory_only_the_profile_qwen_needs_one() {
     );
 }
 
+/// A file of the working directory, which may be a cloned repository, is no secret of the user's.
+#[test]
+fn a_relative_path_in_the_configuration_is_an_error() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("secret"), "hush\n").unwrap();
+    let run = |config: &str, words: &[&str]| {
+        let sandbox = Sandbox::new().logged_in().configured(config);
+        let mut command = sandbox.command(words);
+        command.current_dir(place.path());
+        let outcome = sandbox.start(command).finish().exits(1).any_stderr();
+        assert_eq!(sandbox.server.requests().len(), 0, "{config}");
+        outcome.stderr.lines().next().unwrap_or_default().to_owned()
+    };
+    let corp = "[providers.corp]\nclient_id = \"c\"\nclient_secret_file = \"secret\"\n\
+                device_authorization_endpoint = \"{server}/device\"\ntoken_endpoint = \"{server}/token\"\n\
+                base_url = \"{server}/v1\"\ndefault_model = \"m\"\n";
+    assert_eq!(
+        run(corp, &["login", "corp", "--no-verify"]),
+        "qwenauth: error: the client secret of provider `corp` is in `secret`, which is not an absolute path"
+    );
+    let team = "[team]\npassword_file = \"secret\"\n";
+    assert_eq!(
+        run(team, &["gateway", "--shared"]),
+        "qwenauth: error: `team.password_file` in `{home}/.config/qwenauth/config.toml` cannot be understood"
+    );
+}
+
 /// What a variable can name, and the words of the error that names it.
-const NAMED: [(&str, &str); 2] = [
+const NAMED: [(&str, &str); 3] = [
     ("QWENAUTH_API_KEY_FILE", "`QWENAUTH_API_KEY_FILE`: "),
     ("QWENAUTH_CA_FILE", "cannot use the certificates of `QWENAUTH_CA_FILE`, `{pipe}`: "),
+    ("SSL_CERT_FILE", "cannot use the certificates of `SSL_CERT_FILE`, `{pipe}`: "),
 ];
 
 /// A home of an ordinary user with a FIFO `pipe` in a directory `place`, which `variable` names.
@@ -602,6 +678,42 @@ fn a_pipe_of_the_user_is_read() {
     let (sandbox, pipe) = with_pipe("QWENAUTH_API_KEY_FILE");
     let script = format!("printf granted-given-key > {} & exec $QWENAUTH token", pipe.display());
     sandbox.shell(&script).stdout("granted-given-key\n");
+}
+
+/// The system's reader of certificates would wait for a writer at every connection; it opens no pipe in a directory.
+#[test]
+fn a_pipe_of_the_user_is_no_file_of_certificates_for_the_system() {
+    let (sandbox, pipe) = with_pipe("SSL_CERT_FILE");
+    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+    let sandbox = sandbox.variable("SSL_CERT_DIR", pipe.parent().unwrap());
+    sandbox.run(["token"]).fails(
+        1,
+        "cannot use the certificates of `SSL_CERT_FILE`, `{home}/place/pipe`: it is not a regular file",
+        "name a file there; `QWENAUTH_CA_FILE` may be a pipe",
+    );
+    let told =
+        "fail  certificates `SSL_CERT_FILE` names `~/place/pipe`, which cannot be read: it is not a regular file\n";
+    sandbox.shell("$QWENAUTH doctor 2>&1 | grep '^fail  cert'").stdout(told);
+    let sandbox = sandbox.variable("SSL_CERT_FILE", "");
+    let outcome = sandbox.run(["token"]).exits(1).any_stderr();
+    assert!(outcome.stderr.contains("no CA certificates were found"), "{outcome}");
+}
+
+/// A pipe has its content once, and each connection needs it.
+#[test]
+fn a_pipe_of_certificates_serves_every_connection() {
+    let (sandbox, pipe) = with_pipe("QWENAUTH_CA_FILE");
+    let sandbox = sandbox.field("resource_url", json!("https://localhost:2"));
+    sandbox.own_everything();
+    let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/ca.pem");
+    let script = format!(
+        "cat {ca} > {} & $QWENAUTH doctor 2>&1 | grep -e pipe -e 'cannot reach' | cut -c -100; wait",
+        pipe.display()
+    );
+    let outcome = sandbox.shell(&script).any_stdout();
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!(lines[0], "ok    certificates `QWENAUTH_CA_FILE` names the pipe `~/place/pipe`, which was not opened");
+    assert_eq!(lines[1..].iter().filter(|line| line.starts_with("fail  network")).count(), 2, "{outcome}");
 }
 
 /// A descriptor was handed over by whoever started the program, whatever became of its file.

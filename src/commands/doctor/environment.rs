@@ -1,7 +1,7 @@
 //! The environment: keys and base URLs of other services, proxies, certificates, a `QWEN_HOME` that only Qwen Code
 //! sees.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use url::Url;
 
@@ -126,7 +126,7 @@ fn set_up_tools(session: &Session) -> Vec<Check> {
 /// `QWENAUTH_CA_FILE` adds to the system's certificates, the others replace them.
 fn certificates() -> Vec<Check> {
     let mut checks = Vec::new();
-    for name in ["QWENAUTH_CA_FILE", "SSL_CERT_FILE"] {
+    for name in ["QWENAUTH_CA_FILE", tls::CERT_FILE] {
         let Some(path) = variable(name).map(PathBuf::from) else { continue };
         let shown = path.display();
         let unset = format!("put the file there, or `unset {name}`");
@@ -134,11 +134,13 @@ fn certificates() -> Vec<Check> {
             let what = format!("`{name}` names `{shown}`, which cannot be read: {why}");
             Check::fail("certificates", what, unset)
         };
-        let check = match files::read_named(&path, Privacy::Open) {
+        let check = match read(name, &path) {
             Err(error) => unreadable(error.root_cause().to_string()),
-            Ok(Content::Missing) => unreadable(tls::missing().to_string()),
-            Ok(Content::Unfit(why)) => unreadable(why),
-            Ok(Content::Bytes(pem)) => match tls::read_pem(&pem) {
+            // It has its content once, which is for the program that it was made for.
+            Ok(None) => Check::ok("certificates", format!("`{name}` names the pipe `{shown}`, which was not opened")),
+            Ok(Some(Content::Missing)) => unreadable(tls::missing().to_string()),
+            Ok(Some(Content::Unfit(why))) => unreadable(why),
+            Ok(Some(Content::Bytes(pem))) => match tls::read_pem(&pem) {
                 found if found.usable.is_empty() => {
                     let what = format!("`{name}` names `{shown}`, which holds no PEM certificate that can be used");
                     let file = path_for_sh(&path);
@@ -156,13 +158,21 @@ fn certificates() -> Vec<Check> {
         };
         checks.push(check);
     }
-    for directory in variable("SSL_CERT_DIR").iter().flat_map(std::env::split_paths) {
+    for directory in variable(tls::CERT_DIR).iter().flat_map(std::env::split_paths) {
         if let Err(error) = std::fs::read_dir(&directory) {
             let what = format!("`SSL_CERT_DIR` names `{}`, which cannot be read: {error}", directory.display());
             checks.push(Check::fail("certificates", what, "put the directory there, or `unset SSL_CERT_DIR`"));
         }
     }
     checks
+}
+
+/// The file of a variable; `None`: a pipe.
+fn read(name: &str, path: &Path) -> anyhow::Result<Option<Content>> {
+    if !files::is_named_pipe(path, Privacy::Open)? {
+        return files::read_named(path, Privacy::Open).map(Some);
+    }
+    Ok((name == tls::CERT_FILE).then(|| Content::Unfit(tls::NOT_A_FILE.to_owned())))
 }
 
 /// Only Qwen Code reads `.env` files, so its login would be elsewhere than ours.

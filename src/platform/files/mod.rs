@@ -126,6 +126,19 @@ pub(crate) fn read_named(path: &Path, privacy: Privacy) -> Result<Content> {
     Ok(Content::Bytes(bytes))
 }
 
+/// Whether `path` leads to a pipe or a device that has a name. A descriptor, such as that of `<(…)`, has none.
+///
+/// Errors: it is another user's, or others may write into it.
+pub(crate) fn is_named_pipe(path: &Path, privacy: Privacy) -> Result<bool> {
+    if !fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+        return Ok(false);
+    }
+    let Followed { resolved, writable, .. } = follow(path)?;
+    let Ok(named) = fs::symlink_metadata(&resolved) else { return Ok(false) };
+    access::check_pipe(&resolved, &named, privacy)?;
+    writable.map_or(Ok(true), Err)
+}
+
 /// Whether these bytes, damaged or not, are of a credential or a login that was begun.
 fn holds_credential(bytes: &[u8]) -> bool {
     const NAMES: [&str; 5] = ["access_token", "refresh_token", "api_key", "device_code", "expiry_date"];

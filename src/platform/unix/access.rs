@@ -48,6 +48,19 @@ fn is_own(owner: u32) -> bool {
     owner == user.as_raw() || user.is_root() && WORK.get().is_some_and(|work| work.owners.contains(&owner))
 }
 
+/// Fails where `file` names a command that root is to run and another user may have written.
+pub(crate) fn check_commands_in(file: &Path) -> Result<()> {
+    let owner = fs::metadata(file).map_or(0, |metadata| metadata.uid());
+    if !geteuid().is_root() || owner == 0 {
+        return Ok(());
+    }
+    let message =
+        format!("`{}` belongs to another user (uid {owner}), and root runs no command that it names", file.display());
+    Failed::new(Failure::Other, message)
+        .hint("run this as that user, or set `QWENAUTH_HOME` to a directory of root's own")
+        .err()
+}
+
 /// Whether root works in the home of an ordinary user.
 pub(crate) fn is_in_anothers_home() -> bool {
     WORK.get().is_some_and(|work| work.owners.iter().any(|owner| *owner != 0))
@@ -211,6 +224,10 @@ fn has_no_modes(_path: &Path) -> bool {
 /// ours; a file that may be another user's, reached by a symlink or by root in a user's home, keeps its mode.
 pub(crate) fn tighten(path: &Path, file: &File, metadata: &Metadata, privacy: Privacy, is_ours: bool) {
     if !is_own(metadata.uid()) || !is_ours {
+        return;
+    }
+    // The configuration of the owner of the home may name any file of root's as a key.
+    if privacy == Privacy::Secret && metadata.uid() == 0 && is_in_anothers_home() {
         return;
     }
     if privacy == Privacy::Private && metadata.nlink() > 1 {

@@ -91,6 +91,10 @@ impl Provider {
                 .hint(format!("see `client_secret_file` and `client_secret_env` under `[providers.{}]`", self.name))
         };
         let text = match (&oauth.client_secret_file, &oauth.client_secret_env) {
+            // What it leads to must not depend on the working directory, such as a cloned repository.
+            (Some(file), _) if !Path::new(file).is_absolute() => {
+                return failed(format!("is in `{file}`, which is not an absolute path")).err();
+            }
             (Some(file), _) => match files::read(Path::new(file), Privacy::Secret)? {
                 Content::Bytes(bytes) => match std::str::from_utf8(&bytes) {
                     Ok(text) => Secret::new(text.to_owned()),
