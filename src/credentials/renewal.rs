@@ -93,6 +93,7 @@ pub(crate) fn renew(account: &Account, seen: &Credential, why: Why) -> Result<Cr
         drop(guard);
         return adopt(account, current, why);
     }
+    guard.knows(&current);
     if let Some(failed) = guard.shared_failure() {
         return Err(failed.into());
     }
@@ -154,7 +155,10 @@ fn renew_locked(
     for again in [true, true, false] {
         match attempt.spend(&current)? {
             Spent::Renewed(credential) => return Ok(credential),
-            Spent::Superseded(other) if again && other.left((account.clock)()).is_none() => current = other,
+            Spent::Superseded(other) if again && other.left((account.clock)()).is_none() => {
+                attempt.guard.knows(&other);
+                current = other;
+            }
             Spent::Superseded(other) => return Ok(other),
             Spent::Failed { failed, pause: true } if again && Instant::now() + PAUSE < over => {
                 log::warn!("renewing again in {} ms: {failed}", PAUSE.as_millis());

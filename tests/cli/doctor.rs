@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::faults::preloaded;
@@ -13,7 +14,7 @@ use crate::key_places::dashscope;
 use crate::keys::{KEY, knows_the_key};
 use crate::login::{device_code, polls};
 use crate::sandbox::{Sandbox, credential, mode, write_private};
-use crate::server::{Ask, Reply};
+use crate::server::{Ask, Gate, Reply};
 
 fn healthy() -> Sandbox {
     let sandbox = Sandbox::new().logged_in().field("resource_url", json!("{server}"));
@@ -60,6 +61,21 @@ fn what_is_printed_has_no_secret_and_no_home() {
     let outcome = sandbox.run(["doctor"]).exits(1).any_stdout();
     assert!(!outcome.stdout.contains("granted-") && !outcome.stdout.contains("{home}"), "{outcome}");
     assert!(outcome.stdout.contains("fail  certificates `SSL_CERT_FILE` names `~/no.pem`"), "{outcome}");
+}
+
+#[test]
+fn a_renewal_under_way_is_not_taken_for_an_interrupted_one() {
+    let gate = Gate::default();
+    let sandbox = healthy().refresh(Reply::tokens("2").after(&gate));
+    let renewal = sandbox.spawn(["refresh"]);
+    sandbox.server.wait_for(Ask::Refresh, 1);
+    assert_eq!(found(&sandbox, &[], "leftovers"), []);
+    renewal.signal(Signal::SIGKILL);
+    drop(renewal.finish().dies_by(Signal::SIGKILL));
+    assert_eq!(found(&sandbox, &[], "leftovers")[0].2, "`qwenauth refresh` completes it");
+    let left = sandbox.beside().into_iter().find(|name| name.ends_with(".tmp")).unwrap();
+    fs::remove_file(sandbox.qwen().join(left)).unwrap();
+    gate.open();
 }
 
 #[test]
@@ -343,8 +359,8 @@ fn fix_leaves_the_pending_login_that_a_process_polls_for() {
     write_private(&notes(&sandbox), "{");
     assert_eq!(found(&sandbox, &["--fix"], "leftovers").len(), 1);
     assert!(notes(&sandbox).exists());
-    running.signal(nix::sys::signal::Signal::SIGTERM);
-    drop(running.finish().dies_by(nix::sys::signal::Signal::SIGTERM).any_stderr());
+    running.signal(Signal::SIGTERM);
+    drop(running.finish().dies_by(Signal::SIGTERM).any_stderr());
 }
 
 #[test]
@@ -406,7 +422,7 @@ fn fix_removes_the_records_of_servers_whose_tokens_are_gone_and_keeps_the_others
 /// Its token is on its way into the file, and its record is there already.
 #[test]
 fn fix_leaves_the_records_of_a_renewal_under_way() {
-    let gate = crate::server::Gate::default();
+    let gate = Gate::default();
     let sandbox = healthy().expires_in(-60).refresh(Reply::tokens("2").after(&gate));
     let record = json!({"token_endpoint": "https://a.example/token", "file": sandbox.file()});
     write_private(&sandbox.origins().join("2".repeat(64)), record.to_string());
@@ -481,8 +497,8 @@ fn fix_leaves_the_pending_login_while_another_begins() {
     write_private(&notes(&sandbox), "{");
     assert_eq!(found(&sandbox, &["--fix"], "leftovers").len(), 1);
     assert!(notes(&sandbox).exists());
-    running.signal(nix::sys::signal::Signal::SIGTERM);
-    drop(running.finish().dies_by(nix::sys::signal::Signal::SIGTERM).any_stderr());
+    running.signal(Signal::SIGTERM);
+    drop(running.finish().dies_by(Signal::SIGTERM).any_stderr());
 }
 
 #[test]

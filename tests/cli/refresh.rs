@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::issuer::issuer;
 use crate::sandbox::{Sandbox, credential, now_ms, possible, write_private};
 use crate::server::{Ask, Reply, tokens};
 
@@ -64,6 +65,23 @@ fn a_renewal_reads_the_credential_four_times_at_most() {
     let calls = fs::read_to_string(log).unwrap();
     let reads = calls.lines().filter(|call| call.contains("/oauth_creds.json\"") && !call.contains("O_CREAT"));
     // Fresh? · under the lock · before it is sent · after the answer.
+    assert_eq!(reads.count(), 4, "{calls}");
+}
+
+#[test]
+fn a_renewal_of_a_profile_of_our_own_reads_it_as_seldom() {
+    let strace = Command::new("strace").args(["-f", "true"]).stderr(Stdio::null()).status();
+    if !possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
+        return;
+    }
+    let sandbox = issuer(json!({}));
+    drop(sandbox.run(["login", "corp", "--no-verify", "--qr", "never"]).any_stderr());
+    let log = sandbox.directory().join("calls");
+    let mut strace = sandbox.other("strace");
+    strace.args(["-f", "-e", "trace=open,openat", "-o"]).arg(&log).arg(sandbox.program()).arg("refresh");
+    sandbox.start(strace).finish().any_stderr();
+    let calls = fs::read_to_string(log).unwrap();
+    let reads = calls.lines().filter(|call| call.contains("/corp.json\"") && !call.contains("O_CREAT"));
     assert_eq!(reads.count(), 4, "{calls}");
 }
 

@@ -24,11 +24,18 @@ const REMEDY: &str = "`qwenauth doctor --fix` removes it";
 pub(super) fn temporary_files(directories: &[PathBuf], session: &Session, fix: bool) -> Vec<Check> {
     let mut checks = Vec::new();
     // The token that a killed renewal was granted is the only one that the server still accepts.
-    let successors: Vec<PathBuf> = accounts(session).iter().filter_map(|account| account.store.unfinished()).collect();
+    let successors: Vec<(Account, PathBuf)> = accounts(session)
+        .into_iter()
+        .filter_map(|account| account.store.unfinished().map(|path| (account, path)))
+        .collect();
     let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if successors.contains(&path) {
+        if let Some((account, _)) = successors.iter().find(|(_, successor)| *successor == path) {
+            // The renewal that has it open is under way, or has ended meanwhile.
+            if account.store.is_in_use() || !path.exists() {
+                continue;
+            }
             let message = format!("`{}` was left by an interrupted renewal", path.display());
             checks.push(Check::warn("leftovers", message, "`qwenauth refresh` completes it"));
             continue;

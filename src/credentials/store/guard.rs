@@ -36,6 +36,19 @@ struct Next {
     secret: Option<(String, Zeroizing<Vec<u8>>)>,
 }
 
+/// Whether the file names a secret in the keyring.
+enum Known {
+    NotRead,
+    No,
+    Entry(String),
+}
+
+impl From<Option<&String>> for Known {
+    fn from(entry: Option<&String>) -> Self {
+        entry.map_or(Self::No, |entry| Self::Entry(entry.clone()))
+    }
+}
+
 /// The lock of one credential, and the right to change it.
 pub(in crate::credentials) struct Guard {
     store: Store,
@@ -44,6 +57,8 @@ pub(in crate::credentials) struct Guard {
     seal: Option<Seal>,
     /// The version that was drafted.
     next: Option<Next>,
+    /// The name of the secret in the keyring, as far as it is known.
+    known: Known,
     qwen_code: Option<QwenCodeLock>,
     pub(super) file_lock: FileLock,
     /// Whether another program may be renewing; then the state of the directory is not recorded as ours.
@@ -53,7 +68,22 @@ pub(in crate::credentials) struct Guard {
 impl Guard {
     pub(super) fn new(store: &Store, file_lock: FileLock, is_unresolved: bool) -> Self {
         let store = store.clone();
-        Self { store, pending: None, seal: None, next: None, qwen_code: None, file_lock, is_unresolved }
+        let (pending, seal, next, qwen_code) = (None, None, None, None);
+        Self { store, pending, seal, next, known: Known::NotRead, qwen_code, file_lock, is_unresolved }
+    }
+
+    /// Records that `credential` was read under this lock, so that the file is not read again for its entry.
+    pub(in crate::credentials) fn knows(&mut self, credential: &Credential) {
+        self.known = credential.entry.as_ref().into();
+    }
+
+    /// The name of the secret in the keyring, if it is there.
+    fn entry(&self) -> Result<Option<String>> {
+        match &self.known {
+            Known::NotRead => self.store.entry(),
+            Known::No => Ok(None),
+            Known::Entry(entry) => Ok(Some(entry.clone())),
+        }
     }
 
     /// Whether Qwen Code may be renewing although there is no lock. Call it before our own lock changes the directory.
@@ -169,7 +199,7 @@ impl Guard {
     fn reserve_in_keyring(&mut self) -> Result<()> {
         /// Bytes by which a new token may be longer.
         const GROWTH: usize = 1024;
-        let Some(entry) = self.store.entry()? else { return Ok(()) };
+        let Some(entry) = self.entry()? else { return Ok(()) };
         let profile = self.store.profile();
         let size = keyring::read(&profile, &entry)?.map_or(0, |secret| secret.len()) + GROWTH;
         let name = keyring::new_name();
@@ -186,7 +216,7 @@ impl Guard {
     /// All names that the keyring may contain for this profile.
     fn entries(&self) -> Vec<String> {
         let mut names = self.file_lock.notes().keyring.clone();
-        if let Ok(Some(entry)) = self.store.entry()
+        if let Ok(Some(entry)) = self.entry()
             && !names.contains(&entry)
         {
             names.push(entry);
@@ -250,6 +280,7 @@ impl Guard {
         if let Some(pending) = self.pending.take() {
             pending.write(&next.record)?;
         }
+        self.known = next.secret.as_ref().map(|(entry, _)| entry).into();
         if !outdated.is_empty() {
             self.check_written(&next)?;
             self.remove_outdated(&outdated);
@@ -305,6 +336,7 @@ impl Guard {
         }
         log::warn!("a renewal was killed before its token was in place; that is done now");
         carry(&successor);
+        self.known = Known::NotRead;
         let mut outdated = self.entries();
         let written = self.written(whole)?;
         PendingFile::reopen(&self.store.path, &name, &bytes)?.write(&bytes)?;

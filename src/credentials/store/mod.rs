@@ -154,6 +154,11 @@ impl Store {
         path.exists().then_some(path)
     }
 
+    /// Whether a process is using the credential.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.lock_path().is_ok_and(|path| path.exists()) && matches!(self.try_lock(), Ok(None))
+    }
+
     /// The lock file, next to the file that a symlink points to.
     pub(crate) fn lock_path(&self) -> Result<PathBuf> {
         Ok(paths::kernel_lock(&files::resolve(&self.path)?))
