@@ -17,7 +17,8 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use hyper_util::client::proxy::matcher::Intercept;
 use reqwest::blocking::{Client, ClientBuilder, Request, RequestBuilder};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
+pub(crate) use reqwest::header::HeaderValue;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, InvalidHeaderValue};
 use reqwest::tls::TlsInfo;
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
@@ -228,7 +229,7 @@ impl Connection {
         &self,
         url: &Url,
         fields: &[(&str, &str)],
-        headers: &[(&'static str, String)],
+        headers: &[(&'static str, HeaderValue)],
         limit: Duration,
     ) -> Result<Reply, TransportError> {
         let mut request = self

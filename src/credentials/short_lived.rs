@@ -11,6 +11,7 @@ use crate::error::{Failed, Failure};
 use crate::http;
 use crate::oauth::REQUEST_TIMEOUT;
 use crate::oauth::fields::Fields;
+use crate::oauth::reply::is_sendable;
 use crate::secret::Secret;
 
 /// The longest life such a key can have, as documented.
@@ -53,7 +54,7 @@ pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: 
         .map_err(|trouble| failed(Failure::Temporary, &trouble.sentence(&host)))?;
     let minted = match reply.status {
         200 => Fields::of(&reply.body).and_then(|fields| {
-            let token = Secret::new(fields.string("token")?);
+            let token = fields.secret_string("token").filter(is_sendable)?;
             Some(Minted { token, expires_at: fields.number("expires_at") })
         }),
         401 | 403 if !reply.is_html() => {
@@ -65,10 +66,7 @@ pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: 
             return failed(Failure::Temporary, &format!("it answered {status}")).hint("try again in a while").err();
         }
     };
-    let Some(minted) = minted.filter(|minted| {
-        let token = minted.token.expose();
-        !token.is_empty() && !token.chars().any(char::is_control)
-    }) else {
+    let Some(minted) = minted else {
         return failed(Failure::Temporary, "its reply has no key").err();
     };
     let until = minted.expires_at.filter(|seconds| (0.0..1e11).contains(seconds));

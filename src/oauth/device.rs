@@ -17,7 +17,7 @@ use super::pkce::Pkce;
 use super::reply::{self, OauthError, TokenReply};
 use super::{AuthorizationServer, Dialect, REQUEST_TIMEOUT, TokenResponse};
 use crate::error::{Failed, Failure, printable};
-use crate::http::{self, Connection, Network, Reply, is_loopback};
+use crate::http::{self, Connection, HeaderValue, Network, Reply, is_loopback};
 use crate::secret::Secret;
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:device_code";
@@ -155,7 +155,8 @@ pub(crate) fn request(
     }
     let mut headers = Vec::new();
     if server.dialect == Dialect::Qwen {
-        headers.push(("x-request-id", uuid::Uuid::new_v4().to_string()));
+        let id = uuid::Uuid::new_v4().to_string();
+        headers.extend(HeaderValue::try_from(id).map(|id| ("x-request-id", id)));
     }
     let reply = server
         .post(&connection, url, &fields, &headers, REQUEST_TIMEOUT)

@@ -73,6 +73,12 @@ impl Fields {
         self.text(name).map(|text| Secret::new(text.trim().to_owned())).filter(|secret| !secret.expose().is_empty())
     }
 
+    /// A secret that is a text and not a number.
+    pub(crate) fn secret_string(&self, name: &str) -> Option<Secret> {
+        let text = Zeroizing::new(self.string(name)?);
+        Some(Secret::new(text.trim().to_owned())).filter(|secret| !secret.expose().is_empty())
+    }
+
     /// The texts of a list; `None` if the value is not a list.
     pub(crate) fn list(&self, name: &str) -> Option<Vec<String>> {
         self.raw(name).find_map(|raw| {

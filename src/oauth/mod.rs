@@ -19,7 +19,7 @@ use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
 
 pub(crate) use self::discovery::Endpoints;
-use crate::http::{Connection, Reply, TransportError};
+use crate::http::{self, Connection, HeaderValue, Reply, TransportError};
 use crate::secret::Secret;
 
 /// Limit of device, poll and verification requests.
@@ -56,7 +56,7 @@ impl AuthorizationServer {
         connection: &Connection,
         url: &Url,
         fields: &[(&str, &str)],
-        headers: &[(&'static str, String)],
+        headers: &[(&'static str, HeaderValue)],
         limit: Duration,
     ) -> Result<Reply, TransportError> {
         let mut fields = fields.to_vec();
@@ -66,18 +66,23 @@ impl AuthorizationServer {
         }
         match (&self.client_secret, self.client_auth) {
             (Some(secret), ClientAuth::Post) => fields.push(("client_secret", secret.expose())),
-            (Some(secret), ClientAuth::Basic) => headers.push(("authorization", basic(&self.client_id, secret))),
+            (Some(secret), ClientAuth::Basic) => {
+                headers.extend(basic(&self.client_id, secret).map(|value| ("authorization", value)));
+            }
             (None, _) => {}
         }
         connection.post_form(url, &fields, &headers, limit)
     }
 }
 
-/// RFC 6749 §2.3.1: both halves are form-encoded first.
-fn basic(client_id: &str, secret: &Secret) -> String {
-    let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
-    let pair = Zeroizing::new(format!("{}:{}", encode(client_id), encode(secret.expose())));
-    format!("Basic {}", STANDARD.encode(pair.as_bytes()))
+/// RFC 6749 §2.3.1: both halves are form-encoded first. No text is without a value.
+fn basic(client_id: &str, secret: &Secret) -> Option<HeaderValue> {
+    // At most three bytes for each, so that the buffer never moves and leaves a copy behind.
+    let mut pair = Zeroizing::new(String::with_capacity(3 * (client_id.len() + secret.expose().len()) + 1));
+    pair.extend(byte_serialize(client_id.as_bytes()));
+    pair.push(':');
+    pair.extend(byte_serialize(secret.expose().as_bytes()));
+    http::secret_value("Basic ", &Secret::new(STANDARD.encode(pair.as_bytes()))).ok()
 }
 
 /// How a confidential client proves itself at the token endpoint (RFC 6749 §2.3.1).

@@ -80,14 +80,11 @@ pub(crate) fn read(reply: &Reply) -> TokenReply {
 /// The tokens of a reply. Only a missing access token is an error: an unusual field next to it must not lose what the
 /// old refresh token was exchanged for.
 fn granted(fields: &Fields) -> Option<TokenReply> {
-    let access_token = fields.string("access_token").map(|token| Secret::new(token.trim().to_owned()))?;
-    if access_token.expose().is_empty() {
-        return None;
-    }
+    let access_token = fields.secret_string("access_token")?;
     if !is_sendable(&access_token) {
         return Some(TokenReply::NotOauth("the server's reply has an access token that no header can contain".into()));
     }
-    let refresh_token = fields.string("refresh_token").map(Secret::new).filter(is_sendable);
+    let refresh_token = fields.secret_string("refresh_token").filter(is_sendable);
     let has_unusable_refresh_token = refresh_token.is_none() && fields.has("refresh_token");
     if has_unusable_refresh_token {
         note("the server sent a refresh token that must be a string: the login ends when its access token expires");
@@ -105,7 +102,8 @@ fn granted(fields: &Fields) -> Option<TokenReply> {
 }
 
 /// Whether a header can contain it (RFC 6750 §2.1), and every shell and file keeps it as it is.
-fn is_sendable(token: &Secret) -> bool {
+/// Whether a header can carry it.
+pub(crate) fn is_sendable(token: &Secret) -> bool {
     token.expose().bytes().all(|byte| matches!(byte, 0x20..=0x7e))
 }
 

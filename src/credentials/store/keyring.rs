@@ -159,10 +159,12 @@ impl Seal {
     pub(super) fn close(&self, entry: &str, secret: &[u8]) -> Option<String> {
         let mut nonce = [0; NONCE_LEN];
         rand::rng().fill(&mut nonce[..]);
-        let mut sealed = secret.to_vec();
+        // With room for the tag, so that it does not move and leave the secret behind.
+        let mut sealed = Zeroizing::new(Vec::with_capacity(secret.len() + CHACHA20_POLY1305.tag_len()));
+        sealed.extend_from_slice(secret);
         let aad = Aad::from(entry.as_bytes());
-        self.cipher()?.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed).ok()?;
-        Some(BASE64_STANDARD.encode([nonce.as_slice(), &sealed].concat()))
+        self.cipher()?.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut *sealed).ok()?;
+        Some(BASE64_STANDARD.encode([nonce.as_slice(), sealed.as_slice()].concat()))
     }
 
     pub(super) fn open(&self, entry: &str, sealed: &str) -> Option<Zeroizing<Vec<u8>>> {

@@ -63,6 +63,10 @@ impl Address {
         if url.host_str().is_some_and(|host| host.contains(',')) || url.query().is_some() {
             return refused("names more than one server").err();
         }
+        // Of a password with a `#`, what comes before would be taken for the host.
+        if url.fragment().is_some() {
+            return refused("has a fragment (`#`); a password belongs into `password_file`").err();
+        }
         let host = match url.host() {
             Some(Host::Domain(name)) => name.to_owned(),
             Some(Host::Ipv4(address)) => address.to_string(),
@@ -175,6 +179,8 @@ mod tests {
             ("redis://a:1,b:2", "URL of a Redis"),
             ("http://a", "neither"),
             ("redis://a/x", "number of a database"),
+            ("redis://a/0#x", "fragment"),
+            ("redis://gw:#hunter22@a", "fragment"),
             ("cache:6379", "neither"),
             ("", "not the URL"),
         ] {
@@ -184,7 +190,13 @@ mod tests {
 
     #[test]
     fn no_password_is_shown() {
-        for text in ["redis://:hunter22@a/x", "http://u:hunter22@a", "redis+sentinel://u:hunter22@a"] {
+        for text in [
+            "redis://:hunter22@a/x",
+            "redis://u:#hunter22@a",
+            "redis://u:63#hunter22@a",
+            "http://u:hunter22@a",
+            "redis+sentinel://u:hunter22@a",
+        ] {
             assert!(!refusal(text).contains("hunter22"), "{}", refusal(text));
         }
         let secret = Secret::new("of the file".to_owned());
