@@ -223,6 +223,8 @@ struct Shared {
 pub(crate) struct Server {
     shared: Arc<Shared>,
     address: String,
+    /// Kept until the end, so that no other process has the port while its own clients may still come.
+    _listener: TcpListener,
     accepting: Option<JoinHandle<()>>,
 }
 
@@ -230,6 +232,7 @@ impl Server {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let kept = listener.try_clone().unwrap();
         let shared = Arc::new(Shared::default());
         let accepting = thread::spawn({
             let shared = shared.clone();
@@ -245,7 +248,7 @@ impl Server {
                 }
             }
         });
-        Self { shared, address, accepting: Some(accepting) }
+        Self { shared, address, _listener: kept, accepting: Some(accepting) }
     }
 
     /// `127.0.0.1:PORT`
@@ -350,7 +353,10 @@ fn answer(connection: &TcpStream, shared: &Shared) -> io::Result<()> {
 fn read(connection: &TcpStream) -> io::Result<Request> {
     let mut reader = BufReader::new(connection);
     let mut line = String::new();
-    reader.read_line(&mut line)?;
+    if reader.read_line(&mut line)? == 0 {
+        // Who connects and asks nothing is none of the program under test.
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let mut words = line.split_whitespace().map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let mut headers = Vec::new();
