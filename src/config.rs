@@ -12,7 +12,8 @@ use anyhow::{Context, Result};
 use crate::cli::{Environment, SecretStore, variable};
 use crate::error::{Failed, Failure, nearest, note, printable};
 use crate::hooks;
-use crate::keys::{self, Price, Prices};
+use crate::http;
+use crate::keys::{self, IssuerRule, Price, Prices};
 use crate::paths::{self, Paths};
 use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
@@ -24,7 +25,10 @@ use crate::secret::Secret;
 const KEYS: [&str; 8] = ["directories", "fallback", "hooks", "prices", "profile", "providers", "store", "team"];
 
 /// What `[team]` may say.
-const TEAM_KEYS: [&str; 6] = ["namespace", "on_loss", "password_file", "secret_file", "shared", "timeout"];
+const TEAM_KEYS: [&str; 7] = ["issuers", "namespace", "on_loss", "password_file", "secret_file", "shared", "timeout"];
+
+/// What an entry of `[[team.issuers]]` may say.
+const ISSUER_KEYS: [&str; 5] = ["audience", "claims", "issuer", "key", "owner"];
 
 /// A request may wait so long for a server that is away.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,6 +73,8 @@ pub(crate) struct Team {
     pub(crate) on_loss: Option<String>,
     /// Where the secret is under which keys of people and jobs are hashed.
     pub(crate) secret_file: Option<PathBuf>,
+    /// `[[team.issuers]]`: whose tokens count as keys.
+    pub(crate) issuers: Vec<IssuerRule>,
 }
 
 /// `[fallback]`: profiles of the user's own that serve when the first one's limit, plan or service is over.
@@ -398,7 +404,73 @@ fn team_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> Resul
     if !secret_file.as_ref().is_none_or(is_whole) {
         return wrong("team.secret_file", "name it by its whole path, from `/` or `~/` on").err();
     }
-    Ok(Team { shared: text("shared")?, password_file, namespace, on_loss, timeout, secret_file })
+    let shared = text("shared")?;
+    let issuers = issuers_of(table.remove("issuers"), path, warnings)?;
+    Ok(Team { shared, password_file, namespace, timeout, on_loss, secret_file, issuers })
+}
+
+/// `[[team.issuers]]`.
+///
+/// Errors: a rule that would let in the jobs of everybody, or that cannot be understood.
+fn issuers_of(value: Option<toml::Value>, path: &Path, warnings: &mut Vec<String>) -> Result<Vec<IssuerRule>> {
+    let wrong = |what: &str, hint: &str| {
+        Failed::new(Failure::Other, format!("`team.issuers{what}` in `{}` cannot be understood", path.display()))
+            .hint(hint)
+    };
+    let Some(value) = value else { return Ok(Vec::new()) };
+    let tables: Option<Vec<toml::Table>> = value.try_into().ok();
+    let mut rules = Vec::new();
+    for mut table in tables.ok_or_else(|| wrong("", "write `[[team.issuers]]`"))? {
+        warnings.extend(unknown_keys(&table, &ISSUER_KEYS, "[team.issuers]", path));
+        let mut text = |name: &str| match table.remove(name) {
+            None => Ok(None),
+            Some(toml::Value::String(text)) if !text.is_empty() => Ok(Some(text)),
+            Some(_) => Err(wrong(&format!(".{name}"), &format!("write `{name} = \"…\"`"))),
+        };
+        let mut required = |name: &str| {
+            text(name)?.ok_or_else(|| {
+                let message = format!("an entry of `[[team.issuers]]` in `{}` has no `{name}`", path.display());
+                Failed::new(Failure::Other, message).hint(format!("write `{name} = \"…\"`"))
+            })
+        };
+        let (issuer, audience, key) = (required("issuer")?, required("audience")?, required("key")?);
+        http::endpoint(&issuer).with_context(|| format!("`team.issuers` in `{}`", path.display()))?;
+        let owner = text("owner")?;
+        let claims = match table.remove("claims") {
+            None => BTreeMap::new(),
+            Some(value) => claims_of(value).ok_or_else(|| {
+                wrong(
+                    ".claims",
+                    "write `claims = { repository_owner = \"…\" }`, with texts, whole numbers, true or false",
+                )
+            })?,
+        };
+        let rule = IssuerRule { issuer, audience, claims, key, owner };
+        if !rule.is_narrow() {
+            let message = format!(
+                "an entry of `[[team.issuers]]` in `{}` accepts every job of `{}`",
+                path.display(),
+                printable(&rule.issuer)
+            );
+            return Failed::new(Failure::Other, message)
+                .hint("name a claim that only your own jobs have: `claims = { repository_owner = \"…\" }`")
+                .err();
+        }
+        rules.push(rule);
+    }
+    Ok(rules)
+}
+
+/// Claims and their values; `None`: a value is of another kind.
+fn claims_of(value: toml::Value) -> Option<BTreeMap<String, serde_json::Value>> {
+    let toml::Value::Table(table) = value else { return None };
+    let value = |value| match value {
+        toml::Value::String(text) => Some(text.into()),
+        toml::Value::Integer(number) => Some(number.into()),
+        toml::Value::Boolean(boolean) => Some(boolean.into()),
+        _ => None,
+    };
+    table.into_iter().map(|(name, claim)| Some((name, value(claim)?))).collect()
 }
 
 fn unknown_keys(table: &toml::Table, known: &[&str], name: &str, path: &Path) -> Vec<String> {

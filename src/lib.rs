@@ -11,7 +11,7 @@
 //! config.rs       config.toml
 //! credentials/    one credential: load, renew, log in, remove: the only code that changes it
 //! providers/      what a provider is; built_in.toml holds the built-in ones as data
-//! oauth/          what an authorization server says: device and authorization code, PKCE, refresh, exchange, revoke, discovery
+//! oauth/          what an authorization server says: device and authorization code, PKCE, refresh, exchange, revoke, discovery, signed tokens
 //! compression.rs  compressed bodies, read as far as a bound
 //! http.rs         the one blocking client: time limits, no redirects; what a failure means
 //! tls.rs          TLS for both clients, and the one reader of certificates
@@ -38,11 +38,11 @@
 //! lib → cli, commands, platform, say, session · commands → everything below, never another command
 //! session → cli, config, credentials, http, platform, profile, providers
 //! credentials → cli, oauth, http, paths, platform, profile, providers
-//! config → cli, hooks, keys, paths, profile, providers, platform · paths → cli, platform, profile · profile → providers
+//! config → cli, hooks, http, keys, paths, profile, providers, platform · paths → cli, platform, profile · profile → providers
 //! providers → oauth, http, platform · oauth → http · limits → keys, names, paths, platform, providers · keys → paths, platform · usage → paths, platform, providers
 //! hooks → cli, paths, platform, usage
 //! setup → paths, platform, providers, used by its commands only
-//! gateway → compression, credentials, hooks, keys, limits, usage, platform, providers, http, names, proxies, tls, x509, used by its commands only
+//! gateway → compression, credentials, hooks, keys, limits, oauth, usage, platform, providers, http, names, proxies, tls, x509, used by its commands only
 //! sandbox → cli, paths, platform, providers, say, used by its command only
 //! error → say · cli → platform, say · terminal → platform, say
 //! http → names, platform, proxies, tls · tls → cli, platform · proxies → cli

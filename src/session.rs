@@ -194,7 +194,7 @@ impl Session {
             paths.credential(profile),
             paths.state.clone(),
             self.config.overrides.clone(),
-            Network { ca_file: self.environment.ca_file.as_ref().map(PathBuf::from) },
+            self.network(),
             SystemTime::now,
             variable,
         );
@@ -202,6 +202,11 @@ impl Session {
         let overrides = &self.config.overrides;
         account.given = self.key_file(profile).map(|path| GivenKey::configured(profile.as_str(), path, overrides));
         account
+    }
+
+    /// How servers are reached.
+    pub(crate) fn network(&self) -> Network {
+        Network { ca_file: self.environment.ca_file.as_ref().map(PathBuf::from) }
     }
 
     /// The file that config.toml names for the key of the provider of this name.

@@ -191,6 +191,8 @@ fn keyed(args: &GatewayArgs, session: &Session) -> Result<Keyed> {
         secret,
         prices: session.config.prices.clone(),
         metrics: args.metrics_keys,
+        issuers: session.config.team.issuers.clone(),
+        network: session.network(),
     })
 }
 

@@ -3,7 +3,7 @@
 //! Hazard: any page open in a browser can send requests to a port of this machine, under a name of its own (DNS
 //! rebinding), and any user of the machine can connect.
 //! Rule: before anything else a request must name this machine as its host and come from no foreign page; nothing but
-//! the two health checks and a page for members, which holds no secret, is answered without the key.
+//! the two health checks, a page for members, which holds no secret, and the exchange of tokens is answered without the key.
 
 use std::rc::Rc;
 
@@ -22,7 +22,7 @@ use super::served_profile::ServedProfile;
 use super::server::{MAX_HEAD_SIZE, Stranger};
 use super::traffic::Entry;
 use super::well_known::{self, Members, Way};
-use super::{Gateway, metrics, team};
+use super::{Gateway, exchange, metrics, team};
 use crate::keys::KeyRecord;
 use crate::limits::shared::Health;
 
@@ -30,6 +30,8 @@ use crate::limits::shared::Health;
 enum Admitted {
     /// What follows `/v1` in its path goes to a profile.
     Forwarded { served: Rc<ServedProfile>, rest: String, key: Option<Rc<KeyRecord>> },
+    /// A token of a CI job is exchanged for a key.
+    Exchanged,
     /// The gateway answers by itself.
     Answered(Response<ResponseBody>),
 }
@@ -48,6 +50,14 @@ pub(super) async fn answer(
     let mut entry = gateway.traffic.begin(request.method(), request.uri().path());
     match admit(gateway, stranger, &request, &mut entry).await {
         Admitted::Forwarded { served, rest, key } => forward(gateway, served, request, rest, key, entry).await,
+        Admitted::Exchanged => {
+            let response = match &gateway.team {
+                Some(team) => exchange::exchange(team, request, &mut entry).await,
+                None => team::unknown().into_response(),
+            };
+            entry.answered(response.status());
+            response
+        }
         Admitted::Answered(response) => {
             entry.answered(response.status());
             response
@@ -99,6 +109,10 @@ async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incomin
         && request.method() == Method::GET
     {
         return Admitted::Answered(members_page(way, members));
+    }
+    let exchanges = gateway.team.as_ref().is_some_and(|team| !team.issuers.is_empty());
+    if exchanges && request.method() == Method::POST && request.uri().path() == exchange::PATH {
+        return Admitted::Exchanged;
     }
     let key = match authenticate(gateway, request.headers()).await {
         Ok(key) => key,
@@ -316,7 +330,7 @@ fn with(mut response: Response<ResponseBody>, name: HeaderName, value: &'static 
     response
 }
 
-fn json(value: &Value) -> Response<ResponseBody> {
+pub(super) fn json(value: &Value) -> Response<ResponseBody> {
     plain("application/json", format!("{value}\n"))
 }
 

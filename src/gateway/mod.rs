@@ -26,6 +26,8 @@
 //! meter.rs          tokens read while an answer passes
 //! keyed.rs          what a key means for one request: whether it may be made, and its turn
 //! team.rs           keys of people and jobs: whose request it is, what it may use and cost, what is left
+//! issuers.rs        tokens of CI jobs as keys
+//! exchange.rs       `POST /v1/token`: a key for an hour in place of such a token
 //! metrics.rs        counters for Prometheus
 //! gen_ai.rs         durations and tokens under OpenTelemetry's names
 //! traffic.rs        how requests ended: the log of requests, statuses, durations
@@ -39,11 +41,13 @@ mod answer;
 mod anthropic;
 mod credential;
 mod events;
+mod exchange;
 pub(crate) mod fallback;
 mod forward;
 mod gen_ai;
 mod headers;
 mod identity;
+mod issuers;
 pub(crate) mod key;
 mod keyed;
 mod listener;

@@ -16,11 +16,15 @@ use hyper::{Method, StatusCode};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 
+use super::issuers::{Accepted, Issuers};
 use super::pacing::NoSlot;
 use super::refusal::{self, Refusal, duration};
 use super::served_profile::ServedAccount;
-use crate::keys::{KeyRecord, KeyText, Money, Price, Prices, Shown, TeamSecret};
+use crate::http::Network;
+use crate::keys::{IssuerRule, JobKey, KeyRecord, KeyText, Money, Price, Prices, Shown, State, TeamSecret};
 use crate::limits::{Engine, Grant, Left, Refused, Used};
+use crate::oauth::jwt;
+use crate::secret::Secret;
 
 /// Tokens that a completion is taken for if the request does not bound it.
 const USUAL_COMPLETION: u64 = 4096;
@@ -44,12 +48,16 @@ pub(crate) struct Keyed {
     pub(crate) prices: Prices,
     /// Whether metrics have a line for each key.
     pub(crate) metrics: bool,
+    /// Whose tokens count as keys, and how their issuers are reached.
+    pub(crate) issuers: Vec<IssuerRule>,
+    pub(crate) network: Network,
 }
 
 /// The keys of a gateway.
 pub(super) struct Team {
     pub(super) engine: Rc<Engine>,
     secret: TeamSecret,
+    pub(super) issuers: Issuers,
     pub(super) prices: Prices,
     pub(super) shows_keys: bool,
     /// How often it was decided so.
@@ -58,15 +66,24 @@ pub(super) struct Team {
 
 impl Team {
     pub(super) fn open(keyed: Keyed) -> anyhow::Result<Self> {
-        let Keyed { engine, secret, prices, metrics } = keyed;
+        let Keyed { engine, secret, prices, metrics, issuers, network } = keyed;
         let engine = Rc::new(engine()?);
-        Ok(Self { engine, secret, prices, shows_keys: metrics, decisions: RefCell::default() })
+        let issuers = Issuers::new(issuers, network);
+        Ok(Self { engine, secret, issuers, prices, shows_keys: metrics, decisions: RefCell::default() })
     }
 
-    /// The key that a client showed; `None`: it is none of the team's.
+    /// The key that a client showed, or the one whose limits apply to its token; `None`: it is none of the team's.
     ///
-    /// Errors: an expired key, or nobody can be asked.
+    /// Errors: an expired key, a token that is not accepted, or nobody can be asked.
     pub(super) async fn identify(&self, text: &str) -> Result<Option<Rc<KeyRecord>>, Refusal> {
+        if JobKey::looks_like_one(text) {
+            let Some(job) = JobKey::open(text, &self.secret, SystemTime::now()) else { return Ok(None) };
+            return self.named(&job.key, &job.owner).await.map(Some);
+        }
+        if !self.issuers.is_empty() && jwt::looks_like_one(text) {
+            let Accepted { key, owner } = self.issuers.accept(text).await?;
+            return self.named(&key, &owner).await.map(Some);
+        }
         let Some(key) = KeyText::parse(text) else { return Ok(None) };
         let record = self.engine.look_up(key.id()).await.map_err(|_| unavailable())?;
         match Shown::of(record, &key, &self.secret, SystemTime::now()) {
@@ -74,6 +91,37 @@ impl Team {
             Shown::Expired(record) => Err(expired(&record)),
             Shown::Unknown => Ok(None),
         }
+    }
+
+    /// The key of this name or id, for somebody whom `owner` names.
+    async fn named(&self, name: &str, owner: &str) -> Result<Rc<KeyRecord>, Refusal> {
+        let record = self.engine.find(name).await.map_err(|_| unavailable())?;
+        let missing = || {
+            let message = format!("the key `{name}`, whose limits would apply, is unknown or revoked");
+            Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally()
+        };
+        let record = record.ok_or_else(missing)?;
+        match record.state(SystemTime::now()) {
+            State::Active | State::Rotating => {
+                let mut record = KeyRecord::clone(&record);
+                record.owner = Some(owner.to_owned());
+                Ok(Rc::new(record))
+            }
+            State::Expired => Err(expired(&record)),
+            State::Revoked => Err(missing()),
+        }
+    }
+
+    /// A key for an hour in place of the token `text` of a job.
+    ///
+    /// Errors: as those of a request with that token.
+    pub(super) async fn exchange(&self, text: &str) -> Result<(Rc<KeyRecord>, Secret, Duration), Refusal> {
+        let Accepted { key, owner } = self.issuers.accept(text).await?;
+        let record = self.named(&key, &owner).await?;
+        let now = SystemTime::now();
+        let job = JobKey::new(&record.id, &owner, record.expires_at, now);
+        let sealed = job.seal(&self.secret).map_err(|_| unavailable())?;
+        Ok((record, sealed, job.lasts(now)))
     }
 
     pub(super) fn count(&self, decision: &'static str) {

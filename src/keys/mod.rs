@@ -3,7 +3,9 @@
 //! ```text
 //! mod.rs        one key's record: owner, limits, state
 //! format.rs     the text of a key: prefix, id, secret, checksum
-//! team.rs       the team secret, which turns a key into what is stored
+//! team.rs       the team secret, which turns a key into what is stored, and seals
+//! job.rs        keys of CI jobs, for an hour
+//! issuer.rs     issuers whose tokens count as keys, and what a token must say
 //! store.rs      keys.json: the one place that writes it, and its readers
 //! audit.rs      one line for each change
 //! money.rs      amounts, budgets and prices
@@ -16,6 +18,8 @@
 
 mod audit;
 mod format;
+mod issuer;
+mod job;
 mod money;
 mod pattern;
 mod store;
@@ -27,6 +31,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use audit::Audit;
 pub(crate) use format::KeyText;
+pub(crate) use issuer::IssuerRule;
+pub(crate) use job::JobKey;
 pub(crate) use money::{Budget, Money, Price, Prices};
 pub(crate) use pattern::matches;
 pub(crate) use store::{Change, Directory, Keys, Places, Shown};

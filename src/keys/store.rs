@@ -191,6 +191,18 @@ impl Directory {
 
     /// The record of this id, as the file has it now.
     pub(crate) fn find(&mut self, id: &str) -> Option<Rc<KeyRecord>> {
+        self.look();
+        self.keys.get(id).cloned()
+    }
+
+    /// The record of this name or id, as the file has it now; a revoked key of the same name comes last.
+    pub(crate) fn find_named(&mut self, name: &str) -> Option<Rc<KeyRecord>> {
+        self.look();
+        let named = || self.keys.values().filter(|key| key.name == name || key.id == name);
+        named().find(|key| key.revoked_at.is_none()).or_else(|| named().next()).cloned()
+    }
+
+    fn look(&mut self) {
         let version = Version::of(&self.path).ok();
         if version != self.version
             && let Err(error) = self.read()
@@ -199,7 +211,6 @@ impl Directory {
             self.version = version;
             log::warn!("the keys that were read last stay in force: {error:#}");
         }
-        self.keys.get(id).cloned()
     }
 
     /// All keys as they were read last.

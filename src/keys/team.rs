@@ -1,4 +1,5 @@
-//! The team secret: 32 random bytes, under which keys are hashed, so that a copy of keys.json alone verifies nothing.
+//! The team secret: 32 random bytes, under which keys are hashed, so that a copy of keys.json alone verifies nothing, and
+//! under which is sealed what only gateways of the team may read.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -6,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hmac;
 use zeroize::Zeroizing;
 
@@ -90,6 +92,35 @@ impl TeamSecret {
         tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// A key of its own for each purpose, so that nothing sealed for one opens as another.
+    fn sealing_key(&self, purpose: &str) -> Result<LessSafeKey> {
+        let tag = hmac::sign(&self.hmac(), format!("qwenauth seal: {purpose}").as_bytes());
+        let key = UnboundKey::new(&AES_256_GCM, tag.as_ref()).map_err(|_| anyhow::anyhow!("cannot make a key"))?;
+        Ok(LessSafeKey::new(key))
+    }
+
+    /// Encrypts `plain` for whoever has this secret, and binds it to `context`. The nonce comes first; nonces are random,
+    /// which is sound for some billions of seals under one secret (NIST SP 800-38D §8.3).
+    pub(crate) fn seal(&self, purpose: &str, context: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
+        let nonce: [u8; NONCE_LEN] = rand::random();
+        let mut text = Zeroizing::new(Vec::with_capacity(plain.len() + AES_256_GCM.tag_len()));
+        text.extend_from_slice(plain);
+        self.sealing_key(purpose)?
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(context), &mut *text)
+            .map_err(|_| anyhow::anyhow!("cannot seal"))?;
+        Ok([&nonce[..], &text].concat())
+    }
+
+    /// What was sealed; `None`: under another secret, for another purpose or context, or it was changed.
+    pub(crate) fn open(&self, purpose: &str, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut text = Zeroizing::new(text.to_vec());
+        let length = self.sealing_key(purpose).ok()?.open_in_place(nonce, Aad::from(context), &mut text).ok()?.len();
+        text.truncate(length);
+        Some(text)
+    }
+
     /// Whether `hash` is that of `key`, in a time that depends on neither.
     pub(super) fn verifies(&self, key: &KeyText, hash: &str) -> bool {
         use subtle::ConstantTimeEq;
@@ -126,6 +157,18 @@ mod tests {
         // Computed with Python's `hmac`.
         let key = KeyText::parse(KNOWN).unwrap();
         assert_eq!(TeamSecret(Zeroizing::new([0; 32])).hash(&key), HASH);
+    }
+
+    #[test]
+    fn what_is_sealed_opens_with_the_same_secret_purpose_and_context_only() {
+        let secret = TeamSecret::new();
+        let sealed = secret.seal("a", b"x", b"plain").unwrap();
+        assert_eq!(secret.open("a", b"x", &sealed).unwrap().as_slice(), b"plain");
+        assert!(!sealed.windows(5).any(|window| window == b"plain"));
+        assert!(secret.open("b", b"x", &sealed).is_none());
+        assert!(secret.open("a", b"y", &sealed).is_none());
+        assert!(TeamSecret::new().open("a", b"x", &sealed).is_none());
+        assert!((0..sealed.len()).all(|length| secret.open("a", b"x", &sealed[..length]).is_none()));
     }
 
     const KNOWN: &str = "qa_k7Qw2mXp0123456789abcdefghijklmnopqrstuvwxyzABCDEFG45b3QB";

@@ -145,6 +145,14 @@ impl Engine {
         }
     }
 
+    /// The record of the key with this name or id that is not revoked; else of a revoked one; `None`: there is none.
+    #[expect(clippy::unused_async, reason = "an engine on a server has to ask it")]
+    pub(crate) async fn find(&self, name: &str) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
+        match self {
+            Self::Files(files) => Ok(files.find(name)),
+        }
+    }
+
     /// Decides one request, with the windows of the account it goes to, if that has any.
     ///
     /// Dropped before it has decided, it leaves nothing counted.

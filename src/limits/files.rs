@@ -74,6 +74,10 @@ impl Files {
         self.directory.borrow_mut().find(id)
     }
 
+    pub(super) fn find(&self, name: &str) -> Option<Rc<KeyRecord>> {
+        self.directory.borrow_mut().find_named(name)
+    }
+
     pub(super) fn records(&self) -> Vec<Rc<KeyRecord>> {
         self.directory.borrow().all().cloned().collect()
     }

@@ -28,6 +28,7 @@ pub(crate) struct ServerMetadata {
     device_authorization_endpoint: Option<String>,
     token_endpoint: Option<String>,
     revocation_endpoint: Option<String>,
+    jwks_uri: Option<String>,
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
 }
 
@@ -35,6 +36,23 @@ pub(crate) struct ServerMetadata {
 ///
 /// Errors: temporary while it cannot be reached; other if its metadata cannot be used.
 pub(crate) fn find(issuer: &str, network: &Network) -> Result<Endpoints> {
+    let (url, document) = request(issuer, network)?;
+    check(issuer, &url, &document)
+}
+
+/// Where `issuer` publishes the keys that it signs with. Such an issuer need not have any other endpoint.
+///
+/// Errors: as those of [`find`].
+pub(crate) fn find_keys(issuer: &str, network: &Network) -> Result<Url> {
+    let (url, document) = request(issuer, network)?;
+    check_issuer(issuer, &document)?;
+    match endpoint(issuer, &url, document.jwks_uri.as_ref(), "jwks_uri")? {
+        Some(keys) => Ok(keys),
+        None => Err(unusable(issuer, "names no `jwks_uri`").into()),
+    }
+}
+
+fn request(issuer: &str, network: &Network) -> Result<(Url, ServerMetadata)> {
     let url = http::endpoint(issuer)?;
     let connection = network.connect(&url)?;
     let mut last = None;
@@ -46,7 +64,7 @@ pub(crate) fn find(issuer: &str, network: &Network) -> Result<Endpoints> {
             ))
         })?;
         match read(&reply) {
-            Ok(document) => return check(issuer, &url, &document),
+            Ok(document) => return Ok((url, document)),
             Err(error) if last.is_none() => last = Some(error),
             Err(_) => {}
         }
@@ -80,6 +98,7 @@ pub(crate) fn read(reply: &Reply) -> Result<ServerMetadata, String> {
             device_authorization_endpoint: fields.string("device_authorization_endpoint"),
             token_endpoint: fields.string("token_endpoint"),
             revocation_endpoint: fields.string("revocation_endpoint"),
+            jwks_uri: fields.string("jwks_uri"),
             token_endpoint_auth_methods_supported: fields.list("token_endpoint_auth_methods_supported"),
         });
     }
@@ -93,22 +112,10 @@ pub(crate) fn read(reply: &Reply) -> Result<ServerMetadata, String> {
 }
 
 pub(crate) fn check(issuer: &str, url: &Url, document: &ServerMetadata) -> Result<Endpoints> {
-    let other = |why: String| Failed::new(Failure::Other, format!("the discovery document of `{issuer}` {why}"));
-    if document.issuer.trim_end_matches('/') != issuer.trim_end_matches('/') {
-        return other(format!("names another issuer, `{}`", printable(&document.issuer)))
-            .hint("set `issuer` in config.toml to the issuer itself, if that is the one you trust")
-            .err();
-    }
-    let endpoint = |text: &Option<String>, name: &str| -> Result<Option<Url>> {
-        let Some(text) = text else { return Ok(None) };
-        let endpoint = http::endpoint(text)?;
-        if is_loopback(&endpoint) && !is_loopback(url) {
-            return other(format!("names a `{name}` on this machine")).err();
-        }
-        Ok(Some(endpoint))
-    };
+    check_issuer(issuer, document)?;
+    let endpoint = |text: &Option<String>, name: &str| endpoint(issuer, url, text.as_ref(), name);
     let Some(token_endpoint) = endpoint(&document.token_endpoint, "token_endpoint")? else {
-        return other("names no `token_endpoint`".into()).err();
+        return unusable(issuer, "names no `token_endpoint`").err();
     };
     let methods = document.token_endpoint_auth_methods_supported.as_deref();
     let basic = methods.is_none_or(|methods| methods.iter().any(|method| method == "client_secret_basic"));
@@ -122,6 +129,29 @@ pub(crate) fn check(issuer: &str, url: &Url, document: &ServerMetadata) -> Resul
         revocation_endpoint: endpoint(&document.revocation_endpoint, "revocation_endpoint")?,
         client_auth: if basic { ClientAuth::Basic } else { ClientAuth::Post },
     })
+}
+
+fn unusable(issuer: &str, why: &str) -> Failed {
+    Failed::new(Failure::Other, format!("the discovery document of `{issuer}` {why}"))
+}
+
+fn check_issuer(issuer: &str, document: &ServerMetadata) -> Result<()> {
+    if document.issuer.trim_end_matches('/') == issuer.trim_end_matches('/') {
+        return Ok(());
+    }
+    unusable(issuer, &format!("names another issuer, `{}`", printable(&document.issuer)))
+        .hint("set `issuer` in config.toml to the issuer itself, if that is the one you trust")
+        .err()
+}
+
+/// An endpoint of the document of `issuer`, which is at `url`.
+fn endpoint(issuer: &str, url: &Url, text: Option<&String>, name: &str) -> Result<Option<Url>> {
+    let Some(text) = text else { return Ok(None) };
+    let endpoint = http::endpoint(text)?;
+    if is_loopback(&endpoint) && !is_loopback(url) {
+        return unusable(issuer, &format!("names a `{name}` on this machine")).err();
+    }
+    Ok(Some(endpoint))
 }
 
 fn temporary(message: String) -> Failed {

@@ -12,10 +12,13 @@ use super::reply::{self, OauthError, TokenReply};
 use crate::http::{self, Connection};
 use crate::secret::{Secret, quoted};
 
-const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+pub(crate) const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 
 /// What an ID token is, where the provider's data say nothing else (RFC 8693 §3).
 pub(crate) const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+
+/// The same under the other name that it may have there.
+pub(crate) const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 
 /// Where and how tokens are exchanged.
 pub(crate) struct Exchange {

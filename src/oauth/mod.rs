@@ -1,10 +1,11 @@
-//! What an authorization server says: device code, authorization code, PKCE, refresh, exchange, revoke, discovery; no policy, no files.
+//! What an authorization server says: device code, authorization code, PKCE, refresh, exchange, revoke, discovery, signed tokens; no policy, no files.
 
 pub(crate) mod code;
 pub(crate) mod device;
 pub(crate) mod discovery;
 pub(crate) mod exchange;
 pub(crate) mod fields;
+pub(crate) mod jwt;
 pub(crate) mod pkce;
 pub(crate) mod refresh;
 pub(crate) mod reply;

@@ -17,6 +17,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rustls::", &["tls", "http", "gateway", "limits"]),
     ("tokio_rustls::", &["gateway", "limits"]),
     ("ring::hmac", &["keys"]),
+    ("ring::signature", &["oauth"]),
     ("crc32fast::", &["keys", "limits"]),
     // `platform` for what ends a server
     ("async ", &["gateway", "limits", "sandbox", "platform"]),
@@ -48,7 +49,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("indicatif::", &["terminal"]),
     ("qrcode::", &["terminal"]),
     ("fs2::", &["platform"]),
-    ("ring::aead", &["credentials"]),
+    ("ring::aead", &["credentials", "keys"]),
     ("shell_words::", &["credentials"]),
     ("security_framework::", &["platform"]),
     ("clap::", &["cli", "lib", "commands"]),

@@ -4,6 +4,9 @@ use std::fs;
 
 use serde_json::json;
 
+use crate::gateway::issuers::Team;
+use crate::gateway::team_keys;
+use crate::gateway::upstream::{Upstream, fine};
 use crate::keys::{self, KEY, knows_the_key};
 use crate::sandbox::{Sandbox, write_private};
 use crate::server::Reply;
@@ -114,6 +117,30 @@ fn the_pod_asks_with_no_stored_secret() {
     write_private(&token, id_token(3600));
     let script = lines(&yaml).replace(&format!("{mount}/token"), token.to_str().unwrap());
     asks(&sandbox, &script);
+    fs::remove_dir_all(home).unwrap();
+}
+
+#[test]
+fn the_job_asks_the_gateway_of_its_team_with_no_stored_secret() {
+    let yaml = block("The gateway of your team", "yaml");
+    assert!(yaml.contains("\n      id-token: write\n"), "without it there is no token");
+    let upstream = Upstream::always(fine());
+    let team = Team::new(&upstream);
+    let gateway = team_keys::start(&team.sandbox, &[]);
+    let sandbox = Sandbox::new().configured("").with_programs(&[("python3", CLIENT)]);
+    let token = team.token();
+    sandbox.server.serve(GITHUB, move |_| Reply::json(200, json!({ "value": token })));
+    let url = format!("{}{GITHUB}?api-version=2.0", sandbox.server.url());
+    let home = sandbox.directory().join("qwenauth");
+    let sandbox = sandbox
+        .variable("GITHUB_ACTIONS", "true")
+        .variable("ACTIONS_ID_TOKEN_REQUEST_URL", url)
+        .variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "granted-request-token")
+        .variable("GATEWAY", format!("http://{}/v1", gateway.address))
+        .working_in(&home);
+    let outcome = sandbox.shell(&lines(&yaml)).any_stderr().stdout("client.py got 200\n");
+    assert!(!outcome.stderr.contains("error"), "{outcome}");
+    assert!(sandbox.server.at(GITHUB)[0].path.ends_with("&audience=https%3A%2F%2Fqwen.corp.example"));
     fs::remove_dir_all(home).unwrap();
 }
 

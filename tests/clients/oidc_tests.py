@@ -3,6 +3,7 @@
 import html.parser
 import http.cookiejar
 import json
+import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -132,11 +133,70 @@ def oidc_confidential_client_with_a_secret_in_a_variable(machine):
     logs_in_renews_and_revokes(machine, "post", *more, CORP_SECRET="posted-secret")
 
 
+AUDIENCE = "https://qwen.corp.example"
+
+
+def job_token(server, algorithm, audience=AUDIENCE):
+    """A token of a job, as its service signs it."""
+    form = {"grant_type": "client_credentials", "client_id": f"ci-{algorithm}", "client_secret": "job-secret"}
+    body = urllib.parse.urlencode(form | {"resource": audience}).encode()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{server.issuer}/token", body, timeout=20) as reply:
+        return json.loads(reply.read())["access_token"]
+
+
+def asked(base_url, key):
+    """The status of a request with this key, and the answer."""
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    body = json.dumps({"model": "coder-model", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(f"{base_url}/chat/completions", body, headers), timeout=20) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def oidc_tokens_of_jobs_are_keys_of_the_gateway(machine):
+    server = issuer(machine, 300)
+    machine.login()
+    folder = machine.home / ".config/qwenauth"
+    folder.mkdir(parents=True, exist_ok=True)
+    rule = f'[[team.issuers]]\nissuer = "{server.issuer}"\naudience = "{AUDIENCE}"\nkey = "ci"\n'
+    (folder / "config.toml").write_text(rule + 'claims = { repository_owner = "corp" }\n')
+    machine.run("qwenauth", "keys", "create", "ci", "--rpm", "100")
+    gateway = machine.start(machine._program, "gateway", "--keys")
+    gateway.wait_for(lambda: "/v1" in gateway.stdout, "printed its address")
+    base_url = gateway.stdout.split()[0]
+    tokens = {name: job_token(server, name) for name in ("RS256", "ES256", "EdDSA", "PS256")}
+    for name in ("RS256", "ES256", "EdDSA"):
+        status, answer = asked(base_url, tokens[name])
+        assert status == 200, (name, answer)
+    status, answer = asked(base_url, tokens["PS256"])
+    assert status == 401 and "PS256" in answer, answer
+    status, answer = asked(base_url, job_token(server, "ES256", "https://other.example"))
+    assert status == 401 and "audience" in answer, answer
+    # A job logs in with its token and stores none.
+    token = machine.root / "id-token"
+    token.write_text(tokens["EdDSA"])
+    token.chmod(0o600)
+    job = {"QWENAUTH_HOME": str(machine.root / "job")}
+    words = ["login", "team", "--base-url", base_url, "--workload-identity", "--id-token-file", token]
+    machine.run("qwenauth", *words, "--model", "coder-model", **job)
+    key = machine.run("qwenauth", "token", **job).stdout.strip()
+    assert key.startswith("qj_") and asked(base_url, key)[0] == 200, key
+    machine.run("qwenauth", "keys", "revoke", "ci", "--yes")
+    assert asked(base_url, key)[0] == asked(base_url, tokens["RS256"])[0] == 401
+    bearers = {request.token for request in machine.provider.of_kind("model")}
+    assert len(bearers) == 1 and not any(token in str(bearers) for token in tokens.values()), bearers
+
+
 TESTS = {
     function.__name__: (["oidc-provider", "node-22"], function)
     for function in (
         oidc_public_client,
         oidc_confidential_client_with_a_secret_in_a_file,
         oidc_confidential_client_with_a_secret_in_a_variable,
+        oidc_tokens_of_jobs_are_keys_of_the_gateway,
     )
 }

@@ -25,7 +25,7 @@ fn priced(upstream: &Upstream) -> Sandbox {
 
 /// What a command prints.
 #[track_caller]
-fn printed(sandbox: &Sandbox, arguments: &[&str]) -> String {
+pub(super) fn printed(sandbox: &Sandbox, arguments: &[&str]) -> String {
     let output = sandbox.command(arguments).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {stderr}");
@@ -34,24 +34,24 @@ fn printed(sandbox: &Sandbox, arguments: &[&str]) -> String {
 
 /// Makes a key.
 #[track_caller]
-fn create(sandbox: &Sandbox, arguments: &[&str]) -> String {
+pub(super) fn create(sandbox: &Sandbox, arguments: &[&str]) -> String {
     let key = printed(sandbox, &[&["keys", "create"], arguments].concat());
     assert!(key.starts_with("qa_") && key.len() == 61 && key.ends_with('\n'), "{key}");
     key.trim().to_owned()
 }
 
-fn start(sandbox: &Sandbox, arguments: &[&str]) -> Gateway {
+pub(crate) fn start(sandbox: &Sandbox, arguments: &[&str]) -> Gateway {
     let running = sandbox.spawn([&["gateway", "--keys"], arguments].concat());
     let address = Gateway::address_of(&running.first_lines(1)[0]);
     Gateway { running, address, key: String::new() }
 }
 
 /// A request with this key.
-fn chat(gateway: &Gateway, key: &str) -> Got {
+pub(super) fn chat(gateway: &Gateway, key: &str) -> Got {
     send(gateway, key, "POST /v1/chat/completions", CHAT)
 }
 
-fn send(gateway: &Gateway, key: &str, line: &str, body: &[u8]) -> Got {
+pub(super) fn send(gateway: &Gateway, key: &str, line: &str, body: &[u8]) -> Got {
     let (address, length) = (&gateway.address, body.len());
     let head = format!(
         "{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
@@ -61,7 +61,7 @@ fn send(gateway: &Gateway, key: &str, line: &str, body: &[u8]) -> Got {
 }
 
 #[track_caller]
-fn is_refused(got: &Got, status: u16, code: &str) {
+pub(super) fn is_refused(got: &Got, status: u16, code: &str) {
     got.is(status);
     assert_eq!(got.code(), code);
 }

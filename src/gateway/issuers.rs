@@ -1,0 +1,223 @@
+//! Tokens of CI jobs as keys: who issued them, whether they are genuine, and whose limits apply.
+//!
+//! Hazard: anybody can show a token that names any key, and each would send the gateway to the issuer. A key that the issuer
+//! withdrew would be believed for ever. Rule: an issuer is asked only about keys that its tokens name and that are not known, at
+//! most once a minute, once for all requests that wait; keys older than an hour are asked for again, and after a day without
+//! an answer nothing is believed. No part of a token is logged, stored or sent on.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Display;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use hyper::StatusCode;
+use tokio::sync::Mutex;
+
+use super::refusal::Refusal;
+use crate::http::Network;
+use crate::keys::{IssuerRule, seconds};
+use crate::oauth::jwt::{Claims, KeySet, MAX_LENGTH, NotVerified, Shown};
+use crate::oauth::{REQUEST_TIMEOUT, discovery};
+
+/// An issuer is asked again about a key that it did not have after this, and after a failure.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+const ASK_AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// Keys are asked for again after this: one that was withdrawn ends so long after at the latest.
+const FRESH: Duration = Duration::from_secs(3600);
+
+/// While the issuer cannot be reached, keys are believed for so long.
+const BELIEVED: Duration = Duration::from_secs(24 * 3600);
+
+/// One issuer, and what each rule of it asks.
+struct Issuer {
+    url: String,
+    rules: Vec<IssuerRule>,
+    keys: RefCell<Option<(Rc<KeySet>, Instant)>>,
+    /// When it was asked last, and whether it answered.
+    asked: Cell<Option<(Instant, bool)>>,
+    gate: Mutex<()>,
+}
+
+/// The issuers whose tokens count as keys.
+pub(super) struct Issuers {
+    all: Vec<Rc<Issuer>>,
+    network: Network,
+}
+
+/// Whose limits apply to a request with a token.
+pub(super) struct Accepted {
+    /// The name or id of the key.
+    pub(super) key: String,
+    pub(super) owner: String,
+}
+
+impl Issuers {
+    pub(super) fn new(rules: Vec<IssuerRule>, network: Network) -> Self {
+        let mut all: Vec<Issuer> = Vec::new();
+        for rule in rules {
+            let known = all.iter_mut().find(|issuer| is_same(&issuer.url, &rule.issuer));
+            match known {
+                Some(issuer) => issuer.rules.push(rule),
+                None => all.push(Issuer {
+                    url: rule.issuer.clone(),
+                    rules: vec![rule],
+                    keys: RefCell::default(),
+                    asked: Cell::new(None),
+                    gate: Mutex::new(()),
+                }),
+            }
+        }
+        Self { all: all.into_iter().map(Rc::new).collect(), network }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Whose limits apply to the requests of whoever shows the token `text`.
+    ///
+    /// Errors: nobody's, and why; or its issuer cannot be asked just now.
+    pub(super) async fn accept(&self, text: &str) -> Result<Accepted, Refusal> {
+        let shown = Shown::read(text).map_err(|why| not_verified(&why))?;
+        let issuer = shown.issuer().unwrap_or_default();
+        let Some(issuer) = self.all.iter().find(|known| is_same(&known.url, issuer)) else {
+            return Err(rejected("its issuer is not one of `[[team.issuers]]` of this gateway"));
+        };
+        let keys = issuer.keys_for(&shown, &self.network).await?;
+        let Claims(claims) = shown.verified_by(&keys).map_err(|why| not_verified(&why))?;
+        let now = seconds(SystemTime::now());
+        let mut first = None;
+        for rule in &issuer.rules {
+            match rule.check(&claims, now) {
+                Ok(owner) => return Ok(Accepted { key: rule.key.clone(), owner }),
+                Err(why) => drop(first.get_or_insert(why)),
+            }
+        }
+        Err(rejected(first.unwrap_or_default()))
+    }
+}
+
+/// Tokens of some issuers name them with a slash at the end, and people write them without.
+fn is_same(one: &str, other: &str) -> bool {
+    one.trim_end_matches('/') == other.trim_end_matches('/')
+}
+
+impl Issuer {
+    /// The keys as far as they are known, asked for if `shown` needs others.
+    async fn keys_for(self: &Rc<Self>, shown: &Shown<'_>, network: &Network) -> Result<Rc<KeySet>, Refusal> {
+        if self.has_key_for(shown) {
+            // A request that can be served does not wait for the issuer.
+            if !self.is_fresh() && self.may_ask() {
+                self.asked.set(Some((Instant::now(), false)));
+                let (issuer, network) = (Rc::clone(self), network.clone());
+                tokio::task::spawn_local(async move { issuer.ask(&network).await });
+            }
+        } else {
+            let _alone = self.gate.lock().await;
+            // Whoever waited may have what they need by now, or the answer that there is none.
+            if !self.has_key_for(shown) && self.may_ask() {
+                self.ask(network).await;
+            }
+        }
+        let known = self.keys.borrow();
+        match &*known {
+            Some((keys, at)) if at.elapsed() < BELIEVED => Ok(Rc::clone(keys)),
+            _ => {
+                let message = format!("the keys of `{}` cannot be had just now", self.url);
+                Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "issuer_unavailable", message)
+                    .after(ASK_AGAIN_AFTER_FAILURE))
+            }
+        }
+    }
+
+    fn has_key_for(&self, shown: &Shown<'_>) -> bool {
+        self.keys.borrow().as_ref().is_some_and(|(keys, at)| at.elapsed() < BELIEVED && shown.has_key_in(keys))
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.keys.borrow().as_ref().is_some_and(|(_, at)| at.elapsed() < FRESH)
+    }
+
+    fn may_ask(&self) -> bool {
+        self.asked
+            .get()
+            .is_none_or(|(at, answered)| at.elapsed() >= if answered { ASK_AGAIN } else { ASK_AGAIN_AFTER_FAILURE })
+    }
+
+    async fn ask(&self, network: &Network) {
+        // Noted first: whoever asked may leave before there is an answer.
+        self.asked.set(Some((Instant::now(), false)));
+        let (url, network) = (self.url.clone(), network.clone());
+        let found = tokio::task::spawn_blocking(move || fetch(&url, &network)).await;
+        let found = found.unwrap_or_else(|error| Err(error.into()));
+        self.asked.set(Some((Instant::now(), found.is_ok())));
+        match found {
+            Ok(keys) => *self.keys.borrow_mut() = Some((Rc::new(keys), Instant::now())),
+            Err(error) => log::warn!("the keys of `{}` cannot be had: {error:#}", self.url),
+        }
+    }
+}
+
+/// On a thread of its own.
+fn fetch(issuer: &str, network: &Network) -> anyhow::Result<KeySet> {
+    let url = discovery::find_keys(issuer, network)?;
+    let host = url.host_str().unwrap_or_default();
+    let reply = network
+        .connect(&url)?
+        .get(&url, None, &[], REQUEST_TIMEOUT)
+        .map_err(|trouble| anyhow::anyhow!("{}", trouble.sentence(host)))?;
+    anyhow::ensure!(reply.status == 200, "`{host}` answered {}", reply.status);
+    KeySet::read(&reply.body).ok_or_else(|| anyhow::anyhow!("`{host}` has no key for RS256, ES256 or EdDSA"))
+}
+
+fn not_verified(why: &NotVerified) -> Refusal {
+    match why {
+        NotVerified::Malformed => rejected("it is not a signed JWT"),
+        NotVerified::TooLong => rejected(format!("it is longer than {} KiB", MAX_LENGTH / 1024)),
+        NotVerified::Algorithm(name) => {
+            rejected(format!("its algorithm `{name}` is not one of RS256, ES256 and EdDSA"))
+        }
+        NotVerified::UnknownKey => rejected("its issuer has no key of that name and algorithm"),
+        NotVerified::Signature => rejected("its signature is invalid"),
+    }
+}
+
+fn rejected(why: impl Display) -> Refusal {
+    let message = format!("the token of this job is rejected: {why}");
+    Refusal::new(StatusCode::UNAUTHORIZED, "invalid_token", message).finally()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issuer_is_asked_again_after_a_minute_or_soon_after_a_failure() {
+        let rule = IssuerRule {
+            issuer: "https://issuer.example".into(),
+            audience: "a".into(),
+            claims: [("sub".to_owned(), "b".into())].into(),
+            key: "ci".into(),
+            owner: None,
+        };
+        let issuers = Issuers::new(
+            vec![rule.clone(), IssuerRule { issuer: "https://issuer.example/".into(), ..rule }],
+            Network::default(),
+        );
+        let [issuer] = issuers.all.as_slice() else { panic!("two rules of one issuer") };
+        assert!(issuer.may_ask());
+        for (seconds, answered, may) in [
+            (0, true, false),
+            (59, true, false),
+            (60, true, true),
+            (0, false, false),
+            (4, false, false),
+            (5, false, true),
+        ] {
+            let Some(at) = Instant::now().checked_sub(Duration::from_secs(seconds)) else { continue };
+            issuer.asked.set(Some((at, answered)));
+            assert_eq!(issuer.may_ask(), may, "{seconds} s, {answered}");
+        }
+    }
+}

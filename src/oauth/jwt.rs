@@ -1,0 +1,332 @@
+//! Tokens that an issuer signed (JWT, RFC 7519), and the keys that verify them (JWK, RFC 7517).
+//!
+//! Hazard: a token names its own algorithm and key. With `none`, or with a public key as the secret of an HMAC, anybody can
+//! sign. Rule: three algorithms with public keys are known, each key fits exactly one of them, and a token is verified by the
+//! algorithm of the key only if it names the same.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
+};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+/// Longest token that is read, in bytes. Those of CI services are below 2 KiB.
+pub(crate) const MAX_LENGTH: usize = 16 * 1024;
+
+/// Keys of one issuer that are kept: more than any issuer has in use.
+const MAX_KEYS: usize = 64;
+
+/// The base point's field of P-256, and the length of an Ed25519 key, in bytes.
+const COORDINATE: usize = 32;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Algorithm {
+    Rs256,
+    Es256,
+    EdDsa,
+}
+
+impl Algorithm {
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            "RS256" => Some(Self::Rs256),
+            "ES256" => Some(Self::Es256),
+            // RFC 9864 has a name of its own for this curve.
+            "EdDSA" | "Ed25519" => Some(Self::EdDsa),
+            _ => None,
+        }
+    }
+}
+
+enum Key {
+    Rsa {
+        n: Vec<u8>,
+        e: Vec<u8>,
+    },
+    /// An uncompressed point.
+    P256(Vec<u8>),
+    Ed25519(Vec<u8>),
+}
+
+struct PublicKey {
+    id: Option<String>,
+    key: Key,
+}
+
+impl PublicKey {
+    fn algorithm(&self) -> Algorithm {
+        match self.key {
+            Key::Rsa { .. } => Algorithm::Rs256,
+            Key::P256(_) => Algorithm::Es256,
+            Key::Ed25519(_) => Algorithm::EdDsa,
+        }
+    }
+
+    fn verifies(&self, signed: &[u8], signature: &[u8]) -> bool {
+        let verified = match &self.key {
+            Key::Rsa { n, e } => RsaPublicKeyComponents { n, e }.verify(&RSA_PKCS1_2048_8192_SHA256, signed, signature),
+            Key::P256(point) => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(signed, signature),
+            Key::Ed25519(point) => UnparsedPublicKey::new(&ED25519, point).verify(signed, signature),
+        };
+        verified.is_ok()
+    }
+}
+
+/// A key as an issuer publishes it (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2).
+#[derive(Deserialize)]
+struct Published {
+    kty: String,
+    kid: Option<String>,
+    #[serde(rename = "use")]
+    usage: Option<String>,
+    alg: Option<String>,
+    crv: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+}
+
+impl Published {
+    /// `None`: of another kind, for another purpose, or not written as it should be.
+    fn key(self) -> Option<PublicKey> {
+        if self.usage.is_some_and(|usage| usage != "sig") {
+            return None;
+        }
+        let bytes = |text: Option<String>| BASE64_URL_SAFE_NO_PAD.decode(text?).ok();
+        let coordinate = |text| bytes(text).filter(|bytes| bytes.len() == COORDINATE);
+        let without_zeros = |bytes: Vec<u8>| bytes.into_iter().skip_while(|byte| *byte == 0).collect::<Vec<_>>();
+        let key = match (self.kty.as_str(), self.crv.as_deref()) {
+            ("RSA", _) => Key::Rsa { n: without_zeros(bytes(self.n)?), e: without_zeros(bytes(self.e)?) },
+            ("EC", Some("P-256")) => Key::P256([vec![4], coordinate(self.x)?, coordinate(self.y)?].concat()),
+            ("OKP", Some("Ed25519")) => Key::Ed25519(coordinate(self.x)?),
+            _ => return None,
+        };
+        let key = PublicKey { id: self.kid, key };
+        self.alg.is_none_or(|name| Algorithm::of(&name) == Some(key.algorithm())).then_some(key)
+    }
+}
+
+/// The keys of an issuer.
+pub(crate) struct KeySet(Vec<PublicKey>);
+
+impl KeySet {
+    /// Reads a JWK set. Keys that no token could be verified with are left out. `None`: it is none, or has no other keys.
+    pub(crate) fn read(body: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Set {
+            keys: Vec<Value>,
+        }
+        let set: Set = serde_json::from_slice(body).ok()?;
+        let published = set.keys.into_iter().filter_map(|key| serde_json::from_value::<Published>(key).ok());
+        let keys: Vec<PublicKey> = published.filter_map(Published::key).take(MAX_KEYS).collect();
+        (!keys.is_empty()).then_some(Self(keys))
+    }
+}
+
+/// Why a token is none, or is not verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NotVerified {
+    /// It has not the form of a signed JWT.
+    Malformed,
+    TooLong,
+    /// Its algorithm is not one of the three.
+    Algorithm(String),
+    /// The issuer has no such key, or that key is for another algorithm.
+    UnknownKey,
+    Signature,
+}
+
+/// A token as it was shown: nothing of it is believed yet.
+pub(crate) struct Shown<'text> {
+    algorithm: Algorithm,
+    key_id: Option<String>,
+    /// What it says of itself.
+    claims: Map<String, Value>,
+    signed: &'text [u8],
+    signature: Vec<u8>,
+}
+
+/// The claims of a token that its issuer signed.
+pub(crate) struct Claims(pub(crate) Map<String, Value>);
+
+/// Whether `text` has three parts in base64url, the first of which begins a JSON object: nothing else is tried as a token.
+pub(crate) fn looks_like_one(text: &str) -> bool {
+    text.starts_with("ey") && text.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
+impl<'text> Shown<'text> {
+    pub(crate) fn read(text: &'text str) -> Result<Self, NotVerified> {
+        if text.len() > MAX_LENGTH {
+            return Err(NotVerified::TooLong);
+        }
+        let mut parts = text.split('.');
+        let (Some(head), Some(body), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(NotVerified::Malformed);
+        };
+        let decoded = |part: &str| BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| NotVerified::Malformed);
+        let object = |part: &str| -> Result<Map<String, Value>, NotVerified> {
+            let unique: Unique = serde_json::from_slice(&decoded(part)?).map_err(|_| NotVerified::Malformed)?;
+            Ok(unique.0)
+        };
+        let fields = object(head)?;
+        let name = fields.get("alg").and_then(Value::as_str).ok_or(NotVerified::Malformed)?;
+        let Some(algorithm) = Algorithm::of(name) else {
+            return Err(NotVerified::Algorithm(name.chars().filter(char::is_ascii_graphic).take(16).collect()));
+        };
+        // What it names must be understood (RFC 7515 §4.1.11), and nothing is.
+        if fields.contains_key("crit") {
+            return Err(NotVerified::Malformed);
+        }
+        let key_id = match fields.get("kid") {
+            None => None,
+            Some(Value::String(id)) => Some(id.clone()),
+            Some(_) => return Err(NotVerified::Malformed),
+        };
+        let signed = &text.as_bytes()[..head.len() + 1 + body.len()];
+        Ok(Self { algorithm, key_id, claims: object(body)?, signed, signature: decoded(signature)? })
+    }
+
+    /// The issuer that it claims to be of.
+    pub(crate) fn issuer(&self) -> Option<&str> {
+        self.claims.get("iss").and_then(Value::as_str)
+    }
+
+    /// Whether `keys` has the one that it names. Without a name it is the only one there is (OpenID Connect Core §10.1).
+    pub(crate) fn has_key_in(&self, keys: &KeySet) -> bool {
+        self.key_in(keys).is_some()
+    }
+
+    fn key_in<'keys>(&self, keys: &'keys KeySet) -> Option<&'keys PublicKey> {
+        match (&self.key_id, keys.0.as_slice()) {
+            (None, [only]) => Some(only),
+            (None, _) => None,
+            (Some(_), all) => all.iter().find(|key| key.id == self.key_id),
+        }
+    }
+
+    pub(crate) fn verified_by(self, keys: &KeySet) -> Result<Claims, NotVerified> {
+        let key = self.key_in(keys).filter(|key| key.algorithm() == self.algorithm);
+        let key = key.ok_or(NotVerified::UnknownKey)?;
+        if !key.verifies(self.signed, &self.signature) {
+            return Err(NotVerified::Signature);
+        }
+        Ok(Claims(self.claims))
+    }
+}
+
+/// An object in which no name occurs twice: who signs and who reads must not take one for another.
+struct Unique(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Unique;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Unique, A::Error> {
+                let mut fields = Map::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    if fields.insert(name, value).is_some() {
+                        return Err(A::Error::custom("a name occurs twice"));
+                    }
+                }
+                Ok(Unique(fields))
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7515 appendix A.2 and A.3: the public keys, the token of each.
+    const RSA: &str = r#"{"kty":"RSA","kid":"r","n":"ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ","e":"AQAB"}"#;
+    const RS256: &str = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
+    const EC: &str = r#"{"kty":"EC","kid":"e","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
+    const ES256: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+
+    fn set(keys: &[&str]) -> Option<KeySet> {
+        KeySet::read(format!("{{\"keys\":[{}]}}", keys.join(",")).as_bytes())
+    }
+
+    fn verified(token: &str, keys: &[&str]) -> Result<Claims, NotVerified> {
+        Shown::read(token)?.verified_by(&set(keys).unwrap())
+    }
+
+    fn part(text: &str) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(text)
+    }
+
+    #[test]
+    fn the_examples_of_the_standards_are_verified() {
+        for (token, key) in [(RS256, RSA), (ES256, EC)] {
+            let claims = verified(token, &[key]).unwrap();
+            assert_eq!(claims.0["iss"], "joe");
+            // One letter of the claims.
+            let other = token.replacen("eyJpc3MiOiJqb2Ui", "eyJpc3MiOiJqb2Ei", 1);
+            assert_eq!(verified(&other, &[key]).err(), Some(NotVerified::Signature));
+        }
+    }
+
+    #[test]
+    fn a_key_verifies_by_its_own_algorithm_only() {
+        assert_eq!(verified(ES256, &[RSA]).err(), Some(NotVerified::UnknownKey));
+        assert_eq!(verified(RS256, &[EC]).err(), Some(NotVerified::UnknownKey));
+        for (key, alg) in [(RSA, "HS256"), (RSA, "PS256"), (EC, "ES384")] {
+            let named = key.replacen('{', &format!("{{\"alg\":\"{alg}\","), 1);
+            assert!(set(&[&named]).is_none(), "{alg}");
+        }
+        assert!(set(&[&RSA.replacen('{', "{\"use\":\"enc\",", 1)]).is_none());
+        assert!(set(&[r#"{"kty":"oct","kid":"r","k":"AAAA"}"#]).is_none());
+        assert!(set(&[r#"{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}"#]).is_none());
+    }
+
+    #[test]
+    fn without_a_name_only_a_single_key_is_meant() {
+        assert!(verified(RS256, &[RSA]).is_ok());
+        assert_eq!(verified(RS256, &[RSA, EC]).err(), Some(NotVerified::UnknownKey));
+    }
+
+    #[test]
+    fn other_algorithms_are_refused_before_a_key_is_looked_for() {
+        for alg in ["none", "None", "HS256", "HS512", "PS256", "RS512", "ES384", ""] {
+            let token = format!("{}.{}.AAAA", part(&format!("{{\"alg\":\"{alg}\"}}")), part("{\"iss\":\"joe\"}"));
+            assert_eq!(Shown::read(&token).err(), Some(NotVerified::Algorithm(alg.to_owned())), "{alg}");
+        }
+    }
+
+    #[test]
+    fn what_has_another_form_is_no_token() {
+        let (head, body) = (part(r#"{"alg":"RS256"}"#), part("{}"));
+        for token in [
+            String::new(),
+            "..".into(),
+            format!("{head}.{body}"),
+            format!("{head}.{body}.AA.AA"),
+            format!("{head}=.{body}.AA"),
+            format!("{head}.{body}.A+/A"),
+            format!("{}.{body}.AA", part(r#"{"alg":"RS256","crit":["b64"],"b64":false}"#)),
+            format!("{}.{body}.AA", part(r#"{"alg":"RS256","kid":7}"#)),
+            format!("{}.{body}.AA", part(r#"{"alg":"none","alg":"RS256"}"#)),
+            format!("{head}.{}.AA", part(r#"{"ref":"a","ref":"b"}"#)),
+            format!("{head}.{}.AA", part("[]")),
+        ] {
+            assert_eq!(Shown::read(&token).err(), Some(NotVerified::Malformed), "{token}");
+        }
+        let long = format!("{head}.{}.AA", "A".repeat(MAX_LENGTH));
+        assert_eq!(Shown::read(&long).err(), Some(NotVerified::TooLong));
+    }
+}
