@@ -36,7 +36,9 @@ impl<'gateway> ProxiedRequest<'gateway> {
             let profile = &self.served.profile;
             return Err(self.deny(&key, format!("the key `{name}` may not use profile `{profile}`")).await);
         }
-        if !team::has_body(&self.method) || !team::depends_on_body(&key) {
+        // A body counts whatever the method: some servers read one of GET.
+        let has_body = team::has_body(&self.method) || !self.request_body.is_empty();
+        if !has_body || !team::depends_on_body(&key) {
             return Ok(Estimate::default());
         }
         if !self.request_body.keep_all().await {

@@ -164,6 +164,12 @@ impl RequestBody {
         self.0.borrow().broken
     }
 
+    /// Whether the client sends none.
+    pub(super) fn is_empty(&self) -> bool {
+        let source = self.0.borrow();
+        source.ended && source.length == 0
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.0.borrow().ended
     }

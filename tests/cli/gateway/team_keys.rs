@@ -212,6 +212,11 @@ fn a_key_limited_by_model_hides_no_model_in_its_request() {
         let got = send(&gateway, &key, "POST /v1/chat/completions", body.as_bytes());
         is_refused(&got, 403, "model_not_allowed");
     }
+    // Some servers read the body of any method.
+    for method in ["GET", "DELETE", "QUERY"] {
+        let got = send(&gateway, &key, &format!("{method} /v1/chat/completions"), br#"{"model":"dear"}"#);
+        is_refused(&got, 403, "model_not_allowed");
+    }
     chat(&gateway, &key).is(200);
     send(&gateway, &key, "GET /v1/models", b"").is(200);
     assert_eq!(upstream.asked().len(), 2);
