@@ -112,7 +112,7 @@ impl ApiMark {
 
 /// A mark that cannot be made or removed costs a line too few or too many: it is only logged.
 fn write(path: &Path, bytes: &[u8]) {
-    let written = PendingFile::reserve(path, bytes.len(), Privacy::Private).and_then(|room| room.write(bytes));
+    let written = PendingFile::reserve_unlocked(path, bytes.len(), Privacy::Private).and_then(|room| room.write(bytes));
     if let Err(error) = written {
         log::warn!("cannot remember a refusal: {error:#}");
     }

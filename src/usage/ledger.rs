@@ -369,7 +369,7 @@ pub(crate) fn settle(state: &Path, now: SystemTime) -> Result<()> {
             text.push_str(&serde_json::to_string(&entry)?);
             text.push('\n');
         }
-        PendingFile::reserve(&path, text.len(), Privacy::Private)?.write(text.as_bytes())?;
+        PendingFile::reserve_unlocked(&path, text.len(), Privacy::Private)?.write(text.as_bytes())?;
     }
     Ok(())
 }

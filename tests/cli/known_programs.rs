@@ -413,3 +413,19 @@ fn certificates_that_are_trusted_here_are_passed_on() {
     assert_eq!(variable(&outcome, "NODE_EXTRA_CA_CERTS"), Some("{sandbox}/ca.pem"));
     assert_eq!(variable(&outcome, "SSL_CERT_FILE"), Some("/own.pem"));
 }
+
+/// Their configuration is written by whoever is first, and each finds it whole.
+#[test]
+fn programs_that_start_at_once_in_a_new_home_all_start() {
+    for (program, file) in [("qwen", "settings.json"), ("aider", "aider.env")] {
+        let sandbox = Sandbox::new().with_key("custom", &["--base-url", "http://127.0.0.1:9/v1", "--model", "m"]);
+        let sandbox = sandbox.with_stand_ins(&[program]);
+        let started: Vec<_> = (0..8).map(|_| sandbox.spawn(["exec", "--", program])).collect();
+        for running in started {
+            drop(running.finish().exits(0).any_stdout());
+        }
+        let support = sandbox.support();
+        assert_eq!(support.len(), 1, "{support:?}");
+        assert!(support[0].ends_with(file), "{support:?}");
+    }
+}

@@ -122,7 +122,7 @@ fn table(known: &[(&KeyRecord, Left, u64)], now: SystemTime, screen: Screen) -> 
             State::Expired | State::Revoked => Style::Error,
         };
         let owner = key.owner.as_deref().map(printable);
-        let mut row = vec![screen.paint(Style::Bold, &cell(&key.name, NAME))];
+        let mut row = vec![screen.paint(Style::Bold, &cell(&printable(&key.name), NAME))];
         row.extend(has_owner.then(|| cell(owner.as_deref().unwrap_or("-"), OWNER)));
         row.push(screen.paint(shade, &cell(state.name(), STATE)));
         let requests = left.requests_of_day;

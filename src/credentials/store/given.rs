@@ -346,7 +346,7 @@ fn remembered(secret: &Secret, owner: &Owner, account: &Account) -> Option<Strin
 
 fn remember(secret: &Secret, account: &Account, region: &str) -> Result<()> {
     files::make_directory(&StateDirectory::Regions.below(&account.state))?;
-    PendingFile::reserve(&note_path(secret, account), region.len(), Privacy::Private)?.write(region.as_bytes())
+    PendingFile::reserve_unlocked(&note_path(secret, account), region.len(), Privacy::Private)?.write(region.as_bytes())
 }
 
 fn credential(access_token: Secret, owner: &Owner, base_url: Option<String>) -> Credential {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tempfile::{NamedTempFile, TempPath};
@@ -14,6 +15,9 @@ use zeroize::Zeroizing;
 use super::{Content, Privacy, directory_of, make_directory, read, resolve};
 use crate::error::{Failed, Failure};
 use crate::platform::{access, disk};
+
+/// No write takes this long.
+const ABANDONED: Duration = Duration::from_secs(600);
 
 /// Space for a new version of a file, taken before the new version is known.
 /// Dropped without [`PendingFile::write`], it leaves nothing behind.
@@ -37,13 +41,30 @@ impl PendingFile {
         Self::reserve_named(target, bytes, privacy, None)
     }
 
+    /// The same without a lock, where it does not matter whose version is the last: the temporary files of other processes
+    /// stay, and only those that no process can be writing any more are removed.
+    pub(crate) fn reserve_unlocked(target: &Path, bytes: usize, privacy: Privacy) -> Result<Self> {
+        Self::reserve_as(target, bytes, privacy, None, ABANDONED)
+    }
+
     /// The same, under a `name` by which [`read_unfinished`] finds what its process wrote if it is killed before the rename.
     pub(crate) fn reserve_named(target: &Path, bytes: usize, privacy: Privacy, name: Option<&str>) -> Result<Self> {
+        Self::reserve_as(target, bytes, privacy, name, Duration::ZERO)
+    }
+
+    /// `abandoned`: how old a temporary file must be to be removed.
+    fn reserve_as(
+        target: &Path,
+        bytes: usize,
+        privacy: Privacy,
+        name: Option<&str>,
+        abandoned: Duration,
+    ) -> Result<Self> {
         let target = resolve(target)?;
         let directory = directory_of(&target);
         make_directory(directory)?;
         let prefix = temporary_prefix(&target);
-        remove_leftovers(directory, &prefix);
+        remove_leftovers(directory, &prefix, abandoned);
         let failed = || format!("cannot prepare a new version of `{}`", target.display());
         disk::wait_until_replaceable(&target).map_err(|error| not_replaced(error, &target)).with_context(failed)?;
         let is_named = name.is_some();
@@ -187,16 +208,20 @@ pub(crate) fn read_unfinished(target: &Path, name: &str) -> Option<Zeroizing<Vec
 /// Removes what killed processes left next to `target`, whose lock the caller holds.
 pub(crate) fn remove_unfinished(target: &Path) -> Result<()> {
     let target = resolve(target)?;
-    remove_leftovers(directory_of(&target), &temporary_prefix(&target));
+    remove_leftovers(directory_of(&target), &temporary_prefix(&target), Duration::ZERO);
     Ok(())
 }
 
-fn remove_leftovers(directory: &Path, prefix: &str) {
+fn remove_leftovers(directory: &Path, prefix: &str, abandoned: Duration) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with(prefix) && name.ends_with(".tmp") {
+        let is_abandoned = || {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+            modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > abandoned)
+        };
+        if name.starts_with(prefix) && name.ends_with(".tmp") && (abandoned.is_zero() || is_abandoned()) {
             let _ = fs::remove_file(entry.path());
         }
     }

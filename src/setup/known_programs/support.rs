@@ -49,7 +49,7 @@ fn write(file: &Path, text: &str) -> Result<()> {
     {
         return Ok(());
     }
-    let pending = PendingFile::reserve(file, text.len(), Privacy::Private)?;
+    let pending = PendingFile::reserve_unlocked(file, text.len(), Privacy::Private)?;
     pending.write(text.as_bytes()).with_context(|| format!("cannot write `{}`", file.display()))
 }
 
