@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::cli::{Environment, SecretStore, variable};
+use crate::environment::{Environment, variable};
 use crate::error::{Failed, Failure, nearest, note, printable};
 use crate::hooks;
 use crate::http;
@@ -18,6 +18,7 @@ use crate::paths::{self, Paths};
 use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
 use crate::profile::ProfileName;
+use crate::profile::SecretStore;
 use crate::providers::{self, Overrides, Practice, QWEN};
 use crate::secret::Secret;
 

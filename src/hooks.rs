@@ -16,7 +16,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::cli::{API_KEY, API_KEY_FILE, names_holding};
+use crate::environment::{API_KEY, API_KEY_FILE, names_holding};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Privacy};
 use crate::platform::{disk, processes};

@@ -3,11 +3,12 @@
 //! ```text
 //! main.rs         hands over to the library
 //! lib.rs          this overview, parse, one match, report
-//! cli/            what can be typed: clap types and the environment variables
+//! cli/            what can be typed: clap types
+//! environment.rs  the environment variables, read in one place
 //! commands/       one file per subcommand, each with `run`: translate arguments into calls, print the answer
 //! session.rs      configuration, environment and profile, resolved once
 //! paths.rs        every directory and file name, once
-//! profile.rs      a profile's name
+//! profile.rs      a profile's name, and where its secret is kept
 //! config.rs       config.toml
 //! credentials/    one credential: load, renew, log in, remove: the only code that changes it
 //! providers/      what a provider is; built_in.toml holds the built-in ones as data
@@ -35,17 +36,17 @@
 //! internals/      properties of what is read from others, for tests and fuzzing
 //!
 //! main → lib
-//! lib → cli, commands, platform, say, session · commands → everything below, never another command
-//! session → cli, config, credentials, http, platform, profile, providers
-//! credentials → cli, oauth, http, paths, platform, profile, providers
-//! config → cli, hooks, http, keys, paths, profile, providers, platform · paths → cli, platform, profile · profile → providers
+//! lib → cli, commands, environment, platform, say, session · commands → everything below, never another command
+//! session → cli, config, credentials, environment, http, platform, profile, providers
+//! credentials → environment, oauth, http, paths, platform, profile, providers
+//! config → environment, hooks, http, keys, paths, profile, providers, platform · paths → environment, platform, profile · profile → providers
 //! providers → oauth, http, platform · oauth → http · limits → keys, names, paths, platform, providers · keys → paths, platform · usage → paths, platform, providers
-//! hooks → cli, paths, platform, usage
+//! hooks → environment, paths, platform, usage
 //! setup → paths, platform, providers, used by its commands only
 //! gateway → compression, credentials, hooks, keys, limits, oauth, usage, platform, providers, http, names, proxies, tls, x509, used by its commands only
-//! sandbox → cli, paths, platform, providers, say, used by its command only
-//! error → say · cli → platform, say · terminal → platform, say
-//! http → names, platform, proxies, tls · tls → cli, platform · proxies → cli
+//! sandbox → environment, paths, platform, providers, say, used by its command only
+//! error → say · environment → platform, say · terminal → platform, say
+//! http → names, platform, proxies, tls · tls → environment, platform · proxies → environment
 //! installation, names, platform, shell, secret, x509 use nothing of ours but error and secret
 //! ```
 //!
@@ -57,6 +58,7 @@ mod commands;
 mod compression;
 mod config;
 mod credentials;
+mod environment;
 mod error;
 mod gateway;
 mod hooks;
@@ -89,7 +91,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cli::{Cli, Command, Environment, HandOut};
+use crate::cli::{Cli, Command, HandOut};
+use crate::environment::Environment;
 use crate::error::Report;
 use crate::say::Screen;
 use crate::session::Session;
@@ -100,7 +103,7 @@ pub use crate::platform::signals::note_signals;
 #[must_use]
 pub fn run() -> ExitCode {
     platform::system::guard_memory();
-    say::prefer(cli::screen_preferences());
+    say::prefer(environment::screen_preferences());
     let code = match Cli::read() {
         Ok(cli) => run_command(cli).unwrap_or_else(|error| if is_closed_pipe(&error) { 0 } else { report(&error) }),
         Err(error) => {

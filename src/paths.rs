@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::cli::Environment;
+use crate::environment::Environment;
 use crate::error::{Failed, Failure};
 use crate::platform::{access, files, system};
 use crate::profile::ProfileName;

@@ -1,4 +1,4 @@
-//! A profile's name.
+//! A profile's name, and where its secret is kept.
 
 use std::fmt;
 
@@ -57,5 +57,31 @@ mod tests {
         for bad in ["", ".", "..", "-a", "_a", "A", "a/b", "a b", "a\n", "ä", &"x".repeat(64), "../a"] {
             assert!(ProfileName::parse(bad).is_err(), "{bad}");
         }
+    }
+}
+
+/// Where a profile's secret is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum SecretStore {
+    /// A private file
+    #[default]
+    File,
+    /// The system's keyring
+    Keyring,
+    /// Not stored: the user's command prints it.
+    Command,
+}
+
+impl SecretStore {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Keyring => "keyring",
+            Self::Command => "command",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::File, Self::Keyring, Self::Command].into_iter().find(|store| store.name() == name)
     }
 }

@@ -7,7 +7,7 @@
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use url::Url;
 
-use crate::cli::variable_or_empty;
+use crate::environment::variable_or_empty;
 use crate::error::split_user_info;
 
 /// Upper case first: of two that are set, even if empty, the first counts.

@@ -7,9 +7,10 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
-use crate::cli::{API_KEY, API_KEY_FILE, Environment, Global, variable};
+use crate::cli::Global;
 use crate::config::Config;
 use crate::credentials::{Account, Answers, Credential, GivenKey, Stored, model_of};
+use crate::environment::{API_KEY, API_KEY_FILE, Environment, variable};
 use crate::error::{Failed, Failure};
 use crate::http::Network;
 use crate::platform::system;

@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::cli::variable;
+use crate::environment::variable;
 use crate::error::{Failed, Failure, note};
 use crate::platform::files::{self, Content, Privacy};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::value::{SecretStore, amount, duration};
+use super::value::{StoreChoice, amount, duration};
 
 /// Headings of the options of `login`.
 const KEY: &str = "Key";
@@ -48,7 +48,7 @@ pub(crate) struct LoginArgs {
     pub(crate) api_key_command: Option<String>,
     /// Where to keep the secret (default: `store` of config.toml, else where it is, else `file`); without a key, move it there
     #[arg(long, help_heading = KEY, value_enum, value_name = "STORE")]
-    pub(crate) store: Option<SecretStore>,
+    pub(crate) store: Option<StoreChoice>,
     /// API base URL, for `custom` or a workspace-specific domain
     #[arg(long, help_heading = KEY, value_name = "URL")]
     pub(crate) base_url: Option<String>,

@@ -1,7 +1,6 @@
-//! What can be typed: clap types and the environment variables, and nothing else.
+//! What can be typed: clap types, and nothing else.
 
 mod credential;
-mod environment;
 mod export;
 mod keys;
 mod manage;
@@ -15,10 +14,6 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::credential::{LoginArgs, LogoutArgs, Qr, RefreshArgs, StatusArgs, TokenArgs, TokenFormat};
-pub(crate) use self::environment::{
-    API_KEY, API_KEY_FILE, Environment, SHARED_URL, names_holding, not_set, screen_preferences, variable,
-    variable_or_empty,
-};
 pub(crate) use self::export::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, UsageArgs, UsageBy};
 pub(crate) use self::keys::{
     CreateKeyArgs, KeyLimitOptions, KeysArgs, KeysCommand, RevokeKeyArgs, RotateKeyArgs, SetKeyArgs,
@@ -27,7 +22,7 @@ pub(crate) use self::manage::{
     CompletionsArgs, DoctorArgs, GATEWAY_ADDRESS, Names, ProfilesArgs, ProvidersArgs, SandboxArgs, SetupArgs, Shell,
     TEAM_KEY, UseArgs,
 };
-pub(crate) use self::value::{Bound, Listen, SecretStore};
+pub(crate) use self::value::{Bound, Listen, StoreChoice};
 use crate::error::{Failed, Failure, printable};
 
 const STYLES: Styles = Styles::styled()

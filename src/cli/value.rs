@@ -4,31 +4,13 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-/// Where the secret of a profile lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum SecretStore {
+/// Where a login is to keep its secret.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum StoreChoice {
     /// In a private file
-    #[default]
     File,
     /// In the keyring of the system
     Keyring,
-    /// Nowhere: a command of the user's prints it.
-    #[value(skip)]
-    Command,
-}
-
-impl SecretStore {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::Keyring => "keyring",
-            Self::Command => "command",
-        }
-    }
-
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        [Self::File, Self::Keyring, Self::Command].into_iter().find(|store| store.name() == name)
-    }
 }
 
 /// `30s`, `10m`, `1h 30m`, or a bare number of seconds.

@@ -12,7 +12,8 @@ use anyhow::Result;
 use clap::{CommandFactory, ValueEnum};
 
 use super::{group, native_names, print};
-use crate::cli::{Cli, EnvArgs, EnvFormat, variable};
+use crate::cli::{Cli, EnvArgs, EnvFormat};
+use crate::environment::variable;
 use crate::error::{Failed, Failure, Report, note};
 use crate::platform::{processes, system};
 use crate::secret::Secret;

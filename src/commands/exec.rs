@@ -11,8 +11,9 @@ use anyhow::Result;
 
 use self::known::{Group, Prepared};
 use super::{group, native_group, native_names, warn_of_refusal};
-use crate::cli::{API_KEY, API_KEY_FILE, ExecArgs, names_holding, variable};
+use crate::cli::ExecArgs;
 use crate::credentials::{Credential, Lifetime, MARGIN};
+use crate::environment::{API_KEY, API_KEY_FILE, names_holding, variable};
 use crate::error::{Failed, Failure, note};
 use crate::gateway::{self, Background, Listener, Served};
 use crate::platform::supervisor::Supervisor;

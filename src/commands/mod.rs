@@ -29,8 +29,9 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use crate::cli::{GatewayOptions, SHARED_URL, variable};
+use crate::cli::GatewayOptions;
 use crate::credentials::{self, Account, Credential, Lifetime, Stored};
+use crate::environment::{SHARED_URL, variable};
 use crate::error::{Failed, Failure, json_for_terminal, note};
 use crate::gateway as proxy;
 use crate::gateway::fallback::Target;

@@ -8,8 +8,9 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::{print, print_document, tool_paths};
-use crate::cli::{SetupArgs, TEAM_KEY, variable};
+use crate::cli::{SetupArgs, TEAM_KEY};
 use crate::credentials::GivenKey;
+use crate::environment::variable;
 use crate::error::{Failed, Failure, json_for_terminal, note, printable};
 use crate::gateway;
 use crate::installation::Installation;

@@ -8,14 +8,16 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{print, print_document, rfc3339};
-use crate::cli::{SecretStore, StatusArgs, variable};
+use crate::cli::StatusArgs;
 use crate::credentials::{
     Account, Credential, GivenKey, Kind, State, Stored, Verification, api_refusal, check_origin, program_of, verify,
 };
+use crate::environment::variable;
 use crate::error::{Failure, Report};
 use crate::gateway;
 use crate::limits::{Exhausted, exhausted};
 use crate::paths;
+use crate::profile::SecretStore;
 use crate::providers::Provider;
 use crate::say::{Screen, in_words};
 use crate::session::{Endpoint, Session};

@@ -13,9 +13,9 @@ use serde_json::{Map, Value};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{Credential, Identity, Kind};
-use crate::cli::SecretStore;
 use crate::http;
 use crate::oauth::{ClientAuth, Endpoints, TokenResponse};
+use crate::profile::SecretStore;
 use crate::secret::Secret;
 
 /// Whose file it is.

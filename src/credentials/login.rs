@@ -5,11 +5,11 @@ use anyhow::{Context, Result, bail};
 use super::document::{CredentialDocument, Format};
 use super::store::Found;
 use super::{Account, Credential, Stored, api_refusal, endpoints, machine, origin};
-use crate::cli::SecretStore;
 use crate::error::{Failed, Failure, Report, note};
 use crate::oauth::{AuthorizationServer, Endpoints, TokenResponse};
 use crate::platform::files::Kept;
 use crate::platform::signals::DeferredSignals;
+use crate::profile::SecretStore;
 use crate::providers::Provider;
 use crate::secret::Secret;
 

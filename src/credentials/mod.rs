@@ -56,12 +56,12 @@ pub(crate) use self::store::{Answers, GivenKey, STALE, Store, program_of};
 use self::store::{Found, Snapshot};
 pub(crate) use self::verification::{Verification, VerificationRequest, verify};
 pub(crate) use self::workload::{Identity, Variables, exchanged, identified};
-use crate::cli::SecretStore;
 use crate::error::{Failed, Failure, Report, note};
 use crate::http::Network;
 use crate::oauth::Endpoints;
 use crate::platform::access;
 use crate::profile::ProfileName;
+use crate::profile::SecretStore;
 use crate::providers::{self, Overrides, Provider, QWEN};
 use crate::secret::Secret;
 

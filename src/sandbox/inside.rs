@@ -10,7 +10,7 @@ use anyhow::Context;
 use tempfile::TempDir;
 
 use super::PracticeProvider;
-use crate::cli::variable;
+use crate::environment::variable;
 use crate::error::note;
 use crate::paths::SANDBOX;
 use crate::platform::{access, files, processes};

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use anyhow::Context;
 
 use super::Inside;
-use crate::cli::variable;
+use crate::environment::variable;
 use crate::error::note;
 use crate::platform::processes;
 use crate::platform::supervisor::{Ended, Supervisor};

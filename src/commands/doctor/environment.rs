@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use super::{Check, proxy};
-use crate::cli::variable;
 use crate::credentials::Stored;
+use crate::environment::variable;
 use crate::error::{Report, for_sh, has_user_info, path_for_sh, split_user_info};
 use crate::paths;
 use crate::platform::files::{self, Content, Privacy};

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use super::Check;
-use crate::cli::variable;
+use crate::environment::variable;
 use crate::installation::Installation;
 use crate::platform::processes;
 

@@ -18,7 +18,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{print, print_document};
-use crate::cli::{DoctorArgs, Environment};
+use crate::cli::DoctorArgs;
+use crate::environment::Environment;
 use crate::error::{Report, printable, shown};
 use crate::paths::{self, Paths};
 use crate::say::{Screen, Style, cell};

@@ -13,7 +13,7 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use url::Url;
 
 use super::Check;
-use crate::cli::variable;
+use crate::environment::variable;
 use crate::names::{addresses, is_loopback};
 use crate::proxies::{ALL, EXCEPT, HTTP, HTTPS, first_set, intercept, is_cgi, value};
 

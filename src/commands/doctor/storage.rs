@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Check, leftovers};
-use crate::cli::{SecretStore, variable};
 use crate::commands::{ago, masked_key};
 use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored, api_refusal, program_of};
+use crate::environment::variable;
 use crate::error::Report;
 use crate::paths::{self, Paths};
 use crate::platform::{access, files, processes};
 use crate::profile::ProfileName;
+use crate::profile::SecretStore;
 use crate::say::in_words;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};

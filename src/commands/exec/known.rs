@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::Set;
-use crate::cli::{ExecArgs, variable};
+use crate::cli::ExecArgs;
 use crate::commands::tool_paths;
 use crate::credentials::Stored;
+use crate::environment::variable;
 use crate::error::{Failed, Failure, note};
 use crate::platform::processes;
 use crate::providers::Provider;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::cli::{GATEWAY_ADDRESS, GatewayArgs, Listen, variable};
+use crate::cli::{GATEWAY_ADDRESS, GatewayArgs, Listen};
 use crate::commands::{print, print_json};
+use crate::environment::variable;
 use crate::error::{Failed, Failure, note};
 use crate::gateway::key;
 use crate::installation::Installation;

@@ -8,13 +8,14 @@ use anyhow::{Context, Result};
 
 use super::Attempt;
 use super::target::{self, Target};
-use crate::cli::{SecretStore, not_set, variable};
 use crate::commands::rfc3339;
 use crate::credentials::{
     NewKey, Stored, Verification, VerificationRequest, chosen_model_of, clean_key, not_a_key, remember_verification,
     store_key,
 };
+use crate::environment::{not_set, variable};
 use crate::error::{Failed, Failure, note};
+use crate::profile::SecretStore;
 use crate::providers;
 use crate::say::{Screen, columns};
 use crate::secret::Secret;

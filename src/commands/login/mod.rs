@@ -12,10 +12,11 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::print_json;
-use crate::cli::{Global, LoginArgs, SecretStore};
+use crate::cli::{Global, LoginArgs, StoreChoice};
 use crate::credentials::{self, Account, Credential, Kind, State, Stored, Why, chosen_model_of, renew};
 use crate::error::{Failed, Failure, Report, note, printable};
 use crate::profile::ProfileName;
+use crate::profile::SecretStore;
 use crate::providers::{self, CUSTOM, Ci, Overrides, Provider, QWEN};
 use crate::say::{Screen, cell};
 use crate::session::{Session, Surroundings};
@@ -117,6 +118,15 @@ fn stored(args: &LoginArgs, account: &Account) -> Result<Stored> {
     }
 }
 
+impl From<StoreChoice> for SecretStore {
+    fn from(choice: StoreChoice) -> Self {
+        match choice {
+            StoreChoice::File => Self::File,
+            StoreChoice::Keyring => Self::Keyring,
+        }
+    }
+}
+
 /// Where the secret is to be kept: as asked, as config.toml says, as it is.
 fn secret_store(
     args: &LoginArgs,
@@ -124,8 +134,9 @@ fn secret_store(
     session: &Session,
     stored: Option<&Credential>,
 ) -> Result<SecretStore> {
+    let asked = args.store.map(SecretStore::from);
     if profile.is_qwen() {
-        if args.store == Some(SecretStore::Keyring) {
+        if asked == Some(SecretStore::Keyring) {
             return Failed::new(Failure::Usage, "the login of `qwen` is always a file: Qwen Code uses the same one")
                 .hint("leave `--store` out")
                 .err();
@@ -133,7 +144,7 @@ fn secret_store(
         return Ok(SecretStore::File);
     }
     let present = stored.map(|stored| stored.secret_store).filter(|store| *store != SecretStore::Command);
-    Ok(args.store.or(session.config.store).or(present).unwrap_or_default())
+    Ok(asked.or(session.config.store).or(present).unwrap_or_default())
 }
 
 /// The provider asked for; else the one the named profile belongs to; else, on a terminal, the one chosen from a list.
@@ -296,7 +307,7 @@ impl Attempt<'_> {
                 && stored.secret_store != SecretStore::Command
                 && stored.identity.is_none()
         });
-        args.store.filter(|_| stored.is_some() && !asks_for_more && !self.asks_for_a_new_login())
+        args.store.map(SecretStore::from).filter(|_| stored.is_some() && !asks_for_more && !self.asks_for_a_new_login())
     }
 
     fn move_to(&self, store: SecretStore) -> Result<()> {

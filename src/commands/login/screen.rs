@@ -9,7 +9,8 @@ use anyhow::Result;
 use unicode_width::UnicodeWidthStr;
 
 use super::Attempt;
-use crate::cli::{Qr, variable};
+use crate::cli::Qr;
+use crate::environment::variable;
 use crate::error::{Failed, Failure, note, printable};
 use crate::say::{Screen, Style};
 use crate::terminal::{self, Code, Multiplexer};

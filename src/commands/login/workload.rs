@@ -6,12 +6,13 @@ use anyhow::{Context, Result};
 
 use super::Attempt;
 use super::target;
-use crate::cli::{SecretStore, not_set, variable};
 use crate::credentials::{
     Credential, Identity, Verification, VerificationRequest, chosen_model_of, exchanged, identified,
     remember_verification, store_identity,
 };
+use crate::environment::{not_set, variable};
 use crate::error::{Failed, Failure, note};
+use crate::profile::SecretStore;
 use crate::providers::TokenExchange;
 
 pub(super) fn log_in(attempt: &Attempt) -> Result<()> {

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::super::Account;
 use super::super::key::clean_key;
-use crate::cli::{API_KEY, API_KEY_FILE, variable};
+use crate::environment::{API_KEY, API_KEY_FILE, variable};
 use crate::error::{Failed, Failure, Report};
 use crate::platform::lock::LOCK_TIMEOUT;
 use crate::platform::{files, processes};

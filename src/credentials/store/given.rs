@@ -13,10 +13,10 @@ use super::super::key::clean_key;
 use super::super::refused::hash_of;
 use super::super::verification::{Verification, VerificationRequest};
 use super::super::{Account, Credential, Kind, Stored};
-use crate::cli::SecretStore;
 use crate::error::{Failed, Failure};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, PendingFile, Privacy};
+use crate::profile::SecretStore;
 use crate::providers::{self, Overrides, Provider, QWEN, in_words};
 use crate::secret::Secret;
 

@@ -20,11 +20,11 @@ pub(crate) use self::qwen_code::STALE;
 use super::Credential;
 use super::document::{self, CredentialDocument, Format};
 use super::refused::hash_of;
-use crate::cli::SecretStore;
 use crate::paths;
 use crate::platform::disk::Version;
 use crate::platform::files::{self, Content, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
+use crate::profile::SecretStore;
 
 /// The result of reading a stored credential.
 pub(crate) enum Found {

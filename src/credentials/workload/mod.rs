@@ -17,10 +17,10 @@ use sha2::{Digest, Sha256};
 use self::id_token::NoIdToken;
 pub(crate) use self::id_token::Variables;
 use super::{Account, Credential, Kind};
-use crate::cli::SecretStore;
 use crate::error::{Failed, Failure};
 use crate::oauth::REQUEST_TIMEOUT;
 use crate::oauth::exchange::{self, NotGranted};
+use crate::profile::SecretStore;
 use crate::providers::Provider;
 use crate::secret::Secret;
 
