@@ -170,7 +170,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--plain-http', '--plain-http', [CompletionResultType]::ParameterName, 'Listen beyond this machine although nothing encrypts what passes')
             [CompletionResult]::new('--shared', '--shared', [CompletionResultType]::ParameterName, 'Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of `QWENAUTH_SHARED_URL`')
             [CompletionResult]::new('--show-key', '--show-key', [CompletionResultType]::ParameterName, 'Print the key of `--api-key-file` as well')
-            [CompletionResult]::new('--keys', '--keys', [CompletionResultType]::ParameterName, 'Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine')
+            [CompletionResult]::new('--keys', '--keys', [CompletionResultType]::ParameterName, 'Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine, or with `--shared` together with the other gateways')
             [CompletionResult]::new('--metrics-keys', '--metrics-keys', [CompletionResultType]::ParameterName, 'With `--keys`: metrics have a line for the budget of each key')
             [CompletionResult]::new('--all-profiles', '--all-profiles', [CompletionResultType]::ParameterName, 'Serve every stored profile, at `/p/NAME/v1`')
             [CompletionResult]::new('--metrics', '--metrics', [CompletionResultType]::ParameterName, 'Serve Prometheus metrics at `/metrics` (requires the key)')

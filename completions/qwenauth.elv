@@ -159,7 +159,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --plain-http 'Listen beyond this machine although nothing encrypts what passes'
             cand --shared 'Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of `QWENAUTH_SHARED_URL`'
             cand --show-key 'Print the key of `--api-key-file` as well'
-            cand --keys 'Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine'
+            cand --keys 'Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine, or with `--shared` together with the other gateways'
             cand --metrics-keys 'With `--keys`: metrics have a line for the budget of each key'
             cand --all-profiles 'Serve every stored profile, at `/p/NAME/v1`'
             cand --metrics 'Serve Prometheus metrics at `/metrics` (requires the key)'

@@ -152,7 +152,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l profile -d
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l plain-http -d 'Listen beyond this machine although nothing encrypts what passes'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l shared -d 'Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of `QWENAUTH_SHARED_URL`'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l show-key -d 'Print the key of `--api-key-file` as well'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l keys -d 'Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l keys -d 'Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine, or with `--shared` together with the other gateways'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l metrics-keys -d 'With `--keys`: metrics have a line for the budget of each key'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l all-profiles -d 'Serve every stored profile, at `/p/NAME/v1`'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l metrics -d 'Serve Prometheus metrics at `/metrics` (requires the key)'

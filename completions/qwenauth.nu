@@ -136,7 +136,7 @@ module completions {
     --shared                  # Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of `QWENAUTH_SHARED_URL`
     --api-key-file: path      # Persist the key in this file; it is not printed
     --show-key                # Print the key of `--api-key-file` as well
-    --keys                    # Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine
+    --keys                    # Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine, or with `--shared` together with the other gateways
     --metrics-keys            # With `--keys`: metrics have a line for the budget of each key
     --allow-host: string      # Also accept this `Host` header; can be repeated
     --all-profiles            # Serve every stored profile, at `/p/NAME/v1`

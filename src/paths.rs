@@ -16,6 +16,9 @@ pub(crate) const SANDBOX: &str = "sandbox.json";
 /// Qwen Code's credential file, which the profile `qwen` shares.
 const QWEN_FILE: &str = "oauth_creds.json";
 
+/// Beside keys.json: what was changed at it.
+pub(crate) const AUDIT: &str = "audit.jsonl";
+
 /// A directory below `<state>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StateDirectory {
@@ -143,7 +146,7 @@ impl Paths {
 
     /// What was changed at them.
     pub(crate) fn audit_file(&self) -> PathBuf {
-        self.team().join("audit.jsonl")
+        self.team().join(AUDIT)
     }
 
     /// The team secret, where no other file is configured.

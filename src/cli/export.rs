@@ -203,8 +203,9 @@ pub(crate) struct GatewayArgs {
     /// Print the key of `--api-key-file` as well
     #[arg(long, requires = "api_key_file")]
     pub(crate) show_key: bool,
-    /// Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine
-    #[arg(long, conflicts_with = "shared")]
+    /// Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine, or with `--shared`
+    /// together with the other gateways
+    #[arg(long)]
     pub(crate) keys: bool,
     /// With `--keys`: metrics have a line for the budget of each key
     #[arg(long, requires = "keys")]

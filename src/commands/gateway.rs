@@ -3,7 +3,6 @@
 mod service;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -15,12 +14,13 @@ use crate::error::{Failed, Failure, Report, note};
 use crate::gateway::fallback::Target;
 use crate::gateway::team::Keyed;
 use crate::gateway::{self, Identity, Listener, Members, Place, ProfileLookup, Served, TlsFiles, key};
+use crate::keys::TeamSecret;
+use crate::limits::shared::SharedKeys;
 use crate::limits::{Engine, Files};
 use crate::platform::{signals, system};
 use crate::profile::ProfileName;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
-use crate::tls;
 
 pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     if args.uninstall {
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     }
     let shared = if args.shared { Some(session.shared()?) } else { None };
     if let Some(shared) = &shared {
-        shared.check(tls::client_config(session.environment.ca_file.as_deref().map(Path::new))?)?;
+        shared.check(session.shared_tls()?)?;
     }
     let key = match &args.api_key_file {
         Some(path) => key::kept_in(path)?,
@@ -184,10 +184,16 @@ fn warn_of_terms(account: &Account, fallback: &[Target]) {
 /// The keys of people and jobs, as they are from now on.
 fn keyed(args: &GatewayArgs, session: &Session) -> Result<Keyed> {
     let places = session.config.team_places();
-    let secret = places.team_secret()?;
+    // Another secret than that of the other gateways would be of no use.
+    let secret = if args.shared { TeamSecret::read(&places.secret)? } else { places.team_secret()? };
     let (state, keys) = (session.config.paths.state.clone(), places.keys);
     Ok(Keyed {
-        engine: Box::new(move || Ok(Engine::Files(Files::open(&state, &keys)?))),
+        engine: Box::new(move |shared| {
+            Ok(match shared {
+                None => Engine::Files(Box::new(Files::open(&state, &keys)?)),
+                Some(shared) => Engine::Shared(SharedKeys::open(shared, &keys)?),
+            })
+        }),
         secret,
         prices: session.config.prices.clone(),
         metrics: args.metrics_keys,

@@ -1,6 +1,7 @@
 //! `keys`: make, list, change, rotate and revoke the keys of people and jobs.
 
 mod list;
+mod server;
 
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, SystemTime};
@@ -8,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
+use self::server::Server;
 use super::{print, print_json, rfc3339};
 use crate::cli::{Bound, CreateKeyArgs, KeyLimitOptions, KeysCommand, RevokeKeyArgs, RotateKeyArgs, SetKeyArgs};
 use crate::error::{Failed, Failure, note};
@@ -22,18 +24,22 @@ const LONGEST_OWNER: usize = 200;
 
 pub(crate) fn run(command: &KeysCommand, session: &Session) -> Result<()> {
     let places = session.config.team_places();
+    if let KeysCommand::Secret(_) = command {
+        return secret(&places);
+    }
+    let server = Server::named(session)?;
     match command {
-        KeysCommand::Create(args) => create(args, session, &places),
-        KeysCommand::List(args) => list::run(args.json, session, &places),
-        KeysCommand::Set(args) => set(args, session, &places),
-        KeysCommand::Rotate(args) => rotate(args, &places),
-        KeysCommand::Reset(args) => reset(&args.name, &places),
-        KeysCommand::Revoke(args) => revoke(args, &places),
-        KeysCommand::Secret(_) => secret(&places),
+        KeysCommand::Create(args) => create(args, session, &places, server.as_ref()),
+        KeysCommand::List(args) => list::run(args.json, session, &places, server.as_ref()),
+        KeysCommand::Set(args) => set(args, session, &places, server.as_ref()),
+        KeysCommand::Rotate(args) => rotate(args, &places, server.as_ref()),
+        KeysCommand::Reset(args) => reset(&args.name, &places, server.as_ref()),
+        KeysCommand::Revoke(args) => revoke(args, &places, server.as_ref()),
+        KeysCommand::Secret(_) => Ok(()),
     }
 }
 
-fn create(args: &CreateKeyArgs, session: &Session, places: &Places) -> Result<()> {
+fn create(args: &CreateKeyArgs, session: &Session, places: &Places, server: Option<&Server>) -> Result<()> {
     check_name(&args.name)?;
     let now = SystemTime::now();
     let edits = edits(&args.limits, session, now)?;
@@ -43,7 +49,7 @@ fn create(args: &CreateKeyArgs, session: &Session, places: &Places) -> Result<()
         edit(&mut record);
     }
     let shown = record.clone();
-    Keys::change(places, now, |keys| {
+    server::change(places, server, now, |keys| {
         let change = Change { verb: "create", id: record.id.clone(), changes: changes(None, &record) };
         keys.add(record)?;
         Ok(((), change))
@@ -51,7 +57,7 @@ fn create(args: &CreateKeyArgs, session: &Session, places: &Places) -> Result<()
     hand_out(&shown, &key, args.json, &format!("key `{}` works from now on; it is shown this once", shown.name))
 }
 
-fn set(args: &SetKeyArgs, session: &Session, places: &Places) -> Result<()> {
+fn set(args: &SetKeyArgs, session: &Session, places: &Places, server: Option<&Server>) -> Result<()> {
     let now = SystemTime::now();
     let edits = edits(&args.limits, session, now)?;
     if edits.is_empty() {
@@ -59,7 +65,7 @@ fn set(args: &SetKeyArgs, session: &Session, places: &Places) -> Result<()> {
             .hint(format!("name a limit, as in `qwenauth keys set {} --rpm 60`", args.name))
             .err();
     }
-    let record = Keys::change(places, now, |keys| {
+    let record = server::change(places, server, now, |keys| {
         let record = keys.live(&args.name)?;
         let before = record.clone();
         for edit in &edits {
@@ -75,10 +81,10 @@ fn set(args: &SetKeyArgs, session: &Session, places: &Places) -> Result<()> {
     Ok(())
 }
 
-fn rotate(args: &RotateKeyArgs, places: &Places) -> Result<()> {
+fn rotate(args: &RotateKeyArgs, places: &Places, server: Option<&Server>) -> Result<()> {
     let now = SystemTime::now();
     let secret = places.team_secret()?;
-    let (record, key) = Keys::change(places, now, |keys| {
+    let (record, key) = server::change(places, server, now, |keys| {
         let record = keys.live(&args.name)?;
         let key = record.rotate(&secret, args.overlap, now);
         let changes = json!({ "old_key_until": rfc3339(now + args.overlap) });
@@ -92,9 +98,9 @@ fn rotate(args: &RotateKeyArgs, places: &Places) -> Result<()> {
     hand_out(&record, &key, args.json, &format!("key `{}` is replaced and shown this once; {old}", record.name))
 }
 
-fn reset(name: &str, places: &Places) -> Result<()> {
+fn reset(name: &str, places: &Places, server: Option<&Server>) -> Result<()> {
     let now = SystemTime::now();
-    let name = Keys::change(places, now, |keys| {
+    let name = server::change(places, server, now, |keys| {
         let record = keys.live(name)?;
         if record.limits.budget.is_none() {
             return Failed::new(Failure::Other, format!("the key `{}` has no budget", record.name))
@@ -109,7 +115,7 @@ fn reset(name: &str, places: &Places) -> Result<()> {
     Ok(())
 }
 
-fn revoke(args: &RevokeKeyArgs, places: &Places) -> Result<()> {
+fn revoke(args: &RevokeKeyArgs, places: &Places, server: Option<&Server>) -> Result<()> {
     let now = SystemTime::now();
     // Before the question: there may be nothing to ask.
     let name = Keys::read(&places.keys)?.live(&args.name)?.name.clone();
@@ -127,12 +133,18 @@ fn revoke(args: &RevokeKeyArgs, places: &Places) -> Result<()> {
             return Ok(());
         }
     }
-    Keys::change(places, now, |keys| {
+    server::change(places, server, now, |keys| {
         let record = keys.live(&args.name)?;
         record.revoked_at = Some(seconds(now));
         Ok(((), Change { verb: "revoke", id: record.id.clone(), changes: json!({}) }))
     })?;
-    say(&format!("key `{name}` is revoked; gateways reject its next request"));
+    say(&match server {
+        None => format!("key `{name}` is revoked; gateways reject its next request"),
+        Some(_) => format!(
+            "key `{name}` is revoked; gateways reject its next request, and one that is cut off from the server of the \
+             shared limits may accept it for up to 15 min"
+        ),
+    });
     Ok(())
 }
 

@@ -47,6 +47,7 @@ use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 use crate::setup::ToolPaths;
 use crate::shell::{self, Variable};
+use crate::tls::{self, ClientConfig};
 
 /// Where the tools keep their files.
 pub(crate) fn tool_paths(session: &Session) -> Result<ToolPaths> {
@@ -123,6 +124,17 @@ impl Session {
         let namespace = team.namespace.clone().unwrap_or_else(|| "default".to_owned());
         let on_loss = team.on_loss.as_deref().and_then(OnLoss::parse).unwrap_or_default();
         Ok(Where { address, namespace, on_loss })
+    }
+
+    /// The same for commands that also work without one; `None`: no server is named.
+    pub(crate) fn shared_if_named(&self) -> Result<Option<Where>> {
+        let is_named = self.environment.shared_url.is_some() || self.config.team.shared.is_some();
+        is_named.then(|| self.shared()).transpose()
+    }
+
+    /// TLS to that server.
+    pub(crate) fn shared_tls(&self) -> Result<ClientConfig> {
+        tls::client_config(self.environment.ca_file.as_deref().map(Path::new))
     }
 
     /// One line of text in a file that only its owner reads.

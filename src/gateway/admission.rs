@@ -316,7 +316,7 @@ async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<R
 }
 
 /// What stands where keys do: as a bearer token, or where other APIs have it.
-fn shown_keys(headers: &HeaderMap) -> Vec<&[u8]> {
+pub(super) fn shown_keys(headers: &HeaderMap) -> Vec<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).and_then(|value| {
         let (scheme, key) = value.split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())

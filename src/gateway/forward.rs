@@ -13,6 +13,7 @@ use hyper::header::{CONTENT_LENGTH, HeaderMap};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 
+use super::admission::shown_keys;
 use super::answer::{DeferredResponse, InspectedResponse, Unserved, inspect};
 use super::credential::ReadyCredential;
 use super::fallback::{self, Reason};
@@ -24,12 +25,12 @@ use super::request_body::{Broken, Reader, RequestBody};
 use super::response_body::ResponseBody;
 use super::retry::{MAX_ATTEMPTS, Next, backoff, next};
 use super::served_profile::{ServedAccount, ServedProfile, UsageRecord};
-use super::team::{Bill, Estimate};
+use super::team::{Bill, Estimate, Team};
 use super::traffic::Entry;
 use super::upstream::{LeasedConnection, SendError};
 use super::{Gateway, anthropic};
 use crate::error::note;
-use crate::keys::KeyRecord;
+use crate::keys::{KeyRecord, KeyText};
 use crate::limits::Left;
 use crate::providers::error::{Action, ApiError, Cause};
 use crate::usage::KeyUser;
@@ -54,6 +55,7 @@ pub(super) struct ProxiedRequest<'gateway> {
     pub(super) served_model: Option<String>,
     /// The key of a person or job, and what is left of its limits.
     pub(super) key: Option<Rc<KeyRecord>>,
+    pub(super) shown: Option<KeyText>,
     pub(super) left: Option<Left>,
 }
 
@@ -76,6 +78,7 @@ pub(super) async fn forward(
         entry.answered(response.status());
         return response;
     }
+    let shown = key.as_ref().and_then(|key| Team::shown(key, &shown_keys(&head.headers)));
     headers::clean_request(&mut head.headers);
     let request_body = RequestBody::new(body, options.replay_limit, options.max_body, &gateway.bodies);
     let mut record = UsageRecord::begin(Some(entry));
@@ -95,6 +98,7 @@ pub(super) async fn forward(
         moved: None,
         served_model: None,
         key,
+        shown,
         left: None,
     };
     match proxied.serve().await {

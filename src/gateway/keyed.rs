@@ -30,6 +30,26 @@ impl<'gateway> ProxiedRequest<'gateway> {
     ///
     /// Errors: the key may not make it.
     pub(super) async fn check_key(&mut self) -> Result<Estimate, Unserved> {
+        match self.examine().await {
+            Err(_) if self.takes_changed_key().await => self.examine().await,
+            examined => examined,
+        }
+    }
+
+    /// Whether the key that forbids the request was changed since it was seen: then the request has it as it is now.
+    async fn takes_changed_key(&mut self) -> bool {
+        let Some((key, team)) = self.keyed() else { return false };
+        let Ok(Some(now)) = team.engine.look_up_now(&key.id).await else { return false };
+        let is_usable = matches!(now.state(SystemTime::now()), State::Active | State::Rotating);
+        let is_shown = self.shown.as_ref().is_none_or(|shown| team.still_is(&now, shown));
+        let has_changed = is_usable && is_shown && !now.is_same_for_all(&key);
+        if has_changed {
+            self.key = Some(now);
+        }
+        has_changed
+    }
+
+    async fn examine(&mut self) -> Result<Estimate, Unserved> {
         let Some((key, team)) = self.keyed() else { return Ok(Estimate::default()) };
         let name = &key.name;
         if !key.allows_profile(&self.served.profile) {
@@ -113,22 +133,36 @@ impl<'gateway> ProxiedRequest<'gateway> {
         let Some((key, team)) = self.keyed() else { return Ok(()) };
         let options = &self.gateway.options;
         let counted = options.is_counting(&ready.provider).then(|| Rc::clone(account));
-        let price = self.record.model.as_deref().and_then(|model| team.prices.of(model));
-        let demand = Demand {
-            key: Rc::clone(&key),
-            tokens: estimate.tokens(),
-            cost: if key.limits.budget.is_some() { estimate.cost(price) } else { crate::keys::Money::default() },
-            longest_wait: if options.tuning.pacing { MAX_QUEUE_TIME } else { Duration::ZERO },
-            repeats: self.record.grant.is_some(),
-        };
+        let longest_wait = if options.tuning.pacing { MAX_QUEUE_TIME } else { Duration::ZERO };
+        let repeats = self.record.grant.is_some();
         let since = tokio::time::Instant::now();
-        let rate = counted.as_ref().map(|account| account.pacing.rate());
-        let decision = self.request_body.while_reading(team.engine.admit(&demand, rate)).await;
-        let (wait, spread, grant, left) = match decision {
-            Decision::Go { wait, spread, grant, left } => (wait, spread, grant, left),
-            Decision::Refused { reason, left } => {
-                self.left = Some(left);
-                return Err(self.not_granted(account, &key, reason).await);
+        let (mut key, mut estimate) = (key, estimate);
+        let (wait, spread, grant, left, price) = loop {
+            let price = self.record.model.as_deref().and_then(|model| team.prices.of(model));
+            let demand = Demand {
+                key: Rc::clone(&key),
+                tokens: estimate.tokens(),
+                cost: if key.limits.budget.is_some() { estimate.cost(price) } else { crate::keys::Money::default() },
+                longest_wait,
+                repeats,
+            };
+            let windows = counted.as_ref().map(|account| account.pacing.windows());
+            match self.request_body.while_reading(team.engine.admit(&demand, windows)).await {
+                Decision::Go { wait, spread, grant, left } => break (wait, spread, grant, left, price),
+                Decision::Refused { reason, left } => {
+                    self.left = Some(left);
+                    return Err(self.not_granted(account, &key, reason).await);
+                }
+                Decision::Changed(record) => {
+                    if self.shown.as_ref().is_some_and(|shown| !team.still_is(&record, shown)) {
+                        return Err(self.not_granted(account, &key, Refused::Unknown).await);
+                    }
+                    key = record;
+                    self.key = Some(Rc::clone(&key));
+                    if !repeats {
+                        estimate = self.check_key().await?;
+                    }
+                }
             }
         };
         self.left = Some(left);
@@ -144,7 +178,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
             }
             self.request_body.while_reading(tokio::time::sleep(wait + spread.mul_f64(rand::random::<f64>()))).await;
             // It may have been revoked meanwhile.
-            let now = team.engine.look_up(&key.id).await;
+            let now = team.engine.look_up_now(&key.id).await;
             let refused = match now.map(|record| record.map(|record| record.state(SystemTime::now()))) {
                 Ok(Some(State::Active | State::Rotating)) => None,
                 Ok(Some(State::Expired)) => Some(Refused::Expired),
@@ -163,7 +197,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
         }
         self.check_upload()?;
         team.count("go");
-        if demand.repeats {
+        if repeats {
             // It is counted, and there is nothing to settle.
             held.was_sent = true;
         } else {

@@ -93,14 +93,14 @@ pub(crate) use self::well_known::Members;
 use crate::credentials::Account;
 use crate::error::{FEW_DESCRIPTORS, Failed, Failure, Report, note};
 use crate::hooks::{self, Hooks};
-use crate::limits::shared::{Shared, Where};
+use crate::limits::shared::{Row, Shared, Where};
 use crate::platform::disk;
 use crate::platform::signals::{Ending, Endings};
 use crate::platform::system;
 use crate::providers::Provider;
 use crate::secret::Secret;
 use crate::tls;
-use crate::usage::{self, Counts};
+use crate::usage::{self, Counts, Use};
 
 /// Bytes that the bodies of all requests may keep for another try: many of the longest that are kept, and little beside
 /// what the tools need that send them.
@@ -293,7 +293,11 @@ impl Gateway {
                 let written = pending.write();
                 (pending, written)
             });
-            if let Ok((pending, Err(error))) = written.await {
+            let Ok((mut pending, written)) = written.await else { continue };
+            if let Some(shared) = &self.shared {
+                pending.take_written().into_iter().for_each(|(of, counts)| shared.enter(row(of), counts.named()));
+            }
+            if let Err(error) = written {
                 log::warn!("the usage is not written: {error:#}");
                 account.put_back(pending);
             }
@@ -418,6 +422,9 @@ fn run<F: Future<Output = Result<()>>>(
     // Requests that outlived the time to finish go here, and are counted.
     drop(local);
     runtime.block_on(gateway.flush());
+    if let Some(shared) = &gateway.shared {
+        tokio::task::LocalSet::new().block_on(&runtime, shared.say_the_rest());
+    }
     outcome
 }
 
@@ -457,14 +464,21 @@ fn open(
         served,
         accounts,
         others: RefCell::default(),
+        team: keyed.map(|keyed| Team::open(keyed, shared.as_ref())).transpose()?,
         shared,
-        team: keyed.map(Team::open).transpose()?,
         members,
         options,
         key: RefCell::new(key),
         key_file: key_file.map(KeyFile::new),
         traffic,
     })
+}
+
+/// Whose counts they are, for the sums of all gateways.
+fn row(of: Use) -> Row {
+    let Use { day, profile, provider, model, user } = of;
+    let (key, owner) = user.map_or((None, None), |user| (Some(user.key), user.owner));
+    Row { day, profile, provider, model, key, owner }
 }
 
 /// What tells one key from another in logs, and nothing else of it.

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use super::Tuning;
 use crate::credentials::Credential;
 use crate::error::{Failed, Failure, note};
-use crate::limits::shared::{Decision, Ended, Kind, Limit, Shared};
-use crate::limits::{Day, Rate, Reservation, Rule, Slot, Zone};
+use crate::limits::shared::{Decision, Ended, Kind, Shared, limits_of, name_of_day};
+use crate::limits::{AccountWindows, Day, Rate, Reservation, Rule, Slot, Zone};
 use crate::providers::Provider;
 
 /// Window of a limit that does not state one.
@@ -25,15 +25,8 @@ const QUIET: Duration = Duration::from_secs(10);
 /// microseconds; only a process that is stopped at that moment holds it longer.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 
-/// Added to the 2 % by which a window is extended when several machines share it: the time from each machine to the
-/// provider differs.
-const BETWEEN_MACHINES: Duration = Duration::from_millis(500);
-
-/// Requests that wait for the same moment are spread over this time, which is well below [`BETWEEN_MACHINES`].
+/// Requests that wait for the same moment are spread over this time, well below what windows are kept longer between machines.
 const SPREAD: Duration = Duration::from_millis(100);
-
-/// The limit where requests are only counted. The server calculates in doubles.
-const UNLIMITED: u64 = 1 << 52;
 
 /// Maximum time a request waits for a slot: clients wait about this long for a response.
 pub(super) const MAX_QUEUE_TIME: Duration = Duration::from_secs(600);
@@ -57,11 +50,11 @@ pub(super) enum Waited {
 
 /// The rate limiter of one account.
 pub(super) struct Pacing {
-    rate: RefCell<Rate>,
+    windows: AccountWindows,
     profile: String,
     said: Cell<Option<Instant>>,
-    /// The counters shared by all gateways, and the account's name there.
-    shared: Option<(Rc<Shared>, String)>,
+    /// The counters shared by all gateways.
+    shared: Option<Rc<Shared>>,
 }
 
 /// The limits stated by the provider and the user.
@@ -101,12 +94,14 @@ pub(crate) fn account_id(provider: &Provider, credential: &Credential, path: &Pa
 
 impl Pacing {
     pub(super) fn new(rate: Rate, profile: &str, shared: Option<(Rc<Shared>, String)>) -> Self {
-        Self { rate: RefCell::new(rate), profile: profile.to_owned(), said: Cell::new(None), shared }
+        let (shared, shared_name) = shared.unzip();
+        let windows = AccountWindows { rate: RefCell::new(rate), shared_name };
+        Self { windows, profile: profile.to_owned(), said: Cell::new(None), shared }
     }
 
     /// Waits for a slot. If the future is dropped while it waits, the slot is released.
     pub(super) async fn turn(&self) -> Result<Waited, NoSlot> {
-        if let Some((shared, account)) = &self.shared {
+        if let (Some(shared), Some(account)) = (&self.shared, &self.windows.shared_name) {
             return self.shared_turn(shared, account).await;
         }
         let (wait, step_length, step) = match self.take().await {
@@ -128,17 +123,17 @@ impl Pacing {
 
     /// The same with counters shared by all gateways.
     async fn shared_turn(&self, shared: &Rc<Shared>, account: &str) -> Result<Waited, NoSlot> {
-        let rule = self.rate.borrow().rule().clone();
+        let rule = self.windows.rate.borrow().rule().clone();
         let name = account.to_owned();
         let limits = move |at: u64| limits_of(&rule, &name, at);
         let (wait, mut granted) = match shared.admit(None, limits.clone(), MAX_QUEUE_TIME).await {
-            Decision::Go { wait, ticket, .. } => (wait, Granted { shared, ticket, ended: Ended::GivenBack }),
+            Decision::Go { wait, ticket } => (wait, Granted { shared, ticket, ended: Ended::GivenBack }),
             Decision::Refused { limit, wait } => {
                 let is_day = matches!(limits(shared.now()).get(limit).map(|limit| limit.kind), Some(Kind::Day { .. }));
                 let over = NoSlot::DayOver { ends: SystemTime::now() + wait };
                 return Err(if is_day { over } else { NoSlot::TooLong(wait) });
             }
-            Decision::Record(_) | Decision::Unavailable => return Err(NoSlot::Unavailable),
+            Decision::Changed(_) | Decision::Unavailable => return Err(NoSlot::Unavailable),
         };
         if !wait.is_zero() {
             self.explain(wait);
@@ -150,8 +145,8 @@ impl Pacing {
 
     fn explain(&self, wait: Duration) {
         if wait > SILENCE {
-            let limit = self.rate.borrow().rule().per_window.unwrap_or_default();
-            let seconds = self.rate.borrow().rule().window.as_secs();
+            let limit = self.windows.rate.borrow().rule().per_window.unwrap_or_default();
+            let seconds = self.windows.rate.borrow().rule().window.as_secs();
             let per = if seconds == 60 { "a minute".to_owned() } else { format!("in {seconds} s") };
             let profile = &self.profile;
             self.say(&format!("a request waits {} s: `{profile}` allows {limit} {per}", wait.as_secs()));
@@ -159,15 +154,15 @@ impl Pacing {
     }
 
     /// The account's windows, for a decision together with those of a key.
-    pub(super) fn rate(&self) -> &RefCell<Rate> {
-        &self.rate
+    pub(super) fn windows(&self) -> &AccountWindows {
+        &self.windows
     }
 
     async fn take(&self) -> Slot {
         let since = Instant::now();
         loop {
             let alone = since.elapsed() > BUSY;
-            let taken = self.rate.borrow_mut().take(SystemTime::now(), alone);
+            let taken = self.windows.rate.borrow_mut().take(SystemTime::now(), alone);
             match taken {
                 Reservation::Decided(turn) => return turn,
                 Reservation::Busy => {
@@ -186,7 +181,7 @@ impl Pacing {
     }
 
     pub(super) fn day(&self) -> Day {
-        self.rate.borrow_mut().day(SystemTime::now())
+        self.windows.rate.borrow_mut().day(SystemTime::now())
     }
 
     /// Reports once a day that `percent` of the day's limit are used. `stated`: limit and remainder, if the server
@@ -194,15 +189,15 @@ impl Pacing {
     /// Returns the used number, the limit, and when it resets.
     pub(super) fn warn(&self, percent: u8, stated: Option<(u64, u64)>) -> Option<(u64, u64, SystemTime)> {
         let now = SystemTime::now();
-        let mut rate = self.rate.borrow_mut();
+        let mut rate = self.windows.rate.borrow_mut();
         let counted = rate.rule().per_day.map(u64::from);
         let (limit, used) = match (stated, counted) {
             (Some((limit, remaining)), _) => (limit, limit.saturating_sub(remaining)),
             (None, Some(limit)) => {
                 let day = rate.day(now);
-                let shared = self.shared.as_ref();
+                let shared = self.shared.as_ref().zip(self.windows.shared_name.as_deref());
                 let counted =
-                    shared.map(|(shared, account)| shared.count(&day_name(account, &day)).unwrap_or_default());
+                    shared.map(|(shared, account)| shared.count(&name_of_day(account, &day)).unwrap_or_default());
                 (limit, counted.unwrap_or_else(|| u64::from(rate.count_of_day(now))))
             }
             (None, None) => return None,
@@ -216,40 +211,6 @@ impl Pacing {
         note(&format!("warning: {used} of {limit} requests of the day are used by `{}`; it ends {ends}", self.profile));
         Some((used, limit, day.ends))
     }
-}
-
-/// The limits of an account at a server time in milliseconds since 1970.
-fn limits_of(rule: &Rule, account: &str, at: u64) -> Vec<Limit> {
-    let mut limits = Vec::new();
-    let mut window = |kind: &str, limit: u32, length: Duration| {
-        let kept = length.mul_f64(1.02) + BETWEEN_MACHINES;
-        let window = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
-        limits.push(Limit { kind: Kind::Window { window }, most: limit.into(), name: format!("{kind}:{account}") });
-    };
-    if let Some(limit) = rule.per_window.filter(|_| rule.waits) {
-        window("window", limit, rule.window);
-        if let Some(burst) = rule.burst.filter(|burst| *burst < limit) {
-            window("burst", burst, rule.window.mul_f64(f64::from(burst) / f64::from(limit)));
-        }
-    }
-    if let Some(limit) = rule.per_day {
-        let day = rule.zone.day_of(SystemTime::UNIX_EPOCH + Duration::from_millis(at));
-        let kind = Kind::Day { begins: since_epoch(day.begins), ends: since_epoch(day.ends) };
-        // Only counted, unless the user set it.
-        let limit = if rule.day_refuses { limit.into() } else { UNLIMITED };
-        limits.push(Limit { kind, most: limit, name: day_name(account, &day) });
-    }
-    limits
-}
-
-fn day_name(account: &str, day: &Day) -> String {
-    format!("day:{account}/{}", day.number())
-}
-
-/// Milliseconds.
-fn since_epoch(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A slot granted by the shared counters to a request that may still be cancelled.
@@ -274,7 +235,7 @@ struct Kept<'pacing> {
 impl Drop for Kept<'_> {
     fn drop(&mut self) {
         if let Some(step) = self.step {
-            self.pacing.rate.borrow_mut().give_back(step);
+            self.pacing.windows.rate.borrow_mut().give_back(step);
         }
     }
 }

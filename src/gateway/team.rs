@@ -22,6 +22,7 @@ use super::refusal::{self, Refusal, duration};
 use super::served_profile::ServedAccount;
 use crate::http::Network;
 use crate::keys::{IssuerRule, JobKey, KeyRecord, KeyText, Money, Price, Prices, Shown, State, TeamSecret};
+use crate::limits::shared::Shared;
 use crate::limits::{Engine, Grant, Left, Refused, Used};
 use crate::oauth::jwt;
 use crate::secret::Secret;
@@ -40,10 +41,13 @@ const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-rema
 const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
 const BUDGET_REMAINING: HeaderName = HeaderName::from_static("x-qwenauth-budget-remaining");
 
+/// Opens the engine, with the server where limits are shared.
+pub(crate) type OpenEngine = Box<dyn FnOnce(Option<&Rc<Shared>>) -> anyhow::Result<Engine> + Send>;
+
 /// What a gateway with keys is started with.
 pub(crate) struct Keyed {
     /// Opened by the gateway's own thread.
-    pub(crate) engine: Box<dyn FnOnce() -> anyhow::Result<Engine> + Send>,
+    pub(crate) engine: OpenEngine,
     pub(crate) secret: TeamSecret,
     pub(crate) prices: Prices,
     /// Whether metrics have a line for each key.
@@ -65,9 +69,9 @@ pub(super) struct Team {
 }
 
 impl Team {
-    pub(super) fn open(keyed: Keyed) -> anyhow::Result<Self> {
+    pub(super) fn open(keyed: Keyed, shared: Option<&Rc<Shared>>) -> anyhow::Result<Self> {
         let Keyed { engine, secret, prices, metrics, issuers, network } = keyed;
-        let engine = Rc::new(engine()?);
+        let engine = Rc::new(engine(shared)?);
         let issuers = Issuers::new(issuers, network);
         Ok(Self { engine, secret, issuers, prices, shows_keys: metrics, decisions: RefCell::default() })
     }
@@ -86,7 +90,13 @@ impl Team {
         }
         let Some(key) = KeyText::parse(text) else { return Ok(None) };
         let record = self.engine.look_up(key.id()).await.map_err(|_| unavailable())?;
-        match Shown::of(record, &key, &self.secret, SystemTime::now()) {
+        let mut shown = Shown::of(record, &key, &self.secret, SystemTime::now());
+        if !matches!(shown, Shown::Valid(_)) {
+            // What was seen before may be out of date.
+            let record = self.engine.look_up_now(key.id()).await.map_err(|_| unavailable())?;
+            shown = Shown::of(record, &key, &self.secret, SystemTime::now());
+        }
+        match shown {
             Shown::Valid(record) => Ok(Some(record)),
             Shown::Expired(record) => Err(expired(&record)),
             Shown::Unknown => Ok(None),
@@ -122,6 +132,17 @@ impl Team {
         let job = JobKey::new(&record.id, &owner, record.expires_at, now);
         let sealed = job.seal(&self.secret).map_err(|_| unavailable())?;
         Ok((record, sealed, job.lasts(now)))
+    }
+
+    /// Which of the texts that a client showed is the key of `record`.
+    pub(super) fn shown(record: &KeyRecord, texts: &[&[u8]]) -> Option<KeyText> {
+        let mut keys = texts.iter().filter_map(|text| KeyText::parse(std::str::from_utf8(text).ok()?));
+        keys.find(|key| key.id() == record.id)
+    }
+
+    /// Whether `shown` is still the key of a record that has changed.
+    pub(super) fn still_is(&self, record: &KeyRecord, shown: &KeyText) -> bool {
+        record.is(shown, &self.secret, SystemTime::now())
     }
 
     pub(super) fn count(&self, decision: &'static str) {
@@ -325,11 +346,8 @@ impl HeldGrant {
 impl Drop for HeldGrant {
     fn drop(&mut self) {
         if !self.was_sent {
-            let rate = self.account.as_ref().map(|account| account.pacing.rate());
+            let rate = self.account.as_ref().map(|account| account.pacing.windows());
             return self.engine.give_back(&self.grant, rate);
-        }
-        if self.grant.repeats {
-            return;
         }
         let used = match self.bill {
             Bill::Nothing => Estimate::default(),

@@ -1,6 +1,6 @@
 //! audit.jsonl: one line for each change of a key. Never a key.
 
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -10,8 +10,32 @@ use serde_json::{Value, json};
 use super::KeyRecord;
 use crate::platform::{files, system};
 
+/// This much of the end of the file also goes to the server that gateways share, if it is not there yet.
+const SHARED: u64 = 256 * 1024;
+
+/// The last lines, each with the revision of keys.json that it led to.
+pub(crate) fn last_lines(path: &Path) -> Vec<(u64, String)> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(SHARED)))?;
+        let mut end = Vec::new();
+        file.take(SHARED).read_to_end(&mut end)?;
+        Ok(end)
+    };
+    let end = read().unwrap_or_default();
+    let line = |line: &[u8]| {
+        let text = std::str::from_utf8(line).ok()?;
+        let fields: Value = serde_json::from_str(text).ok()?;
+        Some((fields["revision"].as_u64()?, text.to_owned()))
+    };
+    end.split(|byte| *byte == b'\n').filter_map(line).collect()
+}
+
 /// One change: who did what to which key.
 pub(crate) struct Audit<'change> {
+    /// Of keys.json after it.
+    pub(crate) revision: u64,
     pub(crate) verb: &'static str,
     pub(crate) key: &'change KeyRecord,
     /// What is another than before, by the names of keys.json.
@@ -19,12 +43,13 @@ pub(crate) struct Audit<'change> {
 }
 
 impl Audit<'_> {
-    /// The line without its end, as it also goes to state that is shared.
-    pub(crate) fn line(&self, now: SystemTime) -> String {
+    /// The line without its end.
+    fn line(&self, now: SystemTime) -> String {
         let time = jiff::Timestamp::try_from(now).map(|time| format!("{time:.3}")).unwrap_or_default();
-        let Self { verb, key, changes } = self;
+        let Self { revision, verb, key, changes } = self;
         json!({
             "time": time,
+            "revision": revision,
             "who": system::who(),
             "verb": verb,
             "key": key.id,

@@ -29,13 +29,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use audit::Audit;
+use audit::Audit;
+pub(crate) use audit::last_lines;
 pub(crate) use format::KeyText;
 pub(crate) use issuer::IssuerRule;
 pub(crate) use job::JobKey;
 pub(crate) use money::{Budget, Money, Price, Prices};
 pub(crate) use pattern::matches;
-pub(crate) use store::{Change, Directory, Keys, Places, Shown};
+pub(crate) use store::{Change, Directory, Keys, Places, Publication, Published, Shown};
 pub(crate) use team::TeamSecret;
 
 /// What is stored of one key. Its counters lie elsewhere, by its id.
@@ -177,6 +178,22 @@ impl KeyRecord {
     pub(crate) fn spending_period(&self, now: SystemTime) -> Option<String> {
         let budget = self.limits.budget.as_ref()?;
         Some(format!("{}/{}", budget.period.name_at(now), self.resets))
+    }
+
+    /// Whether `other` is the same, whoever it is for: jobs have the key of their rule with an owner of their own.
+    pub(crate) fn is_same_for_all(&self, other: &Self) -> bool {
+        let mut of_nobody = other.clone();
+        of_nobody.owner.clone_from(&self.owner);
+        *self == of_nobody
+    }
+
+    /// Itself, as gateways of other machines get it.
+    pub(crate) fn published(&self) -> Published {
+        use sha2::{Digest, Sha256};
+        let text = serde_json::to_string(self).unwrap_or_default();
+        let version = Sha256::digest(&text)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = self.revoked_at.is_none().then(|| self.name.clone());
+        Published { id: self.id.clone(), version, text, name }
     }
 
     /// Whether its profiles leave this one.

@@ -102,6 +102,11 @@ impl Period {
         format!("{}-{}", self.name(), self.begins(now))
     }
 
+    /// When the period of `now` began.
+    pub(crate) fn began(self, now: SystemTime) -> SystemTime {
+        self.begins(now).to_zoned(TimeZone::UTC).map_or(now, |begins| begins.timestamp().into())
+    }
+
     pub(crate) fn ends(self, now: SystemTime) -> SystemTime {
         let begins = self.begins(now);
         let next = match self {

@@ -41,8 +41,15 @@ impl Places {
 
 /// What keys.json holds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "named as the file has them")]
 pub(crate) struct Keys {
     keys: Vec<KeyRecord>,
+    /// When it was changed last, in milliseconds since 1970, and always more than before: an older copy is known by it.
+    #[serde(default)]
+    revision: u64,
+    /// Tells this file and its copies from others: keys of one team are made in one place.
+    #[serde(default)]
+    source: Option<String>,
     /// What a later version wrote.
     #[serde(flatten)]
     others: Map<String, Value>,
@@ -124,21 +131,37 @@ impl Keys {
         let _lock = FileLock::acquire(files::open_private(&lock)?, &lock, Instant::now() + LOCK_TIMEOUT)?;
         let mut keys = Self::read(&path)?;
         let (outcome, Change { verb, id, changes }) = change(&mut keys)?;
+        keys.source = keys.source().or_else(|| Some(uuid::Uuid::new_v4().simple().to_string()));
+        keys.revision = milliseconds(now).max(keys.revision + 1);
         let oldest = seconds(now).saturating_sub(KEPT_REVOKED);
         keys.keys.retain(|key| key.revoked_at.is_none_or(|at| at >= oldest));
         let text = keys.text()?;
         let room = PendingFile::reserve(&path, text.len(), Privacy::Private)?;
         // The audit comes first: a change without a line is worse than a line for a change that a full disk undid.
         if let Some(key) = keys.keys.iter().find(|key| key.id == id) {
-            Audit { verb, key, changes }.write(&places.audit, now)?;
+            Audit { revision: keys.revision, verb, key, changes }.write(&places.audit, now)?;
         }
         room.write(text.as_bytes())?;
         Ok(outcome)
     }
 
+    /// What tells this file from others. One of a version that did not write it is known by its first key.
+    pub(crate) fn source(&self) -> Option<String> {
+        self.source.clone().or_else(|| self.keys.first().map(|key| format!("{}{}", key.id, key.created_at)))
+    }
+
+    /// What gateways without this file are to know of it; `None`: there are no keys.
+    pub(crate) fn publication(&self) -> Option<Publication> {
+        let records = self.keys.iter().map(KeyRecord::published).collect();
+        Some(Publication { source: self.source()?, revision: self.revision, records })
+    }
+
     /// One key a line.
     fn text(&self) -> Result<String> {
-        let mut text = String::from("{\"schema\":1");
+        let mut text = format!("{{\"schema\":1,\"revision\":{}", self.revision);
+        if let Some(source) = &self.source {
+            text += &format!(",\"source\":{}", Value::from(source.as_str()));
+        }
         for (name, value) in self.others.iter().filter(|(name, _)| *name != "schema") {
             text += &format!(",{}:{value}", Value::from(name.as_str()));
         }
@@ -157,6 +180,32 @@ impl Keys {
     }
 }
 
+/// The keys as gateways of other machines know them: what tells them from those of another team, when they were changed
+/// last, and the records.
+#[derive(Debug, Clone)]
+pub(crate) struct Publication {
+    pub(crate) source: String,
+    pub(crate) revision: u64,
+    pub(crate) records: Vec<Published>,
+}
+
+/// A record as it is published.
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    pub(crate) id: String,
+    /// Another one for each other text.
+    pub(crate) version: String,
+    /// JSON
+    pub(crate) text: String,
+    /// By which it is found, unless it is revoked: another key may have the name.
+    pub(crate) name: Option<String>,
+}
+
+fn milliseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// What a change did, for the audit.
 pub(crate) struct Change {
     pub(crate) verb: &'static str,
@@ -171,11 +220,12 @@ pub(crate) struct Directory {
     path: PathBuf,
     version: Option<Version>,
     keys: BTreeMap<String, Rc<KeyRecord>>,
+    publication: Option<Rc<Publication>>,
 }
 
 impl Directory {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let mut directory = Self { path: path.to_owned(), version: None, keys: BTreeMap::new() };
+        let mut directory = Self { path: path.to_owned(), version: None, keys: BTreeMap::new(), publication: None };
         directory.read()?;
         Ok(directory)
     }
@@ -184,6 +234,7 @@ impl Directory {
         // Before the content: what changes in between is read again.
         let version = Version::of(&self.path).ok();
         let keys = Keys::read(&self.path)?;
+        self.publication = keys.publication().map(Rc::new);
         self.keys = keys.keys.into_iter().map(|key| (key.id.clone(), Rc::new(key))).collect();
         self.version = version;
         Ok(())
@@ -202,6 +253,12 @@ impl Directory {
         named().find(|key| key.revoked_at.is_none()).or_else(|| named().next()).cloned()
     }
 
+    /// What gateways of other machines are to know, as the file has it now; `None`: the keys are made elsewhere.
+    pub(crate) fn publication(&mut self) -> Option<Rc<Publication>> {
+        self.look();
+        self.publication.clone()
+    }
+
     fn look(&mut self) {
         let version = Version::of(&self.path).ok();
         if version != self.version
@@ -211,6 +268,11 @@ impl Directory {
             self.version = version;
             log::warn!("the keys that were read last stay in force: {error:#}");
         }
+    }
+
+    /// The last lines of the audit beside the file, each with the revision that it led to.
+    pub(crate) fn last_changes(&self) -> Vec<(u64, String)> {
+        super::last_lines(&self.path.with_file_name(paths::AUDIT))
     }
 
     /// All keys as they were read last.

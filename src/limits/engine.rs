@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::files::{Files, Step};
 use super::local::Rate;
+use super::shared::SharedKeys;
 use crate::keys::{KeyRecord, Money};
 
 /// A reservation whose gateway died ends after this; living gateways extend theirs.
@@ -66,6 +67,15 @@ pub(crate) enum Decision {
         reason: Refused,
         left: Left,
     },
+    /// The record of the key is another than the demand says: what it allows is to be looked at again.
+    Changed(Rc<KeyRecord>),
+}
+
+/// The windows of an account.
+pub(crate) struct AccountWindows {
+    pub(crate) rate: RefCell<Rate>,
+    /// The account's name where gateways of several machines count together.
+    pub(crate) shared_name: Option<String>,
 }
 
 /// Why a request is refused.
@@ -125,7 +135,9 @@ pub(crate) struct Used {
 /// Who keeps the counts.
 pub(crate) enum Engine {
     /// Files of this machine.
-    Files(Files),
+    Files(Box<Files>),
+    /// A server, together with other gateways.
+    Shared(SharedKeys),
 }
 
 /// The counts or the keys cannot be had just now.
@@ -137,27 +149,40 @@ pub(crate) struct Unavailable;
 const BUSY: Duration = Duration::from_secs(5);
 
 impl Engine {
-    /// The record of the key with this id; `None`: there is none.
-    #[expect(clippy::unused_async, reason = "an engine on a server has to ask it")]
+    /// The record of the key with this id; `None`: there is none. It may be one that was seen before: a decision tells
+    /// whether it is still in force.
     pub(crate) async fn look_up(&self, id: &str) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
         match self {
             Self::Files(files) => Ok(files.look_up(id)),
+            Self::Shared(keys) => keys.look_up(id, false).await,
+        }
+    }
+
+    /// The same as it is now, wherever keys are kept.
+    pub(crate) async fn look_up_now(&self, id: &str) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
+        match self {
+            Self::Files(files) => Ok(files.look_up(id)),
+            Self::Shared(keys) => keys.look_up(id, true).await,
         }
     }
 
     /// The record of the key with this name or id that is not revoked; else of a revoked one; `None`: there is none.
-    #[expect(clippy::unused_async, reason = "an engine on a server has to ask it")]
     pub(crate) async fn find(&self, name: &str) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
         match self {
             Self::Files(files) => Ok(files.find(name)),
+            Self::Shared(keys) => keys.find(name).await,
         }
     }
 
     /// Decides one request, with the windows of the account it goes to, if that has any.
     ///
     /// Dropped before it has decided, it leaves nothing counted.
-    pub(crate) async fn admit(&self, demand: &Demand, account: Option<&RefCell<Rate>>) -> Decision {
-        let Self::Files(files) = self;
+    pub(crate) async fn admit(&self, demand: &Demand, account: Option<&AccountWindows>) -> Decision {
+        let files = match self {
+            Self::Files(files) => files,
+            Self::Shared(keys) => return keys.admit(demand, account).await,
+        };
+        let account = account.map(|account| &account.rate);
         let since = Instant::now();
         let mut busy_since = None;
         loop {
@@ -180,17 +205,22 @@ impl Engine {
         }
     }
 
-    /// The request of this grant was never sent. `account`: as it was admitted with.
-    pub(crate) fn give_back(&self, grant: &Grant, account: Option<&RefCell<Rate>>) {
+    /// The request of this grant was never sent. `account`: as it was admitted with, or `None` where its windows count the
+    /// request all the same.
+    pub(crate) fn give_back(&self, grant: &Grant, account: Option<&AccountWindows>) {
         match self {
-            Self::Files(files) => files.give_back(grant, account),
+            Self::Files(files) => files.give_back(grant, account.map(|account| &account.rate)),
+            Self::Shared(keys) => keys.give_back(grant, account.is_none()),
         }
     }
 
     /// The request of this grant has ended. To be called once.
     pub(crate) fn settle(&self, grant: &Grant, used: Used) {
         match self {
+            // The windows have counted a further attempt, and there is nothing else of it.
+            Self::Files(_) if grant.repeats => {}
             Self::Files(files) => files.settle(grant, used),
+            Self::Shared(keys) => keys.settle(grant, used),
         }
     }
 
@@ -198,14 +228,16 @@ impl Engine {
     pub(crate) fn tend(&self) {
         match self {
             Self::Files(files) => files.tend(),
+            // As it says that the gateway is alive.
+            Self::Shared(_) => {}
         }
     }
 
     /// What a key has left now.
-    #[expect(clippy::unused_async, reason = "an engine on a server has to ask it")]
-    pub(crate) async fn left(&self, key: &KeyRecord) -> Left {
+    pub(crate) async fn left(&self, key: &Rc<KeyRecord>) -> Left {
         match self {
             Self::Files(files) => files.left(key),
+            Self::Shared(keys) => keys.left(key).await,
         }
     }
 
@@ -213,6 +245,7 @@ impl Engine {
     pub(crate) fn records(&self) -> Vec<Rc<KeyRecord>> {
         match self {
             Self::Files(files) => files.records(),
+            Self::Shared(keys) => keys.records(),
         }
     }
 }

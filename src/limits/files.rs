@@ -402,12 +402,13 @@ mod tests {
         match decide(files, demand, account) {
             Decision::Go { grant, .. } => grant,
             Decision::Refused { reason, .. } => panic!("{reason:?}"),
+            Decision::Changed(_) => panic!("changed"),
         }
     }
 
     fn refused_for(files: &Files, demand: &Demand) -> Refused {
         match decide(files, demand, None) {
-            Decision::Go { .. } => panic!("granted"),
+            Decision::Go { .. } | Decision::Changed(_) => panic!("granted"),
             Decision::Refused { reason, .. } => reason,
         }
     }

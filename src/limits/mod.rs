@@ -23,12 +23,11 @@ mod files;
 mod key_state;
 mod local;
 mod quota;
-#[allow(dead_code, reason = "keys count there next")]
 pub(crate) mod shared;
 mod window;
 
 pub(crate) use day::{Day, Zone, week_end};
-pub(crate) use engine::{Decision, Demand, Engine, Grant, Left, Refused, Used};
+pub(crate) use engine::{AccountWindows, Decision, Demand, Engine, Grant, Left, Refused, Used};
 pub(crate) use exhausted::{Exhausted, Memory, exhausted, forget};
 pub(crate) use files::Files;
 pub(crate) use key_state::key_standing;

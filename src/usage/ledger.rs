@@ -60,6 +60,32 @@ impl Counts {
     }
 }
 
+impl Counts {
+    /// Each by its name.
+    pub(crate) fn named(&self) -> [(&'static str, u64); 6] {
+        [
+            ("requests", self.requests),
+            ("tries", self.tries),
+            ("prompt_tokens", self.prompt_tokens),
+            ("completion_tokens", self.completion_tokens),
+            ("rate_limited", self.rate_limited),
+            ("wait_ms", self.wait_ms),
+        ]
+    }
+
+    /// Of counts by their names.
+    pub(crate) fn of(named: impl Fn(&str) -> u64) -> Self {
+        Self {
+            requests: named("requests"),
+            tries: named("tries"),
+            prompt_tokens: named("prompt_tokens"),
+            completion_tokens: named("completion_tokens"),
+            rate_limited: named("rate_limited"),
+            wait_ms: named("wait_ms"),
+        }
+    }
+}
+
 /// A limit as the provider's own headers stated it last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StatedLimit {
@@ -178,6 +204,7 @@ impl Ledger {
             counts: pending,
             limits,
             today: today.to_owned(),
+            written: Vec::new(),
         })
     }
 
@@ -204,9 +231,15 @@ pub(crate) struct UnwrittenCounts {
     counts: BTreeMap<String, Uses>,
     limits: Vec<StatedLimit>,
     today: String,
+    written: Vec<(Use, Counts)>,
 }
 
 impl UnwrittenCounts {
+    /// What has been written.
+    pub(crate) fn take_written(&mut self) -> Vec<(Use, Counts)> {
+        std::mem::take(&mut self.written)
+    }
+
     /// After an error, what is left is what was not written.
     pub(crate) fn write(&mut self) -> Result<()> {
         files::make_directory(&self.directory)?;
@@ -227,13 +260,19 @@ impl UnwrittenCounts {
                 models.into_iter().map(move |(model, counts)| (user.clone(), model, counts))
             };
             let mut left = uses.into_iter().flat_map(each).collect::<Vec<_>>();
+            let (profile, provider, today) = (self.profile.clone(), self.provider.clone(), day.clone());
+            let mut all_written = std::mem::take(&mut self.written);
             let written = open(&day).and_then(|mut file| {
                 while let Some((user, model, counts)) = left.last() {
                     append(&mut file, &self.line(user.as_deref(), Some(model), *counts, Vec::new())?)?;
+                    let (day, profile, provider) = (today.clone(), profile.clone(), provider.clone());
+                    let user = user.as_deref().cloned();
+                    all_written.push((Use { day, profile, provider, model: model.clone(), user }, *counts));
                     left.pop();
                 }
                 Ok(())
             });
+            self.written = all_written;
             if written.is_err() {
                 let unwritten = self.counts.entry(day).or_default();
                 for (user, model, counts) in left {

@@ -28,20 +28,8 @@ fn ask(gateways: &[Gateway], count: usize) -> usize {
 fn half_a_day(redis: &Redis, provider: &Provider, config: &str) -> Vec<Gateway> {
     let gateways = gateways(provider, config, &redis.url(), &["--rpd", "40"]);
     assert_eq!(ask(&gateways, 5), 20);
-    hear_of_each_other(redis);
+    redis.hear_of_each_other(4);
     gateways
-}
-
-/// Each gateway has said that it is alive, and heard what all counted, since now: a beat begins after the answer to the
-/// one before.
-fn hear_of_each_other(redis: &Redis) {
-    for _ in 0..2 {
-        let time = redis.command(&["TIME"]);
-        let (seconds, microseconds) = time.trim().split_once('\n').unwrap();
-        let now = format!("({}{:03}", seconds.trim(), microseconds.trim().parse::<u32>().unwrap() / 1000);
-        let heard = || redis.command(&["ZCOUNT", "{qa:default}:gateways", &now, "+inf"]);
-        until("all gateways are heard", || heard().trim() == "4");
-    }
 }
 
 fn ready(gateway: &Gateway) -> (u16, String) {
@@ -110,7 +98,7 @@ fn a_promoted_replica_goes_on_where_the_primary_was() {
     };
     let gateways: Vec<Gateway> = (0..4).map(|_| start()).collect();
     assert_eq!(ask(&gateways, 5), 20);
-    hear_of_each_other(&primary);
+    primary.hear_of_each_other(4);
     primary.command(&["WAIT", "1", "10000"]);
     primary.kill();
     name.moves(replica.port);

@@ -104,6 +104,24 @@ impl Redis {
         let _ = self.process.wait();
     }
 
+    /// What it holds, as it saves it.
+    pub(crate) fn dump(&self) -> Vec<u8> {
+        assert_eq!(self.command(&["SAVE"]).trim(), "OK");
+        std::fs::read(self.directory.path().join("dump.rdb")).unwrap()
+    }
+
+    /// Each of `count` gateways has said that it is alive, and heard what all counted, since now: a beat begins after the
+    /// answer to the one before.
+    pub(crate) fn hear_of_each_other(&self, count: usize) {
+        for _ in 0..2 {
+            let time = self.command(&["TIME"]);
+            let (seconds, microseconds) = time.trim().split_once('\n').unwrap();
+            let now = format!("({}{:03}", seconds.trim(), microseconds.trim().parse::<u32>().unwrap() / 1000);
+            let heard = || self.command(&["ZCOUNT", "{qa:default}:gateways", &now, "+inf"]);
+            until("all gateways are heard", || heard().trim() == count.to_string());
+        }
+    }
+
     /// Empty, at the same port.
     pub(crate) fn start_again(&mut self) {
         self.process = Self::run(self.port, &self.directory, &self.options);
@@ -126,14 +144,15 @@ impl Drop for Redis {
 }
 
 /// A home with a login at `provider`, as each machine has one.
+#[derive(Clone)]
 pub(crate) struct Home {
-    directory: TempDir,
+    directory: Arc<TempDir>,
     shared: Option<String>,
 }
 
 impl Home {
     pub(crate) fn new(provider: &Provider, config: &str, shared: Option<&str>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = Arc::new(tempfile::tempdir().unwrap());
         let home = Self { directory, shared: shared.map(str::to_owned) };
         std::fs::create_dir_all(home.directory.path().join("config")).unwrap();
         std::fs::write(home.directory.path().join("config/config.toml"), config).unwrap();
@@ -177,6 +196,17 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) fn start(home: Home, arguments: &[&str]) -> Self {
+        let (mut gateway, mut lines) = Self::run(home, arguments);
+        gateway.key = lines.next().unwrap();
+        gateway
+    }
+
+    /// One whose clients have keys of their own.
+    pub(crate) fn start_keyed(home: Home, arguments: &[&str]) -> Self {
+        Self::run(home, &[&["--keys", "--shared"], arguments].concat()).0
+    }
+
+    fn run(home: Home, arguments: &[&str]) -> (Self, impl Iterator<Item = String>) {
         let mut process = home
             .command(&["gateway"])
             .args(arguments)
@@ -194,9 +224,24 @@ impl Gateway {
         });
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
         let url = lines.next().unwrap_or_else(|| panic!("no gateway: {}", said.lock().unwrap()));
-        let key = lines.next().unwrap();
         let port = url.trim_end_matches("/v1").rsplit(':').next().unwrap().parse().unwrap();
-        Self { process, port, key, said, home }
+        (Self { process, port, key: String::new(), said, home }, lines)
+    }
+
+    /// A client with the key of a person or job.
+    pub(crate) fn client_of(&self, key: &str) -> Client {
+        Client { port: self.port, key: key.to_owned(), stream: None }
+    }
+
+    /// Ends it as an operator does. What it counted is written.
+    pub(crate) fn stop(&mut self) {
+        signal(&self.process, Signal::SIGTERM);
+        self.process.wait().unwrap();
+    }
+
+    pub(crate) fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -228,6 +273,9 @@ impl Drop for Gateway {
     }
 }
 
+/// What a chat asks for: three tokens at most, as it gets.
+const CHAT: &str = r#"{"model":"m","messages":[],"max_tokens":3}"#;
+
 pub(crate) struct Client {
     port: u16,
     key: String,
@@ -254,7 +302,12 @@ impl Got {
 
 impl Client {
     pub(crate) fn chat(&mut self) -> Got {
-        self.send("POST", "/v1/chat/completions", r#"{"model":"m","messages":[]}"#)
+        self.send("POST", "/v1/chat/completions", CHAT)
+    }
+
+    /// The same, and the provider's log shows `word`.
+    pub(crate) fn chat_about(&mut self, word: &str) -> Got {
+        self.send("POST", &format!("/v1/chat/completions?about={word}"), CHAT)
     }
 
     /// Sends a request and reads the whole response.

@@ -18,6 +18,9 @@ const DIRECTORY: &str = "TEAM_TEST_PROVIDER";
 pub(crate) const PROMPT_TOKENS: u64 = 7;
 pub(crate) const COMPLETION_TOKENS: u64 = 3;
 
+/// A request about this is never answered.
+pub(crate) const HELD: &str = "held";
+
 pub(crate) struct Provider {
     process: Child,
     pub(crate) port: u16,
@@ -45,6 +48,12 @@ impl Provider {
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let port = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("port ")?.parse().ok()).unwrap();
         Self { process, port, directory }
+    }
+
+    /// How many requests arrived about `word`.
+    pub(crate) fn asked_about(&self, word: &str) -> usize {
+        let ending = format!("?about={word}");
+        self.asked().iter().filter(|asked| asked.path.ends_with(&ending)).count()
     }
 
     /// All that arrived, in the order of time.
@@ -109,6 +118,9 @@ fn serve(stream: &TcpStream, log: &Path) {
         let at = now().as_micros();
         let mut file = OpenOptions::new().append(true).create(true).open(log).unwrap();
         file.write_all(format!("{at}\t{authorization}\t{path}\n").as_bytes()).unwrap();
+        while path.ends_with(HELD) {
+            thread::park();
+        }
         let usage = format!("{{\"prompt_tokens\":{PROMPT_TOKENS},\"completion_tokens\":{COMPLETION_TOKENS}}}");
         let body = format!(
             "{{\"object\":\"chat.completion\",\"model\":\"m\",\"choices\":[{{\"message\":{{\"content\":\"hi\"}}}}],\"usage\":{usage}}}"

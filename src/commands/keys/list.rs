@@ -5,9 +5,11 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
+use super::server::Server;
 use crate::commands::{print, print_document, rfc3339};
 use crate::error::printable;
 use crate::keys::{KeyRecord, Keys, Places, State};
+use crate::limits::shared::KeyStanding;
 use crate::limits::{Left, key_standing};
 use crate::say::{Screen, Style, cell};
 use crate::session::Session;
@@ -21,17 +23,31 @@ const STATE: usize = 8;
 const TODAY: usize = 13;
 const DATE: usize = 10;
 
-pub(super) fn run(is_json: bool, session: &Session, places: &Places) -> Result<()> {
+pub(super) fn run(is_json: bool, session: &Session, places: &Places, server: Option<&Server>) -> Result<()> {
     let now = SystemTime::now();
     let keys = Keys::read(&places.keys)?;
     let state = &session.config.paths.state;
-    let known: Vec<(&KeyRecord, Left, u64)> = keys
-        .iter()
-        .map(|key| {
-            let (left, used_at) = key_standing(state, key, now);
-            (key, left, used_at)
-        })
-        .collect();
+    let all: Vec<&KeyRecord> = keys.iter().collect();
+    let known: Vec<(&KeyRecord, Left, u64)> = match server {
+        Some(server) => {
+            server.publish(places)?;
+            let standings = server.standings(&all).unwrap_or_default();
+            let mut standings = standings.into_iter().map(|KeyStanding { left, used_at }| (left, used_at));
+            all.into_iter()
+                .map(|key| {
+                    let (left, used_at) = standings.next().unwrap_or_default();
+                    (key, left, used_at)
+                })
+                .collect()
+        }
+        None => all
+            .into_iter()
+            .map(|key| {
+                let (left, used_at) = key_standing(state, key, now);
+                (key, left, used_at)
+            })
+            .collect(),
+    };
     if is_json {
         let keys: Vec<Value> = known.iter().map(|(key, left, used_at)| json(key, left, *used_at, now)).collect();
         return print_document(&json!({ "schema": 1, "keys": keys }));

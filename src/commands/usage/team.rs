@@ -1,6 +1,7 @@
 //! `usage --team`: what each key, owner, profile or model used, or what was used each day.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -8,11 +9,13 @@ use serde_json::{Value, json};
 use super::screen::{NOTHING, count};
 use crate::cli::{UsageArgs, UsageBy};
 use crate::commands::{print, print_document};
-use crate::error::printable;
+use crate::error::{note, printable};
 use crate::keys::{Keys, Money};
+use crate::limits::Zone;
+use crate::limits::shared::Row;
 use crate::say::{Screen, Table};
 use crate::session::Session;
-use crate::usage::{Counts, Summary, Use};
+use crate::usage::{Counts, KeyUser, Summary, Use};
 
 /// What stands for requests with the key of the gateway itself.
 const OWN: &str = "(gateway's own key)";
@@ -26,12 +29,52 @@ struct Sum {
     owner: Option<String>,
 }
 
+/// Of a machine's own gateways, or of all that count together.
+struct Used {
+    counts: BTreeMap<Use, Counts>,
+    /// Of keys that are made on another machine, by id.
+    names: BTreeMap<String, String>,
+    is_of_all: bool,
+}
+
+impl Used {
+    fn of_this_machine(summary: &Summary) -> Self {
+        Self { counts: summary.counts.clone(), names: BTreeMap::new(), is_of_all: false }
+    }
+
+    /// What the server of the shared limits has, where one is named.
+    fn of_all(args: &UsageArgs, session: &Session) -> Result<Option<Self>> {
+        let Some(place) = session.shared_if_named()? else { return Ok(None) };
+        // Tomorrow has begun where days begin earlier than in UTC.
+        let (utc, now) = (Zone::utc(), SystemTime::now());
+        let mut days: Vec<String> = (0..args.days).map(|ago| utc.days_before(now, ago).to_string()).collect();
+        days.push(utc.days_before(now + Duration::from_secs(86_400), 0).to_string());
+        match place.usage(session.shared_tls()?, &days) {
+            Ok((sums, names)) => {
+                let counts = sums.into_iter().map(|(row, sums)| {
+                    let Row { day, profile, provider, model, key, owner } = row;
+                    let user = key.map(|key| KeyUser { key, owner });
+                    let counts = Counts::of(|name| sums.get(name).copied().unwrap_or_default());
+                    (Use { day, profile, provider, model, user }, counts)
+                });
+                Ok(Some(Self { counts: counts.collect(), names, is_of_all: true }))
+            }
+            Err(error) => {
+                let shown = place.address.shown();
+                note(&format!("warning: `{shown}`: {error:#}; only the gateways of this machine are summed up"));
+                Ok(None)
+            }
+        }
+    }
+}
+
 pub(super) fn run(args: &UsageArgs, summary: &Summary, session: &Session) -> Result<()> {
     let by = args.by.unwrap_or(UsageBy::Key);
     let keys = Keys::read(&session.config.team_places().keys)?;
     let prices = &session.config.prices;
+    let used = Used::of_all(args, session)?.unwrap_or_else(|| Used::of_this_machine(summary));
     let mut sums: BTreeMap<Option<String>, Sum> = BTreeMap::new();
-    for (of, counts) in &summary.counts {
+    for (of, counts) in &used.counts {
         let sum = sums.entry(group(of, by)).or_insert_with(|| Sum { cost: Some(Money::default()), ..Sum::default() });
         sum.counts.add(counts);
         let cost = prices.of(&of.model).map(|price| price.of(counts.prompt_tokens, counts.completion_tokens));
@@ -41,12 +84,15 @@ pub(super) fn run(args: &UsageArgs, summary: &Summary, session: &Session) -> Res
             sum.owner = of.user.as_ref().and_then(|user| user.owner.clone()).or(sum.owner.take());
         }
     }
-    let name = |id: &str| keys.find(id).map_or_else(|| id.to_owned(), |key| key.name.clone());
+    let name = |id: &str| {
+        let known = || used.names.get(id).cloned().unwrap_or_else(|| id.to_owned());
+        keys.find(id).map_or_else(known, |key| key.name.clone())
+    };
     if args.json {
         let rows: Vec<Value> = sums.iter().map(|(group, sum)| as_json(by, group.as_deref(), sum, name)).collect();
         let by = by.name();
         return print_document(
-            &json!({ "schema": 1, "counted": "gateway", "days": args.days, "by": by, "usage": rows }),
+            &json!({ "schema": 1, "counted": if used.is_of_all { "all gateways" } else { "gateway" }, "days": args.days, "by": by, "usage": rows }),
         );
     }
     print(&as_text(by, &sums, !prices.is_empty(), name, Screen::stdout()))

@@ -82,6 +82,10 @@ impl Address {
         Ok(Self { host, port: url.port().unwrap_or(PORT), is_encrypted, user, password, database, timeout })
     }
 
+    pub(super) fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
     /// As messages name it.
     pub(crate) fn shown(&self) -> String {
         let scheme = if self.is_encrypted { "rediss" } else { "redis" };

@@ -1,7 +1,8 @@
 -- Decides one request: its key's record, then every limit, and counts it only when all of them agree.
 --
--- KEYS  1 epoch, 2 record of the key, 3 whether all records are there, then those that the limits name by their index
--- ARGV  1 what is asked, as JSON: epoch, record (its version, if a key is asked about), id, wait (most ms), hold (ms), limits
+-- KEYS  1 epoch, 2 records of all keys, 3 when each key was used last, then those that the limits name by their index
+-- ARGV  1 what is asked, as JSON: epoch, key and record (whose key asks, and the version of its record that is known), id,
+--         wait (most ms), hold (ms), limits
 --
 -- Time is this server's alone. A window is a sorted list of the times at which its requests go out, future ones included; a
 -- request goes to the first time at which no window would hold more than its limit, so nobody who waits is overtaken for
@@ -17,10 +18,11 @@ local function answer(kind, fields)
 end
 
 if (redis.call('GET', KEYS[1]) or '') ~= ask.epoch then return answer('epoch', {}) end
-if ask.record then
-  local record = redis.call('HMGET', KEYS[2], 'version', 'record')
-  if not record[1] then return answer('unknown', { complete = redis.call('EXISTS', KEYS[3]) == 1 }) end
-  if record[1] ~= ask.record then return answer('record', { version = record[1], record = record[2] }) end
+if ask.key then
+  local record = redis.call('HGET', KEYS[2], ask.key)
+  if not record then return answer('unknown', { complete = redis.call('HEXISTS', KEYS[2], ':revision') == 1 }) end
+  local version, text = string.match(record, '^(%S+) (.*)$')
+  if version ~= ask.record then return answer('record', { version = version, record = text }) end
 end
 
 -- What is planned in a window. Where nothing is planned for later, its end is all that matters; else the whole list.
@@ -30,21 +32,22 @@ local function planned(limit)
   -- The clock went back, after a failover: begin anew.
   if last > now + HOUR then
     redis.call('DEL', key)
-    return { last = 0, count = 0 }
+    return { last = 0, count = 0, first = now }
   end
+  local first
   for _ = 1, 64 do
-    local first = redis.call('LINDEX', key, 0)
+    first = redis.call('LINDEX', key, 0)
     if not first or tonumber(first) + limit.window > now then break end
     redis.call('LPOP', key)
   end
   local count = redis.call('LLEN', key)
   if last <= now then
     local full = count >= limit.limit and tonumber(redis.call('LINDEX', key, -limit.limit)) or nil
-    return { last = last, count = count, full = full }
+    return { last = last, count = count, first = tonumber(first or now), full = full }
   end
   local list = redis.call('LRANGE', key, 0, -1)
   for i = 1, #list do list[i] = tonumber(list[i]) end
-  return { last = last, count = count, list = list }
+  return { last = last, count = count, first = tonumber(first or now), list = list }
 end
 
 -- The first time from `at` on at which no window holds more than its limit.
@@ -84,10 +87,10 @@ local function token_room(slices, limit, at)
   return at
 end
 
-local held, plans, left, last = {}, {}, {}, {}
+local held, plans, left, last, first = {}, {}, {}, {}, {}
 for i, limit in ipairs(ask.limits) do
   local key = KEYS[limit.key]
-  held[i], left[i], last[i] = 0, 0, 0
+  held[i], left[i], last[i], first[i] = 0, 0, 0, 0
   if limit.kind == 'window' then
     plans[i] = planned(limit)
   elseif limit.kind == 'tokens' then
@@ -162,6 +165,7 @@ for i, limit in ipairs(ask.limits) do
     end
     if later then redis.call('LINSERT', key, 'BEFORE', later, at) else redis.call('RPUSH', key, at) end
     last[i] = math.max(at, plan.last)
+    first[i] = math.min(at, plan.first)
     redis.call('PEXPIRE', key, last[i] - now + 2 * limit.window)
     left[i] = math.max(0, limit.limit - plan.count - 1)
   elseif limit.kind == 'tokens' then
@@ -181,5 +185,8 @@ for i, limit in ipairs(ask.limits) do
     redis.call('PEXPIRE', KEYS[limit.held], at - now + ask.hold)
   end
 end
+if ask.key then redis.call('HSET', KEYS[3], ask.key, now) end
 if #ask.limits == 0 then return answer('go', { at = at }) end
-return answer('go', { at = at, left = left, last = last, held = held })
+-- Written out: cjson keeps 14 digits.
+for i = 1, #left do left[i], held[i] = string.format('%.0f', left[i]), string.format('%.0f', held[i]) end
+return answer('go', { at = at, left = left, last = last, first = first, held = held })

@@ -12,6 +12,9 @@ pub(super) static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include
 pub(super) static FINISH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("finish.lua")));
 pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("beat.lua")));
 pub(super) static REJOIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("rejoin.lua")));
+pub(super) static PUBLISH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("publish.lua")));
+pub(super) static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("look.lua")));
+pub(super) static LEDGER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("ledger.lua")));
 
 /// Tokens are counted in slices of a window.
 const SLICES: u64 = 60;
@@ -37,13 +40,23 @@ impl Names {
         self.of("gateways")
     }
 
-    pub(super) fn record(&self, id: &str) -> String {
-        self.of(&format!("key:{id}"))
+    /// The records of all keys, by id. Fields that begin with a colon say where they are from.
+    pub(super) fn records(&self) -> String {
+        self.of("keys")
     }
 
-    /// Whether the records of all keys are there.
-    pub(super) fn complete(&self) -> String {
-        self.of("keys")
+    /// When each key was used last.
+    pub(super) fn used_at(&self) -> String {
+        self.of("used")
+    }
+
+    pub(super) fn audit(&self) -> String {
+        self.of("audit")
+    }
+
+    /// What passed through all gateways on a day.
+    pub(super) fn usage(&self, day: &str) -> String {
+        self.of(&format!("usage:{day}"))
     }
 }
 
@@ -77,7 +90,19 @@ pub(crate) enum Unit {
     Nanodollars,
 }
 
+/// What the names of all counters of keys begin with.
+const OF_KEY: &str = "key:";
+
 impl Limit {
+    /// A limit of the key with this id.
+    pub(super) fn of_key(id: &str, name: &str, kind: Kind, most: u64) -> Self {
+        Self { kind, most, name: format!("{OF_KEY}{id}:{name}") }
+    }
+
+    pub(super) fn is_of_key(&self) -> bool {
+        self.name.starts_with(OF_KEY)
+    }
+
     /// What `limits` of a script says of it; `keys` grows by its names.
     pub(super) fn json(&self, names: &Names, keys: &mut Vec<String>) -> Map<String, Value> {
         keys.push(names.of(&self.name));
@@ -123,12 +148,15 @@ pub(super) struct Told {
     #[serde(default)]
     pub(super) wait: u64,
     /// By limit: what is left, the last time that is planned, and what is reserved.
-    #[serde(default)]
-    pub(super) left: Vec<f64>,
+    #[serde(default, deserialize_with = "counts")]
+    pub(super) left: Vec<u64>,
     #[serde(default)]
     pub(super) last: Vec<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "counts")]
     pub(super) held: Vec<u64>,
+    /// By limit: the first time that still counts in a window.
+    #[serde(default)]
+    pub(super) first: Vec<u64>,
     #[serde(default)]
     pub(super) record: String,
     #[serde(default)]
@@ -150,6 +178,15 @@ pub(super) enum Verdict {
     Unknown,
     /// The server was emptied, or is another one.
     Epoch,
+}
+
+/// Counts as the scripts write them: whole numbers, as text. What is below zero is zero.
+pub(super) fn counts<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+    Ok(Vec::<String>::deserialize(deserializer)?.iter().map(|text| count(text)).collect())
+}
+
+pub(super) fn count(text: &str) -> u64 {
+    text.parse().unwrap_or_default()
 }
 
 /// Runs a script whose answer is JSON.

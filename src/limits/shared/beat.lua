@@ -2,8 +2,8 @@
 --
 -- KEYS  1 epoch, 2 gateways alive, then counters: those of `days`, then those of `spent` and what is held beside each, then
 --       those of `windows` and of `running`
--- ARGV  1 what is said, as JSON: instance, days, spent, windows (numbers of them), running (ids by counter),
---       keep and hold (ms)
+-- ARGV  1 what is said, as JSON: instance, days, spent, windows (numbers of them), holding and running (ids of
+--         requests in flight, by counter of `spent` and by counter of `running`), keep and hold (ms)
 local ask = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -13,16 +13,22 @@ redis.call('PEXPIRE', KEYS[2], 10 * ask.keep)
 local used, index = {}, 2
 for _ = 1, ask.days do
   index = index + 1
-  used[#used + 1] = tonumber(redis.call('GET', KEYS[index]) or '0')
+  used[#used + 1] = redis.call('GET', KEYS[index]) or '0'
 end
-for _ = 1, ask.spent do
+for i = 1, ask.spent do
   local sum = tonumber(redis.call('HGET', KEYS[index + 1], 'used') or '0')
+  -- What requests that last long reserve stays reserved.
+  for _, id in ipairs(ask.holding[i]) do
+    local amount = string.match(redis.call('HGET', KEYS[index + 2], id) or '', ':(%d+)$')
+    if amount then redis.call('HSET', KEYS[index + 2], id, string.format('%.0f:%s', now + ask.hold, amount)) end
+  end
+  redis.call('PEXPIRE', KEYS[index + 2], ask.hold)
   for _, entry in ipairs(redis.call('HVALS', KEYS[index + 2])) do
     local until_, amount = string.match(entry, '^(%d+):(%d+)$')
     if tonumber(until_) > now then sum = sum + tonumber(amount) end
   end
   index = index + 2
-  used[#used + 1] = sum
+  used[#used + 1] = string.format('%.0f', sum)
 end
 local windows = {}
 for i = 1, ask.windows do

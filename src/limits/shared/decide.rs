@@ -9,9 +9,7 @@ use tokio::sync::oneshot;
 use super::ask::{ADMIT, FINISH, Kind, Limit, Told, Unit, Verdict};
 use super::standing::{Alone, amount};
 use super::{HOLD, Health, OnLoss, Shared, State, milliseconds};
-
-/// A record that was seen so long ago serves no more while the server is away.
-const TRUST_RECORDS: Duration = Duration::from_secs(900);
+use crate::keys::KeyRecord;
 
 /// Settled requests that wait for the server. Beyond them the oldest are dropped: their reservations end by themselves.
 const MOST_PENDING: usize = 10_000;
@@ -19,23 +17,22 @@ const MOST_PENDING: usize = 10_000;
 /// What became of asking.
 #[derive(Debug)]
 pub(crate) enum Decision {
-    /// It may be sent after `wait`. What is left, by limit.
-    Go { wait: Duration, ticket: String, left: Vec<u64> },
+    /// It may be sent after `wait`.
+    Go { wait: Duration, ticket: String },
     /// The limit of this index refuses, for so long.
     Refused { limit: usize, wait: Duration },
     /// The record of the key has changed; or, without one, there is no such key.
-    Record(Option<Box<Record>>),
+    Changed(Option<Rc<KeyRecord>>),
     /// The server is away, and nothing can be decided without it.
     Unavailable,
 }
 
-/// The record of a key as the server has it.
+/// Whose key asks.
 #[derive(Debug, Clone)]
-pub(crate) struct Record {
+pub(crate) struct Asker {
+    pub(crate) id: String,
+    /// Of its record, as it is known here.
     pub(crate) version: String,
-    /// JSON
-    pub(crate) text: String,
-    pub(super) seen: Instant,
 }
 
 /// A request that was admitted and has not ended.
@@ -52,6 +49,8 @@ pub(super) struct Ticket {
 pub(crate) enum Ended {
     /// It was never sent.
     GivenBack,
+    /// The account it was sent to did not serve it, and another one does under the same key: the key has its place back.
+    Moved,
     Used {
         tokens: u64,
         cost: u64,
@@ -60,13 +59,24 @@ pub(crate) enum Ended {
     AsEstimated,
 }
 
+impl Ended {
+    /// Whether nothing of `limit` counts any more.
+    fn undoes(self, limit: &Limit) -> bool {
+        match self {
+            Self::GivenBack => true,
+            Self::Moved => limit.is_of_key(),
+            Self::Used { .. } | Self::AsEstimated => false,
+        }
+    }
+}
+
 impl Shared {
     /// Decides one request, in a place of its own: whoever asks may leave meanwhile, and what was granted is given back.
     ///
     /// `limits` for a time of the server. `key`: the id of a key and the version of its record that is known.
     pub(crate) async fn admit(
         self: &Rc<Self>,
-        key: Option<(String, String)>,
+        key: Option<Asker>,
         limits: impl Fn(u64) -> Vec<Limit> + 'static,
         longest: Duration,
     ) -> Decision {
@@ -81,12 +91,7 @@ impl Shared {
         answer.await.unwrap_or(Decision::Unavailable)
     }
 
-    async fn decide(
-        &self,
-        key: Option<&(String, String)>,
-        limits: &impl Fn(u64) -> Vec<Limit>,
-        longest: u64,
-    ) -> Decision {
+    async fn decide(&self, key: Option<&Asker>, limits: &impl Fn(u64) -> Vec<Limit>, longest: u64) -> Decision {
         let id = self.new_id();
         let mut at = self.now();
         let mut checks_record = true;
@@ -108,21 +113,21 @@ impl Shared {
                 }
                 Verdict::Period => at = told.at,
                 Verdict::Record => {
-                    let record = Record { version: told.version, text: told.record, seen: Instant::now() };
-                    if let Some((key, _)) = key {
-                        self.records.borrow_mut().insert(key.clone(), record.clone());
-                    }
-                    return Decision::Record(Some(Box::new(record)));
+                    let Some(key) = key else { return Decision::Unavailable };
+                    return match self.remember(&key.id, &told.version, &told.record) {
+                        Some(record) => Decision::Changed(Some(record)),
+                        None => Decision::Unavailable,
+                    };
                 }
                 Verdict::Unknown if told.complete => {
-                    if let Some((key, _)) = key {
-                        self.records.borrow_mut().remove(key);
+                    if let Some(key) = key {
+                        self.records.borrow_mut().remove(&key.id);
                     }
-                    return Decision::Record(None);
+                    return Decision::Changed(None);
                 }
                 // The records are on their way to a server that was emptied.
                 Verdict::Unknown => {
-                    if !self.is_trusted(key) {
+                    if !key.is_none_or(|key| self.is_trusted(&key.id)) {
                         return Decision::Unavailable;
                     }
                     checks_record = false;
@@ -133,52 +138,38 @@ impl Shared {
         self.decide_alone(id, key, &limits(self.now()), longest)
     }
 
-    fn decide_alone(&self, id: String, key: Option<&(String, String)>, limits: &[Limit], longest: u64) -> Decision {
-        if self.health() != Health::Degraded || !self.is_trusted(key) {
+    fn decide_alone(&self, id: String, key: Option<&Asker>, limits: &[Limit], longest: u64) -> Decision {
+        if self.health() != Health::Degraded || !key.is_none_or(|key| self.is_trusted(&key.id)) {
             return Decision::Unavailable;
         }
         let now = self.now();
         if self.on_loss == OnLoss::Open {
             let ticket = Ticket { limits: Vec::new(), at: now, held: Vec::new(), epoch: None };
             self.tickets.borrow_mut().insert(id.clone(), ticket);
-            return Decision::Go { wait: Duration::ZERO, ticket: id, left: Vec::new() };
+            return Decision::Go { wait: Duration::ZERO, ticket: id };
         }
         let mut held = Vec::new();
         match self.standing.borrow_mut().decide(&id, limits, now, longest, &mut held) {
             Alone::Go { at } => {
                 let ticket = Ticket { limits: limits.to_vec(), at, held, epoch: None };
                 self.tickets.borrow_mut().insert(id.clone(), ticket);
-                Decision::Go { wait: Duration::from_millis(at - now), ticket: id, left: Vec::new() }
+                Decision::Go { wait: Duration::from_millis(at - now), ticket: id }
             }
             Alone::Wait { limit, wait } => Decision::Refused { limit, wait: Duration::from_millis(wait) },
             Alone::Over => Decision::Unavailable,
         }
     }
 
-    /// Whether the record of a key was seen lately enough to go without the server.
-    fn is_trusted(&self, key: Option<&(String, String)>) -> bool {
-        let records = self.records.borrow();
-        key.is_none_or(|(id, _)| records.get(id).is_some_and(|record| record.seen.elapsed() < TRUST_RECORDS))
-    }
-
-    /// The record of a key that was seen last, without asking.
-    pub(crate) fn known_record(&self, id: &str) -> Option<Record> {
-        self.records.borrow().get(id).cloned()
-    }
-
     fn grant(&self, id: String, limits: Vec<Limit>, told: &Told) -> Decision {
         self.standing.borrow_mut().admitted(&id, &limits, told);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts, and never below 0")]
-        let left = told.left.iter().map(|left| left.max(0.0) as u64).collect();
         let epoch = Some(self.epoch.borrow().clone());
         let ticket = Ticket { limits, at: told.at, held: told.held.clone(), epoch };
         self.tickets.borrow_mut().insert(id.clone(), ticket);
-        Decision::Go { wait: Duration::from_millis(told.at.saturating_sub(told.now)), ticket: id, left }
+        Decision::Go { wait: Duration::from_millis(told.at.saturating_sub(told.now)), ticket: id }
     }
 
-    async fn ask(&self, id: &str, key: Option<&(String, String)>, limits: &[Limit], longest: u64) -> Option<Told> {
-        let record = self.names.record(key.map_or("-", |(id, _)| id));
-        let mut keys = vec![self.names.epoch(), record, self.names.complete()];
+    async fn ask(&self, id: &str, key: Option<&Asker>, limits: &[Limit], longest: u64) -> Option<Told> {
+        let mut keys = vec![self.names.epoch(), self.names.records(), self.names.used_at()];
         let asked: Vec<_> = limits.iter().map(|limit| limit.json(&self.names, &mut keys)).collect();
         let mut said = json!({
             "epoch": *self.epoch.borrow(),
@@ -187,13 +178,15 @@ impl Shared {
             "hold": milliseconds(HOLD),
             "limits": asked,
         });
-        if let Some((id, version)) = key {
+        if let Some(Asker { id, version }) = key {
+            said["key"] = id.as_str().into();
             said["record"] = version.as_str().into();
-            if let Some(record) = self.records.borrow_mut().get_mut(id) {
-                record.seen = Instant::now();
-            }
         }
-        self.run(&ADMIT, &keys, &said).await
+        let told: Option<Told> = self.run(&ADMIT, &keys, &said).await;
+        if let Some(key) = key.filter(|_| told.as_ref().is_some_and(|told| told.kind == Verdict::Go)) {
+            self.saw_record(&key.id);
+        }
+        told
     }
 
     fn new_id(&self) -> String {
@@ -205,22 +198,42 @@ impl Shared {
     pub(crate) fn end(self: &Rc<Self>, ticket: String, how: Ended) {
         let Some(found) = self.tickets.borrow_mut().remove(&ticket) else { return };
         self.standing.borrow_mut().ended(&ticket, &found.limits);
-        if let Ended::GivenBack = how {
-            self.standing.borrow_mut().given_back(&found.limits, found.at, found.epoch.is_none());
+        let undone: Vec<Limit> = found.limits.iter().filter(|limit| how.undoes(limit)).cloned().collect();
+        self.standing.borrow_mut().given_back(&undone, found.at, found.epoch.is_none());
+        if self.is_ending.get() {
+            self.pending.borrow_mut().push((ticket, found, how));
+            return;
         }
         let shared = Rc::clone(self);
         self.ending.set(self.ending.get() + 1);
         tokio::task::spawn_local(async move {
+            let frees = found.limits.iter().any(|limit| limit.kind == Kind::Parallel);
             shared.finish(ticket, found, how).await;
+            if frees {
+                shared.freed.notify_waiters();
+            }
             shared.ending.set(shared.ending.get() - 1);
         });
     }
 
     /// Before the gateway ends: what was said of requests that ended has arrived, or had the time to.
     pub(crate) async fn settle_all(&self) {
+        self.is_ending.set(true);
         let since = Instant::now();
         while self.ending.get() > 0 && since.elapsed() < self.address.timeout() {
             tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// After the last request: what ended too late for an answer, and what has not been sent of the usage.
+    pub(crate) async fn say_the_rest(&self) {
+        self.is_ending.set(true);
+        let has_rest = !self.pending.borrow().is_empty() || self.ledger.borrow().has_news();
+        if has_rest && self.state.get() == State::Up {
+            let said = self.say_over_another_connection().await;
+            if let Err(error) = said {
+                log::warn!("the server of the shared limits does not know the last of what was used: {error:#}");
+            }
         }
     }
 
@@ -229,8 +242,8 @@ impl Shared {
             self.finish_alone(&ticket, how);
             return;
         }
-        let is_undone = matches!(how, Ended::GivenBack);
-        let matters = |limit: &Limit| is_undone || !matches!(limit.kind, Kind::Window { .. } | Kind::Day { .. });
+        let matters =
+            |limit: &Limit| how.undoes(limit) || !matches!(limit.kind, Kind::Window { .. } | Kind::Day { .. });
         if !ticket.limits.iter().any(matters) {
             return;
         }
@@ -269,21 +282,21 @@ impl Shared {
                     _ => 0,
                 };
                 said.insert("used".to_owned(), used.into());
+                said.insert("undo".to_owned(), how.undoes(limit).into());
                 if let Kind::Spend { ends, .. } = limit.kind {
                     said.insert("keep".to_owned(), ends.saturating_sub(self.now()).into());
                 }
                 said
             })
             .collect();
-        let undo = matches!(how, Ended::GivenBack);
-        (keys, json!({ "id": id, "at": ticket.at, "undo": undo, "limits": said }))
+        (keys, json!({ "id": id, "at": ticket.at, "limits": said }))
     }
 }
 
 /// What a request used beyond what was reserved for it.
 fn more(unit: Unit, held: u64, how: Ended) -> i64 {
     let used = match how {
-        Ended::GivenBack => 0,
+        Ended::GivenBack | Ended::Moved => 0,
         Ended::AsEstimated => held,
         Ended::Used { tokens, cost } => amount(unit, tokens, cost),
     };

@@ -32,7 +32,7 @@ struct Beat {
     now: u64,
     epoch: String,
     alive: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "ask::counts")]
     used: Vec<u64>,
     #[serde(default)]
     windows: Vec<Planned>,
@@ -106,7 +106,9 @@ impl Shared {
                     () = tokio::time::sleep(BEAT_EVERY) => {}
                     () = self.changed.notified() => continue,
                 }
+                self.publish_changes().await;
                 self.beat().await;
+                self.send_ledger().await;
                 continue;
             }
             if self.state.get() == State::Lost {
@@ -162,13 +164,8 @@ impl Shared {
         if was_emptied && told.restored < expected {
             self.await_others(&mut connection, expected).await?;
         }
-        let pending = std::mem::take(&mut *self.pending.borrow_mut());
-        for (id, ticket, how) in pending {
-            let (keys, said) = self.finished(&id, &ticket, how);
-            let _: u64 = ask::run(&mut connection, &FINISH, &keys, &said)
-                .await
-                .map_err(|error| failure(&error, self.address.timeout()))?;
-        }
+        self.publish_all(&mut connection).await?;
+        self.tell_pending(&mut connection).await?;
         self.connection.replace(Some(connection));
         let before = self.state.replace(State::Up);
         self.standing.borrow_mut().found();
@@ -176,6 +173,34 @@ impl Shared {
             note(&format!("the shared limits at `{}` are back", self.address.shown()));
         }
         Ok(())
+    }
+
+    /// The one that served ended with what ran on it.
+    pub(super) async fn say_over_another_connection(&self) -> Result<()> {
+        let mut connection = self.address.connect(&self.tls).await?;
+        self.tell_pending(&mut connection).await?;
+        self.connection.replace(Some(connection));
+        self.send_ledger().await;
+        Ok(())
+    }
+
+    async fn tell_pending(&self, connection: &mut MultiplexedConnection) -> Result<()> {
+        loop {
+            let Some((id, ticket, how)) = self.pending.borrow_mut().pop() else { return Ok(()) };
+            let (keys, said) = self.finished(&id, &ticket, how);
+            if let Err(error) = ask::run::<u64>(connection, &FINISH, &keys, &said).await {
+                self.pending.borrow_mut().push((id, ticket, how));
+                return Err(failure(&error, self.address.timeout()));
+            }
+        }
+    }
+
+    /// Publishes keys.json, where it is on this machine, to a server that may have been emptied.
+    async fn publish_all(&self, connection: &mut MultiplexedConnection) -> Result<()> {
+        match self.publication() {
+            Some(publication) => self.publish_over(connection, &publication).await,
+            None => Ok(()),
+        }
     }
 
     /// An emptied server decides nothing before the other gateways gave back their counts, or had the time to.
@@ -220,7 +245,7 @@ impl Shared {
 
     async fn beat_over(&self, connection: &mut MultiplexedConnection) -> Result<Beat> {
         let mut keys = vec![self.names.epoch(), self.names.gateways()];
-        let (mut said, used, windows) = self.standing.borrow().asked(&self.names, &mut keys);
+        let (mut said, used, windows) = self.standing.borrow().asked(&self.names, &mut keys, self.now());
         said["instance"] = self.instance.as_str().into();
         said["keep"] = milliseconds(SILENT).into();
         said["hold"] = milliseconds(HOLD).into();
@@ -244,7 +269,7 @@ impl Shared {
 }
 
 /// Errors: [`Failed`] where the server must not be used.
-async fn check(address: &Address, connection: &mut MultiplexedConnection) -> Result<()> {
+pub(super) async fn check(address: &Address, connection: &mut MultiplexedConnection) -> Result<()> {
     let info: String =
         redis::cmd("INFO").query_async(connection).await.map_err(|error| failure(&error, address.timeout()))?;
     let field = |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
@@ -272,7 +297,7 @@ async fn check(address: &Address, connection: &mut MultiplexedConnection) -> Res
 }
 
 /// Why the server does not serve, in words.
-fn reason(error: &RedisError, timeout: Duration) -> String {
+pub(super) fn reason(error: &RedisError, timeout: Duration) -> String {
     match error.code() {
         Some("READONLY") => "it is read-only, as a replica is".to_owned(),
         Some("LOADING") => "it still loads its data".to_owned(),
@@ -284,6 +309,6 @@ fn reason(error: &RedisError, timeout: Duration) -> String {
     }
 }
 
-fn failure(error: &RedisError, timeout: Duration) -> anyhow::Error {
+pub(super) fn failure(error: &RedisError, timeout: Duration) -> anyhow::Error {
     anyhow::anyhow!("{}", reason(error, timeout))
 }

@@ -4,6 +4,11 @@
 //! mod.rs         what one gateway has: the server's state, its clock, and what is in flight
 //! decide.rs      one decision for one request, by the server or alone, and how the request ended
 //! link.rs        the server found, lost and looked for; what it missed goes to it when it is back
+//! keys.rs        the engine of keys: what limits a request of a key has, and what a decision means for it
+//! records.rs     the records of keys, published from keys.json and read from the server
+//! account.rs     the limits of an account
+//! ledger.rs      what passed through the gateway, for the sums of all
+//! remote.rs      the same server for commands, which ask once
 //! address.rs     where the server is, and the way there
 //! ask.rs         the scripts, their keys and their JSON
 //! standing.rs    what one gateway knows of the counters, and its share of them
@@ -11,6 +16,9 @@
 //! finish.lua     a request settled or given back, once
 //! beat.lua       a gateway is alive
 //! rejoin.lua     counts of a time without the server, and of an emptied one
+//! publish.lua    the records of keys, if they are later than those that are there
+//! look.lua       what is used, without counting
+//! ledger.lua     usage, once by its sequence
 //! ```
 //!
 //! Hazard: the server is slow, stopped, read-only, full or emptied, and every request of a team waits for it. Rule: one request
@@ -18,10 +26,15 @@
 //! got through and what was counted meanwhile has arrived. Nothing is admitted by an emptied server before every gateway
 //! gave it back its counts.
 
+mod account;
 mod address;
 mod ask;
 mod decide;
+mod keys;
+mod ledger;
 mod link;
+mod records;
+mod remote;
 mod standing;
 
 use std::cell::{Cell, RefCell};
@@ -34,11 +47,20 @@ use redis::aio::MultiplexedConnection;
 use rustls::ClientConfig;
 use tokio::sync::Notify;
 
+pub(crate) use self::account::{limits_of, name_of_day};
 pub(crate) use self::address::Address;
-pub(crate) use self::ask::{Kind, Limit, Names};
+pub(crate) use self::ask::Kind;
+use self::ask::Names;
 use self::decide::Ticket;
-pub(crate) use self::decide::{Decision, Ended, Record};
+pub(crate) use self::decide::{Decision, Ended};
+pub(crate) use self::keys::SharedKeys;
+use self::ledger::Ledger;
+pub(crate) use self::ledger::Row;
+use self::records::Known;
+pub(crate) use self::records::Outcome;
+pub(crate) use self::remote::KeyStanding;
 use self::standing::Standing;
+use crate::keys::Directory;
 
 /// A reservation, or a request in flight, of a gateway that died ends after this.
 const HOLD: Duration = Duration::from_secs(900);
@@ -124,8 +146,16 @@ pub(crate) struct Shared {
     next: Cell<u64>,
     /// Requests whose end is being told.
     ending: Cell<usize>,
-    /// By the key's id.
-    records: RefCell<BTreeMap<String, Record>>,
+    /// Records of keys by id, as the server told them.
+    records: RefCell<BTreeMap<String, Known>>,
+    /// keys.json, where it is on this machine, and the revision of it that was published last.
+    directory: RefCell<Option<Directory>>,
+    published: Cell<u64>,
+    /// A request of a key has ended: another may be sent.
+    freed: Notify,
+    /// The gateway ends: what is left to tell is told at last.
+    is_ending: Cell<bool>,
+    ledger: RefCell<Ledger>,
     changed: Notify,
     /// Why the server cannot be had at the start, as it was said last.
     said: RefCell<String>,
@@ -151,6 +181,11 @@ impl Shared {
             next: Cell::new(0),
             ending: Cell::new(0),
             records: RefCell::default(),
+            directory: RefCell::default(),
+            published: Cell::new(0),
+            freed: Notify::new(),
+            is_ending: Cell::new(false),
+            ledger: RefCell::default(),
             changed: Notify::new(),
             said: RefCell::default(),
         })

@@ -4,7 +4,8 @@
 -- KEYS  1 epoch, 2 gateways that have given back their counts in this epoch, then counters, each followed by a note of what it
 --       was restored to
 -- ARGV  1 what is said, as JSON: instance, epoch (as this gateway knows it), new (an epoch to begin where there is none),
---       counters: kind, key, base, seen, add, keep (ms), window (ms), times, added, ids
+--       counters: kind, key, base, seen, add, keep (ms), window (ms), slice (ms), times, added, ids; of `tokens` times and
+--         added are pairs of a time and an amount
 local ask = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -27,6 +28,14 @@ for _, counter in ipairs(ask.counters) do
     redis.call('DEL', key)
     for _, at in ipairs(list) do redis.call('RPUSH', key, at) end
     if #list > 0 then redis.call('PEXPIRE', key, math.max(0, list[#list] - now) + 2 * counter.window) end
+  elseif counter.kind == 'tokens' then
+    for _, pair in ipairs(restores and counter.times or counter.added) do
+      local slice = math.floor(pair[1] / counter.slice)
+      if (slice + 1) * counter.slice + counter.window > now and pair[1] < now + 3600000 then
+        redis.call('HINCRBY', key, slice, pair[2])
+        redis.call('PEXPIRE', key, math.max(0, pair[1] - now) + 2 * counter.window)
+      end
+    end
   elseif counter.kind == 'parallel' then
     for _, id in ipairs(counter.ids) do
       redis.call('ZADD', key, now + counter.keep, id)

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
 
-use super::ask::{Kind, Limit, Names, Told, Unit};
+use super::ask::{Kind, Limit, Names, Told, Unit, slice};
 
 /// Counters are kept this long beyond their period, in milliseconds.
 const DAY: u64 = 86_400_000;
@@ -24,16 +24,17 @@ struct Counter {
     limit: u64,
     /// Of all gateways: planned requests of a window, requests of a day, what is spent and reserved.
     seen: u64,
-    /// The last time that is planned in a window.
+    /// The first time that still counts in a window, and the last that is planned.
+    first: u64,
     last: u64,
     /// When this gateway's own requests go out, and their tokens.
     own: VecDeque<(u64, u64)>,
     /// Those that it admitted alone.
-    alone: VecDeque<u64>,
+    alone: VecDeque<(u64, u64)>,
     /// What it admitted alone of a day, or spent.
     alone_sum: i64,
     /// The same that is on its way to the server.
-    sent: Vec<u64>,
+    sent: Vec<(u64, u64)>,
     sent_sum: i64,
     /// In flight.
     running: BTreeSet<String>,
@@ -71,6 +72,7 @@ impl Counter {
             kind: limit.kind,
             limit: limit.most,
             seen: 0,
+            first: 0,
             last: 0,
             own: VecDeque::new(),
             alone: VecDeque::new(),
@@ -137,7 +139,7 @@ impl Counter {
             while self.own.front().is_some_and(|(at, _)| at + window <= now) {
                 self.own.pop_front();
             }
-            while self.alone.front().is_some_and(|at| at + window <= now) {
+            while self.alone.front().is_some_and(|(at, _)| at + window <= now) {
                 self.alone.pop_front();
             }
         }
@@ -174,15 +176,10 @@ impl Standing {
             let counter = self.counter(limit, told.now);
             counter.forget_old(told.now);
             let left = told.left.get(index).copied().unwrap_or_default();
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "at most the limit, which came from here"
-            )]
-            let left = left.max(0.0) as u64;
             counter.seen = limit.most.saturating_sub(left);
             match limit.kind {
                 Kind::Window { .. } => {
+                    counter.first = told.first.get(index).copied().unwrap_or_default();
                     counter.last = told.last.get(index).copied().unwrap_or_default();
                     plan(&mut counter.own, told.at, 1);
                 }
@@ -190,10 +187,24 @@ impl Standing {
                     counter.last = told.at;
                     plan(&mut counter.own, told.at, add);
                 }
-                Kind::Parallel => drop(counter.running.insert(id.to_owned())),
-                Kind::Day { .. } | Kind::Spend { .. } => {}
+                Kind::Parallel | Kind::Spend { .. } => drop(counter.running.insert(id.to_owned())),
+                Kind::Day { .. } => {}
             }
         }
+    }
+
+    /// What is used of a limit as far as it is known here, and when the oldest request of its window leaves it.
+    pub(super) fn used(&self, limit: &Limit, now: u64) -> (u64, u64) {
+        let Some(counter) = self.counters.get(&limit.name) else { return (0, 0) };
+        if let Some(window) = counter.window() {
+            let own: u64 = counter.own.iter().filter(|(at, _)| at + window > now).map(|(_, amount)| amount).sum();
+            let first = if self.is_lost() { counter.own.front().map_or(0, |(at, _)| *at) } else { counter.first };
+            return (if self.is_lost() { own } else { counter.seen.max(own) }, (first + window).saturating_sub(now));
+        }
+        if limit.kind == Kind::Parallel {
+            return (counter.running.len() as u64, 0);
+        }
+        (counter.seen.saturating_add_signed(counter.alone_sum + counter.sent_sum), 0)
     }
 
     /// A request was refused by the server: the limit is used up.
@@ -267,20 +278,24 @@ impl Standing {
             match limit.kind {
                 Kind::Window { .. } => {
                     plan(&mut counter.own, at, 1);
-                    counter.alone.push_back(at);
+                    counter.alone.push_back((at, 1));
                     if at < counter.shared_from {
                         counter.allowance = counter.allowance.saturating_sub(1);
                     }
                 }
                 Kind::Tokens { add, .. } => {
                     plan(&mut counter.own, at, add);
+                    counter.alone.push_back((at, add));
                     if at < counter.shared_from {
                         counter.allowance = counter.allowance.saturating_sub(add);
                     }
                 }
                 Kind::Parallel => drop(counter.running.insert(id.to_owned())),
                 Kind::Day { .. } => counter.alone_sum += 1,
-                Kind::Spend { .. } => counter.alone_sum += i64::try_from(reserved[index]).unwrap_or(i64::MAX),
+                Kind::Spend { .. } => {
+                    counter.running.insert(id.to_owned());
+                    counter.alone_sum += i64::try_from(reserved[index]).unwrap_or(i64::MAX);
+                }
             }
         }
         *held = reserved;
@@ -289,7 +304,7 @@ impl Standing {
 
     /// A request ended; nothing of it is in flight any more.
     pub(super) fn ended(&mut self, id: &str, limits: &[Limit]) {
-        for limit in limits.iter().filter(|limit| limit.kind == Kind::Parallel) {
+        for limit in limits.iter().filter(|limit| matches!(limit.kind, Kind::Parallel | Kind::Spend { .. })) {
             if let Some(counter) = self.counters.get_mut(&limit.name) {
                 counter.running.remove(id);
             }
@@ -305,7 +320,7 @@ impl Standing {
                 counter.own.remove(index);
             }
             if was_alone {
-                if let Some(index) = counter.alone.iter().rposition(|entry| *entry == at) {
+                if let Some(index) = counter.alone.iter().rposition(|entry| *entry == (at, amount)) {
                     counter.alone.remove(index);
                 }
                 if let Kind::Day { .. } = limit.kind {
@@ -323,15 +338,19 @@ impl Standing {
     }
 
     /// What a beat asks about: keys after `keys`, and the numbers of them.
-    pub(super) fn asked(&self, names: &Names, keys: &mut Vec<String>) -> (Value, Vec<String>, Vec<String>) {
-        let of = |wanted: fn(&Kind) -> bool| self.counters.iter().filter(move |(_, counter)| wanted(&counter.kind));
-        let (mut used, mut windows) = (Vec::new(), Vec::new());
+    pub(super) fn asked(&self, names: &Names, keys: &mut Vec<String>, now: u64) -> (Value, Vec<String>, Vec<String>) {
+        let is_used = move |counter: &Counter| now <= counter.asked + IDLE || !counter.running.is_empty();
+        let of = |wanted: fn(&Kind) -> bool| {
+            self.counters.iter().filter(move |(_, counter)| wanted(&counter.kind) && is_used(counter))
+        };
+        let (mut used, mut windows, mut holding) = (Vec::new(), Vec::new(), Vec::new());
         for (name, _) in of(|kind| matches!(kind, Kind::Day { .. })) {
             keys.push(names.of(name));
             used.push(name.clone());
         }
         let days = used.len();
-        for (name, _) in of(|kind| matches!(kind, Kind::Spend { .. })) {
+        for (name, counter) in of(|kind| matches!(kind, Kind::Spend { .. })) {
+            holding.push(&counter.running);
             keys.push(names.of(name));
             keys.push(names.of(&format!("{name}:held")));
             used.push(name.clone());
@@ -345,7 +364,9 @@ impl Standing {
             keys.push(names.of(name));
             running.push(&counter.running);
         }
-        let numbers = json!({ "days": days, "spent": used.len() - days, "windows": windows.len(), "running": running });
+        let spent = used.len() - days;
+        let numbers =
+            json!({ "days": days, "spent": spent, "holding": holding, "windows": windows.len(), "running": running });
         (numbers, used, windows)
     }
 
@@ -383,10 +404,16 @@ impl Standing {
                     "kind": "window",
                     "window": window,
                     "times": counter.own.iter().map(|(at, _)| at).collect::<Vec<_>>(),
+                    "added": counter.sent.iter().map(|(at, _)| at).collect::<Vec<_>>(),
+                }),
+                Kind::Tokens { window, .. } => json!({
+                    "kind": "tokens",
+                    "window": window,
+                    "slice": slice(window),
+                    "times": counter.own,
                     "added": counter.sent,
                 }),
                 Kind::Parallel => json!({ "kind": "parallel", "ids": counter.running, "keep": hold }),
-                Kind::Tokens { .. } => continue,
                 Kind::Day { ends, .. } | Kind::Spend { ends, .. } => json!({
                     "kind": if matches!(counter.kind, Kind::Day { .. }) { "day" } else { "spend" },
                     "seen": counter.seen,
@@ -448,7 +475,7 @@ mod tests {
     }
 
     fn told(now: u64, at: u64, left: f64, last: u64) -> Told {
-        let text = json!({ "kind": "go", "now": now, "at": at, "left": [left], "last": [last] });
+        let text = json!({ "kind": "go", "now": now, "at": at, "left": [left.to_string()], "last": [last] });
         serde_json::from_value(text).unwrap()
     }
 

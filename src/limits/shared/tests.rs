@@ -6,11 +6,13 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::Poll;
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 
-use super::ask::Unit;
+use super::ask::{Limit, Unit};
 use super::*;
+use crate::keys::{KeyRecord, Publication, TeamSecret};
 
 /// A server of its own, or none where it is not installed.
 struct Server {
@@ -109,8 +111,12 @@ async fn ask(shared: &Rc<Shared>, limits: Vec<Limit>) -> Decision {
 }
 
 async fn go(shared: &Rc<Shared>, limits: Vec<Limit>) -> (Duration, String, Vec<u64>) {
-    match ask(shared, limits).await {
-        Decision::Go { wait, ticket, left } => (wait, ticket, left),
+    match ask(shared, limits.clone()).await {
+        Decision::Go { wait, ticket } => {
+            let (standing, now) = (shared.standing.borrow(), shared.now());
+            let left = limits.iter().map(|limit| limit.most.saturating_sub(standing.used(limit, now).0));
+            (wait, ticket, left.collect())
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -358,5 +364,101 @@ fn the_answer_to_a_client_that_left_is_given_back() {
         }
         let (_, _, left) = go(&gateway, vec![day(10)]).await;
         assert_eq!(left, [9]);
+    });
+}
+
+#[test]
+fn a_record_serves_without_the_server_for_15_minutes_after_it_was_seen_last() {
+    run(|server| async move {
+        let (gateway, secret) = (server.gateway(OnLoss::Share), TeamSecret::new());
+        gateway.begin().await;
+        let (record, _) = KeyRecord::create("ann", &secret, SystemTime::now());
+        let published = record.published();
+        let id = published.id.clone();
+        let publication = Publication { source: "here".into(), revision: 1, records: vec![published] };
+        let mut connection = gateway.connection.borrow().clone().unwrap();
+        let outcome = records::publish(&mut connection, &gateway.names, &publication, &[]).await.unwrap();
+        assert!(matches!(outcome, Outcome::Published), "{outcome:?}");
+        assert!(gateway.record(&id, false).await.unwrap().is_some());
+        assert!(gateway.record("none", false).await.unwrap().is_none());
+        assert_eq!(gateway.record_named("ann").await.unwrap().map(|record| record.id.clone()), Some(id.clone()));
+        assert!(gateway.record_named("bob").await.unwrap().is_none());
+        gateway.lose("a test says so");
+        assert!(gateway.record(&id, false).await.unwrap().is_some());
+        assert!(gateway.record("none", false).await.is_err(), "nobody can say that it is none");
+        gateway.records.borrow_mut().get_mut(&id).unwrap().seen -= 899_000;
+        assert!(gateway.record(&id, false).await.is_ok());
+        gateway.records.borrow_mut().get_mut(&id).unwrap().seen -= 1_000;
+        assert!(gateway.record(&id, false).await.is_err());
+    });
+}
+
+#[test]
+fn older_keys_and_those_of_another_team_replace_none() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let mut connection = gateway.connection.borrow().clone().unwrap();
+        let (record, _) = KeyRecord::create("ann", &TeamSecret::new(), SystemTime::now());
+        let id = record.id.clone();
+        for (source, revision, records, expected) in [
+            ("here", 2, vec![record.published()], "published"),
+            ("here", 1, vec![], "known"),
+            ("here", 2, vec![], "known"),
+            ("there", 3, vec![], "foreign"),
+        ] {
+            let publication = Publication { source: source.into(), revision, records };
+            let lines = [(revision, format!("line {revision}"))];
+            let outcome = records::publish(&mut connection, &gateway.names, &publication, &lines).await.unwrap();
+            assert!(format!("{outcome:?}").to_lowercase().starts_with(expected), "{source} {revision}: {outcome:?}");
+            assert!(gateway.record(&id, true).await.unwrap().is_some());
+        }
+        let publication = Publication { source: "here".into(), revision: 4, records: vec![] };
+        records::publish(&mut connection, &gateway.names, &publication, &[]).await.unwrap();
+        assert!(gateway.record(&id, true).await.unwrap().is_none(), "a later one without the key removes it");
+        let lines: u64 = redis::cmd("XLEN").arg(gateway.names.audit()).query_async(&mut connection).await.unwrap();
+        assert_eq!(lines, 1);
+    });
+}
+
+#[test]
+fn usage_that_is_told_twice_counts_once() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let text = || "x".to_owned();
+        let row =
+            Row { day: "2026-01-01".into(), profile: text(), provider: text(), model: text(), key: None, owner: None };
+        gateway.enter(row.clone(), [("requests", 3), ("tries", 0)]);
+        gateway.send_ledger().await;
+        gateway.enter(row.clone(), [("requests", 4)]);
+        // The answer to this one is lost, and it is told again.
+        let again = gateway.next_rows();
+        gateway.send_ledger().await;
+        gateway.ledger.borrow_mut().put_back(again);
+        gateway.send_ledger().await;
+        let mut connection = gateway.connection.borrow().clone().unwrap();
+        let fields: Vec<(String, String)> =
+            redis::cmd("HGETALL").arg(gateway.names.usage("2026-01-01")).query_async(&mut connection).await.unwrap();
+        let mut sums = BTreeMap::new();
+        ledger::read_day("2026-01-01", fields, &mut sums);
+        assert_eq!(sums[&row], BTreeMap::from([("requests".to_owned(), 7)]));
+    });
+}
+
+#[test]
+fn counts_no_double_can_hold_are_no_reason_to_lose_the_server() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let most = 1 << 52;
+        let limits = || vec![spend(most, most - 1), Limit { name: "d".into(), ..day(most) }];
+        let (_, ticket, left) = go(&gateway, limits()).await;
+        assert_eq!(left, [1, most - 1]);
+        gateway.end(ticket, Ended::Used { tokens: 0, cost: most - 1 });
+        settled(&gateway).await;
+        let (_, _, left) = go(&gateway, limits()).await;
+        assert_eq!(left, [0, most - 2]);
+        assert_eq!(gateway.health(), Health::Up);
     });
 }

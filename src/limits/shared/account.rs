@@ -1,0 +1,58 @@
+//! The limits of an account where all gateways count together.
+
+use std::time::{Duration, SystemTime};
+
+use super::ask::{Kind, Limit};
+use super::milliseconds;
+use crate::limits::{Day, Rule};
+
+/// How much longer than 2 % a window is kept between machines: what a request needs from there to the provider differs.
+const BETWEEN_MACHINES: Duration = Duration::from_millis(500);
+
+/// A limit that is only counted. The server calculates in doubles.
+pub(super) const UNLIMITED: u64 = 1 << 52;
+
+/// How long a window of `length` is kept, in milliseconds.
+pub(super) fn kept(length: Duration) -> u64 {
+    milliseconds(length.mul_f64(1.02) + BETWEEN_MACHINES)
+}
+
+/// The limits of an account at a time of the server's, in milliseconds since 1970.
+pub(crate) fn limits_of(rule: &Rule, account: &str, at: u64) -> Vec<Limit> {
+    let mut limits = Vec::new();
+    let mut window = |kind: &str, limit: u32, length: Duration| {
+        let window = kept(length);
+        limits.push(Limit { kind: Kind::Window { window }, most: limit.into(), name: format!("{kind}:{account}") });
+    };
+    if let Some(limit) = rule.per_window.filter(|_| rule.waits) {
+        window("window", limit, rule.window);
+        if let Some(burst) = rule.burst.filter(|burst| *burst < limit) {
+            window("burst", burst, rule.window.mul_f64(f64::from(burst) / f64::from(limit)));
+        }
+    }
+    if let Some(limit) = rule.per_day {
+        let day = rule.zone.day_of(time(at));
+        // Without the user's word it is counted only.
+        let limit = if rule.day_refuses { limit.into() } else { UNLIMITED };
+        limits.push(Limit { kind: kind_of_day(&day), most: limit, name: name_of_day(account, &day) });
+    }
+    limits
+}
+
+/// The name of an account's requests on a day.
+pub(crate) fn name_of_day(account: &str, day: &Day) -> String {
+    format!("day:{account}/{}", day.number())
+}
+
+pub(super) fn kind_of_day(day: &Day) -> Kind {
+    Kind::Day { begins: since_epoch(day.begins), ends: since_epoch(day.ends) }
+}
+
+pub(super) fn time(at: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(at)
+}
+
+/// Milliseconds.
+pub(super) fn since_epoch(time: SystemTime) -> u64 {
+    milliseconds(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}

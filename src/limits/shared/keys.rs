@@ -1,0 +1,294 @@
+//! The engine of keys where all gateways count together: the limits of key and account in one question to the server.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Result;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::account::{self, UNLIMITED, kept, kind_of_day, since_epoch, time};
+use super::ask::{self, Kind, LOOK, Limit, Names, Unit};
+use super::decide::{Asker, Decision, Ended};
+use super::{Shared, State};
+use crate::keys::{Directory, KeyRecord, Money, State as KeyState};
+use crate::limits::engine::{AccountWindows, Decision as Outcome, Demand, Grant, Left, Refused, Unavailable, Used};
+use crate::limits::{Rule, Zone};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A request that waits until another of its key has ended looks again after this: the other may be of another gateway.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Requests that wait for the same moment go out within this, well below what windows are kept longer between machines.
+const SPREAD: Duration = Duration::from_millis(100);
+
+/// The limits of keys, counted together with other gateways.
+pub(crate) struct SharedKeys(Rc<Shared>);
+
+/// What a request may use of its key.
+#[derive(Clone, Copy)]
+struct Wanted {
+    tokens: u64,
+    cost: Money,
+    repeats: bool,
+}
+
+/// What counts for one request.
+#[derive(Clone)]
+struct Limits {
+    key: Rc<KeyRecord>,
+    wanted: Wanted,
+    account: Option<(Rule, String)>,
+}
+
+impl Limits {
+    /// At a time of the server's. Those of the key come first.
+    fn at(&self, at: u64) -> Vec<Limit> {
+        let mut limits = limits_of_key(&self.key, self.wanted, at);
+        if let Some((rule, name)) = &self.account {
+            limits.extend(account::limits_of(rule, name, at));
+        }
+        limits
+    }
+}
+
+fn limits_of_key(key: &KeyRecord, wanted: Wanted, at: u64) -> Vec<Limit> {
+    let (now, day) = (time(at), Zone::utc().day_of(time(at)));
+    let of_key = |name: &str, kind: Kind, most: u64| Limit::of_key(&key.id, name, kind, most);
+    let window = kept(key.limits.window.map_or(MINUTE, |seconds| Duration::from_secs(seconds.into())));
+    let mut limits = Vec::new();
+    if let Some(most) = key.limits.requests_per_minute {
+        limits.push(of_key("window", Kind::Window { window }, most.into()));
+    }
+    if wanted.repeats {
+        return limits;
+    }
+    // Counted without a limit as well, for `keys list`.
+    let most = key.limits.requests_per_day.map_or(UNLIMITED, Into::into);
+    limits.push(of_key(&format!("day/{}", day.number()), kind_of_day(&day), most));
+    if let Some(most) = key.limits.parallel {
+        limits.push(of_key("parallel", Kind::Parallel, most.into()));
+    }
+    if let Some(most) = key.limits.tokens_per_minute.map(u64::from).filter(|_| wanted.tokens > 0) {
+        // One request alone always fits.
+        limits.push(of_key("tokens", Kind::Tokens { window, add: wanted.tokens.min(most) }, most));
+    }
+    if let Some(most) = key.limits.tokens_per_day.filter(|_| wanted.tokens > 0) {
+        let most = most.min(UNLIMITED);
+        let (begins, ends) = (since_epoch(day.begins), since_epoch(day.ends));
+        let kind = Kind::Spend { unit: Unit::Tokens, add: wanted.tokens.min(most), begins, ends };
+        limits.push(of_key(&format!("tokens/{}", day.number()), kind, most));
+    }
+    if let (Some(budget), Some(period)) = (key.limits.budget, key.spending_period(now))
+        && wanted.cost > Money::default()
+    {
+        let most = budget.amount.0.min(UNLIMITED);
+        let (begins, ends) = (since_epoch(budget.period.began(now)), since_epoch(budget.period.ends(now)));
+        let kind = Kind::Spend { unit: Unit::Nanodollars, add: wanted.cost.0.min(most), begins, ends };
+        limits.push(of_key(&format!("spent/{period}"), kind, most));
+    }
+    limits
+}
+
+impl SharedKeys {
+    /// `keys`: where keys.json is on the machine where the keys are made.
+    pub(crate) fn open(shared: &Rc<Shared>, keys: &Path) -> Result<Self> {
+        shared.begin_with(Directory::open(keys)?);
+        Ok(Self(Rc::clone(shared)))
+    }
+
+    pub(crate) async fn look_up(&self, id: &str, now: bool) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
+        match self.0.record(id, now).await {
+            Ok(found) => Ok(found.map(|(record, _)| record)),
+            Err(super::records::Away) => Err(Unavailable),
+        }
+    }
+
+    pub(crate) async fn find(&self, name: &str) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
+        match self.0.record_named(name).await {
+            Ok(found) => Ok(found),
+            Err(super::records::Away) => Err(Unavailable),
+        }
+    }
+
+    pub(crate) async fn admit(&self, demand: &Demand, account: Option<&AccountWindows>) -> Outcome {
+        let refused = |reason| Outcome::Refused { reason, left: Left::default() };
+        let (record, version) = match self.0.record(&demand.key.id, false).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return refused(Refused::Unknown),
+            Err(super::records::Away) => return refused(Refused::Unavailable),
+        };
+        // It was changed since the request was looked at.
+        if !record.is_same_for_all(&demand.key) {
+            return Outcome::Changed(record);
+        }
+        match record.state(SystemTime::now()) {
+            KeyState::Revoked => return refused(Refused::Unknown),
+            KeyState::Expired => return refused(Refused::Expired),
+            KeyState::Active | KeyState::Rotating => {}
+        }
+        let account = account.and_then(|account| {
+            let name = account.shared_name.clone()?;
+            Some((account.rate.borrow().rule().clone(), name))
+        });
+        let wanted = Wanted { tokens: demand.tokens, cost: demand.cost, repeats: demand.repeats };
+        let limits = Limits { key: record, wanted, account };
+        let asker = Asker { id: demand.key.id.clone(), version };
+        let since = Instant::now();
+        loop {
+            let longest = demand.longest_wait.saturating_sub(since.elapsed());
+            let freed = self.0.freed.notified();
+            let asked = limits.clone();
+            match self.0.admit(Some(asker.clone()), move |at| asked.at(at), longest).await {
+                Decision::Go { wait, ticket } => return self.granted(&limits, wait, ticket),
+                Decision::Changed(Some(record)) => return Outcome::Changed(record),
+                Decision::Changed(None) => return refused(Refused::Unknown),
+                Decision::Unavailable => return refused(Refused::Unavailable),
+                Decision::Refused { limit, wait } => match self.reason(&limits, limit, wait) {
+                    Refused::KeyParallel if longest > POLL => {
+                        let _ = tokio::time::timeout(POLL, freed).await;
+                    }
+                    reason => return Outcome::Refused { reason, left: self.seen(&limits) },
+                },
+            }
+        }
+    }
+
+    fn granted(&self, limits: &Limits, wait: Duration, ticket: String) -> Outcome {
+        let grant = Grant {
+            id: ticket,
+            key: Rc::clone(&limits.key),
+            at: 0,
+            day: 0,
+            period: None,
+            tokens: limits.wanted.tokens,
+            repeats: limits.wanted.repeats,
+        };
+        let spread = if wait.is_zero() { Duration::ZERO } else { SPREAD };
+        Outcome::Go { wait, spread, grant, left: self.seen(limits) }
+    }
+
+    /// Why the limit of this index refuses.
+    fn reason(&self, limits: &Limits, index: usize, wait: Duration) -> Refused {
+        let ends = SystemTime::now() + wait;
+        let limits = limits.at(self.0.now());
+        let Some(limit) = limits.get(index) else { return Refused::KeyRate { wait } };
+        match (limit.is_of_key(), limit.kind) {
+            (true, Kind::Window { .. } | Kind::Tokens { .. }) => Refused::KeyRate { wait },
+            (true, Kind::Parallel) => Refused::KeyParallel,
+            (true, Kind::Day { .. } | Kind::Spend { unit: Unit::Tokens, .. }) => Refused::KeyDay { ends },
+            (true, Kind::Spend { unit: Unit::Nanodollars, .. }) => Refused::KeyBudget { ends },
+            (false, Kind::Day { .. }) => Refused::AccountDay { ends },
+            (false, _) => Refused::AccountRate { wait },
+        }
+    }
+
+    /// What the key has left, as far as it is known here.
+    fn seen(&self, limits: &Limits) -> Left {
+        let now = self.0.now();
+        let of_key = limits_of_key(&limits.key, limits.wanted, now);
+        let standing = self.0.standing.borrow();
+        let seen = of_key.iter().map(|limit| {
+            let (used, resets) = standing.used(limit, now);
+            Seen { used, held: 0, resets }
+        });
+        left(&of_key, seen)
+    }
+
+    /// The request of this grant was never sent, or with `moved`, its account's windows count it all the same.
+    pub(crate) fn give_back(&self, grant: &Grant, moved: bool) {
+        self.0.end(grant.id.clone(), if moved { Ended::Moved } else { Ended::GivenBack });
+    }
+
+    pub(crate) fn settle(&self, grant: &Grant, used: Used) {
+        let ended = if grant.repeats {
+            Ended::AsEstimated
+        } else {
+            Ended::Used { tokens: used.tokens.min(UNLIMITED), cost: used.cost.0.min(UNLIMITED) }
+        };
+        self.0.end(grant.id.clone(), ended);
+    }
+
+    /// What the key has left now, as the server says.
+    pub(crate) async fn left(&self, key: &Rc<KeyRecord>) -> Left {
+        let wanted = ALL;
+        let limits = limits_of_key(key, wanted, self.0.now());
+        if self.0.state.get() == State::Up {
+            let (keys, said) = question(&self.0.names, &limits);
+            let told: Option<Look> = self.0.run(&LOOK, &keys, &said).await;
+            if let Some(told) = told {
+                self.0.set_clock(told.now);
+                return left(&limits, told.seen.into_iter());
+            }
+        }
+        self.seen(&Limits { key: Rc::clone(key), wanted, account: None })
+    }
+
+    pub(crate) fn records(&self) -> Vec<Rc<KeyRecord>> {
+        self.0.known_keys()
+    }
+}
+
+/// All that a key may be limited in.
+const ALL: Wanted = Wanted { tokens: 1, cost: Money(1), repeats: false };
+
+/// What the server says of limits.
+#[derive(Deserialize)]
+pub(super) struct Look {
+    now: u64,
+    #[serde(default)]
+    seen: Vec<Seen>,
+}
+
+#[derive(Deserialize)]
+struct Seen {
+    #[serde(deserialize_with = "number")]
+    used: u64,
+    #[serde(deserialize_with = "number")]
+    held: u64,
+    /// Milliseconds until the oldest request of a window leaves it.
+    resets: u64,
+}
+
+fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    Ok(ask::count(&String::deserialize(deserializer)?))
+}
+
+/// The keys and the argument of a look at `limits`.
+fn question(names: &Names, limits: &[Limit]) -> (Vec<String>, serde_json::Value) {
+    let mut keys = Vec::new();
+    let asked: Vec<_> = limits.iter().map(|limit| limit.json(names, &mut keys)).collect();
+    (keys, json!({ "limits": asked }))
+}
+
+/// The same of a key, whatever it is limited in, at a time of the server's.
+pub(super) fn question_of(names: &Names, key: &KeyRecord, at: u64) -> (Vec<String>, serde_json::Value) {
+    question(names, &limits_of_key(key, ALL, at))
+}
+
+/// Its answer.
+pub(super) fn answer_of(key: &KeyRecord, at: u64, look: Look) -> Left {
+    left(&limits_of_key(key, ALL, at), look.seen.into_iter())
+}
+
+fn left(limits: &[Limit], seen: impl Iterator<Item = Seen>) -> Left {
+    let mut left = Left::default();
+    for (limit, seen) in limits.iter().zip(seen) {
+        match limit.kind {
+            Kind::Window { .. } => {
+                left.requests_of_minute = seen.used;
+                left.minute_resets_in = Duration::from_millis(seen.resets);
+            }
+            Kind::Tokens { .. } => left.tokens_of_minute = seen.used,
+            Kind::Day { .. } => left.requests_of_day = seen.used,
+            Kind::Parallel => left.parallel = u32::try_from(seen.used).unwrap_or(u32::MAX),
+            Kind::Spend { unit: Unit::Tokens, .. } => left.tokens_of_day = seen.used.saturating_add(seen.held),
+            Kind::Spend { unit: Unit::Nanodollars, .. } => {
+                (left.spent, left.reserved) = (Money(seen.used), Money(seen.held));
+            }
+        }
+    }
+    left
+}

@@ -1,0 +1,123 @@
+//! What passed through all gateways, for the sums of the team.
+//!
+//! Hazard: an answer is lost, and what was added is added again; or the server is away for a day. Rule: what is sent has a
+//! number that the server takes once, and what it has not taken waits here, summed up by whose it is.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::ask::{self, LEDGER};
+use super::{Shared, State};
+
+/// Days that sums are kept: a year and a month, as of revoked keys.
+const KEPT: u64 = 400 * 86_400_000;
+
+/// Rows that are sent at once.
+const AT_ONCE: usize = 500;
+
+/// Counts above this say nothing, and the server calculates in doubles.
+const MOST: u64 = 1 << 50;
+
+/// Whose requests are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Row {
+    pub(crate) day: String,
+    pub(crate) profile: String,
+    pub(crate) provider: String,
+    pub(crate) model: String,
+    /// The id of the key; `None`: the key of the gateway itself.
+    pub(crate) key: Option<String>,
+    pub(crate) owner: Option<String>,
+}
+
+/// Sums by their names.
+pub(crate) type Sums = BTreeMap<String, u64>;
+
+impl Row {
+    /// What the server calls it, beside the day.
+    fn name(&self) -> String {
+        let Self { day: _, profile, provider, model, key, owner } = self;
+        json!([profile, provider, model, key, owner]).to_string()
+    }
+
+    /// The row of this name, and the sum's.
+    pub(super) fn read(day: &str, name: &str) -> Option<(Self, String)> {
+        let (sum, of) = name.split_once(' ')?;
+        let (profile, provider, model, key, owner) = serde_json::from_str(of).ok()?;
+        Some((Self { day: day.to_owned(), profile, provider, model, key, owner }, sum.to_owned()))
+    }
+}
+
+/// What is to be told.
+#[derive(Default)]
+pub(super) struct Ledger {
+    waiting: BTreeMap<Row, Sums>,
+    /// What was sent last and has no answer yet, under its number.
+    sent: Option<(u64, Vec<(Row, Sums)>)>,
+    sequence: u64,
+}
+
+impl Ledger {
+    #[cfg(test)]
+    pub(super) fn put_back(&mut self, sent: Option<(u64, Vec<(Row, Sums)>)>) {
+        self.sent = sent;
+    }
+
+    pub(super) fn has_news(&self) -> bool {
+        self.sent.is_some() || !self.waiting.is_empty()
+    }
+}
+
+impl Shared {
+    /// Adds to the sums of the team.
+    pub(crate) fn enter(&self, row: Row, sums: impl IntoIterator<Item = (&'static str, u64)>) {
+        let mut ledger = self.ledger.borrow_mut();
+        let known = ledger.waiting.entry(row).or_default();
+        for (name, amount) in sums.into_iter().filter(|(_, amount)| *amount > 0) {
+            let sum = known.entry(name.to_owned()).or_default();
+            *sum = sum.saturating_add(amount).min(MOST);
+        }
+    }
+
+    /// Sends what waits.
+    pub(super) async fn send_ledger(&self) {
+        while self.state.get() == State::Up {
+            let Some((sequence, rows)) = self.next_rows() else { return };
+            let mut keys = vec![self.names.of(&format!("ledger:{}", self.instance))];
+            let rows: Vec<Value> = rows
+                .iter()
+                .map(|(row, sums)| {
+                    let day = self.names.usage(&row.day);
+                    let index = keys.iter().position(|key| *key == day).unwrap_or_else(|| {
+                        keys.push(day);
+                        keys.len() - 1
+                    });
+                    json!({ "key": index + 1, "of": row.name(), "counts": sums })
+                })
+                .collect();
+            let said = json!({ "sequence": sequence, "keep": KEPT, "rows": rows });
+            let Some::<u64>(_) = self.run(&LEDGER, &keys, &said).await else { return };
+            self.ledger.borrow_mut().sent = None;
+        }
+    }
+
+    pub(super) fn next_rows(&self) -> Option<(u64, Vec<(Row, Sums)>)> {
+        let mut ledger = self.ledger.borrow_mut();
+        if ledger.sent.is_none() && !ledger.waiting.is_empty() {
+            ledger.sequence += 1;
+            let rows = std::iter::from_fn(|| ledger.waiting.pop_first()).take(AT_ONCE).collect();
+            ledger.sent = Some((ledger.sequence, rows));
+        }
+        ledger.sent.clone()
+    }
+}
+
+/// Reads what the server has of a day.
+pub(super) fn read_day(day: &str, fields: Vec<(String, String)>, sums: &mut BTreeMap<Row, Sums>) {
+    for (name, amount) in fields {
+        if let Some((row, sum)) = Row::read(day, &name) {
+            *sums.entry(row).or_default().entry(sum).or_default() += ask::count(&amount);
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The records of keys: made on one machine, where keys.json is, and read by the gateways of all others.
+//!
+//! Hazard: a key is revoked while a gateway is cut off from the server, or the server is emptied and knows no key. Rule:
+//! keys.json is what counts, and the server holds a copy of it with a revision, which only a later one replaces. What a
+//! gateway has read serves without the server for 15 minutes; beside keys.json, as long as that says so.
+
+use std::rc::Rc;
+
+use anyhow::Result;
+use redis::aio::MultiplexedConnection;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::ask::{self, Names, PUBLISH};
+use super::link::failure;
+use super::{Shared, State};
+use crate::error::note;
+use crate::keys::{Directory, KeyRecord, Publication};
+use crate::platform::system;
+
+/// A record that was seen so long ago serves no more while the server is away. In milliseconds.
+const TRUST_RECORDS: i64 = 900_000;
+
+/// The record of a key, as the server had it.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    version: String,
+    record: Rc<KeyRecord>,
+    /// By the gateway's own clock, in milliseconds.
+    pub(super) seen: i64,
+}
+
+/// A record, and what tells it from earlier ones of the same key.
+pub(crate) type Versioned = (Rc<KeyRecord>, String);
+
+/// Nobody can say what the record of a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Away;
+
+/// What became of publishing.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "outcome")]
+pub(crate) enum Outcome {
+    Published,
+    /// The server has them, or later ones.
+    Known,
+    /// All of them are to be sent.
+    Wanted,
+    /// The server has the keys of another keys.json, which is on `host`.
+    Foreign {
+        host: String,
+    },
+}
+
+impl Shared {
+    /// Beside keys.json a gateway also publishes it.
+    pub(crate) fn begin_with(&self, directory: Directory) {
+        *self.directory.borrow_mut() = Some(directory);
+    }
+
+    /// The record of a key. `now`: as it is on the server, not as it was seen last.
+    pub(crate) async fn record(&self, id: &str, now: bool) -> Result<Option<Versioned>, Away> {
+        self.publish_changes().await;
+        if let Some(own) = self.own_record(id) {
+            return Ok(Some(own));
+        }
+        let known = || self.records.borrow().get(id).map(|known| (Rc::clone(&known.record), known.version.clone()));
+        if let Some(known) = known().filter(|_| !now && self.state.get() == State::Up) {
+            return Ok(Some(known));
+        }
+        if self.state.get() == State::Up
+            && let Some((record, is_complete)) = self.fetch(id).await
+        {
+            return match record.and_then(|text| text.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()))) {
+                Some((version, text)) => {
+                    self.remember(id, &version, &text).map(|record| Some((record, version))).ok_or(Away)
+                }
+                None if is_complete => {
+                    self.records.borrow_mut().remove(id);
+                    Ok(None)
+                }
+                // They are on their way to a server that was emptied.
+                None => known().filter(|_| self.is_trusted(id)).map(Some).ok_or(Away),
+            };
+        }
+        known().filter(|_| self.is_trusted(id)).map(Some).ok_or(Away)
+    }
+
+    /// The record of a key of this name or id, as it was seen last; a decision tells whether it is still in force.
+    pub(crate) async fn record_named(&self, name: &str) -> Result<Option<Rc<KeyRecord>>, Away> {
+        self.publish_changes().await;
+        let own = self.directory.borrow_mut().as_mut().and_then(|directory| directory.find_named(name));
+        if let Some(own) = own {
+            return Ok(self.own_record(&own.id).map(|(record, _)| record));
+        }
+        let is_it = |record: &KeyRecord| (record.name == name || record.id == name) && record.revoked_at.is_none();
+        let known = || self.known_keys().into_iter().find(|record| is_it(record));
+        if self.state.get() != State::Up {
+            return known().filter(|record| self.is_trusted(&record.id)).map(Some).ok_or(Away);
+        }
+        if let Some(known) = known() {
+            return Ok(Some(known));
+        }
+        let id = match self.fetch(&format!(":name:{name}")).await {
+            Some((Some(id), _)) => id,
+            Some((None, _)) => name.to_owned(),
+            None => return Err(Away),
+        };
+        Ok(self.record(&id, true).await?.map(|(record, _)| record))
+    }
+
+    /// As keys.json of this machine has it.
+    fn own_record(&self, id: &str) -> Option<Versioned> {
+        let record = self.directory.borrow_mut().as_mut()?.find(id)?;
+        // The server may know a later one, of a copy of the file that was changed elsewhere.
+        let is_published = self.published.get() > 0;
+        let known = self.records.borrow().get(id).cloned().filter(|_| is_published);
+        let version = record.published().version;
+        Some(known.map_or((record, version), |known| (known.record, known.version)))
+    }
+
+    async fn fetch(&self, id: &str) -> Option<(Option<String>, bool)> {
+        let mut connection = self.connection.borrow().clone()?;
+        let mut command = redis::cmd("HMGET");
+        command.arg(self.names.records()).arg(id).arg(":revision");
+        match command.query_async::<(Option<String>, Option<String>)>(&mut connection).await {
+            Ok((record, revision)) => Some((record, revision.is_some())),
+            Err(error) => {
+                self.lose(&super::link::reason(&error, self.address.timeout()));
+                None
+            }
+        }
+    }
+
+    /// Keeps the record that the server told. `None`: it cannot be understood.
+    pub(super) fn remember(&self, id: &str, version: &str, text: &str) -> Option<Rc<KeyRecord>> {
+        match serde_json::from_str::<KeyRecord>(text) {
+            Ok(record) => {
+                let record = Rc::new(record);
+                let known = Known { version: version.to_owned(), record: Rc::clone(&record), seen: self.own_clock() };
+                self.records.borrow_mut().insert(id.to_owned(), known);
+                Some(record)
+            }
+            Err(error) => {
+                log::warn!("the record of key `{id}` cannot be understood: {error}");
+                None
+            }
+        }
+    }
+
+    /// The server still has the record that is known here.
+    pub(super) fn saw_record(&self, id: &str) {
+        if let Some(known) = self.records.borrow_mut().get_mut(id) {
+            known.seen = self.own_clock();
+        }
+    }
+
+    fn own_clock(&self) -> i64 {
+        self.own_time().cast_signed()
+    }
+
+    /// Whether a key may be used although the server does not say so now.
+    pub(super) fn is_trusted(&self, id: &str) -> bool {
+        let is_own = self.directory.borrow_mut().as_mut().is_some_and(|directory| directory.find(id).is_some());
+        let is_fresh = |known: &Known| self.own_clock() - known.seen < TRUST_RECORDS;
+        is_own || self.records.borrow().get(id).is_some_and(is_fresh)
+    }
+
+    /// All keys that are known here.
+    pub(crate) fn known_keys(&self) -> Vec<Rc<KeyRecord>> {
+        let mut keys: std::collections::BTreeMap<String, Rc<KeyRecord>> = std::collections::BTreeMap::new();
+        if let Some(directory) = &*self.directory.borrow() {
+            keys.extend(directory.all().map(|key| (key.id.clone(), Rc::clone(key))));
+        }
+        let records = self.records.borrow();
+        keys.extend(records.iter().map(|(id, known)| (id.clone(), Rc::clone(&known.record))));
+        keys.into_values().collect()
+    }
+
+    /// Publishes keys.json where it is another than was published last.
+    pub(super) async fn publish_changes(&self) {
+        let Some(publication) = self.publication() else { return };
+        if publication.revision == self.published.get() || self.state.get() != State::Up {
+            return;
+        }
+        let Some(mut connection) = self.connection.borrow().clone() else { return };
+        if let Err(error) = self.publish_over(&mut connection, &publication).await {
+            self.lose(&format!("{error:#}"));
+        }
+    }
+
+    pub(super) fn publication(&self) -> Option<Rc<Publication>> {
+        self.directory.borrow_mut().as_mut()?.publication()
+    }
+
+    pub(super) async fn publish_over(
+        &self,
+        connection: &mut MultiplexedConnection,
+        publication: &Publication,
+    ) -> Result<()> {
+        let lines = self.directory.borrow().as_ref().map(Directory::last_changes).unwrap_or_default();
+        let outcome = publish(connection, &self.names, publication, &lines)
+            .await
+            .map_err(|error| failure(&error, self.address.timeout()))?;
+        // What the server had of keys.json is older now.
+        self.records.borrow_mut().clear();
+        self.published.set(publication.revision);
+        if let Outcome::Foreign { host } = outcome {
+            let shown = self.address.shown();
+            note(&format!(
+                "warning: the keys at `{shown}` are made on `{host}`; the keys.json of this machine is not used"
+            ));
+            self.directory.borrow_mut().take();
+        }
+        Ok(())
+    }
+}
+
+/// Publishes `publication` if it is later than what the server has, with those `lines` of the audit that it has not.
+pub(super) async fn publish(
+    connection: &mut MultiplexedConnection,
+    names: &Names,
+    publication: &Publication,
+    lines: &[(u64, String)],
+) -> redis::RedisResult<Outcome> {
+    let keys = [names.records(), names.audit()];
+    let mut said = json!({
+        "source": publication.source,
+        "host": system::host_name().unwrap_or_default(),
+        "revision": publication.revision,
+    });
+    let outcome = ask::run(connection, &PUBLISH, &keys, &said).await?;
+    let Outcome::Wanted = outcome else { return Ok(outcome) };
+    said["records"] = publication
+        .records
+        .iter()
+        .map(|record| json!([record.id, record.version, record.text, record.name.as_deref().unwrap_or_default()]))
+        .collect();
+    said["lines"] = lines.iter().map(|(revision, line)| json!([revision, line])).collect();
+    ask::run(connection, &PUBLISH, &keys, &said).await
+}

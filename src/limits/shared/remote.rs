@@ -1,0 +1,104 @@
+//! The server for commands, which ask once and end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use redis::aio::MultiplexedConnection;
+use rustls::ClientConfig;
+
+use super::ask::{self, LOOK, Names};
+use super::keys::{Look, answer_of, question_of};
+use super::ledger::{Row, Sums, read_day};
+use super::link::failure;
+use super::records::{Outcome, publish};
+use super::{Where, link};
+use crate::keys::{KeyRecord, Publication};
+use crate::limits::Left;
+
+/// How long a command waits for an answer: nobody else waits behind it.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the server knows of one key.
+pub(crate) struct KeyStanding {
+    pub(crate) left: Left,
+    /// Seconds since 1970; 0: never.
+    pub(crate) used_at: u64,
+}
+
+impl Where {
+    /// Asks over a connection of its own.
+    fn asked<T>(
+        &self,
+        tls: ClientConfig,
+        ask: impl AsyncFnOnce(&mut MultiplexedConnection, &Names) -> redis::RedisResult<T>,
+    ) -> Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let address = self.address.clone().with_timeout(TIMEOUT);
+        let names = Names::new(&self.namespace);
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let mut connection = address.connect(&Arc::new(tls)).await?;
+            link::check(&address, &mut connection).await?;
+            ask(&mut connection, &names).await.map_err(|error| failure(&error, TIMEOUT))
+        })
+    }
+
+    /// Whether the keys there are those of another keys.json than `source`: then the host where that is.
+    pub(crate) fn foreign_host(&self, tls: ClientConfig, source: Option<&str>) -> Result<Option<String>> {
+        self.asked(tls, async |connection, names| {
+            let mut command = redis::cmd("HMGET");
+            command.arg(names.records()).arg(":source").arg(":host");
+            let (found, host): (Option<String>, Option<String>) = command.query_async(connection).await?;
+            Ok(host.filter(|_| found.is_some_and(|found| Some(found.as_str()) != source)))
+        })
+    }
+
+    /// Makes keys.json known to all gateways, with what changed at it.
+    pub(crate) fn publish(
+        &self,
+        tls: ClientConfig,
+        publication: &Publication,
+        changes: &[(u64, String)],
+    ) -> Result<Outcome> {
+        self.asked(tls, async |connection, names| publish(connection, names, publication, changes).await)
+    }
+
+    /// What each key used, by the counts of all gateways.
+    pub(crate) fn standings(&self, tls: ClientConfig, keys: &[&KeyRecord]) -> Result<Vec<KeyStanding>> {
+        self.asked(tls, async |connection, names| {
+            let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
+            let used_at: BTreeMap<String, u64> =
+                redis::cmd("HGETALL").arg(names.used_at()).query_async(connection).await?;
+            let mut standings = Vec::new();
+            for key in keys {
+                let (asked, said) = question_of(names, key, seconds * 1000);
+                let look: Look = ask::run(connection, &LOOK, &asked, &said).await?;
+                let used_at = used_at.get(&key.id).copied().unwrap_or_default() / 1000;
+                standings.push(KeyStanding { left: answer_of(key, seconds * 1000, look), used_at });
+            }
+            Ok(standings)
+        })
+    }
+
+    /// What passed through all gateways on `days`, and the names of keys by their ids.
+    pub(crate) fn usage(
+        &self,
+        tls: ClientConfig,
+        days: &[String],
+    ) -> Result<(BTreeMap<Row, Sums>, BTreeMap<String, String>)> {
+        self.asked(tls, async |connection, names| {
+            let mut sums = BTreeMap::new();
+            for day in days {
+                let fields: Vec<(String, String)> =
+                    redis::cmd("HGETALL").arg(names.usage(day)).query_async(connection).await?;
+                read_day(day, fields, &mut sums);
+            }
+            let records: BTreeMap<String, String> =
+                redis::cmd("HGETALL").arg(names.records()).query_async(connection).await?;
+            let name = |text: &str| Some(serde_json::from_str::<KeyRecord>(text.split_once(' ')?.1).ok()?.name);
+            let names = records.into_iter().filter_map(|(id, text)| Some((id, name(&text)?)));
+            Ok((sums, names.collect()))
+        })
+    }
+}

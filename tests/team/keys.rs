@@ -1,0 +1,423 @@
+//! Keys of people and jobs over several gateways: one of them is beside keys.json, the others know it from the server.
+
+use std::collections::BTreeMap;
+use std::process::Output;
+use std::thread;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::machine::{Client, Gateway, Home, Redis, has_redis, until};
+use crate::provider::{COMPLETION_TOKENS, HELD, PROMPT_TOKENS, Provider};
+
+/// Far longer than a busy machine takes.
+const PATIENT: &str = "timeout = \"10s\"\n";
+
+/// A thousand dollars for a million tokens: a chat costs a cent.
+const PRICES: &str = "[prices.m]\ninput = 1000.0\noutput = 1000.0\n";
+
+/// A team on one server: the machine where keys are made, and what all machines have in common.
+pub(crate) struct Team<'test> {
+    provider: &'test Provider,
+    url: String,
+    secret: TempDir,
+    config: String,
+    pub(crate) maker: Home,
+}
+
+impl<'test> Team<'test> {
+    pub(crate) fn new(provider: &'test Provider, url: &str, more: &str) -> Self {
+        let secret = tempfile::tempdir().unwrap();
+        let file = secret.path().join("secret");
+        let config = format!("{PRICES}[team]\nsecret_file = \"{}\"\n{more}", file.display());
+        let maker = Home::new(provider, &config, Some(url));
+        let team = Self { provider, url: url.to_owned(), secret, config, maker };
+        team.keys(&["secret"]);
+        assert!(team.secret.path().join("secret").exists());
+        team
+    }
+
+    pub(crate) fn home(&self) -> Home {
+        Home::new(self.provider, &self.config, Some(&self.url))
+    }
+
+    /// A gateway that knows the keys from the server.
+    pub(crate) fn gateway(&self) -> Gateway {
+        Gateway::start_keyed(self.home(), &[])
+    }
+
+    fn gateways(&self, count: usize) -> Vec<Gateway> {
+        (0..count).map(|_| self.gateway()).collect()
+    }
+
+    #[track_caller]
+    pub(crate) fn keys(&self, arguments: &[&str]) -> String {
+        let output = self.maker.run(&[&["keys"], arguments].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).trim().to_owned()
+    }
+
+    /// The machine where keys are made, once more: for a gateway there.
+    fn maker_again(&self) -> Home {
+        self.maker.clone()
+    }
+
+    fn usage(&self) -> BTreeMap<String, Value> {
+        let output = self.maker.run(&["usage", "--team", "--json"]);
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(document["counted"], "all gateways", "{}", text(&output.stderr));
+        let rows = document["usage"].as_array().unwrap().iter();
+        rows.map(|row| (row["name"].as_str().unwrap_or_default().to_owned(), row.clone())).collect()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn said(output: &Output) -> String {
+    text(&output.stderr)
+}
+
+/// Each gateway is asked `count` times by a client with `key`, all at once. How many were served.
+fn ask(gateways: &[Gateway], key: &str, count: usize) -> usize {
+    thread::scope(|scope| {
+        let asking: Vec<_> = gateways
+            .iter()
+            .map(|gateway| {
+                let mut client = gateway.client_of(key);
+                scope.spawn(move || (0..count).filter(|_| client.chat().status == 200).count())
+            })
+            .collect();
+        asking.into_iter().map(|asked| asked.join().unwrap()).sum()
+    })
+}
+
+#[track_caller]
+fn all_back<'gateway>(gateways: impl IntoIterator<Item = &'gateway Gateway>) {
+    for gateway in gateways {
+        gateway.wait_for("are back");
+    }
+}
+
+#[track_caller]
+fn code(client: &mut Client) -> (u16, String) {
+    let got = client.chat();
+    let error: Value = serde_json::from_str(&got.body).unwrap_or_default();
+    (got.status, error["error"]["code"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_limit_of_a_key_holds_over_four_gateways() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let key = team.keys(&["create", "ann", "--rpd", "50"]);
+    let gateways = team.gateways(4);
+    assert_eq!(ask(&gateways, &key, 20), 50);
+    assert_eq!(provider.asked().len(), 50);
+    let got = gateways[0].client_of(&key).chat();
+    assert_eq!((got.status, got.body.contains("key_day_over")), (429, true), "{got:?}");
+    // All see the same counts, `keys list` too.
+    let mine = gateways[1].client_of(&key).send("GET", "/v1/key", "");
+    let mine: Value = serde_json::from_str(&mine.body).unwrap();
+    assert_eq!(mine["data"]["requests_per_day"]["remaining"], 0, "{mine}");
+    let listed: Value = serde_json::from_str(&team.keys(&["list", "--json"])).unwrap();
+    assert_eq!(listed["keys"][0]["used"]["requests_today"], 50, "{listed}");
+    assert!(listed["keys"][0]["last_used_at"].is_string(), "{listed}");
+}
+
+#[test]
+fn a_minute_of_a_key_holds_over_two_gateways_and_the_account_counts_as_well() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let (ann, ci) = (team.keys(&["create", "ann", "--rpm", "5"]), team.keys(&["create", "ci"]));
+    let start = || Gateway::start_keyed(team.home(), &["--rpm", "8", "--no-pacing"]);
+    let gateways = [start(), start()];
+    // Nothing waits: what has no place at once is refused.
+    assert_eq!(ask(&gateways, &ann, 6), 5);
+    let (status, reason) = code(&mut gateways[1].client_of(&ann));
+    assert_eq!((status, reason.as_str()), (429, "key_rate_limited"));
+    let got = gateways[0].client_of(&ci).chat();
+    assert_eq!(got.status, 200, "the account has room: {got:?}");
+}
+
+#[test]
+fn places_in_flight_are_counted_over_gateways_and_those_of_a_killed_one_end_by_themselves() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let key = team.keys(&["create", "ann", "--parallel", "1", "--budget", "10 USD/day"]);
+    let start = || Gateway::start_keyed(team.home(), &["--no-pacing"]);
+    let (mut one, two) = (start(), start());
+    let held = one.client_of(&key);
+    thread::spawn(move || {
+        let mut held = held;
+        // The gateway is killed before there is an answer.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| held.chat_about(HELD)));
+    });
+    until("the request arrives", || provider.asked_about(HELD) == 1);
+    let (status, reason) = code(&mut two.client_of(&key));
+    assert_eq!((status, reason.as_str()), (429, "key_rate_limited"), "one is in flight");
+    one.kill();
+    let name = |pattern: &str| redis.command(&["--scan", "--pattern", pattern]).trim().to_owned();
+    let (places, money) = (name("*:parallel"), name("*:spent/*:held"));
+    let time = redis.command(&["TIME"]);
+    let now: u64 = time.lines().next().unwrap().parse().unwrap();
+    let (id, until) = (redis.command(&["ZRANGE", &places, "0", "-1"]), redis.command(&["HVALS", &money]));
+    let ends: u64 = until.trim().split(':').next().unwrap().parse::<u64>().unwrap() / 1000;
+    assert!((now + 840..=now + 901).contains(&ends), "it ends in {} s", ends - now);
+    let score = redis.command(&["ZSCORE", &places, id.trim()]).trim().parse::<u64>().unwrap() / 1000;
+    assert!((now + 840..=now + 901).contains(&score), "it ends in {} s", score - now);
+    // The 15 minutes pass.
+    redis.command(&["ZADD", &places, "1", id.trim()]);
+    redis.command(&["HSET", &money, id.trim(), &until.trim().replacen(char::is_numeric, "0", 1)]);
+    assert_eq!(two.client_of(&key).chat().status, 200);
+    let left = two.client_of(&key).send("GET", "/v1/key", "");
+    let left: Value = serde_json::from_str(&left.body).unwrap();
+    assert_eq!(left["data"]["limit_remaining"], 9.99, "{left}");
+}
+
+#[test]
+fn a_budget_is_spent_once_over_four_gateways_and_reset_gives_it_back() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let key = team.keys(&["create", "ann", "--budget", "0.25 USD/month"]);
+    let gateways = team.gateways(4);
+    // Some are refused because of what others reserve; then each gateway asks until there is nothing left.
+    let served = ask(&gateways, &key, 20) + gateways.iter().map(|gateway| until_over(gateway, &key)).sum::<usize>();
+    assert!((25..=25 + 4).contains(&served), "{served} of 25 cents");
+    let listed: Value = serde_json::from_str(&team.keys(&["list", "--json"])).unwrap();
+    let spent = listed["keys"][0]["used"]["spent_usd"].as_f64().unwrap();
+    #[expect(clippy::cast_precision_loss, reason = "some cents")]
+    let cents = served as f64;
+    assert!((spent * 100.0 - cents).abs() < 1e-6, "{spent} for {served}");
+    team.keys(&["reset", "ann"]);
+    assert_eq!(gateways[2].client_of(&key).chat().status, 200);
+    assert_eq!(until_over(&gateways[3], &key) + 1, 25);
+}
+
+fn until_over(gateway: &Gateway, key: &str) -> usize {
+    let mut client = gateway.client_of(key);
+    let served = std::iter::from_fn(|| Some(client.chat().status)).take_while(|status| *status == 200).count();
+    assert_eq!(code(&mut client), (429, "key_budget_exceeded".to_owned()));
+    served
+}
+
+#[test]
+fn every_change_of_a_key_counts_from_the_next_request_on_at_gateways_that_have_no_file() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let gateway = team.gateway();
+    assert_eq!(code(&mut gateway.client_of("qa_none")), (401, "invalid_api_key".into()));
+    let first = team.keys(&["create", "ann"]);
+    let mut client = gateway.client_of(&first);
+    assert_eq!(client.chat().status, 200);
+    team.keys(&["set", "ann", "--models", "other"]);
+    assert_eq!(code(&mut client), (403, "model_not_allowed".into()));
+    team.keys(&["set", "ann", "--models", "none"]);
+    assert_eq!(client.chat().status, 200);
+    let second = team.keys(&["rotate", "ann"]);
+    assert_eq!(code(&mut client), (401, "invalid_api_key".into()));
+    let mut client = gateway.client_of(&second);
+    assert_eq!(client.chat().status, 200);
+    let third = team.keys(&["rotate", "ann", "--overlap", "1h"]);
+    assert_eq!((client.chat().status, gateway.client_of(&third).chat().status), (200, 200));
+    team.keys(&["revoke", "ann", "--yes"]);
+    assert_eq!(code(&mut client), (401, "invalid_api_key".into()));
+    assert_eq!(code(&mut gateway.client_of(&third)), (401, "invalid_api_key".into()));
+    // Each change has its line, and no key is on the server.
+    let lines = redis.command(&["XRANGE", "{qa:default}:audit", "-", "+"]);
+    let verbs: Vec<&str> = ["create", "set", "set", "rotate", "rotate", "revoke"]
+        .into_iter()
+        .filter(|verb| lines.contains(verb))
+        .collect();
+    assert_eq!(verbs.len(), 6, "{lines}");
+    assert_eq!(lines.matches("\"who\"").count(), 6, "{lines}");
+    let dump = redis.dump();
+    for key in [&first, &second, &third] {
+        assert!(!dump.windows(20).any(|part| part == &key.as_bytes()[11..31]), "a key is on the server");
+    }
+}
+
+#[test]
+fn keys_of_a_team_are_made_in_one_place_and_need_its_secret() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    team.keys(&["create", "ann"]);
+    let other = team.home();
+    let refused = other.run(&["keys", "create", "bob"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("the keys of this team are made on"), "{}", said(&refused));
+    assert!(!team.keys(&["list"]).contains("bob"));
+    std::fs::remove_file(team.secret.path().join("secret")).unwrap();
+    let refused = other.run(&["gateway", "--keys", "--shared"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("is missing") && refused.stdout.is_empty(), "{}", said(&refused));
+}
+
+#[test]
+fn emptied_the_server_gets_keys_and_the_largest_counts_back_before_it_serves() {
+    if !has_redis() {
+        return;
+    }
+    let (mut redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let key = team.keys(&["create", "ann", "--rpd", "40", "--budget", "0.40 USD/day"]);
+    let gateways = [team.gateway(), team.gateway()];
+    // Beside keys.json.
+    let third = Gateway::start_keyed(team.maker_again(), &[]);
+    assert_eq!(ask(&gateways, &key, 15), 30);
+    assert_eq!(third.client_of(&key).chat().status, 200);
+    redis.kill();
+    redis.start_again();
+    all_back(gateways.iter().chain([&third]));
+    assert_eq!(ask(&gateways, &key, 10), 9);
+    assert_eq!(provider.asked().len(), 40);
+    let unknown = gateways[0].client_of(&team.keys(&["create", "bob"])).chat();
+    assert_eq!(unknown.status, 200, "{unknown:?}");
+}
+
+#[test]
+fn lost_the_server_leaves_each_gateway_its_share_and_keys_that_were_seen() {
+    if !has_redis() {
+        return;
+    }
+    let (mut redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let key = team.keys(&["create", "ann", "--rpd", "40"]);
+    let unseen = team.keys(&["create", "bob"]);
+    let gateways = team.gateways(2);
+    assert_eq!(ask(&gateways, &key, 10), 20);
+    redis.hear_of_each_other(2);
+    redis.kill();
+    // Half of what was left for each, and for a key that nobody saw nothing.
+    assert_eq!(ask(&gateways, &key, 14), 20);
+    let got = gateways[0].client_of(&key).chat();
+    assert_eq!((got.status, got.header("retry-after")), (503, Some("5")), "{got:?}");
+    assert!(got.body.contains("shared_state_unavailable"), "{got:?}");
+    assert_eq!(code(&mut gateways[1].client_of(&unseen)), (503, "shared_state_unavailable".into()));
+    let gone = team.maker.run(&["keys", "revoke", "bob", "--yes"]);
+    assert!(gone.status.success() && said(&gone).contains("do not know of it yet"), "{}", said(&gone));
+    redis.start_again();
+    all_back(&gateways);
+    team.keys(&["list"]);
+    assert_eq!(ask(&gateways, &key, 2), 0);
+    assert_eq!(provider.asked().len(), 40);
+    assert_eq!(code(&mut gateways[1].client_of(&unseen)), (401, "invalid_api_key".into()));
+}
+
+#[test]
+fn paused_the_server_is_waited_for_once_and_by_nobody_longer_than_half_a_second() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), "");
+    let key = team.keys(&["create", "ann", "--rpd", "1000"]);
+    let gateways = team.gateways(2);
+    assert_eq!(ask(&gateways, &key, 1), 2);
+    redis.pause();
+    let mut took: Vec<_> = gateways
+        .iter()
+        .flat_map(|gateway| {
+            let mut client = gateway.client_of(&key);
+            (0..20).map(move |_| client.chat())
+        })
+        .map(|got| {
+            assert_eq!(got.status, 200, "{got:?}");
+            got.took
+        })
+        .collect();
+    redis.go_on();
+    took.sort_unstable();
+    // One each waits for the 250 ms; a busy machine may hold up one more.
+    assert!(took[took.len() - 4] < std::time::Duration::from_millis(250), "{took:?}");
+    assert!(gateways.iter().all(|gateway| gateway.said().matches("are lost").count() == 1));
+}
+
+#[test]
+fn a_key_that_is_revoked_while_the_server_is_away_is_refused_beside_its_file_at_once() {
+    if !has_redis() {
+        return;
+    }
+    let (mut redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let key = team.keys(&["create", "ann"]);
+    let (far, near) = (team.gateway(), Gateway::start_keyed(team.maker_again(), &[]));
+    let gateways = [far, near];
+    assert_eq!(ask(&gateways, &key, 1), 2);
+    redis.kill();
+    assert_eq!(ask(&gateways, &key, 1), 2);
+    assert!(team.maker.run(&["keys", "revoke", "ann", "--yes"]).status.success());
+    assert_eq!(code(&mut gateways[1].client_of(&key)), (401, "invalid_api_key".into()));
+    assert_eq!(gateways[0].client_of(&key).chat().status, 200, "cut off, it may");
+    redis.start_again();
+    // The gateway beside keys.json tells the server, and nobody else has to.
+    all_back(&gateways);
+    until("the other gateway knows", || gateways[0].client_of(&key).chat().status == 401);
+}
+
+const KEYS: usize = 20;
+const EACH: usize = 100;
+
+#[test]
+fn usage_by_key_over_four_gateways_is_what_the_providers_log_says() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let names: Vec<String> = (0..KEYS).map(|number| format!("key{number:02}")).collect();
+    let keys: Vec<String> = names.iter().map(|name| team.keys(&["create", name])).collect();
+    let mut gateways = team.gateways(4);
+    let half = |gateways: &[Gateway]| {
+        thread::scope(|scope| {
+            for (name, key) in names.iter().zip(&keys) {
+                scope.spawn(move || {
+                    let mut clients: Vec<Client> = gateways.iter().map(|gateway| gateway.client_of(key)).collect();
+                    for number in 0..EACH / 2 {
+                        let got = clients[number % 4].chat_about(name);
+                        assert_eq!(got.status, 200, "{got:?}");
+                    }
+                });
+            }
+        });
+    };
+    half(&gateways);
+    // What is counted while the server takes nothing is told when it does again.
+    redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    for gateway in &gateways {
+        gateway.wait_for("are lost");
+    }
+    half(&gateways);
+    redis.command(&["REPLICAOF", "NO", "ONE"]);
+    all_back(&gateways);
+    gateways.iter_mut().for_each(Gateway::stop);
+    let usage = team.usage();
+    for name in &names {
+        let (asked, row) = (provider.asked_about(name), &usage[name]);
+        assert_eq!(asked, EACH);
+        let counted = |what: &str| row[what].as_u64().unwrap();
+        assert_eq!(counted("requests"), asked as u64, "{name}: {row}");
+        assert_eq!(counted("prompt_tokens"), asked as u64 * PROMPT_TOKENS);
+        assert_eq!(counted("completion_tokens"), asked as u64 * COMPLETION_TOKENS);
+    }
+    assert_eq!(usage.len(), KEYS);
+}
