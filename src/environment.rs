@@ -94,12 +94,9 @@ pub(crate) fn not_set(name: &str) -> String {
     }
 }
 
-/// The variables in which one of `secrets` is.
-pub(crate) fn names_holding(secrets: &[Secret]) -> Vec<OsString> {
-    let holds = |value: &OsString| {
-        let value = value.to_string_lossy();
-        secrets.iter().any(|secret| !secret.expose().is_empty() && value.contains(secret.expose()))
-    };
+/// The variables in which `secret` is.
+pub(crate) fn names_holding(secret: &Secret) -> Vec<OsString> {
+    let holds = |value: &OsString| !secret.expose().is_empty() && value.to_string_lossy().contains(secret.expose());
     std::env::vars_os().filter(|(_, value)| holds(value)).map(|(name, _)| name).collect()
 }
 

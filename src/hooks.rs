@@ -4,6 +4,7 @@
 //! Rule: it never holds up a request; it gets its event as JSON on stdin, no secret, and 10 s, after which it is ended with
 //! everything it started; of all processes of the user the first to see an event runs it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,11 +17,10 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::environment::{API_KEY, API_KEY_FILE, names_holding};
+use crate::environment::{API_KEY, API_KEY_FILE};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Privacy};
 use crate::platform::{disk, processes};
-use crate::secret::Secret;
 use crate::usage::Event;
 
 /// The events that can have a hook.
@@ -61,9 +61,9 @@ impl Hooks {
         Self { commands, directory, running: Vec::new() }
     }
 
-    /// Runs the hook of an event, if there is one and no process has run it for this `occurrence`. `secrets`: what must
-    /// not be in its environment.
-    pub(crate) fn run(&mut self, event: &Event, occurrence: &str, secrets: &[Secret]) {
+    /// Runs the hook of an event, if there is one and no process has run it for this `occurrence`. `more`: variables
+    /// that it does not get either.
+    pub(crate) fn run(&mut self, event: &Event, occurrence: &str, more: &BTreeSet<OsString>) {
         let name = event.name();
         let Some(command) = self.commands.get(name).filter(|command| !command.is_empty()) else { return };
         match self.is_first(name, occurrence) {
@@ -73,7 +73,7 @@ impl Hooks {
         }
         let input = input_of(event);
         let mut withheld: Vec<OsString> = WITHHELD.iter().map(OsString::from).collect();
-        withheld.extend(names_holding(secrets));
+        withheld.extend(more.iter().cloned());
         let (stop, stopped) = mpsc::channel();
         let (name, command) = (name.to_owned(), command.clone());
         let run = move || {

@@ -33,6 +33,9 @@ use crate::{proxies, tls};
 /// Longest reply that is read, in bytes.
 const LARGEST: u64 = 1024 * 1024;
 
+/// Most replies are shorter, in bytes.
+const BODY_ROOM: usize = 64 * 1024;
+
 /// Descriptors a client needs for its event loop, a name look-up and a connection.
 const CLIENT_DESCRIPTORS: usize = 7;
 
@@ -400,7 +403,8 @@ fn send(client: &Client, request: Request) -> Result<Reply, TransportError> {
     let date = header(DATE).as_deref().and_then(parse_date);
     let tls = response.extensions().get::<TlsInfo>();
     let certificate = tls.and_then(TlsInfo::peer_certificate).map(<[u8]>::to_vec);
-    let mut body = Zeroizing::new(Vec::new());
+    // With room for what servers answer, so that it does not move and leave a token behind.
+    let mut body = Zeroizing::new(Vec::with_capacity(BODY_ROOM));
     response
         .take(LARGEST + 1)
         .read_to_end(&mut body)

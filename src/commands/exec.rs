@@ -132,7 +132,7 @@ fn set_proxy_exceptions(command: &mut Command) {
 fn withhold(credential: &Credential, command: &mut Command) {
     let key = &credential.access_token;
     let set: Vec<OsString> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
-    let mut names = names_holding(std::slice::from_ref(key));
+    let mut names = names_holding(key);
     names.extend([API_KEY, API_KEY_FILE].map(OsString::from));
     // With these it could get tokens of its own.
     let identity = credential.identity.as_ref().map(|identity| identity.variables()).unwrap_or_default();

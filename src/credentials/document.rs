@@ -313,7 +313,7 @@ impl CredentialDocument {
         record.set("entry", Some(entry));
         let bytes = match secrets.text("api_key") {
             Some(key) if !self.is_oauth() => Zeroizing::new(key.as_bytes().to_vec()),
-            _ => Zeroizing::new(serde_json::to_vec(&secrets.0)?),
+            _ => secrets.to_compact_bytes()?,
         };
         Ok((record, bytes))
     }
@@ -336,6 +336,12 @@ impl CredentialDocument {
 
     fn is_oauth(&self) -> bool {
         self.0.contains_key("expiry_date")
+    }
+
+    fn to_compact_bytes(&self) -> Result<Zeroizing<Vec<u8>>> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
+        serde_json::to_writer(&mut *bytes, &self.0)?;
+        Ok(bytes)
     }
 
     /// As Qwen Code writes it: two spaces, no newline at the end.

@@ -1,10 +1,12 @@
 //! Where events of the gateway are sent: the log, the hooks and the metrics.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 
 use tokio::sync::Notify;
 
+use crate::environment::names_holding;
 use crate::hooks::Hooks;
 use crate::secret::Secret;
 use crate::usage::Event;
@@ -12,8 +14,9 @@ use crate::usage::Event;
 /// The receivers of this gateway's events.
 pub(super) struct Events {
     hooks: RefCell<Hooks>,
-    /// Credentials of the profiles, which no hook may find in its environment.
-    secrets: RefCell<Vec<Secret>>,
+    /// The variables of this process that hold a credential of a profile, which no hook gets. The credentials themselves are
+    /// not kept: a gateway runs for weeks and renews every few hours.
+    withheld: RefCell<BTreeSet<OsString>>,
     /// A request ended: there is something to write.
     pub(super) news: Notify,
     /// How often requests moved, by profile, target and reason.
@@ -22,14 +25,16 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn new(hooks: Hooks) -> Self {
-        Self { hooks: RefCell::new(hooks), secrets: RefCell::default(), news: Notify::new(), moved: RefCell::default() }
+        Self {
+            hooks: RefCell::new(hooks),
+            withheld: RefCell::default(),
+            news: Notify::new(),
+            moved: RefCell::default(),
+        }
     }
 
     pub(super) fn withhold(&self, secret: &Secret) {
-        let mut secrets = self.secrets.borrow_mut();
-        if !secrets.contains(secret) {
-            secrets.push(secret.clone());
-        }
+        self.withheld.borrow_mut().extend(names_holding(secret));
     }
 
     /// A request was served by another profile than the first.
@@ -40,6 +45,6 @@ impl Events {
     /// `occurrence` distinguishes this event from earlier ones of its kind, over all processes.
     pub(super) fn emit(&self, event: &Event, occurrence: &str) {
         log::info!("{}", event.line());
-        self.hooks.borrow_mut().run(event, occurrence, &self.secrets.borrow());
+        self.hooks.borrow_mut().run(event, occurrence, &self.withheld.borrow());
     }
 }

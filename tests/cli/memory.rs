@@ -1,8 +1,13 @@
 //! What other processes of the user can see of this one: nothing in its memory, no secret among its arguments.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::gateway::upstream::{Gateway, Upstream, error, fine, logged_in};
 use crate::sandbox::{Sandbox, possible, until};
 use crate::server::{Ask, Gate, Reply};
 
@@ -57,4 +62,51 @@ fn no_secret_is_an_argument_of_any_process() {
     let calls = fs::read_to_string(sandbox.directory().join("all")).unwrap();
     assert!(calls.lines().filter(|line| line.contains("execve(")).count() >= 9, "{calls}");
     assert!(!calls.contains("granted-"), "{calls}");
+}
+
+/// A gateway runs for weeks and renews every few hours. Buffers of HTTP keep some tokens for a while; before they were kept
+/// for the environment of hooks, all of them.
+#[test]
+fn a_gateway_keeps_few_tokens_of_the_past() {
+    const RENEWALS: usize = 20;
+    const FIRST: usize = 101;
+    let served = Mutex::new(BTreeSet::new());
+    let upstream = Upstream::start(move |_, asked, connection| {
+        let is_first = served.lock().unwrap().insert(asked.header("authorization").to_owned());
+        let refused = error("401 Unauthorized", "", "invalid_api_key", "invalid access token or token expired");
+        connection.write_all(&if is_first { fine() } else { refused })
+    });
+    let sandbox = logged_in(&upstream);
+    let number = AtomicUsize::new(FIRST);
+    sandbox.server.always(Ask::Refresh, move || Reply::tokens(&number.fetch_add(1, Ordering::SeqCst).to_string()));
+    let gateway = Gateway::start(&sandbox, &[]);
+    for _ in 0..=RENEWALS {
+        gateway.chat().is(200);
+    }
+    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), RENEWALS);
+    let process = gateway.running.id();
+    let Ok(memory) = File::open(format!("/proc/{process}/mem")) else {
+        println!("skipped: only root can read the memory of a process that keeps others out");
+        return;
+    };
+    let mut found = BTreeSet::new();
+    for line in fs::read_to_string(format!("/proc/{process}/maps")).unwrap().lines() {
+        let (range, more) = line.split_once(' ').unwrap();
+        let (from, to) = range.split_once('-').unwrap();
+        let [from, to] = [from, to].map(|text| u64::from_str_radix(text, 16).unwrap());
+        if !more.starts_with("rw") {
+            continue;
+        }
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
+        for (page, at) in bytes.chunks_mut(4096).zip((from..).step_by(4096)) {
+            // Not every page can be read.
+            let _ = memory.read_exact_at(page, at);
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        for rest in text.split("granted-access-").skip(1) {
+            let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            found.extend(number.parse::<usize>().ok().filter(|number| (FIRST..FIRST + RENEWALS - 1).contains(number)));
+        }
+    }
+    assert!(found.len() <= RENEWALS * 2 / 5, "{} of {RENEWALS} old tokens: {found:?}", found.len());
 }
