@@ -242,16 +242,21 @@ fn what_has_one_home_stays_there() {
     }
 }
 
+/// Code with nothing between its quotes: no brace or semicolon of a text ends a statement.
+fn without_texts(code: &str) -> String {
+    let code = code.replace("'\"'", "' '").replace("\\\\", "").replace("\\\"", "");
+    code.split('"').step_by(2).collect::<Vec<_>>().join("\"\"")
+}
+
 #[test]
 fn no_secret_leaves_its_type_as_an_ordinary_string() {
     let makes =
         ["format!(", "String::from(", ".to_owned()", ".to_string()", ".to_vec()", ".into()", ".replace(", "push_str("];
-    // What is wiped when it is dropped is as good. An argument of a known program is a template with names of variables,
-    // and the masks of a CI job (`%25`) are printed at once.
-    let wiped = ["Zeroizing::new(", "Secret::new(", "launch.arguments", "\"%25\"", "ct_eq(", "Sha256::digest("];
+    // What is wiped when it is dropped is as good. An argument of a known program is a template with names of variables.
+    let wiped = ["Zeroizing::new(", "Secret::new(", "launch.arguments", "ct_eq(", "Sha256::digest("];
     let mut shown = 0;
     for source in sources() {
-        for statement in source.code.split([';', '{', '}']) {
+        for statement in without_texts(&source.code).split([';', '{', '}']) {
             let Some(at) = statement.find(".expose()") else { continue };
             shown += 1;
             // A text made before the secret is looked at, as in a chain that begins with it, is made of it.

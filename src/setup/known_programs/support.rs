@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use super::{KnownProgram, Surroundings, Values};
 use crate::platform::disk;
@@ -28,7 +29,8 @@ impl KnownProgram {
         }
         let filled = |(name, text): (&String, &String)| Some((name.clone(), values.fill(text.trim_start(), None)?));
         let texts: Vec<_> = self.support.iter().filter_map(filled).collect();
-        let whole: String = texts.iter().map(|(name, text)| format!("{name}\n{}", text.expose())).collect();
+        let pieces = texts.iter().flat_map(|(name, text)| [name.as_str(), "\n", text.expose()]);
+        let whole = Zeroizing::new(pieces.collect::<Vec<_>>().concat());
         let name = format!("{}-{}", self.title.to_ascii_lowercase().replace(' ', "-"), &digest(whole.as_bytes())[..12]);
         let directory = around.state.join("exec").join(name);
         files::make_directory(&directory)?;
