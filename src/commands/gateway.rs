@@ -60,8 +60,8 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let listener = listen(args, identity)?;
     let metrics = args.metrics_listen.map(Listener::tcp).transpose()?;
     let base_url = base_url(args, &listener)?;
-    announce(args, &base_url, &key)?;
-    let members = if args.keys && listener.is_private() { members(&account, credential, base_url) } else { None };
+    let members =
+        if args.keys && listener.is_private() { members(&account, credential, base_url.clone()) } else { None };
     let mut options = session.gateway_options(&args.options);
     options.drain = args.drain;
     options.shared = shared;
@@ -69,12 +69,14 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     options.allow_hosts.clone_from(&args.allow_host);
     let accounts = args.all_profiles.then(|| accounts(session));
     let is_under_nohup = signals::outlives_terminal();
+    let own_key = key.clone();
     let ending = gateway::serve(
         listener,
         key,
         Served { account, accounts, key_file: args.api_key_file.clone(), fallback, metrics, keyed, members },
         options,
         is_under_nohup,
+        || announce(args, &base_url, &own_key),
     )?;
     signals::die_of(ending).context("cannot end by the signal")
 }

@@ -305,19 +305,25 @@ impl Gateway {
     }
 }
 
-/// Serves until INT, TERM or, unless the terminal is to be outlived, HUP, and says which one it was.
+/// Serves until INT, TERM or, unless the terminal is to be outlived, HUP, and says which one it was. `announce` is called
+/// once these are watched: whoever reads that it is there may send one at once.
 pub(crate) fn serve(
     listener: Listener,
     key: Secret,
     served: Served,
     options: GatewayOptions,
     outlives_terminal: bool,
+    announce: impl FnOnce() -> Result<()>,
 ) -> Result<Ending> {
     let caught = &Cell::new(Ending::Terminate);
-    run(listener, key, served, options, |gateway, listener| async move {
-        let endings = tokio::sync::Mutex::new(Endings::watch().context("cannot watch signals")?);
+    let begin = || {
+        let endings = Endings::watch().context("cannot watch signals")?;
         // Asked now: a terminal that was closed is gone by the time that its hangup arrives.
         let has_terminal = system::has_terminal();
+        announce().map(|()| (endings, has_terminal))
+    };
+    run(listener, key, served, options, begin, |gateway, listener, (endings, has_terminal)| async move {
+        let endings = tokio::sync::Mutex::new(endings);
         let ends = || async {
             let mut endings = endings.lock().await;
             loop {
@@ -346,7 +352,8 @@ impl Background {
     pub(crate) fn start(listener: Listener, key: Secret, served: Served, options: GatewayOptions) -> Result<Self> {
         let (stop, stopped) = oneshot::channel::<()>();
         let serve = move || {
-            run(listener, key, served, options, |gateway, listener| async {
+            let begin = || Ok(());
+            run(listener, key, served, options, begin, |gateway, listener, ()| async {
                 let stopped = RefCell::new(Some(stopped));
                 let ends = || {
                     let stopped = stopped.borrow_mut().take();
@@ -378,12 +385,13 @@ impl Background {
 /// Descriptors that the runtime needs for its event loop and its signals, and one connection.
 const RUNTIME_DESCRIPTORS: usize = 8;
 
-fn run<F: Future<Output = Result<()>>>(
+fn run<B, F: Future<Output = Result<()>>>(
     mut listener: Listener,
     key: Secret,
     mut served: Served,
     options: GatewayOptions,
-    serve: impl FnOnce(Rc<Gateway>, Accepting) -> F,
+    begin: impl FnOnce() -> Result<B>,
+    serve: impl FnOnce(Rc<Gateway>, Accepting, B) -> F,
 ) -> Result<()> {
     // What watches for signals panics where it gets none.
     disk::check_free_descriptors(RUNTIME_DESCRIPTORS)
@@ -398,6 +406,7 @@ fn run<F: Future<Output = Result<()>>>(
     let gateway = Rc::new(open(&mut listener, key, served, options, metrics.is_some())?);
     let outcome = local.block_on(&runtime, async {
         let listener = listener.accepting()?;
+        let begun = begin()?;
         if let Some(shared) = &gateway.shared {
             shared.begin().await;
             tokio::task::spawn_local(Rc::clone(shared).keep());
@@ -410,7 +419,7 @@ fn run<F: Future<Output = Result<()>>>(
             let serving = server::serve_metrics(Rc::clone(&gateway), metrics.accepting()?, checks_host);
             drop(tokio::task::spawn_local(serving));
         }
-        let outcome = serve(Rc::clone(&gateway), listener).await;
+        let outcome = serve(Rc::clone(&gateway), listener, begun).await;
         watching.abort();
         ending.notify_one();
         let _ = flushing.await;
