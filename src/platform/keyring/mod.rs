@@ -33,12 +33,9 @@ use self::none as of_system;
 #[cfg(target_os = "linux")]
 use self::secret_service as of_system;
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
-
-use crate::error::note;
 
 pub(crate) use self::of_system::{MAX_VALUE, NAME};
 
@@ -54,10 +51,22 @@ pub(crate) enum Trouble {
     /// There is none here, with the reason.
     Missing(String),
     /// Nobody is there to unlock it.
+    #[cfg_attr(
+        not(any(target_os = "linux", target_os = "macos")),
+        expect(dead_code, reason = "no dialog is ever open")
+    )]
     Locked,
     /// Nobody unlocked it in time.
+    #[cfg_attr(
+        not(any(target_os = "linux", target_os = "macos")),
+        expect(dead_code, reason = "no dialog is ever open")
+    )]
     NotUnlocked,
     /// The person said no.
+    #[cfg_attr(
+        not(any(target_os = "linux", target_os = "macos")),
+        expect(dead_code, reason = "no dialog is ever open")
+    )]
     Denied,
     /// It did not answer in time.
     Silent,
@@ -88,11 +97,8 @@ pub(crate) fn remove(entry: Entry) -> Result<(), Trouble> {
 }
 
 /// Whether a person can answer a dialog.
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 fn has_person() -> bool {
+    use std::io::IsTerminal as _;
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
-}
-
-/// Says what the dialog is for that opens now.
-fn announce_dialog() {
-    note(&format!("the keyring is locked; unlock it in its dialog within {} s", DIALOG_TIMEOUT.as_secs()));
 }

@@ -8,7 +8,8 @@ use std::time::Instant;
 use zeroize::Zeroizing;
 
 use super::dbus::{Connection, Method, NoAnswer, Reader, Values};
-use super::{DIALOG_TIMEOUT, Entry, TIMEOUT, Trouble, announce_dialog, has_person};
+use super::{DIALOG_TIMEOUT, Entry, TIMEOUT, Trouble, has_person};
+use crate::error::note;
 
 pub(crate) const NAME: &str = "the Secret Service";
 
@@ -210,4 +211,9 @@ impl Service {
 /// What an item is found by, here and with `secret-tool lookup service qwenauth profile NAME`.
 fn attributes(entry: Entry<'_>) -> [(&str, &str); 3] {
     [("service", "qwenauth"), ("profile", entry.profile), ("entry", entry.name)]
+}
+
+/// Says what the dialog is for that opens now.
+fn announce_dialog() {
+    note(&format!("the keyring is locked; unlock it in its dialog within {} s", DIALOG_TIMEOUT.as_secs()));
 }

@@ -22,6 +22,7 @@ pub(crate) struct ServicePaths<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Missing,
+    #[expect(dead_code, reason = "the same names as on Unix")]
     Stopped,
     Running,
 }

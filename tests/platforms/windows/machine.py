@@ -152,6 +152,7 @@ class Side:
         text = re.sub(r"http://127\.0\.0\.1:\d+", "http://127.0.0.1:{port}", text)
         text = re.sub(r"\b[0-9a-f]{64}\b", "{hash}", text)
         text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "{time}", text)
+        text = re.sub(r"stored \d+ s ago", "stored {age} ago", text)
         return re.sub(r"(access|refresh)-[0-9a-f]{32}", self.named, text)
 
     def named(self, at):

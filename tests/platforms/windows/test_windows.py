@@ -366,14 +366,21 @@ class Console(Test):
     """Ctrl-C typed on a terminal, by way of which wine gives a console its events."""
 
     def typed(self, *words, until):
+        import fcntl
         import pty
+        import termios
 
         self.windows.logged_in()
         master, terminal = pty.openpty()
         line, environment = self.windows.command_line([self.windows.helper, "code", self.windows.program, *words], {})
+
+        def on_terminal():
+            os.setsid()
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
         process = subprocess.Popen(
             line, env=environment, cwd=self.windows.home, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=lambda: (os.setsid(), __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0)),
+            preexec_fn=on_terminal,
         )
         self.windows.processes.append(process)
         os.close(terminal)
@@ -385,7 +392,7 @@ class Console(Test):
 
     def test_a_gateway_ends_on_ctrl_c(self):
         outcome = self.typed("gateway", "--json", until="base_url")
-        self.assertIn("code 0xC000013A", outcome.stdout)
+        self.assertIn("code 0xC000013A", outcome.stdout, outcome.stderr)
 
     def test_a_program_of_exec_ends_on_ctrl_c(self):
         started = time.monotonic()
