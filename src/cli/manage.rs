@@ -155,7 +155,12 @@ pub(crate) struct SandboxArgs {
   qwenauth completions zsh > ~/.zfunc/_qwenauth
 
   mkdir -p ~/.config/fish/completions
-  qwenauth completions fish > ~/.config/fish/completions/qwenauth.fish")]
+  qwenauth completions fish > ~/.config/fish/completions/qwenauth.fish
+
+In the start-up file of PowerShell, elvish or nushell:
+  qwenauth completions powershell | Out-String | Invoke-Expression
+  eval (qwenauth completions elvish | slurp)
+  qwenauth completions nushell | save -f ~/.qwenauth.nu; source ~/.qwenauth.nu")]
 pub(crate) struct CompletionsArgs {
     #[arg(value_enum)]
     pub(crate) shell: Shell,

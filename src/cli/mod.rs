@@ -23,7 +23,7 @@ pub(crate) use self::manage::{
     TEAM_KEY, UseArgs,
 };
 pub(crate) use self::value::{Bound, Listen, StoreChoice};
-use crate::error::{Failed, Failure, printable};
+use crate::error::{Failed, Failure, nearest, printable};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -111,6 +111,13 @@ pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
         && let Some(hint) = topic::command_for(word)
     {
         return Some(Failed::new(Failure::Usage, format!("unrecognized subcommand `{}`", printable(word))).hint(hint));
+    }
+    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
+        && let Some(ContextValue::Strings(similar)) = error.get(ContextKind::SuggestedSubcommand)
+        && let Some(name) = nearest(word, similar.iter().map(String::as_str))
+    {
+        let message = format!("unrecognized subcommand `{}`", printable(word));
+        return Some(Failed::new(Failure::Usage, message).hint(format!("did you mean `{name}`?")));
     }
     let text = error.render().to_string();
     let (said, usage) = text.split_once("\n\n").unwrap_or((&text, ""));

@@ -13,6 +13,7 @@ use crate::error::note;
 use crate::profile::ProfileName;
 use crate::providers::{Provider, in_words};
 use crate::session::Session;
+use crate::setup::{self, TOOLS};
 use crate::terminal;
 
 pub(crate) fn run(args: &LogoutArgs, session: &Session) -> Result<()> {
@@ -72,6 +73,27 @@ fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result
         (true, false) => format!("logged out of `{profile}`"),
         (false, _) => format!("already logged out of `{profile}`"),
     });
+    if removed.is_some() {
+        say_what_still_uses(args, session, profile)?;
+    }
+    Ok(())
+}
+
+/// What goes on asking for the profile that is gone.
+fn say_what_still_uses(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result<()> {
+    let record = |name| setup::recorded(&session.config.paths.state, name);
+    for tool in &TOOLS {
+        if record(tool.name)?.is_some_and(|record| record.profile == profile.as_str()) {
+            let (title, name) = (tool.title, tool.name);
+            note(&format!("{title} is still set up to use `{profile}`; `qwenauth setup {name} --remove` undoes it"));
+        }
+    }
+    if !args.all
+        && *profile == session.profile
+        && let Some(other) = session.config.paths.profiles()?.first()
+    {
+        note(&format!("`{profile}` is still the active profile; `qwenauth use {other}` chooses another"));
+    }
     Ok(())
 }
 

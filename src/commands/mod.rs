@@ -36,6 +36,7 @@ use crate::error::{Failed, Failure, json_for_terminal, note};
 use crate::gateway as proxy;
 use crate::gateway::fallback::Target;
 use crate::hooks;
+use crate::http::{self, Network};
 use crate::limits::shared::{Address, OnLoss, TIMEOUT, Where};
 use crate::paths;
 use crate::platform::access;
@@ -363,4 +364,21 @@ fn ago(time: &str) -> Option<String> {
 fn masked_key(credential: &Credential, overrides: &Overrides) -> String {
     let owners = owners_of(&credential.access_token, overrides);
     credential.access_token.masked(&owners.map(|(prefix, _)| prefix).unwrap_or_default())
+}
+
+/// The provider that states what is left of a key.
+const OPENROUTER: &str = "openrouter";
+
+/// Timeout of that statement.
+const KEY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the provider says about the key itself.
+fn key_endpoint(base_url: &str, credential: &Credential, network: &Network) -> Result<Value> {
+    let url = http::endpoint(&format!("{base_url}/key"))?;
+    let reply = network
+        .connect(&url)?
+        .get(&url, Some(&credential.access_token), &[], KEY_TIMEOUT)
+        .map_err(|trouble| Failed::new(Failure::Temporary, trouble.sentence(url.host_str().unwrap_or_default())))?;
+    anyhow::ensure!(reply.status == 200, "it answered {}", reply.status);
+    Ok(serde_json::from_slice(&reply.body)?)
 }

@@ -114,6 +114,9 @@ fn say_done(tool: &Tool, args: &SetupArgs, access: &Access, paths: &ToolPaths, a
         note(&format!("set in the environment, but not used by {} while it is set up: `{names}`", tool.title));
     }
     applied.notes.iter().for_each(|line| note(&format!("warning: {line}")));
+    if applied.changed {
+        note(&format!("`qwenauth setup {} --remove` gives {} back what it used before", tool.name, tool.title));
+    }
     if installed(tool.program).is_none() {
         note(&format!("`{}` is not on `PATH`; the configuration applies once it is installed", tool.program));
     }

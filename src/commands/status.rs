@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{print, print_document, rfc3339};
+use super::{OPENROUTER, key_endpoint, print, print_document, rfc3339};
 use crate::cli::StatusArgs;
 use crate::credentials::{
     Account, Credential, GivenKey, Kind, State, Stored, Verification, api_refusal, check_origin, program_of, verify,
@@ -15,12 +15,13 @@ use crate::credentials::{
 use crate::environment::variable;
 use crate::error::{Failure, Report};
 use crate::gateway;
-use crate::limits::{Exhausted, exhausted};
+use crate::limits::{Exhausted, Zone, exhausted};
 use crate::paths;
 use crate::profile::SecretStore;
 use crate::providers::Provider;
 use crate::say::{Screen, in_words};
 use crate::session::{Endpoint, Session};
+use crate::usage::Summary;
 
 /// Variables of the user that tools obey instead of the stored credential.
 const OVERRIDES: [&str; 3] = ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"];
@@ -87,6 +88,8 @@ struct Row {
     problems: Vec<String>,
     /// Limits that the provider reported as used up.
     limits: Vec<Exhausted>,
+    /// What is left of others, as the provider stated it, in words.
+    left_of: Vec<String>,
     overridden_by: Vec<&'static str>,
     /// The API's response, with `--check`.
     checked: Option<&'static str>,
@@ -119,6 +122,7 @@ impl Row {
             variable: account.given.as_ref().and_then(GivenKey::variable),
             problems: Vec::new(),
             limits: Vec::new(),
+            left_of: Vec::new(),
             overridden_by: Vec::new(),
             checked: None,
         };
@@ -151,6 +155,7 @@ impl Row {
                     let owner = gateway::account_id(&provider, credential, account.path());
                     row.limits = exhausted(&session.config.paths.state, &provider.name, &owner, (account.clock)());
                 }
+                row.left_of = stated(account, session)?;
                 if let Err(error) = check_origin(account, credential) {
                     row.problems.push(Report::of(&error).message);
                 }
@@ -173,27 +178,36 @@ impl Row {
                     || credential.is_lasting()
                     || state == State::Refreshable && row.identity.is_some();
                 if check && usable && state != State::Missing && row.base_url.is_some() {
-                    row.checked = Some(match verify(account, credential)? {
-                        Verification::Accepted => "accepted",
-                        Verification::Refused(why) => {
-                            row.problems.push(format!("the API refuses the credential: {why}"));
-                            "refused"
-                        }
-                        Verification::Exhausted(why) => {
-                            row.problems.push(format!("the account cannot be used: {why}"));
-                            "exhausted"
-                        }
-                        Verification::Unclear(why) | Verification::Unverifiable(why) => {
-                            row.problems.push(format!("the API could not be checked: {why}"));
-                            "unclear"
-                        }
-                    });
+                    row.check(account, credential)?;
                     state = account.state_of(&stored);
                 }
             }
         }
         row.state = state;
         Ok(row)
+    }
+
+    /// Asks the API about the login.
+    fn check(&mut self, account: &Account, credential: &Credential) -> Result<()> {
+        self.checked = Some(match verify(account, credential)? {
+            Verification::Accepted => {
+                self.left_of.extend(allowance(account, credential, self.base_url.as_deref()));
+                "accepted"
+            }
+            Verification::Refused(why) => {
+                self.problems.push(format!("the API refuses the credential: {why}"));
+                "refused"
+            }
+            Verification::Exhausted(why) => {
+                self.problems.push(format!("the account cannot be used: {why}"));
+                "exhausted"
+            }
+            Verification::Unclear(why) | Verification::Unverifiable(why) => {
+                self.problems.push(format!("the API could not be checked: {why}"));
+                "unclear"
+            }
+        });
+        Ok(())
     }
 
     fn json(&self) -> Value {
@@ -232,6 +246,29 @@ impl Row {
         }
         value
     }
+}
+
+/// What is left of the limits that responses to the gateway stated, as long as they hold.
+fn stated(account: &Account, session: &Session) -> Result<Vec<String>> {
+    let now = (account.clock)();
+    let yesterday = Zone::parse(None)?.days_before(now, 1).to_string();
+    let summary = Summary::read(&session.config.paths.state, &yesterday)?;
+    let own = summary.limits.iter().filter(|((profile, _), _)| *profile == account.profile);
+    let left = own.filter_map(|(_, limit)| {
+        let resets = (UNIX_EPOCH + Duration::from_secs(limit.resets_at?)).duration_since(now).ok()?;
+        let (left, most, name) = (limit.remaining, limit.limit, &limit.name);
+        Some(format!("{left} of {most} left: {name}, resets in {}", in_words(resets)))
+    });
+    Ok(left.collect())
+}
+
+/// What is left of the money that a key may spend, where its provider says so.
+fn allowance(account: &Account, credential: &Credential, base_url: Option<&str>) -> Option<String> {
+    let provider = account.provider(credential).ok().filter(|provider| provider.name == OPENROUTER)?;
+    let credential = account.with_secret(credential.clone()).ok()?;
+    let reply = key_endpoint(base_url.unwrap_or(&provider.base_url), &credential, &account.network).ok()?;
+    let (left, most) = (reply["data"]["limit_remaining"].as_f64()?, reply["data"]["limit"].as_f64()?);
+    Some(format!("${left:.2} of ${most:.2} left"))
 }
 
 /// `None` where it is no key. Where it comes from, if not from the file.

@@ -9,20 +9,16 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{print, print_document, rfc3339};
+use super::{OPENROUTER, key_endpoint, print, print_document, rfc3339};
 use crate::cli::UsageArgs;
 use crate::credentials::{Credential, Stored};
-use crate::error::{Failed, Failure, note};
+use crate::error::note;
 use crate::gateway::{self, Tuning};
-use crate::http;
 use crate::limits::{Quota, Rule, Zone, exhausted, standing, used};
 use crate::providers::Provider;
 use crate::say::Screen;
 use crate::session::Session;
 use crate::usage::{Counts, StatedLimit, Summary, Use};
-
-/// Timeout of the provider's response to `--check`.
-const CHECK: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
     let now = SystemTime::now();
@@ -205,10 +201,10 @@ impl ProfileLimits {
 
     /// OpenRouter states what is left of a key. Returns `None` if the provider has no such endpoint.
     fn check(&self, session: &Session) -> Option<Vec<Limit>> {
-        if self.provider.name != "openrouter" {
+        if self.provider.name != OPENROUTER {
             return None;
         }
-        match ask(&self.base_url, &self.credential, session) {
+        match session.account().and_then(|account| key_endpoint(&self.base_url, &self.credential, &account.network)) {
             Ok(reply) => Some(self.of_key(&reply["data"])),
             Err(error) => {
                 note(&format!("cannot ask `{}` what is left: {error:#}", self.profile));
@@ -242,17 +238,6 @@ impl ProfileLimits {
 
 fn cents(dollars: &Value) -> Option<f64> {
     Some(dollars.as_f64()? * 100.0)
-}
-
-fn ask(base: &str, credential: &Credential, session: &Session) -> Result<Value> {
-    let url = http::endpoint(&format!("{base}/key"))?;
-    let network = session.account()?.network.clone();
-    let reply = network
-        .connect(&url)?
-        .get(&url, Some(&credential.access_token), &[], CHECK)
-        .map_err(|trouble| Failed::new(Failure::Temporary, trouble.sentence(url.host_str().unwrap_or_default())))?;
-    anyhow::ensure!(reply.status == 200, "it answered {}", reply.status);
-    Ok(serde_json::from_slice(&reply.body)?)
 }
 
 fn as_json(args: &UsageArgs, summary: &Summary, limits: &[Limit]) -> Value {

@@ -268,3 +268,20 @@ fn gemini_refuses_with_400() {
     drop(sandbox.run_with_stdin(by_stdin("gemini", &[]), KEY.as_bytes()).exits(4).any_stderr());
     assert_eq!(sandbox.profile("gemini"), Value::Null);
 }
+
+#[test]
+fn a_base_url_without_its_path_is_completed_where_that_is_where_the_api_is() {
+    let sandbox = knows_the_key(Sandbox::new(), "/v1/models");
+    sandbox.server.serve("/models", |_| Reply::text(404, "not here"));
+    let url = sandbox.server.url();
+    let login = ["login", "custom", "--base-url", &url, "--api-key-stdin", "--model", "m"];
+    let outcome = sandbox.run_with_stdin(login, KEY.as_bytes()).any_stderr();
+    assert!(outcome.stderr.starts_with(&format!("qwenauth: the API is at `{}/v1`\n", "{server}")), "{outcome}");
+    assert_eq!(sandbox.profile("custom")["base_url"], format!("{url}/v1"));
+    // Where it is not there either, what was given stays and is warned of.
+    sandbox.server.serve("/v1/models", |_| Reply::text(404, "not here"));
+    let login = [&login[..], &["--profile", "other"]].concat();
+    let outcome = sandbox.run_with_stdin(login, KEY.as_bytes()).any_stderr();
+    assert!(outcome.stderr.contains("base URLs usually end with `/v1`"), "{outcome}");
+    assert_eq!(sandbox.profile("other")["base_url"], url);
+}

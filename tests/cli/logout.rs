@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::json;
 
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, write_private};
 
 #[test]
 fn logout_removes_the_credential_and_leaves_qwen_codes_settings() {
@@ -58,4 +58,20 @@ fn logout_of_all_needs_no_terminal() {
     let sandbox = Sandbox::new().logged_in();
     drop(sandbox.run(["logout", "--all"]).any_stderr());
     assert!(!sandbox.file().exists());
+}
+
+/// What goes on asking for the login is named with what ends that.
+#[test]
+fn what_is_still_set_up_to_use_the_profile_is_named() {
+    let sandbox = Sandbox::new().logged_in().field("resource_url", json!("portal.qwen.ai"));
+    write_private(&sandbox.profiles().join("work.json"), r#"{"provider": "dashscope", "api_key": "sk-1"}"#);
+    drop(sandbox.run(["setup", "codex"]).any_stderr());
+    drop(sandbox.run(["setup", "opencode", "--profile", "work"]).any_stderr());
+    let told = sandbox.run(["logout", "--local"]).any_stderr().stderr.clone();
+    let expected = "qwenauth: logged out of `qwen`\n\
+                    qwenauth: Codex is still set up to use `qwen`; `qwenauth setup codex --remove` undoes it\n\
+                    qwenauth: `qwen` is still the active profile; `qwenauth use work` chooses another\n";
+    assert_eq!(told, expected);
+    let again = sandbox.run(["logout", "--local"]).any_stderr().stderr.clone();
+    assert_eq!(again, "qwenauth: already logged out of `qwen`\n");
 }

@@ -15,6 +15,7 @@ use url::Url;
 use crate::run::Running;
 use crate::sandbox::{Sandbox, until};
 use crate::server::{Reply, Request};
+use crate::terminal::Terminal;
 
 const KEY: &str = "sk-or-v1-granted-1";
 
@@ -406,4 +407,40 @@ fn there_is_nothing_to_resume_without_a_pending_login_or_a_code() {
     );
     drop(sandbox.run(["login", "groq", "--resume"]).exits(2).any_stderr());
     drop(sandbox.run(["login", "groq", "--no-wait"]).exits(2).any_stderr());
+}
+
+#[test]
+fn where_there_is_a_browser_a_person_chooses_it_or_pastes_a_key() {
+    let (sandbox, note) = with_browser(sandbox());
+    let mut terminal = Terminal::run(&sandbox, &["login", "openrouter", "--timeout", "30s"], (24, 80));
+    terminal.wait_for("paste an API key");
+    terminal.types("paste");
+    terminal.wait_for("> paste an API key");
+    terminal.types("\r");
+    terminal.wait_for("API key (hidden)");
+    terminal.wait_until_hidden();
+    terminal.types(&format!("{KEY}\r"));
+    let seen = terminal.exits(0);
+    assert!(seen.contains("openrouter.ai/settings/keys") && seen.contains("? How  "), "{seen}");
+    assert!(exchanges(&sandbox).is_empty() && !note.exists());
+    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+    let mut terminal = Terminal::run(&sandbox, &["login", "openrouter", "--force", "--timeout", "30s"], (24, 80));
+    terminal.wait_for("> in a browser");
+    terminal.types("\r");
+    let entry = opened(&note);
+    let target = follow(&entry);
+    let callback = Url::parse(&query(&target, "callback_url")).unwrap();
+    drop(knock(&callback, &format!("{}?code=granted-code", callback.path())));
+    drop(terminal.exits(0));
+    assert_eq!(exchanges(&sandbox).len(), 1);
+}
+
+#[test]
+fn status_says_what_is_left_of_the_key_where_the_api_is_asked() {
+    let sandbox = sandbox();
+    sandbox.server.serve("/api/v1/key", |_| Reply::json(200, json!({"data": {"limit": 5, "limit_remaining": 4.2}})));
+    drop(sandbox.run_with_stdin(["login", "openrouter", "--api-key-stdin"], KEY.as_bytes()).any_stderr());
+    let outcome = sandbox.run(["status", "--check"]).any_stdout();
+    assert!(outcome.stdout.contains("  limit       $4.20 of $5.00 left\n"), "{outcome}");
+    assert!(!sandbox.run(["status"]).any_stdout().stdout.contains("left"));
 }

@@ -188,6 +188,13 @@ fn what_was_used_and_what_is_left() {
     write_private(&day, limit("requests per day", 50, 10, Some(soon)).to_string());
     let shown = screen(&sandbox, &arguments, 80, None).0.screen().contents();
     assert!(shown.contains("40 of 50 used, resets in 2 d 7 h"), "{shown}");
+    let stored = json!({"provider": "openrouter", "api_key": KEY});
+    write_private(&sandbox.profiles().join("openrouter.json"), stored.to_string());
+    let today =
+        sandbox.home().join(format!(".local/state/qwenauth/usage/{}.jsonl", &jiff::Timestamp::now().to_string()[..10]));
+    fs::rename(&day, today).unwrap();
+    let shown = screen(&sandbox, &["status", "--profile", "openrouter"], 80, None).0.screen().contents();
+    assert!(shown.contains("limit       10 of 50 left: requests per day, resets in 2 d 7 h"), "{shown}");
 }
 
 #[test]

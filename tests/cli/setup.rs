@@ -396,6 +396,7 @@ fn a_tool_that_is_not_installed_is_set_up_and_told_of() {
     let sandbox = Sandbox::new().at_home().variable("PATH", "/nonexistent");
     let outcome = sandbox.run(["setup", "opencode"]).exits(0).any_stderr();
     let expected = "qwenauth: opencode uses profile `qwen`, model `coder-model`: `{home}/.config/opencode/opencode.json`\n\
+         qwenauth: `qwenauth setup opencode --remove` gives opencode back what it used before\n\
          qwenauth: `opencode` is not on `PATH`; the configuration applies once it is installed\n\
          qwenauth: requests go straight to the provider: `--gateway` adds limits that all programs share, and retries\n";
     assert_eq!(outcome.stderr, expected);

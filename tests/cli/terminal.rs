@@ -38,11 +38,11 @@ impl Terminal {
         self.terminal.wait_for(text);
     }
 
-    fn wait_until_hidden(&self) {
+    pub(crate) fn wait_until_hidden(&self) {
         self.terminal.wait_until_hidden();
     }
 
-    fn types(&mut self, text: &str) {
+    pub(crate) fn types(&mut self, text: &str) {
         self.terminal.types(text);
     }
 

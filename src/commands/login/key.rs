@@ -5,6 +5,7 @@ use std::io::{Read, stdin};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use url::Url;
 
 use super::Attempt;
 use super::target::{self, Target};
@@ -208,8 +209,12 @@ fn verify(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(T
             }
         }
     }
-    if let Some(found) = unclear {
-        return Ok(found);
+    if let Some((target, verification)) = unclear {
+        // Most servers have their API below it, and few people type it.
+        return match with_version(attempt, secret, &target)? {
+            Some(found) => Ok(found),
+            None => Ok((target, verification)),
+        };
     }
     let Some((target, why)) = rejected else {
         return Failed::new(Failure::Usage, "there is no base URL to verify the key with").err();
@@ -228,6 +233,21 @@ fn verify(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(T
     )
     .hint(remedy(attempt, secret, asked))
     .err()
+}
+
+/// The same server with `/v1`, where a base URL without a path was given and that is where it accepts the key.
+fn with_version(attempt: &Attempt, secret: &Secret, target: &Target) -> Result<Option<(Target, Verification)>> {
+    let is_bare = Url::parse(&target.base_url).is_ok_and(|url| url.path() == "/");
+    if !is_bare || attempt.args.base_url.is_none() {
+        return Ok(None);
+    }
+    let versioned = Target { base_url: format!("{}/v1", target.base_url), ..target.clone() };
+    let verification = ask(attempt, secret, &versioned)?;
+    if !matches!(verification, Verification::Accepted | Verification::Exhausted(_)) {
+        return Ok(None);
+    }
+    note(&format!("the API is at `{}`", versioned.base_url));
+    Ok(Some((versioned, verification)))
 }
 
 fn ask(attempt: &Attempt, secret: &Secret, target: &Target) -> Result<Verification> {
@@ -330,6 +350,24 @@ fn given(attempt: &Attempt) -> Result<Option<Secret>> {
     args.api_key_env.as_deref().map(from_variable).transpose()
 }
 
+/// A key that a person types in place of a login in the browser.
+pub(super) fn typed(attempt: &Attempt) -> Result<Secret> {
+    show_pages(attempt, None);
+    clean_key(terminal::hidden("API key (hidden)", false)?.expose())
+}
+
+/// Where keys are made.
+fn show_pages(attempt: &Attempt, region: Option<&str>) {
+    let screen = Screen::stderr();
+    let [first, other] = ["Create a key at", "or"].map(|text| screen.translate(text));
+    let indent = " ".repeat(columns(&first).saturating_sub(columns(&other)));
+    for (number, page) in attempt.provider.key_pages(region).iter().enumerate() {
+        let lead = if number == 0 { first.clone() } else { format!("{indent}{other}") };
+        let place = page.place.map(|place| format!(" ({})", screen.translate(place))).unwrap_or_default();
+        terminal::say(&format!("{lead} {}{place}", page.url));
+    }
+}
+
 /// A key from a person. Returns `None` if the server needs none or the stored one stays.
 fn ask_for(attempt: &Attempt, targets: &[Target], can_keep: bool) -> Result<Option<Secret>> {
     let provider = &attempt.provider;
@@ -339,14 +377,7 @@ fn ask_for(attempt: &Attempt, targets: &[Target], can_keep: bool) -> Result<Opti
             return Ok(Some(found));
         }
         let region = if let [target] = targets { target.region.as_deref() } else { None };
-        let screen = Screen::stderr();
-        let [first, other] = ["Create a key at", "or"].map(|text| screen.translate(text));
-        let indent = " ".repeat(columns(&first).saturating_sub(columns(&other)));
-        for (number, page) in provider.key_pages(region).iter().enumerate() {
-            let lead = if number == 0 { first.clone() } else { format!("{indent}{other}") };
-            let place = page.place.map(|place| format!(" ({})", screen.translate(place))).unwrap_or_default();
-            terminal::say(&format!("{lead} {}{place}", page.url));
-        }
+        show_pages(attempt, region);
         let request = match (can_keep, optional) {
             (true, _) => "API key (hidden; empty keeps the stored one)",
             (false, true) => "API key (hidden; empty for none)",

@@ -19,8 +19,9 @@ use crate::error::{Failed, Failure, note};
 use crate::oauth::code::{self, Callback, PendingCode};
 use crate::oauth::pkce::Pkce;
 use crate::providers::{self, Authorize};
+use crate::say::{Screen, Style};
 use crate::secret::Secret;
-use crate::terminal::{self, Countdown};
+use crate::terminal::{self, Countdown, Row};
 
 /// Lifetime of OpenRouter's codes, as documented.
 const LIFETIME: Duration = Duration::from_secs(600);
@@ -45,6 +46,9 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     {
         return key::store_given(attempt, found);
     }
+    if attempt.opens_browser() && !args.code_stdin && !args.json && terminal::can_prompt() && asks_for_key()? {
+        return key::store_given(attempt, key::typed(attempt)?);
+    }
     let pkce = Pkce::new();
     let deadline = Instant::now() + args.timeout.map_or(LIFETIME, |timeout| timeout.min(LIFETIME));
     let can_paste = args.code_stdin || terminal::can_prompt();
@@ -58,6 +62,18 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         return no_way_to_paste("no browser available, and no terminal to paste a code into");
     };
     complete(attempt, authorize, granted, &pkce)
+}
+
+/// Whether a person who has a browser would rather give a key.
+fn asks_for_key() -> Result<bool> {
+    let screen = Screen::stderr();
+    let ways = ["in a browser", "paste an API key"];
+    let rows = ways.map(|way| Row { shown: screen.translate(way), names: way.to_owned() });
+    let Some(chosen) = terminal::choose("How", &rows)? else {
+        return Failed::new(Failure::Usage, "no way to log in was chosen").err();
+    };
+    terminal::print(&format!("? {}  {}", screen.translate("How"), screen.paint(Style::Hint, &rows[chosen].shown)));
+    Ok(chosen == 1)
 }
 
 /// Shows where to approve the login and leaves it pending.

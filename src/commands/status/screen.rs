@@ -86,6 +86,7 @@ impl Row {
                 },
             ));
         }
+        facts.extend(self.left_of.iter().map(|left| ("limit", left.clone())));
         facts.extend(self.problems.iter().map(|problem| ("problem", problem.clone())));
         if !self.overridden_by.is_empty() {
             let names = self.overridden_by.join(", ");
