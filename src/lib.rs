@@ -43,7 +43,7 @@
 //! providers → oauth, http, platform · oauth → http · limits → keys, names, paths, platform, providers · keys → paths, platform · usage → paths, platform, providers
 //! hooks → environment, paths, platform, usage
 //! setup → paths, platform, providers, used by its commands only
-//! gateway → compression, credentials, hooks, keys, limits, oauth, usage, platform, providers, http, names, proxies, tls, x509, used by its commands only
+//! gateway → compression, credentials, environment, hooks, keys, limits, oauth, usage, platform, providers, http, names, proxies, tls, x509, used by its commands only
 //! sandbox → environment, paths, platform, providers, say, used by its command only
 //! error → say · environment → platform, say · terminal → platform, say
 //! http → names, platform, proxies, tls · tls → environment, platform · proxies → environment

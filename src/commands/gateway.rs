@@ -215,7 +215,7 @@ fn announce(args: &GatewayArgs, base_url: &str, key: &Secret) -> Result<()> {
         (true, Some(file)) => print_json(&json!({ "base_url": base_url, "api_key_file": file })),
         (true, None) => print_json(&json!({ "base_url": base_url, "api_key": key.expose() })),
         (false, Some(_)) => print(&format!("{base_url}\n")),
-        (false, None) => print(&format!("{base_url}\n{}\n", key.expose())),
+        (false, None) => print(Secret::new(format!("{base_url}\n{}\n", key.expose())).expose()),
     }
 }
 
