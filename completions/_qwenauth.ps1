@@ -153,6 +153,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--tls-key', '--tls-key', [CompletionResultType]::ParameterName, 'The private key of the certificate')
             [CompletionResult]::new('--tls-client-ca', '--tls-client-ca', [CompletionResultType]::ParameterName, 'Let in only clients with a certificate of a CA in this file')
             [CompletionResult]::new('--public-url', '--public-url', [CompletionResultType]::ParameterName, 'The URL by which clients reach the gateway (default: by the certificate''s first name)')
+            [CompletionResult]::new('--serve', '--serve', [CompletionResultType]::ParameterName, 'With `--shared`: renew the login of this machine for the other gateways (`home`), or use the tokens of one that does (`edge`) (default: `home` where the profile is logged in, else `edge`)')
             [CompletionResult]::new('--api-key-file', '--api-key-file', [CompletionResultType]::ParameterName, 'Persist the key in this file; it is not printed')
             [CompletionResult]::new('--allow-host', '--allow-host', [CompletionResultType]::ParameterName, 'Also accept this `Host` header; can be repeated')
             [CompletionResult]::new('--metrics-listen', '--metrics-listen', [CompletionResultType]::ParameterName, 'Serve the metrics at this address as well, with `/healthz` and `/readyz`, without the key')

@@ -406,7 +406,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__gateway)
-            opts="-h --listen --tls-cert --tls-key --tls-client-ca --public-url --plain-http --shared --api-key-file --show-key --keys --metrics-keys --allow-host --all-profiles --metrics --metrics-listen --drain --install --uninstall --json --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --fallback --warn-at --profile --help"
+            opts="-h --listen --tls-cert --tls-key --tls-client-ca --public-url --plain-http --shared --serve --api-key-file --show-key --keys --metrics-keys --allow-host --all-profiles --metrics --metrics-listen --drain --install --uninstall --json --rpm --rpd --no-pacing --max-wait --timeout --max-body --replay-limit --log --fallback --warn-at --profile --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -469,6 +469,10 @@ _qwenauth() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --serve)
+                    COMPREPLY=($(compgen -W "home edge" -- "${cur}"))
                     return 0
                     ;;
                 --api-key-file)

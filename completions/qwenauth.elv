@@ -142,6 +142,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --tls-key 'The private key of the certificate'
             cand --tls-client-ca 'Let in only clients with a certificate of a CA in this file'
             cand --public-url 'The URL by which clients reach the gateway (default: by the certificate''s first name)'
+            cand --serve 'With `--shared`: renew the login of this machine for the other gateways (`home`), or use the tokens of one that does (`edge`) (default: `home` where the profile is logged in, else `edge`)'
             cand --api-key-file 'Persist the key in this file; it is not printed'
             cand --allow-host 'Also accept this `Host` header; can be repeated'
             cand --metrics-listen 'Serve the metrics at this address as well, with `/healthz` and `/readyz`, without the key'

@@ -135,6 +135,8 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l tls-cert -
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l tls-key -d 'The private key of the certificate' -r -F
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l tls-client-ca -d 'Let in only clients with a certificate of a CA in this file' -r -F
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l public-url -d 'The URL by which clients reach the gateway (default: by the certificate\'s first name)' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l serve -d 'With `--shared`: renew the login of this machine for the other gateways (`home`), or use the tokens of one that does (`edge`) (default: `home` where the profile is logged in, else `edge`)' -r -f -a "home\t'It renews the login of this machine and publishes its access tokens'
+edge\t'It uses the access tokens that a home publishes'"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l api-key-file -d 'Persist the key in this file; it is not printed' -r -F
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l allow-host -d 'Also accept this `Host` header; can be repeated' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand gateway" -l metrics-listen -d 'Serve the metrics at this address as well, with `/healthz` and `/readyz`, without the key' -r -f

@@ -125,6 +125,10 @@ module completions {
     ...command: string        # The program and its arguments
   ]
 
+  def "nu-complete qwenauth gateway serve" [] {
+    [ "home" "edge" ]
+  }
+
   # Run a local OpenAI-compatible proxy that holds the credential
   export extern "qwenauth gateway" [
     --listen: string          # Address to listen on (port 0 picks a free port), or `unix:PATH` for a socket of this user (not on Windows)
@@ -134,6 +138,7 @@ module completions {
     --public-url: string      # The URL by which clients reach the gateway (default: by the certificate's first name)
     --plain-http              # Listen beyond this machine although nothing encrypts what passes
     --shared                  # Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of `QWENAUTH_SHARED_URL`
+    --serve: string@"nu-complete qwenauth gateway serve" # With `--shared`: renew the login of this machine for the other gateways (`home`), or use the tokens of one that does (`edge`) (default: `home` where the profile is logged in, else `edge`)
     --api-key-file: path      # Persist the key in this file; it is not printed
     --show-key                # Print the key of `--api-key-file` as well
     --keys                    # Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine, or with `--shared` together with the other gateways

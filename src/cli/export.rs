@@ -42,6 +42,15 @@ pub(crate) struct EnvArgs {
     pub(crate) short_lived: bool,
 }
 
+/// What a gateway is for the login of a team.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Serve {
+    /// It renews the login of this machine and publishes its access tokens
+    Home,
+    /// It uses the access tokens that a home publishes
+    Edge,
+}
+
 // The completion script of fish holds the help of values in double quotes: a `$` here would be expanded as it loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EnvFormat {
@@ -197,6 +206,10 @@ pub(crate) struct GatewayArgs {
     /// `QWENAUTH_SHARED_URL`
     #[arg(long)]
     pub(crate) shared: bool,
+    /// With `--shared`: renew the login of this machine for the other gateways (`home`), or use the tokens of one that
+    /// does (`edge`) (default: `home` where the profile is logged in, else `edge`)
+    #[arg(long, value_name = "ROLE", requires = "shared")]
+    pub(crate) serve: Option<Serve>,
     /// Persist the key in this file; it is not printed
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,

@@ -14,7 +14,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::credential::{LoginArgs, LogoutArgs, Qr, RefreshArgs, StatusArgs, TokenArgs, TokenFormat};
-pub(crate) use self::export::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, UsageArgs, UsageBy};
+pub(crate) use self::export::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, Serve, UsageArgs, UsageBy};
 pub(crate) use self::keys::{
     CreateKeyArgs, KeyLimitOptions, KeysArgs, KeysCommand, RevokeKeyArgs, RotateKeyArgs, SetKeyArgs,
 };

@@ -3,15 +3,18 @@
 mod service;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::{print, print_json};
-use crate::cli::{GatewayArgs, Listen};
+use crate::cli::{GatewayArgs, Listen, Serve};
 use crate::credentials::{Account, Credential, Lifetime, MARGIN, Stored, model_of};
 use crate::error::{Failed, Failure, Report, note};
 use crate::gateway::fallback::Target;
+use crate::gateway::fleet::{Fleet, Part, Role};
 use crate::gateway::team::Keyed;
 use crate::gateway::{self, Identity, Listener, Members, Place, ProfileLookup, Served, TlsFiles, key};
 use crate::keys::TeamSecret;
@@ -30,10 +33,16 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let identity = identity(args)?;
     let fallback = session.fallback(&args.options)?;
     let account = session.account()?;
-    let credential = match account.fresh(Lifetime::Preferably(MARGIN)) {
+    let shared = if args.shared { Some(session.shared()?) } else { None };
+    let serve = args.serve.map(|serve| if serve == Serve::Home { Role::Home } else { Role::Edge });
+    let fleet = shared.as_ref().map(|shared| fleet(args, session, &shared.namespace)).transpose()?.flatten();
+    let part = Part { fleet: fleet.clone().map(Rc::new), asked: serve };
+    let is_edge = !args.all_profiles && part.of(&account)? == Role::Edge;
+    let fresh = || account.fresh(Lifetime::Preferably(MARGIN));
+    let credential = match (!is_edge).then(fresh).transpose() {
         Ok(credential) => {
-            drop(Endpoint::of(&account, &credential, None)?);
-            Some(credential)
+            credential.as_ref().map(|credential| Endpoint::of(&account, credential, None)).transpose()?;
+            credential
         }
         Err(error) if args.all_profiles || Report::of(&error).failure == Failure::Temporary => {
             note(&format!("warning: {error:#}"));
@@ -48,7 +57,6 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     if args.install {
         return service::install(args, session, identity.and_then(|identity| identity.host()));
     }
-    let shared = if args.shared { Some(session.shared()?) } else { None };
     if let Some(shared) = &shared {
         shared.check(session.shared_tls()?)?;
     }
@@ -65,6 +73,8 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let mut options = session.gateway_options(&args.options);
     options.drain = args.drain;
     options.shared = shared;
+    options.fleet = fleet;
+    options.serve = serve;
     options.metrics = args.metrics;
     options.allow_hosts.clone_from(&args.allow_host);
     let accounts = args.all_profiles.then(|| accounts(session));
@@ -202,6 +212,19 @@ fn keyed(args: &GatewayArgs, session: &Session) -> Result<Keyed> {
         issuers: session.config.team.issuers.clone(),
         network: session.network(),
     })
+}
+
+/// What gateways of a team need to hand tokens to each other. `None`: nobody asked for it, and there is no team secret.
+fn fleet(args: &GatewayArgs, session: &Session, namespace: &str) -> Result<Option<Fleet>> {
+    let places = session.config.team_places();
+    if args.serve.is_none() && !places.is_secret_given && !places.secret.exists() {
+        return Ok(None);
+    }
+    let secret = TeamSecret::read(&places.secret)?;
+    let host = system::host_name().unwrap_or_else(|| "unknown".to_owned());
+    let place = format!("{host}\0{}", session.config.paths.state.display());
+    let id = Sha256::digest(place)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Some(Fleet { secret, namespace: namespace.to_owned(), host, id }))
 }
 
 /// Prints where the gateway is and, unless it is in a file or nobody needs it, the key.

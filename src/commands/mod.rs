@@ -84,6 +84,8 @@ impl Session {
             ca_file: self.environment.ca_file.as_ref().map(PathBuf::from),
             hooks: self.hooks(),
             shared: None,
+            fleet: None,
+            serve: None,
         }
     }
 

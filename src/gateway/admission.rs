@@ -9,14 +9,15 @@ use std::rc::Rc;
 
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE,
+    ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER,
+    UPGRADE,
 };
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
 use super::forward::forward;
-use super::refusal::Refusal;
+use super::refusal::{self, Refusal};
 use super::response_body::ResponseBody;
 use super::served_profile::ServedProfile;
 use super::server::{MAX_HEAD_SIZE, Stranger};
@@ -172,6 +173,9 @@ async fn readiness(gateway: &Gateway) -> Response<ResponseBody> {
     let mut response = json(&said);
     if !is_ready {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        if gateway.served.cache.trouble().is_some() {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(refusal::HOME_RETRY.as_secs()));
+        }
     }
     response
 }

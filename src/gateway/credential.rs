@@ -17,6 +17,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use tokio::sync::{Mutex, oneshot};
 
 use super::anthropic::Endpoint;
+use super::edge::Edge;
 use super::upstream::Origin;
 use crate::credentials::{Account, ApiMark, Credential, Lifetime, MARGIN, Why, renew};
 use crate::error::{Failed, Failure, Report};
@@ -27,13 +28,15 @@ use crate::providers::Provider;
 /// After a failed renewal, a token that is still valid is used this long before the next attempt.
 const RENEWAL_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// The thread's result.
-struct Found {
-    credential: Credential,
-    provider: Provider,
-    base_url: String,
-    stamp: Option<Version>,
-    mark: ApiMark,
+/// What the thread found, or another machine published.
+pub(super) struct Found {
+    pub(super) credential: Credential,
+    pub(super) provider: Provider,
+    pub(super) base_url: String,
+    pub(super) stamp: Option<Version>,
+    pub(super) mark: ApiMark,
+    /// Of a token that another machine renews.
+    pub(super) generation: Option<u64>,
 }
 
 /// A credential with everything that a request needs.
@@ -47,6 +50,8 @@ pub(super) struct ReadyCredential {
     /// The path of the base URL; it replaces `/v1` of the client's path.
     pub(super) base_path: String,
     stamp: Option<Version>,
+    /// Of a token that another machine renews.
+    pub(super) generation: Option<u64>,
     /// Records whether the API accepts the credential.
     pub(super) mark: ApiMark,
     /// `None`: until the file changes.
@@ -77,17 +82,25 @@ impl ReadyCredential {
     /// Whether a rejected token can be renewed.
     pub(super) fn is_renewable(&self) -> bool {
         let credential = &self.credential;
-        credential.identity.is_some()
+        self.generation.is_some()
+            || credential.identity.is_some()
             || credential.command.is_some()
             || self.provider.oauth().is_some() && credential.refresh_token.is_some()
     }
 }
 
+/// What a credential is wanted for.
+enum Wanted {
+    /// It lasts so long, if that is possible.
+    Lasting(Duration),
+    /// The API rejected the token of this one.
+    Other(Box<Credential>),
+}
+
 struct Job {
     /// When the request began to wait.
     since: Instant,
-    /// A credential whose token the API rejected.
-    refused: Option<Box<Credential>>,
+    wanted: Wanted,
     reply: oneshot::Sender<Result<Found, Failed>>,
 }
 
@@ -95,6 +108,8 @@ struct Job {
 pub(super) struct CredentialCache {
     /// The file that is watched for another credential.
     watched: Option<PathBuf>,
+    /// Where the login is another machine's: what that publishes.
+    edge: Option<Edge>,
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     cached: RefCell<Option<Rc<ReadyCredential>>>,
@@ -111,12 +126,12 @@ impl CredentialCache {
         let (jobs, queue) = mpsc::channel();
         let work = move || {
             let mut failure: Option<(Instant, Failed)> = None;
-            for Job { since, refused, reply } in queue {
+            for Job { since, wanted, reply } in queue {
                 // A request that waited during the failure shares it instead of trying again.
                 let found = match &failure {
                     Some((at, failed)) if since < *at => Err(failed.clone()),
                     _ => {
-                        let found = find(&account, refused.as_deref());
+                        let found = find(&account, &wanted);
                         failure = found.as_ref().err().map(|failed| (Instant::now(), failed.clone()));
                         found
                     }
@@ -128,6 +143,7 @@ impl CredentialCache {
         let thread = std::thread::Builder::new().name("credential".to_owned()).spawn(work)?;
         Ok(Self {
             watched,
+            edge: None,
             jobs: Some(jobs),
             thread: Some(thread),
             cached: RefCell::default(),
@@ -135,6 +151,51 @@ impl CredentialCache {
             failed: Cell::new(None),
             is_refused: Cell::new(false),
         })
+    }
+
+    /// The credential of a login that another machine has.
+    pub(super) fn of_edge(edge: Edge) -> Self {
+        Self {
+            watched: None,
+            edge: Some(edge),
+            jobs: None,
+            thread: None,
+            cached: RefCell::default(),
+            gate: Mutex::new(()),
+            failed: Cell::new(None),
+            is_refused: Cell::new(false),
+        }
+    }
+
+    /// Why there is no token of another machine's login, where that is so.
+    pub(super) fn trouble(&self) -> Option<&'static str> {
+        self.edge.as_ref()?.trouble()
+    }
+
+    /// Looks whether another machine has published another token, or none any more. Called about once a second.
+    pub(super) async fn look(&self) {
+        if let Some(edge) = &self.edge
+            && edge.look().await
+        {
+            self.forget();
+        }
+    }
+
+    /// Whether there is no file.
+    pub(super) fn is_missing(&self) -> bool {
+        self.watched.as_deref().is_some_and(|path| path.symlink_metadata().is_err())
+    }
+
+    /// The credential, renewed now if it lasts less than `lifetime`. If that fails, the one at hand.
+    pub(super) async fn ahead(&self, lifetime: Duration) -> Result<Rc<ReadyCredential>, Failed> {
+        let since = Instant::now();
+        let _alone = self.gate.lock().await;
+        let lasts =
+            |ready: &Rc<ReadyCredential>| ready.credential.left(SystemTime::now()).is_some_and(|left| left >= lifetime);
+        if let Some(ready) = self.current().filter(lasts) {
+            return Ok(ready);
+        }
+        self.ask(since, Wanted::Lasting(lifetime)).await
     }
 
     /// The credential in the file now, renewed if necessary.
@@ -147,7 +208,7 @@ impl CredentialCache {
         if let Some(ready) = self.current() {
             return Ok(ready);
         }
-        self.ask(since, None).await
+        self.ask(since, Wanted::Lasting(MARGIN)).await
     }
 
     /// A credential other than `refused`: one that another process obtained meanwhile, or a renewed one.
@@ -159,7 +220,10 @@ impl CredentialCache {
         {
             return Ok(ready);
         }
-        self.ask(since, Some(Box::new(refused.credential.clone()))).await
+        if let (Some(edge), Some(generation)) = (&self.edge, refused.generation) {
+            return edge.renewed(generation).await.and_then(|found| self.keep(found));
+        }
+        self.ask(since, Wanted::Other(Box::new(refused.credential.clone()))).await
     }
 
     /// Makes the next request read the file again.
@@ -179,7 +243,7 @@ impl CredentialCache {
         {
             return Err(failure.name());
         }
-        self.fresh().await.map(drop).map_err(|failed| failed.failure.name())
+        self.fresh().await.map(drop).map_err(|failed| self.trouble().unwrap_or(failed.failure.name()))
     }
 
     /// The provider's last verdict on the credential.
@@ -200,11 +264,14 @@ impl CredentialCache {
         (lasts && is_unchanged).then(|| Rc::clone(ready))
     }
 
-    async fn ask(&self, since: Instant, refused: Option<Box<Credential>>) -> Result<Rc<ReadyCredential>, Failed> {
+    async fn ask(&self, since: Instant, wanted: Wanted) -> Result<Rc<ReadyCredential>, Failed> {
+        if let Some(edge) = &self.edge {
+            return edge.fresh().await.and_then(|found| self.keep(found));
+        }
         let over = || Failed::new(Failure::Temporary, "the gateway is ending");
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(over)?;
-        jobs.send(Job { since, refused, reply }).map_err(|_| over())?;
+        jobs.send(Job { since, wanted, reply }).map_err(|_| over())?;
         let version = self.version();
         let found = answer.await.unwrap_or_else(|_| Err(over())).and_then(|found| self.keep(found));
         self.failed.set(found.as_ref().err().map(|failed| (Instant::now(), failed.failure, version)));
@@ -232,14 +299,14 @@ impl Drop for CredentialCache {
     }
 }
 
-/// Runs on the thread. `refused`: a credential whose token the API rejected.
-fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed> {
+/// Runs on the thread.
+fn find(account: &Account, wanted: &Wanted) -> Result<Found, Failed> {
     let find = || {
         let version = || account.watched().and_then(|path| Version::of(path).ok());
         let mut stamp = version();
-        let credential = match refused {
-            None => account.fresh(Lifetime::Preferably(MARGIN))?,
-            Some(refused) => {
+        let credential = match wanted {
+            Wanted::Lasting(lifetime) => account.fresh(Lifetime::Preferably(*lifetime))?,
+            Wanted::Other(refused) => {
                 account.note_refusal(refused);
                 let current = account.require()?;
                 if current.access_token == refused.access_token {
@@ -259,18 +326,18 @@ fn find(account: &Account, refused: Option<&Credential>) -> Result<Found, Failed
             account.require().is_ok_and(|now| now.access_token == credential.access_token).then_some(stamp).flatten()
         });
         let mark = ApiMark::of(account, &credential);
-        Ok(Found { credential, provider, base_url, stamp, mark })
+        Ok(Found { credential, provider, base_url, stamp, mark, generation: None })
     };
     find().map_err(|error| failed(&error))
 }
 
-fn failed(error: &anyhow::Error) -> Failed {
+pub(super) fn failed(error: &anyhow::Error) -> Failed {
     let report = Report::of(error);
     Failed { failure: report.failure, message: report.message, hint: report.hint }
 }
 
 fn ready(found: Found, old: Option<&ReadyCredential>) -> Result<ReadyCredential> {
-    let Found { credential, provider, base_url, stamp, mark } = found;
+    let Found { credential, provider, base_url, stamp, mark, generation } = found;
     let url = http::endpoint(&base_url)?;
     let unusable =
         |_| Failed::new(Failure::LoginRequired, "the stored token cannot be sent: it has control characters");
@@ -295,6 +362,7 @@ fn ready(found: Found, old: Option<&ReadyCredential>) -> Result<ReadyCredential>
         origin,
         base_path,
         stamp,
+        generation,
         mark,
         good_until,
         headers: RefCell::default(),

@@ -208,13 +208,13 @@ impl ProxiedRequest<'_> {
 
     async fn ready(&self) -> Result<Rc<ReadyCredential>, Unserved> {
         let ready = self.request_body.while_reading(self.served.ready()).await;
-        ready.map_err(|failed| refusal::not_ready(&failed).into())
+        ready.map_err(|failed| refusal::not_ready(&failed).coded(self.served.cache.trouble()).into())
     }
 
     async fn renewed(&self, refused: &ReadyCredential) -> Result<Rc<ReadyCredential>, Unserved> {
         log::info!("`{}` refused the token: it is renewed, unless it was meanwhile", self.served.profile);
         let renewed = self.request_body.while_reading(self.served.renewed(refused)).await;
-        renewed.map_err(|failed| refusal::not_ready(&failed).into())
+        renewed.map_err(|failed| refusal::not_ready(&failed).coded(self.served.cache.trouble()).into())
     }
 
     fn account(&mut self, ready: &ReadyCredential) -> Result<Rc<ServedAccount>, Refusal> {

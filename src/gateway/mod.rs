@@ -28,6 +28,9 @@
 //! team.rs           keys of people and jobs: whose request it is, what it may use and cost, what is left
 //! issuers.rs        tokens of CI jobs as keys
 //! exchange.rs       `POST /v1/token`: a key for an hour in place of such a token
+//! fleet.rs          whose login is renewed where, and the seal under which its tokens pass
+//! home.rs           renews a login for a team and publishes its tokens
+//! edge.rs           the tokens of a login that another machine renews
 //! metrics.rs        counters for Prometheus
 //! gen_ai.rs         durations and tokens under OpenTelemetry's names
 //! traffic.rs        how requests ended: the log of requests, statuses, durations
@@ -40,12 +43,15 @@ mod admission;
 mod answer;
 mod anthropic;
 mod credential;
+mod edge;
 mod events;
 mod exchange;
 pub(crate) mod fallback;
+pub(crate) mod fleet;
 mod forward;
 mod gen_ai;
 mod headers;
+mod home;
 mod identity;
 mod issuers;
 pub(crate) mod key;
@@ -79,6 +85,8 @@ use tokio::sync::{Notify, oneshot};
 
 use self::events::Events;
 use self::fallback::{Fallback, Target};
+use self::fleet::{Fleet, Part, Role};
+use self::home::Home;
 pub(crate) use self::identity::{Identity, TlsFiles};
 use self::key::KeyFile;
 use self::listener::Accepting;
@@ -149,6 +157,9 @@ pub(crate) struct GatewayOptions {
     pub(crate) hooks: hooks::Commands,
     /// Where limits are counted together with other gateways.
     pub(crate) shared: Option<Where>,
+    /// What this gateway is for the logins of its team.
+    pub(crate) fleet: Option<Fleet>,
+    pub(crate) serve: Option<Role>,
 }
 
 impl GatewayOptions {
@@ -196,6 +207,7 @@ struct Gateway {
     accounts: Option<ProfileLookup>,
     others: RefCell<BTreeMap<String, Rc<ServedProfile>>>,
     shared: Option<Rc<Shared>>,
+    part: Part,
     team: Option<Team>,
     members: Option<Members>,
 }
@@ -224,6 +236,7 @@ impl Gateway {
             tuning,
             Rc::clone(&self.events),
             self.shared.clone(),
+            &self.part,
         )
         .map_err(|error| Report::of(&error).message)?;
         let served = Rc::new(served);
@@ -410,6 +423,11 @@ fn run<B, F: Future<Output = Result<()>>>(
         if let Some(shared) = &gateway.shared {
             shared.begin().await;
             tokio::task::spawn_local(Rc::clone(shared).keep());
+            if let Some(fleet) = &gateway.part.fleet {
+                let home = Home::new(Rc::clone(shared), Rc::clone(fleet));
+                tokio::task::spawn_local(home.keep(Rc::clone(&gateway)));
+                tokio::task::spawn_local(look_at_homes(Rc::clone(&gateway)));
+            }
         }
         let ending = Rc::new(Notify::new());
         let flushing = tokio::task::spawn_local(flush_regularly(Rc::clone(&gateway), Rc::clone(&ending)));
@@ -453,9 +471,10 @@ fn open(
         Some(place) => Some(Shared::new(place.clone(), tls::client_config(options.ca_file.as_deref())?)),
         None => None,
     };
+    let part = Part { fleet: options.fleet.clone().map(Rc::new), asked: options.serve };
     let open = |account: Account| -> Result<Rc<ServedProfile>> {
         let (state, shared) = (options.state.clone(), shared.clone());
-        Ok(Rc::new(ServedProfile::open(account, state, Rc::clone(&tuning), Rc::clone(&events), shared)?))
+        Ok(Rc::new(ServedProfile::open(account, state, Rc::clone(&tuning), Rc::clone(&events), shared, &part)?))
     };
     let served = open(account)?;
     let mut targets = Vec::new();
@@ -475,6 +494,7 @@ fn open(
         others: RefCell::default(),
         team: keyed.map(|keyed| Team::open(keyed, shared.as_ref())).transpose()?,
         shared,
+        part,
         members,
         options,
         key: RefCell::new(key),
@@ -509,6 +529,16 @@ async fn watch_files(gateway: Rc<Gateway>) {
         if let Some(key_file) = &gateway.key_file {
             gateway.use_key(key_file.look().await);
         }
+    }
+}
+
+/// Looks about once a second what the homes of other machines' logins have published.
+async fn look_at_homes(gateway: Rc<Gateway>) {
+    loop {
+        for served in gateway.served_profiles() {
+            served.cache.look().await;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -47,6 +47,12 @@ impl Refusal {
         self
     }
 
+    /// With a code that says more.
+    pub(super) fn coded(mut self, code: Option<&'static str>) -> Self {
+        self.code = code.unwrap_or(self.code);
+        self
+    }
+
     pub(super) fn into_response(self) -> Response<ResponseBody> {
         let kind = match self.status.as_u16() {
             401 => "authentication_error",
@@ -79,6 +85,9 @@ pub(super) fn too_long(most: u64) -> Refusal {
     let message = format!("the request is longer than {most} bytes; see `--max-body`");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()
 }
+
+/// When a client may ask again whose gateway has no token of another machine's login.
+pub(super) const HOME_RETRY: Duration = Duration::from_secs(5);
 
 /// There is no credential to send.
 pub(super) fn not_ready(failed: &Failed) -> Refusal {

@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::Tuning;
 use super::credential::{CredentialCache, ReadyCredential};
+use super::edge::Edge;
 use super::events::Events;
+use super::fleet::{Part, Role};
 use super::meter::{Meter, Tokens};
 use super::pacing::{self, Pacing};
 use super::team::{Bill, Estimate, HeldGrant};
@@ -39,6 +41,7 @@ pub(super) struct ServedProfile {
     missed: RefCell<Option<String>>,
     events: Rc<Events>,
     shared: Option<Rc<Shared>>,
+    is_home: bool,
 }
 
 /// What is known once there is a credential: the account and its provider.
@@ -65,13 +68,23 @@ impl ServedProfile {
         tuning: Rc<Tuning>,
         events: Rc<Events>,
         shared: Option<Rc<Shared>>,
+        part: &Part,
     ) -> Result<Self> {
+        let (profile, path) = (account.profile.clone(), account.path().to_owned());
+        let role = part.of(&account)?;
+        let cache = match (role, &shared, &part.fleet) {
+            (Role::Edge, Some(shared), Some(fleet)) => {
+                CredentialCache::of_edge(Edge::new(account, Rc::clone(shared), Rc::clone(fleet)))
+            }
+            _ => CredentialCache::start(account)?,
+        };
         Ok(Self {
-            profile: account.profile.clone(),
-            path: account.path().to_owned(),
+            profile,
+            path,
             state,
             tuning,
-            cache: CredentialCache::start(account)?,
+            cache,
+            is_home: role == Role::Home,
             account: RefCell::default(),
             former: RefCell::default(),
             last_ready: RefCell::default(),
@@ -82,9 +95,25 @@ impl ServedProfile {
         })
     }
 
+    /// Whether its login is renewed here for a team.
+    pub(super) fn is_home(&self) -> bool {
+        self.is_home
+    }
+
+    /// The credential, renewed ahead of time.
+    pub(super) async fn ahead(&self, lifetime: Duration) -> Result<Rc<ReadyCredential>, Failed> {
+        let ready = self.cache.ahead(lifetime).await;
+        self.observe(&ready);
+        ready
+    }
+
     /// The account that `ready` belongs to; another login may have changed it.
     pub(super) fn account(&self, ready: &ReadyCredential) -> Result<Rc<ServedAccount>, Failed> {
-        let account_id = pacing::account_id(&ready.provider, &ready.credential, &self.path);
+        // The tokens of another machine's login change as those of a login here do.
+        let account_id = match ready.generation {
+            Some(_) => self.path.to_string_lossy().into_owned(),
+            None => pacing::account_id(&ready.provider, &ready.credential, &self.path),
+        };
         if let Some(account) = &*self.account.borrow()
             && account.provider == ready.provider.name
             && account.account_id == account_id
@@ -160,7 +189,8 @@ impl ServedProfile {
                 *self.last_token.borrow_mut() = Some(hash(token.expose()));
                 self.events.withhold(token);
                 let is_new = last.is_some_and(|last| last.credential.access_token != *token);
-                if is_new && ready.is_renewable() {
+                // Of what another machine renewed, that machine says so.
+                if is_new && ready.is_renewable() && ready.generation.is_none() {
                     let event = Event::Renewed {
                         profile: self.profile.clone(),
                         provider: ready.provider.name.clone(),

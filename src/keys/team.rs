@@ -1,6 +1,7 @@
 //! The team secret: 32 random bytes, under which keys are hashed, so that a copy of keys.json alone verifies nothing, and
 //! under which is sealed what only gateways of the team may read.
 
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -20,6 +21,12 @@ const LENGTH: usize = 32;
 /// The team secret.
 #[derive(Clone)]
 pub(crate) struct TeamSecret(Zeroizing<[u8; LENGTH]>);
+
+impl fmt::Debug for TeamSecret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("TeamSecret(…)")
+    }
+}
 
 impl TeamSecret {
     pub(crate) fn new() -> Self {

@@ -99,6 +99,11 @@ impl Redis {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Where it saves.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
     pub(crate) fn kill(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -169,6 +174,18 @@ impl Home {
         home
     }
 
+    /// A home where nobody has logged in.
+    pub(crate) fn empty(config: &str, shared: Option<&str>) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        std::fs::create_dir_all(directory.path().join("config")).unwrap();
+        std::fs::write(directory.path().join("config/config.toml"), config).unwrap();
+        Self { directory, shared: shared.map(str::to_owned) }
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_qwenauth"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -190,8 +207,7 @@ pub(crate) struct Gateway {
     pub(crate) port: u16,
     key: String,
     said: Arc<Mutex<String>>,
-    #[expect(dead_code, reason = "it goes with the gateway")]
-    home: Home,
+    pub(crate) home: Home,
 }
 
 impl Gateway {
@@ -244,6 +260,14 @@ impl Gateway {
         let _ = self.process.wait();
     }
 
+    pub(crate) fn pause(&self) {
+        signal(&self.process, Signal::SIGSTOP);
+    }
+
+    pub(crate) fn go_on(&self) {
+        signal(&self.process, Signal::SIGCONT);
+    }
+
     pub(crate) fn client(&self) -> Client {
         Client { port: self.port, key: self.key.clone(), stream: None }
     }
@@ -268,8 +292,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.kill();
     }
 }
 

@@ -11,6 +11,7 @@
     reason = "a test fails where it stands, and plays the other programs that take part"
 )]
 
+mod edges;
 mod keys;
 mod limits;
 mod lost;

@@ -11,6 +11,7 @@
 //! remote.rs      the same server for commands, which ask once
 //! address.rs     where the server is, and the way there
 //! ask.rs         the scripts, their keys and their JSON
+//! tokens.rs      access tokens of logins, published by their homes for the edges
 //! standing.rs    what one gateway knows of the counters, and its share of them
 //! admit.lua      one decision for one request
 //! finish.lua     a request settled or given back, once
@@ -19,6 +20,10 @@
 //! publish.lua    the records of keys, if they are later than those that are there
 //! look.lua       what is used, without counting
 //! ledger.lua     usage, once by its sequence
+//! publish_token.lua  a token of a login's home, unless a newer one is there
+//! watch_token.lua    the home of a login is alive, and asks what edges want
+//! look_token.lua     the token of a login, for an edge
+//! want_token.lua     an edge wants a newer token
 //! ```
 //!
 //! Hazard: the server is slow, stopped, read-only, full or emptied, and every request of a team waits for it. Rule: one request
@@ -36,6 +41,7 @@ mod link;
 mod records;
 mod remote;
 mod standing;
+mod tokens;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -60,6 +66,7 @@ use self::records::Known;
 pub(crate) use self::records::Outcome;
 pub(crate) use self::remote::KeyStanding;
 use self::standing::Standing;
+pub(crate) use self::tokens::{Looked, Watched};
 use crate::keys::Directory;
 
 /// A reservation, or a request in flight, of a gateway that died ends after this.

@@ -1,0 +1,193 @@
+//! The login of another machine: its access tokens, as its home publishes them, sealed, on the team's server.
+//!
+//! Hazard: a server that was emptied, restored or that fails over shows nothing, or a token of before; one that is away shows
+//! nothing at all. Rule: a token is used from memory until it expires, an older one never replaces it, and whoever had one
+//! refused asks the home for a newer one instead of renewing.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::credential::Found;
+use super::fleet::{Fleet, Opened};
+use crate::credentials::{Account, ApiMark, Credential};
+use crate::error::{Failed, Failure, printable};
+use crate::limits::shared::{Looked, Shared};
+
+/// How long a request whose token was refused waits for the home.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// How often it looks meanwhile.
+const POLL: Duration = Duration::from_millis(100);
+
+/// A home says every quarter of a second that it is there.
+const SILENT: Duration = Duration::from_secs(15);
+
+/// What this edge has of the login.
+enum Held {
+    /// Nothing was ever there.
+    Nothing,
+    /// What is there was sealed under another secret.
+    Foreign,
+    /// Its home has logged out.
+    Gone,
+    Token(Box<Credential>),
+}
+
+/// One profile whose login is another machine's.
+pub(super) struct Edge {
+    account: Account,
+    shared: Rc<Shared>,
+    fleet: Rc<Fleet>,
+    held: RefCell<Held>,
+    generation: Cell<u64>,
+    /// The home as it was seen last, and since when it had said nothing then.
+    home: RefCell<Option<(String, Duration)>>,
+}
+
+impl Edge {
+    pub(super) fn new(account: Account, shared: Rc<Shared>, fleet: Rc<Fleet>) -> Self {
+        Self {
+            account,
+            shared,
+            fleet,
+            held: RefCell::new(Held::Nothing),
+            generation: Cell::new(0),
+            home: RefCell::default(),
+        }
+    }
+
+    fn profile(&self) -> &str {
+        &self.account.profile
+    }
+
+    /// Looks at the server. `true`: this edge has something else than before.
+    pub(super) async fn look(&self) -> bool {
+        // Once its token has expired, whatever is there is better.
+        let known =
+            if self.token().is_some() || matches!(*self.held.borrow(), Held::Gone) { self.generation.get() } else { 0 };
+        let Some(looked) = self.shared.look_at_token(self.profile(), known).await else { return false };
+        let Looked { generation, sealed, left, home, silent } = looked;
+        *self.home.borrow_mut() = home.map(|home| (home, Duration::from_millis(silent)));
+        let Some(sealed) = sealed.filter(|_| generation > known) else { return false };
+        let left = Duration::from_millis(left);
+        let held = match self.fleet.open(self.profile(), generation, &sealed) {
+            None => Held::Foreign,
+            Some(Opened::Gone) => Held::Gone,
+            // It ended while nobody renewed it.
+            Some(Opened::Token(_)) if left.is_zero() => return false,
+            Some(Opened::Token(lent)) => Held::Token(Box::new(lent.into_credential(SystemTime::now() + left))),
+        };
+        if let (Held::Foreign, Held::Token(_)) = (&held, &*self.held.borrow())
+            && self.token().is_some()
+        {
+            // What is at hand is still good.
+            return false;
+        }
+        self.generation.set(if let Held::Foreign = held { 0 } else { generation });
+        *self.held.borrow_mut() = held;
+        true
+    }
+
+    /// The token at hand and its generation, unless it has expired.
+    fn token(&self) -> Option<(Credential, u64)> {
+        match &*self.held.borrow() {
+            Held::Token(credential) if credential.left(SystemTime::now()).is_some() => {
+                Some((Credential::clone(credential), self.generation.get()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The token as it is now.
+    pub(super) async fn fresh(&self) -> Result<Found, Failed> {
+        self.look().await;
+        let (credential, generation) = self.token().ok_or_else(|| self.failed())?;
+        self.found(credential, generation)
+    }
+
+    /// A newer token than that of `generation`, which the API refused.
+    pub(super) async fn renewed(&self, generation: u64) -> Result<Found, Failed> {
+        let since = Instant::now();
+        loop {
+            self.look().await;
+            match self.token() {
+                Some((credential, newer)) if newer > generation => return self.found(credential, newer),
+                None => return Err(self.failed()),
+                Some(_) => {}
+            }
+            let message = if self.shared.want_token(self.profile(), generation).await.is_none() {
+                Some(
+                    "its token is refused, and the team's server, by which its home could be asked for another, is away",
+                )
+            } else if since.elapsed() > WAIT {
+                Some("its token is refused, and its home has not renewed it within 20 s")
+            } else {
+                None
+            };
+            if let Some(message) = message {
+                return Err(Failed::new(Failure::Temporary, format!("`{}`: {message}", self.profile())));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn found(&self, credential: Credential, generation: u64) -> Result<Found, Failed> {
+        let find = || {
+            let provider = self.account.provider(&credential)?;
+            let base_url = credential.base_url(&provider)?;
+            Ok((provider, base_url))
+        };
+        let (provider, base_url) = find().map_err(|error| super::credential::failed(&error))?;
+        let mark = ApiMark::of(&self.account, &credential);
+        Ok(Found { credential, provider, base_url, stamp: None, mark, generation: Some(generation) })
+    }
+
+    /// Why there is no token, for programs.
+    pub(super) fn trouble(&self) -> Option<&'static str> {
+        let is_silent = self.home.borrow().as_ref().is_some_and(|(_, silent)| *silent >= SILENT);
+        match *self.held.borrow() {
+            Held::Token(_) if self.token().is_some() => None,
+            Held::Foreign => Some("secret_mismatch"),
+            Held::Gone => Some("login_required"),
+            Held::Token(_) if is_silent => Some("home_silent"),
+            Held::Token(_) => Some("token_expired"),
+            Held::Nothing => Some("no_home"),
+        }
+    }
+
+    fn failed(&self) -> Failed {
+        let profile = self.profile();
+        let home = self.home.borrow();
+        let named = home.as_ref().map(|(home, _)| format!("`{}`", printable(home)));
+        let silence = home.as_ref().map(|(_, silent)| *silent).filter(|silent| *silent >= SILENT);
+        let at_home = named.map_or_else(|| "its home".to_owned(), |home| format!("its home {home}"));
+        match (self.trouble(), silence) {
+            (Some("secret_mismatch"), _) => Failed::new(
+                Failure::Temporary,
+                format!("the token of `{profile}` cannot be opened: it is sealed under another team secret"),
+            )
+            .hint("`secret_file` must hold the same secret on every machine of the team"),
+            (Some("login_required"), _) => {
+                Failed::new(Failure::LoginRequired, format!("`{profile}` is logged out at {at_home}"))
+                    .hint("log in there again")
+            }
+            (Some("token_expired"), _) => Failed::new(
+                Failure::Temporary,
+                format!("the token of `{profile}` has expired, and {at_home} has not published another"),
+            ),
+            (Some("home_silent"), Some(silence)) => Failed::new(
+                Failure::Temporary,
+                format!(
+                    "the token of `{profile}` has expired, and {at_home} has been silent for {}",
+                    super::refusal::duration(silence)
+                ),
+            ),
+            _ => Failed::new(
+                Failure::Temporary,
+                format!("there is no token of `{profile}`: no gateway of this team has published one"),
+            )
+            .hint("start `qwenauth gateway --shared` where the profile is logged in"),
+        }
+    }
+}

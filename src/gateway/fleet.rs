@@ -1,0 +1,116 @@
+//! Which gateways of a team renew a login and which use its tokens, and the seal under which these pass.
+//!
+//! Hazard: whoever reads the team's server would have the tokens, and a token that was put elsewhere would be believed. Rule:
+//! it is sealed under the team secret, for one namespace, profile and generation; no refresh token is ever sealed.
+
+use std::rc::Rc;
+
+use anyhow::Result;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+use crate::credentials::{Account, Lent, Stored};
+use crate::keys::TeamSecret;
+
+/// What tokens are sealed for.
+const PURPOSE: &str = "token of a login";
+
+/// What stands in the place of a token once its login was removed.
+pub(super) const GONE: &str = "gone";
+
+/// What this gateway is for the login of one profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It uses what is stored here, for itself alone.
+    Alone,
+    /// It renews the login here and publishes its tokens.
+    Home,
+    /// It uses the tokens that another gateway publishes.
+    Edge,
+}
+
+/// What a gateway is for the logins that it serves.
+#[derive(Clone, Default)]
+pub(crate) struct Part {
+    /// `None`: it is of no team.
+    pub(crate) fleet: Option<Rc<Fleet>>,
+    /// What the user said; by default it is the home of the logins that are here, and an edge of others.
+    pub(crate) asked: Option<Role>,
+}
+
+impl Part {
+    /// Errors: the store cannot be read.
+    pub(crate) fn of(&self, account: &Account) -> Result<Role> {
+        if self.fleet.is_none() {
+            return Ok(Role::Alone);
+        }
+        Ok(match (account.load_record()?, self.asked) {
+            // A key renews nothing, and every machine may have it.
+            (Stored::Present(credential), _) if !credential.is_login() => Role::Alone,
+            (_, Some(role)) => role,
+            (Stored::Missing, None) => Role::Edge,
+            (_, None) => Role::Home,
+        })
+    }
+}
+
+/// The team that this gateway is of: what homes and edges have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Fleet {
+    pub(crate) secret: TeamSecret,
+    pub(crate) namespace: String,
+    /// Tells this home from others: the machine's name, and a hash of where its files are.
+    pub(crate) host: String,
+    pub(crate) id: String,
+}
+
+impl Fleet {
+    fn context(&self, profile: &str, generation: u64) -> Vec<u8> {
+        // None of them has a NUL in it.
+        format!("{}\0{profile}\0{generation}", self.namespace).into_bytes()
+    }
+
+    pub(super) fn seal(&self, profile: &str, generation: u64, text: &str) -> Result<String> {
+        let sealed = self.secret.seal(PURPOSE, &self.context(profile, generation), text.as_bytes())?;
+        Ok(BASE64_STANDARD.encode(sealed))
+    }
+
+    /// What was sealed for this profile and generation; `None`: nothing that this team sealed.
+    pub(super) fn open(&self, profile: &str, generation: u64, sealed: &str) -> Option<Opened> {
+        let sealed = BASE64_STANDARD.decode(sealed).ok()?;
+        let text = self.secret.open(PURPOSE, &self.context(profile, generation), &sealed)?;
+        if text.as_slice() == GONE.as_bytes() {
+            return Some(Opened::Gone);
+        }
+        serde_json::from_slice(&text).ok().map(|lent| Opened::Token(Box::new(lent)))
+    }
+}
+
+pub(super) enum Opened {
+    Token(Box<Lent>),
+    Gone,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fleet(secret: &TeamSecret, namespace: &str) -> Fleet {
+        Fleet { secret: secret.clone(), namespace: namespace.into(), host: "build-1".into(), id: "a".into() }
+    }
+
+    #[test]
+    fn a_token_opens_for_its_team_profile_and_generation_only() {
+        let secret = TeamSecret::new();
+        let home = fleet(&secret, "ml");
+        let text = r#"{"provider":"corp","access_token":"granted","token_type":"Bearer"}"#;
+        let sealed = home.seal("corp", 7, text).unwrap();
+        assert!(matches!(home.open("corp", 7, &sealed), Some(Opened::Token(_))));
+        assert!(home.open("corp", 8, &sealed).is_none());
+        assert!(home.open("other", 7, &sealed).is_none());
+        assert!(fleet(&secret, "other").open("corp", 7, &sealed).is_none());
+        assert!(fleet(&TeamSecret::new(), "ml").open("corp", 7, &sealed).is_none());
+        let gone = home.seal("corp", 9, GONE).unwrap();
+        assert!(matches!(home.open("corp", 9, &gone), Some(Opened::Gone)));
+    }
+}

@@ -1,0 +1,210 @@
+//! The home of a login: renews it well before it expires, and publishes its access tokens for the edges.
+//!
+//! Hazard: every edge that sees a 401 wants a renewal, and each renewal spends a refresh token; a copied credential file makes
+//! a second home, and the two spend one token twice. Rule: only this machine renews, as it does without a team, whether
+//! the server is there or not; it renews for edges once for each generation that they had refused; a second home is named.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Gateway;
+use super::credential::ReadyCredential;
+use super::fleet::{Fleet, GONE, Opened};
+use super::served_profile::ServedProfile;
+use crate::credentials::{Lent, MARGIN};
+use crate::error::{note, printable};
+use crate::limits::shared::{Shared, Watched};
+use crate::secret::Secret;
+
+/// How often it looks whether a token is new or wanted.
+const TICK: Duration = Duration::from_millis(250);
+
+/// It renews so long before a token expires, or half of the token's life if that is more, so that edges live through a home
+/// that is away.
+const AHEAD: Duration = Duration::from_secs(600);
+
+/// A renewal ahead of time that failed is tried again after this.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// For edges it renews at most this often: an account that ended has every token refused.
+const FOR_EDGES: Duration = Duration::from_secs(10);
+
+/// How long the note stays on the server that a login is gone.
+const GONE_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What was published last of one profile.
+#[derive(Default)]
+struct Published {
+    /// `None`: nothing yet; an empty one: that the login is gone.
+    token: Option<Secret>,
+    generation: u64,
+    /// How long its tokens are valid.
+    life: Duration,
+    /// When a renewal ahead of time, and one for edges, was tried last.
+    tried: Option<Instant>,
+    served: Option<Instant>,
+    /// Whether it has said that it is the home.
+    is_known: bool,
+    /// The other home that was warned of.
+    warned: Option<String>,
+}
+
+pub(super) struct Home {
+    shared: Rc<Shared>,
+    fleet: Rc<Fleet>,
+    published: RefCell<BTreeMap<String, Published>>,
+}
+
+impl Home {
+    pub(super) fn new(shared: Rc<Shared>, fleet: Rc<Fleet>) -> Self {
+        Self { shared, fleet, published: RefCell::default() }
+    }
+
+    /// For as long as the gateway runs.
+    pub(super) async fn keep(self, gateway: Rc<Gateway>) {
+        loop {
+            for served in gateway.served_profiles().iter().filter(|served| served.is_home()) {
+                self.tend(served).await;
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    async fn tend(&self, served: &ServedProfile) {
+        let profile = served.profile.as_str();
+        let mut published = self.published.borrow_mut().remove(profile).unwrap_or_default();
+        match self.current(served, &mut published).await {
+            Some(ready) if ready.credential.is_login() => self.show(served, &ready, &mut published).await,
+            None if served.cache.is_missing() => self.take_back(profile, &mut published).await,
+            // A key, or a login that cannot be had just now.
+            _ => {}
+        }
+        self.published.borrow_mut().insert(profile.to_owned(), published);
+    }
+
+    /// The token as the file has it, renewed ahead of time.
+    async fn current(&self, served: &ServedProfile, published: &mut Published) -> Option<Rc<ReadyCredential>> {
+        let ready = served.ready().await.ok()?;
+        let left = ready.credential.left(SystemTime::now()).unwrap_or_default();
+        let pause = AGAIN.min(published.life / 10);
+        let may_try = published.tried.is_none_or(|at| at.elapsed() >= pause);
+        if !ready.is_renewable() || published.life.is_zero() || left >= ahead(published.life) || !may_try {
+            return Some(ready);
+        }
+        published.tried = Some(Instant::now());
+        served.ahead(ahead(published.life)).await.ok()
+    }
+
+    async fn show(&self, served: &ServedProfile, ready: &Rc<ReadyCredential>, published: &mut Published) {
+        let profile = served.profile.as_str();
+        let token = &ready.credential.access_token;
+        let left = ready.credential.left(SystemTime::now()).unwrap_or_default();
+        if published.token.as_ref() != Some(token) {
+            let adopted = if published.token.is_none() { self.generation_of(profile, token).await } else { None };
+            published.generation = adopted.unwrap_or_else(|| next(published.generation));
+            published.token = Some(token.clone());
+            published.life = left;
+        }
+        let Some(watched) = self.watch(profile, published).await else { return };
+        if watched.wanted == published.generation
+            && ready.is_renewable()
+            && published.served.is_none_or(|at| at.elapsed() >= FOR_EDGES)
+        {
+            published.served = Some(Instant::now());
+            log::info!("an edge had the token of `{profile}` refused: it is renewed, unless it was meanwhile");
+            // What comes of it is published at the next tick.
+            drop(served.renewed(ready).await);
+            return;
+        }
+        // Edges know a higher one than a home whose clock went back.
+        let known = watched.wanted.max(watched.generation);
+        if known > published.generation {
+            published.generation = known + 1;
+        }
+        if watched.generation < published.generation {
+            let text = Lent::of(&ready.credential);
+            self.publish(profile, published.generation, &text, left).await;
+        }
+    }
+
+    /// The login was removed: edges stop using it.
+    async fn take_back(&self, profile: &str, published: &mut Published) {
+        if published.token.as_ref().is_some_and(|token| !token.expose().is_empty()) {
+            published.token = Some(Secret::new(String::new()));
+            published.generation = next(published.generation);
+        }
+        if published.token.is_none() {
+            return;
+        }
+        if let Some(watched) = self.watch(profile, published).await
+            && watched.generation < published.generation
+        {
+            self.publish(profile, published.generation, GONE, GONE_FOR).await;
+        }
+    }
+
+    async fn publish(&self, profile: &str, generation: u64, text: &str, left: Duration) {
+        let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        match self.fleet.seal(profile, generation, text) {
+            Ok(sealed) => drop(self.shared.publish_token(profile, generation, &sealed, left).await),
+            Err(error) => log::warn!("the token of `{profile}` is not published: {error:#}"),
+        }
+    }
+
+    /// The generation under which the server shows this very token: a home that starts again goes on with it.
+    async fn generation_of(&self, profile: &str, token: &Secret) -> Option<u64> {
+        let looked = self.shared.look_at_token(profile, 0).await?;
+        let opened = self.fleet.open(profile, looked.generation, &looked.sealed?)?;
+        matches!(opened, Opened::Token(lent) if lent.is(token)).then_some(looked.generation)
+    }
+
+    /// Says that this is the home, and warns of another one that said so since the last time.
+    async fn watch(&self, profile: &str, published: &mut Published) -> Option<Watched> {
+        let watched = self.shared.watch_token(profile, &self.fleet.id, &self.fleet.host).await?;
+        let other = watched.other.as_ref().filter(|_| published.is_known);
+        if let Some(other) = other
+            && published.warned.as_ref() != Some(other)
+        {
+            published.warned = Some(other.clone());
+            note(&format!(
+                "warning: the login of `{profile}` is renewed on `{}` as well: its refresh token works once, so stop one of \
+                 the two and log in again where the other runs",
+                printable(other)
+            ));
+        }
+        published.is_known = true;
+        Some(watched)
+    }
+}
+
+/// How long before its end a token of this life is renewed. One that lasts no longer than [`AHEAD`] is used for a quarter.
+fn ahead(life: Duration) -> Duration {
+    (life / 2).max(AHEAD.min(life * 3 / 4)).max(MARGIN.min(life * 3 / 4))
+}
+
+/// Higher than `generation`, and than those of other homes before: milliseconds since 1970.
+fn next(generation: u64) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or_default().max(generation + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_renewed_at_half_its_life_or_ten_minutes_before_it_expires() {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        for (life, before) in [(360, 180), (60, 30), (20, 10), (15, 10), (12, 9), (4, 3)] {
+            assert_eq!(ahead(minutes(life)), minutes(before), "{life}");
+        }
+    }
+
+    #[test]
+    fn generations_only_grow() {
+        let first = next(0);
+        assert!(next(first) > first && next(u64::MAX / 2) > u64::MAX / 2);
+    }
+}

@@ -1,0 +1,84 @@
+//! Access tokens on the server: those that the home of a login publishes, sealed, and the edges that use them.
+//!
+//! Hazard: a server that was emptied, restored or failed over shows an older token than the gateways have. Rule: each token
+//! has a generation; a lower one never takes the place of a higher one, here or at an edge.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Shared;
+
+static PUBLISH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("publish_token.lua")));
+static WATCH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("watch_token.lua")));
+static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("look_token.lua")));
+static WANT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("want_token.lua")));
+
+/// What the home of a profile sees. Times are milliseconds.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Watched {
+    /// The generation that the server shows; 0: none.
+    pub(crate) generation: u64,
+    /// The generation that an edge had refused; 0: none.
+    pub(crate) wanted: u64,
+    /// Another machine that says it is the home.
+    #[serde(default)]
+    pub(crate) other: Option<String>,
+}
+
+/// What an edge sees.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Looked {
+    pub(crate) generation: u64,
+    /// Unless the generation is the one that was known.
+    #[serde(default)]
+    pub(crate) sealed: Option<String>,
+    /// How long the token is valid.
+    #[serde(default)]
+    pub(crate) left: u64,
+    /// The home, and since when it has said nothing.
+    #[serde(default)]
+    pub(crate) home: Option<String>,
+    #[serde(default)]
+    pub(crate) silent: u64,
+}
+
+impl Shared {
+    /// Publishes a token unless a newer one is there. `left`: how long it is valid, in milliseconds. `None`: the server is
+    /// away.
+    pub(crate) async fn publish_token(&self, profile: &str, generation: u64, sealed: &str, left: u64) -> Option<u64> {
+        let said = json!({ "generation": generation, "sealed": sealed, "left": left });
+        self.run(&PUBLISH, &[self.token_name(profile)], &said).await
+    }
+
+    /// Says that this machine, `home`, is the home of a profile, and asks what edges want. `id` tells it from others.
+    pub(crate) async fn watch_token(&self, profile: &str, id: &str, home: &str) -> Option<Watched> {
+        let names = [self.token_name(profile), self.want_name(profile), self.home_name(profile)];
+        self.run(&WATCH, &names, &json!({ "id": id, "home": home })).await
+    }
+
+    /// Asks for the token of a profile. `known`: the generation that need not be sent.
+    pub(crate) async fn look_at_token(&self, profile: &str, known: u64) -> Option<Looked> {
+        let names = [self.token_name(profile), self.home_name(profile)];
+        self.run(&LOOK, &names, &json!({ "known": known })).await
+    }
+
+    /// Asks the home for a newer token than that of `generation`.
+    pub(crate) async fn want_token(&self, profile: &str, generation: u64) -> Option<u64> {
+        self.run(&WANT, &[self.want_name(profile)], &json!({ "generation": generation })).await
+    }
+
+    fn token_name(&self, profile: &str) -> String {
+        self.names.of(&format!("tok:{profile}"))
+    }
+
+    fn want_name(&self, profile: &str) -> String {
+        self.names.of(&format!("want:{profile}"))
+    }
+
+    fn home_name(&self, profile: &str) -> String {
+        self.names.of(&format!("home:{profile}"))
+    }
+}
