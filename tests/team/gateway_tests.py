@@ -26,7 +26,7 @@ class Team:
     def __enter__(self):
         self.network.__enter__()
         self.ca = self.network.root / "ca"
-        certify(self.ca, "cloud", "one", "two")
+        certify(self.ca, "cloud", "one", "two", "cache")
         self.trust = {"QWENAUTH_CA_FILE": str(self.ca / "ca.pem")}
         self.log = self.network.root / "log"
         provider = REPOSITORY / "tests/team/provider.py"

@@ -7,6 +7,7 @@ use std::thread;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::lost::Moving;
 use crate::machine::{Client, Gateway, Home, Redis, has_redis, until};
 use crate::provider::{COMPLETION_TOKENS, HELD, PROMPT_TOKENS, Provider};
 
@@ -209,7 +210,7 @@ fn a_budget_is_spent_once_over_four_gateways_and_reset_gives_it_back() {
 
 fn until_over(gateway: &Gateway, key: &str) -> usize {
     let mut client = gateway.client_of(key);
-    let served = std::iter::from_fn(|| Some(client.chat().status)).take_while(|status| *status == 200).count();
+    let served = (0..100).take_while(|_| client.chat().status == 200).count();
     assert_eq!(code(&mut client), (429, "key_budget_exceeded".to_owned()));
     served
 }
@@ -321,6 +322,98 @@ fn lost_the_server_leaves_each_gateway_its_share_and_keys_that_were_seen() {
     assert_eq!(ask(&gateways, &key, 2), 0);
     assert_eq!(provider.asked().len(), 40);
     assert_eq!(code(&mut gateways[1].client_of(&unseen)), (401, "invalid_api_key".into()));
+}
+
+/// Half of a budget of 40 cents is spent by two gateways that know of each other.
+fn half_a_budget(team: &Team, redis: &Redis) -> (Vec<Gateway>, String) {
+    let key = team.keys(&["create", "ann", "--budget", "0.40 USD/month", "--parallel", "8"]);
+    let gateways = team.gateways(2);
+    for gateway in &gateways {
+        let mut client = gateway.client_of(&key);
+        assert!((0..10).all(|_| client.chat().status == 200));
+    }
+    redis.hear_of_each_other(2);
+    (gateways, key)
+}
+
+/// Each gateway asks until it is refused. How many were served.
+fn until_refused(gateways: &[Gateway], key: &str) -> Vec<usize> {
+    let served = |gateway: &Gateway| {
+        let mut client = gateway.client_of(key);
+        (0..50).take_while(|_| client.chat().status == 200).count()
+    };
+    gateways.iter().map(served).collect()
+}
+
+#[test]
+fn of_a_budget_each_gateway_has_its_part_whichever_way_the_server_is_lost() {
+    if !has_redis() {
+        return;
+    }
+    let ways: [(&[&str], &[&str]); 2] = [
+        (&["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"]),
+        (&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"]),
+    ];
+    for (lose, find) in ways {
+        let (redis, provider) = (Redis::start(&[]), Provider::start());
+        let team = Team::new(&provider, &redis.url(), PATIENT);
+        let (gateways, key) = half_a_budget(&team, &redis);
+        redis.command(lose);
+        let served = until_refused(&gateways, &key);
+        // The first request may still be decided by the server, and what it reserves is no part of the others' rest.
+        assert!(served.iter().all(|served| (9..=11).contains(served)), "{lose:?}: {served:?}");
+        assert_eq!(code(&mut gateways[0].client_of(&key)), (503, "shared_state_unavailable".into()), "{lose:?}");
+        redis.command(find);
+        all_back(&gateways);
+        until_over(&gateways[1], &key);
+        let spent = provider.asked().len();
+        assert!((40..=40 + 2).contains(&spent), "{lose:?}: {spent} of 40 cents");
+    }
+}
+
+#[test]
+fn a_promoted_replica_has_the_keys_and_what_they_spent() {
+    if !has_redis() {
+        return;
+    }
+    let (mut primary, provider) = (Redis::start(&[]), Provider::start());
+    let replica = primary.replica();
+    let name = Moving::to(primary.port);
+    let team = Team::new(&provider, &format!("redis://127.0.0.1:{}", name.port), PATIENT);
+    let (gateways, key) = half_a_budget(&team, &primary);
+    primary.command(&["WAIT", "1", "10000"]);
+    primary.kill();
+    name.moves(replica.port);
+    replica.command(&["REPLICAOF", "NO", "ONE"]);
+    all_back(&gateways);
+    let fresh = team.gateway();
+    until("a gateway that knows nothing is ready", || fresh.client_of(&key).send("GET", "/readyz", "").status == 200);
+    let served: usize = until_refused(&gateways, &key).into_iter().sum();
+    assert_eq!(served, 20);
+    assert_eq!(code(&mut fresh.client_of(&key)), (429, "key_budget_exceeded".into()));
+    team.keys(&["revoke", "ann", "--yes"]);
+    assert_eq!(code(&mut fresh.client_of(&key)), (401, "invalid_api_key".into()));
+}
+
+#[test]
+fn without_the_server_refuse_serves_no_key_and_open_serves_without_limits() {
+    if !has_redis() {
+        return;
+    }
+    for (word, served) in [("refuse", 0), ("open", 50)] {
+        let (mut redis, provider) = (Redis::start(&[]), Provider::start());
+        let team = Team::new(&provider, &redis.url(), &format!("{PATIENT}on_loss = \"{word}\"\n"));
+        let key = team.keys(&["create", "ann", "--rpd", "3"]);
+        let gateways = team.gateways(1);
+        assert_eq!(ask(&gateways, &key, 1), 1);
+        redis.kill();
+        gateways[0].client_of(&key).chat();
+        gateways[0].wait_for("are lost");
+        assert_eq!(until_refused(&gateways, &key), [served], "{word}");
+        // A key that nobody knows gets in in no case.
+        let unknown = "qa_k7Qw2mXp0123456789abcdefghijklmnopqrstuvwxyzABCDEFG45b3QB";
+        assert_eq!(code(&mut gateways[0].client_of(unknown)), (503, "shared_state_unavailable".into()), "{word}");
+    }
 }
 
 #[test]

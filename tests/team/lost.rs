@@ -203,13 +203,13 @@ fn a_window_holds_through_a_loss_and_a_server_that_comes_back_empty() {
 }
 
 /// An address that moves from one server to another, as the name of a primary does.
-struct Moving {
-    port: u16,
+pub(crate) struct Moving {
+    pub(crate) port: u16,
     target: std::sync::Arc<std::sync::Mutex<(u16, Vec<std::net::TcpStream>)>>,
 }
 
 impl Moving {
-    fn to(port: u16) -> Self {
+    pub(crate) fn to(port: u16) -> Self {
         use std::net::{Shutdown, TcpListener, TcpStream};
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let own = listener.local_addr().unwrap().port();
@@ -232,7 +232,7 @@ impl Moving {
         Self { port: own, target }
     }
 
-    fn moves(&self, port: u16) {
+    pub(crate) fn moves(&self, port: u16) {
         let mut state = self.target.lock().unwrap();
         state.0 = port;
         for stream in state.1.drain(..) {
