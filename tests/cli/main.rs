@@ -76,4 +76,5 @@ mod status;
 mod team;
 mod terminal;
 mod token;
+mod walk;
 mod workload;
