@@ -11,6 +11,9 @@
 //   code P…                 runs P and prints its code in hexadecimal
 //   killafter MS P…         runs P and ends it by TerminateProcess after so many milliseconds
 //   hold FILE MS            opens FILE so that nobody can write, replace or remove it, prints `holding`, and closes it later
+//   credentials             each credential of qwenauth in Credential Manager: its target, user and the length of its secret
+//   secret TARGET           the secret of a credential
+//   forget TARGET           removes a credential
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +22,8 @@
 #include <fcntl.h>
 #include <io.h>
 #include <windows.h>
+
+#include <wincred.h>
 
 static void pause_for(int milliseconds) { Sleep((DWORD)milliseconds); }
 
@@ -102,6 +107,24 @@ static int windows(int count, char **words) {
         CloseHandle(file);
         return 0;
     }
+    if (!strcmp(words[1], "credentials")) {
+        DWORD found = 0, at;
+        CREDENTIALA **all;
+        if (!CredEnumerateA("qwenauth/*", 0, &found, &all)) return GetLastError() == ERROR_NOT_FOUND ? 0 : 96;
+        for (at = 0; at < found; at++) {
+            printf("%s %s %lu\n", all[at]->TargetName, all[at]->UserName, all[at]->CredentialBlobSize);
+        }
+        CredFree(all);
+        return 0;
+    }
+    if (!strcmp(words[1], "secret")) {
+        CREDENTIALA *found;
+        if (!CredReadA(words[2], CRED_TYPE_GENERIC, 0, &found)) return 95;
+        fwrite(found->CredentialBlob, 1, found->CredentialBlobSize, stdout);
+        CredFree(found);
+        return 0;
+    }
+    if (!strcmp(words[1], "forget")) return CredDeleteA(words[2], CRED_TYPE_GENERIC, 0) ? 0 : 94;
     return 97;
 }
 #else

@@ -161,6 +161,108 @@ class Access(Test):
         self.assertEqual([check for check in checks if check["name"] == "directories"], [])
 
 
+class CredentialManager(Test):
+    """`store = keyring`, and another program that reads what is there."""
+
+    KEY = "gsk_0123456789abcdef0123456789abcdef"
+    LOGGED_IN = "qwenauth: logged in to Groq, not verified, profile `groq` (active)\n"
+    FILES = (
+        "own/config/.config.qwenauth-lock", "own/config/config.toml", "own/data/credentials/.groq.qwenauth-lock",
+        "own/data/credentials/groq.json",
+    )  # fmt: skip
+
+    def setUp(self):
+        super().setUp()
+        self.before = self.credentials()
+        self.addCleanup(self.forget)
+
+    def credentials(self):
+        """Target, user and length of each."""
+        return set(self.helper("credentials").stdout.splitlines())
+
+    def helper(self, *words):
+        return self.windows.run_program(self.windows.helper, *words)
+
+    def new(self):
+        return sorted(tuple(line.split()) for line in self.credentials() - self.before)
+
+    def forget(self):
+        for target, _, _ in self.new():
+            self.helper("forget", target)
+
+    def log_in(self, *words, stdin=None, provider="groq"):
+        return self.windows.run("login", provider, "--no-verify", *words, stdin=stdin)
+
+    def stored(self):
+        self.log_in("--api-key-stdin", "--store", "keyring", stdin=self.KEY + "\n")
+        [(target, user, size)] = self.new()
+        self.assertEqual((user, int(size)), ("groq", len(self.KEY)))
+        return target
+
+    def text(self):
+        return (self.windows.home / "own" / "data" / "credentials" / "groq.json").read_text()
+
+    def test_a_key_lies_there_and_not_in_a_file(self):
+        outcome = self.log_in("--api-key-stdin", "--store", "keyring", stdin=self.KEY + "\n")
+        self.whole(outcome, stderr=self.LOGGED_IN, files=self.FILES)
+        [(target, user, size)] = self.new()
+        self.assertEqual((target.rpartition("/")[0], user, int(size)), ("qwenauth/groq", "groq", len(self.KEY)))
+        self.assertNotIn(self.KEY, self.text())
+        self.whole(self.windows.run("token"), stdout=self.KEY + "\n", files=self.FILES)
+
+    def test_another_program_reads_it_there(self):
+        self.whole(self.helper("secret", self.stored()), stdout=self.KEY)
+
+    def test_a_program_gets_a_key_from_there(self):
+        self.stored()
+        self.whole(self.windows.run("exec", "--", "helper", "env", "OPENAI_API_KEY"), stdout=f"OPENAI_API_KEY={self.KEY}\n")
+
+    def test_a_long_key_is_split_and_put_together(self):
+        long = "gsk_" + "".join(f"{number:08x}" for number in range(500))
+        self.log_in("--api-key-stdin", "--store", "keyring", stdin=long + "\n")
+        self.assertEqual(len(self.new()), 1 + -(-len(long) // 2560))
+        self.whole(self.windows.run("token"), stdout=long + "\n")
+        self.windows.run("logout")
+        self.assertEqual(self.new(), [])
+
+    def test_a_key_is_moved_to_a_file_and_back(self):
+        self.stored()
+        self.assertEqual(self.log_in("--store", "file").code, SUCCESS)
+        self.assertEqual((self.new(), json.loads(self.text())["api_key"]), ([], self.KEY))
+        self.whole(self.windows.run("token"), stdout=self.KEY + "\n")
+        self.assertEqual(self.log_in("--store", "keyring").code, SUCCESS)
+        self.assertEqual((len(self.new()), self.KEY in self.text()), (1, False))
+        self.whole(self.windows.run("token"), stdout=self.KEY + "\n", files=self.FILES)
+
+    def test_a_key_that_is_replaced_goes(self):
+        old = self.stored()
+        other = "gsk_" + self.KEY[:3:-1]
+        self.log_in("--api-key-stdin", "--store", "keyring", stdin=other + "\n")
+        [(target, _, _)] = self.new()
+        self.assertNotEqual(target, old)
+        self.whole(self.windows.run("token"), stdout=other + "\n")
+
+    def test_a_logout_removes_it_there(self):
+        self.stored()
+        outcome = self.windows.run("logout", "--local")
+        self.assertEqual((outcome.code, self.new()), (SUCCESS, []))
+
+    def test_a_key_that_was_removed_there_is_a_login_that_is_needed(self):
+        self.whole(self.helper("forget", self.stored()))
+        outcome = self.windows.run("token")
+        self.assertEqual((outcome.code, outcome.stdout), (4, ""), outcome.stderr)
+        self.assertIn("login", outcome.stderr)
+
+    def test_a_kill_while_a_key_is_moved_loses_nothing(self):
+        for round_number in range(6):
+            self.log_in("--api-key-stdin", "--store", "keyring" if round_number % 2 else "file", stdin=self.KEY + "\n")
+            to = "file" if round_number % 2 else "keyring"
+            moment = str(random.Random(round_number).randrange(100, 900))
+            line = ("killafter", moment, self.windows.program, "login", "groq", "--no-verify", "--store", to)
+            self.helper(*line)
+            self.whole(self.windows.run("token"), stdout=self.KEY + "\n")
+
+
 class Renewals(Test):
     def test_six_processes_renew_once(self):
         self.windows.expired()
