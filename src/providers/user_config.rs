@@ -208,6 +208,7 @@ mod tests {
             | "requests_per_week" => "1",
             "ci" => "\"allowed\"",
             "open" => "\"chat\"",
+            "payment" => "\"own\"",
             "client_auth" => "\"post\"",
             "dialect" => "\"qwen\"",
             "auth" => "\"x-api-key\"",

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -111,11 +111,7 @@ impl Issuer {
 }
 
 fn private(path: &Path, text: &str) {
-    let directory = path.parent().unwrap();
-    fs::create_dir_all(directory).unwrap();
-    for directory in directory.ancestors().take(2) {
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).unwrap();
-    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap()).unwrap();
     let pending = path.with_extension("pending");
     fs::write(&pending, text).unwrap();
     fs::set_permissions(&pending, fs::Permissions::from_mode(0o600)).unwrap();
