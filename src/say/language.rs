@@ -9,6 +9,9 @@ use std::sync::OnceLock;
 /// The rows of messages.toml: the English format string as it is in the source, in Chinese, in Russian.
 const MESSAGES: &[(&str, &str, &str)] = &include!(concat!(env!("OUT_DIR"), "/messages.rs"));
 
+/// Units of time in English, in Chinese, in Russian.
+const UNITS: [(&str, &str, &str); 4] = [("s", "秒", "с"), ("min", "分钟", "мин"), ("h", "小时", "ч"), ("d", "天", "д")];
+
 /// A language that messages are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Language {
@@ -54,6 +57,20 @@ impl Language {
             .iter()
             .fold(text.to_owned(), |text, mark| text.replace(&format!("{mark} "), mark));
         text.replace(" （", "（")
+    }
+
+    /// A duration as [`in_words`](super::in_words) writes it, `5 h 59 min`, with the units of this language.
+    fn duration(self, text: &str) -> Option<String> {
+        let mut words = Vec::new();
+        let mut parts = text.split(' ');
+        while let Some(number) = parts.next() {
+            let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+            let (_, chinese, russian) =
+                UNITS.into_iter().find(|(unit, ..)| is_number && parts.clone().next() == Some(*unit))?;
+            parts.next();
+            words.push(format!("{number} {}", if self == Self::Chinese { chinese } else { russian }));
+        }
+        Some(words.join(" "))
     }
 
     /// What joins a message to its cause, and two clauses of one message.
@@ -193,6 +210,9 @@ fn message(rows: &[Row], language: Language, text: &str) -> Option<String> {
     {
         let value = |place: usize| {
             let value = values[place];
+            if let Some(duration) = language.duration(value) {
+                return duration;
+            }
             let is_name = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
             let may_be_message = !row.is_literal(place) && !is_name && value.len() < text.len();
             let translated = may_be_message.then(|| message(rows, language, value.trim())).flatten();
@@ -281,6 +301,16 @@ mod tests {
     fn a_value_in_parentheses_ends_with_them() {
         let rows = [("Model Studio ({})", "Студия ({})"), ("{done}, not verified", "{done}, не проверен")];
         assert_eq!(russian(&rows, "Model Studio (cn), not verified"), "Студия (cn), не проверен");
+    }
+
+    #[test]
+    fn durations_have_the_units_of_the_language() {
+        let rows = [("token, {left} left", "токен, осталось {left}"), ("answered {}", "ответ {}")];
+        assert_eq!(russian(&rows, "token, 5 h 59 min left"), "токен, осталось 5 ч 59 мин");
+        assert_eq!(russian(&rows, "token, 40 s left"), "токен, осталось 40 с");
+        for text in ["answered 404", "answered 4 x", "answered 5 h more"] {
+            assert_eq!(russian(&rows, text), text.replace("answered", "ответ"));
+        }
     }
 
     #[test]

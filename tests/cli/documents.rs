@@ -8,9 +8,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::sandbox::Sandbox;
+use crate::keys::{KEY, knows_the_key};
+use crate::run::Running;
+use crate::sandbox::{Sandbox, mode, possible, write_private};
 
 const TRANSLATIONS: [&str; 2] = ["README.zh-CN.md", "README.ru.md"];
 
@@ -21,7 +25,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn page(name: &str) -> String {
+pub(crate) fn page(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap()
 }
 
@@ -110,9 +114,14 @@ fn every_link_of_a_page_leads_somewhere() {
 }
 
 /// The commands of a page, in order.
-fn commands(page: &str) -> Vec<&str> {
+pub(crate) fn commands(page: &str) -> Vec<&str> {
+    typed_at(page, &["$ "])
+}
+
+fn typed_at<'p>(page: &'p str, prompts: &[&str]) -> Vec<&'p str> {
     let blocks = code_blocks(page).into_iter().filter_map(|block| block.strip_prefix("console\n"));
-    blocks.flat_map(|block| block.lines().filter_map(|line| line.strip_prefix("$ "))).collect()
+    let typed = |line: &'p str| prompts.iter().find_map(|prompt| line.strip_prefix(prompt));
+    blocks.flat_map(|block| block.lines().filter_map(typed)).collect()
 }
 
 /// Runs commands in order, in one shell in an empty home directory inside a sandbox, and `then` at the end. Programs that
@@ -165,4 +174,109 @@ fn every_command_of_the_guide_to_keys_runs_as_printed() {
     let (_, shown) = run_as_printed(&commands, "! qwenauth token");
     assert!(shown.contains("accepted"), "the new key was not verified: {shown}");
     assert!(shown.contains("`QWENAUTH_API_KEY` in the environment"), "{shown}");
+}
+
+/// Starts a command of a page in the home directory.
+fn started(sandbox: &Sandbox, command: &str) -> Running {
+    let mut bash = sandbox.other("bash");
+    bash.args(["-c", &format!("exec {command}")]).current_dir(sandbox.home());
+    sandbox.start(bash)
+}
+
+/// A server that lasts is ended as its service manager does.
+fn ended(running: Running) {
+    running.signal(Signal::SIGTERM);
+    drop(running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr());
+}
+
+#[test]
+fn every_command_of_the_page_on_the_gateway_runs_as_printed() {
+    let text = page("docs/gateway.md");
+    let [exec, gateway, secured, login] = commands(&text)[..] else { panic!("the page has other commands now") };
+    let opencode = "#!/bin/sh\n[ -n \"$OPENAI_API_KEY\" ] && echo \"opencode at $OPENAI_BASE_URL\"\n";
+    let sandbox = knows_the_key(Sandbox::new().with_programs(&[("opencode", opencode)]), "/v1/models");
+    let base_url = format!("{}/v1", sandbox.server.url());
+    let stored = json!({"provider": "custom", "api_key": KEY, "base_url": base_url, "model": "m"});
+    write_private(&sandbox.profiles().join("custom.json"), stored.to_string());
+    let sandbox = sandbox.configured("profile = \"custom\"\n");
+    let outcome = started(&sandbox, exec).finish().any_stdout().any_stderr();
+    assert!(outcome.stdout.starts_with("opencode at http://127.0.0.1:"), "{outcome}");
+    // The port of the page may be in use here.
+    let running = started(&sandbox, &gateway.replace(":8399", ":0"));
+    assert!(running.first_lines(1)[0].starts_with("http://127.0.0.1:"));
+    assert_eq!(mode(&sandbox.home().join(".config/gateway-key")), 0o600);
+    ended(running);
+    if !possible(Path::new("/usr/bin/openssl").exists(), "run openssl") {
+        return;
+    }
+    let certificate = "cd \"$HOME\" && exec 2>&1 && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+         -keyout key.pem -out cert.pem -days 2 -subj /CN=gateway -addext subjectAltName=DNS:localhost";
+    drop(sandbox.shell(certificate).any_stdout().exits(0));
+    let running = started(&sandbox, &secured.replace("0.0.0.0:8443", "127.0.0.1:0"));
+    let lines = running.first_lines(2);
+    fs::write(sandbox.home().join("key.txt"), &lines[1]).unwrap();
+    let authority = sandbox.home().join("cert.pem");
+    let sandbox = sandbox.variable("QWENAUTH_CA_FILE", authority);
+    let typed = login.replace("https://qwen.corp.example:8443/v1", &lines[0]);
+    assert_ne!(typed, login);
+    drop(started(&sandbox, &typed).finish().any_stderr());
+    assert_eq!(sandbox.profile("team")["base_url"], lines[0].as_str());
+    ended(running);
+}
+
+/// What needs a cluster, Docker or a running systemd is a stand-in that looks at the files it is given.
+#[test]
+fn every_command_of_the_page_on_deploying_runs_as_printed() {
+    let text = page("docs/deploy.md");
+    let commands = typed_at(&text, &["$ ", "# "]);
+    assert!(commands.len() > 11, "{commands:?}");
+    let kubectl = "#!/bin/sh\nfor word in \"$@\"; do case $word in --from-file=*) [ -s \"${word##*=}\" ] || exit 1;; \
+         *.yaml) [ -s \"$word\" ] || exit 1;; esac; done\n";
+    let systemctl = "#!/bin/sh\ncase \"$*\" in daemon-reload | 'enable --now qwenauth-gateway') ;; *) exit 1;; esac\n";
+    let docker = "#!/bin/sh\n[ \"$1\" = compose ]\n";
+    let programs =
+        [("kubectl", kubectl), ("systemctl", systemctl), ("systemd-sysusers", "#!/bin/sh\n"), ("docker", docker)];
+    let sandbox = Sandbox::new().with_programs(&programs);
+    let needed = ["openssl", "install"].iter().all(|program| Path::new("/usr/bin").join(program).exists());
+    if !possible(needed, "run openssl and install") {
+        return;
+    }
+    let root_directory = sandbox.directory().join("root");
+    let work = sandbox.directory().join("work");
+    for directory in ["etc/systemd/system", "usr/lib/sysusers.d", "var/lib"] {
+        fs::create_dir_all(root_directory.join(directory)).unwrap();
+    }
+    fs::create_dir(&work).unwrap();
+    std::os::unix::fs::symlink(root().join("contrib"), work.join("contrib")).unwrap();
+    // What lies beside the files of `contrib/compose`.
+    for name in ["key.txt", "dashscope.key", "tls.pem", "tls.key", "valkey.conf"] {
+        fs::write(work.join(name), "x").unwrap();
+    }
+    let mut script = format!("set -e\ncd '{}'\n", work.display());
+    for (number, command) in commands.iter().enumerate() {
+        // Below a directory of the test instead of the machine's own, and owned by whoever runs the test.
+        let below = ["/etc", "/usr", "/var"].iter().fold(command.replace(" -o qwenauth", ""), |command, place| {
+            command.replace(&format!(" {place}/"), &format!(" {}{place}/", root_directory.display()))
+        });
+        script += &format!("{below} || {{ echo 'failed: line {number}' >&2; exit 1; }}\n");
+    }
+    drop(sandbox.shell(&script).exits(0));
+    for secret in ["qwenauth/dashscope", "qwenauth/credentials/dashscope", "qwenauth/credentials/tls.key"] {
+        assert_eq!(mode(&root_directory.join("etc").join(secret)), 0o600, "{secret}");
+    }
+    assert!(root_directory.join("etc/systemd/system/qwenauth-gateway.service").exists());
+    assert_eq!(fs::read_to_string(work.join("gateway.txt")).unwrap().trim().len(), 64);
+}
+
+/// The command of a password manager is a stand-in; tests of the keyring run the lines that need one.
+#[test]
+fn the_command_of_the_page_on_stores_runs_as_printed() {
+    let text = page("docs/stores.md");
+    let commands = commands(&text);
+    let [_, _, by_command] = commands[..] else { panic!("the page has other commands now") };
+    let op = format!("#!/bin/sh\n[ \"$1 $2\" = 'read op://Private/Qwen/key' ] && echo {KEY}\n");
+    let sandbox = knows_the_key(crate::keys::sandbox().with_programs(&[("op", &op)]), "/intl/v1/models");
+    drop(started(&sandbox, by_command).finish().any_stderr());
+    assert_eq!(sandbox.profile("dashscope")["store"], "command");
+    sandbox.run(["token", "--profile", "dashscope"]).stdout(&format!("{KEY}\n"));
 }

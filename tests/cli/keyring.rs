@@ -13,8 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::documents::{commands, page};
 use crate::issuer::{issuer, tokens};
-use crate::keys::{KEY, sandbox};
+use crate::keys::{KEY, knows_the_key, sandbox};
 use crate::sandbox::{Sandbox, now_ms, possible, until, write_private};
 use crate::server::Server;
 use crate::terminal::{LARGE, Terminal};
@@ -176,6 +177,18 @@ fn spent(server: &Server) -> Vec<String> {
     let refreshed = server.at("/token");
     let tokens = refreshed.iter().map(|request| request.field("refresh_token").to_owned());
     tokens.filter(|token| !token.is_empty()).collect()
+}
+
+#[test]
+fn the_lines_of_the_page_on_stores_move_a_key_into_the_keyring_and_find_it() {
+    let Some(keyring) = Keyring::start() else { return };
+    let text = page("docs/stores.md");
+    let [login, lookup, _] = commands(&text)[..] else { panic!("the page has other commands now") };
+    let sandbox = on(knows_the_key(sandbox().with_programs(&[]), "/intl/v1/models"), &keyring);
+    drop(sandbox.run_with_stdin(["login", "dashscope", "--api-key-stdin"], KEY.as_bytes()).any_stderr());
+    drop(sandbox.shell(login).any_stderr());
+    assert_eq!(sandbox.profile("dashscope")["store"], "keyring");
+    sandbox.shell(lookup).stdout(KEY);
 }
 
 #[test]
