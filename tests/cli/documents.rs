@@ -113,6 +113,21 @@ fn every_link_of_a_page_leads_somewhere() {
     }
 }
 
+/// README.md is the index: what cannot be found from there is not read.
+#[test]
+fn every_page_is_in_the_index_under_one_heading() {
+    let readme = page("README.md");
+    let index = sections(&readme).into_iter().find(|section| section.starts_with("More\n")).unwrap();
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".md") || name.ends_with(".toml") {
+            assert_eq!(index.matches(&format!("](docs/{name})")).count(), 1, "{name}");
+        }
+    }
+    let kinds = ["- Guides: ", "- Concepts: ", "- Reference: "].map(|kind| index.find(kind).unwrap());
+    assert!(kinds.is_sorted());
+}
+
 /// The commands of a page, in order.
 pub(crate) fn commands(page: &str) -> Vec<&str> {
     typed_at(page, &["$ "])
