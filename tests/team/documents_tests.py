@@ -90,6 +90,10 @@ def every_command_of_the_page_for_two_gateways_runs(program):
                 if machines[0] == "ci":
                     body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
                     network["ci"].file("request.json", json.dumps(body))
+                if machines[0] == "two":
+                    # Whoever does not trust the certificate of the server sends it no password.
+                    listed = network["two"].start("qwenauth", "keys", "list")
+                    assert listed.wait() == 0 and "invalid peer certificate" in listed.stderr, listed
                 for command in re.findall(r"^\$ (.*)$", block, re.M):
                     done = walk.do(machines[0], command)
         assert len(walk.commands) == 10, walk.commands

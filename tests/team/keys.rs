@@ -208,6 +208,28 @@ fn a_budget_is_spent_once_over_four_gateways_and_reset_gives_it_back() {
     assert_eq!(until_over(&gateways[3], &key) + 1, 25);
 }
 
+#[test]
+fn tokens_of_a_day_and_of_a_minute_are_counted_over_gateways_by_what_was_used() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let (day, minute) =
+        (team.keys(&["create", "day", "--tpd", "100"]), team.keys(&["create", "minute", "--tpm", "100"]));
+    let start = || Gateway::start_keyed(team.home(), &["--no-pacing"]);
+    let gateways = [start(), start()];
+    // A chat is taken for 14 tokens and uses 10: the last one that fits takes what is left.
+    for (key, reason, served) in [(&day, "key_day_over", 10), (&minute, "key_rate_limited", 9)] {
+        let mut clients: Vec<Client> = gateways.iter().map(|gateway| gateway.client_of(key)).collect();
+        let count = (0..50).take_while(|number| clients[number % 2].chat().status == 200).count();
+        assert_eq!(count, served, "{reason}");
+        assert_eq!(code(&mut clients[0]), (429, reason.to_owned()));
+    }
+    let listed: Value = serde_json::from_str(&team.keys(&["list", "--json"])).unwrap();
+    assert_eq!(listed["keys"][0]["used"]["tokens_today"], 100, "{listed}");
+}
+
 fn until_over(gateway: &Gateway, key: &str) -> usize {
     let mut client = gateway.client_of(key);
     let served = (0..100).take_while(|_| client.chat().status == 200).count();

@@ -296,9 +296,17 @@ pub(super) async fn check(address: &Address, connection: &mut MultiplexedConnect
     Ok(())
 }
 
+/// What a server that is there answers while it does not serve.
+const REFUSALS: [&str; 2] = ["READONLY", "OOM"];
+
 /// Why the server does not serve, in words.
 pub(super) fn reason(error: &RedisError, timeout: Duration) -> String {
-    match error.code() {
+    let within_script = || {
+        // Redis 6.2 reports a refused command of a script as an error of the script, with the command's own code inside.
+        let detail = error.detail()?;
+        REFUSALS.into_iter().find(|code| detail.contains(&format!("-{code} ")))
+    };
+    match error.code().filter(|code| *code != "ERR").or_else(within_script) {
         Some("READONLY") => "it is read-only, as a replica is".to_owned(),
         Some("LOADING") => "it still loads its data".to_owned(),
         Some("MASTERDOWN") => "it is a replica that has lost its primary".to_owned(),

@@ -462,3 +462,55 @@ fn counts_no_double_can_hold_are_no_reason_to_lose_the_server() {
         assert_eq!(gateway.health(), Health::Up);
     });
 }
+
+#[test]
+fn a_request_that_moves_gives_its_key_the_place_back_and_leaves_the_accounts() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let kind = Kind::Window { window: 60_000 };
+        let of_key = Limit::of_key("ann", "window", kind, 1);
+        let limits = || vec![of_key.clone(), window(1, 60_000)];
+        let (_, moved, _) = go(&gateway, limits()).await;
+        gateway.end(moved, Ended::Moved);
+        settled(&gateway).await;
+        let (wait, ..) = go(&gateway, vec![of_key.clone()]).await;
+        assert_eq!(wait, Duration::ZERO, "the key has room");
+        let (wait, ..) = go(&gateway, vec![window(1, 60_000)]).await;
+        assert!(wait > Duration::from_secs(59), "the account has none: {wait:?}");
+    });
+}
+
+#[test]
+fn tokens_of_a_minute_come_back_to_an_emptied_server() {
+    run(|mut server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let limit = || vec![Limit { kind: Kind::Tokens { window: 60_000, add: 60 }, most: 100, name: "t".into() }];
+        go(&gateway, limit()).await;
+        server.stop();
+        server.start_again();
+        gateway.beat().await;
+        gateway.probe().await.unwrap();
+        let (wait, ..) = go(&gateway, limit()).await;
+        assert!(wait > Duration::from_secs(58), "{wait:?}");
+    });
+}
+
+#[test]
+fn what_a_request_in_flight_reserves_is_extended_while_its_gateway_lives() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let (_, ticket, _) = go(&gateway, vec![spend(100, 70)]).await;
+        let held = gateway.names.of("s:held");
+        let mut connection = gateway.connection.borrow().clone().unwrap();
+        // A second more, and it would be free.
+        let soon = format!("{}:70", gateway.now() + 1000);
+        let _: u64 = redis::cmd("HSET").arg(&held).arg(&ticket).arg(soon).query_async(&mut connection).await.unwrap();
+        gateway.beat().await;
+        let entry: String = redis::cmd("HGET").arg(&held).arg(&ticket).query_async(&mut connection).await.unwrap();
+        let until: u64 = entry.strip_suffix(":70").unwrap().parse().unwrap();
+        assert!(until > gateway.now() + 899_000, "{entry}");
+    });
+}
