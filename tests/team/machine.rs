@@ -197,6 +197,11 @@ impl Home {
         command
     }
 
+    /// The same machine, where no server is named.
+    pub(crate) fn without_server(&self) -> Self {
+        Self { shared: None, ..self.clone() }
+    }
+
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).stdin(Stdio::null()).output().unwrap()
     }
