@@ -8,7 +8,7 @@ use crate::gateway::issuers::Team;
 use crate::gateway::team_keys;
 use crate::gateway::upstream::{Upstream, fine};
 use crate::keys::{self, KEY, knows_the_key};
-use crate::sandbox::{Sandbox, write_private};
+use crate::sandbox::{Sandbox, has_programs, write_private};
 use crate::server::Reply;
 use crate::workload::{GITHUB, KEY_PLACE, POLICY, exchanging, id_token};
 
@@ -122,6 +122,9 @@ fn the_pod_asks_with_no_stored_secret() {
 
 #[test]
 fn the_job_asks_the_gateway_of_its_team_with_no_stored_secret() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let yaml = block("The gateway of your team", "yaml");
     assert!(yaml.contains("\n      id-token: write\n"), "without it there is no token");
     let upstream = Upstream::always(fine());

@@ -375,3 +375,8 @@ pub(crate) fn possible(holds: bool, what: &str) -> bool {
     }
     holds
 }
+
+/// Whether these programs of a machine's system are there; a test that needs one is skipped where it is not.
+pub(crate) fn has_programs(names: &[&str]) -> bool {
+    names.iter().all(|name| possible(Path::new("/usr/bin").join(name).exists(), &format!("run {name}")))
+}

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::team_keys::{chat, create, is_refused, printed, send, start};
 use super::upstream::{Client, Gateway, Got, Upstream, fine, logged_in};
-use crate::sandbox::{Sandbox, each_path, now_ms, until, write_private};
+use crate::sandbox::{Sandbox, each_path, has_programs, now_ms, until, write_private};
 use crate::server::Reply;
 
 const AUDIENCE: &str = "https://qwen.corp.example";
@@ -170,6 +170,9 @@ impl Team {
 
 #[test]
 fn the_token_of_a_job_is_a_key_and_goes_nowhere() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
     let sandbox = team.sandbox.variable("QWENAUTH_LOG", "trace");
@@ -277,6 +280,9 @@ fn bad_tokens(server: &str) -> Vec<(String, String)> {
 
 #[test]
 fn what_is_not_a_genuine_token_of_an_own_job_is_refused() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
     let gateway = start(&team.sandbox, &[]);
@@ -297,6 +303,9 @@ fn what_is_not_a_genuine_token_of_an_own_job_is_refused() {
 
 #[test]
 fn a_weak_key_of_an_issuer_verifies_nothing() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
     let text = format!("{}.{}", encoded(r#"{"alg":"RS256","kid":"rsa-1"}"#), encoded(team.claims().to_string()));
@@ -318,6 +327,9 @@ fn a_weak_key_of_an_issuer_verifies_nothing() {
 
 #[test]
 fn a_storm_of_unknown_keys_asks_the_issuer_once() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
     let gateway = start(&team.sandbox, &[]);
@@ -337,6 +349,9 @@ fn a_storm_of_unknown_keys_asks_the_issuer_once() {
 
 #[test]
 fn an_issuer_that_is_away_is_asked_again_and_nothing_is_believed_meanwhile() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
     let keys = Arc::clone(&team.keys);
@@ -364,6 +379,9 @@ fn an_issuer_that_is_away_is_asked_again_and_nothing_is_believed_meanwhile() {
 
 #[test]
 fn metadata_of_another_issuer_is_not_believed() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
     let server = team.sandbox.server.url();
@@ -429,6 +447,9 @@ fn job_key(gateway: &Gateway, token: &str) -> String {
 
 #[test]
 fn a_token_is_exchanged_for_a_key_of_an_hour_at_most() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
     let gateway = start(&team.sandbox, &[]);
@@ -472,6 +493,9 @@ fn a_token_is_exchanged_for_a_key_of_an_hour_at_most() {
 
 #[test]
 fn an_exchange_is_asked_for_as_the_standard_has_it() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
     let gateway = start(&team.sandbox, &[]);
@@ -502,6 +526,9 @@ fn an_exchange_is_asked_for_as_the_standard_has_it() {
 
 #[test]
 fn a_job_logs_in_to_the_gateway_and_gets_its_next_key_by_itself() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
     let gateway = start(&team.sandbox, &[]);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::upstream::{Asked, CHAT, Gateway, Upstream, configured, error, fine, logged_in};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, has_programs};
 
 /// A window of 3 s instead of a minute.
 const SCALED: &str = "[providers.qwen.limits]\nwindow = \"3s\"\nrequests_per_day = 1000\n";
@@ -45,6 +45,9 @@ fn a_burst_up_to_the_limit_is_not_delayed_and_the_rest_waits_for_the_next_window
 
 #[test]
 fn the_limit_holds_over_processes_one_of_which_is_killed() {
+    if !has_programs(&["curl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let sandbox = scaled(&upstream);
     let gateways: Vec<Gateway> = (0..2).map(|_| Gateway::start(&sandbox, &[])).collect();

@@ -15,7 +15,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::upstream::{CHAT, Client, Gateway, STREAM, Upstream, chunk, fine, logged_in};
 use crate::run::Running;
-use crate::sandbox::{Sandbox, mode, until, write_private};
+use crate::sandbox::{Sandbox, has_programs, mode, until, write_private};
 use crate::server::PATIENCE;
 
 /// Makes a CA and certificates of it, `NAME.pem` and `NAME.key`, for the host `gateway.test`.
@@ -141,6 +141,9 @@ fn free_address() -> String {
 
 #[test]
 fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let sandbox = logged_in(&upstream);
     certify(&sandbox, &["server"]);
@@ -162,6 +165,9 @@ fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
 
 #[test]
 fn a_request_without_tls_is_told_to_use_https() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let sandbox = logged_in(&upstream);
     certify(&sandbox, &["server"]);
@@ -172,6 +178,9 @@ fn a_request_without_tls_is_told_to_use_https() {
 
 #[test]
 fn a_new_certificate_is_served_and_no_stream_is_lost() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let may_end = Arc::new((Mutex::new(false), Condvar::new()));
     let upstream = Upstream::start({
         let may_end = Arc::clone(&may_end);
@@ -212,6 +221,9 @@ fn a_new_certificate_is_served_and_no_stream_is_lost() {
 
 #[test]
 fn a_pair_that_does_not_fit_leaves_the_old_one_in_force_and_is_complained_of_once() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let sandbox = logged_in(&upstream);
     certify(&sandbox, &["server", "next"]);
@@ -248,6 +260,9 @@ fn a_pair_that_does_not_fit_leaves_the_old_one_in_force_and_is_complained_of_onc
 
 #[test]
 fn with_a_client_ca_nobody_without_its_certificate_gets_in() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let sandbox = logged_in(&upstream);
     certify(&sandbox, &["server", "member"]);
@@ -270,6 +285,9 @@ fn with_a_client_ca_nobody_without_its_certificate_gets_in() {
 
 #[test]
 fn a_handshake_that_does_not_come_is_not_waited_for_and_costs_others_nothing() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let sandbox = logged_in(&upstream);
     certify(&sandbox, &["server"]);
@@ -292,6 +310,9 @@ fn a_handshake_that_does_not_come_is_not_waited_for_and_costs_others_nothing() {
 
 #[test]
 fn what_cannot_be_a_certificate_and_its_key_is_named() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let sandbox = Sandbox::new().logged_in();
     certify(&sandbox, &["server", "next"]);
     drop(sandbox.shell("openssl pkey -in server.key -aes256 -passout pass:x -out locked.key").exits(0));
@@ -324,6 +345,9 @@ fn what_cannot_be_a_certificate_and_its_key_is_named() {
 
 #[test]
 fn the_printed_url_is_the_one_that_was_given() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
     let sandbox = Sandbox::new().logged_in();
     certify(&sandbox, &["server"]);
     let path = |name: &str| sandbox.directory().join(name).to_str().unwrap().to_owned();

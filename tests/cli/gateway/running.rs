@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::upstream::{CHAT, Client, Gateway, STREAM, Upstream, chunk, error, fine, logged_in, reply, until_closed};
 use crate::pseudo_terminal::PseudoTerminal;
 use crate::run::Running;
-use crate::sandbox::{Sandbox, possible, until};
+use crate::sandbox::{Sandbox, has_programs, possible, until};
 use crate::server::{Ask, Reply};
 
 #[test]
@@ -226,6 +226,9 @@ fn notices_wait_until_a_program_that_has_the_terminal_has_ended() {
 
 #[test]
 fn notices_come_at_once_where_stderr_is_no_terminal() {
+    if !has_programs(&["curl"]) {
+        return;
+    }
     let upstream = Upstream::always(error("429 Too Many Requests", "", "x", "requests per day: the limit is reached"));
     let sandbox = logged_in(&upstream);
     let ask = r#"curl -s -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" -d "{}" "$OPENAI_BASE_URL/chat/completions""#;
@@ -347,6 +350,9 @@ fn the_log_can_go_to_stdout_and_all_of_it_is_written_at_the_end() {
 
 #[test]
 fn beside_a_program_the_log_needs_a_file() {
+    if !has_programs(&["curl"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let sandbox = logged_in(&upstream);
     sandbox.run(["exec", "--gateway", "--log", "-", "--", "echo", "started"]).fails(

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::upstream::{Upstream, fine, logged_in};
-use crate::sandbox::{Sandbox, possible};
+use crate::sandbox::{Sandbox, has_programs, possible};
 
 /// Runs a script in which a `systemd --user` runs, in namespaces of its own; nothing of it is left afterwards.
 fn with_systemd(sandbox: &Sandbox, script: &str) -> crate::run::Outcome {
@@ -47,6 +47,9 @@ fn free() -> u16 {
 
 #[test]
 fn a_service_is_installed_runs_at_once_and_is_removed() {
+    if !has_programs(&["curl"]) {
+        return;
+    }
     if !has_systemd() {
         return;
     }

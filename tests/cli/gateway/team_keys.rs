@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::upstream::{Asked, CHAT, Gateway, Got, Upstream, configured, error, fine, logged_in};
-use crate::sandbox::{Sandbox, each_path, until};
+use crate::sandbox::{Sandbox, each_path, has_programs, until};
 
 /// A dollar for a million tokens of a prompt, a hundred dollars for a million of a completion.
 const PRICES: &str = "[prices.\"coder-model\"]\ninput = 1.0\noutput = 100.0\n";
@@ -474,6 +474,9 @@ fn opencode_is_told_what_it_needs_but_the_key() {
 
 #[test]
 fn the_command_for_opencode_asks_on_the_terminal_and_shows_nothing() {
+    if !has_programs(&["python3"]) {
+        return;
+    }
     let upstream = Upstream::always(fine());
     let sandbox = priced(&upstream);
     drop(create(&sandbox, &["ann"]));
