@@ -18,6 +18,9 @@ use super::team::{self, Asked, Estimate, HeldGrant, Team};
 use crate::keys::{KeyRecord, State};
 use crate::limits::{Decision, Demand, Refused};
 
+/// How often one request begins anew because its key was changed meanwhile.
+const MAX_CHANGES: u32 = 5;
+
 /// Said in the log of a request that its key's limits delayed or stopped.
 const KEPT_TO: &str = "the limits of the key are kept to";
 
@@ -136,7 +139,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
         let longest_wait = if options.tuning.pacing { MAX_QUEUE_TIME } else { Duration::ZERO };
         let repeats = self.record.grant.is_some();
         let since = tokio::time::Instant::now();
-        let (mut key, mut estimate) = (key, estimate);
+        let (mut key, mut estimate, mut changes) = (key, estimate, 0);
         let (wait, spread, grant, left, price) = loop {
             let price = self.record.model.as_deref().and_then(|model| team.prices.of(model));
             let demand = Demand {
@@ -153,7 +156,11 @@ impl<'gateway> ProxiedRequest<'gateway> {
                     self.left = Some(left);
                     return Err(self.not_granted(account, &key, reason).await);
                 }
+                Decision::Changed(_) if changes == MAX_CHANGES => {
+                    return Err(self.not_granted(account, &key, Refused::Unavailable).await);
+                }
                 Decision::Changed(record) => {
+                    changes += 1;
                     if self.shown.as_ref().is_some_and(|shown| !team.still_is(&record, shown)) {
                         return Err(self.not_granted(account, &key, Refused::Unknown).await);
                     }

@@ -157,7 +157,7 @@ pub(crate) struct Shared {
     records: RefCell<BTreeMap<String, Known>>,
     /// keys.json, where it is on this machine, and the revision of it that was published last.
     directory: RefCell<Option<Directory>>,
-    published: Cell<u64>,
+    published: Cell<Option<u64>>,
     /// A request of a key has ended: another may be sent.
     freed: Notify,
     /// The gateway ends: what is left to tell is told at last.
@@ -189,7 +189,7 @@ impl Shared {
             ending: Cell::new(0),
             records: RefCell::default(),
             directory: RefCell::default(),
-            published: Cell::new(0),
+            published: Cell::new(None),
             freed: Notify::new(),
             is_ending: Cell::new(false),
             ledger: RefCell::default(),

@@ -113,8 +113,7 @@ impl Shared {
     fn own_record(&self, id: &str) -> Option<Versioned> {
         let record = self.directory.borrow_mut().as_mut()?.find(id)?;
         // The server may know a later one, of a copy of the file that was changed elsewhere.
-        let is_published = self.published.get() > 0;
-        let known = self.records.borrow().get(id).cloned().filter(|_| is_published);
+        let known = self.records.borrow().get(id).cloned().filter(|_| self.is_published());
         let version = record.published().version;
         Some(known.map_or((record, version), |known| (known.record, known.version)))
     }
@@ -180,13 +179,19 @@ impl Shared {
     /// Publishes keys.json where it is another than was published last.
     pub(super) async fn publish_changes(&self) {
         let Some(publication) = self.publication() else { return };
-        if publication.revision == self.published.get() || self.state.get() != State::Up {
+        if self.is_published() || self.state.get() != State::Up {
             return;
         }
         let Some(mut connection) = self.connection.borrow().clone() else { return };
         if let Err(error) = self.publish_over(&mut connection, &publication).await {
             self.lose(&format!("{error:#}"));
         }
+    }
+
+    /// Whether the server has been told of keys.json as it is now.
+    fn is_published(&self) -> bool {
+        let now = self.publication().map(|publication| publication.revision);
+        now.is_some() && now == self.published.get()
     }
 
     pub(super) fn publication(&self) -> Option<Rc<Publication>> {
@@ -204,7 +209,7 @@ impl Shared {
             .map_err(|error| failure(&error, self.address.timeout()))?;
         // What the server had of keys.json is older now.
         self.records.borrow_mut().clear();
-        self.published.set(publication.revision);
+        self.published.set(Some(publication.revision));
         if let Outcome::Foreign { host } = outcome {
             let shown = self.address.shown();
             note(&format!(

@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::Poll;
 use std::time::SystemTime;
 
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::ask::{Limit, Unit};
 use super::*;
 use crate::keys::{KeyRecord, Publication, TeamSecret};
+use crate::platform::files::{PendingFile, Privacy};
 
 /// A server of its own, or none where it is not installed.
 struct Server {
@@ -512,5 +514,46 @@ fn what_a_request_in_flight_reserves_is_extended_while_its_gateway_lives() {
         let entry: String = redis::cmd("HGET").arg(&held).arg(&ticket).query_async(&mut connection).await.unwrap();
         let until: u64 = entry.strip_suffix(":70").unwrap().parse().unwrap();
         assert!(until > gateway.now() + 899_000, "{entry}");
+    });
+}
+
+#[test]
+fn beside_an_older_copy_of_keys_json_the_servers_later_record_counts_until_the_file_is_later() {
+    run(|server| async move {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("keys.json");
+        let (record, _) = KeyRecord::create("ann", &TeamSecret::new(), SystemTime::now());
+        let write = |revision: u64, record: &KeyRecord| {
+            let text = json!({ "schema": 1, "revision": revision, "source": "here", "keys": [record] });
+            PendingFile::reserve(&file, 0, Privacy::Private).unwrap().write(text.to_string().as_bytes()).unwrap();
+        };
+        write(0, &record);
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin_with(Directory::open(&file).unwrap());
+        gateway.begin().await;
+        let mut connection = gateway.connection.borrow().clone().unwrap();
+        let mut later = record.clone();
+        later.owner = Some("later".into());
+        let text = format!("later {}", later.published().text);
+        let _: u64 = redis::cmd("HSET")
+            .arg(gateway.names.records())
+            .arg(&record.id)
+            .arg(text)
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        let (_, version) = gateway.record(&record.id, false).await.unwrap().unwrap();
+        let asker = decide::Asker { id: record.id.clone(), version };
+        let decision = gateway.admit(Some(asker), |_| Vec::new(), Duration::ZERO).await;
+        assert!(matches!(&decision, Decision::Changed(Some(record)) if **record == later), "{decision:?}");
+        let (known, version) = gateway.record(&record.id, false).await.unwrap().unwrap();
+        assert_eq!((known.owner.as_deref(), version.as_str()), (Some("later"), "later"));
+        // The file changes while the server is away: it counts here at once.
+        gateway.lose("a test says so");
+        let mut revoked = record.clone();
+        revoked.revoked_at = Some(1);
+        write(1, &revoked);
+        let (known, _) = gateway.record(&record.id, false).await.unwrap().unwrap();
+        assert_eq!(known.revoked_at, Some(1));
     });
 }
