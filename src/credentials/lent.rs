@@ -4,13 +4,15 @@
 
 use std::time::SystemTime;
 
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Credential, Kind};
 use crate::profile::SecretStore;
 use crate::secret::Secret;
+
+/// Longer than what is handed over, in bytes.
+const ROOM: usize = 64 * 1024;
 
 /// What an edge gets of a login.
 #[derive(Debug, Deserialize)]
@@ -25,16 +27,29 @@ pub(crate) struct Lent {
 
 impl Lent {
     /// The part of `credential` that edges get, as JSON.
-    pub(crate) fn of(credential: &Credential) -> Zeroizing<String> {
-        let token = Zeroizing::new(serde_json::Value::from(credential.access_token.expose()).to_string());
-        let rest = json!({
-            "provider": credential.provider_name(),
-            "token_type": credential.token_type,
-            "base_url": credential.base_url,
-            "resource_url": credential.resource_url,
-            "model": credential.model,
-        });
-        Zeroizing::new(format!("{{\"access_token\":{},{}", &*token, &rest.to_string()[1..]))
+    pub(crate) fn of(credential: &Credential) -> Zeroizing<Vec<u8>> {
+        #[derive(Serialize)]
+        struct Shown<'credential> {
+            provider: &'credential str,
+            access_token: &'credential str,
+            token_type: &'credential str,
+            base_url: Option<&'credential str>,
+            resource_url: Option<&'credential str>,
+            model: Option<&'credential str>,
+        }
+        // With room for all of it, so that it does not move and leave a copy of the token behind.
+        let mut text = Zeroizing::new(Vec::with_capacity(ROOM));
+        let shown = Shown {
+            provider: credential.provider_name(),
+            access_token: credential.access_token.expose(),
+            token_type: &credential.token_type,
+            base_url: credential.base_url.as_deref(),
+            resource_url: credential.resource_url.as_deref(),
+            model: credential.model.as_deref(),
+        };
+        // A structure of texts is always JSON.
+        let _ = serde_json::to_writer(&mut *text, &shown);
+        text
     }
 
     /// Whether it is this token.
@@ -89,8 +104,8 @@ mod tests {
         let mut credential = lent.into_credential(now);
         credential.refresh_token = Some(Secret::new("spent-once".into()));
         let text = Lent::of(&credential);
-        assert!(!text.contains("spent-once"), "{}", &*text);
-        let read: Lent = serde_json::from_str(&text).unwrap();
+        assert!(!String::from_utf8_lossy(&text).contains("spent-once"));
+        let read: Lent = serde_json::from_slice(&text).unwrap();
         let read = read.into_credential(now);
         assert_eq!(read.access_token, credential.access_token);
         assert_eq!(

@@ -70,8 +70,8 @@ impl Fleet {
         format!("{}\0{profile}\0{generation}", self.namespace).into_bytes()
     }
 
-    pub(super) fn seal(&self, profile: &str, generation: u64, text: &str) -> Result<String> {
-        let sealed = self.secret.seal(PURPOSE, &self.context(profile, generation), text.as_bytes())?;
+    pub(super) fn seal(&self, profile: &str, generation: u64, text: &[u8]) -> Result<String> {
+        let sealed = self.secret.seal(PURPOSE, &self.context(profile, generation), text)?;
         Ok(BASE64_STANDARD.encode(sealed))
     }
 
@@ -104,13 +104,13 @@ mod tests {
         let secret = TeamSecret::new();
         let home = fleet(&secret, "ml");
         let text = r#"{"provider":"corp","access_token":"granted","token_type":"Bearer"}"#;
-        let sealed = home.seal("corp", 7, text).unwrap();
+        let sealed = home.seal("corp", 7, text.as_bytes()).unwrap();
         assert!(matches!(home.open("corp", 7, &sealed), Some(Opened::Token(_))));
         assert!(home.open("corp", 8, &sealed).is_none());
         assert!(home.open("other", 7, &sealed).is_none());
         assert!(fleet(&secret, "other").open("corp", 7, &sealed).is_none());
         assert!(fleet(&TeamSecret::new(), "ml").open("corp", 7, &sealed).is_none());
-        let gone = home.seal("corp", 9, GONE).unwrap();
+        let gone = home.seal("corp", 9, GONE.as_bytes()).unwrap();
         assert!(matches!(home.open("corp", 9, &gone), Some(Opened::Gone)));
     }
 }

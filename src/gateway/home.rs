@@ -141,11 +141,11 @@ impl Home {
         if let Some(watched) = self.watch(profile, published).await
             && watched.generation < published.generation
         {
-            self.publish(profile, published.generation, GONE, GONE_FOR).await;
+            self.publish(profile, published.generation, GONE.as_bytes(), GONE_FOR).await;
         }
     }
 
-    async fn publish(&self, profile: &str, generation: u64, text: &str, left: Duration) {
+    async fn publish(&self, profile: &str, generation: u64, text: &[u8], left: Duration) {
         let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         match self.fleet.seal(profile, generation, text) {
             Ok(sealed) => drop(self.shared.publish_token(profile, generation, &sealed, left).await),
