@@ -96,9 +96,14 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// The body without a byte order mark, which some servers send before JSON.
+    pub(crate) fn text(&self) -> &[u8] {
+        self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body)
+    }
+
     /// Judged by the content first: JSON is sent as `text/html` too.
     pub(crate) fn is_html(&self) -> bool {
-        let content = self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body).trim_ascii_start();
+        let content = self.text().trim_ascii_start();
         content.starts_with(b"<") || self.content_type.starts_with("text/html") && !content.starts_with(b"{")
     }
 }

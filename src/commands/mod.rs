@@ -382,5 +382,5 @@ fn key_endpoint(base_url: &str, credential: &Credential, network: &Network) -> R
         .get(&url, Some(&credential.access_token), &[], KEY_TIMEOUT)
         .map_err(|trouble| Failed::new(Failure::Temporary, trouble.sentence(url.host_str().unwrap_or_default())))?;
     anyhow::ensure!(reply.status == 200, "it answered {}", reply.status);
-    Ok(serde_json::from_slice(&reply.body)?)
+    Ok(serde_json::from_slice(reply.text())?)
 }

@@ -149,7 +149,7 @@ impl VerificationRequest<'_> {
             .ok()
             .and_then(|connection| connection.get(&url, Some(self.token), &self.headers(), REQUEST_TIMEOUT).ok());
         let Some(reply) = reply.filter(|reply| reply.status == 200) else { return Vec::new() };
-        let list: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+        let list: Value = serde_json::from_slice(reply.text()).unwrap_or_default();
         let models = list["data"].as_array().into_iter().flatten();
         models.filter_map(|model| model["id"].as_str()).map(str::to_owned).collect()
     }

@@ -122,6 +122,7 @@ impl KeySet {
         struct Set {
             keys: Vec<Value>,
         }
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let set: Set = serde_json::from_slice(body).ok()?;
         let published = set.keys.into_iter().filter_map(|key| serde_json::from_value::<Published>(key).ok());
         let keys: Vec<PublicKey> = published.filter_map(Published::key).take(MAX_KEYS).collect();
@@ -292,6 +293,12 @@ mod tests {
         assert!(set(&[&RSA.replacen('{', "{\"use\":\"enc\",", 1)]).is_none());
         assert!(set(&[r#"{"kty":"oct","kid":"r","k":"AAAA"}"#]).is_none());
         assert!(set(&[r#"{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}"#]).is_none());
+    }
+
+    #[test]
+    fn a_set_is_read_after_a_byte_order_mark_and_beside_keys_of_no_use() {
+        let keys = format!("\u{feff}{{\"keys\":[7,{{}},{RSA}],\"more\":null}}");
+        assert!(Shown::read(RS256).unwrap().verified_by(&KeySet::read(keys.as_bytes()).unwrap()).is_ok());
     }
 
     #[test]

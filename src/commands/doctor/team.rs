@@ -60,7 +60,7 @@ fn check_gateway(account: &Account, url: &Url) -> Vec<Check> {
 
 /// `/readyz` answers anybody, and says what is missing.
 fn readiness(host: &str, reply: &Reply) -> Check {
-    let said: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+    let said: Value = serde_json::from_slice(reply.text()).unwrap_or_default();
     let Some(is_ready) = said["ready"].as_bool() else {
         return Check::warn(
             "team",
