@@ -107,3 +107,59 @@ impl KeyFile {
         tokio::task::spawn_blocking(move || stored_in(&path)).await.context("cannot read the key")?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::disk;
+
+    /// A file with this text, and whether it is a key.
+    fn holds(text: &str) -> bool {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        disk::create_new(&path).unwrap();
+        write(&path, text);
+        stored_in(&path).is_ok()
+    }
+
+    fn write(path: &Path, text: &str) {
+        let file = disk::open_to_write(path).unwrap();
+        file.set_len(0).unwrap();
+        disk::write_all_at(&file, text.as_bytes(), 0).unwrap();
+    }
+
+    #[test]
+    fn a_key_is_one_word_of_sixteen_letters_or_more() {
+        for key in ["0123456789abcdef", " 0123456789abcdef\r\n", "sk-0123456789/+=_-"] {
+            assert!(holds(key), "{key:?}");
+        }
+        for text in [
+            "",
+            "0123456789abcde",
+            "0123456789 abcdef",
+            "0123456789abcdef\nx",
+            "0123456789abcdef\u{7f}",
+            "héhéhéhéhéhéhéhé",
+        ] {
+            assert!(!holds(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_holds_no_key_is_complained_of_at_the_second_look_and_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        let first = kept_in(&path).unwrap();
+        let file = KeyFile::new(path.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let look = || runtime.block_on(file.look());
+        assert_eq!(look().unwrap(), Some(first));
+        assert_eq!(look().unwrap(), None);
+        write(&path, "");
+        assert_eq!(look().unwrap(), None, "it may be in the middle of a change");
+        assert!(look().is_err());
+        assert_eq!(look().unwrap(), None);
+        write(&path, "another-key-of-0123456789");
+        assert_eq!(look().unwrap().unwrap().expose(), "another-key-of-0123456789");
+    }
+}

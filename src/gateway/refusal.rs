@@ -207,3 +207,38 @@ pub(super) fn settle_retry_after(headers: &mut HeaderMap, tries: u32) {
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_rounded_up_and_never_earlier_than_the_truth() {
+        for (wait, seconds, words) in [
+            (Duration::ZERO, "0", "0 s"),
+            (Duration::from_millis(1), "1", "1 s"),
+            (Duration::from_secs(3), "3", "3 s"),
+            (Duration::from_millis(59_100), "60", "1 min 0 s"),
+            (Duration::from_secs(3 * 3600 + 61), "10861", "3 h 1 min"),
+            (Duration::from_secs(49 * 3600), "176400", "2 d 1 h"),
+        ] {
+            let response = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "x", "x").after(wait).into_response();
+            assert_eq!(response.headers()[RETRY_AFTER], seconds);
+            assert_eq!(duration(wait), words);
+        }
+    }
+
+    #[test]
+    fn a_client_repeats_no_request_that_was_repeated_and_has_no_time() {
+        let should_retry = |tries, headers: &[(HeaderName, &'static str)]| {
+            let values = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
+            let mut headers: HeaderMap = values.collect();
+            settle_retry_after(&mut headers, tries);
+            headers.get(SHOULD_RETRY).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(should_retry(2, &[]).as_deref(), Some("false"));
+        assert_eq!(should_retry(1, &[]), None);
+        assert_eq!(should_retry(3, &[(RETRY_AFTER, "7")]), None);
+        assert_eq!(should_retry(3, &[(SHOULD_RETRY, "true")]).as_deref(), Some("true"));
+    }
+}

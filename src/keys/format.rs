@@ -109,6 +109,13 @@ mod tests {
     }
 
     #[test]
+    fn other_letters_are_no_key_although_the_checksum_is_right() {
+        for id in ["../../ab", "a b-c_d.", "{x}:abcd"] {
+            assert!(KeyText::parse(KeyText::with_id(id).secret().expose()).is_none(), "{id}");
+        }
+    }
+
+    #[test]
     fn the_checksum_is_crc_32_in_base_62() {
         // CRC-32 of `123456789` is 0xcbf43926 by definition.
         let mut number = 0_u64;

@@ -234,6 +234,9 @@ mod tests {
         let later = now + Duration::from_secs(61);
         assert_eq!(record.state(later), State::Active);
         assert!(!record.is(&first, &secret, later) && record.is(&second, &secret, later));
+        let mut other = record.clone();
+        other.id = "another0".to_owned();
+        assert!(!other.is(&second, &secret, now), "the record of another key");
         let third = record.rotate(&secret, Duration::ZERO, now);
         assert!(!record.is(&second, &secret, now) && record.is(&third, &secret, now));
         assert!(!record.is(&third, &TeamSecret::new(), now));

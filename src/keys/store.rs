@@ -305,3 +305,35 @@ impl Shown {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::keys::KeyText;
+
+    #[test]
+    fn a_key_that_expired_is_told_apart_and_one_that_is_revoked_or_of_another_is_unknown() {
+        let (secret, now) = (TeamSecret::new(), SystemTime::now());
+        let (record, key) = KeyRecord::create("ann", &secret, now);
+        let shown = |record: &KeyRecord, key: &KeyText| match Shown::of(
+            Some(Rc::new(record.clone())),
+            key,
+            &secret,
+            now + Duration::from_secs(60),
+        ) {
+            Shown::Valid(_) => "valid",
+            Shown::Expired(_) => "expired",
+            Shown::Unknown => "unknown",
+        };
+        assert_eq!(shown(&record, &key), "valid");
+        assert_eq!(shown(&record, &KeyText::new()), "unknown");
+        let at = Some(seconds(now) + 30);
+        let expired = KeyRecord { expires_at: at, ..record.clone() };
+        assert_eq!(shown(&expired, &key), "expired");
+        assert_eq!(shown(&KeyRecord { revoked_at: at, ..record }, &key), "unknown");
+        assert_eq!(shown(&KeyRecord { revoked_at: at, ..expired }, &key), "unknown");
+        assert!(matches!(Shown::of(None, &key, &secret, now), Shown::Unknown));
+    }
+}

@@ -216,12 +216,21 @@ fn a_shell_is_offered_plain_names_only_and_runs_none() {
         .iter()
         .map(|name| format!("[providers.{}]\nbase_url = \"https://e.example/v1\"\n", json!(name)))
         .collect();
+    let regions = names.iter().map(|name| format!("{} = {{ base_url = \"https://e.example/v1\" }}", json!(name)));
+    let models = names.iter().map(|name| format!("{{ id = {} }}", json!(name)));
+    let config = format!(
+        "{config}regions = {{ {} }}\nmodels = [{}]\n",
+        regions.collect::<Vec<_>>().join(", "),
+        models.collect::<Vec<_>>().join(", ")
+    );
     let sandbox = Sandbox::new().logged_in().configured(&config);
-    for kind in ["providers", "profiles", "tools"] {
-        let outcome = sandbox.run(["__complete", kind]).any_stdout().any_stderr();
+    for kind in ["providers", "profiles", "tools", "regions", "models"] {
+        let typed = ["login", "good-1.0_x"];
+        let typed = if matches!(kind, "regions" | "models") { &typed[..] } else { &[] };
+        let outcome = sandbox.run([&["__complete", kind], typed].concat()).any_stdout().any_stderr();
         let is_plain = |line: &str| line.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         assert!(outcome.stdout.lines().all(is_plain), "{outcome}");
-        if kind == "providers" {
+        if !matches!(kind, "profiles" | "tools") {
             assert!(outcome.stdout.lines().any(|line| line == "good-1.0_x"), "{outcome}");
         }
     }
@@ -229,12 +238,14 @@ fn a_shell_is_offered_plain_names_only_and_runs_none() {
     std::os::unix::fs::symlink(sandbox.program(), directory.join("qwenauth")).unwrap();
     let path = format!("{}:/usr/local/bin:/usr/bin:/bin", directory.display());
     let bash = "eval \"$(qwenauth completions bash)\"
-        for words in 'login ' 'providers ' 'use ' 'setup ' 'token --profile '; do
+        for words in 'login ' 'providers ' 'use ' 'setup ' 'token --profile ' 'login good-1.0_x --region ' \
+            'login good-1.0_x --model ' 'login `touch${IFS}ran` --region ' 'login $(touch${IFS}ran) --model '; do
             COMP_WORDS=(qwenauth $words ''); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMP_LINE=\"qwenauth $words\"
             _qwenauth qwenauth '' \"${COMP_WORDS[COMP_CWORD - 1]}\"; printf '%s\\n' \"${COMPREPLY[@]}\"
         done";
     let fish = "qwenauth completions fish | source
-        for words in 'login ' 'providers ' 'use ' 'setup ' 'token --profile '; complete -C \"qwenauth $words\"; end";
+        for words in 'login ' 'providers ' 'use ' 'setup ' 'token --profile ' 'login good-1.0_x --region ' \
+            'login good-1.0_x --model ' 'login (touch ran) --region '; complete -C \"qwenauth $words\"; end";
     for (shell, arguments, script) in [("bash", &["--norc", "-c"][..], bash), ("fish", &["-c"], fish)] {
         let is_there = Command::new(shell).arg("--version").output().is_ok();
         if !possible(is_there, &format!("run {shell}")) {

@@ -48,7 +48,13 @@ fn the_key_is_taken_in_each_place_where_a_protocol_has_it() {
         let head = format!("GET /v1/models HTTP/1.1\r\nHost: {address}\r\nAuthorization: {scheme} {key}\r\n\r\n");
         Client::send(address, head.as_bytes()).got().is(200);
     }
-    for value in [format!("Basic {key}"), key.clone(), format!("Bearer{key}"), format!("Bearer x {key}")] {
+    for value in [
+        format!("Basic {key}"),
+        format!("Apikey {key}"),
+        key.clone(),
+        format!("Bearer{key}"),
+        format!("Bearer x {key}"),
+    ] {
         let head = format!("GET /v1/models HTTP/1.1\r\nHost: {address}\r\nAuthorization: {value}\r\n\r\n");
         Client::send(address, head.as_bytes()).got().is(401);
     }
@@ -71,7 +77,16 @@ fn only_names_of_this_machine_are_answered() {
     for host in ["localhost", "127.0.0.1:1", "[::1]:80", "LOCALHOST:8080", "box.example:443"] {
         gateway.send("GET /v1/models", &format!("Host: {host}\r\n"), b"").got().is(200);
     }
-    for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "[::2]", ""] {
+    for host in [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example:80",
+        "evil-localhost",
+        "evil.127.0.0.1",
+        "evil.box.example",
+        "[::2]",
+        "",
+    ] {
         for line in ["GET /v1/models", "GET /healthz"] {
             gateway.send(line, &format!("Host: {host}\r\n"), b"").got().is(403);
         }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::upstream::{CHAT, Client, Gateway, Upstream, chunk, fine, logged_in, reply};
 use crate::sandbox::until;
@@ -281,6 +281,29 @@ fn strangers_are_bounded_in_number_and_memory_and_clients_are_served_beside_them
     gateway.chat().is(200);
     known.write(head.as_bytes());
     assert!(known.read_until("200 OK").ends_with("200 OK"));
+}
+
+/// Whoever asks and is refused, over and over on one connection.
+#[test]
+fn a_key_that_is_refused_makes_no_client_of_a_stranger() {
+    const COUNT: usize = 300;
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let gateway = Gateway::start(&sandbox, &[]);
+    let address = &gateway.address;
+    let began = Instant::now();
+    let head = format!("GET /v1/models HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer sk-of-another\r\n\r\n");
+    let strangers: Vec<TcpStream> = (0..COUNT)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            // The gateway may have closed it already.
+            let _ = stream.write_all(head.as_bytes());
+            stream
+        })
+        .collect();
+    until("the oldest strangers are gone", || strangers[..COUNT - 256].iter().all(is_closed));
+    assert!(began.elapsed() < Duration::from_secs(50), "closed as clients that are idle for 60 s");
+    gateway.chat().is(200);
 }
 
 #[test]

@@ -344,6 +344,25 @@ fn what_cannot_be_a_certificate_and_its_key_is_named() {
 }
 
 #[test]
+fn a_certificate_near_or_after_its_end_is_warned_of_at_the_start() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    certify(&sandbox, &["server"]);
+    Secured::start(&sandbox, "server", &[]).running.wait_for_stderr("/server.pem` expires in 47 h");
+    let sign = "openssl x509 -in server.pem -signkey server.key -days";
+    drop(sandbox.shell(&format!("{sign} -1 -out old.pem 2>&1 && mv old.pem server.pem")).any_stdout().exits(0));
+    Secured::start(&sandbox, "server", &[]).running.wait_for_stderr("/server.pem` has expired");
+    drop(sandbox.shell(&format!("{sign} 30 -out new.pem 2>&1 && mv new.pem server.pem")).any_stdout().exits(0));
+    let gateway = Secured::start(&sandbox, "server", &[]);
+    gateway.running.signal(Signal::SIGTERM);
+    let outcome = gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr();
+    assert!(!outcome.stderr.contains("warning: the certificate"), "{outcome}");
+}
+
+#[test]
 fn the_printed_url_is_the_one_that_was_given() {
     if !has_programs(&["openssl"]) {
         return;

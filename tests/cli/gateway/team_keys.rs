@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::upstream::{Asked, CHAT, Gateway, Got, Upstream, configured, error, fine, logged_in};
+use super::upstream::{Asked, CHAT, Client, Gateway, Got, Upstream, configured, error, fine, logged_in};
 use crate::sandbox::{Sandbox, each_path, has_programs, until};
 
 /// A dollar for a million tokens of a prompt, a hundred dollars for a million of a completion.
@@ -57,7 +57,7 @@ pub(super) fn send(gateway: &Gateway, key: &str, line: &str, body: &[u8]) -> Got
         "{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
     );
-    super::upstream::Client::send(address, &[head.as_bytes(), body].concat()).got()
+    Client::send(address, &[head.as_bytes(), body].concat()).got()
 }
 
 #[track_caller]
@@ -217,9 +217,34 @@ fn a_key_limited_by_model_hides_no_model_in_its_request() {
         let got = send(&gateway, &key, &format!("{method} /v1/chat/completions"), br#"{"model":"dear"}"#);
         is_refused(&got, 403, "model_not_allowed");
     }
+    // What the provider would decode is not what was read here.
+    let (address, length) = (&gateway.address, CHAT.len());
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
+         Content-Encoding: gzip\r\nContent-Length: {length}\r\n\r\n"
+    );
+    let got = Client::send(address, &[head.as_bytes(), CHAT].concat()).got();
+    is_refused(&got, 403, "model_not_allowed");
     chat(&gateway, &key).is(200);
     send(&gateway, &key, "GET /v1/models", b"").is(200);
     assert_eq!(upstream.asked().len(), 2);
+}
+
+#[test]
+fn a_request_that_waited_is_not_sent_if_its_key_was_revoked_meanwhile() {
+    let upstream = Upstream::always(fine());
+    let sandbox = logged_in(&upstream);
+    let key = create(&sandbox, &["ann", "--rpm", "1"]);
+    scale(&sandbox);
+    let gateway = start(&sandbox, &[]);
+    chat(&gateway, &key).is(200);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| chat(&gateway, &key));
+        gateway.running.wait_for_stderr("a request of key `ann` waits");
+        printed(&sandbox, &["keys", "revoke", "ann", "--yes"]);
+        is_refused(&waiting.join().unwrap(), 401, "invalid_api_key");
+    });
+    assert_eq!(upstream.asked().len(), 1);
 }
 
 #[test]
@@ -316,7 +341,7 @@ fn a_client_that_leaves_while_it_waits_gives_its_turn_back() {
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\nContent-Length: {length}\r\n\r\n"
     );
-    let waiting = super::upstream::Client::send(address, &[head.as_bytes(), CHAT].concat());
+    let waiting = Client::send(address, &[head.as_bytes(), CHAT].concat());
     until("it waits", || listed(&sandbox, "ann")["used"]["requests_today"] == 2);
     drop(waiting);
     until("its turn is given back", || listed(&sandbox, "ann")["used"]["requests_today"] == 1);
@@ -433,7 +458,7 @@ fn the_day_of_a_killed_gateways_requests_stays_and_its_places_in_flight_are_held
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\nContent-Length: {length}\r\n\r\n"
     );
-    let client = super::upstream::Client::send(address, &[head.as_bytes(), CHAT].concat());
+    let client = Client::send(address, &[head.as_bytes(), CHAT].concat());
     upstream.wait_for(1);
     gateway.running.signal(Signal::SIGKILL);
     gateway.running.finish().any_stdout().any_stderr().any_end();
@@ -531,5 +556,5 @@ fn nobody_is_told_where_no_member_could_come_safely() {
     let url = open.first_lines(1)[0].clone();
     let port = url.trim_end_matches("/v1").rsplit_once(':').unwrap().1.to_owned();
     let request = format!("GET /.well-known/opencode HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
-    super::upstream::Client::send(&format!("127.0.0.1:{port}"), request.as_bytes()).got().is(401);
+    Client::send(&format!("127.0.0.1:{port}"), request.as_bytes()).got().is(401);
 }
