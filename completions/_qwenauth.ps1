@@ -357,8 +357,8 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             break
         }
         'qwenauth;sandbox' {
-            [CompletionResult]::new('--expires-in', '--expires-in', [CompletionResultType]::ParameterName, 'Lifetime of the practice provider''s access tokens')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
+            [CompletionResult]::new('--expires-in', '--expires-in', [CompletionResultType]::ParameterName, 'Lifetime of the practice provider''s access tokens')
             [CompletionResult]::new('--tour', '--tour', [CompletionResultType]::ParameterName, 'Show each command with its real output, then leave')
             [CompletionResult]::new('--no-approve', '--no-approve', [CompletionResultType]::ParameterName, 'Never approve automatically; wait for the approval page')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')

@@ -1438,7 +1438,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__providers)
-            opts="-h --json --markdown --profile --help $(qwenauth __complete providers 2>/dev/null)"
+            opts="-h --profile --json --markdown --help $(qwenauth __complete providers 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1474,21 +1474,21 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__sandbox)
-            opts="-h --tour --no-approve --expires-in --profile --help"
+            opts="-h --profile --tour --no-approve --expires-in --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --profile)
+                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
+                    return 0
+                    ;;
                 --expires-in)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
-                    return 0
-                    ;;
-                --profile)
-                    COMPREPLY=($(compgen -W "$(qwenauth __complete profiles 2>/dev/null)" -- "${cur}"))
                     return 0
                     ;;
                 *)

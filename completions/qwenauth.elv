@@ -322,8 +322,8 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'qwenauth;sandbox'= {
-            cand --expires-in 'Lifetime of the practice provider''s access tokens'
             cand --profile 'Use this profile instead of the active one'
+            cand --expires-in 'Lifetime of the practice provider''s access tokens'
             cand --tour 'Show each command with its real output, then leave'
             cand --no-approve 'Never approve automatically; wait for the approval page'
             cand -h 'Print help (see more with ''--help'')'

@@ -257,8 +257,8 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l fix -d 'Fix
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l team -d 'Check the team\'s gateway that the active profile is logged in to: reachable, ready, its certificate'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l expires-in -d 'Lifetime of the practice provider\'s access tokens' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l expires-in -d 'Lifetime of the practice provider\'s access tokens' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l tour -d 'Show each command with its real output, then leave'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l no-approve -d 'Never approve automatically; wait for the approval page'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -s h -l help -d 'Print help (see more with \'--help\')'

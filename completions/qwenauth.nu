@@ -297,9 +297,9 @@ module completions {
 
   # Compare the known providers: price, limits, CI, what works here
   export extern "qwenauth providers" [
+    --profile: string         # Use this profile instead of the active one
     --json                    # Print JSON
     --markdown                # Print the Markdown table of the README: how each is logged in to, and how far that was tried
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name?: string             # Show all details of this provider
   ]
@@ -345,10 +345,10 @@ module completions {
 
   # Try qwenauth with a local practice provider: no account, no network
   export extern "qwenauth sandbox" [
+    --profile: string         # Use this profile instead of the active one
     --tour                    # Show each command with its real output, then leave
     --no-approve              # Never approve automatically; wait for the approval page
     --expires-in: string      # Lifetime of the practice provider's access tokens
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
     ...command: string        # The program to run inside (default: your shell)
   ]

@@ -8,12 +8,22 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use super::value::{duration, public_url, variable_name};
 
+/// `--profile` where it means nothing: it is accepted, as everywhere, and not in the help.
+#[derive(Debug, Args)]
+pub(crate) struct NoProfile {
+    /// Use this profile instead of the active one
+    #[arg(long, hide = true, value_name = "NAME")]
+    profile: Option<String>,
+}
+
 /// Compare the known providers: price, limits, CI, what works here
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qwenauth providers
   qwenauth providers dashscope    regions, models, where to get a key")]
 pub(crate) struct ProvidersArgs {
+    #[command(flatten)]
+    pub(crate) no_profile: NoProfile,
     /// Show all details of this provider
     pub(crate) name: Option<String>,
     /// Print JSON
@@ -41,6 +51,8 @@ pub(crate) struct ProfilesArgs {
   qwenauth use openrouter
   qwenauth use qwen")]
 pub(crate) struct UseArgs {
+    #[command(flatten)]
+    pub(crate) no_profile: NoProfile,
     /// The profile, as `qwenauth profiles` lists it
     pub(crate) name: String,
 }
@@ -131,6 +143,8 @@ pub(crate) struct DoctorArgs {
 
 A login waits for your approval in a browser where there is a terminal, and is approved at once where there is none.")]
 pub(crate) struct SandboxArgs {
+    #[command(flatten)]
+    pub(crate) no_profile: NoProfile,
     /// Show each command with its real output, then leave
     #[arg(long, conflicts_with = "command")]
     pub(crate) tour: bool,
@@ -162,6 +176,8 @@ In the start-up file of PowerShell, elvish or nushell:
   eval (qwenauth completions elvish | slurp)
   qwenauth completions nushell | save -f ~/.qwenauth.nu; source ~/.qwenauth.nu")]
 pub(crate) struct CompletionsArgs {
+    #[command(flatten)]
+    pub(crate) no_profile: NoProfile,
     #[arg(value_enum)]
     pub(crate) shell: Shell,
 }

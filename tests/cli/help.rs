@@ -47,3 +47,15 @@ fn the_version_says_how_it_was_built_when_asked() {
         assert!(rest.contains("profile: debug\n") != cfg!(not(debug_assertions)), "{told}");
     }
 }
+
+/// A command that uses no profile does not say that it takes one, and bears it.
+#[test]
+fn the_profile_is_no_option_of_what_uses_none() {
+    let sandbox = Sandbox::new();
+    for command in ["use", "providers", "sandbox", "completions"] {
+        let help = sandbox.run([command, "--help"]).any_stdout();
+        assert!(!help.stdout.contains("--profile"), "{command}: {help}");
+    }
+    assert!(sandbox.run(["status", "--help"]).any_stdout().stdout.contains("--profile <NAME>"));
+    drop(sandbox.run(["completions", "bash", "--profile", "work"]).any_stdout());
+}
