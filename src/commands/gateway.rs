@@ -38,6 +38,12 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let fleet = shared.as_ref().map(|shared| fleet(args, session, &shared.namespace)).transpose()?.flatten();
     let part = Part { fleet: fleet.clone().map(Rc::new), asked: serve };
     let is_edge = !args.all_profiles && part.of(&account)? == Role::Edge;
+    if is_edge && serve.is_none() {
+        let profile = &account.profile;
+        note(&format!(
+            "`{profile}` is not logged in here: this gateway uses the tokens that another one publishes (`--serve edge`)"
+        ));
+    }
     let fresh = || account.fresh(Lifetime::Preferably(MARGIN));
     let credential = match (!is_edge).then(fresh).transpose() {
         Ok(credential) => {
@@ -68,8 +74,11 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let listener = listen(args, identity)?;
     let metrics = args.metrics_listen.map(Listener::tcp).transpose()?;
     let base_url = base_url(args, &listener)?;
-    let members =
-        if args.keys && listener.is_private() { members(&account, credential, base_url.clone()) } else { None };
+    let members = if args.keys && listener.is_private() {
+        members(session, &account, credential, base_url.clone())
+    } else {
+        None
+    };
     let mut options = session.gateway_options(&args.options);
     options.drain = args.drain;
     options.shared = shared;
@@ -129,15 +138,25 @@ fn listen(args: &GatewayArgs, identity: Option<Identity>) -> Result<Listener> {
 }
 
 /// What members may be told without a key, where they can come by `base_url`.
-fn members(account: &Account, credential: Option<Credential>, base_url: String) -> Option<Members> {
+fn members(session: &Session, account: &Account, credential: Option<Credential>, base_url: String) -> Option<Members> {
     // One that cannot be renewed now has a provider all the same.
     let stored = || match account.load() {
         Ok(Stored::Present(stored)) => Some(stored),
         _ => None,
     };
-    let credential = credential.or_else(stored).filter(|_| base_url.starts_with("http"))?;
-    let provider = account.provider(&credential).ok()?;
-    let model = model_of(account, &credential, &provider);
+    if !base_url.starts_with("http") {
+        return None;
+    }
+    let (provider, model) = if let Some(credential) = credential.or_else(stored) {
+        let provider = account.provider(&credential).ok()?;
+        let model = model_of(account, &credential, &provider);
+        (provider, model)
+    } else {
+        // The login is another machine's.
+        let provider = session.provider()?;
+        let model = provider.default_model.clone();
+        (provider, model)
+    };
     Some(Members { base_url, title: provider.title.clone(), model, models: provider.models.clone() })
 }
 

@@ -28,6 +28,9 @@ const AHEAD: Duration = Duration::from_secs(600);
 /// A renewal ahead of time that failed is tried again after this.
 const AGAIN: Duration = Duration::from_secs(30);
 
+/// A login that cannot be had is asked for again after this: each time may cost its server a request.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+
 /// For edges it renews at most this often: an account that ended has every token refused.
 const FOR_EDGES: Duration = Duration::from_secs(10);
 
@@ -40,11 +43,15 @@ struct Published {
     /// `None`: nothing yet; an empty one: that the login is gone.
     token: Option<Secret>,
     generation: u64,
+    /// Whether the server has had it.
+    is_shown: bool,
     /// How long its tokens are valid.
     life: Duration,
     /// When a renewal ahead of time, and one for edges, was tried last.
     tried: Option<Instant>,
     served: Option<Instant>,
+    /// When the login could not be had last.
+    failed: Option<Instant>,
     /// Whether it has said that it is the home.
     is_known: bool,
     /// The other home that was warned of.
@@ -75,11 +82,14 @@ impl Home {
     async fn tend(&self, served: &ServedProfile) {
         let profile = served.profile.as_str();
         let mut published = self.published.borrow_mut().remove(profile).unwrap_or_default();
-        match self.current(served, &mut published).await {
-            Some(ready) if ready.credential.is_login() => self.show(served, &ready, &mut published).await,
-            None if served.cache.is_missing() => self.take_back(profile, &mut published).await,
-            // A key, or a login that cannot be had just now.
-            _ => {}
+        if served.cache.is_missing() {
+            self.take_back(profile, &mut published).await;
+        } else if published.failed.is_none_or(|at| at.elapsed() >= AFTER_FAILURE) {
+            match self.current(served, &mut published).await {
+                Some(ready) if ready.credential.is_login() => self.show(served, &ready, &mut published).await,
+                Some(_) => {}
+                None => published.failed = Some(Instant::now()),
+            }
         }
         self.published.borrow_mut().insert(profile.to_owned(), published);
     }
@@ -104,11 +114,14 @@ impl Home {
         if published.token.as_ref() != Some(token) {
             let adopted = if published.token.is_none() { self.generation_of(profile, token).await } else { None };
             published.generation = adopted.unwrap_or_else(|| next(published.generation));
+            published.is_shown = adopted.is_some();
             published.token = Some(token.clone());
             published.life = left;
         }
         let Some(watched) = self.watch(profile, published).await else { return };
+        // A second home of the same login may have renewed already.
         if watched.wanted == published.generation
+            && watched.generation <= published.generation
             && ready.is_renewable()
             && published.served.is_none_or(|at| at.elapsed() >= FOR_EDGES)
         {
@@ -118,14 +131,14 @@ impl Home {
             drop(served.renewed(ready).await);
             return;
         }
-        // Edges know a higher one than a home whose clock went back.
-        let known = watched.wanted.max(watched.generation);
+        // What another home published is left alone, until there is something new here, or edges had that refused.
+        let known = if published.is_shown { watched.wanted } else { watched.wanted.max(watched.generation) };
         if known > published.generation {
             published.generation = known + 1;
         }
         if watched.generation < published.generation {
             let text = Lent::of(&ready.credential);
-            self.publish(profile, published.generation, &text, left).await;
+            published.is_shown |= self.publish(profile, published.generation, &text, left).await;
         }
     }
 
@@ -133,23 +146,30 @@ impl Home {
     async fn take_back(&self, profile: &str, published: &mut Published) {
         if published.token.as_ref().is_some_and(|token| !token.expose().is_empty()) {
             published.token = Some(Secret::new(String::new()));
+            published.is_shown = false;
             published.generation = next(published.generation);
         }
         if published.token.is_none() {
             return;
         }
-        if let Some(watched) = self.watch(profile, published).await
-            && watched.generation < published.generation
-        {
-            self.publish(profile, published.generation, GONE.as_bytes(), GONE_FOR).await;
+        let Some(watched) = self.watch(profile, published).await else { return };
+        if !published.is_shown && watched.generation > published.generation {
+            published.generation = watched.generation + 1;
+        }
+        if watched.generation < published.generation {
+            published.is_shown |= self.publish(profile, published.generation, GONE.as_bytes(), GONE_FOR).await;
         }
     }
 
-    async fn publish(&self, profile: &str, generation: u64, text: &[u8], left: Duration) {
+    /// Whether the server has it now.
+    async fn publish(&self, profile: &str, generation: u64, text: &[u8], left: Duration) -> bool {
         let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         match self.fleet.seal(profile, generation, text) {
-            Ok(sealed) => drop(self.shared.publish_token(profile, generation, &sealed, left).await),
-            Err(error) => log::warn!("the token of `{profile}` is not published: {error:#}"),
+            Ok(sealed) => self.shared.publish_token(profile, generation, &sealed, left).await == Some(generation),
+            Err(error) => {
+                log::warn!("the token of `{profile}` is not published: {error:#}");
+                false
+            }
         }
     }
 

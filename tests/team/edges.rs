@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::machine::{Gateway, Home, Redis, has_redis, until};
 
 /// The team secret, and another one.
-const SECRET: &str = "c2VjcmV0IG9mIHRoZSB0ZWFtLCAzMiBieXRlcyBsb24";
+pub(crate) const SECRET: &str = "c2VjcmV0IG9mIHRoZSB0ZWFtLCAzMiBieXRlcyBsb24";
 const OTHER: &str = "YW5vdGhlciBzZWNyZXQsIDMyIGJ5dGVzIGxvbmcsIG8";
 
 /// What the server of the login knows.
@@ -80,7 +80,7 @@ impl Issuer {
         let config = format!(
             "profile = \"corp\"\n[providers.corp]\nclient_id = \"c\"\nbase_url = \"{url}/v1\"\n\
              device_authorization_endpoint = \"{url}/device\"\ntoken_endpoint = \"{url}/token\"\n\
-             [team]\ntimeout = \"3s\"\n"
+             default_model = \"m\"\n[team]\ntimeout = \"3s\"\n"
         );
         let home = Home::empty(&config, Some(&redis.url()));
         private(&home.path().join("data/team/secret"), secret);
@@ -110,7 +110,7 @@ impl Issuer {
     }
 }
 
-fn private(path: &Path, text: &str) {
+pub(crate) fn private(path: &Path, text: &str) {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap()).unwrap();
     let pending = path.with_extension("pending");
     fs::write(&pending, text).unwrap();
@@ -196,7 +196,7 @@ fn ready(gateway: &Gateway) -> (u16, Value) {
     (got.status, serde_json::from_str::<Value>(&got.body).unwrap()["credential"].clone())
 }
 
-fn code(body: &str) -> Value {
+pub(crate) fn code(body: &str) -> Value {
     serde_json::from_str::<Value>(body).unwrap()["error"]["code"].clone()
 }
 
@@ -250,6 +250,7 @@ fn an_edge_without_a_home_says_so_and_is_ready_once_there_is_one() {
     }
     let (redis, issuer) = (Redis::start(&[]), Issuer::start());
     let edge = start(issuer.machine(&redis, SECRET));
+    edge.wait_for("`corp` is not logged in here");
     let got = edge.get("/readyz");
     assert_eq!((got.status, got.header("retry-after")), (503, Some("5")), "{}", got.body);
     assert_eq!(ready(&edge), (503, json!("no_home")));
@@ -324,6 +325,25 @@ fn a_home_killed_in_a_renewal_leaves_the_edges_their_token_until_it_ends() {
     let _other = start(issuer.logged_in(&redis, "second", 3600));
     until("the edge serves again", || edge.chat().status == 200);
     assert_eq!(issuer.change(|state| state.chats.last().unwrap().0.clone()), "access-second");
+}
+
+#[test]
+fn a_home_renews_long_before_the_end_by_itself() {
+    if !has_redis() {
+        return;
+    }
+    let (mut redis, issuer) = (Redis::start(&[]), Issuer::start());
+    // Of 92 s a quarter is used; by itself a request would renew only 30 s before the end.
+    let _home = start(issuer.logged_in(&redis, "first", 92));
+    let edge = edge(&issuer, &redis);
+    redis.kill();
+    until("the home renews", || issuer.renewals() == 1);
+    assert_eq!(edge.chat().status, 200);
+    assert_eq!(issuer.change(|state| state.chats.pop().unwrap().0), "access-first");
+    redis.start_again();
+    let newest = || edge.chat().status == 200 && issuer.change(|state| state.chats.pop().unwrap().0) == "access-1";
+    until("the edge has the new token", newest);
+    assert_eq!(issuer.renewals(), 1);
 }
 
 #[test]
@@ -406,6 +426,19 @@ fn a_second_home_by_a_copied_file_is_warned_of_and_a_restarted_one_is_not() {
     assert_eq!(edge.chat().status, 200);
     // The same token has the same generation, whoever publishes it.
     assert_eq!((shown(&redis), issuer.renewals()), (generation, 0));
+    // One of them renews: the other does not put its old token in the place of the new one.
+    issuer.refuse_all();
+    assert_eq!((first.chat().status, issuer.renewals()), (200, 1));
+    until("the new token is there", || shown(&redis) > generation);
+    let newest = shown(&redis);
+    until("the edge has it", || edge.chat().status == 200);
+    for _ in 0..2 {
+        let at = || redis.command(&["HGET", "{qa:default}:home:corp", "at"]);
+        let before = at();
+        until("a home has looked", || at() != before);
+    }
+    assert_eq!(shown(&redis), newest);
+    drop(second);
 }
 
 #[test]
@@ -430,6 +463,22 @@ fn a_key_needs_no_home() {
         assert_eq!((gateway.chat().status, ready(&gateway)), (200, (200, json!("valid"))));
     }
     assert_eq!(redis.command(&["KEYS", "*tok*"]).trim(), "");
+}
+
+#[test]
+fn an_edge_sets_members_up_as_its_home_does() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, issuer) = (Redis::start(&[]), Issuer::start());
+    let pages = [issuer.logged_in(&redis, "first", 3600), issuer.machine(&redis, SECRET)].map(|home| {
+        let gateway = Gateway::start_keyed(home, &[]);
+        let got = gateway.get("/.well-known/opencode");
+        assert_eq!(got.status, 200, "{}", got.body);
+        got.body.replace(&gateway.port.to_string(), "PORT")
+    });
+    assert_eq!(pages[0], pages[1]);
+    assert!(pages[0].contains("team/m"), "{}", pages[0]);
 }
 
 #[test]

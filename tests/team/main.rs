@@ -12,6 +12,7 @@
 )]
 
 mod edges;
+mod jobs;
 mod keys;
 mod limits;
 mod lost;
