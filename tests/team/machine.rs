@@ -197,6 +197,19 @@ impl Home {
         command
     }
 
+    /// What a person sees on a terminal.
+    pub(crate) fn on_a_terminal(&self, arguments: &str) -> String {
+        let mut command = Command::new("script");
+        command.env_clear();
+        for (name, value) in self.command(&[]).get_envs() {
+            command.envs(value.map(|value| (name, value)));
+        }
+        let words = format!("{} {arguments}", env!("CARGO_BIN_EXE_qwenauth"));
+        let output = command.args(["-qec", &words, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        shown.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// The same machine, where no server is named.
     pub(crate) fn without_server(&self) -> Self {
         Self { shared: None, ..self.clone() }
