@@ -152,7 +152,8 @@ class Side:
         text = re.sub(r"http://127\.0\.0\.1:\d+", "http://127.0.0.1:{port}", text)
         text = re.sub(r"\b[0-9a-f]{64}\b", "{hash}", text)
         text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "{time}", text)
-        text = re.sub(r"stored \d+ s ago", "stored {age} ago", text)
+        # A second may pass on one side.
+        text = re.sub(r"(stored|good for) \d+ s", r"\1 {seconds} s", text)
         return re.sub(r"(access|refresh)-[0-9a-f]{32}", self.named, text)
 
     def named(self, at):

@@ -160,6 +160,61 @@ class Tokens(Test):
         self.same(lambda side: [side.run(*words) for words in (["token"], ["refresh"], ["env", "--format", "sh"])])
 
 
+class Lives(Test):
+    """What asks the provider on the way, several commands long."""
+
+    def test_from_login_to_logout(self):
+        words = (["login", "qwen", "--no-browser", "--qr", "never"], ["token"], ["refresh"], ["token"], ["status"], ["logout"], ["token"])
+        self.same(lambda side: [side.run(*command) for command in words])
+        self.assertEqual(len(self.provider.of_kind("refresh")), 2, "one for each side")
+
+    def test_the_api_is_asked_about_a_login(self):
+        def story(side):
+            side.logged_in()
+            return side.run("status", "--check")
+
+        self.same(story)
+        self.assertEqual(len(self.provider.of_kind("model")), 2, "one for each side")
+
+    def test_a_renewal_that_is_asked_for_gives_a_new_token(self):
+        def story(side):
+            side.logged_in()
+            return [side.run("token"), side.run("refresh"), side.run("token")]
+
+        self.same(story)
+
+    def test_a_token_that_lasts_too_short_is_renewed(self):
+        def story(side):
+            side.logged_in(seconds=3600)
+            return [side.run("token", "--min-ttl", "30m"), side.run("token", "--min-ttl", "5h")]
+
+        self.same(story)
+        self.assertEqual(len(self.provider.of_kind("refresh")), 2, "one for each side")
+
+    def test_an_expired_token_is_renewed_for_a_program(self):
+        def story(side):
+            side.expired()
+            return side.run("exec", "--", "helper", "env", "OPENAI_API_KEY")
+
+        self.same(story)
+
+    def test_an_expired_token_is_renewed_for_a_program_beside_a_gateway(self):
+        def story(side):
+            side.expired()
+            return [side.run("exec", "--gateway", "--", "helper", "exit", "7"), side.run("token")]
+
+        self.same(story)
+
+    def test_a_program_is_not_started_without_a_login_that_works(self):
+        def story(side):
+            side.expired()
+            side.credential().write_text(json.dumps(side.content() | {"refresh_token": "refresh-of-nobody"}))
+            return side.run("exec", "--", "helper", "args", "started")
+
+        outcome = self.same(story)
+        self.assertEqual(outcome["outcomes"][0][:2], [4, ""])
+
+
 class Answers(Test):
     def test_the_status_of_a_login(self):
         def story(side):

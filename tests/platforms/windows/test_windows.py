@@ -272,7 +272,10 @@ class Renewals(Test):
         self.provider.refresh_gate.open()
         outcomes = [self.windows.finish(process) for process in processes]
         for outcome in outcomes:
-            self.whole(outcome, stdout="access-2\n")
+            # A wait of more than 2 s is explained on stderr.
+            lock = "`{home}/.qwen/.oauth_creds.qwenauth-lock`"
+            waited = f"qwenauth: waiting for another process that holds {lock}\n"
+            self.whole(outcome, stdout="access-2\n", stderr=waited if outcome.stderr else "")
         self.assertEqual(len(self.provider.of_kind("refresh")), 1)
         self.assertFalse(self.provider.reuse_seen)
 
