@@ -60,11 +60,11 @@ fn ask<T: Send + 'static>(call: impl FnOnce() -> Result<T, Error> + Send + 'stat
     let (limit, late) = if has_person { (DIALOG_TIMEOUT, Trouble::NotUnlocked) } else { (TIMEOUT, Trouble::Silent) };
     limited(limit, late, move || {
         let _without_dialog = if has_person { None } else { SecKeychain::disable_user_interaction().ok() };
-        call().map_err(|error| trouble(&error))
+        call().map_err(trouble)
     })
 }
 
-fn trouble(error: &Error) -> Trouble {
+fn trouble(error: Error) -> Trouble {
     match error.code() {
         NO_DIALOG => Trouble::Locked,
         code if DENIED.contains(&code) => Trouble::Denied,
