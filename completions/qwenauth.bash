@@ -1438,7 +1438,7 @@ _qwenauth() {
             return 0
             ;;
         qwenauth__subcmd__providers)
-            opts="-h --profile --json --markdown --help $(qwenauth __complete providers 2>/dev/null)"
+            opts="-h --profile --json --help $(qwenauth __complete providers 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

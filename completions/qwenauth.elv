@@ -284,7 +284,6 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         &'qwenauth;providers'= {
             cand --profile 'Use this profile instead of the active one'
             cand --json 'Print JSON'
-            cand --markdown 'Print the Markdown table of the README: how each is logged in to, and how far that was tried'
             cand -h 'Print help'
             cand --help 'Print help'
         }

@@ -234,7 +234,6 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l json -d 'Print JSON'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l markdown -d 'Print the Markdown table of the README: how each is logged in to, and how far that was tried'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -l json -d 'Print JSON'

@@ -299,7 +299,6 @@ module completions {
   export extern "qwenauth providers" [
     --profile: string         # Use this profile instead of the active one
     --json                    # Print JSON
-    --markdown                # Print the Markdown table of the README: how each is logged in to, and how far that was tried
     --help(-h)                # Print help
     name?: string             # Show all details of this provider
   ]

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
         Shell::Elvish => write(ClapShell::Elvish),
         Shell::Nushell => generate(Nushell, &mut command, "qwenauth", &mut script),
     }
-    let script = String::from_utf8(script)?;
+    let script = without_hidden(&String::from_utf8(script)?);
     print(&match args.shell {
         Shell::Bash => bash(&script),
         Shell::Zsh => zsh(&script),
@@ -240,6 +240,28 @@ fn visible() -> Command {
         .subcommands(full.get_subcommands().filter(|command| !command.is_hide_set()).cloned())
         .mut_args(no_file_names)
         .mut_subcommands(|command| command.mut_args(no_file_names))
+}
+
+/// `script` without the options that are hidden wherever they are: the generators offer them. bash has those of a command
+/// in one line, the others each in its own.
+fn without_hidden(script: &str) -> String {
+    let command = Cli::command();
+    let longs = |is_hidden: bool| -> BTreeSet<String> {
+        let arguments = command.get_subcommands().flat_map(Command::get_arguments).chain(command.get_arguments());
+        arguments.filter(|arg| arg.is_hide_set() == is_hidden).filter_map(Arg::get_long).map(str::to_owned).collect()
+    };
+    let hidden: Vec<String> = longs(true).difference(&longs(false)).cloned().collect();
+    let names_one = |line: &str| {
+        hidden.iter().any(|name| line.contains(&format!("--{name}")) || line.contains(&format!(" -l {name} ")))
+    };
+    let shown = |line: &str| {
+        if line.trim_start().starts_with("opts=") {
+            let is_shown = |word: &&str| !hidden.iter().any(|name| *word == format!("--{name}"));
+            return Some(line.split(' ').filter(is_shown).collect::<Vec<_>>().join(" ") + "\n");
+        }
+        (!names_one(line)).then(|| format!("{line}\n"))
+    };
+    script.lines().filter_map(shown).collect()
 }
 
 /// For an option without a value hint, shells offer file names.

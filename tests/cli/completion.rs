@@ -98,6 +98,7 @@ fn completes(mut shell: Shell) {
         ("qwenauth login dashscope --model qwen3.8-f", "qwenauth login dashscope --model qwen3.8-flash"),
         ("qwenauth env --profile work --model qwen3.8-m", "qwenauth env --profile work --model qwen3.8-max"),
         ("qwenauth exec -- practice-t", "qwenauth exec -- practice-tool"),
+        ("qwenauth providers --mark", "qwenauth providers --mark"),
         // A hidden command, and what nobody knows without a login.
         ("qwenauth ma", "qwenauth ma"),
         ("qwenauth env --model ", "qwenauth env --model"),
