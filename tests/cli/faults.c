@@ -1,7 +1,7 @@
 // Preloaded into the program under test: makes chosen calls fail, the clock jump, the resolver slow.
 //
-// FAULT=call:errno:text    the call fails so, where the file's path ends in the text, or after a `*` has it in it; -9: the
-//                          process is killed there
+// FAULT=call:errno:text    the call fails so, where the file's path ends in the text, or after a `*` has it in it; a
+//                          negative number is a signal that comes there
 // FAULT_FROM=file          it does so only once that file exists
 // JUMP=file:clock:seconds  that clock (0: real, 1: monotonic) is so far ahead once the file exists
 // SLOW_DNS=seconds         every name takes so long, and then is not found
@@ -19,25 +19,31 @@
 #include <time.h>
 #include <unistd.h>
 
-static int fault(const char *call, int descriptor) {
+static int fault_at(const char *call, const char *path) {
     const char *text = getenv("FAULT");
-    char name[32], part[128] = "", link[64], path[PATH_MAX] = "";
+    char name[32], part[128] = "";
     int number;
-    size_t length;
+    size_t length = strlen(path);
     const char *from = getenv("FAULT_FROM");
     if (from && access(from, F_OK)) return 0;
     if (!text || sscanf(text, "%31[^:]:%d:%127s", name, &number, part) < 3 || strcmp(name, call)) return 0;
-    snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
-    if (readlink(link, path, sizeof path - 1) < 0) return 0;
-    length = strlen(path);
     if (*part == '*') {
         if (!strstr(path, part + 1)) return 0;
     } else if (length < strlen(part) || strcmp(path + length - strlen(part), part)) {
         return 0;
     }
-    if (number < 0) raise(-number);
+    if (number < 0) {
+        raise(-number);
+        return 0;
+    }
     errno = number;
     return number;
+}
+
+static int fault(const char *call, int descriptor) {
+    char link[64], path[PATH_MAX] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
+    return readlink(link, path, sizeof path - 1) < 0 ? 0 : fault_at(call, path);
 }
 
 #define NEXT(name) __typeof__(&name) next = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
@@ -72,6 +78,11 @@ int posix_fallocate64(int descriptor, off64_t from, off64_t length) {
     NEXT(posix_fallocate64);
     int number = fault("fallocate", descriptor);
     return number ? number : next(descriptor, from, length);
+}
+
+int unlink(const char *path) {
+    NEXT(unlink);
+    return fault_at("unlink", path) ? -1 : next(path);
 }
 
 int flock(int descriptor, int operation) {

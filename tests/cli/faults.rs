@@ -367,6 +367,20 @@ fn killed_at(call: &str, part: &str, sandbox: Sandbox, arguments: &[&str]) -> Op
     Some(sandbox.without_variable("LD_PRELOAD"))
 }
 
+/// The removal of our own lock changes the directory: unless that is noted, it looks like another program's renewal.
+#[test]
+fn a_signal_while_a_lock_is_removed_delays_no_later_renewal() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let sandbox = Sandbox::expired().refresh(Reply::html(200)).refresh(Reply::tokens("2"));
+        let fault = format!("unlink:-{}:oauth_creds.lock", signal as i32);
+        let Some(sandbox) = preloaded(sandbox, "FAULT", &fault) else { return };
+        drop(sandbox.run(["refresh"]).any_stdout().any_stderr().dies_by(signal));
+        let sandbox = sandbox.without_variable("LD_PRELOAD");
+        // It says that it waits for Qwen Code, if it does.
+        sandbox.run(["refresh"]).any_stdout().stderr("");
+    }
+}
+
 /// They say which lock of Qwen Code's is our own: without them a killed process's lock would be awaited for 35 s.
 #[test]
 fn notes_of_the_lock_survive_a_kill_while_they_are_written() {

@@ -416,7 +416,10 @@ fn to_nanoseconds(time: SystemTime) -> Option<u64> {
 
 impl Drop for Guard {
     /// The order matters: a process that waits for our lock must find Qwen Code's lock gone.
+    ///
+    /// A signal waits until the end of it: our lock's removal would look like that of another program's lock.
     fn drop(&mut self) {
+        let _deferred = self.qwen_code.is_some().then(DeferredSignals::new);
         drop(self.pending.take());
         if let Some(seal) = self.seal.take() {
             self.remove_outdated(&[seal.name]);
