@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::faults::preloaded;
 use crate::gateway::upstream::Gateway;
+use crate::machine::{Machine, NOBODY, credential, each_path, mode, write_private};
 use crate::run::Outcome;
-use crate::sandbox::{NOBODY, Sandbox, credential, each_path, mode, write_private};
 use crate::server::{Ask, Reply};
 
 /// An ordinary user who is not the one under test.
@@ -32,9 +32,9 @@ fn give(path: &Path, owner: u32, mode: u32) {
 }
 
 /// The home of an ordinary user, in which root works.
-fn home_of_another(sandbox: Sandbox) -> Sandbox {
-    each_path(&sandbox.home(), &mut |path| lchown(path, Some(NOBODY), Some(NOBODY)).unwrap());
-    sandbox
+fn home_of_another(machine: Machine) -> Machine {
+    each_path(&machine.home(), &mut |path| lchown(path, Some(NOBODY), Some(NOBODY)).unwrap());
+    machine
 }
 
 fn owner_and_mode(path: &Path) -> (u32, u32) {
@@ -44,7 +44,7 @@ fn owner_and_mode(path: &Path) -> (u32, u32) {
 /// A file that decides where a login goes or what it is: how it is made, and a command that reads it.
 struct Believed {
     what: &'static str,
-    path: fn(&Sandbox) -> PathBuf,
+    path: fn(&Machine) -> PathBuf,
     content: &'static str,
     config: &'static str,
     command: &'static [&'static str],
@@ -53,22 +53,22 @@ struct Believed {
 const BELIEVED: [Believed; 5] = [
     Believed {
         what: "config.toml",
-        path: Sandbox::config,
+        path: Machine::config,
         content: "profile = \"qwen\"\n",
         config: "",
         command: &["token"],
     },
-    Believed { what: "credential", path: Sandbox::file, content: "", config: "", command: &["token"] },
+    Believed { what: "credential", path: Machine::file, content: "", config: "", command: &["token"] },
     Believed {
         what: "API key profile",
-        path: |sandbox| sandbox.profiles().join("work.json"),
+        path: |machine| machine.profiles().join("work.json"),
         content: "{\"provider\":\"groq\",\"api_key\":\"granted-key-1\",\"base_url\":\"https://api.groq.com/openai/v1\"}",
         config: "",
         command: &["token", "--profile", "work"],
     },
     Believed {
         what: "client secret",
-        path: |sandbox| sandbox.home().join("secret"),
+        path: |machine| machine.home().join("secret"),
         content: "hush\n",
         config: "[providers.corp]\nclient_id = \"c\"\nclient_secret_file = \"{home}/secret\"\n\
                  device_authorization_endpoint = \"{server}/device\"\ntoken_endpoint = \"{server}/token\"\n\
@@ -77,7 +77,7 @@ const BELIEVED: [Believed; 5] = [
     },
     Believed {
         what: "gateway key",
-        path: |sandbox| sandbox.home().join("gateway-key"),
+        path: |machine| machine.home().join("gateway-key"),
         content: "0123456789abcdef0123456789abcdef\n",
         config: "",
         command: &["gateway", "--api-key-file", "{home}/gateway-key", "--listen", "127.0.0.1:0"],
@@ -85,58 +85,58 @@ const BELIEVED: [Believed; 5] = [
 ];
 
 impl Believed {
-    fn sandbox(&self) -> Sandbox {
-        let sandbox = Sandbox::new();
-        let home = sandbox.home().display().to_string();
+    fn machine(&self) -> Machine {
+        let machine = Machine::new();
+        let home = machine.home().display().to_string();
         let config = self.config.replace("{home}", &home);
-        let sandbox = sandbox.logged_in().configured(&config);
-        sandbox.server.serve("/device", |_| {
+        let machine = machine.logged_in().configured(&config);
+        machine.server.serve("/device", |_| {
             let body = json!({
                 "device_code": "granted-device-code", "user_code": "A", "verification_uri": "http://127.0.0.1/v",
                 "interval": 0, "expires_in": 30,
             });
             Reply::json(200, body)
         });
-        sandbox
+        machine
             .server
             .serve("/token", |_| Reply::json(200, json!({"access_token": "granted-access-1", "expires_in": 60})));
-        let path = (self.path)(&sandbox);
+        let path = (self.path)(&machine);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         if !self.content.is_empty() {
             fs::write(&path, self.content).unwrap();
         }
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        let sandbox = sandbox.unprivileged();
+        let machine = machine.unprivileged();
         // It makes its directory readable.
-        sandbox.program();
-        sandbox
+        machine.program();
+        machine
     }
 
     /// Whether the file is read. A gateway that starts is ended.
-    fn run(&self, sandbox: &Sandbox) -> Outcome {
-        let home = sandbox.home().display().to_string();
+    fn run(&self, machine: &Machine) -> Outcome {
+        let home = machine.home().display().to_string();
         let command = self.command.iter().map(|word| word.replace("{home}", &home));
-        let running = sandbox.spawn(command);
+        let running = machine.spawn(command);
         if self.command[0] == "gateway" && running.has_lines(1) {
             running.signal(nix::sys::signal::Signal::SIGTERM);
         }
         running.finish().any_stdout().any_stderr()
     }
 
-    fn is_read(&self, sandbox: &Sandbox, how: &str) {
-        let outcome = self.run(sandbox);
+    fn is_read(&self, machine: &Machine, how: &str) {
+        let outcome = self.run(machine);
         assert!(!outcome.stderr.contains("error:"), "{} {how}: {outcome}", self.what);
         outcome.any_end();
     }
 
-    fn is_refused(&self, sandbox: &Sandbox, how: &str, why: &str) {
-        let path = (self.path)(sandbox);
+    fn is_refused(&self, machine: &Machine, how: &str, why: &str) {
+        let path = (self.path)(machine);
         let before = (owner_and_mode(&path), fs::read(&path).unwrap());
-        let requests = sandbox.server.requests().len();
-        let outcome = self.run(sandbox).exits(1);
+        let requests = machine.server.requests().len();
+        let outcome = self.run(machine).exits(1);
         assert!(outcome.stderr.contains(why), "{} {how}: {outcome}", self.what);
         assert_eq!((owner_and_mode(&path), fs::read(&path).unwrap()), before, "{} {how}", self.what);
-        assert_eq!(sandbox.server.requests().len(), requests, "{} {how}: something was sent", self.what);
+        assert_eq!(machine.server.requests().len(), requests, "{} {how}: something was sent", self.what);
     }
 }
 
@@ -146,15 +146,15 @@ fn a_file_of_another_user_is_refused_by_name() {
         return;
     }
     for believed in &BELIEVED {
-        let sandbox = believed.sandbox();
-        let path = (believed.path)(&sandbox);
+        let machine = believed.machine();
+        let path = (believed.path)(&machine);
         for (owner, mode) in [(OTHER, 0o644), (OTHER, 0o600 | 0o044), (1, 0o444), (0, 0o664), (0, 0o646)] {
             give(&path, owner, mode);
             let name = path.file_name().unwrap().to_str().unwrap();
-            believed.is_refused(&sandbox, &format!("of {owner}, {mode:o}"), name);
+            believed.is_refused(&machine, &format!("of {owner}, {mode:o}"), name);
         }
         give(&path, NOBODY, 0o600);
-        believed.is_read(&sandbox, "of the user");
+        believed.is_read(&machine, "of the user");
     }
 }
 
@@ -164,12 +164,12 @@ fn a_file_of_root_that_nobody_else_can_write_is_read_and_left_as_it_is() {
         return;
     }
     for believed in &BELIEVED {
-        let sandbox = believed.sandbox();
-        let path = (believed.path)(&sandbox);
+        let machine = believed.machine();
+        let path = (believed.path)(&machine);
         for mode in [0o444, 0o644, 0o440, 0o640] {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             chown(&path, Some(0), Some(NOBODY)).unwrap();
-            let outcome = believed.run(&sandbox);
+            let outcome = believed.run(&machine);
             assert!(!outcome.stderr.contains("tightened") && !outcome.stderr.contains("error:"), "{mode:o}: {outcome}");
             outcome.any_end();
             assert_eq!(owner_and_mode(&path), (0, mode), "{}", believed.what);
@@ -185,10 +185,10 @@ fn a_secret_is_read_as_kubernetes_mounts_it() {
         return;
     }
     for believed in &BELIEVED {
-        let sandbox = believed.sandbox();
-        let path = (believed.path)(&sandbox);
+        let machine = believed.machine();
+        let path = (believed.path)(&machine);
         let (mount, name) = (path.parent().unwrap().to_owned(), path.file_name().unwrap().to_owned());
-        if mount == sandbox.home() {
+        if mount == machine.home() {
             give(&mount, 0, 0o755);
         }
         let day = mount.join("..2026_11_28_10_00_00.1234567890");
@@ -200,7 +200,7 @@ fn a_secret_is_read_as_kubernetes_mounts_it() {
         give(&day, 0, 0o755);
         // A memory file system of the kubelet: everybody may write, only the owner of an entry may remove it.
         give(&mount, 0, 0o1777);
-        believed.is_read(&sandbox, "through ..data");
+        believed.is_read(&machine, "through ..data");
         assert_eq!(owner_and_mode(&day.join(&name)), (0, 0o444));
         fs::remove_file(&path).unwrap();
         fs::remove_file(day.join(&name)).unwrap();
@@ -220,16 +220,16 @@ fn a_directory_that_others_can_write_makes_its_files_unbelievable() {
             (0, 0o777, "is writable by everybody (mode 0777)"),
         ] {
             for levels in [1, 2] {
-                let sandbox = believed.sandbox();
-                let path = (believed.path)(&sandbox);
+                let machine = believed.machine();
+                let path = (believed.path)(&machine);
                 let directory = path.ancestors().nth(levels).unwrap();
                 give(directory, owner, mode);
-                believed.is_refused(&sandbox, &format!("below {} {mode:o} of {owner}", directory.display()), why);
+                believed.is_refused(&machine, &format!("below {} {mode:o} of {owner}", directory.display()), why);
             }
         }
-        let sandbox = believed.sandbox();
-        give((believed.path)(&sandbox).parent().unwrap(), 0, 0o1777);
-        believed.is_read(&sandbox, "in a sticky directory of root");
+        let machine = believed.machine();
+        give((believed.path)(&machine).parent().unwrap(), 0, 0o1777);
+        believed.is_read(&machine, "in a sticky directory of root");
     }
 }
 
@@ -241,19 +241,19 @@ fn a_symlink_of_another_user_is_not_followed() {
     for believed in &BELIEVED {
         // The file itself, and a directory above it.
         for levels in [0, 1] {
-            let sandbox = believed.sandbox();
-            let path = (believed.path)(&sandbox);
+            let machine = believed.machine();
+            let path = (believed.path)(&machine);
             let link = path.ancestors().nth(levels).unwrap();
-            if link == sandbox.home() {
+            if link == machine.home() {
                 continue;
             }
-            let moved = sandbox.directory().join("moved");
+            let moved = machine.directory().join("moved");
             fs::rename(link, &moved).unwrap();
             symlink(&moved, link).unwrap();
             lchown(link, Some(NOBODY), Some(NOBODY)).unwrap();
-            believed.is_read(&sandbox, "through a link of the user");
+            believed.is_read(&machine, "through a link of the user");
             lchown(link, Some(OTHER), Some(OTHER)).unwrap();
-            believed.is_refused(&sandbox, "through a link of another", "is a symlink of another user");
+            believed.is_refused(&machine, "through a link of another", "is a symlink of another user");
             fs::remove_file(link).unwrap();
             fs::rename(moved, link).unwrap();
         }
@@ -262,31 +262,31 @@ fn a_symlink_of_another_user_is_not_followed() {
 
 #[test]
 fn config_that_others_may_change_is_named_or_taken_away_from_them() {
-    let sandbox = Sandbox::new().logged_in().configured("profile = \"qwen\"\n");
-    fs::set_permissions(sandbox.config(), Permissions::from_mode(0o664)).unwrap();
-    sandbox.run(["token"]).stdout("granted-access-1\n").stderr(
+    let machine = Machine::new().logged_in().configured("profile = \"qwen\"\n");
+    fs::set_permissions(machine.config(), Permissions::from_mode(0o664)).unwrap();
+    machine.run(["token"]).stdout("granted-access-1\n").stderr(
         "qwenauth: warning: others in its group may change `{home}/.config/qwenauth/config.toml`; \
          `chmod g-w {home}/.config/qwenauth/config.toml` if they should not\n",
     );
-    assert_eq!(mode(&sandbox.config()), 0o664);
+    assert_eq!(mode(&machine.config()), 0o664);
     for (loose, tight) in [(0o666, 0o644), (0o602, 0o600), (0o662, 0o640)] {
-        fs::set_permissions(sandbox.config(), Permissions::from_mode(loose)).unwrap();
-        sandbox.run(["token"]).stdout("granted-access-1\n").stderr(&format!(
+        fs::set_permissions(machine.config(), Permissions::from_mode(loose)).unwrap();
+        machine.run(["token"]).stdout("granted-access-1\n").stderr(&format!(
             "qwenauth: tightened the mode of `{{home}}/.config/qwenauth/config.toml` from 0{loose:o} to 0{tight:o}\n"
         ));
-        assert_eq!(mode(&sandbox.config()), tight);
-        sandbox.run(["token"]).stdout("granted-access-1\n");
+        assert_eq!(mode(&machine.config()), tight);
+        machine.run(["token"]).stdout("granted-access-1\n");
     }
 }
 
 #[test]
 fn a_key_file_of_the_user_is_taken_away_from_others() {
     let believed = &BELIEVED[4];
-    let sandbox = believed.sandbox();
-    let path = (believed.path)(&sandbox);
+    let machine = believed.machine();
+    let path = (believed.path)(&machine);
     for (loose, tight) in [(0o644, 0o600), (0o440, 0o400), (0o604, 0o600)] {
         fs::set_permissions(&path, Permissions::from_mode(loose)).unwrap();
-        let outcome = believed.run(&sandbox);
+        let outcome = believed.run(&machine);
         let line = format!("qwenauth: tightened the mode of `{{home}}/gateway-key` from 0{loose:o} to 0{tight:o}\n");
         assert!(outcome.stderr.contains(&line), "{outcome}");
         outcome.any_end();
@@ -299,8 +299,8 @@ fn root_leaves_what_a_link_in_anothers_home_leads_to() {
     if !is_root() {
         return;
     }
-    let system = |sandbox: &Sandbox| {
-        let path = sandbox.directory().join("system.conf");
+    let system = |machine: &Machine| {
+        let path = machine.directory().join("system.conf");
         fs::write(&path, "Listen 80\n").unwrap();
         give(&path, 0, 0o644);
         path
@@ -316,13 +316,13 @@ fn root_leaves_what_a_link_in_anothers_home_leads_to() {
     // The credential itself, its directory, and directories of state and profiles.
     for linked in [".qwen/oauth_creds.json", ".qwen", ".config", ".local/state", ".local/share"] {
         for command in commands {
-            let sandbox = Sandbox::new();
-            sandbox.server.serve("/", |_| Reply::text(200, "{}"));
-            sandbox.server.always(Ask::DeviceCode, || Reply::error(400, "invalid_client"));
-            let target = system(&sandbox);
-            let place = sandbox.home().join(linked);
+            let machine = Machine::new();
+            machine.server.serve("/", |_| Reply::text(200, "{}"));
+            machine.server.always(Ask::DeviceCode, || Reply::error(400, "invalid_client"));
+            let target = system(&machine);
+            let place = machine.home().join(linked);
             fs::create_dir_all(place.parent().unwrap()).unwrap();
-            let outside = sandbox.directory().join("outside");
+            let outside = machine.directory().join("outside");
             if linked.ends_with(".json") {
                 symlink(&target, &place).unwrap();
             } else {
@@ -330,8 +330,8 @@ fn root_leaves_what_a_link_in_anothers_home_leads_to() {
                 give(&outside, 0, 0o755);
                 symlink(&outside, &place).unwrap();
             }
-            let sandbox = home_of_another(sandbox);
-            let outcome = sandbox.run(command).any_stdout().any_stderr();
+            let machine = home_of_another(machine);
+            let outcome = machine.run(command).any_stdout().any_stderr();
             if linked.starts_with(".qwen") {
                 assert!(
                     outcome.stderr.contains(linked) || outcome.stdout.contains(linked),
@@ -362,44 +362,44 @@ fn root_changes_nothing_but_credentials_in_anothers_home() {
     }
     for content in ["Listen 80\n", "{\"name\": \"package\"}\n"] {
         for is_link in [true, false] {
-            let sandbox = Sandbox::new();
-            let place = sandbox.file();
-            fs::create_dir(sandbox.qwen()).unwrap();
-            let file = if is_link { sandbox.home().join("mine") } else { place.clone() };
+            let machine = Machine::new();
+            let place = machine.file();
+            fs::create_dir(machine.qwen()).unwrap();
+            let file = if is_link { machine.home().join("mine") } else { place.clone() };
             fs::write(&file, content).unwrap();
             fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
             if is_link {
                 symlink(&file, &place).unwrap();
             }
-            let sandbox = home_of_another(sandbox);
-            sandbox.run(["token"]).any_stderr().exits(4);
-            let outcome = sandbox.run(["logout", "--local"]).any_stderr().exits(1);
+            let machine = home_of_another(machine);
+            machine.run(["token"]).any_stderr().exits(4);
+            let outcome = machine.run(["logout", "--local"]).any_stderr().exits(1);
             assert!(outcome.stderr.contains("not a credential and was kept"), "{outcome}");
             assert_eq!((owner_and_mode(&file), fs::read_to_string(&file).unwrap()), ((NOBODY, 0o644), content.into()));
         }
     }
-    let sandbox = home_of_another(Sandbox::expired().refresh(Reply::tokens("2")));
-    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o644)).unwrap();
-    let outcome = sandbox.run(["token"]).stdout("granted-access-2\n").any_stderr();
+    let machine = home_of_another(Machine::expired().refresh(Reply::tokens("2")));
+    fs::set_permissions(machine.file(), Permissions::from_mode(0o644)).unwrap();
+    let outcome = machine.run(["token"]).stdout("granted-access-2\n").any_stderr();
     assert!(outcome.stderr.contains("tightened the mode"), "{outcome}");
-    assert_eq!(owner_and_mode(&sandbox.file()), (NOBODY, 0o600));
-    each_path(&sandbox.home(), &mut |path| assert_eq!(owner_and_mode(path).0, NOBODY, "{}", path.display()));
-    drop(sandbox.run(["logout", "--local"]).any_stderr());
-    assert!(!sandbox.file().exists());
+    assert_eq!(owner_and_mode(&machine.file()), (NOBODY, 0o600));
+    each_path(&machine.home(), &mut |path| assert_eq!(owner_and_mode(path).0, NOBODY, "{}", path.display()));
+    drop(machine.run(["logout", "--local"]).any_stderr());
+    assert!(!machine.file().exists());
 }
 
 #[test]
 fn a_login_through_a_link_keeps_what_is_not_a_credential() {
-    let sandbox = crate::login::polls([]).granted();
-    fs::create_dir(sandbox.qwen()).unwrap();
-    let mine = sandbox.home().join("notes.txt");
+    let machine = crate::login::polls([]).granted();
+    fs::create_dir(machine.qwen()).unwrap();
+    let mine = machine.home().join("notes.txt");
     fs::write(&mine, "notes\n").unwrap();
     fs::set_permissions(&mine, Permissions::from_mode(0o644)).unwrap();
-    symlink(&mine, sandbox.file()).unwrap();
-    drop(sandbox.run(["login"]).exits(0).any_stderr());
+    symlink(&mine, machine.file()).unwrap();
+    drop(machine.run(["login"]).exits(0).any_stderr());
     assert_eq!((fs::read_to_string(&mine).unwrap(), mode(&mine)), ("notes\n".into(), 0o644));
-    assert_eq!(fs::read_link(sandbox.qwen().join("oauth_creds.json.damaged-1")).unwrap(), mine);
-    sandbox.holds_the_grant();
+    assert_eq!(fs::read_link(machine.qwen().join("oauth_creds.json.damaged-1")).unwrap(), mine);
+    machine.holds_the_grant();
 }
 
 #[test]
@@ -411,15 +411,15 @@ fn root_uses_key_files_of_its_own_and_of_the_owner_of_the_home() {
     for (home, key, is_read) in
         [(0, 0, true), (NOBODY, NOBODY, true), (NOBODY, 0, true), (0, OTHER, false), (NOBODY, OTHER, false)]
     {
-        let sandbox = Sandbox::new().logged_in();
-        let path = (believed.path)(&sandbox);
+        let machine = Machine::new().logged_in();
+        let path = (believed.path)(&machine);
         fs::write(&path, believed.content).unwrap();
-        each_path(&sandbox.home(), &mut |path| lchown(path, Some(home), Some(home)).unwrap());
+        each_path(&machine.home(), &mut |path| lchown(path, Some(home), Some(home)).unwrap());
         give(&path, key, 0o600);
         if is_read {
-            believed.is_read(&sandbox, &format!("{home} {key}"));
+            believed.is_read(&machine, &format!("{home} {key}"));
         } else {
-            believed.is_refused(&sandbox, &format!("{home} {key}"), "belongs to another user");
+            believed.is_refused(&machine, &format!("{home} {key}"), "belongs to another user");
         }
     }
 }
@@ -429,29 +429,29 @@ fn root_runs_no_command_and_changes_no_file_that_the_owner_of_the_home_names() {
     if !is_root() {
         return;
     }
-    let sandbox = Sandbox::new().logged_in();
-    let (secret, ran) = (sandbox.directory().join("of-root"), sandbox.directory().join("ran"));
+    let machine = Machine::new().logged_in();
+    let (secret, ran) = (machine.directory().join("of-root"), machine.directory().join("ran"));
     fs::write(&secret, "granted-key-1\n").unwrap();
     fs::set_permissions(&secret, Permissions::from_mode(0o644)).unwrap();
     let command = format!("touch {}", ran.display());
-    let sandbox = sandbox.configured(&format!(
+    let machine = machine.configured(&format!(
         "[hooks]\nlogin_required = [\"sh\", \"-c\", \"{command}\"]\n[providers.groq]\nkey_file = \"{}\"\n",
         secret.display()
     ));
     let record = json!({"provider": "custom", "api_key_command": format!("sh -c '{command}; echo granted-key-1'"),
         "store": "command", "base_url": "http://127.0.0.1:9/v1"});
-    write_private(&sandbox.profiles().join("work.json"), record.to_string());
-    let sandbox = home_of_another(sandbox);
+    write_private(&machine.profiles().join("work.json"), record.to_string());
+    let machine = home_of_another(machine);
 
-    sandbox.run(["token", "--profile", "work"]).fails(
+    machine.run(["token", "--profile", "work"]).fails(
         1,
         &format!("`{{home}}/.local/share/qwenauth/credentials/work.json` belongs to another user (uid {NOBODY}), and root runs no command that it names"),
         "run this as that user, or set `QWENAUTH_HOME` to a directory of root's own",
     );
-    sandbox.run(["token", "--profile", "groq"]).stdout("granted-key-1\n");
+    machine.run(["token", "--profile", "groq"]).stdout("granted-key-1\n");
     assert_eq!(owner_and_mode(&secret), (0, 0o644));
-    let gateway = Gateway::start(&sandbox, &[]);
-    fs::remove_file(sandbox.file()).unwrap();
+    let gateway = Gateway::start(&machine, &[]);
+    fs::remove_file(machine.file()).unwrap();
     gateway.chat().is(503);
     // It waits for hooks.
     gateway.running.signal(nix::sys::signal::Signal::SIGTERM);
@@ -464,46 +464,46 @@ fn root_runs_no_command_and_changes_no_file_that_the_owner_of_the_home_names() {
     assert!(!ran.exists());
 
     // Its own it runs there as well.
-    for path in [sandbox.config(), sandbox.profiles().join("work.json")] {
+    for path in [machine.config(), machine.profiles().join("work.json")] {
         lchown(&path, Some(0), Some(0)).unwrap();
     }
-    sandbox.run(["token", "--profile", "work"]).stdout("granted-key-1\n");
+    machine.run(["token", "--profile", "work"]).stdout("granted-key-1\n");
     assert!(ran.exists());
 }
 
 /// A file system where `chmod` succeeds and changes nothing, as WSL mounts the drives of Windows.
 #[test]
 fn a_mode_that_cannot_be_changed_is_said_once_and_truthfully() {
-    let sandbox = Sandbox::new().logged_in().configured("profile = \"qwen\"\n");
-    let library = sandbox.directory().join("nochmod.so");
+    let machine = Machine::new().logged_in().configured("profile = \"qwen\"\n");
+    let library = machine.directory().join("nochmod.so");
     let source = "int chmod(const char*p,unsigned m){return 0;} int fchmod(int f,unsigned m){return 0;}\
                   int fchmodat(int d,const char*p,unsigned m,int f){return 0;}";
     let script = "echo \"$SOURCE\" | cc -shared -fPIC -x c - -o \"$LIBRARY\"";
-    let mut compiler = sandbox.other("sh");
+    let mut compiler = machine.other("sh");
     compiler.args(["-c", script]).env("SOURCE", source).env("LIBRARY", &library);
-    let is_compiled = sandbox.start(compiler).finish().any_stderr().any_stdout().code() == Some(0);
-    if !crate::sandbox::possible(is_compiled, "compile C") {
+    let is_compiled = machine.start(compiler).finish().any_stderr().any_stdout().code() == Some(0);
+    if !crate::machine::possible(is_compiled, "compile C") {
         return;
     }
-    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o777)).unwrap();
-    fs::set_permissions(sandbox.config(), Permissions::from_mode(0o666)).unwrap();
-    let sandbox = sandbox.variable("LD_PRELOAD", library);
-    sandbox.run(["token"]).stdout("granted-access-1\n").stderr(
+    fs::set_permissions(machine.file(), Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(machine.config(), Permissions::from_mode(0o666)).unwrap();
+    let machine = machine.variable("LD_PRELOAD", library);
+    machine.run(["token"]).stdout("granted-access-1\n").stderr(
         "qwenauth: `{home}/.config/qwenauth/config.toml` can be changed by others (mode 0666), and its mode cannot be \
          changed: its file system ignores `chmod`\n\
          qwenauth: `{home}/.qwen/oauth_creds.json` can be read by others (mode 0777), and its mode cannot be changed: its \
          file system ignores `chmod`\n",
     );
     for _ in 0..2 {
-        sandbox.run(["token"]).stdout("granted-access-1\n");
+        machine.run(["token"]).stdout("granted-access-1\n");
     }
-    assert_eq!((mode(&sandbox.file()), mode(&sandbox.config())), (0o777, 0o666));
+    assert_eq!((mode(&machine.file()), mode(&machine.config())), (0o777, 0o666));
 }
 
 #[test]
 fn a_file_that_is_too_large_is_called_what_it_is() {
-    let sandbox = Sandbox::new().logged_in().configured(&format!("# {}\n", "x".repeat(1_200_000)));
-    sandbox.run(["token"]).fails(
+    let machine = Machine::new().logged_in().configured(&format!("# {}\n", "x".repeat(1_200_000)));
+    machine.run(["token"]).fails(
         1,
         "cannot read `{home}/.config/qwenauth/config.toml`: it has 1200003 bytes, more than 1 MiB",
         "",
@@ -512,18 +512,18 @@ fn a_file_that_is_too_large_is_called_what_it_is() {
 
 #[test]
 fn a_relative_directory_in_a_variable_is_an_error_and_nothing_is_read() {
-    let sandbox = Sandbox::new();
-    let evil = sandbox.directory().join(".q/config");
+    let machine = Machine::new();
+    let evil = machine.directory().join(".q/config");
     fs::create_dir_all(&evil).unwrap();
     fs::write(evil.join("config.toml"), "[providers.evil]\nbase_url = \"https://e.example/v1\"\n").unwrap();
-    write_private(&sandbox.directory().join(".q/oauth_creds.json"), credential("1").to_string());
+    write_private(&machine.directory().join(".q/oauth_creds.json"), credential("1").to_string());
     for variable in ["QWENAUTH_HOME", "QWEN_HOME", "HOME"] {
         for value in [".q", "./.q", "q/../.q", "..", "~x"] {
             for command in [&["providers", "evil"][..], &["token"], &["status"], &["login", "groq"], &["use", "evil"]] {
-                let mut program = sandbox.command(command);
+                let mut program = machine.command(command);
                 program.env(variable, value);
                 let hint = format!("set `{variable}` to an absolute path");
-                let outcome = sandbox.start(program).finish();
+                let outcome = machine.start(program).finish();
                 outcome.fails(1, &format!("`{variable}` is `{value}`, which is not an absolute path"), &hint);
             }
         }
@@ -535,29 +535,29 @@ fn without_a_home_directory_only_the_profile_qwen_needs_one() {
     if !is_root() {
         return;
     }
-    let sandbox = Sandbox::new().unprivileged();
-    sandbox.program();
-    give(sandbox.directory(), 0, 0o755);
-    let own = sandbox.directory().join("own");
+    let machine = Machine::new().unprivileged();
+    machine.program();
+    give(machine.directory(), 0, 0o755);
+    let own = machine.directory().join("own");
     fs::create_dir(&own).unwrap();
     give(&own, 54321, 0o700);
-    let sandbox = sandbox.without_variable("HOME").variable("QWENAUTH_HOME", own);
+    let machine = machine.without_variable("HOME").variable("QWENAUTH_HOME", own);
     let run = |words: &[&str]| {
-        let mut command = sandbox.command(words);
+        let mut command = machine.command(words);
         command.uid(54321).gid(54321).env("KEY", "granted-key-1");
-        sandbox.start(command).finish()
+        machine.start(command).finish()
     };
     let login =
         ["login", "custom", "--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--no-verify", "--api-key-env"];
     drop(run(&[&login[..], &["KEY"]].concat()).exits(0).any_stderr().any_stdout());
     run(&["token"]).stdout("granted-key-1\n");
     // Nothing is read in a directory that is not there yet, whoever could make it.
-    let open = sandbox.directory().join("open");
+    let open = machine.directory().join("open");
     fs::create_dir(&open).unwrap();
     give(&open, 0, 0o777);
-    let mut command = sandbox.command([&login[..], &["KEY"]].concat());
+    let mut command = machine.command([&login[..], &["KEY"]].concat());
     command.uid(54321).gid(54321).env("KEY", "granted-key-1").env("QWENAUTH_HOME", open.join("s"));
-    drop(sandbox.start(command).finish().exits(0).any_stderr().any_stdout());
+    drop(machine.start(command).finish().exits(0).any_stderr().any_stdout());
     for words in [
         &["status"][..],
         &["env"],
@@ -589,11 +589,11 @@ fn a_relative_path_in_the_configuration_is_an_error() {
     let place = tempfile::tempdir().unwrap();
     fs::write(place.path().join("secret"), "hush\n").unwrap();
     let run = |config: &str, words: &[&str]| {
-        let sandbox = Sandbox::new().logged_in().configured(config);
-        let mut command = sandbox.command(words);
+        let machine = Machine::new().logged_in().configured(config);
+        let mut command = machine.command(words);
         command.current_dir(place.path());
-        let outcome = sandbox.start(command).finish().exits(1).any_stderr();
-        assert_eq!(sandbox.server.requests().len(), 0, "{config}");
+        let outcome = machine.start(command).finish().exits(1).any_stderr();
+        assert_eq!(machine.server.requests().len(), 0, "{config}");
         outcome.stderr.lines().next().unwrap_or_default().to_owned()
     };
     let corp = "[providers.corp]\nclient_id = \"c\"\nclient_secret_file = \"secret\"\n\
@@ -618,19 +618,19 @@ const NAMED: [(&str, &str); 3] = [
 ];
 
 /// A home of an ordinary user with a FIFO `pipe` in a directory `place`, which `variable` names.
-fn with_pipe(variable: &str) -> (Sandbox, PathBuf) {
-    let sandbox = Sandbox::expired();
-    let place = sandbox.home().join("place");
+fn with_pipe(variable: &str) -> (Machine, PathBuf) {
+    let machine = Machine::expired();
+    let place = machine.home().join("place");
     fs::create_dir(&place).unwrap();
     let pipe = place.join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
     // Certificates are read where they are needed.
-    let sandbox = sandbox.variable("QWENAUTH_QWEN_OAUTH_URL", "https://localhost:1").variable(variable, &pipe);
-    let sandbox = sandbox.variable("QWENAUTH_PROVIDER", "groq").unprivileged();
+    let machine = machine.variable("QWENAUTH_QWEN_OAUTH_URL", "https://localhost:1").variable(variable, &pipe);
+    let machine = machine.variable("QWENAUTH_PROVIDER", "groq").unprivileged();
     // It makes its directory readable.
-    sandbox.program();
-    sandbox.own_everything();
-    (sandbox, pipe)
+    machine.program();
+    machine.own_everything();
+    (machine, pipe)
 }
 
 /// A pipe made unbelievable, and why it is.
@@ -661,56 +661,56 @@ fn a_pipe_that_another_user_made_or_may_change_is_refused_before_it_is_opened() 
     ];
     for (variable, begins) in NAMED {
         for (why, change) in changes {
-            let (sandbox, pipe) = with_pipe(variable);
+            let (machine, pipe) = with_pipe(variable);
             change(&pipe);
             let told = format!("{begins}{why}").replace("{pipe}", "{home}/place/pipe");
-            let outcome = sandbox.run(["token"]).exits(1);
+            let outcome = machine.run(["token"]).exits(1);
             let first = outcome.stderr.lines().next().unwrap_or_default();
             assert_eq!(first, format!("qwenauth: error: {}", told.replace("{place}", "{home}/place")), "{variable}");
             drop(outcome.any_stderr());
-            assert_eq!(sandbox.server.requests().len(), 0, "{variable}: something was sent");
+            assert_eq!(machine.server.requests().len(), 0, "{variable}: something was sent");
         }
     }
 }
 
 #[test]
 fn a_pipe_of_the_user_is_read() {
-    let (sandbox, pipe) = with_pipe("QWENAUTH_API_KEY_FILE");
+    let (machine, pipe) = with_pipe("QWENAUTH_API_KEY_FILE");
     let script = format!("printf granted-given-key > {} & exec $QWENAUTH token", pipe.display());
-    sandbox.shell(&script).stdout("granted-given-key\n");
+    machine.shell(&script).stdout("granted-given-key\n");
 }
 
 /// The system's reader of certificates would wait for a writer at every connection; it opens no pipe in a directory.
 #[test]
 fn a_pipe_of_the_user_is_no_file_of_certificates_for_the_system() {
-    let (sandbox, pipe) = with_pipe("SSL_CERT_FILE");
-    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
-    let sandbox = sandbox.variable("SSL_CERT_DIR", pipe.parent().unwrap());
-    sandbox.run(["token"]).fails(
+    let (machine, pipe) = with_pipe("SSL_CERT_FILE");
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    let machine = machine.variable("SSL_CERT_DIR", pipe.parent().unwrap());
+    machine.run(["token"]).fails(
         1,
         "cannot use the certificates of `SSL_CERT_FILE`, `{home}/place/pipe`: it is not a regular file",
         "name a file there; `QWENAUTH_CA_FILE` may be a pipe",
     );
     let told =
         "fail  certificates `SSL_CERT_FILE` names `~/place/pipe`, which cannot be read: it is not a regular file\n";
-    sandbox.shell("$QWENAUTH doctor 2>&1 | grep '^fail  cert'").stdout(told);
-    let sandbox = sandbox.variable("SSL_CERT_FILE", "");
-    let outcome = sandbox.run(["token"]).exits(1).any_stderr();
+    machine.shell("$QWENAUTH doctor 2>&1 | grep '^fail  cert'").stdout(told);
+    let machine = machine.variable("SSL_CERT_FILE", "");
+    let outcome = machine.run(["token"]).exits(1).any_stderr();
     assert!(outcome.stderr.contains("no CA certificates were found"), "{outcome}");
 }
 
 /// A pipe has its content once, and each connection needs it.
 #[test]
 fn a_pipe_of_certificates_serves_every_connection() {
-    let (sandbox, pipe) = with_pipe("QWENAUTH_CA_FILE");
-    let sandbox = sandbox.field("resource_url", json!("https://localhost:2"));
-    sandbox.own_everything();
+    let (machine, pipe) = with_pipe("QWENAUTH_CA_FILE");
+    let machine = machine.field("resource_url", json!("https://localhost:2"));
+    machine.own_everything();
     let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/ca.pem");
     let script = format!(
         "cat {ca} > {} & $QWENAUTH doctor 2>&1 | grep -e pipe -e 'cannot reach' | cut -c -100; wait",
         pipe.display()
     );
-    let outcome = sandbox.shell(&script).any_stdout();
+    let outcome = machine.shell(&script).any_stdout();
     let lines: Vec<&str> = outcome.stdout.lines().collect();
     assert_eq!(lines[0], "ok    certificates `QWENAUTH_CA_FILE` names the pipe `~/place/pipe`, which was not opened");
     assert_eq!(lines[1..].iter().filter(|line| line.starts_with("fail  network")).count(), 2, "{outcome}");
@@ -719,11 +719,11 @@ fn a_pipe_of_certificates_serves_every_connection() {
 /// A descriptor was handed over by whoever started the program, whatever became of its file.
 #[test]
 fn a_descriptor_is_read_though_its_file_is_gone() {
-    let sandbox = Sandbox::new().variable("QWENAUTH_API_KEY_FILE", "/dev/fd/3").variable("QWENAUTH_PROVIDER", "groq");
-    let file = sandbox.directory().join("gone");
+    let machine = Machine::new().variable("QWENAUTH_API_KEY_FILE", "/dev/fd/3").variable("QWENAUTH_PROVIDER", "groq");
+    let file = machine.directory().join("gone");
     fs::write(&file, "granted-given-key").unwrap();
     let script = format!("exec 3< {0}; rm {0}; exec $QWENAUTH token", file.display());
-    sandbox.shell(&script).stdout("granted-given-key\n");
+    machine.shell(&script).stdout("granted-given-key\n");
 }
 
 /// `doctor` looks at what the variables name as the program does, and waits for no pipe.
@@ -733,18 +733,18 @@ fn doctor_names_a_pipe_of_another_user() {
         return;
     }
     for variable in ["QWENAUTH_CA_FILE", "SSL_CERT_FILE"] {
-        let (sandbox, pipe) = with_pipe(variable);
+        let (machine, pipe) = with_pipe(variable);
         // No TLS, for which the system's reader of certificates would open the pipe; and no name resolves.
-        let url = sandbox.server.url();
-        let sandbox = sandbox.variable("QWENAUTH_QWEN_OAUTH_URL", url);
-        let Some(sandbox) = preloaded(sandbox, "HOSTS", ".nowhere") else { return };
-        sandbox.own_everything();
+        let url = machine.server.url();
+        let machine = machine.variable("QWENAUTH_QWEN_OAUTH_URL", url);
+        let Some(machine) = preloaded(machine, "HOSTS", ".nowhere") else { return };
+        machine.own_everything();
         give(&pipe, OTHER, 0o644);
-        sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+        machine.server.serve("/", |_| Reply::text(404, "{}"));
         let told = format!(
             "fail  certificates `{variable}` names `~/place/pipe`, which cannot be read: `~/place/pipe` belongs to another \
              user (uid 12345) and is not used\n"
         );
-        sandbox.shell("$QWENAUTH doctor | grep '^fail  cert'").stdout(&told);
+        machine.shell("$QWENAUTH doctor | grep '^fail  cert'").stdout(&told);
     }
 }

@@ -8,7 +8,7 @@ use crate::gateway::issuers::Team;
 use crate::gateway::team_keys;
 use crate::gateway::upstream::{Upstream, fine};
 use crate::keys::{self, KEY, knows_the_key};
-use crate::sandbox::{Sandbox, has_programs, write_private};
+use crate::machine::{Machine, has_programs, write_private};
 use crate::server::Reply;
 use crate::workload::{GITHUB, KEY_PLACE, POLICY, exchanging, id_token};
 
@@ -51,21 +51,21 @@ fn lines(yaml: &str) -> String {
     script
 }
 
-fn with_client(sandbox: Sandbox) -> Sandbox {
-    sandbox.server.serve("/api/v1/models", |request| {
+fn with_client(machine: Machine) -> Machine {
+    machine.server.serve("/api/v1/models", |request| {
         let is_granted = request.bearer().starts_with("granted-access-");
         if is_granted { Reply::json(200, json!({"data": []})) } else { Reply::text(401, "{}") }
     });
-    sandbox.with_programs(&[("python3", CLIENT)])
+    machine.with_programs(&[("python3", CLIENT)])
 }
 
 #[track_caller]
-fn asks(sandbox: &Sandbox, script: &str) {
-    let outcome = sandbox.shell(script).any_stderr().stdout("client.py got 200\n");
+fn asks(machine: &Machine, script: &str) {
+    let outcome = machine.shell(script).any_stderr().stdout("client.py got 200\n");
     assert!(!outcome.stderr.contains("error"), "{outcome}");
-    assert!(sandbox.server.at(KEY_PLACE).len() == 1, "the login was proved");
+    assert!(machine.server.at(KEY_PLACE).len() == 1, "the login was proved");
     assert!(
-        fs::read_dir(sandbox.home()).unwrap().all(|entry| entry.unwrap().file_name() == ".config"),
+        fs::read_dir(machine.home()).unwrap().all(|entry| entry.unwrap().file_name() == ".config"),
         "home was written"
     );
 }
@@ -74,18 +74,18 @@ fn asks(sandbox: &Sandbox, script: &str) {
 fn the_job_of_github_asks_with_no_stored_secret() {
     let yaml = block("GitHub Actions", "yaml");
     assert!(yaml.contains("\n      id-token: write\n"), "without it there is no token");
-    let sandbox = with_client(exchanging());
-    sandbox.server.serve(GITHUB, |_| Reply::json(200, json!({"value": id_token(300)})));
-    let url = format!("{}{GITHUB}?api-version=2.0", sandbox.server.url());
-    let home = sandbox.directory().join("qwenauth");
-    let sandbox = sandbox
+    let machine = with_client(exchanging());
+    machine.server.serve(GITHUB, |_| Reply::json(200, json!({"value": id_token(300)})));
+    let url = format!("{}{GITHUB}?api-version=2.0", machine.server.url());
+    let home = machine.directory().join("qwenauth");
+    let machine = machine
         .variable("GITHUB_ACTIONS", "true")
         .variable("ACTIONS_ID_TOKEN_REQUEST_URL", url)
         .variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "granted-request-token")
         .variable("POLICY", POLICY)
         .working_in(&home);
-    asks(&sandbox, &lines(&yaml));
-    assert!(sandbox.server.at(GITHUB)[0].path.ends_with("&audience=https%3A%2F%2Fopenrouter.ai"));
+    asks(&machine, &lines(&yaml));
+    assert!(machine.server.at(GITHUB)[0].path.ends_with("&audience=https%3A%2F%2Fopenrouter.ai"));
     fs::remove_dir_all(home).unwrap();
 }
 
@@ -95,13 +95,13 @@ fn the_job_of_gitlab_asks_with_no_stored_secret_and_leaves_nothing() {
     let name = "OPENROUTER_ID_TOKEN";
     assert!(yaml.contains(&format!("  id_tokens:\n    {name}:\n      aud: https://openrouter.ai\n")));
     let home = format!("/tmp/qwenauth-{}", std::process::id());
-    let sandbox = with_client(exchanging())
+    let machine = with_client(exchanging())
         .variable("GITLAB_CI", "true")
         .variable("CI_JOB_ID", std::process::id().to_string())
         .variable(name, id_token(300))
         .variable("OPENROUTER_POLICY", POLICY)
         .working_in(home.as_ref());
-    asks(&sandbox, &lines(&yaml));
+    asks(&machine, &lines(&yaml));
     assert!(!fs::exists(home).unwrap());
 }
 
@@ -110,13 +110,13 @@ fn the_pod_asks_with_no_stored_secret() {
     let yaml = block("Kubernetes", "yaml");
     let mount = "/var/run/secrets/openrouter";
     assert!(yaml.contains(&format!("mountPath: {mount}\n")) && yaml.contains("path: token\n"));
-    let sandbox = with_client(exchanging()).variable("OPENROUTER_POLICY", POLICY);
-    let home = sandbox.directory().join("qwenauth");
-    let sandbox = sandbox.working_in(&home);
-    let token = sandbox.directory().join("token");
+    let machine = with_client(exchanging()).variable("OPENROUTER_POLICY", POLICY);
+    let home = machine.directory().join("qwenauth");
+    let machine = machine.working_in(&home);
+    let token = machine.directory().join("token");
     write_private(&token, id_token(3600));
     let script = lines(&yaml).replace(&format!("{mount}/token"), token.to_str().unwrap());
-    asks(&sandbox, &script);
+    asks(&machine, &script);
     fs::remove_dir_all(home).unwrap();
 }
 
@@ -129,39 +129,39 @@ fn the_job_asks_the_gateway_of_its_team_with_no_stored_secret() {
     assert!(yaml.contains("\n      id-token: write\n"), "without it there is no token");
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
-    let gateway = team_keys::start(&team.sandbox, &[]);
-    let sandbox = Sandbox::new().configured("").with_programs(&[("python3", CLIENT)]);
+    let gateway = team_keys::start(&team.machine, &[]);
+    let machine = Machine::new().configured("").with_programs(&[("python3", CLIENT)]);
     let token = team.token();
-    sandbox.server.serve(GITHUB, move |_| Reply::json(200, json!({ "value": token })));
-    let url = format!("{}{GITHUB}?api-version=2.0", sandbox.server.url());
-    let home = sandbox.directory().join("qwenauth");
-    let sandbox = sandbox
+    machine.server.serve(GITHUB, move |_| Reply::json(200, json!({ "value": token })));
+    let url = format!("{}{GITHUB}?api-version=2.0", machine.server.url());
+    let home = machine.directory().join("qwenauth");
+    let machine = machine
         .variable("GITHUB_ACTIONS", "true")
         .variable("ACTIONS_ID_TOKEN_REQUEST_URL", url)
         .variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "granted-request-token")
         .variable("GATEWAY", format!("http://{}/v1", gateway.address))
         .working_in(&home);
-    let outcome = sandbox.shell(&lines(&yaml)).any_stderr().stdout("client.py got 200\n");
+    let outcome = machine.shell(&lines(&yaml)).any_stderr().stdout("client.py got 200\n");
     assert!(!outcome.stderr.contains("error"), "{outcome}");
-    assert!(sandbox.server.at(GITHUB)[0].path.ends_with("&audience=https%3A%2F%2Fqwen.corp.example"));
+    assert!(machine.server.at(GITHUB)[0].path.ends_with("&audience=https%3A%2F%2Fqwen.corp.example"));
     fs::remove_dir_all(home).unwrap();
 }
 
 #[test]
 fn any_job_passes_its_key_by_name_and_leaves_nothing() {
-    let sandbox = knows_the_key(keys::sandbox(), "/intl/v1/models").with_programs(&[("python3", CLIENT)]);
-    let home = sandbox.directory().join(".qwenauth-ci");
-    let config = fs::read_to_string(sandbox.config()).unwrap();
-    let sandbox = sandbox.variable("DASHSCOPE_API_KEY", KEY);
+    let machine = knows_the_key(keys::machine(), "/intl/v1/models").with_programs(&[("python3", CLIENT)]);
+    let home = machine.directory().join(".qwenauth-ci");
+    let config = fs::read_to_string(machine.config()).unwrap();
+    let machine = machine.variable("DASHSCOPE_API_KEY", KEY);
     fs::create_dir_all(home.join("config")).unwrap();
     fs::write(home.join("config/config.toml"), config).unwrap();
     let script = format!("set -e\n{}", block("A key from a secret", "sh"));
-    drop(sandbox.shell(&script).any_stderr().stdout("client.py got 200\n"));
+    drop(machine.shell(&script).any_stderr().stdout("client.py got 200\n"));
     assert!(!home.exists());
 }
 
-impl Sandbox {
-    /// With `QWENAUTH_HOME` in a directory of the job's, which has the sandbox's configuration.
+impl Machine {
+    /// With `QWENAUTH_HOME` in a directory of the job's, which has the machine's configuration.
     fn working_in(self, home: &std::path::Path) -> Self {
         let config = fs::read_to_string(self.config()).unwrap();
         fs::create_dir_all(home.join("config")).unwrap();

@@ -8,8 +8,8 @@ use std::process::{Child, Command};
 
 use tempfile::TempDir;
 
+use crate::machine::{possible, write_private};
 use crate::pseudo_terminal::PseudoTerminal;
-use crate::sandbox::{possible, write_private};
 
 const PROMPT: &str = "prompt> ";
 

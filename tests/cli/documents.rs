@@ -13,8 +13,8 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::keys::{KEY, knows_the_key};
+use crate::machine::{Machine, has_programs, mode, write_private};
 use crate::run::Running;
-use crate::sandbox::{Sandbox, has_programs, mode, write_private};
 
 const TRANSLATIONS: [&str; 2] = ["README.zh-CN.md", "README.ru.md"];
 
@@ -141,10 +141,10 @@ fn typed_at<'p>(page: &'p str, prompts: &[&str]) -> Vec<&'p str> {
 
 /// Runs commands in order, in one shell in an empty home directory inside a sandbox, and `then` at the end. Programs that
 /// are not ours are stand-ins that show what they were given. Returns the sandbox and what stdout had.
-fn run_as_printed(commands: &[&str], then: &str) -> (Sandbox, String) {
+fn run_as_printed(commands: &[&str], then: &str) -> (Machine, String) {
     let opencode = "#!/bin/sh\n[ -n \"$OPENAI_API_KEY\" ] && echo \"opencode at $OPENAI_BASE_URL\"\n";
     let ssh = "#!/bin/sh\nshift\nexec \"$@\"\n";
-    let sandbox = Sandbox::new().with_programs(&[("opencode", opencode), ("ssh", ssh)]);
+    let machine = Machine::new().with_programs(&[("opencode", opencode), ("ssh", ssh)]);
     let mut script = "set -e\ncd \"$HOME\"\nprintf practice-1 > key.txt\nprintf practice-3 > new-key.txt\n\
          export DASHSCOPE_API_KEY=practice-2\n"
         .to_owned();
@@ -152,9 +152,9 @@ fn run_as_printed(commands: &[&str], then: &str) -> (Sandbox, String) {
         script += &format!("{command} || {{ echo \"failed: {command}\" >&2; exit 1; }}\n");
     }
     script += &format!("{then} && echo all-done\n");
-    let file = sandbox.directory().join("page.sh");
+    let file = machine.directory().join("page.sh");
     fs::write(&file, script).unwrap();
-    let outcome = sandbox.run(["sandbox", "--", "bash", file.to_str().unwrap()]).any_stdout().any_stderr();
+    let outcome = machine.run(["sandbox", "--", "bash", file.to_str().unwrap()]).any_stdout().any_stderr();
     assert!(outcome.stdout.ends_with("all-done\n"), "{}\n{}", outcome.stdout, outcome.stderr);
     let answers = outcome.stdout.matches("opencode at http://127.0.0.1:").count();
     assert_eq!(
@@ -164,7 +164,7 @@ fn run_as_printed(commands: &[&str], then: &str) -> (Sandbox, String) {
         outcome.stdout
     );
     let stdout = outcome.stdout.clone();
-    (sandbox, stdout)
+    (machine, stdout)
 }
 
 #[test]
@@ -176,8 +176,8 @@ fn every_command_of_the_readme_runs_as_printed() {
     for command in cargo {
         assert!(command.contains(" --locked"), "{command} resolves its dependencies again");
     }
-    let (sandbox, _) = run_as_printed(&ours, "[ -n \"$OPENAI_API_KEY\" ]");
-    let completion = sandbox.directory().join("home/.local/share/bash-completion/completions/qwenauth");
+    let (machine, _) = run_as_printed(&ours, "[ -n \"$OPENAI_API_KEY\" ]");
+    let completion = machine.directory().join("home/.local/share/bash-completion/completions/qwenauth");
     assert!(fs::read_to_string(completion).unwrap().contains("qwenauth"));
 }
 
@@ -192,10 +192,10 @@ fn every_command_of_the_guide_to_keys_runs_as_printed() {
 }
 
 /// Starts a command of a page in the home directory.
-fn started(sandbox: &Sandbox, command: &str) -> Running {
-    let mut bash = sandbox.other("bash");
-    bash.args(["-c", &format!("exec {command}")]).current_dir(sandbox.home());
-    sandbox.start(bash)
+fn started(machine: &Machine, command: &str) -> Running {
+    let mut bash = machine.other("bash");
+    bash.args(["-c", &format!("exec {command}")]).current_dir(machine.home());
+    machine.start(bash)
 }
 
 /// A server that lasts is ended as its service manager does.
@@ -209,33 +209,33 @@ fn every_command_of_the_page_on_the_gateway_runs_as_printed() {
     let text = page("docs/gateway.md");
     let [exec, gateway, secured, login] = commands(&text)[..] else { panic!("the page has other commands now") };
     let opencode = "#!/bin/sh\n[ -n \"$OPENAI_API_KEY\" ] && echo \"opencode at $OPENAI_BASE_URL\"\n";
-    let sandbox = knows_the_key(Sandbox::new().with_programs(&[("opencode", opencode)]), "/v1/models");
-    let base_url = format!("{}/v1", sandbox.server.url());
+    let machine = knows_the_key(Machine::new().with_programs(&[("opencode", opencode)]), "/v1/models");
+    let base_url = format!("{}/v1", machine.server.url());
     let stored = json!({"provider": "custom", "api_key": KEY, "base_url": base_url, "model": "m"});
-    write_private(&sandbox.profiles().join("custom.json"), stored.to_string());
-    let sandbox = sandbox.configured("profile = \"custom\"\n");
-    let outcome = started(&sandbox, exec).finish().any_stdout().any_stderr();
+    write_private(&machine.profiles().join("custom.json"), stored.to_string());
+    let machine = machine.configured("profile = \"custom\"\n");
+    let outcome = started(&machine, exec).finish().any_stdout().any_stderr();
     assert!(outcome.stdout.starts_with("opencode at http://127.0.0.1:"), "{outcome}");
     // The port of the page may be in use here.
-    let running = started(&sandbox, &gateway.replace(":8399", ":0"));
+    let running = started(&machine, &gateway.replace(":8399", ":0"));
     assert!(running.first_lines(1)[0].starts_with("http://127.0.0.1:"));
-    assert_eq!(mode(&sandbox.home().join(".config/gateway-key")), 0o600);
+    assert_eq!(mode(&machine.home().join(".config/gateway-key")), 0o600);
     ended(running);
     if !has_programs(&["openssl"]) {
         return;
     }
     let certificate = "cd \"$HOME\" && exec 2>&1 && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
          -keyout key.pem -out cert.pem -days 2 -subj /CN=gateway -addext subjectAltName=DNS:localhost";
-    drop(sandbox.shell(certificate).any_stdout().exits(0));
-    let running = started(&sandbox, &secured.replace("0.0.0.0:8443", "127.0.0.1:0"));
+    drop(machine.shell(certificate).any_stdout().exits(0));
+    let running = started(&machine, &secured.replace("0.0.0.0:8443", "127.0.0.1:0"));
     let lines = running.first_lines(2);
-    fs::write(sandbox.home().join("key.txt"), &lines[1]).unwrap();
-    let authority = sandbox.home().join("cert.pem");
-    let sandbox = sandbox.variable("QWENAUTH_CA_FILE", authority);
+    fs::write(machine.home().join("key.txt"), &lines[1]).unwrap();
+    let authority = machine.home().join("cert.pem");
+    let machine = machine.variable("QWENAUTH_CA_FILE", authority);
     let typed = login.replace("https://qwen.corp.example:8443/v1", &lines[0]);
     assert_ne!(typed, login);
-    drop(started(&sandbox, &typed).finish().any_stderr());
-    assert_eq!(sandbox.profile("team")["base_url"], lines[0].as_str());
+    drop(started(&machine, &typed).finish().any_stderr());
+    assert_eq!(machine.profile("team")["base_url"], lines[0].as_str());
     ended(running);
 }
 
@@ -251,12 +251,12 @@ fn every_command_of_the_page_on_deploying_runs_as_printed() {
     let docker = "#!/bin/sh\n[ \"$1\" = compose ]\n";
     let programs =
         [("kubectl", kubectl), ("systemctl", systemctl), ("systemd-sysusers", "#!/bin/sh\n"), ("docker", docker)];
-    let sandbox = Sandbox::new().with_programs(&programs);
+    let machine = Machine::new().with_programs(&programs);
     if !has_programs(&["openssl", "install"]) {
         return;
     }
-    let root_directory = sandbox.directory().join("root");
-    let work = sandbox.directory().join("work");
+    let root_directory = machine.directory().join("root");
+    let work = machine.directory().join("work");
     for directory in ["etc/systemd/system", "usr/lib/sysusers.d", "var/lib"] {
         fs::create_dir_all(root_directory.join(directory)).unwrap();
     }
@@ -274,7 +274,7 @@ fn every_command_of_the_page_on_deploying_runs_as_printed() {
         });
         script += &format!("{below} || {{ echo 'failed: line {number}' >&2; exit 1; }}\n");
     }
-    drop(sandbox.shell(&script).exits(0));
+    drop(machine.shell(&script).exits(0));
     for secret in ["qwenauth/dashscope", "qwenauth/credentials/dashscope", "qwenauth/credentials/tls.key"] {
         assert_eq!(mode(&root_directory.join("etc").join(secret)), 0o600, "{secret}");
     }
@@ -289,8 +289,8 @@ fn the_command_of_the_page_on_stores_runs_as_printed() {
     let commands = commands(&text);
     let [_, _, by_command] = commands[..] else { panic!("the page has other commands now") };
     let op = format!("#!/bin/sh\n[ \"$1 $2\" = 'read op://Private/Qwen/key' ] && echo {KEY}\n");
-    let sandbox = knows_the_key(crate::keys::sandbox().with_programs(&[("op", &op)]), "/intl/v1/models");
-    drop(started(&sandbox, by_command).finish().any_stderr());
-    assert_eq!(sandbox.profile("dashscope")["store"], "command");
-    sandbox.run(["token", "--profile", "dashscope"]).stdout(&format!("{KEY}\n"));
+    let machine = knows_the_key(crate::keys::machine().with_programs(&[("op", &op)]), "/intl/v1/models");
+    drop(started(&machine, by_command).finish().any_stderr());
+    assert_eq!(machine.profile("dashscope")["store"], "command");
+    machine.run(["token", "--profile", "dashscope"]).stdout(&format!("{KEY}\n"));
 }

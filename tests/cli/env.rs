@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use crate::sandbox::Sandbox;
+use crate::machine::Machine;
 use crate::server::Reply;
 
 #[test]
 fn the_group_is_exported_for_a_shell() {
-    Sandbox::new().logged_in().field("resource_url", json!("portal.qwen.ai")).run(["env"]).stdout(
+    Machine::new().logged_in().field("resource_url", json!("portal.qwen.ai")).run(["env"]).stdout(
         "export OPENAI_API_KEY=granted-access-1;\n\
          export OPENAI_BASE_URL=https://portal.qwen.ai/v1;\n\
          export OPENAI_API_BASE=https://portal.qwen.ai/v1;\n\
@@ -19,9 +19,9 @@ fn the_group_is_exported_for_a_shell() {
 
 #[test]
 fn eval_works_unquoted() {
-    let sandbox = Sandbox::new().logged_in().field("access_token", json!("granted a  b'\"$`*?[{a,b}~=#!\\;&|<é"));
+    let machine = Machine::new().logged_in().field("access_token", json!("granted a  b'\"$`*?[{a,b}~=#!\\;&|<é"));
     let script = "OPENAI_ORG_ID=x; export OPENAI_ORG_ID; set -eu; eval $($QWENAUTH env --model 'a  *'); env | grep ^OPENAI_ | sort";
-    sandbox.shell(script).stdout(
+    machine.shell(script).stdout(
         "OPENAI_API_BASE={server}/v1\n\
          OPENAI_API_KEY=granted a  b'\"$`*?[{a,b}~=#!\\;&|<é\n\
          OPENAI_BASE_URL={server}/v1\n\
@@ -31,16 +31,16 @@ fn eval_works_unquoted() {
 
 #[test]
 fn a_failing_env_stops_the_script_that_evaluates_it() {
-    let sandbox = Sandbox::new();
+    let machine = Machine::new();
     let script = "set -e; eval $($QWENAUTH env); echo went on";
-    sandbox.shell(script).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
-    sandbox.run(["env", "--format", "fish"]).stdout("false;\n").fails(
+    machine.shell(script).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
+    machine.run(["env", "--format", "fish"]).stdout("false;\n").fails(
         4,
         "not logged in: there is no credential for `qwen`",
         "run `qwenauth login`",
     );
     for format in ["dotenv", "json", "powershell", "nushell", "elvish", "cmd"] {
-        sandbox.run(["env", "--format", format]).fails(
+        machine.run(["env", "--format", format]).fails(
             4,
             "not logged in: there is no credential for `qwen`",
             "run `qwenauth login`",
@@ -50,14 +50,14 @@ fn a_failing_env_stops_the_script_that_evaluates_it() {
 
 #[test]
 fn a_temporary_failure_has_its_own_code_in_a_script() {
-    let sandbox = Sandbox::expired().refresh(Reply::html(200));
-    let outcome = sandbox.run(["env"]).exits(3).stdout("(exit 3);\n").any_stderr();
+    let machine = Machine::expired().refresh(Reply::html(200));
+    let outcome = machine.run(["env"]).exits(3).stdout("(exit 3);\n").any_stderr();
     assert!(outcome.stderr.starts_with("qwenauth: error: "), "{outcome}");
 }
 
 #[test]
 fn unset_removes_the_group_without_a_login() {
-    let outcome = Sandbox::new().run(["env", "--unset"]).any_stdout();
+    let outcome = Machine::new().run(["env", "--unset"]).any_stdout();
     for name in ["API_KEY", "BASE_URL", "API_BASE", "MODEL", "ORG_ID", "PROJECT"] {
         assert!(outcome.stdout.contains(&format!("OPENAI_{name}")), "{outcome}");
     }
@@ -65,7 +65,7 @@ fn unset_removes_the_group_without_a_login() {
 
 #[test]
 fn json_holds_the_group() {
-    let mut outcome = Sandbox::new().logged_in().run(["env", "--format", "json"]);
+    let mut outcome = Machine::new().logged_in().run(["env", "--format", "json"]);
     let expected = json!({
         "OPENAI_API_KEY": "granted-access-1",
         "OPENAI_BASE_URL": "{server}/v1",
@@ -79,8 +79,8 @@ fn json_holds_the_group() {
 
 #[test]
 fn github_works_only_there() {
-    let sandbox = Sandbox::new().logged_in();
-    sandbox.run(["env", "--format", "github"]).fails(
+    let machine = Machine::new().logged_in();
+    machine.run(["env", "--format", "github"]).fails(
         2,
         "`--format github` works only in a GitHub Actions job",
         "`GITHUB_ACTIONS` is not `true` here: choose another format",
@@ -89,8 +89,8 @@ fn github_works_only_there() {
 
 #[test]
 fn a_value_with_a_control_character_is_an_error() {
-    let sandbox = Sandbox::new().logged_in().field("access_token", json!("granted-access-1\nexport X=1"));
-    let outcome = sandbox.run(["env"]).any_stderr();
+    let machine = Machine::new().logged_in().field("access_token", json!("granted-access-1\nexport X=1"));
+    let outcome = machine.run(["env"]).any_stderr();
     assert!(!outcome.stdout.contains("granted"), "{outcome}");
     let code = outcome.code().unwrap();
     assert_ne!(code, 0);
@@ -99,11 +99,11 @@ fn a_value_with_a_control_character_is_an_error() {
 
 #[test]
 fn ten_minutes_are_wanted_but_not_demanded() {
-    let sandbox = Sandbox::new().logged_in().expires_in(300).refresh(Reply::tokens("2"));
-    drop(sandbox.run(["env"]).any_stdout());
-    let sandbox = Sandbox::new().logged_in().expires_in(300).refresh(Reply::html(200));
-    let outcome = sandbox.run(["env"]).exits(0).any_stderr().any_stdout();
+    let machine = Machine::new().logged_in().expires_in(300).refresh(Reply::tokens("2"));
+    drop(machine.run(["env"]).any_stdout());
+    let machine = Machine::new().logged_in().expires_in(300).refresh(Reply::html(200));
+    let outcome = machine.run(["env"]).exits(0).any_stderr().any_stdout();
     assert!(outcome.stdout.contains("granted-access-1"), "{outcome}");
-    let sandbox = Sandbox::new().logged_in().expires_in(300).refresh(Reply::html(200));
-    drop(sandbox.run(["env", "--min-ttl", "10m"]).exits(3).any_stderr().any_stdout());
+    let machine = Machine::new().logged_in().expires_in(300).refresh(Reply::html(200));
+    drop(machine.run(["env", "--min-ttl", "10m"]).exits(3).any_stderr().any_stdout());
 }

@@ -5,48 +5,48 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use crate::keys::{KEY, answers, by_stdin, knows_the_key, models, refusal, refuses, sandbox};
-use crate::sandbox::Sandbox;
+use crate::keys::{KEY, answers, by_stdin, knows_the_key, machine, models, refusal, refuses};
+use crate::machine::Machine;
 use crate::server::Reply;
 
 /// Another key than the stored one.
 const GIVEN: &str = "granted-given-key";
 
 /// A stored login at Groq, and a key of Groq in the environment.
-fn given() -> Sandbox {
-    let sandbox = knows_the_key(sandbox(), "/groq/v1/models");
-    drop(sandbox.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
-    sandbox.variable("QWENAUTH_API_KEY", GIVEN).variable("QWENAUTH_PROVIDER", "groq")
+fn given() -> Machine {
+    let machine = knows_the_key(machine(), "/groq/v1/models");
+    drop(machine.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
+    machine.variable("QWENAUTH_API_KEY", GIVEN).variable("QWENAUTH_PROVIDER", "groq")
 }
 
 /// The regions of `dashscope`, of which one knows the given key.
-fn regions(home: &'static str) -> Sandbox {
-    let sandbox = ["intl", "cn", "us", "hk"].iter().fold(sandbox(), |sandbox, region| {
+fn regions(home: &'static str) -> Machine {
+    let machine = ["intl", "cn", "us", "hk"].iter().fold(machine(), |machine, region| {
         let knows = *region == home;
-        answers(sandbox, &format!("/{region}/v1/models"), move |request| {
+        answers(machine, &format!("/{region}/v1/models"), move |request| {
             if knows && request.bearer() == GIVEN { models() } else { refusal() }
         })
     });
-    sandbox.variable("QWENAUTH_API_KEY", GIVEN).variable("QWENAUTH_PROVIDER", "dashscope")
+    machine.variable("QWENAUTH_API_KEY", GIVEN).variable("QWENAUTH_PROVIDER", "dashscope")
 }
 
 #[test]
 fn every_command_that_needs_a_credential_uses_it_before_the_stored_one() {
-    let sandbox = given();
-    let before = sandbox.profile("groq");
-    sandbox.run(["token"]).stdout("granted-given-key\n");
-    sandbox.run(["token", "--format", "header"]).stdout("Authorization: Bearer granted-given-key\n");
-    let mut outcome = sandbox.run(["token", "--format", "json"]);
+    let machine = given();
+    let before = machine.profile("groq");
+    machine.run(["token"]).stdout("granted-given-key\n");
+    machine.run(["token", "--format", "header"]).stdout("Authorization: Bearer granted-given-key\n");
+    let mut outcome = machine.run(["token", "--format", "json"]);
     let expected = json!({"access_token": GIVEN, "token_type": "Bearer", "expires_at": null,
         "base_url": "{server}/groq/v1", "model": "qwen/qwen3.8-27b", "profile": "groq"});
     assert_eq!(outcome.json(), expected);
-    let mut outcome = sandbox.run(["env", "--format", "json"]);
+    let mut outcome = machine.run(["env", "--format", "json"]);
     assert_eq!(outcome.json()["OPENAI_API_KEY"], GIVEN);
-    sandbox
+    machine
         .shell("$QWENAUTH exec -- sh -c 'echo $OPENAI_API_KEY $OPENAI_BASE_URL'")
         .stdout("granted-given-key {server}/groq/v1\n");
-    sandbox.run(["refresh"]).stderr("qwenauth: `groq` is an API key: nothing to renew\n");
-    let mut outcome = sandbox.run(["status", "--json"]);
+    machine.run(["refresh"]).stderr("qwenauth: `groq` is an API key: nothing to renew\n");
+    let mut outcome = machine.run(["status", "--json"]);
     let status = outcome.json();
     let row = &status["profiles"][0];
     assert_eq!(
@@ -54,83 +54,83 @@ fn every_command_that_needs_a_credential_uses_it_before_the_stored_one() {
         (&json!("QWENAUTH_API_KEY"), &json!(null), &json!(true))
     );
     assert!(!outcome.stdout.contains("granted-"), "{outcome}");
-    let outcome = sandbox.run(["status"]).any_stdout();
+    let outcome = machine.run(["status"]).any_stdout();
     assert!(outcome.stdout.contains("`QWENAUTH_API_KEY` in the environment"), "{outcome}");
-    assert_eq!(sandbox.profile("groq"), before);
-    assert_eq!(sandbox.server.requests().len(), 1, "a provider without regions is not asked");
+    assert_eq!(machine.profile("groq"), before);
+    assert_eq!(machine.server.requests().len(), 1, "a provider without regions is not asked");
 }
 
 #[test]
 fn nothing_needs_to_be_stored() {
-    let sandbox = sandbox().variable("QWENAUTH_API_KEY", GIVEN).variable("QWENAUTH_PROFILE", "groq");
-    sandbox.run(["token"]).stdout("granted-given-key\n");
-    assert!(!sandbox.home().join(".local").exists() && !sandbox.config().with_extension("lock").exists());
+    let machine = machine().variable("QWENAUTH_API_KEY", GIVEN).variable("QWENAUTH_PROFILE", "groq");
+    machine.run(["token"]).stdout("granted-given-key\n");
+    assert!(!machine.home().join(".local").exists() && !machine.config().with_extension("lock").exists());
 }
 
 #[test]
 fn the_gateway_serves_it_and_the_child_does_not_see_it() {
-    let sandbox = answers(given(), "/groq/v1/chat/completions", |request| {
+    let machine = answers(given(), "/groq/v1/chat/completions", |request| {
         if request.bearer() == GIVEN { Reply::json(200, json!({"choices": []})) } else { refusal() }
     });
-    let sandbox = sandbox.variable("GROQ_API_KEY", GIVEN).variable("MY_COPY", GIVEN);
-    let mut child = sandbox.run(["exec", "--gateway", "--", "env"]).any_stderr().any_stdout();
+    let machine = machine.variable("GROQ_API_KEY", GIVEN).variable("MY_COPY", GIVEN);
+    let mut child = machine.run(["exec", "--gateway", "--", "env"]).any_stderr().any_stdout();
     assert!(!child.stdout.contains(GIVEN), "{child}");
     for name in ["QWENAUTH_API_KEY=", "GROQ_API_KEY=", "MY_COPY="] {
         assert!(!child.stdout.contains(name), "{name}: {child}");
     }
     assert!(child.stdout.contains("OPENAI_API_KEY=sk-"), "{child}");
-    let file = sandbox.directory().join("key");
+    let file = machine.directory().join("key");
     fs::write(&file, GIVEN).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    let sandbox = sandbox.without_variable("QWENAUTH_API_KEY").variable("QWENAUTH_API_KEY_FILE", &file);
-    child = sandbox.run(["exec", "--gateway", "--", "env"]).any_stderr().any_stdout();
+    let machine = machine.without_variable("QWENAUTH_API_KEY").variable("QWENAUTH_API_KEY_FILE", &file);
+    child = machine.run(["exec", "--gateway", "--", "env"]).any_stderr().any_stdout();
     assert!(!child.stdout.contains("QWENAUTH_API_KEY_FILE="), "{child}");
 }
 
 #[test]
 fn a_file_or_a_pipe_holds_it_as_well() {
-    let sandbox = given().without_variable("QWENAUTH_API_KEY");
-    let file = sandbox.directory().join("key");
+    let machine = given().without_variable("QWENAUTH_API_KEY");
+    let file = machine.directory().join("key");
     fs::write(&file, format!("  {GIVEN}\r\n")).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    let sandbox = sandbox.variable("QWENAUTH_API_KEY_FILE", &file);
-    sandbox.run(["token"]).stdout("granted-given-key\n");
-    let sandbox = sandbox.variable("QWENAUTH_API_KEY_FILE", "/dev/stdin");
+    let machine = machine.variable("QWENAUTH_API_KEY_FILE", &file);
+    machine.run(["token"]).stdout("granted-given-key\n");
+    let machine = machine.variable("QWENAUTH_API_KEY_FILE", "/dev/stdin");
     // `exec` needs the key more than once, and a pipe has it once.
-    sandbox
+    machine
         .shell(&format!("printf {GIVEN} | $QWENAUTH exec -- sh -c 'echo $OPENAI_API_KEY'"))
         .stdout("granted-given-key\n");
-    let sandbox = sandbox.variable("QWENAUTH_API_KEY_FILE", "/nowhere/key");
-    sandbox.run(["token"]).fails(2, "`QWENAUTH_API_KEY_FILE`: cannot read `/nowhere/key`: it is missing", "");
-    let sandbox = sandbox.variable("QWENAUTH_API_KEY", GIVEN);
-    sandbox.run(["token"]).fails(2, "`QWENAUTH_API_KEY` and `QWENAUTH_API_KEY_FILE` are both set", "unset one of them");
+    let machine = machine.variable("QWENAUTH_API_KEY_FILE", "/nowhere/key");
+    machine.run(["token"]).fails(2, "`QWENAUTH_API_KEY_FILE`: cannot read `/nowhere/key`: it is missing", "");
+    let machine = machine.variable("QWENAUTH_API_KEY", GIVEN);
+    machine.run(["token"]).fails(2, "`QWENAUTH_API_KEY` and `QWENAUTH_API_KEY_FILE` are both set", "unset one of them");
 }
 
 #[test]
 fn it_belongs_to_the_provider_that_is_named_and_to_no_other() {
-    let sandbox = knows_the_key(sandbox(), "/groq/v1/models");
-    drop(sandbox.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
-    let sandbox = sandbox.variable("QWENAUTH_API_KEY", GIVEN);
+    let machine = knows_the_key(machine(), "/groq/v1/models");
+    drop(machine.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
+    let machine = machine.variable("QWENAUTH_API_KEY", GIVEN);
     // Neither the active profile of config.toml, a rule of it nor `--profile` says whose key it is.
     for arguments in [&["token"][..], &["token", "--profile", "groq"], &["exec", "--", "true"], &["status"]] {
-        sandbox.run(arguments).fails(
+        machine.run(arguments).fails(
             2,
             "`QWENAUTH_API_KEY` is set, and nothing says whose key it is",
             "set `QWENAUTH_PROVIDER`, for example to `dashscope`",
         );
     }
-    let sandbox = sandbox.variable("QWENAUTH_PROFILE", "groq");
-    sandbox.run(["token"]).stdout("granted-given-key\n");
-    sandbox.run(["token", "--profile", "groq"]).stdout("granted-given-key\n");
-    sandbox.run(["token", "--profile", "fireworks"]).fails(
+    let machine = machine.variable("QWENAUTH_PROFILE", "groq");
+    machine.run(["token"]).stdout("granted-given-key\n");
+    machine.run(["token", "--profile", "groq"]).stdout("granted-given-key\n");
+    machine.run(["token", "--profile", "fireworks"]).fails(
         2,
         "`QWENAUTH_API_KEY` holds a key of `groq`, and `--profile` selects another provider",
         "`unset QWENAUTH_API_KEY` to use the stored profile",
     );
-    let sandbox = sandbox.variable("QWENAUTH_PROVIDER", "fireworks");
-    let mut outcome = sandbox.run(["token", "--format", "json"]);
+    let machine = machine.variable("QWENAUTH_PROVIDER", "fireworks");
+    let mut outcome = machine.run(["token", "--format", "json"]);
     assert_eq!(outcome.json()["profile"], "fireworks", "the provider that is named goes first");
-    drop(sandbox.variable("QWENAUTH_PROVIDER", "gruq").run(["token"]).exits(2).any_stderr());
+    drop(machine.variable("QWENAUTH_PROVIDER", "gruq").run(["token"]).exits(2).any_stderr());
 }
 
 #[test]
@@ -143,38 +143,38 @@ fn a_key_of_another_provider_is_refused_by_its_beginning_before_anything_is_sent
         ("custom", "sk-or-v1-granted"),
         ("coding-plan", "ms-granted"),
     ] {
-        let sandbox = sandbox().variable("QWENAUTH_API_KEY", key).variable("QWENAUTH_PROVIDER", provider);
-        let sandbox = if provider == "custom" {
-            let url = sandbox.server.url();
-            sandbox.variable("QWENAUTH_BASE_URL", url)
+        let machine = machine().variable("QWENAUTH_API_KEY", key).variable("QWENAUTH_PROVIDER", provider);
+        let machine = if provider == "custom" {
+            let url = machine.server.url();
+            machine.variable("QWENAUTH_BASE_URL", url)
         } else {
-            sandbox
+            machine
         };
         for command in [&["token"][..], &["env"], &["exec", "--", "true"]] {
-            let outcome = sandbox.run(command).exits(2).any_stderr().any_stdout();
+            let outcome = machine.run(command).exits(2).any_stderr().any_stdout();
             assert!(
                 outcome.stderr.contains("error: the key in `QWENAUTH_API_KEY` begins with "),
                 "{provider}: {outcome}"
             );
             assert!(!outcome.stdout.contains("granted"), "{outcome}");
         }
-        assert!(sandbox.server.requests().is_empty());
+        assert!(machine.server.requests().is_empty());
     }
     // A bare `sk-` tells nothing.
-    let sandbox = sandbox().variable("QWENAUTH_API_KEY", "sk-granted").variable("QWENAUTH_PROVIDER", "siliconflow");
-    sandbox.variable("QWENAUTH_REGION", "cn").run(["token"]).stdout("sk-granted\n");
-    let sandbox = sandbox_of("qwen");
-    drop(sandbox.run(["token"]).exits(2).any_stderr());
+    let machine = machine().variable("QWENAUTH_API_KEY", "sk-granted").variable("QWENAUTH_PROVIDER", "siliconflow");
+    machine.variable("QWENAUTH_REGION", "cn").run(["token"]).stdout("sk-granted\n");
+    let machine = sandbox_of("qwen");
+    drop(machine.run(["token"]).exits(2).any_stderr());
 }
 
-fn sandbox_of(provider: &str) -> Sandbox {
-    sandbox().variable("QWENAUTH_API_KEY", GIVEN).variable("QWENAUTH_PROVIDER", provider)
+fn sandbox_of(provider: &str) -> Machine {
+    machine().variable("QWENAUTH_API_KEY", GIVEN).variable("QWENAUTH_PROVIDER", provider)
 }
 
 #[test]
 fn region_and_base_url_name_the_place() {
-    let base = |sandbox: &Sandbox| {
-        let mut outcome = sandbox.run(["token", "--format", "json"]);
+    let base = |machine: &Machine| {
+        let mut outcome = machine.run(["token", "--format", "json"]);
         outcome.json()["base_url"].clone()
     };
     for (region, path) in [("cn", "cn"), ("Beijing", "cn"), ("singapore", "intl")] {
@@ -184,79 +184,79 @@ fn region_and_base_url_name_the_place() {
         );
     }
     drop(sandbox_of("dashscope").variable("QWENAUTH_REGION", "nowhere").run(["token"]).exits(2).any_stderr());
-    let sandbox = sandbox_of("custom");
-    sandbox.run(["token"]).fails(
+    let machine = sandbox_of("custom");
+    machine.run(["token"]).fails(
         2,
         "provider `custom` needs `QWENAUTH_BASE_URL`",
         "for example `QWENAUTH_BASE_URL=http://127.0.0.1:8000/v1`",
     );
-    assert_eq!(base(&sandbox.variable("QWENAUTH_BASE_URL", "https://own.example/v1/")), "https://own.example/v1");
-    let sandbox = sandbox_of("groq").variable("QWENAUTH_BASE_URL", "https://groq.example/v1");
-    drop(sandbox.run(["token"]).exits(2).any_stderr());
-    let sandbox = sandbox.variable("QWENAUTH_REGION", "cn");
-    drop(sandbox.run(["token"]).exits(2).any_stderr());
+    assert_eq!(base(&machine.variable("QWENAUTH_BASE_URL", "https://own.example/v1/")), "https://own.example/v1");
+    let machine = sandbox_of("groq").variable("QWENAUTH_BASE_URL", "https://groq.example/v1");
+    drop(machine.run(["token"]).exits(2).any_stderr());
+    let machine = machine.variable("QWENAUTH_REGION", "cn");
+    drop(machine.run(["token"]).exits(2).any_stderr());
 }
 
 #[test]
 fn the_region_is_found_once_and_kept_by_the_keys_hash() {
-    let sandbox = regions("us");
-    let mut outcome = sandbox.run(["status", "--json"]);
+    let machine = regions("us");
+    let mut outcome = machine.run(["status", "--json"]);
     assert_eq!(outcome.json()["profiles"][0]["variable"], "QWENAUTH_API_KEY");
-    assert!(sandbox.server.requests().is_empty(), "status asks nobody");
+    assert!(machine.server.requests().is_empty(), "status asks nobody");
     for _ in 0..2 {
-        let mut outcome = sandbox.run(["env", "--format", "json"]);
+        let mut outcome = machine.run(["env", "--format", "json"]);
         assert_eq!(outcome.json()["OPENAI_BASE_URL"], "{server}/us/v1");
     }
-    let asked: Vec<String> = sandbox.server.requests().iter().map(|request| request.place().to_owned()).collect();
+    let asked: Vec<String> = machine.server.requests().iter().map(|request| request.place().to_owned()).collect();
     assert_eq!(asked, ["/intl/v1/models", "/cn/v1/models", "/hk/v1/models", "/us/v1/models"]);
-    let kept = sandbox.home().join(".local/state/qwenauth/regions");
+    let kept = machine.home().join(".local/state/qwenauth/regions");
     let kept: Vec<_> = fs::read_dir(kept).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(kept.len(), 1);
-    assert_eq!(crate::sandbox::mode(&kept[0]), 0o600);
+    assert_eq!(crate::machine::mode(&kept[0]), 0o600);
     assert_eq!(fs::read_to_string(&kept[0]).unwrap(), "us");
-    assert_eq!(sandbox.profile("dashscope"), Value::Null);
-    let sandbox = sandbox.variable("QWENAUTH_API_KEY", "granted-another");
-    drop(sandbox.run(["token"]).exits(4).any_stderr());
+    assert_eq!(machine.profile("dashscope"), Value::Null);
+    let machine = machine.variable("QWENAUTH_API_KEY", "granted-another");
+    drop(machine.run(["token"]).exits(4).any_stderr());
 }
 
 #[test]
 fn a_region_that_cannot_be_found_is_no_guess() {
-    let sandbox = regions("none");
-    let outcome = sandbox.run(["token"]).exits(4).any_stderr();
+    let machine = regions("none");
+    let outcome = machine.run(["token"]).exits(4).any_stderr();
     assert!(
         outcome.stderr.contains("rejected the key in `QWENAUTH_API_KEY` in regions intl, cn, hk, us: "),
         "{outcome}"
     );
-    let sandbox = refuses(sandbox_of("dashscope"), "/intl/v1/models");
+    let machine = refuses(sandbox_of("dashscope"), "/intl/v1/models");
     for region in ["cn", "us", "hk"] {
-        sandbox.server.serve(&format!("/{region}/v1/models"), |_| Reply::html(503));
+        machine.server.serve(&format!("/{region}/v1/models"), |_| Reply::html(503));
     }
-    let outcome = sandbox.run(["token"]).exits(3).any_stderr();
+    let outcome = machine.run(["token"]).exits(3).any_stderr();
     assert!(outcome.stderr.contains("hint: set `QWENAUTH_REGION`, or try again later\n"), "{outcome}");
-    assert!(!sandbox.home().join(".local/state/qwenauth/regions").exists());
+    assert!(!machine.home().join(".local/state/qwenauth/regions").exists());
 }
 
 #[test]
 fn a_login_beside_it_is_stored_and_says_that_it_is_not_used() {
-    let sandbox = given();
-    let outcome = sandbox.run_with_stdin(by_stdin("fireworks", &["--no-verify"]), KEY.as_bytes()).any_stderr();
+    let machine = given();
+    let outcome = machine.run_with_stdin(by_stdin("fireworks", &["--no-verify"]), KEY.as_bytes()).any_stderr();
     assert!(
         outcome.stderr.ends_with("qwenauth: the key in `QWENAUTH_API_KEY` is still used in this shell\n"),
         "{outcome}"
     );
-    sandbox.run(["token"]).stdout("granted-given-key\n");
+    machine.run(["token"]).stdout("granted-given-key\n");
 }
 
 #[test]
 fn a_logout_names_the_variable_and_removes_what_is_named() {
-    let sandbox = given();
+    let machine = given();
     let said = "qwenauth: the key in `QWENAUTH_API_KEY` is used in this shell until you `unset QWENAUTH_API_KEY`\n";
-    sandbox.run(["logout"]).exits(0).stderr(said);
-    assert_eq!(sandbox.profile("groq")["api_key"], KEY);
-    let mut outcome = sandbox.run(["logout", "--json"]).stderr(said);
+    machine.run(["logout"]).exits(0).stderr(said);
+    assert_eq!(machine.profile("groq")["api_key"], KEY);
+    let mut outcome = machine.run(["logout", "--json"]).stderr(said);
     assert_eq!(outcome.json()["removed"], false);
-    drop(sandbox.run(["logout", "--profile", "groq"]).any_stderr());
-    assert_eq!(sandbox.profile("groq"), Value::Null);
+    drop(machine.run(["logout", "--profile", "groq"]).any_stderr());
+    assert_eq!(machine.profile("groq"), Value::Null);
 }
 
 #[test]
@@ -267,6 +267,6 @@ fn a_setup_warns_that_the_tool_needs_the_variable_too() {
 
 #[test]
 fn an_empty_variable_is_not_set() {
-    let sandbox = given().variable("QWENAUTH_API_KEY", "");
-    sandbox.run(["token"]).stdout("granted-key-1\n");
+    let machine = given().variable("QWENAUTH_API_KEY", "");
+    machine.run(["token"]).stdout("granted-key-1\n");
 }

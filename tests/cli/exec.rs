@@ -6,16 +6,16 @@ use std::os::unix::fs::PermissionsExt;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::machine::Machine;
 use crate::run::Outcome;
-use crate::sandbox::Sandbox;
 use crate::server::Reply;
 
 const REPLACED: &str = "qwenauth: replaced for `env`: OPENAI_API_KEY, OPENAI_ORG_ID\n";
 
 #[test]
 fn the_group_is_set_for_the_child() {
-    let sandbox = Sandbox::new().logged_in();
-    sandbox.shell("$QWENAUTH exec -- env | grep -i openai | sort").stdout(
+    let machine = Machine::new().logged_in();
+    machine.shell("$QWENAUTH exec -- env | grep -i openai | sort").stdout(
         "OPENAI_API_BASE={server}/v1\n\
          OPENAI_API_KEY=granted-access-1\n\
          OPENAI_BASE_URL={server}/v1\n\
@@ -25,16 +25,16 @@ fn the_group_is_set_for_the_child() {
 
 #[test]
 fn nothing_else_in_the_environment_changes() {
-    let sandbox = Sandbox::new().logged_in().variable("A", "b").variable("EMPTY", "");
+    let machine = Machine::new().logged_in().variable("A", "b").variable("EMPTY", "");
     let without = "grep -v -e ^OPENAI_ -e ^_= -e ^SHLVL= | sort";
-    let direct = sandbox.shell(&format!("env | {without}")).any_stdout();
-    sandbox.shell(&format!("$QWENAUTH exec -- env | {without}")).stdout(&direct.stdout);
+    let direct = machine.shell(&format!("env | {without}")).any_stdout();
+    machine.shell(&format!("$QWENAUTH exec -- env | {without}")).stdout(&direct.stdout);
 }
 
 #[test]
 fn other_values_are_replaced_as_one_group_with_one_line() {
-    let sandbox = Sandbox::new().logged_in().variable("OPENAI_API_KEY", "sk-own").variable("OPENAI_ORG_ID", "org-own");
-    sandbox.shell("$QWENAUTH exec -- env | grep -i openai | sort").stderr(REPLACED).stdout(
+    let machine = Machine::new().logged_in().variable("OPENAI_API_KEY", "sk-own").variable("OPENAI_ORG_ID", "org-own");
+    machine.shell("$QWENAUTH exec -- env | grep -i openai | sort").stderr(REPLACED).stdout(
         "OPENAI_API_BASE={server}/v1\n\
          OPENAI_API_KEY=granted-access-1\n\
          OPENAI_BASE_URL={server}/v1\n\
@@ -45,54 +45,54 @@ fn other_values_are_replaced_as_one_group_with_one_line() {
 #[test]
 fn preserve_env_leaves_a_group_that_is_set_alone() {
     for name in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"] {
-        let sandbox = Sandbox::new().logged_in().variable(name, "own");
+        let machine = Machine::new().logged_in().variable(name, "own");
         let left = format!("{name}=own\n");
-        sandbox.shell("$QWENAUTH exec --preserve-env -- env | grep -i openai").stdout(&left);
-        sandbox
+        machine.shell("$QWENAUTH exec --preserve-env -- env | grep -i openai").stdout(&left);
+        machine
             .shell("$QWENAUTH exec -v --preserve-env -- env | grep -i openai")
             .stdout(&left)
             .stderr("qwenauth: keeping the key and base URL that are already set (`--preserve-env`)\n");
     }
-    let sandbox = Sandbox::new().logged_in().variable("OPENAI_MODEL", "own");
-    let outcome = sandbox.shell("$QWENAUTH exec --preserve-env -- env | grep API_KEY").any_stderr();
+    let machine = Machine::new().logged_in().variable("OPENAI_MODEL", "own");
+    let outcome = machine.shell("$QWENAUTH exec --preserve-env -- env | grep API_KEY").any_stderr();
     outcome.stdout("OPENAI_API_KEY=granted-access-1\n");
 }
 
 #[test]
 fn model_names_the_model() {
-    let sandbox = Sandbox::new().logged_in();
-    sandbox.run(["exec", "--model", "vision-model", "--", "sh", "-c", "echo $OPENAI_MODEL"]).stdout("vision-model\n");
+    let machine = Machine::new().logged_in();
+    machine.run(["exec", "--model", "vision-model", "--", "sh", "-c", "echo $OPENAI_MODEL"]).stdout("vision-model\n");
 }
 
 #[test]
 fn the_child_has_the_same_process_id() {
-    let sandbox = Sandbox::new().logged_in();
-    let running = sandbox.spawn(["exec", "--", "sh", "-c", "echo $$"]);
+    let machine = Machine::new().logged_in();
+    let running = machine.spawn(["exec", "--", "sh", "-c", "echo $$"]);
     let id = running.id();
     running.finish().stdout(&format!("{id}\n"));
 }
 
 #[test]
 fn the_exit_code_is_the_childs_own() {
-    let sandbox = Sandbox::new().logged_in();
+    let machine = Machine::new().logged_in();
     for code in [0, 1, 2, 3, 4, 5, 77, 255] {
-        sandbox.run(["exec", "--", "sh", "-c", &format!("exit {code}")]).exits(code);
+        machine.run(["exec", "--", "sh", "-c", &format!("exit {code}")]).exits(code);
     }
 }
 
 #[test]
 fn a_child_killed_by_a_signal_is_seen_so() {
-    Sandbox::new().logged_in().run(["exec", "--", "sh", "-c", "kill -TERM $$"]).dies_by(Signal::SIGTERM);
+    Machine::new().logged_in().run(["exec", "--", "sh", "-c", "kill -TERM $$"]).dies_by(Signal::SIGTERM);
 }
 
 #[test]
 fn a_program_that_is_not_there_is_127() {
-    Sandbox::new().logged_in().run(["exec", "--", "no-such-program"]).fails(
+    Machine::new().logged_in().run(["exec", "--", "no-such-program"]).fails(
         127,
         "`no-such-program` was not found",
         "check its name and `PATH`",
     );
-    Sandbox::new().logged_in().run(["exec", "--", "/no/such/program"]).fails(
+    Machine::new().logged_in().run(["exec", "--", "/no/such/program"]).fails(
         127,
         "`/no/such/program` was not found",
         "check its name and `PATH`",
@@ -101,16 +101,16 @@ fn a_program_that_is_not_there_is_127() {
 
 #[test]
 fn a_program_that_cannot_run_is_126() {
-    let sandbox = Sandbox::new().logged_in();
-    let plain = sandbox.home().join("plain.txt");
+    let machine = Machine::new().logged_in();
+    let plain = machine.home().join("plain.txt");
     fs::write(&plain, "#!/bin/sh\n").unwrap();
     fs::set_permissions(&plain, Permissions::from_mode(0o644)).unwrap();
-    sandbox.run(["exec".as_ref(), "--".as_ref(), plain.as_os_str()]).fails(
+    machine.run(["exec".as_ref(), "--".as_ref(), plain.as_os_str()]).fails(
         126,
         "cannot run `{home}/plain.txt`: Permission denied (os error 13)",
         "",
     );
-    sandbox.run(["exec".as_ref(), "--".as_ref(), sandbox.home().as_os_str()]).fails(
+    machine.run(["exec".as_ref(), "--".as_ref(), machine.home().as_os_str()]).fails(
         126,
         "cannot run `{home}`: Permission denied (os error 13)",
         "",
@@ -119,8 +119,8 @@ fn a_program_that_cannot_run_is_126() {
 
 #[test]
 fn without_a_login_nothing_is_started() {
-    let sandbox = Sandbox::new();
-    sandbox.run(["exec", "--", "sh", "-c", "echo started"]).fails(
+    let machine = Machine::new();
+    machine.run(["exec", "--", "sh", "-c", "echo started"]).fails(
         4,
         "not logged in: there is no credential for `qwen`",
         "run `qwenauth login`",
@@ -129,21 +129,21 @@ fn without_a_login_nothing_is_started() {
 
 #[test]
 fn without_a_program_it_is_a_usage_error() {
-    drop(Sandbox::new().logged_in().run(["exec"]).exits(2).any_stderr());
+    drop(Machine::new().logged_in().run(["exec"]).exits(2).any_stderr());
 }
 
 #[test]
 fn the_childs_options_are_the_childs() {
-    let sandbox = Sandbox::new().logged_in();
-    sandbox.run(["exec", "--", "echo", "--model", "x", "--", "-h"]).stdout("--model x -- -h\n");
-    sandbox.run(["exec", "printf", "%s\\n", "--help"]).stdout("--help\n");
+    let machine = Machine::new().logged_in();
+    machine.run(["exec", "--", "echo", "--model", "x", "--", "-h"]).stdout("--model x -- -h\n");
+    machine.run(["exec", "printf", "%s\\n", "--help"]).stdout("--help\n");
 }
 
 #[test]
 fn arguments_that_are_not_utf_8_pass() {
     use std::os::unix::ffi::OsStrExt;
     let bytes = std::ffi::OsStr::from_bytes(b"\xff\xfe");
-    let sandbox = Sandbox::new().logged_in();
+    let machine = Machine::new().logged_in();
     let arguments = [
         "exec".as_ref(),
         "--".as_ref(),
@@ -153,16 +153,16 @@ fn arguments_that_are_not_utf_8_pass() {
         "sh".as_ref(),
         bytes,
     ];
-    sandbox.run(arguments).stdout(" ff fe\n");
+    machine.run(arguments).stdout(" ff fe\n");
 }
 
 /// What the child sees of its signals, its descriptors and its stdin must be what it sees when started directly.
 #[track_caller]
 fn as_if_started_directly(before: &str, look: &str) {
-    let sandbox = Sandbox::new().logged_in();
-    let direct = sandbox.shell(&format!("{before} {look}")).any_stdout();
+    let machine = Machine::new().logged_in();
+    let direct = machine.shell(&format!("{before} {look}")).any_stdout();
     assert!(!direct.stdout.is_empty());
-    sandbox.shell(&format!("{before} $QWENAUTH exec -- {look}")).stdout(&direct.stdout);
+    machine.shell(&format!("{before} $QWENAUTH exec -- {look}")).stdout(&direct.stdout);
 }
 
 #[test]
@@ -181,10 +181,10 @@ fn signals_are_as_they_were_found() {
 
 #[test]
 fn signals_are_as_they_were_found_after_a_renewal_too() {
-    let sandbox = Sandbox::new().logged_in();
-    let direct = sandbox.shell("exec grep -e ^SigBlk -e ^SigIgn -e ^SigCgt /proc/self/status").any_stdout();
-    let sandbox = sandbox.expires_in(-60).refresh(Reply::tokens("2"));
-    sandbox
+    let machine = Machine::new().logged_in();
+    let direct = machine.shell("exec grep -e ^SigBlk -e ^SigIgn -e ^SigCgt /proc/self/status").any_stdout();
+    let machine = machine.expires_in(-60).refresh(Reply::tokens("2"));
+    machine
         .shell("exec $QWENAUTH exec -- grep -e ^SigBlk -e ^SigIgn -e ^SigCgt /proc/self/status")
         .stdout(&direct.stdout);
 }
@@ -194,9 +194,9 @@ fn inherited_descriptors_reach_the_child_and_none_of_ours_do() {
     let look =
         "sh -c 'ls -l /proc/self/fd | sed -e s/.*[0-9]:[0-9][0-9]// -e s/[0-9]*\\]// | grep -v -e proc -e total'";
     as_if_started_directly("exec 7</dev/null 8>>/dev/zero; exec", look);
-    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
-    let direct = sandbox.shell(&format!("exec {look}")).any_stdout();
-    sandbox.shell(&format!("exec $QWENAUTH exec -- {look}")).stdout(&direct.stdout);
+    let machine = Machine::expired().refresh(Reply::tokens("2"));
+    let direct = machine.shell(&format!("exec {look}")).any_stdout();
+    machine.shell(&format!("exec $QWENAUTH exec -- {look}")).stdout(&direct.stdout);
 }
 
 #[test]
@@ -206,32 +206,32 @@ fn limits_and_umask_and_directory_are_as_they_were_found() {
 
 #[test]
 fn stdin_is_the_childs() {
-    Sandbox::new().logged_in().shell("echo for the child | $QWENAUTH exec -- cat").stdout("for the child\n");
+    Machine::new().logged_in().shell("echo for the child | $QWENAUTH exec -- cat").stdout("for the child\n");
 }
 
 #[test]
 fn the_program_is_looked_for_in_the_path() {
-    let sandbox = Sandbox::new().logged_in();
-    let bin = sandbox.home().join("bin");
+    let machine = Machine::new().logged_in();
+    let bin = machine.home().join("bin");
     fs::create_dir(&bin).unwrap();
     fs::write(bin.join("own-tool"), "#!/bin/sh\necho own tool\n").unwrap();
     fs::set_permissions(bin.join("own-tool"), Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:/usr/bin:/bin", bin.display());
-    sandbox.variable("PATH", path).run(["exec", "own-tool"]).stdout("own tool\n");
+    machine.variable("PATH", path).run(["exec", "own-tool"]).stdout("own tool\n");
 }
 
 #[test]
 fn ten_minutes_are_wanted_but_not_demanded() {
     let show = ["exec", "--", "sh", "-c", "echo $OPENAI_API_KEY"];
-    let sandbox = Sandbox::new().logged_in().expires_in(300).refresh(Reply::tokens("2"));
-    sandbox.run(show).stdout("granted-access-2\n");
-    let sandbox = Sandbox::new()
+    let machine = Machine::new().logged_in().expires_in(300).refresh(Reply::tokens("2"));
+    machine.run(show).stdout("granted-access-2\n");
+    let machine = Machine::new()
         .logged_in()
         .expires_in(300)
         .refresh(Reply::html(503))
         .refresh(Reply::html(503))
         .refresh(Reply::html(503));
-    let outcome: Outcome = sandbox.run(show).stdout("granted-access-1\n").any_stderr();
+    let outcome: Outcome = machine.run(show).stdout("granted-access-1\n").any_stderr();
     assert!(outcome.stderr.starts_with("qwenauth: "), "{outcome}");
 }
 
@@ -239,8 +239,8 @@ fn ten_minutes_are_wanted_but_not_demanded() {
 fn a_lifetime_that_was_asked_for_is_demanded() {
     let mut short = crate::server::tokens("2");
     short["expires_in"] = json!(300);
-    let sandbox = Sandbox::new().logged_in().expires_in(300).refresh(Reply::json(200, short));
-    sandbox.run(["exec", "--min-ttl", "10m", "--", "echo", "started"]).exits(5).stderr_one_of((290..300).map(|left| {
+    let machine = Machine::new().logged_in().expires_in(300).refresh(Reply::json(200, short));
+    machine.run(["exec", "--min-ttl", "10m", "--", "echo", "started"]).exits(5).stderr_one_of((290..300).map(|left| {
         format!("qwenauth: error: a new token is good for {left} s, less than the 600 s asked for\nqwenauth: hint: use a smaller `--min-ttl`\n")
     }));
 }

@@ -11,21 +11,21 @@ use serde_json::json;
 
 use crate::doctor::aged;
 use crate::login::{grant, polls};
+use crate::machine::{Machine, credential, possible, write_private};
 use crate::refresh::holds_the_renewal;
-use crate::sandbox::{Sandbox, credential, possible, write_private};
 use crate::server::{Ask, Gate, Reply, tokens};
 
 const HOUR: i64 = 3600;
 const YEAR: i64 = 365 * 24 * HOUR;
 
 /// An expired login whose program has its faults preloaded.
-pub(crate) fn faulty(name: &str, value: &str) -> Option<Sandbox> {
-    preloaded(Sandbox::expired(), name, value)
+pub(crate) fn faulty(name: &str, value: &str) -> Option<Machine> {
+    preloaded(Machine::expired(), name, value)
 }
 
 /// Preloads faults.c, which is told what to do by this variable.
-pub(crate) fn preloaded(sandbox: Sandbox, name: &str, value: &str) -> Option<Sandbox> {
-    let library = sandbox.directory().join("faults.so");
+pub(crate) fn preloaded(machine: Machine, name: &str, value: &str) -> Option<Machine> {
+    let library = machine.directory().join("faults.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/faults.c");
     let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").output();
     if !possible(compiled.is_ok(), "compile C") {
@@ -33,14 +33,14 @@ pub(crate) fn preloaded(sandbox: Sandbox, name: &str, value: &str) -> Option<San
     }
     let compiled = compiled.unwrap();
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
-    Some(sandbox.variable("LD_PRELOAD", library).variable(name, value))
+    Some(machine.variable("LD_PRELOAD", library).variable(name, value))
 }
 
 /// Nothing changed, nothing is left.
 #[track_caller]
-fn is_as_before(sandbox: &Sandbox, before: &str) {
-    assert_eq!(sandbox.content(), before);
-    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+fn is_as_before(machine: &Machine, before: &str) {
+    assert_eq!(machine.content(), before);
+    assert_eq!(machine.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
 }
 
 fn said(errno: i32) -> String {
@@ -67,12 +67,12 @@ fn not_saved(granted: &str, errno: i32) -> String {
 #[test]
 fn without_room_for_the_new_tokens_the_old_one_is_not_sent() {
     for errno in [ENOSPC, EDQUOT, EIO] {
-        let Some(sandbox) = faulty("FAULT", &format!("fallocate:{errno}:.tmp")) else { return };
-        let before = sandbox.content();
+        let Some(machine) = faulty("FAULT", &format!("fallocate:{errno}:.tmp")) else { return };
+        let before = machine.content();
         let told = format!("cannot prepare a new version of `{{home}}/.qwen/oauth_creds.json`: {}", said(errno));
-        sandbox.run(["token"]).fails(1, &told, remedy(errno));
-        assert!(sandbox.server.requests().is_empty());
-        is_as_before(&sandbox, &before);
+        machine.run(["token"]).fails(1, &told, remedy(errno));
+        assert!(machine.server.requests().is_empty());
+        is_as_before(&machine, &before);
     }
 }
 
@@ -80,82 +80,82 @@ fn without_room_for_the_new_tokens_the_old_one_is_not_sent() {
 fn a_disk_that_breaks_while_the_new_tokens_are_written_leaves_the_old_version_whole() {
     for call in ["write", "fsync"] {
         for errno in [ENOSPC, EDQUOT, EIO] {
-            let Some(sandbox) = faulty("FAULT", &format!("{call}:{errno}:.tmp")) else { return };
-            let granted = sandbox.directory().join("granted");
-            let sandbox = sandbox.variable("FAULT_FROM", &granted);
-            let sandbox = sandbox.refresh(Reply::tokens("2").meanwhile(move || drop(File::create(granted).unwrap())));
-            let before = sandbox.content();
-            sandbox.run(["token"]).fails(1, &not_saved("the token was renewed", errno), SPENT);
-            is_as_before(&sandbox, &before);
+            let Some(machine) = faulty("FAULT", &format!("{call}:{errno}:.tmp")) else { return };
+            let granted = machine.directory().join("granted");
+            let machine = machine.variable("FAULT_FROM", &granted);
+            let machine = machine.refresh(Reply::tokens("2").meanwhile(move || drop(File::create(granted).unwrap())));
+            let before = machine.content();
+            machine.run(["token"]).fails(1, &not_saved("the token was renewed", errno), SPENT);
+            is_as_before(&machine, &before);
         }
     }
 }
 
 #[test]
 fn a_directory_that_cannot_be_flushed_costs_nothing() {
-    let Some(sandbox) = faulty("FAULT", &format!("fsync:{EIO}:.qwen")) else { return };
-    let sandbox = sandbox.refresh(Reply::tokens("2"));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    holds_the_renewal(&sandbox, "granted-refresh-2");
+    let Some(machine) = faulty("FAULT", &format!("fsync:{EIO}:.qwen")) else { return };
+    let machine = machine.refresh(Reply::tokens("2"));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&machine, "granted-refresh-2");
 }
 
 #[test]
 fn without_locks_nothing_is_renewed() {
     let hint = "the file system does not support locks; move the credential with `QWEN_HOME` or `QWENAUTH_HOME`";
     for errno in [ENOLCK, ENOTSUP] {
-        let Some(sandbox) = faulty("FAULT", &format!("flock:{errno}:qwenauth-lock")) else { return };
-        let before = sandbox.content();
+        let Some(machine) = faulty("FAULT", &format!("flock:{errno}:qwenauth-lock")) else { return };
+        let before = machine.content();
         let told = format!("cannot lock `{{home}}/.qwen/.oauth_creds.qwenauth-lock`: {}", said(errno));
         for command in ["token", "refresh", "logout"] {
-            sandbox.run([command]).fails(1, &told, hint);
+            machine.run([command]).fails(1, &told, hint);
         }
-        assert!(sandbox.server.requests().is_empty());
-        is_as_before(&sandbox, &before);
+        assert!(machine.server.requests().is_empty());
+        is_as_before(&machine, &before);
     }
 }
 
 #[test]
 fn a_valid_login_is_used_without_locks() {
-    let Some(sandbox) = faulty("FAULT", &format!("flock:{ENOLCK}:qwenauth-lock")) else { return };
-    sandbox.expires_in(HOUR).run(["token"]).stdout("granted-access-1\n");
+    let Some(machine) = faulty("FAULT", &format!("flock:{ENOLCK}:qwenauth-lock")) else { return };
+    machine.expires_in(HOUR).run(["token"]).stdout("granted-access-1\n");
 }
 
 /// Ctrl-Z, a debugger, a frozen container: the time that passes meanwhile is not the server's.
 #[test]
 fn a_renewal_stopped_for_longer_than_its_limit_saves_what_it_was_granted() {
-    let Some(sandbox) = faulty("JUMP", "") else { return };
-    let jumped = sandbox.directory().join("jumped");
+    let Some(machine) = faulty("JUMP", "") else { return };
+    let jumped = machine.directory().join("jumped");
     let (gate, (answered, answer)) = (Gate::default(), std::sync::mpsc::channel());
     let reply = Reply::tokens("2").after(&gate).afterwards(move || answered.send(()).unwrap());
     // A renewal waits 20 s for its answer.
-    let sandbox = sandbox.variable("JUMP", format!("{}:1:21", jumped.display())).refresh(reply);
-    let running = sandbox.spawn(["token"]);
-    sandbox.server.wait_for(Ask::Refresh, 1);
+    let machine = machine.variable("JUMP", format!("{}:1:21", jumped.display())).refresh(reply);
+    let running = machine.spawn(["token"]);
+    machine.server.wait_for(Ask::Refresh, 1);
     running.stop();
     File::create(jumped).unwrap();
     gate.open();
     answer.recv().unwrap();
     running.signal(Signal::SIGCONT);
     running.finish().stdout("granted-access-2\n");
-    holds_the_renewal(&sandbox, "granted-refresh-2");
+    holds_the_renewal(&machine, "granted-refresh-2");
 }
 
 /// The clock is so far ahead from the moment the server reads the request.
 #[track_caller]
 fn a_jump_costs_one_renewal(clock: i32, seconds: i64) {
-    let Some(sandbox) = faulty("JUMP", "") else { return };
-    let jumped = sandbox.directory().join("jumped");
+    let Some(machine) = faulty("JUMP", "") else { return };
+    let jumped = machine.directory().join("jumped");
     let jump = format!("{}:{clock}:{seconds}", jumped.display());
     let reply = Reply::tokens("2").meanwhile(move || {
         File::create(jumped).unwrap();
         // The program looks at the clock while it waits.
         std::thread::sleep(Duration::from_millis(1500));
     });
-    let sandbox = sandbox.variable("JUMP", jump).refresh(reply);
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    holds_the_renewal(&sandbox, "granted-refresh-2");
-    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
-    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+    let machine = machine.variable("JUMP", jump).refresh(reply);
+    machine.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&machine, "granted-refresh-2");
+    assert_eq!(machine.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), 1);
 }
 
 #[test]
@@ -173,14 +173,14 @@ fn a_gap_in_monotonic_time_during_a_renewal_costs_nothing() {
 #[test]
 fn a_clock_that_is_wrong_from_the_start_costs_one_renewal_at_most() {
     for seconds in [HOUR, -HOUR, YEAR, -YEAR] {
-        let Some(sandbox) = faulty("JUMP", &format!("/:0:{seconds}")) else { return };
-        let sandbox = sandbox.expires_in(120);
-        sandbox.server.always(Ask::Refresh, || Reply::tokens("2"));
-        let first = sandbox.run(["token"]).any_stdout();
+        let Some(machine) = faulty("JUMP", &format!("/:0:{seconds}")) else { return };
+        let machine = machine.expires_in(120);
+        machine.server.always(Ask::Refresh, || Reply::tokens("2"));
+        let first = machine.run(["token"]).any_stdout();
         assert!(["granted-access-1\n", "granted-access-2\n"].contains(&first.stdout.as_str()), "{first}");
-        let second = sandbox.run(["token"]).any_stdout();
+        let second = machine.run(["token"]).any_stdout();
         assert_eq!(second.stdout, first.stdout);
-        assert!(sandbox.server.asked(Ask::Refresh).len() <= 1);
+        assert!(machine.server.asked(Ask::Refresh).len() <= 1);
     }
 }
 
@@ -193,15 +193,15 @@ fn a_name_that_does_not_resolve_in_time_is_temporary() {
         ),
         ("60", "cannot renew the token: no usable answer from `slow.example`: operation timed out"),
     ] {
-        let Some(sandbox) = faulty("SLOW_DNS", seconds) else { return };
-        let sandbox =
-            sandbox.granted_by("https://slow.example").variable("QWENAUTH_QWEN_OAUTH_URL", "https://slow.example");
-        let before = sandbox.content();
+        let Some(machine) = faulty("SLOW_DNS", seconds) else { return };
+        let machine =
+            machine.granted_by("https://slow.example").variable("QWENAUTH_QWEN_OAUTH_URL", "https://slow.example");
+        let before = machine.content();
         let warned = "warning: `QWENAUTH_QWEN_OAUTH_URL` is set: `slow.example` is asked for tokens";
         let said =
             format!("qwenauth: {warned}\nqwenauth: error: {told}\nqwenauth: hint: nothing was lost; retry later\n");
-        sandbox.run(["token"]).exits(3).stderr(&said);
-        is_as_before(&sandbox, &before);
+        machine.run(["token"]).exits(3).stderr(&said);
+        is_as_before(&machine, &before);
     }
 }
 
@@ -210,8 +210,8 @@ fn a_rename_that_fails_leaves_the_new_version_to_the_next_command() {
     if !possible(std::path::Path::new("/usr/bin/strace").exists(), "run strace") {
         return;
     }
-    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
-    let before = sandbox.content();
+    let machine = Machine::expired().refresh(Reply::tokens("2"));
+    let before = machine.content();
     let script = "exec strace -f -qqq -o /dev/null -e trace=rename,renameat,renameat2 \
                   -e inject=rename,renameat,renameat2:error=EIO $QWENAUTH token";
     let told = format!(
@@ -220,59 +220,59 @@ fn a_rename_that_fails_leaves_the_new_version_to_the_next_command() {
         said(EIO)
     );
     let hint = "nothing was lost: fix that, and the next command completes it";
-    sandbox.shell(script).fails(1, &told, hint);
-    assert_eq!(sandbox.content(), before);
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1, "the token is not sent again");
-    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+    machine.shell(script).fails(1, &told, hint);
+    assert_eq!(machine.content(), before);
+    machine.run(["token"]).stdout("granted-access-2\n");
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), 1, "the token is not sent again");
+    assert_eq!(machine.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
 }
 
 #[test]
 fn a_login_that_was_granted_and_cannot_be_saved_says_so() {
     for errno in [ENOSPC, EIO] {
-        let sandbox = polls([]);
-        let reply = grant(&sandbox);
-        let Some(sandbox) = preloaded(sandbox, "FAULT", &format!("write:{errno}:.tmp")) else { return };
-        let granted = sandbox.directory().join("granted");
-        let sandbox = sandbox.variable("FAULT_FROM", &granted);
-        let sandbox = sandbox.scripted(Ask::Poll, reply.meanwhile(move || drop(File::create(granted).unwrap())));
+        let machine = polls([]);
+        let reply = grant(&machine);
+        let Some(machine) = preloaded(machine, "FAULT", &format!("write:{errno}:.tmp")) else { return };
+        let granted = machine.directory().join("granted");
+        let machine = machine.variable("FAULT_FROM", &granted);
+        let machine = machine.scripted(Ask::Poll, reply.meanwhile(move || drop(File::create(granted).unwrap())));
         // The lock is the first thing that is written.
         let told =
             "the login was granted, but could not be saved: cannot make the lock `{home}/.qwen/oauth_creds.lock`";
-        sandbox.run(["login"]).ends(1, &format!("{told}: {}", said(errno)), SPENT);
-        sandbox.holds_nothing();
-        assert!(!sandbox.home().join(".local/state/qwenauth/pending/qwen.json").exists(), "its code is spent");
+        machine.run(["login"]).ends(1, &format!("{told}: {}", said(errno)), SPENT);
+        machine.holds_nothing();
+        assert!(!machine.home().join(".local/state/qwenauth/pending/qwen.json").exists(), "its code is spent");
     }
 }
 
 #[test]
 fn a_renewal_that_keeps_the_refresh_token_loses_nothing_with_the_disk() {
-    let Some(sandbox) = faulty("FAULT", &format!("write:{EIO}:.tmp")) else { return };
-    let granted = sandbox.directory().join("granted");
-    let sandbox = sandbox.variable("FAULT_FROM", &granted);
+    let Some(machine) = faulty("FAULT", &format!("write:{EIO}:.tmp")) else { return };
+    let granted = machine.directory().join("granted");
+    let machine = machine.variable("FAULT_FROM", &granted);
     let reply = Reply::json(200, json!({"access_token": "granted-access-2", "token_type": "Bearer", "expires_in": 60}));
-    let sandbox = sandbox.refresh(reply.meanwhile(move || drop(File::create(granted).unwrap())));
-    let before = sandbox.content();
+    let machine = machine.refresh(reply.meanwhile(move || drop(File::create(granted).unwrap())));
+    let before = machine.content();
     let hint = "nothing was lost: mend that, then run it again";
-    sandbox.run(["token"]).fails(1, &not_saved("the token was renewed", EIO), hint);
-    is_as_before(&sandbox, &before);
+    machine.run(["token"]).fails(1, &not_saved("the token was renewed", EIO), hint);
+    is_as_before(&machine, &before);
 }
 
 /// Where something is written that is no credential: the pending login, the configuration, a tool's file.
 #[test]
 fn a_full_disk_is_told_with_its_remedy_wherever_it_is_met() {
-    let full = |sandbox| preloaded(sandbox, "FAULT", &format!("fallocate:{ENOSPC}:.tmp"));
+    let full = |machine| preloaded(machine, "FAULT", &format!("fallocate:{ENOSPC}:.tmp"));
     let hint = format!("qwenauth: hint: {}\n", remedy(ENOSPC));
     let Some(pending) = full(polls([])) else { return };
-    let Some(config) = full(Sandbox::new().logged_in()) else { return };
-    let Some(tool) = full(Sandbox::new().logged_in()) else { return };
+    let Some(config) = full(Machine::new().logged_in()) else { return };
+    let Some(tool) = full(Machine::new().logged_in()) else { return };
     write_private(&config.profiles().join("work.json"), r#"{"provider":"groq","api_key":"granted-key"}"#);
-    for (sandbox, arguments) in [(pending, &["login"][..]), (config, &["use", "work"]), (tool, &["setup", "codex"])] {
-        let outcome = sandbox.run(arguments).exits(1).any_stderr();
+    for (machine, arguments) in [(pending, &["login"][..]), (config, &["use", "work"]), (tool, &["setup", "codex"])] {
+        let outcome = machine.run(arguments).exits(1).any_stderr();
         assert!(outcome.stderr.contains("qwenauth: error: cannot prepare a new version of `{home}/"), "{outcome}");
         assert!(outcome.stderr.ends_with(&hint), "{outcome}");
     }
-    Sandbox::new().logged_in().shell("exec $QWENAUTH token > /dev/full").fails(
+    Machine::new().logged_in().shell("exec $QWENAUTH token > /dev/full").fails(
         1,
         &format!("cannot write to stdout: {}", said(ENOSPC)),
         remedy(ENOSPC),
@@ -285,75 +285,75 @@ fn a_port_that_is_not_allowed_is_no_matter_of_files() {
     if !possible(from.trim().parse().is_ok_and(|port: u16| port > 1), "keep ports from its users") {
         return;
     }
-    let sandbox = Sandbox::new().logged_in().unprivileged();
+    let machine = Machine::new().logged_in().unprivileged();
     let told = "cannot listen on `127.0.0.1:1`: Permission denied (os error 13)";
-    sandbox.run(["gateway", "--listen", "127.0.0.1:1"]).fails(1, told, "");
+    machine.run(["gateway", "--listen", "127.0.0.1:1"]).fails(1, told, "");
 }
 
 /// Killed when the new tokens were written and not in place yet, and next time left alone. The program's only
 /// temporary file.
-fn killed_before_the_rename() -> Option<(Sandbox, PathBuf)> {
-    let sandbox = faulty("FAULT", "fsync:-9:*/.oauth_creds.json.qwenauth-")?;
-    let sandbox = sandbox.field("of_another_program", json!([1, "kept"])).refresh(Reply::tokens("2"));
-    drop(sandbox.run(["token"]).dies_by(Signal::SIGKILL));
-    assert_eq!(sandbox.credential()["refresh_token"], "granted-refresh-1");
-    let left = sandbox.beside().into_iter().find(|name| name.ends_with(".tmp")).expect("what it wrote");
-    let left = sandbox.qwen().join(left);
-    Some((sandbox.variable("FAULT", ""), left))
+fn killed_before_the_rename() -> Option<(Machine, PathBuf)> {
+    let machine = faulty("FAULT", "fsync:-9:*/.oauth_creds.json.qwenauth-")?;
+    let machine = machine.field("of_another_program", json!([1, "kept"])).refresh(Reply::tokens("2"));
+    drop(machine.run(["token"]).dies_by(Signal::SIGKILL));
+    assert_eq!(machine.credential()["refresh_token"], "granted-refresh-1");
+    let left = machine.beside().into_iter().find(|name| name.ends_with(".tmp")).expect("what it wrote");
+    let left = machine.qwen().join(left);
+    Some((machine.variable("FAULT", ""), left))
 }
 
 #[test]
 fn a_renewal_killed_before_its_token_was_in_place_is_completed_by_the_next() {
-    let Some((sandbox, _)) = killed_before_the_rename() else { return };
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
-    let credential = sandbox.credential();
+    let Some((machine, _)) = killed_before_the_rename() else { return };
+    machine.run(["token"]).stdout("granted-access-2\n");
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), 1);
+    let credential = machine.credential();
     assert_eq!(credential["refresh_token"], "granted-refresh-2");
     assert_eq!(credential["of_another_program"], json!([1, "kept"]));
-    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+    assert_eq!(machine.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
 }
 
 #[test]
 fn a_next_version_that_is_not_whole_is_not_put_in_place() {
     let whole = serde_json::to_vec(&credential("other")).unwrap();
     for part in 0..4 {
-        let Some(sandbox) = faulty("FAULT", "fallocate:-9:.tmp") else { return };
-        drop(sandbox.run(["token"]).dies_by(Signal::SIGKILL));
-        let left = sandbox.beside().into_iter().find(|name| name.ends_with(".tmp")).expect("its room");
+        let Some(machine) = faulty("FAULT", "fallocate:-9:.tmp") else { return };
+        drop(machine.run(["token"]).dies_by(Signal::SIGKILL));
+        let left = machine.beside().into_iter().find(|name| name.ends_with(".tmp")).expect("its room");
         let torn = [&whole[..whole.len() * part / 4], &[0; 1000]].concat();
-        write_private(&sandbox.qwen().join(left), torn);
-        let sandbox = sandbox.variable("FAULT", "").refresh(Reply::tokens("2"));
-        sandbox.run(["token"]).stdout("granted-access-2\n");
-        assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+        write_private(&machine.qwen().join(left), torn);
+        let machine = machine.variable("FAULT", "").refresh(Reply::tokens("2"));
+        machine.run(["token"]).stdout("granted-access-2\n");
+        assert_eq!(machine.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
     }
 }
 
 #[test]
 fn the_next_version_of_another_login_is_not_put_in_place() {
-    let Some((sandbox, _)) = killed_before_the_rename() else { return };
-    let sandbox = sandbox.field("refresh_token", json!("granted-refresh-of-another")).refresh(Reply::tokens("3"));
-    sandbox.run(["token"]).stdout("granted-access-3\n");
-    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+    let Some((machine, _)) = killed_before_the_rename() else { return };
+    let machine = machine.field("refresh_token", json!("granted-refresh-of-another")).refresh(Reply::tokens("3"));
+    machine.run(["token"]).stdout("granted-access-3\n");
+    assert_eq!(machine.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
 }
 
 #[test]
 fn a_logout_removes_what_a_killed_renewal_left() {
-    let Some((sandbox, _)) = killed_before_the_rename() else { return };
-    drop(sandbox.run(["logout"]).any_stderr());
-    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock"]);
+    let Some((machine, _)) = killed_before_the_rename() else { return };
+    drop(machine.run(["logout"]).any_stderr());
+    assert_eq!(machine.beside(), [".oauth_creds.qwenauth-lock"]);
 }
 
 #[test]
 fn the_doctor_leaves_what_the_next_renewal_needs() {
-    let Some((sandbox, left)) = killed_before_the_rename() else { return };
+    let Some((machine, left)) = killed_before_the_rename() else { return };
     let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
     File::options().write(true).open(&left).unwrap().set_modified(an_hour_ago).unwrap();
-    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
-    let outcome = sandbox.run(["doctor", "--fix"]).any_stderr();
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    let outcome = machine.run(["doctor", "--fix"]).any_stderr();
     assert!(outcome.stdout.contains("`qwenauth refresh` completes it"), "{outcome}");
     drop(outcome.any_stdout());
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+    machine.run(["token"]).stdout("granted-access-2\n");
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), 1);
 }
 
 /// The calls that write a small file of ours. One that a file needs not is one at which nobody is killed.
@@ -361,23 +361,23 @@ const CALLS: [&str; 4] = ["write", "ftruncate", "fsync", "fallocate"];
 
 /// Runs a command that is killed at `call` on a file with `part` in its path, if it makes that call at all. Afterwards
 /// nothing is preloaded.
-fn killed_at(call: &str, part: &str, sandbox: Sandbox, arguments: &[&str]) -> Option<Sandbox> {
-    let sandbox = preloaded(sandbox, "FAULT", &format!("{call}:-9:*{part}"))?;
-    sandbox.run(arguments).any_stdout().any_stderr().any_end();
-    Some(sandbox.without_variable("LD_PRELOAD"))
+fn killed_at(call: &str, part: &str, machine: Machine, arguments: &[&str]) -> Option<Machine> {
+    let machine = preloaded(machine, "FAULT", &format!("{call}:-9:*{part}"))?;
+    machine.run(arguments).any_stdout().any_stderr().any_end();
+    Some(machine.without_variable("LD_PRELOAD"))
 }
 
 /// The removal of our own lock changes the directory: unless that is noted, it looks like another program's renewal.
 #[test]
 fn a_signal_while_a_lock_is_removed_delays_no_later_renewal() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        let sandbox = Sandbox::expired().refresh(Reply::html(200)).refresh(Reply::tokens("2"));
+        let machine = Machine::expired().refresh(Reply::html(200)).refresh(Reply::tokens("2"));
         let fault = format!("unlink:-{}:oauth_creds.lock", signal as i32);
-        let Some(sandbox) = preloaded(sandbox, "FAULT", &fault) else { return };
-        drop(sandbox.run(["refresh"]).any_stdout().any_stderr().dies_by(signal));
-        let sandbox = sandbox.without_variable("LD_PRELOAD");
+        let Some(machine) = preloaded(machine, "FAULT", &fault) else { return };
+        drop(machine.run(["refresh"]).any_stdout().any_stderr().dies_by(signal));
+        let machine = machine.without_variable("LD_PRELOAD");
         // It says that it waits for Qwen Code, if it does.
-        sandbox.run(["refresh"]).any_stdout().stderr("");
+        machine.run(["refresh"]).any_stdout().stderr("");
     }
 }
 
@@ -385,22 +385,22 @@ fn a_signal_while_a_lock_is_removed_delays_no_later_renewal() {
 #[test]
 fn notes_of_the_lock_survive_a_kill_while_they_are_written() {
     for call in CALLS {
-        let sandbox = Sandbox::expired();
-        sandbox.server.always(Ask::Refresh, || Reply::tokens("2"));
+        let machine = Machine::expired();
+        machine.server.always(Ask::Refresh, || Reply::tokens("2"));
         let id = "4b5f6a0e-0000-4000-8000-000000000000";
         let long = format!("{{\"qwen_code_lock\":\"{id}\",\"of_another_version\":\"{}\"}}", "x".repeat(500));
-        write_private(&sandbox.kernel_lock(), &long);
-        let Some(sandbox) = killed_at(call, ".oauth_creds.qwenauth-lock", sandbox, &["token"]) else { return };
-        let text = fs::read_to_string(sandbox.kernel_lock()).unwrap();
+        write_private(&machine.kernel_lock(), &long);
+        let Some(machine) = killed_at(call, ".oauth_creds.qwenauth-lock", machine, &["token"]) else { return };
+        let text = fs::read_to_string(machine.kernel_lock()).unwrap();
         let first = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>().next();
         let notes =
             first.unwrap_or_else(|| panic!("{call}: nothing is left")).unwrap_or_else(|why| panic!("{call}: {why}"));
         let noted = notes["qwen_code_lock"].as_str().unwrap_or_else(|| panic!("{call}: {text}"));
         // What a process that is killed next would leave, and the next one takes over at once.
-        fs::write(sandbox.qwen_code_lock(), noted).unwrap();
-        let sandbox = sandbox.expires_in(-60);
-        drop(sandbox.run(["token"]).any_stdout());
-        assert!(!sandbox.qwen_code_lock().exists(), "{call}");
+        fs::write(machine.qwen_code_lock(), noted).unwrap();
+        let machine = machine.expires_in(-60);
+        drop(machine.run(["token"]).any_stdout());
+        assert!(!machine.qwen_code_lock().exists(), "{call}");
     }
 }
 
@@ -410,39 +410,39 @@ fn the_record_of_a_tokens_server_survives_a_kill_while_it_is_written() {
     for call in CALLS {
         let mut answer = tokens("1");
         answer.as_object_mut().unwrap().remove("refresh_token");
-        let sandbox = Sandbox::expired().granted_here();
-        sandbox.server.always(Ask::Refresh, move || Reply::json(200, answer.clone()));
-        let record = fs::read_dir(sandbox.origins()).unwrap().next().unwrap().unwrap().path();
+        let machine = Machine::expired().granted_here();
+        machine.server.always(Ask::Refresh, move || Reply::json(200, answer.clone()));
+        let record = fs::read_dir(machine.origins()).unwrap().next().unwrap().unwrap().path();
         let old: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
         let longer = json!({"token_endpoint": old["token_endpoint"], "revocation_endpoint": "x".repeat(500)});
         write_private(&record, longer.to_string());
-        let Some(sandbox) = killed_at(call, "/origins/", sandbox, &["token"]) else { return };
+        let Some(machine) = killed_at(call, "/origins/", machine, &["token"]) else { return };
         let now: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap_or_default();
         assert_eq!(now["token_endpoint"], old["token_endpoint"], "{call}");
-        // What the kill left goes with the next of its kind; the sandbox minds any that stays.
-        let sandbox = sandbox.expires_in(-60);
-        drop(sandbox.run(["token"]).any_stdout());
+        // What the kill left goes with the next of its kind; the machine minds any that stays.
+        let machine = machine.expires_in(-60);
+        drop(machine.run(["token"]).any_stdout());
     }
 }
 
 #[test]
 fn a_remembered_refusal_survives_a_kill_while_it_is_written() {
     for call in CALLS {
-        let sandbox = Sandbox::new().logged_in().granted_here();
-        sandbox.server.always(Ask::Chat, || Reply::json(401, json!({"error": {"message": "no access"}})));
-        drop(sandbox.run(["status", "--check"]).exits(4).any_stdout().any_stderr());
-        let marks = sandbox.home().join(".local/state/qwenauth/refused-by-api");
+        let machine = Machine::new().logged_in().granted_here();
+        machine.server.always(Ask::Chat, || Reply::json(401, json!({"error": {"message": "no access"}})));
+        drop(machine.run(["status", "--check"]).exits(4).any_stdout().any_stderr());
+        let marks = machine.home().join(".local/state/qwenauth/refused-by-api");
         let mark = fs::read_dir(&marks).unwrap().next().unwrap().unwrap().path();
         let said = "the API refused it".repeat(100);
         write_private(&mark, &said);
-        let Some(sandbox) = killed_at(call, "/refused-by-api/", sandbox, &["status", "--check"]) else { return };
+        let Some(machine) = killed_at(call, "/refused-by-api/", machine, &["status", "--check"]) else { return };
         let now = fs::read_to_string(&mark).unwrap();
         assert!(now == said || !now.is_empty() && !now.contains("the API refused it"), "{call}: {now}");
-        drop(sandbox.run(["status"]).exits(4).any_stdout());
-        // What the kill left goes with the next of its kind once no process can be writing it; the sandbox minds any that stays.
+        drop(machine.run(["status"]).exits(4).any_stdout());
+        // What the kill left goes with the next of its kind once no process can be writing it; the machine minds any that stays.
         for entry in fs::read_dir(&marks).unwrap() {
             aged(&entry.unwrap().path(), 660);
         }
-        drop(sandbox.run(["status", "--check"]).exits(4).any_stdout().any_stderr());
+        drop(machine.run(["status", "--check"]).exits(4).any_stdout().any_stderr());
     }
 }

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use serde_json::json;
 
+use crate::machine::{Machine, NOBODY, each_path, mode, possible};
 use crate::refresh::holds_the_renewal;
-use crate::sandbox::{NOBODY, Sandbox, each_path, mode, possible};
 use crate::server::{Ask, Reply};
 
 const DENIED: &str = "check the owner and mode of the file and its directory, or run `qwenauth doctor`";
@@ -20,10 +20,10 @@ const READ_ONLY: &str =
 /// Whatever a damaged file holds: it is reported by every command that needs it, and stays as it is.
 #[track_caller]
 fn is_damaged(content: impl AsRef<[u8]>, what: &str) {
-    let sandbox = Sandbox::new().file_is(&content);
+    let machine = Machine::new().file_is(&content);
     let hint = "run `qwenauth login`";
     for command in ["token", "refresh", "env"] {
-        let mut outcome = sandbox.run([command]);
+        let mut outcome = machine.run([command]);
         // Where in the file it is wrong is for a person; what is wrong is the rule here.
         if let (Some(from), Some(to)) = (outcome.stderr.find(" (line "), outcome.stderr.find(")\n")) {
             outcome.stderr.replace_range(from..=to, "");
@@ -35,23 +35,23 @@ fn is_damaged(content: impl AsRef<[u8]>, what: &str) {
             hint,
         );
     }
-    let mut status = sandbox.run(["status", "--json"]).exits(4);
+    let mut status = machine.run(["status", "--json"]).exits(4);
     let profile = status.json()["profiles"][0].clone();
     assert_eq!((&profile["state"], profile["problems"].as_array().unwrap().len()), (&json!("damaged"), 1), "{profile}");
-    assert_eq!(fs::read(sandbox.file()).unwrap(), content.as_ref());
+    assert_eq!(fs::read(machine.file()).unwrap(), content.as_ref());
 }
 
 /// A number or text of another program that only its own reader takes: to write the rest without it would lose it.
 #[test]
 fn a_file_that_cannot_be_kept_whole_is_not_renewed() {
     for foreign in ["1e999", "\"\\ud800\""] {
-        let sandbox = Sandbox::expired();
-        let text = sandbox.content().replacen('{', &format!("{{\"other\": {foreign},"), 1);
-        let sandbox = sandbox.file_is(&text);
-        let outcome = sandbox.run(["token"]).exits(4).any_stderr();
+        let machine = Machine::expired();
+        let text = machine.content().replacen('{', &format!("{{\"other\": {foreign},"), 1);
+        let machine = machine.file_is(&text);
+        let outcome = machine.run(["token"]).exits(4).any_stderr();
         assert!(outcome.stderr.contains("is damaged: it is not JSON"), "{}", outcome.stderr);
-        assert_eq!(sandbox.content(), text);
-        assert!(sandbox.server.requests().is_empty());
+        assert_eq!(machine.content(), text);
+        assert!(machine.server.requests().is_empty());
     }
 }
 
@@ -91,32 +91,32 @@ fn wrong_types_are_damage() {
         ("refresh_token", json!([])),
         ("resource_url", json!(true)),
     ] {
-        let sandbox = Sandbox::new().logged_in().field(field, value);
-        is_damaged(sandbox.content(), "a field has the wrong type");
+        let machine = Machine::new().logged_in().field(field, value);
+        is_damaged(machine.content(), "a field has the wrong type");
     }
 }
 
 #[test]
 fn a_file_without_access_token_is_damaged() {
     for absent in [json!(null), json!("")] {
-        let sandbox = Sandbox::new().logged_in().field("access_token", absent);
-        is_damaged(sandbox.content(), "it has no access token");
+        let machine = Machine::new().logged_in().field("access_token", absent);
+        is_damaged(machine.content(), "it has no access token");
     }
 }
 
 #[test]
 fn a_token_of_unknown_expiry_is_renewed() {
     // Qwen Code writes `null` when a reply told no lifetime.
-    let mut credential = crate::sandbox::credential("1");
+    let mut credential = crate::machine::credential("1");
     credential["expiry_date"] = json!(null);
-    for sandbox in [
-        Sandbox::new().credential_is(credential),
-        Sandbox::new().logged_in().field("expiry_date", json!(null)),
-        Sandbox::new().logged_in().field("expiry_date", json!(0)),
+    for machine in [
+        Machine::new().credential_is(credential),
+        Machine::new().logged_in().field("expiry_date", json!(null)),
+        Machine::new().logged_in().field("expiry_date", json!(0)),
     ] {
-        let sandbox = sandbox.refresh(Reply::tokens("2"));
-        sandbox.run(["token"]).stdout("granted-access-2\n");
-        holds_the_renewal(&sandbox, "granted-refresh-2");
+        let machine = machine.refresh(Reply::tokens("2"));
+        machine.run(["token"]).stdout("granted-access-2\n");
+        holds_the_renewal(&machine, "granted-refresh-2");
     }
 }
 
@@ -127,148 +127,148 @@ fn a_deeply_nested_file_is_damaged() {
 
 #[test]
 fn a_huge_file_is_damaged_and_not_read() {
-    let sandbox = Sandbox::new().logged_in();
-    File::options().write(true).open(sandbox.file()).unwrap().set_len(100 << 20).unwrap();
-    sandbox.run(["token"]).fails(4, "the credential file `{home}/.qwen/oauth_creds.json` is damaged: it has 104857600 bytes, more than a credential can have", "run `qwenauth login`");
-    assert_eq!(fs::metadata(sandbox.file()).unwrap().len(), 100 << 20);
+    let machine = Machine::new().logged_in();
+    File::options().write(true).open(machine.file()).unwrap().set_len(100 << 20).unwrap();
+    machine.run(["token"]).fails(4, "the credential file `{home}/.qwen/oauth_creds.json` is damaged: it has 104857600 bytes, more than a credential can have", "run `qwenauth login`");
+    assert_eq!(fs::metadata(machine.file()).unwrap().len(), 100 << 20);
 }
 
 #[test]
 fn a_directory_in_the_files_place_is_no_credential() {
-    let sandbox = Sandbox::new();
-    fs::create_dir_all(sandbox.file()).unwrap();
-    sandbox.run(["token"]).fails(
+    let machine = Machine::new();
+    fs::create_dir_all(machine.file()).unwrap();
+    machine.run(["token"]).fails(
         4,
         "the credential file `{home}/.qwen/oauth_creds.json` is damaged: it is a directory",
         "run `qwenauth login`",
     );
-    assert!(sandbox.file().is_dir());
+    assert!(machine.file().is_dir());
 }
 
 #[test]
 fn what_is_no_credential_is_set_aside_by_a_completed_login() {
-    let sandbox = crate::login::polls([]).granted();
-    fs::create_dir_all(sandbox.file().join("something")).unwrap();
-    drop(sandbox.run(["login"]).exits(0).any_stderr());
-    sandbox.holds_the_grant();
-    assert!(sandbox.qwen().join("oauth_creds.json.damaged-1/something").is_dir());
+    let machine = crate::login::polls([]).granted();
+    fs::create_dir_all(machine.file().join("something")).unwrap();
+    drop(machine.run(["login"]).exits(0).any_stderr());
+    machine.holds_the_grant();
+    assert!(machine.qwen().join("oauth_creds.json.damaged-1/something").is_dir());
 }
 
 #[test]
 fn everything_that_is_made_is_private_whatever_the_umask() {
-    let sandbox = crate::login::polls([]).granted();
+    let machine = crate::login::polls([]).granted();
     let refusal = Reply::error(400, "invalid_grant");
-    drop(sandbox.shell("umask 000; exec $QWENAUTH login").any_stderr());
-    let sandbox = sandbox.refresh(refusal);
-    drop(sandbox.shell("umask 000; exec $QWENAUTH refresh").exits(4).any_stderr());
+    drop(machine.shell("umask 000; exec $QWENAUTH login").any_stderr());
+    let machine = machine.refresh(refusal);
+    drop(machine.shell("umask 000; exec $QWENAUTH refresh").exits(4).any_stderr());
     let mut seen = Vec::new();
-    each_path(&sandbox.home(), &mut |path| {
+    each_path(&machine.home(), &mut |path| {
         let wanted = if path.is_dir() { 0o700 } else { 0o600 };
         assert_eq!(mode(path), wanted, "{}", path.display());
         seen.push(path.to_owned());
     });
-    assert!(seen.iter().any(|path| path.starts_with(sandbox.home().join(".local/state/qwenauth"))), "{seen:?}");
+    assert!(seen.iter().any(|path| path.starts_with(machine.home().join(".local/state/qwenauth"))), "{seen:?}");
 }
 
 #[test]
 fn a_pipe_in_the_files_place_does_not_hang() {
-    let sandbox = Sandbox::new();
-    fs::create_dir(sandbox.qwen()).unwrap();
-    assert!(Command::new("mkfifo").arg(sandbox.file()).status().unwrap().success());
-    sandbox.run(["token"]).fails(
+    let machine = Machine::new();
+    fs::create_dir(machine.qwen()).unwrap();
+    assert!(Command::new("mkfifo").arg(machine.file()).status().unwrap().success());
+    machine.run(["token"]).fails(
         4,
         "the credential file `{home}/.qwen/oauth_creds.json` is damaged: it is not a regular file",
         "run `qwenauth login`",
     );
-    fs::remove_file(sandbox.file()).unwrap();
+    fs::remove_file(machine.file()).unwrap();
 }
 
 #[test]
 fn a_missing_file_is_no_login() {
-    Sandbox::new().run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
+    Machine::new().run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
 }
 
 #[test]
 fn a_file_in_the_directorys_place_is_no_login_and_takes_none() {
-    let sandbox = Sandbox::new();
-    fs::write(sandbox.qwen(), "").unwrap();
-    sandbox.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
-    sandbox.run(["login"]).fails(1, "`{home}/.qwen` is not a directory", "");
+    let machine = Machine::new();
+    fs::write(machine.qwen(), "").unwrap();
+    machine.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
+    machine.run(["login"]).fails(1, "`{home}/.qwen` is not a directory", "");
 }
 
 #[test]
 fn an_unreadable_file_is_not_taken_for_a_missing_one() {
-    let sandbox = Sandbox::expired().unprivileged();
-    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o000)).unwrap();
-    sandbox.run(["token"]).fails(
+    let machine = Machine::expired().unprivileged();
+    fs::set_permissions(machine.file(), Permissions::from_mode(0o000)).unwrap();
+    machine.run(["token"]).fails(
         1,
         "cannot read `{home}/.qwen/oauth_creds.json`: Permission denied (os error 13)",
         DENIED,
     );
-    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(machine.file(), Permissions::from_mode(0o600)).unwrap();
 }
 
 #[test]
 fn an_unreadable_directory_is_not_taken_for_a_missing_login() {
-    let sandbox = Sandbox::expired().unprivileged();
-    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o000)).unwrap();
-    sandbox.run(["token"]).fails(
+    let machine = Machine::expired().unprivileged();
+    fs::set_permissions(machine.qwen(), Permissions::from_mode(0o000)).unwrap();
+    machine.run(["token"]).fails(
         1,
         "cannot read `{home}/.qwen/oauth_creds.json`: Permission denied (os error 13)",
         DENIED,
     );
-    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(machine.qwen(), Permissions::from_mode(0o700)).unwrap();
 }
 
 #[test]
 fn in_a_read_only_directory_nothing_is_sent() {
-    let sandbox = Sandbox::expired().unprivileged();
-    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o500)).unwrap();
-    let before = sandbox.content();
-    sandbox.run(["token"]).fails(
+    let machine = Machine::expired().unprivileged();
+    fs::set_permissions(machine.qwen(), Permissions::from_mode(0o500)).unwrap();
+    let before = machine.content();
+    machine.run(["token"]).fails(
         1,
         "cannot open `{home}/.qwen/.oauth_creds.qwenauth-lock`: Permission denied (os error 13)",
         DENIED,
     );
-    assert_eq!(sandbox.content(), before);
-    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(machine.content(), before);
+    fs::set_permissions(machine.qwen(), Permissions::from_mode(0o700)).unwrap();
 }
 
 #[test]
 fn a_valid_login_in_a_read_only_directory_is_used() {
-    let sandbox = Sandbox::new().logged_in().unprivileged();
-    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o500)).unwrap();
-    sandbox.run(["token"]).stdout("granted-access-1\n");
-    fs::set_permissions(sandbox.qwen(), Permissions::from_mode(0o700)).unwrap();
+    let machine = Machine::new().logged_in().unprivileged();
+    fs::set_permissions(machine.qwen(), Permissions::from_mode(0o500)).unwrap();
+    machine.run(["token"]).stdout("granted-access-1\n");
+    fs::set_permissions(machine.qwen(), Permissions::from_mode(0o700)).unwrap();
 }
 
 #[test]
 fn a_login_into_a_read_only_home_fails_before_it_asks_for_a_code() {
-    let sandbox = Sandbox::new().unprivileged();
-    fs::set_permissions(sandbox.home(), Permissions::from_mode(0o500)).unwrap();
-    sandbox.run(["login"]).fails(1, "cannot write in `{home}`: Permission denied (os error 13)", DENIED);
-    fs::set_permissions(sandbox.home(), Permissions::from_mode(0o700)).unwrap();
+    let machine = Machine::new().unprivileged();
+    fs::set_permissions(machine.home(), Permissions::from_mode(0o500)).unwrap();
+    machine.run(["login"]).fails(1, "cannot write in `{home}`: Permission denied (os error 13)", DENIED);
+    fs::set_permissions(machine.home(), Permissions::from_mode(0o700)).unwrap();
 }
 
 #[test]
 fn a_file_of_another_owner_is_refused() {
-    let sandbox = Sandbox::expired().unprivileged();
+    let machine = Machine::expired().unprivileged();
     let (path, owner) = if nix::unistd::geteuid().is_root() {
-        std::os::unix::fs::chown(sandbox.file(), Some(1), Some(1)).unwrap();
-        fs::set_permissions(sandbox.file(), Permissions::from_mode(0o644)).unwrap();
+        std::os::unix::fs::chown(machine.file(), Some(1), Some(1)).unwrap();
+        fs::set_permissions(machine.file(), Permissions::from_mode(0o644)).unwrap();
         ("{home}/.qwen/oauth_creds.json", 1)
     } else {
         // Who cannot give files away finds one that is root's.
-        fs::remove_file(sandbox.file()).unwrap();
-        symlink("/etc/passwd", sandbox.file()).unwrap();
+        fs::remove_file(machine.file()).unwrap();
+        symlink("/etc/passwd", machine.file()).unwrap();
         ("/etc/passwd", 0)
     };
-    sandbox.run(["token"]).fails(
+    machine.run(["token"]).fails(
         1,
         &format!("`{path}` belongs to another user (uid {owner}) and is not used"),
         "check who should own it; `chown` it to yourself if it is yours",
     );
-    assert_eq!((fs::metadata(sandbox.file()).unwrap().uid(), mode(&sandbox.file())), (owner, 0o644));
+    assert_eq!((fs::metadata(machine.file()).unwrap().uid(), mode(&machine.file())), (owner, 0o644));
 }
 
 #[test]
@@ -277,59 +277,59 @@ fn root_keeps_owner_and_mode_of_anothers_file() {
         println!("skipped: only root can give a file to another user");
         return;
     }
-    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
-    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o400)).unwrap();
-    std::os::unix::fs::chown(sandbox.file(), Some(NOBODY), Some(NOBODY)).unwrap();
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    holds_the_renewal(&sandbox, "granted-refresh-2");
-    let file = fs::metadata(sandbox.file()).unwrap();
-    assert_eq!((file.uid(), file.gid(), mode(&sandbox.file())), (NOBODY, NOBODY, 0o400));
+    let machine = Machine::expired().refresh(Reply::tokens("2"));
+    fs::set_permissions(machine.file(), Permissions::from_mode(0o400)).unwrap();
+    std::os::unix::fs::chown(machine.file(), Some(NOBODY), Some(NOBODY)).unwrap();
+    machine.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&machine, "granted-refresh-2");
+    let file = fs::metadata(machine.file()).unwrap();
+    assert_eq!((file.uid(), file.gid(), mode(&machine.file())), (NOBODY, NOBODY, 0o400));
 }
 
 #[test]
 fn a_looser_file_is_tightened_with_one_line() {
-    let sandbox = Sandbox::new().logged_in();
-    fs::set_permissions(sandbox.file(), Permissions::from_mode(0o644)).unwrap();
-    sandbox
+    let machine = Machine::new().logged_in();
+    fs::set_permissions(machine.file(), Permissions::from_mode(0o644)).unwrap();
+    machine
         .run(["token"])
         .stdout("granted-access-1\n")
         .stderr("qwenauth: tightened the mode of `{home}/.qwen/oauth_creds.json` from 0644 to 0600\n");
-    assert_eq!(mode(&sandbox.file()), 0o600);
-    sandbox.run(["token"]).stdout("granted-access-1\n");
+    assert_eq!(mode(&machine.file()), 0o600);
+    machine.run(["token"]).stdout("granted-access-1\n");
 }
 
 #[test]
 fn a_dangling_symlink_is_no_login_and_is_filled_by_one() {
-    let sandbox = crate::login::polls([]).granted();
-    fs::create_dir(sandbox.qwen()).unwrap();
-    let elsewhere = sandbox.home().join("elsewhere.json");
-    symlink(&elsewhere, sandbox.file()).unwrap();
-    sandbox.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
-    drop(sandbox.run(["login"]).exits(0).any_stderr());
-    assert!(sandbox.file().is_symlink());
+    let machine = crate::login::polls([]).granted();
+    fs::create_dir(machine.qwen()).unwrap();
+    let elsewhere = machine.home().join("elsewhere.json");
+    symlink(&elsewhere, machine.file()).unwrap();
+    machine.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
+    drop(machine.run(["login"]).exits(0).any_stderr());
+    assert!(machine.file().is_symlink());
     assert_eq!(mode(&elsewhere), 0o600);
-    sandbox.holds_the_grant();
+    machine.holds_the_grant();
 }
 
 #[test]
 fn a_symlink_stays_one_and_its_target_is_renewed() {
-    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
-    let elsewhere = sandbox.home().join("dotfiles/qwen.json");
+    let machine = Machine::expired().refresh(Reply::tokens("2"));
+    let elsewhere = machine.home().join("dotfiles/qwen.json");
     fs::create_dir(elsewhere.parent().unwrap()).unwrap();
-    fs::rename(sandbox.file(), &elsewhere).unwrap();
-    symlink("../dotfiles/qwen.json", sandbox.file()).unwrap();
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    assert!(sandbox.file().is_symlink());
+    fs::rename(machine.file(), &elsewhere).unwrap();
+    symlink("../dotfiles/qwen.json", machine.file()).unwrap();
+    machine.run(["token"]).stdout("granted-access-2\n");
+    assert!(machine.file().is_symlink());
     assert!(elsewhere.is_file() && !elsewhere.is_symlink());
-    holds_the_renewal(&sandbox, "granted-refresh-2");
+    holds_the_renewal(&machine, "granted-refresh-2");
 }
 
 #[test]
 fn a_circle_of_symlinks_is_told() {
-    let sandbox = Sandbox::new();
-    fs::create_dir(sandbox.qwen()).unwrap();
-    symlink(sandbox.file(), sandbox.file()).unwrap();
-    sandbox.run(["token"]).fails(1, "`{home}/.qwen/oauth_creds.json` has too many levels of symlinks", "");
+    let machine = Machine::new();
+    fs::create_dir(machine.qwen()).unwrap();
+    symlink(machine.file(), machine.file()).unwrap();
+    machine.run(["token"]).fails(1, "`{home}/.qwen/oauth_creds.json` has too many levels of symlinks", "");
 }
 
 #[test]
@@ -337,23 +337,23 @@ fn a_bind_mounted_file_is_rewritten_in_place() {
     if !possible(can_mount(), "mount") {
         return;
     }
-    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
-    fs::copy(sandbox.file(), sandbox.home().join("outside.json")).unwrap();
+    let machine = Machine::expired().refresh(Reply::tokens("2"));
+    fs::copy(machine.file(), machine.home().join("outside.json")).unwrap();
     let script = "mount --bind $HOME/outside.json $HOME/.qwen/oauth_creds.json && exec $QWENAUTH token";
-    in_namespace(&sandbox, script).stdout("granted-access-2\n");
-    fs::rename(sandbox.home().join("outside.json"), sandbox.file()).unwrap();
-    holds_the_renewal(&sandbox, "granted-refresh-2");
-    assert_eq!(mode(&sandbox.file()), 0o600);
+    in_namespace(&machine, script).stdout("granted-access-2\n");
+    fs::rename(machine.home().join("outside.json"), machine.file()).unwrap();
+    holds_the_renewal(&machine, "granted-refresh-2");
+    assert_eq!(mode(&machine.file()), 0o600);
 }
 
 /// A disk of that many kilobytes, filled to the last or left as it is with the credential on it: nothing is sent, and
 /// the credential stays.
 #[track_caller]
 fn is_too_full(kilobytes: u32, fill: bool, error: &str) {
-    let sandbox = Sandbox::expired();
-    let kept = sandbox.directory().join("kept");
-    fs::copy(sandbox.file(), &kept).unwrap();
-    let sandbox = sandbox.variable("KEPT", kept);
+    let machine = Machine::expired();
+    let kept = machine.directory().join("kept");
+    fs::copy(machine.file(), &kept).unwrap();
+    let machine = machine.variable("KEPT", kept);
     let fill = if fill { "while head -c 4096 /dev/zero >> filler; do :; done 2> /dev/null" } else { ":" };
     let script = format!(
         "mount -t tmpfs -o size={kilobytes}k,mode=700 none $HOME/.qwen/ && cd $HOME/.qwen || exit 98
@@ -361,8 +361,8 @@ fn is_too_full(kilobytes: u32, fill: bool, error: &str) {
         $QWENAUTH token; code=$?; cmp $KEPT oauth_creds.json || exit 97
         test ! -e oauth_creds.lock || exit 96; ls -A | grep tmp && exit 95; exit $code"
     );
-    in_namespace(&sandbox, &script).fails(1, error, FULL);
-    assert!(sandbox.server.asked(Ask::Refresh).is_empty());
+    in_namespace(&machine, &script).fails(1, error, FULL);
+    assert!(machine.server.asked(Ask::Refresh).is_empty());
 }
 
 #[test]
@@ -387,11 +387,11 @@ fn a_read_only_file_system_still_serves_a_valid_login() {
     if !possible(can_mount(), "mount") {
         return;
     }
-    let sandbox = Sandbox::new().logged_in();
+    let machine = Machine::new().logged_in();
     let script = "mount --bind $HOME $HOME && mount -o remount,ro,bind $HOME && exec $QWENAUTH ";
-    in_namespace(&sandbox, &format!("{script} token")).stdout("granted-access-1\n");
-    let sandbox = sandbox.expires_in(-60);
-    in_namespace(&sandbox, &format!("{script} token")).fails(
+    in_namespace(&machine, &format!("{script} token")).stdout("granted-access-1\n");
+    let machine = machine.expires_in(-60);
+    in_namespace(&machine, &format!("{script} token")).fails(
         1,
         "cannot open `{home}/.qwen/.oauth_creds.qwenauth-lock`: Read-only file system (os error 30)",
         READ_ONLY,
@@ -404,8 +404,8 @@ fn can_mount() -> bool {
 }
 
 /// Runs a script as root of a mount namespace of its own.
-fn in_namespace(sandbox: &Sandbox, script: &str) -> crate::run::Outcome {
-    let mut unshare = sandbox.other("unshare");
+fn in_namespace(machine: &Machine, script: &str) -> crate::run::Outcome {
+    let mut unshare = machine.other("unshare");
     unshare.args(["-rm", "sh", "-c", script]);
-    sandbox.start(unshare).finish()
+    machine.start(unshare).finish()
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::login::{device_code, grant};
-use crate::sandbox::{Sandbox, credential};
+use crate::machine::{Machine, credential};
 use crate::server::{Ask, Reply};
 
 /// Names that files of our own use, and some that nobody does.
@@ -27,9 +27,9 @@ fn values() -> [Value; 6] {
 }
 
 /// A login that is approved at once, and again as often as it is asked for.
-fn approved(sandbox: Sandbox) -> Sandbox {
-    let reply = grant(&sandbox);
-    sandbox.scripted(Ask::DeviceCode, device_code(json!({}))).scripted(Ask::Poll, reply)
+fn approved(machine: Machine) -> Machine {
+    let reply = grant(&machine);
+    machine.scripted(Ask::DeviceCode, device_code(json!({}))).scripted(Ask::Poll, reply)
 }
 
 /// The login of these tests with every foreign field at once.
@@ -47,11 +47,11 @@ fn no_foreign_field_changes_what_is_handed_out() {
         for name in NAMES {
             let mut file = credential("1");
             file[name] = value.clone();
-            let sandbox = Sandbox::new().credential_is(file);
-            sandbox.run(["token"]).stdout("granted-access-1\n");
+            let machine = Machine::new().credential_is(file);
+            machine.run(["token"]).stdout("granted-access-1\n");
         }
-        let sandbox = Sandbox::new().credential_is(with_all(&value));
-        let mut outcome = sandbox.run(["status", "--json"]).exits(0);
+        let machine = Machine::new().credential_is(with_all(&value));
+        let mut outcome = machine.run(["status", "--json"]).exits(0);
         let told = outcome.json()["profiles"][0].clone();
         assert_eq!(told["provider"], "qwen");
         assert_eq!((&told["kind"], &told["state"]), (&json!("oauth"), &json!("valid")), "{told}");
@@ -62,9 +62,9 @@ fn no_foreign_field_changes_what_is_handed_out() {
 #[test]
 fn every_foreign_field_survives_a_renewal() {
     for value in values() {
-        let sandbox = Sandbox::new().credential_is(with_all(&value)).expires_in(-60).refresh(Reply::tokens("2"));
-        sandbox.run(["token"]).stdout("granted-access-2\n");
-        let renewed = sandbox.credential();
+        let machine = Machine::new().credential_is(with_all(&value)).expires_in(-60).refresh(Reply::tokens("2"));
+        machine.run(["token"]).stdout("granted-access-2\n");
+        let renewed = machine.credential();
         assert!(NAMES.iter().all(|name| renewed.get(name) == Some(&value)), "{renewed}");
     }
 }
@@ -74,9 +74,9 @@ fn every_foreign_field_survives_a_login() {
     for value in values() {
         let mut before = with_all(&value);
         before["access_token"] = json!("granted-access-before");
-        let sandbox = approved(Sandbox::new().credential_is(before));
-        drop(sandbox.run(["login", "--force", "--no-verify", "--no-browser"]).any_stderr());
-        let stored = sandbox.credential();
+        let machine = approved(Machine::new().credential_is(before));
+        drop(machine.run(["login", "--force", "--no-verify", "--no-browser"]).any_stderr());
+        let stored = machine.credential();
         assert_eq!(stored["access_token"], "granted-access-1");
         assert!(NAMES.iter().all(|name| stored.get(name) == Some(&value)), "{stored}");
     }
@@ -84,32 +84,32 @@ fn every_foreign_field_survives_a_login() {
 
 #[test]
 fn the_model_of_a_login_is_remembered_beside_the_file_and_goes_with_the_next() {
-    let sandbox = approved(Sandbox::new());
-    drop(sandbox.run(["login", "--no-verify", "--no-browser", "--model", "my-model"]).any_stderr());
-    assert_eq!(sandbox.credential().get("model"), None);
-    let model = |sandbox: &Sandbox| sandbox.run(["status", "--json"]).json()["profiles"][0]["model"].clone();
-    assert_eq!(model(&sandbox), "my-model");
-    let sandbox = approved(sandbox);
-    drop(sandbox.run(["login", "--force", "--no-verify", "--no-browser"]).any_stderr());
-    assert_eq!(model(&sandbox), "coder-model");
+    let machine = approved(Machine::new());
+    drop(machine.run(["login", "--no-verify", "--no-browser", "--model", "my-model"]).any_stderr());
+    assert_eq!(machine.credential().get("model"), None);
+    let model = |machine: &Machine| machine.run(["status", "--json"]).json()["profiles"][0]["model"].clone();
+    assert_eq!(model(&machine), "my-model");
+    let machine = approved(machine);
+    drop(machine.run(["login", "--force", "--no-verify", "--no-browser"]).any_stderr());
+    assert_eq!(model(&machine), "coder-model");
 }
 
 #[test]
 fn a_byte_order_mark_is_skipped_and_gone_after_a_renewal() {
-    let sandbox = Sandbox::new().logged_in();
-    let marked = format!("\u{feff}{}", sandbox.content());
-    let sandbox = sandbox.file_is(marked);
-    sandbox.run(["token"]).stdout("granted-access-1\n");
-    let sandbox = sandbox.refresh(Reply::tokens("2"));
-    sandbox.run(["refresh"]);
-    assert!(sandbox.content().starts_with('{'), "Qwen Code cannot read the mark");
-    sandbox.run(["token"]).stdout("granted-access-2\n");
+    let machine = Machine::new().logged_in();
+    let marked = format!("\u{feff}{}", machine.content());
+    let machine = machine.file_is(marked);
+    machine.run(["token"]).stdout("granted-access-1\n");
+    let machine = machine.refresh(Reply::tokens("2"));
+    machine.run(["refresh"]);
+    assert!(machine.content().starts_with('{'), "Qwen Code cannot read the mark");
+    machine.run(["token"]).stdout("granted-access-2\n");
 }
 
 #[test]
 fn an_expiry_that_is_no_number_is_damage_as_it_is_to_qwen_code() {
-    let sandbox = Sandbox::new().logged_in().field("expiry_date", json!("9999999999999"));
-    let outcome = sandbox.run(["token"]).exits(4).any_stderr();
+    let machine = Machine::new().logged_in().field("expiry_date", json!("9999999999999"));
+    let outcome = machine.run(["token"]).exits(4).any_stderr();
     assert!(outcome.stderr.contains("is damaged: a field has the wrong type"), "{outcome}");
 }
 
@@ -120,22 +120,22 @@ fn a_placeholder_is_no_login_and_is_named() {
             "access_token": access, "refresh_token": refresh, "token_type": "Bearer",
             "expiry_date": 9_999_999_999_999_u64, "resource_url": "{server}",
         });
-        let sandbox = Sandbox::new().credential_is(file);
-        sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+        let machine = Machine::new().credential_is(file);
+        machine.server.serve("/", |_| Reply::text(404, "{}"));
         let error = format!(
             "the credential file `{{home}}/.qwen/oauth_creds.json` is damaged: its access token is a placeholder, `{access}`"
         );
         for command in [&["token"][..], &["refresh"], &["exec", "--", "true"], &["gateway"]] {
-            sandbox.run(command).fails(4, &error, "run `qwenauth login`");
+            machine.run(command).fails(4, &error, "run `qwenauth login`");
         }
-        drop(sandbox.run(["env"]).stdout("(exit 4);\n").any_stderr().exits(4));
-        let mut outcome = sandbox.run(["status", "--json"]).exits(4);
+        drop(machine.run(["env"]).stdout("(exit 4);\n").any_stderr().exits(4));
+        let mut outcome = machine.run(["status", "--json"]).exits(4);
         assert_eq!(outcome.json()["profiles"][0]["state"], "damaged");
-        let outcome = sandbox.run(["doctor"]).any_stdout().any_stderr();
+        let outcome = machine.run(["doctor"]).any_stdout().any_stderr();
         assert!(outcome.stdout.contains(&format!("placeholder, `{access}`")), "{outcome}");
         drop(outcome.exits(1));
         let sent = |text: &str| text.contains(access) || text.contains(refresh);
-        let requests = sandbox.server.requests();
+        let requests = machine.server.requests();
         assert!(
             !requests.iter().any(|request| sent(&request.body) || sent(request.bearer())),
             "a placeholder was sent"

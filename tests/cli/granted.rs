@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::Sandbox;
+use crate::machine::Machine;
 use crate::server::{Reply, Request};
 
 const UNUSABLE: &str =
@@ -57,35 +57,35 @@ fn tokens(number: u8, expires_in: u32) -> Value {
 }
 
 /// A provider of the user's own whose server answers so.
-fn sandbox(device: Reply, token: impl Fn(&Request) -> Reply + Send + 'static) -> Sandbox {
-    let sandbox = Sandbox::new().configured(
+fn machine(device: Reply, token: impl Fn(&Request) -> Reply + Send + 'static) -> Machine {
+    let machine = Machine::new().configured(
         "[providers.corp]\nclient_id = \"q\"\ndevice_authorization_endpoint = \"{server}/device\"\n\
          token_endpoint = \"{server}/token\"\nbase_url = \"{server}/v1\"\ndefault_model = \"m\"\n",
     );
     let device = std::sync::Mutex::new(Some(device));
-    sandbox.server.serve("/device", move |_| device.lock().unwrap().take().unwrap());
-    sandbox.server.serve("/token", token);
-    sandbox
+    machine.server.serve("/device", move |_| device.lock().unwrap().take().unwrap());
+    machine.server.serve("/token", token);
+    machine
 }
 
-fn log_in(sandbox: &Sandbox) -> crate::run::Outcome {
-    sandbox.run(["login", "corp", "--no-verify", "--timeout", "5s", "--qr", "never"]).any_stderr()
+fn log_in(machine: &Machine) -> crate::run::Outcome {
+    machine.run(["login", "corp", "--no-verify", "--timeout", "5s", "--qr", "never"]).any_stderr()
 }
 
-fn sent(sandbox: &Sandbox, refresh_token: &str) -> usize {
-    sandbox.server.at("/token").iter().filter(|request| request.field("refresh_token") == refresh_token).count()
+fn sent(machine: &Machine, refresh_token: &str) -> usize {
+    machine.server.at("/token").iter().filter(|request| request.field("refresh_token") == refresh_token).count()
 }
 
 #[test]
 fn a_login_stores_what_was_granted_whatever_surrounds_it() {
     for (what, reply) in guises(&tokens(1, 3600)) {
         let reply = std::sync::Mutex::new(Some(reply));
-        let sandbox = sandbox(Reply::json(200, device()), move |_| reply.lock().unwrap().take().unwrap());
-        let outcome = log_in(&sandbox);
+        let machine = machine(Reply::json(200, device()), move |_| reply.lock().unwrap().take().unwrap());
+        let outcome = log_in(&machine);
         assert_eq!(outcome.code(), Some(0), "{what}: {outcome}");
         drop(outcome.exits(0));
-        assert_eq!(sandbox.profile("corp")["refresh_token"], "granted-refresh-1", "{what}");
-        sandbox.run(["token"]).stdout("granted-access-1\n");
+        assert_eq!(machine.profile("corp")["refresh_token"], "granted-refresh-1", "{what}");
+        machine.run(["token"]).stdout("granted-access-1\n");
     }
 }
 
@@ -93,18 +93,18 @@ fn a_login_stores_what_was_granted_whatever_surrounds_it() {
 fn a_renewal_stores_what_was_granted_whatever_surrounds_it() {
     for (what, reply) in guises(&tokens(2, 3600)) {
         let reply = std::sync::Mutex::new(Some(reply));
-        let sandbox = sandbox(Reply::json(200, device()), move |request| {
+        let machine = machine(Reply::json(200, device()), move |request| {
             if request.field("refresh_token").is_empty() {
                 return Reply::json(200, tokens(1, 1));
             }
             reply.lock().unwrap().take().unwrap()
         });
-        drop(log_in(&sandbox).exits(0));
+        drop(log_in(&machine).exits(0));
         for _ in 0..2 {
-            sandbox.run(["token"]).stdout("granted-access-2\n");
+            machine.run(["token"]).stdout("granted-access-2\n");
         }
-        assert_eq!(sandbox.profile("corp")["refresh_token"], "granted-refresh-2", "{what}");
-        assert_eq!(sent(&sandbox, "granted-refresh-1"), 1, "{what}: a used token is not sent again");
+        assert_eq!(machine.profile("corp")["refresh_token"], "granted-refresh-2", "{what}");
+        assert_eq!(sent(&machine, "granted-refresh-1"), 1, "{what}: a used token is not sent again");
     }
 }
 
@@ -113,7 +113,7 @@ fn a_refresh_token_that_is_not_a_text_is_dropped_with_a_line() {
     for odd in [json!(5), json!({"token": "x"}), json!(["x"]), json!(true), json!("line\nbreak"), json!("文")] {
         let mut granted = tokens(1, 3600);
         granted["refresh_token"] = odd.clone();
-        let login = sandbox(Reply::json(200, device()), {
+        let login = machine(Reply::json(200, device()), {
             let granted = granted.clone();
             move |_| Reply::json(200, granted.clone())
         });
@@ -122,7 +122,7 @@ fn a_refresh_token_that_is_not_a_text_is_dropped_with_a_line() {
         assert_eq!(login.profile("corp")["refresh_token"], Value::Null, "{odd}");
         login.run(["token"]).stdout("granted-access-1\n");
 
-        let renewal = sandbox(Reply::json(200, device()), move |request| {
+        let renewal = machine(Reply::json(200, device()), move |request| {
             let is_login = request.field("refresh_token").is_empty();
             Reply::json(200, if is_login { tokens(2, 1) } else { granted.clone() })
         });
@@ -156,8 +156,8 @@ fn a_device_reply_is_read_whatever_surrounds_it() {
     replies.push(("as HTML".into(), Reply::text_as(200, "text/html; charset=UTF-8", &text)));
     replies.push(("after a byte order mark".into(), Reply::text(200, &format!("\u{feff}{text}"))));
     for (what, reply) in replies {
-        let sandbox = sandbox(reply, |_| Reply::json(200, tokens(1, 3600)));
-        let outcome = sandbox.run(["login", "corp", "--no-verify", "--timeout", "20s", "--qr", "never"]).any_stderr();
+        let machine = machine(reply, |_| Reply::json(200, tokens(1, 3600)));
+        let outcome = machine.run(["login", "corp", "--no-verify", "--timeout", "20s", "--qr", "never"]).any_stderr();
         assert_eq!(outcome.code(), Some(0), "{what}: {outcome}");
         drop(outcome.exits(0));
     }
@@ -171,12 +171,12 @@ fn a_denial_ends_a_login_at_once_whatever_surrounds_it() {
     for body in bodies.iter().chain([&broken, &format!("\u{feff}{broken}")]) {
         for content_type in ["application/json", "text/html"] {
             let answer = body.clone();
-            let sandbox = sandbox(Reply::json(200, device()), move |_| Reply::text_as(400, content_type, &answer));
-            let outcome = log_in(&sandbox).exits(4);
+            let machine = machine(Reply::json(200, device()), move |_| Reply::text_as(400, content_type, &answer));
+            let outcome = log_in(&machine).exits(4);
             let end = "qwenauth: error: the login was denied\n\
                        qwenauth: hint: run `qwenauth login` again if that was a mistake\n";
             assert!(outcome.stderr.ends_with(end), "{body}: {outcome}");
-            assert_eq!(sandbox.server.at("/token").len(), 1, "{body}");
+            assert_eq!(machine.server.at("/token").len(), 1, "{body}");
         }
     }
 }
@@ -187,16 +187,16 @@ fn a_refused_refresh_token_is_refused_whatever_surrounds_it() {
         json!({"error": "invalid_grant", "error_description": 7}).to_string(),
         format!("\u{feff}{}", json!({"error": "invalid_grant"})),
     ] {
-        let sandbox = sandbox(Reply::json(200, device()), move |request| {
+        let machine = machine(Reply::json(200, device()), move |request| {
             if request.field("refresh_token").is_empty() {
                 return Reply::json(200, tokens(1, 1));
             }
             Reply::text_as(400, "text/html", &body)
         });
-        drop(log_in(&sandbox).exits(0));
-        drop(sandbox.run(["token"]).exits(4).any_stderr());
-        drop(sandbox.run(["token"]).exits(4).any_stderr());
-        assert_eq!(sent(&sandbox, "granted-refresh-1"), 1);
+        drop(log_in(&machine).exits(0));
+        drop(machine.run(["token"]).exits(4).any_stderr());
+        drop(machine.run(["token"]).exits(4).any_stderr());
+        assert_eq!(sent(&machine, "granted-refresh-1"), 1);
     }
 }
 
@@ -210,22 +210,22 @@ fn a_revocation_is_understood_whatever_surrounds_it() {
         ),
     ] {
         let reply = std::sync::Mutex::new(Some(reply));
-        let sandbox = Sandbox::new().configured(
+        let machine = Machine::new().configured(
             "[providers.corp]\nclient_id = \"q\"\ndevice_authorization_endpoint = \"{server}/device\"\n\
              token_endpoint = \"{server}/token\"\nrevocation_endpoint = \"{server}/revoke\"\n\
              base_url = \"{server}/v1\"\ndefault_model = \"m\"\n",
         );
-        sandbox.server.serve("/device", |_| Reply::json(200, device()));
-        sandbox.server.serve("/token", |_| Reply::json(200, tokens(1, 3600)));
-        sandbox.server.serve("/revoke", move |_| reply.lock().unwrap().take().unwrap());
-        drop(log_in(&sandbox).exits(0));
-        let outcome = sandbox.run(["logout"]).any_stdout().any_stderr();
+        machine.server.serve("/device", |_| Reply::json(200, device()));
+        machine.server.serve("/token", |_| Reply::json(200, tokens(1, 3600)));
+        machine.server.serve("/revoke", move |_| reply.lock().unwrap().take().unwrap());
+        drop(log_in(&machine).exits(0));
+        let outcome = machine.run(["logout"]).any_stdout().any_stderr();
         assert_eq!(outcome.code(), Some(0), "{outcome}");
         assert!(
             outcome.stderr.contains(said) && (said.is_empty() != outcome.stderr.contains("it answered")),
             "{outcome}"
         );
         drop(outcome.exits(0));
-        assert!(!fs::exists(sandbox.profiles().join("corp.json")).unwrap());
+        assert!(!fs::exists(machine.profiles().join("corp.json")).unwrap());
     }
 }

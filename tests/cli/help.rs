@@ -1,12 +1,12 @@
 //! Help: topics beside the commands, and what users of other tools type first.
 
-use crate::sandbox::Sandbox;
+use crate::machine::Machine;
 
 #[test]
 fn topics_are_printed_on_their_own() {
-    let whole = Sandbox::new().run(["--help"]).any_stdout().stdout.clone();
+    let whole = Machine::new().run(["--help"]).any_stdout().stdout.clone();
     for (topic, first) in [("environment", "Environment:\n"), ("exit-codes", "Exit codes:\n")] {
-        let shown = Sandbox::new().run(["help", topic]).any_stdout().stdout.clone();
+        let shown = Machine::new().run(["help", topic]).any_stdout().stdout.clone();
         assert!(shown.starts_with(first), "{shown}");
         assert!(whole.contains(shown.trim_end()), "{topic} is part of `--help`");
     }
@@ -23,7 +23,7 @@ fn words_of_other_tools_lead_on() {
         (&["models"], "run `qwenauth providers NAME`: it lists the models of one provider"),
         (&["opencode"], "run `qwenauth exec -- opencode`, or `qwenauth setup` to set it up for good"),
     ] {
-        let outcome = Sandbox::new().run(words).exits(2).any_stderr().stderr.clone();
+        let outcome = Machine::new().run(words).exits(2).any_stderr().stderr.clone();
         let expected = format!("qwenauth: error: unrecognized subcommand `{}`\nqwenauth: hint: {hint}\n", words[0]);
         assert_eq!(outcome, expected);
     }
@@ -31,16 +31,16 @@ fn words_of_other_tools_lead_on() {
 
 #[test]
 fn a_mistyped_command_still_leads_to_the_nearest() {
-    let outcome = Sandbox::new().run(["lgoin"]).exits(2).any_stderr().stderr.clone();
+    let outcome = Machine::new().run(["lgoin"]).exits(2).any_stderr().stderr.clone();
     assert!(outcome.contains("`login`"), "{outcome}");
 }
 
 #[test]
 fn the_version_says_how_it_was_built_when_asked() {
     let plain = format!("qwenauth {}\n", env!("CARGO_PKG_VERSION"));
-    Sandbox::new().run(["--version"]).stdout(&plain);
+    Machine::new().run(["--version"]).stdout(&plain);
     for option in ["-v", "--verbose"] {
-        let told = Sandbox::new().run(["--version", option]).any_stdout().stdout.clone();
+        let told = Machine::new().run(["--version", option]).any_stdout().stdout.clone();
         let rest = told.strip_prefix(&plain).expect("the version comes first");
         let names: Vec<&str> = rest.lines().map(|line| line.split_once(": ").expect("a name and a value").0).collect();
         assert_eq!(names, ["profile", "target", "features"], "{told}");
@@ -51,11 +51,11 @@ fn the_version_says_how_it_was_built_when_asked() {
 /// A command that uses no profile does not say that it takes one, and bears it.
 #[test]
 fn the_profile_is_no_option_of_what_uses_none() {
-    let sandbox = Sandbox::new();
+    let machine = Machine::new();
     for command in ["use", "providers", "sandbox", "completions"] {
-        let help = sandbox.run([command, "--help"]).any_stdout();
+        let help = machine.run([command, "--help"]).any_stdout();
         assert!(!help.stdout.contains("--profile"), "{command}: {help}");
     }
-    assert!(sandbox.run(["status", "--help"]).any_stdout().stdout.contains("--profile <NAME>"));
-    drop(sandbox.run(["completions", "bash", "--profile", "work"]).any_stdout());
+    assert!(machine.run(["status", "--help"]).any_stdout().stdout.contains("--profile <NAME>"));
+    drop(machine.run(["completions", "bash", "--profile", "work"]).any_stdout());
 }

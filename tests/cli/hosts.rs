@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
+use crate::machine::{Machine, possible, until};
 use crate::refresh::holds_the_renewal;
-use crate::sandbox::{Sandbox, possible, until};
 use crate::server::{Ask, Reply, tokens};
 
 const NOT_NOW: &str = "nothing was lost; retry later";
@@ -14,16 +14,16 @@ const NOT_NOW: &str = "nothing was lost; retry later";
 #[test]
 fn a_redirect_to_another_host_is_not_followed_with_the_refresh_token() {
     for status in [301, 302, 303, 307, 308] {
-        let elsewhere = Sandbox::new();
+        let elsewhere = Machine::new();
         let location = format!("{}/api/v1/oauth2/token", elsewhere.server.url());
         let reply = move || Reply::text(status, "{}").header("Location", &location);
-        let sandbox = Sandbox::expired();
-        sandbox.server.always(Ask::Refresh, reply);
-        let before = sandbox.content();
+        let machine = Machine::expired();
+        machine.server.always(Ask::Refresh, reply);
+        let before = machine.content();
         let said = format!("cannot renew the token: the server answered {status} without an OAuth error");
-        sandbox.run(["token"]).fails(3, &said, NOT_NOW);
+        machine.run(["token"]).fails(3, &said, NOT_NOW);
         assert!(elsewhere.server.requests().is_empty(), "the other host was asked");
-        assert_eq!(sandbox.content(), before);
+        assert_eq!(machine.content(), before);
     }
 }
 
@@ -35,21 +35,21 @@ struct Tls {
 
 impl Tls {
     /// Certificates: `ca.pem`, a CA of its own, and `server.pem`, which that CA gave to `name`.
-    fn start(sandbox: &Sandbox, name: &str, version: &str) -> Self {
+    fn start(machine: &Machine, name: &str, version: &str) -> Self {
         let script = format!(
             "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca &&
              openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN={name} &&
              printf 'subjectAltName=DNS:{name}\\nbasicConstraints=CA:FALSE\\n' > extensions &&
              openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -out server.pem -days 2 -extfile extensions"
         );
-        let made = Command::new("sh").args(["-c", &script]).current_dir(sandbox.directory()).output().unwrap();
+        let made = Command::new("sh").args(["-c", &script]).current_dir(machine.directory()).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         // The port is free for a moment only, but nobody else here asks the system for this very one.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut child = Command::new("openssl")
             .args(["s_server", "-quiet", "-cert", "server.pem", "-key", "server.key", version])
             .args(["-cipher", "DEFAULT:@SECLEVEL=0", "-accept", &format!("127.0.0.1:{port}")])
-            .current_dir(sandbox.directory())
+            .current_dir(machine.directory())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -84,56 +84,56 @@ impl Drop for Tls {
 }
 
 /// An expired login whose OAuth host is this server.
-fn beside(name: &str, version: &str) -> Option<(Sandbox, Tls)> {
+fn beside(name: &str, version: &str) -> Option<(Machine, Tls)> {
     if !possible(Command::new("openssl").arg("version").output().is_ok(), "run openssl") {
         return None;
     }
-    let sandbox = Sandbox::expired();
-    let server = Tls::start(&sandbox, name, version);
-    let (url, ca) = (format!("https://localhost:{}", server.port), sandbox.directory().join("ca.pem"));
-    let sandbox = sandbox.variable("QWENAUTH_QWEN_OAUTH_URL", url).variable("QWENAUTH_CA_FILE", ca);
-    Some((sandbox, server))
+    let machine = Machine::expired();
+    let server = Tls::start(&machine, name, version);
+    let (url, ca) = (format!("https://localhost:{}", server.port), machine.directory().join("ca.pem"));
+    let machine = machine.variable("QWENAUTH_QWEN_OAUTH_URL", url).variable("QWENAUTH_CA_FILE", ca);
+    Some((machine, server))
 }
 
 /// Reaches it, which fails so, and nothing changes.
 #[track_caller]
-fn is_refused(sandbox: &Sandbox, said: &str) {
-    let before = sandbox.content();
+fn is_refused(machine: &Machine, said: &str) {
+    let before = machine.content();
     let said = format!("cannot renew the token: no usable answer from `localhost`: {said}");
-    sandbox.run(["token"]).fails(3, &said, NOT_NOW);
-    assert_eq!(sandbox.content(), before);
+    machine.run(["token"]).fails(3, &said, NOT_NOW);
+    assert_eq!(machine.content(), before);
 }
 
 #[test]
 fn tls_1_2_and_1_3_with_a_certificate_of_our_own_ca_are_trusted() {
     for version in ["-tls1_2", "-tls1_3"] {
-        let Some((sandbox, _server)) = beside("localhost", version) else { return };
-        sandbox.run(["token"]).stdout("granted-access-2\n");
-        holds_the_renewal(&sandbox, "granted-refresh-2");
+        let Some((machine, _server)) = beside("localhost", version) else { return };
+        machine.run(["token"]).stdout("granted-access-2\n");
+        holds_the_renewal(&machine, "granted-refresh-2");
     }
 }
 
 #[test]
 fn tls_1_1_is_refused() {
-    let Some((sandbox, server)) = beside("localhost", "-tls1_1") else { return };
+    let Some((machine, server)) = beside("localhost", "-tls1_1") else { return };
     let client = ["s_client", "-tls1_1", "-cipher", "DEFAULT:@SECLEVEL=0", "-connect"];
     let address = format!("127.0.0.1:{}", server.port);
     let spoken = Command::new("openssl").args(client).arg(address).stdin(Stdio::null()).output().unwrap();
     assert!(String::from_utf8_lossy(&spoken.stdout).contains("TLSv1.1"), "the server does not speak TLS 1.1");
-    is_refused(&sandbox, "received fatal alert: ProtocolVersion");
+    is_refused(&machine, "received fatal alert: ProtocolVersion");
 }
 
 #[test]
 fn a_certificate_of_an_unknown_authority_is_refused() {
-    let Some((sandbox, _server)) = beside("localhost", "-tls1_3") else { return };
-    is_refused(&sandbox.without_variable("QWENAUTH_CA_FILE"), "invalid peer certificate: UnknownIssuer");
+    let Some((machine, _server)) = beside("localhost", "-tls1_3") else { return };
+    is_refused(&machine.without_variable("QWENAUTH_CA_FILE"), "invalid peer certificate: UnknownIssuer");
 }
 
 #[test]
 fn a_certificate_for_another_name_is_refused() {
-    let Some((sandbox, _server)) = beside("elsewhere.example", "-tls1_3") else { return };
+    let Some((machine, _server)) = beside("elsewhere.example", "-tls1_3") else { return };
     is_refused(
-        &sandbox,
+        &machine,
         "invalid peer certificate: certificate not valid for name \"localhost\"; certificate is only valid for DnsName(\"elsewhere.example\")",
     );
 }
@@ -141,25 +141,25 @@ fn a_certificate_for_another_name_is_refused() {
 #[test]
 fn a_ca_file_that_is_none_is_told_before_anything_is_sent() {
     let hint = "it must be a readable PEM file";
-    let sandbox = Sandbox::expired().variable("QWENAUTH_QWEN_OAUTH_URL", "https://localhost:1");
-    let file = sandbox.directory().join("ca.pem");
-    let sandbox = sandbox.variable("QWENAUTH_CA_FILE", &file);
-    let said = "cannot use the certificates of `QWENAUTH_CA_FILE`, `{sandbox}/ca.pem`";
-    sandbox.run(["token"]).fails(1, &format!("{said}: No such file or directory (os error 2)"), hint);
+    let machine = Machine::expired().variable("QWENAUTH_QWEN_OAUTH_URL", "https://localhost:1");
+    let file = machine.directory().join("ca.pem");
+    let machine = machine.variable("QWENAUTH_CA_FILE", &file);
+    let said = "cannot use the certificates of `QWENAUTH_CA_FILE`, `{machine}/ca.pem`";
+    machine.run(["token"]).fails(1, &format!("{said}: No such file or directory (os error 2)"), hint);
     fs::write(&file, "no certificate\n").unwrap();
-    sandbox.run(["token"]).fails(1, said, hint);
+    machine.run(["token"]).fails(1, said, hint);
     fs::write(&file, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
-    drop(sandbox.run(["token"]).exits(1).any_stderr());
+    drop(machine.run(["token"]).exits(1).any_stderr());
 }
 
 #[test]
 fn a_proxy_that_refuses_is_temporary() {
-    let closed_to = || Sandbox::expired().variable("QWENAUTH_QWEN_OAUTH_URL", "https://chat.qwen.ai");
+    let closed_to = || Machine::expired().variable("QWENAUTH_QWEN_OAUTH_URL", "https://chat.qwen.ai");
     for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"] {
-        let sandbox = closed_to().variable(name, "http://127.0.0.1:1");
-        let before = sandbox.content();
-        drop(sandbox.run(["token"]).exits(3).any_stderr());
-        assert_eq!(sandbox.content(), before);
+        let machine = closed_to().variable(name, "http://127.0.0.1:1");
+        let before = machine.content();
+        drop(machine.run(["token"]).exits(3).any_stderr());
+        assert_eq!(machine.content(), before);
     }
     // A proxy that answers, and refuses.
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -174,12 +174,12 @@ fn a_proxy_that_refuses_is_temporary() {
             drop(connection.write_all(answer));
         }
     });
-    let sandbox = closed_to().variable("HTTPS_PROXY", address);
-    let before = sandbox.content();
+    let machine = closed_to().variable("HTTPS_PROXY", address);
+    let before = machine.content();
     let said =
         "cannot renew the token: no usable answer from `chat.qwen.ai`: tunnel error: proxy authorization required";
-    sandbox.run(["token"]).fails(3, said, NOT_NOW);
-    assert_eq!(sandbox.content(), before);
+    machine.run(["token"]).fails(3, said, NOT_NOW);
+    assert_eq!(machine.content(), before);
 }
 
 #[test]
@@ -189,8 +189,8 @@ fn a_server_on_ipv6_only_is_reached() {
         return;
     };
     let port = listener.local_addr().unwrap().port();
-    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
-    let target = sandbox.server.address().to_owned();
+    let machine = Machine::expired().refresh(Reply::tokens("2"));
+    let target = machine.server.address().to_owned();
     std::thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let onward = TcpStream::connect(&target).unwrap();
@@ -201,7 +201,7 @@ fn a_server_on_ipv6_only_is_reached() {
             drop(to.shutdown(std::net::Shutdown::Both));
         }
     });
-    let sandbox = sandbox.variable("QWENAUTH_QWEN_OAUTH_URL", format!("http://[::1]:{port}"));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    holds_the_renewal(&sandbox, "granted-refresh-2");
+    let machine = machine.variable("QWENAUTH_QWEN_OAUTH_URL", format!("http://[::1]:{port}"));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&machine, "granted-refresh-2");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, now_ms, write_private};
+use crate::machine::{Machine, now_ms, write_private};
 use crate::server::{Reply, Request};
 
 const CONFIG: &str = r#"
@@ -17,8 +17,8 @@ resource = "https://models.corp.example"
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 const AGAIN: &str = "check `issuer` in config.toml; nothing was changed";
 
-fn sandbox() -> Sandbox {
-    Sandbox::new().configured(CONFIG)
+fn machine() -> Machine {
+    Machine::new().configured(CONFIG)
 }
 
 fn document(server: &str, changes: &Value) -> Value {
@@ -37,20 +37,20 @@ fn document(server: &str, changes: &Value) -> Value {
 
 /// A good issuer but for these fields of its document.
 #[expect(clippy::needless_pass_by_value, reason = "`json!` is written in place")]
-pub(crate) fn issuer(changes: Value) -> Sandbox {
-    let sandbox = sandbox();
-    let document = document(&sandbox.server.url(), &changes);
-    sandbox.server.serve(DISCOVERY, move |_| Reply::json(200, document.clone()));
-    sandbox.server.serve("/.well-known/oauth-authorization-server", |_| Reply::text(404, "{}"));
-    sandbox.server.serve("/device", |_| {
+pub(crate) fn issuer(changes: Value) -> Machine {
+    let machine = machine();
+    let document = document(&machine.server.url(), &changes);
+    machine.server.serve(DISCOVERY, move |_| Reply::json(200, document.clone()));
+    machine.server.serve("/.well-known/oauth-authorization-server", |_| Reply::text(404, "{}"));
+    machine.server.serve("/device", |_| {
         Reply::json(200, json!({"device_code": "granted-device", "user_code": "AB", "verification_uri": "https://corp.example/device", "expires_in": 60, "interval": 0}))
     });
-    sandbox.server.serve("/token", |request| match request.field("grant_type") {
+    machine.server.serve("/token", |request| match request.field("grant_type") {
         "refresh_token" => tokens("2"),
         _ => tokens("1"),
     });
-    sandbox.server.serve("/revoke", |_| Reply::text(200, ""));
-    sandbox
+    machine.server.serve("/revoke", |_| Reply::text(200, ""));
+    machine
 }
 
 pub(crate) fn tokens(number: &str) -> Reply {
@@ -60,10 +60,10 @@ pub(crate) fn tokens(number: &str) -> Reply {
     )
 }
 
-fn logged_in() -> Sandbox {
-    let sandbox = issuer(json!({}));
-    drop(sandbox.run(["login", "corp", "--no-verify"]).any_stderr());
-    sandbox
+fn logged_in() -> Machine {
+    let machine = issuer(json!({}));
+    drop(machine.run(["login", "corp", "--no-verify"]).any_stderr());
+    machine
 }
 
 fn form<'a>(request: &'a Request, name: &str) -> &'a str {
@@ -72,72 +72,72 @@ fn form<'a>(request: &'a Request, name: &str) -> &'a str {
 
 #[test]
 fn a_login_finds_its_endpoints_and_stores_where_they_are() {
-    let sandbox = logged_in();
-    let stored = sandbox.profile("corp");
+    let machine = logged_in();
+    let stored = machine.profile("corp");
     assert_eq!(stored["access_token"], "granted-access-1");
-    assert_eq!(stored["issuer"], sandbox.server.url());
-    let device = &sandbox.server.at("/device")[0];
+    assert_eq!(stored["issuer"], machine.server.url());
+    let device = &machine.server.at("/device")[0];
     assert_eq!(form(device, "client_id"), "us");
     assert_eq!(form(device, "scope"), "openid offline_access");
     assert_eq!(form(device, "resource"), "https://models.corp.example");
-    sandbox.run(["token"]).stdout("granted-access-1\n");
+    machine.run(["token"]).stdout("granted-access-1\n");
 }
 
 #[test]
 fn a_renewal_goes_where_the_login_came_from_without_asking_again() {
-    let sandbox = logged_in();
-    let mut stored = sandbox.profile("corp");
+    let machine = logged_in();
+    let mut stored = machine.profile("corp");
     stored["expiry_date"] = json!(now_ms() - 1000);
-    write_private(&sandbox.profiles().join("corp.json"), stored.to_string());
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    assert_eq!(sandbox.server.at(DISCOVERY).len(), 1);
-    assert_eq!(form(&sandbox.server.at("/token")[1], "refresh_token"), "granted-refresh-1");
-    assert_eq!(sandbox.profile("corp")["refresh_token"], "granted-refresh-2");
-    assert_eq!(sandbox.profile("corp")["issuer"], sandbox.server.url());
+    write_private(&machine.profiles().join("corp.json"), stored.to_string());
+    machine.run(["token"]).stdout("granted-access-2\n");
+    assert_eq!(machine.server.at(DISCOVERY).len(), 1);
+    assert_eq!(form(&machine.server.at("/token")[1], "refresh_token"), "granted-refresh-1");
+    assert_eq!(machine.profile("corp")["refresh_token"], "granted-refresh-2");
+    assert_eq!(machine.profile("corp")["issuer"], machine.server.url());
 }
 
 #[test]
 fn a_refresh_token_is_not_sent_to_another_issuer() {
-    let sandbox = logged_in();
-    let mut stored = sandbox.profile("corp");
+    let machine = logged_in();
+    let mut stored = machine.profile("corp");
     stored["expiry_date"] = json!(now_ms() - 1000);
-    write_private(&sandbox.profiles().join("corp.json"), stored.to_string());
+    write_private(&machine.profiles().join("corp.json"), stored.to_string());
     let config = CONFIG.replace("issuer = \"{server}\"", "issuer = \"https://other.example\"") + "\n";
-    let sandbox = sandbox.configured(&format!("profile = \"corp\"\n{config}"));
-    sandbox.run(["token"]).fails(
+    let machine = machine.configured(&format!("profile = \"corp\"\n{config}"));
+    machine.run(["token"]).fails(
         4,
         "the login of `corp` came from `{server}`, and config.toml now names `https://other.example`",
         "run `qwenauth login corp`",
     );
-    assert_eq!(sandbox.server.at("/token").len(), 1);
+    assert_eq!(machine.server.at("/token").len(), 1);
 }
 
 #[test]
 fn a_logout_revokes_the_refresh_token() {
-    let sandbox = logged_in();
-    sandbox.run(["logout"]).stderr("qwenauth: logged out of `corp`, and the server has revoked the login\n");
-    let revocation = &sandbox.server.at("/revoke")[0];
+    let machine = logged_in();
+    machine.run(["logout"]).stderr("qwenauth: logged out of `corp`, and the server has revoked the login\n");
+    let revocation = &machine.server.at("/revoke")[0];
     assert_eq!(form(revocation, "token"), "granted-refresh-1");
     assert_eq!(form(revocation, "token_type_hint"), "refresh_token");
-    assert_eq!(sandbox.profile("corp"), Value::Null);
+    assert_eq!(machine.profile("corp"), Value::Null);
 }
 
 #[test]
 fn a_logout_that_cannot_revoke_is_a_logout_all_the_same() {
-    let sandbox = logged_in();
-    sandbox.server.serve("/revoke", |_| Reply::html(503));
-    sandbox.run(["logout"]).stderr(
+    let machine = logged_in();
+    machine.server.serve("/revoke", |_| Reply::html(503));
+    machine.run(["logout"]).stderr(
         "qwenauth: warning: the login of `corp` is removed here, but the server did not revoke it: it answered 503 Service Unavailable\n\
          qwenauth: logged out of `corp`\n",
     );
-    assert_eq!(sandbox.profile("corp"), Value::Null);
+    assert_eq!(machine.profile("corp"), Value::Null);
 }
 
 #[test]
 fn a_local_logout_asks_nobody() {
-    let sandbox = logged_in();
-    sandbox.run(["logout", "--local", "--json"]).stdout("{\"profile\":\"corp\",\"removed\":true,\"revoked\":false}\n");
-    assert!(sandbox.server.at("/revoke").is_empty());
+    let machine = logged_in();
+    machine.run(["logout", "--local", "--json"]).stdout("{\"profile\":\"corp\",\"removed\":true,\"revoked\":false}\n");
+    assert!(machine.server.at("/revoke").is_empty());
 }
 
 #[test]
@@ -180,10 +180,10 @@ fn an_issuer_without_a_device_flow_says_so() {
 #[test]
 fn a_document_that_cannot_be_read_is_temporary() {
     let with = |reply: fn() -> Reply| {
-        let sandbox = sandbox();
-        sandbox.server.serve(DISCOVERY, move |_| reply());
-        sandbox.server.serve("/.well-known/oauth-authorization-server", |_| Reply::text(404, "{}"));
-        sandbox
+        let machine = machine();
+        machine.server.serve(DISCOVERY, move |_| reply());
+        machine.server.serve("/.well-known/oauth-authorization-server", |_| Reply::text(404, "{}"));
+        machine
     };
     with(|| Reply::html(200)).run(["login", "corp"]).fails(
         3,
@@ -209,39 +209,39 @@ fn a_document_that_cannot_be_read_is_temporary() {
 
 #[test]
 fn the_document_of_rfc_8414_is_found_too() {
-    let sandbox = issuer(json!({}));
-    let document = document(&sandbox.server.url(), &json!({}));
-    sandbox.server.serve(DISCOVERY, |_| Reply::text(404, "{}"));
-    sandbox.server.serve("/.well-known/oauth-authorization-server", move |_| Reply::json(200, document.clone()));
-    drop(sandbox.run(["login", "corp", "--no-verify"]).any_stderr());
-    assert_eq!(sandbox.profile("corp")["access_token"], "granted-access-1");
+    let machine = issuer(json!({}));
+    let document = document(&machine.server.url(), &json!({}));
+    machine.server.serve(DISCOVERY, |_| Reply::text(404, "{}"));
+    machine.server.serve("/.well-known/oauth-authorization-server", move |_| Reply::json(200, document.clone()));
+    drop(machine.run(["login", "corp", "--no-verify"]).any_stderr());
+    assert_eq!(machine.profile("corp")["access_token"], "granted-access-1");
 }
 
 #[test]
 fn a_client_secret_that_is_missing_is_told() {
-    let sandbox = issuer(json!({})).configured(&(CONFIG.to_owned() + "client_secret_env = \"NOT_SET\"\n"));
-    sandbox.run(["login", "corp"]).fails(
+    let machine = issuer(json!({})).configured(&(CONFIG.to_owned() + "client_secret_env = \"NOT_SET\"\n"));
+    machine.run(["login", "corp"]).fails(
         1,
         "the client secret of provider `corp` is missing: `NOT_SET` is not set",
         "see `client_secret_file` and `client_secret_env` under `[providers.corp]`",
     );
-    assert!(sandbox.server.at("/device").is_empty());
+    assert!(machine.server.at("/device").is_empty());
 }
 
 #[test]
 fn huggingface_has_a_device_flow_for_a_client_of_the_users_own() {
-    let sandbox = Sandbox::new().configured(
+    let machine = Machine::new().configured(
         "[providers.huggingface]\nclient_id = \"own-app\"\nbase_url = \"{server}/v1\"\n\
          device_authorization_endpoint = \"{server}/oauth/device\"\ntoken_endpoint = \"{server}/oauth/token\"\n",
     );
-    sandbox.server.serve("/oauth/device", |_| {
+    machine.server.serve("/oauth/device", |_| {
         Reply::json(200, json!({"device_code": "granted-device", "user_code": "ABCD-EFGH", "verification_uri": "https://huggingface.co/oauth/device", "verification_uri_complete": null, "expires_in": 900, "interval": 0}))
     });
-    sandbox.server.serve("/oauth/token", |_| tokens("1"));
-    drop(sandbox.run(["login", "huggingface", "--no-verify"]).any_stderr());
-    assert_eq!(form(&sandbox.server.at("/oauth/device")[0], "client_id"), "own-app");
-    assert_eq!(form(&sandbox.server.at("/oauth/device")[0], "scope"), "openid inference-api");
-    assert_eq!(sandbox.profile("huggingface")["refresh_token"], "granted-refresh-1");
+    machine.server.serve("/oauth/token", |_| tokens("1"));
+    drop(machine.run(["login", "huggingface", "--no-verify"]).any_stderr());
+    assert_eq!(form(&machine.server.at("/oauth/device")[0], "client_id"), "own-app");
+    assert_eq!(form(&machine.server.at("/oauth/device")[0], "scope"), "openid inference-api");
+    assert_eq!(machine.profile("huggingface")["refresh_token"], "granted-refresh-1");
 }
 
 #[test]
@@ -252,17 +252,17 @@ fn a_confidential_client_proves_itself_as_its_issuer_asks_at_login_and_renewal()
         (json!(["client_secret_basic", "client_secret_post"]), "basic", "Basic dXM6cyUyQmMlM0FyZXQ=", ""),
         (json!(["client_secret_post"]), "post", "", "s+c:ret"),
     ] {
-        let sandbox = issuer(json!({"token_endpoint_auth_methods_supported": methods}));
-        let sandbox = sandbox.configured(&config).variable("CORP_SECRET", "s+c:ret");
-        drop(sandbox.run(["login", "corp", "--no-verify"]).any_stderr());
-        let mut stored = sandbox.profile("corp");
+        let machine = issuer(json!({"token_endpoint_auth_methods_supported": methods}));
+        let machine = machine.configured(&config).variable("CORP_SECRET", "s+c:ret");
+        drop(machine.run(["login", "corp", "--no-verify"]).any_stderr());
+        let mut stored = machine.profile("corp");
         assert_eq!(stored["client_auth"], kept);
         stored["expiry_date"] = json!(now_ms() - 1000);
-        write_private(&sandbox.profiles().join("corp.json"), stored.to_string());
-        sandbox.run(["token"]).stdout("granted-access-2\n");
-        let asked = sandbox.server.at("/token");
+        write_private(&machine.profiles().join("corp.json"), stored.to_string());
+        machine.run(["token"]).stdout("granted-access-2\n");
+        let asked = machine.server.at("/token");
         assert_eq!(asked.len(), 2);
-        for request in asked.iter().chain(&sandbox.server.at("/device")) {
+        for request in asked.iter().chain(&machine.server.at("/device")) {
             assert_eq!(request.header("Authorization"), header);
             assert_eq!(form(request, "client_secret"), field);
         }
@@ -271,38 +271,38 @@ fn a_confidential_client_proves_itself_as_its_issuer_asks_at_login_and_renewal()
 
 #[test]
 fn a_login_is_proved_by_the_model_api_itself() {
-    let sandbox = issuer(json!({}));
-    sandbox.server.serve("/v1/models", |_| Reply::json(200, json!({"data": [{"id": "a-model"}]})));
-    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
-    drop(sandbox.run(["login", "corp"]).any_stderr());
-    let proof = &sandbox.server.at("/v1/chat/completions")[0];
+    let machine = issuer(json!({}));
+    machine.server.serve("/v1/models", |_| Reply::json(200, json!({"data": [{"id": "a-model"}]})));
+    machine.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
+    drop(machine.run(["login", "corp"]).any_stderr());
+    let proof = &machine.server.at("/v1/chat/completions")[0];
     assert_eq!(proof.bearer(), "granted-access-1");
     assert_eq!(serde_json::from_str::<Value>(&proof.body).unwrap()["model"], "a-model");
 }
 
 #[test]
 fn a_login_without_any_model_is_not_verified_by_a_request_without_one() {
-    let sandbox = issuer(json!({}));
-    sandbox.server.serve("/v1/models", |_| Reply::json(200, json!({"data": []})));
-    let events = sandbox.run(["login", "corp", "--json"]).any_stderr().json_lines();
+    let machine = issuer(json!({}));
+    machine.server.serve("/v1/models", |_| Reply::json(200, json!({"data": []})));
+    let events = machine.run(["login", "corp", "--json"]).any_stderr().json_lines();
     assert_eq!(events.last().unwrap()["verified"], false);
-    assert!(sandbox.server.at("/v1/chat/completions").is_empty());
+    assert!(machine.server.at("/v1/chat/completions").is_empty());
 }
 
 #[test]
 fn a_login_without_its_provider_in_the_configuration_goes_nowhere() {
-    let sandbox = logged_in().configured("profile = \"corp\"\n");
-    let known = sandbox.run(["token"]).exits(2).any_stderr();
+    let machine = logged_in().configured("profile = \"corp\"\n");
+    let known = machine.run(["token"]).exits(2).any_stderr();
     assert_eq!(known.code(), Some(2));
 }
 
 #[test]
 fn a_key_at_a_provider_with_logins_is_not_revoked_as_a_login() {
-    let sandbox = logged_in();
-    let key = json!({"provider": "corp", "api_key": "granted-key", "base_url": sandbox.server.url() + "/v1"});
-    write_private(&sandbox.profiles().join("corp.json"), key.to_string());
-    let outcome = sandbox.run(["logout"]).any_stderr();
+    let machine = logged_in();
+    let key = json!({"provider": "corp", "api_key": "granted-key", "base_url": machine.server.url() + "/v1"});
+    write_private(&machine.profiles().join("corp.json"), key.to_string());
+    let outcome = machine.run(["logout"]).any_stderr();
     assert!(!outcome.stderr.contains("revoke"), "{}", outcome.stderr);
-    assert!(sandbox.server.at("/revoke").is_empty());
-    assert_eq!(sandbox.profile("corp"), Value::Null);
+    assert!(machine.server.at("/revoke").is_empty());
+    assert_eq!(machine.profile("corp"), Value::Null);
 }

@@ -9,60 +9,60 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::gateway::upstream::{Gateway, Upstream, error, fine};
-use crate::keys::{KEY, knows_the_key, sandbox};
-use crate::sandbox::{Sandbox, possible, until};
+use crate::keys::{KEY, knows_the_key, machine};
+use crate::machine::{Machine, possible, until};
 
 const HINT: &str = "run it yourself to see why, or log in again with another key";
 
 /// Logged in to `groq` by this command, which is not asked for its key yet.
-fn by(sandbox: Sandbox, command: &str) -> Sandbox {
-    drop(sandbox.run(["login", "groq", "--no-verify", "--api-key-command", "echo granted-key-0"]).any_stderr());
-    let file = sandbox.profiles().join("groq.json");
+fn by(machine: Machine, command: &str) -> Machine {
+    drop(machine.run(["login", "groq", "--no-verify", "--api-key-command", "echo granted-key-0"]).any_stderr());
+    let file = machine.profiles().join("groq.json");
     let mut record: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     record["api_key_command"] = json!(command);
     fs::write(file, record.to_string()).unwrap();
-    sandbox
+    machine
 }
 
 /// A command that counts how often it runs.
-fn counting(sandbox: &Sandbox, then: &str) -> String {
-    format!("sh -c 'echo run >>{}; {then}'", sandbox.directory().join("runs").display())
+fn counting(machine: &Machine, then: &str) -> String {
+    format!("sh -c 'echo run >>{}; {then}'", machine.directory().join("runs").display())
 }
 
-fn runs(sandbox: &Sandbox) -> usize {
-    fs::read_to_string(sandbox.directory().join("runs")).unwrap_or_default().lines().count()
+fn runs(machine: &Machine) -> usize {
+    fs::read_to_string(machine.directory().join("runs")).unwrap_or_default().lines().count()
 }
 
 #[test]
 fn only_the_command_is_stored_and_its_key_is_checked_like_a_typed_one() {
-    let sandbox = knows_the_key(sandbox(), "/groq/v1/models");
-    let command = counting(&sandbox, &format!("echo {KEY}"));
-    drop(sandbox.run(["login", "groq", "--api-key-command", &command]).any_stderr());
-    let record = sandbox.profile("groq");
+    let machine = knows_the_key(machine(), "/groq/v1/models");
+    let command = counting(&machine, &format!("echo {KEY}"));
+    drop(machine.run(["login", "groq", "--api-key-command", &command]).any_stderr());
+    let record = machine.profile("groq");
     assert_eq!((&record["store"], &record["api_key_command"]), (&json!("command"), &json!(command)));
     assert_eq!(record["api_key"], Value::Null);
-    assert_eq!(runs(&sandbox), 1);
-    sandbox.run(["token"]).stdout(&format!("{KEY}\n"));
-    drop(sandbox.run(["exec", "--", "true"]));
-    assert_eq!(runs(&sandbox), 3);
+    assert_eq!(runs(&machine), 1);
+    machine.run(["token"]).stdout(&format!("{KEY}\n"));
+    drop(machine.run(["exec", "--", "true"]));
+    assert_eq!(runs(&machine), 3);
     for words in [["status"], ["profiles"]] {
-        drop(sandbox.run(words).any_stdout());
+        drop(machine.run(words).any_stdout());
     }
-    assert_eq!(runs(&sandbox), 3);
-    let wrong = sandbox.run(["login", "groq", "--api-key-command", "echo another"]).exits(4).any_stderr();
+    assert_eq!(runs(&machine), 3);
+    let wrong = machine.run(["login", "groq", "--api-key-command", "echo another"]).exits(4).any_stderr();
     assert!(wrong.stderr.contains("rejected the key"), "{wrong}");
-    assert_eq!(sandbox.profile("groq")["api_key_command"], json!(command));
+    assert_eq!(machine.profile("groq")["api_key_command"], json!(command));
 }
 
 #[test]
 fn it_is_split_into_words_without_a_shell() {
-    let sandbox = by(sandbox(), "printf %s 'granted-$HOME;'\"-`id`\"");
+    let machine = by(machine(), "printf %s 'granted-$HOME;'\"-`id`\"");
     let message = "the key command `printf` printed no key: it has quotes in it";
     let hint = "let it print the key alone, such as by `sh -c 'pass show qwen | head -n 1'`";
-    sandbox.run(["token"]).fails(4, message, hint);
-    let sandbox = by(sandbox, "printf %s 'granted-$HOME;'");
-    sandbox.run(["token"]).stdout("granted-$HOME;\n");
-    sandbox.run(["login", "groq", "--api-key-command", "echo 'x"]).fails(
+    machine.run(["token"]).fails(4, message, hint);
+    let machine = by(machine, "printf %s 'granted-$HOME;'");
+    machine.run(["token"]).stdout("granted-$HOME;\n");
+    machine.run(["login", "groq", "--api-key-command", "echo 'x"]).fails(
         2,
         "the key command has a quote that is not closed",
         "quote it as for a shell, such as `--api-key-command 'op read \"op://Private/Qwen/key\"'`",
@@ -71,28 +71,28 @@ fn it_is_split_into_words_without_a_shell() {
 
 #[test]
 fn one_that_fails_is_named_and_ends_with_4() {
-    let sandbox = by(sandbox(), "sh -c 'echo granted-key-9; exit 7'");
-    sandbox.run(["token"]).fails(4, "the key command `sh` failed: it ended with code 7", HINT);
-    let sandbox = by(sandbox, "no-such-program granted");
-    sandbox.run(["token"]).fails(
+    let machine = by(machine(), "sh -c 'echo granted-key-9; exit 7'");
+    machine.run(["token"]).fails(4, "the key command `sh` failed: it ended with code 7", HINT);
+    let machine = by(machine, "no-such-program granted");
+    machine.run(["token"]).fails(
         4,
         "the key command `no-such-program` failed: `no-such-program` was not found",
         "check its name and `PATH`",
     );
-    let sandbox = by(sandbox, "printf 'granted-key-1\\nuser: me\\n'");
+    let machine = by(machine, "printf 'granted-key-1\\nuser: me\\n'");
     let hint = "let it print the key alone, such as by `sh -c 'pass show qwen | head -n 1'`";
-    sandbox.run(["token"]).fails(4, "the key command `printf` printed no key: it contains whitespace", hint);
-    let sandbox = by(sandbox, "true");
-    sandbox.run(["token"]).fails(4, "the key command `true` printed no key: it is empty", hint);
+    machine.run(["token"]).fails(4, "the key command `printf` printed no key: it contains whitespace", hint);
+    let machine = by(machine, "true");
+    machine.run(["token"]).fails(4, "the key command `true` printed no key: it is empty", hint);
 }
 
 #[test]
 fn one_that_takes_longer_than_ten_seconds_is_ended_with_what_it_started() {
-    let sandbox = sandbox();
-    let process = sandbox.directory().join("process");
-    let sandbox = by(sandbox, &format!("sh -c 'sleep 1000 & echo $! >{}; wait'", process.display()));
+    let machine = machine();
+    let process = machine.directory().join("process");
+    let machine = by(machine, &format!("sh -c 'sleep 1000 & echo $! >{}; wait'", process.display()));
     let started = Instant::now();
-    sandbox.run(["token"]).fails(
+    machine.run(["token"]).fails(
         3,
         "the key command `sh` did not end within 10 s",
         "run it yourself to see what it waits for",
@@ -106,18 +106,18 @@ fn one_that_takes_longer_than_ten_seconds_is_ended_with_what_it_started() {
 
 #[test]
 fn it_does_not_see_the_keys_of_the_environment() {
-    let sandbox = by(sandbox(), "sh -c 'echo granted-${GROQ_API_KEY-1}-${OPENAI_API_KEY-2}-${QWENAUTH_API_KEY-3}'");
-    let sandbox = sandbox.variable("GROQ_API_KEY", "granted-a").variable("OPENAI_API_KEY", "granted-b");
-    sandbox.run(["token"]).stdout("granted-1-2-3\n");
+    let machine = by(machine(), "sh -c 'echo granted-${GROQ_API_KEY-1}-${OPENAI_API_KEY-2}-${QWENAUTH_API_KEY-3}'");
+    let machine = machine.variable("GROQ_API_KEY", "granted-a").variable("OPENAI_API_KEY", "granted-b");
+    machine.run(["token"]).stdout("granted-1-2-3\n");
 }
 
 #[test]
 fn one_that_calls_qwenauth_for_the_same_profile_is_refused_at_once() {
-    let sandbox = sandbox();
-    let program = sandbox.program().display().to_string();
-    let sandbox = by(sandbox, &format!("{program} token --profile groq"));
+    let machine = machine();
+    let program = machine.program().display().to_string();
+    let machine = by(machine, &format!("{program} token --profile groq"));
     let started = Instant::now();
-    let outcome = sandbox.run(["token"]).exits(4).any_stderr();
+    let outcome = machine.run(["token"]).exits(4).any_stderr();
     assert!(outcome.stderr.contains("the key command of `groq` calls qwenauth for the same profile"), "{outcome}");
     assert!(outcome.stderr.contains("failed: it ended with code 1"), "{outcome}");
     assert!(started.elapsed() < Duration::from_secs(10));
@@ -125,26 +125,26 @@ fn one_that_calls_qwenauth_for_the_same_profile_is_refused_at_once() {
 
 #[test]
 fn it_may_take_its_key_from_another_profile() {
-    let sandbox = sandbox();
-    let program = sandbox.program().display().to_string();
+    let machine = machine();
+    let program = machine.program().display().to_string();
     drop(
-        sandbox.run_with_stdin(["login", "openrouter", "--api-key-stdin", "--no-verify"], KEY.as_bytes()).any_stderr(),
+        machine.run_with_stdin(["login", "openrouter", "--api-key-stdin", "--no-verify"], KEY.as_bytes()).any_stderr(),
     );
-    by(sandbox, &format!("{program} token --profile openrouter")).run(["token"]).stdout(&format!("{KEY}\n"));
+    by(machine, &format!("{program} token --profile openrouter")).run(["token"]).stdout(&format!("{KEY}\n"));
 }
 
 #[test]
 fn ten_processes_run_it_one_at_a_time() {
-    let sandbox = sandbox();
-    let busy = sandbox.directory().join("busy");
+    let machine = machine();
+    let busy = machine.directory().join("busy");
     let then = format!("mkdir {0} || exit 9; sleep 0.05; rmdir {0}; echo {KEY}", busy.display());
-    let command = counting(&sandbox, &then);
-    let sandbox = by(sandbox, &command);
-    let running: Vec<_> = (0..10).map(|_| sandbox.spawn(["token"])).collect();
+    let command = counting(&machine, &then);
+    let machine = by(machine, &command);
+    let running: Vec<_> = (0..10).map(|_| machine.spawn(["token"])).collect();
     for running in running {
         running.finish().stdout(&format!("{KEY}\n")).any_stderr();
     }
-    assert_eq!(runs(&sandbox), 10);
+    assert_eq!(runs(&machine), 10);
 }
 
 #[test]
@@ -154,17 +154,17 @@ fn a_gateway_runs_it_once_and_again_when_its_key_is_refused() {
         let is_first = asked.header("authorization") == "Bearer granted-key-1";
         std::io::Write::write_all(connection, &if is_first && asked.line.contains("refuse") { refused } else { fine() })
     });
-    let sandbox = Sandbox::new();
-    let sandbox = sandbox.configured(&format!("[providers.groq]\nbase_url = \"http://{}/v1\"\n", upstream.address));
-    let command = counting(&sandbox, &format!("echo granted-key-$(wc -l <{}/runs)", sandbox.directory().display()));
-    let sandbox = by(sandbox, &command);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = Machine::new();
+    let machine = machine.configured(&format!("[providers.groq]\nbase_url = \"http://{}/v1\"\n", upstream.address));
+    let command = counting(&machine, &format!("echo granted-key-$(wc -l <{}/runs)", machine.directory().display()));
+    let machine = by(machine, &command);
+    let gateway = Gateway::start(&machine, &[]);
     for _ in 0..3 {
         gateway.send("POST /v1/chat/completions", "", crate::gateway::upstream::CHAT).got().is(200);
     }
-    assert_eq!(runs(&sandbox), 1);
+    assert_eq!(runs(&machine), 1);
     gateway.send("POST /v1/chat/completions?refuse", "", crate::gateway::upstream::CHAT).got().is(200);
-    assert_eq!(runs(&sandbox), 2);
+    assert_eq!(runs(&machine), 2);
     assert_eq!(upstream.asked().last().unwrap().header("authorization"), "Bearer granted-key-2");
 }
 
@@ -178,11 +178,11 @@ fn pass_keeps_the_key() {
     // The sockets of GnuPG's agent need a short path.
     let home = tempfile::Builder::new().prefix("qa-gpg-").tempdir_in("/tmp").unwrap();
     fs::DirBuilder::new().mode(0o700).create(home.path().join("gnupg")).unwrap();
-    let sandbox = sandbox()
+    let machine = machine()
         .variable("GNUPGHOME", home.path().join("gnupg"))
         .variable("PASSWORD_STORE_DIR", home.path().join("store"));
     let run = |words: &[&str], input: &str| {
-        let mut command: Command = sandbox.other(words[0]);
+        let mut command: Command = machine.other(words[0]);
         let mut child = command.args(&words[1..]).stdin(Stdio::piped()).spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
@@ -205,7 +205,7 @@ fn pass_keeps_the_key() {
     );
     run(&["pass", "init", "test"], "");
     run(&["pass", "insert", "--echo", "groq"], &format!("{KEY}\n"));
-    drop(sandbox.run(["login", "groq", "--no-verify", "--api-key-command", "pass show groq"]).any_stderr());
-    sandbox.run(["token"]).stdout(&format!("{KEY}\n"));
+    drop(machine.run(["login", "groq", "--no-verify", "--api-key-command", "pass show groq"]).any_stderr());
+    machine.run(["token"]).stdout(&format!("{KEY}\n"));
     run(&["gpgconf", "--kill", "all"], "");
 }

@@ -8,20 +8,20 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::gateway::upstream::{Gateway, Upstream, fine};
-use crate::sandbox::{Sandbox, mode, write_private};
+use crate::machine::{Machine, mode, write_private};
 
 const FIRST: &str = "granted-file-key-1";
 const SECOND: &str = "granted-file-key-2";
 
 /// The file of the key, and a config.toml that names it for `groq` at that API.
-fn with_key_file(address: &str) -> (Sandbox, PathBuf) {
-    let sandbox = Sandbox::new();
-    let file = sandbox.directory().join("secret");
+fn with_key_file(address: &str) -> (Machine, PathBuf) {
+    let machine = Machine::new();
+    let file = machine.directory().join("secret");
     let text = format!(
         "profile = \"groq\"\n[providers.groq]\nbase_url = \"http://{address}/v1\"\nkey_file = \"{}\"\n",
         file.display()
     );
-    (sandbox.configured(&text), file)
+    (machine.configured(&text), file)
 }
 
 /// As Kubernetes lays a Secret out: the file is a symlink through a directory that is swapped as a whole.
@@ -46,23 +46,23 @@ impl Mounted {
 
 #[test]
 fn a_provider_whose_key_is_in_a_file_needs_no_login() {
-    let (sandbox, file) = with_key_file("127.0.0.1:9");
+    let (machine, file) = with_key_file("127.0.0.1:9");
     write_private(&file, format!("{FIRST}\n"));
-    sandbox.run(["token"]).stdout(&format!("{FIRST}\n"));
-    sandbox
+    machine.run(["token"]).stdout(&format!("{FIRST}\n"));
+    machine
         .run(["token", "--profile", "groq", "--format", "header"])
         .stdout(&format!("Authorization: Bearer {FIRST}\n"));
-    let mut outcome = sandbox.run(["status", "--json"]);
+    let mut outcome = machine.run(["status", "--json"]);
     let row = &outcome.json()["profiles"][0];
-    assert_eq!((&row["state"], &row["path"]), (&json!("valid"), &json!("{sandbox}/secret")));
+    assert_eq!((&row["state"], &row["path"]), (&json!("valid"), &json!("{machine}/secret")));
     assert!(!outcome.stdout.contains("granted-"), "{outcome}");
-    let listed = sandbox.run(["profiles"]).any_stdout();
+    let listed = machine.run(["profiles"]).any_stdout();
     assert!(listed.stdout.contains("* groq"), "{listed}");
-    sandbox.shell("$QWENAUTH exec -- sh -c 'echo $OPENAI_API_KEY'").stdout(&format!("{FIRST}\n"));
-    assert!(!sandbox.profiles().exists(), "something was stored");
+    machine.shell("$QWENAUTH exec -- sh -c 'echo $OPENAI_API_KEY'").stdout(&format!("{FIRST}\n"));
+    assert!(!machine.profiles().exists(), "something was stored");
     // It is taken from others, as every file with a key is.
-    drop(sandbox.shell(&format!("chmod 644 {}", file.display())).exits(0));
-    let said = sandbox.run(["token"]).any_stdout().any_stderr();
+    drop(machine.shell(&format!("chmod 644 {}", file.display())).exits(0));
+    let said = machine.run(["token"]).any_stdout().any_stderr();
     assert!(said.stderr.contains("tightened the mode"), "{said}");
     assert_eq!(mode(&file) & 0o777, 0o600);
 }
@@ -70,9 +70,9 @@ fn a_provider_whose_key_is_in_a_file_needs_no_login() {
 #[test]
 fn a_swapped_symlink_is_the_key_of_the_next_request() {
     let upstream = Upstream::always(fine());
-    let (sandbox, file) = with_key_file(&upstream.address);
-    let mounted = Mounted::new(sandbox.directory(), &file, FIRST);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let (machine, file) = with_key_file(&upstream.address);
+    let mounted = Mounted::new(machine.directory(), &file, FIRST);
+    let gateway = Gateway::start(&machine, &[]);
     gateway.chat().is(200);
     mounted.swap(SECOND);
     gateway.chat().is(200);
@@ -83,15 +83,15 @@ fn a_swapped_symlink_is_the_key_of_the_next_request() {
 #[test]
 fn the_file_of_the_variable_is_read_again_as_well() {
     let upstream = Upstream::always(fine());
-    let (sandbox, file) = with_key_file(&upstream.address);
-    let other = sandbox.directory().join("other");
+    let (machine, file) = with_key_file(&upstream.address);
+    let other = machine.directory().join("other");
     write_private(&file, "granted-unused");
     write_private(&other, FIRST);
-    let sandbox = sandbox.variable("QWENAUTH_API_KEY_FILE", &other).variable("QWENAUTH_PROVIDER", "groq");
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = machine.variable("QWENAUTH_API_KEY_FILE", &other).variable("QWENAUTH_PROVIDER", "groq");
+    let gateway = Gateway::start(&machine, &[]);
     gateway.chat().is(200);
-    write_private(&sandbox.directory().join("part"), SECOND);
-    fs::rename(sandbox.directory().join("part"), &other).unwrap();
+    write_private(&machine.directory().join("part"), SECOND);
+    fs::rename(machine.directory().join("part"), &other).unwrap();
     gateway.chat().is(200);
     let bearers: Vec<String> = upstream.asked().iter().map(|asked| asked.header("authorization").to_owned()).collect();
     assert_eq!(bearers, [format!("Bearer {FIRST}"), format!("Bearer {SECOND}")]);
@@ -100,10 +100,10 @@ fn the_file_of_the_variable_is_read_again_as_well() {
 #[test]
 fn a_file_that_is_not_there_yet_is_no_login_and_is_found_when_it_comes() {
     let upstream = Upstream::always(fine());
-    let (sandbox, file) = with_key_file(&upstream.address);
-    sandbox.run(["token"]).fails(4, "`key_file`: cannot read `{sandbox}/secret`: it is missing", "");
+    let (machine, file) = with_key_file(&upstream.address);
+    machine.run(["token"]).fails(4, "`key_file`: cannot read `{machine}/secret`: it is missing", "");
     write_private(&file, FIRST);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let gateway = Gateway::start(&machine, &[]);
     let ready = || gateway.send("GET /readyz", "", b"").got();
     ready().is(200);
     fs::remove_file(&file).unwrap();
@@ -115,38 +115,38 @@ fn a_file_that_is_not_there_yet_is_no_login_and_is_found_when_it_comes() {
     assert_eq!(upstream.asked()[0].header("authorization"), format!("Bearer {SECOND}"));
     drop(gateway);
     write_private(&file, "");
-    sandbox.run(["token"]).fails(4, "`{sandbox}/secret`: the key is empty, and nothing was stored", "");
+    machine.run(["token"]).fails(4, "`{machine}/secret`: the key is empty, and nothing was stored", "");
 }
 
 #[test]
 fn a_key_of_another_provider_goes_nowhere() {
-    let (sandbox, file) = with_key_file("127.0.0.1:9");
+    let (machine, file) = with_key_file("127.0.0.1:9");
     write_private(&file, "sk-or-v1-0123456789abcdef0123456789abcdef");
-    sandbox.run(["token"]).fails(
+    machine.run(["token"]).fails(
         4,
-        "the key in `{sandbox}/secret` begins with `sk-or-`, so it is one of `openrouter`, not of `groq`",
+        "the key in `{machine}/secret` begins with `sk-or-`, so it is one of `openrouter`, not of `groq`",
         "write `key_file` under `[providers.openrouter]` in config.toml",
     );
 }
 
 #[test]
 fn login_and_logout_say_that_the_key_is_in_a_file() {
-    let (sandbox, file) = with_key_file("127.0.0.1:9");
+    let (machine, file) = with_key_file("127.0.0.1:9");
     write_private(&file, FIRST);
-    sandbox.run(["login", "groq", "--api-key-stdin"]).fails(
+    machine.run(["login", "groq", "--api-key-stdin"]).fails(
         2,
-        "the key of profile `groq` is in `{sandbox}/secret`, which config.toml names",
+        "the key of profile `groq` is in `{machine}/secret`, which config.toml names",
         "replace what is in that file, or log in to another profile: `--profile groq-2`",
     );
-    let said = sandbox.run(["logout"]).any_stdout().any_stderr();
+    let said = machine.run(["logout"]).any_stdout().any_stderr();
     assert!(said.stderr.contains("is used as long as config.toml names it"), "{said}");
-    sandbox.run(["token"]).stdout(&format!("{FIRST}\n"));
+    machine.run(["token"]).stdout(&format!("{FIRST}\n"));
 }
 
 #[test]
 fn a_path_that_depends_on_the_working_directory_is_refused() {
-    let sandbox = Sandbox::new().configured("[providers.groq]\nkey_file = \"secret\"\n");
-    sandbox.run(["token"]).fails(
+    let machine = Machine::new().configured("[providers.groq]\nkey_file = \"secret\"\n");
+    machine.run(["token"]).fails(
         1,
         "`key_file` of `[providers.groq]` in `{home}/.config/qwenauth/config.toml` is not an absolute path",
         "begin it with `/` or `~/`",
@@ -156,18 +156,18 @@ fn a_path_that_depends_on_the_working_directory_is_refused() {
 #[test]
 fn readiness_follows_a_logout_and_a_login() {
     let upstream = Upstream::always(fine());
-    let sandbox = Sandbox::new();
+    let machine = Machine::new();
     let base_url = format!("http://{}/v1", upstream.address);
     let login = || {
         let words = crate::keys::by_stdin("custom", &["--no-verify", "--base-url", &base_url, "--model", "m"]);
-        drop(sandbox.run_with_stdin(words, FIRST.as_bytes()).exits(0).any_stderr());
+        drop(machine.run_with_stdin(words, FIRST.as_bytes()).exits(0).any_stderr());
     };
     login();
-    let gateway = Gateway::start(&sandbox, &[]);
+    let gateway = Gateway::start(&machine, &[]);
     let ready = || gateway.send("GET /readyz", "", b"").got().status;
     assert_eq!(ready(), 200);
     for _ in 0..3 {
-        drop(sandbox.run(["logout"]).any_stdout().any_stderr());
+        drop(machine.run(["logout"]).any_stdout().any_stderr());
         assert_eq!((ready(), ready()), (503, 503));
         login();
         assert_eq!(ready(), 200);

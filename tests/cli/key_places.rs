@@ -2,42 +2,42 @@
 
 use serde_json::{Value, json};
 
-use crate::keys::{KEY, answers, by_stdin, knows_the_key, models, refusal, refuses, sandbox};
-use crate::sandbox::Sandbox;
+use crate::keys::{KEY, answers, by_stdin, knows_the_key, machine, models, refusal, refuses};
+use crate::machine::Machine;
 use crate::server::{Reply, Request};
 
-pub(crate) fn dashscope() -> Sandbox {
-    let sandbox = ["us", "hk", "intl"]
+pub(crate) fn dashscope() -> Machine {
+    let machine = ["us", "hk", "intl"]
         .iter()
-        .fold(sandbox(), |sandbox, region| refuses(sandbox, &format!("/{region}/v1/models")));
-    knows_the_key(sandbox, "/cn/v1/models")
+        .fold(machine(), |machine, region| refuses(machine, &format!("/{region}/v1/models")));
+    knows_the_key(machine, "/cn/v1/models")
 }
 
 #[test]
 fn the_region_of_a_key_is_found_out() {
-    let sandbox = dashscope();
-    sandbox.run_with_stdin(by_stdin("dashscope", &[]), KEY.as_bytes()).stderr(
+    let machine = dashscope();
+    machine.run_with_stdin(by_stdin("dashscope", &[]), KEY.as_bytes()).stderr(
         "qwenauth: the key belongs to region `cn`\n\
          qwenauth: logged in to Alibaba Cloud Model Studio (cn), profile `dashscope` (active)\n",
     );
-    assert_eq!(sandbox.profile("dashscope")["region"], "cn");
-    assert_eq!(sandbox.server.requests()[0].place(), "/intl/v1/models", "the default is asked first");
+    assert_eq!(machine.profile("dashscope")["region"], "cn");
+    assert_eq!(machine.server.requests()[0].place(), "/intl/v1/models", "the default is asked first");
 }
 
 #[test]
 fn a_key_of_another_region_says_which() {
-    let sandbox = dashscope();
-    sandbox.run_with_stdin(by_stdin("dashscope", &["--region", "us"]), KEY.as_bytes()).fails(
+    let machine = dashscope();
+    machine.run_with_stdin(by_stdin("dashscope", &["--region", "us"]), KEY.as_bytes()).fails(
         4,
         "the key belongs to region `cn`, not to `us`; nothing was stored",
         "use `--region cn`",
     );
-    assert_eq!(sandbox.profile("dashscope"), Value::Null);
+    assert_eq!(machine.profile("dashscope"), Value::Null);
 }
 
 #[test]
 fn an_unknown_region_is_told_the_known_ones() {
-    sandbox().run_with_stdin(by_stdin("dashscope", &["--region", "tokyo"]), KEY.as_bytes()).fails(
+    machine().run_with_stdin(by_stdin("dashscope", &["--region", "tokyo"]), KEY.as_bytes()).fails(
         2,
         "Alibaba Cloud Model Studio has no region `tokyo`",
         "its regions are cn, hk, intl, us",
@@ -46,8 +46,8 @@ fn an_unknown_region_is_told_the_known_ones() {
 
 #[test]
 fn a_key_of_another_plan_is_told_apart_by_its_beginning() {
-    let sandbox = refuses(dashscope(), "/cn/v1/models");
-    sandbox.run_with_stdin(by_stdin("dashscope", &[]), b"sk-sp-granted-plan").fails(
+    let machine = refuses(dashscope(), "/cn/v1/models");
+    machine.run_with_stdin(by_stdin("dashscope", &[]), b"sk-sp-granted-plan").fails(
         4,
         "Alibaba Cloud Model Studio rejected the key: it answered 401: Incorrect API key provided; nothing was stored",
         "a key that begins with `sk-sp-` is one of `coding-plan` or `token-plan`: run `qwenauth login coding-plan`",
@@ -60,79 +60,79 @@ fn an_unpaid_account_and_a_used_up_quota_have_their_own_sentences() {
         (403, "AllocationQuota.FreeTierOnly", "the free quota is used up: x"),
         (400, "Arrearage", "the account is unpaid, suspended or out of credit: x"),
     ] {
-        let sandbox =
-            answers(sandbox(), "/intl/v1/models", move |_| Reply::json(status, json!({"code": code, "message": "x"})));
-        let outcome = sandbox.run_with_stdin(by_stdin("dashscope", &[]), KEY.as_bytes()).exits(1).any_stderr();
+        let machine =
+            answers(machine(), "/intl/v1/models", move |_| Reply::json(status, json!({"code": code, "message": "x"})));
+        let outcome = machine.run_with_stdin(by_stdin("dashscope", &[]), KEY.as_bytes()).exits(1).any_stderr();
         let said = format!("error: the key is right and stored, but it is not served: {why}\n");
         assert!(outcome.stderr.contains(&said), "{}", outcome.stderr);
-        assert_eq!(sandbox.profile("dashscope")["api_key"], KEY);
+        assert_eq!(machine.profile("dashscope")["api_key"], KEY);
     }
 }
 
 #[test]
 fn an_api_that_cannot_be_asked_only_warns() {
     for reply in [|_: &Request| Reply::html(503), |_: &Request| Reply::dropped(), |_: &Request| Reply::huge()] {
-        let sandbox = answers(sandbox(), "/groq/v1/models", reply);
-        let outcome = sandbox.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr();
+        let machine = answers(machine(), "/groq/v1/models", reply);
+        let outcome = machine.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr();
         assert!(
             outcome.stderr.contains("warning: logged in, but the API could not be checked: "),
             "{}",
             outcome.stderr
         );
         assert!(outcome.stderr.contains("logged in to Groq, not verified"), "{}", outcome.stderr);
-        assert_eq!(sandbox.profile("groq")["api_key"], KEY);
+        assert_eq!(machine.profile("groq")["api_key"], KEY);
     }
 }
 
 #[test]
 fn no_verify_asks_nobody() {
-    let sandbox = sandbox();
+    let machine = machine();
     drop(
-        sandbox.run_with_stdin(by_stdin("dashscope", &["--no-verify", "--region", "hk"]), KEY.as_bytes()).any_stderr(),
+        machine.run_with_stdin(by_stdin("dashscope", &["--no-verify", "--region", "hk"]), KEY.as_bytes()).any_stderr(),
     );
-    assert!(sandbox.server.requests().is_empty());
-    assert_eq!(sandbox.profile("dashscope")["base_url"], format!("{}/hk/v1", sandbox.server.url()));
+    assert!(machine.server.requests().is_empty());
+    assert_eq!(machine.profile("dashscope")["base_url"], format!("{}/hk/v1", machine.server.url()));
 }
 
 #[test]
 fn a_plan_that_forbids_unattended_use_warns_in_ci() {
     let warning = "warning: this plan's terms forbid use in CI (`CI` is set)";
-    let sandbox =
+    let machine =
         answers(
-            sandbox(),
+            machine(),
             "/coding-intl/v1/models",
             |request| {
                 if request.bearer().is_empty() { refusal() } else { models() }
             },
         );
-    let sandbox = sandbox.variable("CI", "true");
-    let outcome = sandbox.run_with_stdin(by_stdin("coding-plan", &[]), b"sk-sp-granted-1").any_stderr();
+    let machine = machine.variable("CI", "true");
+    let outcome = machine.run_with_stdin(by_stdin("coding-plan", &[]), b"sk-sp-granted-1").any_stderr();
     assert!(outcome.stderr.contains(warning), "{}", outcome.stderr);
-    let outcome = sandbox.run(["exec", "--", "true"]).any_stderr();
+    let outcome = machine.run(["exec", "--", "true"]).any_stderr();
     assert!(outcome.stderr.contains(warning), "{}", outcome.stderr);
-    let sandbox = sandbox.without_variable("CI");
-    sandbox.run(["exec", "--", "true"]).stderr("");
+    let machine = machine.without_variable("CI");
+    machine.run(["exec", "--", "true"]).stderr("");
 }
 
 #[test]
 fn a_custom_server_is_named_by_its_base_url() {
-    let sandbox = sandbox();
-    let url = format!("{}/own/v1/", sandbox.server.url());
-    let sandbox = knows_the_key(sandbox, "/own/v1/models");
-    sandbox.run_with_stdin(by_stdin("custom", &["--base-url", &url]), KEY.as_bytes()).stderr(
+    let machine = machine();
+    let url = format!("{}/own/v1/", machine.server.url());
+    let machine = knows_the_key(machine, "/own/v1/models");
+    machine.run_with_stdin(by_stdin("custom", &["--base-url", &url]), KEY.as_bytes()).stderr(
         "qwenauth: the model is `some-model`, the only one listed\n\
          qwenauth: logged in to {server}/own/v1, profile `custom` (active)\n",
     );
-    assert_eq!(sandbox.profile("custom")["model"], "some-model");
+    assert_eq!(machine.profile("custom")["model"], "some-model");
 }
 
 #[test]
 fn a_server_without_keys_needs_none() {
-    let sandbox = sandbox();
-    let sandbox = answers(sandbox, "/open/v1/models", |_| models());
-    let url = format!("{}/open/v1", sandbox.server.url());
-    drop(sandbox.run(["login", "vllm", "--base-url", &url]).any_stderr());
-    sandbox.run(["token"]).stdout("no-key\n");
+    let machine = machine();
+    let machine = answers(machine, "/open/v1/models", |_| models());
+    let url = format!("{}/open/v1", machine.server.url());
+    drop(machine.run(["login", "vllm", "--base-url", &url]).any_stderr());
+    machine.run(["token"]).stdout("no-key\n");
 }
 
 #[test]
@@ -159,9 +159,9 @@ fn a_base_url_that_cannot_be_used_is_a_usage_error() {
             "end it before the `?` or `#`, usually with `/v1`",
         ),
     ] {
-        sandbox().run_with_stdin(by_stdin("custom", &["--base-url", url]), KEY.as_bytes()).fails(2, error, hint);
+        machine().run_with_stdin(by_stdin("custom", &["--base-url", url]), KEY.as_bytes()).fails(2, error, hint);
     }
-    sandbox().run_with_stdin(by_stdin("custom", &[]), KEY.as_bytes()).fails(
+    machine().run_with_stdin(by_stdin("custom", &[]), KEY.as_bytes()).fails(
         2,
         "provider `custom` needs `--base-url`",
         "for example `--base-url http://127.0.0.1:8000/v1`",
@@ -170,7 +170,7 @@ fn a_base_url_that_cannot_be_used_is_a_usage_error() {
 
 #[test]
 fn a_providers_key_does_not_go_to_a_foreign_host() {
-    sandbox().run_with_stdin(by_stdin("groq", &["--base-url", "https://groq.example/v1"]), KEY.as_bytes()).fails(
+    machine().run_with_stdin(by_stdin("groq", &["--base-url", "https://groq.example/v1"]), KEY.as_bytes()).fails(
         2,
         "`https://groq.example/v1` is not a host of Groq",
         "log in with `qwenauth login custom --base-url …`",
@@ -179,23 +179,23 @@ fn a_providers_key_does_not_go_to_a_foreign_host() {
 
 #[test]
 fn a_stored_key_stays_with_the_host_it_was_stored_for() {
-    let sandbox = knows_the_key(sandbox(), "/groq/v1/models");
-    drop(sandbox.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
-    let sandbox =
-        sandbox.configured("profile = \"groq\"\n[providers.groq]\nbase_url = \"https://attacker.example/v1\"\n");
-    sandbox.shell("\"$QWENAUTH\" exec -- sh -c 'echo $OPENAI_BASE_URL'").stdout("{server}/groq/v1\n");
+    let machine = knows_the_key(machine(), "/groq/v1/models");
+    drop(machine.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
+    let machine =
+        machine.configured("profile = \"groq\"\n[providers.groq]\nbase_url = \"https://attacker.example/v1\"\n");
+    machine.shell("\"$QWENAUTH\" exec -- sh -c 'echo $OPENAI_BASE_URL'").stdout("{server}/groq/v1\n");
 }
 
 #[test]
 fn a_logout_says_where_the_key_is_deleted() {
-    let sandbox = answers(sandbox(), "/openrouter/v1/key", |_| Reply::json(200, json!({"data": {}})));
-    drop(sandbox.run_with_stdin(by_stdin("openrouter", &[]), KEY.as_bytes()).any_stderr());
-    sandbox.run(["logout"]).stderr(
+    let machine = answers(machine(), "/openrouter/v1/key", |_| Reply::json(200, json!({"data": {}})));
+    drop(machine.run_with_stdin(by_stdin("openrouter", &[]), KEY.as_bytes()).any_stderr());
+    machine.run(["logout"]).stderr(
         "qwenauth: the key of `openrouter` is still valid; delete it at https://openrouter.ai/keys/90c32ef92d0578dbadf99a154bf5e6400fc652a55c3869fab4e79b3dcc217416\n\
          qwenauth: logged out of `openrouter`\n",
     );
-    assert_eq!(sandbox.profile("openrouter"), Value::Null);
-    sandbox.run(["token"]).fails(
+    assert_eq!(machine.profile("openrouter"), Value::Null);
+    machine.run(["token"]).fails(
         4,
         "not logged in: there is no credential for `openrouter`",
         "run `qwenauth login openrouter`",
@@ -204,15 +204,15 @@ fn a_logout_says_where_the_key_is_deleted() {
 
 #[test]
 fn an_option_that_does_not_fit_the_provider_is_a_usage_error() {
-    drop(sandbox().run(["login", "qwen", "--api-key-stdin"]).exits(2).any_stderr());
-    drop(sandbox().run(["login", "groq", "--key-label", "x"]).exits(2).any_stderr());
-    drop(sandbox().run(["login", "openrouter", "--limit", "-1"]).exits(2).any_stderr());
+    drop(machine().run(["login", "qwen", "--api-key-stdin"]).exits(2).any_stderr());
+    drop(machine().run(["login", "groq", "--key-label", "x"]).exits(2).any_stderr());
+    drop(machine().run(["login", "openrouter", "--limit", "-1"]).exits(2).any_stderr());
 }
 
 /// Every provider of the data that takes a key, at a server that knows one key.
 #[test]
 fn each_provider_takes_its_key_and_refuses_another() {
-    let listed: Value = serde_json::from_str(&Sandbox::new().run(["providers", "--json"]).any_stdout().stdout).unwrap();
+    let listed: Value = serde_json::from_str(&Machine::new().run(["providers", "--json"]).any_stdout().stdout).unwrap();
     let mut tried = 0;
     for provider in listed["providers"].as_array().unwrap() {
         let name = provider["provider"].as_str().unwrap();
@@ -229,13 +229,13 @@ fn each_provider_takes_its_key_and_refuses_another() {
         for region in provider["regions"].as_object().unwrap().keys() {
             config.push(format!("regions.{region}.base_url = \"{{server}}/api\""));
         }
-        let sandbox = knows_the_key(Sandbox::new().configured(&config.join("\n")), &path);
-        drop(sandbox.run_with_stdin(by_stdin(name, &[]), b"granted-another").exits(4).any_stderr());
-        assert_eq!(sandbox.profile(name), Value::Null, "{name}");
-        let outcome = sandbox.run_with_stdin(by_stdin(name, &[]), KEY.as_bytes()).any_stderr();
+        let machine = knows_the_key(Machine::new().configured(&config.join("\n")), &path);
+        drop(machine.run_with_stdin(by_stdin(name, &[]), b"granted-another").exits(4).any_stderr());
+        assert_eq!(machine.profile(name), Value::Null, "{name}");
+        let outcome = machine.run_with_stdin(by_stdin(name, &[]), KEY.as_bytes()).any_stderr();
         assert!(outcome.stderr.contains("qwenauth: logged in to "), "{name}: {}", outcome.stderr);
-        assert_eq!(sandbox.profile(name)["api_key"], KEY, "{name}");
-        assert!(sandbox.server.requests().iter().all(|request| request.place() == path));
+        assert_eq!(machine.profile(name)["api_key"], KEY, "{name}");
+        assert!(machine.server.requests().iter().all(|request| request.place() == path));
         tried += 1;
     }
     assert_eq!(tried, 16);

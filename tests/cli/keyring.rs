@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use crate::documents::{commands, page};
 use crate::issuer::{issuer, tokens};
-use crate::keys::{KEY, knows_the_key, sandbox};
-use crate::sandbox::{Sandbox, now_ms, possible, until, write_private};
+use crate::keys::{KEY, knows_the_key, machine};
+use crate::machine::{Machine, now_ms, possible, until, write_private};
 use crate::server::Server;
 use crate::terminal::{LARGE, Terminal};
 
@@ -144,33 +144,33 @@ impl Drop for Keyring {
     }
 }
 
-fn on(sandbox: Sandbox, keyring: &Keyring) -> Sandbox {
-    sandbox.variable("DBUS_SESSION_BUS_ADDRESS", keyring.address())
+fn on(machine: Machine, keyring: &Keyring) -> Machine {
+    machine.variable("DBUS_SESSION_BUS_ADDRESS", keyring.address())
 }
 
 /// With the key of `groq` in the keyring.
-fn with_key(keyring: &Keyring) -> Sandbox {
-    let sandbox = on(sandbox(), keyring);
-    drop(sandbox.run_with_stdin(LOGIN, KEY.as_bytes()).any_stderr());
-    sandbox
+fn with_key(keyring: &Keyring) -> Machine {
+    let machine = on(machine(), keyring);
+    drop(machine.run_with_stdin(LOGIN, KEY.as_bytes()).any_stderr());
+    machine
 }
 
-fn file_of(sandbox: &Sandbox, profile: &str) -> PathBuf {
-    sandbox.profiles().join(format!("{profile}.json"))
+fn file_of(machine: &Machine, profile: &str) -> PathBuf {
+    machine.profiles().join(format!("{profile}.json"))
 }
 
 /// With a login at an issuer, whose access token has expired, in the keyring.
-fn with_expired_login(keyring: &Keyring) -> Sandbox {
-    let sandbox = on(issuer(json!({})), keyring);
-    drop(sandbox.run(["login", "corp", "--no-verify", "--store", "keyring"]).any_stderr());
-    expire(&sandbox);
-    sandbox
+fn with_expired_login(keyring: &Keyring) -> Machine {
+    let machine = on(issuer(json!({})), keyring);
+    drop(machine.run(["login", "corp", "--no-verify", "--store", "keyring"]).any_stderr());
+    expire(&machine);
+    machine
 }
 
-fn expire(sandbox: &Sandbox) {
-    let mut record = sandbox.profile("corp");
+fn expire(machine: &Machine) {
+    let mut record = machine.profile("corp");
     record["expiry_date"] = json!(now_ms() - 1000);
-    write_private(&file_of(sandbox, "corp"), record.to_string());
+    write_private(&file_of(machine, "corp"), record.to_string());
 }
 
 fn spent(server: &Server) -> Vec<String> {
@@ -184,91 +184,91 @@ fn the_lines_of_the_page_on_stores_move_a_key_into_the_keyring_and_find_it() {
     let Some(keyring) = Keyring::start() else { return };
     let text = page("docs/stores.md");
     let [login, lookup, _] = commands(&text)[..] else { panic!("the page has other commands now") };
-    let sandbox = on(knows_the_key(sandbox().with_programs(&[]), "/intl/v1/models"), &keyring);
-    drop(sandbox.run_with_stdin(["login", "dashscope", "--api-key-stdin"], KEY.as_bytes()).any_stderr());
-    drop(sandbox.shell(login).any_stderr());
-    assert_eq!(sandbox.profile("dashscope")["store"], "keyring");
-    sandbox.shell(lookup).stdout(KEY);
+    let machine = on(knows_the_key(machine().with_programs(&[]), "/intl/v1/models"), &keyring);
+    drop(machine.run_with_stdin(["login", "dashscope", "--api-key-stdin"], KEY.as_bytes()).any_stderr());
+    drop(machine.shell(login).any_stderr());
+    assert_eq!(machine.profile("dashscope")["store"], "keyring");
+    machine.shell(lookup).stdout(KEY);
 }
 
 #[test]
 fn a_key_is_in_the_keyring_and_not_in_the_file() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = with_key(&keyring);
-    let record = sandbox.profile("groq");
+    let machine = with_key(&keyring);
+    let record = machine.profile("groq");
     assert_eq!((&record["store"], &record["api_key"]), (&json!("keyring"), &Value::Null));
-    assert!(!fs::read_to_string(file_of(&sandbox, "groq")).unwrap().contains("granted-"));
+    assert!(!fs::read_to_string(file_of(&machine, "groq")).unwrap().contains("granted-"));
     assert_eq!(keyring.lookup("groq"), KEY);
-    sandbox.run(["token"]).stdout(&format!("{KEY}\n"));
-    assert_eq!(sandbox.run(["status", "--json"]).json()["profiles"][0]["store"], "keyring");
-    sandbox.run(["profiles"]).stdout("* groq                 groq           api_key, by keyring\n");
+    machine.run(["token"]).stdout(&format!("{KEY}\n"));
+    assert_eq!(machine.run(["status", "--json"]).json()["profiles"][0]["store"], "keyring");
+    machine.run(["profiles"]).stdout("* groq                 groq           api_key, by keyring\n");
 }
 
 #[test]
 fn what_another_program_stores_under_its_name_is_read() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = with_key(&keyring);
-    let entry = sandbox.profile("groq")["entry"].as_str().unwrap().to_owned();
+    let machine = with_key(&keyring);
+    let entry = machine.profile("groq")["entry"].as_str().unwrap().to_owned();
     let mut store = keyring.other("secret-tool");
     store.args(["store", "--label=mine", "service", "qwenauth", "profile", "groq", "entry", &entry]);
     let mut store = store.stdin(Stdio::piped()).spawn().unwrap();
     store.stdin.take().unwrap().write_all(b"granted-key-2").unwrap();
     assert!(store.wait().unwrap().success());
-    sandbox.run(["token"]).stdout("granted-key-2\n");
+    machine.run(["token"]).stdout("granted-key-2\n");
 }
 
 #[test]
 fn a_secret_moves_there_and_back_and_one_copy_is_left() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = on(sandbox(), &keyring);
-    drop(sandbox.run_with_stdin(&LOGIN[..4], KEY.as_bytes()).any_stderr());
-    assert_eq!((sandbox.profile("groq")["api_key"].as_str(), keyring.count()), (Some(KEY), 0));
+    let machine = on(machine(), &keyring);
+    drop(machine.run_with_stdin(&LOGIN[..4], KEY.as_bytes()).any_stderr());
+    assert_eq!((machine.profile("groq")["api_key"].as_str(), keyring.count()), (Some(KEY), 0));
     for _ in 0..2 {
-        sandbox
+        machine
             .run(["login", "groq", "--store", "keyring"])
             .stderr("qwenauth: the secret of `groq` is now in the keyring\n");
-        assert_eq!((&sandbox.profile("groq")["api_key"], keyring.count()), (&Value::Null, 1));
-        sandbox.run(["token"]).stdout(&format!("{KEY}\n"));
-        sandbox.run(["login", "groq", "--store", "file"]).stderr("qwenauth: the secret of `groq` is now in a file\n");
-        assert_eq!((sandbox.profile("groq")["api_key"].as_str(), keyring.count()), (Some(KEY), 0));
+        assert_eq!((&machine.profile("groq")["api_key"], keyring.count()), (&Value::Null, 1));
+        machine.run(["token"]).stdout(&format!("{KEY}\n"));
+        machine.run(["login", "groq", "--store", "file"]).stderr("qwenauth: the secret of `groq` is now in a file\n");
+        assert_eq!((machine.profile("groq")["api_key"].as_str(), keyring.count()), (Some(KEY), 0));
     }
 }
 
 #[test]
 fn a_move_that_is_killed_anywhere_loses_nothing() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = on(sandbox(), &keyring);
-    drop(sandbox.run_with_stdin(&LOGIN[..4], KEY.as_bytes()).any_stderr());
+    let machine = on(machine(), &keyring);
+    drop(machine.run_with_stdin(&LOGIN[..4], KEY.as_bytes()).any_stderr());
     for number in 0..40u64 {
-        let place = if sandbox.profile("groq")["store"] == "keyring" { "file" } else { "keyring" };
-        let running = sandbox.spawn(["login", "groq", "--store", place]);
+        let place = if machine.profile("groq")["store"] == "keyring" { "file" } else { "keyring" };
+        let running = machine.spawn(["login", "groq", "--store", place]);
         std::thread::sleep(Duration::from_millis(number * 3 % 97));
         running.signal(Signal::SIGKILL);
         running.finish().any_stdout().any_stderr().any_end();
-        sandbox.run(["token"]).stdout(&format!("{KEY}\n"));
+        machine.run(["token"]).stdout(&format!("{KEY}\n"));
     }
-    drop(sandbox.run(["login", "groq", "--store", "keyring"]).any_stderr());
-    drop(sandbox.run(["login", "groq", "--store", "file"]).any_stderr());
-    assert_eq!((sandbox.profile("groq")["api_key"].as_str(), keyring.count()), (Some(KEY), 0));
-    drop(sandbox.run(["login", "groq", "--store", "keyring"]).any_stderr());
+    drop(machine.run(["login", "groq", "--store", "keyring"]).any_stderr());
+    drop(machine.run(["login", "groq", "--store", "file"]).any_stderr());
+    assert_eq!((machine.profile("groq")["api_key"].as_str(), keyring.count()), (Some(KEY), 0));
+    drop(machine.run(["login", "groq", "--store", "keyring"]).any_stderr());
     assert_eq!(keyring.count(), 1);
 }
 
 #[test]
 fn config_toml_may_make_it_the_rule_but_not_for_the_file_that_qwen_code_shares() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = on(sandbox(), &keyring);
-    let text = fs::read_to_string(sandbox.config()).unwrap();
-    fs::write(sandbox.config(), format!("store = \"keyring\"\n{text}")).unwrap();
-    drop(sandbox.run_with_stdin(&LOGIN[..4], KEY.as_bytes()).any_stderr());
+    let machine = on(machine(), &keyring);
+    let text = fs::read_to_string(machine.config()).unwrap();
+    fs::write(machine.config(), format!("store = \"keyring\"\n{text}")).unwrap();
+    drop(machine.run_with_stdin(&LOGIN[..4], KEY.as_bytes()).any_stderr());
     assert_eq!(keyring.lookup("groq"), KEY);
-    sandbox.run(["login", "qwen", "--store", "keyring"]).fails(
+    machine.run(["login", "qwen", "--store", "keyring"]).fails(
         2,
         "the login of `qwen` is always a file: Qwen Code uses the same one",
         "leave `--store` out",
     );
-    fs::write(sandbox.config(), "store = \"vault\"\n").unwrap();
-    sandbox.run(["token"]).fails(
+    fs::write(machine.config(), "store = \"vault\"\n").unwrap();
+    machine.run(["token"]).fails(
         1,
         "`store` in `{home}/.config/qwenauth/config.toml` is neither `file` nor `keyring`",
         "write `store = \"keyring\"`",
@@ -278,37 +278,37 @@ fn config_toml_may_make_it_the_rule_but_not_for_the_file_that_qwen_code_shares()
 #[test]
 fn a_locked_keyring_opens_no_dialog_for_a_script_and_is_never_replaced_by_a_file() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = with_key(&keyring);
+    let machine = with_key(&keyring);
     keyring.lock();
     let hint = format!("unlock it; {}", elsewhere("groq"));
-    sandbox.run(["token"]).fails(4, LOCKED, &hint);
-    sandbox.run(["exec", "--", "true"]).fails(4, LOCKED, &hint);
+    machine.run(["token"]).fails(4, LOCKED, &hint);
+    machine.run(["exec", "--", "true"]).fails(4, LOCKED, &hint);
     let message = "cannot log out: cannot clear the keyring (the Secret Service): it is locked";
-    sandbox.run(["logout"]).fails(4, message, &hint);
-    let mut status = sandbox.run(["status", "--json"]).exits(4);
+    machine.run(["logout"]).fails(4, message, &hint);
+    let mut status = machine.run(["status", "--json"]).exits(4);
     assert_eq!(status.json()["profiles"][0]["problems"], json!([format!("{LOCKED}; {hint}")]));
-    sandbox.run(["profiles"]).stdout("* groq                 groq           api_key, by keyring\n");
+    machine.run(["profiles"]).stdout("* groq                 groq           api_key, by keyring\n");
     let mut other = LOGIN;
     other[1] = "openrouter";
     let message = "cannot write to the keyring (the Secret Service): it is locked";
     let hint = format!("unlock it; {}", elsewhere("openrouter"));
-    sandbox.run_with_stdin(other, KEY.as_bytes()).fails(4, message, &hint);
-    assert_eq!(sandbox.profile("openrouter"), Value::Null);
+    machine.run_with_stdin(other, KEY.as_bytes()).fails(4, message, &hint);
+    assert_eq!(machine.profile("openrouter"), Value::Null);
     keyring.unlock();
-    sandbox.run(["token"]).stdout(&format!("{KEY}\n"));
+    machine.run(["token"]).stdout(&format!("{KEY}\n"));
 }
 
 #[test]
 fn a_locked_keyring_is_no_obstacle_to_another_key_in_its_place() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = with_key(&keyring);
+    let machine = with_key(&keyring);
     keyring.lock();
     let words = ["login", "--profile", "groq", "--api-key-command", "echo granted-key-3", "--no-verify"];
-    drop(sandbox.run(words).any_stderr());
-    sandbox.run(["token"]).stdout("granted-key-3\n");
+    drop(machine.run(words).any_stderr());
+    machine.run(["token"]).stdout("granted-key-3\n");
     keyring.unlock();
     assert_eq!(keyring.count(), 1);
-    drop(sandbox.run_with_stdin(&LOGIN[..4], KEY.as_bytes()).any_stderr());
+    drop(machine.run_with_stdin(&LOGIN[..4], KEY.as_bytes()).any_stderr());
     // What could not be removed when it was locked is gone with the next change.
     assert_eq!(keyring.count(), 0);
 }
@@ -316,9 +316,9 @@ fn a_locked_keyring_is_no_obstacle_to_another_key_in_its_place() {
 #[test]
 fn at_a_terminal_a_person_is_asked_to_unlock_it() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = with_key(&keyring);
+    let machine = with_key(&keyring);
     keyring.lock();
-    let mut terminal = Terminal::run(&sandbox, &["token"], LARGE);
+    let mut terminal = Terminal::run(&machine, &["token"], LARGE);
     terminal.wait_for("the keyring is locked; unlock it in its dialog within 60 s");
     // There is no program here that could show it.
     let screen = terminal.exits(4);
@@ -328,137 +328,137 @@ fn at_a_terminal_a_person_is_asked_to_unlock_it() {
 #[test]
 fn a_keyring_that_does_not_answer_costs_three_seconds() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = with_key(&keyring);
+    let machine = with_key(&keyring);
     keyring.signal(Signal::SIGSTOP);
     let started = Instant::now();
-    sandbox.run(["token"]).fails(
+    machine.run(["token"]).fails(
         3,
         "cannot read the keyring (the Secret Service): it did not answer within 3 s",
         "try again; if it stays silent, restart the keyring or log in to your session again",
     );
     assert!(started.elapsed() >= Duration::from_secs(3));
     keyring.signal(Signal::SIGCONT);
-    sandbox.run(["token"]).stdout(&format!("{KEY}\n"));
+    machine.run(["token"]).stdout(&format!("{KEY}\n"));
 }
 
 #[test]
 fn without_a_service_or_a_bus_it_fails_at_once() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = with_key(&keyring);
+    let machine = with_key(&keyring);
     let hint = format!("run this in your desktop session; {}", elsewhere("groq"));
     let cannot = |why: &str| format!("cannot read the keyring (the Secret Service): {why}");
     keyring.signal(Signal::SIGKILL);
     let started = Instant::now();
     until("the bus knows it", || keyring.call("ReadAlias", &["string:default"]).is_empty());
-    sandbox.run(["token"]).fails(4, &cannot("no Secret Service runs on the session bus"), &hint);
-    let sandbox = sandbox.variable("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere/bus");
-    sandbox.run(["token"]).fails(4, &cannot("the session bus does not answer at its address"), &hint);
-    let sandbox = sandbox.without_variable("DBUS_SESSION_BUS_ADDRESS");
-    sandbox.run(["token"]).fails(4, &cannot("there is no session bus"), &hint);
+    machine.run(["token"]).fails(4, &cannot("no Secret Service runs on the session bus"), &hint);
+    let machine = machine.variable("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere/bus");
+    machine.run(["token"]).fails(4, &cannot("the session bus does not answer at its address"), &hint);
+    let machine = machine.without_variable("DBUS_SESSION_BUS_ADDRESS");
+    machine.run(["token"]).fails(4, &cannot("there is no session bus"), &hint);
     assert!(started.elapsed() < Duration::from_secs(3) * 3);
 }
 
 #[test]
 fn a_profile_in_a_file_asks_no_bus() {
-    let sandbox = sandbox();
-    let bus = sandbox.directory().join("bus");
+    let machine = machine();
+    let bus = machine.directory().join("bus");
     let listener = UnixListener::bind(&bus).unwrap();
     listener.set_nonblocking(true).unwrap();
-    let sandbox = sandbox.variable("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", bus.display()));
-    drop(sandbox.run_with_stdin(&LOGIN[..4], KEY.as_bytes()).any_stderr());
-    sandbox.run(["token"]).stdout(&format!("{KEY}\n"));
-    drop(sandbox.run(["status"]).any_stdout());
-    drop(sandbox.run(["logout"]).any_stderr());
+    let machine = machine.variable("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", bus.display()));
+    drop(machine.run_with_stdin(&LOGIN[..4], KEY.as_bytes()).any_stderr());
+    machine.run(["token"]).stdout(&format!("{KEY}\n"));
+    drop(machine.run(["status"]).any_stdout());
+    drop(machine.run(["logout"]).any_stderr());
     assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[test]
 fn a_logout_removes_it_there() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = with_key(&keyring);
-    drop(sandbox.run(["logout"]).any_stderr());
-    assert_eq!((sandbox.profile("groq"), keyring.count()), (Value::Null, 0));
+    let machine = with_key(&keyring);
+    drop(machine.run(["logout"]).any_stderr());
+    assert_eq!((machine.profile("groq"), keyring.count()), (Value::Null, 0));
 }
 
 #[test]
 fn a_login_is_renewed_there_once_for_all_processes() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = with_expired_login(&keyring);
-    let running: Vec<_> = (0..6).map(|_| sandbox.spawn(["token"])).collect();
+    let machine = with_expired_login(&keyring);
+    let running: Vec<_> = (0..6).map(|_| machine.spawn(["token"])).collect();
     for running in running {
         running.finish().stdout("granted-access-2\n").any_stderr();
     }
-    assert_eq!(spent(&sandbox.server), ["granted-refresh-1"]);
-    assert!(!fs::read_to_string(file_of(&sandbox, "corp")).unwrap().contains("granted-"));
+    assert_eq!(spent(&machine.server), ["granted-refresh-1"]);
+    assert!(!fs::read_to_string(file_of(&machine, "corp")).unwrap().contains("granted-"));
     assert_eq!(keyring.count(), 1);
-    expire(&sandbox);
-    drop(sandbox.run(["token"]).stdout("granted-access-2\n"));
-    assert_eq!(spent(&sandbox.server), ["granted-refresh-1", "granted-refresh-2"]);
+    expire(&machine);
+    drop(machine.run(["token"]).stdout("granted-access-2\n"));
+    assert_eq!(spent(&machine.server), ["granted-refresh-1", "granted-refresh-2"]);
 }
 
 #[test]
 fn before_a_token_is_spent_room_is_taken_for_the_next() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = with_expired_login(&keyring);
+    let machine = with_expired_login(&keyring);
     let seen = Arc::clone(&keyring);
-    sandbox.server.serve("/token", move |_| {
+    machine.server.serve("/token", move |_| {
         assert_eq!(seen.count(), 2);
         tokens("2")
     });
-    sandbox.run(["token"]).stdout("granted-access-2\n");
+    machine.run(["token"]).stdout("granted-access-2\n");
     assert_eq!(keyring.count(), 1);
 }
 
 /// The keyring stops working between the question and the answer.
-fn renewed_without_keyring(keyring: &Arc<Keyring>, act: fn(&Keyring)) -> Sandbox {
-    let sandbox = with_expired_login(keyring);
+fn renewed_without_keyring(keyring: &Arc<Keyring>, act: fn(&Keyring)) -> Machine {
+    let machine = with_expired_login(keyring);
     let stopped = Arc::clone(keyring);
-    sandbox.server.serve("/token", move |request| {
+    machine.server.serve("/token", move |request| {
         assert_eq!(request.field("refresh_token"), "granted-refresh-1", "a token is spent twice");
         act(&stopped);
         tokens("2")
     });
-    sandbox
+    machine
 }
 
 #[test]
 fn a_token_that_the_keyring_does_not_take_is_completed_by_the_next_process() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = renewed_without_keyring(&keyring, Keyring::lock);
-    sandbox.run(["token"]).fails(
+    let machine = renewed_without_keyring(&keyring, Keyring::lock);
+    machine.run(["token"]).fails(
         4,
         "the token was renewed, but could not be saved: it is kept for the next command: cannot write to the keyring (the Secret Service): it is locked",
         "nothing was lost: fix that, and the next command completes it",
     );
-    each_file_is_sealed(&sandbox);
+    each_file_is_sealed(&machine);
     keyring.unlock();
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    assert_eq!((spent(&sandbox.server).len(), keyring.count()), (1, 1));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    assert_eq!((spent(&machine.server).len(), keyring.count()), (1, 1));
 }
 
 #[test]
 fn a_renewal_that_is_killed_before_the_keyring_has_its_token_is_completed() {
     let Some(keyring) = Keyring::start() else { return };
-    let sandbox = renewed_without_keyring(&keyring, |keyring| keyring.signal(Signal::SIGSTOP));
-    let running = sandbox.spawn(["token"]);
-    until("the draft is there", || drafts(&sandbox).iter().any(|text| text.contains("\"sealed\"")));
+    let machine = renewed_without_keyring(&keyring, |keyring| keyring.signal(Signal::SIGSTOP));
+    let running = machine.spawn(["token"]);
+    until("the draft is there", || drafts(&machine).iter().any(|text| text.contains("\"sealed\"")));
     running.signal(Signal::SIGKILL);
     running.finish().any_stderr().any_stdout().any_end();
-    each_file_is_sealed(&sandbox);
+    each_file_is_sealed(&machine);
     keyring.signal(Signal::SIGCONT);
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    assert_eq!((spent(&sandbox.server).len(), keyring.count()), (1, 1));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    assert_eq!((spent(&machine.server).len(), keyring.count()), (1, 1));
 }
 
-fn drafts(sandbox: &Sandbox) -> Vec<String> {
-    let entries = fs::read_dir(sandbox.profiles()).unwrap().map(|entry| entry.unwrap().path());
+fn drafts(machine: &Machine) -> Vec<String> {
+    let entries = fs::read_dir(machine.profiles()).unwrap().map(|entry| entry.unwrap().path());
     let drafts = entries.filter(|path| path.extension().is_some_and(|extension| extension == "tmp"));
     drafts.map(|path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()).collect()
 }
 
 #[track_caller]
-fn each_file_is_sealed(sandbox: &Sandbox) {
-    let drafts = drafts(sandbox);
+fn each_file_is_sealed(machine: &Machine) {
+    let drafts = drafts(machine);
     assert!(drafts.iter().any(|text| text.contains("\"sealed\"")), "{drafts:?}");
     assert!(!drafts.iter().any(|text| text.contains("granted-")), "{drafts:?}");
 }

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::sandbox::Sandbox;
+use crate::machine::Machine;
 use crate::server::{Reply, Request};
 
 pub(crate) const KEY: &str = "granted-key-1";
 
-/// The providers of these tests, all of them at the sandbox's server.
+/// The providers of these tests, all of them at the machine's server.
 const CONFIG: &str = r#"
 [providers.groq]
 base_url = "{server}/groq/v1"
@@ -38,24 +38,24 @@ regions.us.base_url = "{server}/us/v1"
 regions.hk.base_url = "{server}/hk/v1"
 "#;
 
-pub(crate) fn sandbox() -> Sandbox {
-    Sandbox::new().configured(CONFIG)
+pub(crate) fn machine() -> Machine {
+    Machine::new().configured(CONFIG)
 }
 
 /// Serves a list of models to whoever brings [`KEY`].
-pub(crate) fn knows_the_key(sandbox: Sandbox, path: &str) -> Sandbox {
-    sandbox.server.serve(path, |request| if request.bearer() == KEY { models() } else { refusal() });
-    sandbox
+pub(crate) fn knows_the_key(machine: Machine, path: &str) -> Machine {
+    machine.server.serve(path, |request| if request.bearer() == KEY { models() } else { refusal() });
+    machine
 }
 
-pub(crate) fn refuses(sandbox: Sandbox, path: &str) -> Sandbox {
-    sandbox.server.serve(path, |_| refusal());
-    sandbox
+pub(crate) fn refuses(machine: Machine, path: &str) -> Machine {
+    machine.server.serve(path, |_| refusal());
+    machine
 }
 
-pub(crate) fn answers(sandbox: Sandbox, path: &str, reply: impl Fn(&Request) -> Reply + Send + 'static) -> Sandbox {
-    sandbox.server.serve(path, reply);
-    sandbox
+pub(crate) fn answers(machine: Machine, path: &str, reply: impl Fn(&Request) -> Reply + Send + 'static) -> Machine {
+    machine.server.serve(path, reply);
+    machine
 }
 
 pub(crate) fn models() -> Reply {
@@ -72,49 +72,49 @@ pub(crate) fn by_stdin<'a>(provider: &'a str, more: &[&'a str]) -> Vec<&'a str> 
 
 #[test]
 fn a_key_from_stdin_is_verified_stored_and_used() {
-    let sandbox = knows_the_key(sandbox(), "/groq/v1/models");
-    sandbox
+    let machine = knows_the_key(machine(), "/groq/v1/models");
+    machine
         .run_with_stdin(by_stdin("groq", &[]), b"granted-key-1\n")
         .stderr("qwenauth: logged in to Groq, profile `groq` (active)\n");
-    let mut stored = sandbox.profile("groq");
+    let mut stored = machine.profile("groq");
     let created = stored.as_object_mut().unwrap().shift_remove("created_at").unwrap();
     assert!(created.as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
-    let base_url = format!("{}/groq/v1", sandbox.server.url());
+    let base_url = format!("{}/groq/v1", machine.server.url());
     assert_eq!(stored, json!({"provider": "groq", "api_key": KEY, "base_url": base_url}));
-    sandbox.run(["token"]).stdout("granted-key-1\n");
-    sandbox.run(["token", "--min-ttl", "9999h"]).stdout("granted-key-1\n");
-    sandbox.run(["refresh"]).stderr("qwenauth: `groq` is an API key: nothing to renew\n");
-    sandbox
+    machine.run(["token"]).stdout("granted-key-1\n");
+    machine.run(["token", "--min-ttl", "9999h"]).stdout("granted-key-1\n");
+    machine.run(["refresh"]).stderr("qwenauth: `groq` is an API key: nothing to renew\n");
+    machine
         .shell("\"$QWENAUTH\" exec -- sh -c 'echo $OPENAI_API_KEY $OPENAI_BASE_URL $OPENAI_API_BASE $OPENAI_MODEL'")
         .stdout("granted-key-1 {server}/groq/v1 {server}/groq/v1 qwen/qwen3.8-27b\n");
-    assert_eq!(sandbox.server.requests().len(), 1, "one proof, and nothing for its use");
+    assert_eq!(machine.server.requests().len(), 1, "one proof, and nothing for its use");
 }
 
 #[test]
 fn a_server_of_ones_own_has_the_name_that_is_typed() {
-    let sandbox = knows_the_key(sandbox(), "/team/v1/models");
-    let base_url = format!("{}/team/v1", sandbox.server.url());
+    let machine = knows_the_key(machine(), "/team/v1/models");
+    let base_url = format!("{}/team/v1", machine.server.url());
     let login = by_stdin("team", &["--base-url", &base_url, "--model", "m-1"]);
-    let outcome = sandbox.run_with_stdin(login, KEY.as_bytes()).exits(0).any_stderr();
+    let outcome = machine.run_with_stdin(login, KEY.as_bytes()).exits(0).any_stderr();
     assert!(outcome.stderr.contains("profile `team` (active)"), "{outcome}");
-    assert_eq!(sandbox.profile("team")["provider"], "custom");
-    sandbox.run(["token", "--profile", "team"]).stdout(&format!("{KEY}\n"));
+    assert_eq!(machine.profile("team")["provider"], "custom");
+    machine.run(["token", "--profile", "team"]).stdout(&format!("{KEY}\n"));
     // What is probably a known name, mistyped, is no new one.
     let mistyped = by_stdin("dashscop", &["--base-url", &base_url]);
-    let outcome = sandbox.run_with_stdin(mistyped, KEY.as_bytes()).exits(2).any_stderr();
+    let outcome = machine.run_with_stdin(mistyped, KEY.as_bytes()).exits(2).any_stderr();
     assert!(outcome.stderr.contains("did you mean `dashscope`?"), "{outcome}");
-    assert!(!sandbox.profiles().join("dashscop.json").exists());
+    assert!(!machine.profiles().join("dashscop.json").exists());
     // Without a base URL there is nothing it could mean.
     let unknown = by_stdin("elsewhere", &[]);
-    let outcome = sandbox.run_with_stdin(unknown, KEY.as_bytes()).exits(2).any_stderr();
+    let outcome = machine.run_with_stdin(unknown, KEY.as_bytes()).exits(2).any_stderr();
     assert!(outcome.stderr.contains("unknown provider `elsewhere`"), "{outcome}");
 }
 
 #[test]
 fn status_shows_a_key_without_showing_it() {
-    let sandbox = knows_the_key(sandbox(), "/groq/v1/models");
-    drop(sandbox.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
-    let mut outcome = sandbox.run(["status", "--json", "--check"]).any_stdout();
+    let machine = knows_the_key(machine(), "/groq/v1/models");
+    drop(machine.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
+    let mut outcome = machine.run(["status", "--json", "--check"]).any_stdout();
     let status: Value = serde_json::from_str(&outcome.stdout).unwrap();
     let profile = &status["profiles"][0];
     for (field, value) in [
@@ -130,26 +130,26 @@ fn status_shows_a_key_without_showing_it() {
         assert_eq!(profile[field], value, "{field}");
     }
     assert!(!outcome.stdout.contains("granted-"));
-    outcome = sandbox.run(["status"]).any_stdout();
+    outcome = machine.run(["status"]).any_stdout();
     assert!(outcome.stdout.contains("  credential  API key …, stored "), "{}", outcome.stdout);
 }
 
 #[test]
 fn a_key_from_a_variable_is_taken() {
-    let sandbox = knows_the_key(sandbox(), "/groq/v1/models").variable("MY_KEY", KEY);
-    drop(sandbox.run(["login", "groq", "--api-key-env", "MY_KEY", "--profile", "work"]).any_stderr());
-    assert_eq!(sandbox.profile("work")["api_key"], KEY);
-    assert_eq!(sandbox.profile("groq"), Value::Null);
+    let machine = knows_the_key(machine(), "/groq/v1/models").variable("MY_KEY", KEY);
+    drop(machine.run(["login", "groq", "--api-key-env", "MY_KEY", "--profile", "work"]).any_stderr());
+    assert_eq!(machine.profile("work")["api_key"], KEY);
+    assert_eq!(machine.profile("groq"), Value::Null);
 }
 
 #[test]
 fn without_a_terminal_a_key_has_to_be_given() {
-    sandbox().run(["login", "groq"]).fails(
+    machine().run(["login", "groq"]).fails(
         2,
         "Groq needs an API key, and there is no terminal to ask for it",
         "pass the key with `--api-key-stdin`, `--api-key-env VAR` or `--api-key-command COMMAND`",
     );
-    sandbox().variable("GROQ_API_KEY", KEY).run(["login", "groq"]).fails(
+    machine().variable("GROQ_API_KEY", KEY).run(["login", "groq"]).fails(
         2,
         "Groq needs an API key, and there is no terminal to ask for it",
         "`GROQ_API_KEY` is set: use `--api-key-env GROQ_API_KEY`",
@@ -173,17 +173,17 @@ fn what_is_no_key_is_refused_before_anything_is_asked() {
             "copy only the key",
         ),
     ] {
-        let sandbox = sandbox();
-        sandbox.run_with_stdin(by_stdin("groq", &[]), stdin.as_bytes()).fails(2, error, hint);
-        assert_eq!(sandbox.profile("groq"), Value::Null);
-        assert!(sandbox.server.requests().is_empty());
+        let machine = machine();
+        machine.run_with_stdin(by_stdin("groq", &[]), stdin.as_bytes()).fails(2, error, hint);
+        assert_eq!(machine.profile("groq"), Value::Null);
+        assert!(machine.server.requests().is_empty());
     }
-    sandbox().run_with_stdin(by_stdin("groq", &[]), b"\xff\xfe").fails(
+    machine().run_with_stdin(by_stdin("groq", &[]), b"\xff\xfe").fails(
         2,
         "the key is not text, and nothing was stored",
         "copy only the key",
     );
-    sandbox().run(["login", "groq", "--api-key-env", "NOT_SET"]).fails(
+    machine().run(["login", "groq", "--api-key-env", "NOT_SET"]).fails(
         2,
         "the variable `NOT_SET` is not set",
         "`--api-key-env` takes the name of a variable, not a key",
@@ -195,66 +195,66 @@ fn what_surrounds_a_key_is_trimmed() {
     for stdin in
         ["  granted-key-1 \r\n", "\"granted-key-1\"\n", "Bearer granted-key-1", "Authorization: Bearer granted-key-1"]
     {
-        let sandbox = knows_the_key(sandbox(), "/groq/v1/models");
-        drop(sandbox.run_with_stdin(by_stdin("groq", &[]), stdin.as_bytes()).any_stderr());
-        assert_eq!(sandbox.profile("groq")["api_key"], KEY, "{stdin}");
+        let machine = knows_the_key(machine(), "/groq/v1/models");
+        drop(machine.run_with_stdin(by_stdin("groq", &[]), stdin.as_bytes()).any_stderr());
+        assert_eq!(machine.profile("groq")["api_key"], KEY, "{stdin}");
     }
 }
 
 #[test]
 fn a_refused_key_is_not_stored() {
-    let sandbox = refuses(sandbox(), "/groq/v1/models");
-    sandbox.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).fails(
+    let machine = refuses(machine(), "/groq/v1/models");
+    machine.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).fails(
         4,
         "Groq rejected the key: it answered 401: Incorrect API key provided; nothing was stored",
         "check the key at https://console.groq.com/keys",
     );
-    assert_eq!(sandbox.profile("groq"), Value::Null);
-    assert!(!sandbox.config().exists() || !std::fs::read_to_string(sandbox.config()).unwrap().contains("profile ="));
+    assert_eq!(machine.profile("groq"), Value::Null);
+    assert!(!machine.config().exists() || !std::fs::read_to_string(machine.config()).unwrap().contains("profile ="));
 }
 
 #[test]
 fn a_refused_key_leaves_the_one_before() {
-    let sandbox = knows_the_key(sandbox(), "/groq/v1/models");
-    drop(sandbox.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
-    drop(sandbox.run_with_stdin(by_stdin("groq", &["--force"]), b"granted-key-2").exits(4).any_stderr());
-    assert_eq!(sandbox.profile("groq")["api_key"], KEY);
+    let machine = knows_the_key(machine(), "/groq/v1/models");
+    drop(machine.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
+    drop(machine.run_with_stdin(by_stdin("groq", &["--force"]), b"granted-key-2").exits(4).any_stderr());
+    assert_eq!(machine.profile("groq")["api_key"], KEY);
 }
 
 #[test]
 fn openrouter_is_asked_for_the_key_and_not_for_its_public_models() {
-    let sandbox = answers(sandbox(), "/openrouter/v1/key", |request| {
+    let machine = answers(machine(), "/openrouter/v1/key", |request| {
         if request.bearer() == KEY { Reply::json(200, json!({"data": {"label": "x"}})) } else { refusal() }
     });
-    drop(sandbox.run_with_stdin(by_stdin("openrouter", &[]), KEY.as_bytes()).any_stderr());
-    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
-    assert_eq!(sandbox.server.requests().len(), 1);
+    drop(machine.run_with_stdin(by_stdin("openrouter", &[]), KEY.as_bytes()).any_stderr());
+    assert_eq!(machine.profile("openrouter")["api_key"], KEY);
+    assert_eq!(machine.server.requests().len(), 1);
 }
 
 #[test]
 fn modelscope_is_asked_who_the_user_is() {
-    let sandbox = refuses(sandbox(), "/modelscope/users/me");
-    drop(sandbox.run_with_stdin(by_stdin("modelscope", &[]), KEY.as_bytes()).exits(4).any_stderr());
-    assert_eq!(sandbox.server.at("/modelscope/users/me")[0].bearer(), KEY);
-    assert_eq!(sandbox.profile("modelscope"), Value::Null);
+    let machine = refuses(machine(), "/modelscope/users/me");
+    drop(machine.run_with_stdin(by_stdin("modelscope", &[]), KEY.as_bytes()).exits(4).any_stderr());
+    assert_eq!(machine.server.at("/modelscope/users/me")[0].bearer(), KEY);
+    assert_eq!(machine.profile("modelscope"), Value::Null);
 }
 
 #[test]
 fn a_list_of_models_open_to_all_proves_nothing_and_a_chat_does() {
-    let sandbox = answers(sandbox(), "/fireworks/v1/models", |_| models());
-    let sandbox = refuses(sandbox, "/fireworks/v1/chat/completions");
-    drop(sandbox.run_with_stdin(by_stdin("fireworks", &[]), KEY.as_bytes()).exits(4).any_stderr());
-    assert_eq!(sandbox.server.at("/fireworks/v1/models")[1].bearer(), "");
-    let chat: Value = serde_json::from_str(&sandbox.server.at("/fireworks/v1/chat/completions")[0].body).unwrap();
+    let machine = answers(machine(), "/fireworks/v1/models", |_| models());
+    let machine = refuses(machine, "/fireworks/v1/chat/completions");
+    drop(machine.run_with_stdin(by_stdin("fireworks", &[]), KEY.as_bytes()).exits(4).any_stderr());
+    assert_eq!(machine.server.at("/fireworks/v1/models")[1].bearer(), "");
+    let chat: Value = serde_json::from_str(&machine.server.at("/fireworks/v1/chat/completions")[0].body).unwrap();
     assert_eq!((&chat["max_tokens"], &chat["model"]), (&json!(1), &json!("accounts/fireworks/models/qwen3p8-max")));
-    assert_eq!(sandbox.profile("fireworks"), Value::Null);
+    assert_eq!(machine.profile("fireworks"), Value::Null);
 }
 
 #[test]
 fn a_server_open_to_all_without_a_model_to_ask_proves_nothing() {
-    let sandbox = answers(sandbox(), "/own/v1/models", |_| Reply::json(200, json!({"data": []})));
-    let url = format!("{}/own/v1", sandbox.server.url());
-    sandbox.run_with_stdin(by_stdin("custom", &["--base-url", &url]), KEY.as_bytes()).stderr(
+    let machine = answers(machine(), "/own/v1/models", |_| Reply::json(200, json!({"data": []})));
+    let url = format!("{}/own/v1", machine.server.url());
+    machine.run_with_stdin(by_stdin("custom", &["--base-url", &url]), KEY.as_bytes()).stderr(
         "qwenauth: warning: logged in, but the API could not be checked: it also accepts requests without a key\n\
          qwenauth: logged in to {server}/own/v1, not verified, profile `custom` (active)\n",
     );
@@ -262,26 +262,26 @@ fn a_server_open_to_all_without_a_model_to_ask_proves_nothing() {
 
 #[test]
 fn gemini_refuses_with_400() {
-    let sandbox = answers(sandbox(), "/gemini/models", |_| {
+    let machine = answers(machine(), "/gemini/models", |_| {
         Reply::json(400, json!({"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}}))
     });
-    drop(sandbox.run_with_stdin(by_stdin("gemini", &[]), KEY.as_bytes()).exits(4).any_stderr());
-    assert_eq!(sandbox.profile("gemini"), Value::Null);
+    drop(machine.run_with_stdin(by_stdin("gemini", &[]), KEY.as_bytes()).exits(4).any_stderr());
+    assert_eq!(machine.profile("gemini"), Value::Null);
 }
 
 #[test]
 fn a_base_url_without_its_path_is_completed_where_that_is_where_the_api_is() {
-    let sandbox = knows_the_key(Sandbox::new(), "/v1/models");
-    sandbox.server.serve("/models", |_| Reply::text(404, "not here"));
-    let url = sandbox.server.url();
+    let machine = knows_the_key(Machine::new(), "/v1/models");
+    machine.server.serve("/models", |_| Reply::text(404, "not here"));
+    let url = machine.server.url();
     let login = ["login", "custom", "--base-url", &url, "--api-key-stdin", "--model", "m"];
-    let outcome = sandbox.run_with_stdin(login, KEY.as_bytes()).any_stderr();
+    let outcome = machine.run_with_stdin(login, KEY.as_bytes()).any_stderr();
     assert!(outcome.stderr.starts_with(&format!("qwenauth: the API is at `{}/v1`\n", "{server}")), "{outcome}");
-    assert_eq!(sandbox.profile("custom")["base_url"], format!("{url}/v1"));
+    assert_eq!(machine.profile("custom")["base_url"], format!("{url}/v1"));
     // Where it is not there either, what was given stays and is warned of.
-    sandbox.server.serve("/v1/models", |_| Reply::text(404, "not here"));
+    machine.server.serve("/v1/models", |_| Reply::text(404, "not here"));
     let login = [&login[..], &["--profile", "other"]].concat();
-    let outcome = sandbox.run_with_stdin(login, KEY.as_bytes()).any_stderr();
+    let outcome = machine.run_with_stdin(login, KEY.as_bytes()).any_stderr();
     assert!(outcome.stderr.contains("base URLs usually end with `/v1`"), "{outcome}");
-    assert_eq!(sandbox.profile("other")["base_url"], url);
+    assert_eq!(machine.profile("other")["base_url"], url);
 }

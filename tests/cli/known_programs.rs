@@ -8,12 +8,12 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::machine::{Machine, mode, write_private};
 use crate::run::Outcome;
-use crate::sandbox::{Sandbox, mode, write_private};
 
-const HERE: &str = "{sandbox}";
+const HERE: &str = "{machine}";
 
-impl Sandbox {
+impl Machine {
     /// Programs in `PATH` that print each argument on a line, then the environment.
     fn with_stand_ins(self, names: &[&str]) -> Self {
         let directory = self.directory().join("bin");
@@ -44,7 +44,7 @@ impl Sandbox {
 
     fn support(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
-        crate::sandbox::each_path(&self.home().join(".local/state/qwenauth/exec"), &mut |path| {
+        crate::machine::each_path(&self.home().join(".local/state/qwenauth/exec"), &mut |path| {
             if path.is_file() {
                 files.push(path.to_owned());
             }
@@ -65,7 +65,7 @@ fn arguments(outcome: &Outcome) -> Vec<&str> {
 #[test]
 fn each_program_is_given_what_it_reads() {
     let programs = ["goose", "aider", "qwen", "cn", "claude", "llm", "cline", "pi", "crush"];
-    let sandbox = Sandbox::new().logged_in().with_stand_ins(&programs);
+    let machine = Machine::new().logged_in().with_stand_ins(&programs);
     for (program, name, value) in [
         ("goose", "GOOSE_PROVIDER", "openai"),
         ("goose", "OPENAI_HOST", "{server}"),
@@ -79,12 +79,12 @@ fn each_program_is_given_what_it_reads() {
         ("claude", "ANTHROPIC_DEFAULT_OPUS_MODEL", "coder-model"),
         ("llm", "LLM_MODEL", "qwenauth/coder-model"),
     ] {
-        let outcome = sandbox.started(&["--", program]);
+        let outcome = machine.started(&["--", program]);
         assert_eq!(variable(&outcome, name), Some(value), "{program}: {outcome}");
         assert_eq!(variable(&outcome, "OPENAI_BASE_URL"), Some("{server}/v1"), "{program}");
         assert!(arguments(&outcome).iter().all(|word| !word.contains("granted-")), "{program}: a key in its arguments");
     }
-    for file in sandbox.support() {
+    for file in machine.support() {
         assert_eq!(mode(&file), 0o600, "{}", file.display());
     }
 }
@@ -103,8 +103,8 @@ fn keys_hosts_and_models_of_other_services_do_not_reach_a_program() {
         ("cline", "CLINE_API_KEY"),
     ];
     for (program, name) in foreign {
-        let sandbox = Sandbox::new().logged_in().with_stand_ins(&[program]).variable(name, "foreign");
-        let outcome = sandbox.started(&["--", program]).any_stderr();
+        let machine = Machine::new().logged_in().with_stand_ins(&[program]).variable(name, "foreign");
+        let outcome = machine.started(&["--", program]).any_stderr();
         assert_eq!(variable(&outcome, name), None, "{program}");
         assert!(outcome.stderr.contains(&format!("qwenauth: replaced for `{program}`: {name}\n")), "{outcome}");
         assert!(!outcome.stdout.lines().any(|line| line.ends_with("=foreign")), "{outcome}");
@@ -113,8 +113,8 @@ fn keys_hosts_and_models_of_other_services_do_not_reach_a_program() {
 
 #[test]
 fn opencode_gets_its_whole_configuration_from_an_empty_home() {
-    let sandbox = Sandbox::new().logged_in().with_stand_ins(&["opencode"]);
-    let outcome = sandbox.started(&["--", "opencode", "run", "hi"]);
+    let machine = Machine::new().logged_in().with_stand_ins(&["opencode"]);
+    let outcome = machine.started(&["--", "opencode", "run", "hi"]);
     assert_eq!(arguments(&outcome), ["run", "hi"]);
     let content: Value = serde_json::from_str(variable(&outcome, "OPENCODE_CONFIG_CONTENT").unwrap()).unwrap();
     let models = json!({
@@ -149,29 +149,29 @@ fn opencode_gets_its_whole_configuration_from_an_empty_home() {
 #[test]
 fn configuration_in_opencodes_variable_is_merged() {
     let theirs = r#"{"theme": "x", "model": "own/best", "provider": {"own": {"npm": "y"}}, /* mine */ "enabled_providers": ["own"]}"#;
-    let sandbox = Sandbox::new().logged_in().with_stand_ins(&["opencode"]).variable("OPENCODE_CONFIG_CONTENT", theirs);
-    let outcome = sandbox.started(&["--", "opencode"]).any_stderr();
+    let machine = Machine::new().logged_in().with_stand_ins(&["opencode"]).variable("OPENCODE_CONFIG_CONTENT", theirs);
+    let outcome = machine.started(&["--", "opencode"]).any_stderr();
     let content: Value = serde_json::from_str(variable(&outcome, "OPENCODE_CONFIG_CONTENT").unwrap()).unwrap();
     assert_eq!((&content["theme"], &content["provider"]["own"]), (&json!("x"), &json!({"npm": "y"})));
     assert_eq!(
         (&content["model"], &content["enabled_providers"]),
         (&json!("qwenauth/coder-model"), &json!(["qwenauth"]))
     );
-    let broken = sandbox.variable("OPENCODE_CONFIG_CONTENT", "{");
+    let broken = machine.variable("OPENCODE_CONFIG_CONTENT", "{");
     let outcome = broken.run(["exec", "--", "opencode"]).exits(1).any_stderr();
     assert!(outcome.stderr.starts_with("qwenauth: error: `OPENCODE_CONFIG_CONTENT`, line 1"), "{outcome}");
 }
 
 #[test]
 fn a_model_on_the_programs_own_command_line_is_the_users_with_one_line() {
-    let sandbox = Sandbox::new().logged_in().with_stand_ins(&["opencode", "codex"]);
-    let outcome = sandbox.started(&["--", "codex", "-m", "own"]).any_stderr();
+    let machine = Machine::new().logged_in().with_stand_ins(&["opencode", "codex"]);
+    let outcome = machine.started(&["--", "codex", "-m", "own"]).any_stderr();
     assert_eq!(outcome.stderr, "qwenauth: Codex uses the model of its own command line: `own`\n");
     for (named, model, enabled) in [
         ("qwenauth/new", json!("qwenauth/new"), json!(["qwenauth"])),
         ("anthropic/x", json!("qwenauth/coder-model"), Value::Null),
     ] {
-        let outcome = sandbox.started(&["--", "opencode", "run", &format!("--model={named}")]).any_stderr();
+        let outcome = machine.started(&["--", "opencode", "run", &format!("--model={named}")]).any_stderr();
         assert_eq!(outcome.stderr, format!("qwenauth: opencode uses the model of its own command line: `{named}`\n"));
         let content: Value = serde_json::from_str(variable(&outcome, "OPENCODE_CONFIG_CONTENT").unwrap()).unwrap();
         assert_eq!((&content["model"], &content["enabled_providers"]), (&model, &enabled), "{named}");
@@ -180,13 +180,13 @@ fn a_model_on_the_programs_own_command_line_is_the_users_with_one_line() {
 
 #[test]
 fn codex_and_claude_code_get_options_before_their_own() {
-    let sandbox = Sandbox::new().logged_in().with_stand_ins(&["codex", "claude"]);
-    let outcome = sandbox.started(&["--", "codex", "exec", "hi"]);
+    let machine = Machine::new().logged_in().with_stand_ins(&["codex", "claude"]);
+    let outcome = machine.started(&["--", "codex", "exec", "hi"]);
     let provider = r#"model_providers.qwenauth_exec={name="Qwen OAuth (qwenauth)",base_url="{server}/v1",env_key="OPENAI_API_KEY",wire_api="responses"}"#;
     let expected =
         ["-c", r#"model="coder-model""#, "-c", r#"model_provider="qwenauth_exec""#, "-c", provider, "exec", "hi"];
     assert_eq!(arguments(&outcome), expected);
-    let outcome = sandbox.started(&["--", "claude", "-p", "hi"]);
+    let outcome = machine.started(&["--", "claude", "-p", "hi"]);
     let words = arguments(&outcome);
     assert_eq!((words[0], &words[2..]), ("--settings", &["-p", "hi"][..]));
     let settings: Value = serde_json::from_str(words[1]).unwrap();
@@ -199,7 +199,7 @@ fn codex_and_claude_code_get_options_before_their_own() {
 
 #[test]
 fn a_program_is_known_behind_what_starts_it_and_by_as() {
-    let sandbox = Sandbox::new().logged_in().with_stand_ins(&["codex", "npx", "mine"]);
+    let machine = Machine::new().logged_in().with_stand_ins(&["codex", "npx", "mine"]);
     for (command, before) in [
         (vec!["--", "env", "A=b", "codex", "exec"], 0),
         (vec!["--", "timeout", "60", "codex", "exec"], 0),
@@ -207,11 +207,11 @@ fn a_program_is_known_behind_what_starts_it_and_by_as() {
         (vec!["--", "npx", "-y", "@openai/codex@0.169.0", "exec"], 2),
         (vec!["--as", "codex", "--", "mine", "exec"], 0),
     ] {
-        let outcome = sandbox.started(&command);
+        let outcome = machine.started(&command);
         let words = arguments(&outcome);
         assert_eq!((words[before], words.last()), ("-c", Some(&"exec")), "{command:?}");
     }
-    sandbox.run(["exec", "--as", "nobody", "--", "mine"]).fails(
+    machine.run(["exec", "--as", "nobody", "--", "mine"]).fails(
         2,
         "unknown program `nobody` after `--as`",
         "known programs: aider, claude, cline, cn, codex, crush, goose, llm, opencode, pi, qwen, zed",
@@ -220,29 +220,29 @@ fn a_program_is_known_behind_what_starts_it_and_by_as() {
 
 #[test]
 fn a_pair_that_cannot_work_is_refused_and_a_profile_that_can_is_named() {
-    let sandbox =
-        Sandbox::new().with_stand_ins(&["claude", "codex"]).with_key("groq", &[]).with_key("coding-plan", &[]);
-    let sandbox = sandbox.with_key("custom", &["--base-url", "https://models.example/v1"]);
-    sandbox.run(["exec", "--profile", "groq", "--", "claude"]).fails(
+    let machine =
+        Machine::new().with_stand_ins(&["claude", "codex"]).with_key("groq", &[]).with_key("coding-plan", &[]);
+    let machine = machine.with_key("custom", &["--base-url", "https://models.example/v1"]);
+    machine.run(["exec", "--profile", "groq", "--", "claude"]).fails(
         1,
         "Claude Code cannot work with profile `groq`: it needs an Anthropic endpoint, which Groq does not have",
         "profile `coding-plan` can: `qwenauth exec --profile coding-plan -- claude`",
     );
-    sandbox.run(["exec", "--gateway", "--profile", "coding-plan", "--", "codex"]).fails(
+    machine.run(["exec", "--gateway", "--profile", "coding-plan", "--", "codex"]).fails(
         1,
         "Codex cannot work with profile `coding-plan`: it needs `/responses`, which Alibaba Cloud Coding Plan does not have",
         "profile `groq` can: `qwenauth exec --profile groq -- codex`",
     );
-    let alone = Sandbox::new().with_stand_ins(&["claude"]).with_key("groq", &[]);
+    let alone = Machine::new().with_stand_ins(&["claude"]).with_key("groq", &[]);
     alone.run(["exec", "--profile", "groq", "--", "claude"]).fails(
         1,
         "Claude Code cannot work with profile `groq`: it needs an Anthropic endpoint, which Groq does not have",
         "a profile of `dashscope` or `openrouter` can: `qwenauth login dashscope`",
     );
     for program in ["codex", "claude"] {
-        sandbox.run(["exec", "--profile", "custom", "--", program]).exits(1).any_stderr();
+        machine.run(["exec", "--profile", "custom", "--", program]).exits(1).any_stderr();
     }
-    sandbox.run(["exec", "--profile", "custom", "--", "codex"]).fails(
+    machine.run(["exec", "--profile", "custom", "--", "codex"]).fails(
         1,
         "Codex needs a model, and profile `custom` has no default",
         "name one: `qwenauth exec --model ID -- …`",
@@ -257,13 +257,13 @@ fn an_env_file_that_aider_loads_is_overridden_and_named() {
         ("OPENAI_API_BASE=https://elsewhere.example/v1", "OPENAI_API_BASE"),
         ("AIDER_OPENAI_API_BASE=https://elsewhere.example/v1", "AIDER_OPENAI_API_BASE"),
     ] {
-        let sandbox =
-            Sandbox::new().logged_in().with_stand_ins(&["aider"]).written(".env", &format!("# mine\n{line}\n"));
-        let outcome = sandbox.started(&["--", "aider"]).any_stderr();
+        let machine =
+            Machine::new().logged_in().with_stand_ins(&["aider"]).written(".env", &format!("# mine\n{line}\n"));
+        let outcome = machine.started(&["--", "aider"]).any_stderr();
         assert_eq!(outcome.stderr, format!("qwenauth: `{HERE}/.env` sets `{name}`: overridden for aider\n"));
         let file =
-            variable(&outcome, "AIDER_ENV_FILE").unwrap().replace("{home}", &sandbox.home().display().to_string());
-        let text = fs::read_to_string(file).unwrap().replace(sandbox.server.url().as_str(), "{server}");
+            variable(&outcome, "AIDER_ENV_FILE").unwrap().replace("{home}", &machine.home().display().to_string());
+        let text = fs::read_to_string(file).unwrap().replace(machine.server.url().as_str(), "{server}");
         assert!(text.contains("OPENAI_API_KEY=${QWENAUTH_ACCESS_TOKEN}\n"), "{text}");
         assert!(text.contains("OPENAI_BASE_URL={server}/v1\n"), "{text}");
     }
@@ -280,18 +280,18 @@ fn what_cannot_be_overridden_is_refused_unless_it_is_allowed() {
         ),
     ];
     for (file, text, name) in files {
-        let sandbox = Sandbox::new().logged_in().with_stand_ins(&["aider"]).written(file, text);
-        sandbox.run(["exec", "--", "aider"]).fails(
+        let machine = Machine::new().logged_in().with_stand_ins(&["aider"]).written(file, text);
+        machine.run(["exec", "--", "aider"]).fails(
             1,
             &format!("`{HERE}/{file}` sets `{name}`, and aider would use it with the profile's host or key"),
             "remove it there, or start it anyway with `qwenauth exec --allow-env-file -- …`",
         );
-        let outcome = sandbox.started(&["--allow-env-file", "--", "aider"]).any_stderr();
+        let outcome = machine.started(&["--allow-env-file", "--", "aider"]).any_stderr();
         let warning =
             format!("qwenauth: warning: `{HERE}/{file}` sets `{name}`, which aider uses instead of the profile's\n");
         assert_eq!(outcome.stderr, warning);
     }
-    let sandbox = Sandbox::new().logged_in().with_stand_ins(&["aider", "claude", "cn", "cline"]);
+    let machine = Machine::new().logged_in().with_stand_ins(&["aider", "claude", "cn", "cline"]);
     for (program, option) in [
         ("aider", "--openai-api-base=https://elsewhere.example"),
         ("aider", "--env-file"),
@@ -299,57 +299,57 @@ fn what_cannot_be_overridden_is_refused_unless_it_is_allowed() {
         ("cn", "--config"),
         ("cline", "-k"),
     ] {
-        let outcome = sandbox.run(["exec", "--", program, option, "x"]).exits(1).any_stderr();
+        let outcome = machine.run(["exec", "--", program, option, "x"]).exits(1).any_stderr();
         let name = option.split('=').next().unwrap();
         assert!(outcome.stderr.starts_with(&format!("qwenauth: error: `{name}` of ")), "{outcome}");
-        sandbox.started(&["--allow-env-file", "--", program, option, "x"]);
+        machine.started(&["--allow-env-file", "--", program, option, "x"]);
     }
 }
 
 #[test]
 fn only_files_that_the_program_loads_are_looked_at() {
-    let sandbox =
-        Sandbox::new().logged_in().with_stand_ins(&["opencode", "aider"]).written(".env", "OPENAI_API_KEY=x\n");
-    assert_eq!(sandbox.started(&["--", "opencode"]).stderr, "");
+    let machine =
+        Machine::new().logged_in().with_stand_ins(&["opencode", "aider"]).written(".env", "OPENAI_API_KEY=x\n");
+    assert_eq!(machine.started(&["--", "opencode"]).stderr, "");
     let large = format!("OPENAI_API_KEY=x\n{}", "#".repeat(70_000));
-    let sandbox = sandbox.written(".env", &large);
-    assert_eq!(sandbox.started(&["--", "aider"]).stderr, "");
-    fs::remove_file(sandbox.directory().join(".env")).unwrap();
-    nix::unistd::mkfifo(&sandbox.directory().join(".env"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert_eq!(sandbox.started(&["--", "aider"]).stderr, "");
+    let machine = machine.written(".env", &large);
+    assert_eq!(machine.started(&["--", "aider"]).stderr, "");
+    fs::remove_file(machine.directory().join(".env")).unwrap();
+    nix::unistd::mkfifo(&machine.directory().join(".env"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(machine.started(&["--", "aider"]).stderr, "");
 }
 
 #[test]
 fn zed_is_started_only_where_its_file_names_the_same_host() {
     let place = ".config/zed/settings.json";
     let settings = |url: &str| json!({"language_models": {"openai_compatible": {"qwenauth_zed": {"api_url": url}}}});
-    let sandbox = Sandbox::new().logged_in().with_stand_ins(&["zed"]);
-    let refused = |sandbox: &Sandbox, option: &str, what: &str| {
+    let machine = Machine::new().logged_in().with_stand_ins(&["zed"]);
+    let refused = |machine: &Machine, option: &str, what: &str| {
         let command: Vec<&str> = ["exec", option, "--", "zed"].into_iter().filter(|word| !word.is_empty()).collect();
-        sandbox.run(command).fails(
+        machine.run(command).fails(
             1,
             &format!("Zed takes its host from `{{home}}/{place}` alone, where `language_models.openai_compatible.qwenauth_zed.api_url` names {what}"),
             "`qwenauth setup zed` prints what belongs there and how to start it; for a gateway, `qwenauth setup zed --gateway`",
         );
     };
-    refused(&sandbox, "", "no host");
-    let own = settings(&format!("{}/v1", sandbox.server.url())).to_string();
-    let sandbox = sandbox.written(&format!("home/{place}"), &own);
-    let outcome = sandbox.started(&["--", "zed"]);
+    refused(&machine, "", "no host");
+    let own = settings(&format!("{}/v1", machine.server.url())).to_string();
+    let machine = machine.written(&format!("home/{place}"), &own);
+    let outcome = machine.started(&["--", "zed"]);
     assert_eq!(variable(&outcome, "QWENAUTH_ZED_API_KEY"), Some("granted-access-1"));
-    refused(&sandbox, "--gateway", "another host than this run");
-    let sandbox = sandbox.written(&format!("home/{place}"), &settings("https://elsewhere.example/v1").to_string());
-    refused(&sandbox, "", "another host than this run");
+    refused(&machine, "--gateway", "another host than this run");
+    let machine = machine.written(&format!("home/{place}"), &settings("https://elsewhere.example/v1").to_string());
+    refused(&machine, "", "another host than this run");
 }
 
 #[test]
 fn an_earlier_set_up_does_not_lead_past_the_gateway() {
-    let sandbox = Sandbox::new().logged_in().with_stand_ins(&["opencode", "qwen", "codex", "claude"]);
+    let machine = Machine::new().logged_in().with_stand_ins(&["opencode", "qwen", "codex", "claude"]);
     for (tool, program) in
         [("opencode", "opencode"), ("qwen-code", "qwen"), ("codex", "codex"), ("claude-code", "claude")]
     {
-        sandbox.run(["setup", tool]).exits(0).any_stderr();
-        let outcome = sandbox.started(&["--gateway", "--", program]);
+        machine.run(["setup", tool]).exits(0).any_stderr();
+        let outcome = machine.started(&["--gateway", "--", program]);
         assert!(variable(&outcome, "OPENAI_BASE_URL").unwrap().starts_with("http://127.0.0.1:"), "{outcome}");
         assert!(!outcome.stdout.contains("granted-"), "{program} got the credential");
     }
@@ -357,23 +357,23 @@ fn an_earlier_set_up_does_not_lead_past_the_gateway() {
 
 #[test]
 fn files_that_name_a_gateway_go_with_it() {
-    let sandbox = Sandbox::new().logged_in().with_stand_ins(&["cline", "llm"]);
-    sandbox.started(&["--gateway", "--", "cline"]);
-    assert_eq!(sandbox.support(), Vec::<PathBuf>::new());
-    sandbox.started(&["--", "cline"]);
-    sandbox.started(&["--", "cline"]);
-    sandbox.started(&["--gateway", "--", "llm"]);
-    let names: Vec<_> = sandbox.support().iter().map(|file| file.file_name().unwrap().to_owned()).collect();
+    let machine = Machine::new().logged_in().with_stand_ins(&["cline", "llm"]);
+    machine.started(&["--gateway", "--", "cline"]);
+    assert_eq!(machine.support(), Vec::<PathBuf>::new());
+    machine.started(&["--", "cline"]);
+    machine.started(&["--", "cline"]);
+    machine.started(&["--gateway", "--", "llm"]);
+    let names: Vec<_> = machine.support().iter().map(|file| file.file_name().unwrap().to_owned()).collect();
     assert_eq!(names, ["providers.json", "extra-openai-models.yaml"]);
 }
 
 #[test]
 fn llm_keeps_its_history() {
-    let sandbox =
-        Sandbox::new().logged_in().with_stand_ins(&["llm"]).written("home/.config/io.datasette.llm/logs.db", "db");
-    let sandbox = sandbox.written("home/.config/io.datasette.llm/keys.json", r#"{"openai": "sk-foreign"}"#);
-    let outcome = sandbox.started(&["--", "llm"]);
-    let folder = variable(&outcome, "LLM_USER_PATH").unwrap().replace("{home}", &sandbox.home().display().to_string());
+    let machine =
+        Machine::new().logged_in().with_stand_ins(&["llm"]).written("home/.config/io.datasette.llm/logs.db", "db");
+    let machine = machine.written("home/.config/io.datasette.llm/keys.json", r#"{"openai": "sk-foreign"}"#);
+    let outcome = machine.started(&["--", "llm"]);
+    let folder = variable(&outcome, "LLM_USER_PATH").unwrap().replace("{home}", &machine.home().display().to_string());
     let folder = PathBuf::from(folder);
     assert_eq!(fs::read_to_string(folder.join("logs.db")).unwrap(), "db");
     assert!(!folder.join("keys.json").exists(), "a key of another host is in force");
@@ -381,11 +381,11 @@ fn llm_keeps_its_history() {
 
 #[test]
 fn an_unknown_program_beside_a_gateway_is_said_in_one_line() {
-    let sandbox = Sandbox::new().logged_in().with_stand_ins(&["mine"]);
+    let machine = Machine::new().logged_in().with_stand_ins(&["mine"]);
     let line = "qwenauth: `mine` is not a known program: only what it sends to `OPENAI_BASE_URL` passes the gateway (`--as NAME` names a known one)\n";
-    assert_eq!(sandbox.started(&["--gateway", "--", "mine"]).any_stderr().stderr, line);
-    assert_eq!(sandbox.started(&["--", "mine"]).stderr, "");
-    assert_eq!(sandbox.started(&["--gateway", "--", "sh", "-c", "mine"]).stderr, "");
+    assert_eq!(machine.started(&["--gateway", "--", "mine"]).any_stderr().stderr, line);
+    assert_eq!(machine.started(&["--", "mine"]).stderr, "");
+    assert_eq!(machine.started(&["--gateway", "--", "sh", "-c", "mine"]).stderr, "");
 }
 
 #[test]
@@ -397,8 +397,8 @@ fn both_spellings_of_the_proxy_exceptions_keep_the_users() {
         ("b.example", "a.example", "b.example,", "a.example,"),
         ("", "", "", ""),
     ] {
-        let sandbox = Sandbox::new().logged_in().variable("NO_PROXY", upper).variable("no_proxy", lower);
-        let outcome = sandbox.run(["exec", "--gateway", "--", "env"]).exits(0).any_stdout();
+        let machine = Machine::new().logged_in().variable("NO_PROXY", upper).variable("no_proxy", lower);
+        let outcome = machine.run(["exec", "--gateway", "--", "env"]).exits(0).any_stdout();
         assert_eq!(variable(&outcome, "NO_PROXY"), Some(format!("{expected_upper}{LOCAL}").as_str()));
         assert_eq!(variable(&outcome, "no_proxy"), Some(format!("{expected_lower}{LOCAL}").as_str()));
     }
@@ -406,11 +406,11 @@ fn both_spellings_of_the_proxy_exceptions_keep_the_users() {
 
 #[test]
 fn certificates_that_are_trusted_here_are_passed_on() {
-    let sandbox = Sandbox::new().logged_in();
-    let file = sandbox.directory().join("ca.pem").display().to_string();
-    let sandbox = sandbox.variable("QWENAUTH_CA_FILE", file).variable("SSL_CERT_FILE", "/own.pem");
-    let outcome = sandbox.started(&["--", "env"]);
-    assert_eq!(variable(&outcome, "NODE_EXTRA_CA_CERTS"), Some("{sandbox}/ca.pem"));
+    let machine = Machine::new().logged_in();
+    let file = machine.directory().join("ca.pem").display().to_string();
+    let machine = machine.variable("QWENAUTH_CA_FILE", file).variable("SSL_CERT_FILE", "/own.pem");
+    let outcome = machine.started(&["--", "env"]);
+    assert_eq!(variable(&outcome, "NODE_EXTRA_CA_CERTS"), Some("{machine}/ca.pem"));
     assert_eq!(variable(&outcome, "SSL_CERT_FILE"), Some("/own.pem"));
 }
 
@@ -418,13 +418,13 @@ fn certificates_that_are_trusted_here_are_passed_on() {
 #[test]
 fn programs_that_start_at_once_in_a_new_home_all_start() {
     for (program, file) in [("qwen", "settings.json"), ("aider", "aider.env")] {
-        let sandbox = Sandbox::new().with_key("custom", &["--base-url", "http://127.0.0.1:9/v1", "--model", "m"]);
-        let sandbox = sandbox.with_stand_ins(&[program]);
-        let started: Vec<_> = (0..8).map(|_| sandbox.spawn(["exec", "--", program])).collect();
+        let machine = Machine::new().with_key("custom", &["--base-url", "http://127.0.0.1:9/v1", "--model", "m"]);
+        let machine = machine.with_stand_ins(&[program]);
+        let started: Vec<_> = (0..8).map(|_| machine.spawn(["exec", "--", program])).collect();
         for running in started {
             drop(running.finish().exits(0).any_stdout());
         }
-        let support = sandbox.support();
+        let support = machine.support();
         assert_eq!(support.len(), 1, "{support:?}");
         assert!(support[0].ends_with(file), "{support:?}");
     }

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use crate::gateway::upstream::{Gateway, Upstream, error, fine, logged_in};
 use crate::login::polls;
+use crate::machine::Machine;
 use crate::run::Outcome;
-use crate::sandbox::Sandbox;
 use crate::server::{Ask, Reply};
 
 /// The lines of the log, without what else is on stderr.
@@ -26,15 +26,15 @@ fn has(outcome: &Outcome, texts: &[&str]) {
     assert!(!outcome.stderr.contains("granted-"), "a secret in the log: {}", outcome.stderr);
 }
 
-fn logging(sandbox: Sandbox, level: &str) -> Sandbox {
-    sandbox.variable("QWENAUTH_LOG", level)
+fn logging(machine: Machine, level: &str) -> Machine {
+    machine.variable("QWENAUTH_LOG", level)
 }
 
 /// Runs a command that has to wait for the lock of the credential, which another process holds.
-fn waits_for_the_lock(sandbox: &Sandbox, arguments: &[&str]) {
-    let held = File::create(sandbox.kernel_lock()).unwrap();
+fn waits_for_the_lock(machine: &Machine, arguments: &[&str]) {
+    let held = File::create(machine.kernel_lock()).unwrap();
     fs2::FileExt::lock_exclusive(&held).unwrap();
-    let running = sandbox.spawn(arguments);
+    let running = machine.spawn(arguments);
     running.wait_for_stderr("waiting for the lock");
     fs2::FileExt::unlock(&held).unwrap();
     let outcome = running.finish().exits(0).any_stdout().any_stderr();
@@ -44,22 +44,22 @@ fn waits_for_the_lock(sandbox: &Sandbox, arguments: &[&str]) {
 #[test]
 fn a_wait_for_another_process_is_in_the_log_of_every_command_that_renews_or_stores() {
     for arguments in [&["token"][..], &["env"], &["exec", "--", "true"], &["refresh"]] {
-        let sandbox = logging(Sandbox::expired().refresh(Reply::tokens("2")), "info");
-        waits_for_the_lock(&sandbox, arguments);
+        let machine = logging(Machine::expired().refresh(Reply::tokens("2")), "info");
+        waits_for_the_lock(&machine, arguments);
     }
-    let sandbox = logging(Sandbox::new().logged_in(), "info");
-    waits_for_the_lock(&sandbox, &["logout"]);
-    let sandbox = logging(polls([]).granted(), "info");
-    fs::create_dir(sandbox.qwen()).unwrap();
-    waits_for_the_lock(&sandbox, &["login"]);
+    let machine = logging(Machine::new().logged_in(), "info");
+    waits_for_the_lock(&machine, &["logout"]);
+    let machine = logging(polls([]).granted(), "info");
+    fs::create_dir(machine.qwen()).unwrap();
+    waits_for_the_lock(&machine, &["login"]);
 }
 
 #[test]
 fn a_renewal_that_fails_is_explained_by_its_requests() {
     for arguments in [&["token"][..], &["env"], &["exec", "--", "true"], &["refresh"], &["gateway"]] {
-        let sandbox = logging(Sandbox::expired(), "debug");
-        sandbox.server.always(Ask::Refresh, || Reply::html(503));
-        let running = sandbox.spawn(arguments);
+        let machine = logging(Machine::expired(), "debug");
+        machine.server.always(Ask::Refresh, || Reply::html(503));
+        let running = machine.spawn(arguments);
         let outcome = if arguments == ["gateway"] {
             // It serves, and answers 503 until there is a token again.
             running.first_lines(2);
@@ -80,15 +80,15 @@ fn a_renewal_that_fails_is_explained_by_its_requests() {
 
 #[test]
 fn a_host_that_cannot_be_reached_is_named() {
-    let sandbox = logging(Sandbox::expired(), "debug").variable("QWENAUTH_QWEN_OAUTH_URL", "http://127.0.0.1:9");
-    let outcome = sandbox.run(["token"]).exits(3).any_stdout().any_stderr();
+    let machine = logging(Machine::expired(), "debug").variable("QWENAUTH_QWEN_OAUTH_URL", "http://127.0.0.1:9");
+    let outcome = machine.run(["token"]).exits(3).any_stdout().any_stderr();
     has(&outcome, &["POST 127.0.0.1:9/api/v1/oauth2/token: failed after "]);
 }
 
 #[test]
 fn what_was_decided_is_told_and_nothing_else_at_the_level_of_info() {
-    let sandbox = logging(Sandbox::new().logged_in(), "info");
-    let outcome = sandbox.run(["token"]).stdout("granted-access-1\n").any_stderr();
+    let machine = logging(Machine::new().logged_in(), "info");
+    let outcome = machine.run(["token"]).stdout("granted-access-1\n").any_stderr();
     let lines = lines(&outcome);
     assert_eq!(lines.len(), 2, "{}", outcome.stderr);
     has(&outcome, &["credential file `{home}/.qwen/oauth_creds.json`", "s more and is used"]);
@@ -96,9 +96,9 @@ fn what_was_decided_is_told_and_nothing_else_at_the_level_of_info() {
 
 #[test]
 fn a_device_login_tells_its_waits_and_its_end() {
-    let sandbox = polls([Reply::error(400, "authorization_pending"), Reply::error(400, "access_denied")]);
-    let sandbox = logging(sandbox, "debug");
-    let outcome = sandbox.run(["login"]).exits(4).any_stdout().any_stderr();
+    let machine = polls([Reply::error(400, "authorization_pending"), Reply::error(400, "access_denied")]);
+    let machine = logging(machine, "debug");
+    let outcome = machine.run(["login"]).exits(4).any_stdout().any_stderr();
     has(
         &outcome,
         &[
@@ -111,43 +111,43 @@ fn a_device_login_tells_its_waits_and_its_end() {
 
 #[test]
 fn a_key_login_tells_who_was_asked_and_what_was_written() {
-    let sandbox = logging(crate::keys::knows_the_key(crate::keys::sandbox(), "/groq/v1/models"), "debug");
-    let outcome = sandbox.run_with_stdin(crate::keys::by_stdin("groq", &[]), b"granted-key-1\n").exits(0).any_stderr();
+    let machine = logging(crate::keys::knows_the_key(crate::keys::machine(), "/groq/v1/models"), "debug");
+    let outcome = machine.run_with_stdin(crate::keys::by_stdin("groq", &[]), b"granted-key-1\n").exits(0).any_stderr();
     has(
         &outcome,
         &["GET {address}/groq/v1/models: 200 in ", "wrote `{home}/.local/share/qwenauth/credentials/groq.json`"],
     );
-    let sandbox = logging(crate::keys::refuses(crate::keys::sandbox(), "/groq/v1/models"), "debug");
-    let outcome = sandbox.run_with_stdin(crate::keys::by_stdin("groq", &[]), b"granted-key-1\n").exits(4).any_stderr();
+    let machine = logging(crate::keys::refuses(crate::keys::machine(), "/groq/v1/models"), "debug");
+    let outcome = machine.run_with_stdin(crate::keys::by_stdin("groq", &[]), b"granted-key-1\n").exits(4).any_stderr();
     has(&outcome, &["GET {address}/groq/v1/models: 401 in "]);
 }
 
 #[test]
 fn status_doctor_and_usage_tell_who_was_asked() {
-    let sandbox = logging(Sandbox::new().logged_in(), "debug");
-    sandbox.server.always(Ask::Chat, || Reply::html(502));
-    let outcome = sandbox.run(["status", "--check"]).any_stdout().any_stderr();
+    let machine = logging(Machine::new().logged_in(), "debug");
+    machine.server.always(Ask::Chat, || Reply::html(502));
+    let outcome = machine.run(["status", "--check"]).any_stdout().any_stderr();
     has(&outcome, &["POST {address}/v1/chat/completions: 502 in "]);
     drop(outcome);
-    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
-    let outcome = sandbox.run(["doctor"]).any_stdout().any_stderr();
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    let outcome = machine.run(["doctor"]).any_stdout().any_stderr();
     has(&outcome, &["GET {address}/: 404 in "]);
     drop(outcome.exits(0));
-    let sandbox = Sandbox::new().configured("[providers.openrouter]\nbase_url = \"{server}/api/v1\"\n");
-    sandbox.server.serve("/api/v1/key", |_| Reply::json(200, json!({"data": {"limit": 5.0, "limit_remaining": 1.25}})));
-    drop(sandbox.run_with_stdin(crate::keys::by_stdin("openrouter", &[]), b"granted-key-1\n").exits(0).any_stderr());
-    let outcome = logging(sandbox, "debug").run(["usage", "--check"]).any_stdout().any_stderr();
+    let machine = Machine::new().configured("[providers.openrouter]\nbase_url = \"{server}/api/v1\"\n");
+    machine.server.serve("/api/v1/key", |_| Reply::json(200, json!({"data": {"limit": 5.0, "limit_remaining": 1.25}})));
+    drop(machine.run_with_stdin(crate::keys::by_stdin("openrouter", &[]), b"granted-key-1\n").exits(0).any_stderr());
+    let outcome = logging(machine, "debug").run(["usage", "--check"]).any_stdout().any_stderr();
     has(&outcome, &["GET {address}/api/v1/key: 200 in "]);
 }
 
 #[test]
 fn commands_that_ask_nobody_tell_what_they_read_and_wrote() {
-    let sandbox = logging(Sandbox::new().logged_in(), "info");
-    let outcome = sandbox.run(["setup", "qwen-code"]).any_stdout().any_stderr();
+    let machine = logging(Machine::new().logged_in(), "info");
+    let outcome = machine.run(["setup", "qwen-code"]).any_stdout().any_stderr();
     has(&outcome, &["wrote `{home}/.qwen/settings.json`"]);
     drop(outcome.exits(0));
     for arguments in [&["profiles"][..], &["use", "qwen"], &["usage"], &["status"], &["logout"]] {
-        let outcome = sandbox.run(arguments).any_stdout().any_stderr();
+        let outcome = machine.run(arguments).any_stdout().any_stderr();
         has(&outcome, &["profile `qwen`"]);
         drop(outcome.exits(0));
     }
@@ -155,9 +155,9 @@ fn commands_that_ask_nobody_tell_what_they_read_and_wrote() {
 
 #[test]
 fn header_names_are_told_at_the_finest_level_and_never_their_values() {
-    let sandbox = logging(Sandbox::new().logged_in(), "trace");
-    sandbox.server.always(Ask::Chat, || Reply::json(200, json!({"choices": []})));
-    let outcome = sandbox.run(["status", "--check"]).any_stdout().any_stderr();
+    let machine = logging(Machine::new().logged_in(), "trace");
+    machine.server.always(Ask::Chat, || Reply::json(200, json!({"choices": []})));
+    let outcome = machine.run(["status", "--check"]).any_stdout().any_stderr();
     has(&outcome, &["POST {address}/v1/chat/completions: headers accept, content-type, "]);
     let line = lines(&outcome).into_iter().find(|line| line.contains(": headers ")).unwrap();
     assert!(line.contains("authorization") && !line.to_lowercase().contains("bearer"), "{line}");
@@ -165,8 +165,8 @@ fn header_names_are_told_at_the_finest_level_and_never_their_values() {
 
 #[test]
 fn a_level_that_is_none_is_told_and_informs() {
-    let sandbox = logging(Sandbox::new().logged_in(), "loud");
-    let outcome = sandbox.run(["token"]).any_stdout().any_stderr();
+    let machine = logging(Machine::new().logged_in(), "loud");
+    let outcome = machine.run(["token"]).any_stdout().any_stderr();
     has(
         &outcome,
         &["`QWENAUTH_LOG` is none of off, error, warn, info, debug, trace; `info` is used", "profile `qwen`"],
@@ -174,9 +174,9 @@ fn a_level_that_is_none_is_told_and_informs() {
 }
 
 /// What a gateway logs while a client sends one request, which is answered with `status`.
-fn of_a_gateway(sandbox: Sandbox, level: &str, arguments: &[&str], requests: usize, status: u16) -> Outcome {
-    let sandbox = logging(sandbox, level);
-    let gateway = Gateway::start(&sandbox, arguments);
+fn of_a_gateway(machine: Machine, level: &str, arguments: &[&str], requests: usize, status: u16) -> Outcome {
+    let machine = logging(machine, level);
+    let gateway = Gateway::start(&machine, arguments);
     for _ in 0..requests {
         gateway.chat().is(status);
     }
@@ -217,11 +217,11 @@ fn a_gateway_tells_of_a_refused_token_and_its_renewal() {
 
 #[test]
 fn queries_are_not_told() {
-    let sandbox = Sandbox::new().configured(
+    let machine = Machine::new().configured(
         "[providers.mine]\nbase_url = \"{server}/v1\"\nkey = { variables = [\"MINE\"] }\nverify = { get = \"{server}/who?token=in-the-query\" }\n",
     );
-    sandbox.server.serve("/who", |_| Reply::json(200, json!({})));
-    let outcome = logging(sandbox, "trace")
+    machine.server.serve("/who", |_| Reply::json(200, json!({})));
+    let outcome = logging(machine, "trace")
         .run_with_stdin(crate::keys::by_stdin("mine", &["--model", "m"]), b"granted-key-1\n")
         .any_stdout()
         .any_stderr();

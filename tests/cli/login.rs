@@ -6,8 +6,8 @@ use std::sync::mpsc;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::machine::{Machine, credential, mode, now_ms};
 use crate::run::Outcome;
-use crate::sandbox::{Sandbox, credential, mode, now_ms};
 use crate::server::{Ask, DEVICE_CODE, Reply, USER_CODE, tokens};
 
 pub(crate) const URL: &str = "https://chat.qwen.ai/authorize";
@@ -53,15 +53,15 @@ pub(crate) fn device_code(changes: Value) -> Reply {
 }
 
 /// A login whose polls are answered so; no poll comes after them.
-pub(crate) fn polls<const N: usize>(replies: [Reply; N]) -> Sandbox {
-    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({})));
-    replies.into_iter().fold(sandbox, |sandbox, reply| sandbox.scripted(Ask::Poll, reply))
+pub(crate) fn polls<const N: usize>(replies: [Reply; N]) -> Machine {
+    let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({})));
+    replies.into_iter().fold(machine, |machine, reply| machine.scripted(Ask::Poll, reply))
 }
 
-/// New tokens whose API is the sandbox's server.
-pub(crate) fn grant(sandbox: &Sandbox) -> Reply {
+/// New tokens whose API is the machine's server.
+pub(crate) fn grant(machine: &Machine) -> Reply {
     let mut granted = tokens("1");
-    granted["resource_url"] = json!(sandbox.server.url());
+    granted["resource_url"] = json!(machine.server.url());
     Reply::json(200, granted)
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn chat() -> Reply {
     Reply::json(200, json!({"choices": [{"message": {"role": "assistant", "content": "a"}}]}))
 }
 
-impl Sandbox {
+impl Machine {
     /// Scripts the end of a login: granted, and accepted by the API.
     pub(crate) fn granted(self) -> Self {
         let reply = grant(&self);
@@ -128,19 +128,19 @@ impl Outcome {
 
 #[test]
 fn a_login_is_stored_privately_in_qwen_codes_format() {
-    let sandbox = polls([]).granted();
-    sandbox.run(["login"]).logs_in();
-    sandbox.holds_the_grant();
-    let expiry = sandbox.credential()["expiry_date"].as_i64().unwrap();
+    let machine = polls([]).granted();
+    machine.run(["login"]).logs_in();
+    machine.holds_the_grant();
+    let expiry = machine.credential()["expiry_date"].as_i64().unwrap();
     let expected = format!(
         "{{\n  \"access_token\": \"granted-access-1\",\n  \"refresh_token\": \"granted-refresh-1\",\n  \
          \"token_type\": \"Bearer\",\n  \"resource_url\": \"{}\",\n  \"expiry_date\": {expiry}\n}}",
-        sandbox.server.url()
+        machine.server.url()
     );
-    assert_eq!(sandbox.content(), expected);
-    assert_eq!((mode(&sandbox.file()), mode(&sandbox.qwen())), (0o600, 0o700));
-    assert_eq!(sandbox.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
-    let proof = &sandbox.server.asked(Ask::Chat)[0];
+    assert_eq!(machine.content(), expected);
+    assert_eq!((mode(&machine.file()), mode(&machine.qwen())), (0o600, 0o700));
+    assert_eq!(machine.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+    let proof = &machine.server.asked(Ask::Chat)[0];
     assert_eq!(proof.header("Authorization"), "Bearer granted-access-1");
     assert_eq!(serde_json::from_str::<Value>(&proof.body).unwrap()["model"], "coder-model");
 }
@@ -148,9 +148,9 @@ fn a_login_is_stored_privately_in_qwen_codes_format() {
 #[test]
 fn a_stored_login_is_private_whatever_the_umask() {
     for umask in ["000", "277"] {
-        let sandbox = polls([]).granted().unprivileged();
-        sandbox.shell(&format!("umask {umask}; exec $QWENAUTH login")).logs_in();
-        assert_eq!((mode(&sandbox.file()), mode(&sandbox.qwen())), (0o600, 0o700));
+        let machine = polls([]).granted().unprivileged();
+        machine.shell(&format!("umask {umask}; exec $QWENAUTH login")).logs_in();
+        assert_eq!((mode(&machine.file()), mode(&machine.qwen())), (0o600, 0o700));
     }
 }
 
@@ -161,9 +161,9 @@ fn what_a_server_says_cannot_steer_the_terminal() {
         "verification_uri": "https://chat.qwen.ai/author\u{1b}]0;owned\u{7}ize",
         "verification_uri_complete": "https://chat.qwen.ai/authorize?user_code=WDJB-MJHT\r\n\u{202e}&client=qwen-code",
     });
-    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(escaped));
+    let machine = Machine::new().scripted(Ask::DeviceCode, device_code(escaped));
     let denial = json!({"error": "invalid_client", "error_description": "\u{1b}[31mno\u{1b}[0m\r\u{9b}way\n"});
-    let outcome = sandbox.scripted(Ask::Poll, Reply::json(400, denial)).run(["login"]).exits(1).any_stderr();
+    let outcome = machine.scripted(Ask::Poll, Reply::json(400, denial)).run(["login"]).exits(1).any_stderr();
     let steering = outcome.stderr.replace('\n', "").chars().any(|c| c.is_control() || c == '\u{202e}');
     assert!(!steering, "{:?}", outcome.stderr);
     for kept in ["WDJB[2J-MJHT", "[31mno[0mway"] {
@@ -173,8 +173,8 @@ fn what_a_server_says_cannot_steer_the_terminal() {
 
 #[test]
 fn json_events_tell_a_script_of_a_login() {
-    let sandbox = polls([]).granted();
-    let mut outcome = sandbox.run(["login", "--json"]).exits(0).any_stderr();
+    let machine = polls([]).granted();
+    let mut outcome = machine.run(["login", "--json"]).exits(0).any_stderr();
     let mut events = outcome.json_lines();
     for event in &mut events {
         let left =
@@ -194,16 +194,16 @@ fn json_events_tell_a_script_of_a_login() {
 
 #[test]
 fn json_events_tell_a_script_of_a_failure() {
-    let sandbox = polls([Reply::error(400, "access_denied")]);
-    let mut outcome = sandbox.run(["login", "--json"]).exits(4).any_stderr();
+    let machine = polls([Reply::error(400, "access_denied")]);
+    let mut outcome = machine.run(["login", "--json"]).exits(4).any_stderr();
     let events = outcome.json_lines();
     assert_eq!(events[1], json!({"event": "error", "kind": "login_required", "message": "the login was denied"}));
 }
 
 #[test]
 fn the_code_is_out_before_the_first_poll_even_into_a_pipe() {
-    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60})));
-    let running = sandbox.spawn(["login", "--json"]);
+    let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60})));
+    let running = machine.spawn(["login", "--json"]);
     running.wait_for_stdout("device_code");
     running.signal(Signal::SIGTERM);
     running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr();
@@ -212,98 +212,98 @@ fn the_code_is_out_before_the_first_poll_even_into_a_pipe() {
 #[test]
 fn nothing_is_written_before_the_login_is_complete() {
     let (tell, told) = mpsc::channel();
-    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({})));
-    let file = sandbox.file();
+    let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({})));
+    let file = machine.file();
     let reply = Reply::error(400, "authorization_pending").meanwhile(move || tell.send(file.exists()).unwrap());
-    let sandbox = sandbox.scripted(Ask::Poll, reply).granted();
-    sandbox.run(["login"]).logs_in();
+    let machine = machine.scripted(Ask::Poll, reply).granted();
+    machine.run(["login"]).logs_in();
     assert!(!told.recv().unwrap());
 }
 
 #[test]
 fn the_old_login_stays_until_the_new_one_is_complete() {
-    let sandbox = polls([Reply::error(400, "access_denied")]).credential_is(credential("old")).expires_in(-60);
-    let before = sandbox.content();
-    sandbox.run(["login", "--force"]).ends(4, "the login was denied", MISTAKE);
-    assert_eq!(sandbox.content(), before);
+    let machine = polls([Reply::error(400, "access_denied")]).credential_is(credential("old")).expires_in(-60);
+    let before = machine.content();
+    machine.run(["login", "--force"]).ends(4, "the login was denied", MISTAKE);
+    assert_eq!(machine.content(), before);
 }
 
 #[test]
 fn a_login_replaces_an_expired_one() {
-    let sandbox = polls([]).granted().credential_is(credential("old")).expires_in(-60);
-    sandbox.run(["login", "--force"]).logs_in();
-    sandbox.holds_the_grant();
+    let machine = polls([]).granted().credential_is(credential("old")).expires_in(-60);
+    machine.run(["login", "--force"]).logs_in();
+    machine.holds_the_grant();
 }
 
 #[test]
 fn ctrl_c_while_waiting_writes_nothing() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60})));
-        let running = sandbox.spawn(["login"]);
+        let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60})));
+        let running = machine.spawn(["login"]);
         running.wait_for_stderr("only if you started this login.\n");
         running.signal(signal);
         running.finish().dies_by(signal).stderr(&code_shown());
-        sandbox.holds_nothing();
+        machine.holds_nothing();
     }
 }
 
 #[test]
 fn a_valid_login_is_not_replaced_without_force() {
-    let sandbox = Sandbox::new().logged_in();
-    let before = sandbox.content();
-    sandbox.run(["login"]).exits(0).stderr(ALREADY);
-    assert_eq!(sandbox.content(), before);
+    let machine = Machine::new().logged_in();
+    let before = machine.content();
+    machine.run(["login"]).exits(0).stderr(ALREADY);
+    assert_eq!(machine.content(), before);
 }
 
 #[test]
 fn an_expired_login_that_can_be_renewed_is_a_valid_one() {
-    let sandbox = Sandbox::expired().scripted(Ask::Refresh, Reply::tokens("2"));
-    sandbox.run(["login"]).exits(0).stderr(ALREADY);
-    assert_eq!(sandbox.credential()["refresh_token"], "granted-refresh-2");
+    let machine = Machine::expired().scripted(Ask::Refresh, Reply::tokens("2"));
+    machine.run(["login"]).exits(0).stderr(ALREADY);
+    assert_eq!(machine.credential()["refresh_token"], "granted-refresh-2");
 }
 
 #[test]
 fn a_login_that_was_not_made_is_not_reported_as_one() {
-    let mut outcome = Sandbox::new().logged_in().run(["login", "--json"]).exits(0).stderr(ALREADY);
+    let mut outcome = Machine::new().logged_in().run(["login", "--json"]).exits(0).stderr(ALREADY);
     let events = outcome.json_lines();
     assert_eq!((events.len(), &events[0]["event"]), (1, &json!("already_logged_in")));
 }
 
 #[test]
 fn force_replaces_a_valid_login() {
-    let sandbox = polls([]).granted().credential_is(credential("old"));
-    sandbox.run(["login", "--force"]).logs_in();
-    sandbox.holds_the_grant();
+    let machine = polls([]).granted().credential_is(credential("old"));
+    machine.run(["login", "--force"]).logs_in();
+    machine.holds_the_grant();
 }
 
 #[test]
 fn a_damaged_login_is_set_aside_by_a_completed_one() {
-    let sandbox = polls([]).granted().file_is("{\"access_token\": \"gra");
-    sandbox.run(["login"]).exits(0).any_stderr();
-    sandbox.holds_the_grant();
+    let machine = polls([]).granted().file_is("{\"access_token\": \"gra");
+    machine.run(["login"]).exits(0).any_stderr();
+    machine.holds_the_grant();
     assert_eq!(
-        fs::read_to_string(sandbox.qwen().join("oauth_creds.json.damaged-1")).unwrap(),
+        fs::read_to_string(machine.qwen().join("oauth_creds.json.damaged-1")).unwrap(),
         "{\"access_token\": \"gra"
     );
 }
 
 #[test]
 fn a_login_the_api_refuses_is_stored_and_says_what_replaces_it() {
-    let sandbox = polls([]);
-    let reply = grant(&sandbox);
+    let machine = polls([]);
+    let reply = grant(&machine);
     let refusal = json!({"error": {"code": "invalid_api_key", "message": "invalid access token granted-access-1 or token expired",
         "param": null, "type": "invalid_request_error"}, "request_id": "1"});
-    let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::json(401, refusal));
-    sandbox.run(["login"]).exits(1).stderr(&format!("{}qwenauth: error: the login to Qwen OAuth worked and is stored, but the API refuses it: it answered 401: invalid access token … or token expired\nqwenauth: hint: `qwenauth login dashscope` or `qwenauth login openrouter` replaces it; `qwenauth providers` compares them\n", code_shown()));
-    sandbox.holds_the_grant();
+    let machine = machine.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::json(401, refusal));
+    machine.run(["login"]).exits(1).stderr(&format!("{}qwenauth: error: the login to Qwen OAuth worked and is stored, but the API refuses it: it answered 401: invalid access token … or token expired\nqwenauth: hint: `qwenauth login dashscope` or `qwenauth login openrouter` replaces it; `qwenauth providers` compares them\n", code_shown()));
+    machine.holds_the_grant();
 }
 
 #[test]
 fn json_events_tell_of_a_login_the_api_refuses() {
-    let sandbox = polls([]);
-    let reply = grant(&sandbox);
-    let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::json(401, json!({})));
-    let mut outcome = sandbox.run(["login", "--json"]).exits(1).any_stderr();
+    let machine = polls([]);
+    let reply = grant(&machine);
+    let machine = machine.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::json(401, json!({})));
+    let mut outcome = machine.run(["login", "--json"]).exits(1).any_stderr();
     let events = outcome.json_lines();
     assert_eq!(events[1]["event"], "logged_in");
     assert_eq!(events[1]["verified"], false);
@@ -313,49 +313,49 @@ fn json_events_tell_of_a_login_the_api_refuses() {
 fn an_unreachable_api_only_warns() {
     let mut granted = tokens("1");
     granted["resource_url"] = json!("http://127.0.0.1:1");
-    let sandbox = polls([Reply::json(200, granted)]);
-    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be checked: cannot reach `127.0.0.1`: connection refused (os error 111)\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
-    assert_eq!(sandbox.credential()["resource_url"], "http://127.0.0.1:1");
+    let machine = polls([Reply::json(200, granted)]);
+    machine.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be checked: cannot reach `127.0.0.1`: connection refused (os error 111)\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
+    assert_eq!(machine.credential()["resource_url"], "http://127.0.0.1:1");
 }
 
 #[test]
 fn an_api_that_is_down_only_warns() {
-    let sandbox = polls([]);
-    let reply = grant(&sandbox);
-    let sandbox = sandbox.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::html(503));
-    sandbox.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be checked: it answered 503 with HTML, as a firewall does\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
-    sandbox.holds_the_grant();
+    let machine = polls([]);
+    let reply = grant(&machine);
+    let machine = machine.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::html(503));
+    machine.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be checked: it answered 503 with HTML, as a firewall does\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
+    machine.holds_the_grant();
 }
 
 #[test]
 fn no_verify_asks_the_api_nothing() {
-    let sandbox = polls([]);
-    let reply = grant(&sandbox);
-    let sandbox = sandbox.scripted(Ask::Poll, reply);
-    sandbox
+    let machine = polls([]);
+    let reply = grant(&machine);
+    let machine = machine.scripted(Ask::Poll, reply);
+    machine
         .run(["login", "--no-verify"])
         .warns("qwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
-    sandbox.holds_the_grant();
+    machine.holds_the_grant();
 }
 
 #[test]
 fn a_grant_for_a_foreign_host_is_refused_and_nothing_is_sent_there() {
     let mut granted = tokens("1");
     granted["resource_url"] = json!("https://qwen.ai.attacker.example");
-    let sandbox = polls([Reply::json(200, granted)]);
-    sandbox.run(["login"]).ends(1, "the login's `resource_url` names `qwen.ai.attacker.example`, which is not a host of Qwen OAuth", "if you trust it, add `resource_hosts = [\"qwen.ai.attacker.example\"]` under `[providers.qwen]` in config.toml");
+    let machine = polls([Reply::json(200, granted)]);
+    machine.run(["login"]).ends(1, "the login's `resource_url` names `qwen.ai.attacker.example`, which is not a host of Qwen OAuth", "if you trust it, add `resource_hosts = [\"qwen.ai.attacker.example\"]` under `[providers.qwen]` in config.toml");
 }
 
 #[test]
 fn no_secret_is_logged_at_any_level() {
-    let sandbox = polls([Reply::error(400, "authorization_pending")]).granted().variable("QWENAUTH_LOG", "trace");
-    let outcome = sandbox.run(["login"]).exits(0).any_stderr();
+    let machine = polls([Reply::error(400, "authorization_pending")]).granted().variable("QWENAUTH_LOG", "trace");
+    let outcome = machine.run(["login"]).exits(0).any_stderr();
     assert!(!outcome.stderr.contains("granted-"), "{outcome}");
-    let verifier = sandbox.server.asked(Ask::Poll)[0].field("code_verifier").to_owned();
+    let verifier = machine.server.asked(Ask::Poll)[0].field("code_verifier").to_owned();
     assert!(!outcome.stderr.contains(&verifier), "{outcome}");
 }
 
 #[test]
 fn an_unknown_provider_is_not_logged_in_to() {
-    Sandbox::new().run(["login", "qwne"]).fails(2, "unknown provider `qwne`", "did you mean `qwen`?");
+    Machine::new().run(["login", "qwne"]).fails(2, "unknown provider `qwne`", "did you mean `qwen`?");
 }

@@ -1,7 +1,7 @@
 //! `login` without a provider: the one that a key in the environment means is named, never guessed.
 
 use crate::login::polls;
-use crate::sandbox::Sandbox;
+use crate::machine::Machine;
 
 /// Key variables of providers that serve nothing but Qwen models.
 const QWEN_KEYS: [(&str, &str); 7] = [
@@ -18,13 +18,13 @@ const QWEN_KEYS: [(&str, &str); 7] = [
 fn a_key_for_qwen_models_in_the_environment_ends_with_the_line_to_type() {
     for (name, provider) in QWEN_KEYS {
         for more in [&[][..], &["--no-verify"], &["--force"]] {
-            let sandbox = Sandbox::new().variable(name, "granted-key");
-            sandbox.run([&["login"], more].concat()).fails(
+            let machine = Machine::new().variable(name, "granted-key");
+            machine.run([&["login"], more].concat()).fails(
                 2,
                 &format!("`{name}` is set, and `login` without a provider would not use it"),
                 &format!("run `qwenauth login {provider} --api-key-env {name}`, or `qwenauth login qwen`"),
             );
-            assert!(sandbox.server.requests().is_empty());
+            assert!(machine.server.requests().is_empty());
         }
     }
 }
@@ -40,13 +40,13 @@ fn what_a_script_asks_for_and_other_keys_change_nothing_about_the_default() {
         ("HF_TOKEN", &[]),
         ("GROQ_API_KEY", &[]),
     ] {
-        let sandbox = polls([]).granted().variable(name, "granted-key");
-        drop(sandbox.run([&["login"], more].concat()).any_stderr().any_stdout());
+        let machine = polls([]).granted().variable(name, "granted-key");
+        drop(machine.run([&["login"], more].concat()).any_stderr().any_stdout());
         if more.contains(&"--no-wait") {
-            drop(sandbox.run(["login", "--resume"]).any_stderr());
+            drop(machine.run(["login", "--resume"]).any_stderr());
         }
-        sandbox.holds_the_grant();
+        machine.holds_the_grant();
     }
-    let sandbox = Sandbox::new().variable("DASHSCOPE_API_KEY", "granted-key");
-    sandbox.run(["login", "--resume"]).fails(4, "no login of `qwen` is pending", "run `qwenauth login`");
+    let machine = Machine::new().variable("DASHSCOPE_API_KEY", "granted-key");
+    machine.run(["login", "--resume"]).fails(4, "no login of `qwen` is pending", "run `qwenauth login`");
 }

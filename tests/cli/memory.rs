@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::gateway::upstream::{Gateway, Upstream, error, fine, logged_in};
-use crate::sandbox::{Sandbox, possible, until};
+use crate::machine::{Machine, possible, until};
 use crate::server::{Ask, Gate, Reply};
 
 /// The files of a process that keeps others out belong to root (`proc_pid_environ(5)`, `PR_SET_DUMPABLE`).
@@ -19,24 +19,24 @@ fn belongs_to_root(process: u32) -> bool {
 #[test]
 fn our_process_keeps_others_out_and_what_it_becomes_is_an_ordinary_one() {
     let gate = Gate::default();
-    let sandbox = Sandbox::expired().unprivileged().refresh(Reply::tokens("2").after(&gate));
-    let running = sandbox.spawn(["exec", "--", "sh", "-c", "echo started; read line < fifo"]);
-    let made = sandbox.other("mkfifo").arg("fifo").status().unwrap();
+    let machine = Machine::expired().unprivileged().refresh(Reply::tokens("2").after(&gate));
+    let running = machine.spawn(["exec", "--", "sh", "-c", "echo started; read line < fifo"]);
+    let made = machine.other("mkfifo").arg("fifo").status().unwrap();
     assert!(made.success());
-    sandbox.server.wait_for(Ask::Refresh, 1);
+    machine.server.wait_for(Ask::Refresh, 1);
     assert!(belongs_to_root(running.id()));
     gate.open();
     running.wait_for_stdout("started");
     assert!(!belongs_to_root(running.id()), "the program is not kept from its user");
-    fs::write(sandbox.directory().join("fifo"), "\n").unwrap();
+    fs::write(machine.directory().join("fifo"), "\n").unwrap();
     drop(running.finish().stdout("started\n"));
 }
 
 #[test]
 fn a_certificate_file_may_be_a_descriptor() {
-    let sandbox = Sandbox::expired().unprivileged();
+    let machine = Machine::expired().unprivileged();
     let script = "exec 7< /dev/null; QWENAUTH_QWEN_OAUTH_URL=https://localhost:1 QWENAUTH_CA_FILE=/dev/fd/7 exec $QWENAUTH token";
-    sandbox.shell(script).fails(
+    machine.shell(script).fails(
         1,
         "cannot use the certificates of `QWENAUTH_CA_FILE`, `/dev/fd/7`",
         "it must be a readable PEM file",
@@ -46,20 +46,20 @@ fn a_certificate_file_may_be_a_descriptor() {
 /// All commands that handle a secret, with each program they start, under strace: no argument may hold one.
 #[test]
 fn no_secret_is_an_argument_of_any_process() {
-    let sandbox = crate::login::polls([]).granted().credential_is(crate::sandbox::credential("old"));
-    let browser = sandbox.directory().join("browser");
+    let machine = crate::login::polls([]).granted().credential_is(crate::machine::credential("old"));
+    let browser = machine.directory().join("browser");
     fs::write(&browser, "#!/bin/sh\necho \"$@\" > opened\n").unwrap();
     fs::set_permissions(&browser, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let sandbox = sandbox.variable("BROWSER", &browser).refresh(Reply::tokens("2"));
+    let machine = machine.variable("BROWSER", &browser).refresh(Reply::tokens("2"));
     let script = "for command in 'login --force' refresh token status 'exec -- env' 'env --format dotenv' logout; do
         strace -f -qq -s 100000 -e trace=execve -o trace.$! $QWENAUTH $command; cat trace.* >> all; done > /dev/null 2> said
         grep -c qwenauth all";
     if !possible(std::path::Path::new("/usr/bin/strace").exists(), "run strace") {
         return;
     }
-    drop(sandbox.shell(script).any_stdout());
-    until("the browser was told", || sandbox.directory().join("opened").exists());
-    let calls = fs::read_to_string(sandbox.directory().join("all")).unwrap();
+    drop(machine.shell(script).any_stdout());
+    until("the browser was told", || machine.directory().join("opened").exists());
+    let calls = fs::read_to_string(machine.directory().join("all")).unwrap();
     assert!(calls.lines().filter(|line| line.contains("execve(")).count() >= 9, "{calls}");
     assert!(!calls.contains("granted-"), "{calls}");
 }
@@ -76,14 +76,14 @@ fn a_gateway_keeps_few_tokens_of_the_past() {
         let refused = error("401 Unauthorized", "", "invalid_api_key", "invalid access token or token expired");
         connection.write_all(&if is_first { fine() } else { refused })
     });
-    let sandbox = logged_in(&upstream);
+    let machine = logged_in(&upstream);
     let number = AtomicUsize::new(FIRST);
-    sandbox.server.always(Ask::Refresh, move || Reply::tokens(&number.fetch_add(1, Ordering::SeqCst).to_string()));
-    let gateway = Gateway::start(&sandbox, &[]);
+    machine.server.always(Ask::Refresh, move || Reply::tokens(&number.fetch_add(1, Ordering::SeqCst).to_string()));
+    let gateway = Gateway::start(&machine, &[]);
     for _ in 0..=RENEWALS {
         gateway.chat().is(200);
     }
-    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), RENEWALS);
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), RENEWALS);
     let process = gateway.running.id();
     let Ok(memory) = File::open(format!("/proc/{process}/mem")) else {
         println!("skipped: only root can read the memory of a process that keeps others out");

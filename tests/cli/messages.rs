@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::sandbox::Sandbox;
+use crate::machine::Machine;
 use crate::screens::screen;
 use crate::server::Reply;
 
@@ -282,11 +282,11 @@ fn a_message_that_people_see_has_a_row() {
 /// `token` without a login, on a terminal or in a pipe, with one variable more.
 #[track_caller]
 fn says(name: &str, value: &str, on_terminal: bool, expected: &str) {
-    let sandbox = Sandbox::new().variable(name, value);
+    let machine = Machine::new().variable(name, value);
     let shown = if on_terminal {
-        screen(&sandbox, &["token"], 120, None).0.screen().contents()
+        screen(&machine, &["token"], 120, None).0.screen().contents()
     } else {
-        sandbox.run(["token"]).exits(4).any_stderr().stderr.clone()
+        machine.run(["token"]).exits(4).any_stderr().stderr.clone()
     };
     assert!(shown.contains(expected), "{name}={value}: {shown}");
 }
@@ -314,27 +314,27 @@ fn a_terminal_speaks_the_language_of_the_locale_and_a_pipe_english() {
 
 #[test]
 fn the_first_variable_that_is_set_decides() {
-    let sandbox = Sandbox::new().variable("LANG", "zh_CN.UTF-8").variable("LC_MESSAGES", "ru_RU.UTF-8");
-    let shown = |sandbox: &Sandbox| screen(sandbox, &["token"], 120, None).0.screen().contents();
-    assert!(shown(&sandbox).contains(RUSSIAN_SENTENCE));
-    let sandbox = sandbox.variable("LC_ALL", "zh_CN.UTF-8");
-    assert!(shown(&sandbox).contains(CHINESE_SENTENCE));
-    let sandbox = sandbox.variable("QWENAUTH_LANG", "en");
-    assert!(shown(&sandbox).contains(ENGLISH_SENTENCE));
+    let machine = Machine::new().variable("LANG", "zh_CN.UTF-8").variable("LC_MESSAGES", "ru_RU.UTF-8");
+    let shown = |machine: &Machine| screen(machine, &["token"], 120, None).0.screen().contents();
+    assert!(shown(&machine).contains(RUSSIAN_SENTENCE));
+    let machine = machine.variable("LC_ALL", "zh_CN.UTF-8");
+    assert!(shown(&machine).contains(CHINESE_SENTENCE));
+    let machine = machine.variable("QWENAUTH_LANG", "en");
+    assert!(shown(&machine).contains(ENGLISH_SENTENCE));
 }
 
 #[test]
 fn json_doctor_and_logs_are_english_in_every_language() {
-    let sandbox = Sandbox::new().variable("QWENAUTH_LANG", "ru");
-    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
-    let mut outcome = sandbox.run(["login", "groq", "--api-key-stdin", "--json"]).exits(2).any_stderr();
+    let machine = Machine::new().variable("QWENAUTH_LANG", "ru");
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    let mut outcome = machine.run(["login", "groq", "--api-key-stdin", "--json"]).exits(2).any_stderr();
     assert_eq!(outcome.json()["message"], "stdin is empty");
     assert!(outcome.stderr.contains("stdin пуст"), "{}", outcome.stderr);
     let is_english = |text: &str| !text.chars().any(|character| ('а'..='я').contains(&character));
-    assert!(is_english(&sandbox.run(["doctor"]).exits(1).any_stderr().any_stdout().stdout));
-    let mut status = sandbox.run(["status", "--json"]).exits(4);
+    assert!(is_english(&machine.run(["doctor"]).exits(1).any_stderr().any_stdout().stdout));
+    let mut status = machine.run(["status", "--json"]).exits(4);
     assert!(is_english(&status.json().to_string()));
-    let logged = sandbox.variable("QWENAUTH_LOG", "debug").run(["token"]).exits(4).any_stderr();
+    let logged = machine.variable("QWENAUTH_LOG", "debug").run(["token"]).exits(4).any_stderr();
     let logs: Vec<&str> = logged.stderr.lines().filter(|line| line.starts_with('[')).collect();
     assert!(!logs.is_empty() && is_english(&logs.concat()), "{logs:?}");
 }

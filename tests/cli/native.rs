@@ -3,21 +3,21 @@
 use serde_json::{Value, json};
 
 use crate::keys::{KEY, by_stdin};
-use crate::sandbox::Sandbox;
+use crate::machine::Machine;
 
-fn logged_in(provider: &str, more: &[&str]) -> Sandbox {
-    let sandbox = Sandbox::new();
+fn logged_in(provider: &str, more: &[&str]) -> Machine {
+    let machine = Machine::new();
     let arguments = by_stdin(provider, &[&["--no-verify"], more].concat());
-    drop(sandbox.run_with_stdin(arguments, KEY.as_bytes()).any_stderr());
-    sandbox
+    drop(machine.run_with_stdin(arguments, KEY.as_bytes()).any_stderr());
+    machine
 }
 
 const CHINA: &str = "https://dashscope.aliyuncs.com/compatible-mode/v1";
 
 #[test]
 fn the_providers_own_names_join_the_group_with_their_base_url() {
-    let sandbox = logged_in("dashscope", &["--region", "cn"]);
-    let mut outcome = sandbox.run(["env", "--native", "--format", "json"]);
+    let machine = logged_in("dashscope", &["--region", "cn"]);
+    let mut outcome = machine.run(["env", "--native", "--format", "json"]);
     let group = outcome.json();
     for name in ["OPENAI_API_KEY", "DASHSCOPE_API_KEY", "QWENCLOUD_API_KEY", "QWEN_API_KEY"] {
         assert_eq!(group[name], KEY, "{name}");
@@ -25,28 +25,28 @@ fn the_providers_own_names_join_the_group_with_their_base_url() {
     for name in ["OPENAI_BASE_URL", "DASHSCOPE_API_BASE"] {
         assert_eq!(group[name], CHINA, "{name}");
     }
-    sandbox
+    machine
         .shell("eval $($QWENAUTH env --native); echo $DASHSCOPE_API_KEY $DASHSCOPE_API_BASE")
         .stdout(&format!("{KEY} {CHINA}\n"));
-    sandbox
+    machine
         .shell("$QWENAUTH exec --native -- sh -c 'echo $DASHSCOPE_API_KEY $DASHSCOPE_API_BASE'")
         .stdout(&format!("{KEY} {CHINA}\n"));
-    let mut outcome = sandbox.run(["env", "--format", "json"]);
+    let mut outcome = machine.run(["env", "--format", "json"]);
     assert_eq!(outcome.json()["DASHSCOPE_API_KEY"], Value::Null, "only where it is asked for");
 }
 
 /// Every provider of the data that names variables, here and in a child.
 #[test]
 fn each_provider_sets_all_of_its_names() {
-    let listed: Value = serde_json::from_str(&Sandbox::new().run(["providers", "--json"]).any_stdout().stdout).unwrap();
+    let listed: Value = serde_json::from_str(&Machine::new().run(["providers", "--json"]).any_stdout().stdout).unwrap();
     let mut tried = 0;
     for provider in listed["providers"].as_array().unwrap() {
         let name = provider["provider"].as_str().unwrap();
         let Some(variables) = provider["key"]["variables"].as_array().filter(|names| !names.is_empty()) else {
             continue;
         };
-        let sandbox = logged_in(name, &[]);
-        let mut outcome = sandbox.run(["env", "--native", "--format", "json"]);
+        let machine = logged_in(name, &[]);
+        let mut outcome = machine.run(["env", "--native", "--format", "json"]);
         let group = outcome.json();
         for variable in variables {
             assert_eq!(group[variable.as_str().unwrap()], KEY, "{name}");
@@ -63,8 +63,8 @@ fn each_provider_sets_all_of_its_names() {
 
 #[test]
 fn behind_a_gateway_a_name_leads_there_or_is_refused() {
-    let sandbox = logged_in("dashscope", &["--region", "cn"]).variable("QWENCLOUD_API_KEY", "granted-own");
-    let outcome = sandbox.run(["exec", "--gateway", "--native", "--", "env"]).any_stderr().any_stdout();
+    let machine = logged_in("dashscope", &["--region", "cn"]).variable("QWENCLOUD_API_KEY", "granted-own");
+    let outcome = machine.run(["exec", "--gateway", "--native", "--", "env"]).any_stderr().any_stdout();
     let value = |name: &str| {
         outcome.stdout.lines().find_map(|line| line.strip_prefix(&format!("{name}="))).unwrap_or_default().to_owned()
     };
@@ -85,37 +85,37 @@ fn behind_a_gateway_a_name_leads_there_or_is_refused() {
 
 #[test]
 fn a_provider_without_variables_of_its_own_is_a_usage_error() {
-    let sandbox = Sandbox::new().logged_in();
+    let machine = Machine::new().logged_in();
     for command in [&["env", "--native"][..], &["exec", "--native", "--", "true"]] {
-        let outcome = sandbox.run(command).any_stdout();
+        let outcome = machine.run(command).any_stdout();
         outcome.fails(2, "Qwen OAuth has no variables of its own", "omit `--native`");
     }
 }
 
 #[test]
 fn unset_removes_the_providers_names_and_needs_no_login() {
-    let removed = |sandbox: &Sandbox| {
-        let mut outcome = sandbox.run(["env", "--unset", "--native", "--format", "json"]);
+    let removed = |machine: &Machine| {
+        let mut outcome = machine.run(["env", "--unset", "--native", "--format", "json"]);
         let group = outcome.json();
         assert!(group.as_object().unwrap().values().all(Value::is_null), "{group}");
         group.as_object().unwrap().keys().cloned().collect::<Vec<_>>()
     };
-    let sandbox = logged_in("dashscope", &["--region", "cn"]);
-    let names = removed(&sandbox);
+    let machine = logged_in("dashscope", &["--region", "cn"]);
+    let names = removed(&machine);
     for name in ["OPENAI_API_KEY", "DASHSCOPE_API_KEY", "DASHSCOPE_API_BASE", "QWENCLOUD_API_KEY"] {
         assert!(names.iter().any(|known| known == name), "{name}");
     }
     assert!(!names.iter().any(|name| name == "GROQ_API_KEY"), "another provider's");
-    drop(sandbox.run(["logout"]).any_stderr());
-    assert_eq!(removed(&sandbox), names);
+    drop(machine.run(["logout"]).any_stderr());
+    assert_eq!(removed(&machine), names);
     // Where the provider is not known, all of them; a broken config is no reason to leave a key behind.
-    for sandbox in [Sandbox::new().variable("QWENAUTH_PROFILE", "gone"), Sandbox::new().configured("profile = [\n")] {
-        let names = removed(&sandbox);
+    for machine in [Machine::new().variable("QWENAUTH_PROFILE", "gone"), Machine::new().configured("profile = [\n")] {
+        let names = removed(&machine);
         for name in ["DASHSCOPE_API_KEY", "GROQ_API_KEY", "GROQ_API_BASE", "GEMINI_API_KEY"] {
             assert!(names.iter().any(|known| known == name), "{name}");
         }
     }
-    sandbox.shell("DASHSCOPE_API_KEY=x; eval $($QWENAUTH env --unset --native --profile dashscope); echo ${DASHSCOPE_API_KEY-gone}").stdout("gone\n");
+    machine.shell("DASHSCOPE_API_KEY=x; eval $($QWENAUTH env --unset --native --profile dashscope); echo ${DASHSCOPE_API_KEY-gone}").stdout("gone\n");
 }
 
 #[test]
@@ -130,16 +130,16 @@ fn preserve_env_looks_at_every_family() {
         ("DASHSCOPE_API_BASE", &["--native"]),
         ("QWEN_API_KEY", &["--native"]),
     ] {
-        let sandbox = logged_in("dashscope", &["--region", "cn"]).variable(name, "own");
+        let machine = logged_in("dashscope", &["--region", "cn"]).variable(name, "own");
         let arguments = [&["exec", "--preserve-env"], more, &["--", "env"]].concat();
-        let outcome = sandbox.run(arguments).any_stdout();
+        let outcome = machine.run(arguments).any_stdout();
         assert!(
             outcome.stdout.contains(&format!("{name}=own\n")) && !outcome.stdout.contains(KEY),
             "{name}: {outcome}"
         );
     }
-    let sandbox = logged_in("dashscope", &["--region", "cn"]).variable("DASHSCOPE_API_KEY", "own");
-    let outcome = sandbox.run(["exec", "--preserve-env", "--", "env"]).any_stdout();
+    let machine = logged_in("dashscope", &["--region", "cn"]).variable("DASHSCOPE_API_KEY", "own");
+    let outcome = machine.run(["exec", "--preserve-env", "--", "env"]).any_stdout();
     assert!(outcome.stdout.contains(&format!("OPENAI_API_KEY={KEY}\n")), "not a name that would be set: {outcome}");
     assert_eq!(json!(outcome.code()), json!(0));
 }

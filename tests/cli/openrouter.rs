@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use crate::machine::{Machine, until};
 use crate::run::Running;
-use crate::sandbox::{Sandbox, until};
 use crate::server::{Reply, Request};
 use crate::terminal::Terminal;
 
@@ -26,9 +26,9 @@ authorize = { url = "{server}/auth", exchange = "{server}/api/v1/auth/keys" }
 "#;
 
 /// OpenRouter as documented: the code `granted-code` is exchanged once, against the verifier of the challenge.
-fn sandbox() -> Sandbox {
-    let sandbox = Sandbox::new().configured(CONFIG);
-    sandbox.server.serve("/api/v1/auth/keys", |request| {
+fn machine() -> Machine {
+    let machine = Machine::new().configured(CONFIG);
+    machine.server.serve("/api/v1/auth/keys", |request| {
         let body: Value = serde_json::from_str(&request.body).unwrap();
         if request.method != "POST" || body["code_challenge_method"] != "S256" || !request.bearer().is_empty() {
             return Reply::json(400, json!({"error": {"code": 400, "message": "Invalid code_challenge_method"}}));
@@ -38,21 +38,21 @@ fn sandbox() -> Sandbox {
         }
         Reply::json(200, json!({"key": KEY, "user_id": null}))
     });
-    sandbox.server.serve("/api/v1/key", |request| match request.bearer() {
+    machine.server.serve("/api/v1/key", |request| match request.bearer() {
         KEY => Reply::json(200, json!({"data": {"label": "qwenauth"}})),
         _ => Reply::json(401, json!({"error": {"code": 401, "message": "User not found."}})),
     });
-    sandbox
+    machine
 }
 
 /// A browser that only notes where it was sent.
-fn with_browser(sandbox: Sandbox) -> (Sandbox, PathBuf) {
-    let note = sandbox.directory().join("opened");
-    let browser = sandbox.directory().join("browser");
+fn with_browser(machine: Machine) -> (Machine, PathBuf) {
+    let note = machine.directory().join("opened");
+    let browser = machine.directory().join("browser");
     fs::write(&browser, format!("#!/bin/sh\nprintf '%s' \"$1\" > {0}.part && mv {0}.part {0}\n", note.display()))
         .unwrap();
     fs::set_permissions(&browser, fs::Permissions::from_mode(0o755)).unwrap();
-    (sandbox.variable("BROWSER", browser), note)
+    (machine.variable("BROWSER", browser), note)
 }
 
 fn opened(note: &PathBuf) -> Url {
@@ -85,22 +85,22 @@ fn follow(entry: &Url) -> Url {
     location.unwrap_or_else(|| panic!("{answer}")).parse().unwrap()
 }
 
-fn started() -> (Sandbox, Running, Url, Url) {
-    let (sandbox, note) = with_browser(sandbox());
-    let running = sandbox.spawn(["login", "openrouter", "--key-label", "my laptop", "--limit", "5"]);
+fn started() -> (Machine, Running, Url, Url) {
+    let (machine, note) = with_browser(machine());
+    let running = machine.spawn(["login", "openrouter", "--key-label", "my laptop", "--limit", "5"]);
     let url = follow(&opened(&note));
     let callback = query(&url, "callback_url").parse().unwrap();
-    (sandbox, running, url, callback)
+    (machine, running, url, callback)
 }
 
-fn exchanges(sandbox: &Sandbox) -> Vec<Request> {
-    sandbox.server.at("/api/v1/auth/keys")
+fn exchanges(machine: &Machine) -> Vec<Request> {
+    machine.server.at("/api/v1/auth/keys")
 }
 
 #[test]
 fn a_login_in_the_browser_ends_with_a_stored_key() {
-    let (sandbox, running, url, callback) = started();
-    assert!(url.as_str().starts_with(&format!("{}/auth?", sandbox.server.url())), "{url}");
+    let (machine, running, url, callback) = started();
+    assert!(url.as_str().starts_with(&format!("{}/auth?", machine.server.url())), "{url}");
     assert_eq!(query(&url, "code_challenge_method"), "S256");
     assert_eq!((query(&url, "key_label"), query(&url, "limit")), ("my laptop".into(), "5".into()));
     assert_eq!(callback.host_str(), Some("127.0.0.1"));
@@ -112,36 +112,36 @@ fn a_login_in_the_browser_ends_with_a_stored_key() {
         "{}",
         outcome.stderr
     );
-    let exchange: Value = serde_json::from_str(&exchanges(&sandbox)[0].body).unwrap();
+    let exchange: Value = serde_json::from_str(&exchanges(&machine)[0].body).unwrap();
     let verifier = exchange["code_verifier"].as_str().unwrap();
     assert!((43..=128).contains(&verifier.len()));
     assert_eq!(BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(verifier)), query(&url, "code_challenge"));
-    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+    assert_eq!(machine.profile("openrouter")["api_key"], KEY);
 }
 
 #[test]
 fn a_request_that_takes_more_than_one_reading_is_read_to_its_end() {
-    let (sandbox, running, _, callback) = started();
+    let (machine, running, _, callback) = started();
     let state = "x".repeat(5000);
     let page = knock(&callback, &format!("{}?state={state}&code=granted-code", callback.path()));
     assert!(page.starts_with("HTTP/1.1 200 OK"), "{page}");
     drop(running.finish().any_stderr());
-    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+    assert_eq!(machine.profile("openrouter")["api_key"], KEY);
 }
 
 #[test]
 fn an_empty_key_is_none() {
-    let (sandbox, running, _, callback) = started();
-    sandbox.server.serve("/api/v1/auth/keys", |_| Reply::json(200, json!({"key": ""})));
+    let (machine, running, _, callback) = started();
+    machine.server.serve("/api/v1/auth/keys", |_| Reply::json(200, json!({"key": ""})));
     knock(&callback, &format!("{}?code=granted-code", callback.path()));
     let outcome = running.finish().exits(3).any_stderr();
     assert!(outcome.stderr.contains("did not exchange the code for a key"), "{}", outcome.stderr);
-    assert_eq!(sandbox.profile("openrouter"), Value::Null);
+    assert_eq!(machine.profile("openrouter"), Value::Null);
 }
 
 #[test]
 fn what_comes_without_the_nonce_changes_nothing() {
-    let (sandbox, running, _, callback) = started();
+    let (machine, running, _, callback) = started();
     for target in [
         "/",
         "/?code=granted-code",
@@ -152,15 +152,15 @@ fn what_comes_without_the_nonce_changes_nothing() {
         assert!(knock(&callback, target).starts_with("HTTP/1.1 404 Not Found"), "{target}");
     }
     assert!(knock(&callback, callback.path()).starts_with("HTTP/1.1 404 Not Found"), "neither code nor error");
-    assert!(exchanges(&sandbox).is_empty());
+    assert!(exchanges(&machine).is_empty());
     drop(knock(&callback, &format!("{}?code=granted-code", callback.path())));
     drop(running.finish().any_stderr());
-    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+    assert_eq!(machine.profile("openrouter")["api_key"], KEY);
 }
 
 #[test]
 fn the_first_redirect_counts_and_a_second_does_not() {
-    let (sandbox, running, _, callback) = started();
+    let (machine, running, _, callback) = started();
     drop(knock(&callback, &format!("{}?code=granted-code", callback.path())));
     if let Ok(mut connection) = TcpStream::connect((callback.host_str().unwrap(), callback.port().unwrap())) {
         drop(write!(
@@ -171,23 +171,23 @@ fn the_first_redirect_counts_and_a_second_does_not() {
         ));
     }
     drop(running.finish().any_stderr());
-    assert_eq!(exchanges(&sandbox).len(), 1);
-    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+    assert_eq!(exchanges(&machine).len(), 1);
+    assert_eq!(machine.profile("openrouter")["api_key"], KEY);
 }
 
 #[test]
 fn a_slow_visitor_does_not_keep_the_browser_out() {
-    let (sandbox, running, _, callback) = started();
+    let (machine, running, _, callback) = started();
     let silent = TcpStream::connect((callback.host_str().unwrap(), callback.port().unwrap())).unwrap();
     drop(knock(&callback, &format!("{}?code=granted-code", callback.path())));
     drop(running.finish().any_stderr());
     drop(silent);
-    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+    assert_eq!(machine.profile("openrouter")["api_key"], KEY);
 }
 
 #[test]
 fn an_error_in_the_redirect_ends_the_login() {
-    let (sandbox, running, _, callback) = started();
+    let (machine, running, _, callback) = started();
     let page = knock(&callback, &format!("{}?error=access_denied&error_description=no%1b%5b2J", callback.path()));
     assert!(page.contains("The login was rejected."), "{page}");
     let outcome = running.finish().exits(4).any_stderr();
@@ -199,20 +199,20 @@ fn an_error_in_the_redirect_ends_the_login() {
         "{}",
         outcome.stderr
     );
-    assert_eq!(sandbox.profile("openrouter"), Value::Null);
+    assert_eq!(machine.profile("openrouter"), Value::Null);
 }
 
 #[test]
 fn a_redirect_that_never_comes_ends_with_the_time_allowed() {
-    let (sandbox, _) = with_browser(sandbox());
-    let outcome = sandbox.run(["login", "openrouter", "--timeout", "1s"]).exits(4).any_stderr();
+    let (machine, _) = with_browser(machine());
+    let outcome = machine.run(["login", "openrouter", "--timeout", "1s"]).exits(4).any_stderr();
     assert!(outcome.stderr.contains("error: the login was not approved in time\n"), "{}", outcome.stderr);
-    assert_eq!(sandbox.profile("openrouter"), Value::Null);
+    assert_eq!(machine.profile("openrouter"), Value::Null);
 }
 
 #[test]
 fn a_code_the_server_refuses_stores_nothing() {
-    let (sandbox, running, _, callback) = started();
+    let (machine, running, _, callback) = started();
     drop(knock(&callback, &format!("{}?code=granted-wrong", callback.path())));
     let outcome = running.finish().exits(4).any_stderr();
     assert!(
@@ -222,13 +222,13 @@ fn a_code_the_server_refuses_stores_nothing() {
         "{}",
         outcome.stderr
     );
-    assert_eq!(sandbox.profile("openrouter"), Value::Null);
+    assert_eq!(machine.profile("openrouter"), Value::Null);
 }
 
 #[test]
 fn without_a_browser_the_code_is_pasted() {
-    let sandbox = sandbox();
-    let outcome = sandbox
+    let machine = machine();
+    let outcome = machine
         .run_with_stdin(["login", "openrouter", "--code-stdin", "--json"], b" granted-code\n")
         .any_stderr()
         .any_stdout();
@@ -238,15 +238,15 @@ fn without_a_browser_the_code_is_pasted() {
     assert_eq!(query(&url, "callback_url"), "", "the server shows a code where there is no callback");
     assert_eq!(query(&url, "key_label"), "qwenauth");
     assert_eq!((&events[1]["event"], &events[1]["verified"]), (&json!("logged_in"), &json!(true)));
-    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+    assert_eq!(machine.profile("openrouter")["api_key"], KEY);
 }
 
 #[test]
 fn without_browser_and_terminal_the_login_says_what_to_do() {
     for variables in [vec![], vec![("SSH_CONNECTION", "1"), ("DISPLAY", ":0")], vec![("CI", "1"), ("BROWSER", "true")]]
     {
-        let sandbox = variables.into_iter().fold(sandbox(), |sandbox, (name, value)| sandbox.variable(name, value));
-        sandbox.run(["login", "openrouter"]).fails(
+        let machine = variables.into_iter().fold(machine(), |machine, (name, value)| machine.variable(name, value));
+        machine.run(["login", "openrouter"]).fails(
             2,
             "no browser available, and no terminal to paste a code into",
             "pass the code with `--code-stdin`, or a key with `--api-key-stdin` or `--api-key-env VAR`",
@@ -257,7 +257,7 @@ fn without_browser_and_terminal_the_login_says_what_to_do() {
 #[test]
 fn an_empty_code_is_a_usage_error() {
     for code in [&b"\n"[..], b"a b\n", b""] {
-        let outcome = sandbox().run_with_stdin(["login", "openrouter", "--code-stdin"], code).exits(2).any_stderr();
+        let outcome = machine().run_with_stdin(["login", "openrouter", "--code-stdin"], code).exits(2).any_stderr();
         assert!(outcome.stderr.contains("error: the "), "{}", outcome.stderr);
     }
 }
@@ -265,13 +265,13 @@ fn an_empty_code_is_a_usage_error() {
 /// Everybody can read the arguments of a process.
 #[test]
 fn the_browser_is_handed_a_page_that_works_once_and_no_nonce_of_the_callback() {
-    let (sandbox, note) = with_browser(sandbox());
-    let running = sandbox.spawn(["login", "openrouter"]);
+    let (machine, note) = with_browser(machine());
+    let running = machine.spawn(["login", "openrouter"]);
     let entry = opened(&note);
     assert_eq!((entry.scheme(), entry.host_str(), entry.query()), ("http", Some("127.0.0.1"), None));
     assert!(entry.path().starts_with("/go/") && entry.path().len() >= 4 + 32, "{entry}");
     let url = follow(&entry);
-    assert!(url.as_str().starts_with(&format!("{}/auth?", sandbox.server.url())), "{url}");
+    assert!(url.as_str().starts_with(&format!("{}/auth?", machine.server.url())), "{url}");
     let callback: Url = query(&url, "callback_url").parse().unwrap();
     assert_eq!(callback.port(), entry.port());
     assert_ne!(callback.path().rsplit('/').next(), entry.path().rsplit('/').next());
@@ -284,13 +284,13 @@ fn the_browser_is_handed_a_page_that_works_once_and_no_nonce_of_the_callback() {
     }
     drop(knock(&callback, &format!("{}?code=granted-code", callback.path())));
     drop(running.finish().any_stderr());
-    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+    assert_eq!(machine.profile("openrouter")["api_key"], KEY);
 }
 
 #[test]
 fn a_request_with_a_foreign_host_or_origin_changes_nothing() {
-    let (sandbox, note) = with_browser(sandbox());
-    let running = sandbox.spawn(["login", "openrouter"]);
+    let (machine, note) = with_browser(machine());
+    let running = machine.spawn(["login", "openrouter"]);
     let entry = opened(&note);
     let own = entry.authority().to_owned();
     let foreign = [
@@ -316,51 +316,51 @@ fn a_request_with_a_foreign_host_or_origin_changes_nothing() {
         }
     }
     let target = format!("{}?code=granted-code", callback.path());
-    let fields = format!("Host: {own}\r\nOrigin: {}\r\n", sandbox.server.url());
+    let fields = format!("Host: {own}\r\nOrigin: {}\r\n", machine.server.url());
     drop(request(&callback, &format!("GET {target} HTTP/1.1\r\n{fields}\r\n")));
     drop(running.finish().any_stderr());
-    assert_eq!(exchanges(&sandbox).len(), 1);
-    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+    assert_eq!(exchanges(&machine).len(), 1);
+    assert_eq!(machine.profile("openrouter")["api_key"], KEY);
 }
 
 #[test]
 fn a_key_in_the_place_of_a_code_is_stored_and_never_sent_as_a_code() {
     for given in ["sk-or-v1-granted-1\n", "\"sk-or-v1-granted-1\"", "Bearer sk-or-v1-granted-1"] {
-        let sandbox = sandbox();
+        let machine = machine();
         let arguments = ["login", "openrouter", "--code-stdin"];
-        drop(sandbox.run_with_stdin(arguments, given.as_bytes()).any_stderr());
-        assert!(exchanges(&sandbox).is_empty(), "{given}");
-        assert_eq!(sandbox.profile("openrouter")["api_key"], KEY, "{given}");
+        drop(machine.run_with_stdin(arguments, given.as_bytes()).any_stderr());
+        assert!(exchanges(&machine).is_empty(), "{given}");
+        assert_eq!(machine.profile("openrouter")["api_key"], KEY, "{given}");
     }
-    let sandbox = sandbox();
+    let machine = machine();
     let arguments = ["login", "openrouter", "--code-stdin"];
-    drop(sandbox.run_with_stdin(arguments, b"sk-or-v1-granted-wrong").exits(4).any_stderr());
+    drop(machine.run_with_stdin(arguments, b"sk-or-v1-granted-wrong").exits(4).any_stderr());
     for foreign in ["gsk_granted", "sk-granted", "sk-sp-granted", "hf_granted"] {
-        let outcome = sandbox.run_with_stdin(arguments, foreign.as_bytes()).exits(2).any_stderr();
+        let outcome = machine.run_with_stdin(arguments, foreign.as_bytes()).exits(2).any_stderr();
         assert!(outcome.stderr.contains("; it was not sent\n"), "{foreign}: {outcome}");
     }
-    assert!(exchanges(&sandbox).is_empty());
-    assert_eq!(sandbox.profile("openrouter"), Value::Null);
+    assert!(exchanges(&machine).is_empty());
+    assert_eq!(machine.profile("openrouter"), Value::Null);
 }
 
 #[test]
 fn without_a_terminal_the_address_is_told_to_a_script_and_its_redirect_awaited() {
-    let sandbox = sandbox();
-    let running = sandbox.spawn(["login", "openrouter", "--json", "--no-browser"]);
+    let machine = machine();
+    let running = machine.spawn(["login", "openrouter", "--json", "--no-browser"]);
     let event: Value = serde_json::from_str(&running.first_lines(1)[0]).unwrap();
     assert_eq!(event["event"], "authorize_url");
     let callback: Url = query(&event["url"].as_str().unwrap().parse().unwrap(), "callback_url").parse().unwrap();
     drop(knock(&callback, &format!("{}?code=granted-code", callback.path())));
     let outcome = running.finish().any_stderr().any_stdout();
     assert!(outcome.stdout.contains(r#""event":"logged_in""#), "{outcome}");
-    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+    assert_eq!(machine.profile("openrouter")["api_key"], KEY);
 }
 
 #[test]
 fn a_login_that_does_not_wait_is_completed_by_its_code_or_by_a_key() {
     for given in ["granted-code", KEY] {
-        let sandbox = sandbox();
-        let mut outcome = sandbox.run(["login", "openrouter", "--no-wait", "--json"]).any_stderr();
+        let machine = machine();
+        let mut outcome = machine.run(["login", "openrouter", "--no-wait", "--json"]).any_stderr();
         let event = outcome.json_lines().pop().unwrap();
         assert_eq!(event["event"], "authorize_url");
         assert!(event["expires_at"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
@@ -373,46 +373,46 @@ fn a_login_that_does_not_wait_is_completed_by_its_code_or_by_a_key() {
             "{outcome}"
         );
         let again =
-            sandbox.run(["login", "openrouter", "--no-wait", "--json"]).any_stderr().json_lines().pop().unwrap();
+            machine.run(["login", "openrouter", "--no-wait", "--json"]).any_stderr().json_lines().pop().unwrap();
         assert_eq!(again["url"], event["url"], "a second one shows the same address");
-        let pending = sandbox.home().join(".local/state/qwenauth/pending/openrouter.json");
-        assert_eq!(crate::sandbox::mode(&pending), 0o600);
+        let pending = machine.home().join(".local/state/qwenauth/pending/openrouter.json");
+        assert_eq!(crate::machine::mode(&pending), 0o600);
         let resume = ["login", "openrouter", "--resume", "--code-stdin"];
-        drop(sandbox.run_with_stdin(resume, b"granted-wrong").exits(4).any_stderr());
+        drop(machine.run_with_stdin(resume, b"granted-wrong").exits(4).any_stderr());
         assert!(pending.exists(), "a wrong code is no end");
-        drop(sandbox.run_with_stdin(resume, given.as_bytes()).any_stderr());
+        drop(machine.run_with_stdin(resume, given.as_bytes()).any_stderr());
         if given == "granted-code" {
-            let exchange: Value = serde_json::from_str(&exchanges(&sandbox).last().unwrap().body).unwrap();
+            let exchange: Value = serde_json::from_str(&exchanges(&machine).last().unwrap().body).unwrap();
             let challenge = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(exchange["code_verifier"].as_str().unwrap()));
             assert_eq!(challenge, query(&url, "code_challenge"));
         }
-        assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
+        assert_eq!(machine.profile("openrouter")["api_key"], KEY);
         assert!(!pending.exists());
     }
 }
 
 #[test]
 fn there_is_nothing_to_resume_without_a_pending_login_or_a_code() {
-    sandbox().run_with_stdin(["login", "openrouter", "--resume", "--code-stdin"], b"granted-code").fails(
+    machine().run_with_stdin(["login", "openrouter", "--resume", "--code-stdin"], b"granted-code").fails(
         4,
         "no login of `openrouter` is pending",
         "run `qwenauth login openrouter`",
     );
-    let sandbox = sandbox();
-    drop(sandbox.run(["login", "openrouter", "--no-wait"]).any_stderr());
-    sandbox.run(["login", "openrouter", "--resume"]).fails(
+    let machine = machine();
+    drop(machine.run(["login", "openrouter", "--no-wait"]).any_stderr());
+    machine.run(["login", "openrouter", "--resume"]).fails(
         2,
         "the pending login needs its code, and there is no terminal to paste it at",
         "pass the code with `--code-stdin`, or a key with `--api-key-stdin` or `--api-key-env VAR`",
     );
-    drop(sandbox.run(["login", "groq", "--resume"]).exits(2).any_stderr());
-    drop(sandbox.run(["login", "groq", "--no-wait"]).exits(2).any_stderr());
+    drop(machine.run(["login", "groq", "--resume"]).exits(2).any_stderr());
+    drop(machine.run(["login", "groq", "--no-wait"]).exits(2).any_stderr());
 }
 
 #[test]
 fn where_there_is_a_browser_a_person_chooses_it_or_pastes_a_key() {
-    let (sandbox, note) = with_browser(sandbox());
-    let mut terminal = Terminal::run(&sandbox, &["login", "openrouter", "--timeout", "30s"], (24, 80));
+    let (machine, note) = with_browser(machine());
+    let mut terminal = Terminal::run(&machine, &["login", "openrouter", "--timeout", "30s"], (24, 80));
     terminal.wait_for("paste an API key");
     terminal.types("paste");
     terminal.wait_for("> paste an API key");
@@ -422,9 +422,9 @@ fn where_there_is_a_browser_a_person_chooses_it_or_pastes_a_key() {
     terminal.types(&format!("{KEY}\r"));
     let seen = terminal.exits(0);
     assert!(seen.contains("openrouter.ai/settings/keys") && seen.contains("? How  "), "{seen}");
-    assert!(exchanges(&sandbox).is_empty() && !note.exists());
-    assert_eq!(sandbox.profile("openrouter")["api_key"], KEY);
-    let mut terminal = Terminal::run(&sandbox, &["login", "openrouter", "--force", "--timeout", "30s"], (24, 80));
+    assert!(exchanges(&machine).is_empty() && !note.exists());
+    assert_eq!(machine.profile("openrouter")["api_key"], KEY);
+    let mut terminal = Terminal::run(&machine, &["login", "openrouter", "--force", "--timeout", "30s"], (24, 80));
     terminal.wait_for("> in a browser");
     terminal.types("\r");
     let entry = opened(&note);
@@ -432,15 +432,15 @@ fn where_there_is_a_browser_a_person_chooses_it_or_pastes_a_key() {
     let callback = Url::parse(&query(&target, "callback_url")).unwrap();
     drop(knock(&callback, &format!("{}?code=granted-code", callback.path())));
     drop(terminal.exits(0));
-    assert_eq!(exchanges(&sandbox).len(), 1);
+    assert_eq!(exchanges(&machine).len(), 1);
 }
 
 #[test]
 fn status_says_what_is_left_of_the_key_where_the_api_is_asked() {
-    let sandbox = sandbox();
-    sandbox.server.serve("/api/v1/key", |_| Reply::json(200, json!({"data": {"limit": 5, "limit_remaining": 4.2}})));
-    drop(sandbox.run_with_stdin(["login", "openrouter", "--api-key-stdin"], KEY.as_bytes()).any_stderr());
-    let outcome = sandbox.run(["status", "--check"]).any_stdout();
+    let machine = machine();
+    machine.server.serve("/api/v1/key", |_| Reply::json(200, json!({"data": {"limit": 5, "limit_remaining": 4.2}})));
+    drop(machine.run_with_stdin(["login", "openrouter", "--api-key-stdin"], KEY.as_bytes()).any_stderr());
+    let outcome = machine.run(["status", "--check"]).any_stdout();
     assert!(outcome.stdout.contains("  limit       $4.20 of $5.00 left\n"), "{outcome}");
-    assert!(!sandbox.run(["status"]).any_stdout().stdout.contains("left"));
+    assert!(!machine.run(["status"]).any_stdout().stdout.contains("left"));
 }

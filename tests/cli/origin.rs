@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Sandbox, credential};
+use crate::machine::{Machine, credential};
 use crate::server::{Ask, Reply, Server, tokens};
 
 const VARIABLE: &str = "QWENAUTH_QWEN_OAUTH_URL";
@@ -17,43 +17,43 @@ fn stranger() -> Server {
     server
 }
 
-fn records(sandbox: &Sandbox) -> Vec<PathBuf> {
+fn records(machine: &Machine) -> Vec<PathBuf> {
     let mut records: Vec<PathBuf> =
-        fs::read_dir(sandbox.origins()).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+        fs::read_dir(machine.origins()).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
     records.sort();
     records
 }
 
 /// The provider `corp`, whose token endpoint is at `server`, and the credential of a login there.
-fn corp(sandbox: Sandbox, server: &str) -> Sandbox {
+fn corp(machine: Machine, server: &str) -> Machine {
     let config = format!(
         "[providers.corp]\nclient_id = \"f0304373b74a44d2b584a3fb70ca9e56\"\n\
          device_authorization_endpoint = \"{{server}}/device\"\ntoken_endpoint = \"{server}/api/v1/oauth2/token\"\n\
          revocation_endpoint = \"{server}/revoke\"\nbase_url = \"{{server}}/v1\"\ndefault_model = \"m\"\n"
     );
-    sandbox.configured(&config)
+    machine.configured(&config)
 }
 
-fn corp_login(sandbox: &Sandbox, seconds: i64) {
+fn corp_login(machine: &Machine, seconds: i64) {
     let mut login = credential("1");
     login["provider"] = json!("corp");
-    login["expiry_date"] = json!(crate::sandbox::now_ms() + seconds * 1000);
+    login["expiry_date"] = json!(crate::machine::now_ms() + seconds * 1000);
     login.as_object_mut().unwrap().remove("resource_url");
-    crate::sandbox::write_private(&sandbox.profiles().join("corp.json"), login.to_string());
+    crate::machine::write_private(&machine.profiles().join("corp.json"), login.to_string());
 }
 
 #[test]
 fn a_renewal_remembers_the_server_of_the_new_token_alone() {
-    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    let kept = records(&sandbox);
+    let machine = Machine::expired().refresh(Reply::tokens("2"));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    let kept = records(&machine);
     assert_eq!(kept.len(), 1, "{kept:?}");
     let origin: Value = serde_json::from_slice(&fs::read(&kept[0]).unwrap()).unwrap();
-    assert_eq!(origin["token_endpoint"], format!("{}/api/v1/oauth2/token", sandbox.server.url()));
-    let sandbox = sandbox.expires_in(-60).refresh(Reply::tokens("3"));
-    sandbox.run(["token"]).stdout("granted-access-3\n");
-    assert_eq!(records(&sandbox).len(), 1);
-    assert_ne!(records(&sandbox), kept);
+    assert_eq!(origin["token_endpoint"], format!("{}/api/v1/oauth2/token", machine.server.url()));
+    let machine = machine.expires_in(-60).refresh(Reply::tokens("3"));
+    machine.run(["token"]).stdout("granted-access-3\n");
+    assert_eq!(records(&machine).len(), 1);
+    assert_ne!(records(&machine), kept);
 }
 
 #[test]
@@ -63,24 +63,24 @@ fn a_refresh_token_that_stays_keeps_its_record() {
         if answer["refresh_token"] != "granted-refresh-1" {
             answer.as_object_mut().unwrap().remove("refresh_token");
         }
-        let sandbox = Sandbox::expired().refresh(Reply::json(200, answer));
-        drop(sandbox.run(["token"]).any_stdout());
-        assert_eq!(records(&sandbox).len(), 1);
+        let machine = Machine::expired().refresh(Reply::json(200, answer));
+        drop(machine.run(["token"]).any_stdout());
+        assert_eq!(records(&machine).len(), 1);
     }
 }
 
 #[test]
 fn the_record_stands_before_the_token_does() {
-    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
+    let machine = Machine::expired().refresh(Reply::tokens("2"));
     let strace = std::process::Command::new("strace").args(["-f", "true"]).stderr(std::process::Stdio::null()).status();
-    if !crate::sandbox::possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
+    if !crate::machine::possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
         return;
     }
-    let log = sandbox.directory().join("calls");
-    let mut strace = sandbox.other("strace");
+    let log = machine.directory().join("calls");
+    let mut strace = machine.other("strace");
     strace.args(["-f", "-e", "trace=rename,renameat,renameat2,fsync", "-o"]).arg(&log);
-    strace.arg(sandbox.program()).arg("token");
-    sandbox.start(strace).finish().stdout("granted-access-2\n");
+    strace.arg(machine.program()).arg("token");
+    machine.start(strace).finish().stdout("granted-access-2\n");
     let calls = fs::read_to_string(log).unwrap();
     let at = |what: &dyn Fn(&str) -> bool| calls.lines().position(what).expect(&calls);
     let durable = at(&|call| call.contains("fsync("));
@@ -92,34 +92,34 @@ fn the_record_stands_before_the_token_does() {
 #[test]
 fn another_server_named_by_the_variable_is_sent_nothing_and_ends_nothing() {
     let other = stranger();
-    let sandbox = Sandbox::expired().granted_here();
-    let before = sandbox.content();
-    let home = sandbox.server.address().to_owned();
-    let sandbox = sandbox.variable(VARIABLE, other.url());
+    let machine = Machine::expired().granted_here();
+    let before = machine.content();
+    let home = machine.server.address().to_owned();
+    let machine = machine.variable(VARIABLE, other.url());
     let error = format!(
         "the login of `qwen` came from `{{address}}`, and `{VARIABLE}` names `{}`: nothing was sent",
         other.address()
     );
     for command in [&["token"][..], &["refresh"], &["exec", "--", "true"], &["exec", "--gateway", "--", "true"]] {
-        sandbox.run(command).fails(4, &error, &format!("unset `{VARIABLE}`, or log in again there"));
+        machine.run(command).fails(4, &error, &format!("unset `{VARIABLE}`, or log in again there"));
     }
-    let mut status = sandbox.run(["status", "--json"]).exits(4);
+    let mut status = machine.run(["status", "--json"]).exits(4);
     let told = status.json()["profiles"][0].clone();
     assert_eq!(told["state"], "expired");
     assert!(told["problems"][0].as_str().unwrap().contains(VARIABLE), "{told}");
     assert!(other.requests().is_empty(), "the stranger was asked");
-    assert_eq!(sandbox.content(), before);
+    assert_eq!(machine.content(), before);
     // Back at the server of the login all is well.
-    let sandbox = sandbox.variable(VARIABLE, format!("http://{home}")).refresh(Reply::tokens("2"));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
+    let machine = machine.variable(VARIABLE, format!("http://{home}")).refresh(Reply::tokens("2"));
+    machine.run(["token"]).stdout("granted-access-2\n");
 }
 
 #[test]
 fn a_token_that_lives_is_handed_out_whatever_server_is_named() {
     let other = stranger();
-    let sandbox = Sandbox::new().logged_in().granted_here().variable(VARIABLE, other.url());
-    sandbox.run(["token"]).stdout("granted-access-1\n");
-    let mut status = sandbox.run(["status", "--json"]);
+    let machine = Machine::new().logged_in().granted_here().variable(VARIABLE, other.url());
+    machine.run(["token"]).stdout("granted-access-1\n");
+    let mut status = machine.run(["status", "--json"]);
     let told = status.json()["profiles"][0].clone();
     assert_eq!(told["state"], "valid");
     assert!(told["problems"][0].as_str().unwrap().contains(VARIABLE), "{told}");
@@ -128,21 +128,21 @@ fn a_token_that_lives_is_handed_out_whatever_server_is_named() {
 
 #[test]
 fn a_login_of_unknown_origin_is_sent_to_no_other_machine() {
-    let sandbox = Sandbox::expired().variable(VARIABLE, "https://login.example.invalid");
-    let before = sandbox.content();
+    let machine = Machine::expired().variable(VARIABLE, "https://login.example.invalid");
+    let before = machine.content();
     let error = format!(
         "the login of `qwen` came from `chat.qwen.ai`, and `{VARIABLE}` names `login.example.invalid`: nothing was sent"
     );
-    sandbox.run(["token"]).fails(4, &error, &format!("unset `{VARIABLE}`, or log in again there"));
-    assert_eq!(sandbox.content(), before);
+    machine.run(["token"]).fails(4, &error, &format!("unset `{VARIABLE}`, or log in again there"));
+    assert_eq!(machine.content(), before);
 }
 
 #[test]
 fn while_the_variable_names_another_machine_each_command_that_asks_it_says_so_once() {
     let elsewhere = "https://login.example.invalid";
-    let sandbox = Sandbox::expired().granted_by(elsewhere).variable(VARIABLE, elsewhere);
+    let machine = Machine::expired().granted_by(elsewhere).variable(VARIABLE, elsewhere);
     for command in [&["token"][..], &["refresh"], &["exec", "--", "true"]] {
-        let outcome = sandbox.run(command).exits(3).any_stderr();
+        let outcome = machine.run(command).exits(3).any_stderr();
         let said = format!("qwenauth: warning: `{VARIABLE}` is set: `login.example.invalid` is asked for tokens\n");
         assert!(outcome.stderr.starts_with(&said), "{outcome}");
         assert_eq!(outcome.stderr.matches(VARIABLE).count(), 1, "{outcome}");
@@ -151,69 +151,69 @@ fn while_the_variable_names_another_machine_each_command_that_asks_it_says_so_on
 
 #[test]
 fn the_word_of_a_server_on_loopback_ends_no_login_of_unknown_origin() {
-    let sandbox = Sandbox::expired().refresh(Reply::error(400, "invalid_grant"));
-    let before = sandbox.content();
+    let machine = Machine::expired().refresh(Reply::error(400, "invalid_grant"));
+    let before = machine.content();
     let error = "`127.0.0.1` does not know this login: the server answered `invalid_grant`";
     let hint = "the login was kept: ask the server that it came from, or log in again there";
-    sandbox.run(["token"]).fails(4, error, hint);
-    assert_eq!(sandbox.content(), before);
+    machine.run(["token"]).fails(4, error, hint);
+    assert_eq!(machine.content(), before);
     // That server is not asked twice, and another may renew it.
-    drop(sandbox.run(["token"]).exits(4).any_stderr());
-    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+    drop(machine.run(["token"]).exits(4).any_stderr());
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), 1);
     let other = Server::start();
     other.script(Ask::Refresh, Reply::tokens("2"));
-    let sandbox = sandbox.variable(VARIABLE, other.url());
-    let mut status = sandbox.run(["status", "--json"]).exits(0);
+    let machine = machine.variable(VARIABLE, other.url());
+    let mut status = machine.run(["status", "--json"]).exits(0);
     assert_eq!(status.json()["profiles"][0]["state"], "refreshable");
-    drop(sandbox.run(["refresh"]));
-    assert_eq!(sandbox.credential()["refresh_token"], "granted-refresh-2");
+    drop(machine.run(["refresh"]));
+    assert_eq!(machine.credential()["refresh_token"], "granted-refresh-2");
 }
 
 #[test]
 fn another_token_endpoint_in_the_configuration_is_sent_nothing_and_ends_nothing() {
     let other = stranger();
-    let sandbox = Sandbox::new();
-    let url = sandbox.server.url();
-    let sandbox = corp(sandbox, &url);
-    corp_login(&sandbox, -60);
-    let sandbox = sandbox.refresh(Reply::tokens("2"));
-    sandbox.run(["token", "--profile", "corp"]).stdout("granted-access-2\n");
-    corp_expired(&sandbox);
-    let before = sandbox.profile("corp");
-    let sandbox = corp(sandbox, &other.url());
+    let machine = Machine::new();
+    let url = machine.server.url();
+    let machine = corp(machine, &url);
+    corp_login(&machine, -60);
+    let machine = machine.refresh(Reply::tokens("2"));
+    machine.run(["token", "--profile", "corp"]).stdout("granted-access-2\n");
+    corp_expired(&machine);
+    let before = machine.profile("corp");
+    let machine = corp(machine, &other.url());
     let error = format!(
         "the login of `corp` came from `{{address}}`, and config.toml now names `{}`: nothing was sent",
         other.address()
     );
     for command in ["token", "refresh"] {
         let hint = "put its `token_endpoint` back, or run `qwenauth login corp`";
-        sandbox.run([command, "--profile", "corp"]).fails(4, &error, hint);
+        machine.run([command, "--profile", "corp"]).fails(4, &error, hint);
     }
-    assert_eq!(sandbox.profile("corp"), before);
-    let outcome = sandbox.run(["logout", "--profile", "corp"]).any_stderr();
+    assert_eq!(machine.profile("corp"), before);
+    let outcome = machine.run(["logout", "--profile", "corp"]).any_stderr();
     assert!(outcome.stderr.contains("the server did not revoke it"), "{outcome}");
     assert!(other.requests().is_empty(), "the stranger was asked");
 }
 
-fn corp_expired(sandbox: &Sandbox) {
-    let mut login = sandbox.profile("corp");
+fn corp_expired(machine: &Machine) {
+    let mut login = machine.profile("corp");
     login["expiry_date"] = json!(1);
-    crate::sandbox::write_private(&sandbox.profiles().join("corp.json"), login.to_string());
+    crate::machine::write_private(&machine.profiles().join("corp.json"), login.to_string());
 }
 
 #[test]
 fn another_revocation_endpoint_in_the_configuration_is_sent_nothing() {
     let other = stranger();
-    let sandbox = Sandbox::new();
-    let url = sandbox.server.url();
-    let sandbox = corp(sandbox, &url);
-    corp_login(&sandbox, -60);
-    let sandbox = sandbox.refresh(Reply::tokens("2"));
-    sandbox.run(["token", "--profile", "corp"]).stdout("granted-access-2\n");
-    let text = fs::read_to_string(sandbox.config()).unwrap();
+    let machine = Machine::new();
+    let url = machine.server.url();
+    let machine = corp(machine, &url);
+    corp_login(&machine, -60);
+    let machine = machine.refresh(Reply::tokens("2"));
+    machine.run(["token", "--profile", "corp"]).stdout("granted-access-2\n");
+    let text = fs::read_to_string(machine.config()).unwrap();
     let moved = text.replace(&format!("{url}/revoke"), &format!("{}/revoke", other.url()));
-    fs::write(sandbox.config(), moved).unwrap();
-    let outcome = sandbox.run(["logout", "--profile", "corp"]).any_stderr();
+    fs::write(machine.config(), moved).unwrap();
+    let outcome = machine.run(["logout", "--profile", "corp"]).any_stderr();
     assert!(outcome.stderr.contains("config.toml now names another `revocation_endpoint`"), "{outcome}");
     assert!(other.requests().is_empty(), "the stranger was asked");
 }

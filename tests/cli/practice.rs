@@ -44,7 +44,7 @@ impl Place {
         command
     }
 
-    fn sandbox(&self, arguments: &[&str]) -> Command {
+    fn machine(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(PROGRAM);
         command.arg("sandbox").args(arguments);
         command
@@ -94,7 +94,7 @@ fn send(child: &Child, signal: Signal) {
 #[test]
 fn the_tour_shows_every_command_with_its_output() {
     let place = Place::new();
-    let output = place.sandbox(&["--tour"]).output().unwrap();
+    let output = place.machine(&["--tour"]).output().unwrap();
     let shown = stdout(&output);
     let mut rest = shown;
     for (command, output) in [
@@ -128,7 +128,7 @@ fn the_tour_ends_with_the_code_of_the_step_that_fails() {
     fs::write(&curl, "#!/bin/sh\necho no network >&2\nexit 9\n").unwrap();
     fs::set_permissions(&curl, fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
-    let output = place.sandbox(&["--tour"]).env("PATH", path).output().unwrap();
+    let output = place.machine(&["--tour"]).env("PATH", path).output().unwrap();
     assert_eq!(output.status.code(), Some(9));
     assert!(text(&output.stdout).ends_with("Hello, model!\"}]}'\nno network\n\n"), "{output:?}");
     let errors = text(&output.stderr);
@@ -140,7 +140,7 @@ fn the_tour_ends_with_the_code_of_the_step_that_fails() {
 #[test]
 fn a_tour_whose_reader_leaves_is_no_failure() {
     let place = Place::new();
-    let mut child = place.sandbox(&["--tour"]).spawn().unwrap();
+    let mut child = place.machine(&["--tour"]).spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(wait(&mut child).code(), Some(0));
     let mut said = String::new();
@@ -152,7 +152,7 @@ fn a_tour_whose_reader_leaves_is_no_failure() {
 #[test]
 fn the_program_inside_sees_the_practice_provider_and_no_variable_of_the_user() {
     let place = Place::new();
-    let mut command = place.sandbox(&["--", "env"]);
+    let mut command = place.machine(&["--", "env"]);
     let foreign = ["OPENAI_API_KEY", "OPENAI_ANYTHING", "ANTHROPIC_AUTH_TOKEN", "DASHSCOPE_API_KEY", "GROQ_API_KEY"];
     for name in foreign.into_iter().chain(["QWENAUTH_PROFILE", "QWENAUTH_API_KEY", "QWEN_HOME"]) {
         command.env(name, "the user's");
@@ -181,7 +181,7 @@ fn the_directories_are_the_users_alone_and_go_in_the_end() {
     let place = Place::new();
     let script = "umask 000; qwenauth login --no-browser 2>/dev/null
         for path in $QWEN_HOME/.. $QWEN_HOME $QWENAUTH_HOME $QWEN_HOME/oauth_creds.json; do ls -ld $path | cut -c1-10; done";
-    let output = place.sandbox(&["--", "sh", "-c", script]).output().unwrap();
+    let output = place.machine(&["--", "sh", "-c", script]).output().unwrap();
     assert_eq!(stdout(&output), "drwx------\ndrwx------\ndrwx------\n-rw-------\n");
     assert!(place.is_untouched());
 }
@@ -190,9 +190,9 @@ fn the_directories_are_the_users_alone_and_go_in_the_end() {
 fn tokens_live_as_long_as_asked() {
     let place = Place::new();
     let script = "qwenauth login --no-browser 2>/dev/null && qwenauth status";
-    let output = place.sandbox(&["--expires-in", "90m", "--", "sh", "-c", script]).output().unwrap();
+    let output = place.machine(&["--expires-in", "90m", "--", "sh", "-c", script]).output().unwrap();
     assert!(stdout(&output).contains("1 h 29 min left"), "{output:?}");
-    let refused = place.sandbox(&["--expires-in", "0", "--", "true"]).output().unwrap();
+    let refused = place.machine(&["--expires-in", "0", "--", "true"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(2));
     assert_eq!(text(&refused.stderr), "qwenauth: error: `--expires-in` must be at least one second\n");
 }
@@ -210,7 +210,7 @@ fn the_code_of_the_program_inside_is_passed_on() {
         (&["no-such-program"], 127),
         (&[file], 126),
     ] {
-        let output = place.sandbox(&[&["--"], command].concat()).output().unwrap();
+        let output = place.machine(&[&["--"], command].concat()).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{command:?}");
         let errors = text(&output.stderr);
         assert_eq!(errors.starts_with("qwenauth: error: `"), matches!(code, 126 | 127), "{errors}");
@@ -223,7 +223,7 @@ fn the_code_of_the_program_inside_is_passed_on() {
 fn a_signal_ends_program_and_sandbox_and_leaves_nothing() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
         let place = Place::new();
-        let mut child = place.sandbox(&["--", "sh", "-c", "echo up; exec sleep 600"]).spawn().unwrap();
+        let mut child = place.machine(&["--", "sh", "-c", "echo up; exec sleep 600"]).spawn().unwrap();
         let mut output = is_up(child.stdout.take().unwrap());
         send(&child, signal);
         assert_eq!(wait(&mut child).signal(), Some(signal as i32));
@@ -237,7 +237,7 @@ fn a_signal_ends_program_and_sandbox_and_leaves_nothing() {
 fn the_sandbox_waits_until_the_program_has_dealt_with_a_signal() {
     let place = Place::new();
     let script = "trap 'test -d $QWEN_HOME && echo dealt; exit 5' TERM; echo up; while :; do sleep 0.01; done";
-    let mut child = place.sandbox(&["--", "sh", "-c", script]).spawn().unwrap();
+    let mut child = place.machine(&["--", "sh", "-c", script]).spawn().unwrap();
     let mut output = is_up(child.stdout.take().unwrap());
     send(&child, Signal::SIGTERM);
     assert_eq!(wait(&mut child).signal(), Some(Signal::SIGTERM as i32));
@@ -255,11 +255,11 @@ fn the_program_inside_gets_the_signals_as_they_were_found() {
         let output = command.args(["grep", "SigBlk", "/proc/self/status"]).output().unwrap();
         stdout(&output).to_owned()
     };
-    assert_eq!(blocked(&mut place.sandbox(&["--"])), blocked(&mut place.command("env")));
+    assert_eq!(blocked(&mut place.machine(&["--"])), blocked(&mut place.command("env")));
     // And one that is blocked from the start stays so.
     let usr1 = SigSet::from(Signal::SIGUSR1);
     usr1.thread_block().unwrap();
-    let inside = blocked(&mut place.sandbox(&["--"]));
+    let inside = blocked(&mut place.machine(&["--"]));
     usr1.thread_unblock().unwrap();
     assert!(inside.trim_end().ends_with("200"), "{inside}");
 }
@@ -267,7 +267,7 @@ fn the_program_inside_gets_the_signals_as_they_were_found() {
 /// A sandbox on a new terminal.
 fn on_a_terminal(place: &Place, arguments: &[&str]) -> (Child, PseudoTerminal) {
     let (terminal, near) = PseudoTerminal::open((40, 120));
-    let mut command = place.sandbox(arguments);
+    let mut command = place.machine(arguments);
     near.controls(&mut command);
     (command.spawn().unwrap(), terminal)
 }
@@ -360,7 +360,7 @@ fn what_is_left_of_a_sandbox_redirects_no_login() {
     let state = place.temporary.path().join("copy/state");
     fs::create_dir_all(&state).unwrap();
     let script = format!("cp \"$QWENAUTH_HOME/state/sandbox.json\" {}", state.display());
-    stdout(&place.sandbox(&["--", "sh", "-c", &script]).output().unwrap());
+    stdout(&place.machine(&["--", "sh", "-c", &script]).output().unwrap());
     let mut command = place.command(PROGRAM);
     command.args(["providers", "dashscope"]).env("QWENAUTH_HOME", place.temporary.path().join("copy"));
     let output = command.output().unwrap();

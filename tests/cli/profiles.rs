@@ -5,48 +5,48 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::login::polls;
-use crate::sandbox::{Sandbox, credential, write_private};
+use crate::machine::{Machine, credential, write_private};
 use crate::server::{Ask, Reply, tokens};
 
-fn key_of(sandbox: Sandbox, profile: &str) -> Sandbox {
+fn key_of(machine: Machine, profile: &str) -> Machine {
     let stored = json!({
         "provider": "groq",
         "api_key": format!("granted-key-of-{profile}"),
         "base_url": "https://api.groq.com/openai/v1",
     });
-    write_private(&sandbox.profiles().join(format!("{profile}.json")), stored.to_string());
-    sandbox
+    write_private(&machine.profiles().join(format!("{profile}.json")), stored.to_string());
+    machine
 }
 
-fn both() -> Sandbox {
-    key_of(key_of(Sandbox::new().logged_in(), "home"), "work")
+fn both() -> Machine {
+    key_of(key_of(Machine::new().logged_in(), "home"), "work")
 }
 
 #[test]
 fn the_option_goes_before_the_variable_before_the_config_before_qwen() {
-    let sandbox = both();
-    sandbox.run(["token"]).stdout("granted-access-1\n");
-    let sandbox = sandbox.configured("profile = \"home\"\n");
-    sandbox.run(["token"]).stdout("granted-key-of-home\n");
-    let sandbox = sandbox.variable("QWENAUTH_PROFILE", "work");
-    sandbox.run(["token"]).stdout("granted-key-of-work\n");
-    sandbox.run(["token", "--profile", "home"]).stdout("granted-key-of-home\n");
-    sandbox.run(["token", "--profile", "qwen"]).stdout("granted-access-1\n");
+    let machine = both();
+    machine.run(["token"]).stdout("granted-access-1\n");
+    let machine = machine.configured("profile = \"home\"\n");
+    machine.run(["token"]).stdout("granted-key-of-home\n");
+    let machine = machine.variable("QWENAUTH_PROFILE", "work");
+    machine.run(["token"]).stdout("granted-key-of-work\n");
+    machine.run(["token", "--profile", "home"]).stdout("granted-key-of-home\n");
+    machine.run(["token", "--profile", "qwen"]).stdout("granted-access-1\n");
 }
 
 #[test]
 fn use_makes_a_profile_active_and_keeps_the_rest_of_the_config() {
-    let sandbox =
+    let machine =
         both().configured("# mine\nprofile = \"home\" # now\n\n[providers.x]\nbase_url = \"https://x.example\"\n");
-    sandbox.run(["use", "work"]).stderr("qwenauth: `work` is the active profile now; it was `home`\n");
-    sandbox.run(["token"]).stdout("granted-key-of-work\n");
-    let config = fs::read_to_string(sandbox.config()).unwrap();
+    machine.run(["use", "work"]).stderr("qwenauth: `work` is the active profile now; it was `home`\n");
+    machine.run(["token"]).stdout("granted-key-of-work\n");
+    let config = fs::read_to_string(machine.config()).unwrap();
     assert!(
         config.starts_with("# mine\nprofile = \"work\" # now\n")
             && config.ends_with("base_url = \"https://x.example\"\n"),
         "{config}"
     );
-    sandbox.run(["use", "work"]).stderr("qwenauth: `work` is already active\n");
+    machine.run(["use", "work"]).stderr("qwenauth: `work` is already active\n");
 }
 
 #[test]
@@ -58,19 +58,19 @@ fn use_of_a_profile_that_is_not_there_names_the_nearest() {
 #[test]
 fn a_name_cannot_lead_out_of_its_directory() {
     for name in ["../x", "a/b", ".hidden", "A", "", "x\n"] {
-        drop(Sandbox::new().run(["login", "groq", "--no-verify", "--profile", name]).exits(2).any_stderr());
-        drop(Sandbox::new().run(["use", name]).exits(2).any_stderr());
+        drop(Machine::new().run(["login", "groq", "--no-verify", "--profile", name]).exits(2).any_stderr());
+        drop(Machine::new().run(["use", name]).exits(2).any_stderr());
         if !name.is_empty() {
-            drop(Sandbox::new().variable("QWENAUTH_PROFILE", name).run(["token"]).exits(2).any_stderr());
+            drop(Machine::new().variable("QWENAUTH_PROFILE", name).run(["token"]).exits(2).any_stderr());
             let config = format!("profile = {name:?}\n");
-            drop(Sandbox::new().configured(&config).run(["token"]).exits(2).any_stderr());
+            drop(Machine::new().configured(&config).run(["token"]).exits(2).any_stderr());
         }
     }
 }
 
 #[test]
 fn the_profile_qwen_belongs_to_qwen() {
-    Sandbox::new().run(["login", "groq", "--profile", "qwen"]).fails(
+    Machine::new().run(["login", "groq", "--profile", "qwen"]).fails(
         2,
         "the profile `qwen` belongs to the provider `qwen`, not to `groq`",
         "leave `--profile` out, or choose another name",
@@ -79,34 +79,34 @@ fn the_profile_qwen_belongs_to_qwen() {
 
 #[test]
 fn a_second_qwen_account_has_a_file_of_its_own() {
-    let sandbox = polls([Reply::json(200, tokens("2"))]).credential_is(credential("1"));
-    drop(sandbox.run(["login", "qwen", "--profile", "work", "--no-verify"]).any_stderr());
-    assert_eq!(sandbox.credential()["access_token"], "granted-access-1");
-    assert_eq!(sandbox.profile("work")["access_token"], "granted-access-2");
-    assert_eq!(sandbox.profile("work")["provider"], "qwen");
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    let mut expired = sandbox.profile("work");
+    let machine = polls([Reply::json(200, tokens("2"))]).credential_is(credential("1"));
+    drop(machine.run(["login", "qwen", "--profile", "work", "--no-verify"]).any_stderr());
+    assert_eq!(machine.credential()["access_token"], "granted-access-1");
+    assert_eq!(machine.profile("work")["access_token"], "granted-access-2");
+    assert_eq!(machine.profile("work")["provider"], "qwen");
+    machine.run(["token"]).stdout("granted-access-2\n");
+    let mut expired = machine.profile("work");
     expired["expiry_date"] = json!(1);
-    write_private(&sandbox.profiles().join("work.json"), expired.to_string());
-    sandbox.server.script(Ask::Refresh, Reply::tokens("3"));
-    sandbox.run(["token"]).stdout("granted-access-3\n");
-    assert!(!sandbox.qwen_code_lock().exists());
-    assert_eq!(sandbox.profile("work")["provider"], "qwen");
+    write_private(&machine.profiles().join("work.json"), expired.to_string());
+    machine.server.script(Ask::Refresh, Reply::tokens("3"));
+    machine.run(["token"]).stdout("granted-access-3\n");
+    assert!(!machine.qwen_code_lock().exists());
+    assert_eq!(machine.profile("work")["provider"], "qwen");
 }
 
 #[test]
 fn a_login_without_a_provider_renews_the_named_profile() {
-    let sandbox = key_of(Sandbox::new(), "work");
-    sandbox
+    let machine = key_of(Machine::new(), "work");
+    machine
         .run(["login", "--profile", "work"])
         .stderr("qwenauth: already logged in to Groq as profile `work`; `--force` logs in again\n");
-    sandbox.run(["token"]).stdout("granted-key-of-work\n");
+    machine.run(["token"]).stdout("granted-key-of-work\n");
 }
 
 #[test]
 fn login_qwen_finds_the_login_of_qwen_code_and_makes_it_active() {
-    let sandbox = both().configured("profile = \"home\"\n");
-    sandbox.run(["login", "qwen"]).stderr(
+    let machine = both().configured("profile = \"home\"\n");
+    machine.run(["login", "qwen"]).stderr(
         "qwenauth: already logged in to Qwen OAuth as profile `qwen`, the login Qwen Code uses too; `--force` logs in again\n\
          qwenauth: the active profile was `home`; `qwenauth use home` returns to it\n",
     );
@@ -115,25 +115,25 @@ fn login_qwen_finds_the_login_of_qwen_code_and_makes_it_active() {
 /// A login is never lost to a config that cannot be written.
 #[test]
 fn a_login_that_cannot_be_made_active_is_stored_and_says_how_to_use_it() {
-    let sandbox = Sandbox::new().configured("# mine\n").unprivileged();
-    let directory = sandbox.config().parent().unwrap().to_owned();
+    let machine = Machine::new().configured("# mine\n").unprivileged();
+    let directory = machine.config().parent().unwrap().to_owned();
     fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o500)).unwrap();
     let arguments = ["login", "groq", "--api-key-stdin", "--no-verify"];
-    let outcome = sandbox.run_with_stdin(arguments, b"granted-key").exits(0).any_stderr();
+    let outcome = machine.run_with_stdin(arguments, b"granted-key").exits(0).any_stderr();
     assert!(
         outcome.stderr.contains("qwenauth: warning: the login is stored, but cannot be made the active profile: "),
         "{outcome}"
     );
     assert!(outcome.stderr.ends_with("qwenauth: use it with `--profile groq`\n"), "{outcome}");
-    sandbox.run(["token", "--profile", "groq"]).stdout("granted-key\n");
+    machine.run(["token", "--profile", "groq"]).stdout("granted-key\n");
     fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
 }
 
 #[test]
 fn a_login_says_what_still_selects_another_profile() {
-    let sandbox = both().configured("[directories]\n\"/\" = \"home\"\n");
+    let machine = both().configured("[directories]\n\"/\" = \"home\"\n");
     let arguments = ["login", "groq", "--api-key-stdin", "--no-verify"];
-    let outcome = sandbox.run_with_stdin(arguments, b"granted-key").any_stderr();
+    let outcome = machine.run_with_stdin(arguments, b"granted-key").any_stderr();
     assert!(
         outcome.stderr.ends_with(
             "qwenauth: logged in to Groq, not verified, profile `groq`\n\
@@ -142,19 +142,19 @@ fn a_login_says_what_still_selects_another_profile() {
         ),
         "{outcome}"
     );
-    sandbox.run(["use", "work"]).stderr(
+    machine.run(["use", "work"]).stderr(
         "qwenauth: `work` is the active profile now; it was `groq`\n\
          qwenauth: `[directories]` of config.toml still selects `home` below `/`\n",
     );
-    let sandbox = sandbox.variable("QWENAUTH_PROFILE", "qwen");
-    let outcome = sandbox.run_with_stdin(arguments, b"granted-key-2").any_stderr();
+    let machine = machine.variable("QWENAUTH_PROFILE", "qwen");
+    let outcome = machine.run_with_stdin(arguments, b"granted-key-2").any_stderr();
     assert!(outcome.stderr.ends_with("qwenauth: `QWENAUTH_PROFILE` still selects `qwen` in this shell\n"), "{outcome}");
 }
 
 #[test]
 fn profiles_lists_what_is_stored_and_no_secret() {
-    let sandbox = both().configured("profile = \"work\"\n");
-    let outcome = sandbox.run(["profiles", "--json"]).any_stdout();
+    let machine = both().configured("profile = \"work\"\n");
+    let outcome = machine.run(["profiles", "--json"]).any_stdout();
     let listed: Value = serde_json::from_str(&outcome.stdout).unwrap();
     let rows: Vec<_> = listed["profiles"]
         .as_array()
@@ -173,21 +173,21 @@ fn profiles_lists_what_is_stored_and_no_secret() {
         rows,
         [("qwen", "qwen", "oauth", false), ("home", "groq", "api_key", false), ("work", "groq", "api_key", true)]
     );
-    sandbox.run(["profiles"]).stdout(
+    machine.run(["profiles"]).stdout(
         "  qwen                 qwen           oauth\n  home                 groq           api_key\n* work                 groq           api_key\n",
     );
-    Sandbox::new().run(["profiles"]).stdout("no stored profile; log in with `qwenauth login`\n");
+    Machine::new().run(["profiles"]).stdout("no stored profile; log in with `qwenauth login`\n");
 }
 
 #[test]
 fn status_of_all_shows_what_is_wrong_with_each() {
-    let sandbox = both();
-    write_private(&sandbox.profiles().join("broken.json"), "{\"api_key\":\"grant");
+    let machine = both();
+    write_private(&machine.profiles().join("broken.json"), "{\"api_key\":\"grant");
     write_private(
-        &sandbox.profiles().join("lost.json"),
+        &machine.profiles().join("lost.json"),
         r#"{"provider":"gone","api_key":"granted-1","base_url":"https://gone.example"}"#,
     );
-    let outcome = sandbox.run(["status", "--all", "--json"]).exits(4).any_stdout();
+    let outcome = machine.run(["status", "--all", "--json"]).exits(4).any_stdout();
     let status: Value = serde_json::from_str(&outcome.stdout).unwrap();
     let states: Vec<_> = status["profiles"]
         .as_array()
@@ -216,27 +216,27 @@ fn status_of_all_shows_what_is_wrong_with_each() {
 
 #[test]
 fn logout_of_all_removes_every_profile() {
-    let sandbox = both();
-    drop(sandbox.run(["logout", "--all"]).any_stderr());
-    sandbox.run(["profiles"]).stdout("no stored profile; log in with `qwenauth login`\n");
+    let machine = both();
+    drop(machine.run(["logout", "--all"]).any_stderr());
+    machine.run(["profiles"]).stdout("no stored profile; log in with `qwenauth login`\n");
 }
 
 #[test]
 fn two_commands_that_edit_the_config_at_once_lose_nothing() {
-    let sandbox = (0..8).fold(Sandbox::new(), |sandbox, number| key_of(sandbox, &format!("p{number}")));
-    let sandbox = sandbox.configured("# kept\n[providers.x]\nbase_url = \"https://x.example\"\n");
-    let running: Vec<_> = (0..8).map(|number| sandbox.spawn(["use", &format!("p{number}")])).collect();
+    let machine = (0..8).fold(Machine::new(), |machine, number| key_of(machine, &format!("p{number}")));
+    let machine = machine.configured("# kept\n[providers.x]\nbase_url = \"https://x.example\"\n");
+    let running: Vec<_> = (0..8).map(|number| machine.spawn(["use", &format!("p{number}")])).collect();
     for run in running {
         drop(run.finish().any_stderr());
     }
-    let config = fs::read_to_string(sandbox.config()).unwrap();
+    let config = fs::read_to_string(machine.config()).unwrap();
     assert!(config.contains("# kept\n") && config.contains("[providers.x]"), "{config}");
     assert_eq!(config.matches("profile =").count(), 1, "{config}");
 }
 
 #[test]
 fn unknown_keys_under_a_provider_name_the_nearest() {
-    Sandbox::new()
+    Machine::new()
         .logged_in()
         .configured("[providers.corp]\nisuer = \"https://x.example\"\n[providers.qwen.limits]\nrequests_per_minut = 3\n[providers.dashscope.regions.cn]\nbase_ulr = \"x\"\n")
         .run(["token"])
@@ -251,21 +251,21 @@ fn unknown_keys_under_a_provider_name_the_nearest() {
 #[test]
 fn the_example_of_a_config_is_understood() {
     let example = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.example.toml")).unwrap();
-    let sandbox = Sandbox::new().configured(&example);
+    let machine = Machine::new().configured(&example);
     for provider in ["qwen", "openrouter", "desk", "corp", "plain", "huggingface"] {
-        drop(sandbox.run(["providers", provider, "--json"]).any_stdout());
+        drop(machine.run(["providers", provider, "--json"]).any_stdout());
     }
-    let outcome = sandbox.run(["providers", "openrouter"]).any_stdout();
+    let outcome = machine.run(["providers", "openrouter"]).any_stdout();
     assert!(outcome.stdout.contains("qwen/qwen3.8-27b:free, 262144 tokens of context (default)"), "{}", outcome.stdout);
 }
 
 /// A program tells by it whether it knows the document.
 #[test]
 fn every_document_says_its_schema() {
-    let sandbox = Sandbox::new().logged_in().field("resource_url", json!("{server}"));
-    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
-    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
+    let machine = Machine::new().logged_in().field("resource_url", json!("{server}"));
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    machine.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     for command in ["profiles", "providers", "setup", "status", "usage", "doctor"] {
-        assert_eq!(sandbox.run([command, "--json"]).json()["schema"], 1, "{command}");
+        assert_eq!(machine.run([command, "--json"]).json()["schema"], 1, "{command}");
     }
 }

@@ -4,22 +4,22 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::Sandbox;
+use crate::machine::Machine;
 
-fn listed(sandbox: &Sandbox) -> Vec<Value> {
-    let outcome = sandbox.run(["providers", "--json"]).any_stdout();
+fn listed(machine: &Machine) -> Vec<Value> {
+    let outcome = machine.run(["providers", "--json"]).any_stdout();
     let list: Value = serde_json::from_str(&outcome.stdout).unwrap();
     list["providers"].as_array().unwrap().clone()
 }
 
-fn verdict(sandbox: &Sandbox, name: &str) -> String {
-    let list = listed(sandbox);
+fn verdict(machine: &Machine, name: &str) -> String {
+    let list = listed(machine);
     list.iter().find(|row| row["provider"] == name).unwrap()["here"].as_str().unwrap().to_owned()
 }
 
 #[test]
 fn all_providers_are_listed_with_what_a_newcomer_compares() {
-    let list = listed(&Sandbox::new());
+    let list = listed(&Machine::new());
     let names: Vec<_> = list.iter().map(|row| row["provider"].as_str().unwrap()).collect();
     assert_eq!(
         names,
@@ -57,16 +57,16 @@ fn all_providers_are_listed_with_what_a_newcomer_compares() {
 /// Windows opens the address there, by its own browser.
 #[test]
 fn wsl_counts_as_a_graphical_session() {
-    let note = |sandbox: Sandbox| sandbox.run(["providers"]).any_stdout().stdout.clone();
+    let note = |machine: Machine| machine.run(["providers"]).any_stdout().stdout.clone();
     let counted = "here: a graphical session";
-    assert!(!note(Sandbox::new()).contains(counted));
-    assert!(note(Sandbox::new().variable("WSL_INTEROP", "/run/WSL/8_interop")).contains(counted));
+    assert!(!note(Machine::new()).contains(counted));
+    assert!(note(Machine::new().variable("WSL_INTEROP", "/run/WSL/8_interop")).contains(counted));
 }
 
 #[test]
 fn the_table_shows_every_provider() {
-    let outcome = Sandbox::new().run(["providers"]).any_stdout();
-    for row in listed(&Sandbox::new()) {
+    let outcome = Machine::new().run(["providers"]).any_stdout();
+    for row in listed(&Machine::new()) {
         let name = row["provider"].as_str().unwrap();
         assert!(outcome.stdout.lines().any(|line| line.starts_with(name)), "{name}");
     }
@@ -74,7 +74,7 @@ fn the_table_shows_every_provider() {
 
 #[test]
 fn what_works_here_depends_on_what_is_here() {
-    let plain = Sandbox::new();
+    let plain = Machine::new();
     assert_eq!(verdict(&plain, "openrouter"), "paste a code");
     assert_eq!(verdict(&plain, "groq"), "with a key");
     assert_eq!(verdict(&plain, "custom"), "with `--base-url`");
@@ -90,7 +90,7 @@ fn what_works_here_depends_on_what_is_here() {
 
 #[test]
 fn one_provider_is_shown_in_full() {
-    let outcome = Sandbox::new().run(["providers", "dashscope"]).any_stdout();
+    let outcome = Machine::new().run(["providers", "dashscope"]).any_stdout();
     for part in [
         "intl  https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
         "DASHSCOPE_API_KEY",
@@ -103,13 +103,13 @@ fn one_provider_is_shown_in_full() {
 
 #[test]
 fn a_provider_that_is_not_there_names_the_nearest() {
-    Sandbox::new().run(["providers", "dashscop"]).fails(2, "unknown provider `dashscop`", "did you mean `dashscope`?");
-    Sandbox::new().run(["login", "openruter"]).fails(2, "unknown provider `openruter`", "did you mean `openrouter`?");
+    Machine::new().run(["providers", "dashscop"]).fails(2, "unknown provider `dashscop`", "did you mean `dashscope`?");
+    Machine::new().run(["login", "openruter"]).fails(2, "unknown provider `openruter`", "did you mean `openrouter`?");
 }
 
 #[test]
 fn the_committed_table_is_what_the_program_knows() {
-    let table = Sandbox::new().run(["providers", "--markdown"]).any_stdout().stdout.clone();
+    let table = Machine::new().run(["providers", "--markdown"]).any_stdout().stdout.clone();
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/providers.md")).unwrap();
     let block = page.split("<!-- providers -->\n").nth(1).unwrap().split("<!-- /providers -->").next().unwrap();
     assert_eq!(block, table, "write it anew with `qwenauth providers --markdown`");

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::faults::preloaded;
-use crate::sandbox::{Sandbox, possible, until, write_private};
+use crate::machine::{Machine, possible, until, write_private};
 use crate::server::Reply;
 
 /// A TLS server that answers every request with a page.
@@ -21,16 +21,16 @@ struct Tls {
 }
 
 impl Tls {
-    fn start(sandbox: &Sandbox) -> Self {
+    fn start(machine: &Machine) -> Self {
         let script = "openssl req -x509 -newkey rsa:2048 -nodes -keyout api.key -out api.pem -days 2 -subj /CN=api.example \
                       -addext subjectAltName=DNS:api.example -addext basicConstraints=critical,CA:FALSE";
-        let made = Command::new("sh").args(["-c", script]).current_dir(sandbox.directory()).output().unwrap();
+        let made = Command::new("sh").args(["-c", script]).current_dir(machine.directory()).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let child = Command::new("openssl")
             .args(["s_server", "-quiet", "-www", "-cert", "api.pem", "-key", "api.key"])
             .args(["-accept", &format!("127.0.0.1:{port}")])
-            .current_dir(sandbox.directory())
+            .current_dir(machine.directory())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -49,19 +49,19 @@ impl Drop for Tls {
 }
 
 /// A key for `https://api.example`, which is on this machine and trusted, but not called so: proxies count.
-fn with_an_api() -> Option<(Sandbox, Tls)> {
+fn with_an_api() -> Option<(Machine, Tls)> {
     if !possible(Command::new("openssl").arg("version").output().is_ok(), "run openssl") {
         return None;
     }
-    let sandbox = preloaded(Sandbox::new(), "HOSTS", ".example")?;
-    let server = Tls::start(&sandbox);
-    let certificate = sandbox.directory().join("api.pem");
+    let machine = preloaded(Machine::new(), "HOSTS", ".example")?;
+    let server = Tls::start(&machine);
+    let certificate = machine.directory().join("api.pem");
     let key = json!({
         "provider": "custom", "api_key": "granted-key-1", "model": "m",
         "base_url": format!("https://api.example:{}/v1", server.port),
     });
-    write_private(&sandbox.profiles().join("custom.json"), key.to_string());
-    Some((sandbox.variable("QWENAUTH_PROFILE", "custom").variable("QWENAUTH_CA_FILE", certificate), server))
+    write_private(&machine.profiles().join("custom.json"), key.to_string());
+    Some((machine.variable("QWENAUTH_PROFILE", "custom").variable("QWENAUTH_CA_FILE", certificate), server))
 }
 
 /// A proxy that answers so, or, with nothing to answer, leads to the port that is asked for on this machine.
@@ -128,8 +128,8 @@ fn pour(mut from: &TcpStream, mut into: &TcpStream) {
 
 /// The checks of these names: status, message, remedy.
 #[track_caller]
-fn checks(sandbox: &Sandbox, names: &[&str]) -> Vec<(String, String, String)> {
-    let mut outcome = sandbox.run(["doctor", "--json"]).any_stderr();
+fn checks(machine: &Machine, names: &[&str]) -> Vec<(String, String, String)> {
+    let mut outcome = machine.run(["doctor", "--json"]).any_stderr();
     let report = outcome.json();
     let all = report["checks"].as_array().unwrap();
     drop(outcome.exits(i32::from(all.iter().any(|check| check["status"] == "fail"))));
@@ -138,8 +138,8 @@ fn checks(sandbox: &Sandbox, names: &[&str]) -> Vec<(String, String, String)> {
     of_name.map(|check| (text(&check["status"]), text(&check["message"]), text(&check["remedy"]))).collect()
 }
 
-fn with(sandbox: Sandbox, variables: &[(&str, &str)]) -> Sandbox {
-    variables.iter().fold(sandbox, |sandbox, (name, value)| sandbox.variable(*name, *value))
+fn with(machine: Machine, variables: &[(&str, &str)]) -> Machine {
+    variables.iter().fold(machine, |machine, (name, value)| machine.variable(*name, *value))
 }
 
 const VARIABLES: [&str; 9] = [
@@ -157,7 +157,7 @@ const VARIABLES: [&str; 9] = [
 /// Each variable's proxy is one of its own: where a request really arrives is what `doctor` must have named.
 #[test]
 fn the_variable_in_force_is_the_one_whose_proxy_is_asked() {
-    let Some((mut sandbox, _server)) = with_an_api() else { return };
+    let Some((mut machine, _server)) = with_an_api() else { return };
     let proxies = [const { "HTTP/1.1 502 No\r\n\r\n" }; 6].map(Proxy::start);
     let names = &VARIABLES[..6];
     let own = "own";
@@ -177,13 +177,13 @@ fn the_variable_in_force_is_the_one_whose_proxy_is_asked() {
         (&[("HTTPS_PROXY", own), ("REQUEST_METHOD", "GET")], ""),
         (&[], ""),
     ] {
-        sandbox = VARIABLES.iter().fold(sandbox, |sandbox, name| sandbox.without_variable(name));
+        machine = VARIABLES.iter().fold(machine, |machine, name| machine.without_variable(name));
         for (name, value) in variables {
             let index = names.iter().position(|known| known == name).unwrap_or_default();
             let value = if *value == own { proxies[index].url() } else { (*value).to_owned() };
-            sandbox = sandbox.variable(*name, value);
+            machine = machine.variable(*name, value);
         }
-        let told: Vec<String> = checks(&sandbox, &["proxy"]).into_iter().map(|check| check.1).collect();
+        let told: Vec<String> = checks(&machine, &["proxy"]).into_iter().map(|check| check.1).collect();
         let through = told
             .iter()
             .find_map(|told| told.strip_prefix("`api.example` is reached through `"))
@@ -193,7 +193,7 @@ fn the_variable_in_force_is_the_one_whose_proxy_is_asked() {
         for proxy in &proxies {
             proxy.was_asked();
         }
-        drop(sandbox.run(["status", "--check"]).any_stdout().any_stderr());
+        drop(machine.run(["status", "--check"]).any_stdout().any_stderr());
         let asked: Vec<&str> =
             names.iter().zip(&proxies).filter(|(_, proxy)| proxy.was_asked()).map(|(name, _)| *name).collect();
         let expected: Vec<&str> = names.iter().copied().filter(|name| *name == in_force).collect();
@@ -203,30 +203,30 @@ fn the_variable_in_force_is_the_one_whose_proxy_is_asked() {
 
 #[test]
 fn the_other_variables_are_named_as_not_used_and_no_password_is_shown() {
-    let Some((sandbox, _server)) = with_an_api() else { return };
+    let Some((machine, _server)) = with_an_api() else { return };
     let proxy = Proxy::start("");
     let address = format!("http://me:hunter2@127.0.0.1:{}", proxy.port);
-    let sandbox = with(sandbox, &[("HTTPS_PROXY", &address), ("ALL_PROXY", &address), ("all_proxy", &address)]);
+    let machine = with(machine, &[("HTTPS_PROXY", &address), ("ALL_PROXY", &address), ("all_proxy", &address)]);
     let told = format!(
         "`api.example` is reached through `HTTPS_PROXY`, `http://127.0.0.1:{}`; not used: `ALL_PROXY`, `all_proxy`",
         proxy.port
     );
-    assert_eq!(checks(&sandbox, &["proxy"]), [("ok".into(), told, String::new())]);
-    let outcome = sandbox.run(["doctor"]).any_stdout().any_stderr();
+    assert_eq!(checks(&machine, &["proxy"]), [("ok".into(), told, String::new())]);
+    let outcome = machine.run(["doctor"]).any_stdout().any_stderr();
     assert!(!outcome.stdout.contains("hunter2"), "{outcome}");
 }
 
 /// Each way a proxy can break is told, and that the way without it works; both remedies do what they say.
 #[test]
 fn a_proxy_that_broke_is_told_from_a_network_that_did() {
-    let Some((sandbox, _server)) = with_an_api() else { return };
+    let Some((machine, _server)) = with_an_api() else { return };
     let [wants, refuses, speaks] = [
         "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
         "SSH-2.0-OpenSSH_9.2\r\n",
     ]
     .map(Proxy::start);
-    let mut sandbox = sandbox;
+    let mut machine = machine;
     for (variable, value, why) in [
         ("HTTPS_PROXY", "http://127.0.0.1:9".to_owned(), "is not there: the connection is refused"),
         ("https_proxy", "http://nowhere.invalid:3128".to_owned(), "has a name that does not resolve"),
@@ -235,28 +235,28 @@ fn a_proxy_that_broke_is_told_from_a_network_that_did() {
         ("HTTPS_PROXY", refuses.url(), "refuses to lead there (403 Forbidden)"),
         ("HTTPS_PROXY", speaks.url(), "does not speak as a proxy"),
     ] {
-        sandbox = sandbox.variable(variable, &value);
-        let broken: Vec<_> = checks(&sandbox, &["proxy", "network"]).into_iter().filter(|it| it.0 != "ok").collect();
+        machine = machine.variable(variable, &value);
+        let broken: Vec<_> = checks(&machine, &["proxy", "network"]).into_iter().filter(|it| it.0 != "ok").collect();
         assert_eq!(broken.len(), 1, "{broken:?}");
         let (status, message, remedy) = &broken[0];
         let told = format!("the proxy of `{variable}`, `{value}`, {why}; without it, `api.example` answers in ");
         assert!(status == "fail" && message.starts_with(&told), "{broken:?}");
         let remedy_told = format!("`unset {variable}`, or add `api.example` to `NO_PROXY`; ");
         assert!(remedy.starts_with(&remedy_told), "{remedy}");
-        sandbox = sandbox.variable("NO_PROXY", "api.example");
-        let except = checks(&sandbox, &["proxy", "network"]);
+        machine = machine.variable("NO_PROXY", "api.example");
+        let except = checks(&machine, &["proxy", "network"]);
         assert!(except.iter().all(|check| check.0 == "ok"), "{except:?}");
-        sandbox = sandbox.without_variable("NO_PROXY").without_variable(variable);
-        let unset = checks(&sandbox, &["proxy", "network"]);
+        machine = machine.without_variable("NO_PROXY").without_variable(variable);
+        let unset = checks(&machine, &["proxy", "network"]);
         assert!(unset.len() == 1 && unset[0].0 == "ok", "{unset:?}");
     }
 }
 
 #[test]
 fn the_password_that_a_proxy_wants_is_the_remedy() {
-    let Some((sandbox, server)) = with_an_api() else { return };
+    let Some((machine, server)) = with_an_api() else { return };
     let proxy = Proxy::start("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n");
-    let broken = checks(&sandbox.variable("HTTPS_PROXY", proxy.url()), &["proxy"]);
+    let broken = checks(&machine.variable("HTTPS_PROXY", proxy.url()), &["proxy"]);
     let remedy = &broken.last().unwrap().2;
     let told = format!("`export HTTPS_PROXY=http://USER:PASSWORD@127.0.0.1:{}`", proxy.port);
     assert!(remedy.contains(&told), "{remedy}");
@@ -265,9 +265,9 @@ fn the_password_that_a_proxy_wants_is_the_remedy() {
 
 #[test]
 fn a_server_that_neither_way_reaches_is_no_fault_of_the_proxy_alone() {
-    let Some((sandbox, server)) = with_an_api() else { return };
+    let Some((machine, server)) = with_an_api() else { return };
     drop(server);
-    let broken = checks(&sandbox.variable("HTTPS_PROXY", "http://127.0.0.1:9"), &["proxy"]);
+    let broken = checks(&machine.variable("HTTPS_PROXY", "http://127.0.0.1:9"), &["proxy"]);
     let told = "the proxy of `HTTPS_PROXY`, `http://127.0.0.1:9`, is not there: the connection is refused; \
                 without it, `api.example` is not reached either";
     assert_eq!(broken.last().unwrap().1, told);
@@ -275,14 +275,14 @@ fn a_server_that_neither_way_reaches_is_no_fault_of_the_proxy_alone() {
 
 #[test]
 fn a_proxy_that_works_is_no_fault_and_its_server_can_still_be() {
-    let Some((sandbox, server)) = with_an_api() else { return };
+    let Some((machine, server)) = with_an_api() else { return };
     let proxy = Proxy::start("");
-    let sandbox = sandbox.variable("HTTPS_PROXY", proxy.url());
-    let all = checks(&sandbox, &["proxy", "network"]);
+    let machine = machine.variable("HTTPS_PROXY", proxy.url());
+    let all = checks(&machine, &["proxy", "network"]);
     assert!(all.len() == 2 && all.iter().all(|check| check.0 == "ok"), "{all:?}");
     // The proxy leads there, and what is there is not trusted.
-    let sandbox = sandbox.without_variable("QWENAUTH_CA_FILE");
-    let broken = checks(&sandbox, &["proxy"]);
+    let machine = machine.without_variable("QWENAUTH_CA_FILE");
+    let broken = checks(&machine, &["proxy"]);
     let (_, message, remedy) = broken.last().unwrap();
     assert!(message.starts_with("no usable answer from `api.example`: invalid peer certificate"), "{message}");
     assert!(remedy.contains("`QWENAUTH_CA_FILE`"), "{remedy}");
@@ -291,7 +291,7 @@ fn a_proxy_that_works_is_no_fault_and_its_server_can_still_be() {
 
 #[test]
 fn what_is_no_address_and_what_differs_is_told_with_its_remedy() {
-    let Some((sandbox, _server)) = with_an_api() else { return };
+    let Some((machine, _server)) = with_an_api() else { return };
     for (variables, message) in [
         (&[("HTTPS_PROXY", "http://[::bad")][..], "`HTTPS_PROXY` is not a valid proxy address and is ignored"),
         (&[("all_proxy", "ftp://proxy")], "`all_proxy` is not a valid proxy address and is ignored"),
@@ -304,53 +304,53 @@ fn what_is_no_address_and_what_differs_is_told_with_its_remedy() {
             "`REQUEST_METHOD` is set, as for a CGI program: no proxy variable is obeyed",
         ),
     ] {
-        let sandbox = with(with_an_api().unwrap().0, variables);
-        let told = checks(&sandbox, &["proxy"]);
+        let machine = with(with_an_api().unwrap().0, variables);
+        let told = checks(&machine, &["proxy"]);
         assert!(told.iter().any(|check| check.1 == message && check.0 != "ok"), "{told:?}");
         // The remedy is a command for a shell, or what to write instead.
         let remedy = told.iter().find(|check| check.1 == message).unwrap().2.clone();
         let command = remedy.split('`').find(|part| part.starts_with("unset ") || part.starts_with("export ")).unwrap();
-        let mut outcome = sandbox.shell(&format!("{command}; exec $QWENAUTH doctor --json")).any_stderr();
+        let mut outcome = machine.shell(&format!("{command}; exec $QWENAUTH doctor --json")).any_stderr();
         let after = outcome.json().to_string();
         drop(outcome.any_stdout().exits(i32::from(after.contains(r#""status":"fail""#))));
         assert!(!after.contains(message), "{command}: {after}");
     }
-    drop(sandbox);
+    drop(machine);
 }
 
 /// What `exec` starts has rules of its own: most programs send even this machine's requests through `HTTP_PROXY`.
 #[test]
 fn a_server_on_this_machine_that_programs_would_reach_through_a_proxy_is_told() {
-    let sandbox = Sandbox::new().logged_in().field("resource_url", json!("{server}"));
-    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
-    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
-    let sandbox = sandbox.variable("HTTP_PROXY", "http://127.0.0.1:9");
-    let told = checks(&sandbox, &["proxy", "network"]);
+    let machine = Machine::new().logged_in().field("resource_url", json!("{server}"));
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    machine.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
+    let machine = machine.variable("HTTP_PROXY", "http://127.0.0.1:9");
+    let told = checks(&machine, &["proxy", "network"]);
     let what = "programs reach `127.0.0.1` through the proxy of `HTTP_PROXY`; `qwenauth` itself does not";
     assert_eq!((told[0].0.as_str(), told[0].1.as_str()), ("warn", what), "{told:?}");
     assert_eq!(told[1].0, "ok", "{told:?}");
     let command = told[0].2.split('`').nth(1).unwrap();
-    sandbox.shell(&format!("{command}; $QWENAUTH doctor | grep -c '^warn'")).exits(1).stdout("0\n");
+    machine.shell(&format!("{command}; $QWENAUTH doctor | grep -c '^warn'")).exits(1).stdout("0\n");
 }
 
 /// A connection is for one host: proxies, certificates and what counts as this machine differ between two.
 #[test]
 fn a_login_polls_another_host_by_its_own_way() {
-    let Some(sandbox) = preloaded(Sandbox::new(), "HOSTS", ".example") else { return };
+    let Some(machine) = preloaded(Machine::new(), "HOSTS", ".example") else { return };
     let proxy = Proxy::start("HTTP/1.1 502 No\r\n\r\n");
-    let sandbox = sandbox
+    let machine = machine
         .variable("HTTPS_PROXY", proxy.url())
         .configured("[providers.corp]\nissuer = \"{server}\"\nclient_id = \"us\"\nbase_url = \"{server}/v1\"\n");
-    let url = sandbox.server.url();
+    let url = machine.server.url();
     let document = json!({
         "issuer": url, "device_authorization_endpoint": format!("{url}/device"), "token_endpoint": "https://token.example/t",
     });
-    sandbox.server.serve("/.well-known/openid-configuration", move |_| Reply::json(200, document.clone()));
+    machine.server.serve("/.well-known/openid-configuration", move |_| Reply::json(200, document.clone()));
     let code = json!({
         "device_code": "granted-device", "user_code": "AB", "verification_uri": "https://corp.example/device", "interval": 0,
     });
-    sandbox.server.serve("/device", move |_| Reply::json(200, code.clone()));
-    let running = sandbox.spawn(["login", "corp"]);
+    machine.server.serve("/device", move |_| Reply::json(200, code.clone()));
+    let running = machine.spawn(["login", "corp"]);
     until("a poll goes through the proxy", || proxy.asked.load(Ordering::SeqCst) > 0);
     running.signal(Signal::SIGINT);
     drop(running.finish().dies_by(Signal::SIGINT).any_stderr());

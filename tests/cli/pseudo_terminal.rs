@@ -12,7 +12,7 @@ use nix::libc;
 use nix::pty::Winsize;
 use nix::sys::termios::{LocalFlags, tcgetattr};
 
-use crate::sandbox::until;
+use crate::machine::until;
 use crate::server::PATIENCE;
 
 pub(crate) struct PseudoTerminal {

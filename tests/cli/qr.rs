@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::login::device_code;
-use crate::sandbox::Sandbox;
+use crate::machine::Machine;
 use crate::server::{Ask, Reply};
 
 pub(crate) const URL: &str = "https://chat.qwen.ai/authorize?user_code=WDJB-MJHT&client=qwen-code";
@@ -76,9 +76,9 @@ pub(crate) fn leads_to_the_page(text: &str) {
 }
 
 fn shown(arguments: &[&str], colour: &str) -> String {
-    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({}))).variable(colour, "1");
-    let sandbox = sandbox.scripted(Ask::Poll, Reply::error(400, "access_denied"));
-    sandbox.run(arguments).exits(4).any_stderr().stderr.clone()
+    let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({}))).variable(colour, "1");
+    let machine = machine.scripted(Ask::Poll, Reply::error(400, "access_denied"));
+    machine.run(arguments).exits(4).any_stderr().stderr.clone()
 }
 
 #[test]

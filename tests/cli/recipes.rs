@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::keys::{KEY, knows_the_key};
 use crate::login::{device_code, polls};
+use crate::machine::{Machine, possible};
 use crate::run::Outcome;
-use crate::sandbox::{Sandbox, possible};
 use crate::server::{Ask, Reply};
 
 /// The code blocks below a heading: language and text.
@@ -35,7 +35,7 @@ fn block(heading: &str, language: &str) -> String {
     found.unwrap_or_else(|| panic!("{heading} has no {language}")).1
 }
 
-impl Sandbox {
+impl Machine {
     /// With `qwenauth` on the `PATH`, beside these scripts.
     pub(crate) fn with_programs(self, scripts: &[(&str, &str)]) -> Self {
         use std::os::unix::fs::{PermissionsExt, symlink};
@@ -114,22 +114,22 @@ struct Ran {
 }
 
 /// An empty home, a provider that knows the key, and `python`, which says what it was started with.
-fn runner() -> (Sandbox, PathBuf) {
+fn runner() -> (Machine, PathBuf) {
     let python =
         "#!/bin/sh\nprintf '%s\\n' \"python $*\" \"$OPENAI_BASE_URL\" \"$OPENAI_MODEL\" \"key $OPENAI_API_KEY\"\n";
-    let sandbox = knows_the_key(Sandbox::new().with_programs(&[("python", python)]), "/intl/v1/models");
-    let temp = sandbox.directory().join("_temp");
+    let machine = knows_the_key(Machine::new().with_programs(&[("python", python)]), "/intl/v1/models");
+    let temp = machine.directory().join("_temp");
     let config = temp.join("qwenauth/config");
     fs::create_dir_all(&config).unwrap();
-    let region = format!("[providers.dashscope]\nregions.intl.base_url = \"{}/intl/v1\"\n", sandbox.server.url());
+    let region = format!("[providers.dashscope]\nregions.intl.base_url = \"{}/intl/v1\"\n", machine.server.url());
     fs::write(config.join("config.toml"), region).unwrap();
-    (sandbox, temp)
+    (machine, temp)
 }
 
 /// Runs the recipe's job as GitHub's runner does.
-fn ran(sandbox: &Sandbox, temp: &Path, secrets: &BTreeMap<&str, &str>) -> Ran {
+fn ran(machine: &Machine, temp: &Path, secrets: &BTreeMap<&str, &str>) -> Ran {
     let job = Job::read(&block("GitHub Actions", "yaml"), temp, secrets);
-    let workspace = sandbox.directory().join("work");
+    let workspace = machine.directory().join("work");
     fs::create_dir_all(&workspace).unwrap();
     let file = temp.join("set_env");
     fs::write(&file, "").unwrap();
@@ -142,7 +142,7 @@ fn ran(sandbox: &Sandbox, temp: &Path, secrets: &BTreeMap<&str, &str>) -> Ran {
     for step in job.steps {
         let mut own = variables.clone();
         own.extend(step.variables);
-        let outcome = sandbox.bash_e(&step.run, &own, &workspace).any_stdout().any_stderr();
+        let outcome = machine.bash_e(&step.run, &own, &workspace).any_stdout().any_stderr();
         steps += 1;
         for line in outcome.stderr.lines().chain(outcome.stdout.lines()) {
             if let Some(mask) = line.strip_prefix("::add-mask::") {
@@ -168,19 +168,19 @@ fn ran(sandbox: &Sandbox, temp: &Path, secrets: &BTreeMap<&str, &str>) -> Ran {
 
 #[test]
 fn the_job_for_github_hands_the_key_to_its_last_step_and_shows_it_nowhere() {
-    let (sandbox, temp) = runner();
-    let ran = ran(&sandbox, &temp, &[("DASHSCOPE_API_KEY", KEY)].into());
+    let (machine, temp) = runner();
+    let ran = ran(&machine, &temp, &[("DASHSCOPE_API_KEY", KEY)].into());
     let told = format!(
         "qwenauth: logged in to Alibaba Cloud Model Studio (intl), profile `dashscope` (active)\n\
          python client.py\n{{server}}/intl/v1\n{}\nkey ***\n",
-        sandbox
+        machine
             .shell("QWENAUTH_HOME=$PWD/_temp/qwenauth $QWENAUTH env --format json | sed 's/.*MODEL\":\"//; s/\".*//'")
             .any_stdout()
             .stdout
             .trim()
     );
     assert_eq!((ran.code, ran.log), (Some(0), told));
-    assert!(fs::read_dir(sandbox.home()).unwrap().next().is_none(), "something was written into the home");
+    assert!(fs::read_dir(machine.home()).unwrap().next().is_none(), "something was written into the home");
     fs::remove_dir_all(temp).unwrap();
 }
 
@@ -190,8 +190,8 @@ fn the_job_for_github_ends_at_a_missing_or_refused_key() {
         (BTreeMap::new(), 2, "the variable `DASHSCOPE_API_KEY` is not set"),
         ([("DASHSCOPE_API_KEY", "granted-key-of-another")].into(), 4, "rejected the key"),
     ] {
-        let (sandbox, temp) = runner();
-        let ran = ran(&sandbox, &temp, &secrets);
+        let (machine, temp) = runner();
+        let ran = ran(&machine, &temp, &secrets);
         assert_eq!((ran.code, ran.steps), (Some(code), 1), "{}", ran.log);
         assert!(ran.log.contains(said) && !ran.log.contains("granted-"), "{}", ran.log);
         fs::remove_dir_all(temp).unwrap();
@@ -201,13 +201,13 @@ fn the_job_for_github_ends_at_a_missing_or_refused_key() {
 /// A step that prints the variables when there is no login must fail, or the next would run without a key.
 #[test]
 fn the_jobs_step_that_sets_the_variables_fails_without_a_login() {
-    let (sandbox, temp) = runner();
+    let (machine, temp) = runner();
     let job = Job::read(&block("GitHub Actions", "yaml"), &temp, &BTreeMap::new());
     let step = job.steps.iter().find(|step| step.run.contains("GITHUB_ENV")).unwrap();
     let file = temp.join("set_env");
     let variables = [("GITHUB_ACTIONS", "true"), ("GITHUB_ENV", file.to_str().unwrap())];
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    drop(sandbox.bash_e(&step.run, &variables, &temp).exits(4).any_stderr());
+    drop(machine.bash_e(&step.run, &variables, &temp).exits(4).any_stderr());
     assert_eq!(fs::read_to_string(file).unwrap(), "");
 }
 
@@ -216,22 +216,22 @@ fn direnv_sets_the_variables_on_entering_and_takes_them_away_on_leaving() {
     if !possible(Command::new("direnv").arg("version").output().is_ok(), "run direnv") {
         return;
     }
-    let sandbox = Sandbox::new().logged_in().with_programs(&[]);
-    let project = sandbox.directory().join("project");
+    let machine = Machine::new().logged_in().with_programs(&[]);
+    let project = machine.directory().join("project");
     fs::create_dir(&project).unwrap();
     fs::write(project.join(".envrc"), block("direnv", "sh")).unwrap();
     let script = r#"
         cd project; direnv allow 2>/dev/null
         eval "$(direnv export bash 2>/dev/null)"; echo "in: $OPENAI_API_KEY $OPENAI_BASE_URL"
         cd ..; eval "$(direnv export bash 2>/dev/null)"; echo "out: ${OPENAI_API_KEY-none}""#;
-    let mut bash = sandbox.other("bash");
+    let mut bash = machine.other("bash");
     bash.args(["-c", script]);
-    sandbox.start(bash).finish().stdout("in: granted-access-1 {server}/v1\nout: none\n");
+    machine.start(bash).finish().stdout("in: granted-access-1 {server}/v1\nout: none\n");
     // What is asked again is fresh: the page names `direnv reload`.
-    let sandbox = sandbox.credential_is(crate::sandbox::credential("2"));
+    let machine = machine.credential_is(crate::machine::credential("2"));
     let script = "cd project; direnv reload; direnv exec . sh -c 'echo $OPENAI_API_KEY'";
-    sandbox.shell(script).any_stderr().stdout("granted-access-2\n");
-    fs::remove_dir_all(sandbox.home().join(".local/share/direnv")).unwrap();
+    machine.shell(script).any_stderr().stdout("granted-access-2\n");
+    fs::remove_dir_all(machine.home().join(".local/share/direnv")).unwrap();
 }
 
 /// mise is no package of Debian: it is tried where it is there.
@@ -244,53 +244,53 @@ fn mise_sources_the_variables_and_runs_the_task() {
         return;
     }
     let python = "#!/bin/sh\nprintf '%s\\n' \"python $*\" \"key $OPENAI_API_KEY\"\n";
-    let sandbox = Sandbox::new().logged_in().with_programs(&[("python", python)]);
-    let project = sandbox.directory().join("project");
+    let machine = Machine::new().logged_in().with_programs(&[("python", python)]);
+    let project = machine.directory().join("project");
     fs::create_dir(&project).unwrap();
     fs::write(project.join("mise.toml"), block("mise", "toml")).unwrap();
     fs::write(project.join("qwenauth-env.sh"), block("mise", "sh")).unwrap();
-    let sandbox = sandbox.variable("MISE", mise);
+    let machine = machine.variable("MISE", mise);
     let script = "cd project; $MISE trust >/dev/null 2>&1; $MISE exec -- sh -c 'echo $OPENAI_API_KEY'; $MISE run hello";
-    sandbox.shell(script).any_stderr().stdout("granted-access-1\npython client.py\nkey granted-access-1\n");
+    machine.shell(script).any_stderr().stdout("granted-access-1\npython client.py\nkey granted-access-1\n");
 }
 
 #[test]
 fn an_agent_logs_somebody_in_by_the_lines_of_the_page() {
-    let sandbox = polls([]).with_programs(&[]);
+    let machine = polls([]).with_programs(&[]);
     let script = block("An agent that logs a person in", "sh");
     let (begin, complete) = script.split_once("# show the URL").unwrap();
     let complete = format!("# {complete}");
     let none = BTreeMap::new();
-    let mut begun = sandbox.bash_e(begin, &none, sandbox.directory()).any_stderr();
+    let mut begun = machine.bash_e(begin, &none, machine.directory()).any_stderr();
     let event = begun.json();
     assert!(event["event"] == "device_code" && event["verification_uri_complete"].is_string(), "{event}");
-    let sandbox = sandbox.granted();
-    let mut completed = sandbox.bash_e(&complete, &none, sandbox.directory()).any_stderr();
+    let machine = machine.granted();
+    let mut completed = machine.bash_e(&complete, &none, machine.directory()).any_stderr();
     assert_eq!(completed.json_lines()[1]["event"], "logged_in");
-    sandbox.holds_the_grant();
+    machine.holds_the_grant();
 }
 
 /// A page that says `shows the same code and starts no other` is held to it.
 #[test]
 fn a_second_login_of_an_agent_shows_the_same_code() {
-    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60})));
-    let event = |sandbox: &Sandbox| {
-        let mut event = sandbox.run(["login", "--no-wait", "--json"]).any_stderr().json();
+    let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60})));
+    let event = |machine: &Machine| {
+        let mut event = machine.run(["login", "--no-wait", "--json"]).any_stderr().json();
         // The clock of a joined login is the notes' own, to the second.
         event.as_object_mut().unwrap().shift_remove("expires_at");
         event
     };
-    assert_eq!(event(&sandbox), event(&sandbox));
-    fs::remove_file(sandbox.home().join(".local/state/qwenauth/pending/qwen.json")).unwrap();
+    assert_eq!(event(&machine), event(&machine));
+    fs::remove_file(machine.home().join(".local/state/qwenauth/pending/qwen.json")).unwrap();
 }
 
 #[test]
 fn a_tool_is_set_up_by_the_lines_of_the_page() {
-    let sandbox = Sandbox::new().logged_in().field("resource_url", json!("{server}")).with_programs(&[]);
-    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
+    let machine = Machine::new().logged_in().field("resource_url", json!("{server}")).with_programs(&[]);
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
     let script = block("Set up a tool", "sh");
-    let outcome = sandbox.bash_e(&script, &BTreeMap::new(), sandbox.directory()).exits(0).any_stdout().any_stderr();
+    let outcome = machine.bash_e(&script, &BTreeMap::new(), machine.directory()).exits(0).any_stdout().any_stderr();
     assert!(outcome.stdout.contains("opencode"), "{outcome}");
-    assert!(sandbox.home().join(".config/opencode/opencode.json").exists());
-    assert!(!sandbox.home().join(".codex/config.toml").exists(), "what was removed was never written");
+    assert!(machine.home().join(".config/opencode/opencode.json").exists());
+    assert!(!machine.home().join(".codex/config.toml").exists(), "what was removed was never written");
 }

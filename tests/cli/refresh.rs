@@ -9,15 +9,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::issuer::issuer;
-use crate::sandbox::{Sandbox, credential, now_ms, possible, write_private};
+use crate::machine::{Machine, credential, now_ms, possible, write_private};
 use crate::server::{Ask, Reply, tokens};
 
 pub(crate) const LOGIN: &str = "run `qwenauth login`";
 
 /// The renewed credential, field by field, with six hours left.
 #[track_caller]
-pub(crate) fn holds_the_renewal(sandbox: &Sandbox, refresh_token: &str) {
-    let mut credential = sandbox.credential();
+pub(crate) fn holds_the_renewal(machine: &Machine, refresh_token: &str) {
+    let mut credential = machine.credential();
     let left = credential["expiry_date"].as_i64().unwrap() - now_ms();
     assert!((21_500_000..=21_600_000).contains(&left), "{left} ms left");
     credential["expiry_date"] = json!("…");
@@ -25,7 +25,7 @@ pub(crate) fn holds_the_renewal(sandbox: &Sandbox, refresh_token: &str) {
         "access_token": "granted-access-2",
         "refresh_token": refresh_token,
         "token_type": "Bearer",
-        "resource_url": sandbox.server.url(),
+        "resource_url": machine.server.url(),
         "expiry_date": "…",
     });
     assert_eq!(credential, expected);
@@ -45,10 +45,10 @@ fn tokens_with(name: &str, value: Value) -> Reply {
 
 #[test]
 fn an_expired_token_is_renewed() {
-    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    holds_the_renewal(&sandbox, "granted-refresh-2");
-    assert_eq!(sandbox.server.asked(Ask::Refresh)[0].field("refresh_token"), "granted-refresh-1");
+    let machine = Machine::expired().refresh(Reply::tokens("2"));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&machine, "granted-refresh-2");
+    assert_eq!(machine.server.asked(Ask::Refresh)[0].field("refresh_token"), "granted-refresh-1");
 }
 
 #[test]
@@ -57,11 +57,11 @@ fn a_renewal_reads_the_credential_four_times_at_most() {
     if !possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
         return;
     }
-    let sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
-    let log = sandbox.directory().join("calls");
-    let mut strace = sandbox.other("strace");
-    strace.args(["-f", "-e", "trace=open,openat", "-o"]).arg(&log).arg(sandbox.program()).arg("token");
-    sandbox.start(strace).finish().stdout("granted-access-2\n");
+    let machine = Machine::expired().refresh(Reply::tokens("2"));
+    let log = machine.directory().join("calls");
+    let mut strace = machine.other("strace");
+    strace.args(["-f", "-e", "trace=open,openat", "-o"]).arg(&log).arg(machine.program()).arg("token");
+    machine.start(strace).finish().stdout("granted-access-2\n");
     let calls = fs::read_to_string(log).unwrap();
     let reads = calls.lines().filter(|call| call.contains("/oauth_creds.json\"") && !call.contains("O_CREAT"));
     // Fresh? · under the lock · before it is sent · after the answer.
@@ -74,12 +74,12 @@ fn a_renewal_of_a_profile_of_our_own_reads_it_as_seldom() {
     if !possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
         return;
     }
-    let sandbox = issuer(json!({}));
-    drop(sandbox.run(["login", "corp", "--no-verify", "--qr", "never"]).any_stderr());
-    let log = sandbox.directory().join("calls");
-    let mut strace = sandbox.other("strace");
-    strace.args(["-f", "-e", "trace=open,openat", "-o"]).arg(&log).arg(sandbox.program()).arg("refresh");
-    sandbox.start(strace).finish().any_stderr();
+    let machine = issuer(json!({}));
+    drop(machine.run(["login", "corp", "--no-verify", "--qr", "never"]).any_stderr());
+    let log = machine.directory().join("calls");
+    let mut strace = machine.other("strace");
+    strace.args(["-f", "-e", "trace=open,openat", "-o"]).arg(&log).arg(machine.program()).arg("refresh");
+    machine.start(strace).finish().any_stderr();
     let calls = fs::read_to_string(log).unwrap();
     let reads = calls.lines().filter(|call| call.contains("/corp.json\"") && !call.contains("O_CREAT"));
     assert_eq!(reads.count(), 4, "{calls}");
@@ -87,60 +87,60 @@ fn a_renewal_of_a_profile_of_our_own_reads_it_as_seldom() {
 
 #[test]
 fn refresh_renews_a_valid_token_too() {
-    let sandbox = Sandbox::new().logged_in().refresh(Reply::tokens("2"));
-    sandbox.run(["refresh"]);
-    holds_the_renewal(&sandbox, "granted-refresh-2");
+    let machine = Machine::new().logged_in().refresh(Reply::tokens("2"));
+    machine.run(["refresh"]);
+    holds_the_renewal(&machine, "granted-refresh-2");
 }
 
 #[test]
 fn refresh_without_a_login_requires_one() {
-    Sandbox::new().run(["refresh"]).fails(4, "not logged in: there is no credential for `qwen`", LOGIN);
+    Machine::new().run(["refresh"]).fails(4, "not logged in: there is no credential for `qwen`", LOGIN);
 }
 
 #[test]
 fn a_reply_without_refresh_token_keeps_the_old_one() {
-    let sandbox = Sandbox::expired().refresh(tokens_without("refresh_token"));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    holds_the_renewal(&sandbox, "granted-refresh-1");
+    let machine = Machine::expired().refresh(tokens_without("refresh_token"));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&machine, "granted-refresh-1");
 }
 
 #[test]
 fn an_empty_refresh_token_never_replaces_a_good_one() {
     for empty in [json!(""), json!(null)] {
-        let sandbox = Sandbox::expired().refresh(tokens_with("refresh_token", empty));
-        sandbox.run(["token"]).stdout("granted-access-2\n");
-        holds_the_renewal(&sandbox, "granted-refresh-1");
+        let machine = Machine::expired().refresh(tokens_with("refresh_token", empty));
+        machine.run(["token"]).stdout("granted-access-2\n");
+        holds_the_renewal(&machine, "granted-refresh-1");
     }
 }
 
 #[test]
 fn a_reply_without_resource_url_keeps_the_old_one() {
-    let sandbox = Sandbox::expired().refresh(tokens_without("resource_url"));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    holds_the_renewal(&sandbox, "granted-refresh-2");
+    let machine = Machine::expired().refresh(tokens_without("resource_url"));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&machine, "granted-refresh-2");
 }
 
 #[test]
 fn an_empty_resource_url_or_token_type_never_replaces_a_good_one() {
     for name in ["resource_url", "token_type"] {
-        let sandbox = Sandbox::expired().refresh(tokens_with(name, json!("")));
-        sandbox.run(["token"]).stdout("granted-access-2\n");
-        holds_the_renewal(&sandbox, "granted-refresh-2");
+        let machine = Machine::expired().refresh(tokens_with(name, json!("")));
+        machine.run(["token"]).stdout("granted-access-2\n");
+        holds_the_renewal(&machine, "granted-refresh-2");
     }
 }
 
 #[test]
 fn a_new_resource_url_replaces_the_old_one() {
-    let sandbox = Sandbox::expired().refresh(tokens_with("resource_url", json!("portal.qwen.ai")));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    assert_eq!(sandbox.credential()["resource_url"], "portal.qwen.ai");
+    let machine = Machine::expired().refresh(tokens_with("resource_url", json!("portal.qwen.ai")));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    assert_eq!(machine.credential()["resource_url"], "portal.qwen.ai");
 }
 
 #[test]
 fn a_reply_without_expires_in_still_makes_a_credential_qwen_code_can_read() {
-    let sandbox = Sandbox::expired().refresh(tokens_without("expires_in"));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    let renewed = sandbox.credential();
+    let machine = Machine::expired().refresh(tokens_without("expires_in"));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    let renewed = machine.credential();
     assert_eq!(renewed["refresh_token"], "granted-refresh-2");
     assert!(renewed["expiry_date"].as_i64().unwrap() > now_ms());
 }
@@ -148,28 +148,28 @@ fn a_reply_without_expires_in_still_makes_a_credential_qwen_code_can_read() {
 #[test]
 fn an_absurd_lifetime_is_survived() {
     for absurd in [json!(u64::MAX), json!(1e300), json!(-5)] {
-        let sandbox = Sandbox::expired().refresh(tokens_with("expires_in", absurd));
-        let outcome = sandbox.run(["refresh"]);
+        let machine = Machine::expired().refresh(tokens_with("expires_in", absurd));
+        let outcome = machine.run(["refresh"]);
         let code = outcome.code();
         drop(outcome.any_stderr().exits(code.unwrap()));
-        assert_eq!(sandbox.credential()["refresh_token"], "granted-refresh-2", "what was spent must be saved");
-        assert!(sandbox.credential()["expiry_date"].is_i64());
+        assert_eq!(machine.credential()["refresh_token"], "granted-refresh-2", "what was spent must be saved");
+        assert!(machine.credential()["expiry_date"].is_i64());
     }
 }
 
 #[test]
 fn a_lifetime_written_as_text_is_understood() {
-    let sandbox = Sandbox::expired().refresh(tokens_with("expires_in", json!("21600")));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    holds_the_renewal(&sandbox, "granted-refresh-2");
+    let machine = Machine::expired().refresh(tokens_with("expires_in", json!("21600")));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&machine, "granted-refresh-2");
 }
 
 #[test]
 fn fields_of_other_programs_survive_a_renewal() {
-    let sandbox = Sandbox::expired().field("id_token", json!("x")).field("extra", json!({"a": [1, 2.5, null]}));
-    let sandbox = sandbox.refresh(Reply::tokens("2"));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    let renewed = sandbox.credential();
+    let machine = Machine::expired().field("id_token", json!("x")).field("extra", json!({"a": [1, 2.5, null]}));
+    let machine = machine.refresh(Reply::tokens("2"));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    let renewed = machine.credential();
     assert_eq!((&renewed["id_token"], &renewed["extra"]), (&json!("x"), &json!({"a": [1, 2.5, null]})));
 }
 
@@ -178,17 +178,17 @@ fn an_odd_side_field_does_not_lose_the_tokens_that_came_with_it() {
     for (field, odd) in
         [("scope", json!(["openid"])), ("token_type", json!(5)), ("resource_url", json!({})), ("status", json!(1))]
     {
-        let sandbox = Sandbox::expired().refresh(tokens_with(field, odd));
-        sandbox.run(["token"]).stdout("granted-access-2\n");
-        holds_the_renewal(&sandbox, "granted-refresh-2");
+        let machine = Machine::expired().refresh(tokens_with(field, odd));
+        machine.run(["token"]).stdout("granted-access-2\n");
+        holds_the_renewal(&machine, "granted-refresh-2");
     }
 }
 
 #[test]
 fn room_for_the_new_tokens_is_taken_before_the_old_one_is_sent() {
     let (tell, told) = mpsc::channel();
-    let sandbox = Sandbox::expired();
-    let directory = sandbox.qwen();
+    let machine = Machine::expired();
+    let directory = machine.qwen();
     let reply = Reply::tokens("2").meanwhile(move || {
         let length = |entry: fs::DirEntry| {
             let temporary = entry.file_name().to_string_lossy().ends_with(".tmp");
@@ -196,7 +196,7 @@ fn room_for_the_new_tokens_is_taken_before_the_old_one_is_sent() {
         };
         tell.send(fs::read_dir(directory).unwrap().flatten().find_map(length)).unwrap();
     });
-    sandbox.refresh(reply).run(["token"]).stdout("granted-access-2\n");
+    machine.refresh(reply).run(["token"]).stdout("granted-access-2\n");
     let (length, mode) = told.recv().unwrap().expect("no temporary file");
     assert!(length > 1000, "{length}");
     assert_eq!(mode, 0o600);
@@ -204,61 +204,61 @@ fn room_for_the_new_tokens_is_taken_before_the_old_one_is_sent() {
 
 #[test]
 fn a_credential_removed_during_its_renewal_is_still_saved() {
-    let sandbox = Sandbox::expired();
-    let file = sandbox.file();
-    let sandbox = sandbox.refresh(Reply::tokens("2").meanwhile(move || fs::remove_file(file).unwrap()));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    holds_the_renewal(&sandbox, "granted-refresh-2");
+    let machine = Machine::expired();
+    let file = machine.file();
+    let machine = machine.refresh(Reply::tokens("2").meanwhile(move || fs::remove_file(file).unwrap()));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&machine, "granted-refresh-2");
 }
 
 #[test]
 fn an_expired_login_written_during_a_renewal_does_not_replace_what_was_granted() {
-    let sandbox = Sandbox::expired();
-    let (file, mut other) = (sandbox.file(), credential("other"));
-    other["resource_url"] = json!(sandbox.server.url());
+    let machine = Machine::expired();
+    let (file, mut other) = (machine.file(), credential("other"));
+    other["resource_url"] = json!(machine.server.url());
     other["expiry_date"] = json!(now_ms() - 1000);
-    let sandbox = sandbox.refresh(Reply::tokens("2").meanwhile(move || write_private(&file, other.to_string())));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    holds_the_renewal(&sandbox, "granted-refresh-2");
+    let machine = machine.refresh(Reply::tokens("2").meanwhile(move || write_private(&file, other.to_string())));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&machine, "granted-refresh-2");
 }
 
 #[test]
 fn a_login_that_qwen_code_made_during_a_renewal_stands() {
-    let sandbox = Sandbox::expired();
-    let (file, mut other) = (sandbox.file(), credential("other"));
-    other["resource_url"] = json!(sandbox.server.url());
+    let machine = Machine::expired();
+    let (file, mut other) = (machine.file(), credential("other"));
+    other["resource_url"] = json!(machine.server.url());
     let text = serde_json::to_string_pretty(&other).unwrap();
     let replaced = text.clone();
-    let sandbox = sandbox.refresh(Reply::tokens("2").meanwhile(move || write_private(&file, replaced)));
-    sandbox.run(["token"]).stdout("granted-access-other\n");
-    assert_eq!(sandbox.content(), text);
+    let machine = machine.refresh(Reply::tokens("2").meanwhile(move || write_private(&file, replaced)));
+    machine.run(["token"]).stdout("granted-access-other\n");
+    assert_eq!(machine.content(), text);
 }
 
 #[test]
 fn a_login_without_refresh_token_requires_a_new_one_once_it_is_over() {
-    let sandbox = Sandbox::expired().field("refresh_token", Value::Null);
-    sandbox.run(["token"]).fails(4, "the token has expired and the login has no refresh token", LOGIN);
+    let machine = Machine::expired().field("refresh_token", Value::Null);
+    machine.run(["token"]).fails(4, "the token has expired and the login has no refresh token", LOGIN);
 }
 
 #[test]
 fn a_plain_http_server_elsewhere_is_refused_before_anything_is_sent() {
     for url in ["http://chat.qwen.ai", "http://192.0.2.1:80", "http://localhost.attacker.example"] {
-        let sandbox = Sandbox::expired().variable("QWENAUTH_QWEN_OAUTH_URL", url);
-        let before = sandbox.content();
-        sandbox.run(["refresh"]).fails(
+        let machine = Machine::expired().variable("QWENAUTH_QWEN_OAUTH_URL", url);
+        let before = machine.content();
+        machine.run(["refresh"]).fails(
             1,
             &format!("`QWENAUTH_QWEN_OAUTH_URL`: refused the URL `{url}`: plain `http` is allowed for loopback only"),
             "use `https`",
         );
-        assert_eq!(sandbox.content(), before);
+        assert_eq!(machine.content(), before);
     }
 }
 
 #[test]
 fn a_server_url_that_is_none_is_refused() {
     for url in ["chat.qwen.ai", "ftp://chat.qwen.ai", "https://", "not a url"] {
-        let sandbox = Sandbox::expired().variable("QWENAUTH_QWEN_OAUTH_URL", url);
-        let outcome = sandbox.run(["refresh"]).exits(1).any_stderr();
+        let machine = Machine::expired().variable("QWENAUTH_QWEN_OAUTH_URL", url);
+        let outcome = machine.run(["refresh"]).exits(1).any_stderr();
         assert_eq!(outcome.stderr.matches("qwenauth: error:").count(), 1, "{outcome}");
     }
 }
@@ -266,35 +266,35 @@ fn a_server_url_that_is_none_is_refused() {
 #[test]
 fn a_proxy_sees_nothing_of_a_server_on_loopback() {
     // The proxy's server fails the test over any request.
-    let proxy = Sandbox::new();
-    let mut sandbox = Sandbox::expired().refresh(Reply::tokens("2"));
+    let proxy = Machine::new();
+    let mut machine = Machine::expired().refresh(Reply::tokens("2"));
     for name in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"] {
-        sandbox = sandbox.variable(name, proxy.server.url());
+        machine = machine.variable(name, proxy.server.url());
     }
-    sandbox.run(["token"]).stdout("granted-access-2\n");
+    machine.run(["token"]).stdout("granted-access-2\n");
 }
 
 #[test]
 fn an_expiry_far_ahead_written_by_a_wrong_clock_does_not_hinder_a_renewal() {
     let ahead = i64::try_from(Duration::from_hours(24 * 365 * 1000).as_secs()).unwrap();
     for seconds in [3600 * 7, ahead] {
-        let sandbox = Sandbox::new().logged_in().expires_in(seconds).refresh(Reply::tokens("2"));
-        sandbox.run(["token"]).stdout("granted-access-1\n");
-        sandbox.run(["refresh"]);
-        holds_the_renewal(&sandbox, "granted-refresh-2");
+        let machine = Machine::new().logged_in().expires_in(seconds).refresh(Reply::tokens("2"));
+        machine.run(["token"]).stdout("granted-access-1\n");
+        machine.run(["refresh"]);
+        holds_the_renewal(&machine, "granted-refresh-2");
     }
 }
 
 #[test]
 fn an_expiry_an_hour_behind_costs_one_renewal() {
-    let sandbox = Sandbox::new().logged_in().expires_in(-3600).refresh(Reply::tokens("2"));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    sandbox.run(["token"]).stdout("granted-access-2\n");
+    let machine = Machine::new().logged_in().expires_in(-3600).refresh(Reply::tokens("2"));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    machine.run(["token"]).stdout("granted-access-2\n");
 }
 
 #[test]
 fn nothing_of_a_renewal_is_logged_that_is_secret() {
-    let sandbox = Sandbox::expired().refresh(Reply::html(503)).refresh(Reply::tokens("2"));
-    let outcome = sandbox.variable("QWENAUTH_LOG", "trace").run(["token"]).stdout("granted-access-2\n").any_stderr();
+    let machine = Machine::expired().refresh(Reply::html(503)).refresh(Reply::tokens("2"));
+    let outcome = machine.variable("QWENAUTH_LOG", "trace").run(["token"]).stdout("granted-access-2\n").any_stderr();
     assert!(outcome.stderr.contains("503"), "nothing was logged: {outcome}");
 }

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
+use crate::machine::{Machine, credential, now_ms, write_private};
 use crate::refresh::{LOGIN, holds_the_renewal};
-use crate::sandbox::{Sandbox, credential, now_ms, write_private};
 use crate::server::{Ask, Reply};
 
 const NOT_NOW: &str = "nothing was lost; retry later";
@@ -14,25 +14,25 @@ const NOT_THE_LOGIN: &str = "your login is unaffected";
 /// A renewal answered so costs nothing: the file stays, and this often was asked.
 #[track_caller]
 fn keeps_the_file(reply: impl Fn() -> Reply + Send + 'static, requests: usize, code: i32, error: &str, hint: &str) {
-    let sandbox = Sandbox::expired();
-    sandbox.server.always(Ask::Refresh, reply);
-    let before = sandbox.content();
-    sandbox.run(["token"]).fails(code, &format!("cannot renew the token: {error}"), hint);
-    assert_eq!(sandbox.content(), before);
-    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), requests);
-    assert!(!sandbox.qwen_code_lock().exists());
+    let machine = Machine::expired();
+    machine.server.always(Ask::Refresh, reply);
+    let before = machine.content();
+    machine.run(["token"]).fails(code, &format!("cannot renew the token: {error}"), hint);
+    assert_eq!(machine.content(), before);
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), requests);
+    assert!(!machine.qwen_code_lock().exists());
 }
 
 /// A refresh token answered so is dead: login required, and it is never sent again.
 #[track_caller]
 fn refuses_the_refresh_token(reply: Reply, said: &str) {
-    let sandbox = Sandbox::expired().granted_here().refresh(reply);
-    sandbox.run(["token"]).fails(4, &format!("the login is over: the server answered {said}"), LOGIN);
-    assert!(!sandbox.file().exists(), "neither token is of use any more");
-    sandbox.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", LOGIN);
-    let sandbox = sandbox.credential_is(credential("1")).expires_in(-60);
-    sandbox.run(["token"]).fails(4, "the login has expired: the server rejected its refresh token", LOGIN);
-    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1, "a refused token is not sent again");
+    let machine = Machine::expired().granted_here().refresh(reply);
+    machine.run(["token"]).fails(4, &format!("the login is over: the server answered {said}"), LOGIN);
+    assert!(!machine.file().exists(), "neither token is of use any more");
+    machine.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", LOGIN);
+    let machine = machine.credential_is(credential("1")).expires_in(-60);
+    machine.run(["token"]).fails(4, "the login has expired: the server rejected its refresh token", LOGIN);
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), 1, "a refused token is not sent again");
 }
 
 #[test]
@@ -158,21 +158,21 @@ fn a_rate_limit_is_tried_three_times_and_is_temporary() {
 
 #[test]
 fn a_server_error_that_passes_is_not_noticed() {
-    let sandbox = Sandbox::expired().refresh(Reply::html(502)).refresh(Reply::html(429)).refresh(Reply::tokens("2"));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    holds_the_renewal(&sandbox, "granted-refresh-2");
+    let machine = Machine::expired().refresh(Reply::html(502)).refresh(Reply::html(429)).refresh(Reply::tokens("2"));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    holds_the_renewal(&machine, "granted-refresh-2");
 }
 
 #[test]
 fn an_unreachable_server_is_temporary() {
-    let sandbox = Sandbox::expired().variable("QWENAUTH_QWEN_OAUTH_URL", "http://127.0.0.1:1");
-    let before = sandbox.content();
-    sandbox.run(["token"]).fails(
+    let machine = Machine::expired().variable("QWENAUTH_QWEN_OAUTH_URL", "http://127.0.0.1:1");
+    let before = machine.content();
+    machine.run(["token"]).fails(
         3,
         "cannot renew the token: cannot reach `127.0.0.1`: connection refused (os error 111)",
         NOT_NOW,
     );
-    assert_eq!(sandbox.content(), before);
+    assert_eq!(machine.content(), before);
 }
 
 #[test]
@@ -253,39 +253,39 @@ fn a_401_without_an_oauth_error_is_no_refusal() {
 
 #[test]
 fn a_refused_refresh_token_keeps_an_access_token_that_still_lives() {
-    let sandbox = Sandbox::new().logged_in().granted_here().refresh(Reply::error(400, "invalid_grant"));
-    let before = sandbox.content();
-    sandbox.run(["refresh"]).fails(4, "the login is over: the server answered `invalid_grant`", LOGIN);
-    assert_eq!(sandbox.content(), before);
-    sandbox.run(["token"]).stdout("granted-access-1\n");
-    let mut status = sandbox.run(["status", "--json"]).exits(4);
+    let machine = Machine::new().logged_in().granted_here().refresh(Reply::error(400, "invalid_grant"));
+    let before = machine.content();
+    machine.run(["refresh"]).fails(4, "the login is over: the server answered `invalid_grant`", LOGIN);
+    assert_eq!(machine.content(), before);
+    machine.run(["token"]).stdout("granted-access-1\n");
+    let mut status = machine.run(["status", "--json"]).exits(4);
     assert_eq!(status.json()["profiles"][0]["state"], "refused");
 }
 
 #[test]
 fn another_processs_token_is_used_when_the_old_one_is_refused() {
-    let sandbox = Sandbox::expired();
-    let (file, mut other) = (sandbox.file(), credential("other"));
-    other["resource_url"] = json!(sandbox.server.url());
+    let machine = Machine::expired();
+    let (file, mut other) = (machine.file(), credential("other"));
+    other["resource_url"] = json!(machine.server.url());
     let text = serde_json::to_string_pretty(&other).unwrap();
     let replaced = text.clone();
     let reply = Reply::error(400, "invalid_grant").meanwhile(move || write_private(&file, replaced));
-    let sandbox = sandbox.refresh(reply);
-    sandbox.run(["token"]).stdout("granted-access-other\n");
-    assert_eq!(sandbox.content(), text, "the file of another process is not removed");
+    let machine = machine.refresh(reply);
+    machine.run(["token"]).stdout("granted-access-other\n");
+    assert_eq!(machine.content(), text, "the file of another process is not removed");
 }
 
 #[test]
 fn another_processs_expired_token_is_renewed_when_the_old_one_is_refused() {
-    let sandbox = Sandbox::expired();
-    let (file, mut other) = (sandbox.file(), credential("other"));
-    other["resource_url"] = json!(sandbox.server.url());
+    let machine = Machine::expired();
+    let (file, mut other) = (machine.file(), credential("other"));
+    other["resource_url"] = json!(machine.server.url());
     other["expiry_date"] = json!(now_ms() - 1000);
     let text = serde_json::to_string_pretty(&other).unwrap();
     let reply = Reply::error(400, "invalid_grant").meanwhile(move || write_private(&file, text));
-    let sandbox = sandbox.refresh(reply).refresh(Reply::tokens("2"));
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    assert_eq!(sandbox.server.asked(Ask::Refresh)[1].field("refresh_token"), "granted-refresh-other");
+    let machine = machine.refresh(reply).refresh(Reply::tokens("2"));
+    machine.run(["token"]).stdout("granted-access-2\n");
+    assert_eq!(machine.server.asked(Ask::Refresh)[1].field("refresh_token"), "granted-refresh-other");
 }
 
 #[test]

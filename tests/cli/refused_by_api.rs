@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use crate::login::{chat, device_code, grant};
-use crate::sandbox::Sandbox;
+use crate::machine::Machine;
 use crate::server::{Ask, Reply};
 
 const WARNING: &str =
@@ -19,15 +19,15 @@ fn no_access() -> Reply {
 }
 
 /// A login that `status --check` has found to be refused.
-fn refused() -> Sandbox {
-    let sandbox = Sandbox::new().logged_in().granted_here().scripted(Ask::Chat, no_access());
-    drop(sandbox.run(["status", "--check"]).exits(4).any_stdout());
-    sandbox
+fn refused() -> Machine {
+    let machine = Machine::new().logged_in().granted_here().scripted(Ask::Chat, no_access());
+    drop(machine.run(["status", "--check"]).exits(4).any_stdout());
+    machine
 }
 
 #[track_caller]
-fn state(sandbox: &Sandbox) -> Value {
-    let mut outcome = sandbox.run(["status", "--json"]);
+fn state(machine: &Machine) -> Value {
+    let mut outcome = machine.run(["status", "--json"]);
     let told = outcome.json()["profiles"][0].clone();
     let code = if told["state"] == "valid" { 0 } else { 4 };
     drop(outcome.exits(code));
@@ -35,8 +35,8 @@ fn state(sandbox: &Sandbox) -> Value {
 }
 
 /// Makes what is remembered look older than `exec` lets it stand.
-fn age(sandbox: &Sandbox) {
-    let directory = sandbox.home().join(".local/state/qwenauth/refused-by-api");
+fn age(machine: &Machine) {
+    let directory = machine.home().join(".local/state/qwenauth/refused-by-api");
     for entry in fs::read_dir(directory).unwrap() {
         let file = File::options().write(true).open(entry.unwrap().path()).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(601)).unwrap();
@@ -45,91 +45,91 @@ fn age(sandbox: &Sandbox) {
 
 #[test]
 fn status_remembers_it_without_a_time_left() {
-    let sandbox = refused();
-    let told = state(&sandbox);
+    let machine = refused();
+    let told = state(&machine);
     assert_eq!((&told["state"], &told["expires_in"]), (&json!("refused"), &json!(null)), "{told}");
     assert_eq!(told["problems"], json!(["the API refuses the credential: it answered 401: no access"]));
-    let outcome = sandbox.run(["status"]).exits(4).any_stdout();
+    let outcome = machine.run(["status"]).exits(4).any_stdout();
     assert!(!outcome.stdout.contains(" left"), "{outcome}");
 }
 
 #[test]
 fn token_env_and_exec_warn_with_one_line() {
-    let sandbox = refused();
-    sandbox.run(["token"]).stdout("granted-access-1\n").stderr(WARNING);
-    drop(sandbox.run(["env"]).any_stdout().stderr(WARNING));
-    sandbox.run(["exec", "--", "true"]).stderr(WARNING);
-    assert_eq!(sandbox.server.asked(Ask::Chat).len(), 1, "none of them asks again");
+    let machine = refused();
+    machine.run(["token"]).stdout("granted-access-1\n").stderr(WARNING);
+    drop(machine.run(["env"]).any_stdout().stderr(WARNING));
+    machine.run(["exec", "--", "true"]).stderr(WARNING);
+    assert_eq!(machine.server.asked(Ask::Chat).len(), 1, "none of them asks again");
 }
 
 #[test]
 fn exec_asks_again_after_a_while() {
-    let sandbox = refused().scripted(Ask::Chat, no_access());
-    age(&sandbox);
-    sandbox.run(["exec", "--", "true"]).stderr(WARNING);
-    sandbox.run(["exec", "--", "true"]).stderr(WARNING);
-    assert_eq!(sandbox.server.asked(Ask::Chat).len(), 2, "once in a while");
-    let sandbox = sandbox.scripted(Ask::Chat, chat());
-    age(&sandbox);
-    sandbox.run(["exec", "--", "true"]);
-    assert_eq!(state(&sandbox)["state"], "valid");
+    let machine = refused().scripted(Ask::Chat, no_access());
+    age(&machine);
+    machine.run(["exec", "--", "true"]).stderr(WARNING);
+    machine.run(["exec", "--", "true"]).stderr(WARNING);
+    assert_eq!(machine.server.asked(Ask::Chat).len(), 2, "once in a while");
+    let machine = machine.scripted(Ask::Chat, chat());
+    age(&machine);
+    machine.run(["exec", "--", "true"]);
+    assert_eq!(state(&machine)["state"], "valid");
 }
 
 #[test]
 fn doctor_fails_over_it_and_clears_it_when_the_api_serves() {
-    let sandbox = refused().scripted(Ask::Chat, no_access());
-    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
-    let outcome = sandbox.run(["doctor"]).exits(1).any_stdout().any_stderr();
+    let machine = refused().scripted(Ask::Chat, no_access());
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    let outcome = machine.run(["doctor"]).exits(1).any_stdout().any_stderr();
     assert!(
         outcome.stdout.contains("API          rejects the login of `qwen`: it answered 401: no access"),
         "{outcome}"
     );
-    let sandbox = sandbox.scripted(Ask::Chat, chat());
-    drop(sandbox.run(["doctor"]).any_stdout().any_stderr());
-    assert_eq!(state(&sandbox)["state"], "valid");
+    let machine = machine.scripted(Ask::Chat, chat());
+    drop(machine.run(["doctor"]).any_stdout().any_stderr());
+    assert_eq!(state(&machine)["state"], "valid");
 }
 
 #[test]
 fn it_is_carried_over_a_renewal() {
-    let sandbox = refused().refresh(Reply::tokens("2"));
-    sandbox.run(["refresh"]);
-    assert_eq!(state(&sandbox)["state"], "refused");
-    sandbox.run(["token"]).stdout("granted-access-2\n").stderr(WARNING);
+    let machine = refused().refresh(Reply::tokens("2"));
+    machine.run(["refresh"]);
+    assert_eq!(state(&machine)["state"], "refused");
+    machine.run(["token"]).stdout("granted-access-2\n").stderr(WARNING);
 }
 
 #[test]
 fn a_check_that_succeeds_clears_it() {
-    let sandbox = refused().scripted(Ask::Chat, chat());
-    drop(sandbox.run(["status", "--check"]).exits(0).any_stdout());
-    assert_eq!(state(&sandbox)["state"], "valid");
-    sandbox.run(["token"]).stdout("granted-access-1\n");
+    let machine = refused().scripted(Ask::Chat, chat());
+    drop(machine.run(["status", "--check"]).exits(0).any_stdout());
+    assert_eq!(state(&machine)["state"], "valid");
+    machine.run(["token"]).stdout("granted-access-1\n");
 }
 
 #[test]
 fn an_api_that_cannot_be_asked_changes_nothing() {
-    let sandbox = refused().scripted(Ask::Chat, Reply::html(503));
-    drop(sandbox.run(["status", "--check"]).exits(4).any_stdout());
-    assert_eq!(state(&sandbox)["state"], "refused");
+    let machine = refused().scripted(Ask::Chat, Reply::html(503));
+    drop(machine.run(["status", "--check"]).exits(4).any_stdout());
+    assert_eq!(state(&machine)["state"], "refused");
 }
 
 #[test]
 fn login_asks_nothing_over_it_and_replaces_it() {
-    let sandbox = refused();
-    let reply = grant(&sandbox);
-    let sandbox = sandbox.scripted(Ask::DeviceCode, device_code(json!({}))).scripted(Ask::Poll, reply);
-    drop(sandbox.run(["login", "--no-browser", "--no-verify"]).exits(0).any_stderr());
-    assert_eq!(sandbox.server.asked(Ask::Poll).len(), 1, "it logged in");
-    assert_eq!(state(&sandbox)["state"], "valid");
+    let machine = refused();
+    let reply = grant(&machine);
+    let machine = machine.scripted(Ask::DeviceCode, device_code(json!({}))).scripted(Ask::Poll, reply);
+    drop(machine.run(["login", "--no-browser", "--no-verify"]).exits(0).any_stderr());
+    assert_eq!(machine.server.asked(Ask::Poll).len(), 1, "it logged in");
+    assert_eq!(state(&machine)["state"], "valid");
 }
 
 #[test]
 fn the_refusal_at_the_end_of_a_login_is_remembered() {
-    let sandbox = Sandbox::new();
-    let reply = grant(&sandbox);
-    let sandbox = sandbox.scripted(Ask::DeviceCode, device_code(json!({}))).scripted(Ask::Poll, reply);
-    let sandbox = sandbox.scripted(Ask::Chat, no_access());
-    drop(sandbox.run(["login", "--no-browser"]).exits(1).any_stderr());
-    assert_eq!(state(&sandbox)["state"], "refused");
+    let machine = Machine::new();
+    let reply = grant(&machine);
+    let machine = machine.scripted(Ask::DeviceCode, device_code(json!({}))).scripted(Ask::Poll, reply);
+    let machine = machine.scripted(Ask::Chat, no_access());
+    drop(machine.run(["login", "--no-browser"]).exits(1).any_stderr());
+    assert_eq!(state(&machine)["state"], "refused");
 }
 
 #[test]
@@ -139,17 +139,17 @@ fn what_the_gateway_sees_is_the_same_memory() {
         "curl -s -m 20 -A '{agent}' -o /dev/null -w '%{{http_code}}' -H \"Authorization: Bearer $OPENAI_API_KEY\" \
          -d '{{\"model\":\"coder-model\",\"max_tokens\":1}}' $OPENAI_BASE_URL/chat/completions"
     );
-    if !crate::sandbox::possible(std::path::Path::new("/usr/bin/curl").exists(), "run curl") {
+    if !crate::machine::possible(std::path::Path::new("/usr/bin/curl").exists(), "run curl") {
         return;
     }
     let serves = Arc::new(AtomicBool::new(false));
-    let sandbox = Sandbox::new().logged_in().granted_here().refresh(Reply::tokens("2"));
+    let machine = Machine::new().logged_in().granted_here().refresh(Reply::tokens("2"));
     let switch = Arc::clone(&serves);
     let answer = move || if switch.load(Ordering::SeqCst) { chat() } else { no_access() };
-    sandbox.server.serve("/v1/chat/completions", move |_| answer());
+    machine.server.serve("/v1/chat/completions", move |_| answer());
     let ask = |code: &str| {
-        drop(sandbox.run(["exec", "--gateway", "--", "sh", "-c", script]).stdout(code).any_stderr());
-        state(&sandbox)["state"].clone()
+        drop(machine.run(["exec", "--gateway", "--", "sh", "-c", script]).stdout(code).any_stderr());
+        state(&machine)["state"].clone()
     };
     // The first 401 is answered by a renewal, the second is the end.
     assert_eq!(ask("401"), "refused");
@@ -159,24 +159,24 @@ fn what_the_gateway_sees_is_the_same_memory() {
 
 #[test]
 fn an_unpaid_account_is_remembered_for_a_key_as_well() {
-    let sandbox = Sandbox::new();
-    let url = sandbox.server.url();
-    sandbox.server.serve("/v1/models", |_| Reply::json(400, json!({"code": "Arrearage"})));
+    let machine = Machine::new();
+    let url = machine.server.url();
+    machine.server.serve("/v1/models", |_| Reply::json(400, json!({"code": "Arrearage"})));
     let login = ["login", "custom", "--base-url", &format!("{url}/v1"), "--model", "m", "--api-key-stdin"];
-    drop(sandbox.run_with_stdin(login, b"granted-key-1").exits(1).any_stderr());
-    let told = state(&sandbox);
+    drop(machine.run_with_stdin(login, b"granted-key-1").exits(1).any_stderr());
+    let told = state(&machine);
     assert_eq!((&told["profile"], &told["state"]), (&json!("custom"), &json!("refused")), "{told}");
-    let outcome = sandbox.run(["token"]).stdout("granted-key-1\n").any_stderr();
+    let outcome = machine.run(["token"]).stdout("granted-key-1\n").any_stderr();
     assert_eq!(outcome.stderr.matches("warning: the API refuses").count(), 1, "{outcome}");
     // Another key starts afresh.
     let mut login = login.to_vec();
     login.push("--no-verify");
-    drop(sandbox.run_with_stdin(login, b"granted-key-2").exits(0).any_stderr());
-    assert_eq!(state(&sandbox)["state"], "valid");
+    drop(machine.run_with_stdin(login, b"granted-key-2").exits(0).any_stderr());
+    assert_eq!(state(&machine)["state"], "valid");
 }
 
 #[test]
 fn a_refused_host_is_a_refused_login() {
-    let sandbox = Sandbox::new().logged_in().field("resource_url", json!("attacker.example"));
-    assert_eq!(state(&sandbox)["state"], "refused");
+    let machine = Machine::new().logged_in().field("resource_url", json!("attacker.example"));
+    assert_eq!(state(&machine)["state"], "refused");
 }

@@ -16,7 +16,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::sandbox::until;
+use crate::machine::until;
 use crate::server::PATIENCE;
 
 /// What a process has printed so far, and whether it can print more.
@@ -205,7 +205,7 @@ impl Drop for Running {
 /// A run that has ended. What the test does not speak of must be: exit code 0, nothing printed.
 pub(crate) struct Outcome {
     status: ExitStatus,
-    /// With `{server}`, `{address}`, `{home}` and `{sandbox}` for what differs from run to run
+    /// With `{server}`, `{address}`, `{home}` and `{machine}` for what differs from run to run
     pub(crate) stdout: String,
     pub(crate) stderr: String,
     expected_status: bool,

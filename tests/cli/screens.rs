@@ -12,7 +12,7 @@ use serde_json::json;
 use unicode_width::UnicodeWidthStr;
 
 use crate::keys::{KEY, knows_the_key};
-use crate::sandbox::{Sandbox, now_ms, write_private};
+use crate::machine::{Machine, now_ms, write_private};
 use crate::server::Reply;
 
 const COLUMNS: [u16; 3] = [60, 80, 120];
@@ -21,16 +21,16 @@ const COLUMNS: [u16; 3] = [60, 80, 120];
 const ROWS: u16 = 220;
 
 /// Runs a command on a terminal of its own; what the terminal shows when it has ended, and its exit code. `locale`: `LANG`;
-/// `None` leaves it to the sandbox.
+/// `None` leaves it to the machine.
 pub(crate) fn screen(
-    sandbox: &Sandbox,
+    machine: &Machine,
     arguments: &[&str],
     columns: u16,
     locale: Option<&str>,
 ) -> (vt100::Parser, i32) {
     let size = Winsize { ws_row: ROWS, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let terminal = openpty(&size, None).unwrap();
-    let mut command = sandbox.command(arguments);
+    let mut command = machine.command(arguments);
     // A person sees no log, whatever the tests are run with.
     command.env_remove("QWENAUTH_LOG");
     command.env("TERM", "xterm-256color").envs(locale.map(|locale| ("LANG", locale)));
@@ -89,35 +89,35 @@ fn file(name: &str, columns: u16) -> PathBuf {
 /// The command's screen at each width is that of its file, no line of it is broken by the terminal, and the cursor is at
 /// the beginning of a line.
 #[track_caller]
-fn shows(sandbox: &Sandbox, name: &str, arguments: &[&str], expected_code: i32) {
-    shows_in("C.UTF-8", sandbox, name, arguments, expected_code);
+fn shows(machine: &Machine, name: &str, arguments: &[&str], expected_code: i32) {
+    shows_in("C.UTF-8", machine, name, arguments, expected_code);
 }
 
 /// The same in Chinese and Russian as well.
 #[track_caller]
-fn shows_in_each_language(sandbox: &Sandbox, name: &str, arguments: &[&str], expected_code: i32) {
-    shows(sandbox, name, arguments, expected_code);
-    shows_in("zh_CN.UTF-8", sandbox, &format!("{name}-zh"), arguments, expected_code);
-    shows_in("ru_RU.UTF-8", sandbox, &format!("{name}-ru"), arguments, expected_code);
+fn shows_in_each_language(machine: &Machine, name: &str, arguments: &[&str], expected_code: i32) {
+    shows(machine, name, arguments, expected_code);
+    shows_in("zh_CN.UTF-8", machine, &format!("{name}-zh"), arguments, expected_code);
+    shows_in("ru_RU.UTF-8", machine, &format!("{name}-ru"), arguments, expected_code);
 }
 
 #[track_caller]
-fn shows_in(locale: &str, sandbox: &Sandbox, name: &str, arguments: &[&str], expected_code: i32) {
-    shows_with(locale, sandbox, name, arguments, expected_code, str::to_owned);
+fn shows_in(locale: &str, machine: &Machine, name: &str, arguments: &[&str], expected_code: i32) {
+    shows_with(locale, machine, name, arguments, expected_code, str::to_owned);
 }
 
 /// `settled`: what differs from run to run replaced by what is as wide.
 #[track_caller]
 fn shows_with(
     locale: &str,
-    sandbox: &Sandbox,
+    machine: &Machine,
     name: &str,
     arguments: &[&str],
     expected_code: i32,
     settled: impl Fn(&str) -> String,
 ) {
     for columns in COLUMNS {
-        let (parser, code) = screen(sandbox, arguments, columns, Some(locale));
+        let (parser, code) = screen(machine, arguments, columns, Some(locale));
         assert_eq!(code, expected_code, "{name} at {columns}: {}", parser.screen().contents());
         assert_eq!(parser.screen().cursor_position().1, 0, "{name} at {columns}");
         for row in 0..ROWS {
@@ -140,18 +140,18 @@ fn shows_with(
 
 #[test]
 fn providers() {
-    shows(&Sandbox::new().variable("container", "test"), "providers", &["providers"], 0);
+    shows(&Machine::new().variable("container", "test"), "providers", &["providers"], 0);
 }
 
 #[test]
 fn one_provider() {
-    shows(&Sandbox::new().variable("container", "test"), "provider-dashscope", &["providers", "dashscope"], 0);
+    shows(&Machine::new().variable("container", "test"), "provider-dashscope", &["providers", "dashscope"], 0);
 }
 
 #[test]
 fn what_was_used_and_what_is_left() {
-    let sandbox = Sandbox::new();
-    let day = sandbox.home().join(".local/state/qwenauth/usage/2026-11-28.jsonl");
+    let machine = Machine::new();
+    let day = machine.home().join(".local/state/qwenauth/usage/2026-11-28.jsonl");
     let used = |profile: &str, model: &str, figures: [u64; 6]| {
         let [requests, tries, prompt_tokens, completion_tokens, rate_limited, wait_ms] = figures;
         json!({
@@ -176,9 +176,9 @@ fn what_was_used_and_what_is_left() {
     let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
     write_private(&day, text.join("\n"));
     let arguments = ["usage", "--days", "3660"];
-    shows(&sandbox, "usage", &arguments, 0);
+    shows(&machine, "usage", &arguments, 0);
     // A pipe has every figure whole, and nothing that a terminal draws.
-    let piped = sandbox.run(arguments).any_stdout();
+    let piped = machine.run(arguments).any_stdout();
     for whole in ["1234567", "qwen/qwen3-coder-480b-a35b-instruct:free", "40 of 50 used, resets 2026-11-27T00:00:00Z"] {
         assert!(piped.stdout.contains(whole), "{piped}");
     }
@@ -186,29 +186,29 @@ fn what_was_used_and_what_is_left() {
     // A reset to come is so far away on a terminal.
     let soon = u64::try_from(now_ms()).unwrap() / 1000 + 2 * 86_400 + 7 * 3600 + 60;
     write_private(&day, limit("requests per day", 50, 10, Some(soon)).to_string());
-    let shown = screen(&sandbox, &arguments, 80, None).0.screen().contents();
+    let shown = screen(&machine, &arguments, 80, None).0.screen().contents();
     assert!(shown.contains("40 of 50 used, resets in 2 d 7 h"), "{shown}");
     let stored = json!({"provider": "openrouter", "api_key": KEY});
-    write_private(&sandbox.profiles().join("openrouter.json"), stored.to_string());
+    write_private(&machine.profiles().join("openrouter.json"), stored.to_string());
     let today =
-        sandbox.home().join(format!(".local/state/qwenauth/usage/{}.jsonl", &jiff::Timestamp::now().to_string()[..10]));
+        machine.home().join(format!(".local/state/qwenauth/usage/{}.jsonl", &jiff::Timestamp::now().to_string()[..10]));
     fs::rename(&day, today).unwrap();
-    let shown = screen(&sandbox, &["status", "--profile", "openrouter"], 80, None).0.screen().contents();
+    let shown = screen(&machine, &["status", "--profile", "openrouter"], 80, None).0.screen().contents();
     assert!(shown.contains("limit       10 of 50 left: requests per day, resets in 2 d 7 h"), "{shown}");
 }
 
 #[test]
 fn nothing_was_used() {
-    shows(&Sandbox::new(), "usage-nothing", &["usage"], 0);
+    shows(&Machine::new(), "usage-nothing", &["usage"], 0);
 }
 
 #[test]
 fn tools_and_how_they_are_set_up() {
-    let sandbox = with_a_key().with_programs(&[("opencode", "#!/bin/sh\n"), ("codex", "#!/bin/sh\n")]);
-    let bin = sandbox.directory().join("bin");
-    let sandbox = sandbox.variable("PATH", bin);
-    drop(sandbox.run(["setup", "opencode"]).any_stderr());
-    shows_in_each_language(&sandbox, "setup", &["setup"], 0);
+    let machine = with_a_key().with_programs(&[("opencode", "#!/bin/sh\n"), ("codex", "#!/bin/sh\n")]);
+    let bin = machine.directory().join("bin");
+    let machine = machine.variable("PATH", bin);
+    drop(machine.run(["setup", "opencode"]).any_stderr());
+    shows_in_each_language(&machine, "setup", &["setup"], 0);
 }
 
 /// The digits of ports and of milliseconds are those of this run.
@@ -242,41 +242,41 @@ fn without_installation(text: &str) -> String {
 
 #[test]
 fn the_doctor_finds_nothing_or_names_what_helps() {
-    let shows = |sandbox: &Sandbox, name: &str, code: i32| {
-        shows_with("C.UTF-8", sandbox, name, &["doctor"], code, |text| {
+    let shows = |machine: &Machine, name: &str, code: i32| {
+        shows_with("C.UTF-8", machine, name, &["doctor"], code, |text| {
             without_ports_and_times(&without_installation(text))
         });
     };
     let healthy = || {
-        let sandbox = knows_the_key(Sandbox::new(), "/v1/models").configured("profile = \"custom\"\n");
-        sandbox.server.serve("/", |_| Reply::text(404, "{}"));
-        let base_url = format!("{}/v1", sandbox.server.url());
+        let machine = knows_the_key(Machine::new(), "/v1/models").configured("profile = \"custom\"\n");
+        machine.server.serve("/", |_| Reply::text(404, "{}"));
+        let base_url = format!("{}/v1", machine.server.url());
         let stored = json!({"provider": "custom", "api_key": KEY, "base_url": base_url});
-        write_private(&sandbox.profiles().join("custom.json"), stored.to_string());
-        sandbox
+        write_private(&machine.profiles().join("custom.json"), stored.to_string());
+        machine
     };
     shows(&healthy(), "doctor-healthy", 0);
-    let sandbox = healthy().variable("OPENAI_API_KEY", "sk-own");
-    sandbox.server.serve("/v1/models", |_| Reply::json(400, json!({"code": "Arrearage", "message": "x"})));
-    shows(&sandbox, "doctor-unpaid", 1);
+    let machine = healthy().variable("OPENAI_API_KEY", "sk-own");
+    machine.server.serve("/v1/models", |_| Reply::json(400, json!({"code": "Arrearage", "message": "x"})));
+    shows(&machine, "doctor-unpaid", 1);
 }
 
 #[test]
 fn nobody_is_logged_in() {
-    shows_in_each_language(&Sandbox::new(), "status-nobody", &["status"], 4);
+    shows_in_each_language(&Machine::new(), "status-nobody", &["status"], 4);
 }
 
 /// A key that is stored, at a host that does not change from run to run, on a day long past.
-fn with_a_key() -> Sandbox {
-    let sandbox = Sandbox::new().configured("profile = \"dashscope\"\n");
+fn with_a_key() -> Machine {
+    let machine = Machine::new().configured("profile = \"dashscope\"\n");
     let stored = json!({
         "provider": "dashscope",
         "api_key": "sk-0123456789abcdef0123456789ab3f9a",
         "base_url": "https://dashscope.aliyuncs.com/compatible-mode/v1",
         "region": "cn",
     });
-    write_private(&sandbox.profiles().join("dashscope.json"), stored.to_string());
-    sandbox
+    write_private(&machine.profiles().join("dashscope.json"), stored.to_string());
+    machine
 }
 
 #[test]
@@ -286,49 +286,49 @@ fn a_key_is_stored() {
 
 #[test]
 fn a_variable_is_used_instead_of_the_key() {
-    let sandbox = with_a_key().variable("OPENAI_API_KEY", "sk-own");
-    shows_in_each_language(&sandbox, "status-overridden", &["status"], 0);
+    let machine = with_a_key().variable("OPENAI_API_KEY", "sk-own");
+    shows_in_each_language(&machine, "status-overridden", &["status"], 0);
 }
 
 #[test]
 fn a_token_has_expired() {
-    let sandbox = Sandbox::expired().field("resource_url", json!("portal.qwen.ai"));
-    shows_in_each_language(&sandbox, "status-expired", &["status"], 0);
+    let machine = Machine::expired().field("resource_url", json!("portal.qwen.ai"));
+    shows_in_each_language(&machine, "status-expired", &["status"], 0);
 }
 
 #[test]
 fn errors_and_hints() {
-    let sandbox = Sandbox::new();
-    shows_in_each_language(&sandbox, "error-not-logged-in", &["token"], 4);
-    shows_in_each_language(&sandbox, "error-usage", &["login", "dashscope", "--region", "nowhere"], 2);
-    shows_in_each_language(&sandbox, "error-command", &["lgoin"], 2);
+    let machine = Machine::new();
+    shows_in_each_language(&machine, "error-not-logged-in", &["token"], 4);
+    shows_in_each_language(&machine, "error-usage", &["login", "dashscope", "--region", "nowhere"], 2);
+    shows_in_each_language(&machine, "error-command", &["lgoin"], 2);
 }
 
 #[test]
 fn a_program_cannot_work_with_the_provider() {
-    let sandbox = with_a_key();
-    shows_in_each_language(&sandbox, "error-setup", &["setup", "opencode", "--model", "a\u{7}b"], 2);
+    let machine = with_a_key();
+    shows_in_each_language(&machine, "error-setup", &["setup", "opencode", "--model", "a\u{7}b"], 2);
 }
 
 #[test]
 fn a_login_ends() {
-    let sandbox = Sandbox::new().variable("MY_KEY", "sk-0123456789abcdef0123456789ab3f9a");
+    let machine = Machine::new().variable("MY_KEY", "sk-0123456789abcdef0123456789ab3f9a");
     let login = ["login", "dashscope", "--region", "cn", "--api-key-env", "MY_KEY", "--no-verify", "--force"];
-    shows_in_each_language(&sandbox, "login-key", &login, 0);
+    shows_in_each_language(&machine, "login-key", &login, 0);
 }
 
 #[test]
 fn keys_of_a_team() {
-    let sandbox = Sandbox::new().configured("[prices.\"*\"]\ninput = 1.0\noutput = 5.0\n");
+    let machine = Machine::new().configured("[prices.\"*\"]\ninput = 1.0\noutput = 5.0\n");
     for arguments in [
         &["ann", "--owner", "ann@example.com", "--rpm", "60", "--budget", "20 USD/month", "--expires", "2099-12-31"][..],
         &["ci", "--models", "qwen3-coder*", "--models", "text-embedding-v4", "--parallel", "4", "--rpd", "5000"],
         &["report"],
         &["former"],
     ] {
-        drop(sandbox.run([&["keys", "create"], arguments].concat()).any_stdout());
+        drop(machine.run([&["keys", "create"], arguments].concat()).any_stdout());
     }
-    drop(sandbox.run(["keys", "rotate", "ci", "--overlap", "24h"]).any_stdout());
-    drop(sandbox.run(["keys", "revoke", "former", "--yes"]));
-    shows(&sandbox, "keys-list", &["keys", "list"], 0);
+    drop(machine.run(["keys", "rotate", "ci", "--overlap", "24h"]).any_stdout());
+    drop(machine.run(["keys", "revoke", "former", "--yes"]));
+    shows(&machine, "keys-list", &["keys", "list"], 0);
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::faults::faulty;
-use crate::sandbox::{Sandbox, mode, write_private};
+use crate::machine::{Machine, mode, write_private};
 
 const TOOLS: [(&str, &str); 4] = [
     ("opencode", ".config/opencode/opencode.json"),
@@ -30,7 +30,7 @@ fn mine(tool: &str) -> String {
     }
 }
 
-impl Sandbox {
+impl Machine {
     fn at_home(self) -> Self {
         let program = self.program().parent().unwrap().display().to_string();
         self.logged_in().variable("PATH", format!("{program}:/usr/bin:/bin"))
@@ -56,7 +56,7 @@ impl Sandbox {
     /// Every file and directory under the home directory but ours and the credential's.
     fn paths(&self) -> Vec<PathBuf> {
         let mut paths = Vec::new();
-        crate::sandbox::each_path(&self.home(), &mut |path| {
+        crate::machine::each_path(&self.home(), &mut |path| {
             let name = path.strip_prefix(self.home()).unwrap();
             let ours = name.starts_with(".local") || path == self.file() || path == self.kernel_lock();
             if !ours && path != self.home() && path != self.file().parent().unwrap() {
@@ -76,94 +76,94 @@ impl Sandbox {
 #[test]
 fn a_tool_that_was_set_up_is_as_before_once_it_is_removed() {
     for (tool, file) in TOOLS {
-        let sandbox = Sandbox::new().at_home();
-        sandbox.sets_up(tool);
-        let text = sandbox.text(file);
+        let machine = Machine::new().at_home();
+        machine.sets_up(tool);
+        let text = machine.text(file);
         assert!(text.contains("coder-model"), "{tool}: {text}");
         assert!(!text.contains("granted-"), "{tool} has a secret");
-        sandbox.removes(tool);
-        assert_eq!(sandbox.paths(), Vec::<PathBuf>::new(), "{tool}");
+        machine.removes(tool);
+        assert_eq!(machine.paths(), Vec::<PathBuf>::new(), "{tool}");
     }
 }
 
 #[test]
 fn a_file_that_setup_made_goes_though_it_was_changed_and_set_up_again_meanwhile() {
     for (tool, file) in TOOLS {
-        let sandbox = Sandbox::new().at_home();
-        sandbox.sets_up(tool);
-        let reformatted = sandbox.text(file) + "\n";
-        let sandbox = sandbox.with(file, &reformatted);
-        sandbox.sets_up(tool);
-        sandbox.removes(tool);
-        assert_eq!(sandbox.paths(), Vec::<PathBuf>::new(), "{tool}");
+        let machine = Machine::new().at_home();
+        machine.sets_up(tool);
+        let reformatted = machine.text(file) + "\n";
+        let machine = machine.with(file, &reformatted);
+        machine.sets_up(tool);
+        machine.removes(tool);
+        assert_eq!(machine.paths(), Vec::<PathBuf>::new(), "{tool}");
     }
 }
 
 #[test]
 fn directories_that_setup_made_stay_where_somebody_put_something_into_them() {
-    let sandbox = Sandbox::new().at_home();
-    sandbox.sets_up("opencode");
-    let sandbox = sandbox.with(".config/opencode/plugin/theirs.js", "export {}\n");
-    sandbox.removes("opencode");
-    assert_eq!(sandbox.files(), [PathBuf::from(".config/opencode/plugin/theirs.js")]);
-    let sandbox = Sandbox::new().at_home().with(".codex/theirs", "");
-    sandbox.sets_up("codex");
-    sandbox.removes("codex");
-    assert_eq!(sandbox.files(), [PathBuf::from(".codex/theirs")]);
-    let sandbox = Sandbox::new().at_home();
-    fs::create_dir(sandbox.home().join(".claude")).unwrap();
-    sandbox.sets_up("claude-code");
-    sandbox.removes("claude-code");
-    assert_eq!(sandbox.paths(), [PathBuf::from(".claude")], "an empty directory of theirs is gone");
+    let machine = Machine::new().at_home();
+    machine.sets_up("opencode");
+    let machine = machine.with(".config/opencode/plugin/theirs.js", "export {}\n");
+    machine.removes("opencode");
+    assert_eq!(machine.files(), [PathBuf::from(".config/opencode/plugin/theirs.js")]);
+    let machine = Machine::new().at_home().with(".codex/theirs", "");
+    machine.sets_up("codex");
+    machine.removes("codex");
+    assert_eq!(machine.files(), [PathBuf::from(".codex/theirs")]);
+    let machine = Machine::new().at_home();
+    fs::create_dir(machine.home().join(".claude")).unwrap();
+    machine.sets_up("claude-code");
+    machine.removes("claude-code");
+    assert_eq!(machine.paths(), [PathBuf::from(".claude")], "an empty directory of theirs is gone");
 }
 
 #[test]
 fn a_tool_that_reads_another_file_now_is_undone_in_the_one_before() {
-    let sandbox = Sandbox::new().at_home().with("mine.json", MINE);
-    let place = sandbox.home().join("mine.json");
-    let sandbox = sandbox.variable("OPENCODE_CONFIG", place);
-    sandbox.sets_up("opencode");
-    let sandbox = sandbox.without_variable("OPENCODE_CONFIG");
-    sandbox.sets_up("opencode");
-    assert_eq!(sandbox.text("mine.json"), MINE);
-    sandbox.removes("opencode");
-    assert_eq!(sandbox.files(), [PathBuf::from("mine.json")]);
+    let machine = Machine::new().at_home().with("mine.json", MINE);
+    let place = machine.home().join("mine.json");
+    let machine = machine.variable("OPENCODE_CONFIG", place);
+    machine.sets_up("opencode");
+    let machine = machine.without_variable("OPENCODE_CONFIG");
+    machine.sets_up("opencode");
+    assert_eq!(machine.text("mine.json"), MINE);
+    machine.removes("opencode");
+    assert_eq!(machine.files(), [PathBuf::from("mine.json")]);
 }
 
 #[test]
 fn an_edited_block_in_the_file_before_is_not_left_behind_unseen() {
-    let sandbox = Sandbox::new().at_home().with("mine.json", MINE);
-    let place = sandbox.home().join("mine.json");
-    let sandbox = sandbox.variable("OPENCODE_CONFIG", place);
-    sandbox.sets_up("opencode");
-    let edited = sandbox.text("mine.json").replace("Qwen OAuth (qwenauth)", "Renamed");
-    let sandbox = sandbox.with("mine.json", &edited).without_variable("OPENCODE_CONFIG");
-    sandbox.run(["setup", "opencode"]).fails(
+    let machine = Machine::new().at_home().with("mine.json", MINE);
+    let place = machine.home().join("mine.json");
+    let machine = machine.variable("OPENCODE_CONFIG", place);
+    machine.sets_up("opencode");
+    let edited = machine.text("mine.json").replace("Qwen OAuth (qwenauth)", "Renamed");
+    let machine = machine.with("mine.json", &edited).without_variable("OPENCODE_CONFIG");
+    machine.run(["setup", "opencode"]).fails(
         1,
         "opencode was set up in `{home}/mine.json`, which was edited since",
         "`qwenauth setup opencode --remove` shows the edit",
     );
-    assert_eq!(sandbox.text("mine.json"), edited);
-    assert!(!sandbox.home().join(".config/opencode/opencode.json").exists());
+    assert_eq!(machine.text("mine.json"), edited);
+    assert!(!machine.home().join(".config/opencode/opencode.json").exists());
 }
 
 #[test]
 fn opencode_gives_npm_up_at_once_wherever_it_waits_for_it() {
-    let sandbox = Sandbox::new().at_home();
-    let place = sandbox.home().join("elsewhere");
-    let sandbox = sandbox.variable("OPENCODE_CONFIG_DIR", place);
-    sandbox.sets_up("opencode");
+    let machine = Machine::new().at_home();
+    let place = machine.home().join("elsewhere");
+    let machine = machine.variable("OPENCODE_CONFIG_DIR", place);
+    machine.sets_up("opencode");
     for file in ["elsewhere/.npmrc", ".config/opencode/.npmrc"] {
-        assert!(sandbox.text(file).contains("\nfetch-retries=0\n"), "{file}");
+        assert!(machine.text(file).contains("\nfetch-retries=0\n"), "{file}");
     }
-    sandbox.removes("opencode");
-    assert_eq!(sandbox.paths(), Vec::<PathBuf>::new());
+    machine.removes("opencode");
+    assert_eq!(machine.paths(), Vec::<PathBuf>::new());
     let theirs = "registry=https://npm.example/\n";
-    let sandbox = Sandbox::new().at_home().with(".config/opencode/.npmrc", theirs);
-    sandbox.sets_up("opencode");
-    assert_eq!(sandbox.text(".config/opencode/.npmrc"), theirs);
-    sandbox.removes("opencode");
-    assert_eq!(sandbox.files(), [PathBuf::from(".config/opencode/.npmrc")]);
+    let machine = Machine::new().at_home().with(".config/opencode/.npmrc", theirs);
+    machine.sets_up("opencode");
+    assert_eq!(machine.text(".config/opencode/.npmrc"), theirs);
+    machine.removes("opencode");
+    assert_eq!(machine.files(), [PathBuf::from(".config/opencode/.npmrc")]);
 }
 
 #[test]
@@ -171,29 +171,29 @@ fn comments_order_and_foreign_keys_are_kept_and_come_back_byte_by_byte() {
     for (tool, file) in TOOLS {
         let (file, mine) = (file.replace("opencode.json", "opencode.jsonc"), mine(tool));
         let file = file.as_str();
-        let sandbox = Sandbox::new().at_home().with(file, &mine);
-        sandbox.sets_up(tool);
-        let text = sandbox.text(file);
+        let machine = Machine::new().at_home().with(file, &mine);
+        machine.sets_up(tool);
+        let text = machine.text(file);
         assert_ne!(text, mine, "{tool}");
         let beside_a_value = if tool == "codex" { "# best" } else { "/* too */" };
         for kept in ["mine", "own", "kept", beside_a_value] {
             assert!(text.contains(kept), "{tool}: {text}");
         }
-        sandbox.removes(tool);
-        assert_eq!(sandbox.text(file), mine, "{tool}");
-        assert_eq!(sandbox.files(), [PathBuf::from(file)], "{tool}");
+        machine.removes(tool);
+        assert_eq!(machine.text(file), mine, "{tool}");
+        assert_eq!(machine.files(), [PathBuf::from(file)], "{tool}");
     }
 }
 
 #[test]
 fn what_is_changed_elsewhere_meanwhile_stays_after_removal() {
     let file = ".codex/config.toml";
-    let sandbox = Sandbox::new().at_home().with(file, MY_TOML);
-    sandbox.sets_up("codex");
-    let text = sandbox.text(file) + "\n[tui]\nanimations = false\n";
-    let sandbox = sandbox.with(file, &text);
-    sandbox.removes("codex");
-    let text = sandbox.text(file);
+    let machine = Machine::new().at_home().with(file, MY_TOML);
+    machine.sets_up("codex");
+    let text = machine.text(file) + "\n[tui]\nanimations = false\n";
+    let machine = machine.with(file, &text);
+    machine.removes("codex");
+    let text = machine.text(file);
     assert_eq!(text.matches("qwenauth").count(), 0, "{text}");
     for kept in ["model = \"gpt\"", "[model_providers.own] # kept", "[tui]\nanimations = false"] {
         assert!(text.contains(kept), "{text}");
@@ -204,46 +204,46 @@ fn what_is_changed_elsewhere_meanwhile_stays_after_removal() {
 #[test]
 fn running_twice_is_running_once() {
     for (tool, file) in TOOLS {
-        let sandbox = Sandbox::new().at_home().with(file, &mine(tool));
-        let before = sandbox.text(file);
-        sandbox.sets_up(tool);
-        let once = sandbox.text(file);
-        let outcome = sandbox.run(["setup", tool]).exits(0).any_stderr();
+        let machine = Machine::new().at_home().with(file, &mine(tool));
+        let before = machine.text(file);
+        machine.sets_up(tool);
+        let once = machine.text(file);
+        let outcome = machine.run(["setup", tool]).exits(0).any_stderr();
         assert!(outcome.stderr.contains(" already uses profile `qwen`"), "{outcome}");
-        assert_eq!(sandbox.text(file), once, "{tool}");
-        sandbox.run(["setup", tool, "--model", "vision-model"]).exits(0).any_stderr();
-        assert!(sandbox.text(file).contains("vision-model"), "{tool}");
-        sandbox.removes(tool);
-        assert_eq!(sandbox.text(file), before, "{tool}");
+        assert_eq!(machine.text(file), once, "{tool}");
+        machine.run(["setup", tool, "--model", "vision-model"]).exits(0).any_stderr();
+        assert!(machine.text(file).contains("vision-model"), "{tool}");
+        machine.removes(tool);
+        assert_eq!(machine.text(file), before, "{tool}");
     }
 }
 
 #[test]
 fn a_block_edited_by_hand_is_shown_and_kept_unless_forced() {
     let file = ".config/opencode/opencode.json";
-    let sandbox = Sandbox::new().at_home().with(file, MINE);
-    sandbox.sets_up("opencode");
-    let edited = sandbox.text(file).replace("Qwen OAuth (qwenauth)", "Renamed");
-    let sandbox = sandbox.with(file, &edited);
-    let outcome = sandbox.run(["setup", "opencode", "--remove"]).exits(1).any_stderr();
+    let machine = Machine::new().at_home().with(file, MINE);
+    machine.sets_up("opencode");
+    let edited = machine.text(file).replace("Qwen OAuth (qwenauth)", "Renamed");
+    let machine = machine.with(file, &edited);
+    let outcome = machine.run(["setup", "opencode", "--remove"]).exits(1).any_stderr();
     let expected = "  provider.qwenauth\n-   \"name\": \"Qwen OAuth (qwenauth)\",\n+   \"name\": \"Renamed\",\n\
          qwenauth: error: `{home}/.config/opencode/opencode.json` was edited since where qwenauth wrote it (above: - as written, + as it is)\n\
          qwenauth: hint: use `--force` to remove it anyway\n";
     assert_eq!(outcome.stderr, expected);
-    assert_eq!(sandbox.text(file), edited);
-    sandbox.run(["setup", "opencode", "--remove", "--force"]).exits(0).any_stderr();
-    let text = sandbox.text(file);
+    assert_eq!(machine.text(file), edited);
+    machine.run(["setup", "opencode", "--remove", "--force"]).exits(0).any_stderr();
+    let text = machine.text(file);
     assert!(!text.contains("qwenauth") && text.contains("own/best") && text.contains("// mine"), "{text}");
 }
 
 #[test]
 fn a_key_written_into_our_block_by_hand_is_not_shown() {
     let file = ".config/opencode/opencode.json";
-    let sandbox = Sandbox::new().at_home();
-    sandbox.sets_up("opencode");
-    let edited = sandbox.text(file).replace("\"baseURL\"", "\"apiKey\": \"hunter2\", \"baseURL\"");
-    let sandbox = sandbox.with(file, &edited);
-    let outcome = sandbox.run(["setup", "opencode", "--remove"]).exits(1).any_stderr();
+    let machine = Machine::new().at_home();
+    machine.sets_up("opencode");
+    let edited = machine.text(file).replace("\"baseURL\"", "\"apiKey\": \"hunter2\", \"baseURL\"");
+    let machine = machine.with(file, &edited);
+    let outcome = machine.run(["setup", "opencode", "--remove"]).exits(1).any_stderr();
     assert!(outcome.stderr.contains("\"apiKey\": \"…\"") && !outcome.stderr.contains("hunter2"), "{outcome}");
 }
 
@@ -255,83 +255,83 @@ fn a_file_that_does_not_parse_is_left_alone_and_its_line_named() {
         ("claude-code", ".claude/settings.json", "{\n  \"a\": 1\n", "line 1, column 1"),
         ("qwen-code", ".qwen/settings.json", "[]", "line 1, column 1"),
     ] {
-        let sandbox = Sandbox::new().at_home().with(file, text);
-        let outcome = sandbox.run(["setup", tool]).exits(1).any_stderr();
+        let machine = Machine::new().at_home().with(file, text);
+        let outcome = machine.run(["setup", tool]).exits(1).any_stderr();
         let start = format!("qwenauth: error: `{{home}}/{file}`, {place}: ");
         assert!(outcome.stderr.starts_with(&start), "{outcome}");
-        assert_eq!(sandbox.text(file), text);
-        assert_eq!(sandbox.files(), [PathBuf::from(file)]);
+        assert_eq!(machine.text(file), text);
+        assert_eq!(machine.files(), [PathBuf::from(file)]);
     }
 }
 
 #[test]
 fn a_symlink_stays_a_symlink_and_the_mode_stays() {
-    let sandbox = Sandbox::new().at_home().with("dotfiles/codex.toml", MY_TOML);
-    let target = sandbox.home().join("dotfiles/codex.toml");
+    let machine = Machine::new().at_home().with("dotfiles/codex.toml", MY_TOML);
+    let target = machine.home().join("dotfiles/codex.toml");
     fs::set_permissions(&target, Permissions::from_mode(0o640)).unwrap();
-    fs::create_dir(sandbox.home().join(".codex")).unwrap();
-    let link = sandbox.home().join(".codex/config.toml");
+    fs::create_dir(machine.home().join(".codex")).unwrap();
+    let link = machine.home().join(".codex/config.toml");
     symlink(&target, &link).unwrap();
-    sandbox.sets_up("codex");
+    machine.sets_up("codex");
     assert!(link.is_symlink());
     assert_eq!(mode(&target), 0o640);
-    assert!(sandbox.text("dotfiles/codex.toml").contains("model_providers.qwenauth"));
-    let backup = sandbox.home().join("dotfiles/codex.toml.qwenauth-backup");
+    assert!(machine.text("dotfiles/codex.toml").contains("model_providers.qwenauth"));
+    let backup = machine.home().join("dotfiles/codex.toml.qwenauth-backup");
     assert_eq!(fs::read_to_string(&backup).unwrap(), MY_TOML);
     assert_eq!(mode(&backup), 0o600);
-    sandbox.removes("codex");
+    machine.removes("codex");
     assert!(link.is_symlink() && !backup.exists());
-    assert_eq!(sandbox.text("dotfiles/codex.toml"), MY_TOML);
+    assert_eq!(machine.text("dotfiles/codex.toml"), MY_TOML);
     assert_eq!(mode(&target), 0o640);
 }
 
 #[test]
 fn a_backup_is_private_also_where_an_older_one_was_not() {
     let backup = ".codex/config.toml.qwenauth-backup";
-    let sandbox = Sandbox::new().at_home().with(".codex/config.toml", MY_TOML).with(backup, "older");
-    let backup = sandbox.home().join(backup);
+    let machine = Machine::new().at_home().with(".codex/config.toml", MY_TOML).with(backup, "older");
+    let backup = machine.home().join(backup);
     fs::set_permissions(&backup, Permissions::from_mode(0o644)).unwrap();
-    sandbox.sets_up("codex");
+    machine.sets_up("codex");
     assert_eq!((fs::read_to_string(&backup).unwrap().as_str(), mode(&backup)), (MY_TOML, 0o600));
 }
 
 #[test]
 fn a_plugin_edited_by_hand_is_kept_unless_forced() {
     let file = ".config/opencode/plugin/qwenauth.js";
-    let sandbox = Sandbox::new().at_home();
-    sandbox.sets_up("opencode");
-    let edited = sandbox.text(file) + "// mine\n";
-    let sandbox = sandbox.with(file, &edited);
-    let outcome = sandbox.run(["setup", "opencode", "--remove"]).exits(1).any_stderr();
+    let machine = Machine::new().at_home();
+    machine.sets_up("opencode");
+    let edited = machine.text(file) + "// mine\n";
+    let machine = machine.with(file, &edited);
+    let outcome = machine.run(["setup", "opencode", "--remove"]).exits(1).any_stderr();
     assert!(outcome.stderr.starts_with(&format!("  `{{home}}/{file}` is not as it was written\n")), "{outcome}");
-    assert_eq!(sandbox.text(file), edited);
-    sandbox.run(["setup", "opencode", "--remove", "--force"]).exits(0).any_stderr();
-    assert_eq!(sandbox.paths(), Vec::<PathBuf>::new());
+    assert_eq!(machine.text(file), edited);
+    machine.run(["setup", "opencode", "--remove", "--force"]).exits(0).any_stderr();
+    assert_eq!(machine.paths(), Vec::<PathBuf>::new());
 }
 
 #[test]
 fn an_empty_object_of_theirs_stays_empty() {
     let file = ".config/opencode/opencode.json";
-    let sandbox = Sandbox::new().at_home().with(file, "{\n  \"provider\": {}\n}\n");
-    sandbox.sets_up("opencode");
-    let text = sandbox.text(file) + "\n";
-    let sandbox = sandbox.with(file, &text);
-    sandbox.removes("opencode");
-    let left: Value = serde_json::from_str(&sandbox.text(file)).unwrap();
+    let machine = Machine::new().at_home().with(file, "{\n  \"provider\": {}\n}\n");
+    machine.sets_up("opencode");
+    let text = machine.text(file) + "\n";
+    let machine = machine.with(file, &text);
+    machine.removes("opencode");
+    let left: Value = serde_json::from_str(&machine.text(file)).unwrap();
     assert_eq!(left, serde_json::json!({"provider": {}}));
 }
 
 #[test]
 fn a_read_only_file_is_left_alone() {
     let file = ".codex/config.toml";
-    let sandbox = Sandbox::new().at_home().with(file, MY_TOML);
-    fs::set_permissions(sandbox.home().join(file), Permissions::from_mode(0o444)).unwrap();
-    sandbox.run(["setup", "codex"]).fails(
+    let machine = Machine::new().at_home().with(file, MY_TOML);
+    fs::set_permissions(machine.home().join(file), Permissions::from_mode(0o444)).unwrap();
+    machine.run(["setup", "codex"]).fails(
         1,
         "`{home}/.codex/config.toml` is read-only and was left alone",
         "`chmod u+w` it, or paste what `--print` shows",
     );
-    assert_eq!(sandbox.text(file), MY_TOML);
+    assert_eq!(machine.text(file), MY_TOML);
 }
 
 #[test]
@@ -340,26 +340,26 @@ fn a_file_of_another_user_is_left_alone() {
         return;
     }
     let file = ".codex/config.toml";
-    let sandbox = Sandbox::new().at_home().with(file, MY_TOML).unprivileged();
-    std::os::unix::fs::chown(sandbox.home().join(file), Some(0), Some(0)).unwrap();
-    fs::set_permissions(sandbox.home().join(file), Permissions::from_mode(0o644)).unwrap();
-    sandbox.run(["setup", "codex"]).fails(
+    let machine = Machine::new().at_home().with(file, MY_TOML).unprivileged();
+    std::os::unix::fs::chown(machine.home().join(file), Some(0), Some(0)).unwrap();
+    fs::set_permissions(machine.home().join(file), Permissions::from_mode(0o644)).unwrap();
+    machine.run(["setup", "codex"]).fails(
         1,
         "`{home}/.codex/config.toml` belongs to another user (uid 0) and is not used",
         "check who should own it; `chown` it to yourself if it is yours",
     );
-    assert_eq!(sandbox.text(file), MY_TOML);
+    assert_eq!(machine.text(file), MY_TOML);
 }
 
 #[test]
 fn a_disk_without_room_leaves_everything_as_before() {
     for (tool, _) in TOOLS {
-        let Some(sandbox) = faulty("FAULT", &format!("fallocate:{}:.tmp", nix::libc::ENOSPC)) else { return };
-        let outcome = sandbox.run(["setup", tool]).exits(1).any_stderr();
+        let Some(machine) = faulty("FAULT", &format!("fallocate:{}:.tmp", nix::libc::ENOSPC)) else { return };
+        let outcome = machine.run(["setup", tool]).exits(1).any_stderr();
         assert!(outcome.stderr.starts_with("qwenauth: error: cannot prepare a new version of `{home}/"), "{outcome}");
-        assert_eq!(sandbox.paths(), Vec::<PathBuf>::new(), "{tool}");
-        let sandbox = sandbox.without_variable("FAULT");
-        let list = sandbox.run(["setup", "--json"]).json();
+        assert_eq!(machine.paths(), Vec::<PathBuf>::new(), "{tool}");
+        let machine = machine.without_variable("FAULT");
+        let list = machine.run(["setup", "--json"]).json();
         assert!(list["tools"].as_array().unwrap().iter().all(|tool| tool["profile"].is_null()), "{list}");
     }
 }
@@ -367,34 +367,34 @@ fn a_disk_without_room_leaves_everything_as_before() {
 #[test]
 fn what_a_broken_disk_left_half_done_is_undone_by_removal() {
     let file = ".codex/config.toml";
-    let Some(sandbox) = faulty("FAULT", &format!("write:{}:.tmp", nix::libc::EIO)) else { return };
-    let noted = sandbox.home().join(".local/state/qwenauth/setup/codex.json");
-    let sandbox = sandbox.with(file, MY_TOML).variable("FAULT_FROM", &noted);
-    sandbox.run(["setup", "codex"]).exits(1).any_stderr();
+    let Some(machine) = faulty("FAULT", &format!("write:{}:.tmp", nix::libc::EIO)) else { return };
+    let noted = machine.home().join(".local/state/qwenauth/setup/codex.json");
+    let machine = machine.with(file, MY_TOML).variable("FAULT_FROM", &noted);
+    machine.run(["setup", "codex"]).exits(1).any_stderr();
     assert!(noted.exists(), "what will be written was not noted first");
-    assert_eq!(sandbox.text(file), MY_TOML);
-    let sandbox = sandbox.without_variable("FAULT");
-    sandbox.removes("codex");
-    assert_eq!(sandbox.text(file), MY_TOML);
-    assert_eq!(sandbox.files(), [PathBuf::from(file)]);
+    assert_eq!(machine.text(file), MY_TOML);
+    let machine = machine.without_variable("FAULT");
+    machine.removes("codex");
+    assert_eq!(machine.text(file), MY_TOML);
+    assert_eq!(machine.files(), [PathBuf::from(file)]);
 }
 
 #[test]
 fn a_plugin_of_the_same_name_that_is_not_ours_is_left_alone() {
     let file = ".config/opencode/plugin/qwenauth.js";
-    let sandbox = Sandbox::new().at_home().with(file, "export {}\n");
-    sandbox.run(["setup", "opencode"]).fails(
+    let machine = Machine::new().at_home().with(file, "export {}\n");
+    machine.run(["setup", "opencode"]).fails(
         1,
         "`{home}/.config/opencode/plugin/qwenauth.js` already exists with different content",
         "move it away and run the same command again",
     );
-    assert_eq!(sandbox.files(), [PathBuf::from(file)]);
+    assert_eq!(machine.files(), [PathBuf::from(file)]);
 }
 
 #[test]
 fn a_tool_that_is_not_installed_is_set_up_and_told_of() {
-    let sandbox = Sandbox::new().at_home().variable("PATH", "/nonexistent");
-    let outcome = sandbox.run(["setup", "opencode"]).exits(0).any_stderr();
+    let machine = Machine::new().at_home().variable("PATH", "/nonexistent");
+    let outcome = machine.run(["setup", "opencode"]).exits(0).any_stderr();
     let expected = "qwenauth: opencode uses profile `qwen`, model `coder-model`: `{home}/.config/opencode/opencode.json`\n\
          qwenauth: `qwenauth setup opencode --remove` gives opencode back what it used before\n\
          qwenauth: `opencode` is not on `PATH`; the configuration applies once it is installed\n\
@@ -404,9 +404,9 @@ fn a_tool_that_is_not_installed_is_set_up_and_told_of() {
 
 #[test]
 fn an_unknown_tool_is_told_the_nearest() {
-    let sandbox = Sandbox::new();
-    sandbox.run(["setup", "opencod"]).fails(2, "`opencod` is no tool that can be set up", "did you mean `opencode`?");
-    sandbox.run(["setup", "vim"]).fails(
+    let machine = Machine::new();
+    machine.run(["setup", "opencod"]).fails(2, "`opencod` is no tool that can be set up", "did you mean `opencode`?");
+    machine.run(["setup", "vim"]).fails(
         2,
         "`vim` is no tool that can be set up",
         "`qwenauth setup` lists them; any other: `qwenauth exec -- PROGRAM`",
@@ -415,45 +415,45 @@ fn an_unknown_tool_is_told_the_nearest() {
 
 #[test]
 fn without_a_login_nothing_is_written() {
-    let sandbox = Sandbox::new();
-    sandbox.run(["setup", "codex"]).fails(
+    let machine = Machine::new();
+    machine.run(["setup", "codex"]).fails(
         4,
         "not logged in: there is no credential for `qwen`",
         "run `qwenauth login`",
     );
-    assert_eq!(sandbox.files(), Vec::<PathBuf>::new());
+    assert_eq!(machine.files(), Vec::<PathBuf>::new());
 }
 
 #[test]
 fn the_key_command_names_the_profile_whose_host_is_written() {
-    let sandbox = Sandbox::new().at_home();
+    let machine = Machine::new().at_home();
     for (tool, file) in [("codex", ".codex/config.toml"), ("claude-code", ".claude/settings.json")] {
-        sandbox.sets_up(tool);
-        let text = sandbox.text(file);
+        machine.sets_up(tool);
+        let text = machine.text(file);
         assert!(text.contains("--profile") && text.contains("qwen"), "{text}");
     }
-    sandbox.sets_up("opencode");
-    let plugin = sandbox.text(".config/opencode/plugin/qwenauth.js");
+    machine.sets_up("opencode");
+    let plugin = machine.text(".config/opencode/plugin/qwenauth.js");
     assert!(plugin.contains(r#"= ["qwenauth","token","--profile","qwen"]"#), "{plugin}");
 }
 
 #[test]
 fn with_a_gateway_the_key_is_a_reference_to_its_file() {
-    let sandbox = Sandbox::new().at_home();
-    let outcome = sandbox.run(["setup", "opencode", "--gateway"]).exits(0).any_stderr();
+    let machine = Machine::new().at_home();
+    let outcome = machine.run(["setup", "opencode", "--gateway"]).exits(0).any_stderr();
     let start = "qwenauth: start the gateway with `qwenauth gateway --profile qwen --listen 127.0.0.1:7936 --api-key-file {home}/.local/share/qwenauth/gateway-key`\n";
     assert!(outcome.stderr.ends_with(start), "{outcome}");
-    let config: Value = serde_json::from_str(&sandbox.text(".config/opencode/opencode.json")).unwrap();
+    let config: Value = serde_json::from_str(&machine.text(".config/opencode/opencode.json")).unwrap();
     let options = &config["provider"]["qwenauth"]["options"];
     assert_eq!(options["baseURL"], "http://127.0.0.1:7936/v1");
-    let key = sandbox.home().join(".local/share/qwenauth/gateway-key");
+    let key = machine.home().join(".local/share/qwenauth/gateway-key");
     assert_eq!(options["apiKey"], format!("{{file:{}}}", key.display()));
-    sandbox.run(["setup", "codex", "--gateway=127.0.0.1:9000"]).exits(0).any_stderr();
-    let codex: toml::Table = sandbox.text(".codex/config.toml").parse().unwrap();
+    machine.run(["setup", "codex", "--gateway=127.0.0.1:9000"]).exits(0).any_stderr();
+    let codex: toml::Table = machine.text(".codex/config.toml").parse().unwrap();
     assert_eq!(codex["model_providers"]["qwenauth"]["base_url"].as_str(), Some("http://127.0.0.1:9000/v1"));
     assert_eq!(codex["model_providers"]["qwenauth"]["auth"]["command"].as_str(), Some("cat"));
-    assert!(!outcome.stdout.contains("npm") && !sandbox.home().join(".config/opencode/plugin").exists());
-    sandbox.run(["setup", "qwen-code", "--gateway"]).fails(
+    assert!(!outcome.stdout.contains("npm") && !machine.home().join(".config/opencode/plugin").exists());
+    machine.run(["setup", "qwen-code", "--gateway"]).fails(
         2,
         "Qwen Code reads its key from the environment, not from the gateway's key file",
         "run it with `qwenauth exec --gateway -- qwen`",
@@ -462,44 +462,44 @@ fn with_a_gateway_the_key_is_a_reference_to_its_file() {
 
 #[test]
 fn a_members_tool_is_set_up_for_the_teams_gateway_without_a_login() {
-    let sandbox = Sandbox::new().at_home();
-    fs::remove_file(sandbox.file()).unwrap();
+    let machine = Machine::new().at_home();
+    fs::remove_file(machine.file()).unwrap();
     let team = ["--gateway-url", "https://qwen.corp.example/v1/", "--model", "m-1"];
-    let outcome = sandbox.run([&["setup", "opencode"], &team[..]].concat()).exits(0).any_stderr();
+    let outcome = machine.run([&["setup", "opencode"], &team[..]].concat()).exits(0).any_stderr();
     assert!(outcome.stderr.contains("uses the gateway at `https://qwen.corp.example/v1`, model `m-1`"), "{outcome}");
     assert!(
         outcome.stderr.ends_with("the key is taken from `QWENAUTH_TEAM_KEY` in the tool's environment\n"),
         "{outcome}"
     );
-    let config: Value = serde_json::from_str(&sandbox.text(".config/opencode/opencode.json")).unwrap();
+    let config: Value = serde_json::from_str(&machine.text(".config/opencode/opencode.json")).unwrap();
     let options = &config["provider"]["qwenauth"]["options"];
     assert_eq!(options["baseURL"], "https://qwen.corp.example/v1");
     assert_eq!(options["apiKey"], "{env:QWENAUTH_TEAM_KEY}");
     assert_eq!(config["model"], "qwenauth/m-1");
-    sandbox.run([&["setup", "codex", "--key-file", "/run/secrets/key"], &team[..]].concat()).exits(0).any_stderr();
-    let codex: toml::Table = sandbox.text(".codex/config.toml").parse().unwrap();
+    machine.run([&["setup", "codex", "--key-file", "/run/secrets/key"], &team[..]].concat()).exits(0).any_stderr();
+    let codex: toml::Table = machine.text(".codex/config.toml").parse().unwrap();
     assert_eq!(codex["model_providers"]["qwenauth"]["auth"]["command"].as_str(), Some("cat"));
     assert_eq!(codex["model_providers"]["qwenauth"]["auth"]["args"][0].as_str(), Some("/run/secrets/key"));
-    sandbox.run([&["setup", "claude-code", "--key-env", "CORP_KEY"], &team[..]].concat()).exits(0).any_stderr();
-    let claude: Value = serde_json::from_str(&sandbox.text(".claude/settings.json")).unwrap();
+    machine.run([&["setup", "claude-code", "--key-env", "CORP_KEY"], &team[..]].concat()).exits(0).any_stderr();
+    let claude: Value = serde_json::from_str(&machine.text(".claude/settings.json")).unwrap();
     assert_eq!(claude["apiKeyHelper"], "printenv CORP_KEY");
     assert_eq!(claude["env"]["ANTHROPIC_BASE_URL"], "https://qwen.corp.example");
-    sandbox.run(["setup", "codex", "--gateway-url", "https://qwen.corp.example"]).fails(
+    machine.run(["setup", "codex", "--gateway-url", "https://qwen.corp.example"]).fails(
         2,
         "`--gateway-url` needs a model to start with",
         "name one with `--model ID`; the gateway lists its models at `/v1/models`",
     );
-    let refused = sandbox.run(["setup", "codex", "--gateway-url", "http://qwen.corp.example", "--model", "m"]);
+    let refused = machine.run(["setup", "codex", "--gateway-url", "http://qwen.corp.example", "--model", "m"]);
     assert!(refused.exits(2).any_stderr().stderr.contains("plain `http`"));
-    let refused = sandbox.run([&["setup", "aider"], &team[..]].concat()).exits(2).any_stderr();
+    let refused = machine.run([&["setup", "aider"], &team[..]].concat()).exits(2).any_stderr();
     assert!(refused.stderr.contains("qwenauth login team --base-url https://qwen.corp.example/v1"), "{refused}");
 }
 
 #[test]
 fn the_gateways_key_stands_in_no_file_and_no_text() {
-    let sandbox = Sandbox::new().at_home().with(".local/share/qwenauth/gateway-key", "key-of-the-gateway\n");
+    let machine = Machine::new().at_home().with(".local/share/qwenauth/gateway-key", "key-of-the-gateway\n");
     let shown = |tool: &str| {
-        let outcome = sandbox.run(["setup", tool, "--print", "--gateway"]).exits(0).any_stdout().any_stderr();
+        let outcome = machine.run(["setup", tool, "--print", "--gateway"]).exits(0).any_stdout().any_stderr();
         outcome.stdout.clone() + &outcome.stderr
     };
     for tool in ["opencode", "codex", "llm", "crush", "continue", "zed", "cline"] {
@@ -512,19 +512,19 @@ fn the_gateways_key_stands_in_no_file_and_no_text() {
         assert!(text.contains("exec --gateway --profile qwen -- ") && !text.contains("start the gateway"), "{text}");
     }
     for tool in ["opencode", "codex"] {
-        sandbox.run(["setup", tool, "--gateway"]).exits(0).any_stderr();
+        machine.run(["setup", tool, "--gateway"]).exits(0).any_stderr();
     }
-    for file in sandbox.files() {
-        let text = sandbox.text(file.to_str().unwrap());
+    for file in machine.files() {
+        let text = machine.text(file.to_str().unwrap());
         assert!(!text.contains("key-of-the-gateway"), "{}", file.display());
     }
 }
 
 #[test]
 fn print_shows_the_text_and_changes_nothing() {
-    let sandbox = Sandbox::new().at_home();
+    let machine = Machine::new().at_home();
     for (tool, file) in TOOLS {
-        let outcome = sandbox.run(["setup", tool, "--print"]).exits(0).any_stdout().any_stderr();
+        let outcome = machine.run(["setup", tool, "--print"]).exits(0).any_stdout().any_stderr();
         assert!(outcome.stdout.contains("coder-model"), "{outcome}");
         assert_eq!(outcome.stderr, format!("qwenauth: for `{{home}}/{file}`:\n"));
     }
@@ -537,7 +537,7 @@ fn print_shows_the_text_and_changes_nothing() {
         ("zed", "`{home}/.config/zed/settings.json`"),
         ("cline", "`{home}/.cline/data/settings/providers.json`"),
     ] {
-        let outcome = sandbox.run(["setup", tool, "--print"]).exits(0).any_stdout().any_stderr();
+        let outcome = machine.run(["setup", tool, "--print"]).exits(0).any_stdout().any_stderr();
         assert!(outcome.stderr.starts_with(&format!("qwenauth: for {place}:\n")), "{outcome}");
         let shown = outcome.stdout.clone() + &outcome.stderr;
         assert!(
@@ -545,21 +545,21 @@ fn print_shows_the_text_and_changes_nothing() {
             "{outcome}"
         );
         assert!(!shown.contains("granted-"), "{outcome}");
-        let alone = sandbox.run(["setup", tool]).exits(0).any_stdout().any_stderr();
+        let alone = machine.run(["setup", tool]).exits(0).any_stdout().any_stderr();
         assert_eq!(alone.stdout, outcome.stdout);
         assert!(alone.stderr.contains(&format!(" is set up by hand: paste this into {place}\n")), "{alone}");
     }
-    assert_eq!(sandbox.files(), Vec::<PathBuf>::new());
+    assert_eq!(machine.files(), Vec::<PathBuf>::new());
 }
 
 #[test]
 fn the_list_says_what_is_installed_and_set_up() {
-    let sandbox = Sandbox::new().at_home();
-    sandbox.sets_up("codex");
-    let list = sandbox.run(["setup", "--json"]).json();
+    let machine = Machine::new().at_home();
+    machine.sets_up("codex");
+    let list = machine.run(["setup", "--json"]).json();
     let codex = list["tools"].as_array().unwrap().iter().find(|tool| tool["name"] == "codex").unwrap();
     assert_eq!((&codex["profile"], &codex["installed"]), (&Value::from("qwen"), &Value::Null));
-    let outcome = sandbox.run(["setup"]).any_stdout();
+    let outcome = machine.run(["setup"]).any_stdout();
     assert!(outcome.stdout.contains("codex        no         profile qwen: {home}/.codex/config.toml\n"), "{outcome}");
     assert!(outcome.stdout.contains("aider        no         by hand\n"), "{outcome}");
 }
@@ -567,33 +567,33 @@ fn the_list_says_what_is_installed_and_set_up() {
 #[test]
 fn removing_what_was_never_set_up_is_said_and_fine() {
     let text = "qwenauth: Codex is not set up by qwenauth; nothing was changed\n";
-    Sandbox::new().run(["setup", "codex", "--remove"]).exits(0).stderr(text);
+    Machine::new().run(["setup", "codex", "--remove"]).exits(0).stderr(text);
 }
 
 /// What `npx`, `uvx` and the like start is removed afterwards: neither its path nor the name that only its `PATH` knows stays.
 #[test]
 fn a_program_that_goes_away_is_not_set_up_for_others() {
     for place in ["_npx/01/node_modules/@qwenauth/linux-x64/bin", "uv/archive-v0/xyz/bin", "bin"] {
-        let sandbox = Sandbox::new().at_home();
-        let directory = sandbox.directory().join(place);
+        let machine = Machine::new().at_home();
+        let directory = machine.directory().join(place);
         fs::create_dir_all(&directory).unwrap();
         let program = directory.join("qwenauth");
         // By another process: a child forked meanwhile would hold our copy open for writing, and it could not run.
-        assert!(Command::new("cp").arg(sandbox.program()).arg(&program).status().unwrap().success());
-        let sandbox = sandbox.variable("PATH", &directory);
-        let before = sandbox.paths();
+        assert!(Command::new("cp").arg(machine.program()).arg(&program).status().unwrap().success());
+        let machine = machine.variable("PATH", &directory);
+        let before = machine.paths();
         for (tool, _) in TOOLS {
             for arguments in [&["setup", tool][..], &["setup", tool, "--print"]] {
-                let mut command = sandbox.other(&program);
+                let mut command = machine.other(&program);
                 command.args(arguments);
-                let outcome = sandbox.start(command).finish().exits(1).any_stderr();
+                let outcome = machine.start(command).finish().exits(1).any_stderr();
                 assert!(outcome.stderr.contains("hint: install qwenauth first"), "{place} {outcome}");
             }
         }
-        assert_eq!(sandbox.paths(), before, "{place}");
+        assert_eq!(machine.paths(), before, "{place}");
         // The practice one goes away as well: the tour shows the whole way.
-        let mut tour = sandbox.other(&program);
+        let mut tour = machine.other(&program);
         tour.args(["sandbox", "--tour"]);
-        let _ = sandbox.start(tour).finish().exits(0).any_stdout().any_stderr();
+        let _ = machine.start(tour).finish().exits(0).any_stdout().any_stderr();
     }
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::machine::{Machine, mode, write_private};
 use crate::run::Outcome;
-use crate::sandbox::{Sandbox, mode, write_private};
 use crate::server::Reply;
 
 const TOOLS: [(&str, &str); 4] = [
@@ -17,7 +17,7 @@ const TOOLS: [(&str, &str); 4] = [
     ("claude-code", ".claude/settings.json"),
 ];
 
-impl Sandbox {
+impl Machine {
     fn holding(self, file: &str, content: &str) -> Self {
         write_private(&self.home().join(file), content);
         self
@@ -36,21 +36,21 @@ impl Sandbox {
     }
 }
 
-fn logged_in_at_home() -> Sandbox {
-    let sandbox = Sandbox::new();
-    let program = sandbox.program().parent().unwrap().display().to_string();
-    sandbox.logged_in().variable("PATH", format!("{program}:/usr/bin:/bin"))
+fn logged_in_at_home() -> Machine {
+    let machine = Machine::new();
+    let program = machine.program().parent().unwrap().display().to_string();
+    machine.logged_in().variable("PATH", format!("{program}:/usr/bin:/bin"))
 }
 
 #[test]
 fn an_empty_file_is_an_empty_configuration_and_is_empty_again() {
     for (tool, file) in TOOLS {
         for content in ["", " \n\n", "\u{feff}"] {
-            let sandbox = logged_in_at_home().holding(file, content);
-            sandbox.set_up(&[tool]);
-            assert!(sandbox.content_of(file).contains("coder-model"), "{tool}");
-            sandbox.undone(tool);
-            assert_eq!(sandbox.content_of(file), content, "{tool}");
+            let machine = logged_in_at_home().holding(file, content);
+            machine.set_up(&[tool]);
+            assert!(machine.content_of(file).contains("coder-model"), "{tool}");
+            machine.undone(tool);
+            assert_eq!(machine.content_of(file), content, "{tool}");
         }
     }
 }
@@ -63,17 +63,17 @@ fn line_ends_and_byte_order_marks_are_kept() {
         } else {
             "\u{feff}{\r\n  // mine\r\n  \"theme\": \"dark\"\r\n}\r\n"
         };
-        let sandbox = logged_in_at_home().holding(file, text);
-        sandbox.set_up(&[tool]);
-        let written = sandbox.content_of(file);
+        let machine = logged_in_at_home().holding(file, text);
+        machine.set_up(&[tool]);
+        let written = machine.content_of(file);
         assert_eq!(written.matches('\n').count(), written.matches("\r\n").count(), "{tool}: {written:?}");
         assert_eq!(written.matches('\u{feff}').count(), 1, "{tool}");
         assert!(written.starts_with('\u{feff}') && written.contains("mine\r\n"), "{tool}: {written:?}");
         // Edited since, so that the version before cannot simply be put back.
         let edited = written.replace("mine", "edited");
-        let sandbox = sandbox.holding(file, &edited);
-        sandbox.undone(tool);
-        let left = sandbox.content_of(file);
+        let machine = machine.holding(file, &edited);
+        machine.undone(tool);
+        let left = machine.content_of(file);
         assert!(left.starts_with('\u{feff}') && left.contains("edited\r\n"), "{tool}: {left:?}");
         assert_eq!(left.matches('\n').count(), left.matches("\r\n").count(), "{tool}: {left:?}");
     }
@@ -97,13 +97,13 @@ fn of_equal_keys_the_one_that_the_tool_reads_is_changed() {
             "/env/ANTHROPIC_MODEL",
         ),
     ] {
-        let sandbox = logged_in_at_home().holding(file, text);
-        sandbox.set_up(&[tool]);
-        let read: Value = serde_json::from_str(&sandbox.content_of(file)).unwrap();
+        let machine = logged_in_at_home().holding(file, text);
+        machine.set_up(&[tool]);
+        let read: Value = serde_json::from_str(&machine.content_of(file)).unwrap();
         let found = read.pointer(place).unwrap().as_str().unwrap();
         assert!(!["a", "b", "x"].contains(&found), "{tool}: {read}");
-        sandbox.undone(tool);
-        assert_eq!(sandbox.content_of(file), text, "{tool}");
+        machine.undone(tool);
+        assert_eq!(machine.content_of(file), text, "{tool}");
     }
 }
 
@@ -135,12 +135,12 @@ fn a_set_up_that_the_tool_would_ignore_is_an_error_and_changes_nothing() {
             "`security.auth.enforcedType` in `{home}/.qwen/settings.json` is `openai`",
         ),
     ] {
-        let sandbox = logged_in_at_home().holding(file, text);
-        let outcome = sandbox.run(["setup", tool]).exits(1).any_stderr();
+        let machine = logged_in_at_home().holding(file, text);
+        let outcome = machine.run(["setup", tool]).exits(1).any_stderr();
         let expected = format!("qwenauth: error: {error}: the set-up would be ignored, nothing was changed\n");
         assert!(outcome.stderr.starts_with(&expected), "{outcome}");
-        assert_eq!(sandbox.content_of(file), text, "{tool}");
-        assert!(!sandbox.home().join(".config/opencode/plugin").exists());
+        assert_eq!(machine.content_of(file), text, "{tool}");
+        assert!(!machine.home().join(".config/opencode/plugin").exists());
     }
     for (tool, file, text) in [
         (
@@ -167,9 +167,9 @@ fn another_hosts_key_and_model_are_moved_aside_and_put_back() {
         "OWN": "kept",
     }, "apiKeyHelper": "cat ~/sk-foreign"});
     let (text, file) = (format!("{theirs:#}\n"), ".claude/settings.json");
-    let sandbox = logged_in_at_home().holding(file, &text);
-    let outcome = sandbox.set_up(&["claude-code"]);
-    let written = sandbox.content_of(file);
+    let machine = logged_in_at_home().holding(file, &text);
+    let outcome = machine.set_up(&["claude-code"]);
+    let written = machine.content_of(file);
     for gone in ["secret", "sk-foreign", "glm-"] {
         assert!(!written.contains(gone), "{written}");
         assert!(!outcome.stderr.contains(gone), "{outcome}");
@@ -178,10 +178,10 @@ fn another_hosts_key_and_model_are_moved_aside_and_put_back() {
     let line = "qwenauth: moved aside until `qwenauth setup claude-code --remove`: `apiKeyHelper`, `env.ANTHROPIC_DEFAULT_SONNET_MODEL`, `env.ANTHROPIC_DEFAULT_OPUS_MODEL`, `env.ANTHROPIC_API_KEY`, `env.ANTHROPIC_AUTH_TOKEN`, `env.ANTHROPIC_CUSTOM_HEADERS`, `env.CLAUDE_CODE_OAUTH_TOKEN`, `env.CLAUDE_CODE_USE_BEDROCK`\n";
     assert!(outcome.stderr.contains(line), "{outcome}");
     let mut holding = Vec::new();
-    crate::sandbox::each_path(&sandbox.home(), &mut |path| {
+    crate::machine::each_path(&machine.home(), &mut |path| {
         if path.is_file() && fs::read_to_string(path).is_ok_and(|text| text.contains("sk-ant-oat01-secret")) {
             assert_eq!(mode(path), 0o600, "{}", path.display());
-            holding.push(path.strip_prefix(sandbox.home()).unwrap().to_owned());
+            holding.push(path.strip_prefix(machine.home()).unwrap().to_owned());
         }
     });
     holding.sort();
@@ -189,31 +189,31 @@ fn another_hosts_key_and_model_are_moved_aside_and_put_back() {
         holding,
         [Path::new(".claude/settings.json.qwenauth-backup"), Path::new(".local/state/qwenauth/setup/claude-code.json")]
     );
-    sandbox.undone("claude-code");
-    assert_eq!(sandbox.content_of(file), text);
+    machine.undone("claude-code");
+    assert_eq!(machine.content_of(file), text);
 }
 
 #[test]
 fn what_was_moved_aside_comes_back_also_where_the_file_was_edited_since() {
     let file = ".claude/settings.json";
-    let sandbox = logged_in_at_home().holding(file, "{\"env\": {\"ANTHROPIC_API_KEY\": \"sk-foreign\"}}\n");
-    sandbox.set_up(&["claude-code"]);
-    let edited = sandbox.content_of(file).replacen('{', "{\n  \"theme\": \"dark\",", 1);
-    let sandbox = sandbox.holding(file, &edited);
-    sandbox.undone("claude-code");
-    let left: Value = serde_json::from_str(&sandbox.content_of(file)).unwrap();
+    let machine = logged_in_at_home().holding(file, "{\"env\": {\"ANTHROPIC_API_KEY\": \"sk-foreign\"}}\n");
+    machine.set_up(&["claude-code"]);
+    let edited = machine.content_of(file).replacen('{', "{\n  \"theme\": \"dark\",", 1);
+    let machine = machine.holding(file, &edited);
+    machine.undone("claude-code");
+    let left: Value = serde_json::from_str(&machine.content_of(file)).unwrap();
     assert_eq!(left, json!({"theme": "dark", "env": {"ANTHROPIC_API_KEY": "sk-foreign"}}));
 }
 
 #[test]
 fn a_key_of_another_host_in_the_environment_is_named() {
-    let sandbox = logged_in_at_home().variable("ANTHROPIC_API_KEY", "sk-foreign").variable("ANTHROPIC_MODEL", "glm");
-    let outcome = sandbox.set_up(&["claude-code"]);
+    let machine = logged_in_at_home().variable("ANTHROPIC_API_KEY", "sk-foreign").variable("ANTHROPIC_MODEL", "glm");
+    let outcome = machine.set_up(&["claude-code"]);
     let line = "qwenauth: set in the environment, but not used by Claude Code while it is set up: `ANTHROPIC_API_KEY`, `ANTHROPIC_MODEL`\n";
     assert!(outcome.stderr.contains(line), "{outcome}");
-    sandbox.server.serve("/", |_| Reply::text(404, "{}"));
-    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
-    let doctor = sandbox.run(["doctor"]).exits(0).any_stdout().any_stderr();
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    machine.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
+    let doctor = machine.run(["doctor"]).exits(0).any_stdout().any_stderr();
     let said = doctor.stdout.clone() + &doctor.stderr;
     let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
     let line = "`ANTHROPIC_API_KEY`, `ANTHROPIC_MODEL` are set, but not used by Claude Code while it is set up";
@@ -222,13 +222,13 @@ fn a_key_of_another_host_in_the_environment_is_named() {
 
 #[test]
 fn settings_of_a_directory_that_win_there_are_named() {
-    let sandbox = logged_in_at_home();
+    let machine = logged_in_at_home();
     write_private(
-        &sandbox.directory().join(".claude/settings.local.json"),
+        &machine.directory().join(".claude/settings.local.json"),
         r#"{"env": {"ANTHROPIC_AUTH_TOKEN": "sk-foreign"}}"#,
     );
-    let outcome = sandbox.set_up(&["claude-code"]);
-    let line = "qwenauth: warning: in this directory the set-up does not count: `env.ANTHROPIC_AUTH_TOKEN` in `{sandbox}/.claude/settings.local.json` is set and wins\n";
+    let outcome = machine.set_up(&["claude-code"]);
+    let line = "qwenauth: warning: in this directory the set-up does not count: `env.ANTHROPIC_AUTH_TOKEN` in `{machine}/.claude/settings.local.json` is set and wins\n";
     assert!(outcome.stderr.contains(line), "{outcome}");
 }
 
@@ -236,16 +236,16 @@ fn settings_of_a_directory_that_win_there_are_named() {
 fn every_file_that_a_set_up_with_a_gateway_refers_to_is_there() {
     let key = ".local/share/qwenauth/gateway-key";
     for tool in ["opencode", "codex", "claude-code"] {
-        let sandbox = logged_in_at_home();
-        sandbox.set_up(&[tool, "--gateway=127.0.0.1:7999"]);
-        let file = sandbox.home().join(key);
+        let machine = logged_in_at_home();
+        machine.set_up(&[tool, "--gateway=127.0.0.1:7999"]);
+        let file = machine.home().join(key);
         assert_eq!(mode(&file), 0o600, "{tool}");
-        let made = sandbox.content_of(key);
+        let made = machine.content_of(key);
         assert!(made.trim().len() >= 16 && made.starts_with("sk-"), "{tool}");
-        sandbox.set_up(&[tool, "--gateway=127.0.0.1:8000"]);
-        assert_eq!(sandbox.content_of(key), made, "{tool}: a running gateway would not know another key");
+        machine.set_up(&[tool, "--gateway=127.0.0.1:8000"]);
+        assert_eq!(machine.content_of(key), made, "{tool}: a running gateway would not know another key");
         let (_, tools_file) = TOOLS.into_iter().find(|(name, _)| *name == tool).unwrap();
-        let text = sandbox.content_of(tools_file);
+        let text = machine.content_of(tools_file);
         assert!(text.contains("gateway-key") && text.contains("127.0.0.1:8000"), "{text}");
         assert!(!text.contains(made.trim()), "{tool}");
     }
@@ -253,10 +253,10 @@ fn every_file_that_a_set_up_with_a_gateway_refers_to_is_there() {
 
 #[test]
 fn claude_code_with_a_gateway_asks_the_gateway() {
-    let sandbox = logged_in_at_home();
-    sandbox.set_up(&["claude-code", "--gateway=127.0.0.1:7999"]);
-    let settings: Value = serde_json::from_str(&sandbox.content_of(".claude/settings.json")).unwrap();
-    let helper = format!("cat {}/.local/share/qwenauth/gateway-key", sandbox.home().display());
+    let machine = logged_in_at_home();
+    machine.set_up(&["claude-code", "--gateway=127.0.0.1:7999"]);
+    let settings: Value = serde_json::from_str(&machine.content_of(".claude/settings.json")).unwrap();
+    let helper = format!("cat {}/.local/share/qwenauth/gateway-key", machine.home().display());
     assert_eq!(
         (&settings["env"]["ANTHROPIC_BASE_URL"], &settings["apiKeyHelper"]),
         (&json!("http://127.0.0.1:7999"), &json!(helper))
@@ -265,16 +265,16 @@ fn claude_code_with_a_gateway_asks_the_gateway() {
 
 #[test]
 fn lines_to_be_pasted_are_quoted_and_harmless() {
-    let sandbox = logged_in_at_home();
+    let machine = logged_in_at_home();
     for tool in ["llm", "aider", "crush", "continue", "cline", "zed", "goose"] {
         let outcome =
-            sandbox.run(["setup", tool, "--print", "--model", "m$(id)`id`'\"x y"]).exits(0).any_stdout().any_stderr();
+            machine.run(["setup", tool, "--print", "--model", "m$(id)`id`'\"x y"]).exits(0).any_stdout().any_stderr();
         let shown = outcome.stdout.clone() + &outcome.stderr;
         let lines = shown.lines().filter(|line| line.contains("-m qwenauth/") || line.contains("-m 'qwenauth/"));
         for line in lines {
             assert!(line.contains(r#"-m 'qwenauth/m$(id)`id`'\''"x y'"#), "{tool}: {line}");
         }
-        let outcome = sandbox.run(["setup", tool, "--model", "m\u{1b}[7mX"]).exits(2).any_stderr();
+        let outcome = machine.run(["setup", tool, "--model", "m\u{1b}[7mX"]).exits(2).any_stderr();
         assert!(!outcome.stderr.contains('\u{1b}'), "{outcome}");
     }
 }
@@ -288,10 +288,10 @@ default_model = "m"
 models = [{ id = "m", name = "M\u001b[7m" }, { id = "x\u0007" }]
 key = { variables = ["OWN"] }
 "#;
-    let sandbox = logged_in_at_home().configured(models);
-    sandbox.run_with_stdin(["login", "own", "--no-verify", "--api-key-stdin"], b"granted-key").exits(0).any_stderr();
+    let machine = logged_in_at_home().configured(models);
+    machine.run_with_stdin(["login", "own", "--no-verify", "--api-key-stdin"], b"granted-key").exits(0).any_stderr();
     for tool in ["llm", "aider", "crush", "continue", "cline", "zed", "goose", "opencode", "codex", "qwen-code"] {
-        let outcome = sandbox.run(["setup", tool, "--print", "--profile", "own"]).exits(0).any_stdout().any_stderr();
+        let outcome = machine.run(["setup", tool, "--print", "--profile", "own"]).exits(0).any_stdout().any_stderr();
         let shown = outcome.stdout.clone() + &outcome.stderr;
         assert!(!shown.contains(['\u{1b}', '\u{7}']), "{tool}: {shown:?}");
     }
@@ -299,13 +299,13 @@ key = { variables = ["OWN"] }
 
 #[test]
 fn opencodes_plugin_knows_the_profiles_origin_and_the_providers_headers() {
-    let sandbox = logged_in_at_home();
-    let outcome = sandbox.set_up(&["opencode"]);
+    let machine = logged_in_at_home();
+    let outcome = machine.set_up(&["opencode"]);
     assert!(outcome.stderr.ends_with(
         "requests go straight to the provider: `--gateway` adds limits that all programs share, and retries\n"
     ));
-    let plugin = sandbox.content_of(".config/opencode/plugin/qwenauth.js");
-    assert!(plugin.contains(&format!("const origin = \"{}\"\n", sandbox.server.url())), "{plugin}");
+    let plugin = machine.content_of(".config/opencode/plugin/qwenauth.js");
+    assert!(plugin.contains(&format!("const origin = \"{}\"\n", machine.server.url())), "{plugin}");
     let headers = r#"const headers = {"X-DashScope-AuthType":"qwen-oauth","X-DashScope-CacheControl":"enable","X-DashScope-UserAgent":"{user-agent}"}"#;
     assert!(plugin.contains(headers), "{plugin}");
     assert!(!plugin.contains("/* "), "{plugin}");
@@ -313,13 +313,13 @@ fn opencodes_plugin_knows_the_profiles_origin_and_the_providers_headers() {
 
 #[test]
 fn a_shim_is_written_as_the_name_that_finds_it() {
-    let sandbox = logged_in_at_home();
-    let shims = sandbox.directory().join("mise/shims");
+    let machine = logged_in_at_home();
+    let shims = machine.directory().join("mise/shims");
     fs::create_dir_all(&shims).unwrap();
     let shim = shims.join("qwenauth");
-    fs::write(&shim, format!("#!/bin/sh\nexec {} \"$@\"\n", sandbox.program().display())).unwrap();
+    fs::write(&shim, format!("#!/bin/sh\nexec {} \"$@\"\n", machine.program().display())).unwrap();
     fs::set_permissions(&shim, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let sandbox = sandbox.variable("PATH", format!("{}:/usr/bin:/bin", shims.display()));
-    let outcome = sandbox.shell("qwenauth setup codex --print").any_stderr().any_stdout();
+    let machine = machine.variable("PATH", format!("{}:/usr/bin:/bin", shims.display()));
+    let outcome = machine.shell("qwenauth setup codex --print").any_stderr().any_stdout();
     assert!(outcome.stdout.contains("command = \"qwenauth\"\n"), "{outcome}");
 }

@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::keys::{KEY, answers, by_stdin, knows_the_key, refusal, sandbox};
-use crate::sandbox::Sandbox;
+use crate::keys::{KEY, answers, by_stdin, knows_the_key, machine, refusal};
+use crate::machine::Machine;
 use crate::server::Reply;
 
-fn minting(reply: impl Fn() -> Reply + Send + 'static) -> Sandbox {
-    let sandbox = knows_the_key(sandbox(), "/intl/v1/models");
-    drop(sandbox.run_with_stdin(by_stdin("dashscope", &["--region", "intl"]), KEY.as_bytes()).any_stderr());
-    answers(sandbox, "/api/v1/tokens", move |request| {
+fn minting(reply: impl Fn() -> Reply + Send + 'static) -> Machine {
+    let machine = knows_the_key(machine(), "/intl/v1/models");
+    drop(machine.run_with_stdin(by_stdin("dashscope", &["--region", "intl"]), KEY.as_bytes()).any_stderr());
+    answers(machine, "/api/v1/tokens", move |request| {
         let expected = "/api/v1/tokens?expire_in_seconds=1800";
         let asked_well = request.method == "POST" && request.path == expected && request.bearer() == KEY;
         if asked_well { reply() } else { Reply::text(400, "{}") }
@@ -23,24 +23,24 @@ fn minted() -> Reply {
 
 #[test]
 fn a_short_lived_key_is_handed_out_in_place_of_the_stored_one() {
-    let sandbox = minting(minted);
-    sandbox.run(["token", "--short-lived"]).stdout("st-short\n");
-    sandbox
+    let machine = minting(minted);
+    machine.run(["token", "--short-lived"]).stdout("st-short\n");
+    machine
         .shell("\"$QWENAUTH\" exec --short-lived -- sh -c 'echo $OPENAI_API_KEY $OPENAI_BASE_URL'")
         .stdout("st-short {server}/intl/v1\n");
-    let outcome = sandbox.run(["env", "--short-lived"]).any_stdout();
+    let outcome = machine.run(["env", "--short-lived"]).any_stdout();
     assert!(outcome.stdout.starts_with("export OPENAI_API_KEY=st-short;"), "{}", outcome.stdout);
-    let outcome = sandbox.run(["token", "--short-lived", "--format", "json"]).any_stdout();
+    let outcome = machine.run(["token", "--short-lived", "--format", "json"]).any_stdout();
     let token: Value = serde_json::from_str(&outcome.stdout).unwrap();
     let expires: jiff::Timestamp = token["expires_at"].as_str().unwrap().parse().unwrap();
     assert!((1700..=1800).contains(&(expires.as_second() - jiff::Timestamp::now().as_second())));
-    assert_eq!(sandbox.profile("dashscope")["api_key"], KEY, "the stored key stays");
+    assert_eq!(machine.profile("dashscope")["api_key"], KEY, "the stored key stays");
 }
 
 #[test]
 fn a_short_lived_key_without_an_expiry_is_good_for_its_thirty_minutes() {
-    let sandbox = minting(|| Reply::json(200, json!({"token": "st-short"})));
-    let mut token = sandbox.run(["token", "--short-lived", "--min-ttl", "30m", "--format", "json"]);
+    let machine = minting(|| Reply::json(200, json!({"token": "st-short"})));
+    let mut token = machine.run(["token", "--short-lived", "--min-ttl", "30m", "--format", "json"]);
     let expires: jiff::Timestamp = token.json()["expires_at"].as_str().unwrap().parse().unwrap();
     assert!((1700..=1800).contains(&(expires.as_second() - jiff::Timestamp::now().as_second())));
 }
@@ -74,7 +74,7 @@ fn a_short_lived_key_that_cannot_be_had_is_an_error() {
         "`127.0.0.1` minted no short-lived key: it answered 403",
         "try again in a while",
     );
-    Sandbox::new().logged_in().run(["token", "--short-lived"]).fails(
+    Machine::new().logged_in().run(["token", "--short-lived"]).fails(
         2,
         "Qwen OAuth has no short-lived keys",
         "leave `--short-lived` out, or use a profile of `dashscope`",

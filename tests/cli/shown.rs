@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::json;
 
 use crate::login::device_code;
-use crate::sandbox::{Sandbox, has_programs, possible, write_private};
+use crate::machine::{Machine, has_programs, possible, write_private};
 use crate::server::{Ask, Reply};
 
 /// Pieces of a password, none of which may be shown.
@@ -27,26 +27,26 @@ fn has_no_piece(what: &str, value: &str, text: &str) {
     }
 }
 
-fn sandbox() -> Sandbox {
-    let sandbox = Sandbox::new();
-    sandbox.server.serve("/", |_| Reply::text(200, "{}"));
-    sandbox
+fn machine() -> Machine {
+    let machine = Machine::new();
+    machine.server.serve("/", |_| Reply::text(200, "{}"));
+    machine
 }
 
 /// Every way a URL comes in, and a command that says something about it.
 fn shows_nothing_of(user_info: &str, scheme: &str) {
     let value = format!("{scheme}{user_info}@127.0.0.1:9");
-    let login = sandbox().logged_in();
-    let show = |sandbox: &Sandbox, words: &[&str]| {
+    let login = machine().logged_in();
+    let show = |machine: &Machine, words: &[&str]| {
         for json in [false, true] {
             let words: Vec<&str> = words.iter().copied().chain(json.then_some("--json")).collect();
-            let outcome = sandbox.run(&words).any_stdout().any_stderr();
+            let outcome = machine.run(&words).any_stdout().any_stderr();
             has_no_piece(&words.join(" "), &value, &outcome.stdout);
             has_no_piece(&words.join(" "), &value, &outcome.stderr);
             outcome.any_end();
         }
     };
-    let mut proxied = sandbox().field_of_host("https://portal.qwen.invalid").variable("QWENAUTH_LOG", "trace");
+    let mut proxied = machine().field_of_host("https://portal.qwen.invalid").variable("QWENAUTH_LOG", "trace");
     for name in PROXIES {
         proxied = proxied.variable(name, &value);
     }
@@ -66,7 +66,7 @@ fn shows_nothing_of(user_info: &str, scheme: &str) {
          base_url = \"{quoted}\"\ndefault_model = \"m\"\n[providers.issued]\nclient_id = \"c\"\nissuer = \"{quoted}\"\n\
          base_url = \"{quoted}\"\n"
     );
-    let configured = sandbox().configured(&config).variable("QWENAUTH_LOG", "trace");
+    let configured = machine().configured(&config).variable("QWENAUTH_LOG", "trace");
     for words in [
         &["providers", "corp"][..],
         &["providers"],
@@ -76,9 +76,9 @@ fn shows_nothing_of(user_info: &str, scheme: &str) {
     ] {
         show(&configured, words);
     }
-    let mut named = crate::sandbox::credential("1");
+    let mut named = crate::machine::credential("1");
     named["resource_url"] = json!(value);
-    let credential = sandbox().credential_is(named).variable("QWENAUTH_LOG", "trace");
+    let credential = machine().credential_is(named).variable("QWENAUTH_LOG", "trace");
     for words in [&["status"][..], &["doctor"], &["env"], &["token", "--format", "json"]] {
         let outcome = credential.run(words).any_stdout().any_stderr();
         has_no_piece(&words.join(" "), &value, &outcome.stderr);
@@ -123,16 +123,16 @@ fn no_line_begins_with_what_a_server_wrote() {
             json!({"verification_uri": text, "verification_uri_complete": text}),
             json!({"user_code": format!("A-B{end}{forged}")}),
         ] {
-            let browser = Sandbox::new();
+            let browser = Machine::new();
             let opened = browser.directory().join("opened");
             let script = browser.directory().join("browser");
             fs::write(&script, format!("#!/bin/sh\necho \"$@\" >> {}\n", opened.display())).unwrap();
             fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-            let sandbox = browser
+            let machine = browser
                 .variable("BROWSER", &script)
                 .scripted(Ask::DeviceCode, device_code(changes.clone()))
                 .scripted(Ask::Poll, Reply::json(400, json!({"error": "invalid_client", "error_description": text})));
-            let outcome = sandbox.run(["login", "--qr", "never"]).exits(1).any_stderr();
+            let outcome = machine.run(["login", "--qr", "never"]).exits(1).any_stderr();
             assert!(!outcome.stderr.lines().any(|line| line.starts_with(forged)), "{end:?}: {outcome}");
             assert!(!outcome.stderr.contains(|c: char| c.is_control() && c != '\n' || "\u{2028}\u{2029}".contains(c)));
             let opened = fs::read_to_string(&opened).unwrap_or_default();
@@ -145,13 +145,13 @@ fn no_line_begins_with_what_a_server_wrote() {
 fn an_address_that_is_not_of_the_web_is_neither_shown_nor_opened() {
     for address in ["javascript:alert(1)", "file:///etc/passwd", "data:text/html,x", "ssh://host", "x"] {
         let changes = json!({"verification_uri": address, "verification_uri_complete": null});
-        let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(changes));
-        let outcome = sandbox.run(["login", "--qr", "never"]).exits(3).any_stderr();
+        let machine = Machine::new().scripted(Ask::DeviceCode, device_code(changes));
+        let outcome = machine.run(["login", "--qr", "never"]).exits(3).any_stderr();
         assert!(!outcome.stderr.contains(address) || address == "x", "{outcome}");
         let changes = json!({"verification_uri_complete": address});
-        let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(changes));
-        let sandbox = sandbox.scripted(Ask::Poll, Reply::error(400, "access_denied"));
-        let outcome = sandbox.run(["login", "--qr", "never"]).exits(4).any_stderr();
+        let machine = Machine::new().scripted(Ask::DeviceCode, device_code(changes));
+        let machine = machine.scripted(Ask::Poll, Reply::error(400, "access_denied"));
+        let outcome = machine.run(["login", "--qr", "never"]).exits(4).any_stderr();
         assert!(outcome.stderr.contains("https://chat.qwen.ai/authorize\n"), "{outcome}");
     }
 }
@@ -159,18 +159,18 @@ fn an_address_that_is_not_of_the_web_is_neither_shown_nor_opened() {
 #[test]
 fn json_escapes_what_a_terminal_obeys_and_means_the_same() {
     let model = "m\u{9b}31m\u{202e}\u{200b}\u{2028}\u{feff}é";
-    let sandbox = Sandbox::new().variable("QWENAUTH_PROFILE", "work");
+    let machine = Machine::new().variable("QWENAUTH_PROFILE", "work");
     let profile = json!({
-        "provider": "custom", "api_key": "granted-key-1", "base_url": format!("{}/v1", sandbox.server.url()), "model": model,
+        "provider": "custom", "api_key": "granted-key-1", "base_url": format!("{}/v1", machine.server.url()), "model": model,
     });
-    write_private(&sandbox.profiles().join("work.json"), profile.to_string());
-    sandbox.server.serve("/v1/models", |_| Reply::text(200, "{}"));
-    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
+    write_private(&machine.profiles().join("work.json"), profile.to_string());
+    machine.server.serve("/v1/models", |_| Reply::text(200, "{}"));
+    machine.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     for words in
         [&["status", "--json"][..], &["token", "--format", "json"], &["doctor", "--json"], &["env", "--format", "json"]]
     {
-        sandbox.server.serve("/", |_| Reply::text(200, "{}"));
-        let mut outcome = sandbox.run(words).any_stdout().any_stderr();
+        machine.server.serve("/", |_| Reply::text(200, "{}"));
+        let mut outcome = machine.run(words).any_stdout().any_stderr();
         let obeyed = |c: char| c.is_control() && c != '\n' || "\u{202e}\u{200b}\u{2028}\u{feff}".contains(c);
         assert!(!outcome.stdout.contains(obeyed), "{words:?}: {outcome}");
         if words[0] == "status" {
@@ -184,20 +184,20 @@ fn json_escapes_what_a_terminal_obeys_and_means_the_same() {
 #[test]
 fn what_is_printed_to_be_pasted_is_quoted_and_steers_nothing() {
     for (model, shown) in [("m$(id)", "'qwenauth/m$(id)'"), ("it's `id`", r"'qwenauth/it'\''s `id`'")] {
-        let sandbox = Sandbox::new().variable("QWENAUTH_PROFILE", "work");
+        let machine = Machine::new().variable("QWENAUTH_PROFILE", "work");
         let profile = json!({ "provider": "custom", "api_key": "granted-key-1", "base_url": "http://127.0.0.1:9/v1" });
-        write_private(&sandbox.profiles().join("work.json"), profile.to_string());
-        let outcome = sandbox.run(["setup", "llm", "--print", "--model", model]).any_stdout().any_stderr();
+        write_private(&machine.profiles().join("work.json"), profile.to_string());
+        let outcome = machine.run(["setup", "llm", "--print", "--model", model]).any_stdout().any_stderr();
         assert!(outcome.stdout.contains(&format!("-- llm -m {shown}")), "{outcome}");
     }
     for tool in ["llm", "opencode", "qwen-code", "codex", "crush", "continue", "zed", "cline", "aider", "goose"] {
-        let sandbox = Sandbox::new().variable("QWENAUTH_PROFILE", "work");
+        let machine = Machine::new().variable("QWENAUTH_PROFILE", "work");
         let profile = json!({
             "provider": "custom", "api_key": "granted-key-1", "base_url": "http://127.0.0.1:9/v1",
             "model": "m\u{1b}[7m\u{9b}7m\u{202e}\u{7}X",
         });
-        write_private(&sandbox.profiles().join("work.json"), profile.to_string());
-        let outcome = sandbox.run(["setup", tool, "--print"]).any_stdout().any_stderr();
+        write_private(&machine.profiles().join("work.json"), profile.to_string());
+        let outcome = machine.run(["setup", tool, "--print"]).any_stdout().any_stderr();
         let steers = |c: char| c.is_control() && !"\n\t".contains(c) || c == '\u{202e}';
         assert!(
             !outcome.stdout.contains(steers) && !outcome.stderr.contains(steers),
@@ -223,19 +223,19 @@ fn a_shell_is_offered_plain_names_only_and_runs_none() {
         regions.collect::<Vec<_>>().join(", "),
         models.collect::<Vec<_>>().join(", ")
     );
-    let sandbox = Sandbox::new().logged_in().configured(&config);
+    let machine = Machine::new().logged_in().configured(&config);
     for kind in ["providers", "profiles", "tools", "regions", "models"] {
         let typed = ["login", "good-1.0_x"];
         let typed = if matches!(kind, "regions" | "models") { &typed[..] } else { &[] };
-        let outcome = sandbox.run([&["__complete", kind], typed].concat()).any_stdout().any_stderr();
+        let outcome = machine.run([&["__complete", kind], typed].concat()).any_stdout().any_stderr();
         let is_plain = |line: &str| line.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         assert!(outcome.stdout.lines().all(is_plain), "{outcome}");
         if !matches!(kind, "profiles" | "tools") {
             assert!(outcome.stdout.lines().any(|line| line == "good-1.0_x"), "{outcome}");
         }
     }
-    let directory = sandbox.directory().to_owned();
-    std::os::unix::fs::symlink(sandbox.program(), directory.join("qwenauth")).unwrap();
+    let directory = machine.directory().to_owned();
+    std::os::unix::fs::symlink(machine.program(), directory.join("qwenauth")).unwrap();
     let path = format!("{}:/usr/local/bin:/usr/bin:/bin", directory.display());
     let bash = "eval \"$(qwenauth completions bash)\"
         for words in 'login ' 'providers ' 'use ' 'setup ' 'token --profile ' 'login good-1.0_x --region ' \
@@ -251,9 +251,9 @@ fn a_shell_is_offered_plain_names_only_and_runs_none() {
         if !possible(is_there, &format!("run {shell}")) {
             continue;
         }
-        let mut command = sandbox.other(shell);
+        let mut command = machine.other(shell);
         command.args(arguments).arg(script).env("PATH", &path);
-        let outcome = sandbox.start(command).finish().any_stdout().any_stderr();
+        let outcome = machine.start(command).finish().any_stdout().any_stderr();
         assert!(outcome.stdout.contains("good-1.0_x"), "{shell}: {outcome}");
         assert!(!outcome.stdout.contains("touch"), "{shell}: {outcome}");
         outcome.any_end();
@@ -274,12 +274,12 @@ fn a_low_limit_of_descriptors_is_an_error_and_never_a_crash() {
 
 /// Every command with this many descriptors, on a login that has to be renewed.
 fn runs_with(limit: u32) {
-    let sandbox = Sandbox::expired();
-    sandbox.server.always(Ask::Refresh, || Reply::json(503, json!({})));
-    sandbox.server.always(Ask::DeviceCode, || Reply::json(503, json!({})));
-    sandbox.server.serve("/v1/chat/completions", |_| Reply::json(503, json!({})));
-    sandbox.server.serve("/", |_| Reply::json(200, json!({})));
-    let credential = sandbox.content();
+    let machine = Machine::expired();
+    machine.server.always(Ask::Refresh, || Reply::json(503, json!({})));
+    machine.server.always(Ask::DeviceCode, || Reply::json(503, json!({})));
+    machine.server.serve("/v1/chat/completions", |_| Reply::json(503, json!({})));
+    machine.server.serve("/", |_| Reply::json(200, json!({})));
+    let credential = machine.content();
     for command in [
         "token",
         "refresh",
@@ -304,7 +304,7 @@ fn runs_with(limit: u32) {
         // A gateway that starts would run on.
         let time = if command.starts_with("gateway") { "1" } else { "30" };
         let script = format!("ulimit -n {limit}; exec timeout -k 1 {time} $QWENAUTH {command}");
-        let outcome = sandbox.shell(&script).any_stdout().any_stderr();
+        let outcome = machine.shell(&script).any_stdout().any_stderr();
         let said = format!("{command} with {limit}: {outcome}");
         let code = outcome.code();
         assert!(matches!(code, Some(0..=5 | 124 | 126 | 127)), "{said}");
@@ -313,43 +313,43 @@ fn runs_with(limit: u32) {
             assert!(outcome.stderr.contains("ulimit") || outcome.stderr.contains("Too many open files"), "{said}");
         }
         outcome.any_end();
-        sandbox.file_written(&credential);
+        machine.file_written(&credential);
     }
 }
 
 #[test]
 fn without_ca_certificates_the_hint_names_a_remedy() {
-    let sandbox = Sandbox::new()
+    let machine = Machine::new()
         .logged_in()
         .expires_in(-60)
         .variable("QWENAUTH_QWEN_OAUTH_URL", "https://127.0.0.1:9")
         .variable("SSL_CERT_FILE", "/nonexistent")
         .variable("SSL_CERT_DIR", "/nonexistent");
-    sandbox.server.serve("/", |_| Reply::text(200, "{}"));
-    let outcome = sandbox.run(["refresh"]).exits(1).any_stderr();
+    machine.server.serve("/", |_| Reply::text(200, "{}"));
+    let outcome = machine.run(["refresh"]).exits(1).any_stderr();
     assert!(outcome.stderr.contains("no CA certificates were found"), "{outcome}");
     let hint = "hint: install `ca-certificates`, or name a file in `QWENAUTH_CA_FILE`\n";
     assert!(outcome.stderr.ends_with(hint), "{outcome}");
-    let outcome = sandbox.run(["doctor"]).exits(1).any_stdout().any_stderr();
+    let outcome = machine.run(["doctor"]).exits(1).any_stdout().any_stderr();
     assert!(outcome.stdout.contains("install `ca-certificates`"), "{outcome}");
     assert!(!outcome.stdout.contains("`qwenauth doctor`"), "{outcome}");
 }
 
 #[test]
 fn a_broken_certificate_is_named_with_its_line_and_the_others_are_used() {
-    let sandbox = Sandbox::new().logged_in().expires_in(-60).variable("QWENAUTH_QWEN_OAUTH_URL", "https://127.0.0.1:9");
-    let file = sandbox.home().join("ca.pem");
+    let machine = Machine::new().logged_in().expires_in(-60).variable("QWENAUTH_QWEN_OAUTH_URL", "https://127.0.0.1:9");
+    let file = machine.home().join("ca.pem");
     let good = include_str!("ca.pem");
     fs::write(&file, format!("{good}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n{good}")).unwrap();
-    let sandbox = sandbox.variable("QWENAUTH_CA_FILE", &file);
-    sandbox.server.serve("/", |_| Reply::text(200, "{}"));
+    let machine = machine.variable("QWENAUTH_CA_FILE", &file);
+    machine.server.serve("/", |_| Reply::text(200, "{}"));
     let line = good.lines().count() + 1;
-    let outcome = sandbox.run(["refresh"]).exits(3).any_stderr();
+    let outcome = machine.run(["refresh"]).exits(3).any_stderr();
     let warning = format!(
         "qwenauth: warning: the certificate at line {line} of `{{home}}/ca.pem` is not used: it is not an X.509 certificate\n"
     );
     assert!(outcome.stderr.starts_with(&warning), "{outcome}");
-    let outcome = sandbox.run(["doctor"]).any_stdout().any_stderr();
+    let outcome = machine.run(["doctor"]).any_stdout().any_stderr();
     assert!(outcome.stdout.contains(&format!("the certificate at line {line} of `~/ca.pem`")), "{outcome}");
     outcome.any_end();
 }
@@ -365,11 +365,11 @@ fn names_of_this_machine_are_never_looked_up() {
         return;
     }
     for name in ["lab.localhost", "LAB.LocalHost", "lab.localhost.", "localhost", "localhost."] {
-        let sandbox = Sandbox::new();
-        let port = sandbox.server.address().rsplit(':').next().unwrap().to_owned();
-        sandbox.server.serve("/v1/models", |_| Reply::json(200, json!({"data": [{"id": "m"}]})));
-        sandbox.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
-        let hosts = sandbox.directory().join("hosts");
+        let machine = Machine::new();
+        let port = machine.server.address().rsplit(':').next().unwrap().to_owned();
+        machine.server.serve("/v1/models", |_| Reply::json(200, json!({"data": [{"id": "m"}]})));
+        machine.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
+        let hosts = machine.directory().join("hosts");
         // Nothing listens there: a look-up that believes this file does not reach the server.
         fs::write(&hosts, "127.9.9.9 lab.localhost localhost localhost. lab.localhost.\n").unwrap();
         let script = format!(
@@ -378,10 +378,10 @@ fn names_of_this_machine_are_never_looked_up() {
                  curl -sf -m 20 -A \"$AGENT\" -H \"Authorization: Bearer $OPENAI_API_KEY\" -d \"{{\\\"model\\\":\\\"m\\\"}}\" $OPENAI_BASE_URL/chat/completions'",
             hosts.display()
         );
-        let mut command = sandbox.other("unshare");
+        let mut command = machine.other("unshare");
         command.args(["-m", "sh", "-c", &script]).env("KEY", "granted-key-1");
         command.env("AGENT", concat!("qwenauth/", env!("CARGO_PKG_VERSION"), " (linux; test)"));
-        let outcome = sandbox.start(command).finish().any_stdout().any_stderr();
+        let outcome = machine.start(command).finish().any_stdout().any_stderr();
         assert_eq!(outcome.code(), Some(0), "{name}: {outcome}");
         assert!(outcome.stdout.ends_with("{\"choices\":[]}"), "{name}: {outcome}");
         outcome.any_end();
@@ -398,8 +398,8 @@ fn a_customers_host_of_alibaba_is_not_the_api() {
         "evildashscope.aliyuncs.com",
         "dashscope-evil.aliyuncs.com",
     ] {
-        let sandbox = Sandbox::new().logged_in().field("resource_url", json!(host));
-        let outcome = sandbox.run(["env"]).exits(1).stdout("(exit 1);\n").any_stderr();
+        let machine = Machine::new().logged_in().field("resource_url", json!(host));
+        let outcome = machine.run(["env"]).exits(1).stdout("(exit 1);\n").any_stderr();
         assert!(outcome.stderr.contains("is not a host of"), "{outcome}");
     }
     for host in [
@@ -408,6 +408,6 @@ fn a_customers_host_of_alibaba_is_not_the_api() {
         "dashscope-us.aliyuncs.com",
         "coding.dashscope.aliyuncs.com",
     ] {
-        drop(Sandbox::new().logged_in().field("resource_url", json!(host)).run(["env"]).any_stdout());
+        drop(Machine::new().logged_in().field("resource_url", json!(host)).run(["env"]).any_stdout());
     }
 }

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::sandbox::Sandbox;
+use crate::machine::Machine;
 use crate::server::{Ask, Reply};
 
 /// The one profile of `status --json`, with what differs from run to run taken out.
 #[track_caller]
-fn profile(sandbox: &Sandbox, code: i32) -> Value {
-    let mut outcome = sandbox.run(["status", "--json"]).exits(code);
+fn profile(machine: &Machine, code: i32) -> Value {
+    let mut outcome = machine.run(["status", "--json"]).exits(code);
     let status = outcome.json();
     assert_eq!(status["schema"], 1);
     assert_eq!(status["profiles"].as_array().unwrap().len(), 1, "{status}");
@@ -17,10 +17,10 @@ fn profile(sandbox: &Sandbox, code: i32) -> Value {
 
 #[test]
 fn a_valid_login_is_told_in_full() {
-    let sandbox = Sandbox::new().logged_in();
-    let told = profile(&sandbox, 0);
+    let machine = Machine::new().logged_in();
+    let told = profile(&machine, 0);
     let at: jiff::Timestamp = told["expires_at"].as_str().unwrap().parse().unwrap();
-    assert_eq!(at.as_second(), sandbox.credential()["expiry_date"].as_i64().unwrap() / 1000);
+    assert_eq!(at.as_second(), machine.credential()["expiry_date"].as_i64().unwrap() / 1000);
     assert!((3580..=3600).contains(&told["expires_in"].as_i64().unwrap()), "{told}");
     let expected = json!({
         "profile": "qwen",
@@ -41,17 +41,17 @@ fn a_valid_login_is_told_in_full() {
 
 #[test]
 fn a_login_that_can_be_renewed_is_refreshable() {
-    assert_eq!(profile(&Sandbox::expired(), 0)["state"], "refreshable");
+    assert_eq!(profile(&Machine::expired(), 0)["state"], "refreshable");
 }
 
 #[test]
 fn a_login_that_is_over_and_cannot_be_renewed_is_expired() {
-    assert_eq!(profile(&Sandbox::expired().field("refresh_token", json!(null)), 4)["state"], "expired");
+    assert_eq!(profile(&Machine::expired().field("refresh_token", json!(null)), 4)["state"], "expired");
 }
 
 #[test]
 fn no_login_is_missing() {
-    let told = profile(&Sandbox::new(), 4);
+    let told = profile(&Machine::new(), 4);
     assert_eq!(
         (&told["state"], &told["expires_at"], &told["expires_in"]),
         (&json!("missing"), &json!(null), &json!(null))
@@ -60,17 +60,17 @@ fn no_login_is_missing() {
 
 #[test]
 fn a_damaged_file_is_damaged() {
-    assert_eq!(profile(&Sandbox::new().file_is("{"), 4)["state"], "damaged");
+    assert_eq!(profile(&Machine::new().file_is("{"), 4)["state"], "damaged");
 }
 
 #[test]
 fn a_refused_host_is_a_problem() {
-    let told = profile_of_any_code(&Sandbox::new().logged_in().field("resource_url", json!("attacker.example")));
+    let told = profile_of_any_code(&Machine::new().logged_in().field("resource_url", json!("attacker.example")));
     assert_eq!(told["problems"].as_array().unwrap().len(), 1, "{told}");
 }
 
-fn profile_of_any_code(sandbox: &Sandbox) -> Value {
-    let mut outcome = sandbox.run(["status", "--json"]);
+fn profile_of_any_code(machine: &Machine) -> Value {
+    let mut outcome = machine.run(["status", "--json"]);
     let code = outcome.code().unwrap();
     outcome = outcome.exits(code);
     outcome.json()["profiles"][0].clone()
@@ -78,40 +78,40 @@ fn profile_of_any_code(sandbox: &Sandbox) -> Value {
 
 #[test]
 fn variables_that_win_over_the_profile_are_named() {
-    let sandbox =
-        Sandbox::new().logged_in().variable("OPENAI_API_KEY", "sk-own").variable("OPENAI_BASE_URL", "http://x");
-    assert_eq!(profile(&sandbox, 0)["overridden_by"], json!(["OPENAI_API_KEY", "OPENAI_BASE_URL"]));
+    let machine =
+        Machine::new().logged_in().variable("OPENAI_API_KEY", "sk-own").variable("OPENAI_BASE_URL", "http://x");
+    assert_eq!(profile(&machine, 0)["overridden_by"], json!(["OPENAI_API_KEY", "OPENAI_BASE_URL"]));
 }
 
 #[test]
 fn the_table_tells_a_person_where_the_login_stands() {
-    let outcome = Sandbox::new().logged_in().run(["status"]).any_stdout();
+    let outcome = Machine::new().logged_in().run(["status"]).any_stdout();
     for word in ["qwen (active): Qwen OAuth", "access token, 59 min left", "{server}/v1"] {
         assert!(outcome.stdout.contains(word), "{outcome}");
     }
     let nobody =
         "not logged in to any provider\nrun `qwenauth login`, or try `qwenauth sandbox --tour` without an account\n";
-    Sandbox::new().run(["status"]).exits(4).stdout(nobody);
-    let sandbox = Sandbox::new().logged_in();
-    let outcome = sandbox.run(["status", "--profile", "groq"]).exits(4).any_stdout();
+    Machine::new().run(["status"]).exits(4).stdout(nobody);
+    let machine = Machine::new().logged_in();
+    let outcome = machine.run(["status", "--profile", "groq"]).exits(4).any_stdout();
     assert!(outcome.stdout.contains("not logged in"), "another profile is stored: {outcome}");
 }
 
 #[test]
 fn all_shows_the_stored_profiles() {
-    let mut outcome = Sandbox::new().logged_in().run(["status", "--all", "--json"]);
+    let mut outcome = Machine::new().logged_in().run(["status", "--all", "--json"]);
     let told = outcome.json();
     assert_eq!(told["profiles"].as_array().unwrap().len(), 1, "{told}");
 }
 
 #[test]
 fn check_asks_the_api() {
-    let sandbox = Sandbox::new().logged_in().scripted(Ask::Chat, Reply::json(200, json!({"choices": []})));
-    let mut outcome = sandbox.run(["status", "--check", "--json"]).exits(0);
+    let machine = Machine::new().logged_in().scripted(Ask::Chat, Reply::json(200, json!({"choices": []})));
+    let mut outcome = machine.run(["status", "--check", "--json"]).exits(0);
     assert_eq!(outcome.json()["profiles"][0]["state"], "valid");
-    let sandbox =
-        Sandbox::new().logged_in().scripted(Ask::Chat, Reply::json(401, json!({"error": {"code": "invalid_api_key"}})));
-    let mut outcome = sandbox.run(["status", "--check", "--json"]).exits(4);
+    let machine =
+        Machine::new().logged_in().scripted(Ask::Chat, Reply::json(401, json!({"error": {"code": "invalid_api_key"}})));
+    let mut outcome = machine.run(["status", "--check", "--json"]).exits(4);
     let told = outcome.json();
     assert_eq!(told["profiles"][0]["state"], "refused", "{told}");
     assert_eq!(told["profiles"][0]["problems"].as_array().unwrap().len(), 1, "{told}");
@@ -119,12 +119,12 @@ fn check_asks_the_api() {
 
 #[test]
 fn status_writes_nothing() {
-    for sandbox in [Sandbox::new().logged_in(), Sandbox::expired()] {
-        let before = (sandbox.content(), sandbox.beside());
-        drop(sandbox.run(["status"]).any_stdout());
-        assert_eq!((sandbox.content(), sandbox.beside()), before);
+    for machine in [Machine::new().logged_in(), Machine::expired()] {
+        let before = (machine.content(), machine.beside());
+        drop(machine.run(["status"]).any_stdout());
+        assert_eq!((machine.content(), machine.beside()), before);
     }
-    let sandbox = Sandbox::new();
-    drop(sandbox.run(["status"]).exits(4).any_stdout().any_stderr());
-    assert_eq!(std::fs::read_dir(sandbox.home()).unwrap().count(), 0);
+    let machine = Machine::new();
+    drop(machine.run(["status"]).exits(4).any_stdout().any_stderr());
+    assert_eq!(std::fs::read_dir(machine.home()).unwrap().count(), 0);
 }

@@ -5,22 +5,22 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::sandbox::{Sandbox, mode, write_private};
+use crate::machine::{Machine, mode, write_private};
 
 const PRICES: &str = "[prices.\"*\"]\ninput = 1.0\noutput = 5.0\n";
 
-fn team(sandbox: &Sandbox, name: &str) -> PathBuf {
-    sandbox.home().join(".local/share/qwenauth/team").join(name)
+fn team(machine: &Machine, name: &str) -> PathBuf {
+    machine.home().join(".local/share/qwenauth/team").join(name)
 }
 
-fn keys(sandbox: &Sandbox) -> Value {
-    sandbox.run(["keys", "list", "--json"]).json()["keys"].clone()
+fn keys(machine: &Machine) -> Value {
+    machine.run(["keys", "list", "--json"]).json()["keys"].clone()
 }
 
 #[test]
 fn a_key_is_alone_on_stdout_and_its_facts_are_in_the_list() {
-    let sandbox = Sandbox::new().configured(PRICES);
-    let made = sandbox.run([
+    let machine = Machine::new().configured(PRICES);
+    let made = machine.run([
         "keys",
         "create",
         "ann",
@@ -46,7 +46,7 @@ fn a_key_is_alone_on_stdout_and_its_facts_are_in_the_list() {
     let made = made.any_stdout();
     let key = made.stdout.trim().to_owned();
     assert_eq!((key.len(), made.stdout.lines().count()), (60, 1), "{made}");
-    let listed = keys(&sandbox)[0].clone();
+    let listed = keys(&machine)[0].clone();
     assert_eq!(
         (&listed["id"], &listed["name"], &listed["state"]),
         (&key[3..11].into(), &"ann".into(), &"active".into())
@@ -58,26 +58,26 @@ fn a_key_is_alone_on_stdout_and_its_facts_are_in_the_list() {
     });
     assert_eq!(listed["limits"], limits);
     for file in ["keys.json", "secret", "audit.jsonl"] {
-        assert_eq!(mode(&team(&sandbox, file)), 0o600, "{file}");
+        assert_eq!(mode(&team(&machine, file)), 0o600, "{file}");
     }
-    let made = sandbox.run(["keys", "create", "bob", "--json"]).json();
+    let made = machine.run(["keys", "create", "bob", "--json"]).json();
     assert_eq!((made["key"].as_str().unwrap().len(), &made["name"]), (60, &"bob".into()));
 }
 
 #[test]
 fn each_change_adds_a_line_to_the_audit() {
-    let sandbox = Sandbox::new().configured(PRICES);
-    drop(sandbox.run(["keys", "create", "ann", "--rpm", "60"]).any_stdout());
-    drop(sandbox.run(["keys", "set", "ann", "--rpm", "none", "--budget", "1 USD/day"]));
-    drop(sandbox.run(["keys", "rotate", "ann"]).any_stdout());
-    drop(sandbox.run(["keys", "reset", "ann"]));
-    drop(sandbox.run(["keys", "revoke", "ann", "--yes"]));
-    let audit = fs::read_to_string(team(&sandbox, "audit.jsonl")).unwrap();
+    let machine = Machine::new().configured(PRICES);
+    drop(machine.run(["keys", "create", "ann", "--rpm", "60"]).any_stdout());
+    drop(machine.run(["keys", "set", "ann", "--rpm", "none", "--budget", "1 USD/day"]));
+    drop(machine.run(["keys", "rotate", "ann"]).any_stdout());
+    drop(machine.run(["keys", "reset", "ann"]));
+    drop(machine.run(["keys", "revoke", "ann", "--yes"]));
+    let audit = fs::read_to_string(team(&machine, "audit.jsonl")).unwrap();
     let lines: Vec<Value> =
         audit.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect();
     let verbs: Vec<&str> = lines.iter().map(|line| line["verb"].as_str().unwrap()).collect();
     assert_eq!(verbs, ["create", "set", "rotate", "reset", "revoke"]);
-    let id = keys(&sandbox)[0]["id"].clone();
+    let id = keys(&machine)[0]["id"].clone();
     for line in &lines {
         assert_eq!((&line["key"], &line["name"]), (&id, &"ann".into()), "{line}");
         assert!(line["who"].as_str().unwrap().contains('@') && line["time"].as_str().unwrap().ends_with('Z'), "{line}");
@@ -88,9 +88,9 @@ fn each_change_adds_a_line_to_the_audit() {
 
 #[test]
 fn what_cannot_be_done_changes_nothing() {
-    let sandbox = Sandbox::new();
-    drop(sandbox.run(["keys", "create", "ann"]).any_stdout());
-    let before = fs::read(team(&sandbox, "keys.json")).unwrap();
+    let machine = Machine::new();
+    drop(machine.run(["keys", "create", "ann"]).any_stdout());
+    let before = fs::read(team(&machine, "keys.json")).unwrap();
     for (arguments, code, error) in [
         (&["create", "ann"][..], 1, "there is a key `ann` already"),
         (&["create", "a b"], 2, "invalid name of a key"),
@@ -113,28 +113,28 @@ fn what_cannot_be_done_changes_nothing() {
         (&["revoke", "ann"], 2, "nobody can be asked whether to revoke the key, and nothing was changed"),
         (&["revoke", "bob", "--yes"], 1, "there is no key `bob`"),
     ] {
-        let outcome = sandbox.run([&["keys"], arguments].concat()).exits(code).any_stderr();
+        let outcome = machine.run([&["keys"], arguments].concat()).exits(code).any_stderr();
         assert!(outcome.stderr.starts_with(&format!("qwenauth: error: {error}\n")), "{arguments:?}: {outcome}");
-        assert_eq!(fs::read(team(&sandbox, "keys.json")).unwrap(), before, "{arguments:?}");
+        assert_eq!(fs::read(team(&machine, "keys.json")).unwrap(), before, "{arguments:?}");
     }
-    drop(sandbox.run(["keys", "revoke", "ann", "--yes"]));
-    let outcome = sandbox.run(["keys", "rotate", "ann"]).exits(1).any_stderr();
+    drop(machine.run(["keys", "revoke", "ann", "--yes"]));
+    let outcome = machine.run(["keys", "rotate", "ann"]).exits(1).any_stderr();
     assert!(outcome.stderr.contains("the key `ann` is revoked"), "{outcome}");
     // The name is free again.
-    drop(sandbox.run(["keys", "create", "ann"]).any_stdout());
-    let states: Vec<Value> = keys(&sandbox).as_array().unwrap().iter().map(|key| key["state"].clone()).collect();
+    drop(machine.run(["keys", "create", "ann"]).any_stdout());
+    let states: Vec<Value> = keys(&machine).as_array().unwrap().iter().map(|key| key["state"].clone()).collect();
     assert_eq!(states, ["revoked", "active"]);
 }
 
 #[test]
 fn a_damaged_file_is_reported_and_kept() {
-    let sandbox = Sandbox::new();
-    drop(sandbox.run(["keys", "create", "ann"]).any_stdout());
-    let path = team(&sandbox, "keys.json");
+    let machine = Machine::new();
+    drop(machine.run(["keys", "create", "ann"]).any_stdout());
+    let path = team(&machine, "keys.json");
     let half = fs::read_to_string(&path).unwrap()[..40].to_owned();
     write_private(&path, &half);
     for arguments in [&["list"][..], &["create", "bob"], &["revoke", "ann", "--yes"]] {
-        let outcome = sandbox.run([&["keys"], arguments].concat()).exits(1).any_stderr();
+        let outcome = machine.run([&["keys"], arguments].concat()).exits(1).any_stderr();
         assert!(outcome.stderr.contains("cannot be understood"), "{outcome}");
         assert_eq!(fs::read_to_string(&path).unwrap(), half);
     }
@@ -142,17 +142,17 @@ fn a_damaged_file_is_reported_and_kept() {
 
 #[test]
 fn the_team_secret_is_where_the_configuration_says_and_never_replaced() {
-    let sandbox = Sandbox::new();
-    let file = sandbox.home().join("team-secret");
-    let sandbox = sandbox.configured(&format!("[team]\nsecret_file = \"{}\"\n", file.display()));
-    let outcome = sandbox.run(["keys", "create", "ann"]).exits(1).any_stderr();
+    let machine = Machine::new();
+    let file = machine.home().join("team-secret");
+    let machine = machine.configured(&format!("[team]\nsecret_file = \"{}\"\n", file.display()));
+    let outcome = machine.run(["keys", "create", "ann"]).exits(1).any_stderr();
     assert!(outcome.stderr.contains("team-secret` is missing"), "{outcome}");
     let path = "{home}/team-secret\n";
-    drop(sandbox.run(["keys", "secret"]).stdout(path));
+    drop(machine.run(["keys", "secret"]).stdout(path));
     let made = fs::read(&file).unwrap();
-    drop(sandbox.run(["keys", "create", "ann"]).any_stdout());
-    let again = sandbox.run(["keys", "secret"]).stdout(path);
+    drop(machine.run(["keys", "create", "ann"]).any_stdout());
+    let again = machine.run(["keys", "secret"]).stdout(path);
     drop(again.stderr("qwenauth: the team secret is there already and was kept\n"));
     assert_eq!((fs::read(&file).unwrap(), mode(&file)), (made, 0o600));
-    assert!(!team(&sandbox, "secret").exists());
+    assert!(!team(&machine, "secret").exists());
 }

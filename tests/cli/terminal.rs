@@ -5,10 +5,10 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::login::device_code;
+use crate::machine::{Machine, credential};
 use crate::pseudo_terminal::PseudoTerminal;
 use crate::qr;
 use crate::run::Running;
-use crate::sandbox::{Sandbox, credential};
 use crate::server::{Ask, Reply};
 
 pub(crate) const LARGE: (u16, u16) = (60, 120);
@@ -20,17 +20,17 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    pub(crate) fn run(sandbox: &Sandbox, arguments: &[&str], size: (u16, u16)) -> Self {
-        Self::run_command(sandbox, sandbox.command(arguments), size)
+    pub(crate) fn run(machine: &Machine, arguments: &[&str], size: (u16, u16)) -> Self {
+        Self::run_command(machine, machine.command(arguments), size)
     }
 
-    fn run_command(sandbox: &Sandbox, mut command: Command, size: (u16, u16)) -> Self {
+    fn run_command(machine: &Machine, mut command: Command, size: (u16, u16)) -> Self {
         let (terminal, near) = PseudoTerminal::open(size);
         // A person sees no log, whatever the tests are run with.
         command.env_remove("QWENAUTH_LOG");
         command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
         command.stdin(near.stdio()).stderr(near.stdio());
-        Self { running: sandbox.start(command), terminal }
+        Self { running: machine.start(command), terminal }
     }
 
     #[track_caller]
@@ -56,30 +56,30 @@ impl Terminal {
     }
 }
 
-fn denied() -> Sandbox {
-    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({})));
-    sandbox.scripted(Ask::Poll, Reply::error(400, "access_denied"))
+fn denied() -> Machine {
+    let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({})));
+    machine.scripted(Ask::Poll, Reply::error(400, "access_denied"))
 }
 
 #[test]
 fn a_valid_login_is_kept_when_the_person_says_no() {
-    let sandbox = Sandbox::new().logged_in();
-    let before = sandbox.content();
-    let mut terminal = Terminal::run(&sandbox, &["login", "qwen"], LARGE);
+    let machine = Machine::new().logged_in();
+    let before = machine.content();
+    let mut terminal = Terminal::run(&machine, &["login", "qwen"], LARGE);
     terminal.wait_for("Replace it? [y/N]");
     terminal.types("n\r");
     terminal.exits(0);
-    assert_eq!(sandbox.content(), before);
+    assert_eq!(machine.content(), before);
 }
 
 #[test]
 fn a_valid_login_is_replaced_when_the_person_says_yes() {
-    let sandbox = crate::login::polls([]).granted().credential_is(credential("old"));
-    let mut terminal = Terminal::run(&sandbox, &["login", "qwen"], LARGE);
+    let machine = crate::login::polls([]).granted().credential_is(credential("old"));
+    let mut terminal = Terminal::run(&machine, &["login", "qwen"], LARGE);
     terminal.wait_for("Replace it? [y/N]");
     terminal.types("y\r");
     terminal.exits(0);
-    sandbox.holds_the_grant();
+    machine.holds_the_grant();
 }
 
 #[test]
@@ -91,8 +91,8 @@ fn a_large_terminal_shows_a_qr_code_that_any_camera_reads() {
 }
 
 /// What a terminal of that size shows while the login waits, and its text.
-fn while_waiting(sandbox: &Sandbox, arguments: &[&str], (rows, columns): (u16, u16)) -> vt100::Parser {
-    let mut terminal = Terminal::run(sandbox, arguments, (rows, columns));
+fn while_waiting(machine: &Machine, arguments: &[&str], (rows, columns): (u16, u16)) -> vt100::Parser {
+    let mut terminal = Terminal::run(machine, arguments, (rows, columns));
     terminal.wait_for("Waiting for your approval (");
     let mut parser = vt100::Parser::new(rows, columns, 0);
     parser.process(terminal.terminal.seen.as_bytes());
@@ -133,8 +133,8 @@ fn read_off(screen: &vt100::Screen, is_dark: bool) -> Vec<String> {
     picture.detect_grids().iter().filter_map(|grid| grid.decode().ok()).map(|(_, content)| content).collect()
 }
 
-fn waits_at(url: &str) -> Sandbox {
-    Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60, "verification_uri_complete": url})))
+fn waits_at(url: &str) -> Machine {
+    Machine::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60, "verification_uri_complete": url})))
 }
 
 const QWENS_OWN: &str = "https://chat.qwen.ai/authorize?user_code=K3Q9ZL7P&client=qwen-code";
@@ -145,8 +145,8 @@ fn a_qr_code_is_whole_with_all_its_lines_or_not_there() {
     let mut drawn = Vec::new();
     for (columns, url) in [(80, QWENS_OWN), (60, QWENS_OWN), (120, QWENS_OWN), (80, "https://a.example/d?c=1")] {
         for rows in 20..=40 {
-            let sandbox = waits_at(url);
-            let parser = while_waiting(&sandbox, &["login", "qwen"], (rows, columns));
+            let machine = waits_at(url);
+            let parser = while_waiting(&machine, &["login", "qwen"], (rows, columns));
             let screen = parser.screen();
             let text = screen.contents();
             let flat: String = text.split_whitespace().collect::<Vec<_>>().join("");
@@ -174,26 +174,26 @@ fn a_qr_code_is_whole_with_all_its_lines_or_not_there() {
 
 #[test]
 fn what_is_pasted_too_early_answers_nothing_and_reaches_no_shell() {
-    let sandbox = Sandbox::new().logged_in();
-    let before = sandbox.content();
-    let mut shell = sandbox.other("sh");
+    let machine = Machine::new().logged_in();
+    let before = machine.content();
+    let mut shell = machine.other("sh");
     shell.args([
         "-c",
         "$QWENAUTH login qwen; stty -icanon -echo min 0 time 3; dd bs=4096 count=1 2>/dev/null; echo END",
     ]);
-    let mut terminal = Terminal::run_command(&sandbox, shell, (24, 80));
+    let mut terminal = Terminal::run_command(&machine, shell, (24, 80));
     terminal.wait_for("Replace it? [y/N]");
     terminal.types("sk-n0000y0000\r\nsecond line of what was pasted\r\n");
     // What a shell would read next.
     drop(terminal.running.finish().stdout("END\n"));
-    assert_eq!(sandbox.content(), before);
+    assert_eq!(machine.content(), before);
 }
 
 #[test]
 fn a_row_of_the_list_fits_and_one_line_stays_of_it() {
     for columns in [60, 80, 120] {
-        let sandbox = denied();
-        let mut terminal = Terminal::run(&sandbox, &["login"], (24, columns));
+        let machine = denied();
+        let mut terminal = Terminal::run(&machine, &["login"], (24, columns));
         terminal.wait_for("[arrows to move, Enter to choose, ");
         terminal.wait_for("qwen ");
         // What is typed while the list is drawn would be echoed into it.
@@ -226,8 +226,8 @@ fn the_list_is_filtered_by_name_title_and_alias() {
     for (typed, chosen) in
         [("bailian", "dashscope"), ("hugging", "huggingface"), ("groq", "groq"), ("OpenR", "openrouter")]
     {
-        let sandbox = Sandbox::new();
-        let mut terminal = Terminal::run(&sandbox, &["login"], (24, 80));
+        let machine = Machine::new();
+        let mut terminal = Terminal::run(&machine, &["login"], (24, 80));
         terminal.wait_for("qwen ");
         terminal.wait_until_hidden();
         terminal.types(typed);
@@ -244,12 +244,12 @@ fn the_code_is_copied_only_where_that_is_asked_for() {
     const COPIED: &str = "\u{1b}]52;c;V0RKQi1NSkhU\u{7}";
     let screen = Terminal::run(&denied(), &["login", "qwen", "--clipboard"], LARGE).exits(4);
     assert!(screen.contains(COPIED) && screen.contains("(copied to the clipboard)"), "{screen:?}");
-    let sandbox = denied().variable("TMUX", "/tmp/tmux,1,0");
-    let screen = Terminal::run(&sandbox, &["login", "qwen", "--clipboard"], LARGE).exits(4);
+    let machine = denied().variable("TMUX", "/tmp/tmux,1,0");
+    let screen = Terminal::run(&machine, &["login", "qwen", "--clipboard"], LARGE).exits(4);
     assert!(screen.contains("\u{1b}Ptmux;\u{1b}\u{1b}]52;c;V0RKQi1NSkhU\u{7}\u{1b}\\"), "{screen:?}");
     let screen = Terminal::run(&denied(), &["login", "qwen"], LARGE).exits(4);
     assert!(!screen.contains("]52;"), "{screen:?}");
-    Sandbox::new().run(["login", "qwen", "--clipboard"]).fails(
+    Machine::new().run(["login", "qwen", "--clipboard"]).fails(
         2,
         "`--clipboard` copies by way of a terminal, and stderr is not one",
         "omit `--clipboard`",
@@ -258,8 +258,8 @@ fn the_code_is_copied_only_where_that_is_asked_for() {
 
 #[test]
 fn a_waiting_login_shows_the_time_left() {
-    let sandbox = Sandbox::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60, "expires_in": 600})));
-    let mut terminal = Terminal::run(&sandbox, &["login", "qwen"], LARGE);
+    let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60, "expires_in": 600})));
+    let mut terminal = Terminal::run(&machine, &["login", "qwen"], LARGE);
     terminal.wait_for("9:5");
     terminal.running.signal(nix::sys::signal::Signal::SIGTERM);
     drop(terminal.running.finish().dies_by(nix::sys::signal::Signal::SIGTERM));
@@ -274,7 +274,7 @@ fn the_address_stands_on_a_line_of_its_own() {
 #[test]
 fn a_token_is_never_a_reason_to_ask_a_person_anything() {
     for command in [&["token"][..], &["refresh"], &["exec", "--", "true"]] {
-        let screen = Terminal::run(&Sandbox::new(), command, LARGE).exits(4);
+        let screen = Terminal::run(&Machine::new(), command, LARGE).exits(4);
         let expected = "qwenauth: \x1b[31;1merror:\x1b[0m not logged in: there is no credential for `\x1b[1mqwen\x1b[0m`\r\n\
                         qwenauth: \x1b[36mhint:\x1b[0m run `\x1b[1mqwenauth login\x1b[0m`\r\n";
         assert_eq!(screen, expected);
@@ -283,18 +283,18 @@ fn a_token_is_never_a_reason_to_ask_a_person_anything() {
 
 #[test]
 fn a_logout_of_all_asks_first() {
-    let sandbox = Sandbox::new().logged_in();
-    let mut terminal = Terminal::run(&sandbox, &["logout", "--all"], LARGE);
+    let machine = Machine::new().logged_in();
+    let mut terminal = Terminal::run(&machine, &["logout", "--all"], LARGE);
     terminal.wait_for("[y/N]");
     terminal.types("n\r");
     terminal.exits(0);
-    assert!(sandbox.file().exists());
+    assert!(machine.file().exists());
 }
 
 #[test]
 fn a_login_without_a_provider_lets_one_be_chosen() {
-    let sandbox = denied();
-    let mut terminal = Terminal::run(&sandbox, &["login"], LARGE);
+    let machine = denied();
+    let mut terminal = Terminal::run(&machine, &["login"], LARGE);
     terminal.wait_for("> dashscope ");
     terminal.wait_for("  qwen ");
     terminal.types("\x1b[A\r");
@@ -304,42 +304,42 @@ fn a_login_without_a_provider_lets_one_be_chosen() {
 
 #[test]
 fn escape_from_the_list_logs_in_to_nothing() {
-    let sandbox = Sandbox::new();
-    let mut terminal = Terminal::run(&sandbox, &["login"], LARGE);
+    let machine = Machine::new();
+    let mut terminal = Terminal::run(&machine, &["login"], LARGE);
     terminal.wait_for("huggingface");
     terminal.types("\x1b");
     let screen = terminal.exits(2);
     assert!(screen.contains("no provider was chosen"), "{screen}");
 }
 
-/// A provider with a key at the sandbox's server.
-fn with_groq() -> Sandbox {
-    let sandbox = Sandbox::new().configured("[providers.groq]\nbase_url = \"{server}/groq/v1\"\n");
-    sandbox.server.serve("/groq/v1/models", |request| match request.bearer() {
+/// A provider with a key at the machine's server.
+fn with_groq() -> Machine {
+    let machine = Machine::new().configured("[providers.groq]\nbase_url = \"{server}/groq/v1\"\n");
+    machine.server.serve("/groq/v1/models", |request| match request.bearer() {
         "granted-typed" | "granted-found" => Reply::json(200, json!({"data": []})),
         _ => Reply::error(401, "no"),
     });
-    sandbox
+    machine
 }
 
 #[test]
 fn a_typed_key_is_not_shown() {
-    let sandbox = with_groq();
-    let mut terminal = Terminal::run(&sandbox, &["login", "groq"], LARGE);
+    let machine = with_groq();
+    let mut terminal = Terminal::run(&machine, &["login", "groq"], LARGE);
     terminal.wait_for("Create a key at https://console.groq.com/keys");
     terminal.wait_for("API key (hidden)");
     terminal.wait_until_hidden();
     terminal.types("granted-typed\r");
     drop(terminal.exits(0));
-    assert_eq!(sandbox.profile("groq")["api_key"], "granted-typed");
+    assert_eq!(machine.profile("groq")["api_key"], "granted-typed");
 }
 
 #[test]
 fn a_key_found_in_a_variable_is_offered() {
-    let sandbox = with_groq().variable("GROQ_API_KEY", "granted-found");
-    let mut terminal = Terminal::run(&sandbox, &["login", "groq"], LARGE);
+    let machine = with_groq().variable("GROQ_API_KEY", "granted-found");
+    let mut terminal = Terminal::run(&machine, &["login", "groq"], LARGE);
     terminal.wait_for("Use the key in `GROQ_API_KEY`? [y/N]");
     terminal.types("y\r");
     drop(terminal.exits(0));
-    assert_eq!(sandbox.profile("groq")["api_key"], "granted-found");
+    assert_eq!(machine.profile("groq")["api_key"], "granted-found");
 }

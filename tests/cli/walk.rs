@@ -3,8 +3,8 @@
 
 use unicode_width::UnicodeWidthStr;
 
+use crate::machine::{Machine, possible};
 use crate::pseudo_terminal::PseudoTerminal;
-use crate::sandbox::{Sandbox, possible};
 
 const SIZES: [(u16, u16); 2] = [(24, 80), (24, 60)];
 
@@ -36,21 +36,21 @@ struct Words {
     status: &'static str,
 }
 
-fn new_user() -> Option<Sandbox> {
+fn new_user() -> Option<Machine> {
     if !possible(std::path::Path::new("/bin/bash").exists(), "run bash") {
         return None;
     }
-    let sandbox = Sandbox::new().with_programs(&[("opencode", OPENCODE)]).variable("SHELL", "/bin/bash");
-    Some(sandbox.without_variable("QWENAUTH_QWEN_OAUTH_URL"))
+    let machine = Machine::new().with_programs(&[("opencode", OPENCODE)]).variable("SHELL", "/bin/bash");
+    Some(machine.without_variable("QWENAUTH_QWEN_OAUTH_URL"))
 }
 
 /// Four commands: the shell to try things in, `login`, `status`, the tool. A wrong key on the way is no dead end.
 #[track_caller]
 fn walks(words: &Words) {
     for size in SIZES {
-        let Some(sandbox) = new_user() else { return };
+        let Some(machine) = new_user() else { return };
         let (mut terminal, near) = PseudoTerminal::open(size);
-        let mut command = sandbox.command(["sandbox"]);
+        let mut command = machine.command(["sandbox"]);
         command.env_remove("QWENAUTH_LOG").env("TERM", "xterm-256color").env("LANG", words.locale);
         near.controls(&mut command);
         let mut child = command.spawn().unwrap();
@@ -142,10 +142,10 @@ fn a_new_user_gets_an_answer_in_russian() {
 #[test]
 fn a_new_user_gets_an_answer_without_a_terminal() {
     for locale in ["C", "zh_CN.UTF-8", "ru_RU.UTF-8"] {
-        let Some(sandbox) = new_user() else { return };
+        let Some(machine) = new_user() else { return };
         let script = "printf practice-1 | qwenauth login dashscope --api-key-stdin && qwenauth exec -- opencode";
-        let sandbox = sandbox.variable("LANG", locale);
-        let outcome = sandbox.run(["sandbox", "--", "sh", "-c", script]).any_stderr();
+        let machine = machine.variable("LANG", locale);
+        let outcome = machine.run(["sandbox", "--", "sh", "-c", script]).any_stderr();
         assert_eq!(outcome.stdout, format!("{ANSWER}\n"), "{outcome}");
         assert_eq!(outcome.stderr.lines().count(), 1, "{outcome}");
         assert!(outcome.stderr.contains("qwenauth: logged in to Alibaba Cloud Model Studio"), "{outcome}");

@@ -8,10 +8,10 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::gateway::upstream::Gateway;
-use crate::sandbox::{Sandbox, now_ms, write_private};
+use crate::machine::{Machine, now_ms, write_private};
 use crate::server::{Reply, Request};
 
-/// The endpoints of these tests, all of them at the sandbox's server.
+/// The endpoints of these tests, all of them at the machine's server.
 const CONFIG: &str = r#"
 profile = "openrouter"
 [providers.openrouter]
@@ -54,33 +54,33 @@ fn exchange(request: &Request, reply: impl Fn() -> Reply) -> Reply {
     if is_right { reply() } else { Reply::error(400, "invalid_request") }
 }
 
-fn serve(sandbox: Sandbox) -> Sandbox {
+fn serve(machine: Machine) -> Machine {
     let count = std::sync::atomic::AtomicUsize::new(1);
     let next = move || granted(count.fetch_add(1, std::sync::atomic::Ordering::Relaxed), 900);
-    sandbox.server.serve(TOKEN, move |request| exchange(request, &next));
-    sandbox.server.serve(KEY_PLACE, |request| {
+    machine.server.serve(TOKEN, move |request| exchange(request, &next));
+    machine.server.serve(KEY_PLACE, |request| {
         let is_granted = request.bearer().starts_with("granted-access-");
         if is_granted { Reply::json(200, json!({"data": {"label": "ci"}})) } else { Reply::text(401, "{}") }
     });
-    sandbox
+    machine
 }
 
-pub(crate) fn exchanging() -> Sandbox {
-    serve(Sandbox::new().configured(CONFIG))
+pub(crate) fn exchanging() -> Machine {
+    serve(Machine::new().configured(CONFIG))
 }
 
 /// A job of GitHub Actions whose runner answers `reply`.
-fn github_answering(reply: impl Fn(&Request) -> Reply + Send + 'static) -> Sandbox {
-    let sandbox = exchanging();
-    let url = format!("{}{GITHUB}?api-version=2.0", sandbox.server.url());
-    sandbox.server.serve(GITHUB, reply);
-    sandbox
+fn github_answering(reply: impl Fn(&Request) -> Reply + Send + 'static) -> Machine {
+    let machine = exchanging();
+    let url = format!("{}{GITHUB}?api-version=2.0", machine.server.url());
+    machine.server.serve(GITHUB, reply);
+    machine
         .variable("GITHUB_ACTIONS", "true")
         .variable("ACTIONS_ID_TOKEN_REQUEST_URL", url)
         .variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "granted-request-token")
 }
 
-fn github() -> Sandbox {
+fn github() -> Machine {
     github_answering(|request| {
         let is_right = request.method == "GET" && request.bearer() == "granted-request-token";
         if is_right { Reply::json(200, json!({"count": 1, "value": id_token(300)})) } else { Reply::text(401, "{}") }
@@ -88,71 +88,71 @@ fn github() -> Sandbox {
 }
 
 /// A pod whose token lies in a file.
-fn pod() -> (Sandbox, String) {
-    let sandbox = exchanging();
-    let file = sandbox.directory().join("id-token");
+fn pod() -> (Machine, String) {
+    let machine = exchanging();
+    let file = machine.directory().join("id-token");
     write_private(&file, format!("{}\n", id_token(3600)));
     let file = file.to_str().unwrap().to_owned();
-    (sandbox, file)
+    (machine, file)
 }
 
-fn logged_in_pod() -> (Sandbox, String) {
-    let (sandbox, file) = pod();
-    drop(sandbox.run([LOGIN.as_slice(), &["--no-verify", "--id-token-file", &file]].concat()).any_stderr());
-    (sandbox, file)
+fn logged_in_pod() -> (Machine, String) {
+    let (machine, file) = pod();
+    drop(machine.run([LOGIN.as_slice(), &["--no-verify", "--id-token-file", &file]].concat()).any_stderr());
+    (machine, file)
 }
 
 #[test]
 fn a_job_of_github_logs_in_and_stores_only_how_to_do_it_again() {
-    let sandbox = github();
-    sandbox.run([LOGIN.as_slice(), &["--audience", "https://openrouter.ai"]].concat()).stderr(
+    let machine = github();
+    machine.run([LOGIN.as_slice(), &["--audience", "https://openrouter.ai"]].concat()).stderr(
         "qwenauth: no secret is stored: each command exchanges the ID token of GitHub Actions for a token\n\
          qwenauth: logged in to OpenRouter, profile `openrouter` (active)\n",
     );
-    let mut stored = sandbox.whole_profile("openrouter");
+    let mut stored = machine.whole_profile("openrouter");
     stored.as_object_mut().unwrap().shift_remove("machine");
     assert_eq!(
         stored,
         json!({
             "provider": "openrouter",
-            "base_url": format!("{}/api/v1", sandbox.server.url()),
+            "base_url": format!("{}/api/v1", machine.server.url()),
             "workload_identity": {
-                "endpoint": format!("{}{TOKEN}", sandbox.server.url()),
+                "endpoint": format!("{}{TOKEN}", machine.server.url()),
                 "policy": POLICY,
                 "audience": "https://openrouter.ai",
             },
         })
     );
     assert_eq!(
-        sandbox.server.at(GITHUB)[0].path,
+        machine.server.at(GITHUB)[0].path,
         format!("{GITHUB}?api-version=2.0&audience=https%3A%2F%2Fopenrouter.ai")
     );
-    assert_eq!(sandbox.server.at(KEY_PLACE)[0].bearer(), "granted-access-1");
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    assert_eq!(sandbox.server.at(GITHUB).len(), 2, "an ID token for each");
+    assert_eq!(machine.server.at(KEY_PLACE)[0].bearer(), "granted-access-1");
+    machine.run(["token"]).stdout("granted-access-2\n");
+    assert_eq!(machine.server.at(GITHUB).len(), 2, "an ID token for each");
 }
 
 #[test]
 fn the_token_of_a_job_is_handed_out_like_any_other() {
-    let (sandbox, _) = logged_in_pod();
-    let mut token = sandbox.run(["token", "--format", "json"]);
+    let (machine, _) = logged_in_pod();
+    let mut token = machine.run(["token", "--format", "json"]);
     let token = token.json();
     assert_eq!(token["access_token"], "granted-access-1");
     let expires: jiff::Timestamp = token["expires_at"].as_str().unwrap().parse().unwrap();
     assert!((800..=900).contains(&(expires.as_second() - jiff::Timestamp::now().as_second())));
-    let env = sandbox.run(["env"]).any_stdout();
+    let env = machine.run(["env"]).any_stdout();
     assert!(env.stdout.starts_with("export OPENAI_API_KEY=granted-access-2;"), "{}", env.stdout);
-    sandbox
+    machine
         .shell("\"$QWENAUTH\" exec -- sh -c 'echo $OPENAI_API_KEY $OPENAI_BASE_URL'")
         .stdout("granted-access-3 {server}/api/v1\n");
-    let refused = sandbox.run(["token", "--min-ttl", "16m"]).exits(5).any_stderr();
+    let refused = machine.run(["token", "--min-ttl", "16m"]).exits(5).any_stderr();
     assert!(refused.stderr.contains(" s, less than the 960 s asked for\n"), "{refused}");
 }
 
 #[test]
 fn a_pods_token_is_read_again_when_its_mount_was_swapped() {
-    let sandbox = exchanging();
-    let mount = sandbox.directory().join("mount");
+    let machine = exchanging();
+    let mount = machine.directory().join("mount");
     for (number, seconds) in [(1, 600), (2, 700)] {
         fs::create_dir_all(mount.join(format!("..{number}"))).unwrap();
         write_private(&mount.join(format!("..{number}/token")), id_token(seconds));
@@ -160,36 +160,36 @@ fn a_pods_token_is_read_again_when_its_mount_was_swapped() {
     symlink("..1", mount.join("..data")).unwrap();
     symlink("..data/token", mount.join("token")).unwrap();
     let file = mount.join("token").to_str().unwrap().to_owned();
-    drop(sandbox.run([LOGIN.as_slice(), &["--id-token-file", &file]].concat()).any_stderr());
+    drop(machine.run([LOGIN.as_slice(), &["--id-token-file", &file]].concat()).any_stderr());
     symlink("..2", mount.join("..new")).unwrap();
     fs::rename(mount.join("..new"), mount.join("..data")).unwrap();
-    sandbox.run(["token"]).stdout("granted-access-2\n");
+    machine.run(["token"]).stdout("granted-access-2\n");
     let shown: Vec<String> =
-        sandbox.server.at(TOKEN).iter().map(|request| request.field("subject_token").to_owned()).collect();
+        machine.server.at(TOKEN).iter().map(|request| request.field("subject_token").to_owned()).collect();
     assert_ne!(shown[0], shown[1]);
     assert_eq!(shown[1], fs::read_to_string(mount.join("..2/token")).unwrap());
 }
 
 #[test]
 fn a_job_of_gitlab_names_the_variable_with_its_token() {
-    let sandbox = exchanging().variable("GITLAB_CI", "true").variable("OPENROUTER_ID_TOKEN", id_token(300));
-    sandbox.run(LOGIN).fails(
+    let machine = exchanging().variable("GITLAB_CI", "true").variable("OPENROUTER_ID_TOKEN", id_token(300));
+    machine.run(LOGIN).fails(
         2,
         "GitLab sets ID tokens in variables of the job's choice, and none was named",
         "write `id_tokens:` with a name in the job, and add `--id-token-env NAME`",
     );
-    sandbox.run([LOGIN.as_slice(), &["--id-token-env", "OPENROUTER_ID_TOKEN"]].concat()).stderr(
+    machine.run([LOGIN.as_slice(), &["--id-token-env", "OPENROUTER_ID_TOKEN"]].concat()).stderr(
         "qwenauth: no secret is stored: each command exchanges the ID token in `OPENROUTER_ID_TOKEN` for a token\n\
          qwenauth: logged in to OpenRouter, profile `openrouter` (active)\n",
     );
-    sandbox.run(["token"]).stdout("granted-access-2\n");
-    let sandbox = sandbox.without_variable("OPENROUTER_ID_TOKEN");
-    sandbox.run(["token"]).fails(
+    machine.run(["token"]).stdout("granted-access-2\n");
+    let machine = machine.without_variable("OPENROUTER_ID_TOKEN");
+    machine.run(["token"]).fails(
         4,
         "there is no ID token: the variable `OPENROUTER_ID_TOKEN` is not set",
         "set it in this job: `id_tokens:` in GitLab CI",
     );
-    sandbox.run([LOGIN.as_slice(), &["--id-token-env", &id_token(300)]].concat()).fails(
+    machine.run([LOGIN.as_slice(), &["--id-token-env", &id_token(300)]].concat()).fails(
         2,
         "what was given is not the name of a variable",
         "`--id-token-env` takes the name of a variable, not a token",
@@ -199,8 +199,8 @@ fn a_job_of_gitlab_names_the_variable_with_its_token() {
 #[test]
 fn a_job_without_the_permission_is_told_the_line_to_add() {
     let hint = "add `id-token: write` under `permissions:` of the job; pull requests from forks have none";
-    let sandbox = exchanging().variable("GITHUB_ACTIONS", "true");
-    sandbox.run(LOGIN).fails(4, "GitHub gives this job no ID token", hint);
+    let machine = exchanging().variable("GITHUB_ACTIONS", "true");
+    machine.run(LOGIN).fails(4, "GitHub gives this job no ID token", hint);
     exchanging().run(LOGIN).fails(
         4,
         "there is no ID token, and this is no job of GitHub Actions",
@@ -211,23 +211,23 @@ fn a_job_without_the_permission_is_told_the_line_to_add() {
         "`127.0.0.1` gave no ID token: it answered 403",
         "add `id-token: write` under `permissions:` of the job",
     );
-    assert_eq!(sandbox.profile("openrouter"), Value::Null);
+    assert_eq!(machine.profile("openrouter"), Value::Null);
 }
 
 #[test]
 fn what_github_answers_is_tried_again_only_while_it_may_pass() {
     for (reply, tries) in [(502, 3), (429, 3), (302, 3), (404, 1)] {
-        let sandbox = github_answering(move |_| {
+        let machine = github_answering(move |_| {
             Reply::text(reply, "{}").header("Location", "http://127.0.0.1:9/granted-elsewhere")
         });
         let code = if reply == 404 { 4 } else { 3 };
-        drop(sandbox.run(LOGIN).exits(code).any_stderr());
-        assert_eq!(sandbox.server.at(GITHUB).len(), tries, "{reply}");
+        drop(machine.run(LOGIN).exits(code).any_stderr());
+        assert_eq!(machine.server.at(GITHUB).len(), tries, "{reply}");
     }
-    let sandbox = exchanging()
+    let machine = exchanging()
         .variable("ACTIONS_ID_TOKEN_REQUEST_URL", "http://actions.example/token")
         .variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "granted-request-token");
-    drop(sandbox.run(LOGIN).fails(
+    drop(machine.run(LOGIN).fails(
         1,
         "`ACTIONS_ID_TOKEN_REQUEST_URL`: refused the URL `http://actions.example/token`: plain `http` is allowed for loopback only",
         "",
@@ -236,7 +236,7 @@ fn what_github_answers_is_tried_again_only_while_it_may_pass() {
 
 #[test]
 fn what_is_no_id_token_is_sent_nowhere() {
-    let (sandbox, file) = pod();
+    let (machine, file) = pod();
     let login = [LOGIN.as_slice(), &["--id-token-file", &file]].concat();
     for content in [
         "sk-or-v1-granted-key",
@@ -247,22 +247,22 @@ fn what_is_no_id_token_is_sent_nowhere() {
         &format!("granted.{}.x", "a".repeat(17000)),
     ] {
         write_private(file.as_ref(), content);
-        sandbox.run(&login).fails(
+        machine.run(&login).fails(
             4,
-            "`{sandbox}/id-token` is not an ID token: it has not the form of a signed JWT",
+            "`{machine}/id-token` is not an ID token: it has not the form of a signed JWT",
             "nothing was sent",
         );
     }
     // In whole minutes, so that a slow run says the same.
     write_private(file.as_ref(), id_token(-545));
-    sandbox.run(&login).fails(4, "the ID token in `{sandbox}/id-token` expired 10 min ago", "start a new job");
+    machine.run(&login).fails(4, "the ID token in `{machine}/id-token` expired 10 min ago", "start a new job");
     fs::remove_file(&file).unwrap();
-    sandbox.run(&login).fails(
+    machine.run(&login).fails(
         4,
-        "there is no ID token: `{sandbox}/id-token` does not exist",
+        "there is no ID token: `{machine}/id-token` does not exist",
         "check the path and what mounts the token there",
     );
-    assert!(sandbox.server.requests().is_empty());
+    assert!(machine.server.requests().is_empty());
     github_answering(|_| Reply::json(200, json!({"value": "granted-nothing"}))).run(LOGIN).fails(
         4,
         "the answer of GitHub is not an ID token: it has not the form of a signed JWT",
@@ -272,43 +272,43 @@ fn what_is_no_id_token_is_sent_nowhere() {
 
 #[test]
 fn a_refused_exchange_stores_nothing_and_says_what_to_compare() {
-    let (sandbox, file) = pod();
+    let (machine, file) = pod();
     let login = [LOGIN.as_slice(), &["--id-token-file", &file, "--audience", "ours"]].concat();
     let echoing = |request: &Request| {
         let said = format!("no policy for {}", request.field("subject_token"));
         Reply::json(400, json!({"error": "invalid_grant", "error_description": said}))
     };
-    sandbox.server.serve(TOKEN, echoing);
-    sandbox.run(&login).fails(
+    machine.server.serve(TOKEN, echoing);
+    machine.run(&login).fails(
         4,
         "the ID token was rejected: `127.0.0.1` answered `invalid_grant`: no policy for …",
         "compare the policy's id, subject and audience `ours` with what the server expects",
     );
-    assert_eq!(sandbox.server.at(TOKEN).len(), 1, "a refusal is not tried again");
+    assert_eq!(machine.server.at(TOKEN).len(), 1, "a refusal is not tried again");
     for (reply, code, tries) in [(403, 4, 1), (503, 3, 3), (429, 3, 3)] {
-        let before = sandbox.server.at(TOKEN).len();
-        sandbox
+        let before = machine.server.at(TOKEN).len();
+        machine
             .server
             .serve(TOKEN, move |_| Reply::error(reply, if reply == 429 { "invalid_request" } else { "access_denied" }));
-        drop(sandbox.run(&login).exits(code).any_stderr());
-        assert_eq!(sandbox.server.at(TOKEN).len() - before, tries, "{reply}");
+        drop(machine.run(&login).exits(code).any_stderr());
+        assert_eq!(machine.server.at(TOKEN).len() - before, tries, "{reply}");
     }
-    sandbox.server.serve(TOKEN, |_| Reply::error(400, "invalid_scope"));
-    sandbox.run(&login).fails(
+    machine.server.serve(TOKEN, |_| Reply::error(400, "invalid_scope"));
+    machine.run(&login).fails(
         1,
         "the exchange of the ID token failed: `127.0.0.1` answered `invalid_scope`",
         "see `token_exchange` of the provider",
     );
-    assert_eq!(sandbox.profile("openrouter"), Value::Null);
+    assert_eq!(machine.profile("openrouter"), Value::Null);
 }
 
 #[test]
 fn a_redirect_of_the_token_endpoint_is_not_followed() {
-    let (sandbox, file) = pod();
-    let elsewhere = format!("{}/elsewhere", sandbox.server.url());
-    sandbox.server.serve(TOKEN, move |_| Reply::text(307, "{}").header("Location", &elsewhere));
-    drop(sandbox.run([LOGIN.as_slice(), &["--id-token-file", &file]].concat()).exits(3).any_stderr());
-    assert!(sandbox.server.at("/elsewhere").is_empty());
+    let (machine, file) = pod();
+    let elsewhere = format!("{}/elsewhere", machine.server.url());
+    machine.server.serve(TOKEN, move |_| Reply::text(307, "{}").header("Location", &elsewhere));
+    drop(machine.run([LOGIN.as_slice(), &["--id-token-file", &file]].concat()).exits(3).any_stderr());
+    assert!(machine.server.at("/elsewhere").is_empty());
 }
 
 #[test]
@@ -318,125 +318,125 @@ fn what_was_granted_is_read_leniently_and_a_refresh_token_is_not_kept() {
         r#"{"access_token":"granted-access-1","refresh_token":"granted-refresh-1","token_type":"N_A","expires_in":900}"#,
         r#"{"access_token":" granted-access-1\n","expires_in":{}}"#,
     ] {
-        let (sandbox, _) = logged_in_pod();
-        sandbox.server.serve(TOKEN, move |_| Reply::text_as(200, "text/html", body));
-        sandbox.run(["token"]).stdout("granted-access-1\n");
-        assert!(!sandbox.whole_profile("openrouter").to_string().contains("granted-"));
+        let (machine, _) = logged_in_pod();
+        machine.server.serve(TOKEN, move |_| Reply::text_as(200, "text/html", body));
+        machine.run(["token"]).stdout("granted-access-1\n");
+        assert!(!machine.whole_profile("openrouter").to_string().contains("granted-"));
     }
     for body in ["{}", r#"{"access_token":7}"#, r#"{"access_token":"a\u0007"}"#, "<html>"] {
-        let (sandbox, _) = logged_in_pod();
-        sandbox.server.serve(TOKEN, move |_| Reply::text(200, body));
-        drop(sandbox.run(["token"]).exits(3).any_stderr());
+        let (machine, _) = logged_in_pod();
+        machine.server.serve(TOKEN, move |_| Reply::text(200, body));
+        drop(machine.run(["token"]).exits(3).any_stderr());
     }
-    let (sandbox, _) = logged_in_pod();
-    sandbox.server.serve(TOKEN, |_| Reply::huge());
-    drop(sandbox.run(["token"]).exits(3).any_stderr());
+    let (machine, _) = logged_in_pod();
+    machine.server.serve(TOKEN, |_| Reply::huge());
+    drop(machine.run(["token"]).exits(3).any_stderr());
 }
 
 #[test]
 fn a_token_that_the_api_rejects_stores_nothing_and_keeps_what_was_there() {
-    let (sandbox, file) = pod();
-    sandbox
+    let (machine, file) = pod();
+    machine
         .server
         .serve(KEY_PLACE, |_| Reply::json(401, json!({"error": {"message": "User not found.", "code": 401}})));
-    sandbox.run([LOGIN.as_slice(), &["--id-token-file", &file]].concat()).fails(
+    machine.run([LOGIN.as_slice(), &["--id-token-file", &file]].concat()).fails(
         4,
         "OpenRouter granted a token and its API rejected it: it answered 401: User not found; nothing was stored",
         "check what the policy's key may do",
     );
-    assert_eq!(sandbox.profile("openrouter"), Value::Null);
+    assert_eq!(machine.profile("openrouter"), Value::Null);
 }
 
 #[test]
 fn an_id_token_does_not_follow_an_edited_configuration() {
-    let (sandbox, _) = logged_in_pod();
-    let sandbox = sandbox.configured(&CONFIG.replace("/api/v1/oauth/token", "/evil"));
-    sandbox.run(["token"]).fails(
+    let (machine, _) = logged_in_pod();
+    let machine = machine.configured(&CONFIG.replace("/api/v1/oauth/token", "/evil"));
+    machine.run(["token"]).fails(
         4,
         "the login of `openrouter` is for `{server}/api/v1/oauth/token`, and `token_exchange` of `openrouter` now names `{server}/evil`",
         "run `qwenauth login openrouter`",
     );
-    assert!(sandbox.server.requests().is_empty());
+    assert!(machine.server.requests().is_empty());
 }
 
 #[test]
 fn a_login_by_workload_identity_replaces_a_key_and_goes_with_a_logout() {
-    let (sandbox, file) = pod();
-    sandbox.server.serve("/api/v1/key", |_| Reply::json(200, json!({"data": {}})));
-    drop(sandbox.run_with_stdin(["login", "openrouter", "--api-key-stdin"], b"granted-key-1").any_stderr());
+    let (machine, file) = pod();
+    machine.server.serve("/api/v1/key", |_| Reply::json(200, json!({"data": {}})));
+    drop(machine.run_with_stdin(["login", "openrouter", "--api-key-stdin"], b"granted-key-1").any_stderr());
     let mut login =
-        sandbox.run([LOGIN.as_slice(), &["--id-token-file", &file, "--json", "--model", "qwen/x"]].concat());
+        machine.run([LOGIN.as_slice(), &["--id-token-file", &file, "--json", "--model", "qwen/x"]].concat());
     let event = &login.json_lines()[0];
     assert_eq!(
         (&event["event"], &event["verified"], &event["replaced"]),
         (&json!("logged_in"), &json!(true), &json!(true))
     );
-    let stored = sandbox.whole_profile("openrouter");
+    let stored = machine.whole_profile("openrouter");
     assert!(!stored.to_string().contains("granted-"), "{stored}");
     assert_eq!(stored["model"], "qwen/x");
-    sandbox
+    machine
         .run(["refresh"])
         .stderr("qwenauth: `openrouter` stores no token: each command gets its own, so there is nothing to renew\n");
-    sandbox.run(["logout"]).stderr("qwenauth: logged out of `openrouter`\n");
-    assert_eq!(sandbox.profile("openrouter"), Value::Null);
+    machine.run(["logout"]).stderr("qwenauth: logged out of `openrouter`\n");
+    assert_eq!(machine.profile("openrouter"), Value::Null);
 }
 
 #[test]
 fn status_and_doctor_say_where_tokens_come_from_and_what_is_missing() {
-    let (sandbox, file) = logged_in_pod();
+    let (machine, file) = logged_in_pod();
     // Doctor looks whether the host can be reached.
-    sandbox.server.serve("/", |_| Reply::text(200, "{}"));
-    let mut status = sandbox.run(["status", "--json"]);
+    machine.server.serve("/", |_| Reply::text(200, "{}"));
+    let mut status = machine.run(["status", "--json"]);
     let profile = &status.json()["profiles"][0];
     assert_eq!((&profile["kind"], &profile["state"]), (&json!("oauth"), &json!("refreshable")));
-    assert_eq!(profile["workload_identity"], format!("ID token in `{{sandbox}}/id-token`"));
-    assert!(sandbox.server.requests().is_empty(), "status asks nobody");
-    let mut checked = sandbox.run(["status", "--check", "--json"]);
+    assert_eq!(profile["workload_identity"], format!("ID token in `{{machine}}/id-token`"));
+    assert!(machine.server.requests().is_empty(), "status asks nobody");
+    let mut checked = machine.run(["status", "--check", "--json"]);
     assert_eq!(checked.json()["profiles"][0]["checked"], "accepted");
-    let shown = sandbox.run(["status"]).any_stdout().stdout.clone();
+    let shown = machine.run(["status"]).any_stdout().stdout.clone();
     assert!(shown.contains("  credential  no token is stored; each use gets one\n"), "{shown}");
-    assert!(shown.contains("  from        ID token in `{sandbox}/id-token`\n"), "{shown}");
-    let mut doctor = sandbox.run(["doctor", "--json"]).any_stderr();
+    assert!(shown.contains("  from        ID token in `{machine}/id-token`\n"), "{shown}");
+    let mut doctor = machine.run(["doctor", "--json"]).any_stderr();
     let said = doctor.json().to_string();
     assert!(said.contains("`openrouter` gets a token at each use, by the ID token in"), "{said}");
     doctor.any_end();
     fs::remove_file(&file).unwrap();
-    let mut status = sandbox.run(["status", "--json"]).exits(4);
+    let mut status = machine.run(["status", "--json"]).exits(4);
     let profile = &status.json()["profiles"][0];
     assert_eq!(profile["state"], "expired");
-    assert_eq!(profile["problems"], json!(["there is no ID token: `{sandbox}/id-token` does not exist"]));
-    let mut doctor = sandbox.run(["doctor", "--json"]).exits(1).any_stderr();
+    assert_eq!(profile["problems"], json!(["there is no ID token: `{machine}/id-token` does not exist"]));
+    let mut doctor = machine.run(["doctor", "--json"]).exits(1).any_stderr();
     let said = doctor.json().to_string();
     assert!(said.contains("`openrouter` cannot get a token: there is no ID token"), "{said}");
 }
 
 #[test]
 fn a_gateway_keeps_a_token_in_memory_and_gets_the_next_when_it_is_refused() {
-    let (sandbox, _) = logged_in_pod();
-    sandbox.server.serve("/api/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
-    let gateway = Gateway::start(&sandbox, &[]);
+    let (machine, _) = logged_in_pod();
+    machine.server.serve("/api/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
+    let gateway = Gateway::start(&machine, &[]);
     for _ in 0..3 {
         gateway.chat().is(200);
     }
-    let chats = |sandbox: &Sandbox| -> Vec<String> {
-        sandbox.server.at("/api/v1/chat/completions").iter().map(|request| request.bearer().to_owned()).collect()
+    let chats = |machine: &Machine| -> Vec<String> {
+        machine.server.at("/api/v1/chat/completions").iter().map(|request| request.bearer().to_owned()).collect()
     };
-    let first = chats(&sandbox)[0].clone();
-    assert!(chats(&sandbox).iter().all(|token| *token == first), "one token for all");
+    let first = chats(&machine)[0].clone();
+    assert!(chats(&machine).iter().all(|token| *token == first), "one token for all");
     let refused = first.clone();
-    sandbox.server.serve("/api/v1/chat/completions", move |request| {
+    machine.server.serve("/api/v1/chat/completions", move |request| {
         let error = json!({"error": {"message": "expired", "code": 401}});
         if request.bearer() == refused { Reply::json(401, error) } else { Reply::json(200, json!({"choices": []})) }
     });
     assert_eq!(gateway.chat().is(200).header("x-qwenauth-attempts"), "2");
-    assert_ne!(*chats(&sandbox).last().unwrap(), first);
+    assert_ne!(*chats(&machine).last().unwrap(), first);
 }
 
 #[test]
 fn the_program_beside_a_gateway_cannot_get_a_token_of_its_own() {
-    let sandbox = github();
-    drop(sandbox.run([LOGIN.as_slice(), &["--no-verify"]].concat()).any_stderr());
-    sandbox
+    let machine = github();
+    drop(machine.run([LOGIN.as_slice(), &["--no-verify"]].concat()).any_stderr());
+    machine
         .shell("\"$QWENAUTH\" exec --gateway -- env")
         .any_stdout()
         .stdout
@@ -446,25 +446,25 @@ fn the_program_beside_a_gateway_cannot_get_a_token_of_its_own() {
 
 #[test]
 fn what_cannot_work_is_a_usage_error_before_anything_is_asked() {
-    let sandbox = github();
-    sandbox.run(["login", "openrouter", "--workload-identity"]).fails(
+    let machine = github();
+    machine.run(["login", "openrouter", "--workload-identity"]).fails(
         2,
         "OpenRouter needs the id of a policy",
         "add `--policy ID`, which an administrator of the organization finds under its name",
     );
-    sandbox.run(["login", "groq", "--workload-identity"]).fails(
+    machine.run(["login", "groq", "--workload-identity"]).fails(
         2,
         "Groq has no workload identity",
         "for example `qwenauth login openrouter --workload-identity --policy ID`",
     );
-    drop(sandbox.run([LOGIN.as_slice(), &["--api-key-stdin"]].concat()).exits(2).any_stderr());
-    drop(sandbox.run(["login", "openrouter", "--policy", POLICY]).exits(2).any_stderr());
-    assert!(sandbox.server.requests().is_empty());
+    drop(machine.run([LOGIN.as_slice(), &["--api-key-stdin"]].concat()).exits(2).any_stderr());
+    drop(machine.run(["login", "openrouter", "--policy", POLICY]).exits(2).any_stderr());
+    assert!(machine.server.requests().is_empty());
 }
 
 #[test]
 fn a_provider_of_the_users_own_exchanges_tokens_too() {
-    let sandbox = Sandbox::new().configured(
+    let machine = Machine::new().configured(
         r#"
 [providers.corp]
 base_url = "{server}/v1"
@@ -473,18 +473,18 @@ token_exchange = { endpoint = "oauth/token", audience = "corp", subject_token_ty
 verify = { get = "models", open = "fine" }
 "#,
     );
-    let file = sandbox.directory().join("id-token");
+    let file = machine.directory().join("id-token");
     write_private(&file, id_token(3600));
-    sandbox.server.serve("/v1/oauth/token", |request| {
+    machine.server.serve("/v1/oauth/token", |request| {
         let is_right = request.field("service_account_id") == "sa-1"
             && request.field("subject_token_type") == "urn:ietf:params:oauth:token-type:id_token";
         if is_right { granted(1, 900) } else { Reply::error(400, "invalid_request") }
     });
-    sandbox.server.serve("/v1/models", |_| Reply::json(200, json!({"data": []})));
+    machine.server.serve("/v1/models", |_| Reply::json(200, json!({"data": []})));
     let file = file.to_str().unwrap();
-    drop(sandbox.run(["login", "corp", "--workload-identity", "--id-token-file", file]).any_stderr());
-    sandbox.run(["token"]).stdout("granted-access-1\n");
-    sandbox.run(["login", "corp", "--workload-identity", "--policy", "x", "--id-token-file", file]).fails(
+    drop(machine.run(["login", "corp", "--workload-identity", "--id-token-file", file]).any_stderr());
+    machine.run(["token"]).stdout("granted-access-1\n");
+    machine.run(["login", "corp", "--workload-identity", "--policy", "x", "--id-token-file", file]).fails(
         2,
         "provider `corp` takes no policy",
         "omit `--policy`",

@@ -5,13 +5,13 @@ use std::fs;
 use nix::sys::signal::Signal;
 
 use super::upstream::{Client, Gateway, Upstream, fine, logged_in, until_closed};
-use crate::sandbox::{Sandbox, mode, until, write_private};
+use crate::machine::{Machine, mode, until, write_private};
 
 #[test]
 fn nothing_is_served_without_the_key() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let mut gateway = Gateway::start(&sandbox, &["--metrics"]);
+    let machine = logged_in(&upstream);
+    let mut gateway = Gateway::start(&machine, &["--metrics"]);
     assert!(gateway.key.strip_prefix("sk-").is_some_and(|random| random.len() == 43), "{}", gateway.key);
     let whole = gateway.key.clone();
     let other = |at: usize| {
@@ -37,8 +37,8 @@ fn nothing_is_served_without_the_key() {
 #[test]
 fn the_key_is_taken_in_each_place_where_a_protocol_has_it() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let mut gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let mut gateway = Gateway::start(&machine, &[]);
     let key = std::mem::replace(&mut gateway.key, "of-another".into());
     for more in [format!("x-api-key: {key}\r\n"), format!("api-key: {key}\r\n"), format!("X-API-Key: {key}\r\n")] {
         gateway.send("GET /v1/models", &more, b"").got().is(200);
@@ -63,8 +63,8 @@ fn the_key_is_taken_in_each_place_where_a_protocol_has_it() {
 #[test]
 fn the_health_of_the_gateway_is_no_secret() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let mut gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let mut gateway = Gateway::start(&machine, &[]);
     gateway.key.clear();
     assert_eq!(gateway.send("GET /healthz", "", b"").got().text(), "{\"status\":\"ok\"}\n");
 }
@@ -72,8 +72,8 @@ fn the_health_of_the_gateway_is_no_secret() {
 #[test]
 fn only_names_of_this_machine_are_answered() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &["--allow-host", "box.example"]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--allow-host", "box.example"]);
     for host in ["localhost", "127.0.0.1:1", "[::1]:80", "LOCALHOST:8080", "box.example:443"] {
         gateway.send("GET /v1/models", &format!("Host: {host}\r\n"), b"").got().is(200);
     }
@@ -100,8 +100,8 @@ fn only_names_of_this_machine_are_answered() {
 #[test]
 fn pages_of_other_origins_are_refused() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     for origin in ["https://evil.example", "null", "http://localhost.evil.example", "chrome-extension://abc"] {
         for line in ["POST /v1/chat/completions", "OPTIONS /v1/chat/completions"] {
             let got = gateway.send(line, &format!("Origin: {origin}\r\n"), b"").got();
@@ -115,8 +115,8 @@ fn pages_of_other_origins_are_refused() {
 #[test]
 fn nothing_but_v1_is_passed_on() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     for path in ["/", "/models", "/v1/../api/v1/oauth2/token", "/v1/%2e%2e/x", "/p/qwen/v1/models", "/metrics"] {
         gateway.send(&format!("GET {path}"), "", b"").got().is(404);
     }
@@ -126,19 +126,19 @@ fn nothing_but_v1_is_passed_on() {
 #[test]
 fn a_key_file_keeps_the_key_over_restarts() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let file = sandbox.directory().join("key");
+    let machine = logged_in(&upstream);
+    let file = machine.directory().join("key");
     let arguments = ["--api-key-file", file.to_str().unwrap()];
-    let key = Gateway::start(&sandbox, &arguments).key.clone();
+    let key = Gateway::start(&machine, &arguments).key.clone();
     assert_eq!(mode(&file), 0o600);
     assert_eq!(fs::read_to_string(&file).unwrap(), format!("{key}\n"));
-    let again = Gateway::start(&sandbox, &arguments);
+    let again = Gateway::start(&machine, &arguments);
     assert_eq!(again.key, key);
     again.get().is(200);
     fs::write(&file, "short\n").unwrap();
-    sandbox.run([&["gateway"], &arguments[..]].concat()).fails(
+    machine.run([&["gateway"], &arguments[..]].concat()).fails(
         1,
-        "`{sandbox}/key` does not hold a key",
+        "`{machine}/key` does not hold a key",
         "remove it, and a key will be made; one of your own has 16 or more letters and digits",
     );
 }
@@ -146,9 +146,9 @@ fn a_key_file_keeps_the_key_over_restarts() {
 #[test]
 fn a_key_file_that_changes_is_in_force_without_a_restart_and_no_key_changes_nothing() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let (file, new) = (sandbox.directory().join("key"), sandbox.directory().join("new"));
-    let mut gateway = Gateway::start(&sandbox, &["--api-key-file", file.to_str().unwrap()]);
+    let machine = logged_in(&upstream);
+    let (file, new) = (machine.directory().join("key"), machine.directory().join("new"));
+    let mut gateway = Gateway::start(&machine, &["--api-key-file", file.to_str().unwrap()]);
     let old = gateway.key.clone();
     gateway.get().is(200);
     let replace = |gateway: &mut Gateway, key: &str| {
@@ -179,13 +179,13 @@ fn a_key_file_that_changes_is_in_force_without_a_restart_and_no_key_changes_noth
 #[test]
 fn every_stored_profile_has_a_path_where_that_is_asked_for() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let work = sandbox.home().join(".local/share/qwenauth/credentials");
+    let machine = logged_in(&upstream);
+    let work = machine.home().join(".local/share/qwenauth/credentials");
     fs::create_dir_all(&work).unwrap();
-    let mut credential = sandbox.credential();
+    let mut credential = machine.credential();
     credential["provider"] = "qwen".into();
     write_private(&work.join("work.json"), credential.to_string());
-    let gateway = Gateway::start(&sandbox, &["--all-profiles"]);
+    let gateway = Gateway::start(&machine, &["--all-profiles"]);
     for path in ["/v1/models", "/p/qwen/v1/models", "/p/work/v1/models"] {
         gateway.send(&format!("GET {path}"), "", b"").got().is(200);
     }
@@ -203,8 +203,8 @@ fn a_signal_lets_requests_finish_and_then_ends_the_gateway() {
         gate.pass();
         std::io::Write::write_all(connection, &fine())
     });
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let client = gateway.send("GET /v1/models", "", b"");
     upstream.wait_for(1);
     gateway.running.signal(Signal::SIGINT);
@@ -215,8 +215,8 @@ fn a_signal_lets_requests_finish_and_then_ends_the_gateway() {
 }
 
 /// A gateway with a request that never ends, which was told to end and no longer listens.
-fn ending(sandbox: &Sandbox, upstream: &Upstream, drain: &str) -> (Gateway, Client) {
-    let gateway = Gateway::start(sandbox, &["--drain", drain]);
+fn ending(machine: &Machine, upstream: &Upstream, drain: &str) -> (Gateway, Client) {
+    let gateway = Gateway::start(machine, &["--drain", drain]);
     let client = gateway.send("GET /v1/models", "", b"");
     upstream.wait_for(1);
     gateway.running.signal(Signal::SIGTERM);
@@ -227,23 +227,23 @@ fn ending(sandbox: &Sandbox, upstream: &Upstream, drain: &str) -> (Gateway, Clie
 #[test]
 fn a_request_that_does_not_end_holds_the_gateway_up_only_for_a_while() {
     let upstream = Upstream::start(|_, _, connection| until_closed(connection));
-    let sandbox = logged_in(&upstream);
-    let (gateway, _client) = ending(&sandbox, &upstream, "1s");
+    let machine = logged_in(&upstream);
+    let (gateway, _client) = ending(&machine, &upstream, "1s");
     drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout());
 }
 
 #[test]
 fn a_second_signal_ends_the_gateway_at_once() {
     let upstream = Upstream::start(|_, _, connection| until_closed(connection));
-    let sandbox = logged_in(&upstream);
-    let (gateway, _client) = ending(&sandbox, &upstream, "1h");
+    let machine = logged_in(&upstream);
+    let (gateway, _client) = ending(&machine, &upstream, "1h");
     gateway.running.signal(Signal::SIGINT);
     drop(gateway.running.finish().dies_by(Signal::SIGINT).any_stdout());
 }
 
 #[test]
 fn the_gateway_needs_a_login() {
-    Sandbox::new().run(["gateway"]).fails(
+    Machine::new().run(["gateway"]).fails(
         4,
         "not logged in: there is no credential for `qwen`",
         "run `qwenauth login`",
@@ -253,10 +253,10 @@ fn the_gateway_needs_a_login() {
 #[test]
 fn under_nohup_the_end_of_the_terminal_is_not_the_gateways() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let mut shell = sandbox.other("sh");
+    let machine = logged_in(&upstream);
+    let mut shell = machine.other("sh");
     shell.args(["-c", "trap '' HUP; exec $QWENAUTH gateway"]);
-    let gateway = Gateway::of(sandbox.start(shell));
+    let gateway = Gateway::of(machine.start(shell));
     gateway.running.signal(Signal::SIGHUP);
     gateway.chat().is(200);
     gateway.running.signal(Signal::SIGTERM);

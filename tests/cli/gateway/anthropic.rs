@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::json;
 
 use super::upstream::{Gateway, STREAM, Upstream, chunk, configured, error, logged_in, reply, until_closed};
-use crate::sandbox::Sandbox;
+use crate::machine::Machine;
 
 const ASK: &[u8] = br#"{"model":"qwen3.8-flash","max_tokens":16,"messages":[{"role":"user","content":"hi"}]}"#;
 
@@ -15,12 +15,12 @@ fn message() -> Vec<u8> {
 }
 
 /// A key of `provider`, whose OpenAI-compatible API is at `path` of `upstream`.
-fn with_key(provider: &str, upstream: &Upstream, path: &str) -> Sandbox {
+fn with_key(provider: &str, upstream: &Upstream, path: &str) -> Machine {
     let base_url = format!("http://{}{path}", upstream.address);
-    let sandbox = Sandbox::new();
+    let machine = Machine::new();
     let login = crate::keys::by_stdin(provider, &["--no-verify", "--base-url", &base_url]);
-    drop(sandbox.run_with_stdin(login, b"granted-key-1\n").exits(0).any_stderr());
-    sandbox
+    drop(machine.run_with_stdin(login, b"granted-key-1\n").exits(0).any_stderr());
+    machine
 }
 
 #[test]
@@ -37,8 +37,8 @@ fn messages_reach_the_providers_anthropic_endpoint_with_the_key_form_it_document
         ("modelscope", "/v1", "", BEARER),
     ] {
         let upstream = Upstream::always(message());
-        let sandbox = with_key(provider, &upstream, path);
-        let gateway = Gateway::start(&sandbox, &[]);
+        let machine = with_key(provider, &upstream, path);
+        let gateway = Gateway::start(&machine, &[]);
         for (asked, sent) in
             [("/messages?beta=true", "/v1/messages?beta=true"), ("/messages/count_tokens", "/v1/messages/count_tokens")]
         {
@@ -64,8 +64,8 @@ fn messages_reach_the_providers_anthropic_endpoint_with_the_key_form_it_document
 #[test]
 fn a_version_is_added_only_where_the_client_sent_none() {
     let upstream = Upstream::always(message());
-    let sandbox = with_key("openrouter", &upstream, "/api/v1");
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = with_key("openrouter", &upstream, "/api/v1");
+    let gateway = Gateway::start(&machine, &[]);
     gateway.send("POST /v1/messages", "", ASK).got().is(200);
     gateway.send("POST /v1/messages", "Anthropic-Version: 2099-01-01\r\n", ASK).got().is(200);
     gateway.send("POST /v1/chat/completions", "", ASK).got().is(200);
@@ -76,8 +76,8 @@ fn a_version_is_added_only_where_the_client_sent_none() {
 #[test]
 fn a_client_shows_the_gateways_key_in_either_form() {
     let upstream = Upstream::always(message());
-    let sandbox = with_key("openrouter", &upstream, "/api/v1");
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = with_key("openrouter", &upstream, "/api/v1");
+    let gateway = Gateway::start(&machine, &[]);
     let (address, key) = (&gateway.address, &gateway.key);
     for credential in [
         format!("x-api-key: {key}"),
@@ -97,9 +97,9 @@ fn a_client_shows_the_gateways_key_in_either_form() {
 #[test]
 fn a_provider_without_such_an_endpoint_is_a_404_that_says_who_has_one() {
     let upstream = Upstream::always(message());
-    let sandbox = configured(logged_in(&upstream), "[providers.qwen]\nresource_hosts = [\"api.example.com\"]\n")
+    let machine = configured(logged_in(&upstream), "[providers.qwen]\nresource_hosts = [\"api.example.com\"]\n")
         .field("resource_url", json!("https://api.example.com"));
-    let gateway = Gateway::start(&sandbox, &[]);
+    let gateway = Gateway::start(&machine, &[]);
     for path in ["/v1/messages", "/v1/messages/count_tokens", "/v1/messages?beta=true"] {
         let got = gateway.send(&format!("POST {path}"), "", ASK).got();
         let said = got.is(404).json();
@@ -117,8 +117,8 @@ fn a_provider_without_such_an_endpoint_is_a_404_that_says_who_has_one() {
 #[test]
 fn a_server_on_this_machine_is_asked_beside_its_openai_api() {
     let upstream = Upstream::always(message());
-    let sandbox = logged_in(&upstream);
-    Gateway::start(&sandbox, &[]).send("POST /v1/messages", "", ASK).got().is(200);
+    let machine = logged_in(&upstream);
+    Gateway::start(&machine, &[]).send("POST /v1/messages", "", ASK).got().is(200);
     let asked = upstream.asked();
     assert_eq!(asked[0].line, "POST /v1/messages HTTP/1.1");
     assert_eq!(asked[0].all("authorization"), ["Bearer granted-access-1"]);
@@ -138,8 +138,8 @@ fn events_and_errors_of_the_endpoint_pass_unchanged() {
         connection.write_all(&chunk(events))?;
         until_closed(connection)
     });
-    let sandbox = with_key("coding-plan", &upstream, "/v1");
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = with_key("coding-plan", &upstream, "/v1");
+    let gateway = Gateway::start(&machine, &[]);
     let mut client = gateway.send("POST /v1/messages", "", ASK);
     client.head();
     assert!(client.read_until("overloaded_error\"}}\n\n").contains(events));
@@ -159,8 +159,8 @@ fn a_login_that_is_renewed_in_mid_run_goes_unnoticed() {
         let refused = error("401 Unauthorized", "", "invalid_api_key", "expired");
         connection.write_all(&if old { refused } else { message() })
     });
-    let sandbox = logged_in(&upstream).refresh(crate::server::Reply::tokens("2"));
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream).refresh(crate::server::Reply::tokens("2"));
+    let gateway = Gateway::start(&machine, &[]);
     for _ in 0..2 {
         gateway.send("POST /v1/messages", "", ASK).got().is(200);
     }

@@ -7,8 +7,8 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 use super::upstream::{Upstream, fine, logged_in};
+use crate::machine::{Machine, has_programs, possible, until};
 use crate::pseudo_terminal::PseudoTerminal;
-use crate::sandbox::{Sandbox, has_programs, possible, until};
 
 const ASK: &str = r#"curl -sf -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" "$OPENAI_BASE_URL/models""#;
 
@@ -18,17 +18,17 @@ fn the_program_asks_the_gateway_and_its_code_is_returned() {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    sandbox.run(["exec", "--gateway", "--", "sh", "-c", &format!("{ASK} && exit 7")]).exits(7);
+    let machine = logged_in(&upstream);
+    machine.run(["exec", "--gateway", "--", "sh", "-c", &format!("{ASK} && exit 7")]).exits(7);
     assert_eq!(upstream.asked()[0].header("authorization"), "Bearer granted-access-1");
 }
 
 #[test]
 fn no_childs_environment_has_the_credential() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
+    let machine = logged_in(&upstream);
     let script = "tr '\\0' '\\n' </proc/$$/environ; sh -c 'cat /proc/self/environ' | tr '\\0' '\\n'; tr '\\0' '\\n' </proc/$PPID/cmdline";
-    let outcome = sandbox.run(["exec", "--gateway", "--", "sh", "-c", script]).any_stdout();
+    let outcome = machine.run(["exec", "--gateway", "--", "sh", "-c", script]).any_stdout();
     assert!(!outcome.stdout.contains("granted-"), "{outcome}");
     assert_eq!(outcome.stdout.matches("OPENAI_API_KEY=sk-").count(), 2, "{outcome}");
     assert!(outcome.stdout.contains("OPENAI_BASE_URL=http://127.0.0.1:"), "{outcome}");
@@ -42,13 +42,13 @@ fn the_programs_requests_pass_by_its_proxy() {
     let upstream = Upstream::always(fine());
     let proxy = Upstream::always(fine());
     let url = format!("http://{}", proxy.address);
-    let sandbox = logged_in(&upstream);
-    let sandbox = ["http_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
+    let machine = logged_in(&upstream);
+    let machine = ["http_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
         .into_iter()
-        .fold(sandbox, |sandbox, name| sandbox.variable(name, &url))
+        .fold(machine, |machine, name| machine.variable(name, &url))
         .variable("NO_PROXY", "example.com");
     let script = format!("{ASK} && echo $NO_PROXY && curl -sf -o /dev/null http://elsewhere.invalid/");
-    let outcome = sandbox.run(["exec", "--gateway", "--", "sh", "-c", &script]);
+    let outcome = machine.run(["exec", "--gateway", "--", "sh", "-c", &script]);
     outcome.stdout("example.com,127.0.0.1,localhost,::1\n");
     assert_eq!(upstream.asked().len(), 1);
     let proxied = proxy.asked();
@@ -58,40 +58,40 @@ fn the_programs_requests_pass_by_its_proxy() {
 
 #[test]
 fn nothing_is_started_without_a_login_or_a_program() {
-    let outcome = Sandbox::new().run(["exec", "--gateway", "--", "echo", "started"]);
+    let outcome = Machine::new().run(["exec", "--gateway", "--", "echo", "started"]);
     outcome.fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    sandbox.run(["exec", "--gateway", "--", "no-such-program"]).fails(
+    let machine = logged_in(&upstream);
+    machine.run(["exec", "--gateway", "--", "no-such-program"]).fails(
         127,
         "`no-such-program` was not found",
         "check its name and `PATH`",
     );
-    sandbox.run(["exec", "--gateway", "--", "/etc/passwd"]).exits(126).any_stderr();
+    machine.run(["exec", "--gateway", "--", "/etc/passwd"]).exits(126).any_stderr();
 }
 
 #[test]
 fn a_signal_to_the_supervisor_is_the_programs() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
+    let machine = logged_in(&upstream);
     let script = "trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 0.05; done";
-    let running = sandbox.spawn(["exec", "--gateway", "--", "sh", "-c", script]);
+    let running = machine.spawn(["exec", "--gateway", "--", "sh", "-c", script]);
     running.wait_for_stdout("ready");
     running.signal(Signal::SIGTERM);
     running.finish().exits(5).stdout("ready\ngot\n");
 
-    let running = sandbox.spawn(["exec", "--gateway", "--", "sh", "-c", "echo ready; exec sleep 60"]);
+    let running = machine.spawn(["exec", "--gateway", "--", "sh", "-c", "echo ready; exec sleep 60"]);
     running.wait_for_stdout("ready");
     running.signal(Signal::SIGINT);
     running.finish().dies_by(Signal::SIGINT).stdout("ready\n");
-    sandbox.run(["exec", "--gateway", "--", "sh", "-c", "kill -9 $$"]).exits(137);
+    machine.run(["exec", "--gateway", "--", "sh", "-c", "kill -9 $$"]).exits(137);
 }
 
 #[test]
 fn a_killed_supervisor_takes_the_program_along() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let running = sandbox.spawn(["exec", "--gateway", "--", "sh", "-c", "echo $$; exec sleep 60"]);
+    let machine = logged_in(&upstream);
+    let running = machine.spawn(["exec", "--gateway", "--", "sh", "-c", "echo $$; exec sleep 60"]);
     let program = running.first_lines(1).remove(0);
     running.signal(Signal::SIGKILL);
     until("the program is gone", || {
@@ -109,11 +109,11 @@ fn state_of(process: &str) -> String {
 #[test]
 fn program_and_supervisor_stop_and_continue_together() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let mut command = sandbox.command(["exec", "--gateway", "--", "sh", "-c", "echo $$; while :; do sleep 0.05; done"]);
+    let machine = logged_in(&upstream);
+    let mut command = machine.command(["exec", "--gateway", "--", "sh", "-c", "echo $$; while :; do sleep 0.05; done"]);
     // In a process group of its own, as a shell would start it: a group that nobody outside looks after cannot be stopped.
     command.process_group(0);
-    let running = sandbox.start(command);
+    let running = machine.start(command);
     let program = running.first_lines(1).remove(0);
     let supervisor = running.id().to_string();
     for _ in 0..2 {
@@ -129,8 +129,8 @@ fn program_and_supervisor_stop_and_continue_together() {
 #[test]
 fn the_program_has_the_limits_of_open_files_as_they_were() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let outcome = sandbox.shell("ulimit -Sn 300; $QWENAUTH exec --gateway -- sh -c 'ulimit -Sn'");
+    let machine = logged_in(&upstream);
+    let outcome = machine.shell("ulimit -Sn 300; $QWENAUTH exec --gateway -- sh -c 'ulimit -Sn'");
     outcome.stdout("300\n");
 }
 
@@ -141,13 +141,13 @@ fn an_interactive_shell_has_job_control_and_the_terminals_size() {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
+    let machine = logged_in(&upstream);
     let (mut terminal, near) = PseudoTerminal::open((40, 100));
     let shell = "bash --norc --noprofile --noediting -i";
-    let mut command = sandbox.other("bash");
+    let mut command = machine.other("bash");
     command.args(shell.split(' ').skip(1)).env("PS1", "outer> ").env("TERM", "dumb").env_remove("QWENAUTH_LOG");
     near.controls(&mut command);
-    let running = sandbox.start(command);
+    let running = machine.start(command);
     terminal.take_until("outer> ");
     terminal.types(&format!("PS1='inner> ' $QWENAUTH exec --gateway -- {shell}\n"));
     terminal.take_until("-i\r\n");

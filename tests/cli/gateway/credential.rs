@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::upstream::{CHAT, Gateway, Upstream, error, fine, logged_in};
 use crate::faults::preloaded;
-use crate::sandbox::credential;
+use crate::machine::credential;
 use crate::server::{Ask, Gate, Reply};
 
 const OLD: &str = "Bearer granted-access-1";
@@ -23,8 +23,8 @@ fn refusing_the_first() -> Upstream {
 #[test]
 fn a_token_about_to_end_is_renewed_before_the_request() {
     let upstream = refusing_the_first();
-    let sandbox = logged_in(&upstream).expires_in(20).refresh(Reply::tokens("2"));
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream).expires_in(20).refresh(Reply::tokens("2"));
+    let gateway = Gateway::start(&machine, &[]);
     assert_eq!(gateway.chat().is(200).header("x-qwenauth-attempts"), "1");
     assert_eq!(upstream.asked()[0].header("authorization"), "Bearer granted-access-2");
 }
@@ -32,14 +32,14 @@ fn a_token_about_to_end_is_renewed_before_the_request() {
 #[test]
 fn requests_refused_together_share_one_renewal_and_are_all_repeated() {
     let upstream = refusing_the_first();
-    let sandbox = logged_in(&upstream).refresh(Reply::tokens("2"));
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream).refresh(Reply::tokens("2"));
+    let gateway = Gateway::start(&machine, &[]);
     for got in gateway.many(30) {
         got.is(200);
     }
-    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), 1);
     assert_eq!(upstream.asked().last().unwrap().body, CHAT);
-    assert_eq!(sandbox.credential()["access_token"], "granted-access-2");
+    assert_eq!(machine.credential()["access_token"], "granted-access-2");
 }
 
 #[test]
@@ -53,31 +53,31 @@ fn a_refused_token_that_was_replaced_meanwhile_is_not_renewed() {
         let refused = error("401 Unauthorized", "", "invalid_api_key", "invalid access token or token expired");
         connection.write_all(&if asked.header("authorization") == OLD { refused } else { fine() })
     });
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let client = gateway.send("POST /v1/chat/completions", "", CHAT);
     upstream.wait_for(1);
     let mut other = credential("other");
     other["resource_url"] = json!(format!("http://{}", upstream.address));
-    let sandbox = sandbox.credential_is(other);
+    let machine = machine.credential_is(other);
     opened.open();
     client.got().is(200);
     assert_eq!(upstream.asked()[1].header("authorization"), "Bearer granted-access-other");
-    assert!(sandbox.server.asked(Ask::Refresh).is_empty());
+    assert!(machine.server.asked(Ask::Refresh).is_empty());
 }
 
 #[test]
 fn a_repeated_request_says_so() {
     let upstream = refusing_the_first();
-    let sandbox = logged_in(&upstream).refresh(Reply::tokens("2"));
-    assert_eq!(Gateway::start(&sandbox, &[]).chat().is(200).header("x-qwenauth-attempts"), "2");
+    let machine = logged_in(&upstream).refresh(Reply::tokens("2"));
+    assert_eq!(Gateway::start(&machine, &[]).chat().is(200).header("x-qwenauth-attempts"), "2");
 }
 
 #[test]
 fn a_request_too_long_to_keep_is_not_repeated() {
     let upstream = refusing_the_first();
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &["--replay-limit", "10"]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--replay-limit", "10"]);
     assert_eq!(gateway.chat().is(401).code(), "invalid_api_key");
     assert_eq!(upstream.asked().len(), 1);
 }
@@ -86,8 +86,8 @@ fn a_request_too_long_to_keep_is_not_repeated() {
 fn a_token_refused_after_its_renewal_means_the_end_of_the_account() {
     let refused = error("401 Unauthorized", "", "invalid_api_key", "invalid access token or token expired");
     let upstream = Upstream::always(refused);
-    let sandbox = logged_in(&upstream).refresh(Reply::tokens("2"));
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream).refresh(Reply::tokens("2"));
+    let gateway = Gateway::start(&machine, &[]);
     let got = gateway.chat();
     assert_eq!((got.is(401).code().as_str(), got.header("x-should-retry")), ("account_ended", "false"));
     let message = got.json()["error"]["message"].as_str().unwrap().to_owned();
@@ -99,56 +99,56 @@ fn a_token_refused_after_its_renewal_means_the_end_of_the_account() {
 #[test]
 fn a_403_is_policy_unless_it_means_the_token() {
     let upstream = Upstream::always(error("403 Forbidden", "", "access_denied", "not from this region"));
-    let sandbox = logged_in(&upstream);
-    assert_eq!(Gateway::start(&sandbox, &[]).chat().is(403).code(), "access_denied");
+    let machine = logged_in(&upstream);
+    assert_eq!(Gateway::start(&machine, &[]).chat().is(403).code(), "access_denied");
     assert_eq!(upstream.asked().len(), 1);
 
     let upstream = Upstream::start(|_, asked, connection| {
         let refused = error("403 Forbidden", "", "invalid_api_key", "no");
         connection.write_all(&if asked.header("authorization") == OLD { refused } else { fine() })
     });
-    let sandbox = logged_in(&upstream).refresh(Reply::tokens("2"));
-    Gateway::start(&sandbox, &[]).chat().is(200);
+    let machine = logged_in(&upstream).refresh(Reply::tokens("2"));
+    Gateway::start(&machine, &[]).chat().is(200);
 }
 
 #[test]
 fn a_login_made_elsewhere_serves_the_next_request() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     gateway.chat().is(200);
     let mut other = credential("other");
     other["resource_url"] = json!(format!("http://{}", upstream.address));
-    let sandbox = sandbox.credential_is(other);
+    let machine = machine.credential_is(other);
     gateway.chat().is(200);
     assert_eq!(upstream.asked()[1].header("authorization"), "Bearer granted-access-other");
-    drop(sandbox);
+    drop(machine);
 }
 
 #[test]
 fn without_a_credential_the_gateway_says_so_until_there_is_one() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     gateway.chat().is(200);
-    let content = sandbox.content();
-    fs::remove_file(sandbox.file()).unwrap();
+    let content = machine.content();
+    fs::remove_file(machine.file()).unwrap();
     for _ in 0..2 {
         let got = gateway.chat();
         assert_eq!((got.is(503).code().as_str(), got.header("x-should-retry")), ("login_required", "false"));
         assert!(got.text().contains("run `qwenauth login`"), "{}", got.text());
     }
-    let sandbox = sandbox.file_is(content);
+    let machine = machine.file_is(content);
     gateway.chat().is(200);
-    drop(sandbox);
+    drop(machine);
 }
 
 #[test]
 fn a_renewal_that_fails_for_now_costs_no_request_while_the_token_lives() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream).expires_in(25);
-    sandbox.server.always(Ask::Refresh, || Reply::html(403));
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream).expires_in(25);
+    machine.server.always(Ask::Refresh, || Reply::html(403));
+    let gateway = Gateway::start(&machine, &[]);
     gateway.chat().is(200);
     gateway.chat().is(200);
 }
@@ -156,34 +156,34 @@ fn a_renewal_that_fails_for_now_costs_no_request_while_the_token_lives() {
 #[test]
 fn a_renewal_that_fails_for_now_is_a_503_with_a_time() {
     let upstream = refusing_the_first();
-    let sandbox = logged_in(&upstream);
-    sandbox.server.always(Ask::Refresh, || Reply::html(403));
-    let got = Gateway::start(&sandbox, &[]).chat();
+    let machine = logged_in(&upstream);
+    machine.server.always(Ask::Refresh, || Reply::html(403));
+    let got = Gateway::start(&machine, &[]).chat();
     assert_eq!((got.is(503).code().as_str(), got.header("retry-after")), ("credential_unavailable", "5"));
-    assert_eq!(sandbox.credential()["refresh_token"], "granted-refresh-1");
+    assert_eq!(machine.credential()["refresh_token"], "granted-refresh-1");
 }
 
 #[test]
 fn a_clock_that_jumps_by_an_hour_and_back_costs_no_request_and_one_renewal_at_most() {
     for (seconds, renewals) in [(3600, 1), (-3600, 0)] {
         let upstream = Upstream::always(fine());
-        let sandbox = logged_in(&upstream).expires_in(1800);
-        let jumped = sandbox.directory().join("jumped");
+        let machine = logged_in(&upstream).expires_in(1800);
+        let jumped = machine.directory().join("jumped");
         let jump = format!("{}:0:{seconds}", jumped.display());
-        let Some(sandbox) = preloaded(sandbox, "JUMP", &jump) else { return };
-        sandbox.server.always(Ask::Refresh, || Reply::tokens("2"));
-        let gateway = Gateway::start(&sandbox, &["--rpm", "21"]);
+        let Some(machine) = preloaded(machine, "JUMP", &jump) else { return };
+        machine.server.always(Ask::Refresh, || Reply::tokens("2"));
+        let gateway = Gateway::start(&machine, &["--rpm", "21"]);
         gateway.chat().is(200);
         File::create(&jumped).unwrap();
         for got in gateway.many(10) {
             got.is(200);
         }
-        assert_eq!(sandbox.server.asked(Ask::Refresh).len(), renewals, "{seconds} s");
+        assert_eq!(machine.server.asked(Ask::Refresh).len(), renewals, "{seconds} s");
         fs::remove_file(&jumped).unwrap();
         for got in gateway.many(10) {
             assert_eq!(got.is(200).header("x-qwenauth-wait-ms"), "0");
         }
-        assert_eq!(sandbox.server.asked(Ask::Refresh).len(), renewals, "{seconds} s, and back");
+        assert_eq!(machine.server.asked(Ask::Refresh).len(), renewals, "{seconds} s, and back");
         // The minute is counted by another clock: it is as long as it was.
         let waiting = gateway.send("POST /v1/chat/completions", "", CHAT);
         gateway.running.wait_for_stderr("a request waits");
@@ -196,12 +196,12 @@ fn a_clock_that_jumps_by_an_hour_and_back_costs_no_request_and_one_renewal_at_mo
 fn a_request_that_waits_while_a_renewal_fails_shares_its_failure() {
     let gate = Gate::default();
     let upstream = refusing_the_first();
-    let sandbox = logged_in(&upstream);
-    sandbox.server.always(Ask::Refresh, || Reply::html(403));
-    sandbox.server.script(Ask::Refresh, Reply::html(403).after(&gate));
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    machine.server.always(Ask::Refresh, || Reply::html(403));
+    machine.server.script(Ask::Refresh, Reply::html(403).after(&gate));
+    let gateway = Gateway::start(&machine, &[]);
     let first = gateway.send("POST /v1/chat/completions", "", CHAT);
-    sandbox.server.wait_for(Ask::Refresh, 1);
+    machine.server.wait_for(Ask::Refresh, 1);
     let second = gateway.send("POST /v1/chat/completions", "", CHAT);
     upstream.wait_for(2);
     // Answered by the same thread, after what came before.
@@ -212,5 +212,5 @@ fn a_request_that_waits_while_a_renewal_fails_shares_its_failure() {
     for client in [first, second] {
         assert_eq!(client.got().is(503).code(), "credential_unavailable");
     }
-    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), 1);
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::upstream::{Client, Gateway, Got, chunk, error, reply};
-use crate::sandbox::{Sandbox, has_programs, until};
+use crate::machine::{Machine, has_programs, until};
 
 const REQUEST: &[u8] = br#"{"messages":[{"role":"user","content":"model \"one\""}],"model":"one","n":1}"#;
 
@@ -63,8 +63,8 @@ struct Provider {
 }
 
 impl Provider {
-    fn start(sandbox: &Sandbox, name: &str) -> Self {
-        let directory = sandbox.directory().join(name);
+    fn start(machine: &Machine, name: &str) -> Self {
+        let directory = machine.directory().join(name);
         fs::create_dir(&directory).unwrap();
         let process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "gateway::fallback::provider", "--ignored", "--nocapture"])
@@ -119,7 +119,7 @@ fn plan_over() -> Vec<u8> {
 
 /// Two providers, and a profile with a key of its own at each.
 struct Pair {
-    sandbox: Sandbox,
+    machine: Machine,
     first: Provider,
     second: Provider,
 }
@@ -132,16 +132,16 @@ impl Pair {
     }
 
     fn configured(config: &str) -> Self {
-        let sandbox = Sandbox::new();
-        let [first, second] = ["first", "second"].map(|name| Provider::start(&sandbox, name));
+        let machine = Machine::new();
+        let [first, second] = ["first", "second"].map(|name| Provider::start(&machine, name));
         for (profile, provider) in [("first", &first), ("second", &second)] {
-            log_in(&sandbox, "custom", profile, &format!("http://{}/v1", provider.address));
+            log_in(&machine, "custom", profile, &format!("http://{}/v1", provider.address));
         }
-        Self { sandbox: sandbox.configured(config), first, second }
+        Self { machine: machine.configured(config), first, second }
     }
 
     fn gateway(&self, more: &[&str]) -> Gateway {
-        Gateway::start(&self.sandbox, &[&["--profile", "first", "--fallback", "second"], more].concat())
+        Gateway::start(&self.machine, &[&["--profile", "first", "--fallback", "second"], more].concat())
     }
 
     /// No key of one reached the other, in any header.
@@ -160,9 +160,9 @@ impl Pair {
     }
 }
 
-fn log_in(sandbox: &Sandbox, provider: &str, profile: &str, base_url: &str) {
+fn log_in(machine: &Machine, provider: &str, profile: &str, base_url: &str) {
     let login = ["login", provider, "--profile", profile, "--base-url", base_url, "--no-verify", "--api-key-stdin"];
-    drop(sandbox.run_with_stdin(login, format!("granted-key-of-{profile}\n").as_bytes()).exits(0).any_stderr());
+    drop(machine.run_with_stdin(login, format!("granted-key-of-{profile}\n").as_bytes()).exits(0).any_stderr());
 }
 
 fn ask(gateway: &Gateway) -> Got {
@@ -178,7 +178,7 @@ fn is_served_by(got: &Got, profile: &str, reason: &str) {
 
 /// Usage by profile: model, requests, tries.
 fn usage(pair: &Pair) -> Vec<(String, String, u64, u64)> {
-    let mut usage = pair.sandbox.run(["usage", "--json"]);
+    let mut usage = pair.machine.run(["usage", "--json"]);
     let usage = usage.json()["usage"].clone();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let entry = |entry: &Value| {
@@ -321,9 +321,9 @@ fn a_service_that_fails_or_is_down_is_passed_over() {
     pair.first.process.kill().unwrap();
     pair.first.process.wait().unwrap();
     let config = "[fallback]\nprofiles = [\"second\"]\n[fallback.models.\"three\"]\nsecond = \"two\"\n";
-    let Pair { sandbox, second, .. } = pair;
-    let sandbox = sandbox.configured(config);
-    let gateway = Gateway::start(&sandbox, &["--profile", "first"]);
+    let Pair { machine, second, .. } = pair;
+    let machine = machine.configured(config);
+    let gateway = Gateway::start(&machine, &["--profile", "first"]);
     let got = gateway.send("POST /v1/chat/completions", "", br#"{"model":"three"}"#).got();
     is_served_by(&got, "second", "outage");
     assert_eq!(second.asked().len(), 3);
@@ -376,7 +376,7 @@ fn exec_moves_requests_as_well_and_only_the_profiles_named_serve() {
         -H "Authorization: Bearer $OPENAI_API_KEY" -d '{"model":"one"}' "$OPENAI_BASE_URL/chat/completions""#;
     let run = |more: &[&str]| {
         let arguments = [&["exec", "--profile", "first", "--gateway"], more, &["--", "sh", "-c", script]].concat();
-        let outcome = pair.sandbox.run(arguments).any_stderr().any_stdout();
+        let outcome = pair.machine.run(arguments).any_stderr().any_stdout();
         outcome.stdout.clone()
     };
     assert_eq!(run(&[]), "429 first\n");
@@ -387,25 +387,25 @@ fn exec_moves_requests_as_well_and_only_the_profiles_named_serve() {
 fn a_fallback_that_cannot_be_is_refused_at_the_start() {
     let pair = Pair::configured("");
     let start =
-        |sandbox: &Sandbox, fallback: &str| sandbox.run(["gateway", "--profile", "first", "--fallback", fallback]);
-    start(&pair.sandbox, "second").fails(
+        |machine: &Machine, fallback: &str| machine.run(["gateway", "--profile", "first", "--fallback", fallback]);
+    start(&pair.machine, "second").fails(
         2,
         "fallback needs a map of models, and config.toml has none",
         "write `[fallback.models.\"MODEL\"]` and below it `second = \"MODEL THERE\"`",
     );
-    let Pair { sandbox, first: _first, second: _second } = pair;
-    let sandbox = sandbox.configured(MAP);
-    start(&sandbox, "third").fails(
+    let Pair { machine, first: _first, second: _second } = pair;
+    let machine = machine.configured(MAP);
+    start(&machine, "third").fails(
         4,
         "fallback names profile `third`, which is not logged in",
         "run `qwenauth login --profile third PROVIDER`, or leave it out",
     );
-    start(&sandbox, "first").fails(2, "fallback names profile `first` twice", "name other profiles, each once");
+    start(&machine, "first").fails(2, "fallback names profile `first` twice", "name other profiles, each once");
     for profile in ["third", "fourth"] {
-        log_in(&sandbox, "openrouter", profile, "https://openrouter.ai/api/v1");
+        log_in(&machine, "openrouter", profile, "https://openrouter.ai/api/v1");
     }
     let pool = |arguments: &[&str]| {
-        let outcome = sandbox.run([&["gateway"], arguments].concat());
+        let outcome = machine.run([&["gateway"], arguments].concat());
         let error = "fallback names two profiles of OpenRouter, whose terms forbid to pool free accounts";
         outcome.exits(2).any_stderr().stderr.contains(error)
     };
@@ -416,7 +416,7 @@ fn a_fallback_that_cannot_be_is_refused_at_the_start() {
 #[test]
 fn hooks_run_once_for_all_processes_with_their_event_and_no_secret() {
     let mut pair = Pair::start();
-    let seen = pair.sandbox.directory().join("seen");
+    let seen = pair.machine.directory().join("seen");
     let hook = |name: &str| {
         // One write for each: they run at the same time.
         let write = r#"event=$(cat); printf '%s %s\n' $(env | grep -c gr[a]nted-key) "$event" >> "#;
@@ -424,9 +424,9 @@ fn hooks_run_once_for_all_processes_with_their_event_and_no_secret() {
         format!("{name} = [\"sh\", \"-c\", {script:?}]\n")
     };
     let hooks: String = ["limit_reached", "fallback", "limit_near"].map(hook).concat();
-    pair.sandbox = pair.sandbox.configured(&format!("{MAP}[hooks]\n{hooks}"));
-    pair.sandbox = pair.sandbox.variable("KEPT_BY_THE_USER", "granted-key-of-first");
-    pair.sandbox = pair.sandbox.variable("QWENAUTH_API_KEY_FILE", "");
+    pair.machine = pair.machine.configured(&format!("{MAP}[hooks]\n{hooks}"));
+    pair.machine = pair.machine.variable("KEPT_BY_THE_USER", "granted-key-of-first");
+    pair.machine = pair.machine.variable("QWENAUTH_API_KEY_FILE", "");
     pair.first.answers("answer", &plan_over());
     let gateways: Vec<Gateway> = (0..4).map(|_| pair.gateway(&["--rpd", "1000", "--warn-at", "1%"])).collect();
     std::thread::scope(|scope| {
@@ -465,7 +465,7 @@ fn the_request_of_a_key_moves_only_to_profiles_it_may_use_and_models_with_a_pric
     let pair = Pair::configured(&format!("{MAP}[prices.one]\ninput = 1.0\noutput = 1.0\n"));
     pair.first.answers("answer", &plan_over());
     let create = |name: &str, more: &[&str]| {
-        let mut made = pair.sandbox.run([&["keys", "create", name, "--json"], more].concat());
+        let mut made = pair.machine.run([&["keys", "create", name, "--json"], more].concat());
         made.json()["key"].as_str().unwrap().to_owned()
     };
     let [free, bound, paid] = [
@@ -473,8 +473,8 @@ fn the_request_of_a_key_moves_only_to_profiles_it_may_use_and_models_with_a_pric
         create("bound", &["--profiles", "first"]),
         create("paid", &["--budget", "1 USD/month"]),
     ];
-    let log = pair.sandbox.directory().join("requests.jsonl");
-    let own = pair.sandbox.directory().join("own");
+    let log = pair.machine.directory().join("requests.jsonl");
+    let own = pair.machine.directory().join("own");
     let (own, log_name) = (own.to_str().unwrap(), log.to_str().unwrap());
     let gateway = pair.gateway(&["--keys", "--api-key-file", own, "--log", log_name]);
     let ask = |key: &str| {
@@ -498,7 +498,7 @@ fn the_request_of_a_key_moves_only_to_profiles_it_may_use_and_models_with_a_pric
     }
     assert_eq!(pair.second.asked().len(), 1);
     // Nothing that was not served costs anything.
-    let listed = pair.sandbox.run(["keys", "list", "--json"]).json()["keys"][2]["used"].clone();
+    let listed = pair.machine.run(["keys", "list", "--json"]).json()["keys"][2]["used"].clone();
     assert_eq!((&listed["spent_usd"], &listed["in_flight"]), (&0.0.into(), &0.into()));
     pair.keeps_keys_apart();
 }

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::upstream::{CHAT, Gateway, STREAM, Upstream, chunk, fine, logged_in, until_closed};
-use crate::sandbox::Sandbox;
+use crate::machine::Machine;
 
 fn reset() -> io::Result<()> {
     Err(io::ErrorKind::ConnectionReset.into())
@@ -14,8 +14,8 @@ fn reset() -> io::Result<()> {
 #[test]
 fn a_connection_that_ends_before_the_answer_is_an_error_and_not_repeated() {
     let upstream = Upstream::start(|_, _, _| reset());
-    let sandbox = logged_in(&upstream);
-    let got = Gateway::start(&sandbox, &[]).chat();
+    let machine = logged_in(&upstream);
+    let got = Gateway::start(&machine, &[]).chat();
     assert_eq!((got.is(502).code().as_str(), upstream.asked().len()), ("upstream_error", 1));
 }
 
@@ -25,15 +25,15 @@ fn a_connection_that_ends_in_the_headers_or_in_a_chunk_looks_cut() {
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Ty")?;
         reset()
     });
-    let sandbox = logged_in(&upstream);
-    Gateway::start(&sandbox, &[]).chat().is(502);
+    let machine = logged_in(&upstream);
+    Gateway::start(&machine, &[]).chat().is(502);
     let upstream = Upstream::start(|_, _, connection| {
         connection.write_all(STREAM)?;
         connection.write_all(b"ff\r\ndata: ha")?;
         reset()
     });
-    let sandbox = logged_in(&upstream);
-    let got = Gateway::start(&sandbox, &[]).chat();
+    let machine = logged_in(&upstream);
+    let got = Gateway::start(&machine, &[]).chat();
     assert_eq!((got.status, got.whole), (200, false));
 }
 
@@ -47,8 +47,8 @@ fn a_slow_answer_passes_as_slowly() {
         }
         connection.write_all(b"0\r\n\r\n")
     });
-    let sandbox = logged_in(&upstream);
-    let got = Gateway::start(&sandbox, &["--timeout", "1s"]).chat();
+    let machine = logged_in(&upstream);
+    let got = Gateway::start(&machine, &["--timeout", "1s"]).chat();
     assert_eq!((got.is(200).body.len(), got.whole), (180, true));
     assert!(got.after > Duration::from_secs(1), "longer in all than between two pieces");
 }
@@ -56,8 +56,8 @@ fn a_slow_answer_passes_as_slowly() {
 #[test]
 fn an_answer_that_never_begins_is_given_up() {
     let upstream = Upstream::start(|_, _, connection| until_closed(connection));
-    let sandbox = logged_in(&upstream);
-    let got = Gateway::start(&sandbox, &["--timeout", "1s"]).chat();
+    let machine = logged_in(&upstream);
+    let got = Gateway::start(&machine, &["--timeout", "1s"]).chat();
     assert_eq!((got.is(504).code().as_str(), upstream.asked().len()), ("upstream_timeout", 1));
     upstream.first_close();
 }
@@ -69,8 +69,8 @@ fn an_answer_that_stops_is_cut() {
         connection.write_all(&chunk("data: 1\n\n"))?;
         until_closed(connection)
     });
-    let sandbox = logged_in(&upstream);
-    let got = Gateway::start(&sandbox, &["--timeout", "1s"]).chat();
+    let machine = logged_in(&upstream);
+    let got = Gateway::start(&machine, &["--timeout", "1s"]).chat();
     assert_eq!((got.is(200).text().as_str(), got.whole), ("data: 1\n\n", false));
     // The client of this test would leave by itself much later.
     assert!(got.after < Duration::from_secs(20), "the gateway did not end it: {:?}", got.after);
@@ -79,8 +79,8 @@ fn an_answer_that_stops_is_cut() {
 
 #[test]
 fn a_provider_that_cannot_be_reached_is_told() {
-    let sandbox = Sandbox::new().logged_in().field("resource_url", serde_json::json!("http://127.0.0.1:9"));
-    let got = Gateway::start(&sandbox, &[]).chat();
+    let machine = Machine::new().logged_in().field("resource_url", serde_json::json!("http://127.0.0.1:9"));
+    let got = Gateway::start(&machine, &[]).chat();
     assert_eq!((got.is(502).code().as_str(), got.header("x-qwenauth-attempts")), ("upstream_unreachable", "3"));
 }
 
@@ -91,13 +91,13 @@ fn two_hundred_clients_that_leave_at_once_leave_nothing_behind() {
             if number < 200 { until_closed(connection) } else { connection.write_all(&fine()) }
         },
     );
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &["--rpm", "100000"]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--rpm", "100000"]);
     let clients: Vec<_> = (0..200).map(|_| gateway.send("POST /v1/chat/completions", "", CHAT)).collect();
     upstream.wait_for(200);
     drop(clients);
     let descriptors = format!("/proc/{}/fd", gateway.running.id());
-    crate::sandbox::until("all connections are closed", || std::fs::read_dir(&descriptors).unwrap().count() < 30);
+    crate::machine::until("all connections are closed", || std::fs::read_dir(&descriptors).unwrap().count() < 30);
     gateway.chat().is(200);
 }
 
@@ -108,8 +108,8 @@ fn a_kept_connection_that_was_closed_costs_no_request() {
         connection.write_all(&fine())?;
         reset()
     });
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     for number in 1..=20 {
         gateway.chat().is(200);
         upstream.wait_for_closes(number);

@@ -6,13 +6,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::upstream::{CHAT, Client, Gateway, Upstream, chunk, fine, logged_in, reply};
-use crate::sandbox::until;
+use crate::machine::until;
 
 #[test]
 fn methods_that_would_show_or_tunnel_the_credential_are_refused() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     for line in [
         "TRACE /v1/models",
         "Trace /v1/models",
@@ -36,8 +36,8 @@ fn methods_that_would_show_or_tunnel_the_credential_are_refused() {
 #[test]
 fn a_websocket_is_refused_and_costs_no_request() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     for more in [
         "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n",
         "connection: keep-alive, upgrade\r\nupgrade: WebSocket\r\n",
@@ -50,15 +50,15 @@ fn a_websocket_is_refused_and_costs_no_request() {
         }
     }
     assert!(upstream.asked().is_empty());
-    let used = sandbox.run(["usage", "--json"]).json()["usage"].clone();
+    let used = machine.run(["usage", "--json"]).json()["usage"].clone();
     assert_eq!(used, serde_json::json!([]));
 }
 
 #[test]
 fn other_upgrades_are_ignored_and_stay_behind() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     for more in [
         "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
         "Upgrade: TLS/1.0\r\n",
@@ -75,9 +75,9 @@ fn other_upgrades_are_ignored_and_stay_behind() {
 #[test]
 fn a_request_has_one_host() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
+    let machine = logged_in(&upstream);
     for arguments in [&[][..], &["--listen", "127.0.0.2:0"]] {
-        let gateway = Gateway::start(&sandbox, arguments);
+        let gateway = Gateway::start(&machine, arguments);
         let here = &gateway.address;
         for hosts in [
             format!("Host: {here}\r\nHost: localhost\r\n"),
@@ -95,8 +95,8 @@ fn a_request_has_one_host() {
 #[test]
 fn paths_that_servers_read_in_different_ways_are_not_forwarded() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &["--all-profiles"]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--all-profiles"]);
     for path in [
         "/v1/files/..;v=1/keys",
         "/v1/files/..%00/keys",
@@ -120,8 +120,8 @@ fn an_answer_with_two_lengths_is_whole() {
             let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n{lengths}\r\n");
             connection.write_all(&[head.as_bytes(), &chunk("hello world"), b"0\r\n\r\n"].concat())
         });
-        let sandbox = logged_in(&upstream);
-        let got = Gateway::start(&sandbox, &[]).get();
+        let machine = logged_in(&upstream);
+        let got = Gateway::start(&machine, &[]).get();
         assert_eq!((got.is(200).text().as_str(), got.whole), ("hello world", true), "{length} {chunked_first}");
         assert_eq!(got.header("content-length"), "");
     }
@@ -142,8 +142,8 @@ fn a_body_that_fails_before_its_first_byte_is_a_502() {
             let _ = connection.write_all(&[head.as_bytes(), body.as_bytes()].concat());
             Err(std::io::ErrorKind::ConnectionReset.into())
         });
-        let sandbox = logged_in(&upstream);
-        let got = Gateway::start(&sandbox, &[]).chat();
+        let machine = logged_in(&upstream);
+        let got = Gateway::start(&machine, &[]).chat();
         assert_eq!((got.is(502).code().as_str(), upstream.asked().len()), ("upstream_error", 1), "{kind}");
     }
 }
@@ -154,8 +154,8 @@ fn the_head_of_an_answer_that_is_no_stream_comes_with_its_first_byte() {
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n")?;
         super::upstream::until_closed(connection)
     });
-    let sandbox = logged_in(&upstream);
-    let got = Gateway::start(&sandbox, &["--timeout", "1s"]).chat();
+    let machine = logged_in(&upstream);
+    let got = Gateway::start(&machine, &["--timeout", "1s"]).chat();
     assert_eq!(got.is(504).code(), "upstream_timeout");
 }
 
@@ -166,8 +166,8 @@ fn a_provider_that_speaks_http_1_0_is_answered_for_in_1_1() {
             write!(connection, "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n{body}")?;
             Err(std::io::ErrorKind::ConnectionAborted.into())
         });
-        let sandbox = logged_in(&upstream);
-        let gateway = Gateway::start(&sandbox, &[]);
+        let machine = logged_in(&upstream);
+        let gateway = Gateway::start(&machine, &[]);
         let (address, key) = (&gateway.address, &gateway.key);
         let head = format!("GET /v1/models HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\n\r\n");
         let mut client = Client::send(address, head.as_bytes());
@@ -180,8 +180,8 @@ fn a_provider_that_speaks_http_1_0_is_answered_for_in_1_1() {
 #[test]
 fn no_credential_of_the_caller_reaches_the_provider() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let headers = [
         "X-Api-Key",
         "Api-Key",
@@ -265,8 +265,8 @@ fn resident(process: u32) -> usize {
 fn strangers_are_bounded_in_number_and_memory_and_clients_are_served_beside_them() {
     const COUNT: usize = 500;
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     // One that has shown the key and keeps its connection.
     let (address, key) = (&gateway.address, &gateway.key);
     let head = format!("GET /v1/models HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\n\r\n");
@@ -288,8 +288,8 @@ fn strangers_are_bounded_in_number_and_memory_and_clients_are_served_beside_them
 fn a_key_that_is_refused_makes_no_client_of_a_stranger() {
     const COUNT: usize = 300;
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let address = &gateway.address;
     let began = Instant::now();
     let head = format!("GET /v1/models HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer sk-of-another\r\n\r\n");
@@ -309,8 +309,8 @@ fn a_key_that_is_refused_makes_no_client_of_a_stranger() {
 #[test]
 fn a_head_of_more_than_64_kib_is_refused() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     gateway.send("GET /v1/models", &format!("X-Long: {}\r\n", "x".repeat(60_000)), b"").got().is(200);
     gateway.send("GET /v1/models", &format!("X-Long: {}\r\n", "x".repeat(70_000)), b"").got().is(431);
     assert_eq!(upstream.asked().len(), 1);
@@ -325,8 +325,8 @@ fn cpu(process: u32) -> u64 {
 #[test]
 fn an_upload_costs_in_proportion_to_its_length_whatever_its_chunks() {
     let upstream = Upstream::start(|_, _, connection| connection.write_all(&fine()));
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &["--replay-limit", "64KiB"]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--replay-limit", "64KiB"]);
     let mut used = Vec::new();
     for kibibytes in [512, 2048] {
         let chunks = chunk(&"x".repeat(32)).repeat(kibibytes << 5);
@@ -345,8 +345,8 @@ fn an_upload_costs_in_proportion_to_its_length_whatever_its_chunks() {
 #[test]
 fn kept_bodies_of_all_requests_have_one_budget() {
     let upstream = Upstream::start(|_, _, connection| connection.write_all(&fine()));
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let mut clients: Vec<_> =
         (0..30).map(|_| gateway.send("POST /v1/chat/completions", "Transfer-Encoding: chunked\r\n", b"")).collect();
     let piece = chunk(&"x".repeat(7 << 20));
@@ -370,8 +370,8 @@ fn kept_bodies_of_all_requests_have_one_budget() {
 #[test]
 fn a_request_beyond_the_budget_passes_but_is_not_sent_again() {
     let upstream = Upstream::always(reply("503 Service Unavailable", "Retry-After: 0\r\n", "{}"));
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &["--replay-limit", "1GiB", "--max-body", "1GiB"]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--replay-limit", "1GiB", "--max-body", "1GiB"]);
     let piece = chunk(&"x".repeat(8 << 20));
     let mut large = gateway.send("POST /v1/chat/completions", "Transfer-Encoding: chunked\r\n", b"");
     for _ in 0..17 {

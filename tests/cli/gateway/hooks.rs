@@ -11,12 +11,12 @@ use serde_json::Value;
 
 use super::upstream::{Gateway, Upstream, error, fine, logged_in};
 use crate::faults::preloaded;
-use crate::sandbox::{Sandbox, until};
+use crate::machine::{Machine, until};
 use crate::server::{Ask, Reply};
 
 /// A login whose hooks of these names add a line each to a file: how many of their variables hold a secret, and the event.
-fn hooked(sandbox: Sandbox, names: &[&str]) -> (Sandbox, PathBuf) {
-    let seen = sandbox.directory().join("seen");
+fn hooked(machine: Machine, names: &[&str]) -> (Machine, PathBuf) {
+    let seen = machine.directory().join("seen");
     let hook = |name: &&str| {
         // One write for each: they run at the same time.
         let write = r#"event=$(cat); printf '%s %s\n' $(env | grep -c gr[a]nted-) "$event" >> "#;
@@ -24,8 +24,8 @@ fn hooked(sandbox: Sandbox, names: &[&str]) -> (Sandbox, PathBuf) {
         format!("{name} = [\"sh\", \"-c\", {script:?}]\n")
     };
     let hooks: String = names.iter().map(hook).collect();
-    let sandbox = sandbox.configured(&format!("[hooks]\n{hooks}"));
-    (sandbox.variable("KEPT_BY_THE_USER", "granted-access-1"), seen)
+    let machine = machine.configured(&format!("[hooks]\n{hooks}"));
+    (machine.variable("KEPT_BY_THE_USER", "granted-access-1"), seen)
 }
 
 fn lines_of(seen: &Path) -> Vec<String> {
@@ -62,8 +62,8 @@ fn serves_until(is_over: &Arc<AtomicBool>) -> Upstream {
 fn a_renewal_runs_its_hook_once_for_all_gateways() {
     let is_over = Arc::new(AtomicBool::new(false));
     let upstream = serves_until(&is_over);
-    let (sandbox, seen) = hooked(logged_in(&upstream).refresh(Reply::tokens("2")), &["renewed", "login_required"]);
-    let gateways: Vec<Gateway> = (0..3).map(|_| Gateway::start(&sandbox, &[])).collect();
+    let (machine, seen) = hooked(logged_in(&upstream).refresh(Reply::tokens("2")), &["renewed", "login_required"]);
+    let gateways: Vec<Gateway> = (0..3).map(|_| Gateway::start(&machine, &[])).collect();
     for gateway in &gateways {
         gateway.chat().is(200);
     }
@@ -71,7 +71,7 @@ fn a_renewal_runs_its_hook_once_for_all_gateways() {
     for gateway in gateways.iter().chain(&gateways) {
         gateway.chat().is(200);
     }
-    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), 1);
     let event = only_event(gateways, &seen);
     assert_eq!(
         (&event["event"], &event["profile"], &event["provider"]),
@@ -85,12 +85,12 @@ fn a_renewal_runs_its_hook_once_for_all_gateways() {
 fn a_login_that_is_over_runs_its_hook_once_for_all_gateways() {
     let is_over = Arc::new(AtomicBool::new(false));
     let upstream = serves_until(&is_over);
-    let (sandbox, seen) = hooked(logged_in(&upstream), &["renewed", "login_required"]);
-    let gateways: Vec<Gateway> = (0..3).map(|_| Gateway::start(&sandbox, &[])).collect();
+    let (machine, seen) = hooked(logged_in(&upstream), &["renewed", "login_required"]);
+    let gateways: Vec<Gateway> = (0..3).map(|_| Gateway::start(&machine, &[])).collect();
     for gateway in &gateways {
         gateway.chat().is(200);
     }
-    drop(sandbox.run(["logout", "--local"]).any_stderr());
+    drop(machine.run(["logout", "--local"]).any_stderr());
     for gateway in gateways.iter().chain(&gateways) {
         gateway.chat().is(503);
     }
@@ -103,15 +103,15 @@ fn a_login_that_is_over_runs_its_hook_once_for_all_gateways() {
 #[test]
 fn each_login_that_is_over_runs_its_hook() {
     let upstream = Upstream::always(fine());
-    let (sandbox, seen) = hooked(logged_in(&upstream), &["login_required"]);
-    let gateway = Gateway::start(&sandbox, &[]);
-    let before = sandbox.content();
+    let (machine, seen) = hooked(logged_in(&upstream), &["login_required"]);
+    let gateway = Gateway::start(&machine, &[]);
+    let before = machine.content();
     for count in 1..=2 {
         gateway.chat().is(200);
-        drop(sandbox.run(["logout", "--local"]).any_stderr());
+        drop(machine.run(["logout", "--local"]).any_stderr());
         gateway.chat().is(503);
         until("the hook has run", || lines_of(&seen).len() == count);
-        sandbox.file_written(before.replace("granted-access-1", &format!("granted-access-{}", count + 1)));
+        machine.file_written(before.replace("granted-access-1", &format!("granted-access-{}", count + 1)));
     }
 }
 
@@ -129,13 +129,13 @@ fn a_hook_that_hangs_is_ended_after_ten_seconds_with_all_it_started() {
         "Throttling.AllocationQuota",
         "month allocated quota exceeded",
     ));
-    let sandbox = logged_in(&upstream);
-    let (jumped, started) = (sandbox.directory().join("jumped"), sandbox.directory().join("started"));
+    let machine = logged_in(&upstream);
+    let (jumped, started) = (machine.directory().join("jumped"), machine.directory().join("started"));
     let script = format!("sleep 1000 & printf '%s %s\\n' $$ $! > '{}'; wait", started.display());
-    let sandbox = sandbox.configured(&format!("[hooks]\nlimit_reached = [\"sh\", \"-c\", {script:?}]\n"));
-    let Some(sandbox) = preloaded(sandbox, "JUMP", &format!("{}:1:10", jumped.display())) else { return };
-    let sandbox = sandbox.variable("QWENAUTH_LOG", "warn");
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = machine.configured(&format!("[hooks]\nlimit_reached = [\"sh\", \"-c\", {script:?}]\n"));
+    let Some(machine) = preloaded(machine, "JUMP", &format!("{}:1:10", jumped.display())) else { return };
+    let machine = machine.variable("QWENAUTH_LOG", "warn");
+    let gateway = Gateway::start(&machine, &[]);
     gateway.chat().is(429);
     until("the hook has begun", || lines_of(&started).len() == 1);
     let processes: Vec<String> = lines_of(&started)[0].split(' ').map(str::to_owned).collect();
@@ -157,11 +157,11 @@ fn a_hook_that_hangs_does_not_outlive_its_gateway() {
         "Throttling.AllocationQuota",
         "month allocated quota exceeded",
     ));
-    let sandbox = logged_in(&upstream);
-    let started = sandbox.directory().join("started");
+    let machine = logged_in(&upstream);
+    let started = machine.directory().join("started");
     let script = format!("sleep 1000 & printf '%s %s\\n' $$ $! > '{}'; wait", started.display());
-    let sandbox = sandbox.configured(&format!("[hooks]\nlimit_reached = [\"sh\", \"-c\", {script:?}]\n"));
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = machine.configured(&format!("[hooks]\nlimit_reached = [\"sh\", \"-c\", {script:?}]\n"));
+    let gateway = Gateway::start(&machine, &[]);
     gateway.chat().is(429);
     until("the hook has begun", || lines_of(&started).len() == 1);
     let processes: Vec<String> = lines_of(&started)[0].split(' ').map(str::to_owned).collect();

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::team_keys::{chat, create, is_refused, printed, send, start};
 use super::upstream::{Client, Gateway, Got, Upstream, fine, logged_in};
-use crate::sandbox::{Sandbox, each_path, has_programs, now_ms, until, write_private};
+use crate::machine::{Machine, each_path, has_programs, now_ms, until, write_private};
 use crate::server::Reply;
 
 const AUDIENCE: &str = "https://qwen.corp.example";
@@ -135,22 +135,22 @@ fn claims(server: &str) -> Value {
 
 /// A machine with a gateway's configuration, and an issuer that publishes `keys`.
 pub(crate) struct Team {
-    pub(crate) sandbox: Sandbox,
+    pub(crate) machine: Machine,
     keys: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Team {
     pub(crate) fn new(upstream: &Upstream) -> Self {
-        let sandbox = logged_in(upstream);
-        let server = sandbox.server.url();
-        let sandbox = sandbox.configured(&rule(&server));
+        let machine = logged_in(upstream);
+        let server = machine.server.url();
+        let machine = machine.configured(&rule(&server));
         let document = json!({ "issuer": server, "jwks_uri": format!("{server}{KEYS}") });
-        sandbox.server.serve(DISCOVERY, move |_| Reply::json(200, document.clone()));
+        machine.server.serve(DISCOVERY, move |_| Reply::json(200, document.clone()));
         let keys = Arc::new(Mutex::new(signers().iter().map(Signer::published).collect::<Vec<_>>()));
         let served = Arc::clone(&keys);
-        sandbox.server.serve(KEYS, move |_| Reply::json(200, json!({ "keys": *served.lock().unwrap() })));
-        create(&sandbox, &["ci", "--rpm", "1000"]);
-        Self { sandbox, keys }
+        machine.server.serve(KEYS, move |_| Reply::json(200, json!({ "keys": *served.lock().unwrap() })));
+        create(&machine, &["ci", "--rpm", "1000"]);
+        Self { machine, keys }
     }
 
     /// A token of a job of the main branch.
@@ -159,12 +159,12 @@ impl Team {
     }
 
     fn claims(&self) -> Value {
-        claims(&self.sandbox.server.url())
+        claims(&self.machine.server.url())
     }
 
     /// How often the issuer was asked for its keys.
     fn looked_up(&self) -> usize {
-        self.sandbox.server.at(KEYS).len()
+        self.machine.server.at(KEYS).len()
     }
 }
 
@@ -175,10 +175,10 @@ fn the_token_of_a_job_is_a_key_and_goes_nowhere() {
     }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
-    let sandbox = team.sandbox.variable("QWENAUTH_LOG", "trace");
-    let log = sandbox.directory().join("requests.jsonl");
-    let gateway = start(&sandbox, &["--log", log.to_str().unwrap()]);
-    let tokens: Vec<String> = signers().iter().map(|signer| signer.token(&claims(&sandbox.server.url()))).collect();
+    let machine = team.machine.variable("QWENAUTH_LOG", "trace");
+    let log = machine.directory().join("requests.jsonl");
+    let gateway = start(&machine, &["--log", log.to_str().unwrap()]);
+    let tokens: Vec<String> = signers().iter().map(|signer| signer.token(&claims(&machine.server.url()))).collect();
     for token in &tokens {
         chat(&gateway, token).is(200);
         let head = format!(
@@ -190,13 +190,13 @@ fn the_token_of_a_job_is_a_key_and_goes_nowhere() {
     let key = send(&gateway, &tokens[0], "GET /v1/key", b"").json()["data"].clone();
     assert_eq!((&key["label"], &key["owner"]), (&json!("ci"), &json!("corp/api")));
     assert_eq!(key["requests_per_minute"]["limit"], 1000);
-    assert_eq!(sandbox.server.at(KEYS).len(), 1, "the keys are known after the first token");
-    let used = printed(&sandbox, &["usage", "--team", "--by", "owner", "--json"]);
+    assert_eq!(machine.server.at(KEYS).len(), 1, "the keys are known after the first token");
+    let used = printed(&machine, &["usage", "--team", "--by", "owner", "--json"]);
     assert!(used.contains("corp/api"), "{used}");
     gateway.running.signal(Signal::SIGTERM);
     let outcome = gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr();
     let mut texts = vec![format!("{outcome}"), format!("{:?}", upstream.asked())];
-    each_path(sandbox.directory(), &mut |path| {
+    each_path(machine.directory(), &mut |path| {
         if path.is_file() {
             texts.push(String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned());
         }
@@ -285,8 +285,8 @@ fn what_is_not_a_genuine_token_of_an_own_job_is_refused() {
     }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
-    let gateway = start(&team.sandbox, &[]);
-    for (why, token) in bad_tokens(&team.sandbox.server.url()) {
+    let gateway = start(&team.machine, &[]);
+    for (why, token) in bad_tokens(&team.machine.server.url()) {
         let got = chat(&gateway, &token);
         assert_eq!(got.status, 401, "{why}: {}", got.text());
         let code = got.code();
@@ -309,18 +309,18 @@ fn a_weak_key_of_an_issuer_verifies_nothing() {
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
     let text = format!("{}.{}", encoded(r#"{"alg":"RS256","kid":"rsa-1"}"#), encoded(team.claims().to_string()));
-    write_private(&team.sandbox.directory().join("text"), &text);
+    write_private(&team.machine.directory().join("text"), &text);
     let script = "openssl genrsa -out weak.pem 1024 2>&1 && openssl dgst -sha256 -sign weak.pem -out signature text &&
         openssl dgst -sha256 -prverify weak.pem -signature signature text && openssl rsa -in weak.pem -noout -modulus 2>&1";
-    let made = team.sandbox.shell(script).exits(0).any_stdout();
+    let made = team.machine.shell(script).exits(0).any_stdout();
     assert!(made.stdout.contains("Verified OK"), "{made}");
     let digits = made.stdout.trim().rsplit_once("Modulus=").unwrap().1;
     let modulus: Vec<u8> =
         (0..digits.len() / 2).map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap()).collect();
     assert_eq!(modulus.len(), 128);
     team.keys.lock().unwrap()[0] = json!({ "kty": "RSA", "kid": "rsa-1", "n": encoded(&modulus), "e": "AQAB" });
-    let token = format!("{text}.{}", encoded(fs::read(team.sandbox.directory().join("signature")).unwrap()));
-    let gateway = start(&team.sandbox, &[]);
+    let token = format!("{text}.{}", encoded(fs::read(team.machine.directory().join("signature")).unwrap()));
+    let gateway = start(&team.machine, &[]);
     is_refused(&chat(&gateway, &token), 401, "invalid_token");
     chat(&gateway, &signers()[2].token(&team.claims())).is(200);
 }
@@ -332,7 +332,7 @@ fn a_storm_of_unknown_keys_asks_the_issuer_once() {
     }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
-    let gateway = start(&team.sandbox, &[]);
+    let gateway = start(&team.machine, &[]);
     let ids: Vec<&'static str> = (0..40).map(|number| &*format!("unknown-{number}").leak()).collect();
     let claims = team.claims();
     thread::scope(|scope| {
@@ -344,7 +344,7 @@ fn a_storm_of_unknown_keys_asks_the_issuer_once() {
     assert_eq!(team.looked_up(), 1);
     // Keys that are known are not in the way of anybody, and need no further look.
     chat(&gateway, &signers()[1].token(&claims)).is(200);
-    assert_eq!((team.looked_up(), team.sandbox.server.at(DISCOVERY).len()), (1, 1));
+    assert_eq!((team.looked_up(), team.machine.server.at(DISCOVERY).len()), (1, 1));
 }
 
 #[test]
@@ -357,14 +357,14 @@ fn an_issuer_that_is_away_is_asked_again_and_nothing_is_believed_meanwhile() {
     let keys = Arc::clone(&team.keys);
     let is_away = Arc::new(Mutex::new(true));
     let away = Arc::clone(&is_away);
-    team.sandbox.server.serve(KEYS, move |_| {
+    team.machine.server.serve(KEYS, move |_| {
         if *away.lock().unwrap() {
             Reply::html(502)
         } else {
             Reply::json(200, json!({ "keys": *keys.lock().unwrap() }))
         }
     });
-    let gateway = start(&team.sandbox, &[]);
+    let gateway = start(&team.machine, &[]);
     let token = signers()[1].token(&team.claims());
     let got = chat(&gateway, &token);
     is_refused(&got, 503, "issuer_unavailable");
@@ -384,10 +384,10 @@ fn metadata_of_another_issuer_is_not_believed() {
     }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
-    let server = team.sandbox.server.url();
+    let server = team.machine.server.url();
     let document = json!({ "issuer": "https://issuer.example", "jwks_uri": format!("{server}{KEYS}") });
-    team.sandbox.server.serve(DISCOVERY, move |_| Reply::json(200, document.clone()));
-    let gateway = start(&team.sandbox, &[]);
+    team.machine.server.serve(DISCOVERY, move |_| Reply::json(200, document.clone()));
+    let gateway = start(&team.machine, &[]);
     is_refused(&chat(&gateway, &signers()[1].token(&team.claims())), 503, "issuer_unavailable");
     assert_eq!(team.looked_up(), 0);
 }
@@ -395,8 +395,8 @@ fn metadata_of_another_issuer_is_not_believed() {
 #[test]
 fn a_rule_that_would_let_in_everybody_is_refused_at_the_start() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let config = sandbox.config();
+    let machine = logged_in(&upstream);
+    let config = machine.config();
     fs::create_dir_all(config.parent().unwrap()).unwrap();
     let narrow = "claims = { repository_owner = \"corp\" }\n";
     let entry = |more: &str| format!("[[team.issuers]]\nissuer = \"https://issuer.example\"\n{more}");
@@ -415,7 +415,7 @@ fn a_rule_that_would_let_in_everybody_is_refused_at_the_start() {
         ("[team]\nissuers = 5\n".to_owned(), "`team.issuers`"),
     ] {
         fs::write(&config, text).unwrap();
-        let outcome = sandbox.run(["gateway", "--keys"]).exits(1).any_stderr();
+        let outcome = machine.run(["gateway", "--keys"]).exits(1).any_stderr();
         assert!(outcome.stderr.contains(why), "{why}: {outcome}");
     }
 }
@@ -452,7 +452,7 @@ fn a_token_is_exchanged_for_a_key_of_an_hour_at_most() {
     }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
-    let gateway = start(&team.sandbox, &[]);
+    let gateway = start(&team.machine, &[]);
     let token = signers()[0].token(&team.claims());
     let got = exchange(&gateway, &token);
     got.is(200);
@@ -472,16 +472,16 @@ fn a_token_is_exchanged_for_a_key_of_an_hour_at_most() {
         is_refused(&chat(&gateway, text), 401, "invalid_api_key");
     }
     // It ends before the key whose limits apply does, and with it.
-    drop(team.sandbox.run(["keys", "set", "ci", "--expires", "10m"]).any_stderr().any_stdout());
+    drop(team.machine.run(["keys", "set", "ci", "--expires", "10m"]).any_stderr().any_stdout());
     assert!(exchange(&gateway, &token).json()["expires_in"].as_u64().unwrap() <= 600);
-    drop(team.sandbox.run(["keys", "revoke", "ci", "--yes"]).any_stderr().any_stdout());
+    drop(team.machine.run(["keys", "revoke", "ci", "--yes"]).any_stderr().any_stdout());
     for shown in [key, &token] {
         is_refused(&chat(&gateway, shown), 401, "invalid_api_key");
     }
     assert_eq!(exchange(&gateway, &token).json()["error"], "invalid_request");
     let files = {
         let mut text = String::new();
-        each_path(team.sandbox.directory(), &mut |path| {
+        each_path(team.machine.directory(), &mut |path| {
             if path.is_file() {
                 let _ = write!(text, "{}", String::from_utf8_lossy(&fs::read(path).unwrap()));
             }
@@ -498,7 +498,7 @@ fn an_exchange_is_asked_for_as_the_standard_has_it() {
     }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
-    let gateway = start(&team.sandbox, &[]);
+    let gateway = start(&team.machine, &[]);
     let token = signers()[1].token(&team.claims());
     let subject = ("subject_token", token.as_str());
     for (fields, error) in [
@@ -518,8 +518,8 @@ fn an_exchange_is_asked_for_as_the_standard_has_it() {
     assert_eq!((got.status, &got.json()["error"]), (400, &json!("invalid_request")));
     assert!(upstream.asked().is_empty());
     // Without issuers it is a path of the provider's, which needs a key.
-    fs::write(team.sandbox.config(), "").unwrap();
-    let plain = start(&team.sandbox, &[]);
+    fs::write(team.machine.config(), "").unwrap();
+    let plain = start(&team.machine, &[]);
     is_refused(&post(&plain, &[GRANT, JWT, subject]), 401, "invalid_api_key");
     is_refused(&chat(&plain, &token), 401, "invalid_api_key");
 }
@@ -531,8 +531,8 @@ fn a_job_logs_in_to_the_gateway_and_gets_its_next_key_by_itself() {
     }
     let upstream = Upstream::always(fine());
     let team = Team::new(&upstream);
-    let gateway = start(&team.sandbox, &[]);
-    let job = Sandbox::new();
+    let gateway = start(&team.machine, &[]);
+    let job = Machine::new();
     let file = job.directory().join("id-token");
     write_private(&file, signers()[1].token(&team.claims()));
     let base_url = format!("http://{}/v1", gateway.address);
@@ -554,8 +554,8 @@ fn a_job_logs_in_to_the_gateway_and_gets_its_next_key_by_itself() {
     write_private(&script, text);
     let running = job.spawn(["exec", "--gateway", "--", "sh", script.to_str().unwrap()]);
     until("the first request", || ready.exists());
-    drop(team.sandbox.run(["keys", "revoke", "ci", "--yes"]).any_stderr().any_stdout());
-    create(&team.sandbox, &["ci"]);
+    drop(team.machine.run(["keys", "revoke", "ci", "--yes"]).any_stderr().any_stdout());
+    create(&team.machine, &["ci"]);
     write_private(&go, "");
     let outcome = running.finish().exits(0).any_stderr().any_stdout();
     assert_eq!(outcome.stdout, "200\n200\n", "{outcome}");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::upstream::{Asked, CHAT, Gateway, Upstream, configured, error, fine, logged_in};
-use crate::sandbox::{Sandbox, has_programs};
+use crate::machine::{Machine, has_programs};
 
 /// A window of 3 s instead of a minute.
 const SCALED: &str = "[providers.qwen.limits]\nwindow = \"3s\"\nrequests_per_day = 1000\n";
@@ -15,7 +15,7 @@ const SCALED: &str = "[providers.qwen.limits]\nwindow = \"3s\"\nrequests_per_day
 /// A limit that warns and does not refuse.
 const OF_THE_DAY: &str = "[providers.qwen.limits]\nrequests_per_day = 1000\n";
 
-fn scaled(upstream: &Upstream) -> Sandbox {
+fn scaled(upstream: &Upstream) -> Machine {
     configured(logged_in(upstream), SCALED)
 }
 
@@ -34,8 +34,8 @@ fn keeps_the_limit(asked: &[Asked], start: Instant) {
 #[test]
 fn a_burst_up_to_the_limit_is_not_delayed_and_the_rest_waits_for_the_next_window() {
     let upstream = Upstream::always(fine());
-    let sandbox = scaled(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = scaled(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let start = Instant::now();
     let got = gateway.many(90);
     assert_eq!(got.iter().filter(|got| got.is(200).header("x-qwenauth-wait-ms") == "0").count(), 60);
@@ -49,12 +49,12 @@ fn the_limit_holds_over_processes_one_of_which_is_killed() {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = scaled(&upstream);
-    let gateways: Vec<Gateway> = (0..2).map(|_| Gateway::start(&sandbox, &[])).collect();
+    let machine = scaled(&upstream);
+    let gateways: Vec<Gateway> = (0..2).map(|_| Gateway::start(&machine, &[])).collect();
     let script = r#"for i in 1 2 3 4 5 6 7 8 9 10; do
         curl -sf -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" $OPENAI_BASE_URL/models || exit 9; done"#;
     let start = Instant::now();
-    let exec = sandbox.spawn(["exec", "--gateway", "--", "sh", "-c", script]);
+    let exec = machine.spawn(["exec", "--gateway", "--", "sh", "-c", script]);
     gateways[0].many(40);
     gateways[0].running.signal(Signal::SIGKILL);
     for got in gateways[1].many(40) {
@@ -69,8 +69,8 @@ fn the_limit_holds_over_processes_one_of_which_is_killed() {
 #[test]
 fn twenty_processes_that_hammer_keep_the_limit_and_count_every_request() {
     let upstream = Upstream::always(fine());
-    let sandbox = scaled(&upstream);
-    let gateways: Vec<Gateway> = (0..20).map(|_| Gateway::start(&sandbox, &[])).collect();
+    let machine = scaled(&upstream);
+    let gateways: Vec<Gateway> = (0..20).map(|_| Gateway::start(&machine, &[])).collect();
     let start = Instant::now();
     thread::scope(|scope| {
         for gateway in &gateways {
@@ -84,7 +84,7 @@ fn twenty_processes_that_hammer_keep_the_limit_and_count_every_request() {
         gateway.running.signal(Signal::SIGTERM);
         drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr());
     }
-    let mut usage = sandbox.run(["usage", "--json"]);
+    let mut usage = machine.run(["usage", "--json"]);
     let usage = usage.json();
     assert_eq!(usage["usage"][0]["requests"], 120);
     assert_eq!(usage["limits"][1]["used"], 120);
@@ -93,26 +93,26 @@ fn twenty_processes_that_hammer_keep_the_limit_and_count_every_request() {
 #[test]
 fn a_client_that_leaves_while_it_waits_gives_its_turn_back() {
     let upstream = Upstream::always(fine());
-    let sandbox = configured(logged_in(&upstream), OF_THE_DAY);
-    let gateway = Gateway::start(&sandbox, &["--rpm", "2"]);
+    let machine = configured(logged_in(&upstream), OF_THE_DAY);
+    let gateway = Gateway::start(&machine, &["--rpm", "2"]);
     gateway.many(2);
     let waiting: Vec<_> = (0..10).map(|_| gateway.send("POST /v1/chat/completions", "", CHAT)).collect();
     // Each waits a minute or more: once the gateway says so, they are in the queue.
     gateway.running.wait_for_stderr("a request waits");
     drop(waiting);
     let used = || {
-        let mut usage = sandbox.run(["usage", "--json"]);
+        let mut usage = machine.run(["usage", "--json"]);
         usage.json()["limits"][1]["used"].clone()
     };
-    crate::sandbox::until("the turns are given back", || used() == 2);
+    crate::machine::until("the turns are given back", || used() == 2);
     assert_eq!(upstream.asked().len(), 2);
 }
 
 #[test]
 fn no_pacing_counts_and_does_not_wait() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &["--rpm", "5", "--no-pacing"]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--rpm", "5", "--no-pacing"]);
     for got in gateway.many(20) {
         assert_eq!(got.is(200).header("x-qwenauth-wait-ms"), "0");
     }
@@ -121,9 +121,9 @@ fn no_pacing_counts_and_does_not_wait() {
 #[test]
 fn the_users_own_limit_of_the_day_refuses_over_processes() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
+    let machine = logged_in(&upstream);
     for number in 0..3 {
-        let gateway = Gateway::start(&sandbox, &["--rpd", "2"]);
+        let gateway = Gateway::start(&machine, &["--rpd", "2"]);
         let got = gateway.chat();
         if number < 2 {
             got.is(200);
@@ -145,9 +145,9 @@ fn the_users_own_quotas_of_a_plan_refuse_over_processes_and_are_shown() {
         ("requests_per_month", "quota of the month", 24 * 33),
     ] {
         let upstream = Upstream::always(fine());
-        let sandbox = configured(logged_in(&upstream), &format!("[providers.qwen.limits]\n{key} = 2\n"));
+        let machine = configured(logged_in(&upstream), &format!("[providers.qwen.limits]\n{key} = 2\n"));
         for number in 0..3 {
-            let gateway = Gateway::start(&sandbox, &[]);
+            let gateway = Gateway::start(&machine, &[]);
             let got = gateway.chat();
             if number < 2 {
                 got.is(200);
@@ -162,10 +162,10 @@ fn the_users_own_quotas_of_a_plan_refuse_over_processes_and_are_shown() {
             let wait: u64 = got.header("retry-after").parse().unwrap();
             assert!(wait > (hours - hours / 4) * 3600 / 2 && wait <= hours * 3600, "{key}: {wait}");
             // Without pacing requests are counted and not refused.
-            Gateway::start(&sandbox, &["--no-pacing"]).chat().is(200);
+            Gateway::start(&machine, &["--no-pacing"]).chat().is(200);
         }
         assert_eq!(upstream.asked().len(), 3, "{key}");
-        let mut usage = sandbox.run(["usage", "--json"]);
+        let mut usage = machine.run(["usage", "--json"]);
         let usage = usage.json();
         let limits = usage["limits"].as_array().unwrap();
         let quota = limits.iter().find(|limit| limit["name"] == name).unwrap_or_else(|| panic!("{key}: {limits:?}"));
@@ -174,8 +174,8 @@ fn the_users_own_quotas_of_a_plan_refuse_over_processes_and_are_shown() {
             (&2.into(), &3.into(), &0.into(), &true.into(), &"counted".into()),
         );
         assert!(quota["resets_at"].is_string(), "{quota}");
-        let sandbox = configured(sandbox, &format!("[providers.qwen.limits]\n{key} = 4\n"));
-        Gateway::start(&sandbox, &[]).chat().is(200);
+        let machine = configured(machine, &format!("[providers.qwen.limits]\n{key} = 4\n"));
+        Gateway::start(&machine, &[]).chat().is(200);
     }
 }
 
@@ -184,31 +184,31 @@ fn the_users_own_quotas_of_a_plan_refuse_over_processes_and_are_shown() {
 fn a_request_that_is_not_sent_has_no_place_in_a_quota() {
     let upstream = Upstream::always(fine());
     let config = "[providers.qwen.limits]\nrequests_per_5h = 9\nrequests_per_minute = 1\nburst = 1\n";
-    let sandbox = configured(logged_in(&upstream), config);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = configured(logged_in(&upstream), config);
+    let gateway = Gateway::start(&machine, &[]);
     gateway.chat().is(200);
     let used = || {
-        let mut usage = sandbox.run(["usage", "--json"]);
+        let mut usage = machine.run(["usage", "--json"]);
         let limits = usage.json()["limits"].as_array().unwrap().clone();
         limits.iter().find(|limit| limit["name"] == "quota of 5 hours").unwrap()["used"].clone()
     };
     let waiting = gateway.send("POST /v1/chat/completions", "", CHAT);
-    crate::sandbox::until("it waits and has its place", || used() == 2);
+    crate::machine::until("it waits and has its place", || used() == 2);
     drop(waiting);
-    crate::sandbox::until("the place is given back", || used() == 1);
+    crate::machine::until("the place is given back", || used() == 1);
 }
 
 #[test]
 fn a_day_that_the_server_calls_over_is_not_asked_for_again() {
     let over = error("429 Too Many Requests", "", "429", "Rate limit exceeded: free-models-per-day");
     let upstream = Upstream::always(over);
-    let sandbox = configured(logged_in(&upstream), OF_THE_DAY);
+    let machine = configured(logged_in(&upstream), OF_THE_DAY);
     for _ in 0..2 {
-        let gateway = Gateway::start(&sandbox, &[]);
+        let gateway = Gateway::start(&machine, &[]);
         assert_eq!(gateway.chat().is(429).code(), "daily_limit_reached");
     }
     assert_eq!(upstream.asked().len(), 1);
-    let mut usage = sandbox.run(["usage", "--json"]);
+    let mut usage = machine.run(["usage", "--json"]);
     let limits = usage.json()["limits"].clone();
     let reached = limits.as_array().unwrap().iter().find(|limit| limit["reached"] == true).unwrap();
     // Other models may be free of it, for all that was said.
@@ -219,8 +219,8 @@ fn a_day_that_the_server_calls_over_is_not_asked_for_again() {
 #[test]
 fn a_day_without_end_ends_no_gateway() {
     let upstream = Upstream::always(error("429 Too Many Requests", "Retry-After: 1e300\r\n", "429", "per day"));
-    let sandbox = configured(logged_in(&upstream), OF_THE_DAY);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = configured(logged_in(&upstream), OF_THE_DAY);
+    let gateway = Gateway::start(&machine, &[]);
     for _ in 0..2 {
         assert_eq!(gateway.chat().is(429).code(), "daily_limit_reached");
     }
@@ -229,11 +229,11 @@ fn a_day_without_end_ends_no_gateway() {
 #[test]
 fn the_limit_of_the_day_is_warned_of_once() {
     let upstream = Upstream::always(fine());
-    let sandbox = configured(logged_in(&upstream), "[providers.qwen.limits]\nrequests_per_day = 10\n");
-    let gateway = Gateway::start(&sandbox, &["--warn-at", "80%"]);
+    let machine = configured(logged_in(&upstream), "[providers.qwen.limits]\nrequests_per_day = 10\n");
+    let gateway = Gateway::start(&machine, &["--warn-at", "80%"]);
     gateway.many(8);
     gateway.running.wait_for_stderr("8 of 10 requests of the day are used by `qwen`");
-    let other = Gateway::start(&sandbox, &["--warn-at", "80%"]);
+    let other = Gateway::start(&machine, &["--warn-at", "80%"]);
     other.many(3);
     other.running.signal(Signal::SIGTERM);
     drop(other.running.finish().dies_by(Signal::SIGTERM).any_stdout());
@@ -252,8 +252,8 @@ const BUSY: &str = "429 Too Many Requests";
 fn retry_after_is_kept_to() {
     for (header, least) in [("Retry-After: 1\r\n", 1000), ("retry-after-ms: 300\r\nRetry-After: 9\r\n", 300)] {
         let upstream = refusing(1, error(BUSY, header, "limit_requests", "slower"));
-        let sandbox = logged_in(&upstream);
-        let got = Gateway::start(&sandbox, &[]).chat();
+        let machine = logged_in(&upstream);
+        let got = Gateway::start(&machine, &[]).chat();
         assert_eq!(got.is(200).header("x-qwenauth-attempts"), "2");
         let asked = upstream.asked();
         assert!(asked[1].at - asked[0].at >= Duration::from_millis(least), "{header}");
@@ -264,8 +264,8 @@ fn retry_after_is_kept_to() {
 #[test]
 fn a_wait_beyond_what_is_allowed_is_the_clients() {
     let upstream = refusing(1, error(BUSY, "Retry-After: 61\r\n", "limit_requests", "slower"));
-    let sandbox = logged_in(&upstream);
-    let got = Gateway::start(&sandbox, &[]).chat();
+    let machine = logged_in(&upstream);
+    let got = Gateway::start(&machine, &[]).chat();
     assert_eq!((got.is(429).header("retry-after"), got.header("x-qwenauth-attempts")), ("61", "1"));
     assert_eq!(got.code(), "limit_requests");
 }
@@ -274,8 +274,8 @@ fn a_wait_beyond_what_is_allowed_is_the_clients() {
 fn a_refusal_that_does_not_end_is_passed_on_after_three_tries() {
     for (status, named, retry) in [(BUSY, "Retry-After: 0\r\n", ""), (BUSY, "", "false"), ("503 Busy", "", "false")] {
         let upstream = refusing(usize::MAX, error(status, named, "limit_requests", "slower"));
-        let sandbox = logged_in(&upstream);
-        let got = Gateway::start(&sandbox, &[]).chat();
+        let machine = logged_in(&upstream);
+        let got = Gateway::start(&machine, &[]).chat();
         assert_eq!(got.status.to_string(), status[..3]);
         assert_eq!((got.header("x-qwenauth-attempts"), got.header("x-should-retry")), ("3", retry), "{status} {named}");
         assert_eq!(upstream.asked().len(), 3);
@@ -285,8 +285,8 @@ fn a_refusal_that_does_not_end_is_passed_on_after_three_tries() {
 #[test]
 fn repetitions_stay_within_their_budget() {
     let upstream = refusing(usize::MAX, error(BUSY, "Retry-After: 0\r\n", "limit_requests", "slower"));
-    let sandbox = logged_in(&upstream);
-    Gateway::start(&sandbox, &[]).many(40);
+    let machine = logged_in(&upstream);
+    Gateway::start(&machine, &[]).many(40);
     let tries = upstream.asked().len();
     assert!((43..=40 + 3 + 8).contains(&tries), "{tries}");
 }
@@ -295,8 +295,8 @@ fn repetitions_stay_within_their_budget() {
 fn what_is_not_about_waiting_is_not_repeated() {
     for status in ["500 Oops", "400 Bad", "408 Late", "502 Bad", "404 No"] {
         let upstream = refusing(1, error(status, "", "x", "y"));
-        let sandbox = logged_in(&upstream);
-        let got = Gateway::start(&sandbox, &[]).chat();
+        let machine = logged_in(&upstream);
+        let got = Gateway::start(&machine, &[]).chat();
         assert_eq!(got.status.to_string(), status[..3]);
         assert_eq!(upstream.asked().len(), 1);
     }
@@ -305,8 +305,8 @@ fn what_is_not_about_waiting_is_not_repeated() {
 #[test]
 fn a_full_minute_of_tokens_is_waited_for_once() {
     let upstream = refusing(usize::MAX, error(BUSY, "", "insufficient_quota", "tokens"));
-    let sandbox = logged_in(&upstream);
-    let got = Gateway::start(&sandbox, &["--max-wait", "1s"]).chat();
+    let machine = logged_in(&upstream);
+    let got = Gateway::start(&machine, &["--max-wait", "1s"]).chat();
     assert_eq!((got.is(429).code().as_str(), got.header("x-qwenauth-attempts")), ("insufficient_quota", "2"));
     assert!(got.after >= Duration::from_millis(500));
 }
@@ -314,8 +314,8 @@ fn a_full_minute_of_tokens_is_waited_for_once() {
 #[test]
 fn a_used_up_plan_is_told_at_once() {
     let upstream = refusing(1, error(BUSY, "", "insufficient_quota", "Free allocated quota exceeded."));
-    let sandbox = logged_in(&upstream);
-    let got = Gateway::start(&sandbox, &[]).chat();
+    let machine = logged_in(&upstream);
+    let got = Gateway::start(&machine, &[]).chat();
     assert_eq!((got.is(429).code().as_str(), got.header("x-should-retry")), ("insufficient_quota", "false"));
     assert!(got.text().contains("Free allocated quota exceeded"), "{}", got.text());
     assert_eq!(upstream.asked().len(), 1);
@@ -325,12 +325,12 @@ fn a_used_up_plan_is_told_at_once() {
 fn limits_stated_by_the_provider_are_shown() {
     let more = "modelscope-ratelimit-requests-limit: 2000\r\nmodelscope-ratelimit-requests-remaining: 500\r\n";
     let upstream = Upstream::always(super::upstream::reply("200 OK", more, "{}"));
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     gateway.get().is(200);
     gateway.running.signal(Signal::SIGTERM);
     drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout());
-    let mut usage = sandbox.run(["usage", "--json"]);
+    let mut usage = machine.run(["usage", "--json"]);
     let limits = usage.json()["limits"].clone();
     let stated = limits.as_array().unwrap().iter().find(|limit| limit["source"] == "provider").unwrap();
     assert_eq!((&stated["limit"], &stated["remaining"]), (&2000.into(), &500.into()));
@@ -339,11 +339,11 @@ fn limits_stated_by_the_provider_are_shown() {
 #[test]
 fn a_state_that_cannot_be_written_stops_no_request() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let state = sandbox.home().join(".local/state");
+    let machine = logged_in(&upstream);
+    let state = machine.home().join(".local/state");
     std::fs::create_dir_all(state.parent().unwrap()).unwrap();
     std::fs::write(state, "in the way").unwrap();
-    let gateway = Gateway::start(&sandbox, &[]);
+    let gateway = Gateway::start(&machine, &[]);
     for got in gateway.many(5) {
         got.is(200);
     }
@@ -352,11 +352,11 @@ fn a_state_that_cannot_be_written_stops_no_request() {
 #[test]
 fn a_damaged_state_stops_no_request() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    Gateway::start(&sandbox, &[]).chat().is(200);
-    let rate = sandbox.home().join(".local/state/qwenauth/rate");
+    let machine = logged_in(&upstream);
+    Gateway::start(&machine, &[]).chat().is(200);
+    let rate = machine.home().join(".local/state/qwenauth/rate");
     for entry in std::fs::read_dir(rate).unwrap() {
         std::fs::write(entry.unwrap().path(), vec![0xff; 6240]).unwrap();
     }
-    Gateway::start(&sandbox, &[]).chat().is(200);
+    Gateway::start(&machine, &[]).chat().is(200);
 }

@@ -14,12 +14,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::upstream::{CHAT, Client, Gateway, STREAM, Upstream, chunk, fine, logged_in};
+use crate::machine::{Machine, has_programs, mode, until, write_private};
 use crate::run::Running;
-use crate::sandbox::{Sandbox, has_programs, mode, until, write_private};
 use crate::server::PATIENCE;
 
 /// Makes a CA and certificates of it, `NAME.pem` and `NAME.key`, for the host `gateway.test`.
-fn certify(sandbox: &Sandbox, names: &[&str]) {
+fn certify(machine: &Machine, names: &[&str]) {
     let mut script = "exec 2>&1 && set -e && curve='ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
         [ -e ca.pem ] || openssl req -x509 -newkey $curve -keyout ca.key -out ca.pem -subj /CN=ca -days 2\n"
         .to_owned();
@@ -31,10 +31,10 @@ fn certify(sandbox: &Sandbox, names: &[&str]) {
                  -days 2 -out {name}.pem\n"
         );
     }
-    drop(sandbox.shell(&script).any_stdout().exits(0));
+    drop(machine.shell(&script).any_stdout().exits(0));
 }
 
-/// A gateway with TLS, by the certificate `NAME.pem` of the sandbox's directory.
+/// A gateway with TLS, by the certificate `NAME.pem` of the machine's directory.
 struct Secured {
     running: Running,
     directory: PathBuf,
@@ -43,12 +43,12 @@ struct Secured {
 }
 
 impl Secured {
-    fn start(sandbox: &Sandbox, name: &str, more: &[&str]) -> Self {
-        let directory = sandbox.directory().to_owned();
+    fn start(machine: &Machine, name: &str, more: &[&str]) -> Self {
+        let directory = machine.directory().to_owned();
         let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
         let (certificate, key) = (path(&format!("{name}.pem")), path(&format!("{name}.key")));
         let named = ["gateway", "--listen", "127.0.0.1:0", "--tls-cert", &certificate, "--tls-key", &key];
-        let running = sandbox.spawn([&named, more].concat());
+        let running = machine.spawn([&named, more].concat());
         let lines = running.first_lines(2);
         let port = lines[0].strip_prefix("https://gateway.test:").and_then(|rest| rest.strip_suffix("/v1"));
         let port = port.unwrap_or_else(|| panic!("{lines:?}")).parse().unwrap();
@@ -145,9 +145,9 @@ fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    certify(&sandbox, &["server"]);
-    let gateway = Secured::start(&sandbox, "server", &[]);
+    let machine = logged_in(&upstream);
+    certify(&machine, &["server"]);
+    let gateway = Secured::start(&machine, "server", &[]);
     let hello = |version: &str| {
         let script = format!(
             "printf 'GET /healthz HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n' | openssl s_client -quiet \
@@ -155,7 +155,7 @@ fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
              -connect 127.0.0.1:{} 2>&1 || true",
             gateway.port
         );
-        sandbox.shell(&script).any_stdout().exits(0).stdout.contains("\"status\":\"ok\"")
+        machine.shell(&script).any_stdout().exits(0).stdout.contains("\"status\":\"ok\"")
     };
     let spoken = ["tls1", "tls1_1", "tls1_2", "tls1_3"].map(hello);
     assert_eq!(spoken, [false, false, true, true]);
@@ -169,9 +169,9 @@ fn a_request_without_tls_is_told_to_use_https() {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    certify(&sandbox, &["server"]);
-    let gateway = Secured::start(&sandbox, "server", &[]);
+    let machine = logged_in(&upstream);
+    certify(&machine, &["server"]);
+    let gateway = Secured::start(&machine, "server", &[]);
     let got = Client::send(&format!("127.0.0.1:{}", gateway.port), b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").got();
     assert_eq!(got.is(400).code(), "tls_only");
 }
@@ -192,10 +192,10 @@ fn a_new_certificate_is_served_and_no_stream_is_lost() {
             connection.write_all(&[chunk("data: last\n\n"), chunk("")].concat())
         }
     });
-    let sandbox = logged_in(&upstream);
-    certify(&sandbox, &["server", "next"]);
+    let machine = logged_in(&upstream);
+    certify(&machine, &["server", "next"]);
     // As Kubernetes lays a Secret out: files are symlinks through a directory that is swapped.
-    let at = |name: &str| sandbox.directory().join(name);
+    let at = |name: &str| machine.directory().join(name);
     for version in ["server", "next"] {
         fs::create_dir(at(&format!("of-{version}"))).unwrap();
         fs::copy(at(&format!("{version}.pem")), at(&format!("of-{version}/tls.pem"))).unwrap();
@@ -204,7 +204,7 @@ fn a_new_certificate_is_served_and_no_stream_is_lost() {
     symlink("of-server", at("data")).unwrap();
     symlink("data/tls.pem", at("mounted.pem")).unwrap();
     symlink("data/tls.key", at("mounted.key")).unwrap();
-    let gateway = Secured::start(&sandbox, "mounted", &[]);
+    let gateway = Secured::start(&machine, "mounted", &[]);
     let mut stream = gateway.connect(None).unwrap();
     stream.ask(&gateway, "POST /v1/chat/completions", "", CHAT).unwrap();
     stream.read_until("data: first");
@@ -225,25 +225,25 @@ fn a_pair_that_does_not_fit_leaves_the_old_one_in_force_and_is_complained_of_onc
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    certify(&sandbox, &["server", "next"]);
+    let machine = logged_in(&upstream);
+    certify(&machine, &["server", "next"]);
     let metrics = free_address();
-    let key_file = sandbox.directory().join("clients");
+    let key_file = machine.directory().join("clients");
     let own = ["--api-key-file", key_file.to_str().unwrap(), "--show-key"];
-    let mut gateway = Secured::start(&sandbox, "server", &[&["--metrics-listen", &metrics], &own[..]].concat());
-    let first = sandbox.directory().join("first.pem");
-    fs::copy(sandbox.directory().join("server.pem"), &first).unwrap();
+    let mut gateway = Secured::start(&machine, "server", &[&["--metrics-listen", &metrics], &own[..]].concat());
+    let first = machine.directory().join("first.pem");
+    fs::copy(machine.directory().join("server.pem"), &first).unwrap();
     let replace = |from: &str, to: &str| {
-        fs::copy(sandbox.directory().join(from), sandbox.directory().join("part")).unwrap();
-        fs::rename(sandbox.directory().join("part"), sandbox.directory().join(to)).unwrap();
+        fs::copy(machine.directory().join(from), machine.directory().join("part")).unwrap();
+        fs::rename(machine.directory().join("part"), machine.directory().join(to)).unwrap();
     };
     replace("next.key", "server.key");
     gateway.running.wait_for_stderr("warning: the old certificate stays in force: the key in");
     assert!(gateway.serves("first.pem") && gateway.chat(None).unwrap().starts_with("HTTP/1.1 200"));
     // The key of the clients is looked at together with the pair: each change in force is another look at the same pair.
     for key in ["second-key-0123456789", "third-key-0123456789", "fourth-key-0123456789"] {
-        write_private(&sandbox.directory().join("part"), format!("{key}\n"));
-        fs::rename(sandbox.directory().join("part"), &key_file).unwrap();
+        write_private(&machine.directory().join("part"), format!("{key}\n"));
+        fs::rename(machine.directory().join("part"), &key_file).unwrap();
         key.clone_into(&mut gateway.key);
         until("the key is in force", || gateway.chat(None).unwrap().starts_with("HTTP/1.1 200"));
     }
@@ -264,17 +264,17 @@ fn with_a_client_ca_nobody_without_its_certificate_gets_in() {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    certify(&sandbox, &["server", "member"]);
+    let machine = logged_in(&upstream);
+    certify(&machine, &["server", "member"]);
     // A certificate of the same name, of another CA.
     let other = "mkdir other && mv ca.pem ca.key member.pem member.key other/";
-    fs::copy(sandbox.directory().join("member.pem"), sandbox.directory().join("own.pem")).unwrap();
-    fs::copy(sandbox.directory().join("member.key"), sandbox.directory().join("own.key")).unwrap();
-    drop(sandbox.shell(other).exits(0));
-    certify(&sandbox, &["stranger"]);
-    drop(sandbox.shell("mv other/ca.pem ca.pem").exits(0));
-    let ca = sandbox.directory().join("ca.pem");
-    let gateway = Secured::start(&sandbox, "server", &["--tls-client-ca", ca.to_str().unwrap()]);
+    fs::copy(machine.directory().join("member.pem"), machine.directory().join("own.pem")).unwrap();
+    fs::copy(machine.directory().join("member.key"), machine.directory().join("own.key")).unwrap();
+    drop(machine.shell(other).exits(0));
+    certify(&machine, &["stranger"]);
+    drop(machine.shell("mv other/ca.pem ca.pem").exits(0));
+    let ca = machine.directory().join("ca.pem");
+    let gateway = Secured::start(&machine, "server", &["--tls-client-ca", ca.to_str().unwrap()]);
     assert!(gateway.chat(Some("own")).unwrap().starts_with("HTTP/1.1 200"));
     for stranger in [None, Some("stranger")] {
         let answer = gateway.chat(stranger);
@@ -289,9 +289,9 @@ fn a_handshake_that_does_not_come_is_not_waited_for_and_costs_others_nothing() {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    certify(&sandbox, &["server"]);
-    let gateway = Secured::start(&sandbox, "server", &[]);
+    let machine = logged_in(&upstream);
+    certify(&machine, &["server"]);
+    let gateway = Secured::start(&machine, "server", &[]);
     let silent = || {
         let stream = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -313,30 +313,30 @@ fn what_cannot_be_a_certificate_and_its_key_is_named() {
     if !has_programs(&["openssl"]) {
         return;
     }
-    let sandbox = Sandbox::new().logged_in();
-    certify(&sandbox, &["server", "next"]);
-    drop(sandbox.shell("openssl pkey -in server.key -aes256 -passout pass:x -out locked.key").exits(0));
-    write_private(&sandbox.directory().join("empty"), "");
+    let machine = Machine::new().logged_in();
+    certify(&machine, &["server", "next"]);
+    drop(machine.shell("openssl pkey -in server.key -aes256 -passout pass:x -out locked.key").exits(0));
+    write_private(&machine.directory().join("empty"), "");
     let run = |certificate: &str, key: &str| {
-        let path = |name: &str| sandbox.directory().join(name);
+        let path = |name: &str| machine.directory().join(name);
         let words = ["gateway".into(), "--tls-cert".into(), path(certificate), "--tls-key".into(), path(key)];
-        sandbox.run(words.map(PathBuf::into_os_string))
+        machine.run(words.map(PathBuf::into_os_string))
     };
     let pem = "it must be a PEM file";
-    run("empty", "server.key").fails(1, "cannot use `{sandbox}/empty`: it holds no certificate", pem);
-    run("server.pem", "empty").fails(1, "cannot use `{sandbox}/empty`: it holds no private key", pem);
-    run("server.pem", "none").fails(1, "cannot use `{sandbox}/none`: it is missing", "");
+    run("empty", "server.key").fails(1, "cannot use `{machine}/empty`: it holds no certificate", pem);
+    run("server.pem", "empty").fails(1, "cannot use `{machine}/empty`: it holds no private key", pem);
+    run("server.pem", "none").fails(1, "cannot use `{machine}/none`: it is missing", "");
     run("server.pem", "next.key").fails(
         1,
-        "the key in `{sandbox}/next.key` is not that of the certificate in `{sandbox}/server.pem`",
+        "the key in `{machine}/next.key` is not that of the certificate in `{machine}/server.pem`",
         "the first certificate in the file must be the server's own",
     );
     run("server.pem", "locked.key").fails(
         1,
-        "cannot use `{sandbox}/locked.key`: its key is encrypted",
+        "cannot use `{machine}/locked.key`: its key is encrypted",
         "`openssl pkey -in ENCRYPTED -out PLAIN` asks for the passphrase and writes the key without it",
     );
-    sandbox.run(["gateway", "--listen", "unix:q.sock", "--tls-cert", "a", "--tls-key", "b"]).fails(
+    machine.run(["gateway", "--listen", "unix:q.sock", "--tls-cert", "a", "--tls-key", "b"]).fails(
         2,
         "`--listen unix:…` stays on this machine, so it has no TLS",
         "leave `--tls-cert` and `--tls-key` out, or listen on an address",
@@ -349,14 +349,14 @@ fn a_certificate_near_or_after_its_end_is_warned_of_at_the_start() {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    certify(&sandbox, &["server"]);
-    Secured::start(&sandbox, "server", &[]).running.wait_for_stderr("/server.pem` expires in 47 h");
+    let machine = logged_in(&upstream);
+    certify(&machine, &["server"]);
+    Secured::start(&machine, "server", &[]).running.wait_for_stderr("/server.pem` expires in 47 h");
     let sign = "openssl x509 -in server.pem -signkey server.key -days";
-    drop(sandbox.shell(&format!("{sign} -1 -out old.pem 2>&1 && mv old.pem server.pem")).any_stdout().exits(0));
-    Secured::start(&sandbox, "server", &[]).running.wait_for_stderr("/server.pem` has expired");
-    drop(sandbox.shell(&format!("{sign} 30 -out new.pem 2>&1 && mv new.pem server.pem")).any_stdout().exits(0));
-    let gateway = Secured::start(&sandbox, "server", &[]);
+    drop(machine.shell(&format!("{sign} -1 -out old.pem 2>&1 && mv old.pem server.pem")).any_stdout().exits(0));
+    Secured::start(&machine, "server", &[]).running.wait_for_stderr("/server.pem` has expired");
+    drop(machine.shell(&format!("{sign} 30 -out new.pem 2>&1 && mv new.pem server.pem")).any_stdout().exits(0));
+    let gateway = Secured::start(&machine, "server", &[]);
     gateway.running.signal(Signal::SIGTERM);
     let outcome = gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr();
     assert!(!outcome.stderr.contains("warning: the certificate"), "{outcome}");
@@ -367,24 +367,24 @@ fn the_printed_url_is_the_one_that_was_given() {
     if !has_programs(&["openssl"]) {
         return;
     }
-    let sandbox = Sandbox::new().logged_in();
-    certify(&sandbox, &["server"]);
-    let path = |name: &str| sandbox.directory().join(name).to_str().unwrap().to_owned();
+    let machine = Machine::new().logged_in();
+    certify(&machine, &["server"]);
+    let path = |name: &str| machine.directory().join(name).to_str().unwrap().to_owned();
     let (certificate, key) = (path("server.pem"), path("server.key"));
     for (more, expected) in [
         (vec!["--public-url", "https://qwen.corp.example"], "https://qwen.corp.example/v1"),
         (vec!["--public-url", "https://corp.example/qwen/v1/"], "https://corp.example/qwen/v1"),
         (vec!["--listen", "0.0.0.0:0", "--tls-cert", &certificate, "--tls-key", &key], "https://gateway.test:"),
     ] {
-        let running = sandbox.spawn([vec!["gateway"], more].concat());
+        let running = machine.spawn([vec!["gateway"], more].concat());
         let line = &running.first_lines(1)[0];
         assert!(line.starts_with(expected), "{line}");
     }
 }
 
-/// A gateway at a socket of the sandbox's directory.
-fn at_socket(sandbox: &Sandbox, socket: &Path) -> Running {
-    let running = sandbox.spawn(["gateway", "--listen", &format!("unix:{}", socket.display())]);
+/// A gateway at a socket of the machine's directory.
+fn at_socket(machine: &Machine, socket: &Path) -> Running {
+    let running = machine.spawn(["gateway", "--listen", &format!("unix:{}", socket.display())]);
     assert!(running.first_lines(1)[0].starts_with("unix:/"));
     running
 }
@@ -399,15 +399,15 @@ fn health(socket: &Path) -> String {
 
 #[test]
 fn a_socket_is_the_users_own_and_goes_with_its_gateway() {
-    let sandbox = Sandbox::new().logged_in();
-    let socket = sandbox.directory().join("q.sock");
-    let running = at_socket(&sandbox, &socket);
+    let machine = Machine::new().logged_in();
+    let socket = machine.directory().join("q.sock");
+    let running = at_socket(&machine, &socket);
     assert_eq!(mode(&socket) & 0o777, 0o600);
     assert!(health(&socket).starts_with("HTTP/1.1 200"));
     let place = format!("unix:{}", socket.display());
-    sandbox.run(["gateway", "--listen", &place]).fails(
+    machine.run(["gateway", "--listen", &place]).fails(
         1,
-        "cannot listen on `unix:{sandbox}/q.sock`: another program listens there",
+        "cannot listen on `unix:{machine}/q.sock`: another program listens there",
         "end it, or name another path with `--listen`",
     );
     assert!(health(&socket).starts_with("HTTP/1.1 200"), "the refused one took the socket away");
@@ -418,30 +418,30 @@ fn a_socket_is_the_users_own_and_goes_with_its_gateway() {
 
 #[test]
 fn a_socket_that_a_killed_gateway_left_is_taken_over_and_nothing_else_is() {
-    let sandbox = Sandbox::new().logged_in();
-    let socket = sandbox.directory().join("q.sock");
-    let killed = at_socket(&sandbox, &socket);
+    let machine = Machine::new().logged_in();
+    let socket = machine.directory().join("q.sock");
+    let killed = at_socket(&machine, &socket);
     killed.signal(Signal::SIGKILL);
     drop(killed.finish().dies_by(Signal::SIGKILL).any_stdout());
     assert!(fs::symlink_metadata(&socket).unwrap().file_type().is_socket());
     // Of several that start at once, one has it.
     let place = format!("unix:{}", socket.display());
-    let all: Vec<Running> = (0..4).map(|_| sandbox.spawn(["gateway", "--listen", &place])).collect();
+    let all: Vec<Running> = (0..4).map(|_| machine.spawn(["gateway", "--listen", &place])).collect();
     let listening = all.iter().filter(|running| running.has_lines(1)).count();
     assert_eq!(listening, 1);
     assert!(health(&socket).starts_with("HTTP/1.1 200"));
     drop(all);
     fs::remove_file(&socket).unwrap();
     fs::write(&socket, "a letter").unwrap();
-    sandbox.run(["gateway", "--listen", &place]).fails(
+    machine.run(["gateway", "--listen", &place]).fails(
         1,
-        "cannot listen on `unix:{sandbox}/q.sock`: another file is there",
+        "cannot listen on `unix:{machine}/q.sock`: another file is there",
         "move it away, or name another path with `--listen`",
     );
     assert_eq!(fs::read_to_string(&socket).unwrap(), "a letter");
     // One that was replaced while the gateway ran is another's, and stays.
     fs::remove_file(&socket).unwrap();
-    let running = at_socket(&sandbox, &socket);
+    let running = at_socket(&machine, &socket);
     fs::remove_file(&socket).unwrap();
     let _others = UnixListener::bind(&socket).unwrap();
     running.signal(Signal::SIGTERM);
@@ -452,9 +452,9 @@ fn a_socket_that_a_killed_gateway_left_is_taken_over_and_nothing_else_is() {
 #[test]
 fn metrics_have_an_address_of_their_own_without_a_key() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
+    let machine = logged_in(&upstream);
     let free = free_address();
-    let gateway = Gateway::start(&sandbox, &["--metrics-listen", &free]);
+    let gateway = Gateway::start(&machine, &["--metrics-listen", &free]);
     gateway.chat().is(200);
     let ask = |line: &str, host: &str| {
         let request = format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -480,11 +480,11 @@ fn metrics_have_an_address_of_their_own_without_a_key() {
 
 #[test]
 fn an_address_that_is_taken_is_an_error_with_a_way_out() {
-    let sandbox = Sandbox::new().logged_in();
+    let machine = Machine::new().logged_in();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for option in ["--listen", "--metrics-listen"] {
-        sandbox.run(["gateway", option, &address]).fails(
+        machine.run(["gateway", option, &address]).fails(
             1,
             &format!("cannot listen on `{address}`: Address already in use (os error 98)"),
             "end the program that listens there, or take a free port with `--listen 127.0.0.1:0`",

@@ -12,8 +12,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::upstream::{Gateway, Upstream, configured, fine, logged_in};
+use crate::machine::{Machine, has_programs, possible};
 use crate::run::Running;
-use crate::sandbox::{Sandbox, has_programs, possible};
 
 /// A name that only a proxy can know.
 const NAME: &str = "api.nowhere.invalid";
@@ -26,7 +26,7 @@ struct Secured {
 }
 
 impl Secured {
-    fn start(sandbox: &Sandbox, days: i32) -> Self {
+    fn start(machine: &Machine, days: i32) -> Self {
         let script = format!(
             "exec 2>&1 && set -e && curve='ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes' &&
             openssl req -x509 -newkey $curve -keyout ca.key -out ca.pem -subj /CN=ca -days 2 &&
@@ -35,14 +35,14 @@ impl Secured {
             openssl x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -copy_extensions copy \
                 -days {days} -out certificate.pem"
         );
-        drop(sandbox.shell(&script).any_stdout().exits(0));
-        let server = sandbox.directory().join("tls.py");
+        drop(machine.shell(&script).any_stdout().exits(0));
+        let server = machine.directory().join("tls.py");
         fs::write(&server, include_bytes!("tls.py")).unwrap();
-        let mut python = sandbox.other("python3");
+        let mut python = machine.other("python3");
         python.arg(server);
-        let running = sandbox.start(python);
+        let running = machine.start(python);
         let port = running.first_lines(1)[0].parse().unwrap();
-        Self { running, port, ca: sandbox.directory().join("ca.pem") }
+        Self { running, port, ca: machine.directory().join("ca.pem") }
     }
 
     /// Whether it was asked; ends it.
@@ -54,15 +54,15 @@ impl Secured {
 }
 
 /// A login whose API is at `url`.
-fn logged_in_to(url: &str) -> Sandbox {
+fn logged_in_to(url: &str) -> Machine {
     let text = "[providers.qwen]\nresource_hosts = [\"nowhere.invalid\", \"api.nowhere.invalid\"]\n";
-    configured(Sandbox::new().logged_in().field("resource_url", json!(url)), text)
+    configured(Machine::new().logged_in().field("resource_url", json!(url)), text)
 }
 
-/// Stands before the API of `secured`; the sandbox of the one is the directory of the other.
-fn before(secured: &Secured, sandbox: Sandbox) -> Sandbox {
+/// Stands before the API of `secured`; the machine of the one is the directory of the other.
+fn before(secured: &Secured, machine: Machine) -> Machine {
     let url = format!("https://127.0.0.1:{}", secured.port);
-    sandbox.field("resource_url", json!(url))
+    machine.field("resource_url", json!(url))
 }
 
 #[test]
@@ -70,14 +70,14 @@ fn a_server_is_trusted_by_the_users_own_ca_and_by_no_other_way() {
     if !has_programs(&["openssl", "python3"]) {
         return;
     }
-    let sandbox = Sandbox::new().logged_in();
-    let secured = Secured::start(&sandbox, 1);
-    let sandbox = before(&secured, sandbox);
-    let got = Gateway::start(&sandbox, &[]).chat();
+    let machine = Machine::new().logged_in();
+    let secured = Secured::start(&machine, 1);
+    let machine = before(&secured, machine);
+    let got = Gateway::start(&machine, &[]).chat();
     assert_eq!(got.is(502).code(), "upstream_unreachable");
     assert!(got.text().contains("certificate"), "{}", got.text());
-    let sandbox = sandbox.variable("QWENAUTH_CA_FILE", &secured.ca);
-    assert_eq!(Gateway::start(&sandbox, &[]).chat().is(200).json()["over"], "tls");
+    let machine = machine.variable("QWENAUTH_CA_FILE", &secured.ca);
+    assert_eq!(Gateway::start(&machine, &[]).chat().is(200).json()["over"], "tls");
     assert!(secured.was_asked());
 }
 
@@ -86,10 +86,10 @@ fn a_certificate_that_has_expired_is_a_502_that_says_so() {
     if !has_programs(&["openssl", "python3"]) {
         return;
     }
-    let sandbox = Sandbox::new().logged_in();
-    let secured = Secured::start(&sandbox, -1);
-    let sandbox = before(&secured, sandbox).variable("QWENAUTH_CA_FILE", &secured.ca);
-    let got = Gateway::start(&sandbox, &[]).chat();
+    let machine = Machine::new().logged_in();
+    let secured = Secured::start(&machine, -1);
+    let machine = before(&secured, machine).variable("QWENAUTH_CA_FILE", &secured.ca);
+    let got = Gateway::start(&machine, &[]).chat();
     assert_eq!(got.is(502).code(), "upstream_unreachable");
     assert!(got.text().to_lowercase().contains("expired"), "{}", got.text());
     assert!(!secured.was_asked(), "the credential was sent to it");
@@ -167,12 +167,12 @@ fn a_foreign_name_is_asked_through_the_proxy_of_the_environment() {
         return;
     }
     for variable in ["HTTPS_PROXY", "ALL_PROXY"] {
-        let sandbox = logged_in_to(&format!("https://{NAME}"));
-        let secured = Secured::start(&sandbox, 1);
+        let machine = logged_in_to(&format!("https://{NAME}"));
+        let secured = Secured::start(&machine, 1);
         let proxy = Proxy::start(secured.port, connect, b"HTTP/1.1 200 Connected\r\n\r\n");
-        let sandbox = sandbox.variable("QWENAUTH_CA_FILE", &secured.ca);
-        let sandbox = sandbox.variable(variable, format!("http://{}", proxy.address));
-        assert_eq!(Gateway::start(&sandbox, &[]).chat().is(200).json()["over"], "tls");
+        let machine = machine.variable("QWENAUTH_CA_FILE", &secured.ca);
+        let machine = machine.variable(variable, format!("http://{}", proxy.address));
+        assert_eq!(Gateway::start(&machine, &[]).chat().is(200).json()["over"], "tls");
         assert_eq!(proxy.asked(), [format!("CONNECT {NAME}:443 HTTP/1.1")]);
         assert!(secured.was_asked());
     }
@@ -183,12 +183,12 @@ fn a_foreign_name_is_asked_through_a_socks_proxy_which_looks_it_up() {
     if !has_programs(&["openssl", "python3"]) {
         return;
     }
-    let sandbox = logged_in_to(&format!("https://{NAME}"));
-    let secured = Secured::start(&sandbox, 1);
+    let machine = logged_in_to(&format!("https://{NAME}"));
+    let secured = Secured::start(&machine, 1);
     let proxy = Proxy::start(secured.port, socks, &[5, 0, 0, 1, 127, 0, 0, 1, 0, 0]);
-    let sandbox = sandbox.variable("QWENAUTH_CA_FILE", &secured.ca);
-    let sandbox = sandbox.variable("ALL_PROXY", format!("socks5h://{}", proxy.address));
-    assert_eq!(Gateway::start(&sandbox, &[]).chat().is(200).json()["over"], "tls");
+    let machine = machine.variable("QWENAUTH_CA_FILE", &secured.ca);
+    let machine = machine.variable("ALL_PROXY", format!("socks5h://{}", proxy.address));
+    assert_eq!(Gateway::start(&machine, &[]).chat().is(200).json()["over"], "tls");
     assert_eq!(proxy.asked(), [format!("{NAME}:443")]);
     assert!(secured.was_asked());
 }
@@ -198,17 +198,17 @@ fn loopback_is_never_asked_through_a_proxy() {
     let upstream = Upstream::always(fine());
     let proxy = Upstream::always(fine());
     let url = format!("http://{}", proxy.address);
-    let sandbox = ["http_proxy", "HTTPS_PROXY", "ALL_PROXY"]
+    let machine = ["http_proxy", "HTTPS_PROXY", "ALL_PROXY"]
         .into_iter()
-        .fold(logged_in(&upstream), |sandbox, name| sandbox.variable(name, &url));
-    Gateway::start(&sandbox, &[]).chat().is(200);
+        .fold(logged_in(&upstream), |machine, name| machine.variable(name, &url));
+    Gateway::start(&machine, &[]).chat().is(200);
     assert_eq!((upstream.asked().len(), proxy.asked().len()), (1, 0));
 }
 
 #[test]
 fn a_name_that_does_not_exist_is_named() {
-    let sandbox = logged_in_to("https://nowhere.invalid");
-    let got = Gateway::start(&sandbox, &[]).chat();
+    let machine = logged_in_to("https://nowhere.invalid");
+    let got = Gateway::start(&machine, &[]).chat();
     assert_eq!(got.is(502).code(), "upstream_unreachable");
     assert!(got.text().contains("failed to lookup address"), "{}", got.text());
 }
@@ -223,8 +223,8 @@ fn a_full_disk_stops_no_request() {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    fs::create_dir_all(sandbox.home().join(".local/state")).unwrap();
+    let machine = logged_in(&upstream);
+    fs::create_dir_all(machine.home().join(".local/state")).unwrap();
     let ask = r#"curl -sf -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" "$OPENAI_BASE_URL/models""#;
     let script = format!(
         "mount -t tmpfs -o size=64k none $HOME/.local/state || exit 98
@@ -235,9 +235,9 @@ fn a_full_disk_stops_no_request() {
         $QWENAUTH exec --gateway -- sh -c '{ask}' || exit 96
         $QWENAUTH usage --json"
     );
-    let mut unshare = sandbox.other("unshare");
+    let mut unshare = machine.other("unshare");
     unshare.args(["-rm", "sh", "-c", &script]);
-    let mut outcome = sandbox.start(unshare).finish().any_stderr();
+    let mut outcome = machine.start(unshare).finish().any_stderr();
     assert_eq!(outcome.json()["usage"][0]["requests"], 1);
     assert_eq!(upstream.asked().len(), 4);
 }
@@ -245,18 +245,18 @@ fn a_full_disk_stops_no_request() {
 #[test]
 fn openrouter_tells_what_a_key_has_left_where_that_is_asked_for() {
     let config = "[providers.openrouter]\nbase_url = \"{server}/api/v1\"\n";
-    let sandbox = Sandbox::new().configured(config);
-    sandbox.server.serve("/api/v1/key", |request| {
+    let machine = Machine::new().configured(config);
+    machine.server.serve("/api/v1/key", |request| {
         assert_eq!(request.bearer(), "granted-key-1");
         let free = json!({"limit": 50, "remaining": 40});
         let data = json!({"limit": 5.0, "limit_remaining": 1.25, "free_model_daily_requests": free});
         crate::server::Reply::json(200, json!({ "data": data }))
     });
     let login = crate::keys::by_stdin("openrouter", &[]);
-    drop(sandbox.run_with_stdin(login, b"granted-key-1\n").exits(0).any_stderr());
-    let unasked = sandbox.run(["usage", "--json"]).json()["limits"].clone();
+    drop(machine.run_with_stdin(login, b"granted-key-1\n").exits(0).any_stderr());
+    let unasked = machine.run(["usage", "--json"]).json()["limits"].clone();
     assert!(!unasked.to_string().contains("cents"), "{unasked}");
-    let limits = sandbox.run(["usage", "--check", "--json"]).json()["limits"].clone();
+    let limits = machine.run(["usage", "--check", "--json"]).json()["limits"].clone();
     let left = |name: &str| {
         let stated = limits.as_array().unwrap().iter().find(|limit| limit["name"] == name).unwrap();
         (stated["limit"].clone(), stated["remaining"].clone(), stated["source"].clone())

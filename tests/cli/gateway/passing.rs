@@ -9,8 +9,8 @@ use crate::server::Gate;
 #[test]
 fn the_callers_credentials_are_replaced_and_headers_of_one_hop_stay_behind() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let more = "User-Agent: client/1\r\nCookie: a=b\r\nx-api-key: mine\r\nX-Own: kept\r\nX-Named: 1\r\n\
                 Connection: X-Named\r\nKeep-Alive: 5\r\nTE: trailers\r\nForwarded: for=me\r\n";
     gateway.send("POST /v1/chat/completions?a=b", more, CHAT).got().is(200);
@@ -33,8 +33,8 @@ fn the_callers_credentials_are_replaced_and_headers_of_one_hop_stay_behind() {
 fn headers_of_the_provider_can_be_replaced() {
     let upstream = Upstream::always(fine());
     let text = "[providers.qwen.headers]\nX-DashScope-CacheControl = \"disable\"\nX-More = \"1\"\n";
-    let sandbox = configured(logged_in(&upstream), text);
-    Gateway::start(&sandbox, &[]).chat().is(200);
+    let machine = configured(logged_in(&upstream), text);
+    Gateway::start(&machine, &[]).chat().is(200);
     assert_eq!(upstream.asked()[0].header("x-dashscope-cachecontrol"), "disable");
     assert_eq!(upstream.asked()[0].header("x-more"), "1");
 }
@@ -42,8 +42,8 @@ fn headers_of_the_provider_can_be_replaced() {
 #[test]
 fn every_method_and_path_below_v1_passes() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     for line in ["GET /v1/models", "DELETE /v1/files/1", "POST /v1/responses", "PUT /v1/whatever/comes?x=%2F&y"] {
         gateway.send(line, "", b"").got().is(200);
         assert_eq!(upstream.asked().last().unwrap().line, format!("{line} HTTP/1.1"));
@@ -55,8 +55,8 @@ fn an_answer_passes_as_it_is_but_for_cookies_and_what_opens_it_to_pages() {
     let more = "Set-Cookie: a=b\r\nAccess-Control-Allow-Origin: *\r\nX-Named: 1\r\nConnection: X-Named\r\nX-Own: kept\r\n\
                 Content-Encoding: gzip\r\n";
     let upstream = Upstream::always(reply("200 OK", more, "\u{1f}not really gzip\u{0}"));
-    let sandbox = logged_in(&upstream);
-    let got = Gateway::start(&sandbox, &[]).send("GET /v1/models", "Accept-Encoding: gzip\r\n", b"").got();
+    let machine = logged_in(&upstream);
+    let got = Gateway::start(&machine, &[]).send("GET /v1/models", "Accept-Encoding: gzip\r\n", b"").got();
     assert_eq!(got.text(), "\u{1f}not really gzip\u{0}");
     assert_eq!(got.header("content-encoding"), "gzip");
     assert_eq!(got.header("x-own"), "kept");
@@ -80,8 +80,8 @@ fn events_pass_one_by_one_and_unchanged() {
         connection.write_all(&chunk(second))?;
         connection.write_all(b"0\r\n\r\n")
     });
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let mut client = gateway.send("POST /v1/chat/completions", "", CHAT);
     client.head();
     assert!(client.read_until("model\"}\n\n").ends_with(first));
@@ -92,15 +92,15 @@ fn events_pass_one_by_one_and_unchanged() {
 #[test]
 fn small_pieces_wait_for_no_acknowledgment_on_either_side() {
     let strace = std::process::Command::new("strace").args(["-f", "true"]).stderr(std::process::Stdio::null()).status();
-    if !crate::sandbox::possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
+    if !crate::machine::possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let log = sandbox.directory().join("calls");
-    let mut strace = sandbox.other("strace");
-    strace.args(["-f", "-e", "trace=accept4,setsockopt", "-o"]).arg(&log).arg(sandbox.program()).arg("gateway");
-    let gateway = Gateway::of(sandbox.start(strace));
+    let machine = logged_in(&upstream);
+    let log = machine.directory().join("calls");
+    let mut strace = machine.other("strace");
+    strace.args(["-f", "-e", "trace=accept4,setsockopt", "-o"]).arg(&log).arg(machine.program()).arg("gateway");
+    let gateway = Gateway::of(machine.start(strace));
     gateway.chat().is(200);
     // One connection of a client, and one to the provider.
     let calls = std::fs::read_to_string(&log).unwrap();
@@ -118,8 +118,8 @@ fn small_pieces_wait_for_no_acknowledgment_on_either_side() {
 #[test]
 fn a_body_is_streamed_up_as_it_comes() {
     let upstream = Upstream::start(|_, _, connection| connection.write_all(&fine()));
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let mut client = gateway.send("POST /v1/chat/completions", "Transfer-Encoding: chunked\r\n", b"");
     for number in 1..=5 {
         client.write(&chunk(&"x".repeat(4_000_000)));
@@ -135,8 +135,8 @@ fn a_body_is_streamed_up_as_it_comes() {
 #[test]
 fn a_body_that_is_too_long_is_refused() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &["--max-body", "1k"]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--max-body", "1k"]);
     gateway.send("POST /v1/chat/completions", "", &[b'x'; 1024]).got().is(200);
     let got = gateway.send("POST /v1/chat/completions", "", &[b'x'; 1025]).got();
     assert_eq!((got.status, got.code().as_str()), (413, "request_too_large"));
@@ -154,8 +154,8 @@ fn a_stream_that_is_cut_looks_cut() {
         connection.write_all(&chunk("data: 1\n\n"))?;
         Err(io::ErrorKind::ConnectionReset.into())
     });
-    let sandbox = logged_in(&upstream);
-    let got = Gateway::start(&sandbox, &[]).chat();
+    let machine = logged_in(&upstream);
+    let got = Gateway::start(&machine, &[]).chat();
     assert_eq!((got.status, got.text().as_str(), got.whole), (200, "data: 1\n\n", false));
 }
 
@@ -165,8 +165,8 @@ fn an_answer_shorter_than_it_said_looks_cut() {
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")?;
         Err(io::ErrorKind::ConnectionReset.into())
     });
-    let sandbox = logged_in(&upstream);
-    let got = Gateway::start(&sandbox, &[]).chat();
+    let machine = logged_in(&upstream);
+    let got = Gateway::start(&machine, &[]).chat();
     assert!(!got.whole, "{got:?}");
 }
 
@@ -180,8 +180,8 @@ fn a_client_that_leaves_in_the_middle_closes_the_upstream() {
         connection.write_all(&chunk("data: 1\n\n"))?;
         until_closed(connection)
     });
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let mut client = gateway.send("POST /v1/chat/completions", "", CHAT);
     client.read_until("data: 1");
     let left = Instant::now();
@@ -192,8 +192,8 @@ fn a_client_that_leaves_in_the_middle_closes_the_upstream() {
 #[test]
 fn a_client_that_leaves_before_the_first_byte_closes_the_upstream() {
     let upstream = Upstream::start(|_, _, connection| until_closed(connection));
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let client = gateway.send("POST /v1/chat/completions", "", CHAT);
     upstream.wait_for(1);
     let left = Instant::now();
@@ -209,8 +209,8 @@ fn a_request_is_not_kept_while_its_answer_lasts() {
         connection.write_all(&chunk("data: 1\n\n"))?;
         until_closed(connection)
     });
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let body = vec![b'x'; 8 * MIB];
     // One after the other: what is on its way at once is another matter.
     let clients: Vec<_> = (0..12)
@@ -238,21 +238,21 @@ fn usage_is_counted_by_model_from_answers_and_streams() {
             .write_all(&chunk("data: {\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n"))?;
         connection.write_all(b"0\r\n\r\n")
     });
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &["--metrics"]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--metrics"]);
     gateway.chat().is(200);
     gateway.chat().is(200);
     let metrics = gateway.send("GET /metrics", "", b"").got().text();
     assert!(metrics.contains("qwenauth_prompt_tokens_total{profile=\"qwen\",model=\"coder-model\"} 6\n"), "{metrics}");
     gateway.running.signal(nix::sys::signal::Signal::SIGTERM);
     drop(gateway.running.finish().dies_by(nix::sys::signal::Signal::SIGTERM).any_stdout());
-    let mut outcome = sandbox.run(["usage", "--json"]);
+    let mut outcome = machine.run(["usage", "--json"]);
     let json = outcome.json();
     let entry = &json["usage"][0];
     assert_eq!((&entry["model"], &entry["profile"]), (&"coder-model".into(), &"qwen".into()));
     assert_eq!((&entry["requests"], &entry["tries"]), (&2.into(), &2.into()));
     assert_eq!((&entry["prompt_tokens"], &entry["completion_tokens"]), (&6.into(), &9.into()));
     assert_eq!(json["limits"][0]["remaining"], 58);
-    let table = sandbox.run(["usage"]).any_stdout();
+    let table = machine.run(["usage"]).any_stdout();
     assert!(table.stdout.contains("2 of 60 used") && table.stdout.contains("gateway traffic only"), "{table}");
 }

@@ -8,18 +8,18 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::upstream::{Gateway, Upstream, configured, error, fine, logged_in, reply};
-use crate::sandbox::{Sandbox, until};
+use crate::machine::{Machine, until};
 use crate::server::{Ask, Reply};
 
 const BUSY: &str = "429 Too Many Requests";
 
 /// A login with a key at `upstream`, of a provider with no figures of its own.
-fn custom(upstream: &Upstream) -> Sandbox {
-    let sandbox = Sandbox::new();
+fn custom(upstream: &Upstream) -> Machine {
+    let machine = Machine::new();
     let url = format!("http://{}/v1", upstream.address);
     let login = ["login", "custom", "--base-url", &url, "--model", "m", "--no-verify", "--api-key-stdin"];
-    drop(sandbox.run_with_stdin(login, b"granted-key-1\n").exits(0).any_stderr());
-    sandbox
+    drop(machine.run_with_stdin(login, b"granted-key-1\n").exits(0).any_stderr());
+    machine
 }
 
 fn ask(gateway: &Gateway, model: &str) -> super::upstream::Got {
@@ -35,8 +35,8 @@ fn rejecting(count: usize, answer: Vec<u8>) -> Upstream {
 }
 
 #[track_caller]
-fn limits(sandbox: &Sandbox) -> Vec<Value> {
-    let mut usage = sandbox.run(["usage", "--json"]);
+fn limits(machine: &Machine) -> Vec<Value> {
+    let mut usage = machine.run(["usage", "--json"]);
     usage.json()["limits"].as_array().unwrap().clone()
 }
 
@@ -53,8 +53,8 @@ fn a_minute_is_waited_for_whatever_its_message_sells() {
         ("", r#"{"detail":"slow down, try again in 300ms. Get a weekly bundle"}"#),
     ] {
         let upstream = rejecting(1, reply(BUSY, headers, body));
-        let sandbox = custom(&upstream);
-        let gateway = Gateway::start(&sandbox, &["--rpm", "40"]);
+        let machine = custom(&upstream);
+        let gateway = Gateway::start(&machine, &["--rpm", "40"]);
         let got = ask(&gateway, "m");
         assert_eq!(got.is(200).header("x-qwenauth-attempts"), "2", "{body}");
         assert!(got.header("x-qwenauth-wait-ms").parse::<u64>().unwrap() >= 300, "{body}");
@@ -86,21 +86,21 @@ fn a_window_is_told_at_once_named_and_remembered_over_processes() {
         (r#"{"error":{"message":"已达到每周使用上限"}}"#, "quota of the week", "weekly"),
     ] {
         let upstream = Upstream::always(reply(BUSY, "", body));
-        let sandbox = custom(&upstream);
-        let first = Gateway::start(&sandbox, &[]);
+        let machine = custom(&upstream);
+        let first = Gateway::start(&machine, &[]);
         let got = ask(&first, "m");
         assert_eq!(got.is(429).header("x-should-retry"), "false");
         assert!(got.text().contains(sentence) && got.text().contains("the provider said: "), "{}", got.text());
-        for got in [ask(&first, "other"), ask(&Gateway::start(&sandbox, &[]), "m")] {
+        for got in [ask(&first, "other"), ask(&Gateway::start(&machine, &[]), "m")] {
             assert_eq!(got.is(429).header("x-qwenauth-attempts"), "0");
             assert!(got.text().contains(sentence) && !got.header("retry-after").is_empty(), "{}", got.text());
         }
         assert_eq!(upstream.asked().len(), 1, "{body}");
-        let known = limits(&sandbox);
+        let known = limits(&machine);
         assert!(known.iter().any(|limit| limit["name"] == name && limit["reached"] == true), "{known:?}");
-        assert!(sandbox.run(["usage"]).any_stdout().stdout.contains("reached"));
-        assert!(sandbox.run(["status"]).any_stdout().stdout.contains(&format!("{name}: used up")));
-        let mut status = sandbox.run(["status", "--json"]);
+        assert!(machine.run(["usage"]).any_stdout().stdout.contains("reached"));
+        assert!(machine.run(["status"]).any_stdout().stdout.contains(&format!("{name}: used up")));
+        let mut status = machine.run(["status", "--json"]);
         assert_eq!(status.json()["profiles"][0]["limits_reached"][0]["name"], name);
     }
 }
@@ -112,8 +112,8 @@ fn a_limit_is_remembered_for_its_model_only_and_until_the_time_that_was_stated()
         let rejects = asked.body.ends_with(br#""model":"m"}"#) && asked.header("x-now") != "served";
         connection.write_all(&if rejects { limit.clone() } else { fine() })
     });
-    let sandbox = custom(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = custom(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let since = Instant::now();
     // Waited for once, in vain.
     let got = ask(&gateway, "m");
@@ -125,7 +125,7 @@ fn a_limit_is_remembered_for_its_model_only_and_until_the_time_that_was_stated()
         gateway.send("POST /v1/chat/completions", "x-now: served\r\n", body).got().status == 200
     });
     assert!(since.elapsed() >= Duration::from_secs(2), "a second for each time that it was stated");
-    assert!(limits(&sandbox).iter().all(|limit| limit["reached"] == false), "a success ends it");
+    assert!(limits(&machine).iter().all(|limit| limit["reached"] == false), "a success ends it");
 }
 
 #[test]
@@ -148,9 +148,9 @@ fn compressed_errors_and_usage_are_read_like_plain_ones() {
     };
     for (encoding, body) in [("gzip", gzip(plain)), ("deflate", zlib.finish().unwrap()), ("zstd", zstd)] {
         let upstream = Upstream::always(answer(BUSY, encoding, &body));
-        let sandbox = custom(&upstream);
+        let machine = custom(&upstream);
         let more = format!("Accept-Encoding: br, {encoding}\r\n");
-        let got = Gateway::start(&sandbox, &[]).send("POST /v1/chat/completions", &more, br#"{"model":"m"}"#).got();
+        let got = Gateway::start(&machine, &[]).send("POST /v1/chat/completions", &more, br#"{"model":"m"}"#).got();
         assert_eq!((got.is(429).code().as_str(), got.header("content-encoding")), ("daily_limit_reached", ""));
         assert!(got.text().contains("quota of this account"), "{}", got.text());
         assert_eq!(upstream.asked().len(), 1, "{encoding}");
@@ -158,12 +158,12 @@ fn compressed_errors_and_usage_are_read_like_plain_ones() {
     }
     let usage = gzip(br#"{"model":"m","usage":{"prompt_tokens":5,"completion_tokens":7}}"#);
     let upstream = Upstream::always(answer("200 OK", "gzip", &usage));
-    let sandbox = custom(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = custom(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let got = gateway.send("POST /v1/chat/completions", "Accept-Encoding: gzip\r\n", br#"{"model":"m"}"#).got();
     assert_eq!((got.is(200).header("content-encoding"), &got.body), ("gzip", &usage), "it passes as it is");
     until("it is counted", || {
-        let mut usage = sandbox.run(["usage", "--json"]);
+        let mut usage = machine.run(["usage", "--json"]);
         usage.json()["usage"][0]["prompt_tokens"] == 5
     });
 }
@@ -179,10 +179,10 @@ fn a_rejected_token_is_renewed_although_the_error_is_compressed() {
         let is_old = asked.header("authorization") == "Bearer granted-access-1";
         connection.write_all(&if is_old { rejected.clone() } else { fine() })
     });
-    let sandbox = logged_in(&upstream).refresh(Reply::tokens("2"));
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream).refresh(Reply::tokens("2"));
+    let gateway = Gateway::start(&machine, &[]);
     gateway.send("GET /v1/models", "Accept-Encoding: gzip\r\n", b"").got().is(200);
-    assert_eq!(sandbox.server.asked(Ask::Refresh).len(), 1);
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), 1);
 }
 
 #[test]
@@ -196,8 +196,8 @@ fn the_users_own_limits_refuse_from_option_and_configuration_and_built_in_ones_w
         ("", &[][..], 4),
     ] {
         let upstream = Upstream::always(fine());
-        let sandbox = custom(&upstream).configured(&format!("profile = \"custom\"\n{config}"));
-        let gateway = Gateway::start(&sandbox, option);
+        let machine = custom(&upstream).configured(&format!("profile = \"custom\"\n{config}"));
+        let gateway = Gateway::start(&machine, option);
         let statuses: Vec<u16> = (0..4).map(|_| ask(&gateway, "m").status).collect();
         let expected: Vec<u16> = (0..4).map(|number| if number < served { 200 } else { 429 }).collect();
         assert_eq!(statuses, expected, "{config} {option:?}");
@@ -208,14 +208,14 @@ fn the_users_own_limits_refuse_from_option_and_configuration_and_built_in_ones_w
 #[test]
 fn a_refused_request_is_counted_under_the_model_it_asked_for_as_soon_as_it_ends() {
     let upstream = Upstream::always(error(BUSY, "", "x", "month allocated quota exceeded"));
-    let sandbox = custom(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
+    let machine = custom(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
     let long = format!(r#"{{"messages":[{{"content":"{}"}}],"model":"asked-for"}}"#, "x".repeat(200_000));
     for _ in 0..2 {
         gateway.send("POST /v1/chat/completions", "", long.as_bytes()).got().is(429);
     }
     until("both are counted", || {
-        let mut usage = sandbox.run(["usage", "--json"]);
+        let mut usage = machine.run(["usage", "--json"]);
         let usage = usage.json()["usage"].clone();
         usage[0]["model"] == "asked-for" && usage[0]["requests"] == 2
     });
@@ -224,8 +224,8 @@ fn a_refused_request_is_counted_under_the_model_it_asked_for_as_soon_as_it_ends(
 #[test]
 fn names_of_models_are_bounded_in_metrics_and_ledger() {
     let upstream = Upstream::always(reply("200 OK", "", "{}"));
-    let sandbox = custom(&upstream);
-    let gateway = Gateway::start(&sandbox, &["--metrics"]);
+    let machine = custom(&upstream);
+    let gateway = Gateway::start(&machine, &["--metrics"]);
     for number in 0..150 {
         ask(&gateway, &format!("model-{number}-{}", "y".repeat(150))).is(200);
     }
@@ -248,7 +248,7 @@ fn quoting(status: &'static str, code: &'static str) -> Upstream {
     })
 }
 
-/// What is said on stderr, logged and remembered has no secret either: see [`crate::sandbox`].
+/// What is said on stderr, logged and remembered has no secret either: see [`crate::machine`].
 #[test]
 fn a_credential_that_an_error_quotes_is_in_no_word_of_the_gateways_own() {
     for (status, code) in [
@@ -258,18 +258,18 @@ fn a_credential_that_an_error_quotes_is_in_no_word_of_the_gateways_own() {
         ("400 Bad Request", "Arrearage"),
     ] {
         let upstream = quoting(status, code);
-        for sandbox in [custom(&upstream), logged_in(&upstream)] {
-            sandbox.server.always(Ask::Refresh, || Reply::tokens("2"));
-            let sandbox = sandbox.variable("QWENAUTH_LOG", "trace");
-            let log = sandbox.home().join("log").display().to_string();
-            let gateway = Gateway::start(&sandbox, &["--log", &log]);
+        for machine in [custom(&upstream), logged_in(&upstream)] {
+            machine.server.always(Ask::Refresh, || Reply::tokens("2"));
+            let machine = machine.variable("QWENAUTH_LOG", "trace");
+            let log = machine.home().join("log").display().to_string();
+            let gateway = Gateway::start(&machine, &["--log", &log]);
             let got = gateway.chat();
             let is_own = ["daily_limit_reached", "account_ended"].contains(&got.code().as_str());
             assert!(!is_own || got.text().contains("sent Bearer …"), "{status}: {}", got.text());
             assert!(!is_own || !got.text().contains("granted-"), "{status}: {}", got.text());
             gateway.running.signal(Signal::SIGTERM);
             gateway.running.finish().any_stdout().any_stderr().any_end();
-            sandbox.run(["status"]).any_stdout().any_stderr().any_end();
+            machine.run(["status"]).any_stdout().any_stderr().any_end();
         }
     }
 }
@@ -283,27 +283,27 @@ fn what_is_heard_of_a_key_or_an_account_is_remembered_until_a_request_is_served(
         ("402 Payment Required", "x", "the account is unpaid, suspended or out of credit: no"),
     ] {
         let upstream = rejecting(2, error(status, "", code, "no"));
-        let sandbox = custom(&upstream);
-        let gateway = Gateway::start(&sandbox, &[]);
+        let machine = custom(&upstream);
+        let gateway = Gateway::start(&machine, &[]);
         let code = status[..3].parse().unwrap();
         ask(&gateway, "m").is(code);
         ask(&gateway, "m").is(code);
-        let mut outcome = sandbox.run(["status", "--json"]);
+        let mut outcome = machine.run(["status", "--json"]);
         let profile = outcome.json()["profiles"][0].clone();
         drop(outcome.exits(4));
         assert_eq!(profile["state"], "refused", "{status}");
         assert_eq!(profile["problems"][0], format!("the API refuses the credential: {told}"), "{status}");
         gateway.send("GET /readyz", "", b"").got().is(503);
         ask(&gateway, "m").is(200);
-        drop(sandbox.run(["status", "--json"]).any_stdout());
+        drop(machine.run(["status", "--json"]).any_stdout());
         gateway.send("GET /readyz", "", b"").got().is(200);
     }
     // What only one request is told says nothing of the key.
     for (status, code) in [("400 Bad Request", "x"), ("403 Forbidden", "x"), ("404 Not Found", "model_not_found")] {
         let upstream = Upstream::always(error(status, "", code, "no"));
-        let sandbox = custom(&upstream);
-        ask(&Gateway::start(&sandbox, &[]), "m").is(status[..3].parse().unwrap());
-        drop(sandbox.run(["status", "--json"]).any_stdout());
+        let machine = custom(&upstream);
+        ask(&Gateway::start(&machine, &[]), "m").is(status[..3].parse().unwrap());
+        drop(machine.run(["status", "--json"]).any_stdout());
     }
 }
 
@@ -312,8 +312,8 @@ fn what_repeats_the_user_agent_repeats_the_one_that_is_sent() {
     let upstream = Upstream::always(fine());
     for (configured_agent, sent) in [("editor/1.2", "editor/1.2"), ("editor/1.2 {user-agent}", "editor/1.2 client/9")] {
         let text = format!("[providers.qwen.headers]\nuser-agent = \"{configured_agent}\"\n");
-        let sandbox = configured(logged_in(&upstream), &text);
-        let gateway = Gateway::start(&sandbox, &[]);
+        let machine = configured(logged_in(&upstream), &text);
+        let gateway = Gateway::start(&machine, &[]);
         gateway.send("GET /v1/models", "User-Agent: client/9\r\n", b"").got().is(200);
         let asked = upstream.asked().pop().unwrap();
         assert_eq!(asked.all("user-agent"), [sent]);

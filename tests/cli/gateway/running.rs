@@ -10,23 +10,23 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::upstream::{CHAT, Client, Gateway, STREAM, Upstream, chunk, error, fine, logged_in, reply, until_closed};
+use crate::machine::{Machine, has_programs, possible, until};
 use crate::pseudo_terminal::PseudoTerminal;
 use crate::run::Running;
-use crate::sandbox::{Sandbox, has_programs, possible, until};
 use crate::server::{Ask, Reply};
 
 #[test]
 fn a_key_in_a_file_is_printed_only_when_asked_for() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let file = sandbox.directory().join("deep/er/key");
+    let machine = logged_in(&upstream);
+    let file = machine.directory().join("deep/er/key");
     let path = file.to_str().unwrap();
     for (arguments, lines) in [
         (&["--api-key-file", path][..], &["http://"][..]),
         (&["--api-key-file", path, "--show-key"], &["http://", "sk-"]),
         (&[], &["http://", "sk-"]),
     ] {
-        let gateway = Gateway::start(&sandbox, arguments);
+        let gateway = Gateway::start(&machine, arguments);
         gateway.chat().is(200);
         gateway.running.signal(Signal::SIGTERM);
         let outcome = gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout();
@@ -34,7 +34,7 @@ fn a_key_in_a_file_is_printed_only_when_asked_for() {
         assert_eq!((begins, outcome.stdout.lines().count()), (vec![true; lines.len()], lines.len()), "{outcome}");
     }
     let printed = |more: &[&str]| -> Value {
-        let running = sandbox.spawn([&["gateway", "--json"], more].concat());
+        let running = machine.spawn([&["gateway", "--json"], more].concat());
         serde_json::from_str(&running.first_lines(1)[0]).unwrap()
     };
     let with_file = printed(&["--api-key-file", path]);
@@ -47,12 +47,12 @@ fn a_key_in_a_file_is_printed_only_when_asked_for() {
 #[test]
 fn gateways_that_start_at_once_on_a_new_key_file_all_have_its_key() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let file = sandbox.directory().join("key");
+    let machine = logged_in(&upstream);
+    let file = machine.directory().join("key");
     for _ in 0..5 {
         let _ = fs::remove_file(&file);
         let arguments = ["gateway", "--api-key-file", file.to_str().unwrap(), "--show-key"];
-        let started: Vec<_> = (0..4).map(|_| sandbox.spawn(arguments)).collect();
+        let started: Vec<_> = (0..4).map(|_| machine.spawn(arguments)).collect();
         let gateways: Vec<_> = started.into_iter().map(Gateway::of).collect();
         let key = fs::read_to_string(&file).unwrap();
         for gateway in gateways {
@@ -60,21 +60,21 @@ fn gateways_that_start_at_once_on_a_new_key_file_all_have_its_key() {
             gateway.chat().is(200);
         }
     }
-    let beside: Vec<_> = fs::read_dir(sandbox.directory()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let beside: Vec<_> = fs::read_dir(machine.directory()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!beside.iter().any(|name| name.to_string_lossy().contains("tmp")), "{beside:?}");
 }
 
 #[test]
 fn beyond_this_machine_plain_http_is_said_aloud_and_the_address_can_be_used() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    sandbox.run(["gateway", "--listen", "0.0.0.0:0"]).fails(
+    let machine = logged_in(&upstream);
+    machine.run(["gateway", "--listen", "0.0.0.0:0"]).fails(
         2,
         "`0.0.0.0:0` can be reached from other machines, and nothing would encrypt the key",
         "give a certificate by `--tls-cert` and `--tls-key`, or add `--plain-http` in a network you trust",
     );
     for listen in ["0.0.0.0:0", "[::]:0"] {
-        let running = sandbox.spawn(["gateway", "--listen", listen, "--plain-http"]);
+        let running = machine.spawn(["gateway", "--listen", listen, "--plain-http"]);
         running.wait_for_stderr("can be reached from other machines");
         let gateway = Gateway::of(running);
         assert!(!gateway.address.starts_with("0.0.0.0") && !gateway.address.starts_with("[::]"), "{}", gateway.address);
@@ -85,8 +85,8 @@ fn beyond_this_machine_plain_http_is_said_aloud_and_the_address_can_be_used() {
 #[test]
 fn readiness_is_whether_a_credential_is_available() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let mut gateway = Gateway::start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let mut gateway = Gateway::start(&machine, &[]);
     let key = std::mem::take(&mut gateway.key);
     let ready = |gateway: &Gateway| {
         let got = gateway.send("GET /readyz", "", b"").got();
@@ -94,17 +94,17 @@ fn readiness_is_whether_a_credential_is_available() {
     };
     assert_eq!(ready(&gateway), (200, json!({"ready": true, "credential": "valid"})));
     // A logout elsewhere, and a login.
-    let content = sandbox.content();
-    fs::remove_file(sandbox.file()).unwrap();
+    let content = machine.content();
+    fs::remove_file(machine.file()).unwrap();
     let gone = (503, json!({"ready": false, "credential": "login_required"}));
     assert_eq!((ready(&gateway), ready(&gateway)), (gone.clone(), gone));
     gateway.send("GET /healthz", "", b"").got().is(200);
-    let sandbox = sandbox.file_is(content);
+    let machine = machine.file_is(content);
     gateway.key = key;
     gateway.chat().is(200);
     assert_eq!(ready(&gateway).0, 200);
     assert_eq!(upstream.asked().len(), 1);
-    drop(sandbox);
+    drop(machine);
 }
 
 #[test]
@@ -114,10 +114,10 @@ fn a_refused_key_is_not_ready_until_it_is_served_again() {
         connection.write_all(&if number == 0 { refused } else { fine() })
     });
     let base_url = format!("http://{}/v1", upstream.address);
-    let sandbox = Sandbox::new();
+    let machine = Machine::new();
     let login = crate::keys::by_stdin("custom", &["--no-verify", "--base-url", &base_url, "--model", "m"]);
-    drop(sandbox.run_with_stdin(login, b"granted-key-1\n").exits(0).any_stderr());
-    let gateway = Gateway::start(&sandbox, &[]);
+    drop(machine.run_with_stdin(login, b"granted-key-1\n").exits(0).any_stderr());
+    let gateway = Gateway::start(&machine, &[]);
     let ready = || gateway.send("GET /readyz", "", b"").got();
     ready().is(200);
     gateway.chat().is(401);
@@ -129,35 +129,35 @@ fn a_refused_key_is_not_ready_until_it_is_served_again() {
 #[test]
 fn strangers_who_ask_for_readiness_start_no_storm_of_renewals() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &[]);
-    let sandbox = sandbox.expires_in(-60);
-    sandbox.server.always(Ask::Refresh, || Reply::html(503));
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
+    let machine = machine.expires_in(-60);
+    machine.server.always(Ask::Refresh, || Reply::html(503));
     for _ in 0..20 {
         let got = gateway.send("GET /readyz", "", b"").got();
         assert_eq!(got.is(503).json()["credential"], "temporary");
     }
-    assert!(sandbox.server.asked(Ask::Refresh).len() <= 3, "more than one renewal was tried");
+    assert!(machine.server.asked(Ask::Refresh).len() <= 3, "more than one renewal was tried");
 }
 
 /// A gateway without a controlling terminal.
-fn detached(sandbox: &Sandbox, arguments: &[&str]) -> Running {
-    let mut command = sandbox.command([&["gateway"], arguments].concat());
+fn detached(machine: &Machine, arguments: &[&str]) -> Running {
+    let mut command = machine.command([&["gateway"], arguments].concat());
     #[expect(unsafe_code, reason = "the child becomes a session of its own")]
     // SAFETY: setsid(2) is async-signal-safe.
     unsafe {
         command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into))
     };
-    sandbox.start(command)
+    machine.start(command)
 }
 
 #[test]
 fn a_hangup_without_a_terminal_reads_the_key_and_the_login_again() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let (file, log) = (sandbox.directory().join("key"), sandbox.directory().join("log"));
+    let machine = logged_in(&upstream);
+    let (file, log) = (machine.directory().join("key"), machine.directory().join("log"));
     let arguments = ["--api-key-file", file.to_str().unwrap(), "--show-key", "--log", log.to_str().unwrap()];
-    let mut gateway = Gateway::of(detached(&sandbox, &arguments));
+    let mut gateway = Gateway::of(detached(&machine, &arguments));
     gateway.chat().is(200);
     until("the request is logged", || fs::read_to_string(&log).is_ok_and(|text| text.lines().count() == 1));
     fs::rename(&log, log.with_extension("1")).unwrap();
@@ -180,27 +180,27 @@ fn a_hangup_without_a_terminal_reads_the_key_and_the_login_again() {
 #[test]
 fn a_gateway_that_has_said_where_it_is_reads_again_at_a_hangup() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::of(detached(&sandbox, &[]));
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::of(detached(&machine, &[]));
     gateway.running.signal(Signal::SIGHUP);
     gateway.chat().is(200);
 }
 
 /// A run on a terminal of its own, as in a terminal window.
-fn on_a_terminal(sandbox: &Sandbox, arguments: &[&str]) -> (Running, PseudoTerminal) {
+fn on_a_terminal(machine: &Machine, arguments: &[&str]) -> (Running, PseudoTerminal) {
     let (terminal, near) = PseudoTerminal::open((40, 100));
-    let mut command = sandbox.command(arguments);
+    let mut command = machine.command(arguments);
     // A person sees no log, whatever the tests are run with.
     command.env_remove("QWENAUTH_LOG");
     near.controls(&mut command);
-    (sandbox.start(command), terminal)
+    (machine.start(command), terminal)
 }
 
 #[test]
 fn a_hangup_of_its_terminal_ends_the_gateway() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let (running, mut terminal) = on_a_terminal(&sandbox, &["gateway"]);
+    let machine = logged_in(&upstream);
+    let (running, mut terminal) = on_a_terminal(&machine, &["gateway"]);
     terminal.take_until("\r\n");
     drop(terminal);
     drop(running.finish().dies_by(Signal::SIGHUP));
@@ -212,11 +212,11 @@ fn notices_wait_until_a_program_that_has_the_terminal_has_ended() {
         return;
     }
     let upstream = Upstream::always(error("429 Too Many Requests", "", "x", "requests per day: the limit is reached"));
-    let sandbox = logged_in(&upstream);
+    let machine = logged_in(&upstream);
     let ask = r#"curl -s -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" -d "{}" "$OPENAI_BASE_URL/chat/completions""#;
     let program = format!("printf '\\033[?1049h[TUI]'; {ask}; {ask}; printf '[/TUI]\\033[?1049l'");
     let arguments = ["exec", "--gateway", "--rpd", "1", "--", "sh", "-c", &program];
-    let (running, terminal) = on_a_terminal(&sandbox, &arguments);
+    let (running, terminal) = on_a_terminal(&machine, &arguments);
     drop(running.finish());
     let said = terminal.end();
     let (screen, after) = said.split_once("\u{1b}[?1049l").expect(&said);
@@ -230,10 +230,10 @@ fn notices_come_at_once_where_stderr_is_no_terminal() {
         return;
     }
     let upstream = Upstream::always(error("429 Too Many Requests", "", "x", "requests per day: the limit is reached"));
-    let sandbox = logged_in(&upstream);
+    let machine = logged_in(&upstream);
     let ask = r#"curl -s -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" -d "{}" "$OPENAI_BASE_URL/chat/completions""#;
     let running =
-        sandbox.spawn(["exec", "--gateway", "--rpd", "1", "--", "sh", "-c", &format!("{ask}; exec sleep 60")]);
+        machine.spawn(["exec", "--gateway", "--rpd", "1", "--", "sh", "-c", &format!("{ask}; exec sleep 60")]);
     running.wait_for_stderr("limit");
     running.signal(Signal::SIGTERM);
     drop(running.finish().dies_by(Signal::SIGTERM).any_stderr());
@@ -258,9 +258,9 @@ fn each_request_has_a_line_in_the_log_with_names_counts_and_times_and_no_secret(
             until_closed(connection)
         }
     });
-    let sandbox = logged_in(&upstream);
-    let log = sandbox.directory().join("log.jsonl");
-    let gateway = Gateway::start(&sandbox, &["--log", log.to_str().unwrap()]);
+    let machine = logged_in(&upstream);
+    let log = machine.directory().join("log.jsonl");
+    let gateway = Gateway::start(&machine, &["--log", log.to_str().unwrap()]);
     gateway.chat().is(200);
     gateway.send("POST /v1/chat/completions?key=granted-query&x=1", "", CHAT).got().is(400);
     let mut left = gateway.send("POST /v1/chat/completions", "", CHAT);
@@ -310,15 +310,15 @@ fn each_request_has_a_line_in_the_log_with_names_counts_and_times_and_no_secret(
     assert_eq!((&lines[2]["status"], &lines[2]["complete"]), (&json!(200), &json!(false)));
     let text = fs::read_to_string(&log).unwrap();
     assert!(!text.contains("granted-") && !text.contains(&gateway.key) && !text.contains("\"hi\""), "{text}");
-    assert_eq!(crate::sandbox::mode(&log), 0o600);
+    assert_eq!(crate::machine::mode(&log), 0o600);
 }
 
 #[test]
 fn what_the_gateway_refuses_by_itself_is_logged_as_well() {
     let upstream = Upstream::start(|_, _, connection| until_closed(connection));
-    let sandbox = logged_in(&upstream);
-    let log = sandbox.directory().join("log.jsonl");
-    let mut gateway = Gateway::start(&sandbox, &["--log", log.to_str().unwrap(), "--max-body", "1k"]);
+    let machine = logged_in(&upstream);
+    let log = machine.directory().join("log.jsonl");
+    let mut gateway = Gateway::start(&machine, &["--log", log.to_str().unwrap(), "--max-body", "1k"]);
     gateway.send("TRACE /v1/models", "", b"").got().is(405);
     gateway.send("GET /elsewhere", "", b"").got().is(404);
     gateway.send("POST /v1/chat/completions", "", &[b'x'; 2000]).got().is(413);
@@ -338,8 +338,8 @@ fn what_the_gateway_refuses_by_itself_is_logged_as_well() {
 #[test]
 fn the_log_can_go_to_stdout_and_all_of_it_is_written_at_the_end() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &["--log", "-"]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--log", "-"]);
     for got in gateway.many(20) {
         got.is(200);
     }
@@ -354,40 +354,40 @@ fn beside_a_program_the_log_needs_a_file() {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    sandbox.run(["exec", "--gateway", "--log", "-", "--", "echo", "started"]).fails(
+    let machine = logged_in(&upstream);
+    machine.run(["exec", "--gateway", "--log", "-", "--", "echo", "started"]).fails(
         2,
         "`--log -` would write between the lines of the program",
         "name a file, such as `--log gateway.jsonl`",
     );
-    let log = sandbox.directory().join("log");
+    let log = machine.directory().join("log");
     let ask = r#"curl -sf -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" "$OPENAI_BASE_URL/models""#;
-    sandbox.run(["exec", "--gateway", "--log", log.to_str().unwrap(), "--", "sh", "-c", ask]).exits(0);
+    machine.run(["exec", "--gateway", "--log", log.to_str().unwrap(), "--", "sh", "-c", ask]).exits(0);
     assert_eq!(logged(&log, 1)[0]["path"], "/v1/models");
 }
 
 #[test]
 fn a_log_that_cannot_be_written_costs_no_request() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let before = crate::sandbox::mode(Path::new("/dev/full"));
-    let gateway = Gateway::start(&sandbox, &["--log", "/dev/full"]);
+    let machine = logged_in(&upstream);
+    let before = crate::machine::mode(Path::new("/dev/full"));
+    let gateway = Gateway::start(&machine, &["--log", "/dev/full"]);
     gateway.chat().is(200);
     gateway.chat().is(200);
-    assert_eq!(crate::sandbox::mode(Path::new("/dev/full")), before);
+    assert_eq!(crate::machine::mode(Path::new("/dev/full")), before);
 }
 
 #[test]
 fn a_log_that_is_there_is_continued_and_keeps_its_mode() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let log = sandbox.directory().join("log");
+    let machine = logged_in(&upstream);
+    let log = machine.directory().join("log");
     fs::write(&log, "{}\n").unwrap();
     fs::set_permissions(&log, fs::Permissions::from_mode(0o644)).unwrap();
-    let gateway = Gateway::start(&sandbox, &["--log", log.to_str().unwrap()]);
+    let gateway = Gateway::start(&machine, &["--log", log.to_str().unwrap()]);
     gateway.chat().is(200);
     assert_eq!(logged(&log, 2)[1]["status"], 200);
-    assert_eq!(crate::sandbox::mode(&log), 0o644);
+    assert_eq!(crate::machine::mode(&log), 0o644);
 }
 
 #[test]
@@ -395,8 +395,8 @@ fn metrics_have_statuses_durations_and_what_is_in_flight() {
     let upstream = Upstream::start(|number, _, connection| {
         connection.write_all(&if number == 0 { fine() } else { error("400 Bad Request", "", "bad", "no") })
     });
-    let sandbox = logged_in(&upstream);
-    let gateway = Gateway::start(&sandbox, &["--metrics"]);
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--metrics"]);
     gateway.chat().is(200);
     gateway.chat().is(400);
     let text = gateway.send("GET /metrics", "", b"").got().text();

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::Command;
 
 use super::upstream::{Upstream, fine, logged_in};
-use crate::sandbox::{Sandbox, has_programs, possible};
+use crate::machine::{Machine, has_programs, possible};
 
 /// Runs a script in which a `systemd --user` runs, in namespaces of its own; nothing of it is left afterwards.
-fn with_systemd(sandbox: &Sandbox, script: &str) -> crate::run::Outcome {
+fn with_systemd(machine: &Machine, script: &str) -> crate::run::Outcome {
     let whole = format!(
         "mount -t tmpfs none /run && mkdir -p -m 700 /run/systemd/system /run/user/0 || exit 98
         export XDG_RUNTIME_DIR=/run/user/0
@@ -21,9 +21,9 @@ fn with_systemd(sandbox: &Sandbox, script: &str) -> crate::run::Outcome {
         {script}
         systemctl --user exit 2>/dev/null; wait"
     );
-    let mut unshare = sandbox.other("unshare");
+    let mut unshare = machine.other("unshare");
     unshare.args(["-mpfC", "--mount-proc", "bash", "-c", &whole]);
-    sandbox.start(unshare).finish()
+    machine.start(unshare).finish()
 }
 
 fn has_systemd() -> bool {
@@ -54,8 +54,8 @@ fn a_service_is_installed_runs_at_once_and_is_removed() {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    sandbox.server.serve("/", |_| crate::server::Reply::text(404, "{}"));
+    let machine = logged_in(&upstream);
+    machine.server.serve("/", |_| crate::server::Reply::text(404, "{}"));
     let listen = format!("127.0.0.1:{}", free());
     let script = format!(
         r#"set -e
@@ -75,7 +75,7 @@ fn a_service_is_installed_runs_at_once_and_is_removed() {
         $QWENAUTH gateway --uninstall
         set +e"#
     );
-    let outcome = with_systemd(&sandbox, &script).exits(0).any_stderr();
+    let outcome = with_systemd(&machine, &script).exits(0).any_stderr();
     let base = format!("http://{listen}/v1\n");
     let key = "{home}/.local/share/qwenauth/gateway-key\n";
     let expected = format!("{base}asked\nverified\nenabled\n{base}same\n1\n1\n{base}started again\n{key}");
@@ -99,7 +99,7 @@ fn what_the_unit_names_is_in_full_and_no_secret() {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream)
+    let machine = logged_in(&upstream)
         .variable("HTTPS_PROXY", "http://me:granted-password@proxy.example:3128")
         .variable("NO_PROXY", "127.0.0.1")
         .variable("QWEN_HOME", "~/.qwen");
@@ -108,12 +108,12 @@ fn what_the_unit_names_is_in_full_and_no_secret() {
         "cd $HOME; $QWENAUTH gateway --install --listen={listen} --log requests.jsonl --api-key-file 'a key' --json
         cat $unit; stat -c %a $unit"
     );
-    let outcome = with_systemd(&sandbox, &script).any_stdout().any_stderr();
+    let outcome = with_systemd(&machine, &script).any_stdout().any_stderr();
     let lines: Vec<_> = outcome.stdout.lines().collect();
     let printed: serde_json::Value = serde_json::from_str(lines[0]).unwrap_or_else(|_| panic!("{outcome}"));
     assert_eq!((&printed["event"], &printed["changed"]), (&"installed".into(), &true.into()));
     assert_eq!(printed["api_key_file"], "{home}/a key");
-    let program = sandbox.program();
+    let program = machine.program();
     for line in [
         format!(
             "ExecStart=\"{}\" \"gateway\" \"--profile\" \"qwen\" \"--listen\" \"{listen}\" \"--api-key-file\" \
@@ -134,12 +134,12 @@ fn what_the_unit_names_is_in_full_and_no_secret() {
 #[test]
 fn without_a_manager_of_services_nothing_is_written() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream).variable("XDG_RUNTIME_DIR", "/nowhere");
+    let machine = logged_in(&upstream).variable("XDG_RUNTIME_DIR", "/nowhere");
     let listen = format!("127.0.0.1:{}", free());
-    let outcome = sandbox.run(["gateway", "--install", "--listen", &listen]).exits(1).any_stderr();
+    let outcome = machine.run(["gateway", "--install", "--listen", &listen]).exits(1).any_stderr();
     assert!(outcome.stderr.contains("services of the user cannot be run here"), "{outcome}");
-    assert!(!sandbox.home().join(".config/systemd").exists());
-    sandbox
+    assert!(!machine.home().join(".config/systemd").exists());
+    machine
         .run(["gateway", "--uninstall"])
         .stderr("qwenauth: the gateway is not installed as a service; nothing was changed\n");
 }
@@ -147,15 +147,15 @@ fn without_a_manager_of_services_nothing_is_written() {
 #[test]
 fn an_address_that_is_taken_and_a_program_that_goes_away_are_refused() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let outcome = sandbox.run(["gateway", "--install", "--listen", &upstream.address]).exits(1).any_stderr();
+    let machine = logged_in(&upstream);
+    let outcome = machine.run(["gateway", "--install", "--listen", &upstream.address]).exits(1).any_stderr();
     assert!(outcome.stderr.contains(&format!("cannot listen on `{}`", upstream.address)), "{outcome}");
     // A copy in a directory for temporary files.
-    let copy = sandbox.directory().join("qwenauth");
-    fs::copy(sandbox.program(), &copy).unwrap();
-    let mut command = sandbox.other(&copy);
+    let copy = machine.directory().join("qwenauth");
+    fs::copy(machine.program(), &copy).unwrap();
+    let mut command = machine.other(&copy);
     command.args(["gateway", "--install"]);
-    let outcome = sandbox.start(command).finish().exits(1).any_stderr();
+    let outcome = machine.start(command).finish().exits(1).any_stderr();
     assert!(outcome.stderr.contains("so a service could not start it later"), "{outcome}");
-    sandbox.run(["gateway", "--install", "--uninstall"]).exits(2).any_stderr();
+    machine.run(["gateway", "--install", "--uninstall"]).exits(2).any_stderr();
 }

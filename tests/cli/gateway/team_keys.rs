@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::upstream::{Asked, CHAT, Client, Gateway, Got, Upstream, configured, error, fine, logged_in};
-use crate::sandbox::{Sandbox, each_path, has_programs, until};
+use crate::machine::{Machine, each_path, has_programs, until};
 
 /// A dollar for a million tokens of a prompt, a hundred dollars for a million of a completion.
 const PRICES: &str = "[prices.\"coder-model\"]\ninput = 1.0\noutput = 100.0\n";
@@ -19,14 +19,14 @@ const PRICES: &str = "[prices.\"coder-model\"]\ninput = 1.0\noutput = 100.0\n";
 /// No limit of the account is in the way.
 const UNPACED: &str = "[providers.qwen.limits]\nrequests_per_minute = 100000\nrequests_per_day = 100000\n";
 
-fn priced(upstream: &Upstream) -> Sandbox {
+fn priced(upstream: &Upstream) -> Machine {
     configured(logged_in(upstream), &format!("{PRICES}{UNPACED}"))
 }
 
 /// What a command prints.
 #[track_caller]
-pub(super) fn printed(sandbox: &Sandbox, arguments: &[&str]) -> String {
-    let output = sandbox.command(arguments).output().unwrap();
+pub(super) fn printed(machine: &Machine, arguments: &[&str]) -> String {
+    let output = machine.command(arguments).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {stderr}");
     String::from_utf8(output.stdout).unwrap()
@@ -34,14 +34,14 @@ pub(super) fn printed(sandbox: &Sandbox, arguments: &[&str]) -> String {
 
 /// Makes a key.
 #[track_caller]
-pub(super) fn create(sandbox: &Sandbox, arguments: &[&str]) -> String {
-    let key = printed(sandbox, &[&["keys", "create"], arguments].concat());
+pub(super) fn create(machine: &Machine, arguments: &[&str]) -> String {
+    let key = printed(machine, &[&["keys", "create"], arguments].concat());
     assert!(key.starts_with("qa_") && key.len() == 61 && key.ends_with('\n'), "{key}");
     key.trim().to_owned()
 }
 
-pub(crate) fn start(sandbox: &Sandbox, arguments: &[&str]) -> Gateway {
-    let running = sandbox.spawn([&["gateway", "--keys"], arguments].concat());
+pub(crate) fn start(machine: &Machine, arguments: &[&str]) -> Gateway {
+    let running = machine.spawn([&["gateway", "--keys"], arguments].concat());
     let address = Gateway::address_of(&running.first_lines(1)[0]);
     Gateway { running, address, key: String::new() }
 }
@@ -66,22 +66,22 @@ pub(super) fn is_refused(got: &Got, status: u16, code: &str) {
     assert_eq!(got.code(), code);
 }
 
-fn listed(sandbox: &Sandbox, name: &str) -> Value {
-    let keys: Value = serde_json::from_str(&printed(sandbox, &["keys", "list", "--json"])).unwrap();
+fn listed(machine: &Machine, name: &str) -> Value {
+    let keys: Value = serde_json::from_str(&printed(machine, &["keys", "list", "--json"])).unwrap();
     keys["keys"].as_array().unwrap().iter().find(|key| key["name"] == name).unwrap().clone()
 }
 
-fn keys_file(sandbox: &Sandbox) -> std::path::PathBuf {
-    sandbox.home().join(".local/share/qwenauth/team/keys.json")
+fn keys_file(machine: &Machine) -> std::path::PathBuf {
+    machine.home().join(".local/share/qwenauth/team/keys.json")
 }
 
 /// Makes the minute of all keys 3 s long.
-fn scale(sandbox: &Sandbox) {
-    let path = keys_file(sandbox);
+fn scale(machine: &Machine) {
+    let path = keys_file(machine);
     let text =
         fs::read_to_string(&path).unwrap().replace("\"requests_per_minute\":", "\"window\":3,\"requests_per_minute\":");
     assert!(text.contains("\"window\":3"));
-    crate::sandbox::write_private(&path, text);
+    crate::machine::write_private(&path, text);
 }
 
 /// See `limits.rs`: 60 requests in 3 s since `start`.
@@ -98,10 +98,10 @@ fn keeps_the_limit(asked: &[Asked], start: Instant, limit: usize) {
 #[test]
 fn a_key_is_printed_once_and_is_in_no_file_log_or_list_of_processes() {
     let upstream = Upstream::always(fine());
-    let sandbox = priced(&upstream).variable("QWENAUTH_LOG", "trace");
-    let key = create(&sandbox, &["ann", "--owner", "ann@example.com", "--budget", "20 USD/month", "--rpm", "60"]);
-    let log = sandbox.directory().join("requests.jsonl");
-    let gateway = start(&sandbox, &["--log", log.to_str().unwrap()]);
+    let machine = priced(&upstream).variable("QWENAUTH_LOG", "trace");
+    let key = create(&machine, &["ann", "--owner", "ann@example.com", "--budget", "20 USD/month", "--rpm", "60"]);
+    let log = machine.directory().join("requests.jsonl");
+    let gateway = start(&machine, &["--log", log.to_str().unwrap()]);
     chat(&gateway, &key).is(200);
     is_refused(&chat(&gateway, &key.replace("qa_", "qb_")), 401, "invalid_api_key");
     let commands =
@@ -110,8 +110,8 @@ fn a_key_is_printed_once_and_is_in_no_file_log_or_list_of_processes() {
     let outcome = gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr();
     let secret = &key[11..54];
     let mut texts = vec![format!("{outcome}"), String::from_utf8_lossy(&commands).into_owned()];
-    texts.push(printed(&sandbox, &["keys", "list"]) + &printed(&sandbox, &["keys", "list", "--json"]));
-    each_path(sandbox.directory(), &mut |path: &Path| {
+    texts.push(printed(&machine, &["keys", "list"]) + &printed(&machine, &["keys", "list", "--json"]));
+    each_path(machine.directory(), &mut |path: &Path| {
         if path.is_file() {
             let bytes = fs::read(path).unwrap();
             texts.push(format!("{}\n{}", path.display(), String::from_utf8_lossy(&bytes)));
@@ -127,25 +127,25 @@ fn a_key_is_printed_once_and_is_in_no_file_log_or_list_of_processes() {
 #[test]
 fn changes_count_from_the_next_request_on_without_a_restart() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let first = create(&sandbox, &["ann"]);
-    let gateway = start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let first = create(&machine, &["ann"]);
+    let gateway = start(&machine, &[]);
     chat(&gateway, &first).is(200);
     // A key that is made while the gateway runs.
-    let other = create(&sandbox, &["bob"]);
+    let other = create(&machine, &["bob"]);
     chat(&gateway, &other).is(200);
-    printed(&sandbox, &["keys", "set", "bob", "--models", "another-*"]);
+    printed(&machine, &["keys", "set", "bob", "--models", "another-*"]);
     is_refused(&chat(&gateway, &other), 403, "model_not_allowed");
-    printed(&sandbox, &["keys", "set", "bob", "--models", "none"]);
+    printed(&machine, &["keys", "set", "bob", "--models", "none"]);
     chat(&gateway, &other).is(200);
-    let rotated = printed(&sandbox, &["keys", "rotate", "ann", "--overlap", "1h"]).trim().to_owned();
+    let rotated = printed(&machine, &["keys", "rotate", "ann", "--overlap", "1h"]).trim().to_owned();
     assert_eq!((&rotated[..11], rotated == first), (&first[..11], false));
     chat(&gateway, &first).is(200);
     chat(&gateway, &rotated).is(200);
-    let last = printed(&sandbox, &["keys", "rotate", "ann"]).trim().to_owned();
+    let last = printed(&machine, &["keys", "rotate", "ann"]).trim().to_owned();
     is_refused(&chat(&gateway, &rotated), 401, "invalid_api_key");
     chat(&gateway, &last).is(200);
-    printed(&sandbox, &["keys", "revoke", "ann", "--yes"]);
+    printed(&machine, &["keys", "revoke", "ann", "--yes"]);
     is_refused(&chat(&gateway, &last), 401, "invalid_api_key");
     chat(&gateway, &other).is(200);
     assert_eq!(upstream.asked().len(), 7);
@@ -154,9 +154,9 @@ fn changes_count_from_the_next_request_on_without_a_restart() {
 #[test]
 fn every_refusal_has_its_status_code_and_headers() {
     let upstream = Upstream::always(fine());
-    let sandbox = priced(&upstream);
-    let gateway = start(&sandbox, &["--no-pacing"]);
-    let rated = create(&sandbox, &["rated", "--rpm", "1"]);
+    let machine = priced(&upstream);
+    let gateway = start(&machine, &["--no-pacing"]);
+    let rated = create(&machine, &["rated", "--rpm", "1"]);
     let got = chat(&gateway, &rated);
     got.is(200);
     let header = |got: &Got, name: &str| got.header(&format!("x-ratelimit-{name}-requests")).to_owned();
@@ -167,29 +167,29 @@ fn every_refusal_has_its_status_code_and_headers() {
     assert!((1..=63).contains(&wait), "{wait}");
     assert!(header(&got, "reset").ends_with('s') && got.header("x-should-retry").is_empty());
 
-    let daily = create(&sandbox, &["daily", "--rpd", "1"]);
+    let daily = create(&machine, &["daily", "--rpd", "1"]);
     chat(&gateway, &daily).is(200);
     let got = chat(&gateway, &daily);
     is_refused(&got, 429, "key_day_over");
     assert!(got.header("retry-after").parse::<u64>().unwrap() <= 86400);
     assert_eq!((got.header("x-should-retry"), header(&got, "remaining").as_str()), ("false", "0"));
 
-    let tokens = create(&sandbox, &["tokens", "--tpd", "12"]);
+    let tokens = create(&machine, &["tokens", "--tpd", "12"]);
     chat(&gateway, &tokens).is(200);
     is_refused(&chat(&gateway, &tokens), 429, "key_day_over");
-    let tokens = create(&sandbox, &["tokens-of-a-minute", "--tpm", "12"]);
+    let tokens = create(&machine, &["tokens-of-a-minute", "--tpm", "12"]);
     chat(&gateway, &tokens).is(200);
     is_refused(&chat(&gateway, &tokens), 429, "key_rate_limited");
 
-    let limited = create(&sandbox, &["limited", "--models", "qwen*", "--models", "other"]);
+    let limited = create(&machine, &["limited", "--models", "qwen*", "--models", "other"]);
     is_refused(&chat(&gateway, &limited), 403, "model_not_allowed");
-    let elsewhere = create(&sandbox, &["elsewhere", "--profiles", "another"]);
+    let elsewhere = create(&machine, &["elsewhere", "--profiles", "another"]);
     is_refused(&chat(&gateway, &elsewhere), 403, "model_not_allowed");
 
-    let gone = create(&sandbox, &["gone", "--expires", "1d"]);
-    let text = fs::read_to_string(keys_file(&sandbox)).unwrap();
+    let gone = create(&machine, &["gone", "--expires", "1d"]);
+    let text = fs::read_to_string(keys_file(&machine)).unwrap();
     let at = text.find("\"expires_at\":").unwrap() + 13;
-    crate::sandbox::write_private(&keys_file(&sandbox), text[..at].to_owned() + "1" + &text[at + 10..]);
+    crate::machine::write_private(&keys_file(&machine), text[..at].to_owned() + "1" + &text[at + 10..]);
     is_refused(&chat(&gateway, &gone), 403, "key_expired");
     is_refused(&chat(&gateway, "qa_nothing"), 401, "invalid_api_key");
     is_refused(&chat(&gateway, ""), 401, "invalid_api_key");
@@ -198,9 +198,9 @@ fn every_refusal_has_its_status_code_and_headers() {
 #[test]
 fn a_key_limited_by_model_hides_no_model_in_its_request() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let gateway = start(&sandbox, &[]);
-    let key = create(&sandbox, &["ann", "--models", "coder-model"]);
+    let machine = logged_in(&upstream);
+    let gateway = start(&machine, &[]);
+    let key = create(&machine, &["ann", "--models", "coder-model"]);
     for body in [
         r#"{"model":"coder-model","model":"dear"}"#,
         r#"{"model":"coder-model","\u006dodel":"dear"}"#,
@@ -233,15 +233,15 @@ fn a_key_limited_by_model_hides_no_model_in_its_request() {
 #[test]
 fn a_request_that_waited_is_not_sent_if_its_key_was_revoked_meanwhile() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let key = create(&sandbox, &["ann", "--rpm", "1"]);
-    scale(&sandbox);
-    let gateway = start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let key = create(&machine, &["ann", "--rpm", "1"]);
+    scale(&machine);
+    let gateway = start(&machine, &[]);
     chat(&gateway, &key).is(200);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| chat(&gateway, &key));
         gateway.running.wait_for_stderr("a request of key `ann` waits");
-        printed(&sandbox, &["keys", "revoke", "ann", "--yes"]);
+        printed(&machine, &["keys", "revoke", "ann", "--yes"]);
         is_refused(&waiting.join().unwrap(), 401, "invalid_api_key");
     });
     assert_eq!(upstream.asked().len(), 1);
@@ -250,13 +250,13 @@ fn a_request_that_waited_is_not_sent_if_its_key_was_revoked_meanwhile() {
 #[test]
 fn a_budget_is_reserved_settled_by_what_the_response_says_used_up_and_reset() {
     let upstream = Upstream::always(fine());
-    let sandbox = priced(&upstream);
+    let machine = priced(&upstream);
     let gateway = start(
-        &sandbox,
-        &["--metrics", "--metrics-keys", "--api-key-file", sandbox.directory().join("own").to_str().unwrap()],
+        &machine,
+        &["--metrics", "--metrics-keys", "--api-key-file", machine.directory().join("own").to_str().unwrap()],
     );
     // 5 and 7 tokens a request: 0.000705 dollars.
-    let key = create(&sandbox, &["ann", "--budget", "0.001 USD/month"]);
+    let key = create(&machine, &["ann", "--budget", "0.001 USD/month"]);
     let got = chat(&gateway, &key);
     got.is(200);
     assert_eq!(
@@ -264,24 +264,24 @@ fn a_budget_is_reserved_settled_by_what_the_response_says_used_up_and_reset() {
         "0.00",
         "all of it is reserved for a completion of 4096 tokens"
     );
-    until("it is settled", || listed(&sandbox, "ann")["used"]["spent_usd"] == 0.000_705);
+    until("it is settled", || listed(&machine, "ann")["used"]["spent_usd"] == 0.000_705);
     let described = send(&gateway, &key, "GET /v1/key", b"").json()["data"].clone();
     assert_eq!((&described["limit"], &described["usage"]), (&0.001.into(), &0.000_705.into()));
     assert_eq!((&described["limit_reset"], &described["label"]), (&"month".into(), &"ann".into()));
-    let own = fs::read_to_string(sandbox.directory().join("own")).unwrap();
+    let own = fs::read_to_string(machine.directory().join("own")).unwrap();
     let metrics = send(&gateway, own.trim(), "GET /metrics", b"").text();
     let line = format!("qwenauth_key_budget_remaining_usd{{key=\"{}\",name=\"ann\"}} 0.000295\n", &key[3..11]);
     assert!(metrics.contains(&line) && metrics.contains("qwenauth_admissions_total{decision=\"go\"} 1\n"), "{metrics}");
     // A key sees nothing of the others.
     send(&gateway, &key, "GET /metrics", b"").is(404);
     chat(&gateway, &key).is(200);
-    until("it is settled", || listed(&sandbox, "ann")["used"]["spent_usd"] == 0.001_41);
+    until("it is settled", || listed(&machine, "ann")["used"]["spent_usd"] == 0.001_41);
     let got = chat(&gateway, &key);
     is_refused(&got, 429, "key_budget_exceeded");
     assert_eq!((got.header("x-should-retry"), got.header("x-qwenauth-budget-remaining")), ("false", "0.00"));
-    printed(&sandbox, &["keys", "reset", "ann"]);
+    printed(&machine, &["keys", "reset", "ann"]);
     chat(&gateway, &key).is(200);
-    until("it is settled", || listed(&sandbox, "ann")["used"]["spent_usd"] == 0.000_705);
+    until("it is settled", || listed(&machine, "ann")["used"]["spent_usd"] == 0.000_705);
     let other = send(&gateway, &key, "POST /v1/chat/completions", br#"{"model":"unpriced"}"#);
     is_refused(&other, 403, "model_not_allowed");
     assert_eq!(upstream.asked().len(), 3);
@@ -294,25 +294,25 @@ fn what_the_provider_refuses_costs_nothing_and_what_it_does_not_count_costs_the_
         0 => connection.write_all(&error("400 Bad Request", "", "invalid_request_error", "no")),
         _ => connection.write_all(&unknown),
     });
-    let sandbox = priced(&upstream);
-    let gateway = start(&sandbox, &[]);
-    let key = create(&sandbox, &["ann", "--budget", "1 USD/day"]);
+    let machine = priced(&upstream);
+    let gateway = start(&machine, &[]);
+    let key = create(&machine, &["ann", "--budget", "1 USD/day"]);
     let body = br#"{"model":"coder-model","max_tokens":100}"#;
     send(&gateway, &key, "POST /v1/chat/completions", body).is(400);
-    until("it is settled", || listed(&sandbox, "ann")["used"]["in_flight"] == 0);
-    assert_eq!(listed(&sandbox, "ann")["used"]["spent_usd"], 0.0);
+    until("it is settled", || listed(&machine, "ann")["used"]["in_flight"] == 0);
+    assert_eq!(listed(&machine, "ann")["used"]["spent_usd"], 0.0);
     send(&gateway, &key, "POST /v1/chat/completions", body).is(200);
     // 40 bytes are 10 tokens.
-    until("it is settled", || listed(&sandbox, "ann")["used"]["spent_usd"] == 0.010_01);
+    until("it is settled", || listed(&machine, "ann")["used"]["spent_usd"] == 0.010_01);
 }
 
 #[test]
 fn eight_gateways_keep_the_limit_of_a_key_together() {
     let upstream = Upstream::always(fine());
-    let sandbox = priced(&upstream);
-    let key = create(&sandbox, &["ann", "--rpm", "60"]);
-    scale(&sandbox);
-    let gateways: Vec<Gateway> = (0..8).map(|_| start(&sandbox, &[])).collect();
+    let machine = priced(&upstream);
+    let key = create(&machine, &["ann", "--rpm", "60"]);
+    scale(&machine);
+    let gateways: Vec<Gateway> = (0..8).map(|_| start(&machine, &[])).collect();
     let begin = Instant::now();
     thread::scope(|scope| {
         for gateway in &gateways {
@@ -324,17 +324,17 @@ fn eight_gateways_keep_the_limit_of_a_key_together() {
     let asked = upstream.asked();
     assert_eq!(asked.len(), 128);
     keeps_the_limit(&asked, begin, 60);
-    until("all is settled", || listed(&sandbox, "ann")["used"]["in_flight"] == 0);
-    assert_eq!(listed(&sandbox, "ann")["used"]["requests_today"], 128);
+    until("all is settled", || listed(&machine, "ann")["used"]["in_flight"] == 0);
+    assert_eq!(listed(&machine, "ann")["used"]["requests_today"], 128);
 }
 
 #[test]
 fn a_client_that_leaves_while_it_waits_gives_its_turn_back() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let key = create(&sandbox, &["ann", "--rpm", "1", "--rpd", "3"]);
-    scale(&sandbox);
-    let gateway = start(&sandbox, &[]);
+    let machine = logged_in(&upstream);
+    let key = create(&machine, &["ann", "--rpm", "1", "--rpd", "3"]);
+    scale(&machine);
+    let gateway = start(&machine, &[]);
     let begin = Instant::now();
     chat(&gateway, &key).is(200);
     let (address, length) = (&gateway.address, CHAT.len());
@@ -342,9 +342,9 @@ fn a_client_that_leaves_while_it_waits_gives_its_turn_back() {
         "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\nContent-Length: {length}\r\n\r\n"
     );
     let waiting = Client::send(address, &[head.as_bytes(), CHAT].concat());
-    until("it waits", || listed(&sandbox, "ann")["used"]["requests_today"] == 2);
+    until("it waits", || listed(&machine, "ann")["used"]["requests_today"] == 2);
     drop(waiting);
-    until("its turn is given back", || listed(&sandbox, "ann")["used"]["requests_today"] == 1);
+    until("its turn is given back", || listed(&machine, "ann")["used"]["requests_today"] == 1);
     chat(&gateway, &key).is(200);
     assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
 }
@@ -357,9 +357,9 @@ fn only_so_many_requests_of_a_key_are_in_flight_and_the_next_goes_when_one_ends(
         passes.pass();
         connection.write_all(&fine())
     });
-    let sandbox = logged_in(&upstream);
-    let key = create(&sandbox, &["ann", "--parallel", "2"]);
-    let gateways = [start(&sandbox, &[]), start(&sandbox, &[])];
+    let machine = logged_in(&upstream);
+    let key = create(&machine, &["ann", "--parallel", "2"]);
+    let gateways = [start(&machine, &[]), start(&machine, &[])];
     thread::scope(|scope| {
         let clients: Vec<_> = (0..5)
             .map(|at| {
@@ -370,7 +370,7 @@ fn only_so_many_requests_of_a_key_are_in_flight_and_the_next_goes_when_one_ends(
             })
             .collect();
         upstream.wait_for(2);
-        until("they are in flight", || listed(&sandbox, "ann")["used"]["in_flight"] == 2);
+        until("they are in flight", || listed(&machine, "ann")["used"]["in_flight"] == 2);
         assert_eq!(upstream.asked().len(), 2);
         gate.open();
         for client in clients {
@@ -384,10 +384,10 @@ fn only_so_many_requests_of_a_key_are_in_flight_and_the_next_goes_when_one_ends(
 fn usage_by_key_is_what_the_provider_was_asked() {
     const KEYS: usize = 20;
     let upstream = Upstream::always(fine());
-    let sandbox = priced(&upstream);
+    let machine = priced(&upstream);
     let keys: Vec<String> =
-        (0..KEYS).map(|at| create(&sandbox, &[&format!("key-{at}"), "--owner", &format!("team-{}", at % 2)])).collect();
-    let gateways = [start(&sandbox, &[]), start(&sandbox, &[])];
+        (0..KEYS).map(|at| create(&machine, &[&format!("key-{at}"), "--owner", &format!("team-{}", at % 2)])).collect();
+    let gateways = [start(&machine, &[]), start(&machine, &[])];
     thread::scope(|scope| {
         for (at, key) in keys.iter().enumerate() {
             let gateways = &gateways;
@@ -399,7 +399,7 @@ fn usage_by_key_is_what_the_provider_was_asked() {
         gateway.running.signal(Signal::SIGTERM);
         drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout());
     }
-    let usage: Value = serde_json::from_str(&printed(&sandbox, &["usage", "--team", "--json"])).unwrap();
+    let usage: Value = serde_json::from_str(&printed(&machine, &["usage", "--team", "--json"])).unwrap();
     let rows = usage["usage"].as_array().unwrap();
     assert_eq!(rows.len(), KEYS);
     for (at, key) in keys.iter().enumerate() {
@@ -409,38 +409,38 @@ fn usage_by_key_is_what_the_provider_was_asked() {
         assert_eq!((&row["tries"], &row["completion_tokens"]), (&requests.into(), &(7 * requests).into()));
     }
     let owners: Value =
-        serde_json::from_str(&printed(&sandbox, &["usage", "--team", "--by", "owner", "--json"])).unwrap();
+        serde_json::from_str(&printed(&machine, &["usage", "--team", "--by", "owner", "--json"])).unwrap();
     let sums: Vec<u64> =
         owners["usage"].as_array().unwrap().iter().map(|row| row["requests"].as_u64().unwrap()).collect();
     assert_eq!(sums, [100, 110]);
-    let text = printed(&sandbox, &["usage", "--team"]);
+    let text = printed(&machine, &["usage", "--team"]);
     assert!(text.contains("key-19") && text.contains("0.0141"), "{text}");
     // Without `--team` it is one sum.
-    let all: Value = serde_json::from_str(&printed(&sandbox, &["usage", "--json"])).unwrap();
+    let all: Value = serde_json::from_str(&printed(&machine, &["usage", "--json"])).unwrap();
     assert_eq!(all["usage"][0]["requests"], 210);
 }
 
 #[test]
 fn keys_survive_a_kill_in_the_middle_of_a_change() {
     let upstream = Upstream::always(fine());
-    let sandbox = logged_in(&upstream);
-    let key = create(&sandbox, &["first"]);
+    let machine = logged_in(&upstream);
+    let key = create(&machine, &["first"]);
     let mut made = 0;
     for number in 0..40_u32 {
         let name = format!("key-{number}");
-        let mut command = sandbox.command(["keys", "create", &name]);
+        let mut command = machine.command(["keys", "create", &name]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // At another moment each time: there is no event to wait for inside a command.
         thread::sleep(Duration::from_micros(u64::from(number) * 700));
         child.kill().unwrap();
         child.wait().unwrap();
-        let listed = printed(&sandbox, &["keys", "list"]);
+        let listed = printed(&machine, &["keys", "list"]);
         assert!(listed.contains("first"), "{listed}");
         made += usize::from(listed.contains(&name));
     }
     assert!(made < 40, "the first is killed before it begins");
-    chat(&start(&sandbox, &[]), &key).is(200);
-    create(&sandbox, &["last"]);
+    chat(&start(&machine, &[]), &key).is(200);
+    create(&machine, &["last"]);
 }
 
 #[test]
@@ -451,9 +451,9 @@ fn the_day_of_a_killed_gateways_requests_stays_and_its_places_in_flight_are_held
         passes.pass();
         connection.write_all(&fine())
     });
-    let sandbox = priced(&upstream);
-    let key = create(&sandbox, &["ann", "--budget", "1 USD/month"]);
-    let gateway = start(&sandbox, &[]);
+    let machine = priced(&upstream);
+    let key = create(&machine, &["ann", "--budget", "1 USD/month"]);
+    let gateway = start(&machine, &[]);
     let (address, length) = (&gateway.address, CHAT.len());
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\nContent-Length: {length}\r\n\r\n"
@@ -464,19 +464,19 @@ fn the_day_of_a_killed_gateways_requests_stays_and_its_places_in_flight_are_held
     gateway.running.finish().any_stdout().any_stderr().any_end();
     drop(client);
     gate.open();
-    let used = listed(&sandbox, "ann")["used"].clone();
+    let used = listed(&machine, "ann")["used"].clone();
     assert_eq!((&used["requests_today"], &used["in_flight"], &used["spent_usd"]), (&1.into(), &1.into(), &0.0.into()));
     // What is left serves others meanwhile.
-    let gateway = start(&sandbox, &[]);
+    let gateway = start(&machine, &[]);
     chat(&gateway, &key).is(200);
 }
 
 #[test]
 fn opencode_is_told_what_it_needs_but_the_key() {
     let upstream = Upstream::always(fine());
-    let sandbox = priced(&upstream);
-    let key = create(&sandbox, &["ann"]);
-    let gateway = start(&sandbox, &[]);
+    let machine = priced(&upstream);
+    let key = create(&machine, &["ann"]);
+    let gateway = start(&machine, &[]);
     for (path, command) in [("/.well-known/opencode", "sh"), ("/qwenauth/.well-known/opencode", "qwenauth")] {
         let got = send(&gateway, "", &format!("GET {path}"), b"");
         let page: Value = serde_json::from_str(got.is(200).text().as_str()).unwrap();
@@ -503,13 +503,13 @@ fn the_command_for_opencode_asks_on_the_terminal_and_shows_nothing() {
         return;
     }
     let upstream = Upstream::always(fine());
-    let sandbox = priced(&upstream);
-    drop(create(&sandbox, &["ann"]));
-    let gateway = start(&sandbox, &[]);
+    let machine = priced(&upstream);
+    drop(create(&machine, &["ann"]));
+    let gateway = start(&machine, &[]);
     let page: Value =
         serde_json::from_str(&send(&gateway, "", "GET /.well-known/opencode", b"").is(200).text()).unwrap();
     let command = page["auth"]["command"][2].as_str().unwrap();
-    let asked = sandbox.directory().join("asked.sh");
+    let asked = machine.directory().join("asked.sh");
     fs::write(&asked, command).unwrap();
     // As opencode starts it: no stdin, stdout read through a pipe, the terminal only as the controlling one.
     let script = r#"
@@ -535,24 +535,24 @@ status = os.waitpid(child, 0)[1]
 assert status == 0 and typed, (status, shown)
 assert b"qa_typed" not in shown, shown
 "#;
-    let driver = sandbox.directory().join("driver.py");
+    let driver = machine.directory().join("driver.py");
     fs::write(&driver, script).unwrap();
-    let mut python = sandbox.other("python3");
-    python.arg(&driver).arg(sandbox.directory());
-    drop(sandbox.start(python).finish().any_stdout().exits(0));
-    assert_eq!(fs::read_to_string(sandbox.directory().join("printed")).unwrap(), "qa_typed\n");
-    let after = fs::read_to_string(sandbox.directory().join("after")).unwrap();
+    let mut python = machine.other("python3");
+    python.arg(&driver).arg(machine.directory());
+    drop(machine.start(python).finish().any_stdout().exits(0));
+    assert_eq!(fs::read_to_string(machine.directory().join("printed")).unwrap(), "qa_typed\n");
+    let after = fs::read_to_string(machine.directory().join("after")).unwrap();
     assert!(after.split_whitespace().any(|word| word == "echo"), "the terminal stays mute: {after}");
 }
 
 #[test]
 fn nobody_is_told_where_no_member_could_come_safely() {
     let upstream = Upstream::always(fine());
-    let sandbox = priced(&upstream);
-    drop(create(&sandbox, &["ann"]));
-    let without_keys = Gateway::start(&sandbox, &[]);
+    let machine = priced(&upstream);
+    drop(create(&machine, &["ann"]));
+    let without_keys = Gateway::start(&machine, &[]);
     send(&without_keys, "", "GET /.well-known/opencode", b"").is(401);
-    let open = sandbox.spawn(["gateway", "--keys", "--listen", "0.0.0.0:0", "--plain-http"]);
+    let open = machine.spawn(["gateway", "--keys", "--listen", "0.0.0.0:0", "--plain-http"]);
     let url = open.first_lines(1)[0].clone();
     let port = url.trim_end_matches("/v1").rsplit_once(':').unwrap().1.to_owned();
     let request = format!("GET /.well-known/opencode HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");

@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::machine::Machine;
 use crate::run::Running;
-use crate::sandbox::Sandbox;
 use crate::server::PATIENCE;
 
 #[derive(Debug, Clone)]
@@ -296,8 +296,8 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    pub(crate) fn start(sandbox: &Sandbox, arguments: &[&str]) -> Self {
-        let running = sandbox.spawn([&["gateway"], arguments].concat());
+    pub(crate) fn start(machine: &Machine, arguments: &[&str]) -> Self {
+        let running = machine.spawn([&["gateway"], arguments].concat());
         let file = arguments.iter().position(|argument| *argument == "--api-key-file").map(|at| arguments[at + 1]);
         match file.filter(|_| !arguments.contains(&"--show-key")) {
             Some(file) => {
@@ -373,15 +373,15 @@ pub(crate) fn chunk(text: &str) -> Vec<u8> {
 }
 
 /// A login whose API is `upstream`.
-pub(crate) fn logged_in(upstream: &Upstream) -> Sandbox {
+pub(crate) fn logged_in(upstream: &Upstream) -> Machine {
     let url = format!("http://{}", upstream.address);
-    Sandbox::new().logged_in().field("resource_url", serde_json::json!(url))
+    Machine::new().logged_in().field("resource_url", serde_json::json!(url))
 }
 
 /// Adds to config.toml.
-pub(crate) fn configured(sandbox: Sandbox, text: &str) -> Sandbox {
-    let config = sandbox.home().join(".config/qwenauth");
+pub(crate) fn configured(machine: Machine, text: &str) -> Machine {
+    let config = machine.home().join(".config/qwenauth");
     std::fs::create_dir_all(&config).unwrap();
     std::fs::write(config.join("config.toml"), text).unwrap();
-    sandbox
+    machine
 }

@@ -15,7 +15,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tempfile::TempDir;
 
 use super::{BASH, DASH, FISH, Homes, Shell, ZSH, is_installed};
-use crate::sandbox::possible;
+use crate::machine::possible;
 
 /// Language, charset.
 const LOCALES: [(&str, &str); 5] =

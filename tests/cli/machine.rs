@@ -23,7 +23,7 @@ use crate::server::{Ask, PATIENCE, Reply, Server};
 /// A user without privileges, for tests that run as root.
 pub(crate) const NOBODY: u32 = 65534;
 
-pub(crate) struct Sandbox {
+pub(crate) struct Machine {
     pub(crate) server: Server,
     directory: TempDir,
     environment: BTreeMap<OsString, OsString>,
@@ -31,15 +31,15 @@ pub(crate) struct Sandbox {
     user: Option<u32>,
 }
 
-impl Sandbox {
+impl Machine {
     pub(crate) fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("qwenauth-test-").tempdir().unwrap();
         let server = Server::start();
         let home = directory.path().join("home");
         fs::DirBuilder::new().mode(0o700).create(&home).unwrap();
-        let sandbox = Self { server, directory, environment: BTreeMap::new(), user: None };
-        let url = sandbox.server.url();
-        sandbox.variable("HOME", home).variable("PATH", "/usr/bin:/bin").variable("QWENAUTH_QWEN_OAUTH_URL", url)
+        let machine = Self { server, directory, environment: BTreeMap::new(), user: None };
+        let url = machine.server.url();
+        machine.variable("HOME", home).variable("PATH", "/usr/bin:/bin").variable("QWENAUTH_QWEN_OAUTH_URL", url)
     }
 
     /// A login with an hour left, written as Qwen Code writes it.
@@ -68,7 +68,7 @@ impl Sandbox {
         self.credential_is(credential)
     }
 
-    /// What is remembered of a login that the sandbox's own server granted.
+    /// What is remembered of a login that the machine's own server granted.
     pub(crate) fn granted_here(self) -> Self {
         let url = self.server.url();
         self.granted_by(&url)
@@ -238,14 +238,14 @@ impl Sandbox {
         reachable
     }
 
-    /// The program, ready to run: nothing in its environment but what the sandbox gave it.
+    /// The program, ready to run: nothing in its environment but what the machine gave it.
     pub(crate) fn command<I: IntoIterator<Item: AsRef<OsStr>>>(&self, arguments: I) -> Command {
         let mut command = self.other(self.program());
         command.args(arguments);
         command
     }
 
-    /// Another program in the sandbox's environment.
+    /// Another program in the machine's environment.
     pub(crate) fn other(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
@@ -281,7 +281,7 @@ impl Sandbox {
             (self.server.url(), "{server}"),
             (self.server.address().to_owned(), "{address}"),
             (self.home().display().to_string(), "{home}"),
-            (self.directory.path().display().to_string(), "{sandbox}"),
+            (self.directory.path().display().to_string(), "{machine}"),
         ];
         let hides_log = log_level().is_some() && !self.environment.contains_key(OsStr::new("QWENAUTH_LOG"));
         Running::start(command, names, hides_log)
@@ -296,7 +296,7 @@ impl Sandbox {
     }
 }
 
-impl Drop for Sandbox {
+impl Drop for Machine {
     /// No secret in a stray file, no lock or temporary file left behind.
     fn drop(&mut self) {
         if thread::panicking() {
@@ -327,7 +327,7 @@ pub(crate) fn each_path(path: &Path, act: &mut impl FnMut(&Path)) {
     }
 }
 
-/// The numbered credential, with an hour left, whose API is the sandbox's server.
+/// The numbered credential, with an hour left, whose API is the machine's server.
 pub(crate) fn credential(number: &str) -> Value {
     json!({
         "access_token": format!("granted-access-{number}"),
