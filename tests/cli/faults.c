@@ -82,7 +82,9 @@ int posix_fallocate64(int descriptor, off64_t from, off64_t length) {
 
 int unlink(const char *path) {
     NEXT(unlink);
-    return fault_at("unlink", path) ? -1 : next(path);
+    int result = next(path);
+    // A signal comes when the file is gone.
+    return fault_at("unlink", path) ? -1 : result;
 }
 
 int flock(int descriptor, int operation) {

@@ -370,7 +370,7 @@ fn killed_at(call: &str, part: &str, machine: Machine, arguments: &[&str]) -> Op
 /// The removal of our own lock changes the directory: unless that is noted, it looks like another program's renewal.
 #[test]
 fn a_signal_while_a_lock_is_removed_delays_no_later_renewal() {
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGKILL] {
         let machine = Machine::expired().refresh(Reply::html(200)).refresh(Reply::tokens("2"));
         let fault = format!("unlink:-{}:oauth_creds.lock", signal as i32);
         let Some(machine) = preloaded(machine, "FAULT", &fault) else { return };

@@ -27,6 +27,9 @@ use crate::secret::Secret;
 /// Bytes by which a new version may be longer. Tokens have from a few hundred to a few thousand bytes.
 const GROWTH: usize = 64 * 1024;
 
+/// How long the removal of a lock may take. Only if it is killed, a change by another program in this time is missed.
+const RELEASE: Duration = Duration::from_millis(100);
+
 /// A version that is about to be written.
 struct Next {
     whole: Zeroizing<Vec<u8>>,
@@ -151,6 +154,15 @@ impl Guard {
         let changed = traces::modified(directory).and_then(to_nanoseconds);
         if changed != self.file_lock.notes().directory_changed {
             self.file_lock.change_notes(|notes| notes.directory_changed = changed);
+        }
+    }
+
+    /// Records in advance that Qwen Code's lock is removed now: if this process is killed before [`Self::note_directory`],
+    /// the change is known to be ours.
+    fn note_release(&mut self) {
+        if !self.is_unresolved {
+            let until = to_nanoseconds(SystemTime::now() + RELEASE);
+            self.file_lock.change_notes(|notes| notes.directory_changed = until);
         }
     }
 
@@ -425,6 +437,7 @@ impl Drop for Guard {
             self.remove_outdated(&[seal.name]);
         }
         if self.qwen_code.is_some() {
+            self.note_release();
             drop(self.qwen_code.take());
             self.note_directory();
         }
