@@ -115,8 +115,8 @@ impl WindowRecord {
             return record;
         }
         record.newest = word(24);
-        for (index, counter) in record.counters.iter_mut().enumerate() {
-            *counter = half(COUNTERS_AT + 4 * index);
+        for (counter, bytes) in record.counters.iter_mut().zip(bytes[COUNTERS_AT..].chunks_exact(4)) {
+            *counter = u32::from_le_bytes(std::array::from_fn(|index| bytes[index]));
         }
         record
     }
@@ -132,8 +132,9 @@ impl WindowRecord {
                 bytes.extend(half.to_le_bytes());
             }
         }
-        for counter in &self.counters {
-            bytes.extend(counter.to_le_bytes());
+        bytes.resize(LENGTH, 0);
+        for (counter, bytes) in self.counters.iter().zip(bytes[COUNTERS_AT..].chunks_exact_mut(4)) {
+            bytes.copy_from_slice(&counter.to_le_bytes());
         }
         bytes
     }
