@@ -381,6 +381,20 @@ fn a_signal_while_a_lock_is_removed_delays_no_later_renewal() {
     }
 }
 
+#[test]
+fn a_kill_while_fix_removes_a_lock_delays_no_later_renewal() {
+    let machine = Machine::expired().refresh(Reply::tokens("2"));
+    fs::write(machine.qwen_code_lock(), "1234").unwrap();
+    write_private(&machine.kernel_lock(), "");
+    for path in [machine.file(), machine.qwen_code_lock(), machine.qwen()] {
+        aged(&path, 3600);
+    }
+    let Some(machine) = preloaded(machine, "FAULT", "unlink:-9:*.qwen/.oauth_creds.") else { return };
+    drop(machine.run(["doctor", "--fix"]).any_stdout().any_stderr().dies_by(Signal::SIGKILL));
+    assert!(!machine.qwen_code_lock().exists());
+    machine.without_variable("LD_PRELOAD").run(["refresh"]).any_stdout().stderr("");
+}
+
 /// They say which lock of Qwen Code's is our own: without them a killed process's lock would be awaited for 35 s.
 #[test]
 fn notes_of_the_lock_survive_a_kill_while_they_are_written() {

@@ -159,7 +159,7 @@ impl Guard {
 
     /// Records in advance that Qwen Code's lock is removed now: if this process is killed before [`Self::note_directory`],
     /// the change is known to be ours.
-    fn note_release(&mut self) {
+    pub(super) fn note_release(&mut self) {
         if !self.is_unresolved {
             let until = to_nanoseconds(SystemTime::now() + RELEASE);
             self.file_lock.change_notes(|notes| notes.directory_changed = until);

@@ -24,6 +24,7 @@ use crate::paths;
 use crate::platform::disk::Version;
 use crate::platform::files::{self, Content, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
+use crate::platform::signals::DeferredSignals;
 use crate::profile::SecretStore;
 
 /// The result of reading a stored credential.
@@ -191,9 +192,11 @@ impl Store {
         let (Some(lock), Some(mut guard)) = (&self.qwen_code_lock, self.try_lock()?) else { return Ok(false) };
         // Earlier changes are not ours.
         guard.shows_foreign_renewal();
-        let is_removed = qwen_code::remove_stale(lock, &guard.file_lock)?;
+        let _deferred = DeferredSignals::new();
+        guard.note_release();
+        let is_removed = qwen_code::remove_stale(lock, &guard.file_lock);
         guard.note_directory();
-        Ok(is_removed)
+        is_removed
     }
 
     /// `noted`: the state of the directory after our last change.
