@@ -20,7 +20,7 @@ use super::forward::forward;
 use super::refusal::{self, Refusal};
 use super::response_body::ResponseBody;
 use super::served_profile::ServedProfile;
-use super::server::{MAX_HEAD_SIZE, Stranger};
+use super::server::{MAX_HEAD_SIZE, Peer};
 use super::traffic::Entry;
 use super::well_known::{self, Members, Way};
 use super::{Gateway, exchange, metrics, team};
@@ -43,13 +43,9 @@ impl From<Refusal> for Admitted {
     }
 }
 
-pub(super) async fn answer(
-    gateway: &Gateway,
-    stranger: &Stranger,
-    request: Request<Incoming>,
-) -> Response<ResponseBody> {
+pub(super) async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
     let mut entry = gateway.traffic.begin(request.method(), request.uri().path());
-    match admit(gateway, stranger, &request, &mut entry).await {
+    match admit(gateway, peer, &request, &mut entry).await {
         Admitted::Forwarded { served, rest, key } => forward(gateway, served, request, rest, key, entry).await,
         Admitted::Exchanged => {
             let response = match &gateway.team {
@@ -91,7 +87,7 @@ pub(super) async fn answer_scraper(
     }
 }
 
-async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incoming>, entry: &mut Entry) -> Admitted {
+async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<Incoming>, entry: &mut Entry) -> Admitted {
     if is_forbidden(request.method()) {
         let message = format!("the gateway does not forward {}", request.method());
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).finally();
@@ -120,7 +116,7 @@ async fn admit(gateway: &Gateway, stranger: &Stranger, request: &Request<Incomin
         Err(refusal) => return refusal.into(),
     };
     entry.outcome.key = key.as_ref().map(|key| key.id.clone());
-    stranger.is_known();
+    peer.is_known();
     if wants_websocket(request.headers()) {
         let message = "the gateway speaks HTTP/1.1 only, not WebSocket: send the request without `Upgrade`";
         let refusal = Refusal::new(StatusCode::UPGRADE_REQUIRED, "websocket_not_supported", message).finally();

@@ -328,7 +328,8 @@ pub(crate) fn serve(
     outlives_terminal: bool,
     announce: impl FnOnce() -> Result<()>,
 ) -> Result<Ending> {
-    let caught = &Cell::new(Ending::Terminate);
+    let caught = Rc::new(Cell::new(Ending::Terminate));
+    let catches = Rc::clone(&caught);
     let begin = || {
         let endings = Endings::watch().context("cannot watch signals")?;
         // Asked now: a terminal that was closed is gone by the time that its hangup arrives.
@@ -344,7 +345,7 @@ pub(crate) fn serve(
                 if ending == Ending::Hangup && !has_terminal {
                     gateway.reload().await;
                 } else if ending != Ending::Hangup || !outlives_terminal {
-                    caught.set(ending);
+                    catches.set(ending);
                     break;
                 }
             }
@@ -366,7 +367,7 @@ impl Background {
         let (stop, stopped) = oneshot::channel::<()>();
         let serve = move || {
             let begin = || Ok(());
-            run(listener, key, served, options, begin, |gateway, listener, ()| async {
+            run(listener, key, served, options, begin, |gateway, listener, ()| async move {
                 let stopped = RefCell::new(Some(stopped));
                 let ends = || {
                     let stopped = stopped.borrow_mut().take();
@@ -398,7 +399,7 @@ impl Background {
 /// Descriptors that the runtime needs for its event loop and its signals, and one connection.
 const RUNTIME_DESCRIPTORS: usize = 8;
 
-fn run<B, F: Future<Output = Result<()>>>(
+fn run<B, F: Future<Output = Result<()>> + 'static>(
     mut listener: Listener,
     key: Secret,
     mut served: Served,
@@ -437,7 +438,8 @@ fn run<B, F: Future<Output = Result<()>>>(
             let serving = server::serve_metrics(Rc::clone(&gateway), metrics.accepting()?, checks_host);
             drop(tokio::task::spawn_local(serving));
         }
-        let outcome = serve(Rc::clone(&gateway), listener, begun).await;
+        // In a task of its own: what stands here is polled whenever any task was woken.
+        let outcome = tokio::task::spawn_local(serve(Rc::clone(&gateway), listener, begun)).await?;
         watching.abort();
         ending.notify_one();
         let _ = flushing.await;

@@ -6,13 +6,15 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::Gateway;
 use super::admission::{answer, answer_scraper};
@@ -30,83 +32,106 @@ const MAX_UNAUTHENTICATED: usize = 256;
 /// Pause after `accept` failed because of missing descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The number of open connections, for the shutdown to wait for.
+/// The open connections.
 #[derive(Default)]
 struct OpenConnections {
-    count: Cell<usize>,
+    next: Cell<u64>,
+    all: RefCell<BTreeMap<u64, Rc<Closing>>>,
+    /// Those that have not shown a key, oldest first.
+    strangers: RefCell<BTreeMap<u64, Rc<Closing>>>,
     all_closed: Notify,
 }
 
-struct Guard(Rc<OpenConnections>);
-
-impl Guard {
-    fn new(open: &Rc<OpenConnections>) -> Self {
-        open.count.set(open.count.get() + 1);
-        Self(Rc::clone(open))
+impl OpenConnections {
+    fn close(&self) {
+        self.all.borrow().values().for_each(|closing| closing.ask(Asked::Gently));
     }
 }
 
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.0.count.set(self.0.count.get() - 1);
-        if self.0.count.get() == 0 {
-            self.0.all_closed.notify_one();
+/// What was asked of a connection from outside.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    Nothing,
+    /// To end after the request in flight.
+    Gently,
+    /// To end at once.
+    Evicted,
+}
+
+/// How a connection is told to end. It looks here each time it is polled anyway, which costs nothing.
+struct Closing {
+    asked: Cell<Asked>,
+    task: RefCell<Option<Waker>>,
+}
+
+impl Closing {
+    fn ask(&self, asked: Asked) {
+        self.asked.set(asked.max(self.asked.get()));
+        if let Some(task) = self.task.borrow_mut().take() {
+            task.wake();
         }
     }
+
+    /// What was asked; the task is woken when that changes.
+    fn poll(&self, context: &Context<'_>) -> Asked {
+        let mut task = self.task.borrow_mut();
+        if task.is_none() {
+            *task = Some(context.waker().clone());
+        }
+        self.asked.get()
+    }
 }
 
-/// The connections that have not shown a key, oldest first.
-#[derive(Default)]
-struct Strangers {
-    next: Cell<u64>,
-    waiting: RefCell<BTreeMap<u64, Rc<Notify>>>,
-}
-
-/// A connection until it shows a key or ends.
-pub(super) struct Stranger {
-    all: Rc<Strangers>,
+/// A connection of a client, a stranger's until it shows a key.
+pub(super) struct Peer {
+    open: Rc<OpenConnections>,
     number: u64,
-    is_evicted: Rc<Notify>,
+    closing: Rc<Closing>,
 }
 
-impl Stranger {
-    /// Counts a new connection, and closes the oldest one if there are too many.
-    fn new(all: &Rc<Strangers>) -> Self {
-        let number = all.next.replace(all.next.get() + 1);
-        let is_evicted = Rc::new(Notify::new());
-        let mut waiting = all.waiting.borrow_mut();
-        waiting.insert(number, Rc::clone(&is_evicted));
-        if waiting.len() > MAX_UNAUTHENTICATED
-            && let Some((_, oldest)) = waiting.pop_first()
+impl Peer {
+    /// Counts a new connection, and closes the oldest stranger's if there are too many.
+    fn new(open: &Rc<OpenConnections>) -> Self {
+        let number = open.next.replace(open.next.get() + 1);
+        let closing = Rc::new(Closing { asked: Cell::new(Asked::Nothing), task: RefCell::default() });
+        open.all.borrow_mut().insert(number, Rc::clone(&closing));
+        let mut strangers = open.strangers.borrow_mut();
+        strangers.insert(number, Rc::clone(&closing));
+        if strangers.len() > MAX_UNAUTHENTICATED
+            && let Some((_, oldest)) = strangers.pop_first()
         {
-            oldest.notify_one();
+            oldest.ask(Asked::Evicted);
         }
-        Self { all: Rc::clone(all), number, is_evicted }
+        Self { open: Rc::clone(open), number, closing }
     }
 
     /// Call this once the connection has shown a key.
     pub(super) fn is_known(&self) {
-        self.all.waiting.borrow_mut().remove(&self.number);
+        self.open.strangers.borrow_mut().remove(&self.number);
     }
 }
 
-impl Drop for Stranger {
+impl Drop for Peer {
     fn drop(&mut self) {
         self.is_known();
+        let mut all = self.open.all.borrow_mut();
+        all.remove(&self.number);
+        if all.is_empty() {
+            self.open.all_closed.notify_one();
+        }
     }
 }
 
 /// Serves until `ends`. Then waits for requests in flight for as long as the options allow, or until `ends` again.
 pub(super) async fn serve<F: Future<Output = ()>>(gateway: Rc<Gateway>, listener: Accepting, ends: impl Fn() -> F) {
-    let (ending, ended) = watch::channel(false);
     let open = Rc::new(OpenConnections::default());
     tokio::select! {
-        () = accept(&gateway, Door::Clients, &listener, &open, &ended) => {}
+        () = accept(&gateway, Door::Clients, &listener, &open) => {}
         () = ends() => {}
     }
     drop(listener);
-    let _ = ending.send(true);
-    if open.count.get() == 0 {
+    open.close();
+    if open.all.borrow().is_empty() {
         return;
     }
     tokio::select! {
@@ -118,8 +143,7 @@ pub(super) async fn serve<F: Future<Output = ()>>(gateway: Rc<Gateway>, listener
 
 /// Serves metrics and health checks without a key for as long as the gateway runs.
 pub(super) async fn serve_metrics(gateway: Rc<Gateway>, listener: Accepting, checks_host: bool) {
-    let (_ending, ended) = watch::channel(false);
-    accept(&gateway, Door::Metrics { checks_host }, &listener, &Rc::default(), &ended).await;
+    accept(&gateway, Door::Metrics { checks_host }, &listener, &Rc::default()).await;
 }
 
 /// What a listener serves.
@@ -129,20 +153,12 @@ enum Door {
     Metrics { checks_host: bool },
 }
 
-async fn accept(
-    gateway: &Rc<Gateway>,
-    door: Door,
-    listener: &Accepting,
-    open: &Rc<OpenConnections>,
-    ended: &watch::Receiver<bool>,
-) {
-    let strangers = Rc::new(Strangers::default());
+async fn accept(gateway: &Rc<Gateway>, door: Door, listener: &Accepting, open: &Rc<OpenConnections>) {
     loop {
         match listener.accept().await {
             Ok(stream) => {
-                let (gateway, stranger) = (Rc::clone(gateway), Rc::new(Stranger::new(&strangers)));
-                let guard = Guard::new(open);
-                tokio::task::spawn_local(connection(gateway, door, stream, ended.clone(), guard, stranger));
+                let peer = Rc::new(Peer::new(open));
+                tokio::task::spawn_local(connection(Rc::clone(gateway), door, stream, peer));
             }
             Err(error) => {
                 log::warn!("cannot accept a connection: {error}");
@@ -152,30 +168,16 @@ async fn accept(
     }
 }
 
-async fn connection(
-    gateway: Rc<Gateway>,
-    door: Door,
-    stream: Stream,
-    mut ended: watch::Receiver<bool>,
-    _guard: Guard,
-    stranger: Rc<Stranger>,
-) {
+async fn connection(gateway: Rc<Gateway>, door: Door, stream: Stream, peer: Rc<Peer>) {
     stream.send_at_once();
-    let stream = tokio::select! {
-        secured = secured(&gateway, door, stream) => match secured {
-            Some(stream) => stream,
-            None => return,
-        },
-        () = stranger.is_evicted.notified() => return,
-        _ = ended.changed() => return,
-    };
+    let Some(stream) = secured(&gateway, door, stream, &peer.closing).await else { return };
     let service = service_fn(|request| {
-        let (gateway, stranger) = (Rc::clone(&gateway), Rc::clone(&stranger));
+        let (gateway, peer) = (Rc::clone(&gateway), Rc::clone(&peer));
         // Boxed, it is freed when the response begins; hyper would keep its space for as long as the connection is
         // open.
         Box::pin(async move {
             Ok::<_, Infallible>(match door {
-                Door::Clients => answer(&gateway, &stranger, request).await,
+                Door::Clients => answer(&gateway, &peer, request).await,
                 Door::Metrics { checks_host } => answer_scraper(&gateway, checks_host, &request).await,
             })
         })
@@ -187,30 +189,34 @@ async fn connection(
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let mut is_ending = false;
-    loop {
-        tokio::select! {
-            served = connection.as_mut() => {
-                if let Err(error) = served {
-                    log::debug!("a client's connection ended: {error}");
-                }
-                return;
-            }
-            () = stranger.is_evicted.notified() => return,
-            _ = ended.changed(), if !is_ending => {
+    let served = poll_fn(|context| {
+        match peer.closing.poll(context) {
+            Asked::Evicted => return Poll::Ready(Ok(())),
+            Asked::Gently if !is_ending => {
                 is_ending = true;
                 connection.as_mut().graceful_shutdown();
             }
+            _ => {}
         }
+        connection.as_mut().poll(context)
+    });
+    if let Err(error) = served.await {
+        log::debug!("a client's connection ended: {error}");
     }
 }
 
-/// Adds TLS to the stream if the gateway uses it.
-async fn secured(gateway: &Gateway, door: Door, stream: Stream) -> Option<Stream> {
+/// Adds TLS to the stream if the gateway uses it. `None`: there is no connection any more, or it is to end.
+async fn secured(gateway: &Gateway, door: Door, stream: Stream, closing: &Closing) -> Option<Stream> {
     let Some(identity) = gateway.identity.as_ref().filter(|_| matches!(door, Door::Clients)) else {
         return Some(stream);
     };
     // Boxed, it is freed when the handshake ends.
-    match Box::pin(stream.secured(identity.config())).await {
+    let mut handshake = Box::pin(stream.secured(identity.config()));
+    let secured = poll_fn(|context| match closing.poll(context) {
+        Asked::Nothing => handshake.as_mut().poll(context).map(Some),
+        Asked::Gently | Asked::Evicted => Poll::Ready(None),
+    });
+    match secured.await? {
         Ok(stream) => Some(stream),
         Err(why) => {
             identity.failed_handshakes.set(identity.failed_handshakes.get() + 1);
