@@ -3,13 +3,22 @@
 //! `usage` may come early, late or in several events. No text of a model can be mistaken for it: inside a JSON string
 //! its quotation marks would be preceded by backslashes.
 
+use std::fmt;
+use std::sync::LazyLock;
+
 use hyper::body::Bytes;
-use memchr::{memchr2, memmem};
-use serde_json::{Map, Value};
+use memchr::memchr2;
+use memchr::memmem::{self, Finder};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
 
 use crate::compression;
 
 const USAGE: &[u8] = b"\"usage\"";
+
+/// Made once: every piece of every response is searched.
+static USAGE_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(USAGE));
 
 /// Longest `usage` that is read, with all its details.
 const MAX_USAGE_SIZE: usize = 8 * 1024;
@@ -30,22 +39,60 @@ pub(crate) struct Tokens {
     pub(crate) completion: u64,
 }
 
-impl Tokens {
-    /// By the names of chat completions and embeddings, or of responses and messages. Some relays write both, one of them
-    /// zero; some servers write floats or null.
-    fn of(usage: &Map<String, Value>) -> Self {
-        let number = |name: &str| match usage.get(name) {
-            Some(Value::String(text)) => text.trim().parse().unwrap_or(0),
-            Some(value) => value.as_u64().or_else(|| whole(value.as_f64()?)).unwrap_or(0),
-            None => 0,
-        };
-        let either = |one: &str, other: &str| number(one).max(number(other));
-        Self {
-            prompt: either("prompt_tokens", "input_tokens"),
-            completion: either("completion_tokens", "output_tokens"),
-        }
-    }
+/// The fields of a `usage` that are read: those of chat completions and embeddings, and those of responses and messages.
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Field {
+    PromptTokens,
+    InputTokens,
+    CompletionTokens,
+    OutputTokens,
+    #[serde(other)]
+    Other,
+}
 
+impl<'de> Deserialize<'de> for Tokens {
+    /// Some relays write both spellings, one of them zero.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Usage;
+        impl<'de> Visitor<'de> for Usage {
+            type Value = Tokens;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tokens, A::Error> {
+                let [mut prompt, mut input, mut completion, mut output] = [0; 4];
+                while let Some(field) = map.next_key()? {
+                    let place = match field {
+                        Field::PromptTokens => &mut prompt,
+                        Field::InputTokens => &mut input,
+                        Field::CompletionTokens => &mut completion,
+                        Field::OutputTokens => &mut output,
+                        Field::Other => {
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
+                    };
+                    *place = count(&map.next_value()?);
+                }
+                Ok(Tokens { prompt: prompt.max(input), completion: completion.max(output) })
+            }
+        }
+        deserializer.deserialize_map(Usage)
+    }
+}
+
+/// Some servers write floats, strings or null.
+fn count(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.trim().parse().unwrap_or(0),
+        value => value.as_u64().or_else(|| whole(value.as_f64()?)).unwrap_or(0),
+    }
+}
+
+impl Tokens {
     /// Later events state more of the same response, or all of it.
     fn update(&mut self, later: Self) {
         for (known, later) in [(&mut self.prompt, later.prompt), (&mut self.completion, later.completion)] {
@@ -88,26 +135,31 @@ impl Meter {
         }
         let room = BEGINNING - self.beginning.len();
         self.beginning.extend_from_slice(&piece[..piece.len().min(room)]);
-        let mut text = std::mem::take(&mut self.open);
-        text.extend_from_slice(piece);
-        let read = self.read(&text);
-        text.drain(..read);
-        self.open = text;
+        if self.open.is_empty() {
+            let read = self.read(piece);
+            self.open.extend_from_slice(&piece[read..]);
+        } else {
+            let mut text = std::mem::take(&mut self.open);
+            text.extend_from_slice(piece);
+            let read = self.read(&text);
+            text.drain(..read);
+            self.open = text;
+        }
     }
 
     /// Reads every `usage` that is whole. Returns how much is done with.
     fn read(&mut self, text: &[u8]) -> usize {
         let mut done = 0;
-        while let Some(at) = memmem::find(&text[done..], USAGE).map(|at| done + at) {
+        while let Some(at) = USAGE_FINDER.find(&text[done..]).map(|at| done + at) {
             let may_go_on = text.len() - at < MAX_USAGE_SIZE;
             let after = text[at + USAGE.len()..text.len().min(at + MAX_USAGE_SIZE)].trim_ascii_start();
             if after.is_empty() && may_go_on {
                 return at;
             }
             if let Some(value) = after.strip_prefix(b":") {
-                let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Map<String, Value>>();
+                let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Tokens>();
                 match values.next() {
-                    Some(Ok(usage)) => self.tokens.update(Tokens::of(&usage)),
+                    Some(Ok(usage)) => self.tokens.update(usage),
                     Some(Err(error)) if error.is_eof() && may_go_on => return at,
                     None if may_go_on => return at,
                     _ => {}
@@ -115,7 +167,8 @@ impl Meter {
             }
             done = at + USAGE.len();
         }
-        done.max(text.len().saturating_sub(USAGE.len() - 1))
+        let tail = done.max(text.len().saturating_sub(USAGE.len() - 1));
+        text[tail..].iter().position(|&byte| byte == USAGE[0]).map_or(text.len(), |begins| tail + begins)
     }
 
     pub(crate) fn tokens(&self) -> Tokens {
@@ -189,7 +242,7 @@ impl RequestModel {
         let (mut depth, mut before) = (0_usize, 0);
         let (mut in_string, mut is_escaped, mut is_key, mut is_model) = (false, false, false, false);
         // The string that is being read, of the outermost object.
-        let (mut begins, mut text) = (0, Vec::new());
+        let (mut begins, mut text) = (0, Vec::with_capacity(64));
         for piece in body {
             let mut at = 0;
             while at < piece.len() {
