@@ -186,10 +186,10 @@ impl ProxiedRequest<'_> {
 
     fn stamp(&self, headers: &mut HeaderMap) {
         let waited = u64::try_from(self.record.waited.as_millis()).unwrap_or(u64::MAX);
-        headers.insert(WAIT_MS, HeaderValue::from(waited));
-        headers.insert(ATTEMPTS, HeaderValue::from(self.record.tries()));
-        if let Ok(profile) = HeaderValue::from_str(&self.served.profile) {
-            headers.insert(PROFILE, profile);
+        headers.insert(WAIT_MS, small(waited));
+        headers.insert(ATTEMPTS, small(self.record.tries()));
+        if let Some(name) = &self.served.header {
+            headers.insert(PROFILE, name.clone());
         }
         if let (Some(key), Some(left)) = (&self.key, &self.left) {
             team::stamp(headers, key, left);
@@ -197,6 +197,15 @@ impl ProxiedRequest<'_> {
         if let Some(reason) = self.moved {
             headers.insert(FALLBACK, HeaderValue::from_static(reason.name()));
         }
+    }
+}
+
+/// A number that is nearly always 0 or 1.
+fn small(number: u64) -> HeaderValue {
+    match number {
+        0 => HeaderValue::from_static("0"),
+        1 => HeaderValue::from_static("1"),
+        _ => HeaderValue::from(number),
     }
 }
 

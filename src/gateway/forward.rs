@@ -45,6 +45,7 @@ pub(super) struct ProxiedRequest<'gateway> {
     pub(super) method: Method,
     /// What follows `/v1`, with the query.
     pub(super) rest: String,
+    /// As the client sent them.
     pub(super) headers: HeaderMap,
     pub(super) request_body: RequestBody,
     pub(super) record: UsageRecord,
@@ -70,7 +71,7 @@ pub(super) async fn forward(
 ) -> Response<ResponseBody> {
     entry.outcome.profile = Some(served.profile.clone());
 
-    let (mut head, body) = request.into_parts();
+    let (head, body) = request.into_parts();
     let options = &gateway.options;
     let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > options.max_body) {
@@ -79,7 +80,6 @@ pub(super) async fn forward(
         return response;
     }
     let shown = key.as_ref().and_then(|key| Team::shown(key, &shown_keys(&head.headers)));
-    headers::clean_request(&mut head.headers);
     let request_body = RequestBody::new(body, options.replay_limit, options.max_body, &gateway.bodies);
     let mut record = UsageRecord::begin(Some(entry));
     record.user = key.as_ref().map(|key| Arc::new(KeyUser { key: key.id.clone(), owner: key.owner.clone() }));
@@ -217,10 +217,10 @@ impl ProxiedRequest<'_> {
         renewed.map_err(|failed| refusal::not_ready(&failed).coded(self.served.cache.trouble()).into())
     }
 
-    fn account(&mut self, ready: &ReadyCredential) -> Result<Rc<ServedAccount>, Refusal> {
+    fn account(&mut self, ready: &Rc<ReadyCredential>) -> Result<Rc<ServedAccount>, Refusal> {
         let account = self.served.account(ready).map_err(|failed| refusal::not_ready(&failed))?;
         self.record.belongs_to(&account);
-        if let Some(entry) = &mut self.record.entry {
+        if let Some(entry) = self.record.entry.as_mut().filter(|entry| entry.is_read()) {
             entry.outcome.server = ready.origin.host.to_str().ok().map(str::to_owned);
         }
         Ok(account)
@@ -354,7 +354,7 @@ impl ProxiedRequest<'_> {
         let mut request = Request::new(reader);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri;
-        *request.headers_mut() = self.headers.clone();
+        *request.headers_mut() = headers::clean_request(&self.headers);
         headers::address(request.headers_mut(), ready, messages);
         Ok(request)
     }

@@ -90,7 +90,7 @@ impl GenAi {
     #[expect(clippy::cast_precision_loss, reason = "no request has 2^53 tokens")]
     pub(super) fn count(&self, call: &Call<'_>) {
         let seen = &mut *self.0.borrow_mut();
-        let mut models = (cut_name(call.request_model), cut_name(call.response_model));
+        let mut models = (cut_name(call.request_model).to_owned(), cut_name(call.response_model).to_owned());
         if !seen.models.contains(&models) {
             if seen.models.len() < MOST_MODELS {
                 seen.models.insert(models.clone());

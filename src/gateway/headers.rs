@@ -1,48 +1,18 @@
 //! Which headers pass, which stay, which are replaced.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use hyper::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-    USER_AGENT, VIA,
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE,
+    TRANSFER_ENCODING, USER_AGENT, VIA,
 };
 use url::form_urlencoded;
 
 use super::anthropic::Endpoint;
 use super::credential::ReadyCredential;
 use crate::compression::KNOWN;
-
-/// For one hop only (RFC 9110 §7.6.1, RFC 7540 §3.2.1).
-const HOP_BY_HOP: [HeaderName; 10] = [
-    CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
-
-/// The client's address headers and accounts, which are never forwarded. `Expect` is answered here.
-const CALLERS: [HeaderName; 12] = [
-    COOKIE,
-    EXPECT,
-    FORWARDED,
-    // These choose the account to bill, by a key that is not sent.
-    HeaderName::from_static("openai-organization"),
-    HeaderName::from_static("openai-project"),
-    HeaderName::from_static("x-goog-user-project"),
-    HeaderName::from_static("x-auth-email"),
-    HeaderName::from_static("x-auth-key"),
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-real-ip"),
-];
+use crate::providers::Provider;
 
 /// Parts of header names in which some API accepts a credential: `x-goog-api-key`, `ocp-apim-subscription-key`,
 /// `cf-aig-authorization`, `x-amz-security-token`, …
@@ -91,23 +61,64 @@ const CREDENTIAL_PARAMETERS: [&str; 20] = [
 
 const VIA_US: HeaderValue = HeaderValue::from_static("1.1 qwenauth");
 
+/// For clients that send none.
+static OWN_USER_AGENT: LazyLock<Option<HeaderValue>> =
+    LazyLock::new(|| HeaderValue::try_from(Provider::own_user_agent()).ok());
+
 /// A request's headers as they are forwarded, except for the credential.
-pub(super) fn clean_request(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
-    for name in &CALLERS {
-        headers.remove(name);
+pub(super) fn clean_request(headers: &HeaderMap) -> HeaderMap {
+    let named = named_by_connection(headers);
+    // With room for what is added here and by [`address`].
+    let mut kept = HeaderMap::with_capacity(headers.len() + 6);
+    for (name, value) in headers {
+        if !is_of_one_hop(name) && !is_callers(name) && !holds_credential(name) && !named.contains(name) {
+            kept.append(name.clone(), value.clone());
+        }
     }
-    let credentials: Vec<HeaderName> = headers.keys().filter(|name| holds_credential(name)).cloned().collect();
-    for name in &credentials {
-        headers.remove(name);
+    keep_known_encodings(&mut kept);
+    kept.append(VIA, VIA_US);
+    if let Some(own) = &*OWN_USER_AGENT {
+        kept.entry(USER_AGENT).or_insert_with(|| own.clone());
     }
-    keep_known_encodings(headers);
-    headers.append(VIA, VIA_US);
-    if !headers.contains_key(USER_AGENT)
-        && let Ok(own) = HeaderValue::try_from(crate::providers::Provider::own_user_agent())
-    {
-        headers.insert(USER_AGENT, own);
-    }
+    kept
+}
+
+/// For one hop only (RFC 9110 §7.6.1, RFC 7540 §3.2.1).
+fn is_of_one_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// The client's address and accounts, which are never forwarded. `Expect` is answered here, and the host is another.
+fn is_callers(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "cookie"
+            | "expect"
+            | "forwarded"
+            | "host"
+            // These choose the account to bill, by a key that is not sent.
+            | "openai-organization"
+            | "openai-project"
+            | "x-goog-user-project"
+            | "x-auth-email"
+            | "x-auth-key"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-proto"
+            | "x-real-ip"
+    )
 }
 
 fn holds_credential(name: &HeaderName) -> bool {
@@ -172,11 +183,15 @@ pub(super) fn clean_response(headers: &mut HeaderMap) {
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
-    remove_hop_by_hop(headers);
-    headers.remove(SET_COOKIE);
-    let cors: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("access-control-")).cloned().collect();
-    for name in cors {
+    let named = named_by_connection(headers);
+    let stays = |name: &&HeaderName| {
+        is_of_one_hop(name)
+            || *name == SET_COOKIE
+            || name.as_str().starts_with("access-control-")
+            || named.contains(name)
+    };
+    let stay: Vec<HeaderName> = headers.keys().filter(stays).cloned().collect();
+    for name in stay {
         headers.remove(name);
     }
     headers.append(VIA, VIA_US);
@@ -194,24 +209,12 @@ fn keep_known_encodings(headers: &mut HeaderMap) {
     }
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    // `close` and `keep-alive` alone name no header, and are what nearly everyone sends.
-    let names_any = headers.get_all(CONNECTION).iter().any(|value| value != "close" && value != "keep-alive");
-    if names_any {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
+/// The headers that `Connection` says are for one hop only. `close` and `keep-alive` alone name none, and are what nearly
+/// everyone sends.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter().filter(|value| *value != "close" && *value != "keep-alive");
+    let names = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    names.filter_map(|name| HeaderName::try_from(name.trim()).ok()).collect()
 }
 
 #[cfg(test)]
@@ -256,7 +259,7 @@ mod tests {
         .into_iter()
         .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
         .collect();
-        clean_request(&mut headers);
+        headers = clean_request(&headers);
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["user-agent", "via", "x-own"]);

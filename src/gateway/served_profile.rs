@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use hyper::header::HeaderMap;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
 use super::Tuning;
@@ -28,11 +28,14 @@ use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts,
 
 pub(super) struct ServedProfile {
     pub(super) profile: String,
+    /// Its name for `x-qwenauth-profile`.
+    pub(super) header: Option<HeaderValue>,
     path: PathBuf,
     state: PathBuf,
     tuning: Rc<Tuning>,
     pub(super) cache: CredentialCache,
-    account: RefCell<Option<Rc<ServedAccount>>>,
+    /// The account, and the credential that was found to belong to it.
+    account: RefCell<Option<(Rc<ReadyCredential>, Rc<ServedAccount>)>>,
     former: RefCell<Vec<Rc<ServedAccount>>>,
     last_ready: RefCell<Option<Rc<ReadyCredential>>>,
     /// The hash of the last token that was available.
@@ -58,7 +61,7 @@ pub(super) struct ServedAccount {
     waits: bool,
     events: Rc<Events>,
     ledger: RefCell<Ledger>,
-    day: RefCell<(Day, String)>,
+    day: RefCell<(Day, Rc<str>)>,
 }
 
 impl ServedProfile {
@@ -79,6 +82,7 @@ impl ServedProfile {
             _ => CredentialCache::start(account)?,
         };
         Ok(Self {
+            header: HeaderValue::from_str(&profile).ok(),
             profile,
             path,
             state,
@@ -108,13 +112,27 @@ impl ServedProfile {
     }
 
     /// The account that `ready` belongs to; another login may have changed it.
-    pub(super) fn account(&self, ready: &ReadyCredential) -> Result<Rc<ServedAccount>, Failed> {
+    pub(super) fn account(&self, ready: &Rc<ReadyCredential>) -> Result<Rc<ServedAccount>, Failed> {
+        if let Some((of, account)) = &*self.account.borrow()
+            && Rc::ptr_eq(of, ready)
+        {
+            return Ok(Rc::clone(account));
+        }
+        let account = self.account_of(ready)?;
+        let former = self.account.borrow_mut().replace((Rc::clone(ready), Rc::clone(&account)));
+        self.former
+            .borrow_mut()
+            .extend(former.map(|(_, former)| former).filter(|former| !Rc::ptr_eq(former, &account)));
+        Ok(account)
+    }
+
+    fn account_of(&self, ready: &ReadyCredential) -> Result<Rc<ServedAccount>, Failed> {
         // The tokens of another machine's login change as those of a login here do.
         let account_id = match ready.generation {
             Some(_) => self.path.to_string_lossy().into_owned(),
             None => pacing::account_id(&ready.provider, &ready.credential, &self.path),
         };
-        if let Some(account) = &*self.account.borrow()
+        if let Some((_, account)) = &*self.account.borrow()
             && account.provider == ready.provider.name
             && account.account_id == account_id
         {
@@ -133,7 +151,7 @@ impl ServedProfile {
         });
         let pacing = Pacing::new(rate, &self.profile, shared);
         let day = pacing.day();
-        let account = Rc::new(ServedAccount {
+        Ok(Rc::new(ServedAccount {
             profile: self.profile.clone(),
             memory: RefCell::new(Memory::open(&self.state, &provider, &account_id)),
             week_resets: ready.provider.limits.week_resets.clone(),
@@ -147,14 +165,11 @@ impl ServedProfile {
             waits: self.tuning.pacing,
             events: Rc::clone(&self.events),
             ledger: RefCell::new(Ledger::new(&self.state, &self.profile, &provider)),
-            day: RefCell::new((day, day.date.to_string())),
+            day: RefCell::new((day, day.date.to_string().into())),
             provider,
             account_id,
             pacing,
-        });
-        let former = self.account.borrow_mut().replace(Rc::clone(&account));
-        self.former.borrow_mut().extend(former);
-        Ok(account)
+        }))
     }
 
     /// The credential in the file now, renewed if necessary.
@@ -217,11 +232,11 @@ impl ServedProfile {
 
     /// All accounts that this profile had while the gateway ran, because their usage must be written.
     pub(super) fn all_accounts(&self) -> Vec<Rc<ServedAccount>> {
-        self.former.borrow().iter().cloned().chain(self.account.borrow().clone()).collect()
+        self.former.borrow().iter().cloned().chain(self.last_account()).collect()
     }
 
     pub(super) fn last_account(&self) -> Option<Rc<ServedAccount>> {
-        self.account.borrow().clone()
+        self.account.borrow().as_ref().map(|(_, account)| Rc::clone(account))
     }
 }
 
@@ -308,18 +323,25 @@ impl ServedAccount {
     }
 
     /// The day's name in the ledger.
-    fn day(&self) -> String {
+    fn day(&self) -> Rc<str> {
         let now = SystemTime::now();
         let mut day = self.day.borrow_mut();
         if !day.0.contains(now) {
             let new = self.pacing.day();
-            *day = (new, new.date.to_string());
+            *day = (new, new.date.to_string().into());
         }
-        day.1.clone()
+        Rc::clone(&day.1)
     }
 
     /// Records what the provider's headers state about limits.
     pub(super) fn note_limits(&self, headers: &HeaderMap) {
+        // Most responses state none, and a look at each name costs less than one at each place where one could be.
+        let states_limit = |name: &HeaderName| {
+            ["x-ratelimit-", "modelscope-ratelimit-"].iter().any(|start| name.as_str().starts_with(start))
+        };
+        if !headers.keys().any(states_limit) {
+            return;
+        }
         for (limit, remaining, reset, name) in STATED {
             let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
             let (Some(limit), Some(remaining)) = (text(limit), text(remaining)) else { continue };
@@ -370,7 +392,7 @@ impl ServedAccount {
         let now = SystemTime::now();
         let mut memory = self.memory.borrow_mut();
         let in_force = memory.in_force(now);
-        let name = |entry: &Exhausted| cut_name(entry.model.as_deref().unwrap_or_default());
+        let name = |entry: &Exhausted| cut_name(entry.model.as_deref().unwrap_or_default()).to_owned();
         in_force.map(|entry| (entry.cause.limit_name(), name(entry))).collect()
     }
 
@@ -456,12 +478,13 @@ impl UsageRecord {
         let tokens = meter.tokens();
         self.counts.prompt_tokens = tokens.prompt;
         self.counts.completion_tokens = tokens.completion;
-        let answered = meter.model();
-        if let Some(entry) = &mut self.entry {
-            entry.outcome.response_model.clone_from(&answered);
-        }
+        let is_read = self.entry.as_ref().is_some_and(Entry::is_read);
+        let answered = if is_read || self.model.is_none() { meter.model() } else { None };
         if self.model.is_none() {
-            self.model = answered;
+            self.model.clone_from(&answered);
+        }
+        if let Some(entry) = &mut self.entry {
+            entry.outcome.response_model = answered;
         }
         if let Some(grant) = self.grant.as_mut().filter(|_| tokens != Tokens::default()) {
             grant.bill = Bill::Tokens(Estimate { prompt: tokens.prompt, completion: tokens.completion });
@@ -474,7 +497,7 @@ impl Drop for UsageRecord {
         if let Some(entry) = &mut self.entry {
             let outcome = &mut entry.outcome;
             if let Some(account) = &self.account {
-                outcome.profile = Some(account.profile.clone());
+                outcome.profile.get_or_insert_default().clone_from(&account.profile);
                 outcome.provider = Some(account.provider.clone());
             }
             outcome.model.clone_from(&self.model);

@@ -80,6 +80,11 @@ impl Entry {
 }
 
 impl Entry {
+    /// Whether a log or metrics have more of it than its profile, status and duration.
+    pub(super) fn is_read(&self) -> bool {
+        self.traffic.log.is_some() || self.traffic.gen_ai.is_some()
+    }
+
     /// Bytes of the answer passed.
     pub(super) fn note_chunk(&mut self) {
         if self.outcome.is_stream && self.outcome.first_chunk.is_none() {
@@ -166,19 +171,19 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Durations of the requests of one profile.
-#[derive(Default, Clone)]
-struct Durations {
-    /// By upper bound, the last without one.
+/// How the requests of one profile ended.
+#[derive(Default)]
+struct Ended {
+    /// By status, 0 where the client left before an answer.
+    answers: BTreeMap<u16, u64>,
+    /// Durations by upper bound, the last without one, and all together in seconds.
     counts: [u64; BOUNDS.len() + 1],
     sum: f64,
 }
 
 pub(super) struct Traffic {
     in_flight: Cell<usize>,
-    /// Answers by profile and status, 0 where the client left before one.
-    answers: RefCell<BTreeMap<(String, u16), u64>>,
-    durations: RefCell<BTreeMap<String, Durations>>,
+    ended: RefCell<BTreeMap<String, Ended>>,
     /// Where somebody reads the metrics.
     gen_ai: Option<GenAi>,
     log: Option<Log>,
@@ -192,8 +197,7 @@ impl Traffic {
     pub(super) fn new(log: Option<&Path>, has_metrics: bool) -> Result<Rc<Self>> {
         Ok(Rc::new(Self {
             in_flight: Cell::new(0),
-            answers: RefCell::default(),
-            durations: RefCell::default(),
+            ended: RefCell::default(),
             gen_ai: has_metrics.then(GenAi::default),
             log: log.map(Log::start).transpose()?,
             dropped: Cell::new(0),
@@ -211,14 +215,16 @@ impl Traffic {
     }
 
     fn count(&self, outcome: &Outcome, took: Duration) {
-        let profile = outcome.profile.clone().unwrap_or_default();
-        let status = outcome.status.map_or(0, |status| status.as_u16());
-        *self.answers.borrow_mut().entry((profile.clone(), status)).or_default() += 1;
+        let profile = outcome.profile.as_deref().unwrap_or_default();
+        let mut all_ended = self.ended.borrow_mut();
+        if !all_ended.contains_key(profile) {
+            all_ended.insert(profile.to_owned(), Ended::default());
+        }
+        let Some(ended) = all_ended.get_mut(profile) else { return };
+        *ended.answers.entry(outcome.status.map_or(0, |status| status.as_u16())).or_default() += 1;
         let seconds = took.as_secs_f64();
-        let mut durations = self.durations.borrow_mut();
-        let durations = durations.entry(profile).or_default();
-        durations.counts[BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len())] += 1;
-        durations.sum += seconds;
+        ended.counts[BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len())] += 1;
+        ended.sum += seconds;
     }
 
     fn write(&self, line: &Value) {
@@ -241,12 +247,15 @@ impl Traffic {
             "# HELP qwenauth_answers_total Answers to clients by status; 0 where the client left before one.\n\
              # TYPE qwenauth_answers_total counter\n",
         );
-        for ((profile, status), count) in &*self.answers.borrow() {
-            let _ = writeln!(text, "qwenauth_answers_total{{profile=\"{profile}\",status=\"{status}\"}} {count}");
+        let all_ended = self.ended.borrow();
+        for (profile, Ended { answers, .. }) in &*all_ended {
+            for (status, count) in answers {
+                let _ = writeln!(text, "qwenauth_answers_total{{profile=\"{profile}\",status=\"{status}\"}} {count}");
+            }
         }
         text += "# HELP qwenauth_request_duration_seconds From the head of a request to the end of its answer.\n\
                  # TYPE qwenauth_request_duration_seconds histogram\n";
-        for (profile, Durations { counts, sum }) in &*self.durations.borrow() {
+        for (profile, Ended { counts, sum, .. }) in &*all_ended {
             let mut total = 0;
             let bounds = BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
             for (bound, count) in bounds.zip(counts) {

@@ -188,9 +188,8 @@ impl Memory {
         noted.unwrap_or((entry, true))
     }
 
-    /// A request of `model` was served: nothing that counts for it is used up.
+    /// A request of `model` was served: nothing that counted for it when it was looked for is used up.
     pub(crate) fn clear(&mut self, model: Option<&str>) {
-        self.refresh();
         if self.entries.iter().any(|entry| entry.counts_for(model)) {
             self.change(|entries| entries.retain(|entry| !entry.counts_for(model)));
         }

@@ -3,7 +3,7 @@
 //! Hazard: a kill or a full disk in the middle of a line. Rule: every entry begins with a newline, so a torn entry
 //! cannot corrupt the next one; what could not be written stays in memory and is written with the next.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,8 +29,8 @@ const MAX_NAMES: usize = 100;
 const MAX_NAME_LENGTH: usize = 80;
 
 /// The name of a model as far as it is kept.
-pub(crate) fn cut_name(model: &str) -> String {
-    model.chars().take(MAX_NAME_LENGTH).collect()
+pub(crate) fn cut_name(model: &str) -> &str {
+    model.char_indices().nth(MAX_NAME_LENGTH).map_or(model, |(end, _)| &model[..end])
 }
 
 /// Counts of what passed through the gateway.
@@ -108,7 +108,7 @@ pub(crate) struct KeyUser {
 }
 
 /// Counts by whose key it was and by model.
-type Uses = HashMap<Option<Arc<KeyUser>>, HashMap<String, Counts>>;
+type Uses = BTreeMap<Option<Arc<KeyUser>>, BTreeMap<String, Counts>>;
 
 /// One line.
 #[derive(Serialize, Deserialize)]
@@ -154,7 +154,6 @@ impl Ledger {
 
     pub(crate) fn add(&mut self, day: &str, user: Option<&Arc<KeyUser>>, model: &str, counts: &Counts) {
         let model = self.label(model);
-        let model = model.as_str();
         if !self.pending.contains_key(day) {
             self.pending.insert(day.to_owned(), Uses::new());
         }
@@ -171,12 +170,11 @@ impl Ledger {
     }
 
     /// The name that a model is counted under. Names are the client's, so they are bounded in number and length.
-    fn label(&self, model: &str) -> String {
-        let shown = cut_name(model);
-        match shown.as_str() {
-            "" => "unknown".to_owned(),
-            name if self.totals.contains_key(name) || self.totals.len() < MAX_NAMES => name.to_owned(),
-            _ => "other".to_owned(),
+    fn label<'name>(&self, model: &'name str) -> &'name str {
+        match cut_name(model) {
+            "" => "unknown",
+            name if self.totals.len() < MAX_NAMES || self.totals.contains_key(name) => name,
+            _ => "other",
         }
     }
 
@@ -256,7 +254,7 @@ impl UnwrittenCounts {
             self.limits.clear();
         }
         while let Some((day, uses)) = self.counts.pop_first() {
-            let each = |(user, models): (Option<Arc<KeyUser>>, HashMap<String, Counts>)| {
+            let each = |(user, models): (Option<Arc<KeyUser>>, BTreeMap<String, Counts>)| {
                 models.into_iter().map(move |(model, counts)| (user.clone(), model, counts))
             };
             let mut left = uses.into_iter().flat_map(each).collect::<Vec<_>>();
