@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Credential, Kind};
-use crate::profile::SecretStore;
 use crate::secret::Secret;
 
 /// Longer than what is handed over, in bytes.
@@ -59,22 +58,12 @@ impl Lent {
 
     pub(crate) fn into_credential(self, expires_at: SystemTime) -> Credential {
         Credential {
-            kind: Kind::Oauth,
-            access_token: self.access_token,
-            refresh_token: None,
             token_type: self.token_type,
             expires_at: Some(expires_at),
             resource_url: self.resource_url,
-            provider: Some(self.provider),
             model: self.model,
             base_url: self.base_url,
-            created_at: None,
-            machine: None,
-            secret_store: SecretStore::File,
-            command: None,
-            entry: None,
-            issuer: None,
-            identity: None,
+            ..Credential::unstored(Kind::Oauth, self.access_token, self.provider)
         }
     }
 }

@@ -113,6 +113,28 @@ pub(crate) struct Credential {
 }
 
 impl Credential {
+    /// A credential of `provider` that no file describes. What else is known of it, the caller adds.
+    fn unstored(kind: Kind, access_token: Secret, provider: String) -> Self {
+        Self {
+            kind,
+            access_token,
+            refresh_token: None,
+            token_type: "Bearer".into(),
+            expires_at: None,
+            resource_url: None,
+            provider: Some(provider),
+            model: None,
+            base_url: None,
+            created_at: None,
+            machine: None,
+            secret_store: SecretStore::File,
+            command: None,
+            entry: None,
+            issuer: None,
+            identity: None,
+        }
+    }
+
     /// Whether the access token is valid for `lifetime` from `now`.
     fn lasts(&self, lifetime: Duration, now: SystemTime) -> bool {
         self.is_lasting() || self.left(now).is_some_and(|left| left >= lifetime)

@@ -16,7 +16,6 @@ use super::super::{Account, Credential, Kind, Stored};
 use crate::error::{Failed, Failure};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, PendingFile, Privacy};
-use crate::profile::SecretStore;
 use crate::providers::{self, Overrides, Provider, QWEN, in_words};
 use crate::secret::Secret;
 
@@ -350,22 +349,5 @@ fn remember(secret: &Secret, account: &Account, region: &str) -> Result<()> {
 }
 
 fn credential(access_token: Secret, owner: &Owner, base_url: Option<String>) -> Credential {
-    Credential {
-        kind: Kind::ApiKey,
-        access_token,
-        refresh_token: None,
-        token_type: "Bearer".into(),
-        expires_at: None,
-        resource_url: None,
-        provider: Some(owner.provider.name.clone()),
-        model: None,
-        base_url,
-        created_at: None,
-        machine: None,
-        secret_store: SecretStore::File,
-        command: None,
-        entry: None,
-        identity: None,
-        issuer: None,
-    }
+    Credential { base_url, ..Credential::unstored(Kind::ApiKey, access_token, owner.provider.name.clone()) }
 }

@@ -20,7 +20,6 @@ use super::{Account, Credential, Kind};
 use crate::error::{Failed, Failure};
 use crate::oauth::REQUEST_TIMEOUT;
 use crate::oauth::exchange::{self, NotGranted};
-use crate::profile::SecretStore;
 use crate::providers::Provider;
 use crate::secret::Secret;
 
@@ -98,22 +97,9 @@ impl Identity {
 /// The credential of a workload identity, before a token is requested.
 pub(crate) fn identified(provider: &Provider, identity: Identity, base_url: String) -> Credential {
     Credential {
-        kind: Kind::Oauth,
-        access_token: Secret::new(String::new()),
-        refresh_token: None,
-        token_type: "Bearer".into(),
-        expires_at: None,
-        resource_url: None,
-        provider: Some(provider.name.clone()),
-        model: None,
         base_url: Some(base_url),
-        created_at: None,
-        machine: None,
-        secret_store: SecretStore::File,
-        command: None,
-        entry: None,
-        issuer: None,
         identity: Some(Box::new(identity)),
+        ..Credential::unstored(Kind::Oauth, Secret::new(String::new()), provider.name.clone())
     }
 }
 
