@@ -50,7 +50,7 @@
 //! installation, names, platform, shell, secret, x509 use nothing of ours but error and secret
 //! ```
 //!
-//! How `qwenauth token` runs: `main` → `commands::token::run` → `Account::fresh` loads the file and returns what lasts long
+//! How `qwenauth token` runs: `main` → `commands::token::run` → `credentials::fresh` loads the file and returns what lasts long
 //! enough: no lock, no network, no thread. Else `credentials::renew`: lock, load again, good now? ask, save.
 
 mod cli;

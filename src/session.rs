@@ -177,7 +177,7 @@ impl Session {
         let account = self.account_of(&self.profile);
         if let SelectedBy::Directory(path) = &self.selected_by
             && account.given.is_none()
-            && account.path().symlink_metadata().is_err()
+            && account.store.path().symlink_metadata().is_err()
         {
             let profile = &self.profile;
             let message = format!(

@@ -12,7 +12,7 @@ use anyhow::Result;
 use self::known::{Group, Prepared};
 use super::{group, native_group, native_names, warn_of_refusal};
 use crate::cli::ExecArgs;
-use crate::credentials::{Credential, Lifetime, MARGIN};
+use crate::credentials::{Credential, Lifetime, MARGIN, fresh};
 use crate::environment::{API_KEY, API_KEY_FILE, names_holding, variable};
 use crate::error::{Failed, Failure, note};
 use crate::gateway::{self, Background, Listener, Served};
@@ -73,7 +73,7 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     }
     let fallback = session.fallback(&args.gateway_options)?;
     let account = session.account()?;
-    let credential = account.fresh(Lifetime::new(args.min_ttl, MARGIN))?;
+    let credential = fresh(&account, Lifetime::new(args.min_ttl, MARGIN))?;
     warn_of_refusal(&account, &credential, true);
     let model = Endpoint::of(&account, &credential, args.model.clone())?.model;
     let (listener, address) = Listener::on_loopback()?;

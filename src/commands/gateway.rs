@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{print, print_json};
 use crate::cli::{GatewayArgs, Listen, Serve};
-use crate::credentials::{Account, Credential, Lifetime, MARGIN, Stored, model_of};
+use crate::credentials::{Account, Credential, Lifetime, MARGIN, Stored, fresh, model_of};
 use crate::error::{Failed, Failure, Report, note};
 use crate::gateway::fallback::Target;
 use crate::gateway::fleet::{Fleet, Part, Role};
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
             "`{profile}` is not logged in here: this gateway uses the tokens that another one publishes (`--serve edge`)"
         ));
     }
-    let fresh = || account.fresh(Lifetime::Preferably(MARGIN));
+    let fresh = || fresh(&account, Lifetime::Preferably(MARGIN));
     let credential = match (!is_edge).then(fresh).transpose() {
         Ok(credential) => {
             credential.as_ref().map(|credential| Endpoint::of(&account, credential, None)).transpose()?;

@@ -30,7 +30,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::cli::GatewayOptions;
-use crate::credentials::{self, Account, Credential, Lifetime, Stored};
+use crate::credentials::{self, Account, Credential, Lifetime, Stored, fresh};
 use crate::environment::{SHARED_URL, variable};
 use crate::error::{Failed, Failure, json_for_terminal, note};
 use crate::gateway as proxy;
@@ -268,7 +268,7 @@ pub(crate) fn group(
 ) -> Result<Vec<Variable>> {
     let account = session.account()?;
     let lifetime = Lifetime::new(min_ttl, PREFERRED);
-    let mut credential = account.fresh(lifetime)?;
+    let mut credential = fresh(&account, lifetime)?;
     warn_of_refusal(&account, &credential, asks);
     if short_lived {
         credential = credentials::short_lived(&account, &credential, lifetime)?;

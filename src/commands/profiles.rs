@@ -29,7 +29,7 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
             "kind": kind,
             "active": active,
             "store": store,
-            "path": account.watched().unwrap_or(account.path()).display().to_string(),
+            "path": account.watched().unwrap_or(account.store.path()).display().to_string(),
         }));
         let provider = printable(provider.as_deref().unwrap_or("?"));
         let place = if store == "file" { String::new() } else { format!(", by {store}") };

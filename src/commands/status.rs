@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::{OPENROUTER, key_endpoint, print, print_document, rfc3339};
 use crate::cli::StatusArgs;
 use crate::credentials::{
-    Account, Credential, GivenKey, Kind, State, Stored, Verification, api_refusal, check_origin, program_of, verify,
+    Account, Credential, GivenKey, Kind, State, Stored, Verification, api_refusal, check_origin, program_of, state_of,
+    verify,
 };
 use crate::environment::variable;
 use crate::error::{Failure, Report};
@@ -98,7 +99,7 @@ struct Row {
 impl Row {
     fn of(account: &Account, active: bool, session: &Session, check: bool) -> Result<Self> {
         let (stored, elsewhere) = loaded(account)?;
-        let mut state = if elsewhere.is_some() { State::Missing } else { account.state_of(&stored) };
+        let mut state = if elsewhere.is_some() { State::Missing } else { state_of(account, &stored) };
         let mut row = Self {
             profile: account.profile.clone(),
             provider: account.profile.clone(),
@@ -115,7 +116,7 @@ impl Row {
             path: account
                 .given
                 .as_ref()
-                .map_or(Some(account.path()), GivenKey::named_file)
+                .map_or(Some(account.store.path()), GivenKey::named_file)
                 .map(|path| path.display().to_string()),
             identity: None,
             store: None,
@@ -152,7 +153,7 @@ impl Row {
                 row.key = masked_key(credential, session);
                 if let Ok(provider) = account.provider(credential) {
                     row.place = Some(place(&provider, row.base_url.as_deref()));
-                    let owner = gateway::account_id(&provider, credential, account.path());
+                    let owner = gateway::account_id(&provider, credential, account.store.path());
                     row.limits = exhausted(&session.config.paths.state, &provider.name, &owner, (account.clock)());
                 }
                 row.left_of = stated(account, session)?;
@@ -179,7 +180,7 @@ impl Row {
                     || state == State::Refreshable && row.identity.is_some();
                 if check && usable && state != State::Missing && row.base_url.is_some() {
                     row.check(account, credential)?;
-                    state = account.state_of(&stored);
+                    state = state_of(account, &stored);
                 }
             }
         }

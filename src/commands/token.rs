@@ -6,20 +6,20 @@ use zeroize::Zeroizing;
 
 use super::{print, rfc3339, warn_of_refusal};
 use crate::cli::{TokenArgs, TokenFormat};
-use crate::credentials::{Lifetime, MARGIN, short_lived};
+use crate::credentials::{Lifetime, MARGIN, fresh, short_lived};
 use crate::error::json_for_terminal;
 use crate::session::{Endpoint, Session};
 
 pub(crate) fn run(args: &TokenArgs, session: &Session) -> Result<()> {
     let account = session.account()?;
     let lifetime = Lifetime::new(args.min_ttl, MARGIN);
-    let mut credential = account.fresh(lifetime)?;
+    let mut credential = fresh(&account, lifetime)?;
     warn_of_refusal(&account, &credential, false);
     if args.short_lived {
         credential = short_lived(&account, &credential, lifetime)?;
     }
     // A token whose API is not a host of the provider is not printed, in whatever format.
-    account.check_base_url(&credential)?;
+    credential.check_base_url(&account.overrides)?;
     let token = credential.access_token.expose();
     let text = match args.format {
         TokenFormat::Raw => format!("{token}\n"),

@@ -79,7 +79,7 @@ fn accounts(session: &Session) -> Result<Vec<ProfileLimits>> {
             profile: profile.to_string(),
             rule: gateway::rule(&provider, &Tuning { rpm: None, rpd: None, pacing: true })?,
             base_url,
-            account: gateway::account_id(&provider, &credential, account.path()),
+            account: gateway::account_id(&provider, &credential, account.store.path()),
             provider,
             credential,
         });

@@ -45,7 +45,7 @@ pub(crate) fn model_of(account: &Account, credential: &Credential, provider: &Pr
 
 /// The model that was chosen at login, if one was.
 pub(crate) fn chosen_model_of(account: &Account, credential: &Credential) -> Option<String> {
-    if account.is_shared() { chosen_beside(account) } else { credential.model.clone() }
+    if account.store.is_shared() { chosen_beside(account) } else { credential.model.clone() }
 }
 
 /// The model chosen at the login whose file is Qwen Code's: it would drop a field of ours at its next renewal.

@@ -19,8 +19,9 @@ pub(crate) struct NewKey {
     pub(crate) base_url: String,
     pub(crate) region: Option<String>,
     pub(crate) model: Option<String>,
-    /// What prints the key and is stored in its place.
+    /// What prints the key and is stored instead of it.
     pub(crate) command: Option<String>,
+    pub(crate) store: SecretStore,
 }
 
 /// Stores the tokens of a login. A damaged file is renamed and kept.
@@ -30,6 +31,7 @@ pub(crate) fn store_grant(
     grant: &TokenResponse,
     (server, found): (&AuthorizationServer, Option<&Endpoints>),
     model: Option<&str>,
+    store: SecretStore,
 ) -> Result<Credential> {
     let format = account.store.format();
     let stored = replace(account, Change::Login, |document| {
@@ -40,14 +42,14 @@ pub(crate) fn store_grant(
         if format == Format::Own {
             document.set("provider", Some(&provider.name));
             document.set("model", model);
-            document.set_store(account.keep_in);
+            document.set_store(store);
         }
         if let Some(found) = found {
             document.set_issuer(found);
         }
     });
     if stored.is_ok()
-        && account.is_shared()
+        && account.store.is_shared()
         && let Err(error) = endpoints::keep_chosen_beside(account, model)
     {
         note(&format!("warning: the model is not remembered: {error:#}"));
@@ -60,13 +62,11 @@ pub(crate) fn store_key(account: &Account, provider: &Provider, key: &NewKey, no
     replace(account, Change::Login, |document| {
         document.forget(Format::Own);
         document.set("provider", Some(&provider.name));
-        if let Some(command) = &key.command {
-            document.set("api_key_command", Some(command));
-            document.set_store(SecretStore::Command);
-        } else {
-            document.set("api_key", Some(key.secret.expose()));
-            document.set_store(account.keep_in);
+        match &key.command {
+            Some(command) => document.set("api_key_command", Some(command)),
+            None => document.set("api_key", Some(key.secret.expose())),
         }
+        document.set_store(key.store);
         document.set("base_url", Some(&key.base_url));
         document.set("region", key.region.as_deref());
         document.set("model", key.model.as_deref());
@@ -90,7 +90,7 @@ pub(crate) fn store_identity(account: &Account, credential: &Credential, model: 
 
 /// Stores another model with the login that is there.
 pub(crate) fn store_model(account: &Account, model: &str) -> Result<Credential> {
-    if account.is_shared() {
+    if account.store.is_shared() {
         endpoints::keep_chosen_beside(account, Some(model))?;
         return account.require();
     }

@@ -39,7 +39,7 @@ impl Origin {
         Self {
             token_endpoint: server.token_endpoint.to_string(),
             revocation_endpoint: server.revocation_endpoint.as_ref().map(Url::to_string),
-            file: Some(account.path().to_owned()),
+            file: Some(account.store.path().to_owned()),
         }
     }
 }
@@ -90,7 +90,7 @@ pub(super) fn forget(account: &Account, token: &Secret) {
 /// Forgets the tokens that the file of `account` held before `kept`, those that another program has renewed included.
 /// The caller holds the lock of the file.
 pub(super) fn forget_all_but(account: &Account, kept: Option<&Secret>) {
-    for path in strays_of(&account.state, account.path(), kept) {
+    for path in strays_of(&account.state, account.store.path(), kept) {
         if let Err(error) = fs::remove_file(&path) {
             log::warn!("cannot remove the record `{}`: {error}", path.display());
         }
@@ -113,7 +113,7 @@ pub(crate) fn strays(state: &Path, accounts: &[Account], fix: bool) -> Vec<PathB
     files.sort();
     files.dedup();
     let strays = |file: &PathBuf| {
-        let account = accounts.iter().find(|account| account.path() == file);
+        let account = accounts.iter().find(|account| account.store.path() == file);
         let store = account.map_or_else(|| Store::new(file.clone(), false), |account| account.store.clone());
         strays_in(state, &store, account.is_some(), fix)
     };

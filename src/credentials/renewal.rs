@@ -286,7 +286,7 @@ impl Attempt<'_> {
 
     /// A file of our own says where it was written last.
     fn name_machine(&self, document: &mut CredentialDocument) {
-        if !self.account.is_shared() {
+        if !self.account.store.is_shared() {
             document.set("machine", machine::hash().as_deref());
         }
     }

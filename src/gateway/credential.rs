@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, oneshot};
 use super::anthropic::Endpoint;
 use super::edge::Edge;
 use super::upstream::Origin;
-use crate::credentials::{Account, ApiMark, Credential, Lifetime, MARGIN, Why, renew};
+use crate::credentials::{Account, ApiMark, Credential, Lifetime, MARGIN, Why, fresh, renew};
 use crate::error::{Failed, Failure, Report};
 use crate::http;
 use crate::platform::disk::Version;
@@ -305,7 +305,7 @@ fn find(account: &Account, wanted: &Wanted) -> Result<Found, Failed> {
         let version = || account.watched().and_then(|path| Version::of(path).ok());
         let mut stamp = version();
         let credential = match wanted {
-            Wanted::Lasting(lifetime) => account.fresh(Lifetime::Preferably(*lifetime))?,
+            Wanted::Lasting(lifetime) => fresh(account, Lifetime::Preferably(*lifetime))?,
             Wanted::Other(refused) => {
                 account.note_refusal(refused);
                 let current = account.require()?;
@@ -314,7 +314,7 @@ fn find(account: &Account, wanted: &Wanted) -> Result<Found, Failed> {
                     stamp = None;
                     renewed
                 } else {
-                    account.fresh(Lifetime::Preferably(MARGIN))?
+                    fresh(account, Lifetime::Preferably(MARGIN))?
                 }
             }
         };

@@ -73,7 +73,7 @@ impl ServedProfile {
         shared: Option<Rc<Shared>>,
         part: &Part,
     ) -> Result<Self> {
-        let (profile, path) = (account.profile.clone(), account.path().to_owned());
+        let (profile, path) = (account.profile.clone(), account.store.path().to_owned());
         let role = part.of(&account)?;
         let cache = match (role, &shared, &part.fleet) {
             (Role::Edge, Some(shared), Some(fleet)) => {

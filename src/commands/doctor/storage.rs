@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Check, leftovers};
 use crate::commands::{ago, masked_key};
-use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored, api_refusal, program_of};
+use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored, api_refusal, program_of, state_of};
 use crate::environment::variable;
 use crate::error::Report;
 use crate::paths::{self, Paths};
@@ -87,11 +87,11 @@ fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
     let account = session.account_of(name);
     let mut checks = Vec::new();
     // Loading makes the file private, as every command does, and reports that on stderr.
-    if let Some(how) = access::readable_by_others(account.path()) {
+    if let Some(how) = access::readable_by_others(account.store.path()) {
         let what = format!("the file of `{name}` could be read by others ({how})");
         checks.push(Check::warn("mode", what, access::HOW_TIGHTENED));
     }
-    if access::has_hard_links(account.path()) {
+    if access::has_hard_links(account.store.path()) {
         let what = format!("the file of `{name}` has hard links: a renewal leaves the others behind");
         checks.push(Check::warn("copies", what, "keep one, and use symlinks"));
     }
@@ -110,7 +110,7 @@ fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
 }
 
 fn login(name: &ProfileName, account: &Account, stored: &Stored, session: &Session) -> Check {
-    let mut state = account.state_of(stored);
+    let mut state = state_of(account, stored);
     if let Stored::Present(credential) = stored
         && let Some(refusal) = api_refusal(account, credential)
     {
@@ -241,13 +241,14 @@ fn copies(session: &Session) -> Vec<Check> {
         let Ok(Stored::Present(credential)) = account.load() else { continue };
         let Some(token) = credential.refresh_token else { continue };
         let same = files.iter().find(|(path, known)| {
-            *known == token && fs::canonicalize(path).ok() != fs::canonicalize(account.path()).ok()
+            *known == token && fs::canonicalize(path).ok() != fs::canonicalize(account.store.path()).ok()
         });
         if let Some((other, _)) = same {
-            let what = format!("`{}` and `{}` are copies of one login", other.display(), account.path().display());
+            let what =
+                format!("`{}` and `{}` are copies of one login", other.display(), account.store.path().display());
             checks.push(Check::fail("copies", what, "the next renewal ends one of them: keep one, or log in twice"));
         }
-        files.push((account.path().to_owned(), token));
+        files.push((account.store.path().to_owned(), token));
     }
     checks
 }

@@ -29,7 +29,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const APPROVAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
-    let Attempt { args, account, provider, .. } = attempt;
+    let Attempt { args, account, provider, keep_in, .. } = attempt;
     let (server, found) = login_server(account, provider)?;
     let before = stored(account)?;
     // From here to the stored login a signal is deferred, and handled when this is dropped: nothing is left half done.
@@ -74,8 +74,9 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         // Only this process's `--timeout` has passed; the login may still be approved.
         return granted.map(drop);
     }
-    let stored = granted
-        .and_then(|grant| store_grant(account, provider, &grant, (&server, found.as_ref()), args.model.as_deref()));
+    let stored = granted.and_then(|grant| {
+        store_grant(account, provider, &grant, (&server, found.as_ref()), args.model.as_deref(), *keep_in)
+    });
     // Not before it is stored: a process that waits for the lock expects one or the other.
     forget(account);
     drop(lock);

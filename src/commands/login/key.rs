@@ -11,8 +11,8 @@ use super::Attempt;
 use super::target::{self, Target};
 use crate::commands::rfc3339;
 use crate::credentials::{
-    NewKey, Stored, Verification, VerificationRequest, chosen_model_of, clean_key, not_a_key, remember_verification,
-    store_key,
+    NewKey, Stored, Verification, VerificationRequest, chosen_model_of, clean_key, key_of, not_a_key,
+    remember_verification, store_key,
 };
 use crate::environment::{not_set, variable};
 use crate::error::{Failed, Failure, note};
@@ -117,11 +117,8 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
         note(&format!("already logged in with this key as profile `{}`", attempt.profile));
         return attempt.keep(stored);
     }
-    attempt.account.store.check_writable(if command.is_some() {
-        SecretStore::Command
-    } else {
-        attempt.account.keep_in
-    })?;
+    let store = if command.is_some() { SecretStore::Command } else { attempt.keep_in };
+    attempt.account.store.check_writable(store)?;
     attempt.warn_of_terms(secret.expose());
     let (target, verification) = if attempt.args.no_verify {
         (targets.remove(0), None)
@@ -138,7 +135,7 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
         check_not_replaced(attempt, &secret)?;
     }
     let model = model(attempt, &secret, &target, verification.as_ref());
-    let key = NewKey { secret, base_url: target.base_url, region: target.region, model, command };
+    let key = NewKey { secret, base_url: target.base_url, region: target.region, model, command, store };
     let credential = store_key(&attempt.account, &attempt.provider, &key, rfc3339(SystemTime::now()).as_deref())?;
     if let Some(verification) = &verification {
         remember_verification(&attempt.account, &credential, verification);
@@ -154,7 +151,7 @@ fn is_unchanged(attempt: &Attempt, secret: &Secret, command: Option<&str>, targe
     let same_model = attempt.args.model.is_none() || attempt.args.model == chosen_model_of(&attempt.account, stored);
     let same_key = match command {
         Some(_) => stored.command.as_deref() == command,
-        None => stored.access_token == *secret && stored.secret_store == attempt.account.keep_in,
+        None => stored.access_token == *secret && stored.secret_store == attempt.keep_in,
     };
     Ok(same_key && same_place && same_model)
 }
@@ -345,7 +342,7 @@ fn given(attempt: &Attempt) -> Result<Option<Secret>> {
         return from_stdin().map(Some);
     }
     if let Some(command) = &args.api_key_command {
-        return attempt.account.key_of(command, &attempt.provider).map(Some);
+        return key_of(&attempt.account, command, &attempt.provider).map(Some);
     }
     args.api_key_env.as_deref().map(from_variable).transpose()
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::print_json;
 use crate::cli::{Global, LoginArgs, StoreChoice};
-use crate::credentials::{self, Account, Credential, Kind, State, Stored, Why, chosen_model_of, renew};
+use crate::credentials::{self, Account, Credential, Kind, State, Stored, Why, chosen_model_of, renew, state_of};
 use crate::error::{Failed, Failure, Report, note, printable};
 use crate::profile::ProfileName;
 use crate::profile::SecretStore;
@@ -42,6 +42,8 @@ struct Attempt<'a> {
     account: Account,
     /// The credential that this login may replace.
     stored: Option<Credential>,
+    /// Where it keeps its secret.
+    keep_in: SecretStore,
     surroundings: Surroundings,
 }
 
@@ -69,13 +71,13 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
             .hint(format!("replace what is in that file, or log in to another profile: `--profile {profile}-2`"))
             .err();
     }
-    let mut account = session.account_of(&profile);
+    let account = session.account_of(&profile);
     let stored = match stored(args, &account)? {
         Stored::Present(credential) => Some(credential),
         Stored::Missing | Stored::Damaged(_) => None,
     };
-    account.keep_in = secret_store(args, &profile, session, stored.as_ref())?;
-    let attempt = Attempt { args, session, provider, profile, account, stored, surroundings };
+    let keep_in = secret_store(args, &profile, session, stored.as_ref())?;
+    let attempt = Attempt { args, session, provider, profile, account, stored, keep_in, surroundings };
     let method = attempt.method()?;
     attempt.check_clipboard()?;
     if (args.no_wait || args.resume) && matches!(method, Method::Key | Method::Workload) {
@@ -95,7 +97,7 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     if !attempt.asks_for_a_new_login() && attempt.keeps_existing()? {
         return Ok(());
     }
-    attempt.account.store.check_writable(attempt.account.keep_in)?;
+    attempt.account.store.check_writable(attempt.keep_in)?;
     if method == Method::Device { device::log_in(&attempt) } else { openrouter::log_in(&attempt) }
 }
 
@@ -409,7 +411,7 @@ impl Attempt<'_> {
 /// A login that works: valid, or renewed just now. A renewal that fails leaves the question to a new login.
 fn existing(account: &Account) -> Result<Option<Credential>> {
     let stored = account.load()?;
-    let state = account.state_of(&stored);
+    let state = state_of(account, &stored);
     let Stored::Present(credential) = stored else { return Ok(None) };
     match state {
         State::Valid => Ok(Some(credential)),

@@ -27,7 +27,7 @@ impl Attempt<'_> {
     pub(super) fn conclude(&self, credential: &Credential, verification: Option<Verification>) -> Result<()> {
         let verified = matches!(verification, Some(Verification::Accepted));
         // What was used up before may have been bought since.
-        let account = gateway::account_id(&self.provider, credential, self.account.path());
+        let account = gateway::account_id(&self.provider, credential, self.account.store.path());
         limits::forget(&self.session.config.paths.state, &self.provider.name, &account);
         match &verification {
             Some(Verification::Unclear(why) | Verification::Unverifiable(why)) => {

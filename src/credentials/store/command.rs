@@ -103,13 +103,13 @@ pub(crate) fn key_of(account: &Account, command: &str, provider: &Provider) -> R
                 .err();
         }
     };
-    let file = std::path::absolute(account.path())?.display().to_string();
+    let file = std::path::absolute(account.store.path())?.display().to_string();
     let above = variable(RUNNING).map(|set| set.to_string_lossy().into_owned()).unwrap_or_default();
     if above.lines().any(|line| line == file) {
         let message = format!("the key command of `{}` calls qwenauth for the same profile", account.profile);
         return Failed::new(Failure::Other, message).hint("store a command that has the key from elsewhere").err();
     }
-    if let Some(directory) = files::resolve(account.path())?.parent() {
+    if let Some(directory) = files::resolve(account.store.path())?.parent() {
         files::make_directory(directory)?;
     }
     let _alone = account.store.lock(Instant::now() + LOCK_TIMEOUT)?;

@@ -70,8 +70,13 @@ impl Store {
         &self.path
     }
 
+    /// Whether Qwen Code reads and writes the same file.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.qwen_code_lock.is_some()
+    }
+
     pub(super) fn format(&self) -> Format {
-        if self.qwen_code_lock.is_some() { Format::QwenCode } else { Format::Own }
+        if self.is_shared() { Format::QwenCode } else { Format::Own }
     }
 
     /// The credential, including its secret if that is in the keyring.

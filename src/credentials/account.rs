@@ -1,0 +1,157 @@
+//! One profile's credential: where it is, what is there, whose it is, and what a person does when it is missing.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::store::{Answers, Found, GivenKey, Snapshot, Store, key_of};
+use super::{Clock, Credential, Variables};
+use crate::error::{Failed, Failure};
+use crate::http::Network;
+use crate::platform::access;
+use crate::profile::ProfileName;
+use crate::providers::{self, Overrides, Provider, QWEN};
+
+/// The content of the credential file.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and not for long")]
+pub(crate) enum Stored {
+    Missing,
+    /// With the reason.
+    Damaged(String),
+    Present(Credential),
+}
+
+impl From<Found> for Stored {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Missing => Self::Missing,
+            Found::Damaged(why) => Self::Damaged(why),
+            Found::Present(snapshot) => Self::Present(snapshot.credential),
+        }
+    }
+}
+
+/// One profile's credential, and what is needed to use and renew it.
+pub(crate) struct Account {
+    pub(crate) profile: String,
+    pub(crate) store: Store,
+    pub(super) state: PathBuf,
+    pub(crate) overrides: Overrides,
+    pub(crate) network: Network,
+    pub(crate) clock: Clock,
+    pub(crate) variable: Variables,
+    /// A key in the environment or in a file that config.toml names, which is used instead of what is stored.
+    pub(crate) given: Option<GivenKey>,
+    /// What key commands have printed in this run.
+    pub(crate) answers: Answers,
+}
+
+impl Account {
+    pub(crate) fn new(
+        profile: &ProfileName,
+        path: PathBuf,
+        state: PathBuf,
+        overrides: Overrides,
+        network: Network,
+        clock: Clock,
+        variable: Variables,
+    ) -> Self {
+        Self {
+            profile: profile.to_string(),
+            store: Store::new(path, profile.is_qwen()),
+            state,
+            overrides,
+            network,
+            clock,
+            variable,
+            given: None,
+            answers: Answers::default(),
+        }
+    }
+
+    /// The file whose change is another credential; `None`: nothing changes while this process runs.
+    pub(crate) fn watched(&self) -> Option<&Path> {
+        match &self.given {
+            Some(given) => given.file(),
+            None => Some(self.store.path()),
+        }
+    }
+
+    /// The stored credential, as it is now. Without a key that a command prints.
+    pub(crate) fn load(&self) -> Result<Stored> {
+        if let Some(given) = &self.given {
+            return given.load(self);
+        }
+        Ok(self.store.read()?.into())
+    }
+
+    /// What the file says of it, without its secret if that is kept elsewhere: for lists, and where the keyring does not
+    /// answer.
+    pub(crate) fn load_record(&self) -> Result<Stored> {
+        match &self.given {
+            Some(given) => given.load(self),
+            None => Ok(self.store.read_record()?.into()),
+        }
+    }
+
+    /// The stored credential, or the error that a login is required.
+    pub(crate) fn require(&self) -> Result<Credential> {
+        if let Some(given) = &self.given {
+            return given.resolve(self);
+        }
+        self.snapshot().and_then(|snapshot| self.with_secret(snapshot.credential))
+    }
+
+    /// `credential` with the key that its command prints.
+    pub(crate) fn with_secret(&self, mut credential: Credential) -> Result<Credential> {
+        if let Some(command) = credential.command.as_deref().filter(|_| credential.is_without_secret()) {
+            credential.access_token = if let Some(answer) = self.answers.get(command) {
+                answer
+            } else {
+                access::check_commands_in(self.store.path())?;
+                key_of(self, command, &self.provider(&credential)?)?
+            };
+        }
+        Ok(credential)
+    }
+
+    /// The key of this credential was refused: its command is run again.
+    pub(crate) fn note_refusal(&self, refused: &Credential) {
+        if let Some(command) = &refused.command {
+            self.answers.refuse(command);
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Result<Snapshot> {
+        match self.store.read()? {
+            Found::Present(snapshot) => Ok(*snapshot),
+            Found::Missing => {
+                self.login_required(format!("not logged in: there is no credential for `{}`", self.profile))
+            }
+            Found::Damaged(why) => self.damaged(&why),
+        }
+    }
+
+    pub(super) fn damaged<T>(&self, why: &str) -> Result<T> {
+        self.login_required(format!("the credential file `{}` is damaged: {why}", self.store.path().display()))
+    }
+
+    pub(super) fn login_required<T>(&self, message: String) -> Result<T> {
+        Failed::new(Failure::LoginRequired, message).hint(self.login_hint()).err()
+    }
+
+    pub(crate) fn provider(&self, credential: &Credential) -> Result<Provider> {
+        providers::find(credential.provider_name(), &self.overrides)
+    }
+
+    /// What brings this profile's login back.
+    pub(crate) fn login_hint(&self) -> String {
+        if self.profile == QWEN {
+            return "run `qwenauth login`".into();
+        }
+        if providers::is_built_in(&self.profile) || self.overrides.table.contains_key(&self.profile) {
+            return format!("run `qwenauth login {}`", self.profile);
+        }
+        format!("run `qwenauth login PROVIDER --profile {}`", self.profile)
+    }
+}

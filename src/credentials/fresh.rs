@@ -1,0 +1,87 @@
+//! A credential whose token is valid for as long as the caller needs it: the stored one, else a renewed one.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{Account, Credential, MARGIN, Why, machine, renew};
+use crate::error::{Failed, Failure, Report, note};
+
+/// How long a token must be valid, and what happens if none is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Lifetime {
+    /// Required by the user: less is an error.
+    AtLeast(Duration),
+    /// A wish: less will do, as long as the token lives.
+    Preferably(Duration),
+}
+
+impl Lifetime {
+    pub(crate) fn new(asked: Option<Duration>, preferred: Duration) -> Self {
+        asked.map_or(Self::Preferably(preferred), Self::AtLeast)
+    }
+
+    fn duration(self) -> Duration {
+        match self {
+            Self::AtLeast(duration) | Self::Preferably(duration) => duration,
+        }
+    }
+}
+
+/// A credential whose access token is valid for `lifetime`, renewed if necessary.
+pub(crate) fn fresh(account: &Account, lifetime: Lifetime) -> Result<Credential> {
+    let credential = account.require()?;
+    machine::warn_of_copy(account, &credential);
+    let left = credential.left((account.clock)()).unwrap_or_default().as_secs();
+    if credential.lasts(lifetime.duration(), (account.clock)()) {
+        if credential.is_lasting() {
+            log::info!("the API key of `{}` is used", account.profile);
+        } else {
+            log::info!("the token of `{}` is valid for {left} s more and is used", account.profile);
+        }
+        return Ok(credential);
+    }
+    log::info!(
+        "the token of `{}` is valid for {left} s, less than the {} s asked for: it has to be renewed",
+        account.profile,
+        lifetime.duration().as_secs()
+    );
+    let why = match lifetime {
+        Lifetime::AtLeast(asked) => Why::Lifetime(asked),
+        Lifetime::Preferably(_) => Why::Asked,
+    };
+    match renew(account, &credential, why) {
+        Ok(renewed) => check_lifetime(account, renewed, lifetime),
+        Err(error) => fall_back_to_current(account, credential, lifetime, error),
+    }
+}
+
+fn check_lifetime(account: &Account, credential: Credential, lifetime: Lifetime) -> Result<Credential> {
+    let left = credential.left((account.clock)()).unwrap_or_default();
+    match lifetime {
+        Lifetime::AtLeast(asked) if left < asked => Failed::new(
+            Failure::Lifetime,
+            format!("a new token is good for {} s, less than the {} s asked for", left.as_secs(), asked.as_secs()),
+        )
+        .hint("use a smaller `--min-ttl`")
+        .err(),
+        _ => Ok(credential),
+    }
+}
+
+/// After a failed renewal: if the current token is still valid and no minimum was required, it is used. One with
+/// less than the usual margin left is used only if the failure may be temporary.
+fn fall_back_to_current(
+    account: &Account,
+    credential: Credential,
+    lifetime: Lifetime,
+    error: anyhow::Error,
+) -> Result<Credential> {
+    let left = credential.left((account.clock)());
+    let (Lifetime::Preferably(_), Some(left)) = (lifetime, left) else { return Err(error) };
+    if left < MARGIN && Report::of(&error).failure != Failure::Temporary {
+        return Err(error);
+    }
+    note(&format!("warning: {error:#}; the one at hand is good for {} s more", left.as_secs()));
+    Ok(credential)
+}
