@@ -94,7 +94,7 @@ pub(crate) fn renew(account: &Account, seen: &Credential, why: Why) -> Result<Cr
         return adopt(account, current, why);
     }
     guard.knows(&current);
-    if let Some(failed) = guard.shared_failure() {
+    if let Some(failed) = guard.locks.shared_failure() {
         return Err(failed.into());
     }
     let as_is = why.life_that_will_do();
@@ -104,7 +104,7 @@ pub(crate) fn renew(account: &Account, seen: &Credential, why: Why) -> Result<Cr
         && !DeferredSignals::noted()
     {
         let report = Report::of(error);
-        guard.share_failure(&Failed { failure: report.failure, message: report.message, hint: report.hint });
+        guard.locks.share_failure(&Failed { failure: report.failure, message: report.message, hint: report.hint });
     }
     outcome
 }
@@ -132,19 +132,19 @@ fn renew_locked(
         Ok(is_new && account.require()?.differs_from(seen))
     };
     // Before our own lock changes the directory.
-    let has_traces = guard.shows_foreign_renewal();
+    let has_traces = guard.locks.shows_foreign_renewal();
     if has_traces && seen.lasts(as_is, (account.clock)()) {
         return Ok(seen.clone());
     }
-    if !guard.lock_qwen_code(deadline, is_renewed)? {
+    if !guard.locks.lock_qwen_code(deadline, is_renewed)? {
         return account.require();
     }
     let over = Instant::now() + RENEWAL;
-    if guard.saw_a_lock_vanish() || has_traces {
+    if guard.locks.saw_a_lock_vanish() || has_traces {
         if !account.require()?.differs_from(seen) && seen.lasts(as_is, (account.clock)()) {
             return Ok(seen.clone());
         }
-        if !guard.await_change(version, FOREIGN_RENEWAL) && DeferredSignals::noted() {
+        if !guard.locks.await_change(version, FOREIGN_RENEWAL) && DeferredSignals::noted() {
             return Failed::new(Failure::Temporary, "interrupted while another program may be renewing").err();
         }
     }

@@ -1,34 +1,27 @@
-//! The lock of a credential, and every change to it.
+//! Every change to a stored credential.
 //!
 //! Hazard: a writer without the lock, or one that overwrites a version it has not read, loses a login. Rule: replacing
-//! and removing require a [`Guard`], and a [`Guard`] is the lock.
+//! and removing require a [`Guard`], and a [`Guard`] holds the locks.
 
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use zeroize::Zeroizing;
 
 use super::keyring::{self, Seal};
-use super::qwen_code::{POLL_INTERVAL, QwenCodeLock};
-use super::{Found, Store, traces};
+use super::locks::Locks;
+use super::{Found, Store};
 use crate::credentials::Credential;
 use crate::credentials::document::{self, CredentialDocument, Format};
 use crate::credentials::refused::hash_of;
-use crate::error::{Failed, note};
-use crate::platform::disk::Version;
+use crate::error::note;
 use crate::platform::files::{self, Content, Kept, PendingFile, Privacy};
 use crate::platform::keyring::Trouble;
-use crate::platform::lock::{FileLock, LockNotes, NOTICE_AFTER};
 use crate::platform::signals::DeferredSignals;
 use crate::secret::Secret;
 
 /// Bytes by which a new version may be longer. Tokens have from a few hundred to a few thousand bytes.
 const GROWTH: usize = 64 * 1024;
-
-/// How long the removal of a lock may take. Only if it is killed, a change by another program in this time is missed.
-const RELEASE: Duration = Duration::from_millis(100);
 
 /// A version that is about to be written.
 struct Next {
@@ -52,7 +45,7 @@ impl From<Option<&String>> for Known {
     }
 }
 
-/// The lock of one credential, and the right to change it.
+/// The right to change one credential: its locks, and what is prepared under them.
 pub(in crate::credentials) struct Guard {
     store: Store,
     pending: Option<PendingFile>,
@@ -62,17 +55,12 @@ pub(in crate::credentials) struct Guard {
     next: Option<Next>,
     /// The name of the secret in the keyring, as far as it is known.
     known: Known,
-    qwen_code: Option<QwenCodeLock>,
-    pub(super) file_lock: FileLock,
-    /// Whether another program may be renewing; then the state of the directory is not recorded as ours.
-    is_unresolved: bool,
+    pub(in crate::credentials) locks: Locks,
 }
 
 impl Guard {
-    pub(super) fn new(store: &Store, file_lock: FileLock, is_unresolved: bool) -> Self {
-        let store = store.clone();
-        let (pending, seal, next, qwen_code) = (None, None, None, None);
-        Self { store, pending, seal, next, known: Known::NotRead, qwen_code, file_lock, is_unresolved }
+    pub(super) fn new(store: &Store, locks: Locks) -> Self {
+        Self { store: store.clone(), pending: None, seal: None, next: None, known: Known::NotRead, locks }
     }
 
     /// Records that `credential` was read under this lock, so that the file is not read again for its entry.
@@ -89,108 +77,6 @@ impl Guard {
         }
     }
 
-    /// Whether Qwen Code may be renewing although there is no lock. Call it before our own lock changes the directory.
-    pub(in crate::credentials) fn shows_foreign_renewal(&mut self) -> bool {
-        let LockNotes { directory_changed, traces_seen, .. } = self.file_lock.notes();
-        let (noted, seen) = (directory_changed.map(from_nanoseconds), traces_seen.map(from_nanoseconds));
-        self.is_unresolved |= self.store.shows_foreign_renewal(noted);
-        if self.is_unresolved {
-            self.note_traces(to_nanoseconds(SystemTime::now()));
-        } else if let Some(seen) = seen {
-            // Seen by a process that did not need to renew, and possibly hidden by changes of ours since then.
-            self.is_unresolved = traces::is_open(seen, &self.store.path);
-        }
-        self.is_unresolved
-    }
-
-    fn note_traces(&mut self, seen: Option<u64>) {
-        if seen.is_some() || self.file_lock.notes().traces_seen.is_some() {
-            self.file_lock.change_notes(|notes| notes.traces_seen = seen);
-        }
-    }
-
-    /// Whether another program's lock vanished during the wait and the file did not change.
-    pub(in crate::credentials) fn saw_a_lock_vanish(&mut self) -> bool {
-        let vanished = self.qwen_code.as_ref().is_some_and(|lock| lock.another_vanished);
-        if vanished {
-            self.is_unresolved = true;
-            self.note_traces(to_nanoseconds(SystemTime::now()));
-        }
-        vanished
-    }
-
-    /// Waits until the file differs from `before`. Returns `false` on timeout or on a signal.
-    pub(in crate::credentials) fn await_change(&mut self, before: Option<Version>, limit: Duration) -> bool {
-        let started = Instant::now();
-        let mut told = false;
-        while started.elapsed() < limit && !DeferredSignals::noted() {
-            if self.store.version() != before {
-                self.resolve();
-                return true;
-            }
-            if !told && started.elapsed() >= NOTICE_AFTER {
-                note("waiting for Qwen Code, which may be renewing the login");
-                told = true;
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
-        if !DeferredSignals::noted() {
-            self.resolve();
-        }
-        false
-    }
-
-    fn resolve(&mut self) {
-        self.is_unresolved = false;
-        self.note_traces(None);
-    }
-
-    /// Records that all changes to the directory so far are ours.
-    pub(super) fn note_directory(&mut self) {
-        let Some(directory) = self.store.qwen_code_lock.as_ref().and_then(|lock| lock.parent()) else { return };
-        if self.is_unresolved {
-            return;
-        }
-        let changed = traces::modified(directory).and_then(to_nanoseconds);
-        if changed != self.file_lock.notes().directory_changed {
-            self.file_lock.change_notes(|notes| notes.directory_changed = changed);
-        }
-    }
-
-    /// Records in advance that Qwen Code's lock is removed now: if this process is killed before [`Self::note_directory`],
-    /// the change is known to be ours.
-    pub(super) fn note_release(&mut self) {
-        if !self.is_unresolved {
-            let until = to_nanoseconds(SystemTime::now() + RELEASE);
-            self.file_lock.change_notes(|notes| notes.directory_changed = until);
-        }
-    }
-
-    /// Also takes Qwen Code's lock, if the file is shared with it.
-    ///
-    /// Returns `Ok(false)` if `enough` ended the wait for another holder.
-    pub(in crate::credentials) fn lock_qwen_code(
-        &mut self,
-        deadline: Instant,
-        enough: impl FnMut() -> Result<bool>,
-    ) -> Result<bool> {
-        if let Some(path) = &self.store.qwen_code_lock {
-            self.qwen_code = QwenCodeLock::acquire(path, &mut self.file_lock, deadline, enough)?;
-            return Ok(self.qwen_code.is_some());
-        }
-        Ok(true)
-    }
-
-    /// The failure of the holder that this process waited for.
-    pub(in crate::credentials) fn shared_failure(&self) -> Option<Failed> {
-        self.file_lock.shared_failure()
-    }
-
-    /// Records `failed` for the processes that wait for this holder.
-    pub(in crate::credentials) fn share_failure(&mut self, failed: &Failed) {
-        self.file_lock.share_failure(failed);
-    }
-
     /// Reserves space for the next version before `spent` is sent. The draft in it is found by that token.
     pub(in crate::credentials) fn reserve(&mut self, spent: Option<&Secret>) -> Result<()> {
         let length = std::fs::metadata(&self.store.path).map_or(0, |metadata| metadata.len());
@@ -199,7 +85,7 @@ impl Guard {
         // Remove the old reservation first, because it would be taken for a leftover.
         self.pending = None;
         self.pending = Some(PendingFile::reserve_named(&self.store.path, bytes, Privacy::Private, name.as_deref())?);
-        self.note_directory();
+        self.locks.note_directory();
         if spent.is_some() && self.seal.is_none() {
             self.reserve_in_keyring()?;
         }
@@ -222,12 +108,12 @@ impl Guard {
 
     /// Records which names the keyring may contain. Recorded before the keyring is changed.
     fn note_entries(&mut self, change: impl FnOnce(&mut Vec<String>)) {
-        self.file_lock.change_notes(|notes| change(&mut notes.keyring));
+        self.locks.own.change_notes(|notes| change(&mut notes.keyring));
     }
 
     /// All names that the keyring may contain for this profile.
     fn entries(&self) -> Vec<String> {
-        let mut names = self.file_lock.notes().keyring.clone();
+        let mut names = self.locks.own.notes().keyring.clone();
         if let Ok(Some(entry)) = self.entry()
             && !names.contains(&entry)
         {
@@ -418,28 +304,14 @@ impl Guard {
     }
 }
 
-fn from_nanoseconds(since: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_nanos(since)
-}
-
-fn to_nanoseconds(time: SystemTime) -> Option<u64> {
-    u64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos()).ok()
-}
-
 impl Drop for Guard {
-    /// The order matters: a process that waits for our lock must find Qwen Code's lock gone.
-    ///
-    /// A signal waits until the end of it: our lock's removal would look like that of another program's lock.
+    /// Drafts and keyring entries are removed under the locks, and no signal comes between the two.
     fn drop(&mut self) {
-        let _deferred = self.qwen_code.is_some().then(DeferredSignals::new);
+        let _deferred = DeferredSignals::new();
         drop(self.pending.take());
         if let Some(seal) = self.seal.take() {
             self.remove_outdated(&[seal.name]);
         }
-        if self.qwen_code.is_some() {
-            self.note_release();
-            drop(self.qwen_code.take());
-            self.note_directory();
-        }
+        self.locks.release_qwen_code();
     }
 }

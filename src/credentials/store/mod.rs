@@ -4,6 +4,7 @@ mod command;
 mod given;
 mod guard;
 mod keyring;
+mod locks;
 mod qwen_code;
 mod traces;
 
@@ -16,6 +17,7 @@ use zeroize::Zeroizing;
 pub(crate) use self::command::{Answers, key_of, program_of};
 pub(crate) use self::given::GivenKey;
 pub(super) use self::guard::Guard;
+use self::locks::Locks;
 pub(crate) use self::qwen_code::STALE;
 use super::Credential;
 use super::document::{self, CredentialDocument, Format};
@@ -24,7 +26,6 @@ use crate::paths;
 use crate::platform::disk::Version;
 use crate::platform::files::{self, Content, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
-use crate::platform::signals::DeferredSignals;
 use crate::profile::SecretStore;
 
 /// The result of reading a stored credential.
@@ -170,20 +171,20 @@ impl Store {
         Ok(paths::kernel_lock(&files::resolve(&self.path)?))
     }
 
-    /// Takes our own lock. [`Guard::lock_qwen_code`] takes the other one.
+    /// Takes our own lock. [`Locks::lock_qwen_code`] takes the other one.
     pub(super) fn lock(&self, deadline: Instant) -> Result<Guard> {
         let path = self.lock_path()?;
         let is_unresolved = self.is_unresolved_before(&path);
         let file_lock = FileLock::acquire(files::open_private(&path)?, &path, deadline)?;
-        Ok(Guard::new(self, file_lock, is_unresolved))
+        Ok(Guard::new(self, Locks::new(self, file_lock, is_unresolved)))
     }
 
-    /// The same, if no process holds it.
-    pub(super) fn try_lock(&self) -> Result<Option<Guard>> {
+    /// The same lock, if no process holds it.
+    pub(super) fn try_lock(&self) -> Result<Option<Locks>> {
         let path = self.lock_path()?;
         let is_unresolved = self.is_unresolved_before(&path);
         let file_lock = FileLock::try_acquire(files::open_private(&path)?, &path)?;
-        Ok(file_lock.map(|file_lock| Guard::new(self, file_lock, is_unresolved)))
+        Ok(file_lock.map(|file_lock| Locks::new(self, file_lock, is_unresolved)))
     }
 
     /// Creating the lock file, which happens once, also changes the directory.
@@ -194,14 +195,10 @@ impl Store {
     /// Removes Qwen Code's lock if its holder is gone and no qwenauth process uses the credential. Returns whether it
     /// did.
     pub(crate) fn remove_stale_lock(&self) -> Result<bool> {
-        let (Some(lock), Some(mut guard)) = (&self.qwen_code_lock, self.try_lock()?) else { return Ok(false) };
-        // Earlier changes are not ours.
-        guard.shows_foreign_renewal();
-        let _deferred = DeferredSignals::new();
-        guard.note_release();
-        let is_removed = qwen_code::remove_stale(lock, &guard.file_lock);
-        guard.note_directory();
-        is_removed
+        match self.try_lock()? {
+            Some(mut locks) => locks.remove_stale_lock(),
+            None => Ok(false),
+        }
     }
 
     /// `noted`: the state of the directory after our last change.
@@ -217,7 +214,7 @@ impl Store {
             files::make_directory(directory)?;
         }
         let mut guard = self.lock(deadline)?;
-        guard.lock_qwen_code(deadline, || Ok(false))?;
+        guard.locks.lock_qwen_code(deadline, || Ok(false))?;
         Ok(guard)
     }
 }
