@@ -46,7 +46,6 @@ const HOMES: &[(&str, &[&str])] = &[
     ("\"/proc/", &["platform"]),
     ("\"/dev/", &["platform"]),
     ("dialoguer::", &["terminal"]),
-    ("indicatif::", &["terminal"]),
     ("qr2term::", &["terminal"]),
     ("fs2::", &["platform"]),
     ("ring::aead", &["credentials", "keys"]),
