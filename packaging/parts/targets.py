@@ -77,6 +77,8 @@ def check(target, program):
 def check_elf(target, program):
     if program[:6] != b"\x7fELF\x02\x01" or struct.unpack_from("<H", program, 18)[0] != ELF_MACHINES[target.cpu]:
         return f"is not an ELF program for {target.cpu}"
+    if struct.unpack_from("<H", program, 16)[0] != 3:  # ET_DYN
+        return "is not position independent"
     offset, size, count = struct.unpack_from("<Q14xHH", program, 32)
     kinds = {struct.unpack_from("<I", program, offset + index * size)[0] for index in range(count)}
     asks_for_loader = 3 in kinds  # PT_INTERP

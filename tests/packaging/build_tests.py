@@ -42,8 +42,13 @@ def refuses(packages):
         build(*TRIAL, programs, out).fails("holds no TARGET/qwenauth")
         static = PROGRAMS / "x86_64-unknown-linux-musl/qwenauth"
         host = REPOSITORY / "target/debug/qwenauth"
+        fixed = Path(directory, "fixed")
+        program = bytearray(static.read_bytes())
+        program[16:18] = b"\x02\0"  # ET_EXEC
+        fixed.write_bytes(program)
         for triple, program, reason in (
             ("x86_64-unknown-linux-musl", host, "is not static"),
+            ("x86_64-unknown-linux-musl", fixed, "is not position independent"),
             ("aarch64-unknown-linux-musl", static, "is not an ELF program for aarch64"),
             ("x86_64-unknown-linux-gnu", static, "is static"),
             ("x86_64-unknown-linux-gnu", host, "needs glibc 2."),
