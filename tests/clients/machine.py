@@ -128,10 +128,21 @@ class Machine:
     def close(self):
         for process in self._processes:
             process.end()
+        self._end_daemons()
         self.provider.close()
         for ending in self._endings:
             ending()
         shutil.rmtree(self.root, ignore_errors=True)
+
+    def _end_daemons(self):
+        """Ends what left its process group (Cline starts a hub as a daemon): every process with this home directory."""
+        home = b"\0HOME=" + os.fsencode(self.home) + b"\0"
+        for directory in Path("/proc").glob("[0-9]*"):
+            try:
+                if home in b"\0" + (directory / "environ").read_bytes():
+                    os.kill(int(directory.name), signal.SIGKILL)
+            except (FileNotFoundError, PermissionError, ProcessLookupError):
+                continue  # it has ended, or is another user's
 
     def at_end(self, ending):
         """Has `ending` called when the test is over and no program runs."""
