@@ -18,7 +18,7 @@ pub(super) fn file(tool_paths: &ToolPaths) -> PathBuf {
 }
 
 /// Variables that would bring another host, another key or another model. An empty value in the settings also wins over
-/// one that is exported in the shell (measured on 2.1.329).
+/// one that is exported in the shell (measured on 2.1.332).
 const OTHERS: [&str; 7] = [
     "ANTHROPIC_API_KEY",
     "ANTHROPIC_AUTH_TOKEN",

@@ -1,4 +1,4 @@
-//! Codex: a model provider whose `auth.command` is this program (measured on 0.169.0: run at the start and every 5 minutes).
+//! Codex: a model provider whose `auth.command` is this program (measured on 0.171.0: run at the start and every 5 minutes).
 
 use std::path::PathBuf;
 

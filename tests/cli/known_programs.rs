@@ -204,7 +204,7 @@ fn a_program_is_known_behind_what_starts_it_and_by_as() {
         (vec!["--", "env", "A=b", "codex", "exec"], 0),
         (vec!["--", "timeout", "60", "codex", "exec"], 0),
         (vec!["--", "nice", "-n", "5", "codex", "exec"], 0),
-        (vec!["--", "npx", "-y", "@openai/codex@0.169.0", "exec"], 2),
+        (vec!["--", "npx", "-y", "@openai/codex@0.171.0", "exec"], 2),
         (vec!["--as", "codex", "--", "mine", "exec"], 0),
     ] {
         let outcome = machine.started(&command);
