@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use dialoguer::console::{Key, Term};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use zeroize::Zeroizing;
 
 pub(crate) use self::qr::Code;
@@ -201,20 +202,20 @@ impl Countdown {
         let what = printable(what);
         let screen = Screen::stderr();
         let thread = thread::spawn(move || {
-            let term = Term::stderr();
-            let turning = if screen.shows_marks() { "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏" } else { "|/-\\" };
-            for mark in turning.chars().cycle() {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+                bar.set_style(style);
+            }
+            loop {
                 let left = deadline.saturating_duration_since(Instant::now()).as_secs();
                 let (minutes, seconds) = (left / 60, left % 60);
-                let said = screen.translate(&format!("{what} ({minutes}:{seconds:02} left)"));
-                let width = usize::from(term.size().1).saturating_sub(1);
-                // Ignored, here and below: stderr is closed and there is nowhere else to report it.
-                let _ = term.clear_line().and_then(|()| term.write_str(&cut(&format!("{mark} {said}"), width)));
+                bar.set_message(screen.translate(&format!("{what} ({minutes}:{seconds:02} left)")));
+                bar.tick();
                 if stopped.recv_timeout(Duration::from_millis(120)) != Err(mpsc::RecvTimeoutError::Timeout) {
                     break;
                 }
             }
-            let _ = term.clear_line();
+            bar.finish_and_clear();
         });
         Self { stop: Some(stop), thread: Some(thread) }
     }

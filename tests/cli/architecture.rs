@@ -46,6 +46,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("\"/proc/", &["platform"]),
     ("\"/dev/", &["platform"]),
     ("dialoguer::", &["terminal"]),
+    ("indicatif::", &["terminal"]),
     ("qr2term::", &["terminal"]),
     ("fs2::", &["platform"]),
     ("ring::aead", &["credentials", "keys"]),
