@@ -7,6 +7,8 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::platform::disk;
+
 const PUBLISHED: bool = !env!("CARGO_PKG_REPOSITORY").is_empty();
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +55,7 @@ struct System {
 impl System {
     fn this() -> Self {
         let temporary = [PathBuf::from("/tmp"), "/var/tmp".into(), std::env::temp_dir()];
-        let real = temporary.map(|directory| directory.canonicalize().unwrap_or(directory));
+        let real = temporary.map(|directory| disk::canonical(&directory).unwrap_or(directory));
         Self { root: "/".into(), temporary: real.into() }
     }
 }
@@ -61,7 +63,7 @@ impl System {
 impl Installation {
     pub(crate) fn of_this_program() -> std::io::Result<Self> {
         let program = std::env::current_exe()?;
-        let program = program.canonicalize().unwrap_or(program);
+        let program = disk::canonical(&program).unwrap_or(program);
         let channel = channel(&program, &System::this());
         Ok(Self { program, channel })
     }
@@ -80,7 +82,7 @@ impl Installation {
 
     /// Whether `other`, which `PATH` finds, starts this very program.
     pub(crate) fn is_started_by(&self, other: &Path) -> bool {
-        let Ok(other) = other.canonicalize() else { return false };
+        let Ok(other) = disk::canonical(other) else { return false };
         let is_launcher = other.ends_with(Path::new("qwenauth").join("bin").join("qwenauth.js"));
         other == self.program || (is_launcher && matches!(self.channel, Channel::Npm { .. } | Channel::Temporary(_)))
     }

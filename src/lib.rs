@@ -45,9 +45,9 @@
 //! setup → paths, platform, providers, used by its commands only
 //! gateway → compression, credentials, environment, hooks, keys, limits, oauth, usage, platform, providers, http, names, proxies, tls, x509, used by its commands only
 //! sandbox → environment, paths, platform, providers, say, used by its command only
-//! error → say · environment → platform, say · terminal → platform, say
+//! error → say · environment → platform, say · terminal → platform, say · installation → platform
 //! http → names, platform, proxies, tls · tls → environment, platform · proxies → environment
-//! installation, names, platform, shell, secret, x509 use nothing of ours but error and secret
+//! names, platform, shell, secret, x509 use nothing of ours but error and secret
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `credentials::fresh` loads the file and returns what lasts long

@@ -41,6 +41,7 @@ use crate::limits::shared::{Address, OnLoss, TIMEOUT, Where};
 use crate::paths;
 use crate::platform::access;
 use crate::platform::files::{self, Content, Privacy};
+use crate::platform::tools::Places;
 use crate::profile::ProfileName;
 use crate::providers::{Ci, Overrides, Provider, find, names as provider_names, owners_of};
 use crate::say::in_words;
@@ -54,8 +55,11 @@ use crate::tls::{self, ClientConfig};
 pub(crate) fn tool_paths(session: &Session) -> Result<ToolPaths> {
     let home = paths::home(&session.environment)?;
     let absolute = |value: Option<OsString>| value.map(PathBuf::from).filter(|path| path.is_absolute());
+    let config = absolute(variable("XDG_CONFIG_HOME")).unwrap_or_else(|| home.join(".config"));
+    let [roaming, local] = [&session.environment.config_home, &session.environment.data_home].map(Clone::clone);
     Ok(ToolPaths {
-        config: absolute(session.environment.config_home.clone()).unwrap_or_else(|| home.join(".config")),
+        places: Places::new(&config, &home, absolute(roaming), absolute(local)),
+        config,
         qwen: session.config.paths.qwen(),
         opencode_config: absolute(variable("OPENCODE_CONFIG")),
         opencode_directory: absolute(variable("OPENCODE_CONFIG_DIR")),

@@ -14,7 +14,7 @@ use crate::environment::variable;
 use crate::error::{Failed, Failure, json_for_terminal, note, printable};
 use crate::gateway;
 use crate::installation::Installation;
-use crate::platform::processes;
+use crate::platform::{disk, processes, tools};
 use crate::providers::{self, QWEN};
 use crate::say::{Screen, Style, cell};
 use crate::session::{Endpoint, Session};
@@ -86,14 +86,14 @@ fn say_gateway(args: &SetupArgs, access: &Access) {
     note("with `--install` added, the next line makes the gateway a service that starts with each session");
     note(&format!(
         "start the gateway with `{} gateway --profile {} --listen {listen} --api-key-file {}`",
-        setup::quoted(&access.program),
+        tools::quoted(&access.program),
         access.profile,
-        setup::quoted(&key.display().to_string())
+        tools::quoted(&key.display().to_string())
     ));
 }
 
 fn as_place(place: &str) -> String {
-    if place.starts_with('/') { format!("`{place}`") } else { place.to_owned() }
+    if Path::new(place).is_absolute() { format!("`{place}`") } else { place.to_owned() }
 }
 
 fn say_done(tool: &Tool, args: &SetupArgs, access: &Access, paths: &ToolPaths, applied: &Applied) {
@@ -235,7 +235,7 @@ fn own_name(session: &Session) -> Result<String> {
     }
     // The shim of a version manager starts whichever version is chosen then.
     let is_shim = |found: &Path| found.parent().is_some_and(|directory| directory.ends_with("shims"));
-    let is_own = |found: &Path| found.canonicalize().is_ok_and(|found| found == own.program);
+    let is_own = |found: &Path| disk::canonical(found).is_ok_and(|found| found == own.program);
     if installed("qwenauth").is_some_and(|found| is_own(&found) || is_shim(&found)) {
         return Ok("qwenauth".into());
     }

@@ -19,6 +19,7 @@
 //! socket.rs      a socket in the file system that programs of the user connect to
 //! supervisor.rs  a child process that is outlived: signals, job control, how it ended
 //! system.rs      clocks, home directory, memory, stdout
+//! tools.rs       other programs: where each keeps its files, and the command lines that they run
 //! ```
 
 pub(crate) mod files;
@@ -34,4 +35,4 @@ use self::unix as of_system;
 #[cfg(windows)]
 use self::windows as of_system;
 
-pub(crate) use self::of_system::{access, disk, processes, service, signals, socket, supervisor, system};
+pub(crate) use self::of_system::{access, disk, processes, service, signals, socket, supervisor, system, tools};

@@ -1,6 +1,6 @@
 //! Claude Code: `apiKeyHelper` is this program, and the base URL that of the provider's Anthropic endpoint.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::json;
@@ -9,6 +9,7 @@ use super::document::{KeyPath, Syntax};
 use super::readback::{Check, Rule};
 use super::{Access, Plan, ToolPaths};
 use crate::error::{Failed, Failure};
+use crate::platform::tools;
 
 /// Milliseconds between two runs of the helper: well below the 10 minutes that a printed token is meant to last.
 const HELPER_TTL: &str = "300000";
@@ -75,8 +76,7 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
 
 /// An administrator's settings win everywhere, those of a project in its directory.
 fn checks(tool_paths: &ToolPaths) -> Vec<Check> {
-    let managed = ["/etc/claude-code", "/Library/Application Support/ClaudeCode"]
-        .map(|directory| (Path::new(directory).join("managed-settings.json"), false));
+    let managed = [(PathBuf::from(tools::CLAUDE_CODE_MANAGED), false)];
     let local = ["settings.json", "settings.local.json"].map(|name| (tool_paths.work.join(".claude").join(name), true));
     let own = file(tool_paths);
     let files = managed.into_iter().chain(local).filter(|(file, _)| *file != own);

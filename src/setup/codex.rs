@@ -8,6 +8,7 @@ use serde_json::json;
 use super::document::{KeyPath, Syntax};
 use super::readback::{Check, Rule};
 use super::{Access, NAME, Plan, ToolPaths};
+use crate::platform::tools;
 
 pub(super) fn file(tool_paths: &ToolPaths) -> PathBuf {
     tool_paths.codex_home.clone().unwrap_or_else(|| tool_paths.home.join(".codex")).join("config.toml")
@@ -46,7 +47,7 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
 /// An administrator's file wins everywhere, a project's in its directory.
 fn checks(tool_paths: &ToolPaths) -> Vec<Check> {
     let own = file(tool_paths);
-    let managed = (PathBuf::from("/etc/codex/managed_config.toml"), false);
+    let managed = (tools::codex_managed(&own), false);
     let local = (tool_paths.work.join(".codex/config.toml"), true);
     let files = [managed, local].into_iter().filter(|(file, _)| *file != own);
     files

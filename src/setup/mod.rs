@@ -30,6 +30,7 @@ use self::readback::Check;
 pub(crate) use self::record::load as recorded;
 pub(crate) use self::removal::{Removed, remove};
 use crate::error::{Failed, Failure, for_sh, nearest, printable};
+use crate::platform::tools::{self, Places};
 use crate::providers::Model;
 
 /// The name under which a tool knows this program as a provider.
@@ -88,8 +89,9 @@ pub(crate) const TOOLS: [Tool; 11] = [
 /// Where tools keep their files: their own variables, read by the caller.
 pub(crate) struct ToolPaths {
     pub(crate) home: PathBuf,
-    /// The user's, not ours: `XDG_CONFIG_HOME` or `~/.config`.
+    /// The user's, not ours: `XDG_CONFIG_HOME` or `~/.config`, on every system.
     pub(crate) config: PathBuf,
+    pub(crate) places: Places,
     pub(crate) qwen: PathBuf,
     pub(crate) opencode_config: Option<PathBuf>,
     pub(crate) opencode_directory: Option<PathBuf>,
@@ -134,15 +136,20 @@ impl Access {
     /// The profile is named: with another one active later, its key would be sent to this one's host.
     fn key_command(&self) -> Vec<String> {
         match &self.gateway_key {
-            Some(GatewayKey::File(file)) => vec!["cat".into(), file.display().to_string()],
-            Some(GatewayKey::Variable(name)) => vec!["printenv".into(), name.clone()],
+            Some(GatewayKey::File(file)) => tools::print_file(file),
+            Some(GatewayKey::Variable(name)) => tools::print_variable(name),
             None => vec![self.program.clone(), "token".into(), "--profile".into(), self.profile.clone()],
         }
     }
 
-    /// The same for a shell.
+    /// The same for the shell that tools run a command line with.
     fn key_command_line(&self) -> String {
-        self.key_command().iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+        self.key_command().iter().map(|word| tools::quoted(word)).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The same for a POSIX shell, which Crush has inside on every system.
+    fn key_command_for_sh(&self) -> String {
+        self.key_command().iter().map(|word| for_sh(word)).collect::<Vec<_>>().join(" ")
     }
 
     /// What the tool shows for the provider.
@@ -157,11 +164,6 @@ impl Access {
         models.extend(self.models.iter().filter(|model| model.id != self.model).cloned());
         models
     }
-}
-
-/// `word` as a POSIX shell reads it.
-pub(crate) fn quoted(word: &str) -> String {
-    for_sh(word)
 }
 
 /// What is written for one tool.

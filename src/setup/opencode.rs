@@ -16,6 +16,7 @@ use super::document::{ConfigDocument, KeyPath, Syntax};
 use super::known_programs::{self, Values};
 use super::readback::{Check, Rule};
 use super::{Access, Companion, GatewayKey, NAME, Plan, ToolPaths};
+use crate::platform::tools;
 use crate::providers::Model;
 use crate::secret::Secret;
 
@@ -109,7 +110,7 @@ fn checks(tool_paths: &ToolPaths) -> Vec<Check> {
     let mut files: Vec<PathBuf> =
         directories(tool_paths).iter().flat_map(|directory| names.map(|name| directory.join(name))).collect();
     files.extend(tool_paths.opencode_config.clone());
-    files.push("/etc/opencode/opencode.json".into());
+    files.push(tools::OPENCODE_MANAGED.into());
     let local = ["opencode.json", "opencode.jsonc"].map(|name| tool_paths.work.join(name));
     let all = files
         .iter()

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use super::document::{KeyPath, Syntax};
 use super::known_programs::ACCESS_TOKEN;
 use super::readback::{Check, Rule};
-use super::{Access, Plan, ToolPaths, quoted};
+use super::{Access, Plan, ToolPaths};
 use crate::error::{Failed, Failure};
+use crate::platform::tools;
 use crate::providers::Model;
 
 pub(super) fn file(tool_paths: &ToolPaths) -> PathBuf {
@@ -37,7 +38,7 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
 
 /// The type that the settings enforce has to be the one that is selected; the system's settings win over the user's.
 fn checks(tool_paths: &ToolPaths, selected: &str) -> Vec<Check> {
-    let system = PathBuf::from("/etc/qwen-code/settings.json");
+    let system = PathBuf::from(tools::QWEN_CODE_SYSTEM);
     let local = tool_paths.work.join(".qwen/settings.json");
     let own = file(tool_paths);
     let enforced = |file: &PathBuf| Check::new(file, &["security", "auth", "enforcedType"], Rule::Is(json!(selected)));
@@ -81,7 +82,7 @@ fn provider(access: &Access) -> (Vec<(KeyPath, Value)>, Option<String>) {
     ];
     let note = format!(
         "Qwen Code takes a key only from its environment: start it with `{} exec --profile {} -- qwen`",
-        quoted(&access.program),
+        tools::quoted(&access.program),
         access.profile
     );
     (entries, Some(note))

@@ -8,7 +8,8 @@ use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::known_programs::{ACCESS_TOKEN, ASSUMED_CONTEXT, ZED_KEY};
-use super::{Access, NAME, SetUp, ToolPaths, quoted};
+use super::{Access, NAME, SetUp, ToolPaths};
+use crate::platform::tools::{self, quoted};
 use crate::providers::Model;
 
 pub(super) fn text(tool: &str, access: &Access, tool_paths: &ToolPaths) -> Result<SetUp> {
@@ -38,7 +39,7 @@ type Text = (String, String);
 fn start(access: &Access, program: &str, variable: &str) -> String {
     match access.gateway_key {
         None => format!("{} exec --profile {} -- {program}", quoted(&access.program), access.profile),
-        Some(_) => format!("{variable}=\"$({})\" {program}", access.key_command_line()),
+        Some(_) => tools::start_with(variable, &access.key_command_line(), program),
     }
 }
 
@@ -46,10 +47,8 @@ fn start(access: &Access, program: &str, variable: &str) -> String {
 fn alias(access: &Access, tool: &str) -> Text {
     let gateway = if access.gateway_key.is_some() { " --gateway" } else { "" };
     let command = format!("{} exec{gateway} --profile {} -- {tool}", quoted(&access.program), access.profile);
-    let text = format!(
-        "# {tool} reads key, base URL and model from its environment, which this sets:\nalias {tool}={}\n",
-        quoted(&command)
-    );
+    let alias = tools::alias(tool, &command);
+    let text = format!("# {tool} reads key, base URL and model from its environment, which this sets:\n{alias}\n");
     ("the start-up file of your shell".into(), text)
 }
 
@@ -71,7 +70,7 @@ fn llm(access: &Access, tool_paths: &ToolPaths) -> Text {
         start(access, &llm_command(access), "OPENAI_API_KEY"),
         models.collect::<String>()
     );
-    (tool_paths.config.join("io.datasette.llm/extra-openai-models.yaml").display().to_string(), text)
+    (tool_paths.places.llm.join("extra-openai-models.yaml").display().to_string(), text)
 }
 
 fn crush(access: &Access, tool_paths: &ToolPaths) -> Text {
@@ -95,10 +94,10 @@ fn crush(access: &Access, tool_paths: &ToolPaths) -> Text {
         "type": "openai-compat",
         "name": access.provider_title(),
         "base_url": access.base_url,
-        "api_key": format!("$({})", access.key_command_line()),
+        "api_key": format!("$({})", access.key_command_for_sh()),
         "models": models,
     }}});
-    (tool_paths.config.join("crush/crush.json").display().to_string(), pretty(&value))
+    (tool_paths.places.crush.join("crush.json").display().to_string(), pretty(&value))
 }
 
 fn continue_dev(access: &Access, tool_paths: &ToolPaths) -> Text {
@@ -111,8 +110,8 @@ fn continue_dev(access: &Access, tool_paths: &ToolPaths) -> Text {
         )
     });
     let text = format!(
-        "# In an editor, Continue takes the key from `~/.continue/.env`; write it anew when it has run out:\n#   (umask 077; printf '{ACCESS_TOKEN}=%s\\n' \"$({})\" > ~/.continue/.env)\nname: {NAME}\nversion: 0.0.1\nschema: v1\nmodels:\n{}",
-        access.key_command_line(),
+        "# In an editor, Continue takes the key from `~/.continue/.env`; write it anew when it has run out:\n#   {}\nname: {NAME}\nversion: 0.0.1\nschema: v1\nmodels:\n{}",
+        tools::write_variable(ACCESS_TOKEN, &access.key_command_line(), ".continue/.env"),
         models.collect::<String>()
     );
     (tool_paths.home.join(".continue/config.yaml").display().to_string(), text)
@@ -138,7 +137,7 @@ fn zed(access: &Access, tool_paths: &ToolPaths) -> Text {
         "api_url": access.base_url,
         "available_models": models,
     }}}});
-    (tool_paths.config.join("zed/settings.json").display().to_string(), pretty(&value))
+    (tool_paths.places.zed.join("settings.json").display().to_string(), pretty(&value))
 }
 
 /// As `cline auth` writes it (measured on Cline 3.0.65), except for the key: without one there, Cline uses

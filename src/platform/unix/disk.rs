@@ -3,7 +3,7 @@
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use nix::libc::{EBUSY, O_NOFOLLOW, O_NONBLOCK};
@@ -220,6 +220,11 @@ pub(crate) fn is_mount_point(target: &Path) -> bool {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn is_mount_point(_target: &Path) -> bool {
     false
+}
+
+/// `path` without symlinks.
+pub(crate) fn canonical(path: &Path) -> io::Result<PathBuf> {
+    fs::canonicalize(path)
 }
 
 /// Makes `link` point to `target`.

@@ -8,3 +8,4 @@ pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod supervisor;
 pub(crate) mod system;
+pub(crate) mod tools;

@@ -9,7 +9,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::windows::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::windows::io::AsRawHandle;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -279,6 +279,15 @@ pub(crate) fn reserve_blocks(_file: &File, _bytes: usize) -> io::Result<()> {
 
 /// A lock keeps other processes from reading the locked file.
 pub(crate) const LOCKS_KEEP_READERS_OUT: bool = true;
+
+/// `path` without symlinks, as every program takes it: `cmd` starts nothing that begins with `\\?\`.
+pub(crate) fn canonical(path: &Path) -> io::Result<PathBuf> {
+    let real = fs::canonicalize(path)?;
+    let plain = real.to_str().and_then(|real| real.strip_prefix(r"\\?\"));
+    // A share of another machine begins with `UNC`, and a path of more than 260 characters has no other form.
+    let plain = plain.filter(|plain| plain.as_bytes().get(1) == Some(&b':') && plain.len() < 260);
+    Ok(plain.map(PathBuf::from).unwrap_or(real))
+}
 
 /// Makes `link` point to `target`.
 pub(crate) fn symlink(target: &Path, link: &Path) -> io::Result<()> {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{KnownProgram, Surroundings, Values};
 use crate::error::{Failed, Failure, printable};
+use crate::platform::tools;
 use crate::setup::document::{ConfigDocument, KeyPath};
 use crate::setup::target::syntax_of;
 
@@ -113,14 +114,16 @@ impl Reads {
             let (name, rest) = path.split_once('/').unwrap_or((path, ""));
             let directory = match name {
                 "{home}" => Some(around.tool_paths.home.clone()),
-                "{config}" => Some(around.tool_paths.config.clone()),
+                "{zed}" => Some(around.tool_paths.places.zed.clone()),
+                "{claude-code}" => Some(PathBuf::from(tools::CLAUDE_CODE_MANAGED)),
                 "{work}" => Some(around.tool_paths.work.clone()),
                 "{git}" => {
                     around.tool_paths.work.ancestors().find(|above| above.join(".git").exists()).map(Path::to_owned)
                 }
                 _ => Some(PathBuf::from("/")),
             };
-            if let Some(file) = directory.map(|directory| directory.join(rest))
+            if let Some(file) =
+                directory.map(|directory| if rest.is_empty() { directory } else { directory.join(rest) })
                 && !files.contains(&file)
             {
                 files.push(file);

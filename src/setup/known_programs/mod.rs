@@ -22,6 +22,7 @@ use self::conflicts::Reads;
 use self::support::Share;
 use super::{ToolPaths, opencode};
 use crate::error::{Failed, Failure, printable};
+use crate::platform::tools;
 use crate::providers::Model;
 use crate::secret::Secret;
 
@@ -220,6 +221,7 @@ impl Values<'_> {
             ("path", Some(path)),
             ("anthropic", self.anthropic),
             ("support", support.as_deref()),
+            ("print_key", Some(tools::PRINT_ACCESS_TOKEN)),
         ] {
             let (plain, quoted) = (format!("{{{name}}}"), format!("{{{name}:json}}"));
             if text.contains(&plain) {

@@ -58,7 +58,7 @@ fn write(file: &Path, text: &str) -> Result<()> {
 impl Share {
     /// What cannot be linked is left out: the program then keeps it in our directory.
     fn link(&self, directory: &Path, around: &Surroundings) {
-        let from = self.from.replace("{config}", &around.tool_paths.config.display().to_string());
+        let from = self.from.replace("{llm}", &around.tool_paths.places.llm.display().to_string());
         for name in &self.names {
             let (theirs, ours) = (Path::new(&from).join(name), directory.join(name));
             if theirs.exists() && ours.symlink_metadata().is_err() {
