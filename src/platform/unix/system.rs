@@ -59,8 +59,28 @@ pub(crate) fn machine_id() -> Option<Vec<u8>> {
 }
 
 /// Tells one boot of the machine from another, after which [`monotonic`] begins anew; empty where nothing does.
+#[cfg(not(target_os = "macos"))]
 pub(crate) fn boot() -> Vec<u8> {
     std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+/// The UUID that the kernel makes at each boot; unlike the time of the boot it stays the same when the clock is set.
+#[cfg(target_os = "macos")]
+#[expect(unsafe_code, reason = "sysctlbyname(3) has no safe interface")]
+pub(crate) fn boot() -> Vec<u8> {
+    let (mut id, mut length) = (vec![0_u8; 64], 64);
+    // SAFETY: the name ends with a zero, the buffer is as long as is said, and nothing is set.
+    let failed = unsafe {
+        nix::libc::sysctlbyname(
+            c"kern.bootsessionuuid".as_ptr(),
+            id.as_mut_ptr().cast(),
+            &raw mut length,
+            std::ptr::null_mut(),
+            0,
+        )
+    };
+    id.truncate(if failed == 0 { length } else { 0 });
+    id
 }
 
 /// Keeps this process out of core dumps and of the reach of the user's other processes (`/proc/PID/mem`, debuggers).
