@@ -165,7 +165,8 @@ class Provider:
         self.api_url = None  # where the models are, if not here
         self._server = Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        # The end of a test waits for the next look at whether to go on.
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self):
         self.refresh_gate.open()

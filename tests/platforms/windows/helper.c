@@ -1,7 +1,7 @@
 // What the tests need of other programs: one that shows what it was given, and on Windows one that holds a file open, sets
 // variables and kills.
 //
-//   args A…                 each argument on a line of its own, in brackets
+//   args A…                 each argument on a line of its own, in brackets; all of them, where the file is called otherwise
 //   env NAME…               each variable
 //   cat                     stdin to stdout
 //   exit N                  ends with N
@@ -9,8 +9,10 @@
 // and on Windows:
 //   with NAME=VALUE… -- P…  runs P with these variables; an empty value removes one
 //   code P…                 runs P and prints its code in hexadecimal
+//   took P…                 runs P and prints how many milliseconds that took
 //   killafter MS P…         runs P and ends it by TerminateProcess after so many milliseconds
-//   hold FILE MS            opens FILE so that nobody can write, replace or remove it, prints `holding`, and closes it later
+//   killwhentold P…         runs P and ends it so when a line or the end of stdin is read
+//   hold FILE               opens FILE so that nobody can write, replace or remove it, prints `holding`, and closes it then
 //   credentials             each credential of qwenauth in Credential Manager: its target, user and the length of its secret
 //   secret TARGET           the secret of a credential
 //   forget TARGET           removes a credential
@@ -42,11 +44,11 @@ static char *rest(int words) {
     return at;
 }
 
-static HANDLE start(char *command_line, DWORD *id) {
+static HANDLE start_reading(HANDLE input, char *command_line) {
     STARTUPINFOA startup = {sizeof startup};
     PROCESS_INFORMATION process;
     startup.dwFlags = STARTF_USESTDHANDLES;
-    startup.hStdInput = GetStdHandle(STD_INPUT_HANDLE);
+    startup.hStdInput = input;
     startup.hStdOutput = GetStdHandle(STD_OUTPUT_HANDLE);
     startup.hStdError = GetStdHandle(STD_ERROR_HANDLE);
     if (!CreateProcessA(NULL, command_line, NULL, NULL, TRUE, 0, NULL, NULL, &startup, &process)) {
@@ -54,9 +56,10 @@ static HANDLE start(char *command_line, DWORD *id) {
         exit(99);
     }
     CloseHandle(process.hThread);
-    if (id) *id = process.dwProcessId;
     return process.hProcess;
 }
+
+static HANDLE start(char *command_line) { return start_reading(GetStdHandle(STD_INPUT_HANDLE), command_line); }
 
 static DWORD finish(HANDLE process) {
     DWORD code = 99;
@@ -85,17 +88,29 @@ static int windows(int count, char **words) {
         JOBOBJECT_EXTENDED_LIMIT_INFORMATION limits = {0};
         limits.BasicLimitInformation.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
         SetInformationJobObject(job, JobObjectExtendedLimitInformation, &limits, sizeof limits);
-        process = start(rest(at + 1), NULL);
+        process = start(rest(at + 1));
         AssignProcessToJobObject(job, process);
         return (int)finish(process);
     }
     if (!strcmp(words[1], "code")) {
-        printf("code 0x%08lX\n", finish(start(rest(2), NULL)));
+        printf("code 0x%08lX\n", finish(start(rest(2))));
         return 0;
     }
+    if (!strcmp(words[1], "took")) {
+        DWORD started = GetTickCount(), code = finish(start(rest(2)));
+        printf("took %lu\n", GetTickCount() - started);
+        return (int)code;
+    }
     if (!strcmp(words[1], "killafter")) {
-        HANDLE process = start(rest(3), NULL);
+        HANDLE process = start(rest(3));
         if (WaitForSingleObject(process, (DWORD)atoi(words[2])) == WAIT_TIMEOUT) TerminateProcess(process, 9);
+        return (int)finish(process);
+    }
+    if (!strcmp(words[1], "killwhentold")) {
+        SECURITY_ATTRIBUTES inherited = {sizeof inherited, NULL, TRUE};
+        HANDLE process = start_reading(CreateFileA("NUL", GENERIC_READ, 0, &inherited, OPEN_EXISTING, 0, NULL), rest(2));
+        getchar();
+        TerminateProcess(process, 9);
         return (int)finish(process);
     }
     if (!strcmp(words[1], "hold")) {
@@ -103,7 +118,7 @@ static int windows(int count, char **words) {
         if (file == INVALID_HANDLE_VALUE) return 98;
         puts("holding");
         fflush(stdout);
-        pause_for(atoi(words[3]));
+        getchar();
         CloseHandle(file);
         return 0;
     }
@@ -141,6 +156,10 @@ int main(int count, char **words) {
 #ifdef _WIN32
     _setmode(0, _O_BINARY), _setmode(1, _O_BINARY);
 #endif
+    if (!strstr(words[0], "helper")) {
+        for (at = 1; at < count; at++) printf("[%s]\n", words[at]);
+        return 0;
+    }
     if (count < 2) return 97;
     if (!strcmp(words[1], "args")) {
         for (at = 2; at < count; at++) printf("[%s]\n", words[at]);

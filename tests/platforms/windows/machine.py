@@ -1,12 +1,13 @@
 """Two homes for one test: one of the program for Windows, one of the program for Unix, and a provider for both.
 
 What both print, and the files they leave, is made comparable: paths, ports and tokens get names. The program for Windows
-runs under wine, or as it is where this runs on Windows. There no program for Unix runs: its side is read from a record
-that a run on Unix has made (`WINDOWS_TEST_RECORD`).
+runs under wine, or as it is where this runs on Windows. There no program for Unix runs: its side is read from a directory
+of records that a run on Unix has made (`WINDOWS_TEST_RECORD`).
 """
 
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -225,12 +226,13 @@ class Test(unittest.TestCase):
         return outcome
 
     def on_unix(self, story):
-        records = json.loads(Path(RECORD).read_text()) if RECORD and Path(RECORD).exists() else {}
+        record = Path(RECORD, f"{self.id()}.json") if RECORD else None
         if not UNIX_PROGRAM:
-            return records[self.id()]
+            return json.loads(record.read_text())
         outcome = self.told(story, self.side(is_windows=False))
-        if RECORD:
-            Path(RECORD).write_text(json.dumps(records | {self.id(): outcome}, indent=1))
+        if record:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(json.dumps(outcome, indent=1))
         return outcome
 
     @staticmethod
@@ -241,6 +243,15 @@ class Test(unittest.TestCase):
             "outcomes": [[outcome.code, outcome.stdout, outcome.stderr] for outcome in outcomes],
             "files": side.files(),
         }
+
+    def moments(self, *words):
+        """Milliseconds after which to kill a command: any moment of what it takes on this machine now, and a little more."""
+        outcome = self.windows.run_program(self.windows.helper, "took", self.windows.program, *words)
+        self.assertEqual(outcome.code, 0, outcome.stderr)
+        took = int(outcome.stdout.rpartition("took ")[2])
+        chance = random.Random(took)
+        while True:
+            yield str(chance.randrange(max(2, took * 11 // 10)))
 
     def whole(self, outcome, code=0, stdout="", stderr="", files=None):
         """Everything that can be seen of a run."""

@@ -336,6 +336,32 @@ class Tools(Test):
 
         self.same(story)
 
+    def set_up(self, tool, *words):
+        def story(side):
+            side.run("login", "dashscope", "--api-key-stdin", "--no-verify", "--region", "intl", stdin=f"{KEY}\n")
+            made = side.run("setup", tool, *words)
+            side.made = side.files()
+            return [made, side.run("setup", tool, *words), side.run("setup", tool, "--remove")]
+
+        return self.same(story), self.windows.made
+
+    def test_opencode_is_set_up_where_it_looks_on_both_and_given_back(self):
+        _, made = self.set_up("opencode")
+        self.assertIn(".config/opencode/opencode.json", made)
+        self.assertIn(".config/opencode/plugin/qwenauth.js", made)
+
+    def test_claude_code_is_set_up_and_given_back(self):
+        _, made = self.set_up("claude-code")
+        self.assertIn('"apiKeyHelper": "qwenauth token --profile dashscope"', made[".claude/settings.json"])
+
+    def test_codex_is_set_up_and_given_back(self):
+        _, made = self.set_up("codex", "--model", "qwen3-max")
+        self.assertIn(".codex/config.toml", made)
+
+    def test_qwen_code_is_set_up_and_given_back(self):
+        _, made = self.set_up("qwen-code")
+        self.assertIn(".qwen/settings.json", made)
+
     def test_an_unknown_tool_is_named(self):
         self.same(lambda side: side.run("setup", "nothing-known"))
 
