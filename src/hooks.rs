@@ -17,7 +17,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::environment::{API_KEY, API_KEY_FILE};
+use crate::environment::{API_KEY, API_KEY_FILE, variable};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Privacy};
 use crate::platform::{disk, processes};
@@ -128,7 +128,7 @@ fn input_of(event: &Event) -> String {
 /// Runs a hook to its end, its time limit, or until `stopped`.
 fn run(command: &[String], withheld: &[OsString], input: &str, stopped: &Receiver<()>) -> Result<()> {
     let (program, arguments) = command.split_first().ok_or_else(|| anyhow::anyhow!("it names no program"))?;
-    let mut command = processes::command(program.as_ref(), None)?;
+    let mut command = processes::command(program.as_ref(), variable("PATH").as_deref())?;
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     for name in withheld {
         command.env_remove(name);

@@ -87,14 +87,18 @@ impl Answers {
 
 /// The program of a command, which may be shown: its arguments may say more than that.
 pub(crate) fn program_of(command: &str) -> String {
-    shell_words::split(command).ok().and_then(|words| words.into_iter().next()).unwrap_or_default()
+    words_of(command).ok().and_then(|words| words.into_iter().next()).unwrap_or_default()
+}
+
+fn words_of(command: &str) -> Result<Vec<String>, shell_words::ParseError> {
+    shell_words::split(&processes::for_splitting(command))
 }
 
 /// Runs `command` and returns the key that it prints.
 ///
 /// Errors: usage for a command that cannot be one, temporary when it takes too long, login required when it fails.
 pub(crate) fn key_of(account: &Account, command: &str, provider: &Provider) -> Result<Secret> {
-    let words = match shell_words::split(command) {
+    let words = match words_of(command) {
         Ok(words) if words.first().is_some_and(|program| !program.is_empty()) => words,
         Ok(_) => return Failed::new(Failure::Usage, "the key command is empty").err(),
         Err(_) => {

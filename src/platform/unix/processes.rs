@@ -74,6 +74,11 @@ pub(crate) fn calling_shell(_is_posix: bool) -> Option<&'static str> {
     Some("sh")
 }
 
+/// `command` for whoever splits it as a POSIX shell does.
+pub(crate) fn for_splitting(command: &str) -> String {
+    command.to_owned()
+}
+
 /// Whether there are the shells and programs of Unix.
 pub(crate) const IS_UNIX: bool = true;
 

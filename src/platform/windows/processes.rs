@@ -126,6 +126,22 @@ impl Group {
     }
 }
 
+/// `command` for whoever splits it as a POSIX shell does: a backslash is part of a path here and quotes nothing.
+pub(crate) fn for_splitting(command: &str) -> String {
+    let mut escaped = String::with_capacity(command.len());
+    let (mut in_single, mut in_double) = (false, false);
+    for character in command.chars() {
+        match character {
+            '\'' if !in_double => in_single = !in_single,
+            '"' if !in_single => in_double = !in_double,
+            '\\' if !in_single => escaped.push('\\'),
+            _ => {}
+        }
+        escaped.push(character);
+    }
+    escaped
+}
+
 /// Whether there are the shells and programs of Unix.
 pub(crate) const IS_UNIX: bool = false;
 

@@ -192,6 +192,21 @@ class Setups(Test):
         self.assertIn("function aider { qwenauth exec --profile dashscope -- aider @args }\n", outcome.stdout)
 
 
+class Commands(Test):
+    """Programs that the configuration names."""
+
+    KEY = "gsk_0123456789abcdef0123456789abcdef"
+
+    def test_a_backslash_in_a_key_command_is_part_of_a_path(self):
+        batch(self.windows, "ask.cmd", f"@if [%1]==[a\\b] echo {self.KEY}\n")
+        for quote in ("", '"', "'"):
+            path = self.windows.path(self.windows.bin / "ask.cmd")
+            command = f"{quote}{path}{quote} a\\b"
+            outcome = self.windows.run("login", "groq", "--no-verify", "--api-key-command", command)
+            self.assertEqual(outcome.code, SUCCESS, outcome.stderr)
+            self.whole(self.windows.run("token"), stdout=self.KEY + "\n")
+
+
 class Access(Test):
     def test_directories_of_ours_are_for_the_user_alone(self):
         self.windows.run("login", "groq", "--api-key-stdin", "--no-verify", stdin="gsk_0123456789abcdef0123456789\n")
@@ -514,6 +529,20 @@ class Gateways(Test):
         counted = lambda: json.loads(self.windows.run("usage", "--json").stdout)["usage"]  # noqa: E731
         wait_until(counted, "the count")
         self.assertEqual([row["requests"] for row in counted()], [1])
+        self.end(process)
+
+    def test_a_hook_is_found_as_a_shell_finds_it(self):
+        batch(self.windows, "note.cmd", '@helper cat > "%~dp0new.json"\n@move "%~dp0new.json" "%~dp0noted.json" >nul\n')
+        config = self.windows.home / "own" / "config" / "config.toml"
+        config.parent.mkdir(parents=True)
+        config.write_text('[hooks]\nrenewed = ["note"]\n')
+        self.windows.logged_in()
+        self.provider.expire_access_tokens()
+        process, base_url, key = self.start()
+        self.assertEqual(self.ask(base_url, key)[0], 200)
+        noted = self.windows.bin / "noted.json"
+        wait_until(noted.exists, "the hook")
+        self.assertEqual(json.loads(noted.read_text())["event"], "renewed")
         self.end(process)
 
     def end(self, process):
