@@ -72,6 +72,7 @@ mod setup_files;
 mod shells;
 mod short_lived;
 mod shown;
+mod ssh;
 mod status;
 mod team;
 mod terminal;

@@ -102,7 +102,7 @@ fn while_waiting(machine: &Machine, arguments: &[&str], (rows, columns): (u16, u
 }
 
 /// The codes that a camera reads off a terminal of those colors.
-fn read_off(screen: &vt100::Screen, is_dark: bool) -> Vec<String> {
+pub(crate) fn read_off(screen: &vt100::Screen, is_dark: bool) -> Vec<String> {
     let (rows, columns) = screen.size();
     let light = |color: vt100::Color, default: bool| match color {
         vt100::Color::Default => default,

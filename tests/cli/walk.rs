@@ -9,7 +9,7 @@ use crate::pseudo_terminal::PseudoTerminal;
 const SIZES: [(u16, u16); 2] = [(24, 80), (24, 60)];
 
 /// A tool that asks the model with what it was given, and prints its answer.
-const OPENCODE: &str = r#"#!/bin/bash
+pub(crate) const OPENCODE: &str = r#"#!/bin/bash
 place=${OPENAI_BASE_URL#http://}
 address=${place%%/*}
 body='{"model":"'$OPENAI_MODEL'","messages":[{"role":"user","content":"hello"}]}'
@@ -22,7 +22,7 @@ answer=${answer#*\"content\":\"}
 echo "answer: ${answer%%\"*}"
 "#;
 
-const ANSWER: &str = "answer: You said: hello";
+pub(crate) const ANSWER: &str = "answer: You said: hello";
 
 /// What the screens say on the way.
 struct Words {
@@ -86,7 +86,7 @@ fn walks(words: &Words) {
 
 /// No line was broken by the terminal, but for addresses and paths, which stand alone.
 #[track_caller]
-fn is_whole(seen: &str, columns: u16) {
+pub(crate) fn is_whole(seen: &str, columns: u16) {
     let mut parser = vt100::Parser::new(300, columns, 0);
     parser.process(seen.as_bytes());
     let screen = parser.screen();

@@ -110,8 +110,9 @@ impl Attempt<'_> {
         let mut side = shown("Scan the code, or open the address above on any device.");
         if !waiting.user_code.is_empty() {
             let code = printable(waiting.user_code);
-            let line = screen.translate(&format!("Code: {code}{copied}"));
-            side.extend([String::new(), line.replacen(&code, &screen.paint(Style::Bold, &code), 1)]);
+            let lines = shown(&format!("Code: {code}{copied}"));
+            side.push(String::new());
+            side.extend(lines.into_iter().map(|line| line.replacen(&code, &screen.paint(Style::Bold, &code), 1)));
         }
         side.push(String::new());
         side.extend(shown(&approval(waiting.host)));
