@@ -76,13 +76,13 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --json 'Print JSON'
             cand --all 'Show every stored profile'
             cand --check 'Ask the API whether it accepts the credential'
-            cand -h 'Print help (see more with ''--help'')'
-            cand --help 'Print help (see more with ''--help'')'
+            cand -h 'Print help'
+            cand --help 'Print help'
         }
         &'qwenauth;refresh'= {
             cand --profile 'Use this profile instead of the active one'
-            cand -h 'Print help (see more with ''--help'')'
-            cand --help 'Print help (see more with ''--help'')'
+            cand -h 'Print help'
+            cand --help 'Print help'
         }
         &'qwenauth;logout'= {
             cand --profile 'Use this profile instead of the active one'
@@ -178,8 +178,8 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --json 'Print JSON'
             cand --check 'Query the provider for the remaining quota, if supported'
             cand --team 'Sum up what the keys of people and jobs used'
-            cand -h 'Print help (see more with ''--help'')'
-            cand --help 'Print help (see more with ''--help'')'
+            cand -h 'Print help'
+            cand --help 'Print help'
         }
         &'qwenauth;keys'= {
             cand --profile 'Use this profile instead of the active one'
@@ -282,7 +282,6 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         &'qwenauth;keys;help;help'= {
         }
         &'qwenauth;providers'= {
-            cand --profile 'Use this profile instead of the active one'
             cand --json 'Print JSON'
             cand -h 'Print help'
             cand --help 'Print help'
@@ -294,7 +293,6 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --help 'Print help'
         }
         &'qwenauth;use'= {
-            cand --profile 'Use this profile instead of the active one'
             cand -h 'Print help'
             cand --help 'Print help'
         }
@@ -309,27 +307,25 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --remove 'Undo what was written'
             cand --force 'With `--remove`: also discard later manual edits'
             cand --json 'Print the list as JSON'
-            cand -h 'Print help (see more with ''--help'')'
-            cand --help 'Print help (see more with ''--help'')'
+            cand -h 'Print help'
+            cand --help 'Print help'
         }
         &'qwenauth;doctor'= {
             cand --profile 'Use this profile instead of the active one'
             cand --fix 'Fix local problems: file modes, stale locks, leftover files, abandoned logins'
             cand --team 'Check the team''s gateway that the active profile is logged in to: reachable, ready, its certificate'
             cand --json 'Print JSON'
-            cand -h 'Print help (see more with ''--help'')'
-            cand --help 'Print help (see more with ''--help'')'
+            cand -h 'Print help'
+            cand --help 'Print help'
         }
         &'qwenauth;sandbox'= {
-            cand --profile 'Use this profile instead of the active one'
             cand --expires-in 'Lifetime of the practice provider''s access tokens'
             cand --tour 'Show each command with its real output, then leave'
             cand --no-approve 'Never approve automatically; wait for the approval page'
-            cand -h 'Print help (see more with ''--help'')'
-            cand --help 'Print help (see more with ''--help'')'
+            cand -h 'Print help'
+            cand --help 'Print help'
         }
         &'qwenauth;completions'= {
-            cand --profile 'Use this profile instead of the active one'
             cand -h 'Print help'
             cand --help 'Print help'
         }

@@ -78,9 +78,9 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l profile -d 
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l all -d 'Show every stored profile'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -l check -d 'Ask the API whether it accepts the credential'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand status" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand refresh" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand refresh" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand refresh" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l all -d 'Remove every stored profile'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand logout" -l local -d 'Do not ask the provider to revoke the credential'
@@ -173,7 +173,7 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l profile -d '
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l check -d 'Query the provider for the remaining quota, if supported'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -l team -d 'Sum up what the keys of people and jobs used'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand usage" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -f -a "create" -d 'Make a key and print it once, alone on stdout'
@@ -184,36 +184,36 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_s
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -f -a "revoke" -d 'Revoke a key for good; its next request is rejected'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -f -a "secret" -d 'Make the team secret, under which keys are hashed, and print its path'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and not __fish_seen_subcommand_from create list set rotate reset revoke secret help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l owner -d 'Who answers for the key: a name or an address' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l rpm -d 'Requests per minute; further ones wait' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l rpd -d 'Requests per day (UTC); further ones are rejected' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l tpm -d 'Tokens per minute, of prompts and completions; further requests wait' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l tpd -d 'Tokens per day (UTC); further requests are rejected' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l parallel -d 'Requests in flight at once; further ones wait' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l budget -d 'Money per day, week or month: `20 USD/month`; further requests are rejected' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l models -d 'Models the key may use: names, or patterns with `*` and `?`; can be repeated' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l profiles -d 'Profiles the key may use; can be repeated' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l expires -d 'When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l owner -d 'Who answers for the key: a name or an address' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l rpm -d 'Requests per minute; further ones wait' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l rpd -d 'Requests per day (UTC); further ones are rejected' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l tpm -d 'Tokens per minute, of prompts and completions; further requests wait' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l tpd -d 'Tokens per day (UTC); further requests are rejected' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l parallel -d 'Requests in flight at once; further ones wait' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l budget -d 'Money per day, week or month: `20 USD/month`; further requests are rejected' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l models -d 'Models the key may use: names, or patterns with `*` and `?`; can be repeated' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l profiles -d 'Profiles the key may use; can be repeated' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l expires -d 'When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from list" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from list" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l owner -d 'Who answers for the key: a name or an address' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l rpm -d 'Requests per minute; further ones wait' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l rpd -d 'Requests per day (UTC); further ones are rejected' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l tpm -d 'Tokens per minute, of prompts and completions; further requests wait' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l tpd -d 'Tokens per day (UTC); further requests are rejected' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l parallel -d 'Requests in flight at once; further ones wait' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l budget -d 'Money per day, week or month: `20 USD/month`; further requests are rejected' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l models -d 'Models the key may use: names, or patterns with `*` and `?`; can be repeated' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l profiles -d 'Profiles the key may use; can be repeated' -r
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l expires -d 'When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l owner -d 'Who answers for the key: a name or an address' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l rpm -d 'Requests per minute; further ones wait' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l rpd -d 'Requests per day (UTC); further ones are rejected' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l tpm -d 'Tokens per minute, of prompts and completions; further requests wait' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l tpd -d 'Tokens per day (UTC); further requests are rejected' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l parallel -d 'Requests in flight at once; further ones wait' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l budget -d 'Money per day, week or month: `20 USD/month`; further requests are rejected' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l models -d 'Models the key may use: names, or patterns with `*` and `?`; can be repeated' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l profiles -d 'Profiles the key may use; can be repeated' -r -f
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l expires -d 'When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from set" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from rotate" -l overlap -d 'How long the old key works beside the new one' -r
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from rotate" -l overlap -d 'How long the old key works beside the new one' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from rotate" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from rotate" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from rotate" -s h -l help -d 'Print help'
@@ -232,13 +232,11 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from help" -f -a "revoke" -d 'Revoke a key for good; its next request is rejected'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from help" -f -a "secret" -d 'Make the team secret, under which keys are hashed, and print its path'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand keys; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand providers" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -l json -d 'Print JSON'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand profiles" -s h -l help -d 'Print help'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand use" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l model -d 'The model the tool starts with' -r -f -a "(qwenauth __complete models (commandline -opc)[2..] 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l gateway -d 'Use a gateway at this address; its key is kept in a file' -r -f
@@ -250,18 +248,16 @@ complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l print -d 'Pr
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l remove -d 'Undo what was written'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l force -d 'With `--remove`: also discard later manual edits'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -l json -d 'Print the list as JSON'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand setup" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l fix -d 'Fix local problems: file modes, stale locks, leftover files, abandoned logins'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l team -d 'Check the team\'s gateway that the active profile is logged in to: reachable, ready, its certificate'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -l json -d 'Print JSON'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand doctor" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l expires-in -d 'Lifetime of the practice provider\'s access tokens' -r -f
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l tour -d 'Show each command with its real output, then leave'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -l no-approve -d 'Never approve automatically; wait for the approval page'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -l profile -d 'Use this profile instead of the active one' -r -f -a "(qwenauth __complete profiles 2>/dev/null)"
+complete -c qwenauth -n "__fish_qwenauth_using_subcommand sandbox" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand completions" -s h -l help -d 'Print help'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "login" -d 'Log in and make the profile active'
 complete -c qwenauth -n "__fish_qwenauth_using_subcommand help; and not __fish_seen_subcommand_from login status refresh logout token env exec gateway usage keys providers profiles use setup doctor sandbox completions help" -f -a "status" -d 'Show login status'

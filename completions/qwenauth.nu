@@ -52,13 +52,13 @@ module completions {
     --all                     # Show every stored profile
     --check                   # Ask the API whether it accepts the credential
     --profile: string         # Use this profile instead of the active one
-    --help(-h)                # Print help (see more with '--help')
+    --help(-h)                # Print help
   ]
 
   # Renew the access token now
   export extern "qwenauth refresh" [
     --profile: string         # Use this profile instead of the active one
-    --help(-h)                # Print help (see more with '--help')
+    --help(-h)                # Print help
   ]
 
   # Remove a stored credential, revoking it where the provider can
@@ -177,7 +177,7 @@ module completions {
     --team                    # Sum up what the keys of people and jobs used
     --by: string@"nu-complete qwenauth usage by" # With `--team`: what is summed up apart (default: key)
     --profile: string         # Use this profile instead of the active one
-    --help(-h)                # Print help (see more with '--help')
+    --help(-h)                # Print help
   ]
 
   # Make and manage keys for the people and jobs that share a gateway
@@ -297,7 +297,6 @@ module completions {
 
   # Compare the known providers: price, limits, CI, what works here
   export extern "qwenauth providers" [
-    --profile: string         # Use this profile instead of the active one
     --json                    # Print JSON
     --help(-h)                # Print help
     name?: string             # Show all details of this provider
@@ -312,7 +311,6 @@ module completions {
 
   # Make a stored profile the active one
   export extern "qwenauth use" [
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name: string              # The profile, as `qwenauth profiles` lists it
   ]
@@ -329,7 +327,7 @@ module completions {
     --key-file: path          # The file that holds the team's key
     --json                    # Print the list as JSON
     --profile: string         # Use this profile instead of the active one
-    --help(-h)                # Print help (see more with '--help')
+    --help(-h)                # Print help
     tool?: string             # The tool (default: list them)
   ]
 
@@ -339,16 +337,15 @@ module completions {
     --team                    # Check the team's gateway that the active profile is logged in to: reachable, ready, its certificate
     --json                    # Print JSON
     --profile: string         # Use this profile instead of the active one
-    --help(-h)                # Print help (see more with '--help')
+    --help(-h)                # Print help
   ]
 
   # Try qwenauth with a local practice provider: no account, no network
   export extern "qwenauth sandbox" [
-    --profile: string         # Use this profile instead of the active one
     --tour                    # Show each command with its real output, then leave
     --no-approve              # Never approve automatically; wait for the approval page
     --expires-in: string      # Lifetime of the practice provider's access tokens
-    --help(-h)                # Print help (see more with '--help')
+    --help(-h)                # Print help
     ...command: string        # The program to run inside (default: your shell)
   ]
 
@@ -358,7 +355,6 @@ module completions {
 
   # Print a completion script
   export extern "qwenauth completions" [
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     shell: string@"nu-complete qwenauth completions shell"
   ]

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
         Shell::Elvish => write(ClapShell::Elvish),
         Shell::Nushell => generate(Nushell, &mut command, "qwenauth", &mut script),
     }
-    let script = without_hidden(&String::from_utf8(script)?);
+    let script = String::from_utf8(script)?;
     print(&match args.shell {
         Shell::Bash => bash(&script),
         Shell::Zsh => zsh(&script),
@@ -230,38 +230,25 @@ fn fish(script: &str) -> String {
     script.lines().map(with_names).chain(names).chain(values).chain([FISH_PROGRAM.to_owned()]).collect()
 }
 
-/// The command line without its hidden commands, which the generators would offer.
+/// The command line without its hidden commands and options, which the generators would offer.
 fn visible() -> Command {
-    let full = Cli::command();
-    Command::new("qwenauth")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about(full.get_about().cloned().unwrap_or_default())
-        .args(full.get_arguments().cloned())
-        .subcommands(full.get_subcommands().filter(|command| !command.is_hide_set()).cloned())
-        .mut_args(no_file_names)
-        .mut_subcommands(|command| command.mut_args(no_file_names))
+    shown(&Cli::command(), &[]).version(env!("CARGO_PKG_VERSION"))
 }
 
-/// `script` without the options that are hidden wherever they are: the generators offer them. bash has those of a command
-/// in one line, the others each in its own.
-fn without_hidden(script: &str) -> String {
-    let command = Cli::command();
-    let longs = |is_hidden: bool| -> BTreeSet<String> {
-        let arguments = command.get_subcommands().flat_map(Command::get_arguments).chain(command.get_arguments());
-        arguments.filter(|arg| arg.is_hide_set() == is_hidden).filter_map(Arg::get_long).map(str::to_owned).collect()
-    };
-    let hidden: Vec<String> = longs(true).difference(&longs(false)).cloned().collect();
-    let names_one = |line: &str| {
-        hidden.iter().any(|name| line.contains(&format!("--{name}")) || line.contains(&format!(" -l {name} ")))
-    };
-    let shown = |line: &str| {
-        if line.trim_start().starts_with("opts=") {
-            let is_shown = |word: &&str| !hidden.iter().any(|name| *word == format!("--{name}"));
-            return Some(line.split(' ').filter(is_shown).collect::<Vec<_>>().join(" ") + "\n");
-        }
-        (!names_one(line)).then(|| format!("{line}\n"))
-    };
-    script.lines().filter_map(shown).collect()
+/// `inherited`: the global options of the commands above. An option of the same name that is hidden takes their place.
+fn shown(command: &Command, inherited: &[Arg]) -> Command {
+    let is_own = |arg: &&Arg| command.get_arguments().any(|own| own.get_id() == arg.get_id());
+    let inherited: Vec<Arg> = inherited.iter().filter(|arg| !is_own(arg)).cloned().collect();
+    let own: Vec<Arg> = command.get_arguments().filter(|arg| !arg.is_hide_set()).cloned().collect();
+    let (global, own): (Vec<_>, Vec<_>) = own.into_iter().partition(Arg::is_global_set);
+    let here = [inherited, global.into_iter().map(|arg| arg.global(false)).collect()].concat();
+    let below = command.get_subcommands().filter(|below| !below.is_hide_set()).map(|below| shown(below, &here));
+    // clap takes names that live as long as the program.
+    let name: &'static str = command.get_name().to_owned().leak();
+    Command::new(name)
+        .about(command.get_about().cloned().unwrap_or_default())
+        .subcommands(below)
+        .args(own.into_iter().chain(here.clone()).map(no_file_names))
 }
 
 /// For an option without a value hint, shells offer file names.

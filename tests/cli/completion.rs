@@ -99,6 +99,10 @@ fn completes(mut shell: Shell) {
         ("qwenauth env --profile work --model qwen3.8-m", "qwenauth env --profile work --model qwen3.8-max"),
         ("qwenauth exec -- practice-t", "qwenauth exec -- practice-tool"),
         ("qwenauth providers --mark", "qwenauth providers --mark"),
+        ("qwenauth status --prof", "qwenauth status --profile"),
+        // An option that means nothing there.
+        ("qwenauth use --prof", "qwenauth use --prof"),
+        ("qwenauth sandbox --prof", "qwenauth sandbox --prof"),
         // A hidden command, and what nobody knows without a login.
         ("qwenauth ma", "qwenauth ma"),
         ("qwenauth env --model ", "qwenauth env --model"),
