@@ -12,7 +12,7 @@ use crate::environment::variable;
 use crate::error::note;
 use crate::platform::processes;
 use crate::platform::supervisor::{Ended, Supervisor};
-use crate::say::{Screen, Style};
+use crate::say::{Screen, Style, columns};
 
 struct Step {
     why: &'static str,
@@ -61,7 +61,16 @@ const STEPS: [Step; 13] = [
         needs: Needs::Unix("sh"),
         ..Step::new(
             "Run any program with the credential in its environment.",
-            &["exec", "--", "sh", "-c", r#"echo "a key of ${#OPENAI_API_KEY} characters for $OPENAI_BASE_URL""#],
+            &[
+                "exec",
+                "--",
+                "sh",
+                "-c",
+                r#"
+  echo "a key of ${#OPENAI_API_KEY} characters for" \
+    "$OPENAI_BASE_URL"
+"#,
+            ],
         )
     },
     Step {
@@ -74,10 +83,12 @@ const STEPS: [Step; 13] = [
                 "sh",
                 "-c",
                 r#"
-    echo "Authorization: Bearer $OPENAI_API_KEY" |
-    curl -sS -H @- -H "Content-Type: application/json" -d "$0" "$OPENAI_BASE_URL/chat/completions"
-  "#,
-                r#"{"model":"qwen3.8-flash","messages":[{"role":"user","content":"Hello, model!"}]}"#,
+  echo "Authorization: Bearer $OPENAI_API_KEY" |
+  curl -sS -H @- -H "Content-Type: application/json" \
+    -d "$0" "$OPENAI_BASE_URL/chat/completions"
+"#,
+                r#"{"messages":[{"role":"user","content":"Hello, model!"}],
+  "model":"qwen3.8-flash"}"#,
             ],
         )
     },
@@ -174,14 +185,28 @@ fn copy_lines(output: PipeReader, screen: Screen, stdout: &mut io::Stdout) -> io
     let mut line = Vec::new();
     while output.read_until(b'\n', &mut line)? > 0 {
         let text = String::from_utf8_lossy(&line);
-        let indent = text.len() - text.trim_start().len();
-        for line in screen.wrap(text.trim_end(), 0, indent) {
+        for line in fitted(text.trim_end(), screen) {
             writeln!(stdout, "{line}")?;
         }
         stdout.flush()?;
         line.clear();
     }
     Ok(())
+}
+
+/// Wrapped at words; JSON, which has hardly any, is broken behind commas.
+fn fitted(text: &str, screen: Screen) -> Vec<String> {
+    let Some(width) = screen.width().filter(|_| text.starts_with('{')) else {
+        return screen.wrap(text, 0, text.len() - text.trim_start().len());
+    };
+    let mut lines = vec![String::new()];
+    for part in text.split_inclusive(',') {
+        match lines.last_mut() {
+            Some(line) if columns(line) + columns(part) <= width => line.push_str(part),
+            _ => lines.push(part.to_owned()),
+        }
+    }
+    lines
 }
 
 /// The tour's own text.

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::pseudo_terminal::PseudoTerminal;
+use crate::walk;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_qwenauth");
 /// Far longer than anything here takes.
@@ -130,11 +131,29 @@ fn the_tour_ends_with_the_code_of_the_step_that_fails() {
     let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
     let output = place.machine(&["--tour"]).env("PATH", path).output().unwrap();
     assert_eq!(output.status.code(), Some(9));
-    assert!(text(&output.stdout).ends_with("Hello, model!\"}]}'\nno network\n\n"), "{output:?}");
+    assert!(text(&output.stdout).ends_with("\"model\":\"qwen3.8-flash\"}'\nno network\n\n"), "{output:?}");
     let errors = text(&output.stderr);
     assert!(errors.starts_with("qwenauth: the tour ends here: `qwenauth exec -- sh -c "), "{errors}");
     assert!(errors.ends_with("` ended with code 9\n"), "{errors}");
     assert!(place.is_untouched());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_tour_fits_an_ordinary_terminal() {
+    let place = Place::new();
+    let (terminal, near) = PseudoTerminal::open((24, 80));
+    let mut command = place.machine(&["--tour"]);
+    near.controls(&mut command);
+    let mut child = command.spawn().unwrap();
+    // It holds the terminal's other end, which keeps the output from ending.
+    drop(command);
+    let seen = terminal.end();
+    assert_eq!(wait(&mut child).code(), Some(0), "{seen}");
+    // What is broken behind commas is the whole answer.
+    let answer = seen.replace("\r\n", "");
+    assert!(answer.contains("\"content\":\"You said: Hello, model!\"},\"logprobs\":null"), "{seen}");
+    walk::is_whole(&seen, 80);
 }
 
 #[test]
