@@ -1,8 +1,8 @@
-//! The login of another machine: its access tokens, as its home publishes them, sealed, on the team's server.
+//! The login of another machine: its access tokens, published encrypted by its home on the team's server.
 //!
-//! Hazard: a server that was emptied, restored or that fails over shows nothing, or a token of before; one that is away shows
-//! nothing at all. Rule: a token is used from memory until it expires, an older one never replaces it, and whoever had one
-//! refused asks the home for a newer one instead of renewing.
+//! Hazard: a server that was emptied, restored or is failing over returns no token or an old one, and an unreachable
+//! server returns nothing. Rule: a token is used from memory until it expires, an older one never replaces it, and an
+//! edge whose token was rejected asks the home for a newer one instead of renewing.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,34 +14,34 @@ use crate::credentials::{Account, ApiMark, Credential};
 use crate::error::{Failed, Failure, printable};
 use crate::limits::shared::{Looked, Shared};
 
-/// How long a request whose token was refused waits for the home.
+/// How long a request whose token was rejected waits for the home.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// How often it looks meanwhile.
+/// Poll interval of that wait.
 const POLL: Duration = Duration::from_millis(100);
 
-/// A home says every quarter of a second that it is there.
+/// A home reports every 250 ms that it is alive.
 const SILENT: Duration = Duration::from_secs(15);
 
-/// What this edge has of the login.
+/// The token that this edge has.
 enum Held {
-    /// Nothing was ever there.
+    /// There has never been one.
     Nothing,
-    /// What is there was sealed under another secret.
+    /// The token on the server was encrypted with another secret.
     Foreign,
-    /// Its home has logged out.
+    /// The home has logged out.
     Gone,
     Token(Box<Credential>),
 }
 
-/// One profile whose login is another machine's.
+/// One profile whose login is on another machine.
 pub(super) struct Edge {
     account: Account,
     shared: Rc<Shared>,
     fleet: Rc<Fleet>,
     held: RefCell<Held>,
     generation: Cell<u64>,
-    /// The home as it was seen last, and since when it had said nothing then.
+    /// The home as last seen, and how long it had been silent by then.
     home: RefCell<Option<(String, Duration)>>,
 }
 
@@ -61,9 +61,9 @@ impl Edge {
         &self.account.profile
     }
 
-    /// Looks at the server. `true`: this edge has something else than before.
+    /// Reads the server. Returns `true` if that changed what this edge has.
     pub(super) async fn look(&self) -> bool {
-        // Once its token has expired, whatever is there is better.
+        // If its token has expired, any other is better.
         let known =
             if self.token().is_some() || matches!(*self.held.borrow(), Held::Gone) { self.generation.get() } else { 0 };
         let Some(looked) = self.shared.look_at_token(self.profile(), known).await else { return false };
@@ -74,14 +74,14 @@ impl Edge {
         let held = match self.fleet.open(self.profile(), generation, &sealed) {
             None => Held::Foreign,
             Some(Opened::Gone) => Held::Gone,
-            // It ended while nobody renewed it.
+            // It expired because no home renewed it.
             Some(Opened::Token(_)) if left.is_zero() => return false,
             Some(Opened::Token(lent)) => Held::Token(Box::new(lent.into_credential(SystemTime::now() + left))),
         };
         if let (Held::Foreign, Held::Token(_)) = (&held, &*self.held.borrow())
             && self.token().is_some()
         {
-            // What is at hand is still good.
+            // The token in memory is still valid.
             return false;
         }
         self.generation.set(if let Held::Foreign = held { 0 } else { generation });
@@ -89,7 +89,7 @@ impl Edge {
         true
     }
 
-    /// The token at hand and its generation, unless it has expired.
+    /// The token in memory and its generation, unless it has expired.
     fn token(&self) -> Option<(Credential, u64)> {
         match &*self.held.borrow() {
             Held::Token(credential) if credential.left(SystemTime::now()).is_some() => {
@@ -99,14 +99,14 @@ impl Edge {
         }
     }
 
-    /// The token as it is now.
+    /// The current token.
     pub(super) async fn fresh(&self) -> Result<Found, Failed> {
         self.look().await;
         let (credential, generation) = self.token().ok_or_else(|| self.failed())?;
         self.found(credential, generation)
     }
 
-    /// A newer token than that of `generation`, which the API refused.
+    /// A newer token than that of `generation`, which the API rejected.
     pub(super) async fn renewed(&self, generation: u64) -> Result<Found, Failed> {
         let since = Instant::now();
         loop {
@@ -143,7 +143,7 @@ impl Edge {
         Ok(Found { credential, provider, base_url, stamp: None, mark, generation: Some(generation) })
     }
 
-    /// Why there is no token, for programs.
+    /// Why there is no token, as a machine-readable code.
     pub(super) fn trouble(&self) -> Option<&'static str> {
         let is_silent = self.home.borrow().as_ref().is_some_and(|(_, silent)| *silent >= SILENT);
         match *self.held.borrow() {

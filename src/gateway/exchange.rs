@@ -1,7 +1,8 @@
-//! `POST /v1/token`: a key for an hour in place of the token of a CI job (RFC 8693), because such tokens last minutes.
+//! `POST /v1/token`: exchanges the token of a CI job for a key that is valid for an hour (RFC 8693), because such
+//! tokens expire within minutes.
 //!
-//! Hazard: anybody may ask, with as long a body as they like. Rule: a body has the size of a token and a time limit, and
-//! a job key is given for a token of an issuer only, never for another key.
+//! Hazard: any client may send a request, with a body of any length. Rule: the body has the maximum size of a token
+//! and a timeout, and a job key is issued only for an issuer's token, never for another key.
 
 use std::time::Duration;
 
@@ -21,16 +22,16 @@ use crate::oauth::exchange::{GRANT_TYPE, ID_TOKEN, JWT};
 use crate::oauth::jwt::MAX_LENGTH;
 use crate::secret::Secret;
 
-/// The path, where a gateway accepts tokens of issuers.
+/// The path, if the gateway accepts tokens of issuers.
 pub(super) const PATH: &str = "/v1/token";
 
-/// Longest body, in bytes: a token, each letter encoded, and the other fields.
+/// Maximum body size in bytes: a token with each character percent-encoded, and the other fields.
 const MAX_BODY: usize = 3 * MAX_LENGTH + 4096;
 
-/// For the whole body.
+/// Timeout of the whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers such a request.
+/// Handles such a request.
 pub(super) async fn exchange(team: &Team, request: Request<Incoming>, entry: &mut Entry) -> Response<ResponseBody> {
     let read = tokio::time::timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MAX_BODY).collect()).await;
     let Ok(Ok(body)) = read else {
@@ -56,7 +57,7 @@ pub(super) async fn exchange(team: &Team, request: Request<Incoming>, entry: &mu
     }
 }
 
-/// What of a request for an exchange counts.
+/// The fields of an exchange request that are used.
 #[derive(Default)]
 struct Asked {
     grant_type: String,
@@ -78,7 +79,7 @@ impl Asked {
         asked
     }
 
-    /// Errors: the code of RFC 6749 §5.2 and what is missing.
+    /// Errors: the code of RFC 6749 §5.2, and what is missing.
     fn token(self) -> Result<Secret, (&'static str, &'static str)> {
         if self.grant_type != GRANT_TYPE {
             let description = "`grant_type` must be `urn:ietf:params:oauth:grant-type:token-exchange`, in a form";
@@ -91,7 +92,7 @@ impl Asked {
     }
 }
 
-/// A token that is not accepted is an invalid request (RFC 8693 §2.2.2); what may be tried again keeps its status.
+/// A rejected token is an invalid request (RFC 8693 §2.2.2); an error that may be retried keeps its status.
 fn of_refusal(refusal: &Refusal) -> Response<ResponseBody> {
     if refusal.status.is_server_error() {
         return failed(refusal.status, "temporarily_unavailable", &refusal.message, refusal.retry_after);

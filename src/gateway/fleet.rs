@@ -1,7 +1,8 @@
-//! Which gateways of a team renew a login and which use its tokens, and the seal under which these pass.
+//! Which gateways of a team renew a login and which use its tokens, and how these tokens are encrypted.
 //!
-//! Hazard: whoever reads the team's server would have the tokens, and a token that was put elsewhere would be believed. Rule:
-//! it is sealed under the team secret, for one namespace, profile and generation; no refresh token is ever sealed.
+//! Hazard: anyone who can read the team's server would have the tokens, and a token copied to another place would be
+//! accepted. Rule: tokens are encrypted with the team secret for one namespace, profile and generation; refresh tokens
+//! are never published.
 
 use std::rc::Rc;
 
@@ -12,29 +13,29 @@ use base64::prelude::BASE64_STANDARD;
 use crate::credentials::{Account, Lent, Stored};
 use crate::keys::TeamSecret;
 
-/// What tokens are sealed for.
+/// The purpose for which tokens are encrypted.
 const PURPOSE: &str = "token of a login";
 
-/// What stands in the place of a token once its login was removed.
+/// Published instead of a token after a logout.
 pub(super) const GONE: &str = "gone";
 
-/// What this gateway is for the login of one profile.
+/// The role of this gateway for the login of one profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// It uses what is stored here, for itself alone.
+    /// It uses the login stored here, for itself only.
     Alone,
     /// It renews the login here and publishes its tokens.
     Home,
-    /// It uses the tokens that another gateway publishes.
+    /// It uses the tokens published by another gateway.
     Edge,
 }
 
-/// What a gateway is for the logins that it serves.
+/// The role of a gateway for the logins that it serves.
 #[derive(Clone, Default)]
 pub(crate) struct Part {
-    /// `None`: it is of no team.
+    /// `None`: it belongs to no team.
     pub(crate) fleet: Option<Rc<Fleet>>,
-    /// What the user said; by default it is the home of the logins that are here, and an edge of others.
+    /// As configured; by default it is the home of the logins stored here and an edge of all others.
     pub(crate) asked: Option<Role>,
 }
 
@@ -45,7 +46,7 @@ impl Part {
             return Ok(Role::Alone);
         }
         Ok(match (account.load_record()?, self.asked) {
-            // A key renews nothing, and every machine may have it.
+            // A key is never renewed, and every machine may have it.
             (Stored::Present(credential), _) if !credential.is_login() => Role::Alone,
             (_, Some(role)) => role,
             (Stored::Missing, None) => Role::Edge,
@@ -54,19 +55,19 @@ impl Part {
     }
 }
 
-/// The team that this gateway is of: what homes and edges have in common.
+/// The team of this gateway: what homes and edges share.
 #[derive(Debug, Clone)]
 pub(crate) struct Fleet {
     pub(crate) secret: TeamSecret,
     pub(crate) namespace: String,
-    /// Tells this home from others: the machine's name, and a hash of where its files are.
+    /// Distinguishes this home from others: the machine's name and a hash of its data path.
     pub(crate) host: String,
     pub(crate) id: String,
 }
 
 impl Fleet {
     fn context(&self, profile: &str, generation: u64) -> Vec<u8> {
-        // None of them has a NUL in it.
+        // None of them contains a NUL.
         format!("{}\0{profile}\0{generation}", self.namespace).into_bytes()
     }
 
@@ -75,7 +76,7 @@ impl Fleet {
         Ok(BASE64_STANDARD.encode(sealed))
     }
 
-    /// What was sealed for this profile and generation; `None`: nothing that this team sealed.
+    /// Decrypts what was published for this profile and generation. `None`: this team did not encrypt it.
     pub(super) fn open(&self, profile: &str, generation: u64, sealed: &str) -> Option<Opened> {
         let sealed = BASE64_STANDARD.decode(sealed).ok()?;
         let text = self.secret.open(PURPOSE, &self.context(profile, generation), &sealed)?;

@@ -1,8 +1,8 @@
 //! The home of a login: renews it well before it expires, and publishes its access tokens for the edges.
 //!
-//! Hazard: every edge that sees a 401 wants a renewal, and each renewal spends a refresh token; a copied credential file makes
-//! a second home, and the two spend one token twice. Rule: only this machine renews, as it does without a team, whether
-//! the server is there or not; it renews for edges once for each generation that they had refused; a second home is named.
+//! Hazard: every edge that gets a 401 needs a renewal, and each renewal uses up a refresh token; a copied credential
+//! file makes a second home, and both use the same token. Rule: only this machine renews, as it does without a team
+//! and even if the server is unreachable; for edges it renews once per rejected generation; a second home is reported.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,43 +18,43 @@ use crate::error::{note, printable};
 use crate::limits::shared::{Shared, Watched};
 use crate::secret::Secret;
 
-/// How often it looks whether a token is new or wanted.
+/// How often it checks for a new token and for requests of edges.
 const TICK: Duration = Duration::from_millis(250);
 
-/// It renews so long before a token expires, or half of the token's life if that is more, so that edges live through a home
-/// that is away.
+/// It renews this long before a token expires, or at half of the token's lifetime if that is more, so that edges
+/// survive an outage of the home.
 const AHEAD: Duration = Duration::from_secs(600);
 
-/// A renewal ahead of time that failed is tried again after this.
+/// Pause before a failed early renewal is retried.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// A login that cannot be had is asked for again after this: each time may cost its server a request.
+/// Pause before an unavailable login is read again: each attempt may send its server a request.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// For edges it renews at most this often: an account that ended has every token refused.
+/// Minimum time between renewals for edges: if an account has ended, every token is rejected.
 const FOR_EDGES: Duration = Duration::from_secs(10);
 
-/// How long the note stays on the server that a login is gone.
+/// How long the server keeps the note that a login was removed.
 const GONE_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What was published last of one profile.
+/// What was last published of one profile.
 #[derive(Default)]
 struct Published {
-    /// `None`: nothing yet; an empty one: that the login is gone.
+    /// `None`: nothing yet. Empty: the note that the login was removed.
     token: Option<Secret>,
     generation: u64,
-    /// Whether the server has had it.
+    /// Whether the server has confirmed it.
     is_shown: bool,
-    /// How long its tokens are valid.
+    /// Lifetime of its tokens.
     life: Duration,
-    /// When a renewal ahead of time, and one for edges, was tried last.
+    /// Time of the last early renewal and of the last one for edges.
     tried: Option<Instant>,
     served: Option<Instant>,
-    /// When the login could not be had last.
+    /// When the login was last unavailable.
     failed: Option<Instant>,
-    /// Whether it has said that it is the home.
+    /// Whether it has reported that it is the home.
     is_known: bool,
-    /// The other home that was warned of.
+    /// The other home that was reported.
     warned: Option<String>,
 }
 
@@ -69,7 +69,7 @@ impl Home {
         Self { shared, fleet, published: RefCell::default() }
     }
 
-    /// For as long as the gateway runs.
+    /// Runs until the gateway stops.
     pub(super) async fn keep(self, gateway: Rc<Gateway>) {
         loop {
             for served in gateway.served_profiles().iter().filter(|served| served.is_home()) {
@@ -94,7 +94,7 @@ impl Home {
         self.published.borrow_mut().insert(profile.to_owned(), published);
     }
 
-    /// The token as the file has it, renewed ahead of time.
+    /// The token in the file, renewed early.
     async fn current(&self, served: &ServedProfile, published: &mut Published) -> Option<Rc<ReadyCredential>> {
         let ready = served.ready().await.ok()?;
         let left = ready.credential.left(SystemTime::now()).unwrap_or_default();
@@ -127,11 +127,12 @@ impl Home {
         {
             published.served = Some(Instant::now());
             log::info!("an edge had the token of `{profile}` refused: it is renewed, unless it was meanwhile");
-            // What comes of it is published at the next tick.
+            // Its result is published at the next tick.
             drop(served.renewed(ready).await);
             return;
         }
-        // What another home published is left alone, until there is something new here, or edges had that refused.
+        // What another home published is not replaced, unless there is a newer token here or edges had that one
+        // rejected.
         let known = if published.is_shown { watched.wanted } else { watched.wanted.max(watched.generation) };
         if known > published.generation {
             published.generation = known + 1;
@@ -161,7 +162,7 @@ impl Home {
         }
     }
 
-    /// Whether the server has it now.
+    /// Whether the server has the current one.
     async fn publish(&self, profile: &str, generation: u64, text: &[u8], left: Duration) -> bool {
         let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         match self.fleet.seal(profile, generation, text) {
@@ -173,14 +174,14 @@ impl Home {
         }
     }
 
-    /// The generation under which the server shows this very token: a home that starts again goes on with it.
+    /// The generation under which the server has this token: a home that restarts continues with it.
     async fn generation_of(&self, profile: &str, token: &Secret) -> Option<u64> {
         let looked = self.shared.look_at_token(profile, 0).await?;
         let opened = self.fleet.open(profile, looked.generation, &looked.sealed?)?;
         matches!(opened, Opened::Token(lent) if lent.is(token)).then_some(looked.generation)
     }
 
-    /// Says that this is the home, and warns of another one that said so since the last time.
+    /// Reports that this is the home, and warns if another one has reported since.
     async fn watch(&self, profile: &str, published: &mut Published) -> Option<Watched> {
         let watched = self.shared.watch_token(profile, &self.fleet.id, &self.fleet.host).await?;
         let other = watched.other.as_ref().filter(|_| published.is_known);
@@ -199,12 +200,13 @@ impl Home {
     }
 }
 
-/// How long before its end a token of this life is renewed. One that lasts no longer than [`AHEAD`] is used for a quarter.
+/// How long before expiry a token of this lifetime is renewed. A token that lasts no longer than [`AHEAD`] is used for
+/// a quarter of its lifetime.
 fn ahead(life: Duration) -> Duration {
     (life / 2).max(AHEAD.min(life * 3 / 4)).max(MARGIN.min(life * 3 / 4))
 }
 
-/// Higher than `generation`, and than those of other homes before: milliseconds since 1970.
+/// Higher than `generation` and those of earlier homes: milliseconds since 1970.
 fn next(generation: u64) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or_default().max(generation + 1)

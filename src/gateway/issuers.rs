@@ -1,9 +1,9 @@
 //! Tokens of CI jobs as keys: who issued them, whether they are genuine, and whose limits apply.
 //!
-//! Hazard: anybody can show a token that names any key, and each would send the gateway to the issuer. A key that the issuer
-//! withdrew would be believed for ever. Rule: an issuer is asked only about keys that its tokens name and that are not known, at
-//! most once a minute, once for all requests that wait; keys older than an hour are asked for again, and after a day without
-//! an answer nothing is believed. No part of a token is logged, stored or sent on.
+//! Hazard: any client can send a token that names any key id, and each would make the gateway query the issuer. A key
+//! that the issuer withdrew would be trusted forever. Rule: an issuer is queried only for unknown keys that its own
+//! tokens name, at most once a minute, and once for all waiting requests. Keys older than an hour are fetched again,
+//! and after a day without a response no key is trusted. No part of a token is logged, stored or forwarded.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
@@ -19,22 +19,22 @@ use crate::keys::{IssuerRule, seconds};
 use crate::oauth::jwt::{Claims, KeySet, MAX_LENGTH, NotVerified, Shown};
 use crate::oauth::{REQUEST_TIMEOUT, discovery};
 
-/// An issuer is asked again about a key that it did not have after this, and after a failure.
+/// Pause before an issuer is queried again for a key that it did not have, and after a failure.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 const ASK_AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// Keys are asked for again after this: one that was withdrawn ends so long after at the latest.
+/// Keys are fetched again after this time; a withdrawn key is trusted at most this long.
 const FRESH: Duration = Duration::from_secs(3600);
 
-/// While the issuer cannot be reached, keys are believed for so long.
+/// While the issuer is unreachable, keys are trusted for this long.
 const BELIEVED: Duration = Duration::from_secs(24 * 3600);
 
-/// One issuer, and what each rule of it asks.
+/// One issuer, and the conditions of its rules.
 struct Issuer {
     url: String,
     rules: Vec<IssuerRule>,
     keys: RefCell<Option<(Rc<KeySet>, Instant)>>,
-    /// When it was asked last, and whether it answered.
+    /// When it was last queried, and whether it responded.
     asked: Cell<Option<(Instant, bool)>>,
     gate: Mutex<()>,
 }
@@ -75,9 +75,9 @@ impl Issuers {
         self.all.is_empty()
     }
 
-    /// Whose limits apply to the requests of whoever shows the token `text`.
+    /// Whose limits apply to the requests of a client that sends the token `text`.
     ///
-    /// Errors: nobody's, and why; or its issuer cannot be asked just now.
+    /// Errors: the token is rejected, with the reason, or its issuer cannot be queried now.
     pub(super) async fn accept(&self, text: &str) -> Result<Accepted, Refusal> {
         let shown = Shown::read(text).map_err(|why| not_verified(&why))?;
         let issuer = shown.issuer().unwrap_or_default();
@@ -98,13 +98,13 @@ impl Issuers {
     }
 }
 
-/// Tokens of some issuers name them with a slash at the end, and people write them without.
+/// Some issuers have a trailing slash in their tokens, and users omit it.
 fn is_same(one: &str, other: &str) -> bool {
     one.trim_end_matches('/') == other.trim_end_matches('/')
 }
 
 impl Issuer {
-    /// The keys as far as they are known, asked for if `shown` needs others.
+    /// The known keys; they are fetched if `shown` needs another one.
     async fn keys_for(self: &Rc<Self>, shown: &Shown<'_>, network: &Network) -> Result<Rc<KeySet>, Refusal> {
         if self.has_key_for(shown) {
             // A request that can be served does not wait for the issuer.
@@ -115,7 +115,7 @@ impl Issuer {
             }
         } else {
             let _alone = self.gate.lock().await;
-            // Whoever waited may have what they need by now, or the answer that there is none.
+            // A request that waited may find its key now, or that the issuer does not have it.
             if !self.has_key_for(shown) && self.may_ask() {
                 self.ask(network).await;
             }
@@ -146,7 +146,7 @@ impl Issuer {
     }
 
     async fn ask(&self, network: &Network) {
-        // Noted first: whoever asked may leave before there is an answer.
+        // Recorded first, because the client may disconnect before there is a response.
         self.asked.set(Some((Instant::now(), false)));
         let (url, network) = (self.url.clone(), network.clone());
         let found = tokio::task::spawn_blocking(move || fetch(&url, &network)).await;
@@ -159,7 +159,7 @@ impl Issuer {
     }
 }
 
-/// On a thread of its own.
+/// Runs on its own thread.
 fn fetch(issuer: &str, network: &Network) -> anyhow::Result<KeySet> {
     let url = discovery::find_keys(issuer, network)?;
     let host = url.host_str().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the key of a person or job means for one request: whether it may be made, and its turn under all limits.
+//! Applies the key of a person or job to one request: whether it is allowed, and its slot under all limits.
 
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -18,10 +18,10 @@ use super::team::{self, Asked, Estimate, HeldGrant, Team};
 use crate::keys::{KeyRecord, State};
 use crate::limits::{Decision, Demand, Refused};
 
-/// How often one request begins anew because its key was changed meanwhile.
+/// How often a request starts over because its key was changed in the meantime.
 const MAX_CHANGES: u32 = 5;
 
-/// Said in the log of a request that its key's limits delayed or stopped.
+/// Log message of a request that the limits of its key delayed or stopped.
 const KEPT_TO: &str = "the limits of the key are kept to";
 
 impl<'gateway> ProxiedRequest<'gateway> {
@@ -29,9 +29,9 @@ impl<'gateway> ProxiedRequest<'gateway> {
         Some((self.key.clone()?, self.gateway.team.as_ref()?))
     }
 
-    /// What the request may use at most; nothing where its key has no limits that depend on it.
+    /// The most that the request may use; nothing if no limit of its key depends on that.
     ///
-    /// Errors: the key may not make it.
+    /// Errors: the key does not allow the request.
     pub(super) async fn check_key(&mut self) -> Result<Estimate, Unserved> {
         match self.examine().await {
             Err(_) if self.takes_changed_key().await => self.examine().await,
@@ -39,7 +39,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
         }
     }
 
-    /// Whether the key that forbids the request was changed since it was seen: then the request has it as it is now.
+    /// Whether the key that forbids the request was changed after it was read: then the current one applies.
     async fn takes_changed_key(&mut self) -> bool {
         let Some((key, team)) = self.keyed() else { return false };
         let Ok(Some(now)) = team.engine.look_up_now(&key.id).await else { return false };
@@ -59,7 +59,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
             let profile = &self.served.profile;
             return Err(self.deny(&key, format!("the key `{name}` may not use profile `{profile}`")).await);
         }
-        // A body counts whatever the method: some servers read one of GET.
+        // A body is checked whatever the method: some servers read the body of a GET.
         let has_body = team::has_body(&self.method) || !self.request_body.is_empty();
         if !has_body || !team::depends_on_body(&key) {
             return Ok(Estimate::default());
@@ -70,7 +70,8 @@ impl<'gateway> ProxiedRequest<'gateway> {
         let body = self.request_body.kept().concat();
         let is_plain = !self.headers.contains_key(CONTENT_ENCODING);
         let asked = is_plain.then(|| Asked::read(&body)).flatten().unwrap_or_default();
-        // A request that moved names a model of the target's, which the user chose for the one that was checked.
+        // After a move to another profile the model is the one that the user configured there, for the model that was
+        // checked.
         if team::depends_on_model(&key) && self.moved.is_none() {
             let Some(model) = asked.model() else {
                 let message = format!(
@@ -116,7 +117,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()
     }
 
-    /// Why the key may not move to this profile and model.
+    /// Why the key may not use this profile and model.
     pub(super) fn key_forbids(&self, profile: &str, model: &str) -> Option<&'static str> {
         let (key, team) = self.keyed()?;
         if !key.allows_profile(profile) {
@@ -126,7 +127,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
         is_unpriced.then_some("the key has a budget, and the model that would serve it no price")
     }
 
-    /// Waits under the limits of the key and of the account, both at once.
+    /// Waits for a slot under the limits of the key and of the account, both at once.
     pub(super) async fn keyed_turn(
         &mut self,
         account: &Rc<ServedAccount>,
@@ -173,7 +174,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
             }
         };
         self.left = Some(left);
-        // Given back if the client leaves while it waits.
+        // Released if the client disconnects during the wait.
         let mut held = HeldGrant::new(Rc::clone(&team.engine), grant, counted, price, estimate);
         if !wait.is_zero() {
             if wait > Duration::from_secs(2) {
@@ -184,7 +185,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
                 ));
             }
             self.request_body.while_reading(tokio::time::sleep(wait + spread.mul_f64(rand::random::<f64>()))).await;
-            // It may have been revoked meanwhile.
+            // It may have been revoked in the meantime.
             let now = team.engine.look_up_now(&key.id).await;
             let refused = match now.map(|record| record.map(|record| record.state(SystemTime::now()))) {
                 Ok(Some(State::Active | State::Rotating)) => None,

@@ -1,9 +1,10 @@
-//! Requests of people and jobs: whose key it is, what it may use, what a request may cost, and what is left.
+//! Keys of people and jobs at the gateway: whose key a request has, what the key allows, what the request may cost,
+//! and what is left.
 //!
-//! Hazard: a request that names two models, or names one where only the provider looks, is checked as one and served as
-//! another; a client that hides its body from the gateway spends without a limit.
-//! Rule: a key whose limits depend on the model or on tokens has its requests read whole, as a JSON parser reads them, and
-//! what cannot be read so is rejected.
+//! Hazard: a request that names two models, or names one in a field that only the provider reads, is checked for one
+//! model and served by another; a client whose body the gateway does not read spends without a limit. Rule: if the
+//! limits of a key depend on the model or on tokens, its requests are read completely, as a JSON parser reads them,
+//! and other bodies are rejected.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -27,13 +28,13 @@ use crate::limits::{Engine, Grant, Left, Refused, Used};
 use crate::oauth::jwt;
 use crate::secret::Secret;
 
-/// Tokens that a completion is taken for if the request does not bound it.
+/// Assumed tokens of a completion if the request sets no maximum.
 const USUAL_COMPLETION: u64 = 4096;
 
-/// Bytes that are taken for one token of a prompt.
+/// Bytes per token of a prompt, for the estimate.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// Requests whose response has tokens of a completion.
+/// Paths of requests whose response has completion tokens.
 const GENERATING: [&str; 4] = ["/chat/completions", "/completions", "/responses", "/messages"];
 
 const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
@@ -41,10 +42,10 @@ const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-rema
 const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
 const BUDGET_REMAINING: HeaderName = HeaderName::from_static("x-qwenauth-budget-remaining");
 
-/// Opens the engine, with the server where limits are shared.
+/// Opens the engine, with the shared server if there is one.
 pub(crate) type OpenEngine = Box<dyn FnOnce(Option<&Rc<Shared>>) -> anyhow::Result<Engine> + Send>;
 
-/// What a gateway with keys is started with.
+/// The settings of a gateway with keys.
 pub(crate) struct Keyed {
     /// Opened by the gateway's own thread.
     pub(crate) engine: OpenEngine,
@@ -52,7 +53,7 @@ pub(crate) struct Keyed {
     pub(crate) prices: Prices,
     /// Whether metrics have a line for each key.
     pub(crate) metrics: bool,
-    /// Whose tokens count as keys, and how their issuers are reached.
+    /// The issuers whose tokens count as keys, and how they are reached.
     pub(crate) issuers: Vec<IssuerRule>,
     pub(crate) network: Network,
 }
@@ -64,7 +65,7 @@ pub(super) struct Team {
     pub(super) issuers: Issuers,
     pub(super) prices: Prices,
     pub(super) shows_keys: bool,
-    /// How often it was decided so.
+    /// How often each refusal occurred.
     pub(super) decisions: RefCell<BTreeMap<&'static str, u64>>,
 }
 
@@ -76,9 +77,9 @@ impl Team {
         Ok(Self { engine, secret, issuers, prices, shows_keys: metrics, decisions: RefCell::default() })
     }
 
-    /// The key that a client showed, or the one whose limits apply to its token; `None`: it is none of the team's.
+    /// The key that a client sent, or the one whose limits apply to its token. `None`: it is not a key of the team.
     ///
-    /// Errors: an expired key, a token that is not accepted, or nobody can be asked.
+    /// Errors: an expired key, a rejected token, or the issuer or server cannot be queried.
     pub(super) async fn identify(&self, text: &str) -> Result<Option<Rc<KeyRecord>>, Refusal> {
         if JobKey::looks_like_one(text) {
             let Some(job) = JobKey::open(text, &self.secret, SystemTime::now()) else { return Ok(None) };
@@ -92,7 +93,7 @@ impl Team {
         let record = self.engine.look_up(key.id()).await.map_err(|_| unavailable())?;
         let mut shown = Shown::of(record, &key, &self.secret, SystemTime::now());
         if !matches!(shown, Shown::Valid(_)) {
-            // What was seen before may be out of date.
+            // The record that was read earlier may be outdated.
             let record = self.engine.look_up_now(key.id()).await.map_err(|_| unavailable())?;
             shown = Shown::of(record, &key, &self.secret, SystemTime::now());
         }
@@ -103,7 +104,7 @@ impl Team {
         }
     }
 
-    /// The key of this name or id, for somebody whom `owner` names.
+    /// The key with this name or id, with `owner` as its owner.
     async fn named(&self, name: &str, owner: &str) -> Result<Rc<KeyRecord>, Refusal> {
         let record = self.engine.find(name).await.map_err(|_| unavailable())?;
         let missing = || {
@@ -122,9 +123,9 @@ impl Team {
         }
     }
 
-    /// A key for an hour in place of the token `text` of a job.
+    /// Issues a key for an hour for the token `text` of a job.
     ///
-    /// Errors: as those of a request with that token.
+    /// Errors: those of a request with that token.
     pub(super) async fn exchange(&self, text: &str) -> Result<(Rc<KeyRecord>, Secret, Duration), Refusal> {
         let Accepted { key, owner } = self.issuers.accept(text).await?;
         let record = self.named(&key, &owner).await?;
@@ -134,7 +135,7 @@ impl Team {
         Ok((record, sealed, job.lasts(now)))
     }
 
-    /// Which of the texts that a client showed is the key of `record`.
+    /// Which of the texts that a client sent is the key of `record`.
     pub(super) fn shown(record: &KeyRecord, texts: &[&[u8]]) -> Option<KeyText> {
         let mut keys = texts.iter().filter_map(|text| KeyText::parse(std::str::from_utf8(text).ok()?));
         keys.find(|key| key.id() == record.id)
@@ -165,18 +166,18 @@ pub(super) fn decision_name(reason: Refused) -> &'static str {
     }
 }
 
-/// Whether the limits of a key depend on what a request says in its body.
+/// Whether the limits of a key depend on the content of the request body.
 pub(super) fn depends_on_body(key: &KeyRecord) -> bool {
     let limits = &key.limits;
     depends_on_model(key) || limits.tokens_per_minute.is_some() || limits.tokens_per_day.is_some()
 }
 
-/// Whether they depend on its model.
+/// Whether they depend on the model in it.
 pub(super) fn depends_on_model(key: &KeyRecord) -> bool {
     !key.limits.models.is_empty() || key.limits.budget.is_some()
 }
 
-/// What a request may use at most, as estimated before it is sent.
+/// The most that a request may use, as estimated before it is sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Estimate {
     pub(super) prompt: u64,
@@ -193,22 +194,22 @@ impl Estimate {
     }
 }
 
-/// What a request says of its model and its size.
+/// The model and the size of a request, from its body.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
-    /// Every value of a field that some server could take for the model.
+    /// All values of fields that some server could read as the model.
     models: Vec<Option<String>>,
     most: Option<u64>,
     copies: u64,
 }
 
 impl Asked {
-    /// Reads the whole body. `None`: it is no JSON object.
+    /// Reads the whole body. Returns `None` if it is not a JSON object.
     pub(super) fn read(body: &[u8]) -> Option<Self> {
         serde_json::Deserializer::from_slice(body).deserialize_map(AskedVisitor).ok()
     }
 
-    /// The one model that it names.
+    /// The model, if it names exactly one.
     pub(super) fn model(&self) -> Option<&str> {
         match self.models.as_slice() {
             [Some(model)] => Some(model),
@@ -234,7 +235,7 @@ impl<'de> Visitor<'de> for AskedVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Asked, A::Error> {
         let mut asked = Asked::default();
         while let Some(name) = map.next_key::<String>()? {
-            // Some servers compare names of fields without regard to case.
+            // Some servers ignore the case of field names.
             match name.to_ascii_lowercase().as_str() {
                 "model" => asked.models.push(map.next_value::<Lenient>()?.0.as_str().map(str::to_owned)),
                 "max_tokens" | "max_completion_tokens" | "max_output_tokens" => {
@@ -250,7 +251,7 @@ impl<'de> Visitor<'de> for AskedVisitor {
     }
 }
 
-/// A string or a number; anything else is passed over.
+/// A string or a number; other values are ignored.
 struct Lenient(Value);
 
 impl<'de> serde::Deserialize<'de> for Lenient {
@@ -302,11 +303,12 @@ impl<'de> serde::Deserialize<'de> for Lenient {
     }
 }
 
-/// What one request of a key was granted. Dropped, it is given back if the request was never sent, else settled.
+/// What a key was granted for one request. When dropped, it is released if the request was never sent, otherwise
+/// settled.
 pub(super) struct HeldGrant {
     engine: Rc<Engine>,
     grant: Grant,
-    /// The account whose windows count the request, where it has any.
+    /// The account in whose windows the request counts, if any.
     account: Option<Rc<ServedAccount>>,
     price: Option<Price>,
     estimate: Estimate,
@@ -317,11 +319,11 @@ pub(super) struct HeldGrant {
 /// What a request is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bill {
-    /// The provider refused it, or never got it.
+    /// Nothing: the provider rejected it or never received it.
     Nothing,
-    /// What it was taken for: it may have been acted upon, and nobody said what it used.
+    /// The estimate: the provider may have processed it, and no response says what it used.
     Estimate,
-    /// What the response says.
+    /// The usage in the response.
     Tokens(Estimate),
 }
 
@@ -336,7 +338,7 @@ impl HeldGrant {
         Self { engine, grant, account, price, estimate, was_sent: false, bill: Bill::Nothing }
     }
 
-    /// Gives it back although it was sent: another profile serves the request, which is counted there.
+    /// Releases it although the request was sent: another profile serves the request and counts it.
     pub(super) fn move_away(mut self) {
         self.was_sent = false;
         self.account = None;
@@ -377,7 +379,7 @@ pub(super) fn not_allowed(message: String) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).finally()
 }
 
-/// A request of `key` is refused. `profile`: the account's, whose limit it may be.
+/// Rejects a request of `key`. `profile`: that of the account, whose limit it may be.
 pub(super) fn refused(reason: Refused, key: &KeyRecord, profile: &str) -> Refusal {
     let name = &key.name;
     let until = |ends: SystemTime| ends.duration_since(SystemTime::now()).unwrap_or_default();
@@ -412,7 +414,7 @@ pub(super) fn refused(reason: Refused, key: &KeyRecord, profile: &str) -> Refusa
     }
 }
 
-/// Writes what is left into the headers of a response, in place of what the provider said of the account.
+/// Replaces the provider's rate-limit headers of a response, which describe the account, by those of the key.
 pub(super) fn stamp(headers: &mut HeaderMap, key: &KeyRecord, left: &Left) {
     let limits = &key.limits;
     let minute = limits.requests_per_minute.map(|most| (most, left.requests_of_minute, left.minute_resets_in));
@@ -441,7 +443,7 @@ fn rest_of_day() -> Duration {
     crate::limits::Zone::utc().day_of(now).ends.duration_since(now).unwrap_or_default()
 }
 
-/// The answer to `GET /v1/key`: by the names that OpenRouter has for the same, and what else is limited.
+/// The response to `GET /v1/key`: fields named as by OpenRouter, and the other limits.
 pub(super) fn describe(key: &KeyRecord, left: &Left) -> Value {
     let limits = &key.limits;
     let now = SystemTime::now();
@@ -472,7 +474,7 @@ pub(super) fn describe(key: &KeyRecord, left: &Left) -> Value {
     } })
 }
 
-/// Whether a request of this method has a body that names a model.
+/// Whether a request with this method has a body that names a model.
 pub(super) fn has_body(method: &Method) -> bool {
     [Method::POST, Method::PUT, Method::PATCH].contains(method)
 }

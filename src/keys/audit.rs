@@ -1,4 +1,4 @@
-//! audit.jsonl: one line for each change of a key. Never a key.
+//! audit.jsonl: one line for each change of a key. It never contains a key.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::KeyRecord;
 use crate::platform::{files, system};
 
-/// This much of the end of the file also goes to the server that gateways share, if it is not there yet.
+/// How much of the end of the file is also sent to the shared server, if it is not there yet.
 const SHARED: u64 = 256 * 1024;
 
-/// The last lines, each with the revision of keys.json that it led to.
+/// The last lines, each with the revision of keys.json that it produced.
 pub(crate) fn last_lines(path: &Path) -> Vec<(u64, String)> {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(path)?;
@@ -34,16 +34,16 @@ pub(crate) fn last_lines(path: &Path) -> Vec<(u64, String)> {
 
 /// One change: who did what to which key.
 pub(crate) struct Audit<'change> {
-    /// Of keys.json after it.
+    /// The revision of keys.json after it.
     pub(crate) revision: u64,
     pub(crate) verb: &'static str,
     pub(crate) key: &'change KeyRecord,
-    /// What is another than before, by the names of keys.json.
+    /// What differs from before, with the field names of keys.json.
     pub(crate) changes: Value,
 }
 
 impl Audit<'_> {
-    /// The line without its end.
+    /// The line without its newline.
     fn line(&self, now: SystemTime) -> String {
         let time = jiff::Timestamp::try_from(now).map(|time| format!("{time:.3}")).unwrap_or_default();
         let Self { revision, verb, key, changes } = self;
@@ -59,10 +59,10 @@ impl Audit<'_> {
         .to_string()
     }
 
-    /// Adds the line to the file, durably: a change that left no trace would be the one that somebody looks for.
+    /// Appends the line durably: the change without a trace would be the one that an auditor looks for.
     pub(super) fn write(&self, path: &Path, now: SystemTime) -> Result<()> {
         let mut file = files::open_to_append(path)?;
-        // A line that a full disk cut short spoils no other.
+        // Starts with a newline, so that a line that a full disk truncated does not corrupt it.
         let line = format!("\n{}\n", self.line(now));
         file.write_all(line.as_bytes())
             .and_then(|()| file.sync_data())

@@ -1,12 +1,12 @@
-//! The text of a key: `qa_`, 8 letters of id, 43 letters of secret, 6 letters of checksum; letters are of base 62, so that a
-//! double click takes all of it and secret scanners know it by `qa_[0-9A-Za-z]{57}`.
+//! The text of a key: `qa_`, 8 characters of id, 43 of secret, 6 of checksum, all in base 62, so that a double click
+//! selects the whole key and secret scanners can match `qa_[0-9A-Za-z]{57}`.
 
 use rand::RngExt;
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-/// What every key begins with.
+/// The prefix of every key.
 pub(crate) const PREFIX: &str = "qa_";
 
 const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -18,7 +18,7 @@ const SECRET: usize = 43;
 const CHECKSUM: usize = 6;
 const LENGTH: usize = PREFIX.len() + ID + SECRET + CHECKSUM;
 
-/// A key that is written as a key is.
+/// A text in the format of a key.
 #[derive(Clone)]
 pub(crate) struct KeyText(Secret);
 
@@ -27,7 +27,7 @@ impl KeyText {
         Self::with_id(&letters(ID))
     }
 
-    /// A new key of the id `id`.
+    /// A new key with the id `id`.
     pub(super) fn with_id(id: &str) -> Self {
         let mut text = Zeroizing::new(String::with_capacity(LENGTH));
         text.push_str(PREFIX);
@@ -38,7 +38,7 @@ impl KeyText {
         Self(Secret::new(std::mem::take(&mut *text)))
     }
 
-    /// `None`: not a key, or one with a typing error.
+    /// Returns `None` if it is not a key or has a typing error.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let body = text.strip_prefix(PREFIX).filter(|_| text.len() == LENGTH)?;
         let (whole, sum) = text.split_at_checked(LENGTH - CHECKSUM)?;
@@ -50,7 +50,7 @@ impl KeyText {
         &self.0.expose()[PREFIX.len()..PREFIX.len() + ID]
     }
 
-    /// What is hashed.
+    /// The part that is hashed.
     pub(super) fn secret_part(&self) -> &str {
         &self.0.expose()[PREFIX.len() + ID..LENGTH - CHECKSUM]
     }

@@ -1,32 +1,33 @@
-//! Issuers whose tokens count as keys: `[[team.issuers]]` of config.toml, and what a token must say.
+//! Issuers whose tokens count as keys: `[[team.issuers]]` of config.toml, and the claims a token must have.
 //!
-//! Hazard: an issuer such as GitHub signs tokens for every repository of the world. Rule: a rule names the audience and at least
-//! one claim that tells its own jobs from those of others; every claim it names has to be there, and equal.
+//! Hazard: an issuer such as GitHub signs tokens for every repository in the world. Rule: a rule names the audience
+//! and at least one claim that distinguishes its own jobs from others; every claim that it names must be present and
+//! equal.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-/// Claims that every token of an issuer has, or that are checked anyway: they tell no job from another.
+/// Claims that every token of an issuer has, or that are checked anyway: they do not distinguish one job from another.
 const OF_EVERY_TOKEN: [&str; 7] = ["aud", "exp", "iat", "iss", "jti", "nbf", "typ"];
 
-/// Claims that name whom a job belongs to, where the rule names none: at GitHub, at GitLab, everywhere.
+/// Claims that name the owner of a job if the rule names none: at GitHub, at GitLab, everywhere.
 const OWNERS: [&str; 3] = ["repository", "project_path", "sub"];
 
-/// Longest owner that is kept, in characters.
+/// Maximum length of a stored owner, in characters.
 const MAX_OWNER: usize = 200;
 
-/// How far the clocks of issuer and gateway may be apart.
+/// Allowed difference between the clocks of issuer and gateway.
 const SKEW: Duration = Duration::from_secs(60);
 
 /// One entry of `[[team.issuers]]`.
 #[derive(Debug, Clone)]
 pub(crate) struct IssuerRule {
-    /// Its URL, as tokens name it.
+    /// Its URL, as in its tokens.
     pub(crate) issuer: String,
     pub(crate) audience: String,
-    /// What a token must say, by claim.
+    /// The required value of each claim.
     pub(crate) claims: BTreeMap<String, Value>,
     /// The name or id of the key whose limits apply.
     pub(crate) key: String,
@@ -35,14 +36,14 @@ pub(crate) struct IssuerRule {
 }
 
 impl IssuerRule {
-    /// Whether it tells some jobs of its issuer from others.
+    /// Whether it distinguishes some jobs of its issuer from others.
     pub(crate) fn is_narrow(&self) -> bool {
         self.claims.keys().any(|name| !OF_EVERY_TOKEN.contains(&name.as_str()))
     }
 
-    /// The owner that a token of this issuer names. `now`: seconds since 1970.
+    /// The owner named by a token of this issuer. `now`: seconds since 1970.
     ///
-    /// Errors: what of the token is not as it should be, in words for whoever has it.
+    /// Errors: what is wrong with the token, for the client that sent it.
     pub(crate) fn check(&self, claims: &Map<String, Value>, now: u64) -> Result<String, String> {
         let is_audience = |value: &Value| value.as_str() == Some(self.audience.as_str());
         let is_for_us = match claims.get("aud") {

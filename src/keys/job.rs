@@ -1,7 +1,7 @@
-//! Keys of CI jobs: issued for a token of the job's service, for an hour at most, and stored nowhere.
+//! Keys of CI jobs: issued for a token of the job's service, for at most an hour, and not stored.
 //!
-//! Hazard: a key that no file has cannot be revoked. Rule: it names a key of the team, is sealed under the team secret, and
-//! serves only as long as that key does; whoever revokes that key ends all job keys of it.
+//! Hazard: a key that is in no file cannot be revoked. Rule: it refers to a key of the team, is encrypted with the
+//! team secret, and is valid only while that key is; revoking that key ends all job keys issued for it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,16 +12,16 @@ use serde::{Deserialize, Serialize};
 use super::{TeamSecret, seconds};
 use crate::secret::Secret;
 
-/// What every job key begins with.
+/// The prefix of every job key.
 const PREFIX: &str = "qj_";
 
-/// How long one is valid at most.
+/// Maximum lifetime.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(3600);
 
-/// What it is sealed for.
+/// The purpose for which it is encrypted.
 const PURPOSE: &str = "job key";
 
-/// What a job key says.
+/// The content of a job key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct JobKey {
     /// The id of the key whose limits apply.
@@ -32,31 +32,31 @@ pub(crate) struct JobKey {
 }
 
 impl JobKey {
-    /// One of [`LIFETIME`], or until `ends` if that is earlier.
+    /// Valid for [`LIFETIME`], or until `ends` if that is earlier.
     pub(crate) fn new(key: &str, owner: &str, ends: Option<u64>, now: SystemTime) -> Self {
         let until = seconds(now + LIFETIME).min(ends.unwrap_or(u64::MAX));
         Self { key: key.to_owned(), owner: owner.to_owned(), until }
     }
 
-    /// How long it is valid from `now` on.
+    /// Remaining lifetime from `now` on.
     pub(crate) fn lasts(&self, now: SystemTime) -> Duration {
         (UNIX_EPOCH + Duration::from_secs(self.until)).duration_since(now).unwrap_or_default()
     }
 
     /// Its text.
     ///
-    /// Errors: the system has no randomness.
+    /// Errors: the system has no random numbers.
     pub(crate) fn seal(&self, secret: &TeamSecret) -> anyhow::Result<Secret> {
         let sealed = secret.seal(PURPOSE, b"", &serde_json::to_vec(self)?)?;
         Ok(Secret::new(format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(sealed))))
     }
 
-    /// Whether `text` is to be tried as one.
+    /// Whether `text` looks like a job key.
     pub(crate) fn looks_like_one(text: &str) -> bool {
         text.starts_with(PREFIX)
     }
 
-    /// `None`: none of this team, or it has expired.
+    /// Returns `None` if it is not one of this team, or has expired.
     pub(crate) fn open(text: &str, secret: &TeamSecret, now: SystemTime) -> Option<Self> {
         let sealed = BASE64_URL_SAFE_NO_PAD.decode(text.strip_prefix(PREFIX)?).ok()?;
         let key: Self = serde_json::from_slice(&secret.open(PURPOSE, b"", &sealed)?).ok()?;
@@ -79,14 +79,14 @@ mod tests {
         assert_eq!(JobKey::open(text, &secret, now + LIFETIME - Duration::from_secs(2)).as_ref(), Some(&key));
         assert_eq!(JobKey::open(text, &secret, now + LIFETIME), None);
         assert_eq!(JobKey::open(text, &TeamSecret::new(), now), None);
-        // Of two seals of the same none tells anything of the other.
+        // Two ciphertexts of the same content have nothing in common.
         assert_ne!(key.seal(&secret).unwrap().expose(), text);
         for at in 3..text.len() {
             let mut other = text.to_owned().into_bytes();
             other[at] = if other[at] == b'x' { b'y' } else { b'x' };
             assert_eq!(JobKey::open(std::str::from_utf8(&other).unwrap(), &secret, now), None, "{at}");
         }
-        // What is sealed for something else is no key.
+        // A ciphertext made for another purpose is not a key.
         let sealed = secret.seal("token", b"", &serde_json::to_vec(&key).unwrap()).unwrap();
         let text = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(sealed));
         assert_eq!(JobKey::open(&text, &secret, now), None);

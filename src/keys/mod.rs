@@ -12,9 +12,9 @@
 //! pattern.rs    names of models with wildcards
 //! ```
 //!
-//! Hazard: who can read a file of ours can use every key in it; two commands change the keys at once; one is killed.
-//! Rule: the key is shown once and never stored, only an HMAC of it under the team secret; a change reads, edits and
-//! replaces keys.json in one step under a kernel lock.
+//! Hazard: anyone who can read a file of ours can use every key in it; two commands change the keys at once; one is
+//! killed. Rule: a key is shown once and never stored, only an HMAC of it with the team secret; a change reads, edits
+//! and replaces keys.json atomically under a kernel lock.
 
 mod audit;
 mod format;
@@ -39,10 +39,10 @@ pub(crate) use pattern::matches;
 pub(crate) use store::{Change, Directory, Keys, Places, Publication, Published, Shown};
 pub(crate) use team::TeamSecret;
 
-/// What is stored of one key. Its counters lie elsewhere, by its id.
+/// What is stored of one key. Its counters are stored elsewhere, by its id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KeyRecord {
-    /// Part of the key, and no secret: logs and the ledger have it.
+    /// Part of the key, but not secret: logs and the ledger contain it.
     pub(crate) id: String,
     /// Unique among the keys that are not revoked.
     pub(crate) name: String,
@@ -50,7 +50,7 @@ pub(crate) struct KeyRecord {
     pub(crate) owner: Option<String>,
     /// HMAC-SHA-256 of the key's secret under the team secret, in hexadecimal.
     hash: String,
-    /// The key before a rotation, while both work.
+    /// The previous key after a rotation, while both are valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     former: Option<Former>,
     /// Seconds since 1970, as all times here.
@@ -59,12 +59,12 @@ pub(crate) struct KeyRecord {
     pub(crate) expires_at: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) revoked_at: Option<u64>,
-    /// How often its spending was reset: what was spent before counts no more.
+    /// How often its spending was reset: earlier spending no longer counts.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) resets: u32,
     #[serde(flatten)]
     pub(crate) limits: KeyLimits,
-    /// What a later version wrote.
+    /// Fields written by a later version.
     #[serde(flatten)]
     others: serde_json::Map<String, serde_json::Value>,
 }
@@ -75,7 +75,7 @@ struct Former {
     until: u64,
 }
 
-/// What one key may use. Nothing set means no limit of its own; those of the account count for every key.
+/// What one key may use. An unset field means no limit of its own; the account's limits apply to every key.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct KeyLimits {
@@ -87,18 +87,18 @@ pub(crate) struct KeyLimits {
     pub(crate) tokens_per_minute: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tokens_per_day: Option<u64>,
-    /// Seconds that count as a minute, where it is not one; for tests.
+    /// Length of its minute in seconds, if not 60; for tests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) window: Option<u32>,
-    /// Requests in flight at once.
+    /// Maximum number of requests in flight.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) parallel: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) budget: Option<Budget>,
-    /// Patterns of the models it may use; empty: all.
+    /// Patterns of the allowed models; empty: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) models: Vec<String>,
-    /// Profiles it may use; empty: all.
+    /// The allowed profiles; empty: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) profiles: Vec<String>,
 }
@@ -106,7 +106,7 @@ pub(crate) struct KeyLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Active,
-    /// The key before the last rotation works as well.
+    /// The key before the last rotation is still valid too.
     Rotating,
     Expired,
     Revoked,
@@ -143,7 +143,7 @@ impl KeyRecord {
         (record, key)
     }
 
-    /// Gives the key another secret under the same id. With `overlap`, the old one works so much longer.
+    /// Gives the key another secret under the same id. With `overlap`, the old one stays valid for that time.
     pub(crate) fn rotate(&mut self, secret: &TeamSecret, overlap: Duration, now: SystemTime) -> KeyText {
         let key = KeyText::with_id(&self.id);
         let old = std::mem::replace(&mut self.hash, secret.hash(&key));
@@ -152,10 +152,10 @@ impl KeyRecord {
         key
     }
 
-    /// Whether `key` is this one, or the one before it while both work.
+    /// Whether `key` is the current one, or the previous one while both are valid.
     pub(crate) fn is(&self, key: &KeyText, secret: &TeamSecret, now: SystemTime) -> bool {
         let former = self.former.as_ref().filter(|former| seconds(now) < former.until);
-        // Both are compared, so that the time tells nothing.
+        // Both are compared, so that the time reveals nothing.
         let is_new = secret.verifies(key, &self.hash);
         let is_old = former.is_some_and(|former| secret.verifies(key, &former.hash));
         self.id == key.id() && (is_new | is_old)
@@ -174,20 +174,20 @@ impl KeyRecord {
         }
     }
 
-    /// What the counters of its spending are called: another name begins at zero.
+    /// The name of its spending counters: after a reset another name starts at zero.
     pub(crate) fn spending_period(&self, now: SystemTime) -> Option<String> {
         let budget = self.limits.budget.as_ref()?;
         Some(format!("{}/{}", budget.period.name_at(now), self.resets))
     }
 
-    /// Whether `other` is the same, whoever it is for: jobs have the key of their rule with an owner of their own.
+    /// Whether `other` is the same key, whatever its owner: jobs use the key of their rule with an owner of their own.
     pub(crate) fn is_same_for_all(&self, other: &Self) -> bool {
         let mut of_nobody = other.clone();
         of_nobody.owner.clone_from(&self.owner);
         *self == of_nobody
     }
 
-    /// Itself, as gateways of other machines get it.
+    /// The record as gateways on other machines get it.
     pub(crate) fn published(&self) -> Published {
         use sha2::{Digest, Sha256};
         let text = serde_json::to_string(self).unwrap_or_default();
@@ -196,13 +196,13 @@ impl KeyRecord {
         Published { id: self.id.clone(), version, text, name }
     }
 
-    /// Whether its profiles leave this one.
+    /// Whether it allows this profile.
     pub(crate) fn allows_profile(&self, profile: &str) -> bool {
         let profiles = &self.limits.profiles;
         profiles.is_empty() || profiles.iter().any(|known| known == profile)
     }
 
-    /// Whether its models leave this one.
+    /// Whether it allows this model.
     pub(crate) fn allows_model(&self, model: &str) -> bool {
         let models = &self.limits.models;
         models.is_empty() || models.iter().any(|pattern| matches(pattern, model))

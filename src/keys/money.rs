@@ -16,7 +16,7 @@ use super::matches;
 
 const NANO: u64 = 1_000_000_000;
 
-/// The largest amount, far above any budget and far below what a double counts exactly: 9 million dollars.
+/// The maximum amount, far above any budget and exact in a double: 9 million dollars.
 const MOST: u64 = 9_000_000 * NANO;
 
 /// Nanodollars.
@@ -31,7 +31,7 @@ impl Money {
         whole + rest / 1e9
     }
 
-    /// Rounded up, so that no use is free; what doubles add to a whole number is no use.
+    /// Rounded up, so that no use is free; a rounding error of doubles is not counted as use.
     fn of_nanodollars(amount: f64) -> Self {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "held within the range")]
         Self((amount - 1e-6).ceil().clamp(0.0, 9e15) as u64)
@@ -46,7 +46,7 @@ impl Money {
     }
 }
 
-/// As in `0.25`, with as many decimals as it has.
+/// For example `0.25`, with as many decimals as it has.
 impl fmt::Display for Money {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let decimals = format!("{:09}", self.0 % NANO);
@@ -70,7 +70,7 @@ impl FromStr for Money {
     }
 }
 
-/// How long a budget is for, by the calendar in UTC.
+/// The period of a budget, by the calendar in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Period {
     Day,
@@ -97,12 +97,12 @@ impl Period {
         }
     }
 
-    /// Tells the period of `now` from every other one, of this kind and of others.
+    /// Distinguishes the period of `now` from all others, of this kind and other kinds.
     pub(super) fn name_at(self, now: SystemTime) -> String {
         format!("{}-{}", self.name(), self.begins(now))
     }
 
-    /// When the period of `now` began.
+    /// When the period of `now` started.
     pub(crate) fn began(self, now: SystemTime) -> SystemTime {
         self.begins(now).to_zoned(TimeZone::UTC).map_or(now, |begins| begins.timestamp().into())
     }
@@ -167,7 +167,7 @@ impl<'de> Deserialize<'de> for Budget {
     }
 }
 
-/// US dollars for a million tokens.
+/// US dollars per million tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Price {
@@ -183,7 +183,7 @@ impl Price {
     pub(crate) fn of(&self, prompt: u64, completion: u64) -> Money {
         #[expect(clippy::cast_precision_loss, reason = "no response has 2^53 tokens")]
         let (prompt, completion) = (prompt as f64, completion as f64);
-        // A dollar for a million tokens is a thousand nanodollars for one.
+        // One dollar per million tokens is a thousand nanodollars per token.
         Money::of_nanodollars(prompt * (self.input * 1e3) + completion * (self.output * 1e3))
     }
 }
@@ -197,7 +197,7 @@ impl Prices {
         self.0.is_empty()
     }
 
-    /// The price under this very name, else under the longest pattern that describes it.
+    /// The price under this exact name, else under the longest pattern that matches it.
     pub(crate) fn of(&self, model: &str) -> Option<Price> {
         let exact = self.0.get(model);
         let by_pattern = || self.0.iter().filter(|(pattern, _)| matches(pattern, model));

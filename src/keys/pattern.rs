@@ -1,10 +1,10 @@
 //! Names of models with wildcards: `*` stands for any characters, `?` for one.
 
-/// Whether `pattern` describes all of `name`. Takes time in proportion to both lengths.
+/// Whether `pattern` matches all of `name`. The time is at most proportional to the product of the lengths.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     let (mut at, mut in_name) = (0, 0);
-    // Where the last star is, and where in the name what follows it was tried last.
+    // The position of the last star, and the position in the name at which the rest after it was last tried.
     let mut star: Option<(usize, usize)> = None;
     while in_name < name.len() {
         match pattern.get(at) {

@@ -1,4 +1,4 @@
-//! keys.json: the one place that writes it, and its readers.
+//! keys.json: the only code that writes it, and its readers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,21 +16,21 @@ use crate::platform::disk::Version;
 use crate::platform::files::{self, Content, LARGEST, PendingFile, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
 
-/// A revoked key is listed for so long: usage of a year ago still has a name.
+/// How long a revoked key is listed, so that usage of a year ago still has a name.
 const KEPT_REVOKED: u64 = 400 * 86400;
 
-/// Where the keys of a team are.
+/// Where the files of a team's keys are.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     pub(crate) keys: PathBuf,
     pub(crate) audit: PathBuf,
-    /// `secret_file` of the configuration, else beside the keys.
+    /// `secret_file` of the configuration, else next to the keys.
     pub(crate) secret: PathBuf,
     pub(crate) is_secret_given: bool,
 }
 
 impl Places {
-    /// The team secret, made if no file was configured and there are no keys yet that need another one.
+    /// The team secret. It is created if no file is configured and no existing key needs another one.
     pub(crate) fn team_secret(&self) -> Result<TeamSecret> {
         if !self.is_secret_given && !self.secret.exists() && Keys::read(&self.keys)?.is_empty() {
             TeamSecret::make(&self.secret)?;
@@ -39,24 +39,24 @@ impl Places {
     }
 }
 
-/// What keys.json holds.
+/// The content of keys.json.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[expect(clippy::struct_field_names, reason = "named as the file has them")]
 pub(crate) struct Keys {
     keys: Vec<KeyRecord>,
-    /// When it was changed last, in milliseconds since 1970, and always more than before: an older copy is known by it.
+    /// Time of the last change in milliseconds since 1970, always higher than before: it identifies older copies.
     #[serde(default)]
     revision: u64,
-    /// Tells this file and its copies from others: keys of one team are made in one place.
+    /// Distinguishes this file and its copies from others, because the keys of one team are made in one place.
     #[serde(default)]
     source: Option<String>,
-    /// What a later version wrote.
+    /// Fields written by a later version.
     #[serde(flatten)]
     others: Map<String, Value>,
 }
 
 impl Keys {
-    /// Errors: a file that cannot be understood; it is never taken for an empty one.
+    /// Errors: an invalid file, which is never treated as an empty one.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let damaged = |why: String| {
             Failed::new(Failure::Other, format!("`{}` cannot be understood: {why}", path.display()))
@@ -77,7 +77,7 @@ impl Keys {
         self.keys.is_empty()
     }
 
-    /// By name or id; a revoked key of the same name comes last.
+    /// By name or id; a revoked key of the same name is found last.
     pub(crate) fn find(&self, name: &str) -> Option<&KeyRecord> {
         let named = || self.keys.iter().filter(|key| key.name == name || key.id == name);
         named().find(|key| key.revoked_at.is_none()).or_else(|| named().next_back())
@@ -85,7 +85,7 @@ impl Keys {
 
     /// The same, to change it.
     ///
-    /// Errors: there is none, or it is revoked.
+    /// Errors: there is no such key, or it is revoked.
     pub(crate) fn live(&mut self, name: &str) -> Result<&mut KeyRecord> {
         let found = self.find(name).map(|key| (key.id.clone(), key.revoked_at.is_some()));
         let Some((id, is_revoked)) = found else {
@@ -118,8 +118,8 @@ impl Keys {
         Ok(())
     }
 
-    /// Changes the keys, the whole of it under the lock: reads, calls `change`, adds what it says to the audit and
-    /// replaces the file. An error of `change` changes nothing.
+    /// Changes the keys, entirely under the lock: reads them, calls `change`, adds what it returns to the audit log
+    /// and replaces the file. If `change` fails, nothing is changed.
     pub(crate) fn change<T>(
         places: &Places,
         now: SystemTime,
@@ -137,7 +137,8 @@ impl Keys {
         keys.keys.retain(|key| key.revoked_at.is_none_or(|at| at >= oldest));
         let text = keys.text()?;
         let room = PendingFile::reserve(&path, text.len(), Privacy::Private)?;
-        // The audit comes first: a change without a line is worse than a line for a change that a full disk undid.
+        // The audit log is written first: a line for a change that a full disk prevented is better than a change
+        // without a line.
         if let Some(key) = keys.keys.iter().find(|key| key.id == id) {
             Audit { revision: keys.revision, verb, key, changes }.write(&places.audit, now)?;
         }
@@ -145,18 +146,18 @@ impl Keys {
         Ok(outcome)
     }
 
-    /// What tells this file from others. One of a version that did not write it is known by its first key.
+    /// The identity of this file. A file of a version that did not write one is identified by its first key.
     pub(crate) fn source(&self) -> Option<String> {
         self.source.clone().or_else(|| self.keys.first().map(|key| format!("{}{}", key.id, key.created_at)))
     }
 
-    /// What gateways without this file are to know of it; `None`: there are no keys.
+    /// What gateways without this file need to know; `None`: there are no keys.
     pub(crate) fn publication(&self) -> Option<Publication> {
         let records = self.keys.iter().map(KeyRecord::published).collect();
         Some(Publication { source: self.source()?, revision: self.revision, records })
     }
 
-    /// One key a line.
+    /// One key per line.
     fn text(&self) -> Result<String> {
         let mut text = format!("{{\"schema\":1,\"revision\":{}", self.revision);
         if let Some(source) = &self.source {
@@ -180,8 +181,8 @@ impl Keys {
     }
 }
 
-/// The keys as gateways of other machines know them: what tells them from those of another team, when they were changed
-/// last, and the records.
+/// The keys as gateways on other machines get them: the identity of their file, the time of the last change, and the
+/// records.
 #[derive(Debug, Clone)]
 pub(crate) struct Publication {
     pub(crate) source: String,
@@ -193,11 +194,11 @@ pub(crate) struct Publication {
 #[derive(Debug, Clone)]
 pub(crate) struct Published {
     pub(crate) id: String,
-    /// Another one for each other text.
+    /// Differs whenever `text` differs.
     pub(crate) version: String,
     /// JSON
     pub(crate) text: String,
-    /// By which it is found, unless it is revoked: another key may have the name.
+    /// The name that finds it, unless it is revoked, because another key may have the name.
     pub(crate) name: Option<String>,
 }
 
@@ -206,16 +207,16 @@ fn milliseconds(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What a change did, for the audit.
+/// What a change did, for the audit log.
 pub(crate) struct Change {
     pub(crate) verb: &'static str,
     /// Of the key.
     pub(crate) id: String,
-    /// What is another than before.
+    /// What differs from before.
     pub(crate) changes: Value,
 }
 
-/// The keys as a gateway knows them: read again when the file changes.
+/// The keys as a gateway reads them: again when the file changes.
 pub(crate) struct Directory {
     path: PathBuf,
     version: Option<Version>,
@@ -231,7 +232,7 @@ impl Directory {
     }
 
     fn read(&mut self) -> Result<()> {
-        // Before the content: what changes in between is read again.
+        // Read before the content, so that a change in between is noticed later.
         let version = Version::of(&self.path).ok();
         let keys = Keys::read(&self.path)?;
         self.publication = keys.publication().map(Rc::new);
@@ -240,20 +241,21 @@ impl Directory {
         Ok(())
     }
 
-    /// The record of this id, as the file has it now.
+    /// The record with this id, from the current file.
     pub(crate) fn find(&mut self, id: &str) -> Option<Rc<KeyRecord>> {
         self.look();
         self.keys.get(id).cloned()
     }
 
-    /// The record of this name or id, as the file has it now; a revoked key of the same name comes last.
+    /// The record with this name or id, from the current file; a revoked key of the same name is found last.
     pub(crate) fn find_named(&mut self, name: &str) -> Option<Rc<KeyRecord>> {
         self.look();
         let named = || self.keys.values().filter(|key| key.name == name || key.id == name);
         named().find(|key| key.revoked_at.is_none()).or_else(|| named().next()).cloned()
     }
 
-    /// What gateways of other machines are to know, as the file has it now; `None`: the keys are made elsewhere.
+    /// What gateways on other machines need to know, from the current file; `None`: the keys are made on another
+    /// machine.
     pub(crate) fn publication(&mut self) -> Option<Rc<Publication>> {
         self.look();
         self.publication.clone()
@@ -264,24 +266,24 @@ impl Directory {
         if version != self.version
             && let Err(error) = self.read()
         {
-            // Until the file changes again. Nothing of ours writes one that cannot be read.
+            // Until the file changes again. qwenauth never writes an unreadable one.
             self.version = version;
             log::warn!("the keys that were read last stay in force: {error:#}");
         }
     }
 
-    /// The last lines of the audit beside the file, each with the revision that it led to.
+    /// The last lines of the audit log, each with the revision that it produced.
     pub(crate) fn last_changes(&self) -> Vec<(u64, String)> {
         super::last_lines(&self.path.with_file_name(paths::AUDIT))
     }
 
-    /// All keys as they were read last.
+    /// All keys as last read.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Rc<KeyRecord>> {
         self.keys.values()
     }
 }
 
-/// A key that a client showed.
+/// A key that a client sent.
 #[derive(Debug, Clone)]
 pub(crate) enum Shown {
     Valid(Rc<KeyRecord>),
@@ -290,7 +292,7 @@ pub(crate) enum Shown {
 }
 
 impl Shown {
-    /// What `record`, found by the id of `key`, says of it.
+    /// Whether `key` is that of `record`, which was found by its id.
     pub(crate) fn of(
         record: Option<Rc<KeyRecord>>,
         key: &super::KeyText,

@@ -1,5 +1,5 @@
-//! The team secret: 32 random bytes, under which keys are hashed, so that a copy of keys.json alone verifies nothing, and
-//! under which is sealed what only gateways of the team may read.
+//! The team secret: 32 random bytes with which keys are hashed, so that a copy of keys.json alone verifies nothing,
+//! and with which data is encrypted that only gateways of the team may read.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -33,9 +33,9 @@ impl TeamSecret {
         Self(Zeroizing::new(rand::random()))
     }
 
-    /// The secret in `path`: 32 bytes as they are, in hexadecimal or in base 64.
+    /// The secret in `path`: 32 bytes, raw, in hexadecimal or in base 64.
     ///
-    /// Errors: the file is missing, of another user, or holds something else.
+    /// Errors: the file is missing, is owned by another user, or contains something else.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let failed = |what: String| Failed::new(Failure::Other, format!("the team secret `{}` {what}", path.display()));
         match files::read(path, Privacy::Secret)? {
@@ -68,7 +68,7 @@ impl TeamSecret {
         whole(&Zeroizing::new(decoded.ok()?))
     }
 
-    /// Writes a new secret to `path` unless something is there. `false`: something was.
+    /// Writes a new secret to `path` unless the file exists. Returns whether it did.
     pub(crate) fn make(path: &Path) -> Result<bool> {
         let path = &files::resolve(path)?;
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -93,21 +93,21 @@ impl TeamSecret {
         hmac::Key::new(hmac::HMAC_SHA256, self.bytes())
     }
 
-    /// What is stored of a key.
+    /// The stored hash of a key.
     pub(super) fn hash(&self, key: &KeyText) -> String {
         let tag = hmac::sign(&self.hmac(), key.secret_part().as_bytes());
         tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// A key of its own for each purpose, so that nothing sealed for one opens as another.
+    /// A separate key for each purpose, so that data encrypted for one cannot be decrypted as another.
     fn sealing_key(&self, purpose: &str) -> Result<LessSafeKey> {
         let tag = hmac::sign(&self.hmac(), format!("qwenauth seal: {purpose}").as_bytes());
         let key = UnboundKey::new(&AES_256_GCM, tag.as_ref()).map_err(|_| anyhow::anyhow!("cannot make a key"))?;
         Ok(LessSafeKey::new(key))
     }
 
-    /// Encrypts `plain` for whoever has this secret, and binds it to `context`. The nonce comes first; nonces are random,
-    /// which is sound for some billions of seals under one secret (NIST SP 800-38D §8.3).
+    /// Encrypts `plain` for holders of this secret, and binds it to `context`. The nonce comes first; nonces are
+    /// random, which is safe for some billions of messages with one secret (NIST SP 800-38D §8.3).
     pub(crate) fn seal(&self, purpose: &str, context: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
         let nonce: [u8; NONCE_LEN] = rand::random();
         let mut text = Zeroizing::new(Vec::with_capacity(plain.len() + AES_256_GCM.tag_len()));
@@ -118,7 +118,7 @@ impl TeamSecret {
         Ok([&nonce[..], &text].concat())
     }
 
-    /// What was sealed; `None`: under another secret, for another purpose or context, or it was changed.
+    /// Decrypts. Returns `None` if the data has another secret, purpose or context, or was changed.
     pub(crate) fn open(&self, purpose: &str, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
@@ -128,7 +128,7 @@ impl TeamSecret {
         Some(text)
     }
 
-    /// Whether `hash` is that of `key`, in a time that depends on neither.
+    /// Whether `hash` is that of `key`, in constant time.
     pub(super) fn verifies(&self, key: &KeyText, hash: &str) -> bool {
         use subtle::ConstantTimeEq;
         self.hash(key).as_bytes().ct_eq(hash.as_bytes()).into()

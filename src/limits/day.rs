@@ -1,4 +1,4 @@
-//! When a provider's day begins and ends.
+//! When the day of a provider starts and ends.
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use jiff::{Timestamp, ToSpan};
 
 use crate::error::{Failed, Failure};
 
-/// The hour at which days begin, and where: `00:00 Asia/Shanghai`.
+/// The hour at which days start, and its time zone: `00:00 Asia/Shanghai`.
 #[derive(Debug, Clone)]
 pub(crate) struct Zone {
     begins: Time,
@@ -21,12 +21,12 @@ pub(crate) struct Zone {
 pub(crate) struct Day {
     pub(crate) date: Date,
     pub(crate) begins: SystemTime,
-    /// When the next one begins.
+    /// When the next day starts.
     pub(crate) ends: SystemTime,
 }
 
 impl Zone {
-    /// `text` as in `day_resets`; without one, days are those of UTC.
+    /// `text` as in `day_resets`; without it, days are UTC days.
     pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
         let Some(text) = text else { return Ok(Self::utc()) };
         let parsed = text
@@ -90,7 +90,7 @@ impl Day {
         self.begins <= now && now < self.ends
     }
 
-    /// A number that grows by one a day.
+    /// A number that increases by one per day.
     pub(crate) fn number(&self) -> i32 {
         Date::constant(1970, 1, 1).until(self.date).map_or(0, |span| span.get_days())
     }

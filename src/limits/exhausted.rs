@@ -1,11 +1,11 @@
-//! What a server reported as used up, or as down: remembered over processes and restarts, for one model or an account.
+//! Limits that a server reported as used up, and outages: recorded for one model or a whole account, shared by all
+//! processes and kept across restarts.
 //!
-//! An entry is in force until the server's own time or the known reset; meanwhile one request now and then may try anyway,
-//! because a plan can be extended and a message can be misread. A success removes it.
+//! An entry applies until the time that the server stated or the known reset. Until then an occasional request is let
+//! through anyway, because a plan can be extended and a message can be misread. A success removes the entry.
 //!
-//! Hazard: two processes note at once, one is killed, the file is damaged.
-//! Rule: the whole text is written at once under a lock that is tried, not waited for; a text that cannot be read is empty,
-//! which costs a request.
+//! Hazard: two processes record at once, one is killed, or the file is damaged. Rule: the whole text is written at
+//! once under a lock that is only tried; an unreadable text counts as empty, which costs a request.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -21,16 +21,16 @@ use crate::platform::files;
 use crate::platform::lock::TryLock;
 use crate::providers::error::Cause;
 
-/// How often one request may try although a limit is used up.
+/// How often one request is let through although a limit is used up.
 const PROBE: u64 = 300;
 
-/// The same while a service is down, in turn.
+/// The same during an outage: the first, second … interval.
 const OUTAGE_PROBES: [u64; 4] = [30, 60, 120, PROBE];
 
-/// Entries of one account. The one that ends first is dropped.
+/// Maximum number of entries of one account. The one that ends first is dropped.
 const MOST: usize = 256;
 
-/// An expired entry is kept this long, to know that waiting until the server's time was in vain.
+/// An expired entry is kept this long, to detect that waiting until the server's time did not help.
 const KEPT: u64 = 3600;
 
 /// Bytes of the file.
@@ -47,7 +47,7 @@ pub(crate) struct Exhausted {
     pub(crate) since: u64,
     /// When it ends at the latest.
     pub(crate) until: u64,
-    /// When it ends by the server's message or the provider's rules; `None` if neither states it.
+    /// When it ends by the server's message or the provider's rules. `None` if neither states it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) resets_at: Option<u64>,
     probe_at: u64,
@@ -65,7 +65,7 @@ impl Exhausted {
         self.model.is_none() || self.model.as_deref() == model
     }
 
-    /// How long until an attempt makes sense: the reset, or the next one that may try.
+    /// Time until an attempt makes sense: the reset, or the next request that is let through.
     pub(crate) fn wait(&self, now: SystemTime) -> Duration {
         let at = self.resets_at.unwrap_or_else(|| self.probe_at.min(self.until));
         Duration::from_secs(at.saturating_sub(seconds(now)))
@@ -81,12 +81,12 @@ impl Exhausted {
     }
 }
 
-/// What is known to be used up for one account.
+/// The known used-up limits of one account.
 pub(crate) struct Memory {
     directory: PathBuf,
     path: PathBuf,
     entries: Vec<Exhausted>,
-    /// The file as it was read last.
+    /// The file as last read.
     stamp: Option<(SystemTime, u64)>,
 }
 
@@ -97,7 +97,7 @@ impl Memory {
         Self { directory, path, entries: Vec::new(), stamp: None }
     }
 
-    /// The entry in force for `model`: the one that lasts longest.
+    /// The entry that applies to `model`: the one that lasts longest.
     pub(crate) fn find(&mut self, model: Option<&str>, now: SystemTime) -> Option<Exhausted> {
         self.refresh();
         let now = seconds(now);
@@ -105,13 +105,13 @@ impl Memory {
         in_force.max_by_key(|entry| entry.until).cloned()
     }
 
-    /// Whether an entry names a model: then the request's must be known.
+    /// Whether an entry names a model, so that the model of a request must be known.
     pub(crate) fn depends_on_model(&mut self) -> bool {
         self.refresh();
         self.entries.iter().any(|entry| entry.model.is_some())
     }
 
-    /// Whether the server's own time has passed for this limit and it is still used up.
+    /// Whether the time that the server stated has passed and this limit is still used up.
     pub(crate) fn was_in_vain(&mut self, cause: Cause, model: Option<&str>, now: SystemTime) -> bool {
         self.refresh();
         let now = seconds(now);
@@ -119,10 +119,10 @@ impl Memory {
         self.entries.iter().any(|entry| same(&entry) && entry.until <= now && now - entry.until < KEPT)
     }
 
-    /// Whether this request is the one that may try although `entry` is in force.
+    /// Whether this request is the one let through although `entry` applies.
     pub(crate) fn takes_probe(&mut self, entry: &Exhausted, now: SystemTime) -> bool {
         let now = seconds(now);
-        // A clock that was set back must not put the next attempt off for hours.
+        // A clock that was set back must not postpone the next attempt for hours.
         let is_due = |entry: &Exhausted| now >= entry.probe_at || entry.probe_at - now > entry.interval();
         is_due(entry)
             && self
@@ -137,8 +137,8 @@ impl Memory {
                 .unwrap_or(false)
     }
 
-    /// Notes that a limit is used up. `wait`: the server's own time; `reset`: when it ends by the provider's rules. Returns
-    /// the entry, and whether it is news.
+    /// Records that a limit is used up. `wait`: the time that the server stated; `reset`: when it ends by the
+    /// provider's rules. Returns the entry and whether it is new.
     pub(crate) fn note(
         &mut self,
         cause: Cause,
@@ -152,7 +152,7 @@ impl Memory {
         let stated = wait.map(|wait| seconds(now + wait) + 1);
         let now = seconds(now);
         let reset = reset.map(seconds);
-        // A time that has proved too short is not believed again.
+        // A stated time that proved too short is not trusted again.
         let stated = stated.filter(|stated| !in_vain || *stated > now + PROBE);
         let resets_at = stated.or(reset);
         let longest = cause.length().map_or(PROBE, |length| length.as_secs());
@@ -164,7 +164,7 @@ impl Memory {
             entries.retain(|known| now < known.until + KEPT);
             match entries.iter_mut().find(|known| known.is_same(&entry)) {
                 Some(known) if now < known.until => {
-                    // Already recorded, by another request or an attempt: its beginning stays.
+                    // Already recorded by another request or attempt: keep its start.
                     known.until = entry.until.max(known.until.min(resets_at.unwrap_or(known.until)));
                     known.resets_at = resets_at.or(known.resets_at);
                     known.probe_at = known.probe_at.max(now + known.interval());
@@ -188,14 +188,14 @@ impl Memory {
         noted.unwrap_or((entry, true))
     }
 
-    /// A request of `model` was served: nothing that counted for it when it was looked for is used up.
+    /// A request for `model` was served: no limit that applied to it when it was sent is used up.
     pub(crate) fn clear(&mut self, model: Option<&str>) {
         if self.entries.iter().any(|entry| entry.counts_for(model)) {
             self.change(|entries| entries.retain(|entry| !entry.counts_for(model)));
         }
     }
 
-    /// What is used up now.
+    /// The limits that are used up now.
     pub(crate) fn in_force(&mut self, now: SystemTime) -> impl Iterator<Item = &Exhausted> {
         self.refresh();
         let now = seconds(now);
@@ -240,13 +240,13 @@ impl Memory {
     }
 }
 
-/// What `usage` and `status` show: what is used up now. Changes nothing.
+/// What `usage` and `status` show: the limits that are used up now. Read-only.
 pub(crate) fn exhausted(state: &Path, provider: &str, account: &str, now: SystemTime) -> Vec<Exhausted> {
     let mut memory = Memory::open(state, provider, account);
     memory.in_force(now).cloned().collect()
 }
 
-/// Forgets what was used up of an account, for a new login.
+/// Removes the used-up limits of an account, for a new login.
 pub(crate) fn forget(state: &Path, provider: &str, account: &str) {
     let mut memory = Memory::open(state, provider, account);
     memory.refresh();
@@ -255,7 +255,7 @@ pub(crate) fn forget(state: &Path, provider: &str, account: &str) {
     }
 }
 
-/// The lock, tried for some milliseconds: it is held for microseconds.
+/// Tries to take the lock for a few milliseconds; it is held for microseconds.
 fn lock(file: &File) -> Option<TryLock<'_>> {
     for _ in 0..50 {
         match TryLock::take(file) {
@@ -276,7 +276,7 @@ fn read(mut file: &File) -> Vec<Exhausted> {
     read.ok().and_then(|_| serde_json::from_slice(text.trim_ascii_end()).ok()).unwrap_or_default()
 }
 
-/// One write, never shorter than before: a process that is killed leaves the old text or the new one.
+/// A single write, never shorter than before: a process that is killed leaves the old text or the new one.
 fn write(mut file: &File, entries: &[Exhausted]) -> Result<()> {
     let mut text = serde_json::to_vec(entries)?;
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
@@ -331,7 +331,7 @@ mod tests {
         assert!(!memory.was_in_vain(Cause::Day, None, at(1)) && memory.was_in_vain(Cause::Day, None, at(3)));
         let (entry, is_news) = memory.note(Cause::Day, None, wait, Some(at(9000)), at(3));
         assert_eq!((entry.resets_at, is_news), (Some(NOW + 9000), true));
-        // A long one is.
+        // A longer stated time is believed.
         let long = Some(Duration::from_secs(4000));
         memory.note(Cause::Week, None, wait, None, at(0));
         assert_eq!(memory.note(Cause::Week, None, long, None, at(5)).0.resets_at, Some(NOW + 4006));

@@ -1,4 +1,4 @@
-//! The engine of one machine: keys.json, and counters in files that all gateways of the user share.
+//! The engine for one machine: keys.json, and counters in files shared by all gateways of the user.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,18 +15,18 @@ use super::window::Slot;
 use crate::keys::{Directory, KeyRecord, Money, State, seconds};
 use crate::platform::system;
 
-/// Reservations are extended this often, long before they end.
+/// How often reservations are extended, long before they expire.
 const EXTEND: Duration = Duration::from_secs(RESERVED_FOR.as_secs() / 3);
 
-/// A request that waits until another of its key has ended looks so soon whether it has.
+/// Poll interval of a request that waits until another request of its key has ended.
 const POLL: Duration = Duration::from_millis(50);
 
-/// What became of one look at the files.
+/// Result of one attempt to decide with the files.
 pub(super) enum Step {
     Decided(Decision),
-    /// Another process has one of the files just now.
+    /// Another process holds one of the files.
     Busy,
-    /// Nothing is decided yet: ask again after this.
+    /// Not decided yet: retry after this time.
     Later(Duration),
 }
 
@@ -35,14 +35,14 @@ pub(crate) struct Files {
     state: PathBuf,
     directory: RefCell<Directory>,
     open: RefCell<BTreeMap<String, Rc<KeyFile>>>,
-    /// Reservations of this process, by key, which it extends as long as it lives.
+    /// Reservations of this process by key; it extends them while it runs.
     held: RefCell<BTreeMap<String, Vec<String>>>,
     extended: Cell<Instant>,
-    /// What ended while another process had the key's file.
+    /// Requests that ended while another process held the key's file.
     late: RefCell<Vec<(Grant, Option<Used>)>>,
 }
 
-/// How long the end of a gateway waits for files that others have, to count what it still has to.
+/// How long a gateway that stops waits for files held by others, to record its last counts.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
 impl Drop for Files {
@@ -58,7 +58,7 @@ impl Drop for Files {
 }
 
 impl Files {
-    /// `keys`: where keys.json is.
+    /// `keys`: the path of keys.json.
     pub(crate) fn open(state: &Path, keys: &Path) -> Result<Self> {
         Ok(Self {
             state: state.to_owned(),
@@ -91,8 +91,8 @@ impl Files {
         Ok(file)
     }
 
-    /// Looks once. `alone`: the account's file was busy for too long and is left out; `since`: when the request began to
-    /// wait.
+    /// One attempt. `alone`: without the account's file, which was busy for too long; `since`: when the request began
+    /// to wait.
     pub(super) fn admit(
         &self,
         demand: &Demand,
@@ -178,10 +178,10 @@ impl Files {
         }
     }
 
-    /// Tries for some milliseconds; what does not get through is tried again later.
+    /// Tries for a few milliseconds; what cannot be recorded then is retried later.
     fn try_to_finish(&self, grant: Grant, used: Option<Used>) {
         let now = SystemTime::now();
-        // Its own record, as of now: a period that was reset since counts no more.
+        // Its own record, as of now: a period that was reset in the meantime no longer counts.
         let key = self.look_up(&grant.key.id).unwrap_or_else(|| Rc::clone(&grant.key));
         let changed = self.file(&key.id).and_then(|file| {
             for _ in 0..50 {
@@ -202,7 +202,7 @@ impl Files {
         }
     }
 
-    /// Extends the reservations of requests that are still in flight, now and then.
+    /// Extends the reservations of requests in flight, if it is time to.
     pub(super) fn tend(&self) {
         self.finish_late();
         if self.extended.get().elapsed() < EXTEND {
@@ -231,7 +231,7 @@ impl Files {
     }
 }
 
-/// Puts what a request used in the place of what it was granted; `None`: it was never sent.
+/// Replaces the reservation of a request by what it used; `None`: it was never sent.
 fn apply(standing: &mut Standing, grant: &Grant, used: Option<Used>) {
     let clamp = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
     standing.release(&grant.id);
@@ -250,7 +250,7 @@ fn refused(reason: Refused, left: Left) -> Step {
     Step::Decided(Decision::Refused { reason, left })
 }
 
-/// Looks at all limits under their locks, and counts the request in all of them or in none.
+/// Checks all limits under their locks, and counts the request in all of them or in none.
 fn place(
     standing: &mut Standing,
     mut account: Option<&mut super::local::Account<'_>>,
@@ -292,7 +292,7 @@ fn place(
     let count = if demand.repeats { 0 } else { u32::try_from(demand.tokens).unwrap_or(u32::MAX) };
     standing.requests.advance_to(clock);
     standing.tokens.advance_to(clock);
-    // The first time at which all windows have room. Each look moves it on or leaves it, so it ends.
+    // The first time at which all windows have room. Each pass keeps the time or moves it later, so the loop ends.
     let (mut at, mut by_account) = (clock, false);
     loop {
         let before = at;
@@ -310,7 +310,7 @@ fn place(
                     by_account |= of_account > at;
                     at = of_account;
                 }
-                // Too far ahead for the short windows of this account: its place is looked for when that is nearer.
+                // Too far ahead for the short windows of this account: the slot is chosen closer to that time.
                 None if at > clock => {
                     let wait = Duration::from_nanos(at - clock);
                     if waited + wait > demand.longest_wait {
@@ -431,7 +431,7 @@ mod tests {
             waits: true,
         };
         let rate = RefCell::new(Rate::open(directory.path(), "p", "account", rule));
-        // Four of another client of the account come first.
+        // Four requests of another client of the account come first.
         for _ in 0..4 {
             assert!(matches!(
                 rate.borrow_mut().take(SystemTime::now(), false),
@@ -442,7 +442,7 @@ mod tests {
         let times: Vec<u64> = (0..12).map(|_| granted(&files, &demand(&key, 0, 0), Some(&rate)).at).collect();
         assert!(times.is_sorted(), "first come, first served");
         assert_eq!(most_in_a_minute(&times), 3);
-        // One had the last place of the account's first minute; the others wait for the next.
+        // One request had the last slot of the account's first minute; the others wait for the next minute.
         assert_eq!(times.iter().filter(|at| **at < begin + MINUTE).count(), 1);
         assert!(times[11] < begin + 6 * MINUTE, "{times:?}");
     }
@@ -464,7 +464,7 @@ mod tests {
         let (files, key) = engine(directory.path(), |key| key.limits.budget = "1 USD/month".parse().ok());
         let half = 500_000_000;
         let first = granted(&files, &demand(&key, 0, half), None);
-        // It is given what is left.
+        // The request is granted what is left.
         let second = granted(&files, &demand(&key, 0, 2 * half), None);
         assert!(matches!(refused_for(&files, &demand(&key, 0, 1)), Refused::KeyBudget { .. }));
         files.settle(&first, Used { tokens: 0, cost: Money(1) });

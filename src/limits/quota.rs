@@ -1,10 +1,11 @@
-//! Quotas of a plan as the user states them: requests in 5 hours, a week, a month, counted over all processes of the user.
+//! Quotas of a plan that the user configures: requests per 5 hours, week and month, counted over all processes of the
+//! user.
 //!
-//! 5 hours and a month are rolling; a week begins anew where the provider says when. A month is 31 days, the longest there is.
-//! Time is that of the day, for these windows outlast a boot.
+//! 5 hours and a month are rolling windows; a week starts again when the provider says. A month is 31 days, the
+//! longest one. Times are wall-clock times, because these windows outlast a reboot.
 //!
-//! Hazard and rule: as for the counters of a minute, see [`super::local`]. A clock that was set back or ahead counts what is
-//! there as of now: it frees a place later, never sooner.
+//! Hazard and rule: as for the per-minute counters, see [`super::local`]. If the clock was changed, existing counts
+//! are treated as made now: a slot becomes free later, never sooner.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -20,13 +21,13 @@ use crate::platform::{disk, files};
 use crate::providers::Limits;
 use crate::providers::error::Cause;
 
-/// How fine a rolling window is cut: a place is free at most 1/128 of it later than it could be.
+/// Resolution of a rolling window: a slot becomes free at most 1/128 of the window later than it could.
 const STEPS: usize = 128;
 
-/// Steps that count for a window: 2 % more than it has, and the one that has begun.
+/// Steps that count for a window: 2 % more than it has, plus the current one.
 const COUNTED: usize = STEPS + 4;
 
-/// The file: magic, then for each quota when its newest step began and a counter for each step, the newest first.
+/// The file: magic, then for each quota the start of its newest step and one counter per step, newest first.
 const MAGIC: [u8; 8] = *b"qwaquot1";
 const SLOT: usize = 8 + 4 * COUNTED;
 const LENGTH: usize = MAGIC.len() + 3 * SLOT;
@@ -34,43 +35,43 @@ const LENGTH: usize = MAGIC.len() + 3 * SLOT;
 const HOUR: u64 = 3600;
 const WEEK: u64 = 7 * 24 * HOUR;
 
-/// A figure of the user's own.
+/// A limit that the user configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Quota {
     pub(crate) cause: Cause,
     pub(crate) most: u32,
-    /// `Mon 00:00 Asia/Shanghai`: it begins anew then. `None`: it is rolling.
+    /// `Mon 00:00 Asia/Shanghai`: when the window starts again. `None`: it is rolling.
     resets: Option<String>,
 }
 
-/// A quota that leaves no request.
+/// A quota that has no slot left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UsedUp {
     pub(crate) cause: Cause,
     pub(crate) ends: SystemTime,
 }
 
-/// What became of asking for a place.
+/// Result of a slot request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Taken,
     UsedUp(UsedUp),
-    /// Another process holds the file just now: ask again in a moment.
+    /// Another process holds the file: retry shortly.
     Busy,
 }
 
-/// The quotas of one account, as this process sees them.
+/// The quotas of one account as this process sees them.
 pub(crate) struct Quotas {
     figures: Vec<Quota>,
     refuses: bool,
     path: PathBuf,
     file: Option<File>,
-    /// Counts alone where the file cannot be had.
+    /// Counts in this process only, if the file is not available.
     own: Record,
 }
 
 impl Quota {
-    /// The user's own figures for a provider.
+    /// The limits that the user configured for a provider.
     pub(crate) fn of(limits: &Limits) -> Vec<Self> {
         let figures = [
             (Cause::FiveHours, limits.requests_per_5h, None),
@@ -99,14 +100,14 @@ impl Quota {
         }
     }
 
-    /// When it begins anew, if it is not rolling.
+    /// When it starts again, if it is not rolling.
     fn end(&self, now: SystemTime) -> Option<SystemTime> {
         week_end(self.resets.as_deref()?, now).ok()
     }
 }
 
 impl Quotas {
-    /// `refuses`: else requests are only counted.
+    /// `refuses`: reject requests over the limit; otherwise they are only counted.
     pub(crate) fn open(state: &Path, provider: &str, account: &str, quotas: Vec<Quota>, refuses: bool) -> Self {
         let path = path_of(state, provider, account);
         let open = || -> Result<File> {
@@ -117,7 +118,7 @@ impl Quotas {
         Self { figures: quotas, refuses, path, file, own: Record::default() }
     }
 
-    /// Asks for a place in every quota. `alone`: without the file, because it was busy for too long.
+    /// Requests a slot in every quota. `alone`: without the file, because it was busy for too long.
     pub(crate) fn take(&mut self, now: SystemTime, alone: bool) -> Place {
         if self.figures.is_empty() {
             return Place::Taken;
@@ -137,7 +138,7 @@ impl Quotas {
         taken.unwrap_or(Place::Busy)
     }
 
-    /// Gives back the place of a request that was not sent.
+    /// Releases the slot of a request that was not sent.
     pub(crate) fn give_back(&mut self, now: SystemTime) {
         let quotas = self.figures.clone();
         for _ in 0..50 {
@@ -150,7 +151,7 @@ impl Quotas {
         log::warn!("`{}` is held by another process", self.path.display());
     }
 
-    /// Applies `change` to the record under the lock. `None`: it is held by another process just now.
+    /// Applies `change` to the record under the lock. Returns `None` if another process holds the lock.
     fn change<T>(&mut self, alone: bool, change: impl FnOnce(&mut Record) -> T) -> Option<T> {
         let Some(file) = self.file.as_ref().filter(|_| !alone) else { return Some(change(&mut self.own)) };
         let lock = match TryLock::take(file) {
@@ -175,7 +176,8 @@ fn warn(path: &Path, error: &anyhow::Error) {
     log::warn!("requests are counted by this process alone, without `{}`: {error:#}", path.display());
 }
 
-/// What `usage` shows of a quota: how many requests count for it, and when it begins anew or has room again. Changes nothing.
+/// What `usage` shows of a quota: how many requests count for it, and when it starts again or has a free slot.
+/// Read-only.
 pub(crate) fn used(
     state: &Path,
     provider: &str,
@@ -184,7 +186,7 @@ pub(crate) fn used(
     now: SystemTime,
 ) -> (u32, Option<SystemTime>) {
     let path = path_of(state, provider, account);
-    // Opened only where there is something to read.
+    // Opened only if there is something to read.
     let file = path.exists().then(|| files::open_private(&path).ok()).flatten();
     let mut record = file.map(|file| Record::read(&file)).unwrap_or_default();
     let used = record.sum(quota, now);
@@ -201,7 +203,7 @@ struct Record([Counts; 3]);
 
 #[derive(Clone, Copy)]
 struct Counts {
-    /// Of a rolling window the number of the newest step; else when the window ends, in seconds since 1970.
+    /// Rolling window: the number of the newest step. Otherwise: when the window ends, in seconds since 1970.
     newest: u64,
     counters: [u32; COUNTED],
 }
@@ -213,7 +215,7 @@ impl Default for Record {
 }
 
 impl Record {
-    /// A file that cannot be read is empty, which costs a figure and no request.
+    /// An unreadable file counts as empty, which loses a count, never a request.
     fn read(file: &File) -> Self {
         let mut record = Self::default();
         let mut bytes = [0; LENGTH];
@@ -238,7 +240,7 @@ impl Record {
         bytes
     }
 
-    /// The counters of a quota as they stand now.
+    /// The current counters of a quota.
     fn now(&mut self, quota: &Quota, now: SystemTime) -> &mut [u32; COUNTED] {
         let counts = &mut self.0[quota.slot()];
         let end = quota.end(now);
@@ -263,7 +265,7 @@ impl Record {
         *newest = newest.saturating_add_signed(change);
     }
 
-    /// When a quota without room has room again.
+    /// When a full quota has a free slot again.
     fn used_up(&mut self, quota: &Quota, now: SystemTime) -> Option<UsedUp> {
         let counters = *self.now(quota, now);
         let sum = |steps: usize| counters[..steps].iter().fold(0_u32, |sum, &count| sum.saturating_add(count));
@@ -279,7 +281,7 @@ impl Record {
     }
 }
 
-/// Seconds of a step, rounded up: a window is never shorter than it says.
+/// Seconds of a step, rounded up so that a window is never shorter than configured.
 fn step_length(quota: &Quota) -> u64 {
     quota.length().div_ceil(STEPS as u64)
 }
@@ -306,13 +308,13 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(1_796_000_000 + seconds)
     }
 
-    /// How many of `count` requests get a place.
+    /// How many of `count` requests get a slot.
     fn taken(quotas: &mut Quotas, now: SystemTime, count: usize) -> usize {
         (0..count).filter(|_| quotas.take(now, false) == Place::Taken).count()
     }
 
     proptest! {
-        /// However requests come, and whichever process asks: never more than the figure in any 5 hours.
+        /// Whatever the order of requests and processes, no 5-hour window contains more than the limit.
         #[test]
         fn no_window_of_five_hours_has_more_than_the_figure(
             waits in prop::collection::vec(0_u64..3 * HOUR, 1..60), most in 1_u32..8,
@@ -333,7 +335,7 @@ mod tests {
             }
         }
 
-        /// A request that waits as long as it is told has a place.
+        /// A request that waits for the returned time gets a slot.
         #[test]
         fn when_it_ends_there_is_a_place(gaps in prop::collection::vec(0_u64..HOUR, 3), more in 0_u64..5 * HOUR) {
             let directory = tempfile::tempdir().unwrap();
@@ -373,7 +375,7 @@ mod tests {
         assert_eq!(taken(&mut quotas, at(33 * 24 * HOUR), 9), 5);
     }
 
-    /// What is refused by one quota is counted in none.
+    /// A request that one quota rejects is counted in none.
     #[test]
     fn the_quota_that_ends_last_is_named_and_the_others_count_nothing() {
         let directory = tempfile::tempdir().unwrap();
@@ -394,7 +396,7 @@ mod tests {
         assert_eq!(taken(&mut quotas, at(0), 2), 1);
         quotas.give_back(at(0));
         assert_eq!(taken(&mut quotas, at(0), 2), 1);
-        // A year ahead and back again: what was counted then counts as of now.
+        // The clock is set a year ahead and back again: earlier requests then count as made now.
         assert_eq!(taken(&mut quotas, at(365 * 24 * HOUR), 2), 1);
         assert_eq!(taken(&mut quotas, at(0), 2), 0);
         assert_eq!(taken(&mut quotas, at(4 * HOUR), 2), 0);

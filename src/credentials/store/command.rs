@@ -1,8 +1,9 @@
-//! A key that a command of the user's prints, such as `op read …`: only the command is stored.
+//! A key printed by a command of the user, such as `op read …`: only the command is stored.
 //!
-//! Hazards: it hangs, asks a person who is not there, calls qwenauth for the same profile and so itself, or is run by ten
-//! processes at once, each with a dialog. Rule: it runs without a shell, one at a time under the profile's lock, without
-//! the keys of the environment, for a bounded time; a call from within is refused; its answer is kept in memory only.
+//! Hazards: the command hangs, prompts an absent user, calls qwenauth for the same profile and so itself, or is run by
+//! ten processes at once, each with a dialog. Rule: it runs without a shell, one at a time under the profile's lock,
+//! without the keys of the environment, and with a timeout; a nested call is rejected; its output is kept in memory
+//! only.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -24,38 +25,38 @@ use crate::platform::{files, processes};
 use crate::providers::Provider;
 use crate::secret::Secret;
 
-/// How long a command may take.
+/// Timeout of a command.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long it may take where a person may have to touch or type something.
+/// Timeout on a terminal, where the user may have to touch or type something.
 const TIMEOUT_AT_TERMINAL: Duration = Duration::from_secs(60);
 
-/// A key that was refused and is printed again all the same is asked for again after so long, not for each request.
+/// If a command prints a rejected key again, it is run again after this pause, not for each request.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// How often a command that runs is looked at.
+/// How often a running command is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What a command printed is read to its end for so long after the command: a program that it started may have its stdout.
+/// After a command ends, its output is read for at most this long: a program that it started may keep the output open.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Longest output that is read, in bytes.
 const MAX_OUTPUT: u64 = 64 * 1024;
 
-/// The credential files whose commands are running above this process, for a command that calls qwenauth.
+/// The credential files whose key commands are ancestors of this process, to detect a command that calls qwenauth.
 const RUNNING: &str = "QWENAUTH_KEY_COMMAND_OF";
 
-/// What key variables of other providers are usually called, too.
+/// The usual name of key variables of other providers.
 const USUAL_KEY: &str = "OPENAI_API_KEY";
 
-/// The answers of this process's commands.
+/// What the commands of this process have printed.
 #[derive(Clone, Default)]
 pub(crate) struct Answers(Arc<Mutex<BTreeMap<String, Answer>>>);
 
 struct Answer {
     secret: Secret,
     is_refused: bool,
-    /// When it was printed again although it was refused.
+    /// When it was printed again although it was rejected.
     repeated_at: Option<Instant>,
 }
 
@@ -75,7 +76,7 @@ impl Answers {
         answers.insert(command.to_owned(), Answer { secret: secret.clone(), is_refused: false, repeated_at });
     }
 
-    /// The command is run again when its key is needed next.
+    /// Runs the command again when its key is needed next.
     pub(in super::super) fn refuse(&self, command: &str) {
         if let Some(answer) = self.lock().get_mut(command)
             && answer.repeated_at.is_none_or(|at| at.elapsed() >= PAUSE)
@@ -85,7 +86,7 @@ impl Answers {
     }
 }
 
-/// The program of a command, which may be shown: its arguments may say more than that.
+/// The program of a command. It may be shown; the arguments may be secret.
 pub(crate) fn program_of(command: &str) -> String {
     words_of(command).ok().and_then(|words| words.into_iter().next()).unwrap_or_default()
 }
@@ -96,7 +97,7 @@ fn words_of(command: &str) -> Result<Vec<String>, shell_words::ParseError> {
 
 /// Runs `command` and returns the key that it prints.
 ///
-/// Errors: usage for a command that cannot be one, temporary when it takes too long, login required when it fails.
+/// Errors: usage if it is not a valid command, temporary if it times out, login required if it fails.
 pub(crate) fn key_of(account: &Account, command: &str, provider: &Provider) -> Result<Secret> {
     let words = match words_of(command) {
         Ok(words) if words.first().is_some_and(|program| !program.is_empty()) => words,
@@ -117,7 +118,7 @@ pub(crate) fn key_of(account: &Account, command: &str, provider: &Provider) -> R
         files::make_directory(directory)?;
     }
     let _alone = account.store.lock(Instant::now() + LOCK_TIMEOUT)?;
-    // Another thread of this process may have asked while this one waited.
+    // Another thread of this process may have run it while this one waited.
     if let Some(answer) = account.answers.get(command) {
         return Ok(answer);
     }
@@ -140,7 +141,7 @@ fn not_a_key(program: &str, why: &str) -> Failed {
         .hint("let it print the key alone, such as by `sh -c 'pass show qwen | head -n 1'`")
 }
 
-/// The command without what would tell it a key of this profile.
+/// The command without the variables that hold a key of this profile.
 fn with_withheld(words: &[String], provider: &Provider) -> Result<Command> {
     let program: OsString = words[0].clone().into();
     let mut command = processes::command(&program, variable("PATH").as_deref())
@@ -162,8 +163,8 @@ fn cannot_start(name: &str, program: &OsString, error: &std::io::Error) -> Faile
     }
 }
 
-/// A command under way. At a terminal it stays in the foreground, where it may ask; elsewhere it is ended with all that it
-/// started.
+/// A running command. On a terminal it stays in the foreground, where it can prompt; otherwise it is killed with all
+/// processes that it started.
 enum Running {
     Foreground(Child),
     Group(processes::Group),

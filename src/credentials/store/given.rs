@@ -1,9 +1,9 @@
-//! An API key that is not stored: in the environment, or in a file that config.toml names; whose it is, where it may go,
-//! and the region that was found for it.
+//! An API key that is not stored but is in the environment or in a file named by config.toml: its provider, where it
+//! may be sent, and its detected region.
 //!
-//! Hazard: a key in the environment would follow whatever profile is active to another provider, and one in a file may be
-//! replaced at any time. Rule: its provider is named beside it, another provider's key is refused by its beginning, it
-//! goes to that provider's own hosts only, and a file is read again for each use.
+//! Hazard: a key in the environment would be sent to the provider of whichever profile is active, and a key in a file
+//! may be replaced at any time. Rule: its provider is named explicitly, a key with another provider's prefix is
+//! rejected, it is sent only to its provider's own hosts, and a file is read again for each use.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::providers::{self, Overrides, Provider, QWEN, in_words};
 use crate::secret::Secret;
 
-/// What says that there is such a key.
+/// Where the key is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Holder {
     /// The variable that holds it or names its file.
@@ -28,19 +28,19 @@ pub(crate) enum Holder {
     Config,
 }
 
-/// Where the key is.
+/// The key itself, or the file that contains it.
 #[derive(Clone)]
 enum Place {
     Value(Secret),
     File(PathBuf),
 }
 
-/// The key, with what is said beside it.
+/// The key and its settings.
 #[derive(Clone)]
 pub(crate) struct GivenKey {
     pub(crate) holder: Holder,
     place: Place,
-    /// Where it belongs, or why that cannot be known.
+    /// Its provider, or why that is unknown.
     owner: Result<Owner, Failed>,
     overrides: Overrides,
 }
@@ -55,7 +55,7 @@ struct Owner {
 impl GivenKey {
     /// A key in a variable. `place`: `QWENAUTH_REGION` and `QWENAUTH_BASE_URL`.
     ///
-    /// Errors: usage, for what cannot go together.
+    /// Errors: usage, for settings that contradict each other.
     pub(crate) fn new(
         variable: &'static str,
         text: Secret,
@@ -66,9 +66,9 @@ impl GivenKey {
         Self::in_environment(variable, Place::Value(text), provider, place, overrides)
     }
 
-    /// A key in the file that a variable names, or in the pipe, which is read now.
+    /// A key in the file that a variable names, or in a pipe, which is read now.
     ///
-    /// Errors: usage, for what cannot go together and for what cannot be read.
+    /// Errors: usage, for settings that contradict each other and for an unreadable file.
     pub(crate) fn in_file(
         variable: &'static str,
         path: &Path,
@@ -114,12 +114,12 @@ impl GivenKey {
         }
     }
 
-    /// The file that config.toml names.
+    /// The file, if config.toml names it.
     pub(crate) fn named_file(&self) -> Option<&Path> {
         self.file().filter(|_| self.holder == Holder::Config)
     }
 
-    /// The variable, where one holds or names it.
+    /// The variable, if one holds or names the key.
     pub(crate) fn variable(&self) -> Option<&'static str> {
         match self.holder {
             Holder::Variable(variable) => Some(variable),
@@ -131,7 +131,7 @@ impl GivenKey {
         self.owner.as_ref().map_err(|failed| failed.clone().into())
     }
 
-    /// What a person knows the holder by.
+    /// The name of the holder in messages.
     fn shown(&self) -> String {
         match (self.holder, &self.place) {
             (Holder::Variable(variable), _) => format!("`{variable}`"),
@@ -140,9 +140,9 @@ impl GivenKey {
         }
     }
 
-    /// The key as it is now.
+    /// The current key.
     ///
-    /// Errors: usage for a variable, login required for a file that is missing or holds no key of the provider.
+    /// Errors: usage for a variable; login required for a file that is missing or has no key of the provider.
     fn secret(&self) -> Result<Secret> {
         let failure = match self.holder {
             Holder::Variable(_) => Failure::Usage,
@@ -170,11 +170,11 @@ impl GivenKey {
         .err()
     }
 
-    /// What is there now, without asking anybody.
+    /// The current credential, without a request.
     pub(in super::super) fn load(&self, account: &Account) -> Result<Stored> {
         match self.offline(account) {
             Ok(credential) => Ok(Stored::Present(credential)),
-            // To a profile of config.toml a file is what a stored credential is to others.
+            // For a profile of config.toml, the file is what a stored credential is for others.
             Err(error) if self.holder == Holder::Config && self.owner.is_ok() => {
                 let is_missing = self.file().is_some_and(|path| !path.exists());
                 Ok(if is_missing { Stored::Missing } else { Stored::Damaged(format!("{error:#}")) })
@@ -183,16 +183,16 @@ impl GivenKey {
         }
     }
 
-    /// The credential, with its place as far as it is known without asking.
+    /// The credential, with its base URL if that is known without a request.
     fn offline(&self, account: &Account) -> Result<Credential> {
         let (secret, owner) = (self.secret()?, self.owner()?);
         let base_url = owner.base_url.clone().or_else(|| remembered(&secret, owner, account));
         Ok(credential(secret, owner, base_url))
     }
 
-    /// The credential with its place, found by asking each region once.
+    /// The credential with its base URL, found by querying each region once.
     ///
-    /// Errors: login required when every region rejects the key, temporary when one cannot be asked.
+    /// Errors: login required if every region rejects the key; temporary if one cannot be queried.
     pub(in super::super) fn resolve(&self, account: &Account) -> Result<Credential> {
         let (secret, owner) = (self.secret()?, self.owner()?);
         if let Some(base_url) = owner.base_url.clone().or_else(|| remembered(&secret, owner, account)) {
@@ -250,7 +250,7 @@ impl GivenKey {
     }
 }
 
-/// Errors: usage, for what cannot go together.
+/// Errors: usage, for settings that contradict each other.
 fn owner_in_environment(variable: &str, provider: Provider, place: (Option<&str>, Option<&str>)) -> Result<Owner> {
     let usage = |message: String| Failed::new(Failure::Usage, message);
     if takes_no_key(&provider) {
@@ -290,7 +290,7 @@ fn owner_in_environment(variable: &str, provider: Provider, place: (Option<&str>
     Ok(Owner { provider, base_url })
 }
 
-/// What `[providers.NAME]` says beside `key_file`: `base_url`, else `default_region`, else the region is found by asking.
+/// The settings in `[providers.NAME]`: `base_url`, else `default_region`, else the region is detected by requests.
 fn owner_in_config(name: &str, overrides: &Overrides) -> Result<Owner> {
     let provider = providers::find(name, overrides)?;
     let failed = |what: String| Failed::new(Failure::Other, format!("`[providers.{name}]` in config.toml {what}"));
@@ -314,7 +314,7 @@ fn takes_no_key(provider: &Provider) -> bool {
     provider.name == QWEN || provider.key.is_none() && provider.oauth().is_some()
 }
 
-/// The key in a file or a named pipe of the user or of root, or in a descriptor.
+/// The key in a file or named pipe owned by the user or root, or in a file descriptor.
 fn read_file(holder: Holder, path: &Path, failure: Failure) -> Result<Secret> {
     let named = match holder {
         Holder::Variable(variable) => format!("`{variable}`"),

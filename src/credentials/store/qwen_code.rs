@@ -1,21 +1,21 @@
-//! Qwen Code's file: its lock, and the traces of its renewals (all measured on 0.1.4 to 0.24.4).
+//! Qwen Code's file: its lock, and the traces of its renewals (all measured with 0.1.4 to 0.24.4).
 //!
-//! Hazard: its lock is a file made with `O_EXCL`, which is no mutual exclusion. It is kept so that Qwen Code waits for us,
-//! and never relied upon for our own safety: that is the kernel lock's. Rule: order kernel lock, read again, Qwen Code's
-//! lock, read again, ask; released in reverse.
+//! Hazard: its lock is a file created with `O_EXCL`, which does not provide mutual exclusion. Rule: it is held only so
+//! that Qwen Code waits for us; our own safety depends on the kernel lock. The order is: kernel lock, read again, Qwen
+//! Code's lock, read again, request; the locks are released in reverse.
 //!
-//! - **R1, R2** any Qwen Code process that exits or is interrupted unlinks the lock, whoever holds it. The holder's
-//!   heartbeat finds the path gone and makes it again within 500 ms. A renewal of Qwen Code's own that lost its lock so
-//!   leaves [`super::traces`], or is seen to lose it ([`QwenCodeLock::another_vanished`]).
-//! - **R3** two processes that judge one lock stale can rename away each other's new lock. We judge and take over only
-//!   under the kernel lock, compare inode and content after the rename, and put back what was not judged.
-//! - **R4** versions up to 0.15 break a lock after 10 s though 0.24 may hold it for 30 s. The heartbeat keeps the mtime
-//!   younger than 0.5 s; a lock that has become another's is neither touched nor removed.
-//! - **R5** a killed holder's lock makes 0.24 wait 28.9 s and then start a device login. A lock that bears the id noted in
-//!   the kernel lock file was left by a killed process of ours and is taken over at once by the next; ours is never held
-//!   longer than the renewal's 25 s.
-//! - **R10** ages compare a file's mtime with the wall clock. A lock dated more than 35 s ahead counts as stale too, so a
-//!   clock set back cannot block renewals for ever.
+//! - **R1, R2** any Qwen Code process that exits or is interrupted deletes the lock, even if another process holds it. Our
+//!   heartbeat notices that the file is gone and creates it again within 500 ms. A renewal by Qwen Code that lost its lock
+//!   this way leaves [`super::traces`], or its lock disappears while we wait ([`QwenCodeLock::another_vanished`]).
+//! - **R3** two processes that consider one lock stale can rename each other's new lock. We examine and take over a lock
+//!   only under the kernel lock, compare inode and content after the rename, and put another file back.
+//! - **R4** versions up to 0.15 break a lock after 10 s, although 0.24 may hold it for 30 s. The heartbeat keeps its mtime
+//!   younger than 0.5 s; a lock that now belongs to another process is neither touched nor removed.
+//! - **R5** the lock of a killed holder makes 0.24 wait 28.9 s and then start a device login. A lock with the id recorded
+//!   in the kernel lock file was left by a killed process of ours, and our next process takes it over at once; ours is
+//!   never held longer than the 25 s of a renewal.
+//! - **R10** ages compare a file's mtime with the wall clock. A lock dated more than 35 s in the future counts as stale
+//!   too, so that a clock that was set back cannot block renewals forever.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -33,13 +33,13 @@ use crate::platform::files;
 use crate::platform::lock::{FileLock, NOTICE_AFTER, wait_over};
 use crate::platform::signals::DeferredSignals;
 
-/// Qwen Code's lock is stale at this age since 0.21.2 (10 s before; its holder may legally take 30 s).
+/// Age at which Qwen Code's lock is stale, since 0.21.2 (10 s before; its holder may legitimately take 30 s).
 pub(crate) const STALE: Duration = Duration::from_secs(35);
 
 /// A twentieth of the age at which the oldest Qwen Code breaks a lock.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 
-/// How often another's lock is looked at; Qwen Code itself looks every 0.1 to 2 s.
+/// How often the lock of another process is checked; Qwen Code itself checks every 0.1 to 2 s.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Qwen Code's lock. Removed when dropped, if it is still ours.
@@ -48,15 +48,15 @@ pub(super) struct QwenCodeLock {
     heart: Option<JoinHandle<()>>,
     path: PathBuf,
     id: String,
-    /// Whether a foreign lock that was there went away by itself while this one was waited for.
+    /// Whether another program's lock disappeared while this process waited for it.
     pub(super) another_vanished: bool,
-    /// Dropped last: a signal that came meanwhile is acted upon when the lock is gone.
+    /// Dropped last: signals that arrived in the meantime are handled once the lock is gone.
     _held: DeferredSignals,
 }
 
 impl QwenCodeLock {
-    /// Takes Qwen Code's lock at `path`, waiting until `deadline` while another holds it.
-    /// `enough` is asked now and then during the wait and ends it early, with `None`.
+    /// Takes Qwen Code's lock at `path`, waiting until `deadline` while another process holds it. `enough` is polled
+    /// during the wait; if it returns `true`, the wait ends with `None`.
     pub(super) fn acquire(
         path: &Path,
         file_lock: &mut FileLock,
@@ -101,8 +101,8 @@ impl QwenCodeLock {
         }
     }
 
-    /// Makes the lock file, or `None` where one stands. Its id is noted first, so that a kill at any moment leaves
-    /// either no lock or one that the next holder of the kernel lock knows for ours.
+    /// Creates the lock file. Returns `None` if there is one. Its id is recorded first, so that a kill at any moment
+    /// leaves either no lock or one that the next holder of the kernel lock recognizes as ours.
     fn create(path: &Path, id: &str, file_lock: &mut FileLock) -> Result<Option<File>> {
         let previous = file_lock.notes().qwen_code_lock.clone();
         if fs::symlink_metadata(path).is_ok() {
@@ -150,13 +150,13 @@ impl Drop for QwenCodeLock {
     }
 }
 
-/// What Qwen Code writes: a UUID version 4, without a newline.
+/// The content that Qwen Code writes: a UUID version 4, without a newline.
 fn lock_id() -> String {
     Uuid::new_v4().to_string()
 }
 
-/// In one step: a kill between making the file and writing the id would leave a lock that bears nobody's id, and block
-/// every renewal until it is stale.
+/// Created atomically: a kill between creating the file and writing the id would leave a lock with no known id, which
+/// blocks every renewal until it is stale.
 fn create_with_id(path: &Path, id: &str) -> io::Result<File> {
     files::create_whole(path, id.as_bytes())
 }
@@ -167,15 +167,15 @@ fn read_id(path: &Path) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// What was judged: only this very file may be taken over.
+/// The lock that was examined: only this file may be taken over.
 #[derive(PartialEq, Eq)]
 struct Judged {
     identity: Option<Identity>,
     content: Option<String>,
 }
 
-/// The lock at `path`, if its holder is gone: it bears `ours`, the id of a killed process of ours (we hold the kernel
-/// lock, so none is alive in it), or its age is beyond [`STALE`] in either direction.
+/// The lock at `path`, if its holder is gone: it has the id `ours` of a killed process of ours (we hold the kernel
+/// lock, so no such process is alive), or its age exceeds [`STALE`] in either direction.
 fn stale(path: &Path, ours: Option<&str>) -> Option<Judged> {
     let metadata = fs::symlink_metadata(path).ok()?;
     let judged = Judged { identity: Identity::of(path).ok(), content: read_id(path) };
@@ -185,15 +185,15 @@ fn stale(path: &Path, ours: Option<&str>) -> Option<Judged> {
     (left_by_us || age > STALE).then_some(judged)
 }
 
-/// Removes the lock at `path` if it is stale. Says whether it did.
+/// Removes the lock at `path` if it is stale. Returns whether it did.
 pub(super) fn remove_stale(path: &Path, file_lock: &FileLock) -> Result<bool> {
     let Some(judged) = stale(path, file_lock.notes().qwen_code_lock.as_deref()) else { return Ok(false) };
     take_over(path, &judged)?;
     Ok(fs::symlink_metadata(path).is_err())
 }
 
-/// Renames a stale lock away and removes it. If what was renamed is not what was judged, it goes back. What a kill leaves
-/// of this goes with the leftovers of the next new version of the credential.
+/// Renames a stale lock and removes it. If the renamed file is not the one that was examined, it is put back. If this
+/// process is killed, the renamed file is removed with the leftovers of the next version of the credential.
 fn take_over(path: &Path, judged: &Judged) -> Result<()> {
     let aside = files::unfinished_path(&path.with_extension("json"), &lock_id());
     match disk::rename(path, &aside) {

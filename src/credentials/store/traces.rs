@@ -1,9 +1,9 @@
-//! Whether the directory of Qwen Code's file tells of a renewal that may be under way although no lock is there.
+//! Whether the directory of Qwen Code's file shows that a renewal may be in progress although there is no lock.
 //!
-//! Hazard: any Qwen Code process that ends removes the lock of whoever is refreshing (R1, R2), and a token sent in that
-//! moment is spent twice, which ends the login. Rule: what removes a file leaves the directory changed and no entry that
-//! explains it. Whoever saves a file, Qwen Code its settings for one, leaves an entry made or moved in the same moment; what is
-//! only written to at that moment, such as a log, explains nothing.
+//! Hazard: any Qwen Code process that exits removes the lock of another one that is renewing (R1, R2). A token sent at
+//! that moment is used twice, which ends the login. Rule: removing a file changes the directory, and no entry in it
+//! explains the change. A program that saves a file, such as Qwen Code its settings, leaves an entry that was created
+//! or renamed at the same moment. A file that is only written to, such as a log, explains nothing.
 
 use std::fs::{self, Metadata};
 use std::path::Path;
@@ -12,13 +12,13 @@ use std::time::{Duration, SystemTime};
 use super::qwen_code::STALE;
 use crate::platform::disk;
 
-/// The times of a directory and of the entry it was changed for may be a few ticks of the kernel's clock apart.
+/// The times of a directory and of the entry that changed it may differ by a few ticks of the kernel's clock.
 const SAME_MOMENT: Duration = Duration::from_millis(20);
 
-/// A new version of a file is made, written and renamed within this time.
+/// A new version of a file is created, written and renamed within this time.
 const SAVED_WITHIN: Duration = Duration::from_secs(5);
 
-/// `noted`: how the directory stood after the last change of our own.
+/// `noted`: the modification time of the directory after our own last change.
 pub(super) fn show_foreign_renewal(lock: &Path, credential: &Path, noted: Option<SystemTime>) -> bool {
     let Some(directory) = lock.parent() else { return false };
     let Some(changed) = modified(directory).filter(|&at| is_open(at, credential)) else { return false };
@@ -32,7 +32,7 @@ pub(super) fn show_foreign_renewal(lock: &Path, credential: &Path, noted: Option
     is_found
 }
 
-/// Whether a renewal that left traces at `seen` may still be under way: nothing was saved since.
+/// Whether a renewal that left traces at `seen` may still be in progress: nothing was saved since.
 pub(super) fn is_open(seen: SystemTime, credential: &Path) -> bool {
     distance(seen, SystemTime::now()) < STALE && modified(credential).is_some_and(|saved| seen > saved)
 }
@@ -45,11 +45,11 @@ fn distance(one: SystemTime, other: SystemTime) -> Duration {
     one.duration_since(other).unwrap_or_else(|later| later.duration())
 }
 
-/// Whether an entry that is there was made, moved or replaced when the directory changed.
+/// Whether an existing entry was created, renamed or replaced when the directory changed.
 fn is_explained(directory: &Path, lock: &Path, changed: SystemTime) -> bool {
     fs::read_dir(directory).into_iter().flatten().flatten().any(|entry| {
         let Ok(metadata) = entry.metadata() else { return false };
-        // Locks are written to while they are there, which changes no directory.
+        // Locks are written to while they exist, which does not change the directory.
         let is_lock = entry.path() == lock || entry.file_name().to_string_lossy().ends_with(".qwenauth-lock");
         let times = Times::of(&metadata);
         times.created.is_some_and(|at| is_near(at, changed)) || !is_lock && times.show_a_move(changed)
@@ -60,13 +60,13 @@ fn is_near(time: SystemTime, changed: SystemTime) -> bool {
     distance(time, changed) <= SAME_MOMENT
 }
 
-/// What is known of an entry.
+/// The times of a directory entry.
 #[derive(Clone, Copy)]
 struct Times {
     is_file: bool,
     created: Option<SystemTime>,
     written: Option<SystemTime>,
-    /// Written, moved, linked, or its mode.
+    /// Of its content, name, links or mode.
     changed: Option<SystemTime>,
 }
 
@@ -80,8 +80,9 @@ impl Times {
         }
     }
 
-    /// Whether the entry was renamed into its place when the directory changed. One that is only written to, an old log or a
-    /// directory in which files are made, changes its own times alike and those of the directory above it not at all.
+    /// Whether the entry was renamed to this name when the directory changed. If it is only written to (an old log, or
+    /// a directory in which files are created), its own times change together, and those of the directory above it do
+    /// not.
     fn show_a_move(&self, changed: SystemTime) -> bool {
         if !self.changed.is_some_and(|at| is_near(at, changed)) {
             return false;
@@ -102,7 +103,7 @@ mod tests {
         show_foreign_renewal(&directory.join("oauth_creds.lock"), &directory.join("oauth_creds.json"), noted)
     }
 
-    /// A directory as Qwen Code leaves it: credential and settings, nothing changed for a while.
+    /// A directory as Qwen Code leaves it: credential and settings, unchanged for a while.
     fn quiet() -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("oauth_creds.json"), "{}").unwrap();
@@ -172,7 +173,7 @@ mod tests {
         assert!(!Times { changed: before(1), ..log }.show_a_move(moment));
     }
 
-    /// A file that was there before is no younger for being moved.
+    /// Moving an old file does not change its creation time.
     #[test]
     fn an_old_file_that_is_moved_there_is_no_trace() {
         let directory = quiet();

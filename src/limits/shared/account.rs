@@ -1,4 +1,4 @@
-//! The limits of an account where all gateways count together.
+//! The limits of an account that all gateways count together.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,10 +6,10 @@ use super::ask::{Kind, Limit};
 use super::milliseconds;
 use crate::limits::{Day, Rule};
 
-/// How much longer than 2 % a window is kept between machines: what a request needs from there to the provider differs.
+/// How much longer than 2 % a window is kept between machines: the time from there to the provider varies.
 const BETWEEN_MACHINES: Duration = Duration::from_millis(500);
 
-/// A limit that is only counted. The server calculates in doubles.
+/// A limit that is counted, never enforced. The server calculates in doubles.
 pub(super) const UNLIMITED: u64 = 1 << 52;
 
 /// How long a window of `length` is kept, in milliseconds.
@@ -17,7 +17,7 @@ pub(super) fn kept(length: Duration) -> u64 {
     milliseconds(length.mul_f64(1.02) + BETWEEN_MACHINES)
 }
 
-/// The limits of an account at a time of the server's, in milliseconds since 1970.
+/// The limits of an account at a time by the server's clock, in milliseconds since 1970.
 pub(crate) fn limits_of(rule: &Rule, account: &str, at: u64) -> Vec<Limit> {
     let mut limits = Vec::new();
     let mut window = |kind: &str, limit: u32, length: Duration| {
@@ -32,14 +32,14 @@ pub(crate) fn limits_of(rule: &Rule, account: &str, at: u64) -> Vec<Limit> {
     }
     if let Some(limit) = rule.per_day {
         let day = rule.zone.day_of(time(at));
-        // Without the user's word it is counted only.
+        // Only counted, unless the user configured the limit.
         let limit = if rule.day_refuses { limit.into() } else { UNLIMITED };
         limits.push(Limit { kind: kind_of_day(&day), most: limit, name: name_of_day(account, &day) });
     }
     limits
 }
 
-/// The name of an account's requests on a day.
+/// The name of the counter of an account's requests on a day.
 pub(crate) fn name_of_day(account: &str, day: &Day) -> String {
     format!("day:{account}/{}", day.number())
 }

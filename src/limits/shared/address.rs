@@ -1,7 +1,8 @@
-//! Where Redis or Valkey is: the URL of `[team] shared`, and the way there.
+//! The address of Redis or Valkey: the URL of `[team] shared`, and the connection to it.
 //!
-//! Hazard: a password on a command line, in an error or sent in clear to a server that nobody checked. Rule: it is cut out of
-//! the URL before the URL is shown; TLS trusts what both HTTP clients trust; and the URL is never an argument.
+//! Hazard: a password on a command line, in an error, or sent unencrypted to a server that was not verified. Rule: it
+//! is removed from the URL before the URL is shown; TLS trusts the same certificates as the HTTP clients; the URL is
+//! never an argument.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use crate::error::{Failed, Failure, printable, without_user_info};
 use crate::names;
 use crate::secret::Secret;
 
-/// The port of both when the URL names none.
+/// The default port of both servers.
 const PORT: u16 = 6379;
 
 /// A server of `[team] shared`.
@@ -32,14 +33,14 @@ pub(crate) struct Address {
     user: Option<String>,
     password: Option<Secret>,
     database: i64,
-    /// For an answer.
+    /// Timeout of a response.
     timeout: Duration,
 }
 
 impl Address {
-    /// `text`: `redis://[user@]host[:port][/database]`, or `rediss://` for TLS. A password in it gives way to `password`.
+    /// `text`: `redis://[user@]host[:port][/database]`, or `rediss://` for TLS. `password` replaces a password in it.
     ///
-    /// Errors: another kind of URL, named.
+    /// Errors: another kind of URL, with its name.
     pub(crate) fn parse(text: &str, password: Option<Secret>, timeout: Duration) -> Result<Self> {
         let shown = printable(&without_user_info(text));
         let refused = |what: &str| {
@@ -63,7 +64,7 @@ impl Address {
         if url.host_str().is_some_and(|host| host.contains(',')) || url.query().is_some() {
             return refused("names more than one server").err();
         }
-        // Of a password with a `#`, what comes before would be taken for the host.
+        // In a password with a `#`, the part before it would be taken for the host.
         if url.fragment().is_some() {
             return refused("has a fragment (`#`); a password belongs into `password_file`").err();
         }
@@ -86,7 +87,7 @@ impl Address {
         Self { timeout, ..self }
     }
 
-    /// As messages name it.
+    /// The name used in messages.
     pub(crate) fn shown(&self) -> String {
         let scheme = if self.is_encrypted { "rediss" } else { "redis" };
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -102,12 +103,12 @@ impl Address {
         names::addresses(&self.host, self.port).is_ok_and(|all| all.iter().all(|address| address.ip().is_loopback()))
     }
 
-    /// Longest that a request waits for the server's decision.
+    /// Maximum time that a request waits for the server's decision.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Connects and logs in, in twice the time of an answer. Whoever has the connection runs on the same thread.
+    /// Connects and logs in, within twice the timeout of a response. The connection runs on the thread of the caller.
     pub(super) async fn connect(&self, tls: &Arc<ClientConfig>) -> Result<MultiplexedConnection> {
         let timeout = 2 * self.timeout;
         tokio::time::timeout(timeout, self.connect_in_time(tls))
@@ -156,7 +157,7 @@ async fn dial_first(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// A password as it was before it was made fit for a URL.
+/// The password before it was percent-encoded for a URL.
 fn decoded(text: &str) -> Option<String> {
     let form = format!("p={}", text.replace('+', "%2B"));
     url::form_urlencoded::parse(form.as_bytes()).next().map(|(_, value)| value.into_owned())

@@ -1,4 +1,4 @@
-//! What is asked of the server and what it answers: the scripts, their keys and their JSON.
+//! The requests to the server and its responses: scripts, their keys and their JSON.
 
 use std::sync::LazyLock;
 
@@ -19,7 +19,7 @@ pub(super) static LEDGER: LazyLock<Script> = LazyLock::new(|| Script::new(includ
 /// Tokens are counted in slices of a window.
 const SLICES: u64 = 60;
 
-/// The names of a namespace. All of them bear one hash tag, so that they lie in one slot of a cluster.
+/// The names of a namespace. All have the same hash tag, so that they are in one slot of a cluster.
 #[derive(Debug, Clone)]
 pub(crate) struct Names(String);
 
@@ -40,12 +40,12 @@ impl Names {
         self.of("gateways")
     }
 
-    /// The records of all keys, by id. Fields that begin with a colon say where they are from.
+    /// The records of all keys by id. Fields that start with a colon say where the records are from.
     pub(super) fn records(&self) -> String {
         self.of("keys")
     }
 
-    /// When each key was used last.
+    /// When each key was last used.
     pub(super) fn used_at(&self) -> String {
         self.of("used")
     }
@@ -60,7 +60,7 @@ impl Names {
     }
 }
 
-/// One limit of a request. Times are milliseconds since 1970 by the server's clock.
+/// One limit that applies to a request. Times are milliseconds since 1970 by the server's clock.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Limit {
     pub(crate) kind: Kind,
@@ -74,13 +74,13 @@ pub(crate) struct Limit {
 pub(crate) enum Kind {
     /// Requests in any `window`.
     Window { window: u64 },
-    /// Tokens in any `window`, as they are estimated.
+    /// Estimated tokens in any `window`.
     Tokens { window: u64, add: u64 },
     /// Requests of a period.
     Day { begins: u64, ends: u64 },
     /// Requests in flight.
     Parallel,
-    /// Tokens or money of a period, of which a request reserves what it may need.
+    /// Tokens or money of a period; a request reserves the most it may use.
     Spend { unit: Unit, add: u64, begins: u64, ends: u64 },
 }
 
@@ -90,7 +90,7 @@ pub(crate) enum Unit {
     Nanodollars,
 }
 
-/// What the names of all counters of keys begin with.
+/// Prefix of the names of all counters of keys.
 const OF_KEY: &str = "key:";
 
 impl Limit {
@@ -103,7 +103,7 @@ impl Limit {
         self.name.starts_with(OF_KEY)
     }
 
-    /// What `limits` of a script says of it; `keys` grows by its names.
+    /// Its entry in the `limits` of a script; its names are added to `keys`.
     pub(super) fn json(&self, names: &Names, keys: &mut Vec<String>) -> Map<String, Value> {
         keys.push(names.of(&self.name));
         let mut json = match self.kind {
@@ -134,7 +134,7 @@ pub(super) fn slice(window: u64) -> u64 {
     (window / SLICES).max(1)
 }
 
-/// What the admission says.
+/// The result of the admission script.
 #[derive(Debug, Deserialize)]
 pub(super) struct Told {
     pub(super) kind: Verdict,
@@ -142,19 +142,19 @@ pub(super) struct Told {
     pub(super) now: u64,
     #[serde(default)]
     pub(super) at: u64,
-    /// Index of the limit that refuses, from 1; 0 if it is not known.
+    /// Index of the limit that rejects the request, from 1; 0 if unknown.
     #[serde(default)]
     pub(super) limit: usize,
     #[serde(default)]
     pub(super) wait: u64,
-    /// By limit: what is left, the last time that is planned, and what is reserved.
+    /// Per limit: what is left, the last planned time, and what is reserved.
     #[serde(default, deserialize_with = "counts")]
     pub(super) left: Vec<u64>,
     #[serde(default)]
     pub(super) last: Vec<u64>,
     #[serde(default, deserialize_with = "counts")]
     pub(super) held: Vec<u64>,
-    /// By limit: the first time that still counts in a window.
+    /// Per limit: the earliest time that still counts in a window.
     #[serde(default)]
     pub(super) first: Vec<u64>,
     #[serde(default)]
@@ -170,9 +170,9 @@ pub(super) struct Told {
 pub(super) enum Verdict {
     Go,
     Refused,
-    /// Another period than the one asked about: that of `at` is.
+    /// The request named another period than the one of `at`, which counts.
     Period,
-    /// The record of the key is another one.
+    /// The key has another record.
     Record,
     /// There is no such key.
     Unknown,
@@ -180,7 +180,7 @@ pub(super) enum Verdict {
     Epoch,
 }
 
-/// Counts as the scripts write them: whole numbers, as text. What is below zero is zero.
+/// A count as the scripts write it: an integer, as text. A negative count is zero.
 pub(super) fn counts<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
     Ok(Vec::<String>::deserialize(deserializer)?.iter().map(|text| count(text)).collect())
 }
@@ -189,7 +189,7 @@ pub(super) fn count(text: &str) -> u64 {
     text.parse().unwrap_or_default()
 }
 
-/// Runs a script whose answer is JSON.
+/// Runs a script whose response is JSON.
 pub(super) async fn run<T: DeserializeOwned>(
     connection: &mut MultiplexedConnection,
     script: &Script,

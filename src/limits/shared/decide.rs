@@ -1,4 +1,4 @@
-//! One decision for one request: by the server, or alone while it is away; and how the request ended.
+//! The decision on one request, by the server or alone while it is unreachable, and the end of the request.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -11,36 +11,37 @@ use super::standing::{Alone, amount};
 use super::{HOLD, Health, OnLoss, Shared, State, milliseconds};
 use crate::keys::KeyRecord;
 
-/// Settled requests that wait for the server. Beyond them the oldest are dropped: their reservations end by themselves.
+/// Maximum number of settled requests that wait for the server. The oldest ones are dropped: their reservations
+/// expire.
 const MOST_PENDING: usize = 10_000;
 
-/// What became of asking.
+/// The decision on a request.
 #[derive(Debug)]
 pub(crate) enum Decision {
     /// It may be sent after `wait`.
     Go { wait: Duration, ticket: String },
-    /// The limit of this index refuses, for so long.
+    /// The limit of this index rejects it, for this long.
     Refused { limit: usize, wait: Duration },
-    /// The record of the key has changed; or, without one, there is no such key.
+    /// The record of the key has changed; without a record, there is no such key.
     Changed(Option<Rc<KeyRecord>>),
-    /// The server is away, and nothing can be decided without it.
+    /// The server is unreachable, and no decision is possible without it.
     Unavailable,
 }
 
-/// Whose key asks.
+/// The key of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Asker {
     pub(crate) id: String,
-    /// Of its record, as it is known here.
+    /// From its record, as known here.
     pub(crate) version: String,
 }
 
-/// A request that was admitted and has not ended.
+/// A request that was admitted and is in flight.
 pub(super) struct Ticket {
     limits: Vec<Limit>,
     at: u64,
     held: Vec<u64>,
-    /// The epoch it was counted in; `None`: alone.
+    /// The epoch it was counted in; `None`: it was admitted alone.
     epoch: Option<String>,
 }
 
@@ -49,18 +50,18 @@ pub(super) struct Ticket {
 pub(crate) enum Ended {
     /// It was never sent.
     GivenBack,
-    /// The account it was sent to did not serve it, and another one does under the same key: the key has its place back.
+    /// Its account did not serve it, and another account does under the same key: the key's slot is released.
     Moved,
     Used {
         tokens: u64,
         cost: u64,
     },
-    /// As much as was reserved for it.
+    /// It used exactly what was reserved.
     AsEstimated,
 }
 
 impl Ended {
-    /// Whether nothing of `limit` counts any more.
+    /// Whether nothing of it counts for `limit` any more.
     fn undoes(self, limit: &Limit) -> bool {
         match self {
             Self::GivenBack => true,
@@ -71,9 +72,9 @@ impl Ended {
 }
 
 impl Shared {
-    /// Decides one request, in a place of its own: whoever asks may leave meanwhile, and what was granted is given back.
+    /// Decides one request in a task of its own: if the caller leaves in the meantime, what was granted is released.
     ///
-    /// `limits` for a time of the server. `key`: the id of a key and the version of its record that is known.
+    /// `limits`: those at a time by the server's clock. `key`: the id of a key and the known version of its record.
     pub(crate) async fn admit(
         self: &Rc<Self>,
         key: Option<Asker>,
@@ -95,7 +96,8 @@ impl Shared {
         let id = self.new_id();
         let mut at = self.now();
         let mut checks_record = true;
-        // Each time another period was asked about than the one that counts: once for the clock, once for the wait.
+        // Each retry has another reason: the first corrects the clock, the second the wait, when the period was not
+        // the current one.
         for _ in 0..4 {
             if self.state.get() != State::Up {
                 break;
@@ -125,7 +127,7 @@ impl Shared {
                     }
                     return Decision::Changed(None);
                 }
-                // The records are on their way to a server that was emptied.
+                // The records are being sent to a server that was emptied.
                 Verdict::Unknown => {
                     if !key.is_none_or(|key| self.is_trusted(&key.id)) {
                         return Decision::Unavailable;
@@ -194,7 +196,7 @@ impl Shared {
         format!("{}-{number}", &self.instance[..12])
     }
 
-    /// Ends a request that was admitted, once.
+    /// Ends an admitted request, once.
     pub(crate) fn end(self: &Rc<Self>, ticket: String, how: Ended) {
         let Some(found) = self.tickets.borrow_mut().remove(&ticket) else { return };
         self.standing.borrow_mut().ended(&ticket, &found.limits);
@@ -216,7 +218,7 @@ impl Shared {
         });
     }
 
-    /// Before the gateway ends: what was said of requests that ended has arrived, or had the time to.
+    /// Before the gateway stops: waits until the reports on ended requests have arrived, or timed out.
     pub(crate) async fn settle_all(&self) {
         self.is_ending.set(true);
         let since = Instant::now();
@@ -225,7 +227,7 @@ impl Shared {
         }
     }
 
-    /// After the last request: what ended too late for an answer, and what has not been sent of the usage.
+    /// After the last request: sends what ended too late for that, and the usage not sent yet.
     pub(crate) async fn say_the_rest(&self) {
         self.is_ending.set(true);
         let has_rest = !self.pending.borrow().is_empty() || self.ledger.borrow().has_news();
@@ -266,7 +268,7 @@ impl Shared {
 
     pub(super) fn finished(&self, id: &str, ticket: &Ticket, how: Ended) -> (Vec<String>, Value) {
         let mut keys = vec![self.names.of(&format!("ended:{id}"))];
-        // Where the reservation itself is counted as used, only the difference is left to say.
+        // If the reservation itself counts as used, only the difference is reported.
         let is_reserved = ticket.epoch.as_ref() == Some(&*self.epoch.borrow());
         let said: Vec<_> = ticket
             .limits
@@ -293,7 +295,7 @@ impl Shared {
     }
 }
 
-/// What a request used beyond what was reserved for it.
+/// How much more than its reservation a request used.
 fn more(unit: Unit, held: u64, how: Ended) -> i64 {
     let used = match how {
         Ended::GivenBack | Ended::Moved => 0,

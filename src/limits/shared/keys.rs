@@ -1,4 +1,4 @@
-//! The engine of keys where all gateways count together: the limits of key and account in one question to the server.
+//! The engine of keys that all gateways count together: the limits of key and account in one request to the server.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -18,16 +18,17 @@ use crate::limits::{Rule, Zone};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A request that waits until another of its key has ended looks again after this: the other may be of another gateway.
+/// Poll interval of a request that waits until another request of its key has ended, possibly at another gateway.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Requests that wait for the same moment go out within this, well below what windows are kept longer between machines.
+/// Requests that wait for the same moment are spread over this time, well below the extra time that windows are kept
+/// between machines.
 const SPREAD: Duration = Duration::from_millis(100);
 
 /// The limits of keys, counted together with other gateways.
 pub(crate) struct SharedKeys(Rc<Shared>);
 
-/// What a request may use of its key.
+/// The most that a request may use of its key.
 #[derive(Clone, Copy)]
 struct Wanted {
     tokens: u64,
@@ -35,7 +36,7 @@ struct Wanted {
     repeats: bool,
 }
 
-/// What counts for one request.
+/// The limits that apply to one request.
 #[derive(Clone)]
 struct Limits {
     key: Rc<KeyRecord>,
@@ -44,7 +45,7 @@ struct Limits {
 }
 
 impl Limits {
-    /// At a time of the server's. Those of the key come first.
+    /// At a time by the server's clock. The key's limits come first.
     fn at(&self, at: u64) -> Vec<Limit> {
         let mut limits = limits_of_key(&self.key, self.wanted, at);
         if let Some((rule, name)) = &self.account {
@@ -65,14 +66,14 @@ fn limits_of_key(key: &KeyRecord, wanted: Wanted, at: u64) -> Vec<Limit> {
     if wanted.repeats {
         return limits;
     }
-    // Counted without a limit as well, for `keys list`.
+    // Counted without a limit too, for `keys list`.
     let most = key.limits.requests_per_day.map_or(UNLIMITED, Into::into);
     limits.push(of_key(&format!("day/{}", day.number()), kind_of_day(&day), most));
     if let Some(most) = key.limits.parallel {
         limits.push(of_key("parallel", Kind::Parallel, most.into()));
     }
     if let Some(most) = key.limits.tokens_per_minute.map(u64::from).filter(|_| wanted.tokens > 0) {
-        // One request alone always fits.
+        // A single request always fits.
         limits.push(of_key("tokens", Kind::Tokens { window, add: wanted.tokens.min(most) }, most));
     }
     if let Some(most) = key.limits.tokens_per_day.filter(|_| wanted.tokens > 0) {
@@ -93,7 +94,7 @@ fn limits_of_key(key: &KeyRecord, wanted: Wanted, at: u64) -> Vec<Limit> {
 }
 
 impl SharedKeys {
-    /// `keys`: where keys.json is on the machine where the keys are made.
+    /// `keys`: the path of keys.json on the machine where keys are created.
     pub(crate) fn open(shared: &Rc<Shared>, keys: &Path) -> Result<Self> {
         shared.begin_with(Directory::open(keys)?);
         Ok(Self(Rc::clone(shared)))
@@ -120,7 +121,7 @@ impl SharedKeys {
             Ok(None) => return refused(Refused::Unknown),
             Err(super::records::Away) => return refused(Refused::Unavailable),
         };
-        // It was changed since the request was looked at.
+        // It was changed after the request was examined.
         if !record.is_same_for_all(&demand.key) {
             return Outcome::Changed(record);
         }
@@ -170,7 +171,7 @@ impl SharedKeys {
         Outcome::Go { wait, spread, grant, left: self.seen(limits) }
     }
 
-    /// Why the limit of this index refuses.
+    /// Why the limit of this index rejects the request.
     fn reason(&self, limits: &Limits, index: usize, wait: Duration) -> Refused {
         let ends = SystemTime::now() + wait;
         let limits = limits.at(self.0.now());
@@ -185,7 +186,7 @@ impl SharedKeys {
         }
     }
 
-    /// What the key has left, as far as it is known here.
+    /// What the key has left, as known here.
     fn seen(&self, limits: &Limits) -> Left {
         let now = self.0.now();
         let of_key = limits_of_key(&limits.key, limits.wanted, now);
@@ -197,7 +198,7 @@ impl SharedKeys {
         left(&of_key, seen)
     }
 
-    /// The request of this grant was never sent, or with `moved`, its account's windows count it all the same.
+    /// The request of this grant was never sent; with `moved`, it still counts in the windows of its account.
     pub(crate) fn give_back(&self, grant: &Grant, moved: bool) {
         self.0.end(grant.id.clone(), if moved { Ended::Moved } else { Ended::GivenBack });
     }
@@ -211,7 +212,7 @@ impl SharedKeys {
         self.0.end(grant.id.clone(), ended);
     }
 
-    /// What the key has left now, as the server says.
+    /// What the key has left now, by the server.
     pub(crate) async fn left(&self, key: &Rc<KeyRecord>) -> Left {
         let wanted = ALL;
         let limits = limits_of_key(key, wanted, self.0.now());
@@ -231,10 +232,10 @@ impl SharedKeys {
     }
 }
 
-/// All that a key may be limited in.
+/// Everything a key can be limited in.
 const ALL: Wanted = Wanted { tokens: 1, cost: Money(1), repeats: false };
 
-/// What the server says of limits.
+/// What the server reports about limits.
 #[derive(Deserialize)]
 pub(super) struct Look {
     now: u64,
@@ -248,7 +249,7 @@ struct Seen {
     used: u64,
     #[serde(deserialize_with = "number")]
     held: u64,
-    /// Milliseconds until the oldest request of a window leaves it.
+    /// Milliseconds until the oldest request leaves a window.
     resets: u64,
 }
 
@@ -256,19 +257,19 @@ fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::E
     Ok(ask::count(&String::deserialize(deserializer)?))
 }
 
-/// The keys and the argument of a look at `limits`.
+/// The keys and the argument of the script `look`, for `limits`.
 fn question(names: &Names, limits: &[Limit]) -> (Vec<String>, serde_json::Value) {
     let mut keys = Vec::new();
     let asked: Vec<_> = limits.iter().map(|limit| limit.json(names, &mut keys)).collect();
     (keys, json!({ "limits": asked }))
 }
 
-/// The same of a key, whatever it is limited in, at a time of the server's.
+/// The same for everything a key can be limited in, at a time by the server's clock.
 pub(super) fn question_of(names: &Names, key: &KeyRecord, at: u64) -> (Vec<String>, serde_json::Value) {
     question(names, &limits_of_key(key, ALL, at))
 }
 
-/// Its answer.
+/// The response to it.
 pub(super) fn answer_of(key: &KeyRecord, at: u64, look: Look) -> Left {
     left(&limits_of_key(key, ALL, at), look.seen.into_iter())
 }

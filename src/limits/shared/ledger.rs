@@ -1,7 +1,7 @@
-//! What passed through all gateways, for the sums of the team.
+//! The usage of all gateways, summed up for the team.
 //!
-//! Hazard: an answer is lost, and what was added is added again; or the server is away for a day. Rule: what is sent has a
-//! number that the server takes once, and what it has not taken waits here, summed up by whose it is.
+//! Hazard: a response is lost and the same usage is added twice, or the server is unreachable for a day. Rule: each
+//! report has a number that the server accepts once, and what it has not accepted waits here, summed up by key.
 
 use std::collections::BTreeMap;
 
@@ -10,23 +10,23 @@ use serde_json::{Value, json};
 use super::ask::{self, LEDGER};
 use super::{Shared, State};
 
-/// Days that sums are kept: a year and a month, as of revoked keys.
+/// Days that sums are kept: a year and a month, the same as for revoked keys.
 const KEPT: u64 = 400 * 86_400_000;
 
-/// Rows that are sent at once.
+/// Rows per report.
 const AT_ONCE: usize = 500;
 
-/// Counts above this say nothing, and the server calculates in doubles.
+/// Larger counts are errors, and the server calculates in doubles.
 const MOST: u64 = 1 << 50;
 
-/// Whose requests are counted together.
+/// Requests with the same owner are summed up together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Row {
     pub(crate) day: String,
     pub(crate) profile: String,
     pub(crate) provider: String,
     pub(crate) model: String,
-    /// The id of the key; `None`: the key of the gateway itself.
+    /// The id of the key; `None`: the gateway's own key.
     pub(crate) key: Option<String>,
     pub(crate) owner: Option<String>,
 }
@@ -35,13 +35,13 @@ pub(crate) struct Row {
 pub(crate) type Sums = BTreeMap<String, u64>;
 
 impl Row {
-    /// What the server calls it, beside the day.
+    /// Its name on the server, without the day.
     fn name(&self) -> String {
         let Self { day: _, profile, provider, model, key, owner } = self;
         json!([profile, provider, model, key, owner]).to_string()
     }
 
-    /// The row of this name, and the sum's.
+    /// The row of this name, and of the sum.
     pub(super) fn read(day: &str, name: &str) -> Option<(Self, String)> {
         let (sum, of) = name.split_once(' ')?;
         let (profile, provider, model, key, owner) = serde_json::from_str(of).ok()?;
@@ -49,11 +49,11 @@ impl Row {
     }
 }
 
-/// What is to be told.
+/// What is still to be reported.
 #[derive(Default)]
 pub(super) struct Ledger {
     waiting: BTreeMap<Row, Sums>,
-    /// What was sent last and has no answer yet, under its number.
+    /// The last report, under its number, until the server confirms it.
     sent: Option<(u64, Vec<(Row, Sums)>)>,
     sequence: u64,
 }
@@ -113,7 +113,7 @@ impl Shared {
     }
 }
 
-/// Reads what the server has of a day.
+/// Reads what the server has for a day.
 pub(super) fn read_day(day: &str, fields: Vec<(String, String)>, sums: &mut BTreeMap<Row, Sums>) {
     for (name, amount) in fields {
         if let Some((row, sum)) = Row::read(day, &name) {

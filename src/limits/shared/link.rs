@@ -1,4 +1,4 @@
-//! The way to the server: connected, lost, looked for, and told what it missed.
+//! The connection to the server: connect, lose, probe, and catch up after an outage.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,15 +16,16 @@ use super::ask::{self, ADMIT, BEAT, FINISH, REJOIN};
 use super::{Address, HOLD, OnLoss, Shared, State, Where, milliseconds};
 use crate::error::{Failed, Failure, note};
 
-/// How often a gateway says that it is alive, and after which silence it is not.
+/// How often a gateway reports that it is alive, and the silence after which it counts as gone.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 const SILENT: Duration = Duration::from_secs(15);
 
-/// Waits between probes of a server that is away: doubled up to the longest.
+/// Pauses between probes of an unreachable server: doubled up to the maximum.
 const PROBE_FIRST: Duration = Duration::from_secs(1);
 const PROBE_LONGEST: Duration = Duration::from_secs(30);
 
-/// How long an emptied server waits for the counts of gateways that have not come back: their probes may be that far apart.
+/// How long an emptied server waits for the counts of gateways that have not reconnected: the longest pause between
+/// their probes.
 const RESTORE: Duration = Duration::from_secs(31);
 
 #[derive(Deserialize)]
@@ -51,9 +52,9 @@ struct Rejoined {
 }
 
 impl Where {
-    /// Asks the server once, before anything is served.
+    /// Checks the server once, before the first request is served.
     ///
-    /// Errors: it is there but must not be used. One that is away is no error: a gateway waits for it.
+    /// Errors: it responds but must not be used. An unreachable server is not an error: the gateway keeps trying.
     pub(crate) fn check(&self, tls: ClientConfig) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let tls = Arc::new(tls);
@@ -66,7 +67,7 @@ impl Where {
 }
 
 impl Shared {
-    /// Runs a script. `None`: the server is lost, and everyone knows.
+    /// Runs a script. `None`: the connection is lost, and this was recorded for all requests.
     pub(super) async fn run<T: DeserializeOwned>(&self, script: &Script, keys: &[String], said: &Value) -> Option<T> {
         let mut connection = self.connection.borrow().clone()?;
         match ask::run(&mut connection, script, keys, said).await {
@@ -78,7 +79,7 @@ impl Shared {
         }
     }
 
-    /// The server is away: said once, and known to all requests.
+    /// The server is unreachable: logged once, and recorded for all requests.
     pub(super) fn lose(&self, why: &str) {
         if self.state.get() != State::Up {
             return;
@@ -96,7 +97,7 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    /// Keeps the connection for as long as the gateway runs.
+    /// Keeps the connection while the gateway runs.
     pub(crate) async fn keep(self: Rc<Self>) {
         let mut pause = PROBE_FIRST;
         loop {
@@ -126,14 +127,14 @@ impl Shared {
         }
     }
 
-    /// Connects the first time. A server that is away, or that must not be used, is tried again.
+    /// Connects the first time. A server that is unreachable, or that must not be used, is retried.
     pub(crate) async fn begin(&self) {
         if let Err(error) = self.probe().await {
             self.say_missing(&error);
         }
     }
 
-    /// Says once for each reason that the server was never there.
+    /// Reports once per reason that the server has never been reachable.
     fn say_missing(&self, error: &anyhow::Error) {
         let why = format!("{error:#}");
         if self.said.replace(why.clone()) != why {
@@ -142,12 +143,12 @@ impl Shared {
         }
     }
 
-    /// How many requests of a day all gateways counted, as far as it is known.
+    /// How many requests all gateways counted on a day, as far as known.
     pub(crate) fn count(&self, name: &str) -> Option<u64> {
         self.standing.borrow().count(name)
     }
 
-    /// Connects, gives the server what it missed, and lets it decide again.
+    /// Connects, sends the server what it missed, and returns decisions to it.
     pub(super) async fn probe(&self) -> Result<()> {
         let mut connection = self.address.connect(&self.tls).await?;
         check(&self.address, &mut connection).await?;
@@ -175,7 +176,7 @@ impl Shared {
         Ok(())
     }
 
-    /// The one that served ended with what ran on it.
+    /// The runtime of the previous connection has ended, and the connection with it.
     pub(super) async fn say_over_another_connection(&self) -> Result<()> {
         let mut connection = self.address.connect(&self.tls).await?;
         self.tell_pending(&mut connection).await?;
@@ -195,7 +196,7 @@ impl Shared {
         }
     }
 
-    /// Publishes keys.json, where it is on this machine, to a server that may have been emptied.
+    /// Publishes keys.json, if it is on this machine, to a server that may have been emptied.
     async fn publish_all(&self, connection: &mut MultiplexedConnection) -> Result<()> {
         match self.publication() {
             Some(publication) => self.publish_over(connection, &publication).await,
@@ -203,7 +204,7 @@ impl Shared {
         }
     }
 
-    /// An emptied server decides nothing before the other gateways gave back their counts, or had the time to.
+    /// An emptied server decides nothing until the other gateways have returned their counts, or had the time to.
     async fn await_others(&self, connection: &mut MultiplexedConnection, expected: u64) -> Result<()> {
         let since = Instant::now();
         loop {
@@ -233,7 +234,7 @@ impl Shared {
 
     pub(super) async fn beat(&self) {
         let Some(mut connection) = self.connection.borrow().clone() else { return };
-        // Counted alone after the last word before the server was back.
+        // Admitted alone between the last report and the server's return.
         let has_news = self.standing.borrow().has_news();
         let told = if has_news { self.rejoin(&mut connection).await.map(drop) } else { Ok(()) };
         match (told, self.beat_over(&mut connection).await) {
@@ -253,7 +254,8 @@ impl Shared {
             ask::run(connection, &BEAT, &keys, &said).await.map_err(|error| failure(&error, self.address.timeout()))?;
         let is_same = beat.epoch == *self.epoch.borrow() && !beat.epoch.is_empty();
         let mut standing = self.standing.borrow_mut();
-        // An emptied server knows less than this gateway, and one that comes back has not heard of what was counted alone.
+        // An emptied server knows less than this gateway, and a server that returns does not know what was counted
+        // alone.
         if is_same && !standing.is_lost() {
             used.iter().zip(&beat.used).for_each(|(name, used)| standing.heard(name, *used));
             windows
@@ -268,7 +270,7 @@ impl Shared {
     }
 }
 
-/// Errors: [`Failed`] where the server must not be used.
+/// Errors: [`Failed`] if the server must not be used.
 pub(super) async fn check(address: &Address, connection: &mut MultiplexedConnection) -> Result<()> {
     let info: String =
         redis::cmd("INFO").query_async(connection).await.map_err(|error| failure(&error, address.timeout()))?;
@@ -296,13 +298,14 @@ pub(super) async fn check(address: &Address, connection: &mut MultiplexedConnect
     Ok(())
 }
 
-/// What a server that is there answers while it does not serve.
+/// Error codes of a server that responds but does not serve.
 const REFUSALS: [&str; 2] = ["READONLY", "OOM"];
 
-/// Why the server does not serve, in words.
+/// Why the server does not serve.
 pub(super) fn reason(error: &RedisError, timeout: Duration) -> String {
     let within_script = || {
-        // Redis 6.2 reports a refused command of a script as an error of the script, with the command's own code inside.
+        // Redis 6.2 reports a rejected command of a script as an error of the script; the code of the command is
+        // inside.
         let detail = error.detail()?;
         REFUSALS.into_iter().find(|code| detail.contains(&format!("-{code} ")))
     };

@@ -1,35 +1,35 @@
-//! The counts of many gateways together, kept by one Redis or Valkey server.
+//! The counters of many gateways together, kept by one Redis or Valkey server.
 //!
 //! ```text
-//! mod.rs         what one gateway has: the server's state, its clock, and what is in flight
-//! decide.rs      one decision for one request, by the server or alone, and how the request ended
-//! link.rs        the server found, lost and looked for; what it missed goes to it when it is back
-//! keys.rs        the engine of keys: what limits a request of a key has, and what a decision means for it
+//! mod.rs         what one gateway knows: the server's state, its clock, and the requests in flight
+//! decide.rs      the decision on one request, by the server or alone, and the end of the request
+//! link.rs        the connection to the server: connect, lose, probe, and catch up after an outage
+//! keys.rs        the engine of keys: which limits apply to a request, and what a decision means for it
 //! records.rs     the records of keys, published from keys.json and read from the server
 //! account.rs     the limits of an account
-//! ledger.rs      what passed through the gateway, for the sums of all
-//! remote.rs      the same server for commands, which ask once
-//! address.rs     where the server is, and the way there
+//! ledger.rs      the usage of all gateways, summed up
+//! remote.rs      the same server for commands, which query it once
+//! address.rs     the address of the server, and the connection to it
 //! ask.rs         the scripts, their keys and their JSON
 //! tokens.rs      access tokens of logins, published by their homes for the edges
 //! standing.rs    what one gateway knows of the counters, and its share of them
-//! admit.lua      one decision for one request
-//! finish.lua     a request settled or given back, once
-//! beat.lua       a gateway is alive
-//! rejoin.lua     counts of a time without the server, and of an emptied one
-//! publish.lua    the records of keys, if they are later than those that are there
-//! look.lua       what is used, without counting
-//! ledger.lua     usage, once by its sequence
-//! publish_token.lua  a token of a login's home, unless a newer one is there
-//! watch_token.lua    the home of a login is alive, and asks what edges want
-//! look_token.lua     the token of a login, for an edge
-//! want_token.lua     an edge wants a newer token
+//! admit.lua      decides one request
+//! finish.lua     settles or releases a request, once
+//! beat.lua       reports that a gateway is alive
+//! rejoin.lua     adds counts of an outage, or restores those of an emptied server
+//! publish.lua    stores the records of keys, unless newer ones are there
+//! look.lua       reads counters without counting
+//! ledger.lua     adds usage, once per sequence number
+//! publish_token.lua  stores a token of a login's home, unless a newer one is there
+//! watch_token.lua    reports that the home of a login is alive, and reads what edges need
+//! look_token.lua     reads the token of a login, for an edge
+//! want_token.lua     asks for a newer token, for an edge
 //! ```
 //!
-//! Hazard: the server is slow, stopped, read-only, full or emptied, and every request of a team waits for it. Rule: one request
-//! waits for an answer, for 250 ms by default; then all gateways decide alone at once, each within its share, until a probe in the background
-//! got through and what was counted meanwhile has arrived. Nothing is admitted by an emptied server before every gateway
-//! gave it back its counts.
+//! Hazard: the server is slow, stopped, read-only, full or emptied, and every request of a team waits for it. Rule: one
+//! request waits for a response, by default for 250 ms. Then all gateways decide alone, each within its share, until a
+//! background probe succeeds and the counts of the outage have been delivered. An emptied server admits nothing until
+//! every gateway has returned its counts.
 
 mod account;
 mod address;
@@ -69,24 +69,24 @@ use self::standing::Standing;
 pub(crate) use self::tokens::{Looked, Watched};
 use crate::keys::Directory;
 
-/// A reservation, or a request in flight, of a gateway that died ends after this.
+/// A reservation or request in flight of a gateway that died expires after this.
 const HOLD: Duration = Duration::from_secs(900);
 
-/// Longest that a request waits for the server, unless `[team] timeout` says otherwise.
+/// Default of `[team] timeout`: the maximum time that a request waits for the server.
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(250);
 
-/// What a client is told to wait while the server is away.
+/// The `Retry-After` of a rejected request while the server is unreachable.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// What gateways do while the server is away.
+/// What gateways do while the server is unreachable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum OnLoss {
     /// Each takes its share of the limits.
     #[default]
     Share,
-    /// None serves.
+    /// None serves requests.
     Refuse,
-    /// All serve without limits.
+    /// All serve requests without limits.
     Open,
 }
 
@@ -98,7 +98,7 @@ impl OnLoss {
     }
 }
 
-/// The server, and what is kept there under which name.
+/// The server, and the namespace of what is stored there.
 #[derive(Debug, Clone)]
 pub(crate) struct Where {
     pub(crate) address: Address,
@@ -108,17 +108,17 @@ pub(crate) struct Where {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It was never there.
+    /// It has never been reachable.
     Starting,
     Up,
     Lost,
 }
 
-/// What `/readyz` and the metrics say.
+/// The state that `/readyz` and the metrics report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Health {
     Up,
-    /// Away, and this gateway serves within its share or without limits.
+    /// Unreachable, and this gateway serves within its share or without limits.
     Degraded,
     Down,
 }
@@ -133,7 +133,7 @@ impl Health {
     }
 }
 
-/// The counts that this gateway shares with others.
+/// The counters that this gateway shares with others.
 pub(crate) struct Shared {
     address: Address,
     tls: Arc<ClientConfig>,
@@ -142,7 +142,7 @@ pub(crate) struct Shared {
     instance: String,
     connection: RefCell<Option<MultiplexedConnection>>,
     state: Cell<State>,
-    /// The server's clock less ours, in milliseconds.
+    /// The server's clock minus ours, in milliseconds.
     ahead: Cell<i64>,
     began: Instant,
     alive: Cell<u64>,
@@ -151,20 +151,20 @@ pub(crate) struct Shared {
     tickets: RefCell<BTreeMap<String, Ticket>>,
     pending: RefCell<Vec<(String, Ticket, Ended)>>,
     next: Cell<u64>,
-    /// Requests whose end is being told.
+    /// Ended requests that are being reported.
     ending: Cell<usize>,
-    /// Records of keys by id, as the server told them.
+    /// Records of keys by id, as the server returned them.
     records: RefCell<BTreeMap<String, Known>>,
-    /// keys.json, where it is on this machine, and the revision of it that was published last.
+    /// keys.json, if it is on this machine, and the revision published last.
     directory: RefCell<Option<Directory>>,
     published: Cell<Option<u64>>,
-    /// A request of a key has ended: another may be sent.
+    /// A request of a key has ended: another one may be sent.
     freed: Notify,
-    /// The gateway ends: what is left to tell is told at last.
+    /// The gateway is stopping: remaining reports are sent now.
     is_ending: Cell<bool>,
     ledger: RefCell<Ledger>,
     changed: Notify,
-    /// Why the server cannot be had at the start, as it was said last.
+    /// The last reported reason why the server was not reachable at the start.
     said: RefCell<String>,
 }
 
@@ -206,7 +206,7 @@ impl Shared {
         }
     }
 
-    /// The server's time, as far as it is known here, in milliseconds since 1970.
+    /// The server's time as estimated here, in milliseconds since 1970.
     pub(crate) fn now(&self) -> u64 {
         self.own_time().saturating_add_signed(self.ahead.get())
     }

@@ -1,8 +1,9 @@
 //! The records of keys: made on one machine, where keys.json is, and read by the gateways of all others.
 //!
-//! Hazard: a key is revoked while a gateway is cut off from the server, or the server is emptied and knows no key. Rule:
-//! keys.json is what counts, and the server holds a copy of it with a revision, which only a later one replaces. What a
-//! gateway has read serves without the server for 15 minutes; beside keys.json, as long as that says so.
+//! Hazard: a key is revoked while a gateway cannot reach the server, or the server is emptied and knows no key. Rule:
+//! keys.json is authoritative, and the server has a copy of it with a revision, which only a later one replaces.
+//! Records that a gateway has read are valid for 15 minutes without the server; on the machine of keys.json, as long
+//! as the file has them.
 
 use std::rc::Rc;
 
@@ -18,7 +19,7 @@ use crate::error::note;
 use crate::keys::{Directory, KeyRecord, Publication};
 use crate::platform::system;
 
-/// A record that was seen so long ago serves no more while the server is away. In milliseconds.
+/// While the server is unreachable, a record read longer ago than this is not used. In milliseconds.
 const TRUST_RECORDS: i64 = 900_000;
 
 /// The record of a key, as the server had it.
@@ -30,21 +31,21 @@ pub(super) struct Known {
     pub(super) seen: i64,
 }
 
-/// A record, and what tells it from earlier ones of the same key.
+/// A record, and its version, which distinguishes it from earlier ones of the same key.
 pub(crate) type Versioned = (Rc<KeyRecord>, String);
 
-/// Nobody can say what the record of a key is.
+/// The record of the key cannot be determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Away;
 
-/// What became of publishing.
+/// The result of publishing.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "outcome")]
 pub(crate) enum Outcome {
     Published,
-    /// The server has them, or later ones.
+    /// The server already has these or later ones.
     Known,
-    /// All of them are to be sent.
+    /// The complete set has to be sent.
     Wanted,
     /// The server has the keys of another keys.json, which is on `host`.
     Foreign {
@@ -53,12 +54,12 @@ pub(crate) enum Outcome {
 }
 
 impl Shared {
-    /// Beside keys.json a gateway also publishes it.
+    /// On the machine of keys.json, a gateway also publishes it.
     pub(crate) fn begin_with(&self, directory: Directory) {
         *self.directory.borrow_mut() = Some(directory);
     }
 
-    /// The record of a key. `now`: as it is on the server, not as it was seen last.
+    /// The record of a key. `now`: as it is on the server, not as last read.
     pub(crate) async fn record(&self, id: &str, now: bool) -> Result<Option<Versioned>, Away> {
         self.publish_changes().await;
         if let Some(own) = self.own_record(id) {
@@ -79,14 +80,14 @@ impl Shared {
                     self.records.borrow_mut().remove(id);
                     Ok(None)
                 }
-                // They are on their way to a server that was emptied.
+                // They are being sent to a server that was emptied.
                 None => known().filter(|_| self.is_trusted(id)).map(Some).ok_or(Away),
             };
         }
         known().filter(|_| self.is_trusted(id)).map(Some).ok_or(Away)
     }
 
-    /// The record of a key of this name or id, as it was seen last; a decision tells whether it is still in force.
+    /// The record of the key with this name or id, as last read; a decision checks whether it is still valid.
     pub(crate) async fn record_named(&self, name: &str) -> Result<Option<Rc<KeyRecord>>, Away> {
         self.publish_changes().await;
         let own = self.directory.borrow_mut().as_mut().and_then(|directory| directory.find_named(name));
@@ -109,10 +110,10 @@ impl Shared {
         Ok(self.record(&id, true).await?.map(|(record, _)| record))
     }
 
-    /// As keys.json of this machine has it.
+    /// From keys.json of this machine.
     fn own_record(&self, id: &str) -> Option<Versioned> {
         let record = self.directory.borrow_mut().as_mut()?.find(id)?;
-        // The server may know a later one, of a copy of the file that was changed elsewhere.
+        // The server may know a later one, from a copy of the file that was changed on another machine.
         let known = self.records.borrow().get(id).cloned().filter(|_| self.is_published());
         let version = record.published().version;
         Some(known.map_or((record, version), |known| (known.record, known.version)))
@@ -131,7 +132,7 @@ impl Shared {
         }
     }
 
-    /// Keeps the record that the server told. `None`: it cannot be understood.
+    /// Keeps a record that the server returned. `None`: it is invalid.
     pub(super) fn remember(&self, id: &str, version: &str, text: &str) -> Option<Rc<KeyRecord>> {
         match serde_json::from_str::<KeyRecord>(text) {
             Ok(record) => {
@@ -147,7 +148,7 @@ impl Shared {
         }
     }
 
-    /// The server still has the record that is known here.
+    /// The server confirmed the record that is known here.
     pub(super) fn saw_record(&self, id: &str) {
         if let Some(known) = self.records.borrow_mut().get_mut(id) {
             known.seen = self.own_clock();
@@ -158,14 +159,14 @@ impl Shared {
         self.own_time().cast_signed()
     }
 
-    /// Whether a key may be used although the server does not say so now.
+    /// Whether a key may be used although the server cannot confirm it now.
     pub(super) fn is_trusted(&self, id: &str) -> bool {
         let is_own = self.directory.borrow_mut().as_mut().is_some_and(|directory| directory.find(id).is_some());
         let is_fresh = |known: &Known| self.own_clock() - known.seen < TRUST_RECORDS;
         is_own || self.records.borrow().get(id).is_some_and(is_fresh)
     }
 
-    /// All keys that are known here.
+    /// All keys known here.
     pub(crate) fn known_keys(&self) -> Vec<Rc<KeyRecord>> {
         let mut keys: std::collections::BTreeMap<String, Rc<KeyRecord>> = std::collections::BTreeMap::new();
         if let Some(directory) = &*self.directory.borrow() {
@@ -176,7 +177,7 @@ impl Shared {
         keys.into_values().collect()
     }
 
-    /// Publishes keys.json where it is another than was published last.
+    /// Publishes keys.json if it has changed since it was last published.
     pub(super) async fn publish_changes(&self) {
         let Some(publication) = self.publication() else { return };
         if self.is_published() || self.state.get() != State::Up {
@@ -188,7 +189,7 @@ impl Shared {
         }
     }
 
-    /// Whether the server has been told of keys.json as it is now.
+    /// Whether the current keys.json was published.
     fn is_published(&self) -> bool {
         let now = self.publication().map(|publication| publication.revision);
         now.is_some() && now == self.published.get()
@@ -207,7 +208,7 @@ impl Shared {
         let outcome = publish(connection, &self.names, publication, &lines)
             .await
             .map_err(|error| failure(&error, self.address.timeout()))?;
-        // What the server had of keys.json is older now.
+        // The server's records are outdated now.
         self.records.borrow_mut().clear();
         self.published.set(Some(publication.revision));
         if let Outcome::Foreign { host } = outcome {
@@ -221,7 +222,8 @@ impl Shared {
     }
 }
 
-/// Publishes `publication` if it is later than what the server has, with those `lines` of the audit that it has not.
+/// Publishes `publication` if it is later than what the server has, with those `lines` of the audit log that the
+/// server lacks.
 pub(super) async fn publish(
     connection: &mut MultiplexedConnection,
     names: &Names,

@@ -1,4 +1,4 @@
-//! The server for commands, which ask once and end.
+//! The server for commands, which query it once and exit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::{Where, link};
 use crate::keys::{KeyRecord, Publication};
 use crate::limits::Left;
 
-/// How long a command waits for an answer: nobody else waits behind it.
+/// Timeout of a command's request: nothing else waits for it.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the server knows of one key.
@@ -28,7 +28,7 @@ pub(crate) struct KeyStanding {
 }
 
 impl Where {
-    /// Asks over a connection of its own.
+    /// Sends the request over a connection of its own.
     fn asked<T>(
         &self,
         tls: ClientConfig,
@@ -44,7 +44,7 @@ impl Where {
         })
     }
 
-    /// Whether the keys there are those of another keys.json than `source`: then the host where that is.
+    /// If the keys there are from another keys.json than `source`: the host that has it.
     pub(crate) fn foreign_host(&self, tls: ClientConfig, source: Option<&str>) -> Result<Option<String>> {
         self.asked(tls, async |connection, names| {
             let mut command = redis::cmd("HMGET");
@@ -54,7 +54,7 @@ impl Where {
         })
     }
 
-    /// Makes keys.json known to all gateways, with what changed at it.
+    /// Publishes keys.json to all gateways, with the changes to it.
     pub(crate) fn publish(
         &self,
         tls: ClientConfig,
@@ -64,7 +64,7 @@ impl Where {
         self.asked(tls, async |connection, names| publish(connection, names, publication, changes).await)
     }
 
-    /// What each key used, by the counts of all gateways.
+    /// What each key used, counted by all gateways.
     pub(crate) fn standings(&self, tls: ClientConfig, keys: &[&KeyRecord]) -> Result<Vec<KeyStanding>> {
         self.asked(tls, async |connection, names| {
             let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
@@ -81,7 +81,7 @@ impl Where {
         })
     }
 
-    /// What passed through all gateways on `days`, and the names of keys by their ids.
+    /// What passed through all gateways on `days`, and the names of keys by id.
     pub(crate) fn usage(
         &self,
         tls: ClientConfig,

@@ -1,9 +1,9 @@
-//! What one gateway knows of the counters: what it saw of all gateways together, and its own part. While the server is away
-//! it decides from that alone.
+//! What one gateway knows of the counters: the totals of all gateways as last seen, and its own part. While the server
+//! is unreachable it decides from these alone.
 //!
-//! Hazard: the server goes away, and each of N gateways goes on with the whole limit: N times as much. Or all of them stop.
-//! Rule: each takes its share. What was left at the loss is divided by the gateways alive then; a window is shared anew
-//! only when what others may have planned in it has passed.
+//! Hazard: the server fails, and each of N gateways continues with the whole limit, N times too much; or all of them
+//! stop. Rule: each takes its share. What was left when the server was lost is divided by the number of gateways alive
+//! then; a window is divided only after everything that others may have planned in it has passed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,58 +11,58 @@ use serde_json::{Value, json};
 
 use super::ask::{Kind, Limit, Names, Told, Unit, slice};
 
-/// Counters are kept this long beyond their period, in milliseconds.
+/// Counters are kept this long after their period, in milliseconds.
 const DAY: u64 = 86_400_000;
 
-/// Counters nobody asked about for so long are forgotten, unless their period still lasts.
+/// A counter that no request used for this long is removed, unless its period is still running.
 const IDLE: u64 = 3_600_000;
 
-/// One counter, as this gateway knows it. Times are milliseconds by the server's clock.
+/// One counter as this gateway knows it. Times are milliseconds by the server's clock.
 #[derive(Debug)]
 struct Counter {
     kind: Kind,
     limit: u64,
-    /// Of all gateways: planned requests of a window, requests of a day, what is spent and reserved.
+    /// Of all gateways: planned requests of a window, requests of a day, money or tokens spent and reserved.
     seen: u64,
-    /// The first time that still counts in a window, and the last that is planned.
+    /// The earliest time that still counts in a window, and the latest one planned.
     first: u64,
     last: u64,
-    /// When this gateway's own requests go out, and their tokens.
+    /// When this gateway's own requests are sent, and their tokens.
     own: VecDeque<(u64, u64)>,
     /// Those that it admitted alone.
     alone: VecDeque<(u64, u64)>,
     /// What it admitted alone of a day, or spent.
     alone_sum: i64,
-    /// The same that is on its way to the server.
+    /// The part of it that is being reported to the server.
     sent: Vec<(u64, u64)>,
     sent_sum: i64,
     /// In flight.
     running: BTreeSet<String>,
-    /// While the server is away: until then only `allowance` more go out.
+    /// While the server is unreachable: until then only `allowance` more are sent.
     shared_from: u64,
     allowance: u64,
     asked: u64,
 }
 
-/// Why a gateway alone does not admit a request.
+/// Why a gateway that decides alone does not admit a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Alone {
     Go {
         at: u64,
     },
-    /// The limit of this index: after `wait` milliseconds there is room.
+    /// The limit of this index: there is a free slot after `wait` milliseconds.
     Wait {
         limit: usize,
         wait: u64,
     },
-    /// This gateway's share of the rest is used up.
+    /// This gateway's share of what was left is used up.
     Over,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     counters: BTreeMap<String, Counter>,
-    /// When the server was lost, and how many gateways share since.
+    /// When the server was lost, and how many gateways share what was left.
     lost: Option<(u64, u64)>,
 }
 
@@ -84,7 +84,7 @@ impl Counter {
             allowance: 0,
             asked: now,
         };
-        // Of what was never asked about nothing is known.
+        // Nothing is known about a counter that was never used.
         if let (Some((at, _)), Some(window)) = (lost, counter.window()) {
             counter.shared_from = at + 2 * window;
         }
@@ -103,7 +103,7 @@ impl Counter {
         let is_queued = self.last > now;
         let left = self.limit.saturating_sub(self.seen);
         (self.shared_from, self.allowance) = if is_queued || left == 0 {
-            // Others may have planned after what this gateway saw, at most one window's worth.
+            // Other gateways may have planned more than this gateway saw, at most one window of it.
             (self.last.max(now) + window + if is_queued { window } else { 0 }, 0)
         } else {
             (now + window, left / alive)
@@ -145,7 +145,7 @@ impl Counter {
         }
     }
 
-    /// What of the period's rest is this gateway's.
+    /// This gateway's share of what is left of the period.
     fn share_of_rest(&self, alive: u64) -> u64 {
         self.limit.saturating_sub(self.seen) / alive
     }
@@ -170,7 +170,7 @@ impl Standing {
         counter
     }
 
-    /// A request was admitted by the server.
+    /// The server admitted a request.
     pub(super) fn admitted(&mut self, id: &str, limits: &[Limit], told: &Told) {
         for (index, limit) in limits.iter().enumerate() {
             let counter = self.counter(limit, told.now);
@@ -193,7 +193,7 @@ impl Standing {
         }
     }
 
-    /// What is used of a limit as far as it is known here, and when the oldest request of its window leaves it.
+    /// What is used of a limit, as known here, and when the oldest request leaves its window.
     pub(super) fn used(&self, limit: &Limit, now: u64) -> (u64, u64) {
         let Some(counter) = self.counters.get(&limit.name) else { return (0, 0) };
         if let Some(window) = counter.window() {
@@ -207,7 +207,7 @@ impl Standing {
         (counter.seen.saturating_add_signed(counter.alone_sum + counter.sent_sum), 0)
     }
 
-    /// A request was refused by the server: the limit is used up.
+    /// The server rejected a request: the limit is used up.
     pub(super) fn refused(&mut self, limits: &[Limit], index: usize, now: u64) {
         let Some(limit) = limits.get(index) else { return };
         if let Kind::Day { .. } | Kind::Spend { .. } = limit.kind {
@@ -215,7 +215,7 @@ impl Standing {
         }
     }
 
-    /// From now on this gateway decides alone, one of `alive`.
+    /// From now on this gateway decides alone, as one of `alive`.
     pub(super) fn lose(&mut self, now: u64, alive: u64) {
         let alive = alive.max(1);
         self.lost = Some((now, alive));
@@ -302,7 +302,7 @@ impl Standing {
         Alone::Go { at }
     }
 
-    /// A request ended; nothing of it is in flight any more.
+    /// A request ended and is no longer in flight.
     pub(super) fn ended(&mut self, id: &str, limits: &[Limit]) {
         for limit in limits.iter().filter(|limit| matches!(limit.kind, Kind::Parallel | Kind::Spend { .. })) {
             if let Some(counter) = self.counters.get_mut(&limit.name) {
@@ -311,7 +311,7 @@ impl Standing {
         }
     }
 
-    /// A request that goes out at `at` never will.
+    /// A request that was planned at `at` will not be sent.
     pub(super) fn given_back(&mut self, limits: &[Limit], at: u64, was_alone: bool) {
         for limit in limits {
             let Some(counter) = self.counters.get_mut(&limit.name) else { continue };
@@ -330,14 +330,14 @@ impl Standing {
         }
     }
 
-    /// What a request used that was admitted alone, more or less than was reserved.
+    /// The difference between what a request used that was admitted alone and what was reserved.
     pub(super) fn corrected(&mut self, name: &str, more: i64) {
         if let Some(counter) = self.counters.get_mut(name) {
             counter.alone_sum += more;
         }
     }
 
-    /// What a beat asks about: keys after `keys`, and the numbers of them.
+    /// What a report to the server reads: the keys after `keys`, and their numbers.
     pub(super) fn asked(&self, names: &Names, keys: &mut Vec<String>, now: u64) -> (Value, Vec<String>, Vec<String>) {
         let is_used = move |counter: &Counter| now <= counter.asked + IDLE || !counter.running.is_empty();
         let of = |wanted: fn(&Kind) -> bool| {
@@ -375,7 +375,7 @@ impl Standing {
         Some(counter.seen.saturating_add_signed(counter.alone_sum + counter.sent_sum))
     }
 
-    /// What the beat said of them.
+    /// The server's response to the report.
     pub(super) fn heard(&mut self, name: &str, used: u64) {
         if let Some(counter) = self.counters.get_mut(name) {
             counter.seen = used;
@@ -388,12 +388,12 @@ impl Standing {
         }
     }
 
-    /// Whether anything was counted alone that the server has not heard of.
+    /// Whether anything was counted alone that the server does not know yet.
     pub(super) fn has_news(&self) -> bool {
         self.counters.values().any(|counter| !counter.alone.is_empty() || counter.alone_sum != 0)
     }
 
-    /// What goes to a server that is back: `counters` of the script, and its keys.
+    /// What a server that is reachable again gets: `counters` of the script, and its keys.
     pub(super) fn tell(&mut self, names: &Names, keys: &mut Vec<String>, now: u64, hold: u64) -> Vec<Value> {
         let mut counters = Vec::new();
         for (name, counter) in &mut self.counters {
@@ -430,7 +430,7 @@ impl Standing {
         counters
     }
 
-    /// The server has what [`Self::tell`] said, and all see it.
+    /// The server has received what [`Self::tell`] returned, and all gateways see it.
     pub(super) fn arrived(&mut self, now: u64) {
         self.counters.retain(|_, counter| !counter.is_over(now));
         for counter in self.counters.values_mut() {
@@ -448,13 +448,13 @@ impl Standing {
     }
 }
 
-/// Adds a time, and what it is for, in order.
+/// Adds a time and its amount, in order.
 fn plan(times: &mut VecDeque<(u64, u64)>, at: u64, amount: u64) {
     let index = times.iter().rposition(|(time, _)| *time <= at).map_or(0, |index| index + 1);
     times.insert(index, (at, amount));
 }
 
-/// What of a request counts in `unit`.
+/// How much of a request counts in `unit`.
 pub(super) fn amount(unit: Unit, tokens: u64, cost: u64) -> u64 {
     match unit {
         Unit::Tokens => tokens,
@@ -483,7 +483,7 @@ mod tests {
     fn at_a_loss_a_gateway_has_its_share_of_what_was_left_and_then_of_each_window() {
         let limits = [window(20)];
         let mut standing = Standing::default();
-        // Eight of twenty are gone, one of them this gateway's.
+        // Eight of twenty are used, one of them by this gateway.
         standing.admitted("a", &limits, &told(5000, 5000, 12.0, 5000));
         standing.lose(5100, 4);
         let at: Vec<Alone> = (0..9).map(|_| go(&mut standing, &limits, 5100)).collect();

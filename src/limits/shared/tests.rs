@@ -16,14 +16,14 @@ use super::*;
 use crate::keys::{KeyRecord, Publication, TeamSecret};
 use crate::platform::files::{PendingFile, Privacy};
 
-/// A server of its own, or none where it is not installed.
+/// A server for one test; none if Redis is not installed.
 struct Server {
     process: Child,
     port: u16,
     directory: TempDir,
 }
 
-/// A port below those that the system gives out: nobody else takes it before the server has it, or while that is down.
+/// A port below the ephemeral ones: no other process gets it before the server has it, or while the server is down.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + u16::try_from(std::process::id() % 100).unwrap() * 100;
@@ -74,7 +74,7 @@ impl Server {
     }
 }
 
-/// For servers that need none.
+/// For servers without a password.
 fn tls() -> ClientConfig {
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -123,7 +123,7 @@ async fn go(shared: &Rc<Shared>, limits: Vec<Limit>) -> (Duration, String, Vec<u
     }
 }
 
-/// Seconds; time passes between the questions.
+/// In seconds, because time passes between the requests.
 fn whole(wait: Duration) -> u64 {
     (wait + Duration::from_secs(10)).as_secs() / 20 * 20
 }
@@ -134,7 +134,7 @@ async fn until(mut what: impl FnMut() -> bool) {
     }
 }
 
-/// What was said about requests that ended has arrived.
+/// Waits until the reports on ended requests have arrived.
 async fn settled(shared: &Rc<Shared>) {
     until(|| shared.ending.get() == 0).await;
 }
@@ -155,7 +155,7 @@ fn no_window_is_exceeded_over_four_gateways_and_the_first_are_not_delayed() {
             at.push((gateway.now() + milliseconds(wait), wait));
         }
         assert!(at[..20].iter().all(|(_, wait)| wait.is_zero()), "{:?}", &at[..20]);
-        // As far apart as the server placed them, but for the rounding of the clocks of four gateways.
+        // As far apart as the server placed them, except for the rounding of four gateways' clocks.
         let mut times: Vec<u64> = at.iter().map(|(at, _)| *at).collect();
         assert!(times.windows(21).all(|times| times[20] + 20 >= times[0] + 3000), "{times:?}");
         times.sort_unstable();
@@ -173,7 +173,7 @@ fn a_slow_key_holds_up_nobody_else() {
             let (wait, ..) = go(&gateway, vec![slow.clone(), window(5, 60_000)]).await;
             assert_eq!(whole(wait), 60 * minutes, "{wait:?}");
         }
-        // Four more fit into this minute of the account, the next two into the rest of it.
+        // Four more fit into this minute of the account, the next two into the following one.
         for expected in [0, 0, 0, 0, 60, 60, 60, 60, 120] {
             let (wait, ..) = go(&gateway, vec![window(5, 60_000)]).await;
             assert_eq!(whole(wait), expected, "{wait:?}");
@@ -258,7 +258,7 @@ fn another_period_is_asked_about_when_the_servers_clock_says_so() {
         let gateway = server.gateway(OnLoss::Share);
         gateway.begin().await;
         let now = gateway.now();
-        // A day that ended before the server's now, then the one after it.
+        // A day that ended before the server's time, then the day after it.
         let limits = move |at: u64| {
             let (begins, ends) = if at == 0 { (0, now) } else { (now, now + 86_400_000) };
             vec![Limit { kind: Kind::Day { begins, ends }, most: 1, name: format!("d{begins}") }]
@@ -356,10 +356,10 @@ fn the_answer_to_a_client_that_left_is_given_back() {
         let gateway = server.gateway(OnLoss::Share);
         gateway.begin().await;
         let mut asking = Box::pin(ask(&gateway, vec![day(10)]));
-        // Polled once: the question is on its way, and nobody waits for the answer.
+        // Polled once: the request has been sent, and no task waits for the response.
         std::future::poll_fn(|context| Poll::Ready(asking.as_mut().poll(context).is_pending())).await;
         drop(asking);
-        // Counted, and counted no more.
+        // Counted, then released.
         while gateway.count("d") != Some(0) {
             gateway.beat().await;
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -434,7 +434,7 @@ fn usage_that_is_told_twice_counts_once() {
         gateway.enter(row.clone(), [("requests", 3), ("tries", 0)]);
         gateway.send_ledger().await;
         gateway.enter(row.clone(), [("requests", 4)]);
-        // The answer to this one is lost, and it is told again.
+        // The response to this report is lost, and it is sent again.
         let again = gateway.next_rows();
         gateway.send_ledger().await;
         gateway.ledger.borrow_mut().put_back(again);
@@ -507,7 +507,7 @@ fn what_a_request_in_flight_reserves_is_extended_while_its_gateway_lives() {
         let (_, ticket, _) = go(&gateway, vec![spend(100, 70)]).await;
         let held = gateway.names.of("s:held");
         let mut connection = gateway.connection.borrow().clone().unwrap();
-        // A second more, and it would be free.
+        // A second later it would be free.
         let soon = format!("{}:70", gateway.now() + 1000);
         let _: u64 = redis::cmd("HSET").arg(&held).arg(&ticket).arg(soon).query_async(&mut connection).await.unwrap();
         gateway.beat().await;
@@ -548,7 +548,7 @@ fn beside_an_older_copy_of_keys_json_the_servers_later_record_counts_until_the_f
         assert!(matches!(&decision, Decision::Changed(Some(record)) if **record == later), "{decision:?}");
         let (known, version) = gateway.record(&record.id, false).await.unwrap().unwrap();
         assert_eq!((known.owner.as_deref(), version.as_str()), (Some("later"), "later"));
-        // The file changes while the server is away: it counts here at once.
+        // The file changes while the server is unreachable: the change applies here at once.
         gateway.lose("a test says so");
         let mut revoked = record.clone();
         revoked.revoked_at = Some(1);

@@ -1,7 +1,7 @@
-//! Access tokens on the server: those that the home of a login publishes, sealed, and the edges that use them.
+//! Access tokens on the server: published, encrypted, by the home of a login, for the edges that use them.
 //!
-//! Hazard: a server that was emptied, restored or failed over shows an older token than the gateways have. Rule: each token
-//! has a generation; a lower one never takes the place of a higher one, here or at an edge.
+//! Hazard: a server that was emptied, restored or failed over returns an older token than the gateways have. Rule:
+//! each token has a generation; a lower one never replaces a higher one, here or at an edge.
 
 use std::sync::LazyLock;
 
@@ -16,29 +16,29 @@ static WATCH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("watc
 static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("look_token.lua")));
 static WANT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("want_token.lua")));
 
-/// What the home of a profile sees. Times are milliseconds.
+/// What the home of a profile reads. Times are milliseconds.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Watched {
-    /// The generation that the server shows; 0: none.
+    /// The generation of the token on the server; 0: there is none.
     pub(crate) generation: u64,
-    /// The generation that an edge had refused; 0: none.
+    /// The generation that an edge's provider rejected; 0: none.
     pub(crate) wanted: u64,
-    /// Another machine that says it is the home.
+    /// Another machine that claims to be the home.
     #[serde(default)]
     pub(crate) other: Option<String>,
 }
 
-/// What an edge sees.
+/// What an edge reads.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Looked {
     pub(crate) generation: u64,
-    /// Unless the generation is the one that was known.
+    /// Missing if the generation is the known one.
     #[serde(default)]
     pub(crate) sealed: Option<String>,
     /// How long the token is valid.
     #[serde(default)]
     pub(crate) left: u64,
-    /// The home, and since when it has said nothing.
+    /// The home, and how long it has not reported.
     #[serde(default)]
     pub(crate) home: Option<String>,
     #[serde(default)]
@@ -46,26 +46,27 @@ pub(crate) struct Looked {
 }
 
 impl Shared {
-    /// Publishes a token unless a newer one is there. `left`: how long it is valid, in milliseconds. `None`: the server is
-    /// away.
+    /// Publishes a token unless a newer one is there. `left`: its remaining lifetime in milliseconds. `None`: the
+    /// server is unreachable.
     pub(crate) async fn publish_token(&self, profile: &str, generation: u64, sealed: &str, left: u64) -> Option<u64> {
         let said = json!({ "generation": generation, "sealed": sealed, "left": left });
         self.run(&PUBLISH, &[self.token_name(profile)], &said).await
     }
 
-    /// Says that this machine, `home`, is the home of a profile, and asks what edges want. `id` tells it from others.
+    /// Reports that this machine, `home`, is the home of a profile, and reads what edges need. `id` distinguishes it
+    /// from others.
     pub(crate) async fn watch_token(&self, profile: &str, id: &str, home: &str) -> Option<Watched> {
         let names = [self.token_name(profile), self.want_name(profile), self.home_name(profile)];
         self.run(&WATCH, &names, &json!({ "id": id, "home": home })).await
     }
 
-    /// Asks for the token of a profile. `known`: the generation that need not be sent.
+    /// Requests the token of a profile. `known`: a generation that need not be sent again.
     pub(crate) async fn look_at_token(&self, profile: &str, known: u64) -> Option<Looked> {
         let names = [self.token_name(profile), self.home_name(profile)];
         self.run(&LOOK, &names, &json!({ "known": known })).await
     }
 
-    /// Asks the home for a newer token than that of `generation`.
+    /// Requests a newer token from the home than that of `generation`.
     pub(crate) async fn want_token(&self, profile: &str, generation: u64) -> Option<u64> {
         self.run(&WANT, &[self.want_name(profile)], &json!({ "generation": generation })).await
     }
