@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shlex
@@ -13,11 +12,10 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from image_tests import USER, unpack
-from rooms import REPOSITORY, Root, STRANGER, Server, VERSION, WORK, run
+from rooms import Provider, REPOSITORY, Root, STRANGER, Server, VERSION, WORK, run
 from runner import Runner, load_text
 
 PAGE = REPOSITORY / "docs/deploy.md"
@@ -32,42 +30,6 @@ def block(heading, language):
     section = next(part for part in PAGE.read_text().split("\n## ") if part.startswith(f"{heading}\n"))
     (found,) = re.findall(rf"```{language}\n(.*?)```", section, re.S)
     return found
-
-
-class Provider:
-    """An OpenAI-compatible API on loopback that answers to the key only. `with` stops it."""
-
-    def __enter__(self):
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self):
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                known = self.headers.get("Authorization") == f"Bearer {KEY}"
-                models = {"object": "list", "data": [{"id": "m", "object": "model"}]}
-                body = json.dumps(models if known else {"error": {"message": "no"}}).encode()
-                self.send_response(200 if known else 401)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            do_GET = do_POST = answer
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
 
 @contextlib.contextmanager
@@ -134,7 +96,7 @@ def at_provider(text, provider):
 
 def deploy_systemd(packages):
     unit = block("systemd", "ini")
-    with Root() as root, Provider() as provider:
+    with Root() as root, Provider(KEY) as provider:
         # systemd looks whether the programs are there.
         shutil.copy(PROGRAM, root.path / "qwenauth")
         file = root.path / "qwenauth-gateway.service"
@@ -199,7 +161,7 @@ def build_image(context, storage):
 
 
 def deploy_image(packages):
-    with Root() as root, Provider() as provider, tempfile.TemporaryDirectory() as directory:
+    with Root() as root, Provider(KEY) as provider, tempfile.TemporaryDirectory() as directory:
         context = Path(directory)
         (context / "Dockerfile").write_text(block("A container image", "dockerfile"))
         shutil.copy(PROGRAM, context / "qwenauth")
@@ -244,7 +206,7 @@ def deploy_kubernetes(packages):
     secret = volume["secret"]["secretName"]
     (given,) = [variable["valueFrom"]["secretKeyRef"] for variable in client["env"] if "valueFrom" in variable]
     assert given == {"name": secret, "key": "gateway"}
-    with Root() as root, Provider() as provider:
+    with Root() as root, Provider(KEY) as provider:
         unpack(packages, root)
         variables = {variable["name"]: variable["value"] for variable in gateway["env"]}
         own = "0123456789abcdef" * 4
@@ -270,7 +232,7 @@ CLIENT = "import os; print('asked', os.environ['OPENAI_BASE_URL'], 'with', len(o
 def deploy_gitlab(packages):
     (jobs,) = load_text(block("GitLab CI", "yaml"))
     job = jobs["ask"]
-    with Root() as root, Provider() as provider:
+    with Root() as root, Provider(KEY) as provider:
         (root.path / "client.py").write_text(CLIENT)
         (root.path / "bin").mkdir()
         shutil.copy(PROGRAM, root.path / "bin/qwenauth")
@@ -292,7 +254,7 @@ def deploy_github(packages):
     (workflow,) = load_text(block("GitHub Actions", "yaml"))
     steps = workflow["jobs"]["ask"]["steps"]
     archive = (packages / f"{ARCHIVE}.tar.gz").read_bytes()
-    with Server({f"/v/{ARCHIVE}.tar.gz": archive}) as server, Provider() as provider:
+    with Server({f"/v/{ARCHIVE}.tar.gz": archive}) as server, Provider(KEY) as provider:
         runner = Runner(tempfile.mkdtemp(dir=WORK))
         try:
             runner.secrets = {"DASHSCOPE_API_KEY": KEY}

@@ -183,17 +183,54 @@ def check_completions(root, program, files):
         assert printed.stdout == root.below(path).read_text(), f"{path} is not what `completions {shell}` prints"
 
 
-class Server:
-    """Files, and a package registry of ours for npm, on loopback. `with` stops it."""
+class Answering(http.server.BaseHTTPRequestHandler):
+    """Sends JSON, and logs nothing."""
+
+    protocol_version = "HTTP/1.1"
+
+    def send(self, status, value):
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def body(self):
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def log_message(self, *_):
+        pass
+
+
+class Loopback:
+    """A server on loopback. `with` stops it."""
+
+    def __init__(self, handler):
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class Server(Loopback):
+    """Files, and a package registry for npm."""
 
     def __init__(self, files):
         self.files = dict(files)
         self.asked = []
         outer = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(Answering):
             def do_GET(self):
                 path = self.path.split("?")[0]
                 outer.asked.append(path)
@@ -204,23 +241,25 @@ class Server:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     self.wfile.write(content or b"")
 
-            def log_message(self, *_):
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        self._thread.start()
+        super().__init__(Handler)
 
     def answer(self, path):
         found = self.files.get(path)
         return found() if callable(found) else found
 
-    def __enter__(self):
-        return self
 
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+class Provider(Loopback):
+    """An OpenAI-compatible API that accepts one key."""
+
+    def __init__(self, key):
+        class Handler(Answering):
+            def answer(self):
+                self.body()
+                known = self.headers.get("Authorization") == f"Bearer {key}"
+                models = {"object": "list", "data": [{"id": "m", "object": "model"}]}
+                self.send(200 if known else 401, models if known else {"error": {"message": "no"}})
+
+            do_GET = do_POST = answer
+
+        super().__init__(Handler)
+        self.url += "/v1"

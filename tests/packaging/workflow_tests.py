@@ -9,12 +9,10 @@ import struct
 import sys
 import tarfile
 import tempfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from rooms import REPOSITORY, Server, VERSION, WORK, run
+from rooms import Answering, Loopback, Provider, REPOSITORY, Server, VERSION, WORK, run
 from runner import Runner, checkout, load, shims
 
 sys.path.insert(0, str(REPOSITORY / "packaging"))
@@ -179,62 +177,30 @@ def run_job(runner, job, env):
     return done
 
 
-class Provider:
-    """Answers `/v1/models` to whoever has the key. `with` stops it."""
-
-    def __enter__(self):
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                known = self.headers.get("Authorization") == f"Bearer {KEY}"
-                body = json.dumps({"object": "list", "data": [{"id": "m"}]} if known else {"error": {"message": "no"}}).encode()
-                self.send_response(200 if known else 401)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            do_POST = do_GET
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
-
 POLICY = "4b2f7d1e-8c3a-4e5f-9a6b-1c2d3e4f5a6b"
 REQUEST_TOKEN = "runner-request-token-0123456789"
 ID_TOKEN = "aGVhZA.e30.c2lnbmF0dXJl"
 GRANTED = "granted-0123456789abcdef0123"
 
 
-class Federation:
-    """What GitHub and OpenRouter answer a job with an identity: its ID token, one exchange, the proof. `with` stops it."""
+class Federation(Loopback):
+    """What GitHub and OpenRouter answer a job with an identity: its ID token, one exchange, the test request."""
 
-    def __enter__(self):
-        outer = self
-        self.asked = []
+    def __init__(self):
+        self.asked = asked = []
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Answering):
             def do_GET(self):
                 place, _, query = self.path.partition("?")
-                outer.asked.append(self.path)
+                asked.append(self.path)
                 bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
                 known = {"/id-token": (REQUEST_TOKEN, {"value": ID_TOKEN}), "/api/v1/key": (GRANTED, {"data": {}})}
                 token, answer = known.get(place, (None, None))
-                self.answer(200 if bearer == token else 401, answer if bearer == token else {"error": {"message": "no"}})
+                self.send(200 if bearer == token else 401, answer if bearer == token else {"error": {"message": "no"}})
 
             def do_POST(self):
-                form = dict(parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
-                outer.asked.append(self.path)
+                form = dict(parse_qsl(self.body().decode()))
+                asked.append(self.path)
                 good = self.path == "/api/v1/oauth/token" and form == {
                     "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
                     "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
@@ -243,29 +209,9 @@ class Federation:
                     "scope": "inference",
                 }
                 granted = {"access_token": GRANTED, "token_type": "Bearer", "expires_in": 900}
-                self.answer(200 if good else 400, granted if good else {"error": "invalid_grant"})
+                self.send(200 if good else 400, granted if good else {"error": "invalid_grant"})
 
-            def answer(self, status, value):
-                body = json.dumps(value).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+        super().__init__(Handler)
 
     def configure(self, runner):
         """The provider of this job is here."""
@@ -313,7 +259,7 @@ def workload_identity(packages):
 def action(packages):
     archive = (packages / ARCHIVE).read_bytes()
     digest = hashlib.sha256(archive).hexdigest()
-    with Server({f"/v/{ARCHIVE}": archive}) as server, Provider() as provider:
+    with Server({f"/v/{ARCHIVE}": archive}) as server, Provider(KEY) as provider:
         inputs = {"version": VERSION, "sha256": digest, "download-url": f"{server.url}/v"}
         login = {"provider": "custom", "base-url": provider.url, "api-key": "${{ secrets.KEY }}"}
 
