@@ -1,4 +1,4 @@
-//! What is done with a request: whether it may be made, who makes it, and which way it goes.
+//! Decides about a request: whether it is allowed, whose it is, and where it is sent.
 //!
 //! Hazard: any page open in a browser can send requests to a port of this machine, under a name of its own (DNS
 //! rebinding), and any user of the machine can connect.
@@ -29,7 +29,7 @@ use crate::limits::shared::Health;
 
 /// What is done with a request.
 enum Admitted {
-    /// What follows `/v1` in its path goes to a profile.
+    /// The part of its path after `/v1` is sent to a profile.
     Forwarded { served: Rc<ServedProfile>, rest: String, key: Option<Rc<KeyRecord>> },
     /// A token of a CI job is exchanged for a key.
     Exchanged,
@@ -189,7 +189,7 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
     names.into_iter().any(|name| name.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// The profile that a path names, and what follows `/v1` in it. A path that could lead out of there leads nowhere.
+/// The profile that a path names, and what follows `/v1` in it. A path that could leave it is rejected.
 fn route(uri: &Uri) -> Option<(Option<String>, String)> {
     let whole = uri.path_and_query()?.as_str();
     if !is_plain(uri.path()) {
@@ -206,7 +206,7 @@ fn route(uri: &Uri) -> Option<(Option<String>, String)> {
     (rest.is_empty() || rest.starts_with(['/', '?'])).then(|| (profile, rest.to_owned()))
 }
 
-/// Whether every server finds the same segments in `path`, and none of them leads up. Some cut a segment at `;`, at a NUL
+/// Whether every server finds the same segments in `path`, and none of them goes up. Some cut a segment at `;`, at a NUL
 /// or at white space, some decode twice, and some decode bytes that are not UTF-8 to a dot or a slash.
 fn is_plain(path: &str) -> bool {
     let mut decoded = Vec::with_capacity(path.len());
@@ -237,7 +237,7 @@ fn is_plain(path: &str) -> bool {
     !ambiguous && !decoded.contains(&b';') && !decoded.split(is_slash).any(leads_up)
 }
 
-/// The byte that two hexadecimal digits stand for.
+/// The byte that two hexadecimal digits encode.
 fn hexadecimal(digits: &[u8]) -> Option<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let [high, low] = digits else { return None };
@@ -315,7 +315,7 @@ async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<R
     Err(team::unknown())
 }
 
-/// What stands where keys do: as a bearer token, or where other APIs have it.
+/// The texts in all places of keys: the bearer token, or the headers of other APIs.
 pub(super) fn shown_keys(headers: &HeaderMap) -> Vec<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).and_then(|value| {
         let (scheme, key) = value.split_at_checked(7)?;

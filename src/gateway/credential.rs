@@ -91,7 +91,7 @@ impl ReadyCredential {
 
 /// What a credential is wanted for.
 enum Wanted {
-    /// It lasts so long, if that is possible.
+    /// It is valid for this long, if possible.
     Lasting(Duration),
     /// The API rejected the token of this one.
     Other(Box<Credential>),
@@ -186,7 +186,7 @@ impl CredentialCache {
         self.watched.as_deref().is_some_and(|path| path.symlink_metadata().is_err())
     }
 
-    /// The credential, renewed now if it lasts less than `lifetime`. If that fails, the one at hand.
+    /// The credential, renewed now if it lasts less than `lifetime`. If that fails, the current one.
     pub(super) async fn ahead(&self, lifetime: Duration) -> Result<Rc<ReadyCredential>, Failed> {
         let since = Instant::now();
         let _alone = self.gate.lock().await;

@@ -49,7 +49,7 @@ pub(super) fn operation(path: &str) -> Option<&'static str> {
     }
 }
 
-/// One request that is over.
+/// One finished request.
 pub(super) struct Call<'entry> {
     pub(super) operation: &'static str,
     pub(super) provider: &'entry str,

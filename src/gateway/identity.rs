@@ -1,6 +1,6 @@
 //! The gateway's own certificate and key, and whose certificates its clients must show.
 //!
-//! Hazard: whoever replaces certificate and key does it in two steps, and a gateway that reads between them, or reads what
+//! Hazard: certificate and key are replaced in two steps, and a gateway that reads between them, or reads what
 //! was written badly, serves nobody.
 //! Rule: the files are read as a pair, and only a pair that fits replaces the one in force; one that does not is read
 //! again until it stays as it is, and then complained of once. Open connections keep what they began with.
@@ -39,7 +39,7 @@ pub(crate) struct TlsFiles {
 type Versions = [Option<Version>; 3];
 
 impl TlsFiles {
-    /// They differ after a change of what a path leads to, a symlink included.
+    /// They differ after any change of the file at a path, or of a symlink in it.
     fn versions(&self) -> Versions {
         let version = |path: &Path| Version::of(path).ok();
         [version(&self.certificate), version(&self.key), self.client_ca.as_deref().and_then(version)]
@@ -85,7 +85,7 @@ impl Identity {
         })
     }
 
-    /// The host of a URL that leads here: the certificate's first name.
+    /// The host of the gateway's URL: the certificate's first name.
     pub(crate) fn host(&self) -> Option<String> {
         self.loaded.borrow().facts.as_ref().and_then(Facts::host).map(str::to_owned)
     }

@@ -1,6 +1,6 @@
 //! The key that clients show to the gateway: made for one run, or kept in a file.
 //!
-//! Hazard: whoever writes a new key into the file empties it first, and a gateway that reads then has none. Rule: only a
+//! Hazard: a program that writes a new key into the file empties it first, and a gateway that reads then finds none. Rule: only a
 //! key replaces the one in force; what is none is complained of when the file has stayed as it is for a second look, once.
 
 use std::cell::Cell;

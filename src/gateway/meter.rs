@@ -20,13 +20,13 @@ const USAGE: &[u8] = b"\"usage\"";
 /// Made once: every piece of every response is searched.
 static USAGE_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(USAGE));
 
-/// Longest `usage` that is read, with all its details.
+/// Maximum size of `usage`, with all its details.
 const MAX_USAGE_SIZE: usize = 8 * 1024;
 
 /// How much of the beginning of a response is searched for the model.
 const BEGINNING: usize = 1024;
 
-/// Longest name of a model, in bytes.
+/// Maximum length of a model's name, in bytes.
 const MAX_MODEL_LENGTH: usize = 256;
 
 /// Bytes of a compressed response that are kept, and of what it decompresses to that are read.
@@ -217,7 +217,7 @@ impl RequestModel {
         Self::all(body, 1).pop()
     }
 
-    /// The body with `model` in place of its own. Returns `None` if the body does not name exactly one.
+    /// The body with its model replaced by `model`. Returns `None` if the body does not name exactly one.
     pub(crate) fn replace(body: &[Bytes], model: &str) -> Option<Vec<Bytes>> {
         let [Self { begins, ends, .. }] = Self::all(body, 2).try_into().ok()?;
         let value = Bytes::from(serde_json::to_vec(model).ok()?);

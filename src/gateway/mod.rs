@@ -6,7 +6,7 @@
 //! listener.rs       TCP, plain or with TLS, or a socket in the file system
 //! identity.rs       the gateway's own certificate, read again when it changes
 //! server.rs         connections of clients: accepted, bounded, closed at the end
-//! admission.rs      whether a request may be made, who makes it, and which way it goes
+//! admission.rs      whether a request is allowed, whose it is, and where it is sent
 //! forward.rs        the route of one request: credential, turn, attempt, verdict, and again or down to the client
 //! answer.rs         what the client is given: the provider's answer or the gateway's own refusal
 //! key.rs            the key that clients show, kept in a file where asked
@@ -15,7 +15,7 @@
 //! quota.rs          a place in the quotas that the user states
 //! pacing.rs         turns under the provider's limits
 //! retry.rs          how often a rejected request is sent again, and after which wait
-//! fallback.rs       other profiles of the user that serve when the first one's limit, plan or service is over
+//! fallback.rs       other profiles of the user that serve when the first one's limit or plan is used up or its service is down
 //! events.rs         where events go: log, hooks, metrics
 //! headers.rs        which headers pass
 //! anthropic.rs      which requests speak Anthropic's protocol, and where they go
@@ -27,7 +27,7 @@
 //! keyed.rs          what a key means for one request: whether it may be made, and its turn
 //! team.rs           keys of people and jobs: whose request it is, what it may use and cost, what is left
 //! issuers.rs        tokens of CI jobs as keys
-//! exchange.rs       `POST /v1/token`: a key for an hour in place of such a token
+//! exchange.rs       `POST /v1/token`: exchanges such a token for a key that is valid for an hour
 //! fleet.rs          whose login is renewed where, and the seal under which its tokens pass
 //! home.rs           renews a login for a team and publishes its tokens
 //! edge.rs           the tokens of a login that another machine renews
@@ -142,7 +142,7 @@ pub(crate) struct GatewayOptions {
     pub(crate) replay_limit: usize,
     /// To the first byte of an answer, and between two.
     pub(crate) timeout: Duration,
-    /// Longest wait that a provider may ask for.
+    /// Longest `Retry-After` of a provider that is honored.
     pub(crate) max_wait: Duration,
     pub(crate) drain: Duration,
     /// Percent of the day's limit.
@@ -180,7 +180,7 @@ pub(crate) struct Served {
     pub(crate) accounts: Option<ProfileLookup>,
     /// Where the clients' key is in a file.
     pub(crate) key_file: Option<PathBuf>,
-    /// Profiles that serve when this one's limit, plan or service is over, in the order of trial.
+    /// Profiles that serve when this one's limit or plan is used up or its service is down, in this order.
     pub(crate) fallback: Vec<Target>,
     /// Where the metrics are served without the key.
     pub(crate) metrics: Option<Listener>,
@@ -291,7 +291,7 @@ impl Gateway {
         }
     }
 
-    /// Writes counts to the ledger and warns where that is asked for.
+    /// Writes counts to the ledger, and warns if that is requested.
     async fn flush(&self) {
         if let Some(team) = &self.team {
             team.engine.tend();
@@ -356,7 +356,7 @@ pub(crate) fn serve(
     Ok(caught.get())
 }
 
-/// A gateway beside other work.
+/// A gateway that runs on a thread of its own.
 pub(crate) struct Background {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<Result<()>>>,
@@ -372,7 +372,7 @@ impl Background {
                 let ends = || {
                     let stopped = stopped.borrow_mut().take();
                     async {
-                        // The second time nobody is left who could want more: the program has ended.
+                        // The second time no request can arrive any more: the program has ended.
                         if let Some(stopped) = stopped {
                             drop(stopped.await);
                         }
@@ -386,7 +386,7 @@ impl Background {
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Ends it; a renewal under way is finished and what was counted is written.
+    /// Stops it; a renewal in progress is finished, and the counts are written.
     pub(crate) fn stop(mut self) -> Result<()> {
         drop(self.stop.take());
         match self.thread.take().map(JoinHandle::join) {
@@ -438,7 +438,7 @@ fn run<B, F: Future<Output = Result<()>> + 'static>(
             let serving = server::serve_metrics(Rc::clone(&gateway), metrics.accepting()?, checks_host);
             drop(tokio::task::spawn_local(serving));
         }
-        // In a task of its own: what stands here is polled whenever any task was woken.
+        // In a task of its own, because this one is polled whenever any task was woken.
         let outcome = tokio::task::spawn_local(serve(Rc::clone(&gateway), listener, begun)).await?;
         watching.abort();
         ending.notify_one();

@@ -41,14 +41,14 @@ impl std::error::Error for Interrupted {}
 pub(super) struct ForwardedBody {
     /// What was read ahead, to judge an error or to send it together with the headers.
     first: Option<Bytes>,
-    /// Why there is no more after it, if the body was aborted.
+    /// Why the body was aborted, if it was.
     broken: Option<String>,
     incoming: Incoming,
     leased: Option<LeasedConnection>,
     request_body: RequestBody,
     meter: Option<Meter>,
     record: UsageRecord,
-    /// Longest time without a byte, and when the last one arrived.
+    /// Timeout without a byte, and when the last one arrived.
     limit: Duration,
     last: Instant,
     idle: Option<Pin<Box<Sleep>>>,

@@ -58,7 +58,7 @@ enum Asked {
     Evicted,
 }
 
-/// How a connection is told to end. It looks here each time it is polled anyway, which costs nothing.
+/// How a connection learns that it has to end: it reads this whenever it is polled anyway, which costs nothing.
 struct Closing {
     asked: Cell<Asked>,
     task: RefCell<Option<Waker>>,

@@ -2,7 +2,7 @@
 //! `--log` for each.
 //!
 //! Hazard: a log holds what should not be kept, or stops the gateway when its disk is full. Rule: a line has names, counts
-//! and times, never a body, a query or a key; and a thread of its own writes it, which nobody waits for.
+//! and times, never a body, a query or a key; and a thread of its own writes it, for which no request waits.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ use crate::platform::disk;
 /// Lines that wait for the disk. Beyond them lines are dropped, and counted.
 const MAX_WAITING: usize = 10_000;
 
-/// Longest path that is logged; a client may send one of 64 KiB.
+/// Maximum length of a logged path; a client may send one of 64 KiB.
 const MAX_PATH_LENGTH: usize = 200;
 
 /// Upper bounds of the durations counted, in seconds: as fine as a cache and as long as a long answer.
@@ -184,7 +184,7 @@ struct Ended {
 pub(super) struct Traffic {
     in_flight: Cell<usize>,
     ended: RefCell<BTreeMap<String, Ended>>,
-    /// Where somebody reads the metrics.
+    /// Present if metrics are served.
     gen_ai: Option<GenAi>,
     log: Option<Log>,
     dropped: Cell<u64>,

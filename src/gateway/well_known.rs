@@ -1,7 +1,7 @@
 //! `/.well-known/opencode`: all that `opencode auth login URL` needs to set a member's opencode up for this gateway.
 //!
 //! Hazard: opencode runs the command of the page, and what it prints is the key. Rule: the command shows nothing of what is
-//! typed, and the page names no key, so that anybody may read it.
+//! typed, and the page contains no key, so anyone may read it.
 
 use serde_json::{Map, Value, json};
 
@@ -24,7 +24,7 @@ IFS= read -r key <&3
 echo >&3
 printf '%s\n' "$key""#;
 
-/// What a member's opencode has to know but a key. It is fixed at the start: a stranger's question costs no look at a file.
+/// What a member's opencode needs, except for a key. It is read at the start, so that a stranger's request reads no file.
 #[derive(Debug)]
 pub(crate) struct Members {
     pub(crate) base_url: String,

@@ -1,4 +1,4 @@
-//! One decision for one request: the key's limits and the account's together, whoever keeps the counts.
+//! One decision for one request: the key's limits and the account's together, wherever they are counted.
 //!
 //! ```text
 //! admit       a place in all windows at once, and a reservation of tokens and money; or why not
@@ -25,7 +25,7 @@ pub(crate) const RESERVED_FOR: Duration = Duration::from_secs(900);
 
 /// What one request asks for.
 pub(crate) struct Demand {
-    /// Whose limits count beside those of the account.
+    /// The key, whose limits apply in addition to those of the account.
     pub(crate) key: Rc<KeyRecord>,
     /// Prompt and completion, as estimated; 0 if the request generates nothing.
     pub(crate) tokens: u64,
@@ -104,7 +104,7 @@ pub(crate) enum Refused {
     AccountDay {
         ends: SystemTime,
     },
-    /// The counts cannot be had.
+    /// The counters are not available.
     Unavailable,
 }
 
@@ -140,7 +140,7 @@ pub(crate) enum Engine {
     Shared(SharedKeys),
 }
 
-/// The counts or the keys cannot be had just now.
+/// The counters or the keys are not available now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unavailable;
 
@@ -174,7 +174,7 @@ impl Engine {
         }
     }
 
-    /// Decides one request, with the windows of the account it goes to, if that has any.
+    /// Decides one request, with the windows of its account, if that has any.
     ///
     /// Dropped before it has decided, it leaves nothing counted.
     pub(crate) async fn admit(&self, demand: &Demand, account: Option<&AccountWindows>) -> Decision {

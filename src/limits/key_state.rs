@@ -37,7 +37,7 @@ const HEAD: usize = 16;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Reserved {
     id: String,
-    /// When it ends if nobody extends it, in seconds of the clock that only runs forward.
+    /// When it expires unless it is extended, in seconds of the monotonic clock.
     until: u64,
     #[serde(default)]
     tokens: u64,
@@ -271,7 +271,7 @@ pub(crate) fn key_standing(state: &Path, key: &KeyRecord, now: SystemTime) -> (L
         return (Left::default(), 0);
     }
     let Ok(file) = KeyFile::open(state, &key.id) else { return (Left::default(), 0) };
-    // Without the lock where it cannot be had: a figure that is off by a request harms nobody.
+    // Without the lock if it is not available: a figure that is off by one request does no harm.
     let _lock = file.lock();
     let mut standing = file.read(key, now);
     (standing.left(), standing.sums.used_at)
@@ -320,7 +320,7 @@ mod tests {
         });
         let mut standing = file.read(&key, SystemTime::now());
         assert_eq!((standing.in_flight(), standing.reserved_money(), standing.left().tokens_of_day), (1, Money(2), 9));
-        // Whoever had requests in flight before the machine started anew is gone.
+        // Processes that had requests in flight before the reboot are gone.
         changed(&file, &key, |standing| standing.sums.boot += 1);
         assert_eq!(file.read(&key, SystemTime::now()).in_flight(), 0);
     }

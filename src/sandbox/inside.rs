@@ -16,7 +16,7 @@ use crate::paths::SANDBOX;
 use crate::platform::{access, files, processes};
 use crate::providers::{self, Overrides, Practice};
 
-/// Where the tools that `setup` writes look for their files, so that it writes none of the user's.
+/// Variables for the configuration of tools that `setup` writes, so that it does not change the user's files.
 const TOOLS: [(&str, &str); 3] =
     [("CODEX_HOME", "codex"), ("CLAUDE_CONFIG_DIR", "claude"), ("OPENCODE_CONFIG_DIR", "opencode")];
 

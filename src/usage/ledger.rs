@@ -21,7 +21,7 @@ const SETTLED: i64 = 3;
 /// Bytes from which on a settled file is worth summing up.
 const GROWN: u64 = 64 * 1024;
 
-/// Longest file of a day that is read. Reached by a hundred thousand entries, a day's worth of one a second.
+/// Maximum size of the file of a day. Reached by a hundred thousand entries, a day's worth of one a second.
 const MAX_FILE_SIZE: u64 = 256 * 1024 * 1024;
 
 /// Models that are counted each under its own name by one process, and the longest name in characters.

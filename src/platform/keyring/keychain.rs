@@ -54,7 +54,7 @@ fn account(entry: Entry) -> String {
     format!("{}/{}", entry.profile, entry.name)
 }
 
-/// Without a person, the Keychain is told to open no dialog.
+/// Without a user, the Keychain must not open a dialog.
 fn ask<T: Send + 'static>(call: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Trouble> {
     let has_person = has_person();
     let (limit, late) = if has_person { (DIALOG_TIMEOUT, Trouble::NotUnlocked) } else { (TIMEOUT, Trouble::Silent) };

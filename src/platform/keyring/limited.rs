@@ -1,4 +1,4 @@
-//! Keyrings that are called as functions: on a thread that is given up on when the time is over.
+//! Keyrings that are called as functions, on a thread that is abandoned after a timeout.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;

@@ -1,6 +1,6 @@
 //! The keyring of the system: Secret Service, Keychain, Credential Manager; one secret by profile and name.
 //!
-//! Hazard: a keyring may be missing, locked, silent or slow, and a dialog that nobody sees holds up a script for good.
+//! Hazard: a keyring may be missing, locked, silent or slow, and a dialog that no one sees blocks a script forever.
 //! Rule: each of these is a [`Trouble`] of its own, an answer is awaited for [`TIMEOUT`], and a dialog opens only where a
 //! person is at a terminal.
 //!
@@ -50,13 +50,13 @@ pub(crate) const DIALOG_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) enum Trouble {
     /// There is none here, with the reason.
     Missing(String),
-    /// Nobody is there to unlock it.
+    /// No user can unlock it here.
     #[cfg_attr(
         not(any(target_os = "linux", target_os = "macos")),
         expect(dead_code, reason = "no dialog is ever open")
     )]
     Locked,
-    /// Nobody unlocked it in time.
+    /// It was not unlocked in time.
     #[cfg_attr(
         not(any(target_os = "linux", target_os = "macos")),
         expect(dead_code, reason = "no dialog is ever open")
@@ -86,7 +86,7 @@ pub(crate) fn read(entry: Entry) -> Result<Option<Zeroizing<Vec<u8>>>, Trouble> 
     of_system::read(entry)
 }
 
-/// Stores a secret of at most [`MAX_VALUE`] bytes, in the place of an older one of that name.
+/// Stores a secret of at most [`MAX_VALUE`] bytes, replacing an older one of that name.
 pub(crate) fn write(entry: Entry, secret: &[u8]) -> Result<(), Trouble> {
     of_system::write(entry, secret)
 }

@@ -23,7 +23,7 @@ const SERVICE: Method = Method {
     name: "",
 };
 
-/// The path that stands for none.
+/// The path that means none.
 const NONE: &str = "/";
 
 pub(super) fn read(entry: Entry) -> Result<Option<Zeroizing<Vec<u8>>>, Trouble> {
@@ -178,7 +178,7 @@ impl Service {
         self.answer_prompt(&prompt)
     }
 
-    /// Lets a person answer what the service asks before it goes on, if it does.
+    /// Shows the prompt of the service to the user, if there is one.
     fn answer_prompt(&mut self, prompt: &str) -> Result<(), Trouble> {
         if prompt == NONE {
             return Ok(());

@@ -97,7 +97,7 @@ fn belongs_to_another(path: &Path, owner: u32) -> Failed {
         .hint("check who should own it; `chown` it to yourself if it is yours")
 }
 
-/// Fails unless a file is the user's own to change. Root may change anybody's in a directory that is root's.
+/// Fails unless the user may change a file. Root may change any user's file in a directory that belongs to root.
 pub(crate) fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
     let owner = metadata.uid();
     let is_in_roots = || fs::metadata(directory_of(path)).is_ok_and(|directory| directory.uid() == 0);
@@ -138,7 +138,7 @@ pub(crate) fn check_file(path: &Path, metadata: &Metadata, privacy: Privacy) -> 
     }
 }
 
-/// The same for a FIFO, into which nobody else may write either, or a device, whose mode says nothing of what is read.
+/// The same for a FIFO, which no other user may write to either, or a device, whose mode does not tell what is read.
 pub(crate) fn check_pipe(path: &Path, metadata: &Metadata, privacy: Privacy) -> Result<()> {
     let owner = metadata.uid();
     if !metadata.file_type().is_fifo() {

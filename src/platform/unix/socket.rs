@@ -1,8 +1,8 @@
 //! A socket in the file system that programs of this user connect to.
 //!
-//! Hazards: anybody could connect between the making of the socket and its `chmod`; a socket that a killed process left
+//! Hazards: any user could connect between the creation of the socket and its `chmod`; a socket that a killed process left
 //! keeps the next one from listening; and one that is taken for such a leftover may be served.
-//! Rule: the socket is made with no rights for others; one that is there is replaced only if it is the user's own and
+//! Rule: the socket is created without rights for others; an existing one is replaced only if it is the user's own and
 //! nothing answers at it, under a lock of its directory; and at the end only the own one is removed.
 
 use std::fs::{self, File};
@@ -21,14 +21,14 @@ use crate::platform::access;
 use crate::platform::disk::Identity;
 use crate::platform::files;
 
-/// Another gateway that starts at the same place needs milliseconds; whoever can read a directory can lock it for longer.
+/// Another gateway that starts at the same path needs milliseconds; any reader of the directory can lock it for longer.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A connection to [`Socket`].
 pub(crate) type Stream = tokio::net::UnixStream;
 
-/// A socket that is listened on; it goes with this value.
+/// A listening socket, closed when dropped.
 pub(crate) struct Socket {
     listener: UnixListener,
     file: OwnFile,
@@ -62,7 +62,7 @@ impl Socket {
     }
 }
 
-/// The socket's own file, which goes with it.
+/// The socket's file, removed when dropped.
 struct OwnFile {
     path: PathBuf,
     identity: Identity,

@@ -248,7 +248,7 @@ pub(crate) fn check_owner(path: &Path, _metadata: &Metadata) -> Result<()> {
         .err()
 }
 
-/// Nobody works in the home of another here: an administrator's own files are the administrators'.
+/// No user works in another's home here: an administrator's own files belong to the administrators.
 pub(crate) fn work_for(_homes: &[&Path], _reported: PathBuf) {}
 
 /// No user here runs programs for another.
@@ -317,14 +317,14 @@ pub(crate) fn create_directory(path: &Path) -> Result<()> {
     create_private_directory(path).with_context(|| format!("cannot make the directory `{}`", path.display()))
 }
 
-/// A new directory among the temporary ones for the user alone; it goes when it is dropped.
+/// A new private temporary directory, removed when dropped.
 pub(crate) fn private_temporary_directory(prefix: &str) -> io::Result<TempDir> {
     let directory = tempfile::Builder::new().prefix(prefix).tempdir()?;
     make_private(directory.path())?;
     Ok(directory)
 }
 
-/// Who else could read a file, if anybody: for `doctor`.
+/// Who else could read a file, for `doctor`; `None` if no one.
 pub(crate) fn readable_by_others(path: &Path) -> Option<String> {
     named(others(path))
 }
@@ -334,7 +334,7 @@ pub(crate) fn has_hard_links(path: &Path) -> bool {
     super::disk::links(path).is_ok_and(|links| links > 1)
 }
 
-/// Who else could put files into a directory, if anybody.
+/// Who else could create files in a directory; `None` if no one.
 pub(crate) fn writable_by_others(directory: &Path) -> Option<String> {
     named(others(directory))
 }

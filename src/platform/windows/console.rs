@@ -82,7 +82,7 @@ pub(super) fn is_deferred() -> bool {
     state().deferred.is_some()
 }
 
-/// Delivers a deferred event once nobody defers events any more.
+/// Delivers a deferred event once events are no longer deferred.
 pub(super) fn release() {
     let mut state = state();
     state.holders -= 1;

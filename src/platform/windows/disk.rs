@@ -68,7 +68,7 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     open(OpenOptions::new().read(true).write(true).create(true).truncate(false), path)
 }
 
-/// Opens for adding lines; one `write` adds a line whole, whoever else adds.
+/// Opens for appending; each `write` appends one line atomically.
 pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
     open(OpenOptions::new().append(true), path)
 }

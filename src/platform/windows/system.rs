@@ -36,7 +36,7 @@ pub(crate) fn home() -> Option<PathBuf> {
     std::env::home_dir()
 }
 
-/// What this machine calls itself: not asked for here, where nobody has needed it yet.
+/// The machine's name: not queried here, because nothing needs it.
 pub(crate) fn host_name() -> Option<String> {
     None
 }
@@ -66,14 +66,14 @@ pub(crate) fn discard_typed_ahead() {
     unsafe { FlushConsoleInputBuffer(io::stdin().as_raw_handle()) };
 }
 
-/// Tells this machine from others, for as long as its system is not installed anew. `None`: nothing does.
+/// Identifies this machine until its system is reinstalled. `None` if the system has no such id.
 pub(crate) fn machine_id() -> Option<Vec<u8>> {
     // A program of 32 bits would be shown another part of the registry.
     let id = registry(r"SOFTWARE\Microsoft\Cryptography", "MachineGuid", RRF_RT_REG_SZ | RRF_SUBKEY_WOW6464KEY);
     (!id.is_empty()).then_some(id)
 }
 
-/// Tells one boot of the machine from another, after which [`monotonic`] begins anew; empty where nothing does.
+/// Identifies one boot of the machine, in which [`monotonic`] starts again; empty if the system has no such id.
 pub(crate) fn boot() -> Vec<u8> {
     let key = r"SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management\PrefetchParameters";
     registry(key, "BootId", RRF_RT_REG_DWORD)
