@@ -52,6 +52,12 @@ def named(program):
     return f"{require_release(program)} (SHA-256 `{hashlib.sha256(Path(program).read_bytes()).hexdigest()[:16]}`)"
 
 
+def static_build():
+    """The program that `--static PROGRAM` names."""
+    arguments = sys.argv[1:]
+    return Path(arguments[arguments.index("--static") + 1]).absolute() if "--static" in arguments else None
+
+
 def machine():
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     libc = " ".join(os.confstr("CS_GNU_LIBC_VERSION").split()) if "CS_GNU_LIBC_VERSION" in os.confstr_names else "no glibc"
