@@ -29,9 +29,10 @@ impl Zone {
     /// `text` as in `day_resets`; without it, days are UTC days.
     pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
         let Some(text) = text else { return Ok(Self::utc()) };
-        let parsed = text
-            .split_once(' ')
-            .and_then(|(time, zone)| Some(Self { begins: time.parse().ok()?, zone: TimeZone::get(zone.trim()).ok()? }));
+        let parsed = text.split_once(' ').and_then(|(time, zone)| {
+            let (begins, name) = (time.parse().ok()?, zone.trim());
+            Some(Self { begins, zone: TimeZone::get(name).ok().or_else(|| built_in(name))? })
+        });
         parsed.with_context(|| {
             Failed::new(Failure::Other, format!("`day_resets = \"{text}\"` is not a time and a zone"))
                 .hint("write it like `00:00 Asia/Shanghai`")
@@ -66,6 +67,17 @@ impl Zone {
         let date = self.day_of(now).date;
         date.checked_sub(i64::from(count).days()).unwrap_or(date)
     }
+}
+
+/// The zones of the built-in providers, by their rules since 2007, for a system without a database of zones, such as an image
+/// made from scratch.
+fn built_in(zone: &str) -> Option<TimeZone> {
+    let rule = match zone {
+        "Asia/Shanghai" => "CST-8",
+        "America/Los_Angeles" => "PST8PDT,M3.2.0,M11.1.0",
+        _ => return None,
+    };
+    TimeZone::posix(rule).ok()
 }
 
 /// When the week of `now` ends. `text` as in `week_resets`: `Mon 00:00 Asia/Shanghai`.
@@ -136,6 +148,29 @@ mod tests {
         for bad in ["", "Mon", "Mon 00:00", "Someday 00:00 UTC", "Mon 00:00 Nowhere/Else"] {
             assert!(week_end(bad, at("2026-11-22T16:00:00Z")).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn zones_of_built_in_providers_need_no_database() {
+        let overrides = crate::providers::Overrides::default();
+        let mut compared = 0;
+        for name in crate::providers::names(&overrides) {
+            let limits = crate::providers::find(&name, &overrides).unwrap().limits;
+            for text in [limits.day_resets, limits.week_resets].into_iter().flatten() {
+                let zone = text.rsplit(' ').next().unwrap();
+                let Some(own) = built_in(zone) else {
+                    assert_eq!(zone, "UTC", "{name}");
+                    continue;
+                };
+                let known = TimeZone::get(zone).unwrap();
+                for hours in 0..24 * 365 * 5 {
+                    let time = Timestamp::from_second(1_760_000_000 + hours * 3600).unwrap();
+                    assert_eq!(own.to_offset(time), known.to_offset(time), "{zone} at {time}");
+                }
+                compared += 1;
+            }
+        }
+        assert!(compared > 1);
     }
 
     #[test]

@@ -98,7 +98,7 @@ fn at_a_time(lower: &str, now: SystemTime) -> Option<Duration> {
         return None;
     }
     let is_chinese = BEFORE_TIME[3..].iter().any(|word| lower.contains(word));
-    let default = if is_chinese { TimeZone::get("Asia/Shanghai").ok()? } else { TimeZone::UTC };
+    let default = if is_chinese { TimeZone::fixed(jiff::tz::offset(8)) } else { TimeZone::UTC };
     let at = starts_of_numbers(lower).find_map(|at| moment_at(&lower[at..], &default, now))?;
     let wait = SystemTime::from(at).duration_since(now).ok()?;
     (wait <= MAX_WAIT).then_some(wait)
