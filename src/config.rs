@@ -26,7 +26,8 @@ use crate::secret::Secret;
 const KEYS: [&str; 8] = ["directories", "fallback", "hooks", "prices", "profile", "providers", "store", "team"];
 
 /// What `[team]` may say.
-const TEAM_KEYS: [&str; 7] = ["issuers", "namespace", "on_loss", "password_file", "secret_file", "shared", "timeout"];
+const TEAM_KEYS: [&str; 8] =
+    ["issuers", "namespace", "on_loss", "password_file", "plain_redis", "secret_file", "shared", "timeout"];
 
 /// What an entry of `[[team.issuers]]` may say.
 const ISSUER_KEYS: [&str; 5] = ["audience", "claims", "issuer", "key", "owner"];
@@ -66,6 +67,8 @@ pub(crate) struct Team {
     /// The URL of a Redis or Valkey server, where the gateways count together.
     pub(crate) shared: Option<String>,
     pub(crate) password_file: Option<PathBuf>,
+    /// Whether the server may be on another machine without TLS.
+    pub(crate) plain_redis: bool,
     /// Tells this team from others on the same server.
     pub(crate) namespace: Option<String>,
     /// Longest that a request waits for the server.
@@ -406,8 +409,13 @@ fn team_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> Resul
         return wrong("team.secret_file", "name it by its whole path, from `/` or `~/` on").err();
     }
     let shared = text("shared")?;
+    let plain_redis = match table.remove("plain_redis") {
+        None => false,
+        Some(toml::Value::Boolean(is_plain)) => is_plain,
+        Some(_) => return wrong("team.plain_redis", "write `plain_redis = true` or `plain_redis = false`").err(),
+    };
     let issuers = issuers_of(table.remove("issuers"), path, warnings)?;
-    Ok(Team { shared, password_file, namespace, timeout, on_loss, secret_file, issuers })
+    Ok(Team { shared, password_file, plain_redis, namespace, timeout, on_loss, secret_file, issuers })
 }
 
 /// `[[team.issuers]]`.

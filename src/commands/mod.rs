@@ -125,8 +125,11 @@ impl Session {
         };
         let password = team.password_file.as_deref().map(|path| self.secret_in(path, "password_file")).transpose()?;
         let address = Address::parse(&url, password, team.timeout.unwrap_or(TIMEOUT))?;
-        if !address.is_encrypted() && !address.is_local() {
-            note(&format!("warning: nothing encrypts what passes to `{}`; `rediss://` does", address.shown()));
+        if !address.is_encrypted() && !team.plain_redis && !address.is_local() {
+            let message = format!("nothing would encrypt what passes to `{}` on another machine", address.shown());
+            return Failed::new(Failure::Usage, message)
+                .hint("write `rediss://`, or `plain_redis = true` below `[team]` in a network you trust")
+                .err();
         }
         let namespace = team.namespace.clone().unwrap_or_else(|| "default".to_owned());
         let on_loss = team.on_loss.as_deref().and_then(OnLoss::parse).unwrap_or_default();
