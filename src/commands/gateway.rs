@@ -17,8 +17,8 @@ use crate::gateway::fallback::Target;
 use crate::gateway::fleet::{Fleet, Part, Role};
 use crate::gateway::team::Keyed;
 use crate::gateway::{self, Identity, Listener, Members, Place, ProfileLookup, Served, TlsFiles, key};
-use crate::keys::TeamSecret;
-use crate::limits::shared::SharedKeys;
+use crate::keys::{Keys, TeamSecret};
+use crate::limits::shared::{KeysHere, SharedKeys};
 use crate::limits::{Engine, Files};
 use crate::platform::{signals, system};
 use crate::profile::ProfileName;
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
         }
         Err(error) => return Err(error),
     };
-    let keyed = args.keys.then(|| keyed(args, session)).transpose()?;
+    let (keyed, keys_here) = args.keys.then(|| keyed(args, session)).transpose()?.unzip();
     if keyed.is_some() {
         warn_of_terms(&account, &fallback);
     }
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
         return service::install(args, session, identity.and_then(|identity| identity.host()));
     }
     if let Some(shared) = &shared {
-        shared.check(session.shared_tls()?)?;
+        shared.check(session.shared_tls()?, keys_here.as_ref())?;
     }
     let key = match &args.api_key_file {
         Some(path) => key::kept_in(path)?,
@@ -213,16 +213,18 @@ fn warn_of_terms(account: &Account, fallback: &[Target]) {
 }
 
 /// The keys of people and jobs, as they are from now on.
-fn keyed(args: &GatewayArgs, session: &Session) -> Result<Keyed> {
+fn keyed(args: &GatewayArgs, session: &Session) -> Result<(Keyed, KeysHere)> {
     let places = session.config.team_places();
     // Another secret than that of the other gateways would be of no use.
     let secret = if args.shared { TeamSecret::read(&places.secret)? } else { places.team_secret()? };
     let (state, keys) = (session.config.paths.state.clone(), places.keys);
-    Ok(Keyed {
+    let here = KeysHere { check: secret.check(), source: Keys::read(&keys)?.source() };
+    let of_team = secret.clone();
+    let keyed = Keyed {
         engine: Box::new(move |shared| {
             Ok(match shared {
                 None => Engine::Files(Box::new(Files::open(&state, &keys)?)),
-                Some(shared) => Engine::Shared(SharedKeys::open(shared, &keys)?),
+                Some(shared) => Engine::Shared(SharedKeys::open(shared, &keys, &of_team)?),
             })
         }),
         secret,
@@ -230,7 +232,8 @@ fn keyed(args: &GatewayArgs, session: &Session) -> Result<Keyed> {
         metrics: args.metrics_keys,
         issuers: session.config.team.issuers.clone(),
         network: session.network(),
-    })
+    };
+    Ok((keyed, here))
 }
 
 /// What gateways of a team need to hand tokens to each other. `None`: nobody asked for it, and there is no team secret.

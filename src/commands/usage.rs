@@ -14,6 +14,7 @@ use crate::cli::UsageArgs;
 use crate::credentials::{Credential, Stored};
 use crate::error::note;
 use crate::gateway::{self, Tuning};
+use crate::limits::shared::{Counted, SharedAccount};
 use crate::limits::{Quota, Rule, Zone, exhausted, standing, used};
 use crate::providers::Provider;
 use crate::say::Screen;
@@ -34,7 +35,9 @@ pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
     if args.team {
         return team::run(args, &summary, session);
     }
-    let mut limits: Vec<Limit> = accounts.iter().flat_map(|account| account.limits(session, now)).collect();
+    let counted = counted_together(&accounts, session);
+    let all = accounts.iter().zip(counted.into_iter().chain(std::iter::repeat(Counted::default())));
+    let mut limits: Vec<Limit> = all.flat_map(|(account, counted)| account.limits(session, &counted, now)).collect();
     limits.extend(summary.limits.iter().map(|((profile, _), seen)| Limit::stated(profile, seen)));
     for account in &accounts {
         account.mark_exhausted(&mut limits, session, now);
@@ -55,6 +58,21 @@ fn by_model(summary: &Summary) -> BTreeMap<(&str, &str, &str, &str), Counts> {
         sums.entry((day.as_str(), profile.as_str(), provider.as_str(), model.as_str())).or_default().add(counts);
     }
     sums
+}
+
+/// What all gateways counted of each account, where a server of shared limits is named.
+fn counted_together(accounts: &[ProfileLimits], session: &Session) -> Vec<Counted> {
+    let shared: Vec<SharedAccount> = accounts.iter().map(ProfileLimits::shared).collect();
+    let has_limits = shared.iter().any(|account| !account.limits(0).is_empty());
+    let counted = match session.shared_if_named() {
+        Ok(Some(place)) if has_limits => session.shared_tls().and_then(|tls| place.counted(tls, &shared)),
+        Ok(_) => return Vec::new(),
+        Err(error) => Err(error),
+    };
+    counted.unwrap_or_else(|error| {
+        note(&format!("warning: what the gateways counted together is not known: {error:#}"));
+        Vec::new()
+    })
 }
 
 /// A stored profile with its provider's limits.
@@ -139,10 +157,21 @@ impl Limit {
 }
 
 impl ProfileLimits {
-    /// The limits that are counted here.
-    fn limits(&self, session: &Session, now: SystemTime) -> Vec<Limit> {
+    fn shared(&self) -> SharedAccount {
+        let login = gateway::is_renewable(&self.credential, &self.provider).then_some(self.profile.as_str());
+        SharedAccount {
+            name: gateway::shared_name(&self.provider.name, &self.account, login),
+            rule: self.rule.clone(),
+            quotas: Quota::of(&self.provider.limits),
+        }
+    }
+
+    /// The limits that are counted here, or by all gateways together.
+    fn limits(&self, session: &Session, together: &Counted, now: SystemTime) -> Vec<Limit> {
         let state = &session.config.paths.state;
         let (lately, today) = standing(state, &self.provider.name, &self.account, &self.rule, now);
+        let most = |here: u32, together: u64| here.max(u32::try_from(together).unwrap_or(u32::MAX));
+        let (lately, today) = (most(lately, together.lately), most(today.count, together.today));
         let limit = |name: String, limit: u32, used: u32, resets_at, is_over| Limit {
             profile: self.profile.clone(),
             name,
@@ -158,12 +187,15 @@ impl ProfileLimits {
             if is_minute { "requests per minute".into() } else { format!("requests in {} s", window.as_secs_f64()) };
         let minute = self.rule.per_window.map(|most| limit(per, most, lately, None, lately >= most));
         let ends = self.rule.zone.day_of(now).ends;
-        let day = self
-            .rule
-            .per_day
-            .map(|most| limit("requests per day".into(), most, today.count, Some(ends), today.count >= most));
+        let day =
+            self.rule.per_day.map(|most| limit("requests per day".into(), most, today, Some(ends), today >= most));
         let quota = |quota: &Quota| {
-            let (used, ends) = used(state, &self.provider.name, &self.account, quota, now);
+            let (here, ends) = used(state, &self.provider.name, &self.account, quota, now);
+            let shared = together.quotas.iter().find(|(cause, ..)| *cause == quota.cause);
+            let (used, ends) = match shared.filter(|(_, used, _)| *used > here.into()) {
+                Some((_, used, ends_in)) => (most(here, *used), (*used >= quota.most.into()).then(|| now + *ends_in)),
+                None => (here, ends),
+            };
             limit(quota.cause.limit_name().into(), quota.most, used, ends, used >= quota.most)
         };
         let quotas = Quota::of(&self.provider.limits);

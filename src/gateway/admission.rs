@@ -50,7 +50,7 @@ pub(super) async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Inco
         Admitted::Exchanged => {
             let response = match &gateway.team {
                 Some(team) => exchange::exchange(team, request, &mut entry).await,
-                None => team::unknown().into_response(),
+                None => team::unknown_key().into_response(),
             };
             entry.answered(response.status());
             response
@@ -161,10 +161,14 @@ fn members_page(way: Way, members: &Members) -> Response<ResponseBody> {
 async fn readiness(gateway: &Gateway) -> Response<ResponseBody> {
     let ready = gateway.served.cache.is_ready().await;
     let health = gateway.shared.as_ref().map(|shared| shared.health());
-    let is_ready = ready.is_ok() && health != Some(Health::Down);
+    let secret_differs = gateway.team.as_ref().is_some_and(|team| team.engine.secret_differs());
+    let is_ready = ready.is_ok() && health != Some(Health::Down) && !secret_differs;
     let mut said = json!({ "ready": is_ready, "credential": ready.err().unwrap_or("valid") });
     if let Some(health) = health {
         said["shared"] = health.name().into();
+    }
+    if secret_differs {
+        said["keys"] = "secret_mismatch".into();
     }
     let mut response = json(&said);
     if !is_ready {
@@ -312,7 +316,7 @@ async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<R
             return Ok(Some(key));
         }
     }
-    Err(team::unknown())
+    Err(team.unknown())
 }
 
 /// The texts in all places of keys: the bearer token, or the headers of other APIs.

@@ -81,12 +81,15 @@ impl ReadyCredential {
 
     /// Whether a rejected token can be renewed.
     pub(super) fn is_renewable(&self) -> bool {
-        let credential = &self.credential;
-        self.generation.is_some()
-            || credential.identity.is_some()
-            || credential.command.is_some()
-            || self.provider.oauth().is_some() && credential.refresh_token.is_some()
+        self.generation.is_some() || is_renewable(&self.credential, &self.provider)
     }
+}
+
+/// Whether another credential can take its place by itself.
+pub(crate) fn is_renewable(credential: &Credential, provider: &Provider) -> bool {
+    credential.identity.is_some()
+        || credential.command.is_some()
+        || provider.oauth().is_some() && credential.refresh_token.is_some()
 }
 
 /// What a credential is wanted for.

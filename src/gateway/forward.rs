@@ -20,6 +20,7 @@ use super::fallback::{self, Reason};
 use super::headers;
 use super::meter::RequestModel;
 use super::pacing::{NoSlot, Waited};
+use super::quota;
 use super::refusal::{self, Refusal};
 use super::request_body::{Broken, Reader, RequestBody};
 use super::response_body::ResponseBody;
@@ -291,9 +292,13 @@ impl ProxiedRequest<'_> {
         }
         turn.map(drop).map_err(|no_slot| {
             self.record.reason = Some("the limit of requests is kept to");
-            let reason = matches!(no_slot, NoSlot::DayOver { .. }).then_some(Reason::Day);
+            let (reason, occurrence) = match no_slot {
+                NoSlot::OverQuota(used_up) => quota::moves(used_up),
+                NoSlot::DayOver { .. } => (Some(Reason::Day), account.pacing.occurrence_of_day()),
+                NoSlot::TooLong(_) | NoSlot::Unavailable => (None, String::new()),
+            };
             let deferred = DeferredResponse::Own(refusal::no_slot(&self.served.profile, no_slot));
-            Unserved::movable(deferred, reason, format!("day/{}", account.pacing.day().date))
+            Unserved::movable(deferred, reason, occurrence)
         })
     }
 

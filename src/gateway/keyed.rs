@@ -11,6 +11,7 @@ use super::credential::ReadyCredential;
 use super::fallback::Reason;
 use super::forward::ProxiedRequest;
 use super::pacing::MAX_QUEUE_TIME;
+use super::quota;
 use super::refusal::Refusal;
 use super::request_body::Broken;
 use super::served_profile::ServedAccount;
@@ -221,7 +222,11 @@ impl<'gateway> ProxiedRequest<'gateway> {
         self.await_model().await;
         self.record.reason = Some(KEPT_TO);
         let deferred = DeferredResponse::Own(team::refused(reason, key, &self.served.profile));
-        let is_day = matches!(reason, Refused::AccountDay { .. });
-        Unserved::movable(deferred, is_day.then_some(Reason::Day), format!("day/{}", account.pacing.day().date))
+        let (moves, occurrence) = match reason {
+            Refused::AccountQuota(used_up) => quota::moves(used_up),
+            Refused::AccountDay { .. } => (Some(Reason::Day), account.pacing.occurrence_of_day()),
+            _ => (None, String::new()),
+        };
+        Unserved::movable(deferred, moves, occurrence)
     }
 }

@@ -83,6 +83,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 use tokio::sync::{Notify, oneshot};
 
+pub(crate) use self::credential::is_renewable;
 use self::events::Events;
 use self::fallback::{Fallback, Target};
 use self::fleet::{Fleet, Part, Role};
@@ -91,7 +92,7 @@ pub(crate) use self::identity::{Identity, TlsFiles};
 use self::key::KeyFile;
 use self::listener::Accepting;
 pub(crate) use self::listener::{Listener, Place};
-pub(crate) use self::pacing::{account_id, rule};
+pub(crate) use self::pacing::{account_id, rule, shared_name};
 use self::request_body::Budget;
 use self::served_profile::ServedProfile;
 use self::team::{Keyed, Team};
@@ -101,6 +102,7 @@ pub(crate) use self::well_known::Members;
 use crate::credentials::Account;
 use crate::error::{FEW_DESCRIPTORS, Failed, Failure, Report, note};
 use crate::hooks::{self, Hooks};
+use crate::limits::Quota;
 use crate::limits::shared::{Row, Shared, Where};
 use crate::platform::disk;
 use crate::platform::signals::{Ending, Endings};
@@ -167,7 +169,7 @@ impl GatewayOptions {
     fn is_counting(&self, provider: &Provider) -> bool {
         let limits = &provider.limits;
         let known = [self.tuning.rpm, self.tuning.rpd, limits.requests_per_minute, limits.requests_per_day];
-        known.iter().any(Option::is_some)
+        known.iter().any(Option::is_some) || (self.shared.is_some() && !Quota::of(limits).is_empty())
     }
 }
 

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 
 use super::Tuning;
+use super::served_profile::hash;
 use crate::credentials::Credential;
 use crate::error::{Failed, Failure, note};
-use crate::limits::shared::{Decision, Ended, Kind, Shared, limits_of, name_of_day};
-use crate::limits::{AccountWindows, Day, Rate, Reservation, Rule, Slot, Zone};
+use crate::limits::shared::{Decision, Ended, Kind, Shared, SharedAccount, name_of_day};
+use crate::limits::{AccountWindows, Day, Rate, Reservation, Rule, Slot, UsedUp, Zone};
 use crate::providers::Provider;
 
 /// Window of a limit that does not state one.
@@ -38,6 +39,7 @@ pub(super) enum NoSlot {
     DayOver {
         ends: SystemTime,
     },
+    OverQuota(UsedUp),
     /// The shared counters cannot be reached, and this gateway's share is used up.
     Unavailable,
 }
@@ -92,16 +94,25 @@ pub(crate) fn account_id(provider: &Provider, credential: &Credential, path: &Pa
     credential.hash()
 }
 
+/// What the server of shared limits calls an account. `login`: the profile, where it is a login, whose file has another path
+/// on each machine.
+pub(crate) fn shared_name(provider: &str, account_id: &str, login: Option<&str>) -> String {
+    match login {
+        Some(profile) => format!("{provider}/login/{profile}"),
+        None => format!("{provider}/{}", hash(account_id)),
+    }
+}
+
 impl Pacing {
-    pub(super) fn new(rate: Rate, profile: &str, shared: Option<(Rc<Shared>, String)>) -> Self {
-        let (shared, shared_name) = shared.unzip();
-        let windows = AccountWindows { rate: RefCell::new(rate), shared_name };
+    pub(super) fn new(rate: Rate, profile: &str, shared: Option<(Rc<Shared>, SharedAccount)>) -> Self {
+        let (shared, account) = shared.unzip();
+        let windows = AccountWindows { rate: RefCell::new(rate), shared: account.map(Rc::new) };
         Self { windows, profile: profile.to_owned(), said: Cell::new(None), shared }
     }
 
     /// Waits for a slot. If the future is dropped while it waits, the slot is released.
     pub(super) async fn turn(&self) -> Result<Waited, NoSlot> {
-        if let (Some(shared), Some(account)) = (&self.shared, &self.windows.shared_name) {
+        if let (Some(shared), Some(account)) = (&self.shared, &self.windows.shared) {
             return self.shared_turn(shared, account).await;
         }
         let (wait, step_length, step) = match self.take().await {
@@ -122,16 +133,18 @@ impl Pacing {
     }
 
     /// The same with counters shared by all gateways.
-    async fn shared_turn(&self, shared: &Rc<Shared>, account: &str) -> Result<Waited, NoSlot> {
-        let rule = self.windows.rate.borrow().rule().clone();
-        let name = account.to_owned();
-        let limits = move |at: u64| limits_of(&rule, &name, at);
-        let (wait, mut granted) = match shared.admit(None, limits.clone(), MAX_QUEUE_TIME).await {
+    async fn shared_turn(&self, shared: &Rc<Shared>, account: &Rc<SharedAccount>) -> Result<Waited, NoSlot> {
+        let asked = Rc::clone(account);
+        let (wait, mut granted) = match shared.admit(None, move |at| asked.limits(at), MAX_QUEUE_TIME).await {
             Decision::Go { wait, ticket } => (wait, Granted { shared, ticket, ended: Ended::GivenBack }),
             Decision::Refused { limit, wait } => {
-                let is_day = matches!(limits(shared.now()).get(limit).map(|limit| limit.kind), Some(Kind::Day { .. }));
-                let over = NoSlot::DayOver { ends: SystemTime::now() + wait };
-                return Err(if is_day { over } else { NoSlot::TooLong(wait) });
+                let ends = SystemTime::now() + wait;
+                let limits = account.limits(shared.now());
+                return Err(match limits.get(limit).map(|limit| (limit.quota, limit.kind)) {
+                    Some((Some(cause), _)) => NoSlot::OverQuota(UsedUp { cause, ends }),
+                    Some((None, Kind::Day { .. })) => NoSlot::DayOver { ends },
+                    _ => NoSlot::TooLong(wait),
+                });
             }
             Decision::Changed(_) | Decision::Unavailable => return Err(NoSlot::Unavailable),
         };
@@ -184,6 +197,11 @@ impl Pacing {
         self.windows.rate.borrow_mut().day(SystemTime::now())
     }
 
+    /// Tells the end of this day's requests from that of other days.
+    pub(super) fn occurrence_of_day(&self) -> String {
+        format!("day/{}", self.day().date)
+    }
+
     /// Reports once a day that `percent` of the day's limit are used. `stated`: limit and remainder, if the server
     /// reported them.
     /// Returns the used number, the limit, and when it resets.
@@ -195,9 +213,9 @@ impl Pacing {
             (Some((limit, remaining)), _) => (limit, limit.saturating_sub(remaining)),
             (None, Some(limit)) => {
                 let day = rate.day(now);
-                let shared = self.shared.as_ref().zip(self.windows.shared_name.as_deref());
+                let shared = self.shared.as_ref().zip(self.windows.shared.as_ref());
                 let counted =
-                    shared.map(|(shared, account)| shared.count(&name_of_day(account, &day)).unwrap_or_default());
+                    shared.map(|(shared, account)| shared.count(&name_of_day(&account.name, &day)).unwrap_or_default());
                 (limit, counted.unwrap_or_else(|| u64::from(rate.count_of_day(now))))
             }
             (None, None) => return None,

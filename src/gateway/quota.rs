@@ -44,12 +44,18 @@ impl ProxiedRequest<'_> {
         }
     }
 
-    async fn over_quota(&mut self, UsedUp { cause, ends }: UsedUp) -> Unserved {
+    async fn over_quota(&mut self, used_up: UsedUp) -> Unserved {
         self.await_model().await;
         self.record.reason = Some("the user's own quota is used up");
-        let refusal = refusal::over_quota(&self.served.profile, cause, ends);
-        let occurrence =
-            format!("quota/{cause:?}/{:?}", ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
-        Unserved::movable(DeferredResponse::Own(refusal), Reason::of(cause), occurrence)
+        let refusal = refusal::over_quota(&self.served.profile, used_up.cause, used_up.ends);
+        let (reason, occurrence) = moves(used_up);
+        Unserved::movable(DeferredResponse::Own(refusal), reason, occurrence)
     }
+}
+
+/// Why a request beyond a quota may move to another profile, and what tells this occurrence from others.
+pub(super) fn moves(UsedUp { cause, ends }: UsedUp) -> (Option<Reason>, String) {
+    // In seconds, for the server of shared limits says how long it lasts from now on.
+    let ends = ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    (Reason::of(cause), format!("quota/{cause:?}/{ends}"))
 }

@@ -14,8 +14,8 @@ use super::pacing::NoSlot;
 use super::response_body::ResponseBody;
 use super::upstream::SendError;
 use crate::error::{Failed, Failure, note, printable};
-use crate::limits::Exhausted;
 use crate::limits::shared::RETRY_AFTER as RETRY_SHARED;
+use crate::limits::{Exhausted, UsedUp};
 use crate::providers::error::{Cause, retry_after};
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -124,6 +124,7 @@ pub(super) fn trouble(ready: &ReadyCredential, trouble: SendError) -> Refusal {
 pub(super) fn no_slot(profile: &str, no_slot: NoSlot) -> Refusal {
     match no_slot {
         NoSlot::DayOver { ends } => day_over(profile, ends),
+        NoSlot::OverQuota(UsedUp { cause, ends }) => over_quota(profile, cause, ends),
         NoSlot::Unavailable => {
             let message = "the limits that the gateways of this team share cannot be had: their server is away";
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shared_state_unavailable", message).after(RETRY_SHARED)

@@ -21,7 +21,7 @@ use super::team::{Bill, Estimate, HeldGrant};
 use super::traffic::Entry;
 use crate::credentials::Account;
 use crate::error::{Failed, Failure};
-use crate::limits::shared::Shared;
+use crate::limits::shared::{Shared, SharedAccount};
 use crate::limits::{Day, Exhausted, Memory, Quota, Quotas, Rate, week_end};
 use crate::providers::error::{ApiError, Cause, Scope, epoch};
 use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts, cut_name, seconds};
@@ -143,25 +143,22 @@ impl ServedProfile {
             Failed { failure: report.failure, message: report.message, hint: report.hint }
         })?;
         let provider = ready.provider.name.clone();
-        let rate = Rate::open(&self.state, &provider, &account_id, rule);
+        let quotas = Quota::of(&ready.provider.limits);
         let shared = self.shared.as_ref().map(|shared| {
-            // A login's file has another path on each machine, so its profile is the name.
-            let account = if ready.is_renewable() { format!("login/{}", self.profile) } else { hash(&account_id) };
-            (Rc::clone(shared), format!("{provider}/{account}"))
+            let name =
+                pacing::shared_name(&provider, &account_id, ready.is_renewable().then_some(self.profile.as_str()));
+            (Rc::clone(shared), SharedAccount { name, rule: rule.clone(), quotas: quotas.clone() })
         });
+        // What all gateways count together is not counted here.
+        let own_quotas = if shared.is_some() { Vec::new() } else { quotas };
+        let rate = Rate::open(&self.state, &provider, &account_id, rule);
         let pacing = Pacing::new(rate, &self.profile, shared);
         let day = pacing.day();
         Ok(Rc::new(ServedAccount {
             profile: self.profile.clone(),
             memory: RefCell::new(Memory::open(&self.state, &provider, &account_id)),
             week_resets: ready.provider.limits.week_resets.clone(),
-            quotas: RefCell::new(Quotas::open(
-                &self.state,
-                &provider,
-                &account_id,
-                Quota::of(&ready.provider.limits),
-                self.tuning.pacing,
-            )),
+            quotas: RefCell::new(Quotas::open(&self.state, &provider, &account_id, own_quotas, self.tuning.pacing)),
             waits: self.tuning.pacing,
             events: Rc::clone(&self.events),
             ledger: RefCell::new(Ledger::new(&self.state, &self.profile, &provider)),
@@ -523,7 +520,7 @@ impl Drop for UsageRecord {
 }
 
 /// Distinguishes secrets in logs and files.
-fn hash(secret: &str) -> String {
+pub(super) fn hash(secret: &str) -> String {
     Sha256::digest(secret)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -104,6 +104,16 @@ impl Team {
         }
     }
 
+    /// Nothing that a client showed is a key of the team.
+    pub(super) fn unknown(&self) -> Refusal {
+        if !self.engine.secret_differs() {
+            return unknown_key();
+        }
+        let message =
+            "this gateway has another team secret than the one under which the keys are made, and accepts none";
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "secret_mismatch", message).finally()
+    }
+
     /// The key with this name or id, with `owner` as its owner.
     async fn named(&self, name: &str, owner: &str) -> Result<Rc<KeyRecord>, Refusal> {
         let record = self.engine.find(name).await.map_err(|_| unavailable())?;
@@ -111,7 +121,12 @@ impl Team {
             let message = format!("the key `{name}`, whose limits would apply, is unknown or revoked");
             Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally()
         };
-        let record = record.ok_or_else(missing)?;
+        let mut record = record.ok_or_else(missing)?;
+        if record.state(SystemTime::now()) == State::Expired {
+            // It may have been extended since it was seen.
+            let now = self.engine.look_up_now(&record.id).await.map_err(|_| unavailable())?;
+            record = now.ok_or_else(missing)?;
+        }
         match record.state(SystemTime::now()) {
             State::Active | State::Rotating => {
                 let mut record = KeyRecord::clone(&record);
@@ -162,6 +177,7 @@ pub(super) fn decision_name(reason: Refused) -> &'static str {
         Refused::KeyBudget { .. } => "key_budget",
         Refused::AccountRate { .. } => "account_rate",
         Refused::AccountDay { .. } => "account_day",
+        Refused::AccountQuota(_) => "account_quota",
         Refused::Unavailable => "unavailable",
     }
 }
@@ -370,7 +386,7 @@ fn expired(key: &KeyRecord) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, "key_expired", message).finally()
 }
 
-pub(super) fn unknown() -> Refusal {
+pub(super) fn unknown_key() -> Refusal {
     let message = "the key is unknown or revoked; `qwenauth keys create` on the gateway's machine makes one";
     Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally()
 }
@@ -385,7 +401,7 @@ pub(super) fn refused(reason: Refused, key: &KeyRecord, profile: &str) -> Refusa
     let until = |ends: SystemTime| ends.duration_since(SystemTime::now()).unwrap_or_default();
     let too_many = StatusCode::TOO_MANY_REQUESTS;
     match reason {
-        Refused::Unknown => unknown(),
+        Refused::Unknown => unknown_key(),
         Refused::Expired => expired(key),
         Refused::Unavailable => unavailable(),
         Refused::KeyRate { wait } => {
@@ -411,6 +427,7 @@ pub(super) fn refused(reason: Refused, key: &KeyRecord, profile: &str) -> Refusa
         }
         Refused::AccountRate { wait } => refusal::no_slot(profile, NoSlot::TooLong(wait)),
         Refused::AccountDay { ends } => refusal::no_slot(profile, NoSlot::DayOver { ends }),
+        Refused::AccountQuota(used_up) => refusal::no_slot(profile, NoSlot::OverQuota(used_up)),
     }
 }
 

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::files::{Files, Step};
 use super::local::Rate;
-use super::shared::SharedKeys;
+use super::quota::UsedUp;
+use super::shared::{SharedAccount, SharedKeys};
 use crate::keys::{KeyRecord, Money};
 
 /// A reservation whose gateway died ends after this; living gateways extend theirs.
@@ -74,8 +75,8 @@ pub(crate) enum Decision {
 /// The windows of an account.
 pub(crate) struct AccountWindows {
     pub(crate) rate: RefCell<Rate>,
-    /// The account's name where gateways of several machines count together.
-    pub(crate) shared_name: Option<String>,
+    /// Where gateways of several machines count together.
+    pub(crate) shared: Option<Rc<SharedAccount>>,
 }
 
 /// Why a request is refused.
@@ -104,6 +105,8 @@ pub(crate) enum Refused {
     AccountDay {
         ends: SystemTime,
     },
+    /// The user's own quota of the account's plan.
+    AccountQuota(UsedUp),
     /// The counters are not available.
     Unavailable,
 }
@@ -230,6 +233,14 @@ impl Engine {
             Self::Files(files) => files.tend(),
             // As it says that the gateway is alive.
             Self::Shared(_) => {}
+        }
+    }
+
+    /// Whether the keys are made under another team secret than the gateway's.
+    pub(crate) fn secret_differs(&self) -> bool {
+        match self {
+            Self::Files(_) => false,
+            Self::Shared(keys) => keys.secret_differs(),
         }
     }
 

@@ -83,8 +83,21 @@ impl Quota {
         figures.into_iter().filter_map(quota).collect()
     }
 
-    /// Seconds.
-    fn length(&self) -> u64 {
+    /// Tells it from the others of an account.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.cause {
+            Cause::FiveHours => "5h",
+            Cause::Week => "week",
+            _ => "month",
+        }
+    }
+
+    /// How long a rolling one is.
+    pub(crate) fn length(&self) -> Duration {
+        Duration::from_secs(self.seconds())
+    }
+
+    fn seconds(&self) -> u64 {
         match self.cause {
             Cause::FiveHours => 5 * HOUR,
             Cause::Week => WEEK,
@@ -98,6 +111,14 @@ impl Quota {
             Cause::Week => 1,
             _ => 2,
         }
+    }
+
+    /// When the one of `now` began and when it ends, if it is not rolling.
+    pub(crate) fn period(&self, now: SystemTime) -> Option<(SystemTime, SystemTime)> {
+        let ends = self.end(now)?;
+        // A week may be an hour longer or shorter.
+        let begins = self.end(ends - Duration::from_secs(WEEK + 2 * HOUR))?;
+        Some((begins, ends))
     }
 
     /// When it starts again, if it is not rolling.
@@ -283,7 +304,7 @@ impl Record {
 
 /// Seconds of a step, rounded up so that a window is never shorter than configured.
 fn step_length(quota: &Quota) -> u64 {
-    quota.length().div_ceil(STEPS as u64)
+    quota.seconds().div_ceil(STEPS as u64)
 }
 
 fn seconds(time: SystemTime) -> u64 {

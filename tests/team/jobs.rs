@@ -12,7 +12,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
 
 use crate::edges::{SECRET, code, private};
-use crate::machine::{Gateway, Home, Redis, has_redis, until};
+use crate::machine::{Client, Gateway, Home, Redis, has_redis, until};
 use crate::provider::Provider;
 
 /// A service that runs jobs: it publishes one key and signs with it.
@@ -67,7 +67,7 @@ impl Service {
     /// A machine with a gateway that trusts this service.
     fn machine(&self, provider: &Provider, redis: &Redis) -> Home {
         let config = format!(
-            "[team]\ntimeout = \"3s\"\n[[team.issuers]]\nissuer = \"{}\"\naudience = \"https://qwen.corp.example\"\n\
+            "[prices.m]\ninput = 1000.0\noutput = 1000.0\n[team]\ntimeout = \"3s\"\n[[team.issuers]]\nissuer = \"{}\"\naudience = \"https://qwen.corp.example\"\n\
              claims = {{ repository_owner = \"corp\" }}\nkey = \"ci\"\n",
             self.url
         );
@@ -75,6 +75,13 @@ impl Service {
         private(&home.path().join("data/team/secret"), SECRET);
         home
     }
+}
+
+fn exchange(token: &str) -> String {
+    format!(
+        "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token_type=urn:ietf:params:oauth:token-type:jwt\
+         &subject_token={token}"
+    )
 }
 
 #[test]
@@ -90,11 +97,7 @@ fn one_key_limits_the_jobs_at_all_gateways_and_each_of_them_knows_its_job_keys()
     let token = service.token();
     let chat = |gateway: &Gateway, key: &str| gateway.client_of(key).chat();
     until("the second gateway knows the key", || chat(&two, &token).status == 200);
-    let form = format!(
-        "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token_type=urn:ietf:params:oauth:token-type:jwt\
-         &subject_token={token}"
-    );
-    let granted = one.client_of("").send("POST", "/v1/token", &form);
+    let granted = one.client_of("").send("POST", "/v1/token", &exchange(&token));
     let job: Value = serde_json::from_str(&granted.body).unwrap();
     let job = job["access_token"].as_str().unwrap_or_else(|| panic!("{granted:?}"));
     let owner = two.client_of(job).send("GET", "/v1/key", "").body;
@@ -109,8 +112,60 @@ fn one_key_limits_the_jobs_at_all_gateways_and_each_of_them_knows_its_job_keys()
         assert_eq!((got.status, code(&got.body)), (429, json!("key_day_over")), "{}", got.body);
     }
     assert_eq!(provider.asked().iter().filter(|asked| asked.path.ends_with("/chat/completions")).count(), 6);
+    // The key of the jobs expires, and with it what was exchanged for it; extended, both work again.
+    let set = |expires: &str| {
+        assert!(maker.run(&["keys", "set", "ci", "--rpd", "none", "--expires", expires]).status.success());
+    };
+    set("1s");
+    for (gateway, key) in [(&one, job), (&two, job), (&two, &*token)] {
+        until("the key has expired", || chat(gateway, key).status == 403);
+    }
+    set("1d");
+    for (gateway, key) in [(&one, job), (&two, job), (&two, &*token)] {
+        assert_eq!(chat(gateway, key).status, 200);
+    }
     assert!(maker.run(&["keys", "revoke", "ci", "--yes"]).status.success());
     for (gateway, key) in [(&one, job), (&two, job), (&two, &*token)] {
         assert_eq!(chat(gateway, key).status, 401);
+    }
+    // Nor is a job key of another team, or one that was changed, known anywhere.
+    let changed = format!("{}{}", &job[..job.len() - 1], if job.ends_with('A') { 'B' } else { 'A' });
+    for gateway in [&one, &two] {
+        assert_eq!(chat(gateway, &changed).status, 401);
+    }
+}
+
+#[test]
+fn a_budget_of_the_jobs_holds_over_the_gateways_whatever_they_show() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider, service) = (Redis::start(&[]), Provider::start(), Service::start());
+    let maker = service.machine(&provider, &redis);
+    // A chat costs a cent.
+    assert!(maker.run(&["keys", "create", "ci", "--budget", "0.10 USD/month"]).status.success());
+    let one = Gateway::start_keyed(maker.clone(), &[]);
+    let two = Gateway::start_keyed(service.machine(&provider, &redis), &[]);
+    let token = service.token();
+    let granted = two.client_of("").send("POST", "/v1/token", &exchange(&token));
+    let job: Value = serde_json::from_str(&granted.body).unwrap();
+    let job = job["access_token"].as_str().unwrap_or_else(|| panic!("{granted:?}"));
+    let mut clients: Vec<Client> = [(&one, job), (&two, &*token), (&two, job), (&one, &*token)]
+        .into_iter()
+        .map(|(gateway, key)| gateway.client_of(key))
+        .collect();
+    let left = || {
+        let said: Value = serde_json::from_str(&one.client_of(job).send("GET", "/v1/key", "").body).unwrap();
+        said["data"]["usage"].as_f64().unwrap()
+    };
+    let mut served = 0_u32;
+    while clients[served as usize % 4].chat().status == 200 {
+        served += 1;
+        until("it is settled", || (left() * 100.0 - f64::from(served)).abs() < 1e-6);
+    }
+    assert_eq!((served, provider.asked().len()), (10, 10));
+    for client in &mut clients {
+        let got = client.chat();
+        assert_eq!((got.status, code(&got.body)), (429, json!("key_budget_exceeded")), "{}", got.body);
     }
 }

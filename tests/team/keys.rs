@@ -7,9 +7,10 @@ use std::thread;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::limits::keeps_the_limit;
 use crate::lost::Moving;
 use crate::machine::{Client, Gateway, Home, Redis, has_redis, until};
-use crate::provider::{COMPLETION_TOKENS, HELD, PROMPT_TOKENS, Provider};
+use crate::provider::{Asked, COMPLETION_TOKENS, HELD, PROMPT_TOKENS, Provider, now};
 
 /// Far longer than a busy machine takes.
 const PATIENT: &str = "timeout = \"10s\"\n";
@@ -146,6 +147,95 @@ fn a_minute_of_a_key_holds_over_two_gateways_and_the_account_counts_as_well() {
     assert_eq!((status, reason.as_str()), (429, "key_rate_limited"));
     let got = gateways[0].client_of(&ci).chat();
     assert_eq!(got.status, 200, "the account has room: {got:?}");
+}
+
+/// A key's minute at a twentieth of its length, over ten of them: nobody sends more, and nobody is left out.
+#[test]
+fn a_window_of_a_key_holds_over_four_gateways_and_ten_windows() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let (key, other) = (team.keys(&["create", "ann", "--rpm", "60"]), team.keys(&["create", "bob", "--rpm", "60"]));
+    // Windows of keys are minutes, and shorter ones are for tests.
+    let file = team.maker.path().join("data/team/keys.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("\"requests_per_minute\":60", "\"requests_per_minute\":60,\"window\":3"))
+        .unwrap();
+    team.keys(&["set", "ann", "--owner", "ann"]);
+    let (gateways, window) = (team.gateways(4), std::time::Duration::from_secs(3));
+    let start = now();
+    let since = std::time::Instant::now();
+    let served: Vec<usize> = thread::scope(|scope| {
+        let asking: Vec<_> = [&key, &other]
+            .into_iter()
+            .zip(["ann", "bob"])
+            .flat_map(|(key, name)| (0..64).map(move |number| (key, name, number)))
+            .map(|(key, name, number)| {
+                let mut client = gateways[number % 4].client_of(key);
+                scope.spawn(move || {
+                    let mut count = 0;
+                    while since.elapsed() < window * 10 {
+                        let got = client.chat_about(name);
+                        assert_eq!(got.status, 200, "{got:?}");
+                        count += 1;
+                    }
+                    count
+                })
+            })
+            .collect();
+        asking.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    for name in ["ann", "bob"] {
+        let ending = format!("?about={name}");
+        let asked: Vec<Asked> = provider.asked().into_iter().filter(|asked| asked.path.ends_with(&ending)).collect();
+        keeps_the_limit(&asked, start, 60, window);
+        // A window is kept 3.56 s.
+        assert!(asked.len() >= 60 * 8, "{name}: {} requests only", asked.len());
+    }
+    assert!(served.iter().all(|count| *count >= 1), "somebody was never served: {served:?}");
+}
+
+#[test]
+fn a_gateway_with_another_team_secret_says_so_wherever_it_can() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let other = tempfile::tempdir().unwrap();
+    let file = other.path().join("secret");
+    let config = format!("{PRICES}[team]\nsecret_file = \"{}\"\n{PATIENT}", file.display());
+    let home = Home::new(&provider, &config, Some(&redis.url()));
+    assert!(home.run(&["keys", "secret"]).status.success());
+    // It starts before there are keys, and learns of them.
+    let gateway = Gateway::start_keyed(home.clone(), &[]);
+    let key = team.keys(&["create", "ann"]);
+    gateway.wait_for("another team secret");
+    assert_eq!(code(&mut gateway.client_of(&key)), (503, "secret_mismatch".into()));
+    let ready = gateway.client_of("").send("GET", "/readyz", "");
+    assert_eq!((ready.status, ready.body.contains("\"keys\":\"secret_mismatch\"")), (503, true), "{ready:?}");
+    assert_eq!(gateway.said().matches("another team secret").count(), 1, "{}", gateway.said());
+    // Once there are keys it does not start, and the other one does.
+    let refused = home.run(&["gateway", "--keys", "--shared"]);
+    assert_eq!((refused.status.code(), refused.stdout.is_empty()), (Some(1), true), "{}", said(&refused));
+    assert!(
+        said(&refused).contains("another team secret") && said(&refused).contains("secret_file"),
+        "{}",
+        said(&refused)
+    );
+    assert_eq!(team.gateway().client_of(&key).chat().status, 200);
+    // A member's doctor says it as well.
+    let member = Home::empty("", None);
+    let url = format!("http://127.0.0.1:{}/v1", gateway.port);
+    member.log_in("team", &url, &key);
+    let output = member.run(&["doctor", "--team"]);
+    assert!(text(&output.stdout).contains("keys: secret_mismatch"), "{}", text(&output.stdout));
+    // What it says nothing about is the secret.
+    let dump = redis.dump();
+    let secret = std::fs::read(team.secret.path().join("secret")).unwrap();
+    assert!(!dump.windows(20).any(|part| part == &secret[..20]), "the secret is on the server");
 }
 
 #[test]

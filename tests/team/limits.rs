@@ -99,6 +99,47 @@ fn a_limit_of_the_day_holds_over_all_gateways_and_says_when_it_ends() {
     assert!(got.header("retry-after").unwrap().parse::<u64>().unwrap() <= 86_400);
 }
 
+/// The user's own figures of a plan: of 5 hours, and of a week that begins anew on Mondays.
+#[test]
+fn quotas_of_a_plan_hold_over_all_gateways_and_say_when_they_end() {
+    if !has_redis() {
+        return;
+    }
+    for (figure, longest) in [
+        ("requests_per_5h = 50", 6 * 3600),
+        ("requests_per_week = 50\nweek_resets = \"Mon 00:00 Asia/Shanghai\"", 7 * 86_400),
+        ("requests_per_month = 50", 32 * 86_400),
+    ] {
+        let (redis, provider) = (Redis::start(&[]), Provider::start());
+        let config = format!("[providers.custom.limits]\n{figure}\n{PATIENT}");
+        let gateways = gateways(&provider, &config, &redis.url(), &[]);
+        thread::scope(|scope| {
+            for gateway in &gateways {
+                scope.spawn(|| (0..20).for_each(|_| drop(gateway.chat())));
+            }
+        });
+        assert_eq!(provider.asked().len(), 50, "{figure}");
+        let got = gateways[0].chat();
+        assert_eq!((got.status, got.body.contains("insufficient_quota")), (429, true), "{got:?}");
+        // `usage` has what all of them counted, at each of them.
+        let usage = gateways[1].home.run(&["usage", "--json"]);
+        let usage: serde_json::Value = serde_json::from_slice(&usage.stdout).unwrap();
+        let limits = usage["limits"].as_array().unwrap().iter();
+        let quota = limits.clone().find(|limit| limit["name"].as_str().unwrap().starts_with("quota")).unwrap();
+        assert_eq!((&quota["used"], &quota["reached"]), (&50.into(), &true.into()), "{usage}");
+        assert!(quota["resets_at"].is_string(), "{usage}");
+        let wait = got.header("retry-after").unwrap().parse::<u64>().unwrap();
+        assert!((1..=longest).contains(&wait), "{figure}: {wait} s");
+        // Restarted empty, the server gets back what all counted.
+        assert!(redis.command(&["FLUSHALL"]).contains("OK"));
+        for gateway in &gateways {
+            gateway.wait_for("are back");
+        }
+        assert_eq!(gateways[3].chat().status, 429);
+        assert_eq!(provider.asked().len(), 50, "{figure}");
+    }
+}
+
 #[test]
 fn a_client_that_leaves_while_it_waits_gives_its_turn_back_to_all() {
     if !has_redis() {
@@ -134,6 +175,10 @@ fn what_cannot_be_used_is_refused_at_the_start_by_name() {
     assert!(code == 1 && text.contains("maxmemory-policy allkeys-lru") && text.contains("noeviction"), "{text}");
     let (code, text) = said(&Home::new(&provider, "", Some("redis+sentinel://:hunter22@127.0.0.1:1")));
     assert!(code == 1 && text.contains("Sentinel") && !text.contains("hunter22"), "{text}");
+    // On another machine, and nothing would encrypt it.
+    let (code, text) = said(&Home::new(&provider, "", Some("redis://:hunter22@192.0.2.1")));
+    assert!(code == 2 && text.contains("`rediss://`") && text.contains("plain_redis"), "{text}");
+    assert!(!text.contains("hunter22"), "{text}");
     let (code, text) = said(&Home::new(&provider, "", None));
     assert!(code == 2 && text.contains("QWENAUTH_SHARED_URL"), "{text}");
 }

@@ -161,17 +161,20 @@ impl Home {
         let home = Self { directory, shared: shared.map(str::to_owned) };
         std::fs::create_dir_all(home.directory.path().join("config")).unwrap();
         std::fs::write(home.directory.path().join("config/config.toml"), config).unwrap();
-        let url = format!("http://127.0.0.1:{}/v1", provider.port);
-        let mut login = home
-            .command(&["login", "custom", "--base-url", &url, "--api-key-stdin", "--no-verify"])
+        home.log_in("custom", &format!("http://127.0.0.1:{}/v1", provider.port), "sk-provider-0123456789");
+        home
+    }
+
+    pub(crate) fn log_in(&self, provider: &str, url: &str, key: &str) {
+        let mut login = self
+            .command(&["login", provider, "--base-url", url, "--api-key-stdin", "--no-verify"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        login.stdin.take().unwrap().write_all(b"sk-provider-0123456789").unwrap();
+        login.stdin.take().unwrap().write_all(key.as_bytes()).unwrap();
         assert!(login.wait().unwrap().success());
-        home
     }
 
     /// A home where nobody has logged in.

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 
 use crate::error::{Failed, Failure, note};
-use crate::keys::{Change, KeyRecord, Keys, Places, last_lines};
+use crate::keys::{Change, KeyRecord, Keys, Places, TeamSecret, last_lines};
 use crate::limits::shared::{KeyStanding, Outcome, Where};
 use crate::session::Session;
 use crate::tls::ClientConfig;
@@ -41,7 +41,9 @@ impl Server {
     /// Makes keys.json known to all gateways.
     pub(super) fn publish(&self, places: &Places) -> Result<()> {
         let Some(publication) = Keys::read(&places.keys)?.publication() else { return Ok(()) };
-        match self.place.publish(self.tls.clone(), &publication, &last_lines(&places.audit)) {
+        // `keys` needs it for new keys only.
+        let check = TeamSecret::read(&places.secret).ok().map(|secret| secret.check());
+        match self.place.publish(self.tls.clone(), &publication, check.as_deref(), &last_lines(&places.audit)) {
             Ok(Outcome::Foreign { host }) => return foreign(&host).err(),
             Ok(_) => {}
             Err(error) => {

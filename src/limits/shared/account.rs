@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::ask::{Kind, Limit};
 use super::milliseconds;
-use crate::limits::{Day, Rule};
+use crate::limits::{Day, Quota, Rule};
 
 /// How much longer than 2 % a window is kept between machines: the time from there to the provider varies.
 const BETWEEN_MACHINES: Duration = Duration::from_millis(500);
@@ -17,12 +17,44 @@ pub(super) fn kept(length: Duration) -> u64 {
     milliseconds(length.mul_f64(1.02) + BETWEEN_MACHINES)
 }
 
-/// The limits of an account at a time by the server's clock, in milliseconds since 1970.
-pub(crate) fn limits_of(rule: &Rule, account: &str, at: u64) -> Vec<Limit> {
+/// An account whose requests all gateways count together.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedAccount {
+    /// What the server calls it.
+    pub(crate) name: String,
+    pub(crate) rule: Rule,
+    /// The user's own figures of its plan.
+    pub(crate) quotas: Vec<Quota>,
+}
+
+impl SharedAccount {
+    /// Its limits at a time of the server's, in milliseconds since 1970.
+    pub(crate) fn limits(&self, at: u64) -> Vec<Limit> {
+        let mut limits = limits_of(&self.rule, &self.name, at);
+        limits.extend(self.quotas.iter().map(|quota| limit_of(quota, &self.name, self.rule.waits, at)));
+        limits
+    }
+}
+
+/// `refuses`: else requests are only counted.
+fn limit_of(quota: &Quota, account: &str, refuses: bool, at: u64) -> Limit {
+    let most = if refuses { quota.most.into() } else { UNLIMITED };
+    let name = format!("quota:{}:{account}", quota.name());
+    let (kind, name) = match quota.period(time(at)) {
+        None => (Kind::Quota { window: kept(quota.length()) }, name),
+        Some((begins, ends)) => {
+            let (begins, ends) = (since_epoch(begins), since_epoch(ends));
+            (Kind::Day { begins, ends }, format!("{name}/{}", ends / 1000))
+        }
+    };
+    Limit { kind, most, name, quota: Some(quota.cause) }
+}
+
+fn limits_of(rule: &Rule, account: &str, at: u64) -> Vec<Limit> {
     let mut limits = Vec::new();
     let mut window = |kind: &str, limit: u32, length: Duration| {
-        let window = kept(length);
-        limits.push(Limit { kind: Kind::Window { window }, most: limit.into(), name: format!("{kind}:{account}") });
+        let (kind, name) = (Kind::Window { window: kept(length) }, format!("{kind}:{account}"));
+        limits.push(Limit { kind, most: limit.into(), name, quota: None });
     };
     if let Some(limit) = rule.per_window.filter(|_| rule.waits) {
         window("window", limit, rule.window);
@@ -34,7 +66,7 @@ pub(crate) fn limits_of(rule: &Rule, account: &str, at: u64) -> Vec<Limit> {
         let day = rule.zone.day_of(time(at));
         // Only counted, unless the user configured the limit.
         let limit = if rule.day_refuses { limit.into() } else { UNLIMITED };
-        limits.push(Limit { kind: kind_of_day(&day), most: limit, name: name_of_day(account, &day) });
+        limits.push(Limit { kind: kind_of_day(&day), most: limit, name: name_of_day(account, &day), quota: None });
     }
     limits
 }

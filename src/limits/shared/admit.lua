@@ -104,6 +104,35 @@ for i, limit in ipairs(ask.limits) do
       end
     end
     plans[i] = slices
+  elseif limit.kind == 'quota' then
+    local used, counts, numbers, hash = 0, {}, {}, redis.call('HGETALL', key)
+    for f = 1, #hash, 2 do
+      local slice, count = tonumber(hash[f]), tonumber(hash[f + 1])
+      -- The clock went back, after a failover: they count from now on.
+      if slice * limit.slice > now + HOUR then
+        redis.call('HDEL', key, hash[f])
+        slice = math.floor(now / limit.slice)
+        redis.call('HINCRBY', key, slice, count)
+      end
+      if (slice + 1) * limit.slice + limit.window <= now then
+        redis.call('HDEL', key, hash[f])
+      else
+        if not counts[slice] then numbers[#numbers + 1] = slice end
+        counts[slice] = (counts[slice] or 0) + count
+        used = used + count
+      end
+    end
+    if used >= limit.limit then
+      table.sort(numbers)
+      local rest, ends = used, now
+      for _, slice in ipairs(numbers) do
+        if rest < limit.limit then break end
+        rest = rest - counts[slice]
+        ends = (slice + 1) * limit.slice + limit.window
+      end
+      return answer('refused', { limit = i, wait = ends - now })
+    end
+    left[i] = limit.limit - used - 1
   elseif limit.kind == 'parallel' then
     redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
     local count = redis.call('ZCARD', key)
@@ -174,6 +203,9 @@ for i, limit in ipairs(ask.limits) do
     redis.call('HINCRBY', key, math.floor(at / limit.slice), limit.add)
     redis.call('PEXPIRE', key, at - now + 2 * limit.window)
     left[i] = math.max(0, limit.limit - sum)
+  elseif limit.kind == 'quota' then
+    redis.call('HINCRBY', key, math.floor(at / limit.slice), 1)
+    redis.call('PEXPIRE', key, at - now + 2 * limit.window)
   elseif limit.kind == 'parallel' then
     redis.call('ZADD', key, at + ask.hold, ask.id)
     redis.call('PEXPIRE', key, at - now + ask.hold)

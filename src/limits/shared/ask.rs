@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use crate::providers::error::Cause;
+
 pub(super) static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("admit.lua")));
 pub(super) static FINISH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("finish.lua")));
 pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("beat.lua")));
@@ -18,6 +20,9 @@ pub(super) static LEDGER: LazyLock<Script> = LazyLock::new(|| Script::new(includ
 
 /// Tokens are counted in slices of a window.
 const SLICES: u64 = 60;
+
+/// So are quotas, whose requests are too many to be listed: a place is free at most 1/128 of the window later.
+const QUOTA_SLICES: u64 = 128;
 
 /// The names of a namespace. All have the same hash tag, so that they are in one slot of a cluster.
 #[derive(Debug, Clone)]
@@ -68,12 +73,16 @@ pub(crate) struct Limit {
     pub(crate) most: u64,
     /// The counter's name, without the namespace.
     pub(crate) name: String,
+    /// The user's own quota of a plan that it is.
+    pub(crate) quota: Option<Cause>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Kind {
     /// Requests in any `window`.
     Window { window: u64 },
+    /// Requests in any `window`, counted in slices of it. Beyond it none waits.
+    Quota { window: u64 },
     /// Estimated tokens in any `window`.
     Tokens { window: u64, add: u64 },
     /// Requests of a period.
@@ -96,7 +105,7 @@ const OF_KEY: &str = "key:";
 impl Limit {
     /// A limit of the key with this id.
     pub(super) fn of_key(id: &str, name: &str, kind: Kind, most: u64) -> Self {
-        Self { kind, most, name: format!("{OF_KEY}{id}:{name}") }
+        Self { kind, most, name: format!("{OF_KEY}{id}:{name}"), quota: None }
     }
 
     pub(super) fn is_of_key(&self) -> bool {
@@ -108,6 +117,7 @@ impl Limit {
         keys.push(names.of(&self.name));
         let mut json = match self.kind {
             Kind::Window { window } => json!({ "kind": "window", "window": window }),
+            Kind::Quota { window } => json!({ "kind": "quota", "window": window, "slice": quota_slice(window) }),
             Kind::Tokens { window, add } => {
                 json!({ "kind": "tokens", "window": window, "slice": slice(window), "add": add })
             }
@@ -132,6 +142,10 @@ impl Limit {
 
 pub(super) fn slice(window: u64) -> u64 {
     (window / SLICES).max(1)
+}
+
+pub(super) fn quota_slice(window: u64) -> u64 {
+    window.div_ceil(QUOTA_SLICES).max(1)
 }
 
 /// The result of the admission script.

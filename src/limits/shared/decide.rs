@@ -244,8 +244,9 @@ impl Shared {
             self.finish_alone(&ticket, how);
             return;
         }
-        let matters =
-            |limit: &Limit| how.undoes(limit) || !matches!(limit.kind, Kind::Window { .. } | Kind::Day { .. });
+        let matters = |limit: &Limit| {
+            how.undoes(limit) || matches!(limit.kind, Kind::Tokens { .. } | Kind::Parallel | Kind::Spend { .. })
+        };
         if !ticket.limits.iter().any(matters) {
             return;
         }

@@ -14,6 +14,9 @@ for _, limit in ipairs(ask.limits) do
     local used = limit.undo and 0 or limit.used
     -- A slice that no longer counts is gone, and stays so.
     if redis.call('HEXISTS', key, slice) == 1 then redis.call('HINCRBY', key, slice, used - limit.add) end
+  elseif limit.kind == 'quota' then
+    local slice = math.floor(ask.at / limit.slice)
+    if limit.undo and redis.call('HEXISTS', key, slice) == 1 then redis.call('HINCRBY', key, slice, -1) end
   elseif limit.kind == 'parallel' then
     redis.call('ZREM', key, ask.id)
   elseif limit.kind == 'day' then

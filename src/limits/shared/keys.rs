@@ -8,13 +8,14 @@ use anyhow::Result;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::account::{self, UNLIMITED, kept, kind_of_day, since_epoch, time};
+use super::account::{SharedAccount, UNLIMITED, kept, kind_of_day, since_epoch, time};
 use super::ask::{self, Kind, LOOK, Limit, Names, Unit};
 use super::decide::{Asker, Decision, Ended};
 use super::{Shared, State};
-use crate::keys::{Directory, KeyRecord, Money, State as KeyState};
+use crate::keys::{Directory, KeyRecord, Money, State as KeyState, TeamSecret};
 use crate::limits::engine::{AccountWindows, Decision as Outcome, Demand, Grant, Left, Refused, Unavailable, Used};
-use crate::limits::{Rule, Zone};
+use crate::limits::{UsedUp, Zone};
+use crate::providers::error::Cause;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -41,15 +42,15 @@ struct Wanted {
 struct Limits {
     key: Rc<KeyRecord>,
     wanted: Wanted,
-    account: Option<(Rule, String)>,
+    account: Option<Rc<SharedAccount>>,
 }
 
 impl Limits {
     /// At a time by the server's clock. The key's limits come first.
     fn at(&self, at: u64) -> Vec<Limit> {
         let mut limits = limits_of_key(&self.key, self.wanted, at);
-        if let Some((rule, name)) = &self.account {
-            limits.extend(account::limits_of(rule, name, at));
+        if let Some(account) = &self.account {
+            limits.extend(account.limits(at));
         }
         limits
     }
@@ -94,10 +95,16 @@ fn limits_of_key(key: &KeyRecord, wanted: Wanted, at: u64) -> Vec<Limit> {
 }
 
 impl SharedKeys {
-    /// `keys`: the path of keys.json on the machine where keys are created.
-    pub(crate) fn open(shared: &Rc<Shared>, keys: &Path) -> Result<Self> {
+    /// `keys`: where keys.json is on the machine where the keys are made.
+    pub(crate) fn open(shared: &Rc<Shared>, keys: &Path, secret: &TeamSecret) -> Result<Self> {
+        shared.has_secret(secret.check());
         shared.begin_with(Directory::open(keys)?);
         Ok(Self(Rc::clone(shared)))
+    }
+
+    /// Whether no key can be valid here, for another team secret than this gateway's makes them so.
+    pub(crate) fn secret_differs(&self) -> bool {
+        self.0.secret_differs()
     }
 
     pub(crate) async fn look_up(&self, id: &str, now: bool) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
@@ -130,10 +137,7 @@ impl SharedKeys {
             KeyState::Expired => return refused(Refused::Expired),
             KeyState::Active | KeyState::Rotating => {}
         }
-        let account = account.and_then(|account| {
-            let name = account.shared_name.clone()?;
-            Some((account.rate.borrow().rule().clone(), name))
-        });
+        let account = account.and_then(|account| account.shared.clone());
         let wanted = Wanted { tokens: demand.tokens, cost: demand.cost, repeats: demand.repeats };
         let limits = Limits { key: record, wanted, account };
         let asker = Asker { id: demand.key.id.clone(), version };
@@ -176,8 +180,11 @@ impl SharedKeys {
         let ends = SystemTime::now() + wait;
         let limits = limits.at(self.0.now());
         let Some(limit) = limits.get(index) else { return Refused::KeyRate { wait } };
+        if let Some(cause) = limit.quota {
+            return Refused::AccountQuota(UsedUp { cause, ends });
+        }
         match (limit.is_of_key(), limit.kind) {
-            (true, Kind::Window { .. } | Kind::Tokens { .. }) => Refused::KeyRate { wait },
+            (true, Kind::Window { .. } | Kind::Tokens { .. } | Kind::Quota { .. }) => Refused::KeyRate { wait },
             (true, Kind::Parallel) => Refused::KeyParallel,
             (true, Kind::Day { .. } | Kind::Spend { unit: Unit::Tokens, .. }) => Refused::KeyDay { ends },
             (true, Kind::Spend { unit: Unit::Nanodollars, .. }) => Refused::KeyBudget { ends },
@@ -257,6 +264,35 @@ fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::E
     Ok(ask::count(&String::deserialize(deserializer)?))
 }
 
+/// What all gateways counted of an account.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counted {
+    pub(crate) lately: u64,
+    pub(crate) today: u64,
+    /// By the quota's window: used, and how long until there is room again.
+    pub(crate) quotas: Vec<(Cause, u64, Duration)>,
+}
+
+pub(super) fn question_of_account(names: &Names, account: &SharedAccount, at: u64) -> (Vec<String>, serde_json::Value) {
+    question(names, &account.limits(at))
+}
+
+/// Its answer.
+pub(super) fn answer_of_account(account: &SharedAccount, at: u64, look: Look) -> Counted {
+    let mut counted = Counted::default();
+    for (limit, seen) in account.limits(at).iter().zip(look.seen) {
+        match (limit.quota, limit.kind) {
+            (Some(cause), Kind::Day { ends, .. }) => {
+                counted.quotas.push((cause, seen.used, Duration::from_millis(ends.saturating_sub(at))));
+            }
+            (Some(cause), _) => counted.quotas.push((cause, seen.used, Duration::from_millis(seen.resets))),
+            (None, Kind::Day { .. }) => counted.today = seen.used,
+            (None, _) => counted.lately = counted.lately.max(seen.used),
+        }
+    }
+    counted
+}
+
 /// The keys and the argument of the script `look`, for `limits`.
 fn question(names: &Names, limits: &[Limit]) -> (Vec<String>, serde_json::Value) {
     let mut keys = Vec::new();
@@ -284,6 +320,7 @@ fn left(limits: &[Limit], seen: impl Iterator<Item = Seen>) -> Left {
             }
             Kind::Tokens { .. } => left.tokens_of_minute = seen.used,
             Kind::Day { .. } => left.requests_of_day = seen.used,
+            Kind::Quota { .. } => {}
             Kind::Parallel => left.parallel = u32::try_from(seen.used).unwrap_or(u32::MAX),
             Kind::Spend { unit: Unit::Tokens, .. } => left.tokens_of_day = seen.used.saturating_add(seen.held),
             Kind::Spend { unit: Unit::Nanodollars, .. } => {

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::ask::{self, ADMIT, BEAT, FINISH, REJOIN};
-use super::{Address, HOLD, OnLoss, Shared, State, Where, milliseconds};
+use super::ask::{self, ADMIT, BEAT, FINISH, Names, REJOIN};
+use super::{Address, HOLD, OnLoss, Shared, State, Where, milliseconds, secret};
 use crate::error::{Failed, Failure, note};
 
 /// How often a gateway reports that it is alive, and the silence after which it counts as gone.
@@ -37,6 +37,10 @@ struct Beat {
     used: Vec<u64>,
     #[serde(default)]
     windows: Vec<Planned>,
+    #[serde(default)]
+    quotas: Vec<String>,
+    /// Of the team secret under which the keys there are made.
+    check: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -51,16 +55,35 @@ struct Rejoined {
     restored: u64,
 }
 
+/// What a gateway with keys has of them.
+pub(crate) struct KeysHere {
+    /// [`crate::keys::TeamSecret::check`]
+    pub(crate) check: String,
+    /// Of keys.json, where it is on this machine.
+    pub(crate) source: Option<String>,
+}
+
 impl Where {
     /// Checks the server once, before the first request is served.
     ///
-    /// Errors: it responds but must not be used. An unreachable server is not an error: the gateway keeps trying.
-    pub(crate) fn check(&self, tls: ClientConfig) -> Result<()> {
+    /// Errors: it is there but must not be used, or it has keys that are made under another team secret. One that is away is
+    /// no error: a gateway waits for it.
+    pub(crate) fn check(&self, tls: ClientConfig, keys: Option<&KeysHere>) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let tls = Arc::new(tls);
         let checked = tokio::task::LocalSet::new().block_on(&runtime, async {
             let mut connection = self.address.connect(&tls).await?;
-            check(&self.address, &mut connection).await
+            check(&self.address, &mut connection).await?;
+            let Some(keys) = keys else { return Ok(()) };
+            let mut command = redis::cmd("HMGET");
+            command.arg(Names::new(&self.namespace).records()).arg(":check").arg(":source").arg(":host");
+            let (check, source, host): (Option<String>, Option<String>, Option<String>) =
+                command.query_async(&mut connection).await?;
+            let is_own = source.is_some() && source == keys.source;
+            match check.filter(|check| !is_own && *check != keys.check) {
+                Some(_) => secret::refusal(&self.address.shown(), host.as_deref()).err(),
+                None => Ok(()),
+            }
         });
         checked.or_else(|error| if error.is::<Failed>() { Err(error) } else { Ok(()) })
     }
@@ -245,20 +268,23 @@ impl Shared {
     }
 
     async fn beat_over(&self, connection: &mut MultiplexedConnection) -> Result<Beat> {
-        let mut keys = vec![self.names.epoch(), self.names.gateways()];
-        let (mut said, used, windows) = self.standing.borrow().asked(&self.names, &mut keys, self.now());
+        let mut keys = vec![self.names.epoch(), self.names.gateways(), self.names.records()];
+        let (mut said, asked) = self.standing.borrow().asked(&self.names, &mut keys, self.now());
         said["instance"] = self.instance.as_str().into();
         said["keep"] = milliseconds(SILENT).into();
         said["hold"] = milliseconds(HOLD).into();
         let beat: Beat =
             ask::run(connection, &BEAT, &keys, &said).await.map_err(|error| failure(&error, self.address.timeout()))?;
+        self.compare_secret(beat.check.as_deref());
         let is_same = beat.epoch == *self.epoch.borrow() && !beat.epoch.is_empty();
         let mut standing = self.standing.borrow_mut();
         // An emptied server knows less than this gateway, and a server that returns does not know what was counted
         // alone.
         if is_same && !standing.is_lost() {
-            used.iter().zip(&beat.used).for_each(|(name, used)| standing.heard(name, *used));
-            windows
+            asked.used.iter().zip(&beat.used).for_each(|(name, used)| standing.heard(name, *used));
+            asked.quotas.iter().zip(&beat.quotas).for_each(|(name, said)| standing.heard_quota(name, said));
+            asked
+                .windows
                 .iter()
                 .zip(&beat.windows)
                 .for_each(|(name, seen)| standing.heard_window(name, seen.count, seen.last));

@@ -15,10 +15,14 @@ for i, limit in ipairs(ask.limits) do
         used = used + 1
       end
     end
-  elseif limit.kind == 'tokens' then
+  elseif limit.kind == 'tokens' or limit.kind == 'quota' then
     local hash = redis.call('HGETALL', key)
     for f = 1, #hash, 2 do
-      if (tonumber(hash[f]) + 1) * limit.slice + limit.window > now then used = used + tonumber(hash[f + 1]) end
+      local ends = (tonumber(hash[f]) + 1) * limit.slice + limit.window
+      if ends > now then
+        used = used + tonumber(hash[f + 1])
+        if resets == 0 or ends - now < resets then resets = ends - now end
+      end
     end
   elseif limit.kind == 'parallel' then
     used = redis.call('ZCOUNT', key, '(' .. now, '+inf')

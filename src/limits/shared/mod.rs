@@ -6,6 +6,7 @@
 //! link.rs        the connection to the server: connect, lose, probe, and catch up after an outage
 //! keys.rs        the engine of keys: which limits apply to a request, and what a decision means for it
 //! records.rs     the records of keys, published from keys.json and read from the server
+//! secret.rs      whether the keys there are made under the same team secret
 //! account.rs     the limits of an account
 //! ledger.rs      the usage of all gateways, summed up
 //! remote.rs      the same server for commands, which query it once
@@ -40,6 +41,7 @@ mod ledger;
 mod link;
 mod records;
 mod remote;
+mod secret;
 mod standing;
 mod tokens;
 
@@ -53,18 +55,20 @@ use redis::aio::MultiplexedConnection;
 use rustls::ClientConfig;
 use tokio::sync::Notify;
 
-pub(crate) use self::account::{limits_of, name_of_day};
+pub(crate) use self::account::{SharedAccount, name_of_day};
 pub(crate) use self::address::Address;
 pub(crate) use self::ask::Kind;
 use self::ask::Names;
 use self::decide::Ticket;
 pub(crate) use self::decide::{Decision, Ended};
-pub(crate) use self::keys::SharedKeys;
+pub(crate) use self::keys::{Counted, SharedKeys};
 use self::ledger::Ledger;
 pub(crate) use self::ledger::Row;
+pub(crate) use self::link::KeysHere;
 use self::records::Known;
 pub(crate) use self::records::Outcome;
 pub(crate) use self::remote::KeyStanding;
+use self::secret::SecretCheck;
 use self::standing::Standing;
 pub(crate) use self::tokens::{Looked, Watched};
 use crate::keys::Directory;
@@ -162,6 +166,7 @@ pub(crate) struct Shared {
     freed: Notify,
     /// The gateway is stopping: remaining reports are sent now.
     is_ending: Cell<bool>,
+    secret: SecretCheck,
     ledger: RefCell<Ledger>,
     changed: Notify,
     /// The last reported reason why the server was not reachable at the start.
@@ -192,6 +197,7 @@ impl Shared {
             published: Cell::new(None),
             freed: Notify::new(),
             is_ending: Cell::new(false),
+            secret: SecretCheck::default(),
             ledger: RefCell::default(),
             changed: Notify::new(),
             said: RefCell::default(),

@@ -205,7 +205,7 @@ impl Shared {
         publication: &Publication,
     ) -> Result<()> {
         let lines = self.directory.borrow().as_ref().map(Directory::last_changes).unwrap_or_default();
-        let outcome = publish(connection, &self.names, publication, &lines)
+        let outcome = publish(connection, &self.names, publication, self.secret.own().as_deref(), &lines)
             .await
             .map_err(|error| failure(&error, self.address.timeout()))?;
         // The server's records are outdated now.
@@ -224,10 +224,12 @@ impl Shared {
 
 /// Publishes `publication` if it is later than what the server has, with those `lines` of the audit log that the
 /// server lacks.
+/// `check`: of the team secret.
 pub(super) async fn publish(
     connection: &mut MultiplexedConnection,
     names: &Names,
     publication: &Publication,
+    check: Option<&str>,
     lines: &[(u64, String)],
 ) -> redis::RedisResult<Outcome> {
     let keys = [names.records(), names.audit()];
@@ -236,6 +238,9 @@ pub(super) async fn publish(
         "host": system::host_name().unwrap_or_default(),
         "revision": publication.revision,
     });
+    if let Some(check) = check {
+        said["check"] = check.into();
+    }
     let outcome = ask::run(connection, &PUBLISH, &keys, &said).await?;
     let Outcome::Wanted = outcome else { return Ok(outcome) };
     said["records"] = publication

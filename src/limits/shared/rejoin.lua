@@ -5,7 +5,7 @@
 --       was restored to
 -- ARGV  1 what is said, as JSON: instance, epoch (as this gateway knows it), new (an epoch to begin where there is none),
 --       counters: kind, key, base, seen, add, keep (ms), window (ms), slice (ms), times, added, ids; of `tokens` times and
---         added are pairs of a time and an amount
+--         added are pairs of a time and an amount, and so is added of `quota`, whose seen are pairs of a slice and a count
 local ask = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -36,6 +36,21 @@ for _, counter in ipairs(ask.counters) do
         redis.call('PEXPIRE', key, math.max(0, pair[1] - now) + 2 * counter.window)
       end
     end
+  elseif counter.kind == 'quota' then
+    local function add(slice, amount)
+      if amount > 0 and (slice + 1) * counter.slice + counter.window > now then redis.call('HINCRBY', key, slice, amount) end
+    end
+    for _, pair in ipairs(restores and counter.seen or {}) do
+      local slice, amount = pair[1], pair[2]
+      local known = tonumber(redis.call('HGET', base, slice) or '0')
+      if amount > known then
+        add(slice, amount - known)
+        redis.call('HSET', base, slice, amount)
+      end
+    end
+    for _, pair in ipairs(counter.added) do add(math.floor(pair[1] / counter.slice), pair[2]) end
+    redis.call('PEXPIRE', key, 2 * counter.window)
+    redis.call('PEXPIRE', base, counter.window)
   elseif counter.kind == 'parallel' then
     for _, id in ipairs(counter.ids) do
       redis.call('ZADD', key, now + counter.keep, id)

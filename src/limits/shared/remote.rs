@@ -8,8 +8,9 @@ use anyhow::Result;
 use redis::aio::MultiplexedConnection;
 use rustls::ClientConfig;
 
+use super::account::SharedAccount;
 use super::ask::{self, LOOK, Names};
-use super::keys::{Look, answer_of, question_of};
+use super::keys::{Counted, Look, answer_of, answer_of_account, question_of, question_of_account};
 use super::ledger::{Row, Sums, read_day};
 use super::link::failure;
 use super::records::{Outcome, publish};
@@ -59,9 +60,10 @@ impl Where {
         &self,
         tls: ClientConfig,
         publication: &Publication,
+        check: Option<&str>,
         changes: &[(u64, String)],
     ) -> Result<Outcome> {
-        self.asked(tls, async |connection, names| publish(connection, names, publication, changes).await)
+        self.asked(tls, async |connection, names| publish(connection, names, publication, check, changes).await)
     }
 
     /// What each key used, counted by all gateways.
@@ -78,6 +80,21 @@ impl Where {
                 standings.push(KeyStanding { left: answer_of(key, seconds * 1000, look), used_at });
             }
             Ok(standings)
+        })
+    }
+
+    /// What all gateways counted of accounts.
+    pub(crate) fn counted(&self, tls: ClientConfig, accounts: &[SharedAccount]) -> Result<Vec<Counted>> {
+        self.asked(tls, async |connection, names| {
+            let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
+            let at = seconds * 1000;
+            let mut counted = Vec::new();
+            for account in accounts {
+                let (asked, said) = question_of_account(names, account, at);
+                let look: Look = ask::run(connection, &LOOK, &asked, &said).await?;
+                counted.push(answer_of_account(account, at, look));
+            }
+            Ok(counted)
         })
     }
 

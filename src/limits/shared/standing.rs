@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
 
-use super::ask::{Kind, Limit, Names, Told, Unit, slice};
+use super::account::UNLIMITED;
+use super::ask::{Kind, Limit, Names, Told, Unit, quota_slice, slice};
 
 /// Counters are kept this long after their period, in milliseconds.
 const DAY: u64 = 86_400_000;
@@ -24,6 +25,10 @@ struct Counter {
     limit: u64,
     /// Of all gateways: planned requests of a window, requests of a day, money or tokens spent and reserved.
     seen: u64,
+    /// The same of a quota, by slice of its window.
+    slices: BTreeMap<u64, u64>,
+    /// Whether others may have counted what was never seen here: then nothing of the rest is this gateway's.
+    is_unknown: bool,
     /// The earliest time that still counts in a window, and the latest one planned.
     first: u64,
     last: u64,
@@ -42,6 +47,14 @@ struct Counter {
     shared_from: u64,
     allowance: u64,
     asked: u64,
+}
+
+/// The names of the counters that a beat asks about.
+#[derive(Debug, Default)]
+pub(super) struct AskedAbout {
+    pub(super) used: Vec<String>,
+    pub(super) windows: Vec<String>,
+    pub(super) quotas: Vec<String>,
 }
 
 /// Why a gateway that decides alone does not admit a request.
@@ -72,6 +85,8 @@ impl Counter {
             kind: limit.kind,
             limit: limit.most,
             seen: 0,
+            slices: BTreeMap::new(),
+            is_unknown: false,
             first: 0,
             last: 0,
             own: VecDeque::new(),
@@ -84,11 +99,42 @@ impl Counter {
             allowance: 0,
             asked: now,
         };
-        // Nothing is known about a counter that was never used.
-        if let (Some((at, _)), Some(window)) = (lost, counter.window()) {
-            counter.shared_from = at + 2 * window;
+        // Of what was never asked about nothing is known, unless it began after the loss.
+        if let Some((at, _)) = lost {
+            if let Some(window) = counter.window() {
+                counter.shared_from = at + 2 * window;
+            }
+            counter.is_unknown = match limit.kind {
+                Kind::Day { begins, .. } | Kind::Spend { begins, .. } => begins <= at,
+                Kind::Quota { .. } => true,
+                _ => false,
+            };
         }
         counter
+    }
+
+    /// What all gateways counted, as far as it is known.
+    fn seen(&self, now: u64) -> u64 {
+        match self.kind {
+            Kind::Quota { window } => {
+                let slice = quota_slice(window);
+                let counts = |number: &u64| (number + 1) * slice + window > now;
+                self.slices.iter().filter(|(number, _)| counts(number)).map(|(_, count)| count).sum()
+            }
+            _ => self.seen,
+        }
+    }
+
+    /// All gateways together have counted `used`, the last of it at `at`.
+    fn learn(&mut self, used: u64, at: u64, now: u64) {
+        self.is_unknown = false;
+        match self.kind {
+            Kind::Quota { window } => {
+                let more = used.saturating_sub(self.seen(now));
+                *self.slices.entry(at / quota_slice(window)).or_default() += more;
+            }
+            _ => self.seen = used,
+        }
     }
 
     fn window(&self) -> Option<u64> {
@@ -99,7 +145,10 @@ impl Counter {
     }
 
     fn lose(&mut self, now: u64, alive: u64) {
-        let Some(window) = self.window() else { return };
+        let Some(window) = self.window() else {
+            self.is_unknown |= !self.is_followed(now);
+            return;
+        };
         let is_queued = self.last > now;
         let left = self.limit.saturating_sub(self.seen);
         (self.shared_from, self.allowance) = if is_queued || left == 0 {
@@ -145,14 +194,23 @@ impl Counter {
         }
     }
 
-    /// This gateway's share of what is left of the period.
-    fn share_of_rest(&self, alive: u64) -> u64 {
-        self.limit.saturating_sub(self.seen) / alive
+    /// What of the period's rest is this gateway's.
+    fn share_of_rest(&self, now: u64, alive: u64) -> u64 {
+        if self.is_unknown && self.limit < UNLIMITED {
+            return 0;
+        }
+        self.limit.saturating_sub(self.seen(now)) / alive
+    }
+
+    /// Whether beats ask about it.
+    fn is_followed(&self, now: u64) -> bool {
+        matches!(self.kind, Kind::Quota { .. }) || now <= self.asked + IDLE || !self.running.is_empty()
     }
 
     fn is_over(&self, now: u64) -> bool {
         match self.kind {
             Kind::Day { ends, .. } | Kind::Spend { ends, .. } => now > ends + DAY,
+            Kind::Quota { window } => now > self.asked + window,
             _ => now > self.asked + IDLE && self.running.is_empty(),
         }
     }
@@ -176,7 +234,7 @@ impl Standing {
             let counter = self.counter(limit, told.now);
             counter.forget_old(told.now);
             let left = told.left.get(index).copied().unwrap_or_default();
-            counter.seen = limit.most.saturating_sub(left);
+            counter.learn(limit.most.saturating_sub(left), told.at, told.now);
             match limit.kind {
                 Kind::Window { .. } => {
                     counter.first = told.first.get(index).copied().unwrap_or_default();
@@ -188,7 +246,7 @@ impl Standing {
                     plan(&mut counter.own, told.at, add);
                 }
                 Kind::Parallel | Kind::Spend { .. } => drop(counter.running.insert(id.to_owned())),
-                Kind::Day { .. } => {}
+                Kind::Day { .. } | Kind::Quota { .. } => {}
             }
         }
     }
@@ -204,14 +262,14 @@ impl Standing {
         if limit.kind == Kind::Parallel {
             return (counter.running.len() as u64, 0);
         }
-        (counter.seen.saturating_add_signed(counter.alone_sum + counter.sent_sum), 0)
+        (counter.seen(now).saturating_add_signed(counter.alone_sum + counter.sent_sum), 0)
     }
 
     /// The server rejected a request: the limit is used up.
     pub(super) fn refused(&mut self, limits: &[Limit], index: usize, now: u64) {
         let Some(limit) = limits.get(index) else { return };
-        if let Kind::Day { .. } | Kind::Spend { .. } = limit.kind {
-            self.counter(limit, now).seen = limit.most;
+        if let Kind::Day { .. } | Kind::Spend { .. } | Kind::Quota { .. } = limit.kind {
+            self.counter(limit, now).learn(limit.most, now, now);
         }
     }
 
@@ -241,9 +299,9 @@ impl Standing {
                         return Alone::Wait { limit: index, wait: 0 };
                     }
                 }
-                Kind::Day { .. } | Kind::Spend { .. } => {
+                Kind::Day { .. } | Kind::Spend { .. } | Kind::Quota { .. } => {
                     let used = u64::try_from(counter.alone_sum + counter.sent_sum).unwrap_or_default();
-                    let left = counter.share_of_rest(alive).saturating_sub(used);
+                    let left = counter.share_of_rest(now, alive).saturating_sub(used);
                     if left == 0 {
                         return Alone::Over;
                     }
@@ -292,6 +350,10 @@ impl Standing {
                 }
                 Kind::Parallel => drop(counter.running.insert(id.to_owned())),
                 Kind::Day { .. } => counter.alone_sum += 1,
+                Kind::Quota { .. } => {
+                    counter.alone.push_back((at, 1));
+                    counter.alone_sum += 1;
+                }
                 Kind::Spend { .. } => {
                     counter.running.insert(id.to_owned());
                     counter.alone_sum += i64::try_from(reserved[index]).unwrap_or(i64::MAX);
@@ -323,7 +385,7 @@ impl Standing {
                 if let Some(index) = counter.alone.iter().rposition(|entry| *entry == (at, amount)) {
                     counter.alone.remove(index);
                 }
-                if let Kind::Day { .. } = limit.kind {
+                if let Kind::Day { .. } | Kind::Quota { .. } = limit.kind {
                     counter.alone_sum -= 1;
                 }
             }
@@ -337,13 +399,13 @@ impl Standing {
         }
     }
 
-    /// What a report to the server reads: the keys after `keys`, and their numbers.
-    pub(super) fn asked(&self, names: &Names, keys: &mut Vec<String>, now: u64) -> (Value, Vec<String>, Vec<String>) {
-        let is_used = move |counter: &Counter| now <= counter.asked + IDLE || !counter.running.is_empty();
+    /// What a beat asks about: keys after `keys`, and the numbers of them.
+    pub(super) fn asked(&self, names: &Names, keys: &mut Vec<String>, now: u64) -> (Value, AskedAbout) {
         let of = |wanted: fn(&Kind) -> bool| {
-            self.counters.iter().filter(move |(_, counter)| wanted(&counter.kind) && is_used(counter))
+            self.counters.iter().filter(move |(_, counter)| wanted(&counter.kind) && counter.is_followed(now))
         };
-        let (mut used, mut windows, mut holding) = (Vec::new(), Vec::new(), Vec::new());
+        let AskedAbout { mut used, mut windows, mut quotas } = AskedAbout::default();
+        let mut holding = Vec::new();
         for (name, _) in of(|kind| matches!(kind, Kind::Day { .. })) {
             keys.push(names.of(name));
             used.push(name.clone());
@@ -359,15 +421,25 @@ impl Standing {
             keys.push(names.of(name));
             windows.push(name.clone());
         }
+        for (name, _) in of(|kind| matches!(kind, Kind::Quota { .. })) {
+            keys.push(names.of(name));
+            quotas.push(name.clone());
+        }
         let mut running = Vec::new();
         for (name, counter) in of(|kind| *kind == Kind::Parallel) {
             keys.push(names.of(name));
             running.push(&counter.running);
         }
         let spent = used.len() - days;
-        let numbers =
-            json!({ "days": days, "spent": spent, "holding": holding, "windows": windows.len(), "running": running });
-        (numbers, used, windows)
+        let numbers = json!({
+            "days": days,
+            "spent": spent,
+            "holding": holding,
+            "windows": windows.len(),
+            "quotas": quotas.len(),
+            "running": running,
+        });
+        (numbers, AskedAbout { used, windows, quotas })
     }
 
     pub(super) fn count(&self, name: &str) -> Option<u64> {
@@ -379,6 +451,17 @@ impl Standing {
     pub(super) fn heard(&mut self, name: &str, used: u64) {
         if let Some(counter) = self.counters.get_mut(name) {
             counter.seen = used;
+        }
+    }
+
+    /// Of a quota: numbers of slices, each followed by its count.
+    pub(super) fn heard_quota(&mut self, name: &str, said: &str) {
+        if let Some(counter) = self.counters.get_mut(name) {
+            let mut numbers = said.split_ascii_whitespace().map(|text| text.parse().unwrap_or_default());
+            counter.slices.clear();
+            while let (Some(slice), Some(count)) = (numbers.next(), numbers.next()) {
+                counter.slices.insert(slice, count);
+            }
         }
     }
 
@@ -413,6 +496,13 @@ impl Standing {
                     "times": counter.own,
                     "added": counter.sent,
                 }),
+                Kind::Quota { window } => json!({
+                    "kind": "quota",
+                    "window": window,
+                    "slice": quota_slice(window),
+                    "seen": counter.slices.iter().collect::<Vec<_>>(),
+                    "added": counter.sent,
+                }),
                 Kind::Parallel => json!({ "kind": "parallel", "ids": counter.running, "keep": hold }),
                 Kind::Day { ends, .. } | Kind::Spend { ends, .. } => json!({
                     "kind": if matches!(counter.kind, Kind::Day { .. }) { "day" } else { "spend" },
@@ -434,8 +524,12 @@ impl Standing {
     pub(super) fn arrived(&mut self, now: u64) {
         self.counters.retain(|_, counter| !counter.is_over(now));
         for counter in self.counters.values_mut() {
-            counter.sent.clear();
-            let sum = std::mem::take(&mut counter.sent_sum);
+            let (sent, sum) = (std::mem::take(&mut counter.sent), std::mem::take(&mut counter.sent_sum));
+            if let Kind::Quota { window } = counter.kind {
+                for (at, count) in sent {
+                    *counter.slices.entry(at / quota_slice(window)).or_default() += count;
+                }
+            }
             if let Kind::Day { .. } | Kind::Spend { .. } = counter.kind {
                 counter.seen = counter.seen.saturating_add_signed(sum);
             }
@@ -445,6 +539,7 @@ impl Standing {
     /// The server decides again.
     pub(super) fn found(&mut self) {
         self.lost = None;
+        self.counters.values_mut().for_each(|counter| counter.is_unknown = false);
     }
 }
 
@@ -467,7 +562,7 @@ mod tests {
     use super::*;
 
     fn window(limit: u64) -> Limit {
-        Limit { kind: Kind::Window { window: 1000 }, most: limit, name: "w".into() }
+        Limit { kind: Kind::Window { window: 1000 }, most: limit, name: "w".into(), quota: None }
     }
 
     fn go(standing: &mut Standing, limits: &[Limit], now: u64) -> Alone {
@@ -503,7 +598,7 @@ mod tests {
 
     #[test]
     fn of_what_was_left_of_a_day_each_gateway_has_a_part_and_no_more() {
-        let limit = Limit { kind: Kind::Day { begins: 0, ends: 1_000_000 }, most: 100, name: "d".into() };
+        let limit = Limit { kind: Kind::Day { begins: 0, ends: 1_000_000 }, most: 100, name: "d".into(), quota: None };
         let mut standing = Standing::default();
         standing.admitted("a", std::slice::from_ref(&limit), &told(10, 10, 10.0, 0));
         standing.lose(20, 4);
@@ -513,10 +608,37 @@ mod tests {
         assert_eq!(go(&mut standing, &[limit], 20), Alone::Go { at: 20 });
     }
 
+    /// Other gateways may have used all of it.
+    #[test]
+    fn of_a_day_that_was_never_asked_about_nothing_is_left_unless_it_begins_after_the_loss() {
+        let day = |begins: u64| Limit {
+            kind: Kind::Day { begins, ends: begins + 1_000_000 },
+            most: 100,
+            name: format!("d{begins}"),
+            quota: None,
+        };
+        let mut standing = Standing::default();
+        standing.lose(20, 4);
+        assert_eq!(go(&mut standing, &[day(0)], 30), Alone::Over);
+        assert_eq!(go(&mut standing, &[day(1_000_000)], 1_000_010), Alone::Go { at: 1_000_010 });
+        // What only counts stops nobody.
+        let counted = Limit { most: UNLIMITED, ..day(0) };
+        assert_eq!(go(&mut standing, &[Limit { name: "c".into(), ..counted }], 30), Alone::Go { at: 30 });
+        // Nor is what was not asked about for so long that nobody told of it any more.
+        let mut standing = Standing::default();
+        standing.admitted("a", &[day(0)], &told(10, 10, 90.0, 0));
+        standing.lose(20 + IDLE, 4);
+        assert_eq!(go(&mut standing, &[day(0)], 30 + IDLE), Alone::Over);
+        standing.found();
+        standing.admitted("b", &[day(0)], &told(40 + IDLE, 40 + IDLE, 80.0, 0));
+        standing.lose(50 + IDLE, 4);
+        assert_eq!(go(&mut standing, &[day(0)], 60 + IDLE), Alone::Go { at: 60 + IDLE });
+    }
+
     #[test]
     fn a_reservation_is_cut_to_the_share_of_what_is_left() {
         let kind = Kind::Spend { unit: Unit::Tokens, add: 50, begins: 0, ends: 1_000_000 };
-        let limit = Limit { kind, most: 100, name: "s".into() };
+        let limit = Limit { kind, most: 100, name: "s".into(), quota: None };
         let mut standing = Standing::default();
         standing.admitted("a", std::slice::from_ref(&limit), &told(10, 10, 60.0, 0));
         standing.lose(20, 2);

@@ -15,6 +15,7 @@ use super::ask::{Limit, Unit};
 use super::*;
 use crate::keys::{KeyRecord, Publication, TeamSecret};
 use crate::platform::files::{PendingFile, Privacy};
+use crate::providers::error::Cause;
 
 /// A server for one test; none if Redis is not installed.
 struct Server {
@@ -96,16 +97,16 @@ fn run<F: Future<Output = ()>>(test: impl FnOnce(Server) -> F) {
 }
 
 fn window(limit: u64, window: u64) -> Limit {
-    Limit { kind: Kind::Window { window }, most: limit, name: "w".into() }
+    Limit { kind: Kind::Window { window }, most: limit, name: "w".into(), quota: None }
 }
 
 fn day(limit: u64) -> Limit {
-    Limit { kind: Kind::Day { begins: 0, ends: 9_000_000_000_000 }, most: limit, name: "d".into() }
+    Limit { kind: Kind::Day { begins: 0, ends: 9_000_000_000_000 }, most: limit, name: "d".into(), quota: None }
 }
 
 fn spend(limit: u64, add: u64) -> Limit {
     let kind = Kind::Spend { unit: Unit::Nanodollars, add, begins: 0, ends: 9_000_000_000_000 };
-    Limit { kind, most: limit, name: "s".into() }
+    Limit { kind, most: limit, name: "s".into(), quota: None }
 }
 
 async fn ask(shared: &Rc<Shared>, limits: Vec<Limit>) -> Decision {
@@ -225,7 +226,7 @@ fn requests_in_flight_are_counted_until_they_end() {
     run(|server| async move {
         let gateway = server.gateway(OnLoss::Share);
         gateway.begin().await;
-        let limit = || vec![Limit { kind: Kind::Parallel, most: 2, name: "p".into() }];
+        let limit = || vec![Limit { kind: Kind::Parallel, most: 2, name: "p".into(), quota: None }];
         let (_, first, _) = go(&gateway, limit()).await;
         go(&gateway, limit()).await;
         assert!(matches!(ask(&gateway, limit()).await, Decision::Refused { limit: 0, .. }));
@@ -240,7 +241,8 @@ fn tokens_of_a_minute_are_corrected_when_a_response_ends() {
     run(|server| async move {
         let gateway = server.gateway(OnLoss::Share);
         gateway.begin().await;
-        let limit = || vec![Limit { kind: Kind::Tokens { window: 60_000, add: 60 }, most: 100, name: "t".into() }];
+        let limit =
+            || vec![Limit { kind: Kind::Tokens { window: 60_000, add: 60 }, most: 100, name: "t".into(), quota: None }];
         let (_, first, _) = go(&gateway, limit()).await;
         let (wait, second, _) = go(&gateway, limit()).await;
         assert!(wait > Duration::from_secs(59), "{wait:?}");
@@ -261,7 +263,7 @@ fn another_period_is_asked_about_when_the_servers_clock_says_so() {
         // A day that ended before the server's time, then the day after it.
         let limits = move |at: u64| {
             let (begins, ends) = if at == 0 { (0, now) } else { (now, now + 86_400_000) };
-            vec![Limit { kind: Kind::Day { begins, ends }, most: 1, name: format!("d{begins}") }]
+            vec![Limit { kind: Kind::Day { begins, ends }, most: 1, name: format!("d{begins}"), quota: None }]
         };
         gateway.ahead.set(gateway.ahead.get() - 1000);
         let first = gateway.now();
@@ -379,7 +381,7 @@ fn a_record_serves_without_the_server_for_15_minutes_after_it_was_seen_last() {
         let id = published.id.clone();
         let publication = Publication { source: "here".into(), revision: 1, records: vec![published] };
         let mut connection = gateway.connection.borrow().clone().unwrap();
-        let outcome = records::publish(&mut connection, &gateway.names, &publication, &[]).await.unwrap();
+        let outcome = records::publish(&mut connection, &gateway.names, &publication, None, &[]).await.unwrap();
         assert!(matches!(outcome, Outcome::Published), "{outcome:?}");
         assert!(gateway.record(&id, false).await.unwrap().is_some());
         assert!(gateway.record("none", false).await.unwrap().is_none());
@@ -411,12 +413,12 @@ fn older_keys_and_those_of_another_team_replace_none() {
         ] {
             let publication = Publication { source: source.into(), revision, records };
             let lines = [(revision, format!("line {revision}"))];
-            let outcome = records::publish(&mut connection, &gateway.names, &publication, &lines).await.unwrap();
+            let outcome = records::publish(&mut connection, &gateway.names, &publication, None, &lines).await.unwrap();
             assert!(format!("{outcome:?}").to_lowercase().starts_with(expected), "{source} {revision}: {outcome:?}");
             assert!(gateway.record(&id, true).await.unwrap().is_some());
         }
         let publication = Publication { source: "here".into(), revision: 4, records: vec![] };
-        records::publish(&mut connection, &gateway.names, &publication, &[]).await.unwrap();
+        records::publish(&mut connection, &gateway.names, &publication, None, &[]).await.unwrap();
         assert!(gateway.record(&id, true).await.unwrap().is_none(), "a later one without the key removes it");
         let lines: u64 = redis::cmd("XLEN").arg(gateway.names.audit()).query_async(&mut connection).await.unwrap();
         assert_eq!(lines, 1);
@@ -483,12 +485,94 @@ fn a_request_that_moves_gives_its_key_the_place_back_and_leaves_the_accounts() {
     });
 }
 
+fn quota(limit: u64, window: u64) -> Limit {
+    Limit { kind: Kind::Quota { window }, most: limit, name: "q".into(), quota: Some(Cause::FiveHours) }
+}
+
+#[test]
+fn a_quota_holds_over_gateways_refuses_at_once_and_has_room_when_its_oldest_slice_has_left() {
+    run(|server| async move {
+        let (one, two) = (server.gateway(OnLoss::Share), server.gateway(OnLoss::Share));
+        for gateway in [&one, &two] {
+            gateway.begin().await;
+        }
+        // Slices of 100 ms.
+        let (window, limits) = (12_800, || vec![quota(3, 12_800)]);
+        let since = one.now();
+        let (_, ticket, left) = go(&one, limits()).await;
+        assert_eq!(left, [2]);
+        go(&two, limits()).await;
+        let (_, _, left) = go(&one, limits()).await;
+        assert_eq!(left, [0]);
+        let Decision::Refused { limit: 0, wait } = ask(&two, limits()).await else { panic!("it is used up") };
+        let ends = two.now() + milliseconds(wait);
+        assert!((since + window..=two.now() + window + 100).contains(&ends), "{ends}");
+        // A request that is not sent gives its place back to all.
+        one.end(ticket, Ended::GivenBack);
+        settled(&one).await;
+        go(&two, limits()).await;
+        assert!(matches!(ask(&one, limits()).await, Decision::Refused { limit: 0, .. }));
+        // What left the window counts no more.
+        let mut connection = one.connection.borrow().clone().unwrap();
+        let key = one.names.of("q");
+        let _: u64 = redis::cmd("DEL").arg(&key).query_async(&mut connection).await.unwrap();
+        let old = (one.now() - window) / 100 - 1;
+        let _: u64 = redis::cmd("HSET").arg(&key).arg(old).arg(3).query_async(&mut connection).await.unwrap();
+        one.beat().await;
+        let (_, _, left) = go(&one, limits()).await;
+        assert_eq!(left, [2]);
+        // After a failover to a server whose clock is far behind, they count from now on.
+        let later = (one.now() + 2 * 3_600_000) / 100;
+        let _: u64 = redis::cmd("HSET").arg(&key).arg(later).arg(2).query_async(&mut connection).await.unwrap();
+        let Decision::Refused { limit: 0, wait } = ask(&one, limits()).await else { panic!("it is used up") };
+        assert!(wait <= Duration::from_millis(window + 100), "{wait:?}");
+    });
+}
+
+#[test]
+fn a_quota_comes_back_to_an_emptied_server_and_alone_each_gateway_has_its_part() {
+    run(|mut server| async move {
+        let (one, two) = (server.gateway(OnLoss::Share), server.gateway(OnLoss::Share));
+        for gateway in [&one, &two] {
+            gateway.begin().await;
+        }
+        let limits = || vec![quota(20, 3_600_000)];
+        for _ in 0..4 {
+            go(&one, limits()).await;
+            go(&two, limits()).await;
+        }
+        for gateway in [&one, &two] {
+            gateway.beat().await;
+        }
+        server.stop();
+        for gateway in [&one, &two] {
+            gateway.beat().await;
+            // Of the twelve that are left each has six.
+            for _ in 0..6 {
+                assert!(matches!(ask(gateway, limits()).await, Decision::Go { .. }));
+            }
+            assert!(matches!(ask(gateway, limits()).await, Decision::Unavailable));
+        }
+        server.start_again();
+        let (first, second) = tokio::join!(one.probe(), two.probe());
+        first.and(second).unwrap();
+        assert!(matches!(ask(&one, limits()).await, Decision::Refused { limit: 0, .. }));
+        let mut connection = one.connection.borrow().clone().unwrap();
+        let counts: Vec<u64> = redis::cmd("HVALS").arg(one.names.of("q")).query_async(&mut connection).await.unwrap();
+        assert_eq!(counts.iter().sum::<u64>(), 20);
+        // What came back is seen here, too.
+        two.beat().await;
+        assert_eq!(two.standing.borrow().used(&quota(20, 3_600_000), two.now()).0, 20);
+    });
+}
+
 #[test]
 fn tokens_of_a_minute_come_back_to_an_emptied_server() {
     run(|mut server| async move {
         let gateway = server.gateway(OnLoss::Share);
         gateway.begin().await;
-        let limit = || vec![Limit { kind: Kind::Tokens { window: 60_000, add: 60 }, most: 100, name: "t".into() }];
+        let limit =
+            || vec![Limit { kind: Kind::Tokens { window: 60_000, add: 60 }, most: 100, name: "t".into(), quota: None }];
         go(&gateway, limit()).await;
         server.stop();
         server.start_again();

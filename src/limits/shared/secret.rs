@@ -1,0 +1,57 @@
+//! Whether this gateway has the team secret under which the keys on the server are made.
+//!
+//! Hazard: a gateway with another secret rejects every key, and nothing says why. Rule: who publishes the keys adds a hash of
+//! the secret, and every gateway compares it with that of its own.
+
+use std::cell::{Cell, RefCell};
+
+use super::Shared;
+use crate::error::{Failed, Failure, note};
+
+/// The secret of this gateway, as far as the server may know it.
+#[derive(Default)]
+pub(super) struct SecretCheck {
+    own: RefCell<Option<String>>,
+    differs: Cell<bool>,
+}
+
+impl SecretCheck {
+    pub(super) fn own(&self) -> Option<String> {
+        self.own.borrow().clone()
+    }
+
+    /// Whether it is now known to be another one, and was not before.
+    fn compare(&self, there: Option<&str>) -> bool {
+        let own = self.own.borrow();
+        let (Some(own), Some(there)) = (own.as_deref(), there) else { return false };
+        !self.differs.replace(own != there) && own != there
+    }
+}
+
+impl Shared {
+    /// A gateway with keys has this secret.
+    pub(crate) fn has_secret(&self, check: String) {
+        self.secret.own.replace(Some(check));
+    }
+
+    /// Whether the keys on the server are made under another secret.
+    pub(crate) fn secret_differs(&self) -> bool {
+        self.secret.differs.get()
+    }
+
+    /// Compares the secret with that of the keys `there`. Beside keys.json what the server has is replaced.
+    pub(super) fn compare_secret(&self, there: Option<&str>) {
+        if self.publication().is_none() && self.secret.compare(there) {
+            note(&format!("warning: {}; every key is rejected", sentence(&self.address.shown())));
+        }
+    }
+}
+
+fn sentence(server: &str) -> String {
+    format!("the keys at `{server}` are made under another team secret than the one of this gateway")
+}
+
+pub(super) fn refusal(server: &str, host: Option<&str>) -> Failed {
+    let from = host.map_or_else(|| "the machine where the keys are made".to_owned(), |host| format!("`{host}`"));
+    Failed::new(Failure::Other, sentence(server)).hint(format!("copy the file that `secret_file` names from {from}"))
+}
