@@ -27,6 +27,9 @@ use super::{Gateway, exchange, metrics, team};
 use crate::keys::KeyRecord;
 use crate::limits::shared::Health;
 
+/// Where other APIs have the key.
+static KEY_HEADERS: [HeaderName; 2] = [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
+
 /// What is done with a request.
 enum Admitted {
     /// The part of its path after `/v1` is sent to a profile.
@@ -213,6 +216,10 @@ fn route(uri: &Uri) -> Option<(Option<String>, String)> {
 /// Whether every server finds the same segments in `path`, and none of them goes up. Some cut a segment at `;`, at a NUL
 /// or at white space, some decode twice, and some decode bytes that are not UTF-8 to a dot or a slash.
 fn is_plain(path: &str) -> bool {
+    // As nearly all paths are.
+    if !path.bytes().any(|byte| matches!(byte, b'%' | b';' | b'.' | b'\\')) {
+        return true;
+    }
     let mut decoded = Vec::with_capacity(path.len());
     let mut percent = None;
     let mut rest = path.as_bytes();
@@ -298,10 +305,9 @@ fn is_local(gateway: &Gateway, host: &str) -> bool {
 ///
 /// Errors: it has none that is valid.
 async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<Rc<KeyRecord>>, Refusal> {
-    let shown = shown_keys(headers);
     let is_own = {
         let own = gateway.key.borrow();
-        shown.iter().any(|shown| shown.ct_eq(own.expose().as_bytes()).into())
+        shown_keys(headers).any(|shown| shown.ct_eq(own.expose().as_bytes()).into())
     };
     if is_own {
         return Ok(None);
@@ -311,7 +317,7 @@ async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<R
                        `--api-key-file`, and it is `OPENAI_API_KEY` under `qwenauth exec --gateway`";
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally());
     };
-    for text in shown.into_iter().filter_map(|shown| std::str::from_utf8(shown).ok()) {
+    for text in shown_keys(headers).filter_map(|shown| std::str::from_utf8(shown).ok()) {
         if let Some(key) = team.identify(text).await? {
             return Ok(Some(key));
         }
@@ -320,13 +326,13 @@ async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<R
 }
 
 /// The texts in all places of keys: the bearer token, or the headers of other APIs.
-pub(super) fn shown_keys(headers: &HeaderMap) -> Vec<&[u8]> {
+pub(super) fn shown_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let bearer = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).and_then(|value| {
         let (scheme, key) = value.split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
     });
-    let others = ["x-api-key", "api-key"].into_iter().filter_map(|name| headers.get(name)).map(HeaderValue::as_bytes);
-    bearer.into_iter().chain(others).collect()
+    let others = KEY_HEADERS.iter().filter_map(|name| headers.get(name)).map(HeaderValue::as_bytes);
+    bearer.into_iter().chain(others)
 }
 
 fn with(mut response: Response<ResponseBody>, name: HeaderName, value: &'static str) -> Response<ResponseBody> {

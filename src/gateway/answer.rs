@@ -131,7 +131,7 @@ impl ProxiedRequest<'_> {
         leased: LeasedConnection,
     ) -> Result<Response<ResponseBody>, Refusal> {
         self.request_body.stop_keeping();
-        let is_stream = kind(response.headers()).to_ascii_lowercase().starts_with(b"text/event-stream");
+        let is_stream = is_event_stream(kind(response.headers()));
         let limit = if is_stream { FIRST_EVENT_TIMEOUT } else { self.gateway.options.timeout };
         let first = match self.request_body.while_reading(first_piece(response.body_mut(), limit)).await {
             Ok(first) => first,
@@ -166,11 +166,11 @@ impl ProxiedRequest<'_> {
         self.stamp(&mut head.headers);
         // The version of the client's connection is independent; hyper sets it.
         head.version = Version::HTTP_11;
-        let kind = kind(&head.headers).to_ascii_lowercase();
+        let kind = kind(&head.headers);
         if let Some(entry) = &mut self.record.entry {
-            entry.outcome.is_stream = kind.starts_with(b"text/event-stream");
+            entry.outcome.is_stream = is_event_stream(kind);
         }
-        let is_text = kind.is_empty() || [&b"json"[..], b"event-stream"].iter().any(|part| contains(&kind, part));
+        let is_text = kind.is_empty() || [&b"json"[..], b"event-stream"].iter().any(|part| contains(kind, part));
         let encoding = head.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let meter = (is_text && head.status.is_success()).then(|| Meter::new(encoding));
         self.served_model.clone_from(&self.record.model);
@@ -209,8 +209,14 @@ fn small(number: u64) -> HeaderValue {
     }
 }
 
+/// In letters of any case.
 fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
+    text.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part))
+}
+
+fn is_event_stream(kind: &[u8]) -> bool {
+    const NAME: &[u8] = b"text/event-stream";
+    kind.get(..NAME.len()).is_some_and(|start| start.eq_ignore_ascii_case(NAME))
 }
 
 /// The content type, in its original case.

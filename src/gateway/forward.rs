@@ -18,7 +18,6 @@ use super::answer::{DeferredResponse, InspectedResponse, Unserved, inspect};
 use super::credential::ReadyCredential;
 use super::fallback::{self, Reason};
 use super::headers;
-use super::meter::RequestModel;
 use super::pacing::{NoSlot, Waited};
 use super::quota;
 use super::refusal::{self, Refusal};
@@ -80,7 +79,7 @@ pub(super) async fn forward(
         entry.answered(response.status());
         return response;
     }
-    let shown = key.as_ref().and_then(|key| Team::shown(key, &shown_keys(&head.headers)));
+    let shown = key.as_ref().and_then(|key| Team::shown(key, shown_keys(&head.headers)));
     let request_body = RequestBody::new(body, options.replay_limit, options.max_body, &gateway.bodies);
     let mut record = UsageRecord::begin(Some(entry));
     record.user = key.as_ref().map(|key| Arc::new(KeyUser { key: key.id.clone(), owner: key.owner.clone() }));
@@ -198,8 +197,7 @@ impl ProxiedRequest<'_> {
                     self.served.cache.note_refused(false);
                     if status.is_success() {
                         ready.mark.served();
-                        let model = self.record.model.clone();
-                        account.served(model.as_deref());
+                        account.served(self.record.model.as_deref());
                     }
                     return Ok(self.pass(&ready, response, leased).await?);
                 }
@@ -230,11 +228,7 @@ impl ProxiedRequest<'_> {
     /// Finds the model in the part of the request's body that has arrived.
     pub(super) fn note_model(&mut self) {
         if self.record.model.is_none() {
-            let mut body = self.request_body.kept();
-            if body.is_empty() {
-                body.extend(self.request_body.first());
-            }
-            self.record.model = RequestModel::find(&body).map(|model| model.name);
+            self.record.model = self.request_body.model();
         }
     }
 
@@ -248,7 +242,11 @@ impl ProxiedRequest<'_> {
 
     /// Rejects a request whose limit the server has reported as reached.
     async fn check_exhausted(&mut self, account: &ServedAccount, ready: &ReadyCredential) -> Result<(), Unserved> {
+        self.request_body.keep_arrived().await;
         self.note_model();
+        if !account.has_exhausted() {
+            return Ok(());
+        }
         if self.record.model.is_none() && account.depends_on_model() && self.request_body.keep_all().await {
             self.note_model();
         }
@@ -319,7 +317,7 @@ impl ProxiedRequest<'_> {
         let since = Instant::now();
         let sent = tokio::time::timeout(limit, self.gateway.upstream.send(&ready.origin, request));
         let sent = self.request_body.while_reading(sent).await.unwrap_or(Err(SendError::Silent(limit)));
-        self.log_attempt(ready, &sent, since.elapsed());
+        self.log_attempt(ready, &sent, since);
         if let Some(grant) = &mut self.record.grant {
             grant.was_sent |= !matches!(sent, Err(SendError::NotSent(_)));
             let may_be_billed = matches!(sent, Err(SendError::Silent(_) | SendError::Lost(_)));
@@ -332,7 +330,7 @@ impl ProxiedRequest<'_> {
         &self,
         ready: &ReadyCredential,
         sent: &Result<(Response<Incoming>, LeasedConnection), SendError>,
-        took: Duration,
+        since: Instant,
     ) {
         if !log::log_enabled!(log::Level::Debug) {
             return;
@@ -347,14 +345,14 @@ impl ProxiedRequest<'_> {
             "{method} {host}{}{path} for `{}`: {outcome}, {} ms",
             ready.base_path,
             self.served.profile,
-            took.as_millis()
+            since.elapsed().as_millis()
         );
     }
 
     fn request(&self, ready: &ReadyCredential, reader: Reader) -> Result<Request<Reader>, hyper::http::Error> {
         let messages = ready.messages.as_ref().filter(|_| anthropic::speaks(&self.rest));
-        let base_path = messages.map_or(&ready.base_path, |endpoint| &endpoint.base_path);
-        let path = format!("{base_path}{}", self.rest);
+        let base_path = messages.map_or(ready.base_path.as_str(), |endpoint| &endpoint.base_path);
+        let path = [base_path, self.rest.as_str()].concat();
         let uri = Uri::from(PathAndQuery::try_from(path)?);
         let mut request = Request::new(reader);
         *request.method_mut() = self.method.clone();

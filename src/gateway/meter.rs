@@ -213,7 +213,7 @@ pub(crate) struct RequestModel {
 
 impl RequestModel {
     /// Reads `body`, which need not be complete.
-    pub(crate) fn find(body: &[Bytes]) -> Option<Self> {
+    pub(crate) fn find<'body>(body: impl IntoIterator<Item = &'body Bytes>) -> Option<Self> {
         Self::all(body, 1).pop()
     }
 
@@ -237,7 +237,7 @@ impl RequestModel {
     }
 
     /// The first `most` fields of this name, of the outermost object only.
-    fn all(body: &[Bytes], most: usize) -> Vec<Self> {
+    fn all<'body>(body: impl IntoIterator<Item = &'body Bytes>, most: usize) -> Vec<Self> {
         let mut found = Vec::new();
         let (mut depth, mut before) = (0_usize, 0);
         let (mut in_string, mut is_escaped, mut is_key, mut is_model) = (false, false, false, false);

@@ -14,6 +14,8 @@ use std::task::{Context, Poll, Waker, ready};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
+use super::meter::RequestModel;
+
 /// How much of a body is read to find the model, which is usually named here.
 const HEAD_LENGTH: usize = 4096;
 
@@ -174,16 +176,26 @@ impl RequestBody {
         self.0.borrow().ended
     }
 
-    /// The first bytes, where the model is usually named.
-    pub(super) fn first(&self) -> Option<Bytes> {
+    /// The model in what is kept of it, or was in its first bytes.
+    pub(super) fn model(&self) -> Option<String> {
         let source = self.0.borrow();
-        let first = source.kept.front().filter(|_| source.dropped == 0);
-        if let Some(first) = first.filter(|first| first.len() >= HEAD_LENGTH || source.kept.len() == 1) {
-            return Some(first.clone());
-        }
-        let mut head = source.head.clone();
-        source.kept.iter().take_while(|chunk| fill(&mut head, chunk)).for_each(drop);
-        (!head.is_empty()).then(|| head.into())
+        let found = if source.dropped == 0 {
+            RequestModel::find(&source.kept)
+        } else {
+            let mut head = source.head.clone();
+            source.kept.iter().take_while(|chunk| fill(&mut head, chunk)).for_each(drop);
+            RequestModel::find([&head.into()])
+        };
+        found.map(|model| model.name)
+    }
+
+    /// Keeps what the client has sent already, without waiting for more.
+    pub(super) async fn keep_arrived(&self) {
+        poll_fn(|context| {
+            self.0.borrow_mut().read_ahead(context);
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Works on `task` and meanwhile reads what the client sends, as far as it can be kept: a connection is seen to
@@ -194,20 +206,7 @@ impl RequestBody {
             if let Poll::Ready(outcome) = task.as_mut().poll(context) {
                 return Poll::Ready(outcome);
             }
-            let mut source = self.0.borrow_mut();
-            while source.keeps
-                && !source.ended
-                && source.broken.is_none()
-                && source.kept_length < source.replay_limit
-                && !source.budget.is_exceeded()
-            {
-                if source.poll_chunk(context).is_pending() {
-                    break;
-                }
-                if let Some(reader) = source.waiting.take() {
-                    reader.wake();
-                }
-            }
+            self.0.borrow_mut().read_ahead(context);
             Poll::Pending
         })
         .await
@@ -268,6 +267,21 @@ impl Source {
                 self.drop_given();
             }
             return Poll::Ready(Some(()));
+        }
+    }
+
+    /// Reads what has arrived, as far as it can be kept.
+    fn read_ahead(&mut self, context: &mut Context<'_>) {
+        while self.keeps
+            && !self.ended
+            && self.broken.is_none()
+            && self.kept_length < self.replay_limit
+            && !self.budget.is_exceeded()
+            && self.poll_chunk(context).is_ready()
+        {
+            if let Some(reader) = self.waiting.take() {
+                reader.wake();
+            }
         }
     }
 

@@ -48,9 +48,9 @@ pub(super) struct ForwardedBody {
     request_body: RequestBody,
     meter: Option<Meter>,
     record: UsageRecord,
-    /// Timeout without a byte, and when the last one arrived.
+    /// Timeout without a byte, and when the wait for the next one began.
     limit: Duration,
-    last: Instant,
+    waiting: Option<Instant>,
     idle: Option<Pin<Box<Sleep>>>,
     ended: bool,
 }
@@ -67,9 +67,19 @@ impl ForwardedBody {
         limit: Duration,
         meter: Option<Meter>,
     ) -> Self {
-        let last = Instant::now();
-        let leased = Some(leased);
-        Self { first, broken, incoming, leased, request_body, meter, record, limit, last, idle: None, ended: false }
+        Self {
+            first,
+            broken,
+            incoming,
+            leased: Some(leased),
+            request_body,
+            meter,
+            record,
+            limit,
+            waiting: None,
+            idle: None,
+            ended: false,
+        }
     }
 
     fn see(&mut self, piece: &Bytes) {
@@ -83,7 +93,9 @@ impl ForwardedBody {
 
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
         loop {
-            let rest = (self.last + self.limit).saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            let since = *self.waiting.get_or_insert(now);
+            let rest = (since + self.limit).saturating_duration_since(now);
             if rest.is_zero() {
                 let cut = format!("the provider sent nothing for {} s", self.limit.as_secs());
                 return Poll::Ready(Some(Err(Interrupted::log(cut))));
@@ -117,7 +129,7 @@ impl Body for ResponseBody {
         }
         match Pin::new(&mut body.incoming).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
-                body.last = Instant::now();
+                body.waiting = None;
                 if let Some(piece) = frame.data_ref() {
                     let piece = piece.clone();
                     body.see(&piece);

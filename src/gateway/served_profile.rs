@@ -269,6 +269,11 @@ impl ServedAccount {
         Some(entry)
     }
 
+    /// Whether any limit is known to be reached.
+    pub(super) fn has_exhausted(&self) -> bool {
+        self.waits && self.memory.borrow_mut().has_any()
+    }
+
     pub(super) fn depends_on_model(&self) -> bool {
         self.waits && self.memory.borrow_mut().depends_on_model()
     }
@@ -495,13 +500,15 @@ impl Drop for UsageRecord {
             let outcome = &mut entry.outcome;
             if let Some(account) = &self.account {
                 outcome.profile.get_or_insert_default().clone_from(&account.profile);
-                outcome.provider = Some(account.provider.clone());
             }
-            outcome.model.clone_from(&self.model);
             (outcome.tries, outcome.waited) = (self.counts.tries, self.waited);
             (outcome.reason, outcome.fallback) = (self.reason, self.fallback);
             outcome.prompt_tokens = self.counts.prompt_tokens;
             outcome.completion_tokens = self.counts.completion_tokens;
+        }
+        if let Some(entry) = self.entry.as_mut().filter(|entry| entry.is_read()) {
+            entry.outcome.provider = self.account.as_ref().map(|account| account.provider.clone());
+            entry.outcome.model.clone_from(&self.model);
         }
         let Some(account) = &self.account else { return };
         if self.counts.requests == 0 && self.counts.tries == 0 {

@@ -151,8 +151,8 @@ impl Team {
     }
 
     /// Which of the texts that a client sent is the key of `record`.
-    pub(super) fn shown(record: &KeyRecord, texts: &[&[u8]]) -> Option<KeyText> {
-        let mut keys = texts.iter().filter_map(|text| KeyText::parse(std::str::from_utf8(text).ok()?));
+    pub(super) fn shown<'text>(record: &KeyRecord, texts: impl Iterator<Item = &'text [u8]>) -> Option<KeyText> {
+        let mut keys = texts.filter_map(|text| KeyText::parse(std::str::from_utf8(text).ok()?));
         keys.find(|key| key.id() == record.id)
     }
 

@@ -10,12 +10,13 @@ use std::future::poll_fn;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, Response, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::proxy::{SocksV4, SocksV5, Tunnel};
@@ -37,6 +38,8 @@ const IDLE: Duration = Duration::from_secs(20);
 
 /// A connection that was in use just now is taken for open.
 const FRESH: Duration = Duration::from_micros(100);
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Idle connections kept to one origin.
 const MAX_IDLE: usize = 64;
@@ -75,14 +78,28 @@ impl Origin {
             let last = self.idle.borrow_mut().pop()?;
             let now = Instant::now();
             if now.duration_since(last.since) > FRESH {
-                // If the server has closed it, that is known here already: let it be noticed before it costs a request.
-                tokio::task::yield_now().await;
+                // If the server closed it before the request came, its task was woken first: let it notice that before it
+                // costs the request.
+                let_woken_tasks_run().await;
             }
             if last.until > now && !last.sender.is_closed() {
                 return Some(last.sender);
             }
         }
     }
+}
+
+/// As [`tokio::task::yield_now`], without a call of the kernel for further events.
+async fn let_woken_tasks_run() {
+    let mut was_polled = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut was_polled, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// A connection in use. Dropped, it is closed; [`LeasedConnection::give_back`] keeps it for the next request.
@@ -263,7 +280,7 @@ where
 
 /// How long the server lets this connection idle, less a second for the way.
 fn keep_alive(response: &Response<Incoming>) -> Duration {
-    let Some(value) = response.headers().get("keep-alive").and_then(|value| value.to_str().ok()) else { return IDLE };
+    let Some(value) = response.headers().get(KEEP_ALIVE).and_then(|value| value.to_str().ok()) else { return IDLE };
     let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.parse::<u64>().ok());
     seconds.map_or(IDLE, |seconds| Duration::from_secs(seconds.saturating_sub(1)).min(IDLE))
 }

@@ -105,6 +105,12 @@ impl Memory {
         in_force.max_by_key(|entry| entry.until).cloned()
     }
 
+    /// Whether there is any entry.
+    pub(crate) fn has_any(&mut self) -> bool {
+        self.refresh();
+        !self.entries.is_empty()
+    }
+
     /// Whether an entry names a model, so that the model of a request must be known.
     pub(crate) fn depends_on_model(&mut self) -> bool {
         self.refresh();

@@ -139,11 +139,12 @@ impl Quotas {
         Self { figures: quotas, refuses, path, file, own: Record::default() }
     }
 
+    pub(crate) fn are_none(&self) -> bool {
+        self.figures.is_empty()
+    }
+
     /// Requests a slot in every quota. `alone`: without the file, because it was busy for too long.
     pub(crate) fn take(&mut self, now: SystemTime, alone: bool) -> Place {
-        if self.figures.is_empty() {
-            return Place::Taken;
-        }
         let (quotas, refuses) = (self.figures.clone(), self.refuses);
         let taken = self.change(alone, |record| {
             let used_up =
