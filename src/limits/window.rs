@@ -115,8 +115,8 @@ impl WindowRecord {
             return record;
         }
         record.newest = word(24);
-        for (counter, bytes) in record.counters.iter_mut().zip(bytes[COUNTERS_AT..].chunks_exact(4)) {
-            *counter = u32::from_le_bytes(std::array::from_fn(|index| bytes[index]));
+        for (counter, bytes) in record.counters.iter_mut().zip(bytes[COUNTERS_AT..].as_chunks().0) {
+            *counter = u32::from_le_bytes(*bytes);
         }
         record
     }
@@ -133,8 +133,8 @@ impl WindowRecord {
             }
         }
         bytes.resize(LENGTH, 0);
-        for (counter, bytes) in self.counters.iter().zip(bytes[COUNTERS_AT..].chunks_exact_mut(4)) {
-            bytes.copy_from_slice(&counter.to_le_bytes());
+        for (counter, bytes) in self.counters.iter().zip(bytes[COUNTERS_AT..].as_chunks_mut().0) {
+            *bytes = counter.to_le_bytes();
         }
         bytes
     }
