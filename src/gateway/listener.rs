@@ -3,12 +3,14 @@
 //! Hazard: a stranger who connects and says nothing, or begins a handshake and does not end it, holds memory. Rule: a
 //! handshake has [`HANDSHAKE`] to end, and counts as a stranger's connection from its first byte.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -129,14 +131,24 @@ pub(super) enum Accepting {
 impl Accepting {
     pub(super) async fn accept(&self) -> io::Result<Stream> {
         match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
-            Self::Local(listener) => listener.accept().await.map(Stream::Local),
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Transport::Tcp(stream)),
+            Self::Local(listener) => listener.accept().await.map(Transport::Local),
         }
+        .map(|transport| Stream { transport, is_strangers: Rc::new(Cell::new(true)) })
     }
 }
 
 /// A client's connection.
-pub(super) enum Stream {
+pub(super) struct Stream {
+    transport: Transport,
+    /// Until a key is shown, no more than [`STRANGERS_PIECE`] is read at once: a reader that gets what it asked for asks
+    /// for twice as much, and would keep 128 KiB for a head of 64 KiB.
+    pub(super) is_strangers: Rc<Cell<bool>>,
+}
+
+const STRANGERS_PIECE: usize = 4096;
+
+enum Transport {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Local(socket::Stream),
@@ -145,7 +157,7 @@ pub(super) enum Stream {
 impl Stream {
     /// Events are small and go out at once.
     pub(super) fn send_at_once(&self) {
-        if let Self::Tcp(stream) = self {
+        if let Transport::Tcp(stream) = &self.transport {
             let _ = stream.set_nodelay(true);
         }
     }
@@ -154,7 +166,7 @@ impl Stream {
     ///
     /// Errors: why there is none, for the log.
     pub(super) async fn secured(self, config: Arc<ServerConfig>) -> Result<Self, String> {
-        let Self::Tcp(mut stream) = self else { return Ok(self) };
+        let Transport::Tcp(mut stream) = self.transport else { return Ok(self) };
         let handshake = async {
             if is_plain_http(&stream).await {
                 let length = NO_TLS.len();
@@ -169,7 +181,7 @@ impl Stream {
             TlsAcceptor::from(config).accept(stream).await.map_err(|error| error.to_string())
         };
         match tokio::time::timeout(HANDSHAKE, handshake).await {
-            Ok(stream) => stream.map(|stream| Self::Tls(Box::new(stream))),
+            Ok(stream) => stream.map(|stream| Self { transport: Transport::Tls(Box::new(stream)), ..self }),
             Err(_) => Err(format!("its handshake took longer than {} s", HANDSHAKE.as_secs())),
         }
     }
@@ -181,13 +193,9 @@ async fn is_plain_http(stream: &TcpStream) -> bool {
     matches!(stream.peek(&mut first).await, Ok(1) if first[0].is_ascii_uppercase())
 }
 
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut TaskContext<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+impl Transport {
+    fn poll_read(&mut self, context: &mut TaskContext<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Local(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -195,12 +203,31 @@ impl AsyncRead for Stream {
     }
 }
 
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { transport, is_strangers } = self.get_mut();
+        if !is_strangers.get() {
+            return transport.poll_read(context, buffer);
+        }
+        let mut piece = [0; STRANGERS_PIECE];
+        let length = buffer.remaining().min(STRANGERS_PIECE);
+        let mut piece = ReadBuf::new(&mut piece[..length]);
+        ready!(transport.poll_read(context, &mut piece))?;
+        buffer.put_slice(piece.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut TaskContext<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Local(stream) => Pin::new(stream).poll_write(context, bytes),
+        match &mut self.get_mut().transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Transport::Local(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -209,34 +236,60 @@ impl AsyncWrite for Stream {
         context: &mut TaskContext<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
-            Self::Local(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+        match &mut self.get_mut().transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+            Transport::Local(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tcp(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-            Self::Local(stream) => stream.is_write_vectored(),
+        match &self.transport {
+            Transport::Tcp(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
+            Transport::Local(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
-            Self::Local(stream) => Pin::new(stream).poll_flush(context),
+        match &mut self.get_mut().transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Transport::Local(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Local(stream) => Pin::new(stream).poll_shutdown(context),
+        match &mut self.get_mut().transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Transport::Local(stream) => Pin::new(stream).poll_shutdown(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[test]
+    fn a_stranger_is_read_in_small_pieces_and_a_client_as_it_sends() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (listener, address) = Listener::on_loopback().unwrap();
+            let accepting = listener.accepting().unwrap();
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let mut stream = accepting.accept().await.unwrap();
+            let sent = vec![b'x'; 4 * STRANGERS_PIECE];
+            client.write_all(&sent).await.unwrap();
+            let mut buffer = vec![0; sent.len()];
+            let Transport::Tcp(socket) = &stream.transport else { panic!("not TCP") };
+            while socket.peek(&mut buffer).await.unwrap() < sent.len() {}
+            assert_eq!(stream.read(&mut buffer).await.unwrap(), STRANGERS_PIECE);
+            stream.is_strangers.set(false);
+            assert_eq!(stream.read(&mut buffer).await.unwrap(), 3 * STRANGERS_PIECE);
+        });
     }
 }

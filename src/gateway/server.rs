@@ -87,11 +87,13 @@ pub(super) struct Peer {
     open: Rc<OpenConnections>,
     number: u64,
     closing: Rc<Closing>,
+    /// See [`Stream::is_strangers`].
+    is_strangers: Rc<Cell<bool>>,
 }
 
 impl Peer {
     /// Counts a new connection, and closes the oldest stranger's if there are too many.
-    fn new(open: &Rc<OpenConnections>) -> Self {
+    fn new(open: &Rc<OpenConnections>, is_strangers: Rc<Cell<bool>>) -> Self {
         let number = open.next.replace(open.next.get() + 1);
         let closing = Rc::new(Closing { asked: Cell::new(Asked::Nothing), task: RefCell::default() });
         open.all.borrow_mut().insert(number, Rc::clone(&closing));
@@ -102,12 +104,14 @@ impl Peer {
         {
             oldest.ask(Asked::Evicted);
         }
-        Self { open: Rc::clone(open), number, closing }
+        Self { open: Rc::clone(open), number, closing, is_strangers }
     }
 
     /// Call this once the connection has shown a key.
     pub(super) fn is_known(&self) {
-        self.open.strangers.borrow_mut().remove(&self.number);
+        if self.is_strangers.replace(false) {
+            self.open.strangers.borrow_mut().remove(&self.number);
+        }
     }
 }
 
@@ -157,7 +161,7 @@ async fn accept(gateway: &Rc<Gateway>, door: Door, listener: &Accepting, open: &
     loop {
         match listener.accept().await {
             Ok(stream) => {
-                let peer = Rc::new(Peer::new(open));
+                let peer = Rc::new(Peer::new(open, Rc::clone(&stream.is_strangers)));
                 tokio::task::spawn_local(connection(Rc::clone(gateway), door, stream, peer));
             }
             Err(error) => {
