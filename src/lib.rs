@@ -1,4 +1,4 @@
-//! Log in to Qwen models once and hand the credential to any tool.
+//! Log in to Qwen models once and use them from any tool.
 //!
 //! ```text
 //! main.rs         hands over to the library
@@ -91,7 +91,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::cli::{Cli, Command, HandOut};
+use crate::cli::{Cli, Command, Export};
 use crate::environment::Environment;
 use crate::error::Report;
 use crate::say::Screen;
@@ -144,7 +144,7 @@ fn run_command(Cli { global, command }: Cli) -> Result<u8> {
             })
             .init();
         if known.is_err() {
-            log::warn!("`QWENAUTH_LOG` is none of off, error, warn, info, debug, trace; `info` is used");
+            log::warn!("`QWENAUTH_LOG` is not one of off, error, warn, info, debug, trace; `info` is used");
         }
         log::debug!("qwenauth {} on {} {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
     }
@@ -155,8 +155,8 @@ fn run_command(Cli { global, command }: Cli) -> Result<u8> {
         Command::Status(args) => return commands::status::run(&args, &session()?),
         Command::Refresh(_) => commands::refresh::run(&session()?)?,
         Command::Logout(args) => commands::logout::run(&args, &session()?)?,
-        Command::HandOut(HandOut::Env(args)) => commands::env::run(&args, session)?,
-        Command::HandOut(HandOut::Exec(args)) => return commands::exec::run(&args, &session()?),
+        Command::Export(Export::Env(args)) => commands::env::run(&args, session)?,
+        Command::Export(Export::Exec(args)) => return commands::exec::run(&args, &session()?),
         Command::Gateway(args) => commands::gateway::run(&args, &session()?)?,
         Command::Keys(args) => commands::keys::run(&args.command, &session()?)?,
         Command::Usage(args) => commands::usage::run(&args, &session()?)?,
@@ -167,7 +167,7 @@ fn run_command(Cli { global, command }: Cli) -> Result<u8> {
         Command::Doctor(args) => return commands::doctor::run(&args, session),
         Command::Sandbox(args) => return commands::sandbox::run(&args),
         Command::Completions(args) => commands::completions::run(&args)?,
-        Command::Complete { names, words } => commands::completions::complete(names, &words, session)?,
+        Command::Complete { words } => commands::completions::complete(&words, session)?,
         Command::Topic(text) => commands::print(text)?,
         Command::Man { directory } => commands::man::run(&directory)?,
     }

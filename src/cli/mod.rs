@@ -19,8 +19,8 @@ pub(crate) use self::keys::{
     CreateKeyArgs, KeyLimitOptions, KeysArgs, KeysCommand, RevokeKeyArgs, RotateKeyArgs, SetKeyArgs,
 };
 pub(crate) use self::manage::{
-    CompletionsArgs, DoctorArgs, GATEWAY_ADDRESS, Names, ProfilesArgs, ProvidersArgs, SandboxArgs, SetupArgs, Shell,
-    TEAM_KEY, UseArgs,
+    CompletionsArgs, DoctorArgs, GATEWAY_ADDRESS, ProfilesArgs, ProvidersArgs, SandboxArgs, SetupArgs, Shell, TEAM_KEY,
+    UseArgs,
 };
 pub(crate) use self::value::{Bound, Listen, StoreChoice};
 use crate::error::{Failed, Failure, nearest, printable};
@@ -31,7 +31,7 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// What `--version -v` says, for reports and for what measures the program.
+/// The output of `--version -v`, for bug reports and measurements.
 const BUILD: &str = concat!(
     "qwenauth ",
     env!("CARGO_PKG_VERSION"),
@@ -44,7 +44,7 @@ const BUILD: &str = concat!(
     "\n",
 );
 
-/// Log in to Qwen models once and hand the credential to any tool
+/// Log in to Qwen models once and use them from any tool
 #[derive(Debug, Parser)]
 #[command(name = "qwenauth", version, styles = STYLES, after_help = "Start with `qwenauth login`, or without an account: `qwenauth sandbox --tour`.", after_long_help = topic::LONG, subcommand_required = true, arg_required_else_help = true, max_term_width = 100, disable_help_subcommand = false)]
 pub(crate) struct Cli {
@@ -80,7 +80,7 @@ impl Cli {
 
 /// The commands that shells and programs start again and again.
 #[derive(Debug, Subcommand)]
-pub(crate) enum HandOut {
+pub(crate) enum Export {
     Env(EnvArgs),
     Exec(ExecArgs),
 }
@@ -92,12 +92,12 @@ struct Narrow {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
-    command: HandOut,
+    command: Export,
 }
 
 impl From<Narrow> for Cli {
     fn from(narrow: Narrow) -> Self {
-        Self { global: narrow.global, command: Command::HandOut(narrow.command) }
+        Self { global: narrow.global, command: Command::Export(narrow.command) }
     }
 }
 
@@ -146,7 +146,7 @@ pub(crate) enum Command {
     Logout(LogoutArgs),
     Token(TokenArgs),
     #[command(flatten)]
-    HandOut(HandOut),
+    Export(Export),
     Gateway(GatewayArgs),
     Usage(UsageArgs),
     Keys(KeysArgs),
@@ -157,10 +157,9 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     Sandbox(SandboxArgs),
     Completions(CompletionsArgs),
-    /// Print names for a completion script
+    /// Print the values that can complete a command line, for a completion script
     #[command(name = "__complete", hide = true)]
     Complete {
-        names: Names,
         /// The command line so far, without the program
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,

@@ -1,17 +1,23 @@
-//! `qwenauth completions SHELL`: print the completion script of a shell; the scripts query `qwenauth __complete`.
+//! `qwenauth completions SHELL`: print the completion script of a shell.
 //!
-//! The generators do not support values that change, such as the names of profiles. In bash, zsh and fish a call of
-//! this program provides such values.
+//! The scripts of bash, zsh and fish are fixed: they pass the words of the line to `qwenauth __complete`, which knows the
+//! command line and the names of profiles, providers, regions, models and tools. The other scripts are generated and know
+//! the command line only. (`CompleteEnv` of `clap_complete` does the same, but needs the feature `unstable-dynamic`, which
+//! any release may change.)
+
+mod line;
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 
 use anyhow::Result;
-use clap::{Arg, Command, CommandFactory, ValueEnum, ValueHint};
-use clap_complete::{Shell as ClapShell, generate};
+use clap::{Arg, Command, CommandFactory, ValueHint};
+use clap_complete::{Generator, Shell as ClapShell, generate};
 use clap_complete_nushell::Nushell;
 
+use self::line::{Fit, Names, fit};
 use super::print;
-use crate::cli::{Cli, CompletionsArgs, Names, Shell};
+use crate::cli::{Cli, CompletionsArgs, Shell};
 use crate::credentials::Stored;
 use crate::profile::ProfileName;
 use crate::providers::{self, Provider};
@@ -19,51 +25,66 @@ use crate::session::Session;
 use crate::setup::TOOLS;
 
 pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
-    let mut command = visible();
-    let mut script = Vec::new();
-    let mut write = |shell: ClapShell| generate(shell, &mut command, "qwenauth", &mut script);
     match args.shell {
-        Shell::Bash => write(ClapShell::Bash),
-        Shell::Zsh => write(ClapShell::Zsh),
-        Shell::Fish => write(ClapShell::Fish),
-        Shell::Powershell => write(ClapShell::PowerShell),
-        Shell::Elvish => write(ClapShell::Elvish),
-        Shell::Nushell => generate(Nushell, &mut command, "qwenauth", &mut script),
+        Shell::Bash => print(include_str!("completions/bash.sh")),
+        Shell::Zsh => print(include_str!("completions/zsh.zsh")),
+        Shell::Fish => print(include_str!("completions/fish.fish")),
+        Shell::Powershell => print(&generated(ClapShell::PowerShell)?),
+        Shell::Elvish => print(&generated(ClapShell::Elvish)?),
+        Shell::Nushell => print(&generated(Nushell)?),
     }
-    let script = String::from_utf8(script)?;
-    print(&match args.shell {
-        Shell::Bash => bash(&script),
-        Shell::Zsh => zsh(&script),
-        Shell::Fish => fish(&script),
-        Shell::Powershell | Shell::Elvish | Shell::Nushell => script,
-    })
 }
 
-/// Commands whose argument is a name that only the program knows, and the kind of name.
-const NAMED: [(&str, Names); 4] =
-    [("login", Names::Providers), ("providers", Names::Providers), ("use", Names::Profiles), ("setup", Names::Tools)];
+fn generated(shell: impl Generator) -> Result<String> {
+    let mut script = Vec::new();
+    generate(shell, &mut visible(), "qwenauth", &mut script);
+    Ok(String::from_utf8(script)?)
+}
 
-/// Options whose value is such a name.
-const VALUED: [(&str, Names); 3] = [("profile", Names::Profiles), ("region", Names::Regions), ("model", Names::Models)];
-
-/// Prints the names of one kind, one per line. `words`: the command line so far, as far as the shell knows it. On an error
-/// there are no names: a message would appear in the middle of the line being typed.
-pub(crate) fn complete(names: Names, words: &[String], session: impl FnOnce() -> Result<Session>) -> Result<()> {
-    let found = match names {
-        Names::Tools => TOOLS.iter().map(|tool| tool.name.to_owned()).collect(),
-        Names::Providers => session().map(|session| providers::names(&session.config.overrides)).unwrap_or_default(),
-        Names::Profiles => session()
-            .and_then(|session| session.profiles())
-            .map(|profiles| profiles.iter().map(ToString::to_string).collect())
-            .unwrap_or_default(),
-        Names::Regions => session().map(|session| regions(words, &session)).unwrap_or_default(),
-        Names::Models => session().map(|session| models(words, &session)).unwrap_or_default(),
+/// Prints the values that can complete a line: a kind, then one value per line, after a tab its description. `words`: those
+/// of the line, without the program; the last one is being typed. On an error there are no names: a message would appear
+/// in the middle of the line.
+pub(crate) fn complete(words: &[String], session: impl FnOnce() -> Result<Session>) -> Result<()> {
+    let mut root = Cli::command();
+    root.build();
+    let (current, before) = words.split_last().map_or(("", words), |(current, before)| (current.as_str(), before));
+    // bash makes the equals sign a word.
+    let current = if current == "=" { "" } else { current };
+    let words: Vec<&str> = before.iter().map(String::as_str).filter(|word| *word != "=").collect();
+    let session = std::cell::LazyCell::new(|| session().ok());
+    let names = |names| match &*session {
+        _ if names == Names::Tools => TOOLS.iter().map(|tool| tool.name.to_owned()).collect(),
+        Some(session) => known(names, &words, session).into_iter().filter(|name| is_plain(name)).collect(),
+        None => Vec::new(),
     };
-    print(&found.iter().filter(|name| is_plain(name)).map(|name| format!("{name}\n")).collect::<String>())
+    match fit(&root, &words, current, names) {
+        Fit::Files => print("files\n"),
+        Fit::Commands => print("commands\n"),
+        Fit::Values(values) => {
+            let mut text = "values\n".to_owned();
+            for (value, about) in values {
+                let tab = if about.is_empty() { "" } else { "\t" };
+                writeln!(text, "{value}{tab}{about}")?;
+            }
+            print(&text)
+        }
+    }
+}
+
+fn known(names: Names, words: &[&str], session: &Session) -> Vec<String> {
+    match names {
+        Names::Providers => providers::names(&session.config.overrides),
+        Names::Profiles => {
+            session.profiles().map(|profiles| profiles.iter().map(ToString::to_string).collect()).unwrap_or_default()
+        }
+        Names::Regions => regions(words, session),
+        Names::Models => models(words, session),
+        Names::Tools => Vec::new(),
+    }
 }
 
 /// The regions of the provider on the line, else of every provider.
-fn regions(words: &[String], session: &Session) -> Vec<String> {
+fn regions(words: &[&str], session: &Session) -> Vec<String> {
     let overrides = &session.config.overrides;
     let named = provider_of_login(words, session).map(|provider| vec![provider]);
     let all = || providers::names(overrides).iter().filter_map(|name| providers::find(name, overrides).ok()).collect();
@@ -73,7 +94,7 @@ fn regions(words: &[String], session: &Session) -> Vec<String> {
 }
 
 /// The models of the provider on the line, else of the profile that the command would use.
-fn models(words: &[String], session: &Session) -> Vec<String> {
+fn models(words: &[&str], session: &Session) -> Vec<String> {
     let provider = provider_of_login(words, session).or_else(|| {
         let profile =
             profile_of(words).map_or_else(|| Ok(session.profile.clone()), |name| ProfileName::parse(&name)).ok()?;
@@ -87,18 +108,18 @@ fn models(words: &[String], session: &Session) -> Vec<String> {
 }
 
 /// What `login` is about to log in to.
-fn provider_of_login(words: &[String], session: &Session) -> Option<Provider> {
-    let behind = words.iter().skip_while(|word| *word != "login").skip(1).filter(|word| !word.starts_with('-'));
+fn provider_of_login(words: &[&str], session: &Session) -> Option<Provider> {
+    let behind = words.iter().skip_while(|word| **word != "login").skip(1).filter(|word| !word.starts_with('-'));
     let mut found = behind.filter_map(|word| providers::find_by_any_name(word, &session.config.overrides).ok());
     found.next()
 }
 
-/// The value of `--profile`; bash makes a word of its own of the equals sign.
-fn profile_of(words: &[String]) -> Option<String> {
-    let mut words = words.iter().map(String::as_str).filter(|word| *word != "=");
+/// The value of `--profile`.
+fn profile_of(words: &[&str]) -> Option<String> {
+    let mut words = words.iter();
     while let Some(word) = words.next() {
         match word.strip_prefix("--profile") {
-            Some("") => return words.next().map(str::to_owned),
+            Some("") => return words.next().map(|name| (*name).to_owned()),
             Some(value) => return value.strip_prefix('=').map(str::to_owned),
             None => {}
         }
@@ -106,128 +127,10 @@ fn profile_of(words: &[String]) -> Option<String> {
     None
 }
 
-/// Hazard: bash expands the words it is offered (`compgen -W`), and a name of config.toml may be a command. Rule: whatever
-/// needs no quotes in any shell is offered, and nothing else.
+/// Hazard: a name of config.toml may be a command, which a shell that expands what it is offered would run. Rule: only
+/// names that need no quotes in any shell are offered.
 fn is_plain(name: &str) -> bool {
     !name.starts_with('-') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-}
-
-/// The call that prints the names. `line`: how the shell writes the words of the command line, where they matter.
-fn question(names: Names, line: &str) -> String {
-    let name = names.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-    match names {
-        Names::Models | Names::Regions => format!("qwenauth __complete {name} {line} 2>/dev/null"),
-        Names::Profiles | Names::Providers | Names::Tools => format!("qwenauth __complete {name} 2>/dev/null"),
-    }
-}
-
-const BASH_LINE: &str = r#""${COMP_WORDS[@]:1}""#;
-/// `$words` lacks the options that were read before.
-const ZSH_LINE: &str = r#""${(@z)LBUFFER}""#;
-const FISH_LINE: &str = "(commandline -opc)[2..]";
-
-/// Behind `--` stands another program, with its own arguments; bash-completion knows those of many.
-const BASH_PROGRAM: &str = r#"
-    local at
-    for ((at = 2; at < COMP_CWORD; at++)); do
-        [[ "${COMP_WORDS[at]}" == -- ]] || continue
-        if declare -F _command_offset >/dev/null; then
-            _command_offset $((at + 1))
-        elif ((at + 1 == COMP_CWORD)); then
-            COMPREPLY=($(compgen -c -- "${COMP_WORDS[COMP_CWORD]}"))
-        else
-            COMPREPLY=($(compgen -f -- "${COMP_WORDS[COMP_CWORD]}"))
-        fi
-        return 0
-    done"#;
-
-/// The same for fish.
-const FISH_PROGRAM: &str = r#"function __fish_qwenauth_program
-    set -l words (commandline -opc) (commandline -ct)
-    set -l at (contains -i -- -- $words)
-    or return
-    set -l program $words[(math $at + 1)..-1]
-    complete -C (string join -- ' ' (string escape -- $program[1..-2]) $program[-1])
-end
-complete -c qwenauth -n "contains -- -- (commandline -opc)" -f -a "(__fish_qwenauth_program)"
-"#;
-
-fn bash(script: &str) -> String {
-    let mut names = None;
-    let mut lines = Vec::new();
-    // From the label to the end of its branch: the generator would have the user type the space after the name.
-    let mut is_valued = false;
-    for line in script.lines() {
-        let word = line.trim();
-        if let Some(label) = word.strip_suffix(')').filter(|label| label.starts_with("qwenauth__")) {
-            let is_help = label.contains("__help__");
-            names = NAMED.into_iter().find(|(command, _)| !is_help && label.ends_with(&format!("__{command}")));
-        }
-        let mut line = line.to_owned();
-        if line == "_qwenauth() {" {
-            line += BASH_PROGRAM;
-        } else if let (Some((_, names)), Some(opened)) = (names, line.strip_suffix('"'))
-            && word.starts_with("opts=")
-        {
-            line = format!("{opened} $({})\"", question(names, BASH_LINE));
-        } else if let Some((_, names)) = VALUED.iter().find(|(option, _)| word == format!("--{option})")) {
-            let ask = question(*names, BASH_LINE);
-            line += &format!("\n                    COMPREPLY=($(compgen -W \"$({ask})\" -- \"${{cur}}\"))");
-            is_valued = true;
-        } else if is_valued {
-            is_valued = word != "return 0";
-            if is_valued {
-                continue;
-            }
-        }
-        lines.push(line);
-    }
-    lines.join("\n") + "\n"
-}
-
-fn zsh(script: &str) -> String {
-    let ask = |names| format!(":{{compadd -- ${{(f)\"$({})\"}}}}'", question(names, ZSH_LINE));
-    let valued = |line: &str| {
-        let (option, metavar) = line.strip_suffix(":' \\")?.rsplit_once(':')?;
-        let (_, names) = VALUED.iter().find(|(name, _)| option.contains(&format!("--{name}=[")))?;
-        Some(format!("{option}:{metavar}{} \\", ask(*names)))
-    };
-    let mut names = None;
-    let mut lines = Vec::new();
-    for line in script.lines() {
-        if let Some(label) = line.trim().strip_prefix('(').and_then(|line| line.strip_suffix(')')) {
-            names = NAMED.into_iter().find(|(command, _)| *command == label);
-        }
-        lines.push(match (valued(line), line.strip_suffix(":_default' \\"), names) {
-            (Some(line), ..) => line,
-            (_, Some(argument), Some((_, names))) if argument.starts_with("':") => {
-                // zsh would run text between backticks in a description.
-                format!("{}{} \\", argument.replace('`', "\\`"), ask(names))
-            }
-            _ => line.to_owned(),
-        });
-    }
-    lines.join("\n") + "\n"
-}
-
-fn fish(script: &str) -> String {
-    let with_names = |line: &str| {
-        let is_of = |option: &&(&str, Names)| line.contains(&format!(" -l {} ", option.0)) && line.ends_with(" -r -f");
-        let names = VALUED.iter().find(is_of).map(|(_, names)| format!(" -a \"({})\"", question(*names, FISH_LINE)));
-        format!("{line}{}\n", names.unwrap_or_default())
-    };
-    let offer = |command: &str, words: &str| {
-        format!("complete -c qwenauth -n \"__fish_qwenauth_using_subcommand {command}\" -f -a \"{words}\"\n")
-    };
-    // The generator leaves out the values of arguments.
-    let values = |command: &Command| {
-        let values = command.get_positionals().flat_map(Arg::get_possible_values);
-        let names: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
-        (!names.is_empty()).then(|| offer(command.get_name(), &names.join(" ")))
-    };
-    let names = NAMED.map(|(command, names)| offer(command, &format!("({})", question(names, FISH_LINE))));
-    let values: Vec<String> = visible().get_subcommands().filter_map(values).collect();
-    script.lines().map(with_names).chain(names).chain(values).chain([FISH_PROGRAM.to_owned()]).collect()
 }
 
 /// The command line without its hidden commands and options, which the generators would offer.
@@ -235,7 +138,7 @@ fn visible() -> Command {
     shown(&Cli::command(), &[]).version(env!("CARGO_PKG_VERSION"))
 }
 
-/// `inherited`: the global options of the commands above. An option of the same name that is hidden takes their place.
+/// `inherited`: the global options of the commands above. A hidden option of the same name replaces them.
 fn shown(command: &Command, inherited: &[Arg]) -> Command {
     let is_own = |arg: &&Arg| command.get_arguments().any(|own| own.get_id() == arg.get_id());
     let inherited: Vec<Arg> = inherited.iter().filter(|arg| !is_own(arg)).cloned().collect();

@@ -566,7 +566,7 @@ fn without_a_home_directory_only_the_profile_qwen_needs_one() {
         &["profiles"],
         &["usage"],
         &["doctor"],
-        &["__complete", "profiles"],
+        &["__complete", "use", ""],
         &["logout"],
     ] {
         let outcome = run(words).any_stdout().any_stderr();
@@ -606,7 +606,7 @@ fn a_relative_path_in_the_configuration_is_an_error() {
     let team = "[team]\npassword_file = \"secret\"\n";
     assert_eq!(
         run(team, &["gateway", "--shared"]),
-        "qwenauth: error: `team.password_file` in `{home}/.config/qwenauth/config.toml` cannot be understood"
+        "qwenauth: error: `team.password_file` in `{home}/.config/qwenauth/config.toml` is invalid"
     );
 }
 

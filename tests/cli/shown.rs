@@ -224,13 +224,17 @@ fn a_shell_is_offered_plain_names_only_and_runs_none() {
         models.collect::<Vec<_>>().join(", ")
     );
     let machine = Machine::new().logged_in().configured(&config);
-    for kind in ["providers", "profiles", "tools", "regions", "models"] {
-        let typed = ["login", "good-1.0_x"];
-        let typed = if matches!(kind, "regions" | "models") { &typed[..] } else { &[] };
-        let outcome = machine.run([&["__complete", kind], typed].concat()).any_stdout().any_stderr();
+    for typed in [
+        &["login"][..],
+        &["use"],
+        &["setup"],
+        &["login", "good-1.0_x", "--region"],
+        &["login", "good-1.0_x", "--model"],
+    ] {
+        let outcome = machine.run([&["__complete", "--"], typed, &[""]].concat()).any_stdout().any_stderr();
         let is_plain = |line: &str| line.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-        assert!(outcome.stdout.lines().all(is_plain), "{outcome}");
-        if !matches!(kind, "profiles" | "tools") {
+        assert!(outcome.stdout.starts_with("values\n") && outcome.stdout.lines().all(is_plain), "{outcome}");
+        if !matches!(typed, ["use" | "setup"]) {
             assert!(outcome.stdout.lines().any(|line| line == "good-1.0_x"), "{outcome}");
         }
     }
@@ -299,7 +303,7 @@ fn runs_with(limit: u32) {
         "completions bash",
         "use qwen",
         "sandbox -- true",
-        "__complete providers",
+        "__complete providers ''",
     ] {
         // A gateway that starts would run on.
         let time = if command.starts_with("gateway") { "1" } else { "30" };
