@@ -9,12 +9,12 @@
 //! session.rs      configuration, environment and profile, resolved once
 //! paths.rs        every directory and file name, once
 //! profile.rs      a profile's name, and where its secret is kept
-//! config.rs       config.toml
-//! credentials/    one credential: load, renew, log in, remove: the only code that changes it
+//! config/         config.toml: reading and editing it
+//! credentials/    one credential: load, renew, log in, remove; the only code that changes it
 //! providers/      what a provider is; built_in.toml holds the built-in ones as data
 //! oauth/          what an authorization server says: device and authorization code, PKCE, refresh, exchange, revoke, discovery, signed tokens
 //! compression.rs  compressed bodies, read as far as a bound
-//! http.rs         the one blocking client: time limits, no redirects; what a failure means
+//! http/           the one blocking client: time limits, no redirects; what a failure means
 //! tls.rs          TLS for both clients, and the one reader of certificates
 //! x509.rs         what a certificate says of itself: its names and when it expires
 //! names.rs        names of hosts for both clients: which are of this machine, never looked up

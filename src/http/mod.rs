@@ -1,8 +1,10 @@
-//! The one blocking client: TLS, proxy, certificates, time limits; what a failure means.
+//! The one blocking client: TLS, proxies, certificates, time limits.
 //!
 //! Hazards: a proxy variable sends a loopback request to another host; a redirect hands a token to another host; a
-//! server sends slowly or without end. Rules: no proxy for loopback, no redirects, at most [`LARGEST`] bytes, and one
+//! server sends slowly or without end. Rules: no proxy for loopback, no redirects, at most [`MAX_REPLY_SIZE`] bytes, and one
 //! time limit for each exchange as a whole, name resolution and body included.
+
+mod failure;
 
 use std::io::Read;
 use std::ops::Deref;
@@ -23,6 +25,8 @@ use reqwest::tls::TlsInfo;
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
+pub(crate) use self::failure::{TransportError, describe_status};
+use self::failure::{innermost, transport_error};
 use crate::error::{FEW_DESCRIPTORS, Failed, Failure, has_user_info, printable, without_user_info};
 use crate::names::Resolver;
 pub(crate) use crate::names::is_loopback;
@@ -30,8 +34,8 @@ use crate::platform::disk;
 use crate::secret::Secret;
 use crate::{proxies, tls};
 
-/// Longest reply that is read, in bytes.
-const LARGEST: u64 = 1024 * 1024;
+/// Maximum size of a reply, in bytes.
+const MAX_REPLY_SIZE: u64 = 1024 * 1024;
 
 /// Most replies are shorter, in bytes.
 const BODY_ROOM: usize = 64 * 1024;
@@ -39,19 +43,21 @@ const BODY_ROOM: usize = 64 * 1024;
 /// Descriptors a client needs for its event loop, a name look-up and a connection.
 const CLIENT_DESCRIPTORS: usize = 7;
 
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often an exchange looks whether it is given up or its process was stopped.
+/// How often an exchange checks whether it was given up or its process was stopped.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A tick that lasts so much longer was one of a stopped process, not of a busy machine.
+/// If a tick lasts this much longer, the process was stopped; a busy machine delays it less.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A request that is given up may have been granted at this moment, and a grant is issued only once.
+/// How long a given-up request is still awaited: tokens may have been issued at this moment, and only once.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How this program introduces itself: truthfully.
-pub(crate) const USER_AGENT: &str = concat!("qwenauth/", env!("CARGO_PKG_VERSION"));
+/// The honest `User-Agent` of this program.
+pub(crate) fn user_agent() -> String {
+    format!("qwenauth/{} ({}; {})", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH)
+}
 
 /// Whether requests may only go to the local machine.
 static LOOPBACK_ONLY: AtomicBool = AtomicBool::new(false);
@@ -108,34 +114,6 @@ impl Reply {
     }
 }
 
-/// Why there is no reply.
-#[derive(Debug)]
-pub(crate) enum TransportError {
-    /// No process listens there: the request was certainly not read.
-    Refused(String),
-    /// There was no connection, for whatever reason: the request was certainly not read.
-    NotConnected(String),
-    /// The request may have been read, and acted upon.
-    Unknown(String),
-}
-
-impl TransportError {
-    fn message(&self) -> &str {
-        let (Self::Refused(message) | Self::NotConnected(message) | Self::Unknown(message)) = self;
-        message
-    }
-
-    /// The failure to reach `host`, as a person reads it.
-    pub(crate) fn sentence(&self, host: &str) -> String {
-        match self {
-            Self::Refused(message) => format!("cannot reach `{host}`: {message}"),
-            Self::NotConnected(message) | Self::Unknown(message) => {
-                format!("no usable answer from `{host}`: {message}")
-            }
-        }
-    }
-}
-
 /// How servers are reached; the same for every request of a run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Network {
@@ -172,8 +150,8 @@ impl Network {
 
     fn open(&self, url: &Url, directly: bool) -> Result<Connection> {
         let mut builder = Client::builder()
-            .user_agent(format!("{USER_AGENT} ({}; {})", std::env::consts::OS, std::env::consts::ARCH))
-            .connect_timeout(CONNECT)
+            .user_agent(user_agent())
+            .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .dns_resolver(Arc::new(Resolver::new()))
             .tls_info(true)
@@ -287,14 +265,14 @@ impl Connection {
     fn exchange(&self, request: RequestBuilder, limit: Duration) -> Result<Reply, TransportError> {
         let (sender, receiver) = mpsc::channel();
         let (client, request) = request.build_split();
-        let request = request.map_err(trouble)?;
+        let request = request.map_err(transport_error)?;
         let line = logged_line(&request);
         let began = Instant::now();
         thread::spawn(move || {
             let _ = sender.send(send(&client, request));
         });
         let outcome = receive(&receiver, limit, self.is_given_up)
-            .unwrap_or_else(|| Err(TransportError::Unknown(format!("none came within {} s", limit.as_secs()))));
+            .unwrap_or_else(|| Err(TransportError::Unknown(format!("none arrived within {} s", limit.as_secs()))));
         let took = began.elapsed().as_millis();
         match &outcome {
             Ok(reply) => log::debug!("{line}: {} in {took} ms", reply.status),
@@ -390,17 +368,8 @@ pub(crate) fn parse_date(text: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(text.trim()).ok()
 }
 
-/// `502 Bad Gateway`; the number alone where no standard names it, or where it is no failure by itself.
-pub(crate) fn describe_status(status: u16) -> String {
-    let failure = reqwest::StatusCode::from_u16(status).ok().filter(|_| status >= 400);
-    match failure.and_then(|status| status.canonical_reason()) {
-        Some(reason) => format!("{status} {reason}"),
-        None => status.to_string(),
-    }
-}
-
 fn send(client: &Client, request: Request) -> Result<Reply, TransportError> {
-    let response = client.execute(request).map_err(trouble)?;
+    let response = client.execute(request).map_err(transport_error)?;
     let header =
         |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
     let status = response.status().as_u16();
@@ -408,43 +377,16 @@ fn send(client: &Client, request: Request) -> Result<Reply, TransportError> {
     let date = header(DATE).as_deref().and_then(parse_date);
     let tls = response.extensions().get::<TlsInfo>();
     let certificate = tls.and_then(TlsInfo::peer_certificate).map(<[u8]>::to_vec);
-    // With room for what servers answer, so that it does not move and leave a token behind.
+    // Large enough for usual responses, because growing would leave a copy of a token in memory.
     let mut body = Zeroizing::new(Vec::with_capacity(BODY_ROOM));
     response
-        .take(LARGEST + 1)
+        .take(MAX_REPLY_SIZE + 1)
         .read_to_end(&mut body)
-        .map_err(|error| TransportError::Unknown(format!("it broke off: {}", innermost(&error))))?;
-    if body.len() as u64 > LARGEST {
-        return Err(TransportError::Unknown("it is longer than 1 MiB".into()));
+        .map_err(|error| TransportError::Unknown(format!("the connection closed early: {}", innermost(&error))))?;
+    if body.len() as u64 > MAX_REPLY_SIZE {
+        return Err(TransportError::Unknown("it exceeds 1 MiB".into()));
     }
     Ok(Reply { status, content_type, date, certificate, body })
-}
-
-fn trouble(error: reqwest::Error) -> TransportError {
-    let error = error.without_url();
-    let message = innermost(&error);
-    let mut cause: Option<&dyn std::error::Error> = Some(&error);
-    while let Some(current) = cause {
-        let refused = current
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
-        if refused {
-            return TransportError::Refused(message);
-        }
-        cause = current.source();
-    }
-    if error.is_connect() { TransportError::NotConnected(message) } else { TransportError::Unknown(message) }
-}
-
-/// The most specific cause: the last of the chain.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut current = error;
-    while let Some(source) = current.source() {
-        current = source;
-    }
-    let text = current.to_string();
-    let first = text.chars().next().map(|first| first.to_lowercase().collect::<String>()).unwrap_or_default();
-    first + &text.chars().skip(1).collect::<String>()
 }
 
 #[cfg(test)]

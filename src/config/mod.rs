@@ -1,19 +1,22 @@
-//! config.toml: reading it, and edits that keep its comments.
+//! config.toml: reads it, and edits it without losing comments.
 //!
 //! Hazard: two commands that edit config.toml at once lose one edit. Rule: an edit reads and writes under a kernel lock,
 //! and what it writes is what it read with one value changed.
 
+mod team;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+pub(crate) use self::team::Team;
+use self::team::team_of;
 use crate::environment::{Environment, variable};
 use crate::error::{Failed, Failure, nearest, note, printable};
 use crate::hooks;
-use crate::http;
-use crate::keys::{self, IssuerRule, Price, Prices};
+use crate::keys::{self, Price, Prices};
 use crate::paths::{self, Paths};
 use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
@@ -22,21 +25,8 @@ use crate::profile::SecretStore;
 use crate::providers::{self, Overrides, Practice, QWEN};
 use crate::secret::Secret;
 
-/// What config.toml may say.
+/// The keys of config.toml.
 const KEYS: [&str; 8] = ["directories", "fallback", "hooks", "prices", "profile", "providers", "store", "team"];
-
-/// What `[team]` may say.
-const TEAM_KEYS: [&str; 8] =
-    ["issuers", "namespace", "on_loss", "password_file", "plain_redis", "secret_file", "shared", "timeout"];
-
-/// What an entry of `[[team.issuers]]` may say.
-const ISSUER_KEYS: [&str; 5] = ["audience", "claims", "issuer", "key", "owner"];
-
-/// A request may wait so long for a server that is away.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What gateways may do while the server of `[team]` is away.
-const ON_LOSS: [&str; 3] = ["share", "refuse", "open"];
 
 /// Bytes an edit of config.toml may add: a key and a name.
 const EDIT: usize = 4096;
@@ -61,27 +51,7 @@ pub(crate) struct Config {
     pub(crate) prices: Prices,
 }
 
-/// `[team]`: what the gateways of a team have in common.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Team {
-    /// The URL of a Redis or Valkey server, where the gateways count together.
-    pub(crate) shared: Option<String>,
-    pub(crate) password_file: Option<PathBuf>,
-    /// Whether the server may be on another machine without TLS.
-    pub(crate) plain_redis: bool,
-    /// Tells this team from others on the same server.
-    pub(crate) namespace: Option<String>,
-    /// Longest that a request waits for the server.
-    pub(crate) timeout: Option<Duration>,
-    /// One of [`ON_LOSS`]; the first by default.
-    pub(crate) on_loss: Option<String>,
-    /// Where the secret is under which keys of people and jobs are hashed.
-    pub(crate) secret_file: Option<PathBuf>,
-    /// `[[team.issuers]]`: whose tokens count as keys.
-    pub(crate) issuers: Vec<IssuerRule>,
-}
-
-/// `[fallback]`: profiles of the user's own that serve when the first one's limit, plan or service is over.
+/// `[fallback]`: profiles of the user that serve when the limit or plan of the first one is used up or its service is down.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Fallback {
     /// In the order of trial.
@@ -311,7 +281,7 @@ fn commands_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> R
 /// `[prices."MODEL"]`
 fn prices_of(value: toml::Value, path: &Path) -> Result<Prices> {
     let wrong = |model: &str| {
-        Failed::new(Failure::Other, format!("`prices{model}` in `{}` cannot be understood", path.display())).hint(
+        Failed::new(Failure::Other, format!("`prices{model}` in `{}` is invalid", path.display())).hint(
             "write `[prices.\"MODEL\"]` and below it `input = 1.0` and `output = 5.0`, US dollars per million tokens",
         )
     };
@@ -328,8 +298,7 @@ fn prices_of(value: toml::Value, path: &Path) -> Result<Prices> {
 /// `[fallback]` and `[fallback.models."MODEL"]`.
 fn fallback_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> Result<Fallback> {
     let wrong = |what: &str, hint: &str| {
-        Failed::new(Failure::Other, format!("`{what}` in `{}` cannot be understood", path.display()))
-            .hint(hint.to_owned())
+        Failed::new(Failure::Other, format!("`{what}` in `{}` is invalid", path.display())).hint(hint.to_owned())
     };
     let toml::Value::Table(mut table) = value else { return wrong("fallback", "write `[fallback]`").err() };
     warnings.extend(unknown_keys(&table, &["models", "profiles"], "fallback", path));
@@ -365,121 +334,6 @@ fn key_files(providers: &toml::Table, path: &Path, environment: &Environment) ->
         files.insert(name.clone(), file);
     }
     Ok(files)
-}
-
-/// `[team]`.
-fn team_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> Result<Team> {
-    let wrong = |what: &str, hint: &str| {
-        Failed::new(Failure::Other, format!("`{what}` in `{}` cannot be understood", path.display())).hint(hint)
-    };
-    let toml::Value::Table(mut table) = value else { return wrong("team", "write `[team]`").err() };
-    warnings.extend(unknown_keys(&table, &TEAM_KEYS, "team", path));
-    let mut text = |name: &str| match table.remove(name) {
-        None => Ok(None),
-        Some(toml::Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(wrong(&format!("team.{name}"), &format!("write `{name} = \"…\"`"))),
-    };
-    let on_loss = text("on_loss")?;
-    if !on_loss.as_ref().is_none_or(|word| ON_LOSS.contains(&word.as_str())) {
-        return wrong("team.on_loss", "write `on_loss = \"share\"`, `\"refuse\"` or `\"open\"`").err();
-    }
-    let namespace = text("namespace")?;
-    let is_plain = |name: &String| {
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-    };
-    if !namespace.as_ref().is_none_or(is_plain) {
-        return wrong("team.namespace", "use letters, digits, `.`, `_` and `-`").err();
-    }
-    let is_whole = |file: &PathBuf| file.is_absolute() || file.starts_with("~");
-    let password_file = text("password_file")?.map(PathBuf::from);
-    if !password_file.as_ref().is_none_or(is_whole) {
-        return wrong("team.password_file", "name it by its whole path, from `/` or `~/` on").err();
-    }
-    let timeout = match text("timeout")? {
-        None => None,
-        Some(text) => {
-            match text.parse::<jiff::SignedDuration>().ok().and_then(|timeout| Duration::try_from(timeout).ok()) {
-                Some(timeout) if !timeout.is_zero() && timeout <= LONGEST_TIMEOUT => Some(timeout),
-                _ => return wrong("team.timeout", "write `timeout = \"250ms\"`; 10 s is the most").err(),
-            }
-        }
-    };
-    let secret_file = text("secret_file")?.map(PathBuf::from);
-    if !secret_file.as_ref().is_none_or(is_whole) {
-        return wrong("team.secret_file", "name it by its whole path, from `/` or `~/` on").err();
-    }
-    let shared = text("shared")?;
-    let plain_redis = match table.remove("plain_redis") {
-        None => false,
-        Some(toml::Value::Boolean(is_plain)) => is_plain,
-        Some(_) => return wrong("team.plain_redis", "write `plain_redis = true` or `plain_redis = false`").err(),
-    };
-    let issuers = issuers_of(table.remove("issuers"), path, warnings)?;
-    Ok(Team { shared, password_file, plain_redis, namespace, timeout, on_loss, secret_file, issuers })
-}
-
-/// `[[team.issuers]]`.
-///
-/// Errors: a rule that would let in the jobs of everybody, or that cannot be understood.
-fn issuers_of(value: Option<toml::Value>, path: &Path, warnings: &mut Vec<String>) -> Result<Vec<IssuerRule>> {
-    let wrong = |what: &str, hint: &str| {
-        Failed::new(Failure::Other, format!("`team.issuers{what}` in `{}` cannot be understood", path.display()))
-            .hint(hint)
-    };
-    let Some(value) = value else { return Ok(Vec::new()) };
-    let tables: Option<Vec<toml::Table>> = value.try_into().ok();
-    let mut rules = Vec::new();
-    for mut table in tables.ok_or_else(|| wrong("", "write `[[team.issuers]]`"))? {
-        warnings.extend(unknown_keys(&table, &ISSUER_KEYS, "[team.issuers]", path));
-        let mut text = |name: &str| match table.remove(name) {
-            None => Ok(None),
-            Some(toml::Value::String(text)) if !text.is_empty() => Ok(Some(text)),
-            Some(_) => Err(wrong(&format!(".{name}"), &format!("write `{name} = \"…\"`"))),
-        };
-        let mut required = |name: &str| {
-            text(name)?.ok_or_else(|| {
-                let message = format!("an entry of `[[team.issuers]]` in `{}` has no `{name}`", path.display());
-                Failed::new(Failure::Other, message).hint(format!("write `{name} = \"…\"`"))
-            })
-        };
-        let (issuer, audience, key) = (required("issuer")?, required("audience")?, required("key")?);
-        http::endpoint(&issuer).with_context(|| format!("`team.issuers` in `{}`", path.display()))?;
-        let owner = text("owner")?;
-        let claims = match table.remove("claims") {
-            None => BTreeMap::new(),
-            Some(value) => claims_of(value).ok_or_else(|| {
-                wrong(
-                    ".claims",
-                    "write `claims = { repository_owner = \"…\" }`, with texts, whole numbers, true or false",
-                )
-            })?,
-        };
-        let rule = IssuerRule { issuer, audience, claims, key, owner };
-        if !rule.is_narrow() {
-            let message = format!(
-                "an entry of `[[team.issuers]]` in `{}` accepts every job of `{}`",
-                path.display(),
-                printable(&rule.issuer)
-            );
-            return Failed::new(Failure::Other, message)
-                .hint("name a claim that only your own jobs have: `claims = { repository_owner = \"…\" }`")
-                .err();
-        }
-        rules.push(rule);
-    }
-    Ok(rules)
-}
-
-/// Claims and their values; `None`: a value is of another kind.
-fn claims_of(value: toml::Value) -> Option<BTreeMap<String, serde_json::Value>> {
-    let toml::Value::Table(table) = value else { return None };
-    let value = |value| match value {
-        toml::Value::String(text) => Some(text.into()),
-        toml::Value::Integer(number) => Some(number.into()),
-        toml::Value::Boolean(boolean) => Some(boolean.into()),
-        _ => None,
-    };
-    table.into_iter().map(|(name, claim)| Some((name, value(claim)?))).collect()
 }
 
 fn unknown_keys(table: &toml::Table, known: &[&str], name: &str, path: &Path) -> Vec<String> {

@@ -1,0 +1,66 @@
+//! Why there is no reply: whether the request may have been read, and a message.
+
+/// Why there is no reply.
+#[derive(Debug)]
+pub(crate) enum TransportError {
+    /// No process listens there: the request was certainly not read.
+    Refused(String),
+    /// There was no connection, for any reason: the request was certainly not read.
+    NotConnected(String),
+    /// The request may have been read, and acted upon.
+    Unknown(String),
+}
+
+impl TransportError {
+    pub(super) fn message(&self) -> &str {
+        let (Self::Refused(message) | Self::NotConnected(message) | Self::Unknown(message)) = self;
+        message
+    }
+
+    /// The failure to reach `host`, as a message.
+    pub(crate) fn sentence(&self, host: &str) -> String {
+        match self {
+            Self::Refused(message) => format!("cannot reach `{host}`: {message}"),
+            Self::NotConnected(message) | Self::Unknown(message) => {
+                format!("no usable response from `{host}`: {message}")
+            }
+        }
+    }
+}
+
+/// For example `502 Bad Gateway`; only the number if it has no standard name or is not an error status.
+pub(crate) fn describe_status(status: u16) -> String {
+    let failure = reqwest::StatusCode::from_u16(status).ok().filter(|_| status >= 400);
+    match failure.and_then(|status| status.canonical_reason()) {
+        Some(reason) => format!("{status} {reason}"),
+        None => status.to_string(),
+    }
+}
+
+/// What reqwest's `error` says about the request.
+pub(super) fn transport_error(error: reqwest::Error) -> TransportError {
+    let error = error.without_url();
+    let message = innermost(&error);
+    let mut cause: Option<&dyn std::error::Error> = Some(&error);
+    while let Some(current) = cause {
+        let refused = current
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+        if refused {
+            return TransportError::Refused(message);
+        }
+        cause = current.source();
+    }
+    if error.is_connect() { TransportError::NotConnected(message) } else { TransportError::Unknown(message) }
+}
+
+/// The most specific cause: the last of the chain.
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut current = error;
+    while let Some(source) = current.source() {
+        current = source;
+    }
+    let text = current.to_string();
+    let first = text.chars().next().map(|first| first.to_lowercase().collect::<String>()).unwrap_or_default();
+    first + &text.chars().skip(1).collect::<String>()
+}
