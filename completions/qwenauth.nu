@@ -1,6 +1,6 @@
 module completions {
 
-  # Log in to Qwen models once and hand the credential to any tool
+  # Log in to Qwen models once and use them from any tool
   export extern qwenauth [
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
@@ -21,20 +21,20 @@ module completions {
     --api-key-stdin           # Read the API key from stdin
     --api-key-env: string     # Read the API key from this environment variable
     --api-key-command: string # Command that prints the API key, run without a shell whenever the key is needed; only the command is stored
-    --store: string@"nu-complete qwenauth login store" # Where to keep the secret (default: `store` of config.toml, else where it is, else `file`); without a key, move it there
+    --store: string@"nu-complete qwenauth login store" # Where to keep the secret (default: `store` in config.toml, else the current store, else `file`); without a key, move the stored secret there
     --base-url: string        # API base URL, for `custom` or a workspace-specific domain
     --region: string          # Region of the key (default: detected)
     --workload-identity       # Log in as this CI job or pod, with its ID token instead of a secret
     --policy: string          # Policy at the provider that trusts this workload
-    --audience: string        # Audience to ask an ID token of GitHub Actions for
-    --id-token-file: path     # File with the ID token, for example of a Kubernetes pod (default: ask GitHub Actions)
+    --audience: string        # Audience of the ID token that is requested from GitHub Actions
+    --id-token-file: path     # File with the ID token, for example of a Kubernetes pod (default: request one from GitHub Actions)
     --id-token-env: string    # Environment variable with the ID token, for example of GitLab CI
     --code-stdin              # Read the code shown in the browser from stdin
-    --key-label: string       # OpenRouter: the name of the new key
+    --key-label: string       # OpenRouter: name of the new key
     --limit: string           # Spending limit of the new key, in US dollars
     --no-browser              # Do not open a browser
     --qr: string@"nu-complete qwenauth login qr" # Draw the verification URL as a QR code on stderr
-    --clipboard               # Copy the code, or the address where there is none, to the clipboard of the terminal (OSC 52)
+    --clipboard               # Copy the code, or the address if there is no code, to the terminal's clipboard (OSC 52)
     --no-verify               # Skip the test request
     --no-wait                 # Print the code and exit; finish later with `--resume`
     --resume                  # Finish a pending login instead of starting a new one
@@ -50,7 +50,7 @@ module completions {
   export extern "qwenauth status" [
     --json                    # Print JSON
     --all                     # Show every stored profile
-    --check                   # Ask the API whether it accepts the credential
+    --check                   # Check with the API that it accepts the credential
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
   ]
@@ -61,7 +61,7 @@ module completions {
     --help(-h)                # Print help
   ]
 
-  # Remove a stored credential, revoking it where the provider can
+  # Remove a stored credential and revoke it if the provider supports that
   export extern "qwenauth logout" [
     --all                     # Remove every stored profile
     --local                   # Do not ask the provider to revoke the credential
@@ -102,23 +102,23 @@ module completions {
   # Run a program with the credential in its environment
   export extern "qwenauth exec" [
     --gateway                 # Run the program behind its own gateway, so that it never sees the credential
-    --preserve-env            # Keep the key and base URL if one of any family is already set
+    --preserve-env            # Keep the key and base URL if either is already set, whatever their names
     --native                  # Add the provider's own variables, such as `DASHSCOPE_API_KEY`, each with its base URL
     --model: string           # The model to name in `OPENAI_MODEL`
     --min-ttl: string         # Minimum remaining lifetime of the token (default: 10m, best effort)
     --short-lived             # Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
-    --as: string              # The known program that CMD is, where its name does not tell
-    --allow-env-file          # Start a known program although a file that it reads, or an option of its own, replaces host or key
+    --as: string              # Treat CMD as this known program, if its name does not show it
+    --allow-env-file          # Start a known program even if one of its files or options overrides host or key
     --verbose(-v)             # Show which variables were set
     --rpm: string             # Requests per minute (default: the provider's known limit)
     --rpd: string             # Requests per day; further requests are rejected
     --no-pacing               # Count requests without delaying any
-    --max-wait: string        # Longest `Retry-After` to honor; longer ones go to the client
+    --max-wait: string        # Longest `Retry-After` to honor; longer ones are forwarded to the client
     --timeout: string         # Timeout for the first byte of a response and between chunks
-    --max-body: string        # Longest request
+    --max-body: string        # Maximum size of a request body
     --replay-limit: string    # Largest body kept in memory for retries
-    --log: path               # Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
-    --fallback: string        # Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml
+    --log: path               # Write one JSON line per request to this file (`-`: stdout), never a body or a key
+    --fallback: string        # Profiles to use when the limit or plan of this one is used up or its service is down, for the models in `[fallback.models]` of config.toml
     --warn-at: string         # Warn once a day when this share of the daily limit is used
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
@@ -132,34 +132,34 @@ module completions {
   # Run a local OpenAI-compatible proxy that holds the credential
   export extern "qwenauth gateway" [
     --listen: string          # Address to listen on (port 0 picks a free port), or `unix:PATH` for a socket of this user (not on Windows)
-    --tls-cert: path          # Serve HTTPS with the certificate in this PEM file; read again when it changes
-    --tls-key: path           # The private key of the certificate
-    --tls-client-ca: path     # Let in only clients with a certificate of a CA in this file
-    --public-url: string      # The URL by which clients reach the gateway (default: by the certificate's first name)
-    --plain-http              # Listen beyond this machine although nothing encrypts what passes
-    --shared                  # Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of `QWENAUTH_SHARED_URL`
-    --serve: string@"nu-complete qwenauth gateway serve" # With `--shared`: renew the login of this machine for the other gateways (`home`), or use the tokens of one that does (`edge`) (default: `home` where the profile is logged in, else `edge`)
+    --tls-cert: path          # Serve HTTPS with the certificate in this PEM file (reloaded when it changes)
+    --tls-key: path           # Private key of the certificate
+    --tls-client-ca: path     # Accept only clients with a certificate from a CA in this file
+    --public-url: string      # URL that clients use for the gateway (default: from the certificate's first name)
+    --plain-http              # Allow unencrypted HTTP on addresses other than loopback
+    --shared                  # Count limits together with other gateways, on the Redis or Valkey server in `[team] shared` of config.toml or in `QWENAUTH_SHARED_URL`
+    --serve: string@"nu-complete qwenauth gateway serve" # With `--shared`: renew the login of this machine for the other gateways (`home`), or use the tokens of a gateway that does (`edge`) (default: `home` if the profile is logged in here, else `edge`)
     --api-key-file: path      # Persist the key in this file; it is not printed
     --show-key                # Print the key of `--api-key-file` as well
-    --keys                    # Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine, or with `--shared` together with the other gateways
-    --metrics-keys            # With `--keys`: metrics have a line for the budget of each key
+    --keys                    # Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine or, with `--shared`, together with the other gateways
+    --metrics-keys            # With `--keys`: add a metric for the budget of each key
     --allow-host: string      # Also accept this `Host` header; can be repeated
     --all-profiles            # Serve every stored profile, at `/p/NAME/v1`
     --metrics                 # Serve Prometheus metrics at `/metrics` (requires the key)
-    --metrics-listen: string  # Serve the metrics at this address as well, with `/healthz` and `/readyz`, without the key
+    --metrics-listen: string  # Also serve metrics, `/healthz` and `/readyz` at this address, without a key
     --drain: string           # Time for open requests to finish after Ctrl-C
-    --install                 # Run it as a service of yours from now on, with these options (systemd, launchd)
+    --install                 # Install and start it as a user service with these options (systemd, launchd)
     --uninstall               # Stop the service and remove it
     --json                    # Print JSON
     --rpm: string             # Requests per minute (default: the provider's known limit)
     --rpd: string             # Requests per day; further requests are rejected
     --no-pacing               # Count requests without delaying any
-    --max-wait: string        # Longest `Retry-After` to honor; longer ones go to the client
+    --max-wait: string        # Longest `Retry-After` to honor; longer ones are forwarded to the client
     --timeout: string         # Timeout for the first byte of a response and between chunks
-    --max-body: string        # Longest request
+    --max-body: string        # Maximum size of a request body
     --replay-limit: string    # Largest body kept in memory for retries
-    --log: path               # Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
-    --fallback: string        # Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in config.toml
+    --log: path               # Write one JSON line per request to this file (`-`: stdout), never a body or a key
+    --fallback: string        # Profiles to use when the limit or plan of this one is used up or its service is down, for the models in `[fallback.models]` of config.toml
     --warn-at: string         # Warn once a day when this share of the daily limit is used
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
@@ -174,21 +174,21 @@ module completions {
     --json                    # Print JSON
     --days: string            # Number of days, including today
     --check                   # Query the provider for the remaining quota, if supported
-    --team                    # Sum up what the keys of people and jobs used
-    --by: string@"nu-complete qwenauth usage by" # With `--team`: what is summed up apart (default: key)
+    --team                    # Show what the keys of people and jobs used
+    --by: string@"nu-complete qwenauth usage by" # With `--team`: group the figures by this (default: key)
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
   ]
 
-  # Make and manage keys for the people and jobs that share a gateway
+  # Create and manage keys for the people and jobs that share a gateway
   export extern "qwenauth keys" [
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
   ]
 
-  # Make a key and print it once, alone on stdout
+  # Create a key and print it once, alone on stdout
   export extern "qwenauth keys create" [
-    --owner: string           # Who answers for the key: a name or an address
+    --owner: string           # Owner of the key: a name or an address
     --rpm: string             # Requests per minute; further ones wait
     --rpd: string             # Requests per day (UTC); further ones are rejected
     --tpm: string             # Tokens per minute, of prompts and completions; further requests wait
@@ -197,23 +197,23 @@ module completions {
     --budget: string          # Money per day, week or month: `20 USD/month`; further requests are rejected
     --models: string          # Models the key may use: names, or patterns with `*` and `?`; can be repeated
     --profiles: string        # Profiles the key may use; can be repeated
-    --expires: string         # When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)
+    --expires: string         # When the key expires: after a time (`30d`, `12h`) or at the end of a day (`2027-01-31`, UTC)
     --json                    # Print JSON
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name: string              # Name of the key: letters, digits, `.`, `_` and `-`
   ]
 
-  # List the keys, with what they may use and have used
+  # List the keys with their limits and usage
   export extern "qwenauth keys list" [
     --json                    # Print JSON
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
   ]
 
-  # Change the limits of a key; it counts from the next request on
+  # Change the limits of a key, from the next request on
   export extern "qwenauth keys set" [
-    --owner: string           # Who answers for the key: a name or an address
+    --owner: string           # Owner of the key: a name or an address
     --rpm: string             # Requests per minute; further ones wait
     --rpd: string             # Requests per day (UTC); further ones are rejected
     --tpm: string             # Tokens per minute, of prompts and completions; further requests wait
@@ -222,38 +222,38 @@ module completions {
     --budget: string          # Money per day, week or month: `20 USD/month`; further requests are rejected
     --models: string          # Models the key may use: names, or patterns with `*` and `?`; can be repeated
     --profiles: string        # Profiles the key may use; can be repeated
-    --expires: string         # When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)
+    --expires: string         # When the key expires: after a time (`30d`, `12h`) or at the end of a day (`2027-01-31`, UTC)
     --json                    # Print JSON
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name: string              # Name or id of the key
   ]
 
-  # Replace a key by a new one with the same name, limits and counts
+  # Replace a key by a new one with the same name, limits and counters
   export extern "qwenauth keys rotate" [
-    --overlap: string         # How long the old key works beside the new one
+    --overlap: string         # How long the old key stays valid
     --json                    # Print JSON
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name: string              # Name or id of the key
   ]
 
-  # Empty the spending of this period, so that the whole budget is there again
+  # Reset the spending of this period, so that the whole budget is available again
   export extern "qwenauth keys reset" [
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name: string              # Name or id of the key
   ]
 
-  # Revoke a key for good; its next request is rejected
+  # Revoke a key permanently; its next request is rejected
   export extern "qwenauth keys revoke" [
-    --yes                     # Do not ask
+    --yes                     # Do not ask for confirmation
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name: string              # Name or id of the key
   ]
 
-  # Make the team secret, under which keys are hashed, and print its path
+  # Create the team secret, with which keys are hashed, and print its path
   export extern "qwenauth keys secret" [
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
@@ -263,31 +263,31 @@ module completions {
   export extern "qwenauth keys help" [
   ]
 
-  # Make a key and print it once, alone on stdout
+  # Create a key and print it once, alone on stdout
   export extern "qwenauth keys help create" [
   ]
 
-  # List the keys, with what they may use and have used
+  # List the keys with their limits and usage
   export extern "qwenauth keys help list" [
   ]
 
-  # Change the limits of a key; it counts from the next request on
+  # Change the limits of a key, from the next request on
   export extern "qwenauth keys help set" [
   ]
 
-  # Replace a key by a new one with the same name, limits and counts
+  # Replace a key by a new one with the same name, limits and counters
   export extern "qwenauth keys help rotate" [
   ]
 
-  # Empty the spending of this period, so that the whole budget is there again
+  # Reset the spending of this period, so that the whole budget is available again
   export extern "qwenauth keys help reset" [
   ]
 
-  # Revoke a key for good; its next request is rejected
+  # Revoke a key permanently; its next request is rejected
   export extern "qwenauth keys help revoke" [
   ]
 
-  # Make the team secret, under which keys are hashed, and print its path
+  # Create the team secret, with which keys are hashed, and print its path
   export extern "qwenauth keys help secret" [
   ]
 
@@ -295,7 +295,7 @@ module completions {
   export extern "qwenauth keys help help" [
   ]
 
-  # Compare the known providers: price, limits, CI, what works here
+  # Compare the known providers: price, limits, CI, login methods available here
   export extern "qwenauth providers" [
     --json                    # Print JSON
     --help(-h)                # Print help
@@ -323,8 +323,8 @@ module completions {
     --model: string           # The model the tool starts with
     --gateway: string         # Use a gateway at this address; its key is kept in a file
     --gateway-url: string     # Use the gateway of a team at this URL, with the key of its `--key-env` or `--key-file`; needs `--model`
-    --key-env: string         # The variable that the tool takes the team's key from (default: `QWENAUTH_TEAM_KEY`)
-    --key-file: path          # The file that holds the team's key
+    --key-env: string         # Variable from which the tool reads the team's key (default: `QWENAUTH_TEAM_KEY`)
+    --key-file: path          # File with the team's key
     --json                    # Print the list as JSON
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
@@ -375,7 +375,7 @@ module completions {
   export extern "qwenauth help refresh" [
   ]
 
-  # Remove a stored credential, revoking it where the provider can
+  # Remove a stored credential and revoke it if the provider supports that
   export extern "qwenauth help logout" [
   ]
 
@@ -399,39 +399,39 @@ module completions {
   export extern "qwenauth help usage" [
   ]
 
-  # Make and manage keys for the people and jobs that share a gateway
+  # Create and manage keys for the people and jobs that share a gateway
   export extern "qwenauth help keys" [
   ]
 
-  # Make a key and print it once, alone on stdout
+  # Create a key and print it once, alone on stdout
   export extern "qwenauth help keys create" [
   ]
 
-  # List the keys, with what they may use and have used
+  # List the keys with their limits and usage
   export extern "qwenauth help keys list" [
   ]
 
-  # Change the limits of a key; it counts from the next request on
+  # Change the limits of a key, from the next request on
   export extern "qwenauth help keys set" [
   ]
 
-  # Replace a key by a new one with the same name, limits and counts
+  # Replace a key by a new one with the same name, limits and counters
   export extern "qwenauth help keys rotate" [
   ]
 
-  # Empty the spending of this period, so that the whole budget is there again
+  # Reset the spending of this period, so that the whole budget is available again
   export extern "qwenauth help keys reset" [
   ]
 
-  # Revoke a key for good; its next request is rejected
+  # Revoke a key permanently; its next request is rejected
   export extern "qwenauth help keys revoke" [
   ]
 
-  # Make the team secret, under which keys are hashed, and print its path
+  # Create the team secret, with which keys are hashed, and print its path
   export extern "qwenauth help keys secret" [
   ]
 
-  # Compare the known providers: price, limits, CI, what works here
+  # Compare the known providers: price, limits, CI, login methods available here
   export extern "qwenauth help providers" [
   ]
 

@@ -35,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How often a running hook is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Markers of events are kept longer than the longest window.
+/// Markers of events are kept for longer than any window.
 const KEPT: Duration = Duration::from_secs(40 * 86400);
 
 /// What hooks run without, whatever it holds.

@@ -1,6 +1,6 @@
 //! Host names: which are the local machine's, and how both HTTP clients turn them into addresses.
 //!
-//! Hazard: the C library queries DNS for `api.localhost`, and whoever answers gets a key in clear text. Rule:
+//! Hazard: the C library queries DNS for `api.localhost`, and the server that responds gets a key in clear text. Rule:
 //! `localhost` and names that end in `.localhost` are 127.0.0.1 and `::1` (RFC 6761 §6.3) and are never looked up.
 
 use std::io;

@@ -19,7 +19,7 @@ impl ProfileName {
             && bytes.next().is_some_and(plain)
             && bytes.all(|byte| plain(byte) || matches!(byte, b'.' | b'_' | b'-'));
         if !good {
-            return Failed::new(Failure::Usage, format!("`{}` cannot be the name of a profile", printable(text)))
+            return Failed::new(Failure::Usage, format!("invalid profile name `{}`", printable(text)))
                 .hint("use 1 to 63 of `a-z 0-9 . _ -`, starting with a letter or digit")
                 .err();
         }

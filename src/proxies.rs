@@ -26,7 +26,7 @@ pub(crate) fn first_set(names: [&'static str; 2]) -> Option<(&'static str, Strin
     names.into_iter().find_map(|name| Some((name, value(name)?)))
 }
 
-/// In a CGI program `HTTP_PROXY` is a header that anybody can send, so all of these variables are ignored there.
+/// In a CGI program `HTTP_PROXY` is a header that any client can send, so all of these variables are ignored there.
 pub(crate) fn is_cgi() -> bool {
     variable_or_empty("REQUEST_METHOD").is_some()
 }

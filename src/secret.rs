@@ -37,7 +37,7 @@ impl Secret {
 /// Shortest key of which anything is shown, in characters.
 const SHORTEST_SHOWN: usize = 20;
 
-/// Longest text of a server that is repeated, in characters.
+/// Maximum length of a server's text in a message, in characters.
 const MAX_QUOTED_LENGTH: usize = 200;
 
 /// A server's message as it is repeated: it may be long, end like a sentence, and echo what it was sent. It is masked

@@ -106,9 +106,12 @@ impl Session {
                 .hint("name it in `QWENAUTH_PROVIDER`")
             })?,
             (None, None) => {
-                return Failed::new(Failure::Usage, format!("`{variable}` is set, and nothing says whose key it is"))
-                    .hint("set `QWENAUTH_PROVIDER`, for example to `dashscope`")
-                    .err();
+                return Failed::new(
+                    Failure::Usage,
+                    format!("`{variable}` is set, but the provider of the key is not named"),
+                )
+                .hint("set `QWENAUTH_PROVIDER`, for example to `dashscope`")
+                .err();
             }
         };
         let of_same = |name: &ProfileName| self.provider_of(name).is_some_and(|other| other.name == provider.name);

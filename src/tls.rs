@@ -17,7 +17,7 @@ use crate::platform::files::{self, Content, Privacy};
 /// The number of "no such file", on Windows too.
 const ENOENT: i32 = 2;
 
-/// What names the system's certificates in place of its own.
+/// The variables that replace the system's certificates.
 pub(crate) const CERT_FILE: &str = "SSL_CERT_FILE";
 pub(crate) const CERT_DIR: &str = "SSL_CERT_DIR";
 

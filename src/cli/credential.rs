@@ -46,7 +46,8 @@ pub(crate) struct LoginArgs {
     /// Command that prints the API key, run without a shell whenever the key is needed; only the command is stored
     #[arg(long, help_heading = KEY, value_name = "COMMAND", conflicts_with_all = ["api_key_stdin", "api_key_env", "store"])]
     pub(crate) api_key_command: Option<String>,
-    /// Where to keep the secret (default: `store` of config.toml, else where it is, else `file`); without a key, move it there
+    /// Where to keep the secret (default: `store` in config.toml, else the current store, else `file`); without a key, move the
+    /// stored secret there
     #[arg(long, help_heading = KEY, value_enum, value_name = "STORE")]
     pub(crate) store: Option<StoreChoice>,
     /// API base URL, for `custom` or a workspace-specific domain
@@ -61,10 +62,10 @@ pub(crate) struct LoginArgs {
     /// Policy at the provider that trusts this workload
     #[arg(long, help_heading = SCRIPTS, hide_short_help = true, value_name = "ID", requires = "workload_identity")]
     pub(crate) policy: Option<String>,
-    /// Audience to ask an ID token of GitHub Actions for
+    /// Audience of the ID token that is requested from GitHub Actions
     #[arg(long, help_heading = SCRIPTS, hide_short_help = true, value_name = "AUDIENCE", requires = "workload_identity")]
     pub(crate) audience: Option<String>,
-    /// File with the ID token, for example of a Kubernetes pod (default: ask GitHub Actions)
+    /// File with the ID token, for example of a Kubernetes pod (default: request one from GitHub Actions)
     #[arg(long, help_heading = SCRIPTS, hide_short_help = true, value_name = "FILE", requires = "workload_identity", conflicts_with = "id_token_env")]
     pub(crate) id_token_file: Option<PathBuf>,
     /// Environment variable with the ID token, for example of GitLab CI
@@ -73,7 +74,7 @@ pub(crate) struct LoginArgs {
     /// Read the code shown in the browser from stdin
     #[arg(long, help_heading = BROWSER, hide_short_help = true, conflicts_with_all = ["api_key_stdin", "api_key_env", "api_key_command"])]
     pub(crate) code_stdin: bool,
-    /// OpenRouter: the name of the new key
+    /// OpenRouter: name of the new key
     #[arg(long, help_heading = BROWSER, hide_short_help = true, value_name = "NAME")]
     pub(crate) key_label: Option<String>,
     /// Spending limit of the new key, in US dollars
@@ -85,7 +86,7 @@ pub(crate) struct LoginArgs {
     /// Draw the verification URL as a QR code on stderr
     #[arg(long, help_heading = BROWSER, value_enum, value_name = "WHEN", default_value_t = Qr::Auto)]
     pub(crate) qr: Qr,
-    /// Copy the code, or the address where there is none, to the clipboard of the terminal (OSC 52)
+    /// Copy the code, or the address if there is no code, to the terminal's clipboard (OSC 52)
     #[arg(long, help_heading = BROWSER, hide_short_help = true)]
     pub(crate) clipboard: bool,
     /// Skip the test request
@@ -109,7 +110,7 @@ pub(crate) struct LoginArgs {
 }
 
 impl LoginArgs {
-    /// Whether the API key comes with the command line.
+    /// Whether the command line provides the API key.
     pub(crate) fn gives_key(&self) -> bool {
         self.api_key_stdin || self.api_key_env.is_some() || self.api_key_command.is_some()
     }
@@ -130,7 +131,7 @@ pub(crate) enum Qr {
 #[command(after_help = "Examples:
   qwenauth status
   qwenauth status --all --json
-  qwenauth status --check         ask the API whether it accepts the credential")]
+  qwenauth status --check         check with the API that it accepts the credential")]
 pub(crate) struct StatusArgs {
     /// Print JSON
     #[arg(long)]
@@ -138,7 +139,7 @@ pub(crate) struct StatusArgs {
     /// Show every stored profile
     #[arg(long)]
     pub(crate) all: bool,
-    /// Ask the API whether it accepts the credential
+    /// Check with the API that it accepts the credential
     #[arg(long)]
     pub(crate) check: bool,
 }
@@ -152,7 +153,7 @@ pub(crate) struct StatusArgs {
   qwenauth refresh --profile work")]
 pub(crate) struct RefreshArgs {}
 
-/// Remove a stored credential, revoking it where the provider can
+/// Remove a stored credential and revoke it if the provider supports that
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qwenauth logout

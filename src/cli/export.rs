@@ -42,12 +42,12 @@ pub(crate) struct EnvArgs {
     pub(crate) short_lived: bool,
 }
 
-/// What a gateway is for the login of a team.
+/// The role of a gateway for the login of a team.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Serve {
-    /// It renews the login of this machine and publishes its access tokens
+    /// Renew the login of this machine and publish its access tokens
     Home,
-    /// It uses the access tokens that a home publishes
+    /// Use the access tokens that a home publishes
     Edge,
 }
 
@@ -76,11 +76,11 @@ pub(crate) enum EnvFormat {
 /// Sets `OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_API_BASE` and `OPENAI_MODEL`; removes `OPENAI_ORG_ID` and
 /// `OPENAI_PROJECT`. On Unix the program replaces this process: same PID, signals, terminal and exit code.
 ///
-/// A known program (opencode, qwen, codex, claude, aider, llm, goose, crush, cn, cline, pi) also gets what makes it use
-/// the profile's host and model with nothing set up; behind npx, uvx, env, timeout and nice as well.
+/// A known program (opencode, qwen, codex, claude, aider, llm, goose, crush, cn, cline, pi) also gets the settings with
+/// which it uses the profile's host and model, without a `setup`; this also works through npx, uvx, env, timeout and nice.
 ///
-/// With `--gateway` the program gets a key and a URL that are good for this run only, and a gateway beside it keeps the
-/// credential fresh, within the provider's limits and to itself.
+/// With `--gateway` the program gets a URL and key that are valid for this run only. The gateway renews the credential,
+/// keeps it secret and respects the provider's limits.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qwenauth exec -- opencode
@@ -92,7 +92,7 @@ pub(crate) struct ExecArgs {
     /// Run the program behind its own gateway, so that it never sees the credential
     #[arg(long)]
     pub(crate) gateway: bool,
-    /// Keep the key and base URL if one of any family is already set
+    /// Keep the key and base URL if either is already set, whatever their names
     #[arg(long)]
     pub(crate) preserve_env: bool,
     /// Add the provider's own variables, such as `DASHSCOPE_API_KEY`, each with its base URL
@@ -107,10 +107,10 @@ pub(crate) struct ExecArgs {
     /// Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
     #[arg(long)]
     pub(crate) short_lived: bool,
-    /// The known program that CMD is, where its name does not tell
+    /// Treat CMD as this known program, if its name does not show it
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) r#as: Option<String>,
-    /// Start a known program although a file that it reads, or an option of its own, replaces host or key
+    /// Start a known program even if one of its files or options overrides host or key
     #[arg(long)]
     pub(crate) allow_env_file: bool,
     /// Show which variables were set
@@ -137,23 +137,23 @@ pub(crate) struct GatewayOptions {
     /// Count requests without delaying any
     #[arg(long, hide_short_help = true)]
     pub(crate) no_pacing: bool,
-    /// Longest `Retry-After` to honor; longer ones go to the client
+    /// Longest `Retry-After` to honor; longer ones are forwarded to the client
     #[arg(long, hide_short_help = true, value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub(crate) max_wait: Duration,
     /// Timeout for the first byte of a response and between chunks
     #[arg(long, hide_short_help = true, value_name = "DURATION", value_parser = duration, default_value = "300s")]
     pub(crate) timeout: Duration,
-    /// Longest request
+    /// Maximum size of a request body
     #[arg(long, hide_short_help = true, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
     pub(crate) max_body: u64,
     /// Largest body kept in memory for retries
     #[arg(long, hide_short_help = true, value_name = "SIZE", value_parser = size, default_value = "8MiB")]
     pub(crate) replay_limit: u64,
-    /// Write a JSON line per request to this file, or with `-` to stdout; never a body or a key
+    /// Write one JSON line per request to this file (`-`: stdout), never a body or a key
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) log: Option<PathBuf>,
-    /// Other profiles that serve when the limit, plan or service of this one is over, by the map `[fallback.models]` in
-    /// config.toml
+    /// Profiles to use when the limit or plan of this one is used up or its service is down, for the models in
+    /// `[fallback.models]` of config.toml
     #[arg(long, value_name = "PROFILE", value_delimiter = ',')]
     pub(crate) fallback: Vec<String>,
     /// Warn once a day when this share of the daily limit is used
@@ -163,15 +163,15 @@ pub(crate) struct GatewayOptions {
 
 /// Run a local OpenAI-compatible proxy that holds the credential
 ///
-/// Prints the base URL and the key, then serves until Ctrl-C. Clients get the key; the credential stays here, is
-/// renewed as needed, and requests wait where they would break a limit of the provider. Clients of Anthropic's protocol
-/// use the URL without `/v1`. `/healthz` and `/readyz` answer without the key: the process is alive, and a credential
-/// is available.
+/// Prints the base URL and the key, then serves until Ctrl-C. Clients use that key. The gateway renews
+/// the credential, never reveals it, and delays requests that would exceed a provider limit. Clients of Anthropic's
+/// protocol use the URL without `/v1`. `/healthz` (the process is alive) and `/readyz` (a credential is available) need no
+/// key.
 ///
-/// With `--tls-cert` and `--tls-key` it speaks HTTPS, TLS 1.2 and 1.3; without them it listens beyond this machine only
-/// with `--plain-http`. A changed certificate is served to the next connection.
+/// With `--tls-cert` and `--tls-key` it serves HTTPS (TLS 1.2 and 1.3); without them, addresses other than loopback require
+/// `--plain-http`. A changed certificate is used from the next connection on.
 ///
-/// Without a terminal, `HUP` reads the key file, the certificates and the credential again and reopens the log.
+/// Without a terminal, `HUP` reloads the key file, the certificates and the credential, and reopens the log.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qwenauth gateway
@@ -187,27 +187,27 @@ pub(crate) struct GatewayArgs {
     /// Address to listen on (port 0 picks a free port), or `unix:PATH` for a socket of this user (not on Windows)
     #[arg(long, value_name = "ADDR", value_parser = listen, default_value = "127.0.0.1:0")]
     pub(crate) listen: Listen,
-    /// Serve HTTPS with the certificate in this PEM file; read again when it changes
+    /// Serve HTTPS with the certificate in this PEM file (reloaded when it changes)
     #[arg(long, value_name = "FILE", requires = "tls_key", value_hint = ValueHint::FilePath)]
     pub(crate) tls_cert: Option<PathBuf>,
-    /// The private key of the certificate
+    /// Private key of the certificate
     #[arg(long, value_name = "FILE", requires = "tls_cert", value_hint = ValueHint::FilePath)]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Let in only clients with a certificate of a CA in this file
+    /// Accept only clients with a certificate from a CA in this file
     #[arg(long, value_name = "FILE", requires = "tls_cert", value_hint = ValueHint::FilePath)]
     pub(crate) tls_client_ca: Option<PathBuf>,
-    /// The URL by which clients reach the gateway (default: by the certificate's first name)
+    /// URL that clients use for the gateway (default: from the certificate's first name)
     #[arg(long, value_name = "URL", value_parser = public_url)]
     pub(crate) public_url: Option<String>,
-    /// Listen beyond this machine although nothing encrypts what passes
+    /// Allow unencrypted HTTP on addresses other than loopback
     #[arg(long)]
     pub(crate) plain_http: bool,
-    /// Count limits together with other gateways, on the Redis or Valkey server of `[team] shared` in config.toml or of
+    /// Count limits together with other gateways, on the Redis or Valkey server in `[team] shared` of config.toml or in
     /// `QWENAUTH_SHARED_URL`
     #[arg(long)]
     pub(crate) shared: bool,
-    /// With `--shared`: renew the login of this machine for the other gateways (`home`), or use the tokens of one that
-    /// does (`edge`) (default: `home` where the profile is logged in, else `edge`)
+    /// With `--shared`: renew the login of this machine for the other gateways (`home`), or use the tokens of a gateway that
+    /// does (`edge`) (default: `home` if the profile is logged in here, else `edge`)
     #[arg(long, value_name = "ROLE", requires = "shared")]
     pub(crate) serve: Option<Serve>,
     /// Persist the key in this file; it is not printed
@@ -216,11 +216,11 @@ pub(crate) struct GatewayArgs {
     /// Print the key of `--api-key-file` as well
     #[arg(long, requires = "api_key_file")]
     pub(crate) show_key: bool,
-    /// Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine, or with `--shared`
+    /// Accept the keys of `qwenauth keys`, each within its limits, which are counted on this machine or, with `--shared`,
     /// together with the other gateways
     #[arg(long)]
     pub(crate) keys: bool,
-    /// With `--keys`: metrics have a line for the budget of each key
+    /// With `--keys`: add a metric for the budget of each key
     #[arg(long, requires = "keys")]
     pub(crate) metrics_keys: bool,
     /// Also accept this `Host` header; can be repeated
@@ -232,13 +232,13 @@ pub(crate) struct GatewayArgs {
     /// Serve Prometheus metrics at `/metrics` (requires the key)
     #[arg(long)]
     pub(crate) metrics: bool,
-    /// Serve the metrics at this address as well, with `/healthz` and `/readyz`, without the key
+    /// Also serve metrics, `/healthz` and `/readyz` at this address, without a key
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) metrics_listen: Option<std::net::SocketAddr>,
     /// Time for open requests to finish after Ctrl-C
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
     pub(crate) drain: Duration,
-    /// Run it as a service of yours from now on, with these options (systemd, launchd)
+    /// Install and start it as a user service with these options (systemd, launchd)
     #[arg(long, conflicts_with = "uninstall")]
     pub(crate) install: bool,
     /// Stop the service and remove it
@@ -253,7 +253,7 @@ pub(crate) struct GatewayArgs {
 
 /// Show gateway usage and remaining limits
 ///
-/// Counts what passed through the gateway, of all processes; what else uses the account is not seen.
+/// Counts gateway traffic of all processes; other use of the account is not included.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qwenauth usage
@@ -271,10 +271,10 @@ pub(crate) struct UsageArgs {
     /// Query the provider for the remaining quota, if supported
     #[arg(long)]
     pub(crate) check: bool,
-    /// Sum up what the keys of people and jobs used
+    /// Show what the keys of people and jobs used
     #[arg(long, conflicts_with = "check")]
     pub(crate) team: bool,
-    /// With `--team`: what is summed up apart (default: key)
+    /// With `--team`: group the figures by this (default: key)
     #[arg(long, value_enum, value_name = "WHAT", requires = "team")]
     pub(crate) by: Option<UsageBy>,
 }

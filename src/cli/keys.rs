@@ -4,11 +4,11 @@ use clap::{Args, Subcommand};
 
 use super::value::{Bound, bound, duration};
 
-/// Make and manage keys for the people and jobs that share a gateway
+/// Create and manage keys for the people and jobs that share a gateway
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A key is for one person or job. `qwenauth gateway --keys` accepts every key that is valid, keeps to its limits and
-counts what it uses; a change counts from the next request on. Only a hash of a key is stored.
+    after_help = "A key is for one person or job. `qwenauth gateway --keys` accepts all valid keys, enforces their limits and counts their
+usage; a change applies from the next request on. Only a hash of a key is stored.
 
 Examples:
   qwenauth keys create ann --owner ann@example.com --rpm 60 --budget '20 USD/month'
@@ -35,10 +35,10 @@ pub(crate) enum KeysCommand {
     Secret(TeamSecretArgs),
 }
 
-/// Make a key and print it once, alone on stdout
+/// Create a key and print it once, alone on stdout
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The key is shown this once. Hand it over by a way that keeps it secret, or pipe it to where it belongs.
+    after_help = "The key is shown only once. Send it over a confidential channel, or pipe it to its destination.
 
 A budget is in US dollars and needs the prices of the models in config.toml, per million tokens:
   [prices.\"qwen3-coder-plus\"]
@@ -60,11 +60,11 @@ pub(crate) struct CreateKeyArgs {
     pub(crate) json: bool,
 }
 
-/// What a key may use.
+/// The limits of a key.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits (`none` removes one)")]
 pub(crate) struct KeyLimitOptions {
-    /// Who answers for the key: a name or an address
+    /// Owner of the key: a name or an address
     #[arg(long, value_name = "TEXT")]
     pub(crate) owner: Option<String>,
     /// Requests per minute; further ones wait
@@ -91,12 +91,12 @@ pub(crate) struct KeyLimitOptions {
     /// Profiles the key may use; can be repeated
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) profiles: Vec<String>,
-    /// When the key stops working: after a while (`30d`, `12h`), or with the end of a day (`2027-01-31`, UTC)
+    /// When the key expires: after a time (`30d`, `12h`) or at the end of a day (`2027-01-31`, UTC)
     #[arg(long, value_name = "WHEN")]
     pub(crate) expires: Option<String>,
 }
 
-/// List the keys, with what they may use and have used
+/// List the keys with their limits and usage
 #[derive(Debug, Args)]
 #[command(after_help = "No key is shown: only hashes are stored.
 
@@ -109,9 +109,9 @@ pub(crate) struct ListKeysArgs {
     pub(crate) json: bool,
 }
 
-/// Change the limits of a key; it counts from the next request on
+/// Change the limits of a key, from the next request on
 #[derive(Debug, Args)]
-#[command(after_help = "Only what is given changes. `--models` and `--profiles` replace the whole list.
+#[command(after_help = "Only the given limits change. `--models` and `--profiles` replace the whole list.
 
 Examples:
   qwenauth keys set ann --rpm 120 --budget '50 USD/month'
@@ -127,17 +127,19 @@ pub(crate) struct SetKeyArgs {
     pub(crate) json: bool,
 }
 
-/// Replace a key by a new one with the same name, limits and counts
+/// Replace a key by a new one with the same name, limits and counters
 #[derive(Debug, Args)]
-#[command(after_help = "The new key is printed once, alone on stdout. Without `--overlap` the old one stops at once.
+#[command(
+    after_help = "The new key is printed once, alone on stdout. Without `--overlap` the old one becomes invalid at once.
 
 Examples:
   qwenauth keys rotate ann
-  qwenauth keys rotate ci --overlap 24h | gh secret set QWEN_KEY")]
+  qwenauth keys rotate ci --overlap 24h | gh secret set QWEN_KEY"
+)]
 pub(crate) struct RotateKeyArgs {
     /// Name or id of the key
     pub(crate) name: String,
-    /// How long the old key works beside the new one
+    /// How long the old key stays valid
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
     pub(crate) overlap: std::time::Duration,
     /// Print JSON
@@ -145,9 +147,9 @@ pub(crate) struct RotateKeyArgs {
     pub(crate) json: bool,
 }
 
-/// Empty the spending of this period, so that the whole budget is there again
+/// Reset the spending of this period, so that the whole budget is available again
 #[derive(Debug, Args)]
-#[command(after_help = "The budget stays as it is, and so does the usage that `qwenauth usage --team` shows.
+#[command(after_help = "The budget itself and the usage that `qwenauth usage --team` shows do not change.
 
 Examples:
   qwenauth keys reset ann")]
@@ -156,26 +158,26 @@ pub(crate) struct ResetKeyArgs {
     pub(crate) name: String,
 }
 
-/// Revoke a key for good; its next request is rejected
+/// Revoke a key permanently; its next request is rejected
 #[derive(Debug, Args)]
-#[command(after_help = "Requests that are under way end as they would have.
+#[command(after_help = "Requests in flight are not affected.
 
 Examples:
   qwenauth keys revoke ann
-  qwenauth keys revoke ci --yes           without the question, as in a script")]
+  qwenauth keys revoke ci --yes           without a confirmation, for scripts")]
 pub(crate) struct RevokeKeyArgs {
     /// Name or id of the key
     pub(crate) name: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
 }
 
-/// Make the team secret, under which keys are hashed, and print its path
+/// Create the team secret, with which keys are hashed, and print its path
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The first `keys create` makes one as well. A secret that is there is kept: with another one every key would
-stop working. Gateways on other machines need a copy; `secret_file` of `[team]` in config.toml says where it is.
+    after_help = "The first `keys create` also creates it. An existing secret is kept, because with another one all keys would be
+invalid. Gateways on other machines need a copy; `secret_file` in `[team]` of config.toml names its file.
 
 Examples:
   qwenauth keys secret"

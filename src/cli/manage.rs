@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use super::value::{duration, public_url, variable_name};
 
-/// `--profile` where it means nothing: it is accepted, as everywhere, and not in the help.
+/// `--profile` for commands that do not use it: accepted as everywhere, but not in the help.
 #[derive(Debug, Args)]
 pub(crate) struct NoProfile {
     /// Use this profile instead of the active one
@@ -16,7 +16,7 @@ pub(crate) struct NoProfile {
     profile: Option<String>,
 }
 
-/// Compare the known providers: price, limits, CI, what works here
+/// Compare the known providers: price, limits, CI, login methods available here
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qwenauth providers
@@ -29,7 +29,7 @@ pub(crate) struct ProvidersArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print the Markdown table of the README: how each is logged in to, and how far that was tried
+    /// Print the Markdown table of docs/providers.md: login methods, and how they were tested
     #[arg(long, hide = true, conflicts_with_all = ["json", "name"])]
     pub(crate) markdown: bool,
 }
@@ -59,8 +59,9 @@ pub(crate) struct UseArgs {
 
 /// Configure a tool to use the active profile
 ///
-/// Written: opencode, qwen-code, codex, claude-code. Their files keep comments, order and what is yours; a key is never
-/// written, only how to ask for one. Printed, to paste: aider, llm, crush, goose, continue, zed, cline.
+/// Configured automatically: opencode, qwen-code, codex, claude-code. Comments, order and your settings are kept, and no
+/// key is written, only the command that prints one. Printed for you to paste: aider, llm, crush, goose, continue, zed,
+/// cline.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qwenauth setup                  what is installed, what is set up
@@ -92,10 +93,10 @@ pub(crate) struct SetupArgs {
     /// Use the gateway of a team at this URL, with the key of its `--key-env` or `--key-file`; needs `--model`
     #[arg(long, value_name = "URL", requires = "tool", conflicts_with = "gateway", value_parser = public_url)]
     pub(crate) gateway_url: Option<String>,
-    /// The variable that the tool takes the team's key from (default: `QWENAUTH_TEAM_KEY`)
+    /// Variable from which the tool reads the team's key (default: `QWENAUTH_TEAM_KEY`)
     #[arg(long, value_name = "VAR", requires = "gateway_url", conflicts_with = "key_file", value_parser = variable_name)]
     pub(crate) key_env: Option<String>,
-    /// The file that holds the team's key
+    /// File with the team's key
     #[arg(long, value_name = "FILE", requires = "gateway_url", value_hint = ValueHint::FilePath)]
     pub(crate) key_file: Option<PathBuf>,
     /// Print the list as JSON
@@ -103,17 +104,16 @@ pub(crate) struct SetupArgs {
     pub(crate) json: bool,
 }
 
-/// Where tools find the key of a team's gateway, unless another variable is named.
+/// Default variable for the key of a team's gateway.
 pub(crate) const TEAM_KEY: &str = "QWENAUTH_TEAM_KEY";
 
-/// Where tools that are set up with `--gateway` look for it: 7936 spells `QWEN` on a telephone.
+/// Address of the gateway for tools that are set up with `--gateway`: 7936 spells `QWEN` on a telephone.
 pub(crate) const GATEWAY_ADDRESS: &str = "127.0.0.1:7936";
 
 /// Diagnose login problems
 ///
-/// Looks at files, locks, the environment, the clock and the servers of the active profile. A server that a proxy does
-/// not lead to is asked without the proxy as well. What is printed has no secret in it and can be pasted. Exit code: 1
-/// if something is broken, else 0.
+/// Checks files, locks, the environment, the clock and the servers of the active profile. If a proxy fails, the server is
+/// also tried directly. The output contains no secrets and is safe to share. Exit code: 1 if a check fails, otherwise 0.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qwenauth doctor
@@ -134,14 +134,14 @@ pub(crate) struct DoctorArgs {
 
 /// Try qwenauth with a local practice provider: no account, no network
 ///
-/// Inside the sandbox every `qwenauth …` uses the practice provider; nothing of yours is touched.
+/// Inside the sandbox every `qwenauth …` uses the practice provider; your files and logins are not touched.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qwenauth sandbox --tour         watch login, status, exec, refresh, token, env and logout
   qwenauth sandbox                a shell to try things in
   qwenauth sandbox -- sh -c 'qwenauth login && qwenauth exec -- env'
 
-A login waits for your approval in a browser where there is a terminal, and is approved at once where there is none.")]
+On a terminal a login waits for approval in the browser; otherwise it is approved immediately.")]
 pub(crate) struct SandboxArgs {
     #[command(flatten)]
     pub(crate) no_profile: NoProfile,
@@ -190,14 +190,4 @@ pub(crate) enum Shell {
     Powershell,
     Elvish,
     Nushell,
-}
-
-/// What a completion script asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Names {
-    Models,
-    Profiles,
-    Providers,
-    Regions,
-    Tools,
 }

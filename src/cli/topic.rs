@@ -1,5 +1,4 @@
-//! Help that is not about a command: `qwenauth help environment`, `qwenauth help exit-codes`, and what users of other
-//! tools type.
+//! Help topics that are not commands: `environment` and `exit-codes`, and hints for the command names of other tools.
 
 use std::ffi::OsStr;
 
@@ -9,12 +8,12 @@ macro_rules! environment {
 Environment:
   QWENAUTH_PROFILE         the active profile, unless `--profile` names one
   QWENAUTH_API_KEY         an API key to use before any stored credential
-  QWENAUTH_API_KEY_FILE    a file or pipe that holds it
+  QWENAUTH_API_KEY_FILE    a file or pipe with that key
   QWENAUTH_PROVIDER        the provider of that key (default: that of `QWENAUTH_PROFILE`)
   QWENAUTH_REGION, QWENAUTH_BASE_URL
-                           where that key belongs (default: detected once)
+                           region or base URL of that key (default: detected once)
   QWENAUTH_HOME            one directory for config, data and state (default: the XDG directories)
-  QWEN_HOME                where Qwen Code keeps `oauth_creds.json` (default: `~/.qwen`)
+  QWEN_HOME                directory of Qwen Code's `oauth_creds.json` (default: `~/.qwen`)
   QWENAUTH_QWEN_OAUTH_URL  the Qwen OAuth server (default: https://chat.qwen.ai)
   QWENAUTH_SHARED_URL      the Redis or Valkey server of `gateway --shared`, with its password
   QWENAUTH_LANG            language of messages: en, zh or ru (default: by the terminal's locale)
@@ -56,7 +55,7 @@ pub(super) fn text(topic: &OsStr) -> Option<&'static str> {
     }
 }
 
-/// What users of other tools type, and what it is called here.
+/// Command names of other tools, and the hint for each.
 const ELSEWHERE: [(&[&str], &str); 11] = [
     (&["whoami", "who", "info", "show", "current"], "run `qwenauth status`"),
     (&["run", "shell"], "run `qwenauth exec -- COMMAND`"),

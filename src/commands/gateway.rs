@@ -105,7 +105,7 @@ fn check_listen(args: &GatewayArgs) -> Result<()> {
     match &args.listen {
         Listen::Unix(_) if args.tls_cert.is_some() => {
             Failed::new(Failure::Usage, "`--listen unix:…` stays on this machine, so it has no TLS")
-                .hint("leave `--tls-cert` and `--tls-key` out, or listen on an address")
+                .hint("omit `--tls-cert` and `--tls-key`, or listen on an address")
                 .err()
         }
         Listen::Tcp(address) if !address.ip().is_loopback() && args.tls_cert.is_none() && !args.plain_http => {
@@ -139,7 +139,7 @@ fn listen(args: &GatewayArgs, identity: Option<Identity>) -> Result<Listener> {
 
 /// What members may be told without a key, where they can come by `base_url`.
 fn members(session: &Session, account: &Account, credential: Option<Credential>, base_url: String) -> Option<Members> {
-    // One that cannot be renewed now has a provider all the same.
+    // A credential that cannot be renewed now still has a provider.
     let stored = || match account.load() {
         Ok(Stored::Present(stored)) => Some(stored),
         _ => None,
@@ -236,7 +236,7 @@ fn keyed(args: &GatewayArgs, session: &Session) -> Result<(Keyed, KeysHere)> {
     Ok((keyed, here))
 }
 
-/// What gateways of a team need to hand tokens to each other. `None`: nobody asked for it, and there is no team secret.
+/// What gateways of a team need to share tokens. `None`: not requested, and there is no team secret.
 fn fleet(args: &GatewayArgs, session: &Session, namespace: &str) -> Result<Option<Fleet>> {
     let places = session.config.team_places();
     if args.serve.is_none() && !places.is_secret_given && !places.secret.exists() {
@@ -249,7 +249,7 @@ fn fleet(args: &GatewayArgs, session: &Session, namespace: &str) -> Result<Optio
     Ok(Some(Fleet { secret, namespace: namespace.to_owned(), host, id }))
 }
 
-/// Prints where the gateway is and, unless it is in a file or nobody needs it, the key.
+/// Prints the gateway's address and, unless it is in a file or not needed, the key.
 fn announce(args: &GatewayArgs, base_url: &str, key: &Secret) -> Result<()> {
     let file = args.api_key_file.as_ref().filter(|_| !args.show_key);
     if args.keys && args.api_key_file.is_none() {

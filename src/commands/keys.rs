@@ -18,9 +18,9 @@ use crate::profile::ProfileName;
 use crate::session::Session;
 use crate::terminal;
 
-/// Longest name of a key and of its owner, in characters.
-const LONGEST_NAME: usize = 63;
-const LONGEST_OWNER: usize = 200;
+/// Maximum length of the name of a key and of its owner, in characters.
+const MAX_NAME_LENGTH: usize = 63;
+const MAX_OWNER_LENGTH: usize = 200;
 
 pub(crate) fn run(command: &KeysCommand, session: &Session) -> Result<()> {
     let places = session.config.team_places();
@@ -54,7 +54,7 @@ fn create(args: &CreateKeyArgs, session: &Session, places: &Places, server: Opti
         keys.add(record)?;
         Ok(((), change))
     })?;
-    hand_out(&shown, &key, args.json, &format!("key `{}` works from now on; it is shown this once", shown.name))
+    hand_out(&shown, &key, args.json, &format!("key `{}` is valid from now on; it is shown only once", shown.name))
 }
 
 fn set(args: &SetKeyArgs, session: &Session, places: &Places, server: Option<&Server>) -> Result<()> {
@@ -92,10 +92,10 @@ fn rotate(args: &RotateKeyArgs, places: &Places, server: Option<&Server>) -> Res
         Ok(((record.clone(), key), change))
     })?;
     let old = match args.overlap {
-        Duration::ZERO => "the old key works no more".to_owned(),
-        overlap => format!("the old key works until {}", rfc3339(now + overlap).unwrap_or_default()),
+        Duration::ZERO => "the old key is no longer valid".to_owned(),
+        overlap => format!("the old key is valid until {}", rfc3339(now + overlap).unwrap_or_default()),
     };
-    hand_out(&record, &key, args.json, &format!("key `{}` is replaced and shown this once; {old}", record.name))
+    hand_out(&record, &key, args.json, &format!("key `{}` is replaced and shown only once; {old}", record.name))
 }
 
 fn reset(name: &str, places: &Places, server: Option<&Server>) -> Result<()> {
@@ -111,7 +111,7 @@ fn reset(name: &str, places: &Places, server: Option<&Server>) -> Result<()> {
         let change = Change { verb: "reset", id: record.id.clone(), changes: json!({ "resets": record.resets }) };
         Ok((record.name.clone(), change))
     })?;
-    say(&format!("the whole budget of key `{name}` is there again"));
+    say(&format!("the whole budget of key `{name}` is available again"));
     Ok(())
 }
 
@@ -123,7 +123,7 @@ fn revoke(args: &RevokeKeyArgs, places: &Places, server: Option<&Server>) -> Res
         if !terminal::can_prompt() {
             return Failed::new(
                 Failure::Usage,
-                "nobody can be asked whether to revoke the key, and nothing was changed",
+                "there is no terminal to confirm the revocation on; nothing was changed",
             )
             .hint(format!("`qwenauth keys revoke {name} --yes` revokes it without a question"))
             .err();
@@ -141,8 +141,8 @@ fn revoke(args: &RevokeKeyArgs, places: &Places, server: Option<&Server>) -> Res
     say(&match server {
         None => format!("key `{name}` is revoked; gateways reject its next request"),
         Some(_) => format!(
-            "key `{name}` is revoked; gateways reject its next request, and one that is cut off from the server of the \
-             shared limits may accept it for up to 15 min"
+            "key `{name}` is revoked; gateways reject its next request, and one that cannot reach the \
+             shared server may accept it for up to 15 min"
         ),
     });
     Ok(())
@@ -150,10 +150,10 @@ fn revoke(args: &RevokeKeyArgs, places: &Places, server: Option<&Server>) -> Res
 
 fn secret(places: &Places) -> Result<()> {
     if TeamSecret::make(&places.secret)? {
-        say("the team secret was made; copy it to the machines of other gateways by a way that keeps it secret");
+        say("the team secret was created; copy it to the machines of other gateways over a confidential channel");
     } else {
         drop(TeamSecret::read(&places.secret)?);
-        note("the team secret is there already and was kept");
+        note("the team secret already exists and was kept");
     }
     print(&format!("{}\n", places.secret.display()))
 }
@@ -181,7 +181,7 @@ fn say(text: &str) {
 fn check_name(name: &str) -> Result<()> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let is_name = name.bytes().all(is_plain) && name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
-    if is_name && name.len() <= LONGEST_NAME {
+    if is_name && name.len() <= MAX_NAME_LENGTH {
         return Ok(());
     }
     Failed::new(Failure::Usage, "invalid name of a key")
@@ -230,7 +230,7 @@ fn edits(options: &KeyLimitOptions, session: &Session, now: SystemTime) -> Resul
     if let Some(owner) = &options.owner {
         let owner = Some(owner.clone()).filter(|owner| owner != NONE);
         if let Some(owner) = &owner
-            && (owner.is_empty() || owner.chars().count() > LONGEST_OWNER || owner.chars().any(char::is_control))
+            && (owner.is_empty() || owner.chars().count() > MAX_OWNER_LENGTH || owner.chars().any(char::is_control))
         {
             return usage("invalid owner").hint("write one line of at most 200 characters").err();
         }

@@ -79,7 +79,7 @@ fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result
     Ok(())
 }
 
-/// What goes on asking for the profile that is gone.
+/// Tools that still use the removed profile.
 fn say_what_still_uses(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result<()> {
     let record = |name| setup::recorded(&session.config.paths.state, name);
     for tool in &TOOLS {

@@ -22,13 +22,13 @@ Files:
   $XDG_CONFIG_HOME/qwenauth/config.toml
       the configuration (default: below `~/.config`)
   $XDG_STATE_HOME/qwenauth/
-      pending logins and the marks of refused tokens (default: below `~/.local/state`)
+      pending logins and the marks of rejected tokens (default: below `~/.local/state`)
 
 With `QWENAUTH_HOME` set, the last three are in its directories `data`, `config` and `state`.
-Directories are made with mode 0700, files with 0600, whatever the umask.
+Directories are created with mode 0700 and files with 0600, regardless of the umask.
 
 Examples:
-  qwenauth sandbox --tour           see everything once: no account, no network
+  qwenauth sandbox --tour           a tour without an account or network
   qwenauth login                    then, in any shell or script:
   qwenauth exec -- opencode
   eval $(qwenauth env)
@@ -37,7 +37,7 @@ Examples:
 pub(crate) fn run(directory: &Path) -> Result<()> {
     let mut main = Cli::command().disable_help_subcommand(true).subcommand_help_heading("COMMANDS");
     main.build();
-    std::fs::create_dir_all(directory).with_context(|| format!("cannot make `{}`", directory.display()))?;
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot create `{}`", directory.display()))?;
     let is_shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
     let mut commands: Vec<&Command> = vec![&main];
     for command in main.get_subcommands().filter(is_shown) {

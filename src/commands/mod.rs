@@ -193,7 +193,7 @@ impl Session {
                     Failure::LoginRequired,
                     format!("fallback names profile `{name}`, which is not logged in"),
                 )
-                .hint(format!("run `qwenauth login --profile {name} PROVIDER`, or leave it out"))
+                .hint(format!("run `qwenauth login --profile {name} PROVIDER`, or omit it"))
                 .err();
             };
             let is_pool = |(other, other_url): &(Provider, String)| {
@@ -203,7 +203,7 @@ impl Session {
                 let title = &other.title;
                 return Failed::new(
                     Failure::Usage,
-                    format!("fallback names two profiles of {title}, whose terms forbid to pool free accounts"),
+                    format!("fallback names two profiles of {title}, whose terms forbid pooling free accounts"),
                 )
                 .hint("name profiles of different providers")
                 .err();
@@ -258,7 +258,7 @@ pub(crate) fn warn_of_refusal(account: &Account, credential: &Credential, asks: 
     }
     let profile = &account.profile;
     note(&format!(
-        "warning: the API refuses the login of `{profile}`: {}; `qwenauth status` says more",
+        "warning: the API rejects the login of `{profile}`: {}; `qwenauth status` says more",
         refusal.reason
     ));
 }

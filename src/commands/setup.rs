@@ -44,7 +44,7 @@ pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
                 note(&format!("then start it with `{start}`"));
             }
             print(&json_for_terminal(&text))?;
-            // Where the text does not lead to the gateway, the tool is started beside one of its own.
+            // If the text does not contain the gateway's address, the tool is started with a gateway of its own.
             if text.contains(&access.base_url) {
                 say_gateway(args, &access);
             }
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
     }
 }
 
-/// How to start the gateway that the tool will look for.
+/// How to start the gateway that the tool expects.
 fn say_gateway(args: &SetupArgs, access: &Access) {
     let Some(key) = &access.gateway_key else { return };
     let key = match key {
@@ -124,7 +124,7 @@ fn say_done(tool: &Tool, args: &SetupArgs, access: &Access, paths: &ToolPaths, a
 
 fn remove(tool: &Tool, args: &SetupArgs, session: &Session) -> Result<()> {
     match setup::remove(tool, &session.config.paths.state, args.force)? {
-        Removed::Done(file) => note(&format!("{} is as it was before: `{}`", tool.title, file.display())),
+        Removed::Done(file) => note(&format!("{} is restored: `{}`", tool.title, file.display())),
         Removed::NotSetUp => note(&format!("{} is not set up by qwenauth; nothing was changed", tool.title)),
         Removed::Edited(file, lines) => {
             terminal::say(&lines.join("\n"));
@@ -179,7 +179,7 @@ fn team_access(url: &str, args: &SetupArgs, session: &Session) -> Result<Access>
     })
 }
 
-/// What the tool is given. Offline: nothing is asked, nothing renewed.
+/// The settings for the tool. Offline: no request, no renewal.
 fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
     if let Some(url) = &args.gateway_url {
         return team_access(url, args, session);
@@ -225,10 +225,10 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
 }
 
 /// `qwenauth` where that is what `PATH` finds, else the path of this very program: never that of a launcher, which costs each
-/// call the start of an interpreter, and never one that goes away.
+/// call the start of an interpreter, and never one in a temporary place.
 fn own_name(session: &Session) -> Result<String> {
     let own = Installation::of_this_program().context("cannot tell where this program is")?;
-    // A sandbox goes away as well, so the tour of a program that `npx` or `uvx` runs shows what an installed one does.
+    // A sandbox is temporary too, so a tour started by `npx` or `uvx` shows what an installed program does.
     if !own.stays() && session.config.overrides.practice.is_none() {
         let what = format!("qwenauth is {own}, so a tool that is set up to call it would not find it later");
         return Failed::new(Failure::Other, what).hint("install qwenauth first, then run `setup` again").err();

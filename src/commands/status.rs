@@ -163,11 +163,11 @@ impl Row {
                 let hint = account.login_hint();
                 if let Some(refusal) = api_refusal(account, credential).filter(|_| !check) {
                     row.left = None;
-                    row.problems.push(format!("the API refuses the credential: {}", refusal.reason));
+                    row.problems.push(format!("the API rejects the credential: {}", refusal.reason));
                 } else if state == State::Refused && row.base_url.is_some() && !check {
                     row.problems.push(match row.left {
-                        Some(left) => format!("the login is over in {}; {hint}", in_words(left)),
-                        None => format!("the server refused the refresh token; {hint}"),
+                        Some(left) => format!("the login expires in {}; {hint}", in_words(left)),
+                        None => format!("the server rejected the refresh token; {hint}"),
                     });
                 }
                 if let Some(identity) = &credential.identity {
@@ -196,7 +196,7 @@ impl Row {
                 "accepted"
             }
             Verification::Refused(why) => {
-                self.problems.push(format!("the API refuses the credential: {why}"));
+                self.problems.push(format!("the API rejects the credential: {why}"));
                 "refused"
             }
             Verification::Exhausted(why) => {

@@ -51,7 +51,7 @@ pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
     print(&screen::text(&summary, &limits, Screen::stdout(), now))
 }
 
-/// What was used of each model on each day, whoever did.
+/// What was used of each model on each day, by all keys together.
 fn by_model(summary: &Summary) -> BTreeMap<(&str, &str, &str, &str), Counts> {
     let mut sums: BTreeMap<_, Counts> = BTreeMap::new();
     for (Use { day, profile, provider, model, .. }, counts) in &summary.counts {
@@ -239,7 +239,7 @@ impl ProfileLimits {
         match session.account().and_then(|account| key_endpoint(&self.base_url, &self.credential, &account.network)) {
             Ok(reply) => Some(self.of_key(&reply["data"])),
             Err(error) => {
-                note(&format!("cannot ask `{}` what is left: {error:#}", self.profile));
+                note(&format!("cannot query `{}` for what is left: {error:#}", self.profile));
                 None
             }
         }

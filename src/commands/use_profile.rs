@@ -29,7 +29,7 @@ pub(crate) fn run(args: &UseArgs, session: &Session) -> Result<()> {
     }
     let activation = session.activate(&profile)?;
     match activation.before {
-        Some(before) => note(&format!("`{profile}` is the active profile now; it was `{before}`")),
+        Some(before) => note(&format!("switched from `{before}` to `{profile}`")),
         None => note(&format!("`{profile}` is already active")),
     }
     if let Some(why) = activation.overridden_by {

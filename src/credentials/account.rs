@@ -1,4 +1,4 @@
-//! One profile's credential: where it is, what is there, whose it is, and what a person does when it is missing.
+//! One profile's credential: where it is stored, its content, its provider, and the error if it is missing.
 
 use std::path::{Path, PathBuf};
 
@@ -69,7 +69,7 @@ impl Account {
         }
     }
 
-    /// The file whose change is another credential; `None`: nothing changes while this process runs.
+    /// The file whose change means another credential. `None`: it cannot change while this process runs.
     pub(crate) fn watched(&self) -> Option<&Path> {
         match &self.given {
             Some(given) => given.file(),
@@ -85,8 +85,7 @@ impl Account {
         Ok(self.store.read()?.into())
     }
 
-    /// What the file says of it, without its secret if that is kept elsewhere: for lists, and where the keyring does not
-    /// answer.
+    /// What the file contains, without a secret that is stored elsewhere: for lists, and if the keyring does not respond.
     pub(crate) fn load_record(&self) -> Result<Stored> {
         match &self.given {
             Some(given) => given.load(self),
@@ -115,7 +114,7 @@ impl Account {
         Ok(credential)
     }
 
-    /// The key of this credential was refused: its command is run again.
+    /// The key of this credential was rejected: its command is run again.
     pub(crate) fn note_refusal(&self, refused: &Credential) {
         if let Some(command) = &refused.command {
             self.answers.refuse(command);
@@ -144,7 +143,7 @@ impl Account {
         providers::find(credential.provider_name(), &self.overrides)
     }
 
-    /// What brings this profile's login back.
+    /// The command that logs this profile in again.
     pub(crate) fn login_hint(&self) -> String {
         if self.profile == QWEN {
             return "run `qwenauth login`".into();

@@ -33,7 +33,7 @@ impl ApiRefusal {
     }
 }
 
-/// By the token that stands for the credential over its renewals, or by the key.
+/// By the token that identifies the credential across renewals, or by the key.
 fn path_of(account: &Account, credential: &Credential) -> PathBuf {
     match &credential.refresh_token {
         Some(token) => path_for(account, &hash_of(token)),

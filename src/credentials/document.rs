@@ -156,13 +156,13 @@ fn is_placeholder(token: &Secret) -> bool {
 const LOGIN: [&str; 7] =
     ["access_token", "refresh_token", "token_type", "resource_url", "scope", "id_token", "expiry_date"];
 
-/// What goes into the keyring instead of the file.
+/// Fields that are stored in the keyring instead of the file.
 const SECRETS: [&str; 4] = ["access_token", "refresh_token", "id_token", "api_key"];
 
 /// A copy of what the keyring has, under a key that was removed from there once it had it.
 const SEALED: [&str; 2] = ["sealed", "sealed_by"];
 
-/// What it leaves beside these in a file of our own.
+/// Fields that it also writes into a file of our own.
 const OWN_LOGIN: [&str; 17] = [
     "provider",
     "model",
@@ -232,7 +232,7 @@ impl CredentialDocument {
             self.set("token_type", Some("Bearer"));
         }
         self.set("resource_url", grant.resource_url.as_deref());
-        // Qwen Code writes no scope, so its file gets none either; a scope that is there is kept current.
+        // Qwen Code writes no scope, so its file gets none either; an existing scope is updated.
         if self.0.contains_key("scope") {
             self.set("scope", grant.scope.as_deref());
         }

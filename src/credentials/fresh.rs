@@ -10,9 +10,9 @@ use crate::error::{Failed, Failure, Report, note};
 /// How long a token must be valid, and what happens if none is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Lifetime {
-    /// Required by the user: less is an error.
+    /// Required minimum; less is an error.
     AtLeast(Duration),
-    /// A wish: less will do, as long as the token lives.
+    /// Preferred minimum; any valid token is accepted.
     Preferably(Duration),
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn fresh(account: &Account, lifetime: Lifetime) -> Result<Credential>
         return Ok(credential);
     }
     log::info!(
-        "the token of `{}` is valid for {left} s, less than the {} s asked for: it has to be renewed",
+        "the token of `{}` is valid for {left} s, less than the requested {} s: it has to be renewed",
         account.profile,
         lifetime.duration().as_secs()
     );
@@ -61,7 +61,7 @@ fn check_lifetime(account: &Account, credential: Credential, lifetime: Lifetime)
     match lifetime {
         Lifetime::AtLeast(asked) if left < asked => Failed::new(
             Failure::Lifetime,
-            format!("a new token is good for {} s, less than the {} s asked for", left.as_secs(), asked.as_secs()),
+            format!("a new token is valid for {} s, less than the requested {} s", left.as_secs(), asked.as_secs()),
         )
         .hint("use a smaller `--min-ttl`")
         .err(),
@@ -82,6 +82,6 @@ fn fall_back_to_current(
     if left < MARGIN && Report::of(&error).failure != Failure::Temporary {
         return Err(error);
     }
-    note(&format!("warning: {error:#}; the one at hand is good for {} s more", left.as_secs()));
+    note(&format!("warning: {error:#}; the current token is valid for another {} s", left.as_secs()));
     Ok(credential)
 }

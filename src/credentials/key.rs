@@ -6,7 +6,7 @@ use anyhow::Result;
 use crate::error::{Failed, Failure};
 use crate::secret::Secret;
 
-/// Longest key that is accepted, in bytes.
+/// Maximum size of a key, in bytes.
 const MAX_KEY: usize = 4096;
 
 pub(crate) fn not_a_key(why: &str) -> Failed {

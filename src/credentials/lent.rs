@@ -1,6 +1,7 @@
-//! An access token that another machine renews: what the home of a login hands to the other gateways of its team.
+//! An access token that another machine renews: what the home of a login publishes for the other gateways of its team.
 //!
-//! Hazard: a refresh token that two machines hold is spent twice, and the login is lost. Rule: what is handed over has none.
+//! Hazard: if two machines have a refresh token, it is used twice and the login is lost. Rule: only the access token is
+//! published.
 
 use std::time::SystemTime;
 
@@ -10,10 +11,10 @@ use zeroize::Zeroizing;
 use super::{Credential, Kind};
 use crate::secret::Secret;
 
-/// Longer than what is handed over, in bytes.
-const ROOM: usize = 64 * 1024;
+/// Larger than any published token, in bytes.
+const BUFFER_SIZE: usize = 64 * 1024;
 
-/// What an edge gets of a login.
+/// The part of a login that an edge gets.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Lent {
     provider: String,
@@ -36,8 +37,8 @@ impl Lent {
             resource_url: Option<&'credential str>,
             model: Option<&'credential str>,
         }
-        // With room for all of it, so that it does not move and leave a copy of the token behind.
-        let mut text = Zeroizing::new(Vec::with_capacity(ROOM));
+        // Allocated once, because growing would leave a copy of the token in memory.
+        let mut text = Zeroizing::new(Vec::with_capacity(BUFFER_SIZE));
         let shown = Shown {
             provider: credential.provider_name(),
             access_token: credential.access_token.expose(),
@@ -51,7 +52,7 @@ impl Lent {
         text
     }
 
-    /// Whether it is this token.
+    /// Whether `token` is its access token.
     pub(crate) fn is(&self, token: &Secret) -> bool {
         self.access_token == *token
     }

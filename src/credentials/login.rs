@@ -1,4 +1,4 @@
-//! The final change of a login and a logout, each in one step under the locks.
+//! The final change of a login and a logout, each made atomically under the locks.
 
 use anyhow::{Context, Result, bail};
 
@@ -88,7 +88,7 @@ pub(crate) fn store_identity(account: &Account, credential: &Credential, model: 
     written.map(|()| stored)
 }
 
-/// Stores another model with the login that is there.
+/// Changes the model of the existing login.
 pub(crate) fn store_model(account: &Account, model: &str) -> Result<Credential> {
     if account.store.is_shared() {
         endpoints::keep_chosen_beside(account, Some(model))?;
@@ -97,7 +97,7 @@ pub(crate) fn store_model(account: &Account, model: &str) -> Result<Credential> 
     replace(account, Change::Detail, |document| document.set("model", Some(model)))
 }
 
-/// Moves the secret of the login that is there: written and read back, then the old copy is removed.
+/// Moves the secret of the existing login: it is written and read back, then the old copy is removed.
 pub(crate) fn move_to(account: &Account, store: SecretStore) -> Result<Credential> {
     let mut guard = account.store.lock_fully()?;
     let _held = DeferredSignals::new();
@@ -107,7 +107,7 @@ pub(crate) fn move_to(account: &Account, store: SecretStore) -> Result<Credentia
     guard.replace(&document)
 }
 
-/// How much of what is stored is replaced.
+/// How much of the stored credential is replaced.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Change {
     /// The whole login.
@@ -120,7 +120,7 @@ fn replace(account: &Account, what: Change, change: impl FnOnce(&mut CredentialD
     let _held = DeferredSignals::new();
     let mut before = None;
     let found = match account.store.read() {
-        // A keyring that does not give the old secret out is no obstacle to a new one.
+        // An unreadable old secret in the keyring does not prevent a new login.
         Err(_) if what == Change::Login => account.store.read_record()?,
         found => found?,
     };
@@ -162,7 +162,7 @@ fn forget_what_is_known(account: &Account, gone: &Credential, stored: Option<&Cr
     }
 }
 
-/// Removes the credential. Says what there was, if anything; [`forget`] is for when nothing is done with that any more.
+/// Removes the credential and returns what was stored, if anything. Call [`forget`] once it was revoked.
 pub(crate) fn remove(account: &Account) -> Result<Option<Stored>> {
     if matches!(account.load(), Ok(Stored::Missing)) {
         return Ok(None);
@@ -179,13 +179,13 @@ pub(crate) fn forget(account: &Account, gone: &Credential) {
     forget_what_is_known(account, gone, None);
 }
 
-/// The server has granted what the disk does not take.
+/// The server issued tokens that could not be saved.
 pub(super) fn unsaved(account: &Account, error: &anyhow::Error, granted: &str, grant: &TokenResponse) -> Failed {
     let report = Report::of(error);
     let hint = match grant.refresh_token {
         Some(_) if error.is::<Kept>() => "nothing was lost: fix that, and the next command completes it".into(),
-        Some(_) => format!("mend that, then {}: the server may know older tokens no more", account.login_hint()),
-        None => "nothing was lost: mend that, then run it again".into(),
+        Some(_) => format!("fix that, then {}: older tokens may no longer be valid", account.login_hint()),
+        None => "nothing was lost: fix that, then run it again".into(),
     };
     let message = format!("{granted}, but could not be saved: {}", report.message);
     Failed::new(report.failure, message).hint(hint)

@@ -87,7 +87,7 @@ pub(crate) struct Credential {
     pub(crate) access_token: Secret,
     pub(crate) refresh_token: Option<Secret>,
     pub(crate) token_type: String,
-    /// `None`: unknown, which counts as over, except of an API key.
+    /// `None` if unknown; treated as expired unless it is an API key.
     pub(crate) expires_at: Option<SystemTime>,
     pub(crate) resource_url: Option<String>,
     /// The provider it belongs to; the file shared with Qwen Code does not state it.
@@ -101,12 +101,12 @@ pub(crate) struct Credential {
     /// The machine that stored it, as a hash; Qwen Code's file does not state it.
     machine: Option<String>,
     pub(crate) secret_store: SecretStore,
-    /// What prints the key. Until it has, the access token is empty.
+    /// The command that prints the key. Until it has run, the access token is empty.
     pub(crate) command: Option<String>,
     /// The name of the secret in the keyring.
     entry: Option<String>,
     issuer: Option<Box<Endpoints>>,
-    /// How tokens are got where none is stored; [`Self::access_token`] is empty then until one was.
+    /// How tokens are obtained if none is stored; until then [`Self::access_token`] is empty.
     pub(crate) identity: Option<Box<Identity>>,
 }
 
@@ -155,7 +155,7 @@ impl Credential {
         self.kind == Kind::ApiKey && self.expires_at.is_none()
     }
 
-    /// Whether the secret is not at hand: a command has to print it, or it was left in the keyring.
+    /// Whether the secret is missing here: a command has to print it, or it is in the keyring.
     pub(crate) fn is_without_secret(&self) -> bool {
         self.access_token.expose().is_empty()
     }

@@ -68,7 +68,7 @@ pub(super) fn carry(account: &Account, spent: &Secret, successor: &Secret) {
     }
 }
 
-/// Without a record the token counts as the default server's: it is saved all the same.
+/// Without a record the token counts as the default server's: it is saved anyway.
 fn write(account: &Account, token: &Secret, origin: &Origin) {
     let write = || -> Result<()> {
         let bytes = serde_json::to_vec(origin)?;
@@ -97,7 +97,7 @@ pub(super) fn forget_all_but(account: &Account, kept: Option<&Secret>) {
     }
 }
 
-/// The records of tokens that a credential file held once and holds no more.
+/// The records of tokens that are no longer in their credential file.
 fn strays_of(state: &Path, file: &Path, kept: Option<&Secret>) -> Vec<PathBuf> {
     let kept = kept.map(hash_of);
     let is_kept = |path: &Path| kept.as_ref().is_some_and(|name| path.ends_with(name));
@@ -134,7 +134,7 @@ fn strays_in(state: &Path, store: &Store, is_known: bool, fix: bool) -> Vec<Path
     if !fix || found.is_empty() {
         return found;
     }
-    // Under the lock: the token of a renewal under way has its record before it is in place.
+    // Under the lock, because a renewal in progress writes the record of its token before the token itself.
     let Ok(Some(_guard)) = store.try_lock() else { return found };
     find().into_iter().filter(|path| fs::remove_file(path).is_err()).collect()
 }

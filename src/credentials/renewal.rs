@@ -22,11 +22,11 @@ use crate::secret::Secret;
 
 /// Qwen Code waits 28.9 s for its lock and then starts a device login, so all attempts together must finish before
 /// that.
-const RENEWAL: Duration = Duration::from_secs(25);
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Pauses before the second and third attempt: long enough for a proxy to reconnect, short enough for an interactive
 /// user.
-const PAUSE: Duration = Duration::from_millis(500);
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// The hint where the refresh token was not sent, or where an error left it valid.
 const NOT_SPENT: &str = "nothing was lost; retry later";
@@ -36,7 +36,7 @@ enum Spent {
     Renewed(Credential),
     /// Rejected, or never sent, because the file now holds a newer token.
     Superseded(Credential),
-    /// `pause`: worth another try after a pause.
+    /// `pause`: retry after a pause.
     Failed {
         failed: Failed,
         pause: bool,
@@ -44,10 +44,10 @@ enum Spent {
 }
 
 /// While Qwen Code may be renewing, its result is awaited for this long.
-const FOREIGN_RENEWAL: Duration = Duration::from_secs(10);
+const FOREIGN_RENEWAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A token that is valid for this long is used unchanged meanwhile.
-const ENOUGH_MEANWHILE: Duration = Duration::from_secs(5);
+const MIN_LIFETIME_MEANWHILE: Duration = Duration::from_secs(5);
 
 /// What a renewal is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +61,11 @@ pub(crate) enum Why {
 }
 
 impl Why {
-    /// How long a token must live to be used as it is while another program may be renewing.
-    fn life_that_will_do(self) -> Duration {
+    /// Remaining lifetime with which a token is used unchanged while another program may be renewing.
+    fn sufficient_lifetime(self) -> Duration {
         match self {
-            Self::Asked => ENOUGH_MEANWHILE,
-            Self::Lifetime(asked) => asked.max(ENOUGH_MEANWHILE),
+            Self::Asked => MIN_LIFETIME_MEANWHILE,
+            Self::Lifetime(asked) => asked.max(MIN_LIFETIME_MEANWHILE),
             Self::Refused => Duration::MAX,
         }
     }
@@ -97,9 +97,9 @@ pub(crate) fn renew(account: &Account, seen: &Credential, why: Why) -> Result<Cr
     if let Some(failed) = guard.locks.shared_failure() {
         return Err(failed.into());
     }
-    let as_is = why.life_that_will_do();
+    let as_is = why.sufficient_lifetime();
     let outcome = renew_locked(account, seen, (&provider, &server), &mut guard, (as_is, deadline));
-    // That this process was interrupted is no failure of those who wait behind it.
+    // If this process was interrupted, that is not a failure for the processes that wait behind it.
     if let Err(error) = &outcome
         && !DeferredSignals::noted()
     {
@@ -109,8 +109,8 @@ pub(crate) fn renew(account: &Account, seen: &Credential, why: Why) -> Result<Cr
     outcome
 }
 
-/// What another process wrote since this one looked is used as it is, unless it has expired again, as after a sleep of the
-/// machine between the two readings.
+/// Uses what another process has written since the credential was read, unless it has expired again, for example because
+/// the machine was suspended between the two reads.
 fn adopt(account: &Account, current: Credential, why: Why) -> Result<Credential> {
     log::debug!("adopting what another process wrote");
     if current.left((account.clock)()).is_some() { Ok(current) } else { renew(account, &current, why) }
@@ -139,19 +139,19 @@ fn renew_locked(
     if !guard.locks.lock_qwen_code(deadline, is_renewed)? {
         return account.require();
     }
-    let over = Instant::now() + RENEWAL;
+    let over = Instant::now() + RENEWAL_TIMEOUT;
     if guard.locks.saw_a_lock_vanish() || has_traces {
         if !account.require()?.differs_from(seen) && seen.lasts(as_is, (account.clock)()) {
             return Ok(seen.clone());
         }
-        if !guard.locks.await_change(version, FOREIGN_RENEWAL) && DeferredSignals::noted() {
+        if !guard.locks.await_change(version, FOREIGN_RENEWAL_TIMEOUT) && DeferredSignals::noted() {
             return Failed::new(Failure::Temporary, "interrupted while another program may be renewing").err();
         }
     }
     let connection = account.network.connect(&server.token_endpoint)?;
     let mut attempt = Attempt { account, provider, server, connection, guard, over };
     let mut current = seen.clone();
-    // At most three tries, the last of which is final.
+    // At most three attempts.
     for again in [true, true, false] {
         match attempt.spend(&current)? {
             Spent::Renewed(credential) => return Ok(credential),
@@ -160,9 +160,9 @@ fn renew_locked(
                 current = other;
             }
             Spent::Superseded(other) => return Ok(other),
-            Spent::Failed { failed, pause: true } if again && Instant::now() + PAUSE < over => {
-                log::warn!("renewing again in {} ms: {failed}", PAUSE.as_millis());
-                thread::sleep(PAUSE);
+            Spent::Failed { failed, pause: true } if again && Instant::now() + RETRY_PAUSE < over => {
+                log::warn!("renewing again in {} ms: {failed}", RETRY_PAUSE.as_millis());
+                thread::sleep(RETRY_PAUSE);
                 if DeferredSignals::noted() {
                     return Err(failed.into());
                 }
@@ -223,17 +223,17 @@ impl Attempt<'_> {
 
     fn perhaps_spent(&self) -> String {
         let login = self.account.login_hint();
-        format!("try again in a while; if the server took the token without an answer, {login}")
+        format!("retry later; if the server accepted the token without a response, {login}")
     }
 
-    /// What a killed process was granted for `refresh_token` and could not put in place.
+    /// The token that a killed process received for `refresh_token` and could not install.
     fn complete(&mut self, refresh_token: &Secret) -> Result<Option<Credential>> {
         let _held = DeferredSignals::new();
         let account = self.account;
         self.guard.complete(refresh_token, |successor| origin::carry(account, refresh_token, successor))
     }
 
-    /// The refresh token of `current`, unless it is known to be dead.
+    /// The refresh token of `current`, unless it is known to be invalid.
     fn usable_refresh_token(&self, current: &Credential) -> Result<Secret> {
         let account = self.account;
         let Some(refresh_token) = current.refresh_token.clone() else {
@@ -284,7 +284,7 @@ impl Attempt<'_> {
         saved.map_err(|error| login::unsaved(account, &error, "the token was renewed", grant).into())
     }
 
-    /// A file of our own says where it was written last.
+    /// A file of our own records the machine that wrote it last.
     fn name_machine(&self, document: &mut CredentialDocument) {
         if !self.account.store.is_shared() {
             document.set("machine", machine::hash().as_deref());
@@ -312,6 +312,6 @@ impl Attempt<'_> {
                 .hint("the login was kept: ask the server that it came from, or log in again there")
                 .err();
         }
-        account.login_required(format!("the login is over: {why}"))
+        account.login_required(format!("the login has expired: {why}"))
     }
 }

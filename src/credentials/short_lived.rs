@@ -14,7 +14,7 @@ use crate::oauth::fields::Fields;
 use crate::oauth::reply::is_sendable;
 use crate::secret::Secret;
 
-/// The longest life such a key can have, as documented.
+/// The documented maximum lifetime of such a key.
 const MAX_LIFETIME: Duration = Duration::from_secs(1800);
 
 struct Minted {
@@ -23,12 +23,12 @@ struct Minted {
     expires_at: Option<f64>,
 }
 
-/// A key of at most 30 minutes in place of `credential`. It is stored nowhere and cannot be revoked.
+/// A key that is valid for at most 30 minutes and replaces `credential`. It is not stored and cannot be revoked.
 pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: Lifetime) -> Result<Credential> {
     let provider = account.provider(credential)?;
     let Some(path) = &provider.short_lived else {
         return Failed::new(Failure::Usage, format!("{} has no short-lived keys", provider.title))
-            .hint("leave `--short-lived` out, or use a profile of `dashscope`")
+            .hint("omit `--short-lived`, or use a profile of `dashscope`")
             .err();
     };
     if let Lifetime::AtLeast(asked) = lifetime
@@ -36,7 +36,7 @@ pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: 
     {
         return Failed::new(
             Failure::Lifetime,
-            format!("a short-lived key is good for {} s at most", MAX_LIFETIME.as_secs()),
+            format!("a short-lived key is valid for at most {} s", MAX_LIFETIME.as_secs()),
         )
         .hint("use a smaller `--min-ttl`")
         .err();
@@ -46,7 +46,7 @@ pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: 
     url.set_query(Some(&format!("expire_in_seconds={}", MAX_LIFETIME.as_secs())));
     let asked_at = (account.clock)();
     let host = url.host_str().unwrap_or_default().to_owned();
-    let failed = |failure, why: &str| Failed::new(failure, format!("`{host}` minted no short-lived key: {why}"));
+    let failed = |failure, why: &str| Failed::new(failure, format!("`{host}` did not issue a short-lived key: {why}"));
     let reply = account
         .network
         .connect(&url)?
@@ -63,7 +63,7 @@ pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: 
                 .err();
         }
         status => {
-            return failed(Failure::Temporary, &format!("it answered {status}")).hint("try again in a while").err();
+            return failed(Failure::Temporary, &format!("it answered {status}")).hint("retry later").err();
         }
     };
     let Some(minted) = minted else {

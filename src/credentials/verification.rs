@@ -124,7 +124,7 @@ impl VerificationRequest<'_> {
     }
 
     fn headers(&self) -> Vec<(String, String)> {
-        self.provider.headers(&Provider::own_user_agent())
+        self.provider.headers(&http::user_agent())
     }
 
     /// Requests a response of one token.

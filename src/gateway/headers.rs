@@ -12,7 +12,7 @@ use url::form_urlencoded;
 use super::anthropic::Endpoint;
 use super::credential::ReadyCredential;
 use crate::compression::KNOWN;
-use crate::providers::Provider;
+use crate::http::user_agent;
 
 /// Parts of header names in which some API accepts a credential: `x-goog-api-key`, `ocp-apim-subscription-key`,
 /// `cf-aig-authorization`, `x-amz-security-token`, …
@@ -62,8 +62,7 @@ const CREDENTIAL_PARAMETERS: [&str; 20] = [
 const VIA_US: HeaderValue = HeaderValue::from_static("1.1 qwenauth");
 
 /// For clients that send none.
-static OWN_USER_AGENT: LazyLock<Option<HeaderValue>> =
-    LazyLock::new(|| HeaderValue::try_from(Provider::own_user_agent()).ok());
+static OWN_USER_AGENT: LazyLock<Option<HeaderValue>> = LazyLock::new(|| HeaderValue::try_from(user_agent()).ok());
 
 /// A request's headers as they are forwarded, except for the credential.
 pub(super) fn clean_request(headers: &HeaderMap) -> HeaderMap {

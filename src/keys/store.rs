@@ -13,7 +13,7 @@ use super::{Audit, KeyRecord, State, TeamSecret, seconds};
 use crate::error::{Failed, Failure, path_for_sh};
 use crate::paths;
 use crate::platform::disk::Version;
-use crate::platform::files::{self, Content, LARGEST, PendingFile, Privacy};
+use crate::platform::files::{self, Content, MAX_FILE_SIZE, PendingFile, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
 
 /// How long a revoked key is listed, so that usage of a year ago still has a name.
@@ -59,7 +59,7 @@ impl Keys {
     /// Errors: an invalid file, which is never treated as an empty one.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let damaged = |why: String| {
-            Failed::new(Failure::Other, format!("`{}` cannot be understood: {why}", path.display()))
+            Failed::new(Failure::Other, format!("`{}` is invalid: {why}", path.display()))
                 .hint(format!("nothing was changed; put back a copy of it, or see what is in {}", path_for_sh(path)))
         };
         match files::read(path, Privacy::Private)? {
@@ -108,7 +108,7 @@ impl Keys {
         let is_taken = |key: &&KeyRecord| key.name == record.name && key.revoked_at.is_none();
         if let Some(key) = self.keys.iter().find(is_taken) {
             let name = &key.name;
-            return Failed::new(Failure::Other, format!("there is a key `{name}` already"))
+            return Failed::new(Failure::Other, format!("key `{name}` already exists"))
                 .hint(format!(
                     "`qwenauth keys rotate {name}` gives it another secret, `qwenauth keys set {name}` other limits"
                 ))
@@ -172,7 +172,7 @@ impl Keys {
             text += &serde_json::to_string(key)?;
         }
         text += "\n]}\n";
-        if text.len() as u64 > LARGEST {
+        if text.len() as u64 > MAX_FILE_SIZE {
             return Failed::new(Failure::Other, "there are more keys than one file holds (1 MiB)")
                 .hint("revoke keys that nobody uses; `qwenauth keys list` shows when each was used last")
                 .err();

@@ -46,7 +46,7 @@ impl TeamSecret {
             Content::Bytes(bytes) => match Self::of(&bytes) {
                 Some(secret) => Ok(secret),
                 None => failed("does not hold 32 bytes".into())
-                    .hint(format!("make it anew with `openssl rand -out {} 32`", path_for_sh(path)))
+                    .hint(format!("create a new one with `openssl rand -out {} 32`", path_for_sh(path)))
                     .err(),
             },
         }
@@ -106,7 +106,7 @@ impl TeamSecret {
     /// A separate key for each purpose, so that data encrypted for one cannot be decrypted as another.
     fn sealing_key(&self, purpose: &str) -> Result<LessSafeKey> {
         let tag = hmac::sign(&self.hmac(), format!("qwenauth seal: {purpose}").as_bytes());
-        let key = UnboundKey::new(&AES_256_GCM, tag.as_ref()).map_err(|_| anyhow::anyhow!("cannot make a key"))?;
+        let key = UnboundKey::new(&AES_256_GCM, tag.as_ref()).map_err(|_| anyhow::anyhow!("cannot create a key"))?;
         Ok(LessSafeKey::new(key))
     }
 

@@ -29,7 +29,7 @@ use crate::secret::Secret;
 /// A browser sends its request at once.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest request head that is read, in bytes.
+/// Maximum size of a request head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// Connections served at the same time; more are closed unread.

@@ -108,7 +108,7 @@ pub(crate) fn read(reply: &Reply) -> Result<ServerMetadata, String> {
     if reply.status != 200 {
         return Err(format!("it answered {}", reply.status));
     }
-    Err("what it answered is not one".to_owned())
+    Err("its response is not one".to_owned())
 }
 
 pub(crate) fn check(issuer: &str, url: &Url, document: &ServerMetadata) -> Result<Endpoints> {

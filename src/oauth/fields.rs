@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-/// Longest lifetime that is believed, in seconds: a century, so that sums with it do not overflow.
+/// Maximum accepted lifetime in seconds: a century, so that sums with it do not overflow.
 const MAX_SECONDS: f64 = 100.0 * 365.25 * 86400.0;
 
 /// The fields of one object. What the server sent is wiped when this is dropped.

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Longest token that is read, in bytes. Those of CI services are below 2 KiB.
+/// Maximum size of a token, in bytes. Those of CI services are below 2 KiB.
 pub(crate) const MAX_LENGTH: usize = 16 * 1024;
 
 /// Keys of one issuer that are kept: more than any issuer has in use.

@@ -73,7 +73,7 @@ pub(crate) fn read(reply: &Reply) -> TokenReply {
         Some(fields) if !fields.has("access_token") => {
             TokenReply::NotOauth("the server's reply has no access token".into())
         }
-        _ => TokenReply::NotOauth("the server's reply is not the JSON it should be".into()),
+        _ => TokenReply::NotOauth("the server's reply is not valid JSON".into()),
     }
 }
 

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::pages::in_words;
 use super::error::Cause;
-use crate::http::USER_AGENT;
 use crate::oauth::{ClientAuth, Dialect};
 
 /// How to authenticate and where the API lives.
@@ -81,7 +80,7 @@ pub(crate) struct Provider {
     pub(crate) use_for: String,
     #[serde(default)]
     pub(crate) ci: Ci,
-    /// What the tests of this program hold the provider against.
+    /// What the provider was tested against.
     #[serde(default)]
     pub(crate) tested: String,
     /// Sent with every API request; see [`Provider::headers`].
@@ -99,7 +98,7 @@ pub(crate) enum Payment {
     /// A server of the user's own, or one that config.toml describes.
     #[default]
     Own,
-    /// It has no offer for new accounts any more.
+    /// It no longer accepts new accounts.
     Ended,
 }
 
@@ -188,7 +187,7 @@ pub(crate) struct Key {
     pub(crate) delete: Option<String>,
     /// How keys usually begin. A hint, never a condition.
     pub(crate) prefix: Option<String>,
-    /// Whether the server may do without.
+    /// Whether the server may accept requests without a key.
     #[serde(default)]
     pub(crate) optional: bool,
 }
@@ -205,7 +204,7 @@ pub(crate) struct Authorize {
 pub(crate) struct TokenExchange {
     /// A whole URL, or a path below the base URL.
     pub(crate) endpoint: String,
-    /// For whom the ID token is made out, where `login` is not told.
+    /// Default audience of the ID token.
     pub(crate) audience: Option<String>,
     subject_token_type: Option<String>,
     /// Fields of the request; `{policy}` stands for what `--policy` names.
@@ -256,7 +255,7 @@ impl Default for Verify {
 pub(crate) enum WhenUnauthenticated {
     /// Request a response of one token.
     Chat,
-    /// Then nothing is known of the credential.
+    /// Then the credential's validity is unknown.
     Unclear,
     /// Then no credential is needed.
     Fine,
@@ -356,11 +355,6 @@ impl Provider {
     /// The same with `{user-agent}` as it is in the data.
     pub(crate) fn header_templates(&self) -> &BTreeMap<String, String> {
         &self.headers
-    }
-
-    /// Our own `User-Agent`, as [`crate::http::Network`] sends it.
-    pub(crate) fn own_user_agent() -> String {
-        format!("{USER_AGENT} ({}; {})", std::env::consts::OS, std::env::consts::ARCH)
     }
 
     pub(crate) fn label(&self) -> &str {

@@ -89,7 +89,7 @@ impl Cause {
         matches!(self, Self::FreeTier | Self::Unpaid)
     }
 
-    /// The longest that such a window lasts, if it is one.
+    /// The maximum length of such a window, if it is one.
     pub(crate) fn length(self) -> Option<Duration> {
         const HOUR: u64 = 3600;
         let hours = match self {

@@ -70,7 +70,7 @@ pub(crate) fn find(name: &str, overrides: &Overrides) -> Result<Provider> {
     Ok(provider)
 }
 
-/// What the user's `[providers.NAME]` makes of the built-in description, if there is one.
+/// The built-in description, if there is one, with the changes of the user's `[providers.NAME]`.
 fn configured(name: &str, row: Option<&str>, own: &toml::Table) -> Result<Provider> {
     let row = row.map(serde_json::from_str::<toml::Table>).transpose();
     let mut table = row.context("the built-in providers cannot be read")?.unwrap_or_default();

@@ -191,7 +191,7 @@ pub(crate) fn find(name: &str) -> Result<&'static Tool> {
     if let Some(tool) = TOOLS.iter().find(|tool| tool.name == name || tool.program == name) {
         return Ok(tool);
     }
-    let failed = Failed::new(Failure::Usage, format!("`{}` is no tool that can be set up", printable(name)));
+    let failed = Failed::new(Failure::Usage, format!("unknown tool `{}`", printable(name)));
     match nearest(name, TOOLS.iter().flat_map(|tool| [tool.name, tool.program])) {
         Some(near) => failed.hint(format!("did you mean `{near}`?")),
         None => failed.hint("`qwenauth setup` lists them; any other: `qwenauth exec -- PROGRAM`"),

@@ -3,7 +3,7 @@
 //! opencode reads `{env:…}` and `{file:…}` once, at its start. Its plugins may replace the `fetch` of a provider, which
 //! lets a session outlive a token. But where there is any plugin, opencode starts only once npm has installed
 //! opencode's own library into this directory or has given up, 70 s after the first attempt fails (measured on opencode
-//! 1.18.33). Ours needs no library, so npm is told to give up at once. With a gateway there is no plugin and no wait.
+//! 1.18.33). Ours needs no library, so npm is configured to give up at once. With a gateway there is no plugin and no wait.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

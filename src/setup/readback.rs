@@ -47,12 +47,12 @@ impl Plan {
             let Some(what) = found.and_then(|found| check.rule.broken_by(&found)) else { continue };
             let sentence = format!("`{}` in `{}` {what}", check.place.name(), check.file.display());
             if check.is_local {
-                notes.push(format!("in this directory the set-up does not count: {sentence}"));
+                notes.push(format!("in this directory the tool ignores the configuration: {sentence}"));
                 continue;
             }
             return Failed::new(
                 Failure::Other,
-                format!("{sentence}: the set-up would be ignored, nothing was changed"),
+                format!("{sentence}: the configuration would be ignored; nothing was changed"),
             )
             .hint(check.rule.remedy())
             .err();

@@ -48,7 +48,7 @@ pub(super) fn check_writable(file: &Path) -> Result<()> {
     let Ok(metadata) = fs::metadata(&target) else { return Ok(()) };
     access::check_owner(&target, &metadata)?;
     if !disk::is_writable(&metadata) {
-        return Failed::new(Failure::Other, format!("`{}` is read-only and was left alone", target.display()))
+        return Failed::new(Failure::Other, format!("`{}` is read-only and was not changed", target.display()))
             .hint(format!("`{}` it, or paste what `--print` shows", disk::MAKE_WRITABLE))
             .err();
     }

@@ -259,7 +259,7 @@ fn a_dropped_connection_instead_of_a_code_is_temporary() {
     let machine = Machine::new().scripted(Ask::DeviceCode, Reply::dropped());
     machine.run(["login"]).does_not_begin(
         3,
-        "no usable answer from `127.0.0.1`: connection closed before message completed",
+        "no usable response from `127.0.0.1`: connection closed before message completed",
         AGAIN,
     );
 }
@@ -269,7 +269,7 @@ fn half_a_code_is_temporary() {
     let machine = Machine::new().scripted(Ask::DeviceCode, Reply::half());
     machine.run(["login"]).does_not_begin(
         3,
-        "no usable answer from `127.0.0.1`: it broke off: end of file before message length reached",
+        "no usable response from `127.0.0.1`: the connection closed early: end of file before message length reached",
         AGAIN,
     );
 }
@@ -277,7 +277,7 @@ fn half_a_code_is_temporary() {
 #[test]
 fn a_code_of_50_mb_is_temporary() {
     let machine = Machine::new().scripted(Ask::DeviceCode, Reply::huge());
-    machine.run(["login"]).does_not_begin(3, "no usable answer from `127.0.0.1`: it is longer than 1 MiB", AGAIN);
+    machine.run(["login"]).does_not_begin(3, "no usable response from `127.0.0.1`: it exceeds 1 MiB", AGAIN);
 }
 
 #[test]

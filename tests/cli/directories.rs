@@ -114,7 +114,7 @@ fn a_rule_that_means_nothing_everywhere_is_an_error() {
         ("\"./work\" = \"work\"\n", "`./work` is not an absolute path"),
         ("\"~other/work\" = \"work\"\n", "`~other/work` is not an absolute path"),
         ("\"~/work\" = 3\n", "the profile of `~/work` must be a string"),
-        ("\"~/work\" = \"../x\"\n", "`../x` cannot be the name of a profile"),
+        ("\"~/work\" = \"../x\"\n", "invalid profile name `../x`"),
     ] {
         let outcome = machine(rules).run(["token"]).any_stderr();
         assert!(matches!(outcome.code(), Some(1 | 2)), "{outcome}");

@@ -115,7 +115,7 @@ fn it_belongs_to_the_provider_that_is_named_and_to_no_other() {
     for arguments in [&["token"][..], &["token", "--profile", "groq"], &["exec", "--", "true"], &["status"]] {
         machine.run(arguments).fails(
             2,
-            "`QWENAUTH_API_KEY` is set, and nothing says whose key it is",
+            "`QWENAUTH_API_KEY` is set, but the provider of the key is not named",
             "set `QWENAUTH_PROVIDER`, for example to `dashscope`",
         );
     }

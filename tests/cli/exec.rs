@@ -241,6 +241,6 @@ fn a_lifetime_that_was_asked_for_is_demanded() {
     short["expires_in"] = json!(300);
     let machine = Machine::new().logged_in().expires_in(300).refresh(Reply::json(200, short));
     machine.run(["exec", "--min-ttl", "10m", "--", "echo", "started"]).exits(5).stderr_one_of((290..300).map(|left| {
-        format!("qwenauth: error: a new token is good for {left} s, less than the 600 s asked for\nqwenauth: hint: use a smaller `--min-ttl`\n")
+        format!("qwenauth: error: a new token is valid for {left} s, less than the requested 600 s\nqwenauth: hint: use a smaller `--min-ttl`\n")
     }));
 }

@@ -58,7 +58,7 @@ fn remedy(errno: i32) -> &'static str {
 }
 
 /// What is said where the server has granted new tokens already.
-const SPENT: &str = "mend that, then run `qwenauth login`: the server may know older tokens no more";
+const SPENT: &str = "fix that, then run `qwenauth login`: older tokens may no longer be valid";
 
 fn not_saved(granted: &str, errno: i32) -> String {
     format!("{granted}, but could not be saved: cannot write `{{home}}/.qwen/oauth_creds.json`: {}", said(errno))
@@ -189,9 +189,9 @@ fn a_name_that_does_not_resolve_in_time_is_temporary() {
     for (seconds, told) in [
         (
             "0",
-            "cannot renew the token: no usable answer from `slow.example`: failed to lookup address information: Temporary failure in name resolution",
+            "cannot renew the token: no usable response from `slow.example`: failed to lookup address information: Temporary failure in name resolution",
         ),
-        ("60", "cannot renew the token: no usable answer from `slow.example`: operation timed out"),
+        ("60", "cannot renew the token: no usable response from `slow.example`: operation timed out"),
     ] {
         let Some(machine) = faulty("SLOW_DNS", seconds) else { return };
         let machine =
@@ -238,7 +238,7 @@ fn a_login_that_was_granted_and_cannot_be_saved_says_so() {
         let machine = machine.scripted(Ask::Poll, reply.meanwhile(move || drop(File::create(granted).unwrap())));
         // The lock is the first thing that is written.
         let told =
-            "the login was granted, but could not be saved: cannot make the lock `{home}/.qwen/oauth_creds.lock`";
+            "the login was granted, but could not be saved: cannot create the lock `{home}/.qwen/oauth_creds.lock`";
         machine.run(["login"]).ends(1, &format!("{told}: {}", said(errno)), SPENT);
         machine.holds_nothing();
         assert!(!machine.home().join(".local/state/qwenauth/pending/qwen.json").exists(), "its code is spent");
@@ -253,7 +253,7 @@ fn a_renewal_that_keeps_the_refresh_token_loses_nothing_with_the_disk() {
     let reply = Reply::json(200, json!({"access_token": "granted-access-2", "token_type": "Bearer", "expires_in": 60}));
     let machine = machine.refresh(reply.meanwhile(move || drop(File::create(granted).unwrap())));
     let before = machine.content();
-    let hint = "nothing was lost: mend that, then run it again";
+    let hint = "nothing was lost: fix that, then run it again";
     machine.run(["token"]).fails(1, &not_saved("the token was renewed", EIO), hint);
     is_as_before(&machine, &before);
 }

@@ -368,7 +368,7 @@ fn is_too_full(kilobytes: u32, fill: bool, error: &str) {
 #[test]
 fn on_a_full_disk_nothing_is_sent() {
     if possible(can_mount(), "mount") {
-        let lock = "cannot make the lock `{home}/.qwen/oauth_creds.lock`: No space left on device (os error 28)";
+        let lock = "cannot create the lock `{home}/.qwen/oauth_creds.lock`: No space left on device (os error 28)";
         is_too_full(16, true, lock);
     }
 }

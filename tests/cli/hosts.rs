@@ -99,7 +99,7 @@ fn beside(name: &str, version: &str) -> Option<(Machine, Tls)> {
 #[track_caller]
 fn is_refused(machine: &Machine, said: &str) {
     let before = machine.content();
-    let said = format!("cannot renew the token: no usable answer from `localhost`: {said}");
+    let said = format!("cannot renew the token: no usable response from `localhost`: {said}");
     machine.run(["token"]).fails(3, &said, NOT_NOW);
     assert_eq!(machine.content(), before);
 }
@@ -177,7 +177,7 @@ fn a_proxy_that_refuses_is_temporary() {
     let machine = closed_to().variable("HTTPS_PROXY", address);
     let before = machine.content();
     let said =
-        "cannot renew the token: no usable answer from `chat.qwen.ai`: tunnel error: proxy authorization required";
+        "cannot renew the token: no usable response from `chat.qwen.ai`: tunnel error: proxy authorization required";
     machine.run(["token"]).fails(3, said, NOT_NOW);
     assert_eq!(machine.content(), before);
 }

@@ -197,12 +197,12 @@ fn a_document_that_cannot_be_read_is_temporary() {
     );
     with(|| Reply::text(200, "[]")).run(["login", "corp"]).fails(
         3,
-        "`{server}` has no discovery document: what it answered is not one",
+        "`{server}` has no discovery document: its response is not one",
         AGAIN,
     );
     with(Reply::huge).run(["login", "corp"]).fails(
         3,
-        "cannot read the discovery document of `{server}`: no usable answer from `127.0.0.1`: it is longer than 1 MiB",
+        "cannot read the discovery document of `{server}`: no usable response from `127.0.0.1`: it exceeds 1 MiB",
         AGAIN,
     );
 }

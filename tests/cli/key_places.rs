@@ -63,7 +63,7 @@ fn an_unpaid_account_and_a_used_up_quota_have_their_own_sentences() {
         let machine =
             answers(machine(), "/intl/v1/models", move |_| Reply::json(status, json!({"code": code, "message": "x"})));
         let outcome = machine.run_with_stdin(by_stdin("dashscope", &[]), KEY.as_bytes()).exits(1).any_stderr();
-        let said = format!("error: the key is right and stored, but it is not served: {why}\n");
+        let said = format!("error: the key is valid and was stored, but the account cannot be used: {why}\n");
         assert!(outcome.stderr.contains(&said), "{}", outcome.stderr);
         assert_eq!(machine.profile("dashscope")["api_key"], KEY);
     }

@@ -265,7 +265,7 @@ fn config_toml_may_make_it_the_rule_but_not_for_the_file_that_qwen_code_shares()
     machine.run(["login", "qwen", "--store", "keyring"]).fails(
         2,
         "the login of `qwen` is always a file: Qwen Code uses the same one",
-        "leave `--store` out",
+        "omit `--store`",
     );
     fs::write(machine.config(), "store = \"vault\"\n").unwrap();
     machine.run(["token"]).fails(

@@ -169,7 +169,7 @@ fn a_level_that_is_none_is_told_and_informs() {
     let outcome = machine.run(["token"]).any_stdout().any_stderr();
     has(
         &outcome,
-        &["`QWENAUTH_LOG` is none of off, error, warn, info, debug, trace; `info` is used", "profile `qwen`"],
+        &["`QWENAUTH_LOG` is not one of off, error, warn, info, debug, trace; `info` is used", "profile `qwen`"],
     );
 }
 

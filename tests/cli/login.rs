@@ -13,7 +13,7 @@ use crate::server::{Ask, DEVICE_CODE, Reply, USER_CODE, tokens};
 pub(crate) const URL: &str = "https://chat.qwen.ai/authorize";
 const COMPLETE_URL: &str = "https://chat.qwen.ai/authorize?user_code=WDJB-MJHT&client=qwen-code";
 
-const ENDED: &str = "the free tier of Qwen OAuth ended on 2026-04-15: a login may succeed while the API refuses every request; API keys of Alibaba Cloud Model Studio or OpenRouter replace it";
+const ENDED: &str = "the free tier of Qwen OAuth ended on 2026-04-15: a login may succeed while the API rejects every request; API keys of Alibaba Cloud Model Studio or OpenRouter replace it";
 
 const ALREADY: &str = "qwenauth: already logged in to Qwen OAuth as profile `qwen`, the login Qwen Code uses too; `--force` logs in again\n";
 
@@ -294,7 +294,7 @@ fn a_login_the_api_refuses_is_stored_and_says_what_replaces_it() {
     let refusal = json!({"error": {"code": "invalid_api_key", "message": "invalid access token granted-access-1 or token expired",
         "param": null, "type": "invalid_request_error"}, "request_id": "1"});
     let machine = machine.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::json(401, refusal));
-    machine.run(["login"]).exits(1).stderr(&format!("{}qwenauth: error: the login to Qwen OAuth worked and is stored, but the API refuses it: it answered 401: invalid access token … or token expired\nqwenauth: hint: `qwenauth login dashscope` or `qwenauth login openrouter` replaces it; `qwenauth providers` compares them\n", code_shown()));
+    machine.run(["login"]).exits(1).stderr(&format!("{}qwenauth: error: the login to Qwen OAuth worked and is stored, but the API rejects it: it answered 401: invalid access token … or token expired\nqwenauth: hint: `qwenauth login dashscope` or `qwenauth login openrouter` replaces it; `qwenauth providers` compares them\n", code_shown()));
     machine.holds_the_grant();
 }
 

@@ -38,7 +38,7 @@ fn the_option_goes_before_the_variable_before_the_config_before_qwen() {
 fn use_makes_a_profile_active_and_keeps_the_rest_of_the_config() {
     let machine =
         both().configured("# mine\nprofile = \"home\" # now\n\n[providers.x]\nbase_url = \"https://x.example\"\n");
-    machine.run(["use", "work"]).stderr("qwenauth: `work` is the active profile now; it was `home`\n");
+    machine.run(["use", "work"]).stderr("qwenauth: switched from `home` to `work`\n");
     machine.run(["token"]).stdout("granted-key-of-work\n");
     let config = fs::read_to_string(machine.config()).unwrap();
     assert!(
@@ -73,7 +73,7 @@ fn the_profile_qwen_belongs_to_qwen() {
     Machine::new().run(["login", "groq", "--profile", "qwen"]).fails(
         2,
         "the profile `qwen` belongs to the provider `qwen`, not to `groq`",
-        "leave `--profile` out, or choose another name",
+        "omit `--profile`, or choose another name",
     );
 }
 
@@ -143,7 +143,7 @@ fn a_login_says_what_still_selects_another_profile() {
         "{outcome}"
     );
     machine.run(["use", "work"]).stderr(
-        "qwenauth: `work` is the active profile now; it was `groq`\n\
+        "qwenauth: switched from `groq` to `work`\n\
          qwenauth: `[directories]` of config.toml still selects `home` below `/`\n",
     );
     let machine = machine.variable("QWENAUTH_PROFILE", "qwen");

@@ -284,7 +284,7 @@ fn a_proxy_that_works_is_no_fault_and_its_server_can_still_be() {
     let machine = machine.without_variable("QWENAUTH_CA_FILE");
     let broken = checks(&machine, &["proxy"]);
     let (_, message, remedy) = broken.last().unwrap();
-    assert!(message.starts_with("no usable answer from `api.example`: invalid peer certificate"), "{message}");
+    assert!(message.starts_with("no usable response from `api.example`: invalid peer certificate"), "{message}");
     assert!(remedy.contains("`QWENAUTH_CA_FILE`"), "{remedy}");
     drop(server);
 }

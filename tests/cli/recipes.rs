@@ -257,7 +257,7 @@ fn mise_sources_the_variables_and_runs_the_task() {
 #[test]
 fn an_agent_logs_somebody_in_by_the_lines_of_the_page() {
     let machine = polls([]).with_programs(&[]);
-    let script = block("An agent that logs a person in", "sh");
+    let script = block("An agent that logs a user in", "sh");
     let (begin, complete) = script.split_once("# show the URL").unwrap();
     let complete = format!("# {complete}");
     let none = BTreeMap::new();

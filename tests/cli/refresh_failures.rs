@@ -7,8 +7,7 @@ use crate::refresh::{LOGIN, holds_the_renewal};
 use crate::server::{Ask, Reply};
 
 const NOT_NOW: &str = "nothing was lost; retry later";
-const PERHAPS_SPENT: &str =
-    "try again in a while; if the server took the token without an answer, run `qwenauth login`";
+const PERHAPS_SPENT: &str = "retry later; if the server accepted the token without a response, run `qwenauth login`";
 const NOT_THE_LOGIN: &str = "your login is unaffected";
 
 /// A renewal answered so costs nothing: the file stays, and this often was asked.
@@ -27,7 +26,7 @@ fn keeps_the_file(reply: impl Fn() -> Reply + Send + 'static, requests: usize, c
 #[track_caller]
 fn refuses_the_refresh_token(reply: Reply, said: &str) {
     let machine = Machine::expired().granted_here().refresh(reply);
-    machine.run(["token"]).fails(4, &format!("the login is over: the server answered {said}"), LOGIN);
+    machine.run(["token"]).fails(4, &format!("the login has expired: the server answered {said}"), LOGIN);
     assert!(!machine.file().exists(), "neither token is of use any more");
     machine.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", LOGIN);
     let machine = machine.credential_is(credential("1")).expires_in(-60);
@@ -62,7 +61,7 @@ fn broken_json_is_temporary() {
         || Reply::text(200, "{\"access_token\":"),
         1,
         3,
-        "the server's reply is not the JSON it should be",
+        "the server's reply is not valid JSON",
         PERHAPS_SPENT,
     );
 }
@@ -73,14 +72,14 @@ fn half_an_answer_is_temporary() {
         Reply::half,
         1,
         3,
-        "no usable answer from `127.0.0.1`: it broke off: end of file before message length reached",
+        "no usable response from `127.0.0.1`: the connection closed early: end of file before message length reached",
         PERHAPS_SPENT,
     );
 }
 
 #[test]
 fn an_answer_of_50_mb_is_temporary() {
-    keeps_the_file(Reply::huge, 1, 3, "no usable answer from `127.0.0.1`: it is longer than 1 MiB", PERHAPS_SPENT);
+    keeps_the_file(Reply::huge, 1, 3, "no usable response from `127.0.0.1`: it exceeds 1 MiB", PERHAPS_SPENT);
 }
 
 #[test]
@@ -89,14 +88,20 @@ fn a_dropped_connection_is_temporary_and_not_retried() {
         Reply::dropped,
         1,
         3,
-        "no usable answer from `127.0.0.1`: connection closed before message completed",
+        "no usable response from `127.0.0.1`: connection closed before message completed",
         PERHAPS_SPENT,
     );
 }
 
 #[test]
 fn a_server_that_never_answers_is_temporary_and_not_retried() {
-    keeps_the_file(Reply::silence, 1, 3, "no usable answer from `127.0.0.1`: none came within 20 s", PERHAPS_SPENT);
+    keeps_the_file(
+        Reply::silence,
+        1,
+        3,
+        "no usable response from `127.0.0.1`: none arrived within 20 s",
+        PERHAPS_SPENT,
+    );
 }
 
 #[test]
@@ -111,7 +116,7 @@ fn an_answer_without_a_token_is_temporary() {
         );
     }
     for body in [json!([]), json!(null), json!({"access_token": 5})] {
-        let said = "the server's reply is not the JSON it should be";
+        let said = "the server's reply is not valid JSON";
         keeps_the_file(move || Reply::json(200, body.clone()), 1, 3, said, PERHAPS_SPENT);
     }
 }
@@ -255,7 +260,7 @@ fn a_401_without_an_oauth_error_is_no_refusal() {
 fn a_refused_refresh_token_keeps_an_access_token_that_still_lives() {
     let machine = Machine::new().logged_in().granted_here().refresh(Reply::error(400, "invalid_grant"));
     let before = machine.content();
-    machine.run(["refresh"]).fails(4, "the login is over: the server answered `invalid_grant`", LOGIN);
+    machine.run(["refresh"]).fails(4, "the login has expired: the server answered `invalid_grant`", LOGIN);
     assert_eq!(machine.content(), before);
     machine.run(["token"]).stdout("granted-access-1\n");
     let mut status = machine.run(["status", "--json"]).exits(4);

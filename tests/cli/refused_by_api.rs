@@ -12,7 +12,7 @@ use crate::machine::Machine;
 use crate::server::{Ask, Reply};
 
 const WARNING: &str =
-    "qwenauth: warning: the API refuses the login of `qwen`: it answered 401: no access; `qwenauth status` says more\n";
+    "qwenauth: warning: the API rejects the login of `qwen`: it answered 401: no access; `qwenauth status` says more\n";
 
 fn no_access() -> Reply {
     Reply::json(401, json!({"error": {"message": "no access"}}))
@@ -48,7 +48,7 @@ fn status_remembers_it_without_a_time_left() {
     let machine = refused();
     let told = state(&machine);
     assert_eq!((&told["state"], &told["expires_in"]), (&json!("refused"), &json!(null)), "{told}");
-    assert_eq!(told["problems"], json!(["the API refuses the credential: it answered 401: no access"]));
+    assert_eq!(told["problems"], json!(["the API rejects the credential: it answered 401: no access"]));
     let outcome = machine.run(["status"]).exits(4).any_stdout();
     assert!(!outcome.stdout.contains(" left"), "{outcome}");
 }
@@ -167,7 +167,7 @@ fn an_unpaid_account_is_remembered_for_a_key_as_well() {
     let told = state(&machine);
     assert_eq!((&told["profile"], &told["state"]), (&json!("custom"), &json!("refused")), "{told}");
     let outcome = machine.run(["token"]).stdout("granted-key-1\n").any_stderr();
-    assert_eq!(outcome.stderr.matches("warning: the API refuses").count(), 1, "{outcome}");
+    assert_eq!(outcome.stderr.matches("warning: the API rejects").count(), 1, "{outcome}");
     // Another key starts afresh.
     let mut login = login.to_vec();
     login.push("--no-verify");

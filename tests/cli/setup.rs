@@ -328,7 +328,7 @@ fn a_read_only_file_is_left_alone() {
     fs::set_permissions(machine.home().join(file), Permissions::from_mode(0o444)).unwrap();
     machine.run(["setup", "codex"]).fails(
         1,
-        "`{home}/.codex/config.toml` is read-only and was left alone",
+        "`{home}/.codex/config.toml` is read-only and was not changed",
         "`chmod u+w` it, or paste what `--print` shows",
     );
     assert_eq!(machine.text(file), MY_TOML);
@@ -405,10 +405,10 @@ fn a_tool_that_is_not_installed_is_set_up_and_told_of() {
 #[test]
 fn an_unknown_tool_is_told_the_nearest() {
     let machine = Machine::new();
-    machine.run(["setup", "opencod"]).fails(2, "`opencod` is no tool that can be set up", "did you mean `opencode`?");
+    machine.run(["setup", "opencod"]).fails(2, "unknown tool `opencod`", "did you mean `opencode`?");
     machine.run(["setup", "vim"]).fails(
         2,
-        "`vim` is no tool that can be set up",
+        "unknown tool `vim`",
         "`qwenauth setup` lists them; any other: `qwenauth exec -- PROGRAM`",
     );
 }

@@ -137,7 +137,7 @@ fn a_set_up_that_the_tool_would_ignore_is_an_error_and_changes_nothing() {
     ] {
         let machine = logged_in_at_home().holding(file, text);
         let outcome = machine.run(["setup", tool]).exits(1).any_stderr();
-        let expected = format!("qwenauth: error: {error}: the set-up would be ignored, nothing was changed\n");
+        let expected = format!("qwenauth: error: {error}: the configuration would be ignored; nothing was changed\n");
         assert!(outcome.stderr.starts_with(&expected), "{outcome}");
         assert_eq!(machine.content_of(file), text, "{tool}");
         assert!(!machine.home().join(".config/opencode/plugin").exists());
@@ -228,7 +228,7 @@ fn settings_of_a_directory_that_win_there_are_named() {
         r#"{"env": {"ANTHROPIC_AUTH_TOKEN": "sk-foreign"}}"#,
     );
     let outcome = machine.set_up(&["claude-code"]);
-    let line = "qwenauth: warning: in this directory the set-up does not count: `env.ANTHROPIC_AUTH_TOKEN` in `{machine}/.claude/settings.local.json` is set and wins\n";
+    let line = "qwenauth: warning: in this directory the tool ignores the configuration: `env.ANTHROPIC_AUTH_TOKEN` in `{machine}/.claude/settings.local.json` is set and wins\n";
     assert!(outcome.stderr.contains(line), "{outcome}");
 }
 

@@ -49,34 +49,34 @@ fn a_short_lived_key_without_an_expiry_is_good_for_its_thirty_minutes() {
 fn a_short_lived_key_that_cannot_be_had_is_an_error() {
     minting(minted).run(["token", "--short-lived", "--min-ttl", "31m"]).fails(
         5,
-        "a short-lived key is good for 1800 s at most",
+        "a short-lived key is valid for at most 1800 s",
         "use a smaller `--min-ttl`",
     );
     minting(|| Reply::html(502)).run(["token", "--short-lived"]).fails(
         3,
-        "`127.0.0.1` minted no short-lived key: it answered 502",
-        "try again in a while",
+        "`127.0.0.1` did not issue a short-lived key: it answered 502",
+        "retry later",
     );
     minting(refusal).run(["token", "--short-lived"]).fails(
         4,
-        "`127.0.0.1` minted no short-lived key: it answered 401 to the stored key",
+        "`127.0.0.1` did not issue a short-lived key: it answered 401 to the stored key",
         "the key may have been deleted; run `qwenauth login dashscope`",
     );
     for reply in [json!({}), json!({"token": ""}), json!({"token": "st\u{7}"})] {
         minting(move || Reply::json(200, reply.clone())).run(["token", "--short-lived"]).fails(
             3,
-            "`127.0.0.1` minted no short-lived key: its reply has no key",
+            "`127.0.0.1` did not issue a short-lived key: its reply has no key",
             "",
         );
     }
     minting(|| Reply::html(403)).run(["token", "--short-lived"]).fails(
         3,
-        "`127.0.0.1` minted no short-lived key: it answered 403",
-        "try again in a while",
+        "`127.0.0.1` did not issue a short-lived key: it answered 403",
+        "retry later",
     );
     Machine::new().logged_in().run(["token", "--short-lived"]).fails(
         2,
         "Qwen OAuth has no short-lived keys",
-        "leave `--short-lived` out, or use a profile of `dashscope`",
+        "omit `--short-lived`, or use a profile of `dashscope`",
     );
 }

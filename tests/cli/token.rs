@@ -70,7 +70,7 @@ fn a_token_is_renewed_to_last_as_long_as_asked() {
 fn a_token_that_cannot_last_as_long_as_asked_is_not_printed() {
     let machine = Machine::new().logged_in().refresh(Reply::tokens("2"));
     machine.run(["token", "--min-ttl", "7h"]).exits(5).stderr_one_of((21_590..21_600).map(|left| {
-        format!("qwenauth: error: a new token is good for {left} s, less than the 25200 s asked for\nqwenauth: hint: use a smaller `--min-ttl`\n")
+        format!("qwenauth: error: a new token is valid for {left} s, less than the requested 25200 s\nqwenauth: hint: use a smaller `--min-ttl`\n")
     }));
     holds_the_renewal(&machine, "granted-refresh-2");
 }
@@ -80,7 +80,7 @@ fn a_failed_renewal_of_a_token_that_still_lives_only_warns() {
     let machine = Machine::new().logged_in().expires_in(20).refresh(Reply::html(200));
     let before = machine.content();
     machine.run(["token"]).stdout("granted-access-1\n").stderr_one_of((10..20).map(|left| {
-        format!("qwenauth: warning: cannot renew the token: the server answered 200 with HTML, probably from a firewall or login page; the one at hand is good for {left} s more\n")
+        format!("qwenauth: warning: cannot renew the token: the server answered 200 with HTML, probably from a firewall or login page; the current token is valid for another {left} s\n")
     }));
     assert_eq!(machine.content(), before);
 }
@@ -91,7 +91,7 @@ fn a_failed_renewal_is_an_error_when_the_lifetime_was_asked_for() {
     machine.run(["token", "--min-ttl", "2h"]).fails(
         3,
         "cannot renew the token: the server answered 200 with HTML, probably from a firewall or login page",
-        "try again in a while; if the server took the token without an answer, run `qwenauth login`",
+        "retry later; if the server accepted the token without a response, run `qwenauth login`",
     );
 }
 

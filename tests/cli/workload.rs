@@ -146,7 +146,7 @@ fn the_token_of_a_job_is_handed_out_like_any_other() {
         .shell("\"$QWENAUTH\" exec -- sh -c 'echo $OPENAI_API_KEY $OPENAI_BASE_URL'")
         .stdout("granted-access-3 {server}/api/v1\n");
     let refused = machine.run(["token", "--min-ttl", "16m"]).exits(5).any_stderr();
-    assert!(refused.stderr.contains(" s, less than the 960 s asked for\n"), "{refused}");
+    assert!(refused.stderr.contains(" s, less than the requested 960 s\n"), "{refused}");
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_job_without_the_permission_is_told_the_line_to_add() {
     machine.run(LOGIN).fails(4, "GitHub gives this job no ID token", hint);
     exchanging().run(LOGIN).fails(
         4,
-        "there is no ID token, and this is no job of GitHub Actions",
+        "there is no ID token, and this is not a GitHub Actions job",
         "name where it is with `--id-token-file FILE` or `--id-token-env VAR`",
     );
     github_answering(|_| Reply::text(403, "{}")).run(LOGIN).fails(
@@ -249,7 +249,7 @@ fn what_is_no_id_token_is_sent_nowhere() {
         write_private(file.as_ref(), content);
         machine.run(&login).fails(
             4,
-            "`{machine}/id-token` is not an ID token: it has not the form of a signed JWT",
+            "`{machine}/id-token` is not an ID token: it does not have the form of a signed JWT",
             "nothing was sent",
         );
     }
@@ -265,7 +265,7 @@ fn what_is_no_id_token_is_sent_nowhere() {
     assert!(machine.server.requests().is_empty());
     github_answering(|_| Reply::json(200, json!({"value": "granted-nothing"}))).run(LOGIN).fails(
         4,
-        "the answer of GitHub is not an ID token: it has not the form of a signed JWT",
+        "the response of GitHub is not an ID token: it does not have the form of a signed JWT",
         "nothing was sent",
     );
 }

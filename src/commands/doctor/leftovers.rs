@@ -32,7 +32,7 @@ pub(super) fn temporary_files(directories: &[PathBuf], session: &Session, fix: b
     for path in entries.map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if let Some((account, _)) = successors.iter().find(|(_, successor)| *successor == path) {
-            // The renewal that has it open is under way, or has ended meanwhile.
+            // The renewal that has it open is in progress, or has ended in the meantime.
             if account.store.is_in_use() || !path.exists() {
                 continue;
             }

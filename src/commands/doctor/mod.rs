@@ -1,4 +1,4 @@
-//! `doctor`: look for what keeps a login from working, one line a check, each with its remedy.
+//! `doctor`: diagnoses login problems, one line per check, each with its fix.
 //!
 //! Hazard: its output is pasted into public threads. Rule: no check sees a secret it could print, and the home directory
 //! is shown as `~`.

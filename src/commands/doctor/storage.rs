@@ -118,7 +118,7 @@ fn login(name: &ProfileName, account: &Account, stored: &Stored, session: &Sessi
             let what = format!("the API rejects the login of `{name}`: {}", refusal.reason);
             return Check::fail("login", what, account.login_hint());
         }
-        // The API of the active profile is asked again, which is a check of its own.
+        // The API of the active profile is queried by a check of its own.
         state = State::Valid;
     }
     match (state, stored) {
@@ -150,7 +150,7 @@ fn login(name: &ProfileName, account: &Account, stored: &Stored, session: &Sessi
             Check::fail("login", format!("`{name}` has expired and cannot be renewed"), account.login_hint())
         }
         (State::Refused, _) => {
-            Check::fail("login", format!("the server refused the refresh token of `{name}`"), account.login_hint())
+            Check::fail("login", format!("the server rejected the refresh token of `{name}`"), account.login_hint())
         }
         (_, Stored::Damaged(why)) => {
             Check::fail("login", format!("the file of `{name}` is damaged: {why}"), account.login_hint())

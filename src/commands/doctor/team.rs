@@ -14,7 +14,7 @@ use crate::session::{Endpoint, Session};
 use crate::x509::Facts;
 
 /// For the gateway: a doctor that hangs is no help.
-const LIMIT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A certificate that ends within this time is warned of.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -48,7 +48,7 @@ fn check_gateway(account: &Account, url: &Url) -> Vec<Check> {
         Ok(connection) => connection,
         Err(error) => return vec![Check::fail("team", format!("{error:#}"), "see the other checks")],
     };
-    match connection.get(url, None, &[], LIMIT) {
+    match connection.get(url, None, &[], TIMEOUT) {
         Err(trouble) => vec![Check::fail(
             "team",
             trouble.sentence(host),
@@ -58,7 +58,7 @@ fn check_gateway(account: &Account, url: &Url) -> Vec<Check> {
     }
 }
 
-/// `/readyz` answers anybody, and says what is missing.
+/// `/readyz` needs no key and reports what is missing.
 fn readiness(host: &str, reply: &Reply) -> Check {
     let said: Value = serde_json::from_slice(reply.text()).unwrap_or_default();
     let Some(is_ready) = said["ready"].as_bool() else {

@@ -51,7 +51,7 @@ const VARIABLES: [&str; 19] = [
 /// Variables whose value is a file or a directory.
 const PATHS: [&str; 3] = ["QWENAUTH_CA_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// Options that are written anew, with the value that is in force.
+/// Options that are written with their effective value.
 const REWRITTEN: [&str; 7] =
     ["--listen", "--api-key-file", "--log", "--profile", "--tls-cert", "--tls-key", "--tls-client-ca"];
 
@@ -75,7 +75,7 @@ pub(super) fn install(args: &GatewayArgs, session: &Session, certified: Option<S
     let is_running = service::state(&paths) == State::Running;
     if !is_running && let Err(error) = TcpListener::bind(listen) {
         return Failed::new(Failure::Other, format!("cannot listen on `{listen}`: {error}"))
-            .hint("end what listens there, or name another address with `--listen`")
+            .hint("stop the program that listens there, or choose another address with `--listen`")
             .err();
     }
     let command = command(&program, args, session, listen, &key_file)?;
@@ -110,7 +110,7 @@ pub(super) fn uninstall(args: &GatewayArgs, session: &Session) -> Result<()> {
         note("the gateway is not installed as a service; nothing was changed");
         return Ok(());
     };
-    note(&format!("the gateway is no service any more: `{}` is removed", file.display()));
+    note(&format!("the gateway is no longer a service; removed `{}`", file.display()));
     if key_file.exists() {
         note(&format!(
             "its key stays in `{}`: tools that are set up with it find no gateway until one is started with it; \
@@ -184,7 +184,7 @@ fn command(
         }
     }
     match args.options.log.as_deref() {
-        // What it prints goes where its messages are.
+        // Its output goes to the same place as its messages.
         Some(log) if log == Path::new("-") => command.extend(["--log".to_owned(), "-".to_owned()]),
         Some(log) => command.extend(["--log".to_owned(), text(absolute(log)?.as_os_str())?]),
         None => {}

@@ -49,7 +49,7 @@ impl Server {
             Err(error) => {
                 let shown = self.place.address.shown();
                 note(&format!(
-                    "warning: gateways of other machines do not know of it yet: `{shown}`: {error:#}; `qwenauth keys list` tells them"
+                    "warning: gateways of other machines do not know of it yet: `{shown}`: {error:#}; `qwenauth keys list` publishes it"
                 ));
             }
         }

@@ -218,7 +218,7 @@ fn approve_here(practice: &Practice, network: &Network, authorization: &Authoriz
     ];
     let reply = network.connect(&url)?.post_form(&url, &fields, &[], APPROVAL_TIMEOUT);
     if !reply.is_ok_and(|reply| reply.status == 200) {
-        note("the practice provider did not take that; approve the login on its page");
+        note("the practice provider did not accept that; approve the login on its page");
     }
     Ok(())
 }

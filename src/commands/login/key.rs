@@ -26,7 +26,7 @@ use crate::terminal;
 /// The key that tools get if the server requires none: most tools insist on one.
 const NO_KEY: &str = "no-key";
 
-/// Longest input that is read from stdin, in bytes.
+/// Maximum input from stdin, in bytes.
 const MAX_INPUT: usize = 64 * 1024;
 
 /// What is to be stored.
@@ -347,7 +347,7 @@ fn given(attempt: &Attempt) -> Result<Option<Secret>> {
     args.api_key_env.as_deref().map(from_variable).transpose()
 }
 
-/// A key that a person types in place of a login in the browser.
+/// A key that the user types instead of logging in through the browser.
 pub(super) fn typed(attempt: &Attempt) -> Result<Secret> {
     show_pages(attempt, None);
     clean_key(terminal::hidden("API key (hidden)", false)?.expose())

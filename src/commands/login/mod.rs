@@ -33,7 +33,7 @@ pub(crate) fn run(args: &LoginArgs, global: &Global, session: &Session) -> Resul
     outcome
 }
 
-/// One login under way.
+/// One login in progress.
 struct Attempt<'a> {
     args: &'a LoginArgs,
     session: &'a Session,
@@ -140,7 +140,7 @@ fn secret_store(
     if profile.is_qwen() {
         if asked == Some(SecretStore::Keyring) {
             return Failed::new(Failure::Usage, "the login of `qwen` is always a file: Qwen Code uses the same one")
-                .hint("leave `--store` out")
+                .hint("omit `--store`")
                 .err();
         }
         return Ok(SecretStore::File);
@@ -227,7 +227,7 @@ fn row(provider: &Provider, surroundings: Surroundings) -> terminal::Row {
     terminal::Row { shown, names: format!("{} {}", provider.title, provider.aliases.join(" ")) }
 }
 
-/// The provider known as `typed`. A stored profile of that name goes before an alias.
+/// The provider known as `typed`. A stored profile of that name takes precedence over an alias.
 fn find(typed: &str, session: &Session) -> Result<Provider> {
     let overrides = &session.config.overrides;
     let is_name = providers::names(overrides).iter().any(|name| name == typed);
@@ -249,7 +249,7 @@ fn profile_for(named: Option<ProfileName>, provider: &Provider) -> Result<Profil
             Failure::Usage,
             format!("the profile `{QWEN}` belongs to the provider `{QWEN}`, not to `{}`", provider.name),
         )
-        .hint("leave `--profile` out, or choose another name")
+        .hint("omit `--profile`, or choose another name")
         .err();
     }
     Ok(profile)
@@ -296,7 +296,7 @@ impl Attempt<'_> {
         self.stored.as_ref().filter(is_ours)
     }
 
-    /// Where the secret of the login that is there goes, if `--store` is all that was asked for.
+    /// The new store of the existing login, if `--store` is the only change.
     fn moves_to(&self) -> Option<SecretStore> {
         let args = self.args;
         let asks_for_more = args.gives_key()
@@ -331,7 +331,7 @@ impl Attempt<'_> {
         args.force || args.resume || args.code_stdin || args.key_label.is_some() || args.limit.is_some()
     }
 
-    /// Whether `--model` is all that differs from a device login that is there.
+    /// Whether `--model` is the only difference from an existing device login.
     fn changes_model_only(&self) -> bool {
         let args = self.args;
         let differs = |stored: &Credential| {

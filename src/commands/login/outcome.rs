@@ -76,13 +76,14 @@ impl Attempt<'_> {
         let title = &self.provider.title;
         let instead = self.provider.instead.as_deref();
         match verification {
-            Some(Verification::Exhausted(why)) if self.provider.oauth().is_none() => {
-                Failed::new(Failure::Other, format!("the key is right and stored, but it is not served: {why}"))
-                    .hint("resolve this with the provider; you do not need to log in again")
-            }
+            Some(Verification::Exhausted(why)) if self.provider.oauth().is_none() => Failed::new(
+                Failure::Other,
+                format!("the key is valid and was stored, but the account cannot be used: {why}"),
+            )
+            .hint("resolve this with the provider; you do not need to log in again"),
             Some(Verification::Exhausted(why) | Verification::Refused(why)) => Failed::new(
                 Failure::Other,
-                format!("the login to {title} worked and is stored, but the API refuses it: {why}"),
+                format!("the login to {title} worked and is stored, but the API rejects it: {why}"),
             )
             .hint(instead.unwrap_or("check the account's plan and quota with the provider")),
             _ => Failed::new(Failure::Other, format!("the login to {title} is stored")),

@@ -99,7 +99,7 @@ impl Limit {
         if let Some(resets_at) = self.resets_at {
             match (screen.width(), resets_at.duration_since(now)) {
                 (Some(_), Ok(left)) => text += &format!(", resets in {}", in_words(left)),
-                // What is over was stated for a time that has passed.
+                // An expired figure was stated for a time that has passed.
                 (Some(_), Err(_)) => {}
                 (None, _) => text += &rfc3339(resets_at).map(|at| format!(", resets {at}")).unwrap_or_default(),
             }

@@ -17,7 +17,7 @@ use crate::say::{Screen, Table};
 use crate::session::Session;
 use crate::usage::{Counts, KeyUser, Summary, Use};
 
-/// What stands for requests with the key of the gateway itself.
+/// Name of the row for requests with the gateway's own key.
 const OWN: &str = "(gateway's own key)";
 
 /// One row.

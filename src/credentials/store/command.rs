@@ -32,15 +32,15 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const TIMEOUT_AT_TERMINAL: Duration = Duration::from_secs(60);
 
 /// If a command prints a rejected key again, it is run again after this pause, not for each request.
-const PAUSE: Duration = Duration::from_secs(10);
+const RERUN_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often a running command is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// After a command ends, its output is read for at most this long: a program that it started may keep the output open.
-const GRACE: Duration = Duration::from_secs(1);
+const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 
-/// Longest output that is read, in bytes.
+/// Maximum size of the output, in bytes.
 const MAX_OUTPUT: u64 = 64 * 1024;
 
 /// The credential files whose key commands are ancestors of this process, to detect a command that calls qwenauth.
@@ -79,7 +79,7 @@ impl Answers {
     /// Runs the command again when its key is needed next.
     pub(in super::super) fn refuse(&self, command: &str) {
         if let Some(answer) = self.lock().get_mut(command)
-            && answer.repeated_at.is_none_or(|at| at.elapsed() >= PAUSE)
+            && answer.repeated_at.is_none_or(|at| at.elapsed() >= RERUN_PAUSE)
         {
             answer.is_refused = true;
         }
@@ -222,7 +222,7 @@ fn output_of(name: &str, command: &mut Command) -> Result<Zeroizing<Vec<u8>>> {
         std::thread::sleep(POLL_INTERVAL);
     };
     check(name, status)?;
-    match receiver.recv_timeout(GRACE) {
+    match receiver.recv_timeout(OUTPUT_GRACE) {
         Ok(bytes) => Ok(bytes?),
         Err(RecvTimeoutError::Disconnected) => Ok(Zeroizing::default()),
         Err(RecvTimeoutError::Timeout) => {

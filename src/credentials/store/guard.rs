@@ -232,7 +232,7 @@ impl Guard {
             }
             _ => {}
         }
-        log::warn!("a renewal was killed before its token was in place; that is done now");
+        log::warn!("completed a renewal that was interrupted before its token was saved");
         carry(&successor);
         self.known = Known::NotRead;
         let mut outdated = self.entries();

@@ -17,7 +17,7 @@ use crate::platform::lock::{FileLock, LockNotes, NOTICE_AFTER};
 use crate::platform::signals::DeferredSignals;
 
 /// How long the removal of a lock may take. Only if it is killed, a change by another program in this time is missed.
-const RELEASE: Duration = Duration::from_millis(100);
+const RELEASE_TIME: Duration = Duration::from_millis(100);
 
 /// Our own lock of one credential, and Qwen Code's as well once it is taken.
 pub(in crate::credentials) struct Locks {
@@ -105,7 +105,7 @@ impl Locks {
     /// the change is known to be ours.
     pub(super) fn note_release(&mut self) {
         if !self.is_unresolved {
-            let until = to_nanoseconds(SystemTime::now() + RELEASE);
+            let until = to_nanoseconds(SystemTime::now() + RELEASE_TIME);
             self.own.change_notes(|notes| notes.directory_changed = until);
         }
     }

@@ -138,7 +138,7 @@ impl Store {
         Version::of(&self.path).ok()
     }
 
-    /// Fails if a credential could not be stored, before a person is asked to approve a login. Leaves nothing behind.
+    /// Checks that a credential could be stored, before the user is asked to approve a login. Leaves no files.
     pub(crate) fn check_writable(&self, secret: SecretStore) -> Result<()> {
         files::check_writable(&files::resolve(&self.path)?)?;
         let lock = self.lock_path()?;

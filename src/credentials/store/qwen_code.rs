@@ -115,7 +115,7 @@ impl QwenCodeLock {
                 file_lock.change_notes(|notes| notes.qwen_code_lock = previous);
                 Ok(None)
             }
-            Err(error) => Err(error).with_context(|| format!("cannot make the lock `{}`", path.display())),
+            Err(error) => Err(error).with_context(|| format!("cannot create the lock `{}`", path.display())),
         }
     }
 

@@ -24,7 +24,7 @@ use crate::secret::Secret;
 pub(super) const REQUEST_URL: &str = "ACTIONS_ID_TOKEN_REQUEST_URL";
 pub(super) const REQUEST_TOKEN: &str = "ACTIONS_ID_TOKEN_REQUEST_TOKEN";
 
-/// Longest ID token that is sent, in bytes; token endpoints accept no longer ones.
+/// Maximum size of an ID token, in bytes; token endpoints accept no longer ones.
 const MAX_LENGTH: usize = 16 * 1024;
 
 /// A token that expired this long ago has expired on every clock.
@@ -92,7 +92,7 @@ pub(super) fn look(source: Source, variable: Variables) -> Result<Found, NoIdTok
                     "add `id-token: write` under `permissions:` of the job; pull requests from forks have none",
                 ),
                 _ => none(
-                    "there is no ID token, and this is no job of GitHub Actions".into(),
+                    "there is no ID token, and this is not a GitHub Actions job".into(),
                     "name where it is with `--id-token-file FILE` or `--id-token-env VAR`",
                 ),
             };
@@ -105,7 +105,7 @@ fn place(source: Source) -> String {
     match source {
         Source::File(path) => format!("`{}`", path.display()),
         Source::Variable(name) => format!("`{}`", printable(name)),
-        Source::GitHub => "the answer of GitHub".into(),
+        Source::GitHub => "the response of GitHub".into(),
     }
 }
 
@@ -140,7 +140,10 @@ fn checked(text: &Secret, place: &str) -> Result<Secret, NoIdToken> {
         !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     };
     if token.len() > MAX_LENGTH || parts.len() != 3 || !parts.iter().all(is_encoded) {
-        return none(format!("{place} is not an ID token: it has not the form of a signed JWT"), "nothing was sent");
+        return none(
+            format!("{place} is not an ID token: it does not have the form of a signed JWT"),
+            "nothing was sent",
+        );
     }
     let claims = URL_SAFE_NO_PAD.decode(parts[1]).ok().and_then(|bytes| Fields::of(&bytes));
     let ends = claims.and_then(|claims| claims.number("exp")).filter(|seconds| (0.0..1e11).contains(seconds));
@@ -172,7 +175,7 @@ fn ask_github(account: &Account, url: &Secret, token: &Secret, audience: Option<
             let value = Fields::of(&reply.body).and_then(|fields| fields.secret("value"));
             match value {
                 Some(value) => checked(&value, &place(Source::GitHub)),
-                None => Err(failed(Failure::Temporary, "its answer has none")),
+                None => Err(failed(Failure::Temporary, "its response has none")),
             }
         }
         status @ (400 | 401 | 403 | 404) if !reply.is_html() => {

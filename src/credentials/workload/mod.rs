@@ -23,11 +23,11 @@ use crate::oauth::exchange::{self, NotGranted};
 use crate::providers::Provider;
 use crate::secret::Secret;
 
-/// All tries for one token together.
-const LIMIT: Duration = Duration::from_secs(30);
+/// Timeout of all attempts for one token together.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Before the second and third try.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Pause before the second and third attempt.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// How a workload proves who it is, as it is stored. It holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,7 +116,7 @@ pub(crate) fn exchanged(account: &Account, credential: &Credential, identity: &I
         ));
     }
     let connection = account.network.connect(&exchange.endpoint)?;
-    let over = Instant::now() + LIMIT;
+    let over = Instant::now() + TIMEOUT;
     let mut tries_left = 3;
     loop {
         tries_left -= 1;
@@ -135,9 +135,9 @@ pub(crate) fn exchanged(account: &Account, credential: &Credential, identity: &I
                     ..credential.clone()
                 });
             }
-            Err(error) if error.is_temporary() && tries_left > 0 && Instant::now() + PAUSE < over => {
-                log::warn!("asking again in {} ms: {}", PAUSE.as_millis(), Failed::from(error));
-                thread::sleep(PAUSE);
+            Err(error) if error.is_temporary() && tries_left > 0 && Instant::now() + RETRY_PAUSE < over => {
+                log::warn!("asking again in {} ms: {}", RETRY_PAUSE.as_millis(), Failed::from(error));
+                thread::sleep(RETRY_PAUSE);
             }
             Err(error) => return Failed::from(error).err(),
         }
@@ -147,7 +147,7 @@ pub(crate) fn exchanged(account: &Account, credential: &Credential, identity: &I
 fn not_granted(error: NotGranted, identity: &Identity) -> NoIdToken {
     let failed = |failure, why: &str| Failed::new(failure, format!("the exchange of the ID token failed: {why}"));
     NoIdToken(match error {
-        NotGranted::Temporary(why) => failed(Failure::Temporary, &why).hint("nothing was lost; try again in a while"),
+        NotGranted::Temporary(why) => failed(Failure::Temporary, &why).hint("nothing was lost; retry later"),
         NotGranted::OauthError(why) => failed(Failure::Other, &why).hint("see `token_exchange` of the provider"),
         NotGranted::Refused(why) => {
             let message = format!("the ID token was rejected: {why}");

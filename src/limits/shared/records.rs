@@ -142,7 +142,7 @@ impl Shared {
                 Some(record)
             }
             Err(error) => {
-                log::warn!("the record of key `{id}` cannot be understood: {error}");
+                log::warn!("the record of key `{id}` is invalid: {error}");
                 None
             }
         }

@@ -3,7 +3,7 @@
 //! Hazards: a torn write loses a login; a full disk is noticed only after the refresh token is used; the credential
 //! path may be another user's file, a FIFO or a huge file. Rule: [`PendingFile::reserve`] reserves the space before
 //! anything is used, [`PendingFile::write`] replaces the file atomically, and [`read`] opens only regular files of the
-//! user, at most [`LARGEST`] long.
+//! user, at most [`MAX_FILE_SIZE`] long.
 
 mod pending_file;
 
@@ -20,8 +20,8 @@ use self::pending_file::{fill, open_in_place, temporary_prefix};
 use crate::error::{Failed, Failure};
 use crate::platform::{access, disk, system};
 
-/// Longest file that is read, in bytes; a larger one is damaged.
-pub(crate) const LARGEST: u64 = 1024 * 1024;
+/// Maximum size of a file, in bytes; a larger one counts as damaged.
+pub(crate) const MAX_FILE_SIZE: u64 = 1024 * 1024;
 
 /// How many symlinks in a row are followed; Linux stops at 40.
 const MAX_LINKS: usize = 40;
@@ -30,7 +30,7 @@ const MAX_LINKS: usize = 40;
 pub(crate) enum Content {
     Missing,
     Bytes(Zeroizing<Vec<u8>>),
-    /// Something that cannot be the file, with the reason: a directory, a device, more than [`LARGEST`] bytes.
+    /// Something that cannot be the file, with the reason: a directory, a device, more than [`MAX_FILE_SIZE`] bytes.
     Unfit(String),
 }
 
@@ -77,15 +77,15 @@ pub(crate) fn read(path: &Path, privacy: Privacy) -> Result<Content> {
         return Err(error);
     }
     let most = if privacy == Privacy::Private { "more than a credential can have" } else { "more than 1 MiB" };
-    if metadata.len() > LARGEST {
+    if metadata.len() > MAX_FILE_SIZE {
         return Ok(Content::Unfit(format!("it has {} bytes, {most}", metadata.len())));
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len())? + 1));
     Read::by_ref(&mut file)
-        .take(LARGEST + 1)
+        .take(MAX_FILE_SIZE + 1)
         .read_to_end(&mut bytes)
         .with_context(|| format!("cannot read `{}`", resolved.display()))?;
-    if bytes.len() as u64 > LARGEST {
+    if bytes.len() as u64 > MAX_FILE_SIZE {
         return Ok(Content::Unfit(format!("it grew while it was read: {most}")));
     }
     let is_ours =
@@ -95,7 +95,7 @@ pub(crate) fn read(path: &Path, privacy: Privacy) -> Result<Content> {
 }
 
 /// Reads what an option or a variable names: a file as [`read`] does, or a pipe, which has its content once. One with a name
-/// is judged as a file is. A descriptor, such as that of `<(…)`, was handed over by whoever started this program.
+/// is judged as a file is. A descriptor, such as that of `<(…)`, was passed by the process that started this program.
 pub(crate) fn read_named(path: &Path, privacy: Privacy) -> Result<Content> {
     let is_pipe = |metadata: &fs::Metadata| !metadata.is_file() && !metadata.is_dir();
     let Ok(metadata) = fs::metadata(path) else { return read(path, privacy) };
@@ -105,7 +105,7 @@ pub(crate) fn read_named(path: &Path, privacy: Privacy) -> Result<Content> {
         // A file that is there by this name, and is to be opened as it is.
         Some(_) if !is_pipe(&metadata) => return read(path, privacy),
         Some(found) => {
-            // Before it is opened, which waits for whoever writes into it.
+            // Before it is opened, because that waits for a writer.
             access::check_pipe(&resolved, found, privacy)?;
             if let Some(error) = writable {
                 return Err(error);
@@ -119,14 +119,16 @@ pub(crate) fn read_named(path: &Path, privacy: Privacy) -> Result<Content> {
         access::check_pipe(&resolved, &file.metadata()?, privacy)?;
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(64 * 1024));
-    file.take(LARGEST + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read `{}`", path.display()))?;
-    if bytes.len() as u64 > LARGEST {
+    file.take(MAX_FILE_SIZE + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read `{}`", path.display()))?;
+    if bytes.len() as u64 > MAX_FILE_SIZE {
         return Ok(Content::Unfit("it has more than 1 MiB".into()));
     }
     Ok(Content::Bytes(bytes))
 }
 
-/// Whether `path` leads to a pipe or a device that has a name. A descriptor, such as that of `<(…)`, has none.
+/// Whether `path` refers to a pipe or a device that has a name. A descriptor, such as that of `<(…)`, has none.
 ///
 /// Errors: it is another user's, or others may write into it.
 pub(crate) fn is_named_pipe(path: &Path, privacy: Privacy) -> Result<bool> {
@@ -337,7 +339,7 @@ pub(crate) fn remove(path: &Path, privacy: Privacy) -> Result<bool> {
 fn check_removable(path: &Path, target: &Path) -> Result<()> {
     let Ok(file) = disk::open_to_read(target) else { return Ok(()) };
     let mut bytes = Zeroizing::new(Vec::new());
-    file.take(LARGEST).read_to_end(&mut bytes).with_context(|| format!("cannot read `{}`", target.display()))?;
+    file.take(MAX_FILE_SIZE).read_to_end(&mut bytes).with_context(|| format!("cannot read `{}`", target.display()))?;
     if bytes.trim_ascii().is_empty() || holds_credential(&bytes) {
         return Ok(());
     }
@@ -359,6 +361,6 @@ pub(crate) fn set_aside(path: &Path) -> Result<PathBuf> {
         .map(|number| path.with_file_name(format!("{name}.damaged-{number}")))
         .find(|candidate| fs::symlink_metadata(candidate).is_err())
         .with_context(|| format!("there are too many damaged versions of `{}`", path.display()))?;
-    disk::rename(&path, &free).with_context(|| format!("cannot set `{}` aside", path.display()))?;
+    disk::rename(&path, &free).with_context(|| format!("cannot rename the damaged `{}`", path.display()))?;
     Ok(free)
 }

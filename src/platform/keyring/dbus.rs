@@ -18,10 +18,10 @@ use zeroize::Zeroizing;
 pub(super) use self::values::{Reader, Values};
 use self::values::{length, malformed};
 
-/// Longest message that is read, in bytes: many secrets of the longest kind.
+/// Maximum size of a message, in bytes: many secrets of maximum size.
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
-/// Longest line of the bus while it checks who connects, in bytes.
+/// Maximum length of a line during authentication, in bytes.
 const MAX_LINE: usize = 1024;
 
 const METHOD_CALL: u8 = 1;
@@ -51,7 +51,7 @@ impl From<io::Error> for NoAnswer {
     }
 }
 
-/// What stands before the values of a message.
+/// The header of a message.
 #[derive(Default)]
 struct Header {
     kind: u8,

@@ -325,7 +325,7 @@ pub(crate) fn create_directory(path: &Path) -> Result<()> {
         .mode(0o700)
         .create(path)
         .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o700)))
-        .with_context(|| format!("cannot make the directory `{}`", path.display()))?;
+        .with_context(|| format!("cannot create the directory `{}`", path.display()))?;
     inherit_owner(&File::open(path)?, path)
 }
 

@@ -314,7 +314,7 @@ pub(crate) fn inherit_owner(_file: &File, _path: &Path) -> Result<()> {
 
 /// Makes a directory for the user and the system alone.
 pub(crate) fn create_directory(path: &Path) -> Result<()> {
-    create_private_directory(path).with_context(|| format!("cannot make the directory `{}`", path.display()))
+    create_private_directory(path).with_context(|| format!("cannot create the directory `{}`", path.display()))
 }
 
 /// A new private temporary directory, removed when dropped.

@@ -91,7 +91,7 @@ impl Provider {
                 .hint(format!("see `client_secret_file` and `client_secret_env` under `[providers.{}]`", self.name))
         };
         let text = match (&oauth.client_secret_file, &oauth.client_secret_env) {
-            // What it leads to must not depend on the working directory, such as a cloned repository.
+            // Its target must not depend on the working directory, which may be a cloned repository.
             (Some(file), _) if !Path::new(file).is_absolute() => {
                 return failed(format!("is in `{file}`, which is not an absolute path")).err();
             }

@@ -32,7 +32,7 @@ const KNOWN: &[(&str, &[&str], &str)] = &include!(concat!(env!("OUT_DIR"), "/pro
 /// The variable from which Qwen Code and Continue take the key of what `setup` writes or prints.
 pub(super) const ACCESS_TOKEN: &str = "QWENAUTH_ACCESS_TOKEN";
 
-/// The one that Zed makes of the provider's name.
+/// The one that Zed derives from the provider's name.
 pub(super) const ZED_KEY: &str = "QWENAUTH_ZED_API_KEY";
 
 /// What a model without a known limit is assumed to hold, where a program requires a figure: no request exceeds it.
@@ -196,7 +196,7 @@ impl KnownProgram {
                 self.title
             ),
         )
-        .hint(format!("leave `{option}` out, or start it anyway with `--allow-env-file`"))
+        .hint(format!("omit `{option}`, or start it anyway with `--allow-env-file`"))
         .err()
     }
 }

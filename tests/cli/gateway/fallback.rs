@@ -398,7 +398,7 @@ fn a_fallback_that_cannot_be_is_refused_at_the_start() {
     start(&machine, "third").fails(
         4,
         "fallback names profile `third`, which is not logged in",
-        "run `qwenauth login --profile third PROVIDER`, or leave it out",
+        "run `qwenauth login --profile third PROVIDER`, or omit it",
     );
     start(&machine, "first").fails(2, "fallback names profile `first` twice", "name other profiles, each once");
     for profile in ["third", "fourth"] {
@@ -406,7 +406,7 @@ fn a_fallback_that_cannot_be_is_refused_at_the_start() {
     }
     let pool = |arguments: &[&str]| {
         let outcome = machine.run([&["gateway"], arguments].concat());
-        let error = "fallback names two profiles of OpenRouter, whose terms forbid to pool free accounts";
+        let error = "fallback names two profiles of OpenRouter, whose terms forbid pooling free accounts";
         outcome.exits(2).any_stderr().stderr.contains(error)
     };
     assert!(pool(&["--profile", "third", "--fallback", "fourth"]));

@@ -404,7 +404,7 @@ fn a_rule_that_would_let_in_everybody_is_refused_at_the_start() {
         (entry("audience = \"a\"\nkey = \"ci\"\n"), "accepts every job of `https://issuer.example`"),
         (entry("audience = \"a\"\nkey = \"ci\"\nclaims = {}\n"), "accepts every job"),
         (entry("audience = \"a\"\nkey = \"ci\"\nclaims = { aud = \"a\", iss = \"x\" }\n"), "accepts every job"),
-        (entry("audience = \"a\"\nkey = \"ci\"\nclaims = { sub = [\"a\"] }\n"), "cannot be understood"),
+        (entry("audience = \"a\"\nkey = \"ci\"\nclaims = { sub = [\"a\"] }\n"), "is invalid"),
         (entry(&format!("key = \"ci\"\n{narrow}")), "has no `audience`"),
         (entry(&format!("audience = \"a\"\n{narrow}")), "has no `key`"),
         (entry(&format!("audience = 1\nkey = \"ci\"\n{narrow}")), "`team.issuers.audience`"),

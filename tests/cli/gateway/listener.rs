@@ -339,7 +339,7 @@ fn what_cannot_be_a_certificate_and_its_key_is_named() {
     machine.run(["gateway", "--listen", "unix:q.sock", "--tls-cert", "a", "--tls-key", "b"]).fails(
         2,
         "`--listen unix:…` stays on this machine, so it has no TLS",
-        "leave `--tls-cert` and `--tls-key` out, or listen on an address",
+        "omit `--tls-cert` and `--tls-key`, or listen on an address",
     );
 }
 

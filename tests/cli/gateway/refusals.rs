@@ -292,7 +292,7 @@ fn what_is_heard_of_a_key_or_an_account_is_remembered_until_a_request_is_served(
         let profile = outcome.json()["profiles"][0].clone();
         drop(outcome.exits(4));
         assert_eq!(profile["state"], "refused", "{status}");
-        assert_eq!(profile["problems"][0], format!("the API refuses the credential: {told}"), "{status}");
+        assert_eq!(profile["problems"][0], format!("the API rejects the credential: {told}"), "{status}");
         gateway.send("GET /readyz", "", b"").got().is(503);
         ask(&gateway, "m").is(200);
         drop(machine.run(["status", "--json"]).any_stdout());

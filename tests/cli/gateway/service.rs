@@ -85,7 +85,7 @@ fn a_service_is_installed_runs_at_once_and_is_removed() {
         "qwenauth: the gateway was installed already and runs: `",
         "its messages: `journalctl --user -u qwenauth-gateway`\n",
         "`loginctl enable-linger root` keeps it running\n",
-        "qwenauth: the gateway is no service any more: `{home}/.config/systemd/user/qwenauth-gateway.service` is removed\n",
+        "qwenauth: the gateway is no longer a service; removed `{home}/.config/systemd/user/qwenauth-gateway.service`\n",
         "qwenauth: its key stays in `{home}/.local/share/qwenauth/gateway-key`",
         "qwenauth: the gateway is not installed as a service; nothing was changed\n",
     ] {
