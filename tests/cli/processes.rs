@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::machine::{Machine, credential, until, write_private};
+use crate::machine::{Machine, credential, possible, until, write_private};
 use crate::refresh::holds_the_renewal;
 use crate::run::Running;
 use crate::server::{Ask, Gate, Reply};
@@ -219,6 +220,41 @@ fn with_no_qwen_code_about_nothing_is_waited_for() {
     let machine = machine.expires_in(-60).refresh(reply);
     machine.run(["token"]).stdout("granted-access-7\n");
     renews_at_once(machine, "8");
+}
+
+/// Runs `token` on an expired login and returns how often any of its threads slept.
+fn sleeps(machine: &Machine, meanwhile: impl FnOnce(&Running)) -> usize {
+    let log = machine.directory().join("calls");
+    let mut strace = machine.other("strace");
+    strace.args(["-f", "-qq", "-e", "signal=none", "-e", "trace=nanosleep,clock_nanosleep", "-o"]).arg(&log);
+    strace.arg(machine.program()).arg("token");
+    let running = machine.start(strace);
+    meanwhile(&running);
+    drop(running.finish().any_stdout().any_stderr());
+    fs::read_to_string(log).unwrap().matches("nanosleep(").count()
+}
+
+/// Heeding Qwen Code costs those nothing who do not run it.
+#[test]
+fn with_no_qwen_code_about_a_renewal_does_not_sleep_once() {
+    let strace = Command::new("strace").args(["-f", "true"]).stderr(Stdio::null()).status();
+    if !possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
+        return;
+    }
+    let machine = Machine::expired().refresh(Reply::tokens("2"));
+    assert_eq!(sleeps(&machine, |_| ()), 0);
+    let machine = machine.expires_in(-60).refresh(Reply::tokens("3"));
+    write_private(&machine.qwen().join("settings.json"), "{}");
+    assert_eq!(sleeps(&machine, |_| ()), 0, "beside a save of Qwen Code's settings");
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), 2);
+    // A wait is seen, where there is one.
+    let machine = machine.expires_in(-60);
+    lose_a_lock(&machine);
+    let waited = sleeps(&machine, |running| {
+        running.wait_for_stderr("waiting for Qwen Code, which may be renewing");
+        qwen_code_saves(&machine);
+    });
+    assert!(waited > 0);
 }
 
 #[test]
