@@ -109,6 +109,7 @@ fn openai_variables_that_would_send_a_key_astray_are_found() {
         (&[("OPENAI_API_KEY", "sk-or-v1-1234")], "another provider's key"),
         (&[("OPENAI_API_KEY", "mine"), ("OPENAI_BASE_URL", "https://a.example/v1")], "goes to `a.example`"),
         (&[("OPENAI_BASE_URL", "https://a.example/v1")], "without `OPENAI_API_KEY`"),
+        (&[("XDG_DATA_HOME", "data")], "`XDG_DATA_HOME` is a relative path and is ignored"),
     ] {
         let machine = variables.iter().fold(healthy(), |machine, (name, value)| machine.variable(*name, *value));
         let checks = found(&machine, &[], "variables");

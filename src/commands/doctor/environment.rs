@@ -11,6 +11,7 @@ use crate::environment::variable;
 use crate::error::{Report, for_sh, has_user_info, path_for_sh, split_user_info};
 use crate::paths;
 use crate::platform::files::{self, Content, Privacy};
+use crate::platform::system;
 use crate::session::{Endpoint, Session};
 use crate::setup::{self, TOOLS, Tool};
 use crate::tls::{self, Broken};
@@ -22,7 +23,23 @@ pub(super) fn check(session: &Session) -> Vec<Check> {
     checks.extend(proxy::check());
     checks.extend(certificates());
     checks.extend(qwen_home(session));
+    checks.extend(base_directories());
     checks
+}
+
+/// Variables of the XDG base directory specification, by which a relative path is ignored.
+fn base_directories() -> Vec<Check> {
+    let is_relative = |name: &&str| variable(name).is_some_and(|value| Path::new(&value).is_relative());
+    let ignored = |name: &str| {
+        Check::warn(
+            "variables",
+            format!("`{name}` is a relative path and is ignored, as the XDG specification requires"),
+            format!("set it to an absolute path, or `unset {name}`"),
+        )
+    };
+    let names = [system::CONFIG.0, system::DATA.0, system::STATE.0];
+    let overruled = variable("QWENAUTH_HOME").is_some();
+    names.iter().filter(|name| !overruled && is_relative(name)).map(|name| ignored(name)).collect()
 }
 
 /// A credential in the environment precedes every stored one.
