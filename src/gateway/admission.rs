@@ -52,7 +52,7 @@ pub(super) async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Inco
         Admitted::Forwarded { served, rest, key } => forward(gateway, served, request, rest, key, entry).await,
         Admitted::Exchanged => {
             let response = match &gateway.team {
-                Some(team) => exchange::exchange(team, request, &mut entry).await,
+                Some(team) => Box::pin(exchange::exchange(team, request, &mut entry)).await,
                 None => team::unknown_key().into_response(),
             };
             entry.answered(response.status());
@@ -102,7 +102,7 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<Incoming>, entr
     }
     match request.uri().path() {
         "/healthz" => return Admitted::Answered(json(&json!({ "status": "ok" }))),
-        "/readyz" => return Admitted::Answered(readiness(gateway).await),
+        "/readyz" => return Admitted::Answered(Box::pin(readiness(gateway)).await),
         _ => {}
     }
     if let (Some(way), Some(members)) = (well_known::way(request.uri().path()), &gateway.members)
@@ -129,7 +129,7 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<Incoming>, entr
     let is_get = request.method() == Method::GET;
     // A key of one person does not show what the others do.
     if request.uri().path() == "/metrics" && gateway.options.metrics && is_get && key.is_none() {
-        return Admitted::Answered(plain("text/plain; version=0.0.4", metrics::text(gateway).await));
+        return Admitted::Answered(plain("text/plain; version=0.0.4", Box::pin(metrics::text(gateway)).await));
     }
     if let (Some(team), Some(key)) = (&gateway.team, &key)
         && request.uri().path() == "/v1/key"
@@ -318,7 +318,7 @@ async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<R
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally());
     };
     for text in shown_keys(headers).filter_map(|shown| std::str::from_utf8(shown).ok()) {
-        if let Some(key) = team.identify(text).await? {
+        if let Some(key) = Box::pin(team.identify(text)).await? {
             return Ok(Some(key));
         }
     }

@@ -203,9 +203,14 @@ impl CredentialCache {
 
     /// The credential in the file now, renewed if necessary.
     pub(super) async fn fresh(&self) -> Result<Rc<ReadyCredential>, Failed> {
-        if let Some(ready) = self.current() {
-            return Ok(ready);
+        match self.current() {
+            Some(ready) => Ok(ready),
+            // Boxed: it is long, and seldom needed.
+            None => Box::pin(self.found()).await,
         }
+    }
+
+    async fn found(&self) -> Result<Rc<ReadyCredential>, Failed> {
         let since = Instant::now();
         let _alone = self.gate.lock().await;
         if let Some(ready) = self.current() {

@@ -109,7 +109,8 @@ pub(super) async fn forward(
             response
         }
         Err(unserved) if unserved.reason.is_some() && proxied.may_move => {
-            fallback::serve_elsewhere(&mut proxied, unserved).await
+            // Boxed, as all that is long and seldom needed: each request would have its space.
+            Box::pin(fallback::serve_elsewhere(&mut proxied, unserved)).await
         }
         Err(unserved) => proxied.finish(unserved.deferred),
     }
@@ -122,7 +123,7 @@ impl ProxiedRequest<'_> {
             return Err(anthropic::missing(&ready.provider).into());
         }
         let account = self.account(&ready)?;
-        let estimate = self.check_key().await?;
+        let estimate = if self.key.is_some() { Box::pin(self.check_key()).await? } else { Estimate::default() };
         self.check_exhausted(&account, &ready).await?;
         let mut was_renewed = false;
         // Whether the limit was still reached after a wait.
@@ -137,7 +138,7 @@ impl ProxiedRequest<'_> {
             let (response, leased) = match self.send(&ready).await {
                 Ok(answered) => answered,
                 Err(SendError::NotSent(why)) => {
-                    self.pause_or(attempts, &account, &ready, why).await?;
+                    Box::pin(self.pause_or(attempts, &account, &ready, why)).await?;
                     continue;
                 }
                 Err(trouble) => return Err(self.lost(&ready, trouble).into()),
@@ -145,7 +146,7 @@ impl ProxiedRequest<'_> {
             account.note_limits(response.headers());
             match response.status() {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if ready.is_renewable() || self.may_move => {
-                    let inspected = inspect(response, leased).await;
+                    let inspected = Box::pin(inspect(response, leased)).await;
                     let error = self.read(&ready, &inspected);
                     if error.cause == Cause::FreeTier {
                         return Err(self.exhausted(&account, &ready, error, inspected, attempts));
@@ -163,32 +164,32 @@ impl ProxiedRequest<'_> {
                         return self.give(&ready, inspected, error, attempts);
                     }
                     drop(inspected);
-                    ready = self.renewed(&ready).await?;
+                    ready = Box::pin(self.renewed(&ready)).await?;
                     was_renewed = true;
                     attempts -= 1;
                 }
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                    let inspected = inspect(response, leased).await;
+                    let inspected = Box::pin(inspect(response, leased)).await;
                     if let Some(response) =
-                        self.wait_or_stop(&account, &ready, inspected, attempts, &mut has_waited).await?
+                        Box::pin(self.wait_or_stop(&account, &ready, inspected, attempts, &mut has_waited)).await?
                     {
                         return Ok(response);
                     }
                 }
                 status if status.is_server_error() && (self.may_move || self.moved.is_some()) => {
-                    let inspected = inspect(response, leased).await;
+                    let inspected = Box::pin(inspect(response, leased)).await;
                     let error = self.read(&ready, &inspected);
                     return Err(self.failing(&account, error, inspected, attempts));
                 }
                 status if is_rejection(status) => {
-                    let inspected = inspect(response, leased).await;
+                    let inspected = Box::pin(inspect(response, leased)).await;
                     let error = self.read(&ready, &inspected);
                     self.note_account(&ready, &inspected, &error);
                     return self.give(&ready, inspected, error, attempts);
                 }
                 // Some services report an unpaid account with this status.
                 StatusCode::BAD_REQUEST => {
-                    let inspected = inspect(response, leased).await;
+                    let inspected = Box::pin(inspect(response, leased)).await;
                     let error = self.read(&ready, &inspected);
                     self.note_account(&ready, &inspected, &error);
                     return Ok(self.pass_inspected(&ready, inspected)?);
@@ -273,7 +274,7 @@ impl ProxiedRequest<'_> {
         estimate: Estimate,
     ) -> Result<(), Unserved> {
         if self.key.is_some() {
-            return self.keyed_turn(account, ready, estimate).await;
+            return Box::pin(self.keyed_turn(account, ready, estimate)).await;
         }
         if !self.gateway.options.is_counting(&ready.provider) {
             return Ok(());

@@ -191,9 +191,11 @@ impl Upstream {
     }
 
     async fn connect_unlimited(&self, origin: &Origin) -> Result<SendRequest<Reader>, BoxError> {
+        // Each way is boxed: a connection made in one of them would else take the space of the longest, and as much of what is
+        // free after it stays with the process.
         let direct = self.connector.clone();
         let proxy = if origin.is_loopback { None } else { self.proxies.intercept(&origin.uri) };
-        let Some(proxy) = proxy else { return self.open(direct, &origin.uri).await };
+        let Some(proxy) = proxy else { return Box::pin(self.open(direct, &origin.uri)).await };
         let (user, password) = proxy
             .raw_auth()
             .map_or((None, None), |(user, password)| (Some(user.to_owned()), Some(password.to_owned())));
@@ -204,17 +206,17 @@ impl Upstream {
                 if let (Some(user), Some(password)) = (user, password) {
                     socks = socks.with_auth(user, password);
                 }
-                self.open(socks, &origin.uri).await
+                Box::pin(self.open(socks, &origin.uri)).await
             }
             Some("socks4" | "socks4a") => {
                 let local = proxy.uri().scheme_str() == Some("socks4");
-                self.open(SocksV4::new(proxy.uri().clone(), direct).local_dns(local), &origin.uri).await
+                Box::pin(self.open(SocksV4::new(proxy.uri().clone(), direct).local_dns(local), &origin.uri)).await
             }
             Some("https") => {
                 let over_tls = HttpsConnector::from((direct, self.tls()?));
-                self.open(tunnel(&proxy, over_tls), &origin.uri).await
+                Box::pin(self.open(tunnel(&proxy, over_tls), &origin.uri)).await
             }
-            _ => self.open(tunnel(&proxy, direct), &origin.uri).await,
+            _ => Box::pin(self.open(tunnel(&proxy, direct), &origin.uri)).await,
         }
     }
 
