@@ -367,7 +367,7 @@ fn every_change_of_a_key_counts_from_the_next_request_on_at_gateways_that_have_n
     let third = team.keys(&["rotate", "ann", "--overlap", "1h"]);
     assert_eq!((client.chat().status, gateway.client_of(&third).chat().status), (200, 200));
     let revoked = team.maker.on_a_terminal("keys revoke ann --yes");
-    assert!(revoked.contains("is cut off from the server") && revoked.contains("up to 15 min"), "{revoked}");
+    assert!(revoked.contains("cannot reach the shared server") && revoked.contains("up to 15 min"), "{revoked}");
     assert_eq!(code(&mut client), (401, "invalid_api_key".into()));
     assert_eq!(code(&mut gateway.client_of(&third)), (401, "invalid_api_key".into()));
     // Each change has its line, and no key is on the server.
