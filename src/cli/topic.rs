@@ -56,7 +56,7 @@ pub(super) fn text(topic: &OsStr) -> Option<&'static str> {
 }
 
 /// Command names of other tools, and the hint for each.
-const ELSEWHERE: [(&[&str], &str); 11] = [
+const ELSEWHERE: [(&[&str], &str); 12] = [
     (&["whoami", "who", "info", "show", "current"], "run `qwenauth status`"),
     (&["run", "shell"], "run `qwenauth exec -- COMMAND`"),
     (&["list", "ls", "accounts"], "run `qwenauth profiles`, or `qwenauth providers` for what can be logged in to"),
@@ -64,6 +64,7 @@ const ELSEWHERE: [(&[&str], &str); 11] = [
     (&["auth"], "run it without `auth`: `qwenauth login`, `qwenauth status`, `qwenauth token`"),
     (&["signin", "sign-in", "init", "configure", "add"], "run `qwenauth login`"),
     (&["signout", "sign-out", "remove", "revoke"], "run `qwenauth logout`"),
+    (&["tour", "demo", "try"], "run `qwenauth sandbox --tour`"),
     (&["models"], "run `qwenauth providers NAME`: it lists the models of one provider"),
     (&["serve", "proxy", "server", "start"], "run `qwenauth gateway`"),
     (&["print-token", "get-token", "access-token", "key"], "run `qwenauth token`"),
