@@ -36,6 +36,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("cfg(all(", &["platform"]),
     ("target_os =", &["platform", "main"]),
     ("nix::", &["platform"]),
+    ("rustix::", &["platform"]),
     ("windows_sys::", &["platform"]),
     ("std::os::", &["platform"]),
     ("os::unix", &["platform"]),

@@ -43,7 +43,7 @@ def answers(machine, script, *arguments, path, **more):
 def answers_once_set_up(machine, tool, *command, path, **more):
     done = answers(machine, SET_UP, tool, *command, path=path, **more)
     assert "is not on `PATH`" not in done.stderr, "`setup` did not find the tool"
-    assert "is as it was before" in done.stderr, done.stderr[-2000:]
+    assert "is restored" in done.stderr, done.stderr[-2000:]
 
 
 class Refusing(BaseHTTPRequestHandler):

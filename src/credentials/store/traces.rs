@@ -51,7 +51,7 @@ fn is_explained(directory: &Path, lock: &Path, changed: SystemTime) -> bool {
         let Ok(metadata) = entry.metadata() else { return false };
         // Locks are written to while they exist, which does not change the directory.
         let is_lock = entry.path() == lock || entry.file_name().to_string_lossy().ends_with(".qwenauth-lock");
-        let times = Times::of(&metadata);
+        let times = Times::of(&entry.path(), &metadata);
         times.created.is_some_and(|at| is_near(at, changed)) || !is_lock && times.show_a_move(changed)
     })
 }
@@ -71,10 +71,10 @@ struct Times {
 }
 
 impl Times {
-    fn of(metadata: &Metadata) -> Self {
+    fn of(path: &Path, metadata: &Metadata) -> Self {
         Self {
             is_file: metadata.is_file(),
-            created: metadata.created().ok(),
+            created: disk::created_at(path, metadata),
             written: metadata.modified().ok(),
             changed: disk::changed_at(metadata),
         }
@@ -171,6 +171,14 @@ mod tests {
         assert!(Times { created: None, ..log }.show_a_move(moment), "it may be a new version");
         assert!(!Times { is_file: false, created: before(1), ..log }.show_a_move(moment), "a directory");
         assert!(!Times { changed: before(1), ..log }.show_a_move(moment));
+    }
+
+    #[test]
+    fn an_entry_was_created_when_the_file_system_says() {
+        let directory = quiet();
+        let path = directory.path().join("settings.json");
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        assert_eq!(disk::created_at(&path, &metadata), metadata.created().ok());
     }
 
     /// Moving an old file does not change its creation time.

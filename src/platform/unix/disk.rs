@@ -3,15 +3,16 @@
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use nix::libc::{EBUSY, O_NOFOLLOW, O_NONBLOCK};
 use tempfile::NamedTempFile;
 
-/// Fails if this many more descriptors cannot be opened.
+/// Fails if this many more descriptors cannot be opened. Sockets, because an image made from scratch may have no file to open.
 pub(crate) fn check_free_descriptors(count: usize) -> io::Result<()> {
-    (0..count).map(|_| File::open("/dev/null")).collect::<io::Result<Vec<File>>>().map(drop)
+    (0..count).map(|_| UnixDatagram::unbound()).collect::<io::Result<Vec<_>>>().map(drop)
 }
 
 /// Opens for reading; neither follows a symlink nor waits for the writer of a FIFO.
@@ -141,6 +142,26 @@ impl Version {
             changed: (metadata.mtime(), metadata.mtime_nsec()),
         })
     }
+}
+
+/// When an entry was created, where the file system says so. Follows no symlink.
+#[cfg(target_os = "linux")]
+pub(crate) fn created_at(path: &Path, _: &Metadata) -> Option<SystemTime> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+    // Not by the standard library, which does not ask for it where the C library is musl.
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BTIME).ok()?;
+    if found.stx_mask & StatxFlags::BTIME.bits() == 0 {
+        return None;
+    }
+    let seconds = u64::try_from(found.stx_btime.tv_sec).ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::new(seconds, found.stx_btime.tv_nsec))
+}
+
+/// When an entry was created, where the file system says so.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn created_at(_: &Path, metadata: &Metadata) -> Option<SystemTime> {
+    metadata.created().ok()
 }
 
 /// When a file was written, renamed or had its mode changed.

@@ -231,6 +231,11 @@ pub(super) fn links(path: &Path) -> io::Result<u32> {
     information(path, 0).map(|file| file.nNumberOfLinks)
 }
 
+/// When an entry was created.
+pub(crate) fn created_at(_: &Path, metadata: &Metadata) -> Option<SystemTime> {
+    metadata.created().ok()
+}
+
 /// When a file was written; a rename leaves no time of its own here.
 pub(crate) fn changed_at(metadata: &Metadata) -> Option<SystemTime> {
     metadata.modified().ok()
