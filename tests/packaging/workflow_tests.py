@@ -59,7 +59,7 @@ def fake(target):
     if "-darwin" in target.triple:
         return struct.pack("<II", 0xFEEDFACF, MACH_CPUS[target.cpu]) + bytes(24)
     kind = 1 if target.triple.endswith("musl") else 3  # PT_LOAD, PT_INTERP
-    head = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 2, ELF_MACHINES[target.cpu]) + bytes(12)
+    head = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 3, ELF_MACHINES[target.cpu]) + bytes(12)
     return head + struct.pack("<Q", 64) + bytes(14) + struct.pack("<HH", 56, 1) + bytes(6) + struct.pack("<I", kind) + bytes(52)
 
 
