@@ -110,6 +110,8 @@ impl Day {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn at(text: &str) -> SystemTime {
@@ -162,7 +164,10 @@ mod tests {
                     assert_eq!(zone, "UTC", "{name}");
                     continue;
                 };
-                let known = TimeZone::get(zone).unwrap();
+                let Ok(known) = TimeZone::get(zone) else {
+                    let _ = writeln!(std::io::stdout(), "skipped: this system has no database of time zones");
+                    return;
+                };
                 for hours in 0..24 * 365 * 5 {
                     let time = Timestamp::from_second(1_760_000_000 + hours * 3600).unwrap();
                     assert_eq!(own.to_offset(time), known.to_offset(time), "{zone} at {time}");
