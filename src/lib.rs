@@ -87,7 +87,6 @@ mod usage;
 mod x509;
 
 use std::io::{ErrorKind, Write};
-use std::process::ExitCode;
 
 use anyhow::Result;
 
@@ -97,14 +96,14 @@ use crate::error::Report;
 use crate::say::Screen;
 use crate::session::Session;
 
-pub use crate::platform::signals::note_signals;
+pub use crate::platform::signals::before_main;
 
-/// Runs the program: parses its command line, runs one command, and reports what failed.
+/// Runs the program: parses its command line, runs one command, reports what failed, and returns the exit code.
 #[must_use]
-pub fn run() -> ExitCode {
+pub fn run() -> u8 {
     platform::system::guard_memory();
     say::prefer(environment::screen_preferences());
-    let code = match Cli::read() {
+    match Cli::read() {
         Ok(cli) => run_command(cli).unwrap_or_else(|error| if is_closed_pipe(&error) { 0 } else { report(&error) }),
         Err(error) => {
             if let Some(failed) = cli::usage_error(&error) {
@@ -116,8 +115,7 @@ pub fn run() -> ExitCode {
                 u8::try_from(error.exit_code()).unwrap_or(2)
             }
         }
-    };
-    code.into()
+    }
 }
 
 fn report(error: &anyhow::Error) -> u8 {

@@ -33,7 +33,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("cfg(not(windows", &["platform"]),
     ("cfg(not(target_os", &["platform"]),
     ("cfg(any(", &["platform", "lib"]),
-    ("cfg(all(", &["platform"]),
+    ("cfg(all(", &["platform", "main"]),
     ("target_os =", &["platform", "main"]),
     ("nix::", &["platform"]),
     ("rustix::", &["platform"]),

@@ -91,9 +91,30 @@ impl Drop for DeferredSignals {
 /// Whether SIGPIPE was ignored when the program started.
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
 
-/// Notes whether SIGPIPE is ignored. Called before Rust's runtime, which ignores it.
-pub extern "C" fn note_signals() {
+/// Notes whether SIGPIPE is ignored. Called before Rust's runtime, which ignores it; where the program starts without that
+/// (main.rs), does what is needed of it.
+pub extern "C" fn before_main() {
     PIPE_IGNORED.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    stand_in_for_runtime();
+}
+
+/// Ignores SIGPIPE, so that a closed pipe is an error like any other, and opens `/dev/null` for each standard stream that is
+/// closed: else the next file has its number, and what is printed is written into that file.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn stand_in_for_runtime() {
+    use nix::libc::{F_GETFD, O_RDWR, fcntl, open};
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is installed.
+    let _ = unsafe { sigaction(Signal::SIGPIPE, &ignore) };
+    for stream in 0..=2 {
+        // SAFETY: reads a flag of a number, whether a file has it or not.
+        let is_closed = unsafe { fcntl(stream, F_GETFD) } == -1;
+        // SAFETY: the path ends with a zero. The file has the lowest free number, which is that of the stream.
+        if is_closed && unsafe { open(c"/dev/null".as_ptr(), O_RDWR) } != stream {
+            std::process::abort();
+        }
+    }
 }
 
 /// Makes `command` start with the signals as this process found them. The standard library sets SIGPIPE to its default,

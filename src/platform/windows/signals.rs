@@ -48,7 +48,7 @@ impl Drop for DeferredSignals {
 }
 
 /// There are no signals to record.
-pub extern "C" fn note_signals() {}
+pub extern "C" fn before_main() {}
 
 /// A program starts with no signal changed.
 pub(crate) fn restore_in(_command: &mut Command) {}
