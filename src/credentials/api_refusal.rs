@@ -47,6 +47,11 @@ fn path_for(account: &Account, hash: &str) -> PathBuf {
 
 /// The API's message when it last rejected `credential`, unless it has accepted it since.
 pub(crate) fn api_refusal(account: &Account, credential: &Credential) -> Option<ApiRefusal> {
+    // Mostly there is none at all, and the first hash asks the processor what it can, which takes a virtual machine
+    // microseconds.
+    if !StateDirectory::RefusedByApi.below(&account.state).exists() {
+        return None;
+    }
     let path = path_of(account, credential);
     match files::read(&path, Privacy::Private) {
         Ok(Content::Bytes(bytes)) => Some(ApiRefusal { path, reason: String::from_utf8_lossy(&bytes).into_owned() }),
