@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use toml::{Table, Value};
 
@@ -14,6 +15,7 @@ type Error = Box<dyn std::error::Error>;
 fn main() -> Result<(), Error> {
     println!("cargo::rerun-if-changed=build.rs");
     name_build()?;
+    link_unwinder();
     write_rows("src/providers/built_in.toml", "providers.rs", |_| String::new())?;
     write_rows("src/setup/known_programs.toml", "programs.rs", |row| {
         let lists = ["program", "packages"].into_iter().filter_map(|key| row.get(key)?.as_array());
@@ -51,6 +53,26 @@ fn name_build() -> Result<(), Error> {
         println!("cargo::rustc-env=QWENAUTH_BUILD_{name}={value}");
     }
     Ok(())
+}
+
+/// Links GCC's unwinder, which prints where a panic happened, into the program that a machine builds for itself. Loading it as
+/// a library is a tenth of the time of a `token`: all names are looked up in it too, and it asks the processor what that can,
+/// which takes a virtual machine microseconds each time. Whoever chooses a linker or flags has it as they say.
+fn link_unwinder() {
+    let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
+    let glibc = "x86_64-unknown-linux-gnu";
+    if !(is("HOST", glibc) && is("TARGET", glibc) && is("CARGO_ENCODED_RUSTFLAGS", ""))
+        || std::env::var_os("RUSTC_LINKER").is_some()
+    {
+        return;
+    }
+    let Ok(asked) = Command::new("cc").arg("-print-file-name=libgcc_eh.a").output() else { return };
+    let found = String::from_utf8_lossy(&asked.stdout);
+    // Where there is none, the answer is the bare name.
+    if let Some((directory, _)) = found.trim().rsplit_once('/') {
+        println!("cargo::rustc-link-search=native={directory}");
+        println!("cargo::rustc-link-lib=static:-bundle=gcc_eh");
+    }
 }
 
 /// Writes `[(name, …, JSON); N]` in the order of the file. `between`: what of a row is needed before it is parsed.
