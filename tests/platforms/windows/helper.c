@@ -11,7 +11,7 @@
 //   code P…                 runs P and prints its code in hexadecimal
 //   took P…                 runs P and prints how many milliseconds that took
 //   killafter MS P…         runs P and ends it by TerminateProcess after so many milliseconds
-//   killwhentold P…         runs P and ends it so when a line or the end of stdin is read
+//   killwhentold P…         runs P and ends it so when a line or the end of stdin is read, unless it ends before
 //   hold FILE               opens FILE so that nobody can write, replace or remove it, prints `holding`, and closes it then
 //   credentials             each credential of qwenauth in Credential Manager: its target, user and the length of its secret
 //   secret TARGET           the secret of a credential
@@ -68,6 +68,14 @@ static DWORD finish(HANDLE process) {
     return code;
 }
 
+// Not by `getchar`: the end of this program would wait for its lock.
+static DWORD WINAPI until_told(void *unused) {
+    char line;
+    DWORD length;
+    (void)unused;
+    return ReadFile(GetStdHandle(STD_INPUT_HANDLE), &line, 1, &length, NULL) ? 0 : 1;
+}
+
 static BOOL WINAPI leave_it(DWORD event) {
     (void)event;
     return TRUE;
@@ -109,8 +117,8 @@ static int windows(int count, char **words) {
     if (!strcmp(words[1], "killwhentold")) {
         SECURITY_ATTRIBUTES inherited = {sizeof inherited, NULL, TRUE};
         HANDLE process = start_reading(CreateFileA("NUL", GENERIC_READ, 0, &inherited, OPEN_EXISTING, 0, NULL), rest(2));
-        getchar();
-        TerminateProcess(process, 9);
+        HANDLE either[] = {process, CreateThread(NULL, 0, until_told, NULL, 0, NULL)};
+        if (WaitForMultipleObjects(2, either, FALSE, INFINITE) == WAIT_OBJECT_0 + 1) TerminateProcess(process, 9);
         return (int)finish(process);
     }
     if (!strcmp(words[1], "hold")) {

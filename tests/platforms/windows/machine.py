@@ -154,7 +154,7 @@ class Side:
         text = re.sub(r"\b[0-9a-f]{64}\b", "{hash}", text)
         text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "{time}", text)
         # A second may pass on one side.
-        text = re.sub(r"(stored|good for) \d+ s", r"\1 {seconds} s", text)
+        text = re.sub(r"(stored|good for|valid for) \d+ s", r"\1 {seconds} s", text)
         return re.sub(r"(access|refresh)-[0-9a-f]{32}", self.named, text)
 
     def named(self, at):
@@ -243,6 +243,16 @@ class Test(unittest.TestCase):
             "outcomes": [[outcome.code, outcome.stdout, outcome.stderr] for outcome in outcomes],
             "files": side.files(),
         }
+
+    def hold_renewal(self, *processes):
+        """Waits until the provider holds the answer to a renewal of one of these, none of which may end before."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.provider.refresh_gate.holds_a_request():
+            if time.monotonic() > deadline or any(process.poll() is not None for process in processes):
+                for process in processes:
+                    process.kill()
+                self.fail(f"no renewal, but {[self.windows.finish(process) for process in processes]}")
+            time.sleep(0.01)
 
     def moments(self, *words):
         """Milliseconds after which to kill a command: any moment of what it takes on this machine now, and a little more."""

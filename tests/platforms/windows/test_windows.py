@@ -344,7 +344,7 @@ class Renewals(Test):
         self.windows.expired()
         self.provider.refresh_gate.close()
         processes = [self.windows.started("token") for _ in range(6)]
-        wait_until(self.provider.refresh_gate.holds_a_request, "the renewal")
+        self.hold_renewal(*processes)
         self.provider.refresh_gate.open()
         outcomes = [self.windows.finish(process) for process in processes]
         for outcome in outcomes:
@@ -359,8 +359,10 @@ class Renewals(Test):
         self.windows.expired()
         self.provider.refresh_gate.close()
         line = ("killwhentold", self.windows.program, "token")
-        process = self.windows.start(self.windows.helper, *line, stdin=subprocess.PIPE)
-        wait_until(self.provider.refresh_gate.holds_a_request, "the renewal")
+        process = self.windows.start(
+            self.windows.helper, *line, stdin=subprocess.PIPE, variables={"QWENAUTH_LOG": "debug"}
+        )
+        self.hold_renewal(process)
         self.windows.finish(process, b"\n")
         self.provider.refresh_gate.open()
         outcome = self.windows.run("token")
@@ -436,7 +438,7 @@ class InUse(Test):
         self.windows.expired()
         self.provider.refresh_gate.close()
         process = self.windows.started("token")
-        wait_until(self.provider.refresh_gate.holds_a_request, "the renewal")
+        self.hold_renewal(process)
         holder = self.hold()
         self.provider.refresh_gate.open()
         time.sleep(3)
@@ -447,7 +449,7 @@ class InUse(Test):
         self.windows.expired()
         self.provider.refresh_gate.close()
         process = self.windows.started("token")
-        wait_until(self.provider.refresh_gate.holds_a_request, "the renewal")
+        self.hold_renewal(process)
         holder, until = self.hold(), time.monotonic() + 40
         self.provider.refresh_gate.open()
         outcome = self.windows.finish(process)
@@ -565,21 +567,15 @@ class Console(Test):
     """Ctrl-C typed on a terminal, by way of which wine gives a console its events."""
 
     def typed(self, *words, until):
-        import fcntl
         import pty
-        import termios
 
         self.windows.logged_in()
         master, terminal = pty.openpty()
         line, environment = self.windows.command_line([self.windows.helper, "code", self.windows.program, *words], {})
-
-        def on_terminal():
-            os.setsid()
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
+        # Not by `preexec_fn`: the provider's threads may hold a lock that the new process would wait for.
         process = subprocess.Popen(
-            line, env=environment, cwd=self.windows.home, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=on_terminal,
+            ["setsid", "--ctty", *line], env=environment, cwd=self.windows.home, stdin=terminal,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         self.windows.processes.append(process)
         os.close(terminal)
