@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::value::{Listen, address, duration, listen, percent, public_url, size};
 
 /// Print shell statements that export the credential
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = "Examples:
   eval $(qwenauth env)                                 bash, dash, zsh
   eval \"$(qwenauth env)\"                               any POSIX shell
@@ -81,7 +81,7 @@ pub(crate) enum EnvFormat {
 ///
 /// With `--gateway` the program gets a URL and key that are valid for this run only. The gateway renews the credential,
 /// keeps it secret and respects the provider's limits.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = "Examples:
   qwenauth exec -- opencode
   qwenauth exec --gateway -- opencode
@@ -159,6 +159,24 @@ pub(crate) struct GatewayOptions {
     /// Warn once a day when this share of the daily limit is used
     #[arg(long, hide_short_help = true, value_name = "PERCENT", value_parser = percent)]
     pub(crate) warn_at: Option<u8>,
+}
+
+/// As in the attributes above; a test compares them.
+impl Default for GatewayOptions {
+    fn default() -> Self {
+        Self {
+            rpm: None,
+            rpd: None,
+            no_pacing: false,
+            max_wait: Duration::from_secs(60),
+            timeout: Duration::from_secs(300),
+            max_body: 64 << 20,
+            replay_limit: 8 << 20,
+            log: None,
+            fallback: Vec::new(),
+            warn_at: None,
+        }
+    }
 }
 
 /// Run a local OpenAI-compatible proxy that holds the credential

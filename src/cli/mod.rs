@@ -7,6 +7,7 @@ mod manage;
 mod topic;
 mod value;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
@@ -55,26 +56,34 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// What was typed. `qwenauth token` alone, which other programs call again and again, needs no parser, and a
-    /// well-formed `env` or `exec` only a part of it.
+    /// What was typed. What programs run again and again needs no parser in its usual form, and a well-formed `env` or
+    /// `exec` with options only a part of it.
     pub(crate) fn read() -> Result<Self, clap::Error> {
-        let mut arguments = std::env::args_os().skip(1);
-        match (arguments.next(), arguments.next()) {
-            (Some(first), None) if first == "token" => {
-                Ok(Self { global: Global::default(), command: Command::Token(TokenArgs::default()) })
-            }
-            (Some(first), Some(topic)) if first == "help" && topic::text(&topic).is_some() => {
-                let text = topic::text(&topic).unwrap_or_default();
-                Ok(Self { global: Global::default(), command: Command::Topic(text) })
-            }
-            (Some(first), Some(second)) if first == "--version" && (second == "-v" || second == "--verbose") => {
-                Ok(Self { global: Global::default(), command: Command::Topic(BUILD) })
-            }
-            (Some(first), _) if first == "env" || first == "exec" => {
+        if let Some(command) = usual(std::env::args_os().skip(1)) {
+            return Ok(Self { global: Global::default(), command });
+        }
+        match std::env::args_os().nth(1) {
+            Some(first) if first == "env" || first == "exec" => {
                 Narrow::try_parse().map(Self::from).or_else(|_| Self::try_parse())
             }
             _ => Self::try_parse(),
         }
+    }
+}
+
+/// `token`, `env` and `exec -- CMD …` without options, and the texts that are no command's.
+fn usual(mut arguments: impl Iterator<Item = OsString>) -> Option<Command> {
+    let (first, second, third) = (arguments.next()?, arguments.next(), arguments.next());
+    match (first.to_str()?, second, third) {
+        ("token", None, _) => Some(Command::Token(TokenArgs::default())),
+        ("env", None, _) => Some(Command::Export(Export::Env(EnvArgs::default()))),
+        ("exec", Some(end), Some(program)) if end == "--" => {
+            let command = std::iter::once(program).chain(arguments).collect();
+            Some(Command::Export(Export::Exec(ExecArgs { command, ..ExecArgs::default() })))
+        }
+        ("help", Some(topic), _) => topic::text(&topic).map(Command::Topic),
+        ("--version", Some(option), _) if option == "-v" || option == "--verbose" => Some(Command::Topic(BUILD)),
+        _ => None,
     }
 }
 
@@ -184,6 +193,20 @@ mod tests {
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
         Narrow::command().debug_assert();
+    }
+
+    #[test]
+    fn what_needs_no_parser_is_what_the_parser_would_say() {
+        let read = |line: &str| usual(line.split(' ').map(OsString::from));
+        for line in ["token", "env", "exec -- true", "exec -- sh -c x --profile p", "exec -- -v", "exec -- -- -- x"] {
+            let parsed = Cli::try_parse_from(std::iter::once("qwenauth").chain(line.split(' '))).unwrap();
+            assert_eq!(format!("{:?}", read(line).unwrap()), format!("{:?}", parsed.command), "{line}");
+        }
+        for line in
+            ["token -h", "env --unset", "exec", "exec --", "exec true", "exec -v -- true", "login", "help token"]
+        {
+            assert!(read(line).is_none(), "{line}");
+        }
     }
 
     #[test]
