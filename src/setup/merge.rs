@@ -161,7 +161,7 @@ impl Companion {
 
 /// The tool reads another file now: the previous one is restored.
 fn leave(old: &SetupRecord, tool: &Tool, state: &Path) -> Result<Option<SetupRecord>> {
-    if removal::undo(old, false)?.is_empty() {
+    if removal::undo(old, (state, tool), false)?.is_empty() {
         record::remove(state, tool.name)?;
         return Ok(None);
     }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::document::{ConfigDocument, KeyPath};
 use super::target;
 use crate::paths::StateDirectory;
+use crate::platform::access;
 use crate::platform::files::{self, Content, Privacy};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -90,6 +91,16 @@ impl SetupRecord {
     /// Whether `path` was not there before the first run.
     pub(super) fn has_made(&self, path: &Path) -> bool {
         files::resolve(path).is_ok_and(|path| self.made.contains(&path))
+    }
+
+    /// Fails where the record of another user would make root change a file that is not that user's.
+    pub(super) fn check_paths(&self, state: &Path, tool: &str) -> Result<()> {
+        let record = path(state, tool);
+        let named = self.companions.iter().map(|companion| &companion.file).chain(&self.made).chain([&self.file]);
+        for named in named {
+            access::check_changed_for(&record, &files::resolve(named)?)?;
+        }
+        Ok(())
     }
 
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {

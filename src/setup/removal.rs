@@ -25,7 +25,7 @@ pub(crate) enum Removed {
 pub(crate) fn remove(tool: &Tool, state: &Path, force: bool) -> Result<Removed> {
     let _lock = target::lock(state)?;
     let Some(record) = record::load(state, tool.name)? else { return Ok(Removed::NotSetUp) };
-    let edits = undo(&record, force)?;
+    let edits = undo(&record, (state, tool), force)?;
     if !edits.is_empty() {
         return Ok(Removed::Edited(record.file, edits));
     }
@@ -33,8 +33,9 @@ pub(crate) fn remove(tool: &Tool, state: &Path, force: bool) -> Result<Removed> 
     Ok(Removed::Done(record.file))
 }
 
-/// Undoes what `record` notes, or returns what someone has edited of it, with everything left as it is.
-pub(super) fn undo(record: &SetupRecord, force: bool) -> Result<Vec<String>> {
+/// Undoes what `record` of a tool notes, or returns what someone has edited of it, with everything left as it is.
+pub(super) fn undo(record: &SetupRecord, (state, tool): (&Path, &Tool), force: bool) -> Result<Vec<String>> {
+    record.check_paths(state, tool.name)?;
     let current = target::read(&record.file)?;
     let mut edits = companion_edits(record)?;
     let text = match (record.restored(current.as_deref())?, &current) {

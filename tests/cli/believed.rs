@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::faults::preloaded;
 use crate::gateway::upstream::Gateway;
@@ -386,6 +387,105 @@ fn root_changes_nothing_but_credentials_in_anothers_home() {
     each_path(&machine.home(), &mut |path| assert_eq!(owner_and_mode(path).0, NOBODY, "{}", path.display()));
     drop(machine.run(["logout", "--local"]).any_stderr());
     assert!(!machine.file().exists());
+}
+
+#[test]
+fn root_leaves_a_hard_link_in_anothers_home_to_a_file_of_its_own() {
+    if !is_root() {
+        return;
+    }
+    for (place, command) in [
+        (".qwen/.oauth_creds.qwenauth-lock", &["token"][..]),
+        (".qwen/oauth_creds.json", &["token"]),
+        (".config/qwenauth/config.toml", &["token"]),
+        (".local/state/qwenauth/setup/.setup.qwenauth-lock", &["setup", "codex", "--remove"]),
+    ] {
+        let machine = home_of_another(Machine::expired());
+        let target = machine.directory().join("system.conf");
+        fs::write(&target, "Listen 80\n").unwrap();
+        give(&target, 0, 0o644);
+        let link = machine.home().join(place);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        drop(fs::remove_file(&link));
+        fs::hard_link(&target, &link).unwrap();
+        for directory in link.parent().unwrap().ancestors().take_while(|path| *path != machine.home()) {
+            give(directory, NOBODY, 0o700);
+        }
+        let outcome = machine.run(command).exits(1).any_stdout().any_stderr();
+        assert!(outcome.stderr.contains("is a hard link to a file of root and is not used"), "{place}: {outcome}");
+        assert_eq!((owner_and_mode(&target), fs::read_to_string(&target).unwrap()), ((0, 0o644), "Listen 80\n".into()));
+    }
+}
+
+#[test]
+fn root_undoes_no_set_up_that_the_owner_of_the_home_made_up() {
+    if !is_root() {
+        return;
+    }
+    let machine = Machine::new().logged_in();
+    let target = machine.directory().join("system.conf");
+    fs::write(&target, "Listen 80\n").unwrap();
+    give(&target, 0, 0o644);
+    let directory = machine.directory().join("empty");
+    fs::create_dir(&directory).unwrap();
+    let hash: String = Sha256::digest("Listen 80\n").iter().map(|byte| format!("{byte:02x}")).collect();
+    let own = machine.home().join("own.toml");
+    fs::write(&own, "Listen 80\n").unwrap();
+    let record = |file: &Path, companion: Option<&Path>, made: Option<&Path>| {
+        json!({
+            "file": file, "profile": "qwen", "base_url": "", "written": hash, "before": null, "clean": true, "entries": [],
+            "companions": companion.map(|file| json!({"file": file, "written": hash})).into_iter().collect::<Vec<_>>(),
+            "made": made.into_iter().collect::<Vec<_>>(),
+        })
+    };
+    let machine = home_of_another(machine);
+    let place = machine.home().join(".local/state/qwenauth/setup/codex.json");
+    for (text, code) in [
+        (record(&target, None, None), 1),
+        (record(&own, Some(&target), None), 1),
+        (record(&own, None, Some(&directory)), 1),
+        (record(&own, None, None), 0),
+    ] {
+        for command in [&["setup", "codex", "--remove", "--force"][..], &["setup", "codex"]] {
+            if code == 0 && command.len() == 2 {
+                continue;
+            }
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            write_private(&place, text.to_string());
+            each_path(&machine.home(), &mut |path| lchown(path, Some(NOBODY), Some(NOBODY)).unwrap());
+            let outcome = machine.run(command).any_stdout().any_stderr().exits(code);
+            assert_eq!(
+                outcome.stderr.contains("which is not theirs, and nothing was changed"),
+                code == 1,
+                "{text}: {outcome}"
+            );
+            assert_eq!(
+                (owner_and_mode(&target), fs::read_to_string(&target).unwrap()),
+                ((0, 0o644), "Listen 80\n".into())
+            );
+            assert!(directory.is_dir());
+        }
+    }
+    assert!(!own.exists() && !place.exists(), "what is the user's own is undone");
+}
+
+#[test]
+fn root_removes_records_of_ours_in_anothers_home() {
+    if !is_root() {
+        return;
+    }
+    let refusal = Reply::json(401, json!({"error": {"message": "no access"}}));
+    let machine = Machine::new().logged_in().scripted(Ask::Chat, refusal).scripted(Ask::Chat, crate::login::chat());
+    let machine = home_of_another(machine.refresh(Reply::tokens("2")));
+    let below = |name: &str| fs::read_dir(machine.home().join(".local/state/qwenauth").join(name)).unwrap().count();
+    drop(machine.run(["status", "--check"]).any_stdout().any_stderr().exits(4));
+    assert_eq!(below("refused-by-api"), 1);
+    drop(machine.run(["status", "--check"]).any_stdout().any_stderr());
+    assert_eq!(below("refused-by-api"), 0, "what the API accepted is no longer called refused");
+    drop(machine.run(["refresh"]).any_stderr());
+    assert_eq!(below("origins"), 1);
+    drop(machine.run(["logout", "--local"]).any_stderr());
+    assert_eq!(below("origins"), 0);
 }
 
 #[test]

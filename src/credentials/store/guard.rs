@@ -300,7 +300,7 @@ impl Guard {
             Err(trouble) => return keyring::failed(&profile, "clear", trouble).err(),
         }
         files::remove_unfinished(&self.store.path)?;
-        files::remove(&self.store.path, Privacy::Private)
+        files::remove_credential(&self.store.path)
     }
 }
 

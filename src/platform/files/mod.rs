@@ -316,19 +316,32 @@ pub(super) fn directory_of(path: &Path) -> &Path {
 /// Removes the file that `path` resolves to; a symlink stays. A mount point cannot be removed and is emptied to `{}`
 /// instead. Returns whether there was anything.
 ///
-/// Errors: for [`Privacy::Private`] also a file that may be another user's and holds no credential.
+/// Errors: for [`Privacy::Private`] also a file that a symlink leads to and that holds no credential.
 pub(crate) fn remove(path: &Path, privacy: Privacy) -> Result<bool> {
     let Followed { resolved: target, is_linked, .. } = follow(path)?;
-    if privacy == Privacy::Private && (is_linked || access::is_in_anothers_home()) {
+    if privacy == Privacy::Private && is_linked {
         check_removable(path, &target)?;
     }
-    match disk::remove_file(&target) {
+    remove_resolved(&target)
+}
+
+/// The same for a credential. In another user's home, root removes nothing else in its place.
+pub(crate) fn remove_credential(path: &Path) -> Result<bool> {
+    let Followed { resolved: target, is_linked, .. } = follow(path)?;
+    if is_linked || access::is_in_anothers_home() {
+        check_removable(path, &target)?;
+    }
+    remove_resolved(&target)
+}
+
+fn remove_resolved(target: &Path) -> Result<bool> {
+    match disk::remove_file(target) {
         Ok(()) => {
             log::info!("removed `{}`", target.display());
             Ok(true)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) if disk::is_mount_point_error(&error) => open_in_place(&target, 0)
+        Err(error) if disk::is_mount_point_error(&error) => open_in_place(target, 0)
             .and_then(|mut file| fill(&mut file, b"{}"))
             .map(|()| true)
             .with_context(|| format!("cannot empty `{}`", target.display())),

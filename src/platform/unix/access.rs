@@ -61,6 +61,20 @@ pub(crate) fn check_commands_in(file: &Path) -> Result<()> {
         .err()
 }
 
+/// Fails where root would change `named`, a path in the `file` of another user, which is not that user's.
+pub(crate) fn check_changed_for(file: &Path, named: &Path) -> Result<()> {
+    let owner = fs::metadata(file).map_or(0, |metadata| metadata.uid());
+    if !geteuid().is_root() || owner == 0 || owner_of(named) == Some(owner) {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}` of another user (uid {owner}) names `{}`, which is not theirs, and nothing was changed",
+        file.display(),
+        named.display()
+    );
+    Failed::new(Failure::Other, message).hint("run this as that user").err()
+}
+
 /// Whether root works in the home of an ordinary user.
 pub(crate) fn is_in_anothers_home() -> bool {
     WORK.get().is_some_and(|work| work.owners.iter().any(|owner| *owner != 0))
@@ -97,8 +111,19 @@ fn belongs_to_another(path: &Path, owner: u32) -> Failed {
         .hint("check who should own it; `chown` it to yourself if it is yours")
 }
 
+/// Fails where root's own file has got another name in another user's directory: see `link(2)`.
+fn check_hard_links(path: &Path, metadata: &Metadata) -> Result<()> {
+    let is_roots_own = geteuid().is_root() && metadata.uid() == 0;
+    if !is_roots_own || metadata.nlink() == 1 || owner_of(directory_of(path)) == Some(0) {
+        return Ok(());
+    }
+    let message = format!("`{}` is a hard link to a file of root and is not used", path.display());
+    Failed::new(Failure::Other, message).err()
+}
+
 /// Fails unless the user may change a file. Root may change any user's file in a directory that belongs to root.
 pub(crate) fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
+    check_hard_links(path, metadata)?;
     let owner = metadata.uid();
     let is_in_roots = || fs::metadata(directory_of(path)).is_ok_and(|directory| directory.uid() == 0);
     if is_own(owner) || geteuid().is_root() && metadata.nlink() == 1 && is_in_roots() {
@@ -112,13 +137,7 @@ pub(crate) fn check_owner(path: &Path, metadata: &Metadata) -> Result<()> {
 pub(crate) fn check_file(path: &Path, metadata: &Metadata, privacy: Privacy) -> Result<()> {
     let owner = metadata.uid();
     if is_own(owner) {
-        // A hard link could give root's own file another name in another user's directory.
-        let is_root = geteuid().is_root() && owner == 0;
-        if !is_root || metadata.nlink() == 1 || owner_of(directory_of(path)) == Some(0) {
-            return Ok(());
-        }
-        let message = format!("`{}` is a hard link to a file of root and is not used", path.display());
-        return Failed::new(Failure::Other, message).err();
+        return check_hard_links(path, metadata);
     }
     if is_system(owner) {
         if metadata.mode() & 0o022 == 0 || has_no_modes(path) {

@@ -257,6 +257,12 @@ pub(crate) fn check_commands_in(_file: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Nor does a user change files for another.
+#[expect(clippy::unnecessary_wraps, reason = "the same shape as on Unix, where it can fail")]
+pub(crate) fn check_changed_for(_file: &Path, _named: &Path) -> Result<()> {
+    Ok(())
+}
+
 pub(crate) fn is_in_anothers_home() -> bool {
     false
 }
