@@ -119,7 +119,7 @@ pub(crate) fn revoke(account: &Account, credential: &Credential) -> Result<bool,
     let server = server_of(account, &provider, credential).map_err(|error| format!("{error:#}"))?;
     let Some(url) = &server.revocation_endpoint else { return Ok(false) };
     origin::check(account, &provider, &server, credential).map_err(|error| format!("{error:#}"))?;
-    origin::check_revocation(account, &server, credential)?;
+    origin::check_revocation(account, &provider, &server, credential)?;
     let connection = account.network.connect(url).map_err(|error| format!("{error:#}"))?;
     let (token, kind) = match &credential.refresh_token {
         Some(token) => (token, "refresh_token"),

@@ -35,9 +35,7 @@ pub(crate) fn store_grant(
 ) -> Result<Credential> {
     let format = account.store.format();
     let stored = replace(account, Change::Login, |document| {
-        if let Some(token) = &grant.refresh_token {
-            origin::remember(account, token, server);
-        }
+        origin::remember(account, grant.refresh_token.as_ref().unwrap_or(&grant.access_token), server);
         document.log_in(grant, (account.clock)(), format);
         if format == Format::Own {
             document.set("provider", Some(&provider.name));
@@ -156,9 +154,8 @@ fn replace(account: &Account, what: Change, change: impl FnOnce(&mut CredentialD
 /// is removed.
 fn forget_what_is_known(account: &Account, gone: &Credential, stored: Option<&Credential>) {
     api_refusal::forget(account, gone);
-    let kept = stored.and_then(|stored| stored.refresh_token.as_ref());
-    if let Some(token) = gone.refresh_token.as_ref().filter(|token| Some(*token) != kept) {
-        origin::forget(account, token);
+    if stored.is_none_or(|stored| stored.record_token() != gone.record_token()) {
+        origin::forget(account, gone.record_token());
     }
 }
 

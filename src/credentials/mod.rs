@@ -146,6 +146,11 @@ impl Credential {
         refused::hash_of(&self.access_token)
     }
 
+    /// The token that records of this login are named after: one that a renewal replaces changes the name.
+    fn record_token(&self) -> &Secret {
+        self.refresh_token.as_ref().unwrap_or(&self.access_token)
+    }
+
     pub(crate) fn provider_name(&self) -> &str {
         self.provider.as_deref().unwrap_or(QWEN)
     }

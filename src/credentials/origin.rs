@@ -1,4 +1,4 @@
-//! Which server issued a refresh token: it is sent to no other server, and no other server ends the login.
+//! Which server issued a token: it is sent to no other server, and no other server ends the login.
 //!
 //! Hazard: a variable or an edited config.toml names another server. It would receive a token that is not its own, and
 //! its rejection would end a valid login. Rule: the endpoint that issued or last renewed a token is recorded under the
@@ -89,8 +89,8 @@ pub(super) fn forget(account: &Account, token: &Secret) {
 
 /// Forgets the tokens that the file of `account` held before `kept`, those that another program has renewed included.
 /// The caller holds the lock of the file.
-pub(super) fn forget_all_but(account: &Account, kept: Option<&Secret>) {
-    for path in strays_of(&account.state, account.store.path(), kept) {
+pub(super) fn forget_all_but(account: &Account, kept: &Secret) {
+    for path in strays_of(&account.state, account.store.path(), Some(kept)) {
         if let Err(error) = fs::remove_file(&path) {
             log::warn!("cannot remove the record `{}`: {error}", path.display());
         }
@@ -124,7 +124,7 @@ fn strays_in(state: &Path, store: &Store, is_known: bool, fix: bool) -> Vec<Path
     let find = || {
         let kept = match store.read() {
             Ok(Found::Missing) => None,
-            Ok(Found::Present(snapshot)) if is_known => snapshot.credential.refresh_token,
+            Ok(Found::Present(snapshot)) if is_known => Some(snapshot.credential.record_token().clone()),
             // It may hold any of them.
             _ => return Vec::new(),
         };
@@ -190,15 +190,27 @@ pub(super) fn check(
     .err()
 }
 
-/// The same for the revocation, which config.toml can send elsewhere by itself.
+/// The same for the revocation, which config.toml can send elsewhere by itself, and which an access token is sent to where
+/// there is no refresh token.
 pub(super) fn check_revocation(
     account: &Account,
+    provider: &Provider,
     server: &AuthorizationServer,
     credential: &Credential,
 ) -> Result<(), String> {
-    let origin = credential.refresh_token.as_ref().and_then(|token| read(account, token));
-    let Some(origin) = origin else { return Ok(()) };
-    if origin.revocation_endpoint == Origin::of(server, account).revocation_endpoint {
+    let granted_at = match (read(account, credential.record_token()), &credential.issuer) {
+        (Some(origin), _) if origin.token_endpoint != server.token_endpoint.as_str() => {
+            return Err("config.toml now names another `token_endpoint` than at the login".into());
+        }
+        (Some(origin), _) => origin.revocation_endpoint,
+        (None, Some(found)) => found.revocation_endpoint.as_ref().map(Url::to_string),
+        (None, None) if providers::is_built_in(&provider.name) => {
+            let usual = endpoints::built_in_server(provider).map_err(|error| format!("{error:#}"))?;
+            usual.revocation_endpoint.as_ref().map(Url::to_string)
+        }
+        (None, None) => return Ok(()),
+    };
+    if granted_at.as_deref() == server.revocation_endpoint.as_ref().map(Url::as_str) {
         return Ok(());
     }
     Err("config.toml now names another `revocation_endpoint` than at the login".into())

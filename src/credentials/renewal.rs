@@ -268,15 +268,15 @@ impl Attempt<'_> {
                 return Ok(now.credential);
             }
         }
-        if let Some(token) = grant.refresh_token.as_ref().or(before.credential.refresh_token.as_ref()) {
-            origin::remember(account, token, self.server);
-        }
+        let kept = before.credential.refresh_token.as_ref().filter(|_| !grant.has_unusable_refresh_token);
+        let token = grant.refresh_token.as_ref().or(kept).unwrap_or(&grant.access_token);
+        origin::remember(account, token, self.server);
         let saved = self.guard.replace(&document);
         if let (Ok(saved), Some(spent)) = (&saved, &before.credential.refresh_token)
             && saved.refresh_token.as_ref() != Some(spent)
         {
             origin::forget(account, spent);
-            origin::forget_all_but(account, saved.refresh_token.as_ref());
+            origin::forget_all_but(account, saved.record_token());
             if let Some(successor) = &saved.refresh_token {
                 api_refusal::carry(account, spent, successor);
             }

@@ -70,7 +70,7 @@ fn a_refresh_token_that_stays_keeps_its_record() {
 }
 
 #[test]
-fn the_record_stands_before_the_token_does() {
+fn the_server_is_recorded_before_the_token_is_installed() {
     let machine = Machine::expired().refresh(Reply::tokens("2"));
     let strace = std::process::Command::new("strace").args(["-f", "true"]).stderr(std::process::Stdio::null()).status();
     if !crate::machine::possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
@@ -150,7 +150,7 @@ fn while_the_variable_names_another_machine_each_command_that_asks_it_says_so_on
 }
 
 #[test]
-fn the_word_of_a_server_on_loopback_ends_no_login_of_unknown_origin() {
+fn a_refusal_by_a_server_on_loopback_ends_no_login_of_unknown_origin() {
     let machine = Machine::expired().refresh(Reply::error(400, "invalid_grant"));
     let before = machine.content();
     let error = "`127.0.0.1` does not know this login: the server answered `invalid_grant`";
@@ -215,5 +215,42 @@ fn another_revocation_endpoint_in_the_configuration_is_sent_nothing() {
     fs::write(machine.config(), moved).unwrap();
     let outcome = machine.run(["logout", "--profile", "corp"]).any_stderr();
     assert!(outcome.stderr.contains("config.toml now names another `revocation_endpoint`"), "{outcome}");
+    assert!(other.requests().is_empty(), "the stranger was asked");
+}
+
+/// Without a record, a login counts as one of the provider's own server; without a refresh token, the access token is what
+/// is revoked.
+#[test]
+fn another_revocation_endpoint_is_sent_nothing_of_a_login_without_record_or_refresh_token() {
+    let other = stranger();
+    let machine = Machine::new().logged_in();
+    let config = format!("[providers.qwen]\nrevocation_endpoint = \"{}/revoke\"\n", other.url());
+    let machine = machine.configured(&config);
+    let outcome = machine.run(["logout"]).any_stderr();
+    assert!(outcome.stderr.contains("config.toml now names another `revocation_endpoint`"), "{outcome}");
+    drop(outcome);
+
+    for moved in ["/revoke", "/token"] {
+        let machine = Machine::new();
+        let url = machine.server.url();
+        let granted = json!({"access_token": "granted-access-1", "expires_in": 3600});
+        let device = json!({
+            "device_code": "granted-device-code", "user_code": "A", "verification_uri": "http://127.0.0.1/v",
+            "interval": 0, "expires_in": 30,
+        });
+        machine.server.serve("/device", move |_| Reply::json(200, device.clone()));
+        machine.server.serve("/token", move |_| Reply::json(200, granted.clone()));
+        let machine = corp(machine, &url);
+        let text = fs::read_to_string(machine.config()).unwrap();
+        fs::write(machine.config(), text.replace("/api/v1/oauth2/token", "/token")).unwrap();
+        drop(machine.run(["login", "corp", "--no-verify", "--qr", "never"]).any_stderr());
+        assert_eq!(records(&machine).len(), 1, "the server of an access token is remembered");
+        let text = fs::read_to_string(machine.config()).unwrap();
+        fs::write(machine.config(), text.replace(&format!("{url}{moved}"), &format!("{}{moved}", other.url())))
+            .unwrap();
+        let outcome = machine.run(["logout", "--profile", "corp"]).any_stderr();
+        assert!(outcome.stderr.contains("than at the login"), "{moved}: {outcome}");
+        assert!(records(&machine).is_empty());
+    }
     assert!(other.requests().is_empty(), "the stranger was asked");
 }
