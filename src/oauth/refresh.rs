@@ -56,8 +56,9 @@ pub(crate) fn request(
         }
         TokenReply::NotOauth(message) => {
             let again = reply.status >= 500 || reply.status == 429;
-            // A proxy that lost its server may have passed the request on.
-            let is_kept = reply.status >= 300 && !matches!(reply.status, 502 | 504);
+            // A server that fails may have accepted the token before, and a proxy that lost its server passed the request
+            // on. A server that says it is too busy (RFC 9110 §15.6.4) did not begin.
+            let is_kept = matches!(reply.status, 300..=499 | 503);
             Err(NotRenewed::Temporary { message, again, is_kept })
         }
         TokenReply::Error(error) => {

@@ -102,7 +102,6 @@ fn granted(fields: &Fields) -> Option<TokenReply> {
 }
 
 /// Whether a header can contain it (RFC 6750 §2.1), and every shell and file keeps it as it is.
-/// Whether a header can carry it.
 pub(crate) fn is_sendable(token: &Secret) -> bool {
     token.expose().bytes().all(|byte| matches!(byte, 0x20..=0x7e))
 }

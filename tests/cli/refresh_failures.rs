@@ -140,7 +140,7 @@ fn a_server_error_is_tried_three_times_and_is_temporary() {
         3,
         3,
         "the server answered 500 Internal Server Error",
-        NOT_NOW,
+        PERHAPS_SPENT,
     );
 }
 
@@ -150,8 +150,8 @@ fn a_gateways_page_is_tried_three_times_and_is_temporary() {
 }
 
 #[test]
-fn a_proxy_that_lost_its_server_may_have_spent_the_token() {
-    for (status, said) in [(502, "502 Bad Gateway"), (504, "504 Gateway Timeout")] {
+fn a_server_that_failed_or_a_proxy_that_lost_it_may_have_spent_the_token() {
+    for (status, said) in [(502, "502 Bad Gateway"), (504, "504 Gateway Timeout"), (520, "520"), (524, "524")] {
         keeps_the_file(move || Reply::html(status), 3, 3, &format!("the server answered {said}"), PERHAPS_SPENT);
     }
 }
@@ -162,7 +162,7 @@ fn a_rate_limit_is_tried_three_times_and_is_temporary() {
 }
 
 #[test]
-fn a_server_error_that_passes_is_not_noticed() {
+fn a_server_error_that_passes_is_retried_in_silence() {
     let machine = Machine::expired().refresh(Reply::html(502)).refresh(Reply::html(429)).refresh(Reply::tokens("2"));
     machine.run(["token"]).stdout("granted-access-2\n");
     holds_the_renewal(&machine, "granted-refresh-2");
