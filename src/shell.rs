@@ -112,17 +112,23 @@ pub(crate) fn fish_failure() -> String {
 
 /// `PowerShell`: `qwenauth env --format powershell | Out-String | Invoke-Expression`.
 ///
-/// Four Unicode quotation marks end a single-quoted string as `'` does, and are doubled as it is.
+/// What is not ASCII is named by its number: Windows `PowerShell` reads what a program prints in the console's code page,
+/// and in that of Chinese two bytes of UTF-8 may be one of the quotation marks that end a string as `'` does.
 pub(crate) fn powershell(group: &[Variable]) -> Result<Secret> {
     let set = |name: &str, value: &str| {
-        let mut quoted = String::with_capacity(value.len());
+        let mut text = String::with_capacity(value.len());
         for character in value.chars() {
-            if matches!(character, '\'' | '\u{2018}'..='\u{201b}') {
-                quoted.push(character);
+            if character == '\'' {
+                text += "''";
+            } else if character.is_ascii() {
+                text.push(character);
+            } else {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    text += &format!("' + [char]0x{unit:04x} + '");
+                }
             }
-            quoted.push(character);
         }
-        Ok(format!("$env:{name} = '{quoted}'\n"))
+        Ok(format!("$env:{name} = '{text}'\n"))
     };
     lines(group, set, |name| format!("$env:{name} = $null\n"))
 }
@@ -274,7 +280,10 @@ mod tests {
         let value = r"a 'b' \ ü’";
         assert_eq!(first_line(sh(&openai_variables(value))), r"export OPENAI_API_KEY=a\ \'b\'\ \\\ 'ü’';");
         assert_eq!(first_line(fish(&openai_variables(value))), r"set -gx OPENAI_API_KEY 'a \'b\' \\ ü’';");
-        assert_eq!(first_line(powershell(&openai_variables(value))), r"$env:OPENAI_API_KEY = 'a ''b'' \ ü’’'");
+        assert_eq!(
+            first_line(powershell(&openai_variables(value))),
+            r"$env:OPENAI_API_KEY = 'a ''b'' \ ' + [char]0x00fc + '' + [char]0x2019 + ''"
+        );
         assert_eq!(first_line(elvish(&openai_variables(value))), r"set-env OPENAI_API_KEY 'a ''b'' \ ü’'");
         assert_eq!(first_line(cmd(&openai_variables(value))), r#"set "OPENAI_API_KEY=a 'b' \ ü’""#);
         assert_eq!(first_line(github(&openai_variables(value))), r"OPENAI_API_KEY=a 'b' \ ü’");
@@ -332,6 +341,30 @@ mod tests {
                 let error = format!("{:?}", format(&openai_variables(&value)).unwrap_err());
                 prop_assert!(error.contains("OPENAI_API_KEY") && !error.contains("hunter2"), "{}", error);
             }
+        }
+
+        #[test]
+        fn powershell_is_given_ascii_in_whatever_code_page_it_reads(value in r"\P{Cc}*") {
+            let text = powershell(&openai_variables(&value)).unwrap();
+            prop_assert!(text.expose().is_ascii());
+            let word = text.expose().lines().next().unwrap().strip_prefix("$env:OPENAI_API_KEY = ").unwrap();
+            // The expression, read back: strings and numbers of characters in turn.
+            let (mut read, mut rest) = (Vec::new(), word);
+            loop {
+                rest = rest.strip_prefix('\'').unwrap();
+                while let Some(end) = rest.find('\'') {
+                    read.extend(rest[..end].encode_utf16());
+                    rest = &rest[end + 1..];
+                    let Some(more) = rest.strip_prefix('\'') else { break };
+                    read.push('\''.try_into().map(|byte: u8| u16::from(byte)).unwrap());
+                    rest = more;
+                }
+                let Some(unit) = rest.strip_prefix(" + [char]0x") else { break };
+                read.push(u16::from_str_radix(&unit[..4], 16).unwrap());
+                rest = unit[4..].strip_prefix(" + ").unwrap();
+            }
+            prop_assert_eq!(rest, "");
+            prop_assert_eq!(String::from_utf16(&read).unwrap(), value);
         }
 
         #[test]
