@@ -46,10 +46,12 @@ pub(crate) enum StateDirectory {
     Reported,
     /// Regions of keys in the environment.
     Regions,
+    /// Configuration of programs that `exec` starts.
+    Exec,
 }
 
 impl StateDirectory {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Pending,
         Self::Refused,
         Self::Origins,
@@ -62,6 +64,7 @@ impl StateDirectory {
         Self::Events,
         Self::Reported,
         Self::Regions,
+        Self::Exec,
     ];
 
     pub(crate) fn below(self, state: &Path) -> PathBuf {
@@ -78,6 +81,7 @@ impl StateDirectory {
             Self::Events => "events",
             Self::Reported => "reported",
             Self::Regions => "regions",
+            Self::Exec => "exec",
         })
     }
 }

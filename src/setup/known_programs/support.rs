@@ -7,6 +7,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{KnownProgram, Surroundings, Values};
+use crate::paths::StateDirectory;
 use crate::platform::disk;
 use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::setup::record::digest;
@@ -32,7 +33,7 @@ impl KnownProgram {
         let pieces = texts.iter().flat_map(|(name, text)| [name.as_str(), "\n", text.expose()]);
         let whole = Zeroizing::new(pieces.collect::<Vec<_>>().concat());
         let name = format!("{}-{}", self.title.to_ascii_lowercase().replace(' ', "-"), &digest(whole.as_bytes())[..12]);
-        let directory = around.state.join("exec").join(name);
+        let directory = StateDirectory::Exec.below(around.state).join(name);
         files::make_directory(&directory)?;
         for (name, text) in &texts {
             write(&directory.join(name), text.expose())?;
