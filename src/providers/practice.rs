@@ -81,9 +81,10 @@ impl Provider {
         if !self.base_url.is_empty() {
             self.base_url = format!("{place}/v1");
         }
-        for region in self.regions.values_mut() {
-            // One URL for all regions: a practice key belongs to whichever region is tried first.
-            region.base_url = format!("{place}/v1");
+        for (name, region) in &mut self.regions {
+            // All accept a practice key, so it belongs to whichever region is asked for or tried first.
+            let is_default = self.default_region.as_ref() == Some(name);
+            region.base_url = if is_default { format!("{place}/v1") } else { format!("{place}.{name}/v1") };
             region.key_page = None;
         }
         if let Some(path) = self.verify.get.split_once("://").and_then(|(_, rest)| rest.split_once('/')) {

@@ -13,11 +13,11 @@ use url::Url;
 
 use crate::providers::{self, KEY_PREFIX, Overrides, Provider};
 
-/// The path of one provider, and the part of a request's path after its name.
+/// The name of one provider, which a dot and the name of a region may follow, and the rest of a request's path.
 pub(super) fn split(path: &str) -> Option<(&str, &str)> {
     let rest = path.strip_prefix("/practice/")?;
-    let end = rest.find('/').unwrap_or(rest.len());
-    Some((&rest[..end], &rest[end..]))
+    let (place, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    Some((place.split_once('.').map_or(place, |(name, _)| name), rest))
 }
 
 /// The built-in provider of that name, with its own data.

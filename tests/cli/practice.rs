@@ -123,6 +123,22 @@ fn the_tour_shows_every_command_with_its_output() {
 }
 
 #[test]
+fn a_practice_key_belongs_to_the_region_that_was_asked_for() {
+    let place = Place::new();
+    for region in ["us", "intl", "cn"] {
+        let commands = format!(
+            "echo practice-key | qwenauth login dashscope --region {region} --api-key-stdin && qwenauth status && \
+             qwenauth exec -- sh -c 'curl -sf -H \"Authorization: Bearer $OPENAI_API_KEY\" $OPENAI_BASE_URL/models >&2'"
+        );
+        let output = place.machine(&["--", "sh", "-c", &commands]).output().unwrap();
+        let (shown, said) = (text(&output.stdout), text(&output.stderr));
+        assert!(said.contains(&format!("Model Studio ({region})")), "{said}");
+        assert!(shown.contains(region), "{shown}");
+        assert!(said.contains("owned_by"), "{said}");
+    }
+}
+
+#[test]
 fn the_tour_ends_with_the_code_of_the_step_that_fails() {
     let (place, programs) = (Place::new(), TempDir::new().unwrap());
     let curl = programs.path().join("curl");
