@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub(crate) use self::credential::{LoginArgs, LogoutArgs, Qr, RefreshArgs, StatusArgs, TokenArgs, TokenFormat};
 pub(crate) use self::export::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, Serve, UsageArgs, UsageBy};
@@ -110,6 +110,13 @@ impl From<Narrow> for Cli {
     }
 }
 
+/// What `help` has a text for.
+fn helped() -> Vec<String> {
+    let root = Cli::command();
+    let commands = root.get_subcommands().filter(|command| !command.is_hide_set());
+    commands.map(clap::Command::get_name).chain(topic::NAMES).map(str::to_owned).collect()
+}
+
 /// What is wrong with the command line, in the words of every other error; `None` for help and version.
 pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
     use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
@@ -121,8 +128,13 @@ pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
     {
         return Some(Failed::new(Failure::Usage, format!("unrecognized subcommand `{}`", printable(word))).hint(hint));
     }
+    let similar = match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::Strings(similar)) => similar.clone(),
+        // The parser suggests nothing for what follows `help`.
+        _ if std::env::args_os().nth(1).is_some_and(|first| first == "help") => helped(),
+        _ => Vec::new(),
+    };
     if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
-        && let Some(ContextValue::Strings(similar)) = error.get(ContextKind::SuggestedSubcommand)
         && let Some(name) = nearest(word, similar.iter().map(String::as_str))
     {
         let message = format!("unrecognized subcommand `{}`", printable(word));
@@ -185,8 +197,6 @@ pub(crate) enum Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -46,6 +46,9 @@ Exit codes:
 /// Both, behind the list of commands.
 pub(super) const LONG: &str = concat!(environment!(), "\n\n", exit_codes!());
 
+/// The names of the topics.
+pub(super) const NAMES: [&str; 2] = ["environment", "exit-codes"];
+
 /// The text of a topic.
 pub(super) fn text(topic: &OsStr) -> Option<&'static str> {
     match topic.to_str()? {

@@ -3,7 +3,7 @@
 use crate::machine::Machine;
 
 #[test]
-fn topics_are_printed_on_their_own() {
+fn help_topics_can_be_printed_alone() {
     let whole = Machine::new().run(["--help"]).any_stdout().stdout.clone();
     for (topic, first) in [("environment", "Environment:\n"), ("exit-codes", "Exit codes:\n")] {
         let shown = Machine::new().run(["help", topic]).any_stdout().stdout.clone();
@@ -13,7 +13,7 @@ fn topics_are_printed_on_their_own() {
 }
 
 #[test]
-fn words_of_other_tools_lead_on() {
+fn commands_of_other_tools_get_a_hint() {
     for (words, hint) in [
         (&["whoami"][..], "run `qwenauth status`"),
         (&["run", "--", "opencode"], "run `qwenauth exec -- COMMAND`"),
@@ -46,6 +46,16 @@ fn the_version_says_how_it_was_built_when_asked() {
         assert_eq!(names, ["profile", "target", "features"], "{told}");
         assert!(rest.contains("profile: debug\n") != cfg!(not(debug_assertions)), "{told}");
     }
+}
+
+#[test]
+fn a_mistyped_topic_leads_to_the_nearest() {
+    for (typed, topic) in [("exit-code", "exit-codes"), ("enviroment", "environment"), ("lgoin", "login")] {
+        let outcome = Machine::new().run(["help", typed]).exits(2).any_stderr().stderr.clone();
+        assert!(outcome.ends_with(&format!("qwenauth: hint: did you mean `{topic}`?\n")), "{outcome}");
+    }
+    let outcome = Machine::new().run(["exit-code"]).exits(2).any_stderr().stderr.clone();
+    assert!(!outcome.contains("exit-codes"), "it is no command: {outcome}");
 }
 
 /// A command that uses no profile does not say that it takes one, and bears it.
