@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jiff::civil::{Date, Time};
-use jiff::tz::TimeZone;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{Timestamp, ToSpan};
 
 use crate::error::{Failed, Failure};
@@ -14,6 +14,28 @@ use crate::error::{Failed, Failure};
 pub(crate) struct Zone {
     begins: Time,
     zone: TimeZone,
+}
+
+/// Why a time and a zone were not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    Form,
+    /// The zone may be right, but this system knows none.
+    NoZones,
+}
+
+impl Unread {
+    /// `wrong`: what is said of another form.
+    fn failed(self, text: &str, key: &str, wrong: Failed) -> Failed {
+        match self {
+            Self::Form => wrong,
+            Self::NoZones => {
+                let message = format!("cannot read `{key} = \"{text}\"`: this system has no database of time zones");
+                Failed::new(Failure::Other, message)
+                    .hint("install the package `tzdata`, or write the time in UTC: `00:00 UTC`")
+            }
+        }
+    }
 }
 
 /// One day of a provider.
@@ -29,14 +51,20 @@ impl Zone {
     /// `text` as in `day_resets`; without it, days are UTC days.
     pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
         let Some(text) = text else { return Ok(Self::utc()) };
-        let parsed = text.split_once(' ').and_then(|(time, zone)| {
-            let (begins, name) = (time.parse().ok()?, zone.trim());
-            Some(Self { begins, zone: TimeZone::get(name).ok().or_else(|| built_in(name))? })
-        });
-        parsed.with_context(|| {
-            Failed::new(Failure::Other, format!("`day_resets = \"{text}\"` is not a time and a zone"))
-                .hint("write it like `00:00 Asia/Shanghai`")
+        Self::read(text, jiff::tz::db()).map_err(|unread| {
+            let wrong = Failed::new(Failure::Other, format!("`day_resets = \"{text}\"` is not a time and a zone"));
+            unread.failed(text, "day_resets", wrong.hint("write it like `00:00 Asia/Shanghai`")).into()
         })
+    }
+
+    fn read(text: &str, zones: &TimeZoneDatabase) -> Result<Self, Unread> {
+        let (time, name) = text.split_once(' ').ok_or(Unread::Form)?;
+        let (begins, name) = (time.parse().map_err(|_| Unread::Form)?, name.trim());
+        match zones.get(name).ok().or_else(|| built_in(name)) {
+            Some(zone) => Ok(Self { begins, zone }),
+            None if zones.is_definitively_empty() => Err(Unread::NoZones),
+            None => Err(Unread::Form),
+        }
     }
 
     /// Days from midnight to midnight in UTC.
@@ -75,6 +103,7 @@ fn built_in(zone: &str) -> Option<TimeZone> {
     let rule = match zone {
         "Asia/Shanghai" => "CST-8",
         "America/Los_Angeles" => "PST8PDT,M3.2.0,M11.1.0",
+        "UTC" => "UTC0",
         _ => return None,
     };
     TimeZone::posix(rule).ok()
@@ -82,14 +111,16 @@ fn built_in(zone: &str) -> Option<TimeZone> {
 
 /// When the week of `now` ends. `text` as in `week_resets`: `Mon 00:00 Asia/Shanghai`.
 pub(crate) fn week_end(text: &str, now: SystemTime) -> Result<SystemTime> {
-    let parsed = text.split_once(' ').and_then(|(day, rest)| {
+    let read = || {
+        let (day, rest) = text.split_once(' ').ok_or(Unread::Form)?;
         let days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
-        let day = days.iter().position(|known| day.eq_ignore_ascii_case(known))?;
-        Some((i64::try_from(day).ok()?, Zone::parse(Some(rest)).ok()?))
-    });
-    let (day, zone) = parsed.with_context(|| {
-        Failed::new(Failure::Other, format!("`week_resets = \"{text}\"` is not a day, a time and a zone"))
-            .hint("write it like `Mon 00:00 Asia/Shanghai`")
+        let day = (0..).zip(days).find(|(_, known)| day.eq_ignore_ascii_case(known)).ok_or(Unread::Form)?.0;
+        Ok((day, Zone::read(rest, jiff::tz::db())?))
+    };
+    let (day, zone): (i64, Zone) = read().map_err(|unread: Unread| {
+        let wrong = format!("`week_resets = \"{text}\"` is not a day, a time and a zone");
+        let wrong = Failed::new(Failure::Other, wrong).hint("write it like `Mon 00:00 Asia/Shanghai`");
+        unread.failed(text, "week_resets", wrong)
     })?;
     let today = zone.day_of(now).date;
     let passed = (i64::from(today.weekday().to_monday_zero_offset()) - day).rem_euclid(7);
@@ -160,10 +191,7 @@ mod tests {
             let limits = crate::providers::find(&name, &overrides).unwrap().limits;
             for text in [limits.day_resets, limits.week_resets].into_iter().flatten() {
                 let zone = text.rsplit(' ').next().unwrap();
-                let Some(own) = built_in(zone) else {
-                    assert_eq!(zone, "UTC", "{name}");
-                    continue;
-                };
+                let own = built_in(zone).unwrap_or_else(|| panic!("{name}: {zone}"));
                 let Ok(known) = TimeZone::get(zone) else {
                     let _ = writeln!(std::io::stdout(), "skipped: this system has no database of time zones");
                     return;
@@ -176,6 +204,22 @@ mod tests {
             }
         }
         assert!(compared > 1);
+    }
+
+    #[test]
+    fn a_system_without_zones_is_told_from_a_mistyped_zone() {
+        let none = TimeZoneDatabase::none();
+        assert_eq!(Zone::read("00:00 Europe/Berlin", &none).unwrap_err(), Unread::NoZones);
+        assert_eq!(Zone::read("25:00 Europe/Berlin", &none).unwrap_err(), Unread::Form);
+        for known in ["00:00 UTC", "00:00 Asia/Shanghai"] {
+            assert!(Zone::read(known, &none).is_ok(), "{known}");
+        }
+        let failed =
+            Unread::NoZones.failed("00:00 Europe/Berlin", "day_resets", Failed::new(Failure::Other, "mistyped"));
+        assert_eq!(
+            failed.message,
+            "cannot read `day_resets = \"00:00 Europe/Berlin\"`: this system has no database of time zones"
+        );
     }
 
     #[test]
