@@ -85,7 +85,8 @@ pub(crate) fn discard_typed_ahead() {
     }
 }
 
-/// Asks for a secret, which is not shown.
+/// Asks for a secret, which is not shown. What was typed before the echo went off was shown and is discarded, as
+/// `getpass` does.
 pub(crate) fn hidden(question: &str, may_be_empty: bool) -> Result<Secret> {
     discard_typed_ahead();
     let typed = dialoguer::Password::new()
