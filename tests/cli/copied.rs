@@ -53,7 +53,7 @@ fn a_login_that_says_nothing_is_not_warned_of() {
 }
 
 #[test]
-fn a_copied_key_is_no_harm() {
+fn a_copied_key_causes_no_warning() {
     let machine = Machine::new();
     let url = format!("{}/v1", machine.server.url());
     let key = json!({"provider": "custom", "api_key": "granted-key-1", "base_url": url, "machine": "00"});

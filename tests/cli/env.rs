@@ -98,7 +98,7 @@ fn a_value_with_a_control_character_is_an_error() {
 }
 
 #[test]
-fn ten_minutes_are_wanted_but_not_demanded() {
+fn a_token_of_less_than_ten_minutes_is_used_unless_min_ttl_is_given() {
     let machine = Machine::new().logged_in().expires_in(300).refresh(Reply::tokens("2"));
     drop(machine.run(["env"]).any_stdout());
     let machine = Machine::new().logged_in().expires_in(300).refresh(Reply::html(200));

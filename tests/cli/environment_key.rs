@@ -31,7 +31,7 @@ fn regions(home: &'static str) -> Machine {
 }
 
 #[test]
-fn every_command_that_needs_a_credential_uses_it_before_the_stored_one() {
+fn every_command_that_needs_a_credential_uses_the_key_of_the_environment_before_the_stored_one() {
     let machine = given();
     let before = machine.profile("groq");
     machine.run(["token"]).stdout("granted-given-key\n");
@@ -68,7 +68,7 @@ fn nothing_needs_to_be_stored() {
 }
 
 #[test]
-fn the_gateway_serves_it_and_the_child_does_not_see_it() {
+fn the_gateway_uses_the_key_and_the_child_does_not_see_it() {
     let machine = answers(given(), "/groq/v1/chat/completions", |request| {
         if request.bearer() == GIVEN { Reply::json(200, json!({"choices": []})) } else { refusal() }
     });
@@ -88,7 +88,7 @@ fn the_gateway_serves_it_and_the_child_does_not_see_it() {
 }
 
 #[test]
-fn a_file_or_a_pipe_holds_it_as_well() {
+fn the_key_may_be_in_a_file_or_a_pipe() {
     let machine = given().without_variable("QWENAUTH_API_KEY");
     let file = machine.directory().join("key");
     fs::write(&file, format!("  {GIVEN}\r\n")).unwrap();
@@ -107,7 +107,7 @@ fn a_file_or_a_pipe_holds_it_as_well() {
 }
 
 #[test]
-fn it_belongs_to_the_provider_that_is_named_and_to_no_other() {
+fn the_key_belongs_to_the_provider_that_is_named_and_to_no_other() {
     let machine = knows_the_key(machine(), "/groq/v1/models");
     drop(machine.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
     let machine = machine.variable("QWENAUTH_API_KEY", GIVEN);
@@ -237,7 +237,7 @@ fn a_region_that_cannot_be_found_is_no_guess() {
 }
 
 #[test]
-fn a_login_beside_it_is_stored_and_says_that_it_is_not_used() {
+fn a_login_beside_the_variable_is_stored_and_says_that_it_is_not_used() {
     let machine = given();
     let outcome = machine.run_with_stdin(by_stdin("fireworks", &["--no-verify"]), KEY.as_bytes()).any_stderr();
     assert!(

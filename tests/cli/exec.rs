@@ -221,7 +221,7 @@ fn the_program_is_looked_for_in_the_path() {
 }
 
 #[test]
-fn ten_minutes_are_wanted_but_not_demanded() {
+fn a_token_of_less_than_ten_minutes_is_used_unless_min_ttl_is_given() {
     let show = ["exec", "--", "sh", "-c", "echo $OPENAI_API_KEY"];
     let machine = Machine::new().logged_in().expires_in(300).refresh(Reply::tokens("2"));
     machine.run(show).stdout("granted-access-2\n");
@@ -236,7 +236,7 @@ fn ten_minutes_are_wanted_but_not_demanded() {
 }
 
 #[test]
-fn a_lifetime_that_was_asked_for_is_demanded() {
+fn a_given_min_ttl_is_required() {
     let mut short = crate::server::tokens("2");
     short["expires_in"] = json!(300);
     let machine = Machine::new().logged_in().expires_in(300).refresh(Reply::json(200, short));

@@ -55,7 +55,7 @@ fn only_the_command_is_stored_and_its_key_is_checked_like_a_typed_one() {
 }
 
 #[test]
-fn it_is_split_into_words_without_a_shell() {
+fn a_key_command_is_split_into_words_without_a_shell() {
     let machine = by(machine(), "printf %s 'granted-$HOME;'\"-`id`\"");
     let message = "the key command `printf` printed no key: it has quotes in it";
     let hint = "let it print the key alone, such as by `sh -c 'pass show qwen | head -n 1'`";
@@ -70,7 +70,7 @@ fn it_is_split_into_words_without_a_shell() {
 }
 
 #[test]
-fn one_that_fails_is_named_and_ends_with_4() {
+fn a_key_command_that_fails_is_named_and_ends_with_4() {
     let machine = by(machine(), "sh -c 'echo granted-key-9; exit 7'");
     machine.run(["token"]).fails(4, "the key command `sh` failed: it ended with code 7", HINT);
     let machine = by(machine, "no-such-program granted");
@@ -87,7 +87,7 @@ fn one_that_fails_is_named_and_ends_with_4() {
 }
 
 #[test]
-fn one_that_takes_longer_than_ten_seconds_is_ended_with_what_it_started() {
+fn a_key_command_that_takes_longer_than_ten_seconds_is_ended_with_what_it_started() {
     let machine = machine();
     let process = machine.directory().join("process");
     let machine = by(machine, &format!("sh -c 'sleep 1000 & echo $! >{}; wait'", process.display()));
@@ -105,14 +105,14 @@ fn one_that_takes_longer_than_ten_seconds_is_ended_with_what_it_started() {
 }
 
 #[test]
-fn it_does_not_see_the_keys_of_the_environment() {
+fn a_key_command_does_not_see_the_keys_of_the_environment() {
     let machine = by(machine(), "sh -c 'echo granted-${GROQ_API_KEY-1}-${OPENAI_API_KEY-2}-${QWENAUTH_API_KEY-3}'");
     let machine = machine.variable("GROQ_API_KEY", "granted-a").variable("OPENAI_API_KEY", "granted-b");
     machine.run(["token"]).stdout("granted-1-2-3\n");
 }
 
 #[test]
-fn one_that_calls_qwenauth_for_the_same_profile_is_refused_at_once() {
+fn a_key_command_that_calls_qwenauth_for_the_same_profile_is_refused_at_once() {
     let machine = machine();
     let program = machine.program().display().to_string();
     let machine = by(machine, &format!("{program} token --profile groq"));
@@ -124,7 +124,7 @@ fn one_that_calls_qwenauth_for_the_same_profile_is_refused_at_once() {
 }
 
 #[test]
-fn it_may_take_its_key_from_another_profile() {
+fn a_key_command_may_take_its_key_from_another_profile() {
     let machine = machine();
     let program = machine.program().display().to_string();
     drop(
@@ -134,7 +134,7 @@ fn it_may_take_its_key_from_another_profile() {
 }
 
 #[test]
-fn ten_processes_run_it_one_at_a_time() {
+fn ten_processes_run_a_key_command_one_at_a_time() {
     let machine = machine();
     let busy = machine.directory().join("busy");
     let then = format!("mkdir {0} || exit 9; sleep 0.05; rmdir {0}; echo {KEY}", busy.display());
@@ -148,7 +148,7 @@ fn ten_processes_run_it_one_at_a_time() {
 }
 
 #[test]
-fn a_gateway_runs_it_once_and_again_when_its_key_is_refused() {
+fn a_gateway_runs_a_key_command_once_and_again_when_its_key_is_refused() {
     let upstream = Upstream::start(|_, asked, connection| {
         let refused = error("401 Unauthorized", "", "invalid_api_key", "invalid api key");
         let is_first = asked.header("authorization") == "Bearer granted-key-1";
@@ -170,7 +170,7 @@ fn a_gateway_runs_it_once_and_again_when_its_key_is_refused() {
 
 /// `pass` with a key that is made for the test.
 #[test]
-fn pass_keeps_the_key() {
+fn the_password_manager_pass_can_hold_the_key() {
     let has = |program: &str| Path::new("/usr/bin").join(program).exists();
     if !possible(has("pass") && has("gpg"), "run pass") {
         return;

@@ -218,7 +218,7 @@ fn what_another_program_stores_under_its_name_is_read() {
 }
 
 #[test]
-fn a_secret_moves_there_and_back_and_one_copy_is_left() {
+fn a_secret_moves_into_the_keyring_and_back_and_one_copy_is_left() {
     let Some(keyring) = Keyring::start() else { return };
     let machine = on(machine(), &keyring);
     drop(machine.run_with_stdin(&LOGIN[..4], KEY.as_bytes()).any_stderr());
@@ -255,7 +255,7 @@ fn a_move_that_is_killed_anywhere_loses_nothing() {
 }
 
 #[test]
-fn config_toml_may_make_it_the_rule_but_not_for_the_file_that_qwen_code_shares() {
+fn config_toml_may_make_the_keyring_the_default_but_not_for_the_file_that_qwen_code_shares() {
     let Some(keyring) = Keyring::start() else { return };
     let machine = on(machine(), &keyring);
     let text = fs::read_to_string(machine.config()).unwrap();
@@ -373,7 +373,7 @@ fn a_profile_in_a_file_asks_no_bus() {
 }
 
 #[test]
-fn a_logout_removes_it_there() {
+fn a_logout_removes_the_secret_from_the_keyring() {
     let Some(keyring) = Keyring::start() else { return };
     let machine = with_key(&keyring);
     drop(machine.run(["logout"]).any_stderr());
@@ -381,7 +381,7 @@ fn a_logout_removes_it_there() {
 }
 
 #[test]
-fn a_login_is_renewed_there_once_for_all_processes() {
+fn a_login_in_the_keyring_is_renewed_once_for_all_processes() {
     let Some(keyring) = Keyring::start() else { return };
     let machine = with_expired_login(&keyring);
     let running: Vec<_> = (0..6).map(|_| machine.spawn(["token"])).collect();

@@ -157,7 +157,7 @@ fn without_a_terminal_a_key_has_to_be_given() {
 }
 
 #[test]
-fn what_is_no_key_is_refused_before_anything_is_asked() {
+fn text_that_cannot_be_a_key_is_rejected_before_any_request() {
     let twice = [KEY, KEY].concat().repeat(2);
     for (stdin, error, hint) in [
         ("", "stdin is empty", "pipe the key in: `… | qwenauth login … --api-key-stdin`"),

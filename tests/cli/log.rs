@@ -164,7 +164,7 @@ fn header_names_are_told_at_the_finest_level_and_never_their_values() {
 }
 
 #[test]
-fn a_level_that_is_none_is_told_and_informs() {
+fn an_unknown_log_level_is_reported_and_logs_at_info() {
     let machine = logging(Machine::new().logged_in(), "loud");
     let outcome = machine.run(["token"]).any_stdout().any_stderr();
     has(

@@ -51,7 +51,7 @@ fn another_key_replaces_the_stored_one() {
 }
 
 #[test]
-fn the_same_again_is_no_login_and_asks_nobody() {
+fn the_same_key_again_is_no_login_and_sends_nothing() {
     for arguments in [
         &["--api-key-stdin"][..],
         &["--api-key-env", "KEY"],

@@ -17,7 +17,7 @@ fn belongs_to_root(process: u32) -> bool {
 }
 
 #[test]
-fn our_process_keeps_others_out_and_what_it_becomes_is_an_ordinary_one() {
+fn other_processes_cannot_read_our_memory_and_the_program_of_exec_is_an_ordinary_one() {
     let gate = Gate::default();
     let machine = Machine::expired().unprivileged().refresh(Reply::tokens("2").after(&gate));
     let running = machine.spawn(["exec", "--", "sh", "-c", "echo started; read line < fifo"]);

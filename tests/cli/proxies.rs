@@ -218,7 +218,7 @@ fn the_other_variables_are_named_as_not_used_and_no_password_is_shown() {
 
 /// Each way a proxy can break is told, and that the way without it works; both remedies do what they say.
 #[test]
-fn a_proxy_that_broke_is_told_from_a_network_that_did() {
+fn a_broken_proxy_is_distinguished_from_a_broken_network() {
     let Some((machine, _server)) = with_an_api() else { return };
     let [wants, refuses, speaks] = [
         "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",

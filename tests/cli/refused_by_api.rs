@@ -44,7 +44,7 @@ fn age(machine: &Machine) {
 }
 
 #[test]
-fn status_remembers_it_without_a_time_left() {
+fn status_shows_the_refusal_without_a_time_left() {
     let machine = refused();
     let told = state(&machine);
     assert_eq!((&told["state"], &told["expires_in"]), (&json!("refused"), &json!(null)), "{told}");
@@ -63,7 +63,7 @@ fn token_env_and_exec_warn_with_one_line() {
 }
 
 #[test]
-fn exec_asks_again_after_a_while() {
+fn exec_checks_again_once_the_refusal_is_old() {
     let machine = refused().scripted(Ask::Chat, no_access());
     age(&machine);
     machine.run(["exec", "--", "true"]).stderr(WARNING);
@@ -76,7 +76,7 @@ fn exec_asks_again_after_a_while() {
 }
 
 #[test]
-fn doctor_fails_over_it_and_clears_it_when_the_api_serves() {
+fn doctor_fails_while_the_api_refuses_and_clears_the_refusal_when_it_serves() {
     let machine = refused().scripted(Ask::Chat, no_access());
     machine.server.serve("/", |_| Reply::text(404, "{}"));
     let outcome = machine.run(["doctor"]).exits(1).any_stdout().any_stderr();
@@ -90,7 +90,7 @@ fn doctor_fails_over_it_and_clears_it_when_the_api_serves() {
 }
 
 #[test]
-fn it_is_carried_over_a_renewal() {
+fn a_renewal_keeps_the_refusal() {
     let machine = refused().refresh(Reply::tokens("2"));
     machine.run(["refresh"]);
     assert_eq!(state(&machine)["state"], "refused");
@@ -98,7 +98,7 @@ fn it_is_carried_over_a_renewal() {
 }
 
 #[test]
-fn a_check_that_succeeds_clears_it() {
+fn a_check_that_succeeds_clears_the_refusal() {
     let machine = refused().scripted(Ask::Chat, chat());
     drop(machine.run(["status", "--check"]).exits(0).any_stdout());
     assert_eq!(state(&machine)["state"], "valid");
@@ -113,7 +113,7 @@ fn an_api_that_cannot_be_asked_changes_nothing() {
 }
 
 #[test]
-fn login_asks_nothing_over_it_and_replaces_it() {
+fn login_replaces_a_refused_login_without_a_question() {
     let machine = refused();
     let reply = grant(&machine);
     let machine = machine.scripted(Ask::DeviceCode, device_code(json!({}))).scripted(Ask::Poll, reply);
@@ -133,7 +133,7 @@ fn the_refusal_at_the_end_of_a_login_is_remembered() {
 }
 
 #[test]
-fn what_the_gateway_sees_is_the_same_memory() {
+fn a_refusal_that_the_gateway_sees_is_remembered_for_every_command() {
     let agent = concat!("qwenauth/", env!("CARGO_PKG_VERSION"), " (linux; x)");
     let script = &format!(
         "curl -s -m 20 -A '{agent}' -o /dev/null -w '%{{http_code}}' -H \"Authorization: Bearer $OPENAI_API_KEY\" \

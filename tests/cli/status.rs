@@ -50,7 +50,7 @@ fn a_login_that_is_over_and_cannot_be_renewed_is_expired() {
 }
 
 #[test]
-fn no_login_is_missing() {
+fn without_a_login_the_state_is_missing() {
     let told = profile(&Machine::new(), 4);
     assert_eq!(
         (&told["state"], &told["expires_at"], &told["expires_in"]),
@@ -59,7 +59,7 @@ fn no_login_is_missing() {
 }
 
 #[test]
-fn a_damaged_file_is_damaged() {
+fn the_state_of_a_damaged_file_is_damaged() {
     assert_eq!(profile(&Machine::new().file_is("{"), 4)["state"], "damaged");
 }
 

@@ -96,7 +96,7 @@ fn a_failed_renewal_is_an_error_when_the_lifetime_was_asked_for() {
 }
 
 #[test]
-fn a_refused_client_does_not_keep_a_living_token_back() {
+fn a_valid_token_is_printed_although_the_server_refuses_the_client() {
     // An OAuth error that is not about the login is no temporary failure.
     let machine = Machine::new().logged_in().expires_in(20).refresh(Reply::error(400, "invalid_client"));
     machine.run(["token"]).fails(
