@@ -4,12 +4,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
 use super::meter::Meter;
+use super::request_body::RequestBody;
 use super::served_profile::UsageRecord;
-use super::upstream::AnswerBody;
+use super::upstream::LeasedConnection;
 
 pub(super) enum ResponseBody {
     Whole(Bytes),
@@ -42,7 +43,9 @@ pub(super) struct ForwardedBody {
     first: Option<Bytes>,
     /// Why the body was aborted, if it was.
     broken: Option<String>,
-    answer: AnswerBody,
+    incoming: Incoming,
+    leased: Option<LeasedConnection>,
+    request_body: RequestBody,
     meter: Option<Meter>,
     record: UsageRecord,
     /// Timeout without a byte, and when the wait for the next one began.
@@ -50,20 +53,33 @@ pub(super) struct ForwardedBody {
     waiting: Option<Instant>,
     idle: Option<Pin<Box<Sleep>>>,
     ended: bool,
-    /// Whether what was given out last may not have been sent to the client yet.
-    is_buffered: bool,
 }
 
 impl ForwardedBody {
+    #[expect(clippy::too_many_arguments, reason = "one place makes it, of what it has at hand")]
     pub(super) fn new(
         first: Option<Bytes>,
         broken: Option<String>,
-        answer: AnswerBody,
+        incoming: Incoming,
+        leased: LeasedConnection,
+        request_body: RequestBody,
         record: UsageRecord,
         limit: Duration,
         meter: Option<Meter>,
     ) -> Self {
-        Self { first, broken, answer, meter, record, limit, waiting: None, idle: None, ended: false, is_buffered: true }
+        Self {
+            first,
+            broken,
+            incoming,
+            leased: Some(leased),
+            request_body,
+            meter,
+            record,
+            limit,
+            waiting: None,
+            idle: None,
+            ended: false,
+        }
     }
 
     fn see(&mut self, piece: &Bytes) {
@@ -73,16 +89,6 @@ impl ForwardedBody {
         if let Some(meter) = &mut self.meter {
             meter.see(piece);
         }
-    }
-
-    /// An error makes hyper drop what it has not sent, so that is sent first.
-    fn poll_cut(&mut self, why: String, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
-        if std::mem::take(&mut self.is_buffered) {
-            self.broken = Some(why);
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        Poll::Ready(Some(Err(Interrupted::log(why))))
     }
 
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
@@ -119,31 +125,30 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         if let Some(why) = body.broken.take() {
-            return body.poll_cut(why, context);
+            return Poll::Ready(Some(Err(Interrupted::log(why))));
         }
-        match body.answer.poll_data(context) {
-            Poll::Ready(Some(Ok(data))) => {
+        match Pin::new(&mut body.incoming).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
                 body.waiting = None;
-                body.is_buffered = true;
-                body.see(&data);
-                Poll::Ready(Some(Ok(Frame::data(data))))
+                if let Some(piece) = frame.data_ref() {
+                    let piece = piece.clone();
+                    body.see(&piece);
+                }
+                Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(why))) => body.poll_cut(why, context),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Interrupted::log(error.to_string())))),
             Poll::Ready(None) => {
                 body.ended = true;
                 Poll::Ready(None)
             }
-            Poll::Pending => {
-                body.is_buffered = false;
-                body.poll_idle(context)
-            }
+            Poll::Pending => body.poll_idle(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
-            Self::Passing(body) => body.first.is_none() && body.broken.is_none() && body.answer.is_end(),
+            Self::Passing(body) => body.first.is_none() && body.broken.is_none() && body.incoming.is_end_stream(),
         }
     }
 
@@ -152,7 +157,10 @@ impl Body for ResponseBody {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Passing(body) => {
                 let first = body.first.as_ref().map_or(0, Bytes::len) as u64;
-                body.answer.left().map_or_else(SizeHint::default, |left| SizeHint::with_exact(first + left))
+                match body.incoming.size_hint().exact() {
+                    Some(rest) => SizeHint::with_exact(first + rest),
+                    None => SizeHint::default(),
+                }
             }
         }
     }
@@ -164,9 +172,12 @@ impl Drop for ForwardedBody {
         if let Some(meter) = &self.meter {
             self.record.see(meter);
         }
-        let ended = self.ended || self.first.is_none() && self.broken.is_none() && self.answer.is_end();
+        let ended = self.ended || self.first.is_none() && self.broken.is_none() && self.incoming.is_end_stream();
         if let Some(entry) = &mut self.record.entry {
             entry.outcome.complete = ended;
+        }
+        if let Some(leased) = self.leased.take().filter(|_| ended && self.request_body.has_ended()) {
+            leased.give_back();
         }
     }
 }
