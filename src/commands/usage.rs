@@ -159,11 +159,8 @@ impl Limit {
 impl ProfileLimits {
     fn shared(&self) -> SharedAccount {
         let login = gateway::is_renewable(&self.credential, &self.provider).then_some(self.profile.as_str());
-        SharedAccount {
-            name: gateway::shared_name(&self.provider.name, &self.account, login),
-            rule: self.rule.clone(),
-            quotas: Quota::of(&self.provider.limits),
-        }
+        let name = gateway::shared_name(&self.provider.name, &self.account, login);
+        SharedAccount::new(name, self.rule.clone(), Quota::of(&self.provider.limits))
     }
 
     /// The limits that are counted here, or by all gateways together.

@@ -66,7 +66,7 @@ impl Edge {
         // If its token has expired, any other is better.
         let known =
             if self.token().is_some() || matches!(*self.held.borrow(), Held::Gone) { self.generation.get() } else { 0 };
-        let Some(looked) = self.shared.look_at_token(self.profile(), known).await else { return false };
+        let Some(looked) = self.shared.token_of(self.profile()).look(known).await else { return false };
         let Looked { generation, sealed, left, home, silent } = looked;
         *self.home.borrow_mut() = home.map(|home| (home, Duration::from_millis(silent)));
         let Some(sealed) = sealed.filter(|_| generation > known) else { return false };
@@ -116,7 +116,7 @@ impl Edge {
                 None => return Err(self.failed()),
                 Some(_) => {}
             }
-            let message = if self.shared.want_token(self.profile(), generation).await.is_none() {
+            let message = if self.shared.token_of(self.profile()).want(generation).await.is_none() {
                 Some(
                     "its token is refused, and the team's server, by which its home could be asked for another, is away",
                 )

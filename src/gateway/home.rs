@@ -166,7 +166,7 @@ impl Home {
     async fn publish(&self, profile: &str, generation: u64, text: &[u8], left: Duration) -> bool {
         let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         match self.fleet.seal(profile, generation, text) {
-            Ok(sealed) => self.shared.publish_token(profile, generation, &sealed, left).await == Some(generation),
+            Ok(sealed) => self.shared.token_of(profile).publish(generation, &sealed, left).await == Some(generation),
             Err(error) => {
                 log::warn!("the token of `{profile}` is not published: {error:#}");
                 false
@@ -176,14 +176,14 @@ impl Home {
 
     /// The generation under which the server has this token: a home that restarts continues with it.
     async fn generation_of(&self, profile: &str, token: &Secret) -> Option<u64> {
-        let looked = self.shared.look_at_token(profile, 0).await?;
+        let looked = self.shared.token_of(profile).look(0).await?;
         let opened = self.fleet.open(profile, looked.generation, &looked.sealed?)?;
         matches!(opened, Opened::Token(lent) if lent.is(token)).then_some(looked.generation)
     }
 
     /// Reports that this is the home, and warns if another one has reported since.
     async fn watch(&self, profile: &str, published: &mut Published) -> Option<Watched> {
-        let watched = self.shared.watch_token(profile, &self.fleet.id, &self.fleet.host).await?;
+        let watched = self.shared.token_of(profile).watch(&self.fleet.id, &self.fleet.host).await?;
         let other = watched.other.as_ref().filter(|_| published.is_known);
         if let Some(other) = other
             && published.warned.as_ref() != Some(other)

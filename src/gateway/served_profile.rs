@@ -147,7 +147,7 @@ impl ServedProfile {
         let shared = self.shared.as_ref().map(|shared| {
             let name =
                 pacing::shared_name(&provider, &account_id, ready.is_renewable().then_some(self.profile.as_str()));
-            (Rc::clone(shared), SharedAccount { name, rule: rule.clone(), quotas: quotas.clone() })
+            (Rc::clone(shared), SharedAccount::new(name, rule.clone(), quotas.clone()))
         });
         // What all gateways count together is not counted here.
         let own_quotas = if shared.is_some() { Vec::new() } else { quotas };

@@ -216,12 +216,19 @@ pub(crate) struct Change {
     pub(crate) changes: Value,
 }
 
-/// The keys as a gateway reads them: again when the file changes.
+/// The keys as a gateway reads them: again when the file changes, which [`Directory::look`] notices.
 pub(crate) struct Directory {
     path: PathBuf,
     version: Option<Version>,
-    keys: BTreeMap<String, Rc<KeyRecord>>,
+    keys: BTreeMap<String, Versioned>,
     publication: Option<Rc<Publication>>,
+}
+
+/// A record, and its version as it is published: another one whenever the record differs.
+#[derive(Debug, Clone)]
+pub(crate) struct Versioned {
+    pub(crate) record: Rc<KeyRecord>,
+    pub(crate) version: Rc<str>,
 }
 
 impl Directory {
@@ -236,32 +243,30 @@ impl Directory {
         let version = Version::of(&self.path).ok();
         let keys = Keys::read(&self.path)?;
         self.publication = keys.publication().map(Rc::new);
-        self.keys = keys.keys.into_iter().map(|key| (key.id.clone(), Rc::new(key))).collect();
+        let own = |key: KeyRecord| Versioned { version: key.published().version.into(), record: Rc::new(key) };
+        self.keys = keys.keys.into_iter().map(|key| (key.id.clone(), own(key))).collect();
         self.version = version;
         Ok(())
     }
 
-    /// The record with this id, from the current file.
-    pub(crate) fn find(&mut self, id: &str) -> Option<Rc<KeyRecord>> {
-        self.look();
-        self.keys.get(id).cloned()
+    /// The record with this id, as last read.
+    pub(crate) fn find(&self, id: &str) -> Option<&Versioned> {
+        self.keys.get(id)
     }
 
-    /// The record with this name or id, from the current file; a revoked key of the same name is found last.
-    pub(crate) fn find_named(&mut self, name: &str) -> Option<Rc<KeyRecord>> {
-        self.look();
-        let named = || self.keys.values().filter(|key| key.name == name || key.id == name);
-        named().find(|key| key.revoked_at.is_none()).or_else(|| named().next()).cloned()
+    /// The record with this name or id, as last read; a revoked key of the same name is found last.
+    pub(crate) fn find_named(&self, name: &str) -> Option<&Versioned> {
+        let named = || self.keys.values().filter(|key| key.record.name == name || key.record.id == name);
+        named().find(|key| key.record.revoked_at.is_none()).or_else(|| named().next())
     }
 
-    /// What gateways on other machines need to know, from the current file; `None`: the keys are made on another
-    /// machine.
-    pub(crate) fn publication(&mut self) -> Option<Rc<Publication>> {
-        self.look();
-        self.publication.clone()
+    /// What gateways on other machines need to know, as last read; `None`: the keys are made on another machine.
+    pub(crate) fn publication(&self) -> Option<&Rc<Publication>> {
+        self.publication.as_ref()
     }
 
-    fn look(&mut self) {
+    /// Reads the file again if it has changed. To be called once for each request: it costs a system call.
+    pub(crate) fn look(&mut self) {
         let version = Version::of(&self.path).ok();
         if version != self.version
             && let Err(error) = self.read()
@@ -279,7 +284,7 @@ impl Directory {
 
     /// All keys as last read.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Rc<KeyRecord>> {
-        self.keys.values()
+        self.keys.values().map(|key| &key.record)
     }
 }
 

@@ -71,11 +71,15 @@ impl Files {
     }
 
     pub(super) fn look_up(&self, id: &str) -> Option<Rc<KeyRecord>> {
-        self.directory.borrow_mut().find(id)
+        let mut directory = self.directory.borrow_mut();
+        directory.look();
+        directory.find(id).map(|key| Rc::clone(&key.record))
     }
 
     pub(super) fn find(&self, name: &str) -> Option<Rc<KeyRecord>> {
-        self.directory.borrow_mut().find_named(name)
+        let mut directory = self.directory.borrow_mut();
+        directory.look();
+        directory.find_named(name).map(|key| Rc::clone(&key.record))
     }
 
     pub(super) fn records(&self) -> Vec<Rc<KeyRecord>> {

@@ -1,8 +1,10 @@
 //! The limits of an account that all gateways count together.
 
+use std::cell::RefCell;
+use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
-use super::ask::{Kind, Limit};
+use super::limit::{Kind, Limit};
 use super::milliseconds;
 use crate::limits::{Day, Quota, Rule};
 
@@ -25,14 +27,29 @@ pub(crate) struct SharedAccount {
     pub(crate) rule: Rule,
     /// The user's own figures of its plan.
     pub(crate) quotas: Vec<Quota>,
+    /// Its limits, and the time within which they are the same.
+    current: RefCell<(Range<u64>, Vec<Limit>)>,
 }
 
 impl SharedAccount {
+    pub(crate) fn new(name: String, rule: Rule, quotas: Vec<Quota>) -> Self {
+        Self { name, rule, quotas, current: RefCell::new((0..0, Vec::new())) }
+    }
+
     /// Its limits at a time of the server's, in milliseconds since 1970.
     pub(crate) fn limits(&self, at: u64) -> Vec<Limit> {
-        let mut limits = limits_of(&self.rule, &self.name, at);
-        limits.extend(self.quotas.iter().map(|quota| limit_of(quota, &self.name, self.rule.waits, at)));
-        limits
+        let mut current = self.current.borrow_mut();
+        if !current.0.contains(&at) {
+            let mut limits = limits_of(&self.rule, &self.name, at);
+            limits.extend(self.quotas.iter().map(|quota| limit_of(quota, &self.name, self.rule.waits, at)));
+            let periods = limits.iter().filter_map(|limit| match limit.kind {
+                Kind::Day { begins, ends } => Some(begins..ends),
+                _ => None,
+            });
+            let common = |one: Range<u64>, other: Range<u64>| one.start.max(other.start)..one.end.min(other.end);
+            *current = (periods.fold(0..u64::MAX, common), limits);
+        }
+        current.1.clone()
     }
 }
 
@@ -47,14 +64,14 @@ fn limit_of(quota: &Quota, account: &str, refuses: bool, at: u64) -> Limit {
             (Kind::Day { begins, ends }, format!("{name}/{}", ends / 1000))
         }
     };
-    Limit { kind, most, name, quota: Some(quota.cause) }
+    Limit { kind, most, name: name.into(), quota: Some(quota.cause) }
 }
 
 fn limits_of(rule: &Rule, account: &str, at: u64) -> Vec<Limit> {
     let mut limits = Vec::new();
     let mut window = |kind: &str, limit: u32, length: Duration| {
         let (kind, name) = (Kind::Window { window: kept(length) }, format!("{kind}:{account}"));
-        limits.push(Limit { kind, most: limit.into(), name, quota: None });
+        limits.push(Limit { kind, most: limit.into(), name: name.into(), quota: None });
     };
     if let Some(limit) = rule.per_window.filter(|_| rule.waits) {
         window("window", limit, rule.window);
@@ -66,7 +83,12 @@ fn limits_of(rule: &Rule, account: &str, at: u64) -> Vec<Limit> {
         let day = rule.zone.day_of(time(at));
         // Only counted, unless the user configured the limit.
         let limit = if rule.day_refuses { limit.into() } else { UNLIMITED };
-        limits.push(Limit { kind: kind_of_day(&day), most: limit, name: name_of_day(account, &day), quota: None });
+        limits.push(Limit {
+            kind: kind_of_day(&day),
+            most: limit,
+            name: name_of_day(account, &day).into(),
+            quota: None,
+        });
     }
     limits
 }

@@ -8,14 +8,20 @@ use anyhow::Result;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::account::{SharedAccount, UNLIMITED, kept, kind_of_day, since_epoch, time};
-use super::ask::{self, Kind, LOOK, Limit, Names, Unit};
-use super::decide::{Asker, Decision, Ended};
+use super::account::{SharedAccount, UNLIMITED, kept, since_epoch, time};
+use super::decide::Decision;
+use super::limit::{Kind, Limit, Unit};
+use super::names::Names;
+use super::published::Away;
+use super::script::{self, LOOK};
+use super::tickets::Ended;
 use super::{Shared, State};
 use crate::keys::{Directory, KeyRecord, Money, State as KeyState, TeamSecret};
+use crate::limits::UsedUp;
 use crate::limits::engine::{AccountWindows, Decision as Outcome, Demand, Grant, Left, Refused, Unavailable, Used};
-use crate::limits::{UsedUp, Zone};
 use crate::providers::error::Cause;
+
+const DAY: u64 = 86_400_000;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -57,7 +63,8 @@ impl Limits {
 }
 
 fn limits_of_key(key: &KeyRecord, wanted: Wanted, at: u64) -> Vec<Limit> {
-    let (now, day) = (time(at), Zone::utc().day_of(time(at)));
+    let day = UtcDay::of(at);
+    let kind_of_day = Kind::Day { begins: day.begins, ends: day.ends };
     let of_key = |name: &str, kind: Kind, most: u64| Limit::of_key(&key.id, name, kind, most);
     let window = kept(key.limits.window.map_or(MINUTE, |seconds| Duration::from_secs(seconds.into())));
     let mut limits = Vec::new();
@@ -69,7 +76,7 @@ fn limits_of_key(key: &KeyRecord, wanted: Wanted, at: u64) -> Vec<Limit> {
     }
     // Counted without a limit too, for `keys list`.
     let most = key.limits.requests_per_day.map_or(UNLIMITED, Into::into);
-    limits.push(of_key(&format!("day/{}", day.number()), kind_of_day(&day), most));
+    limits.push(of_key(&format!("day/{}", day.number), kind_of_day, most));
     if let Some(most) = key.limits.parallel {
         limits.push(of_key("parallel", Kind::Parallel, most.into()));
     }
@@ -79,10 +86,11 @@ fn limits_of_key(key: &KeyRecord, wanted: Wanted, at: u64) -> Vec<Limit> {
     }
     if let Some(most) = key.limits.tokens_per_day.filter(|_| wanted.tokens > 0) {
         let most = most.min(UNLIMITED);
-        let (begins, ends) = (since_epoch(day.begins), since_epoch(day.ends));
+        let (begins, ends) = (day.begins, day.ends);
         let kind = Kind::Spend { unit: Unit::Tokens, add: wanted.tokens.min(most), begins, ends };
-        limits.push(of_key(&format!("tokens/{}", day.number()), kind, most));
+        limits.push(of_key(&format!("tokens/{}", day.number), kind, most));
     }
+    let now = time(at);
     if let (Some(budget), Some(period)) = (key.limits.budget, key.spending_period(now))
         && wanted.cost > Money::default()
     {
@@ -94,59 +102,74 @@ fn limits_of_key(key: &KeyRecord, wanted: Wanted, at: u64) -> Vec<Limit> {
     limits
 }
 
+/// A day in UTC, in milliseconds.
+struct UtcDay {
+    /// Days since 1970.
+    number: u64,
+    begins: u64,
+    ends: u64,
+}
+
+impl UtcDay {
+    /// The day of a time. Without a calendar, because every request asks for it.
+    fn of(at: u64) -> Self {
+        let number = at / DAY;
+        Self { number, begins: number * DAY, ends: (number + 1) * DAY }
+    }
+}
+
 impl SharedKeys {
     /// `keys`: where keys.json is on the machine where the keys are made.
     pub(crate) fn open(shared: &Rc<Shared>, keys: &Path, secret: &TeamSecret) -> Result<Self> {
-        shared.has_secret(secret.check());
-        shared.begin_with(Directory::open(keys)?);
+        shared.secret.set(secret.check());
+        shared.records.begin_with(Directory::open(keys)?);
         Ok(Self(Rc::clone(shared)))
     }
 
     /// Whether no key can be valid here, for another team secret than this gateway's makes them so.
     pub(crate) fn secret_differs(&self) -> bool {
-        self.0.secret_differs()
+        self.0.secret.differs()
     }
 
     pub(crate) async fn look_up(&self, id: &str, now: bool) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
         match self.0.record(id, now).await {
-            Ok(found) => Ok(found.map(|(record, _)| record)),
-            Err(super::records::Away) => Err(Unavailable),
+            Ok(found) => Ok(found.map(|key| key.record)),
+            Err(Away) => Err(Unavailable),
         }
     }
 
     pub(crate) async fn find(&self, name: &str) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
         match self.0.record_named(name).await {
-            Ok(found) => Ok(found),
-            Err(super::records::Away) => Err(Unavailable),
+            Ok(found) => Ok(found.map(|key| key.record)),
+            Err(Away) => Err(Unavailable),
         }
     }
 
     pub(crate) async fn admit(&self, demand: &Demand, account: Option<&AccountWindows>) -> Outcome {
         let refused = |reason| Outcome::Refused { reason, left: Left::default() };
-        let (record, version) = match self.0.record(&demand.key.id, false).await {
+        let key = match self.0.record_read(&demand.key.id).await {
             Ok(Some(found)) => found,
             Ok(None) => return refused(Refused::Unknown),
-            Err(super::records::Away) => return refused(Refused::Unavailable),
+            Err(Away) => return refused(Refused::Unavailable),
         };
         // It was changed after the request was examined.
-        if !record.is_same_for_all(&demand.key) {
-            return Outcome::Changed(record);
+        if !key.record.is_same_for_all(&demand.key) {
+            return Outcome::Changed(key.record);
         }
-        match record.state(SystemTime::now()) {
+        match key.record.state(SystemTime::now()) {
             KeyState::Revoked => return refused(Refused::Unknown),
             KeyState::Expired => return refused(Refused::Expired),
             KeyState::Active | KeyState::Rotating => {}
         }
         let account = account.and_then(|account| account.shared.clone());
         let wanted = Wanted { tokens: demand.tokens, cost: demand.cost, repeats: demand.repeats };
-        let limits = Limits { key: record, wanted, account };
-        let asker = Asker { id: demand.key.id.clone(), version };
+        let limits = Limits { key: Rc::clone(&key.record), wanted, account };
         let since = Instant::now();
         loop {
             let longest = demand.longest_wait.saturating_sub(since.elapsed());
-            let freed = self.0.freed.notified();
+            let freed = self.0.tickets.freed.notified();
             let asked = limits.clone();
-            match self.0.admit(Some(asker.clone()), move |at| asked.at(at), longest).await {
+            match self.0.admit(Some(key.clone()), move |at| asked.at(at), longest).await {
                 Decision::Go { wait, ticket } => return self.granted(&limits, wait, ticket),
                 Decision::Changed(Some(record)) => return Outcome::Changed(record),
                 Decision::Changed(None) => return refused(Refused::Unknown),
@@ -227,7 +250,7 @@ impl SharedKeys {
             let (keys, said) = question(&self.0.names, &limits);
             let told: Option<Look> = self.0.run(&LOOK, &keys, &said).await;
             if let Some(told) = told {
-                self.0.set_clock(told.now);
+                self.0.clock.set(told.now);
                 return left(&limits, told.seen.into_iter());
             }
         }
@@ -235,7 +258,7 @@ impl SharedKeys {
     }
 
     pub(crate) fn records(&self) -> Vec<Rc<KeyRecord>> {
-        self.0.known_keys()
+        self.0.records.all()
     }
 }
 
@@ -261,7 +284,7 @@ struct Seen {
 }
 
 fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    Ok(ask::count(&String::deserialize(deserializer)?))
+    Ok(script::count(&String::deserialize(deserializer)?))
 }
 
 /// What all gateways counted of an account.
@@ -329,4 +352,19 @@ fn left(limits: &[Limit], seen: impl Iterator<Item = Seen>) -> Left {
         }
     }
     left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Zone;
+
+    #[test]
+    fn a_utc_day_is_that_of_the_calendar() {
+        for at in [0, DAY - 1, DAY, 1_709_164_800_000, 1_772_323_199_999] {
+            let (day, calendar) = (UtcDay::of(at), Zone::utc().day_of(time(at)));
+            assert_eq!(i64::from(calendar.number()), day.number.cast_signed());
+            assert_eq!((since_epoch(calendar.begins), since_epoch(calendar.ends)), (day.begins, day.ends));
+        }
+    }
 }

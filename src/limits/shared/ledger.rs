@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::ask::{self, LEDGER};
+use super::script::{self, LEDGER};
 use super::{Shared, State};
 
 /// Days that sums are kept: a year and a month, the same as for revoked keys.
@@ -64,6 +64,16 @@ impl Ledger {
         self.sent = sent;
     }
 
+    /// What is to be sent next: the last report until the server confirms it.
+    pub(super) fn next_rows(&mut self) -> Option<(u64, Vec<(Row, Sums)>)> {
+        if self.sent.is_none() && !self.waiting.is_empty() {
+            self.sequence += 1;
+            let rows = std::iter::from_fn(|| self.waiting.pop_first()).take(AT_ONCE).collect();
+            self.sent = Some((self.sequence, rows));
+        }
+        self.sent.clone()
+    }
+
     pub(super) fn has_news(&self) -> bool {
         self.sent.is_some() || !self.waiting.is_empty()
     }
@@ -83,7 +93,7 @@ impl Shared {
     /// Sends what waits.
     pub(super) async fn send_ledger(&self) {
         while self.state.get() == State::Up {
-            let Some((sequence, rows)) = self.next_rows() else { return };
+            let Some((sequence, rows)) = self.ledger.borrow_mut().next_rows() else { return };
             let mut keys = vec![self.names.of(&format!("ledger:{}", self.instance))];
             let rows: Vec<Value> = rows
                 .iter()
@@ -101,23 +111,13 @@ impl Shared {
             self.ledger.borrow_mut().sent = None;
         }
     }
-
-    pub(super) fn next_rows(&self) -> Option<(u64, Vec<(Row, Sums)>)> {
-        let mut ledger = self.ledger.borrow_mut();
-        if ledger.sent.is_none() && !ledger.waiting.is_empty() {
-            ledger.sequence += 1;
-            let rows = std::iter::from_fn(|| ledger.waiting.pop_first()).take(AT_ONCE).collect();
-            ledger.sent = Some((ledger.sequence, rows));
-        }
-        ledger.sent.clone()
-    }
 }
 
 /// Reads what the server has for a day.
 pub(super) fn read_day(day: &str, fields: Vec<(String, String)>, sums: &mut BTreeMap<Row, Sums>) {
     for (name, amount) in fields {
         if let Some((row, sum)) = Row::read(day, &name) {
-            *sums.entry(row).or_default().entry(sum).or_default() += ask::count(&amount);
+            *sums.entry(row).or_default().entry(sum).or_default() += script::count(&amount);
         }
     }
 }

@@ -2,18 +2,30 @@
 //!
 //! ```text
 //! mod.rs         what one gateway knows: the server's state, its clock, and the requests in flight
-//! decide.rs      the decision on one request, by the server or alone, and the end of the request
-//! link.rs        the connection to the server: connect, lose, probe, and catch up after an outage
+//! address.rs     the address of the server, and the connection to it
+//! inspect.rs     whether a server can be used, and why it does not serve
+//! link.rs        the connection: begun, used, lost, and probed for
+//! catch_up.rs    what gateway and server tell each other apart from requests, also after an outage
+//! names.rs       the names of what is stored there
+//! script.rs      the scripts, and how they are called
+//! limit.rs       one limit of a request, and how scripts get it
+//! told.rs        what the admission script answers
+//! decide.rs      the decision on one request, by the server or alone
+//! tickets.rs     the requests that were admitted
+//! end.rs         the end of a request
+//! standing.rs    what one gateway knows of the counters
+//! counter.rs     one counter as one gateway knows it
+//! alone.rs       a gateway that decides alone, within its share
+//! counts.rs      what one gateway tells the server of its counters
 //! keys.rs        the engine of keys: which limits apply to a request, and what a decision means for it
-//! records.rs     the records of keys, published from keys.json and read from the server
+//! records.rs     the records of keys, as last read
+//! published.rs   the records of keys on the server
 //! secret.rs      whether the keys there are made under the same team secret
 //! account.rs     the limits of an account
 //! ledger.rs      the usage of all gateways, summed up
-//! remote.rs      the same server for commands, which query it once
-//! address.rs     the address of the server, and the connection to it
-//! ask.rs         the scripts, their keys and their JSON
 //! tokens.rs      access tokens of logins, published by their homes for the edges
-//! standing.rs    what one gateway knows of the counters, and its share of them
+//! remote.rs      the same server for commands, which query it once
+//! clock.rs       the server's time as estimated here
 //! admit.lua      decides one request
 //! finish.lua     settles or releases a request, once
 //! beat.lua       reports that a gateway is alive
@@ -34,22 +46,33 @@
 
 mod account;
 mod address;
-mod ask;
+mod alone;
+mod catch_up;
+mod clock;
+mod counter;
+mod counts;
 mod decide;
+mod end;
+mod inspect;
 mod keys;
 mod ledger;
+mod limit;
 mod link;
+mod names;
+mod published;
 mod records;
 mod remote;
+mod script;
 mod secret;
 mod standing;
+mod tickets;
 mod tokens;
+mod told;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use rustls::ClientConfig;
@@ -57,21 +80,22 @@ use tokio::sync::Notify;
 
 pub(crate) use self::account::{SharedAccount, name_of_day};
 pub(crate) use self::address::Address;
-pub(crate) use self::ask::Kind;
-use self::ask::Names;
-use self::decide::Ticket;
-pub(crate) use self::decide::{Decision, Ended};
+use self::clock::Clock;
+pub(crate) use self::decide::Decision;
+pub(crate) use self::inspect::KeysHere;
 pub(crate) use self::keys::{Counted, SharedKeys};
 use self::ledger::Ledger;
 pub(crate) use self::ledger::Row;
-pub(crate) use self::link::KeysHere;
-use self::records::Known;
-pub(crate) use self::records::Outcome;
+pub(crate) use self::limit::Kind;
+use self::names::Names;
+pub(crate) use self::published::Outcome;
+use self::records::Records;
 pub(crate) use self::remote::KeyStanding;
 use self::secret::SecretCheck;
 use self::standing::Standing;
+pub(crate) use self::tickets::Ended;
+use self::tickets::Tickets;
 pub(crate) use self::tokens::{Looked, Watched};
-use crate::keys::Directory;
 
 /// A reservation or request in flight of a gateway that died expires after this.
 const HOLD: Duration = Duration::from_secs(900);
@@ -143,31 +167,21 @@ pub(crate) struct Shared {
     tls: Arc<ClientConfig>,
     names: Names,
     on_loss: OnLoss,
+    /// Distinguishes this gateway from others.
     instance: String,
     connection: RefCell<Option<MultiplexedConnection>>,
     state: Cell<State>,
-    /// The server's clock minus ours, in milliseconds.
-    ahead: Cell<i64>,
-    began: Instant,
+    clock: Clock,
+    /// Gateways that were alive at the last report.
     alive: Cell<u64>,
-    epoch: RefCell<String>,
+    /// Tells this server from one that was emptied.
+    epoch: RefCell<Rc<str>>,
     standing: RefCell<Standing>,
-    tickets: RefCell<BTreeMap<String, Ticket>>,
-    pending: RefCell<Vec<(String, Ticket, Ended)>>,
-    next: Cell<u64>,
-    /// Ended requests that are being reported.
-    ending: Cell<usize>,
-    /// Records of keys by id, as the server returned them.
-    records: RefCell<BTreeMap<String, Known>>,
-    /// keys.json, if it is on this machine, and the revision published last.
-    directory: RefCell<Option<Directory>>,
-    published: Cell<Option<u64>>,
-    /// A request of a key has ended: another one may be sent.
-    freed: Notify,
-    /// The gateway is stopping: remaining reports are sent now.
-    is_ending: Cell<bool>,
+    tickets: Tickets,
+    records: Records,
     secret: SecretCheck,
     ledger: RefCell<Ledger>,
+    /// The server was lost.
     changed: Notify,
     /// The last reported reason why the server was not reachable at the start.
     said: RefCell<String>,
@@ -183,20 +197,12 @@ impl Shared {
             instance: uuid::Uuid::new_v4().simple().to_string(),
             connection: RefCell::default(),
             state: Cell::new(State::Starting),
-            ahead: Cell::new(0),
-            began: Instant::now(),
+            clock: Clock::new(),
             alive: Cell::new(1),
-            epoch: RefCell::default(),
+            epoch: RefCell::new("".into()),
             standing: RefCell::default(),
-            tickets: RefCell::default(),
-            pending: RefCell::default(),
-            next: Cell::new(0),
-            ending: Cell::new(0),
-            records: RefCell::default(),
-            directory: RefCell::default(),
-            published: Cell::new(None),
-            freed: Notify::new(),
-            is_ending: Cell::new(false),
+            tickets: Tickets::default(),
+            records: Records::default(),
             secret: SecretCheck::default(),
             ledger: RefCell::default(),
             changed: Notify::new(),
@@ -214,15 +220,12 @@ impl Shared {
 
     /// The server's time as estimated here, in milliseconds since 1970.
     pub(crate) fn now(&self) -> u64 {
-        self.own_time().saturating_add_signed(self.ahead.get())
+        self.clock.now()
     }
 
-    fn own_time(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn set_clock(&self, now: u64) {
-        self.ahead.set(now.cast_signed().saturating_sub(self.own_time().cast_signed()));
+    /// How many requests all gateways counted on a day, as far as known.
+    pub(crate) fn count(&self, name: &str) -> Option<u64> {
+        self.standing.borrow().count(name)
     }
 }
 

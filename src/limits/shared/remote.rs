@@ -8,13 +8,14 @@ use anyhow::Result;
 use redis::aio::MultiplexedConnection;
 use rustls::ClientConfig;
 
+use super::Where;
 use super::account::SharedAccount;
-use super::ask::{self, LOOK, Names};
+use super::inspect::{check, failure};
 use super::keys::{Counted, Look, answer_of, answer_of_account, question_of, question_of_account};
 use super::ledger::{Row, Sums, read_day};
-use super::link::failure;
-use super::records::{Outcome, publish};
-use super::{Where, link};
+use super::names::Names;
+use super::published::{Outcome, publish};
+use super::script::{self, LOOK};
 use crate::keys::{KeyRecord, Publication};
 use crate::limits::Left;
 
@@ -40,7 +41,7 @@ impl Where {
         let names = Names::new(&self.namespace);
         tokio::task::LocalSet::new().block_on(&runtime, async {
             let mut connection = address.connect(&Arc::new(tls)).await?;
-            link::check(&address, &mut connection).await?;
+            check(&address, &mut connection).await?;
             ask(&mut connection, &names).await.map_err(|error| failure(&error, TIMEOUT))
         })
     }
@@ -75,7 +76,7 @@ impl Where {
             let mut standings = Vec::new();
             for key in keys {
                 let (asked, said) = question_of(names, key, seconds * 1000);
-                let look: Look = ask::run(connection, &LOOK, &asked, &said).await?;
+                let look: Look = script::run(connection, &LOOK, &asked, &said).await?;
                 let used_at = used_at.get(&key.id).copied().unwrap_or_default() / 1000;
                 standings.push(KeyStanding { left: answer_of(key, seconds * 1000, look), used_at });
             }
@@ -91,7 +92,7 @@ impl Where {
             let mut counted = Vec::new();
             for account in accounts {
                 let (asked, said) = question_of_account(names, account, at);
-                let look: Look = ask::run(connection, &LOOK, &asked, &said).await?;
+                let look: Look = script::run(connection, &LOOK, &asked, &said).await?;
                 counted.push(answer_of_account(account, at, look));
             }
             Ok(counted)

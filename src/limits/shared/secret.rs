@@ -16,6 +16,16 @@ pub(super) struct SecretCheck {
 }
 
 impl SecretCheck {
+    /// A gateway with keys has this secret.
+    pub(super) fn set(&self, check: String) {
+        self.own.replace(Some(check));
+    }
+
+    /// Whether the keys on the server are made under another secret.
+    pub(super) fn differs(&self) -> bool {
+        self.differs.get()
+    }
+
     pub(super) fn own(&self) -> Option<String> {
         self.own.borrow().clone()
     }
@@ -29,19 +39,9 @@ impl SecretCheck {
 }
 
 impl Shared {
-    /// A gateway with keys has this secret.
-    pub(crate) fn has_secret(&self, check: String) {
-        self.secret.own.replace(Some(check));
-    }
-
-    /// Whether the keys on the server are made under another secret.
-    pub(crate) fn secret_differs(&self) -> bool {
-        self.secret.differs.get()
-    }
-
     /// Compares the secret with that of the keys `there`. Beside keys.json what the server has is replaced.
     pub(super) fn compare_secret(&self, there: Option<&str>) {
-        if self.publication().is_none() && self.secret.compare(there) {
+        if self.records.publication().is_none() && self.secret.compare(there) {
             note(&format!("warning: {}; every key is rejected", sentence(&self.address.shown())));
         }
     }

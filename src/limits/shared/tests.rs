@@ -1,19 +1,20 @@
 //! The scripts and the engine against a real server.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::Poll;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::ask::{Limit, Unit};
+use super::limit::{Limit, Unit};
 use super::*;
-use crate::keys::{KeyRecord, Publication, TeamSecret};
+use crate::keys::{Directory, KeyRecord, Publication, TeamSecret};
 use crate::platform::files::{PendingFile, Privacy};
 use crate::providers::error::Cause;
 
@@ -137,7 +138,7 @@ async fn until(mut what: impl FnMut() -> bool) {
 
 /// Waits until the reports on ended requests have arrived.
 async fn settled(shared: &Rc<Shared>) {
-    until(|| shared.ending.get() == 0).await;
+    until(|| shared.tickets.under_way.get() == 0).await;
 }
 
 #[test]
@@ -263,9 +264,9 @@ fn another_period_is_asked_about_when_the_servers_clock_says_so() {
         // A day that ended before the server's time, then the day after it.
         let limits = move |at: u64| {
             let (begins, ends) = if at == 0 { (0, now) } else { (now, now + 86_400_000) };
-            vec![Limit { kind: Kind::Day { begins, ends }, most: 1, name: format!("d{begins}"), quota: None }]
+            vec![Limit { kind: Kind::Day { begins, ends }, most: 1, name: format!("d{begins}").into(), quota: None }]
         };
-        gateway.ahead.set(gateway.ahead.get() - 1000);
+        gateway.clock.ahead.set(gateway.clock.ahead.get() - 1000);
         let first = gateway.now();
         let shifted = move |at: u64| limits(if at <= first + 100 { 0 } else { at });
         assert!(matches!(gateway.admit(None, shifted, Duration::ZERO).await, Decision::Go { .. }));
@@ -381,18 +382,18 @@ fn a_record_serves_without_the_server_for_15_minutes_after_it_was_seen_last() {
         let id = published.id.clone();
         let publication = Publication { source: "here".into(), revision: 1, records: vec![published] };
         let mut connection = gateway.connection.borrow().clone().unwrap();
-        let outcome = records::publish(&mut connection, &gateway.names, &publication, None, &[]).await.unwrap();
+        let outcome = published::publish(&mut connection, &gateway.names, &publication, None, &[]).await.unwrap();
         assert!(matches!(outcome, Outcome::Published), "{outcome:?}");
         assert!(gateway.record(&id, false).await.unwrap().is_some());
         assert!(gateway.record("none", false).await.unwrap().is_none());
-        assert_eq!(gateway.record_named("ann").await.unwrap().map(|record| record.id.clone()), Some(id.clone()));
+        assert_eq!(gateway.record_named("ann").await.unwrap().map(|key| key.record.id.clone()), Some(id.clone()));
         assert!(gateway.record_named("bob").await.unwrap().is_none());
         gateway.lose("a test says so");
         assert!(gateway.record(&id, false).await.unwrap().is_some());
         assert!(gateway.record("none", false).await.is_err(), "nobody can say that it is none");
-        gateway.records.borrow_mut().get_mut(&id).unwrap().seen -= 899_000;
+        gateway.records.age(&id, 899_000);
         assert!(gateway.record(&id, false).await.is_ok());
-        gateway.records.borrow_mut().get_mut(&id).unwrap().seen -= 1_000;
+        gateway.records.age(&id, 1_000);
         assert!(gateway.record(&id, false).await.is_err());
     });
 }
@@ -413,12 +414,13 @@ fn older_keys_and_those_of_another_team_replace_none() {
         ] {
             let publication = Publication { source: source.into(), revision, records };
             let lines = [(revision, format!("line {revision}"))];
-            let outcome = records::publish(&mut connection, &gateway.names, &publication, None, &lines).await.unwrap();
+            let outcome =
+                published::publish(&mut connection, &gateway.names, &publication, None, &lines).await.unwrap();
             assert!(format!("{outcome:?}").to_lowercase().starts_with(expected), "{source} {revision}: {outcome:?}");
             assert!(gateway.record(&id, true).await.unwrap().is_some());
         }
         let publication = Publication { source: "here".into(), revision: 4, records: vec![] };
-        records::publish(&mut connection, &gateway.names, &publication, None, &[]).await.unwrap();
+        published::publish(&mut connection, &gateway.names, &publication, None, &[]).await.unwrap();
         assert!(gateway.record(&id, true).await.unwrap().is_none(), "a later one without the key removes it");
         let lines: u64 = redis::cmd("XLEN").arg(gateway.names.audit()).query_async(&mut connection).await.unwrap();
         assert_eq!(lines, 1);
@@ -437,7 +439,7 @@ fn usage_that_is_told_twice_counts_once() {
         gateway.send_ledger().await;
         gateway.enter(row.clone(), [("requests", 4)]);
         // The response to this report is lost, and it is sent again.
-        let again = gateway.next_rows();
+        let again = gateway.ledger.borrow_mut().next_rows();
         gateway.send_ledger().await;
         gateway.ledger.borrow_mut().put_back(again);
         gateway.send_ledger().await;
@@ -613,7 +615,7 @@ fn beside_an_older_copy_of_keys_json_the_servers_later_record_counts_until_the_f
         };
         write(0, &record);
         let gateway = server.gateway(OnLoss::Share);
-        gateway.begin_with(Directory::open(&file).unwrap());
+        gateway.records.begin_with(Directory::open(&file).unwrap());
         gateway.begin().await;
         let mut connection = gateway.connection.borrow().clone().unwrap();
         let mut later = record.clone();
@@ -626,18 +628,17 @@ fn beside_an_older_copy_of_keys_json_the_servers_later_record_counts_until_the_f
             .query_async(&mut connection)
             .await
             .unwrap();
-        let (_, version) = gateway.record(&record.id, false).await.unwrap().unwrap();
-        let asker = decide::Asker { id: record.id.clone(), version };
-        let decision = gateway.admit(Some(asker), |_| Vec::new(), Duration::ZERO).await;
+        let known = gateway.record(&record.id, false).await.unwrap().unwrap();
+        let decision = gateway.admit(Some(known), |_| Vec::new(), Duration::ZERO).await;
         assert!(matches!(&decision, Decision::Changed(Some(record)) if **record == later), "{decision:?}");
-        let (known, version) = gateway.record(&record.id, false).await.unwrap().unwrap();
-        assert_eq!((known.owner.as_deref(), version.as_str()), (Some("later"), "later"));
+        let known = gateway.record(&record.id, false).await.unwrap().unwrap();
+        assert_eq!((known.record.owner.as_deref(), &*known.version), (Some("later"), "later"));
         // The file changes while the server is unreachable: the change applies here at once.
         gateway.lose("a test says so");
         let mut revoked = record.clone();
         revoked.revoked_at = Some(1);
         write(1, &revoked);
-        let (known, _) = gateway.record(&record.id, false).await.unwrap().unwrap();
-        assert_eq!(known.revoked_at, Some(1));
+        let known = gateway.record(&record.id, false).await.unwrap().unwrap();
+        assert_eq!(known.record.revoked_at, Some(1));
     });
 }

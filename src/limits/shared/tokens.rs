@@ -45,41 +45,43 @@ pub(crate) struct Looked {
     pub(crate) silent: u64,
 }
 
+/// The tokens of one profile's login.
+pub(crate) struct SharedToken<'shared> {
+    shared: &'shared Shared,
+    token: String,
+    want: String,
+    home: String,
+}
+
 impl Shared {
+    pub(crate) fn token_of(&self, profile: &str) -> SharedToken<'_> {
+        let name = |kind: &str| self.names.of(&[kind, ":", profile].concat());
+        SharedToken { shared: self, token: name("tok"), want: name("want"), home: name("home") }
+    }
+}
+
+impl SharedToken<'_> {
     /// Publishes a token unless a newer one is there. `left`: its remaining lifetime in milliseconds. `None`: the
     /// server is unreachable.
-    pub(crate) async fn publish_token(&self, profile: &str, generation: u64, sealed: &str, left: u64) -> Option<u64> {
+    pub(crate) async fn publish(self, generation: u64, sealed: &str, left: u64) -> Option<u64> {
         let said = json!({ "generation": generation, "sealed": sealed, "left": left });
-        self.run(&PUBLISH, &[self.token_name(profile)], &said).await
+        self.shared.run(&PUBLISH, &[self.token], &said).await
     }
 
     /// Reports that this machine, `home`, is the home of a profile, and reads what edges need. `id` distinguishes it
     /// from others.
-    pub(crate) async fn watch_token(&self, profile: &str, id: &str, home: &str) -> Option<Watched> {
-        let names = [self.token_name(profile), self.want_name(profile), self.home_name(profile)];
-        self.run(&WATCH, &names, &json!({ "id": id, "home": home })).await
+    pub(crate) async fn watch(self, id: &str, home: &str) -> Option<Watched> {
+        let names = [self.token, self.want, self.home];
+        self.shared.run(&WATCH, &names, &json!({ "id": id, "home": home })).await
     }
 
-    /// Requests the token of a profile. `known`: a generation that need not be sent again.
-    pub(crate) async fn look_at_token(&self, profile: &str, known: u64) -> Option<Looked> {
-        let names = [self.token_name(profile), self.home_name(profile)];
-        self.run(&LOOK, &names, &json!({ "known": known })).await
+    /// Requests the token. `known`: a generation that need not be sent again.
+    pub(crate) async fn look(self, known: u64) -> Option<Looked> {
+        self.shared.run(&LOOK, &[self.token, self.home], &json!({ "known": known })).await
     }
 
     /// Requests a newer token from the home than that of `generation`.
-    pub(crate) async fn want_token(&self, profile: &str, generation: u64) -> Option<u64> {
-        self.run(&WANT, &[self.want_name(profile)], &json!({ "generation": generation })).await
-    }
-
-    fn token_name(&self, profile: &str) -> String {
-        self.names.of(&format!("tok:{profile}"))
-    }
-
-    fn want_name(&self, profile: &str) -> String {
-        self.names.of(&format!("want:{profile}"))
-    }
-
-    fn home_name(&self, profile: &str) -> String {
-        self.names.of(&format!("home:{profile}"))
+    pub(crate) async fn want(self, generation: u64) -> Option<u64> {
+        self.shared.run(&WANT, &[self.want], &json!({ "generation": generation })).await
     }
 }

@@ -1,0 +1,230 @@
+//! A gateway that decides alone, because the server is unreachable.
+//!
+//! Hazard: the server fails, and each of N gateways continues with the whole limit, N times too much; or all of them
+//! stop. Rule: each takes its share. What was left when the server was lost is divided by the number of gateways alive
+//! then; a window is divided only after everything that others may have planned in it has passed.
+
+use super::limit::{Kind, Limit};
+use super::standing::Standing;
+
+/// Why a gateway that decides alone does not admit a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Alone {
+    Go {
+        at: u64,
+    },
+    /// The limit of this index: there is a free slot after `wait` milliseconds.
+    Wait {
+        limit: usize,
+        wait: u64,
+    },
+    /// This gateway's share of what was left is used up.
+    Over,
+}
+
+impl Standing {
+    /// Decides alone, and counts what is admitted. `held` gets what is reserved for each limit.
+    pub(super) fn decide(&mut self, id: &str, limits: &[Limit], now: u64, longest: u64, held: &mut Vec<u64>) -> Alone {
+        let (_, alive) = self.lost.unwrap_or((now, 1));
+        let reserved = match self.reserve(limits, now, alive) {
+            Ok(reserved) => reserved,
+            Err(why) => return why,
+        };
+        let (at, binding) = self.slot(limits, now, alive);
+        if at - now > longest {
+            return Alone::Wait { limit: binding, wait: at - now };
+        }
+        for (limit, reserved) in limits.iter().zip(&reserved) {
+            self.counter(limit, now).admit_alone(id, at, *reserved);
+        }
+        *held = reserved;
+        Alone::Go { at }
+    }
+
+    /// How much of each limit's rest is this request's.
+    ///
+    /// Errors: nothing is left of one of them.
+    fn reserve(&mut self, limits: &[Limit], now: u64, alive: u64) -> Result<Vec<u64>, Alone> {
+        let mut reserved = Vec::with_capacity(limits.len());
+        for (index, limit) in limits.iter().enumerate() {
+            let counter = self.counter(limit, now);
+            counter.forget_old(now);
+            reserved.push(match limit.kind {
+                Kind::Parallel if counter.running.len() as u64 >= counter.share(alive) => {
+                    return Err(Alone::Wait { limit: index, wait: 0 });
+                }
+                Kind::Window { .. } | Kind::Tokens { .. } | Kind::Parallel => 0,
+                Kind::Day { .. } | Kind::Spend { .. } | Kind::Quota { .. } => {
+                    let used = u64::try_from(counter.alone_in_all()).unwrap_or_default();
+                    let left = counter.share_of_rest(now, alive).saturating_sub(used);
+                    if left == 0 {
+                        return Err(Alone::Over);
+                    }
+                    if let Kind::Spend { add, .. } = limit.kind { add.min(left) } else { 1 }
+                }
+            });
+        }
+        Ok(reserved)
+    }
+
+    /// The first time at which this gateway's share of every window has room, and the limit that it waits for.
+    fn slot(&mut self, limits: &[Limit], now: u64, alive: u64) -> (u64, usize) {
+        let (mut at, mut binding) = (now, 0);
+        loop {
+            let before = at;
+            for (index, limit) in limits.iter().enumerate() {
+                let earliest = at;
+                let counter = self.counter(limit, now);
+                match limit.kind {
+                    Kind::Window { .. } => at = counter.room(at, 1, alive),
+                    Kind::Tokens { add, .. } => at = counter.room(at, add, alive),
+                    _ => {}
+                }
+                if at > earliest {
+                    binding = index;
+                }
+            }
+            if at == before {
+                return (at, binding);
+            }
+        }
+    }
+
+    /// A request that was planned at `at` will not be sent.
+    pub(super) fn given_back<'limit>(
+        &mut self,
+        limits: impl IntoIterator<Item = &'limit Limit>,
+        at: u64,
+        was_alone: bool,
+    ) {
+        for limit in limits {
+            let Some(counter) = self.counters.get_mut(&limit.name) else { continue };
+            let amount = if let Kind::Tokens { add, .. } = limit.kind { add } else { 1 };
+            if let Some(index) = counter.own.iter().rposition(|entry| *entry == (at, amount)) {
+                counter.own.remove(index);
+            }
+            if was_alone {
+                if let Some(index) = counter.alone.iter().rposition(|entry| *entry == (at, amount)) {
+                    counter.alone.remove(index);
+                }
+                if let Kind::Day { .. } | Kind::Quota { .. } = limit.kind {
+                    counter.alone_sum -= 1;
+                }
+            }
+        }
+    }
+
+    /// The difference between what a request used that was admitted alone and what was reserved.
+    pub(super) fn corrected(&mut self, name: &str, more: i64) {
+        if let Some(counter) = self.counters.get_mut(name) {
+            counter.alone_sum += more;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::account::UNLIMITED;
+    use super::super::counter::IDLE;
+    use super::super::limit::Unit;
+    use super::super::told::{Admitted, Count};
+    use super::*;
+
+    fn window(limit: u64) -> Limit {
+        Limit { kind: Kind::Window { window: 1000 }, most: limit, name: "w".into(), quota: None }
+    }
+
+    fn go(standing: &mut Standing, limits: &[Limit], now: u64) -> Alone {
+        standing.decide("id", limits, now, 100_000, &mut Vec::new())
+    }
+
+    /// Admitted at `at`; then so much is left.
+    fn told(at: u64, left: u64, last: u64) -> Admitted {
+        Admitted { at, counts: vec![Count { left, last, ..Count::default() }] }
+    }
+
+    #[test]
+    fn at_a_loss_a_gateway_has_its_share_of_what_was_left_and_then_of_each_window() {
+        let limits = [window(20)];
+        let mut standing = Standing::default();
+        // Eight of twenty are used, one of them by this gateway.
+        standing.admitted("a", &limits, 5000, &told(5000, 12, 5000));
+        standing.lose(5100, 4);
+        let at: Vec<Alone> = (0..9).map(|_| go(&mut standing, &limits, 5100)).collect();
+        assert_eq!(at[..3], [Alone::Go { at: 5100 }; 3]);
+        assert_eq!(at[3..8], [Alone::Go { at: 6100 }; 5].map(|_| Alone::Go { at: 6100 }));
+        assert_eq!(at[8], Alone::Go { at: 7100 });
+    }
+
+    #[test]
+    fn where_others_wait_a_gateway_alone_begins_after_them() {
+        let limits = [window(20)];
+        let mut standing = Standing::default();
+        standing.admitted("a", &limits, 5000, &told(9000, 0, 9000));
+        standing.lose(5100, 4);
+        assert_eq!(go(&mut standing, &limits, 5100), Alone::Go { at: 11_000 });
+    }
+
+    #[test]
+    fn of_what_was_left_of_a_day_each_gateway_has_a_part_and_no_more() {
+        let limit = Limit { kind: Kind::Day { begins: 0, ends: 1_000_000 }, most: 100, name: "d".into(), quota: None };
+        let mut standing = Standing::default();
+        standing.admitted("a", std::slice::from_ref(&limit), 10, &told(10, 10, 0));
+        standing.lose(20, 4);
+        let decisions: Vec<Alone> = (0..3).map(|_| go(&mut standing, std::slice::from_ref(&limit), 20)).collect();
+        assert_eq!(decisions, [Alone::Go { at: 20 }, Alone::Go { at: 20 }, Alone::Over]);
+        standing.given_back([&limit], 20, true);
+        assert_eq!(go(&mut standing, &[limit], 20), Alone::Go { at: 20 });
+    }
+
+    /// Other gateways may have used all of it.
+    #[test]
+    fn of_a_day_that_was_never_asked_about_nothing_is_left_unless_it_begins_after_the_loss() {
+        let day = |begins: u64| Limit {
+            kind: Kind::Day { begins, ends: begins + 1_000_000 },
+            most: 100,
+            name: format!("d{begins}").into(),
+            quota: None,
+        };
+        let mut standing = Standing::default();
+        standing.lose(20, 4);
+        assert_eq!(go(&mut standing, &[day(0)], 30), Alone::Over);
+        assert_eq!(go(&mut standing, &[day(1_000_000)], 1_000_010), Alone::Go { at: 1_000_010 });
+        // What only counts stops nobody.
+        let counted = Limit { most: UNLIMITED, ..day(0) };
+        assert_eq!(go(&mut standing, &[Limit { name: "c".into(), ..counted }], 30), Alone::Go { at: 30 });
+        // Nor is what was not asked about for so long that nobody told of it any more.
+        let mut standing = Standing::default();
+        standing.admitted("a", &[day(0)], 10, &told(10, 90, 0));
+        standing.lose(20 + IDLE, 4);
+        assert_eq!(go(&mut standing, &[day(0)], 30 + IDLE), Alone::Over);
+        standing.found();
+        standing.admitted("b", &[day(0)], 40 + IDLE, &told(40 + IDLE, 80, 0));
+        standing.lose(50 + IDLE, 4);
+        assert_eq!(go(&mut standing, &[day(0)], 60 + IDLE), Alone::Go { at: 60 + IDLE });
+    }
+
+    #[test]
+    fn a_reservation_is_cut_to_the_share_of_what_is_left() {
+        let kind = Kind::Spend { unit: Unit::Tokens, add: 50, begins: 0, ends: 1_000_000 };
+        let limit = Limit { kind, most: 100, name: "s".into(), quota: None };
+        let mut standing = Standing::default();
+        standing.admitted("a", std::slice::from_ref(&limit), 10, &told(10, 60, 0));
+        standing.lose(20, 2);
+        let mut held = Vec::new();
+        assert_eq!(standing.decide("b", std::slice::from_ref(&limit), 20, 0, &mut held), Alone::Go { at: 20 });
+        assert_eq!(held, [30]);
+        standing.corrected("s", -20);
+        standing.decide("c", std::slice::from_ref(&limit), 20, 0, &mut held);
+        assert_eq!(held, [20]);
+    }
+
+    #[test]
+    fn a_share_is_at_least_one() {
+        let limits = [window(2)];
+        let mut standing = Standing::default();
+        standing.lose(0, 16);
+        assert_eq!(go(&mut standing, &limits, 0), Alone::Go { at: 2000 });
+        assert_eq!(go(&mut standing, &limits, 0), Alone::Go { at: 3000 });
+    }
+}

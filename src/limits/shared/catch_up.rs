@@ -1,0 +1,161 @@
+//! What a gateway and the server tell each other apart from requests: that it is alive, what others counted, what was
+//! admitted during an outage, and what an emptied server had before.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use redis::aio::MultiplexedConnection;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::inspect::failure;
+use super::script::{self, BEAT, FINISH, REJOIN};
+use super::{HOLD, Shared, State, milliseconds};
+
+/// The silence after which a gateway counts as gone.
+const SILENT: Duration = Duration::from_secs(15);
+
+/// How long an emptied server waits for the counts of gateways that have not reconnected: the longest pause between
+/// their probes.
+const RESTORE: Duration = Duration::from_secs(31);
+
+#[derive(Deserialize)]
+struct Beat {
+    now: u64,
+    epoch: String,
+    alive: u64,
+    #[serde(default, deserialize_with = "script::counts")]
+    used: Vec<u64>,
+    #[serde(default)]
+    windows: Vec<Planned>,
+    #[serde(default)]
+    quotas: Vec<String>,
+    /// Of the team secret under which the keys there are made.
+    check: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Planned {
+    count: u64,
+    last: u64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Rejoined {
+    epoch: String,
+    restored: u64,
+}
+
+/// What a gateway learns when it reports that it is alive.
+pub(super) struct Alive {
+    pub(super) now: u64,
+    /// Whether the server is the same, and was not emptied.
+    pub(super) is_same: bool,
+}
+
+/// Over one connection, which need not be the one that requests use.
+pub(super) struct CatchUp<'shared> {
+    pub(super) shared: &'shared Shared,
+    pub(super) connection: MultiplexedConnection,
+}
+
+impl CatchUp<'_> {
+    /// Brings a server that is reachable again up to date.
+    pub(super) async fn run(&mut self) -> Result<()> {
+        let shared = self.shared;
+        let known_alive = shared.alive.get();
+        let beat = self.beat().await?;
+        shared.clock.set(beat.now);
+        let told = self.rejoin().await?;
+        shared.epoch.replace(told.epoch.into());
+        let expected = if shared.state.get() == State::Lost { known_alive } else { 1 };
+        if !beat.is_same && told.restored < expected {
+            self.await_others(expected).await?;
+        }
+        self.publish().await?;
+        self.report_postponed().await
+    }
+
+    /// An emptied server decides nothing until the other gateways have returned their counts, or had the time to.
+    async fn await_others(&mut self, expected: u64) -> Result<()> {
+        let since = Instant::now();
+        loop {
+            let told = self.rejoin().await?;
+            if told.restored >= expected || since.elapsed() > RESTORE {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    /// Adds what was admitted alone to the server's counters.
+    pub(super) async fn rejoin(&mut self) -> Result<Rejoined> {
+        let shared = self.shared;
+        let mut keys = vec![shared.names.epoch(), shared.names.of("restored")];
+        let counters = shared.standing.borrow_mut().tell(&shared.names, &mut keys, shared.now(), milliseconds(HOLD));
+        let said = json!({
+            "instance": shared.instance,
+            "epoch": &**shared.epoch.borrow(),
+            "new": uuid::Uuid::new_v4().simple().to_string(),
+            "counters": counters,
+        });
+        let told: Rejoined = script::run(&mut self.connection, &REJOIN, &keys, &said)
+            .await
+            .map_err(|error| failure(&error, shared.address.timeout()))?;
+        shared.standing.borrow_mut().arrived(shared.now());
+        Ok(told)
+    }
+
+    /// Reports that this gateway is alive, and learns what all have counted.
+    pub(super) async fn beat(&mut self) -> Result<Alive> {
+        let shared = self.shared;
+        let mut keys = vec![shared.names.epoch(), shared.names.gateways(), shared.names.records()];
+        let (mut said, asked) = shared.standing.borrow().asked(&shared.names, &mut keys, shared.now());
+        said["instance"] = shared.instance.as_str().into();
+        said["keep"] = milliseconds(SILENT).into();
+        said["hold"] = milliseconds(HOLD).into();
+        let beat: Beat = script::run(&mut self.connection, &BEAT, &keys, &said)
+            .await
+            .map_err(|error| failure(&error, shared.address.timeout()))?;
+        shared.compare_secret(beat.check.as_deref());
+        let is_same = beat.epoch == **shared.epoch.borrow() && !beat.epoch.is_empty();
+        let mut standing = shared.standing.borrow_mut();
+        // An emptied server knows less than this gateway, and a server that returns does not know what was counted
+        // alone.
+        if is_same && !standing.is_lost() {
+            asked.used.iter().zip(&beat.used).for_each(|(name, used)| standing.heard(name, *used));
+            asked.quotas.iter().zip(&beat.quotas).for_each(|(name, said)| standing.heard_quota(name, said));
+            asked
+                .windows
+                .iter()
+                .zip(&beat.windows)
+                .for_each(|(name, seen)| standing.heard_window(name, seen.count, seen.last));
+            shared.alive.set(beat.alive.max(1));
+        } else if shared.state.get() == State::Starting {
+            shared.alive.set(beat.alive.max(1));
+        }
+        Ok(Alive { now: beat.now, is_same })
+    }
+
+    /// Publishes keys.json, if it is on this machine, to a server that may have been emptied.
+    async fn publish(&mut self) -> Result<()> {
+        self.shared.records.look();
+        match self.shared.records.publication() {
+            Some(publication) => self.shared.publish_over(&mut self.connection, &publication).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Reports the requests that ended during the outage.
+    pub(super) async fn report_postponed(&mut self) -> Result<()> {
+        let shared = self.shared;
+        while let Some((id, ticket, how)) = shared.tickets.next_postponed() {
+            let command = shared.finishing(&id, &ticket, how);
+            if let Err(error) = script::call::<u64>(&mut self.connection, &FINISH, &command).await {
+                shared.tickets.postpone((id, ticket, how));
+                return Err(failure(&error, shared.address.timeout()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,33 @@
+//! The server's time as estimated here.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use super::milliseconds;
+
+/// Times are milliseconds.
+pub(super) struct Clock {
+    began: Instant,
+    /// The server's clock minus ours.
+    pub(super) ahead: Cell<i64>,
+}
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        Self { began: Instant::now(), ahead: Cell::new(0) }
+    }
+
+    /// Since 1970, by the server's clock.
+    pub(super) fn now(&self) -> u64 {
+        self.own().saturating_add(self.ahead.get()).max(0).cast_unsigned()
+    }
+
+    /// Since this gateway began.
+    pub(super) fn own(&self) -> i64 {
+        milliseconds(self.began.elapsed()).cast_signed()
+    }
+
+    pub(super) fn set(&self, now: u64) {
+        self.ahead.set(now.cast_signed().saturating_sub(self.own()));
+    }
+}

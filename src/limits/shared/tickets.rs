@@ -1,0 +1,113 @@
+//! The requests that were admitted: in flight, and ended without the server knowing it yet.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+use super::limit::{Kind, Limit, Unit, amount};
+
+/// Maximum number of settled requests that wait for the server. What comes later is dropped: its reservations expire.
+const MOST_PENDING: usize = 10_000;
+
+/// A request that was admitted.
+pub(super) struct Ticket {
+    pub(super) limits: Vec<Limit>,
+    /// When it is sent.
+    pub(super) at: u64,
+    /// What is reserved for each limit.
+    pub(super) held: Vec<u64>,
+    /// The epoch it was counted in; `None`: it was admitted alone.
+    pub(super) epoch: Option<Rc<str>>,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ended {
+    /// It was never sent.
+    GivenBack,
+    /// Its account did not serve it, and another account does under the same key: the key's slot is released.
+    Moved,
+    Used {
+        tokens: u64,
+        cost: u64,
+    },
+    /// It used exactly what was reserved.
+    AsEstimated,
+}
+
+impl Ended {
+    /// Whether nothing of it counts for `limit` any more.
+    pub(super) fn undoes(self, limit: &Limit) -> bool {
+        match self {
+            Self::GivenBack => true,
+            Self::Moved => limit.is_of_key(),
+            Self::Used { .. } | Self::AsEstimated => false,
+        }
+    }
+
+    /// Whether the server has to know of it for `limit`.
+    pub(super) fn matters_to(self, limit: &Limit) -> bool {
+        self.undoes(limit) || matches!(limit.kind, Kind::Tokens { .. } | Kind::Parallel | Kind::Spend { .. })
+    }
+
+    /// How much more a request used than was reserved for it.
+    pub(super) fn more(self, unit: Unit, held: u64) -> i64 {
+        let used = match self {
+            Self::GivenBack | Self::Moved => 0,
+            Self::AsEstimated => held,
+            Self::Used { tokens, cost } => amount(unit, tokens, cost),
+        };
+        used.cast_signed().saturating_sub(held.cast_signed())
+    }
+}
+
+/// A request that ended, until the server knows.
+pub(super) type Report = (String, Ticket, Ended);
+
+#[derive(Default)]
+pub(super) struct Tickets {
+    next: Cell<u64>,
+    in_flight: RefCell<BTreeMap<String, Ticket>>,
+    pending: RefCell<Vec<Report>>,
+    /// How many reports are under way.
+    pub(super) under_way: Cell<usize>,
+    /// The gateway is stopping: nothing more is reported until its last request has ended.
+    pub(super) is_ending: Cell<bool>,
+    /// A request of a key has ended: another one may be sent.
+    pub(super) freed: Notify,
+}
+
+impl Tickets {
+    /// An id that no other request has, of this gateway or of another one.
+    pub(super) fn new_id(&self, instance: &str) -> String {
+        let number = self.next.replace(self.next.get() + 1);
+        format!("{}-{number}", &instance[..12])
+    }
+
+    pub(super) fn begin(&self, id: &str, ticket: Ticket) {
+        self.in_flight.borrow_mut().insert(id.to_owned(), ticket);
+    }
+
+    /// The ticket of a request that ends; `None`: it has ended before.
+    pub(super) fn take(&self, id: &str) -> Option<Ticket> {
+        self.in_flight.borrow_mut().remove(id)
+    }
+
+    /// Keeps a report until the server can be reached.
+    pub(super) fn postpone(&self, report: Report) {
+        let mut pending = self.pending.borrow_mut();
+        if pending.len() < MOST_PENDING {
+            pending.push(report);
+        }
+    }
+
+    pub(super) fn next_postponed(&self) -> Option<Report> {
+        self.pending.borrow_mut().pop()
+    }
+
+    pub(super) fn has_postponed(&self) -> bool {
+        !self.pending.borrow().is_empty()
+    }
+}
