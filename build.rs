@@ -45,6 +45,8 @@ fn write_messages() -> Result<(), Error> {
 fn name_build() -> Result<(), Error> {
     let features: Vec<String> = std::env::vars()
         .filter_map(|(name, _)| Some(name.strip_prefix("CARGO_FEATURE_")?.to_lowercase().replace('_', "-")))
+        // It stands for others, which are named.
+        .filter(|name| name != "default")
         .collect();
     let features = if features.is_empty() { "none".to_owned() } else { features.join(", ") };
     for (name, value) in

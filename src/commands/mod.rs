@@ -37,7 +37,7 @@ use crate::gateway as proxy;
 use crate::gateway::fallback::Target;
 use crate::hooks;
 use crate::http::{self, Network};
-use crate::limits::shared::{Address, OnLoss, TIMEOUT, Where};
+use crate::limits::shared::{self, Address, OnLoss, TIMEOUT, Where};
 use crate::paths;
 use crate::platform::access;
 use crate::platform::files::{self, Content, Privacy};
@@ -111,6 +111,7 @@ impl Session {
     ///
     /// Errors: no server is named, or one that cannot be used.
     pub(crate) fn shared(&self) -> Result<Where> {
+        shared::available()?;
         let team = &self.config.team;
         let url = match (&self.environment.shared_url, &team.shared) {
             (Some(url), _) => url.to_string_lossy().into_owned(),

@@ -7,7 +7,8 @@
 //! engine.rs      one decision for one request of a key: its limits and the account's together
 //! files.rs       that decision on this machine: keys.json and files of counters
 //! key_state.rs   the counters of one key, in one file
-//! shared/        the same over the gateways of several machines, in Redis or Valkey
+//! together/      what gateways of several machines that count together say to the rest of the program
+//! shared/        how they count, in Redis or Valkey; without_shared.rs is in its place without the feature `team`
 //! quota.rs       quotas of 5 hours, a week and a month as the user states them
 //! exhausted.rs   what a server reported as used up, until when, and for which model
 //! ```
@@ -23,7 +24,9 @@ mod files;
 mod key_state;
 mod local;
 mod quota;
+#[cfg_attr(not(feature = "team"), path = "without_shared.rs")]
 pub(crate) mod shared;
+mod together;
 mod window;
 
 pub(crate) use day::{Day, Zone, week_end};

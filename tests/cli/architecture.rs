@@ -14,6 +14,8 @@ const HOMES: &[(&str, &[&str])] = &[
     // `commands` for doctor, which asks what the HTTP clients ask of the proxies' variables
     ("hyper_util::", &["gateway", "sandbox", "commands", "http", "names", "proxies"]),
     ("redis::", &["limits"]),
+    // What is left out by a feature ends at the boundary of one module.
+    ("feature = \"team\"", &["limits", "lib"]),
     ("rustls::", &["tls", "http", "gateway", "limits"]),
     ("tokio_rustls::", &["gateway", "limits"]),
     ("ring::hmac", &["keys"]),

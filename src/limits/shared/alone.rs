@@ -4,8 +4,8 @@
 //! stop. Rule: each takes its share. What was left when the server was lost is divided by the number of gateways alive
 //! then; a window is divided only after everything that others may have planned in it has passed.
 
-use super::limit::{Kind, Limit};
 use super::standing::Standing;
+use crate::limits::together::{Kind, Limit};
 
 /// Why a gateway that decides alone does not admit a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,11 +124,10 @@ impl Standing {
 
 #[cfg(test)]
 mod tests {
-    use super::super::account::UNLIMITED;
     use super::super::counter::IDLE;
-    use super::super::limit::Unit;
     use super::super::told::{Admitted, Count};
     use super::*;
+    use crate::limits::together::{UNLIMITED, Unit};
 
     fn window(limit: u64) -> Limit {
         Limit { kind: Kind::Window { window: 1000 }, most: limit, name: "w".into(), quota: None }

@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::inspect::failure;
 use super::script::{self, BEAT, FINISH, REJOIN};
-use super::{HOLD, Shared, State, milliseconds};
+use super::{HOLD, Shared, State};
+use crate::limits::together::milliseconds;
 
 /// The silence after which a gateway counts as gone.
 const SILENT: Duration = Duration::from_secs(15);

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Instant;
 
-use super::milliseconds;
+use crate::limits::together::milliseconds;
 
 /// Times are milliseconds.
 pub(super) struct Clock {

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::account::UNLIMITED;
-use super::limit::{Kind, Limit, quota_slice};
+use crate::limits::together::{Kind, Limit, UNLIMITED, quota_slice};
 
 /// Counters are kept this long after their period, in milliseconds.
 pub(super) const DAY: u64 = 86_400_000;

@@ -4,10 +4,11 @@ use std::rc::Rc;
 
 use serde_json::{Value, json};
 
+use super::arguments::held_beside;
 use super::counter::DAY;
-use super::limit::{Kind, held_beside, quota_slice, slice};
 use super::names::Names;
 use super::standing::Standing;
+use crate::limits::together::{Kind, quota_slice, slice};
 
 /// The names of the counters that a beat asks about.
 #[derive(Debug, Default)]

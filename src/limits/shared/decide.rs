@@ -6,25 +6,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::alone::Alone;
-use super::limit::Limit;
 use super::script::{self, ADMIT};
-use super::tickets::{Ended, Ticket};
+use super::tickets::Ticket;
 use super::told::{Admitted, Told, Verdict};
-use super::{HOLD, Health, OnLoss, Shared, State, milliseconds};
-use crate::keys::{KeyRecord, Versioned};
-
-/// The decision on a request.
-#[derive(Debug)]
-pub(crate) enum Decision {
-    /// It may be sent after `wait`.
-    Go { wait: Duration, ticket: String },
-    /// The limit of this index rejects it, for this long.
-    Refused { limit: usize, wait: Duration },
-    /// The record of the key has changed; without a record, there is no such key.
-    Changed(Option<Rc<KeyRecord>>),
-    /// The server is unreachable, and no decision is possible without it.
-    Unavailable,
-}
+use super::{HOLD, Shared, State};
+use crate::keys::Versioned;
+use crate::limits::together::{Decision, Ended, Health, Limit, OnLoss, milliseconds};
 
 /// A decision that is being made. If the caller leaves in the meantime, it is made all the same, and what was granted is
 /// released.

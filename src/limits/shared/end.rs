@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use redis::Cmd;
 
-use super::limit::{Kind, Unit, quota_slice, slice};
 use super::script::{self, FINISH};
-use super::tickets::{Ended, Ticket};
+use super::tickets::Ticket;
 use super::{Shared, State};
+use crate::limits::together::{Ended, Kind, Unit, quota_slice, slice};
 
 impl Shared {
     /// Ends an admitted request, once.

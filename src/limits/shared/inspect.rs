@@ -11,14 +11,7 @@ use rustls::ClientConfig;
 use super::names::Names;
 use super::{Address, Where, secret};
 use crate::error::{Failed, Failure};
-
-/// What a gateway with keys has of them.
-pub(crate) struct KeysHere {
-    /// [`crate::keys::TeamSecret::check`]
-    pub(crate) check: String,
-    /// Of keys.json, where it is on this machine.
-    pub(crate) source: Option<String>,
-}
+use crate::limits::together::KeysHere;
 
 impl Where {
     /// Checks the server once, before the first request is served.

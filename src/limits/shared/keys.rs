@@ -8,18 +8,16 @@ use anyhow::Result;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::account::{SharedAccount, UNLIMITED, kept, since_epoch, time};
-use super::decide::Decision;
-use super::limit::{Kind, Limit, Unit};
 use super::names::Names;
 use super::published::Away;
 use super::script::{self, LOOK};
-use super::tickets::Ended;
 use super::{Shared, State};
 use crate::keys::{Directory, KeyRecord, Money, State as KeyState, TeamSecret};
 use crate::limits::UsedUp;
 use crate::limits::engine::{AccountWindows, Decision as Outcome, Demand, Grant, Left, Refused, Unavailable, Used};
-use crate::providers::error::Cause;
+use crate::limits::together::{
+    Counted, Decision, Ended, Kind, Limit, SharedAccount, UNLIMITED, Unit, kept, since_epoch, time,
+};
 
 const DAY: u64 = 86_400_000;
 
@@ -285,15 +283,6 @@ struct Seen {
 
 fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     Ok(script::count(&String::deserialize(deserializer)?))
-}
-
-/// What all gateways counted of an account.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Counted {
-    pub(crate) lately: u64,
-    pub(crate) today: u64,
-    /// By the quota's window: used, and how long until there is room again.
-    pub(crate) quotas: Vec<(Cause, u64, Duration)>,
 }
 
 pub(super) fn question_of_account(names: &Names, account: &SharedAccount, at: u64) -> (Vec<String>, serde_json::Value) {

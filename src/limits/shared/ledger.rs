@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::script::{self, LEDGER};
 use super::{Shared, State};
+use crate::limits::together::{Row, Sums};
 
 /// Days that sums are kept: a year and a month, the same as for revoked keys.
 const KEPT: u64 = 400 * 86_400_000;
@@ -18,21 +19,6 @@ const AT_ONCE: usize = 500;
 
 /// Larger counts are errors, and the server calculates in doubles.
 const MOST: u64 = 1 << 50;
-
-/// Requests with the same owner are summed up together.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Row {
-    pub(crate) day: String,
-    pub(crate) profile: String,
-    pub(crate) provider: String,
-    pub(crate) model: String,
-    /// The id of the key; `None`: the gateway's own key.
-    pub(crate) key: Option<String>,
-    pub(crate) owner: Option<String>,
-}
-
-/// Sums by their names.
-pub(crate) type Sums = BTreeMap<String, u64>;
 
 impl Row {
     /// Its name on the server, without the day.

@@ -11,8 +11,9 @@ use serde_json::Value;
 use super::catch_up::CatchUp;
 use super::inspect::{check, failure, reason};
 use super::script::{self, ADMIT, FINISH};
-use super::{OnLoss, Shared, State};
+use super::{Shared, State};
 use crate::error::note;
+use crate::limits::together::OnLoss;
 
 /// How often a gateway reports that it is alive.
 const BEAT_EVERY: Duration = Duration::from_secs(1);

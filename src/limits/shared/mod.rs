@@ -8,7 +8,7 @@
 //! catch_up.rs    what gateway and server tell each other apart from requests, also after an outage
 //! names.rs       the names of what is stored there
 //! script.rs      the scripts, and how they are called
-//! limit.rs       one limit of a request, and how scripts get it
+//! arguments.rs   how scripts get a limit
 //! told.rs        what the admission script answers
 //! decide.rs      the decision on one request, by the server or alone
 //! tickets.rs     the requests that were admitted
@@ -21,7 +21,6 @@
 //! records.rs     the records of keys, as last read
 //! published.rs   the records of keys on the server
 //! secret.rs      whether the keys there are made under the same team secret
-//! account.rs     the limits of an account
 //! ledger.rs      the usage of all gateways, summed up
 //! tokens.rs      access tokens of logins, published by their homes for the edges
 //! remote.rs      the same server for commands, which query it once
@@ -44,9 +43,9 @@
 //! background probe succeeds and the counts of the outage have been delivered. An emptied server admits nothing until
 //! every gateway has returned its counts.
 
-mod account;
 mod address;
 mod alone;
+mod arguments;
 mod catch_up;
 mod clock;
 mod counter;
@@ -56,7 +55,6 @@ mod end;
 mod inspect;
 mod keys;
 mod ledger;
-mod limit;
 mod link;
 mod names;
 mod published;
@@ -78,52 +76,27 @@ use redis::aio::MultiplexedConnection;
 use rustls::ClientConfig;
 use tokio::sync::Notify;
 
-pub(crate) use self::account::{SharedAccount, name_of_day};
 pub(crate) use self::address::Address;
 use self::clock::Clock;
-pub(crate) use self::decide::Decision;
-pub(crate) use self::inspect::KeysHere;
-pub(crate) use self::keys::{Counted, SharedKeys};
+pub(crate) use self::keys::SharedKeys;
 use self::ledger::Ledger;
-pub(crate) use self::ledger::Row;
-pub(crate) use self::limit::Kind;
 use self::names::Names;
-pub(crate) use self::published::Outcome;
 use self::records::Records;
-pub(crate) use self::remote::KeyStanding;
 use self::secret::SecretCheck;
 use self::standing::Standing;
-pub(crate) use self::tickets::Ended;
 use self::tickets::Tickets;
-pub(crate) use self::tokens::{Looked, Watched};
+pub(crate) use super::together::{
+    Counted, Decision, Ended, Health, KeyStanding, KeysHere, Kind, Looked, OnLoss, Outcome, RETRY_AFTER, Row,
+    SharedAccount, TIMEOUT, Watched, name_of_day,
+};
 
 /// A reservation or request in flight of a gateway that died expires after this.
 const HOLD: Duration = Duration::from_secs(900);
 
-/// Default of `[team] timeout`: the maximum time that a request waits for the server.
-pub(crate) const TIMEOUT: Duration = Duration::from_millis(250);
-
-/// The `Retry-After` of a rejected request while the server is unreachable.
-pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
-
-/// What gateways do while the server is unreachable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum OnLoss {
-    /// Each takes its share of the limits.
-    #[default]
-    Share,
-    /// None serves requests.
-    Refuse,
-    /// All serve requests without limits.
-    Open,
-}
-
-impl OnLoss {
-    const ALL: [(Self, &'static str); 3] = [(Self::Share, "share"), (Self::Refuse, "refuse"), (Self::Open, "open")];
-
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, name)| *name == text).map(|(on_loss, _)| *on_loss)
-    }
+/// Whether this program was built to count together with others.
+#[expect(clippy::unnecessary_wraps, reason = "without the feature `team` it was not")]
+pub(crate) fn available() -> anyhow::Result<()> {
+    Ok(())
 }
 
 /// The server, and the namespace of what is stored there.
@@ -140,25 +113,6 @@ enum State {
     Starting,
     Up,
     Lost,
-}
-
-/// The state that `/readyz` and the metrics report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Health {
-    Up,
-    /// Unreachable, and this gateway serves within its share or without limits.
-    Degraded,
-    Down,
-}
-
-impl Health {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Degraded => "degraded",
-            Self::Down => "unreachable",
-        }
-    }
 }
 
 /// The counters that this gateway shares with others.
@@ -227,10 +181,6 @@ impl Shared {
     pub(crate) fn count(&self, name: &str) -> Option<u64> {
         self.standing.borrow().count(name)
     }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use redis::aio::MultiplexedConnection;
-use serde::Deserialize;
 use serde_json::json;
 
 use super::inspect::failure;
@@ -11,26 +10,12 @@ use super::script::{self, PUBLISH};
 use super::{Shared, State};
 use crate::error::note;
 use crate::keys::{Publication, Versioned};
+use crate::limits::together::Outcome;
 use crate::platform::system;
 
 /// The record of the key cannot be determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Away;
-
-/// The result of publishing.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "lowercase", tag = "outcome")]
-pub(crate) enum Outcome {
-    Published,
-    /// The server already has these or later ones.
-    Known,
-    /// The complete set has to be sent.
-    Wanted,
-    /// The server has the keys of another keys.json, which is on `host`.
-    Foreign {
-        host: String,
-    },
-}
 
 impl Shared {
     /// The record of a key. `now`: as it is on the server, not as last read.

@@ -9,25 +9,17 @@ use redis::aio::MultiplexedConnection;
 use rustls::ClientConfig;
 
 use super::Where;
-use super::account::SharedAccount;
 use super::inspect::{check, failure};
-use super::keys::{Counted, Look, answer_of, answer_of_account, question_of, question_of_account};
-use super::ledger::{Row, Sums, read_day};
+use super::keys::{Look, answer_of, answer_of_account, question_of, question_of_account};
+use super::ledger::read_day;
 use super::names::Names;
-use super::published::{Outcome, publish};
+use super::published::publish;
 use super::script::{self, LOOK};
 use crate::keys::{KeyRecord, Publication};
-use crate::limits::Left;
+use crate::limits::together::{Counted, KeyStanding, Outcome, Row, SharedAccount, Sums};
 
 /// Timeout of a command's request: nothing else waits for it.
 const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What the server knows of one key.
-pub(crate) struct KeyStanding {
-    pub(crate) left: Left,
-    /// Seconds since 1970; 0: never.
-    pub(crate) used_at: u64,
-}
 
 impl Where {
     /// Sends the request over a connection of its own.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::counter::{Counter, plan};
-use super::limit::{Kind, Limit};
 use super::told::Admitted;
+use crate::limits::together::{Kind, Limit};
 
 #[derive(Debug, Default)]
 pub(super) struct Standing {

@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::limit::{Limit, Unit};
+use super::super::together::{Limit, Unit, milliseconds};
 use super::*;
 use crate::keys::{Directory, KeyRecord, Publication, TeamSecret};
 use crate::platform::files::{PendingFile, Privacy};

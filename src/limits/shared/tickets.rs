@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use super::limit::{Kind, Limit, Unit, amount};
+use crate::limits::together::{Ended, Kind, Limit, Unit, amount};
 
 /// Maximum number of settled requests that wait for the server. What comes later is dropped: its reservations expire.
 const MOST_PENDING: usize = 10_000;
@@ -20,21 +20,6 @@ pub(super) struct Ticket {
     pub(super) held: Vec<u64>,
     /// The epoch it was counted in; `None`: it was admitted alone.
     pub(super) epoch: Option<Rc<str>>,
-}
-
-/// How a request ended.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Ended {
-    /// It was never sent.
-    GivenBack,
-    /// Its account did not serve it, and another account does under the same key: the key's slot is released.
-    Moved,
-    Used {
-        tokens: u64,
-        cost: u64,
-    },
-    /// It used exactly what was reserved.
-    AsEstimated,
 }
 
 impl Ended {

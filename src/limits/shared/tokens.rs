@@ -6,44 +6,15 @@
 use std::sync::LazyLock;
 
 use redis::Script;
-use serde::Deserialize;
 use serde_json::json;
 
 use super::Shared;
+use crate::limits::together::{Looked, Watched};
 
 static PUBLISH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("publish_token.lua")));
 static WATCH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("watch_token.lua")));
 static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("look_token.lua")));
 static WANT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("want_token.lua")));
-
-/// What the home of a profile reads. Times are milliseconds.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Watched {
-    /// The generation of the token on the server; 0: there is none.
-    pub(crate) generation: u64,
-    /// The generation that an edge's provider rejected; 0: none.
-    pub(crate) wanted: u64,
-    /// Another machine that claims to be the home.
-    #[serde(default)]
-    pub(crate) other: Option<String>,
-}
-
-/// What an edge reads.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Looked {
-    pub(crate) generation: u64,
-    /// Missing if the generation is the known one.
-    #[serde(default)]
-    pub(crate) sealed: Option<String>,
-    /// How long the token is valid.
-    #[serde(default)]
-    pub(crate) left: u64,
-    /// The home, and how long it has not reported.
-    #[serde(default)]
-    pub(crate) home: Option<String>,
-    #[serde(default)]
-    pub(crate) silent: u64,
-}
 
 /// The tokens of one profile's login.
 pub(crate) struct SharedToken<'shared> {

@@ -4,18 +4,14 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
-use super::limit::{Kind, Limit};
-use super::milliseconds;
+use super::limit::{Kind, Limit, UNLIMITED};
 use crate::limits::{Day, Quota, Rule};
 
 /// How much longer than 2 % a window is kept between machines: the time from there to the provider varies.
 const BETWEEN_MACHINES: Duration = Duration::from_millis(500);
 
-/// A limit that is counted, never enforced. The server calculates in doubles.
-pub(super) const UNLIMITED: u64 = 1 << 52;
-
 /// How long a window of `length` is kept, in milliseconds.
-pub(super) fn kept(length: Duration) -> u64 {
+pub(crate) fn kept(length: Duration) -> u64 {
     milliseconds(length.mul_f64(1.02) + BETWEEN_MACHINES)
 }
 
@@ -98,15 +94,19 @@ pub(crate) fn name_of_day(account: &str, day: &Day) -> String {
     format!("day:{account}/{}", day.number())
 }
 
-pub(super) fn kind_of_day(day: &Day) -> Kind {
+pub(crate) fn kind_of_day(day: &Day) -> Kind {
     Kind::Day { begins: since_epoch(day.begins), ends: since_epoch(day.ends) }
 }
 
-pub(super) fn time(at: u64) -> SystemTime {
+pub(crate) fn time(at: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(at)
 }
 
 /// Milliseconds.
-pub(super) fn since_epoch(time: SystemTime) -> u64 {
+pub(crate) fn since_epoch(time: SystemTime) -> u64 {
     milliseconds(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
