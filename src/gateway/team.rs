@@ -455,9 +455,11 @@ pub(super) fn left_of(budget: Money, left: &Left) -> Money {
     budget.minus(left.spent).minus(left.reserved)
 }
 
+/// Until the end of the day in UTC; without a calendar, because every response states it.
 fn rest_of_day() -> Duration {
-    let now = SystemTime::now();
-    crate::limits::Zone::utc().day_of(now).ends.duration_since(now).unwrap_or_default()
+    const DAY: u64 = 86_400;
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Duration::from_secs((since.as_secs() / DAY + 1) * DAY).saturating_sub(since)
 }
 
 /// The response to `GET /v1/key`: fields named as by OpenRouter, and the other limits.

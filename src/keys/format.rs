@@ -42,7 +42,8 @@ impl KeyText {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let body = text.strip_prefix(PREFIX).filter(|_| text.len() == LENGTH)?;
         let (whole, sum) = text.split_at_checked(LENGTH - CHECKSUM)?;
-        let is_key = body.bytes().all(|byte| LETTERS.contains(&byte)) && *checksum(whole) == *sum;
+        // The letters of base 62.
+        let is_key = body.bytes().all(|byte| byte.is_ascii_alphanumeric()) && *checksum(whole) == *sum;
         is_key.then(|| Self(Secret::new(text.to_owned())))
     }
 

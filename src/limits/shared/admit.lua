@@ -6,7 +6,8 @@
 --         both empty where none is to be checked, then five for each limit: its kind, the limit, window and slice or begin
 --         and end of the period, and what the request adds
 --
--- Answers with the verdict, the time, and numbers, separated by spaces.
+-- Answers with the verdict, the time, and numbers, separated by spaces. Those of `go` are the time at which the request is
+-- sent and, for each limit, what is left; of a window also the last and the first time in it, of `spend` what is held.
 --
 -- Time is this server's alone. A window is a sorted list of the times at which its requests go out, future ones included; a
 -- request goes to the first time at which no window would hold more than its limit, so nobody who waits is overtaken for
@@ -32,12 +33,11 @@ end
 local limits, used_keys = {}, 3
 for a = 7, #ARGV, 5 do
   used_keys = used_keys + 1
-  local limit = { kind = ARGV[a], limit = tonumber(ARGV[a + 1]), add = tonumber(ARGV[a + 4]), key = KEYS[used_keys],
-    left = 0, last = 0, first = 0, held = 0 }
-  local one, two = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
-  if limit.kind == 'day' then
+  local kind, one, two = ARGV[a], tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+  local limit = { kind = kind, limit = tonumber(ARGV[a + 1]), add = tonumber(ARGV[a + 4]), key = KEYS[used_keys] }
+  if kind == 'day' then
     limit.begins, limit.ends = one, two
-  elseif limit.kind == 'spend' then
+  elseif kind == 'spend' then
     limit.begins, limit.ends = one, two
     used_keys = used_keys + 1
     limit.held_key = KEYS[used_keys]
@@ -205,6 +205,7 @@ for _, limit in ipairs(limits) do
 end
 
 local numbers = { at }
+local function say(number) numbers[#numbers + 1] = number end
 for _, limit in ipairs(limits) do
   local key, kind = limit.key, limit.kind
   if kind == 'window' then
@@ -216,32 +217,36 @@ for _, limit in ipairs(limits) do
       end
     end
     if later then call('LINSERT', key, 'BEFORE', later, at) else call('RPUSH', key, at) end
-    limit.last = math.max(at, plan.last)
-    limit.first = math.min(at, plan.first)
-    call('PEXPIRE', key, limit.last - now + 2 * limit.window)
-    limit.left = math.max(0, limit.limit - plan.count - 1)
+    local last = math.max(at, plan.last)
+    call('PEXPIRE', key, last - now + 2 * limit.window)
+    say(math.max(0, limit.limit - plan.count - 1))
+    say(last)
+    say(math.min(at, plan.first))
   elseif kind == 'tokens' then
     local sum = limit.add
     for _, amount in pairs(limit.plan) do sum = sum + amount end
     call('HINCRBY', key, math.floor(at / limit.slice), limit.add)
     call('PEXPIRE', key, at - now + 2 * limit.window)
-    limit.left = math.max(0, limit.limit - sum)
+    say(math.max(0, limit.limit - sum))
   elseif kind == 'quota' then
     call('HINCRBY', key, math.floor(at / limit.slice), 1)
     call('PEXPIRE', key, at - now + 2 * limit.window)
+    say(limit.left)
   elseif kind == 'parallel' then
     call('ZADD', key, at + hold, id)
     call('PEXPIRE', key, at - now + hold)
+    say(limit.left)
   elseif kind == 'day' then
     call('INCRBY', key, limit.held)
+    say(limit.left)
     -- Its end is the same for all who count in it.
     if limit.is_new then call('PEXPIRE', key, limit.ends - now + DAY) end
   else
     call('HSET', limit.held_key, id, string.format('%.0f:%.0f', at + hold, limit.held))
     call('PEXPIRE', limit.held_key, at - now + hold)
+    say(limit.left)
+    say(limit.held)
   end
-  local n = #numbers
-  numbers[n + 1], numbers[n + 2], numbers[n + 3], numbers[n + 4] = limit.left, limit.last, limit.first, limit.held
 end
 if asker ~= '' then call('HSET', KEYS[3], asker, now) end
 return answer('go', unpack(numbers))

@@ -150,7 +150,7 @@ impl Shared {
             limit.add_arguments(&mut command);
         }
         let text: String = self.call(&ADMIT, &command).await?;
-        let Some(told) = Told::parse(&text) else {
+        let Some(told) = Told::parse(&text, limits) else {
             self.lose(&script::unreadable().to_string());
             return None;
         };

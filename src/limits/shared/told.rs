@@ -1,6 +1,7 @@
 //! What the admission script answers.
 
 use super::script::count;
+use crate::limits::together::{Kind, Limit};
 
 /// The answer, and the server's time.
 #[derive(Debug, PartialEq)]
@@ -53,22 +54,29 @@ pub(super) struct Count {
     pub(super) held: u64,
 }
 
+impl Count {
+    fn of(limit: &Limit, numbers: &mut impl Iterator<Item = u64>) -> Option<Self> {
+        let mut count = Self { left: numbers.next()?, ..Self::default() };
+        match limit.kind {
+            Kind::Window { .. } => (count.last, count.first) = (numbers.next()?, numbers.next()?),
+            Kind::Spend { .. } => count.held = numbers.next()?,
+            _ => {}
+        }
+        Some(count)
+    }
+}
+
 impl Told {
-    /// `text`: the verdict, the time and the verdict's fields, separated by spaces. `None`: it is none.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// `text`: as `admit.lua` says, for these limits. `None`: it is not such an answer.
+    pub(super) fn parse(text: &str, limits: &[Limit]) -> Option<Self> {
         let (kind, rest) = text.split_once(' ')?;
         let (now, rest) = rest.split_once(' ').unwrap_or((rest, ""));
         let mut numbers = rest.split_ascii_whitespace().map(count);
         let verdict = match kind {
             "go" => {
                 let at = numbers.next()?;
-                let mut counts = Vec::new();
-                while let (Some(left), Some(last), Some(first), Some(held)) =
-                    (numbers.next(), numbers.next(), numbers.next(), numbers.next())
-                {
-                    counts.push(Count { left, last, first, held });
-                }
-                Verdict::Go(Admitted { at, counts })
+                let counts: Option<Vec<Count>> = limits.iter().map(|limit| Count::of(limit, &mut numbers)).collect();
+                Verdict::Go(Admitted { at, counts: counts? })
             }
             "refused" => {
                 // From 1; 0 if it is unknown which.
@@ -91,17 +99,24 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::together::Unit;
+
+    fn limit(kind: Kind) -> Limit {
+        Limit { kind, most: 9, name: "x".into(), quota: None }
+    }
 
     #[test]
     fn each_answer_is_read_and_anything_else_is_none() {
-        let verdict = |text: &str| Told::parse(text).map(|told| (told.now, told.verdict));
-        let counts = vec![Count { left: 5, last: 9, first: 8, held: 0 }, Count { held: 70, ..Count::default() }];
-        let expected = Verdict::Go(Admitted { at: 9, counts });
-        assert_eq!(verdict("go 7 9 5 9 8 0 0 0 0 70"), Some((7, expected)));
-        assert_eq!(verdict("go 7 9"), Some((7, Verdict::Go(Admitted { at: 9, counts: vec![] }))));
+        let spend = Kind::Spend { unit: Unit::Tokens, add: 70, begins: 0, ends: 9 };
+        let limits = [limit(Kind::Window { window: 2 }), limit(Kind::Parallel), limit(spend)];
+        let verdict = |text: &str| Told::parse(text, &limits).map(|told| (told.now, told.verdict));
         // What is left may be less than nothing, after a limit was lowered.
-        let lowered = Verdict::Go(Admitted { at: 9, counts: vec![Count::default()] });
-        assert_eq!(verdict("go 7 9 -3 0 0 0"), Some((7, lowered)));
+        let counts = vec![
+            Count { left: 5, last: 9, first: 8, held: 0 },
+            Count::default(),
+            Count { left: 3, held: 70, ..Count::default() },
+        ];
+        assert_eq!(verdict("go 7 9 5 9 8 -2 3 70"), Some((7, Verdict::Go(Admitted { at: 9, counts }))));
         assert_eq!(verdict("refused 7 2 300"), Some((7, Verdict::Refused { limit: 1, wait: 300 })));
         assert_eq!(verdict("refused 7 0 300"), Some((7, Verdict::Refused { limit: 0, wait: 300 })));
         assert_eq!(verdict("period 7 8"), Some((7, Verdict::Period { at: 8 })));
@@ -109,7 +124,7 @@ mod tests {
         assert_eq!(verdict("record 7 v1 {\"a\": 1}"), Some((7, record)));
         assert_eq!(verdict("unknown 7 1"), Some((7, Verdict::Unknown { is_complete: true })));
         assert_eq!(verdict("epoch 7"), Some((7, Verdict::Epoch)));
-        for bad in ["", "go", "go x", "gone 7", "go 7", "refused 7", "epoch x", "record 7 v1"] {
+        for bad in ["", "go", "go x", "gone 7", "go 7", "go 7 9 5 9 8 4 3", "refused 7", "epoch x", "record 7 v1"] {
             assert_eq!(verdict(bad), None, "{bad}");
         }
     }
