@@ -328,6 +328,27 @@ fn a_home_killed_in_a_renewal_leaves_the_edges_their_token_until_it_ends() {
 }
 
 #[test]
+fn a_home_that_runs_and_cannot_renew_leaves_the_edges_their_token_until_it_ends() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, issuer) = (Redis::start(&[]), Issuer::start());
+    issuer.change(|state| state.holds = true);
+    let _home = start(issuer.logged_in(&redis, "first", 3600));
+    until("the home has published", || shown(&redis) > 0);
+    let time = redis.command(&["TIME"]);
+    let ends = (time.lines().next().unwrap().parse::<u64>().unwrap() + 5) * 1000;
+    redis.command(&["HSET", "{qa:default}:tok:corp", "ends", &ends.to_string()]);
+    let edge = edge(&issuer, &redis);
+    redis.command(&["SET", "{qa:default}:want:corp", &shown(&redis).to_string()]);
+    until("the home renews", || issuer.renewals() == 1);
+    assert_eq!(edge.chat().status, 200);
+    until("the token has ended", || ready(&edge) == (503, json!("token_expired")));
+    let got = edge.chat();
+    assert_eq!((got.status, code(&got.body)), (503, json!("token_expired")), "{}", got.body);
+}
+
+#[test]
 fn a_home_renews_long_before_the_end_by_itself() {
     if !has_redis() {
         return;

@@ -1,6 +1,10 @@
 //! The server of the shared limits is lost, in each way it can be.
 
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::limits::{gateways, keeps_the_limit};
 use crate::machine::{Gateway, Home, Redis, has_redis, until};
@@ -182,19 +186,19 @@ fn a_window_holds_through_a_loss_and_a_server_that_comes_back_empty() {
     let (mut redis, provider) = (Redis::start(&[]), Provider::start());
     let gateways = gateways(&provider, config, &redis.url(), &[]);
     let start = now();
-    let ends = std::time::Instant::now() + Duration::from_secs(14);
-    std::thread::scope(|scope| {
+    let ends = Instant::now() + Duration::from_secs(14);
+    thread::scope(|scope| {
         for gateway in gateways.iter().flat_map(|gateway| std::iter::repeat_n(gateway, 8)) {
             scope.spawn(move || {
                 let mut client = gateway.client();
-                while std::time::Instant::now() < ends {
+                while Instant::now() < ends {
                     assert_eq!(client.chat().status, 200);
                 }
             });
         }
-        std::thread::sleep(Duration::from_secs(4));
+        thread::sleep(Duration::from_secs(4));
         redis.kill();
-        std::thread::sleep(Duration::from_secs(5));
+        thread::sleep(Duration::from_secs(5));
         redis.start_again();
     });
     all_back(&gateways);
@@ -202,41 +206,121 @@ fn a_window_holds_through_a_loss_and_a_server_that_comes_back_empty() {
     assert!(provider.asked().len() > 80, "{} requests only", provider.asked().len());
 }
 
+/// Of what nobody asked about before the loss nothing is known, so nothing of it is anybody's.
+#[test]
+fn a_limit_that_was_not_used_before_the_loss_leaves_nothing_until_the_server_is_back() {
+    if !has_redis() {
+        return;
+    }
+    let (mut redis, provider) = (Redis::start(&[]), Provider::start());
+    let gateways = gateways(&provider, CONFIG, &redis.url(), &["--rpd", "40"]);
+    redis.hear_of_each_other(4);
+    redis.kill();
+    assert_eq!(ask(&gateways, 2), 0);
+    redis.start_again();
+    all_back(&gateways);
+    assert_eq!(ask(&gateways, 1), 4);
+    assert_eq!(provider.asked().len(), 4);
+}
+
+/// Its answers come, but too late: a network that swallows everything looks the same.
+#[test]
+fn slower_than_the_timeout_is_a_loss_until_it_is_fast_again() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let name = Moving::to(redis.port);
+    let gateways = gateways(&provider, CONFIG, &format!("redis://127.0.0.1:{}", name.port), &["--rpd", "40"]);
+    assert_eq!(ask(&gateways, 5), 20);
+    redis.hear_of_each_other(4);
+    name.holds_answers(true);
+    assert_eq!(ask(&gateways, 8), 4 * SHARE);
+    assert!(gateways[0].said().contains("does not answer within"), "{}", gateways[0].said());
+    name.holds_answers(false);
+    all_back(&gateways);
+    assert_eq!(ask(&gateways, 2), 0);
+    assert_eq!(provider.asked().len(), 40);
+}
+
+/// Restarted with its data, which it reads for as long as the test wants.
+#[test]
+fn still_loading_is_a_loss_until_its_data_are_there() {
+    if !has_redis() {
+        return;
+    }
+    let (mut redis, provider) = (Redis::start(&[]), Provider::start());
+    let gateways = half_a_day(&redis, &provider, CONFIG);
+    let fill = "for i = 1, 1000 do redis.call('SET', 'other:' .. i, string.rep('x', 100)) end";
+    redis.command(&["EVAL", fill, "0"]);
+    redis.dump();
+    redis.kill();
+    redis.start_slowly();
+    let fresh = Gateway::start(Home::new(&provider, CONFIG, Some(&redis.url())), &["--shared", "--rpd", "40"]);
+    fresh.wait_for("it still loads its data");
+    assert_eq!(fresh.chat().status, 503);
+    assert_eq!(ask(&gateways, 8), 4 * SHARE);
+    redis.command(&["CONFIG", "SET", "key-load-delay", "0"]);
+    all_back(&gateways);
+    until("the new gateway is ready", || ready(&fresh).0 == 200);
+    // What was served in the meantime was added to what it read.
+    assert_eq!(ask(&gateways, 2), 0);
+    assert_eq!(provider.asked().len(), 40);
+}
+
 /// An address that moves from one server to another, as the name of a primary does.
 pub(crate) struct Moving {
     pub(crate) port: u16,
-    target: std::sync::Arc<std::sync::Mutex<(u16, Vec<std::net::TcpStream>)>>,
+    target: Arc<Mutex<(u16, Vec<TcpStream>)>>,
+    held: Arc<(Mutex<bool>, Condvar)>,
+}
+
+/// Passes on what `from` sends, but not while it is held back.
+fn pass(mut from: TcpStream, mut to: TcpStream, held: Option<&(Mutex<bool>, Condvar)>) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        if let Some((held, changed)) = held {
+            drop(changed.wait_while(held.lock().unwrap(), |held| *held).unwrap());
+        }
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
 }
 
 impl Moving {
     pub(crate) fn to(port: u16) -> Self {
-        use std::net::{Shutdown, TcpListener, TcpStream};
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let own = listener.local_addr().unwrap().port();
-        let target = std::sync::Arc::new(std::sync::Mutex::new((port, Vec::new())));
-        let shared = std::sync::Arc::clone(&target);
-        std::thread::spawn(move || {
+        let target = Arc::new(Mutex::new((port, Vec::new())));
+        let held = Arc::new((Mutex::new(false), Condvar::new()));
+        let (shared, holds) = (Arc::clone(&target), Arc::clone(&held));
+        thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let mut state = shared.lock().unwrap();
                 let Ok(server) = TcpStream::connect(("127.0.0.1", state.0)) else { continue };
                 state.1.push(client.try_clone().unwrap());
-                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
-                {
-                    std::thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut to);
-                        let _ = to.shutdown(Shutdown::Both);
-                    });
-                }
+                let (from_client, to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                thread::spawn(move || pass(from_client, to_server, None));
+                let holds = Arc::clone(&holds);
+                thread::spawn(move || pass(server, client, Some(&holds)));
             }
         });
-        Self { port: own, target }
+        Self { port: own, target, held }
+    }
+
+    /// From now on answers are held back, or no more.
+    pub(crate) fn holds_answers(&self, holds: bool) {
+        *self.held.0.lock().unwrap() = holds;
+        self.held.1.notify_all();
     }
 
     pub(crate) fn moves(&self, port: u16) {
         let mut state = self.target.lock().unwrap();
         state.0 = port;
         for stream in state.1.drain(..) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 }

@@ -133,6 +133,15 @@ impl Redis {
         self.await_answer();
     }
 
+    /// With the data that it saved last, which it reads so slowly that it does not end by itself: it takes commands, and
+    /// refuses nearly all of them.
+    pub(crate) fn start_slowly(&mut self) {
+        let slow = ["--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024"];
+        let options: Vec<String> = self.options.iter().cloned().chain(slow.map(str::to_owned)).collect();
+        self.process = Self::run(self.port, &self.directory, &options);
+        until("redis reads its data", || self.command(&["INFO", "persistence"]).contains("loading:1"));
+    }
+
     pub(crate) fn pause(&self) {
         signal(&self.process, Signal::SIGSTOP);
     }

@@ -18,3 +18,4 @@ mod limits;
 mod lost;
 mod machine;
 mod provider;
+mod table;
