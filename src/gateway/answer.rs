@@ -5,11 +5,12 @@
 //! Rule: a response is forwarded once its first chunk has arrived; if it fails before, the gateway answers with an
 //! error of its own.
 
+use std::future::poll_fn;
 use std::time::{Duration, SystemTime};
 
-use hyper::body::{Bytes, Frame, Incoming};
+use hyper::body::Bytes;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Response, StatusCode, Version};
+use hyper::{Response, StatusCode};
 
 use super::credential::ReadyCredential;
 use super::fallback::Reason;
@@ -19,7 +20,7 @@ use super::meter::Meter;
 use super::refusal::{self, Refusal};
 use super::response_body::{ForwardedBody, ResponseBody};
 use super::team::{self, Bill};
-use super::upstream::{LeasedConnection, SendError, innermost};
+use super::upstream::{Answer, AnswerBody, SendError};
 use crate::compression;
 use crate::providers::error::{ApiError, Response as ErrorResponse};
 
@@ -41,8 +42,7 @@ const FALLBACK: HeaderName = HeaderName::from_static("x-qwenauth-fallback");
 
 /// A response whose body was read as far as necessary.
 pub(super) struct InspectedResponse {
-    response: Response<Incoming>,
-    leased: LeasedConnection,
+    response: Answer,
     /// The part of the body that was read, or all of it.
     first: Bytes,
     /// Why the body was aborted, if it was.
@@ -127,8 +127,7 @@ impl ProxiedRequest<'_> {
     pub(super) async fn pass(
         &mut self,
         ready: &ReadyCredential,
-        mut response: Response<Incoming>,
-        leased: LeasedConnection,
+        mut response: Answer,
     ) -> Result<Response<ResponseBody>, Refusal> {
         self.request_body.stop_keeping();
         let is_stream = is_event_stream(kind(response.headers()));
@@ -139,7 +138,7 @@ impl ProxiedRequest<'_> {
             Err(NoChunk::Late) => return Err(self.lost(ready, SendError::Silent(limit))),
             Err(NoChunk::Broken(why)) => return Err(self.lost(ready, SendError::Lost(why))),
         };
-        Ok(self.pass_on(InspectedResponse { response, leased, first, broken: None }))
+        Ok(self.pass_on(InspectedResponse { response, first, broken: None }))
     }
 
     /// Forwards a response that was inspected.
@@ -155,8 +154,8 @@ impl ProxiedRequest<'_> {
     }
 
     fn pass_on(&mut self, inspected: InspectedResponse) -> Response<ResponseBody> {
-        let InspectedResponse { response, leased, first, broken } = inspected;
-        let (mut head, incoming) = response.into_parts();
+        let InspectedResponse { response, first, broken } = inspected;
+        let (mut head, answer) = response.into_parts();
         self.note_model();
         if let Some(entry) = &mut self.record.entry {
             entry.outcome.status = Some(head.status);
@@ -164,8 +163,6 @@ impl ProxiedRequest<'_> {
         self.request_body.stop_keeping();
         headers::clean_response(&mut head.headers);
         self.stamp(&mut head.headers);
-        // The version of the client's connection is independent; hyper sets it.
-        head.version = Version::HTTP_11;
         let kind = kind(&head.headers);
         if let Some(entry) = &mut self.record.entry {
             entry.outcome.is_stream = is_event_stream(kind);
@@ -180,7 +177,7 @@ impl ProxiedRequest<'_> {
         let record = self.record.take();
         let limit = self.gateway.options.timeout;
         let first = Some(first).filter(|first| !first.is_empty());
-        let body = ForwardedBody::new(first, broken, incoming, leased, self.request_body.clone(), record, limit, meter);
+        let body = ForwardedBody::new(first, broken, answer, record, limit, meter);
         Response::from_parts(head, ResponseBody::Passing(Box::new(body)))
     }
 
@@ -232,35 +229,29 @@ enum NoChunk {
 
 /// The first chunk of a response's body, empty if there is none. It is sent together with the head, and a body that
 /// fails at once can still become an error of the gateway.
-async fn first_piece(incoming: &mut Incoming, limit: Duration) -> Result<Bytes, NoChunk> {
-    use http_body_util::BodyExt;
-    let read = async {
-        while let Some(frame) = incoming.frame().await {
-            match frame.map(Frame::into_data) {
-                Ok(Ok(piece)) if !piece.is_empty() => return Ok(piece),
-                Ok(_) => {}
-                Err(error) => return Err(NoChunk::Broken(innermost(&error))),
-            }
-        }
-        Ok(Bytes::new())
-    };
-    tokio::time::timeout(limit, read).await.unwrap_or(Err(NoChunk::Late))
+async fn first_piece(answer: &mut AnswerBody, limit: Duration) -> Result<Bytes, NoChunk> {
+    let first = tokio::time::timeout(limit, poll_fn(|context| answer.poll_data(context)));
+    match first.await {
+        Ok(Some(Ok(first))) => Ok(first),
+        Ok(Some(Err(why))) => Err(NoChunk::Broken(why)),
+        Ok(None) => Ok(Bytes::new()),
+        Err(_) => Err(NoChunk::Late),
+    }
 }
 
 /// Reads an error's body up to its limits of size and time.
-pub(super) async fn inspect(mut response: Response<Incoming>, leased: LeasedConnection) -> InspectedResponse {
-    use http_body_util::BodyExt;
+pub(super) async fn inspect(mut response: Answer) -> InspectedResponse {
     let mut text = Vec::new();
     let mut broken = None;
     let read = async {
         while text.len() < MAX_ERROR_SIZE {
-            match response.body_mut().frame().await {
-                Some(Ok(frame)) => text.extend_from_slice(frame.data_ref().map_or(&[], |piece| &piece[..])),
-                Some(Err(error)) => return broken = Some(innermost(&error)),
+            match poll_fn(|context| response.body_mut().poll_data(context)).await {
+                Some(Ok(piece)) => text.extend_from_slice(&piece),
+                Some(Err(why)) => return broken = Some(why),
                 None => return,
             }
         }
     };
     let _ = tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await;
-    InspectedResponse { response, leased, first: text.into(), broken }
+    InspectedResponse { response, first: text.into(), broken }
 }

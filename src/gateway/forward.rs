@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, HeaderMap};
-use hyper::http::uri::PathAndQuery;
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode};
 
 use super::admission::shown_keys;
 use super::answer::{DeferredResponse, InspectedResponse, Unserved, inspect};
@@ -27,7 +26,7 @@ use super::retry::{MAX_ATTEMPTS, Next, backoff, next};
 use super::served_profile::{ServedAccount, ServedProfile, UsageRecord};
 use super::team::{Bill, Estimate, Team};
 use super::traffic::Entry;
-use super::upstream::{LeasedConnection, SendError};
+use super::upstream::{Answer, SendError, Upload};
 use super::{Gateway, anthropic};
 use crate::error::note;
 use crate::keys::{KeyRecord, KeyText};
@@ -135,8 +134,8 @@ impl ProxiedRequest<'_> {
             self.turn(&account, &ready, estimate).await?;
             place.keep();
             attempts += 1;
-            let (response, leased) = match self.send(&ready).await {
-                Ok(answered) => answered,
+            let response = match self.send(&ready).await {
+                Ok(response) => response,
                 Err(SendError::NotSent(why)) => {
                     Box::pin(self.pause_or(attempts, &account, &ready, why)).await?;
                     continue;
@@ -146,7 +145,7 @@ impl ProxiedRequest<'_> {
             account.note_limits(response.headers());
             match response.status() {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if ready.is_renewable() || self.may_move => {
-                    let inspected = Box::pin(inspect(response, leased)).await;
+                    let inspected = Box::pin(inspect(response)).await;
                     let error = self.read(&ready, &inspected);
                     if error.cause == Cause::FreeTier {
                         return Err(self.exhausted(&account, &ready, error, inspected, attempts));
@@ -169,7 +168,7 @@ impl ProxiedRequest<'_> {
                     attempts -= 1;
                 }
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                    let inspected = Box::pin(inspect(response, leased)).await;
+                    let inspected = Box::pin(inspect(response)).await;
                     if let Some(response) =
                         Box::pin(self.wait_or_stop(&account, &ready, inspected, attempts, &mut has_waited)).await?
                     {
@@ -177,19 +176,19 @@ impl ProxiedRequest<'_> {
                     }
                 }
                 status if status.is_server_error() && (self.may_move || self.moved.is_some()) => {
-                    let inspected = Box::pin(inspect(response, leased)).await;
+                    let inspected = Box::pin(inspect(response)).await;
                     let error = self.read(&ready, &inspected);
                     return Err(self.failing(&account, error, inspected, attempts));
                 }
                 status if is_rejection(status) => {
-                    let inspected = Box::pin(inspect(response, leased)).await;
+                    let inspected = Box::pin(inspect(response)).await;
                     let error = self.read(&ready, &inspected);
                     self.note_account(&ready, &inspected, &error);
                     return self.give(&ready, inspected, error, attempts);
                 }
                 // Some services report an unpaid account with this status.
                 StatusCode::BAD_REQUEST => {
-                    let inspected = Box::pin(inspect(response, leased)).await;
+                    let inspected = Box::pin(inspect(response)).await;
                     let error = self.read(&ready, &inspected);
                     self.note_account(&ready, &inspected, &error);
                     return Ok(self.pass_inspected(&ready, inspected)?);
@@ -200,7 +199,7 @@ impl ProxiedRequest<'_> {
                         ready.mark.served();
                         account.served(self.record.model.as_deref());
                     }
-                    return Ok(self.pass(&ready, response, leased).await?);
+                    return Ok(self.pass(&ready, response).await?);
                 }
             }
         }
@@ -308,15 +307,15 @@ impl ProxiedRequest<'_> {
         }
     }
 
-    async fn send(&mut self, ready: &ReadyCredential) -> Result<(Response<Incoming>, LeasedConnection), SendError> {
+    async fn send(&mut self, ready: &ReadyCredential) -> Result<Answer, SendError> {
         let Some(reader) = self.request_body.reader() else {
             return Err(SendError::Client("the request cannot be sent again".into()));
         };
-        let request = self.request(ready, reader).map_err(|error| SendError::NotSent(error.to_string()))?;
+        let upload = self.upload(ready, reader).ok_or_else(|| SendError::NotSent("the path is invalid".into()))?;
         self.record.note_try();
         let limit = self.gateway.options.timeout;
         let since = Instant::now();
-        let sent = tokio::time::timeout(limit, self.gateway.upstream.send(&ready.origin, request));
+        let sent = tokio::time::timeout(limit, self.gateway.upstream.send(&ready.origin, upload));
         let sent = self.request_body.while_reading(sent).await.unwrap_or(Err(SendError::Silent(limit)));
         self.log_attempt(ready, &sent, since);
         if let Some(grant) = &mut self.record.grant {
@@ -327,17 +326,12 @@ impl ProxiedRequest<'_> {
         sent
     }
 
-    fn log_attempt(
-        &self,
-        ready: &ReadyCredential,
-        sent: &Result<(Response<Incoming>, LeasedConnection), SendError>,
-        since: Instant,
-    ) {
+    fn log_attempt(&self, ready: &ReadyCredential, sent: &Result<Answer, SendError>, since: Instant) {
         if !log::log_enabled!(log::Level::Debug) {
             return;
         }
         let outcome = match sent {
-            Ok((response, _)) => response.status().as_u16().to_string(),
+            Ok(response) => response.status().as_u16().to_string(),
             Err(trouble) => format!("{trouble:?}"),
         };
         let (method, host) = (&self.method, ready.origin.host.to_str().unwrap_or_default());
@@ -350,17 +344,12 @@ impl ProxiedRequest<'_> {
         );
     }
 
-    fn request(&self, ready: &ReadyCredential, reader: Reader) -> Result<Request<Reader>, hyper::http::Error> {
+    fn upload(&self, ready: &ReadyCredential, reader: Reader) -> Option<Upload> {
         let messages = ready.messages.as_ref().filter(|_| anthropic::speaks(&self.rest));
         let base_path = messages.map_or(ready.base_path.as_str(), |endpoint| &endpoint.base_path);
-        let path = [base_path, self.rest.as_str()].concat();
-        let uri = Uri::from(PathAndQuery::try_from(path)?);
-        let mut request = Request::new(reader);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = uri;
-        *request.headers_mut() = headers::clean_request(&self.headers);
-        headers::address(request.headers_mut(), ready, messages);
-        Ok(request)
+        let mut headers = headers::clean_request(&self.headers);
+        headers::address(&mut headers, ready, messages);
+        Upload::new(self.method.clone(), &[base_path, self.rest.as_str()].concat(), &headers, reader)
     }
 
     /// Whether another attempt is allowed.

@@ -19,7 +19,7 @@
 //! events.rs         where events go: log, hooks, metrics
 //! headers.rs        which headers pass
 //! anthropic.rs      which requests speak Anthropic's protocol, and where they go
-//! upstream.rs       connections to the provider
+//! upstream.rs       requests to the provider, over connections that are kept open
 //! request_body.rs   the body of a request, kept while it may have to be sent again
 //! refusal.rs        what the gateway says itself
 //! response_body.rs  what the client gets
@@ -69,7 +69,7 @@ mod served_profile;
 mod server;
 pub(crate) mod team;
 mod traffic;
-mod upstream;
+pub(crate) mod upstream;
 mod well_known;
 
 use std::cell::{Cell, RefCell};

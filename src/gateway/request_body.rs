@@ -12,7 +12,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Bytes, Incoming};
 
 use super::meter::RequestModel;
 
@@ -172,10 +172,6 @@ impl RequestBody {
         source.ended && source.length == 0
     }
 
-    pub(super) fn has_ended(&self) -> bool {
-        self.0.borrow().ended
-    }
-
     /// The model in what is kept of it, or was in its first bytes.
     pub(super) fn model(&self) -> Option<String> {
         let source = self.0.borrow();
@@ -322,13 +318,10 @@ pub(super) struct Reader {
     given_length: u64,
 }
 
-impl Body for Reader {
-    type Data = Bytes;
-    type Error = Broken;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let request_body = self.request_body.clone();
-        let mut source = request_body.0.borrow_mut();
+impl Reader {
+    /// The next data; `None` at the end of the body.
+    pub(super) fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        let mut source = self.request_body.0.borrow_mut();
         if self.position == source.received() {
             if let Some(broken) = source.broken {
                 return Poll::Ready(Some(Err(broken)));
@@ -353,16 +346,18 @@ impl Body for Reader {
         if !source.keeps {
             source.drop_given();
         }
-        Poll::Ready(Some(Ok(Frame::data(chunk))))
+        Poll::Ready(Some(Ok(chunk)))
     }
 
-    fn is_end_stream(&self) -> bool {
+    /// Whether all of it was given out.
+    pub(super) fn has_ended(&self) -> bool {
         let source = self.request_body.0.borrow();
         source.ended && self.position >= source.received()
     }
 
-    fn size_hint(&self) -> SizeHint {
+    /// Bytes that are still to be given out, once the client has sent them all.
+    pub(super) fn length(&self) -> Option<u64> {
         let source = self.request_body.0.borrow();
-        if source.ended { SizeHint::with_exact(source.length - self.given_length) } else { SizeHint::new() }
+        source.ended.then(|| source.length - self.given_length)
     }
 }

@@ -4,13 +4,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::Sleep;
 
 use super::meter::Meter;
-use super::request_body::RequestBody;
 use super::served_profile::UsageRecord;
-use super::upstream::LeasedConnection;
+use super::upstream::AnswerBody;
 
 pub(super) enum ResponseBody {
     Whole(Bytes),
@@ -43,9 +42,7 @@ pub(super) struct ForwardedBody {
     first: Option<Bytes>,
     /// Why the body was aborted, if it was.
     broken: Option<String>,
-    incoming: Incoming,
-    leased: Option<LeasedConnection>,
-    request_body: RequestBody,
+    answer: AnswerBody,
     meter: Option<Meter>,
     record: UsageRecord,
     /// Timeout without a byte, and when the wait for the next one began.
@@ -53,33 +50,20 @@ pub(super) struct ForwardedBody {
     waiting: Option<Instant>,
     idle: Option<Pin<Box<Sleep>>>,
     ended: bool,
+    /// Whether what was given out last may not have been sent to the client yet.
+    is_buffered: bool,
 }
 
 impl ForwardedBody {
-    #[expect(clippy::too_many_arguments, reason = "one place makes it, of what it has at hand")]
     pub(super) fn new(
         first: Option<Bytes>,
         broken: Option<String>,
-        incoming: Incoming,
-        leased: LeasedConnection,
-        request_body: RequestBody,
+        answer: AnswerBody,
         record: UsageRecord,
         limit: Duration,
         meter: Option<Meter>,
     ) -> Self {
-        Self {
-            first,
-            broken,
-            incoming,
-            leased: Some(leased),
-            request_body,
-            meter,
-            record,
-            limit,
-            waiting: None,
-            idle: None,
-            ended: false,
-        }
+        Self { first, broken, answer, meter, record, limit, waiting: None, idle: None, ended: false, is_buffered: true }
     }
 
     fn see(&mut self, piece: &Bytes) {
@@ -89,6 +73,16 @@ impl ForwardedBody {
         if let Some(meter) = &mut self.meter {
             meter.see(piece);
         }
+    }
+
+    /// An error makes hyper drop what it has not sent, so that is sent first.
+    fn poll_cut(&mut self, why: String, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        if std::mem::take(&mut self.is_buffered) {
+            self.broken = Some(why);
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(Err(Interrupted::log(why))))
     }
 
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
@@ -125,30 +119,31 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         if let Some(why) = body.broken.take() {
-            return Poll::Ready(Some(Err(Interrupted::log(why))));
+            return body.poll_cut(why, context);
         }
-        match Pin::new(&mut body.incoming).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => {
+        match body.answer.poll_data(context) {
+            Poll::Ready(Some(Ok(data))) => {
                 body.waiting = None;
-                if let Some(piece) = frame.data_ref() {
-                    let piece = piece.clone();
-                    body.see(&piece);
-                }
-                Poll::Ready(Some(Ok(frame)))
+                body.is_buffered = true;
+                body.see(&data);
+                Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Interrupted::log(error.to_string())))),
+            Poll::Ready(Some(Err(why))) => body.poll_cut(why, context),
             Poll::Ready(None) => {
                 body.ended = true;
                 Poll::Ready(None)
             }
-            Poll::Pending => body.poll_idle(context),
+            Poll::Pending => {
+                body.is_buffered = false;
+                body.poll_idle(context)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
-            Self::Passing(body) => body.first.is_none() && body.broken.is_none() && body.incoming.is_end_stream(),
+            Self::Passing(body) => body.first.is_none() && body.broken.is_none() && body.answer.is_end(),
         }
     }
 
@@ -157,10 +152,7 @@ impl Body for ResponseBody {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Passing(body) => {
                 let first = body.first.as_ref().map_or(0, Bytes::len) as u64;
-                match body.incoming.size_hint().exact() {
-                    Some(rest) => SizeHint::with_exact(first + rest),
-                    None => SizeHint::default(),
-                }
+                body.answer.left().map_or_else(SizeHint::default, |left| SizeHint::with_exact(first + left))
             }
         }
     }
@@ -172,12 +164,9 @@ impl Drop for ForwardedBody {
         if let Some(meter) = &self.meter {
             self.record.see(meter);
         }
-        let ended = self.ended || self.first.is_none() && self.broken.is_none() && self.incoming.is_end_stream();
+        let ended = self.ended || self.first.is_none() && self.broken.is_none() && self.answer.is_end();
         if let Some(entry) = &mut self.record.entry {
             entry.outcome.complete = ended;
-        }
-        if let Some(leased) = self.leased.take().filter(|_| ended && self.request_body.has_ended()) {
-            leased.give_back();
         }
     }
 }

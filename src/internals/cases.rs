@@ -184,3 +184,8 @@ fn a_wait_that_a_server_names_is_bounded() {
 fn tokens_are_the_same_however_an_answer_is_cut() {
     holds_for_mutated_seeds("usage_stream");
 }
+
+#[test]
+fn an_answer_means_the_same_however_it_is_cut() {
+    holds_for_mutated_seeds("answer");
+}

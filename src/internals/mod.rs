@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use hyper::Method;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use url::Url;
@@ -18,6 +19,7 @@ use crate::config::{Config, Fallback, Team, with_profile};
 use crate::credentials::document::{self, CredentialDocument, Format};
 use crate::error::{Failure, Report, printable};
 use crate::gateway::meter::Meter;
+use crate::gateway::upstream::read_answer;
 use crate::http::{Reply, is_loopback};
 use crate::keys::Prices;
 use crate::oauth::code::{self, Outcome};
@@ -33,7 +35,7 @@ use crate::secret::Secret;
 pub type Property = fn(&[u8]);
 
 /// By the name of the fuzz target and of the directory of seeds.
-pub const PROPERTIES: [(&str, Property); 9] = [
+pub const PROPERTIES: [(&str, Property); 10] = [
     ("credential_file", credential_file),
     ("token_reply", token_reply),
     ("device_reply", device_reply),
@@ -43,6 +45,7 @@ pub const PROPERTIES: [(&str, Property); 9] = [
     ("callback", callback),
     ("retry_after", retry_after),
     ("usage_stream", usage_stream),
+    ("answer", answer),
 ];
 
 const YEAR: Duration = Duration::from_secs(366 * 86400);
@@ -336,6 +339,20 @@ fn usage_stream(bytes: &[u8]) {
     let first = bytes.first().map_or(0, |&byte| usize::from(byte)).min(answer.len());
     let (head, tail) = answer.split_at(first);
     assert_eq!(metered(&mut std::iter::once(head).chain(tail.chunks(5000))), whole, "after the first {first}");
+}
+
+/// The same head and body, and the same judgment of both, however the answer is cut.
+fn answer(bytes: &[u8]) {
+    for method in [Method::POST, Method::HEAD] {
+        let whole = read_answer(std::iter::once(bytes), &method);
+        assert!(whole.as_ref().is_none_or(|answer| answer.body.len() <= bytes.len()));
+        for size in [1, 2, 3, 16, 100] {
+            assert_eq!(read_answer(bytes.chunks(size), &method), whole, "in pieces of {size}");
+        }
+        let first = bytes.first().map_or(0, |&byte| usize::from(byte)).min(bytes.len());
+        let (head, tail) = bytes.split_at(first);
+        assert_eq!(read_answer([head, tail].into_iter(), &method), whole, "after the first {first}");
+    }
 }
 
 /// Checks the property called `name` on `bytes`.

@@ -11,6 +11,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("reqwest::", &["http", "gateway", "names"]),
     ("tokio::", &["gateway", "limits", "sandbox", "platform"]),
     ("hyper::", &["gateway", "sandbox"]),
+    ("httparse::", &["gateway"]),
     // `commands` for doctor, which asks what the HTTP clients ask of the proxies' variables
     ("hyper_util::", &["gateway", "sandbox", "commands", "http", "names", "proxies"]),
     ("redis::", &["limits"]),

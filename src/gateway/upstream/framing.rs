@@ -1,0 +1,166 @@
+//! Where the body of an answer ends: by its length, in chunks, or with the connection (RFC 9112 §6 and §7).
+//!
+//! Hazard: a server that frames wrongly, by accident or so that two readers disagree where an answer ends.
+//! Rule: each byte is data, framing as the grammar has it, or an error; and what is neither data nor a size is bounded.
+
+use super::Malformed;
+
+/// Bytes of extensions and trailers in one body. Nothing is known to send any; they are dropped.
+const MAX_EXTRA: usize = 16 * 1024;
+
+/// Hexadecimal digits of a chunk's size: more are no number of 64 bits.
+const MAX_DIGITS: u8 = 16;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// Bytes that are still to come.
+    Length(u64),
+    Chunked(Chunks),
+    UntilClose,
+}
+
+/// What a piece of a body came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Decoded {
+    /// The data are these first bytes of the piece.
+    pub(super) data: usize,
+    /// Bytes that belong to this body, framing included.
+    pub(super) used: usize,
+}
+
+impl Framing {
+    pub(super) fn is_end(&self) -> bool {
+        match self {
+            Self::Length(left) => *left == 0,
+            Self::Chunked(chunks) => chunks.place == Place::End,
+            Self::UntilClose => false,
+        }
+    }
+
+    /// Bytes that are still to come, where the head told.
+    pub(super) fn left(&self) -> Option<u64> {
+        match self {
+            Self::Length(left) => Some(*left),
+            Self::Chunked(_) | Self::UntilClose => None,
+        }
+    }
+
+    /// Moves the data in `piece` to its beginning.
+    pub(super) fn decode(&mut self, piece: &mut [u8]) -> Result<Decoded, Malformed> {
+        match self {
+            Self::Length(left) => {
+                let data = usize::try_from(*left).map_or(piece.len(), |left| left.min(piece.len()));
+                *left -= data as u64;
+                Ok(Decoded { data, used: data })
+            }
+            Self::Chunked(chunks) => chunks.decode(piece),
+            Self::UntilClose => Ok(Decoded { data: piece.len(), used: piece.len() }),
+        }
+    }
+
+    /// The server closed the connection.
+    pub(super) fn close(&self) -> Result<(), Malformed> {
+        if matches!(self, Self::UntilClose) || self.is_end() {
+            return Ok(());
+        }
+        Err(Malformed("the connection ended in the middle of the answer"))
+    }
+}
+
+/// What the next byte of a chunked body belongs to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Size,
+    /// Blanks after the size, which some servers pad.
+    Blank,
+    Extension,
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    /// The first byte of a trailer, or of the empty line that ends the body.
+    TrailerStart,
+    Trailer,
+    TrailerLf,
+    EndLf,
+    End,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Chunks {
+    place: Place,
+    /// Of the size that is being read.
+    digits: u8,
+    /// Bytes of this chunk that are still to come.
+    left: u64,
+    /// Bytes of extensions and trailers so far.
+    extra: usize,
+}
+
+impl Chunks {
+    fn decode(&mut self, piece: &mut [u8]) -> Result<Decoded, Malformed> {
+        let (mut data, mut used) = (0, 0);
+        while used < piece.len() && self.place != Place::End {
+            if self.place == Place::Data {
+                let rest = piece.len() - used;
+                let length = usize::try_from(self.left).map_or(rest, |left| left.min(rest));
+                piece.copy_within(used..used + length, data);
+                data += length;
+                used += length;
+                self.left -= length as u64;
+                if self.left == 0 {
+                    self.place = Place::DataCr;
+                }
+            } else {
+                self.place = self.after(piece[used])?;
+                used += 1;
+            }
+        }
+        Ok(Decoded { data, used })
+    }
+
+    /// The place after `byte`.
+    fn after(&mut self, byte: u8) -> Result<Place, Malformed> {
+        Ok(match (self.place, byte) {
+            (Place::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte)?,
+            (Place::Size, _) if self.digits == 0 => return Err(Malformed("a chunk has no size")),
+            (Place::Size | Place::Blank, b' ' | b'\t') => self.extra(Place::Blank)?,
+            (Place::Size | Place::Blank | Place::Extension, b'\r') => Place::SizeLf,
+            (Place::SizeLf, b'\n') if self.left == 0 => Place::TrailerStart,
+            (Place::SizeLf, b'\n') => Place::Data,
+            (Place::DataCr, b'\r') => Place::DataLf,
+            (Place::DataLf, b'\n') => {
+                self.digits = 0;
+                Place::Size
+            }
+            (Place::TrailerStart, b'\r') => Place::EndLf,
+            (Place::Trailer, b'\r') => Place::TrailerLf,
+            (Place::TrailerLf, b'\n') => Place::TrailerStart,
+            (Place::EndLf, b'\n') => Place::End,
+            // A line ends with both, or another reader may see another line.
+            (_, b'\n') => return Err(Malformed("a line of the framing ends without a carriage return")),
+            (Place::Size | Place::Blank, b';') | (Place::Extension, _) => self.extra(Place::Extension)?,
+            (Place::TrailerStart | Place::Trailer, _) => self.extra(Place::Trailer)?,
+            _ => return Err(Malformed("the framing of a chunk is invalid")),
+        })
+    }
+
+    fn digit(&mut self, byte: u8) -> Result<Place, Malformed> {
+        self.digits += 1;
+        if self.digits > MAX_DIGITS {
+            return Err(Malformed("the size of a chunk is too large"));
+        }
+        let value = char::from(byte).to_digit(16).unwrap_or_default();
+        self.left = self.left << 4 | u64::from(value);
+        Ok(Place::Size)
+    }
+
+    fn extra(&mut self, place: Place) -> Result<Place, Malformed> {
+        self.extra += 1;
+        if self.extra > MAX_EXTRA {
+            return Err(Malformed("the framing of the answer is too long"));
+        }
+        Ok(place)
+    }
+}
