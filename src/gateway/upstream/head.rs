@@ -158,7 +158,7 @@ fn parse(bytes: &[u8], method: &Method) -> Result<Option<(Parsed, usize)>, Malfo
         headers.append(name, value);
     }
     let framing = framing(status, &headers, is_newer, method)?;
-    let keeps_open = keeps_open(&headers, is_newer) && framing != Framing::UntilClose;
+    let keeps_open = keeps_open(&headers, is_newer);
     let reason = response.reason.filter(|reason| Some(*reason) != status.canonical_reason());
     let reason = reason.and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok());
     Ok(Some((Parsed::Final(Box::new(Head { status, reason, headers, framing, keeps_open })), length)))

@@ -164,15 +164,19 @@ fn an_answer_that_ends_with_its_connection_or_says_so_leaves_none_to_keep() {
         ("HTTP/1.1 200 OK\r\n\r\nhello", true),
         ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\nhello", true),
         ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", false),
+        ("HTTP/1.0 200 OK\r\nConnection: x\r\nContent-Length: 5\r\n\r\nhello", false),
         ("HTTP/1.1 200 OK\r\nConnection: x, Close\r\nContent-Length: 5\r\n\r\nhello", false),
         ("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=1\r\nContent-Length: 5\r\n\r\nhello", false),
         // Nobody asked for what follows.
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\n\r\n", false),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\nx", false),
     ] {
-        let server = Server::sending([text.as_bytes()]);
-        let server = if closes { delayed(server) } else { server };
-        assert_eq!(asked(server, &Method::POST), (Ok((200, b"hello".to_vec())), 0), "{text}");
+        let (head, body) = text.split_at(text.find("\r\n\r\n").unwrap() + 4);
+        for pieces in [vec![text], vec![head, body]] {
+            let server = Server::sending(pieces.iter().map(|piece| piece.as_bytes()));
+            let server = if closes { delayed(server) } else { server };
+            assert_eq!(asked(server, &Method::POST), (Ok((200, b"hello".to_vec())), 0), "{pieces:?}");
+        }
     }
 }
 
