@@ -1,4 +1,4 @@
-"""In a network namespace of its own: `network.py PROGRAM DIRECTORY` prints one line for each thing that worked.
+"""In a network namespace of its own: `network.py DIRECTORY [EMULATOR] PROGRAM` prints one line for each thing that worked.
 
 10.77.0.1 is here alone. A name server tells `login.practice.example` and `proxy.practice.example` for it, a TLS server
 plays the provider, and a proxy passes connections on. The program runs in an empty root, with the certificates of a
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "clients"))
 from provider import Provider  # noqa: E402
 
 ADDRESS, HOST, PROXY = "10.77.0.1", "login.practice.example", "proxy.practice.example"
-program, directory = Path(sys.argv[1]), Path(sys.argv[2])
+directory, programs = Path(sys.argv[1]), [Path(word) for word in sys.argv[2:]]
 asked, tunnels = [], []
 
 
@@ -130,7 +130,9 @@ def main():
     serve(Threads((ADDRESS, 443), Tls))
     root = directory / "root"
     (root / "etc" / "ssl" / "certs").mkdir(parents=True)
-    shutil.copy(program, root / "qwenauth")
+    for program in programs:
+        shutil.copy(program, root / program.name)
+    command = [f"/{program.name}" for program in programs]
     (root / "etc" / "resolv.conf").write_text(f"nameserver {ADDRESS}\n")
     # Where an image has the certificates of Debian.
     shutil.copy(authority, root / "etc" / "ssl" / "certs" / "ca-certificates.crt")
@@ -140,7 +142,7 @@ def main():
         (root / "home").mkdir(mode=0o700)
         environment = {"HOME": "/home", "QWENAUTH_QWEN_OAUTH_URL": f"https://{HOST}"} | variables
         return subprocess.run(
-            ["chroot", str(root), "/qwenauth", "login", "qwen", "--no-browser", "--qr", "never", "--no-verify"],
+            ["chroot", str(root), *command, "login", "qwen", "--no-browser", "--qr", "never", "--no-verify"],
             env=environment | {"PATH": "/usr/sbin:/usr/bin"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, timeout=60,
         )  # fmt: skip
