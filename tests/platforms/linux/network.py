@@ -144,7 +144,7 @@ def main():
         return subprocess.run(
             ["chroot", str(root), *command, "login", "qwen", "--no-browser", "--qr", "never", "--no-verify"],
             env=environment | {"PATH": "/usr/sbin:/usr/bin"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, timeout=60,
+            stderr=subprocess.STDOUT, timeout=90,
         )  # fmt: skip
 
     done = log_in()

@@ -144,6 +144,8 @@ class Side:
 
     def plain(self, text):
         if self.is_windows:
+            # What wine says of a thread that had not ended when its process did.
+            text = re.sub(r"^wine client error:.*\n", "", text, flags=re.MULTILINE)
             for home in (self.path(self.home), self.path(self.home).replace("\\", "\\\\")):
                 text = re.sub(re.escape(home) + r"([^\s`\"',;]*)", lambda at: "{home}" + at[1].replace("\\\\", "\\").replace("\\", "/"), text)
             text = text.replace("qwenauth.exe", "qwenauth").replace("helper.exe", "helper")
