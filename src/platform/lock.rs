@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -50,6 +50,11 @@ struct NotedFailure {
     hint: Option<String>,
 }
 
+/// The file of the notes, where they have one of their own.
+fn notes_path(lock: &Path) -> Option<PathBuf> {
+    disk::LOCKS_KEEP_READERS_OUT.then(|| lock.with_extension("qwenauth-notes"))
+}
+
 /// The kernel lock. Held until dropped, or until the process ends in whatever way.
 pub(crate) struct FileLock {
     /// Holds the lock, and the notes unless they have a file of their own.
@@ -61,6 +66,17 @@ pub(crate) struct FileLock {
 }
 
 impl FileLock {
+    /// Creates the lock file with notes in it, so that no process takes the lock without them.
+    ///
+    /// Errors: [`io::ErrorKind::AlreadyExists`] if there are notes.
+    pub(crate) fn create(path: &Path, change: impl FnOnce(&mut LockNotes)) -> io::Result<()> {
+        let mut notes = LockNotes::default();
+        change(&mut notes);
+        let bytes = serde_json::to_vec(&notes)?;
+        files::create_whole(&notes_path(path).unwrap_or_else(|| path.to_owned()), &bytes)?;
+        Ok(())
+    }
+
     /// Acquires the lock, waiting until `deadline`. `file` is the lock file, opened for reading and writing.
     ///
     /// Errors: temporary if it timed out; other if the file system does not support locks.
@@ -84,11 +100,7 @@ impl FileLock {
     }
 
     fn held(file: File, path: &Path, waited_since: SystemTime) -> Result<Self> {
-        let notes_file = if disk::LOCKS_KEEP_READERS_OUT {
-            Some(files::open_private(&path.with_extension("qwenauth-notes"))?)
-        } else {
-            None
-        };
+        let notes_file = notes_path(path).map(|path| files::open_private(&path)).transpose()?;
         let mut file_lock = Self { file, notes_file, notes: LockNotes::default(), waited_since };
         file_lock.notes = file_lock.read().unwrap_or_default();
         Ok(file_lock)

@@ -172,6 +172,6 @@ fn from_nanoseconds(since: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(since)
 }
 
-fn to_nanoseconds(time: SystemTime) -> Option<u64> {
+pub(super) fn to_nanoseconds(time: SystemTime) -> Option<u64> {
     u64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos()).ok()
 }

@@ -8,6 +8,8 @@ mod locks;
 mod qwen_code;
 mod traces;
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -174,22 +176,33 @@ impl Store {
     /// Takes our own lock. [`Locks::lock_qwen_code`] takes the other one.
     pub(super) fn lock(&self, deadline: Instant) -> Result<Guard> {
         let path = self.lock_path()?;
-        let is_unresolved = self.is_unresolved_before(&path);
-        let file_lock = FileLock::acquire(files::open_private(&path)?, &path, deadline)?;
+        let (file, is_unresolved) = self.open_lock(&path)?;
+        let file_lock = FileLock::acquire(file, &path, deadline)?;
         Ok(Guard::new(self, Locks::new(self, file_lock, is_unresolved)))
     }
 
     /// The same lock, if no process holds it.
     pub(super) fn try_lock(&self) -> Result<Option<Locks>> {
         let path = self.lock_path()?;
-        let is_unresolved = self.is_unresolved_before(&path);
-        let file_lock = FileLock::try_acquire(files::open_private(&path)?, &path)?;
+        let (file, is_unresolved) = self.open_lock(&path)?;
+        let file_lock = FileLock::try_acquire(file, &path)?;
         Ok(file_lock.map(|file_lock| Locks::new(self, file_lock, is_unresolved)))
     }
 
-    /// Creating the lock file, which happens once, also changes the directory.
-    fn is_unresolved_before(&self, lock: &Path) -> bool {
-        !lock.exists() && self.shows_foreign_renewal(None)
+    /// The lock file, and whether another program may be renewing.
+    ///
+    /// Creating the file, which happens once, also changes the directory. If that hides the traces of another program,
+    /// the file contains from the beginning that they were seen: another process may be the first to take the lock.
+    fn open_lock(&self, path: &Path) -> Result<(File, bool)> {
+        let is_unresolved = !path.exists() && self.shows_foreign_renewal(None);
+        if is_unresolved
+            && let Err(error) =
+                FileLock::create(path, |notes| notes.traces_seen = locks::to_nanoseconds(SystemTime::now()))
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            log::warn!("cannot create `{}` with its notes: {error}", path.display());
+        }
+        Ok((files::open_private(path)?, is_unresolved))
     }
 
     /// Removes Qwen Code's lock if its holder is gone and no qwenauth process uses the credential. Returns whether it
@@ -216,5 +229,34 @@ impl Store {
         let mut guard = self.lock(deadline)?;
         guard.locks.lock_qwen_code(deadline, || Ok(false))?;
         Ok(guard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "the test plays the other program")]
+
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Creating the lock file changes the directory at the moment at which the traces would show.
+    #[test]
+    fn the_first_holder_of_a_new_lock_knows_what_its_creator_saw() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path().join("oauth_creds.json"), true);
+        fs::write(&store.path, "{}").unwrap();
+        let saved = fs::File::options().write(true).open(&store.path).unwrap();
+        saved.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+        let qwen_code_lock = store.qwen_code_lock.clone().unwrap();
+        std::thread::sleep(Duration::from_millis(40));
+        fs::write(&qwen_code_lock, "theirs").unwrap();
+        fs::remove_file(&qwen_code_lock).unwrap();
+
+        let (_creators, is_unresolved) = store.open_lock(&store.lock_path().unwrap()).unwrap();
+        assert!(is_unresolved);
+        let mut first = store.try_lock().unwrap().unwrap();
+        assert!(first.shows_foreign_renewal());
     }
 }
