@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,10 @@ const MOST: usize = 256;
 
 /// An expired entry is kept this long, to detect that waiting until the server's time did not help.
 const KEPT: u64 = 3600;
+
+/// While nothing is used up, how long what other processes may have recorded is not looked for: no longer than requests
+/// are in flight anyway when a limit is reached. A look costs a thirtieth of a request.
+const UNSEEN: Duration = Duration::from_millis(10);
 
 /// Bytes of the file.
 const MAX_FILE_SIZE: u64 = 256 * 1024;
@@ -88,13 +92,14 @@ pub(crate) struct Memory {
     entries: Vec<Exhausted>,
     /// The file as last read.
     stamp: Option<(SystemTime, u64)>,
+    looked_at: Option<Instant>,
 }
 
 impl Memory {
     pub(crate) fn open(state: &Path, provider: &str, account: &str) -> Self {
         let directory = StateDirectory::Limits.below(state);
         let path = directory.join(format!("{}.json", file_name(provider, account)));
-        Self { directory, path, entries: Vec::new(), stamp: None }
+        Self { directory, path, entries: Vec::new(), stamp: None, looked_at: None }
     }
 
     /// The entry that applies to `model`: the one that lasts longest.
@@ -105,9 +110,13 @@ impl Memory {
         in_force.max_by_key(|entry| entry.until).cloned()
     }
 
-    /// Whether there is any entry.
+    /// Whether there is any entry, as far as is known: see [`UNSEEN`].
     pub(crate) fn has_any(&mut self) -> bool {
-        self.refresh();
+        let was_empty_just_now = self.entries.is_empty() && self.looked_at.is_some_and(|at| at.elapsed() < UNSEEN);
+        if !was_empty_just_now {
+            self.refresh();
+            self.looked_at = Some(Instant::now());
+        }
         !self.entries.is_empty()
     }
 
@@ -382,6 +391,16 @@ mod tests {
         memory.note(Cause::Week, None, None, None, at(0));
         memory.clear(Some("b"));
         assert_eq!(memory.entries.iter().map(|entry| entry.cause).collect::<Vec<_>>(), [Cause::Day]);
+    }
+
+    #[test]
+    fn what_another_process_records_is_seen_by_the_next_look() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut one, mut other) = (memory(directory.path()), memory(directory.path()));
+        assert!(!one.has_any());
+        other.note(Cause::Day, None, None, None, at(0));
+        one.looked_at = one.looked_at.and_then(|at| at.checked_sub(UNSEEN));
+        assert!(one.has_any());
     }
 
     #[test]
