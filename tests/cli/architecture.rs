@@ -35,7 +35,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("cfg(not(unix", &["platform"]),
     ("cfg(not(windows", &["platform"]),
     ("cfg(not(target_os", &["platform"]),
-    ("cfg(any(", &["platform", "lib"]),
+    // `lib` and `gateway` for what properties reach
+    ("cfg(any(", &["platform", "lib", "gateway"]),
     ("cfg(all(", &["platform", "main"]),
     ("target_os =", &["platform", "main"]),
     ("nix::", &["platform"]),
