@@ -247,7 +247,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::new(directory.path().join("oauth_creds.json"), true);
         fs::write(&store.path, "{}").unwrap();
-        let saved = fs::File::options().write(true).open(&store.path).unwrap();
+        let saved = File::options().write(true).open(&store.path).unwrap();
         saved.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
         let qwen_code_lock = store.qwen_code_lock.clone().unwrap();
         std::thread::sleep(Duration::from_millis(40));
