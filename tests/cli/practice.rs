@@ -101,7 +101,7 @@ fn the_tour_shows_every_command_with_its_output() {
     for (command, output) in [
         (
             "login dashscope --api-key-stdin\n",
-            "logged in to Alibaba Cloud Model Studio (cn), profile `dashscope` (active)",
+            "logged in to Alibaba Cloud Model Studio (intl), profile `dashscope` (active)",
         ),
         ("status\n", "dashscope (active)"),
         ("exec -- sh -c ", "a key of 24 characters for http://127.0.0.1:"),

@@ -84,6 +84,7 @@ fn only_names_of_this_machine_are_answered() {
         "evil-localhost",
         "evil.127.0.0.1",
         "evil.box.example",
+        "localhost:evil.example",
         "[::2]",
         "",
     ] {
