@@ -1,7 +1,7 @@
 //! Killed at a system call: a renewal dies at its first, second, … call of each kind, moments that chance hits rarely.
 
-use crate::machine::Machine;
-use crate::random::Random;
+use super::machine::Machine;
+use super::random::Random;
 
 /// What a renewal does to files, locks and the connection.
 const CALLS: [&str; 20] = [
@@ -51,7 +51,7 @@ pub(crate) fn at_each_call(mut kinds: usize, seed: u64) {
             machine.server.settle();
             let token = machine.refresh_token().unwrap_or_else(|error| panic!("{told}the file is not whole: {error}"));
             let token = token.unwrap_or_else(|| panic!("{told}the credential is gone"));
-            if ended.code() == Some(0) {
+            if ended.outcome.code() == Some(0) {
                 break;
             }
             killed += 1;

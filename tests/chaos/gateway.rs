@@ -1,11 +1,11 @@
 //! Running gateways, and clients that ask through them.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::process::ChildStdout;
 
-use crate::machine::{Machine, Process};
-use crate::server::PATIENCE;
+use super::machine::{Machine, Process};
+use crate::cli::support::run::Stream;
+use crate::cli::support::server::PATIENCE;
 
 /// Before the first request it has a valid credential: it renews because of a request, not because it starts.
 pub(crate) const GATEWAY: &[&str] = &["gateway", "--no-pacing"];
@@ -22,9 +22,8 @@ pub(crate) struct Address {
 
 impl Address {
     /// What a gateway says first; `None` if it ends before.
-    pub(crate) fn read(stdout: ChildStdout) -> Option<Self> {
-        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        let (base_url, key) = (lines.next()?, lines.next()?);
+    pub(crate) fn read(stdout: &Stream) -> Option<Self> {
+        let [base_url, key] = stdout.lines(2)?.try_into().ok()?;
         Some(Self::of(&base_url, key))
     }
 
@@ -71,8 +70,8 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) fn start(machine: &Machine) -> Self {
-        let mut process = machine.start(GATEWAY);
-        let address = Address::read(process.take_stdout()).expect("the gateway serves");
+        let process = machine.start(GATEWAY);
+        let address = Address::read(&process.stdout()).expect("the gateway serves");
         Self { process, address }
     }
 }

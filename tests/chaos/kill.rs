@@ -3,16 +3,16 @@
 //! SIGKILL between "the server spent the token" and "the file holds the new one" loses it, whatever a program does; each
 //! such round is counted, by whether the server's reply was out when the signal came. INT, TERM and HUP must lose nothing.
 
-use std::process::ChildStdout;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::gateway::{Address, CLIENT, GATEWAY, Sent};
-use crate::machine::{Ended, Machine, Process};
-use crate::random::Random;
-use crate::server::PATIENCE;
+use super::gateway::{Address, CLIENT, GATEWAY, Sent};
+use super::machine::{Ended, Machine, Process};
+use super::random::Random;
+use crate::cli::support::run::Stream;
+use crate::cli::support::server::PATIENCE;
 
 /// What is killed, and why it renews.
 #[derive(Clone, Copy)]
@@ -189,14 +189,16 @@ impl Round<'_> {
         };
         // A second process at the same time, now and then: it must not suffer.
         let beside = (self.random.below(4) == 0).then(|| machine.start(&["token"]));
-        let stdout = matches!(self.victim, Victim::Gateway { .. }).then(|| process.take_stdout());
+        let stdout = matches!(self.victim, Victim::Gateway { .. }).then(|| process.stdout());
         let (unhurt, during, killed, ended) = thread::scope(|scope| {
-            scope.spawn(|| stdout.map(|stdout| self.ask(stdout)));
+            scope.spawn(|| stdout.map(|stdout| self.ask(&stdout)));
             self.await_moment(&mut process);
             let unhurt = process.has_ended();
             let during = machine.server.refreshes().last().is_some_and(|refresh| refresh.replied.is_none());
-            process.signal(self.signal);
-            (unhurt, during && !unhurt, Instant::now(), process.end_of(&self.told()))
+            if !unhurt {
+                process.signal(self.signal);
+            }
+            (unhurt, during && !unhurt, Instant::now(), process.end())
         });
         count.rounds += 1;
         count.unhurt += u64::from(unhurt);
@@ -206,7 +208,7 @@ impl Round<'_> {
         }
         if let Some(beside) = beside {
             let ended = beside.end();
-            assert!(matches!(ended.code(), Some(0 | 4)), "{}the one beside it: {}", self.told(), ended.stderr);
+            assert!(matches!(ended.outcome.code(), Some(0 | 4)), "{}the one beside it: {}", self.told(), ended.outcome);
         }
         // What a killed client had sent may still be on its way.
         machine.server.settle();
@@ -224,7 +226,7 @@ impl Round<'_> {
     }
 
     /// Once the gateway runs, if it comes so far: its credential expires, and a request comes.
-    fn ask(&self, stdout: ChildStdout) {
+    fn ask(&self, stdout: &Stream) {
         let Some(address) = Address::read(stdout) else { return };
         if matches!(self.victim, Victim::Gateway { refused: false }) {
             self.machine.expire();
@@ -287,10 +289,9 @@ impl Round<'_> {
     fn left_nothing(&self, ended: &Ended, beside: bool) {
         let Self { seed, signal, .. } = self;
         assert!(
-            ended.died_by(*signal) || ended.code() == Some(0),
-            "seed {seed:#x}: {} after {signal}: {}",
-            ended.status,
-            ended.stderr
+            ended.outcome.died_by(*signal) || ended.outcome.code() == Some(0),
+            "seed {seed:#x}: after {signal}: {}",
+            ended.outcome
         );
         if !beside {
             assert_eq!(self.machine.leftovers(), [""; 0], "seed {seed:#x}: left after {signal}");

@@ -1,15 +1,13 @@
-//! An authorization server with single-use refresh tokens that logs every rotation and when its reply was out, and an API
-//! that refuses the access tokens it is told to.
+//! The provider with refresh tokens that work once: it logs which token it gave for which, and when the response was out,
+//! and its API refuses the access tokens it is told to.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a scenario waits for what must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+use serde_json::json;
+
+use crate::cli::support::server::{DEVICE_CODE, PATIENCE, Reply, Request, Server as Provider, USER_CODE};
 
 /// What the token endpoint does with a refresh.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,12 +42,10 @@ struct State {
     asked: usize,
     /// Access tokens that the API takes no more.
     refused: HashSet<String>,
-    /// No reply goes out while it is closed.
+    /// No reply to a refresh goes out while it is closed.
     open: bool,
     /// Before the reply and between its halves.
     delay: Duration,
-    /// Connections that are being served.
-    busy: usize,
 }
 
 struct Shared {
@@ -59,7 +55,7 @@ struct Shared {
 
 pub(crate) struct Server {
     shared: Arc<Shared>,
-    pub(crate) url: String,
+    provider: Arc<Provider>,
 }
 
 /// What is written into a credential file.
@@ -69,9 +65,7 @@ pub(crate) struct Tokens {
 }
 
 impl Server {
-    pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+    pub(crate) fn on(provider: &Arc<Provider>) -> Self {
         let state = State {
             mood: Mood::Rotate,
             next: 0,
@@ -81,31 +75,27 @@ impl Server {
             refused: HashSet::new(),
             open: true,
             delay: Duration::ZERO,
-            busy: 0,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-        let (accepting, api) = (shared.clone(), url.clone());
-        thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                let (shared, api) = (accepting.clone(), api.clone());
-                let count = |shared: &Shared, change: isize| {
-                    let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-                    state.busy = state.busy.saturating_add_signed(change);
-                    shared.changed.notify_all();
-                };
-                count(&shared, 1);
-                thread::spawn(move || {
-                    // A client that was killed is what this is about.
-                    drop(answer(&connection, &shared, &api));
-                    count(&shared, -1);
-                });
-            }
+        let url = provider.url();
+        let code = json!({
+            "device_code": DEVICE_CODE, "user_code": USER_CODE, "verification_uri": format!("{url}/authorize"),
+            "expires_in": 900, "interval": 0,
         });
-        Self { shared, url }
+        provider.serve("/api/v1/oauth2/device/code", move |_| Reply::json(200, code.clone()));
+        let api = shared.clone();
+        provider.serve("/v1/chat/completions", move |request| api.chat(request.bearer()));
+        let tokens = shared.clone();
+        provider.serve("/api/v1/oauth2/token", move |request| tokens.token(request, &url));
+        Self { shared, provider: provider.clone() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.provider.url()
     }
 
     /// A login made elsewhere.
@@ -148,6 +138,8 @@ impl Server {
         let mut state = self.state();
         state.refreshes.clear();
         state.asked = 0;
+        drop(state);
+        self.provider.forget();
     }
 
     /// Waits a moment for somebody to ask for tokens. Whether somebody has.
@@ -156,15 +148,9 @@ impl Server {
         !self.shared.changed.wait_timeout_while(self.state(), moment, |state| state.asked == 0).unwrap().1.timed_out()
     }
 
-    /// Waits until all that was sent so far has been read and dealt with, by whomever it was sent: connections are
-    /// accepted in their order.
+    /// Waits until all that was sent so far has been read and answered.
     pub(crate) fn settle(&self) {
-        let mut last = TcpStream::connect(self.url.trim_start_matches("http://")).unwrap();
-        last.write_all(b"GET /settle HTTP/1.1\r\n\r\n").unwrap();
-        last.read_to_end(&mut Vec::new()).unwrap();
-        let (state, waited) =
-            self.shared.changed.wait_timeout_while(self.state(), PATIENCE, |state| state.busy > 0).unwrap();
-        assert!(!waited.timed_out(), "{} connections are served for ever", state.busy);
+        self.provider.settle();
     }
 
     pub(crate) fn wait_for_refreshes(&self, count: usize) {
@@ -177,26 +163,58 @@ impl Server {
     }
 }
 
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn chat(&self, access_token: &str) -> Reply {
+        if self.lock().refused.contains(access_token) {
+            let error = json!({"code": "invalid_api_key", "message": "invalid access token or token expired"});
+            return Reply::json(401, json!({ "error": error }));
+        }
+        Reply::json(200, json!({"choices": [{"message": {"role": "assistant", "content": "ok"}}]}))
+    }
+
+    fn token(self: &Arc<Self>, request: &Request, api: &str) -> Reply {
+        let mut state = self.lock();
+        state.asked += 1;
+        self.changed.notify_all();
+        if request.field("grant_type") != "refresh_token" {
+            return grant(&state.issue(), api).in_halves(state.delay);
+        }
+        let reply = state.refresh(request.field("refresh_token"), api);
+        let index = state.refreshes.len() - 1;
+        let (gate, log) = (self.clone(), self.clone());
+        let pass = move || drop(gate.changed.wait_timeout_while(gate.lock(), PATIENCE, |state| !state.open));
+        let reply = reply.in_halves(state.delay).meanwhile(pass);
+        reply.afterwards(move || {
+            if let Some(refresh) = log.lock().refreshes.get_mut(index) {
+                refresh.replied = Some(Instant::now());
+            }
+        })
+    }
+}
+
 impl State {
     fn issue(&mut self) -> Tokens {
         self.next += 1;
         let tokens = Tokens {
-            access: format!("chaotic-access-{}", self.next),
-            refresh: format!("chaotic-refresh-{}", self.next),
+            access: format!("granted-access-{}", self.next),
+            refresh: format!("granted-refresh-{}", self.next),
         };
         self.refresh_tokens.insert(tokens.refresh.clone(), true);
         tokens
     }
 
-    /// Status and body for a refresh, which is logged as it arrives.
-    fn refresh(&mut self, sent: &str, api: &str) -> (u16, String) {
+    /// Answers a refresh, which is logged as it arrives.
+    fn refresh(&mut self, sent: &str, api: &str) -> Reply {
         let known = self.refresh_tokens.get(sent).copied();
         let good = known == Some(true) && self.mood != Mood::Fail;
         let tokens = good.then(|| self.issue());
         if good && self.mood == Mood::Rotate {
             self.refresh_tokens.insert(sent.to_owned(), false);
         }
-        self.asked += 1;
         self.refreshes.push(Refresh {
             sent: sent.to_owned(),
             granted: tokens.as_ref().map(|tokens| tokens.refresh.clone()),
@@ -204,105 +222,19 @@ impl State {
             replied: None,
         });
         match tokens {
-            Some(tokens) => (200, grant(&tokens, api)),
-            None if self.mood == Mood::Fail => (503, r#"{"error":"temporarily_unavailable"}"#.into()),
-            None => (400, r#"{"error":"invalid_grant"}"#.into()),
+            Some(tokens) => grant(&tokens, api),
+            None if self.mood == Mood::Fail => Reply::error(503, "temporarily_unavailable"),
+            None => Reply::error(400, "invalid_grant"),
         }
     }
 }
 
-fn grant(tokens: &Tokens, api: &str) -> String {
-    format!(
-        r#"{{"access_token":"{}","refresh_token":"{}","token_type":"Bearer","expires_in":21600,"resource_url":"{api}"}}"#,
-        tokens.access, tokens.refresh
+fn grant(tokens: &Tokens, api: &str) -> Reply {
+    Reply::json(
+        200,
+        json!({
+            "access_token": tokens.access, "refresh_token": tokens.refresh, "token_type": "Bearer",
+            "expires_in": 21600, "resource_url": api,
+        }),
     )
-}
-
-fn answer(connection: &TcpStream, shared: &Shared, api: &str) -> io::Result<()> {
-    let Asked { path, bearer, body } = read(connection)?;
-    let field = |name: &str| {
-        let form = url::form_urlencoded::parse(body.as_bytes());
-        form.into_iter().find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).unwrap_or_default()
-    };
-    let lock = || shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-    if path == "/api/v1/oauth2/device/code" {
-        let page = format!("{api}/authorize");
-        let code = format!(
-            r#"{{"device_code":"chaotic-device-code","user_code":"WDJB-MJHT","verification_uri":"{page}","expires_in":900,"interval":0}}"#
-        );
-        return send(connection, 200, &code, Duration::ZERO);
-    }
-    if path == "/v1/chat/completions" {
-        let (status, body) = if lock().refused.contains(&bearer) {
-            (401, r#"{"error":{"code":"invalid_api_key","message":"invalid access token or token expired"}}"#)
-        } else {
-            (200, r#"{"choices":[{"message":{"role":"assistant","content":"ok"}}]}"#)
-        };
-        return send(connection, status, body, Duration::ZERO);
-    }
-    if path != "/api/v1/oauth2/token" {
-        return send(connection, 404, "{}", Duration::ZERO);
-    }
-    if field("grant_type") != "refresh_token" {
-        let (granted, delay) = {
-            let mut state = lock();
-            state.asked += 1;
-            shared.changed.notify_all();
-            (state.issue(), state.delay)
-        };
-        return send(connection, 200, &grant(&granted, api), delay);
-    }
-    let mut state = lock();
-    let (status, body) = state.refresh(&field("refresh_token"), api);
-    let index = state.refreshes.len() - 1;
-    shared.changed.notify_all();
-    let state = shared.changed.wait_timeout_while(state, PATIENCE, |state| !state.open).unwrap().0;
-    let delay = state.delay;
-    drop(state);
-    send(connection, status, &body, delay)?;
-    if let Some(refresh) = lock().refreshes.get_mut(index) {
-        refresh.replied = Some(Instant::now());
-    }
-    Ok(())
-}
-
-struct Asked {
-    path: String,
-    bearer: String,
-    body: String,
-}
-
-fn read(connection: &TcpStream) -> io::Result<Asked> {
-    let mut reader = BufReader::new(connection);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-    let (mut length, mut bearer) = (0, String::new());
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        if name.eq_ignore_ascii_case("content-length") {
-            length = value.trim().parse().unwrap_or(0);
-        }
-        if name.eq_ignore_ascii_case("authorization") {
-            value.trim().trim_start_matches("Bearer ").clone_into(&mut bearer);
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    Ok(Asked { path, bearer, body: String::from_utf8_lossy(&body).into_owned() })
-}
-
-/// In two halves, so that a kill can come between them.
-fn send(mut connection: &TcpStream, status: u16, body: &str, delay: Duration) -> io::Result<()> {
-    let head = format!(
-        "HTTP/1.1 {status} Chaos\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    thread::sleep(delay);
-    connection.write_all(head.as_bytes())?;
-    connection.write_all(&body.as_bytes()[..body.len() / 2])?;
-    thread::sleep(delay);
-    connection.write_all(&body.as_bytes()[body.len() / 2..])
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::gateway::Gateway;
-use crate::machine::{Ended, Machine, Process, at_lock};
-use crate::server::{Mood, PATIENCE};
+use super::gateway::Gateway;
+use super::machine::{Ended, Machine, Process, at_lock};
+use super::server::Mood;
+use crate::cli::support::machine::until;
 
 /// One of those who want the credential.
 #[derive(Clone, Copy)]
@@ -77,11 +78,7 @@ impl Crowd {
             machine.server.wait_for_refreshes(1);
         }
         let expected = crowd.processes.len() + crowd.requests.len().min(GATEWAYS) - 1;
-        let deadline = Instant::now() + PATIENCE;
-        while at_lock(&crowd.ids()).1.len() < expected {
-            assert!(Instant::now() < deadline, "not all of {expected} processes came to the lock");
-            thread::sleep(Duration::from_millis(10));
-        }
+        until(&format!("all of {expected} processes come to the lock"), || at_lock(&crowd.ids()).1.len() >= expected);
         crowd
     }
 
@@ -117,7 +114,7 @@ impl Crowd {
         for gateway in self.gateways {
             gateway.process.signal(Signal::SIGTERM);
             let ended = gateway.process.end();
-            assert!(ended.died_by(Signal::SIGTERM), "{}", ended.stderr);
+            assert!(ended.outcome.died_by(Signal::SIGTERM), "{}", ended.outcome);
         }
         outcome
     }
@@ -150,7 +147,7 @@ struct Outcome {
 
 impl Outcome {
     fn add(&mut self, ended: &Ended, code: i32) {
-        assert_eq!(ended.code(), Some(code), "{}{}", ended.stdout, ended.stderr);
+        assert_eq!(ended.outcome.code(), Some(code), "{}", ended.outcome);
         self.processes += 1;
         self.longest = self.longest.max(ended.after);
         self.note(ended.at);
@@ -232,7 +229,7 @@ pub(crate) fn killed_holder(count: usize) {
             let mut crowd = Crowd::gather(&machine, count + 1, Reason::Expired, first);
             let killed = crowd.take_holder();
             killed.signal(Signal::SIGKILL);
-            assert!(killed.end().died_by(Signal::SIGKILL));
+            assert!(killed.end().outcome.died_by(Signal::SIGKILL));
             machine.server.open_gate();
             crowd.end(code, status);
             let asked = machine.server.refreshes().len() - 1;
@@ -259,7 +256,7 @@ pub(crate) fn stopped_holder(count: usize) {
     assert_eq!(machine.server.refreshes().len(), 1, "nobody asks a second time");
     holder.signal(Signal::SIGCONT);
     let holder = holder.end();
-    assert_eq!(holder.code(), Some(0), "{}", holder.stderr);
+    assert_eq!(holder.outcome.code(), Some(0), "{}", holder.outcome);
     let refreshes = machine.server.refreshes();
     assert_eq!(machine.refresh_token().unwrap(), refreshes[0].granted, "what was granted is saved");
     println!(

@@ -12,8 +12,8 @@ use nix::libc;
 use nix::pty::Winsize;
 use nix::sys::termios::{LocalFlags, tcgetattr};
 
-use crate::machine::until;
-use crate::server::PATIENCE;
+use super::machine::until;
+use super::server::PATIENCE;
 
 pub(crate) struct PseudoTerminal {
     keyboard: File,

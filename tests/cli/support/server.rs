@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// How long a test waits for what must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a test waits for what must come: twice as long as the program waits for a lock.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) const CLIENT_ID: &str = "f0304373b74a44d2b584a3fb70ca9e56";
 pub(crate) const DEVICE_CODE: &str = "granted-device-code";
@@ -68,6 +68,8 @@ impl Request {
 
 enum Body {
     Whole(String),
+    /// In two halves, with a pause before each, so that a kill can come between them
+    Halves(String, Duration),
     /// All headers, half of the body, then the end of the connection
     Half(String),
     /// 50 MB of valid JSON
@@ -146,6 +148,14 @@ impl Reply {
         self
     }
 
+    /// In two halves, with a pause before each.
+    pub(crate) fn in_halves(mut self, pause: Duration) -> Self {
+        if let Body::Whole(body) = self.body {
+            self.body = Body::Halves(body, pause);
+        }
+        self
+    }
+
     /// Whether a refresh token answered so is spent.
     fn renews(&self) -> bool {
         matches!(&self.body, Body::Whole(body) if self.status == 200 && body.contains("granted-refresh-"))
@@ -211,6 +221,8 @@ struct State {
     challenge: String,
     /// Refresh tokens that were answered with new ones: such a server knows them no more
     spent: HashSet<String>,
+    /// Connections that are being served
+    busy: usize,
     over: bool,
 }
 
@@ -243,8 +255,13 @@ impl Server {
                     }
                     let Ok(connection) = connection else { continue };
                     let shared = shared.clone();
-                    // A connection that breaks is the client's business: the test sees it in the client.
-                    thread::spawn(move || drop(answer(&connection, &shared)));
+                    lock(&shared.state).busy += 1;
+                    thread::spawn(move || {
+                        // A connection that breaks is the client's business: the test sees it in the client.
+                        drop(answer(&connection, &shared));
+                        lock(&shared.state).busy -= 1;
+                        shared.changed.notify_all();
+                    });
                 }
             }
         });
@@ -297,6 +314,22 @@ impl Server {
             .wait_timeout_while(lock(&self.shared.state), PATIENCE, |state| come(state) < count)
             .unwrap();
         assert!(!waited.timed_out(), "{count} × {ask:?} awaited, {} came", come(&state));
+    }
+
+    /// Waits until all that was sent so far has been read and answered, by whomever it was sent: connections are accepted
+    /// in their order.
+    pub(crate) fn settle(&self) {
+        let mut last = TcpStream::connect(&self.address).unwrap();
+        last.shutdown(Shutdown::Write).unwrap();
+        last.read_to_end(&mut Vec::new()).unwrap();
+        let state = lock(&self.shared.state);
+        let (state, waited) = self.shared.changed.wait_timeout_while(state, PATIENCE, |state| state.busy > 0).unwrap();
+        assert!(!waited.timed_out(), "{} connections are served for ever", state.busy);
+    }
+
+    /// Forgets the requests that came.
+    pub(crate) fn forget(&self) {
+        lock(&self.shared.state).requests.clear();
     }
 }
 
@@ -362,7 +395,9 @@ fn read(connection: &TcpStream) -> io::Result<Request> {
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();
-        reader.read_line(&mut line)?;
+        if reader.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.push((name.to_owned(), value.trim().to_owned()));
     }
@@ -456,6 +491,13 @@ fn send(mut connection: &TcpStream, reply: Reply, shared: &Shared) -> io::Result
     let head = format!("HTTP/1.1 {} Scripted\r\nConnection: close\r\n{}", reply.status, headers.concat());
     match reply.body {
         Body::Whole(body) => write!(connection, "{head}Content-Length: {}\r\n\r\n{body}", body.len()),
+        Body::Halves(body, pause) => {
+            let (first, second) = body.split_at(body.len() / 2);
+            thread::sleep(pause);
+            write!(connection, "{head}Content-Length: {}\r\n\r\n{first}", body.len())?;
+            thread::sleep(pause);
+            connection.write_all(second.as_bytes())
+        }
         Body::Half(body) => {
             write!(connection, "{head}Content-Length: {}\r\n\r\n{}", body.len(), &body[..body.len() / 2])
         }

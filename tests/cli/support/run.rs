@@ -16,12 +16,12 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::machine::until;
-use crate::server::PATIENCE;
+use super::machine::until;
+use super::server::PATIENCE;
 
 /// What a process has printed so far, and whether it can print more.
 #[derive(Clone)]
-struct Stream(Arc<(Mutex<Printed>, Condvar)>);
+pub(crate) struct Stream(Arc<(Mutex<Printed>, Condvar)>);
 
 /// The bytes, and whether they are all.
 type Printed = (Vec<u8>, bool);
@@ -46,6 +46,13 @@ impl Stream {
             });
         }
         stream
+    }
+
+    /// The first lines, once they are there; nothing once it has ended with fewer.
+    pub(crate) fn lines(&self, count: usize) -> Option<Vec<String>> {
+        let are_there = |said: &str| said.matches('\n').count() >= count;
+        let said = self.once(are_there).filter(|said| are_there(said))?;
+        Some(said.lines().take(count).map(str::to_owned).collect())
     }
 
     /// The text, once it is complete or satisfies the condition; nothing when neither comes.
@@ -118,11 +125,19 @@ impl Running {
         assert_eq!(waitpid(id, Some(WaitPidFlag::WUNTRACED)), Ok(WaitStatus::Stopped(id, Signal::SIGSTOP)));
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
+    /// For another thread that reads while it runs.
+    pub(crate) fn stdout(&self) -> Stream {
+        self.stdout.clone()
+    }
+
     /// Whether it prints so many lines; `false` once it has ended with fewer.
     pub(crate) fn has_lines(&self, count: usize) -> bool {
-        self.stdout
-            .once(|said| said.matches('\n').count() >= count)
-            .is_some_and(|said| said.matches('\n').count() >= count)
+        self.stdout.lines(count).is_some()
     }
 
     #[track_caller]
@@ -140,9 +155,10 @@ impl Running {
     /// The first lines of stdout, once they are there.
     #[track_caller]
     pub(crate) fn first_lines(&self, count: usize) -> Vec<String> {
-        let said = self.stdout.once(|said| said.matches('\n').count() >= count).expect("neither the lines nor an end");
-        assert!(said.matches('\n').count() >= count, "{count} lines awaited, but the run ended with: {said}");
-        said.lines().take(count).map(str::to_owned).collect()
+        self.stdout.lines(count).unwrap_or_else(|| {
+            let said = [&self.stdout, &self.stderr].map(|stream| stream.once(|_| true).unwrap_or_default());
+            panic!("{count} lines awaited, but this came: {}{}", said[0], said[1])
+        })
     }
 
     /// Waits until it has that lock file open (or has ended). Where this user may not look into a process that keeps
@@ -172,8 +188,10 @@ impl Running {
 
     #[track_caller]
     pub(crate) fn finish(mut self) -> Outcome {
-        let stdout = self.stdout.once(|_| false).expect("the run does not end");
-        let stderr = self.stderr.once(|_| false).expect("the run does not end");
+        let all = |stream: &Stream| {
+            stream.once(|_| false).unwrap_or_else(|| panic!("the run does not end:\n{}", threads(self.id())))
+        };
+        let (stdout, stderr) = (all(&self.stdout), all(&self.stderr));
         let status = self.child.take().unwrap().wait().unwrap();
         // What `env --format github` asks the runner to mask is the one secret that is said there.
         let is_secret = |line: &str| line.contains("granted-") && !line.starts_with("::add-mask::");
@@ -200,6 +218,18 @@ impl Drop for Running {
             drop(child.wait());
         }
     }
+}
+
+/// What the threads of a process do, where the kernel shows it.
+fn threads(id: u32) -> String {
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let lines = tasks.map(|task| {
+        let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let masks = read("status");
+        let masks: Vec<_> = masks.lines().filter(|line| line.contains("Sig") || line.contains("ShdPnd")).collect();
+        format!("{} {} {}\n", read("comm").trim(), read("syscall").trim(), masks.join(" "))
+    });
+    lines.collect()
 }
 
 /// A run that has ended. What the test does not speak of must be: exit code 0, nothing printed.
@@ -259,8 +289,9 @@ impl Outcome {
     }
 
     /// The test looks at the end itself.
-    pub(crate) fn any_end(mut self) {
+    pub(crate) fn any_end(mut self) -> Self {
         self.expected_status = true;
+        self
     }
 
     /// The test looks at stdout itself.
@@ -277,6 +308,10 @@ impl Outcome {
 
     pub(crate) fn code(&self) -> Option<i32> {
         self.status.code()
+    }
+
+    pub(crate) fn died_by(&self, signal: Signal) -> bool {
+        self.status.signal() == Some(signal as i32)
     }
 
     /// Stdout, one JSON value a line.

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,27 +18,33 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::run::{Outcome, Running, log_level};
-use crate::server::{Ask, PATIENCE, Reply, Server};
+use super::run::{Outcome, Running, log_level};
+use super::server::{Ask, PATIENCE, Reply, Server};
 
 /// A user without privileges, for tests that run as root.
 pub(crate) const NOBODY: u32 = 65534;
 
 pub(crate) struct Machine {
-    pub(crate) server: Server,
+    pub(crate) server: Arc<Server>,
     directory: TempDir,
     environment: BTreeMap<OsString, OsString>,
     /// Runs as this user, when the tests run as root
     user: Option<u32>,
+    /// Whether processes are killed here, which may leave files that the next renewal or `doctor` removes
+    has_kills: bool,
 }
 
 impl Machine {
     pub(crate) fn new() -> Self {
+        Self::at(Arc::new(Server::start()))
+    }
+
+    /// A home directory at this provider, which several may have.
+    pub(crate) fn at(server: Arc<Server>) -> Self {
         let directory = tempfile::Builder::new().prefix("qwenauth-test-").tempdir().unwrap();
-        let server = Server::start();
         let home = directory.path().join("home");
         fs::DirBuilder::new().mode(0o700).create(&home).unwrap();
-        let machine = Self { server, directory, environment: BTreeMap::new(), user: None };
+        let machine = Self { server, directory, environment: BTreeMap::new(), user: None, has_kills: false };
         let url = machine.server.url();
         machine.variable("HOME", home).variable("PATH", "/usr/bin:/bin").variable("QWENAUTH_QWEN_OAUTH_URL", url)
     }
@@ -115,6 +122,12 @@ impl Machine {
 
     pub(crate) fn without_variable(mut self, name: &str) -> Self {
         self.environment.remove(OsStr::new(name));
+        self
+    }
+
+    /// Where processes are killed, files may be left.
+    pub(crate) fn with_kills(mut self) -> Self {
+        self.has_kills = true;
         self
     }
 
@@ -299,7 +312,7 @@ impl Machine {
 impl Drop for Machine {
     /// No secret in a stray file, no lock or temporary file left behind.
     fn drop(&mut self) {
-        if thread::panicking() {
+        if thread::panicking() || self.has_kills {
             return;
         }
         let credential = fs::canonicalize(self.file()).unwrap_or_else(|_| self.file());

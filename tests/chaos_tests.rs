@@ -12,15 +12,23 @@
     reason = "a scenario fails where it stands, prints its figures, and plays the other programs that touch the files"
 )]
 
-mod calls;
-mod gateway;
-mod kill;
-mod machine;
-mod random;
-mod server;
-mod stampede;
+mod chaos {
+    pub(crate) mod calls;
+    pub(crate) mod gateway;
+    pub(crate) mod kill;
+    pub(crate) mod machine;
+    pub(crate) mod random;
+    pub(crate) mod server;
+    pub(crate) mod stampede;
+}
+mod cli {
+    #[allow(dead_code, reason = "each test program uses its part of it")]
+    pub(crate) mod support;
+}
 
 use std::time::{Instant, SystemTime};
+
+use chaos::{calls, gateway, kill, machine, stampede};
 
 struct Options {
     rounds: u64,
