@@ -90,7 +90,7 @@ pub(crate) fn not_set(name: &str) -> String {
     if is_name && !name.starts_with(|first: char| first.is_ascii_digit()) {
         format!("the variable `{name}` is not set")
     } else {
-        "what was given is not the name of a variable".into()
+        "the given value is not a variable name".into()
     }
 }
 

@@ -100,7 +100,7 @@ impl Future for Boxed {
     type Output = Result<reqwest::dns::Addrs, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(lookup) = &mut self.0 else { return Poll::Ready(Err("not the name of a host".into())) };
+        let Some(lookup) = &mut self.0 else { return Poll::Ready(Err("not a host name".into())) };
         Pin::new(lookup).poll(context).map(|found| match found {
             Ok(addresses) => Ok(Box::new(addresses) as reqwest::dns::Addrs),
             Err(error) => Err(error.into()),

@@ -101,7 +101,7 @@ impl Session {
             (None, Some(name)) => self.provider_of(&ProfileName::parse(&name.to_string_lossy())?).ok_or_else(|| {
                 Failed::new(
                     Failure::Usage,
-                    format!("`{variable}` is set, and the provider of profile `{}` is not known", name.display()),
+                    format!("`{variable}` is set, but the provider of profile `{}` is unknown", name.display()),
                 )
                 .hint("name it in `QWENAUTH_PROVIDER`")
             })?,

@@ -55,7 +55,7 @@ pub(crate) fn read_pem(pem: &[u8]) -> Certificates {
         let end = block.find(END).map(|end| end + END.len());
         let next = block[BEGIN.len()..].find(BEGIN).map(|next| next + BEGIN.len());
         let end = end.filter(|end| next.is_none_or(|next| *end <= next));
-        match end.ok_or_else(|| "it has no end".to_owned()).and_then(|end| parse(&block[..end])) {
+        match end.ok_or_else(|| "its end marker is missing".to_owned()).and_then(|end| parse(&block[..end])) {
             Ok(certificate) => found.usable.push(certificate),
             Err(why) => found.broken.push(Broken { line, why }),
         }
@@ -94,7 +94,7 @@ fn check_cert_file() -> Result<()> {
     let what = || format!("cannot use the certificates of `{CERT_FILE}`, `{}`", path.display());
     if files::is_named_pipe(&path, Privacy::Open).with_context(what)? {
         return Failed::new(Failure::Other, format!("{}: {NOT_A_FILE}", what()))
-            .hint("name a file there; `QWENAUTH_CA_FILE` may be a pipe")
+            .hint("set it to a regular file; only `QWENAUTH_CA_FILE` may be a pipe")
             .err();
     }
     Ok(())
@@ -129,7 +129,7 @@ fn extra_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let shown = path.display();
     let what = format!("cannot use the certificates of `QWENAUTH_CA_FILE`, `{shown}`");
-    let failed = |what: String| Failed::new(Failure::Other, what).hint("it must be a readable PEM file");
+    let failed = |what: String| Failed::new(Failure::Other, what).hint("set it to a readable PEM file");
     let pem = match files::read_named(path, Privacy::Open).with_context(|| what.clone())? {
         Content::Bytes(pem) => pem,
         Content::Missing => return Err(missing()).with_context(|| failed(what)),
@@ -175,8 +175,8 @@ mod tests {
             [
                 (2, "it is not Base64"),
                 (after + 1, "it is not an X.509 certificate"),
-                (after + 4, "it has no end"),
-                (after + 6 + good.lines().count(), "it has no end"),
+                (after + 4, "its end marker is missing"),
+                (after + 6 + good.lines().count(), "its end marker is missing"),
             ]
         );
         for none in [&b""[..], b"text", &[0xff, 0x30]] {

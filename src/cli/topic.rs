@@ -62,7 +62,7 @@ pub(super) fn text(topic: &OsStr) -> Option<&'static str> {
 const ELSEWHERE: [(&[&str], &str); 12] = [
     (&["whoami", "who", "info", "show", "current"], "run `qwenauth status`"),
     (&["run", "shell"], "run `qwenauth exec -- COMMAND`"),
-    (&["list", "ls", "accounts"], "run `qwenauth profiles`, or `qwenauth providers` for what can be logged in to"),
+    (&["list", "ls", "accounts"], "run `qwenauth profiles`, or `qwenauth providers` to see what you can log in to"),
     (&["switch", "select", "activate"], "run `qwenauth use NAME`"),
     (&["auth"], "run it without `auth`: `qwenauth login`, `qwenauth status`, `qwenauth token`"),
     (&["signin", "sign-in", "init", "configure", "add"], "run `qwenauth login`"),
@@ -83,7 +83,7 @@ const PROGRAMS: [&str; 10] = ["opencode", "claude", "codex", "qwen", "aider", "l
 /// A hint for a word that is not a command here.
 pub(super) fn command_for(word: &str) -> Option<String> {
     if PROGRAMS.contains(&word) {
-        return Some(format!("run `qwenauth exec -- {word}`, or `qwenauth setup` to set it up for good"));
+        return Some(format!("run `qwenauth exec -- {word}`, or `qwenauth setup` to configure it permanently"));
     }
     ELSEWHERE.iter().find(|(words, _)| words.contains(&word)).map(|(_, hint)| (*hint).to_owned())
 }

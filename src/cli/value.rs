@@ -114,7 +114,7 @@ pub(super) fn bound(text: &str) -> Result<Bound, String> {
         return Ok(Bound(None));
     }
     let number = text.parse().ok().filter(|number| *number > 0);
-    number.map(|number| Bound(Some(number))).ok_or_else(|| "not a number above 0; `none` is no limit".to_owned())
+    number.map(|number| Bound(Some(number))).ok_or_else(|| "not a number above 0; `none` means no limit".to_owned())
 }
 
 /// A positive amount of money.

@@ -67,7 +67,7 @@ fn has_own_group(args: &ExecArgs, session: &Session) -> bool {
 /// Starts the gateway, then the program, and ends as the program does.
 fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     if args.gateway_options.log.as_deref() == Some(Path::new("-")) {
-        return Failed::new(Failure::Usage, "`--log -` would write between the lines of the program")
+        return Failed::new(Failure::Usage, "`--log -` would mix log lines into the output of the program")
             .hint("name a file, such as `--log gateway.jsonl`")
             .err();
     }

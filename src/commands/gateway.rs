@@ -41,7 +41,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     if is_edge && serve.is_none() {
         let profile = &account.profile;
         note(&format!(
-            "`{profile}` is not logged in here: this gateway uses the tokens that another one publishes (`--serve edge`)"
+            "`{profile}` is not logged in here: this gateway uses the tokens that another gateway publishes (`--serve edge`)"
         ));
     }
     let fresh = || fresh(&account, Lifetime::Preferably(MARGIN));
@@ -97,22 +97,24 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
         is_under_nohup,
         || announce(args, &base_url, &own_key),
     )?;
-    signals::die_of(ending).context("cannot end by the signal")
+    signals::die_of(ending).context("cannot exit with the signal")
 }
 
 /// Errors: usage, for what nothing would encrypt, and for what cannot go together.
 fn check_listen(args: &GatewayArgs) -> Result<()> {
     match &args.listen {
-        Listen::Unix(_) if args.tls_cert.is_some() => {
-            Failed::new(Failure::Usage, "`--listen unix:…` stays on this machine, so it has no TLS")
-                .hint("omit `--tls-cert` and `--tls-key`, or listen on an address")
-                .err()
-        }
+        Listen::Unix(_) if args.tls_cert.is_some() => Failed::new(
+            Failure::Usage,
+            "`--listen unix:…` does not support TLS, because it is not reachable from other machines",
+        )
+        .hint("omit `--tls-cert` and `--tls-key`, or listen on an address")
+        .err(),
         Listen::Tcp(address) if !address.ip().is_loopback() && args.tls_cert.is_none() && !args.plain_http => {
-            let message = format!("`{address}` can be reached from other machines, and nothing would encrypt the key");
+            let message =
+                format!("`{address}` is reachable from other machines, and the key would be sent unencrypted");
             Failed::new(Failure::Usage, message)
                 .hint(
-                    "give a certificate by `--tls-cert` and `--tls-key`, or add `--plain-http` in a network you trust",
+                    "pass a certificate with `--tls-cert` and `--tls-key`, or add `--plain-http` on a trusted network",
                 )
                 .err()
         }
@@ -131,7 +133,7 @@ fn listen(args: &GatewayArgs, identity: Option<Identity>) -> Result<Listener> {
     }
     if !address.ip().is_loopback() {
         note(&format!(
-            "warning: `{address}` can be reached from other machines, over plain HTTP and with the key alone"
+            "warning: `{address}` is reachable from other machines over plain HTTP, protected only by the key"
         ));
     }
     Ok(listener)
@@ -207,7 +209,7 @@ fn warn_of_terms(account: &Account, fallback: &[Target]) {
         let Ok(provider) = account.provider(&credential) else { continue };
         if provider.no_sharing {
             let (title, use_for) = (&provider.title, &provider.use_for);
-            note(&format!("warning: {title} is for {use_for}: a gateway with keys may be against its terms"));
+            note(&format!("warning: {title} is for {use_for}: a gateway with keys may violate its terms"));
         }
     }
 }

@@ -54,15 +54,15 @@ fn create(args: &CreateKeyArgs, session: &Session, places: &Places, server: Opti
         keys.add(record)?;
         Ok(((), change))
     })?;
-    hand_out(&shown, &key, args.json, &format!("key `{}` is valid from now on; it is shown only once", shown.name))
+    hand_out(&shown, &key, args.json, &format!("key `{}` is now valid; it is shown only once", shown.name))
 }
 
 fn set(args: &SetKeyArgs, session: &Session, places: &Places, server: Option<&Server>) -> Result<()> {
     let now = SystemTime::now();
     let edits = edits(&args.limits, session, now)?;
     if edits.is_empty() {
-        return Failed::new(Failure::Usage, "nothing to change was named")
-            .hint(format!("name a limit, as in `qwenauth keys set {} --rpm 60`", args.name))
+        return Failed::new(Failure::Usage, "no change was given")
+            .hint(format!("give a limit, for example `qwenauth keys set {} --rpm 60`", args.name))
             .err();
     }
     let record = server::change(places, server, now, |keys| {
@@ -95,7 +95,12 @@ fn rotate(args: &RotateKeyArgs, places: &Places, server: Option<&Server>) -> Res
         Duration::ZERO => "the old key is no longer valid".to_owned(),
         overlap => format!("the old key is valid until {}", rfc3339(now + overlap).unwrap_or_default()),
     };
-    hand_out(&record, &key, args.json, &format!("key `{}` is replaced and shown only once; {old}", record.name))
+    hand_out(
+        &record,
+        &key,
+        args.json,
+        &format!("key `{}` is replaced; the new key is shown only once; {old}", record.name),
+    )
 }
 
 fn reset(name: &str, places: &Places, server: Option<&Server>) -> Result<()> {
@@ -104,7 +109,7 @@ fn reset(name: &str, places: &Places, server: Option<&Server>) -> Result<()> {
         let record = keys.live(name)?;
         if record.limits.budget.is_none() {
             return Failed::new(Failure::Other, format!("the key `{}` has no budget", record.name))
-                .hint(format!("`qwenauth keys set {} --budget '20 USD/month'` gives it one", record.name))
+                .hint(format!("set one with `qwenauth keys set {} --budget '20 USD/month'`", record.name))
                 .err();
         }
         record.resets = record.resets.wrapping_add(1);
@@ -125,7 +130,7 @@ fn revoke(args: &RevokeKeyArgs, places: &Places, server: Option<&Server>) -> Res
                 Failure::Usage,
                 "there is no terminal to confirm the revocation on; nothing was changed",
             )
-            .hint(format!("`qwenauth keys revoke {name} --yes` revokes it without a question"))
+            .hint(format!("run `qwenauth keys revoke {name} --yes` to revoke it without confirmation"))
             .err();
         }
         if !terminal::confirm(&format!("Revoke the key {name} for good?"))? {
@@ -184,7 +189,7 @@ fn check_name(name: &str) -> Result<()> {
     if is_name && name.len() <= MAX_NAME_LENGTH {
         return Ok(());
     }
-    Failed::new(Failure::Usage, "invalid name of a key")
+    Failed::new(Failure::Usage, "invalid key name")
         .hint("use 1 to 63 letters, digits, `.`, `_` and `-`, with a letter or digit first")
         .err()
 }
@@ -257,7 +262,7 @@ fn edits(options: &KeyLimitOptions, session: &Session, now: SystemTime) -> Resul
     }
     if let Some(models) = list_of(&options.models) {
         if models.iter().any(|model| model.trim().is_empty()) {
-            return usage("`--models` has an empty name").hint("`none` allows all models").err();
+            return usage("`--models` contains an empty name").hint("`none` allows all models").err();
         }
         edits.push(Box::new(move |key| key.limits.models.clone_from(&models)));
     }
@@ -288,7 +293,7 @@ fn small(name: &str, bound: Option<Bound>) -> Result<Option<Option<u32>>> {
     let Some(most) = most else { return Ok(Some(None)) };
     match u32::try_from(most) {
         Ok(most) => Ok(Some(Some(most))),
-        Err(_) => usage(format!("`{name}` is larger than {}", u32::MAX)).hint("`none` is no limit").err(),
+        Err(_) => usage(format!("`{name}` is larger than {}", u32::MAX)).hint("`none` means no limit").err(),
     }
 }
 
@@ -306,7 +311,7 @@ fn budget(text: &str, session: &Session) -> Result<Option<Budget>> {
     }
     let budget = text.parse().map_err(|why| usage(format!("invalid `--budget`: {why}")))?;
     if session.config.prices.is_empty() {
-        return usage("a budget needs prices of models, and config.toml has none")
+        return usage("a budget requires model prices, and config.toml has none")
             .hint(
                 "write `[prices.\"MODEL\"]` and below it `input = 1.0` and `output = 5.0`, US dollars per million tokens; \
                  or limit tokens with `--tpd`",
@@ -320,7 +325,7 @@ fn budget(text: &str, session: &Session) -> Result<Option<Budget>> {
 fn expiry(text: &str, now: SystemTime) -> Result<u64> {
     let wrong = || {
         usage(format!("invalid `--expires` `{text}`"))
-            .hint("write a while, as in `30d` or `12h`, or the last day, as in `2027-01-31`")
+            .hint("write a duration, such as `30d` or `12h`, or the last valid day, such as `2027-01-31`")
     };
     let at = if let Ok(date) = text.parse::<jiff::civil::Date>() {
         let end = date.tomorrow().ok().and_then(|next| next.to_zoned(jiff::tz::TimeZone::UTC).ok());
@@ -333,7 +338,7 @@ fn expiry(text: &str, now: SystemTime) -> Result<u64> {
         seconds(start.checked_add(span).map_err(|_| wrong())?.timestamp().into())
     };
     if at <= seconds(now) {
-        return usage(format!("`--expires {text}` is not in the future")).hint("name a later time").err();
+        return usage(format!("`--expires {text}` is not in the future")).hint("choose a later time").err();
     }
     Ok(at)
 }

@@ -58,7 +58,7 @@ fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result
         } else if !args.local {
             revoked = credentials::revoke(&account, credential).unwrap_or_else(|why| {
                 note(&format!(
-                    "warning: the login of `{profile}` is removed here, but the server did not revoke it: {why}"
+                    "warning: removed the login of `{profile}` from this machine, but the server did not revoke it: {why}"
                 ));
                 false
             });

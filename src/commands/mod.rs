@@ -127,9 +127,9 @@ impl Session {
         let password = team.password_file.as_deref().map(|path| self.secret_in(path, "password_file")).transpose()?;
         let address = Address::parse(&url, password, team.timeout.unwrap_or(TIMEOUT))?;
         if !address.is_encrypted() && !team.plain_redis && !address.is_local() {
-            let message = format!("nothing would encrypt what passes to `{}` on another machine", address.shown());
+            let message = format!("the connection to `{}` on another machine would not be encrypted", address.shown());
             return Failed::new(Failure::Usage, message)
-                .hint("write `rediss://`, or `plain_redis = true` below `[team]` in a network you trust")
+                .hint("write `rediss://`, or `plain_redis = true` under `[team]` on a trusted network")
                 .err();
         }
         let namespace = team.namespace.clone().unwrap_or_else(|| "default".to_owned());
@@ -158,7 +158,7 @@ impl Session {
             Content::Unfit(why) => failed(&format!("cannot be read: {why}")).err(),
             Content::Bytes(bytes) => match std::str::from_utf8(&bytes).map(str::trim_end) {
                 Ok(text) if !text.is_empty() => Ok(Secret::new(text.to_owned())),
-                _ => failed("holds no text").err(),
+                _ => failed("contains no text").err(),
             },
         }
     }
@@ -177,7 +177,7 @@ impl Session {
             return Ok(Vec::new());
         }
         if configured.models.is_empty() {
-            return Failed::new(Failure::Usage, "fallback needs a map of models, and config.toml has none")
+            return Failed::new(Failure::Usage, "fallback requires a mapping of models, and config.toml has none")
                 .hint(format!("write `[fallback.models.\"MODEL\"]` and below it `{} = \"MODEL THERE\"`", names[0]))
                 .err();
         }
@@ -186,7 +186,7 @@ impl Session {
         for name in names {
             if name == self.profile || targets.iter().any(|target: &Target| target.account.profile == name.as_str()) {
                 return Failed::new(Failure::Usage, format!("fallback names profile `{name}` twice"))
-                    .hint("name other profiles, each once")
+                    .hint("name each profile only once")
                     .err();
             }
             let Some((provider, base_url)) = self.served(&name) else {
@@ -233,7 +233,7 @@ impl Session {
 /// Reports which profiles requests may move to, and at what cost.
 fn announce(name: &ProfileName, models: &BTreeMap<String, String>, provider: &Provider) {
     if models.is_empty() {
-        note(&format!("warning: no model is mapped to profile `{name}`, so no request moves there"));
+        note(&format!("warning: no model is mapped to profile `{name}`, so it serves no requests"));
         return;
     }
     let models: Vec<String> = models.iter().map(|(model, there)| format!("`{model}` → `{there}`")).collect();
@@ -259,7 +259,7 @@ pub(crate) fn warn_of_refusal(account: &Account, credential: &Credential, asks: 
     }
     let profile = &account.profile;
     note(&format!(
-        "warning: the API rejects the login of `{profile}`: {}; `qwenauth status` says more",
+        "warning: the API rejects the login of `{profile}`: {}; run `qwenauth status` for details",
         refusal.reason
     ));
 }
@@ -315,8 +315,9 @@ pub(crate) fn native_group(
         let partners = known.base_url_variables.get(name).map(Vec::as_slice).unwrap_or_default();
         let is_alone = partners.is_empty();
         if is_gateway && is_alone && at == 0 {
-            let message =
-                format!("programs that read `{name}` take no base URL beside it, so they would pass by the gateway");
+            let message = format!(
+                "programs that read `{name}` have no variable for the base URL, so they would bypass the gateway"
+            );
             return usage(message).hint("omit `--native` or `--gateway`").err();
         }
         let value = (!(is_gateway && is_alone)).then(|| key.clone());

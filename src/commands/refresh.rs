@@ -18,7 +18,7 @@ pub(crate) fn run(session: &Session) -> Result<()> {
     }
     if credential.identity.is_some() {
         note(&format!(
-            "`{}` stores no token: each command gets its own, so there is nothing to renew",
+            "`{}` stores no token: each command requests its own, so there is nothing to renew",
             account.profile
         ));
         return Ok(());

@@ -49,10 +49,12 @@ fn run_inside(args: &SandboxArgs, inside: &Inside, supervisor: &Supervisor) -> a
 
 fn greet(provider: &PracticeProvider) {
     note(&format!("a practice provider runs at {}: no account, no network", provider.url()));
-    note("in this shell it stands for every provider: nothing of yours is touched, and no request leaves this machine");
+    note(
+        "this shell uses it in place of every provider: your files and logins are not touched, and no request leaves this machine",
+    );
     note(&format!(
-        "try `qwenauth login dashscope` with any key that begins with `practice-`, then `qwenauth status` and `qwenauth exec -- {}`",
+        "try `qwenauth login dashscope` with any key that starts with `practice-`, then `qwenauth status` and `qwenauth exec -- {}`",
         processes::SHOW_VARIABLES
     ));
-    note("`exit` ends it and removes what it kept");
+    note("`exit` ends the sandbox and deletes its files");
 }

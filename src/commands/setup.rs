@@ -38,7 +38,7 @@ pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
             if args.print {
                 note(&format!("for {}:", as_place(&place)));
             } else {
-                note(&format!("{} is set up by hand: paste this into {}", tool.title, as_place(&place)));
+                note(&format!("{} must be configured manually: paste this into {}", tool.title, as_place(&place)));
             }
             if let Some(start) = start {
                 note(&format!("then start it with `{start}`"));
@@ -83,7 +83,7 @@ fn say_gateway(args: &SetupArgs, access: &Access) {
         GatewayKey::File(file) => file,
     };
     let listen = access.base_url.trim_start_matches("http://").trim_end_matches("/v1");
-    note("with `--install` added, the next line makes the gateway a service that starts with each session");
+    note("add `--install` to the next command to run the gateway as a service that starts with each session");
     note(&format!(
         "start the gateway with `{} gateway --profile {} --listen {listen} --api-key-file {}`",
         tools::quoted(&access.program),
@@ -106,16 +106,19 @@ fn say_done(tool: &Tool, args: &SetupArgs, access: &Access, paths: &ToolPaths, a
     note(&format!("{} {done} {what}, model `{}`: `{file}`", tool.title, access.model));
     if !applied.aside.is_empty() && applied.changed {
         let places = applied.aside.join("`, `");
-        note(&format!("moved aside until `qwenauth setup {} --remove`: `{places}`", tool.name));
+        note(&format!("moved aside; `qwenauth setup {} --remove` restores it: `{places}`", tool.name));
     }
     let exported: Vec<_> = tool.replaced_variables().into_iter().filter(|name| variable(name).is_some()).collect();
     if !exported.is_empty() {
         let names = exported.join("`, `");
-        note(&format!("set in the environment, but not used by {} while it is set up: `{names}`", tool.title));
+        note(&format!(
+            "set in the environment, but not used by {} while qwenauth configures it: `{names}`",
+            tool.title
+        ));
     }
     applied.notes.iter().for_each(|line| note(&format!("warning: {line}")));
     if applied.changed {
-        note(&format!("`qwenauth setup {} --remove` gives {} back what it used before", tool.name, tool.title));
+        note(&format!("`qwenauth setup {} --remove` restores the previous configuration of {}", tool.name, tool.title));
     }
     if installed(tool.program).is_none() {
         note(&format!("`{}` is not on `PATH`; the configuration applies once it is installed", tool.program));
@@ -125,13 +128,13 @@ fn say_done(tool: &Tool, args: &SetupArgs, access: &Access, paths: &ToolPaths, a
 fn remove(tool: &Tool, args: &SetupArgs, session: &Session) -> Result<()> {
     match setup::remove(tool, &session.config.paths.state, args.force)? {
         Removed::Done(file) => note(&format!("{} is restored: `{}`", tool.title, file.display())),
-        Removed::NotSetUp => note(&format!("{} is not set up by qwenauth; nothing was changed", tool.title)),
+        Removed::NotSetUp => note(&format!("{} is not configured by qwenauth; nothing was changed", tool.title)),
         Removed::Edited(file, lines) => {
             terminal::say(&lines.join("\n"));
             return Failed::new(
                 Failure::Other,
                 format!(
-                    "`{}` was edited since where qwenauth wrote it (above: - as written, + as it is)",
+                    "`{}` has been edited where qwenauth wrote it (above: - as written, + as it is now)",
                     file.display()
                 ),
             )
@@ -147,7 +150,7 @@ fn team_access(url: &str, args: &SetupArgs, session: &Session) -> Result<Access>
     let base_url = providers::base_url(&format!("{url}/v1"))?;
     if let Some(tool @ ("aider" | "goose" | "qwen-code" | "qwen")) = args.tool.as_deref() {
         let program = if tool == "qwen-code" { "qwen" } else { tool };
-        let message = format!("`{tool}` takes key and base URL from its environment, where `setup` cannot put them");
+        let message = format!("`{tool}` reads the key and base URL from its environment, which `setup` cannot change");
         return Failed::new(Failure::Usage, message)
             .hint(format!(
                 "run `qwenauth login team --base-url {base_url} --api-key-stdin`, then `qwenauth exec -- {program}`"
@@ -155,7 +158,7 @@ fn team_access(url: &str, args: &SetupArgs, session: &Session) -> Result<Access>
             .err();
     }
     let Some(model) = args.model.clone().filter(|model| !model.chars().any(char::is_control)) else {
-        return Failed::new(Failure::Usage, "`--gateway-url` needs a model to start with")
+        return Failed::new(Failure::Usage, "`--gateway-url` requires a model")
             .hint("name one with `--model ID`; the gateway lists its models at `/v1/models`")
             .err();
     };
@@ -189,8 +192,8 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
     let provider = account.provider(&credential)?;
     if let Some(variable) = account.given.as_ref().and_then(GivenKey::variable) {
         note(&format!(
-            "warning: the key is in `{variable}` only, and the tool can use it only where that is set; \
-             `qwenauth login {} --api-key-env {variable}` stores it",
+            "warning: the key is only in `{variable}`, so the tool can use it only where that variable is set; `qwenauth login {} \
+             --api-key-env {variable}` stores it",
             provider.name
         ));
     }
@@ -227,10 +230,10 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
 /// `qwenauth` where that is what `PATH` finds, else the path of this very program: never that of a launcher, which costs each
 /// call the start of an interpreter, and never one in a temporary place.
 fn own_name(session: &Session) -> Result<String> {
-    let own = Installation::of_this_program().context("cannot tell where this program is")?;
+    let own = Installation::of_this_program().context("cannot determine where this program is")?;
     // A sandbox is temporary too, so a tour started by `npx` or `uvx` shows what an installed program does.
     if !own.stays() && session.config.overrides.practice.is_none() {
-        let what = format!("qwenauth is {own}, so a tool that is set up to call it would not find it later");
+        let what = format!("qwenauth is {own}, so a tool that is configured to call it would not find it later");
         return Failed::new(Failure::Other, what).hint("install qwenauth first, then run `setup` again").err();
     }
     // The shim of a version manager starts whichever version is chosen then.
@@ -287,8 +290,9 @@ fn list(args: &SetupArgs, session: &Session, paths: &ToolPaths) -> Result<()> {
     if args.json {
         return print_document(&json!({"schema": 1, "tools": rows}));
     }
-    let remark =
-        screen.translate("`qwenauth setup TOOL` sets a tool up, or prints what to paste where that is done by hand");
+    let remark = screen.translate(
+        "`qwenauth setup TOOL` configures a tool, or prints what to paste if it must be configured manually",
+    );
     let remark = screen.wrap(&remark, 0, 0);
     text += &format!("\n{}\n", remark.iter().map(|line| screen.paint(Style::Dim, line)).collect::<Vec<_>>().join("\n"));
     print(&text)

@@ -236,7 +236,7 @@ impl ProfileLimits {
         match session.account().and_then(|account| key_endpoint(&self.base_url, &self.credential, &account.network)) {
             Ok(reply) => Some(self.of_key(&reply["data"])),
             Err(error) => {
-                note(&format!("cannot query `{}` for what is left: {error:#}", self.profile));
+                note(&format!("cannot query the remaining quota of `{}`: {error:#}", self.profile));
                 None
             }
         }

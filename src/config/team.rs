@@ -70,20 +70,20 @@ pub(super) fn team_of(value: toml::Value, path: &Path, warnings: &mut Vec<String
     let is_whole = |file: &PathBuf| file.is_absolute() || file.starts_with("~");
     let password_file = text("password_file")?.map(PathBuf::from);
     if !password_file.as_ref().is_none_or(is_whole) {
-        return wrong("team.password_file", "name it by its whole path, from `/` or `~/` on").err();
+        return wrong("team.password_file", "write its full path, starting with `/` or `~/`").err();
     }
     let timeout = match text("timeout")? {
         None => None,
         Some(text) => {
             match text.parse::<jiff::SignedDuration>().ok().and_then(|timeout| Duration::try_from(timeout).ok()) {
                 Some(timeout) if !timeout.is_zero() && timeout <= MAX_TIMEOUT => Some(timeout),
-                _ => return wrong("team.timeout", "write `timeout = \"250ms\"`; 10 s is the most").err(),
+                _ => return wrong("team.timeout", "write `timeout = \"250ms\"`; the maximum is 10 s").err(),
             }
         }
     };
     let secret_file = text("secret_file")?.map(PathBuf::from);
     if !secret_file.as_ref().is_none_or(is_whole) {
-        return wrong("team.secret_file", "name it by its whole path, from `/` or `~/` on").err();
+        return wrong("team.secret_file", "write its full path, starting with `/` or `~/`").err();
     }
     let shared = text("shared")?;
     let plain_redis = match table.remove("plain_redis") {
@@ -124,10 +124,7 @@ fn issuers_of(value: Option<toml::Value>, path: &Path, warnings: &mut Vec<String
         let claims = match table.remove("claims") {
             None => BTreeMap::new(),
             Some(value) => claims_of(value).ok_or_else(|| {
-                wrong(
-                    ".claims",
-                    "write `claims = { repository_owner = \"…\" }`, with texts, whole numbers, true or false",
-                )
+                wrong(".claims", "write `claims = { repository_owner = \"…\" }`, with strings, integers or booleans")
             })?,
         };
         let rule = IssuerRule { issuer, audience, claims, key, owner };

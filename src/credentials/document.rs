@@ -81,7 +81,7 @@ pub(crate) fn read(bytes: &[u8], format: Format) -> Result<Option<Credential>, S
     let identity = fields.workload_identity.map(Box::new);
     let secret_store = match text(fields.store) {
         None => SecretStore::File,
-        Some(name) => SecretStore::named(&name).ok_or("its secret is in a store that this version does not know")?,
+        Some(name) => SecretStore::named(&name).ok_or("its secret is in a store that this version does not support")?,
     };
     let (command, entry) = (text(fields.api_key_command), text(fields.entry));
     let is_elsewhere = match secret_store {
@@ -107,7 +107,8 @@ pub(crate) fn read(bytes: &[u8], format: Format) -> Result<Option<Credential>, S
     }
     let issuer = match (text(fields.issuer), text(fields.token_endpoint)) {
         (Some(issuer), Some(token_endpoint)) => {
-            let url = |text: &str| http::endpoint(text).map_err(|_| "it names an endpoint that tokens must not go to");
+            let url =
+                |text: &str| http::endpoint(text).map_err(|_| "it names an endpoint that must not receive tokens");
             Some(Box::new(Endpoints {
                 issuer,
                 device_authorization_endpoint: None,
@@ -187,9 +188,9 @@ const OWN_LOGIN: [&str; 17] = [
 fn problem(error: &serde_json::Error) -> String {
     let at = format!("line {}, column {}", error.line(), error.column());
     match error.classify() {
-        serde_json::error::Category::Eof => format!("it ends in the middle ({at})"),
+        serde_json::error::Category::Eof => format!("it is truncated ({at})"),
         serde_json::error::Category::Data => format!("a field has the wrong type ({at})"),
-        _ => format!("it is not JSON ({at})"),
+        _ => format!("it is not valid JSON ({at})"),
     }
 }
 
@@ -327,7 +328,7 @@ impl CredentialDocument {
             self.set("api_key", Some(key.trim()));
             return Ok(());
         }
-        let secrets = Self::parse(secret).map_err(|why| format!("what the keyring has of it is damaged: {why}"))?;
+        let secrets = Self::parse(secret).map_err(|why| format!("its entry in the keyring is damaged: {why}"))?;
         for name in SECRETS {
             self.set(name, secrets.text(name));
         }
@@ -419,8 +420,8 @@ mod tests {
     fn damage_is_described_and_never_repeated() {
         let refused = |bytes: &[u8]| read(bytes, Format::Own).map(|_| ()).unwrap_err();
         assert_eq!(refused(b" "), "it is empty");
-        assert_eq!(refused(br#"{"access_token":"sec"#), "it ends in the middle (line 1, column 20)");
-        assert_eq!(refused(b"secret"), "it is not JSON (line 1, column 1)");
+        assert_eq!(refused(br#"{"access_token":"sec"#), "it is truncated (line 1, column 20)");
+        assert_eq!(refused(b"secret"), "it is not valid JSON (line 1, column 1)");
         assert_eq!(
             refused(br#"{"access_token":"secret","expiry_date":"1"}"#),
             "a field has the wrong type (line 1, column 42)"

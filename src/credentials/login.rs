@@ -50,9 +50,9 @@ pub(crate) fn store_grant(
         && account.store.is_shared()
         && let Err(error) = endpoints::keep_chosen_beside(account, model)
     {
-        note(&format!("warning: the model is not remembered: {error:#}"));
+        note(&format!("warning: cannot save the model: {error:#}"));
     }
-    stored.map_err(|error| unsaved(account, &error, "the login was granted", grant).into())
+    stored.map_err(|error| unsaved(account, &error, "the login succeeded", grant).into())
 }
 
 /// Stores an API key with the base URL it belongs to, as [`store_grant`] does. `now` is RFC 3339.
@@ -74,7 +74,7 @@ pub(crate) fn store_key(account: &Account, provider: &Provider, key: &NewKey, no
 
 /// Stores how a workload gets its tokens, and none of them.
 pub(crate) fn store_identity(account: &Account, credential: &Credential, model: Option<&str>) -> Result<Credential> {
-    let Some(identity) = &credential.identity else { bail!("the credential is not that of a workload") };
+    let Some(identity) = &credential.identity else { bail!("the credential is not a workload identity") };
     let mut written = Ok(());
     let stored = replace(account, Change::Login, |document| {
         document.forget(Format::Own);

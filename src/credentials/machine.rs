@@ -26,7 +26,7 @@ pub(super) fn warn_of_copy(account: &Account, credential: &Credential) {
     if hash().is_some_and(|here| here != *made_on) {
         let (profile, remedy) = (&account.profile, account.login_hint());
         let said = format!(
-            "warning: the login of `{profile}` was made on another machine, and the copy and the original log each other out; {remedy}"
+            "warning: the login of `{profile}` was copied from another machine, and the copy and the original log each other out; {remedy}"
         );
         SAID.call_once(|| note(&said));
     }

@@ -264,7 +264,7 @@ impl Attempt<'_> {
                 document.renew(grant, asked_at);
                 self.name_machine(&mut document);
             } else if now.credential.left((account.clock)()).is_some() {
-                log::warn!("another program has logged in during the renewal; its login is kept");
+                log::warn!("another program logged in during the renewal; its login was kept");
                 return Ok(now.credential);
             }
         }
@@ -309,7 +309,7 @@ impl Attempt<'_> {
         if standing == Standing::Trial {
             let host = self.server.token_endpoint.host_str().unwrap_or_default();
             return Failed::new(Failure::LoginRequired, format!("`{host}` does not know this login: {why}"))
-                .hint("the login was kept: ask the server that it came from, or log in again there")
+                .hint("the login was kept; use the server that issued it, or log in again with this one")
                 .err();
         }
         account.login_required(format!("the login has expired: {why}"))

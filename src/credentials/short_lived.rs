@@ -67,7 +67,7 @@ pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: 
         }
     };
     let Some(minted) = minted else {
-        return failed(Failure::Temporary, "its reply has no key").err();
+        return failed(Failure::Temporary, "its response contains no key").err();
     };
     let until = minted.expires_at.filter(|seconds| (0.0..1e11).contains(seconds));
     let until =

@@ -81,7 +81,7 @@ impl VerificationRequest<'_> {
         // Only the model API itself knows a login that is not a key.
         if self.provider.verify.get == "chat" || self.provider.oauth().is_some() {
             let Some(model) = self.model_to_ask() else {
-                let why = "there is no model to send a test request for; name one with `--model`";
+                let why = "the test request needs a model; name one with `--model`";
                 return Ok(Verification::Unverifiable(why.into()));
             };
             return self.chat(&model);
@@ -158,7 +158,7 @@ impl VerificationRequest<'_> {
         match reply {
             Err(trouble) => Verification::Unclear(trouble.sentence(host)),
             Ok(reply) if reply.is_html() => {
-                Verification::Unclear(format!("it answered {} with HTML, as a firewall does", reply.status))
+                Verification::Unclear(format!("it answered {} with HTML, probably from a firewall", reply.status))
             }
             Ok(reply) => judge(self.provider, reply.status, &reply.body, self.token, self.model),
         }

@@ -69,18 +69,19 @@ pub(crate) fn confine_to_loopback() {
 
 /// A URL that credentials may be sent to: `https`, or `http` to this machine; without user info.
 pub(crate) fn endpoint(text: &str) -> Result<Url> {
-    let refused =
-        |why: &str| Failed::new(Failure::Other, format!("refused the URL `{}`: {why}", without_user_info(text)));
+    let refused = |why: &str| Failed::new(Failure::Other, format!("URL `{}` rejected: {why}", without_user_info(text)));
     let url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
     if !url.username().is_empty() || url.password().is_some() || has_user_info(text) {
-        return refused("it contains user info").err();
+        return refused("it contains a user name or password").err();
     }
     // A `#` in user info ends the host for a parser, and RFC 6749 §3.1 allows no fragment either.
     if url.fragment().is_some() {
         return refused("it has a fragment (`#`)").err();
     }
     if LOOPBACK_ONLY.load(Ordering::Relaxed) && !is_loopback(&url) {
-        return refused("no request of a sandbox leaves this machine").hint("leave the sandbox first: `exit`").err();
+        return refused("requests from the sandbox must not leave this machine")
+            .hint("leave the sandbox first: `exit`")
+            .err();
     }
     match url.scheme() {
         "https" if url.host().is_some() => Ok(url),

@@ -66,6 +66,6 @@ impl Audit<'_> {
         let line = format!("\n{}\n", self.line(now));
         file.write_all(line.as_bytes())
             .and_then(|()| file.sync_data())
-            .with_context(|| format!("cannot add to `{}`", path.display()))
+            .with_context(|| format!("cannot append to `{}`", path.display()))
     }
 }

@@ -145,11 +145,11 @@ impl FromStr for Budget {
         let digits = amount.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(amount.len());
         let (amount, currency) = amount.split_at(digits);
         if !currency.trim().eq_ignore_ascii_case("USD") {
-            return Err("not in US dollars, as prices are; write it like `20 USD/month`".to_owned());
+            return Err("not in US dollars, the currency of the prices; write it like `20 USD/month`".to_owned());
         }
         let amount: Money = amount.parse().map_err(|()| wrong())?;
         if amount == Money::default() {
-            return Err("a budget has to be above 0".to_owned());
+            return Err("a budget must be above 0".to_owned());
         }
         Ok(Self { amount, period: known.ok_or_else(wrong)?.0 })
     }

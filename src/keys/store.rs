@@ -60,7 +60,7 @@ impl Keys {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let damaged = |why: String| {
             Failed::new(Failure::Other, format!("`{}` is invalid: {why}", path.display()))
-                .hint(format!("nothing was changed; put back a copy of it, or see what is in {}", path_for_sh(path)))
+                .hint(format!("nothing was changed; restore it from a backup, or fix {}", path_for_sh(path)))
         };
         match files::read(path, Privacy::Private)? {
             Content::Missing => Ok(Self::default()),
@@ -97,7 +97,7 @@ impl Keys {
         };
         if is_revoked {
             return Failed::new(Failure::Other, format!("the key `{name}` is revoked"))
-                .hint(format!("make a new one with `qwenauth keys create {name}`"))
+                .hint(format!("create a new one with `qwenauth keys create {name}`"))
                 .err();
         }
         self.keys.iter_mut().find(|key| key.id == id).with_context(|| format!("there is no key `{name}`"))
@@ -110,7 +110,7 @@ impl Keys {
             let name = &key.name;
             return Failed::new(Failure::Other, format!("key `{name}` already exists"))
                 .hint(format!(
-                    "`qwenauth keys rotate {name}` gives it another secret, `qwenauth keys set {name}` other limits"
+                    "`qwenauth keys rotate {name}` replaces it, `qwenauth keys set {name}` changes its limits"
                 ))
                 .err();
         }
@@ -173,8 +173,8 @@ impl Keys {
         }
         text += "\n]}\n";
         if text.len() as u64 > MAX_FILE_SIZE {
-            return Failed::new(Failure::Other, "there are more keys than one file holds (1 MiB)")
-                .hint("revoke keys that nobody uses; `qwenauth keys list` shows when each was used last")
+            return Failed::new(Failure::Other, "there are too many keys: their file would exceed 1 MiB")
+                .hint("revoke unused keys; `qwenauth keys list` shows when each was last used")
                 .err();
         }
         Ok(text)

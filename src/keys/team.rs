@@ -40,12 +40,12 @@ impl TeamSecret {
         let failed = |what: String| Failed::new(Failure::Other, format!("the team secret `{}` {what}", path.display()));
         match files::read(path, Privacy::Secret)? {
             Content::Missing => failed("is missing".into())
-                .hint("copy it from the machine where the keys are made, or make one with `qwenauth keys secret`")
+                .hint("copy it from the machine where the keys are managed, or create one with `qwenauth keys secret`")
                 .err(),
             Content::Unfit(why) => failed(format!("cannot be read: {why}")).err(),
             Content::Bytes(bytes) => match Self::of(&bytes) {
                 Some(secret) => Ok(secret),
-                None => failed("does not hold 32 bytes".into())
+                None => failed("does not contain exactly 32 bytes".into())
                     .hint(format!("create a new one with `openssl rand -out {} 32`", path_for_sh(path)))
                     .err(),
             },

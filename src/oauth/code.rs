@@ -328,9 +328,9 @@ pub(crate) fn exchange(url: &str, code: &Secret, pkce: &Pkce, network: &Network)
     if matches!(reply.status, 400..=499) && reply.status != 429 && !reply.is_html() {
         return Failed::new(
             Failure::LoginRequired,
-            format!("`{host}` refused the code ({}): it is wrong, was used before, or has expired", reply.status),
+            format!("`{host}` rejected the code ({}): it is wrong, was already used, or has expired", reply.status),
         )
-        .hint("run the login again for a new code")
+        .hint("log in again for a new code")
         .err();
     }
     temporary(&format!("it answered {}", http::describe_status(reply.status))).err()

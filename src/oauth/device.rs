@@ -140,7 +140,7 @@ pub(crate) fn request(
             format!("`{}` does not support the device flow", server.token_endpoint.host_str().unwrap_or_default()),
         )
         .hint(
-            "its discovery document names no `device_authorization_endpoint` (RFC 8628); use an API key if it has one",
+            "its discovery document names no `device_authorization_endpoint` (RFC 8628); use an API key if the provider supports that",
         )
         .err();
     };
@@ -187,7 +187,7 @@ pub(crate) fn read(server: &AuthorizationServer, reply: &Reply) -> Result<Device
     {
         return Failed::new(
             Failure::Other,
-            format!("`{}` refused to start a login: {}", host(server), error.sentence(&[])),
+            format!("`{}` rejected the login request: {}", host(server), error.sentence(&[])),
         )
         .err();
     }
@@ -197,7 +197,7 @@ pub(crate) fn read(server: &AuthorizationServer, reply: &Reply) -> Result<Device
     }
     if reply.is_html() {
         return Err(temporary(&format!(
-            "`{}` answered {} with HTML, as a firewall does",
+            "`{}` answered {} with HTML, probably from a firewall",
             host(server),
             http::describe_status(reply.status)
         )));
@@ -205,7 +205,7 @@ pub(crate) fn read(server: &AuthorizationServer, reply: &Reply) -> Result<Device
     if !(200..300).contains(&reply.status) {
         return Err(temporary(&format!("`{}` answered {}", host(server), http::describe_status(reply.status))));
     }
-    Err(temporary(&format!("`{}` answered without a device code", host(server))))
+    Err(temporary(&format!("the response of `{}` contains no device code", host(server))))
 }
 
 fn temporary(message: &str) -> anyhow::Error {

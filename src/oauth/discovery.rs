@@ -92,7 +92,7 @@ fn locations(issuer: &Url) -> Vec<Url> {
 pub(crate) fn read(reply: &Reply) -> Result<ServerMetadata, String> {
     let fields = Fields::of(&reply.body).filter(|_| reply.status == 200);
     if let Some(fields) = fields {
-        let issuer = fields.string("issuer").ok_or("its document names no `issuer`")?;
+        let issuer = fields.string("issuer").ok_or("its response contains no `issuer`")?;
         return Ok(ServerMetadata {
             issuer,
             device_authorization_endpoint: fields.string("device_authorization_endpoint"),
@@ -108,7 +108,7 @@ pub(crate) fn read(reply: &Reply) -> Result<ServerMetadata, String> {
     if reply.status != 200 {
         return Err(format!("it answered {}", reply.status));
     }
-    Err("its response is not one".to_owned())
+    Err("its response is not a discovery document".to_owned())
 }
 
 pub(crate) fn check(issuer: &str, url: &Url, document: &ServerMetadata) -> Result<Endpoints> {
@@ -140,7 +140,7 @@ fn check_issuer(issuer: &str, document: &ServerMetadata) -> Result<()> {
         return Ok(());
     }
     unusable(issuer, &format!("names another issuer, `{}`", printable(&document.issuer)))
-        .hint("set `issuer` in config.toml to the issuer itself, if that is the one you trust")
+        .hint("if you trust that issuer, set `issuer` in config.toml to its URL")
         .err()
 }
 

@@ -58,7 +58,7 @@ pub(crate) fn request(
         .map_err(|trouble| NotGranted::Temporary(trouble.sentence(host)))?;
     match reply::read(&reply) {
         TokenReply::Granted(grant) => Ok(grant),
-        TokenReply::Pending => Err(NotGranted::Temporary("the server's reply has no access token".into())),
+        TokenReply::Pending => Err(NotGranted::Temporary("the server's response contains no access token".into())),
         TokenReply::Error(error) => {
             let sentence = format!("`{host}` answered {}", error.sentence(&[id_token]));
             Err(match reply.status {

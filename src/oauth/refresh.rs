@@ -51,7 +51,7 @@ pub(crate) fn request(
     match reply::read(&reply) {
         TokenReply::Granted(grant) => Ok(grant),
         TokenReply::Pending => {
-            let message = "the server's reply has no access token".into();
+            let message = "the server's response contains no access token".into();
             Err(NotRenewed::Temporary { message, again: false, is_kept: false })
         }
         TokenReply::NotOauth(message) => {

@@ -71,9 +71,9 @@ pub(crate) fn read(reply: &Reply) -> TokenReply {
     match fields {
         Some(fields) if fields.string("status").as_deref() == Some("pending") => TokenReply::Pending,
         Some(fields) if !fields.has("access_token") => {
-            TokenReply::NotOauth("the server's reply has no access token".into())
+            TokenReply::NotOauth("the server's response contains no access token".into())
         }
-        _ => TokenReply::NotOauth("the server's reply is not valid JSON".into()),
+        _ => TokenReply::NotOauth("the server's response is not valid JSON".into()),
     }
 }
 
@@ -82,12 +82,16 @@ pub(crate) fn read(reply: &Reply) -> TokenReply {
 fn granted(fields: &Fields) -> Option<TokenReply> {
     let access_token = fields.secret_string("access_token")?;
     if !is_sendable(&access_token) {
-        return Some(TokenReply::NotOauth("the server's reply has an access token that no header can contain".into()));
+        return Some(TokenReply::NotOauth(
+            "the access token in the server's response contains characters that are not allowed in an HTTP \
+            header"
+                .into(),
+        ));
     }
     let refresh_token = fields.secret_string("refresh_token").filter(is_sendable);
     let has_unusable_refresh_token = refresh_token.is_none() && fields.has("refresh_token");
     if has_unusable_refresh_token {
-        note("the server sent a refresh token that must be a string: the login ends when its access token expires");
+        note("the server sent a refresh token that is not a string; the login ends when its access token expires");
     }
     let text = |name| fields.text(name).map(|text| text.to_string());
     Some(TokenReply::Granted(TokenResponse {

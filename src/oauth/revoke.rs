@@ -19,7 +19,7 @@ pub(crate) fn request(
     token: &Secret,
     kind: &str,
 ) -> Result<(), String> {
-    let Some(url) = &server.revocation_endpoint else { return Err("the server has no revocation".into()) };
+    let Some(url) = &server.revocation_endpoint else { return Err("the server has no revocation endpoint".into()) };
     let fields = [("token", token.expose()), ("token_type_hint", kind), ("client_id", server.client_id.as_str())];
     let reply = server
         .post(connection, url, &fields, &[], REVOCATION_TIMEOUT)

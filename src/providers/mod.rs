@@ -132,7 +132,7 @@ pub(crate) fn base_url(text: &str) -> Result<String> {
         return refused("contains whitespace or control characters", "remove the whitespace");
     }
     if !text.contains("://") {
-        return refused("is missing a scheme", "write `https://…`, or `http://…` for this machine");
+        return refused("is missing a scheme", "write `https://…`, or `http://…` for loopback");
     }
     let url = match http::endpoint(text) {
         Ok(url) => url,
@@ -143,7 +143,10 @@ pub(crate) fn base_url(text: &str) -> Result<String> {
         }
     };
     if url.query().is_some() || url.fragment().is_some() {
-        return refused("has a query or fragment", "end it before the `?` or `#`, usually with `/v1`");
+        return refused(
+            "has a query or fragment",
+            "remove the `?` or `#` and everything after it; base URLs usually end with `/v1`",
+        );
     }
     let trimmed = url.as_str().trim_end_matches('/');
     Ok(trimmed.strip_suffix("/chat/completions").unwrap_or(trimmed).trim_end_matches('/').to_owned())

@@ -46,7 +46,7 @@ impl Practice {
     /// The text of the file that makes processes below `url`'s sandbox practice, for this process.
     pub(crate) fn file(url: &str, approval: &Secret) -> Result<Vec<u8>> {
         let process = std::process::id();
-        let started = processes::started(process).context("cannot tell when this process started")?;
+        let started = processes::started(process).context("cannot determine when this process started")?;
         Ok(serde_json::to_vec(&Written { url, approval: approval.expose(), process, started: &started })?)
     }
 

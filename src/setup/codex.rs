@@ -39,7 +39,7 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
         checks: checks(tool_paths),
         companions: Vec::new(),
         note: (!access.has_responses).then(|| {
-            format!("warning: Codex speaks only the Responses API, and {} does not have `/responses`", access.title)
+            format!("warning: Codex supports only the Responses API, and {} does not have `/responses`", access.title)
         }),
     })
 }

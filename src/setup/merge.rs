@@ -167,8 +167,8 @@ fn leave(old: &SetupRecord, tool: &Tool, state: &Path) -> Result<Option<SetupRec
     }
     Failed::new(
         Failure::Other,
-        format!("{} was set up in `{}`, which was edited since", tool.title, old.file.display()),
+        format!("{} was configured in `{}`, which has been edited since", tool.title, old.file.display()),
     )
-    .hint(format!("`qwenauth setup {} --remove` shows the edit", tool.name))
+    .hint(format!("run `qwenauth setup {} --remove` to see the edit", tool.name))
     .err()
 }

@@ -76,7 +76,7 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
     });
     let model = format!("{NAME}/{}", access.model);
     let note = access.gateway_key.is_none().then(|| {
-        "requests go straight to the provider: `--gateway` adds limits that all programs share, and retries".to_owned()
+        "requests go directly to the provider; `--gateway` adds retries and limits that all programs share".to_owned()
     });
     Ok(Plan {
         file: file(tool_paths),

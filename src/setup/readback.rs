@@ -81,7 +81,7 @@ impl Rule {
             Self::Lists(name) if found.is_array() && !lists(name) => Some(format!("does not list `{name}`")),
             Self::DoesNotList(name) if lists(name) => Some(format!("lists `{name}`")),
             Self::Is(wanted) if found != wanted => Some(format!("is `{}`", shown(found))),
-            Self::Unset if found != "" => Some("is set and wins".into()),
+            Self::Unset if found != "" => Some("is set and takes precedence".into()),
             _ => None,
         }
     }

@@ -104,7 +104,7 @@ impl SetupRecord {
     }
 
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec_pretty(self).context("cannot note what was written")
+        serde_json::to_vec_pretty(self).context("cannot record what was written")
     }
 }
 

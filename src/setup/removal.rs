@@ -75,7 +75,7 @@ fn companion_edits(record: &SetupRecord) -> Result<Vec<String>> {
     let mut edits = Vec::new();
     for companion in &record.companions {
         if target::read(&companion.file)?.is_some_and(|text| !record.wrote(&companion.file, &text)) {
-            edits.push(format!("  `{}` is not as it was written", companion.file.display()));
+            edits.push(format!("  `{}` has been edited", companion.file.display()));
         }
     }
     Ok(edits)

@@ -156,7 +156,7 @@ fn list(question: &str, filter: &str, rows: &[Row], found: &[usize], at: usize, 
         lines.push(if number == at { screen.paint(Style::Hint, &shown) } else { shown });
     }
     if found.is_empty() {
-        lines.push(cut(&screen.translate("  nothing fits; Backspace goes back"), width));
+        lines.push(cut(&screen.translate("  no match; press Backspace to edit the filter"), width));
     }
     lines
 }

@@ -243,7 +243,7 @@ impl UnwrittenCounts {
         files::make_directory(&self.directory)?;
         let directory = self.directory.clone();
         let open = |day: &str| files::open_to_append(&directory.join(format!("{day}.jsonl")));
-        self.write_to(open).with_context(|| format!("cannot add to `{}`", self.directory.display()))
+        self.write_to(open).with_context(|| format!("cannot append to `{}`", self.directory.display()))
     }
 
     /// One entry at a time, so that it is known of each whether it is there.

@@ -217,8 +217,8 @@ fn a_directory_that_others_can_write_makes_its_files_unbelievable() {
         for (owner, mode, why) in [
             (OTHER, 0o755, "belongs to another user (uid 12345)"),
             (OTHER, 0o1777, "belongs to another user (uid 12345)"),
-            (NOBODY, 0o777, "is writable by everybody (mode 0777)"),
-            (0, 0o777, "is writable by everybody (mode 0777)"),
+            (NOBODY, 0o777, "is writable by everyone (mode 0777)"),
+            (0, 0o777, "is writable by everyone (mode 0777)"),
         ] {
             for levels in [1, 2] {
                 let machine = believed.machine();
@@ -266,8 +266,7 @@ fn config_that_others_may_change_is_named_or_taken_away_from_them() {
     let machine = Machine::new().logged_in().configured("profile = \"qwen\"\n");
     fs::set_permissions(machine.config(), Permissions::from_mode(0o664)).unwrap();
     machine.run(["token"]).stdout("granted-access-1\n").stderr(
-        "qwenauth: warning: others in its group may change `{home}/.config/qwenauth/config.toml`; \
-         `chmod g-w {home}/.config/qwenauth/config.toml` if they should not\n",
+        "qwenauth: warning: other members of its group can change `{home}/.config/qwenauth/config.toml`; run `chmod g-w {home}/.config/qwenauth/config.toml` if they should not\n",
     );
     assert_eq!(mode(&machine.config()), 0o664);
     for (loose, tight) in [(0o666, 0o644), (0o602, 0o600), (0o662, 0o640)] {
@@ -455,7 +454,7 @@ fn root_undoes_no_set_up_that_the_owner_of_the_home_made_up() {
             each_path(&machine.home(), &mut |path| lchown(path, Some(NOBODY), Some(NOBODY)).unwrap());
             let outcome = machine.run(command).any_stdout().any_stderr().exits(code);
             assert_eq!(
-                outcome.stderr.contains("which is not theirs, and nothing was changed"),
+                outcome.stderr.contains("which that user does not own; nothing was changed"),
                 code == 1,
                 "{text}: {outcome}"
             );
@@ -744,12 +743,14 @@ fn a_pipe_that_another_user_made_or_may_change_is_refused_before_it_is_opened() 
     }
     let changes: [Spoiled; 6] = [
         ("`{pipe}` belongs to another user (uid 12345) and is not used", |pipe| give(pipe, OTHER, 0o644)),
-        ("`{pipe}` belongs to root, others may change it (mode 0666), and it is not used", |pipe| give(pipe, 0, 0o666)),
-        ("others may write into `{pipe}` (mode 0622), and it is not used", |pipe| give(pipe, NOBODY, 0o622)),
+        ("`{pipe}` belongs to root but can be changed by others (mode 0666), and is not used", |pipe| {
+            give(pipe, 0, 0o666)
+        }),
+        ("`{pipe}` is writable by others (mode 0622) and is not used", |pipe| give(pipe, NOBODY, 0o622)),
         ("`{place}` belongs to another user (uid 12345), so `{pipe}` is not used", |pipe| {
             give(pipe.parent().unwrap(), OTHER, 0o755);
         }),
-        ("`{place}` is writable by everybody (mode 0777), so `{pipe}` is not used", |pipe| {
+        ("`{place}` is writable by everyone (mode 0777), so `{pipe}` is not used", |pipe| {
             give(pipe.parent().unwrap(), NOBODY, 0o777);
         }),
         ("`{pipe}` is a symlink of another user and is not followed", |pipe| {
@@ -789,7 +790,7 @@ fn a_pipe_of_the_user_is_no_file_of_certificates_for_the_system() {
     machine.run(["token"]).fails(
         1,
         "cannot use the certificates of `SSL_CERT_FILE`, `{home}/place/pipe`: it is not a regular file",
-        "name a file there; `QWENAUTH_CA_FILE` may be a pipe",
+        "set it to a regular file; only `QWENAUTH_CA_FILE` may be a pipe",
     );
     let told =
         "fail  certificates `SSL_CERT_FILE` names `~/place/pipe`, which cannot be read: it is not a regular file\n";

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::machine::{Machine, credential, now_ms, possible, write_private};
 use crate::server::Reply;
 
-const WARNING: &str = "qwenauth: warning: the login of `corp` was made on another machine, and the copy and the original log each other out; run `qwenauth login corp`\n";
+const WARNING: &str = "qwenauth: warning: the login of `corp` was copied from another machine, and the copy and the original log each other out; run `qwenauth login corp`\n";
 
 /// A login of the provider `corp`, written on this machine or on another.
 fn login(maker: Option<&str>, seconds: i64) -> Machine {

@@ -233,7 +233,7 @@ fn an_answer_without_the_complete_url_shows_the_plain_one() {
 #[test]
 fn a_firewalls_page_instead_of_a_code_is_temporary() {
     let machine = Machine::new().scripted(Ask::DeviceCode, Reply::html(200));
-    machine.run(["login"]).does_not_begin(3, "`127.0.0.1` answered 200 with HTML, as a firewall does", AGAIN);
+    machine.run(["login"]).does_not_begin(3, "`127.0.0.1` answered 200 with HTML, probably from a firewall", AGAIN);
     machine.holds_nothing();
 }
 
@@ -242,7 +242,7 @@ fn a_server_error_instead_of_a_code_is_temporary() {
     let machine = Machine::new().scripted(Ask::DeviceCode, Reply::html(503));
     machine.run(["login"]).does_not_begin(
         3,
-        "`127.0.0.1` answered 503 Service Unavailable with HTML, as a firewall does",
+        "`127.0.0.1` answered 503 Service Unavailable with HTML, probably from a firewall",
         AGAIN,
     );
     machine.holds_nothing();
@@ -293,7 +293,7 @@ fn an_oauth_error_instead_of_a_code_is_told() {
         let machine = Machine::new().scripted(Ask::DeviceCode, Reply::json(status, reply.clone()));
         machine.run(["login"]).does_not_begin(
             1,
-            "`127.0.0.1` refused to start a login: `invalid_client`: this client is not welcome",
+            "`127.0.0.1` rejected the login request: `invalid_client`: this client is not welcome",
             "",
         );
         machine.holds_nothing();
@@ -303,5 +303,5 @@ fn an_oauth_error_instead_of_a_code_is_told() {
 #[test]
 fn an_answer_without_a_code_is_no_login() {
     let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({"device_code": null})));
-    machine.run(["login"]).does_not_begin(3, "`127.0.0.1` answered without a device code", AGAIN);
+    machine.run(["login"]).does_not_begin(3, "the response of `127.0.0.1` contains no device code", AGAIN);
 }

@@ -153,7 +153,7 @@ fn a_key_of_another_provider_is_refused_by_its_beginning_before_anything_is_sent
         for command in [&["token"][..], &["env"], &["exec", "--", "true"]] {
             let outcome = machine.run(command).exits(2).any_stderr().any_stdout();
             assert!(
-                outcome.stderr.contains("error: the key in `QWENAUTH_API_KEY` begins with "),
+                outcome.stderr.contains("error: the key in `QWENAUTH_API_KEY` starts with "),
                 "{provider}: {outcome}"
             );
             assert!(!outcome.stdout.contains("granted"), "{outcome}");

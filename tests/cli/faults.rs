@@ -238,7 +238,7 @@ fn a_login_that_was_granted_and_cannot_be_saved_says_so() {
         let machine = machine.scripted(Ask::Poll, reply.meanwhile(move || drop(File::create(granted).unwrap())));
         // The lock is the first thing that is written.
         let told =
-            "the login was granted, but could not be saved: cannot create the lock `{home}/.qwen/oauth_creds.lock`";
+            "the login succeeded, but could not be saved: cannot create the lock `{home}/.qwen/oauth_creds.lock`";
         machine.run(["login"]).ends(1, &format!("{told}: {}", said(errno)), SPENT);
         machine.holds_nothing();
         assert!(!machine.home().join(".local/state/qwenauth/pending/qwen.json").exists(), "its code is spent");

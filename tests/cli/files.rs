@@ -49,7 +49,7 @@ fn a_file_that_cannot_be_kept_whole_is_not_renewed() {
         let text = machine.content().replacen('{', &format!("{{\"other\": {foreign},"), 1);
         let machine = machine.file_is(&text);
         let outcome = machine.run(["token"]).exits(4).any_stderr();
-        assert!(outcome.stderr.contains("is damaged: it is not JSON"), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("is damaged: it is not valid JSON"), "{}", outcome.stderr);
         assert_eq!(machine.content(), text);
         assert!(machine.server.requests().is_empty());
     }
@@ -62,17 +62,17 @@ fn an_empty_file_is_damaged() {
 
 #[test]
 fn a_truncated_file_is_damaged() {
-    is_damaged("{\n  \"access_token\": \"granted-access-1\",\n  \"refresh_to", "it ends in the middle");
+    is_damaged("{\n  \"access_token\": \"granted-access-1\",\n  \"refresh_to", "it is truncated");
 }
 
 #[test]
 fn a_file_that_is_not_json_is_damaged() {
-    is_damaged("access_token=granted-access-1\n", "it is not JSON");
+    is_damaged("access_token=granted-access-1\n", "it is not valid JSON");
 }
 
 #[test]
 fn a_file_that_is_not_text_is_damaged() {
-    is_damaged([0xff, 0xfe, 0x00, 0x7b], "it is not JSON");
+    is_damaged([0xff, 0xfe, 0x00, 0x7b], "it is not valid JSON");
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_deeply_nested_file_is_damaged() {
 fn a_huge_file_is_damaged_and_not_read() {
     let machine = Machine::new().logged_in();
     File::options().write(true).open(machine.file()).unwrap().set_len(100 << 20).unwrap();
-    machine.run(["token"]).fails(4, "the credential file `{home}/.qwen/oauth_creds.json` is damaged: it has 104857600 bytes, more than a credential can have", "run `qwenauth login`");
+    machine.run(["token"]).fails(4, "the credential file `{home}/.qwen/oauth_creds.json` is damaged: it has 104857600 bytes, more than a credential file may have", "run `qwenauth login`");
     assert_eq!(fs::metadata(machine.file()).unwrap().len(), 100 << 20);
 }
 
@@ -266,7 +266,7 @@ fn a_file_of_another_owner_is_refused() {
     machine.run(["token"]).fails(
         1,
         &format!("`{path}` belongs to another user (uid {owner}) and is not used"),
-        "check who should own it; `chown` it to yourself if it is yours",
+        "check who should own it; if it is yours, `chown` it to yourself",
     );
     assert_eq!((fs::metadata(machine.file()).unwrap().uid(), mode(&machine.file())), (owner, 0o644));
 }

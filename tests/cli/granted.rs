@@ -8,7 +8,7 @@ use crate::machine::Machine;
 use crate::server::{Reply, Request};
 
 const UNUSABLE: &str =
-    "qwenauth: the server sent a refresh token that must be a string: the login ends when its access token expires\n";
+    "qwenauth: the server sent a refresh token that is not a string; the login ends when its access token expires\n";
 
 /// How a body that means the same can be sent.
 fn guises(body: &Value) -> Vec<(String, Reply)> {

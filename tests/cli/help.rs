@@ -17,11 +17,11 @@ fn commands_of_other_tools_get_a_hint() {
     for (words, hint) in [
         (&["whoami"][..], "run `qwenauth status`"),
         (&["run", "--", "opencode"], "run `qwenauth exec -- COMMAND`"),
-        (&["list"], "run `qwenauth profiles`, or `qwenauth providers` for what can be logged in to"),
+        (&["list"], "run `qwenauth profiles`, or `qwenauth providers` to see what you can log in to"),
         (&["switch", "work"], "run `qwenauth use NAME`"),
         (&["auth", "login"], "run it without `auth`: `qwenauth login`, `qwenauth status`, `qwenauth token`"),
         (&["models"], "run `qwenauth providers NAME`: it lists the models of one provider"),
-        (&["opencode"], "run `qwenauth exec -- opencode`, or `qwenauth setup` to set it up for good"),
+        (&["opencode"], "run `qwenauth exec -- opencode`, or `qwenauth setup` to configure it permanently"),
     ] {
         let outcome = Machine::new().run(words).exits(2).any_stderr().stderr.clone();
         let expected = format!("qwenauth: error: unrecognized subcommand `{}`\nqwenauth: hint: {hint}\n", words[0]);

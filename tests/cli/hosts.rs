@@ -140,7 +140,7 @@ fn a_certificate_for_another_name_is_refused() {
 
 #[test]
 fn a_ca_file_without_a_certificate_is_reported_before_anything_is_sent() {
-    let hint = "it must be a readable PEM file";
+    let hint = "set it to a readable PEM file";
     let machine = Machine::expired().variable("QWENAUTH_QWEN_OAUTH_URL", "https://localhost:1");
     let file = machine.directory().join("ca.pem");
     let machine = machine.variable("QWENAUTH_CA_FILE", &file);

@@ -127,7 +127,7 @@ fn a_logout_that_cannot_revoke_is_a_logout_all_the_same() {
     let machine = logged_in();
     machine.server.serve("/revoke", |_| Reply::html(503));
     machine.run(["logout"]).stderr(
-        "qwenauth: warning: the login of `corp` is removed here, but the server did not revoke it: it answered 503 Service Unavailable\n\
+        "qwenauth: warning: removed the login of `corp` from this machine, but the server did not revoke it: it answered 503 Service Unavailable\n\
          qwenauth: logged out of `corp`\n",
     );
     assert_eq!(machine.profile("corp"), Value::Null);
@@ -145,7 +145,7 @@ fn another_issuer_inside_the_document_is_refused() {
     issuer(json!({"issuer": "https://attacker.example"})).run(["login", "corp"]).fails(
         1,
         "the discovery document of `{server}` names another issuer, `https://attacker.example`",
-        "set `issuer` in config.toml to the issuer itself, if that is the one you trust",
+        "if you trust that issuer, set `issuer` in config.toml to its URL",
     );
 }
 
@@ -154,9 +154,12 @@ fn endpoints_that_are_not_safe_are_refused() {
     for (endpoint, error) in [
         (
             "http://corp.example/token",
-            "refused the URL `http://corp.example/token`: plain `http` is allowed for loopback only",
+            "URL `http://corp.example/token` rejected: plain `http` is allowed for loopback only",
         ),
-        ("https://me:pw@corp.example/token", "refused the URL `https://…@corp.example/token`: it contains user info"),
+        (
+            "https://me:pw@corp.example/token",
+            "URL `https://…@corp.example/token` rejected: it contains a user name or password",
+        ),
     ] {
         let outcome = issuer(json!({"token_endpoint": endpoint})).run(["login", "corp"]).exits(1).any_stderr();
         assert!(outcome.stderr.contains(error), "{}", outcome.stderr);
@@ -173,7 +176,7 @@ fn an_issuer_without_a_device_flow_says_so() {
     issuer(json!({"device_authorization_endpoint": null})).run(["login", "corp"]).fails(
         1,
         "`127.0.0.1` does not support the device flow",
-        "its discovery document names no `device_authorization_endpoint` (RFC 8628); use an API key if it has one",
+        "its discovery document names no `device_authorization_endpoint` (RFC 8628); use an API key if the provider supports that",
     );
 }
 
@@ -197,7 +200,7 @@ fn a_document_that_cannot_be_read_is_temporary() {
     );
     with(|| Reply::text(200, "[]")).run(["login", "corp"]).fails(
         3,
-        "`{server}` has no discovery document: its response is not one",
+        "`{server}` has no discovery document: its response is not a discovery document",
         AGAIN,
     );
     with(Reply::huge).run(["login", "corp"]).fails(

@@ -124,7 +124,7 @@ fn a_key_of_another_provider_goes_nowhere() {
     write_private(&file, "sk-or-v1-0123456789abcdef0123456789abcdef");
     machine.run(["token"]).fails(
         4,
-        "the key in `{machine}/secret` begins with `sk-or-`, so it is one of `openrouter`, not of `groq`",
+        "the key in `{machine}/secret` starts with `sk-or-`, so it belongs to `openrouter`, not to `groq`",
         "write `key_file` under `[providers.openrouter]` in config.toml",
     );
 }
@@ -136,7 +136,7 @@ fn login_and_logout_say_that_the_key_is_in_a_file() {
     machine.run(["login", "groq", "--api-key-stdin"]).fails(
         2,
         "the key of profile `groq` is in `{machine}/secret`, which config.toml names",
-        "replace what is in that file, or log in to another profile: `--profile groq-2`",
+        "replace the key in that file, or log in to another profile: `--profile groq-2`",
     );
     let said = machine.run(["logout"]).any_stdout().any_stderr();
     assert!(said.stderr.contains("is used as long as config.toml names it"), "{said}");

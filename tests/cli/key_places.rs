@@ -50,7 +50,7 @@ fn a_key_of_another_plan_is_told_apart_by_its_beginning() {
     machine.run_with_stdin(by_stdin("dashscope", &[]), b"sk-sp-granted-plan").fails(
         4,
         "Alibaba Cloud Model Studio rejected the key: it answered 401: Incorrect API key provided; nothing was stored",
-        "a key that begins with `sk-sp-` is one of `coding-plan` or `token-plan`: run `qwenauth login coding-plan`",
+        "a key that starts with `sk-sp-` belongs to `coding-plan` or `token-plan`: run `qwenauth login coding-plan`",
     );
 }
 
@@ -120,7 +120,7 @@ fn a_custom_server_is_named_by_its_base_url() {
     let url = format!("{}/own/v1/", machine.server.url());
     let machine = knows_the_key(machine, "/own/v1/models");
     machine.run_with_stdin(by_stdin("custom", &["--base-url", &url]), KEY.as_bytes()).stderr(
-        "qwenauth: the model is `some-model`, the only one listed\n\
+        "qwenauth: using model `some-model`, the only one that the server lists\n\
          qwenauth: logged in to {server}/own/v1, profile `custom` (active)\n",
     );
     assert_eq!(machine.profile("custom")["model"], "some-model");
@@ -141,22 +141,22 @@ fn a_base_url_that_cannot_be_used_is_a_usage_error() {
         (
             "127.0.0.1:1/v1",
             "the base URL `127.0.0.1:1/v1` is missing a scheme",
-            "write `https://…`, or `http://…` for this machine",
+            "write `https://…`, or `http://…` for loopback",
         ),
         (
             "http://models.example/v1",
-            "refused the URL `http://models.example/v1`: plain `http` is allowed for loopback only",
+            "URL `http://models.example/v1` rejected: plain `http` is allowed for loopback only",
             "use `https`",
         ),
         (
             "https://me:secret@models.example/v1",
-            "refused the URL `https://…@models.example/v1`: it contains user info",
+            "URL `https://…@models.example/v1` rejected: it contains a user name or password",
             "",
         ),
         (
             "https://models.example/v1?key=1",
             "the base URL `https://models.example/v1?key=1` has a query or fragment",
-            "end it before the `?` or `#`, usually with `/v1`",
+            "remove the `?` or `#` and everything after it; base URLs usually end with `/v1`",
         ),
     ] {
         machine().run_with_stdin(by_stdin("custom", &["--base-url", url]), KEY.as_bytes()).fails(2, error, hint);

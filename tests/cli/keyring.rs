@@ -26,7 +26,7 @@ const NEEDED: [&str; 4] = ["dbus-daemon", "dbus-send", "gnome-keyring-daemon", "
 
 fn elsewhere(profile: &str) -> String {
     format!(
-        "where nobody can unlock it use `qwenauth login --profile {profile} --api-key-command COMMAND`, or a key file in `QWENAUTH_API_KEY_FILE`"
+        "for unattended use run `qwenauth login --profile {profile} --api-key-command COMMAND`, or set `QWENAUTH_API_KEY_FILE` to a key file"
     )
 }
 
@@ -264,7 +264,7 @@ fn config_toml_may_make_the_keyring_the_default_but_not_for_the_file_that_qwen_c
     assert_eq!(keyring.lookup("groq"), KEY);
     machine.run(["login", "qwen", "--store", "keyring"]).fails(
         2,
-        "the login of `qwen` is always a file: Qwen Code uses the same one",
+        "the login of `qwen` is always stored in a file, which it shares with Qwen Code",
         "omit `--store`",
     );
     fs::write(machine.config(), "store = \"vault\"\n").unwrap();
@@ -334,7 +334,7 @@ fn a_keyring_that_does_not_answer_costs_three_seconds() {
     machine.run(["token"]).fails(
         3,
         "cannot read the keyring (the Secret Service): it did not answer within 3 s",
-        "try again; if it stays silent, restart the keyring or log in to your session again",
+        "retry; if it still does not respond, restart the keyring or your desktop session",
     );
     assert!(started.elapsed() >= Duration::from_secs(3));
     keyring.signal(Signal::SIGCONT);

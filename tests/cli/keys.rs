@@ -164,8 +164,8 @@ fn text_that_cannot_be_a_key_is_rejected_before_any_request() {
         (" \n\n", "stdin is empty", "pipe the key in: `… | qwenauth login … --api-key-stdin`"),
         ("granted-key 1", "the key contains whitespace, and nothing was stored", "copy only the key"),
         ("granted\nkey", "the key contains whitespace, and nothing was stored", "copy only the key"),
-        ("granted-\u{7}key", "the key has control characters in it, and nothing was stored", "copy only the key"),
-        ("granted-\"key", "the key has quotes in it, and nothing was stored", "copy only the key"),
+        ("granted-\u{7}key", "the key contains control characters, and nothing was stored", "copy only the key"),
+        ("granted-\"key", "the key contains quotes, and nothing was stored", "copy only the key"),
         (&twice, "the key was pasted twice, and nothing was stored", "copy only the key"),
         (
             "GROQ_API_KEY=granted-key",

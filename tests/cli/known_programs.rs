@@ -283,7 +283,7 @@ fn what_cannot_be_overridden_is_refused_unless_it_is_allowed() {
         let machine = Machine::new().logged_in().with_stand_ins(&["aider"]).written(file, text);
         machine.run(["exec", "--", "aider"]).fails(
             1,
-            &format!("`{HERE}/{file}` sets `{name}`, and aider would use it with the profile's host or key"),
+            &format!("`{HERE}/{file}` sets `{name}`, and aider would combine it with the profile's host or key"),
             "remove it there, or start it anyway with `qwenauth exec --allow-env-file -- …`",
         );
         let outcome = machine.started(&["--allow-env-file", "--", "aider"]).any_stderr();
@@ -382,7 +382,7 @@ fn llm_keeps_its_history() {
 #[test]
 fn an_unknown_program_beside_a_gateway_is_said_in_one_line() {
     let machine = Machine::new().logged_in().with_stand_ins(&["mine"]);
-    let line = "qwenauth: `mine` is not a known program: only what it sends to `OPENAI_BASE_URL` passes the gateway (`--as NAME` names a known one)\n";
+    let line = "qwenauth: `mine` is not a known program: only its requests to `OPENAI_BASE_URL` go through the gateway (`--as NAME` treats it as a known one)\n";
     assert_eq!(machine.started(&["--gateway", "--", "mine"]).any_stderr().stderr, line);
     assert_eq!(machine.started(&["--", "mine"]).stderr, "");
     assert_eq!(machine.started(&["--gateway", "--", "sh", "-c", "mine"]).stderr, "");

@@ -13,7 +13,7 @@ use crate::server::{Ask, DEVICE_CODE, Reply, USER_CODE, tokens};
 pub(crate) const URL: &str = "https://chat.qwen.ai/authorize";
 const COMPLETE_URL: &str = "https://chat.qwen.ai/authorize?user_code=WDJB-MJHT&client=qwen-code";
 
-const ENDED: &str = "the free tier of Qwen OAuth ended on 2026-04-15: a login may succeed while the API rejects every request; API keys of Alibaba Cloud Model Studio or OpenRouter replace it";
+const ENDED: &str = "the free tier of Qwen OAuth ended on 2026-04-15: a login may succeed, but the API rejects every request; use an API key of Alibaba Cloud Model Studio or OpenRouter instead";
 
 const ALREADY: &str = "qwenauth: already logged in to Qwen OAuth as profile `qwen`, the login Qwen Code uses too; `--force` logs in again\n";
 
@@ -294,7 +294,7 @@ fn a_login_the_api_refuses_is_stored_and_says_what_replaces_it() {
     let refusal = json!({"error": {"code": "invalid_api_key", "message": "invalid access token granted-access-1 or token expired",
         "param": null, "type": "invalid_request_error"}, "request_id": "1"});
     let machine = machine.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::json(401, refusal));
-    machine.run(["login"]).exits(1).stderr(&format!("{}qwenauth: error: the login to Qwen OAuth worked and is stored, but the API rejects it: it answered 401: invalid access token … or token expired\nqwenauth: hint: `qwenauth login dashscope` or `qwenauth login openrouter` replaces it; `qwenauth providers` compares them\n", code_shown()));
+    machine.run(["login"]).exits(1).stderr(&format!("{}qwenauth: error: the login to Qwen OAuth worked and is stored, but the API rejects it: it answered 401: invalid access token … or token expired\nqwenauth: hint: use `qwenauth login dashscope` or `qwenauth login openrouter` instead; `qwenauth providers` compares them\n", code_shown()));
     machine.holds_the_grant();
 }
 
@@ -323,7 +323,7 @@ fn an_api_that_is_down_only_warns() {
     let machine = polls([]);
     let reply = grant(&machine);
     let machine = machine.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::html(503));
-    machine.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be checked: it answered 503 with HTML, as a firewall does\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
+    machine.run(["login"]).warns("qwenauth: warning: logged in, but the API could not be checked: it answered 503 with HTML, probably from a firewall\nqwenauth: logged in to Qwen OAuth, not verified, profile `qwen` (active)\n");
     machine.holds_the_grant();
 }
 

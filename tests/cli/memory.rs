@@ -39,7 +39,7 @@ fn a_certificate_file_may_be_a_descriptor() {
     machine.shell(script).fails(
         1,
         "cannot use the certificates of `QWENAUTH_CA_FILE`, `/dev/fd/7`",
-        "it must be a readable PEM file",
+        "set it to a readable PEM file",
     );
 }
 

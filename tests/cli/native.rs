@@ -77,7 +77,7 @@ fn with_a_gateway_a_native_variable_names_the_gateway_or_is_refused() {
     {
         logged_in(provider, &["--model", "m"]).run(["exec", "--gateway", "--native", "--", "true"]).fails(
             2,
-            &format!("programs that read `{name}` take no base URL beside it, so they would pass by the gateway"),
+            &format!("programs that read `{name}` have no variable for the base URL, so they would bypass the gateway"),
             "omit `--native` or `--gateway`",
         );
     }

@@ -218,7 +218,7 @@ fn a_code_the_server_refuses_stores_nothing() {
     assert!(
         outcome
             .stderr
-            .contains("error: `127.0.0.1` refused the code (403): it is wrong, was used before, or has expired\n"),
+            .contains("error: `127.0.0.1` rejected the code (403): it is wrong, was already used, or has expired\n"),
         "{}",
         outcome.stderr
     );
@@ -402,7 +402,7 @@ fn there_is_nothing_to_resume_without_a_pending_login_or_a_code() {
     drop(machine.run(["login", "openrouter", "--no-wait"]).any_stderr());
     machine.run(["login", "openrouter", "--resume"]).fails(
         2,
-        "the pending login needs its code, and there is no terminal to paste it at",
+        "the pending login requires its code, and there is no terminal to paste it into",
         "pass the code with `--code-stdin`, or a key with `--api-key-stdin` or `--api-key-env VAR`",
     );
     drop(machine.run(["login", "groq", "--resume"]).exits(2).any_stderr());

@@ -154,7 +154,7 @@ fn a_refusal_by_a_server_on_loopback_ends_no_login_of_unknown_origin() {
     let machine = Machine::expired().refresh(Reply::error(400, "invalid_grant"));
     let before = machine.content();
     let error = "`127.0.0.1` does not know this login: the server answered `invalid_grant`";
-    let hint = "the login was kept: ask the server that it came from, or log in again there";
+    let hint = "the login was kept; use the server that issued it, or log in again with this one";
     machine.run(["token"]).fails(4, error, hint);
     assert_eq!(machine.content(), before);
     // That server is not asked twice, and another may renew it.

@@ -427,7 +427,7 @@ fn a_shell_on_a_terminal_shows_where_it_is_and_a_key_press_approves() {
 fn a_shell_on_a_terminal_is_told_where_it_is_and_a_login_can_be_denied() {
     let place = Place::new();
     let (mut child, mut terminal) = on_a_terminal(&place, &[]);
-    terminal.wait_for("removes");
+    terminal.wait_for("deletes");
     terminal.types("qwenauth login qwen --no-browser; echo code-$?; exit 0\n");
     terminal.wait_for("Approve it here");
     terminal.types("n\n");

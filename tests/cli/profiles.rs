@@ -108,7 +108,7 @@ fn login_qwen_finds_the_login_of_qwen_code_and_makes_it_active() {
     let machine = both().configured("profile = \"home\"\n");
     machine.run(["login", "qwen"]).stderr(
         "qwenauth: already logged in to Qwen OAuth as profile `qwen`, the login Qwen Code uses too; `--force` logs in again\n\
-         qwenauth: the active profile was `home`; `qwenauth use home` returns to it\n",
+         qwenauth: the active profile was `home`; `qwenauth use home` switches back to it\n",
     );
 }
 
@@ -121,7 +121,7 @@ fn a_login_that_cannot_be_made_active_is_stored_and_says_how_to_use_it() {
     let arguments = ["login", "groq", "--api-key-stdin", "--no-verify"];
     let outcome = machine.run_with_stdin(arguments, b"granted-key").exits(0).any_stderr();
     assert!(
-        outcome.stderr.contains("qwenauth: warning: the login is stored, but cannot be made the active profile: "),
+        outcome.stderr.contains("qwenauth: warning: the login is stored, but its profile cannot be made active: "),
         "{outcome}"
     );
     assert!(outcome.stderr.ends_with("qwenauth: use it with `--profile groq`\n"), "{outcome}");
@@ -137,7 +137,7 @@ fn a_login_says_what_still_selects_another_profile() {
     assert!(
         outcome.stderr.ends_with(
             "qwenauth: logged in to Groq, not verified, profile `groq`\n\
-             qwenauth: the active profile was `qwen`; `qwenauth use qwen` returns to it\n\
+             qwenauth: the active profile was `qwen`; `qwenauth use qwen` switches back to it\n\
              qwenauth: `[directories]` of config.toml still selects `home` below `/`\n"
         ),
         "{outcome}"

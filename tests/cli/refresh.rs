@@ -247,7 +247,7 @@ fn a_plain_http_server_elsewhere_is_refused_before_anything_is_sent() {
         let before = machine.content();
         machine.run(["refresh"]).fails(
             1,
-            &format!("`QWENAUTH_QWEN_OAUTH_URL`: refused the URL `{url}`: plain `http` is allowed for loopback only"),
+            &format!("`QWENAUTH_QWEN_OAUTH_URL`: URL `{url}` rejected: plain `http` is allowed for loopback only"),
             "use `https`",
         );
         assert_eq!(machine.content(), before);

@@ -61,7 +61,7 @@ fn broken_json_is_temporary() {
         || Reply::text(200, "{\"access_token\":"),
         1,
         3,
-        "the server's reply is not valid JSON",
+        "the server's response is not valid JSON",
         PERHAPS_SPENT,
     );
 }
@@ -111,12 +111,12 @@ fn an_answer_without_a_token_is_temporary() {
             move || Reply::json(200, body.clone()),
             1,
             3,
-            "the server's reply has no access token",
+            "the server's response contains no access token",
             PERHAPS_SPENT,
         );
     }
     for body in [json!([]), json!(null), json!({"access_token": 5})] {
-        let said = "the server's reply is not valid JSON";
+        let said = "the server's response is not valid JSON";
         keeps_the_file(move || Reply::json(200, body.clone()), 1, 3, said, PERHAPS_SPENT);
     }
 }

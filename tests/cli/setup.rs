@@ -154,8 +154,8 @@ fn an_edited_block_in_the_file_before_is_not_left_behind_unseen() {
     let machine = machine.with("mine.json", &edited).without_variable("OPENCODE_CONFIG");
     machine.run(["setup", "opencode"]).fails(
         1,
-        "opencode was set up in `{home}/mine.json`, which was edited since",
-        "`qwenauth setup opencode --remove` shows the edit",
+        "opencode was configured in `{home}/mine.json`, which has been edited since",
+        "run `qwenauth setup opencode --remove` to see the edit",
     );
     assert_eq!(machine.text("mine.json"), edited);
     assert!(!machine.home().join(".config/opencode/opencode.json").exists());
@@ -241,7 +241,7 @@ fn a_block_edited_by_hand_is_shown_and_kept_unless_forced() {
     let machine = machine.with(file, &edited);
     let outcome = machine.run(["setup", "opencode", "--remove"]).exits(1).any_stderr();
     let expected = "  provider.qwenauth\n-   \"name\": \"Qwen OAuth (qwenauth)\",\n+   \"name\": \"Renamed\",\n\
-         qwenauth: error: `{home}/.config/opencode/opencode.json` was edited since where qwenauth wrote it (above: - as written, + as it is)\n\
+         qwenauth: error: `{home}/.config/opencode/opencode.json` has been edited where qwenauth wrote it (above: - as written, + as it is now)\n\
          qwenauth: hint: use `--force` to remove it anyway\n";
     assert_eq!(outcome.stderr, expected);
     assert_eq!(machine.text(file), edited);
@@ -317,7 +317,7 @@ fn a_plugin_edited_by_hand_is_kept_unless_forced() {
     let edited = machine.text(file) + "// mine\n";
     let machine = machine.with(file, &edited);
     let outcome = machine.run(["setup", "opencode", "--remove"]).exits(1).any_stderr();
-    assert!(outcome.stderr.starts_with(&format!("  `{{home}}/{file}` is not as it was written\n")), "{outcome}");
+    assert!(outcome.stderr.starts_with(&format!("  `{{home}}/{file}` has been edited\n")), "{outcome}");
     assert_eq!(machine.text(file), edited);
     machine.run(["setup", "opencode", "--remove", "--force"]).exits(0).any_stderr();
     assert_eq!(machine.paths(), Vec::<PathBuf>::new());
@@ -360,7 +360,7 @@ fn a_file_of_another_user_is_left_alone() {
     machine.run(["setup", "codex"]).fails(
         1,
         "`{home}/.codex/config.toml` belongs to another user (uid 0) and is not used",
-        "check who should own it; `chown` it to yourself if it is yours",
+        "check who should own it; if it is yours, `chown` it to yourself",
     );
     assert_eq!(machine.text(file), MY_TOML);
 }
@@ -410,9 +410,9 @@ fn a_tool_that_is_not_installed_is_set_up_and_told_of() {
     let machine = Machine::new().at_home().variable("PATH", "/nonexistent");
     let outcome = machine.run(["setup", "opencode"]).exits(0).any_stderr();
     let expected = "qwenauth: opencode uses profile `qwen`, model `coder-model`: `{home}/.config/opencode/opencode.json`\n\
-         qwenauth: `qwenauth setup opencode --remove` gives opencode back what it used before\n\
+         qwenauth: `qwenauth setup opencode --remove` restores the previous configuration of opencode\n\
          qwenauth: `opencode` is not on `PATH`; the configuration applies once it is installed\n\
-         qwenauth: requests go straight to the provider: `--gateway` adds limits that all programs share, and retries\n";
+         qwenauth: requests go directly to the provider; `--gateway` adds retries and limits that all programs share\n";
     assert_eq!(outcome.stderr, expected);
 }
 
@@ -500,7 +500,7 @@ fn a_members_tool_is_set_up_for_the_teams_gateway_without_a_login() {
     assert_eq!(claude["env"]["ANTHROPIC_BASE_URL"], "https://qwen.corp.example");
     machine.run(["setup", "codex", "--gateway-url", "https://qwen.corp.example"]).fails(
         2,
-        "`--gateway-url` needs a model to start with",
+        "`--gateway-url` requires a model",
         "name one with `--model ID`; the gateway lists its models at `/v1/models`",
     );
     let refused = machine.run(["setup", "codex", "--gateway-url", "http://qwen.corp.example", "--model", "m"]);
@@ -561,7 +561,7 @@ fn print_shows_the_text_and_changes_nothing() {
         assert!(!shown.contains("granted-"), "{outcome}");
         let alone = machine.run(["setup", tool]).exits(0).any_stdout().any_stderr();
         assert_eq!(alone.stdout, outcome.stdout);
-        assert!(alone.stderr.contains(&format!(" is set up by hand: paste this into {place}\n")), "{alone}");
+        assert!(alone.stderr.contains(&format!(" must be configured manually: paste this into {place}\n")), "{alone}");
     }
     assert_eq!(machine.files(), Vec::<PathBuf>::new());
 }
@@ -580,7 +580,7 @@ fn the_list_says_what_is_installed_and_set_up() {
 
 #[test]
 fn removing_what_was_never_set_up_is_said_and_fine() {
-    let text = "qwenauth: Codex is not set up by qwenauth; nothing was changed\n";
+    let text = "qwenauth: Codex is not configured by qwenauth; nothing was changed\n";
     Machine::new().run(["setup", "codex", "--remove"]).exits(0).stderr(text);
 }
 

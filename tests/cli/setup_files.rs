@@ -175,7 +175,7 @@ fn another_hosts_key_and_model_are_moved_aside_and_put_back() {
         assert!(!outcome.stderr.contains(gone), "{outcome}");
     }
     assert!(written.contains("\"OWN\": \"kept\""), "{written}");
-    let line = "qwenauth: moved aside until `qwenauth setup claude-code --remove`: `apiKeyHelper`, `env.ANTHROPIC_DEFAULT_SONNET_MODEL`, `env.ANTHROPIC_DEFAULT_OPUS_MODEL`, `env.ANTHROPIC_API_KEY`, `env.ANTHROPIC_AUTH_TOKEN`, `env.ANTHROPIC_CUSTOM_HEADERS`, `env.CLAUDE_CODE_OAUTH_TOKEN`, `env.CLAUDE_CODE_USE_BEDROCK`\n";
+    let line = "qwenauth: moved aside; `qwenauth setup claude-code --remove` restores it: `apiKeyHelper`, `env.ANTHROPIC_DEFAULT_SONNET_MODEL`, `env.ANTHROPIC_DEFAULT_OPUS_MODEL`, `env.ANTHROPIC_API_KEY`, `env.ANTHROPIC_AUTH_TOKEN`, `env.ANTHROPIC_CUSTOM_HEADERS`, `env.CLAUDE_CODE_OAUTH_TOKEN`, `env.CLAUDE_CODE_USE_BEDROCK`\n";
     assert!(outcome.stderr.contains(line), "{outcome}");
     let mut holding = Vec::new();
     crate::machine::each_path(&machine.home(), &mut |path| {
@@ -209,7 +209,7 @@ fn what_was_moved_aside_comes_back_also_where_the_file_was_edited_since() {
 fn a_key_of_another_host_in_the_environment_is_named() {
     let machine = logged_in_at_home().variable("ANTHROPIC_API_KEY", "sk-foreign").variable("ANTHROPIC_MODEL", "glm");
     let outcome = machine.set_up(&["claude-code"]);
-    let line = "qwenauth: set in the environment, but not used by Claude Code while it is set up: `ANTHROPIC_API_KEY`, `ANTHROPIC_MODEL`\n";
+    let line = "qwenauth: set in the environment, but not used by Claude Code while qwenauth configures it: `ANTHROPIC_API_KEY`, `ANTHROPIC_MODEL`\n";
     assert!(outcome.stderr.contains(line), "{outcome}");
     machine.server.serve("/", |_| Reply::text(404, "{}"));
     machine.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
@@ -228,7 +228,7 @@ fn settings_of_a_directory_that_win_there_are_named() {
         r#"{"env": {"ANTHROPIC_AUTH_TOKEN": "sk-foreign"}}"#,
     );
     let outcome = machine.set_up(&["claude-code"]);
-    let line = "qwenauth: warning: in this directory the tool ignores the configuration: `env.ANTHROPIC_AUTH_TOKEN` in `{machine}/.claude/settings.local.json` is set and wins\n";
+    let line = "qwenauth: warning: in this directory the tool ignores the configuration: `env.ANTHROPIC_AUTH_TOKEN` in `{machine}/.claude/settings.local.json` is set and takes precedence\n";
     assert!(outcome.stderr.contains(line), "{outcome}");
 }
 
@@ -302,7 +302,7 @@ fn opencodes_plugin_knows_the_profiles_origin_and_the_providers_headers() {
     let machine = logged_in_at_home();
     let outcome = machine.set_up(&["opencode"]);
     assert!(outcome.stderr.ends_with(
-        "requests go straight to the provider: `--gateway` adds limits that all programs share, and retries\n"
+        "requests go directly to the provider; `--gateway` adds retries and limits that all programs share\n"
     ));
     let plugin = machine.content_of(".config/opencode/plugin/qwenauth.js");
     assert!(plugin.contains(&format!("const origin = \"{}\"\n", machine.server.url())), "{plugin}");

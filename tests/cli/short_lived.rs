@@ -65,7 +65,7 @@ fn a_short_lived_key_that_cannot_be_had_is_an_error() {
     for reply in [json!({}), json!({"token": ""}), json!({"token": "st\u{7}"})] {
         minting(move || Reply::json(200, reply.clone())).run(["token", "--short-lived"]).fails(
             3,
-            "`127.0.0.1` did not issue a short-lived key: its reply has no key",
+            "`127.0.0.1` did not issue a short-lived key: its response contains no key",
             "",
         );
     }

@@ -251,7 +251,7 @@ fn the_code_is_copied_only_where_that_is_asked_for() {
     assert!(!screen.contains("]52;"), "{screen:?}");
     Machine::new().run(["login", "qwen", "--clipboard"]).fails(
         2,
-        "`--clipboard` copies by way of a terminal, and stderr is not one",
+        "`--clipboard` requires a terminal, and stderr is not one",
         "omit `--clipboard`",
     );
 }

@@ -191,7 +191,7 @@ fn a_job_of_gitlab_names_the_variable_with_its_token() {
     );
     machine.run([LOGIN.as_slice(), &["--id-token-env", &id_token(300)]].concat()).fails(
         2,
-        "what was given is not the name of a variable",
+        "the given value is not a variable name",
         "`--id-token-env` takes the name of a variable, not a token",
     );
 }
@@ -200,15 +200,15 @@ fn a_job_of_gitlab_names_the_variable_with_its_token() {
 fn a_job_without_the_permission_is_told_the_line_to_add() {
     let hint = "add `id-token: write` under `permissions:` of the job; pull requests from forks have none";
     let machine = exchanging().variable("GITHUB_ACTIONS", "true");
-    machine.run(LOGIN).fails(4, "GitHub gives this job no ID token", hint);
+    machine.run(LOGIN).fails(4, "GitHub does not provide an ID token to this job", hint);
     exchanging().run(LOGIN).fails(
         4,
         "there is no ID token, and this is not a GitHub Actions job",
-        "name where it is with `--id-token-file FILE` or `--id-token-env VAR`",
+        "pass it with `--id-token-file FILE` or `--id-token-env VAR`",
     );
     github_answering(|_| Reply::text(403, "{}")).run(LOGIN).fails(
         4,
-        "`127.0.0.1` gave no ID token: it answered 403",
+        "`127.0.0.1` did not issue an ID token: it answered 403",
         "add `id-token: write` under `permissions:` of the job",
     );
     assert_eq!(machine.profile("openrouter"), Value::Null);
@@ -229,7 +229,7 @@ fn what_github_answers_is_tried_again_only_while_it_may_pass() {
         .variable("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "granted-request-token");
     drop(machine.run(LOGIN).fails(
         1,
-        "`ACTIONS_ID_TOKEN_REQUEST_URL`: refused the URL `http://actions.example/token`: plain `http` is allowed for loopback only",
+        "`ACTIONS_ID_TOKEN_REQUEST_URL`: URL `http://actions.example/token` rejected: plain `http` is allowed for loopback only",
         "",
     ));
 }
@@ -282,7 +282,7 @@ fn a_refused_exchange_stores_nothing_and_says_what_to_compare() {
     machine.run(&login).fails(
         4,
         "the ID token was rejected: `127.0.0.1` answered `invalid_grant`: no policy for …",
-        "compare the policy's id, subject and audience `ours` with what the server expects",
+        "compare the policy ID, subject and audience `ours` with what the server expects",
     );
     assert_eq!(machine.server.at(TOKEN).len(), 1, "a refusal is not tried again");
     for (reply, code, tries) in [(403, 4, 1), (503, 3, 3), (429, 3, 3)] {
@@ -341,7 +341,7 @@ fn a_token_that_the_api_rejects_stores_nothing_and_keeps_what_was_there() {
         .serve(KEY_PLACE, |_| Reply::json(401, json!({"error": {"message": "User not found.", "code": 401}})));
     machine.run([LOGIN.as_slice(), &["--id-token-file", &file]].concat()).fails(
         4,
-        "OpenRouter granted a token and its API rejected it: it answered 401: User not found; nothing was stored",
+        "OpenRouter issued a token, but its API rejected it: it answered 401: User not found; nothing was stored",
         "check what the policy's key may do",
     );
     assert_eq!(machine.profile("openrouter"), Value::Null);
@@ -374,9 +374,9 @@ fn a_login_by_workload_identity_replaces_a_key_and_goes_with_a_logout() {
     let stored = machine.whole_profile("openrouter");
     assert!(!stored.to_string().contains("granted-"), "{stored}");
     assert_eq!(stored["model"], "qwen/x");
-    machine
-        .run(["refresh"])
-        .stderr("qwenauth: `openrouter` stores no token: each command gets its own, so there is nothing to renew\n");
+    machine.run(["refresh"]).stderr(
+        "qwenauth: `openrouter` stores no token: each command requests its own, so there is nothing to renew\n",
+    );
     machine.run(["logout"]).stderr("qwenauth: logged out of `openrouter`\n");
     assert_eq!(machine.profile("openrouter"), Value::Null);
 }
@@ -394,7 +394,7 @@ fn status_and_doctor_say_where_tokens_come_from_and_what_is_missing() {
     let mut checked = machine.run(["status", "--check", "--json"]);
     assert_eq!(checked.json()["profiles"][0]["checked"], "accepted");
     let shown = machine.run(["status"]).any_stdout().stdout.clone();
-    assert!(shown.contains("  credential  no token is stored; each use gets one\n"), "{shown}");
+    assert!(shown.contains("  credential  no token is stored; each command requests one\n"), "{shown}");
     assert!(shown.contains("  from        ID token in `{machine}/id-token`\n"), "{shown}");
     let mut doctor = machine.run(["doctor", "--json"]).any_stderr();
     let said = doctor.json().to_string();
@@ -449,12 +449,12 @@ fn what_cannot_work_is_a_usage_error_before_anything_is_asked() {
     let machine = github();
     machine.run(["login", "openrouter", "--workload-identity"]).fails(
         2,
-        "OpenRouter needs the id of a policy",
-        "add `--policy ID`, which an administrator of the organization finds under its name",
+        "OpenRouter requires a policy ID",
+        "add `--policy ID`; an administrator of the organization can look up the ID",
     );
     machine.run(["login", "groq", "--workload-identity"]).fails(
         2,
-        "Groq has no workload identity",
+        "Groq does not support workload identity",
         "for example `qwenauth login openrouter --workload-identity --policy ID`",
     );
     drop(machine.run([LOGIN.as_slice(), &["--api-key-stdin"]].concat()).exits(2).any_stderr());
@@ -486,7 +486,7 @@ verify = { get = "models", open = "fine" }
     machine.run(["token"]).stdout("granted-access-1\n");
     machine.run(["login", "corp", "--workload-identity", "--policy", "x", "--id-token-file", file]).fails(
         2,
-        "provider `corp` takes no policy",
+        "provider `corp` does not use policies",
         "omit `--policy`",
     );
 }

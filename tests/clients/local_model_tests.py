@@ -28,7 +28,7 @@ def log_in(machine, base_url, key):
 def local_model_answers_through_login_custom_and_exec(machine):
     base_url = serve(machine)
     said = log_in(machine, base_url, KEY).succeed().stderr
-    assert "the model is `tiny`, the only one listed" in said and "logged in to" in said, said
+    assert "using model `tiny`, the only one that the server lists" in said and "logged in to" in said, said
     python = machine.package("python-clients") / "venv/bin/python"
     done = machine.run("qwenauth", "exec", "--", python, "-c", ASK)
     assert done.stdout.split() == ["tiny", "4"], done.stdout

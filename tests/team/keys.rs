@@ -395,7 +395,7 @@ fn keys_of_a_team_are_made_in_one_place_and_need_its_secret() {
     let other = team.home();
     let refused = other.run(&["keys", "create", "bob"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(said(&refused).contains("the keys of this team are made on"), "{}", said(&refused));
+    assert!(said(&refused).contains("the keys of this team are managed on"), "{}", said(&refused));
     let left_alone = other.without_server().run(&["keys", "list"]);
     assert!(text(&left_alone.stdout).contains("there are no keys"), "{}", text(&left_alone.stdout));
     std::fs::remove_file(team.secret.path().join("secret")).unwrap();
@@ -446,7 +446,7 @@ fn lost_the_server_leaves_each_gateway_its_share_and_keys_that_were_seen() {
     assert!(got.body.contains("shared_state_unavailable"), "{got:?}");
     assert_eq!(code(&mut gateways[1].client_of(&unseen)), (503, "shared_state_unavailable".into()));
     let gone = team.maker.run(&["keys", "revoke", "bob", "--yes"]);
-    assert!(gone.status.success() && said(&gone).contains("do not know of it yet"), "{}", said(&gone));
+    assert!(gone.status.success() && said(&gone).contains("do not know about this change yet"), "{}", said(&gone));
     redis.start_again();
     all_back(&gateways);
     team.keys(&["list"]);

@@ -44,7 +44,8 @@ pub(super) fn prepare(args: &ExecArgs, session: &Session, group: &Group) -> Resu
         if args.gateway && !known_programs::is_interpreter(&args.command[0]) && is_there(&args.command[0]) {
             let program = args.command[0].to_string_lossy();
             note(&format!(
-                "`{program}` is not a known program: only what it sends to `OPENAI_BASE_URL` passes the gateway (`--as NAME` names a known one)"
+                "`{program}` is not a known program: only its requests to `OPENAI_BASE_URL` go through the gateway (`--as NAME` treats \
+                 it as a known one)"
             ));
         }
         return Ok(Prepared::default());

@@ -61,7 +61,7 @@ pub(super) fn install(args: &GatewayArgs, session: &Session, certified: Option<S
     if variable("QWENAUTH_API_KEY").is_some() {
         return Failed::new(
             Failure::Usage,
-            "a service cannot use `QWENAUTH_API_KEY`, for its value is written nowhere",
+            "a service cannot use `QWENAUTH_API_KEY`, because its value is not stored anywhere",
         )
         .hint("store the key with `qwenauth login PROVIDER --api-key-env QWENAUTH_API_KEY`, then unset the variable")
         .err();
@@ -75,7 +75,7 @@ pub(super) fn install(args: &GatewayArgs, session: &Session, certified: Option<S
     let is_running = service::state(&paths) == State::Running;
     if !is_running && let Err(error) = TcpListener::bind(listen) {
         return Failed::new(Failure::Other, format!("cannot listen on `{listen}`: {error}"))
-            .hint("stop the program that listens there, or choose another address with `--listen`")
+            .hint("stop the program that uses this address, or choose another with `--listen`")
             .err();
     }
     let command = command(&program, args, session, listen, &key_file)?;
@@ -89,7 +89,7 @@ pub(super) fn install(args: &GatewayArgs, session: &Session, certified: Option<S
             "event": "installed", "changed": is_new, "file": file, "base_url": base_url, "api_key_file": key_file,
         }));
     }
-    let done = if is_new { "runs now and after each login" } else { "was installed already and runs" };
+    let done = if is_new { "runs now and after each login" } else { "is already installed and runs" };
     note(&format!("the gateway {done}: `{}`", file.display()));
     note(&format!("its key is in `{}`; its messages: `{}`", key_file.display(), service::messages()));
     if let Some(when) = service::ends_with_the_session() {
@@ -113,8 +113,7 @@ pub(super) fn uninstall(args: &GatewayArgs, session: &Session) -> Result<()> {
     note(&format!("the gateway is no longer a service; removed `{}`", file.display()));
     if key_file.exists() {
         note(&format!(
-            "its key stays in `{}`: tools that are set up with it find no gateway until one is started with it; \
-             `rm {}` removes it",
+            "its key remains in `{}`: tools configured with it cannot connect until a gateway uses it again; `rm {}` deletes it",
             key_file.display(),
             for_shell(&key_file)
         ));
@@ -143,7 +142,7 @@ fn address(args: &GatewayArgs) -> Result<SocketAddr> {
     if address.port() != 0 {
         return Ok(address);
     }
-    let port = GATEWAY_ADDRESS.parse::<SocketAddr>().context("the usual address")?.port();
+    let port = GATEWAY_ADDRESS.parse::<SocketAddr>().context("the default address")?.port();
     Ok(SocketAddr::new(address.ip(), port))
 }
 
@@ -227,8 +226,8 @@ fn environment() -> Result<Vec<(String, String)>> {
         let value = text(&value)?;
         if name.to_lowercase().ends_with("_proxy") && value.contains('@') {
             note(&format!(
-                "warning: `{name}` holds a password and is not given to the service; \
-                 set it there by `systemctl --user edit qwenauth-gateway`"
+                "warning: `{name}` contains a password and is not passed to the service; set it there with `systemctl --user edit \
+                 qwenauth-gateway`"
             ));
             continue;
         }
@@ -255,8 +254,8 @@ fn wait_for(listen: SocketAddr, has_tls: bool) -> Result<()> {
         }
         std::thread::sleep(POLL_INTERVAL);
     }
-    Failed::new(Failure::Other, format!("the service was started and does not answer at `{address}`"))
-        .hint(format!("`{}` shows why; it is started again every 10 s", service::messages()))
+    Failed::new(Failure::Other, format!("the service was started, but does not respond at `{address}`"))
+        .hint(format!("run `{}` to see why; the service restarts every 10 s", service::messages()))
         .err()
 }
 

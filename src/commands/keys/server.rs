@@ -49,7 +49,8 @@ impl Server {
             Err(error) => {
                 let shown = self.place.address.shown();
                 note(&format!(
-                    "warning: gateways of other machines do not know of it yet: `{shown}`: {error:#}; `qwenauth keys list` publishes it"
+                    "warning: gateways on other machines do not know about this change yet: `{shown}`: {error:#}; run `qwenauth keys \
+                     list` to publish it"
                 ));
             }
         }
@@ -62,7 +63,7 @@ impl Server {
             Ok(standings) => Some(standings),
             Err(error) => {
                 let shown = self.place.address.shown();
-                note(&format!("warning: what the keys used is not known: `{shown}`: {error:#}"));
+                note(&format!("warning: cannot read the usage of the keys: `{shown}`: {error:#}"));
                 None
             }
         }
@@ -70,8 +71,8 @@ impl Server {
 }
 
 fn foreign(host: &str) -> Failed {
-    Failed::new(Failure::Other, format!("the keys of this team are made on `{host}`"))
-        .hint("run `qwenauth keys` there, or name another `namespace` below `[team]` in config.toml")
+    Failed::new(Failure::Other, format!("the keys of this team are managed on `{host}`"))
+        .hint("run `qwenauth keys` there, or set another `namespace` under `[team]` in config.toml")
 }
 
 /// [`Keys::change`], known to all gateways.

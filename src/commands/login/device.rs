@@ -190,7 +190,7 @@ fn stored(account: &Account) -> Result<Option<Credential>> {
 /// The outcome is already decided, so failing to delete the pending file is only a warning.
 fn forget(account: &Account) {
     if let Err(error) = PendingLogin::of(account).forget() {
-        note(&format!("warning: the pending login is still kept: {error:#}"));
+        note(&format!("warning: cannot remove the record of the pending login: {error:#}"));
     }
 }
 

@@ -276,7 +276,7 @@ fn remedy(attempt: &Attempt, secret: &Secret, asked: &[Option<String>]) -> Strin
         && !owners.contains(&provider.name)
     {
         let names = owners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
-        return format!("a key that begins with `{prefix}` is one of {names}: run `qwenauth login {}`", owners[0]);
+        return format!("a key that starts with `{prefix}` belongs to {names}: run `qwenauth login {}`", owners[0]);
     }
     if secret.expose() == NO_KEY {
         return "the server requires a key: pass it with `--api-key-stdin` or `--api-key-env VAR`".into();
@@ -315,12 +315,12 @@ fn only_model(
     };
     match request.models().as_slice() {
         [only] if !only.is_empty() && !only.chars().any(char::is_control) => {
-            note(&format!("the model is `{only}`, the only one listed"));
+            note(&format!("using model `{only}`, the only one that the server lists"));
             Some(only.clone())
         }
         [] | [_] => None,
         several => {
-            note(&format!("{} models are listed; choose one with `--model`", several.len()));
+            note(&format!("the server lists {} models; choose one with `--model`", several.len()));
             None
         }
     }

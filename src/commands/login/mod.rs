@@ -68,7 +68,7 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     if let Some(path) = session.key_file(&profile) {
         let message = format!("the key of profile `{profile}` is in `{}`, which config.toml names", path.display());
         return Failed::new(Failure::Usage, message)
-            .hint(format!("replace what is in that file, or log in to another profile: `--profile {profile}-2`"))
+            .hint(format!("replace the key in that file, or log in to another profile: `--profile {profile}-2`"))
             .err();
     }
     let account = session.account_of(&profile);
@@ -81,9 +81,12 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     let method = attempt.method()?;
     attempt.check_clipboard()?;
     if (args.no_wait || args.resume) && matches!(method, Method::Key | Method::Workload) {
-        return Failed::new(Failure::Usage, "`--no-wait` and `--resume` are for logins that a person approves")
-            .hint(format!("see `qwenauth providers {}`", attempt.provider.name))
-            .err();
+        return Failed::new(
+            Failure::Usage,
+            "`--no-wait` and `--resume` only work with logins that you approve in a browser",
+        )
+        .hint(format!("see `qwenauth providers {}`", attempt.provider.name))
+        .err();
     }
     if let Some(store) = attempt.moves_to() {
         return attempt.move_to(store);
@@ -139,9 +142,12 @@ fn secret_store(
     let asked = args.store.map(SecretStore::from);
     if profile.is_qwen() {
         if asked == Some(SecretStore::Keyring) {
-            return Failed::new(Failure::Usage, "the login of `qwen` is always a file: Qwen Code uses the same one")
-                .hint("omit `--store`")
-                .err();
+            return Failed::new(
+                Failure::Usage,
+                "the login of `qwen` is always stored in a file, which it shares with Qwen Code",
+            )
+            .hint("omit `--store`")
+            .err();
         }
         return Ok(SecretStore::File);
     }

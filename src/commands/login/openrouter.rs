@@ -70,7 +70,7 @@ fn asks_for_key() -> Result<bool> {
     let ways = ["in a browser", "paste an API key"];
     let rows = ways.map(|way| Row { shown: screen.translate(way), names: way.to_owned() });
     let Some(chosen) = terminal::choose("How", &rows)? else {
-        return Failed::new(Failure::Usage, "no way to log in was chosen").err();
+        return Failed::new(Failure::Usage, "no login method was chosen").err();
     };
     terminal::print(&format!("? {}  {}", screen.translate("How"), screen.paint(Style::Hint, &rows[chosen].shown)));
     Ok(chosen == 1)
@@ -106,7 +106,7 @@ fn resume(attempt: &Attempt, authorize: &Authorize) -> Result<()> {
             .err();
     };
     if !attempt.args.code_stdin && !terminal::can_prompt() {
-        return no_way_to_paste("the pending login needs its code, and there is no terminal to paste it at");
+        return no_way_to_paste("the pending login requires its code, and there is no terminal to paste it into");
     }
     let Some(_lock) = login.try_lock_poll()? else {
         return Failed::new(Failure::Temporary, "another process is completing this login").err();
@@ -159,7 +159,7 @@ fn read(attempt: &Attempt, deadline: Instant) -> Result<Granted> {
         Some((_, owners)) if owners.contains(&attempt.provider.name) => Ok(Granted::Key(typed)),
         Some((prefix, owners)) => {
             let names = owners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
-            let message = format!("a text that begins with `{prefix}` is a key of {names}; it was not sent");
+            let message = format!("text that starts with `{prefix}` is an API key of {names}; it was not sent");
             Failed::new(Failure::Usage, message).hint(format!("run `qwenauth login {}`", owners[0])).err()
         }
     }
@@ -196,6 +196,6 @@ fn read_line(deadline: Instant) -> Result<Secret> {
     });
     match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(line) => Ok(line?),
-        Err(_) => Failed::new(Failure::LoginRequired, "no code arrived in time").hint("run the login again").err(),
+        Err(_) => Failed::new(Failure::LoginRequired, "no code arrived in time").hint("log in again").err(),
     }
 }

@@ -102,14 +102,14 @@ impl Attempt<'_> {
         let profile = &self.profile;
         match self.session.activate(profile) {
             Err(error) => {
-                let warning = format!("warning: the login is stored, but cannot be made the active profile: {error:#}");
+                let warning = format!("warning: the login is stored, but its profile cannot be made active: {error:#}");
                 (false, vec![warning, format!("use it with `--profile {profile}`")])
             }
             Ok(activation) => {
                 let stored = self.session.config.paths.profiles().unwrap_or_default();
                 let before = activation.before.filter(|before| stored.contains(before));
-                let before =
-                    before.map(|name| format!("the active profile was `{name}`; `qwenauth use {name}` returns to it"));
+                let before = before
+                    .map(|name| format!("the active profile was `{name}`; `qwenauth use {name}` switches back to it"));
                 (activation.overridden_by.is_none(), before.into_iter().chain(activation.overridden_by).collect())
             }
         }

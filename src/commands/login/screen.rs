@@ -41,7 +41,7 @@ impl Attempt<'_> {
     /// Errors: usage, if there is no terminal to copy anything to.
     pub(super) fn check_clipboard(&self) -> Result<()> {
         if self.args.clipboard && !stderr().is_terminal() {
-            return Failed::new(Failure::Usage, "`--clipboard` copies by way of a terminal, and stderr is not one")
+            return Failed::new(Failure::Usage, "`--clipboard` requires a terminal, and stderr is not one")
                 .hint("omit `--clipboard`")
                 .err();
         }

@@ -57,15 +57,17 @@ fn identity(attempt: &Attempt, base_url: &str) -> Result<Identity> {
     let has_policy = setting.is_some_and(TokenExchange::has_policy);
     match &args.policy {
         None if has_policy => {
-            return usage(format!("{} needs the id of a policy", provider.title))
-                .hint("add `--policy ID`, which an administrator of the organization finds under its name")
+            return usage(format!("{} requires a policy ID", provider.title))
+                .hint("add `--policy ID`; an administrator of the organization can look up the ID")
                 .err();
         }
         Some(_) if !has_policy => {
-            return usage(format!("provider `{}` takes no policy", provider.name)).hint("omit `--policy`").err();
+            return usage(format!("provider `{}` does not use policies", provider.name)).hint("omit `--policy`").err();
         }
         Some(policy) if policy.is_empty() || policy.chars().any(char::is_control) => {
-            return usage("the policy's id is empty or has control characters".into()).hint("copy only the id").err();
+            return usage("the policy ID is empty or contains control characters".into())
+                .hint("copy only the ID")
+                .err();
         }
         _ => {}
     }
@@ -97,7 +99,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 fn verify(attempt: &Attempt, credential: &Credential, model: Option<&str>) -> Result<Verification> {
     let (account, provider) = (&attempt.account, &attempt.provider);
     let Some(identity) = &credential.identity else {
-        return Ok(Verification::Unverifiable("there is no identity".into()));
+        return Ok(Verification::Unverifiable("the credential has no workload identity".into()));
     };
     let granted = exchanged(account, credential, identity)?;
     let request = VerificationRequest {
@@ -110,7 +112,7 @@ fn verify(attempt: &Attempt, credential: &Credential, model: Option<&str>) -> Re
     match request.ask()? {
         Verification::Refused(why) => Failed::new(
             Failure::LoginRequired,
-            format!("{} granted a token and its API rejected it: {why}; nothing was stored", provider.title),
+            format!("{} issued a token, but its API rejected it: {why}; nothing was stored", provider.title),
         )
         .hint("check what the policy's key may do")
         .err(),

@@ -56,7 +56,7 @@ impl Row {
         if let Some(checked) = self.checked {
             facts.push(("API", checked.to_owned()));
         } else if is_kept && self.problems.is_empty() {
-            facts.push(("API", "not checked (`--check` asks it)".to_owned()));
+            facts.push(("API", "not checked (use `--check`)".to_owned()));
         }
         for (label, value) in [("base URL", &self.base_url), ("model", &self.model)] {
             facts.extend(value.clone().map(|value| (label, value)));
@@ -106,7 +106,9 @@ impl Row {
                 Some(key) => format!("API key {key}, rejected"),
                 None => "rejected".to_owned(),
             },
-            (State::Refreshable, _) if self.identity.is_some() => "no token is stored; each use gets one".to_owned(),
+            (State::Refreshable, _) if self.identity.is_some() => {
+                "no token is stored; each command requests one".to_owned()
+            }
             (State::Refreshable, _) => "access token, expired; renews automatically on next use".to_owned(),
             (State::Expired, _) => "access token, expired".to_owned(),
             (State::Valid, _) if self.kind == Kind::ApiKey => {

@@ -61,7 +61,7 @@ impl Used {
             }
             Err(error) => {
                 let shown = place.address.shown();
-                note(&format!("warning: `{shown}`: {error:#}; only the gateways of this machine are summed up"));
+                note(&format!("warning: `{shown}`: {error:#}; the totals include only the gateways of this machine"));
                 Ok(None)
             }
         }

@@ -104,7 +104,7 @@ pub(crate) fn key_of(account: &Account, command: &str, provider: &Provider) -> R
         Ok(_) => return Failed::new(Failure::Usage, "the key command is empty").err(),
         Err(_) => {
             return Failed::new(Failure::Usage, "the key command has a quote that is not closed")
-                .hint("quote it as for a shell, such as `--api-key-command 'op read \"op://Private/Qwen/key\"'`")
+                .hint("quote it as in a shell, for example `--api-key-command 'op read \"op://Private/Qwen/key\"'`")
                 .err();
         }
     };
@@ -112,7 +112,7 @@ pub(crate) fn key_of(account: &Account, command: &str, provider: &Provider) -> R
     let above = variable(RUNNING).map(|set| set.to_string_lossy().into_owned()).unwrap_or_default();
     if above.lines().any(|line| line == file) {
         let message = format!("the key command of `{}` calls qwenauth for the same profile", account.profile);
-        return Failed::new(Failure::Other, message).hint("store a command that has the key from elsewhere").err();
+        return Failed::new(Failure::Other, message).hint("use a command that gets the key from elsewhere").err();
     }
     if let Some(directory) = files::resolve(account.store.path())?.parent() {
         files::make_directory(directory)?;
@@ -138,7 +138,7 @@ pub(crate) fn key_of(account: &Account, command: &str, provider: &Provider) -> R
 
 fn not_a_key(program: &str, why: &str) -> Failed {
     Failed::new(Failure::LoginRequired, format!("the key command `{program}` printed no key: {why}"))
-        .hint("let it print the key alone, such as by `sh -c 'pass show qwen | head -n 1'`")
+        .hint("make it print only the key, for example `sh -c 'pass show qwen | head -n 1'`")
 }
 
 /// The command without the variables that hold a key of this profile.
@@ -229,7 +229,8 @@ fn output_of(name: &str, command: &mut Command) -> Result<Zeroizing<Vec<u8>>> {
             if let Running::Group(group) = &mut running {
                 group.kill();
             }
-            let message = format!("the key command `{name}` ended, but a program that it started has its output open");
+            let message =
+                format!("the key command `{name}` ended, but a program that it started still holds its output open");
             Failed::new(Failure::Temporary, message).hint("run it yourself to see what it leaves running").err()
         }
     }
@@ -241,7 +242,7 @@ fn check(name: &str, status: ExitStatus) -> Result<()> {
     }
     let how = match status.code() {
         Some(code) => format!("it ended with code {code}"),
-        None => format!("it was ended ({status})"),
+        None => format!("it was terminated ({status})"),
     };
     Failed::new(Failure::LoginRequired, format!("the key command `{name}` failed: {how}"))
         .hint("run it yourself to see why, or log in again with another key")

@@ -161,7 +161,7 @@ impl GivenKey {
         }
         let names = owners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
         let message =
-            format!("the key in {shown} begins with `{prefix}`, so it is one of {names}, not of `{}`", provider.name);
+            format!("the key in {shown} starts with `{prefix}`, so it belongs to {names}, not to `{}`", provider.name);
         match self.holder {
             Holder::Variable(_) => Failed::new(failure, message).hint(format!("set `QWENAUTH_PROVIDER={}`", owners[0])),
             Holder::Config => Failed::new(failure, message)
@@ -233,7 +233,7 @@ impl GivenKey {
             let message = format!("cannot find the region of the key in {shown}: region `{name}`: {why}");
             let hint = match self.holder {
                 Holder::Variable(_) => "set `QWENAUTH_REGION`, or try again later",
-                Holder::Config => "name `default_region` beside `key_file`, or try again later",
+                Holder::Config => "set `default_region` next to `key_file`, or retry later",
             };
             return Failed::new(Failure::Temporary, message).hint(hint).err();
         }
@@ -254,7 +254,7 @@ impl GivenKey {
 fn owner_in_environment(variable: &str, provider: Provider, place: (Option<&str>, Option<&str>)) -> Result<Owner> {
     let usage = |message: String| Failed::new(Failure::Usage, message);
     if takes_no_key(&provider) {
-        return usage(format!("{} takes no API key, and `{variable}` is set", provider.title))
+        return usage(format!("{} does not accept API keys, but `{variable}` is set", provider.title))
             .hint(format!("`unset {variable}`, or name another provider in `QWENAUTH_PROVIDER`"))
             .err();
     }
@@ -295,7 +295,9 @@ fn owner_in_config(name: &str, overrides: &Overrides) -> Result<Owner> {
     let provider = providers::find(name, overrides)?;
     let failed = |what: String| Failed::new(Failure::Other, format!("`[providers.{name}]` in config.toml {what}"));
     if takes_no_key(&provider) {
-        return failed("has a `key_file`, and the provider takes no API key".into()).hint("remove `key_file`").err();
+        return failed("has a `key_file`, but the provider does not accept API keys".into())
+            .hint("remove `key_file`")
+            .err();
     }
     let own = |key: &str| overrides.table.get(name).and_then(|own| own.get(key)).and_then(toml::Value::as_str);
     let base_url = match (own("base_url"), own("default_region")) {
@@ -303,7 +305,7 @@ fn owner_in_config(name: &str, overrides: &Overrides) -> Result<Owner> {
         (None, Some(region)) => Some(provider.region(region)?.1.base_url.clone()),
         (None, None) if !provider.regions.is_empty() => None,
         (None, None) if provider.base_url.is_empty() => {
-            return failed("has a `key_file` and no `base_url`".into()).hint("add `base_url = \"https://…/v1\"`").err();
+            return failed("has a `key_file` but no `base_url`".into()).hint("add `base_url = \"https://…/v1\"`").err();
         }
         (None, None) => Some(provider.base_url(None)?),
     };

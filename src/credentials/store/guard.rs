@@ -202,7 +202,7 @@ impl Guard {
     fn check_written(&self, next: &Next) -> Result<()> {
         match files::read(&self.store.path, Privacy::Private)? {
             Content::Bytes(bytes) if bytes == next.record => Ok(()),
-            _ => anyhow::bail!("`{}` does not have what was written", self.store.path.display()),
+            _ => anyhow::bail!("`{}` does not contain what was written", self.store.path.display()),
         }
     }
 
@@ -273,8 +273,8 @@ impl Guard {
     fn written(&self, bytes: Zeroizing<Vec<u8>>) -> Result<Credential> {
         match self.store.understand(bytes) {
             Found::Present(snapshot) => Ok(snapshot.credential),
-            Found::Damaged(why) => anyhow::bail!("what was written cannot be read: {why}"),
-            Found::Missing => anyhow::bail!("what was written holds no credential"),
+            Found::Damaged(why) => anyhow::bail!("cannot read back the file that was just written: {why}"),
+            Found::Missing => anyhow::bail!("the file that was just written contains no credential"),
         }
     }
 

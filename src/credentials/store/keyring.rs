@@ -102,7 +102,8 @@ fn count(first: &[u8]) -> Option<usize> {
 pub(super) fn failed(profile: &str, what: &str, trouble: Trouble) -> Failed {
     let cannot = |failure, why: &str| Failed::new(failure, format!("cannot {what} the keyring ({NAME}): {why}"));
     let elsewhere = format!(
-        "where nobody can unlock it use `qwenauth login --profile {profile} --api-key-command COMMAND`, or a key file in `QWENAUTH_API_KEY_FILE`"
+        "for unattended use run `qwenauth login --profile {profile} --api-key-command COMMAND`, or set `QWENAUTH_API_KEY_FILE` to a key \
+         file"
     );
     match trouble {
         Trouble::Missing(why) => {
@@ -116,7 +117,7 @@ pub(super) fn failed(profile: &str, what: &str, trouble: Trouble) -> Failed {
         Trouble::Denied => cannot(Failure::LoginRequired, "its dialog was dismissed")
             .hint("run the command again and allow the access"),
         Trouble::Silent => cannot(Failure::Temporary, &format!("it did not answer within {} s", TIMEOUT.as_secs()))
-            .hint("try again; if it stays silent, restart the keyring or log in to your session again"),
+            .hint("retry; if it still does not respond, restart the keyring or your desktop session"),
         Trouble::Failed(why) => cannot(Failure::Other, &why),
     }
 }

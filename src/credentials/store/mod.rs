@@ -113,7 +113,7 @@ impl Store {
     fn unite(&self, record: &Snapshot) -> Result<Found> {
         let entry = record.credential.entry.as_deref().unwrap_or_default();
         let Some(secret) = keyring::read(&self.profile(), entry)? else {
-            return Ok(Found::Damaged("the keyring does not have its secret".into()));
+            return Ok(Found::Damaged("its secret is not in the keyring".into()));
         };
         let united = record.document().and_then(|mut document| document.unite(&secret).map(|()| document));
         match united {

@@ -88,12 +88,12 @@ pub(super) fn look(source: Source, variable: Variables) -> Result<Found, NoIdTok
             return match (text(REQUEST_URL), text(REQUEST_TOKEN)) {
                 (Some(url), Some(token)) => Ok(Found::Request { url, token }),
                 _ if variable("GITHUB_ACTIONS").is_some() => none(
-                    "GitHub gives this job no ID token".into(),
+                    "GitHub does not provide an ID token to this job".into(),
                     "add `id-token: write` under `permissions:` of the job; pull requests from forks have none",
                 ),
                 _ => none(
                     "there is no ID token, and this is not a GitHub Actions job".into(),
-                    "name where it is with `--id-token-file FILE` or `--id-token-env VAR`",
+                    "pass it with `--id-token-file FILE` or `--id-token-env VAR`",
                 ),
             };
         }
@@ -164,7 +164,8 @@ fn ask_github(account: &Account, url: &Secret, token: &Secret, audience: Option<
         url.query_pairs_mut().append_pair("audience", audience);
     }
     let host = url.host_str().unwrap_or_default().to_owned();
-    let failed = |failure, why: &str| NoIdToken(Failed::new(failure, format!("`{host}` gave no ID token: {why}")));
+    let failed =
+        |failure, why: &str| NoIdToken(Failed::new(failure, format!("`{host}` did not issue an ID token: {why}")));
     let reply = account
         .network
         .connect(&url)?
@@ -175,7 +176,7 @@ fn ask_github(account: &Account, url: &Secret, token: &Secret, audience: Option<
             let value = Fields::of(&reply.body).and_then(|fields| fields.secret("value"));
             match value {
                 Some(value) => checked(&value, &place(Source::GitHub)),
-                None => Err(failed(Failure::Temporary, "its response has none")),
+                None => Err(failed(Failure::Temporary, "its response contains none")),
             }
         }
         status @ (400 | 401 | 403 | 404) if !reply.is_html() => {

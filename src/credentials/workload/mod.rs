@@ -151,7 +151,7 @@ fn not_granted(error: NotGranted, identity: &Identity) -> NoIdToken {
         NotGranted::OauthError(why) => failed(Failure::Other, &why).hint("see `token_exchange` of the provider"),
         NotGranted::Refused(why) => {
             let message = format!("the ID token was rejected: {why}");
-            let policy = if identity.policy.is_some() { "the policy's id, " } else { "" };
+            let policy = if identity.policy.is_some() { "the policy ID, " } else { "" };
             let audience = match &identity.audience {
                 Some(audience) => format!("audience `{audience}`"),
                 None => "the audience (`--audience`)".into(),

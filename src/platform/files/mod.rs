@@ -76,7 +76,7 @@ pub(crate) fn read(path: &Path, privacy: Privacy) -> Result<Content> {
     if let Some(error) = writable {
         return Err(error);
     }
-    let most = if privacy == Privacy::Private { "more than a credential can have" } else { "more than 1 MiB" };
+    let most = if privacy == Privacy::Private { "more than a credential file may have" } else { "more than 1 MiB" };
     if metadata.len() > MAX_FILE_SIZE {
         return Ok(Content::Unfit(format!("it has {} bytes, {most}", metadata.len())));
     }
@@ -359,7 +359,7 @@ fn check_removable(path: &Path, target: &Path) -> Result<()> {
     let message = if target == path {
         format!("`{}` is not a credential and was kept", path.display())
     } else {
-        format!("`{}` leads to `{}`, which is not a credential and was kept", path.display(), target.display())
+        format!("`{}` points to `{}`, which is not a credential and was kept", path.display(), target.display())
     };
     Failed::new(Failure::Other, message).hint("remove it yourself if it is not needed").err()
 }

@@ -167,7 +167,7 @@ fn not_replaced(error: io::Error, target: &Path) -> anyhow::Error {
         return error.into();
     }
     Failed::new(Failure::Temporary, format!("another program has `{}` open", target.display()))
-        .hint("close that program or wait until it is done, then try again")
+        .hint("close that program or wait until it is done, then retry")
         .into()
 }
 

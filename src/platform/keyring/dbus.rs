@@ -280,7 +280,8 @@ fn connect() -> Result<UnixStream, NoAnswer> {
     let mut addresses = text.split(';').filter_map(address);
     let stream = addresses.find_map(|address| UnixStream::connect_addr(&address).ok());
     let stream = stream.ok_or_else(|| no_bus("the session bus does not answer at its address"))?;
-    let peer = getsockopt(&stream, PeerCredentials).map_err(|_| no_bus("the session bus hides whose it is"))?;
+    let peer =
+        getsockopt(&stream, PeerCredentials).map_err(|_| no_bus("cannot determine the owner of the session bus"))?;
     if peer.uid() != geteuid().as_raw() && peer.uid() != 0 {
         return Err(no_bus("the session bus belongs to another user"));
     }

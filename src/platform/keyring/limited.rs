@@ -19,6 +19,6 @@ pub(super) fn limited<T: Send + 'static>(
     }
     receiver.recv_timeout(limit).unwrap_or_else(|error| match error {
         RecvTimeoutError::Timeout => Err(late),
-        RecvTimeoutError::Disconnected => Err(Trouble::Failed("it ended without an answer".into())),
+        RecvTimeoutError::Disconnected => Err(Trouble::Failed("it exited without a response".into())),
     })
 }

@@ -99,7 +99,7 @@ impl Service {
         values.text("plain").variant("s").text("");
         let mut answer = service.call(Method { name: "OpenSession", ..SERVICE }, &values, "vo")?;
         if answer.signature()? != "s" {
-            return Err(Trouble::Failed("it has no plain sessions".into()));
+            return Err(Trouble::Failed("it does not support unencrypted sessions".into()));
         }
         answer.text()?;
         service.session = answer.text()?;

@@ -68,7 +68,7 @@ pub(crate) fn check_changed_for(file: &Path, named: &Path) -> Result<()> {
         return Ok(());
     }
     let message = format!(
-        "`{}` of another user (uid {owner}) names `{}`, which is not theirs, and nothing was changed",
+        "`{}` of another user (uid {owner}) names `{}`, which that user does not own; nothing was changed",
         file.display(),
         named.display()
     );
@@ -108,7 +108,7 @@ fn is_unmapped(_owner: u32) -> bool {
 
 fn belongs_to_another(path: &Path, owner: u32) -> Failed {
     Failed::new(Failure::Other, format!("`{}` belongs to another user (uid {owner}) and is not used", path.display()))
-        .hint("check who should own it; `chown` it to yourself if it is yours")
+        .hint("check who should own it; if it is yours, `chown` it to yourself")
 }
 
 /// Fails where root's own file has got another name in another user's directory: see `link(2)`.
@@ -146,7 +146,10 @@ pub(crate) fn check_file(path: &Path, metadata: &Metadata, privacy: Privacy) -> 
         let mode = metadata.mode() & 0o7777;
         return Failed::new(
             Failure::Other,
-            format!("`{}` belongs to root, others may change it (mode {mode:04o}), and it is not used", path.display()),
+            format!(
+                "`{}` belongs to root but can be changed by others (mode {mode:04o}), and is not used",
+                path.display()
+            ),
         )
         .hint(format!("as root, run `chmod go-w {}`", path_for_sh(path)))
         .err();
@@ -167,7 +170,7 @@ pub(crate) fn check_pipe(path: &Path, metadata: &Metadata, privacy: Privacy) -> 
     check_file(path, metadata, privacy)?;
     let mode = metadata.mode() & 0o7777;
     if mode & 0o022 != 0 {
-        let message = format!("others may write into `{}` (mode {mode:04o}), and it is not used", path.display());
+        let message = format!("`{}` is writable by others (mode {mode:04o}) and is not used", path.display());
         return Failed::new(Failure::Other, message).hint(format!("run `chmod go-w {}`", path_for_sh(path))).err();
     }
     Ok(())
@@ -185,7 +188,7 @@ pub(crate) fn check_directory(directory: &Path, metadata: &Metadata, wanted: &Pa
         return Ok(());
     }
     unused(directory, wanted, &format!("belongs to another user (uid {owner})"))
-        .hint("check who should own it; `chown` it to yourself if it is yours")
+        .hint("check who should own it; if it is yours, `chown` it to yourself")
         .err()
 }
 
@@ -193,7 +196,7 @@ pub(crate) fn check_directory(directory: &Path, metadata: &Metadata, wanted: &Pa
 pub(crate) fn check_unwritable(directory: &Path, metadata: &Metadata, wanted: &Path) -> Result<()> {
     let mode = metadata.mode();
     if mode & 0o1002 == 0o002 && !has_no_modes(directory) {
-        let why = format!("is writable by everybody (mode {:04o})", mode & 0o7777);
+        let why = format!("is writable by everyone (mode {:04o})", mode & 0o7777);
         return unused(directory, wanted, &why).hint(format!("run `chmod o-w {}`", path_for_sh(directory))).err();
     }
     Ok(())
@@ -214,7 +217,7 @@ pub(crate) fn check_link(path: &Path, metadata: &Metadata, target: &Path) -> Res
         return Ok(());
     }
     let message = format!(
-        "`{}` is a symlink of another user (uid {owner}) to `{}`, which is not theirs, and is not followed",
+        "`{}` is a symlink of another user (uid {owner}) to `{}`, which that user does not own; it is not followed",
         path.display(),
         target.display()
     );
@@ -261,7 +264,7 @@ pub(crate) fn tighten(path: &Path, file: &File, metadata: &Metadata, privacy: Pr
             if mode & 0o020 != 0 && !has_no_modes(path) {
                 let quoted = path_for_sh(path);
                 note(&format!(
-                    "warning: others in its group may change `{shown}`; `chmod g-w {quoted}` if they should not"
+                    "warning: other members of its group can change `{shown}`; run `chmod g-w {quoted}` if they should not"
                 ));
             }
             return;
@@ -322,7 +325,7 @@ pub(crate) fn keep_owner(file: &File, path: &Path, old: &Metadata) -> Result<()>
     }
     fchown(file, Some(old.uid()), Some(old.gid()))
         .and_then(|()| file.set_permissions(Permissions::from_mode(old.mode() & 0o700)))
-        .with_context(|| format!("cannot keep the owner of `{}`", path.display()))
+        .with_context(|| format!("cannot preserve the owner of `{}`", path.display()))
 }
 
 /// Files that root creates in a user's directory are chowned to that user, who could not use them otherwise.
@@ -333,7 +336,7 @@ pub(crate) fn inherit_owner(file: &File, path: &Path) -> Result<()> {
     let parent = fs::metadata(directory_of(path))?;
     if parent.uid() != file.metadata()?.uid() {
         fchown(file, Some(parent.uid()), Some(parent.gid()))
-            .with_context(|| format!("cannot give `{}` to the owner of its directory", path.display()))?;
+            .with_context(|| format!("cannot change the owner of `{}` to that of its directory", path.display()))?;
     }
     Ok(())
 }
@@ -396,4 +399,4 @@ pub(crate) fn how_to_restrict(directory: &Path) -> String {
 }
 
 /// What has become of a file that others could read.
-pub(crate) const HOW_TIGHTENED: &str = "its mode is 0600 now; renew the key if others use this machine";
+pub(crate) const HOW_TIGHTENED: &str = "its mode is now 0600; replace the key if other people use this machine";

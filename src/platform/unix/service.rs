@@ -77,7 +77,11 @@ pub(crate) fn ends_with_the_session() -> Option<String> {
     }
     let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten()?.name;
     let lingers = Path::new("/var/lib/systemd/linger").join(&user).exists();
-    (!lingers).then(|| format!("it runs while you are logged in; `loginctl enable-linger {user}` keeps it running"))
+    (!lingers).then(|| {
+        format!(
+            "it runs only while you are logged in to this machine; `loginctl enable-linger {user}` keeps it running"
+        )
+    })
 }
 
 /// Makes the service start with the session and starts it now. Returns its file, and whether that changed anything.
@@ -135,8 +139,8 @@ fn is_available() -> Result<()> {
         ask(&["systemctl", "--user", "show-environment"])
     };
     asked.map(drop).map_err(|error| {
-        let failed = Failed::new(Failure::Other, format!("services of the user cannot be run here: {error:#}"));
-        failed.hint("start `qwenauth gateway` by what starts programs here, such as a container's entry point").into()
+        let failed = Failed::new(Failure::Other, format!("user services cannot run here: {error:#}"));
+        failed.hint("start `qwenauth gateway` in another way, for example from a container's entry point").into()
     })
 }
 

@@ -111,7 +111,9 @@ fn remove_leftover(path: &Path) -> Result<()> {
     };
     let kept = |why: &str| Failed::new(Failure::Other, format!("cannot listen on `unix:{}`: {why}", path.display()));
     if !metadata.file_type().is_socket() {
-        return kept("another file is there").hint("move it away, or name another path with `--listen`").err();
+        return kept("another file already exists there")
+            .hint("move it away, or name another path with `--listen`")
+            .err();
     }
     access::check_owner(path, &metadata)?;
     match UnixStream::connect(path) {

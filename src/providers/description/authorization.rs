@@ -26,7 +26,7 @@ impl Provider {
 
     /// The authorization server, its URLs checked. `found`: what discovery found, where there is an issuer.
     pub(crate) fn server(&self, found: Option<&Endpoints>) -> Result<AuthorizationServer> {
-        let Some(oauth) = &self.oauth else { bail!("provider `{}` has no OAuth", self.name) };
+        let Some(oauth) = &self.oauth else { bail!("provider `{}` does not support OAuth", self.name) };
         let missing = |key: &str| {
             Failed::new(Failure::Other, format!("provider `{}` has no `{key}`", self.name))
                 .hint(format!("set it under `[providers.{}]` in config.toml", self.name))
@@ -65,7 +65,7 @@ impl Provider {
     /// Errors: usage, where it does not.
     pub(crate) fn exchange(&self, base_url: &str, policy: Option<&str>) -> Result<Exchange> {
         let Some(setting) = &self.token_exchange else {
-            return Failed::new(Failure::Usage, format!("{} has no workload identity", self.title))
+            return Failed::new(Failure::Usage, format!("{} does not support workload identity", self.title))
                 .hint("for example `qwenauth login openrouter --workload-identity --policy ID`")
                 .err();
         };
@@ -111,7 +111,7 @@ impl Provider {
         };
         let trimmed = text.expose().trim();
         if trimmed.is_empty() || trimmed.chars().any(char::is_control) {
-            return failed("is empty or has control characters".into()).err();
+            return failed("is empty or contains control characters".into()).err();
         }
         Ok(Some(Secret::new(trimmed.to_owned())))
     }

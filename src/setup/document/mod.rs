@@ -119,12 +119,12 @@ impl ConfigDocument {
 
     /// Errors: something above the key path is not an object.
     pub(crate) fn set(&mut self, place: &KeyPath, value: &Value) -> Result<()> {
-        let Some((last, parents)) = place.path.split_last() else { bail!("an empty place") };
+        let Some((last, parents)) = place.path.split_last() else { bail!("an empty key path") };
         match &mut self.tree {
             Tree::Json(root) => json::set(root, parents, last, place.elements.as_ref(), value),
             Tree::Toml(document) => toml::set(document, parents, last, value),
         }
-        .with_context(|| format!("something above `{}` is not what the tool expects there", place.name()))
+        .with_context(|| format!("a setting above `{}` does not have the type that the tool expects", place.name()))
     }
 
     /// Removes the value at a key path, and the objects above it below `kept` that are empty then.

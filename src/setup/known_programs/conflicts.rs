@@ -70,7 +70,7 @@ impl KnownProgram {
                     return Failed::new(
                         Failure::Other,
                         format!(
-                            "`{file}` sets `{names}`, and {} would use it with the profile's host or key",
+                            "`{file}` sets `{names}`, and {} would combine it with the profile's host or key",
                             self.title
                         ),
                     )

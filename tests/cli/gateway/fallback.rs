@@ -390,7 +390,7 @@ fn a_fallback_that_cannot_be_is_refused_at_the_start() {
         |machine: &Machine, fallback: &str| machine.run(["gateway", "--profile", "first", "--fallback", fallback]);
     start(&pair.machine, "second").fails(
         2,
-        "fallback needs a map of models, and config.toml has none",
+        "fallback requires a mapping of models, and config.toml has none",
         "write `[fallback.models.\"MODEL\"]` and below it `second = \"MODEL THERE\"`",
     );
     let Pair { machine, first: _first, second: _second } = pair;
@@ -400,7 +400,7 @@ fn a_fallback_that_cannot_be_is_refused_at_the_start() {
         "fallback names profile `third`, which is not logged in",
         "run `qwenauth login --profile third PROVIDER`, or omit it",
     );
-    start(&machine, "first").fails(2, "fallback names profile `first` twice", "name other profiles, each once");
+    start(&machine, "first").fails(2, "fallback names profile `first` twice", "name each profile only once");
     for profile in ["third", "fourth"] {
         log_in(&machine, "openrouter", profile, "https://openrouter.ai/api/v1");
     }

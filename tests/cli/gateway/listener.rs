@@ -338,7 +338,7 @@ fn what_cannot_be_a_certificate_and_its_key_is_named() {
     );
     machine.run(["gateway", "--listen", "unix:q.sock", "--tls-cert", "a", "--tls-key", "b"]).fails(
         2,
-        "`--listen unix:…` stays on this machine, so it has no TLS",
+        "`--listen unix:…` does not support TLS, because it is not reachable from other machines",
         "omit `--tls-cert` and `--tls-key`, or listen on an address",
     );
 }
@@ -435,7 +435,7 @@ fn a_socket_that_a_killed_gateway_left_is_taken_over_and_nothing_else_is() {
     fs::write(&socket, "a letter").unwrap();
     machine.run(["gateway", "--listen", &place]).fails(
         1,
-        "cannot listen on `unix:{machine}/q.sock`: another file is there",
+        "cannot listen on `unix:{machine}/q.sock`: another file already exists there",
         "move it away, or name another path with `--listen`",
     );
     assert_eq!(fs::read_to_string(&socket).unwrap(), "a letter");

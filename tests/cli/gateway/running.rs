@@ -70,12 +70,12 @@ fn beyond_this_machine_plain_http_is_said_aloud_and_the_address_can_be_used() {
     let machine = logged_in(&upstream);
     machine.run(["gateway", "--listen", "0.0.0.0:0"]).fails(
         2,
-        "`0.0.0.0:0` can be reached from other machines, and nothing would encrypt the key",
-        "give a certificate by `--tls-cert` and `--tls-key`, or add `--plain-http` in a network you trust",
+        "`0.0.0.0:0` is reachable from other machines, and the key would be sent unencrypted",
+        "pass a certificate with `--tls-cert` and `--tls-key`, or add `--plain-http` on a trusted network",
     );
     for listen in ["0.0.0.0:0", "[::]:0"] {
         let running = machine.spawn(["gateway", "--listen", listen, "--plain-http"]);
-        running.wait_for_stderr("can be reached from other machines");
+        running.wait_for_stderr("is reachable from other machines");
         let gateway = Gateway::of(running);
         assert!(!gateway.address.starts_with("0.0.0.0") && !gateway.address.starts_with("[::]"), "{}", gateway.address);
         gateway.chat().is(200);
@@ -357,7 +357,7 @@ fn beside_a_program_the_log_needs_a_file() {
     let machine = logged_in(&upstream);
     machine.run(["exec", "--gateway", "--log", "-", "--", "echo", "started"]).fails(
         2,
-        "`--log -` would write between the lines of the program",
+        "`--log -` would mix log lines into the output of the program",
         "name a file, such as `--log gateway.jsonl`",
     );
     let log = machine.directory().join("log");

@@ -82,11 +82,11 @@ fn a_service_is_installed_runs_at_once_and_is_removed() {
     let outcome = outcome.stdout(&expected);
     for text in [
         "qwenauth: the gateway runs now and after each login: `{home}/.config/systemd/user/qwenauth-gateway.service`\n",
-        "qwenauth: the gateway was installed already and runs: `",
+        "qwenauth: the gateway is already installed and runs: `",
         "its messages: `journalctl --user -u qwenauth-gateway`\n",
         "`loginctl enable-linger root` keeps it running\n",
         "qwenauth: the gateway is no longer a service; removed `{home}/.config/systemd/user/qwenauth-gateway.service`\n",
-        "qwenauth: its key stays in `{home}/.local/share/qwenauth/gateway-key`",
+        "qwenauth: its key remains in `{home}/.local/share/qwenauth/gateway-key`",
         "qwenauth: the gateway is not installed as a service; nothing was changed\n",
     ] {
         assert!(outcome.stderr.contains(text), "{text} in {outcome}");
@@ -127,7 +127,7 @@ fn what_the_unit_names_is_in_full_and_no_secret() {
         assert!(lines.contains(&line.as_str()), "{line} in {outcome}");
     }
     assert!(!outcome.stdout.contains("granted-password"), "{outcome}");
-    assert!(outcome.stderr.contains("warning: `HTTPS_PROXY` holds a password"), "{outcome}");
+    assert!(outcome.stderr.contains("warning: `HTTPS_PROXY` contains a password"), "{outcome}");
     drop(outcome.exits(0));
 }
 
@@ -137,7 +137,7 @@ fn without_a_manager_of_services_nothing_is_written() {
     let machine = logged_in(&upstream).variable("XDG_RUNTIME_DIR", "/nowhere");
     let listen = format!("127.0.0.1:{}", free());
     let outcome = machine.run(["gateway", "--install", "--listen", &listen]).exits(1).any_stderr();
-    assert!(outcome.stderr.contains("services of the user cannot be run here"), "{outcome}");
+    assert!(outcome.stderr.contains("user services cannot run here"), "{outcome}");
     assert!(!machine.home().join(".config/systemd").exists());
     machine
         .run(["gateway", "--uninstall"])
