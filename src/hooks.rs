@@ -148,7 +148,7 @@ fn run(command: &[String], withheld: &[OsString], input: &str, stopped: &Receive
         if is_stopped || Instant::now() >= deadline {
             group.kill();
             group.child.wait()?;
-            anyhow::bail!("it was ended after {} s", if is_stopped { GRACE } else { TIMEOUT }.as_secs());
+            anyhow::bail!("it was stopped after {} s", if is_stopped { GRACE } else { TIMEOUT }.as_secs());
         }
     }
 }
@@ -160,7 +160,7 @@ fn remove_old(directory: &Path) {
         if age.is_some_and(|age| age > KEPT)
             && let Err(error) = files::remove(&entry.path(), Privacy::Private)
         {
-            log::warn!("an old marker is left: {error:#}");
+            log::warn!("cannot remove an old marker: {error:#}");
         }
     }
 }

@@ -22,7 +22,7 @@ Files:
   $XDG_CONFIG_HOME/qwenauth/config.toml
       the configuration (default: below `~/.config`)
   $XDG_STATE_HOME/qwenauth/
-      pending logins and the marks of rejected tokens (default: below `~/.local/state`)
+      pending logins and the markers of rejected tokens (default: below `~/.local/state`)
 
 With `QWENAUTH_HOME` set, the last three are in its directories `data`, `config` and `state`.
 Directories are created with mode 0700 and files with 0600, regardless of the umask.

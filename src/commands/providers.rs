@@ -58,7 +58,7 @@ fn ways(provider: &Provider) -> Vec<&'static str> {
         ways.push("pasted code");
     }
     match &provider.key {
-        Some(key) if key.optional => ways.push("API key, if the server wants one"),
+        Some(key) if key.optional => ways.push("API key, if the server requires one"),
         Some(_) => ways.push("API key"),
         None => {}
     }
@@ -98,9 +98,9 @@ fn verified(provider: &Provider) -> String {
     };
     match verify.open {
         None => get,
-        Some(WhenUnauthenticated::Chat) => format!("{get}; where that is open to all, {CHAT}"),
-        Some(WhenUnauthenticated::Unclear) => format!("{get}, if that is not open to all"),
-        Some(WhenUnauthenticated::Fine) => format!("{get}; open servers need no key"),
+        Some(WhenUnauthenticated::Chat) => format!("{get}; if that accepts any key, {CHAT}"),
+        Some(WhenUnauthenticated::Unclear) => format!("{get}, unless that accepts any key"),
+        Some(WhenUnauthenticated::Fine) => format!("{get}; servers without authentication need no key"),
     }
 }
 
@@ -219,13 +219,13 @@ fn in_full(provider: &Provider, surroundings: Surroundings, screen: Screen) -> S
     if let Some(key) = &provider.key {
         fact("variables", &key.variables.join(", "));
         fact("key", key.page.as_deref().unwrap_or_default());
-        fact("delete it", key.delete.as_deref().unwrap_or_default());
+        fact("delete key", key.delete.as_deref().unwrap_or_default());
         if let Some(prefix) = &key.prefix {
-            fact("looks like", &format!("{prefix}…"));
+            fact("key prefix", &format!("{prefix}…"));
         }
     }
     if provider.short_lived.is_some() {
-        fact("also", "`--short-lived` keys of at most 30 minutes");
+        fact("also", "`--short-lived` keys, valid for at most 30 min");
     }
     if let Some(exchange) = &provider.token_exchange {
         let policy = if exchange.has_policy() { " --policy ID" } else { "" };

@@ -70,7 +70,7 @@ fn counted_together(accounts: &[ProfileLimits], session: &Session) -> Vec<Counte
         Err(error) => Err(error),
     };
     counted.unwrap_or_else(|error| {
-        note(&format!("warning: what the gateways counted together is not known: {error:#}"));
+        note(&format!("warning: cannot read the counts that the gateways share: {error:#}"));
         Vec::new()
     })
 }

@@ -54,7 +54,8 @@ impl IssuerRule {
         if !is_for_us {
             return Err("it is for another audience".to_owned());
         }
-        let time = |name: &str| claims.get(name).map(|value| value.as_f64().ok_or(format!("its `{name}` is no time")));
+        let time =
+            |name: &str| claims.get(name).map(|value| value.as_f64().ok_or(format!("its `{name}` is not a time")));
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970")]
         let (now, skew) = (now as f64, SKEW.as_secs() as f64);
         match time("exp").transpose()? {

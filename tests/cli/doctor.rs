@@ -100,7 +100,7 @@ fn a_clock_that_is_off_is_told_by_the_servers_date() {
 #[test]
 fn openai_variables_that_would_send_a_key_astray_are_found() {
     for (variables, expected) in [
-        (&[("OPENAI_BASE_URL", "https://a.example/v1"), ("OPENAI_API_BASE", "https://b.example/v1")][..], "disagree"),
+        (&[("OPENAI_BASE_URL", "https://a.example/v1"), ("OPENAI_API_BASE", "https://b.example/v1")][..], "differ"),
         (
             &[("OPENAI_API_KEY", "granted-access-1"), ("OPENAI_BASE_URL", "https://a.example/v1")],
             "would be sent to `a.example`",
@@ -126,7 +126,8 @@ fn a_key_of_another_plan_and_an_old_key_are_found() {
     let machine = healthy().variable("CI", "true");
     write_private(&machine.home().join(".local/share/qwenauth/credentials/dashscope.json"), key.to_string());
     let checks = found(&machine, &[], "key");
-    for expected in ["goes to pay-as-you-go host `dashscope.aliyuncs.com`", "forbid unattended use", " days ago"] {
+    for expected in ["is sent to the pay-as-you-go host `dashscope.aliyuncs.com`", "forbid unattended use", " days ago"]
+    {
         assert!(checks.iter().any(|check| check.1.contains(expected)), "{expected}: {checks:?}");
     }
 }
@@ -216,7 +217,7 @@ fn two_copies_of_one_login_are_found() {
     write_private(&elsewhere.join("oauth_creds.json"), machine.content());
     let copies = found(&machine, &[], "copies");
     assert_eq!(copies.len(), 1, "{copies:?}");
-    assert!(copies[0].1.ends_with("are copies of one login"), "{copies:?}");
+    assert!(copies[0].1.ends_with("are copies of the same login"), "{copies:?}");
     write_private(&elsewhere.join("oauth_creds.json"), credential("2").to_string());
     assert_eq!(found(&machine, &[], "copies"), []);
     fs::remove_file(elsewhere.join("oauth_creds.json")).unwrap();
@@ -227,7 +228,10 @@ fn a_qwen_home_that_only_qwen_code_sees_is_found() {
     let machine = healthy();
     fs::write(machine.qwen().join(".env"), "# mine\nexport QWEN_HOME=/elsewhere\n").unwrap();
     let checks = found(&machine, &[], "QWEN_HOME");
-    assert_eq!(checks[0].1, "`~/.qwen/.env` sets `QWEN_HOME` for Qwen Code alone: its login is not the one used here");
+    assert_eq!(
+        checks[0].1,
+        "`~/.qwen/.env` sets `QWEN_HOME` only for Qwen Code, so Qwen Code uses another login than qwenauth"
+    );
     assert_eq!(checks[0].2, "`export QWEN_HOME=/elsewhere` in your shell's start-up file");
 }
 
@@ -265,7 +269,7 @@ fn the_lines_and_the_json_say_the_same() {
         assert_eq!(check.as_object().unwrap().len(), 4, "{check}");
     }
     let without_times =
-        |text: &str| text.lines().filter(|line| !line.contains(" answers in ")).collect::<Vec<_>>().join("\n");
+        |text: &str| text.lines().filter(|line| !line.contains(" responds in ")).collect::<Vec<_>>().join("\n");
     let lines = machine.run(["doctor"]).exits(1).any_stdout();
     assert_eq!(without_times(&lines.stdout), without_times(&expected));
     assert_eq!(report["schema"], 1);
@@ -280,7 +284,7 @@ fn certificates_that_are_missing_unreadable_or_none_are_found() {
     fs::write(&empty, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
     machine.own_everything();
     let missing = "cannot be read: No such file or directory (os error 2)";
-    let none = "holds no PEM certificate that can be used";
+    let none = "contains no usable PEM certificate";
     for name in ["QWENAUTH_CA_FILE", "SSL_CERT_FILE"] {
         for (file, why) in [
             ("{home}/no.pem", missing),
@@ -342,7 +346,7 @@ fn fix_removes_a_pending_login_that_nobody_can_complete_and_no_other() {
     for content in [expired.to_string(), "{".into()] {
         write_private(&notes(&machine), content);
         let left = found(&machine, &[], "leftovers");
-        assert_eq!(left[0].1, "a login of `qwen` was begun and never completed");
+        assert_eq!(left[0].1, "a login of `qwen` was started and never completed");
         assert!(notes(&machine).exists());
         assert_eq!(left[0].2, "`qwenauth doctor --fix` removes it");
         assert_eq!(found(&machine, &["--fix"], "leftovers"), []);
@@ -378,7 +382,7 @@ fn fix_removes_the_marks_of_refused_tokens_that_are_gone_and_keeps_the_others() 
     write_private(&marks.join("not-a-mark"), "");
     let machine = machine.credential_is(credential("2"));
     let left = found(&machine, &[], "leftovers");
-    assert_eq!(left[0].1, "marks of refused tokens and keys that are gone: 1");
+    assert_eq!(left[0].1, "obsolete markers of rejected tokens and keys: 1");
     assert_eq!(count(), 2);
     assert_eq!(found(&machine, &["--fix"], "leftovers"), []);
     assert_eq!(count(), 1, "what is no mark stays");
@@ -410,7 +414,7 @@ fn fix_removes_the_records_of_servers_whose_tokens_are_gone_and_keeps_the_others
             fs::remove_file(machine.file()).unwrap();
         }
         let left = found(&machine, &[], "leftovers");
-        assert_eq!(left[0].1, "records of the servers of tokens that are gone: 1");
+        assert_eq!(left[0].1, "obsolete records of which server issued a token: 1");
         assert_eq!(count(), 4);
     }
     assert_eq!(found(&machine, &["--fix"], "leftovers"), []);
@@ -430,7 +434,7 @@ fn fix_leaves_the_records_of_a_renewal_under_way() {
     let renewing = machine.spawn(["refresh"]);
     machine.server.wait_for(Ask::Refresh, 1);
     let left = found(&machine, &["--fix"], "leftovers");
-    assert!(left.iter().any(|check| check.1 == "records of the servers of tokens that are gone: 1"), "{left:?}");
+    assert!(left.iter().any(|check| check.1 == "obsolete records of which server issued a token: 1"), "{left:?}");
     assert!(machine.origins().join("2".repeat(64)).exists());
     gate.open();
     drop(renewing.finish().any_stderr());
@@ -470,12 +474,12 @@ fn fix_keeps_the_marks_while_a_login_cannot_be_read() {
 fn a_file_that_others_could_read_and_one_with_a_second_name_are_found() {
     let machine = healthy();
     fs::set_permissions(machine.file(), Permissions::from_mode(0o644)).unwrap();
-    let told = "the file of `qwen` could be read by others (mode 0644)";
+    let told = "the file of `qwen` is readable by other users (mode 0644)";
     assert_eq!(found(&machine, &[], "mode")[0].1, told);
     assert_eq!((found(&machine, &[], "mode"), mode(&machine.file())), (vec![], 0o600));
     let second = machine.qwen().join("second-name");
     fs::hard_link(machine.file(), &second).unwrap();
-    let told = "the file of `qwen` has hard links: a renewal leaves the others behind";
+    let told = "the file of `qwen` has hard links, which a renewal does not update";
     assert_eq!(found(&machine, &[], "copies")[0].1, told);
     fs::remove_file(second).unwrap();
 }
@@ -537,7 +541,7 @@ fn a_key_that_its_region_refuses_is_found_and_its_remedy_finds_the_region() {
     drop(machine.run_with_stdin(stored, KEY.as_bytes()).any_stderr());
     let key = found(&machine, &[], "API");
     assert!(key[0].1.starts_with("rejects the login of `dashscope`: it answered 401"), "{key:?}");
-    assert_eq!(key[0].2, "run `qwenauth login dashscope` with the key: it finds the region, where the key is good");
+    assert_eq!(key[0].2, "run `qwenauth login dashscope` with the key: this detects the region where the key is valid");
     let again = ["login", "dashscope", "--api-key-stdin", "--force"];
     drop(machine.run_with_stdin(again, KEY.as_bytes()).any_stderr());
     assert_eq!(found(&machine, &[], "API"), []);
@@ -552,8 +556,14 @@ fn each_verdict_of_the_api_is_a_check() {
     let login = ["login", "custom", "--base-url", &base_url, "--api-key-stdin"];
     drop(machine.run_with_stdin(login, KEY.as_bytes()).any_stderr());
     for (status, code, verdict, said, remedy) in [
-        (400, "Arrearage", "fail", "but the account cannot be used: the account is unpaid", "no new login is needed"),
-        (500, "x", "warn", "could not be asked about the login of `custom`: it answered 500", "retry in a while"),
+        (
+            400,
+            "Arrearage",
+            "fail",
+            "but the account cannot be used: the account is unpaid",
+            "you do not need to log in again",
+        ),
+        (500, "x", "warn", "could not check the login of `custom`: it answered 500", "retry later"),
         (401, "x", "fail", "rejects the login of `custom`: it answered 401", "run `qwenauth login custom`"),
     ] {
         assert_eq!(found(&machine, &[], "API"), []);
@@ -634,7 +644,7 @@ fn another_program_of_this_name_on_the_path_is_named() {
     let machine = healthy();
     let other = copied(&machine, "bin/qwenauth");
     let machine = machine.variable("PATH", other.parent().unwrap());
-    let message = format!("`qwenauth` on `PATH` is another program than this one: `{}`", "{machine}/bin/qwenauth");
+    let message = format!("`qwenauth` on `PATH` is not this program, but `{}`", "{machine}/bin/qwenauth");
     let remedy = "remove one of the two, or put the directory of the other first".to_owned();
     assert_eq!(found(&machine, &[], "installed"), [("warn".to_owned(), message, remedy)]);
 }

@@ -187,7 +187,7 @@ fn the_variable_in_force_is_the_one_whose_proxy_is_asked() {
         let through = told
             .iter()
             .find_map(|told| told.strip_prefix("`api.example` is reached through `"))
-            .or_else(|| told.iter().find_map(|told| told.strip_prefix("`api.example` is reached directly: `")));
+            .or_else(|| told.iter().find_map(|told| told.strip_prefix("`api.example` is reached directly, because `")));
         let named = through.map_or("", |told| told.split('`').next().unwrap());
         assert_eq!(named, in_force, "{variables:?}: {told:?}");
         for proxy in &proxies {
@@ -228,18 +228,18 @@ fn a_broken_proxy_is_distinguished_from_a_broken_network() {
     .map(Proxy::start);
     let mut machine = machine;
     for (variable, value, why) in [
-        ("HTTPS_PROXY", "http://127.0.0.1:9".to_owned(), "is not there: the connection is refused"),
-        ("https_proxy", "http://nowhere.invalid:3128".to_owned(), "has a name that does not resolve"),
-        ("ALL_PROXY", "socks5h://127.0.0.1:9".to_owned(), "is not there: the connection is refused"),
-        ("all_proxy", wants.url(), "wants a user name and a password (407)"),
-        ("HTTPS_PROXY", refuses.url(), "refuses to lead there (403 Forbidden)"),
-        ("HTTPS_PROXY", speaks.url(), "does not speak as a proxy"),
+        ("HTTPS_PROXY", "http://127.0.0.1:9".to_owned(), "refused the connection"),
+        ("https_proxy", "http://nowhere.invalid:3128".to_owned(), "has a host name that does not resolve"),
+        ("ALL_PROXY", "socks5h://127.0.0.1:9".to_owned(), "refused the connection"),
+        ("all_proxy", wants.url(), "requires a user name and password (407)"),
+        ("HTTPS_PROXY", refuses.url(), "refused to connect (403 Forbidden)"),
+        ("HTTPS_PROXY", speaks.url(), "does not respond like a proxy"),
     ] {
         machine = machine.variable(variable, &value);
         let broken: Vec<_> = checks(&machine, &["proxy", "network"]).into_iter().filter(|it| it.0 != "ok").collect();
         assert_eq!(broken.len(), 1, "{broken:?}");
         let (status, message, remedy) = &broken[0];
-        let told = format!("the proxy of `{variable}`, `{value}`, {why}; without it, `api.example` answers in ");
+        let told = format!("the proxy of `{variable}`, `{value}`, {why}; `api.example` responds directly in ");
         assert!(status == "fail" && message.starts_with(&told), "{broken:?}");
         let remedy_told = format!("`unset {variable}`, or add `api.example` to `NO_PROXY`; ");
         assert!(remedy.starts_with(&remedy_told), "{remedy}");
@@ -268,8 +268,7 @@ fn a_server_that_neither_way_reaches_is_no_fault_of_the_proxy_alone() {
     let Some((machine, server)) = with_an_api() else { return };
     drop(server);
     let broken = checks(&machine.variable("HTTPS_PROXY", "http://127.0.0.1:9"), &["proxy"]);
-    let told = "the proxy of `HTTPS_PROXY`, `http://127.0.0.1:9`, is not there: the connection is refused; \
-                without it, `api.example` is not reached either";
+    let told = "the proxy of `HTTPS_PROXY`, `http://127.0.0.1:9`, refused the connection; `api.example` cannot be reached directly either";
     assert_eq!(broken.last().unwrap().1, told);
 }
 
@@ -297,11 +296,11 @@ fn what_is_no_address_and_what_differs_is_told_with_its_remedy() {
         (&[("all_proxy", "ftp://proxy")], "`all_proxy` is not a valid proxy address and is ignored"),
         (
             &[("no_proxy", "a.example"), ("NO_PROXY", "b.example")],
-            "`NO_PROXY` and `no_proxy` differ: `qwenauth` takes the first, curl and Python the second",
+            "`NO_PROXY` and `no_proxy` differ: qwenauth uses the first, curl and Python the second",
         ),
         (
             &[("REQUEST_METHOD", "GET"), ("HTTP_PROXY", "http://127.0.0.1:9")],
-            "`REQUEST_METHOD` is set, as for a CGI program: no proxy variable is obeyed",
+            "`REQUEST_METHOD` is set, as for a CGI program, so proxy variables are ignored",
         ),
     ] {
         let machine = with(with_an_api().unwrap().0, variables);
@@ -326,7 +325,7 @@ fn a_server_on_this_machine_that_programs_would_reach_through_a_proxy_is_told() 
     machine.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     let machine = machine.variable("HTTP_PROXY", "http://127.0.0.1:9");
     let told = checks(&machine, &["proxy", "network"]);
-    let what = "programs reach `127.0.0.1` through the proxy of `HTTP_PROXY`; `qwenauth` itself does not";
+    let what = "other programs reach `127.0.0.1` through the proxy in `HTTP_PROXY`; qwenauth does not";
     assert_eq!((told[0].0.as_str(), told[0].1.as_str()), ("warn", what), "{told:?}");
     assert_eq!(told[1].0, "ok", "{told:?}");
     let command = told[0].2.split('`').nth(1).unwrap();

@@ -216,7 +216,8 @@ fn a_key_of_another_host_in_the_environment_is_named() {
     let doctor = machine.run(["doctor"]).exits(0).any_stdout().any_stderr();
     let said = doctor.stdout.clone() + &doctor.stderr;
     let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    let line = "`ANTHROPIC_API_KEY`, `ANTHROPIC_MODEL` are set, but not used by Claude Code while it is set up";
+    let line =
+        "`ANTHROPIC_API_KEY`, `ANTHROPIC_MODEL` are set, but not used by Claude Code while qwenauth configures it";
     assert!(words.contains(line) && !words.contains("sk-foreign"), "{doctor}");
 }
 

@@ -398,7 +398,7 @@ fn status_and_doctor_say_where_tokens_come_from_and_what_is_missing() {
     assert!(shown.contains("  from        ID token in `{machine}/id-token`\n"), "{shown}");
     let mut doctor = machine.run(["doctor", "--json"]).any_stderr();
     let said = doctor.json().to_string();
-    assert!(said.contains("`openrouter` gets a token at each use, by the ID token in"), "{said}");
+    assert!(said.contains("`openrouter` requests a token for each command, with the ID token in"), "{said}");
     doctor.any_end();
     fs::remove_file(&file).unwrap();
     let mut status = machine.run(["status", "--json"]).exits(4);

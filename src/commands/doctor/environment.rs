@@ -49,7 +49,7 @@ fn given(session: &Session) -> Option<Check> {
         Ok(_) => Check::warn(
             "variables",
             format!("the key in `{variable}` is used before any stored credential"),
-            format!("`unset {variable}` to use what is stored"),
+            format!("`unset {variable}` to use the stored credential"),
         ),
         Err(error) => {
             let report = Report::of(&error);
@@ -70,7 +70,7 @@ fn openai(session: &Session) -> Vec<Check> {
     {
         checks.push(Check::fail(
             "variables",
-            "`OPENAI_BASE_URL` and `OPENAI_API_BASE` disagree: which one counts depends on the program",
+            "`OPENAI_BASE_URL` and `OPENAI_API_BASE` differ; which one is used depends on the program",
             "`unset OPENAI_API_BASE`, or `eval \"$(qwenauth env)\"` sets both",
         ));
     }
@@ -134,7 +134,8 @@ fn set_up_tools(session: &Session) -> Vec<Check> {
         if names.is_empty() {
             return None;
         }
-        let what = format!("`{}` are set, but not used by {} while it is set up", names.join("`, `"), tool.title);
+        let what =
+            format!("`{}` are set, but not used by {} while qwenauth configures it", names.join("`, `"), tool.title);
         Some(Check::warn("variables", what, format!("`unset {}`", names.join(" "))))
     };
     TOOLS.iter().filter(is_set_up).filter_map(check).collect()
@@ -146,7 +147,7 @@ fn certificates() -> Vec<Check> {
     for name in ["QWENAUTH_CA_FILE", tls::CERT_FILE] {
         let Some(path) = variable(name).map(PathBuf::from) else { continue };
         let shown = path.display();
-        let unset = format!("put the file there, or `unset {name}`");
+        let unset = format!("create that file, or run `unset {name}`");
         let unreadable = |why: String| {
             let what = format!("`{name}` names `{shown}`, which cannot be read: {why}");
             Check::fail("certificates", what, unset)
@@ -159,7 +160,7 @@ fn certificates() -> Vec<Check> {
             Ok(Some(Content::Unfit(why))) => unreadable(why),
             Ok(Some(Content::Bytes(pem))) => match tls::read_pem(&pem) {
                 found if found.usable.is_empty() => {
-                    let what = format!("`{name}` names `{shown}`, which holds no PEM certificate that can be used");
+                    let what = format!("`{name}` names `{shown}`, which contains no usable PEM certificate");
                     let file = path_for_sh(&path);
                     let remedy = format!("`openssl x509 -inform der -in {file} -out FILE.pem`, or `unset {name}`");
                     Check::fail("certificates", what, remedy)
@@ -167,7 +168,11 @@ fn certificates() -> Vec<Check> {
                 found => {
                     for Broken { line, why } in &found.broken {
                         let what = format!("the certificate at line {line} of `{shown}` (`{name}`) is not used: {why}");
-                        checks.push(Check::warn("certificates", what, "remove it, or get the file again"));
+                        checks.push(Check::warn(
+                            "certificates",
+                            what,
+                            "remove that certificate, or download the file again",
+                        ));
                     }
                     Check::ok("certificates", format!("`{name}` names `{shown}`: {} in it", found.usable.len()))
                 }
@@ -178,7 +183,7 @@ fn certificates() -> Vec<Check> {
     for directory in variable(tls::CERT_DIR).iter().flat_map(std::env::split_paths) {
         if let Err(error) = std::fs::read_dir(&directory) {
             let what = format!("`SSL_CERT_DIR` names `{}`, which cannot be read: {error}", directory.display());
-            checks.push(Check::fail("certificates", what, "put the directory there, or `unset SSL_CERT_DIR`"));
+            checks.push(Check::fail("certificates", what, "create that directory, or run `unset SSL_CERT_DIR`"));
         }
     }
     checks
@@ -210,7 +215,10 @@ fn qwen_home(session: &Session) -> Option<Check> {
     let (file, value) = files.iter().find_map(|file| Some((file, set_in(file)?)))?;
     Some(Check::warn(
         "QWEN_HOME",
-        format!("`{}` sets `QWEN_HOME` for Qwen Code alone: its login is not the one used here", file.display()),
+        format!(
+            "`{}` sets `QWEN_HOME` only for Qwen Code, so Qwen Code uses another login than qwenauth",
+            file.display()
+        ),
         format!("`export QWEN_HOME={}` in your shell's start-up file", for_sh(&value)),
     ))
 }

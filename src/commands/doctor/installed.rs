@@ -13,7 +13,7 @@ pub(super) fn check() -> Vec<Check> {
     let mut checks = vec![Check::ok("installed", format!("{own}: `{program}`; {}", own.upgrade()))];
     let found = variable("PATH").and_then(|path| processes::find(OsStr::new("qwenauth"), &path));
     if let Some(found) = found.filter(|found| !own.is_started_by(found)) {
-        let message = format!("`qwenauth` on `PATH` is another program than this one: `{}`", found.display());
+        let message = format!("`qwenauth` on `PATH` is not this program, but `{}`", found.display());
         checks.push(Check::warn(
             "installed",
             message,

@@ -49,7 +49,7 @@ pub(super) fn temporary_files(directories: &[PathBuf], session: &Session, fix: b
         }
         if name.contains(".damaged-") {
             let message = format!("`{}` is a damaged credential that was set aside", path.display());
-            let remedy = format!("it may hold a secret: `rm {}` once you miss nothing", path_for_sh(&path));
+            let remedy = format!("it may contain a secret; `rm {}` when you no longer need it", path_for_sh(&path));
             checks.push(Check::warn("leftovers", message, remedy));
         }
     }
@@ -80,10 +80,10 @@ fn pending_login(name: &ProfileName, session: &Session, fix: bool) -> Option<Che
             Some(Check::ok("pending", message))
         }
         Ok(Pending::Over) => {
-            let message = format!("a login of `{name}` was begun and never completed");
+            let message = format!("a login of `{name}` was started and never completed");
             Some(removed(message, fix && pending.forget_if_over().unwrap_or(false)))
         }
-        Err(error) => Some(Check::fail("pending", format!("{error:#}"), "see the mode and owner of that file")),
+        Err(error) => Some(Check::fail("pending", format!("{error:#}"), "check the mode and owner of that file")),
     }
 }
 
@@ -94,7 +94,7 @@ pub(super) fn records_of_tokens(session: &Session, fix: bool) -> Vec<Check> {
     let (state, accounts) = (&session.config.paths.state, accounts(session));
     let found = stray_origins(state, &accounts, false).len();
     if found > 0 {
-        let message = format!("records of the servers of tokens that are gone: {found}");
+        let message = format!("obsolete records of which server issued a token: {found}");
         checks.push(removed(message, fix && stray_origins(state, &accounts, true).is_empty()));
     }
     checks
@@ -117,7 +117,7 @@ fn marks(session: &Session, fix: bool) -> Option<Check> {
     if marks.is_empty() {
         return None;
     }
-    let message = format!("marks of refused tokens and keys that are gone: {}", marks.len());
+    let message = format!("obsolete markers of rejected tokens and keys: {}", marks.len());
     Some(removed(message, fix && marks.iter().all(|mark| fs::remove_file(mark).is_ok())))
 }
 

@@ -70,7 +70,7 @@ fn check_server(network: &Network, server: &CheckedServer) -> Vec<Check> {
     let trouble = match ask(network.connect(url), url) {
         Ok((reply, took)) => {
             let host = url.host_str().unwrap_or_default();
-            checks.push(Check::ok("network", format!("`{host}` answers in {took} ms")));
+            checks.push(Check::ok("network", format!("`{host}` responds in {took} ms")));
             checks.extend(clock(host, reply.date));
             return checks;
         }
@@ -121,13 +121,13 @@ fn broken_proxy(network: &Network, url: &Url, proxy: &Proxy, trouble: &Transport
     match ask(network.connect_directly(url), url) {
         Ok((_, took)) => Check::fail(
             "proxy",
-            format!("{what}; without it, `{host}` answers in {took} ms"),
+            format!("{what}; `{host}` responds directly in {took} ms"),
             format!("`unset {variable}`, or add `{host}` to `NO_PROXY`; {}", proxy.remedy()),
         ),
         Err(_) => Check::fail(
             "proxy",
-            format!("{what}; without it, `{host}` is not reached either"),
-            format!("{}; one that opens TLS needs `QWENAUTH_CA_FILE`", proxy.remedy()),
+            format!("{what}; `{host}` cannot be reached directly either"),
+            format!("{}; for a TLS-inspecting proxy set `QWENAUTH_CA_FILE`", proxy.remedy()),
         ),
     }
 }
@@ -136,13 +136,13 @@ fn clock(host: &str, there: Option<SystemTime>) -> Option<Check> {
     let seconds = |time| jiff::Timestamp::try_from(time).ok().map(jiff::Timestamp::as_second);
     let skew = seconds(SystemTime::now())? - seconds(there?)?;
     if skew.unsigned_abs() <= SKEW {
-        return Some(Check::ok("clock", format!("within {SKEW} s of `{host}`'s")));
+        return Some(Check::ok("clock", format!("within {SKEW} s of the clock of `{host}`")));
     }
     let direction = if skew > 0 { "ahead of" } else { "behind" };
     Some(Check::fail(
         "clock",
         format!(
-            "this machine is {} s {direction} `{host}`: tokens end earlier or later than it thinks",
+            "the clock is {} s {direction} `{host}`, so the expiry of tokens is computed wrongly",
             skew.unsigned_abs()
         ),
         "set the clock: `timedatectl set-ntp true`",
@@ -162,12 +162,12 @@ fn verified(account: &Account, credential: &Credential, is_reached: bool) -> Opt
             let provider = account.provider(credential).ok().filter(|provider| !provider.base_url.is_empty());
             let whom = provider.map_or_else(|| "the owner of the server".to_owned(), |provider| provider.title);
             let what = format!("accepts the login of `{profile}`, but the account cannot be used: {why}");
-            Check::fail("API", what, format!("resolve it with {whom}; no new login is needed"))
+            Check::fail("API", what, format!("resolve this with {whom}; you do not need to log in again"))
         }
         (_, Some(refusal)) => rejected(account, credential, &refusal.reason),
         (Some(Ok(Verification::Unclear(why))), None) => {
-            let what = format!("could not be asked about the login of `{profile}`: {why}");
-            Check::warn("API", what, "the login may be valid; retry in a while")
+            let what = format!("could not check the login of `{profile}`: {why}");
+            Check::warn("API", what, "the login may be valid; retry later")
         }
         (Some(Ok(Verification::Unverifiable(why))), None) => {
             Check::ok("API", format!("cannot tell whether the login of `{profile}` is valid: {why}"))
@@ -182,7 +182,7 @@ fn rejected(account: &Account, credential: &Credential, why: &str) -> Check {
     let has_regions = account.provider(credential).is_ok_and(|provider| !provider.regions.is_empty());
     let mut remedy = account.login_hint();
     if credential.kind == Kind::ApiKey && has_regions {
-        remedy += " with the key: it finds the region, where the key is good";
+        remedy += " with the key: this detects the region where the key is valid";
     }
     Check::fail("API", format!("rejects the login of `{}`: {why}", account.profile), remedy)
 }

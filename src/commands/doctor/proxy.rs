@@ -70,14 +70,14 @@ pub(super) fn describe_route(url: &Url, is_api: bool) -> Option<Check> {
         }
         return Some(Check::warn(
             "proxy",
-            format!("programs reach `{host}` through the proxy of `{}`; `qwenauth` itself does not", proxy.variable),
+            format!("other programs reach `{host}` through the proxy in `{}`; qwenauth does not", proxy.variable),
             "`export NO_PROXY=127.0.0.1,localhost,::1 no_proxy=127.0.0.1,localhost,::1`, or `qwenauth exec --gateway`",
         ));
     }
     match route_to(url) {
         ProxyRoute::Direct => None,
         ProxyRoute::Excepted(variable) => {
-            Some(Check::ok("proxy", format!("`{host}` is reached directly: `{variable}` excepts it")))
+            Some(Check::ok("proxy", format!("`{host}` is reached directly, because `{variable}` excludes it")))
         }
         ProxyRoute::Through(proxy) => {
             let others: Vec<String> = [HTTPS, ALL]
@@ -112,7 +112,7 @@ pub(super) fn check() -> Vec<Check> {
         {
             checks.push(Check::warn(
                 "proxy",
-                format!("`{upper}` and `{lower}` differ: `qwenauth` takes the first, curl and Python the second"),
+                format!("`{upper}` and `{lower}` differ: qwenauth uses the first, curl and Python the second"),
                 format!("`export {lower}=\"${upper}\"`, or the other way round"),
             ));
         }
@@ -120,7 +120,7 @@ pub(super) fn check() -> Vec<Check> {
     if is_cgi() && [HTTPS, HTTP, ALL].concat().into_iter().any(|name| variable(name).is_some()) {
         checks.push(Check::warn(
             "proxy",
-            "`REQUEST_METHOD` is set, as for a CGI program: no proxy variable is obeyed",
+            "`REQUEST_METHOD` is set, as for a CGI program, so proxy variables are ignored",
             "`unset REQUEST_METHOD`",
         ));
     }
@@ -154,12 +154,12 @@ impl Proxy {
         let mut words = asked.trim().split(' ');
         match (words.next().is_some_and(|version| version.starts_with("HTTP/")), words.next()) {
             (true, Some("200")) => None,
-            (true, Some("407")) => Some("wants a user name and a password (407)".into()),
+            (true, Some("407")) => Some("requires a user name and password (407)".into()),
             (true, Some(status)) => {
                 let reason = words.collect::<Vec<_>>().join(" ");
-                Some(format!("refuses to lead there ({})", format!("{status} {reason}").trim_end()))
+                Some(format!("refused to connect ({})", format!("{status} {reason}").trim_end()))
             }
-            _ => Some("does not speak as a proxy".into()),
+            _ => Some("does not respond like a proxy".into()),
         }
     }
 
@@ -168,7 +168,7 @@ impl Proxy {
         let uri = self.intercept.uri();
         let (scheme, authority) =
             (uri.scheme_str().unwrap_or("http"), uri.authority().map(ToString::to_string).unwrap_or_default());
-        format!("its address and password are set so: `export {}={scheme}://USER:PASSWORD@{authority}`", self.variable)
+        format!("set its address and credentials with `export {}={scheme}://USER:PASSWORD@{authority}`", self.variable)
     }
 }
 
@@ -179,15 +179,15 @@ fn connected(host: String, port: u16) -> Result<TcpStream, String> {
     thread::spawn(move || drop(sender.send(addresses(&host, port))));
     let found = match receiver.recv_timeout(PROXY_TIMEOUT) {
         Ok(Ok(addresses)) => addresses,
-        Ok(Err(_)) => return Err("has a name that does not resolve".into()),
-        Err(_) => return Err(format!("has a name that does not resolve within {} s", PROXY_TIMEOUT.as_secs())),
+        Ok(Err(_)) => return Err("has a host name that does not resolve".into()),
+        Err(_) => return Err(format!("has a host name that does not resolve within {} s", PROXY_TIMEOUT.as_secs())),
     };
-    let mut why = "has a name without an address".to_owned();
+    let mut why = "has a host name without an address".to_owned();
     for address in found {
         match TcpStream::connect_timeout(&address, PROXY_TIMEOUT) {
             Ok(stream) => return Ok(stream),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                why = "is not there: the connection is refused".into();
+                why = "refused the connection".into();
             }
             Err(error) => why = format!("cannot be reached: {error}"),
         }

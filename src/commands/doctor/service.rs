@@ -19,8 +19,8 @@ pub(super) fn check(session: &Session) -> Vec<Check> {
         }
         State::Stopped => vec![Check::warn(
             "gateway",
-            format!("is installed as a service and does not run: `{}`", service::file(&paths).display()),
-            format!("`{}` shows why; `qwenauth gateway --install` starts it again", service::messages()),
+            format!("is installed as a service, but does not run: `{}`", service::file(&paths).display()),
+            format!("run `{}` to see why; `qwenauth gateway --install` starts it again", service::messages()),
         )],
     }
 }

@@ -53,8 +53,8 @@ fn directory_is_private(directory: &Path, holds_secrets: bool, fix: bool) -> Opt
     let metadata = fs::metadata(directory).ok()?;
     let shown = directory.display();
     let (message, is_writable) = match (access::writable_by_others(directory), access::open_to_others(directory)) {
-        (Some(how), _) => (format!("others may write in `{shown}` ({how})"), true),
-        (None, Some(how)) if holds_secrets => (format!("others may look into `{shown}` ({how})"), false),
+        (Some(how), _) => (format!("`{shown}` is writable by other users ({how})"), true),
+        (None, Some(how)) if holds_secrets => (format!("`{shown}` is readable by other users ({how})"), false),
         _ => {
             let judged = access::check_directory(directory, &metadata, directory)
                 .and_then(|()| access::check_unwritable(directory, &metadata, directory));
@@ -74,7 +74,7 @@ fn profiles(session: &Session) -> Vec<Check> {
     let mut names = match session.config.paths.profiles() {
         Ok(names) => names,
         Err(error) => {
-            return vec![Check::fail("profiles", format!("{error:#}"), "see the mode and owner of that directory")];
+            return vec![Check::fail("profiles", format!("{error:#}"), "check the mode and owner of that directory")];
         }
     };
     if !names.contains(&session.profile) {
@@ -88,12 +88,12 @@ fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
     let mut checks = Vec::new();
     // Loading makes the file private, as every command does, and reports that on stderr.
     if let Some(how) = access::readable_by_others(account.store.path()) {
-        let what = format!("the file of `{name}` could be read by others ({how})");
+        let what = format!("the file of `{name}` is readable by other users ({how})");
         checks.push(Check::warn("mode", what, access::HOW_TIGHTENED));
     }
     if access::has_hard_links(account.store.path()) {
-        let what = format!("the file of `{name}` has hard links: a renewal leaves the others behind");
-        checks.push(Check::warn("copies", what, "keep one, and use symlinks"));
+        let what = format!("the file of `{name}` has hard links, which a renewal does not update");
+        checks.push(Check::warn("copies", what, "keep one, and replace the others with symlinks"));
     }
     checks.push(match account.load() {
         Ok(stored) => login(name, &account, &stored, session),
@@ -124,7 +124,7 @@ fn login(name: &ProfileName, account: &Account, stored: &Stored, session: &Sessi
     match (state, stored) {
         (State::Valid, Stored::Present(credential)) if credential.command.is_some() => key_command(name, credential),
         (State::Valid, Stored::Present(credential)) if credential.secret_store == SecretStore::Keyring => {
-            Check::ok("login", format!("`{name}` is valid, its secret is in the keyring"))
+            Check::ok("login", format!("`{name}` is valid; its secret is in the keyring"))
         }
         (State::Valid, Stored::Present(credential)) if credential.kind == Kind::ApiKey => {
             let stored = credential.created_at.as_deref().and_then(ago).map(|ago| format!(", stored {ago} ago"));
@@ -136,7 +136,7 @@ fn login(name: &ProfileName, account: &Account, stored: &Stored, session: &Sessi
             Check::ok("login", format!("`{name}` has a valid token{}", left.unwrap_or_default()))
         }
         (State::Refreshable, Stored::Present(Credential { identity: Some(identity), .. })) => {
-            Check::ok("login", format!("`{name}` gets a token at each use, by the {}", identity.place()))
+            Check::ok("login", format!("`{name}` requests a token for each command, with the {}", identity.place()))
         }
         (State::Expired, Stored::Present(Credential { identity: Some(identity), .. })) => {
             let problem = identity.problem(account);
@@ -166,9 +166,9 @@ fn key_command(name: &ProfileName, credential: &Credential) -> Check {
     let is_there = Path::new(&program).components().count() > 1 && Path::new(&program).exists()
         || processes::find(program.as_ref(), &path).is_some();
     if is_there {
-        return Check::ok("login", format!("the key of `{name}` is printed by `{program}` whenever it is needed"));
+        return Check::ok("login", format!("the key of `{name}` is printed by the command `{program}`"));
     }
-    let what = format!("the key of `{name}` is printed by `{program}`, which is not in `PATH`");
+    let what = format!("the key of `{name}` is printed by the command `{program}`, which is not in `PATH`");
     Check::fail("login", what, "install it, or log in again with another key")
 }
 
@@ -180,7 +180,7 @@ fn is_replaceable(name: &ProfileName, account: &Account, credential: &Credential
     let error = account.store.check_writable(SecretStore::File).err()?;
     let report = Report::of(&error);
     let what = format!("`{name}` cannot be renewed: {}", report.message);
-    Some(Check::fail("login", what, report.hint.unwrap_or_else(|| "see the mode and owner of that directory".into())))
+    Some(Check::fail("login", what, report.hint.unwrap_or_else(|| "check the mode and owner of that directory".into())))
 }
 
 fn key(name: &ProfileName, account: &Account, credential: &Credential) -> Vec<Check> {
@@ -200,8 +200,9 @@ fn key(name: &ProfileName, account: &Account, credential: &Credential) -> Vec<Ch
         url::Url::parse(&endpoint.base_url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
     let plan_host = host.starts_with("coding") || host.starts_with("token-plan");
     if host.ends_with(".aliyuncs.com") && plan != plan_host {
-        let (kind, place) = if plan { ("of a plan", "pay-as-you-go") } else { ("pay-as-you-go", "a plan's") };
-        let what = format!("the key of `{name}` is {kind} and goes to {place} host `{host}`, which refuses it");
+        let (kind, place) =
+            if plan { ("a plan key", "the pay-as-you-go") } else { ("a pay-as-you-go key", "the plan") };
+        let what = format!("the key of `{name}` is {kind}, but is sent to {place} host `{host}`, which rejects it");
         let provider = if plan { "coding-plan` or `qwenauth login token-plan" } else { "dashscope" };
         checks.push(Check::fail("key", what, format!("`qwenauth login {provider}`")));
     }
@@ -216,7 +217,7 @@ fn key(name: &ProfileName, account: &Account, credential: &Credential) -> Vec<Ch
         let days = days as i64;
         if days > OLD_KEY_DAYS {
             let what = format!("the key of `{name}` was stored {days} days ago");
-            checks.push(Check::warn("key", what, "make a new one, log in with it, delete the old one"));
+            checks.push(Check::warn("key", what, "create a new key, log in with it, then delete the old one"));
         }
     }
     checks
@@ -245,8 +246,12 @@ fn copies(session: &Session) -> Vec<Check> {
         });
         if let Some((other, _)) = same {
             let what =
-                format!("`{}` and `{}` are copies of one login", other.display(), account.store.path().display());
-            checks.push(Check::fail("copies", what, "the next renewal ends one of them: keep one, or log in twice"));
+                format!("`{}` and `{}` are copies of the same login", other.display(), account.store.path().display());
+            checks.push(Check::fail(
+                "copies",
+                what,
+                "the next renewal invalidates one of them: keep only one, or log in separately",
+            ));
         }
         files.push((account.store.path().to_owned(), token));
     }
@@ -259,7 +264,7 @@ fn lock(store: &Store, fix: bool) -> Option<Check> {
     if age < STALE {
         return Some(Check::ok("lock", "a program is renewing the login right now"));
     }
-    let message = format!("`{}` was left {} s ago by a program that was killed", path.display(), age.as_secs());
+    let message = format!("`{}` was left {} s ago by a process that was killed", path.display(), age.as_secs());
     if fix && store.remove_stale_lock().unwrap_or(false) {
         return Some(Check::fixed("lock", message));
     }
@@ -280,14 +285,15 @@ fn set_up(session: &Session) -> Vec<Check> {
         let account = session.account_of(&profile);
         let again = format!("`qwenauth setup {} --profile {profile}`", tool.name);
         let Ok(Stored::Present(credential)) = account.load() else {
-            let what = format!("{} is set up for `{profile}`, which is not logged in", tool.title);
+            let what = format!("{} is configured for `{profile}`, which is not logged in", tool.title);
             checks.push(Check::fail("setup", what, account.login_hint()));
             continue;
         };
         let now = Endpoint::of(&account, &credential, None).map(|endpoint| endpoint.base_url).unwrap_or_default();
         let is_gateway = url::Url::parse(&record.base_url).is_ok_and(|url| crate::http::is_loopback(&url));
         if record.base_url != now && !is_gateway {
-            let what = format!("{} is set up for `{}`, and `{profile}` is at `{now}` now", tool.title, record.base_url);
+            let what =
+                format!("{} is configured for `{}`, but `{profile}` now uses `{now}`", tool.title, record.base_url);
             checks.push(Check::fail("setup", what, again));
         } else {
             checks.push(Check::ok("setup", format!("{} uses `{profile}`", tool.title)));

@@ -31,7 +31,7 @@ pub(super) fn check(session: &Session) -> Vec<Check> {
 fn gateway(account: &Account) -> Result<Url, Check> {
     let Ok(Stored::Present(credential)) = account.load() else {
         let what = format!("profile `{}` is not logged in to a gateway", account.profile);
-        let remedy = "`qwenauth login team --base-url https://GATEWAY/v1 --api-key-stdin` logs in to one";
+        let remedy = "log in to one with `qwenauth login team --base-url https://GATEWAY/v1 --api-key-stdin`";
         return Err(Check::warn("team", what, remedy));
     };
     let base_url =
@@ -64,7 +64,7 @@ fn readiness(host: &str, reply: &Reply) -> Check {
     let Some(is_ready) = said["ready"].as_bool() else {
         return Check::warn(
             "team",
-            format!("`{host}` answers {} and is no gateway of qwenauth", reply.status),
+            format!("`{host}` answers {} and is not a qwenauth gateway", reply.status),
             "`--team` is for a profile that is logged in to a gateway; `qwenauth use NAME` selects one",
         );
     };
@@ -79,7 +79,7 @@ fn readiness(host: &str, reply: &Reply) -> Check {
         .map(|(name, reason)| format!("{name}: {}", reason.as_str().unwrap_or_default()))
         .collect();
     let what = format!("the gateway at `{host}` is not ready ({})", reasons.join(", "));
-    Check::fail("team", what, "its operator sees why with `qwenauth status` on that machine")
+    Check::fail("team", what, "ask its operator to run `qwenauth status` on that machine")
 }
 
 fn certificate(host: &str, reply: &Reply) -> Option<Check> {
@@ -88,7 +88,7 @@ fn certificate(host: &str, reply: &Reply) -> Option<Check> {
     let left = facts.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
     let what = format!("the certificate of `{host}` is valid until {until}");
     Some(if left < SOON {
-        Check::warn("certificate", what, "replace it on the gateway's machine: the gateway reads it again by itself")
+        Check::warn("certificate", what, "replace it on the gateway's machine; the gateway reloads it automatically")
     } else {
         Check::ok("certificate", what)
     })

@@ -11,7 +11,7 @@ use crate::usage::{Counts, Summary};
 /// Shown with every answer, because other programs may use the same account.
 const COUNTED: &str = "gateway traffic only; other use of the account is not included";
 
-pub(super) const NOTHING: &str = "no request passed through the gateway in this time\n";
+pub(super) const NOTHING: &str = "no request went through the gateway in this period\n";
 
 /// Columns of a bar, where there is room.
 const BAR: usize = 20;

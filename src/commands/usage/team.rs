@@ -155,7 +155,7 @@ fn as_text(
         let shown = match group {
             Some(id) if by == UsageBy::Key => name(id),
             Some(group) => group.clone(),
-            None if by == UsageBy::Owner => "(nobody named)".to_owned(),
+            None if by == UsageBy::Owner => "(no owner)".to_owned(),
             None => OWN.to_owned(),
         };
         let Counts { requests, prompt_tokens, completion_tokens, rate_limited, .. } = sum.counts;

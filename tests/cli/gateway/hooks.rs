@@ -143,7 +143,7 @@ fn a_hook_that_hangs_is_ended_after_ten_seconds_with_all_it_started() {
     // Meanwhile it holds up nobody.
     gateway.chat().is(429);
     File::create(jumped).unwrap();
-    gateway.running.wait_for_stderr("the hook `limit_reached` failed: it was ended after 10 s");
+    gateway.running.wait_for_stderr("the hook `limit_reached` failed: it was stopped after 10 s");
     until("all of it has ended", || !processes.iter().any(|process| runs(process)));
     gateway.chat().is(429);
 }
