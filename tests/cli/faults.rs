@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use nix::libc::{EDQUOT, EIO, ENOLCK, ENOSPC, ENOTSUP};
@@ -25,15 +26,25 @@ pub(crate) fn faulty(name: &str, value: &str) -> Option<Machine> {
 
 /// Preloads faults.c, which is told what to do by this variable.
 pub(crate) fn preloaded(machine: Machine, name: &str, value: &str) -> Option<Machine> {
-    let library = machine.directory().join("faults.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/faults.c");
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").output();
-    if !possible(compiled.is_ok(), "compile C") {
+    static COMPILED: OnceLock<Option<Vec<u8>>> = OnceLock::new();
+    let compiled = COMPILED.get_or_init(compiled);
+    if !possible(compiled.is_some(), "compile C") {
         return None;
     }
-    let compiled = compiled.unwrap();
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let library = machine.directory().join("faults.so");
+    fs::write(&library, compiled.as_ref().unwrap()).unwrap();
     Some(machine.variable("LD_PRELOAD", library).variable(name, value))
+}
+
+/// The library that faults.c is the source of; nothing where there is no compiler.
+fn compiled() -> Option<Vec<u8>> {
+    let directory = tempfile::tempdir().unwrap();
+    let library = directory.path().join("faults.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/faults.c");
+    let ran =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").output().ok()?;
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    Some(fs::read(library).unwrap())
 }
 
 /// Nothing changed, nothing is left.
