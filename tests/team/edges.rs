@@ -3,17 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::machine::{Gateway, Home, Redis, has_redis, until};
+use super::machine::{Gateway, Home, Redis, has_redis};
+use crate::cli::support::machine::{now_ms, until, write_private};
+use crate::cli::support::server::{Reply, Request, Server};
 
 /// The team secret, and another one.
 pub(crate) const SECRET: &str = "c2VjcmV0IG9mIHRoZSB0ZWFtLCAzMiBieXRlcyBsb24";
@@ -37,23 +34,18 @@ struct State {
 
 /// Token server and API in one.
 struct Issuer {
-    port: u16,
+    server: Server,
     state: Arc<(Mutex<State>, Condvar)>,
 }
 
 impl Issuer {
     fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
         let state = Arc::new((Mutex::new(State { life: 3600, ..State::default() }), Condvar::new()));
-        let served = Arc::clone(&state);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let state = Arc::clone(&served);
-                thread::spawn(move || serve(&stream, &state));
-            }
-        });
-        Self { port, state }
+        let server = Server::start();
+        let (token, api) = (state.clone(), state.clone());
+        server.serve("/token", move |request| renew(request, &token));
+        server.serve("/v1/chat/completions", move |request| chat(request, &api.0));
+        Self { server, state }
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -76,108 +68,63 @@ impl Issuer {
 
     /// A machine of the team, with `secret` as its team secret.
     fn machine(&self, redis: &Redis, secret: &str) -> Home {
-        let url = format!("http://127.0.0.1:{}", self.port);
+        let url = self.server.url();
         let config = format!(
             "profile = \"corp\"\n[providers.corp]\nclient_id = \"c\"\nbase_url = \"{url}/v1\"\n\
              device_authorization_endpoint = \"{url}/device\"\ntoken_endpoint = \"{url}/token\"\n\
              default_model = \"m\"\n[team]\ntimeout = \"3s\"\n"
         );
         let home = Home::empty(&config, Some(&redis.url()));
-        private(&home.path().join("data/team/secret"), secret);
+        write_private(&home.path().join("data/team/secret"), secret);
         home
     }
 
     /// The same where somebody logs in whose token lasts `seconds`.
-    fn logged_in(&self, redis: &Redis, name: &str, seconds: u64) -> Home {
+    fn logged_in(&self, redis: &Redis, name: &str, seconds: i64) -> Home {
         let home = self.machine(redis, SECRET);
-        private(&home.path().join("data/credentials/corp.json"), &self.login(name, seconds).to_string());
+        write_private(&home.path().join("data/credentials/corp.json"), self.login(name, seconds).to_string());
         home
     }
 
     /// What a login stores.
-    fn login(&self, name: &str, seconds: u64) -> Value {
+    fn login(&self, name: &str, seconds: i64) -> Value {
         let (access, refresh) = (format!("access-{name}"), format!("refresh-{name}"));
         self.change(|state| {
             state.access.insert(access.clone());
             state.refresh.insert(refresh.clone());
         });
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let expires = u64::try_from((now + Duration::from_secs(seconds)).as_millis()).unwrap();
         json!({
             "provider": "corp", "access_token": access, "refresh_token": refresh, "token_type": "Bearer",
-            "expiry_date": expires, "base_url": format!("http://127.0.0.1:{}/v1", self.port),
+            "expiry_date": now_ms() + seconds * 1000, "base_url": format!("{}/v1", self.server.url()),
         })
     }
 }
 
-pub(crate) fn private(path: &Path, text: &str) {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap()).unwrap();
-    let pending = path.with_extension("pending");
-    fs::write(&pending, text).unwrap();
-    fs::set_permissions(&pending, fs::Permissions::from_mode(0o600)).unwrap();
-    fs::rename(pending, path).unwrap();
-}
-
-fn serve(stream: &TcpStream, shared: &(Mutex<State>, Condvar)) {
-    let mut reader = BufReader::new(stream);
-    while let Some((path, bearer, body)) = read(&mut reader) {
-        let (status, answer) = if path == "/token" { renew(&body, shared) } else { chat(&bearer, shared) };
-        let text = answer.to_string();
-        let head =
-            format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", text.len());
-        if (&mut &*stream).write_all((head + &text).as_bytes()).is_err() {
-            return;
-        }
-    }
-}
-
-fn renew(body: &str, shared: &(Mutex<State>, Condvar)) -> (u16, Value) {
-    let fields: Vec<(String, String)> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
-    let token = fields.iter().find(|(name, _)| name == "refresh_token").map(|(_, token)| token.clone()).unwrap();
+fn renew(request: &Request, shared: &Arc<(Mutex<State>, Condvar)>) -> Reply {
     let mut state = shared.0.lock().unwrap();
     state.renewals += 1;
-    if !state.refresh.remove(&token) {
+    if !state.refresh.remove(request.field("refresh_token")) {
         state.reused += 1;
-        return (400, json!({ "error": "invalid_grant" }));
+        return Reply::error(400, "invalid_grant");
     }
-    state = shared.1.wait_while(state, |state| state.holds).unwrap();
     let (access, refresh) = (format!("access-{}", state.renewals), format!("refresh-{}", state.renewals));
     state.access.insert(access.clone());
     state.refresh.insert(refresh.clone());
-    (200, json!({ "access_token": access, "refresh_token": refresh, "token_type": "Bearer", "expires_in": state.life }))
+    let life = state.life;
+    let shared = shared.clone();
+    let reply = json!({ "access_token": access, "refresh_token": refresh, "token_type": "Bearer", "expires_in": life });
+    Reply::json(200, reply).meanwhile(move || drop(shared.1.wait_while(shared.0.lock().unwrap(), |state| state.holds)))
 }
 
-fn chat(bearer: &str, shared: &(Mutex<State>, Condvar)) -> (u16, Value) {
-    let mut state = shared.0.lock().unwrap();
-    let status = if state.access.contains(bearer) { 200 } else { 401 };
-    state.chats.push((bearer.to_owned(), status));
-    match status {
-        200 => {
-            (200, json!({ "object": "chat.completion", "model": "m", "choices": [{ "message": { "content": "hi" } }] }))
-        }
-        _ => (401, json!({ "error": { "message": "expired", "code": "invalid_token" } })),
-    }
-}
-
-/// Path, bearer token and body.
-fn read(reader: &mut impl BufRead) -> Option<(String, String, String)> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|length| *length > 0)?;
-    let path = line.split(' ').nth(1)?.to_owned();
-    let (mut bearer, mut length) = (String::new(), 0);
-    loop {
-        line.clear();
-        reader.read_line(&mut line).ok().filter(|length| *length > 0)?;
-        let Some((name, value)) = line.trim().split_once(':') else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "authorization" => value.trim().trim_start_matches("Bearer ").clone_into(&mut bearer),
-            "content-length" => length = value.trim().parse().ok()?,
-            _ => {}
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    Some((path, bearer, String::from_utf8(body).ok()?))
+fn chat(request: &Request, state: &Mutex<State>) -> Reply {
+    let mut state = state.lock().unwrap();
+    let status = if state.access.contains(request.bearer()) { 200 } else { 401 };
+    state.chats.push((request.bearer().to_owned(), status));
+    let body = match status {
+        200 => json!({ "object": "chat.completion", "model": "m", "choices": [{ "message": { "content": "hi" } }] }),
+        _ => json!({ "error": { "message": "expired", "code": "invalid_token" } }),
+    };
+    Reply::json(status, body)
 }
 
 fn start(home: Home) -> Gateway {
@@ -285,12 +232,12 @@ fn a_logout_at_home_ends_the_edges_and_a_login_brings_them_back() {
     let (redis, issuer) = (Redis::start(&[]), Issuer::start());
     let home = start(issuer.logged_in(&redis, "first", 3600));
     let edge = edge(&issuer, &redis);
-    assert!(home.home.run(&["logout", "--local"]).status.success());
+    assert!(home.home.run(&["logout", "--local"]).code() == Some(0));
     until("the edge knows", || ready(&edge) == (503, json!("login_required")));
     let got = edge.chat();
     assert_eq!((got.status, code(&got.body)), (503, json!("login_required")), "{}", got.body);
     assert!(got.body.contains("logged out at its home"), "{}", got.body);
-    private(&home.home.path().join("data/credentials/corp.json"), &issuer.login("second", 3600).to_string());
+    write_private(&home.home.path().join("data/credentials/corp.json"), issuer.login("second", 3600).to_string());
     until("the edge serves again", || edge.chat().status == 200);
     assert_eq!(issuer.renewals(), 0);
 }
@@ -438,7 +385,7 @@ fn a_second_home_by_a_copied_file_is_warned_of_and_a_restarted_one_is_not() {
     let generation = shown(&redis);
     assert!(!first.said().contains("as well"), "{}", first.said());
     let machine = issuer.machine(&redis, SECRET);
-    private(&machine.path().join("data/credentials/corp.json"), &fs::read_to_string(copied).unwrap());
+    write_private(&machine.path().join("data/credentials/corp.json"), fs::read_to_string(copied).unwrap());
     let second = start(machine);
     for home in [&first, &second] {
         home.wait_for("the login of `corp` is renewed on");
@@ -472,8 +419,8 @@ fn a_key_needs_no_home() {
     let machine = |role: &[&str]| {
         let home = issuer.machine(&redis, SECRET);
         let key = home.path().join("key");
-        private(&key, "sk-of-the-provider-0123456789\n");
-        let url = format!("http://127.0.0.1:{}/v1", issuer.port);
+        write_private(&key, "sk-of-the-provider-0123456789\n");
+        let url = format!("{}/v1", issuer.server.url());
         let config = home.path().join("config/config.toml");
         let text = fs::read_to_string(&config).unwrap().replace("profile = \"corp\"", "profile = \"team\"");
         let provider = format!("[providers.team]\nbase_url = \"{url}\"\nkey_file = \"{}\"\n", key.display());
@@ -511,9 +458,9 @@ fn a_role_without_a_team_secret_is_refused() {
     let home = issuer.machine(&redis, SECRET);
     fs::remove_file(home.path().join("data/team/secret")).unwrap();
     let refused = home.run(&["gateway", "--shared", "--serve", "edge"]);
-    let stderr = String::from_utf8_lossy(&refused.stderr);
-    assert!(refused.status.code() == Some(1) && stderr.contains("the team secret"), "{stderr}");
+    let stderr = &refused.stderr;
+    assert!(refused.code() == Some(1) && stderr.contains("the team secret"), "{stderr}");
     // Without a role it is what it was before: nobody is logged in.
-    assert_eq!(home.run(&["gateway", "--shared"]).status.code(), Some(4));
-    assert_eq!(home.run(&["gateway", "--serve", "home"]).status.code(), Some(2));
+    assert_eq!(home.run(&["gateway", "--shared"]).code(), Some(4));
+    assert_eq!(home.run(&["gateway", "--serve", "home"]).code(), Some(2));
 }

@@ -1,8 +1,5 @@
 //! A CI job's token at the gateways of several machines: one key, one limit, and a job key that each of them knows.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -11,13 +8,15 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
 
-use crate::edges::{SECRET, code, private};
-use crate::machine::{Client, Gateway, Home, Redis, has_redis, until};
-use crate::provider::Provider;
+use super::edges::{SECRET, code};
+use super::machine::{Client, Gateway, Home, Redis, has_redis};
+use super::provider::Provider;
+use crate::cli::support::machine::{until, write_private};
+use crate::cli::support::server::{Reply, Server};
 
 /// A service that runs jobs: it publishes one key and signs with it.
 struct Service {
-    url: String,
+    server: Server,
     pair: EcdsaKeyPair,
 }
 
@@ -30,33 +29,21 @@ impl Service {
         let random = SystemRandom::new();
         let bytes = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, bytes.as_ref(), &random).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = Server::start();
         let point = pair.public_key().as_ref();
         let key =
             json!({ "kty": "EC", "crv": "P-256", "kid": "1", "x": encoded(&point[1..33]), "y": encoded(&point[33..]) });
+        let url = server.url();
         let document = json!({ "issuer": url, "jwks_uri": format!("{url}/jwks") });
-        thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                let mut line = String::new();
-                let mut reader = BufReader::new(stream.try_clone().unwrap());
-                reader.read_line(&mut line).unwrap();
-                let mut header = String::new();
-                while reader.read_line(&mut header).is_ok_and(|length| length > 2) {
-                    header.clear();
-                }
-                let text = if line.contains("/jwks") { json!({ "keys": [key] }) } else { document.clone() }.to_string();
-                let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", text.len());
-                let _ = stream.write_all((head + &text).as_bytes());
-            }
-        });
-        Self { url, pair }
+        server.serve("/.well-known/openid-configuration", move |_| Reply::json(200, document.clone()));
+        server.serve("/jwks", move |_| Reply::json(200, json!({ "keys": [key] })));
+        Self { server, pair }
     }
 
     fn token(&self) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let claims = json!({
-            "iss": self.url, "aud": "https://qwen.corp.example", "exp": now + 300, "sub": "repo:corp/api",
+            "iss": self.server.url(), "aud": "https://qwen.corp.example", "exp": now + 300, "sub": "repo:corp/api",
             "repository": "corp/api", "repository_owner": "corp",
         });
         let text = format!("{}.{}", encoded(r#"{"alg":"ES256","kid":"1"}"#), encoded(claims.to_string()));
@@ -69,10 +56,10 @@ impl Service {
         let config = format!(
             "[prices.m]\ninput = 1000.0\noutput = 1000.0\n[team]\ntimeout = \"3s\"\n[[team.issuers]]\nissuer = \"{}\"\naudience = \"https://qwen.corp.example\"\n\
              claims = {{ repository_owner = \"corp\" }}\nkey = \"ci\"\n",
-            self.url
+            self.server.url()
         );
         let home = Home::new(provider, &config, Some(&redis.url()));
-        private(&home.path().join("data/team/secret"), SECRET);
+        write_private(&home.path().join("data/team/secret"), SECRET);
         home
     }
 }
@@ -91,7 +78,7 @@ fn one_key_limits_the_jobs_at_all_gateways_and_each_of_them_knows_its_job_keys()
     }
     let (redis, provider, service) = (Redis::start(&[]), Provider::start(), Service::start());
     let maker = service.machine(&provider, &redis);
-    assert!(maker.run(&["keys", "create", "ci", "--rpd", "6"]).status.success());
+    assert!(maker.run(&["keys", "create", "ci", "--rpd", "6"]).code() == Some(0));
     let one = Gateway::start_keyed(maker.clone(), &[]);
     let two = Gateway::start_keyed(service.machine(&provider, &redis), &[]);
     let token = service.token();
@@ -114,7 +101,7 @@ fn one_key_limits_the_jobs_at_all_gateways_and_each_of_them_knows_its_job_keys()
     assert_eq!(provider.asked().iter().filter(|asked| asked.path.ends_with("/chat/completions")).count(), 6);
     // The key of the jobs expires, and with it what was exchanged for it; extended, both work again.
     let set = |expires: &str| {
-        assert!(maker.run(&["keys", "set", "ci", "--rpd", "none", "--expires", expires]).status.success());
+        assert!(maker.run(&["keys", "set", "ci", "--rpd", "none", "--expires", expires]).code() == Some(0));
     };
     set("1s");
     for (gateway, key) in [(&one, job), (&two, job), (&two, &*token)] {
@@ -124,7 +111,7 @@ fn one_key_limits_the_jobs_at_all_gateways_and_each_of_them_knows_its_job_keys()
     for (gateway, key) in [(&one, job), (&two, job), (&two, &*token)] {
         assert_eq!(chat(gateway, key).status, 200);
     }
-    assert!(maker.run(&["keys", "revoke", "ci", "--yes"]).status.success());
+    assert!(maker.run(&["keys", "revoke", "ci", "--yes"]).code() == Some(0));
     for (gateway, key) in [(&one, job), (&two, job), (&two, &*token)] {
         assert_eq!(chat(gateway, key).status, 401);
     }
@@ -143,7 +130,7 @@ fn a_budget_of_the_jobs_holds_over_the_gateways_whatever_they_show() {
     let (redis, provider, service) = (Redis::start(&[]), Provider::start(), Service::start());
     let maker = service.machine(&provider, &redis);
     // A chat costs a cent.
-    assert!(maker.run(&["keys", "create", "ci", "--budget", "0.10 USD/month"]).status.success());
+    assert!(maker.run(&["keys", "create", "ci", "--budget", "0.10 USD/month"]).code() == Some(0));
     let one = Gateway::start_keyed(maker.clone(), &[]);
     let two = Gateway::start_keyed(service.machine(&provider, &redis), &[]);
     let token = service.token();

@@ -1,16 +1,17 @@
 //! Keys of people and jobs over several gateways: one of them is beside keys.json, the others know it from the server.
 
 use std::collections::BTreeMap;
-use std::process::Output;
 use std::thread;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::limits::keeps_the_limit;
-use crate::lost::Moving;
-use crate::machine::{Client, Gateway, Home, Redis, has_redis, until};
-use crate::provider::{Asked, COMPLETION_TOKENS, HELD, PROMPT_TOKENS, Provider, now};
+use super::limits::keeps_the_limit;
+use super::lost::Moving;
+use super::machine::{Client, Gateway, Home, Redis, has_redis};
+use super::provider::{COMPLETION_TOKENS, HELD, PROMPT_TOKENS, Provider};
+use crate::cli::support::machine::until;
+use crate::cli::support::server::Request;
 
 /// Far longer than a busy machine takes.
 const PATIENT: &str = "timeout = \"10s\"\n";
@@ -55,8 +56,8 @@ impl<'test> Team<'test> {
     #[track_caller]
     pub(crate) fn keys(&self, arguments: &[&str]) -> String {
         let output = self.maker.run(&[&["keys"], arguments].concat());
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        text(&output.stdout).trim().to_owned()
+        assert!(output.code() == Some(0), "{}", output.stderr);
+        output.stdout.trim().to_owned()
     }
 
     /// The machine where keys are made, once more: for a gateway there.
@@ -66,19 +67,11 @@ impl<'test> Team<'test> {
 
     fn usage(&self) -> BTreeMap<String, Value> {
         let output = self.maker.run(&["usage", "--team", "--json"]);
-        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(document["counted"], "all gateways", "{}", text(&output.stderr));
+        let document: Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!(document["counted"], "all gateways", "{}", output.stderr);
         let rows = document["usage"].as_array().unwrap().iter();
         rows.map(|row| (row["name"].as_str().unwrap_or_default().to_owned(), row.clone())).collect()
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-fn said(output: &Output) -> String {
-    text(&output.stderr)
 }
 
 /// Each gateway is asked `count` times by a client with `key`, all at once. How many were served.
@@ -165,7 +158,6 @@ fn a_window_of_a_key_holds_over_four_gateways_and_ten_windows() {
         .unwrap();
     team.keys(&["set", "ann", "--owner", "ann"]);
     let (gateways, window) = (team.gateways(4), std::time::Duration::from_secs(3));
-    let start = now();
     let since = std::time::Instant::now();
     let served: Vec<usize> = thread::scope(|scope| {
         let asking: Vec<_> = [&key, &other]
@@ -189,8 +181,8 @@ fn a_window_of_a_key_holds_over_four_gateways_and_ten_windows() {
     });
     for name in ["ann", "bob"] {
         let ending = format!("?about={name}");
-        let asked: Vec<Asked> = provider.asked().into_iter().filter(|asked| asked.path.ends_with(&ending)).collect();
-        keeps_the_limit(&asked, start, 60, window);
+        let asked: Vec<Request> = provider.asked().into_iter().filter(|asked| asked.path.ends_with(&ending)).collect();
+        keeps_the_limit(&asked, since, 60, window);
         // A window is kept 3.56 s.
         assert!(asked.len() >= 60 * 8, "{name}: {} requests only", asked.len());
     }
@@ -208,7 +200,7 @@ fn a_gateway_with_another_team_secret_says_so_wherever_it_can() {
     let file = other.path().join("secret");
     let config = format!("{PRICES}[team]\nsecret_file = \"{}\"\n{PATIENT}", file.display());
     let home = Home::new(&provider, &config, Some(&redis.url()));
-    assert!(home.run(&["keys", "secret"]).status.success());
+    assert!(home.run(&["keys", "secret"]).code() == Some(0));
     // It starts before there are keys, and learns of them.
     let gateway = Gateway::start_keyed(home.clone(), &[]);
     let key = team.keys(&["create", "ann"]);
@@ -219,11 +211,11 @@ fn a_gateway_with_another_team_secret_says_so_wherever_it_can() {
     assert_eq!(gateway.said().matches("another team secret").count(), 1, "{}", gateway.said());
     // Once there are keys it does not start, and the other one does.
     let refused = home.run(&["gateway", "--keys", "--shared"]);
-    assert_eq!((refused.status.code(), refused.stdout.is_empty()), (Some(1), true), "{}", said(&refused));
+    assert_eq!((refused.code(), refused.stdout.is_empty()), (Some(1), true), "{}", refused.stderr);
     assert!(
-        said(&refused).contains("another team secret") && said(&refused).contains("secret_file"),
+        refused.stderr.contains("another team secret") && refused.stderr.contains("secret_file"),
         "{}",
-        said(&refused)
+        refused.stderr
     );
     assert_eq!(team.gateway().client_of(&key).chat().status, 200);
     // A member's doctor says it as well.
@@ -231,7 +223,7 @@ fn a_gateway_with_another_team_secret_says_so_wherever_it_can() {
     let url = format!("http://127.0.0.1:{}/v1", gateway.port);
     member.log_in("team", &url, &key);
     let output = member.run(&["doctor", "--team"]);
-    assert!(text(&output.stdout).contains("keys: secret_mismatch"), "{}", text(&output.stdout));
+    assert!(output.stdout.contains("keys: secret_mismatch"), "{}", output.stdout);
     // What it says nothing about is the secret.
     let dump = redis.dump();
     let secret = std::fs::read(team.secret.path().join("secret")).unwrap();
@@ -366,7 +358,7 @@ fn every_change_of_a_key_counts_from_the_next_request_on_at_gateways_that_have_n
     assert_eq!(client.chat().status, 200);
     let third = team.keys(&["rotate", "ann", "--overlap", "1h"]);
     assert_eq!((client.chat().status, gateway.client_of(&third).chat().status), (200, 200));
-    let revoked = team.maker.on_a_terminal("keys revoke ann --yes");
+    let revoked = team.maker.on_a_terminal(&["keys", "revoke", "ann", "--yes"]);
     assert!(revoked.contains("cannot reach the shared server") && revoked.contains("up to 15 min"), "{revoked}");
     assert_eq!(code(&mut client), (401, "invalid_api_key".into()));
     assert_eq!(code(&mut gateway.client_of(&third)), (401, "invalid_api_key".into()));
@@ -394,14 +386,14 @@ fn keys_of_a_team_are_made_in_one_place_and_need_its_secret() {
     team.keys(&["create", "ann"]);
     let other = team.home();
     let refused = other.run(&["keys", "create", "bob"]);
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(said(&refused).contains("the keys of this team are managed on"), "{}", said(&refused));
+    assert_eq!(refused.code(), Some(1));
+    assert!(refused.stderr.contains("the keys of this team are managed on"), "{}", refused.stderr);
     let left_alone = other.without_server().run(&["keys", "list"]);
-    assert!(text(&left_alone.stdout).contains("there are no keys"), "{}", text(&left_alone.stdout));
+    assert!(left_alone.stdout.contains("there are no keys"), "{}", left_alone.stdout);
     std::fs::remove_file(team.secret.path().join("secret")).unwrap();
     let refused = other.run(&["gateway", "--keys", "--shared"]);
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(said(&refused).contains("is missing") && refused.stdout.is_empty(), "{}", said(&refused));
+    assert_eq!(refused.code(), Some(1));
+    assert!(refused.stderr.contains("is missing") && refused.stdout.is_empty(), "{}", refused.stderr);
 }
 
 #[test]
@@ -446,7 +438,7 @@ fn lost_the_server_leaves_each_gateway_its_share_and_keys_that_were_seen() {
     assert!(got.body.contains("shared_state_unavailable"), "{got:?}");
     assert_eq!(code(&mut gateways[1].client_of(&unseen)), (503, "shared_state_unavailable".into()));
     let gone = team.maker.run(&["keys", "revoke", "bob", "--yes"]);
-    assert!(gone.status.success() && said(&gone).contains("do not know about this change yet"), "{}", said(&gone));
+    assert!(gone.code() == Some(0) && gone.stderr.contains("do not know about this change yet"), "{}", gone.stderr);
     redis.start_again();
     all_back(&gateways);
     team.keys(&["list"]);
@@ -589,7 +581,7 @@ fn a_key_that_is_revoked_while_the_server_is_away_is_refused_beside_its_file_at_
     assert_eq!(ask(&gateways, &key, 1), 2);
     redis.kill();
     assert_eq!(ask(&gateways, &key, 1), 2);
-    assert!(team.maker.run(&["keys", "revoke", "ann", "--yes"]).status.success());
+    assert!(team.maker.run(&["keys", "revoke", "ann", "--yes"]).code() == Some(0));
     assert_eq!(code(&mut gateways[1].client_of(&key)), (401, "invalid_api_key".into()));
     assert_eq!(gateways[0].client_of(&key).chat().status, 200, "cut off, it may");
     redis.start_again();
@@ -610,7 +602,7 @@ fn usage_by_key_over_four_gateways_is_what_the_providers_log_says() {
     let team = Team::new(&provider, &redis.url(), PATIENT);
     let names: Vec<String> = (0..KEYS).map(|number| format!("key{number:02}")).collect();
     let keys: Vec<String> = names.iter().map(|name| team.keys(&["create", name])).collect();
-    let mut gateways = team.gateways(4);
+    let gateways = team.gateways(4);
     let half = |gateways: &[Gateway]| {
         thread::scope(|scope| {
             for (name, key) in names.iter().zip(&keys) {
@@ -633,7 +625,7 @@ fn usage_by_key_over_four_gateways_is_what_the_providers_log_says() {
     half(&gateways);
     redis.command(&["REPLICAOF", "NO", "ONE"]);
     all_back(&gateways);
-    gateways.iter_mut().for_each(Gateway::stop);
+    gateways.into_iter().for_each(Gateway::stop);
     let usage = team.usage();
     for name in &names {
         let (asked, row) = (provider.asked_about(name), &usage[name]);

@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::machine::{Gateway, Home, Redis, has_redis, until};
-use crate::provider::{Asked, Provider, now};
+use super::machine::{Gateway, Home, Redis, has_redis};
+use super::provider::Provider;
+use crate::cli::support::machine::until;
+use crate::cli::support::server::Request;
 
 /// A minute's window at a twentieth of its length.
 const SCALED: &str =
@@ -42,9 +44,9 @@ fn hammer(gateways: &[Gateway], clients: usize, time: Duration) -> Vec<usize> {
 /// arrive late, never early; that no window at all holds more as it was decided is shown without a clock, where the
 /// decision is made.
 #[track_caller]
-pub(crate) fn keeps_the_limit(asked: &[Asked], start: Duration, limit: usize, window: Duration) {
+pub(crate) fn keeps_the_limit(asked: &[Request], start: Instant, limit: usize, window: Duration) {
     for (windows, first) in (0..).zip(asked.iter().step_by(limit)) {
-        let after = first.at.checked_sub(start).unwrap();
+        let after = first.at.checked_duration_since(start).unwrap();
         assert!(after >= window * windows, "the first after {windows} windows came after {after:?}");
     }
 }
@@ -56,7 +58,7 @@ fn four_gateways_with_64_clients_each_keep_one_limit_over_ten_windows_and_starve
     }
     let (redis, provider) = (Redis::start(&[]), Provider::start());
     let gateways = gateways(&provider, SCALED, &redis.url(), &[]);
-    let start = now();
+    let start = Instant::now();
     let answered = hammer(&gateways, 64, WINDOW * 10);
     let asked = provider.asked();
     assert_eq!(asked.len(), answered.iter().sum::<usize>());
@@ -65,7 +67,7 @@ fn four_gateways_with_64_clients_each_keep_one_limit_over_ten_windows_and_starve
     assert!(asked.len() >= 60 * 9, "{} requests only", asked.len());
     assert!(answered.iter().all(|count| *count >= 1), "somebody was never served: {answered:?}");
     let key = "Bearer sk-provider-0123456789";
-    assert!(asked.iter().all(|asked| asked.authorization == key && asked.path == "/v1/chat/completions"));
+    assert!(asked.iter().all(|asked| asked.header("Authorization") == key && asked.path == "/v1/chat/completions"));
 }
 
 /// As it is in the world: `cargo test --test team -- --ignored unscaled`.
@@ -123,7 +125,7 @@ fn quotas_of_a_plan_hold_over_all_gateways_and_say_when_they_end() {
         assert_eq!((got.status, got.body.contains("insufficient_quota")), (429, true), "{got:?}");
         // `usage` has what all of them counted, at each of them.
         let usage = gateways[1].home.run(&["usage", "--json"]);
-        let usage: serde_json::Value = serde_json::from_slice(&usage.stdout).unwrap();
+        let usage: serde_json::Value = serde_json::from_str(&usage.stdout).unwrap();
         let limits = usage["limits"].as_array().unwrap().iter();
         let quota = limits.clone().find(|limit| limit["name"].as_str().unwrap().starts_with("quota")).unwrap();
         assert_eq!((&quota["used"], &quota["reached"]), (&50.into(), &true.into()), "{usage}");
@@ -169,7 +171,7 @@ fn what_cannot_be_used_is_refused_at_the_start_by_name() {
     let said = |home: &Home| {
         let output = home.run(&["gateway", "--shared"]);
         assert!(output.stdout.is_empty());
-        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+        (output.code().unwrap(), output.stderr.clone())
     };
     let (code, text) = said(&Home::new(&provider, "", Some(&redis.url())));
     assert!(code == 1 && text.contains("maxmemory-policy allkeys-lru") && text.contains("noeviction"), "{text}");

@@ -6,9 +6,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::limits::{gateways, keeps_the_limit};
-use crate::machine::{Gateway, Home, Redis, has_redis, until};
-use crate::provider::{Provider, now};
+use super::limits::{gateways, keeps_the_limit};
+use super::machine::{Gateway, Home, Redis, has_redis};
+use super::provider::Provider;
+use crate::cli::support::machine::until;
 
 /// Twelve times as long as by default, so that a busy machine alone is no loss.
 const CONFIG: &str = "[team]\ntimeout = \"3s\"\n";
@@ -185,7 +186,7 @@ fn a_window_holds_through_a_loss_and_a_server_that_comes_back_empty() {
     let config = "[providers.custom.limits]\nrequests_per_minute = 40\nwindow = \"2s\"\n[team]\ntimeout = \"3s\"\n";
     let (mut redis, provider) = (Redis::start(&[]), Provider::start());
     let gateways = gateways(&provider, config, &redis.url(), &[]);
-    let start = now();
+    let start = Instant::now();
     let ends = Instant::now() + Duration::from_secs(14);
     thread::scope(|scope| {
         for gateway in gateways.iter().flat_map(|gateway| std::iter::repeat_n(gateway, 8)) {

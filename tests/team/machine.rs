@@ -2,33 +2,19 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::provider::Provider;
-
-/// Longest that anything here is waited for. Reached only by a failure.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-#[track_caller]
-pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn signal(process: &Child, signal: Signal) {
-    kill(Pid::from_raw(process.id().cast_signed()), signal).unwrap();
-}
+use super::provider::Provider;
+use crate::cli::support::machine::{Machine, has_programs, until};
+use crate::cli::support::pseudo_terminal::PseudoTerminal;
+use crate::cli::support::run::{Outcome, Running};
 
 /// A port below those that the system gives out: nobody else takes it before the server has it, or while that is down.
 fn free_port() -> u16 {
@@ -40,13 +26,7 @@ fn free_port() -> u16 {
 
 /// Whether there is a server to test against. CI must have one.
 pub(crate) fn has_redis() -> bool {
-    let there = Command::new("redis-server").arg("--version").output().is_ok();
-    let strict = std::env::var("CI").is_ok_and(|value| value == "true");
-    assert!(there || !strict, "redis-server is not installed, and CI needs it");
-    if !there {
-        println!("skipped: redis-server is not installed");
-    }
-    there
+    has_programs(&["redis-server", "redis-cli"])
 }
 
 pub(crate) struct Redis {
@@ -143,11 +123,15 @@ impl Redis {
     }
 
     pub(crate) fn pause(&self) {
-        signal(&self.process, Signal::SIGSTOP);
+        self.signal(Signal::SIGSTOP);
     }
 
     pub(crate) fn go_on(&self) {
-        signal(&self.process, Signal::SIGCONT);
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id().cast_signed()), signal).unwrap();
     }
 }
 
@@ -157,69 +141,56 @@ impl Drop for Redis {
     }
 }
 
-/// A home with a login at `provider`, as each machine has one.
+/// A machine of the team: a home with a login at `provider`.
 #[derive(Clone)]
 pub(crate) struct Home {
-    directory: Arc<TempDir>,
+    machine: Arc<Machine>,
     shared: Option<String>,
 }
 
 impl Home {
     pub(crate) fn new(provider: &Provider, config: &str, shared: Option<&str>) -> Self {
-        let directory = Arc::new(tempfile::tempdir().unwrap());
-        let home = Self { directory, shared: shared.map(str::to_owned) };
-        std::fs::create_dir_all(home.directory.path().join("config")).unwrap();
-        std::fs::write(home.directory.path().join("config/config.toml"), config).unwrap();
-        home.log_in("custom", &format!("http://127.0.0.1:{}/v1", provider.port), "sk-provider-0123456789");
+        let home = Self::of(Machine::at(provider.server.clone()), config, shared);
+        home.log_in("custom", &format!("{}/v1", provider.server.url()), "sk-provider-0123456789");
         home
-    }
-
-    pub(crate) fn log_in(&self, provider: &str, url: &str, key: &str) {
-        let mut login = self
-            .command(&["login", provider, "--base-url", url, "--api-key-stdin", "--no-verify"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        login.stdin.take().unwrap().write_all(key.as_bytes()).unwrap();
-        assert!(login.wait().unwrap().success());
     }
 
     /// A home where nobody has logged in.
     pub(crate) fn empty(config: &str, shared: Option<&str>) -> Self {
-        let directory = Arc::new(tempfile::tempdir().unwrap());
-        std::fs::create_dir_all(directory.path().join("config")).unwrap();
-        std::fs::write(directory.path().join("config/config.toml"), config).unwrap();
-        Self { directory, shared: shared.map(str::to_owned) }
+        Self::of(Machine::new(), config, shared)
     }
 
-    pub(crate) fn path(&self) -> &std::path::Path {
-        self.directory.path()
+    fn of(machine: Machine, config: &str, shared: Option<&str>) -> Self {
+        let home = machine.home();
+        std::fs::create_dir(home.join("config")).unwrap();
+        std::fs::write(home.join("config/config.toml"), config).unwrap();
+        let machine = machine.with_kills().variable("QWENAUTH_HOME", home);
+        Self { machine: Arc::new(machine), shared: shared.map(str::to_owned) }
     }
 
-    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qwenauth"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("HOME", self.directory.path()).env("QWENAUTH_HOME", self.directory.path());
-        if let Some(url) = &self.shared {
-            command.env("QWENAUTH_SHARED_URL", url);
-        }
-        command.args(arguments);
+    pub(crate) fn log_in(&self, provider: &str, url: &str, key: &str) {
+        let login = ["login", provider, "--base-url", url, "--api-key-stdin", "--no-verify"];
+        drop(self.machine.run_with_stdin(login, key.as_bytes()).exits(0).any_stderr());
+    }
+
+    pub(crate) fn path(&self) -> std::path::PathBuf {
+        self.machine.home()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.machine.command(arguments);
+        command.envs(self.shared.as_ref().map(|url| ("QWENAUTH_SHARED_URL", url)));
         command
     }
 
     /// What a person sees on a terminal.
-    pub(crate) fn on_a_terminal(&self, arguments: &str) -> String {
-        let mut command = Command::new("script");
-        command.env_clear();
-        for (name, value) in self.command(&[]).get_envs() {
-            command.envs(value.map(|value| (name, value)));
-        }
-        let words = format!("{} {arguments}", env!("CARGO_BIN_EXE_qwenauth"));
-        let output = command.args(["-qec", &words, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
-        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-        shown.split_whitespace().collect::<Vec<_>>().join(" ")
+    pub(crate) fn on_a_terminal(&self, arguments: &[&str]) -> String {
+        let (terminal, near) = PseudoTerminal::open((60, 120));
+        let mut command = self.command(arguments);
+        // A person sees no log, whatever the tests are run with.
+        near.controls(command.env_remove("QWENAUTH_LOG"));
+        drop(self.machine.start(command).finish());
+        terminal.end().split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     /// The same machine, where no server is named.
@@ -227,51 +198,36 @@ impl Home {
         Self { shared: None, ..self.clone() }
     }
 
-    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).stdin(Stdio::null()).output().unwrap()
+    /// A run that has ended, at whose end and output the test looks itself.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Outcome {
+        self.machine.start(self.command(arguments)).finish().any_stdout().any_stderr().any_end()
     }
 }
 
 pub(crate) struct Gateway {
-    process: Child,
+    running: Running,
     pub(crate) port: u16,
     key: String,
-    said: Arc<Mutex<String>>,
     pub(crate) home: Home,
 }
 
 impl Gateway {
     pub(crate) fn start(home: Home, arguments: &[&str]) -> Self {
-        let (mut gateway, mut lines) = Self::run(home, arguments);
-        gateway.key = lines.next().unwrap();
+        let mut gateway = Self::run(home, arguments);
+        gateway.key = gateway.running.first_lines(2).remove(1);
         gateway
     }
 
     /// One whose clients have keys of their own.
     pub(crate) fn start_keyed(home: Home, arguments: &[&str]) -> Self {
-        Self::run(home, &[&["--keys", "--shared"], arguments].concat()).0
+        Self::run(home, &[&["--keys", "--shared"], arguments].concat())
     }
 
-    fn run(home: Home, arguments: &[&str]) -> (Self, impl Iterator<Item = String>) {
-        let mut process = home
-            .command(&["gateway"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let said = Arc::new(Mutex::new(String::new()));
-        let (heard, stderr) = (Arc::clone(&said), process.stderr.take().unwrap());
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                *heard.lock().unwrap() += &format!("{line}\n");
-            }
-        });
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let url = lines.next().unwrap_or_else(|| panic!("no gateway: {}", said.lock().unwrap()));
+    fn run(home: Home, arguments: &[&str]) -> Self {
+        let running = home.machine.start(home.command(&[&["gateway"], arguments].concat()));
+        let url = running.first_lines(1).remove(0);
         let port = url.trim_end_matches("/v1").rsplit(':').next().unwrap().parse().unwrap();
-        (Self { process, port, key: String::new(), said, home }, lines)
+        Self { running, port, key: String::new(), home }
     }
 
     /// A client with the key of a person or job.
@@ -280,22 +236,21 @@ impl Gateway {
     }
 
     /// Ends it as an operator does. What it counted is written.
-    pub(crate) fn stop(&mut self) {
-        signal(&self.process, Signal::SIGTERM);
-        self.process.wait().unwrap();
+    pub(crate) fn stop(self) {
+        self.running.signal(Signal::SIGTERM);
+        drop(self.running.finish().any_stdout().any_stderr().any_end());
     }
 
     pub(crate) fn kill(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.running.kill();
     }
 
     pub(crate) fn pause(&self) {
-        signal(&self.process, Signal::SIGSTOP);
+        self.running.signal(Signal::SIGSTOP);
     }
 
     pub(crate) fn go_on(&self) {
-        signal(&self.process, Signal::SIGCONT);
+        self.running.signal(Signal::SIGCONT);
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -307,22 +262,16 @@ impl Gateway {
     }
 
     pub(crate) fn said(&self) -> String {
-        self.said.lock().unwrap().clone()
+        self.running.said()
     }
 
     #[track_caller]
     pub(crate) fn wait_for(&self, words: &str) {
-        until(&format!("the gateway says {words}"), || self.said().contains(words));
+        self.running.wait_for_stderr(words);
     }
 
     pub(crate) fn get(&self, path: &str) -> Got {
         self.client().send("GET", path, "")
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

@@ -152,6 +152,19 @@ impl Running {
         assert!(said.contains(text), "`{text}` awaited, but the run ended with: {said}");
     }
 
+    /// What it has said so far on stderr.
+    pub(crate) fn said(&self) -> String {
+        let said = self.stderr.once(|_| true).unwrap_or_default();
+        if self.hides_log { without_log(&said) } else { said }
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(child) = &mut self.child {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+
     /// The first lines of stdout, once they are there.
     #[track_caller]
     pub(crate) fn first_lines(&self, count: usize) -> Vec<String> {
@@ -213,10 +226,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            drop(child.kill());
-            drop(child.wait());
-        }
+        self.kill();
     }
 }
 
