@@ -14,7 +14,7 @@ use super::pacing::MAX_QUEUE_TIME;
 use super::quota;
 use super::refusal::Refusal;
 use super::request_body::Broken;
-use super::served_profile::ServedAccount;
+use super::served_account::ServedAccount;
 use super::team::{self, Asked, Estimate, HeldGrant, Team};
 use crate::keys::{KeyRecord, State};
 use crate::limits::{Decision, Demand, Refused};

@@ -65,11 +65,13 @@ mod refusal;
 mod request_body;
 mod response_body;
 mod retry;
+mod served_account;
 mod served_profile;
 mod server;
 pub(crate) mod team;
 mod traffic;
 pub(crate) mod upstream;
+mod usage_record;
 mod well_known;
 
 use std::cell::{Cell, RefCell};

@@ -8,7 +8,7 @@ use super::fallback::Reason;
 use super::forward::ProxiedRequest;
 use super::pacing::BUSY;
 use super::refusal;
-use super::served_profile::ServedAccount;
+use super::served_account::ServedAccount;
 use crate::limits::{Place, UsedUp};
 
 /// Given back when it is dropped before the request is sent.

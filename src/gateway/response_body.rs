@@ -8,8 +8,8 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::Sleep;
 
 use super::meter::Meter;
-use super::served_profile::UsageRecord;
 use super::upstream::AnswerBody;
+use super::usage_record::UsageRecord;
 
 pub(super) enum ResponseBody {
     Whole(Bytes),

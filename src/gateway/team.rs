@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::issuers::{Accepted, Issuers};
 use super::pacing::NoSlot;
 use super::refusal::{self, Refusal, duration};
-use super::served_profile::ServedAccount;
+use super::served_account::ServedAccount;
 use crate::http::Network;
 use crate::keys::{IssuerRule, JobKey, KeyRecord, KeyText, Money, Price, Prices, Shown, State, TeamSecret};
 use crate::limits::shared::Shared;
