@@ -11,16 +11,17 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use hyper::header::CONTENT_ENCODING;
 use hyper::{Method, Response};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::answer::{DeferredResponse, Unserved};
+use super::client_request::ClientRequest;
+use super::events::Events;
 use super::forward::ProxiedRequest;
 use super::meter::RequestModel;
 use super::refusal::Refusal;
-use super::request_body::RequestBody;
+use super::rejection::{DeferredResponse, Unserved};
 use super::response_body::ResponseBody;
 use super::served_profile::ServedProfile;
 use crate::credentials::Account;
@@ -84,112 +85,107 @@ impl Fallback {
     }
 
     /// Whether a request at this profile may move at all; its model and body decide later.
-    pub(super) fn may_move(&self, served: &ServedProfile, method: &Method, rest: &str) -> bool {
-        let path = rest.split('?').next().unwrap_or_default();
-        served.profile == self.first && method == Method::POST && PATHS.contains(&path)
+    pub(super) fn may_move(&self, served: &ServedProfile, request: &ClientRequest) -> bool {
+        served.profile == self.first && request.method == Method::POST && PATHS.contains(&request.path())
     }
 
-    /// The first profile served a request: if another one did before, this is the change back.
-    pub(super) fn note_served(&self, proxied: &ProxiedRequest) {
-        let Some(model) = &proxied.served_model else { return };
-        let returned = self.serving.borrow_mut().remove(model);
-        if let Some((from, occurrence)) = returned.filter(|_| proxied.served.profile == self.first) {
+    /// A profile served a request: if it is the first one, and another one served before, this is the change back.
+    pub(super) fn note_served(&self, proxied: &ProxiedRequest, served: &ServedProfile) {
+        let Some(model) = proxied.usage.model.as_ref() else { return };
+        let returned = self.serving.borrow_mut().remove(model).filter(|_| served.profile == self.first);
+        if let Some((from, occurrence)) = returned {
             let to = self.first.clone();
             self.change(
-                proxied,
+                &proxied.gateway.events,
                 &Event::Fallback { from, to, model: model.clone(), target_model: model.clone(), reason: "back" },
                 &format!("back/{occurrence}"),
             );
         }
     }
 
-    fn note_moved(&self, proxied: &ProxiedRequest, model: &str, target_model: &str, reason: Reason, occurrence: &str) {
-        let to = proxied.served.profile.clone();
-        let before = self.serving.borrow_mut().insert(model.to_owned(), (to.clone(), occurrence.to_owned()));
-        proxied.gateway.events.count_moved(&self.first, &to, reason.name());
+    /// Another profile served a request, as `target_model`.
+    fn note_moved(&self, events: &Events, to: &str, model: &str, target_model: &str, reason: Reason, occurrence: &str) {
+        let before = self.serving.borrow_mut().insert(model.to_owned(), (to.to_owned(), occurrence.to_owned()));
+        events.count_moved(&self.first, to, reason.name());
         let from = before.map_or_else(|| self.first.clone(), |(from, _)| from);
         if from != to {
             let event = Event::Fallback {
                 from,
-                to,
+                to: to.to_owned(),
                 model: model.to_owned(),
                 target_model: target_model.to_owned(),
                 reason: reason.name(),
             };
-            self.change(proxied, &event, occurrence);
+            self.change(events, &event, occurrence);
         }
     }
 
-    fn change(&self, proxied: &ProxiedRequest, event: &Event, occurrence: &str) {
+    fn change(&self, events: &Events, event: &Event, occurrence: &str) {
         if let Event::Fallback { from, to, model, target_model, reason } = event {
             note(&format!(
                 "fallback: `{model}` is served by `{to}` as `{target_model}`, no longer by `{from}` ({reason})"
             ));
         }
-        proxied.gateway.events.emit(event, &format!("{}/{occurrence}", self.first));
+        events.emit(event, &format!("{}/{occurrence}", self.first));
     }
 }
 
-/// Tries the other profiles in turn. `unserved`: the first one's outcome, which the client gets if none serves.
-pub(super) async fn serve_elsewhere(proxied: &mut ProxiedRequest<'_>, unserved: Unserved) -> Response<ResponseBody> {
-    let Some((model, body)) = movable(proxied).await else { return proxied.finish(unserved.deferred) };
+/// Tries the other profiles in turn. `unserved`: the outcome of `first`, which the client gets if none serves.
+pub(super) async fn serve_elsewhere(
+    proxied: &mut ProxiedRequest<'_>,
+    first: &ServedProfile,
+    unserved: Unserved,
+) -> Response<ResponseBody> {
+    let Some((model, body)) = movable(&proxied.request).await else { return proxied.finish(first, unserved.deferred) };
     let (Some(fallback), Some(reason)) = (&proxied.gateway.fallback, unserved.reason) else {
-        return proxied.finish(unserved.deferred);
+        return proxied.finish(first, unserved.deferred);
     };
-    let first = Rc::clone(&proxied.served);
-    let request_body = proxied.request_body.clone();
-    let headers = proxied.headers.clone();
-    proxied.headers.remove(CONTENT_LENGTH);
-    if let Some(ready) = first.last_ready() {
-        ready.provider.header_names().for_each(|name| drop(proxied.headers.remove(name)));
-    }
-    let mut first_record = proxied.record.split();
+    let mut first_record = proxied.usage.split();
     if let Some(grant) = first_record.grant.take() {
         grant.move_away();
     }
     first_record.reason = Some(reason.name());
     proxied.may_move = false;
-    proxied.moved = Some(reason);
+    let first_ready = first.last_ready();
     let mut tried = Vec::new();
     for (served, models) in &fallback.targets {
         let Some(target_model) = models.get(&model) else { continue };
-        if let Some(reason) = proxied.key_forbids(&served.profile, target_model) {
+        let forbidden = proxied.key.as_ref().and_then(|key| key.forbids(&served.profile, target_model));
+        if let Some(reason) = forbidden {
             first_record.reason = Some(reason);
             continue;
         }
         let Some(body) = RequestModel::replace(&body, target_model) else { continue };
-        proxied.served = Rc::clone(served);
-        proxied.request_body = RequestBody::whole(body, &proxied.gateway.bodies);
-        proxied.record.model = Some(target_model.clone());
-        proxied.record.fallback = Some(reason.name());
-        match proxied.serve().await {
+        proxied.usage.model = Some(target_model.clone());
+        proxied.usage.fallback = Some(reason.name());
+        let elsewhere = proxied.request.elsewhere(first_ready.as_deref(), body, &proxied.gateway.bodies);
+        let original = std::mem::replace(&mut proxied.request, elsewhere);
+        match proxied.serve(served).await {
             Ok(response) => {
-                fallback.note_moved(proxied, &model, target_model, reason, &unserved.occurrence);
+                let (events, occurrence) = (&proxied.gateway.events, &unserved.occurrence);
+                fallback.note_moved(events, &served.profile, &model, target_model, reason, occurrence);
                 return response;
             }
             Err(other) => tried.push((served.profile.clone(), other.deferred.sentence(), other.deferred.wait())),
         }
+        proxied.request = original;
         // What was done there is entered there.
-        drop(proxied.record.split());
+        drop(proxied.usage.split());
     }
-    proxied.served = first;
-    proxied.request_body = request_body;
-    proxied.headers = headers;
-    proxied.moved = None;
-    proxied.record = first_record.resume(&mut proxied.record);
+    proxied.usage = first_record.resume(&mut proxied.usage);
     if tried.is_empty() {
-        return proxied.finish(unserved.deferred);
+        return proxied.finish(first, unserved.deferred);
     }
-    let refusal = all_refused(proxied, unserved.deferred, &tried);
-    proxied.refuse(refusal)
+    let refusal = all_refused(&first.profile, unserved.deferred, &tried);
+    proxied.refuse(first, refusal)
 }
 
 /// The model of a request and its body, if another profile may serve it.
-async fn movable(proxied: &mut ProxiedRequest<'_>) -> Option<(String, Vec<Bytes>)> {
-    if proxied.headers.contains_key(CONTENT_ENCODING) || !proxied.request_body.keep_all().await {
+async fn movable(request: &ClientRequest) -> Option<(String, Vec<Bytes>)> {
+    if request.headers.contains_key(CONTENT_ENCODING) || !request.body.keep_all().await {
         return None;
     }
-    let body = proxied.request_body.kept();
+    let body = request.body.kept();
     let model = RequestModel::find(&body)?.name;
     (!names_state(&body.concat())).then_some((model, body))
 }
@@ -208,39 +204,16 @@ fn names_state(body: &[u8]) -> bool {
     })
 }
 
-impl DeferredResponse {
-    fn sentence(&self) -> String {
-        match self {
-            Self::Own(refusal) => refusal.message.clone(),
-            Self::Provider { error, .. } => {
-                let said = if error.message.is_empty() { String::new() } else { format!(": {}", error.message) };
-                format!("{}{said}", error.cause.sentence())
-            }
-        }
-    }
-
-    fn wait(&self) -> Option<Duration> {
-        match self {
-            Self::Own(refusal) => refusal.retry_after,
-            Self::Provider { error, .. } => error.wait,
-        }
-    }
-}
-
 /// The first profile's response, with what was tried after it.
-fn all_refused(
-    proxied: &ProxiedRequest,
-    deferred: DeferredResponse,
-    tried: &[(String, String, Option<Duration>)],
-) -> Refusal {
+fn all_refused(first: &str, deferred: DeferredResponse, tried: &[(String, String, Option<Duration>)]) -> Refusal {
     let others: Vec<String> = tried.iter().map(|(profile, why, _)| format!("`{profile}`: {why}")).collect();
     let message = format!("{}; tried as well: {}", deferred.sentence(), others.join("; "));
     let earliest = tried.iter().filter_map(|(_, _, wait)| *wait).chain(deferred.wait()).min();
     let mut refusal = match deferred {
         DeferredResponse::Own(refusal) => refusal,
-        DeferredResponse::Provider { inspected, .. } => Refusal::new(inspected.status(), "upstream_error", ""),
+        DeferredResponse::Provider(rejection) => Refusal::new(rejection.status(), "upstream_error", ""),
     };
-    log::info!("no profile served a request of `{}` at {:?}", proxied.served.profile, SystemTime::now());
+    log::info!("no profile served a request of `{first}` at {:?}", SystemTime::now());
     refusal.message = message;
     refusal.retry_after = earliest;
     refusal

@@ -1,23 +1,22 @@
-//! Applies the key of a person or job to one request: whether it is allowed, and its slot under all limits.
+//! The key of a person or job at one request: whether it allows the request, and its slot under all limits.
 
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
-use hyper::header::CONTENT_ENCODING;
+use hyper::header::{CONTENT_ENCODING, HeaderMap};
 
-use super::answer::{DeferredResponse, Unserved};
-use super::credential::ReadyCredential;
+use super::admission::shown_keys;
+use super::client_request::ClientRequest;
 use super::fallback::Reason;
-use super::forward::ProxiedRequest;
 use super::pacing::MAX_QUEUE_TIME;
-use super::quota;
 use super::refusal::Refusal;
+use super::rejection::{DeferredResponse, Unserved};
 use super::request_body::Broken;
-use super::served_account::ServedAccount;
+use super::slot::{PendingRequest, moves};
 use super::team::{self, Asked, Estimate, HeldGrant, Team};
-use crate::keys::{KeyRecord, State};
-use crate::limits::{Decision, Demand, Refused};
+use crate::keys::{KeyRecord, KeyText, Money, State};
+use crate::limits::{Decision, Demand, Left, Refused};
 
 /// How often a request starts over because its key was changed in the meantime.
 const MAX_CHANGES: u32 = 5;
@@ -25,63 +24,76 @@ const MAX_CHANGES: u32 = 5;
 /// Log message of a request that the limits of its key delayed or stopped.
 const KEPT_TO: &str = "the limits of the key are kept to";
 
-impl<'gateway> ProxiedRequest<'gateway> {
-    fn keyed(&self) -> Option<(Rc<KeyRecord>, &'gateway Team)> {
-        Some((self.key.clone()?, self.gateway.team.as_ref()?))
+/// The key of one request.
+pub(super) struct KeyAdmission<'gateway> {
+    team: &'gateway Team,
+    key: Rc<KeyRecord>,
+    /// As the client sent it; `None` for the token of a job.
+    shown: Option<KeyText>,
+    /// What is left of its limits.
+    left: Option<Left>,
+}
+
+impl<'gateway> KeyAdmission<'gateway> {
+    /// `headers`: those of the request that `key` came with.
+    pub(super) fn new(team: &'gateway Team, key: Rc<KeyRecord>, headers: &HeaderMap) -> Self {
+        Self { team, shown: Team::shown(&key, shown_keys(headers)), key, left: None }
     }
 
     /// The most that the request may use; nothing if no limit of its key depends on that.
     ///
     /// Errors: the key does not allow the request.
-    pub(super) async fn check_key(&mut self) -> Result<Estimate, Unserved> {
-        match self.examine().await {
-            Err(_) if self.takes_changed_key().await => self.examine().await,
+    pub(super) async fn check(&mut self, pending: &mut PendingRequest<'_>) -> Result<Estimate, Unserved> {
+        match self.examine(pending).await {
+            Err(_) if self.takes_changed_key().await => self.examine(pending).await,
             examined => examined,
         }
     }
 
     /// Whether the key that forbids the request was changed after it was read: then the current one applies.
     async fn takes_changed_key(&mut self) -> bool {
-        let Some((key, team)) = self.keyed() else { return false };
-        let Ok(Some(now)) = team.engine.look_up_now(&key.id).await else { return false };
+        let Ok(Some(now)) = self.team.engine.look_up_now(&self.key.id).await else { return false };
         let is_usable = matches!(now.state(SystemTime::now()), State::Active | State::Rotating);
-        let is_shown = self.shown.as_ref().is_none_or(|shown| team.still_is(&now, shown));
-        let has_changed = is_usable && is_shown && !now.is_same_for_all(&key);
+        let has_changed = is_usable && self.is_shown(&now) && !now.is_same_for_all(&self.key);
         if has_changed {
-            self.key = Some(now);
+            self.key = now;
         }
         has_changed
     }
 
-    async fn examine(&mut self) -> Result<Estimate, Unserved> {
-        let Some((key, team)) = self.keyed() else { return Ok(Estimate::default()) };
+    /// Whether what the client showed is still the key of a record that has changed.
+    fn is_shown(&self, record: &KeyRecord) -> bool {
+        self.shown.as_ref().is_none_or(|shown| self.team.still_is(record, shown))
+    }
+
+    async fn examine(&mut self, pending: &mut PendingRequest<'_>) -> Result<Estimate, Unserved> {
+        let key = Rc::clone(&self.key);
         let name = &key.name;
-        if !key.allows_profile(&self.served.profile) {
-            let profile = &self.served.profile;
-            return Err(self.deny(&key, format!("the key `{name}` may not use profile `{profile}`")).await);
+        if !key.allows_profile(&pending.account.profile) {
+            let profile = &pending.account.profile;
+            return Err(self.deny(format!("the key `{name}` may not use profile `{profile}`")).await);
         }
-        // A body is checked whatever the method: some servers read the body of a GET.
-        let has_body = team::has_body(&self.method) || !self.request_body.is_empty();
-        if !has_body || !team::depends_on_body(&key) {
+        let request = pending.request;
+        if !request.has_body() || !team::depends_on_body(&key) {
             return Ok(Estimate::default());
         }
-        if !self.request_body.keep_all().await {
-            return Err(self.not_kept(name).into());
+        if !request.body.keep_all().await {
+            return Err(not_kept(request, name).into());
         }
-        let body = self.request_body.kept().concat();
-        let is_plain = !self.headers.contains_key(CONTENT_ENCODING);
+        let body = request.body.kept().concat();
+        let is_plain = !request.headers.contains_key(CONTENT_ENCODING);
         let asked = is_plain.then(|| Asked::read(&body)).flatten().unwrap_or_default();
         // After a move to another profile the model is the one that the user configured there, for the model that was
         // checked.
-        if team::depends_on_model(&key) && self.moved.is_none() {
+        if team::depends_on_model(&key) && !pending.usage.has_moved() {
             let Some(model) = asked.model() else {
                 let message = format!(
                     "the key `{name}` has limits by model, and the request does not name exactly one, in JSON that is \
                      not compressed"
                 );
-                return Err(self.deny(&key, message).await);
+                return Err(self.deny(message).await);
             };
-            let has_price = key.limits.budget.is_none() || team.prices.of(model).is_some();
+            let has_price = key.limits.budget.is_none() || self.team.prices.of(model).is_some();
             let message = if !key.allows_model(model) {
                 Some(format!("the key `{name}` may not use model `{model}`"))
             } else if !has_price {
@@ -90,143 +102,154 @@ impl<'gateway> ProxiedRequest<'gateway> {
                 None
             };
             if let Some(message) = message {
-                return Err(self.deny(&key, message).await);
+                return Err(self.deny(message).await);
             }
-            self.record.model = Some(model.to_owned());
+            pending.usage.model = Some(model.to_owned());
         }
-        let path = self.rest.split('?').next().unwrap_or_default();
-        Ok(asked.estimate(body.len() as u64, path))
+        Ok(asked.estimate(body.len() as u64, request.path()))
     }
 
-    async fn deny(&mut self, key: &Rc<KeyRecord>, message: String) -> Unserved {
-        if let Some(team) = &self.gateway.team {
-            team.count("not_allowed");
-            self.left = Some(team.engine.left(key).await);
-        }
+    async fn deny(&mut self, message: String) -> Unserved {
+        self.team.count("not_allowed");
+        self.left = Some(self.team.engine.left(&self.key).await);
         team::not_allowed(message).into()
     }
 
-    fn not_kept(&self, name: &str) -> Refusal {
-        if let Err(refusal) = self.check_upload() {
-            return refusal;
-        }
-        if let Some(broken @ Broken::ByClient) = self.request_body.broken() {
-            return Refusal::new(StatusCode::BAD_REQUEST, "request_incomplete", broken.to_string());
-        }
-        let message =
-            format!("the limits of key `{name}` need requests that the gateway can keep; see `--replay-limit`");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()
-    }
-
     /// Why the key may not use this profile and model.
-    pub(super) fn key_forbids(&self, profile: &str, model: &str) -> Option<&'static str> {
-        let (key, team) = self.keyed()?;
-        if !key.allows_profile(profile) {
+    pub(super) fn forbids(&self, profile: &str, model: &str) -> Option<&'static str> {
+        if !self.key.allows_profile(profile) {
             return Some("the key may not use the profile that would serve it");
         }
-        let is_unpriced = key.limits.budget.is_some() && team.prices.of(model).is_none();
+        let is_unpriced = self.key.limits.budget.is_some() && self.team.prices.of(model).is_none();
         is_unpriced.then_some("the key has a budget, and the model that would serve it no price")
     }
 
     /// Waits for a slot under the limits of the key and of the account, both at once.
-    pub(super) async fn keyed_turn(
+    pub(super) async fn take_slot(
         &mut self,
-        account: &Rc<ServedAccount>,
-        ready: &ReadyCredential,
+        pending: &mut PendingRequest<'_>,
         estimate: Estimate,
     ) -> Result<(), Unserved> {
-        let Some((key, team)) = self.keyed() else { return Ok(()) };
-        let options = &self.gateway.options;
-        let counted = options.is_counting(&ready.provider).then(|| Rc::clone(account));
-        let longest_wait = if options.tuning.pacing { MAX_QUEUE_TIME } else { Duration::ZERO };
-        let repeats = self.record.grant.is_some();
+        let repeats = pending.usage.grant.is_some();
         let since = tokio::time::Instant::now();
-        let (mut key, mut estimate, mut changes) = (key, estimate, 0);
-        let (wait, spread, grant, left, price) = loop {
-            let price = self.record.model.as_deref().and_then(|model| team.prices.of(model));
-            let demand = Demand {
-                key: Rc::clone(&key),
-                tokens: estimate.tokens(),
-                cost: if key.limits.budget.is_some() { estimate.cost(price) } else { crate::keys::Money::default() },
-                longest_wait,
-                repeats,
-            };
-            let windows = counted.as_ref().map(|account| account.pacing.windows());
-            match self.request_body.while_reading(team.engine.admit(&demand, windows)).await {
-                Decision::Go { wait, spread, grant, left } => break (wait, spread, grant, left, price),
-                Decision::Refused { reason, left } => {
-                    self.left = Some(left);
-                    return Err(self.not_granted(account, &key, reason).await);
-                }
-                Decision::Changed(_) if changes == MAX_CHANGES => {
-                    return Err(self.not_granted(account, &key, Refused::Unavailable).await);
-                }
-                Decision::Changed(record) => {
-                    changes += 1;
-                    if self.shown.as_ref().is_some_and(|shown| !team.still_is(&record, shown)) {
-                        return Err(self.not_granted(account, &key, Refused::Unknown).await);
-                    }
-                    key = record;
-                    self.key = Some(Rc::clone(&key));
-                    if !repeats {
-                        estimate = self.check_key().await?;
-                    }
-                }
-            }
-        };
-        self.left = Some(left);
-        // Released if the client disconnects during the wait.
-        let mut held = HeldGrant::new(Rc::clone(&team.engine), grant, counted, price, estimate);
+        let (wait, mut held) = self.admit(pending, estimate, repeats).await?;
         if !wait.is_zero() {
-            if wait > Duration::from_secs(2) {
-                account.pacing.say(&format!(
-                    "a request of key `{}` waits {} s for its limits",
-                    key.name,
-                    wait.as_secs()
-                ));
-            }
-            self.request_body.while_reading(tokio::time::sleep(wait + spread.mul_f64(rand::random::<f64>()))).await;
+            pending.request.body.while_reading(tokio::time::sleep(wait)).await;
             // It may have been revoked in the meantime.
-            let now = team.engine.look_up_now(&key.id).await;
-            let refused = match now.map(|record| record.map(|record| record.state(SystemTime::now()))) {
-                Ok(Some(State::Active | State::Rotating)) => None,
-                Ok(Some(State::Expired)) => Some(Refused::Expired),
-                Ok(Some(State::Revoked) | None) => Some(Refused::Unknown),
-                Err(_) => Some(Refused::Unavailable),
-            };
-            if let Some(reason) = refused {
+            if let Some(reason) = self.is_revoked().await {
                 drop(held);
-                return Err(self.not_granted(account, &key, reason).await);
+                return Err(self.not_granted(pending, reason).await);
             }
         }
-        if since.elapsed() > Duration::from_millis(1) && !wait.is_zero() || since.elapsed() > Duration::from_millis(50)
-        {
-            self.record.waited += since.elapsed();
-            self.record.reason = Some(KEPT_TO);
+        let waited = since.elapsed();
+        if waited > Duration::from_millis(1) && !wait.is_zero() || waited > Duration::from_millis(50) {
+            pending.usage.note_wait(waited, KEPT_TO);
         }
-        self.check_upload()?;
-        team.count("go");
+        pending.request.check_length()?;
+        self.team.count("go");
         if repeats {
             // It is counted, and there is nothing to settle.
             held.was_sent = true;
         } else {
-            self.record.grant = Some(held);
+            pending.usage.grant = Some(held);
         }
         Ok(())
     }
 
-    async fn not_granted(&mut self, account: &ServedAccount, key: &KeyRecord, reason: Refused) -> Unserved {
-        if let Some(team) = &self.gateway.team {
-            team.count(team::decision_name(reason));
+    /// What the limits grant, and after which wait. `repeats`: the request was granted something before.
+    async fn admit(
+        &mut self,
+        pending: &mut PendingRequest<'_>,
+        mut estimate: Estimate,
+        repeats: bool,
+    ) -> Result<(Duration, HeldGrant), Unserved> {
+        let (team, account) = (self.team, pending.account);
+        let counted = account.pacing.is_counting.then(|| Rc::clone(account));
+        let longest_wait = if account.waits { MAX_QUEUE_TIME } else { Duration::ZERO };
+        let mut changes = 0;
+        loop {
+            let price = pending.usage.model.as_deref().and_then(|model| team.prices.of(model));
+            let demand = Demand {
+                key: Rc::clone(&self.key),
+                tokens: estimate.tokens(),
+                cost: if self.key.limits.budget.is_some() { estimate.cost(price) } else { Money::default() },
+                longest_wait,
+                repeats,
+            };
+            let windows = counted.as_ref().map(|account| account.pacing.windows());
+            match pending.request.body.while_reading(team.engine.admit(&demand, windows)).await {
+                Decision::Go { wait, spread, grant, left } => {
+                    self.left = Some(left);
+                    // Released if the client disconnects during the wait.
+                    let held = HeldGrant::new(Rc::clone(&team.engine), grant, counted, price, estimate);
+                    if wait > Duration::from_secs(2) {
+                        let (name, seconds) = (&self.key.name, wait.as_secs());
+                        account.pacing.say(&format!("a request of key `{name}` waits {seconds} s for its limits"));
+                    }
+                    let spread = if wait.is_zero() { wait } else { spread.mul_f64(rand::random::<f64>()) };
+                    return Ok((wait + spread, held));
+                }
+                Decision::Refused { reason, left } => {
+                    self.left = Some(left);
+                    return Err(self.not_granted(pending, reason).await);
+                }
+                Decision::Changed(_) if changes == MAX_CHANGES => {
+                    return Err(self.not_granted(pending, Refused::Unavailable).await);
+                }
+                Decision::Changed(record) => {
+                    changes += 1;
+                    if !self.is_shown(&record) {
+                        return Err(self.not_granted(pending, Refused::Unknown).await);
+                    }
+                    self.key = record;
+                    if !repeats {
+                        estimate = self.check(pending).await?;
+                    }
+                }
+            }
         }
-        self.await_model().await;
-        self.record.reason = Some(KEPT_TO);
-        let deferred = DeferredResponse::Own(team::refused(reason, key, &self.served.profile));
-        let (moves, occurrence) = match reason {
-            Refused::AccountQuota(used_up) => quota::moves(used_up),
-            Refused::AccountDay { .. } => (Some(Reason::Day), account.pacing.occurrence_of_day()),
+    }
+
+    /// Why a key that allowed a request does not any more.
+    async fn is_revoked(&self) -> Option<Refused> {
+        let now = self.team.engine.look_up_now(&self.key.id).await;
+        match now.map(|record| record.map(|record| record.state(SystemTime::now()))) {
+            Ok(Some(State::Active | State::Rotating)) => None,
+            Ok(Some(State::Expired)) => Some(Refused::Expired),
+            Ok(Some(State::Revoked) | None) => Some(Refused::Unknown),
+            Err(_) => Some(Refused::Unavailable),
+        }
+    }
+
+    async fn not_granted(&self, pending: &mut PendingRequest<'_>, reason: Refused) -> Unserved {
+        self.team.count(team::decision_name(reason));
+        pending.await_model().await;
+        pending.usage.reason = Some(KEPT_TO);
+        let deferred = DeferredResponse::Own(team::refused(reason, &self.key, &pending.account.profile));
+        let (reason, occurrence) = match reason {
+            Refused::AccountQuota(used_up) => moves(used_up),
+            Refused::AccountDay { .. } => (Some(Reason::Day), pending.account.pacing.occurrence_of_day()),
             _ => (None, String::new()),
         };
-        Unserved::movable(deferred, moves, occurrence)
+        Unserved::movable(deferred, reason, occurrence)
     }
+
+    /// States in a response what is left of the limits of the key.
+    pub(super) fn stamp(&self, headers: &mut HeaderMap) {
+        if let Some(left) = &self.left {
+            team::stamp(headers, &self.key, left);
+        }
+    }
+}
+
+/// The body has to be known and is not.
+fn not_kept(request: &ClientRequest, key: &str) -> Refusal {
+    if let Err(refusal) = request.check_length() {
+        return refusal;
+    }
+    if let Some(broken @ Broken::ByClient) = request.body.broken() {
+        return Refusal::new(StatusCode::BAD_REQUEST, "request_incomplete", broken.to_string());
+    }
+    let message = format!("the limits of key `{key}` need requests that the gateway can keep; see `--replay-limit`");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()
 }

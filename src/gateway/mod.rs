@@ -7,12 +7,16 @@
 //! identity.rs       the gateway's own certificate, read again when it changes
 //! server.rs         connections of clients: accepted, bounded, closed at the end
 //! admission.rs      whether a request is allowed, whose it is, and where it is sent
-//! forward.rs        the route of one request: credential, turn, attempt, verdict, and again or down to the client
-//! answer.rs         what the client is given: the provider's answer or the gateway's own refusal
+//! forward.rs        the route of one request: credential, slot, attempt, conclusion; then a retry, another profile, or the response
+//! client_request.rs a request as the client sent it
+//! keyed.rs          the key of a person or job at one request: whether it allows the request, and its slot
+//! slot.rs           whether a request may be sent to an account now: reached limits, the user's quotas, its slot
+//! attempts.rs       the attempts to have one profile serve a request
+//! answer.rs         the provider's response, read as far as necessary before it is forwarded or classified
+//! rejection.rs      requests that a profile did not serve
 //! key.rs            the key that clients show, kept in a file where asked
 //! served_profile.rs one profile: its credential, its rate limit and what it used
 //! credential.rs     a cache in front of the stored credential
-//! quota.rs          a place in the quotas that the user states
 //! pacing.rs         turns under the provider's limits
 //! retry.rs          how often a rejected request is sent again, and after which wait
 //! fallback.rs       other profiles of the user that serve when the first one's limit or plan is used up or its service is down
@@ -24,7 +28,6 @@
 //! refusal.rs        what the gateway says itself
 //! response_body.rs  what the client gets
 //! meter.rs          tokens read while an answer passes
-//! keyed.rs          what a key means for one request: whether it may be made, and its turn
 //! team.rs           keys of people and jobs: whose request it is, what it may use and cost, what is left
 //! issuers.rs        tokens of CI jobs as keys
 //! exchange.rs       `POST /v1/token`: exchanges such a token for a key that is valid for an hour
@@ -42,6 +45,8 @@
 mod admission;
 mod answer;
 mod anthropic;
+mod attempts;
+mod client_request;
 mod credential;
 mod edge;
 mod events;
@@ -60,14 +65,15 @@ mod listener;
 pub(crate) mod meter;
 mod metrics;
 mod pacing;
-mod quota;
 mod refusal;
+mod rejection;
 mod request_body;
 mod response_body;
 mod retry;
 mod served_account;
 mod served_profile;
 mod server;
+mod slot;
 pub(crate) mod team;
 mod traffic;
 pub(crate) mod upstream;
@@ -104,12 +110,10 @@ pub(crate) use self::well_known::Members;
 use crate::credentials::Account;
 use crate::error::{FEW_DESCRIPTORS, Failed, Failure, Report, note};
 use crate::hooks::{self, Hooks};
-use crate::limits::Quota;
 use crate::limits::shared::{Row, Shared, Where};
 use crate::platform::disk;
 use crate::platform::signals::{Ending, Endings};
 use crate::platform::system;
-use crate::providers::Provider;
 use crate::secret::Secret;
 use crate::tls;
 use crate::usage::{self, Counts, Use};
@@ -164,15 +168,6 @@ pub(crate) struct GatewayOptions {
     /// What this gateway is for the logins of its team.
     pub(crate) fleet: Option<Fleet>,
     pub(crate) serve: Option<Role>,
-}
-
-impl GatewayOptions {
-    /// Whether there is any limit to count for.
-    fn is_counting(&self, provider: &Provider) -> bool {
-        let limits = &provider.limits;
-        let known = [self.tuning.rpm, self.tuning.rpd, limits.requests_per_minute, limits.requests_per_day];
-        known.iter().any(Option::is_some) || (self.shared.is_some() && !Quota::of(limits).is_empty())
-    }
 }
 
 /// Finds the account of a profile; `None` where there is none.

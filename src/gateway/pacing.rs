@@ -54,6 +54,8 @@ pub(super) enum Waited {
 pub(super) struct Pacing {
     windows: AccountWindows,
     profile: String,
+    /// Whether there is any limit to count for.
+    pub(super) is_counting: bool,
     said: Cell<Option<Instant>>,
     /// The counters shared by all gateways.
     shared: Option<Rc<Shared>>,
@@ -106,8 +108,11 @@ pub(crate) fn shared_name(provider: &str, account_id: &str, login: Option<&str>)
 impl Pacing {
     pub(super) fn new(rate: Rate, profile: &str, shared: Option<(Rc<Shared>, SharedAccount)>) -> Self {
         let (shared, account) = shared.unzip();
+        let rule = rate.rule();
+        let has_shared_quotas = account.as_ref().is_some_and(|account| !account.quotas.is_empty());
+        let is_counting = rule.per_window.is_some() || rule.per_day.is_some() || has_shared_quotas;
         let windows = AccountWindows { rate: RefCell::new(rate), shared: account.map(Rc::new) };
-        Self { windows, profile: profile.to_owned(), said: Cell::new(None), shared }
+        Self { windows, profile: profile.to_owned(), is_counting, said: Cell::new(None), shared }
     }
 
     /// Waits for a slot. If the future is dropped while it waits, the slot is released.

@@ -166,6 +166,11 @@ impl RequestBody {
         self.0.borrow().broken
     }
 
+    /// The most that it may have, in bytes.
+    pub(super) fn longest(&self) -> u64 {
+        self.0.borrow().longest
+    }
+
     /// Whether the client sends none.
     pub(super) fn is_empty(&self) -> bool {
         let source = self.0.borrow();

@@ -12,8 +12,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, StatusCode};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 
@@ -491,11 +491,6 @@ pub(super) fn describe(key: &KeyRecord, left: &Left) -> Value {
         "models": limits.models,
         "profiles": limits.profiles,
     } })
-}
-
-/// Whether a request with this method has a body that names a model.
-pub(super) fn has_body(method: &Method) -> bool {
-    [Method::POST, Method::PUT, Method::PATCH].contains(method)
 }
 
 #[cfg(test)]

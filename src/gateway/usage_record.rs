@@ -7,11 +7,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::StatusCode;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+
 use super::meter::{Meter, Tokens};
+use super::request_body::RequestBody;
 use super::served_account::ServedAccount;
 use super::team::{Bill, Estimate, HeldGrant};
 use super::traffic::Entry;
+use super::upstream::{Answer, SendError};
 use crate::usage::{Counts, KeyUser};
+
+/// How long the body of a request that is rejected at once is read to find its model.
+const MODEL_TIMEOUT: Duration = Duration::from_secs(1);
+
+const WAIT_MS: HeaderName = HeaderName::from_static("x-qwenauth-wait-ms");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-qwenauth-attempts");
+const FALLBACK: HeaderName = HeaderName::from_static("x-qwenauth-fallback");
 
 /// One request, written to the ledger when it has finished.
 pub(super) struct UsageRecord {
@@ -70,16 +82,79 @@ impl UsageRecord {
         self.take()
     }
 
-    pub(super) fn belongs_to(&mut self, account: &Rc<ServedAccount>) {
+    /// `host`: where the account's requests go.
+    pub(super) fn belongs_to(&mut self, account: &Rc<ServedAccount>, host: &HeaderValue) {
         self.account = Some(Rc::clone(account));
+        if let Some(entry) = self.entry.as_mut().filter(|entry| entry.is_read()) {
+            entry.outcome.server = host.to_str().ok().map(str::to_owned);
+        }
+    }
+
+    /// Whether another profile than the first serves the request.
+    pub(super) fn has_moved(&self) -> bool {
+        self.fallback.is_some()
+    }
+
+    /// Finds the model in the part of the request's body that has arrived.
+    pub(super) fn note_model(&mut self, body: &RequestBody) {
+        if self.model.is_none() {
+            self.model = body.model();
+        }
+    }
+
+    /// The same for a request that is not sent, so that its model is in the ledger.
+    pub(super) async fn await_model(&mut self, body: &RequestBody) {
+        if self.model.is_none() {
+            let _ = tokio::time::timeout(MODEL_TIMEOUT, body.keep_all()).await;
+            self.note_model(body);
+        }
+    }
+
+    pub(super) fn note_wait(&mut self, waited: Duration, reason: &'static str) {
+        self.waited += waited;
+        self.reason = Some(reason);
     }
 
     pub(super) fn note_try(&mut self) {
         self.counts.tries += 1;
     }
 
-    pub(super) fn tries(&self) -> u64 {
-        self.counts.tries
+    /// Whether what the key was granted is used, as far as an attempt shows.
+    pub(super) fn note_sent(&mut self, sent: &Result<Answer, SendError>) {
+        if let Some(grant) = &mut self.grant {
+            grant.was_sent |= !matches!(sent, Err(SendError::NotSent(_)));
+            let may_be_billed = matches!(sent, Err(SendError::Silent(_) | SendError::Lost(_)));
+            grant.bill = if may_be_billed { Bill::Estimate } else { Bill::Nothing };
+        }
+    }
+
+    /// The gateway answers by itself.
+    pub(super) fn note_refused(&mut self, status: StatusCode, code: &'static str) {
+        if let Some(entry) = &mut self.entry {
+            entry.answered(status);
+        }
+        self.reason = self.reason.or(Some(code));
+    }
+
+    /// The provider's response begins.
+    pub(super) fn note_response(&mut self, status: StatusCode, is_stream: bool) {
+        if let Some(entry) = &mut self.entry {
+            entry.outcome.status = Some(status);
+            entry.outcome.is_stream = is_stream;
+        }
+        if let Some(grant) = self.grant.as_mut().filter(|_| status.is_success()) {
+            grant.bill = Bill::Estimate;
+        }
+    }
+
+    /// States in a response how the request came to it.
+    pub(super) fn stamp(&self, headers: &mut HeaderMap) {
+        let waited = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(WAIT_MS, small(waited));
+        headers.insert(ATTEMPTS, small(self.counts.tries));
+        if let Some(reason) = self.fallback {
+            headers.insert(FALLBACK, HeaderValue::from_static(reason));
+        }
     }
 
     pub(super) fn note_rate_limited(&mut self) {
@@ -101,6 +176,15 @@ impl UsageRecord {
         if let Some(grant) = self.grant.as_mut().filter(|_| tokens != Tokens::default()) {
             grant.bill = Bill::Tokens(Estimate { prompt: tokens.prompt, completion: tokens.completion });
         }
+    }
+}
+
+/// A number that is nearly always 0 or 1.
+fn small(number: u64) -> HeaderValue {
+    match number {
+        0 => HeaderValue::from_static("0"),
+        1 => HeaderValue::from_static("1"),
+        _ => HeaderValue::from(number),
     }
 }
 

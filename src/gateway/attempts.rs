@@ -1,0 +1,294 @@
+//! The attempts to have one profile serve a request: what is sent, and what follows from the response.
+//!
+//! Hazard: a repeated request may be billed or processed twice.
+//! Rule: only 401, 429, 503 and failed connections are retried, before any byte has reached the client and while the
+//! request's body is still available. Everything else is forwarded unchanged.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hyper::Response;
+
+use super::answer::{InspectedResponse, NoChunk, begin, inspect};
+use super::client_request::ClientRequest;
+use super::credential::ReadyCredential;
+use super::fallback::Reason;
+use super::forward::ProxiedRequest;
+use super::rejection::{DeferredResponse, Rejection, Unserved};
+use super::response_body::ResponseBody;
+use super::retry::{MAX_ATTEMPTS, Next, backoff, next};
+use super::served_account::ServedAccount;
+use super::served_profile::ServedProfile;
+use super::slot::PendingRequest;
+use super::team::Estimate;
+use super::upstream::{Answer, SendError};
+use super::{anthropic, refusal};
+use crate::error::Failed;
+use crate::providers::error::{Action, Cause};
+
+const UNREACHABLE: &str = "the provider cannot be reached";
+
+pub(super) struct Attempts<'request, 'gateway> {
+    proxied: &'request mut ProxiedRequest<'gateway>,
+    served: &'request ServedProfile,
+    ready: Rc<ReadyCredential>,
+    account: Rc<ServedAccount>,
+    /// A retry after a renewal does not count.
+    made: u32,
+    was_renewed: bool,
+    /// Whether it waited for a limit that the provider had stated.
+    has_waited: bool,
+}
+
+impl<'request, 'gateway> Attempts<'request, 'gateway> {
+    /// Finds the credential, and the account that it belongs to.
+    pub(super) async fn begin(
+        proxied: &'request mut ProxiedRequest<'gateway>,
+        served: &'request ServedProfile,
+    ) -> Result<Self, Unserved> {
+        let ready = proxied.request.body.while_reading(served.ready()).await;
+        let ready = ready.map_err(|failed| not_ready(served, &failed))?;
+        if ready.messages.is_none() && proxied.request.speaks_anthropic() {
+            return Err(anthropic::missing(&ready.provider).into());
+        }
+        let account = served.account(&ready).map_err(|failed| refusal::not_ready(&failed))?;
+        proxied.usage.belongs_to(&account, &ready.origin.host);
+        Ok(Self { proxied, served, ready, account, made: 0, was_renewed: false, has_waited: false })
+    }
+
+    /// Rejects what the key does not allow, and what a reached limit would reject.
+    pub(super) async fn check(&mut self) -> Result<Estimate, Unserved> {
+        let is_one_of_several = self.is_one_of_several();
+        let ProxiedRequest { request, key, usage, .. } = &mut *self.proxied;
+        let mut pending = PendingRequest { request, usage, account: &self.account };
+        let estimate = match key {
+            Some(key) => Box::pin(key.check(&mut pending)).await?,
+            None => Estimate::default(),
+        };
+        pending.check_exhausted(&self.ready.provider.title, is_one_of_several).await?;
+        Ok(estimate)
+    }
+
+    pub(super) async fn take_slot(&mut self, estimate: Estimate) -> Result<(), Unserved> {
+        let ProxiedRequest { request, key, usage, .. } = &mut *self.proxied;
+        PendingRequest { request, usage, account: &self.account }.take_slot(key.as_mut(), estimate).await
+    }
+
+    /// Whether other profiles may serve such requests.
+    fn is_one_of_several(&self) -> bool {
+        self.proxied.may_move || self.proxied.usage.has_moved()
+    }
+
+    pub(super) async fn send(&mut self) -> Result<Answer, SendError> {
+        self.made += 1;
+        let ProxiedRequest { gateway, request, usage, .. } = &mut *self.proxied;
+        let upload = request.upload(&self.ready)?;
+        usage.note_try();
+        let limit = gateway.options.timeout;
+        let since = Instant::now();
+        let sent = tokio::time::timeout(limit, gateway.upstream.send(&self.ready.origin, upload));
+        let sent = request.body.while_reading(sent).await.unwrap_or(Err(SendError::Silent(limit)));
+        log_attempt(request, &self.ready, &self.account.profile, &sent, since);
+        usage.note_sent(&sent);
+        sent
+    }
+
+    /// Returns the response for the client, or `None` if the request is to be sent again.
+    pub(super) async fn conclude(&mut self, response: Answer) -> Result<Option<Response<ResponseBody>>, Unserved> {
+        self.account.note_limits(response.headers());
+        let status = response.status();
+        let may_be_about_profile = match status.as_u16() {
+            // 400: some services report an unpaid account with this status.
+            400..=403 | 429 | 503 => true,
+            500.. => self.is_one_of_several(),
+            _ => false,
+        };
+        if may_be_about_profile {
+            // Boxed, as all that is long and seldom needed: each request would have its space.
+            return Box::pin(self.conclude_rejected(response)).await;
+        }
+        self.served.cache.note_refused(false);
+        if status.is_success() {
+            self.ready.mark.served();
+            self.account.served(self.proxied.usage.model.as_deref());
+        }
+        Ok(Some(self.pass(response).await?))
+    }
+
+    async fn conclude_rejected(&mut self, response: Answer) -> Result<Option<Response<ResponseBody>>, Unserved> {
+        let rejection = self.read(inspect(response).await);
+        match rejection.status().as_u16() {
+            401 | 403 if self.ready.is_renewable() || self.proxied.may_move => self.renew_or_stop(rejection).await,
+            429 | 503 => self.wait_or_stop(rejection).await,
+            500.. => Err(rejection.failing(&self.account, self.proxied.usage.model.as_deref())),
+            400 => {
+                rejection.note_credential(self.served, &self.ready);
+                Ok(Some(self.pass_on(rejection.response)?))
+            }
+            _ => {
+                rejection.note_credential(self.served, &self.ready);
+                self.give(rejection).map(Some)
+            }
+        }
+    }
+
+    fn read(&mut self, response: InspectedResponse) -> Rejection {
+        self.proxied.usage.note_model(&self.proxied.request.body);
+        let error = response.error(self.proxied.usage.model.as_deref(), &self.ready);
+        Rejection { response, error, attempts: self.made }
+    }
+
+    /// Renews a rejected token, once, if it is the token that was rejected.
+    async fn renew_or_stop(&mut self, rejection: Rejection) -> Result<Option<Response<ResponseBody>>, Unserved> {
+        let cause = rejection.error.cause;
+        if cause == Cause::FreeTier {
+            return Err(self.exhausted(rejection));
+        }
+        if cause != Cause::Credential || !self.ready.is_renewable() {
+            rejection.note_credential(self.served, &self.ready);
+            return self.give(rejection).map(Some);
+        }
+        self.served.cache.note_refused(true);
+        if self.was_renewed {
+            rejection.note_credential(self.served, &self.ready);
+            return Err(refusal::ended(&self.ready, &rejection.error.message).into());
+        }
+        if !self.proxied.request.body.can_be_read_again() {
+            return self.give(rejection).map(Some);
+        }
+        drop(rejection);
+        log::info!("`{}` refused the token: it is renewed, unless it was meanwhile", self.served.profile);
+        let renewed = self.proxied.request.body.while_reading(self.served.renewed(&self.ready)).await;
+        self.ready = renewed.map_err(|failed| not_ready(self.served, &failed))?;
+        self.was_renewed = true;
+        self.made -= 1;
+        Ok(None)
+    }
+
+    /// Waits for a limit that will recover, or gives up.
+    async fn wait_or_stop(&mut self, rejection: Rejection) -> Result<Option<Response<ResponseBody>>, Unserved> {
+        let (profile, error) = (&self.served.profile, &rejection.error);
+        let (status, sentence) = (rejection.status().as_u16(), error.cause.sentence());
+        let max_wait = self.proxied.gateway.options.max_wait;
+        if status == 429 {
+            self.proxied.usage.note_rate_limited();
+        }
+        let model = self.proxied.usage.model.as_deref();
+        let in_vain = self.has_waited || self.account.was_in_vain(error, model);
+        let next = next(error, status, self.made, in_vain, max_wait);
+        log::info!("`{profile}` answered {status}: {sentence}; {next:?}");
+        self.proxied.usage.reason = Some(sentence);
+        match next {
+            Next::After(wait) if self.may_repeat() => {
+                // The server did not state a backoff.
+                self.has_waited |= error.action(max_wait) != Action::Backoff;
+                drop(rejection);
+                if wait > Duration::from_secs(2) {
+                    let text = format!("a request waits {} s for `{profile}`: {sentence}", wait.as_secs());
+                    self.account.pacing.say(&text);
+                }
+                self.wait(wait, sentence).await;
+                return Ok(None);
+            }
+            Next::Stop => return Err(self.exhausted(rejection)),
+            Next::Exhausted => drop(self.account.note_exhausted(error, self.proxied.usage.model.as_deref())),
+            Next::After(_) if status != 429 && self.proxied.may_move => {
+                return Err(rejection.failing(&self.account, self.proxied.usage.model.as_deref()));
+            }
+            Next::After(_) | Next::Forward => {}
+        }
+        self.give(rejection).map(Some)
+    }
+
+    /// Waits before another attempt if the provider cannot be reached, or gives up.
+    pub(super) async fn pause_or_stop(&mut self, why: String) -> Result<(), Unserved> {
+        self.proxied.request.check_length()?;
+        if self.may_repeat() {
+            self.wait(backoff(self.made), UNREACHABLE).await;
+            return Ok(());
+        }
+        let ProxiedRequest { request, usage, may_move, .. } = &mut *self.proxied;
+        usage.reason = Some(UNREACHABLE);
+        usage.note_model(&request.body);
+        let note_outage = || self.account.note_outage(usage.model.as_deref(), &why).id();
+        let occurrence = may_move.then(note_outage).unwrap_or_default();
+        let deferred = DeferredResponse::Own(refusal::trouble(&self.ready, SendError::NotSent(why)));
+        Err(Unserved::movable(deferred, Some(Reason::Outage), occurrence))
+    }
+
+    /// Whether another attempt is allowed.
+    fn may_repeat(&self) -> bool {
+        self.made < MAX_ATTEMPTS
+            && self.proxied.request.body.can_be_read_again()
+            && self.proxied.gateway.budget.borrow_mut().take_repetition()
+    }
+
+    async fn wait(&mut self, wait: Duration, reason: &'static str) {
+        self.proxied.request.body.while_reading(tokio::time::sleep(wait)).await;
+        self.proxied.usage.note_wait(wait, reason);
+    }
+
+    fn exhausted(&self, rejection: Rejection) -> Unserved {
+        rejection.exhausted(&self.account, &self.ready.provider.title, self.proxied.usage.model.as_deref())
+    }
+
+    /// Handles a connection that ended before a response.
+    pub(super) fn lost(&self, trouble: SendError) -> Unserved {
+        let refused = self.proxied.request.check_length().err();
+        refused.unwrap_or_else(|| refusal::trouble(&self.ready, trouble)).into()
+    }
+
+    /// Forwards an error response, unless the request moved here from a profile whose response takes precedence.
+    fn give(&mut self, rejection: Rejection) -> Result<Response<ResponseBody>, Unserved> {
+        if self.proxied.usage.has_moved() {
+            return Err(rejection.deferred());
+        }
+        let is_limit = matches!(rejection.status().as_u16(), 429 | 503);
+        let mut response = self.pass_on(rejection.response)?;
+        if is_limit {
+            refusal::settle_retry_after(response.headers_mut(), rejection.attempts);
+        }
+        Ok(response)
+    }
+
+    /// Forwards the response to the client once its first chunk is there.
+    async fn pass(&mut self, response: Answer) -> Result<Response<ResponseBody>, Unserved> {
+        let body = &self.proxied.request.body;
+        body.stop_keeping();
+        match body.while_reading(begin(response, self.proxied.gateway.options.timeout)).await {
+            Ok(begun) => self.pass_on(begun),
+            Err(NoChunk::Late(limit)) => Err(self.lost(SendError::Silent(limit))),
+            Err(NoChunk::Broken(why)) => Err(self.lost(SendError::Lost(why))),
+        }
+    }
+
+    fn pass_on(&mut self, response: InspectedResponse) -> Result<Response<ResponseBody>, Unserved> {
+        match response.is_lost() {
+            Some(why) => Err(self.lost(SendError::Lost(why.to_owned()))),
+            None => Ok(self.proxied.pass_on(self.served, response)),
+        }
+    }
+}
+
+fn not_ready(served: &ServedProfile, failed: &Failed) -> Unserved {
+    refusal::not_ready(failed).coded(served.cache.trouble()).into()
+}
+
+fn log_attempt(
+    request: &ClientRequest,
+    ready: &ReadyCredential,
+    profile: &str,
+    sent: &Result<Answer, SendError>,
+    since: Instant,
+) {
+    if !log::log_enabled!(log::Level::Debug) {
+        return;
+    }
+    let outcome = match sent {
+        Ok(response) => response.status().as_u16().to_string(),
+        Err(trouble) => format!("{trouble:?}"),
+    };
+    let (method, host, path) = (&request.method, ready.origin.host.to_str().unwrap_or_default(), request.path());
+    let (base_path, took) = (&ready.base_path, since.elapsed().as_millis());
+    log::debug!("{method} {host}{base_path}{path} for `{profile}`: {outcome}, {took} ms");
+}

@@ -1,0 +1,69 @@
+//! A request as the client sent it, and what of it goes to a provider.
+
+use std::rc::Rc;
+
+use hyper::Method;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_LENGTH, HeaderMap};
+
+use super::credential::ReadyCredential;
+use super::refusal::{self, Refusal};
+use super::request_body::{Broken, Budget, RequestBody};
+use super::upstream::{SendError, Upload};
+use super::{anthropic, headers};
+
+pub(super) struct ClientRequest {
+    pub(super) method: Method,
+    /// What follows `/v1`, with the query.
+    pub(super) rest: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: RequestBody,
+}
+
+impl ClientRequest {
+    /// What follows `/v1`, without the query.
+    pub(super) fn path(&self) -> &str {
+        self.rest.split('?').next().unwrap_or_default()
+    }
+
+    pub(super) fn speaks_anthropic(&self) -> bool {
+        anthropic::speaks(&self.rest)
+    }
+
+    /// Whether there is a body, or may still be one. Some servers read the body of a GET.
+    pub(super) fn has_body(&self) -> bool {
+        [Method::POST, Method::PUT, Method::PATCH].contains(&self.method) || !self.body.is_empty()
+    }
+
+    /// Errors: the client has sent more than a request may have.
+    pub(super) fn check_length(&self) -> Result<(), Refusal> {
+        match self.body.broken() {
+            Some(Broken::TooLong) => Err(refusal::too_long(self.body.longest())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins to send it, with `ready` in place of the client's key.
+    pub(super) fn upload(&self, ready: &ReadyCredential) -> Result<Upload, SendError> {
+        let Some(reader) = self.body.reader() else {
+            return Err(SendError::Client("the request cannot be sent again".into()));
+        };
+        let messages = ready.messages.as_ref().filter(|_| self.speaks_anthropic());
+        let base_path = messages.map_or(ready.base_path.as_str(), |endpoint| &endpoint.base_path);
+        let mut headers = headers::clean_request(&self.headers);
+        headers::address(&mut headers, ready, messages);
+        let path = [base_path, self.rest.as_str()].concat();
+        Upload::new(self.method.clone(), &path, &headers, reader)
+            .ok_or_else(|| SendError::NotSent("the path is invalid".into()))
+    }
+
+    /// The same request with another body, for a provider other than that of `first`.
+    pub(super) fn elsewhere(&self, first: Option<&ReadyCredential>, body: Vec<Bytes>, bodies: &Rc<Budget>) -> Self {
+        let mut headers = self.headers.clone();
+        headers.remove(CONTENT_LENGTH);
+        if let Some(first) = first {
+            first.provider.header_names().for_each(|name| drop(headers.remove(name)));
+        }
+        Self { method: self.method.clone(), rest: self.rest.clone(), headers, body: RequestBody::whole(body, bodies) }
+    }
+}

@@ -1,0 +1,117 @@
+//! Requests that a profile did not serve: the provider's error response, and whether another profile may serve them.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+
+use super::answer::InspectedResponse;
+use super::credential::ReadyCredential;
+use super::fallback::Reason;
+use super::refusal::{self, Refusal};
+use super::served_account::ServedAccount;
+use super::served_profile::ServedProfile;
+use crate::error::note;
+use crate::providers::error::{ApiError, Cause};
+
+/// An error response of the provider, classified.
+pub(super) struct Rejection {
+    pub(super) response: InspectedResponse,
+    pub(super) error: ApiError,
+    /// Attempts made, this one included.
+    pub(super) attempts: u32,
+}
+
+impl Rejection {
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// Records whether the provider rejected this credential or its account. A rejected key may become valid again at the
+    /// provider, and an account may be paid.
+    pub(super) fn note_credential(&self, served: &ServedProfile, ready: &ReadyCredential) {
+        let status = self.status();
+        let what = match self.error.cause {
+            Cause::Unpaid => self.error.cause.sentence().to_owned(),
+            Cause::Credential => format!("it answered {}", status.as_u16()),
+            _ if status == StatusCode::UNAUTHORIZED => format!("it answered {}", status.as_u16()),
+            _ => return served.cache.note_refused(false),
+        };
+        served.cache.note_refused(true);
+        ready.mark.refused_unless_known(&format!("{what}{}", self.said()));
+    }
+
+    /// Handles a reached limit or an account that has ended. `title`: the provider's.
+    pub(super) fn exhausted(self, account: &ServedAccount, title: &str, model: Option<&str>) -> Unserved {
+        let (entry, is_news) = account.note_exhausted(&self.error, model);
+        let refusal = refusal::exhausted(&account.profile, title, &entry, &self.error.message);
+        if is_news {
+            note(&refusal.message);
+        }
+        let reason = Reason::of(self.error.cause);
+        let is_limit = self.status() == StatusCode::TOO_MANY_REQUESTS;
+        let deferred =
+            if is_limit { DeferredResponse::Own(refusal) } else { DeferredResponse::Provider(Box::new(self)) };
+        Unserved::movable(deferred, reason, entry.id())
+    }
+
+    /// Handles a server error.
+    pub(super) fn failing(self, account: &ServedAccount, model: Option<&str>) -> Unserved {
+        let why = format!("it answered {}", self.status().as_u16());
+        let occurrence = account.note_outage(model, &why).id();
+        Unserved::movable(DeferredResponse::Provider(Box::new(self)), Some(Reason::Error), occurrence)
+    }
+
+    /// Leaves the response to the profile that the request moved from, whose response takes precedence.
+    pub(super) fn deferred(self) -> Unserved {
+        Unserved::movable(DeferredResponse::Provider(Box::new(self)), None, String::new())
+    }
+
+    /// The provider's message, after a colon.
+    fn said(&self) -> String {
+        let message = &self.error.message;
+        if message.is_empty() { String::new() } else { format!(": {message}") }
+    }
+}
+
+/// The response for the client if no other profile serves the request.
+pub(super) enum DeferredResponse {
+    Own(Refusal),
+    Provider(Box<Rejection>),
+}
+
+impl DeferredResponse {
+    pub(super) fn sentence(&self) -> String {
+        match self {
+            Self::Own(refusal) => refusal.message.clone(),
+            Self::Provider(rejection) => format!("{}{}", rejection.error.cause.sentence(), rejection.said()),
+        }
+    }
+
+    pub(super) fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Own(refusal) => refusal.retry_after,
+            Self::Provider(rejection) => rejection.error.wait,
+        }
+    }
+}
+
+/// A request that this profile did not serve.
+pub(super) struct Unserved {
+    pub(super) deferred: DeferredResponse,
+    /// Why another profile may serve it.
+    pub(super) reason: Option<Reason>,
+    /// Identifies the outage or limit, so that it is reported once.
+    pub(super) occurrence: String,
+}
+
+impl From<Refusal> for Unserved {
+    fn from(refusal: Refusal) -> Self {
+        Self { deferred: DeferredResponse::Own(refusal), reason: None, occurrence: String::new() }
+    }
+}
+
+impl Unserved {
+    pub(super) fn movable(deferred: DeferredResponse, reason: Option<Reason>, occurrence: String) -> Self {
+        Self { deferred, reason, occurrence }
+    }
+}

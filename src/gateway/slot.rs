@@ -1,0 +1,151 @@
+//! Whether a request may be sent to an account now: the limits that were reported as reached, the user's own quotas,
+//! and a slot under the limits of the account or of a key.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::client_request::ClientRequest;
+use super::fallback::Reason;
+use super::keyed::KeyAdmission;
+use super::pacing::{BUSY, NoSlot, Waited};
+use super::refusal;
+use super::rejection::{DeferredResponse, Unserved};
+use super::served_account::ServedAccount;
+use super::team::Estimate;
+use super::usage_record::UsageRecord;
+use crate::limits::{Place, UsedUp};
+use crate::providers::error::Cause;
+
+/// Why a request of an account with a limit waited, or was not sent.
+const PACED: &str = "the limit of requests is kept to";
+
+/// A request that an account is to serve.
+pub(super) struct PendingRequest<'request> {
+    pub(super) request: &'request ClientRequest,
+    pub(super) usage: &'request mut UsageRecord,
+    pub(super) account: &'request Rc<ServedAccount>,
+}
+
+impl PendingRequest<'_> {
+    pub(super) fn note_model(&mut self) {
+        self.usage.note_model(&self.request.body);
+    }
+
+    pub(super) async fn await_model(&mut self) {
+        self.usage.await_model(&self.request.body).await;
+    }
+
+    /// Rejects a request whose limit the server has reported as reached. `title`: the provider's. `is_one_of_several`:
+    /// whether other profiles may serve such requests.
+    pub(super) async fn check_exhausted(&mut self, title: &str, is_one_of_several: bool) -> Result<(), Unserved> {
+        let Self { request, account, .. } = *self;
+        request.body.keep_arrived().await;
+        self.note_model();
+        if !account.has_exhausted() {
+            return Ok(());
+        }
+        if self.usage.model.is_none() && account.depends_on_model() && request.body.keep_all().await {
+            self.note_model();
+        }
+        let counts = |cause: Cause| match cause {
+            // These end with a payment, so each request may try, unless another profile serves it.
+            Cause::FreeTier | Cause::Outage => is_one_of_several,
+            Cause::Unpaid => false,
+            _ => true,
+        };
+        let Some(entry) = account.exhausted(self.usage.model.as_deref(), counts) else { return Ok(()) };
+        self.await_model().await;
+        self.usage.reason = Some(entry.cause.sentence());
+        let refusal = refusal::exhausted(&account.profile, title, &entry, "");
+        Err(Unserved::movable(DeferredResponse::Own(refusal), Reason::of(entry.cause), entry.id()))
+    }
+
+    /// Takes a place in all quotas, and waits for a slot under all limits.
+    pub(super) async fn take_slot(
+        &mut self,
+        key: Option<&mut KeyAdmission<'_>>,
+        estimate: Estimate,
+    ) -> Result<(), Unserved> {
+        let place = match HeldPlace::take(self.account).await {
+            Ok(place) => place,
+            Err(used_up) => return Err(self.over_quota(used_up).await),
+        };
+        match key {
+            Some(key) => Box::pin(key.take_slot(self, estimate)).await?,
+            None if self.account.pacing.is_counting => self.wait_for_slot().await?,
+            None => {}
+        }
+        place.keep();
+        Ok(())
+    }
+
+    async fn over_quota(&mut self, used_up: UsedUp) -> Unserved {
+        self.await_model().await;
+        self.usage.reason = Some("the user's own quota is used up");
+        let refusal = refusal::over_quota(&self.account.profile, used_up.cause, used_up.ends);
+        let (reason, occurrence) = moves(used_up);
+        Unserved::movable(DeferredResponse::Own(refusal), reason, occurrence)
+    }
+
+    /// Waits for a slot within the provider's limits.
+    async fn wait_for_slot(&mut self) -> Result<(), Unserved> {
+        let Self { request, account, .. } = *self;
+        let since = tokio::time::Instant::now();
+        let slot = request.body.while_reading(account.pacing.turn()).await;
+        if slot == Ok(Waited::Yes) {
+            self.usage.note_wait(since.elapsed(), PACED);
+        }
+        request.check_length()?;
+        let Err(no_slot) = slot else { return Ok(()) };
+        self.await_model().await;
+        self.usage.reason = Some(PACED);
+        let (reason, occurrence) = match no_slot {
+            NoSlot::OverQuota(used_up) => moves(used_up),
+            NoSlot::DayOver { .. } => (Some(Reason::Day), account.pacing.occurrence_of_day()),
+            NoSlot::TooLong(_) | NoSlot::Unavailable => (None, String::new()),
+        };
+        let deferred = DeferredResponse::Own(refusal::no_slot(&account.profile, no_slot));
+        Err(Unserved::movable(deferred, reason, occurrence))
+    }
+}
+
+/// A place in all quotas of an account, given back when it is dropped before the request is sent.
+struct HeldPlace(Option<Rc<ServedAccount>>);
+
+impl HeldPlace {
+    async fn take(account: &Rc<ServedAccount>) -> Result<Self, UsedUp> {
+        if account.quotas.borrow().are_none() {
+            return Ok(Self(None));
+        }
+        let since = Instant::now();
+        loop {
+            let place = account.quotas.borrow_mut().take(SystemTime::now(), since.elapsed() > BUSY);
+            match place {
+                Place::Taken => return Ok(Self(Some(Rc::clone(account)))),
+                Place::UsedUp(used_up) => return Err(used_up),
+                Place::Busy => {
+                    tokio::time::sleep(Duration::from_micros(200 + u64::from(rand::random::<u16>() / 64))).await;
+                }
+            }
+        }
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for HeldPlace {
+    fn drop(&mut self) {
+        if let Some(account) = self.0.take() {
+            account.quotas.borrow_mut().give_back(SystemTime::now());
+        }
+    }
+}
+
+/// Why a request beyond a quota may move to another profile, and what tells this occurrence from others.
+pub(super) fn moves(UsedUp { cause, ends }: UsedUp) -> (Option<Reason>, String) {
+    // In seconds, for the server of shared limits says how long it lasts from now on.
+    let ends = ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    (Reason::of(cause), format!("quota/{cause:?}/{ends}"))
+}
