@@ -91,8 +91,8 @@ impl Fallback {
 
     /// A profile served a request: if it is the first one, and another one served before, this is the change back.
     pub(super) fn note_served(&self, proxied: &ProxiedRequest, served: &ServedProfile) {
-        let Some(model) = proxied.usage.model.as_ref() else { return };
-        let returned = self.serving.borrow_mut().remove(model).filter(|_| served.profile == self.first);
+        let Some(model) = proxied.usage.model.as_ref().filter(|_| served.profile == self.first) else { return };
+        let returned = self.serving.borrow_mut().remove(model);
         if let Some((from, occurrence)) = returned {
             let to = self.first.clone();
             self.change(

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::upstream::{Client, Gateway, Got, chunk, error, reply};
@@ -309,6 +310,19 @@ fn the_first_serves_again_from_the_time_that_it_stated() {
 }
 
 #[test]
+fn a_request_to_the_other_profile_itself_changes_nothing() {
+    let pair = Pair::start();
+    pair.first.answers("answer", &plan_over());
+    let gateway = pair.gateway(&["--all-profiles"]);
+    is_served_by(&ask(&gateway), "second", "plan");
+    is_served_by(&gateway.send("POST /p/second/v1/chat/completions", "", REQUEST).got(), "second", "");
+    is_served_by(&ask(&gateway), "second", "plan");
+    gateway.running.signal(Signal::SIGTERM);
+    let outcome = gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr();
+    assert_eq!(outcome.stderr.matches("no longer by").count(), 1, "{outcome}");
+}
+
+#[test]
 fn a_service_that_fails_or_is_down_is_passed_over() {
     let mut pair = Pair::start();
     pair.first.answers("answer", &error("500 Oops", "", "x", "broken"));
@@ -440,8 +454,8 @@ fn hooks_run_once_for_all_processes_with_their_event_and_no_secret() {
     };
     until("the hooks have run", || lines().len() >= 3);
     for gateway in gateways {
-        gateway.running.signal(nix::sys::signal::Signal::SIGTERM);
-        drop(gateway.running.finish().dies_by(nix::sys::signal::Signal::SIGTERM).any_stdout().any_stderr());
+        gateway.running.signal(Signal::SIGTERM);
+        drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr());
     }
     let lines = lines();
     let read = |line: &String| line.strip_prefix("0 ").and_then(|event| serde_json::from_str(event).ok());
