@@ -144,7 +144,7 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<Incoming>, entr
         let message = "not found: the API is under `/v1`, or `/p/PROFILE/v1` with `--all-profiles`";
         return Refusal::new(StatusCode::NOT_FOUND, "not_found", message).into();
     };
-    match gateway.served_profile(profile.as_deref()) {
+    match gateway.profiles.find(profile.as_deref()) {
         Ok(served) => Admitted::Forwarded { served, rest, key },
         Err(message) => Refusal::new(StatusCode::NOT_FOUND, "profile_not_found", message).into(),
     }
@@ -162,7 +162,7 @@ fn members_page(way: Way, members: &Members) -> Response<ResponseBody> {
 
 /// Whether a request would find a credential.
 async fn readiness(gateway: &Gateway) -> Response<ResponseBody> {
-    let ready = gateway.served.cache.is_ready().await;
+    let ready = gateway.profiles.first.cache.is_ready().await;
     let health = gateway.shared.as_ref().map(|shared| shared.health());
     let secret_differs = gateway.team.as_ref().is_some_and(|team| team.engine.secret_differs());
     let is_ready = ready.is_ok() && health != Some(Health::Down) && !secret_differs;
@@ -176,7 +176,7 @@ async fn readiness(gateway: &Gateway) -> Response<ResponseBody> {
     let mut response = json(&said);
     if !is_ready {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        if gateway.served.cache.trouble().is_some() {
+        if gateway.profiles.first.cache.trouble().is_some() {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(refusal::HOME_RETRY.as_secs()));
         }
     }

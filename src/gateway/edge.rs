@@ -8,8 +8,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::Gateway;
 use super::credential::Found;
 use super::fleet::{Fleet, Opened};
+use super::reload::LOOK;
 use crate::credentials::{Account, ApiMark, Credential};
 use crate::error::{Failed, Failure, printable};
 use crate::limits::shared::{Looked, Shared};
@@ -32,6 +34,16 @@ enum Held {
     /// The home has logged out.
     Gone,
     Token(Box<Credential>),
+}
+
+/// Looks about once a second what the homes of other machines' logins have published.
+pub(super) async fn look_at_homes(gateway: Rc<Gateway>) {
+    loop {
+        for served in gateway.profiles.all() {
+            served.cache.look().await;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// One profile whose login is on another machine.

@@ -137,7 +137,7 @@ pub(super) async fn serve_elsewhere(
     unserved: Unserved,
 ) -> Response<ResponseBody> {
     let Some((model, body)) = movable(&proxied.request).await else { return proxied.finish(first, unserved.deferred) };
-    let (Some(fallback), Some(reason)) = (&proxied.gateway.fallback, unserved.reason) else {
+    let (Some(fallback), Some(reason)) = (&proxied.gateway.profiles.fallback, unserved.reason) else {
         return proxied.finish(first, unserved.deferred);
     };
     let mut first_record = proxied.usage.split();

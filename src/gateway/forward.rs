@@ -83,7 +83,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
         let mut usage = UsageRecord::begin(Some(entry));
         usage.user = key.as_ref().map(|key| Arc::new(KeyUser { key: key.id.clone(), owner: key.owner.clone() }));
         let key = key.zip(gateway.team.as_ref()).map(|(key, team)| KeyAdmission::new(team, key, &request.headers));
-        let may_move = gateway.fallback.as_ref().is_some_and(|fallback| fallback.may_move(served, &request));
+        let may_move = gateway.profiles.fallback.as_ref().is_some_and(|fallback| fallback.may_move(served, &request));
         gateway.budget.borrow_mut().note_request();
         Self { gateway, request, key, usage, may_move }
     }
@@ -134,7 +134,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
     ) -> Response<ResponseBody> {
         self.usage.note_model(&self.request.body);
         self.request.body.stop_keeping();
-        if let (Some(fallback), true) = (&self.gateway.fallback, response.status().is_success()) {
+        if let (Some(fallback), true) = (&self.gateway.profiles.fallback, response.status().is_success()) {
             fallback.note_served(self, served);
         }
         headers::clean_response(response.headers_mut());

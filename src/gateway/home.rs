@@ -72,7 +72,7 @@ impl Home {
     /// Runs until the gateway stops.
     pub(super) async fn keep(self, gateway: Rc<Gateway>) {
         loop {
-            for served in gateway.served_profiles().iter().filter(|served| served.is_home()) {
+            for served in gateway.profiles.all().iter().filter(|served| served.is_home()) {
                 self.tend(served).await;
             }
             tokio::time::sleep(TICK).await;

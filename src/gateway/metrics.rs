@@ -24,7 +24,7 @@ const COUNTERS: [(&str, &str, Read); 6] = [
 
 pub(super) async fn text(gateway: &Gateway) -> String {
     let mut text = String::new();
-    let totals = gateway.totals();
+    let totals = gateway.profiles.totals();
     for (name, help, read) in COUNTERS {
         let _ = writeln!(text, "# HELP qwenauth_{name}_total {help}\n# TYPE qwenauth_{name}_total counter");
         for (profile, model, counts) in &totals {
@@ -97,7 +97,7 @@ async fn keys(text: &mut String, gateway: &Gateway) {
 
 /// What is the case now.
 fn state(text: &mut String, gateway: &Gateway) {
-    let served_profiles = gateway.served_profiles();
+    let served_profiles = gateway.profiles.all();
     head(text, "credential_expires_seconds", "gauge", "Seconds until the access token expires; none for keys.");
     for served in &served_profiles {
         let expires_at = served.last_ready().and_then(|ready| ready.credential.expires_at);

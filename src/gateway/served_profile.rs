@@ -21,13 +21,22 @@ use crate::error::{Failed, Failure};
 use crate::limits::shared::Shared;
 use crate::usage::Event;
 
+/// What all profiles of a gateway have in common.
+pub(super) struct Common {
+    pub(super) state: PathBuf,
+    pub(super) tuning: Tuning,
+    pub(super) events: Rc<Events>,
+    /// Where limits are counted together with other gateways.
+    pub(super) shared: Option<Rc<Shared>>,
+    pub(super) part: Part,
+}
+
 pub(super) struct ServedProfile {
+    common: Rc<Common>,
     pub(super) profile: String,
     /// Its name for `x-qwenauth-profile`.
     pub(super) header: Option<HeaderValue>,
     path: PathBuf,
-    state: PathBuf,
-    tuning: Rc<Tuning>,
     pub(super) cache: CredentialCache,
     /// The account, and the credential that was found to belong to it.
     account: RefCell<Option<(Rc<ReadyCredential>, Rc<ServedAccount>)>>,
@@ -37,34 +46,24 @@ pub(super) struct ServedProfile {
     last_token: RefCell<Option<String>>,
     /// The last report of a missing login.
     missed: RefCell<Option<String>>,
-    events: Rc<Events>,
-    shared: Option<Rc<Shared>>,
     is_home: bool,
 }
 
 impl ServedProfile {
-    pub(super) fn open(
-        account: Account,
-        state: PathBuf,
-        tuning: Rc<Tuning>,
-        events: Rc<Events>,
-        shared: Option<Rc<Shared>>,
-        part: &Part,
-    ) -> Result<Self> {
+    pub(super) fn open(account: Account, common: Rc<Common>) -> Result<Self> {
         let (profile, path) = (account.profile.clone(), account.store.path().to_owned());
-        let role = part.of(&account)?;
-        let cache = match (role, &shared, &part.fleet) {
+        let role = common.part.of(&account)?;
+        let cache = match (role, &common.shared, &common.part.fleet) {
             (Role::Edge, Some(shared), Some(fleet)) => {
                 CredentialCache::of_edge(Edge::new(account, Rc::clone(shared), Rc::clone(fleet)))
             }
             _ => CredentialCache::start(account)?,
         };
         Ok(Self {
+            common,
             header: HeaderValue::from_str(&profile).ok(),
             profile,
             path,
-            state,
-            tuning,
             cache,
             is_home: role == Role::Home,
             account: RefCell::default(),
@@ -72,8 +71,6 @@ impl ServedProfile {
             last_ready: RefCell::default(),
             last_token: RefCell::default(),
             missed: RefCell::default(),
-            events,
-            shared,
         })
     }
 
@@ -115,7 +112,7 @@ impl ServedProfile {
         {
             return Ok(Rc::clone(account));
         }
-        let rule = pacing::rule(&ready.provider, &self.tuning).map_err(|error| {
+        let rule = pacing::rule(&ready.provider, &self.common.tuning).map_err(|error| {
             let report = crate::error::Report::of(&error);
             Failed { failure: report.failure, message: report.message, hint: report.hint }
         })?;
@@ -123,9 +120,9 @@ impl ServedProfile {
             let login = ready.is_renewable().then_some(self.profile.as_str());
             pacing::shared_name(&ready.provider.name, &account_id, login)
         };
-        let shared = self.shared.as_ref().map(|shared| (Rc::clone(shared), name()));
-        let (provider, events) = (&ready.provider, Rc::clone(&self.events));
-        Ok(Rc::new(ServedAccount::open(&self.profile, provider, account_id, &self.state, rule, events, shared)))
+        let shared = self.common.shared.as_ref().map(|shared| (Rc::clone(shared), name()));
+        let (provider, events) = (&ready.provider, Rc::clone(&self.common.events));
+        Ok(Rc::new(ServedAccount::open(&self.profile, provider, account_id, &self.common.state, rule, events, shared)))
     }
 
     /// The credential in the file now, renewed if necessary.
@@ -158,7 +155,7 @@ impl ServedProfile {
                 *self.last_ready.borrow_mut() = Some(Rc::clone(ready));
                 let token = &ready.credential.access_token;
                 *self.last_token.borrow_mut() = Some(hash(token.expose()));
-                self.events.withhold(token);
+                self.common.events.withhold(token);
                 let is_new = last.is_some_and(|last| last.credential.access_token != *token);
                 // Of what another machine renewed, that machine says so.
                 if is_new && ready.is_renewable() && ready.generation.is_none() {
@@ -167,7 +164,7 @@ impl ServedProfile {
                         provider: ready.provider.name.clone(),
                         expires_at: ready.credential.expires_at.and_then(rfc3339),
                     };
-                    self.events.emit(&event, &format!("{}/{}", self.profile, hash(token.expose())));
+                    self.common.events.emit(&event, &format!("{}/{}", self.profile, hash(token.expose())));
                 }
             }
             Err(failed) if failed.failure == Failure::LoginRequired => {
@@ -179,7 +176,7 @@ impl ServedProfile {
                     return;
                 }
                 let event = Event::LoginRequired { profile: self.profile.clone(), message: failed.message.clone() };
-                self.events.emit(&event, &occurrence);
+                self.common.events.emit(&event, &occurrence);
                 *self.missed.borrow_mut() = Some(occurrence);
             }
             Err(_) => {}

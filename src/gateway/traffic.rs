@@ -18,9 +18,11 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::gen_ai::{self, Call, GenAi};
 use crate::platform::disk;
+use crate::secret::Secret;
 
 /// Lines that wait for the disk. Beyond them lines are dropped, and counted.
 const MAX_WAITING: usize = 10_000;
@@ -189,7 +191,7 @@ pub(super) struct Traffic {
     log: Option<Log>,
     dropped: Cell<u64>,
     /// Which key the clients of this gateway have, without telling it.
-    pub(super) key_id: RefCell<String>,
+    key_id: RefCell<String>,
 }
 
 impl Traffic {
@@ -203,6 +205,12 @@ impl Traffic {
             dropped: Cell::new(0),
             key_id: RefCell::default(),
         }))
+    }
+
+    /// Names the gateway's own key in lines from now on, by what tells it from another key, and nothing else of it.
+    pub(super) fn use_key(&self, key: &Secret) {
+        *self.key_id.borrow_mut() =
+            Sha256::digest(key.expose())[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     }
 
     pub(super) fn begin(self: &Rc<Self>, method: &Method, path: &str) -> Entry {

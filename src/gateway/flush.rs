@@ -1,0 +1,81 @@
+//! Writes what requests used to the ledger, while the gateway runs and at its end.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::Notify;
+
+use super::Gateway;
+use crate::limits::shared::Row;
+use crate::usage::{self, Use};
+
+/// How often counts go to the ledger at least.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Entries that go there at once, as a request ends, so that `usage` shows it; and how many are regained in a second. More
+/// would fill the ledger of a busy day.
+const AT_ONCE: f64 = 20.0;
+const REGAINED: f64 = 2.0;
+
+/// Writes counts as requests end, until `ending`. Never cut short: what is on its way to the disk arrives there.
+pub(super) async fn flush_regularly(gateway: Rc<Gateway>, ending: Rc<Notify>) {
+    let state = gateway.options.state.clone();
+    let settled = tokio::task::spawn_blocking(move || usage::settle(&state, SystemTime::now()));
+    if let Ok(Err(error)) = settled.await {
+        log::warn!("old usage is not summed up: {error:#}");
+    }
+    let mut at_once = AT_ONCE;
+    let mut last = Instant::now();
+    loop {
+        tokio::select! {
+            () = gateway.events.news.notified() => {}
+            () = ending.notified() => return,
+            // What others count is warned of as well.
+            () = tokio::time::sleep(FLUSH) => {}
+        }
+        let passed = last.elapsed();
+        at_once = (at_once + passed.as_secs_f64() * REGAINED).min(AT_ONCE);
+        last = Instant::now();
+        if at_once < 1.0 {
+            tokio::select! {
+                () = tokio::time::sleep(FLUSH) => {}
+                () = ending.notified() => return,
+            }
+        }
+        at_once = (at_once - 1.0).max(0.0);
+        flush(&gateway).await;
+    }
+}
+
+/// Writes counts to the ledger, and warns if that is requested.
+pub(super) async fn flush(gateway: &Gateway) {
+    if let Some(team) = &gateway.team {
+        team.engine.tend();
+    }
+    for account in gateway.profiles.all().iter().flat_map(|served| served.all_accounts()) {
+        if let Some(percent) = gateway.options.warn_at {
+            account.warn(percent);
+        }
+        let Some(mut pending) = account.take_pending() else { continue };
+        // The disk may be slow, or away.
+        let written = tokio::task::spawn_blocking(move || {
+            let written = pending.write();
+            (pending, written)
+        });
+        let Ok((mut pending, written)) = written.await else { continue };
+        if let Some(shared) = &gateway.shared {
+            pending.take_written().into_iter().for_each(|(of, counts)| shared.enter(row(of), counts.named()));
+        }
+        if let Err(error) = written {
+            log::warn!("the usage is not written: {error:#}");
+            account.put_back(pending);
+        }
+    }
+}
+
+/// Whose counts they are, for the sums of all gateways.
+fn row(of: Use) -> Row {
+    let Use { day, profile, provider, model, user } = of;
+    let (key, owner) = user.map_or((None, None), |user| (Some(user.key), user.owner));
+    Row { day, profile, provider, model, key, owner }
+}

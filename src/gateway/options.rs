@@ -1,0 +1,67 @@
+//! What the user asks of a gateway.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::fallback::Target;
+use super::fleet::{Fleet, Role};
+use super::listener::Listener;
+use super::profiles::ProfileLookup;
+use super::team::Keyed;
+use super::well_known::Members;
+use crate::credentials::Account;
+use crate::hooks;
+use crate::limits::shared::Where;
+
+/// What the user says about limits, over what the provider's data say.
+#[derive(Debug, Clone)]
+pub(crate) struct Tuning {
+    pub(crate) rpm: Option<u32>,
+    pub(crate) rpd: Option<u32>,
+    pub(crate) pacing: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct GatewayOptions {
+    pub(crate) tuning: Tuning,
+    /// Bytes.
+    pub(crate) max_body: u64,
+    /// Bytes of a request that are kept for another try.
+    pub(crate) replay_limit: usize,
+    /// To the first byte of an answer, and between two.
+    pub(crate) timeout: Duration,
+    /// Longest `Retry-After` of a provider that is honored.
+    pub(crate) max_wait: Duration,
+    pub(crate) drain: Duration,
+    /// Percent of the day's limit.
+    pub(crate) warn_at: Option<u8>,
+    /// Where each request has a line; `-` is stdout.
+    pub(crate) log: Option<PathBuf>,
+    pub(crate) metrics: bool,
+    pub(crate) allow_hosts: Vec<String>,
+    pub(crate) state: PathBuf,
+    pub(crate) ca_file: Option<PathBuf>,
+    /// `[hooks]`
+    pub(crate) hooks: hooks::Commands,
+    /// Where limits are counted together with other gateways.
+    pub(crate) shared: Option<Where>,
+    /// What this gateway is for the logins of its team.
+    pub(crate) fleet: Option<Fleet>,
+    pub(crate) serve: Option<Role>,
+}
+
+/// What is served: one profile at `/v1`, and with `accounts` every one at `/p/NAME/v1`.
+pub(crate) struct Served {
+    pub(crate) account: Account,
+    pub(crate) accounts: Option<ProfileLookup>,
+    /// Where the clients' key is in a file.
+    pub(crate) key_file: Option<PathBuf>,
+    /// Profiles that serve when this one's limit or plan is used up or its service is down, in this order.
+    pub(crate) fallback: Vec<Target>,
+    /// Where the metrics are served without the key.
+    pub(crate) metrics: Option<Listener>,
+    /// Where people and jobs have keys of their own.
+    pub(crate) keyed: Option<Keyed>,
+    /// What members may be told without a key.
+    pub(crate) members: Option<Members>,
+}

@@ -1,0 +1,88 @@
+//! The profiles that a gateway serves: the one at `/v1`, those that serve when it cannot, and, if that is requested, each at
+//! a path of its own.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use anyhow::Result;
+
+use super::fallback::{Fallback, Target};
+use super::fleet::Fleet;
+use super::served_profile::{Common, ServedProfile};
+use crate::credentials::Account;
+use crate::error::Report;
+use crate::usage::Counts;
+
+/// Finds the account of a profile; `None` where there is none.
+pub(crate) type ProfileLookup = Box<dyn Fn(&str) -> Option<Account> + Send>;
+
+pub(super) struct Profiles {
+    common: Rc<Common>,
+    /// The one at `/v1`.
+    pub(super) first: Rc<ServedProfile>,
+    pub(super) fallback: Option<Fallback>,
+    /// Present if every profile is served.
+    lookup: Option<ProfileLookup>,
+    /// Those that only a path of their own names, as far as requests named them.
+    others: RefCell<BTreeMap<String, Rc<ServedProfile>>>,
+}
+
+impl Profiles {
+    /// `fallback`: the profiles that serve when the first one cannot, in this order.
+    pub(super) fn open(
+        common: Common,
+        first: Account,
+        fallback: Vec<Target>,
+        lookup: Option<ProfileLookup>,
+    ) -> Result<Self> {
+        let common = Rc::new(common);
+        let open = |account| ServedProfile::open(account, Rc::clone(&common)).map(Rc::new);
+        let first = open(first)?;
+        let mut targets = Vec::new();
+        for Target { account, models } in fallback {
+            targets.push((open(account)?, models));
+        }
+        let fallback = (!targets.is_empty()).then(|| Fallback::new(&first.profile, targets));
+        Ok(Self { common, first, fallback, lookup, others: RefCell::default() })
+    }
+
+    /// The profile of that name, or the one at `/v1`.
+    pub(super) fn find(&self, profile: Option<&str>) -> Result<Rc<ServedProfile>, String> {
+        let Some(profile) = profile else { return Ok(Rc::clone(&self.first)) };
+        let Some(lookup) = &self.lookup else {
+            return Err("this gateway serves one profile, at `/v1`; `--all-profiles` serves every one".into());
+        };
+        if let Some(served) = self.all().into_iter().find(|served| served.profile == profile) {
+            return Ok(served);
+        }
+        let account = lookup(profile).ok_or_else(|| "there is no such profile".to_owned())?;
+        let served = ServedProfile::open(account, Rc::clone(&self.common));
+        let served = Rc::new(served.map_err(|error| Report::of(&error).message)?);
+        self.others.borrow_mut().insert(profile.to_owned(), Rc::clone(&served));
+        Ok(served)
+    }
+
+    /// All that are open.
+    pub(super) fn all(&self) -> Vec<Rc<ServedProfile>> {
+        let targets = self.fallback.iter().flat_map(|fallback| &fallback.targets).map(|(served, _)| Rc::clone(served));
+        std::iter::once(Rc::clone(&self.first)).chain(targets).chain(self.others.borrow().values().cloned()).collect()
+    }
+
+    /// What each used, by profile and model.
+    pub(super) fn totals(&self) -> Vec<(String, String, Counts)> {
+        let served_profiles = self.all();
+        let accounts =
+            served_profiles.iter().filter_map(|served| Some((served.profile.clone(), served.last_account()?)));
+        accounts
+            .flat_map(|(profile, account)| {
+                account.totals().into_iter().map(move |(model, counts)| (profile.clone(), model, counts))
+            })
+            .collect()
+    }
+
+    /// The team whose logins it renews or uses.
+    pub(super) fn fleet(&self) -> Option<&Rc<Fleet>> {
+        self.common.part.fleet.as_ref()
+    }
+}

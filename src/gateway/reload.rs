@@ -1,0 +1,56 @@
+//! What may be replaced while the gateway runs: certificates, the clients' key, and the credentials.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Gateway;
+use crate::error::note;
+use crate::secret::Secret;
+
+/// How often files are looked at that may be replaced: four calls of the kernel at most.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+
+/// Reads what may have been replaced while the gateway ran. What cannot be read stays as it was.
+pub(super) async fn reload(gateway: &Gateway) {
+    if let Some(identity) = &gateway.identity {
+        identity.reload().await;
+    }
+    if let Some(key_file) = &gateway.key_file {
+        use_key(gateway, key_file.stored().await.map(Some));
+    }
+    if let Err(error) = gateway.upstream.reload_certificates() {
+        note(&format!("warning: the old certificates stay in force: {error:#}"));
+    }
+    gateway.profiles.all().iter().for_each(|served| served.cache.forget());
+    gateway.traffic.reopen();
+    log::info!("key, certificates and credential are read again after a hangup signal");
+}
+
+fn use_key(gateway: &Gateway, read: Result<Option<Secret>>) {
+    match read {
+        Ok(Some(key)) => {
+            gateway.traffic.use_key(&key);
+            *gateway.key.borrow_mut() = key;
+        }
+        Ok(None) => {}
+        Err(error) => note(&format!("warning: the old key stays in force: {error:#}")),
+    }
+}
+
+/// Reads the files of the gateway's own that may be replaced while it runs again when they have changed.
+pub(super) async fn watch_files(gateway: Rc<Gateway>) {
+    if gateway.identity.is_none() && gateway.key_file.is_none() {
+        return;
+    }
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if let Some(identity) = &gateway.identity {
+            identity.look().await;
+        }
+        if let Some(key_file) = &gateway.key_file {
+            use_key(&gateway, key_file.look().await);
+        }
+    }
+}
