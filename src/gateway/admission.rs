@@ -23,7 +23,7 @@ use super::served_profile::ServedProfile;
 use super::server::{MAX_HEAD_SIZE, Peer};
 use super::traffic::Entry;
 use super::well_known::{self, Members, Way};
-use super::{Gateway, exchange, metrics, team};
+use super::{Gateway, exchange, key_limits, metrics};
 use crate::keys::KeyRecord;
 use crate::limits::shared::Health;
 
@@ -53,7 +53,7 @@ pub(super) async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Inco
         Admitted::Exchanged => {
             let response = match &gateway.team {
                 Some(team) => Box::pin(exchange::exchange(team, request, &mut entry)).await,
-                None => team::unknown_key().into_response(),
+                None => key_limits::unknown_key().into_response(),
             };
             entry.answered(response.status());
             response
@@ -136,8 +136,8 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<Incoming>, entr
         && is_get
     {
         let left = team.engine.left(key).await;
-        let mut response = json(&team::describe(key, &left));
-        team::stamp(response.headers_mut(), key, &left);
+        let mut response = json(&key_limits::describe(key, &left));
+        key_limits::stamp(response.headers_mut(), key, &left);
         return Admitted::Answered(response);
     }
     let Some((profile, rest)) = route(request.uri()) else {

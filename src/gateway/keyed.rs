@@ -1,4 +1,7 @@
 //! The key of a person or job at one request: whether it allows the request, and its slot under all limits.
+//!
+//! Hazard: a client whose body the gateway does not read spends without a limit. Rule: if the limits of a key depend on the
+//! model or on tokens, its requests are read completely, and bodies that cannot be read are rejected.
 
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -8,13 +11,16 @@ use hyper::header::{CONTENT_ENCODING, HeaderMap};
 
 use super::admission::shown_keys;
 use super::client_request::ClientRequest;
+use super::estimate::{Asked, Estimate};
 use super::fallback::Reason;
+use super::grant::HeldGrant;
+use super::key_limits;
 use super::pacing::MAX_QUEUE_TIME;
 use super::refusal::Refusal;
 use super::rejection::{DeferredResponse, Unserved};
 use super::request_body::Broken;
 use super::slot::{PendingRequest, moves};
-use super::team::{self, Asked, Estimate, HeldGrant, Team};
+use super::team::Team;
 use crate::keys::{KeyRecord, KeyText, Money, State};
 use crate::limits::{Decision, Demand, Left, Refused};
 
@@ -74,7 +80,7 @@ impl<'gateway> KeyAdmission<'gateway> {
             return Err(self.deny(format!("the key `{name}` may not use profile `{profile}`")).await);
         }
         let request = pending.request;
-        if !request.has_body() || !team::depends_on_body(&key) {
+        if !request.has_body() || !depends_on_body(&key) {
             return Ok(Estimate::default());
         }
         if !request.body.keep_all().await {
@@ -85,7 +91,7 @@ impl<'gateway> KeyAdmission<'gateway> {
         let asked = is_plain.then(|| Asked::read(&body)).flatten().unwrap_or_default();
         // After a move to another profile the model is the one that the user configured there, for the model that was
         // checked.
-        if team::depends_on_model(&key) && !pending.usage.has_moved() {
+        if depends_on_model(&key) && !pending.usage.has_moved() {
             let Some(model) = asked.model() else {
                 let message = format!(
                     "the key `{name}` has limits by model, and the request does not name exactly one, in JSON that is \
@@ -112,7 +118,7 @@ impl<'gateway> KeyAdmission<'gateway> {
     async fn deny(&mut self, message: String) -> Unserved {
         self.team.count("not_allowed");
         self.left = Some(self.team.engine.left(&self.key).await);
-        team::not_allowed(message).into()
+        key_limits::not_allowed(message).into()
     }
 
     /// Why the key may not use this profile and model.
@@ -222,10 +228,10 @@ impl<'gateway> KeyAdmission<'gateway> {
     }
 
     async fn not_granted(&self, pending: &mut PendingRequest<'_>, reason: Refused) -> Unserved {
-        self.team.count(team::decision_name(reason));
+        self.team.count_refused(reason);
         pending.await_model().await;
         pending.usage.reason = Some(KEPT_TO);
-        let deferred = DeferredResponse::Own(team::refused(reason, &self.key, &pending.account.profile));
+        let deferred = DeferredResponse::Own(key_limits::refused(reason, &self.key, &pending.account.profile));
         let (reason, occurrence) = match reason {
             Refused::AccountQuota(used_up) => moves(used_up),
             Refused::AccountDay { .. } => (Some(Reason::Day), pending.account.pacing.occurrence_of_day()),
@@ -237,7 +243,7 @@ impl<'gateway> KeyAdmission<'gateway> {
     /// States in a response what is left of the limits of the key.
     pub(super) fn stamp(&self, headers: &mut HeaderMap) {
         if let Some(left) = &self.left {
-            team::stamp(headers, &self.key, left);
+            key_limits::stamp(headers, &self.key, left);
         }
     }
 }
@@ -252,4 +258,15 @@ fn not_kept(request: &ClientRequest, key: &str) -> Refusal {
     }
     let message = format!("the limits of key `{key}` need requests that the gateway can keep; see `--replay-limit`");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()
+}
+
+/// Whether the limits of a key depend on the content of the request body.
+fn depends_on_body(key: &KeyRecord) -> bool {
+    let limits = &key.limits;
+    depends_on_model(key) || limits.tokens_per_minute.is_some() || limits.tokens_per_day.is_some()
+}
+
+/// Whether they depend on the model in it.
+fn depends_on_model(key: &KeyRecord) -> bool {
+    !key.limits.models.is_empty() || key.limits.budget.is_some()
 }

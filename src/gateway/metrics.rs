@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::Gateway;
 use super::identity::Identity;
-use super::team::left_of;
+use super::key_limits::left_of;
 use crate::limits::shared::Health;
 use crate::usage::Counts;
 

@@ -5,43 +5,55 @@
 //! running.rs        runs it until a signal or until it is stopped; `serve` is a blocking function
 //! reload.rs         what may be replaced while it runs
 //! flush.rs          writes what requests used to the ledger
-//! well_known.rs     what sets a member's opencode up for this gateway
+//!
 //! listener.rs       TCP, plain or with TLS, or a socket in the file system
 //! identity.rs       the gateway's own certificate, read again when it changes
 //! server.rs         connections of clients: accepted, bounded, closed at the end
+//! key.rs            the key that clients show, kept in a file where asked
 //! admission.rs      whether a request is allowed, whose it is, and where it is sent
+//! well_known.rs     what sets a member's opencode up for this gateway
+//!
 //! forward.rs        the route of one request: credential, slot, attempt, conclusion; then a retry, another profile, or the response
 //! client_request.rs a request as the client sent it
-//! keyed.rs          the key of a person or job at one request: whether it allows the request, and its slot
-//! slot.rs           whether a request may be sent to an account now: reached limits, the user's quotas, its slot
-//! attempts.rs       the attempts to have one profile serve a request
-//! answer.rs         the provider's response, read as far as necessary before it is forwarded or classified
-//! rejection.rs      requests that a profile did not serve
-//! key.rs            the key that clients show, kept in a file where asked
-//! profiles.rs       the profiles that it serves
-//! served_profile.rs one profile: its credential, its rate limit and what it used
-//! credential.rs     a cache in front of the stored credential
-//! pacing.rs         turns under the provider's limits
-//! retry.rs          how often a rejected request is sent again, and after which wait
-//! fallback.rs       other profiles of the user that serve when the first one's limit or plan is used up or its service is down
-//! events.rs         where events go: log, hooks, metrics
+//! request_body.rs   the body of a request, kept while it may have to be sent again
 //! headers.rs        which headers pass
 //! anthropic.rs      which requests speak Anthropic's protocol, and where they go
+//! slot.rs           whether a request may be sent to an account now: reached limits, the user's quotas, its slot
+//! pacing.rs         slots under the provider's limits
+//! attempts.rs       the attempts to have one profile serve a request
 //! upstream.rs       requests to the provider, over connections that are kept open
-//! request_body.rs   the body of a request, kept while it may have to be sent again
+//! retry.rs          how often a rejected request is sent again, and after which wait
+//! rejection.rs      requests that a profile did not serve
+//! fallback.rs       other profiles of the user that serve when the first one's limit or plan is used up or its service is down
+//! answer.rs         the provider's response, read as far as necessary before it is forwarded or classified
 //! refusal.rs        what the gateway says itself
 //! response_body.rs  what the client gets
 //! meter.rs          tokens read while an answer passes
-//! team.rs           keys of people and jobs: whose request it is, what it may use and cost, what is left
-//! issuers.rs        tokens of CI jobs as keys
-//! exchange.rs       `POST /v1/token`: exchanges such a token for a key that is valid for an hour
+//! usage_record.rs   what is noted of one request for the ledger, the log and the metrics
+//!
+//! profiles.rs       the profiles that are served
+//! served_profile.rs one profile: its credential, and the account that this belongs to now
+//! served_account.rs one account: its limits, which of them are reached, and its usage
+//! credential.rs     a cache in front of the stored credential
 //! fleet.rs          whose login is renewed where, and the seal under which its tokens pass
 //! home.rs           renews a login for a team and publishes its tokens
 //! edge.rs           the tokens of a login that another machine renews
+//!
+//! team.rs           keys of people and jobs: whose key a client has shown
+//! issuers.rs        tokens of CI jobs as keys
+//! exchange.rs       `POST /v1/token`: exchanges such a token for a key that is valid for an hour
+//! keyed.rs          the key at one request: whether it allows the request, and its slot
+//! estimate.rs       the model that a request asks for, and the most that it may use
+//! grant.rs          what the limits of a key granted to one request
+//! key_limits.rs     what a client is told of the limits of its key: why a request is rejected, what is left
+//!
+//! traffic.rs        how requests ended: the log of requests, statuses, durations
 //! metrics.rs        counters for Prometheus
 //! gen_ai.rs         durations and tokens under OpenTelemetry's names
-//! traffic.rs        how requests ended: the log of requests, statuses, durations
+//! events.rs         where events go: log, hooks, metrics
 //! ```
+//!
+//! How a request runs: `server` → `admission::answer` → `forward::forward` → `ProxiedRequest::serve`.
 //!
 //! One thread serves everything: a request costs some twenty microseconds, and nothing has to be shared between threads.
 //! What blocks (locks, renewals, the ledger) has threads of its own.
@@ -53,6 +65,7 @@ mod attempts;
 mod client_request;
 mod credential;
 mod edge;
+mod estimate;
 mod events;
 mod exchange;
 pub(crate) mod fallback;
@@ -60,11 +73,13 @@ pub(crate) mod fleet;
 mod flush;
 mod forward;
 mod gen_ai;
+mod grant;
 mod headers;
 mod home;
 mod identity;
 mod issuers;
 pub(crate) mod key;
+mod key_limits;
 mod keyed;
 mod listener;
 pub(crate) mod meter;

@@ -5,13 +5,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::client_request::ClientRequest;
+use super::estimate::Estimate;
 use super::fallback::Reason;
 use super::keyed::KeyAdmission;
 use super::pacing::{BUSY, NoSlot, Waited};
 use super::refusal;
 use super::rejection::{DeferredResponse, Unserved};
 use super::served_account::ServedAccount;
-use super::team::Estimate;
 use super::usage_record::UsageRecord;
 use crate::limits::{Place, UsedUp};
 use crate::providers::error::Cause;

@@ -7,6 +7,7 @@
 //! head.rs        the head of an answer
 //! framing.rs     where the body of an answer ends
 //! answer.rs      the body of an answer, read as it is asked for
+//! whole.rs       an answer read at once, for tests of properties
 //! ```
 //!
 //! HTTP/1.1 is spoken here rather than by hyper's client, which gives each connection a task, channels and buffers of its own:
@@ -20,6 +21,8 @@ mod connection;
 mod framing;
 mod head;
 mod upload;
+#[cfg(any(test, feature = "internals"))]
+pub(crate) mod whole;
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -167,44 +170,6 @@ pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
         current = source;
     }
     current.to_string()
-}
-
-/// An answer as far as it came.
-#[cfg(any(test, feature = "internals"))]
-#[derive(Debug, PartialEq)]
-pub(crate) struct ReadAnswer {
-    status: u16,
-    headers: hyper::HeaderMap,
-    pub(crate) body: Vec<u8>,
-    /// Whether all of it came, and whether the connection could be kept.
-    is_whole: bool,
-    is_kept: bool,
-}
-
-/// Reads an answer that comes in `pieces`; `None` if there is none, or it is malformed.
-#[cfg(any(test, feature = "internals"))]
-pub(crate) fn read_answer<'piece>(
-    pieces: impl Iterator<Item = &'piece [u8]>,
-    method: &hyper::Method,
-) -> Option<ReadAnswer> {
-    let mut reader = head::HeadReader::default();
-    let (mut found, mut body, mut is_alone) = (None, Vec::new(), true);
-    for piece in pieces {
-        let mut piece = piece.to_vec();
-        let (framing, rest) = match &mut found {
-            None => match reader.read(&mut piece, method).ok()? {
-                None => continue,
-                Some((head, rest)) => (&mut found.insert(head).framing, rest),
-            },
-            Some(head) => (&mut head.framing, &mut piece[..]),
-        };
-        let decoded = framing.decode(rest).ok()?;
-        is_alone &= decoded.used == rest.len();
-        body.extend_from_slice(&rest[..decoded.data]);
-    }
-    let head = found?;
-    let (is_whole, is_kept) = (head.framing.close().is_ok(), is_alone && head.keeps_open && head.framing.is_end());
-    Some(ReadAnswer { status: head.status.as_u16(), headers: head.headers, body, is_whole, is_kept })
 }
 
 #[cfg(test)]

@@ -10,10 +10,11 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
+use super::estimate::Estimate;
+use super::grant::{Bill, HeldGrant};
 use super::meter::{Meter, Tokens};
 use super::request_body::RequestBody;
 use super::served_account::ServedAccount;
-use super::team::{Bill, Estimate, HeldGrant};
 use super::traffic::Entry;
 use super::upstream::{Answer, SendError};
 use crate::usage::{Counts, KeyUser};

@@ -19,7 +19,7 @@ use crate::config::{Config, Fallback, Team, with_profile};
 use crate::credentials::document::{self, CredentialDocument, Format};
 use crate::error::{Failure, Report, printable};
 use crate::gateway::meter::Meter;
-use crate::gateway::upstream::read_answer;
+use crate::gateway::upstream::whole::read_answer;
 use crate::http::{Reply, is_loopback};
 use crate::keys::Prices;
 use crate::oauth::code::{self, Outcome};

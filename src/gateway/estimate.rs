@@ -1,0 +1,193 @@
+//! What a request asks for, read from its body: the model, and the most that it may use.
+//!
+//! Hazard: a request that names two models, or names one in a field that only the provider reads, is checked for one
+//! model and served by another. Rule: bodies are read completely, as a JSON parser reads them, and each name that some
+//! server could take for the model counts.
+
+use std::fmt;
+
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+use crate::keys::{Money, Price};
+
+/// Assumed tokens of a completion if the request sets no maximum.
+const USUAL_COMPLETION: u64 = 4096;
+
+/// Bytes per token of a prompt, for the estimate.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// Paths of requests whose response has completion tokens.
+const GENERATING: [&str; 4] = ["/chat/completions", "/completions", "/responses", "/messages"];
+
+/// The most that a request may use, as estimated before it is sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Estimate {
+    pub(super) prompt: u64,
+    pub(super) completion: u64,
+}
+
+impl Estimate {
+    pub(super) fn tokens(self) -> u64 {
+        self.prompt.saturating_add(self.completion)
+    }
+
+    pub(super) fn cost(self, price: Option<Price>) -> Money {
+        price.map(|price| price.of(self.prompt, self.completion)).unwrap_or_default()
+    }
+}
+
+/// The model and the size of a request, from its body.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// All values of fields that some server could read as the model.
+    models: Vec<Option<String>>,
+    most: Option<u64>,
+    copies: u64,
+}
+
+impl Asked {
+    /// Reads the whole body. Returns `None` if it is not a JSON object.
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        serde_json::Deserializer::from_slice(body).deserialize_map(AskedVisitor).ok()
+    }
+
+    /// The model, if it names exactly one.
+    pub(super) fn model(&self) -> Option<&str> {
+        match self.models.as_slice() {
+            [Some(model)] => Some(model),
+            _ => None,
+        }
+    }
+
+    pub(super) fn estimate(&self, length: u64, path: &str) -> Estimate {
+        let completion = if GENERATING.contains(&path) { self.most.unwrap_or(USUAL_COMPLETION) } else { 0 };
+        Estimate { prompt: length.div_ceil(BYTES_PER_TOKEN), completion: completion.saturating_mul(self.copies.max(1)) }
+    }
+}
+
+struct AskedVisitor;
+
+impl<'de> Visitor<'de> for AskedVisitor {
+    type Value = Asked;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a request")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Asked, A::Error> {
+        let mut asked = Asked::default();
+        while let Some(name) = map.next_key::<String>()? {
+            // Some servers ignore the case of field names.
+            match name.to_ascii_lowercase().as_str() {
+                "model" => asked.models.push(map.next_value::<Lenient>()?.0.as_str().map(str::to_owned)),
+                "max_tokens" | "max_completion_tokens" | "max_output_tokens" => {
+                    asked.most = asked.most.max(map.next_value::<Lenient>()?.0.as_u64());
+                }
+                "n" | "best_of" => {
+                    asked.copies = asked.copies.max(map.next_value::<Lenient>()?.0.as_u64().unwrap_or(1));
+                }
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(asked)
+    }
+}
+
+/// A string or a number; other values are ignored.
+struct Lenient(Value);
+
+impl<'de> serde::Deserialize<'de> for Lenient {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Value;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("any value")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+                Ok(text.into())
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+                Ok(number.into())
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
+                Ok(Value::Null)
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "held within the range")]
+                Ok((number.clamp(0.0, 1e15) as u64).into())
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
+                Ok(Value::Null)
+            }
+
+            fn visit_unit<E>(self) -> Result<Value, E> {
+                Ok(Value::Null)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Value::Null)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Value::Null)
+            }
+        }
+        deserializer.deserialize_any(Any).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(body: &str) -> Option<String> {
+        Asked::read(body.as_bytes())?.model().map(str::to_owned)
+    }
+
+    #[test]
+    fn a_request_names_one_model_however_it_is_spelled() {
+        for (body, name) in [
+            (r#"{"model":"m","messages":[{"model":"x"}]}"#, Some("m")),
+            (r#"{"\u006dodel":"m"}"#, Some("m")),
+            (r#"{"Model":"m"}"#, Some("m")),
+            (r#"{"model":"m","model":"n"}"#, None),
+            (r#"{"model":"m","\u006dodel":"n"}"#, None),
+            (r#"{"model":"m","MODEL":"n"}"#, None),
+            (r#"{"model":["m"]}"#, None),
+            (r#"{"model":null,"model":"m"}"#, None),
+            (r#"{"messages":[]}"#, None),
+            (r#"["model"]"#, None),
+            ("--x\r\nname=\"model\"", None),
+        ] {
+            assert_eq!(model(body).as_deref(), name, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_largest_bound_counts_and_4096_where_there_is_none() {
+        for (body, completion) in [
+            (r#"{"model":"m"}"#, 4096),
+            (r#"{"model":"m","max_tokens":10}"#, 10),
+            (r#"{"model":"m","max_tokens":10,"max_completion_tokens":30}"#, 30),
+            (r#"{"model":"m","max_output_tokens":7.0}"#, 7),
+            (r#"{"model":"m","max_tokens":10,"n":3}"#, 30),
+            (r#"{"model":"m","max_tokens":-1}"#, 4096),
+        ] {
+            let asked = Asked::read(body.as_bytes()).unwrap();
+            let estimate = asked.estimate(400, "/chat/completions");
+            assert_eq!(estimate, Estimate { prompt: 100, completion }, "{body}");
+        }
+        let asked = Asked::read(br#"{"model":"m"}"#).unwrap();
+        assert_eq!(asked.estimate(10, "/embeddings"), Estimate { prompt: 3, completion: 0 });
+    }
+}

@@ -1,0 +1,135 @@
+//! The limits of a key, as a client is told of them: why a request is rejected, and what is left.
+
+use std::time::{Duration, SystemTime};
+
+use hyper::StatusCode;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::{Value, json};
+
+use super::pacing::NoSlot;
+use super::refusal::{self, Refusal, duration};
+use super::served_profile::rfc3339;
+use crate::keys::{KeyRecord, Money};
+use crate::limits::{Left, Refused};
+
+const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
+const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
+const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+const BUDGET_REMAINING: HeaderName = HeaderName::from_static("x-qwenauth-budget-remaining");
+
+pub(super) fn unavailable() -> Refusal {
+    let message = "the keys cannot be looked up just now";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shared_state_unavailable", message).after(Duration::from_secs(5))
+}
+
+pub(super) fn expired(key: &KeyRecord) -> Refusal {
+    let message = format!("the key `{}` has expired; whoever made it can extend it with `qwenauth keys set`", key.name);
+    Refusal::new(StatusCode::FORBIDDEN, "key_expired", message).finally()
+}
+
+pub(super) fn unknown_key() -> Refusal {
+    let message = "the key is unknown or revoked; `qwenauth keys create` on the gateway's machine makes one";
+    Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally()
+}
+
+pub(super) fn not_allowed(message: String) -> Refusal {
+    Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).finally()
+}
+
+/// Rejects a request of `key`. `profile`: that of the account, whose limit it may be.
+pub(super) fn refused(reason: Refused, key: &KeyRecord, profile: &str) -> Refusal {
+    let name = &key.name;
+    let until = |ends: SystemTime| ends.duration_since(SystemTime::now()).unwrap_or_default();
+    let too_many = StatusCode::TOO_MANY_REQUESTS;
+    match reason {
+        Refused::Unknown => unknown_key(),
+        Refused::Expired => expired(key),
+        Refused::Unavailable => unavailable(),
+        Refused::KeyRate { wait } => {
+            let message =
+                format!("the key `{name}` is at its limit per minute: this request would wait {}", duration(wait));
+            Refusal::new(too_many, "key_rate_limited", message).after(wait)
+        }
+        Refused::KeyParallel => {
+            let most = key.limits.parallel.unwrap_or_default();
+            let message = format!("the key `{name}` has {most} requests in flight, as many as it may have");
+            Refusal::new(too_many, "key_rate_limited", message).after(Duration::from_secs(1))
+        }
+        Refused::KeyDay { ends } => {
+            let wait = until(ends);
+            let message = format!("the limit of key `{name}` for this day is reached; it resets in {}", duration(wait));
+            Refusal::new(too_many, "key_day_over", message).after(wait).finally()
+        }
+        Refused::KeyBudget { ends } => {
+            let budget = key.limits.budget.map(|budget| budget.to_string()).unwrap_or_default();
+            let wait = until(ends);
+            let message = format!("the budget of key `{name}` ({budget}) is used up; it resets in {}", duration(wait));
+            Refusal::new(too_many, "key_budget_exceeded", message).after(wait).finally()
+        }
+        Refused::AccountRate { wait } => refusal::no_slot(profile, NoSlot::TooLong(wait)),
+        Refused::AccountDay { ends } => refusal::no_slot(profile, NoSlot::DayOver { ends }),
+        Refused::AccountQuota(used_up) => refusal::no_slot(profile, NoSlot::OverQuota(used_up)),
+    }
+}
+
+/// Replaces the provider's rate-limit headers of a response, which describe the account, by those of the key.
+pub(super) fn stamp(headers: &mut HeaderMap, key: &KeyRecord, left: &Left) {
+    let limits = &key.limits;
+    let minute = limits.requests_per_minute.map(|most| (most, left.requests_of_minute, left.minute_resets_in));
+    let day = || limits.requests_per_day.map(|most| (most, left.requests_of_day, rest_of_day()));
+    if let Some((most, used, resets_in)) = minute.or_else(day) {
+        headers.insert(LIMIT_REQUESTS, HeaderValue::from(most));
+        headers.insert(REMAINING_REQUESTS, HeaderValue::from(u64::from(most).saturating_sub(used)));
+        if let Ok(reset) = HeaderValue::from_str(&format!("{}s", resets_in.as_secs_f64().ceil())) {
+            headers.insert(RESET_REQUESTS, reset);
+        }
+    }
+    if let Some(budget) = limits.budget
+        && let Ok(rest) = HeaderValue::from_str(&left_of(budget.amount, left).to_string())
+    {
+        headers.insert(BUDGET_REMAINING, rest);
+    }
+}
+
+/// What is neither spent nor reserved.
+pub(super) fn left_of(budget: Money, left: &Left) -> Money {
+    budget.minus(left.spent).minus(left.reserved)
+}
+
+/// Until the end of the day in UTC; without a calendar, because every response states it.
+fn rest_of_day() -> Duration {
+    const DAY: u64 = 86_400;
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Duration::from_secs((since.as_secs() / DAY + 1) * DAY).saturating_sub(since)
+}
+
+/// The response to `GET /v1/key`: fields named as by OpenRouter, and the other limits.
+pub(super) fn describe(key: &KeyRecord, left: &Left) -> Value {
+    let limits = &key.limits;
+    let now = SystemTime::now();
+    let rest = |most: Option<u64>, used: u64, resets_in: Duration| {
+        most.map(|most| {
+            json!({ "limit": most, "remaining": most.saturating_sub(used), "resets_in_seconds": resets_in.as_secs() })
+        })
+    };
+    let (minute, day) = (left.minute_resets_in, rest_of_day());
+    let time = |seconds: u64| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    json!({ "data": {
+        "id": key.id,
+        "label": key.name,
+        "owner": key.owner,
+        "expires_at": key.expires_at.and_then(time),
+        "limit": limits.budget.map(|budget| budget.amount.dollars()),
+        "limit_reset": limits.budget.map(|budget| budget.period.name()),
+        "limit_resets_at": limits.budget.and_then(|budget| rfc3339(budget.period.ends(now))),
+        "limit_remaining": limits.budget.map(|budget| left_of(budget.amount, left).dollars()),
+        "usage": limits.budget.map(|_| left.spent.dollars()),
+        "requests_per_minute": rest(limits.requests_per_minute.map(Into::into), left.requests_of_minute, minute),
+        "requests_per_day": rest(limits.requests_per_day.map(Into::into), left.requests_of_day, day),
+        "tokens_per_minute": rest(limits.tokens_per_minute.map(Into::into), left.tokens_of_minute, minute),
+        "tokens_per_day": rest(limits.tokens_per_day, left.tokens_of_day, day),
+        "parallel": limits.parallel.map(|most| json!({ "limit": most, "in_flight": left.parallel })),
+        "models": limits.models,
+        "profiles": limits.profiles,
+    } })
+}
