@@ -7,7 +7,6 @@
 
 use std::rc::Rc;
 
-use hyper::body::Incoming;
 use hyper::header::{
     ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER,
     UPGRADE,
@@ -16,6 +15,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
+use super::client_body::ClientBody;
 use super::forward::forward;
 use super::refusal::{self, Refusal};
 use super::response_body::ResponseBody;
@@ -46,7 +46,7 @@ impl From<Refusal> for Admitted {
     }
 }
 
-pub(super) async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+pub(super) async fn answer(gateway: &Gateway, peer: &Peer, request: Request<ClientBody>) -> Response<ResponseBody> {
     let mut entry = gateway.traffic.begin(request.method(), request.uri().path());
     match admit(gateway, peer, &request, &mut entry).await {
         Admitted::Forwarded { served, rest, key } => forward(gateway, served, request, rest, key, entry).await,
@@ -69,7 +69,7 @@ pub(super) async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Inco
 pub(super) async fn answer_scraper(
     gateway: &Gateway,
     checks_host: bool,
-    request: &Request<Incoming>,
+    request: &Request<ClientBody>,
 ) -> Response<ResponseBody> {
     if let Err(refusal) = check_source(gateway, checks_host, request.uri(), request.headers()) {
         return refusal.into_response();
@@ -90,7 +90,7 @@ pub(super) async fn answer_scraper(
     }
 }
 
-async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<Incoming>, entry: &mut Entry) -> Admitted {
+async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<ClientBody>, entry: &mut Entry) -> Admitted {
     if is_forbidden(request.method()) {
         let message = format!("the gateway does not forward {}", request.method());
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).finally();

@@ -7,13 +7,13 @@
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use serde_json::json;
 use url::form_urlencoded;
 
 use super::admission::json;
+use super::client_body::ClientBody;
 use super::refusal::Refusal;
 use super::response_body::ResponseBody;
 use super::team::Team;
@@ -32,7 +32,7 @@ const MAX_BODY: usize = 3 * MAX_LENGTH + 4096;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Handles such a request.
-pub(super) async fn exchange(team: &Team, request: Request<Incoming>, entry: &mut Entry) -> Response<ResponseBody> {
+pub(super) async fn exchange(team: &Team, request: Request<ClientBody>, entry: &mut Entry) -> Response<ResponseBody> {
     let read = tokio::time::timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MAX_BODY).collect()).await;
     let Ok(Ok(body)) = read else {
         return failed(StatusCode::BAD_REQUEST, "invalid_request", "the body is too long, or ended too early", None);

@@ -3,12 +3,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
 use hyper::{Request, Response};
 
 use super::answer::InspectedResponse;
 use super::attempts::Attempts;
+use super::client_body::ClientBody;
 use super::client_request::ClientRequest;
 use super::keyed::KeyAdmission;
 use super::refusal::{self, Refusal};
@@ -40,7 +40,7 @@ pub(super) struct ProxiedRequest<'gateway> {
 pub(super) async fn forward(
     gateway: &Gateway,
     served: Rc<ServedProfile>,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
     rest: String,
     key: Option<Rc<KeyRecord>>,
     mut entry: Entry,
@@ -71,7 +71,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
     fn begin(
         gateway: &'gateway Gateway,
         served: &ServedProfile,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         rest: &str,
         key: Option<Rc<KeyRecord>>,
         entry: Entry,

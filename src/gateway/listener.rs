@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::client_body::LINGER;
 use super::identity::Identity;
 use crate::error::{Failed, Failure};
 use crate::platform::socket::{self, Socket};
@@ -162,6 +163,11 @@ impl Stream {
         }
     }
 
+    /// Closes a connection whose client may still be sending what was refused already.
+    pub(super) async fn linger(mut self) {
+        let _ = tokio::time::timeout(LINGER, read_out(&mut self)).await;
+    }
+
     /// The same connection after its TLS handshake.
     ///
     /// Errors: why there is none, for the log.
@@ -175,7 +181,7 @@ impl Stream {
                      Connection: close\r\n\r\n"
                 );
                 let _ = stream.write_all(format!("{head}{NO_TLS}").as_bytes()).await;
-                let _ = stream.shutdown().await;
+                let _ = read_out(&mut stream).await;
                 return Err("it sent a request without TLS".to_owned());
             }
             TlsAcceptor::from(config).accept(stream).await.map_err(|error| error.to_string())
@@ -185,6 +191,15 @@ impl Stream {
             Err(_) => Err(format!("its handshake took longer than {} s", HANDSHAKE.as_secs())),
         }
     }
+}
+
+/// Ends the sending side, then reads what the client still sends until it closes the connection: one that is closed with
+/// bytes unread is reset, and the client may see that in place of the answer.
+async fn read_out(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut space = [0; 1024];
+    while stream.read(&mut space).await? > 0 {}
+    Ok(())
 }
 
 /// Whether the first byte is that of a method; one of TLS is 22 (RFC 8446 §5.1).
@@ -270,8 +285,6 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
-
     use super::*;
 
     #[test]

@@ -15,6 +15,7 @@
 //!
 //! forward.rs        the route of one request: credential, slot, attempt, conclusion; then a retry, another profile, or the response
 //! client_request.rs a request as the client sent it
+//! client_body.rs    the body of a request, read to its end even if nobody wants it any more
 //! request_body.rs   the body of a request, kept while it may have to be sent again
 //! headers.rs        which headers pass
 //! anthropic.rs      which requests speak Anthropic's protocol, and where they go
@@ -62,6 +63,7 @@ mod admission;
 mod answer;
 mod anthropic;
 mod attempts;
+mod client_body;
 mod client_request;
 mod credential;
 mod edge;

@@ -12,8 +12,9 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::body::{Body as _, Bytes};
 
+use super::client_body::ClientBody;
 use super::meter::RequestModel;
 
 /// How much of a body is read to find the model, which is usually named here.
@@ -74,7 +75,7 @@ pub(super) struct RequestBody(Rc<RefCell<Source>>);
 
 struct Source {
     /// `None` for a body that is whole from the start.
-    incoming: Option<Incoming>,
+    incoming: Option<ClientBody>,
     /// The chunks that are kept, in order; the first of them is number `dropped`.
     kept: VecDeque<Bytes>,
     dropped: usize,
@@ -99,7 +100,7 @@ struct Source {
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, replay_limit: usize, longest: u64, budget: &Rc<Budget>) -> Self {
+    pub(super) fn new(incoming: ClientBody, replay_limit: usize, longest: u64, budget: &Rc<Budget>) -> Self {
         let ended = incoming.is_end_stream();
         let mut source = Source::empty(replay_limit, longest, budget);
         source.incoming = Some(incoming);

@@ -7,10 +7,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,6 +21,7 @@ use tokio::sync::Notify;
 
 use super::Gateway;
 use super::admission::{answer, answer_scraper};
+use super::client_body::{ClientBody, Unread};
 use super::listener::{Accepting, Stream};
 
 /// Timeout for a client that connects and sends no complete head.
@@ -175,8 +179,10 @@ async fn accept(gateway: &Rc<Gateway>, door: Door, listener: &Accepting, open: &
 async fn connection(gateway: Rc<Gateway>, door: Door, stream: Stream, peer: Rc<Peer>) {
     stream.send_at_once();
     let Some(stream) = secured(&gateway, door, stream, &peer.closing).await else { return };
-    let service = service_fn(|request| {
+    let unread = Rc::<Unread>::default();
+    let service = service_fn(|request: Request<Incoming>| {
         let (gateway, peer) = (Rc::clone(&gateway), Rc::clone(&peer));
+        let request = request.map(|incoming| ClientBody::new(incoming, &unread));
         // Boxed, it is freed when the response begins; hyper would keep its space for as long as the connection is
         // open.
         Box::pin(async move {
@@ -186,27 +192,44 @@ async fn connection(gateway: Rc<Gateway>, door: Door, stream: Stream, peer: Rc<P
             })
         })
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .max_buf_size(MAX_HEAD_SIZE)
         .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
     let mut is_ending = false;
     let served = poll_fn(|context| {
         match peer.closing.poll(context) {
             Asked::Evicted => return Poll::Ready(Ok(())),
             Asked::Gently if !is_ending => {
                 is_ending = true;
-                connection.as_mut().graceful_shutdown();
+                Pin::new(&mut connection).graceful_shutdown();
             }
             _ => {}
         }
-        connection.as_mut().poll(context)
+        let served = Pin::new(&mut connection).poll(context);
+        if served.is_pending() {
+            unread.poll(context);
+        }
+        served
     });
     if let Err(error) = served.await {
         log::debug!("a client's connection ended: {error}");
+        // It was answered as well, if there was a request.
+        if error.is_parse() {
+            let stream = connection.into_parts().io.into_inner();
+            let _ = unless_asked(&peer.closing, Box::pin(stream.linger())).await;
+        }
     }
+}
+
+/// What `task` returns; `None` if the connection is to end first.
+async fn unless_asked<T>(closing: &Closing, mut task: Pin<Box<impl Future<Output = T>>>) -> Option<T> {
+    poll_fn(|context| match closing.poll(context) {
+        Asked::Nothing => task.as_mut().poll(context).map(Some),
+        Asked::Gently | Asked::Evicted => Poll::Ready(None),
+    })
+    .await
 }
 
 /// Adds TLS to the stream if the gateway uses it. `None`: there is no connection any more, or it is to end.
@@ -215,12 +238,7 @@ async fn secured(gateway: &Gateway, door: Door, stream: Stream, closing: &Closin
         return Some(stream);
     };
     // Boxed, it is freed when the handshake ends.
-    let mut handshake = Box::pin(stream.secured(identity.config()));
-    let secured = poll_fn(|context| match closing.poll(context) {
-        Asked::Nothing => handshake.as_mut().poll(context).map(Some),
-        Asked::Gently | Asked::Evicted => Poll::Ready(None),
-    });
-    match secured.await? {
+    match unless_asked(closing, Box::pin(stream.secured(identity.config()))).await? {
         Ok(stream) => Some(stream),
         Err(why) => {
             identity.failed_handshakes.set(identity.failed_handshakes.get() + 1);

@@ -1,11 +1,11 @@
 //! What a client may not do to the gateway: methods and paths, lengths, credentials of its own, and how much it may cost.
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::upstream::{CHAT, Client, Gateway, Upstream, chunk, fine, logged_in, reply};
+use super::upstream::{CHAT, Client, Gateway, Upstream, chunk, fine, logged_in, logged_in_at, reply};
 use crate::machine::until;
 
 #[test]
@@ -314,6 +314,83 @@ fn a_head_of_more_than_64_kib_is_refused() {
     gateway.send("GET /v1/models", &format!("X-Long: {}\r\n", "x".repeat(60_000)), b"").got().is(200);
     gateway.send("GET /v1/models", &format!("X-Long: {}\r\n", "x".repeat(70_000)), b"").got().is(431);
     assert_eq!(upstream.asked().len(), 1);
+}
+
+/// Sends the head of a request, and its body of 3 MB only after the whole answer has come; then a request on the same
+/// connection.
+fn answered_before_the_body(gateway: &Gateway, line: &str, key: &str, length: usize) -> u16 {
+    let host = &gateway.address;
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    let mut client = Client::send(host, head.as_bytes());
+    let status = client.next().status;
+    for piece in [length / 3, length / 3, length - 2 * (length / 3)] {
+        client.write(&vec![b'x'; piece]);
+    }
+    client.write(format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+    client.next().is(200);
+    status
+}
+
+#[test]
+fn a_client_that_still_sends_a_refused_request_sees_the_answer_and_keeps_its_connection() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--max-body", "2MiB"]);
+    let key = &gateway.key;
+    for (line, key, status) in [
+        ("POST /v1/chat/completions", "sk-of-another", 401),
+        ("POST /v1/chat/completions", key, 413),
+        ("POST /elsewhere", key, 404),
+        ("TRACE /v1/models", key, 405),
+        ("POST /healthz", key, 200),
+    ] {
+        assert_eq!(answered_before_the_body(&gateway, line, key, 3_000_000), status, "{line}");
+    }
+    assert!(upstream.asked().is_empty());
+}
+
+#[test]
+fn a_client_that_still_sends_what_the_provider_has_answered_keeps_its_connection() {
+    let provider = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = provider.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for connection in provider.incoming() {
+            let mut connection = connection.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                connection.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            connection.write_all(&fine()).unwrap();
+            thread::spawn(move || std::io::copy(&mut connection, &mut std::io::sink()));
+        }
+    });
+    let machine = logged_in_at(&address);
+    let gateway = Gateway::start(&machine, &[]);
+    for length in [300, 3_000_000] {
+        let status = answered_before_the_body(&gateway, "POST /v1/chat/completions", &gateway.key, length);
+        assert_eq!(status, 200, "{length}");
+    }
+}
+
+#[test]
+fn a_client_that_still_sends_what_cannot_be_read_sees_the_answer() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
+    for (sent, status) in
+        [(format!("GET / HTTP/1.1\r\nX-Long: {}", "x".repeat(66_000)), 431), ("\0\r\n\r\n".into(), 400)]
+    {
+        let mut client = Client::send(&gateway.address, sent.as_bytes());
+        client.next().is(status);
+        for _ in 0..20 {
+            client.write(&vec![b'x'; 100_000]);
+        }
+    }
 }
 
 /// Nanoseconds of CPU a process has used.

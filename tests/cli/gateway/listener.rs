@@ -172,8 +172,12 @@ fn a_request_without_tls_is_told_to_use_https() {
     let machine = logged_in(&upstream);
     certify(&machine, &["server"]);
     let gateway = Secured::start(&machine, "server", &[]);
-    let got = Client::send(&format!("127.0.0.1:{}", gateway.port), b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").got();
-    assert_eq!(got.is(400).code(), "tls_only");
+    let head = b"POST /v1/responses HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n";
+    let mut client = Client::send(&format!("127.0.0.1:{}", gateway.port), head);
+    assert_eq!(client.next().is(400).code(), "tls_only");
+    for _ in 0..20 {
+        client.write(&vec![b'x'; 100_000]);
+    }
 }
 
 #[test]

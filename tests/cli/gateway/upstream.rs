@@ -263,6 +263,12 @@ impl Client {
 
     #[track_caller]
     pub(crate) fn got(mut self) -> Got {
+        self.next()
+    }
+
+    /// The next answer of a connection that stays open.
+    #[track_caller]
+    pub(crate) fn next(&mut self) -> Got {
         let head = self.head();
         let status = head.line.split(' ').nth(1).unwrap().parse().unwrap();
         let (body, whole) = body(&mut self.reader, &head, true, &mut |_| ());
@@ -374,7 +380,11 @@ pub(crate) fn chunk(text: &str) -> Vec<u8> {
 
 /// A login whose API is `upstream`.
 pub(crate) fn logged_in(upstream: &Upstream) -> Machine {
-    let url = format!("http://{}", upstream.address);
+    logged_in_at(&upstream.address)
+}
+
+pub(crate) fn logged_in_at(address: &str) -> Machine {
+    let url = format!("http://{address}");
     Machine::new().logged_in().field("resource_url", serde_json::json!(url))
 }
 
