@@ -140,7 +140,7 @@ impl Pacing {
     /// The same with counters shared by all gateways.
     async fn shared_turn(&self, shared: &Rc<Shared>, account: &Rc<SharedAccount>) -> Result<Waited, NoSlot> {
         let asked = Rc::clone(account);
-        let (wait, mut granted) = match shared.admit(None, move |at| asked.limits(at), MAX_QUEUE_TIME).await {
+        let (wait, mut granted) = match shared.admit(move |at| asked.limits(at), MAX_QUEUE_TIME).await {
             Decision::Go { wait, ticket } => (wait, Granted { shared, ticket, ended: Ended::GivenBack }),
             Decision::Refused { limit, wait } => {
                 let ends = SystemTime::now() + wait;

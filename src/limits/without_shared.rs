@@ -140,16 +140,11 @@ impl Shared {
         match self.0 {}
     }
 
-    pub(crate) async fn admit(
-        self: &Rc<Self>,
-        _: Option<Infallible>,
-        _: impl Fn(u64) -> Vec<Limit> + 'static,
-        _: Duration,
-    ) -> Decision {
+    pub(crate) async fn admit(&self, _: impl Fn(u64) -> Vec<Limit> + 'static, _: Duration) -> Decision {
         match self.0 {}
     }
 
-    pub(crate) fn end(self: &Rc<Self>, _: String, _: Ended) {
+    pub(crate) fn end(&self, _: String, _: Ended) {
         match self.0 {}
     }
 

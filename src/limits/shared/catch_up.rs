@@ -8,9 +8,10 @@ use redis::aio::MultiplexedConnection;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::inspect::failure;
+use super::end::finishing;
+use super::link::State;
 use super::script::{self, BEAT, FINISH, REJOIN};
-use super::{HOLD, Shared, State};
+use super::{HOLD, Shared};
 use crate::limits::together::milliseconds;
 
 /// The silence after which a gateway counts as gone.
@@ -63,13 +64,13 @@ pub(super) struct CatchUp<'shared> {
 impl CatchUp<'_> {
     /// Brings a server that is reachable again up to date.
     pub(super) async fn run(&mut self) -> Result<()> {
-        let shared = self.shared;
-        let known_alive = shared.alive.get();
+        let link = &self.shared.link;
+        let known_alive = link.alive.get();
         let beat = self.beat().await?;
-        shared.clock.set(beat.now);
+        link.clock.set(beat.now);
         let told = self.rejoin().await?;
-        shared.epoch.replace(told.epoch.into());
-        let expected = if shared.state.get() == State::Lost { known_alive } else { 1 };
+        link.epoch.replace(told.epoch.into());
+        let expected = if link.state.get() == State::Lost { known_alive } else { 1 };
         if !beat.is_same && told.restored < expected {
             self.await_others(expected).await?;
         }
@@ -91,36 +92,34 @@ impl CatchUp<'_> {
 
     /// Adds what was admitted alone to the server's counters.
     pub(super) async fn rejoin(&mut self) -> Result<Rejoined> {
-        let shared = self.shared;
-        let mut keys = vec![shared.names.epoch(), shared.names.of("restored")];
-        let counters = shared.standing.borrow_mut().tell(&shared.names, &mut keys, shared.now(), milliseconds(HOLD));
+        let link = &self.shared.link;
+        let mut keys = vec![link.names.epoch(), link.names.of("restored")];
+        let counters = link.standing.borrow_mut().tell(&link.names, &mut keys, link.now(), milliseconds(HOLD));
         let said = json!({
-            "instance": shared.instance,
-            "epoch": &**shared.epoch.borrow(),
+            "instance": link.instance,
+            "epoch": &**link.epoch.borrow(),
             "new": uuid::Uuid::new_v4().simple().to_string(),
             "counters": counters,
         });
-        let told: Rejoined = script::run(&mut self.connection, &REJOIN, &keys, &said)
-            .await
-            .map_err(|error| failure(&error, shared.address.timeout()))?;
-        shared.standing.borrow_mut().arrived(shared.now());
+        let told: Rejoined =
+            script::run(&mut self.connection, &REJOIN, &keys, &said).await.map_err(|error| link.failure(&error))?;
+        link.standing.borrow_mut().arrived(link.now());
         Ok(told)
     }
 
     /// Reports that this gateway is alive, and learns what all have counted.
     pub(super) async fn beat(&mut self) -> Result<Alive> {
-        let shared = self.shared;
-        let mut keys = vec![shared.names.epoch(), shared.names.gateways(), shared.names.records()];
-        let (mut said, asked) = shared.standing.borrow().asked(&shared.names, &mut keys, shared.now());
-        said["instance"] = shared.instance.as_str().into();
+        let link = &self.shared.link;
+        let mut keys = vec![link.names.epoch(), link.names.gateways(), link.names.records()];
+        let (mut said, asked) = link.standing.borrow().asked(&link.names, &mut keys, link.now());
+        said["instance"] = link.instance.as_str().into();
         said["keep"] = milliseconds(SILENT).into();
         said["hold"] = milliseconds(HOLD).into();
-        let beat: Beat = script::run(&mut self.connection, &BEAT, &keys, &said)
-            .await
-            .map_err(|error| failure(&error, shared.address.timeout()))?;
-        shared.compare_secret(beat.check.as_deref());
-        let is_same = beat.epoch == **shared.epoch.borrow() && !beat.epoch.is_empty();
-        let mut standing = shared.standing.borrow_mut();
+        let beat: Beat =
+            script::run(&mut self.connection, &BEAT, &keys, &said).await.map_err(|error| link.failure(&error))?;
+        self.shared.keys.compare_secret(beat.check.as_deref());
+        let is_same = beat.epoch == **link.epoch.borrow() && !beat.epoch.is_empty();
+        let mut standing = link.standing.borrow_mut();
         // An emptied server knows less than this gateway, and a server that returns does not know what was counted
         // alone.
         if is_same && !standing.is_lost() {
@@ -131,30 +130,32 @@ impl CatchUp<'_> {
                 .iter()
                 .zip(&beat.windows)
                 .for_each(|(name, seen)| standing.heard_window(name, seen.count, seen.last));
-            shared.alive.set(beat.alive.max(1));
-        } else if shared.state.get() == State::Starting {
-            shared.alive.set(beat.alive.max(1));
+            link.alive.set(beat.alive.max(1));
+        } else if link.state.get() == State::Starting {
+            link.alive.set(beat.alive.max(1));
         }
         Ok(Alive { now: beat.now, is_same })
     }
 
     /// Publishes keys.json, if it is on this machine, to a server that may have been emptied.
     async fn publish(&mut self) -> Result<()> {
-        self.shared.records.look();
-        match self.shared.records.publication() {
-            Some(publication) => self.shared.publish_over(&mut self.connection, &publication).await,
+        let keys = &self.shared.keys;
+        keys.records.look();
+        match keys.records.publication() {
+            Some(publication) => keys.publish_over(&mut self.connection, &publication).await,
             None => Ok(()),
         }
     }
 
     /// Reports the requests that ended during the outage.
     pub(super) async fn report_postponed(&mut self) -> Result<()> {
-        let shared = self.shared;
-        while let Some((id, ticket, how)) = shared.tickets.next_postponed() {
-            let command = shared.finishing(&id, &ticket, how);
+        let link = &self.shared.link;
+        let tickets = &self.shared.admissions.tickets;
+        while let Some((id, ticket, how)) = tickets.next_postponed() {
+            let command = finishing(link, &id, &ticket, how);
             if let Err(error) = script::call::<u64>(&mut self.connection, &FINISH, &command).await {
-                shared.tickets.postpone((id, ticket, how));
-                return Err(failure(&error, shared.address.timeout()));
+                tickets.postpone((id, ticket, how));
+                return Err(link.failure(&error));
             }
         }
         Ok(())

@@ -8,10 +8,10 @@ use anyhow::Result;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::Shared;
 use super::names::Names;
 use super::published::Away;
 use super::script::{self, LOOK};
-use super::{Shared, State};
 use crate::keys::{Directory, KeyRecord, Money, State as KeyState, TeamSecret};
 use crate::limits::UsedUp;
 use crate::limits::engine::{AccountWindows, Decision as Outcome, Demand, Grant, Left, Refused, Unavailable, Used};
@@ -119,25 +119,25 @@ impl UtcDay {
 impl SharedKeys {
     /// `keys`: where keys.json is on the machine where the keys are made.
     pub(crate) fn open(shared: &Rc<Shared>, keys: &Path, secret: &TeamSecret) -> Result<Self> {
-        shared.secret.set(secret.check());
-        shared.records.begin_with(Directory::open(keys)?);
+        shared.keys.secret.set(secret.check());
+        shared.keys.records.begin_with(Directory::open(keys)?);
         Ok(Self(Rc::clone(shared)))
     }
 
     /// Whether no key can be valid here, for another team secret than this gateway's makes them so.
     pub(crate) fn secret_differs(&self) -> bool {
-        self.0.secret.differs()
+        self.0.keys.secret.differs()
     }
 
     pub(crate) async fn look_up(&self, id: &str, now: bool) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
-        match self.0.record(id, now).await {
+        match self.0.keys.record(id, now).await {
             Ok(found) => Ok(found.map(|key| key.record)),
             Err(Away) => Err(Unavailable),
         }
     }
 
     pub(crate) async fn find(&self, name: &str) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
-        match self.0.record_named(name).await {
+        match self.0.keys.record_named(name).await {
             Ok(found) => Ok(found.map(|key| key.record)),
             Err(Away) => Err(Unavailable),
         }
@@ -145,7 +145,7 @@ impl SharedKeys {
 
     pub(crate) async fn admit(&self, demand: &Demand, account: Option<&AccountWindows>) -> Outcome {
         let refused = |reason| Outcome::Refused { reason, left: Left::default() };
-        let key = match self.0.record_read(&demand.key.id).await {
+        let key = match self.0.keys.record_read(&demand.key.id).await {
             Ok(Some(found)) => found,
             Ok(None) => return refused(Refused::Unknown),
             Err(Away) => return refused(Refused::Unavailable),
@@ -165,9 +165,9 @@ impl SharedKeys {
         let since = Instant::now();
         loop {
             let longest = demand.longest_wait.saturating_sub(since.elapsed());
-            let freed = self.0.tickets.freed.notified();
+            let freed = self.0.admissions.tickets.freed.notified();
             let asked = limits.clone();
-            match self.0.admit(Some(key.clone()), move |at| asked.at(at), longest).await {
+            match self.0.admissions.admit(Some(key.clone()), move |at| asked.at(at), longest).await {
                 Decision::Go { wait, ticket } => return self.granted(&limits, wait, ticket),
                 Decision::Changed(Some(record)) => return Outcome::Changed(record),
                 Decision::Changed(None) => return refused(Refused::Unknown),
@@ -218,7 +218,7 @@ impl SharedKeys {
     fn seen(&self, limits: &Limits) -> Left {
         let now = self.0.now();
         let of_key = limits_of_key(&limits.key, limits.wanted, now);
-        let standing = self.0.standing.borrow();
+        let standing = self.0.link.standing.borrow();
         let seen = of_key.iter().map(|limit| {
             let (used, resets) = standing.used(limit, now);
             Seen { used, held: 0, resets }
@@ -228,7 +228,7 @@ impl SharedKeys {
 
     /// The request of this grant was never sent; with `moved`, it still counts in the windows of its account.
     pub(crate) fn give_back(&self, grant: &Grant, moved: bool) {
-        self.0.end(grant.id.clone(), if moved { Ended::Moved } else { Ended::GivenBack });
+        self.0.admissions.end(grant.id.clone(), if moved { Ended::Moved } else { Ended::GivenBack });
     }
 
     pub(crate) fn settle(&self, grant: &Grant, used: Used) {
@@ -237,18 +237,18 @@ impl SharedKeys {
         } else {
             Ended::Used { tokens: used.tokens.min(UNLIMITED), cost: used.cost.0.min(UNLIMITED) }
         };
-        self.0.end(grant.id.clone(), ended);
+        self.0.admissions.end(grant.id.clone(), ended);
     }
 
     /// What the key has left now, by the server.
     pub(crate) async fn left(&self, key: &Rc<KeyRecord>) -> Left {
         let wanted = ALL;
         let limits = limits_of_key(key, wanted, self.0.now());
-        if self.0.state.get() == State::Up {
-            let (keys, said) = question(&self.0.names, &limits);
-            let told: Option<Look> = self.0.run(&LOOK, &keys, &said).await;
+        if self.0.link.is_up() {
+            let (keys, said) = question(&self.0.link.names, &limits);
+            let told: Option<Look> = self.0.link.run(&LOOK, &keys, &said).await;
             if let Some(told) = told {
-                self.0.clock.set(told.now);
+                self.0.link.clock.set(told.now);
                 return left(&limits, told.seen.into_iter());
             }
         }
@@ -256,7 +256,7 @@ impl SharedKeys {
     }
 
     pub(crate) fn records(&self) -> Vec<Rc<KeyRecord>> {
-        self.0.records.all()
+        self.0.keys.records.all()
     }
 }
 

@@ -3,12 +3,14 @@
 //! Hazard: a response is lost and the same usage is added twice, or the server is unreachable for a day. Rule: each
 //! report has a number that the server accepts once, and what it has not accepted waits here, summed up by key.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use serde_json::{Value, json};
 
+use super::link::Link;
 use super::script::{self, LEDGER};
-use super::{Shared, State};
 use crate::limits::together::{Row, Sums};
 
 /// Days that sums are kept: a year and a month, the same as for revoked keys.
@@ -37,14 +39,14 @@ impl Row {
 
 /// What is still to be reported.
 #[derive(Default)]
-pub(super) struct Ledger {
+pub(super) struct Unsent {
     waiting: BTreeMap<Row, Sums>,
     /// The last report, under its number, until the server confirms it.
     sent: Option<(u64, Vec<(Row, Sums)>)>,
     sequence: u64,
 }
 
-impl Ledger {
+impl Unsent {
     #[cfg(test)]
     pub(super) fn put_back(&mut self, sent: Option<(u64, Vec<(Row, Sums)>)>) {
         self.sent = sent;
@@ -60,16 +62,31 @@ impl Ledger {
         self.sent.clone()
     }
 
-    pub(super) fn has_news(&self) -> bool {
+    fn has_news(&self) -> bool {
         self.sent.is_some() || !self.waiting.is_empty()
     }
 }
 
-impl Shared {
+/// The ledger of the team on the server.
+pub(super) struct Ledger {
+    link: Rc<Link>,
+    pub(super) unsent: RefCell<Unsent>,
+}
+
+impl Ledger {
+    pub(super) fn new(link: Rc<Link>) -> Self {
+        Self { link, unsent: RefCell::default() }
+    }
+
+    /// Whether there is anything to send.
+    pub(super) fn has_news(&self) -> bool {
+        self.unsent.borrow().has_news()
+    }
+
     /// Adds to the sums of the team.
-    pub(crate) fn enter(&self, row: Row, sums: impl IntoIterator<Item = (&'static str, u64)>) {
-        let mut ledger = self.ledger.borrow_mut();
-        let known = ledger.waiting.entry(row).or_default();
+    pub(super) fn enter(&self, row: Row, sums: impl IntoIterator<Item = (&'static str, u64)>) {
+        let mut unsent = self.unsent.borrow_mut();
+        let known = unsent.waiting.entry(row).or_default();
         for (name, amount) in sums.into_iter().filter(|(_, amount)| *amount > 0) {
             let sum = known.entry(name.to_owned()).or_default();
             *sum = sum.saturating_add(amount).min(MOST);
@@ -77,14 +94,14 @@ impl Shared {
     }
 
     /// Sends what waits.
-    pub(super) async fn send_ledger(&self) {
-        while self.state.get() == State::Up {
-            let Some((sequence, rows)) = self.ledger.borrow_mut().next_rows() else { return };
-            let mut keys = vec![self.names.of(&format!("ledger:{}", self.instance))];
+    pub(super) async fn send(&self) {
+        while self.link.is_up() {
+            let Some((sequence, rows)) = self.unsent.borrow_mut().next_rows() else { return };
+            let mut keys = vec![self.link.names.of(&format!("ledger:{}", self.link.instance))];
             let rows: Vec<Value> = rows
                 .iter()
                 .map(|(row, sums)| {
-                    let day = self.names.usage(&row.day);
+                    let day = self.link.names.usage(&row.day);
                     let index = keys.iter().position(|key| *key == day).unwrap_or_else(|| {
                         keys.push(day);
                         keys.len() - 1
@@ -93,8 +110,8 @@ impl Shared {
                 })
                 .collect();
             let said = json!({ "sequence": sequence, "keep": KEPT, "rows": rows });
-            let Some::<u64>(_) = self.run(&LEDGER, &keys, &said).await else { return };
-            self.ledger.borrow_mut().sent = None;
+            let Some::<u64>(_) = self.link.run(&LEDGER, &keys, &said).await else { return };
+            self.unsent.borrow_mut().sent = None;
         }
     }
 }

@@ -1,28 +1,97 @@
-//! The connection to the server: begun, used, lost, and probed for in the background.
+//! The server as one gateway knows it: the connection, its clock, and what it counted.
+//!
+//! Hazard: requests find the server lost at the same moment, and each reports it, or one still waits for it. Rule: the first
+//! error takes the connection away from all; from then on this gateway decides alone, until the server has caught up.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::Result;
+use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, RedisError, Script};
+use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::Notify;
 
-use super::catch_up::CatchUp;
-use super::inspect::{check, failure, reason};
-use super::script::{self, ADMIT, FINISH};
-use super::{Shared, State};
+use super::clock::Clock;
+use super::inspect::{failure, reason};
+use super::names::Names;
+use super::script;
+use super::standing::Standing;
+use super::{Address, Where};
 use crate::error::note;
-use crate::limits::together::OnLoss;
+use crate::limits::together::{Health, OnLoss};
 
-/// How often a gateway reports that it is alive.
-const BEAT_EVERY: Duration = Duration::from_secs(1);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// It has never been reachable.
+    Starting,
+    Up,
+    Lost,
+}
 
-/// Pauses between probes of an unreachable server: doubled up to the maximum.
-const PROBE_FIRST: Duration = Duration::from_secs(1);
-const PROBE_LONGEST: Duration = Duration::from_secs(30);
+pub(super) struct Link {
+    pub(super) address: Address,
+    tls: Arc<ClientConfig>,
+    pub(super) names: Names,
+    pub(super) on_loss: OnLoss,
+    /// Distinguishes this gateway from others.
+    pub(super) instance: String,
+    pub(super) connection: RefCell<Option<MultiplexedConnection>>,
+    pub(super) state: Cell<State>,
+    pub(super) clock: Clock,
+    /// Gateways that were alive at the last report.
+    pub(super) alive: Cell<u64>,
+    /// Tells this server from one that was emptied.
+    pub(super) epoch: RefCell<Rc<str>>,
+    /// What all gateways counted, as far as it is known here.
+    pub(super) standing: RefCell<Standing>,
+    /// The server was lost.
+    pub(super) changed: Notify,
+}
 
-impl Shared {
+impl Link {
+    pub(super) fn new(place: Where, tls: ClientConfig) -> Self {
+        Self {
+            address: place.address,
+            tls: Arc::new(tls),
+            names: Names::new(&place.namespace),
+            on_loss: place.on_loss,
+            instance: uuid::Uuid::new_v4().simple().to_string(),
+            connection: RefCell::default(),
+            state: Cell::new(State::Starting),
+            clock: Clock::new(),
+            alive: Cell::new(1),
+            epoch: RefCell::new("".into()),
+            standing: RefCell::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.state.get() == State::Up
+    }
+
+    pub(super) fn health(&self) -> Health {
+        match (self.state.get(), self.on_loss) {
+            (State::Up, _) => Health::Up,
+            (State::Lost, OnLoss::Share | OnLoss::Open) => Health::Degraded,
+            _ => Health::Down,
+        }
+    }
+
+    /// The server's time as estimated here, in milliseconds since 1970.
+    pub(super) fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// Another connection, which no request uses yet.
+    pub(super) async fn connect(&self) -> Result<MultiplexedConnection> {
+        self.address.connect(&self.tls).await
+    }
+
     /// Runs a script with an argument and an answer in JSON. `None`: the connection is lost, and this was recorded for all
     /// requests.
     pub(super) async fn run<T: DeserializeOwned>(&self, script: &Script, keys: &[String], said: &Value) -> Option<T> {
@@ -41,9 +110,14 @@ impl Shared {
         answer.map_err(|error| self.lose(&reason(&error, self.address.timeout()))).ok()
     }
 
+    /// Why the server does not serve.
+    pub(super) fn failure(&self, error: &RedisError) -> anyhow::Error {
+        failure(error, self.address.timeout())
+    }
+
     /// The server is unreachable: logged once, and recorded for all requests.
     pub(super) fn lose(&self, why: &str) {
-        if self.state.get() != State::Up {
+        if !self.is_up() {
             return;
         }
         self.state.set(State::Lost);
@@ -59,91 +133,13 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    /// Keeps the connection while the gateway runs.
-    pub(crate) async fn keep(self: Rc<Self>) {
-        let mut pause = PROBE_FIRST;
-        loop {
-            if self.state.get() == State::Up {
-                pause = PROBE_FIRST;
-                tokio::select! {
-                    () = tokio::time::sleep(BEAT_EVERY) => {}
-                    () = self.changed.notified() => continue,
-                }
-                self.publish_changes().await;
-                self.beat().await;
-                self.send_ledger().await;
-                continue;
-            }
-            if self.state.get() == State::Lost {
-                tokio::time::sleep(pause).await;
-            }
-            match self.probe().await {
-                Ok(()) => {}
-                Err(error) if self.state.get() == State::Starting => {
-                    self.say_missing(&error);
-                    tokio::time::sleep(pause).await;
-                }
-                Err(error) => log::info!("the shared limits are still away: {error:#}"),
-            }
-            pause = (pause * 2).min(PROBE_LONGEST);
-        }
-    }
-
-    /// Connects the first time. A server that is unreachable, or that must not be used, is retried.
-    pub(crate) async fn begin(&self) {
-        if let Err(error) = self.probe().await {
-            self.say_missing(&error);
-        }
-    }
-
-    /// Reports once per reason that the server has never been reachable.
-    fn say_missing(&self, error: &anyhow::Error) {
-        let why = format!("{error:#}");
-        if self.said.replace(why.clone()) != why {
-            let shown = self.address.shown();
-            note(&format!("warning: the shared limits at `{shown}` cannot be had: {why}; it is tried again"));
-        }
-    }
-
-    /// Connects, sends the server what it missed, and returns decisions to it.
-    pub(super) async fn probe(&self) -> Result<()> {
-        let mut connection = self.address.connect(&self.tls).await?;
-        check(&self.address, &mut connection).await?;
-        for script in [&ADMIT, &FINISH] {
-            script.load_async(&mut connection).await.map_err(|error| failure(&error, self.address.timeout()))?;
-        }
-        let mut catch_up = CatchUp { shared: self, connection };
-        catch_up.run().await?;
-        self.connection.replace(Some(catch_up.connection));
+    /// The server has caught up, and decides again: over this connection.
+    pub(super) fn restore(&self, connection: MultiplexedConnection) {
+        self.connection.replace(Some(connection));
         let before = self.state.replace(State::Up);
         self.standing.borrow_mut().found();
         if before == State::Lost {
             note(&format!("the shared limits at `{}` are back", self.address.shown()));
         }
-        Ok(())
-    }
-
-    /// Reports that this gateway is alive, and learns what all have counted.
-    pub(super) async fn beat(&self) {
-        let Some(connection) = self.connection.borrow().clone() else { return };
-        let mut exchange = CatchUp { shared: self, connection };
-        // Admitted alone between the last report and the server's return.
-        let has_news = self.standing.borrow().has_news();
-        let told = if has_news { exchange.rejoin().await.map(drop) } else { Ok(()) };
-        match (told, exchange.beat().await) {
-            (Ok(()), Ok(beat)) if beat.is_same => self.clock.set(beat.now),
-            (Ok(()), Ok(_)) => self.lose("it was emptied, or is another server"),
-            (Err(error), _) | (_, Err(error)) => self.lose(&format!("{error:#}")),
-        }
-    }
-
-    /// The runtime of the previous connection has ended, and the connection with it.
-    pub(super) async fn say_over_another_connection(&self) -> Result<()> {
-        let connection = self.address.connect(&self.tls).await?;
-        let mut exchange = CatchUp { shared: self, connection };
-        exchange.report_postponed().await?;
-        self.connection.replace(Some(exchange.connection));
-        self.send_ledger().await;
-        Ok(())
     }
 }

@@ -1,18 +1,19 @@
 //! The counters of many gateways together, kept by one Redis or Valkey server.
 //!
 //! ```text
-//! mod.rs         what one gateway knows: the server's state, its clock, and the requests in flight
+//! mod.rs         what a gateway asks of it
+//! link.rs        the server as one gateway knows it: the connection, its clock, what it counted
+//! keep.rs        the connection: begun, kept alive, lost, and probed for
 //! address.rs     the address of the server, and the connection to it
 //! inspect.rs     whether a server can be used, and why it does not serve
-//! link.rs        the connection: begun, used, lost, and probed for
 //! catch_up.rs    what gateway and server tell each other apart from requests, also after an outage
 //! names.rs       the names of what is stored there
 //! script.rs      the scripts, and how they are called
 //! arguments.rs   how scripts get a limit
 //! told.rs        what the admission script answers
-//! decide.rs      the decision on one request, by the server or alone
+//! admissions.rs  the requests that are counted: decided by the server or alone, and ended
 //! tickets.rs     the requests that were admitted
-//! end.rs         the end of a request
+//! end.rs         how the end of a request is reported
 //! standing.rs    what one gateway knows of the counters
 //! counter.rs     one counter as one gateway knows it
 //! alone.rs       a gateway that decides alone, within its share
@@ -44,15 +45,16 @@
 //! every gateway has returned its counts.
 
 mod address;
+mod admissions;
 mod alone;
 mod arguments;
 mod catch_up;
 mod clock;
 mod counter;
 mod counts;
-mod decide;
 mod end;
 mod inspect;
+mod keep;
 mod keys;
 mod ledger;
 mod link;
@@ -67,24 +69,19 @@ mod tickets;
 mod tokens;
 mod told;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use rustls::ClientConfig;
-use tokio::sync::Notify;
 
 pub(crate) use self::address::Address;
-use self::clock::Clock;
+use self::admissions::Admissions;
 pub(crate) use self::keys::SharedKeys;
 use self::ledger::Ledger;
-use self::names::Names;
-use self::records::Records;
-use self::secret::SecretCheck;
-use self::standing::Standing;
-use self::tickets::Tickets;
+use self::link::Link;
+use self::published::PublishedKeys;
+use super::together::Limit;
 pub(crate) use super::together::{
     Counted, Decision, Ended, Health, KeyStanding, KeysHere, Kind, Looked, OnLoss, Outcome, RETRY_AFTER, Row,
     SharedAccount, TIMEOUT, Watched, name_of_day,
@@ -107,79 +104,57 @@ pub(crate) struct Where {
     pub(crate) on_loss: OnLoss,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// It has never been reachable.
-    Starting,
-    Up,
-    Lost,
-}
-
 /// The counters that this gateway shares with others.
 pub(crate) struct Shared {
-    address: Address,
-    tls: Arc<ClientConfig>,
-    names: Names,
-    on_loss: OnLoss,
-    /// Distinguishes this gateway from others.
-    instance: String,
-    connection: RefCell<Option<MultiplexedConnection>>,
-    state: Cell<State>,
-    clock: Clock,
-    /// Gateways that were alive at the last report.
-    alive: Cell<u64>,
-    /// Tells this server from one that was emptied.
-    epoch: RefCell<Rc<str>>,
-    standing: RefCell<Standing>,
-    tickets: Tickets,
-    records: Records,
-    secret: SecretCheck,
-    ledger: RefCell<Ledger>,
-    /// The server was lost.
-    changed: Notify,
+    link: Rc<Link>,
+    keys: Rc<PublishedKeys>,
+    admissions: Rc<Admissions>,
+    ledger: Ledger,
     /// The last reported reason why the server was not reachable at the start.
     said: RefCell<String>,
 }
 
 impl Shared {
     pub(crate) fn new(place: Where, tls: ClientConfig) -> Rc<Self> {
-        Rc::new(Self {
-            address: place.address,
-            tls: Arc::new(tls),
-            names: Names::new(&place.namespace),
-            on_loss: place.on_loss,
-            instance: uuid::Uuid::new_v4().simple().to_string(),
-            connection: RefCell::default(),
-            state: Cell::new(State::Starting),
-            clock: Clock::new(),
-            alive: Cell::new(1),
-            epoch: RefCell::new("".into()),
-            standing: RefCell::default(),
-            tickets: Tickets::default(),
-            records: Records::default(),
-            secret: SecretCheck::default(),
-            ledger: RefCell::default(),
-            changed: Notify::new(),
-            said: RefCell::default(),
-        })
+        let link = Rc::new(Link::new(place, tls));
+        let keys = PublishedKeys::new(Rc::clone(&link));
+        let admissions = Admissions::new(Rc::clone(&link), Rc::clone(&keys));
+        let ledger = Ledger::new(Rc::clone(&link));
+        Rc::new(Self { link, keys, admissions, ledger, said: RefCell::default() })
     }
 
     pub(crate) fn health(&self) -> Health {
-        match (self.state.get(), self.on_loss) {
-            (State::Up, _) => Health::Up,
-            (State::Lost, OnLoss::Share | OnLoss::Open) => Health::Degraded,
-            _ => Health::Down,
-        }
+        self.link.health()
     }
 
     /// The server's time as estimated here, in milliseconds since 1970.
     pub(crate) fn now(&self) -> u64 {
-        self.clock.now()
+        self.link.now()
     }
 
     /// How many requests all gateways counted on a day, as far as known.
     pub(crate) fn count(&self, name: &str) -> Option<u64> {
-        self.standing.borrow().count(name)
+        self.link.standing.borrow().count(name)
+    }
+
+    /// Decides one request of an account. `limits`: those at a time by the server's clock.
+    pub(crate) async fn admit(&self, limits: impl Fn(u64) -> Vec<Limit> + 'static, longest: Duration) -> Decision {
+        self.admissions.admit(None, limits, longest).await
+    }
+
+    /// Ends an admitted request, once.
+    pub(crate) fn end(&self, id: String, how: Ended) {
+        self.admissions.end(id, how);
+    }
+
+    /// Before the gateway stops: waits until the reports on ended requests have arrived, or timed out.
+    pub(crate) async fn settle_all(&self) {
+        self.admissions.settle_all().await;
+    }
+
+    /// Adds to the usage of the team.
+    pub(crate) fn enter(&self, row: Row, sums: impl IntoIterator<Item = (&'static str, u64)>) {
+        self.ledger.enter(row, sums);
     }
 }
 

@@ -5,8 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::Shared;
-use crate::error::{Failed, Failure, note};
+use crate::error::{Failed, Failure};
 
 /// The secret of this gateway, as far as the server may know it.
 #[derive(Default)]
@@ -31,23 +30,14 @@ impl SecretCheck {
     }
 
     /// Whether it is now known to be another one, and was not before.
-    fn compare(&self, there: Option<&str>) -> bool {
+    pub(super) fn compare(&self, there: Option<&str>) -> bool {
         let own = self.own.borrow();
         let (Some(own), Some(there)) = (own.as_deref(), there) else { return false };
         !self.differs.replace(own != there) && own != there
     }
 }
 
-impl Shared {
-    /// Compares the secret with that of the keys `there`. Beside keys.json what the server has is replaced.
-    pub(super) fn compare_secret(&self, there: Option<&str>) {
-        if self.records.publication().is_none() && self.secret.compare(there) {
-            note(&format!("warning: {}; every key is rejected", sentence(&self.address.shown())));
-        }
-    }
-}
-
-fn sentence(server: &str) -> String {
+pub(super) fn sentence(server: &str) -> String {
     format!("the keys at `{server}` are made under another team secret than the one of this gateway")
 }
 

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::Poll;
 use std::time::{Instant, SystemTime};
@@ -12,7 +13,7 @@ use std::time::{Instant, SystemTime};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::super::together::{Limit, Unit, milliseconds};
+use super::super::together::{Unit, milliseconds};
 use super::*;
 use crate::keys::{Directory, KeyRecord, Publication, TeamSecret};
 use crate::platform::files::{PendingFile, Privacy};
@@ -111,13 +112,13 @@ fn spend(limit: u64, add: u64) -> Limit {
 }
 
 async fn ask(shared: &Rc<Shared>, limits: Vec<Limit>) -> Decision {
-    shared.admit(None, move |_| limits.clone(), Duration::from_secs(600)).await
+    shared.admit(move |_| limits.clone(), Duration::from_secs(600)).await
 }
 
 async fn go(shared: &Rc<Shared>, limits: Vec<Limit>) -> (Duration, String, Vec<u64>) {
     match ask(shared, limits.clone()).await {
         Decision::Go { wait, ticket } => {
-            let (standing, now) = (shared.standing.borrow(), shared.now());
+            let (standing, now) = (shared.link.standing.borrow(), shared.now());
             let left = limits.iter().map(|limit| limit.most.saturating_sub(standing.used(limit, now).0));
             (wait, ticket, left.collect())
         }
@@ -138,7 +139,7 @@ async fn until(mut what: impl FnMut() -> bool) {
 
 /// Waits until the reports on ended requests have arrived.
 async fn settled(shared: &Rc<Shared>) {
-    until(|| shared.tickets.under_way.get() == 0).await;
+    until(|| shared.admissions.tickets.under_way.get() == 0).await;
 }
 
 #[test]
@@ -266,10 +267,10 @@ fn another_period_is_asked_about_when_the_servers_clock_says_so() {
             let (begins, ends) = if at == 0 { (0, now) } else { (now, now + 86_400_000) };
             vec![Limit { kind: Kind::Day { begins, ends }, most: 1, name: format!("d{begins}").into(), quota: None }]
         };
-        gateway.clock.ahead.set(gateway.clock.ahead.get() - 1000);
+        gateway.link.clock.ahead.set(gateway.link.clock.ahead.get() - 1000);
         let first = gateway.now();
         let shifted = move |at: u64| limits(if at <= first + 100 { 0 } else { at });
-        assert!(matches!(gateway.admit(None, shifted, Duration::ZERO).await, Decision::Go { .. }));
+        assert!(matches!(gateway.admit(shifted, Duration::ZERO).await, Decision::Go { .. }));
     });
 }
 
@@ -312,7 +313,7 @@ fn what_was_admitted_alone_is_added_to_a_server_that_is_back() {
         gateway.begin().await;
         let limits = || vec![window(10, 60_000), day(10), spend(100, 10)];
         let (_, before, _) = go(&gateway, limits()).await;
-        gateway.lose("a test says so");
+        gateway.link.lose("a test says so");
         let (_, alone, _) = go(&gateway, limits()).await;
         gateway.end(alone, Ended::Used { tokens: 0, cost: 4 });
         gateway.end(before, Ended::Used { tokens: 0, cost: 7 });
@@ -381,20 +382,20 @@ fn a_record_serves_without_the_server_for_15_minutes_after_it_was_seen_last() {
         let published = record.published();
         let id = published.id.clone();
         let publication = Publication { source: "here".into(), revision: 1, records: vec![published] };
-        let mut connection = gateway.connection.borrow().clone().unwrap();
-        let outcome = published::publish(&mut connection, &gateway.names, &publication, None, &[]).await.unwrap();
+        let mut connection = gateway.link.connection.borrow().clone().unwrap();
+        let outcome = published::publish(&mut connection, &gateway.link.names, &publication, None, &[]).await.unwrap();
         assert!(matches!(outcome, Outcome::Published), "{outcome:?}");
-        assert!(gateway.record(&id, false).await.unwrap().is_some());
-        assert!(gateway.record("none", false).await.unwrap().is_none());
-        assert_eq!(gateway.record_named("ann").await.unwrap().map(|key| key.record.id.clone()), Some(id.clone()));
-        assert!(gateway.record_named("bob").await.unwrap().is_none());
-        gateway.lose("a test says so");
-        assert!(gateway.record(&id, false).await.unwrap().is_some());
-        assert!(gateway.record("none", false).await.is_err(), "nobody can say that it is none");
-        gateway.records.age(&id, 899_000);
-        assert!(gateway.record(&id, false).await.is_ok());
-        gateway.records.age(&id, 1_000);
-        assert!(gateway.record(&id, false).await.is_err());
+        assert!(gateway.keys.record(&id, false).await.unwrap().is_some());
+        assert!(gateway.keys.record("none", false).await.unwrap().is_none());
+        assert_eq!(gateway.keys.record_named("ann").await.unwrap().map(|key| key.record.id.clone()), Some(id.clone()));
+        assert!(gateway.keys.record_named("bob").await.unwrap().is_none());
+        gateway.link.lose("a test says so");
+        assert!(gateway.keys.record(&id, false).await.unwrap().is_some());
+        assert!(gateway.keys.record("none", false).await.is_err(), "nobody can say that it is none");
+        gateway.keys.records.age(&id, 899_000);
+        assert!(gateway.keys.record(&id, false).await.is_ok());
+        gateway.keys.records.age(&id, 1_000);
+        assert!(gateway.keys.record(&id, false).await.is_err());
     });
 }
 
@@ -403,7 +404,7 @@ fn older_keys_and_those_of_another_team_replace_none() {
     run(|server| async move {
         let gateway = server.gateway(OnLoss::Share);
         gateway.begin().await;
-        let mut connection = gateway.connection.borrow().clone().unwrap();
+        let mut connection = gateway.link.connection.borrow().clone().unwrap();
         let (record, _) = KeyRecord::create("ann", &TeamSecret::new(), SystemTime::now());
         let id = record.id.clone();
         for (source, revision, records, expected) in [
@@ -415,14 +416,14 @@ fn older_keys_and_those_of_another_team_replace_none() {
             let publication = Publication { source: source.into(), revision, records };
             let lines = [(revision, format!("line {revision}"))];
             let outcome =
-                published::publish(&mut connection, &gateway.names, &publication, None, &lines).await.unwrap();
+                published::publish(&mut connection, &gateway.link.names, &publication, None, &lines).await.unwrap();
             assert!(format!("{outcome:?}").to_lowercase().starts_with(expected), "{source} {revision}: {outcome:?}");
-            assert!(gateway.record(&id, true).await.unwrap().is_some());
+            assert!(gateway.keys.record(&id, true).await.unwrap().is_some());
         }
         let publication = Publication { source: "here".into(), revision: 4, records: vec![] };
-        published::publish(&mut connection, &gateway.names, &publication, None, &[]).await.unwrap();
-        assert!(gateway.record(&id, true).await.unwrap().is_none(), "a later one without the key removes it");
-        let lines: u64 = redis::cmd("XLEN").arg(gateway.names.audit()).query_async(&mut connection).await.unwrap();
+        published::publish(&mut connection, &gateway.link.names, &publication, None, &[]).await.unwrap();
+        assert!(gateway.keys.record(&id, true).await.unwrap().is_none(), "a later one without the key removes it");
+        let lines: u64 = redis::cmd("XLEN").arg(gateway.link.names.audit()).query_async(&mut connection).await.unwrap();
         assert_eq!(lines, 1);
     });
 }
@@ -436,16 +437,19 @@ fn usage_that_is_told_twice_counts_once() {
         let row =
             Row { day: "2026-01-01".into(), profile: text(), provider: text(), model: text(), key: None, owner: None };
         gateway.enter(row.clone(), [("requests", 3), ("tries", 0)]);
-        gateway.send_ledger().await;
+        gateway.ledger.send().await;
         gateway.enter(row.clone(), [("requests", 4)]);
         // The response to this report is lost, and it is sent again.
-        let again = gateway.ledger.borrow_mut().next_rows();
-        gateway.send_ledger().await;
-        gateway.ledger.borrow_mut().put_back(again);
-        gateway.send_ledger().await;
-        let mut connection = gateway.connection.borrow().clone().unwrap();
-        let fields: Vec<(String, String)> =
-            redis::cmd("HGETALL").arg(gateway.names.usage("2026-01-01")).query_async(&mut connection).await.unwrap();
+        let again = gateway.ledger.unsent.borrow_mut().next_rows();
+        gateway.ledger.send().await;
+        gateway.ledger.unsent.borrow_mut().put_back(again);
+        gateway.ledger.send().await;
+        let mut connection = gateway.link.connection.borrow().clone().unwrap();
+        let fields: Vec<(String, String)> = redis::cmd("HGETALL")
+            .arg(gateway.link.names.usage("2026-01-01"))
+            .query_async(&mut connection)
+            .await
+            .unwrap();
         let mut sums = BTreeMap::new();
         ledger::read_day("2026-01-01", fields, &mut sums);
         assert_eq!(sums[&row], BTreeMap::from([("requests".to_owned(), 7)]));
@@ -515,8 +519,8 @@ fn a_quota_holds_over_gateways_refuses_at_once_and_has_room_when_its_oldest_slic
         go(&two, limits()).await;
         assert!(matches!(ask(&one, limits()).await, Decision::Refused { limit: 0, .. }));
         // What left the window counts no more.
-        let mut connection = one.connection.borrow().clone().unwrap();
-        let key = one.names.of("q");
+        let mut connection = one.link.connection.borrow().clone().unwrap();
+        let key = one.link.names.of("q");
         let _: u64 = redis::cmd("DEL").arg(&key).query_async(&mut connection).await.unwrap();
         let old = (one.now() - window) / 100 - 1;
         let _: u64 = redis::cmd("HSET").arg(&key).arg(old).arg(3).query_async(&mut connection).await.unwrap();
@@ -559,12 +563,13 @@ fn a_quota_comes_back_to_an_emptied_server_and_alone_each_gateway_has_its_part()
         let (first, second) = tokio::join!(one.probe(), two.probe());
         first.and(second).unwrap();
         assert!(matches!(ask(&one, limits()).await, Decision::Refused { limit: 0, .. }));
-        let mut connection = one.connection.borrow().clone().unwrap();
-        let counts: Vec<u64> = redis::cmd("HVALS").arg(one.names.of("q")).query_async(&mut connection).await.unwrap();
+        let mut connection = one.link.connection.borrow().clone().unwrap();
+        let counts: Vec<u64> =
+            redis::cmd("HVALS").arg(one.link.names.of("q")).query_async(&mut connection).await.unwrap();
         assert_eq!(counts.iter().sum::<u64>(), 20);
         // What came back is seen here, too.
         two.beat().await;
-        assert_eq!(two.standing.borrow().used(&quota(20, 3_600_000), two.now()).0, 20);
+        assert_eq!(two.link.standing.borrow().used(&quota(20, 3_600_000), two.now()).0, 20);
     });
 }
 
@@ -591,8 +596,8 @@ fn what_a_request_in_flight_reserves_is_extended_while_its_gateway_lives() {
         let gateway = server.gateway(OnLoss::Share);
         gateway.begin().await;
         let (_, ticket, _) = go(&gateway, vec![spend(100, 70)]).await;
-        let held = gateway.names.of("s:held");
-        let mut connection = gateway.connection.borrow().clone().unwrap();
+        let held = gateway.link.names.of("s:held");
+        let mut connection = gateway.link.connection.borrow().clone().unwrap();
         // A second later it would be free.
         let soon = format!("{}:70", gateway.now() + 1000);
         let _: u64 = redis::cmd("HSET").arg(&held).arg(&ticket).arg(soon).query_async(&mut connection).await.unwrap();
@@ -615,30 +620,30 @@ fn beside_an_older_copy_of_keys_json_the_servers_later_record_counts_until_the_f
         };
         write(0, &record);
         let gateway = server.gateway(OnLoss::Share);
-        gateway.records.begin_with(Directory::open(&file).unwrap());
+        gateway.keys.records.begin_with(Directory::open(&file).unwrap());
         gateway.begin().await;
-        let mut connection = gateway.connection.borrow().clone().unwrap();
+        let mut connection = gateway.link.connection.borrow().clone().unwrap();
         let mut later = record.clone();
         later.owner = Some("later".into());
         let text = format!("later {}", later.published().text);
         let _: u64 = redis::cmd("HSET")
-            .arg(gateway.names.records())
+            .arg(gateway.link.names.records())
             .arg(&record.id)
             .arg(text)
             .query_async(&mut connection)
             .await
             .unwrap();
-        let known = gateway.record(&record.id, false).await.unwrap().unwrap();
-        let decision = gateway.admit(Some(known), |_| Vec::new(), Duration::ZERO).await;
+        let known = gateway.keys.record(&record.id, false).await.unwrap().unwrap();
+        let decision = gateway.admissions.admit(Some(known), |_| Vec::new(), Duration::ZERO).await;
         assert!(matches!(&decision, Decision::Changed(Some(record)) if **record == later), "{decision:?}");
-        let known = gateway.record(&record.id, false).await.unwrap().unwrap();
+        let known = gateway.keys.record(&record.id, false).await.unwrap().unwrap();
         assert_eq!((known.record.owner.as_deref(), &*known.version), (Some("later"), "later"));
         // The file changes while the server is unreachable: the change applies here at once.
-        gateway.lose("a test says so");
+        gateway.link.lose("a test says so");
         let mut revoked = record.clone();
         revoked.revoked_at = Some(1);
         write(1, &revoked);
-        let known = gateway.record(&record.id, false).await.unwrap().unwrap();
+        let known = gateway.keys.record(&record.id, false).await.unwrap().unwrap();
         assert_eq!(known.record.revoked_at, Some(1));
     });
 }

@@ -9,6 +9,7 @@ use redis::Script;
 use serde_json::json;
 
 use super::Shared;
+use super::link::Link;
 use crate::limits::together::{Looked, Watched};
 
 static PUBLISH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("publish_token.lua")));
@@ -18,7 +19,7 @@ static WANT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("want_
 
 /// The tokens of one profile's login.
 pub(crate) struct SharedToken<'shared> {
-    shared: &'shared Shared,
+    link: &'shared Link,
     token: String,
     want: String,
     home: String,
@@ -26,8 +27,8 @@ pub(crate) struct SharedToken<'shared> {
 
 impl Shared {
     pub(crate) fn token_of(&self, profile: &str) -> SharedToken<'_> {
-        let name = |kind: &str| self.names.of(&[kind, ":", profile].concat());
-        SharedToken { shared: self, token: name("tok"), want: name("want"), home: name("home") }
+        let name = |kind: &str| self.link.names.of(&[kind, ":", profile].concat());
+        SharedToken { link: &self.link, token: name("tok"), want: name("want"), home: name("home") }
     }
 }
 
@@ -36,23 +37,23 @@ impl SharedToken<'_> {
     /// server is unreachable.
     pub(crate) async fn publish(self, generation: u64, sealed: &str, left: u64) -> Option<u64> {
         let said = json!({ "generation": generation, "sealed": sealed, "left": left });
-        self.shared.run(&PUBLISH, &[self.token], &said).await
+        self.link.run(&PUBLISH, &[self.token], &said).await
     }
 
     /// Reports that this machine, `home`, is the home of a profile, and reads what edges need. `id` distinguishes it
     /// from others.
     pub(crate) async fn watch(self, id: &str, home: &str) -> Option<Watched> {
         let names = [self.token, self.want, self.home];
-        self.shared.run(&WATCH, &names, &json!({ "id": id, "home": home })).await
+        self.link.run(&WATCH, &names, &json!({ "id": id, "home": home })).await
     }
 
     /// Requests the token. `known`: a generation that need not be sent again.
     pub(crate) async fn look(self, known: u64) -> Option<Looked> {
-        self.shared.run(&LOOK, &[self.token, self.home], &json!({ "known": known })).await
+        self.link.run(&LOOK, &[self.token, self.home], &json!({ "known": known })).await
     }
 
     /// Requests a newer token from the home than that of `generation`.
     pub(crate) async fn want(self, generation: u64) -> Option<u64> {
-        self.shared.run(&WANT, &[self.want], &json!({ "generation": generation })).await
+        self.link.run(&WANT, &[self.want], &json!({ "generation": generation })).await
     }
 }

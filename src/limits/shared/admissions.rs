@@ -1,0 +1,233 @@
+//! The requests that all gateways count: each is decided once, by the server or alone while it is unreachable, and ended
+//! once, which settles what it used or releases what it was granted.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::HOLD;
+use super::alone::Alone;
+use super::end::finishing;
+use super::link::Link;
+use super::published::PublishedKeys;
+use super::script::{self, ADMIT, FINISH};
+use super::tickets::{Ticket, Tickets};
+use super::told::{Admitted, Told, Verdict};
+use crate::keys::Versioned;
+use crate::limits::together::{Decision, Ended, Health, Kind, Limit, OnLoss, milliseconds};
+
+pub(super) struct Admissions {
+    link: Rc<Link>,
+    keys: Rc<PublishedKeys>,
+    pub(super) tickets: Tickets,
+}
+
+/// A decision that is being made. If the caller leaves in the meantime, it is made all the same, and what was granted is
+/// released.
+struct Deciding {
+    admissions: Rc<Admissions>,
+    decision: Option<Pin<Box<dyn Future<Output = Decision>>>>,
+}
+
+impl Future for Deciding {
+    type Output = Decision;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Decision> {
+        let Some(decision) = &mut self.decision else { return Poll::Ready(Decision::Unavailable) };
+        let decided = std::task::ready!(decision.as_mut().poll(context));
+        self.decision = None;
+        Poll::Ready(decided)
+    }
+}
+
+impl Drop for Deciding {
+    fn drop(&mut self) {
+        // At the end of the gateway no task runs any more.
+        let Some(decision) = self.decision.take().filter(|_| !self.admissions.tickets.is_ending.get()) else { return };
+        let admissions = Rc::clone(&self.admissions);
+        tokio::task::spawn_local(async move {
+            if let Decision::Go { ticket, .. } = decision.await {
+                admissions.end(ticket, Ended::GivenBack);
+            }
+        });
+    }
+}
+
+impl Admissions {
+    pub(super) fn new(link: Rc<Link>, keys: Rc<PublishedKeys>) -> Rc<Self> {
+        Rc::new(Self { link, keys, tickets: Tickets::default() })
+    }
+
+    /// Decides one request.
+    ///
+    /// `limits`: those at a time by the server's clock. `key`: the record of the key that asks, as known here.
+    pub(super) async fn admit(
+        self: &Rc<Self>,
+        key: Option<Versioned>,
+        limits: impl Fn(u64) -> Vec<Limit> + 'static,
+        longest: Duration,
+    ) -> Decision {
+        let admissions = Rc::clone(self);
+        let decision = async move { admissions.decide(key.as_ref(), &limits, milliseconds(longest)).await };
+        Deciding { admissions: Rc::clone(self), decision: Some(Box::pin(decision)) }.await
+    }
+
+    async fn decide(&self, key: Option<&Versioned>, limits: &impl Fn(u64) -> Vec<Limit>, longest: u64) -> Decision {
+        let id = self.tickets.new_id(&self.link.instance);
+        let mut at = self.link.now();
+        let mut checks_record = true;
+        // Each retry has another reason: the first corrects the clock, the second the wait, when the period was not
+        // the current one.
+        for _ in 0..4 {
+            if !self.link.is_up() {
+                break;
+            }
+            let limits = limits(at);
+            let Some(told) = self.ask(&id, key.filter(|_| checks_record), &limits, longest).await else { break };
+            self.link.clock.set(told.now);
+            match told.verdict {
+                Verdict::Go(admitted) => return self.grant(id, limits, told.now, &admitted),
+                Verdict::Refused { limit, wait } => {
+                    self.link.standing.borrow_mut().refused(&limits, limit, told.now);
+                    return Decision::Refused { limit, wait: Duration::from_millis(wait) };
+                }
+                Verdict::Period { at: current } => at = current,
+                Verdict::Record { version, record } => {
+                    let Some(key) = key else { return Decision::Unavailable };
+                    let known = self.keys.records.remember(&key.record.id, &version, &record, self.link.clock.own());
+                    return known.map_or(Decision::Unavailable, |known| Decision::Changed(Some(known.record)));
+                }
+                Verdict::Unknown { is_complete: true } => {
+                    if let Some(key) = key {
+                        self.keys.records.forget(&key.record.id);
+                    }
+                    return Decision::Changed(None);
+                }
+                // The records are being sent to a server that was emptied.
+                Verdict::Unknown { is_complete: false } => {
+                    if !self.keys.trusts(key) {
+                        return Decision::Unavailable;
+                    }
+                    checks_record = false;
+                }
+                Verdict::Epoch => self.link.lose("it was emptied, or is another server"),
+            }
+        }
+        self.decide_alone(id, key, &limits(self.link.now()), longest)
+    }
+
+    fn decide_alone(&self, id: String, key: Option<&Versioned>, limits: &[Limit], longest: u64) -> Decision {
+        if self.link.health() != Health::Degraded || !self.keys.trusts(key) {
+            return Decision::Unavailable;
+        }
+        let now = self.link.now();
+        if self.link.on_loss == OnLoss::Open {
+            let ticket = Ticket { limits: Vec::new(), at: now, held: Vec::new(), epoch: None };
+            self.tickets.begin(&id, ticket);
+            return Decision::Go { wait: Duration::ZERO, ticket: id };
+        }
+        let mut held = Vec::new();
+        match self.link.standing.borrow_mut().decide(&id, limits, now, longest, &mut held) {
+            Alone::Go { at } => {
+                self.tickets.begin(&id, Ticket { limits: limits.to_vec(), at, held, epoch: None });
+                Decision::Go { wait: Duration::from_millis(at - now), ticket: id }
+            }
+            Alone::Wait { limit, wait } => Decision::Refused { limit, wait: Duration::from_millis(wait) },
+            Alone::Over => Decision::Unavailable,
+        }
+    }
+
+    fn grant(&self, id: String, limits: Vec<Limit>, now: u64, admitted: &Admitted) -> Decision {
+        self.link.standing.borrow_mut().admitted(&id, &limits, now, admitted);
+        let held = admitted.counts.iter().map(|count| count.held).collect();
+        let epoch = Some(Rc::clone(&self.link.epoch.borrow()));
+        self.tickets.begin(&id, Ticket { limits, at: admitted.at, held, epoch });
+        Decision::Go { wait: Duration::from_millis(admitted.at.saturating_sub(now)), ticket: id }
+    }
+
+    async fn ask(&self, id: &str, key: Option<&Versioned>, limits: &[Limit], longest: u64) -> Option<Told> {
+        let keys = 3 + limits.iter().map(Limit::number_of_keys).sum::<usize>();
+        let mut command = script::command(&ADMIT, keys);
+        command.arg(self.link.names.epoch()).arg(self.link.names.records()).arg(self.link.names.used_at());
+        for limit in limits {
+            limit.add_keys(&self.link.names, &mut command);
+        }
+        command.arg(&**self.link.epoch.borrow()).arg(id).arg(longest).arg(milliseconds(HOLD));
+        let (asker, version) = key.map_or(("", ""), |key| (&key.record.id, &key.version));
+        command.arg(asker).arg(version);
+        for limit in limits {
+            limit.add_arguments(&mut command);
+        }
+        let text: String = self.link.call(&ADMIT, &command).await?;
+        let Some(told) = Told::parse(&text, limits) else {
+            self.link.lose(&script::unreadable().to_string());
+            return None;
+        };
+        if let (Some(key), Verdict::Go(_)) = (key, &told.verdict) {
+            self.keys.records.saw(&key.record.id, self.link.clock.own());
+        }
+        Some(told)
+    }
+
+    /// Ends an admitted request, once.
+    pub(super) fn end(self: &Rc<Self>, id: String, how: Ended) {
+        let Some(ticket) = self.tickets.take(&id) else { return };
+        self.link.standing.borrow_mut().ended(&id, &ticket.limits);
+        let undone = ticket.limits.iter().filter(|limit| how.undoes(limit));
+        self.link.standing.borrow_mut().given_back(undone, ticket.at, ticket.epoch.is_none());
+        if self.tickets.is_ending.get() {
+            self.tickets.postpone((id, ticket, how));
+            return;
+        }
+        if self.is_settled_alone(&ticket, how) {
+            return;
+        }
+        let admissions = Rc::clone(self);
+        self.tickets.under_way.set(self.tickets.under_way.get() + 1);
+        tokio::task::spawn_local(async move {
+            let frees = ticket.limits.iter().any(|limit| limit.kind == Kind::Parallel);
+            admissions.report(id, ticket, how).await;
+            if frees {
+                admissions.tickets.freed.notify_waiters();
+            }
+            admissions.tickets.under_way.set(admissions.tickets.under_way.get() - 1);
+        });
+    }
+
+    /// Whether the server need not know of it, now or later.
+    fn is_settled_alone(&self, ticket: &Ticket, how: Ended) -> bool {
+        if ticket.epoch.is_some() || self.link.is_up() {
+            return !ticket.limits.iter().any(|limit| how.matters_to(limit));
+        }
+        for (limit, held) in ticket.limits.iter().zip(&ticket.held) {
+            if let Kind::Spend { unit, .. } = limit.kind {
+                self.link.standing.borrow_mut().corrected(&limit.name, how.more(unit, *held));
+            }
+        }
+        if ticket.limits.iter().any(|limit| limit.kind == Kind::Parallel) {
+            self.tickets.freed.notify_waiters();
+        }
+        true
+    }
+
+    async fn report(&self, id: String, ticket: Ticket, how: Ended) {
+        let told: Option<u64> = if self.link.is_up() {
+            self.link.call(&FINISH, &finishing(&self.link, &id, &ticket, how)).await
+        } else {
+            None
+        };
+        if told.is_none() {
+            self.tickets.postpone((id, ticket, how));
+        }
+    }
+
+    /// Before the gateway stops: waits until the reports on ended requests have arrived, or timed out.
+    pub(super) async fn settle_all(&self) {
+        self.tickets.is_ending.set(true);
+        let since = Instant::now();
+        while self.tickets.under_way.get() > 0 && since.elapsed() < self.link.address.timeout() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
