@@ -37,6 +37,8 @@ pub(in crate::gateway) struct AnswerBody {
     origin: Rc<Origin>,
     /// How long the connection may be kept afterwards; zero if not at all.
     idle: Duration,
+    /// Why it was cut: an error is not followed by an end.
+    broken: Option<String>,
 }
 
 /// `upload`: what is left to send of the request.
@@ -49,7 +51,7 @@ pub(super) fn answer(
     let Received { head, data: first } = received;
     let idle = if head.keeps_open { idle(&head.headers) } else { Duration::ZERO };
     let (framing, origin) = (head.framing, Rc::clone(origin));
-    let mut body = AnswerBody { connection: Some(connection), upload, framing, first, origin, idle };
+    let mut body = AnswerBody { connection: Some(connection), upload, framing, first, origin, idle, broken: None };
     if body.framing.is_end() {
         body.end();
     }
@@ -75,6 +77,7 @@ impl AnswerBody {
             Ok(data) => data,
             Err(why) => {
                 self.connection = None;
+                self.broken = Some(why.clone());
                 return Poll::Ready(Some(Err(why)));
             }
         };
@@ -84,7 +87,9 @@ impl AnswerBody {
     /// The next data, empty at the end.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, String>> {
         loop {
-            let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(Bytes::new())) };
+            let Some(connection) = &mut self.connection else {
+                return Poll::Ready(self.broken.clone().map_or(Ok(Bytes::new()), Err));
+            };
             if let Some(upload) = &mut self.upload {
                 match connection.poll_send(upload, context) {
                     Poll::Pending => {}

@@ -6,11 +6,14 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use hyper::Method;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::answer::answer;
 use super::connection::{AskError, Connection};
@@ -26,6 +29,8 @@ struct Server {
     /// Bytes that it takes before it has enough.
     takes: usize,
     got: Rc<RefCell<Vec<u8>>>,
+    /// Dropped when the connection is closed.
+    _open: Option<oneshot::Sender<()>>,
 }
 
 impl Server {
@@ -255,6 +260,37 @@ fn an_answer_that_ends_early_is_cut_wherever_that_is() {
             assert!(outcome.is_err() && kept == 0, "{end} {outcome:?}");
         }
     }
+}
+
+#[test]
+fn the_error_of_a_body_is_an_error_however_often_it_is_polled() {
+    let long = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+    for (head, body) in [(long, "he"), (CHUNKED, "5\r\nhe"), (CHUNKED, "5\r\nhelloX"), (CHUNKED, "-5\r\n")] {
+        let server = delayed(Server::sending([head.as_bytes(), body.as_bytes()]));
+        let mut answer = ask(server, upload(&Method::POST, &[]), &origin()).unwrap();
+        let first = read_all(&mut answer).unwrap_err();
+        assert_eq!(read_all(&mut answer), Err(first), "{body}");
+    }
+}
+
+#[test]
+fn an_idle_connection_is_closed_when_its_time_is_over_and_no_other_is() {
+    let connection = || {
+        let (sender, closed) = oneshot::channel();
+        (Connection::new(Server { _open: Some(sender), ..Server::default() }), closed)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let origin = origin();
+        let ((long, mut long_closed), (short, short_closed)) = (connection(), connection());
+        origin.keep(long, Duration::from_secs(3600));
+        origin.keep(short, Duration::from_millis(1));
+        // The sender is gone, and so is the connection that had it.
+        let closed = tokio::time::timeout(Duration::from_secs(20), short_closed).await;
+        assert!(closed.expect("it is closed").is_err());
+        assert_eq!(long_closed.try_recv(), Err(TryRecvError::Empty));
+        assert_eq!(origin.idle.borrow().len(), 1);
+    });
 }
 
 #[test]
