@@ -187,8 +187,8 @@ fn is_obeyed(character: char) -> bool {
         )
 }
 
-/// A text in JSON, YAML or TOML with all that [`printable`] removes escaped instead, so that it means the same. Line ends
-/// and tabs between its tokens stay.
+/// A text in JSON with all that [`printable`] removes escaped instead, so that it means the same. Line ends and tabs
+/// between its tokens stay.
 pub(crate) fn json_for_terminal(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     let mut characters = json.chars().peekable();
@@ -203,6 +203,17 @@ pub(crate) fn json_for_terminal(json: &str) -> String {
         }
     }
     escaped
+}
+
+/// `text` as a string of TOML or YAML in double quotes, with all that [`printable`] removes escaped. Their escape of a
+/// character beyond U+FFFF is not that of JSON.
+pub(crate) fn quoted_for_terminal(text: &str) -> String {
+    let escaped = |character: char| match u32::from(character) {
+        _ if !is_obeyed(character) => character.to_string(),
+        number @ 0x1_0000.. => format!("\\U{number:08x}"),
+        number => format!("\\u{number:04x}"),
+    };
+    serde_json::Value::from(text).to_string().chars().map(escaped).collect()
 }
 
 /// `text` as a person sees it: printable, and without user info in URLs.

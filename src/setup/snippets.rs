@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::known_programs::{ACCESS_TOKEN, ASSUMED_CONTEXT, ZED_KEY};
 use super::{Access, NAME, SetUp, ToolPaths};
+use crate::error::quoted_for_terminal;
 use crate::platform::tools::{self, quoted};
 use crate::providers::Model;
 
@@ -60,9 +61,9 @@ fn llm(access: &Access, tool_paths: &ToolPaths) -> Text {
     let models = access.models().into_iter().map(|model| {
         format!(
             "- model_id: {}\n  model_name: {}\n  api_base: {}\n  api_key_name: {NAME}\n",
-            yaml(&format!("{NAME}/{}", model.id)),
-            yaml(&model.id),
-            yaml(&access.base_url)
+            quoted_for_terminal(&format!("{NAME}/{}", model.id)),
+            quoted_for_terminal(&model.id),
+            quoted_for_terminal(&access.base_url)
         )
     });
     let text = format!(
@@ -104,9 +105,9 @@ fn continue_dev(access: &Access, tool_paths: &ToolPaths) -> Text {
     let models = access.models().into_iter().map(|model| {
         format!(
             "  - name: {}\n    provider: openai\n    model: {}\n    apiBase: {}\n    apiKey: ${{{{ secrets.{ACCESS_TOKEN} }}}}\n",
-            yaml(shown(&model)),
-            yaml(&model.id),
-            yaml(&access.base_url)
+            quoted_for_terminal(shown(&model)),
+            quoted_for_terminal(&model.id),
+            quoted_for_terminal(&access.base_url)
         )
     });
     let text = format!(
@@ -166,9 +167,4 @@ fn shown(model: &Model) -> &str {
 
 fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
-}
-
-/// A JSON string is a YAML one.
-fn yaml(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }

@@ -208,6 +208,26 @@ fn what_is_printed_to_be_pasted_is_quoted_and_steers_nothing() {
     }
 }
 
+/// JSON escapes what is beyond U+FFFF as two halves, which TOML rejects and YAML reads as two characters.
+#[test]
+fn invisible_characters_of_a_model_are_escaped_as_toml_and_yaml_have_it() {
+    for model in ["m\u{e0041}\u{202e}x", "m\u{e0041}\"\u{202e}x", "m\u{202e}\\x"] {
+        let machine = Machine::new().variable("QWENAUTH_PROFILE", "work");
+        let profile = json!({
+            "provider": "custom", "api_key": "granted-key-1", "base_url": "http://127.0.0.1:9/v1", "model": model,
+        });
+        write_private(&machine.profiles().join("work.json"), profile.to_string());
+        let codex = machine.run(["setup", "codex", "--print"]).any_stdout().any_stderr();
+        let printed: toml::Table = codex.stdout.parse().unwrap_or_else(|error| panic!("{error}: {codex}"));
+        assert_eq!(printed.get("model").and_then(toml::Value::as_str), Some(model), "{codex}");
+        for tool in ["llm", "continue"] {
+            let outcome = machine.run(["setup", tool, "--print"]).any_stdout().any_stderr();
+            let escaped = json!(model).to_string().replace('\u{e0041}', "\\U000e0041").replace('\u{202e}', "\\u202e");
+            assert!(outcome.stdout.contains(&escaped[1..]), "{outcome}");
+        }
+    }
+}
+
 /// A provider that a hostile config.toml calls like a command.
 #[test]
 fn a_shell_is_offered_plain_names_only_and_runs_none() {

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 use toml_edit::{DocumentMut, Item, Table, TableLike, TomlError};
 
 use super::NotParsed;
+use crate::error::{printable, quoted_for_terminal};
 
 pub(super) fn parse(text: &str) -> Result<DocumentMut, NotParsed> {
     text.parse().map_err(|error: TomlError| {
@@ -81,6 +82,8 @@ fn to_value(value: &Value) -> Option<toml_edit::Value> {
             Some(integer) => integer.into(),
             None => number.as_f64()?.into(),
         },
+        // Anything that a terminal would obey is escaped, which a literal string could not have.
+        Value::String(text) if printable(text) != *text => quoted_for_terminal(text).parse().ok()?,
         Value::String(text) => text.as_str().into(),
         Value::Array(elements) => {
             toml_edit::Value::Array(elements.iter().filter_map(to_value).collect::<toml_edit::Array>())
