@@ -75,7 +75,7 @@ pub(super) async fn answer_scraper(
         return refusal.into_response();
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let message = "the metrics are only read here: send GET";
+        let message = "metrics are read-only: use GET";
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).finally();
         return with(refusal.into_response(), ALLOW, "GET, HEAD");
     }
@@ -153,8 +153,7 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<ClientBody>, en
 /// What `opencode auth login` reads.
 fn members_page(way: Way, members: &Members) -> Response<ResponseBody> {
     let Some(page) = well_known::page(way, members) else {
-        let message =
-            "this gateway knows no model to begin with: `qwenauth login … --model ID` on its machine names one";
+        let message = "this gateway has no default model; set one with `qwenauth login … --model ID` on its machine";
         return Refusal::new(StatusCode::NOT_FOUND, "no_default_model", message).finally().into_response();
     };
     json(&page)
@@ -263,20 +262,20 @@ fn head_length(uri: &Uri, headers: &HeaderMap) -> usize {
 
 fn check_source(gateway: &Gateway, checks_host: bool, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
     if head_length(uri, headers) > MAX_HEAD_SIZE {
-        let message = format!("the head of the request is longer than {} KiB", MAX_HEAD_SIZE / 1024);
+        let message = format!("the request line and headers exceed {} KiB", MAX_HEAD_SIZE / 1024);
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return Err(Refusal::new(status, "request_head_too_large", message).finally());
     }
     if headers.get_all(HOST).iter().nth(1).is_some() {
-        let message = "the request has more than one `Host`";
+        let message = "the request has more than one `Host` header";
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid_host", message).finally());
     }
     if checks_host {
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         let named = [host, uri.authority().map(hyper::http::uri::Authority::as_str)];
         if host.is_none() || !named.into_iter().flatten().all(|host| is_local(gateway, host)) {
-            let message = "the request names a foreign host: this gateway answers to `localhost`, `127.0.0.1` and \
-                           `[::1]`, and to names given by `--allow-host`";
+            let message = "the `Host` header names another host: this gateway accepts `localhost`, `127.0.0.1`, `[::1]` and names given \
+                with `--allow-host`";
             return Err(Refusal::new(StatusCode::FORBIDDEN, "host_not_allowed", message).finally());
         }
     }
@@ -313,8 +312,8 @@ async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<R
         return Ok(None);
     }
     let Some(team) = &gateway.team else {
-        let message = "the gateway's key is missing or wrong: `qwenauth gateway` printed it or keeps it in its \
-                       `--api-key-file`, and it is `OPENAI_API_KEY` under `qwenauth exec --gateway`";
+        let message = "the gateway's key is missing or wrong: it was printed by `qwenauth gateway` or is in its `--api-key-file`; under \
+            `qwenauth exec --gateway` it is `OPENAI_API_KEY`";
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally());
     };
     for text in shown_keys(headers).filter_map(|shown| std::str::from_utf8(shown).ok()) {

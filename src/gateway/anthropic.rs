@@ -51,7 +51,7 @@ pub(super) fn speaks(rest: &str) -> bool {
 pub(super) fn missing(provider: &Provider) -> Refusal {
     let names: Vec<String> = providers::speaking_anthropic().iter().map(|name| format!("`{name}`")).collect();
     let message = format!(
-        "{} does not speak Anthropic's protocol, so there is nothing at `/v1/messages`; use a profile of one of {}",
+        "{} does not support Anthropic's protocol, so `/v1/messages` is not available; use a profile of one of {}",
         provider.title,
         names.join(", ")
     );

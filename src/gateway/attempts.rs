@@ -157,7 +157,7 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
             return self.give(rejection).map(Some);
         }
         drop(rejection);
-        log::info!("`{}` refused the token: it is renewed, unless it was meanwhile", self.served.profile);
+        log::info!("`{}` rejected the token; renewing it unless that has already been done", self.served.profile);
         let renewed = self.proxied.request.body.while_reading(self.served.renewed(&self.ready)).await;
         self.ready = renewed.map_err(|failed| not_ready(self.served, &failed))?;
         self.was_renewed = true;
@@ -184,7 +184,7 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
                 self.has_waited |= error.action(max_wait) != Action::Backoff;
                 drop(rejection);
                 if wait > Duration::from_secs(2) {
-                    let text = format!("a request waits {} s for `{profile}`: {sentence}", wait.as_secs());
+                    let text = format!("request delayed {} s for `{profile}`: {sentence}", wait.as_secs());
                     self.account.pacing.say(&text);
                 }
                 self.wait(wait, sentence).await;

@@ -276,7 +276,7 @@ impl CredentialCache {
         if let Some(edge) = &self.edge {
             return edge.fresh().await.and_then(|found| self.keep(found));
         }
-        let over = || Failed::new(Failure::Temporary, "the gateway is ending");
+        let over = || Failed::new(Failure::Temporary, "the gateway is shutting down");
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(over)?;
         jobs.send(Job { since, wanted, reply }).map_err(|_| over())?;
@@ -348,7 +348,7 @@ fn ready(found: Found, old: Option<&ReadyCredential>) -> Result<ReadyCredential>
     let Found { credential, provider, base_url, stamp, mark, generation } = found;
     let url = http::endpoint(&base_url)?;
     let unusable =
-        |_| Failed::new(Failure::LoginRequired, "the stored token cannot be sent: it has control characters");
+        |_| Failed::new(Failure::LoginRequired, "the stored token cannot be sent: it contains control characters");
     let authorization = http::bearer(&credential.access_token).map_err(unusable)?;
     let messages = Endpoint::of(&provider, &base_url, &credential.access_token).map_err(unusable)?;
     // Connections are kept across renewals.

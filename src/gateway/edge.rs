@@ -130,10 +130,10 @@ impl Edge {
             }
             let message = if self.shared.token_of(self.profile()).want(generation).await.is_none() {
                 Some(
-                    "its token is refused, and the team's server, by which its home could be asked for another, is away",
+                    "its token was rejected, and the team's server, through which its home could be asked for a new one, is unreachable",
                 )
             } else if since.elapsed() > WAIT {
-                Some("its token is refused, and its home has not renewed it within 20 s")
+                Some("its token was rejected, and its home did not renew it within 20 s")
             } else {
                 None
             };
@@ -177,9 +177,9 @@ impl Edge {
         match (self.trouble(), silence) {
             (Some("secret_mismatch"), _) => Failed::new(
                 Failure::Temporary,
-                format!("the token of `{profile}` cannot be opened: it is sealed under another team secret"),
+                format!("the token of `{profile}` cannot be decrypted: it was encrypted with another team secret"),
             )
-            .hint("`secret_file` must hold the same secret on every machine of the team"),
+            .hint("use the same `secret_file` on every machine of the team"),
             (Some("login_required"), _) => {
                 Failed::new(Failure::LoginRequired, format!("`{profile}` is logged out at {at_home}"))
                     .hint("log in there again")
@@ -191,7 +191,7 @@ impl Edge {
             (Some("home_silent"), Some(silence)) => Failed::new(
                 Failure::Temporary,
                 format!(
-                    "the token of `{profile}` has expired, and {at_home} has been silent for {}",
+                    "the token of `{profile}` has expired, and {at_home} has not responded for {}",
                     super::refusal::duration(silence)
                 ),
             ),

@@ -35,7 +35,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn exchange(team: &Team, request: Request<ClientBody>, entry: &mut Entry) -> Response<ResponseBody> {
     let read = tokio::time::timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MAX_BODY).collect()).await;
     let Ok(Ok(body)) = read else {
-        return failed(StatusCode::BAD_REQUEST, "invalid_request", "the body is too long, or ended too early", None);
+        return failed(StatusCode::BAD_REQUEST, "invalid_request", "the body is too long or incomplete", None);
     };
     let token = match Asked::read(&body.to_bytes()).token() {
         Ok(token) => token,

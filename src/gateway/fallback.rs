@@ -207,7 +207,7 @@ fn names_state(body: &[u8]) -> bool {
 /// The first profile's response, with what was tried after it.
 fn all_refused(first: &str, deferred: DeferredResponse, tried: &[(String, String, Option<Duration>)]) -> Refusal {
     let others: Vec<String> = tried.iter().map(|(profile, why, _)| format!("`{profile}`: {why}")).collect();
-    let message = format!("{}; tried as well: {}", deferred.sentence(), others.join("; "));
+    let message = format!("{}; also tried: {}", deferred.sentence(), others.join("; "));
     let earliest = tried.iter().filter_map(|(_, _, wait)| *wait).chain(deferred.wait()).min();
     let mut refusal = match deferred {
         DeferredResponse::Own(refusal) => refusal,

@@ -22,7 +22,7 @@ pub(super) async fn flush_regularly(gateway: Rc<Gateway>, ending: Rc<Notify>) {
     let state = gateway.options.state.clone();
     let settled = tokio::task::spawn_blocking(move || usage::settle(&state, SystemTime::now()));
     if let Ok(Err(error)) = settled.await {
-        log::warn!("old usage is not summed up: {error:#}");
+        log::warn!("cannot summarize old usage: {error:#}");
     }
     let mut at_once = AT_ONCE;
     let mut last = Instant::now();
@@ -67,7 +67,7 @@ pub(super) async fn flush(gateway: &Gateway) {
             pending.take_written().into_iter().for_each(|(of, counts)| shared.enter(row(of), counts.named()));
         }
         if let Err(error) = written {
-            log::warn!("the usage is not written: {error:#}");
+            log::warn!("cannot write the usage: {error:#}");
             account.put_back(pending);
         }
     }

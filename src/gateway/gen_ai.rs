@@ -128,13 +128,13 @@ impl GenAi {
         let seen = self.0.borrow();
         let mut text = String::new();
         for (name, help, series) in [
-            ("operation_duration_seconds", "Seconds that requests took, waits included.", &seen.durations),
+            ("operation_duration_seconds", "Duration of requests in seconds, including waits.", &seen.durations),
             (
                 "operation_time_to_first_chunk_seconds",
                 "Seconds from a request to the first chunk of a stream.",
                 &seen.first_chunks,
             ),
-            ("token_usage", "Tokens of a request, as the provider states them.", &seen.tokens),
+            ("token_usage", "Tokens of a request, as reported by the provider.", &seen.tokens),
         ] {
             let name = format!("gen_ai_client_{name}");
             let _ = writeln!(text, "# HELP {name} {help} {CONVENTIONS}.\n# TYPE {name} histogram");

@@ -126,7 +126,9 @@ impl Home {
             && published.served.is_none_or(|at| at.elapsed() >= FOR_EDGES)
         {
             published.served = Some(Instant::now());
-            log::info!("an edge had the token of `{profile}` refused: it is renewed, unless it was meanwhile");
+            log::info!(
+                "the token of `{profile}` was rejected at an edge; renewing it unless that has already been done"
+            );
             // Its result is published at the next tick.
             drop(served.renewed(ready).await);
             return;
@@ -168,7 +170,7 @@ impl Home {
         match self.fleet.seal(profile, generation, text) {
             Ok(sealed) => self.shared.token_of(profile).publish(generation, &sealed, left).await == Some(generation),
             Err(error) => {
-                log::warn!("the token of `{profile}` is not published: {error:#}");
+                log::warn!("cannot publish the token of `{profile}`: {error:#}");
                 false
             }
         }
@@ -190,8 +192,8 @@ impl Home {
         {
             published.warned = Some(other.clone());
             note(&format!(
-                "warning: the login of `{profile}` is renewed on `{}` as well: its refresh token works once, so stop one of \
-                 the two and log in again where the other runs",
+                "warning: the login of `{profile}` is also renewed on `{}`, but its refresh token works only once: stop one of the two \
+                 and log in again where the other runs",
                 printable(other)
             ));
         }

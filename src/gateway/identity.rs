@@ -125,7 +125,7 @@ impl Identity {
         let Ok(loaded) = tokio::task::spawn_blocking(move || load(&files)).await else { return };
         match loaded {
             Ok(loaded) => {
-                log::info!("the certificate in `{}` is served from now on", self.files.certificate.display());
+                log::info!("now serving the certificate in `{}`", self.files.certificate.display());
                 *self.loaded.borrow_mut() = loaded;
                 self.doubted.set(None);
                 self.rejected.set(None);
@@ -137,7 +137,7 @@ impl Identity {
     fn reject(&self, versions: Versions, error: &anyhow::Error) {
         self.rejected.set(Some(versions));
         self.failed_reloads.set(self.failed_reloads.get() + 1);
-        note(&format!("warning: the old certificate stays in force: {error:#}"));
+        note(&format!("warning: still using the old certificate: {error:#}"));
     }
 }
 
@@ -155,11 +155,11 @@ fn load(files: &TlsFiles) -> Result<Loaded> {
         Some(path) => {
             let mut roots = RootCertStore::empty();
             for certificate in certificates(path)? {
-                roots.add(certificate).with_context(|| unusable(path, "its certificate is not of a CA"))?;
+                roots.add(certificate).with_context(|| unusable(path, "its certificate is not a CA certificate"))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
-                .with_context(|| unusable(path, "its certificates cannot be used"))?;
+                .with_context(|| unusable(path, "its certificates are not usable"))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
@@ -172,8 +172,8 @@ fn load(files: &TlsFiles) -> Result<Loaded> {
 fn misfit(files: &TlsFiles, error: &rustls::Error) -> Failed {
     let (certificate, key) = (files.certificate.display(), files.key.display());
     if *error == rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) {
-        let message = format!("the key in `{key}` is not that of the certificate in `{certificate}`");
-        return Failed::new(Failure::Other, message).hint("the first certificate in the file must be the server's own");
+        let message = format!("the private key in `{key}` does not match the certificate in `{certificate}`");
+        return Failed::new(Failure::Other, message).hint("put the server's own certificate first in the file");
     }
     Failed::new(
         Failure::Other,
@@ -196,7 +196,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
         return unusable(path, &format!("the certificate at line {}: {}", broken.line, broken.why)).err();
     }
     if found.usable.is_empty() {
-        return unusable(path, "it holds no certificate").hint("it must be a PEM file").err();
+        return unusable(path, "it contains no certificate").hint("use a PEM file").err();
     }
     Ok(found.usable)
 }
@@ -209,11 +209,11 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     };
     match PrivateKeyDer::from_pem_slice(&bytes) {
         Ok(key) => Ok(key),
-        Err(pem::Error::NoItemsFound) if is_encrypted(&bytes) => unusable(path, "its key is encrypted")
-            .hint("`openssl pkey -in ENCRYPTED -out PLAIN` asks for the passphrase and writes the key without it")
-            .err(),
+        Err(pem::Error::NoItemsFound) if is_encrypted(&bytes) => {
+            unusable(path, "its key is encrypted").hint("decrypt it with `openssl pkey -in ENCRYPTED -out PLAIN`").err()
+        }
         // What else the parser says could quote the file.
-        Err(_) => unusable(path, "it holds no private key").hint("it must be a PEM file").err(),
+        Err(_) => unusable(path, "it contains no private key").hint("use a PEM file").err(),
     }
 }
 

@@ -82,7 +82,7 @@ impl Issuers {
         let shown = Shown::read(text).map_err(|why| not_verified(&why))?;
         let issuer = shown.issuer().unwrap_or_default();
         let Some(issuer) = self.all.iter().find(|known| is_same(&known.url, issuer)) else {
-            return Err(rejected("its issuer is not one of `[[team.issuers]]` of this gateway"));
+            return Err(rejected("its issuer is not in `[[team.issuers]]` of this gateway"));
         };
         let keys = issuer.keys_for(&shown, &self.network).await?;
         let Claims(claims) = shown.verified_by(&keys).map_err(|why| not_verified(&why))?;
@@ -124,7 +124,7 @@ impl Issuer {
         match &*known {
             Some((keys, at)) if at.elapsed() < BELIEVED => Ok(Rc::clone(keys)),
             _ => {
-                let message = format!("the keys of `{}` cannot be had just now", self.url);
+                let message = format!("the keys of `{}` are not available at the moment", self.url);
                 Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "issuer_unavailable", message)
                     .after(ASK_AGAIN_AFTER_FAILURE))
             }
@@ -154,7 +154,7 @@ impl Issuer {
         self.asked.set(Some((Instant::now(), found.is_ok())));
         match found {
             Ok(keys) => *self.keys.borrow_mut() = Some((Rc::new(keys), Instant::now())),
-            Err(error) => log::warn!("the keys of `{}` cannot be had: {error:#}", self.url),
+            Err(error) => log::warn!("cannot get the keys of `{}`: {error:#}", self.url),
         }
     }
 }
@@ -175,16 +175,14 @@ fn not_verified(why: &NotVerified) -> Refusal {
     match why {
         NotVerified::Malformed => rejected("it is not a signed JWT"),
         NotVerified::TooLong => rejected(format!("it is longer than {} KiB", MAX_LENGTH / 1024)),
-        NotVerified::Algorithm(name) => {
-            rejected(format!("its algorithm `{name}` is not one of RS256, ES256 and EdDSA"))
-        }
-        NotVerified::UnknownKey => rejected("its issuer has no key of that name and algorithm"),
+        NotVerified::Algorithm(name) => rejected(format!("its algorithm is `{name}`, not RS256, ES256 or EdDSA")),
+        NotVerified::UnknownKey => rejected("its issuer has no key with that ID and algorithm"),
         NotVerified::Signature => rejected("its signature is invalid"),
     }
 }
 
 fn rejected(why: impl Display) -> Refusal {
-    let message = format!("the token of this job is rejected: {why}");
+    let message = format!("the ID token of this job was rejected: {why}");
     Refusal::new(StatusCode::UNAUTHORIZED, "invalid_token", message).finally()
 }
 

@@ -47,13 +47,13 @@ pub(crate) fn kept_in(path: &Path) -> Result<Secret> {
 fn stored_in(path: &Path) -> Result<Secret> {
     let failed = |what: &str| Failed::new(Failure::Other, format!("`{}` {what}", path.display()));
     match files::read(path, Privacy::Secret)? {
-        Content::Missing => failed("is missing").hint("start the gateway again, and a key will be made").err(),
+        Content::Missing => failed("is missing").hint("restart the gateway to create a key").err(),
         Content::Unfit(why) => Failed::new(Failure::Other, format!("cannot read `{}`: {why}", path.display())).err(),
         Content::Bytes(bytes) => {
             let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
             if text.len() < SHORTEST_KEY || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return failed("does not hold a key")
-                    .hint("remove it, and a key will be made; one of your own has 16 or more letters and digits")
+                return failed("does not contain a key")
+                    .hint("delete it to have a key created, or write a key of at least 16 letters and digits")
                     .err();
             }
             Ok(Secret::new(text.to_owned()))

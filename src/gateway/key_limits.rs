@@ -18,17 +18,17 @@ const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-re
 const BUDGET_REMAINING: HeaderName = HeaderName::from_static("x-qwenauth-budget-remaining");
 
 pub(super) fn unavailable() -> Refusal {
-    let message = "the keys cannot be looked up just now";
+    let message = "the keys cannot be read at the moment";
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shared_state_unavailable", message).after(Duration::from_secs(5))
 }
 
 pub(super) fn expired(key: &KeyRecord) -> Refusal {
-    let message = format!("the key `{}` has expired; whoever made it can extend it with `qwenauth keys set`", key.name);
+    let message = format!("the key `{}` has expired; its creator can extend it with `qwenauth keys set`", key.name);
     Refusal::new(StatusCode::FORBIDDEN, "key_expired", message).finally()
 }
 
 pub(super) fn unknown_key() -> Refusal {
-    let message = "the key is unknown or revoked; `qwenauth keys create` on the gateway's machine makes one";
+    let message = "the key is unknown or revoked; create one with `qwenauth keys create` on the gateway's machine";
     Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally()
 }
 
@@ -46,18 +46,20 @@ pub(super) fn refused(reason: Refused, key: &KeyRecord, profile: &str) -> Refusa
         Refused::Expired => expired(key),
         Refused::Unavailable => unavailable(),
         Refused::KeyRate { wait } => {
-            let message =
-                format!("the key `{name}` is at its limit per minute: this request would wait {}", duration(wait));
+            let message = format!(
+                "the key `{name}` has reached its limit per minute: this request would wait {}",
+                duration(wait)
+            );
             Refusal::new(too_many, "key_rate_limited", message).after(wait)
         }
         Refused::KeyParallel => {
             let most = key.limits.parallel.unwrap_or_default();
-            let message = format!("the key `{name}` has {most} requests in flight, as many as it may have");
+            let message = format!("the key `{name}` has reached its limit of {most} requests in flight");
             Refusal::new(too_many, "key_rate_limited", message).after(Duration::from_secs(1))
         }
         Refused::KeyDay { ends } => {
             let wait = until(ends);
-            let message = format!("the limit of key `{name}` for this day is reached; it resets in {}", duration(wait));
+            let message = format!("the key `{name}` has reached its limit for today; it resets in {}", duration(wait));
             Refusal::new(too_many, "key_day_over", message).after(wait).finally()
         }
         Refused::KeyBudget { ends } => {

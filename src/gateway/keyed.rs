@@ -28,7 +28,7 @@ use crate::limits::{Decision, Demand, Left, Refused};
 const MAX_CHANGES: u32 = 5;
 
 /// Log message of a request that the limits of its key delayed or stopped.
-const KEPT_TO: &str = "the limits of the key are kept to";
+const KEPT_TO: &str = "the limits of the key apply";
 
 /// The key of one request.
 pub(super) struct KeyAdmission<'gateway> {
@@ -94,8 +94,7 @@ impl<'gateway> KeyAdmission<'gateway> {
         if depends_on_model(&key) && !pending.usage.has_moved() {
             let Some(model) = asked.model() else {
                 let message = format!(
-                    "the key `{name}` has limits by model, and the request does not name exactly one, in JSON that is \
-                     not compressed"
+                    "the key `{name}` has limits that depend on the model: the request must name exactly one model, in uncompressed JSON"
                 );
                 return Err(self.deny(message).await);
             };
@@ -103,7 +102,7 @@ impl<'gateway> KeyAdmission<'gateway> {
             let message = if !key.allows_model(model) {
                 Some(format!("the key `{name}` may not use model `{model}`"))
             } else if !has_price {
-                Some(format!("the key `{name}` has a budget, and `[prices]` of the gateway has no price of `{model}`"))
+                Some(format!("the key `{name}` has a budget, but `[prices]` of the gateway has no price for `{model}`"))
             } else {
                 None
             };
@@ -127,7 +126,7 @@ impl<'gateway> KeyAdmission<'gateway> {
             return Some("the key may not use the profile that would serve it");
         }
         let is_unpriced = self.key.limits.budget.is_some() && self.team.prices.of(model).is_none();
-        is_unpriced.then_some("the key has a budget, and the model that would serve it no price")
+        is_unpriced.then_some("the key has a budget, but the model that would serve it has no price")
     }
 
     /// Waits for a slot under the limits of the key and of the account, both at once.
@@ -190,7 +189,7 @@ impl<'gateway> KeyAdmission<'gateway> {
                     let held = HeldGrant::new(Rc::clone(&team.engine), grant, counted, price, estimate);
                     if wait > Duration::from_secs(2) {
                         let (name, seconds) = (&self.key.name, wait.as_secs());
-                        account.pacing.say(&format!("a request of key `{name}` waits {seconds} s for its limits"));
+                        account.pacing.say(&format!("request of key `{name}` delayed {seconds} s by its limits"));
                     }
                     let spread = if wait.is_zero() { wait } else { spread.mul_f64(rand::random::<f64>()) };
                     return Ok((wait + spread, held));
@@ -256,7 +255,7 @@ fn not_kept(request: &ClientRequest, key: &str) -> Refusal {
     if let Some(broken @ Broken::ByClient) = request.body.broken() {
         return Refusal::new(StatusCode::BAD_REQUEST, "request_incomplete", broken.to_string());
     }
-    let message = format!("the limits of key `{key}` need requests that the gateway can keep; see `--replay-limit`");
+    let message = format!("the limits of key `{key}` require requests that fit into the gateway's `--replay-limit`");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()
 }
 

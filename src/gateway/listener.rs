@@ -29,7 +29,7 @@ use crate::platform::socket::{self, Socket};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The answer to a request without TLS where TLS is spoken.
-const NO_TLS: &str = r#"{"error":{"message":"this address speaks HTTPS: write https:// in place of http://","type":"invalid_request_error","code":"tls_only"}}"#;
+const NO_TLS: &str = r#"{"error":{"message":"this address requires HTTPS: use https:// instead of http://","type":"invalid_request_error","code":"tls_only"}}"#;
 
 /// What a gateway listens on.
 pub(crate) struct Listener {
@@ -55,7 +55,7 @@ impl Listener {
             let failed = Failed::new(Failure::Other, format!("cannot listen on `{address}`: {error}"));
             match error.kind() {
                 io::ErrorKind::AddrInUse => failed.hint(format!(
-                    "end the program that listens there, or take a free port with `--listen {}`",
+                    "stop the program that uses this address, or use a free port with `--listen {}`",
                     SocketAddr::new(address.ip(), 0)
                 )),
                 _ => failed,

@@ -17,8 +17,8 @@ const COUNTERS: [(&str, &str, Read); 6] = [
     ("requests", "Requests of clients.", |counts| counts.requests as f64),
     ("tries", "Requests sent to the provider, including retries.", |counts| counts.tries as f64),
     ("prompt_tokens", "Prompt tokens reported by the provider.", |counts| counts.prompt_tokens as f64),
-    ("completion_tokens", "Tokens of completions, as answers state them.", |counts| counts.completion_tokens as f64),
-    ("rate_limited", "Answers with status 429 from the provider.", |counts| counts.rate_limited as f64),
+    ("completion_tokens", "Completion tokens reported by the provider.", |counts| counts.completion_tokens as f64),
+    ("rate_limited", "Responses with status 429 from the provider.", |counts| counts.rate_limited as f64),
     ("wait_seconds", "Seconds that requests waited in the gateway.", |counts| counts.wait_ms as f64 / 1000.0),
 ];
 
@@ -48,7 +48,7 @@ fn head(text: &mut String, name: &str, kind: &str, help: &str) {
 /// Requests that moved to another profile.
 fn moved(text: &mut String, gateway: &Gateway) {
     let events = &gateway.events;
-    head(text, "fallback_total", "counter", "Requests that another profile than the first served.");
+    head(text, "fallback_total", "counter", "Requests served by another profile than the first.");
     for ((from, to, reason), count) in events.moved.borrow().iter() {
         let labels = format!("from=\"{}\",to=\"{}\",reason=\"{reason}\"", escaped(from), escaped(to));
         let _ = writeln!(text, "qwenauth_fallback_total{{{labels}}} {count}");
@@ -58,13 +58,17 @@ fn moved(text: &mut String, gateway: &Gateway) {
 /// The gateway's own certificate.
 fn identity(text: &mut String, identity: &Identity) {
     if let Some(expires_at) = identity.expires_at() {
-        head(text, "tls_certificate_expires_seconds", "gauge", "Seconds until the certificate served expires.");
+        head(text, "tls_certificate_expires_seconds", "gauge", "Seconds until the served certificate expires.");
         let left = expires_at.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
         let _ = writeln!(text, "qwenauth_tls_certificate_expires_seconds {left}");
     }
     for (name, help, count) in [
-        ("tls_failed_reloads_total", "Changed certificates that did not fit their key.", identity.failed_reloads.get()),
-        ("tls_failed_handshakes_total", "Connections that got no TLS.", identity.failed_handshakes.get()),
+        (
+            "tls_failed_reloads_total",
+            "Changed certificates that did not match their key.",
+            identity.failed_reloads.get(),
+        ),
+        ("tls_failed_handshakes_total", "Connections whose TLS handshake failed.", identity.failed_handshakes.get()),
     ] {
         head(text, name, "counter", help);
         let _ = writeln!(text, "qwenauth_{name} {count}");
@@ -74,7 +78,7 @@ fn identity(text: &mut String, identity: &Identity) {
 /// What was decided for keys of people and jobs, and what their budgets leave.
 async fn keys(text: &mut String, gateway: &Gateway) {
     let Some(team) = &gateway.team else { return };
-    head(text, "admissions_total", "counter", "Requests of keys, by what their limits and the account's said.");
+    head(text, "admissions_total", "counter", "Requests with a key, by the decision of its limits and the account's.");
     for (decision, count) in team.decisions.borrow().iter() {
         let _ = writeln!(text, "qwenauth_admissions_total{{decision=\"{decision}\"}} {count}");
     }
@@ -85,7 +89,7 @@ async fn keys(text: &mut String, gateway: &Gateway) {
         text,
         "key_budget_remaining_usd",
         "gauge",
-        "US dollars of a key's budget that are neither spent nor reserved.",
+        "Remaining budget of a key in US dollars, without what is reserved.",
     );
     for key in team.engine.records() {
         let (Some(budget), true) = (key.limits.budget, key.revoked_at.is_none()) else { continue };
@@ -107,10 +111,10 @@ fn state(text: &mut String, gateway: &Gateway) {
             writeln!(text, "qwenauth_credential_expires_seconds{{profile=\"{}\"}} {left}", escaped(&served.profile));
     }
     if let Some(shared) = &gateway.shared {
-        head(text, "shared_up", "gauge", "1 while the server of the shared limits answers.");
+        head(text, "shared_up", "gauge", "1 while the server of the shared limits responds.");
         let _ = writeln!(text, "qwenauth_shared_up {}", u8::from(shared.health() == Health::Up));
     }
-    head(text, "limit_remaining", "gauge", "What the provider's headers said last that a limit leaves.");
+    head(text, "limit_remaining", "gauge", "What is left of a limit, as last reported in the provider's headers.");
     for served in &served_profiles {
         for (name, left) in served.last_account().map(|account| account.stated_limits()).unwrap_or_default() {
             let labels = format!("profile=\"{}\",limit=\"{}\"", escaped(&served.profile), escaped(&name));

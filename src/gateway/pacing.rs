@@ -167,7 +167,7 @@ impl Pacing {
             let seconds = self.windows.rate.borrow().rule().window.as_secs();
             let per = if seconds == 60 { "a minute".to_owned() } else { format!("in {seconds} s") };
             let profile = &self.profile;
-            self.say(&format!("a request waits {} s: `{profile}` allows {limit} {per}", wait.as_secs()));
+            self.say(&format!("request delayed {} s: `{profile}` allows {limit} {per}", wait.as_secs()));
         }
     }
 
@@ -231,7 +231,10 @@ impl Pacing {
         }
         let day = rate.day(now);
         let ends = jiff::Timestamp::try_from(day.ends).map(|ends| ends.to_string()).unwrap_or_default();
-        note(&format!("warning: {used} of {limit} requests of the day are used by `{}`; it ends {ends}", self.profile));
+        note(&format!(
+            "warning: `{}` has used {used} of {limit} requests today; the limit resets at {ends}",
+            self.profile
+        ));
         Some((used, limit, day.ends))
     }
 }

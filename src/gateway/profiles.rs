@@ -51,7 +51,9 @@ impl Profiles {
     pub(super) fn find(&self, profile: Option<&str>) -> Result<Rc<ServedProfile>, String> {
         let Some(profile) = profile else { return Ok(Rc::clone(&self.first)) };
         let Some(lookup) = &self.lookup else {
-            return Err("this gateway serves one profile, at `/v1`; `--all-profiles` serves every one".into());
+            return Err(
+                "this gateway serves only one profile, at `/v1`; start it with `--all-profiles` to serve all".into()
+            );
         };
         if let Some(served) = self.all().into_iter().find(|served| served.profile == profile) {
             return Ok(served);

@@ -82,7 +82,7 @@ impl Refusal {
 }
 
 pub(super) fn too_long(most: u64) -> Refusal {
-    let message = format!("the request is longer than {most} bytes; see `--max-body`");
+    let message = format!("the request body exceeds {most} bytes (`--max-body`)");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()
 }
 
@@ -110,11 +110,11 @@ pub(super) fn trouble(ready: &ReadyCredential, trouble: SendError) -> Refusal {
             Refusal::new(StatusCode::BAD_GATEWAY, "upstream_unreachable", format!("cannot reach {title}: {why}"))
         }
         SendError::Silent(limit) => {
-            let message = format!("{title}: no answer within {} s", limit.as_secs());
+            let message = format!("{title}: no response within {} s", limit.as_secs());
             Refusal::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message)
         }
         SendError::Lost(why) => {
-            let message = format!("the connection to {title} broke off before an answer came: {why}");
+            let message = format!("the connection to {title} closed before a response arrived: {why}");
             Refusal::new(StatusCode::BAD_GATEWAY, "upstream_error", message)
         }
     }
@@ -126,12 +126,13 @@ pub(super) fn no_slot(profile: &str, no_slot: NoSlot) -> Refusal {
         NoSlot::DayOver { ends } => day_over(profile, ends),
         NoSlot::OverQuota(UsedUp { cause, ends }) => over_quota(profile, cause, ends),
         NoSlot::Unavailable => {
-            let message = "the limits that the gateways of this team share cannot be had: their server is away";
+            let message =
+                "the limits that the gateways of this team share are not available: their server is unreachable";
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shared_state_unavailable", message).after(RETRY_SHARED)
         }
         NoSlot::TooLong(wait) => {
             let seconds = wait.as_secs();
-            let message = format!("too many requests wait already for `{profile}`: this one would wait {seconds} s");
+            let message = format!("the queue of `{profile}` is full: this request would wait {seconds} s");
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).after(wait)
         }
     }
@@ -143,7 +144,7 @@ pub(super) fn ended(ready: &ReadyCredential, said: &str) -> Refusal {
     let said = if said.is_empty() { String::new() } else { format!(" (it said: {said})") };
     let note_of_provider = provider.note.as_deref().map(|note| format!("; {note}")).unwrap_or_default();
     let message = format!(
-        "{} refuses a token that was just renewed: it has ended this plan or account, and logging in again will not \
+        "{} rejected a token that was just renewed: the plan or account has ended, and logging in again will not \
          help{said}{note_of_provider}; log in to another provider with `qwenauth login`",
         provider.title
     );
@@ -164,7 +165,7 @@ pub(super) fn exhausted(profile: &str, title: &str, entry: &Exhausted, said: &st
     let ends = match entry.resets_at {
         Some(_) => format!("; it resets in {}", duration(wait)),
         None if entry.cause.is_account() => String::new(),
-        None => format!("; it is tried again in {}", duration(wait)),
+        None => format!("; next attempt in {}", duration(wait)),
     };
     let said = if said.is_empty() { String::new() } else { format!("; the provider said: {said}") };
     let sentence = entry.cause.sentence();

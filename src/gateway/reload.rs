@@ -21,11 +21,11 @@ pub(super) async fn reload(gateway: &Gateway) {
         use_key(gateway, key_file.stored().await.map(Some));
     }
     if let Err(error) = gateway.upstream.reload_certificates() {
-        note(&format!("warning: the old certificates stay in force: {error:#}"));
+        note(&format!("warning: still using the old certificates: {error:#}"));
     }
     gateway.profiles.all().iter().for_each(|served| served.cache.forget());
     gateway.traffic.reopen();
-    log::info!("key, certificates and credential are read again after a hangup signal");
+    log::info!("reloading key, certificates and credential after SIGHUP");
 }
 
 fn use_key(gateway: &Gateway, read: Result<Option<Secret>>) {
@@ -35,7 +35,7 @@ fn use_key(gateway: &Gateway, read: Result<Option<Secret>>) {
             *gateway.key.borrow_mut() = key;
         }
         Ok(None) => {}
-        Err(error) => note(&format!("warning: the old key stays in force: {error:#}")),
+        Err(error) => note(&format!("warning: still using the old key: {error:#}")),
     }
 }
 

@@ -32,8 +32,8 @@ pub(super) enum Broken {
 impl fmt::Display for Broken {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Self::TooLong => "the request is longer than the gateway takes",
-            Self::ByClient => "the client stopped in the middle of its request",
+            Self::TooLong => "the request is longer than the gateway accepts",
+            Self::ByClient => "the client closed the connection before the end of its request",
         })
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Interrupted(String);
 
 impl Interrupted {
     fn log(why: String) -> Self {
-        log::warn!("an answer of the provider broke off: {why}");
+        log::warn!("a response of the provider was cut off: {why}");
         Self(why)
     }
 }
@@ -91,7 +91,7 @@ impl ForwardedBody {
             let since = *self.waiting.get_or_insert(now);
             let rest = (since + self.limit).saturating_duration_since(now);
             if rest.is_zero() {
-                let cut = format!("the provider sent nothing for {} s", self.limit.as_secs());
+                let cut = format!("the provider sent no data for {} s", self.limit.as_secs());
                 return Poll::Ready(Some(Err(Interrupted::log(cut))));
             }
             let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(rest)));

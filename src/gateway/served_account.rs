@@ -97,7 +97,7 @@ impl ServedAccount {
         let now = SystemTime::now();
         let entry = memory.find(model, now).filter(|entry| counts(entry.cause))?;
         if memory.takes_probe(&entry, now) {
-            log::info!("`{}`: one request tries although {}", self.profile, entry.cause.sentence());
+            log::info!("`{}`: sending one request although {}", self.profile, entry.cause.sentence());
             return None;
         }
         Some(entry)

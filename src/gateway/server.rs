@@ -242,7 +242,7 @@ async fn secured(gateway: &Gateway, door: Door, stream: Stream, closing: &Closin
         Ok(stream) => Some(stream),
         Err(why) => {
             identity.failed_handshakes.set(identity.failed_handshakes.get() + 1);
-            log::debug!("a client got no TLS connection: {why}");
+            log::debug!("a TLS handshake with a client failed: {why}");
             None
         }
     }

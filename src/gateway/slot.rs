@@ -17,7 +17,7 @@ use crate::limits::{Place, UsedUp};
 use crate::providers::error::Cause;
 
 /// Why a request of an account with a limit waited, or was not sent.
-const PACED: &str = "the limit of requests is kept to";
+const PACED: &str = "the rate limit applies";
 
 /// A request that an account is to serve.
 pub(super) struct PendingRequest<'request> {

@@ -85,7 +85,7 @@ impl Team {
             return unknown_key();
         }
         let message =
-            "this gateway has another team secret than the one under which the keys are made, and accepts none";
+            "this gateway does not have the team secret that the keys were created with, so it accepts no key";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "secret_mismatch", message).finally()
     }
 

@@ -252,7 +252,7 @@ impl Traffic {
     /// What Prometheus reads of it.
     pub(super) fn metrics(&self) -> String {
         let mut text = String::from(
-            "# HELP qwenauth_answers_total Answers to clients by status; 0 where the client left before one.\n\
+            "# HELP qwenauth_answers_total Responses to clients by status; 0 if the client disconnected before one.\n\
              # TYPE qwenauth_answers_total counter\n",
         );
         let all_ended = self.ended.borrow();
@@ -261,7 +261,7 @@ impl Traffic {
                 let _ = writeln!(text, "qwenauth_answers_total{{profile=\"{profile}\",status=\"{status}\"}} {count}");
             }
         }
-        text += "# HELP qwenauth_request_duration_seconds From the head of a request to the end of its answer.\n\
+        text += "# HELP qwenauth_request_duration_seconds Seconds from the head of a request to the end of its response.\n\
                  # TYPE qwenauth_request_duration_seconds histogram\n";
         for (profile, Ended { counts, sum, .. }) in &*all_ended {
             let mut total = 0;
@@ -276,13 +276,13 @@ impl Traffic {
         }
         let _ = write!(
             text,
-            "# HELP qwenauth_in_flight Requests that have not ended, this one included.\n\
+            "# HELP qwenauth_in_flight Requests in flight, including this one.\n\
              # TYPE qwenauth_in_flight gauge\n\
              qwenauth_in_flight {}\n\
              # HELP qwenauth_log_dropped_total Lines of --log that were dropped because the disk was too slow.\n\
              # TYPE qwenauth_log_dropped_total counter\n\
              qwenauth_log_dropped_total {}\n\
-             # HELP qwenauth_build_info The version that runs.\n\
+             # HELP qwenauth_build_info The running version.\n\
              # TYPE qwenauth_build_info gauge\n\
              qwenauth_build_info{{version=\"{}\"}} 1\n",
             self.in_flight.get(),
@@ -320,7 +320,7 @@ impl Log {
                         };
                         // Said once, not for every request.
                         if let (Err(error), true) = (&written, was_written) {
-                            log::warn!("cannot write the log of requests: {error}");
+                            log::warn!("cannot write the request log: {error}");
                         }
                         was_written = written.is_ok();
                     }
@@ -360,7 +360,7 @@ fn reopen(path: Option<&PathBuf>, file: &mut Option<File>) {
     let Some(path) = path else { return };
     match open(path) {
         Ok(opened) => *file = Some(opened),
-        Err(error) => log::warn!("cannot open the log of requests again, so the old file is kept: {error:#}"),
+        Err(error) => log::warn!("cannot reopen the request log, so the old file is kept: {error:#}"),
     }
 }
 

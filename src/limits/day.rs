@@ -30,9 +30,9 @@ impl Unread {
         match self {
             Self::Form => wrong,
             Self::NoZones => {
-                let message = format!("cannot read `{key} = \"{text}\"`: this system has no database of time zones");
+                let message = format!("cannot use `{key} = \"{text}\"`: this system has no time zone database");
                 Failed::new(Failure::Other, message)
-                    .hint("install the package `tzdata`, or write the time in UTC: `00:00 UTC`")
+                    .hint("install the package `tzdata`, or give the time in UTC: `00:00 UTC`")
             }
         }
     }
@@ -218,7 +218,7 @@ mod tests {
             Unread::NoZones.failed("00:00 Europe/Berlin", "day_resets", Failed::new(Failure::Other, "mistyped"));
         assert_eq!(
             failed.message,
-            "cannot read `day_resets = \"00:00 Europe/Berlin\"`: this system has no database of time zones"
+            "cannot use `day_resets = \"00:00 Europe/Berlin\"`: this system has no time zone database"
         );
     }
 

@@ -236,7 +236,7 @@ impl Memory {
         let file = match open() {
             Ok(file) => file,
             Err(error) => {
-                log::warn!("used-up limits are remembered by this process alone: {error:#}");
+                log::warn!("only this process remembers reached limits: {error:#}");
                 return Some(change(&mut self.entries));
             }
         };
@@ -277,7 +277,7 @@ fn lock(file: &File) -> Option<TryLock<'_>> {
             Ok(Some(lock)) => return Some(lock),
             Ok(None) => std::thread::sleep(Duration::from_micros(200)),
             Err(error) => {
-                log::warn!("cannot lock what is known of used-up limits: {error}");
+                log::warn!("cannot lock the record of reached limits: {error}");
                 return None;
             }
         }

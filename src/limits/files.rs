@@ -52,7 +52,10 @@ impl Drop for Files {
             self.finish_late();
         }
         for (grant, _) in self.late.borrow().iter() {
-            log::warn!("what a request of key `{}` used is not counted: another process holds its file", grant.key.id);
+            log::warn!(
+                "the usage of a request of key `{}` is not counted: another process holds its file",
+                grant.key.id
+            );
         }
     }
 }
@@ -112,7 +115,7 @@ impl Files {
             State::Active | State::Rotating => {}
         }
         let unavailable = |error: &anyhow::Error| {
-            log::warn!("the counts of key `{}` cannot be had: {error:#}", key.id);
+            log::warn!("cannot read the counters of key `{}`: {error:#}", key.id);
             refused(Refused::Unavailable, Left::default())
         };
         let file = match self.file(&key.id) {
@@ -202,7 +205,7 @@ impl Files {
         match changed {
             Ok(true) => {}
             Ok(false) => self.late.borrow_mut().push((grant, used)),
-            Err(error) => log::warn!("what key `{}` used is not counted: {error:#}", key.id),
+            Err(error) => log::warn!("the usage of key `{}` is not counted: {error:#}", key.id),
         }
     }
 
@@ -220,7 +223,7 @@ impl Files {
             let mut standing = file.read(&key, SystemTime::now());
             standing.extend(ids);
             if let Err(error) = file.write(&standing) {
-                log::warn!("reservations of key `{id}` are not extended: {error:#}");
+                log::warn!("cannot extend the reservations of key `{id}`: {error:#}");
             }
         }
     }

@@ -46,7 +46,7 @@ impl Rate {
         let file = match open(state, &path) {
             Ok(file) => Some(file),
             Err(error) => {
-                log::warn!("requests are counted by this process alone: {error:#}");
+                log::warn!("requests are counted only by this process: {error:#}");
                 None
             }
         };

@@ -195,7 +195,7 @@ impl Quotas {
 }
 
 fn warn(path: &Path, error: &anyhow::Error) {
-    log::warn!("requests are counted by this process alone, without `{}`: {error:#}", path.display());
+    log::warn!("requests are counted only by this process, without `{}`: {error:#}", path.display());
 }
 
 /// What `usage` shows of a quota: how many requests count for it, and when it starts again or has a free slot.

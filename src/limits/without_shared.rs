@@ -34,9 +34,9 @@ pub(crate) fn available() -> Result<()> {
 fn missing() -> Failed {
     Failed::new(
         Failure::Usage,
-        "`--shared` and `[team] shared` need the feature `team`, and this program was built without it",
+        "`--shared` and `[team] shared` require the feature `team`, and this program was built without it",
     )
-    .hint("install a released program, or build one with `--features team`")
+    .hint("install a release, or build with `--features team`")
 }
 
 impl Address {

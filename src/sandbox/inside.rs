@@ -38,7 +38,7 @@ pub(crate) struct Inside {
 impl Inside {
     /// Directories for what runs inside, and the file that makes them a sandbox of `provider`.
     pub(crate) fn new(provider: &PracticeProvider) -> anyhow::Result<Self> {
-        let directory = private_directory().context("cannot make a temporary directory")?;
+        let directory = private_directory().context("cannot create a temporary directory")?;
         let file = directory.path().join("qwenauth").join("state").join(SANDBOX);
         files::create_whole(&file, &Practice::file(provider.url(), provider.approval())?)
             .with_context(|| format!("cannot write `{}`", file.display()))?;
@@ -46,7 +46,7 @@ impl Inside {
         let own = program.parent().map(PathBuf::from);
         let path = variable("PATH").unwrap_or_default();
         let path = env::join_paths(own.into_iter().chain(env::split_paths(&path)))
-            .context("cannot put this program's directory into `PATH`")?;
+            .context("cannot add this program's directory to `PATH`")?;
         Ok(Self { directory, url: provider.url().to_owned(), path })
     }
 

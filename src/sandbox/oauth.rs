@@ -131,7 +131,7 @@ impl Authority {
         match field(form, "grant_type") {
             Some(DEVICE_GRANT) => self.redeem(form, now),
             Some("refresh_token") => self.refresh(form, now),
-            Some(_) => refuse("unsupported_grant_type", "only the device code and refresh token grants are served"),
+            Some(_) => refuse("unsupported_grant_type", "only the device code and refresh token grants are supported"),
             None => missing("grant_type"),
         }
     }
@@ -141,10 +141,13 @@ impl Authority {
         let Some(device_code) = field(form, "device_code") else { return missing("device_code") };
         let Some(verifier) = field(form, "code_verifier") else { return missing("code_verifier") };
         let Some(login) = self.logins.get_mut(device_code) else {
-            return refuse("invalid_grant", "the device code is not known");
+            return refuse("invalid_grant", "the device code is unknown");
         };
         if login.client_id != client_id || login.challenge != challenge_of(verifier) {
-            return refuse("invalid_grant", "the device code was given to another client or `code_verifier` is wrong");
+            return refuse(
+                "invalid_grant",
+                "the device code was issued to another client, or `code_verifier` is wrong",
+            );
         }
         if login.expires <= now {
             return refuse("expired_token", "the device code has expired");
@@ -170,13 +173,13 @@ impl Authority {
     fn refresh(&mut self, form: &Form, now: Instant) -> Answer {
         let Some(client_id) = field(form, "client_id") else { return missing("client_id") };
         let Some(token) = field(form, "refresh_token") else { return missing("refresh_token") };
-        let refused = || refuse("invalid_grant", "the refresh token is not known, revoked or spent");
+        let refused = || refuse("invalid_grant", "the refresh token is unknown, revoked or already used");
         let Some(id) = self.refresh_tokens.get(token).cloned() else { return refused() };
         let Some(grant) = self.grants.get_mut(&id).filter(|grant| grant.client_id == client_id) else {
             return refused();
         };
         if grant.refresh_token.as_deref() != Some(token) {
-            log::warn!("practice provider: a spent refresh token was sent again, the whole grant is revoked");
+            log::warn!("practice provider: a refresh token was used twice, so the whole login is revoked");
             grant.refresh_token = None;
             return refused();
         }
@@ -251,7 +254,7 @@ fn missing(name: &str) -> Answer {
 }
 
 fn full() -> Answer {
-    let description = "the practice provider holds as many logins as it can";
+    let description = "the practice provider has reached its maximum number of logins";
     (StatusCode::SERVICE_UNAVAILABLE, error("temporarily_unavailable", description))
 }
 

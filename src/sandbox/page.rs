@@ -35,14 +35,14 @@ pub(super) fn login(login: &Login) -> String {
 
 fn confirm(login: &Login) -> String {
     let code = escape(&login.user_code);
-    let agent = if login.agent.is_empty() { "a program that does not give its name" } else { &login.agent };
-    let scope = if login.scope.is_empty() { "nothing in particular" } else { &login.scope };
+    let agent = if login.agent.is_empty() { "an unnamed program" } else { &login.agent };
+    let scope = if login.scope.is_empty() { "no particular scope" } else { &login.scope };
     let body = format!(
         "<p>Is this the code in your terminal?</p>
 <p class=\"code\">{code}</p>
 <dl>
-<div><dt>Who asks</dt><dd>{agent}</dd></div>
-<div><dt>For</dt><dd>{scope}</dd></div>
+<div><dt>Program</dt><dd>{agent}</dd></div>
+<div><dt>Scope</dt><dd>{scope}</dd></div>
 </dl>
 <form method=\"post\" action=\"/device\">
 <input type=\"hidden\" name=\"user_code\" value=\"{code}\">
@@ -62,7 +62,7 @@ fn confirm(login: &Login) -> String {
 pub(super) fn enter_code(unknown: Option<&str>) -> String {
     let alert = unknown.map_or_else(String::new, |code| {
         format!(
-            "<p role=\"alert\">No login waits for the code <strong>{}</strong>. It may have expired.</p>\n",
+            "<p role=\"alert\">There is no pending login with the code <strong>{}</strong>. It may have expired.</p>\n",
             escape(code)
         )
     });
@@ -70,7 +70,7 @@ pub(super) fn enter_code(unknown: Option<&str>) -> String {
         "{alert}<form method=\"get\" action=\"/device\">
 <label for=\"user_code\">The code in your terminal</label>
 <input id=\"user_code\" name=\"user_code\" required maxlength=\"20\" autocomplete=\"off\" autocapitalize=\"characters\" spellcheck=\"false\" placeholder=\"XXXX-XXXX\" aria-describedby=\"where\">
-<button>Go on</button>
+<button>Continue</button>
 </form>
 <p class=\"note\" id=\"where\">It has eight letters. <code>qwenauth login</code> shows it.</p>"
     );
@@ -80,7 +80,7 @@ pub(super) fn enter_code(unknown: Option<&str>) -> String {
 /// A key to practice with.
 pub(super) fn key(key: &str) -> String {
     page(
-        "A practice key",
+        "Practice key",
         &format!("<p class=\"code\">{}</p>\n<p>Paste it where the login asks for a key.</p>", escape(key)),
     )
 }

@@ -52,7 +52,7 @@ const STEPS: [Step; 13] = [
     Step {
         stdin: Some("practice-key-of-the-tour"),
         ..Step::new(
-            "Log in with an API key. Inside a sandbox any key that begins with `practice-` is valid.",
+            "Log in with an API key. In a sandbox any key that starts with `practice-` is valid.",
             &["login", "dashscope", "--api-key-stdin"],
         )
     },
@@ -76,7 +76,7 @@ const STEPS: [Step; 13] = [
     Step {
         needs: Needs::Unix("curl"),
         ..Step::new(
-            "So any OpenAI-compatible client works. The practice model repeats what it was told.",
+            "This works with any OpenAI-compatible client. The practice model repeats its input.",
             &[
                 "exec",
                 "--",
@@ -99,33 +99,33 @@ const STEPS: [Step; 13] = [
             &["exec", "--", "cmd", "/c", "set", "OPENAI_BASE_URL"],
         )
     },
-    Step::new("Set up a tool for good; `--print` shows what would be written.", &["setup", "codex", "--print"]),
+    Step::new("Configure a tool permanently; `--print` shows what would be written.", &["setup", "codex", "--print"]),
     Step {
         needs: Needs::Unix("sh"),
-        ..Step::new("Or put the variables into a shell: `eval $(qwenauth env)`.", &["env"])
+        ..Step::new("Or set the variables in a shell: `eval $(qwenauth env)`.", &["env"])
     },
     Step {
         needs: Needs::Cmd,
         ..Step::new(
-            "Or put the variables into a shell; PowerShell: `qwenauth env | Out-String | Invoke-Expression`.",
+            "Or set the variables in a shell; PowerShell: `qwenauth env | Out-String | Invoke-Expression`.",
             &["env", "--format", "powershell"],
         )
     },
     Step::new(
-        "Log in by the device flow. A provider waits until you approve on any device; the practice provider approves at once.",
+        "Log in with the device flow. A real provider waits until you approve on any device; the practice provider approves immediately.",
         &["login", "qwen", "--no-browser", "--qr", "never"],
     ),
-    Step::new("Renew now. `token`, `env` and `exec` renew when it is time.", &["refresh"]),
-    Step::new("Print the access token for a script. This one ends with the tour.", &["token"]),
+    Step::new("Renew now. `token`, `env` and `exec` renew automatically.", &["refresh"]),
+    Step::new("Print the access token for a script. This token is valid only during the tour.", &["token"]),
     Step::new("Remove the credential.", &["logout"]),
-    Step::new("The other profile is still there.", &["profiles"]),
+    Step::new("The other profile is still stored.", &["profiles"]),
 ];
 
 /// Shows all steps; ends with the code of the first that fails.
 pub(crate) fn run(inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<Ended> {
     let screen = Screen::stdout();
     let mut stdout = io::stdout();
-    let begin = "A practice provider runs on this machine now: no account, no network, nothing of yours is touched.";
+    let begin = "A practice provider now runs on this machine: no account, no network, and your files and logins are not touched.";
     writeln!(stdout, "{}\n", remark(begin, 0, screen))?;
     for step in STEPS.iter().filter(|step| step.needs.are_met()) {
         let ended = show(step, inside, supervisor, screen, &mut stdout)?;
@@ -137,7 +137,7 @@ pub(crate) fn run(inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<En
             return Ok(ended);
         }
     }
-    let end = "That was the main job. Practice on your own with `qwenauth sandbox`, or log in with `qwenauth login`.";
+    let end = "That is the whole workflow. Try it yourself with `qwenauth sandbox`, or log in with `qwenauth login`.";
     writeln!(stdout, "{}", remark(&format!("# {end}"), 2, screen))?;
     Ok(Ended::SUCCESS)
 }

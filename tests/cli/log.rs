@@ -208,7 +208,7 @@ fn a_gateway_tells_of_a_refused_token_and_its_renewal() {
     has(
         &outcome,
         &[
-            "`qwen` refused the token: it is renewed, unless it was meanwhile",
+            "`qwen` rejected the token; renewing it unless that has already been done",
             "renewing the token of `qwen`",
             "POST {address}/api/v1/oauth2/token: 200 in ",
         ],

@@ -378,7 +378,7 @@ fn no_request_of_a_sandbox_leaves_the_machine() {
         // `https://example.com` is refused before anything is sent.
         assert_eq!(code, if name == "custom" { "2" } else { "0" }, "{name} in {shown}");
     }
-    assert!(shown.contains("accepts keys that begin with `practice-`"), "{shown}");
+    assert!(shown.contains("accepts keys that start with `practice-`"), "{shown}");
     let connections = fs::read_to_string(&log).unwrap();
     assert!(connections.contains("127.0.0.1"), "{connections}");
     for line in connections.lines().filter(|line| line.contains("AF_INET")) {

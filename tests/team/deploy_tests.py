@@ -256,9 +256,9 @@ def compose_gateway_and_valkey(program):
         ask = ["redis-cli", "-h", server.address, "--no-auth-warning", "-a", password, "GET", "{qa:default}:epoch"]
         epoch = server.run(*ask).stdout.strip()
         running.end()
-        serving.wait_for("stderr", "are lost")
+        serving.wait_for("stderr", "lost the shared limits")
         start()
-        serving.wait_for("stderr", "are back")
+        serving.wait_for("stderr", "are available again")
         assert epoch and server.run(*ask).stdout.strip() == epoch
         ask_from(team, two, url, key)
         serving.signal(signal.SIGTERM)

@@ -266,7 +266,7 @@ fn a_home_killed_in_a_renewal_leaves_the_edges_their_token_until_it_ends() {
     until("the home is missed", || ready(&edge) == (503, json!("home_silent")));
     let got = edge.chat();
     assert_eq!((got.status, code(&got.body)), (503, json!("home_silent")));
-    assert!(got.body.contains("has been silent for"), "{}", got.body);
+    assert!(got.body.contains("has not responded for"), "{}", got.body);
     // That machine is gone for good: somebody logs in on another one.
     issuer.change(|state| state.holds = false);
     let _other = start(issuer.logged_in(&redis, "second", 3600));
@@ -329,7 +329,7 @@ fn while_the_server_is_away_the_home_renews_and_the_edges_serve_from_memory() {
     assert_eq!((home.chat().status, issuer.renewals()), (200, 1));
     // The edge can ask nobody, and says so at once.
     let got = edge.chat();
-    assert!(got.status == 503 && got.body.contains("is away"), "{} {}", got.status, got.body);
+    assert!(got.status == 503 && got.body.contains("is unreachable"), "{} {}", got.status, got.body);
     redis.start_again();
     until("the edge has the new token", || edge.chat().status == 200);
     assert_eq!(issuer.renewals(), 1);
@@ -383,13 +383,13 @@ fn a_second_home_by_a_copied_file_is_warned_of_and_a_restarted_one_is_not() {
     let first = start(home.home.clone());
     let edge = edge(&issuer, &redis);
     let generation = shown(&redis);
-    assert!(!first.said().contains("as well"), "{}", first.said());
+    assert!(!first.said().contains("also renewed"), "{}", first.said());
     let machine = issuer.machine(&redis, SECRET);
     write_private(&machine.path().join("data/credentials/corp.json"), fs::read_to_string(copied).unwrap());
     let second = start(machine);
     for home in [&first, &second] {
-        home.wait_for("the login of `corp` is renewed on");
-        assert_eq!(home.said().matches("as well").count(), 1, "{}", home.said());
+        home.wait_for("the login of `corp` is also renewed on");
+        assert_eq!(home.said().matches("also renewed").count(), 1, "{}", home.said());
     }
     assert_eq!(edge.chat().status, 200);
     // The same token has the same generation, whoever publishes it.

@@ -91,7 +91,7 @@ fn ask(gateways: &[Gateway], key: &str, count: usize) -> usize {
 #[track_caller]
 fn all_back<'gateway>(gateways: impl IntoIterator<Item = &'gateway Gateway>) {
     for gateway in gateways {
-        gateway.wait_for("are back");
+        gateway.wait_for("are available again");
     }
 }
 
@@ -531,7 +531,7 @@ fn without_the_server_refuse_serves_no_key_and_open_serves_without_limits() {
         assert_eq!(ask(&gateways, &key, 1), 1);
         redis.kill();
         gateways[0].client_of(&key).chat();
-        gateways[0].wait_for("are lost");
+        gateways[0].wait_for("lost the shared limits");
         assert_eq!(until_refused(&gateways, &key), [served], "{word}");
         // A key that nobody knows gets in in no case.
         let unknown = "qa_k7Qw2mXp0123456789abcdefghijklmnopqrstuvwxyzABCDEFG45b3QB";
@@ -565,7 +565,7 @@ fn paused_the_server_is_waited_for_once_and_by_nobody_longer_than_half_a_second(
     took.sort_unstable();
     // One each waits for the 250 ms; a busy machine may hold up one more.
     assert!(took[took.len() - 4] < std::time::Duration::from_millis(250), "{took:?}");
-    assert!(gateways.iter().all(|gateway| gateway.said().matches("are lost").count() == 1));
+    assert!(gateways.iter().all(|gateway| gateway.said().matches("lost the shared limits").count() == 1));
 }
 
 #[test]
@@ -620,7 +620,7 @@ fn usage_by_key_over_four_gateways_is_what_the_providers_log_says() {
     // What is counted while the server takes nothing is told when it does again.
     redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
     for gateway in &gateways {
-        gateway.wait_for("are lost");
+        gateway.wait_for("lost the shared limits");
     }
     half(&gateways);
     redis.command(&["REPLICAOF", "NO", "ONE"]);

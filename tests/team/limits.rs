@@ -135,7 +135,7 @@ fn quotas_of_a_plan_hold_over_all_gateways_and_say_when_they_end() {
         // Restarted empty, the server gets back what all counted.
         assert!(redis.command(&["FLUSHALL"]).contains("OK"));
         for gateway in &gateways {
-            gateway.wait_for("are back");
+            gateway.wait_for("are available again");
         }
         assert_eq!(gateways[3].chat().status, 429);
         assert_eq!(provider.asked().len(), 50, "{figure}");

@@ -45,7 +45,7 @@ fn ready(gateway: &Gateway) -> (u16, String) {
 #[track_caller]
 fn all_back(gateways: &[Gateway]) {
     for gateway in gateways {
-        gateway.wait_for("are back");
+        gateway.wait_for("are available again");
         assert!(ready(gateway).1.contains("\"shared\":\"up\""));
     }
 }
@@ -66,7 +66,7 @@ fn killed_each_gateway_serves_its_share_of_what_was_left_and_says_so_once() {
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
     assert!(refused.body.contains("shared_state_unavailable"), "{refused:?}");
     assert_eq!(ready(&gateways[0]), (200, r#"{"ready":true,"credential":"valid","shared":"degraded"}"#.into()));
-    assert_eq!(gateways[0].said().matches("are lost").count(), 1, "{}", gateways[0].said());
+    assert_eq!(gateways[0].said().matches("lost the shared limits").count(), 1, "{}", gateways[0].said());
     // Restarted empty: what all had counted is there before anything more is served.
     redis.start_again();
     all_back(&gateways);
@@ -174,7 +174,7 @@ fn a_gateway_that_starts_without_the_server_is_not_ready_until_it_comes() {
     redis.start_again();
     until("the gateway is ready", || ready(&gateway).0 == 200);
     assert_eq!(gateway.chat().status, 200);
-    assert_eq!(gateway.said().matches("cannot be had").count(), 1, "{}", gateway.said());
+    assert_eq!(gateway.said().matches("; retrying").count(), 1, "{}", gateway.said());
 }
 
 /// A window's limit of 40 in 2 s, kept 2.54 s: before the loss, through it and after it no 2 s see more.
@@ -237,7 +237,7 @@ fn slower_than_the_timeout_is_a_loss_until_it_is_fast_again() {
     redis.hear_of_each_other(4);
     name.holds_answers(true);
     assert_eq!(ask(&gateways, 8), 4 * SHARE);
-    assert!(gateways[0].said().contains("does not answer within"), "{}", gateways[0].said());
+    assert!(gateways[0].said().contains("did not respond within"), "{}", gateways[0].said());
     name.holds_answers(false);
     all_back(&gateways);
     assert_eq!(ask(&gateways, 2), 0);
@@ -258,7 +258,7 @@ fn still_loading_is_a_loss_until_its_data_are_there() {
     redis.kill();
     redis.start_slowly();
     let fresh = Gateway::start(Home::new(&provider, CONFIG, Some(&redis.url())), &["--shared", "--rpd", "40"]);
-    fresh.wait_for("it still loads its data");
+    fresh.wait_for("it is still loading its data");
     assert_eq!(fresh.chat().status, 503);
     assert_eq!(ask(&gateways, 8), 4 * SHARE);
     redis.command(&["CONFIG", "SET", "key-load-delay", "0"]);

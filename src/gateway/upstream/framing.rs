@@ -63,7 +63,7 @@ impl Framing {
         if matches!(self, Self::UntilClose) || self.is_end() {
             return Ok(());
         }
-        Err(Malformed("the connection ended in the middle of the answer"))
+        Err(Malformed("the connection closed before the end of the response"))
     }
 }
 

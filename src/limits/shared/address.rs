@@ -52,11 +52,13 @@ impl Address {
             "redis" | "valkey" => false,
             "rediss" | "valkeys" => true,
             scheme if scheme.contains("sentinel") => {
-                return refused("names Sentinel, and one server is expected: the name that moves to the new primary")
-                    .err();
+                return refused(
+                    "names Sentinel, but must name a single server: use a host name that moves to the new primary",
+                )
+                .err();
             }
             scheme if scheme.contains("cluster") => {
-                return refused("names a cluster, and one server is expected: all keys of a team lie in one slot")
+                return refused("names a cluster, but must name a single server: all keys of a team are in one slot")
                     .err();
             }
             _ => return refused("is neither `redis://` nor `rediss://`").err(),
@@ -66,7 +68,7 @@ impl Address {
         }
         // In a password with a `#`, the part before it would be taken for the host.
         if url.fragment().is_some() {
-            return refused("has a fragment (`#`); a password belongs into `password_file`").err();
+            return refused("has a fragment (`#`); put the password into `password_file`").err();
         }
         let host = match url.host() {
             Some(Host::Domain(name)) => name.to_owned(),
@@ -76,7 +78,7 @@ impl Address {
         };
         let database = match url.path().trim_matches('/') {
             "" => 0,
-            number => number.parse().map_err(|_| refused("has a path that is not the number of a database"))?,
+            number => number.parse().map_err(|_| refused("has a path that is not a database number"))?,
         };
         let user = Some(url.username()).filter(|user| !user.is_empty()).map(str::to_owned);
         let password = password.or_else(|| url.password().and_then(decoded).map(Secret::new));
@@ -113,7 +115,7 @@ impl Address {
         let timeout = 2 * self.timeout;
         tokio::time::timeout(timeout, self.connect_in_time(tls))
             .await
-            .unwrap_or_else(|_| Err(anyhow::anyhow!("it does not answer within {} ms", timeout.as_millis())))
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("it did not respond within {} ms", timeout.as_millis())))
     }
 
     async fn connect_in_time(&self, tls: &Arc<ClientConfig>) -> Result<MultiplexedConnection> {
@@ -128,7 +130,7 @@ impl Address {
         }
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(self.timeout));
         if self.is_encrypted {
-            let name = ServerName::try_from(self.host.clone()).context("its name cannot be that of a certificate")?;
+            let name = ServerName::try_from(self.host.clone()).context("its name is not valid in a certificate")?;
             let stream = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name, stream).await?;
             let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
             tokio::task::spawn_local(driver);
@@ -147,7 +149,7 @@ impl Address {
 }
 
 async fn dial_first(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name does not resolve to an address");
     for address in addresses {
         match TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
@@ -183,7 +185,7 @@ mod tests {
             ("redis-cluster://a:1", "cluster"),
             ("redis://a:1,b:2", "URL of a Redis"),
             ("http://a", "neither"),
-            ("redis://a/x", "number of a database"),
+            ("redis://a/x", "database number"),
             ("redis://a/0#x", "fragment"),
             ("redis://gw:#hunter22@a", "fragment"),
             ("cache:6379", "neither"),

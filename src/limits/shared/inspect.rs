@@ -48,16 +48,16 @@ pub(super) async fn check(address: &Address, connection: &mut MultiplexedConnect
         Failed::new(Failure::Other, format!("`{}` {what}", address.shown())).hint(hint).err()
     };
     if field("redis_mode") == Some("sentinel") {
-        return refused("is a Sentinel".into(), "name the server that moves to the new primary instead");
+        return refused("is a Sentinel".into(), "use a host name that moves to the new primary instead");
     }
     if field("cluster_enabled") == Some("1") {
-        return refused("is part of a cluster".into(), "use one server, or one with replicas");
+        return refused("is part of a cluster".into(), "use a single server, or one with replicas");
     }
     let version = field("redis_version").unwrap_or_default();
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
     let number = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
     if field("valkey_version").is_none() && number < (6, 2) {
-        return refused(format!("is Redis {version}"), "Redis 6.2 and later work, and every Valkey");
+        return refused(format!("is Redis {version}"), "use Redis 6.2 or later, or Valkey");
     }
     let policy = field("maxmemory_policy").unwrap_or_default();
     if policy.starts_with("allkeys-") {
@@ -79,12 +79,12 @@ pub(super) fn reason(error: &RedisError, timeout: Duration) -> String {
         REFUSALS.into_iter().find(|code| detail.contains(&format!("-{code} ")))
     };
     match error.code().filter(|code| *code != "ERR").or_else(within_script) {
-        Some("READONLY") => "it is read-only, as a replica is".to_owned(),
-        Some("LOADING") => "it still loads its data".to_owned(),
-        Some("MASTERDOWN") => "it is a replica that has lost its primary".to_owned(),
+        Some("READONLY") => "it is read-only, like a replica".to_owned(),
+        Some("LOADING") => "it is still loading its data".to_owned(),
+        Some("MASTERDOWN") => "it is a replica without its primary".to_owned(),
         Some("OOM") => "its memory is full".to_owned(),
-        Some("NOAUTH" | "WRONGPASS") => "it refuses the password".to_owned(),
-        _ if error.is_timeout() => format!("it does not answer within {} ms", timeout.as_millis()),
+        Some("NOAUTH" | "WRONGPASS") => "it rejected the password".to_owned(),
+        _ if error.is_timeout() => format!("it did not respond within {} ms", timeout.as_millis()),
         _ => error.to_string(),
     }
 }

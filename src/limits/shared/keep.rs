@@ -51,7 +51,7 @@ impl Shared {
                     self.say_missing(&error);
                     tokio::time::sleep(pause).await;
                 }
-                Err(error) => log::info!("the shared limits are still away: {error:#}"),
+                Err(error) => log::info!("the shared limits are still unavailable: {error:#}"),
             }
             pause = (pause * 2).min(PROBE_LONGEST);
         }
@@ -62,7 +62,7 @@ impl Shared {
         let why = format!("{error:#}");
         if self.said.replace(why.clone()) != why {
             let shown = self.link.address.shown();
-            note(&format!("warning: the shared limits at `{shown}` cannot be had: {why}; it is tried again"));
+            note(&format!("warning: the shared limits at `{shown}` are not available: {why}; retrying"));
         }
     }
 
@@ -100,7 +100,7 @@ impl Shared {
         if has_rest && self.link.is_up() {
             let said = self.say_over_another_connection().await;
             if let Err(error) = said {
-                log::warn!("the server of the shared limits does not know the last of what was used: {error:#}");
+                log::warn!("the server of the shared limits did not receive the last usage: {error:#}");
             }
         }
     }

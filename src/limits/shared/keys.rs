@@ -117,7 +117,7 @@ impl UtcDay {
 }
 
 impl SharedKeys {
-    /// `keys`: where keys.json is on the machine where the keys are made.
+    /// `keys`: where keys.json is on the machine where the keys are managed.
     pub(crate) fn open(shared: &Rc<Shared>, keys: &Path, secret: &TeamSecret) -> Result<Self> {
         shared.keys.secret.set(secret.check());
         shared.keys.records.begin_with(Directory::open(keys)?);

@@ -125,11 +125,11 @@ impl Link {
         let alive = self.alive.get();
         self.standing.borrow_mut().lose(self.now(), alive);
         let consequence = match self.on_loss {
-            OnLoss::Share => format!("this gateway serves its share of the limits, one of {alive}"),
-            OnLoss::Refuse => "requests are refused until it is back".to_owned(),
-            OnLoss::Open => "requests are served without limits until it is back".to_owned(),
+            OnLoss::Share => format!("this gateway serves its share of the limits, 1/{alive}"),
+            OnLoss::Refuse => "requests are rejected until the server is available again".to_owned(),
+            OnLoss::Open => "requests are served without limits until the server is available again".to_owned(),
         };
-        note(&format!("warning: the shared limits at `{}` are lost: {why}; {consequence}", self.address.shown()));
+        note(&format!("warning: lost the shared limits at `{}`: {why}; {consequence}", self.address.shown()));
         self.changed.notify_one();
     }
 
@@ -139,7 +139,7 @@ impl Link {
         let before = self.state.replace(State::Up);
         self.standing.borrow_mut().found();
         if before == State::Lost {
-            note(&format!("the shared limits at `{}` are back", self.address.shown()));
+            note(&format!("the shared limits at `{}` are available again", self.address.shown()));
         }
     }
 }

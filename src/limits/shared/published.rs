@@ -145,7 +145,7 @@ impl PublishedKeys {
         if let Outcome::Foreign { host } = outcome {
             let shown = self.link.address.shown();
             note(&format!(
-                "warning: the keys at `{shown}` are made on `{host}`; the keys.json of this machine is not used"
+                "warning: the keys at `{shown}` are managed on `{host}`; the keys.json of this machine is not used"
             ));
             self.records.disregard_own();
         }

@@ -58,7 +58,7 @@ pub(super) async fn run<T: DeserializeOwned>(
 
 /// The answer is none of the script's.
 pub(super) fn unreadable() -> redis::RedisError {
-    (ErrorKind::UnexpectedReturnType, "the answer of a script cannot be read").into()
+    (ErrorKind::UnexpectedReturnType, "the response of a script is invalid").into()
 }
 
 /// Counts as the scripts write them into JSON: integers, as text. A negative count is zero.

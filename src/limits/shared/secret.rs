@@ -38,10 +38,10 @@ impl SecretCheck {
 }
 
 pub(super) fn sentence(server: &str) -> String {
-    format!("the keys at `{server}` are made under another team secret than the one of this gateway")
+    format!("the keys at `{server}` were created with another team secret than the one of this gateway")
 }
 
 pub(super) fn refusal(server: &str, host: Option<&str>) -> Failed {
-    let from = host.map_or_else(|| "the machine where the keys are made".to_owned(), |host| format!("`{host}`"));
+    let from = host.map_or_else(|| "the machine where the keys are managed".to_owned(), |host| format!("`{host}`"));
     Failed::new(Failure::Other, sentence(server)).hint(format!("copy the file that `secret_file` names from {from}"))
 }

@@ -239,7 +239,7 @@ pub(crate) fn check_owner(path: &Path, _metadata: &Metadata) -> Result<()> {
         Ok(Some(owner)) => owner,
         // A file system without owners, such as FAT.
         Err(error) => {
-            log::warn!("cannot tell who owns `{}`: {error}", path.display());
+            log::warn!("cannot determine the owner of `{}`: {error}", path.display());
             return Ok(());
         }
     };
@@ -369,4 +369,5 @@ pub(crate) fn how_to_restrict(directory: &Path) -> String {
 }
 
 /// What becomes of a file that others could read.
-pub(crate) const HOW_TIGHTENED: &str = "`qwenauth doctor --fix` takes its directory away from others";
+pub(crate) const HOW_TIGHTENED: &str =
+    "run `qwenauth doctor --fix` to remove the access of other users to its directory";

@@ -68,7 +68,7 @@ impl Job {
     /// Lets the processes that are still in it outlive this process.
     pub(super) fn release(&self) {
         if let Err(error) = self.set_limits(0) {
-            log::warn!("programs left in the background are ended: {error}");
+            log::warn!("cannot keep programs in the background: {error}");
         }
     }
 

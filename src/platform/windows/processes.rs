@@ -83,7 +83,7 @@ pub(crate) fn cannot_start(program: &OsStr, error: &io::Error) -> Failed {
     match error.kind() {
         io::ErrorKind::NotFound if Path::new(program).is_file() => {
             Failed::new(Failure::CannotRun, format!("cannot run `{name}`: it is not a program"))
-                .hint(format!("programs end in one of `{}` (`PATHEXT`)", extensions()))
+                .hint(format!("program names end in one of `{}` (`PATHEXT`)", extensions()))
         }
         io::ErrorKind::NotFound => {
             Failed::new(Failure::NotFound, format!("`{name}` was not found")).hint("check its name and `PATH`")
@@ -92,7 +92,7 @@ pub(crate) fn cannot_start(program: &OsStr, error: &io::Error) -> Failed {
             Failure::CannotRun,
             format!("cannot run `{name}`: an argument cannot be quoted safely for a batch file"),
         )
-        .hint("run the program behind it (`node SCRIPT`), or leave out quotes, `%` and line breaks"),
+        .hint("run the program that it starts (`node SCRIPT`), or omit quotes, `%` and line breaks"),
         _ => Failed::new(Failure::CannotRun, format!("cannot run `{name}`: {error}")),
     }
 }

@@ -45,8 +45,8 @@ pub(crate) fn state(_places: &ServicePaths) -> State {
 
 pub(crate) fn install(service: &Service, paths: &ServicePaths) -> Result<(PathBuf, bool)> {
     let _ = (service.command, service.environment, paths.config);
-    Failed::new(Failure::Other, "`--install` knows systemd and launchd, and neither is here")
-        .hint("let the Task Scheduler start `qwenauth gateway` when you log on")
+    Failed::new(Failure::Other, "`--install` supports only systemd and launchd")
+        .hint("use the Task Scheduler to start `qwenauth gateway` when you log on")
         .err()
 }
 

@@ -52,7 +52,7 @@ impl Supervisor {
         console::watch(Box::new(move |event| {
             lock(&noted).get_or_insert(event);
         }));
-        Ok(Self { event, job: Job::new().context("cannot make a job object")? })
+        Ok(Self { event, job: Job::new().context("cannot create a job object")? })
     }
 
     /// The same: a console event is sent to the program by Windows.

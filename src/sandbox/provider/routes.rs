@@ -49,7 +49,7 @@ impl PracticeServer {
             Ok(Err(_)) => {
                 json_reply(StatusCode::PAYLOAD_TOO_LARGE, &api_error("invalid_request", "the body is too large"))
             }
-            Err(_) => json_reply(StatusCode::REQUEST_TIMEOUT, &api_error("timeout", "the body did not come in time")),
+            Err(_) => json_reply(StatusCode::REQUEST_TIMEOUT, &api_error("timeout", "the body did not arrive in time")),
         };
         log::info!("{line}: {}", response.status().as_u16());
         response
@@ -58,12 +58,12 @@ impl PracticeServer {
     fn route(&self, call: &Call, now: Instant) -> Response {
         let host = call.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         if !self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host)) {
-            return html_reply(StatusCode::FORBIDDEN, page::refused("this is not the host it was asked for"));
+            return html_reply(StatusCode::FORBIDDEN, page::refused("the request names another host"));
         }
         if let Some((name, rest)) = keys::split(&call.path) {
             return match keys::provider(name) {
                 Some(provider) => self.of_provider(&provider, rest, call),
-                None => html_reply(StatusCode::NOT_FOUND, page::refused("there is no provider of that name")),
+                None => html_reply(StatusCode::NOT_FOUND, page::refused("there is no provider with that name")),
             };
         }
         let mut authority = self.authority.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,7 +88,7 @@ impl PracticeServer {
                     None => ask_model(call, &call.path),
                 }
             }
-            _ => html_reply(StatusCode::NOT_FOUND, page::refused("there is nothing at this address")),
+            _ => html_reply(StatusCode::NOT_FOUND, page::refused("not found")),
         }
     }
 
@@ -97,7 +97,10 @@ impl PracticeServer {
         let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
         let known: bool = field("approval").as_bytes().ct_eq(self.approval.expose().as_bytes()).into();
         let Some(login) = authority.login(field("user_code"), now).filter(|_| known) else {
-            return json_reply(StatusCode::FORBIDDEN, &api_error("forbidden", "only the sandbox itself approves so"));
+            return json_reply(
+                StatusCode::FORBIDDEN,
+                &api_error("forbidden", "only the sandbox itself can approve this way"),
+            );
         };
         login.decision = if field("decision") == "deny" { Decision::Denied } else { Decision::Approved };
         json_reply(StatusCode::OK, &json!({}))
@@ -111,7 +114,10 @@ impl PracticeServer {
             ("GET", "/authorize") if query.contains_key("callback_url") => {
                 let url = authorizations.approve(&query).and_then(|url| url.as_str().parse().ok());
                 let Some(location) = url else {
-                    return html_reply(StatusCode::BAD_REQUEST, page::refused("the callback is not on this machine"));
+                    return html_reply(
+                        StatusCode::BAD_REQUEST,
+                        page::refused("the callback is not a loopback address"),
+                    );
                 };
                 let mut response = html_reply(StatusCode::SEE_OTHER, String::new());
                 response.headers_mut().insert(header::LOCATION, location);
@@ -132,7 +138,7 @@ impl PracticeServer {
             _ => drop(authorizations),
         }
         if !keys::accepts(provider, call.key()) {
-            let message = format!("the practice provider accepts keys that begin with `{}`", providers::KEY_PREFIX);
+            let message = format!("the practice provider accepts keys that start with `{}`", providers::KEY_PREFIX);
             return json_reply(StatusCode::UNAUTHORIZED, &api_error("invalid_api_key", &message));
         }
         if call.method == Method::GET {
@@ -200,7 +206,7 @@ fn no_such_model(model: &str) -> Response {
 }
 
 fn no_such_endpoint() -> Response {
-    json_reply(StatusCode::NOT_FOUND, &api_error("not_found", "the practice model has no such endpoint"))
+    json_reply(StatusCode::NOT_FOUND, &api_error("not_found", "the practice model does not support this endpoint"))
 }
 
 impl Call {

@@ -139,8 +139,8 @@ fn a_key_file_keeps_the_key_over_restarts() {
     fs::write(&file, "short\n").unwrap();
     machine.run([&["gateway"], &arguments[..]].concat()).fails(
         1,
-        "`{machine}/key` does not hold a key",
-        "remove it, and a key will be made; one of your own has 16 or more letters and digits",
+        "`{machine}/key` does not contain a key",
+        "delete it to have a key created, or write a key of at least 16 letters and digits",
     );
 }
 
@@ -164,7 +164,7 @@ fn a_key_file_that_changes_is_in_force_without_a_restart_and_no_key_changes_noth
     gateway.key = another;
     // What cannot be a key, and then none at all: the one before stays.
     fs::write(&file, "short\n").unwrap();
-    gateway.running.wait_for_stderr("the old key stays in force: `");
+    gateway.running.wait_for_stderr("still using the old key: `");
     fs::remove_file(&file).unwrap();
     gateway.running.wait_for_stderr("` is missing");
     gateway.get().is(200);

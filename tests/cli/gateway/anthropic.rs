@@ -106,7 +106,7 @@ fn a_provider_without_such_an_endpoint_is_a_404_that_says_who_has_one() {
         assert_eq!((said["type"].as_str(), said["error"]["type"].as_str()), (Some("error"), Some("not_found_error")));
         assert_eq!(got.header("x-should-retry"), "false");
         let message = said["error"]["message"].as_str().unwrap();
-        assert!(message.contains("Qwen OAuth does not speak Anthropic's protocol"), "{message}");
+        assert!(message.contains("Qwen OAuth does not support Anthropic's protocol"), "{message}");
         for name in ["dashscope", "coding-plan", "token-plan", "openrouter"] {
             assert!(message.contains(name), "{message}");
         }

@@ -91,7 +91,7 @@ fn a_token_refused_after_its_renewal_means_the_end_of_the_account() {
     let got = gateway.chat();
     assert_eq!((got.is(401).code().as_str(), got.header("x-should-retry")), ("account_ended", "false"));
     let message = got.json()["error"]["message"].as_str().unwrap().to_owned();
-    assert!(message.contains("it has ended this plan or account") && message.contains("qwenauth login"), "{message}");
+    assert!(message.contains("the plan or account has ended") && message.contains("qwenauth login"), "{message}");
     assert!(message.contains("invalid access token"), "{message}");
     assert_eq!(upstream.asked().len(), 2);
 }
@@ -186,7 +186,7 @@ fn a_clock_that_jumps_by_an_hour_and_back_costs_no_request_and_one_renewal_at_mo
         assert_eq!(machine.server.asked(Ask::Refresh).len(), renewals, "{seconds} s, and back");
         // The minute is counted by another clock: it is as long as it was.
         let waiting = gateway.send("POST /v1/chat/completions", "", CHAT);
-        gateway.running.wait_for_stderr("a request waits");
+        gateway.running.wait_for_stderr("request delayed");
         drop(waiting);
         assert_eq!(upstream.asked().len(), 21);
     }

@@ -502,7 +502,7 @@ fn the_request_of_a_key_moves_only_to_profiles_it_may_use_and_models_with_a_pric
     is_served_by(&ask(&free), "second", "plan");
     for (key, reason) in [
         (&bound, "the key may not use the profile that would serve it"),
-        (&paid, "the key has a budget, and the model that would serve it no price"),
+        (&paid, "the key has a budget, but the model that would serve it has no price"),
     ] {
         ask(key).is(429);
         until("it is logged", || {

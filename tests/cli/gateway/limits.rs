@@ -98,7 +98,7 @@ fn a_client_that_leaves_while_it_waits_gives_its_turn_back() {
     gateway.many(2);
     let waiting: Vec<_> = (0..10).map(|_| gateway.send("POST /v1/chat/completions", "", CHAT)).collect();
     // Each waits a minute or more: once the gateway says so, they are in the queue.
-    gateway.running.wait_for_stderr("a request waits");
+    gateway.running.wait_for_stderr("request delayed");
     drop(waiting);
     let used = || {
         let mut usage = machine.run(["usage", "--json"]);
@@ -232,7 +232,7 @@ fn the_limit_of_the_day_is_warned_of_once() {
     let machine = configured(logged_in(&upstream), "[providers.qwen.limits]\nrequests_per_day = 10\n");
     let gateway = Gateway::start(&machine, &["--warn-at", "80%"]);
     gateway.many(8);
-    gateway.running.wait_for_stderr("8 of 10 requests of the day are used by `qwen`");
+    gateway.running.wait_for_stderr("`qwen` has used 8 of 10 requests today");
     let other = Gateway::start(&machine, &["--warn-at", "80%"]);
     other.many(3);
     other.running.signal(Signal::SIGTERM);

@@ -242,7 +242,7 @@ fn a_pair_that_does_not_fit_leaves_the_old_one_in_force_and_is_complained_of_onc
         fs::rename(machine.directory().join("part"), machine.directory().join(to)).unwrap();
     };
     replace("next.key", "server.key");
-    gateway.running.wait_for_stderr("warning: the old certificate stays in force: the key in");
+    gateway.running.wait_for_stderr("warning: still using the old certificate: the private key in");
     assert!(gateway.serves("first.pem") && gateway.chat(None).unwrap().starts_with("HTTP/1.1 200"));
     // The key of the clients is looked at together with the pair: each change in force is another look at the same pair.
     for key in ["second-key-0123456789", "third-key-0123456789", "fourth-key-0123456789"] {
@@ -259,7 +259,7 @@ fn a_pair_that_does_not_fit_leaves_the_old_one_in_force_and_is_complained_of_onc
     until("the new certificate is served", || gateway.serves("next.pem"));
     gateway.running.signal(Signal::SIGTERM);
     let outcome = gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr();
-    assert_eq!(outcome.stderr.matches("stays in force").count(), 1, "{outcome}");
+    assert_eq!(outcome.stderr.matches("still using the old certificate").count(), 1, "{outcome}");
 }
 
 #[test]
@@ -326,19 +326,19 @@ fn what_cannot_be_a_certificate_and_its_key_is_named() {
         let words = ["gateway".into(), "--tls-cert".into(), path(certificate), "--tls-key".into(), path(key)];
         machine.run(words.map(PathBuf::into_os_string))
     };
-    let pem = "it must be a PEM file";
-    run("empty", "server.key").fails(1, "cannot use `{machine}/empty`: it holds no certificate", pem);
-    run("server.pem", "empty").fails(1, "cannot use `{machine}/empty`: it holds no private key", pem);
+    let pem = "use a PEM file";
+    run("empty", "server.key").fails(1, "cannot use `{machine}/empty`: it contains no certificate", pem);
+    run("server.pem", "empty").fails(1, "cannot use `{machine}/empty`: it contains no private key", pem);
     run("server.pem", "none").fails(1, "cannot use `{machine}/none`: it is missing", "");
     run("server.pem", "next.key").fails(
         1,
-        "the key in `{machine}/next.key` is not that of the certificate in `{machine}/server.pem`",
-        "the first certificate in the file must be the server's own",
+        "the private key in `{machine}/next.key` does not match the certificate in `{machine}/server.pem`",
+        "put the server's own certificate first in the file",
     );
     run("server.pem", "locked.key").fails(
         1,
         "cannot use `{machine}/locked.key`: its key is encrypted",
-        "`openssl pkey -in ENCRYPTED -out PLAIN` asks for the passphrase and writes the key without it",
+        "decrypt it with `openssl pkey -in ENCRYPTED -out PLAIN`",
     );
     machine.run(["gateway", "--listen", "unix:q.sock", "--tls-cert", "a", "--tls-key", "b"]).fails(
         2,
@@ -491,7 +491,7 @@ fn an_address_that_is_taken_is_an_error_with_a_way_out() {
         machine.run(["gateway", option, &address]).fails(
             1,
             &format!("cannot listen on `{address}`: Address already in use (os error 98)"),
-            "end the program that listens there, or take a free port with `--listen 127.0.0.1:0`",
+            "stop the program that uses this address, or use a free port with `--listen 127.0.0.1:0`",
         );
     }
 }

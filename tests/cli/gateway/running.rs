@@ -168,7 +168,7 @@ fn a_hangup_without_a_terminal_reads_the_key_and_the_login_again() {
     // What cannot be used changes nothing.
     fs::write(&file, "short\n").unwrap();
     gateway.running.signal(Signal::SIGHUP);
-    gateway.running.wait_for_stderr("the old key stays in force: `");
+    gateway.running.wait_for_stderr("still using the old key: `");
     gateway.chat().is(200);
     until("the new file is used", || fs::read_to_string(&log).is_ok_and(|text| text.contains("chat/completions")));
     gateway.key = old;

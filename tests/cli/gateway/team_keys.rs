@@ -240,7 +240,7 @@ fn a_request_that_waited_is_not_sent_if_its_key_was_revoked_meanwhile() {
     chat(&gateway, &key).is(200);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| chat(&gateway, &key));
-        gateway.running.wait_for_stderr("a request of key `ann` waits");
+        gateway.running.wait_for_stderr("request of key `ann` delayed");
         printed(&machine, &["keys", "revoke", "ann", "--yes"]);
         is_refused(&waiting.join().unwrap(), 401, "invalid_api_key");
     });
