@@ -744,7 +744,7 @@ fn a_pipe_that_another_user_made_or_may_change_is_refused_before_it_is_opened() 
     let changes: [Spoiled; 6] = [
         ("`{pipe}` belongs to another user (uid 12345) and is not used", |pipe| give(pipe, OTHER, 0o644)),
         ("`{pipe}` belongs to root but can be changed by others (mode 0666), and is not used", |pipe| {
-            give(pipe, 0, 0o666)
+            give(pipe, 0, 0o666);
         }),
         ("`{pipe}` is writable by others (mode 0622) and is not used", |pipe| give(pipe, NOBODY, 0o622)),
         ("`{place}` belongs to another user (uid 12345), so `{pipe}` is not used", |pipe| {
