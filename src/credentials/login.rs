@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::document::{CredentialDocument, Format};
+use super::document::CredentialDocument;
+use super::reading::Format;
 use super::store::Found;
 use super::{Account, Credential, Stored, api_refusal, endpoints, machine, origin};
 use crate::error::{Failed, Failure, Report, note};

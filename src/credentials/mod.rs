@@ -34,6 +34,7 @@ mod login;
 mod machine;
 mod origin;
 mod pending;
+pub(crate) mod reading;
 mod refused;
 mod renewal;
 mod short_lived;

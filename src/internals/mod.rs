@@ -16,7 +16,8 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::config::{Config, Fallback, Team, with_profile};
-use crate::credentials::document::{self, CredentialDocument, Format};
+use crate::credentials::document::CredentialDocument;
+use crate::credentials::reading::{self, Format};
 use crate::error::{Failure, Report, printable};
 use crate::gateway::meter::Meter;
 use crate::gateway::upstream::whole::read_answer;
@@ -56,7 +57,7 @@ const GRANTED: [&str; 6] = ["access_token", "refresh_token", "token_type", "reso
 
 /// A file that can be renewed means the same once it is written again, and a renewal changes what was granted and no more.
 fn credential_file(bytes: &[u8]) {
-    let credential = match document::read(bytes, Format::Own) {
+    let credential = match reading::read(bytes, Format::Own) {
         Err(said) => return assert!(said.len() < 200 && !said.contains('\n'), "{said}"),
         Ok(None) => return,
         Ok(Some(credential)) => credential,
@@ -67,7 +68,7 @@ fn credential_file(bytes: &[u8]) {
         Ok(document) => document,
     };
     let written = document.to_bytes().unwrap();
-    let again = document::read(&written, Format::Own).expect("what was written can be read").expect("a credential");
+    let again = reading::read(&written, Format::Own).expect("what was written can be read").expect("a credential");
     assert_eq!(format!("{credential:?}"), format!("{again:?}"));
     assert_eq!(credential.access_token, again.access_token);
     assert_eq!(credential.refresh_token, again.refresh_token);
@@ -87,7 +88,7 @@ fn credential_file(bytes: &[u8]) {
 
     document.renew(&grant(Some("rt-2")), SystemTime::UNIX_EPOCH);
     // A key has no expiry and stays the same, whatever else is in its file.
-    let renewed = document::read(&document.to_bytes().unwrap(), Format::Own).expect("readable").expect("a credential");
+    let renewed = reading::read(&document.to_bytes().unwrap(), Format::Own).expect("readable").expect("a credential");
     assert_eq!(renewed.refresh_token.as_ref().map(Secret::expose), Some("rt-2"));
     assert_eq!(renewed.expires_at, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(60)));
 }
@@ -126,7 +127,7 @@ fn token_reply(bytes: &[u8]) {
             let mut document = CredentialDocument::default();
             document.renew(&grant, SystemTime::UNIX_EPOCH);
             let stored =
-                document::read(&document.to_bytes().unwrap(), Format::Own).expect("readable").expect("a credential");
+                reading::read(&document.to_bytes().unwrap(), Format::Own).expect("readable").expect("a credential");
             assert_eq!(stored.access_token, grant.access_token);
             assert_eq!(stored.refresh_token, grant.refresh_token);
         }

@@ -12,7 +12,8 @@ use super::keyring::{self, Seal};
 use super::locks::Locks;
 use super::{Found, Store};
 use crate::credentials::Credential;
-use crate::credentials::document::{self, CredentialDocument, Format};
+use crate::credentials::document::CredentialDocument;
+use crate::credentials::reading::{self, Format};
 use crate::credentials::refused::hash_of;
 use crate::error::note;
 use crate::platform::files::{self, Content, Kept, PendingFile, Privacy};
@@ -224,7 +225,7 @@ impl Guard {
         let name = hash_of(spent);
         let Some(bytes) = files::read_unfinished(&self.store.path, &name) else { return Ok(None) };
         let Some(whole) = self.unseal(&bytes)? else { return Ok(None) };
-        let Ok(Some(successor)) = document::read(&whole, self.store.format()) else { return Ok(None) };
+        let Ok(Some(successor)) = reading::read(&whole, self.store.format()) else { return Ok(None) };
         let Some(successor) = successor.refresh_token.filter(|token| token != spent) else { return Ok(None) };
         match self.store.read()? {
             Found::Present(now) if now.credential.refresh_token.as_ref() != Some(spent) => {
@@ -246,7 +247,7 @@ impl Guard {
     /// The content of a draft. Stores its secret in the keyring if that has not happened yet. Returns `None` if the
     /// draft is incomplete.
     fn unseal(&mut self, draft: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>> {
-        let Ok(Some(record)) = document::read(draft, self.store.format()) else { return Ok(None) };
+        let Ok(Some(record)) = reading::read(draft, self.store.format()) else { return Ok(None) };
         let Some(entry) = record.entry.filter(|_| record.access_token.expose().is_empty()) else {
             return Ok(Some(Zeroizing::new(draft.to_vec())));
         };

@@ -22,7 +22,8 @@ pub(super) use self::guard::Guard;
 use self::locks::Locks;
 pub(crate) use self::qwen_code::STALE;
 use super::Credential;
-use super::document::{self, CredentialDocument, Format};
+use super::document::CredentialDocument;
+use super::reading::{self, Format};
 use super::refused::hash_of;
 use crate::paths;
 use crate::platform::disk::Version;
@@ -128,7 +129,7 @@ impl Store {
     }
 
     fn understand(&self, bytes: Zeroizing<Vec<u8>>) -> Found {
-        match document::read(&bytes, self.format()) {
+        match reading::read(&bytes, self.format()) {
             Ok(Some(credential)) => Found::Present(Box::new(Snapshot { credential, bytes })),
             Ok(None) => Found::Missing,
             Err(why) => Found::Damaged(why),
