@@ -42,7 +42,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('setup', 'setup', [CompletionResultType]::ParameterValue, 'Configure a tool to use the active profile')
             [CompletionResult]::new('doctor', 'doctor', [CompletionResultType]::ParameterValue, 'Diagnose login problems')
             [CompletionResult]::new('sandbox', 'sandbox', [CompletionResultType]::ParameterValue, 'Try qwenauth with a local practice provider: no account, no network')
-            [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
+            [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a shell completion script')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
             break
         }
@@ -52,12 +52,12 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where to keep the secret (default: `store` in config.toml, else the current store, else `file`); without a key, move the stored secret there')
             [CompletionResult]::new('--base-url', '--base-url', [CompletionResultType]::ParameterName, 'API base URL, for `custom` or a workspace-specific domain')
             [CompletionResult]::new('--region', '--region', [CompletionResultType]::ParameterName, 'Region of the key (default: detected)')
-            [CompletionResult]::new('--policy', '--policy', [CompletionResultType]::ParameterName, 'Policy at the provider that trusts this workload')
+            [CompletionResult]::new('--policy', '--policy', [CompletionResultType]::ParameterName, 'ID of the provider''s policy that trusts this workload')
             [CompletionResult]::new('--audience', '--audience', [CompletionResultType]::ParameterName, 'Audience of the ID token that is requested from GitHub Actions')
             [CompletionResult]::new('--id-token-file', '--id-token-file', [CompletionResultType]::ParameterName, 'File with the ID token, for example of a Kubernetes pod (default: request one from GitHub Actions)')
             [CompletionResult]::new('--id-token-env', '--id-token-env', [CompletionResultType]::ParameterName, 'Environment variable with the ID token, for example of GitLab CI')
             [CompletionResult]::new('--key-label', '--key-label', [CompletionResultType]::ParameterName, 'OpenRouter: name of the new key')
-            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'Spending limit of the new key, in US dollars')
+            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'OpenRouter: spending limit of the new key, in US dollars')
             [CompletionResult]::new('--qr', '--qr', [CompletionResultType]::ParameterName, 'Draw the verification URL as a QR code on stderr')
             [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'Give up after this long, for example `90s` or `5m`')
             [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'Default model of this profile, exported by `env` and `exec`')
@@ -65,7 +65,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Log in even if already logged in')
             [CompletionResult]::new('--api-key-stdin', '--api-key-stdin', [CompletionResultType]::ParameterName, 'Read the API key from stdin')
             [CompletionResult]::new('--workload-identity', '--workload-identity', [CompletionResultType]::ParameterName, 'Log in as this CI job or pod, with its ID token instead of a secret')
-            [CompletionResult]::new('--code-stdin', '--code-stdin', [CompletionResultType]::ParameterName, 'Read the code shown in the browser from stdin')
+            [CompletionResult]::new('--code-stdin', '--code-stdin', [CompletionResultType]::ParameterName, 'OpenRouter: read the code shown in the browser from stdin')
             [CompletionResult]::new('--no-browser', '--no-browser', [CompletionResultType]::ParameterName, 'Do not open a browser')
             [CompletionResult]::new('--clipboard', '--clipboard', [CompletionResultType]::ParameterName, 'Copy the code, or the address if there is no code, to the terminal''s clipboard (OSC 52)')
             [CompletionResult]::new('--no-verify', '--no-verify', [CompletionResultType]::ParameterName, 'Skip the test request')
@@ -104,25 +104,25 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--min-ttl', '--min-ttl', [CompletionResultType]::ParameterName, 'Minimum remaining lifetime of the token (default: 30s)')
             [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'format')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
-            [CompletionResult]::new('--short-lived', '--short-lived', [CompletionResultType]::ParameterName, 'Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)')
+            [CompletionResult]::new('--short-lived', '--short-lived', [CompletionResultType]::ParameterName, 'Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
         'qwenauth;env' {
-            [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'Shell or file that reads the output (default: `sh`, on Windows the shell that runs qwenauth)')
-            [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'The model to name in `OPENAI_MODEL`')
+            [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'Output format (default: `sh`, on Windows that of the shell that runs qwenauth)')
+            [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'Model to set in `OPENAI_MODEL`')
             [CompletionResult]::new('--min-ttl', '--min-ttl', [CompletionResultType]::ParameterName, 'Minimum remaining lifetime of the token (default: 10m, best effort)')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--unset', '--unset', [CompletionResultType]::ParameterName, 'Print statements that remove the variables')
             [CompletionResult]::new('--native', '--native', [CompletionResultType]::ParameterName, 'Add the provider''s own variables, such as `DASHSCOPE_API_KEY`, each with its base URL')
-            [CompletionResult]::new('--short-lived', '--short-lived', [CompletionResultType]::ParameterName, 'Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)')
+            [CompletionResult]::new('--short-lived', '--short-lived', [CompletionResultType]::ParameterName, 'Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
         'qwenauth;exec' {
-            [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'The model to name in `OPENAI_MODEL`')
+            [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'Model to set in `OPENAI_MODEL`')
             [CompletionResult]::new('--min-ttl', '--min-ttl', [CompletionResultType]::ParameterName, 'Minimum remaining lifetime of the token (default: 10m, best effort)')
             [CompletionResult]::new('--as', '--as', [CompletionResultType]::ParameterName, 'Treat CMD as this known program, if its name does not show it')
             [CompletionResult]::new('--rpm', '--rpm', [CompletionResultType]::ParameterName, 'Requests per minute (default: the provider''s known limit)')
@@ -138,7 +138,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--gateway', '--gateway', [CompletionResultType]::ParameterName, 'Run the program behind its own gateway, so that it never sees the credential')
             [CompletionResult]::new('--preserve-env', '--preserve-env', [CompletionResultType]::ParameterName, 'Keep the key and base URL if either is already set, whatever their names')
             [CompletionResult]::new('--native', '--native', [CompletionResultType]::ParameterName, 'Add the provider''s own variables, such as `DASHSCOPE_API_KEY`, each with its base URL')
-            [CompletionResult]::new('--short-lived', '--short-lived', [CompletionResultType]::ParameterName, 'Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)')
+            [CompletionResult]::new('--short-lived', '--short-lived', [CompletionResultType]::ParameterName, 'Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)')
             [CompletionResult]::new('--allow-env-file', '--allow-env-file', [CompletionResultType]::ParameterName, 'Start a known program even if one of its files or options overrides host or key')
             [CompletionResult]::new('-v', '-v', [CompletionResultType]::ParameterName, 'Show which variables were set')
             [CompletionResult]::new('--verbose', '--verbose', [CompletionResultType]::ParameterName, 'Show which variables were set')
@@ -185,11 +185,11 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         }
         'qwenauth;usage' {
             [CompletionResult]::new('--days', '--days', [CompletionResultType]::ParameterName, 'Number of days, including today')
-            [CompletionResult]::new('--by', '--by', [CompletionResultType]::ParameterName, 'With `--team`: group the figures by this (default: key)')
+            [CompletionResult]::new('--by', '--by', [CompletionResultType]::ParameterName, 'With `--team`: group the usage by this (default: key)')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('--check', '--check', [CompletionResultType]::ParameterName, 'Query the provider for the remaining quota, if supported')
-            [CompletionResult]::new('--team', '--team', [CompletionResultType]::ParameterName, 'Show what the keys of people and jobs used')
+            [CompletionResult]::new('--team', '--team', [CompletionResultType]::ParameterName, 'Show the usage of the keys of people and jobs')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
@@ -201,10 +201,10 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('create', 'create', [CompletionResultType]::ParameterValue, 'Create a key and print it once, alone on stdout')
             [CompletionResult]::new('list', 'list', [CompletionResultType]::ParameterValue, 'List the keys with their limits and usage')
             [CompletionResult]::new('set', 'set', [CompletionResultType]::ParameterValue, 'Change the limits of a key, from the next request on')
-            [CompletionResult]::new('rotate', 'rotate', [CompletionResultType]::ParameterValue, 'Replace a key by a new one with the same name, limits and counters')
+            [CompletionResult]::new('rotate', 'rotate', [CompletionResultType]::ParameterValue, 'Replace a key with a new one that has the same name, limits and counters')
             [CompletionResult]::new('reset', 'reset', [CompletionResultType]::ParameterValue, 'Reset the spending of this period, so that the whole budget is available again')
             [CompletionResult]::new('revoke', 'revoke', [CompletionResultType]::ParameterValue, 'Revoke a key permanently; its next request is rejected')
-            [CompletionResult]::new('secret', 'secret', [CompletionResultType]::ParameterValue, 'Create the team secret, with which keys are hashed, and print its path')
+            [CompletionResult]::new('secret', 'secret', [CompletionResultType]::ParameterValue, 'Create the team secret, which is used to hash keys, and print its path')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
             break
         }
@@ -280,10 +280,10 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('create', 'create', [CompletionResultType]::ParameterValue, 'Create a key and print it once, alone on stdout')
             [CompletionResult]::new('list', 'list', [CompletionResultType]::ParameterValue, 'List the keys with their limits and usage')
             [CompletionResult]::new('set', 'set', [CompletionResultType]::ParameterValue, 'Change the limits of a key, from the next request on')
-            [CompletionResult]::new('rotate', 'rotate', [CompletionResultType]::ParameterValue, 'Replace a key by a new one with the same name, limits and counters')
+            [CompletionResult]::new('rotate', 'rotate', [CompletionResultType]::ParameterValue, 'Replace a key with a new one that has the same name, limits and counters')
             [CompletionResult]::new('reset', 'reset', [CompletionResultType]::ParameterValue, 'Reset the spending of this period, so that the whole budget is available again')
             [CompletionResult]::new('revoke', 'revoke', [CompletionResultType]::ParameterValue, 'Revoke a key permanently; its next request is rejected')
-            [CompletionResult]::new('secret', 'secret', [CompletionResultType]::ParameterValue, 'Create the team secret, with which keys are hashed, and print its path')
+            [CompletionResult]::new('secret', 'secret', [CompletionResultType]::ParameterValue, 'Create the team secret, which is used to hash keys, and print its path')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
             break
         }
@@ -355,7 +355,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         }
         'qwenauth;sandbox' {
             [CompletionResult]::new('--expires-in', '--expires-in', [CompletionResultType]::ParameterName, 'Lifetime of the practice provider''s access tokens')
-            [CompletionResult]::new('--tour', '--tour', [CompletionResultType]::ParameterName, 'Show each command with its real output, then leave')
+            [CompletionResult]::new('--tour', '--tour', [CompletionResultType]::ParameterName, 'Show each command with its real output, then exit')
             [CompletionResult]::new('--no-approve', '--no-approve', [CompletionResultType]::ParameterName, 'Never approve automatically; wait for the approval page')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
@@ -383,7 +383,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('setup', 'setup', [CompletionResultType]::ParameterValue, 'Configure a tool to use the active profile')
             [CompletionResult]::new('doctor', 'doctor', [CompletionResultType]::ParameterValue, 'Diagnose login problems')
             [CompletionResult]::new('sandbox', 'sandbox', [CompletionResultType]::ParameterValue, 'Try qwenauth with a local practice provider: no account, no network')
-            [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
+            [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a shell completion script')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
             break
         }
@@ -418,10 +418,10 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('create', 'create', [CompletionResultType]::ParameterValue, 'Create a key and print it once, alone on stdout')
             [CompletionResult]::new('list', 'list', [CompletionResultType]::ParameterValue, 'List the keys with their limits and usage')
             [CompletionResult]::new('set', 'set', [CompletionResultType]::ParameterValue, 'Change the limits of a key, from the next request on')
-            [CompletionResult]::new('rotate', 'rotate', [CompletionResultType]::ParameterValue, 'Replace a key by a new one with the same name, limits and counters')
+            [CompletionResult]::new('rotate', 'rotate', [CompletionResultType]::ParameterValue, 'Replace a key with a new one that has the same name, limits and counters')
             [CompletionResult]::new('reset', 'reset', [CompletionResultType]::ParameterValue, 'Reset the spending of this period, so that the whole budget is available again')
             [CompletionResult]::new('revoke', 'revoke', [CompletionResultType]::ParameterValue, 'Revoke a key permanently; its next request is rejected')
-            [CompletionResult]::new('secret', 'secret', [CompletionResultType]::ParameterValue, 'Create the team secret, with which keys are hashed, and print its path')
+            [CompletionResult]::new('secret', 'secret', [CompletionResultType]::ParameterValue, 'Create the team secret, which is used to hash keys, and print its path')
             break
         }
         'qwenauth;help;keys;create' {

@@ -39,7 +39,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand setup 'Configure a tool to use the active profile'
             cand doctor 'Diagnose login problems'
             cand sandbox 'Try qwenauth with a local practice provider: no account, no network'
-            cand completions 'Print a completion script'
+            cand completions 'Print a shell completion script'
             cand help 'Print this message or the help of the given subcommand(s)'
         }
         &'qwenauth;login'= {
@@ -48,12 +48,12 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --store 'Where to keep the secret (default: `store` in config.toml, else the current store, else `file`); without a key, move the stored secret there'
             cand --base-url 'API base URL, for `custom` or a workspace-specific domain'
             cand --region 'Region of the key (default: detected)'
-            cand --policy 'Policy at the provider that trusts this workload'
+            cand --policy 'ID of the provider''s policy that trusts this workload'
             cand --audience 'Audience of the ID token that is requested from GitHub Actions'
             cand --id-token-file 'File with the ID token, for example of a Kubernetes pod (default: request one from GitHub Actions)'
             cand --id-token-env 'Environment variable with the ID token, for example of GitLab CI'
             cand --key-label 'OpenRouter: name of the new key'
-            cand --limit 'Spending limit of the new key, in US dollars'
+            cand --limit 'OpenRouter: spending limit of the new key, in US dollars'
             cand --qr 'Draw the verification URL as a QR code on stderr'
             cand --timeout 'Give up after this long, for example `90s` or `5m`'
             cand --model 'Default model of this profile, exported by `env` and `exec`'
@@ -61,7 +61,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --force 'Log in even if already logged in'
             cand --api-key-stdin 'Read the API key from stdin'
             cand --workload-identity 'Log in as this CI job or pod, with its ID token instead of a secret'
-            cand --code-stdin 'Read the code shown in the browser from stdin'
+            cand --code-stdin 'OpenRouter: read the code shown in the browser from stdin'
             cand --no-browser 'Do not open a browser'
             cand --clipboard 'Copy the code, or the address if there is no code, to the terminal''s clipboard (OSC 52)'
             cand --no-verify 'Skip the test request'
@@ -96,23 +96,23 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --min-ttl 'Minimum remaining lifetime of the token (default: 30s)'
             cand --format 'format'
             cand --profile 'Use this profile instead of the active one'
-            cand --short-lived 'Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)'
+            cand --short-lived 'Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)'
             cand -h 'Print help (see more with ''--help'')'
             cand --help 'Print help (see more with ''--help'')'
         }
         &'qwenauth;env'= {
-            cand --format 'Shell or file that reads the output (default: `sh`, on Windows the shell that runs qwenauth)'
-            cand --model 'The model to name in `OPENAI_MODEL`'
+            cand --format 'Output format (default: `sh`, on Windows that of the shell that runs qwenauth)'
+            cand --model 'Model to set in `OPENAI_MODEL`'
             cand --min-ttl 'Minimum remaining lifetime of the token (default: 10m, best effort)'
             cand --profile 'Use this profile instead of the active one'
             cand --unset 'Print statements that remove the variables'
             cand --native 'Add the provider''s own variables, such as `DASHSCOPE_API_KEY`, each with its base URL'
-            cand --short-lived 'Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)'
+            cand --short-lived 'Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)'
             cand -h 'Print help (see more with ''--help'')'
             cand --help 'Print help (see more with ''--help'')'
         }
         &'qwenauth;exec'= {
-            cand --model 'The model to name in `OPENAI_MODEL`'
+            cand --model 'Model to set in `OPENAI_MODEL`'
             cand --min-ttl 'Minimum remaining lifetime of the token (default: 10m, best effort)'
             cand --as 'Treat CMD as this known program, if its name does not show it'
             cand --rpm 'Requests per minute (default: the provider''s known limit)'
@@ -128,7 +128,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --gateway 'Run the program behind its own gateway, so that it never sees the credential'
             cand --preserve-env 'Keep the key and base URL if either is already set, whatever their names'
             cand --native 'Add the provider''s own variables, such as `DASHSCOPE_API_KEY`, each with its base URL'
-            cand --short-lived 'Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)'
+            cand --short-lived 'Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)'
             cand --allow-env-file 'Start a known program even if one of its files or options overrides host or key'
             cand -v 'Show which variables were set'
             cand --verbose 'Show which variables were set'
@@ -173,11 +173,11 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         }
         &'qwenauth;usage'= {
             cand --days 'Number of days, including today'
-            cand --by 'With `--team`: group the figures by this (default: key)'
+            cand --by 'With `--team`: group the usage by this (default: key)'
             cand --profile 'Use this profile instead of the active one'
             cand --json 'Print JSON'
             cand --check 'Query the provider for the remaining quota, if supported'
-            cand --team 'Show what the keys of people and jobs used'
+            cand --team 'Show the usage of the keys of people and jobs'
             cand -h 'Print help'
             cand --help 'Print help'
         }
@@ -188,10 +188,10 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand create 'Create a key and print it once, alone on stdout'
             cand list 'List the keys with their limits and usage'
             cand set 'Change the limits of a key, from the next request on'
-            cand rotate 'Replace a key by a new one with the same name, limits and counters'
+            cand rotate 'Replace a key with a new one that has the same name, limits and counters'
             cand reset 'Reset the spending of this period, so that the whole budget is available again'
             cand revoke 'Revoke a key permanently; its next request is rejected'
-            cand secret 'Create the team secret, with which keys are hashed, and print its path'
+            cand secret 'Create the team secret, which is used to hash keys, and print its path'
             cand help 'Print this message or the help of the given subcommand(s)'
         }
         &'qwenauth;keys;create'= {
@@ -259,10 +259,10 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand create 'Create a key and print it once, alone on stdout'
             cand list 'List the keys with their limits and usage'
             cand set 'Change the limits of a key, from the next request on'
-            cand rotate 'Replace a key by a new one with the same name, limits and counters'
+            cand rotate 'Replace a key with a new one that has the same name, limits and counters'
             cand reset 'Reset the spending of this period, so that the whole budget is available again'
             cand revoke 'Revoke a key permanently; its next request is rejected'
-            cand secret 'Create the team secret, with which keys are hashed, and print its path'
+            cand secret 'Create the team secret, which is used to hash keys, and print its path'
             cand help 'Print this message or the help of the given subcommand(s)'
         }
         &'qwenauth;keys;help;create'= {
@@ -320,7 +320,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         }
         &'qwenauth;sandbox'= {
             cand --expires-in 'Lifetime of the practice provider''s access tokens'
-            cand --tour 'Show each command with its real output, then leave'
+            cand --tour 'Show each command with its real output, then exit'
             cand --no-approve 'Never approve automatically; wait for the approval page'
             cand -h 'Print help'
             cand --help 'Print help'
@@ -346,7 +346,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand setup 'Configure a tool to use the active profile'
             cand doctor 'Diagnose login problems'
             cand sandbox 'Try qwenauth with a local practice provider: no account, no network'
-            cand completions 'Print a completion script'
+            cand completions 'Print a shell completion script'
             cand help 'Print this message or the help of the given subcommand(s)'
         }
         &'qwenauth;help;login'= {
@@ -371,10 +371,10 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand create 'Create a key and print it once, alone on stdout'
             cand list 'List the keys with their limits and usage'
             cand set 'Change the limits of a key, from the next request on'
-            cand rotate 'Replace a key by a new one with the same name, limits and counters'
+            cand rotate 'Replace a key with a new one that has the same name, limits and counters'
             cand reset 'Reset the spending of this period, so that the whole budget is available again'
             cand revoke 'Revoke a key permanently; its next request is rejected'
-            cand secret 'Create the team secret, with which keys are hashed, and print its path'
+            cand secret 'Create the team secret, which is used to hash keys, and print its path'
         }
         &'qwenauth;help;keys;create'= {
         }

@@ -25,13 +25,13 @@ module completions {
     --base-url: string        # API base URL, for `custom` or a workspace-specific domain
     --region: string          # Region of the key (default: detected)
     --workload-identity       # Log in as this CI job or pod, with its ID token instead of a secret
-    --policy: string          # Policy at the provider that trusts this workload
+    --policy: string          # ID of the provider's policy that trusts this workload
     --audience: string        # Audience of the ID token that is requested from GitHub Actions
     --id-token-file: path     # File with the ID token, for example of a Kubernetes pod (default: request one from GitHub Actions)
     --id-token-env: string    # Environment variable with the ID token, for example of GitLab CI
-    --code-stdin              # Read the code shown in the browser from stdin
+    --code-stdin              # OpenRouter: read the code shown in the browser from stdin
     --key-label: string       # OpenRouter: name of the new key
-    --limit: string           # Spending limit of the new key, in US dollars
+    --limit: string           # OpenRouter: spending limit of the new key, in US dollars
     --no-browser              # Do not open a browser
     --qr: string@"nu-complete qwenauth login qr" # Draw the verification URL as a QR code on stderr
     --clipboard               # Copy the code, or the address if there is no code, to the terminal's clipboard (OSC 52)
@@ -43,7 +43,7 @@ module completions {
     --json                    # Print events as JSON, one object per line
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
-    provider?: string         # Provider to log in to (on a terminal: choose from a list)
+    provider?: string         # Provider to log in to (default: choose from a list on a terminal, else `qwen`)
   ]
 
   # Show login status
@@ -78,7 +78,7 @@ module completions {
   export extern "qwenauth token" [
     --min-ttl: string         # Minimum remaining lifetime of the token (default: 30s)
     --format: string@"nu-complete qwenauth token format"
-    --short-lived             # Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
+    --short-lived             # Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
   ]
@@ -89,12 +89,12 @@ module completions {
 
   # Print shell statements that export the credential
   export extern "qwenauth env" [
-    --format: string@"nu-complete qwenauth env format" # Shell or file that reads the output (default: `sh`, on Windows the shell that runs qwenauth)
+    --format: string@"nu-complete qwenauth env format" # Output format (default: `sh`, on Windows that of the shell that runs qwenauth)
     --unset                   # Print statements that remove the variables
     --native                  # Add the provider's own variables, such as `DASHSCOPE_API_KEY`, each with its base URL
-    --model: string           # The model to name in `OPENAI_MODEL`
+    --model: string           # Model to set in `OPENAI_MODEL`
     --min-ttl: string         # Minimum remaining lifetime of the token (default: 10m, best effort)
-    --short-lived             # Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
+    --short-lived             # Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
   ]
@@ -104,9 +104,9 @@ module completions {
     --gateway                 # Run the program behind its own gateway, so that it never sees the credential
     --preserve-env            # Keep the key and base URL if either is already set, whatever their names
     --native                  # Add the provider's own variables, such as `DASHSCOPE_API_KEY`, each with its base URL
-    --model: string           # The model to name in `OPENAI_MODEL`
+    --model: string           # Model to set in `OPENAI_MODEL`
     --min-ttl: string         # Minimum remaining lifetime of the token (default: 10m, best effort)
-    --short-lived             # Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
+    --short-lived             # Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)
     --as: string              # Treat CMD as this known program, if its name does not show it
     --allow-env-file          # Start a known program even if one of its files or options overrides host or key
     --verbose(-v)             # Show which variables were set
@@ -174,8 +174,8 @@ module completions {
     --json                    # Print JSON
     --days: string            # Number of days, including today
     --check                   # Query the provider for the remaining quota, if supported
-    --team                    # Show what the keys of people and jobs used
-    --by: string@"nu-complete qwenauth usage by" # With `--team`: group the figures by this (default: key)
+    --team                    # Show the usage of the keys of people and jobs
+    --by: string@"nu-complete qwenauth usage by" # With `--team`: group the usage by this (default: key)
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
   ]
@@ -229,7 +229,7 @@ module completions {
     name: string              # Name or id of the key
   ]
 
-  # Replace a key by a new one with the same name, limits and counters
+  # Replace a key with a new one that has the same name, limits and counters
   export extern "qwenauth keys rotate" [
     --overlap: string         # How long the old key stays valid
     --json                    # Print JSON
@@ -253,7 +253,7 @@ module completions {
     name: string              # Name or id of the key
   ]
 
-  # Create the team secret, with which keys are hashed, and print its path
+  # Create the team secret, which is used to hash keys, and print its path
   export extern "qwenauth keys secret" [
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
@@ -275,7 +275,7 @@ module completions {
   export extern "qwenauth keys help set" [
   ]
 
-  # Replace a key by a new one with the same name, limits and counters
+  # Replace a key with a new one that has the same name, limits and counters
   export extern "qwenauth keys help rotate" [
   ]
 
@@ -287,7 +287,7 @@ module completions {
   export extern "qwenauth keys help revoke" [
   ]
 
-  # Create the team secret, with which keys are hashed, and print its path
+  # Create the team secret, which is used to hash keys, and print its path
   export extern "qwenauth keys help secret" [
   ]
 
@@ -342,7 +342,7 @@ module completions {
 
   # Try qwenauth with a local practice provider: no account, no network
   export extern "qwenauth sandbox" [
-    --tour                    # Show each command with its real output, then leave
+    --tour                    # Show each command with its real output, then exit
     --no-approve              # Never approve automatically; wait for the approval page
     --expires-in: string      # Lifetime of the practice provider's access tokens
     --help(-h)                # Print help
@@ -353,7 +353,7 @@ module completions {
     [ "bash" "zsh" "fish" "powershell" "elvish" "nushell" ]
   }
 
-  # Print a completion script
+  # Print a shell completion script
   export extern "qwenauth completions" [
     --help(-h)                # Print help
     shell: string@"nu-complete qwenauth completions shell"
@@ -415,7 +415,7 @@ module completions {
   export extern "qwenauth help keys set" [
   ]
 
-  # Replace a key by a new one with the same name, limits and counters
+  # Replace a key with a new one that has the same name, limits and counters
   export extern "qwenauth help keys rotate" [
   ]
 
@@ -427,7 +427,7 @@ module completions {
   export extern "qwenauth help keys revoke" [
   ]
 
-  # Create the team secret, with which keys are hashed, and print its path
+  # Create the team secret, which is used to hash keys, and print its path
   export extern "qwenauth help keys secret" [
   ]
 
@@ -455,7 +455,7 @@ module completions {
   export extern "qwenauth help sandbox" [
   ]
 
-  # Print a completion script
+  # Print a shell completion script
   export extern "qwenauth help completions" [
   ]
 

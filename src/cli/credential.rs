@@ -15,7 +15,7 @@ const SCRIPTS: &str = "Scripts and CI";
 /// Log in and make the profile active
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qwenauth login                  choose a provider, or log in to Qwen
+  qwenauth login                  choose a provider from a list
   qwenauth login qwen --no-browser
   qwenauth login openrouter       in a browser, or by pasting a code
   qwenauth login dashscope        asks for the API key, hidden
@@ -26,13 +26,13 @@ const SCRIPTS: &str = "Scripts and CI";
   qwenauth login custom --base-url http://127.0.0.1:8000/v1 --model qwen3-coder
   qwenauth login openrouter --workload-identity --policy ID   in a CI job, with no stored secret
   qwenauth login team --base-url https://qwen.example.com/v1 --api-key-stdin
-                                  a server under a name of your own, such as a team's gateway
-  qwenauth login --json           events for a script, one JSON object a line
-  qwenauth login --no-wait --json then, once it is approved: qwenauth login --resume
+                                  a server under a name that you choose, such as a team's gateway
+  qwenauth login --json           events for a script, one JSON object per line
+  qwenauth login --no-wait --json after the approval: qwenauth login --resume
 
 Running `login` again while one is pending shows the same code.")]
 pub(crate) struct LoginArgs {
-    /// Provider to log in to (on a terminal: choose from a list)
+    /// Provider to log in to (default: choose from a list on a terminal, else `qwen`)
     pub(crate) provider: Option<String>,
     /// Log in even if already logged in
     #[arg(long)]
@@ -59,7 +59,7 @@ pub(crate) struct LoginArgs {
     /// Log in as this CI job or pod, with its ID token instead of a secret
     #[arg(long, help_heading = SCRIPTS, conflicts_with_all = ["api_key_stdin", "api_key_env", "api_key_command", "store", "code_stdin", "key_label", "limit"])]
     pub(crate) workload_identity: bool,
-    /// Policy at the provider that trusts this workload
+    /// ID of the provider's policy that trusts this workload
     #[arg(long, help_heading = SCRIPTS, hide_short_help = true, value_name = "ID", requires = "workload_identity")]
     pub(crate) policy: Option<String>,
     /// Audience of the ID token that is requested from GitHub Actions
@@ -71,13 +71,13 @@ pub(crate) struct LoginArgs {
     /// Environment variable with the ID token, for example of GitLab CI
     #[arg(long, help_heading = SCRIPTS, hide_short_help = true, value_name = "VAR", requires = "workload_identity")]
     pub(crate) id_token_env: Option<String>,
-    /// Read the code shown in the browser from stdin
+    /// OpenRouter: read the code shown in the browser from stdin
     #[arg(long, help_heading = BROWSER, hide_short_help = true, conflicts_with_all = ["api_key_stdin", "api_key_env", "api_key_command"])]
     pub(crate) code_stdin: bool,
     /// OpenRouter: name of the new key
     #[arg(long, help_heading = BROWSER, hide_short_help = true, value_name = "NAME")]
     pub(crate) key_label: Option<String>,
-    /// Spending limit of the new key, in US dollars
+    /// OpenRouter: spending limit of the new key, in US dollars
     #[arg(long, help_heading = BROWSER, hide_short_help = true, value_name = "USD", value_parser = amount)]
     pub(crate) limit: Option<String>,
     /// Do not open a browser
@@ -183,7 +183,7 @@ pub(crate) struct TokenArgs {
     pub(crate) min_ttl: Option<Duration>,
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub(crate) format: TokenFormat,
-    /// Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
+    /// Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)
     #[arg(long)]
     pub(crate) short_lived: bool,
 }

@@ -19,10 +19,10 @@ use super::value::{Listen, address, duration, listen, percent, public_url, size}
   qwenauth env --format nushell | from json | load-env
   eval (qwenauth env --format elvish | slurp)          elvish
   for /f \"delims=\" %i in ('qwenauth env --format cmd') do @%i
-  qwenauth env --format dotenv > .env                  the file holds a secret
+  qwenauth env --format dotenv > .env                  the file contains a secret
   qwenauth env --format github >> \"$GITHUB_ENV\"")]
 pub(crate) struct EnvArgs {
-    /// Shell or file that reads the output (default: `sh`, on Windows the shell that runs qwenauth)
+    /// Output format (default: `sh`, on Windows that of the shell that runs qwenauth)
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) format: Option<EnvFormat>,
     /// Print statements that remove the variables
@@ -31,13 +31,13 @@ pub(crate) struct EnvArgs {
     /// Add the provider's own variables, such as `DASHSCOPE_API_KEY`, each with its base URL
     #[arg(long)]
     pub(crate) native: bool,
-    /// The model to name in `OPENAI_MODEL`
+    /// Model to set in `OPENAI_MODEL`
     #[arg(long, value_name = "ID")]
     pub(crate) model: Option<String>,
     /// Minimum remaining lifetime of the token (default: 10m, best effort)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) min_ttl: Option<Duration>,
-    /// Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
+    /// Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)
     #[arg(long)]
     pub(crate) short_lived: bool,
 }
@@ -63,7 +63,7 @@ pub(crate) enum EnvFormat {
     Elvish,
     /// For a `for /f` loop
     Cmd,
-    /// An `.env` file
+    /// A `.env` file
     Dotenv,
     /// Object of names and values; null means unset
     Json,
@@ -98,13 +98,13 @@ pub(crate) struct ExecArgs {
     /// Add the provider's own variables, such as `DASHSCOPE_API_KEY`, each with its base URL
     #[arg(long)]
     pub(crate) native: bool,
-    /// The model to name in `OPENAI_MODEL`
+    /// Model to set in `OPENAI_MODEL`
     #[arg(long, value_name = "ID")]
     pub(crate) model: Option<String>,
     /// Minimum remaining lifetime of the token (default: 10m, best effort)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) min_ttl: Option<Duration>,
-    /// Use a temporary key (at most 30 min) created from the stored one (`dashscope` only)
+    /// Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)
     #[arg(long)]
     pub(crate) short_lived: bool,
     /// Treat CMD as this known program, if its name does not show it
@@ -189,7 +189,7 @@ impl Default for GatewayOptions {
 /// With `--tls-cert` and `--tls-key` it serves HTTPS (TLS 1.2 and 1.3); without them, addresses other than loopback require
 /// `--plain-http`. A changed certificate is used from the next connection on.
 ///
-/// Without a terminal, `HUP` reloads the key file, the certificates and the credential, and reopens the log.
+/// Without a controlling terminal, SIGHUP reloads the key file, the certificates and the credential, and reopens the log.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qwenauth gateway
@@ -276,8 +276,8 @@ pub(crate) struct GatewayArgs {
 #[command(after_help = "Examples:
   qwenauth usage
   qwenauth usage --days 30 --json
-  qwenauth usage --check          ask the provider what is left, where it can be asked
-  qwenauth usage --team           what each key of `qwenauth keys` used
+  qwenauth usage --check          query the provider for the remaining quota, if supported
+  qwenauth usage --team           the usage of each key of `qwenauth keys`
   qwenauth usage --team --by owner --days 30 --json")]
 pub(crate) struct UsageArgs {
     /// Print JSON
@@ -289,10 +289,10 @@ pub(crate) struct UsageArgs {
     /// Query the provider for the remaining quota, if supported
     #[arg(long)]
     pub(crate) check: bool,
-    /// Show what the keys of people and jobs used
+    /// Show the usage of the keys of people and jobs
     #[arg(long, conflicts_with = "check")]
     pub(crate) team: bool,
-    /// With `--team`: group the figures by this (default: key)
+    /// With `--team`: group the usage by this (default: key)
     #[arg(long, value_enum, value_name = "WHAT", requires = "team")]
     pub(crate) by: Option<UsageBy>,
 }

@@ -7,8 +7,8 @@ use super::value::{Bound, bound, duration};
 /// Create and manage keys for the people and jobs that share a gateway
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A key is for one person or job. `qwenauth gateway --keys` accepts all valid keys, enforces their limits and counts their
-usage; a change applies from the next request on. Only a hash of a key is stored.
+    after_help = "A key is for one person or job. `qwenauth gateway --keys` accepts all valid keys, enforces their limits and counts \
+                  their usage; a change applies from the next request on. Only a hash of a key is stored.
 
 Examples:
   qwenauth keys create ann --owner ann@example.com --rpm 60 --budget '20 USD/month'
@@ -127,7 +127,7 @@ pub(crate) struct SetKeyArgs {
     pub(crate) json: bool,
 }
 
-/// Replace a key by a new one with the same name, limits and counters
+/// Replace a key with a new one that has the same name, limits and counters
 #[derive(Debug, Args)]
 #[command(
     after_help = "The new key is printed once, alone on stdout. Without `--overlap` the old one becomes invalid at once.
@@ -164,7 +164,7 @@ pub(crate) struct ResetKeyArgs {
 
 Examples:
   qwenauth keys revoke ann
-  qwenauth keys revoke ci --yes           without a confirmation, for scripts")]
+  qwenauth keys revoke ci --yes           without confirmation, for scripts")]
 pub(crate) struct RevokeKeyArgs {
     /// Name or id of the key
     pub(crate) name: String,
@@ -173,11 +173,11 @@ pub(crate) struct RevokeKeyArgs {
     pub(crate) yes: bool,
 }
 
-/// Create the team secret, with which keys are hashed, and print its path
+/// Create the team secret, which is used to hash keys, and print its path
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The first `keys create` also creates it. An existing secret is kept, because with another one all keys would be
-invalid. Gateways on other machines need a copy; `secret_file` in `[team]` of config.toml names its file.
+    after_help = "The first `keys create` also creates it. An existing secret is kept, because with another one all keys \
+                  would be invalid. Gateways on other machines need a copy; `secret_file` in `[team]` of config.toml names its file.
 
 Examples:
   qwenauth keys secret"

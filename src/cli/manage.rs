@@ -64,12 +64,12 @@ pub(crate) struct UseArgs {
 /// cline.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qwenauth setup                  what is installed, what is set up
+  qwenauth setup                  list the tools and how they are configured
   qwenauth setup opencode
   qwenauth setup codex --print    show what would be written
   qwenauth setup codex --remove   undo it
   qwenauth setup opencode --gateway
-                                  through `qwenauth gateway`, which paces and renews
+                                  through `qwenauth gateway`, which renews and limits the rate
   qwenauth setup opencode --gateway-url https://qwen.example.com --model qwen3-coder-plus
                                   through the gateway of a team, with the key in `QWENAUTH_TEAM_KEY`")]
 pub(crate) struct SetupArgs {
@@ -117,8 +117,8 @@ pub(crate) const GATEWAY_ADDRESS: &str = "127.0.0.1:7936";
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qwenauth doctor
-  qwenauth doctor --fix           repair modes, stale locks and leftovers on this machine
-  qwenauth doctor --team          the gateway of a team as well
+  qwenauth doctor --fix           fix file modes, stale locks and leftover files
+  qwenauth doctor --team          check the gateway of the team as well
   qwenauth doctor --json")]
 pub(crate) struct DoctorArgs {
     /// Fix local problems: file modes, stale locks, leftover files, abandoned logins
@@ -145,7 +145,7 @@ On a terminal a login waits for approval in the browser; otherwise it is approve
 pub(crate) struct SandboxArgs {
     #[command(flatten)]
     pub(crate) no_profile: NoProfile,
-    /// Show each command with its real output, then leave
+    /// Show each command with its real output, then exit
     #[arg(long, conflicts_with = "command")]
     pub(crate) tour: bool,
     /// Never approve automatically; wait for the approval page
@@ -159,7 +159,7 @@ pub(crate) struct SandboxArgs {
     pub(crate) command: Vec<OsString>,
 }
 
-/// Print a completion script
+/// Print a shell completion script
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   mkdir -p ~/.local/share/bash-completion/completions

@@ -16,7 +16,7 @@ Environment:
   QWEN_HOME                directory of Qwen Code's `oauth_creds.json` (default: `~/.qwen`)
   QWENAUTH_QWEN_OAUTH_URL  the Qwen OAuth server (default: https://chat.qwen.ai)
   QWENAUTH_SHARED_URL      the Redis or Valkey server of `gateway --shared`, with its password
-  QWENAUTH_LANG            language of messages: en, zh or ru (default: by the terminal's locale)
+  QWENAUTH_LANG            language of messages: en, zh or ru (default: the terminal's locale)
   QWENAUTH_LOG             log to stderr: error, warn, info, debug or trace
   QWENAUTH_CA_FILE         certificates (PEM) to trust in addition to the system's
   SSL_CERT_FILE, SSL_CERT_DIR
@@ -25,7 +25,7 @@ Environment:
                            proxies; never used for loopback
   BROWSER                  the browser that `login` opens
   NO_COLOR, CLICOLOR_FORCE
-                           color never, color always"
+                           disable color, force color"
     };
 }
 
@@ -39,7 +39,7 @@ Exit codes:
   3  temporary: the same command may work later
   4  login required: `qwenauth login`
   5  the requested `--min-ttl` cannot be met
-  126, 127  `exec`: cannot run, not found"
+  126, 127  `exec`: the program cannot be run, is not found"
     };
 }
 
