@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::cli::Global;
 use crate::config::Config;
-use crate::credentials::{Account, Answers, Credential, GivenKey, Stored, model_of};
+use crate::credentials::{Answers, Credential, CredentialSource, GivenKey, Stored, model_of};
 use crate::environment::{API_KEY, API_KEY_FILE, Environment, variable};
 use crate::error::{Failed, Failure};
 use crate::http::Network;
@@ -160,9 +160,9 @@ impl Session {
 
     /// The provider of a profile: of the stored credential, else the one of that name.
     fn provider_of(&self, profile: &ProfileName) -> Option<Provider> {
-        let account = self.account_of(profile);
-        match account.load_record() {
-            Ok(Stored::Present(credential)) => account.provider(&credential).ok(),
+        let source = self.source_of(profile);
+        match source.load_record() {
+            Ok(Stored::Present(credential)) => source.provider(&credential).ok(),
             _ => providers::find(profile.as_str(), &self.config.overrides).ok(),
         }
     }
@@ -171,29 +171,29 @@ impl Session {
     ///
     /// Errors: usage, for a credential in the environment that is not complete; login required, where a rule of
     /// `[directories]` names a profile that is not stored.
-    pub(crate) fn account(&self) -> Result<Account> {
+    pub(crate) fn source(&self) -> Result<CredentialSource> {
         if let Some((profile, key)) = self.given_key()? {
-            let mut account = self.account_of(&profile);
-            account.given = Some(key);
-            return Ok(account);
+            let mut source = self.source_of(&profile);
+            source.given = Some(key);
+            return Ok(source);
         }
-        let account = self.account_of(&self.profile);
+        let source = self.source_of(&self.profile);
         if let SelectedBy::Directory(path) = &self.selected_by
-            && account.given.is_none()
-            && account.store.path().symlink_metadata().is_err()
+            && source.given.is_none()
+            && source.store.path().symlink_metadata().is_err()
         {
             let profile = &self.profile;
             let message = format!(
                 "`[directories]` of config.toml selects profile `{profile}` below `{path}`, which is not stored"
             );
-            return Failed::new(Failure::LoginRequired, message).hint(account.login_hint()).err();
+            return Failed::new(Failure::LoginRequired, message).hint(source.login_hint()).err();
         }
-        Ok(account)
+        Ok(source)
     }
 
-    pub(crate) fn account_of(&self, profile: &ProfileName) -> Account {
+    pub(crate) fn source_of(&self, profile: &ProfileName) -> CredentialSource {
         let paths = &self.config.paths;
-        let mut account = Account::new(
+        let mut source = CredentialSource::new(
             profile,
             paths.credential(profile),
             paths.state.clone(),
@@ -202,10 +202,10 @@ impl Session {
             SystemTime::now,
             variable,
         );
-        account.answers = self.answers.clone();
+        source.answers = self.answers.clone();
         let overrides = &self.config.overrides;
-        account.given = self.key_file(profile).map(|path| GivenKey::configured(profile.as_str(), path, overrides));
-        account
+        source.given = self.key_file(profile).map(|path| GivenKey::configured(profile.as_str(), path, overrides));
+        source
     }
 
     /// How servers are reached.
@@ -276,10 +276,10 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     /// `model`: the user's choice, which precedes the profile's and the provider's.
-    pub(crate) fn of(account: &Account, credential: &Credential, model: Option<String>) -> Result<Self> {
-        let provider: Provider = account.provider(credential)?;
+    pub(crate) fn of(source: &CredentialSource, credential: &Credential, model: Option<String>) -> Result<Self> {
+        let provider: Provider = source.provider(credential)?;
         let base_url = credential.base_url(&provider)?;
-        Ok(Self { base_url, model: model.or_else(|| model_of(account, credential, &provider)) })
+        Ok(Self { base_url, model: model.or_else(|| model_of(source, credential, &provider)) })
     }
 }
 

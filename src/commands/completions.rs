@@ -98,9 +98,9 @@ fn models(words: &[&str], session: &Session) -> Vec<String> {
     let provider = provider_of_login(words, session).or_else(|| {
         let profile =
             profile_of(words).map_or_else(|| Ok(session.profile.clone()), |name| ProfileName::parse(&name)).ok()?;
-        let account = session.account_of(&profile);
-        match account.load_record() {
-            Ok(Stored::Present(credential)) => account.provider(&credential).ok(),
+        let source = session.source_of(&profile);
+        match source.load_record() {
+            Ok(Stored::Present(credential)) => source.provider(&credential).ok(),
             _ => None,
         }
     });

@@ -72,16 +72,16 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
             .err();
     }
     let fallback = session.fallback(&args.gateway_options)?;
-    let account = session.account()?;
-    let credential = fresh(&account, Lifetime::new(args.min_ttl, MARGIN))?;
-    warn_of_refusal(&account, &credential, true);
-    let model = Endpoint::of(&account, &credential, args.model.clone())?.model;
+    let source = session.source()?;
+    let credential = fresh(&source, Lifetime::new(args.min_ttl, MARGIN))?;
+    warn_of_refusal(&source, &credential, true);
+    let model = Endpoint::of(&source, &credential, args.model.clone())?.model;
     let (listener, address) = Listener::on_loopback()?;
     let key = gateway::key::new();
     let base_url = format!("http://{address}/v1");
     let mut group = shell::openai(&key, &base_url, model.as_deref()).to_vec();
     if args.native {
-        group.extend(native_group(&account.provider(&credential)?, &key, &base_url, true)?);
+        group.extend(native_group(&source.provider(&credential)?, &key, &base_url, true)?);
     }
     let (mut command, support) = with_group(args, session, group)?;
     withhold(&credential, &mut command);
@@ -95,7 +95,7 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     let gateway = Background::start(
         listener,
         key,
-        Served { account, accounts: None, key_file: None, fallback, metrics: None, keyed: None, members: None },
+        Served { source, lookup: None, key_file: None, fallback, metrics: None, keyed: None, members: None },
         options,
     )?;
     // A program that has the terminal may have its own picture on it.

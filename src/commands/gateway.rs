@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{print, print_json};
 use crate::cli::{GatewayArgs, Listen, Serve};
-use crate::credentials::{Account, Credential, Lifetime, MARGIN, Stored, fresh, model_of};
+use crate::credentials::{Credential, CredentialSource, Lifetime, MARGIN, Stored, fresh, model_of};
 use crate::error::{Failed, Failure, Report, note};
 use crate::gateway::fallback::Target;
 use crate::gateway::fleet::{Fleet, Part, Role};
@@ -32,22 +32,22 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     check_listen(args)?;
     let identity = identity(args)?;
     let fallback = session.fallback(&args.options)?;
-    let account = session.account()?;
+    let source = session.source()?;
     let shared = if args.shared { Some(session.shared()?) } else { None };
     let serve = args.serve.map(|serve| if serve == Serve::Home { Role::Home } else { Role::Edge });
     let fleet = shared.as_ref().map(|shared| fleet(args, session, &shared.namespace)).transpose()?.flatten();
     let part = Part { fleet: fleet.clone().map(Rc::new), asked: serve };
-    let is_edge = !args.all_profiles && part.of(&account)? == Role::Edge;
+    let is_edge = !args.all_profiles && part.of(&source)? == Role::Edge;
     if is_edge && serve.is_none() {
-        let profile = &account.profile;
+        let profile = &source.profile;
         note(&format!(
             "`{profile}` is not logged in here: this gateway uses the tokens that another gateway publishes (`--serve edge`)"
         ));
     }
-    let fresh = || fresh(&account, Lifetime::Preferably(MARGIN));
+    let fresh = || fresh(&source, Lifetime::Preferably(MARGIN));
     let credential = match (!is_edge).then(fresh).transpose() {
         Ok(credential) => {
-            credential.as_ref().map(|credential| Endpoint::of(&account, credential, None)).transpose()?;
+            credential.as_ref().map(|credential| Endpoint::of(&source, credential, None)).transpose()?;
             credential
         }
         Err(error) if args.all_profiles || Report::of(&error).failure == Failure::Temporary => {
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     };
     let (keyed, keys_here) = args.keys.then(|| keyed(args, session)).transpose()?.unzip();
     if keyed.is_some() {
-        warn_of_terms(&account, &fallback);
+        warn_of_terms(&source, &fallback);
     }
     if args.install {
         return service::install(args, session, identity.and_then(|identity| identity.host()));
@@ -74,11 +74,8 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let listener = listen(args, identity)?;
     let metrics = args.metrics_listen.map(Listener::tcp).transpose()?;
     let base_url = base_url(args, &listener)?;
-    let members = if args.keys && listener.is_private() {
-        members(session, &account, credential, base_url.clone())
-    } else {
-        None
-    };
+    let members =
+        if args.keys && listener.is_private() { members(session, &source, credential, base_url.clone()) } else { None };
     let mut options = session.gateway_options(&args.options);
     options.drain = args.drain;
     options.shared = shared;
@@ -86,13 +83,13 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     options.serve = serve;
     options.metrics = args.metrics;
     options.allow_hosts.clone_from(&args.allow_host);
-    let accounts = args.all_profiles.then(|| accounts(session));
+    let lookup = args.all_profiles.then(|| lookup(session));
     let is_under_nohup = signals::outlives_terminal();
     let own_key = key.clone();
     let ending = gateway::serve(
         listener,
         key,
-        Served { account, accounts, key_file: args.api_key_file.clone(), fallback, metrics, keyed, members },
+        Served { source, lookup, key_file: args.api_key_file.clone(), fallback, metrics, keyed, members },
         options,
         is_under_nohup,
         || announce(args, &base_url, &own_key),
@@ -140,9 +137,14 @@ fn listen(args: &GatewayArgs, identity: Option<Identity>) -> Result<Listener> {
 }
 
 /// What members may be told without a key, where they can come by `base_url`.
-fn members(session: &Session, account: &Account, credential: Option<Credential>, base_url: String) -> Option<Members> {
+fn members(
+    session: &Session,
+    source: &CredentialSource,
+    credential: Option<Credential>,
+    base_url: String,
+) -> Option<Members> {
     // A credential that cannot be renewed now still has a provider.
-    let stored = || match account.load() {
+    let stored = || match source.load() {
         Ok(Stored::Present(stored)) => Some(stored),
         _ => None,
     };
@@ -150,8 +152,8 @@ fn members(session: &Session, account: &Account, credential: Option<Credential>,
         return None;
     }
     let (provider, model) = if let Some(credential) = credential.or_else(stored) {
-        let provider = account.provider(&credential).ok()?;
-        let model = model_of(account, &credential, &provider);
+        let provider = source.provider(&credential).ok()?;
+        let model = model_of(source, &credential, &provider);
         (provider, model)
     } else {
         // The login is another machine's.
@@ -193,20 +195,20 @@ fn base_url_at(args: &GatewayArgs, address: SocketAddr, certified: Option<String
 }
 
 /// Finds profiles for as long as the gateway runs, those of later logins included.
-fn accounts(session: &Session) -> ProfileLookup {
+fn lookup(session: &Session) -> ProfileLookup {
     let session = session.clone();
     Box::new(move |name| {
         let name = ProfileName::parse(name).ok()?;
         let stored = session.profiles().ok()?;
-        stored.contains(&name).then(|| session.account_of(&name))
+        stored.contains(&name).then(|| session.source_of(&name))
     })
 }
 
 /// Says where the terms of a provider speak against several users.
-fn warn_of_terms(account: &Account, fallback: &[Target]) {
-    for account in std::iter::once(account).chain(fallback.iter().map(|target| &target.account)) {
-        let Ok(Stored::Present(credential)) = account.load() else { continue };
-        let Ok(provider) = account.provider(&credential) else { continue };
+fn warn_of_terms(source: &CredentialSource, fallback: &[Target]) {
+    for source in std::iter::once(source).chain(fallback.iter().map(|target| &target.source)) {
+        let Ok(Stored::Present(credential)) = source.load() else { continue };
+        let Ok(provider) = source.provider(&credential) else { continue };
         if provider.no_sharing {
             let (title, use_for) = (&provider.title, &provider.use_for);
             note(&format!("warning: {title} is for {use_for}: a gateway with keys may violate its terms"));

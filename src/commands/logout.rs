@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::print_json;
 use crate::cli::LogoutArgs;
-use crate::credentials::{self, Account, Credential, Kind, Stored};
+use crate::credentials::{self, Credential, CredentialSource, Kind, Stored};
 use crate::error::note;
 use crate::profile::ProfileName;
 use crate::providers::{Provider, in_words};
@@ -45,25 +45,25 @@ pub(crate) fn run(args: &LogoutArgs, session: &Session) -> Result<()> {
 }
 
 fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result<()> {
-    let account = session.account_of(profile);
+    let source = session.source_of(profile);
     if let Some(path) = session.key_file(profile) {
         let path = path.display();
         note(&format!("the key in `{path}` is used as long as config.toml names it: remove `key_file` there"));
     }
-    let removed = credentials::remove(&account)?;
+    let removed = credentials::remove(&source)?;
     let mut revoked = false;
     if let Some(Stored::Present(credential)) = &removed {
         if credential.kind == Kind::ApiKey {
-            say_where_it_is_deleted(&account, credential);
+            say_where_it_is_deleted(&source, credential);
         } else if !args.local {
-            revoked = credentials::revoke(&account, credential).unwrap_or_else(|why| {
+            revoked = credentials::revoke(&source, credential).unwrap_or_else(|why| {
                 note(&format!(
                     "warning: removed the login of `{profile}` from this machine, but the server did not revoke it: {why}"
                 ));
                 false
             });
         }
-        credentials::forget(&account, credential);
+        credentials::forget(&source, credential);
     }
     if args.json {
         return print_json(&json!({"profile": profile.as_str(), "removed": removed.is_some(), "revoked": revoked}));
@@ -98,11 +98,11 @@ fn say_what_still_uses(args: &LogoutArgs, session: &Session, profile: &ProfileNa
 }
 
 /// A key outlives its removal from here until its owner deletes it there.
-fn say_where_it_is_deleted(account: &Account, credential: &Credential) {
+fn say_where_it_is_deleted(source: &CredentialSource, credential: &Credential) {
     if credential.is_without_secret() {
         return;
     }
-    let Ok(provider) = account.provider(credential) else { return };
+    let Ok(provider) = source.provider(credential) else { return };
     let region = credential_region(&provider, credential);
     let Some(pages) = in_words(&provider.delete_pages(region.as_deref())) else { return };
     let pages = if pages.contains("{sha256}") {
@@ -114,7 +114,7 @@ fn say_where_it_is_deleted(account: &Account, credential: &Credential) {
     } else {
         pages
     };
-    note(&format!("the key of `{}` is still valid; delete it at {pages}", account.profile));
+    note(&format!("the key of `{}` is still valid; delete it at {pages}", source.profile));
 }
 
 fn credential_region(provider: &Provider, credential: &Credential) -> Option<String> {

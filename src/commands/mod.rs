@@ -30,7 +30,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::cli::GatewayOptions;
-use crate::credentials::{self, Account, Credential, Lifetime, Stored, fresh};
+use crate::credentials::{self, Credential, CredentialSource, Lifetime, Stored, fresh};
 use crate::environment::{SHARED_URL, variable};
 use crate::error::{Failed, Failure, json_for_terminal, note};
 use crate::gateway as proxy;
@@ -184,7 +184,7 @@ impl Session {
         let mut known = vec![self.served(&self.profile)];
         let mut targets = Vec::new();
         for name in names {
-            if name == self.profile || targets.iter().any(|target: &Target| target.account.profile == name.as_str()) {
+            if name == self.profile || targets.iter().any(|target: &Target| target.source.profile == name.as_str()) {
                 return Failed::new(Failure::Usage, format!("fallback names profile `{name}` twice"))
                     .hint("name each profile only once")
                     .err();
@@ -215,16 +215,16 @@ impl Session {
             let models: BTreeMap<String, String> = configured.models.iter().filter_map(there).collect();
             announce(&name, &models, &provider);
             known.push(Some((provider, base_url)));
-            targets.push(Target { account: self.account_of(&name), models });
+            targets.push(Target { source: self.source_of(&name), models });
         }
         Ok(targets)
     }
 
     /// The provider of a stored profile and where it is; `None` if it is not logged in.
     fn served(&self, name: &ProfileName) -> Option<(Provider, String)> {
-        let account = self.account_of(name);
-        let Ok(Stored::Present(credential)) = account.load_record() else { return None };
-        let provider = account.provider(&credential).ok()?;
+        let source = self.source_of(name);
+        let Ok(Stored::Present(credential)) = source.load_record() else { return None };
+        let provider = source.provider(&credential).ok()?;
         let base_url = credential.base_url(&provider).ok()?;
         Some((provider, base_url))
     }
@@ -250,14 +250,14 @@ const PREFERRED: Duration = Duration::from_secs(600);
 
 /// One line if the API rejected `credential` when it was last verified. `asks`: whether it is verified again after a
 /// while.
-pub(crate) fn warn_of_refusal(account: &Account, credential: &Credential, asks: bool) {
-    let Some(refusal) = credentials::api_refusal(account, credential) else { return };
+pub(crate) fn warn_of_refusal(source: &CredentialSource, credential: &Credential, asks: bool) {
+    let Some(refusal) = credentials::api_refusal(source, credential) else { return };
     if asks && refusal.is_old() {
         // The outcome is recorded in any case; an unreachable API is reported elsewhere.
-        let _ = credentials::verify(account, credential);
-        return warn_of_refusal(account, credential, false);
+        let _ = credentials::verify(source, credential);
+        return warn_of_refusal(source, credential, false);
     }
-    let profile = &account.profile;
+    let profile = &source.profile;
     note(&format!(
         "warning: the API rejects the login of `{profile}`: {}; run `qwenauth status` for details",
         refusal.reason
@@ -274,20 +274,20 @@ pub(crate) fn group(
     asks: bool,
     native: bool,
 ) -> Result<Vec<Variable>> {
-    let account = session.account()?;
+    let source = session.source()?;
     let lifetime = Lifetime::new(min_ttl, PREFERRED);
-    let mut credential = fresh(&account, lifetime)?;
-    warn_of_refusal(&account, &credential, asks);
+    let mut credential = fresh(&source, lifetime)?;
+    warn_of_refusal(&source, &credential, asks);
     if short_lived {
-        credential = credentials::short_lived(&account, &credential, lifetime)?;
+        credential = credentials::short_lived(&source, &credential, lifetime)?;
     }
-    if variable("CI").is_some() && account.provider(&credential)?.ci == Ci::Forbidden {
+    if variable("CI").is_some() && source.provider(&credential)?.ci == Ci::Forbidden {
         note(FORBIDDEN);
     }
-    let endpoint = Endpoint::of(&account, &credential, model)?;
+    let endpoint = Endpoint::of(&source, &credential, model)?;
     let mut group = shell::openai(&credential.access_token, &endpoint.base_url, endpoint.model.as_deref()).to_vec();
     if native {
-        let provider = account.provider(&credential)?;
+        let provider = source.provider(&credential)?;
         group.extend(native_group(&provider, &credential.access_token, &endpoint.base_url, false)?);
     }
     Ok(group)

@@ -13,8 +13,8 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
     let mut rows = Vec::new();
     let mut lines = Vec::new();
     for profile in session.profiles()? {
-        let account = session.account_of(&profile);
-        let (provider, kind, store) = match account.load_record()? {
+        let source = session.source_of(&profile);
+        let (provider, kind, store) = match source.load_record()? {
             Stored::Present(credential) => {
                 let kind = if credential.kind == Kind::ApiKey { "api_key" } else { "oauth" };
                 (Some(credential.provider_name().to_owned()), kind, credential.secret_store.name())
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
             "kind": kind,
             "active": active,
             "store": store,
-            "path": account.watched().unwrap_or(account.store.path()).display().to_string(),
+            "path": source.watched().unwrap_or(source.store.path()).display().to_string(),
         }));
         let provider = printable(provider.as_deref().unwrap_or("?"));
         let place = if store == "file" { String::new() } else { format!(", by {store}") };

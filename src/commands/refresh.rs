@@ -10,22 +10,22 @@ use crate::say::in_words;
 use crate::session::Session;
 
 pub(crate) fn run(session: &Session) -> Result<()> {
-    let account = session.account()?;
-    let credential = account.require()?;
+    let source = session.source()?;
+    let credential = source.require()?;
     if credential.kind == Kind::ApiKey {
-        note(&format!("`{}` is an API key: nothing to renew", account.profile));
+        note(&format!("`{}` is an API key: nothing to renew", source.profile));
         return Ok(());
     }
     if credential.identity.is_some() {
         note(&format!(
             "`{}` stores no token: each command requests its own, so there is nothing to renew",
-            account.profile
+            source.profile
         ));
         return Ok(());
     }
-    let renewed = renew(&account, &credential, Why::Asked)?;
+    let renewed = renew(&source, &credential, Why::Asked)?;
     if stderr().is_terminal() {
-        note(&match renewed.left((account.clock)()) {
+        note(&match renewed.left((source.clock)()) {
             Some(left) => format!("renewed, {} left", in_words(left)),
             None => "renewed".to_owned(),
         });

@@ -187,17 +187,17 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
     if let Some(url) = &args.gateway_url {
         return team_access(url, args, session);
     }
-    let account = session.account()?;
-    let credential = account.require()?;
-    let provider = account.provider(&credential)?;
-    if let Some(variable) = account.given.as_ref().and_then(GivenKey::variable) {
+    let source = session.source()?;
+    let credential = source.require()?;
+    let provider = source.provider(&credential)?;
+    if let Some(variable) = source.given.as_ref().and_then(GivenKey::variable) {
         note(&format!(
             "warning: the key is only in `{variable}`, so the tool can use it only where that variable is set; `qwenauth login {} \
              --api-key-env {variable}` stores it",
             provider.name
         ));
     }
-    let Endpoint { base_url, model } = Endpoint::of(&account, &credential, args.model.clone())?;
+    let Endpoint { base_url, model } = Endpoint::of(&source, &credential, args.model.clone())?;
     let Some(model) = model else {
         return Failed::new(Failure::Usage, format!("{} has no default model", provider.title))
             .hint("name one with `--model ID`")
@@ -212,7 +212,7 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
     let gateway_key = args.gateway.map(|_| GatewayKey::File(session.config.paths.gateway_key()));
     let anthropic = provider.anthropic(&base_url);
     Ok(Access {
-        profile: account.profile.clone(),
+        profile: source.profile.clone(),
         // The gateway serves it at its own root.
         anthropic: anthropic.map(|base| args.gateway.map_or(base, |address| format!("http://{address}"))),
         has_responses: provider.has_responses(&base_url),
@@ -221,7 +221,7 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
         title: printable(&provider.title),
         model,
         models: provider.models.into_iter().filter(|model| !model.id.chars().any(char::is_control)).collect(),
-        shared_with_qwen_code: account.profile == QWEN,
+        shared_with_qwen_code: source.profile == QWEN,
         gateway_key,
         program: own_name(session)?,
     })

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::{OPENROUTER, key_endpoint, print, print_document, rfc3339};
 use crate::cli::StatusArgs;
 use crate::credentials::{
-    Account, Credential, GivenKey, Kind, State, Stored, Verification, api_refusal, check_origin, program_of, state_of,
-    verify,
+    Credential, CredentialSource, GivenKey, Kind, State, Stored, Verification, api_refusal, check_origin, program_of,
+    state_of, verify,
 };
 use crate::environment::variable;
 use crate::error::{Failure, Report};
@@ -29,7 +29,7 @@ const OVERRIDES: [&str; 3] = ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_B
 
 pub(crate) fn run(args: &StatusArgs, session: &Session) -> Result<u8> {
     let given = match session.given_key()? {
-        Some(_) => Some(session.account()?),
+        Some(_) => Some(session.source()?),
         None => None,
     };
     let has_given = given.is_some();
@@ -38,11 +38,10 @@ pub(crate) fn run(args: &StatusArgs, session: &Session) -> Result<u8> {
         (false, Some(_)) => Vec::new(),
         (false, None) => vec![session.profile.clone()],
     };
-    let stored =
-        profiles.iter().map(|profile| (session.account_of(profile), !has_given && *profile == session.profile));
-    let accounts = given.into_iter().map(|account| (account, true)).chain(stored);
+    let stored = profiles.iter().map(|profile| (session.source_of(profile), !has_given && *profile == session.profile));
+    let sources = given.into_iter().map(|source| (source, true)).chain(stored);
     let rows =
-        accounts.map(|(account, active)| Row::of(&account, active, session, args.check)).collect::<Result<Vec<_>>>()?;
+        sources.map(|(source, active)| Row::of(&source, active, session, args.check)).collect::<Result<Vec<_>>>()?;
     if args.json {
         let value = json!({"schema": 1, "profiles": rows.iter().map(Row::json).collect::<Vec<_>>()});
         print_document(&value)?;
@@ -97,12 +96,12 @@ struct Row {
 }
 
 impl Row {
-    fn of(account: &Account, active: bool, session: &Session, check: bool) -> Result<Self> {
-        let (stored, elsewhere) = loaded(account)?;
-        let mut state = if elsewhere.is_some() { State::Missing } else { state_of(account, &stored) };
+    fn of(source: &CredentialSource, active: bool, session: &Session, check: bool) -> Result<Self> {
+        let (stored, elsewhere) = loaded(source)?;
+        let mut state = if elsewhere.is_some() { State::Missing } else { state_of(source, &stored) };
         let mut row = Self {
-            profile: account.profile.clone(),
-            provider: account.profile.clone(),
+            profile: source.profile.clone(),
+            provider: source.profile.clone(),
             place: None,
             key: None,
             kind: Kind::Oauth,
@@ -113,14 +112,14 @@ impl Row {
             created_at: None,
             base_url: None,
             model: None,
-            path: account
+            path: source
                 .given
                 .as_ref()
-                .map_or(Some(account.store.path()), GivenKey::named_file)
+                .map_or(Some(source.store.path()), GivenKey::named_file)
                 .map(|path| path.display().to_string()),
             identity: None,
             store: None,
-            variable: account.given.as_ref().and_then(GivenKey::variable),
+            variable: source.given.as_ref().and_then(GivenKey::variable),
             problems: Vec::new(),
             limits: Vec::new(),
             left_of: Vec::new(),
@@ -128,9 +127,9 @@ impl Row {
             checked: None,
         };
         match &stored {
-            Stored::Missing => row.problems.push(match session.account() {
+            Stored::Missing => row.problems.push(match session.source() {
                 Err(error) if row.active => Report::of(&error).message,
-                _ => format!("not logged in; {}", account.login_hint()),
+                _ => format!("not logged in; {}", source.login_hint()),
             }),
             Stored::Damaged(why) => row.problems.push(format!("the credential file is damaged: {why}")),
             Stored::Present(credential) => {
@@ -140,9 +139,9 @@ impl Row {
                 row.expires_at = credential.expires_at.and_then(rfc3339);
                 row.identity = credential.identity.as_ref().map(|identity| identity.place());
                 row.created_at.clone_from(&credential.created_at);
-                row.left = credential.left((account.clock)());
+                row.left = credential.left((source.clock)());
                 credential.provider_name().clone_into(&mut row.provider);
-                match Endpoint::of(account, credential, None) {
+                match Endpoint::of(source, credential, None) {
                     Ok(endpoint) => {
                         row.overridden_by = overridden_by(credential, &endpoint.base_url);
                         row.base_url = Some(endpoint.base_url);
@@ -151,17 +150,17 @@ impl Row {
                     Err(error) => row.problems.push(Report::of(&error).message),
                 }
                 row.key = masked_key(credential, session);
-                if let Ok(provider) = account.provider(credential) {
+                if let Ok(provider) = source.provider(credential) {
                     row.place = Some(place(&provider, row.base_url.as_deref()));
-                    let owner = gateway::account_id(&provider, credential, account.store.path());
-                    row.limits = exhausted(&session.config.paths.state, &provider.name, &owner, (account.clock)());
+                    let owner = gateway::account_id(&provider, credential, source.store.path());
+                    row.limits = exhausted(&session.config.paths.state, &provider.name, &owner, (source.clock)());
                 }
-                row.left_of = stated(account, session)?;
-                if let Err(error) = check_origin(account, credential) {
+                row.left_of = stated(source, session)?;
+                if let Err(error) = check_origin(source, credential) {
                     row.problems.push(Report::of(&error).message);
                 }
-                let hint = account.login_hint();
-                if let Some(refusal) = api_refusal(account, credential).filter(|_| !check) {
+                let hint = source.login_hint();
+                if let Some(refusal) = api_refusal(source, credential).filter(|_| !check) {
                     row.left = None;
                     row.problems.push(format!("the API rejects the credential: {}", refusal.reason));
                 } else if state == State::Refused && row.base_url.is_some() && !check {
@@ -171,7 +170,7 @@ impl Row {
                     });
                 }
                 if let Some(identity) = &credential.identity {
-                    row.problems.extend(identity.problem(account).map(|failed| failed.message));
+                    row.problems.extend(identity.problem(source).map(|failed| failed.message));
                 } else if state == State::Expired && credential.refresh_token.is_none() {
                     row.problems.push(format!("the token has expired and cannot be renewed; {hint}"));
                 }
@@ -179,8 +178,8 @@ impl Row {
                     || credential.is_lasting()
                     || state == State::Refreshable && row.identity.is_some();
                 if check && usable && state != State::Missing && row.base_url.is_some() {
-                    row.check(account, credential)?;
-                    state = state_of(account, &stored);
+                    row.check(source, credential)?;
+                    state = state_of(source, &stored);
                 }
             }
         }
@@ -189,10 +188,10 @@ impl Row {
     }
 
     /// Asks the API about the login.
-    fn check(&mut self, account: &Account, credential: &Credential) -> Result<()> {
-        self.checked = Some(match verify(account, credential)? {
+    fn check(&mut self, source: &CredentialSource, credential: &Credential) -> Result<()> {
+        self.checked = Some(match verify(source, credential)? {
             Verification::Accepted => {
-                self.left_of.extend(allowance(account, credential, self.base_url.as_deref()));
+                self.left_of.extend(allowance(source, credential, self.base_url.as_deref()));
                 "accepted"
             }
             Verification::Refused(why) => {
@@ -250,11 +249,11 @@ impl Row {
 }
 
 /// What is left of the limits that responses to the gateway stated, as long as they hold.
-fn stated(account: &Account, session: &Session) -> Result<Vec<String>> {
-    let now = (account.clock)();
+fn stated(source: &CredentialSource, session: &Session) -> Result<Vec<String>> {
+    let now = (source.clock)();
     let yesterday = Zone::parse(None)?.days_before(now, 1).to_string();
     let summary = Summary::read(&session.config.paths.state, &yesterday)?;
-    let own = summary.limits.iter().filter(|((profile, _), _)| *profile == account.profile);
+    let own = summary.limits.iter().filter(|((profile, _), _)| *profile == source.profile);
     let left = own.filter_map(|(_, limit)| {
         let resets = (UNIX_EPOCH + Duration::from_secs(limit.resets_at?)).duration_since(now).ok()?;
         let (left, most, name) = (limit.remaining, limit.limit, &limit.name);
@@ -264,10 +263,10 @@ fn stated(account: &Account, session: &Session) -> Result<Vec<String>> {
 }
 
 /// What is left of the money that a key may spend, where its provider says so.
-fn allowance(account: &Account, credential: &Credential, base_url: Option<&str>) -> Option<String> {
-    let provider = account.provider(credential).ok().filter(|provider| provider.name == OPENROUTER)?;
-    let credential = account.with_secret(credential.clone()).ok()?;
-    let reply = key_endpoint(base_url.unwrap_or(&provider.base_url), &credential, &account.network).ok()?;
+fn allowance(source: &CredentialSource, credential: &Credential, base_url: Option<&str>) -> Option<String> {
+    let provider = source.provider(credential).ok().filter(|provider| provider.name == OPENROUTER)?;
+    let credential = source.with_secret(credential.clone()).ok()?;
+    let reply = key_endpoint(base_url.unwrap_or(&provider.base_url), &credential, &source.network).ok()?;
     let (left, most) = (reply["data"]["limit_remaining"].as_f64()?, reply["data"]["limit"].as_f64()?);
     Some(format!("${left:.2} of ${most:.2} left"))
 }
@@ -289,8 +288,8 @@ fn place(provider: &Provider, base_url: Option<&str>) -> String {
 }
 
 /// What is stored, without its secret and with the reason where the keyring does not give it out.
-fn loaded(account: &Account) -> Result<(Stored, Option<Report>)> {
-    match (account.load(), account.load_record()) {
+fn loaded(source: &CredentialSource) -> Result<(Stored, Option<Report>)> {
+    match (source.load(), source.load_record()) {
         (Err(error), Ok(record)) => Ok((record, Some(Report::of(&error)))),
         (stored, _) => Ok((stored?, None)),
     }

@@ -11,28 +11,28 @@ use crate::error::json_for_terminal;
 use crate::session::{Endpoint, Session};
 
 pub(crate) fn run(args: &TokenArgs, session: &Session) -> Result<()> {
-    let account = session.account()?;
+    let source = session.source()?;
     let lifetime = Lifetime::new(args.min_ttl, MARGIN);
-    let mut credential = fresh(&account, lifetime)?;
-    warn_of_refusal(&account, &credential, false);
+    let mut credential = fresh(&source, lifetime)?;
+    warn_of_refusal(&source, &credential, false);
     if args.short_lived {
-        credential = short_lived(&account, &credential, lifetime)?;
+        credential = short_lived(&source, &credential, lifetime)?;
     }
     // A token whose API is not a host of the provider is not printed, in whatever format.
-    credential.check_base_url(&account.overrides)?;
+    credential.check_base_url(&source.overrides)?;
     let token = credential.access_token.expose();
     let text = match args.format {
         TokenFormat::Raw => format!("{token}\n"),
         TokenFormat::Header => format!("Authorization: Bearer {token}\n"),
         TokenFormat::Json => {
-            let endpoint = Endpoint::of(&account, &credential, None)?;
+            let endpoint = Endpoint::of(&source, &credential, None)?;
             let value = json!({
                 "access_token": token,
                 "token_type": credential.token_type,
                 "expires_at": credential.expires_at.and_then(rfc3339),
                 "base_url": endpoint.base_url,
                 "model": endpoint.model,
-                "profile": account.profile,
+                "profile": source.profile,
             });
             json_for_terminal(&format!("{value}\n"))
         }

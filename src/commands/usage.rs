@@ -89,15 +89,15 @@ struct ProfileLimits {
 fn accounts(session: &Session) -> Result<Vec<ProfileLimits>> {
     let mut known = Vec::new();
     for profile in session.profiles()? {
-        let account = session.account_of(&profile);
-        let Ok(Stored::Present(credential)) = account.load() else { continue };
-        let Ok(provider) = account.provider(&credential) else { continue };
+        let source = session.source_of(&profile);
+        let Ok(Stored::Present(credential)) = source.load() else { continue };
+        let Ok(provider) = source.provider(&credential) else { continue };
         let Ok(base_url) = credential.base_url(&provider) else { continue };
         known.push(ProfileLimits {
             profile: profile.to_string(),
             rule: gateway::rule(&provider, &Tuning { rpm: None, rpd: None, pacing: true })?,
             base_url,
-            account: gateway::account_id(&provider, &credential, account.store.path()),
+            account: gateway::account_id(&provider, &credential, source.store.path()),
             provider,
             credential,
         });
@@ -233,7 +233,7 @@ impl ProfileLimits {
         if self.provider.name != OPENROUTER {
             return None;
         }
-        match session.account().and_then(|account| key_endpoint(&self.base_url, &self.credential, &account.network)) {
+        match session.source().and_then(|source| key_endpoint(&self.base_url, &self.credential, &source.network)) {
             Ok(reply) => Some(self.of_key(&reply["data"])),
             Err(error) => {
                 note(&format!("cannot query the remaining quota of `{}`: {error:#}", self.profile));

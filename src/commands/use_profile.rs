@@ -23,7 +23,7 @@ pub(crate) fn run(args: &UseArgs, session: &Session) -> Result<()> {
         return match (near, provider) {
             (Some(near), _) => failed.hint(format!("did you mean `{near}`?")),
             (None, Some(provider)) => failed.hint(format!("run `qwenauth login {provider}`")),
-            (None, None) => failed.hint(session.account_of(&profile).login_hint()),
+            (None, None) => failed.hint(session.source_of(&profile).login_hint()),
         }
         .err();
     }

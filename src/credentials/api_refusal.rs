@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::refused::hash_of;
-use super::{Account, Credential, Verification};
+use super::{Credential, CredentialSource, Verification};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::secret::Secret;
@@ -34,25 +34,25 @@ impl ApiRefusal {
 }
 
 /// By the token that identifies the credential across renewals, or by the key.
-fn path_of(account: &Account, credential: &Credential) -> PathBuf {
+fn path_of(source: &CredentialSource, credential: &Credential) -> PathBuf {
     match &credential.refresh_token {
-        Some(token) => path_for(account, &hash_of(token)),
-        None => path_for(account, &credential.hash()),
+        Some(token) => path_for(source, &hash_of(token)),
+        None => path_for(source, &credential.hash()),
     }
 }
 
-fn path_for(account: &Account, hash: &str) -> PathBuf {
-    StateDirectory::RefusedByApi.below(&account.state).join(hash)
+fn path_for(source: &CredentialSource, hash: &str) -> PathBuf {
+    StateDirectory::RefusedByApi.below(&source.state).join(hash)
 }
 
 /// The API's message when it last rejected `credential`, unless it has accepted it since.
-pub(crate) fn api_refusal(account: &Account, credential: &Credential) -> Option<ApiRefusal> {
+pub(crate) fn api_refusal(source: &CredentialSource, credential: &Credential) -> Option<ApiRefusal> {
     // Mostly there is none at all, and the first hash asks the processor what it can, which takes a virtual machine
     // microseconds.
-    if !StateDirectory::RefusedByApi.below(&account.state).exists() {
+    if !StateDirectory::RefusedByApi.below(&source.state).exists() {
         return None;
     }
-    let path = path_of(account, credential);
+    let path = path_of(source, credential);
     match files::read(&path, Privacy::Private) {
         Ok(Content::Bytes(bytes)) => Some(ApiRefusal { path, reason: String::from_utf8_lossy(&bytes).into_owned() }),
         _ => None,
@@ -60,8 +60,8 @@ pub(crate) fn api_refusal(account: &Account, credential: &Credential) -> Option<
 }
 
 /// Records `verification`; an unclear one changes nothing.
-pub(crate) fn remember_verification(account: &Account, credential: &Credential, verification: &Verification) {
-    let mark = ApiMark::of(account, credential);
+pub(crate) fn remember_verification(source: &CredentialSource, credential: &Credential, verification: &Verification) {
+    let mark = ApiMark::of(source, credential);
     match verification {
         Verification::Accepted => mark.served(),
         Verification::Refused(why) | Verification::Exhausted(why) => mark.refused(why),
@@ -70,17 +70,17 @@ pub(crate) fn remember_verification(account: &Account, credential: &Credential, 
 }
 
 /// Moves the record of `spent` to the token that replaced it.
-pub(super) fn carry(account: &Account, spent: &Secret, successor: &Secret) {
-    let path = path_for(account, &hash_of(spent));
+pub(super) fn carry(source: &CredentialSource, spent: &Secret, successor: &Secret) {
+    let path = path_for(source, &hash_of(spent));
     if let Ok(Content::Bytes(bytes)) = files::read(&path, Privacy::Private) {
-        write(&path_for(account, &hash_of(successor)), &bytes);
+        write(&path_for(source, &hash_of(successor)), &bytes);
         remove(&path);
     }
 }
 
 /// Removes the record of a credential that is removed.
-pub(super) fn forget(account: &Account, credential: &Credential) {
-    remove(&path_of(account, credential));
+pub(super) fn forget(source: &CredentialSource, credential: &Credential) {
+    remove(&path_of(source, credential));
 }
 
 /// Where rejections of one credential are recorded, for a caller that sees many responses.
@@ -90,8 +90,8 @@ pub(crate) struct ApiMark {
 }
 
 impl ApiMark {
-    pub(crate) fn of(account: &Account, credential: &Credential) -> Self {
-        let path = path_of(account, credential);
+    pub(crate) fn of(source: &CredentialSource, credential: &Credential) -> Self {
+        let path = path_of(source, credential);
         let is_set = Cell::new(path.exists());
         Self { path, is_set }
     }

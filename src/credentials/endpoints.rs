@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result};
 
-use super::{Account, Credential, Kind, origin};
+use super::{Credential, CredentialSource, Kind, origin};
 use crate::http;
 use crate::oauth::{AuthorizationServer, Endpoints, discovery, revoke};
 use crate::paths;
@@ -39,25 +39,25 @@ impl Credential {
 }
 
 /// The model to name: the one chosen at login, else the provider's default.
-pub(crate) fn model_of(account: &Account, credential: &Credential, provider: &Provider) -> Option<String> {
-    chosen_model_of(account, credential).or_else(|| provider.default_model.clone())
+pub(crate) fn model_of(source: &CredentialSource, credential: &Credential, provider: &Provider) -> Option<String> {
+    chosen_model_of(source, credential).or_else(|| provider.default_model.clone())
 }
 
 /// The model that was chosen at login, if one was.
-pub(crate) fn chosen_model_of(account: &Account, credential: &Credential) -> Option<String> {
-    if account.store.is_shared() { chosen_beside(account) } else { credential.model.clone() }
+pub(crate) fn chosen_model_of(source: &CredentialSource, credential: &Credential) -> Option<String> {
+    if source.store.is_shared() { chosen_beside(source) } else { credential.model.clone() }
 }
 
 /// The model chosen at the login whose file is Qwen Code's: it would drop a field of ours at its next renewal.
-fn chosen_beside(account: &Account) -> Option<String> {
-    match files::read(&paths::chosen_model(&account.state), Privacy::Private) {
+fn chosen_beside(source: &CredentialSource) -> Option<String> {
+    match files::read(&paths::chosen_model(&source.state), Privacy::Private) {
         Ok(Content::Bytes(bytes)) => std::str::from_utf8(&bytes).ok().filter(|id| !id.is_empty()).map(str::to_owned),
         _ => None,
     }
 }
 
-pub(super) fn keep_chosen_beside(account: &Account, model: Option<&str>) -> Result<()> {
-    let path = paths::chosen_model(&account.state);
+pub(super) fn keep_chosen_beside(source: &CredentialSource, model: Option<&str>) -> Result<()> {
+    let path = paths::chosen_model(&source.state);
     match model {
         Some(model) => PendingFile::reserve(&path, model.len(), Privacy::Private)?.write(model.as_bytes()),
         None => files::remove(&path, Privacy::Private).map(drop),
@@ -71,7 +71,7 @@ fn stored_base_url(stored: &str) -> Result<String> {
 
 /// The authorization server that issued `credential`, ready for requests.
 pub(super) fn server_of(
-    account: &Account,
+    source: &CredentialSource,
     provider: &Provider,
     credential: &Credential,
 ) -> Result<AuthorizationServer> {
@@ -79,12 +79,12 @@ pub(super) fn server_of(
     if let (Some(found), Some(configured)) = (&credential.issuer, configured)
         && found.issuer.trim_end_matches('/') != configured.trim_end_matches('/')
     {
-        return account.login_required(format!(
+        return source.login_required(format!(
             "the login of `{}` came from `{}`, and config.toml now names `{configured}`",
-            account.profile, found.issuer
+            source.profile, found.issuer
         ));
     }
-    with_secret(account, provider, provider.server(credential.issuer.as_deref())?)
+    with_secret(source, provider, provider.server(credential.issuer.as_deref())?)
 }
 
 /// The server of an unchanged built-in provider.
@@ -93,17 +93,24 @@ pub(super) fn built_in_server(provider: &Provider) -> Result<AuthorizationServer
 }
 
 /// The authorization server of a login, found by discovery if only its issuer is known.
-pub(crate) fn login_server(account: &Account, provider: &Provider) -> Result<(AuthorizationServer, Option<Endpoints>)> {
+pub(crate) fn login_server(
+    source: &CredentialSource,
+    provider: &Provider,
+) -> Result<(AuthorizationServer, Option<Endpoints>)> {
     let issuer = provider.oauth.as_ref().and_then(|oauth| oauth.issuer.as_deref());
-    let found = issuer.map(|issuer| discovery::find(issuer, &account.network)).transpose()?;
+    let found = issuer.map(|issuer| discovery::find(issuer, &source.network)).transpose()?;
     let server = provider.server(found.as_ref())?;
-    origin::say_where(account, provider, &server);
-    Ok((with_secret(account, provider, server)?, found))
+    origin::say_where(source, provider, &server);
+    Ok((with_secret(source, provider, server)?, found))
 }
 
-fn with_secret(account: &Account, provider: &Provider, mut server: AuthorizationServer) -> Result<AuthorizationServer> {
+fn with_secret(
+    source: &CredentialSource,
+    provider: &Provider,
+    mut server: AuthorizationServer,
+) -> Result<AuthorizationServer> {
     let variable = provider.oauth.as_ref().and_then(|oauth| oauth.client_secret_env.as_ref());
-    let value = variable.and_then(|name| account.overrides.client_secrets.get(name));
+    let value = variable.and_then(|name| source.overrides.client_secrets.get(name));
     server.client_secret = provider.client_secret(value)?;
     Ok(server)
 }
@@ -111,16 +118,16 @@ fn with_secret(account: &Account, provider: &Provider, mut server: Authorization
 /// Revokes a removed login at its server: the refresh token, or else the access token.
 ///
 /// `Ok(false)`: the server has no revocation endpoint. Errors: a sentence on why the login may still be valid.
-pub(crate) fn revoke(account: &Account, credential: &Credential) -> Result<bool, String> {
-    let provider = account.provider(credential).map_err(|error| format!("{error:#}"))?;
+pub(crate) fn revoke(source: &CredentialSource, credential: &Credential) -> Result<bool, String> {
+    let provider = source.provider(credential).map_err(|error| format!("{error:#}"))?;
     if credential.kind == Kind::ApiKey || provider.oauth().is_none() {
         return Ok(false);
     }
-    let server = server_of(account, &provider, credential).map_err(|error| format!("{error:#}"))?;
+    let server = server_of(source, &provider, credential).map_err(|error| format!("{error:#}"))?;
     let Some(url) = &server.revocation_endpoint else { return Ok(false) };
-    origin::check(account, &provider, &server, credential).map_err(|error| format!("{error:#}"))?;
-    origin::check_revocation(account, &provider, &server, credential)?;
-    let connection = account.network.connect(url).map_err(|error| format!("{error:#}"))?;
+    origin::check(source, &provider, &server, credential).map_err(|error| format!("{error:#}"))?;
+    origin::check_revocation(source, &provider, &server, credential)?;
+    let connection = source.network.connect(url).map_err(|error| format!("{error:#}"))?;
     let (token, kind) = match &credential.refresh_token {
         Some(token) => (token, "refresh_token"),
         None => (&credential.access_token, "access_token"),

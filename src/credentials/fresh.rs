@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Account, Credential, MARGIN, Why, machine, renew};
+use super::{Credential, CredentialSource, MARGIN, Why, machine, renew};
 use crate::error::{Failed, Failure, Report, note};
 
 /// How long a token must be valid, and what happens if none is.
@@ -29,35 +29,35 @@ impl Lifetime {
 }
 
 /// A credential whose access token is valid for `lifetime`, renewed if necessary.
-pub(crate) fn fresh(account: &Account, lifetime: Lifetime) -> Result<Credential> {
-    let credential = account.require()?;
-    machine::warn_of_copy(account, &credential);
-    let left = credential.left((account.clock)()).unwrap_or_default().as_secs();
-    if credential.lasts(lifetime.duration(), (account.clock)()) {
+pub(crate) fn fresh(source: &CredentialSource, lifetime: Lifetime) -> Result<Credential> {
+    let credential = source.require()?;
+    machine::warn_of_copy(source, &credential);
+    let left = credential.left((source.clock)()).unwrap_or_default().as_secs();
+    if credential.lasts(lifetime.duration(), (source.clock)()) {
         if credential.is_lasting() {
-            log::info!("the API key of `{}` is used", account.profile);
+            log::info!("the API key of `{}` is used", source.profile);
         } else {
-            log::info!("the token of `{}` is valid for {left} s more and is used", account.profile);
+            log::info!("the token of `{}` is valid for {left} s more and is used", source.profile);
         }
         return Ok(credential);
     }
     log::info!(
         "the token of `{}` is valid for {left} s, less than the requested {} s: it has to be renewed",
-        account.profile,
+        source.profile,
         lifetime.duration().as_secs()
     );
     let why = match lifetime {
         Lifetime::AtLeast(asked) => Why::Lifetime(asked),
         Lifetime::Preferably(_) => Why::Asked,
     };
-    match renew(account, &credential, why) {
-        Ok(renewed) => check_lifetime(account, renewed, lifetime),
-        Err(error) => fall_back_to_current(account, credential, lifetime, error),
+    match renew(source, &credential, why) {
+        Ok(renewed) => check_lifetime(source, renewed, lifetime),
+        Err(error) => fall_back_to_current(source, credential, lifetime, error),
     }
 }
 
-fn check_lifetime(account: &Account, credential: Credential, lifetime: Lifetime) -> Result<Credential> {
-    let left = credential.left((account.clock)()).unwrap_or_default();
+fn check_lifetime(source: &CredentialSource, credential: Credential, lifetime: Lifetime) -> Result<Credential> {
+    let left = credential.left((source.clock)()).unwrap_or_default();
     match lifetime {
         Lifetime::AtLeast(asked) if left < asked => Failed::new(
             Failure::Lifetime,
@@ -72,12 +72,12 @@ fn check_lifetime(account: &Account, credential: Credential, lifetime: Lifetime)
 /// After a failed renewal: if the current token is still valid and no minimum was required, it is used. One with
 /// less than the usual margin left is used only if the failure may be temporary.
 fn fall_back_to_current(
-    account: &Account,
+    source: &CredentialSource,
     credential: Credential,
     lifetime: Lifetime,
     error: anyhow::Error,
 ) -> Result<Credential> {
-    let left = credential.left((account.clock)());
+    let left = credential.left((source.clock)());
     let (Lifetime::Preferably(_), Some(left)) = (lifetime, left) else { return Err(error) };
     if left < MARGIN && Report::of(&error).failure != Failure::Temporary {
         return Err(error);

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use super::document::CredentialDocument;
 use super::reading::Format;
 use super::store::Found;
-use super::{Account, Credential, Stored, api_refusal, endpoints, machine, origin};
+use super::{Credential, CredentialSource, Stored, api_refusal, endpoints, machine, origin};
 use crate::error::{Failed, Failure, Report, note};
 use crate::oauth::{AuthorizationServer, Endpoints, TokenResponse};
 use crate::platform::files::Kept;
@@ -27,17 +27,17 @@ pub(crate) struct NewKey {
 
 /// Stores the tokens of a login. A damaged file is renamed and kept.
 pub(crate) fn store_grant(
-    account: &Account,
+    source: &CredentialSource,
     provider: &Provider,
     grant: &TokenResponse,
     (server, found): (&AuthorizationServer, Option<&Endpoints>),
     model: Option<&str>,
     store: SecretStore,
 ) -> Result<Credential> {
-    let format = account.store.format();
-    let stored = replace(account, Change::Login, |document| {
-        origin::remember(account, grant.refresh_token.as_ref().unwrap_or(&grant.access_token), server);
-        document.log_in(grant, (account.clock)(), format);
+    let format = source.store.format();
+    let stored = replace(source, Change::Login, |document| {
+        origin::remember(source, grant.refresh_token.as_ref().unwrap_or(&grant.access_token), server);
+        document.log_in(grant, (source.clock)(), format);
         if format == Format::Own {
             document.set("provider", Some(&provider.name));
             document.set("model", model);
@@ -48,17 +48,22 @@ pub(crate) fn store_grant(
         }
     });
     if stored.is_ok()
-        && account.store.is_shared()
-        && let Err(error) = endpoints::keep_chosen_beside(account, model)
+        && source.store.is_shared()
+        && let Err(error) = endpoints::keep_chosen_beside(source, model)
     {
         note(&format!("warning: cannot save the model: {error:#}"));
     }
-    stored.map_err(|error| unsaved(account, &error, "the login succeeded", grant).into())
+    stored.map_err(|error| unsaved(source, &error, "the login succeeded", grant).into())
 }
 
 /// Stores an API key with the base URL it belongs to, as [`store_grant`] does. `now` is RFC 3339.
-pub(crate) fn store_key(account: &Account, provider: &Provider, key: &NewKey, now: Option<&str>) -> Result<Credential> {
-    replace(account, Change::Login, |document| {
+pub(crate) fn store_key(
+    source: &CredentialSource,
+    provider: &Provider,
+    key: &NewKey,
+    now: Option<&str>,
+) -> Result<Credential> {
+    replace(source, Change::Login, |document| {
         document.forget(Format::Own);
         document.set("provider", Some(&provider.name));
         match &key.command {
@@ -74,10 +79,14 @@ pub(crate) fn store_key(account: &Account, provider: &Provider, key: &NewKey, no
 }
 
 /// Stores how a workload gets its tokens, and none of them.
-pub(crate) fn store_identity(account: &Account, credential: &Credential, model: Option<&str>) -> Result<Credential> {
+pub(crate) fn store_identity(
+    source: &CredentialSource,
+    credential: &Credential,
+    model: Option<&str>,
+) -> Result<Credential> {
     let Some(identity) = &credential.identity else { bail!("the credential is not a workload identity") };
     let mut written = Ok(());
-    let stored = replace(account, Change::Login, |document| {
+    let stored = replace(source, Change::Login, |document| {
         document.forget(Format::Own);
         document.set("provider", credential.provider.as_deref());
         document.set("base_url", credential.base_url.as_deref());
@@ -88,19 +97,19 @@ pub(crate) fn store_identity(account: &Account, credential: &Credential, model: 
 }
 
 /// Changes the model of the existing login.
-pub(crate) fn store_model(account: &Account, model: &str) -> Result<Credential> {
-    if account.store.is_shared() {
-        endpoints::keep_chosen_beside(account, Some(model))?;
-        return account.require();
+pub(crate) fn store_model(source: &CredentialSource, model: &str) -> Result<Credential> {
+    if source.store.is_shared() {
+        endpoints::keep_chosen_beside(source, Some(model))?;
+        return source.require();
     }
-    replace(account, Change::Detail, |document| document.set("model", Some(model)))
+    replace(source, Change::Detail, |document| document.set("model", Some(model)))
 }
 
 /// Moves the secret of the existing login: it is written and read back, then the old copy is removed.
-pub(crate) fn move_to(account: &Account, store: SecretStore) -> Result<Credential> {
-    let mut guard = account.store.lock_fully()?;
+pub(crate) fn move_to(source: &CredentialSource, store: SecretStore) -> Result<Credential> {
+    let mut guard = source.store.lock_fully()?;
     let _held = DeferredSignals::new();
-    let before = account.snapshot()?;
+    let before = source.snapshot()?;
     let mut document = before.document().map_err(|why| Failed::new(Failure::LoginRequired, why))?;
     document.set_store(store);
     guard.replace(&document)
@@ -114,13 +123,17 @@ enum Change {
     Detail,
 }
 
-fn replace(account: &Account, what: Change, change: impl FnOnce(&mut CredentialDocument)) -> Result<Credential> {
-    let mut guard = account.store.lock_fully()?;
+fn replace(
+    source: &CredentialSource,
+    what: Change,
+    change: impl FnOnce(&mut CredentialDocument),
+) -> Result<Credential> {
+    let mut guard = source.store.lock_fully()?;
     let _held = DeferredSignals::new();
     let mut before = None;
-    let found = match account.store.read() {
+    let found = match source.store.read() {
         // An unreadable old secret in the keyring does not prevent a new login.
-        Err(_) if what == Change::Login => account.store.read_record()?,
+        Err(_) if what == Change::Login => source.store.read_record()?,
         found => found?,
     };
     let old = match found {
@@ -141,48 +154,53 @@ fn replace(account: &Account, what: Change, change: impl FnOnce(&mut CredentialD
         }
     };
     change(&mut document);
-    if account.store.format() == Format::Own {
+    if source.store.format() == Format::Own {
         document.set("machine", machine::hash().as_deref());
     }
     let stored = guard.replace(&document)?;
     if let Some(before) = before {
-        forget_what_is_known(account, &before, Some(&stored));
+        forget_what_is_known(source, &before, Some(&stored));
     }
     Ok(stored)
 }
 
 /// Removes the records of a credential that is removed. If the same credential was logged in again, only its rejection
 /// is removed.
-fn forget_what_is_known(account: &Account, gone: &Credential, stored: Option<&Credential>) {
-    api_refusal::forget(account, gone);
+fn forget_what_is_known(source: &CredentialSource, gone: &Credential, stored: Option<&Credential>) {
+    api_refusal::forget(source, gone);
     if stored.is_none_or(|stored| stored.record_token() != gone.record_token()) {
-        origin::forget(account, gone.record_token());
+        origin::forget(source, gone.record_token());
     }
 }
 
 /// Removes the credential and returns what was stored, if anything. Call [`forget`] once it was revoked.
-pub(crate) fn remove(account: &Account) -> Result<Option<Stored>> {
-    if matches!(account.load(), Ok(Stored::Missing)) {
+pub(crate) fn remove(source: &CredentialSource) -> Result<Option<Stored>> {
+    if matches!(source.load(), Ok(Stored::Missing)) {
         return Ok(None);
     }
-    let mut guard = account.store.lock_fully()?;
+    let mut guard = source.store.lock_fully()?;
     let _held = DeferredSignals::new();
-    let was = account.load().unwrap_or_else(|error| Stored::Damaged(format!("{error:#}")));
+    let was = source.load().unwrap_or_else(|error| Stored::Damaged(format!("{error:#}")));
     let removed = guard.remove().context("cannot log out")?;
     Ok(removed.then_some(was))
 }
 
 /// Removes what was remembered of a credential that was removed and revoked.
-pub(crate) fn forget(account: &Account, gone: &Credential) {
-    forget_what_is_known(account, gone, None);
+pub(crate) fn forget(source: &CredentialSource, gone: &Credential) {
+    forget_what_is_known(source, gone, None);
 }
 
 /// The server issued tokens that could not be saved.
-pub(super) fn unsaved(account: &Account, error: &anyhow::Error, granted: &str, grant: &TokenResponse) -> Failed {
+pub(super) fn unsaved(
+    source: &CredentialSource,
+    error: &anyhow::Error,
+    granted: &str,
+    grant: &TokenResponse,
+) -> Failed {
     let report = Report::of(error);
     let hint = match grant.refresh_token {
         Some(_) if error.is::<Kept>() => "nothing was lost: fix that, and the next command completes it".into(),
-        Some(_) => format!("fix that, then {}: older tokens may no longer be valid", account.login_hint()),
+        Some(_) => format!("fix that, then {}: older tokens may no longer be valid", source.login_hint()),
         None => "nothing was lost: fix that, then run it again".into(),
     };
     let message = format!("{granted}, but could not be saved: {}", report.message);

@@ -8,7 +8,7 @@ use std::sync::Once;
 
 use sha2::{Digest, Sha256};
 
-use super::{Account, Credential};
+use super::{Credential, CredentialSource};
 use crate::error::note;
 use crate::platform::system;
 
@@ -20,11 +20,11 @@ pub(super) fn hash() -> Option<String> {
 }
 
 /// Warns once of a login that was made elsewhere. A renewal here makes it this machine's, and ends the other.
-pub(super) fn warn_of_copy(account: &Account, credential: &Credential) {
+pub(super) fn warn_of_copy(source: &CredentialSource, credential: &Credential) {
     static SAID: Once = Once::new();
     let (Some(made_on), Some(_)) = (&credential.machine, &credential.refresh_token) else { return };
     if hash().is_some_and(|here| here != *made_on) {
-        let (profile, remedy) = (&account.profile, account.login_hint());
+        let (profile, remedy) = (&source.profile, source.login_hint());
         let said = format!(
             "warning: the login of `{profile}` was copied from another machine, and the copy and the original log each other out; {remedy}"
         );

@@ -23,7 +23,6 @@
 //! enough space, before a token is used; a wait always outlasts a renewal; and a login made elsewhere is seen, because
 //! nothing is cached.
 
-mod account;
 mod api_refusal;
 pub(crate) mod document;
 mod endpoints;
@@ -38,6 +37,7 @@ pub(crate) mod reading;
 mod refused;
 mod renewal;
 mod short_lived;
+mod source;
 mod state;
 mod store;
 mod verification;
@@ -45,7 +45,6 @@ mod workload;
 
 use std::time::{Duration, SystemTime};
 
-pub(crate) use self::account::{Account, Stored};
 pub(crate) use self::api_refusal::{ApiMark, api_refusal, remember_verification};
 pub(crate) use self::endpoints::{chosen_model_of, login_server, model_of, revoke};
 pub(crate) use self::fresh::{Lifetime, fresh};
@@ -57,6 +56,7 @@ pub(crate) use self::pending::{Pending, PendingLogin};
 pub(crate) use self::refused::marks_of_others;
 pub(crate) use self::renewal::{Why, renew};
 pub(crate) use self::short_lived::short_lived;
+pub(crate) use self::source::{CredentialSource, Stored};
 pub(crate) use self::state::{State, state_of};
 pub(crate) use self::store::{Answers, GivenKey, STALE, Store, key_of, program_of};
 pub(crate) use self::verification::{Verification, VerificationRequest, verify};

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::refused::{hash_of, records};
 use super::store::{Found, Store};
-use super::{Account, Credential, endpoints};
+use super::{Credential, CredentialSource, endpoints};
 use crate::error::{Failed, Failure, note};
 use crate::http;
 use crate::oauth::AuthorizationServer;
@@ -35,11 +35,11 @@ struct Origin {
 }
 
 impl Origin {
-    fn of(server: &AuthorizationServer, account: &Account) -> Self {
+    fn of(server: &AuthorizationServer, source: &CredentialSource) -> Self {
         Self {
             token_endpoint: server.token_endpoint.to_string(),
             revocation_endpoint: server.revocation_endpoint.as_ref().map(Url::to_string),
-            file: Some(account.store.path().to_owned()),
+            file: Some(source.store.path().to_owned()),
         }
     }
 }
@@ -54,26 +54,26 @@ pub(super) enum Standing {
 }
 
 /// Remembers that `server` granted `token`; called before the token is in place.
-pub(super) fn remember(account: &Account, token: &Secret, server: &AuthorizationServer) {
-    let origin = Origin::of(server, account);
-    if read(account, token).as_ref() != Some(&origin) {
-        write(account, token, &origin);
+pub(super) fn remember(source: &CredentialSource, token: &Secret, server: &AuthorizationServer) {
+    let origin = Origin::of(server, source);
+    if read(source, token).as_ref() != Some(&origin) {
+        write(source, token, &origin);
     }
 }
 
 /// Copies the record of `spent` to the token that replaced it.
-pub(super) fn carry(account: &Account, spent: &Secret, successor: &Secret) {
-    if let Some(origin) = read(account, spent) {
-        write(account, successor, &origin);
+pub(super) fn carry(source: &CredentialSource, spent: &Secret, successor: &Secret) {
+    if let Some(origin) = read(source, spent) {
+        write(source, successor, &origin);
     }
 }
 
 /// Without a record the token counts as the default server's: it is saved anyway.
-fn write(account: &Account, token: &Secret, origin: &Origin) {
+fn write(source: &CredentialSource, token: &Secret, origin: &Origin) {
     let write = || -> Result<()> {
         let bytes = serde_json::to_vec(origin)?;
         // In one step: a kill must not leave a record that was there already without its content.
-        PendingFile::reserve(&path_for(account, token), bytes.len(), Privacy::Private)?.write(&bytes)
+        PendingFile::reserve(&path_for(source, token), bytes.len(), Privacy::Private)?.write(&bytes)
     };
     if let Err(error) = write() {
         log::warn!("cannot remember where a token came from: {error:#}");
@@ -81,16 +81,16 @@ fn write(account: &Account, token: &Secret, origin: &Origin) {
 }
 
 /// A record left behind costs nothing but its place, so a failure is only logged.
-pub(super) fn forget(account: &Account, token: &Secret) {
-    if let Err(error) = files::remove(&path_for(account, token), Privacy::Private) {
+pub(super) fn forget(source: &CredentialSource, token: &Secret) {
+    if let Err(error) = files::remove(&path_for(source, token), Privacy::Private) {
         log::warn!("cannot remove the record of a token's origin: {error:#}");
     }
 }
 
-/// Forgets the tokens that the file of `account` held before `kept`, those that another program has renewed included.
+/// Forgets the tokens that the file of `source` held before `kept`, those that another program has renewed included.
 /// The caller holds the lock of the file.
-pub(super) fn forget_all_but(account: &Account, kept: &Secret) {
-    for path in strays_of(&account.state, account.store.path(), Some(kept)) {
+pub(super) fn forget_all_but(source: &CredentialSource, kept: &Secret) {
+    for path in strays_of(&source.state, source.store.path(), Some(kept)) {
         if let Err(error) = fs::remove_file(&path) {
             log::warn!("cannot remove the record `{}`: {error}", path.display());
         }
@@ -105,17 +105,17 @@ fn strays_of(state: &Path, file: &Path, kept: Option<&Secret>) -> Vec<PathBuf> {
     records.filter(|path| read_at(path).is_some_and(|origin| origin.file.as_deref() == Some(file))).collect()
 }
 
-/// The records of tokens that neither a credential of `accounts` holds nor a file that is there. With `fix` they are
+/// The records of tokens that neither a credential of `sources` holds nor a file that is there. With `fix` they are
 /// removed, where no process works on that file, and what is returned could not be.
-pub(crate) fn strays(state: &Path, accounts: &[Account], fix: bool) -> Vec<PathBuf> {
+pub(crate) fn strays(state: &Path, sources: &[CredentialSource], fix: bool) -> Vec<PathBuf> {
     let records = records(&StateDirectory::Origins.below(state));
     let mut files: Vec<PathBuf> = records.iter().filter_map(|path| read_at(path)?.file).collect();
     files.sort();
     files.dedup();
     let strays = |file: &PathBuf| {
-        let account = accounts.iter().find(|account| account.store.path() == file);
-        let store = account.map_or_else(|| Store::new(file.clone(), false), |account| account.store.clone());
-        strays_in(state, &store, account.is_some(), fix)
+        let source = sources.iter().find(|source| source.store.path() == file);
+        let store = source.map_or_else(|| Store::new(file.clone(), false), |source| source.store.clone());
+        strays_in(state, &store, source.is_some(), fix)
     };
     files.iter().flat_map(strays).collect()
 }
@@ -139,12 +139,12 @@ fn strays_in(state: &Path, store: &Store, is_known: bool, fix: bool) -> Vec<Path
     find().into_iter().filter(|path| fs::remove_file(path).is_err()).collect()
 }
 
-fn path_for(account: &Account, token: &Secret) -> PathBuf {
-    StateDirectory::Origins.below(&account.state).join(hash_of(token))
+fn path_for(source: &CredentialSource, token: &Secret) -> PathBuf {
+    StateDirectory::Origins.below(&source.state).join(hash_of(token))
 }
 
-fn read(account: &Account, token: &Secret) -> Option<Origin> {
-    read_at(&path_for(account, token))
+fn read(source: &CredentialSource, token: &Secret) -> Option<Origin> {
+    read_at(&path_for(source, token))
 }
 
 fn read_at(path: &Path) -> Option<Origin> {
@@ -158,13 +158,13 @@ fn read_at(path: &Path) -> Option<Origin> {
 ///
 /// Errors: login required, when the token belongs to another server: nothing may be sent.
 pub(super) fn check(
-    account: &Account,
+    source: &CredentialSource,
     provider: &Provider,
     server: &AuthorizationServer,
     credential: &Credential,
 ) -> Result<Standing> {
     let Some(token) = &credential.refresh_token else { return Ok(Standing::Granted) };
-    let record = read(account, token);
+    let record = read(source, token);
     let granted_at = match &record {
         Some(origin) => origin.token_endpoint.clone(),
         None => default_endpoint(provider, server, credential)?,
@@ -177,14 +177,14 @@ pub(super) fn check(
     }
     let theirs = Url::parse(&granted_at)?;
     let (from, to) = shown(&theirs, &server.token_endpoint);
-    let (named_by, remedy) = if is_moved(account, provider) {
+    let (named_by, remedy) = if is_moved(source, provider) {
         ("`QWENAUTH_QWEN_OAUTH_URL` names", "unset `QWENAUTH_QWEN_OAUTH_URL`, or log in again there".to_owned())
     } else {
-        ("config.toml now names", format!("put its `token_endpoint` back, or {}", account.login_hint()))
+        ("config.toml now names", format!("put its `token_endpoint` back, or {}", source.login_hint()))
     };
     Failed::new(
         Failure::LoginRequired,
-        format!("the login of `{}` came from `{from}`, and {named_by} `{to}`: nothing was sent", account.profile),
+        format!("the login of `{}` came from `{from}`, and {named_by} `{to}`: nothing was sent", source.profile),
     )
     .hint(remedy)
     .err()
@@ -193,12 +193,12 @@ pub(super) fn check(
 /// The same for the revocation, which config.toml can send elsewhere by itself, and which an access token is sent to where
 /// there is no refresh token.
 pub(super) fn check_revocation(
-    account: &Account,
+    source: &CredentialSource,
     provider: &Provider,
     server: &AuthorizationServer,
     credential: &Credential,
 ) -> Result<(), String> {
-    let granted_at = match (read(account, credential.record_token()), &credential.issuer) {
+    let granted_at = match (read(source, credential.record_token()), &credential.issuer) {
         (Some(origin), _) if origin.token_endpoint != server.token_endpoint.as_str() => {
             return Err("config.toml now names another `token_endpoint` than at the login".into());
         }
@@ -217,13 +217,13 @@ pub(super) fn check_revocation(
 }
 
 /// Fails where a renewal of `credential` would, because another server is configured now.
-pub(crate) fn check_origin(account: &Account, credential: &Credential) -> Result<()> {
+pub(crate) fn check_origin(source: &CredentialSource, credential: &Credential) -> Result<()> {
     if credential.refresh_token.is_none() {
         return Ok(());
     }
-    let provider = account.provider(credential)?;
+    let provider = source.provider(credential)?;
     let server = provider.server(credential.issuer.as_deref())?;
-    check(account, &provider, &server, credential).map(drop)
+    check(source, &provider, &server, credential).map(drop)
 }
 
 /// The server that a token without a record counts for.
@@ -249,14 +249,14 @@ fn shown(theirs: &Url, named: &Url) -> (String, String) {
 }
 
 /// Whether the environment names the server of `provider`.
-fn is_moved(account: &Account, provider: &Provider) -> bool {
-    provider.name == QWEN && account.overrides.qwen_oauth_url.is_some()
+fn is_moved(source: &CredentialSource, provider: &Provider) -> bool {
+    provider.name == QWEN && source.overrides.qwen_oauth_url.is_some()
 }
 
 /// Warns once that the environment sends the requests of a login to another machine.
-pub(super) fn say_where(account: &Account, provider: &Provider, server: &AuthorizationServer) {
+pub(super) fn say_where(source: &CredentialSource, provider: &Provider, server: &AuthorizationServer) {
     static SAID: Once = Once::new();
-    if !is_moved(account, provider) || http::is_loopback(&server.token_endpoint) {
+    if !is_moved(source, provider) || http::is_loopback(&server.token_endpoint) {
         return;
     }
     let usual = endpoints::built_in_server(provider).map(|server| server.token_endpoint);

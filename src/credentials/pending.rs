@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::{Account, Clock};
+use super::{Clock, CredentialSource};
 use crate::http::Network;
 use crate::oauth::AuthorizationServer;
 use crate::oauth::code::PendingCode;
@@ -37,9 +37,9 @@ pub(crate) struct PendingLogin<'a> {
 }
 
 impl<'a> PendingLogin<'a> {
-    pub(crate) fn of(account: &'a Account) -> Self {
-        let Account { profile, network, clock, .. } = account;
-        Self { directory: StateDirectory::Pending.below(&account.state), profile, network, clock: *clock }
+    pub(crate) fn of(source: &'a CredentialSource) -> Self {
+        let CredentialSource { profile, network, clock, .. } = source;
+        Self { directory: StateDirectory::Pending.below(&source.state), profile, network, clock: *clock }
     }
 
     /// Whether a login waits for approval, at whatever server.

@@ -10,7 +10,7 @@ use anyhow::Result;
 use super::document::CredentialDocument;
 use super::origin::{self, Standing};
 use super::store::{Found, Guard, Snapshot};
-use super::{Account, Credential, Kind, api_refusal, endpoints, exchanged, login, machine, refused};
+use super::{Credential, CredentialSource, Kind, api_refusal, endpoints, exchanged, login, machine, refused};
 use crate::error::{Failed, Failure, Report};
 use crate::http::Connection;
 use crate::oauth::refresh::{self, NotRenewed};
@@ -75,30 +75,30 @@ impl Why {
 ///
 /// Errors: temporary (the hint says whether anything may be lost), login required (the refresh token was rejected),
 /// other.
-pub(crate) fn renew(account: &Account, seen: &Credential, why: Why) -> Result<Credential> {
+pub(crate) fn renew(source: &CredentialSource, seen: &Credential, why: Why) -> Result<Credential> {
     if seen.kind == Kind::ApiKey {
         return Ok(seen.clone());
     }
     if let Some(identity) = &seen.identity {
-        return exchanged(account, seen, identity);
+        return exchanged(source, seen, identity);
     }
-    let provider = account.provider(seen)?;
-    let server = endpoints::server_of(account, &provider, seen)?;
-    origin::check(account, &provider, &server, seen)?;
-    origin::say_where(account, &provider, &server);
+    let provider = source.provider(seen)?;
+    let server = endpoints::server_of(source, &provider, seen)?;
+    origin::check(source, &provider, &server, seen)?;
+    origin::say_where(source, &provider, &server);
     let deadline = Instant::now() + LOCK_TIMEOUT;
-    let mut guard = account.store.lock(deadline)?;
-    let current = account.require()?;
+    let mut guard = source.store.lock(deadline)?;
+    let current = source.require()?;
     if current.differs_from(seen) {
         drop(guard);
-        return adopt(account, current, why);
+        return adopt(source, current, why);
     }
     guard.knows(&current);
     if let Some(failed) = guard.locks.shared_failure() {
         return Err(failed.into());
     }
     let as_is = why.sufficient_lifetime();
-    let outcome = renew_locked(account, seen, (&provider, &server), &mut guard, (as_is, deadline));
+    let outcome = renew_locked(source, seen, (&provider, &server), &mut guard, (as_is, deadline));
     // If this process was interrupted, that is not a failure for the processes that wait behind it.
     if let Err(error) = &outcome
         && !DeferredSignals::noted()
@@ -111,51 +111,51 @@ pub(crate) fn renew(account: &Account, seen: &Credential, why: Why) -> Result<Cr
 
 /// Uses what another process has written since the credential was read, unless it has expired again, for example because
 /// the machine was suspended between the two reads.
-fn adopt(account: &Account, current: Credential, why: Why) -> Result<Credential> {
+fn adopt(source: &CredentialSource, current: Credential, why: Why) -> Result<Credential> {
     log::debug!("adopting what another process wrote");
-    if current.left((account.clock)()).is_some() { Ok(current) } else { renew(account, &current, why) }
+    if current.left((source.clock)()).is_some() { Ok(current) } else { renew(source, &current, why) }
 }
 
 /// Under our lock: takes Qwen Code's lock, then makes up to three attempts, each of which reads the file right before
 /// its request.
 fn renew_locked(
-    account: &Account,
+    source: &CredentialSource,
     seen: &Credential,
     (provider, server): (&Provider, &AuthorizationServer),
     guard: &mut Guard,
     (as_is, deadline): (Duration, Instant),
 ) -> Result<Credential> {
-    let mut version = account.store.version();
+    let mut version = source.store.version();
     let is_renewed = || {
-        let now = account.store.version();
+        let now = source.store.version();
         let is_new = now != std::mem::replace(&mut version, now);
-        Ok(is_new && account.require()?.differs_from(seen))
+        Ok(is_new && source.require()?.differs_from(seen))
     };
     // Before our own lock changes the directory.
     let has_traces = guard.locks.shows_foreign_renewal();
-    if has_traces && seen.lasts(as_is, (account.clock)()) {
+    if has_traces && seen.lasts(as_is, (source.clock)()) {
         return Ok(seen.clone());
     }
     if !guard.locks.lock_qwen_code(deadline, is_renewed)? {
-        return account.require();
+        return source.require();
     }
     let over = Instant::now() + RENEWAL_TIMEOUT;
     if guard.locks.saw_a_lock_vanish() || has_traces {
-        if !account.require()?.differs_from(seen) && seen.lasts(as_is, (account.clock)()) {
+        if !source.require()?.differs_from(seen) && seen.lasts(as_is, (source.clock)()) {
             return Ok(seen.clone());
         }
         if !guard.locks.await_change(version, FOREIGN_RENEWAL_TIMEOUT) && DeferredSignals::noted() {
             return Failed::new(Failure::Temporary, "interrupted while another program may be renewing").err();
         }
     }
-    let connection = account.network.connect(&server.token_endpoint)?;
-    let mut attempt = Attempt { account, provider, server, connection, guard, over };
+    let connection = source.network.connect(&server.token_endpoint)?;
+    let mut attempt = Attempt { source, provider, server, connection, guard, over };
     let mut current = seen.clone();
     // At most three attempts.
     for again in [true, true, false] {
         match attempt.spend(&current)? {
             Spent::Renewed(credential) => return Ok(credential),
-            Spent::Superseded(other) if again && other.left((account.clock)()).is_none() => {
+            Spent::Superseded(other) if again && other.left((source.clock)()).is_none() => {
                 attempt.guard.knows(&other);
                 current = other;
             }
@@ -175,7 +175,7 @@ fn renew_locked(
 
 /// One renewal under the locks.
 struct Attempt<'a> {
-    account: &'a Account,
+    source: &'a CredentialSource,
     provider: &'a Provider,
     server: &'a AuthorizationServer,
     connection: Connection,
@@ -193,18 +193,18 @@ impl Attempt<'_> {
         }
         self.guard.reserve(Some(&refresh_token))?;
         // Qwen Code's lock does not keep any process from writing, and the last read may be as old as the wait.
-        let before = self.account.snapshot()?;
+        let before = self.source.snapshot()?;
         if before.credential.refresh_token.as_ref() != Some(&refresh_token) {
             return Ok(Spent::Superseded(before.credential));
         }
         if let Err(why) = before.document() {
-            return self.account.damaged(&why);
+            return self.source.damaged(&why);
         }
-        let standing = origin::check(self.account, self.provider, self.server, &before.credential)?;
+        let standing = origin::check(self.source, self.provider, self.server, &before.credential)?;
         let _held = DeferredSignals::new();
         let limit = refresh::REFRESH_TIMEOUT.min(self.over.saturating_duration_since(Instant::now()));
-        let asked_at = (self.account.clock)();
-        log::info!("renewing the token of `{}`", self.account.profile);
+        let asked_at = (self.source.clock)();
+        log::info!("renewing the token of `{}`", self.source.profile);
         match refresh::request(self.server, &self.connection, &refresh_token, limit) {
             Ok(grant) => self.save(&grant, &before, asked_at).map(Spent::Renewed),
             Err(NotRenewed::Refused(why)) => self.after_refusal(&refresh_token, standing, &why).map(Spent::Superseded),
@@ -222,25 +222,25 @@ impl Attempt<'_> {
     }
 
     fn perhaps_spent(&self) -> String {
-        let login = self.account.login_hint();
+        let login = self.source.login_hint();
         format!("retry later; if the server accepted the token without a response, {login}")
     }
 
     /// The token that a killed process received for `refresh_token` and could not install.
     fn complete(&mut self, refresh_token: &Secret) -> Result<Option<Credential>> {
         let _held = DeferredSignals::new();
-        let account = self.account;
-        self.guard.complete(refresh_token, |successor| origin::carry(account, refresh_token, successor))
+        let source = self.source;
+        self.guard.complete(refresh_token, |successor| origin::carry(source, refresh_token, successor))
     }
 
     /// The refresh token of `current`, unless it is known to be invalid.
     fn usable_refresh_token(&self, current: &Credential) -> Result<Secret> {
-        let account = self.account;
+        let source = self.source;
         let Some(refresh_token) = current.refresh_token.clone() else {
-            return account.login_required("the token has expired and the login has no refresh token".into());
+            return source.login_required("the token has expired and the login has no refresh token".into());
         };
-        if refused::is_marked(&account.state, &refresh_token, &self.server.token_endpoint) {
-            return account.login_required("the login has expired: the server rejected its refresh token".into());
+        if refused::is_marked(&source.state, &refresh_token, &self.server.token_endpoint) {
+            return source.login_required("the login has expired: the server rejected its refresh token".into());
         }
         Ok(refresh_token)
     }
@@ -248,7 +248,7 @@ impl Attempt<'_> {
     /// Saves new tokens over the version whose token they replace, or over `before` if a program without our lock has
     /// removed it. If another program has logged in meanwhile, its login is kept and these tokens are discarded.
     fn save(&mut self, grant: &TokenResponse, before: &Snapshot, asked_at: SystemTime) -> Result<Credential> {
-        let account = self.account;
+        let source = self.source;
         let mut document = before.document().unwrap_or_default();
         document.renew(grant, asked_at);
         self.name_machine(&mut document);
@@ -258,35 +258,35 @@ impl Attempt<'_> {
         }
         // The old token is no longer valid: a failure to read the file again must not keep the new tokens from being
         // saved.
-        if let Ok(Found::Present(now)) = account.store.read() {
+        if let Ok(Found::Present(now)) = source.store.read() {
             if now.credential.refresh_token == before.credential.refresh_token {
                 document = now.document().unwrap_or(document);
                 document.renew(grant, asked_at);
                 self.name_machine(&mut document);
-            } else if now.credential.left((account.clock)()).is_some() {
+            } else if now.credential.left((source.clock)()).is_some() {
                 log::warn!("another program logged in during the renewal; its login was kept");
                 return Ok(now.credential);
             }
         }
         let kept = before.credential.refresh_token.as_ref().filter(|_| !grant.has_unusable_refresh_token);
         let token = grant.refresh_token.as_ref().or(kept).unwrap_or(&grant.access_token);
-        origin::remember(account, token, self.server);
+        origin::remember(source, token, self.server);
         let saved = self.guard.replace(&document);
         if let (Ok(saved), Some(spent)) = (&saved, &before.credential.refresh_token)
             && saved.refresh_token.as_ref() != Some(spent)
         {
-            origin::forget(account, spent);
-            origin::forget_all_but(account, saved.record_token());
+            origin::forget(source, spent);
+            origin::forget_all_but(source, saved.record_token());
             if let Some(successor) = &saved.refresh_token {
-                api_refusal::carry(account, spent, successor);
+                api_refusal::carry(source, spent, successor);
             }
         }
-        saved.map_err(|error| login::unsaved(account, &error, "the token was renewed", grant).into())
+        saved.map_err(|error| login::unsaved(source, &error, "the token was renewed", grant).into())
     }
 
     /// A file of our own records the machine that wrote it last.
     fn name_machine(&self, document: &mut CredentialDocument) {
-        if !self.account.store.is_shared() {
+        if !self.source.store.is_shared() {
             document.set("machine", machine::hash().as_deref());
         }
     }
@@ -295,23 +295,23 @@ impl Attempt<'_> {
     /// marked, and the file is removed if its access token has expired too; only its own server's rejection has this
     /// effect.
     fn after_refusal(&mut self, refresh_token: &Secret, standing: Standing, why: &str) -> Result<Credential> {
-        let account = self.account;
-        if let Found::Present(current) = account.store.read()? {
+        let source = self.source;
+        if let Found::Present(current) = source.store.read()? {
             let credential = current.credential;
             if credential.refresh_token.as_ref() != Some(refresh_token) {
                 return Ok(credential);
             }
-            if standing == Standing::Granted && credential.left((account.clock)()).is_none() {
+            if standing == Standing::Granted && credential.left((source.clock)()).is_none() {
                 self.guard.remove()?;
             }
         }
-        refused::mark(&account.state, refresh_token, &self.server.token_endpoint);
+        refused::mark(&source.state, refresh_token, &self.server.token_endpoint);
         if standing == Standing::Trial {
             let host = self.server.token_endpoint.host_str().unwrap_or_default();
             return Failed::new(Failure::LoginRequired, format!("`{host}` does not know this login: {why}"))
                 .hint("the login was kept; use the server that issued it, or log in again with this one")
                 .err();
         }
-        account.login_required(format!("the login has expired: {why}"))
+        source.login_required(format!("the login has expired: {why}"))
     }
 }

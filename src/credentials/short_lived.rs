@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use serde_json::Value;
 
-use super::{Account, Credential, Lifetime};
+use super::{Credential, CredentialSource, Lifetime};
 use crate::error::{Failed, Failure};
 use crate::http;
 use crate::oauth::REQUEST_TIMEOUT;
@@ -24,8 +24,12 @@ struct Minted {
 }
 
 /// A key that is valid for at most 30 minutes and replaces `credential`. It is not stored and cannot be revoked.
-pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: Lifetime) -> Result<Credential> {
-    let provider = account.provider(credential)?;
+pub(crate) fn short_lived(
+    source: &CredentialSource,
+    credential: &Credential,
+    lifetime: Lifetime,
+) -> Result<Credential> {
+    let provider = source.provider(credential)?;
     let Some(path) = &provider.short_lived else {
         return Failed::new(Failure::Usage, format!("{} has no short-lived keys", provider.title))
             .hint("omit `--short-lived`, or use a profile of `dashscope`")
@@ -44,10 +48,10 @@ pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: 
     let mut url = http::endpoint(&credential.base_url(&provider)?)?;
     url.set_path(path);
     url.set_query(Some(&format!("expire_in_seconds={}", MAX_LIFETIME.as_secs())));
-    let asked_at = (account.clock)();
+    let asked_at = (source.clock)();
     let host = url.host_str().unwrap_or_default().to_owned();
     let failed = |failure, why: &str| Failed::new(failure, format!("`{host}` did not issue a short-lived key: {why}"));
-    let reply = account
+    let reply = source
         .network
         .connect(&url)?
         .post_json(&url, &Value::Object(serde_json::Map::new()), Some(&credential.access_token), &[], REQUEST_TIMEOUT)
@@ -59,7 +63,7 @@ pub(crate) fn short_lived(account: &Account, credential: &Credential, lifetime: 
         }),
         401 | 403 if !reply.is_html() => {
             return failed(Failure::LoginRequired, &format!("it answered {} to the stored key", reply.status))
-                .hint(format!("the key may have been deleted; {}", account.login_hint()))
+                .hint(format!("the key may have been deleted; {}", source.login_hint()))
                 .err();
         }
         status => {

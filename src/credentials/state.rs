@@ -1,6 +1,6 @@
 //! The state of a credential, as far as it is known without a request.
 
-use super::{Account, Credential, Stored, api_refusal, check_origin, refused};
+use super::{Credential, CredentialSource, Stored, api_refusal, check_origin, refused};
 use crate::secret::Secret;
 
 /// What a stored credential is good for now.
@@ -18,35 +18,35 @@ pub(crate) enum State {
 }
 
 /// The state of what is stored, as far as it is known without a request.
-pub(crate) fn state_of(account: &Account, stored: &Stored) -> State {
+pub(crate) fn state_of(source: &CredentialSource, stored: &Stored) -> State {
     let credential = match stored {
         Stored::Missing => return State::Missing,
         Stored::Damaged(_) => return State::Damaged,
         Stored::Present(credential) => credential,
     };
-    let place = account.provider(credential).map(|provider| credential.base_url(&provider));
-    if api_refusal(account, credential).is_some() || place.is_ok_and(|place| place.is_err()) {
+    let place = source.provider(credential).map(|provider| credential.base_url(&provider));
+    if api_refusal(source, credential).is_some() || place.is_ok_and(|place| place.is_err()) {
         return State::Refused;
     }
     if credential.is_lasting() {
         return State::Valid;
     }
     if let Some(identity) = &credential.identity {
-        return if identity.problem(account).is_none() { State::Refreshable } else { State::Expired };
+        return if identity.problem(source).is_none() { State::Refreshable } else { State::Expired };
     }
     match &credential.refresh_token {
-        Some(token) if refused::is_marked_for_any(&account.state, token) && is_refused(account, credential, token) => {
+        Some(token) if refused::is_marked_for_any(&source.state, token) && is_refused(source, credential, token) => {
             State::Refused
         }
-        _ if credential.left((account.clock)()).is_some() => State::Valid,
-        Some(_) if check_origin(account, credential).is_err() => State::Expired,
+        _ if credential.left((source.clock)()).is_some() => State::Valid,
+        Some(_) if check_origin(source, credential).is_err() => State::Expired,
         Some(_) => State::Refreshable,
         None => State::Expired,
     }
 }
 
 /// Whether the server that would receive it has rejected `token`.
-fn is_refused(account: &Account, credential: &Credential, token: &Secret) -> bool {
-    let server = account.provider(credential).and_then(|provider| provider.server(credential.issuer.as_deref()));
-    server.is_ok_and(|server| refused::is_marked(&account.state, token, &server.token_endpoint))
+fn is_refused(source: &CredentialSource, credential: &Credential, token: &Secret) -> bool {
+    let server = source.provider(credential).and_then(|provider| provider.server(credential.issuer.as_deref()));
+    server.is_ok_and(|server| refused::is_marked(&source.state, token, &server.token_endpoint))
 }

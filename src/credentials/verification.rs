@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Account, Credential, endpoints, exchanged, remember_verification};
+use super::{Credential, CredentialSource, endpoints, exchanged, remember_verification};
 use crate::error::{Failure, Report};
 use crate::http::{self, Connection, Network, Reply, TransportError};
 use crate::oauth::REQUEST_TIMEOUT;
@@ -42,12 +42,12 @@ pub(crate) struct VerificationRequest<'a> {
 /// Verifies the stored `credential` at its API, and records the outcome.
 ///
 /// Errors: a base URL that the credential must not be sent to.
-pub(crate) fn verify(account: &Account, credential: &Credential) -> Result<Verification> {
+pub(crate) fn verify(source: &CredentialSource, credential: &Credential) -> Result<Verification> {
     let Some(identity) = credential.identity.as_ref().filter(|_| credential.access_token.expose().is_empty()) else {
-        return prove_token(account, credential);
+        return prove_token(source, credential);
     };
-    let verification = match exchanged(account, credential, identity) {
-        Ok(granted) => return prove_token(account, &granted),
+    let verification = match exchanged(source, credential, identity) {
+        Ok(granted) => return prove_token(source, &granted),
         Err(error) => {
             let Report { failure, message, .. } = Report::of(&error);
             if failure == Failure::LoginRequired {
@@ -57,21 +57,21 @@ pub(crate) fn verify(account: &Account, credential: &Credential) -> Result<Verif
             }
         }
     };
-    remember_verification(account, credential, &verification);
+    remember_verification(source, credential, &verification);
     Ok(verification)
 }
 
-fn prove_token(account: &Account, credential: &Credential) -> Result<Verification> {
-    let provider = account.provider(credential)?;
+fn prove_token(source: &CredentialSource, credential: &Credential) -> Result<Verification> {
+    let provider = source.provider(credential)?;
     let base_url = credential.base_url(&provider)?;
-    let model = endpoints::model_of(account, credential, &provider);
-    let credential = account.with_secret(credential.clone())?;
+    let model = endpoints::model_of(source, credential, &provider);
+    let credential = source.with_secret(credential.clone())?;
     let token = &credential.access_token;
-    let network = &account.network;
+    let network = &source.network;
     let request =
         VerificationRequest { provider: &provider, base_url: &base_url, token, model: model.as_deref(), network };
     let verification = request.ask()?;
-    remember_verification(account, &credential, &verification);
+    remember_verification(source, &credential, &verification);
     Ok(verification)
 }
 

@@ -1,4 +1,4 @@
-//! A cache in front of the stored credential: calls `Account::fresh` and `renew` without blocking requests.
+//! A cache in front of the stored credential: calls `fresh` and `renew` without blocking requests.
 //!
 //! Hazard: the file may change between any two requests (a renewal by another process, a login, a logout), and reading
 //! it involves locks, disk and network.
@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, oneshot};
 use super::anthropic::Endpoint;
 use super::edge::Edge;
 use super::upstream::Origin;
-use crate::credentials::{Account, ApiMark, Credential, Lifetime, MARGIN, Why, fresh, renew};
+use crate::credentials::{ApiMark, Credential, CredentialSource, Lifetime, MARGIN, Why, fresh, renew};
 use crate::error::{Failed, Failure, Report};
 use crate::http;
 use crate::platform::disk::Version;
@@ -124,8 +124,8 @@ pub(super) struct CredentialCache {
 }
 
 impl CredentialCache {
-    pub(super) fn start(account: Account) -> Result<Self> {
-        let watched = account.watched().map(Path::to_owned);
+    pub(super) fn start(source: CredentialSource) -> Result<Self> {
+        let watched = source.watched().map(Path::to_owned);
         let (jobs, queue) = mpsc::channel();
         let work = move || {
             let mut failure: Option<(Instant, Failed)> = None;
@@ -134,7 +134,7 @@ impl CredentialCache {
                 let found = match &failure {
                     Some((at, failed)) if since < *at => Err(failed.clone()),
                     _ => {
-                        let found = find(&account, &wanted);
+                        let found = find(&source, &wanted);
                         failure = found.as_ref().err().map(|failed| (Instant::now(), failed.clone()));
                         found
                     }
@@ -308,32 +308,32 @@ impl Drop for CredentialCache {
 }
 
 /// Runs on the thread.
-fn find(account: &Account, wanted: &Wanted) -> Result<Found, Failed> {
+fn find(source: &CredentialSource, wanted: &Wanted) -> Result<Found, Failed> {
     let find = || {
-        let version = || account.watched().and_then(|path| Version::of(path).ok());
+        let version = || source.watched().and_then(|path| Version::of(path).ok());
         let mut stamp = version();
         let credential = match wanted {
-            Wanted::Lasting(lifetime) => fresh(account, Lifetime::Preferably(*lifetime))?,
+            Wanted::Lasting(lifetime) => fresh(source, Lifetime::Preferably(*lifetime))?,
             Wanted::Other(refused) => {
-                account.note_refusal(refused);
-                let current = account.require()?;
+                source.note_refusal(refused);
+                let current = source.require()?;
                 if current.access_token == refused.access_token {
-                    let renewed = renew(account, &current, Why::Refused)?;
+                    let renewed = renew(source, &current, Why::Refused)?;
                     stamp = None;
                     renewed
                 } else {
-                    fresh(account, Lifetime::Preferably(MARGIN))?
+                    fresh(source, Lifetime::Preferably(MARGIN))?
                 }
             }
         };
-        let provider = account.provider(&credential)?;
+        let provider = source.provider(&credential)?;
         let base_url = credential.base_url(&provider)?;
         // After a renewal, the version is that of the new file, if this process wrote it.
         let stamp = stamp.or_else(|| {
             let stamp = version();
-            account.require().is_ok_and(|now| now.access_token == credential.access_token).then_some(stamp).flatten()
+            source.require().is_ok_and(|now| now.access_token == credential.access_token).then_some(stamp).flatten()
         });
-        let mark = ApiMark::of(account, &credential);
+        let mark = ApiMark::of(source, &credential);
         Ok(Found { credential, provider, base_url, stamp, mark, generation: None })
     };
     find().map_err(|error| failed(&error))

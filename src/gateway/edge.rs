@@ -12,7 +12,7 @@ use super::Gateway;
 use super::credential::Found;
 use super::fleet::{Fleet, Opened};
 use super::reload::LOOK;
-use crate::credentials::{Account, ApiMark, Credential};
+use crate::credentials::{ApiMark, Credential, CredentialSource};
 use crate::error::{Failed, Failure, printable};
 use crate::limits::shared::{Looked, Shared};
 
@@ -48,7 +48,7 @@ pub(super) async fn look_at_homes(gateway: Rc<Gateway>) {
 
 /// One profile whose login is on another machine.
 pub(super) struct Edge {
-    account: Account,
+    source: CredentialSource,
     shared: Rc<Shared>,
     fleet: Rc<Fleet>,
     held: RefCell<Held>,
@@ -58,9 +58,9 @@ pub(super) struct Edge {
 }
 
 impl Edge {
-    pub(super) fn new(account: Account, shared: Rc<Shared>, fleet: Rc<Fleet>) -> Self {
+    pub(super) fn new(source: CredentialSource, shared: Rc<Shared>, fleet: Rc<Fleet>) -> Self {
         Self {
-            account,
+            source,
             shared,
             fleet,
             held: RefCell::new(Held::Nothing),
@@ -70,7 +70,7 @@ impl Edge {
     }
 
     fn profile(&self) -> &str {
-        &self.account.profile
+        &self.source.profile
     }
 
     /// Reads the server. Returns `true` if that changed what this edge has.
@@ -146,12 +146,12 @@ impl Edge {
 
     fn found(&self, credential: Credential, generation: u64) -> Result<Found, Failed> {
         let find = || {
-            let provider = self.account.provider(&credential)?;
+            let provider = self.source.provider(&credential)?;
             let base_url = credential.base_url(&provider)?;
             Ok((provider, base_url))
         };
         let (provider, base_url) = find().map_err(|error| super::credential::failed(&error))?;
-        let mark = ApiMark::of(&self.account, &credential);
+        let mark = ApiMark::of(&self.source, &credential);
         Ok(Found { credential, provider, base_url, stamp: None, mark, generation: Some(generation) })
     }
 

@@ -24,7 +24,7 @@ use super::refusal::Refusal;
 use super::rejection::{DeferredResponse, Unserved};
 use super::response_body::ResponseBody;
 use super::served_profile::ServedProfile;
-use crate::credentials::Account;
+use crate::credentials::CredentialSource;
 use crate::error::note;
 use crate::providers::error::Cause;
 use crate::usage::Event;
@@ -35,7 +35,7 @@ const PATHS: [&str; 4] = ["/chat/completions", "/completions", "/responses", "/m
 
 /// Another profile that serves, with the names that models have there.
 pub(crate) struct Target {
-    pub(crate) account: Account,
+    pub(crate) source: CredentialSource,
     /// By the name that clients use.
     pub(crate) models: BTreeMap<String, String>,
 }

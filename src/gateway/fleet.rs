@@ -10,7 +10,7 @@ use anyhow::Result;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::credentials::{Account, Lent, Stored};
+use crate::credentials::{CredentialSource, Lent, Stored};
 use crate::keys::TeamSecret;
 
 /// The purpose for which tokens are encrypted.
@@ -41,11 +41,11 @@ pub(crate) struct Part {
 
 impl Part {
     /// Errors: the store cannot be read.
-    pub(crate) fn of(&self, account: &Account) -> Result<Role> {
+    pub(crate) fn of(&self, source: &CredentialSource) -> Result<Role> {
         if self.fleet.is_none() {
             return Ok(Role::Alone);
         }
-        Ok(match (account.load_record()?, self.asked) {
+        Ok(match (source.load_record()?, self.asked) {
             // A key is never renewed, and every machine may have it.
             (Stored::Present(credential), _) if !credential.is_login() => Role::Alone,
             (_, Some(role)) => role,

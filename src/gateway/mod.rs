@@ -164,7 +164,7 @@ impl Gateway {
         options: GatewayOptions,
         has_scraper: bool,
     ) -> Result<Self> {
-        let Served { account, accounts, key_file, fallback, metrics: _, keyed, members } = served;
+        let Served { source, lookup, key_file, fallback, metrics: _, keyed, members } = served;
         let traffic = Traffic::new(options.log.as_deref(), options.metrics || has_scraper)?;
         traffic.use_key(&key);
         let events = Rc::new(Events::new(Hooks::new(options.hooks.clone(), &options.state)));
@@ -186,7 +186,7 @@ impl Gateway {
             upstream: Upstream::new(options.ca_file.clone()),
             budget: RefCell::default(),
             bodies: Budget::new(KEPT_BODIES),
-            profiles: Profiles::open(common, account, fallback, accounts)?,
+            profiles: Profiles::open(common, source, fallback, lookup)?,
             team: keyed.map(|keyed| Team::open(keyed, shared.as_ref())).transpose()?,
             shared,
             members,

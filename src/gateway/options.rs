@@ -9,7 +9,7 @@ use super::listener::Listener;
 use super::profiles::ProfileLookup;
 use super::team::Keyed;
 use super::well_known::Members;
-use crate::credentials::Account;
+use crate::credentials::CredentialSource;
 use crate::hooks;
 use crate::limits::shared::Where;
 
@@ -50,10 +50,10 @@ pub(crate) struct GatewayOptions {
     pub(crate) serve: Option<Role>,
 }
 
-/// What is served: one profile at `/v1`, and with `accounts` every one at `/p/NAME/v1`.
+/// What is served: one profile at `/v1`, and with `lookup` every one at `/p/NAME/v1`.
 pub(crate) struct Served {
-    pub(crate) account: Account,
-    pub(crate) accounts: Option<ProfileLookup>,
+    pub(crate) source: CredentialSource,
+    pub(crate) lookup: Option<ProfileLookup>,
     /// Where the clients' key is in a file.
     pub(crate) key_file: Option<PathBuf>,
     /// Profiles that serve when this one's limit or plan is used up or its service is down, in this order.

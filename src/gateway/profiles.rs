@@ -10,12 +10,12 @@ use anyhow::Result;
 use super::fallback::{Fallback, Target};
 use super::fleet::Fleet;
 use super::served_profile::{Common, ServedProfile};
-use crate::credentials::Account;
+use crate::credentials::CredentialSource;
 use crate::error::Report;
 use crate::usage::Counts;
 
-/// Finds the account of a profile; `None` where there is none.
-pub(crate) type ProfileLookup = Box<dyn Fn(&str) -> Option<Account> + Send>;
+/// Finds where the credential of a profile comes from; `None` if there is no such profile.
+pub(crate) type ProfileLookup = Box<dyn Fn(&str) -> Option<CredentialSource> + Send>;
 
 pub(super) struct Profiles {
     common: Rc<Common>,
@@ -32,16 +32,16 @@ impl Profiles {
     /// `fallback`: the profiles that serve when the first one cannot, in this order.
     pub(super) fn open(
         common: Common,
-        first: Account,
+        first: CredentialSource,
         fallback: Vec<Target>,
         lookup: Option<ProfileLookup>,
     ) -> Result<Self> {
         let common = Rc::new(common);
-        let open = |account| ServedProfile::open(account, Rc::clone(&common)).map(Rc::new);
+        let open = |source| ServedProfile::open(source, Rc::clone(&common)).map(Rc::new);
         let first = open(first)?;
         let mut targets = Vec::new();
-        for Target { account, models } in fallback {
-            targets.push((open(account)?, models));
+        for Target { source, models } in fallback {
+            targets.push((open(source)?, models));
         }
         let fallback = (!targets.is_empty()).then(|| Fallback::new(&first.profile, targets));
         Ok(Self { common, first, fallback, lookup, others: RefCell::default() })
@@ -58,8 +58,8 @@ impl Profiles {
         if let Some(served) = self.all().into_iter().find(|served| served.profile == profile) {
             return Ok(served);
         }
-        let account = lookup(profile).ok_or_else(|| "there is no such profile".to_owned())?;
-        let served = ServedProfile::open(account, Rc::clone(&self.common));
+        let source = lookup(profile).ok_or_else(|| "there is no such profile".to_owned())?;
+        let served = ServedProfile::open(source, Rc::clone(&self.common));
         let served = Rc::new(served.map_err(|error| Report::of(&error).message)?);
         self.others.borrow_mut().insert(profile.to_owned(), Rc::clone(&served));
         Ok(served)

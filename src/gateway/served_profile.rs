@@ -16,7 +16,7 @@ use super::events::Events;
 use super::fleet::{Part, Role};
 use super::pacing;
 use super::served_account::ServedAccount;
-use crate::credentials::Account;
+use crate::credentials::CredentialSource;
 use crate::error::{Failed, Failure};
 use crate::limits::shared::Shared;
 use crate::usage::Event;
@@ -50,14 +50,14 @@ pub(super) struct ServedProfile {
 }
 
 impl ServedProfile {
-    pub(super) fn open(account: Account, common: Rc<Common>) -> Result<Self> {
-        let (profile, path) = (account.profile.clone(), account.store.path().to_owned());
-        let role = common.part.of(&account)?;
+    pub(super) fn open(source: CredentialSource, common: Rc<Common>) -> Result<Self> {
+        let (profile, path) = (source.profile.clone(), source.store.path().to_owned());
+        let role = common.part.of(&source)?;
         let cache = match (role, &common.shared, &common.part.fleet) {
             (Role::Edge, Some(shared), Some(fleet)) => {
-                CredentialCache::of_edge(Edge::new(account, Rc::clone(shared), Rc::clone(fleet)))
+                CredentialCache::of_edge(Edge::new(source, Rc::clone(shared), Rc::clone(fleet)))
             }
-            _ => CredentialCache::start(account)?,
+            _ => CredentialCache::start(source)?,
         };
         Ok(Self {
             common,

@@ -74,10 +74,10 @@ fn openai(session: &Session) -> Vec<Check> {
             "`unset OPENAI_API_BASE`, or `eval \"$(qwenauth env)\"` sets both",
         ));
     }
-    let account = session.account_of(&session.profile);
-    let ours = match account.load() {
+    let source = session.source_of(&session.profile);
+    let ours = match source.load() {
         Ok(Stored::Present(credential)) => {
-            let base = Endpoint::of(&account, &credential, None).map(|endpoint| endpoint.base_url).unwrap_or_default();
+            let base = Endpoint::of(&source, &credential, None).map(|endpoint| endpoint.base_url).unwrap_or_default();
             let same = key.as_deref() == Some(credential.access_token.expose());
             Some((base, same))
         }

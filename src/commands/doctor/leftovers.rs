@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Check;
 use super::storage::age;
-use crate::credentials::{Account, Pending, PendingLogin, Stored, marks_of_others, stray_origins};
+use crate::credentials::{CredentialSource, Pending, PendingLogin, Stored, marks_of_others, stray_origins};
 use crate::error::path_for_sh;
 use crate::paths::StateDirectory;
 use crate::profile::ProfileName;
@@ -24,16 +24,16 @@ const REMEDY: &str = "`qwenauth doctor --fix` removes it";
 pub(super) fn temporary_files(directories: &[PathBuf], session: &Session, fix: bool) -> Vec<Check> {
     let mut checks = Vec::new();
     // The token that a killed renewal was granted is the only one that the server still accepts.
-    let successors: Vec<(Account, PathBuf)> = accounts(session)
+    let successors: Vec<(CredentialSource, PathBuf)> = sources(session)
         .into_iter()
-        .filter_map(|account| account.store.unfinished().map(|path| (account, path)))
+        .filter_map(|source| source.store.unfinished().map(|path| (source, path)))
         .collect();
     let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if let Some((account, _)) = successors.iter().find(|(_, successor)| *successor == path) {
+        if let Some((source, _)) = successors.iter().find(|(_, successor)| *successor == path) {
             // The renewal that has it open is in progress, or has ended in the meantime.
-            if account.store.is_in_use() || !path.exists() {
+            if source.store.is_in_use() || !path.exists() {
                 continue;
             }
             let message = format!("`{}` was left by an interrupted renewal", path.display());
@@ -70,8 +70,8 @@ pub(super) fn pending_logins(session: &Session, fix: bool) -> Vec<Check> {
 }
 
 fn pending_login(name: &ProfileName, session: &Session, fix: bool) -> Option<Check> {
-    let account = session.account_of(name);
-    let pending = PendingLogin::of(&account);
+    let source = session.source_of(name);
+    let pending = PendingLogin::of(&source);
     match pending.state() {
         Ok(Pending::None) => None,
         Ok(Pending::Waiting) => {
@@ -91,19 +91,19 @@ fn pending_login(name: &ProfileName, session: &Session, fix: bool) -> Option<Che
 /// which server issued a token. Each is useless once its token or key is gone.
 pub(super) fn records_of_tokens(session: &Session, fix: bool) -> Vec<Check> {
     let mut checks: Vec<Check> = marks(session, fix).into_iter().collect();
-    let (state, accounts) = (&session.config.paths.state, accounts(session));
-    let found = stray_origins(state, &accounts, false).len();
+    let (state, sources) = (&session.config.paths.state, sources(session));
+    let found = stray_origins(state, &sources, false).len();
     if found > 0 {
         let message = format!("obsolete records of which server issued a token: {found}");
-        checks.push(removed(message, fix && stray_origins(state, &accounts, true).is_empty()));
+        checks.push(removed(message, fix && stray_origins(state, &sources, true).is_empty()));
     }
     checks
 }
 
 fn marks(session: &Session, fix: bool) -> Option<Check> {
     let mut secrets: Vec<Secret> = Vec::new();
-    for account in accounts(session) {
-        match account.load() {
+    for source in sources(session) {
+        match source.load() {
             Ok(Stored::Present(credential)) => {
                 secrets.extend(credential.refresh_token);
                 secrets.push(credential.access_token);
@@ -121,10 +121,10 @@ fn marks(session: &Session, fix: bool) -> Option<Check> {
     Some(removed(message, fix && marks.iter().all(|mark| fs::remove_file(mark).is_ok())))
 }
 
-fn accounts(session: &Session) -> Vec<Account> {
+fn sources(session: &Session) -> Vec<CredentialSource> {
     let mut names = session.config.paths.profiles().unwrap_or_default();
     names.push(session.profile.clone());
     names.sort();
     names.dedup();
-    names.iter().map(|name| session.account_of(name)).collect()
+    names.iter().map(|name| session.source_of(name)).collect()
 }

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::proxy::{self, Proxy, ProxyRoute};
 use super::{Check, Verdict};
-use crate::credentials::{Account, Credential, Kind, Stored, Verification, api_refusal, verify};
+use crate::credentials::{Credential, CredentialSource, Kind, Stored, Verification, api_refusal, verify};
 use crate::error::Report;
 use crate::http::{Connection, Network, Reply, TransportError};
 use crate::providers::{self, Provider};
@@ -26,14 +26,14 @@ struct CheckedServer {
 }
 
 pub(super) fn check(session: &Session) -> Vec<Check> {
-    let account = session.account_of(&session.profile);
-    let stored = account.load();
+    let source = session.source_of(&session.profile);
+    let stored = source.load();
     let credential = match &stored {
         Ok(Stored::Present(credential)) => Some(credential),
         _ => None,
     };
-    let servers = servers(&account, credential, session);
-    let network = &account.network;
+    let servers = servers(&source, credential, session);
+    let network = &source.network;
     // In parallel, because a server that does not respond takes its whole timeout.
     let mut checks: Vec<Check> = thread::scope(|scope| {
         let running: Vec<_> = servers.iter().map(|server| scope.spawn(|| check_server(network, server))).collect();
@@ -42,20 +42,20 @@ pub(super) fn check(session: &Session) -> Vec<Check> {
     // A server that does not respond is not asked again.
     let is_reached =
         !checks.iter().any(|check| matches!(check.name, "network" | "proxy") && check.verdict == Verdict::Fail);
-    checks.extend(credential.and_then(|credential| verified(&account, credential, is_reached)));
+    checks.extend(credential.and_then(|credential| verified(&source, credential, is_reached)));
     checks
 }
 
 /// At most two: where logins are renewed, and where requests are sent.
-fn servers(account: &Account, stored: Option<&Credential>, session: &Session) -> Vec<CheckedServer> {
+fn servers(source: &CredentialSource, stored: Option<&Credential>, session: &Session) -> Vec<CheckedServer> {
     let provider: Option<Provider> = match stored {
-        Some(credential) => account.provider(credential).ok(),
+        Some(credential) => source.provider(credential).ok(),
         None => providers::find(session.profile.as_str(), &session.config.overrides).ok(),
     };
     let Some(provider) = provider else { return Vec::new() };
     let login = provider.server(None).ok().map(|server| server.token_endpoint);
     let api = match stored {
-        Some(credential) => Endpoint::of(account, credential, None).ok().map(|endpoint| endpoint.base_url),
+        Some(credential) => Endpoint::of(source, credential, None).ok().map(|endpoint| endpoint.base_url),
         None => provider.base_url(None).ok(),
     };
     let api = api.and_then(|api| Url::parse(&api).ok()).and_then(|url| url.join("/").ok());
@@ -150,21 +150,21 @@ fn clock(host: &str, there: Option<SystemTime>) -> Option<Check> {
 }
 
 /// What the API says of the stored login, as with `status --check`. `is_reached`: it can be asked.
-fn verified(account: &Account, credential: &Credential, is_reached: bool) -> Option<Check> {
-    let profile = &account.profile;
-    let is_usable = credential.is_lasting() || credential.left((account.clock)()).is_some();
+fn verified(source: &CredentialSource, credential: &Credential, is_reached: bool) -> Option<Check> {
+    let profile = &source.profile;
+    let is_usable = credential.is_lasting() || credential.left((source.clock)()).is_some();
     // A command that prints the key may ask a person.
-    let verification = (is_reached && is_usable && credential.command.is_none()).then(|| verify(account, credential));
-    Some(match (verification, api_refusal(account, credential)) {
+    let verification = (is_reached && is_usable && credential.command.is_none()).then(|| verify(source, credential));
+    Some(match (verification, api_refusal(source, credential)) {
         (Some(Ok(Verification::Accepted)), _) => Check::ok("API", format!("accepts the login of `{profile}`")),
-        (Some(Ok(Verification::Refused(why))), _) => rejected(account, credential, &why),
+        (Some(Ok(Verification::Refused(why))), _) => rejected(source, credential, &why),
         (Some(Ok(Verification::Exhausted(why))), _) => {
-            let provider = account.provider(credential).ok().filter(|provider| !provider.base_url.is_empty());
+            let provider = source.provider(credential).ok().filter(|provider| !provider.base_url.is_empty());
             let whom = provider.map_or_else(|| "the owner of the server".to_owned(), |provider| provider.title);
             let what = format!("accepts the login of `{profile}`, but the account cannot be used: {why}");
             Check::fail("API", what, format!("resolve this with {whom}; you do not need to log in again"))
         }
-        (_, Some(refusal)) => rejected(account, credential, &refusal.reason),
+        (_, Some(refusal)) => rejected(source, credential, &refusal.reason),
         (Some(Ok(Verification::Unclear(why))), None) => {
             let what = format!("could not check the login of `{profile}`: {why}");
             Check::warn("API", what, "the login may be valid; retry later")
@@ -178,11 +178,11 @@ fn verified(account: &Account, credential: &Credential, is_reached: bool) -> Opt
 }
 
 /// A key works in one region of its provider only, and nothing but its API knows in which.
-fn rejected(account: &Account, credential: &Credential, why: &str) -> Check {
-    let has_regions = account.provider(credential).is_ok_and(|provider| !provider.regions.is_empty());
-    let mut remedy = account.login_hint();
+fn rejected(source: &CredentialSource, credential: &Credential, why: &str) -> Check {
+    let has_regions = source.provider(credential).is_ok_and(|provider| !provider.regions.is_empty());
+    let mut remedy = source.login_hint();
     if credential.kind == Kind::ApiKey && has_regions {
         remedy += " with the key: this detects the region where the key is valid";
     }
-    Check::fail("API", format!("rejects the login of `{}`: {why}", account.profile), remedy)
+    Check::fail("API", format!("rejects the login of `{}`: {why}", source.profile), remedy)
 }

@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use super::{Check, leftovers};
 use crate::commands::{ago, masked_key};
-use crate::credentials::{Account, Credential, Kind, STALE, State, Store, Stored, api_refusal, program_of, state_of};
+use crate::credentials::{
+    Credential, CredentialSource, Kind, STALE, State, Store, Stored, api_refusal, program_of, state_of,
+};
 use crate::environment::variable;
 use crate::error::Report;
 use crate::paths::{self, Paths};
@@ -31,7 +33,7 @@ pub(super) fn check(session: &Session, fix: bool) -> Vec<Check> {
     let paths = &session.config.paths;
     let mut checks = profiles(session);
     checks.extend(copies(session));
-    checks.extend(lock(&session.account_of(&ProfileName::qwen()).store, fix));
+    checks.extend(lock(&session.source_of(&ProfileName::qwen()).store, fix));
     let directories: Vec<PathBuf> =
         paths.directories().iter().filter_map(|directory| files::resolve(directory).ok()).collect();
     checks.extend(leftovers::temporary_files(&directories, session, fix));
@@ -84,39 +86,39 @@ fn profiles(session: &Session) -> Vec<Check> {
 }
 
 fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
-    let account = session.account_of(name);
+    let source = session.source_of(name);
     let mut checks = Vec::new();
     // Loading makes the file private, as every command does, and reports that on stderr.
-    if let Some(how) = access::readable_by_others(account.store.path()) {
+    if let Some(how) = access::readable_by_others(source.store.path()) {
         let what = format!("the file of `{name}` is readable by other users ({how})");
         checks.push(Check::warn("mode", what, access::HOW_TIGHTENED));
     }
-    if access::has_hard_links(account.store.path()) {
+    if access::has_hard_links(source.store.path()) {
         let what = format!("the file of `{name}` has hard links, which a renewal does not update");
         checks.push(Check::warn("copies", what, "keep one, and replace the others with symlinks"));
     }
-    checks.push(match account.load() {
-        Ok(stored) => login(name, &account, &stored, session),
+    checks.push(match source.load() {
+        Ok(stored) => login(name, &source, &stored, session),
         Err(error) => {
             let report = Report::of(&error);
-            Check::fail("login", report.message, report.hint.unwrap_or_else(|| account.login_hint()))
+            Check::fail("login", report.message, report.hint.unwrap_or_else(|| source.login_hint()))
         }
     });
-    if let Ok(Stored::Present(credential)) = account.load() {
-        checks.extend(is_replaceable(name, &account, &credential));
-        checks.extend(key(name, &account, &credential));
+    if let Ok(Stored::Present(credential)) = source.load() {
+        checks.extend(is_replaceable(name, &source, &credential));
+        checks.extend(key(name, &source, &credential));
     }
     checks
 }
 
-fn login(name: &ProfileName, account: &Account, stored: &Stored, session: &Session) -> Check {
-    let mut state = state_of(account, stored);
+fn login(name: &ProfileName, source: &CredentialSource, stored: &Stored, session: &Session) -> Check {
+    let mut state = state_of(source, stored);
     if let Stored::Present(credential) = stored
-        && let Some(refusal) = api_refusal(account, credential)
+        && let Some(refusal) = api_refusal(source, credential)
     {
         if *name != session.profile {
             let what = format!("the API rejects the login of `{name}`: {}", refusal.reason);
-            return Check::fail("login", what, account.login_hint());
+            return Check::fail("login", what, source.login_hint());
         }
         // The API of the active profile is queried by a check of its own.
         state = State::Valid;
@@ -132,30 +134,29 @@ fn login(name: &ProfileName, account: &Account, stored: &Stored, session: &Sessi
             Check::ok("login", format!("`{name}` has the API key {key}{}", stored.unwrap_or_default()))
         }
         (State::Valid, Stored::Present(credential)) => {
-            let left = credential.left((account.clock)()).map(|left| format!(", {} left", in_words(left)));
+            let left = credential.left((source.clock)()).map(|left| format!(", {} left", in_words(left)));
             Check::ok("login", format!("`{name}` has a valid token{}", left.unwrap_or_default()))
         }
         (State::Refreshable, Stored::Present(Credential { identity: Some(identity), .. })) => {
             Check::ok("login", format!("`{name}` requests a token for each command, with the {}", identity.place()))
         }
         (State::Expired, Stored::Present(Credential { identity: Some(identity), .. })) => {
-            let problem = identity.problem(account);
-            let remedy =
-                problem.as_ref().and_then(|failed| failed.hint.clone()).unwrap_or_else(|| account.login_hint());
+            let problem = identity.problem(source);
+            let remedy = problem.as_ref().and_then(|failed| failed.hint.clone()).unwrap_or_else(|| source.login_hint());
             let why = problem.map(|failed| failed.message).unwrap_or_default();
             Check::fail("login", format!("`{name}` cannot get a token: {why}"), remedy)
         }
         (State::Refreshable, _) => Check::ok("login", format!("`{name}` has expired and is renewed at its next use")),
         (State::Expired, _) => {
-            Check::fail("login", format!("`{name}` has expired and cannot be renewed"), account.login_hint())
+            Check::fail("login", format!("`{name}` has expired and cannot be renewed"), source.login_hint())
         }
         (State::Refused, _) => {
-            Check::fail("login", format!("the server rejected the refresh token of `{name}`"), account.login_hint())
+            Check::fail("login", format!("the server rejected the refresh token of `{name}`"), source.login_hint())
         }
         (_, Stored::Damaged(why)) => {
-            Check::fail("login", format!("the file of `{name}` is damaged: {why}"), account.login_hint())
+            Check::fail("login", format!("the file of `{name}` is damaged: {why}"), source.login_hint())
         }
-        _ => Check::fail("login", format!("`{name}` is not logged in"), account.login_hint()),
+        _ => Check::fail("login", format!("`{name}` is not logged in"), source.login_hint()),
     }
 }
 
@@ -173,23 +174,23 @@ fn key_command(name: &ProfileName, credential: &Credential) -> Check {
 }
 
 /// A login that cannot be saved cannot be renewed either.
-fn is_replaceable(name: &ProfileName, account: &Account, credential: &Credential) -> Option<Check> {
+fn is_replaceable(name: &ProfileName, source: &CredentialSource, credential: &Credential) -> Option<Check> {
     if credential.is_lasting() || credential.identity.is_some() {
         return None;
     }
-    let error = account.store.check_writable(SecretStore::File).err()?;
+    let error = source.store.check_writable(SecretStore::File).err()?;
     let report = Report::of(&error);
     let what = format!("`{name}` cannot be renewed: {}", report.message);
     Some(Check::fail("login", what, report.hint.unwrap_or_else(|| "check the mode and owner of that directory".into())))
 }
 
-fn key(name: &ProfileName, account: &Account, credential: &Credential) -> Vec<Check> {
+fn key(name: &ProfileName, source: &CredentialSource, credential: &Credential) -> Vec<Check> {
     let mut checks = Vec::new();
-    let endpoint = match Endpoint::of(account, credential, None) {
+    let endpoint = match Endpoint::of(source, credential, None) {
         Ok(endpoint) => endpoint,
         Err(error) => {
             let report = Report::of(&error);
-            return vec![Check::fail("address", report.message, report.hint.unwrap_or_else(|| account.login_hint()))];
+            return vec![Check::fail("address", report.message, report.hint.unwrap_or_else(|| source.login_hint()))];
         }
     };
     if credential.kind != Kind::ApiKey || credential.is_without_secret() {
@@ -211,7 +212,7 @@ fn key(name: &ProfileName, account: &Account, credential: &Credential) -> Vec<Ch
         checks.push(Check::fail("key", what, "use a pay-as-you-go key: `qwenauth login dashscope`"));
     }
     let created = credential.created_at.as_ref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-    if let (Some(created), Ok(now)) = (created, jiff::Timestamp::try_from((account.clock)())) {
+    if let (Some(created), Ok(now)) = (created, jiff::Timestamp::try_from((source.clock)())) {
         let days = (now - created).total(jiff::Unit::Hour).unwrap_or_default() / 24.0;
         #[expect(clippy::cast_possible_truncation, reason = "days of a human's key")]
         let days = days as i64;
@@ -228,32 +229,32 @@ fn copies(session: &Session) -> Vec<Check> {
     let paths = &session.config.paths;
     let mut files: Vec<(PathBuf, Secret)> = Vec::new();
     let mut checks = Vec::new();
-    let mut accounts: Vec<Account> =
-        paths.profiles().unwrap_or_default().iter().map(|name| session.account_of(name)).collect();
+    let mut sources: Vec<CredentialSource> =
+        paths.profiles().unwrap_or_default().iter().map(|name| session.source_of(name)).collect();
     if let Ok(home) = paths::home(&session.environment) {
         let default = home.join(".qwen/oauth_creds.json");
         if default != paths.credential(&ProfileName::qwen()) {
-            let mut other = session.account_of(&ProfileName::qwen());
+            let mut other = session.source_of(&ProfileName::qwen());
             other.store = Store::new(default, true);
-            accounts.push(other);
+            sources.push(other);
         }
     }
-    for account in accounts {
-        let Ok(Stored::Present(credential)) = account.load() else { continue };
+    for source in sources {
+        let Ok(Stored::Present(credential)) = source.load() else { continue };
         let Some(token) = credential.refresh_token else { continue };
         let same = files.iter().find(|(path, known)| {
-            *known == token && fs::canonicalize(path).ok() != fs::canonicalize(account.store.path()).ok()
+            *known == token && fs::canonicalize(path).ok() != fs::canonicalize(source.store.path()).ok()
         });
         if let Some((other, _)) = same {
             let what =
-                format!("`{}` and `{}` are copies of the same login", other.display(), account.store.path().display());
+                format!("`{}` and `{}` are copies of the same login", other.display(), source.store.path().display());
             checks.push(Check::fail(
                 "copies",
                 what,
                 "the next renewal invalidates one of them: keep only one, or log in separately",
             ));
         }
-        files.push((account.store.path().to_owned(), token));
+        files.push((source.store.path().to_owned(), token));
     }
     checks
 }
@@ -282,14 +283,14 @@ fn set_up(session: &Session) -> Vec<Check> {
     for tool in &TOOLS {
         let Ok(Some(record)) = setup::recorded(&session.config.paths.state, tool.name) else { continue };
         let Ok(profile) = ProfileName::parse(&record.profile) else { continue };
-        let account = session.account_of(&profile);
+        let source = session.source_of(&profile);
         let again = format!("`qwenauth setup {} --profile {profile}`", tool.name);
-        let Ok(Stored::Present(credential)) = account.load() else {
+        let Ok(Stored::Present(credential)) = source.load() else {
             let what = format!("{} is configured for `{profile}`, which is not logged in", tool.title);
-            checks.push(Check::fail("setup", what, account.login_hint()));
+            checks.push(Check::fail("setup", what, source.login_hint()));
             continue;
         };
-        let now = Endpoint::of(&account, &credential, None).map(|endpoint| endpoint.base_url).unwrap_or_default();
+        let now = Endpoint::of(&source, &credential, None).map(|endpoint| endpoint.base_url).unwrap_or_default();
         let is_gateway = url::Url::parse(&record.base_url).is_ok_and(|url| crate::http::is_loopback(&url));
         if record.base_url != now && !is_gateway {
             let what =

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::Check;
 use crate::commands::rfc3339;
-use crate::credentials::{Account, Stored};
+use crate::credentials::{CredentialSource, Stored};
 use crate::http::Reply;
 use crate::session::{Endpoint, Session};
 use crate::x509::Facts;
@@ -20,31 +20,31 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 pub(super) fn check(session: &Session) -> Vec<Check> {
-    let account = session.account_of(&session.profile);
-    match gateway(&account) {
-        Ok(url) => check_gateway(&account, &url),
+    let source = session.source_of(&session.profile);
+    match gateway(&source) {
+        Ok(url) => check_gateway(&source, &url),
         Err(check) => vec![check],
     }
 }
 
 /// The root of the gateway that the profile's requests go to.
-fn gateway(account: &Account) -> Result<Url, Check> {
-    let Ok(Stored::Present(credential)) = account.load() else {
-        let what = format!("profile `{}` is not logged in to a gateway", account.profile);
+fn gateway(source: &CredentialSource) -> Result<Url, Check> {
+    let Ok(Stored::Present(credential)) = source.load() else {
+        let what = format!("profile `{}` is not logged in to a gateway", source.profile);
         let remedy = "log in to one with `qwenauth login team --base-url https://GATEWAY/v1 --api-key-stdin`";
         return Err(Check::warn("team", what, remedy));
     };
     let base_url =
-        Endpoint::of(account, &credential, None).ok().and_then(|endpoint| Url::parse(&endpoint.base_url).ok());
+        Endpoint::of(source, &credential, None).ok().and_then(|endpoint| Url::parse(&endpoint.base_url).ok());
     let mut url = base_url.ok_or_else(|| Check::warn("team", "the profile has no base URL", "log in to a gateway"))?;
     let root = url.path().trim_end_matches('/').strip_suffix("/v1").unwrap_or_default().to_owned();
     url.set_path(&format!("{root}/readyz"));
     Ok(url)
 }
 
-fn check_gateway(account: &Account, url: &Url) -> Vec<Check> {
+fn check_gateway(source: &CredentialSource, url: &Url) -> Vec<Check> {
     let host = url.host_str().unwrap_or_default();
-    let connection = match account.network.connect(url) {
+    let connection = match source.network.connect(url) {
         Ok(connection) => connection,
         Err(error) => return vec![Check::fail("team", format!("{error:#}"), "see the other checks")],
     };

@@ -65,10 +65,10 @@ fn is_there(program: &OsStr) -> bool {
 }
 
 fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &KnownProgram, index: usize) -> Result<Launch> {
-    let account = session.account()?;
-    let credential = account.require()?;
-    let provider = account.provider(&credential)?;
-    let provider_url = Endpoint::of(&account, &credential, None)?.base_url;
+    let source = session.source()?;
+    let credential = source.require()?;
+    let provider = source.provider(&credential)?;
+    let provider_url = Endpoint::of(&source, &credential, None)?.base_url;
     let anthropic = anthropic_base(&provider, &provider_url, group.base_url);
     let title = format!("{} (qwenauth)", provider.title);
     let values = Values {
@@ -132,10 +132,10 @@ fn refused(session: &Session, provider: &Provider, child: &KnownProgram, need: N
 /// A stored profile whose provider has what is required.
 fn able_profile(session: &Session, need: Need) -> Option<String> {
     session.config.paths.profiles().ok()?.into_iter().find_map(|profile| {
-        let account = session.account_of(&profile);
-        let Ok(Stored::Present(credential)) = account.load_record() else { return None };
-        let provider = account.provider(&credential).ok()?;
-        let base_url = Endpoint::of(&account, &credential, None).ok()?.base_url;
+        let source = session.source_of(&profile);
+        let Ok(Stored::Present(credential)) = source.load_record() else { return None };
+        let provider = source.provider(&credential).ok()?;
+        let base_url = Endpoint::of(&source, &credential, None).ok()?.base_url;
         let is_able = match need {
             Need::Anthropic => provider.anthropic(&base_url).is_some(),
             // What anybody's server has is not known.

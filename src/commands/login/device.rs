@@ -10,7 +10,7 @@ use super::screen::{self, Waiting};
 use super::{Attempt, existing};
 use crate::commands::{print_json, rfc3339};
 use crate::credentials::{
-    Account, Credential, PendingLogin, Stored, Verification, VerificationRequest, login_server, store_grant,
+    Credential, CredentialSource, PendingLogin, Stored, Verification, VerificationRequest, login_server, store_grant,
     store_model, verify,
 };
 use crate::error::{Failed, Failure, note, printable};
@@ -29,9 +29,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const APPROVAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
-    let Attempt { args, account, provider, keep_in, .. } = attempt;
-    let (server, found) = login_server(account, provider)?;
-    let before = stored(account)?;
+    let Attempt { args, source, provider, keep_in, .. } = attempt;
+    let (server, found) = login_server(source, provider)?;
+    let before = stored(source)?;
     // From here to the stored login a signal is deferred, and handled when this is dropped: nothing is left half done.
     let held = DeferredSignals::new();
     let mut remarks = Vec::new();
@@ -48,7 +48,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         && !opened
         && terminal::can_prompt()
     {
-        approve_here(practice, &account.network, &authorization)?;
+        approve_here(practice, &source.network, &authorization)?;
     }
     let countdown = Countdown::start("Waiting for your approval", deadline);
     let lock = match wait_for_turn(attempt, &server, before.as_ref(), deadline)? {
@@ -63,7 +63,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     drop(countdown);
     if granted.is_err() && DeferredSignals::noted() {
         if !joined {
-            forget(account);
+            forget(source);
         }
         // A login that was there before stays for the next who resumes it.
         drop(lock);
@@ -75,10 +75,10 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         return granted.map(drop);
     }
     let stored = granted.and_then(|grant| {
-        store_grant(account, provider, &grant, (&server, found.as_ref()), args.model.as_deref(), *keep_in)
+        store_grant(source, provider, &grant, (&server, found.as_ref()), args.model.as_deref(), *keep_in)
     });
     // Not before it is stored: a process that waits for the lock expects one or the other.
-    forget(account);
+    forget(source);
     drop(lock);
     let credential = stored?;
     drop(held);
@@ -86,21 +86,21 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
 }
 
 fn conclude(attempt: &Attempt, credential: &Credential) -> Result<()> {
-    let verification = if attempt.args.no_verify { None } else { Some(verify(&attempt.account, credential)?) };
+    let verification = if attempt.args.no_verify { None } else { Some(verify(&attempt.source, credential)?) };
     attempt.conclude(credential, verification)
 }
 
 /// Stores another model with a login that stays, once the API serves it.
 pub(super) fn change_model(attempt: &Attempt) -> Result<()> {
-    let Attempt { args, account, provider, .. } = attempt;
-    let (Some(model), Some(mut credential)) = (args.model.as_deref(), existing(account)?) else {
+    let Attempt { args, source, provider, .. } = attempt;
+    let (Some(model), Some(mut credential)) = (args.model.as_deref(), existing(source)?) else {
         return log_in(attempt);
     };
     if !args.no_verify {
         let base_url = credential.base_url(provider)?;
         let token = &credential.access_token;
         let request =
-            VerificationRequest { provider, base_url: &base_url, token, model: Some(model), network: &account.network };
+            VerificationRequest { provider, base_url: &base_url, token, model: Some(model), network: &source.network };
         match request.ask()? {
             Verification::Refused(why) | Verification::Exhausted(why) => {
                 let message =
@@ -116,29 +116,29 @@ pub(super) fn change_model(attempt: &Attempt) -> Result<()> {
             Verification::Accepted | Verification::Unverifiable(_) => {}
         }
     }
-    credential = store_model(account, model)?;
+    credential = store_model(source, model)?;
     let verification = (!args.no_verify).then_some(Verification::Accepted);
     attempt.conclude(&credential, verification)
 }
 
 /// The pending login, or a new one. Returns whether it was pending.
 fn begin(attempt: &Attempt, server: &AuthorizationServer, remarks: &mut Vec<String>) -> Result<(Authorization, bool)> {
-    let Attempt { args, account, provider, .. } = attempt;
-    let _lock = PendingLogin::of(account).lock_start()?;
-    if let Some(pending) = PendingLogin::of(account).read(server)? {
+    let Attempt { args, source, provider, .. } = attempt;
+    let _lock = PendingLogin::of(source).lock_start()?;
+    if let Some(pending) = PendingLogin::of(source).read(server)? {
         remark(remarks, "a login is already pending; showing the same code");
         return Ok((pending, true));
     }
     if args.resume {
-        return Failed::new(Failure::LoginRequired, format!("no login of `{}` is pending", account.profile))
-            .hint(account.login_hint())
+        return Failed::new(Failure::LoginRequired, format!("no login of `{}` is pending", source.profile))
+            .hint(source.login_hint())
             .err();
     }
     if let Some(text) = &provider.note {
         remark(remarks, text);
     }
-    let authorization = device::request(server, &account.network, DeferredSignals::noted)?;
-    PendingLogin::of(account).keep(server, &authorization)?;
+    let authorization = device::request(server, &source.network, DeferredSignals::noted)?;
+    PendingLogin::of(source).keep(server, &authorization)?;
     Ok((authorization, false))
 }
 
@@ -161,11 +161,11 @@ fn wait_for_turn(
     before: Option<&Credential>,
     deadline: Instant,
 ) -> Result<PollTurn> {
-    let account = &attempt.account;
+    let source = &attempt.source;
     loop {
-        let lock = PendingLogin::of(account).try_lock_poll()?;
-        if PendingLogin::of(account).read(server)?.is_none()
-            && let Some(credential) = stored(account)?
+        let lock = PendingLogin::of(source).try_lock_poll()?;
+        if PendingLogin::of(source).read(server)?.is_none()
+            && let Some(credential) = stored(source)?
             && before.is_none_or(|before| before.access_token != credential.access_token)
         {
             return Ok(PollTurn::Done(credential));
@@ -180,16 +180,16 @@ fn wait_for_turn(
     }
 }
 
-fn stored(account: &Account) -> Result<Option<Credential>> {
-    Ok(match account.load()? {
+fn stored(source: &CredentialSource) -> Result<Option<Credential>> {
+    Ok(match source.load()? {
         Stored::Present(credential) => Some(credential),
         Stored::Missing | Stored::Damaged(_) => None,
     })
 }
 
 /// The outcome is already decided, so failing to delete the pending file is only a warning.
-fn forget(account: &Account) {
-    if let Err(error) = PendingLogin::of(account).forget() {
+fn forget(source: &CredentialSource) {
+    if let Err(error) = PendingLogin::of(source).forget() {
         note(&format!("warning: cannot remove the record of the pending login: {error:#}"));
     }
 }

@@ -101,7 +101,7 @@ fn reusable_key(attempt: &Attempt, place: Option<&Target>, stored: Option<&Targe
     if !may_go || attempt.args.force {
         return Ok(None);
     }
-    Ok(Some(attempt.account.with_secret(key.clone())?.access_token))
+    Ok(Some(attempt.source.with_secret(key.clone())?.access_token))
 }
 
 fn is_elsewhere(place: Option<&Target>, stored: Option<&Target>) -> bool {
@@ -118,7 +118,7 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
         return attempt.keep(stored);
     }
     let store = if command.is_some() { SecretStore::Command } else { attempt.keep_in };
-    attempt.account.store.check_writable(store)?;
+    attempt.source.store.check_writable(store)?;
     attempt.warn_of_terms(secret.expose());
     let (target, verification) = if attempt.args.no_verify {
         (targets.remove(0), None)
@@ -136,9 +136,9 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
     }
     let model = model(attempt, &secret, &target, verification.as_ref());
     let key = NewKey { secret, base_url: target.base_url, region: target.region, model, command, store };
-    let credential = store_key(&attempt.account, &attempt.provider, &key, rfc3339(SystemTime::now()).as_deref())?;
+    let credential = store_key(&attempt.source, &attempt.provider, &key, rfc3339(SystemTime::now()).as_deref())?;
     if let Some(verification) = &verification {
-        remember_verification(&attempt.account, &credential, verification);
+        remember_verification(&attempt.source, &credential, verification);
     }
     attempt.conclude(&credential, verification)
 }
@@ -148,7 +148,7 @@ fn is_unchanged(attempt: &Attempt, secret: &Secret, command: Option<&str>, targe
     let (Some(stored), false) = (attempt.stored_key(), attempt.args.force) else { return Ok(false) };
     let place = Target::of(&attempt.provider, stored)?;
     let same_place = targets.iter().any(|target| target.base_url == place.base_url);
-    let same_model = attempt.args.model.is_none() || attempt.args.model == chosen_model_of(&attempt.account, stored);
+    let same_model = attempt.args.model.is_none() || attempt.args.model == chosen_model_of(&attempt.source, stored);
     let same_key = match command {
         Some(_) => stored.command.as_deref() == command,
         None => stored.access_token == *secret && stored.secret_store == attempt.keep_in,
@@ -158,7 +158,7 @@ fn is_unchanged(attempt: &Attempt, secret: &Secret, command: Option<&str>, targe
 
 /// Another process may have stored another key while this one verified the old one.
 fn check_not_replaced(attempt: &Attempt, secret: &Secret) -> Result<()> {
-    match attempt.account.load()? {
+    match attempt.source.load()? {
         Stored::Present(now) if now.access_token == *secret => Ok(()),
         Stored::Present(now)
             if now.command.is_some() && attempt.stored_key().is_some_and(|stored| stored.command == now.command) =>
@@ -182,7 +182,7 @@ fn model(attempt: &Attempt, secret: &Secret, target: &Target, verification: Opti
         attempt.provider.default_model.is_some()
             || stored.base_url(&attempt.provider).is_ok_and(|base_url| base_url == target.base_url)
     });
-    let kept = stored.and_then(|stored| chosen_model_of(&attempt.account, stored));
+    let kept = stored.and_then(|stored| chosen_model_of(&attempt.source, stored));
     kept.or_else(|| only_model(attempt, secret, target, verification))
 }
 
@@ -249,9 +249,9 @@ fn with_version(attempt: &Attempt, secret: &Secret, target: &Target) -> Result<O
 
 fn ask(attempt: &Attempt, secret: &Secret, target: &Target) -> Result<Verification> {
     let provider = &attempt.provider;
-    let kept = attempt.stored_key().and_then(|stored| chosen_model_of(&attempt.account, stored));
+    let kept = attempt.stored_key().and_then(|stored| chosen_model_of(&attempt.source, stored));
     let model = attempt.args.model.as_deref().or(kept.as_deref()).or(provider.default_model.as_deref());
-    let network = &attempt.account.network;
+    let network = &attempt.source.network;
     VerificationRequest { provider, base_url: &target.base_url, token: secret, model, network }.ask()
 }
 
@@ -305,7 +305,7 @@ fn only_model(
     if attempt.provider.default_model.is_some() || !matches!(verification, Some(Verification::Accepted)) {
         return None;
     }
-    let network = &attempt.account.network;
+    let network = &attempt.source.network;
     let request = VerificationRequest {
         provider: &attempt.provider,
         base_url: &target.base_url,
@@ -342,7 +342,7 @@ fn given(attempt: &Attempt) -> Result<Option<Secret>> {
         return from_stdin().map(Some);
     }
     if let Some(command) = &args.api_key_command {
-        return key_of(&attempt.account, command, &attempt.provider).map(Some);
+        return key_of(&attempt.source, command, &attempt.provider).map(Some);
     }
     args.api_key_env.as_deref().map(from_variable).transpose()
 }

@@ -13,7 +13,9 @@ use serde_json::json;
 
 use super::print_json;
 use crate::cli::{Global, LoginArgs, StoreChoice};
-use crate::credentials::{self, Account, Credential, Kind, State, Stored, Why, chosen_model_of, renew, state_of};
+use crate::credentials::{
+    self, Credential, CredentialSource, Kind, State, Stored, Why, chosen_model_of, renew, state_of,
+};
 use crate::error::{Failed, Failure, Report, note, printable};
 use crate::profile::ProfileName;
 use crate::profile::SecretStore;
@@ -39,7 +41,7 @@ struct Attempt<'a> {
     session: &'a Session,
     provider: Provider,
     profile: ProfileName,
-    account: Account,
+    source: CredentialSource,
     /// The credential that this login may replace.
     stored: Option<Credential>,
     /// Where it keeps its secret.
@@ -71,13 +73,13 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
             .hint(format!("replace the key in that file, or log in to another profile: `--profile {profile}-2`"))
             .err();
     }
-    let account = session.account_of(&profile);
-    let stored = match stored(args, &account)? {
+    let source = session.source_of(&profile);
+    let stored = match stored(args, &source)? {
         Stored::Present(credential) => Some(credential),
         Stored::Missing | Stored::Damaged(_) => None,
     };
     let keep_in = secret_store(args, &profile, session, stored.as_ref())?;
-    let attempt = Attempt { args, session, provider, profile, account, stored, keep_in, surroundings };
+    let attempt = Attempt { args, session, provider, profile, source, stored, keep_in, surroundings };
     let method = attempt.method()?;
     attempt.check_clipboard()?;
     if (args.no_wait || args.resume) && matches!(method, Method::Key | Method::Workload) {
@@ -100,7 +102,7 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     if !attempt.asks_for_a_new_login() && attempt.keeps_existing()? {
         return Ok(());
     }
-    attempt.account.store.check_writable(attempt.keep_in)?;
+    attempt.source.store.check_writable(attempt.keep_in)?;
     if method == Method::Device { device::log_in(&attempt) } else { openrouter::log_in(&attempt) }
 }
 
@@ -116,9 +118,9 @@ fn own_name(args: &LoginArgs, session: &Session) -> Result<Option<ProfileName>> 
 }
 
 /// What is stored. A keyring that does not give its secret out is no obstacle where another takes its place.
-fn stored(args: &LoginArgs, account: &Account) -> Result<Stored> {
-    match account.load() {
-        Err(_) if args.gives_key() || args.force => account.load_record(),
+fn stored(args: &LoginArgs, source: &CredentialSource) -> Result<Stored> {
+    match source.load() {
+        Err(_) if args.gives_key() || args.force => source.load_record(),
         stored => stored,
     }
 }
@@ -167,9 +169,9 @@ fn choose(
         return find(typed, session);
     }
     if let Some(profile) = named {
-        let account = session.account_of(profile);
-        if let Stored::Present(credential) = account.load_record()? {
-            return account.provider(&credential);
+        let source = session.source_of(profile);
+        if let Stored::Present(credential) = source.load_record()? {
+            return source.provider(&credential);
         }
         if providers::is_built_in(profile.as_str()) || overrides.table.contains_key(profile.as_str()) {
             return providers::find(profile.as_str(), overrides);
@@ -325,7 +327,7 @@ impl Attempt<'_> {
             note(&format!("the secret of `{profile}` is already in {place}"));
             return self.keep(stored);
         }
-        let credential = credentials::move_to(&self.account, store)?;
+        let credential = credentials::move_to(&self.source, store)?;
         note(&format!("the secret of `{profile}` is now in {place}"));
         self.activate();
         if self.args.json { self.announce(&credential, false) } else { Ok(()) }
@@ -341,7 +343,7 @@ impl Attempt<'_> {
     fn changes_model_only(&self) -> bool {
         let args = self.args;
         let differs = |stored: &Credential| {
-            stored.provider_name() == self.provider.name && chosen_model_of(&self.account, stored) != args.model
+            stored.provider_name() == self.provider.name && chosen_model_of(&self.source, stored) != args.model
         };
         args.model.is_some()
             && !(args.force || args.resume || args.no_wait)
@@ -353,8 +355,8 @@ impl Attempt<'_> {
         if self.stored.as_ref().is_none_or(|stored| stored.provider_name() != self.provider.name) {
             return Ok(false);
         }
-        let Some(credential) = existing(&self.account)? else { return Ok(false) };
-        let provider = self.account.provider(&credential)?;
+        let Some(credential) = existing(&self.source)? else { return Ok(false) };
+        let provider = self.source.provider(&credential)?;
         let shared = if self.profile.is_qwen() { ", the login Qwen Code uses too" } else { "" };
         if terminal::can_prompt() && !self.args.json {
             let key = match credential.kind {
@@ -415,13 +417,13 @@ impl Attempt<'_> {
 }
 
 /// A login that works: valid, or renewed just now. A renewal that fails leaves the question to a new login.
-fn existing(account: &Account) -> Result<Option<Credential>> {
-    let stored = account.load()?;
-    let state = state_of(account, &stored);
+fn existing(source: &CredentialSource) -> Result<Option<Credential>> {
+    let stored = source.load()?;
+    let state = state_of(source, &stored);
     let Stored::Present(credential) = stored else { return Ok(None) };
     match state {
         State::Valid => Ok(Some(credential)),
-        State::Refreshable => Ok(renew(account, &credential, Why::Asked).ok()),
+        State::Refreshable => Ok(renew(source, &credential, Why::Asked).ok()),
         _ => Ok(None),
     }
 }

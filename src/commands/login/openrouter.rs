@@ -78,7 +78,7 @@ fn asks_for_key() -> Result<bool> {
 
 /// Shows where to approve the login and leaves it pending.
 fn begin(attempt: &Attempt, authorize: &Authorize) -> Result<()> {
-    let login = PendingLogin::of(&attempt.account);
+    let login = PendingLogin::of(&attempt.source);
     let _lock = login.lock_start()?;
     let now = SystemTime::now();
     let pending = if let Some(pending) = login.read_code(&authorize.exchange)? {
@@ -98,11 +98,11 @@ fn begin(attempt: &Attempt, authorize: &Authorize) -> Result<()> {
 
 /// Completes a pending login with the code that its page showed.
 fn resume(attempt: &Attempt, authorize: &Authorize) -> Result<()> {
-    let account = &attempt.account;
-    let login = PendingLogin::of(account);
+    let source = &attempt.source;
+    let login = PendingLogin::of(source);
     let Some(pending) = login.read_code(&authorize.exchange)? else {
-        return Failed::new(Failure::LoginRequired, format!("no login of `{}` is pending", account.profile))
-            .hint(account.login_hint())
+        return Failed::new(Failure::LoginRequired, format!("no login of `{}` is pending", source.profile))
+            .hint(source.login_hint())
             .err();
     };
     if !attempt.args.code_stdin && !terminal::can_prompt() {
@@ -123,7 +123,7 @@ fn complete(attempt: &Attempt, authorize: &Authorize, granted: Granted, pkce: &P
     match granted {
         Granted::Key(key) => key::store_given(attempt, key),
         Granted::Code(code) => {
-            let secret = code::exchange(&authorize.exchange, &code, pkce, &attempt.account.network)?;
+            let secret = code::exchange(&authorize.exchange, &code, pkce, &attempt.source.network)?;
             key::store_granted(attempt, clean_key(secret.expose())?)
         }
     }

@@ -27,7 +27,7 @@ impl Attempt<'_> {
     pub(super) fn conclude(&self, credential: &Credential, verification: Option<Verification>) -> Result<()> {
         let verified = matches!(verification, Some(Verification::Accepted));
         // What was used up before may have been bought since.
-        let account = gateway::account_id(&self.provider, credential, self.account.store.path());
+        let account = gateway::account_id(&self.provider, credential, self.source.store.path());
         limits::forget(&self.session.config.paths.state, &self.provider.name, &account);
         match &verification {
             Some(Verification::Unclear(why) | Verification::Unverifiable(why)) => {
@@ -46,7 +46,7 @@ impl Attempt<'_> {
             self.activate();
             return self.announce(credential, verified);
         }
-        let place = place(&self.account.provider(credential)?, credential)?;
+        let place = place(&self.source.provider(credential)?, credential)?;
         let mut done = match self.stored_key() {
             Some(_) => format!("updated the login to {place}"),
             None => format!("logged in to {place}"),
@@ -127,7 +127,7 @@ impl Attempt<'_> {
     fn event(&self, name: &str, credential: &Credential) -> Value {
         let mut event = json!({
             "event": name,
-            "profile": self.account.profile,
+            "profile": self.source.profile,
             "provider": credential.provider_name(),
             "expires_at": credential.expires_at.and_then(rfc3339),
         });

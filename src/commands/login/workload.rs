@@ -22,7 +22,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         None => target::likely(provider, None)?.remove(0).base_url,
     };
     let identity = identity(attempt, &base_url)?;
-    attempt.account.store.check_writable(SecretStore::File)?;
+    attempt.source.store.check_writable(SecretStore::File)?;
     let place = identity.place();
     let credential = identified(provider, identity, base_url);
     let model = args.model.clone().or_else(|| kept_model(attempt));
@@ -32,9 +32,9 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
             .hint("try again later, or add `--no-verify` to store it unverified")
             .err();
     }
-    let stored = store_identity(&attempt.account, &credential, model.as_deref())?;
+    let stored = store_identity(&attempt.source, &credential, model.as_deref())?;
     if let Some(verification) = &verification {
-        remember_verification(&attempt.account, &stored, verification);
+        remember_verification(&attempt.source, &stored, verification);
     }
     if !args.json {
         note(&format!("no secret is stored: each command exchanges the {place} for a token"));
@@ -45,7 +45,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
 /// The model of the login that this one replaces, if it is of the same provider.
 fn kept_model(attempt: &Attempt) -> Option<String> {
     let stored = attempt.stored.as_ref().filter(|stored| stored.provider_name() == attempt.provider.name)?;
-    chosen_model_of(&attempt.account, stored)
+    chosen_model_of(&attempt.source, stored)
 }
 
 /// Errors: usage, where something is missing that will be needed each time.
@@ -97,17 +97,17 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 ///
 /// Errors: login required, where either refuses.
 fn verify(attempt: &Attempt, credential: &Credential, model: Option<&str>) -> Result<Verification> {
-    let (account, provider) = (&attempt.account, &attempt.provider);
+    let (source, provider) = (&attempt.source, &attempt.provider);
     let Some(identity) = &credential.identity else {
         return Ok(Verification::Unverifiable("the credential has no workload identity".into()));
     };
-    let granted = exchanged(account, credential, identity)?;
+    let granted = exchanged(source, credential, identity)?;
     let request = VerificationRequest {
         provider,
         base_url: &granted.base_url(provider)?,
         token: &granted.access_token,
         model: model.or(provider.default_model.as_deref()),
-        network: &account.network,
+        network: &source.network,
     };
     match request.ask()? {
         Verification::Refused(why) => Failed::new(

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use zeroize::Zeroizing;
 
-use super::super::Account;
+use super::super::CredentialSource;
 use super::super::key::clean_key;
 use crate::environment::{API_KEY, API_KEY_FILE, variable};
 use crate::error::{Failed, Failure, Report};
@@ -98,7 +98,7 @@ fn words_of(command: &str) -> Result<Vec<String>, shell_words::ParseError> {
 /// Runs `command` and returns the key that it prints.
 ///
 /// Errors: usage if it is not a valid command, temporary if it times out, login required if it fails.
-pub(crate) fn key_of(account: &Account, command: &str, provider: &Provider) -> Result<Secret> {
+pub(crate) fn key_of(source: &CredentialSource, command: &str, provider: &Provider) -> Result<Secret> {
     let words = match words_of(command) {
         Ok(words) if words.first().is_some_and(|program| !program.is_empty()) => words,
         Ok(_) => return Failed::new(Failure::Usage, "the key command is empty").err(),
@@ -108,23 +108,23 @@ pub(crate) fn key_of(account: &Account, command: &str, provider: &Provider) -> R
                 .err();
         }
     };
-    let file = std::path::absolute(account.store.path())?.display().to_string();
+    let file = std::path::absolute(source.store.path())?.display().to_string();
     let above = variable(RUNNING).map(|set| set.to_string_lossy().into_owned()).unwrap_or_default();
     if above.lines().any(|line| line == file) {
-        let message = format!("the key command of `{}` calls qwenauth for the same profile", account.profile);
+        let message = format!("the key command of `{}` calls qwenauth for the same profile", source.profile);
         return Failed::new(Failure::Other, message).hint("use a command that gets the key from elsewhere").err();
     }
-    if let Some(directory) = files::resolve(account.store.path())?.parent() {
+    if let Some(directory) = files::resolve(source.store.path())?.parent() {
         files::make_directory(directory)?;
     }
-    let _alone = account.store.lock(Instant::now() + LOCK_TIMEOUT)?;
+    let _alone = source.store.lock(Instant::now() + LOCK_TIMEOUT)?;
     // Another thread of this process may have run it while this one waited.
-    if let Some(answer) = account.answers.get(command) {
+    if let Some(answer) = source.answers.get(command) {
         return Ok(answer);
     }
     let mut started = with_withheld(&words, provider)?;
     started.env(RUNNING, format!("{above}{file}\n"));
-    log::info!("running the key command `{}` of `{}`", words[0], account.profile);
+    log::info!("running the key command `{}` of `{}`", words[0], source.profile);
     let output = output_of(&words[0], &mut started)?;
     let text = std::str::from_utf8(&output).map_err(|_| not_a_key(&words[0], "it is not text"))?;
     let key = clean_key(text).map_err(|error| {
@@ -132,7 +132,7 @@ pub(crate) fn key_of(account: &Account, command: &str, provider: &Provider) -> R
         let why = said.strip_prefix("the key ").and_then(|said| said.strip_suffix(", and nothing was stored"));
         not_a_key(&words[0], &format!("it {}", why.unwrap_or(&said)))
     })?;
-    account.answers.keep(command, &key);
+    source.answers.keep(command, &key);
     Ok(key)
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use super::super::key::clean_key;
 use super::super::refused::hash_of;
 use super::super::verification::{Verification, VerificationRequest};
-use super::super::{Account, Credential, Kind, Stored};
+use super::super::{Credential, CredentialSource, Kind, Stored};
 use crate::error::{Failed, Failure};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, PendingFile, Privacy};
@@ -171,8 +171,8 @@ impl GivenKey {
     }
 
     /// The current credential, without a request.
-    pub(in super::super) fn load(&self, account: &Account) -> Result<Stored> {
-        match self.offline(account) {
+    pub(in super::super) fn load(&self, source: &CredentialSource) -> Result<Stored> {
+        match self.offline(source) {
             Ok(credential) => Ok(Stored::Present(credential)),
             // For a profile of config.toml, the file is what a stored credential is for others.
             Err(error) if self.holder == Holder::Config && self.owner.is_ok() => {
@@ -184,29 +184,29 @@ impl GivenKey {
     }
 
     /// The credential, with its base URL if that is known without a request.
-    fn offline(&self, account: &Account) -> Result<Credential> {
+    fn offline(&self, source: &CredentialSource) -> Result<Credential> {
         let (secret, owner) = (self.secret()?, self.owner()?);
-        let base_url = owner.base_url.clone().or_else(|| remembered(&secret, owner, account));
+        let base_url = owner.base_url.clone().or_else(|| remembered(&secret, owner, source));
         Ok(credential(secret, owner, base_url))
     }
 
     /// The credential with its base URL, found by querying each region once.
     ///
     /// Errors: login required if every region rejects the key; temporary if one cannot be queried.
-    pub(in super::super) fn resolve(&self, account: &Account) -> Result<Credential> {
+    pub(in super::super) fn resolve(&self, source: &CredentialSource) -> Result<Credential> {
         let (secret, owner) = (self.secret()?, self.owner()?);
-        if let Some(base_url) = owner.base_url.clone().or_else(|| remembered(&secret, owner, account)) {
+        if let Some(base_url) = owner.base_url.clone().or_else(|| remembered(&secret, owner, source)) {
             return Ok(credential(secret, owner, Some(base_url)));
         }
-        let region = self.find_region(&secret, &owner.provider, account)?;
-        if let Err(error) = remember(&secret, account, &region) {
+        let region = self.find_region(&secret, &owner.provider, source)?;
+        if let Err(error) = remember(&secret, source, &region) {
             log::warn!("the region of the key is not remembered: {error:#}");
         }
         let base_url = owner.provider.regions.get(&region).map(|region| region.base_url.clone());
         Ok(credential(secret, owner, base_url))
     }
 
-    fn find_region(&self, secret: &Secret, provider: &Provider, account: &Account) -> Result<String> {
+    fn find_region(&self, secret: &Secret, provider: &Provider, source: &CredentialSource) -> Result<String> {
         let shown = self.shown();
         let mut names: Vec<&String> = provider.regions.keys().collect();
         names.sort_by_key(|name| provider.default_region.as_ref() != Some(name));
@@ -218,7 +218,7 @@ impl GivenKey {
                 base_url: &provider.regions[*name].base_url,
                 token: secret,
                 model: provider.default_model.as_deref(),
-                network: &account.network,
+                network: &source.network,
             };
             match request.ask()? {
                 Verification::Refused(why) if rejected.is_empty() => rejected = why,
@@ -335,19 +335,19 @@ fn text_of(bytes: &[u8]) -> Option<Secret> {
     std::str::from_utf8(bytes).ok().map(|text| Secret::new(text.to_owned()))
 }
 
-fn note_path(secret: &Secret, account: &Account) -> PathBuf {
-    StateDirectory::Regions.below(&account.state).join(hash_of(secret))
+fn note_path(secret: &Secret, source: &CredentialSource) -> PathBuf {
+    StateDirectory::Regions.below(&source.state).join(hash_of(secret))
 }
 
-fn remembered(secret: &Secret, owner: &Owner, account: &Account) -> Option<String> {
-    let Ok(Content::Bytes(bytes)) = files::read(&note_path(secret, account), Privacy::Private) else { return None };
+fn remembered(secret: &Secret, owner: &Owner, source: &CredentialSource) -> Option<String> {
+    let Ok(Content::Bytes(bytes)) = files::read(&note_path(secret, source), Privacy::Private) else { return None };
     let region = owner.provider.regions.get(std::str::from_utf8(&bytes).ok()?.trim())?;
     Some(region.base_url.clone())
 }
 
-fn remember(secret: &Secret, account: &Account, region: &str) -> Result<()> {
-    files::make_directory(&StateDirectory::Regions.below(&account.state))?;
-    PendingFile::reserve_unlocked(&note_path(secret, account), region.len(), Privacy::Private)?.write(region.as_bytes())
+fn remember(secret: &Secret, source: &CredentialSource, region: &str) -> Result<()> {
+    files::make_directory(&StateDirectory::Regions.below(&source.state))?;
+    PendingFile::reserve_unlocked(&note_path(secret, source), region.len(), Privacy::Private)?.write(region.as_bytes())
 }
 
 fn credential(access_token: Secret, owner: &Owner, base_url: Option<String>) -> Credential {

@@ -11,8 +11,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::super::Account;
-use super::Source;
+use super::super::CredentialSource;
+use super::IdTokenSource;
 use crate::error::{Failed, Failure, Report, printable};
 use crate::http;
 use crate::oauth::REQUEST_TIMEOUT;
@@ -71,11 +71,11 @@ pub(super) enum Found {
 }
 
 /// Looks for the ID token here.
-pub(super) fn look(source: Source, variable: Variables) -> Result<Found, NoIdToken> {
+pub(super) fn look(id_token_source: IdTokenSource, variable: Variables) -> Result<Found, NoIdToken> {
     let text = |name: &str| variable(name).and_then(|value| value.into_string().ok()).map(Secret::new);
-    let found = match source {
-        Source::File(path) => read(path)?,
-        Source::Variable(name) => match text(name) {
+    let found = match id_token_source {
+        IdTokenSource::File(path) => read(path)?,
+        IdTokenSource::Variable(name) => match text(name) {
             Some(text) => text,
             None => {
                 return none(
@@ -84,7 +84,7 @@ pub(super) fn look(source: Source, variable: Variables) -> Result<Found, NoIdTok
                 );
             }
         },
-        Source::GitHub => {
+        IdTokenSource::GitHub => {
             return match (text(REQUEST_URL), text(REQUEST_TOKEN)) {
                 (Some(url), Some(token)) => Ok(Found::Request { url, token }),
                 _ if variable("GITHUB_ACTIONS").is_some() => none(
@@ -98,22 +98,26 @@ pub(super) fn look(source: Source, variable: Variables) -> Result<Found, NoIdTok
             };
         }
     };
-    checked(&found, &place(source)).map(Found::IdToken)
+    checked(&found, &place(id_token_source)).map(Found::IdToken)
 }
 
-fn place(source: Source) -> String {
-    match source {
-        Source::File(path) => format!("`{}`", path.display()),
-        Source::Variable(name) => format!("`{}`", printable(name)),
-        Source::GitHub => "the response of GitHub".into(),
+fn place(id_token_source: IdTokenSource) -> String {
+    match id_token_source {
+        IdTokenSource::File(path) => format!("`{}`", path.display()),
+        IdTokenSource::Variable(name) => format!("`{}`", printable(name)),
+        IdTokenSource::GitHub => "the response of GitHub".into(),
     }
 }
 
 /// The ID token of this job.
-pub(super) fn get(account: &Account, source: Source, audience: Option<&str>) -> Result<Secret, NoIdToken> {
-    match look(source, account.variable)? {
+pub(super) fn get(
+    source: &CredentialSource,
+    id_token_source: IdTokenSource,
+    audience: Option<&str>,
+) -> Result<Secret, NoIdToken> {
+    match look(id_token_source, source.variable)? {
         Found::IdToken(token) => Ok(token),
-        Found::Request { url, token } => ask_github(account, &url, &token, audience),
+        Found::Request { url, token } => ask_github(source, &url, &token, audience),
     }
 }
 
@@ -157,7 +161,12 @@ fn checked(text: &Secret, place: &str) -> Result<Secret, NoIdToken> {
     Ok(Secret::new(token.into()))
 }
 
-fn ask_github(account: &Account, url: &Secret, token: &Secret, audience: Option<&str>) -> Result<Secret, NoIdToken> {
+fn ask_github(
+    source: &CredentialSource,
+    url: &Secret,
+    token: &Secret,
+    audience: Option<&str>,
+) -> Result<Secret, NoIdToken> {
     let mut url = http::endpoint(url.expose())
         .map_err(|error| NoIdToken(Failed::new(Failure::Other, format!("`{REQUEST_URL}`: {error:#}"))))?;
     if let Some(audience) = audience {
@@ -166,7 +175,7 @@ fn ask_github(account: &Account, url: &Secret, token: &Secret, audience: Option<
     let host = url.host_str().unwrap_or_default().to_owned();
     let failed =
         |failure, why: &str| NoIdToken(Failed::new(failure, format!("`{host}` did not issue an ID token: {why}")));
-    let reply = account
+    let reply = source
         .network
         .connect(&url)?
         .get(&url, Some(token), &[], REQUEST_TIMEOUT)
@@ -175,7 +184,7 @@ fn ask_github(account: &Account, url: &Secret, token: &Secret, audience: Option<
         200 => {
             let value = Fields::of(&reply.body).and_then(|fields| fields.secret("value"));
             match value {
-                Some(value) => checked(&value, &place(Source::GitHub)),
+                Some(value) => checked(&value, &place(IdTokenSource::GitHub)),
                 None => Err(failed(Failure::Temporary, "its response contains none")),
             }
         }

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use self::id_token::NoIdToken;
 pub(crate) use self::id_token::Variables;
-use super::{Account, Credential, Kind};
+use super::{Credential, CredentialSource, Kind};
 use crate::error::{Failed, Failure};
 use crate::oauth::REQUEST_TIMEOUT;
 use crate::oauth::exchange::{self, NotGranted};
@@ -49,36 +49,36 @@ pub(crate) struct Identity {
 
 /// Where ID tokens come from.
 #[derive(Debug, Clone, Copy)]
-enum Source<'a> {
+enum IdTokenSource<'a> {
     File(&'a Path),
     Variable(&'a str),
     GitHub,
 }
 
 impl Identity {
-    fn source(&self) -> Source<'_> {
+    fn id_token_source(&self) -> IdTokenSource<'_> {
         match (&self.id_token_file, &self.id_token_env) {
-            (Some(file), _) => Source::File(file),
-            (None, Some(name)) => Source::Variable(name),
-            (None, None) => Source::GitHub,
+            (Some(file), _) => IdTokenSource::File(file),
+            (None, Some(name)) => IdTokenSource::Variable(name),
+            (None, None) => IdTokenSource::GitHub,
         }
     }
 
     /// Where the ID token comes from, in a few words.
     pub(crate) fn place(&self) -> String {
-        match self.source() {
-            Source::File(file) => format!("ID token in `{}`", file.display()),
-            Source::Variable(name) => format!("ID token in `{name}`"),
-            Source::GitHub => "ID token of GitHub Actions".into(),
+        match self.id_token_source() {
+            IdTokenSource::File(file) => format!("ID token in `{}`", file.display()),
+            IdTokenSource::Variable(name) => format!("ID token in `{name}`"),
+            IdTokenSource::GitHub => "ID token of GitHub Actions".into(),
         }
     }
 
     /// The variables that let a child process get tokens as this one does.
     pub(crate) fn variables(&self) -> Vec<&str> {
-        match self.source() {
-            Source::File(_) => Vec::new(),
-            Source::Variable(name) => vec![name],
-            Source::GitHub => vec![id_token::REQUEST_URL, id_token::REQUEST_TOKEN],
+        match self.id_token_source() {
+            IdTokenSource::File(_) => Vec::new(),
+            IdTokenSource::Variable(name) => vec![name],
+            IdTokenSource::GitHub => vec![id_token::REQUEST_URL, id_token::REQUEST_TOKEN],
         }
     }
 
@@ -89,8 +89,8 @@ impl Identity {
     }
 
     /// Why there is no ID token here, as far as that is known without a request.
-    pub(crate) fn problem(&self, account: &Account) -> Option<Failed> {
-        id_token::look(self.source(), account.variable).err().map(Failed::from)
+    pub(crate) fn problem(&self, source: &CredentialSource) -> Option<Failed> {
+        id_token::look(self.id_token_source(), source.variable).err().map(Failed::from)
     }
 }
 
@@ -106,26 +106,28 @@ pub(crate) fn identified(provider: &Provider, identity: Identity, base_url: Stri
 /// A token for `credential`, which is not stored.
 ///
 /// Errors: login required if there is no ID token or it is rejected; temporary; other.
-pub(crate) fn exchanged(account: &Account, credential: &Credential, identity: &Identity) -> Result<Credential> {
-    let provider = account.provider(credential)?;
+pub(crate) fn exchanged(source: &CredentialSource, credential: &Credential, identity: &Identity) -> Result<Credential> {
+    let provider = source.provider(credential)?;
     let exchange = provider.exchange(&credential.base_url(&provider)?, identity.policy.as_deref())?;
     if exchange.endpoint.as_str() != identity.endpoint {
-        return account.login_required(format!(
+        return source.login_required(format!(
             "the login of `{}` is for `{}`, and `token_exchange` of `{}` now names `{}`",
-            account.profile, identity.endpoint, provider.name, exchange.endpoint
+            source.profile, identity.endpoint, provider.name, exchange.endpoint
         ));
     }
-    let connection = account.network.connect(&exchange.endpoint)?;
+    let connection = source.network.connect(&exchange.endpoint)?;
     let over = Instant::now() + TIMEOUT;
     let mut tries_left = 3;
     loop {
         tries_left -= 1;
-        let asked_at = (account.clock)();
-        let outcome = id_token::get(account, identity.source(), identity.audience.as_deref()).and_then(|id_token| {
-            log::info!("exchanging the ID token of the workload for a token of `{}`", account.profile);
-            let limit = REQUEST_TIMEOUT.min(over.saturating_duration_since(Instant::now()));
-            exchange::request(&exchange, &connection, &id_token, limit).map_err(|error| not_granted(error, identity))
-        });
+        let asked_at = (source.clock)();
+        let outcome =
+            id_token::get(source, identity.id_token_source(), identity.audience.as_deref()).and_then(|id_token| {
+                log::info!("exchanging the ID token of the workload for a token of `{}`", source.profile);
+                let limit = REQUEST_TIMEOUT.min(over.saturating_duration_since(Instant::now()));
+                exchange::request(&exchange, &connection, &id_token, limit)
+                    .map_err(|error| not_granted(error, identity))
+            });
         match outcome {
             Ok(grant) => {
                 return Ok(Credential {

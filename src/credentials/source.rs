@@ -1,4 +1,4 @@
-//! One profile's credential: where it is stored, its content, its provider, and the error if it is missing.
+//! Where one profile's credential comes from: the store or a given key, its provider, and the error if there is none.
 
 use std::path::{Path, PathBuf};
 
@@ -31,8 +31,8 @@ impl From<Found> for Stored {
     }
 }
 
-/// One profile's credential, and what is needed to use and renew it.
-pub(crate) struct Account {
+/// Where one profile's credential comes from, and what is needed to use and renew it.
+pub(crate) struct CredentialSource {
     pub(crate) profile: String,
     pub(crate) store: Store,
     pub(super) state: PathBuf,
@@ -46,7 +46,7 @@ pub(crate) struct Account {
     pub(crate) answers: Answers,
 }
 
-impl Account {
+impl CredentialSource {
     pub(crate) fn new(
         profile: &ProfileName,
         path: PathBuf,
