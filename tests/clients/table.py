@@ -34,25 +34,25 @@ CLIENTS = {
     "zed": ("Zed", None),
 }
 NOT_HERE = {
-    "crush": "its npm package brings no program but downloads one when it is installed",
-    "goose": "no package of npm, PyPI, crates.io or Debian brings the program",
-    "Zed": "an editor with a window, which no package of npm, PyPI, crates.io or Debian brings",
+    "crush": "its npm package contains no program, but downloads one during the installation",
+    "goose": "no package on npm, PyPI, crates.io or Debian contains the program",
+    "Zed": "a graphical editor that no package on npm, PyPI, crates.io or Debian contains",
 }
 EMPTY_HOME = "from an empty home"
 WAYS = (EMPTY_HOME, "setup", "exec", "exec --gateway", "login file")
 PLAIN = (EMPTY_HOME, "login file")  # no commands
 
-LIBRARY = "a library: it has no configuration to set up, and takes `OPENAI_*` from `exec` or `env`"
-NOT_SET_UP = "`setup` does not know it: `exec` runs it with nothing set up"
+LIBRARY = "a library without a configuration file; it reads `OPENAI_*` from `exec` or `env`"
+NOT_SET_UP = "`setup` does not support it; `exec` runs it without configuration"
 REASONS = {
     ("OpenAI SDK, Python", "setup"): LIBRARY,
     ("OpenAI SDK, Node", "setup"): LIBRARY,
     ("LangChain", "setup"): LIBRARY,
-    ("LangChain", EMPTY_HOME): "tried in the column `exec`: the model is named in its script",
+    ("LangChain", EMPTY_HOME): "tested in the column `exec`: the model is named in its script",
     ("pi", "setup"): NOT_SET_UP,
 }
-ANOTHER_LOGIN = "it has no login that could be shared: only Qwen Code reads and renews that file"
-PARSED = "not run: what `setup` prints was parsed and its names held against the tool's documentation"
+ANOTHER_LOGIN = "only Qwen Code reads and renews the shared login file"
+PARSED = "not run: the output of `setup` was parsed, and its names were compared with the tool's documentation"
 
 
 def case(name, packages):
