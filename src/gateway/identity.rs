@@ -221,3 +221,63 @@ fn is_encrypted(pem: &[u8]) -> bool {
     let has = |words: &[u8]| pem.windows(words.len()).any(|window| window == words);
     has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::disk;
+
+    /// Of `gateway.test`, until 2126.
+    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBnzCCAUSgAwIBAgIUZRGpoXGr/CVVHcqBhHUyPydlScAwCgYIKoZIzj0EAwIw
+FzEVMBMGA1UEAwwMZ2F0ZXdheS50ZXN0MCAXDTI2MTEzMDAzNDQyNFoYDzIxMjYx
+MTA2MDM0NDI0WjAXMRUwEwYDVQQDDAxnYXRld2F5LnRlc3QwWTATBgcqhkjOPQIB
+BggqhkjOPQMBBwNCAAQ+4wx32R1IJ3nIqyK21w43BvwjdYdJ/C8fcvOhIsYq6ii/
+/Jik6pPFiLRshN5rGyXJ1NEJfqNVVUe+tJpBJmQ0o2wwajAdBgNVHQ4EFgQUKBjd
+PnPlGN3p3HRO+LnN1gYIAmkwHwYDVR0jBBgwFoAUKBjdPnPlGN3p3HRO+LnN1gYI
+AmkwDwYDVR0TAQH/BAUwAwEB/zAXBgNVHREEEDAOggxnYXRld2F5LnRlc3QwCgYI
+KoZIzj0EAwIDSQAwRgIhAPxBXgq6QMk/TgYZ50HTLDoldZ6YjhSIcO+fyfG6kriH
+AiEAgwR46nG7zd08a+R1BvLNswJlQdGkASUHrAeEmfkTOSw=
+-----END CERTIFICATE-----
+";
+    const KEY: &str = "-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgy1rbMxrMe6L0q5va
+NXMgJ3QqYc4gS/Pe5YKz0aSYXUOhRANCAAQ+4wx32R1IJ3nIqyK21w43BvwjdYdJ
+/C8fcvOhIsYq6ii//Jik6pPFiLRshN5rGyXJ1NEJfqNVVUe+tJpBJmQ0
+-----END PRIVATE KEY-----
+";
+
+    fn write(path: &Path, text: &str) {
+        let file = disk::create_new(path).or_else(|_| disk::open_to_write(path)).unwrap();
+        file.set_len(0).unwrap();
+        disk::write_all_at(&file, text.as_bytes(), 0).unwrap();
+    }
+
+    #[test]
+    fn a_pair_that_does_not_fit_is_complained_of_at_the_second_look_and_at_each_hangup() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let files = TlsFiles { certificate: path("certificate"), key: path("key"), client_ca: None };
+        write(&files.certificate, CERTIFICATE);
+        write(&files.key, KEY);
+        let identity = Identity::load(files.clone()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let look = || {
+            runtime.block_on(identity.look());
+            identity.failed_reloads.get()
+        };
+        assert_eq!(look(), 0);
+        write(&files.key, "half of a key");
+        assert_eq!(look(), 0, "it may be in the middle of a change");
+        assert_eq!(look(), 1);
+        assert_eq!(look(), 1);
+        write(&files.key, "another half");
+        assert_eq!((look(), look(), look()), (1, 2, 2));
+        runtime.block_on(identity.reload());
+        assert_eq!(identity.failed_reloads.get(), 3);
+        let before = identity.config();
+        write(&files.key, KEY);
+        assert_eq!(look(), 3);
+        assert!(!Arc::ptr_eq(&before, &identity.config()));
+    }
+}

@@ -190,19 +190,48 @@ fn rejected(why: impl Display) -> Refusal {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_issuer_is_asked_again_after_a_minute_or_soon_after_a_failure() {
-        let rule = IssuerRule {
-            issuer: "https://issuer.example".into(),
+    fn rule(issuer: &str) -> IssuerRule {
+        IssuerRule {
+            issuer: issuer.to_owned(),
             audience: "a".into(),
             claims: [("sub".to_owned(), "b".into())].into(),
             key: "ci".into(),
             owner: None,
-        };
-        let issuers = Issuers::new(
-            vec![rule.clone(), IssuerRule { issuer: "https://issuer.example/".into(), ..rule }],
-            Network::default(),
-        );
+        }
+    }
+
+    #[test]
+    fn a_key_is_fetched_again_after_an_hour_and_trusted_for_a_day_at_most() {
+        // {"alg":"EdDSA","kid":"k"}.{}
+        let text = "eyJhbGciOiJFZERTQSIsImtpZCI6ImsifQ.e30.AA";
+        let shown = Shown::read(text).ok().unwrap();
+        let published = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"k","x":"{}"}}]}}"#, "A".repeat(43));
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for (minutes, was_asked, is_trusted, asks) in [
+            (59, false, true, false),
+            (61, false, true, true),
+            (61, true, true, false),
+            (24 * 60 - 1, false, true, true),
+            (24 * 60 + 1, false, false, true),
+            (24 * 60 + 1, true, false, false),
+        ] {
+            let Some(at) = Instant::now().checked_sub(Duration::from_secs(60 * minutes)) else { continue };
+            let issuers = Issuers::new(vec![rule(&format!("http://{nobody}"))], Network::default());
+            let issuer = &issuers.all[0];
+            *issuer.keys.borrow_mut() = KeySet::read(published.as_bytes()).map(|keys| (Rc::new(keys), at));
+            let before = was_asked.then(|| (Instant::now(), false));
+            issuer.asked.set(before);
+            let found =
+                tokio::task::LocalSet::new().block_on(&runtime, issuer.keys_for(&shown, &issuers.network)).is_ok();
+            assert_eq!((found, issuer.asked.get() != before), (is_trusted, asks), "{minutes} min, {was_asked}");
+        }
+    }
+
+    #[test]
+    fn an_issuer_is_asked_again_after_a_minute_or_soon_after_a_failure() {
+        let issuers =
+            Issuers::new(vec![rule("https://issuer.example"), rule("https://issuer.example/")], Network::default());
         let [issuer] = issuers.all.as_slice() else { panic!("two rules of one issuer") };
         assert!(issuer.may_ask());
         for (seconds, answered, may) in [

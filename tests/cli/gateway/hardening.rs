@@ -393,6 +393,42 @@ fn a_client_that_still_sends_what_cannot_be_read_sees_the_answer() {
     }
 }
 
+/// Without the spaces after the colons the head is shorter than what the gateway counts, so the HTTP parser, which has
+/// a limit of its own, accepts it.
+#[test]
+fn the_limit_of_a_head_is_exact_and_the_refusal_says_so() {
+    const MAX: usize = 64 * 1024;
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
+    let path = "/v1/models?a=b";
+    let head_of = |counted: usize| {
+        let (address, key) = (&gateway.address, &gateway.key);
+        let mut headers = vec![
+            ("Host".to_owned(), address.clone()),
+            ("Connection".to_owned(), "close".to_owned()),
+            ("Authorization".to_owned(), format!("Bearer {key}")),
+        ];
+        headers.extend((10..99).map(|number| (format!("X-{number}"), "y".repeat(700))));
+        let count = |(name, value): &(String, String)| name.len() + value.len() + 4;
+        let rest = counted - path.len() - headers.iter().map(count).sum::<usize>() - "X-Rest".len() - 4;
+        headers.push(("X-Rest".to_owned(), "z".repeat(rest)));
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}:{value}\r\n")).collect();
+        format!("GET {path} HTTP/1.1\r\n{lines}\r\n")
+    };
+    for (counted, status) in [(MAX - 1, 200), (MAX, 200), (MAX + 1, 431), (MAX + 60, 431)] {
+        let head = head_of(counted);
+        assert!(head.len() < MAX, "the parser would reject it");
+        let got = Client::send(&gateway.address, head.as_bytes()).got();
+        assert_eq!(got.status, status, "{counted}");
+        if status == 431 {
+            assert_eq!(got.code(), "request_head_too_large");
+            assert!(got.text().contains(" 64 KiB"), "{}", got.text());
+        }
+    }
+    assert_eq!(upstream.asked().len(), 2);
+}
+
 /// Nanoseconds of CPU a process has used.
 fn cpu(process: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{process}/schedstat")).unwrap();
