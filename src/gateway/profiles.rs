@@ -55,8 +55,12 @@ impl Profiles {
                 "this gateway serves only one profile, at `/v1`; start it with `--all-profiles` to serve all".into()
             );
         };
-        if let Some(served) = self.all().into_iter().find(|served| served.profile == profile) {
-            return Ok(served);
+        let targets = self.fallback.iter().flat_map(|fallback| &fallback.targets).map(|(served, _)| served);
+        if let Some(served) = std::iter::once(&self.first).chain(targets).find(|served| served.profile == profile) {
+            return Ok(Rc::clone(served));
+        }
+        if let Some(served) = self.others.borrow().get(profile) {
+            return Ok(Rc::clone(served));
         }
         let source = lookup(profile).ok_or_else(|| "there is no such profile".to_owned())?;
         let served = ServedProfile::open(source, Rc::clone(&self.common));
