@@ -7,25 +7,21 @@
 
 use std::rc::Rc;
 
-use hyper::header::{
-    ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER,
-    UPGRADE,
-};
+use hyper::header::{ALLOW, AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode, Uri};
-use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
 use super::client_body::ClientBody;
 use super::forward::forward;
-use super::refusal::{self, Refusal};
+use super::own_pages::{healthy, json, members_page, metrics_page, readiness, with};
+use super::refusal::Refusal;
 use super::response_body::ResponseBody;
+use super::route::route;
 use super::served_profile::ServedProfile;
 use super::server::{MAX_HEAD_SIZE, Peer};
 use super::traffic::Entry;
-use super::well_known::{self, Members, Way};
-use super::{Gateway, exchange, key_limits, metrics};
+use super::{Gateway, exchange, key_limits, well_known};
 use crate::keys::KeyRecord;
-use crate::limits::shared::Health;
 
 /// Where other APIs have the key.
 static KEY_HEADERS: [HeaderName; 2] = [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
@@ -65,31 +61,6 @@ pub(super) async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Clie
     }
 }
 
-/// What is served at `--metrics-listen`.
-pub(super) async fn answer_scraper(
-    gateway: &Gateway,
-    checks_host: bool,
-    request: &Request<ClientBody>,
-) -> Response<ResponseBody> {
-    if let Err(refusal) = check_source(gateway, checks_host, request.uri(), request.headers()) {
-        return refusal.into_response();
-    }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let message = "metrics are read-only: use GET";
-        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).finally();
-        return with(refusal.into_response(), ALLOW, "GET, HEAD");
-    }
-    match request.uri().path() {
-        "/metrics" => plain("text/plain; version=0.0.4", metrics::text(gateway).await),
-        "/healthz" => json(&json!({ "status": "ok" })),
-        "/readyz" => readiness(gateway).await,
-        _ => {
-            let message = "not found: this address has `/metrics`, `/healthz` and `/readyz`";
-            Refusal::new(StatusCode::NOT_FOUND, "not_found", message).into_response()
-        }
-    }
-}
-
 async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<ClientBody>, entry: &mut Entry) -> Admitted {
     if is_forbidden(request.method()) {
         let message = format!("the gateway does not forward {}", request.method());
@@ -101,7 +72,7 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<ClientBody>, en
         return refusal.into();
     }
     match request.uri().path() {
-        "/healthz" => return Admitted::Answered(json(&json!({ "status": "ok" }))),
+        "/healthz" => return Admitted::Answered(healthy()),
         "/readyz" => return Admitted::Answered(Box::pin(readiness(gateway)).await),
         _ => {}
     }
@@ -129,7 +100,7 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<ClientBody>, en
     let is_get = request.method() == Method::GET;
     // A key of one person does not show what the others do.
     if request.uri().path() == "/metrics" && gateway.options.metrics && is_get && key.is_none() {
-        return Admitted::Answered(plain("text/plain; version=0.0.4", Box::pin(metrics::text(gateway)).await));
+        return Admitted::Answered(Box::pin(metrics_page(gateway)).await);
     }
     if let (Some(team), Some(key)) = (&gateway.team, &key)
         && request.uri().path() == "/v1/key"
@@ -150,38 +121,6 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<ClientBody>, en
     }
 }
 
-/// What `opencode auth login` reads.
-fn members_page(way: Way, members: &Members) -> Response<ResponseBody> {
-    let Some(page) = well_known::page(way, members) else {
-        let message = "this gateway has no default model; set one with `qwenauth login … --model ID` on its machine";
-        return Refusal::new(StatusCode::NOT_FOUND, "no_default_model", message).finally().into_response();
-    };
-    json(&page)
-}
-
-/// Whether a request would find a credential.
-async fn readiness(gateway: &Gateway) -> Response<ResponseBody> {
-    let ready = gateway.profiles.first.cache.is_ready().await;
-    let health = gateway.shared.as_ref().map(|shared| shared.health());
-    let secret_differs = gateway.team.as_ref().is_some_and(|team| team.engine.secret_differs());
-    let is_ready = ready.is_ok() && health != Some(Health::Down) && !secret_differs;
-    let mut said = json!({ "ready": is_ready, "credential": ready.err().unwrap_or("valid") });
-    if let Some(health) = health {
-        said["shared"] = health.name().into();
-    }
-    if secret_differs {
-        said["keys"] = "secret_mismatch".into();
-    }
-    let mut response = json(&said);
-    if !is_ready {
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        if gateway.profiles.first.cache.trouble().is_some() {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(refusal::HOME_RETRY.as_secs()));
-        }
-    }
-    response
-}
-
 /// Methods whose answers would carry the credential back (TRACE, and TRACK of old IIS; RFC 9110 §9.3.8) or turn the
 /// connection into a tunnel (CONNECT). Servers compare them in other ways than by case.
 fn is_forbidden(method: &Method) -> bool {
@@ -195,72 +134,18 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
     names.into_iter().any(|name| name.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// The profile that a path names, and what follows `/v1` in it. A path that could leave it is rejected.
-fn route(uri: &Uri) -> Option<(Option<String>, String)> {
-    let whole = uri.path_and_query()?.as_str();
-    if !is_plain(uri.path()) {
-        return None;
-    }
-    let (profile, rest) = match whole.strip_prefix("/p/") {
-        None => (None, whole),
-        Some(rest) => {
-            let end = rest.find('/')?;
-            (Some(rest[..end].to_owned()), &rest[end..])
-        }
-    };
-    let rest = rest.strip_prefix("/v1")?;
-    (rest.is_empty() || rest.starts_with(['/', '?'])).then(|| (profile, rest.to_owned()))
-}
-
-/// Whether every server finds the same segments in `path`, and none of them goes up. Some cut a segment at `;`, at a NUL
-/// or at white space, some decode twice, and some decode bytes that are not UTF-8 to a dot or a slash.
-fn is_plain(path: &str) -> bool {
-    // As nearly all paths are.
-    if !path.bytes().any(|byte| matches!(byte, b'%' | b';' | b'.' | b'\\')) {
-        return true;
-    }
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut percent = None;
-    let mut rest = path.as_bytes();
-    while let Some((&first, more)) = rest.split_first() {
-        rest = more;
-        if first == b'%' {
-            let Some(byte) = more.get(..2).and_then(hexadecimal) else { return false };
-            rest = &more[2..];
-            // Dots need no encoding, and `%c0` and `%c1` begin no character.
-            if byte.is_ascii_control() || matches!(byte, b'.' | b';' | 0xc0 | 0xc1) {
-                return false;
-            }
-            if byte == b'%' {
-                percent.get_or_insert(decoded.len());
-            }
-            decoded.push(byte);
-        } else {
-            decoded.push(first);
-        }
-    }
-    let is_slash = |byte: &u8| matches!(byte, b'/' | b'\\');
-    // A percent sign in a name is one only where nothing can follow it.
-    let ambiguous = percent.is_some_and(|at| decoded[at..].iter().any(is_slash))
-        || decoded.windows(3).any(|three| three[0] == b'%' && hexadecimal(&three[1..]).is_some());
-    let leads_up = |segment: &[u8]| segment.trim_ascii() == b"..";
-    !ambiguous && !decoded.contains(&b';') && !decoded.split(is_slash).any(leads_up)
-}
-
-/// The byte that two hexadecimal digits encode.
-fn hexadecimal(digits: &[u8]) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let [high, low] = digits else { return None };
-    u8::try_from(16 * digit(*high)? + digit(*low)?).ok()
-}
-
 /// How long a head is, about: hyper's bound is one of its buffer, which may have room for twice as much.
 fn head_length(uri: &Uri, headers: &HeaderMap) -> usize {
     let line = uri.path_and_query().map_or(0, |path| path.as_str().len());
     line + headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>()
 }
 
-fn check_source(gateway: &Gateway, checks_host: bool, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn check_source(
+    gateway: &Gateway,
+    checks_host: bool,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
     if head_length(uri, headers) > MAX_HEAD_SIZE {
         let message = format!("the request line and headers exceed {} KiB", MAX_HEAD_SIZE / 1024);
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
@@ -334,89 +219,9 @@ pub(super) fn shown_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     bearer.into_iter().chain(others)
 }
 
-fn with(mut response: Response<ResponseBody>, name: HeaderName, value: &'static str) -> Response<ResponseBody> {
-    response.headers_mut().insert(name, HeaderValue::from_static(value));
-    response
-}
-
-pub(super) fn json(value: &Value) -> Response<ResponseBody> {
-    plain("application/json", format!("{value}\n"))
-}
-
-fn plain(content_type: &'static str, text: String) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::Whole(text.into()));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn routed(path: &str) -> Option<(Option<String>, String)> {
-        route(&path.parse().unwrap())
-    }
-
-    #[test]
-    fn everything_below_v1_has_a_way() {
-        for (path, rest) in [("/v1", ""), ("/v1/models", "/models"), ("/v1?x=1", "?x=1"), ("/v1/a?b=../c", "/a?b=../c")]
-        {
-            assert_eq!(routed(path), Some((None, rest.to_owned())), "{path}");
-        }
-        assert_eq!(routed("/p/work/v1/models"), Some((Some("work".into()), "/models".into())));
-    }
-
-    #[test]
-    fn nothing_leads_out_of_v1() {
-        for path in
-            ["/", "/v10", "/v1x/a", "/models", "/v1/../admin", "/v1/%2e%2e/admin", "/v1/%2E./a", "/p/x", "/v1/..%2fa"]
-        {
-            assert_eq!(routed(path), None, "{path}");
-        }
-    }
-
-    #[test]
-    fn a_path_that_servers_read_in_different_ways_leads_nowhere() {
-        for path in [
-            "/v1/files/..;v=1/keys",
-            "/v1/files/..;/keys",
-            "/v1/files/..%3b/keys",
-            "/v1/a;b",
-            "/v1/files/..%00/keys",
-            "/v1/files/..%09/keys",
-            "/v1/files/..%20/keys",
-            "/v1/files%00",
-            "/v1/files/%252e%252e/keys",
-            "/v1/files/%252e%252e",
-            "/v1/files/..%252fkeys",
-            "/v1/files/..%255ckeys",
-            "/v1/100%25/keys",
-            "/v1/100%25%2fkeys",
-            "/v1/100%25/50%25",
-            "/v1/files/%c0%ae%C0%AE/keys",
-            "/v1/files/%u002e%u002e/keys",
-            "/v1/files/%2",
-            "/v1/files/%",
-            "/v1/a/%2e/b",
-            "/v1/files/..\\keys",
-            "/v1/files/..%5Ckeys",
-            "/p/work/v1/..;/x",
-        ] {
-            assert!(!path.parse::<Uri>().is_ok_and(|uri| route(&uri).is_some()), "{path}");
-        }
-        for path in [
-            "/v1/models/Qwen/Qwen3.8-27B",
-            "/v1/models/Qwen%2FQwen3.8-27B",
-            "/v1/models/qwen%3A27b",
-            "/v1/files/100%25",
-            "/v1/files/a%20b",
-            "/v1/files/%E9%80%9A",
-            "/v1/a..b/...",
-            "/v1/files?x=..;%2e%2e/%00",
-        ] {
-            assert!(routed(path).is_some(), "{path}");
-        }
-    }
 
     #[test]
     fn a_websocket_is_found_among_other_offers() {

@@ -12,8 +12,8 @@ use hyper::{Request, Response, StatusCode};
 use serde_json::json;
 use url::form_urlencoded;
 
-use super::admission::json;
 use super::client_body::ClientBody;
+use super::own_pages::json;
 use super::refusal::Refusal;
 use super::response_body::ResponseBody;
 use super::team::Team;

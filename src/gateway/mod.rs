@@ -11,6 +11,8 @@
 //! server.rs         connections of clients: accepted, bounded, closed at the end
 //! key.rs            the key that clients show, kept in a file where asked
 //! admission.rs      whether a request is allowed, whose it is, and where it is sent
+//! route.rs          where its path leads
+//! own_pages.rs      what the gateway serves of its own: health, metrics, the page for members
 //! well_known.rs     what sets a member's opencode up for this gateway
 //!
 //! forward.rs        the route of one request: credential, slot, attempt, conclusion; then a retry, another profile, or the response
@@ -87,6 +89,7 @@ mod listener;
 pub(crate) mod meter;
 mod metrics;
 mod options;
+mod own_pages;
 mod pacing;
 mod profiles;
 mod refusal;
@@ -95,6 +98,7 @@ mod reload;
 mod request_body;
 mod response_body;
 mod retry;
+mod route;
 mod running;
 mod served_account;
 mod served_profile;

@@ -20,9 +20,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Notify;
 
 use super::Gateway;
-use super::admission::{answer, answer_scraper};
+use super::admission::answer;
 use super::client_body::{ClientBody, Unread};
 use super::listener::{Accepting, Stream};
+use super::own_pages::answer_scraper;
 
 /// Timeout for a client that connects and sends no complete head.
 const HEADERS: Duration = Duration::from_secs(60);
