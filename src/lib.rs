@@ -38,7 +38,7 @@
 //! main → lib
 //! lib → cli, commands, environment, platform, say, session · commands → everything below, never another command
 //! session → cli, config, credentials, environment, http, platform, profile, providers
-//! credentials → environment, oauth, http, paths, platform, profile, providers
+//! credentials → environment, oauth, http, paths, platform, profile, providers, say
 //! config → environment, hooks, http, keys, paths, profile, providers, platform · paths → environment, platform, profile · profile → providers
 //! providers → oauth, http, platform · oauth → http · limits → keys, names, paths, platform, providers · keys → paths, platform · usage → paths, platform, providers
 //! hooks → environment, paths, platform, usage

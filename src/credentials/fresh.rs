@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::{Credential, CredentialSource, MARGIN, Why, machine, renew};
 use crate::error::{Failed, Failure, Report, note};
+use crate::say::in_words;
 
 /// How long a token must be valid, and what happens if none is.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +62,7 @@ fn check_lifetime(source: &CredentialSource, credential: Credential, lifetime: L
     match lifetime {
         Lifetime::AtLeast(asked) if left < asked => Failed::new(
             Failure::Lifetime,
-            format!("a new token is valid for {} s, less than the requested {} s", left.as_secs(), asked.as_secs()),
+            format!("a new token is valid for {}, less than the requested {}", in_words(left), in_words(asked)),
         )
         .hint("use a smaller `--min-ttl`")
         .err(),
@@ -82,6 +83,6 @@ fn fall_back_to_current(
     if left < MARGIN && Report::of(&error).failure != Failure::Temporary {
         return Err(error);
     }
-    note(&format!("warning: {error:#}; the current token is valid for another {} s", left.as_secs()));
+    note(&format!("warning: {error:#}; the current token is valid for another {}", in_words(left)));
     Ok(credential)
 }

@@ -12,6 +12,7 @@ use crate::http;
 use crate::oauth::REQUEST_TIMEOUT;
 use crate::oauth::fields::Fields;
 use crate::oauth::reply::is_sendable;
+use crate::say::in_words;
 use crate::secret::Secret;
 
 /// The documented maximum lifetime of such a key.
@@ -40,7 +41,7 @@ pub(crate) fn short_lived(
     {
         return Failed::new(
             Failure::Lifetime,
-            format!("a short-lived key is valid for at most {} s", MAX_LIFETIME.as_secs()),
+            format!("a short-lived key is valid for at most {}", in_words(MAX_LIFETIME)),
         )
         .hint("use a smaller `--min-ttl`")
         .err();

@@ -94,7 +94,7 @@ fn a_clock_that_is_off_is_told_by_the_servers_date() {
     machine.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     machine.server.serve("/", |_| Reply::text(404, "{}").header("Date", "Sat, 01 Jan 2000 00:00:00 GMT"));
     let clock = found(&machine, &[], "clock");
-    assert!(clock[0].0 == "fail" && clock[0].1.contains(" s ahead of `127.0.0.1`"), "{clock:?}");
+    assert!(clock[0].0 == "fail" && clock[0].1.contains(" h ahead of `127.0.0.1`"), "{clock:?}");
 }
 
 #[test]

@@ -232,7 +232,7 @@ fn a_region_that_cannot_be_found_is_no_guess() {
         machine.server.serve(&format!("/{region}/v1/models"), |_| Reply::html(503));
     }
     let outcome = machine.run(["token"]).exits(3).any_stderr();
-    assert!(outcome.stderr.contains("hint: set `QWENAUTH_REGION`, or try again later\n"), "{outcome}");
+    assert!(outcome.stderr.contains("hint: set `QWENAUTH_REGION`, or retry later\n"), "{outcome}");
     assert!(!machine.home().join(".local/state/qwenauth/regions").exists());
 }
 

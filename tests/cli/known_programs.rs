@@ -337,9 +337,9 @@ fn zed_is_started_only_where_its_file_names_the_same_host() {
     let machine = machine.written(&format!("home/{place}"), &own);
     let outcome = machine.started(&["--", "zed"]);
     assert_eq!(variable(&outcome, "QWENAUTH_ZED_API_KEY"), Some("granted-access-1"));
-    refused(&machine, "--gateway", "another host than this run");
+    refused(&machine, "--gateway", "another host than this run uses");
     let machine = machine.written(&format!("home/{place}"), &settings("https://elsewhere.example/v1").to_string());
-    refused(&machine, "", "another host than this run");
+    refused(&machine, "", "another host than this run uses");
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn a_short_lived_key_without_an_expiry_is_good_for_its_thirty_minutes() {
 fn a_short_lived_key_that_cannot_be_had_is_an_error() {
     minting(minted).run(["token", "--short-lived", "--min-ttl", "31m"]).fails(
         5,
-        "a short-lived key is valid for at most 1800 s",
+        "a short-lived key is valid for at most 30 min",
         "use a smaller `--min-ttl`",
     );
     minting(|| Reply::html(502)).run(["token", "--short-lived"]).fails(

@@ -11,6 +11,7 @@ use crate::credentials::{Credential, CredentialSource, Kind, Stored, Verificatio
 use crate::error::Report;
 use crate::http::{Connection, Network, Reply, TransportError};
 use crate::providers::{self, Provider};
+use crate::say::in_words;
 use crate::session::{Endpoint, Session};
 
 /// Timeout for each server: a doctor that hangs is no help.
@@ -142,8 +143,8 @@ fn clock(host: &str, there: Option<SystemTime>) -> Option<Check> {
     Some(Check::fail(
         "clock",
         format!(
-            "the clock is {} s {direction} `{host}`, so the expiry of tokens is computed wrongly",
-            skew.unsigned_abs()
+            "the clock is {} {direction} `{host}`, so the expiry of tokens is computed wrongly",
+            in_words(Duration::from_secs(skew.unsigned_abs()))
         ),
         "set the clock: `timedatectl set-ntp true`",
     ))

@@ -265,7 +265,7 @@ fn lock(store: &Store, fix: bool) -> Option<Check> {
     if age < STALE {
         return Some(Check::ok("lock", "a program is renewing the login right now"));
     }
-    let message = format!("`{}` was left {} s ago by a process that was killed", path.display(), age.as_secs());
+    let message = format!("`{}` was left {} ago by a process that was killed", path.display(), in_words(age));
     if fix && store.remove_stale_lock().unwrap_or(false) {
         return Some(Check::fixed("lock", message));
     }

@@ -110,7 +110,7 @@ pub(super) fn change_model(attempt: &Attempt) -> Result<()> {
             Verification::Unclear(why) => {
                 let message = format!("cannot verify the model: {why}; nothing was changed");
                 return Failed::new(Failure::Temporary, message)
-                    .hint("try again later, or add `--no-verify` to store it unverified")
+                    .hint("retry later, or add `--no-verify` to store it unverified")
                     .err();
             }
             Verification::Accepted | Verification::Unverifiable(_) => {}

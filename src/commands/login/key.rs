@@ -128,7 +128,7 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
     };
     if let (Some(Verification::Unclear(why)), Some(_), false) = (&verification, &attempt.stored, granted) {
         return Failed::new(Failure::Temporary, format!("cannot verify the login: {why}; nothing was changed"))
-            .hint("try again later, or add `--no-verify` to store it unverified")
+            .hint("retry later, or add `--no-verify` to store it unverified")
             .err();
     }
     if is_stored_key {

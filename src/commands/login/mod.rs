@@ -360,7 +360,7 @@ impl Attempt<'_> {
         let shared = if self.profile.is_qwen() { ", the login Qwen Code uses too" } else { "" };
         if terminal::can_prompt() && !self.args.json {
             let key = match credential.kind {
-                Kind::ApiKey if credential.command.is_some() => ", key by command".to_owned(),
+                Kind::ApiKey if credential.command.is_some() => ", key from a command".to_owned(),
                 Kind::ApiKey => format!(", key {}", self.masked(&credential)),
                 Kind::Oauth => String::new(),
             };

@@ -29,7 +29,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     let verification = if args.no_verify { None } else { Some(verify(attempt, &credential, model.as_deref())?) };
     if let (Some(Verification::Unclear(why)), Some(_)) = (&verification, &attempt.stored) {
         return Failed::new(Failure::Temporary, format!("cannot verify the login: {why}; nothing was changed"))
-            .hint("try again later, or add `--no-verify` to store it unverified")
+            .hint("retry later, or add `--no-verify` to store it unverified")
             .err();
     }
     let stored = store_identity(&attempt.source, &credential, model.as_deref())?;

@@ -232,7 +232,7 @@ impl GivenKey {
         if let Some((name, why)) = unclear {
             let message = format!("cannot find the region of the key in {shown}: region `{name}`: {why}");
             let hint = match self.holder {
-                Holder::Variable(_) => "set `QWENAUTH_REGION`, or try again later",
+                Holder::Variable(_) => "set `QWENAUTH_REGION`, or retry later",
                 Holder::Config => "set `default_region` next to `key_file`, or retry later",
             };
             return Failed::new(Failure::Temporary, message).hint(hint).err();

@@ -91,7 +91,7 @@ impl KnownProgram {
             return Ok(());
         }
         let what = match found {
-            Some(_) => "another host than this run",
+            Some(_) => "another host than this run uses",
             None => "no host",
         };
         let sentence = format!("{} takes its host from `{file}` alone, where `{name}` names {what}", self.title);
