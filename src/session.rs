@@ -117,7 +117,7 @@ impl Session {
         let of_same = |name: &ProfileName| self.provider_of(name).is_some_and(|other| other.name == provider.name);
         if self.selected_by == SelectedBy::Option && !of_same(&self.profile) {
             let message =
-                format!("`{variable}` holds a key of `{}`, and `--profile` selects another provider", provider.name);
+                format!("`{variable}` contains a key of `{}`, but `--profile` selects another provider", provider.name);
             return Failed::new(Failure::Usage, message)
                 .hint(format!("`unset {variable}` to use the stored profile"))
                 .err();

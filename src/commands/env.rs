@@ -132,7 +132,7 @@ fn hint_at_git() {
     let Some(file) = system::file_behind_stdout() else { return };
     if is_committable(&file) == Some(true) {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        note(&format!("hint: git does not ignore `{name}`, which holds a secret: add it to `.gitignore`"));
+        note(&format!("hint: git does not ignore `{name}`, which contains a secret: add it to `.gitignore`"));
     }
 }
 

@@ -265,7 +265,7 @@ fn list(args: &SetupArgs, session: &Session, paths: &ToolPaths) -> Result<()> {
                 (format!("profile {}: {file}", record.profile), None)
             }
             (None, true) => ("no".into(), Some(Style::Dim)),
-            (None, false) => ("by hand".into(), Some(Style::Dim)),
+            (None, false) => ("manually".into(), Some(Style::Dim)),
         };
         let (here, mark) = if installed.is_some() { ("yes", Style::Success) } else { ("no", Style::Dim) };
         let lead = TOOL + 1 + INSTALLED + 1;

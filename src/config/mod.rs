@@ -245,7 +245,7 @@ fn directories(rules: &toml::Value) -> Result<Vec<(String, ProfileName)>> {
     for (path, name) in rules {
         if !(Path::new(path).is_absolute() || Path::new(path).starts_with("~")) {
             return Failed::new(Failure::Other, format!("`{}` is not an absolute path", printable(path)))
-                .hint("begin it with `/` or `~/`")
+                .hint("start it with `/` or `~/`")
                 .err();
         }
         let Some(name) = name.as_str() else {
@@ -327,7 +327,7 @@ fn key_files(providers: &toml::Table, path: &Path, environment: &Environment) ->
         let file = value.as_str().map(|file| paths::expand_home(file.as_ref(), environment)).transpose()?;
         let Some(file) = file.filter(|file| file.is_absolute()) else {
             return Failed::new(Failure::Other, format!("{} is not an absolute path", what()))
-                .hint("begin it with `/` or `~/`")
+                .hint("start it with `/` or `~/`")
                 .err();
         };
         ProfileName::parse(name).with_context(what)?;

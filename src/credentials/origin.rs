@@ -180,7 +180,7 @@ pub(super) fn check(
     let (named_by, remedy) = if is_moved(source, provider) {
         ("`QWENAUTH_QWEN_OAUTH_URL` names", "unset `QWENAUTH_QWEN_OAUTH_URL`, or log in again there".to_owned())
     } else {
-        ("config.toml now names", format!("put its `token_endpoint` back, or {}", source.login_hint()))
+        ("config.toml now names", format!("restore its `token_endpoint`, or {}", source.login_hint()))
     };
     Failed::new(
         Failure::LoginRequired,
@@ -262,6 +262,8 @@ pub(super) fn say_where(source: &CredentialSource, provider: &Provider, server: 
     let usual = endpoints::built_in_server(provider).map(|server| server.token_endpoint);
     if usual.as_ref().is_ok_and(|usual| usual.host() != server.token_endpoint.host()) {
         let host = server.token_endpoint.host_str().unwrap_or_default();
-        SAID.call_once(|| note(&format!("warning: `QWENAUTH_QWEN_OAUTH_URL` is set: `{host}` is asked for tokens")));
+        SAID.call_once(|| {
+            note(&format!("warning: `QWENAUTH_QWEN_OAUTH_URL` is set: tokens are requested from `{host}`"))
+        });
     }
 }

@@ -70,6 +70,6 @@ pub(super) fn mark(state: &Path, refresh_token: &Secret, endpoint: &Url) {
         .and_then(|()| files::open_to_append(&path))
         .and_then(|mut file| Ok(file.write_all(format!("{endpoint}\n").as_bytes())?));
     if let Err(error) = made {
-        log::warn!("cannot mark a refused token: {error:#}");
+        log::warn!("cannot mark a rejected token: {error:#}");
     }
 }

@@ -273,7 +273,7 @@ impl Directory {
         {
             // Until the file changes again. qwenauth never writes an unreadable one.
             self.version = version;
-            log::warn!("the keys that were read last stay in force: {error:#}");
+            log::warn!("still using the keys that were read last: {error:#}");
         }
     }
 

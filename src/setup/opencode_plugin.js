@@ -1,5 +1,5 @@
 // Written by `qwenauth setup opencode`; `qwenauth setup opencode --remove` removes it.
-// Asks qwenauth for the key of each request, so that a session outlives a token, and sends it to the profile's host only.
+// Gets the key of each request from qwenauth, so that a session can last longer than a token, and sends it only to the profile's host.
 import { execFile } from "node:child_process"
 
 const [program, ...args] = [/* command */]
@@ -35,7 +35,7 @@ const send = async (input, init) => {
 export const Qwenauth = async () => ({
   config: async (config) => {
     const options = config.provider?.qwenauth?.options
-    // Another host, or a key of its own (`qwenauth exec`, a project's file): none of our business.
+    // Another host, or a key of its own (`qwenauth exec`, a project's file): left unchanged.
     if (!options || options.apiKey || originOf(options.baseURL) !== origin) return
     options.apiKey = "asked of qwenauth for each request"
     options.fetch = send

@@ -81,7 +81,7 @@ fn provider(access: &Access) -> (Vec<(KeyPath, Value)>, Option<String>) {
         (KeyPath::key(&["model", "name"]), json!(access.model)),
     ];
     let note = format!(
-        "Qwen Code takes a key only from its environment: start it with `{} exec --profile {} -- qwen`",
+        "Qwen Code reads its key only from the environment: start it with `{} exec --profile {} -- qwen`",
         tools::quoted(&access.program),
         access.profile
     );

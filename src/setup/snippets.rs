@@ -67,7 +67,8 @@ fn llm(access: &Access, tool_paths: &ToolPaths) -> Text {
         )
     });
     let text = format!(
-        "# llm stores no key for these. Start it so, or it sends your own OPENAI_API_KEY to this base URL:\n#   {} 'hello'\n{}",
+        "# llm stores no key for these models. Start it like this; otherwise it sends your own OPENAI_API_KEY to this base \
+         URL:\n#   {} 'hello'\n{}",
         start(access, &llm_command(access), "OPENAI_API_KEY"),
         models.collect::<String>()
     );
@@ -111,7 +112,8 @@ fn continue_dev(access: &Access, tool_paths: &ToolPaths) -> Text {
         )
     });
     let text = format!(
-        "# In an editor, Continue takes the key from `~/.continue/.env`; write it anew when it has run out:\n#   {}\nname: {NAME}\nversion: 0.0.1\nschema: v1\nmodels:\n{}",
+        "# In an editor, Continue reads the key from `~/.continue/.env`; update it when the key expires:\n\
+         #   {}\nname: {NAME}\nversion: 0.0.1\nschema: v1\nmodels:\n{}",
         tools::write_variable(ACCESS_TOKEN, &access.key_command_line(), ".continue/.env"),
         models.collect::<String>()
     );

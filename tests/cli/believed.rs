@@ -544,7 +544,7 @@ fn root_runs_no_command_and_changes_no_file_that_the_owner_of_the_home_names() {
 
     machine.run(["token", "--profile", "work"]).fails(
         1,
-        &format!("`{{home}}/.local/share/qwenauth/credentials/work.json` belongs to another user (uid {NOBODY}), and root runs no command that it names"),
+        &format!("`{{home}}/.local/share/qwenauth/credentials/work.json` belongs to another user (uid {NOBODY}), and root does not run commands from it"),
         "run this as that user, or set `QWENAUTH_HOME` to a directory of root's own",
     );
     machine.run(["token", "--profile", "groq"]).stdout("granted-key-1\n");

@@ -124,7 +124,7 @@ fn the_key_belongs_to_the_provider_that_is_named_and_to_no_other() {
     machine.run(["token", "--profile", "groq"]).stdout("granted-given-key\n");
     machine.run(["token", "--profile", "fireworks"]).fails(
         2,
-        "`QWENAUTH_API_KEY` holds a key of `groq`, and `--profile` selects another provider",
+        "`QWENAUTH_API_KEY` contains a key of `groq`, but `--profile` selects another provider",
         "`unset QWENAUTH_API_KEY` to use the stored profile",
     );
     let machine = machine.variable("QWENAUTH_PROVIDER", "fireworks");

@@ -208,7 +208,7 @@ fn a_name_that_does_not_resolve_in_time_is_temporary() {
         let machine =
             machine.granted_by("https://slow.example").variable("QWENAUTH_QWEN_OAUTH_URL", "https://slow.example");
         let before = machine.content();
-        let warned = "warning: `QWENAUTH_QWEN_OAUTH_URL` is set: `slow.example` is asked for tokens";
+        let warned = "warning: `QWENAUTH_QWEN_OAUTH_URL` is set: tokens are requested from `slow.example`";
         let said =
             format!("qwenauth: {warned}\nqwenauth: error: {told}\nqwenauth: hint: nothing was lost; retry later\n");
         machine.run(["token"]).exits(3).stderr(&said);

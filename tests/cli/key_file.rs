@@ -149,7 +149,7 @@ fn a_path_that_depends_on_the_working_directory_is_refused() {
     machine.run(["token"]).fails(
         1,
         "`key_file` of `[providers.groq]` in `{home}/.config/qwenauth/config.toml` is not an absolute path",
-        "begin it with `/` or `~/`",
+        "start it with `/` or `~/`",
     );
 }
 

@@ -146,12 +146,12 @@ fn a_key_from_a_variable_is_taken() {
 fn without_a_terminal_a_key_has_to_be_given() {
     machine().run(["login", "groq"]).fails(
         2,
-        "Groq needs an API key, and there is no terminal to ask for it",
+        "Groq requires an API key, and there is no terminal to prompt for it",
         "pass the key with `--api-key-stdin`, `--api-key-env VAR` or `--api-key-command COMMAND`",
     );
     machine().variable("GROQ_API_KEY", KEY).run(["login", "groq"]).fails(
         2,
-        "Groq needs an API key, and there is no terminal to ask for it",
+        "Groq requires an API key, and there is no terminal to prompt for it",
         "`GROQ_API_KEY` is set: use `--api-key-env GROQ_API_KEY`",
     );
 }

@@ -328,7 +328,7 @@ fn zed_is_started_only_where_its_file_names_the_same_host() {
         let command: Vec<&str> = ["exec", option, "--", "zed"].into_iter().filter(|word| !word.is_empty()).collect();
         machine.run(command).fails(
             1,
-            &format!("Zed takes its host from `{{home}}/{place}` alone, where `language_models.openai_compatible.qwenauth_zed.api_url` names {what}"),
+            &format!("Zed reads its host only from `{{home}}/{place}`, where `language_models.openai_compatible.qwenauth_zed.api_url` names {what}"),
             "`qwenauth setup zed` prints what belongs there and how to start it; for a gateway, `qwenauth setup zed --gateway`",
         );
     };

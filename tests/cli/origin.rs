@@ -143,7 +143,8 @@ fn while_the_variable_names_another_machine_each_command_that_asks_it_says_so_on
     let machine = Machine::expired().granted_by(elsewhere).variable(VARIABLE, elsewhere);
     for command in [&["token"][..], &["refresh"], &["exec", "--", "true"]] {
         let outcome = machine.run(command).exits(3).any_stderr();
-        let said = format!("qwenauth: warning: `{VARIABLE}` is set: `login.example.invalid` is asked for tokens\n");
+        let said =
+            format!("qwenauth: warning: `{VARIABLE}` is set: tokens are requested from `login.example.invalid`\n");
         assert!(outcome.stderr.starts_with(&said), "{outcome}");
         assert_eq!(outcome.stderr.matches(VARIABLE).count(), 1, "{outcome}");
     }
@@ -186,7 +187,7 @@ fn another_token_endpoint_in_the_configuration_is_sent_nothing_and_ends_nothing(
         other.address()
     );
     for command in ["token", "refresh"] {
-        let hint = "put its `token_endpoint` back, or run `qwenauth login corp`";
+        let hint = "restore its `token_endpoint`, or run `qwenauth login corp`";
         machine.run([command, "--profile", "corp"]).fails(4, &error, hint);
     }
     assert_eq!(machine.profile("corp"), before);

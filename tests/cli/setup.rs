@@ -575,7 +575,7 @@ fn the_list_says_what_is_installed_and_set_up() {
     assert_eq!((&codex["profile"], &codex["installed"]), (&Value::from("qwen"), &Value::Null));
     let outcome = machine.run(["setup"]).any_stdout();
     assert!(outcome.stdout.contains("codex        no         profile qwen: {home}/.codex/config.toml\n"), "{outcome}");
-    assert!(outcome.stdout.contains("aider        no         by hand\n"), "{outcome}");
+    assert!(outcome.stdout.contains("aider        no         manually\n"), "{outcome}");
 }
 
 #[test]

@@ -393,9 +393,12 @@ fn ask_for(attempt: &Attempt, targets: &[Target], can_keep: bool) -> Result<Opti
         Some(name) => format!("`{name}` is set: use `--api-key-env {name}`"),
         None => "pass the key with `--api-key-stdin`, `--api-key-env VAR` or `--api-key-command COMMAND`".into(),
     };
-    Failed::new(Failure::Usage, format!("{} needs an API key, and there is no terminal to ask for it", provider.title))
-        .hint(hint)
-        .err()
+    Failed::new(
+        Failure::Usage,
+        format!("{} requires an API key, and there is no terminal to prompt for it", provider.title),
+    )
+    .hint(hint)
+    .err()
 }
 
 fn from_stdin() -> Result<Secret> {

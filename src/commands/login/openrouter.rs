@@ -196,6 +196,6 @@ fn read_line(deadline: Instant) -> Result<Secret> {
     });
     match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(line) => Ok(line?),
-        Err(_) => Failed::new(Failure::LoginRequired, "no code arrived in time").hint("log in again").err(),
+        Err(_) => Failed::new(Failure::LoginRequired, "timed out waiting for the code").hint("log in again").err(),
     }
 }

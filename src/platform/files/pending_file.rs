@@ -236,7 +236,7 @@ pub(super) fn open_in_place(target: &Path, bytes: usize) -> io::Result<File> {
 /// Removes what has been copied to where it belongs.
 fn forget(temporary: NamedTempFile) {
     if let Err(error) = temporary.close() {
-        log::warn!("a copy is left beside the file: {error}");
+        log::warn!("a copy was left next to the file: {error}");
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn check_commands_in(file: &Path) -> Result<()> {
         return Ok(());
     }
     let message =
-        format!("`{}` belongs to another user (uid {owner}), and root runs no command that it names", file.display());
+        format!("`{}` belongs to another user (uid {owner}), and root does not run commands from it", file.display());
     Failed::new(Failure::Other, message)
         .hint("run this as that user, or set `QWENAUTH_HOME` to a directory of root's own")
         .err()

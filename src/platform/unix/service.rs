@@ -88,7 +88,7 @@ pub(crate) fn ends_with_the_session() -> Option<String> {
 pub(crate) fn install(service: &Service, paths: &ServicePaths) -> Result<(PathBuf, bool)> {
     let Manager { file, text } = Manager::of(paths);
     if service.command.iter().any(|word| word.chars().any(char::is_control)) {
-        return Failed::new(Failure::Usage, "a name with control characters cannot stand in a service").err();
+        return Failed::new(Failure::Usage, "names with control characters cannot be used in a service").err();
     }
     let text = text(service);
     is_available()?;
@@ -194,7 +194,7 @@ fn unit(service: &Service) -> String {
         "# Written by `qwenauth gateway --install`; `qwenauth gateway --uninstall` removes it.\n\
          [Unit]\n\
          Description=qwenauth gateway\n\
-         # A login or an unlocked keyring may come later: it is tried for as long as the session lasts.\n\
+         # The login or the unlocked keyring may come later, so it is restarted as long as the session lasts.\n\
          StartLimitIntervalSec=0\n\n\
          [Service]\n",
     );
@@ -205,7 +205,7 @@ fn unit(service: &Service) -> String {
     }
     text + "Restart=on-failure\n\
             RestartSec=10\n\
-            # What was typed wrong stays wrong.\n\
+            # A restart does not fix invalid usage.\n\
             RestartPreventExitStatus=2\n\
             UMask=0077\n\
             NoNewPrivileges=yes\n\n\

@@ -94,7 +94,7 @@ impl KnownProgram {
             Some(_) => "another host than this run uses",
             None => "no host",
         };
-        let sentence = format!("{} takes its host from `{file}` alone, where `{name}` names {what}", self.title);
+        let sentence = format!("{} reads its host only from `{file}`, where `{name}` names {what}", self.title);
         if around.allow_files {
             notes.push(format!("warning: {sentence}"));
             return Ok(());

@@ -185,7 +185,7 @@ fn dotenv_hints_when_git_would_commit_the_file() {
     };
     assert_eq!(
         write(".env"),
-        "qwenauth: hint: git does not ignore `.env`, which holds a secret: add it to `.gitignore`\n"
+        "qwenauth: hint: git does not ignore `.env`, which contains a secret: add it to `.gitignore`\n"
     );
     fs::write(homes.path("here/.gitignore"), ".env\n").unwrap();
     assert_eq!(write(".env"), "");
