@@ -6,8 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 use serde_json::json;
 
+use super::Attempt;
+use super::existing::working_login;
 use super::screen::{self, Waiting};
-use super::{Attempt, existing};
 use crate::commands::{print_json, rfc3339};
 use crate::credentials::{
     Credential, CredentialSource, PendingLogin, Stored, Verification, VerificationRequest, login_server, store_grant,
@@ -93,7 +94,7 @@ fn conclude(attempt: &Attempt, credential: &Credential) -> Result<()> {
 /// Stores another model with a login that stays, once the API serves it.
 pub(super) fn change_model(attempt: &Attempt) -> Result<()> {
     let Attempt { args, source, provider, .. } = attempt;
-    let (Some(model), Some(mut credential)) = (args.model.as_deref(), existing(source)?) else {
+    let (Some(model), Some(mut credential)) = (args.model.as_deref(), working_login(source)?) else {
         return log_in(attempt);
     };
     if !args.no_verify {

@@ -1,0 +1,118 @@
+//! The login that is there already: kept, moved to another store, or given another model.
+
+use anyhow::Result;
+
+use super::{Attempt, outcome};
+use crate::credentials::{
+    self, Credential, CredentialSource, Kind, State, Stored, Why, chosen_model_of, renew, state_of,
+};
+use crate::error::note;
+use crate::profile::SecretStore;
+use crate::providers;
+use crate::terminal;
+
+impl Attempt<'_> {
+    /// The stored key of this provider.
+    pub(super) fn stored_key(&self) -> Option<&Credential> {
+        let is_ours =
+            |stored: &&Credential| stored.kind == Kind::ApiKey && stored.provider_name() == self.provider.name;
+        self.stored.as_ref().filter(is_ours)
+    }
+
+    /// The new store of the existing login, if `--store` is the only change.
+    pub(super) fn moves_to(&self) -> Option<SecretStore> {
+        let args = self.args;
+        let asks_for_more = args.gives_key()
+            || args.region.is_some()
+            || args.base_url.is_some()
+            || args.model.is_some()
+            || args.no_wait;
+        let stored = self.stored.as_ref().filter(|stored| {
+            stored.provider_name() == self.provider.name
+                && stored.secret_store != SecretStore::Command
+                && stored.identity.is_none()
+        });
+        args.store.map(SecretStore::from).filter(|_| stored.is_some() && !asks_for_more && !self.asks_for_a_new_login())
+    }
+
+    pub(super) fn move_to(&self, store: SecretStore) -> Result<()> {
+        let profile = &self.profile;
+        let place = if store == SecretStore::Keyring { "the keyring" } else { "a file" };
+        if let Some(stored) = self.stored.as_ref().filter(|stored| stored.secret_store == store) {
+            note(&format!("the secret of `{profile}` is already in {place}"));
+            return self.keep(stored);
+        }
+        let credential = credentials::move_to(&self.source, store)?;
+        note(&format!("the secret of `{profile}` is now in {place}"));
+        self.activate();
+        if self.args.json { self.announce(&credential, false) } else { Ok(()) }
+    }
+
+    /// Whether what was typed cannot mean a login that exists.
+    pub(super) fn asks_for_a_new_login(&self) -> bool {
+        let args = self.args;
+        args.force || args.resume || args.code_stdin || args.key_label.is_some() || args.limit.is_some()
+    }
+
+    /// Whether `--model` is the only difference from an existing device login.
+    pub(super) fn changes_model_only(&self) -> bool {
+        let args = self.args;
+        let differs = |stored: &Credential| {
+            stored.provider_name() == self.provider.name && chosen_model_of(&self.source, stored) != args.model
+        };
+        args.model.is_some()
+            && !(args.force || args.resume || args.no_wait)
+            && self.stored.as_ref().is_some_and(differs)
+    }
+
+    /// Whether a login that works is there and is kept. It becomes the active one.
+    pub(super) fn keeps_existing(&self) -> Result<bool> {
+        if self.stored.as_ref().is_none_or(|stored| stored.provider_name() != self.provider.name) {
+            return Ok(false);
+        }
+        let Some(credential) = working_login(&self.source)? else { return Ok(false) };
+        let provider = self.source.provider(&credential)?;
+        let shared = if self.profile.is_qwen() { ", the login Qwen Code uses too" } else { "" };
+        if terminal::can_prompt() && !self.args.json {
+            let key = match credential.kind {
+                Kind::ApiKey if credential.command.is_some() => ", key from a command".to_owned(),
+                Kind::ApiKey => format!(", key {}", self.masked(&credential)),
+                Kind::Oauth => String::new(),
+            };
+            terminal::say(&format!(
+                "{} is logged in: {}{key}{shared}",
+                self.profile,
+                outcome::place(&provider, &credential)?
+            ));
+            if terminal::confirm("Replace it?")? {
+                return Ok(false);
+            }
+        } else {
+            let place = outcome::place(&provider, &credential)?;
+            note(&format!(
+                "already logged in to {place} as profile `{}`{shared}; `--force` logs in again",
+                self.profile
+            ));
+        }
+        self.keep(&credential)?;
+        Ok(true)
+    }
+
+    /// A key as it may be shown: its known beginning and its last four characters.
+    fn masked(&self, credential: &Credential) -> String {
+        let owners = providers::owners_of(&credential.access_token, &self.session.config.overrides);
+        credential.access_token.masked(&owners.map(|(prefix, _)| prefix).unwrap_or_default())
+    }
+}
+
+/// A login that works: valid, or renewed just now. A renewal that fails leaves the question to a new login.
+pub(super) fn working_login(source: &CredentialSource) -> Result<Option<Credential>> {
+    let stored = source.load()?;
+    let state = state_of(source, &stored);
+    let Stored::Present(credential) = stored else { return Ok(None) };
+    match state {
+        State::Valid => Ok(Some(credential)),
+        State::Refreshable => Ok(renew(source, &credential, Why::Asked).ok()),
+        _ => Ok(None),
+    }
+}
