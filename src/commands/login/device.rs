@@ -236,5 +236,6 @@ fn show(attempt: &Attempt, authorization: &Authorization, host: &str, remarks: &
             "interval": authorization.interval.as_secs(),
         }))?;
     }
-    attempt.show(&Waiting { url: authorization.url(), user_code: &authorization.user_code, host, remarks })
+    let waiting = Waiting { url: authorization.url(), user_code: &authorization.user_code, host, remarks };
+    attempt.approval_screen().show(&waiting)
 }

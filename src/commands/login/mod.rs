@@ -13,6 +13,7 @@ mod workload;
 use anyhow::Result;
 use serde_json::json;
 
+use self::screen::ApprovalScreen;
 use super::print_json;
 use crate::cli::{Global, LoginArgs, StoreChoice};
 use crate::credentials::{Credential, CredentialSource, Stored};
@@ -73,7 +74,7 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     let keep_in = secret_store(args, &profile, session, stored.as_ref())?;
     let attempt = Attempt { args, session, provider, profile, source, stored, keep_in, surroundings };
     let method = attempt.method()?;
-    attempt.check_clipboard()?;
+    screen::check_clipboard(args)?;
     if (args.no_wait || args.resume) && matches!(method, Method::Key | Method::Workload) {
         return Failed::new(
             Failure::Usage,
@@ -139,6 +140,10 @@ fn secret_store(
 }
 
 impl Attempt<'_> {
+    fn approval_screen(&self) -> ApprovalScreen {
+        ApprovalScreen::new(self.args, self.stored.is_some())
+    }
+
     /// By what the provider has and what was asked for.
     fn method(&self) -> Result<Method> {
         let args = self.args;

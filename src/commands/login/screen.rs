@@ -8,8 +8,7 @@ use std::io::{IsTerminal, stderr};
 use anyhow::Result;
 use unicode_width::UnicodeWidthStr;
 
-use super::Attempt;
-use crate::cli::Qr;
+use crate::cli::{LoginArgs, Qr};
 use crate::environment::variable;
 use crate::error::{Failed, Failure, note, printable};
 use crate::say::{Screen, Style};
@@ -37,20 +36,35 @@ pub(super) fn shows_remarks() -> bool {
     stderr().is_terminal()
 }
 
-impl Attempt<'_> {
-    /// Errors: usage, if there is no terminal to copy anything to.
-    pub(super) fn check_clipboard(&self) -> Result<()> {
-        if self.args.clipboard && !stderr().is_terminal() {
-            return Failed::new(Failure::Usage, "`--clipboard` requires a terminal, and stderr is not one")
-                .hint("omit `--clipboard`")
-                .err();
-        }
-        Ok(())
+/// Errors: usage, if there is no terminal to copy anything to.
+pub(super) fn check_clipboard(args: &LoginArgs) -> Result<()> {
+    if args.clipboard && !stderr().is_terminal() {
+        return Failed::new(Failure::Usage, "`--clipboard` requires a terminal, and stderr is not one")
+            .hint("omit `--clipboard`")
+            .err();
+    }
+    Ok(())
+}
+
+/// How a pending login is shown.
+pub(super) struct ApprovalScreen {
+    qr: Qr,
+    clipboard: bool,
+    /// Rows that this login has printed before its code is shown.
+    rows_before: usize,
+}
+
+impl ApprovalScreen {
+    /// `replaces`: whether this login may replace another.
+    pub(super) fn new(args: &LoginArgs, replaces: bool) -> Self {
+        let chosen = usize::from(args.provider.is_none());
+        let asked = if replaces && !args.force { 2 } else { 0 };
+        Self { qr: args.qr, clipboard: args.clipboard, rows_before: chosen + asked }
     }
 
     /// Copies a code or an address, if requested, and reports it in a few words.
     pub(super) fn copy(&self, text: &str) -> &'static str {
-        if !self.args.clipboard {
+        if !self.clipboard {
             return "";
         }
         let inside = |name: &str| variable(name).is_some();
@@ -63,24 +77,17 @@ impl Attempt<'_> {
         " (copied to the clipboard)"
     }
 
-    /// Rows that this login has printed before its code is shown.
-    fn rows_before(&self) -> usize {
-        let chosen = usize::from(self.args.provider.is_none());
-        let asked = if self.stored.is_some() && !self.args.force { 2 } else { 0 };
-        chosen + asked
-    }
-
     /// Shows where to approve the login, with a QR code if all of it fits.
     pub(super) fn show(&self, waiting: &Waiting) -> Result<()> {
         let copied = self.copy(if waiting.user_code.is_empty() { waiting.url } else { waiting.user_code });
         let is_web = ["http://", "https://"].iter().any(|scheme| waiting.url.starts_with(scheme));
-        let wanted = match self.args.qr {
+        let wanted = match self.qr {
             Qr::Never => None,
             Qr::Auto if !stderr().is_terminal() => None,
             Qr::Auto | Qr::Always => is_web.then(|| Code::of(&printable(waiting.url))).transpose()?,
         };
         if let Some(code) = &wanted
-            && self.args.qr == Qr::Auto
+            && self.qr == Qr::Auto
         {
             if let Some(side) = self.beside(code, waiting, copied) {
                 draw_with(code, waiting, &side);
@@ -120,7 +127,7 @@ impl Attempt<'_> {
             side.push(String::new());
             side.extend(shown(&printable(remark)));
         }
-        let rows = self.rows_before() + url_rows(waiting, width) + code.rows().max(side.len()) + BELOW;
+        let rows = self.rows_before + url_rows(waiting, width) + code.rows().max(side.len()) + BELOW;
         (rows <= height && side.iter().all(|line| line.width() <= room + 8)).then_some(side)
     }
 
@@ -132,7 +139,7 @@ impl Attempt<'_> {
         // The blank lines of `say_text` count as well.
         let approval = screen.translate(&approval(waiting.host));
         let text = 7 + url_rows(waiting, width) + screen.wrap(&approval, 0, 0).len();
-        code.columns() < width && self.rows_before() + remarks + code.rows() + text + BELOW <= height
+        code.columns() < width && self.rows_before + remarks + code.rows() + text + BELOW <= height
     }
 }
 
