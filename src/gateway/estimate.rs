@@ -182,6 +182,8 @@ mod tests {
             (r#"{"model":"m","max_output_tokens":7.0}"#, 7),
             (r#"{"model":"m","max_tokens":10,"n":3}"#, 30),
             (r#"{"model":"m","max_tokens":-1}"#, 4096),
+            (r#"{"model":"m","max_tokens":{"a":[1]}}"#, 4096),
+            (r#"{"model":"m","max_tokens":true,"n":[2]}"#, 4096),
         ] {
             let asked = Asked::read(body.as_bytes()).unwrap();
             let estimate = asked.estimate(400, "/chat/completions");

@@ -146,6 +146,34 @@ mod tests {
     }
 
     #[test]
+    fn of_gateways_that_start_at_once_one_makes_the_key_and_all_have_it() {
+        for _ in 0..50 {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("key");
+            let barrier = std::sync::Barrier::new(8);
+            let keys: Vec<Secret> = std::thread::scope(|scope| {
+                let gateways: Vec<_> = (0..8)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            barrier.wait();
+                            kept_in(&path).unwrap()
+                        })
+                    })
+                    .collect();
+                gateways.into_iter().map(|gateway| gateway.join().unwrap()).collect()
+            });
+            assert!(keys.iter().all(|key| *key == keys[0]));
+        }
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_written_is_not_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = kept_in(&directory.path().join("k".repeat(250))).unwrap_err();
+        assert!(format!("{error:#}").starts_with("cannot write `"), "{error:#}");
+    }
+
+    #[test]
     fn what_holds_no_key_is_complained_of_at_the_second_look_and_once() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");

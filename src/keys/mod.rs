@@ -255,6 +255,18 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_the_same_for_all_owners_and_another_after_any_change() {
+        let (record, _) = KeyRecord::create("ci", &TeamSecret::new(), SystemTime::now());
+        let of_a_job = KeyRecord { owner: Some("corp/api".to_owned()), ..record.clone() };
+        assert!(record.is_same_for_all(&record) && record.is_same_for_all(&record.clone()));
+        assert!(record.is_same_for_all(&of_a_job) && of_a_job.is_same_for_all(&record));
+        let renamed = KeyRecord { name: "cd".to_owned(), ..record.clone() };
+        let mut limited = record.clone();
+        limited.limits.parallel = Some(1);
+        assert!(!record.is_same_for_all(&renamed) && !record.is_same_for_all(&limited));
+    }
+
+    #[test]
     fn a_record_holds_nothing_of_the_secret() {
         let (record, key) = KeyRecord::create("ci", &TeamSecret::new(), SystemTime::now());
         let text = format!("{record:?}{}", serde_json::to_string(&record).unwrap());

@@ -169,6 +169,40 @@ mod tests {
     }
 
     #[test]
+    fn of_all_that_make_the_secret_at_once_one_writes_it() {
+        for _ in 0..50 {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("secret");
+            let barrier = std::sync::Barrier::new(8);
+            let made: Vec<bool> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            barrier.wait();
+                            TeamSecret::make(&path).unwrap()
+                        })
+                    })
+                    .collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(made.into_iter().filter(|made| *made).count(), 1);
+            assert!(TeamSecret::read(&path).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_written_was_not_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = TeamSecret::make(&directory.path().join("s".repeat(250))).unwrap_err();
+        assert!(format!("{error:#}").starts_with("cannot write `"), "{error:#}");
+    }
+
+    #[test]
+    fn nothing_of_the_secret_is_printed_by_accident() {
+        assert_eq!(format!("{:?}", TeamSecret::new()), "TeamSecret(…)");
+    }
+
+    #[test]
     fn the_hash_is_hmac_sha_256_of_the_secret_letters() {
         // Computed with Python's `hmac`.
         let key = KeyText::parse(KNOWN).unwrap();
