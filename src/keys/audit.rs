@@ -69,3 +69,25 @@ impl Audit<'_> {
             .with_context(|| format!("cannot append to `{}`", path.display()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::disk;
+
+    #[test]
+    fn the_last_lines_are_the_whole_ones_of_the_last_256_kib() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        assert_eq!(last_lines(&path), []);
+        let line = |revision: u64| format!("{{\"revision\":{revision},\"verb\":\"{}\"}}", "x".repeat(1000));
+        let text: String = (1..=500).map(|revision| format!("\n{}\n", line(revision))).collect();
+        let file = disk::create_new(&path).unwrap();
+        disk::write_all_at(&file, format!("{text}{{\"rev").as_bytes(), 0).unwrap();
+        let revisions: Vec<u64> = last_lines(&path).iter().map(|(revision, _)| *revision).collect();
+        // Of the first line the newline before it may be missing.
+        let whole = (256 * 1024 - 5 + 1) / (line(500).len() as u64 + 2);
+        assert_eq!(revisions, (501 - whole..=500).collect::<Vec<_>>());
+        assert_eq!(last_lines(&path).pop(), Some((500, line(500))));
+    }
+}

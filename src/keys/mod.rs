@@ -234,9 +234,12 @@ mod tests {
         let second = record.rotate(&secret, Duration::from_secs(60), now);
         assert_eq!(record.state(now), State::Rotating);
         assert!(record.is(&first, &secret, now) && record.is(&second, &secret, now));
-        let later = now + Duration::from_secs(61);
-        assert_eq!(record.state(later), State::Active);
-        assert!(!record.is(&first, &secret, later) && record.is(&second, &secret, later));
+        assert!(record.is(&first, &secret, now + Duration::from_secs(59)));
+        for seconds in [60, 61] {
+            let later = now + Duration::from_secs(seconds);
+            assert_eq!(record.state(later), State::Active);
+            assert!(!record.is(&first, &secret, later) && record.is(&second, &secret, later));
+        }
         let mut other = record.clone();
         other.id = "another0".to_owned();
         assert!(!other.is(&second, &secret, now), "the record of another key");
@@ -252,6 +255,9 @@ mod tests {
         value["of_a_later_version"] = serde_json::json!({ "x": [1] });
         let read: KeyRecord = serde_json::from_value(value.clone()).unwrap();
         assert_eq!(serde_json::to_value(&read).unwrap(), value);
+        assert!(value.get("resets").is_none(), "earlier versions do not know it");
+        let reset = KeyRecord { resets: 1, ..record };
+        assert_eq!(serde_json::to_value(&reset).unwrap()["resets"], 1);
     }
 
     #[test]

@@ -231,6 +231,18 @@ mod tests {
     }
 
     #[test]
+    fn an_amount_has_nine_digits_at_most_on_either_side_and_nothing_else() {
+        for (text, amount) in [("5", 5 * NANO), ("5.", 5 * NANO), ("0.000000001", 1), ("9000000.00", MOST)] {
+            assert_eq!(text.parse(), Ok(Money(amount)), "{text}");
+        }
+        for bad in
+            ["", ".5", "+5", "1.+5", "1.2.3", "0.1234567891", "9000000.000000001", "1234567890", "12345678901234567890"]
+        {
+            assert_eq!(bad.parse::<Money>(), Err(()), "{bad}");
+        }
+    }
+
+    #[test]
     fn periods_are_those_of_the_calendar_in_utc() {
         let now = at("2026-12-31T23:59:59Z");
         let known = |period: Period| (period.name_at(now), period.ends(now));

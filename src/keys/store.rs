@@ -320,6 +320,99 @@ mod tests {
     use super::*;
     use crate::keys::KeyText;
 
+    fn places(directory: &Path) -> Places {
+        let path = |name: &str| directory.join(name);
+        Places { keys: path("keys.json"), audit: path(paths::AUDIT), secret: path("secret"), is_secret_given: false }
+    }
+
+    fn create(places: &Places, name: &str, now: SystemTime) -> Result<String> {
+        let (record, _) = KeyRecord::create(name, &TeamSecret::new(), now);
+        let id = record.id.clone();
+        Keys::change(places, now, |keys| {
+            keys.add(record)?;
+            Ok((id.clone(), Change { verb: "create", id, changes: Value::Null }))
+        })
+    }
+
+    #[test]
+    fn changes_at_once_are_all_kept_each_with_a_revision_and_a_line_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = places(directory.path());
+        let now = SystemTime::now();
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let places = &places;
+                scope.spawn(move || {
+                    for number in 0..4 {
+                        create(places, &format!("key-{thread}-{number}"), now).unwrap();
+                    }
+                });
+            }
+        });
+        let keys = Directory::open(&places.keys).unwrap();
+        assert_eq!(keys.all().count(), 32);
+        let first = u64::try_from(now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()).unwrap();
+        let lines = keys.last_changes();
+        let revisions: Vec<u64> = lines.iter().map(|(revision, _)| *revision).collect();
+        assert_eq!(revisions, (first..first + 32).collect::<Vec<_>>());
+        for (_, line) in lines {
+            let line: Value = serde_json::from_str(&line).unwrap();
+            let record = &keys.find(line["key"].as_str().unwrap()).unwrap().record;
+            assert_eq!((&line["verb"], &line["name"]), (&"create".into(), &record.name.as_str().into()));
+        }
+    }
+
+    #[test]
+    fn a_file_keeps_the_identity_that_its_first_change_gave_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = places(directory.path());
+        let now = SystemTime::now();
+        let id = create(&places, "ann", now).unwrap();
+        let source = || Keys::read(&places.keys).unwrap().publication().unwrap().source;
+        let first = format!("{id}{}", seconds(now));
+        assert_eq!(source(), first);
+        Keys::change(&places, now, |keys| {
+            keys.keys.clear();
+            Ok(((), Change { verb: "clear", id, changes: Value::Null }))
+        })
+        .unwrap();
+        assert_eq!(source(), first);
+        create(&places, "bob", now).unwrap();
+        assert_eq!(source(), first);
+        assert!(Keys::default().publication().is_none());
+    }
+
+    #[test]
+    fn a_revoked_key_is_kept_for_400_days() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = places(directory.path());
+        let now = SystemTime::now();
+        let of_the_past = |days: u64, more: u64| seconds(now) - days * 86400 - more;
+        let revoked = [of_the_past(0, 0), of_the_past(400, 0), of_the_past(400, 1), of_the_past(1000, 0)];
+        for (number, at) in revoked.into_iter().enumerate() {
+            let id = create(&places, &format!("key-{number}"), now).unwrap();
+            Keys::change(&places, now, |keys| {
+                keys.keys.iter_mut().filter(|key| key.id == id).for_each(|key| key.revoked_at = Some(at));
+                Ok(((), Change { verb: "revoke", id, changes: Value::Null }))
+            })
+            .unwrap();
+        }
+        let keys = Keys::read(&places.keys).unwrap();
+        assert_eq!(keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["key-0", "key-1"]);
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_read_again_is_not_written() {
+        let padded = |length: usize| {
+            let mut keys = Keys::default();
+            keys.others.insert("of_a_later_version".to_owned(), "x".repeat(length).into());
+            keys.text()
+        };
+        let rest = usize::try_from(MAX_FILE_SIZE).unwrap() - padded(0).unwrap().len();
+        assert_eq!(padded(rest).unwrap().len() as u64, MAX_FILE_SIZE);
+        assert!(padded(rest + 1).is_err() && padded(2 * rest).is_err());
+    }
+
     #[test]
     fn a_key_that_expired_is_told_apart_and_one_that_is_revoked_or_of_another_is_unknown() {
         let (secret, now) = (TeamSecret::new(), SystemTime::now());

@@ -333,7 +333,8 @@ mod tests {
         ] {
             assert_eq!(Shown::read(&token).err(), Some(NotVerified::Malformed), "{token}");
         }
-        let long = format!("{head}.{}.AA", "A".repeat(MAX_LENGTH));
-        assert_eq!(Shown::read(&long).err(), Some(NotVerified::TooLong));
+        let longest = format!("{head}.{}.AA", "A".repeat(MAX_LENGTH - head.len() - 4));
+        assert_eq!(Shown::read(&longest).err(), Some(NotVerified::Malformed));
+        assert_eq!(Shown::read(&format!("{longest}A")).err(), Some(NotVerified::TooLong));
     }
 }
