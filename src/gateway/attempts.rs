@@ -86,7 +86,9 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
         usage.note_try();
         let limit = gateway.options.timeout;
         let since = Instant::now();
-        let sent = tokio::time::timeout(limit, gateway.upstream.send(&self.ready.origin, upload));
+        let note_sending = |is_sending| usage.note_sending(is_sending);
+        let sent = gateway.upstream.send(&self.ready.origin, upload, note_sending);
+        let sent = tokio::time::timeout(limit, sent);
         let sent = request.body.while_reading(sent).await.unwrap_or(Err(SendError::Silent(limit)));
         log_attempt(request, &self.ready, &self.account.profile, &sent, since);
         usage.note_sent(&sent);

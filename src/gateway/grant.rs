@@ -1,9 +1,13 @@
 //! What the limits of a key granted to one request, until it is known what the request used.
+//!
+//! Hazard: a client that disconnects before the response would get back what the provider may bill. Rule: from the moment a
+//! request is being sent it counts, and costs the estimate until the provider says otherwise.
 
 use std::rc::Rc;
 
 use super::estimate::Estimate;
 use super::served_account::ServedAccount;
+use super::upstream::{Answer, SendError};
 use crate::keys::Price;
 use crate::limits::{Engine, Grant, Used};
 
@@ -16,13 +20,16 @@ pub(super) struct HeldGrant {
     account: Option<Rc<ServedAccount>>,
     price: Option<Price>,
     estimate: Estimate,
-    pub(super) was_sent: bool,
-    pub(super) bill: Bill,
+    /// Whether an attempt is on its way, whose outcome is unknown.
+    is_sending: bool,
+    /// Whether an attempt before it was sent.
+    was_sent: bool,
+    /// What those attempts cost.
+    bill: Bill,
 }
 
 /// What a request is charged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bill {
+enum Bill {
     /// Nothing: the provider rejected it or never received it.
     Nothing,
     /// The estimate: the provider may have processed it, and no response says what it used.
@@ -39,7 +46,34 @@ impl HeldGrant {
         price: Option<Price>,
         estimate: Estimate,
     ) -> Self {
-        Self { engine, grant, account, price, estimate, was_sent: false, bill: Bill::Nothing }
+        Self { engine, grant, account, price, estimate, is_sending: false, was_sent: false, bill: Bill::Nothing }
+    }
+
+    /// An attempt is being sent, or, with `false`, was not sent after all.
+    pub(super) fn note_sending(&mut self, is_sending: bool) {
+        self.is_sending = is_sending;
+    }
+
+    /// An attempt has ended in a response or without one.
+    pub(super) fn note_sent(&mut self, sent: &Result<Answer, SendError>) {
+        let was_sent = std::mem::take(&mut self.is_sending);
+        let may_be_billed = match sent {
+            Ok(response) => response.status().is_success(),
+            Err(SendError::Silent(_) | SendError::Lost(_)) => was_sent,
+            Err(SendError::NotSent(_) | SendError::Client(_)) => false,
+        };
+        self.was_sent |= was_sent;
+        self.bill = if may_be_billed { Bill::Estimate } else { Bill::Nothing };
+    }
+
+    /// The response states what the request used.
+    pub(super) fn charge(&mut self, tokens: Estimate) {
+        self.bill = Bill::Tokens(tokens);
+    }
+
+    /// Ends the grant of a further attempt: the windows count it, and the first grant has what the request costs.
+    pub(super) fn keep_counted(mut self) {
+        self.was_sent = true;
     }
 
     /// Releases it although the request was sent: another profile serves the request and counts it.
@@ -51,11 +85,12 @@ impl HeldGrant {
 
 impl Drop for HeldGrant {
     fn drop(&mut self) {
-        if !self.was_sent {
+        if !self.was_sent && !self.is_sending {
             let rate = self.account.as_ref().map(|account| account.pacing.windows());
             return self.engine.give_back(&self.grant, rate);
         }
         let used = match self.bill {
+            _ if self.is_sending => self.estimate,
             Bill::Nothing => Estimate::default(),
             Bill::Estimate => self.estimate,
             Bill::Tokens(tokens) => tokens,

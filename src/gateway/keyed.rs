@@ -137,7 +137,7 @@ impl<'gateway> KeyAdmission<'gateway> {
     ) -> Result<(), Unserved> {
         let repeats = pending.usage.grant.is_some();
         let since = tokio::time::Instant::now();
-        let (wait, mut held) = self.admit(pending, estimate, repeats).await?;
+        let (wait, held) = self.admit(pending, estimate, repeats).await?;
         if !wait.is_zero() {
             pending.request.body.while_reading(tokio::time::sleep(wait)).await;
             // It may have been revoked in the meantime.
@@ -153,8 +153,7 @@ impl<'gateway> KeyAdmission<'gateway> {
         pending.request.check_length()?;
         self.team.count("go");
         if repeats {
-            // It is counted, and there is nothing to settle.
-            held.was_sent = true;
+            held.keep_counted();
         } else {
             pending.usage.grant = Some(held);
         }

@@ -137,14 +137,25 @@ impl Upstream {
     }
 
     /// Sends a request over an open connection or a new one. A kept connection found closed before sending is skipped.
-    pub(super) async fn send(&self, origin: &Rc<Origin>, mut upload: Upload) -> Result<Answer, SendError> {
+    /// `note_sending` learns that the request is being sent, or, with `false`, that it was not sent after all.
+    pub(super) async fn send(
+        &self,
+        origin: &Rc<Origin>,
+        mut upload: Upload,
+        mut note_sending: impl FnMut(bool),
+    ) -> Result<Answer, SendError> {
         loop {
             let (mut connection, is_kept) = match origin.take_idle() {
                 Some(connection) => (connection, true),
                 // Boxed: it is long, and seldom needed.
                 None => (Box::pin(self.connector.connect(origin)).await.map_err(SendError::NotSent)?, false),
             };
-            return match connection.ask(&mut upload).await {
+            note_sending(true);
+            let asked = connection.ask(&mut upload).await;
+            if matches!(asked, Err(AskError::Unsent)) {
+                note_sending(false);
+            }
+            return match asked {
                 Ok(received) => {
                     let rest = Some(upload).filter(|upload| !upload.is_sent());
                     Ok(answer::answer(received, connection, rest, origin))

@@ -11,7 +11,7 @@ use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::estimate::Estimate;
-use super::grant::{Bill, HeldGrant};
+use super::grant::HeldGrant;
 use super::meter::{Meter, Tokens};
 use super::request_body::RequestBody;
 use super::served_account::ServedAccount;
@@ -120,12 +120,16 @@ impl UsageRecord {
         self.counts.tries += 1;
     }
 
-    /// Whether what the key was granted is used, as far as an attempt shows.
+    /// An attempt is being sent, or, with `false`, was not sent after all.
+    pub(super) fn note_sending(&mut self, is_sending: bool) {
+        if let Some(grant) = &mut self.grant {
+            grant.note_sending(is_sending);
+        }
+    }
+
     pub(super) fn note_sent(&mut self, sent: &Result<Answer, SendError>) {
         if let Some(grant) = &mut self.grant {
-            grant.was_sent |= !matches!(sent, Err(SendError::NotSent(_)));
-            let may_be_billed = matches!(sent, Err(SendError::Silent(_) | SendError::Lost(_)));
-            grant.bill = if may_be_billed { Bill::Estimate } else { Bill::Nothing };
+            grant.note_sent(sent);
         }
     }
 
@@ -142,9 +146,6 @@ impl UsageRecord {
         if let Some(entry) = &mut self.entry {
             entry.outcome.status = Some(status);
             entry.outcome.is_stream = is_stream;
-        }
-        if let Some(grant) = self.grant.as_mut().filter(|_| status.is_success()) {
-            grant.bill = Bill::Estimate;
         }
     }
 
@@ -175,7 +176,7 @@ impl UsageRecord {
             entry.outcome.response_model = answered;
         }
         if let Some(grant) = self.grant.as_mut().filter(|_| tokens != Tokens::default()) {
-            grant.bill = Bill::Tokens(Estimate { prompt: tokens.prompt, completion: tokens.completion });
+            grant.charge(Estimate { prompt: tokens.prompt, completion: tokens.completion });
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::upstream::{Asked, CHAT, Client, Gateway, Got, Upstream, configured, error, fine, logged_in};
+use super::upstream::{Asked, CHAT, Client, Gateway, Got, Upstream, configured, error, fine, logged_in, until_closed};
 use crate::machine::{Machine, each_path, has_programs, until};
 
 /// A dollar for a million tokens of a prompt, a hundred dollars for a million of a completion.
@@ -52,12 +53,16 @@ pub(super) fn chat(gateway: &Gateway, key: &str) -> Got {
 }
 
 pub(super) fn send(gateway: &Gateway, key: &str, line: &str, body: &[u8]) -> Got {
+    ask(gateway, key, line, body).got()
+}
+
+fn ask(gateway: &Gateway, key: &str, line: &str, body: &[u8]) -> Client {
     let (address, length) = (&gateway.address, body.len());
     let head = format!(
         "{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
     );
-    Client::send(address, &[head.as_bytes(), body].concat()).got()
+    Client::send(address, &[head.as_bytes(), body].concat())
 }
 
 #[track_caller]
@@ -304,6 +309,60 @@ fn what_the_provider_refuses_costs_nothing_and_what_it_does_not_count_costs_the_
     send(&gateway, &key, "POST /v1/chat/completions", body).is(200);
     // 40 bytes are 10 tokens.
     until("it is settled", || listed(&machine, "ann")["used"]["spent_usd"] == 0.010_01);
+}
+
+/// A key, and what it has used once nothing of it is in flight.
+fn settled(machine: &Machine, name: &str) -> Value {
+    until("it is settled", || listed(machine, name)["used"]["in_flight"] == 0);
+    listed(machine, name)["used"].clone()
+}
+
+#[test]
+fn a_client_that_leaves_a_request_that_was_sent_is_charged_the_estimate() {
+    let upstream = Upstream::start(|_, _, connection| until_closed(connection));
+    let machine = priced(&upstream);
+    let gateway = start(&machine, &[]);
+    let key = create(&machine, &["ann", "--budget", "1 USD/day"]);
+    let body = br#"{"model":"coder-model","max_tokens":100}"#;
+    let client = ask(&gateway, &key, "POST /v1/chat/completions", body);
+    upstream.wait_for(1);
+    drop(client);
+    let used = settled(&machine, "ann");
+    assert_eq!((&used["requests_today"], &used["spent_usd"]), (&1.into(), &0.010_01.into()));
+}
+
+#[test]
+fn a_client_that_leaves_while_its_request_is_not_sent_is_charged_nothing() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", server.local_addr().unwrap());
+    let machine = Machine::new().logged_in().field("resource_url", serde_json::json!(url));
+    let machine = configured(machine, &format!("{PRICES}{UNPACED}"));
+    let gateway = start(&machine, &[]);
+    let key = create(&machine, &["ann", "--budget", "1 USD/day"]);
+    let client = ask(&gateway, &key, "POST /v1/chat/completions", CHAT);
+    // It is connected, and its TLS handshake is never answered.
+    let (connection, _) = server.accept().unwrap();
+    assert_eq!(listed(&machine, "ann")["used"]["requests_today"], 1);
+    drop(client);
+    let used = settled(&machine, "ann");
+    assert_eq!((&used["requests_today"], &used["spent_usd"]), (&0.into(), &0.0.into()));
+    drop(connection);
+}
+
+#[test]
+fn a_response_that_breaks_off_before_its_body_costs_the_estimate() {
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n";
+    let upstream = Upstream::start(|_, _, connection| {
+        connection.write_all(HEAD)?;
+        Err(std::io::ErrorKind::ConnectionAborted.into())
+    });
+    let machine = priced(&upstream);
+    let gateway = start(&machine, &[]);
+    let key = create(&machine, &["ann", "--budget", "1 USD/day"]);
+    let body = br#"{"model":"coder-model","max_tokens":100}"#;
+    is_refused(&send(&gateway, &key, "POST /v1/chat/completions", body), 502, "upstream_error");
+    let used = settled(&machine, "ann");
+    assert_eq!((&used["requests_today"], &used["spent_usd"]), (&1.into(), &0.010_01.into()));
 }
 
 #[test]
