@@ -107,7 +107,7 @@ pub(crate) fn not_understood(arguments: &[OsString]) {
 fn check(args: &EnvArgs, format: EnvFormat) -> Result<()> {
     if format == EnvFormat::Github && variable("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
         return Failed::new(Failure::Usage, "`--format github` works only in a GitHub Actions job")
-            .hint("`GITHUB_ACTIONS` is not `true` here: choose another format")
+            .hint("choose another format; `GITHUB_ACTIONS` is not `true` here")
             .err();
     }
     if format == EnvFormat::Dotenv && args.unset {

@@ -13,7 +13,7 @@ pub(crate) fn run(session: &Session) -> Result<()> {
     let source = session.source()?;
     let credential = source.require()?;
     if credential.kind == Kind::ApiKey {
-        note(&format!("`{}` is an API key: nothing to renew", source.profile));
+        note(&format!("`{}` uses an API key; nothing to renew", source.profile));
         return Ok(());
     }
     if credential.identity.is_some() {

@@ -92,7 +92,7 @@ impl Keys {
             let names: Vec<&str> = self.keys.iter().map(|key| key.name.as_str()).collect();
             let near = crate::error::nearest(name, names).map(|near| format!("did you mean `{near}`?"));
             return Failed::new(Failure::Other, format!("there is no key `{name}`"))
-                .hint(near.unwrap_or_else(|| "`qwenauth keys list` shows the keys".to_owned()))
+                .hint(near.unwrap_or_else(|| "run `qwenauth keys list` to see the keys".to_owned()))
                 .err();
         };
         if is_revoked {

@@ -54,7 +54,7 @@ pub(super) fn unknown<T>(typed: &str, overrides: &Overrides) -> Result<T> {
     let failed = Failed::new(Failure::Usage, format!("unknown provider `{}`", printable(typed)));
     match nearest(typed, overrides) {
         Some(hint) => failed.hint(hint),
-        None => failed.hint("`qwenauth providers` lists the known ones"),
+        None => failed.hint("run `qwenauth providers` to list the known providers"),
     }
     .err()
 }

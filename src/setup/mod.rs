@@ -194,7 +194,9 @@ pub(crate) fn find(name: &str) -> Result<&'static Tool> {
     let failed = Failed::new(Failure::Usage, format!("unknown tool `{}`", printable(name)));
     match nearest(name, TOOLS.iter().flat_map(|tool| [tool.name, tool.program])) {
         Some(near) => failed.hint(format!("did you mean `{near}`?")),
-        None => failed.hint("`qwenauth setup` lists them; any other: `qwenauth exec -- PROGRAM`"),
+        None => {
+            failed.hint("run `qwenauth setup` to list the tools; for any other program use `qwenauth exec -- PROGRAM`")
+        }
     }
     .err()
 }

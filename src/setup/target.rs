@@ -49,7 +49,7 @@ pub(super) fn check_writable(file: &Path) -> Result<()> {
     access::check_owner(&target, &metadata)?;
     if !disk::is_writable(&metadata) {
         return Failed::new(Failure::Other, format!("`{}` is read-only and was not changed", target.display()))
-            .hint(format!("`{}` it, or paste what `--print` shows", disk::MAKE_WRITABLE))
+            .hint(format!("make it writable (`{}`), or paste what `--print` shows", disk::MAKE_WRITABLE))
             .err();
     }
     Ok(())

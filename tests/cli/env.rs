@@ -83,7 +83,7 @@ fn github_works_only_there() {
     machine.run(["env", "--format", "github"]).fails(
         2,
         "`--format github` works only in a GitHub Actions job",
-        "`GITHUB_ACTIONS` is not `true` here: choose another format",
+        "choose another format; `GITHUB_ACTIONS` is not `true` here",
     );
 }
 

@@ -45,7 +45,7 @@ fn every_command_that_needs_a_credential_uses_the_key_of_the_environment_before_
     machine
         .shell("$QWENAUTH exec -- sh -c 'echo $OPENAI_API_KEY $OPENAI_BASE_URL'")
         .stdout("granted-given-key {server}/groq/v1\n");
-    machine.run(["refresh"]).stderr("qwenauth: `groq` is an API key: nothing to renew\n");
+    machine.run(["refresh"]).stderr("qwenauth: `groq` uses an API key; nothing to renew\n");
     let mut outcome = machine.run(["status", "--json"]);
     let status = outcome.json();
     let row = &status["profiles"][0];

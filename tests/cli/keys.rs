@@ -83,7 +83,7 @@ fn a_key_from_stdin_is_verified_stored_and_used() {
     assert_eq!(stored, json!({"provider": "groq", "api_key": KEY, "base_url": base_url}));
     machine.run(["token"]).stdout("granted-key-1\n");
     machine.run(["token", "--min-ttl", "9999h"]).stdout("granted-key-1\n");
-    machine.run(["refresh"]).stderr("qwenauth: `groq` is an API key: nothing to renew\n");
+    machine.run(["refresh"]).stderr("qwenauth: `groq` uses an API key; nothing to renew\n");
     machine
         .shell("\"$QWENAUTH\" exec -- sh -c 'echo $OPENAI_API_KEY $OPENAI_BASE_URL $OPENAI_API_BASE $OPENAI_MODEL'")
         .stdout("granted-key-1 {server}/groq/v1 {server}/groq/v1 qwen/qwen3.8-27b\n");

@@ -204,7 +204,7 @@ fn a_refused_key_names_the_page_of_its_region_or_both() {
     assert_eq!(hint(&["--region", "cn"]), format!("check the key at {CHINA}"));
     assert_eq!(
         hint(&[]),
-        format!("regions intl, cn, hk, us were tried; check the key at {CHINA} (China) or {SINGAPORE} (elsewhere)")
+        format!("tried regions intl, cn, hk, us; check the key at {CHINA} (China) or {SINGAPORE} (elsewhere)")
     );
 }
 

@@ -343,7 +343,7 @@ fn a_read_only_file_is_left_alone() {
     machine.run(["setup", "codex"]).fails(
         1,
         "`{home}/.codex/config.toml` is read-only and was not changed",
-        "`chmod u+w` it, or paste what `--print` shows",
+        "make it writable (`chmod u+w`), or paste what `--print` shows",
     );
     assert_eq!(machine.text(file), MY_TOML);
 }
@@ -423,7 +423,7 @@ fn an_unknown_tool_is_told_the_nearest() {
     machine.run(["setup", "vim"]).fails(
         2,
         "unknown tool `vim`",
-        "`qwenauth setup` lists them; any other: `qwenauth exec -- PROGRAM`",
+        "run `qwenauth setup` to list the tools; for any other program use `qwenauth exec -- PROGRAM`",
     );
 }
 

@@ -174,7 +174,10 @@ fn certificates() -> Vec<Check> {
                             "remove that certificate, or download the file again",
                         ));
                     }
-                    Check::ok("certificates", format!("`{name}` names `{shown}`: {} in it", found.usable.len()))
+                    Check::ok(
+                        "certificates",
+                        format!("`{name}` names `{shown}` (certificates: {})", found.usable.len()),
+                    )
                 }
             },
         };

@@ -284,7 +284,7 @@ fn remedy(attempt: &Attempt, secret: &Secret, asked: &[Option<String>]) -> Strin
     let tried = match asked {
         [_, _, ..] => {
             let names: Vec<&str> = asked.iter().flatten().map(String::as_str).collect();
-            format!("regions {} were tried; ", names.join(", "))
+            format!("tried regions {}; ", names.join(", "))
         }
         _ => String::new(),
     };

@@ -395,7 +395,7 @@ pub(crate) fn restrict_directory(directory: &Path) -> io::Result<()> {
 
 /// The command that makes a directory private.
 pub(crate) fn how_to_restrict(directory: &Path) -> String {
-    format!("`chmod 700 {}`, or `qwenauth doctor --fix`", path_for_sh(directory))
+    format!("run `chmod 700 {}` or `qwenauth doctor --fix`", path_for_sh(directory))
 }
 
 /// What has become of a file that others could read.

@@ -153,7 +153,7 @@ fn github_masks_the_key_before_it_is_printed() {
 fn github_is_refused_outside_a_job() {
     let homes = Homes::with_one("sk-1");
     let stderr = "qwenauth: error: `--format github` works only in a GitHub Actions job\n\
-                  qwenauth: hint: `GITHUB_ACTIONS` is not `true` here: choose another format\n";
+                  qwenauth: hint: choose another format; `GITHUB_ACTIONS` is not `true` here\n";
     assert_eq!(env(&homes, &["--format", "github"]), (Some(2), String::new(), stderr.into()));
 }
 
