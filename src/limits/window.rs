@@ -374,20 +374,128 @@ mod tests {
     }
 
     #[test]
+    fn the_first_that_waits_goes_in_the_step_after_the_window() {
+        assert_eq!(placed(&rule(60, None), std::iter::repeat_n(5_000, 61))[60], 5_000 + STEPS + 1);
+        // A sixth of the window, rounded up, and one step.
+        assert_eq!(placed(&rule(60, Some(10)), std::iter::repeat_n(5_000, 11))[10], 5_000 + 22 + 1);
+    }
+
+    #[test]
+    fn leases_double_within_a_step_up_to_a_64th_of_what_is_left() {
+        let sizes = |rule: &Rule, steps: &[u64]| -> Vec<u32> {
+            let mut record = WindowRecord::new(0, step_length(rule.window));
+            let day = rule.zone.day_of(SystemTime::now());
+            let mut lease = Lease::default();
+            let take = |&step: &u64| {
+                let slot;
+                (slot, lease) = record.take(rule, step, &day, &lease);
+                assert!(slot == Slot::Now && lease.left + 1 == lease.size && lease.step == step);
+                lease.size
+            };
+            steps.iter().map(take).collect()
+        };
+        let same = [5_000; 9];
+        assert_eq!(sizes(&rule(6_400, None), &same), [1, 2, 4, 8, 16, 32, 64, 98, 96]);
+        assert_eq!(sizes(&rule(6_400, Some(6_400)), &same), [1, 2, 4, 8, 16, 32, 64, 98, 96]);
+        assert_eq!(sizes(&rule(6_400, Some(3_200)), &same), [1; 9]);
+        assert_eq!(sizes(&rule(6_400, None), &[5_000, 5_000, 5_000, 5_001, 5_001]), [1, 2, 4, 1, 2]);
+        let of_a_day = Rule { per_day: Some(640), day_refuses: true, ..rule(6_400, None) };
+        assert_eq!(sizes(&of_a_day, &same), [1, 2, 4, 8, 9, 9, 9, 9, 9]);
+    }
+
+    #[test]
+    fn a_day_refuses_only_where_the_user_has_limited_it() {
+        for (per_day, day_refuses, refused) in [(Some(2), true, true), (Some(2), false, false), (None, true, false)] {
+            let rule = Rule { per_day, day_refuses, ..rule(60, None) };
+            let mut record = WindowRecord::new(0, step_length(rule.window));
+            let day = rule.zone.day_of(SystemTime::now());
+            let mut take = || record.take(&rule, 5_000, &day, &Lease::default()).0;
+            assert_eq!([take(), take()], [Slot::Now; 2]);
+            assert_eq!(take(), if refused { Slot::DayOver { ends: day.ends } } else { Slot::Now });
+        }
+    }
+
+    #[test]
+    fn times_are_those_of_steps_and_what_is_too_far_ahead_is_not_scheduled() {
+        let rule = rule(2, None);
+        let length = step_length(rule.window);
+        let mut record = WindowRecord::new(0, length);
+        let clock = 5_000 * length + 7;
+        assert_eq!(record.horizon(), Duration::from_nanos(1_400 * length));
+        assert_eq!(record.step_ends(clock), 5_001 * length);
+        assert_eq!(record.first_counted(5_000), None);
+        assert_eq!(record.earliest(&rule, clock, clock, 2), Some(clock));
+        record.count_at(clock, 1, 3, 100);
+        assert_eq!((record.sum(5_000, 1), record.day(100).count), (1, 3));
+        assert_eq!(record.earliest(&rule, clock, clock, 1), Some(clock));
+        // More than the limit is never asked for at once.
+        assert_eq!(record.earliest(&rule, clock, clock, 3), Some((5_000 + STEPS + 1) * length));
+        for (step, first) in [(4_999, None), (5_000, Some(5_000)), (5_128, Some(5_000)), (5_129, None)] {
+            assert_eq!(record.first_counted(step), first, "{step}");
+        }
+        let unpaced = Rule { waits: false, ..rule };
+        let far = clock + 1_399 * length;
+        assert_eq!(record.earliest(&unpaced, clock, far, 1), Some(far));
+        assert_eq!(record.earliest(&unpaced, clock, far + length, 1), None);
+    }
+
+    #[test]
+    fn a_queue_without_end_is_refused_with_how_far_it_was_looked_ahead() {
+        let rule = rule(1, None);
+        let mut record = WindowRecord::new(0, step_length(rule.window));
+        let day = rule.zone.day_of(SystemTime::now());
+        let mut turn = Slot::Now;
+        while !matches!(turn, Slot::TooLong { .. }) {
+            turn = record.take(&rule, 5_000, &day, &Lease::default()).0;
+        }
+        assert_eq!(turn, Slot::TooLong { wait: record.horizon() });
+    }
+
+    #[test]
+    fn a_step_that_is_no_longer_kept_is_neither_counted_nor_changed() {
+        const LENGTH: u64 = 3;
+        let kept = KEPT as u64;
+        let at = |step: u64| step * LENGTH + 1;
+        let mut record = WindowRecord::new(0, LENGTH);
+        record.count_at(at(5_000), 4, 4, 100);
+        record.advance_to(at(5_000 + kept - 1));
+        assert_eq!(record.newest, 5_000 + kept - 1);
+        record.correct(at(5_000), 4, 5);
+        record.give_back(5_000, 2, 100);
+        assert_eq!((record.sum(5_000, 1), record.day(100).count), (3, 2));
+        // The same counter.
+        record.count_at(at(5_000 + kept), 9, 9, 100);
+        record.correct(at(5_000), 4, 5);
+        record.give_back(5_000, 2, 100);
+        // Nor is one to come.
+        record.correct(at(5_001 + kept), 0, 5);
+        record.give_back(5_001 + kept, 2, 100);
+        assert_eq!((record.sum(5_000, 1), record.sum(5_000 + kept, 1), record.day(100).count), (0, 9, 11));
+        record.advance_to(at(5_001 + kept));
+        assert_eq!((record.sum(5_001 + kept, 1), record.sum(5_000 + kept, 1)), (0, 9));
+    }
+
+    #[test]
+    fn steps_without_requests_delay_nobody_and_those_of_another_clock_are_forgotten() {
+        let rule = rule(60, None);
+        let day = rule.zone.day_of(SystemTime::now());
+        let mut record = WindowRecord::new(0, step_length(rule.window));
+        record.advance(5_000 + 2 * AHEAD);
+        *record.counter(5_000 + 2 * AHEAD) = 60;
+        record.advance(5_000);
+        assert_eq!(record.newest, 5_000 + 2 * AHEAD);
+        record.advance(4_999);
+        assert_eq!((record.newest, record.sum(5_000 + 2 * AHEAD, 1)), (4_999, 0));
+        record.advance(6_000);
+        assert_eq!(record.take(&rule, 5_900, &day, &Lease::default()).0, Slot::Now);
+        assert_eq!(record.sum(5_900, 1), 1);
+    }
+
+    #[test]
     fn a_burst_is_spread_where_the_provider_wants_that() {
         let places = placed(&rule(60, Some(10)), std::iter::repeat_n(5_000, 60));
         assert_eq!(places.iter().filter(|&&place| place == 5_000).count(), 10);
         assert!(most_within(STEPS / 6, &places) <= 10);
-    }
-
-    #[test]
-    fn a_queue_without_end_is_refused() {
-        let rule = rule(1, None);
-        let mut record = WindowRecord::new(0, step_length(rule.window));
-        let day = rule.zone.day_of(SystemTime::now());
-        let mut take = || record.take(&rule, 5_000, &day, &Lease::default()).0;
-        let turns: Vec<Slot> = (0..20).map(|_| take()).collect();
-        assert!(turns.iter().any(|turn| matches!(turn, Slot::TooLong { .. })), "{turns:?}");
     }
 
     #[test]
