@@ -162,10 +162,17 @@ fn directories_that_others_may_look_into_are_named_and_closed() {
         ".local/state/qwenauth",
         ".local/state/qwenauth/pending",
         ".local/state/qwenauth/refused",
+        ".local/state/qwenauth/origins",
+        ".local/state/qwenauth/refused-by-api",
         ".local/state/qwenauth/setup",
         ".local/state/qwenauth/usage",
         ".local/state/qwenauth/rate",
+        ".local/state/qwenauth/keys",
+        ".local/state/qwenauth/limits",
+        ".local/state/qwenauth/events",
         ".local/state/qwenauth/reported",
+        ".local/state/qwenauth/regions",
+        ".local/state/qwenauth/exec",
     ] {
         for loose in [0o755, 0o711, 0o750, 0o777, 0o770] {
             let machine = healthy();

@@ -76,14 +76,18 @@ impl Machine {
 /// The working directory decides nothing.
 #[test]
 fn a_relative_path_in_a_variable_of_a_tool_is_not_followed() {
-    for (variable, tool) in
-        [("CODEX_HOME", 2), ("CLAUDE_CONFIG_DIR", 3), ("OPENCODE_CONFIG", 0), ("OPENCODE_CONFIG_DIR", 0)]
-    {
+    for (variable, tool) in [
+        ("CODEX_HOME", 2),
+        ("CLAUDE_CONFIG_DIR", 3),
+        ("OPENCODE_CONFIG", 0),
+        ("OPENCODE_CONFIG_DIR", 0),
+        ("XDG_CONFIG_HOME", 0),
+    ] {
         let (tool, file) = TOOLS[tool];
-        let machine = Machine::new().at_home().variable(variable, "target/relative");
+        let machine = Machine::new().at_home().variable(variable, "relative");
         machine.sets_up(tool);
         assert!(machine.home().join(file).exists(), "{variable}");
-        assert!(!std::path::Path::new("target/relative").exists(), "{variable}");
+        assert!(!machine.directory().join("relative").exists(), "{variable}");
     }
 }
 
