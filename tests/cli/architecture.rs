@@ -171,7 +171,7 @@ fn arrows() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 #[test]
-fn the_arrows_between_the_parts_are_those_of_the_picture() {
+fn the_dependencies_between_modules_are_those_of_the_overview() {
     let arrows = arrows();
     for (part, used) in uses() {
         let allowed = arrows.get(&part).cloned().unwrap_or_default();
@@ -186,7 +186,7 @@ fn the_arrows_between_the_parts_are_those_of_the_picture() {
 }
 
 #[test]
-fn nothing_but_main_uses_the_commands_and_no_arrow_runs_in_a_circle() {
+fn only_main_uses_the_commands_and_no_modules_depend_on_each_other_in_a_cycle() {
     let uses = uses();
     for (part, used) in &uses {
         assert!(part == "lib" || !used.contains("commands"), "`{part}` uses `commands`");
@@ -229,7 +229,7 @@ fn no_command_uses_another_command() {
 }
 
 #[test]
-fn what_has_one_home_stays_there() {
+fn each_crate_is_used_only_in_its_modules() {
     let all = sources();
     for (named, homes) in HOMES.iter().filter(|(named, _)| named.ends_with("::")) {
         let is_used = |source: &Source| homes.contains(&source.part.as_str()) && source.code.contains(named);
@@ -289,7 +289,7 @@ fn is_rust(name: &str) -> bool {
 }
 
 #[test]
-fn the_picture_shows_what_src_holds() {
+fn the_overview_lists_the_modules_of_src() {
     let picture = picture();
     let shown: BTreeSet<&str> = picture
         .lines()

@@ -142,7 +142,7 @@ impl Believed {
 }
 
 #[test]
-fn a_file_of_another_user_is_refused_by_name() {
+fn a_file_of_another_user_is_rejected_by_name() {
     if !is_root() {
         return;
     }
@@ -160,7 +160,7 @@ fn a_file_of_another_user_is_refused_by_name() {
 }
 
 #[test]
-fn a_file_of_root_that_nobody_else_can_write_is_read_and_left_as_it_is() {
+fn a_file_that_only_root_can_write_is_read_and_not_changed() {
     if !is_root() {
         return;
     }
@@ -209,7 +209,7 @@ fn a_secret_is_read_as_kubernetes_mounts_it() {
 }
 
 #[test]
-fn a_directory_that_others_can_write_makes_its_files_unbelievable() {
+fn files_in_a_directory_that_others_can_write_are_rejected() {
     if !is_root() {
         return;
     }
@@ -262,7 +262,7 @@ fn a_symlink_of_another_user_is_not_followed() {
 }
 
 #[test]
-fn config_that_others_may_change_is_named_or_taken_away_from_them() {
+fn a_configuration_that_others_can_change_is_reported_or_made_private() {
     let machine = Machine::new().logged_in().configured("profile = \"qwen\"\n");
     fs::set_permissions(machine.config(), Permissions::from_mode(0o664)).unwrap();
     machine.run(["token"]).stdout("granted-access-1\n").stderr(
@@ -280,7 +280,7 @@ fn config_that_others_may_change_is_named_or_taken_away_from_them() {
 }
 
 #[test]
-fn a_key_file_of_the_user_is_taken_away_from_others() {
+fn a_key_file_of_the_user_is_made_private() {
     let believed = &BELIEVED[4];
     let machine = believed.machine();
     let path = (believed.path)(&machine);
@@ -295,7 +295,7 @@ fn a_key_file_of_the_user_is_taken_away_from_others() {
 }
 
 #[test]
-fn root_leaves_what_a_link_in_anothers_home_leads_to() {
+fn root_does_not_change_the_target_of_a_link_in_another_users_home() {
     if !is_root() {
         return;
     }
@@ -572,7 +572,7 @@ fn root_runs_no_command_and_changes_no_file_that_the_owner_of_the_home_names() {
 
 /// A file system where `chmod` succeeds and changes nothing, as WSL mounts the drives of Windows.
 #[test]
-fn a_mode_that_cannot_be_changed_is_said_once_and_truthfully() {
+fn a_mode_that_cannot_be_changed_is_reported_once() {
     let machine = Machine::new().logged_in().configured("profile = \"qwen\"\n");
     let library = machine.directory().join("nochmod.so");
     let source = "int chmod(const char*p,unsigned m){return 0;} int fchmod(int f,unsigned m){return 0;}\
@@ -600,7 +600,7 @@ fn a_mode_that_cannot_be_changed_is_said_once_and_truthfully() {
 }
 
 #[test]
-fn a_file_that_is_too_large_is_called_what_it_is() {
+fn the_error_names_a_file_that_is_too_large() {
     let machine = Machine::new().logged_in().configured(&format!("# {}\n", "x".repeat(1_200_000)));
     machine.run(["token"]).fails(
         1,
@@ -737,7 +737,7 @@ type Spoiled = (&'static str, fn(&Path));
 
 /// Nobody writes into the pipe: a program that opens it never ends.
 #[test]
-fn a_pipe_that_another_user_made_or_may_change_is_refused_before_it_is_opened() {
+fn a_pipe_that_another_user_made_or_may_change_is_rejected_before_it_is_opened() {
     if !is_root() {
         return;
     }
@@ -783,7 +783,7 @@ fn a_pipe_of_the_user_is_read() {
 
 /// The system's reader of certificates would wait for a writer at every connection; it opens no pipe in a directory.
 #[test]
-fn a_pipe_of_the_user_is_no_file_of_certificates_for_the_system() {
+fn a_pipe_of_the_user_is_not_accepted_as_the_systems_certificates() {
     let (machine, pipe) = with_pipe("SSL_CERT_FILE");
     machine.server.serve("/", |_| Reply::text(404, "{}"));
     let machine = machine.variable("SSL_CERT_DIR", pipe.parent().unwrap());

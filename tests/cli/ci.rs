@@ -71,7 +71,7 @@ fn asks(machine: &Machine, script: &str) {
 }
 
 #[test]
-fn the_job_of_github_asks_with_no_stored_secret() {
+fn the_github_job_uses_the_api_with_no_stored_secret() {
     let yaml = block("GitHub Actions", "yaml");
     assert!(yaml.contains("\n      id-token: write\n"), "without it there is no token");
     let machine = with_client(exchanging());
@@ -90,7 +90,7 @@ fn the_job_of_github_asks_with_no_stored_secret() {
 }
 
 #[test]
-fn the_job_of_gitlab_asks_with_no_stored_secret_and_leaves_nothing() {
+fn the_gitlab_job_uses_the_api_with_no_stored_secret_and_leaves_nothing() {
     let yaml = block("GitLab CI", "yaml");
     let name = "OPENROUTER_ID_TOKEN";
     assert!(yaml.contains(&format!("  id_tokens:\n    {name}:\n      aud: https://openrouter.ai\n")));
@@ -106,7 +106,7 @@ fn the_job_of_gitlab_asks_with_no_stored_secret_and_leaves_nothing() {
 }
 
 #[test]
-fn the_pod_asks_with_no_stored_secret() {
+fn the_pod_uses_the_api_with_no_stored_secret() {
     let yaml = block("Kubernetes", "yaml");
     let mount = "/var/run/secrets/openrouter";
     assert!(yaml.contains(&format!("mountPath: {mount}\n")) && yaml.contains("path: token\n"));
@@ -121,7 +121,7 @@ fn the_pod_asks_with_no_stored_secret() {
 }
 
 #[test]
-fn the_job_asks_the_gateway_of_its_team_with_no_stored_secret() {
+fn the_job_uses_its_teams_gateway_with_no_stored_secret() {
     if !has_programs(&["openssl"]) {
         return;
     }

@@ -13,7 +13,7 @@ fn named(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_test_that_holds_a_claim_exists() {
+fn every_test_named_in_the_documents_exists() {
     let home = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut count = 0;
     for document in ["docs/assurance.md", "docs/proof.md"] {

@@ -32,7 +32,7 @@ fn has_machine_id() -> bool {
 }
 
 #[test]
-fn a_login_of_another_machine_is_warned_of_until_it_is_renewed_here() {
+fn a_login_copied_from_another_machine_is_warned_about_until_it_is_renewed_here() {
     if !has_machine_id() {
         return;
     }
@@ -47,7 +47,7 @@ fn a_login_of_another_machine_is_warned_of_until_it_is_renewed_here() {
 }
 
 #[test]
-fn a_login_that_says_nothing_is_not_warned_of() {
+fn a_login_without_a_machine_id_is_not_warned_about() {
     let machine = login(None, 3600);
     machine.run(["token", "--profile", "corp"]).stdout("granted-access-1\n");
 }
@@ -62,7 +62,7 @@ fn a_copied_key_causes_no_warning() {
 }
 
 #[test]
-fn qwen_codes_file_is_left_as_it_is() {
+fn qwen_codes_file_is_not_changed() {
     let machine = Machine::expired().refresh(Reply::tokens("2"));
     machine.run(["token"]).stdout("granted-access-2\n");
     assert_eq!(machine.credential().get("machine"), None);

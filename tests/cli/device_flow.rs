@@ -25,17 +25,17 @@ fn ends_the_login(reply: Reply, code: i32, error: &str, hint: &str) {
 }
 
 #[test]
-fn qwens_pending_status_is_waited_out() {
+fn polling_continues_after_qwens_pending_status() {
     is_waited_out(Reply::json(200, json!({"status": "pending"})));
 }
 
 #[test]
-fn authorization_pending_is_waited_out() {
+fn polling_continues_after_authorization_pending() {
     is_waited_out(Reply::error(400, "authorization_pending"));
 }
 
 #[test]
-fn authorization_pending_with_status_200_is_waited_out() {
+fn polling_continues_after_authorization_pending_with_status_200() {
     is_waited_out(Reply::error(200, "authorization_pending"));
 }
 
@@ -49,7 +49,7 @@ fn waits(reply: Reply) -> [u128; 2] {
 
 /// Each costs ten seconds, so they run side by side.
 #[test]
-fn slow_down_with_any_status_and_any_other_429_lengthen_the_interval_for_good() {
+fn slow_down_with_any_status_and_any_other_429_lengthen_the_interval_permanently() {
     let replies = [
         ("as Qwen sends it", Reply::error(429, "slow_down")),
         ("as the RFC has it", Reply::error(400, "slow_down")),
@@ -103,7 +103,7 @@ fn qwens_401_ends_the_login_at_once() {
 }
 
 #[test]
-fn a_refused_client_ends_the_login_and_is_not_about_the_login() {
+fn a_rejected_client_ends_the_login_and_is_not_reported_as_an_expired_login() {
     let reply = Reply::json(400, json!({"error": "invalid_client", "error_description": "unknown client"}));
     ends_the_login(reply, 1, "the server ended the login with `invalid_client`: unknown client", "");
 }
@@ -114,42 +114,42 @@ fn any_other_oauth_error_ends_the_login() {
 }
 
 #[test]
-fn a_server_error_is_waited_out() {
+fn polling_continues_after_a_server_error() {
     is_waited_out(Reply::error(500, "server_error"));
 }
 
 #[test]
-fn a_firewalls_page_is_waited_out() {
+fn polling_continues_after_a_firewalls_page() {
     is_waited_out(Reply::html(200));
 }
 
 #[test]
-fn a_firewalls_403_page_is_waited_out() {
+fn polling_continues_after_a_firewalls_403_page() {
     is_waited_out(Reply::html(403));
 }
 
 #[test]
-fn a_gateways_page_is_waited_out() {
+fn polling_continues_after_a_gateways_page() {
     is_waited_out(Reply::html(502));
 }
 
 #[test]
-fn broken_json_is_waited_out() {
+fn polling_continues_after_broken_json() {
     is_waited_out(Reply::text(200, "{\"access_token\": \"granted-"));
 }
 
 #[test]
-fn half_an_answer_is_waited_out() {
+fn polling_continues_after_a_truncated_response() {
     is_waited_out(Reply::half());
 }
 
 #[test]
-fn a_dropped_connection_is_waited_out() {
+fn polling_continues_after_a_dropped_connection() {
     is_waited_out(Reply::dropped());
 }
 
 #[test]
-fn an_answer_of_50_mb_is_waited_out() {
+fn polling_continues_after_a_response_of_50_mb() {
     is_waited_out(Reply::huge());
 }
 
@@ -163,7 +163,7 @@ fn a_redirect_is_not_followed_with_the_device_code() {
 }
 
 #[test]
-fn nonsense_is_waited_out_one_interval_at_a_time() {
+fn polling_keeps_its_interval_after_malformed_responses() {
     let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 1})));
     let machine = machine.scripted(Ask::Poll, Reply::json(200, json!({}))).granted();
     machine.run(["login"]).logs_in();
@@ -173,7 +173,7 @@ fn nonsense_is_waited_out_one_interval_at_a_time() {
 }
 
 #[test]
-fn an_empty_or_misshapen_token_is_no_token() {
+fn an_empty_or_malformed_token_is_not_accepted() {
     for body in [json!({"access_token": ""}), json!({"access_token": 5}), json!([]), json!("granted"), json!(null)] {
         is_waited_out(Reply::json(200, body));
     }
@@ -191,7 +191,7 @@ fn the_servers_wrapping_success_status_does_not_matter() {
 }
 
 #[test]
-fn a_code_ends_by_the_clock() {
+fn a_device_code_expires_by_the_clock() {
     let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 1, "expires_in": 2})));
     machine.server.always(Ask::Poll, || Reply::error(400, "authorization_pending"));
     machine.run(["login"]).ends(4, "the login was not approved in time", NEW_CODE);
@@ -207,7 +207,7 @@ fn a_login_gives_up_after_its_timeout() {
 }
 
 #[test]
-fn an_answer_without_interval_is_polled_every_two_seconds() {
+fn a_response_without_interval_is_polled_every_two_seconds() {
     for interval in [json!(null), json!("NaN")] {
         let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({"interval": interval}))).granted();
         machine.run(["login"]).logs_in();
@@ -217,13 +217,13 @@ fn an_answer_without_interval_is_polled_every_two_seconds() {
 }
 
 #[test]
-fn an_answer_without_expiry_still_makes_a_login() {
+fn a_response_without_expiry_still_makes_a_login() {
     let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({"expires_in": null}))).granted();
     machine.run(["login"]).logs_in();
 }
 
 #[test]
-fn an_answer_without_the_complete_url_shows_the_plain_one() {
+fn a_response_without_the_complete_url_shows_the_plain_one() {
     let machine =
         Machine::new().scripted(Ask::DeviceCode, device_code(json!({"verification_uri_complete": null}))).granted();
     let outcome = machine.run(["login"]).any_stderr();
@@ -265,7 +265,7 @@ fn a_dropped_connection_instead_of_a_code_is_temporary() {
 }
 
 #[test]
-fn half_a_code_is_temporary() {
+fn a_truncated_device_code_response_is_temporary() {
     let machine = Machine::new().scripted(Ask::DeviceCode, Reply::half());
     machine.run(["login"]).does_not_begin(
         3,
@@ -275,7 +275,7 @@ fn half_a_code_is_temporary() {
 }
 
 #[test]
-fn a_code_of_50_mb_is_temporary() {
+fn a_device_code_response_of_50_mb_is_temporary() {
     let machine = Machine::new().scripted(Ask::DeviceCode, Reply::huge());
     machine.run(["login"]).does_not_begin(3, "no usable response from `127.0.0.1`: it exceeds 1 MiB", AGAIN);
 }
@@ -287,7 +287,7 @@ fn an_unreachable_server_is_temporary() {
 }
 
 #[test]
-fn an_oauth_error_instead_of_a_code_is_told() {
+fn an_oauth_error_instead_of_a_code_is_reported() {
     let reply = json!({"error": "invalid_client", "error_description": "this client is not welcome"});
     for status in [200, 400, 401] {
         let machine = Machine::new().scripted(Ask::DeviceCode, Reply::json(status, reply.clone()));
@@ -301,7 +301,7 @@ fn an_oauth_error_instead_of_a_code_is_told() {
 }
 
 #[test]
-fn an_answer_without_a_code_is_no_login() {
+fn a_response_without_a_code_is_not_a_login() {
     let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({"device_code": null})));
     machine.run(["login"]).does_not_begin(3, "the response of `127.0.0.1` contains no device code", AGAIN);
 }

@@ -67,7 +67,7 @@ fn option_and_variable_go_before_a_rule() {
 }
 
 #[test]
-fn a_symlink_is_the_directory_it_leads_to() {
+fn a_symlink_counts_as_the_directory_it_points_to() {
     let machine = machine("\"~/link\" = \"work\"\n");
     symlink(machine.home().join("workshop"), machine.home().join("link")).unwrap();
     for directory in ["link", "workshop"] {
@@ -95,7 +95,7 @@ fn a_rule_for_a_profile_that_is_not_stored_ends_every_command_that_needs_a_crede
 }
 
 #[test]
-fn nothing_in_a_working_directory_selects_anything() {
+fn no_file_in_the_working_directory_selects_a_profile() {
     let machine = machine("");
     let directory = machine.home().join("work");
     for file in ["config.toml", ".qwenauth.toml", "qwenauth.toml", ".qwenauth/config.toml", ".env", ".qwenauth-profile"]
@@ -108,7 +108,7 @@ fn nothing_in_a_working_directory_selects_anything() {
 }
 
 #[test]
-fn a_rule_that_means_nothing_everywhere_is_an_error() {
+fn an_invalid_rule_is_an_error_in_every_directory() {
     for (rules, error) in [
         ("\"work\" = \"work\"\n", "`work` is not an absolute path"),
         ("\"./work\" = \"work\"\n", "`./work` is not an absolute path"),
@@ -126,7 +126,7 @@ fn a_rule_that_means_nothing_everywhere_is_an_error() {
 }
 
 #[test]
-fn a_removed_working_directory_has_no_rule() {
+fn no_rule_applies_in_a_removed_working_directory() {
     let machine = machine(RULES);
     let directory = machine.home().join("work/gone");
     fs::create_dir(&directory).unwrap();

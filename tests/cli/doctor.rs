@@ -89,7 +89,7 @@ fn a_missing_or_damaged_login_names_the_remedy() {
 }
 
 #[test]
-fn a_clock_that_is_off_is_told_by_the_servers_date() {
+fn a_wrong_clock_is_detected_by_the_servers_date() {
     let machine = Machine::new().logged_in();
     machine.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     machine.server.serve("/", |_| Reply::text(404, "{}").header("Date", "Sat, 01 Jan 2000 00:00:00 GMT"));
@@ -98,7 +98,7 @@ fn a_clock_that_is_off_is_told_by_the_servers_date() {
 }
 
 #[test]
-fn openai_variables_that_would_send_a_key_astray_are_found() {
+fn openai_variables_that_would_send_a_key_to_another_host_are_found() {
     for (variables, expected) in [
         (&[("OPENAI_BASE_URL", "https://a.example/v1"), ("OPENAI_API_BASE", "https://b.example/v1")][..], "differ"),
         (
@@ -154,7 +154,7 @@ fn fix_repairs_stale_locks_leftovers_and_directories() {
 
 /// Every directory that holds credentials or state is named while others may look into it, and 0700 after `--fix`.
 #[test]
-fn directories_that_others_may_look_into_are_named_and_closed() {
+fn directories_open_to_others_are_reported_and_made_private() {
     for place in [
         ".qwen",
         ".local/share/qwenauth",
@@ -339,7 +339,7 @@ fn notes(machine: &Machine) -> PathBuf {
 }
 
 #[test]
-fn fix_removes_a_pending_login_that_nobody_can_complete_and_no_other() {
+fn fix_removes_only_a_pending_login_that_cannot_be_completed() {
     let Some(machine) = offline(polls([])) else { return };
     machine.server.serve("/", |_| Reply::text(404, "{}"));
     machine.run(["login", "--no-wait"]).any_stderr();
@@ -376,7 +376,7 @@ fn fix_leaves_the_pending_login_that_a_process_polls_for() {
 }
 
 #[test]
-fn fix_removes_the_marks_of_refused_tokens_that_are_gone_and_keeps_the_others() {
+fn fix_removes_the_marks_of_rejected_tokens_that_are_gone_and_keeps_the_others() {
     let machine = healthy().expires_in(-60).scripted(Ask::Refresh, Reply::error(400, "invalid_grant"));
     // Refused while the access token lives: the file stays, and so must its mark.
     let machine = machine.expires_in(20);
@@ -492,7 +492,7 @@ fn a_file_that_others_could_read_and_one_with_a_second_name_are_found() {
 }
 
 #[test]
-fn a_symlink_to_a_login_is_no_copy_of_it() {
+fn a_symlink_to_a_login_is_not_a_copy_of_it() {
     let machine = healthy();
     let elsewhere = machine.home().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
@@ -541,7 +541,7 @@ fn fix_removes_old_temporary_files_wherever_they_are_written_and_no_young_ones()
 }
 
 #[test]
-fn a_key_that_its_region_refuses_is_found_and_its_remedy_finds_the_region() {
+fn a_key_that_its_region_rejects_is_found_and_its_remedy_finds_the_region() {
     let machine = dashscope();
     machine.server.serve("/", |_| Reply::text(404, "{}"));
     let stored = ["login", "dashscope", "--api-key-stdin", "--no-verify", "--region", "us"];
@@ -628,7 +628,7 @@ fn copied(machine: &Machine, place: &str) -> PathBuf {
 }
 
 #[test]
-fn how_it_was_installed_is_told_with_what_upgrades_it_and_names_nothing_to_look_up() {
+fn doctor_reports_how_it_was_installed_and_what_upgrades_it() {
     let machine = healthy();
     let built = machine.run(["doctor"]).exits(0).any_stdout();
     let source = env!("CARGO_MANIFEST_DIR");

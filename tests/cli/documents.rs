@@ -91,7 +91,7 @@ fn a_translation_is_in_step_with_the_english_page() {
 }
 
 #[test]
-fn every_link_of_a_page_leads_somewhere() {
+fn every_link_of_a_page_has_a_target() {
     let mut pages = vec!["README.md".to_owned()];
     pages.extend(TRANSLATIONS.map(str::to_owned));
     let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());

@@ -134,7 +134,7 @@ fn the_key_belongs_to_the_provider_that_is_named_and_to_no_other() {
 }
 
 #[test]
-fn a_key_of_another_provider_is_refused_by_its_beginning_before_anything_is_sent() {
+fn a_key_of_another_provider_is_rejected_by_its_beginning_before_anything_is_sent() {
     for (provider, key) in [
         ("groq", "sk-or-v1-granted"),
         ("dashscope", "gsk_granted"),
@@ -172,7 +172,7 @@ fn sandbox_of(provider: &str) -> Machine {
 }
 
 #[test]
-fn region_and_base_url_name_the_place() {
+fn region_and_base_url_select_the_endpoint() {
     let base = |machine: &Machine| {
         let mut outcome = machine.run(["token", "--format", "json"]);
         outcome.json()["base_url"].clone()
@@ -220,7 +220,7 @@ fn the_region_is_found_once_and_kept_by_the_keys_hash() {
 }
 
 #[test]
-fn a_region_that_cannot_be_found_is_no_guess() {
+fn a_region_that_cannot_be_found_is_an_error_and_not_guessed() {
     let machine = regions("none");
     let outcome = machine.run(["token"]).exits(4).any_stderr();
     assert!(
@@ -237,7 +237,7 @@ fn a_region_that_cannot_be_found_is_no_guess() {
 }
 
 #[test]
-fn a_login_beside_the_variable_is_stored_and_says_that_it_is_not_used() {
+fn a_login_while_the_variable_is_set_is_stored_and_reported_as_not_used() {
     let machine = given();
     let outcome = machine.run_with_stdin(by_stdin("fireworks", &["--no-verify"]), KEY.as_bytes()).any_stderr();
     assert!(

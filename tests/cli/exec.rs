@@ -24,7 +24,7 @@ fn the_group_is_set_for_the_child() {
 }
 
 #[test]
-fn nothing_else_in_the_environment_changes() {
+fn other_variables_are_unchanged() {
     let machine = Machine::new().logged_in().variable("A", "b").variable("EMPTY", "");
     let without = "grep -v -e ^OPENAI_ -e ^_= -e ^SHLVL= | sort";
     let direct = machine.shell(&format!("env | {without}")).any_stdout();
@@ -81,7 +81,7 @@ fn the_exit_code_is_the_childs_own() {
 }
 
 #[test]
-fn a_child_killed_by_a_signal_is_seen_so() {
+fn a_child_killed_by_a_signal_is_reported_as_killed() {
     Machine::new().logged_in().run(["exec", "--", "sh", "-c", "kill -TERM $$"]).dies_by(Signal::SIGTERM);
 }
 
@@ -133,7 +133,7 @@ fn without_a_program_it_is_a_usage_error() {
 }
 
 #[test]
-fn the_childs_options_are_the_childs() {
+fn options_after_the_program_are_passed_to_it() {
     let machine = Machine::new().logged_in();
     machine.run(["exec", "--", "echo", "--model", "x", "--", "-h"]).stdout("--model x -- -h\n");
     machine.run(["exec", "printf", "%s\\n", "--help"]).stdout("--help\n");
@@ -166,7 +166,7 @@ fn as_if_started_directly(before: &str, look: &str) {
 }
 
 #[test]
-fn signals_are_as_they_were_found() {
+fn exec_restores_the_signal_dispositions() {
     for before in [
         "exec",
         "trap '' PIPE; exec",
@@ -180,7 +180,7 @@ fn signals_are_as_they_were_found() {
 }
 
 #[test]
-fn signals_are_as_they_were_found_after_a_renewal_too() {
+fn exec_restores_the_signal_dispositions_after_a_renewal() {
     let machine = Machine::new().logged_in();
     let direct = machine.shell("exec grep -e ^SigBlk -e ^SigIgn -e ^SigCgt /proc/self/status").any_stdout();
     let machine = machine.expires_in(-60).refresh(Reply::tokens("2"));
@@ -200,12 +200,12 @@ fn inherited_descriptors_reach_the_child_and_none_of_ours_do() {
 }
 
 #[test]
-fn limits_and_umask_and_directory_are_as_they_were_found() {
+fn the_child_inherits_limits_umask_and_directory() {
     as_if_started_directly("umask 037; ulimit -n 333; cd /usr; exec", "sh -c 'umask; ulimit -a; pwd'");
 }
 
 #[test]
-fn stdin_is_the_childs() {
+fn the_child_reads_stdin() {
     Machine::new().logged_in().shell("echo for the child | $QWENAUTH exec -- cat").stdout("for the child\n");
 }
 

@@ -76,7 +76,7 @@ fn not_saved(granted: &str, errno: i32) -> String {
 }
 
 #[test]
-fn without_room_for_the_new_tokens_the_old_one_is_not_sent() {
+fn without_space_for_the_new_tokens_the_old_one_is_not_sent() {
     for errno in [ENOSPC, EDQUOT, EIO] {
         let Some(machine) = faulty("FAULT", &format!("fallocate:{errno}:.tmp")) else { return };
         let before = machine.content();
@@ -271,7 +271,7 @@ fn a_renewal_that_keeps_the_refresh_token_loses_nothing_with_the_disk() {
 
 /// Where something is written that is no credential: the pending login, the configuration, a tool's file.
 #[test]
-fn a_full_disk_is_told_with_its_remedy_wherever_it_is_met() {
+fn a_full_disk_is_reported_with_its_remedy_wherever_it_is_met() {
     let full = |machine| preloaded(machine, "FAULT", &format!("fallocate:{ENOSPC}:.tmp"));
     let hint = format!("qwenauth: hint: {}\n", remedy(ENOSPC));
     let Some(pending) = full(polls([])) else { return };
@@ -291,7 +291,7 @@ fn a_full_disk_is_told_with_its_remedy_wherever_it_is_met() {
 }
 
 #[test]
-fn a_port_that_is_not_allowed_is_no_matter_of_files() {
+fn a_forbidden_port_is_not_reported_as_a_file_error() {
     let from = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
     if !possible(from.trim().parse().is_ok_and(|port: u16| port > 1), "keep ports from its users") {
         return;
@@ -325,7 +325,7 @@ fn a_renewal_killed_before_its_token_was_in_place_is_completed_by_the_next() {
 }
 
 #[test]
-fn a_next_version_that_is_not_whole_is_not_put_in_place() {
+fn an_incomplete_new_version_is_not_installed() {
     let whole = serde_json::to_vec(&credential("other")).unwrap();
     for part in 0..4 {
         let Some(machine) = faulty("FAULT", "fallocate:-9:.tmp") else { return };
@@ -340,7 +340,7 @@ fn a_next_version_that_is_not_whole_is_not_put_in_place() {
 }
 
 #[test]
-fn the_next_version_of_another_login_is_not_put_in_place() {
+fn the_new_version_of_another_login_is_not_installed() {
     let Some((machine, _)) = killed_before_the_rename() else { return };
     let machine = machine.field("refresh_token", json!("granted-refresh-of-another")).refresh(Reply::tokens("3"));
     machine.run(["token"]).stdout("granted-access-3\n");
@@ -451,7 +451,7 @@ fn the_record_of_a_tokens_server_survives_a_kill_while_it_is_written() {
 }
 
 #[test]
-fn a_remembered_refusal_survives_a_kill_while_it_is_written() {
+fn a_remembered_rejection_survives_a_kill_while_it_is_written() {
     for call in CALLS {
         let machine = Machine::new().logged_in().granted_here();
         machine.server.always(Ask::Chat, || Reply::json(401, json!({"error": {"message": "no access"}})));

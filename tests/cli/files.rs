@@ -76,7 +76,7 @@ fn a_file_that_is_not_text_is_damaged() {
 }
 
 #[test]
-fn json_that_is_no_object_is_damaged() {
+fn json_that_is_not_an_object_is_damaged() {
     for content in ["null", "[]", "\"granted-access-1\"", "5"] {
         is_damaged(content, "a field has the wrong type");
     }
@@ -134,7 +134,7 @@ fn a_huge_file_is_damaged_and_not_read() {
 }
 
 #[test]
-fn a_directory_in_the_files_place_is_no_credential() {
+fn a_directory_in_place_of_the_file_is_not_a_credential() {
     let machine = Machine::new();
     fs::create_dir_all(machine.file()).unwrap();
     machine.run(["token"]).fails(
@@ -146,7 +146,7 @@ fn a_directory_in_the_files_place_is_no_credential() {
 }
 
 #[test]
-fn what_is_no_credential_is_set_aside_by_a_completed_login() {
+fn a_completed_login_renames_a_file_that_is_not_a_credential() {
     let machine = crate::login::polls([]).granted();
     fs::create_dir_all(machine.file().join("something")).unwrap();
     drop(machine.run(["login"]).exits(0).any_stderr());
@@ -171,7 +171,7 @@ fn everything_that_is_made_is_private_whatever_the_umask() {
 }
 
 #[test]
-fn a_pipe_in_the_files_place_does_not_hang() {
+fn a_pipe_in_place_of_the_file_does_not_block() {
     let machine = Machine::new();
     fs::create_dir(machine.qwen()).unwrap();
     assert!(Command::new("mkfifo").arg(machine.file()).status().unwrap().success());
@@ -184,12 +184,12 @@ fn a_pipe_in_the_files_place_does_not_hang() {
 }
 
 #[test]
-fn a_missing_file_is_no_login() {
+fn a_missing_file_is_not_a_login() {
     Machine::new().run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
 }
 
 #[test]
-fn a_file_in_the_directorys_place_is_no_login_and_takes_none() {
+fn a_file_in_place_of_the_directory_is_not_a_login_and_none_can_be_stored() {
     let machine = Machine::new();
     fs::write(machine.qwen(), "").unwrap();
     machine.run(["token"]).fails(4, "not logged in: there is no credential for `qwen`", "run `qwenauth login`");
@@ -251,7 +251,7 @@ fn a_login_into_a_read_only_home_fails_before_it_asks_for_a_code() {
 }
 
 #[test]
-fn a_file_of_another_owner_is_refused() {
+fn a_file_of_another_owner_is_rejected() {
     let machine = Machine::expired().unprivileged();
     let (path, owner) = if nix::unistd::geteuid().is_root() {
         std::os::unix::fs::chown(machine.file(), Some(1), Some(1)).unwrap();
@@ -299,7 +299,7 @@ fn a_looser_file_is_tightened_with_one_line() {
 }
 
 #[test]
-fn a_dangling_symlink_is_no_login_and_is_filled_by_one() {
+fn a_dangling_symlink_is_not_a_login_and_a_login_creates_its_target() {
     let machine = crate::login::polls([]).granted();
     fs::create_dir(machine.qwen()).unwrap();
     let elsewhere = machine.home().join("elsewhere.json");
@@ -325,7 +325,7 @@ fn a_symlink_stays_one_and_its_target_is_renewed() {
 }
 
 #[test]
-fn a_circle_of_symlinks_is_told() {
+fn a_loop_of_symlinks_is_reported() {
     let machine = Machine::new();
     fs::create_dir(machine.qwen()).unwrap();
     symlink(machine.file(), machine.file()).unwrap();
@@ -374,7 +374,7 @@ fn on_a_full_disk_nothing_is_sent() {
 }
 
 #[test]
-fn on_a_disk_with_too_little_room_for_new_tokens_nothing_is_sent() {
+fn on_a_disk_with_too_little_space_for_new_tokens_nothing_is_sent() {
     if possible(can_mount(), "mount") {
         let room =
             "cannot prepare a new version of `{home}/.qwen/oauth_creds.json`: No space left on device (os error 28)";

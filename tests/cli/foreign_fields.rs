@@ -42,7 +42,7 @@ fn with_all(value: &Value) -> Value {
 }
 
 #[test]
-fn no_foreign_field_changes_what_is_handed_out() {
+fn no_foreign_field_changes_what_is_printed() {
     for value in values() {
         for name in NAMES {
             let mut file = credential("1");
@@ -83,7 +83,7 @@ fn every_foreign_field_survives_a_login() {
 }
 
 #[test]
-fn the_model_of_a_login_is_remembered_beside_the_file_and_goes_with_the_next() {
+fn the_model_of_a_login_is_stored_next_to_the_file_and_removed_by_the_next_login() {
     let machine = approved(Machine::new());
     drop(machine.run(["login", "--no-verify", "--no-browser", "--model", "my-model"]).any_stderr());
     assert_eq!(machine.credential().get("model"), None);
@@ -107,14 +107,14 @@ fn a_byte_order_mark_is_skipped_and_gone_after_a_renewal() {
 }
 
 #[test]
-fn an_expiry_that_is_no_number_is_damage_as_it_is_to_qwen_code() {
+fn an_expiry_that_is_not_a_number_is_damage_as_it_is_to_qwen_code() {
     let machine = Machine::new().logged_in().field("expiry_date", json!("9999999999999"));
     let outcome = machine.run(["token"]).exits(4).any_stderr();
     assert!(outcome.stderr.contains("is damaged: a field has the wrong type"), "{outcome}");
 }
 
 #[test]
-fn a_placeholder_is_no_login_and_is_named() {
+fn a_placeholder_is_not_a_login_and_is_named() {
     for (access, refresh) in [("dummy_access_token", "dummy_refresh_token"), ("placeholder", "granted-refresh-1")] {
         let file = json!({
             "access_token": access, "refresh_token": refresh, "token_type": "Bearer",

@@ -109,7 +109,7 @@ fn hidden_commands_are_not_completed() {
 
 /// In the middle of a line an error would be typed into it.
 #[test]
-fn what_a_completion_script_asks_is_never_answered_with_an_error() {
+fn completion_never_fails_with_an_error() {
     let home = TempDir::new().unwrap();
     let config = home.path().join(".config/qwenauth");
     fs::create_dir_all(&config).unwrap();

@@ -182,7 +182,7 @@ fn a_denial_ends_a_login_at_once_whatever_surrounds_it() {
 }
 
 #[test]
-fn a_refused_refresh_token_is_refused_whatever_surrounds_it() {
+fn a_rejected_refresh_token_is_recognized_whatever_surrounds_it() {
     for body in [
         json!({"error": "invalid_grant", "error_description": 7}).to_string(),
         format!("\u{feff}{}", json!({"error": "invalid_grant"})),

@@ -30,13 +30,13 @@ fn commands_of_other_tools_get_a_hint() {
 }
 
 #[test]
-fn a_mistyped_command_still_leads_to_the_nearest() {
+fn a_mistyped_command_gets_the_nearest_as_a_hint() {
     let outcome = Machine::new().run(["lgoin"]).exits(2).any_stderr().stderr.clone();
     assert!(outcome.contains("`login`"), "{outcome}");
 }
 
 #[test]
-fn the_version_says_how_it_was_built_when_asked() {
+fn the_long_version_says_how_it_was_built() {
     let plain = format!("qwenauth {}\n", env!("CARGO_PKG_VERSION"));
     Machine::new().run(["--version"]).stdout(&plain);
     for option in ["-v", "--verbose"] {
@@ -49,7 +49,7 @@ fn the_version_says_how_it_was_built_when_asked() {
 }
 
 #[test]
-fn a_mistyped_topic_leads_to_the_nearest() {
+fn a_mistyped_topic_gets_the_nearest_as_a_hint() {
     for (typed, topic) in [("exit-code", "exit-codes"), ("enviroment", "environment"), ("lgoin", "login")] {
         let outcome = Machine::new().run(["help", typed]).exits(2).any_stderr().stderr.clone();
         assert!(outcome.ends_with(&format!("qwenauth: hint: did you mean `{topic}`?\n")), "{outcome}");
@@ -60,7 +60,7 @@ fn a_mistyped_topic_leads_to_the_nearest() {
 
 /// A command that uses no profile does not say that it takes one, and bears it.
 #[test]
-fn the_profile_is_no_option_of_what_uses_none() {
+fn commands_without_a_profile_do_not_accept_profile() {
     let machine = Machine::new();
     for command in ["use", "providers", "sandbox", "completions"] {
         let help = machine.run([command, "--help"]).any_stdout();

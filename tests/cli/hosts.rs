@@ -114,7 +114,7 @@ fn tls_1_2_and_1_3_with_a_certificate_of_our_own_ca_are_trusted() {
 }
 
 #[test]
-fn tls_1_1_is_refused() {
+fn tls_1_1_is_rejected() {
     let Some((machine, server)) = beside("localhost", "-tls1_1") else { return };
     let client = ["s_client", "-tls1_1", "-cipher", "DEFAULT:@SECLEVEL=0", "-connect"];
     let address = format!("127.0.0.1:{}", server.port);
@@ -124,13 +124,13 @@ fn tls_1_1_is_refused() {
 }
 
 #[test]
-fn a_certificate_of_an_unknown_authority_is_refused() {
+fn a_certificate_of_an_unknown_authority_is_rejected() {
     let Some((machine, _server)) = beside("localhost", "-tls1_3") else { return };
     is_refused(&machine.without_variable("QWENAUTH_CA_FILE"), "invalid peer certificate: UnknownIssuer");
 }
 
 #[test]
-fn a_certificate_for_another_name_is_refused() {
+fn a_certificate_for_another_name_is_rejected() {
     let Some((machine, _server)) = beside("elsewhere.example", "-tls1_3") else { return };
     is_refused(
         &machine,
@@ -153,7 +153,7 @@ fn a_ca_file_without_a_certificate_is_reported_before_anything_is_sent() {
 }
 
 #[test]
-fn a_proxy_that_refuses_is_temporary() {
+fn a_proxy_that_rejects_the_connection_is_temporary() {
     let closed_to = || Machine::expired().variable("QWENAUTH_QWEN_OAUTH_URL", "https://chat.qwen.ai");
     for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"] {
         let machine = closed_to().variable(name, "http://127.0.0.1:1");

@@ -84,7 +84,7 @@ fn a_login_finds_its_endpoints_and_stores_where_they_are() {
 }
 
 #[test]
-fn a_renewal_goes_where_the_login_came_from_without_asking_again() {
+fn a_renewal_uses_the_endpoint_of_the_login_without_another_discovery() {
     let machine = logged_in();
     let mut stored = machine.profile("corp");
     stored["expiry_date"] = json!(now_ms() - 1000);
@@ -123,7 +123,7 @@ fn a_logout_revokes_the_refresh_token() {
 }
 
 #[test]
-fn a_logout_that_cannot_revoke_is_a_logout_all_the_same() {
+fn a_logout_that_cannot_revoke_still_removes_the_login() {
     let machine = logged_in();
     machine.server.serve("/revoke", |_| Reply::html(503));
     machine.run(["logout"]).stderr(
@@ -134,14 +134,14 @@ fn a_logout_that_cannot_revoke_is_a_logout_all_the_same() {
 }
 
 #[test]
-fn a_local_logout_asks_nobody() {
+fn a_local_logout_sends_no_request() {
     let machine = logged_in();
     machine.run(["logout", "--local", "--json"]).stdout("{\"profile\":\"corp\",\"removed\":true,\"revoked\":false}\n");
     assert!(machine.server.at("/revoke").is_empty());
 }
 
 #[test]
-fn another_issuer_inside_the_document_is_refused() {
+fn another_issuer_inside_the_document_is_rejected() {
     issuer(json!({"issuer": "https://attacker.example"})).run(["login", "corp"]).fails(
         1,
         "the discovery document of `{server}` names another issuer, `https://attacker.example`",
@@ -150,7 +150,7 @@ fn another_issuer_inside_the_document_is_refused() {
 }
 
 #[test]
-fn endpoints_that_are_not_safe_are_refused() {
+fn endpoints_that_are_not_safe_are_rejected() {
     for (endpoint, error) in [
         (
             "http://corp.example/token",
@@ -221,7 +221,7 @@ fn the_document_of_rfc_8414_is_found_too() {
 }
 
 #[test]
-fn a_client_secret_that_is_missing_is_told() {
+fn a_client_secret_that_is_missing_is_reported() {
     let machine = issuer(json!({})).configured(&(CONFIG.to_owned() + "client_secret_env = \"NOT_SET\"\n"));
     machine.run(["login", "corp"]).fails(
         1,
@@ -248,7 +248,7 @@ fn huggingface_has_a_device_flow_for_a_client_of_the_users_own() {
 }
 
 #[test]
-fn a_confidential_client_proves_itself_as_its_issuer_asks_at_login_and_renewal() {
+fn a_confidential_client_authenticates_as_its_issuer_requires_at_login_and_renewal() {
     let config = CONFIG.to_owned() + "client_secret_env = \"CORP_SECRET\"\n";
     for (methods, kept, header, field) in [
         (Value::Null, "basic", "Basic dXM6cyUyQmMlM0FyZXQ=", ""),
@@ -293,7 +293,7 @@ fn a_login_without_any_model_is_not_verified_by_a_request_without_one() {
 }
 
 #[test]
-fn a_login_without_its_provider_in_the_configuration_goes_nowhere() {
+fn a_login_whose_provider_is_not_configured_is_not_sent() {
     let machine = logged_in().configured("profile = \"corp\"\n");
     let known = machine.run(["token"]).exits(2).any_stderr();
     assert_eq!(known.code(), Some(2));

@@ -112,7 +112,7 @@ fn a_key_command_does_not_see_the_keys_of_the_environment() {
 }
 
 #[test]
-fn a_key_command_that_calls_qwenauth_for_the_same_profile_is_refused_at_once() {
+fn a_key_command_that_calls_qwenauth_for_the_same_profile_is_rejected_at_once() {
     let machine = machine();
     let program = machine.program().display().to_string();
     let machine = by(machine, &format!("{program} token --profile groq"));
@@ -148,7 +148,7 @@ fn ten_processes_run_a_key_command_one_at_a_time() {
 }
 
 #[test]
-fn a_gateway_runs_a_key_command_once_and_again_when_its_key_is_refused() {
+fn a_gateway_runs_a_key_command_once_and_again_when_its_key_is_rejected() {
     let upstream = Upstream::start(|_, asked, connection| {
         let refused = error("401 Unauthorized", "", "invalid_api_key", "invalid api key");
         let is_first = asked.header("authorization") == "Bearer granted-key-1";

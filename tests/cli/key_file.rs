@@ -98,7 +98,7 @@ fn the_file_of_the_variable_is_read_again_as_well() {
 }
 
 #[test]
-fn a_file_that_is_not_there_yet_is_no_login_and_is_found_when_it_comes() {
+fn a_file_that_is_not_there_yet_is_not_a_login_and_is_found_when_it_comes() {
     let upstream = Upstream::always(fine());
     let (machine, file) = with_key_file(&upstream.address);
     machine.run(["token"]).fails(4, "`key_file`: cannot read `{machine}/secret`: it is missing", "");
@@ -119,7 +119,7 @@ fn a_file_that_is_not_there_yet_is_no_login_and_is_found_when_it_comes() {
 }
 
 #[test]
-fn a_key_of_another_provider_goes_nowhere() {
+fn a_key_of_another_provider_is_not_sent() {
     let (machine, file) = with_key_file("127.0.0.1:9");
     write_private(&file, "sk-or-v1-0123456789abcdef0123456789abcdef");
     machine.run(["token"]).fails(
@@ -144,7 +144,7 @@ fn login_and_logout_say_that_the_key_is_in_a_file() {
 }
 
 #[test]
-fn a_path_that_depends_on_the_working_directory_is_refused() {
+fn a_path_that_depends_on_the_working_directory_is_rejected() {
     let machine = Machine::new().configured("[providers.groq]\nkey_file = \"secret\"\n");
     machine.run(["token"]).fails(
         1,

@@ -14,7 +14,7 @@ pub(crate) fn dashscope() -> Machine {
 }
 
 #[test]
-fn the_region_of_a_key_is_found_out() {
+fn the_region_of_a_key_is_detected() {
     let machine = dashscope();
     machine.run_with_stdin(by_stdin("dashscope", &[]), KEY.as_bytes()).stderr(
         "qwenauth: the key belongs to region `cn`\n\
@@ -36,7 +36,7 @@ fn a_key_of_another_region_says_which() {
 }
 
 #[test]
-fn an_unknown_region_is_told_the_known_ones() {
+fn the_error_for_an_unknown_region_names_the_known_ones() {
     machine().run_with_stdin(by_stdin("dashscope", &["--region", "tokyo"]), KEY.as_bytes()).fails(
         2,
         "Alibaba Cloud Model Studio has no region `tokyo`",
@@ -45,7 +45,7 @@ fn an_unknown_region_is_told_the_known_ones() {
 }
 
 #[test]
-fn a_key_of_another_plan_is_told_apart_by_its_beginning() {
+fn a_key_of_another_plan_is_recognized_by_its_prefix() {
     let machine = refuses(dashscope(), "/cn/v1/models");
     machine.run_with_stdin(by_stdin("dashscope", &[]), b"sk-sp-granted-plan").fails(
         4,
@@ -55,7 +55,7 @@ fn a_key_of_another_plan_is_told_apart_by_its_beginning() {
 }
 
 #[test]
-fn an_unpaid_account_and_a_used_up_quota_have_their_own_sentences() {
+fn an_unpaid_account_and_a_used_up_quota_have_their_own_messages() {
     for (status, code, why) in [
         (403, "AllocationQuota.FreeTierOnly", "the free quota is used up: x"),
         (400, "Arrearage", "the account is unpaid, suspended or out of credit: x"),
@@ -70,7 +70,7 @@ fn an_unpaid_account_and_a_used_up_quota_have_their_own_sentences() {
 }
 
 #[test]
-fn an_api_that_cannot_be_asked_only_warns() {
+fn an_unreachable_api_only_warns() {
     for reply in [|_: &Request| Reply::html(503), |_: &Request| Reply::dropped(), |_: &Request| Reply::huge()] {
         let machine = answers(machine(), "/groq/v1/models", reply);
         let outcome = machine.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr();
@@ -85,7 +85,7 @@ fn an_api_that_cannot_be_asked_only_warns() {
 }
 
 #[test]
-fn no_verify_asks_nobody() {
+fn no_verify_sends_no_request() {
     let machine = machine();
     drop(
         machine.run_with_stdin(by_stdin("dashscope", &["--no-verify", "--region", "hk"]), KEY.as_bytes()).any_stderr(),
@@ -211,7 +211,7 @@ fn an_option_that_does_not_fit_the_provider_is_a_usage_error() {
 
 /// Every provider of the data that takes a key, at a server that knows one key.
 #[test]
-fn each_provider_takes_its_key_and_refuses_another() {
+fn each_provider_takes_its_key_and_rejects_another() {
     let listed: Value = serde_json::from_str(&Machine::new().run(["providers", "--json"]).any_stdout().stdout).unwrap();
     let mut tried = 0;
     for provider in listed["providers"].as_array().unwrap() {

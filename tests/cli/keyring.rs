@@ -299,7 +299,7 @@ fn a_locked_keyring_opens_no_dialog_for_a_script_and_is_never_replaced_by_a_file
 }
 
 #[test]
-fn a_locked_keyring_is_no_obstacle_to_another_key_in_its_place() {
+fn a_key_in_a_locked_keyring_can_be_replaced() {
     let Some(keyring) = Keyring::start() else { return };
     let machine = with_key(&keyring);
     keyring.lock();
@@ -314,7 +314,7 @@ fn a_locked_keyring_is_no_obstacle_to_another_key_in_its_place() {
 }
 
 #[test]
-fn at_a_terminal_a_person_is_asked_to_unlock_it() {
+fn on_a_terminal_a_locked_keyring_prompts_to_unlock() {
     let Some(keyring) = Keyring::start() else { return };
     let machine = with_key(&keyring);
     keyring.lock();
@@ -326,7 +326,7 @@ fn at_a_terminal_a_person_is_asked_to_unlock_it() {
 }
 
 #[test]
-fn a_keyring_that_does_not_answer_costs_three_seconds() {
+fn a_keyring_that_does_not_respond_times_out_after_three_seconds() {
     let Some(keyring) = Keyring::start() else { return };
     let machine = with_key(&keyring);
     keyring.signal(Signal::SIGSTOP);
@@ -359,7 +359,7 @@ fn without_a_service_or_a_bus_it_fails_at_once() {
 }
 
 #[test]
-fn a_profile_in_a_file_asks_no_bus() {
+fn a_profile_in_a_file_does_not_connect_to_the_bus() {
     let machine = machine();
     let bus = machine.directory().join("bus");
     let listener = UnixListener::bind(&bus).unwrap();

@@ -91,7 +91,7 @@ fn a_key_from_stdin_is_verified_stored_and_used() {
 }
 
 #[test]
-fn a_server_of_ones_own_has_the_name_that_is_typed() {
+fn a_custom_server_gets_the_typed_name() {
     let machine = knows_the_key(machine(), "/team/v1/models");
     let base_url = format!("{}/team/v1", machine.server.url());
     let login = by_stdin("team", &["--base-url", &base_url, "--model", "m-1"]);
@@ -191,7 +191,7 @@ fn text_that_cannot_be_a_key_is_rejected_before_any_request() {
 }
 
 #[test]
-fn what_surrounds_a_key_is_trimmed() {
+fn whitespace_around_a_key_is_trimmed() {
     for stdin in
         ["  granted-key-1 \r\n", "\"granted-key-1\"\n", "Bearer granted-key-1", "Authorization: Bearer granted-key-1"]
     {
@@ -202,7 +202,7 @@ fn what_surrounds_a_key_is_trimmed() {
 }
 
 #[test]
-fn a_refused_key_is_not_stored() {
+fn a_rejected_key_is_not_stored() {
     let machine = refuses(machine(), "/groq/v1/models");
     machine.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).fails(
         4,
@@ -214,7 +214,7 @@ fn a_refused_key_is_not_stored() {
 }
 
 #[test]
-fn a_refused_key_leaves_the_one_before() {
+fn a_rejected_key_keeps_the_previous_one() {
     let machine = knows_the_key(machine(), "/groq/v1/models");
     drop(machine.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
     drop(machine.run_with_stdin(by_stdin("groq", &["--force"]), b"granted-key-2").exits(4).any_stderr());
@@ -222,7 +222,7 @@ fn a_refused_key_leaves_the_one_before() {
 }
 
 #[test]
-fn openrouter_is_asked_for_the_key_and_not_for_its_public_models() {
+fn an_openrouter_key_is_verified_by_its_key_endpoint_and_not_by_the_public_models() {
     let machine = answers(machine(), "/openrouter/v1/key", |request| {
         if request.bearer() == KEY { Reply::json(200, json!({"data": {"label": "x"}})) } else { refusal() }
     });
@@ -232,7 +232,7 @@ fn openrouter_is_asked_for_the_key_and_not_for_its_public_models() {
 }
 
 #[test]
-fn modelscope_is_asked_who_the_user_is() {
+fn a_modelscope_key_is_verified_by_its_user_endpoint() {
     let machine = refuses(machine(), "/modelscope/users/me");
     drop(machine.run_with_stdin(by_stdin("modelscope", &[]), KEY.as_bytes()).exits(4).any_stderr());
     assert_eq!(machine.server.at("/modelscope/users/me")[0].bearer(), KEY);
@@ -240,7 +240,7 @@ fn modelscope_is_asked_who_the_user_is() {
 }
 
 #[test]
-fn a_list_of_models_open_to_all_proves_nothing_and_a_chat_does() {
+fn a_public_list_of_models_verifies_nothing_and_a_chat_does() {
     let machine = answers(machine(), "/fireworks/v1/models", |_| models());
     let machine = refuses(machine, "/fireworks/v1/chat/completions");
     drop(machine.run_with_stdin(by_stdin("fireworks", &[]), KEY.as_bytes()).exits(4).any_stderr());
@@ -251,7 +251,7 @@ fn a_list_of_models_open_to_all_proves_nothing_and_a_chat_does() {
 }
 
 #[test]
-fn a_server_open_to_all_without_a_model_to_ask_proves_nothing() {
+fn a_server_open_to_all_without_a_model_verifies_nothing() {
     let machine = answers(machine(), "/own/v1/models", |_| Reply::json(200, json!({"data": []})));
     let url = format!("{}/own/v1", machine.server.url());
     machine.run_with_stdin(by_stdin("custom", &["--base-url", &url]), KEY.as_bytes()).stderr(
@@ -261,7 +261,7 @@ fn a_server_open_to_all_without_a_model_to_ask_proves_nothing() {
 }
 
 #[test]
-fn gemini_refuses_with_400() {
+fn a_400_of_gemini_is_a_rejected_key() {
     let machine = answers(machine(), "/gemini/models", |_| {
         Reply::json(400, json!({"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}}))
     });
@@ -270,7 +270,7 @@ fn gemini_refuses_with_400() {
 }
 
 #[test]
-fn a_base_url_without_its_path_is_completed_where_that_is_where_the_api_is() {
+fn a_base_url_without_its_path_is_completed_if_the_api_is_there() {
     let machine = knows_the_key(Machine::new(), "/v1/models");
     machine.server.serve("/models", |_| Reply::text(404, "not here"));
     let url = machine.server.url();

@@ -219,7 +219,7 @@ fn a_program_is_known_behind_what_starts_it_and_by_as() {
 }
 
 #[test]
-fn a_pair_that_cannot_work_is_refused_and_a_profile_that_can_is_named() {
+fn a_program_that_cannot_work_with_the_profile_is_rejected_and_one_that_can_is_named() {
     let machine =
         Machine::new().with_stand_ins(&["claude", "codex"]).with_key("groq", &[]).with_key("coding-plan", &[]);
     let machine = machine.with_key("custom", &["--base-url", "https://models.example/v1"]);
@@ -270,7 +270,7 @@ fn an_env_file_that_aider_loads_is_overridden_and_named() {
 }
 
 #[test]
-fn what_cannot_be_overridden_is_refused_unless_it_is_allowed() {
+fn what_cannot_be_overridden_is_rejected_unless_it_is_allowed() {
     let files = [
         (".env", "QWENAUTH_ACCESS_TOKEN=x", "QWENAUTH_ACCESS_TOKEN"),
         (
@@ -343,7 +343,7 @@ fn zed_is_started_only_where_its_file_names_the_same_host() {
 }
 
 #[test]
-fn an_earlier_set_up_does_not_lead_past_the_gateway() {
+fn an_earlier_setup_does_not_bypass_the_gateway() {
     let machine = Machine::new().logged_in().with_stand_ins(&["opencode", "qwen", "codex", "claude"]);
     for (tool, program) in
         [("opencode", "opencode"), ("qwen-code", "qwen"), ("codex", "codex"), ("claude-code", "claude")]
@@ -356,7 +356,7 @@ fn an_earlier_set_up_does_not_lead_past_the_gateway() {
 }
 
 #[test]
-fn files_that_name_a_gateway_go_with_it() {
+fn files_that_name_a_gateway_are_removed_with_it() {
     let machine = Machine::new().logged_in().with_stand_ins(&["cline", "llm"]);
     machine.started(&["--gateway", "--", "cline"]);
     assert_eq!(machine.support(), Vec::<PathBuf>::new());
@@ -380,7 +380,7 @@ fn llm_keeps_its_history() {
 }
 
 #[test]
-fn an_unknown_program_beside_a_gateway_is_said_in_one_line() {
+fn an_unknown_program_with_a_gateway_is_reported_in_one_line() {
     let machine = Machine::new().logged_in().with_stand_ins(&["mine"]);
     let line = "qwenauth: `mine` is not a known program: only its requests to `OPENAI_BASE_URL` go through the gateway (`--as NAME` treats it as a known one)\n";
     assert_eq!(machine.started(&["--gateway", "--", "mine"]).any_stderr().stderr, line);

@@ -42,7 +42,7 @@ fn waits_for_the_lock(machine: &Machine, arguments: &[&str]) {
 }
 
 #[test]
-fn a_wait_for_another_process_is_in_the_log_of_every_command_that_renews_or_stores() {
+fn every_command_that_renews_or_stores_logs_its_wait_for_another_process() {
     for arguments in [&["token"][..], &["env"], &["exec", "--", "true"], &["refresh"]] {
         let machine = logging(Machine::expired().refresh(Reply::tokens("2")), "info");
         waits_for_the_lock(&machine, arguments);
@@ -86,7 +86,7 @@ fn a_host_that_cannot_be_reached_is_named() {
 }
 
 #[test]
-fn what_was_decided_is_told_and_nothing_else_at_the_level_of_info() {
+fn at_level_info_only_decisions_are_logged() {
     let machine = logging(Machine::new().logged_in(), "info");
     let outcome = machine.run(["token"]).stdout("granted-access-1\n").any_stderr();
     let lines = lines(&outcome);
@@ -95,7 +95,7 @@ fn what_was_decided_is_told_and_nothing_else_at_the_level_of_info() {
 }
 
 #[test]
-fn a_device_login_tells_its_waits_and_its_end() {
+fn a_device_login_logs_its_waits_and_its_end() {
     let machine = polls([Reply::error(400, "authorization_pending"), Reply::error(400, "access_denied")]);
     let machine = logging(machine, "debug");
     let outcome = machine.run(["login"]).exits(4).any_stdout().any_stderr();
@@ -110,7 +110,7 @@ fn a_device_login_tells_its_waits_and_its_end() {
 }
 
 #[test]
-fn a_key_login_tells_who_was_asked_and_what_was_written() {
+fn a_key_login_logs_its_requests_and_what_it_wrote() {
     let machine = logging(crate::keys::knows_the_key(crate::keys::machine(), "/groq/v1/models"), "debug");
     let outcome = machine.run_with_stdin(crate::keys::by_stdin("groq", &[]), b"granted-key-1\n").exits(0).any_stderr();
     has(
@@ -123,7 +123,7 @@ fn a_key_login_tells_who_was_asked_and_what_was_written() {
 }
 
 #[test]
-fn status_doctor_and_usage_tell_who_was_asked() {
+fn status_doctor_and_usage_log_their_requests() {
     let machine = logging(Machine::new().logged_in(), "debug");
     machine.server.always(Ask::Chat, || Reply::html(502));
     let outcome = machine.run(["status", "--check"]).any_stdout().any_stderr();
@@ -141,7 +141,7 @@ fn status_doctor_and_usage_tell_who_was_asked() {
 }
 
 #[test]
-fn commands_that_ask_nobody_tell_what_they_read_and_wrote() {
+fn commands_without_requests_log_what_they_read_and_wrote() {
     let machine = logging(Machine::new().logged_in(), "info");
     let outcome = machine.run(["setup", "qwen-code"]).any_stdout().any_stderr();
     has(&outcome, &["wrote `{home}/.qwen/settings.json`"]);
@@ -154,7 +154,7 @@ fn commands_that_ask_nobody_tell_what_they_read_and_wrote() {
 }
 
 #[test]
-fn header_names_are_told_at_the_finest_level_and_never_their_values() {
+fn header_names_are_logged_at_level_trace_and_their_values_never() {
     let machine = logging(Machine::new().logged_in(), "trace");
     machine.server.always(Ask::Chat, || Reply::json(200, json!({"choices": []})));
     let outcome = machine.run(["status", "--check"]).any_stdout().any_stderr();
@@ -185,7 +185,7 @@ fn of_a_gateway(machine: Machine, level: &str, arguments: &[&str], requests: usi
 }
 
 #[test]
-fn a_gateway_tells_why_a_request_waited_or_was_refused() {
+fn a_gateway_logs_why_a_request_waited_or_was_rejected() {
     let upstream = Upstream::start(|number, _, connection| {
         let busy = error("429 Too Many Requests", "Retry-After: 1\r\n", "x", "requests per minute");
         connection.write_all(&if number == 0 { busy } else { fine() })
@@ -198,7 +198,7 @@ fn a_gateway_tells_why_a_request_waited_or_was_refused() {
 }
 
 #[test]
-fn a_gateway_tells_of_a_refused_token_and_its_renewal() {
+fn a_gateway_logs_a_rejected_token_and_its_renewal() {
     let upstream = Upstream::start(|_, asked, connection| {
         let old = asked.header("authorization") == "Bearer granted-access-1";
         let refused = error("401 Unauthorized", "", "invalid_api_key", "no");
@@ -216,7 +216,7 @@ fn a_gateway_tells_of_a_refused_token_and_its_renewal() {
 }
 
 #[test]
-fn queries_are_not_told() {
+fn queries_of_urls_are_not_logged() {
     let machine = Machine::new().configured(
         "[providers.mine]\nbase_url = \"{server}/v1\"\nkey = { variables = [\"MINE\"] }\nverify = { get = \"{server}/who?token=in-the-query\" }\n",
     );

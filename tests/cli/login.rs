@@ -288,7 +288,7 @@ fn a_damaged_login_is_set_aside_by_a_completed_one() {
 }
 
 #[test]
-fn a_login_the_api_refuses_is_stored_and_says_what_replaces_it() {
+fn a_login_the_api_rejects_is_stored_and_says_what_replaces_it() {
     let machine = polls([]);
     let reply = grant(&machine);
     let refusal = json!({"error": {"code": "invalid_api_key", "message": "invalid access token granted-access-1 or token expired",
@@ -299,7 +299,7 @@ fn a_login_the_api_refuses_is_stored_and_says_what_replaces_it() {
 }
 
 #[test]
-fn json_events_tell_of_a_login_the_api_refuses() {
+fn json_events_tell_of_a_login_the_api_rejects() {
     let machine = polls([]);
     let reply = grant(&machine);
     let machine = machine.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::json(401, json!({})));
@@ -328,7 +328,7 @@ fn an_api_that_is_down_only_warns() {
 }
 
 #[test]
-fn no_verify_asks_the_api_nothing() {
+fn no_verify_sends_no_request_to_the_api() {
     let machine = polls([]);
     let reply = grant(&machine);
     let machine = machine.scripted(Ask::Poll, reply);
@@ -339,7 +339,7 @@ fn no_verify_asks_the_api_nothing() {
 }
 
 #[test]
-fn a_grant_for_a_foreign_host_is_refused_and_nothing_is_sent_there() {
+fn a_grant_for_a_foreign_host_is_rejected_and_nothing_is_sent_there() {
     let mut granted = tokens("1");
     granted["resource_url"] = json!("https://qwen.ai.attacker.example");
     let machine = polls([Reply::json(200, granted)]);

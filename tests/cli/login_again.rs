@@ -51,7 +51,7 @@ fn another_key_replaces_the_stored_one() {
 }
 
 #[test]
-fn the_same_key_again_is_no_login_and_sends_nothing() {
+fn the_same_key_again_is_not_a_login_and_sends_nothing() {
     for arguments in [
         &["--api-key-stdin"][..],
         &["--api-key-env", "KEY"],
@@ -72,7 +72,7 @@ fn the_same_key_again_is_no_login_and_sends_nothing() {
 }
 
 #[test]
-fn another_region_takes_the_stored_key_along() {
+fn another_region_keeps_the_stored_key() {
     let machine = at_dashscope();
     let mut outcome = machine.run(["login", "dashscope", "--region", "us", "--json"]).any_stderr();
     assert_eq!(event(&mut outcome)["replaced"], true);
@@ -133,7 +133,7 @@ fn a_stored_key_does_not_move_to_another_host() {
 }
 
 #[test]
-fn a_refused_key_leaves_the_stored_login_and_its_activity() {
+fn a_rejected_key_keeps_the_stored_login_and_its_activity() {
     let machine = at_groq();
     let before = machine.profile("groq");
     let mut outcome = machine.run_with_stdin(by_stdin("groq", &["--json"]), b"granted-key-3").exits(4).any_stderr();
@@ -142,7 +142,7 @@ fn a_refused_key_leaves_the_stored_login_and_its_activity() {
 }
 
 #[test]
-fn an_api_that_cannot_be_asked_leaves_the_stored_login() {
+fn an_unreachable_api_keeps_the_stored_login() {
     for reply in [|_: &Request| Reply::html(503), |_: &Request| Reply::dropped(), |_: &Request| Reply::error(429, "x")]
     {
         let machine = at_groq();
@@ -156,7 +156,7 @@ fn an_api_that_cannot_be_asked_leaves_the_stored_login() {
 }
 
 #[test]
-fn what_cannot_be_given_is_a_usage_error_beside_a_login_too() {
+fn invalid_options_are_a_usage_error_with_a_stored_login_too() {
     let machine = at_dashscope();
     let before = machine.profile("dashscope");
     for (arguments, named) in [

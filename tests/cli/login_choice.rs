@@ -30,7 +30,7 @@ fn a_key_for_qwen_models_in_the_environment_ends_with_the_line_to_type() {
 }
 
 #[test]
-fn what_a_script_asks_for_and_other_keys_change_nothing_about_the_default() {
+fn options_of_a_script_and_other_keys_do_not_change_the_default() {
     for (name, more) in [
         ("DASHSCOPE_API_KEY", &["--json"][..]),
         ("DASHSCOPE_API_KEY", &["--no-wait"]),

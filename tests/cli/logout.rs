@@ -23,14 +23,14 @@ fn logout_without_a_login_says_so_and_makes_nothing() {
 }
 
 #[test]
-fn logout_tells_a_script() {
+fn logout_prints_json_for_a_script() {
     let machine = Machine::new().logged_in();
     let mut outcome = machine.run(["logout", "--json"]).any_stderr();
     assert_eq!(outcome.json(), json!({"profile": "qwen", "removed": true, "revoked": false}));
 }
 
 #[test]
-fn logout_local_asks_nobody() {
+fn logout_local_sends_no_request() {
     let machine = Machine::new().logged_in();
     drop(machine.run(["logout", "--local"]).any_stderr());
     assert!(!machine.file().exists());

@@ -296,7 +296,7 @@ const CHINESE_SENTENCE: &str = "错误: 未登录：没有";
 const RUSSIAN_SENTENCE: &str = "ошибка: вход не выполнен: нет учётных данных";
 
 #[test]
-fn a_terminal_speaks_the_language_of_the_locale_and_a_pipe_english() {
+fn a_terminal_gets_the_language_of_the_locale_and_a_pipe_english() {
     for (name, value, expected) in [
         ("LANG", "zh_CN.UTF-8", CHINESE_SENTENCE),
         ("LANG", "ru_RU.utf8", RUSSIAN_SENTENCE),

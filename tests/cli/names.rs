@@ -140,7 +140,7 @@ fn use_of_a_name_of_another_company_is_not_a_hint_to_what_is_stored() {
 }
 
 #[test]
-fn places_are_names_of_regions() {
+fn names_of_places_select_regions() {
     for (place, region) in [
         ("beijing", "cn"),
         ("Beijing", "cn"),
@@ -189,7 +189,7 @@ fn logout_names_the_page_of_the_keys_own_region() {
 }
 
 #[test]
-fn a_refused_key_names_the_page_of_its_region_or_both() {
+fn a_rejected_key_names_the_page_of_its_region_or_both() {
     let refused = || {
         ["intl", "us", "hk", "cn"]
             .iter()

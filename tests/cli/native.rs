@@ -62,7 +62,7 @@ fn each_provider_sets_all_of_its_names() {
 }
 
 #[test]
-fn with_a_gateway_a_native_variable_names_the_gateway_or_is_refused() {
+fn with_a_gateway_a_native_variable_names_the_gateway_or_is_rejected() {
     let machine = logged_in("dashscope", &["--region", "cn"]).variable("QWENCLOUD_API_KEY", "granted-own");
     let outcome = machine.run(["exec", "--gateway", "--native", "--", "env"]).any_stderr().any_stdout();
     let value = |name: &str| {

@@ -130,7 +130,7 @@ fn a_request_that_takes_more_than_one_reading_is_read_to_its_end() {
 }
 
 #[test]
-fn an_empty_key_is_none() {
+fn an_empty_key_is_rejected() {
     let (machine, running, _, callback) = started();
     machine.server.serve("/api/v1/auth/keys", |_| Reply::json(200, json!({"key": ""})));
     knock(&callback, &format!("{}?code=granted-code", callback.path()));
@@ -140,7 +140,7 @@ fn an_empty_key_is_none() {
 }
 
 #[test]
-fn what_comes_without_the_nonce_changes_nothing() {
+fn a_redirect_without_the_nonce_changes_nothing() {
     let (machine, running, _, callback) = started();
     for target in [
         "/",
@@ -203,7 +203,7 @@ fn an_error_in_the_redirect_ends_the_login() {
 }
 
 #[test]
-fn a_redirect_that_never_comes_ends_with_the_time_allowed() {
+fn a_redirect_that_never_arrives_times_out() {
     let (machine, _) = with_browser(machine());
     let outcome = machine.run(["login", "openrouter", "--timeout", "1s"]).exits(4).any_stderr();
     assert!(outcome.stderr.contains("error: the login was not approved in time\n"), "{}", outcome.stderr);
@@ -211,7 +211,7 @@ fn a_redirect_that_never_comes_ends_with_the_time_allowed() {
 }
 
 #[test]
-fn a_code_the_server_refuses_stores_nothing() {
+fn a_code_the_server_rejects_stores_nothing() {
     let (machine, running, _, callback) = started();
     drop(knock(&callback, &format!("{}?code=granted-wrong", callback.path())));
     let outcome = running.finish().exits(4).any_stderr();
@@ -264,7 +264,7 @@ fn an_empty_code_is_a_usage_error() {
 
 /// Everybody can read the arguments of a process.
 #[test]
-fn the_browser_is_handed_a_page_that_works_once_and_no_nonce_of_the_callback() {
+fn the_browser_gets_a_page_that_works_once_without_the_nonce_of_the_callback() {
     let (machine, note) = with_browser(machine());
     let running = machine.spawn(["login", "openrouter"]);
     let entry = opened(&note);
@@ -324,7 +324,7 @@ fn a_request_with_a_foreign_host_or_origin_changes_nothing() {
 }
 
 #[test]
-fn a_key_in_the_place_of_a_code_is_stored_and_never_sent_as_a_code() {
+fn a_key_pasted_instead_of_a_code_is_stored_and_never_sent_as_a_code() {
     for given in ["sk-or-v1-granted-1\n", "\"sk-or-v1-granted-1\"", "Bearer sk-or-v1-granted-1"] {
         let machine = machine();
         let arguments = ["login", "openrouter", "--code-stdin"];
@@ -344,7 +344,7 @@ fn a_key_in_the_place_of_a_code_is_stored_and_never_sent_as_a_code() {
 }
 
 #[test]
-fn without_a_terminal_the_address_is_told_to_a_script_and_its_redirect_awaited() {
+fn without_a_terminal_the_url_is_printed_as_json_and_the_redirect_awaited() {
     let machine = machine();
     let running = machine.spawn(["login", "openrouter", "--json", "--no-browser"]);
     let event: Value = serde_json::from_str(&running.first_lines(1)[0]).unwrap();
@@ -436,7 +436,7 @@ fn where_there_is_a_browser_a_person_chooses_it_or_pastes_a_key() {
 }
 
 #[test]
-fn status_says_what_is_left_of_the_key_where_the_api_is_asked() {
+fn status_with_check_shows_the_remaining_credit_of_the_key() {
     let machine = machine();
     machine.server.serve("/api/v1/key", |_| Reply::json(200, json!({"data": {"limit": 5, "limit_remaining": 4.2}})));
     drop(machine.run_with_stdin(["login", "openrouter", "--api-key-stdin"], KEY.as_bytes()).any_stderr());

@@ -115,7 +115,7 @@ fn another_server_named_by_the_variable_is_sent_nothing_and_ends_nothing() {
 }
 
 #[test]
-fn a_token_that_lives_is_handed_out_whatever_server_is_named() {
+fn a_valid_token_is_printed_whatever_server_is_named() {
     let other = stranger();
     let machine = Machine::new().logged_in().granted_here().variable(VARIABLE, other.url());
     machine.run(["token"]).stdout("granted-access-1\n");
@@ -138,7 +138,7 @@ fn a_login_of_unknown_origin_is_sent_to_no_other_machine() {
 }
 
 #[test]
-fn while_the_variable_names_another_machine_each_command_that_asks_it_says_so_once() {
+fn while_the_variable_names_another_machine_each_command_that_uses_it_says_so_once() {
     let elsewhere = "https://login.example.invalid";
     let machine = Machine::expired().granted_by(elsewhere).variable(VARIABLE, elsewhere);
     for command in [&["token"][..], &["refresh"], &["exec", "--", "true"]] {
@@ -151,7 +151,7 @@ fn while_the_variable_names_another_machine_each_command_that_asks_it_says_so_on
 }
 
 #[test]
-fn a_refusal_by_a_server_on_loopback_ends_no_login_of_unknown_origin() {
+fn a_rejection_by_a_server_on_loopback_ends_no_login_of_unknown_origin() {
     let machine = Machine::expired().refresh(Reply::error(400, "invalid_grant"));
     let before = machine.content();
     let error = "`127.0.0.1` does not know this login: the server answered `invalid_grant`";

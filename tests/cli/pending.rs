@@ -68,7 +68,7 @@ fn of_two_logins_at_once_one_stores_and_the_other_sees_it() {
 }
 
 #[test]
-fn a_login_whose_process_was_killed_goes_on_with_the_next() {
+fn a_login_whose_process_was_killed_continues_with_the_next_command() {
     let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 1})));
     machine.server.always(Ask::Poll, || Reply::error(400, "authorization_pending"));
     let killed = machine.spawn(["login"]);
@@ -87,7 +87,7 @@ fn without_a_pending_login_there_is_nothing_to_resume() {
 }
 
 #[test]
-fn an_expired_pending_login_is_none() {
+fn an_expired_pending_login_is_ignored() {
     let machine = polls([]);
     machine.run(["login", "--no-wait"]).any_stderr();
     let mut notes: serde_json::Value = serde_json::from_slice(&std::fs::read(machine.pending()).unwrap()).unwrap();
@@ -99,7 +99,7 @@ fn an_expired_pending_login_is_none() {
 }
 
 #[test]
-fn a_damaged_pending_login_is_none() {
+fn a_damaged_pending_login_is_ignored() {
     let machine = polls([]);
     crate::machine::write_private(&machine.pending(), "{");
     let machine = machine.granted();
@@ -133,7 +133,7 @@ fn silent_polls() -> Machine {
 }
 
 #[test]
-fn a_signal_while_a_poll_is_under_way_ends_the_login_and_forgets_it() {
+fn a_signal_during_a_poll_ends_the_login_and_removes_it() {
     for signal in SIGNALS {
         let machine = silent_polls();
         let running = machine.spawn(["login"]);
@@ -150,7 +150,7 @@ fn a_signal_while_a_poll_is_under_way_ends_the_login_and_forgets_it() {
 }
 
 #[test]
-fn a_signal_while_a_code_is_asked_for_ends_the_login_and_keeps_nothing() {
+fn a_signal_during_the_device_request_ends_the_login_and_stores_nothing() {
     for signal in SIGNALS {
         let machine = Machine::new().scripted(Ask::DeviceCode, Reply::silence());
         let running = machine.spawn(["login"]);
@@ -181,7 +181,7 @@ fn a_resumed_login_that_is_interrupted_can_be_resumed_again() {
 
 /// The code is spent by then: to drop its tokens would cost the login.
 #[test]
-fn tokens_that_were_on_their_way_when_a_signal_came_are_stored() {
+fn tokens_in_flight_when_a_signal_arrives_are_stored() {
     for signal in SIGNALS {
         let machine = polls([]);
         machine.run(["login", "--no-wait"]).any_stderr();
@@ -203,7 +203,7 @@ fn tokens_that_were_on_their_way_when_a_signal_came_are_stored() {
 }
 
 #[test]
-fn whoever_joined_goes_on_when_the_one_who_began_is_interrupted_or_killed() {
+fn a_joined_login_continues_when_the_process_that_began_it_is_interrupted_or_killed() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGKILL] {
         let machine = silent_polls();
         let first = machine.spawn(["login"]);
@@ -251,7 +251,7 @@ fn a_pending_login_at_another_server_is_not_joined() {
 }
 
 #[test]
-fn whoever_waits_for_another_to_poll_ends_by_a_signal_and_harms_nothing() {
+fn a_process_that_waits_for_another_to_poll_ends_by_a_signal_and_changes_nothing() {
     let gate = Gate::default();
     let machine = polls([]);
     let reply = grant(&machine).after(&gate);

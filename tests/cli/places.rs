@@ -14,7 +14,7 @@ fn path_of(machine: &Machine) -> String {
 }
 
 #[test]
-fn the_credential_lies_where_qwen_code_keeps_it() {
+fn the_credential_is_stored_where_qwen_code_stores_it() {
     assert_eq!(path_of(&Machine::new()), "{home}/.qwen/oauth_creds.json");
 }
 
@@ -46,7 +46,7 @@ fn qwenauth_home_does_not_move_the_file_shared_with_qwen_code() {
 }
 
 #[test]
-fn without_home_the_passwd_entry_tells() {
+fn without_home_the_passwd_entry_is_used() {
     let machine = Machine::new().without_variable("HOME");
     let state = machine.directory().join("own");
     let machine = machine.variable("QWENAUTH_HOME", state);
@@ -97,7 +97,7 @@ fn a_relative_xdg_directory_is_ignored() {
 }
 
 #[test]
-fn config_and_state_lie_under_qwenauth_home() {
+fn config_and_state_are_below_qwenauth_home() {
     let machine = Machine::new();
     let own = machine.directory().join("own");
     fs::create_dir_all(own.join("config")).unwrap();

@@ -123,7 +123,7 @@ fn the_tour_shows_every_command_with_its_output() {
 }
 
 #[test]
-fn a_practice_key_belongs_to_the_region_that_was_asked_for() {
+fn a_practice_key_belongs_to_the_requested_region() {
     let place = Place::new();
     for region in ["us", "intl", "cn"] {
         let commands = format!(
@@ -173,7 +173,7 @@ fn the_tour_fits_an_ordinary_terminal() {
 }
 
 #[test]
-fn a_tour_whose_reader_leaves_is_no_failure() {
+fn a_tour_whose_reader_closes_the_pipe_is_not_a_failure() {
     let place = Place::new();
     let mut child = place.machine(&["--tour"]).spawn().unwrap();
     drop(child.stdout.take());
@@ -212,7 +212,7 @@ fn the_program_inside_sees_the_practice_provider_and_no_variable_of_the_user() {
 }
 
 #[test]
-fn the_directories_are_the_users_alone_and_go_in_the_end() {
+fn the_directories_are_private_and_removed_at_the_end() {
     let place = Place::new();
     let script = "umask 000; qwenauth login --no-browser 2>/dev/null
         for path in $QWEN_HOME/.. $QWEN_HOME $QWENAUTH_HOME $QWEN_HOME/oauth_creds.json; do ls -ld $path | cut -c1-10; done";
@@ -222,7 +222,7 @@ fn the_directories_are_the_users_alone_and_go_in_the_end() {
 }
 
 #[test]
-fn tokens_live_as_long_as_asked() {
+fn tokens_are_valid_for_the_requested_time() {
     let place = Place::new();
     let script = "qwenauth login --no-browser 2>/dev/null && qwenauth status";
     let output = place.machine(&["--expires-in", "90m", "--", "sh", "-c", script]).output().unwrap();
@@ -233,7 +233,7 @@ fn tokens_live_as_long_as_asked() {
 }
 
 #[test]
-fn the_code_of_the_program_inside_is_passed_on() {
+fn the_exit_code_of_the_program_inside_is_returned() {
     let place = Place::new();
     let file = place.home.path().join("not-executable");
     File::create(&file).unwrap().write_all(b"#!/bin/sh\n").unwrap();
@@ -284,7 +284,7 @@ fn the_sandbox_waits_until_the_program_has_dealt_with_a_signal() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_program_inside_gets_the_signals_as_they_were_found() {
+fn the_program_inside_inherits_the_signal_dispositions() {
     let place = Place::new();
     let blocked = |command: &mut Command| {
         let output = command.args(["grep", "SigBlk", "/proc/self/status"]).output().unwrap();
@@ -337,7 +337,7 @@ fn ctrl_c_that_the_program_outlives_reaches_it_once() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_terminal_that_goes_away_takes_program_and_sandbox_along() {
+fn program_and_sandbox_end_when_their_terminal_is_closed() {
     let place = Place::new();
     let (mut child, mut terminal) = on_a_terminal(&place, &["--", "sh", "-c", "echo up; exec sleep 600"]);
     terminal.wait_for("up");
@@ -390,7 +390,7 @@ fn no_request_of_a_sandbox_leaves_the_machine() {
 
 /// The switch is a file that is valid only while the process that wrote it runs.
 #[test]
-fn what_is_left_of_a_sandbox_redirects_no_login() {
+fn leftovers_of_a_sandbox_redirect_no_login() {
     let place = Place::new();
     let state = place.temporary.path().join("copy/state");
     fs::create_dir_all(&state).unwrap();
@@ -424,7 +424,7 @@ fn a_shell_on_a_terminal_shows_where_it_is_and_a_key_press_approves() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_shell_on_a_terminal_is_told_where_it_is_and_a_login_can_be_denied() {
+fn a_shell_on_a_terminal_shows_where_it_is_and_a_login_can_be_denied() {
     let place = Place::new();
     let (mut child, mut terminal) = on_a_terminal(&place, &[]);
     terminal.wait_for("deletes");

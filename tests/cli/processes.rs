@@ -48,7 +48,7 @@ fn a_hundred_processes_share_one_renewal() {
 }
 
 #[test]
-fn those_who_waited_share_the_failure() {
+fn processes_that_wait_for_a_renewal_share_its_failure() {
     let gate = Gate::default();
     let machine = Machine::expired().refresh(Reply::html(503).after(&gate));
     machine.server.always(Ask::Refresh, || Reply::html(503));
@@ -64,7 +64,7 @@ fn those_who_waited_share_the_failure() {
 }
 
 #[test]
-fn a_renewal_made_since_the_start_is_adopted_by_refresh_too() {
+fn refresh_adopts_a_renewal_made_since_its_start() {
     let gate = Gate::default();
     let machine = Machine::new().logged_in().refresh(Reply::tokens("2").after(&gate));
     let first = machine.spawn(["refresh"]);
@@ -91,7 +91,7 @@ fn qwen_codes_fresh_lock_is_waited_for_and_its_token_adopted() {
 }
 
 #[test]
-fn qwen_codes_fresh_lock_is_waited_for_before_anything_is_asked() {
+fn qwen_codes_fresh_lock_is_waited_for_before_any_request() {
     let machine = Machine::expired().refresh(Reply::tokens("2"));
     foreign_lock(&machine.qwen_code_lock(), Duration::ZERO, false);
     let running = machine.spawn(["token"]);
@@ -130,7 +130,7 @@ fn a_renewal_of_qwen_code_that_lost_its_lock_is_waited_for() {
 }
 
 #[test]
-fn a_renewal_whose_lock_vanishes_under_our_eyes_is_waited_for() {
+fn a_renewal_of_qwen_code_whose_lock_disappears_is_waited_for() {
     let machine = Machine::expired();
     foreign_lock(&machine.qwen_code_lock(), Duration::ZERO, false);
     let running = machine.spawn(["token"]);
@@ -143,7 +143,7 @@ fn a_renewal_whose_lock_vanishes_under_our_eyes_is_waited_for() {
 }
 
 #[test]
-fn a_token_that_lives_is_used_as_it_is_while_another_program_may_be_renewing() {
+fn a_valid_token_is_used_while_another_program_may_be_renewing() {
     let machine = Machine::new().logged_in();
     lose_a_lock(&machine);
     machine.run(["refresh"]);
@@ -156,7 +156,7 @@ fn a_token_that_lives_is_used_as_it_is_while_another_program_may_be_renewing() {
 }
 
 #[test]
-fn a_wait_for_another_renewal_ends_with_a_signal() {
+fn a_signal_ends_the_wait_for_another_renewal() {
     let machine = Machine::expired();
     lose_a_lock(&machine);
     let running = machine.spawn(["token"]);
@@ -169,7 +169,7 @@ fn a_wait_for_another_renewal_ends_with_a_signal() {
 
 /// Who was interrupted has not failed: what it waited for is waited for by the next.
 #[test]
-fn those_who_wait_behind_an_interrupted_process_do_not_share_its_end() {
+fn processes_that_wait_for_an_interrupted_renewal_renew_themselves() {
     let machine = Machine::expired();
     lose_a_lock(&machine);
     let first = machine.spawn(["token"]);
@@ -194,7 +194,7 @@ fn renews_at_once(machine: Machine, number: &str) -> Machine {
 }
 
 #[test]
-fn with_no_qwen_code_about_nothing_is_waited_for() {
+fn without_qwen_code_no_renewal_waits() {
     let machine = renews_at_once(Machine::expired(), "2");
     let machine = renews_at_once(machine, "3");
     // Qwen Code saves its settings.
@@ -236,7 +236,7 @@ fn sleeps(machine: &Machine, meanwhile: impl FnOnce(&Running)) -> usize {
 
 /// Heeding Qwen Code costs those nothing who do not run it.
 #[test]
-fn with_no_qwen_code_about_a_renewal_does_not_sleep_once() {
+fn without_qwen_code_a_renewal_never_sleeps() {
     let strace = Command::new("strace").args(["-f", "true"]).stderr(Stdio::null()).status();
     if !possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
         return;
@@ -258,7 +258,7 @@ fn with_no_qwen_code_about_a_renewal_does_not_sleep_once() {
 }
 
 #[test]
-fn after_a_logout_and_a_login_nothing_is_waited_for() {
+fn after_a_logout_and_a_login_no_renewal_waits() {
     let machine = renews_at_once(Machine::new().credential_is(credential("0")), "2");
     drop(machine.run(["logout", "--local"]).any_stderr());
     let machine = renews_at_once(machine.credential_is(credential("5")), "3");
@@ -280,7 +280,7 @@ fn a_stale_lock_of_qwen_code_is_taken_over() {
 }
 
 #[test]
-fn a_lock_within_qwen_codes_patience_is_respected() {
+fn a_lock_younger_than_qwen_codes_timeout_is_respected() {
     for ahead in [false, true] {
         let machine = Machine::expired();
         foreign_lock(&machine.qwen_code_lock(), Duration::from_secs(20), ahead);
@@ -294,7 +294,7 @@ fn a_lock_within_qwen_codes_patience_is_respected() {
 }
 
 #[test]
-fn qwen_codes_lock_is_held_in_its_form_during_a_renewal_and_gone_after() {
+fn during_a_renewal_qwen_codes_lock_is_held_in_its_format_and_removed_afterwards() {
     let (tell, told) = mpsc::channel();
     let machine = Machine::expired();
     let lock = machine.qwen_code_lock();
@@ -352,7 +352,7 @@ fn a_lock_deleted_by_another_is_made_again() {
 }
 
 #[test]
-fn a_foreign_lock_put_in_the_place_of_ours_is_left_alone() {
+fn a_foreign_lock_that_replaces_ours_is_not_removed() {
     let machine = Machine::expired();
     let lock = machine.qwen_code_lock();
     let reply = Reply::tokens("2").meanwhile(move || {
@@ -440,7 +440,7 @@ fn a_signal_while_waiting_for_the_lock_ends_the_wait() {
 }
 
 #[test]
-fn a_long_wait_for_the_lock_is_told() {
+fn a_long_wait_for_the_lock_is_reported() {
     let machine = Machine::expired().refresh(Reply::tokens("2"));
     let held = File::create(machine.kernel_lock()).unwrap();
     fs2::FileExt::lock_exclusive(&held).unwrap();
@@ -461,7 +461,7 @@ fn the_warm_path_waits_for_no_lock() {
 }
 
 #[test]
-fn a_login_waits_for_the_locks_only_to_store_what_it_got() {
+fn a_login_takes_the_locks_only_to_store_its_tokens() {
     let machine = crate::login::polls([]).granted();
     fs::create_dir(machine.qwen()).unwrap();
     let held = File::create(machine.kernel_lock()).unwrap();
@@ -519,7 +519,7 @@ fn a_logout_takes_both_locks() {
 }
 
 #[test]
-fn a_failure_is_not_shared_with_a_process_that_came_after_it() {
+fn a_process_that_starts_after_a_failure_does_not_share_it() {
     let machine = Machine::expired().refresh(Reply::html(200)).refresh(Reply::tokens("2"));
     drop(machine.run(["token"]).exits(3).any_stderr());
     machine.run(["token"]).stdout("granted-access-2\n");

@@ -50,13 +50,13 @@ fn use_makes_a_profile_active_and_keeps_the_rest_of_the_config() {
 }
 
 #[test]
-fn use_of_a_profile_that_is_not_there_names_the_nearest() {
+fn use_of_an_unknown_profile_names_the_nearest() {
     both().run(["use", "wrok"]).fails(4, "there is no stored profile `wrok`", "did you mean `work`?");
     both().run(["use", "groq"]).fails(4, "there is no stored profile `groq`", "run `qwenauth login groq`");
 }
 
 #[test]
-fn a_name_cannot_lead_out_of_its_directory() {
+fn a_profile_name_cannot_leave_its_directory() {
     for name in ["../x", "a/b", ".hidden", "A", "", "x\n"] {
         drop(Machine::new().run(["login", "groq", "--no-verify", "--profile", name]).exits(2).any_stderr());
         drop(Machine::new().run(["use", name]).exits(2).any_stderr());

@@ -73,7 +73,7 @@ fn the_table_shows_every_provider() {
 }
 
 #[test]
-fn what_works_here_depends_on_what_is_here() {
+fn what_works_here_depends_on_this_machine() {
     let plain = Machine::new();
     assert_eq!(verdict(&plain, "openrouter"), "paste a code");
     assert_eq!(verdict(&plain, "groq"), "with a key");
@@ -102,7 +102,7 @@ fn one_provider_is_shown_in_full() {
 }
 
 #[test]
-fn a_provider_that_is_not_there_names_the_nearest() {
+fn an_unknown_provider_names_the_nearest() {
     Machine::new().run(["providers", "dashscop"]).fails(2, "unknown provider `dashscop`", "did you mean `dashscope`?");
     Machine::new().run(["login", "openruter"]).fails(2, "unknown provider `openruter`", "did you mean `openrouter`?");
 }

@@ -264,7 +264,7 @@ fn the_password_that_a_proxy_wants_is_the_remedy() {
 }
 
 #[test]
-fn a_server_that_neither_way_reaches_is_no_fault_of_the_proxy_alone() {
+fn a_server_unreachable_with_and_without_the_proxy_is_not_blamed_on_the_proxy() {
     let Some((machine, server)) = with_an_api() else { return };
     drop(server);
     let broken = checks(&machine.variable("HTTPS_PROXY", "http://127.0.0.1:9"), &["proxy"]);
@@ -273,7 +273,7 @@ fn a_server_that_neither_way_reaches_is_no_fault_of_the_proxy_alone() {
 }
 
 #[test]
-fn a_proxy_that_works_is_no_fault_and_its_server_can_still_be() {
+fn a_working_proxy_is_not_blamed_for_a_failing_server() {
     let Some((machine, server)) = with_an_api() else { return };
     let proxy = Proxy::start("");
     let machine = machine.variable("HTTPS_PROXY", proxy.url());
@@ -289,7 +289,7 @@ fn a_proxy_that_works_is_no_fault_and_its_server_can_still_be() {
 }
 
 #[test]
-fn what_is_no_address_and_what_differs_is_told_with_its_remedy() {
+fn an_invalid_proxy_address_and_differing_variables_are_reported_with_their_remedy() {
     let Some((machine, _server)) = with_an_api() else { return };
     for (variables, message) in [
         (&[("HTTPS_PROXY", "http://[::bad")][..], "`HTTPS_PROXY` is not a valid proxy address and is ignored"),
@@ -319,7 +319,7 @@ fn what_is_no_address_and_what_differs_is_told_with_its_remedy() {
 
 /// What `exec` starts has rules of its own: most programs send even this machine's requests through `HTTP_PROXY`.
 #[test]
-fn a_server_on_this_machine_that_programs_would_reach_through_a_proxy_is_told() {
+fn a_local_server_that_programs_would_reach_through_a_proxy_is_reported() {
     let machine = Machine::new().logged_in().field("resource_url", json!("{server}"));
     machine.server.serve("/", |_| Reply::text(404, "{}"));
     machine.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
@@ -334,7 +334,7 @@ fn a_server_on_this_machine_that_programs_would_reach_through_a_proxy_is_told() 
 
 /// A connection is for one host: proxies, certificates and what counts as this machine differ between two.
 #[test]
-fn a_login_polls_another_host_by_its_own_way() {
+fn a_login_polls_another_host_by_the_proxy_of_that_host() {
     let Some(machine) = preloaded(Machine::new(), "HOSTS", ".example") else { return };
     let proxy = Proxy::start("HTTP/1.1 502 No\r\n\r\n");
     let machine = machine

@@ -82,7 +82,7 @@ fn shown(arguments: &[&str], colour: &str) -> String {
 }
 
 #[test]
-fn the_qr_code_leads_to_the_page_that_knows_the_code() {
+fn the_qr_code_opens_the_page_with_the_code() {
     let text = shown(&["login", "--qr", "always"], "NO_COLOR");
     assert!(!text.contains('\u{1b}'));
     assert_eq!(read(&text, LIGHT, DARK), [URL], "{text}");
@@ -94,7 +94,7 @@ fn a_coloured_qr_code_is_dark_on_light_whatever_the_terminals_colours() {
 }
 
 #[test]
-fn no_qr_code_goes_into_a_pipe_unasked() {
+fn no_qr_code_is_printed_into_a_pipe_by_default() {
     for arguments in [&["login"][..], &["login", "--qr", "never"]] {
         let text = shown(arguments, "CLICOLOR_FORCE");
         assert!(!text.contains(['█', '▀', '▄']), "{text}");

@@ -185,7 +185,7 @@ fn the_job_for_github_hands_the_key_to_its_last_step_and_shows_it_nowhere() {
 }
 
 #[test]
-fn the_job_for_github_ends_at_a_missing_or_refused_key() {
+fn the_job_for_github_ends_at_a_missing_or_rejected_key() {
     for (secrets, code, said) in [
         (BTreeMap::new(), 2, "the variable `DASHSCOPE_API_KEY` is not set"),
         ([("DASHSCOPE_API_KEY", "granted-key-of-another")].into(), 4, "rejected the key"),
@@ -212,7 +212,7 @@ fn the_jobs_step_that_sets_the_variables_fails_without_a_login() {
 }
 
 #[test]
-fn direnv_sets_the_variables_on_entering_and_takes_them_away_on_leaving() {
+fn direnv_sets_the_variables_on_entering_and_unsets_them_on_leaving() {
     if !possible(Command::new("direnv").arg("version").output().is_ok(), "run direnv") {
         return;
     }
@@ -255,7 +255,7 @@ fn mise_sources_the_variables_and_runs_the_task() {
 }
 
 #[test]
-fn an_agent_logs_somebody_in_by_the_lines_of_the_page() {
+fn an_agent_logs_a_user_in_with_the_commands_of_the_page() {
     let machine = polls([]).with_programs(&[]);
     let script = block("An agent that logs a user in", "sh");
     let (begin, complete) = script.split_once("# show the URL").unwrap();
@@ -285,7 +285,7 @@ fn a_second_login_of_an_agent_shows_the_same_code() {
 }
 
 #[test]
-fn a_tool_is_set_up_by_the_lines_of_the_page() {
+fn a_tool_is_set_up_with_the_commands_of_the_page() {
     let machine = Machine::new().logged_in().field("resource_url", json!("{server}")).with_programs(&[]);
     machine.server.serve("/", |_| Reply::text(404, "{}"));
     let script = block("Set up a tool", "sh");

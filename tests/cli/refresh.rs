@@ -69,7 +69,7 @@ fn a_renewal_reads_the_credential_four_times_at_most() {
 }
 
 #[test]
-fn a_renewal_of_a_profile_of_our_own_reads_it_as_seldom() {
+fn a_renewal_of_another_profile_reads_its_credential_four_times_at_most() {
     let strace = Command::new("strace").args(["-f", "true"]).stderr(Stdio::null()).status();
     if !possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
         return;
@@ -174,7 +174,7 @@ fn fields_of_other_programs_survive_a_renewal() {
 }
 
 #[test]
-fn an_odd_side_field_does_not_lose_the_tokens_that_came_with_it() {
+fn a_malformed_optional_field_does_not_lose_the_tokens_of_the_response() {
     for (field, odd) in
         [("scope", json!(["openid"])), ("token_type", json!(5)), ("resource_url", json!({})), ("status", json!(1))]
     {
@@ -185,7 +185,7 @@ fn an_odd_side_field_does_not_lose_the_tokens_that_came_with_it() {
 }
 
 #[test]
-fn room_for_the_new_tokens_is_taken_before_the_old_one_is_sent() {
+fn space_for_the_new_tokens_is_reserved_before_the_old_one_is_sent() {
     let (tell, told) = mpsc::channel();
     let machine = Machine::expired();
     let directory = machine.qwen();
@@ -223,7 +223,7 @@ fn an_expired_login_written_during_a_renewal_does_not_replace_what_was_granted()
 }
 
 #[test]
-fn a_login_that_qwen_code_made_during_a_renewal_stands() {
+fn a_login_that_qwen_code_makes_during_a_renewal_is_kept() {
     let machine = Machine::expired();
     let (file, mut other) = (machine.file(), credential("other"));
     other["resource_url"] = json!(machine.server.url());
@@ -235,13 +235,13 @@ fn a_login_that_qwen_code_made_during_a_renewal_stands() {
 }
 
 #[test]
-fn a_login_without_refresh_token_requires_a_new_one_once_it_is_over() {
+fn a_login_without_refresh_token_requires_a_new_login_once_it_has_expired() {
     let machine = Machine::expired().field("refresh_token", Value::Null);
     machine.run(["token"]).fails(4, "the token has expired and the login has no refresh token", LOGIN);
 }
 
 #[test]
-fn a_plain_http_server_elsewhere_is_refused_before_anything_is_sent() {
+fn a_plain_http_server_elsewhere_is_rejected_before_anything_is_sent() {
     for url in ["http://chat.qwen.ai", "http://192.0.2.1:80", "http://localhost.attacker.example"] {
         let machine = Machine::expired().variable("QWENAUTH_QWEN_OAUTH_URL", url);
         let before = machine.content();
@@ -255,7 +255,7 @@ fn a_plain_http_server_elsewhere_is_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn a_server_url_that_is_none_is_refused() {
+fn a_malformed_server_url_is_rejected() {
     for url in ["chat.qwen.ai", "ftp://chat.qwen.ai", "https://", "not a url"] {
         let machine = Machine::expired().variable("QWENAUTH_QWEN_OAUTH_URL", url);
         let outcome = machine.run(["refresh"]).exits(1).any_stderr();
@@ -293,7 +293,7 @@ fn an_expiry_an_hour_behind_costs_one_renewal() {
 }
 
 #[test]
-fn nothing_of_a_renewal_is_logged_that_is_secret() {
+fn no_secret_of_a_renewal_is_logged() {
     let machine = Machine::expired().refresh(Reply::html(503)).refresh(Reply::tokens("2"));
     let outcome = machine.variable("QWENAUTH_LOG", "trace").run(["token"]).stdout("granted-access-2\n").any_stderr();
     assert!(outcome.stderr.contains("503"), "nothing was logged: {outcome}");

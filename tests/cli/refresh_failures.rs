@@ -67,7 +67,7 @@ fn broken_json_is_temporary() {
 }
 
 #[test]
-fn half_an_answer_is_temporary() {
+fn a_truncated_response_is_temporary() {
     keeps_the_file(
         Reply::half,
         1,
@@ -78,7 +78,7 @@ fn half_an_answer_is_temporary() {
 }
 
 #[test]
-fn an_answer_of_50_mb_is_temporary() {
+fn a_response_of_50_mb_is_temporary() {
     keeps_the_file(Reply::huge, 1, 3, "no usable response from `127.0.0.1`: it exceeds 1 MiB", PERHAPS_SPENT);
 }
 
@@ -105,7 +105,7 @@ fn a_server_that_never_answers_is_temporary_and_not_retried() {
 }
 
 #[test]
-fn an_answer_without_a_token_is_temporary() {
+fn a_response_without_a_token_is_temporary() {
     for body in [json!({}), json!({"access_token": ""}), json!({"access_token": null}), json!({"status": "pending"})] {
         keeps_the_file(
             move || Reply::json(200, body.clone()),
@@ -134,7 +134,7 @@ fn a_redirect_is_not_followed_with_the_refresh_token() {
 }
 
 #[test]
-fn a_server_error_is_tried_three_times_and_is_temporary() {
+fn a_server_error_is_attempted_three_times_and_is_temporary() {
     keeps_the_file(
         || Reply::error(500, "server_error"),
         3,
@@ -145,7 +145,7 @@ fn a_server_error_is_tried_three_times_and_is_temporary() {
 }
 
 #[test]
-fn a_gateways_page_is_tried_three_times_and_is_temporary() {
+fn a_gateways_page_is_attempted_three_times_and_is_temporary() {
     keeps_the_file(|| Reply::html(503), 3, 3, "the server answered 503 Service Unavailable", NOT_NOW);
 }
 
@@ -157,7 +157,7 @@ fn a_server_that_failed_or_a_proxy_that_lost_it_may_have_spent_the_token() {
 }
 
 #[test]
-fn a_rate_limit_is_tried_three_times_and_is_temporary() {
+fn a_rate_limit_is_attempted_three_times_and_is_temporary() {
     keeps_the_file(|| Reply::html(429), 3, 3, "the server answered 429 Too Many Requests", NOT_NOW);
 }
 
@@ -196,7 +196,7 @@ fn an_invalid_grant_with_status_401_requires_a_login() {
 }
 
 #[test]
-fn qwens_refusal_of_a_refresh_token_requires_a_login() {
+fn qwens_rejection_of_a_refresh_token_requires_a_login() {
     for status in [400, 401] {
         let refusal = json!({"error": "invalid_request", "error_description": "Invalid refresh token or client_id"});
         refuses_the_refresh_token(
@@ -207,7 +207,7 @@ fn qwens_refusal_of_a_refresh_token_requires_a_login() {
 }
 
 #[test]
-fn an_invalid_request_about_something_else_is_no_refusal() {
+fn an_invalid_request_about_another_field_does_not_end_the_login() {
     let reply = json!({"error": "invalid_request", "error_description": "missing parameter"});
     keeps_the_file(
         move || Reply::json(400, reply.clone()),
@@ -219,7 +219,7 @@ fn an_invalid_request_about_something_else_is_no_refusal() {
 }
 
 #[test]
-fn a_refused_client_is_not_about_the_login() {
+fn a_rejected_client_is_not_about_the_login() {
     for status in [200, 400, 401] {
         let reply = json!({"error": "invalid_client", "error_description": "unknown client"});
         keeps_the_file(
@@ -246,7 +246,7 @@ fn any_other_oauth_error_is_not_about_the_login() {
 }
 
 #[test]
-fn a_401_without_an_oauth_error_is_no_refusal() {
+fn a_401_without_an_oauth_error_does_not_end_the_login() {
     keeps_the_file(
         || Reply::json(401, json!({"message": "unauthorized"})),
         1,
@@ -257,7 +257,7 @@ fn a_401_without_an_oauth_error_is_no_refusal() {
 }
 
 #[test]
-fn a_refused_refresh_token_keeps_an_access_token_that_still_lives() {
+fn an_access_token_that_is_still_valid_outlives_a_rejected_refresh_token() {
     let machine = Machine::new().logged_in().granted_here().refresh(Reply::error(400, "invalid_grant"));
     let before = machine.content();
     machine.run(["refresh"]).fails(4, "the login has expired: the server answered `invalid_grant`", LOGIN);
@@ -268,7 +268,7 @@ fn a_refused_refresh_token_keeps_an_access_token_that_still_lives() {
 }
 
 #[test]
-fn another_processs_token_is_used_when_the_old_one_is_refused() {
+fn another_processs_token_is_used_when_the_old_one_is_rejected() {
     let machine = Machine::expired();
     let (file, mut other) = (machine.file(), credential("other"));
     other["resource_url"] = json!(machine.server.url());
@@ -281,7 +281,7 @@ fn another_processs_token_is_used_when_the_old_one_is_refused() {
 }
 
 #[test]
-fn another_processs_expired_token_is_renewed_when_the_old_one_is_refused() {
+fn another_processs_expired_token_is_renewed_when_the_old_one_is_rejected() {
     let machine = Machine::expired();
     let (file, mut other) = (machine.file(), credential("other"));
     other["resource_url"] = json!(machine.server.url());
@@ -294,7 +294,7 @@ fn another_processs_expired_token_is_renewed_when_the_old_one_is_refused() {
 }
 
 #[test]
-fn a_token_that_the_server_repeats_is_not_repeated_by_us() {
+fn a_token_quoted_by_the_server_is_not_printed() {
     let said = json!({"error": "invalid_client", "error_description": "granted-refresh-1 is not yours"});
     let reply = move || Reply::json(400, said.clone());
     keeps_the_file(reply, 1, 1, "the server answered `invalid_client`: … is not yours", NOT_THE_LOGIN);

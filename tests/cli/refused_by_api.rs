@@ -43,7 +43,7 @@ fn age(machine: &Machine) {
 }
 
 #[test]
-fn status_shows_the_refusal_without_a_time_left() {
+fn status_shows_the_rejection_without_a_time_left() {
     let machine = refused();
     let told = state(&machine);
     assert_eq!((&told["state"], &told["expires_in"]), (&json!("refused"), &json!(null)), "{told}");
@@ -62,7 +62,7 @@ fn token_env_and_exec_warn_with_one_line() {
 }
 
 #[test]
-fn exec_checks_again_once_the_refusal_is_old() {
+fn exec_checks_again_once_the_rejection_is_old() {
     let machine = refused().scripted(Ask::Chat, no_access());
     age(&machine);
     machine.run(["exec", "--", "true"]).stderr(WARNING);
@@ -75,7 +75,7 @@ fn exec_checks_again_once_the_refusal_is_old() {
 }
 
 #[test]
-fn doctor_fails_while_the_api_refuses_and_clears_the_refusal_when_it_serves() {
+fn doctor_fails_while_the_api_rejects_and_clears_the_rejection_when_it_serves() {
     let machine = refused().scripted(Ask::Chat, no_access());
     machine.server.serve("/", |_| Reply::text(404, "{}"));
     let outcome = machine.run(["doctor"]).exits(1).any_stdout().any_stderr();
@@ -89,7 +89,7 @@ fn doctor_fails_while_the_api_refuses_and_clears_the_refusal_when_it_serves() {
 }
 
 #[test]
-fn a_renewal_keeps_the_refusal() {
+fn a_renewal_keeps_the_rejection() {
     let machine = refused().refresh(Reply::tokens("2"));
     machine.run(["refresh"]);
     assert_eq!(state(&machine)["state"], "refused");
@@ -97,7 +97,7 @@ fn a_renewal_keeps_the_refusal() {
 }
 
 #[test]
-fn a_check_that_succeeds_clears_the_refusal() {
+fn a_check_that_succeeds_clears_the_rejection() {
     let machine = refused().scripted(Ask::Chat, chat());
     drop(machine.run(["status", "--check"]).exits(0).any_stdout());
     assert_eq!(state(&machine)["state"], "valid");
@@ -105,14 +105,14 @@ fn a_check_that_succeeds_clears_the_refusal() {
 }
 
 #[test]
-fn an_api_that_cannot_be_asked_changes_nothing() {
+fn an_unreachable_api_changes_nothing() {
     let machine = refused().scripted(Ask::Chat, Reply::html(503));
     drop(machine.run(["status", "--check"]).exits(4).any_stdout());
     assert_eq!(state(&machine)["state"], "refused");
 }
 
 #[test]
-fn login_replaces_a_refused_login_without_a_question() {
+fn login_replaces_a_rejected_login_without_a_question() {
     let machine = refused();
     let reply = grant(&machine);
     let machine = machine.scripted(Ask::DeviceCode, device_code(json!({}))).scripted(Ask::Poll, reply);
@@ -122,7 +122,7 @@ fn login_replaces_a_refused_login_without_a_question() {
 }
 
 #[test]
-fn the_refusal_at_the_end_of_a_login_is_remembered() {
+fn the_rejection_at_the_end_of_a_login_is_remembered() {
     let machine = Machine::new();
     let reply = grant(&machine);
     let machine = machine.scripted(Ask::DeviceCode, device_code(json!({}))).scripted(Ask::Poll, reply);
@@ -132,7 +132,7 @@ fn the_refusal_at_the_end_of_a_login_is_remembered() {
 }
 
 #[test]
-fn a_refusal_that_the_gateway_sees_is_remembered_for_every_command() {
+fn a_rejection_that_the_gateway_sees_is_remembered_for_every_command() {
     let agent = concat!("qwenauth/", env!("CARGO_PKG_VERSION"), " (linux; x)");
     let script = &format!(
         "curl -s -m 20 -A '{agent}' -o /dev/null -w '%{{http_code}}' -H \"Authorization: Bearer $OPENAI_API_KEY\" \
@@ -175,7 +175,7 @@ fn an_unpaid_account_is_remembered_for_a_key_as_well() {
 }
 
 #[test]
-fn a_refused_host_is_a_refused_login() {
+fn a_login_for_a_foreign_host_is_reported_as_rejected() {
     let machine = Machine::new().logged_in().field("resource_url", json!("attacker.example"));
     assert_eq!(state(&machine)["state"], "refused");
 }

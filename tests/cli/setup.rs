@@ -75,7 +75,7 @@ impl Machine {
 
 /// The working directory decides nothing.
 #[test]
-fn a_relative_path_in_a_variable_of_a_tool_is_not_followed() {
+fn a_relative_path_in_a_variable_of_a_tool_is_ignored() {
     for (variable, tool) in [
         ("CODEX_HOME", 2),
         ("CLAUDE_CONFIG_DIR", 3),
@@ -105,7 +105,7 @@ fn a_tool_that_was_set_up_is_as_before_once_it_is_removed() {
 }
 
 #[test]
-fn a_file_that_setup_made_goes_though_it_was_changed_and_set_up_again_meanwhile() {
+fn a_file_that_setup_created_is_removed_although_it_was_changed_and_set_up_again() {
     for (tool, file) in TOOLS {
         let machine = Machine::new().at_home();
         machine.sets_up(tool);
@@ -118,7 +118,7 @@ fn a_file_that_setup_made_goes_though_it_was_changed_and_set_up_again_meanwhile(
 }
 
 #[test]
-fn directories_that_setup_made_stay_where_somebody_put_something_into_them() {
+fn directories_that_setup_created_stay_if_they_hold_other_files() {
     let machine = Machine::new().at_home();
     machine.sets_up("opencode");
     let machine = machine.with(".config/opencode/plugin/theirs.js", "export {}\n");
@@ -220,7 +220,7 @@ fn what_is_changed_elsewhere_meanwhile_stays_after_removal() {
 }
 
 #[test]
-fn running_twice_is_running_once() {
+fn a_second_setup_changes_nothing() {
     for (tool, file) in TOOLS {
         let machine = Machine::new().at_home().with(file, &mine(tool));
         let before = machine.text(file);
@@ -266,7 +266,7 @@ fn a_key_written_into_our_block_by_hand_is_not_shown() {
 }
 
 #[test]
-fn a_file_that_does_not_parse_is_left_alone_and_its_line_named() {
+fn a_file_that_does_not_parse_is_not_changed_and_its_line_named() {
     for (tool, file, text, place) in [
         ("opencode", ".config/opencode/opencode.json", "{\n  \"a\": ,\n}\n", "line 2, column 8"),
         ("codex", ".codex/config.toml", "a = 1\nb = = 2\n", "line 2, column 5"),
@@ -340,7 +340,7 @@ fn an_empty_object_of_theirs_stays_empty() {
 }
 
 #[test]
-fn a_read_only_file_is_left_alone() {
+fn a_read_only_file_is_not_changed() {
     let file = ".codex/config.toml";
     let machine = Machine::new().at_home().with(file, MY_TOML);
     fs::set_permissions(machine.home().join(file), Permissions::from_mode(0o444)).unwrap();
@@ -353,7 +353,7 @@ fn a_read_only_file_is_left_alone() {
 }
 
 #[test]
-fn a_file_of_another_user_is_left_alone() {
+fn a_file_of_another_user_is_not_changed() {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
@@ -370,7 +370,7 @@ fn a_file_of_another_user_is_left_alone() {
 }
 
 #[test]
-fn a_disk_without_room_leaves_everything_as_before() {
+fn a_disk_without_space_changes_nothing() {
     for (tool, _) in TOOLS {
         let Some(machine) = faulty("FAULT", &format!("fallocate:{}:.tmp", nix::libc::ENOSPC)) else { return };
         let outcome = machine.run(["setup", tool]).exits(1).any_stderr();
@@ -398,7 +398,7 @@ fn what_a_broken_disk_left_half_done_is_undone_by_removal() {
 }
 
 #[test]
-fn a_plugin_of_the_same_name_that_is_not_ours_is_left_alone() {
+fn a_plugin_of_the_same_name_that_is_not_ours_is_not_changed() {
     let file = ".config/opencode/plugin/qwenauth.js";
     let machine = Machine::new().at_home().with(file, "export {}\n");
     machine.run(["setup", "opencode"]).fails(
@@ -410,7 +410,7 @@ fn a_plugin_of_the_same_name_that_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn a_tool_that_is_not_installed_is_set_up_and_told_of() {
+fn a_tool_that_is_not_installed_is_set_up_with_a_note() {
     let machine = Machine::new().at_home().variable("PATH", "/nonexistent");
     let outcome = machine.run(["setup", "opencode"]).exits(0).any_stderr();
     let expected = "qwenauth: opencode uses profile `qwen`, model `coder-model`: `{home}/.config/opencode/opencode.json`\n\
@@ -421,7 +421,7 @@ fn a_tool_that_is_not_installed_is_set_up_and_told_of() {
 }
 
 #[test]
-fn an_unknown_tool_is_told_the_nearest() {
+fn the_error_for_an_unknown_tool_names_the_nearest() {
     let machine = Machine::new();
     machine.run(["setup", "opencod"]).fails(2, "unknown tool `opencod`", "did you mean `opencode`?");
     machine.run(["setup", "vim"]).fails(
@@ -514,7 +514,7 @@ fn a_members_tool_is_set_up_for_the_teams_gateway_without_a_login() {
 }
 
 #[test]
-fn the_gateways_key_stands_in_no_file_and_no_text() {
+fn the_gateways_key_is_in_no_file_and_no_printed_text() {
     let machine = Machine::new().at_home().with(".local/share/qwenauth/gateway-key", "key-of-the-gateway\n");
     let shown = |tool: &str| {
         let outcome = machine.run(["setup", tool, "--print", "--gateway"]).exits(0).any_stdout().any_stderr();
@@ -583,14 +583,14 @@ fn the_list_says_what_is_installed_and_set_up() {
 }
 
 #[test]
-fn removing_what_was_never_set_up_is_said_and_fine() {
+fn removing_a_tool_that_was_never_set_up_succeeds_with_a_note() {
     let text = "qwenauth: Codex is not configured by qwenauth; nothing was changed\n";
     Machine::new().run(["setup", "codex", "--remove"]).exits(0).stderr(text);
 }
 
 /// What `npx`, `uvx` and the like start is removed afterwards: neither its path nor the name that only its `PATH` knows stays.
 #[test]
-fn a_program_that_goes_away_is_not_set_up_for_others() {
+fn setup_rejects_a_temporary_program_path() {
     for place in ["_npx/01/node_modules/@qwenauth/linux-x64/bin", "uv/archive-v0/xyz/bin", "bin"] {
         let machine = Machine::new().at_home();
         let directory = machine.directory().join(place);

@@ -155,7 +155,7 @@ fn a_set_up_that_the_tool_would_ignore_is_an_error_and_changes_nothing() {
 }
 
 #[test]
-fn another_hosts_key_and_model_are_moved_aside_and_put_back() {
+fn another_hosts_key_and_model_are_moved_aside_and_restored() {
     let theirs = json!({"env": {
         "CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-secret",
         "ANTHROPIC_AUTH_TOKEN": "sk-foreign-bearer",
@@ -194,7 +194,7 @@ fn another_hosts_key_and_model_are_moved_aside_and_put_back() {
 }
 
 #[test]
-fn what_was_moved_aside_comes_back_also_where_the_file_was_edited_since() {
+fn values_moved_aside_are_restored_although_the_file_was_edited_since() {
     let file = ".claude/settings.json";
     let machine = logged_in_at_home().holding(file, "{\"env\": {\"ANTHROPIC_API_KEY\": \"sk-foreign\"}}\n");
     machine.set_up(&["claude-code"]);
@@ -253,7 +253,7 @@ fn every_file_that_a_set_up_with_a_gateway_refers_to_is_there() {
 }
 
 #[test]
-fn claude_code_with_a_gateway_asks_the_gateway() {
+fn claude_code_with_a_gateway_uses_the_gateway() {
     let machine = logged_in_at_home();
     machine.set_up(&["claude-code", "--gateway=127.0.0.1:7999"]);
     let settings: Value = serde_json::from_str(&machine.content_of(".claude/settings.json")).unwrap();

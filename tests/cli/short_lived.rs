@@ -22,7 +22,7 @@ fn minted() -> Reply {
 }
 
 #[test]
-fn a_short_lived_key_is_handed_out_in_place_of_the_stored_one() {
+fn a_short_lived_key_is_printed_instead_of_the_stored_one() {
     let machine = minting(minted);
     machine.run(["token", "--short-lived"]).stdout("st-short\n");
     machine
@@ -38,7 +38,7 @@ fn a_short_lived_key_is_handed_out_in_place_of_the_stored_one() {
 }
 
 #[test]
-fn a_short_lived_key_without_an_expiry_is_good_for_its_thirty_minutes() {
+fn a_short_lived_key_without_an_expiry_is_valid_for_thirty_minutes() {
     let machine = minting(|| Reply::json(200, json!({"token": "st-short"})));
     let mut token = machine.run(["token", "--short-lived", "--min-ttl", "30m", "--format", "json"]);
     let expires: jiff::Timestamp = token.json()["expires_at"].as_str().unwrap().parse().unwrap();
@@ -46,7 +46,7 @@ fn a_short_lived_key_without_an_expiry_is_good_for_its_thirty_minutes() {
 }
 
 #[test]
-fn a_short_lived_key_that_cannot_be_had_is_an_error() {
+fn a_short_lived_key_that_cannot_be_obtained_is_an_error() {
     minting(minted).run(["token", "--short-lived", "--min-ttl", "31m"]).fails(
         5,
         "a short-lived key is valid for at most 30 min",

@@ -16,7 +16,7 @@ fn profile(machine: &Machine, code: i32) -> Value {
 }
 
 #[test]
-fn a_valid_login_is_told_in_full() {
+fn status_reports_a_valid_login_in_full() {
     let machine = Machine::new().logged_in();
     let told = profile(&machine, 0);
     let at: jiff::Timestamp = told["expires_at"].as_str().unwrap().parse().unwrap();
@@ -45,7 +45,7 @@ fn a_login_that_can_be_renewed_is_refreshable() {
 }
 
 #[test]
-fn a_login_that_is_over_and_cannot_be_renewed_is_expired() {
+fn a_login_that_can_no_longer_be_renewed_is_expired() {
     assert_eq!(profile(&Machine::expired().field("refresh_token", json!(null)), 4)["state"], "expired");
 }
 
@@ -64,7 +64,7 @@ fn the_state_of_a_damaged_file_is_damaged() {
 }
 
 #[test]
-fn a_refused_host_is_a_problem() {
+fn a_rejected_host_is_a_problem() {
     let told = profile_of_any_code(&Machine::new().logged_in().field("resource_url", json!("attacker.example")));
     assert_eq!(told["problems"].as_array().unwrap().len(), 1, "{told}");
 }
@@ -77,14 +77,14 @@ fn profile_of_any_code(machine: &Machine) -> Value {
 }
 
 #[test]
-fn variables_that_win_over_the_profile_are_named() {
+fn variables_that_take_precedence_over_the_profile_are_named() {
     let machine =
         Machine::new().logged_in().variable("OPENAI_API_KEY", "sk-own").variable("OPENAI_BASE_URL", "http://x");
     assert_eq!(profile(&machine, 0)["overridden_by"], json!(["OPENAI_API_KEY", "OPENAI_BASE_URL"]));
 }
 
 #[test]
-fn the_table_tells_a_person_where_the_login_stands() {
+fn the_table_shows_the_state_of_the_login() {
     let outcome = Machine::new().logged_in().run(["status"]).any_stdout();
     for word in ["qwen (active): Qwen OAuth", "access token, 59 min left", "{server}/v1"] {
         assert!(outcome.stdout.contains(word), "{outcome}");

@@ -173,7 +173,7 @@ fn a_qr_code_is_whole_with_all_its_lines_or_not_there() {
 }
 
 #[test]
-fn what_is_pasted_too_early_answers_nothing_and_reaches_no_shell() {
+fn text_pasted_before_the_prompt_answers_nothing_and_reaches_no_shell() {
     let machine = Machine::new().logged_in();
     let before = machine.content();
     let mut shell = machine.other("sh");
@@ -239,7 +239,7 @@ fn the_list_is_filtered_by_name_title_and_alias() {
 }
 
 #[test]
-fn the_code_is_copied_only_where_that_is_asked_for() {
+fn the_code_is_copied_only_on_request() {
     // base64 of `WDJB-MJHT`
     const COPIED: &str = "\u{1b}]52;c;V0RKQi1NSkhU\u{7}";
     let screen = Terminal::run(&denied(), &["login", "qwen", "--clipboard"], LARGE).exits(4);
@@ -266,13 +266,13 @@ fn a_waiting_login_shows_the_time_left() {
 }
 
 #[test]
-fn the_address_stands_on_a_line_of_its_own() {
+fn the_url_is_on_a_line_of_its_own() {
     let screen = Terminal::run(&denied(), &["login", "qwen", "--qr", "never"], LARGE).exits(4);
     assert!(screen.lines().any(|line| line.trim_end_matches('\r') == qr::URL), "{screen}");
 }
 
 #[test]
-fn a_token_is_never_a_reason_to_ask_a_person_anything() {
+fn token_never_prompts() {
     for command in [&["token"][..], &["refresh"], &["exec", "--", "true"]] {
         let screen = Terminal::run(&Machine::new(), command, LARGE).exits(4);
         let expected = "qwenauth: \x1b[31;1merror:\x1b[0m not logged in: there is no credential for `\x1b[1mqwen\x1b[0m`\r\n\

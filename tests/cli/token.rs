@@ -40,7 +40,7 @@ fn the_header_format_is_a_header() {
 }
 
 #[test]
-fn the_json_format_tells_all_a_client_needs() {
+fn the_json_format_has_all_a_client_needs() {
     let machine = Machine::new().logged_in();
     let expiry = jiff::Timestamp::from_millisecond(machine.credential()["expiry_date"].as_i64().unwrap()).unwrap();
     let mut outcome = machine.run(["token", "--format", "json"]);
@@ -60,14 +60,14 @@ fn the_json_format_tells_all_a_client_needs() {
 }
 
 #[test]
-fn a_token_is_renewed_to_last_as_long_as_asked() {
+fn a_token_is_renewed_to_be_valid_for_the_requested_time() {
     let machine = Machine::new().logged_in().refresh(Reply::tokens("2"));
     machine.run(["token", "--min-ttl", "2h"]).stdout("granted-access-2\n");
     holds_the_renewal(&machine, "granted-refresh-2");
 }
 
 #[test]
-fn a_token_that_cannot_last_as_long_as_asked_is_not_printed() {
+fn a_token_that_is_not_valid_for_the_requested_time_is_not_printed() {
     let machine = Machine::new().logged_in().refresh(Reply::tokens("2"));
     machine.run(["token", "--min-ttl", "7h"]).exits(5).stderr(
         "qwenauth: error: a new token is valid for 5 h 59 min, less than the requested 7 h 0 min\n\
@@ -77,7 +77,7 @@ fn a_token_that_cannot_last_as_long_as_asked_is_not_printed() {
 }
 
 #[test]
-fn a_failed_renewal_of_a_token_that_still_lives_only_warns() {
+fn a_failed_renewal_of_a_token_that_is_still_valid_only_warns() {
     let machine = Machine::new().logged_in().expires_in(20).refresh(Reply::html(200));
     let before = machine.content();
     machine.run(["token"]).stdout("granted-access-1\n").stderr_one_of((10..20).map(|left| {
@@ -87,7 +87,7 @@ fn a_failed_renewal_of_a_token_that_still_lives_only_warns() {
 }
 
 #[test]
-fn a_failed_renewal_is_an_error_when_the_lifetime_was_asked_for() {
+fn a_failed_renewal_is_an_error_if_a_lifetime_is_required() {
     let machine = Machine::new().logged_in().refresh(Reply::html(200));
     machine.run(["token", "--min-ttl", "2h"]).fails(
         3,
@@ -97,7 +97,7 @@ fn a_failed_renewal_is_an_error_when_the_lifetime_was_asked_for() {
 }
 
 #[test]
-fn a_valid_token_is_printed_although_the_server_refuses_the_client() {
+fn a_valid_token_is_printed_although_the_server_rejects_the_client() {
     // An OAuth error that is not about the login is no temporary failure.
     let machine = Machine::new().logged_in().expires_in(20).refresh(Reply::error(400, "invalid_client"));
     machine.run(["token"]).fails(
@@ -128,7 +128,7 @@ fn a_token_with_a_control_character_is_not_printed() {
 }
 
 #[test]
-fn a_closed_stdout_pipe_is_no_error() {
+fn a_closed_stdout_pipe_is_not_an_error() {
     for command in [&["token"][..], &["token", "--format", "json"], &["env"], &["status", "--json"], &["--help"]] {
         let machine = Machine::new().logged_in();
         let (reader, writer) = io::pipe().unwrap();
@@ -176,7 +176,7 @@ fn an_unknown_option_is_a_usage_error() {
 }
 
 #[test]
-fn a_profile_that_is_not_there_is_not_logged_in() {
+fn an_unknown_profile_is_not_logged_in() {
     Machine::new().logged_in().run(["token", "--profile", "work"]).fails(
         4,
         "not logged in: there is no credential for `work`",

@@ -133,7 +133,7 @@ fn a_job_of_github_logs_in_and_stores_only_how_to_do_it_again() {
 }
 
 #[test]
-fn the_token_of_a_job_is_handed_out_like_any_other() {
+fn the_token_of_a_job_is_printed_like_any_other() {
     let (machine, _) = logged_in_pod();
     let mut token = machine.run(["token", "--format", "json"]);
     let token = token.json();
@@ -197,7 +197,7 @@ fn a_job_of_gitlab_names_the_variable_with_its_token() {
 }
 
 #[test]
-fn a_job_without_the_permission_is_told_the_line_to_add() {
+fn the_error_for_a_job_without_the_permission_names_the_line_to_add() {
     let hint = "add `id-token: write` under `permissions:` of the job; pull requests from forks have none";
     let machine = exchanging().variable("GITHUB_ACTIONS", "true");
     machine.run(LOGIN).fails(4, "GitHub does not provide an ID token to this job", hint);
@@ -215,7 +215,7 @@ fn a_job_without_the_permission_is_told_the_line_to_add() {
 }
 
 #[test]
-fn what_github_answers_is_tried_again_only_while_it_may_pass() {
+fn a_failure_of_github_is_retried_only_if_it_is_temporary() {
     for (reply, tries) in [(502, 3), (429, 3), (302, 3), (404, 1)] {
         let machine = github_answering(move |_| {
             Reply::text(reply, "{}").header("Location", "http://127.0.0.1:9/granted-elsewhere")
@@ -235,7 +235,7 @@ fn what_github_answers_is_tried_again_only_while_it_may_pass() {
 }
 
 #[test]
-fn what_is_no_id_token_is_sent_nowhere() {
+fn a_malformed_id_token_is_not_sent() {
     let (machine, file) = pod();
     let login = [LOGIN.as_slice(), &["--id-token-file", &file]].concat();
     for content in [
@@ -271,7 +271,7 @@ fn what_is_no_id_token_is_sent_nowhere() {
 }
 
 #[test]
-fn a_refused_exchange_stores_nothing_and_says_what_to_compare() {
+fn a_rejected_exchange_stores_nothing_and_says_what_to_compare() {
     let (machine, file) = pod();
     let login = [LOGIN.as_slice(), &["--id-token-file", &file, "--audience", "ours"]].concat();
     let echoing = |request: &Request| {
@@ -312,7 +312,7 @@ fn a_redirect_of_the_token_endpoint_is_not_followed() {
 }
 
 #[test]
-fn what_was_granted_is_read_leniently_and_a_refresh_token_is_not_kept() {
+fn a_token_response_is_read_leniently_and_its_refresh_token_is_not_stored() {
     for body in [
         "\u{feff}{\"access_token\":\"granted-access-1\",\"expires_in\":\"900\"}",
         r#"{"access_token":"granted-access-1","refresh_token":"granted-refresh-1","token_type":"N_A","expires_in":900}"#,
@@ -360,7 +360,7 @@ fn an_id_token_does_not_follow_an_edited_configuration() {
 }
 
 #[test]
-fn a_login_by_workload_identity_replaces_a_key_and_goes_with_a_logout() {
+fn a_login_by_workload_identity_replaces_a_key_and_is_removed_by_a_logout() {
     let (machine, file) = pod();
     machine.server.serve("/api/v1/key", |_| Reply::json(200, json!({"data": {}})));
     drop(machine.run_with_stdin(["login", "openrouter", "--api-key-stdin"], b"granted-key-1").any_stderr());
@@ -411,7 +411,7 @@ fn status_and_doctor_say_where_tokens_come_from_and_what_is_missing() {
 }
 
 #[test]
-fn a_gateway_keeps_a_token_in_memory_and_gets_the_next_when_it_is_refused() {
+fn a_gateway_keeps_a_token_in_memory_and_gets_the_next_when_it_is_rejected() {
     let (machine, _) = logged_in_pod();
     machine.server.serve("/api/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     let gateway = Gateway::start(&machine, &[]);
@@ -433,7 +433,7 @@ fn a_gateway_keeps_a_token_in_memory_and_gets_the_next_when_it_is_refused() {
 }
 
 #[test]
-fn the_program_beside_a_gateway_cannot_get_a_token_of_its_own() {
+fn a_program_with_a_gateway_cannot_get_a_token_of_its_own() {
     let machine = github();
     drop(machine.run([LOGIN.as_slice(), &["--no-verify"]].concat()).any_stderr());
     machine
@@ -445,7 +445,7 @@ fn the_program_beside_a_gateway_cannot_get_a_token_of_its_own() {
 }
 
 #[test]
-fn what_cannot_work_is_a_usage_error_before_anything_is_asked() {
+fn options_that_cannot_work_are_a_usage_error_before_any_request() {
     let machine = github();
     machine.run(["login", "openrouter", "--workload-identity"]).fails(
         2,

@@ -209,7 +209,7 @@ fn an_edge_without_a_home_says_so_and_is_ready_once_there_is_one() {
 }
 
 #[test]
-fn a_token_under_another_secret_is_named_and_used_by_nobody() {
+fn a_token_encrypted_with_another_secret_is_reported_and_not_used() {
     if !has_redis() {
         return;
     }
@@ -315,7 +315,7 @@ fn a_home_renews_long_before_the_end_by_itself() {
 }
 
 #[test]
-fn while_the_server_is_away_the_home_renews_and_the_edges_serve_from_memory() {
+fn while_the_server_is_unreachable_the_home_renews_and_the_edges_serve_from_memory() {
     if !has_redis() {
         return;
     }
@@ -371,7 +371,7 @@ fn an_older_token_on_the_server_costs_no_renewal() {
 }
 
 #[test]
-fn a_second_home_by_a_copied_file_is_warned_of_and_a_restarted_one_is_not() {
+fn a_second_home_by_a_copied_file_is_warned_about_and_a_restarted_one_is_not() {
     if !has_redis() {
         return;
     }
@@ -450,7 +450,7 @@ fn an_edge_sets_members_up_as_its_home_does() {
 }
 
 #[test]
-fn a_role_without_a_team_secret_is_refused() {
+fn a_role_without_a_team_secret_is_rejected() {
     if !has_redis() {
         return;
     }

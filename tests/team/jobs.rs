@@ -123,7 +123,7 @@ fn one_key_limits_the_jobs_at_all_gateways_and_each_of_them_knows_its_job_keys()
 }
 
 #[test]
-fn a_budget_of_the_jobs_holds_over_the_gateways_whatever_they_show() {
+fn a_budget_of_jobs_applies_across_gateways_whichever_key_they_use() {
     if !has_redis() {
         return;
     }

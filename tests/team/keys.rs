@@ -103,7 +103,7 @@ fn code(client: &mut Client) -> (u16, String) {
 }
 
 #[test]
-fn a_limit_of_a_key_holds_over_four_gateways() {
+fn a_limit_of_a_key_applies_across_four_gateways() {
     if !has_redis() {
         return;
     }
@@ -125,7 +125,7 @@ fn a_limit_of_a_key_holds_over_four_gateways() {
 }
 
 #[test]
-fn a_minute_of_a_key_holds_over_two_gateways_and_the_account_counts_as_well() {
+fn a_limit_per_minute_of_a_key_applies_across_two_gateways_together_with_the_accounts() {
     if !has_redis() {
         return;
     }
@@ -144,7 +144,7 @@ fn a_minute_of_a_key_holds_over_two_gateways_and_the_account_counts_as_well() {
 
 /// A key's minute at a twentieth of its length, over ten of them: nobody sends more, and nobody is left out.
 #[test]
-fn a_window_of_a_key_holds_over_four_gateways_and_ten_windows() {
+fn a_limit_of_a_key_applies_across_four_gateways_and_ten_windows() {
     if !has_redis() {
         return;
     }
@@ -190,7 +190,7 @@ fn a_window_of_a_key_holds_over_four_gateways_and_ten_windows() {
 }
 
 #[test]
-fn a_gateway_with_another_team_secret_says_so_wherever_it_can() {
+fn a_gateway_with_another_team_secret_is_reported_by_log_readiness_and_doctor() {
     if !has_redis() {
         return;
     }
@@ -231,7 +231,7 @@ fn a_gateway_with_another_team_secret_says_so_wherever_it_can() {
 }
 
 #[test]
-fn places_in_flight_are_counted_over_gateways_and_those_of_a_killed_one_end_by_themselves() {
+fn slots_in_flight_are_counted_across_gateways_and_those_of_a_killed_one_expire() {
     if !has_redis() {
         return;
     }
@@ -269,7 +269,7 @@ fn places_in_flight_are_counted_over_gateways_and_those_of_a_killed_one_end_by_t
 }
 
 #[test]
-fn a_budget_is_spent_once_over_four_gateways_and_reset_gives_it_back() {
+fn a_budget_is_spent_once_across_four_gateways_and_reset_restores_it() {
     if !has_redis() {
         return;
     }
@@ -299,7 +299,7 @@ fn a_budget_is_spent_once_over_four_gateways_and_reset_gives_it_back() {
 }
 
 #[test]
-fn tokens_of_a_day_and_of_a_minute_are_counted_over_gateways_by_what_was_used() {
+fn tokens_per_day_and_minute_are_counted_across_gateways_by_actual_use() {
     if !has_redis() {
         return;
     }
@@ -337,7 +337,7 @@ fn until_over(gateway: &Gateway, key: &str) -> usize {
 }
 
 #[test]
-fn every_change_of_a_key_counts_from_the_next_request_on_at_gateways_that_have_no_file() {
+fn every_change_of_a_key_applies_from_the_next_request_at_gateways_without_its_file() {
     if !has_redis() {
         return;
     }
@@ -377,7 +377,7 @@ fn every_change_of_a_key_counts_from_the_next_request_on_at_gateways_that_have_n
 }
 
 #[test]
-fn keys_of_a_team_are_made_in_one_place_and_need_its_secret() {
+fn keys_of_a_team_are_created_on_one_machine_and_require_its_secret() {
     if !has_redis() {
         return;
     }
@@ -397,7 +397,7 @@ fn keys_of_a_team_are_made_in_one_place_and_need_its_secret() {
 }
 
 #[test]
-fn emptied_the_server_gets_keys_and_the_largest_counts_back_before_it_serves() {
+fn an_emptied_server_gets_keys_and_the_largest_counts_back_before_it_serves() {
     if !has_redis() {
         return;
     }
@@ -419,7 +419,7 @@ fn emptied_the_server_gets_keys_and_the_largest_counts_back_before_it_serves() {
 }
 
 #[test]
-fn lost_the_server_leaves_each_gateway_its_share_and_keys_that_were_seen() {
+fn without_the_server_each_gateway_serves_its_share_and_the_keys_it_has_seen() {
     if !has_redis() {
         return;
     }
@@ -469,7 +469,7 @@ fn until_refused(gateways: &[Gateway], key: &str) -> Vec<usize> {
 }
 
 #[test]
-fn of_a_budget_each_gateway_has_its_part_whichever_way_the_server_is_lost() {
+fn without_the_server_each_gateway_has_its_share_of_a_budget() {
     if !has_redis() {
         return;
     }
@@ -540,7 +540,7 @@ fn without_the_server_refuse_serves_no_key_and_open_serves_without_limits() {
 }
 
 #[test]
-fn paused_the_server_is_waited_for_once_and_by_nobody_longer_than_half_a_second() {
+fn a_paused_server_is_waited_for_once_and_for_half_a_second_at_most() {
     if !has_redis() {
         return;
     }
@@ -569,7 +569,7 @@ fn paused_the_server_is_waited_for_once_and_by_nobody_longer_than_half_a_second(
 }
 
 #[test]
-fn a_key_that_is_revoked_while_the_server_is_away_is_refused_beside_its_file_at_once() {
+fn a_key_revoked_while_the_server_is_unreachable_is_rejected_at_once_where_its_file_is() {
     if !has_redis() {
         return;
     }
@@ -594,7 +594,7 @@ const KEYS: usize = 20;
 const EACH: usize = 100;
 
 #[test]
-fn usage_by_key_over_four_gateways_is_what_the_providers_log_says() {
+fn usage_by_key_across_four_gateways_equals_the_providers_log() {
     if !has_redis() {
         return;
     }

@@ -52,7 +52,7 @@ pub(crate) fn keeps_the_limit(asked: &[Request], start: Instant, limit: usize, w
 }
 
 #[test]
-fn four_gateways_with_64_clients_each_keep_one_limit_over_ten_windows_and_starve_nobody() {
+fn four_gateways_with_64_clients_each_keep_one_limit_over_ten_windows_and_serve_every_client() {
     if !has_redis() {
         return;
     }
@@ -84,7 +84,7 @@ fn unscaled_no_60_seconds_of_ten_minutes_see_more_than_60_requests() {
 }
 
 #[test]
-fn a_limit_of_the_day_holds_over_all_gateways_and_says_when_it_ends() {
+fn a_daily_limit_applies_across_all_gateways_and_states_when_it_ends() {
     if !has_redis() {
         return;
     }
@@ -103,7 +103,7 @@ fn a_limit_of_the_day_holds_over_all_gateways_and_says_when_it_ends() {
 
 /// The user's own figures of a plan: of 5 hours, and of a week that begins anew on Mondays.
 #[test]
-fn quotas_of_a_plan_hold_over_all_gateways_and_say_when_they_end() {
+fn plan_quotas_apply_across_all_gateways_and_state_when_they_end() {
     if !has_redis() {
         return;
     }
@@ -143,7 +143,7 @@ fn quotas_of_a_plan_hold_over_all_gateways_and_say_when_they_end() {
 }
 
 #[test]
-fn a_client_that_leaves_while_it_waits_gives_its_turn_back_to_all() {
+fn a_client_that_disconnects_in_the_queue_releases_its_slot_at_all_gateways() {
     if !has_redis() {
         return;
     }
@@ -162,7 +162,7 @@ fn a_client_that_leaves_while_it_waits_gives_its_turn_back_to_all() {
 }
 
 #[test]
-fn what_cannot_be_used_is_refused_at_the_start_by_name() {
+fn an_unusable_server_is_rejected_at_the_start_by_name() {
     if !has_redis() {
         return;
     }

@@ -54,7 +54,7 @@ fn all_back(gateways: &[Gateway]) {
 const SHARE: usize = 5;
 
 #[test]
-fn killed_each_gateway_serves_its_share_of_what_was_left_and_says_so_once() {
+fn after_a_kill_of_the_server_each_gateway_serves_its_share_and_says_so_once() {
     if !has_redis() {
         return;
     }
@@ -75,7 +75,7 @@ fn killed_each_gateway_serves_its_share_of_what_was_left_and_says_so_once() {
 }
 
 #[test]
-fn stopped_nobody_waits_longer_than_the_first_and_nothing_is_lost() {
+fn while_the_server_is_stopped_only_the_first_requests_wait_and_nothing_is_lost() {
     if !has_redis() {
         return;
     }
@@ -90,7 +90,7 @@ fn stopped_nobody_waits_longer_than_the_first_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_promoted_replica_goes_on_where_the_primary_was() {
+fn a_promoted_replica_continues_with_the_counts_of_the_primary() {
     if !has_redis() {
         return;
     }
@@ -116,7 +116,7 @@ fn a_promoted_replica_goes_on_where_the_primary_was() {
 }
 
 #[test]
-fn read_only_is_a_loss_until_it_is_writable_again() {
+fn a_read_only_server_counts_as_lost_until_it_is_writable() {
     if !has_redis() {
         return;
     }
@@ -132,7 +132,7 @@ fn read_only_is_a_loss_until_it_is_writable_again() {
 }
 
 #[test]
-fn out_of_memory_is_a_loss_until_there_is_room() {
+fn a_server_out_of_memory_counts_as_lost_until_there_is_room() {
     if !has_redis() {
         return;
     }
@@ -148,7 +148,7 @@ fn out_of_memory_is_a_loss_until_there_is_room() {
 }
 
 #[test]
-fn refuse_serves_nothing_without_the_server_and_open_everything() {
+fn without_the_server_refuse_serves_no_request_and_open_serves_all() {
     if !has_redis() {
         return;
     }
@@ -162,7 +162,7 @@ fn refuse_serves_nothing_without_the_server_and_open_everything() {
 }
 
 #[test]
-fn a_gateway_that_starts_without_the_server_is_not_ready_until_it_comes() {
+fn a_gateway_that_starts_without_the_server_is_not_ready_until_it_is_reachable() {
     if !has_redis() {
         return;
     }
@@ -226,7 +226,7 @@ fn a_limit_that_was_not_used_before_the_loss_leaves_nothing_until_the_server_is_
 
 /// Its answers come, but too late: a network that swallows everything looks the same.
 #[test]
-fn slower_than_the_timeout_is_a_loss_until_it_is_fast_again() {
+fn a_server_slower_than_the_timeout_counts_as_lost_until_it_is_fast() {
     if !has_redis() {
         return;
     }
@@ -246,7 +246,7 @@ fn slower_than_the_timeout_is_a_loss_until_it_is_fast_again() {
 
 /// Restarted with its data, which it reads for as long as the test wants.
 #[test]
-fn still_loading_is_a_loss_until_its_data_are_there() {
+fn a_server_that_loads_its_data_counts_as_lost_until_it_has_them() {
     if !has_redis() {
         return;
     }

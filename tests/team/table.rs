@@ -6,58 +6,61 @@ const ROWS: [(&str, &[&str]); 23] = [
     (
         "the server stops or is paused, or the network fails",
         &[
-            "lost::killed_each_gateway_serves_its_share_of_what_was_left_and_says_so_once",
-            "lost::stopped_nobody_waits_longer_than_the_first_and_nothing_is_lost",
+            "lost::after_a_kill_of_the_server_each_gateway_serves_its_share_and_says_so_once",
+            "lost::while_the_server_is_stopped_only_the_first_requests_wait_and_nothing_is_lost",
             "lost::a_window_holds_through_a_loss_and_a_server_that_comes_back_empty",
-            "keys::paused_the_server_is_waited_for_once_and_by_nobody_longer_than_half_a_second",
+            "keys::a_paused_server_is_waited_for_once_and_for_half_a_second_at_most",
         ],
     ),
     (
         "a limit of a day, a quota or a budget was not used",
         &["lost::a_limit_that_was_not_used_before_the_loss_leaves_nothing_until_the_server_is_back"],
     ),
-    ("the server is slower than `timeout`", &["lost::slower_than_the_timeout_is_a_loss_until_it_is_fast_again"]),
+    (
+        "the server is slower than `timeout`",
+        &["lost::a_server_slower_than_the_timeout_counts_as_lost_until_it_is_fast"],
+    ),
     (
         "it is read-only (a replica), or still loads its data",
         &[
-            "lost::read_only_is_a_loss_until_it_is_writable_again",
-            "lost::still_loading_is_a_loss_until_its_data_are_there",
+            "lost::a_read_only_server_counts_as_lost_until_it_is_writable",
+            "lost::a_server_that_loads_its_data_counts_as_lost_until_it_has_them",
         ],
     ),
-    ("its memory is full", &["lost::out_of_memory_is_a_loss_until_there_is_room"]),
+    ("its memory is full", &["lost::a_server_out_of_memory_counts_as_lost_until_there_is_room"]),
     (
         "it returns with its data",
         &[
-            "lost::stopped_nobody_waits_longer_than_the_first_and_nothing_is_lost",
-            "lost::still_loading_is_a_loss_until_its_data_are_there",
+            "lost::while_the_server_is_stopped_only_the_first_requests_wait_and_nothing_is_lost",
+            "lost::a_server_that_loads_its_data_counts_as_lost_until_it_has_them",
         ],
     ),
     (
         "it returns empty",
         &[
-            "lost::killed_each_gateway_serves_its_share_of_what_was_left_and_says_so_once",
-            "keys::emptied_the_server_gets_keys_and_the_largest_counts_back_before_it_serves",
+            "lost::after_a_kill_of_the_server_each_gateway_serves_its_share_and_says_so_once",
+            "keys::an_emptied_server_gets_keys_and_the_largest_counts_back_before_it_serves",
         ],
     ),
     (
         "a key was seen in the last 15 min",
         &[
-            "keys::lost_the_server_leaves_each_gateway_its_share_and_keys_that_were_seen",
-            "keys::of_a_budget_each_gateway_has_its_part_whichever_way_the_server_is_lost",
-            "keys::a_key_that_is_revoked_while_the_server_is_away_is_refused_beside_its_file_at_once",
+            "keys::without_the_server_each_gateway_serves_its_share_and_the_keys_it_has_seen",
+            "keys::without_the_server_each_gateway_has_its_share_of_a_budget",
+            "keys::a_key_revoked_while_the_server_is_unreachable_is_rejected_at_once_where_its_file_is",
         ],
     ),
-    ("a key was not seen", &["keys::lost_the_server_leaves_each_gateway_its_share_and_keys_that_were_seen"]),
+    ("a key was not seen", &["keys::without_the_server_each_gateway_serves_its_share_and_the_keys_it_has_seen"]),
     (
         "a replica is promoted",
         &[
-            "lost::a_promoted_replica_goes_on_where_the_primary_was",
+            "lost::a_promoted_replica_continues_with_the_counts_of_the_primary",
             "keys::a_promoted_replica_has_the_keys_and_what_they_spent",
         ],
     ),
     (
         "a gateway starts without the server",
-        &["lost::a_gateway_that_starts_without_the_server_is_not_ready_until_it_comes"],
+        &["lost::a_gateway_that_starts_without_the_server_is_not_ready_until_it_is_reachable"],
     ),
     // One login over several machines
     ("no home has ever published a token", &["edges::an_edge_without_a_home_says_so_and_is_ready_once_there_is_one"]),
@@ -73,7 +76,10 @@ const ROWS: [(&str, &[&str]); 23] = [
         "the home runs and cannot renew",
         &["edges::a_home_that_runs_and_cannot_renew_leaves_the_edges_their_token_until_it_ends"],
     ),
-    ("the server is unreachable", &["edges::while_the_server_is_away_the_home_renews_and_the_edges_serve_from_memory"]),
+    (
+        "the server is unreachable",
+        &["edges::while_the_server_is_unreachable_the_home_renews_and_the_edges_serve_from_memory"],
+    ),
     (
         "the server is emptied",
         &["edges::sixteen_edges_that_saw_a_401_together_cost_one_renewal_and_an_emptied_server_none"],
@@ -82,15 +88,15 @@ const ROWS: [(&str, &[&str]); 23] = [
     ("clocks differ", &["edges::a_home_killed_in_a_renewal_leaves_the_edges_their_token_until_it_ends"]),
     (
         "the credential file was copied",
-        &["edges::a_second_home_by_a_copied_file_is_warned_of_and_a_restarted_one_is_not"],
+        &["edges::a_second_home_by_a_copied_file_is_warned_about_and_a_restarted_one_is_not"],
     ),
-    ("the team secrets differ", &["edges::a_token_under_another_secret_is_named_and_used_by_nobody"]),
+    ("the team secrets differ", &["edges::a_token_encrypted_with_another_secret_is_reported_and_not_used"]),
     ("the home is logged out", &["edges::a_logout_at_home_ends_the_edges_and_a_login_brings_them_back"]),
     (
         "an attacker reads the server",
         &[
             "edges::sixteen_edges_that_saw_a_401_together_cost_one_renewal_and_an_emptied_server_none",
-            "keys::every_change_of_a_key_counts_from_the_next_request_on_at_gateways_that_have_no_file",
+            "keys::every_change_of_a_key_applies_from_the_next_request_at_gateways_without_its_file",
         ],
     ),
 ];

@@ -8,7 +8,7 @@ use super::upstream::{Client, Gateway, Upstream, fine, logged_in, until_closed};
 use crate::machine::{Machine, mode, until, write_private};
 
 #[test]
-fn nothing_is_served_without_the_key() {
+fn no_request_is_served_without_the_key() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let mut gateway = Gateway::start(&machine, &["--metrics"]);
@@ -35,7 +35,7 @@ fn nothing_is_served_without_the_key() {
 }
 
 #[test]
-fn the_key_is_taken_in_each_place_where_a_protocol_has_it() {
+fn the_key_is_accepted_in_each_header_that_a_protocol_uses() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let mut gateway = Gateway::start(&machine, &[]);
@@ -61,7 +61,7 @@ fn the_key_is_taken_in_each_place_where_a_protocol_has_it() {
 }
 
 #[test]
-fn the_health_of_the_gateway_is_no_secret() {
+fn the_health_check_needs_no_key() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let mut gateway = Gateway::start(&machine, &[]);
@@ -70,7 +70,7 @@ fn the_health_of_the_gateway_is_no_secret() {
 }
 
 #[test]
-fn only_names_of_this_machine_are_answered() {
+fn only_host_headers_of_the_local_machine_are_accepted() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &["--allow-host", "box.example"]);
@@ -99,7 +99,7 @@ fn only_names_of_this_machine_are_answered() {
 }
 
 #[test]
-fn pages_of_other_origins_are_refused() {
+fn requests_from_pages_of_other_origins_are_rejected() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -114,7 +114,7 @@ fn pages_of_other_origins_are_refused() {
 }
 
 #[test]
-fn nothing_but_v1_is_passed_on() {
+fn only_paths_below_v1_are_forwarded() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -125,7 +125,7 @@ fn nothing_but_v1_is_passed_on() {
 }
 
 #[test]
-fn a_key_file_keeps_the_key_over_restarts() {
+fn a_key_file_keeps_the_key_across_restarts() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let file = machine.directory().join("key");
@@ -145,7 +145,7 @@ fn a_key_file_keeps_the_key_over_restarts() {
 }
 
 #[test]
-fn a_key_file_that_changes_is_in_force_without_a_restart_and_no_key_changes_nothing() {
+fn a_changed_key_file_applies_without_a_restart_and_an_invalid_one_changes_nothing() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let (file, new) = (machine.directory().join("key"), machine.directory().join("new"));
@@ -178,7 +178,7 @@ fn a_key_file_that_changes_is_in_force_without_a_restart_and_no_key_changes_noth
 }
 
 #[test]
-fn every_stored_profile_has_a_path_where_that_is_asked_for() {
+fn with_an_option_every_stored_profile_has_a_path() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let work = machine.home().join(".local/share/qwenauth/credentials");
@@ -197,7 +197,7 @@ fn every_stored_profile_has_a_path_where_that_is_asked_for() {
 }
 
 #[test]
-fn a_signal_lets_requests_finish_and_then_ends_the_gateway() {
+fn a_signal_ends_the_gateway_after_its_requests_finish() {
     let gate = crate::server::Gate::default();
     let opened = gate.clone();
     let upstream = Upstream::start(move |_, _, connection| {
@@ -226,7 +226,7 @@ fn ending(machine: &Machine, upstream: &Upstream, drain: &str) -> (Gateway, Clie
 }
 
 #[test]
-fn a_request_that_does_not_end_holds_the_gateway_up_only_for_a_while() {
+fn a_request_that_does_not_end_delays_the_end_of_the_gateway_only_for_a_limited_time() {
     let upstream = Upstream::start(|_, _, connection| until_closed(connection));
     let machine = logged_in(&upstream);
     let (gateway, _client) = ending(&machine, &upstream, "1s");
@@ -252,7 +252,7 @@ fn the_gateway_needs_a_login() {
 }
 
 #[test]
-fn under_nohup_the_end_of_the_terminal_is_not_the_gateways() {
+fn under_nohup_a_hangup_does_not_end_the_gateway() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let mut shell = machine.other("sh");

@@ -62,7 +62,7 @@ fn messages_reach_the_providers_anthropic_endpoint_with_the_key_form_it_document
 }
 
 #[test]
-fn a_version_is_added_only_where_the_client_sent_none() {
+fn a_version_is_added_only_if_the_client_sent_none() {
     let upstream = Upstream::always(message());
     let machine = with_key("openrouter", &upstream, "/api/v1");
     let gateway = Gateway::start(&machine, &[]);
@@ -74,7 +74,7 @@ fn a_version_is_added_only_where_the_client_sent_none() {
 }
 
 #[test]
-fn a_client_shows_the_gateways_key_in_either_form() {
+fn the_gateways_key_is_accepted_in_either_header() {
     let upstream = Upstream::always(message());
     let machine = with_key("openrouter", &upstream, "/api/v1");
     let gateway = Gateway::start(&machine, &[]);
@@ -95,7 +95,7 @@ fn a_client_shows_the_gateways_key_in_either_form() {
 }
 
 #[test]
-fn a_provider_without_such_an_endpoint_is_a_404_that_says_who_has_one() {
+fn a_provider_without_an_anthropic_endpoint_is_a_404_that_names_those_with_one() {
     let upstream = Upstream::always(message());
     let machine = configured(logged_in(&upstream), "[providers.qwen]\nresource_hosts = [\"api.example.com\"]\n")
         .field("resource_url", json!("https://api.example.com"));
@@ -115,7 +115,7 @@ fn a_provider_without_such_an_endpoint_is_a_404_that_says_who_has_one() {
 }
 
 #[test]
-fn a_server_on_this_machine_is_asked_beside_its_openai_api() {
+fn a_local_server_gets_anthropic_requests_next_to_its_openai_api() {
     let upstream = Upstream::always(message());
     let machine = logged_in(&upstream);
     Gateway::start(&machine, &[]).send("POST /v1/messages", "", ASK).got().is(200);
@@ -125,7 +125,7 @@ fn a_server_on_this_machine_is_asked_beside_its_openai_api() {
 }
 
 #[test]
-fn events_and_errors_of_the_endpoint_pass_unchanged() {
+fn events_and_errors_of_the_anthropic_endpoint_are_forwarded_unchanged() {
     let events = "event: message_start\ndata: {\"type\":\"message_start\"}\n\n\
                   event: ping\ndata: {\"type\": \"ping\"}\n\n\
                   event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n";
@@ -153,7 +153,7 @@ fn events_and_errors_of_the_endpoint_pass_unchanged() {
 }
 
 #[test]
-fn a_login_that_is_renewed_in_mid_run_goes_unnoticed() {
+fn a_renewal_between_requests_is_invisible_to_the_client() {
     let upstream = Upstream::start(|_, asked, connection| {
         let old = asked.header("authorization") == "Bearer granted-access-1";
         let refused = error("401 Unauthorized", "", "invalid_api_key", "expired");

@@ -13,7 +13,7 @@ use crate::pseudo_terminal::PseudoTerminal;
 const ASK: &str = r#"curl -sf -o /dev/null -H "Authorization: Bearer $OPENAI_API_KEY" "$OPENAI_BASE_URL/models""#;
 
 #[test]
-fn the_program_asks_the_gateway_and_its_code_is_returned() {
+fn the_program_uses_the_gateway_and_its_exit_code_is_returned() {
     if !has_programs(&["curl"]) {
         return;
     }
@@ -24,7 +24,7 @@ fn the_program_asks_the_gateway_and_its_code_is_returned() {
 }
 
 #[test]
-fn no_childs_environment_has_the_credential() {
+fn no_child_process_has_the_credential_in_its_environment() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let script = "tr '\\0' '\\n' </proc/$$/environ; sh -c 'cat /proc/self/environ' | tr '\\0' '\\n'; tr '\\0' '\\n' </proc/$PPID/cmdline";
@@ -35,7 +35,7 @@ fn no_childs_environment_has_the_credential() {
 }
 
 #[test]
-fn the_programs_requests_pass_by_its_proxy() {
+fn the_programs_requests_to_the_gateway_bypass_its_proxy() {
     if !has_programs(&["curl"]) {
         return;
     }
@@ -71,7 +71,7 @@ fn nothing_is_started_without_a_login_or_a_program() {
 }
 
 #[test]
-fn a_signal_to_the_supervisor_is_the_programs() {
+fn a_signal_to_the_supervisor_is_forwarded_to_the_program() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let script = "trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 0.05; done";
@@ -88,7 +88,7 @@ fn a_signal_to_the_supervisor_is_the_programs() {
 }
 
 #[test]
-fn a_killed_supervisor_takes_the_program_along() {
+fn the_program_ends_when_its_supervisor_is_killed() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let running = machine.spawn(["exec", "--gateway", "--", "sh", "-c", "echo $$; exec sleep 60"]);
@@ -127,7 +127,7 @@ fn program_and_supervisor_stop_and_continue_together() {
 }
 
 #[test]
-fn the_program_has_the_limits_of_open_files_as_they_were() {
+fn the_program_keeps_the_original_limits_of_open_files() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let outcome = machine.shell("ulimit -Sn 300; $QWENAUTH exec --gateway -- sh -c 'ulimit -Sn'");

@@ -21,7 +21,7 @@ fn refusing_the_first() -> Upstream {
 }
 
 #[test]
-fn a_token_about_to_end_is_renewed_before_the_request() {
+fn a_token_about_to_expire_is_renewed_before_the_request() {
     let upstream = refusing_the_first();
     let machine = logged_in(&upstream).expires_in(20).refresh(Reply::tokens("2"));
     let gateway = Gateway::start(&machine, &[]);
@@ -30,7 +30,7 @@ fn a_token_about_to_end_is_renewed_before_the_request() {
 }
 
 #[test]
-fn requests_refused_together_share_one_renewal_and_are_all_repeated() {
+fn requests_rejected_together_share_one_renewal_and_are_all_retried() {
     let upstream = refusing_the_first();
     let machine = logged_in(&upstream).refresh(Reply::tokens("2"));
     let gateway = Gateway::start(&machine, &[]);
@@ -43,7 +43,7 @@ fn requests_refused_together_share_one_renewal_and_are_all_repeated() {
 }
 
 #[test]
-fn a_refused_token_that_was_replaced_meanwhile_is_not_renewed() {
+fn a_rejected_token_that_was_already_replaced_is_not_renewed() {
     let gate = Gate::default();
     let opened = gate.clone();
     let upstream = Upstream::start(move |number, asked, connection| {
@@ -67,14 +67,14 @@ fn a_refused_token_that_was_replaced_meanwhile_is_not_renewed() {
 }
 
 #[test]
-fn a_repeated_request_says_so() {
+fn a_retried_request_is_marked_in_its_response() {
     let upstream = refusing_the_first();
     let machine = logged_in(&upstream).refresh(Reply::tokens("2"));
     assert_eq!(Gateway::start(&machine, &[]).chat().is(200).header("x-qwenauth-attempts"), "2");
 }
 
 #[test]
-fn a_request_too_long_to_keep_is_not_repeated() {
+fn a_request_too_long_to_keep_is_not_retried() {
     let upstream = refusing_the_first();
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &["--replay-limit", "10"]);
@@ -83,7 +83,7 @@ fn a_request_too_long_to_keep_is_not_repeated() {
 }
 
 #[test]
-fn a_token_refused_after_its_renewal_means_the_end_of_the_account() {
+fn a_token_rejected_right_after_its_renewal_means_the_account_is_rejected() {
     let refused = error("401 Unauthorized", "", "invalid_api_key", "invalid access token or token expired");
     let upstream = Upstream::always(refused);
     let machine = logged_in(&upstream).refresh(Reply::tokens("2"));
@@ -97,7 +97,7 @@ fn a_token_refused_after_its_renewal_means_the_end_of_the_account() {
 }
 
 #[test]
-fn a_403_is_policy_unless_it_means_the_token() {
+fn a_403_is_about_policy_unless_its_code_names_the_token() {
     let upstream = Upstream::always(error("403 Forbidden", "", "access_denied", "not from this region"));
     let machine = logged_in(&upstream);
     assert_eq!(Gateway::start(&machine, &[]).chat().is(403).code(), "access_denied");
@@ -126,7 +126,7 @@ fn a_login_made_elsewhere_serves_the_next_request() {
 }
 
 #[test]
-fn without_a_credential_the_gateway_says_so_until_there_is_one() {
+fn without_a_credential_the_gateway_returns_an_error_until_there_is_one() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -144,7 +144,7 @@ fn without_a_credential_the_gateway_says_so_until_there_is_one() {
 }
 
 #[test]
-fn a_renewal_that_fails_for_now_costs_no_request_while_the_token_lives() {
+fn a_temporarily_failed_renewal_fails_no_request_while_the_token_is_valid() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream).expires_in(25);
     machine.server.always(Ask::Refresh, || Reply::html(403));
@@ -154,7 +154,7 @@ fn a_renewal_that_fails_for_now_costs_no_request_while_the_token_lives() {
 }
 
 #[test]
-fn a_renewal_that_fails_for_now_is_a_503_with_a_time() {
+fn a_temporarily_failed_renewal_is_a_503_with_retry_after() {
     let upstream = refusing_the_first();
     let machine = logged_in(&upstream);
     machine.server.always(Ask::Refresh, || Reply::html(403));
@@ -164,7 +164,7 @@ fn a_renewal_that_fails_for_now_is_a_503_with_a_time() {
 }
 
 #[test]
-fn a_clock_that_jumps_by_an_hour_and_back_costs_no_request_and_one_renewal_at_most() {
+fn a_clock_that_jumps_by_an_hour_and_back_fails_no_request_and_causes_at_most_one_renewal() {
     for (seconds, renewals) in [(3600, 1), (-3600, 0)] {
         let upstream = Upstream::always(fine());
         let machine = logged_in(&upstream).expires_in(1800);

@@ -190,7 +190,7 @@ fn usage(pair: &Pair) -> Vec<(String, String, u64, u64)> {
 }
 
 #[test]
-fn a_request_moves_at_once_when_the_plan_is_over_and_everything_says_who_served() {
+fn a_request_falls_back_at_once_when_the_plan_is_used_up_and_every_record_names_the_profile_that_served() {
     let pair = Pair::start();
     pair.first.answers("answer", &plan_over());
     let gateway = pair.gateway(&["--metrics"]);
@@ -223,7 +223,7 @@ fn a_request_moves_at_once_when_the_plan_is_over_and_everything_says_who_served(
 }
 
 #[test]
-fn what_is_used_up_stays_so_over_restarts() {
+fn a_used_up_plan_stays_used_up_after_a_restart() {
     let pair = Pair::start();
     pair.first.answers("answer", &plan_over());
     is_served_by(&ask(&pair.gateway(&[])), "second", "plan");
@@ -232,7 +232,7 @@ fn what_is_used_up_stays_so_over_restarts() {
 }
 
 #[test]
-fn a_stream_that_was_cut_and_a_connection_that_ended_early_move_nothing() {
+fn a_truncated_stream_and_a_connection_closed_early_cause_no_fallback() {
     let pair = Pair::start();
     let gateway = pair.gateway(&[]);
     let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -246,7 +246,7 @@ fn a_stream_that_was_cut_and_a_connection_that_ended_early_move_nothing() {
 }
 
 #[test]
-fn what_is_not_mapped_or_continues_something_or_is_no_text_stays() {
+fn a_request_without_a_mapped_model_with_server_state_or_without_text_does_not_fall_back() {
     let pair = Pair::start();
     pair.first.answers("answer", &plan_over());
     let gateway = pair.gateway(&[]);
@@ -270,7 +270,7 @@ fn what_is_not_mapped_or_continues_something_or_is_no_text_stays() {
 }
 
 #[test]
-fn a_minute_an_unpaid_account_and_a_refused_key_move_nothing() {
+fn a_limit_per_minute_an_unpaid_account_and_a_rejected_key_cause_no_fallback() {
     let pair = Pair::start();
     let gateway = pair.gateway(&["--max-wait", "100ms"]);
     for (status, message) in [
@@ -289,7 +289,7 @@ fn a_minute_an_unpaid_account_and_a_refused_key_move_nothing() {
 }
 
 #[test]
-fn the_first_serves_again_from_the_time_that_it_stated() {
+fn the_first_profile_serves_again_from_the_time_it_stated() {
     let pair = Pair::start();
     let weekly = error("429 Too Many Requests", "Retry-After: 2\r\n", "x", "the weekly quota of this plan is spent");
     pair.first.answers("answer", &weekly);
@@ -310,7 +310,7 @@ fn the_first_serves_again_from_the_time_that_it_stated() {
 }
 
 #[test]
-fn a_request_to_the_other_profile_itself_changes_nothing() {
+fn a_request_sent_to_the_fallback_profile_itself_changes_nothing() {
     let pair = Pair::start();
     pair.first.answers("answer", &plan_over());
     let gateway = pair.gateway(&["--all-profiles"]);
@@ -323,7 +323,7 @@ fn a_request_to_the_other_profile_itself_changes_nothing() {
 }
 
 #[test]
-fn a_service_that_fails_or_is_down_is_passed_over() {
+fn a_fallback_that_fails_or_is_down_is_skipped() {
     let mut pair = Pair::start();
     pair.first.answers("answer", &error("500 Oops", "", "x", "broken"));
     let gateway = pair.gateway(&[]);
@@ -344,7 +344,7 @@ fn a_service_that_fails_or_is_down_is_passed_over() {
 }
 
 #[test]
-fn of_many_at_the_end_of_a_plan_each_is_answered_once() {
+fn each_of_many_requests_at_the_end_of_a_plan_is_answered_once() {
     let pair = Pair::start();
     pair.first.answers("answer", &plan_over());
     let gateway = pair.gateway(&[]);
@@ -361,7 +361,7 @@ fn of_many_at_the_end_of_a_plan_each_is_answered_once() {
 }
 
 #[test]
-fn if_none_serves_the_client_has_the_answer_of_the_first_and_what_was_tried() {
+fn if_no_profile_serves_the_client_gets_the_first_response_and_the_list_of_attempts() {
     let pair = Pair::start();
     pair.first.answers("answer", &plan_over());
     pair.second.answers("answer", &error("429 Too Many Requests", "Retry-After: 90\r\n", "x", "daily limit"));
@@ -380,7 +380,7 @@ fn if_none_serves_the_client_has_the_answer_of_the_first_and_what_was_tried() {
 }
 
 #[test]
-fn exec_moves_requests_as_well_and_only_the_profiles_named_serve() {
+fn exec_falls_back_as_well_and_only_to_the_named_profiles() {
     if !has_programs(&["curl"]) {
         return;
     }
@@ -398,7 +398,7 @@ fn exec_moves_requests_as_well_and_only_the_profiles_named_serve() {
 }
 
 #[test]
-fn a_fallback_that_cannot_be_is_refused_at_the_start() {
+fn an_invalid_fallback_is_rejected_at_the_start() {
     let pair = Pair::configured("");
     let start =
         |machine: &Machine, fallback: &str| machine.run(["gateway", "--profile", "first", "--fallback", fallback]);
@@ -475,7 +475,7 @@ fn hooks_run_once_for_all_processes_with_their_event_and_no_secret() {
 }
 
 #[test]
-fn the_request_of_a_key_moves_only_to_profiles_it_may_use_and_models_with_a_price() {
+fn the_request_of_a_key_falls_back_only_to_profiles_it_may_use_and_models_with_a_price() {
     let pair = Pair::configured(&format!("{MAP}[prices.one]\ninput = 1.0\noutput = 1.0\n"));
     pair.first.answers("answer", &plan_over());
     let create = |name: &str, more: &[&str]| {

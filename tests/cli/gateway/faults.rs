@@ -12,7 +12,7 @@ fn reset() -> io::Result<()> {
 }
 
 #[test]
-fn a_connection_that_ends_before_the_answer_is_an_error_and_not_repeated() {
+fn a_connection_closed_before_the_response_is_an_error_and_not_retried() {
     let upstream = Upstream::start(|_, _, _| reset());
     let machine = logged_in(&upstream);
     let got = Gateway::start(&machine, &[]).chat();
@@ -20,7 +20,7 @@ fn a_connection_that_ends_before_the_answer_is_an_error_and_not_repeated() {
 }
 
 #[test]
-fn a_connection_that_ends_in_the_headers_or_in_a_chunk_looks_cut() {
+fn a_response_truncated_in_the_headers_or_in_a_chunk_is_truncated_for_the_client() {
     let upstream = Upstream::start(|_, _, connection| {
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Ty")?;
         reset()
@@ -38,7 +38,7 @@ fn a_connection_that_ends_in_the_headers_or_in_a_chunk_looks_cut() {
 }
 
 #[test]
-fn a_slow_answer_passes_as_slowly() {
+fn a_slow_response_is_forwarded_as_it_arrives() {
     let upstream = Upstream::start(|_, _, connection| {
         connection.write_all(STREAM)?;
         for _ in 0..20 {
@@ -54,7 +54,7 @@ fn a_slow_answer_passes_as_slowly() {
 }
 
 #[test]
-fn an_answer_that_never_begins_is_given_up() {
+fn a_response_that_never_begins_times_out() {
     let upstream = Upstream::start(|_, _, connection| until_closed(connection));
     let machine = logged_in(&upstream);
     let got = Gateway::start(&machine, &["--timeout", "1s"]).chat();
@@ -63,7 +63,7 @@ fn an_answer_that_never_begins_is_given_up() {
 }
 
 #[test]
-fn an_answer_that_stops_is_cut() {
+fn a_response_that_stalls_is_truncated() {
     let upstream = Upstream::start(|_, _, connection| {
         connection.write_all(STREAM)?;
         connection.write_all(&chunk("data: 1\n\n"))?;
@@ -78,14 +78,14 @@ fn an_answer_that_stops_is_cut() {
 }
 
 #[test]
-fn a_provider_that_cannot_be_reached_is_told() {
+fn an_unreachable_provider_is_reported() {
     let machine = Machine::new().logged_in().field("resource_url", serde_json::json!("http://127.0.0.1:9"));
     let got = Gateway::start(&machine, &[]).chat();
     assert_eq!((got.is(502).code().as_str(), got.header("x-qwenauth-attempts")), ("upstream_unreachable", "3"));
 }
 
 #[test]
-fn two_hundred_clients_that_leave_at_once_leave_nothing_behind() {
+fn two_hundred_clients_that_disconnect_at_once_leave_no_connection() {
     let upstream = Upstream::start(
         |number, _, connection| {
             if number < 200 { until_closed(connection) } else { connection.write_all(&fine()) }
@@ -102,7 +102,7 @@ fn two_hundred_clients_that_leave_at_once_leave_nothing_behind() {
 }
 
 #[test]
-fn a_kept_connection_that_was_closed_costs_no_request() {
+fn an_idle_connection_that_was_closed_fails_no_request() {
     // Closes after each answer without having said so.
     let upstream = Upstream::start(|_, _, connection| {
         connection.write_all(&fine())?;

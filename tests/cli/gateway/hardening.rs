@@ -9,7 +9,7 @@ use super::upstream::{CHAT, Client, Gateway, Upstream, chunk, fine, logged_in, l
 use crate::machine::until;
 
 #[test]
-fn methods_that_would_show_or_tunnel_the_credential_are_refused() {
+fn methods_that_would_show_or_tunnel_the_credential_are_rejected() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -34,7 +34,7 @@ fn methods_that_would_show_or_tunnel_the_credential_are_refused() {
 }
 
 #[test]
-fn a_websocket_is_refused_and_costs_no_request() {
+fn a_websocket_is_rejected_and_not_counted_as_a_request() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -55,7 +55,7 @@ fn a_websocket_is_refused_and_costs_no_request() {
 }
 
 #[test]
-fn other_upgrades_are_ignored_and_stay_behind() {
+fn other_upgrades_are_ignored_and_not_forwarded() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -73,7 +73,7 @@ fn other_upgrades_are_ignored_and_stay_behind() {
 }
 
 #[test]
-fn a_request_has_one_host() {
+fn a_request_with_more_than_one_host_is_rejected() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     for arguments in [&[][..], &["--listen", "127.0.0.2:0"]] {
@@ -112,7 +112,7 @@ fn paths_that_servers_read_in_different_ways_are_not_forwarded() {
 }
 
 #[test]
-fn an_answer_with_two_lengths_is_whole() {
+fn a_chunked_response_with_a_length_is_forwarded_whole() {
     for (length, chunked_first) in [(4, false), (4, true), (400, false), (400, true), (0, false)] {
         let upstream = Upstream::start(move |_, _, connection| {
             let (length, chunked) = (format!("Content-Length: {length}\r\n"), "Transfer-Encoding: chunked\r\n");
@@ -128,7 +128,7 @@ fn an_answer_with_two_lengths_is_whole() {
 }
 
 #[test]
-fn a_body_that_fails_before_its_first_byte_is_a_502() {
+fn a_response_that_fails_before_the_first_byte_of_its_body_is_a_502() {
     // An extension that no parser takes, a size that is none, and an end where the body should be.
     let extension = format!("5;{}\r\nhello\r\n", "x".repeat(100_000));
     for (kind, body) in [
@@ -149,7 +149,7 @@ fn a_body_that_fails_before_its_first_byte_is_a_502() {
 }
 
 #[test]
-fn the_head_of_an_answer_that_is_no_stream_comes_with_its_first_byte() {
+fn the_head_of_a_response_is_sent_with_the_first_byte_of_its_body() {
     let upstream = Upstream::start(|_, _, connection| {
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n")?;
         super::upstream::until_closed(connection)
@@ -160,7 +160,7 @@ fn the_head_of_an_answer_that_is_no_stream_comes_with_its_first_byte() {
 }
 
 #[test]
-fn a_provider_that_speaks_http_1_0_is_answered_for_in_1_1() {
+fn the_response_of_an_http_1_0_provider_is_forwarded_as_1_1() {
     for body in ["Content-Length: 2\r\n\r\n{}", "\r\n{}"] {
         let upstream = Upstream::start(move |_, _, connection| {
             write!(connection, "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n{body}")?;
@@ -178,7 +178,7 @@ fn a_provider_that_speaks_http_1_0_is_answered_for_in_1_1() {
 }
 
 #[test]
-fn no_credential_of_the_caller_reaches_the_provider() {
+fn no_credential_of_the_client_reaches_the_provider() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -262,7 +262,7 @@ fn resident(process: u32) -> usize {
 }
 
 #[test]
-fn strangers_are_bounded_in_number_and_memory_and_clients_are_served_beside_them() {
+fn connections_without_a_key_are_limited_in_number_and_memory_and_do_not_block_clients() {
     const COUNT: usize = 500;
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
@@ -285,7 +285,7 @@ fn strangers_are_bounded_in_number_and_memory_and_clients_are_served_beside_them
 
 /// Whoever asks and is refused, over and over on one connection.
 #[test]
-fn a_key_that_is_refused_makes_no_client_of_a_stranger() {
+fn a_rejected_key_does_not_lift_the_limits_of_connections_without_a_key() {
     const COUNT: usize = 300;
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
@@ -307,7 +307,7 @@ fn a_key_that_is_refused_makes_no_client_of_a_stranger() {
 }
 
 #[test]
-fn a_head_of_more_than_64_kib_is_refused() {
+fn a_head_of_more_than_64_kib_is_rejected() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -335,7 +335,7 @@ fn answered_before_the_body(gateway: &Gateway, line: &str, key: &str, length: us
 }
 
 #[test]
-fn a_client_that_still_sends_a_refused_request_sees_the_answer_and_keeps_its_connection() {
+fn a_client_that_still_sends_a_rejected_request_gets_the_response_and_keeps_its_connection() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &["--max-body", "2MiB"]);
@@ -353,7 +353,7 @@ fn a_client_that_still_sends_a_refused_request_sees_the_answer_and_keeps_its_con
 }
 
 #[test]
-fn a_client_that_still_sends_what_the_provider_has_answered_keeps_its_connection() {
+fn a_client_that_still_sends_when_the_provider_responds_keeps_its_connection() {
     let provider = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = provider.local_addr().unwrap().to_string();
     thread::spawn(move || {
@@ -378,7 +378,7 @@ fn a_client_that_still_sends_what_the_provider_has_answered_keeps_its_connection
 }
 
 #[test]
-fn a_client_that_still_sends_what_cannot_be_read_sees_the_answer() {
+fn a_client_that_still_sends_a_malformed_request_gets_the_response() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -436,7 +436,7 @@ fn cpu(process: u32) -> u64 {
 }
 
 #[test]
-fn an_upload_costs_in_proportion_to_its_length_whatever_its_chunks() {
+fn the_cost_of_an_upload_grows_with_its_length_whatever_its_chunks() {
     let upstream = Upstream::start(|_, _, connection| connection.write_all(&fine()));
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &["--replay-limit", "64KiB"]);
@@ -456,7 +456,7 @@ fn an_upload_costs_in_proportion_to_its_length_whatever_its_chunks() {
 }
 
 #[test]
-fn kept_bodies_of_all_requests_have_one_budget() {
+fn bodies_kept_for_a_retry_share_one_memory_budget() {
     let upstream = Upstream::start(|_, _, connection| connection.write_all(&fine()));
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -481,7 +481,7 @@ fn kept_bodies_of_all_requests_have_one_budget() {
 }
 
 #[test]
-fn a_request_beyond_the_budget_passes_but_is_not_sent_again() {
+fn a_request_beyond_the_memory_budget_is_forwarded_but_not_retried() {
     let upstream = Upstream::always(reply("503 Service Unavailable", "Retry-After: 0\r\n", "{}"));
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &["--replay-limit", "1GiB", "--max-body", "1GiB"]);

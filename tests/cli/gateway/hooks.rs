@@ -82,7 +82,7 @@ fn a_renewal_runs_its_hook_once_for_all_gateways() {
 }
 
 #[test]
-fn a_login_that_is_over_runs_its_hook_once_for_all_gateways() {
+fn an_expired_login_runs_its_hook_once_for_all_gateways() {
     let is_over = Arc::new(AtomicBool::new(false));
     let upstream = serves_until(&is_over);
     let (machine, seen) = hooked(logged_in(&upstream), &["renewed", "login_required"]);
@@ -101,7 +101,7 @@ fn a_login_that_is_over_runs_its_hook_once_for_all_gateways() {
 
 /// A login after that, and its end, are news again.
 #[test]
-fn each_login_that_is_over_runs_its_hook() {
+fn each_expired_login_runs_its_hook() {
     let upstream = Upstream::always(fine());
     let (machine, seen) = hooked(logged_in(&upstream), &["login_required"]);
     let gateway = Gateway::start(&machine, &[]);
@@ -122,7 +122,7 @@ fn runs(process: &str) -> bool {
 }
 
 #[test]
-fn a_hook_that_hangs_is_ended_after_ten_seconds_with_all_it_started() {
+fn a_hook_that_hangs_is_killed_after_ten_seconds_with_its_children() {
     let upstream = Upstream::always(error(
         "429 Too Many Requests",
         "",

@@ -169,7 +169,7 @@ impl Team {
 }
 
 #[test]
-fn the_token_of_a_job_is_a_key_and_goes_nowhere() {
+fn the_token_of_a_job_is_a_key_and_is_not_stored_logged_or_forwarded() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -279,7 +279,7 @@ fn bad_tokens(server: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn what_is_not_a_genuine_token_of_an_own_job_is_refused() {
+fn a_token_that_is_not_a_genuine_one_of_an_allowed_job_is_rejected() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -326,7 +326,7 @@ fn a_weak_key_of_an_issuer_verifies_nothing() {
 }
 
 #[test]
-fn a_storm_of_unknown_keys_asks_the_issuer_once() {
+fn many_tokens_with_unknown_keys_cause_one_request_to_the_issuer() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -348,7 +348,7 @@ fn a_storm_of_unknown_keys_asks_the_issuer_once() {
 }
 
 #[test]
-fn an_issuer_that_is_away_is_asked_again_and_nothing_is_believed_meanwhile() {
+fn an_unreachable_issuer_is_retried_and_no_token_is_accepted_meanwhile() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -378,7 +378,7 @@ fn an_issuer_that_is_away_is_asked_again_and_nothing_is_believed_meanwhile() {
 }
 
 #[test]
-fn metadata_of_another_issuer_is_not_believed() {
+fn metadata_that_names_another_issuer_is_rejected() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -393,7 +393,7 @@ fn metadata_of_another_issuer_is_not_believed() {
 }
 
 #[test]
-fn a_rule_that_would_let_in_everybody_is_refused_at_the_start() {
+fn a_rule_that_would_accept_every_job_is_rejected_at_the_start() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let config = machine.config();
@@ -492,7 +492,7 @@ fn a_token_is_exchanged_for_a_key_of_an_hour_at_most() {
 }
 
 #[test]
-fn an_exchange_is_asked_for_as_the_standard_has_it() {
+fn a_token_exchange_follows_the_standard() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -525,7 +525,7 @@ fn an_exchange_is_asked_for_as_the_standard_has_it() {
 }
 
 #[test]
-fn a_job_logs_in_to_the_gateway_and_gets_its_next_key_by_itself() {
+fn a_job_logs_in_to_the_gateway_and_its_key_is_renewed_automatically() {
     if !has_programs(&["openssl"]) {
         return;
     }

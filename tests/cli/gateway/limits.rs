@@ -32,7 +32,7 @@ fn keeps_the_limit(asked: &[Asked], start: Instant) {
 }
 
 #[test]
-fn a_burst_up_to_the_limit_is_not_delayed_and_the_rest_waits_for_the_next_window() {
+fn a_burst_within_the_limit_is_not_delayed_and_further_requests_wait_for_the_next_window() {
     let upstream = Upstream::always(fine());
     let machine = scaled(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -44,7 +44,7 @@ fn a_burst_up_to_the_limit_is_not_delayed_and_the_rest_waits_for_the_next_window
 }
 
 #[test]
-fn the_limit_holds_over_processes_one_of_which_is_killed() {
+fn a_limit_holds_across_processes_although_one_is_killed() {
     if !has_programs(&["curl"]) {
         return;
     }
@@ -67,7 +67,7 @@ fn the_limit_holds_over_processes_one_of_which_is_killed() {
 }
 
 #[test]
-fn twenty_processes_that_hammer_keep_the_limit_and_count_every_request() {
+fn twenty_busy_processes_keep_the_limit_and_count_every_request() {
     let upstream = Upstream::always(fine());
     let machine = scaled(&upstream);
     let gateways: Vec<Gateway> = (0..20).map(|_| Gateway::start(&machine, &[])).collect();
@@ -91,7 +91,7 @@ fn twenty_processes_that_hammer_keep_the_limit_and_count_every_request() {
 }
 
 #[test]
-fn a_client_that_leaves_while_it_waits_gives_its_turn_back() {
+fn a_client_that_disconnects_in_the_queue_releases_its_slot() {
     let upstream = Upstream::always(fine());
     let machine = configured(logged_in(&upstream), OF_THE_DAY);
     let gateway = Gateway::start(&machine, &["--rpm", "2"]);
@@ -119,7 +119,7 @@ fn no_pacing_counts_and_does_not_wait() {
 }
 
 #[test]
-fn the_users_own_limit_of_the_day_refuses_over_processes() {
+fn the_users_daily_limit_is_enforced_across_processes() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     for number in 0..3 {
@@ -138,7 +138,7 @@ fn the_users_own_limit_of_the_day_refuses_over_processes() {
 
 /// The user's own figures for a plan, one after the other: in each the third request of three gateways is refused.
 #[test]
-fn the_users_own_quotas_of_a_plan_refuse_over_processes_and_are_shown() {
+fn the_users_plan_quotas_are_enforced_across_processes_and_shown() {
     for (key, name, hours) in [
         ("requests_per_5h", "quota of 5 hours", 6),
         ("requests_per_week", "quota of the week", 24 * 8),
@@ -181,7 +181,7 @@ fn the_users_own_quotas_of_a_plan_refuse_over_processes_and_are_shown() {
 
 /// What the provider refuses or never got is counted once for each attempt; a client that leaves while it waits, not at all.
 #[test]
-fn a_request_that_is_not_sent_has_no_place_in_a_quota() {
+fn a_request_that_is_not_sent_does_not_count_against_a_quota() {
     let upstream = Upstream::always(fine());
     let config = "[providers.qwen.limits]\nrequests_per_5h = 9\nrequests_per_minute = 1\nburst = 1\n";
     let machine = configured(logged_in(&upstream), config);
@@ -199,7 +199,7 @@ fn a_request_that_is_not_sent_has_no_place_in_a_quota() {
 }
 
 #[test]
-fn a_day_that_the_server_calls_over_is_not_asked_for_again() {
+fn after_the_server_reports_the_daily_limit_no_request_is_sent_that_day() {
     let over = error("429 Too Many Requests", "", "429", "Rate limit exceeded: free-models-per-day");
     let upstream = Upstream::always(over);
     let machine = configured(logged_in(&upstream), OF_THE_DAY);
@@ -217,7 +217,7 @@ fn a_day_that_the_server_calls_over_is_not_asked_for_again() {
 }
 
 #[test]
-fn a_day_without_end_ends_no_gateway() {
+fn a_daily_limit_without_an_end_does_not_crash_the_gateway() {
     let upstream = Upstream::always(error("429 Too Many Requests", "Retry-After: 1e300\r\n", "429", "per day"));
     let machine = configured(logged_in(&upstream), OF_THE_DAY);
     let gateway = Gateway::start(&machine, &[]);
@@ -227,7 +227,7 @@ fn a_day_without_end_ends_no_gateway() {
 }
 
 #[test]
-fn the_limit_of_the_day_is_warned_of_once() {
+fn the_daily_limit_is_warned_about_once() {
     let upstream = Upstream::always(fine());
     let machine = configured(logged_in(&upstream), "[providers.qwen.limits]\nrequests_per_day = 10\n");
     let gateway = Gateway::start(&machine, &["--warn-at", "80%"]);
@@ -249,7 +249,7 @@ fn refusing(count: usize, answer: Vec<u8>) -> Upstream {
 const BUSY: &str = "429 Too Many Requests";
 
 #[test]
-fn retry_after_is_kept_to() {
+fn retry_after_is_respected() {
     for (header, least) in [("Retry-After: 1\r\n", 1000), ("retry-after-ms: 300\r\nRetry-After: 9\r\n", 300)] {
         let upstream = refusing(1, error(BUSY, header, "limit_requests", "slower"));
         let machine = logged_in(&upstream);
@@ -262,7 +262,7 @@ fn retry_after_is_kept_to() {
 }
 
 #[test]
-fn a_wait_beyond_what_is_allowed_is_the_clients() {
+fn a_retry_after_beyond_the_allowed_wait_is_returned_to_the_client() {
     let upstream = refusing(1, error(BUSY, "Retry-After: 61\r\n", "limit_requests", "slower"));
     let machine = logged_in(&upstream);
     let got = Gateway::start(&machine, &[]).chat();
@@ -271,7 +271,7 @@ fn a_wait_beyond_what_is_allowed_is_the_clients() {
 }
 
 #[test]
-fn a_refusal_that_does_not_end_is_passed_on_after_three_tries() {
+fn a_persistent_rejection_is_returned_after_three_attempts() {
     for (status, named, retry) in [(BUSY, "Retry-After: 0\r\n", ""), (BUSY, "", "false"), ("503 Busy", "", "false")] {
         let upstream = refusing(usize::MAX, error(status, named, "limit_requests", "slower"));
         let machine = logged_in(&upstream);
@@ -283,7 +283,7 @@ fn a_refusal_that_does_not_end_is_passed_on_after_three_tries() {
 }
 
 #[test]
-fn repetitions_stay_within_their_budget() {
+fn retries_stay_within_their_budget() {
     let upstream = refusing(usize::MAX, error(BUSY, "Retry-After: 0\r\n", "limit_requests", "slower"));
     let machine = logged_in(&upstream);
     Gateway::start(&machine, &[]).many(40);
@@ -292,7 +292,7 @@ fn repetitions_stay_within_their_budget() {
 }
 
 #[test]
-fn what_is_not_about_waiting_is_not_repeated() {
+fn errors_that_waiting_does_not_cure_are_not_retried() {
     for status in ["500 Oops", "400 Bad", "408 Late", "502 Bad", "404 No"] {
         let upstream = refusing(1, error(status, "", "x", "y"));
         let machine = logged_in(&upstream);
@@ -303,7 +303,7 @@ fn what_is_not_about_waiting_is_not_repeated() {
 }
 
 #[test]
-fn a_full_minute_of_tokens_is_waited_for_once() {
+fn a_limit_of_tokens_per_minute_is_retried_once() {
     let upstream = refusing(usize::MAX, error(BUSY, "", "insufficient_quota", "tokens"));
     let machine = logged_in(&upstream);
     let got = Gateway::start(&machine, &["--max-wait", "1s"]).chat();
@@ -312,7 +312,7 @@ fn a_full_minute_of_tokens_is_waited_for_once() {
 }
 
 #[test]
-fn a_used_up_plan_is_told_at_once() {
+fn a_used_up_plan_is_reported_at_once() {
     let upstream = refusing(1, error(BUSY, "", "insufficient_quota", "Free allocated quota exceeded."));
     let machine = logged_in(&upstream);
     let got = Gateway::start(&machine, &[]).chat();
@@ -337,7 +337,7 @@ fn limits_stated_by_the_provider_are_shown() {
 }
 
 #[test]
-fn a_state_that_cannot_be_written_stops_no_request() {
+fn requests_pass_while_the_state_cannot_be_written() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let state = machine.home().join(".local/state");
@@ -350,7 +350,7 @@ fn a_state_that_cannot_be_written_stops_no_request() {
 }
 
 #[test]
-fn a_damaged_state_stops_no_request() {
+fn requests_pass_with_a_damaged_state() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     Gateway::start(&machine, &[]).chat().is(200);

@@ -140,7 +140,7 @@ fn free_address() -> String {
 }
 
 #[test]
-fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
+fn tls_1_2_and_1_3_are_accepted_and_older_versions_are_not() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -164,7 +164,7 @@ fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
 }
 
 #[test]
-fn a_request_without_tls_is_told_to_use_https() {
+fn a_request_without_tls_gets_an_error_that_names_https() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -181,7 +181,7 @@ fn a_request_without_tls_is_told_to_use_https() {
 }
 
 #[test]
-fn a_new_certificate_is_served_and_no_stream_is_lost() {
+fn a_new_certificate_is_served_without_interrupting_streams() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -224,7 +224,7 @@ fn a_new_certificate_is_served_and_no_stream_is_lost() {
 }
 
 #[test]
-fn a_pair_that_does_not_fit_leaves_the_old_one_in_force_and_is_complained_of_once() {
+fn a_certificate_without_its_key_keeps_the_old_pair_in_force_and_is_reported_once() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -263,7 +263,7 @@ fn a_pair_that_does_not_fit_leaves_the_old_one_in_force_and_is_complained_of_onc
 }
 
 #[test]
-fn with_a_client_ca_nobody_without_its_certificate_gets_in() {
+fn with_a_client_ca_only_clients_with_its_certificate_connect() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -288,7 +288,7 @@ fn with_a_client_ca_nobody_without_its_certificate_gets_in() {
 }
 
 #[test]
-fn a_handshake_that_does_not_come_is_not_waited_for_and_costs_others_nothing() {
+fn a_missing_handshake_times_out_and_does_not_delay_others() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -313,7 +313,7 @@ fn a_handshake_that_does_not_come_is_not_waited_for_and_costs_others_nothing() {
 }
 
 #[test]
-fn what_cannot_be_a_certificate_and_its_key_is_named() {
+fn the_error_names_an_invalid_certificate_or_key() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -348,7 +348,7 @@ fn what_cannot_be_a_certificate_and_its_key_is_named() {
 }
 
 #[test]
-fn a_certificate_near_or_after_its_end_is_warned_of_at_the_start() {
+fn an_expiring_or_expired_certificate_is_warned_about_at_the_start() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -367,7 +367,7 @@ fn a_certificate_near_or_after_its_end_is_warned_of_at_the_start() {
 }
 
 #[test]
-fn the_printed_url_is_the_one_that_was_given() {
+fn the_printed_url_is_the_public_url() {
     if !has_programs(&["openssl"]) {
         return;
     }
@@ -402,7 +402,7 @@ fn health(socket: &Path) -> String {
 }
 
 #[test]
-fn a_socket_is_the_users_own_and_goes_with_its_gateway() {
+fn a_unix_socket_is_private_and_removed_with_its_gateway() {
     let machine = Machine::new().logged_in();
     let socket = machine.directory().join("q.sock");
     let running = at_socket(&machine, &socket);
@@ -421,7 +421,7 @@ fn a_socket_is_the_users_own_and_goes_with_its_gateway() {
 }
 
 #[test]
-fn a_socket_that_a_killed_gateway_left_is_taken_over_and_nothing_else_is() {
+fn the_socket_of_a_killed_gateway_is_replaced_and_no_other_file_is() {
     let machine = Machine::new().logged_in();
     let socket = machine.directory().join("q.sock");
     let killed = at_socket(&machine, &socket);
@@ -483,7 +483,7 @@ fn metrics_have_an_address_of_their_own_without_a_key() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_an_error_with_a_way_out() {
+fn an_address_in_use_is_an_error_with_a_remedy() {
     let machine = Machine::new().logged_in();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

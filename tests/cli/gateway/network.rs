@@ -66,7 +66,7 @@ fn before(secured: &Secured, machine: Machine) -> Machine {
 }
 
 #[test]
-fn a_server_is_trusted_by_the_users_own_ca_and_by_no_other_way() {
+fn a_server_is_trusted_only_by_the_ca_the_user_configured() {
     if !has_programs(&["openssl", "python3"]) {
         return;
     }
@@ -82,7 +82,7 @@ fn a_server_is_trusted_by_the_users_own_ca_and_by_no_other_way() {
 }
 
 #[test]
-fn a_certificate_that_has_expired_is_a_502_that_says_so() {
+fn an_expired_certificate_of_the_provider_is_a_502_that_names_it() {
     if !has_programs(&["openssl", "python3"]) {
         return;
     }
@@ -162,7 +162,7 @@ fn socks(client: &mut TcpStream) -> io::Result<String> {
 }
 
 #[test]
-fn a_foreign_name_is_asked_through_the_proxy_of_the_environment() {
+fn requests_to_other_hosts_use_the_proxy_of_the_environment() {
     if !has_programs(&["openssl", "python3"]) {
         return;
     }
@@ -179,7 +179,7 @@ fn a_foreign_name_is_asked_through_the_proxy_of_the_environment() {
 }
 
 #[test]
-fn a_foreign_name_is_asked_through_a_socks_proxy_which_looks_it_up() {
+fn a_socks_proxy_resolves_the_names_of_other_hosts() {
     if !has_programs(&["openssl", "python3"]) {
         return;
     }
@@ -194,7 +194,7 @@ fn a_foreign_name_is_asked_through_a_socks_proxy_which_looks_it_up() {
 }
 
 #[test]
-fn loopback_is_never_asked_through_a_proxy() {
+fn requests_to_loopback_never_use_a_proxy() {
     let upstream = Upstream::always(fine());
     let proxy = Upstream::always(fine());
     let url = format!("http://{}", proxy.address);
@@ -206,7 +206,7 @@ fn loopback_is_never_asked_through_a_proxy() {
 }
 
 #[test]
-fn a_name_that_does_not_exist_is_named() {
+fn the_error_names_a_host_that_does_not_resolve() {
     let machine = logged_in_to("https://nowhere.invalid");
     let got = Gateway::start(&machine, &[]).chat();
     assert_eq!(got.is(502).code(), "upstream_unreachable");
@@ -214,7 +214,7 @@ fn a_name_that_does_not_exist_is_named() {
 }
 
 #[test]
-fn a_full_disk_stops_no_request() {
+fn requests_pass_while_the_disk_is_full() {
     if !has_programs(&["curl"]) {
         return;
     }
@@ -243,7 +243,7 @@ fn a_full_disk_stops_no_request() {
 }
 
 #[test]
-fn openrouter_tells_what_a_key_has_left_where_that_is_asked_for() {
+fn usage_shows_what_openrouter_says_a_key_has_left() {
     let config = "[providers.openrouter]\nbase_url = \"{server}/api/v1\"\n";
     let machine = Machine::new().configured(config);
     machine.server.serve("/api/v1/key", |request| {

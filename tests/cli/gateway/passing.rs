@@ -7,7 +7,7 @@ use super::upstream::{CHAT, Gateway, STREAM, Upstream, chunk, configured, fine, 
 use crate::server::Gate;
 
 #[test]
-fn the_callers_credentials_are_replaced_and_headers_of_one_hop_stay_behind() {
+fn the_clients_credentials_are_replaced_and_hop_by_hop_headers_removed() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -40,7 +40,7 @@ fn headers_of_the_provider_can_be_replaced() {
 }
 
 #[test]
-fn every_method_and_path_below_v1_passes() {
+fn every_method_and_path_below_v1_is_forwarded() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -51,7 +51,7 @@ fn every_method_and_path_below_v1_passes() {
 }
 
 #[test]
-fn an_answer_passes_as_it_is_but_for_cookies_and_what_opens_it_to_pages() {
+fn a_response_is_forwarded_unchanged_without_cookies_and_cors_headers() {
     let more = "Set-Cookie: a=b\r\nAccess-Control-Allow-Origin: *\r\nX-Named: 1\r\nConnection: X-Named\r\nX-Own: kept\r\n\
                 Content-Encoding: gzip\r\n";
     let upstream = Upstream::always(reply("200 OK", more, "\u{1f}not really gzip\u{0}"));
@@ -68,7 +68,7 @@ fn an_answer_passes_as_it_is_but_for_cookies_and_what_opens_it_to_pages() {
 }
 
 #[test]
-fn events_pass_one_by_one_and_unchanged() {
+fn events_are_forwarded_one_by_one_and_unchanged() {
     let gate = Gate::default();
     let opened = gate.clone();
     let first = ": OPENROUTER PROCESSING\n\ndata: {\"model\":\"coder-model\"}\n\n";
@@ -90,7 +90,7 @@ fn events_pass_one_by_one_and_unchanged() {
 }
 
 #[test]
-fn small_pieces_wait_for_no_acknowledgment_on_either_side() {
+fn small_chunks_are_sent_without_delay_on_either_side() {
     let strace = std::process::Command::new("strace").args(["-f", "true"]).stderr(std::process::Stdio::null()).status();
     if !crate::machine::possible(strace.is_ok_and(|status| status.success()), "trace system calls") {
         return;
@@ -116,7 +116,7 @@ fn small_pieces_wait_for_no_acknowledgment_on_either_side() {
 }
 
 #[test]
-fn a_body_is_streamed_up_as_it_comes() {
+fn a_request_body_is_streamed_as_it_arrives() {
     let upstream = Upstream::start(|_, _, connection| connection.write_all(&fine()));
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -133,7 +133,7 @@ fn a_body_is_streamed_up_as_it_comes() {
 }
 
 #[test]
-fn a_body_that_is_too_long_is_refused() {
+fn a_request_body_that_is_too_long_is_rejected() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &["--max-body", "1k"]);
@@ -148,7 +148,7 @@ fn a_body_that_is_too_long_is_refused() {
 }
 
 #[test]
-fn a_stream_that_is_cut_looks_cut() {
+fn a_truncated_stream_is_truncated_for_the_client() {
     let upstream = Upstream::start(|_, _, connection| {
         connection.write_all(STREAM)?;
         connection.write_all(&chunk("data: 1\n\n"))?;
@@ -160,7 +160,7 @@ fn a_stream_that_is_cut_looks_cut() {
 }
 
 #[test]
-fn an_answer_shorter_than_it_said_looks_cut() {
+fn a_response_shorter_than_its_length_is_truncated_for_the_client() {
     let upstream = Upstream::start(|_, _, connection| {
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")?;
         Err(io::ErrorKind::ConnectionReset.into())
@@ -174,7 +174,7 @@ fn an_answer_shorter_than_it_said_looks_cut() {
 const SOON: Duration = Duration::from_secs(2);
 
 #[test]
-fn a_client_that_leaves_in_the_middle_closes_the_upstream() {
+fn a_client_that_disconnects_during_a_response_closes_the_providers_connection() {
     let upstream = Upstream::start(|_, _, connection| {
         connection.write_all(STREAM)?;
         connection.write_all(&chunk("data: 1\n\n"))?;
@@ -190,7 +190,7 @@ fn a_client_that_leaves_in_the_middle_closes_the_upstream() {
 }
 
 #[test]
-fn a_client_that_leaves_before_the_first_byte_closes_the_upstream() {
+fn a_client_that_disconnects_before_the_first_byte_closes_the_providers_connection() {
     let upstream = Upstream::start(|_, _, connection| until_closed(connection));
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -202,7 +202,7 @@ fn a_client_that_leaves_before_the_first_byte_closes_the_upstream() {
 }
 
 #[test]
-fn a_request_is_not_kept_while_its_answer_lasts() {
+fn a_request_body_is_freed_while_its_response_is_streamed() {
     const MIB: usize = 1024 * 1024;
     let upstream = Upstream::start(|_, _, connection| {
         connection.write_all(STREAM)?;
@@ -227,7 +227,7 @@ fn a_request_is_not_kept_while_its_answer_lasts() {
 }
 
 #[test]
-fn usage_is_counted_by_model_from_answers_and_streams() {
+fn usage_is_counted_by_model_from_responses_and_streams() {
     let upstream = Upstream::start(|number, _, connection| {
         if number == 0 {
             return connection.write_all(&fine());

@@ -41,7 +41,7 @@ fn limits(machine: &Machine) -> Vec<Value> {
 }
 
 #[test]
-fn a_minute_is_waited_for_whatever_its_message_sells() {
+fn a_limit_per_minute_is_retried_although_its_message_mentions_a_plan() {
     for (headers, body) in [
         (
             "Retry-After: 1\r\n",
@@ -64,7 +64,7 @@ fn a_minute_is_waited_for_whatever_its_message_sells() {
 }
 
 #[test]
-fn a_window_is_told_at_once_named_and_remembered_over_processes() {
+fn a_used_up_plan_window_is_reported_at_once_named_and_remembered_across_processes() {
     for (body, name, sentence) in [
         (
             r#"{"error":{"message":"hour allocated quota exceeded","code":"insufficient_quota"}}"#,
@@ -106,7 +106,7 @@ fn a_window_is_told_at_once_named_and_remembered_over_processes() {
 }
 
 #[test]
-fn a_limit_is_remembered_for_its_model_only_and_until_the_time_that_was_stated() {
+fn a_limit_is_remembered_for_its_model_only_until_the_stated_time() {
     let limit = error(BUSY, "Retry-After: 1\r\n", "x", "tokens per day (TPD) for model `m`: 10 of 10 used");
     let upstream = Upstream::start(move |_, asked, connection| {
         let rejects = asked.body.ends_with(br#""model":"m"}"#) && asked.header("x-now") != "served";
@@ -186,7 +186,7 @@ fn a_rejected_token_is_renewed_although_the_error_is_compressed() {
 }
 
 #[test]
-fn the_users_own_limits_refuse_from_option_and_configuration_and_built_in_ones_warn() {
+fn limits_set_by_the_user_are_enforced_and_built_in_ones_warn() {
     let own = "[providers.custom.limits]\nrequests_per_day = 2\n";
     for (config, option, served) in [
         (own, &[][..], 2),
@@ -206,7 +206,7 @@ fn the_users_own_limits_refuse_from_option_and_configuration_and_built_in_ones_w
 }
 
 #[test]
-fn a_refused_request_is_counted_under_the_model_it_asked_for_as_soon_as_it_ends() {
+fn a_rejected_request_is_counted_under_its_model_as_soon_as_it_ends() {
     let upstream = Upstream::always(error(BUSY, "", "x", "month allocated quota exceeded"));
     let machine = custom(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -222,7 +222,7 @@ fn a_refused_request_is_counted_under_the_model_it_asked_for_as_soon_as_it_ends(
 }
 
 #[test]
-fn names_of_models_are_bounded_in_metrics_and_ledger() {
+fn names_of_models_are_limited_in_metrics_and_ledger() {
     let upstream = Upstream::always(reply("200 OK", "", "{}"));
     let machine = custom(&upstream);
     let gateway = Gateway::start(&machine, &["--metrics"]);
@@ -250,7 +250,7 @@ fn quoting(status: &'static str, code: &'static str) -> Upstream {
 
 /// What is said on stderr, logged and remembered has no secret either: see [`crate::machine`].
 #[test]
-fn a_credential_that_an_error_quotes_is_in_no_word_of_the_gateways_own() {
+fn a_credential_quoted_by_an_error_is_in_no_message_of_the_gateway() {
     for (status, code) in [
         ("429 Too Many Requests", "x"),
         ("401 Unauthorized", "invalid_api_key"),
@@ -275,7 +275,7 @@ fn a_credential_that_an_error_quotes_is_in_no_word_of_the_gateways_own() {
 }
 
 #[test]
-fn what_is_heard_of_a_key_or_an_account_is_remembered_until_a_request_is_served() {
+fn a_rejected_key_or_unpaid_account_is_remembered_until_a_request_succeeds() {
     for (status, code, told) in [
         ("401 Unauthorized", "x", "it answered 401: no"),
         ("403 Forbidden", "invalid_api_key", "it answered 403: no"),
@@ -308,7 +308,7 @@ fn what_is_heard_of_a_key_or_an_account_is_remembered_until_a_request_is_served(
 }
 
 #[test]
-fn what_repeats_the_user_agent_repeats_the_one_that_is_sent() {
+fn a_header_that_contains_the_user_agent_contains_the_one_that_is_sent() {
     let upstream = Upstream::always(fine());
     for (configured_agent, sent) in [("editor/1.2", "editor/1.2"), ("editor/1.2 {user-agent}", "editor/1.2 client/9")] {
         let text = format!("[providers.qwen.headers]\nuser-agent = \"{configured_agent}\"\n");

@@ -16,7 +16,7 @@ use crate::run::Running;
 use crate::server::{Ask, Reply};
 
 #[test]
-fn a_key_in_a_file_is_printed_only_when_asked_for() {
+fn a_key_in_a_file_is_printed_only_with_show_key() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let file = machine.directory().join("deep/er/key");
@@ -45,7 +45,7 @@ fn a_key_in_a_file_is_printed_only_when_asked_for() {
 }
 
 #[test]
-fn gateways_that_start_at_once_on_a_new_key_file_all_have_its_key() {
+fn gateways_that_start_together_on_a_new_key_file_share_its_key() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let file = machine.directory().join("key");
@@ -65,7 +65,7 @@ fn gateways_that_start_at_once_on_a_new_key_file_all_have_its_key() {
 }
 
 #[test]
-fn beyond_this_machine_plain_http_is_said_aloud_and_the_address_can_be_used() {
+fn plain_http_for_other_machines_is_warned_about_and_prints_a_usable_address() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     machine.run(["gateway", "--listen", "0.0.0.0:0"]).fails(
@@ -108,7 +108,7 @@ fn readiness_is_whether_a_credential_is_available() {
 }
 
 #[test]
-fn a_refused_key_is_not_ready_until_it_is_served_again() {
+fn after_a_rejected_key_the_gateway_is_ready_once_a_request_succeeds() {
     let upstream = Upstream::start(|number, _, connection| {
         let refused = error("401 Unauthorized", "", "invalid_api_key", "no");
         connection.write_all(&if number == 0 { refused } else { fine() })
@@ -127,7 +127,7 @@ fn a_refused_key_is_not_ready_until_it_is_served_again() {
 }
 
 #[test]
-fn strangers_who_ask_for_readiness_start_no_storm_of_renewals() {
+fn readiness_requests_without_a_key_cause_only_a_few_renewals() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
@@ -178,7 +178,7 @@ fn a_hangup_without_a_terminal_reads_the_key_and_the_login_again() {
 }
 
 #[test]
-fn a_gateway_that_has_said_where_it_is_reads_again_at_a_hangup() {
+fn a_hangup_right_after_the_address_is_printed_reloads() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::of(detached(&machine, &[]));
@@ -225,7 +225,7 @@ fn notices_wait_until_a_program_that_has_the_terminal_has_ended() {
 }
 
 #[test]
-fn notices_come_at_once_where_stderr_is_no_terminal() {
+fn notices_are_printed_at_once_if_stderr_is_not_a_terminal() {
     if !has_programs(&["curl"]) {
         return;
     }
@@ -314,7 +314,7 @@ fn each_request_has_a_line_in_the_log_with_names_counts_and_times_and_no_secret(
 }
 
 #[test]
-fn what_the_gateway_refuses_by_itself_is_logged_as_well() {
+fn requests_that_the_gateway_itself_rejects_are_logged() {
     let upstream = Upstream::start(|_, _, connection| until_closed(connection));
     let machine = logged_in(&upstream);
     let log = machine.directory().join("log.jsonl");
@@ -336,7 +336,7 @@ fn what_the_gateway_refuses_by_itself_is_logged_as_well() {
 }
 
 #[test]
-fn the_log_can_go_to_stdout_and_all_of_it_is_written_at_the_end() {
+fn a_log_on_stdout_is_complete_at_the_end() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &["--log", "-"]);
@@ -349,7 +349,7 @@ fn the_log_can_go_to_stdout_and_all_of_it_is_written_at_the_end() {
 }
 
 #[test]
-fn beside_a_program_the_log_needs_a_file() {
+fn exec_with_a_gateway_logs_to_a_file_only() {
     if !has_programs(&["curl"]) {
         return;
     }
@@ -367,7 +367,7 @@ fn beside_a_program_the_log_needs_a_file() {
 }
 
 #[test]
-fn a_log_that_cannot_be_written_costs_no_request() {
+fn requests_pass_while_the_log_cannot_be_written() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let before = crate::machine::mode(Path::new("/dev/full"));
@@ -378,7 +378,7 @@ fn a_log_that_cannot_be_written_costs_no_request() {
 }
 
 #[test]
-fn a_log_that_is_there_is_continued_and_keeps_its_mode() {
+fn an_existing_log_is_continued_and_keeps_its_mode() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let log = machine.directory().join("log");
@@ -391,7 +391,7 @@ fn a_log_that_is_there_is_continued_and_keeps_its_mode() {
 }
 
 #[test]
-fn metrics_have_statuses_durations_and_what_is_in_flight() {
+fn metrics_have_statuses_durations_and_requests_in_flight() {
     let upstream = Upstream::start(|number, _, connection| {
         connection.write_all(&if number == 0 { fine() } else { error("400 Bad Request", "", "bad", "no") })
     });

@@ -94,7 +94,7 @@ fn a_service_is_installed_runs_at_once_and_is_removed() {
 }
 
 #[test]
-fn what_the_unit_names_is_in_full_and_no_secret() {
+fn the_service_unit_has_absolute_paths_and_no_secret() {
     if !has_systemd() {
         return;
     }
@@ -132,7 +132,7 @@ fn what_the_unit_names_is_in_full_and_no_secret() {
 }
 
 #[test]
-fn without_a_manager_of_services_nothing_is_written() {
+fn without_a_service_manager_no_file_is_written() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream).variable("XDG_RUNTIME_DIR", "/nowhere");
     let listen = format!("127.0.0.1:{}", free());
@@ -145,7 +145,7 @@ fn without_a_manager_of_services_nothing_is_written() {
 }
 
 #[test]
-fn an_address_that_is_taken_and_a_program_that_goes_away_are_refused() {
+fn an_address_in_use_and_a_temporary_program_path_are_rejected() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let outcome = machine.run(["gateway", "--install", "--listen", &upstream.address]).exits(1).any_stderr();

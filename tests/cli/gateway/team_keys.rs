@@ -101,7 +101,7 @@ fn keeps_the_limit(asked: &[Asked], start: Instant, limit: usize) {
 }
 
 #[test]
-fn a_key_is_printed_once_and_is_in_no_file_log_or_list_of_processes() {
+fn a_key_is_printed_once_and_is_in_no_file_log_or_process_list() {
     let upstream = Upstream::always(fine());
     let machine = priced(&upstream).variable("QWENAUTH_LOG", "trace");
     let key = create(&machine, &["ann", "--owner", "ann@example.com", "--budget", "20 USD/month", "--rpm", "60"]);
@@ -130,7 +130,7 @@ fn a_key_is_printed_once_and_is_in_no_file_log_or_list_of_processes() {
 }
 
 #[test]
-fn changes_count_from_the_next_request_on_without_a_restart() {
+fn changes_of_a_key_apply_from_the_next_request_without_a_restart() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let first = create(&machine, &["ann"]);
@@ -157,7 +157,7 @@ fn changes_count_from_the_next_request_on_without_a_restart() {
 }
 
 #[test]
-fn every_refusal_has_its_status_code_and_headers() {
+fn each_rejection_has_its_status_code_and_headers() {
     let upstream = Upstream::always(fine());
     let machine = priced(&upstream);
     let gateway = start(&machine, &["--no-pacing"]);
@@ -201,7 +201,7 @@ fn every_refusal_has_its_status_code_and_headers() {
 }
 
 #[test]
-fn a_key_limited_by_model_hides_no_model_in_its_request() {
+fn a_key_limited_by_model_cannot_hide_another_model_in_its_request() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = start(&machine, &[]);
@@ -236,7 +236,7 @@ fn a_key_limited_by_model_hides_no_model_in_its_request() {
 }
 
 #[test]
-fn a_request_that_waited_is_not_sent_if_its_key_was_revoked_meanwhile() {
+fn a_queued_request_is_not_sent_after_its_key_is_revoked() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let key = create(&machine, &["ann", "--rpm", "1"]);
@@ -253,7 +253,7 @@ fn a_request_that_waited_is_not_sent_if_its_key_was_revoked_meanwhile() {
 }
 
 #[test]
-fn a_budget_is_reserved_settled_by_what_the_response_says_used_up_and_reset() {
+fn a_budget_is_reserved_settled_by_the_response_used_up_and_reset() {
     let upstream = Upstream::always(fine());
     let machine = priced(&upstream);
     let gateway = start(
@@ -293,7 +293,7 @@ fn a_budget_is_reserved_settled_by_what_the_response_says_used_up_and_reset() {
 }
 
 #[test]
-fn what_the_provider_refuses_costs_nothing_and_what_it_does_not_count_costs_the_estimate() {
+fn a_rejected_request_costs_nothing_and_one_without_usage_costs_the_estimate() {
     let unknown = super::upstream::reply("200 OK", "", r#"{"model":"coder-model","choices":[]}"#);
     let upstream = Upstream::start(move |number, _, connection| match number {
         0 => connection.write_all(&error("400 Bad Request", "", "invalid_request_error", "no")),
@@ -388,7 +388,7 @@ fn eight_gateways_keep_the_limit_of_a_key_together() {
 }
 
 #[test]
-fn a_client_that_leaves_while_it_waits_gives_its_turn_back() {
+fn a_client_that_disconnects_in_the_queue_releases_its_slot() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let key = create(&machine, &["ann", "--rpm", "1", "--rpd", "3"]);
@@ -409,7 +409,7 @@ fn a_client_that_leaves_while_it_waits_gives_its_turn_back() {
 }
 
 #[test]
-fn only_so_many_requests_of_a_key_are_in_flight_and_the_next_goes_when_one_ends() {
+fn requests_in_flight_of_a_key_are_limited_and_the_next_starts_when_one_ends() {
     let gate = crate::server::Gate::default();
     let passes = gate.clone();
     let upstream = Upstream::start(move |_, _, connection| {
@@ -440,7 +440,7 @@ fn only_so_many_requests_of_a_key_are_in_flight_and_the_next_goes_when_one_ends(
 }
 
 #[test]
-fn usage_by_key_is_what_the_provider_was_asked() {
+fn usage_by_key_counts_what_the_provider_received() {
     const KEYS: usize = 20;
     let upstream = Upstream::always(fine());
     let machine = priced(&upstream);
@@ -480,7 +480,7 @@ fn usage_by_key_is_what_the_provider_was_asked() {
 }
 
 #[test]
-fn keys_survive_a_kill_in_the_middle_of_a_change() {
+fn a_kill_during_a_change_loses_no_key() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let key = create(&machine, &["first"]);
@@ -503,7 +503,7 @@ fn keys_survive_a_kill_in_the_middle_of_a_change() {
 }
 
 #[test]
-fn the_day_of_a_killed_gateways_requests_stays_and_its_places_in_flight_are_held() {
+fn a_killed_gateways_requests_count_for_the_day_and_its_slots_stay_reserved() {
     let gate = crate::server::Gate::default();
     let passes = gate.clone();
     let upstream = Upstream::start(move |_, _, connection| {
@@ -531,7 +531,7 @@ fn the_day_of_a_killed_gateways_requests_stays_and_its_places_in_flight_are_held
 }
 
 #[test]
-fn opencode_is_told_what_it_needs_but_the_key() {
+fn opencode_gets_its_configuration_without_the_key() {
     let upstream = Upstream::always(fine());
     let machine = priced(&upstream);
     let key = create(&machine, &["ann"]);
@@ -557,7 +557,7 @@ fn opencode_is_told_what_it_needs_but_the_key() {
 }
 
 #[test]
-fn the_command_for_opencode_asks_on_the_terminal_and_shows_nothing() {
+fn the_command_for_opencode_asks_for_the_key_on_the_terminal_without_echo() {
     if !has_programs(&["python3"]) {
         return;
     }
@@ -605,7 +605,7 @@ assert b"qa_typed" not in shown, shown
 }
 
 #[test]
-fn nobody_is_told_where_no_member_could_come_safely() {
+fn opencode_gets_no_configuration_over_plain_http_or_without_keys() {
     let upstream = Upstream::always(fine());
     let machine = priced(&upstream);
     drop(create(&machine, &["ann"]));

@@ -169,22 +169,22 @@ fn sh_round_trip(shell: &Shell) {
 }
 
 #[test]
-fn bash_reads_any_value_as_it_was() {
+fn bash_reads_any_value_unchanged() {
     sh_round_trip(&BASH);
 }
 
 #[test]
-fn dash_reads_any_value_as_it_was() {
+fn dash_reads_any_value_unchanged() {
     sh_round_trip(&DASH);
 }
 
 #[test]
-fn zsh_reads_any_value_as_it_was() {
+fn zsh_reads_any_value_unchanged() {
     sh_round_trip(&ZSH);
 }
 
 #[test]
-fn fish_reads_any_value_as_it_was() {
+fn fish_reads_any_value_unchanged() {
     if !is_installed(&FISH) {
         return;
     }
@@ -205,7 +205,7 @@ fn fish_reads_any_value_as_it_was() {
 }
 
 #[test]
-fn elvish_reads_any_value_as_it_was() {
+fn elvish_reads_any_value_unchanged() {
     if !is_installed(&ELVISH) {
         return;
     }
@@ -226,7 +226,7 @@ fn elvish_reads_any_value_as_it_was() {
 }
 
 #[test]
-fn nushell_reads_any_value_as_it_was() {
+fn nushell_reads_any_value_unchanged() {
     if !is_installed(&NUSHELL) {
         return;
     }

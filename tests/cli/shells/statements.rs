@@ -129,7 +129,7 @@ fn env_with(homes: &Homes, arguments: &[&str], name: &str, value: &str) -> (Opti
 }
 
 #[test]
-fn a_control_character_is_refused_and_not_repeated() {
+fn a_control_character_is_rejected_and_not_repeated() {
     let homes = Homes::with_one("sk-1");
     let error = "qwenauth: error: the value of OPENAI_MODEL contains a control character\n".to_owned();
     for (format, stdout) in [("sh", "(exit 1);\n"), ("fish", "false;\n"), ("json", ""), ("dotenv", "")] {
@@ -150,7 +150,7 @@ fn github_masks_the_key_before_it_is_printed() {
 }
 
 #[test]
-fn github_is_refused_outside_a_job() {
+fn format_github_is_rejected_outside_a_job() {
     let homes = Homes::with_one("sk-1");
     let stderr = "qwenauth: error: `--format github` works only in a GitHub Actions job\n\
                   qwenauth: hint: choose another format; `GITHUB_ACTIONS` is not `true` here\n";
