@@ -123,7 +123,7 @@ class Run:
             command = ["login", self.profile, "--api-key-env", "KEY", *place, *model]
             self.machine.run("qwenauth", *command, KEY=KEYS[self.profile])
         else:
-            self.machine.provider.api_url = self.own.origin
+            self.machine.provider.api_url = self.own.url
             self.machine.login()
         self.before = len(self.own.requests())
 

@@ -19,7 +19,7 @@ def write(file, content):
 
 def foreign_environment(run):
     """As someone exports it who uses another service."""
-    host = run.foreign.origin
+    host = run.foreign.url
     return {
         "OPENAI_API_KEY": FOREIGN_KEY,
         "OPENAI_BASE_URL": f"{host}/v1",
@@ -77,7 +77,7 @@ def codex(run, home, work):
 
 def claude_code(run, home, work):
     variables = {
-        "ANTHROPIC_BASE_URL": run.foreign.origin,
+        "ANTHROPIC_BASE_URL": run.foreign.url,
         "ANTHROPIC_AUTH_TOKEN": FOREIGN_KEY,
         "ANTHROPIC_API_KEY": FOREIGN_KEY,
         "ANTHROPIC_CUSTOM_HEADERS": f"api-key: {FOREIGN_KEY}",

@@ -31,7 +31,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent / "python")]
 
 import machine as machines  # noqa: E402
 from provider import Provider, Request  # noqa: E402
@@ -106,10 +106,6 @@ class StrictProvider(Provider):
         self.granted_to = {}
         self.not_in_file = []
         self.logins_wanted = 0
-
-    def login(self):
-        with self._lock:
-            return self._issue()
 
     def device_code(self, _form):
         self.logins_wanted += 1
@@ -213,7 +209,7 @@ class Actor:
             self.interrupted = not process.is_over()
             if self.interrupted:
                 self._story.tell(f"{name}: gets {self.signal!r}")
-                process.interrupt(self.signal)
+                process.signal(self.signal)
         try:
             self.code = process.wait(END_SECONDS)
             self._story.tell(f"{name}: ended with {self.code}")
@@ -269,10 +265,7 @@ class Round:
         machine, provider = self._machine, self._machine.provider
         over = threading.Event()
         try:
-            login = provider.login()
-            credential = {key: login[key] for key in ("access_token", "refresh_token", "token_type", "resource_url")}
-            machine.credential_file.write_text(json.dumps(credential | {"expiry_date": 1}))
-            machine.credential_file.chmod(0o600)
+            provider.log_in(machine.home, expiry_date=1)
             threading.Thread(target=self._watch, args=(over,), daemon=True).start()
             with concurrent.futures.ThreadPoolExecutor(len(self._actors)) as pool:
                 acts = [pool.submit(actor.act) for actor in self._actors]

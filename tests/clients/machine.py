@@ -9,105 +9,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
-import threading
 import time
 from pathlib import Path
 
+from processes import Process, empty_home
 from provider import Provider
 
-RUN_SECONDS = 120  # several times what any run takes on an idle machine
 CLOSED_PORT = "http://127.0.0.1:9"
-
-
-class Process:
-    """A running program whose output can be awaited."""
-
-    def __init__(self, command, environment, directory):
-        self.command = " ".join(map(str, command))
-        self._process = subprocess.Popen(
-            [str(part) for part in command],
-            env=environment,
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        self._texts = {"stdout": b"", "stderr": b""}
-        self.said_at = []  # (time, line) of stderr
-        self._readers = [threading.Thread(target=self._read, args=(name,), daemon=True) for name in self._texts]
-        for reader in self._readers:
-            reader.start()
-
-    def _read(self, name):
-        for line in getattr(self._process, name):
-            self._texts[name] += line
-            if name == "stderr":
-                self.said_at.append((time.monotonic(), line.decode(errors="replace").rstrip()))
-
-    @property
-    def stdout(self):
-        return self._texts["stdout"].decode(errors="replace")
-
-    @property
-    def stderr(self):
-        return self._texts["stderr"].decode(errors="replace")
-
-    def wait(self, seconds=RUN_SECONDS):
-        """Waits for the end and returns the exit code; a signal's number comes back negative."""
-        try:
-            code = self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"`{self.command}` still ran after {seconds} s\n{self._said()}") from None
-        for reader in self._readers:
-            reader.join(5)
-        return code
-
-    def is_over(self):
-        return self._process.poll() is not None
-
-    def succeed(self, seconds=RUN_SECONDS):
-        code = self.wait(seconds)
-        assert code == 0, f"`{self.command}` ended with {code}\n{self._said()}"
-        return self
-
-    def wait_for(self, condition, what):
-        """Waits for what the program does outside our sight; it must not end before."""
-        until(lambda: condition() or self._process.poll() is not None, f"`{self.command}` {what}")
-        assert condition(), f"`{self.command}` ended before it {what}\n{self._said()}"
-
-    def wait_for_stderr(self, text):
-        self.wait_for(lambda: text in self.stderr, f"said {text!r}")
-
-    def wait_until_held(self, gate):
-        self.wait_for(gate.holds_a_request, "sent the request to be held")
-
-    def interrupt(self, number=signal.SIGINT):
-        """Ctrl-C: a terminal interrupts the whole process group."""
-        os.killpg(self._process.pid, number)
-
-    def wait_for_all(self):
-        """Waits for the program and the children that it left behind, whatever their exit codes."""
-        self._process.wait(RUN_SECONDS)
-        until(lambda: not self._group_lives(), f"the children of `{self.command}` to end")
-
-    def _group_lives(self):
-        try:
-            os.killpg(self._process.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-
-    def end(self):
-        """Ends the program and the children that it left behind."""
-        if self._group_lives():
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def _said(self):
-        return f"stdout: {self.stdout[-2000:]}\nstderr: {self.stderr[-2000:]}"
 
 
 class Machine:
@@ -152,17 +61,13 @@ class Machine:
         return self._packages[name]
 
     def environment(self, **more):
-        return {
-            "HOME": str(self.home),
-            "PATH": f"{self._program.parent}:{os.environ['PATH']}",
-            "LANG": "C.UTF-8",
-            "TERM": "dumb",
+        ours = {
             "QWENAUTH_QWEN_OAUTH_URL": self.provider.url,
             "HTTPS_PROXY": CLOSED_PORT,
             "HTTP_PROXY": CLOSED_PORT,
             "NO_PROXY": "127.0.0.1,localhost",
-            **more,
         }
+        return empty_home(self.home, f"{self._program.parent}:{os.environ['PATH']}", **(ours | more))
 
     def start(self, *command, **environment):
         process = Process(command, self.environment(**environment), self.work)
@@ -205,10 +110,3 @@ class Machine:
         assert self.provider.current_refresh_tokens() == [credential["refresh_token"]], "the file lost the login"
         assert self.provider.knows(credential["access_token"]), "the file's access token is not the provider's"
         assert not self.lock_file.exists(), "the lock was left behind"
-
-
-def until(condition, what, seconds=RUN_SECONDS):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.01)

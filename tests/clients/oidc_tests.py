@@ -7,7 +7,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from machine import until
+from processes import until
 
 
 class Page(html.parser.HTMLParser):

@@ -34,7 +34,7 @@ def opencode(machine, *arguments):
 def auth_login_logs_in_and_the_session_uses_it(machine):
     api = Listener(SERVICES["qwen"], machine.provider.knows)
     machine.at_end(api.close)
-    machine.provider.api_url = api.origin
+    machine.provider.api_url = api.url
     installed(machine)
     done = opencode(machine, "auth", "login", "--provider", "qwenauth", "--method", METHOD)
     said = done.stdout + done.stderr

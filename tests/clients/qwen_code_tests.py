@@ -1,10 +1,11 @@
 """Qwen Code shares its file and its lock with `qwenauth`: each uses what the other wrote, one refresh serves both."""
 
 import json
+import signal
 from functools import partial
 from pathlib import Path
 
-from machine import until
+from processes import until
 
 PRELOAD = Path(__file__).resolve().parent / "qwen_code_preload.mjs"
 # Without `useExternal`, releases since 0.15 refuse the login of the ended free tier before they send anything.
@@ -156,7 +157,7 @@ def may_be_interrupted_while_qwenauth_renews(version, machine):
     asking = qwen.start("ping")
     asking.wait_until_held(machine.provider.model_gate)
     renewing = start_renewal(machine)
-    asking.interrupt()
+    asking.signal(signal.SIGINT)
     asking.wait_for_all()
     finish_renewal(machine, qwen, renewing)
     machine.assert_refreshed_once_by(QWENAUTH)
@@ -170,7 +171,7 @@ def may_be_interrupted_while_it_waits_for_qwenauth(version, machine):
     renewing = start_renewal(machine)
     waiting = qwen.start("ping")
     waiting.wait_for(lambda: qwen.lock_tries() >= 7, "met the lock 7 times")  # the next try is a second away
-    waiting.interrupt()
+    waiting.signal(signal.SIGINT)
     until(lambda: qwen.lock_tries() >= 8, "the interrupted Qwen Code to meet the lock again", seconds=10)
     finish_renewal(machine, qwen, renewing)
     waiting.wait_for_all()

@@ -6,7 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from rooms import REPOSITORY, WORK, run
+from processes import REPOSITORY, run
+from rooms import WORK
 
 BUILD = REPOSITORY / "packaging/build"
 PROGRAMS = Path(os.environ.get("QWENAUTH_PROGRAMS", WORK / "programs")).absolute()

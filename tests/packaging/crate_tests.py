@@ -5,7 +5,8 @@ import re
 import shutil
 import tarfile
 
-from rooms import REPOSITORY, VERSION, WORK, run, tree
+from processes import REPOSITORY, run
+from rooms import VERSION, WORK, tree
 
 CRATE = WORK / f"crate/qwenauth-{VERSION}"
 # What reads files of the repository; the whole suite takes minutes and runs in .ci/long.

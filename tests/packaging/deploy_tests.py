@@ -15,7 +15,8 @@ import urllib.request
 from pathlib import Path
 
 from image_tests import USER, unpack
-from rooms import Provider, REPOSITORY, Root, STRANGER, Server, VERSION, WORK, run
+from processes import REPOSITORY, run
+from rooms import Provider, Root, STRANGER, Server, VERSION, WORK
 from runner import Runner, load_text
 
 PAGE = REPOSITORY / "docs/deploy.md"

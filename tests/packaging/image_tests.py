@@ -4,7 +4,8 @@ import hashlib
 import json
 import tarfile
 
-from rooms import Root, VERSION, WORK, check, run
+from processes import run
+from rooms import Root, VERSION, WORK, check
 
 USER = 65532
 

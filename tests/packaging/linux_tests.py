@@ -7,7 +7,8 @@ import subprocess
 import tarfile
 import threading
 
-from rooms import REPOSITORY, Root, Server, VERSION, check, check_completions, check_pages, run, tree
+from processes import REPOSITORY, run
+from rooms import Root, Server, VERSION, check, check_completions, check_pages, tree
 
 ARCHIVE = f"qwenauth-{VERSION}-x86_64-unknown-linux-musl"
 

@@ -11,7 +11,8 @@ import subprocess
 import tarfile
 import time
 
-from rooms import REPOSITORY, Root, Server, VERSION, WORK, check, check_pages, command_of, run, tree
+from processes import REPOSITORY, run
+from rooms import Root, Server, VERSION, WORK, check, check_pages, command_of, tree
 
 NATIVE = "lib/node_modules/qwenauth/node_modules/@qwenauth/linux-x64/bin/qwenauth"
 LOGIN = ["login", "custom", "--base-url", "http://127.0.0.1:9/v1", "--api-key-stdin", "--no-verify", "--model", "m"]

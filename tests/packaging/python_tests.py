@@ -4,7 +4,8 @@ import os
 import sys
 import zipfile
 
-from rooms import Root, VERSION, WORK, check, check_pages, run, tree
+from processes import run
+from rooms import Root, VERSION, WORK, check, check_pages, tree
 
 
 def wheel_of(packages):

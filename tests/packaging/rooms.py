@@ -6,20 +6,17 @@ A root has nothing but what was installed: no shell, no library, no toolchain, n
 
 import contextlib
 import hashlib
-import http.server
-import json
 import os
 import shutil
-import subprocess
 import tempfile
-import threading
 import tomllib
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from processes import REPOSITORY, run
+from provider import Answering, Loopback
+
 WORK = REPOSITORY / "target/packaging"
 VERSION = tomllib.loads((REPOSITORY / "Cargo.toml").read_text())["package"]["version"]
-RUN_SECONDS = 120  # many times what any run takes on a quiet machine
 STRANGER = 54321  # a user and group that no database knows
 
 # $1 is the root, $2 the user, $3 `ro` or `rw`; the rest is the program. Read-only: all but /data and /tmp.
@@ -37,42 +34,6 @@ shift 3
 /bin/mount --bind /dev/null "$root/dev/null"
 exec /usr/sbin/chroot --userspec="$user:$user" --groups= "$root" "$@"
 """
-
-
-class Outcome:
-    def __init__(self, command, done):
-        self.command = " ".join(map(str, command))
-        self.code = done.returncode
-        self.stdout, self.stderr = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
-
-    def __str__(self):
-        return f"`{self.command}` ended with {self.code}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
-
-    def ok(self):
-        assert self.code == 0, self
-        return self
-
-    def fails(self, text, code=1):
-        assert self.code == code and text in self.stderr, f"not {code} with {text!r}: {self}"
-        return self
-
-    def json(self):
-        return json.loads(self.stdout)
-
-
-def run(command, stdin="", environment=None, directory=None, seconds=RUN_SECONDS, **options):
-    command = [str(part) for part in command]
-    done = subprocess.run(
-        command,
-        input=stdin.encode(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ if environment is None else environment,
-        cwd=directory,
-        timeout=seconds,
-        **options,
-    )
-    return Outcome(command, done)
 
 
 def tree(directory):
@@ -183,45 +144,6 @@ def check_completions(root, program, files):
         assert printed.stdout == root.below(path).read_text(), f"{path} is not what `completions {shell}` prints"
 
 
-class Answering(http.server.BaseHTTPRequestHandler):
-    """Sends JSON, and logs nothing."""
-
-    protocol_version = "HTTP/1.1"
-
-    def send(self, status, value):
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def body(self):
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
-    def log_message(self, *_):
-        pass
-
-
-class Loopback:
-    """A server on loopback. `with` stops it."""
-
-    def __init__(self, handler):
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        self._thread.start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 class Server(Loopback):
     """Files, and a package registry for npm."""
 
@@ -257,7 +179,7 @@ class Provider(Loopback):
                 self.body()
                 known = self.headers.get("Authorization") == f"Bearer {key}"
                 models = {"object": "list", "data": [{"id": "m", "object": "model"}]}
-                self.send(200 if known else 401, models if known else {"error": {"message": "no"}})
+                self.reply(200 if known else 401, models if known else {"error": {"message": "no"}})
 
             do_GET = do_POST = answer
 

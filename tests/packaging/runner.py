@@ -10,7 +10,7 @@ import re
 import shlex
 from pathlib import Path
 
-from rooms import run
+from processes import run
 
 
 def load(file):

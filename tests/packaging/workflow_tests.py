@@ -12,7 +12,9 @@ import tempfile
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from rooms import Answering, Loopback, Provider, REPOSITORY, Server, VERSION, WORK, run
+from processes import REPOSITORY, run
+from provider import Answering, Loopback
+from rooms import Provider, Server, VERSION, WORK
 from runner import Runner, checkout, load, shims
 
 sys.path.insert(0, str(REPOSITORY / "packaging"))
@@ -196,7 +198,7 @@ class Federation(Loopback):
                 bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
                 known = {"/id-token": (REQUEST_TOKEN, {"value": ID_TOKEN}), "/api/v1/key": (GRANTED, {"data": {}})}
                 token, answer = known.get(place, (None, None))
-                self.send(200 if bearer == token else 401, answer if bearer == token else {"error": {"message": "no"}})
+                self.reply(200 if bearer == token else 401, answer if bearer == token else {"error": {"message": "no"}})
 
             def do_POST(self):
                 form = dict(parse_qsl(self.body().decode()))
@@ -209,7 +211,7 @@ class Federation(Loopback):
                     "scope": "inference",
                 }
                 granted = {"access_token": GRANTED, "token_type": "Bearer", "expires_in": 900}
-                self.send(200 if good else 400, granted if good else {"error": "invalid_grant"})
+                self.reply(200 if good else 400, granted if good else {"error": "invalid_grant"})
 
         super().__init__(Handler)
 

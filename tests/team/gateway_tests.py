@@ -4,7 +4,8 @@ import json
 import re
 import signal
 
-from hosts import REPOSITORY, Network, certify
+from hosts import Network, certify
+from processes import REPOSITORY
 
 KEY = "sk-provider-0123456789abcdef"
 MODEL = "qwen3-coder-plus"
@@ -31,7 +32,7 @@ class Team:
         self.log = self.network.root / "log"
         provider = REPOSITORY / "tests/team/provider.py"
         words = [provider, self.ca / "cloud.pem", self.ca / "cloud.key", self.log, KEY]
-        self.network["cloud"].start("python3", *words).wait_for("stdout", "ready")
+        self.network["cloud"].start("python3", *words).wait_for_stdout("ready")
         return self
 
     def __exit__(self, *error):
@@ -50,8 +51,8 @@ class Team:
         self.configure(host)
         pair = ["--tls-cert", self.ca / f"{host.name}.pem", "--tls-key", self.ca / f"{host.name}.key"]
         words = ["qwenauth", "gateway", "--listen", "0.0.0.0:8443", *pair, *more]
-        running = host.start(*words, **self.trust, **environment).wait_for("stdout", "\n")
-        running.wait_for("stdout", "\nsk-")
+        running = host.start(*words, **self.trust, **environment).wait_for_stdout("\n")
+        running.wait_for_stdout("\nsk-")
         return running, *running.stdout.split()[:2]
 
     def asked(self):
@@ -70,7 +71,7 @@ def a_member_on_another_machine_logs_in_and_asks(program):
         assert "invalid peer certificate" in untrusted.stderr and team.asked() == [], untrusted
         assert "profile `team` (active)" in two.run(*login, stdin=key, **team.trust).stderr
         answer = two.run("qwenauth", "exec", "--", "python3", "-c", ASK, **team.trust)
-        assert "hello from the provider" in answer.stdout, answer
+        assert "practice answer to: hi" in answer.stdout, answer
         # Node trusts the CA as well, by what `exec` passes on.
         fetch = "fetch(process.env.OPENAI_BASE_URL + '/models', {headers: {authorization: `Bearer ${process.env.OPENAI_API_KEY}`}}).then(async (got) => console.log(got.status, await got.text()))"
         answer = two.run("qwenauth", "exec", "--", "node", "-e", fetch, **team.trust)
@@ -97,7 +98,7 @@ def plain_http_is_for_its_own_machine_only(program):
         refused = one.start("qwenauth", "gateway", "--listen", "0.0.0.0:8399", **team.trust)
         assert refused.wait() == 2 and "--tls-cert" in refused.stderr and "--plain-http" in refused.stderr, refused
         words = ["qwenauth", "gateway", "--listen", "0.0.0.0:8399", "--plain-http"]
-        gateway = one.start(*words, **team.trust).wait_for("stdout", "\nsk-")
+        gateway = one.start(*words, **team.trust).wait_for_stdout("\nsk-")
         url, key = gateway.stdout.split()
         assert url == f"http://{one.address}:8399/v1", url
         login = two.start("qwenauth", "login", "team", "--base-url", url, "--api-key-stdin", stdin=key)
@@ -128,7 +129,7 @@ def nginx_before_the_socket_serves_members(program):
         one, two = team.network["one"], team.network["two"]
         team.configure(one)
         words = ["qwenauth", "gateway", "--listen", f"unix:{one.home}/qwenauth.sock", "--public-url", "https://one.test"]
-        gateway = one.start(*words, **team.trust).wait_for("stdout", "\nsk-")
+        gateway = one.start(*words, **team.trust).wait_for_stdout("\nsk-")
         url, key = gateway.stdout.split()
         assert url == "https://one.test/v1", url
         config = one.file("nginx.conf", NGINX.format(root=one.home, ca=team.ca))
@@ -140,7 +141,7 @@ def nginx_before_the_socket_serves_members(program):
         body = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "hi"}]})
         ask = f"""curl -sS -N --cacert {team.ca}/ca.pem -H "Authorization: Bearer $OPENAI_API_KEY" -d '{body}' $OPENAI_BASE_URL/chat/completions"""
         answer = two.run("qwenauth", "exec", "--", "sh", "-c", ask, **team.trust)
-        assert "hello from the provider" in answer.stdout and answer.stdout.rstrip().endswith("data: [DONE]"), answer
+        assert "practice" in answer.stdout and answer.stdout.rstrip().endswith("data: [DONE]"), answer
 
 
 TESTS = {

@@ -16,7 +16,7 @@ import threading
 from pathlib import Path
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "clients"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 from provider import Provider  # noqa: E402
 
 ADDRESS, HOST, PROXY = "10.77.0.1", "login.practice.example", "proxy.practice.example"

@@ -19,7 +19,7 @@ import unittest
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "clients"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 from provider import Provider  # noqa: E402
 
 ON_WINDOWS = os.name == "nt"
@@ -38,14 +38,6 @@ class Outcome:
     code: int
     stdout: str
     stderr: str
-
-
-def wait_until(condition, what):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not come")
-        time.sleep(0.01)
 
 
 class Side:
@@ -187,14 +179,8 @@ class Side:
 
     def logged_in(self, seconds=6 * 3600, **fields):
         """A login as Qwen Code writes it, that lasts so long."""
-        issued = self.provider.grant()
-        expiry = int((time.time() + seconds) * 1000)
-        stored = {name: issued[name] for name in ("access_token", "refresh_token", "token_type", "resource_url")}
-        self.credential().parent.mkdir(exist_ok=True)
-        self.credential().parent.chmod(0o700)
-        self.credential().write_text(json.dumps(stored | {"expiry_date": expiry} | fields))
-        self.credential().chmod(0o600)
-        self.plain(json.dumps(stored))
+        issued = self.provider.log_in(self.home, seconds, **fields)
+        self.plain(json.dumps(issued))
         return issued
 
     def expired(self):

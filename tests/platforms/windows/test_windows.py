@@ -7,7 +7,8 @@ import subprocess
 import time
 import unittest
 
-from machine import ON_WINDOWS, Test, first_line, wait_until
+from machine import ON_WINDOWS, Test, first_line
+from processes import until
 
 SUCCESS = 0
 
@@ -529,7 +530,7 @@ class Gateways(Test):
         process, base_url, key = self.start()
         self.ask(base_url, key)
         counted = lambda: json.loads(self.windows.run("usage", "--json").stdout)["usage"]  # noqa: E731
-        wait_until(counted, "the count")
+        until(counted, "the count")
         self.assertEqual([row["requests"] for row in counted()], [1])
         self.end(process)
 
@@ -543,7 +544,7 @@ class Gateways(Test):
         process, base_url, key = self.start()
         self.assertEqual(self.ask(base_url, key)[0], 200)
         noted = self.windows.bin / "noted.json"
-        wait_until(noted.exists, "the hook")
+        until(noted.exists, "the hook")
         self.assertEqual(json.loads(noted.read_text())["event"], "renewed")
         self.end(process)
 

@@ -9,7 +9,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 
-from provider import Answering, Server
+from provider import Answering, Loopback
 
 CREDENTIAL_HEADERS = ("Authorization", "x-api-key", "api-key", "x-goog-api-key")
 
@@ -78,21 +78,15 @@ class Seen:
         return f"{self.method} {self.path} {self.model} → {self.status} via {self.via}"
 
 
-class Listener:
+class Listener(Loopback):
     """Serves on loopback and records; `accepts(key)` says whether a key is the account's."""
 
     def __init__(self, service=None, accepts=None):
         self.service, self.accepts = service, accepts
         self._requests = []
         self._lock = threading.Lock()
-        self._server = Server(("127.0.0.1", 0), self._handler())
-        self.origin = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self.base_url = f"{self.origin}{service.base if service else '/v1'}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(self._handler())
+        self.base_url = f"{self.url}{service.base if service else '/v1'}"
 
     def requests(self):
         with self._lock:
@@ -110,17 +104,16 @@ class Listener:
                 self.serve()
 
             def serve(self):
-                self.asked = self.body()
+                self.asked = self.question()
                 self.path = self.path.partition("?")[0]
                 if listener.service:
                     self.serve_strictly()
                 else:
                     self.serve_anything()
 
-            def body(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            def question(self):
                 try:
-                    asked = json.loads(body)
+                    asked = json.loads(self.body())
                 except ValueError:
                     asked = {}
                 return asked if isinstance(asked, dict) else {}

@@ -65,6 +65,26 @@ class Server(ThreadingHTTPServer):
             traceback.print_exc()
 
 
+class Loopback:
+    """A server on loopback. `with` stops it."""
+
+    def __init__(self, handler):
+        self._server = Server(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        # The end of a test waits for the next look at whether to go on.
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
 class Answering(BaseHTTPRequestHandler):
     """Answers as a model does, in the OpenAI and Anthropic protocols, whole or as events."""
 
@@ -72,6 +92,9 @@ class Answering(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+    def body(self):
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def chat(self, asked):
         call = tool_call(asked)
@@ -151,7 +174,7 @@ class Answering(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-class Provider:
+class Provider(Loopback):
     def __init__(self):
         self.requests: list[Request] = []
         self.refresh_gate = Gate()
@@ -163,16 +186,12 @@ class Provider:
         self.reuse_seen = False
         self.before_next_answer = None  # done once, when the model has let a request in
         self.api_url = None  # where the models are, if not here
-        self._server = Server(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        # The end of a test waits for the next look at whether to go on.
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        super().__init__(self._handler())
 
     def close(self):
         self.refresh_gate.open()
         self.model_gate.open()
-        self._server.shutdown()
-        self._server.server_close()
+        super().close()
 
     def of_kind(self, kind):
         with self._lock:
@@ -203,6 +222,16 @@ class Provider:
         """A login, as if it had been approved."""
         with self._lock:
             return self._issue()
+
+    def log_in(self, home, seconds=ACCESS_TOKEN_SECONDS, **fields):
+        """A login below `home` as Qwen Code writes it, that lasts so long; what was granted."""
+        granted = self.grant()
+        stored = {name: granted[name] for name in ("access_token", "refresh_token", "token_type", "resource_url")}
+        file = home / ".qwen" / "oauth_creds.json"
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        file.write_text(json.dumps(stored | {"expiry_date": int((time.time() + seconds) * 1000)} | fields))
+        file.chmod(0o600)
+        return granted
 
     def device_code(self, form):
         code = secrets.token_hex(16)
@@ -272,7 +301,7 @@ class Provider:
                     self.reply(404, {"error": {"message": f"nothing at {self.path}"}})
 
             def do_POST(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self.body()
                 if self.path == "/api/v1/oauth2/device/code":
                     self.oauth("device", body, provider.device_code)
                 elif self.path == "/api/v1/oauth2/token":
