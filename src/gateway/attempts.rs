@@ -52,7 +52,7 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
             return Err(anthropic::missing(&ready.provider).into());
         }
         let account = served.account(&ready).map_err(|failed| refusal::not_ready(&failed))?;
-        proxied.usage.belongs_to(&account, &ready.origin.host);
+        proxied.usage.note_account(&account, &ready.origin.host);
         Ok(Self { proxied, served, ready, account, made: 0, was_renewed: false, has_waited: false })
     }
 
@@ -114,27 +114,27 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
             self.ready.mark.served();
             self.account.served(self.proxied.usage.model.as_deref());
         }
-        Ok(Some(self.pass(response).await?))
+        Ok(Some(self.forward_once_begun(response).await?))
     }
 
     async fn conclude_rejected(&mut self, response: Answer) -> Result<Option<Response<ResponseBody>>, Unserved> {
-        let rejection = self.read(inspect(response).await);
+        let rejection = self.classify(inspect(response).await);
         match rejection.status().as_u16() {
             401 | 403 if self.ready.is_renewable() || self.proxied.may_move => self.renew_or_stop(rejection).await,
             429 | 503 => self.wait_or_stop(rejection).await,
-            500.. => Err(rejection.failing(&self.account, self.proxied.usage.model.as_deref())),
+            500.. => Err(rejection.server_error(&self.account, self.proxied.usage.model.as_deref())),
             400 => {
                 rejection.note_credential(self.served, &self.ready);
-                Ok(Some(self.pass_on(rejection.response)?))
+                Ok(Some(self.forward(rejection.response)?))
             }
             _ => {
                 rejection.note_credential(self.served, &self.ready);
-                self.give(rejection).map(Some)
+                self.forward_or_defer(rejection).map(Some)
             }
         }
     }
 
-    fn read(&mut self, response: InspectedResponse) -> Rejection {
+    fn classify(&mut self, response: InspectedResponse) -> Rejection {
         self.proxied.usage.note_model(&self.proxied.request.body);
         let error = response.error(self.proxied.usage.model.as_deref(), &self.ready);
         Rejection { response, error, attempts: self.made }
@@ -148,7 +148,7 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
         }
         if cause != Cause::Credential || !self.ready.is_renewable() {
             rejection.note_credential(self.served, &self.ready);
-            return self.give(rejection).map(Some);
+            return self.forward_or_defer(rejection).map(Some);
         }
         self.served.cache.note_refused(true);
         if self.was_renewed {
@@ -156,7 +156,7 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
             return Err(refusal::ended(&self.ready, &rejection.error.message).into());
         }
         if !self.proxied.request.body.can_be_read_again() {
-            return self.give(rejection).map(Some);
+            return self.forward_or_defer(rejection).map(Some);
         }
         drop(rejection);
         log::info!("`{}` rejected the token; renewing it unless that has already been done", self.served.profile);
@@ -195,11 +195,11 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
             Next::Stop => return Err(self.exhausted(rejection)),
             Next::Exhausted => drop(self.account.note_exhausted(error, self.proxied.usage.model.as_deref())),
             Next::After(_) if status != 429 && self.proxied.may_move => {
-                return Err(rejection.failing(&self.account, self.proxied.usage.model.as_deref()));
+                return Err(rejection.server_error(&self.account, self.proxied.usage.model.as_deref()));
             }
             Next::After(_) | Next::Forward => {}
         }
-        self.give(rejection).map(Some)
+        self.forward_or_defer(rejection).map(Some)
     }
 
     /// Waits before another attempt if the provider cannot be reached, or gives up.
@@ -214,7 +214,7 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
         usage.note_model(&request.body);
         let note_outage = || self.account.note_outage(usage.model.as_deref(), &why).id();
         let occurrence = may_move.then(note_outage).unwrap_or_default();
-        let deferred = DeferredResponse::Own(refusal::trouble(&self.ready, SendError::NotSent(why)));
+        let deferred = DeferredResponse::Own(refusal::no_response(&self.ready, SendError::NotSent(why)));
         Err(Unserved::movable(deferred, Some(Reason::Outage), occurrence))
     }
 
@@ -235,18 +235,18 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
     }
 
     /// Handles a connection that ended before a response.
-    pub(super) fn lost(&self, trouble: SendError) -> Unserved {
+    pub(super) fn no_response(&self, error: SendError) -> Unserved {
         let refused = self.proxied.request.check_length().err();
-        refused.unwrap_or_else(|| refusal::trouble(&self.ready, trouble)).into()
+        refused.unwrap_or_else(|| refusal::no_response(&self.ready, error)).into()
     }
 
     /// Forwards an error response, unless the request moved here from a profile whose response takes precedence.
-    fn give(&mut self, rejection: Rejection) -> Result<Response<ResponseBody>, Unserved> {
+    fn forward_or_defer(&mut self, rejection: Rejection) -> Result<Response<ResponseBody>, Unserved> {
         if self.proxied.usage.has_moved() {
             return Err(rejection.deferred());
         }
         let is_limit = matches!(rejection.status().as_u16(), 429 | 503);
-        let mut response = self.pass_on(rejection.response)?;
+        let mut response = self.forward(rejection.response)?;
         if is_limit {
             refusal::settle_retry_after(response.headers_mut(), rejection.attempts);
         }
@@ -254,20 +254,20 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
     }
 
     /// Forwards the response to the client once its first chunk is there.
-    async fn pass(&mut self, response: Answer) -> Result<Response<ResponseBody>, Unserved> {
+    async fn forward_once_begun(&mut self, response: Answer) -> Result<Response<ResponseBody>, Unserved> {
         let body = &self.proxied.request.body;
         body.stop_keeping();
         match body.while_reading(begin(response, self.proxied.gateway.options.timeout)).await {
-            Ok(begun) => self.pass_on(begun),
-            Err(NoChunk::Late(limit)) => Err(self.lost(SendError::Silent(limit))),
-            Err(NoChunk::Broken(why)) => Err(self.lost(SendError::Lost(why))),
+            Ok(begun) => self.forward(begun),
+            Err(NoChunk::Late(limit)) => Err(self.no_response(SendError::Silent(limit))),
+            Err(NoChunk::Broken(why)) => Err(self.no_response(SendError::Lost(why))),
         }
     }
 
-    fn pass_on(&mut self, response: InspectedResponse) -> Result<Response<ResponseBody>, Unserved> {
+    fn forward(&mut self, response: InspectedResponse) -> Result<Response<ResponseBody>, Unserved> {
         match response.is_lost() {
-            Some(why) => Err(self.lost(SendError::Lost(why.to_owned()))),
-            None => Ok(self.proxied.pass_on(self.served, response)),
+            Some(why) => Err(self.no_response(SendError::Lost(why.to_owned()))),
+            None => Ok(self.proxied.forward_response(self.served, response)),
         }
     }
 }
@@ -288,7 +288,7 @@ fn log_attempt(
     }
     let outcome = match sent {
         Ok(response) => response.status().as_u16().to_string(),
-        Err(trouble) => format!("{trouble:?}"),
+        Err(error) => format!("{error:?}"),
     };
     let (method, host, path) = (&request.method, ready.origin.host.to_str().unwrap_or_default(), request.path());
     let (base_path, took) = (&ready.base_path, since.elapsed().as_millis());

@@ -101,7 +101,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
                     }
                 }
                 Err(SendError::NotSent(why)) => Box::pin(attempts.pause_or_stop(why)).await?,
-                Err(trouble) => return Err(attempts.lost(trouble)),
+                Err(error) => return Err(attempts.no_response(error)),
             }
         }
     }
@@ -111,7 +111,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
         match deferred {
             DeferredResponse::Own(refusal) => self.refuse(served, refusal),
             DeferredResponse::Provider(rejection) => {
-                let mut response = self.pass_on(served, rejection.response);
+                let mut response = self.forward_response(served, rejection.response);
                 refusal::settle_retry_after(response.headers_mut(), rejection.attempts);
                 response
             }
@@ -126,8 +126,8 @@ impl<'gateway> ProxiedRequest<'gateway> {
         response
     }
 
-    /// Forwards the provider's response, in which the record of the request ends.
-    pub(super) fn pass_on(
+    /// Forwards the provider's response. Its body holds the record of the request from now on, and enters it at its end.
+    pub(super) fn forward_response(
         &mut self,
         served: &ServedProfile,
         mut response: InspectedResponse,
@@ -142,7 +142,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
         response.forwarded(self.usage.take(), self.gateway.options.timeout)
     }
 
-    /// States in a response how the request came to it.
+    /// Adds the headers that state how the request was served.
     fn stamp(&self, served: &ServedProfile, headers: &mut HeaderMap) {
         self.usage.stamp(headers);
         if let Some(name) = &served.header {

@@ -19,7 +19,7 @@ use super::pacing::MAX_QUEUE_TIME;
 use super::refusal::Refusal;
 use super::rejection::{DeferredResponse, Unserved};
 use super::request_body::Broken;
-use super::slot::{PendingRequest, moves};
+use super::slot::{PendingRequest, quota_fallback};
 use super::team::Team;
 use crate::keys::{KeyRecord, KeyText, Money, State};
 use crate::limits::{Decision, Demand, Left, Refused};
@@ -28,7 +28,7 @@ use crate::limits::{Decision, Demand, Left, Refused};
 const MAX_CHANGES: u32 = 5;
 
 /// Log message of a request that the limits of its key delayed or stopped.
-const KEPT_TO: &str = "the limits of the key apply";
+const KEY_LIMITED: &str = "the limits of the key apply";
 
 /// The key of one request.
 pub(super) struct KeyAdmission<'gateway> {
@@ -148,7 +148,7 @@ impl<'gateway> KeyAdmission<'gateway> {
         }
         let waited = since.elapsed();
         if waited > Duration::from_millis(1) && !wait.is_zero() || waited > Duration::from_millis(50) {
-            pending.usage.note_wait(waited, KEPT_TO);
+            pending.usage.note_wait(waited, KEY_LIMITED);
         }
         pending.request.check_length()?;
         self.team.count("go");
@@ -228,10 +228,10 @@ impl<'gateway> KeyAdmission<'gateway> {
     async fn not_granted(&self, pending: &mut PendingRequest<'_>, reason: Refused) -> Unserved {
         self.team.count_refused(reason);
         pending.await_model().await;
-        pending.usage.reason = Some(KEPT_TO);
+        pending.usage.reason = Some(KEY_LIMITED);
         let deferred = DeferredResponse::Own(key_limits::refused(reason, &self.key, &pending.account.profile));
         let (reason, occurrence) = match reason {
-            Refused::AccountQuota(used_up) => moves(used_up),
+            Refused::AccountQuota(used_up) => quota_fallback(used_up),
             Refused::AccountDay { .. } => (Some(Reason::Day), pending.account.pacing.occurrence_of_day()),
             _ => (None, String::new()),
         };

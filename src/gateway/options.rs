@@ -13,7 +13,7 @@ use crate::credentials::CredentialSource;
 use crate::hooks;
 use crate::limits::shared::Where;
 
-/// What the user says about limits, over what the provider's data say.
+/// The user's settings of limits, which replace those of the provider's data.
 #[derive(Debug, Clone)]
 pub(crate) struct Tuning {
     pub(crate) rpm: Option<u32>,
@@ -28,10 +28,11 @@ pub(crate) struct GatewayOptions {
     pub(crate) max_body: u64,
     /// Bytes of a request that are kept for another try.
     pub(crate) replay_limit: usize,
-    /// To the first byte of an answer, and between two.
+    /// Longest wait for the first byte of a response, and for the next one.
     pub(crate) timeout: Duration,
     /// Longest `Retry-After` of a provider that is honored.
     pub(crate) max_wait: Duration,
+    /// How long requests in flight have to finish once the gateway is to end.
     pub(crate) drain: Duration,
     /// Percent of the day's limit.
     pub(crate) warn_at: Option<u8>,

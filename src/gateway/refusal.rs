@@ -28,7 +28,7 @@ pub(super) struct Refusal {
     pub(super) message: String,
     pub(super) retry_after: Option<Duration>,
     /// Whether the client should try again by itself; `None`: as it thinks right.
-    pub(super) should_retry: Option<bool>,
+    should_retry: Option<bool>,
 }
 
 impl Refusal {
@@ -102,9 +102,9 @@ pub(super) fn not_ready(failed: &Failed) -> Refusal {
 }
 
 /// There was no response.
-pub(super) fn trouble(ready: &ReadyCredential, trouble: SendError) -> Refusal {
+pub(super) fn no_response(ready: &ReadyCredential, error: SendError) -> Refusal {
     let title = &ready.provider.title;
-    match trouble {
+    match error {
         SendError::Client(why) => Refusal::new(StatusCode::BAD_REQUEST, "request_incomplete", why),
         SendError::NotSent(why) => {
             Refusal::new(StatusCode::BAD_GATEWAY, "upstream_unreachable", format!("cannot reach {title}: {why}"))
@@ -120,7 +120,7 @@ pub(super) fn trouble(ready: &ReadyCredential, trouble: SendError) -> Refusal {
     }
 }
 
-/// The limits of `profile` give no turn.
+/// The limits of `profile` give no slot.
 pub(super) fn no_slot(profile: &str, no_slot: NoSlot) -> Refusal {
     match no_slot {
         NoSlot::DayOver { ends } => day_over(profile, ends),

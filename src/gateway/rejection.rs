@@ -55,7 +55,7 @@ impl Rejection {
     }
 
     /// Handles a server error.
-    pub(super) fn failing(self, account: &ServedAccount, model: Option<&str>) -> Unserved {
+    pub(super) fn server_error(self, account: &ServedAccount, model: Option<&str>) -> Unserved {
         let why = format!("it answered {}", self.status().as_u16());
         let occurrence = account.note_outage(model, &why).id();
         Unserved::movable(DeferredResponse::Provider(Box::new(self)), Some(Reason::Error), occurrence)

@@ -162,7 +162,7 @@ impl Drop for ForwardedBody {
     /// The end of every response: complete, aborted, or abandoned by the client.
     fn drop(&mut self) {
         if let Some(meter) = &self.meter {
-            self.record.see(meter);
+            self.record.note_usage(meter);
         }
         let ended = self.ended || self.first.is_none() && self.broken.is_none() && self.answer.is_end();
         if let Some(entry) = &mut self.record.entry {

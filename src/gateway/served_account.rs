@@ -18,8 +18,8 @@ use crate::providers::error::{ApiError, Cause, Scope, epoch};
 use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts, cut_name, seconds};
 
 /// Headers that state a limit, its remainder and its reset, with a label for it.
-const STATED: [(&str, &str, &str, &str); 4] = [
-    ("modelscope-ratelimit-requests-limit", "modelscope-ratelimit-requests-remaining", "", "requests per day"),
+const LIMIT_HEADERS: [(&str, &str, &str, &str); 4] = [
+    ("modelscope-ratelimit-requests-limit", "modelscope-ratelimit-requests-remaining", "", DAY_LABEL),
     (
         "modelscope-ratelimit-model-requests-limit",
         "modelscope-ratelimit-model-requests-remaining",
@@ -31,9 +31,8 @@ const STATED: [(&str, &str, &str, &str); 4] = [
 ];
 
 /// The label of the day's limit in a warning.
-const OF_THE_DAY: &str = "requests per day";
+const DAY_LABEL: &str = "requests per day";
 
-/// What is known once there is a credential: the account and its provider.
 pub(super) struct ServedAccount {
     pub(super) profile: String,
     pub(super) provider: String,
@@ -185,7 +184,7 @@ impl ServedAccount {
         if !headers.keys().any(states_limit) {
             return;
         }
-        for (limit, remaining, reset, name) in STATED {
+        for (limit, remaining, reset, name) in LIMIT_HEADERS {
             let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
             let (Some(limit), Some(remaining)) = (text(limit), text(remaining)) else { continue };
             let (Ok(limit), Ok(remaining)) = (limit.parse(), remaining.parse()) else { continue };
@@ -202,9 +201,10 @@ impl ServedAccount {
         }
     }
 
+    /// Emits an event once a day when `percent` of the day's limit are used.
     pub(super) fn warn(&self, percent: u8) {
         let ledger = self.ledger.borrow();
-        let stated = ledger.limits().find(|seen| seen.name == OF_THE_DAY).map(|seen| (seen.limit, seen.remaining));
+        let stated = ledger.limits().find(|seen| seen.name == DAY_LABEL).map(|seen| (seen.limit, seen.remaining));
         let Some((used, limit, ends)) = self.pacing.warn(percent, stated) else { return };
         let event = Event::LimitNear {
             profile: self.profile.clone(),
@@ -216,11 +216,13 @@ impl ServedAccount {
         self.events.emit(&event, &format!("{}/{}/{:?}", self.provider, hash(&self.account_id), rfc3339(ends)));
     }
 
+    /// Takes what is to be written to the ledger.
     pub(super) fn take_pending(&self) -> Option<UnwrittenCounts> {
         let today = self.day();
         self.ledger.borrow_mut().take_pending(&today)
     }
 
+    /// Keeps for the next time what was not written.
     pub(super) fn put_back(&self, pending: UnwrittenCounts) {
         self.ledger.borrow_mut().put_back(pending);
     }
@@ -239,6 +241,7 @@ impl ServedAccount {
         in_force.map(|entry| (entry.cause.limit_name(), name(entry))).collect()
     }
 
+    /// What was used since the gateway started, by model.
     pub(super) fn totals(&self) -> Vec<(String, Counts)> {
         self.ledger.borrow().totals.iter().map(|(model, counts)| (model.clone(), *counts)).collect()
     }

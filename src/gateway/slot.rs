@@ -27,7 +27,7 @@ pub(super) struct PendingRequest<'request> {
 }
 
 impl PendingRequest<'_> {
-    pub(super) fn note_model(&mut self) {
+    fn note_model(&mut self) {
         self.usage.note_model(&self.request.body);
     }
 
@@ -83,7 +83,7 @@ impl PendingRequest<'_> {
         self.await_model().await;
         self.usage.reason = Some("the user's own quota is used up");
         let refusal = refusal::over_quota(&self.account.profile, used_up.cause, used_up.ends);
-        let (reason, occurrence) = moves(used_up);
+        let (reason, occurrence) = quota_fallback(used_up);
         Unserved::movable(DeferredResponse::Own(refusal), reason, occurrence)
     }
 
@@ -100,7 +100,7 @@ impl PendingRequest<'_> {
         self.await_model().await;
         self.usage.reason = Some(PACED);
         let (reason, occurrence) = match no_slot {
-            NoSlot::OverQuota(used_up) => moves(used_up),
+            NoSlot::OverQuota(used_up) => quota_fallback(used_up),
             NoSlot::DayOver { .. } => (Some(Reason::Day), account.pacing.occurrence_of_day()),
             NoSlot::TooLong(_) | NoSlot::Unavailable => (None, String::new()),
         };
@@ -144,7 +144,7 @@ impl Drop for HeldPlace {
 }
 
 /// Why a request beyond a quota may move to another profile, and what tells this occurrence from others.
-pub(super) fn moves(UsedUp { cause, ends }: UsedUp) -> (Option<Reason>, String) {
+pub(super) fn quota_fallback(UsedUp { cause, ends }: UsedUp) -> (Option<Reason>, String) {
     // In seconds, for the server of shared limits says how long it lasts from now on.
     let ends = ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     (Reason::of(cause), format!("quota/{cause:?}/{ends}"))

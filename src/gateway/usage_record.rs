@@ -30,7 +30,7 @@ const FALLBACK: HeaderName = HeaderName::from_static("x-qwenauth-fallback");
 pub(super) struct UsageRecord {
     account: Option<Rc<ServedAccount>>,
     counts: Counts,
-    pub(super) waited: Duration,
+    waited: Duration,
     /// The model's name at this profile.
     pub(super) model: Option<String>,
     /// Why it waited or was not served.
@@ -84,7 +84,7 @@ impl UsageRecord {
     }
 
     /// `host`: where the account's requests go.
-    pub(super) fn belongs_to(&mut self, account: &Rc<ServedAccount>, host: &HeaderValue) {
+    pub(super) fn note_account(&mut self, account: &Rc<ServedAccount>, host: &HeaderValue) {
         self.account = Some(Rc::clone(account));
         if let Some(entry) = self.entry.as_mut().filter(|entry| entry.is_read()) {
             entry.outcome.server = host.to_str().ok().map(str::to_owned);
@@ -149,7 +149,7 @@ impl UsageRecord {
         }
     }
 
-    /// States in a response how the request came to it.
+    /// Adds the headers that state how the request was served.
     pub(super) fn stamp(&self, headers: &mut HeaderMap) {
         let waited = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
         headers.insert(WAIT_MS, small(waited));
@@ -163,7 +163,7 @@ impl UsageRecord {
         self.counts.rate_limited += 1;
     }
 
-    pub(super) fn see(&mut self, meter: &Meter) {
+    pub(super) fn note_usage(&mut self, meter: &Meter) {
         let tokens = meter.tokens();
         self.counts.prompt_tokens = tokens.prompt;
         self.counts.completion_tokens = tokens.completion;
