@@ -263,7 +263,7 @@ pub(super) fn say_where(source: &CredentialSource, provider: &Provider, server: 
     if usual.as_ref().is_ok_and(|usual| usual.host() != server.token_endpoint.host()) {
         let host = server.token_endpoint.host_str().unwrap_or_default();
         SAID.call_once(|| {
-            note(&format!("warning: `QWENAUTH_QWEN_OAUTH_URL` is set: tokens are requested from `{host}`"))
+            note(&format!("warning: `QWENAUTH_QWEN_OAUTH_URL` is set: tokens are requested from `{host}`"));
         });
     }
 }

@@ -79,9 +79,7 @@ impl Entry {
         self.outcome.status = Some(status);
         self.outcome.complete = true;
     }
-}
 
-impl Entry {
     /// Whether a log or metrics have more of it than its profile, status and duration.
     pub(super) fn is_read(&self) -> bool {
         self.traffic.log.is_some() || self.traffic.gen_ai.is_some()
