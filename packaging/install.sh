@@ -89,7 +89,7 @@ remove_installed() {
 }
 
 uninstall() {
-  [ -f "$list" ] || fail "qwenauth was not installed below $prefix by this script" 'name the directory with --prefix DIR'
+  [ -f "$list" ] || fail "qwenauth was not installed in $prefix by this script" 'pass its directory with --prefix DIR'
   remove_installed ''
   say "removed; your logins are kept (qwenauth logout --all would have removed them)"
 }
@@ -111,9 +111,9 @@ lay_out() {
 
 install() {
   if [ -e "$prefix/bin/qwenauth" ] && ! { [ -f "$list" ] && grep -qx bin/qwenauth "$list"; }; then
-    fail "$prefix/bin/qwenauth was not installed by this script and is kept" 'remove it the way it was installed, or pass --prefix DIR'
+    fail "$prefix/bin/qwenauth was not installed by this script and was kept" 'remove it the way it was installed, or pass --prefix DIR'
   fi
-  [ -n "$from" ] || fail 'this script names no place to download from' 'pass --from URL'
+  [ -n "$from" ] || fail 'this script contains no download URL' 'pass --from URL'
   target=$(target)
   expected=$(printf '%s\n' "$sums" | sed -n "s/^$target //p")
   [ -n "$expected" ] || fail "this release has no build for $target"

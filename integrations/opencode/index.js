@@ -10,7 +10,7 @@ const MARKER = "kept by qwenauth"
 const LOGIN_TIMEOUT = "15m"
 
 const failure = (error, stderr) => {
-  if (error.code === "ENOENT") return new Error("qwenauth was not found: install it, then try again")
+  if (error.code === "ENOENT") return new Error("qwenauth was not found; install it, then retry")
   const line = stderr.split("\n").find((line) => line.includes("error: "))
   return new Error(line ? line.replace(/^.*error: /, "") : error.message)
 }

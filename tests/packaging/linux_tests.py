@@ -154,7 +154,7 @@ def install_script_refuses(packages):
         run(["sh", "-s", "--", "--from", server.url], script(packages), environment).fails("cannot download")
         run(["sh", "-s", "--", "--from", "http://example.invalid/x"], script(packages), environment).fails("is not an https address")
         run(["sh", "-s", "--", "--from"], script(packages), environment).fails("--from needs a value")
-        run(["sh", "-s", "--", "--uninstall"], script(packages), environment).fails("was not installed below")
+        run(["sh", "-s", "--", "--uninstall"], script(packages), environment).fails("was not installed in")
         # Cut anywhere before its end, the script does nothing.
         text = script(packages)
         for length in range(0, len(text) - len('main "$@"\n'), 97):
