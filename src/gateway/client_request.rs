@@ -62,7 +62,7 @@ impl ClientRequest {
         let mut headers = self.headers.clone();
         headers.remove(CONTENT_LENGTH);
         if let Some(first) = first {
-            first.provider.header_names().for_each(|name| drop(headers.remove(name)));
+            first.provider.header_templates().keys().for_each(|name| drop(headers.remove(name)));
         }
         Self { method: self.method.clone(), rest: self.rest.clone(), headers, body: RequestBody::whole(body, bodies) }
     }

@@ -1,5 +1,6 @@
 //! One provider's description: its fields, and the headers that follow from them.
 
+mod anthropic;
 mod authorization;
 mod pages;
 mod urls;
@@ -8,6 +9,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::anthropic::Anthropic;
+pub(crate) use self::anthropic::KeyHeader;
 pub(crate) use self::pages::in_words;
 use super::error::Cause;
 use crate::oauth::{ClientAuth, Dialect};
@@ -54,7 +57,7 @@ pub(crate) struct Provider {
     pub(crate) token_exchange: Option<TokenExchange>,
     #[serde(default)]
     pub(crate) verify: Verify,
-    anthropic: Option<Anthropic>,
+    pub(super) anthropic: Option<Anthropic>,
     /// Whether it serves `/responses`, where that is known.
     responses: Option<bool>,
     /// Where a key of at most 30 minutes is issued, as a path on the host of the base URL.
@@ -112,33 +115,6 @@ impl Payment {
             Self::Ended => "ended",
         }
     }
-}
-
-/// The provider's endpoint of Anthropic's protocol.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-enum Anthropic {
-    /// Its path on the host of the base URL; the key is sent as a bearer token.
-    Path(String),
-    Endpoint(AnthropicEndpoint),
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AnthropicEndpoint {
-    path: String,
-    #[serde(default)]
-    auth: KeyHeader,
-}
-
-/// The header in which an endpoint expects the key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum KeyHeader {
-    /// `Authorization: Bearer`
-    #[default]
-    Bearer,
-    XApiKey,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -347,12 +323,7 @@ impl Provider {
         self.headers.iter().map(|(name, text)| (name.clone(), value(name, text))).collect()
     }
 
-    /// The names of those headers.
-    pub(crate) fn header_names(&self) -> impl Iterator<Item = &str> {
-        self.headers.keys().map(String::as_str)
-    }
-
-    /// The same with `{user-agent}` as it is in the data.
+    /// Those headers by name, with `{user-agent}` as it is in the data.
     pub(crate) fn header_templates(&self) -> &BTreeMap<String, String> {
         &self.headers
     }

@@ -93,7 +93,7 @@ pub(crate) fn names(overrides: &Overrides) -> Vec<String> {
 /// The built-in providers with an endpoint of Anthropic's protocol.
 pub(crate) fn speaking_anthropic() -> Vec<String> {
     let overrides = Overrides::default();
-    let speaks = |name: &String| find(name, &overrides).is_ok_and(|provider| provider.has_anthropic());
+    let speaks = |name: &String| find(name, &overrides).is_ok_and(|provider| provider.anthropic.is_some());
     names(&overrides).into_iter().filter(speaks).collect()
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::Provider;
+use super::description::Anthropic;
 use crate::error::{Failed, Failure};
 use crate::http;
 use crate::platform::files::{self, Content, Privacy};
@@ -103,7 +104,7 @@ impl Provider {
         // A practice provider knows no workload.
         self.token_exchange = None;
         self.note = None;
-        self.move_anthropic_to(&place[practice.url.len()..]);
+        self.anthropic = self.anthropic.take().map(|_| Anthropic::Path(place[practice.url.len()..].to_owned()));
         self.move_oauth_to(&practice.url)
     }
 }

@@ -6,7 +6,7 @@
 use anyhow::{Context, Result};
 use url::Url;
 
-use super::{Anthropic, AnthropicEndpoint, KeyHeader, Provider, Region};
+use super::{Provider, Region};
 use crate::error::{Failed, Failure};
 use crate::http::{self, is_loopback};
 
@@ -37,36 +37,6 @@ impl Provider {
         }
         let trimmed = url.as_str().trim_end_matches('/');
         Ok(if trimmed.ends_with("/v1") { trimmed.to_owned() } else { format!("{trimmed}/v1") })
-    }
-
-    /// The base of Anthropic's protocol for a credential whose requests go to `base_url`. Servers on the local machine
-    /// (Ollama, vLLM, LM Studio, the practice provider) support it in addition to `OpenAI`'s.
-    pub(crate) fn anthropic(&self, base_url: &str) -> Option<String> {
-        let mut url = Url::parse(base_url).ok()?;
-        match &self.anthropic {
-            Some(Anthropic::Path(path) | Anthropic::Endpoint(AnthropicEndpoint { path, .. })) => url.set_path(path),
-            None if is_loopback(&url) => url.set_path(url.path().to_owned().trim_end_matches("/v1")),
-            None => return None,
-        }
-        Some(url.as_str().trim_end_matches('/').to_owned())
-    }
-
-    /// Puts the endpoint of Anthropic's protocol, if there is one, at `path` on the host of the base URL.
-    pub(in crate::providers) fn move_anthropic_to(&mut self, path: &str) {
-        self.anthropic = self.anthropic.take().map(|_| Anthropic::Path(path.to_owned()));
-    }
-
-    /// Whether its data name such an endpoint.
-    pub(in crate::providers) fn has_anthropic(&self) -> bool {
-        self.anthropic.is_some()
-    }
-
-    /// How the endpoint of [`Self::anthropic`] expects the key.
-    pub(crate) fn anthropic_auth(&self) -> KeyHeader {
-        match &self.anthropic {
-            Some(Anthropic::Endpoint(endpoint)) => endpoint.auth,
-            _ => KeyHeader::default(),
-        }
     }
 
     /// Whether `/responses` is served at `base_url`. What a person configured and servers of this machine may serve it.
