@@ -12,8 +12,8 @@ use crate::usage::{self, Use};
 /// How often counts go to the ledger at least.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// Entries that go there at once, as a request ends, so that `usage` shows it; and how many are regained in a second. More
-/// would fill the ledger of a busy day.
+/// How many times in a row counts are written as soon as a request ends, so that `usage` shows it at once, and how many
+/// more times in each second. More would fill the ledger of a busy day.
 const AT_ONCE: f64 = 20.0;
 const REGAINED: f64 = 2.0;
 

@@ -246,7 +246,7 @@ impl<'gateway> KeyAdmission<'gateway> {
     }
 }
 
-/// The body has to be known and is not.
+/// Rejects a request that the limits of its key can only judge by a body which is not there as a whole.
 fn not_kept(request: &ClientRequest, key: &str) -> Refusal {
     if let Err(refusal) = request.check_length() {
         return refusal;

@@ -24,7 +24,7 @@ pub(crate) struct Tuning {
 #[derive(Debug, Clone)]
 pub(crate) struct GatewayOptions {
     pub(crate) tuning: Tuning,
-    /// Bytes.
+    /// Longest body of a request, in bytes.
     pub(crate) max_body: u64,
     /// Bytes of a request that are kept for another try.
     pub(crate) replay_limit: usize,
@@ -34,9 +34,9 @@ pub(crate) struct GatewayOptions {
     pub(crate) max_wait: Duration,
     /// How long requests in flight have to finish once the gateway is to end.
     pub(crate) drain: Duration,
-    /// Percent of the day's limit.
+    /// Percent of the day's limit from which on the user is warned.
     pub(crate) warn_at: Option<u8>,
-    /// Where each request has a line; `-` is stdout.
+    /// File with a line for each request; `-` is stdout.
     pub(crate) log: Option<PathBuf>,
     pub(crate) metrics: bool,
     pub(crate) allow_hosts: Vec<String>,
@@ -44,7 +44,7 @@ pub(crate) struct GatewayOptions {
     pub(crate) ca_file: Option<PathBuf>,
     /// `[hooks]`
     pub(crate) hooks: hooks::Commands,
-    /// Where limits are counted together with other gateways.
+    /// The server on which several gateways count limits together.
     pub(crate) shared: Option<Where>,
     /// What this gateway is for the logins of its team.
     pub(crate) fleet: Option<Fleet>,
@@ -55,13 +55,13 @@ pub(crate) struct GatewayOptions {
 pub(crate) struct Served {
     pub(crate) source: CredentialSource,
     pub(crate) lookup: Option<ProfileLookup>,
-    /// Where the clients' key is in a file.
+    /// The file that contains the clients' key, if there is one.
     pub(crate) key_file: Option<PathBuf>,
     /// Profiles that serve when this one's limit or plan is used up or its service is down, in this order.
     pub(crate) fallback: Vec<Target>,
-    /// Where the metrics are served without the key.
+    /// Serves the metrics without the key.
     pub(crate) metrics: Option<Listener>,
-    /// Where people and jobs have keys of their own.
+    /// The keys of people and jobs, if they have their own.
     pub(crate) keyed: Option<Keyed>,
     /// What members may be told without a key.
     pub(crate) members: Option<Members>,

@@ -9,7 +9,7 @@ use super::Gateway;
 use crate::error::note;
 use crate::secret::Secret;
 
-/// How often files are looked at that may be replaced: four calls of the kernel at most.
+/// How often files that may be replaced are checked, with at most four system calls.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// Reads what may have been replaced while the gateway ran. What cannot be read stays as it was.
@@ -39,7 +39,7 @@ fn use_key(gateway: &Gateway, read: Result<Option<Secret>>) {
     }
 }
 
-/// Reads the files of the gateway's own that may be replaced while it runs again when they have changed.
+/// Reads the gateway's certificate and the clients' key again when their files have changed.
 pub(super) async fn watch_files(gateway: Rc<Gateway>) {
     if gateway.identity.is_none() && gateway.key_file.is_none() {
         return;

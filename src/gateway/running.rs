@@ -21,7 +21,7 @@ use crate::platform::system;
 use crate::secret::Secret;
 
 /// Serves until INT, TERM or, unless the terminal is to be outlived, HUP, and says which one it was. `announce` is called
-/// once these are watched: whoever reads that it is there may send one at once.
+/// once these are watched: a program that reads the announcement may send one at once.
 pub(crate) fn serve(
     listener: Listener,
     key: Secret,
