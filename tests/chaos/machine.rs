@@ -9,12 +9,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use serde_json::{Value, json};
 
-use super::server::{Server, Tokens};
+use super::server::{MARKER, Server, Tokens};
 use crate::cli::support::machine::{self, mode, now_ms};
 use crate::cli::support::run::{Outcome, Running, Stream};
-
-/// Every token of the provider begins so.
-const MARKER: &str = "granted-";
 
 pub(crate) struct Machine {
     pub(crate) server: Server,

@@ -9,6 +9,9 @@ use serde_json::json;
 
 use crate::cli::support::server::{DEVICE_CODE, PATIENCE, Reply, Request, Server as Provider, USER_CODE};
 
+/// In every token here and in no other test's, which may run at the same time.
+pub(crate) const MARKER: &str = "-of-chaos-";
+
 /// What the token endpoint does with a refresh.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mood {
@@ -200,8 +203,8 @@ impl State {
     fn issue(&mut self) -> Tokens {
         self.next += 1;
         let tokens = Tokens {
-            access: format!("granted-access-{}", self.next),
-            refresh: format!("granted-refresh-{}", self.next),
+            access: format!("granted-access{MARKER}{}", self.next),
+            refresh: format!("granted-refresh{MARKER}{}", self.next),
         };
         self.refresh_tokens.insert(tokens.refresh.clone(), true);
         tokens
