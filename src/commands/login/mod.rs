@@ -4,6 +4,8 @@ mod choice;
 mod device;
 mod existing;
 mod key;
+mod key_input;
+mod key_verification;
 mod openrouter;
 mod outcome;
 mod screen;

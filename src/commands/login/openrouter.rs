@@ -12,7 +12,7 @@ use anyhow::Result;
 use serde_json::json;
 use url::Url;
 
-use super::{Attempt, key};
+use super::{Attempt, key, key_input};
 use crate::commands::{print_json, rfc3339};
 use crate::credentials::{PendingLogin, clean_key};
 use crate::error::{Failed, Failure, note};
@@ -42,12 +42,12 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         return begin(attempt, authorize);
     }
     if !args.code_stdin
-        && let Some(found) = key::offered(attempt)?
+        && let Some(found) = key_input::offered(attempt)?
     {
         return key::store_given(attempt, found);
     }
     if attempt.opens_browser() && !args.code_stdin && !args.json && terminal::can_prompt() && asks_for_key()? {
-        return key::store_given(attempt, key::typed(attempt)?);
+        return key::store_given(attempt, key_input::typed(attempt)?);
     }
     let pkce = Pkce::new();
     let deadline = Instant::now() + args.timeout.map_or(LIFETIME, |timeout| timeout.min(LIFETIME));

@@ -1,0 +1,171 @@
+//! Whether a key is accepted, where, and with which model.
+
+use anyhow::Result;
+use url::Url;
+
+use super::Attempt;
+use super::key::NO_KEY;
+use super::target::Target;
+use crate::credentials::{Verification, VerificationRequest, chosen_model_of};
+use crate::error::{Failed, Failure, note};
+use crate::providers;
+use crate::secret::Secret;
+
+/// Verifies the key at each target until one accepts it.
+///
+/// Errors: login required if none does, with where the key belongs if that can be found out.
+pub(super) fn verify(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -> Result<(Target, Verification)> {
+    let has_choice = targets.len() > 1;
+    let regions: Vec<Option<String>> = targets.iter().map(|target| target.region.clone()).collect();
+    let mut unclear = None;
+    let mut rejected = None;
+    for target in targets {
+        match ask(attempt, secret, &target)? {
+            Verification::Refused(why) => rejected = rejected.or(Some((target, why))),
+            verification @ Verification::Unclear(_) => unclear = unclear.or(Some((target, verification))),
+            verification => {
+                if has_choice && target.region != attempt.provider.default_region {
+                    note(&format!("the key belongs to region `{}`", target.region.as_deref().unwrap_or_default()));
+                }
+                return Ok((target, verification));
+            }
+        }
+    }
+    if let Some((target, verification)) = unclear {
+        // Most servers have their API below it, and few people type it.
+        return match with_version(attempt, secret, &target)? {
+            Some(found) => Ok(found),
+            None => Ok((target, verification)),
+        };
+    }
+    let Some((target, why)) = rejected else {
+        return Failed::new(Failure::Usage, "there is no base URL to verify the key with").err();
+    };
+    if !has_choice && let Some(region) = home_region(attempt, secret, &target)? {
+        let message = match &target.region {
+            Some(asked) => format!("the key belongs to region `{region}`, not to `{asked}`; nothing was stored"),
+            None => format!("the key belongs to region `{region}`, not to `{}`; nothing was stored", target.base_url),
+        };
+        return Failed::new(Failure::LoginRequired, message).hint(format!("use `--region {region}`")).err();
+    }
+    let asked: &[Option<String>] = if has_choice { &regions } else { std::slice::from_ref(&target.region) };
+    Failed::new(
+        Failure::LoginRequired,
+        format!("{} rejected the key: {why}; nothing was stored", attempt.provider.title),
+    )
+    .hint(remedy(attempt, secret, asked))
+    .err()
+}
+
+/// The same server with `/v1`, where a base URL without a path was given and that is where it accepts the key.
+fn with_version(attempt: &Attempt, secret: &Secret, target: &Target) -> Result<Option<(Target, Verification)>> {
+    let is_bare = Url::parse(&target.base_url).is_ok_and(|url| url.path() == "/");
+    if !is_bare || attempt.args.base_url.is_none() {
+        return Ok(None);
+    }
+    let versioned = Target { base_url: format!("{}/v1", target.base_url), ..target.clone() };
+    let verification = ask(attempt, secret, &versioned)?;
+    if !matches!(verification, Verification::Accepted | Verification::Exhausted(_)) {
+        return Ok(None);
+    }
+    note(&format!("the API is at `{}`", versioned.base_url));
+    Ok(Some((versioned, verification)))
+}
+
+fn ask(attempt: &Attempt, secret: &Secret, target: &Target) -> Result<Verification> {
+    let provider = &attempt.provider;
+    let kept = attempt.stored_key().and_then(|stored| chosen_model_of(&attempt.source, stored));
+    let model = attempt.args.model.as_deref().or(kept.as_deref()).or(provider.default_model.as_deref());
+    let network = &attempt.source.network;
+    VerificationRequest { provider, base_url: &target.base_url, token: secret, model, network }.ask()
+}
+
+/// The region that accepts a key which `refused` rejects.
+fn home_region(attempt: &Attempt, secret: &Secret, refused: &Target) -> Result<Option<String>> {
+    for (name, region) in &attempt.provider.regions {
+        let target = Target { region: Some(name.clone()), base_url: region.base_url.clone() };
+        if target.base_url != refused.base_url
+            && matches!(ask(attempt, secret, &target)?, Verification::Accepted | Verification::Exhausted(_))
+        {
+            return Ok(Some(name.clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// What to do about a rejected key. By its prefix it may belong to another provider; that is only likely, so it is a
+/// hint. `asked`: the regions that rejected it.
+fn remedy(attempt: &Attempt, secret: &Secret, asked: &[Option<String>]) -> String {
+    let provider = &attempt.provider;
+    if let Some((prefix, owners)) = providers::owners_of(secret, &attempt.session.config.overrides)
+        && !owners.contains(&provider.name)
+    {
+        let names = owners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
+        return format!("a key that starts with `{prefix}` belongs to {names}: run `qwenauth login {}`", owners[0]);
+    }
+    if secret.expose() == NO_KEY {
+        return "the server requires a key: pass it with `--api-key-stdin` or `--api-key-env VAR`".into();
+    }
+    let tried = match asked {
+        [_, _, ..] => {
+            let names: Vec<&str> = asked.iter().flatten().map(String::as_str).collect();
+            format!("tried regions {}; ", names.join(", "))
+        }
+        _ => String::new(),
+    };
+    let region = if let [Some(region)] = asked { Some(region.as_str()) } else { None };
+    match providers::in_words(&provider.key_pages(region)) {
+        Some(pages) => format!("{tried}check the key at {pages}"),
+        None => "check that the key and the base URL belong together".into(),
+    }
+}
+
+/// The model to store: the given one, else the stored one, which a server that no description knows keeps only while the
+/// place is the same.
+pub(super) fn model(
+    attempt: &Attempt,
+    secret: &Secret,
+    target: &Target,
+    verification: Option<&Verification>,
+) -> Option<String> {
+    if attempt.args.model.is_some() {
+        return attempt.args.model.clone();
+    }
+    let stored = attempt.stored_key().filter(|stored| {
+        attempt.provider.default_model.is_some()
+            || stored.base_url(&attempt.provider).is_ok_and(|base_url| base_url == target.base_url)
+    });
+    let kept = stored.and_then(|stored| chosen_model_of(&attempt.source, stored));
+    kept.or_else(|| only_model(attempt, secret, target, verification))
+}
+
+/// The model of a server without a description, if it lists a single one.
+fn only_model(
+    attempt: &Attempt,
+    secret: &Secret,
+    target: &Target,
+    verification: Option<&Verification>,
+) -> Option<String> {
+    if attempt.provider.default_model.is_some() || !matches!(verification, Some(Verification::Accepted)) {
+        return None;
+    }
+    let network = &attempt.source.network;
+    let request = VerificationRequest {
+        provider: &attempt.provider,
+        base_url: &target.base_url,
+        token: secret,
+        model: None,
+        network,
+    };
+    match request.models().as_slice() {
+        [only] if !only.is_empty() && !only.chars().any(char::is_control) => {
+            note(&format!("using model `{only}`, the only one that the server lists"));
+            Some(only.clone())
+        }
+        [] | [_] => None,
+        several => {
+            note(&format!("the server lists {} models; choose one with `--model`", several.len()));
+            None
+        }
+    }
+}
