@@ -167,8 +167,10 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_cannot_be_written_is_not_made() {
+    fn a_key_is_made_with_its_directory_and_not_where_it_cannot_be_written() {
         let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("of/the/gateway/key");
+        assert_eq!(kept_in(&path).unwrap(), kept_in(&path).unwrap());
         let error = kept_in(&directory.path().join("k".repeat(250))).unwrap_err();
         assert!(format!("{error:#}").starts_with("cannot write `"), "{error:#}");
     }

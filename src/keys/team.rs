@@ -191,8 +191,10 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_cannot_be_written_was_not_made() {
+    fn a_secret_is_made_once_with_its_directory_and_not_where_it_cannot_be_written() {
         let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("of/the/team/secret");
+        assert!(TeamSecret::make(&path).unwrap() && !TeamSecret::make(&path).unwrap());
         let error = TeamSecret::make(&directory.path().join("s".repeat(250))).unwrap_err();
         assert!(format!("{error:#}").starts_with("cannot write `"), "{error:#}");
     }

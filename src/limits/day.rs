@@ -178,6 +178,11 @@ mod tests {
         assert_eq!(ends("2026-11-21T10:00:00Z"), at("2026-11-22T16:00:00Z"));
         assert_eq!(ends("2026-11-22T15:59:59Z"), at("2026-11-22T16:00:00Z"));
         assert_eq!(ends("2026-11-22T16:00:00Z"), at("2026-11-29T16:00:00Z"));
+        let ends = |text: &str| week_end(text, at("2026-11-26T12:00:00Z")).unwrap();
+        // It is a Thursday.
+        for (day, end) in [("Wed", "2026-12-02"), ("thu", "2026-12-03"), ("Fri", "2026-11-27"), ("SUN", "2026-11-29")] {
+            assert_eq!(ends(&format!("{day} 00:00 UTC")), at(&format!("{end}T00:00:00Z")), "{day}");
+        }
         for bad in ["", "Mon", "Mon 00:00", "Someday 00:00 UTC", "Mon 00:00 Nowhere/Else"] {
             assert!(week_end(bad, at("2026-11-22T16:00:00Z")).is_err(), "{bad}");
         }

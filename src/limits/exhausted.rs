@@ -353,6 +353,50 @@ mod tests {
     }
 
     #[test]
+    fn a_time_was_in_vain_for_an_hour_and_for_this_limit_and_model_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut memory = memory(directory.path());
+        let wait = Some(Duration::from_secs(2));
+        memory.note(Cause::Day, Some("m"), wait, None, at(0));
+        // What another limit is noted for does not end it.
+        memory.note(Cause::Day, Some("n"), Some(Duration::from_secs(20)), None, at(10));
+        assert_eq!(memory.in_force(at(11)).count(), 1);
+        assert!(!memory.note(Cause::Day, Some("n"), None, None, at(12)).1);
+        for (cause, model, after, in_vain) in [
+            (Cause::Day, Some("m"), 3, true),
+            (Cause::Day, Some("m"), 3 + KEPT - 1, true),
+            (Cause::Day, Some("m"), 3 + KEPT, false),
+            (Cause::Day, None, 3, false),
+            (Cause::Week, Some("m"), 3, false),
+        ] {
+            assert_eq!(memory.was_in_vain(cause, model, at(after)), in_vain, "{cause:?} {model:?} {after}");
+        }
+    }
+
+    #[test]
+    fn a_limit_lasts_its_window_and_is_forgotten_an_hour_later_and_who_meets_it_postpones_the_next_try() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut memory = memory(directory.path());
+        let (entry, _) = memory.note(Cause::Month, None, None, None, at(0));
+        assert_eq!(entry.until, NOW + 31 * 86400);
+        let (entry, is_news) = memory.note(Cause::Month, None, None, None, at(200));
+        assert!(!is_news && !memory.takes_probe(&entry, at(300)) && memory.takes_probe(&entry, at(500)));
+        for (after, is_known) in [(entry.until - NOW + KEPT - 1, true), (entry.until - NOW + KEPT, false)] {
+            memory.note(Cause::Day, Some("n"), None, None, at(after));
+            assert_eq!(memory.entries.iter().any(|entry| entry.cause == Cause::Month), is_known);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_postpone_the_next_try() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut memory = memory(directory.path());
+        let (entry, _) = memory.note(Cause::Month, None, None, None, at(100_000));
+        assert!(!memory.takes_probe(&entry, at(100_000)));
+        assert!(memory.takes_probe(&entry, at(50_000)));
+    }
+
+    #[test]
     fn one_request_in_five_minutes_may_try_and_a_success_ends_it() {
         let directory = tempfile::tempdir().unwrap();
         let (mut one, mut other) = (memory(directory.path()), memory(directory.path()));

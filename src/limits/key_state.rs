@@ -326,6 +326,52 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_is_told_of_the_whole_window_and_when_its_first_request_leaves_it() {
+        let (directory, key) = (tempfile::tempdir().unwrap(), key());
+        let file = KeyFile::open(directory.path(), &key.id).unwrap();
+        let mut standing = file.read(&key, SystemTime::now());
+        let (length, day) = (standing.requests.step_length, standing.sums.day);
+        let clock = || u64::try_from(system::monotonic().as_nanos()).unwrap();
+        assert!(standing.left().minute_resets_in.is_zero());
+        // Not at the end of a step.
+        let (before, first) = loop {
+            let before = clock();
+            if before % length < length / 2 {
+                break (before, before / length - STEPS);
+            }
+        };
+        standing.requests.count_at(first * length, 2, 3, day);
+        standing.tokens.count_at(first * length, 30, 0, day);
+        let left = standing.left();
+        assert_eq!((left.requests_of_minute, left.tokens_of_minute, left.requests_of_day), (2, 30, 3));
+        let ends = (first + STEPS + 1) * length;
+        let resets_in = u64::try_from(left.minute_resets_in.as_nanos()).unwrap();
+        assert!((ends - clock()..=ends - before).contains(&resets_in), "{resets_in} ns");
+    }
+
+    #[test]
+    fn a_use_is_charged_to_the_period_and_day_it_began_in_and_a_reservation_is_its_own() {
+        let (directory, key) = (tempfile::tempdir().unwrap(), key());
+        let file = KeyFile::open(directory.path(), &key.id).unwrap();
+        let mut standing = file.read(&key, SystemTime::now());
+        let (period, day) = (standing.sums.period.clone(), standing.sums.day);
+        standing.charge(5, Money(7), Some(&period), day);
+        standing.charge(50, Money(70), None, day - 1);
+        standing.charge(500, Money(700), Some("another"), day + 1);
+        assert_eq!((standing.tokens_of_day(), standing.sums.spent), (5, Money(7)));
+        for id in ["one", "two"] {
+            standing.reserve(id, 9, Money(1));
+        }
+        let now = system::monotonic().as_secs();
+        standing.sums.reserved.iter_mut().for_each(|reserved| reserved.until = now);
+        standing.extend(&["one".to_owned()]);
+        let until: Vec<bool> = standing.sums.reserved.iter().map(|reserved| reserved.until > now).collect();
+        assert_eq!(until, [true, false]);
+        standing.release("one");
+        assert_eq!((standing.in_flight(), standing.sums.reserved[0].id.as_str()), (1, "two"));
+    }
+
+    #[test]
     fn another_period_begins_at_zero() {
         let (directory, mut key) = (tempfile::tempdir().unwrap(), key());
         let file = KeyFile::open(directory.path(), &key.id).unwrap();

@@ -335,6 +335,43 @@ mod tests {
         (0..count).filter(|_| quotas.take(now, false) == Place::Taken).count()
     }
 
+    #[test]
+    fn each_quota_has_its_length_and_a_week_of_the_calendar_its_begin() {
+        let lengths = [Cause::FiveHours, Cause::Week, Cause::Month].map(|cause| quota(cause, 1).length().as_secs());
+        assert_eq!(lengths, [5 * 3600, 7 * 86400, 31 * 86400]);
+        let of_the_calendar = Quota { resets: Some("Mon 00:00 UTC".into()), ..quota(Cause::Week, 1) };
+        let time = |text: &str| SystemTime::from(text.parse::<jiff::Timestamp>().unwrap());
+        for now in ["2026-11-23T00:00:00Z", "2026-11-25T10:00:00Z", "2026-11-29T23:59:59Z"] {
+            let week = (time("2026-11-23T00:00:00Z"), time("2026-11-30T00:00:00Z"));
+            assert_eq!(of_the_calendar.period(time(now)), Some(week), "{now}");
+        }
+        // A week with the hour that daylight saving time takes, and one with the hour that it gives back.
+        let there = Quota { resets: Some("Mon 00:00 America/Los_Angeles".into()), ..quota(Cause::Week, 1) };
+        for (begins, ends) in
+            [("2026-03-02T08:00:00Z", "2026-03-09T07:00:00Z"), ("2026-10-26T07:00:00Z", "2026-11-02T08:00:00Z")]
+        {
+            assert_eq!(there.period(time(begins)), Some((time(begins), time(ends))));
+        }
+        assert_eq!(quota(Cause::Week, 1).period(at(0)), None);
+    }
+
+    #[test]
+    fn quotas_of_one_account_are_counted_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut quotas = open(directory.path(), &[quota(Cause::Week, 3), quota(Cause::Month, 5)]);
+        assert_eq!(taken(&mut quotas, at(0), 9), 3);
+        assert_eq!(taken(&mut quotas, at(8 * 24 * HOUR), 9), 2);
+        let mut quotas = Quotas::open(
+            directory.path(),
+            "p",
+            "another",
+            vec![quota(Cause::FiveHours, 3), quota(Cause::Month, 5)],
+            true,
+        );
+        assert_eq!(taken(&mut quotas, at(0), 9), 3);
+        assert_eq!(taken(&mut quotas, at(6 * HOUR), 9), 2);
+    }
+
     proptest! {
         /// Whatever the order of requests and processes, no 5-hour window contains more than the limit.
         #[test]
