@@ -234,6 +234,18 @@ fn a_request_that_does_not_end_delays_the_end_of_the_gateway_only_for_a_limited_
 }
 
 #[test]
+fn a_connection_without_a_request_does_not_delay_the_end_of_the_gateway() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--drain", "1h"]);
+    let head = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.address);
+    let mut client = Client::send(&gateway.address, head.as_bytes());
+    client.next().is(200);
+    gateway.running.signal(Signal::SIGTERM);
+    drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout());
+}
+
+#[test]
 fn a_second_signal_ends_the_gateway_at_once() {
     let upstream = Upstream::start(|_, _, connection| until_closed(connection));
     let machine = logged_in(&upstream);

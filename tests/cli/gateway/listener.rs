@@ -454,6 +454,25 @@ fn the_socket_of_a_killed_gateway_is_replaced_and_no_other_file_is() {
 }
 
 #[test]
+fn handshakes_that_fail_are_counted() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
+    let machine = Machine::new().logged_in();
+    certify(&machine, &["server"]);
+    let metrics = free_address();
+    let gateway = Secured::start(&machine, "server", &["--metrics-listen", &metrics]);
+    for count in 1..=2 {
+        let mut stream = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
+        stream.write_all(b"\x16\x03\x01\x00\x05hello").unwrap();
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {metrics}\r\nConnection: close\r\n\r\n");
+        let counted = || Client::send(&metrics, request.as_bytes()).got().text();
+        let line = format!("qwenauth_tls_failed_handshakes_total {count}\n");
+        until("the handshake is counted", || counted().contains(&line));
+    }
+}
+
+#[test]
 fn metrics_have_an_address_of_their_own_without_a_key() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
