@@ -31,7 +31,7 @@
 //! shell.rs        variables as text for each shell
 //! terminal/       what a person sees: prompts, spinner, QR, color; never stdout, never a secret
 //! say/            text for a person: width, color and language of the stream it goes to; messages.toml has the translations
-//! error.rs        failures a script can act on; the only place with exit codes
+//! error/          failures a script can act on; the only place with exit codes
 //! secret.rs       a string that cannot be printed by accident
 //! internals/      properties of what is read from others, for tests and fuzzing
 //!

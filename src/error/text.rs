@@ -1,175 +1,6 @@
-//! Failures a script can act on; the only place with exit codes.
-//!
-//! Hazard: an error contains text from elsewhere (a server, a file name), and terminals obey control characters. Rule:
-//! all of it passes through [`printable`], once, in [`Report`].
+//! Text from elsewhere as it is shown: without what a terminal obeys, without passwords in URLs, as a word of a shell.
 
 use std::path::Path;
-use std::{fmt, io};
-
-use anyhow::Error;
-
-use crate::say::{self, Screen, Style};
-
-/// What a script should do next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// Anything else: permission, disk full, a rejected URL, an OAuth error that is not about the login.
-    Other,
-    /// The command line is invalid, or its options exclude each other.
-    Usage,
-    /// Network, 429, 5xx, HTML instead of JSON, lock wait over: the same command may work later.
-    Temporary,
-    /// No credential, a rejected refresh token, a damaged file, a denied or expired login.
-    LoginRequired,
-    /// The requested `--min-ttl` cannot be met even by renewing.
-    Lifetime,
-    /// `exec`: the program is there but cannot be run.
-    CannotRun,
-    /// `exec`: no such program.
-    NotFound,
-}
-
-impl Failure {
-    pub(crate) fn exit_code(self) -> u8 {
-        match self {
-            Self::Other => 1,
-            Self::Usage => 2,
-            Self::Temporary => 3,
-            Self::LoginRequired => 4,
-            Self::Lifetime => 5,
-            Self::CannotRun => 126,
-            Self::NotFound => 127,
-        }
-    }
-
-    /// The inverse of [`Self::exit_code`], for a failure that another process recorded.
-    pub(crate) fn from_exit_code(code: u8) -> Self {
-        [Self::Usage, Self::Temporary, Self::LoginRequired, Self::Lifetime, Self::CannotRun, Self::NotFound]
-            .into_iter()
-            .find(|failure| failure.exit_code() == code)
-            .unwrap_or(Self::Other)
-    }
-
-    /// The `kind` of a `--json` error event.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Other => "other",
-            Self::Usage => "usage",
-            Self::Temporary => "temporary",
-            Self::LoginRequired => "login_required",
-            Self::Lifetime => "lifetime",
-            Self::CannotRun => "cannot_run",
-            Self::NotFound => "not_found",
-        }
-    }
-}
-
-/// A failure with its message and, where there is one, its remedy.
-#[derive(Debug, Clone)]
-pub(crate) struct Failed {
-    pub(crate) failure: Failure,
-    pub(crate) message: String,
-    pub(crate) hint: Option<String>,
-}
-
-impl Failed {
-    pub(crate) fn new(failure: Failure, message: impl Into<String>) -> Self {
-        Self { failure, message: message.into(), hint: None }
-    }
-
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
-    }
-
-    /// The same, as a result: `return Failed::new(…).err()`.
-    pub(crate) fn err<T>(self) -> anyhow::Result<T> {
-        Err(self.into())
-    }
-}
-
-impl fmt::Display for Failed {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Failed {}
-
-/// The message of an error and the exit code of the program.
-pub(crate) struct Report {
-    pub(crate) failure: Failure,
-    /// One sentence, control characters removed.
-    pub(crate) message: String,
-    pub(crate) hint: Option<String>,
-}
-
-impl Report {
-    pub(crate) fn of(error: &Error) -> Self {
-        let failed = error.chain().find_map(|cause| cause.downcast_ref::<Failed>()).or_else(|| error.downcast_ref());
-        Self {
-            failure: failed.map_or(Failure::Other, |failed| failed.failure),
-            message: shown(&format!("{error:#}")),
-            hint: match failed {
-                // A remedy may hold a place for user info to be filled in.
-                Some(failed) => failed.hint.as_deref().map(printable),
-                None => error.chain().find_map(|cause| cause.downcast_ref()).and_then(remedy).map(str::to_owned),
-            },
-        }
-    }
-}
-
-/// `EMFILE` of every Unix; on Windows the number is that of a bad length, which no file gives.
-const EMFILE: i32 = 24;
-
-/// `EIO` of every Unix; on Windows the number is that of a denied access, which has a kind of its own.
-const EIO: i32 = 5;
-
-/// What helps where the limit of open files is reached.
-pub(crate) const FEW_DESCRIPTORS: &str = "raise the limit of open files: `ulimit -n 1024`";
-
-/// The remedy where the system denies access to a file, whichever file it is.
-fn remedy(error: &io::Error) -> Option<&'static str> {
-    Some(match error.kind() {
-        io::ErrorKind::StorageFull => "free space on that disk, then retry",
-        io::ErrorKind::QuotaExceeded => "your disk quota is used up: free space, then retry",
-        io::ErrorKind::ReadOnlyFilesystem => {
-            "that file system is read-only: mount it writable, or set `QWEN_HOME` or `QWENAUTH_HOME` to another"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "check the owner and mode of the file and its directory, or run `qwenauth doctor`"
-        }
-        _ if error.raw_os_error() == Some(EMFILE) => FEW_DESCRIPTORS,
-        _ if error.raw_os_error() == Some(EIO) => "disk I/O error; see `dmesg`",
-        _ => return None,
-    })
-}
-
-impl Report {
-    /// The report as `screen` shows it.
-    pub(crate) fn shown(&self, screen: Screen) -> String {
-        let mut shown = screen.message(Some((Style::Error, "error")), &self.message);
-        if let Some(hint) = &self.hint {
-            shown += &screen.message(Some((Style::Hint, "hint")), hint);
-        }
-        shown
-    }
-}
-
-/// Prints a message on stderr that is neither the answer nor an error. Never a secret.
-pub(crate) fn note(text: &str) {
-    say::note(&shown(text));
-}
-
-/// The one of `known` that `typed` was probably meant to be.
-pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|name| (strsim::jaro_winkler(typed, name), name))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|left, right| left.0.total_cmp(&right.0))
-        .map(|(_, name)| name)
-}
 
 /// `text` without what a terminal or a reader's eye would obey: control characters, line ends of Unicode, marks that turn
 /// the direction of writing, and characters that show nothing.
@@ -233,6 +64,11 @@ pub(crate) fn for_sh(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// A path as such a word.
+pub(crate) fn path_for_sh(path: &Path) -> String {
+    for_sh(&path.to_string_lossy())
+}
+
 /// Splits the raw text of a URL into scheme, user info and the rest. The user info is everything before the last `@`,
 /// because a password may contain characters that end it for a parser. Returns `None` if there is no user info.
 pub(crate) fn split_user_info(text: &str) -> Option<(&str, &str, &str)> {
@@ -275,35 +111,9 @@ fn without_urls_user_info(text: &str) -> String {
     shown + rest
 }
 
-/// The same for a path.
-pub(crate) fn path_for_sh(path: &Path) -> String {
-    for_sh(&path.to_string_lossy())
-}
-
 #[cfg(test)]
 mod tests {
-    use anyhow::Context;
-
     use super::*;
-
-    #[test]
-    fn a_failure_is_found_under_its_context() {
-        let error = Err::<(), _>(Failed::new(Failure::Temporary, "no answer").hint("try again"))
-            .context("renewing")
-            .unwrap_err();
-        let report = Report::of(&error);
-        assert_eq!(report.failure, Failure::Temporary);
-        assert_eq!(report.message, "renewing: no answer");
-        assert_eq!(report.hint.as_deref(), Some("try again"));
-    }
-
-    #[test]
-    fn a_failure_is_found_above_its_cause() {
-        let error = Err::<(), _>(io::Error::other("cause"))
-            .context(Failed::new(Failure::LoginRequired, "damaged"))
-            .unwrap_err();
-        assert_eq!(Report::of(&error).failure, Failure::LoginRequired);
-    }
 
     #[test]
     fn terminals_are_not_obeyed() {
@@ -356,12 +166,5 @@ mod tests {
         }
         assert_eq!(shown("cannot use `https://bob:blue/#green@host`: no"), "cannot use `https://…@host`: no");
         assert_eq!(shown("a https://x/ b http://u:p@h c"), "a https://x/ b http://…@h c");
-    }
-
-    #[test]
-    fn exit_codes_and_failures_agree() {
-        for failure in [Failure::Other, Failure::Usage, Failure::Temporary, Failure::LoginRequired, Failure::Lifetime] {
-            assert_eq!(Failure::from_exit_code(failure.exit_code()), failure);
-        }
     }
 }
