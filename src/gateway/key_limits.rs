@@ -135,3 +135,30 @@ pub(super) fn describe(key: &KeyRecord, left: &Left) -> Value {
         "profiles": limits.profiles,
     } })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{Budget, TeamSecret};
+
+    #[test]
+    fn a_day_ends_at_midnight_in_utc() {
+        let Ok(Budget { period: day, .. }) = "1 USD/day".parse() else { panic!("a budget") };
+        let (before, rest, after) = loop {
+            let (before, rest, after) = (SystemTime::now(), rest_of_day(), SystemTime::now());
+            if day.ends(before) == day.ends(after) {
+                break (before, rest, after);
+            }
+        };
+        let until = |now: SystemTime| day.ends(now).duration_since(now).unwrap();
+        assert!((until(after)..=until(before)).contains(&rest), "{rest:?}");
+    }
+
+    #[test]
+    fn a_key_is_told_when_it_expires() {
+        let (mut key, _) = KeyRecord::create("ann", &TeamSecret::new(), SystemTime::now());
+        assert_eq!(describe(&key, &Left::default())["data"]["expires_at"], Value::Null);
+        key.expires_at = Some(1_800_000_000);
+        assert_eq!(describe(&key, &Left::default())["data"]["expires_at"], "2027-01-15T08:00:00Z");
+    }
+}

@@ -268,3 +268,26 @@ fn depends_on_body(key: &KeyRecord) -> bool {
 fn depends_on_model(key: &KeyRecord) -> bool {
     !key.limits.models.is_empty() || key.limits.budget.is_some()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::TeamSecret;
+
+    #[test]
+    fn only_limits_of_tokens_models_and_money_need_the_body() {
+        let (plain, _) = KeyRecord::create("ann", &TeamSecret::new(), SystemTime::now());
+        let with = |change: fn(&mut KeyRecord)| {
+            let mut key = plain.clone();
+            change(&mut key);
+            (depends_on_body(&key), depends_on_model(&key))
+        };
+        assert_eq!(with(|_| ()), (false, false));
+        assert_eq!(with(|key| key.limits.requests_per_minute = Some(1)), (false, false));
+        assert_eq!(with(|key| key.limits.profiles = vec!["work".to_owned()]), (false, false));
+        assert_eq!(with(|key| key.limits.tokens_per_minute = Some(1)), (true, false));
+        assert_eq!(with(|key| key.limits.tokens_per_day = Some(1)), (true, false));
+        assert_eq!(with(|key| key.limits.models = vec!["m*".to_owned()]), (true, true));
+        assert_eq!(with(|key| key.limits.budget = "1 USD/day".parse().ok()), (true, true));
+    }
+}

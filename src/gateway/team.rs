@@ -160,3 +160,26 @@ fn decision_name(reason: Refused) -> &'static str {
         Refused::Unavailable => "unavailable",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_has_its_name_in_the_metrics() {
+        let (wait, ends) = (Duration::from_secs(1), SystemTime::UNIX_EPOCH);
+        for (reason, name) in [
+            (Refused::Unknown, "unknown"),
+            (Refused::Expired, "expired"),
+            (Refused::KeyRate { wait }, "key_rate"),
+            (Refused::KeyParallel, "key_parallel"),
+            (Refused::KeyDay { ends }, "key_day"),
+            (Refused::KeyBudget { ends }, "key_budget"),
+            (Refused::AccountRate { wait }, "account_rate"),
+            (Refused::AccountDay { ends }, "account_day"),
+            (Refused::Unavailable, "unavailable"),
+        ] {
+            assert_eq!(decision_name(reason), name);
+        }
+    }
+}

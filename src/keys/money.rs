@@ -261,6 +261,22 @@ mod tests {
     }
 
     #[test]
+    fn a_price_is_finite_and_not_negative() {
+        for (price, is_amount) in [
+            (0.0, true),
+            (999_999.0, true),
+            (1e6, false),
+            (-0.1, false),
+            (f64::NAN, false),
+            (f64::INFINITY, false),
+            (f64::NEG_INFINITY, false),
+        ] {
+            assert_eq!(Price { input: price, output: 1.0 }.is_amount(), is_amount, "{price}");
+            assert_eq!(Price { input: 1.0, output: price }.is_amount(), is_amount, "{price}");
+        }
+    }
+
+    #[test]
     fn the_exact_name_is_before_the_longest_pattern() {
         let price = |input: f64| Price { input, output: 0.0 };
         let prices = [("*", 1.0), ("qwen*", 2.0), ("qwen3*", 3.0), ("qwen3", 4.0)];

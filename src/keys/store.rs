@@ -383,6 +383,21 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_made_only_where_no_key_needs_another_and_none_is_configured() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = places(directory.path());
+        let given = Places { is_secret_given: true, ..own.clone() };
+        assert!(given.team_secret().is_err() && !own.secret.exists());
+        create(&own, "ann", SystemTime::now()).unwrap();
+        assert!(own.team_secret().is_err() && !own.secret.exists(), "that of the keys is elsewhere");
+        std::fs::remove_file(&own.keys).unwrap();
+        let made = own.team_secret().unwrap();
+        create(&own, "ann", SystemTime::now()).unwrap();
+        assert_eq!(own.team_secret().unwrap().bytes(), made.bytes());
+        assert_eq!(given.team_secret().unwrap().bytes(), made.bytes());
+    }
+
+    #[test]
     fn a_revoked_key_is_kept_for_400_days() {
         let directory = tempfile::tempdir().unwrap();
         let places = places(directory.path());

@@ -316,6 +316,15 @@ mod tests {
     }
 
     #[test]
+    fn only_three_parts_of_which_the_first_begins_an_object_are_tried_as_a_token() {
+        for (text, looks) in
+            [(RS256, true), ("ey..", true), ("a.b.c", false), ("eyJ.b", false), ("ey.a.b.c", false), ("", false)]
+        {
+            assert_eq!(looks_like_one(text), looks, "{text}");
+        }
+    }
+
+    #[test]
     fn what_has_another_form_is_no_token() {
         let (head, body) = (part(r#"{"alg":"RS256"}"#), part("{}"));
         for token in [
