@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 
 use super::engine::{Decision, Demand, Grant, Left, RESERVED_FOR, Refused, Used};
-use super::key_state::{KeyFile, Standing, day_of};
+use super::key_state::{KeyFile, KeyState, day_of};
 use super::local::Rate;
 use super::window::Slot;
 use crate::keys::{Directory, KeyRecord, Money, State, seconds};
@@ -239,7 +239,7 @@ impl Files {
 }
 
 /// Replaces the reservation of a request by what it used; `None`: it was never sent.
-fn apply(standing: &mut Standing, grant: &Grant, used: Option<Used>) {
+fn apply(standing: &mut KeyState, grant: &Grant, used: Option<Used>) {
     let clamp = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
     standing.release(&grant.id);
     if let Some(used) = used {
@@ -259,7 +259,7 @@ fn refused(reason: Refused, left: Left) -> Step {
 
 /// Checks all limits under their locks, and counts the request in all of them or in none.
 fn place(
-    standing: &mut Standing,
+    standing: &mut KeyState,
     mut account: Option<&mut super::local::Account<'_>>,
     key: &Rc<KeyRecord>,
     demand: &Demand,
@@ -267,7 +267,7 @@ fn place(
     now: SystemTime,
 ) -> Step {
     let day = day_of(now);
-    let (requests, tokens) = Standing::rules(key);
+    let (requests, tokens) = KeyState::rules(key);
     let limits = &key.limits;
     let mut cost = demand.cost;
     if !demand.repeats {

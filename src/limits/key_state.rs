@@ -62,7 +62,7 @@ pub(super) struct Sums {
 }
 
 /// The state of one key under its lock.
-pub(super) struct Standing {
+pub(super) struct KeyState {
     pub(super) requests: WindowRecord,
     pub(super) tokens: WindowRecord,
     pub(super) sums: Sums,
@@ -90,7 +90,7 @@ impl KeyFile {
     }
 
     /// The caller holds the lock.
-    pub(super) fn read(&self, key: &KeyRecord, now: SystemTime) -> Standing {
+    pub(super) fn read(&self, key: &KeyRecord, now: SystemTime) -> KeyState {
         let length = step_length(minute(key));
         let requests = WindowRecord::read_at(&self.file, 0, self.boot, length);
         let tokens = WindowRecord::read_at(&self.file, TOKENS_AT, self.boot, length);
@@ -112,11 +112,11 @@ impl KeyFile {
             sums.day = day;
             sums.tokens_of_day = 0;
         }
-        Standing { requests, tokens, sums, sequence }
+        KeyState { requests, tokens, sums, sequence }
     }
 
     /// The caller holds the lock, and `standing` was read under it.
-    pub(super) fn write(&self, standing: &Standing) -> Result<()> {
+    pub(super) fn write(&self, standing: &KeyState) -> Result<()> {
         let failed = || format!("cannot write `{}`", self.path.display());
         let text = serde_json::to_vec(&standing.sums)?;
         anyhow::ensure!(
@@ -181,7 +181,7 @@ fn minute(key: &KeyRecord) -> Duration {
     key.limits.window.map_or(MINUTE, |seconds| Duration::from_secs(seconds.into()))
 }
 
-impl Standing {
+impl KeyState {
     /// The rules of the key's windows: requests, and tokens.
     pub(super) fn rules(key: &KeyRecord) -> (Rule, Rule) {
         let rule = |per_window, per_day| Rule {
@@ -288,7 +288,7 @@ mod tests {
         key
     }
 
-    fn changed(file: &KeyFile, key: &KeyRecord, change: impl FnOnce(&mut Standing)) {
+    fn changed(file: &KeyFile, key: &KeyRecord, change: impl FnOnce(&mut KeyState)) {
         let mut standing = file.read(key, SystemTime::now());
         change(&mut standing);
         file.write(&standing).unwrap();

@@ -24,10 +24,15 @@ mod files;
 mod key_state;
 mod local;
 mod quota;
-#[cfg_attr(not(feature = "team"), path = "without_shared.rs")]
+#[cfg(feature = "team")]
 pub(crate) mod shared;
 mod together;
 mod window;
+#[cfg(not(feature = "team"))]
+pub(crate) mod without_shared;
+
+#[cfg(not(feature = "team"))]
+pub(crate) use self::without_shared as shared;
 
 pub(crate) use day::{Day, Zone, week_end};
 pub(crate) use engine::{AccountWindows, Decision, Demand, Engine, Grant, Left, Refused, Used};

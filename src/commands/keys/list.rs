@@ -53,7 +53,7 @@ pub(super) fn run(is_json: bool, session: &Session, places: &Places, server: Opt
         return print_document(&json!({ "schema": 1, "keys": keys }));
     }
     if known.is_empty() {
-        return print("there are no keys; create one with `qwenauth keys create NAME`\n");
+        return print(&Screen::stdout().translate("there are no keys; create one with `qwenauth keys create NAME`\n"));
     }
     print(&table(&known, now, Screen::stdout()))
 }
