@@ -226,6 +226,13 @@ mod tests {
                 tokio::task::LocalSet::new().block_on(&runtime, issuer.keys_for(&shown, &issuers.network)).is_ok();
             assert_eq!((found, issuer.asked.get() != before), (is_trusted, asks), "{minutes} min, {was_asked}");
         }
+        // A key that the issuer has added since, which its token names: {"alg":"EdDSA","kid":"n"}.{}
+        let shown = Shown::read("eyJhbGciOiJFZERTQSIsImtpZCI6Im4ifQ.e30.AA").ok().unwrap();
+        let issuers = Issuers::new(vec![rule(&format!("http://{nobody}"))], Network::default());
+        let issuer = &issuers.all[0];
+        *issuer.keys.borrow_mut() = KeySet::read(published.as_bytes()).map(|keys| (Rc::new(keys), Instant::now()));
+        let found = tokio::task::LocalSet::new().block_on(&runtime, issuer.keys_for(&shown, &issuers.network)).is_ok();
+        assert!(found && issuer.asked.get().is_some());
     }
 
     #[test]

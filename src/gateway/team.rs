@@ -166,6 +166,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_all_that_a_client_sent_the_key_of_the_record_is_found() {
+        let (secret, now) = (TeamSecret::new(), SystemTime::now());
+        let (record, key) = KeyRecord::create("ann", &secret, now);
+        let (_, other) = KeyRecord::create("bob", &secret, now);
+        let (key, other) = (key.secret(), other.secret());
+        let shown = |texts: &[&str]| {
+            Team::shown(&record, texts.iter().map(|text| text.as_bytes()))
+                .is_some_and(|key| record.is(&key, &secret, now))
+        };
+        assert!(shown(&["sk-x", other.expose(), key.expose()]));
+        assert!(!shown(&["sk-x", other.expose()]) && !shown(&[]));
+    }
+
+    #[test]
     fn each_refusal_has_its_name_in_the_metrics() {
         let (wait, ends) = (Duration::from_secs(1), SystemTime::UNIX_EPOCH);
         for (reason, name) in [

@@ -155,7 +155,8 @@ mod tests {
         let day = zone.day_of(at("2026-11-21T15:59:59Z"));
         assert_eq!(day.date.to_string(), "2026-11-21");
         assert_eq!(day.ends, at("2026-11-21T16:00:00Z"));
-        assert!(!day.contains(at("2026-11-21T16:00:00Z")));
+        assert!(day.contains(day.begins) && day.contains(at("2026-11-21T15:59:59Z")));
+        assert!(!day.contains(at("2026-11-20T15:59:59Z")) && !day.contains(at("2026-11-21T16:00:00Z")));
         let next = zone.day_of(at("2026-11-21T16:00:00Z"));
         assert_eq!(next.date.to_string(), "2026-11-22");
         assert_eq!(next.number(), day.number() + 1);

@@ -512,7 +512,10 @@ fn the_request_of_a_key_falls_back_only_to_profiles_it_may_use_and_models_with_a
     }
     assert_eq!(pair.second.asked().len(), 1);
     // Nothing that was not served costs anything.
-    let listed = pair.machine.run(["keys", "list", "--json"]).json()["keys"][2]["used"].clone();
-    assert_eq!((&listed["spent_usd"], &listed["in_flight"]), (&0.0.into(), &0.into()));
+    let listed = pair.machine.run(["keys", "list", "--json"]).json()["keys"].clone();
+    let used = &listed[2]["used"];
+    assert_eq!((&used["spent_usd"], &used["in_flight"]), (&0.0.into(), &0.into()));
+    // A request that fell back is one request.
+    assert_eq!((&listed[0]["name"], &listed[0]["used"]["requests_today"]), (&"free".into(), &1.into()));
     pair.keeps_keys_apart();
 }
