@@ -254,6 +254,18 @@ NXMgJ3QqYc4gS/Pe5YKz0aSYXUOhRANCAAQ+4wx32R1IJ3nIqyK21w43BvwjdYdJ
     }
 
     #[test]
+    fn an_encrypted_key_is_known_by_the_words_of_its_two_forms() {
+        for (pem, encrypted) in [
+            ("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMII=", true),
+            ("-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n", true),
+            (KEY, false),
+            ("", false),
+        ] {
+            assert_eq!(is_encrypted(pem.as_bytes()), encrypted, "{pem}");
+        }
+    }
+
+    #[test]
     fn a_pair_that_does_not_fit_is_complained_of_at_the_second_look_and_at_each_hangup() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);

@@ -200,6 +200,13 @@ mod tests {
     }
 
     #[test]
+    fn gateways_know_by_the_check_whether_they_have_the_same_secret() {
+        let secret = TeamSecret::new();
+        assert_eq!(secret.check(), secret.clone().check());
+        assert_ne!(secret.check(), TeamSecret::new().check());
+    }
+
+    #[test]
     fn nothing_of_the_secret_is_printed_by_accident() {
         assert_eq!(format!("{:?}", TeamSecret::new()), "TeamSecret(…)");
     }

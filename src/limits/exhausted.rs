@@ -388,6 +388,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_used_up_is_told_until_its_end_and_forgotten_when_that_is_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut memory = memory(directory.path());
+        let (of_all, _) = memory.note(Cause::Day, None, Some(Duration::from_secs(9)), None, at(0));
+        assert!(!memory.depends_on_model());
+        let (of_one, _) = memory.note(Cause::Day, Some("m"), Some(Duration::from_secs(19)), None, at(0));
+        assert!(memory.depends_on_model() && of_all.id() != of_one.id());
+        for (after, count) in [(9, 2), (10, 1), (19, 1), (20, 0)] {
+            assert_eq!(memory.in_force(at(after)).count(), count, "{after}");
+            assert_eq!(exhausted(directory.path(), "p", "key", at(after)).len(), count, "{after}");
+        }
+        forget(directory.path(), "p", "another");
+        assert_eq!(exhausted(directory.path(), "p", "key", at(0)).len(), 2);
+        forget(directory.path(), "p", "key");
+        assert!(exhausted(directory.path(), "p", "key", at(0)).is_empty());
+    }
+
+    #[test]
     fn a_clock_that_is_set_back_does_not_postpone_the_next_try() {
         let directory = tempfile::tempdir().unwrap();
         let mut memory = memory(directory.path());
