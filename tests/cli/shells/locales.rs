@@ -22,7 +22,7 @@ const LOCALES: [(&str, &str); 5] =
     [("zh_CN", "GBK"), ("zh_CN", "GB18030"), ("zh_TW", "BIG5"), ("zh_HK", "BIG5-HKSCS"), ("ja_JP", "SHIFT_JIS")];
 
 /// What each text of UTF-8 ends in, in these charsets: a whole character, or the first byte of one.
-const BEFORE: [&str; 8] = ["文", "é", "ü文", "漢字", "€", "\u{2028}", "🦀", "\u{fdd0}"];
+const BEFORE: [&str; 9] = ["文", "é", "ü文", "漢字", "€", "\u{2028}", "🦀", "\u{fdd0}", "\u{93223}\u{fdd0}ü文🦀"];
 
 const ACTIVE: [&str; 14] = [
     "|./p",
@@ -94,6 +94,13 @@ fn read_in(locales: &Path, names: &[String], shell: &Shell, values: &[String]) -
     Ok(())
 }
 
+/// In a Big5-HKSCS locale glibc decodes two pairs of bytes as two characters each: zsh 5.9 never ends splitting such a text,
+/// whoever prints it, and fish 3.6 keeps one of the characters.
+fn survives(shell: &Shell, value: &str) -> bool {
+    let has_pair = value.as_bytes().windows(2).any(|pair| matches!(pair, [0x88, 0xa3 | 0xa5]));
+    !has_pair || !["zsh", "fish"].contains(&shell.program)
+}
+
 fn every_locale(shell: &Shell) {
     if !is_installed(shell) {
         return;
@@ -104,15 +111,16 @@ fn every_locale(shell: &Shell) {
         let _ = writeln!(std::io::stderr(), "compiled: {names:?}");
         return;
     }
-    let fixed: Vec<String> =
-        BEFORE.iter().flat_map(|before| ACTIVE.iter().map(move |active| format!("x{before}{active}"))).collect();
+    let fixed = BEFORE.iter().flat_map(|before| ACTIVE.iter().map(move |active| format!("x{before}{active}")));
+    let fixed: Vec<String> = fixed.filter(|value| survives(shell, value)).collect();
     read_in(directory.path(), &names, shell, &fixed).unwrap();
     let part = prop_oneof![
         3 => proptest::sample::select(&ACTIVE[..]).prop_map(str::to_owned),
         2 => proptest::sample::select(&BEFORE[..]).prop_map(str::to_owned),
         2 => any::<char>().prop_filter("not a control", |character| !character.is_control()).prop_map(String::from),
     ];
-    let values = vec(vec(part, 1..6).prop_map(|parts| parts.concat()), 24);
+    let value = vec(part, 1..6).prop_map(|parts| parts.concat());
+    let values = vec(value.prop_filter("the shell cannot read it", |value| survives(shell, value)), 24);
     let config = Config { cases: 1, max_shrink_iters: 50, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&values, |values| read_in(directory.path(), &names, shell, &values).map_err(TestCaseError::fail))
