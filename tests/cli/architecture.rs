@@ -40,6 +40,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("cfg(all(", &["platform", "main"]),
     ("target_os =", &["platform", "main"]),
     ("nix::", &["platform"]),
+    ("dlmalloc::", &["platform"]),
     ("rustix::", &["platform"]),
     ("windows_sys::", &["platform"]),
     ("std::os::", &["platform"]),
