@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import tarfile
 
 from processes import REPOSITORY, run
 from rooms import VERSION, WORK, tree
@@ -21,8 +20,8 @@ def unpack():
     shutil.rmtree(CRATE.parent, ignore_errors=True)
     environment = cargo_environment(WORK / "crate-package")
     run(["cargo", "package", "--locked", "--no-verify", "--allow-dirty"], environment=environment, directory=REPOSITORY).ok()
-    with tarfile.open(WORK / f"crate-package/package/qwenauth-{VERSION}.crate") as archive:
-        archive.extractall(CRATE.parent, filter="data")
+    CRATE.parent.mkdir(parents=True)
+    run(["tar", "-x", "-C", CRATE.parent, "-f", WORK / f"crate-package/package/qwenauth-{VERSION}.crate"]).ok()
 
 
 def crate_links(packages):

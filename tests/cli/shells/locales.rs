@@ -94,10 +94,10 @@ fn read_in(locales: &Path, names: &[String], shell: &Shell, values: &[String]) -
     Ok(())
 }
 
-/// In a Big5-HKSCS locale glibc decodes two pairs of bytes as two characters each: zsh 5.9 never ends splitting such a text,
-/// whoever prints it, and fish 3.6 keeps one of the characters.
+/// In a Big5-HKSCS locale glibc decodes `Ê` and `ê` only with what follows them, or with an accent as two characters: zsh 5.9
+/// never ends splitting such a text, whoever prints it, and fish 3.6 loses the accent.
 fn survives(shell: &Shell, value: &str) -> bool {
-    let has_pair = value.as_bytes().windows(2).any(|pair| matches!(pair, [0x88, 0xa3 | 0xa5]));
+    let has_pair = value.as_bytes().windows(2).any(|pair| matches!(pair, [0x88, 0xa3 | 0xa5 | 0xa7]));
     !has_pair || !["zsh", "fish"].contains(&shell.program)
 }
 
