@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import tarfile
 
 from processes import REPOSITORY, run
 from rooms import VERSION, WORK, tree

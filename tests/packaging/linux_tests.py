@@ -4,7 +4,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import tarfile
 import threading
 
 from processes import REPOSITORY, run
