@@ -56,7 +56,7 @@ fn to_milliseconds(time: SystemTime) -> u64 {
 pub(crate) struct CredentialDocument(Map<String, Value>);
 
 impl CredentialDocument {
-    /// The old version, all of it: stricter than [`read`], which ignores what other programs add.
+    /// The old version, all of it: stricter than `reading::read`, which ignores what other programs add.
     ///
     /// Errors: a sentence on what cannot be kept, such as a number that is too large or a text that is not Unicode.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
