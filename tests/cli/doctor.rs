@@ -363,11 +363,12 @@ fn fix_removes_only_a_pending_login_that_cannot_be_completed() {
 
 #[test]
 fn fix_leaves_the_pending_login_that_a_process_polls_for() {
-    let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 60})));
+    let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({"interval": 1})));
     let Some(machine) = offline(machine) else { return };
     machine.server.serve("/", |_| Reply::text(404, "{}"));
+    machine.server.always(Ask::Poll, || Reply::error(400, "authorization_pending"));
     let running = machine.spawn(["login"]);
-    running.wait_for_stderr("only if you started this login.\n");
+    machine.server.wait_for(Ask::Poll, 1);
     write_private(&notes(&machine), "{");
     assert_eq!(found(&machine, &["--fix"], "leftovers").len(), 1);
     assert!(notes(&machine).exists());
