@@ -4,7 +4,7 @@
 //! unread is reset, and the client may see that in place of the answer (RFC 9112 §9.6). Rule: what is left of a body is
 //! read and dropped for [`LINGER`]; then the connection serves the next request.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -18,7 +18,11 @@ pub(super) const LINGER: Duration = Duration::from_secs(10);
 
 /// What is left of such a request, read by the task of its connection.
 #[derive(Default)]
-pub(super) struct Unread(RefCell<Option<Leftover>>);
+pub(super) struct Unread {
+    left: RefCell<Option<Leftover>>,
+    /// Whether a body could not be read: its connection serves no other request, and bytes may follow.
+    is_malformed: Cell<bool>,
+}
 
 struct Leftover {
     incoming: Incoming,
@@ -29,7 +33,7 @@ struct Leftover {
 impl Unread {
     /// Reads what has come and drops it. Call this whenever the connection waits.
     pub(super) fn poll(&self, context: &mut Context<'_>) {
-        let mut left = self.0.borrow_mut();
+        let mut left = self.left.borrow_mut();
         let Some(Leftover { incoming, over }) = &mut *left else { return };
         let over = over.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
         loop {
@@ -40,6 +44,10 @@ impl Unread {
             }
         }
         *left = None;
+    }
+
+    pub(super) fn is_malformed(&self) -> bool {
+        self.is_malformed.get()
     }
 }
 
@@ -58,7 +66,7 @@ impl ClientBody {
 impl Drop for ClientBody {
     fn drop(&mut self) {
         if let Some(incoming) = self.incoming.take().filter(|incoming| !incoming.is_end_stream()) {
-            *self.unread.0.borrow_mut() = Some(Leftover { incoming, over: None });
+            *self.unread.left.borrow_mut() = Some(Leftover { incoming, over: None });
         }
     }
 }
@@ -71,6 +79,7 @@ impl Body for ClientBody {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(incoming).poll_frame(context));
         if !matches!(frame, Some(Ok(_))) {
+            self.unread.is_malformed.set(frame.is_some());
             self.incoming = None;
         }
         Poll::Ready(frame)

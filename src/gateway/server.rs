@@ -214,13 +214,14 @@ async fn connection(gateway: Rc<Gateway>, door: Door, stream: Stream, peer: Rc<P
         }
         served
     });
-    if let Err(error) = served.await {
+    let served = served.await;
+    if let Err(error) = &served {
         log::debug!("a client's connection ended: {error}");
-        // It was answered as well, if there was a request.
-        if error.is_parse() {
-            let stream = connection.into_parts().io.into_inner();
-            let _ = unless_asked(&peer.closing, Box::pin(stream.linger())).await;
-        }
+    }
+    // What cannot be read was answered as well.
+    if unread.is_malformed() || served.is_err_and(|error| error.is_parse()) {
+        let stream = connection.into_parts().io.into_inner();
+        let _ = unless_asked(&peer.closing, Box::pin(stream.linger())).await;
     }
 }
 

@@ -382,8 +382,12 @@ fn a_client_that_still_sends_a_malformed_request_gets_the_response() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
+    let chunked = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        gateway.address, gateway.key
+    );
     for (sent, status) in
-        [(format!("GET / HTTP/1.1\r\nX-Long: {}", "x".repeat(66_000)), 431), ("\0\r\n\r\n".into(), 400)]
+        [(format!("GET / HTTP/1.1\r\nX-Long: {}", "x".repeat(66_000)), 431), ("\0\r\n\r\n".into(), 400), (chunked, 400)]
     {
         let mut client = Client::send(&gateway.address, sent.as_bytes());
         client.next().is(status);
