@@ -1,8 +1,17 @@
-//! `src/` is what the module overview in src/lib.rs says: its modules, the arrows between them, one home for each outside crate.
+//! `src/` is what the module overview in src/lib.rs says: its modules, the arrows between them, one home for each outside crate;
+//! and nothing unknown lies beside it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::machine::has_programs;
+
+/// What lies at the top of the repository.
+const TOP: &str = ".cargo .ci .github .gitignore CHANGELOG.md CONTRIBUTING.md Cargo.lock Cargo.toml LICENSE README.md \
+                   README.ru.md README.zh-CN.md RELEASING.md SECURITY.md STYLE.md action.yml benches build.rs clippy.toml \
+                   completions contrib deny.toml docs fuzz integrations justfile man packaging rustfmt.toml src tests";
 
 const USED_BY_ALL: [&str; 2] = ["error", "secret"];
 
@@ -283,6 +292,21 @@ fn no_secret_leaves_its_type_as_an_ordinary_string() {
         }
     }
     assert!(shown > 20, "secrets are looked at {shown} times only");
+}
+
+#[test]
+fn no_unknown_file_lies_at_the_top_of_the_repository() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // A package has no history, and not all of the files.
+    if !root.join(".git").exists() || !has_programs(&["git"]) {
+        return;
+    }
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().unwrap();
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let files = String::from_utf8(listed.stdout).unwrap();
+    let there: BTreeSet<&str> =
+        files.split_terminator('\0').map(|file| file.split_once('/').map_or(file, |(folder, _)| folder)).collect();
+    assert_eq!(there, TOP.split_whitespace().collect());
 }
 
 fn is_rust(name: &str) -> bool {
