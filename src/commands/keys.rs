@@ -10,13 +10,14 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use self::server::Server;
-use super::{print, print_json, rfc3339};
+use super::{print, print_json};
 use crate::cli::{Bound, CreateKeyArgs, KeyLimitOptions, KeysCommand, RevokeKeyArgs, RotateKeyArgs, SetKeyArgs};
 use crate::error::{Failed, Failure, note};
 use crate::keys::{Budget, Change, KeyRecord, KeyText, Keys, Places, TeamSecret, seconds};
 use crate::profile::ProfileName;
 use crate::session::Session;
 use crate::terminal;
+use crate::usage::rfc3339;
 
 /// Maximum length of the name of a key and of its owner, in characters.
 const MAX_NAME_LENGTH: usize = 63;

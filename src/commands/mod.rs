@@ -100,12 +100,6 @@ pub(crate) fn print_document(value: &Value) -> Result<()> {
     print(&json_for_terminal(&format!("{value:#}\n")))
 }
 
-/// RFC 3339, in UTC, to the second.
-pub(crate) fn rfc3339(time: SystemTime) -> Option<String> {
-    let time = jiff::Timestamp::try_from(time).ok()?;
-    Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
-}
-
 /// How long ago an RFC 3339 time was; `None` if it is not one, or is to come.
 fn ago(time: &str) -> Option<String> {
     let time: jiff::Timestamp = time.parse().ok()?;

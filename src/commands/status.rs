@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{OPENROUTER, key_endpoint, print, print_document, rfc3339};
+use super::{OPENROUTER, key_endpoint, print, print_document};
 use crate::cli::StatusArgs;
 use crate::credentials::{
     Credential, CredentialSource, GivenKey, Kind, State, Stored, Verification, api_refusal, check_origin, program_of,
@@ -22,7 +22,7 @@ use crate::profile::SecretStore;
 use crate::providers::Provider;
 use crate::say::{Screen, in_words};
 use crate::session::{Endpoint, Session};
-use crate::usage::Summary;
+use crate::usage::{Summary, rfc3339};
 
 /// Variables of the user that tools obey instead of the stored credential.
 const OVERRIDES: [&str; 3] = ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"];

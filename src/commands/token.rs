@@ -4,11 +4,12 @@ use anyhow::Result;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{print, rfc3339, warn_of_refusal};
+use super::{print, warn_of_refusal};
 use crate::cli::{TokenArgs, TokenFormat};
 use crate::credentials::{Lifetime, MARGIN, fresh, short_lived};
 use crate::error::json_for_terminal;
 use crate::session::{Endpoint, Session};
+use crate::usage::rfc3339;
 
 pub(crate) fn run(args: &TokenArgs, session: &Session) -> Result<()> {
     let source = session.source()?;

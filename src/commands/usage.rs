@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{OPENROUTER, key_endpoint, print, print_document, rfc3339};
+use super::{OPENROUTER, key_endpoint, print, print_document};
 use crate::cli::UsageArgs;
 use crate::credentials::{Credential, Stored};
 use crate::error::note;
@@ -19,7 +19,7 @@ use crate::limits::{Quota, Rule, Zone, exhausted, standing, used};
 use crate::providers::Provider;
 use crate::say::Screen;
 use crate::session::Session;
-use crate::usage::{Counts, StatedLimit, Summary, Use};
+use crate::usage::{Counts, StatedLimit, Summary, Use, rfc3339};
 
 pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
     let now = SystemTime::now();

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::pacing::NoSlot;
 use super::refusal::{self, Refusal, duration};
-use super::served_profile::rfc3339;
 use crate::keys::{KeyRecord, Money};
 use crate::limits::{Left, Refused};
+use crate::usage::rfc3339;
 
 const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
 const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");

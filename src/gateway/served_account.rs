@@ -10,12 +10,12 @@ use hyper::header::{HeaderMap, HeaderName};
 
 use super::events::Events;
 use super::pacing::Pacing;
-use super::served_profile::{hash, rfc3339};
+use super::served_profile::hash;
 use crate::limits::shared::{Shared, SharedAccount};
 use crate::limits::{Day, Exhausted, Memory, Quota, Quotas, Rate, Rule, week_end};
 use crate::providers::Provider;
 use crate::providers::error::{ApiError, Cause, Scope, epoch};
-use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts, cut_name, seconds};
+use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts, cut_name, rfc3339, seconds};
 
 /// Headers that state a limit, its remainder and its reset, with a label for it.
 const LIMIT_HEADERS: [(&str, &str, &str, &str); 4] = [

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Result;
 use hyper::header::HeaderValue;
@@ -19,7 +19,7 @@ use super::served_account::ServedAccount;
 use crate::credentials::CredentialSource;
 use crate::error::{Failed, Failure};
 use crate::limits::shared::Shared;
-use crate::usage::Event;
+use crate::usage::{Event, rfc3339};
 
 /// What all profiles of a gateway have in common.
 pub(super) struct Common {
@@ -196,8 +196,4 @@ impl ServedProfile {
 /// Distinguishes secrets in logs and files.
 pub(super) fn hash(secret: &str) -> String {
     Sha256::digest(secret)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-pub(super) fn rfc3339(time: SystemTime) -> Option<String> {
-    Some(jiff::Timestamp::try_from(time).ok()?.to_string())
 }

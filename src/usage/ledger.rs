@@ -416,6 +416,11 @@ pub(crate) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// RFC 3339, in UTC, to the second.
+pub(crate) fn rfc3339(time: SystemTime) -> Option<String> {
+    Some(format!("{:.0}", jiff::Timestamp::try_from(time).ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -441,6 +446,12 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_time_is_written_to_the_second() {
+        let times = [0, 1_792_000_000_999].map(|millis| rfc3339(UNIX_EPOCH + std::time::Duration::from_millis(millis)));
+        assert_eq!(times.map(Option::unwrap), ["1970-01-01T00:00:00Z", "2026-10-14T17:46:40Z"]);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use serde_json::Value;
 use url::Url;
 
 use super::Check;
-use crate::commands::rfc3339;
 use crate::credentials::{CredentialSource, Stored};
 use crate::http::Reply;
 use crate::session::{Endpoint, Session};
+use crate::usage::rfc3339;
 use crate::x509::Facts;
 
 /// For the gateway: a doctor that hangs is no help.

@@ -6,13 +6,14 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::server::Server;
-use crate::commands::{print, print_document, rfc3339};
+use crate::commands::{print, print_document};
 use crate::error::printable;
 use crate::keys::{KeyRecord, Keys, Places, State};
 use crate::limits::shared::KeyStanding;
 use crate::limits::{Left, key_standing};
 use crate::say::{Screen, Style, cell};
 use crate::session::Session;
+use crate::usage::rfc3339;
 
 /// Columns of the name, the owner and the state.
 const NAME: usize = 16;

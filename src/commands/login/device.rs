@@ -9,7 +9,7 @@ use serde_json::json;
 use super::Attempt;
 use super::existing::working_login;
 use super::screen::{self, Waiting};
-use crate::commands::{print_json, rfc3339};
+use crate::commands::print_json;
 use crate::credentials::{
     Credential, CredentialSource, PendingLogin, Stored, Verification, VerificationRequest, login_server, store_grant,
     store_model, verify,
@@ -22,6 +22,7 @@ use crate::platform::lock::FileLock;
 use crate::platform::signals::DeferredSignals;
 use crate::providers::Practice;
 use crate::terminal::{self, Countdown};
+use crate::usage::rfc3339;
 
 /// How often a process that waits looks up: at signals, at the other process.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);

@@ -9,12 +9,12 @@ use super::Attempt;
 use super::key_input::{ask_for, given};
 use super::key_verification::{model, verify};
 use super::target::{self, Target};
-use crate::commands::rfc3339;
 use crate::credentials::{NewKey, Stored, Verification, chosen_model_of, remember_verification, store_key};
 use crate::error::{Failed, Failure, note};
 use crate::profile::SecretStore;
 use crate::secret::Secret;
 use crate::terminal;
+use crate::usage::rfc3339;
 
 /// The key that tools get if the server requires none: most tools insist on one.
 pub(super) const NO_KEY: &str = "no-key";

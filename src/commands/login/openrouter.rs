@@ -13,7 +13,7 @@ use serde_json::json;
 use url::Url;
 
 use super::{Attempt, key, key_input};
-use crate::commands::{print_json, rfc3339};
+use crate::commands::print_json;
 use crate::credentials::{PendingLogin, clean_key};
 use crate::error::{Failed, Failure, note};
 use crate::oauth::code::{self, Callback, PendingCode};
@@ -22,6 +22,7 @@ use crate::providers::{self, Authorize};
 use crate::say::{Screen, Style};
 use crate::secret::Secret;
 use crate::terminal::{self, Countdown, Row};
+use crate::usage::rfc3339;
 
 /// Lifetime of OpenRouter's codes, as documented.
 const LIFETIME: Duration = Duration::from_secs(600);

@@ -4,13 +4,14 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::Attempt;
-use crate::commands::{print_json, rfc3339};
+use crate::commands::print_json;
 use crate::credentials::{Credential, Verification};
 use crate::error::{Failed, Failure, note, printable};
 use crate::profile::SecretStore;
 use crate::providers::{Ci, Provider};
 use crate::say::{Screen, Style};
 use crate::terminal;
+use crate::usage::rfc3339;
 use crate::{gateway, limits};
 
 impl Attempt<'_> {

@@ -3,10 +3,9 @@
 use std::time::SystemTime;
 
 use super::{Limit, by_model};
-use crate::commands::rfc3339;
 use crate::error::printable;
 use crate::say::{Screen, Style, Table, cell, columns, in_words, short};
-use crate::usage::{Counts, Summary};
+use crate::usage::{Counts, Summary, rfc3339};
 
 /// Shown with every answer, because other programs may use the same account.
 const COUNTED: &str = "gateway traffic only; other use of the account is not included";
