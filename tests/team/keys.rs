@@ -269,6 +269,48 @@ fn slots_in_flight_are_counted_across_gateways_and_those_of_a_killed_one_expire(
 }
 
 #[test]
+fn a_client_that_leaves_is_charged_the_estimate_for_what_was_sent_and_nothing_while_the_server_decides() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let name = Moving::to(redis.port);
+    let team = Team::new(&provider, &format!("redis://127.0.0.1:{}", name.port), PATIENT);
+    let key = team.keys(&["create", "ann", "--parallel", "1", "--budget", "10 USD/day"]);
+    let log = team.maker.path().join("log");
+    let gateway = Gateway::start_keyed(team.home(), &["--log", log.to_str().unwrap()]);
+    let stored = |command: &[&str], pattern: &str| {
+        let name = redis.command(&["--scan", "--pattern", pattern]);
+        redis.command(&[&[command[0], name.trim()], &command[1..]].concat()).trim().to_owned()
+    };
+    let requests = || stored(&["GET"], "*:key:*:day/*");
+    // What is in flight or reserved is gone once nothing of it is left.
+    let is_settled = || {
+        redis.command(&["--scan", "--pattern", "*:parallel"]).trim().is_empty()
+            && redis.command(&["--scan", "--pattern", "*:spent/*:held"]).trim().is_empty()
+    };
+    // In cents of ten million nanodollars: a chat costs one.
+    let cents = || stored(&["HGET", "used"], "*:spent/*/0").parse::<f64>().unwrap() / 1e7;
+    assert_eq!(gateway.client_of(&key).chat().status, 200);
+    until("it is settled", is_settled);
+    // The server has counted the request, and the gateway does not know yet.
+    name.holds_answers(true);
+    let client = gateway.client_of(&key).ask_about("nothing");
+    until("it is counted", || requests() == "2");
+    drop(client);
+    until("the gateway notices", || std::fs::read_to_string(&log).unwrap().contains("\"status\":null"));
+    name.holds_answers(false);
+    until("it is given back", || requests() == "1" && is_settled());
+    assert_eq!((provider.asked_about("nothing"), cents()), (0, 1.0));
+    // The provider has the request.
+    let client = gateway.client_of(&key).ask_about(HELD);
+    until("it arrives", || provider.asked_about(HELD) == 1);
+    drop(client);
+    until("it is settled", is_settled);
+    assert_eq!((requests(), cents()), ("2".to_owned(), 2.4));
+}
+
+#[test]
 fn a_budget_is_spent_once_across_four_gateways_and_reset_restores_it() {
     if !has_redis() {
         return;

@@ -352,16 +352,16 @@ impl Client {
 }
 
 impl Client {
-    /// Sends a request and leaves before there is an answer, but after the gateway had the time to ask for its turn.
-    pub(crate) fn leave(&mut self) {
+    /// Sends a chat that the provider's log shows as one about `word`. The client leaves when what is returned is dropped.
+    pub(crate) fn ask_about(&self, word: &str) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let body = r#"{"model":"m","messages":[]}"#;
         let request = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
-             Content-Length: {}\r\n\r\n{body}",
+            "POST /v1/chat/completions?about={word} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+             Content-Length: {}\r\n\r\n{CHAT}",
             self.key,
-            body.len()
+            CHAT.len()
         );
         (&stream).write_all(request.as_bytes()).unwrap();
+        stream
     }
 }
