@@ -491,4 +491,238 @@ mod tests {
         assert_eq!((left.requests_of_day, left.requests_of_minute, left.tokens_of_minute), (0, 0, 0));
         drop(granted(&files, &demand(&key, 0, 0), None));
     }
+
+    /// The windows of an account that this directory counts.
+    fn account(directory: &Path, per_window: u32, seconds: u64) -> RefCell<Rate> {
+        RefCell::new(Rate::open(directory, "p", "account", account_rule(per_window, seconds)))
+    }
+
+    fn account_rule(per_window: u32, seconds: u64) -> Rule {
+        Rule {
+            per_window: Some(per_window),
+            burst: None,
+            window: Duration::from_secs(seconds),
+            per_day: None,
+            day_refuses: false,
+            zone: Zone::utc(),
+            waits: true,
+        }
+    }
+
+    fn requests_of_account(directory: &Path, seconds: u64) -> u32 {
+        super::super::local::standing(directory, "p", "account", &account_rule(1, seconds), SystemTime::now()).1.count
+    }
+
+    /// Lets another client of the account have its next turn.
+    fn take(account: &RefCell<Rate>) -> Slot {
+        match account.borrow_mut().take(SystemTime::now(), false) {
+            super::super::Reservation::Decided(slot) => slot,
+            super::super::Reservation::Busy => panic!("busy"),
+        }
+    }
+
+    fn reason(step: &Step) -> Refused {
+        match step {
+            Step::Decided(Decision::Refused { reason, .. }) => *reason,
+            Step::Decided(_) => panic!("granted"),
+            Step::Busy | Step::Later(_) => panic!("not decided"),
+        }
+    }
+
+    #[test]
+    fn what_was_used_is_recorded_once_the_file_of_the_key_is_free_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| key.limits.budget = "1 USD/month".parse().ok());
+        let [first, second] = [5, 6].map(|cost| granted(&files, &demand(&key, 0, cost), None));
+        let other = KeyFile::open(directory.path(), &key.id).unwrap();
+        let held = other.lock().unwrap().unwrap();
+        files.settle(&first, Used { tokens: 0, cost: Money(7) });
+        files.tend();
+        drop(held);
+        assert_eq!(files.left(&key).spent, Money(0));
+        files.tend();
+        assert_eq!((files.left(&key).spent, files.left(&key).parallel), (Money(7), 1));
+        let held = other.lock().unwrap().unwrap();
+        files.settle(&second, Used { tokens: 0, cost: Money(11) });
+        drop(held);
+        drop(files);
+        let (left, _) = super::super::key_standing(directory.path(), &key, SystemTime::now());
+        assert_eq!((left.spent, left.parallel), (Money(18), 0));
+    }
+
+    #[test]
+    fn reservations_of_requests_in_flight_are_extended_in_time_and_no_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |_| {});
+        let gateway = Files::open(directory.path(), &directory.path().join("keys.json")).unwrap();
+        let of_another = granted(&gateway, &demand(&key, 0, 0), None);
+        let [runs, ended, late] = [0; 3].map(|_| granted(&files, &demand(&key, 0, 0), None));
+        files.settle(&ended, Used { tokens: 0, cost: Money(0) });
+        let file = KeyFile::open(directory.path(), &key.id).unwrap();
+        let soon = system::monotonic().as_secs() + 60;
+        let all_end_soon = || {
+            let mut standing = file.read(&key, SystemTime::now());
+            standing.reserved_until().for_each(|(_, until)| *until = soon);
+            file.write(&standing).unwrap();
+        };
+        let extended = || -> Vec<String> {
+            let mut standing = file.read(&key, SystemTime::now());
+            standing.reserved_until().filter(|(_, until)| **until > soon).map(|(id, _)| id.to_owned()).collect()
+        };
+        all_end_soon();
+        files.tend();
+        assert_eq!(extended(), Vec::<String>::new(), "it is not time to");
+        files.extended.set(Instant::now().checked_sub(EXTEND).unwrap());
+        files.tend();
+        assert_eq!(extended(), [runs.id.clone(), late.id.clone()]);
+        all_end_soon();
+        files.tend();
+        assert_eq!(extended(), Vec::<String>::new(), "it is not time to again");
+        assert!(of_another.id != runs.id && files.left(&key).parallel == 3);
+    }
+
+    #[test]
+    fn a_limit_of_the_day_or_a_budget_that_is_reached_refuses_only_what_counts_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| key.limits.tokens_per_day = Some(10));
+        drop(granted(&files, &demand(&key, 10, 0), None));
+        assert!(matches!(refused_for(&files, &demand(&key, 1, 0)), Refused::KeyDay { .. }));
+        drop(granted(&files, &demand(&key, 0, 0), None));
+        let (directory, budget) = (tempfile::tempdir().unwrap(), "1 USD/month".parse().ok());
+        let (files, key) = engine(directory.path(), |key| key.limits.budget = budget);
+        let whole = granted(&files, &demand(&key, 0, 2_000_000_000), None);
+        assert_eq!(files.left(&key).reserved, Money(1_000_000_000));
+        assert!(matches!(refused_for(&files, &demand(&key, 0, 1)), Refused::KeyBudget { .. }));
+        drop(granted(&files, &demand(&key, 0, 0), None));
+        files.settle(&whole, Used { tokens: 0, cost: Money(1_000_000_000) });
+        assert!(matches!(refused_for(&files, &demand(&key, 0, 1)), Refused::KeyBudget { .. }));
+    }
+
+    #[test]
+    fn a_further_attempt_counts_in_the_windows_and_nowhere_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| {
+            key.limits.requests_per_day = Some(1);
+            key.limits.tokens_per_day = Some(10);
+            key.limits.parallel = Some(1);
+            key.limits.budget = "1 USD/month".parse().ok();
+        });
+        let account = account(directory.path(), 10, 60);
+        let first = granted(&files, &demand(&key, 10, 1_000_000_000), Some(&account));
+        let again = Demand { repeats: true, ..demand(&key, 10, 1_000_000_000) };
+        let second = granted(&files, &again, Some(&account));
+        let counts = |left: Left| {
+            (left.requests_of_minute, left.tokens_of_minute, left.requests_of_day, left.tokens_of_day, left.parallel)
+        };
+        assert_eq!(counts(files.left(&key)), (2, 10, 1, 10, 1));
+        assert_eq!(requests_of_account(directory.path(), 60), 2);
+        files.give_back(&second, Some(&account));
+        assert_eq!(counts(files.left(&key)), (1, 10, 1, 10, 1));
+        files.give_back(&first, Some(&account));
+        assert_eq!(counts(files.left(&key)), (0, 0, 0, 0, 0));
+        assert_eq!(requests_of_account(directory.path(), 60), 0);
+    }
+
+    #[test]
+    fn a_request_waits_for_another_of_its_key_as_long_as_it_may() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| key.limits.parallel = Some(1));
+        drop(granted(&files, &demand(&key, 0, 0), None));
+        let second = Demand { longest_wait: 2 * POLL, ..demand(&key, 0, 0) };
+        let wait = |waited| files.admit(&second, None, false, waited);
+        assert!(matches!(wait(POLL), Step::Later(POLL)));
+        assert_eq!(reason(&wait(POLL + Duration::from_nanos(1))), Refused::KeyParallel);
+    }
+
+    #[test]
+    fn a_request_whose_turn_is_later_than_it_may_wait_is_refused_with_the_time_until_then() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| key.limits.requests_per_minute = Some(1));
+        let second = demand(&key, 0, 0);
+        // A turn that is now is had after any wait.
+        let Step::Decided(Decision::Go { wait, spread, .. }) =
+            files.admit(&second, None, false, 2 * second.longest_wait)
+        else {
+            panic!("not granted");
+        };
+        assert!(wait.is_zero() && spread.is_zero());
+        let is_a_minute = |wait: Duration| (50..63).contains(&wait.as_secs());
+        let Refused::KeyRate { wait } = reason(&files.admit(&second, None, false, Duration::from_secs(570))) else {
+            panic!("another reason");
+        };
+        assert!(is_a_minute(wait), "{wait:?}");
+        let Step::Decided(Decision::Go { wait, spread, grant, .. }) =
+            files.admit(&second, None, false, Duration::from_secs(500))
+        else {
+            panic!("not granted");
+        };
+        assert!(is_a_minute(wait), "{wait:?}");
+        let step = Duration::from_nanos(super::super::window::step_length(Duration::from_secs(60)));
+        assert_eq!(spread, step);
+        // An account whose steps are shorter has the shorter one.
+        let half = account(directory.path(), 10, 30);
+        let Step::Decided(Decision::Go { spread, grant: next, .. }) =
+            files.admit(&second, Some(&half), false, Duration::ZERO)
+        else {
+            panic!("not granted");
+        };
+        assert_eq!((spread, next.at > grant.at), (step / 2, true));
+        // Ten turns and a few steps are all that is counted ahead.
+        for _ in 0..7 {
+            drop(granted(&files, &demand(&key, 0, 0), None));
+        }
+        let late = Demand { longest_wait: Duration::from_secs(3600), ..demand(&key, 0, 0) };
+        drop(granted(&files, &late, None));
+        let Refused::KeyRate { wait } = refused_for(&files, &late) else { panic!("another reason") };
+        assert!(is_a_minute(wait), "until the first of them leaves the window: {wait:?}");
+    }
+
+    #[test]
+    fn what_a_request_waits_for_longest_is_the_reason_for_its_refusal() {
+        let refused = |window: u32, seconds| {
+            let directory = tempfile::tempdir().unwrap();
+            let (files, key) = engine(directory.path(), |key| {
+                key.limits.requests_per_minute = Some(1);
+                key.limits.window = Some(window);
+            });
+            let account = account(directory.path(), 1, seconds);
+            drop(granted(&files, &demand(&key, 0, 0), Some(&account)));
+            let second = Demand { longest_wait: Duration::from_secs(1), ..demand(&key, 0, 0) };
+            reason(&files.admit(&second, Some(&account), false, Duration::ZERO))
+        };
+        let is_two_minutes = |wait: Duration| (110..125).contains(&wait.as_secs());
+        assert!(matches!(refused(60, 120), Refused::AccountRate { wait } if is_two_minutes(wait)));
+        assert!(matches!(refused(120, 60), Refused::KeyRate { wait } if is_two_minutes(wait)));
+    }
+
+    #[test]
+    fn a_turn_that_is_too_far_ahead_for_the_account_is_looked_for_again_halfway() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| key.limits.requests_per_minute = Some(1));
+        let account = account(directory.path(), 1, 1);
+        drop(granted(&files, &demand(&key, 0, 0), None));
+        let next = demand(&key, 0, 0);
+        // The time until the turn, before and after the look in between.
+        let until_turn = || match reason(&files.admit(&next, Some(&account), false, Duration::from_secs(599))) {
+            Refused::KeyRate { wait } => wait,
+            reason => panic!("{reason:?}"),
+        };
+        let before = until_turn();
+        let Step::Later(later) = files.admit(&next, Some(&account), false, Duration::from_secs(500)) else {
+            panic!("decided")
+        };
+        let after = until_turn();
+        assert!((after / 2 + POLL..=before / 2 + POLL).contains(&later), "{later:?} of {before:?}");
+    }
+
+    #[test]
+    fn an_account_whose_queue_is_as_long_as_it_may_be_refuses_the_requests_of_all_keys() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |_| {});
+        let account = account(directory.path(), 1, 3600);
+        while !matches!(take(&account), Slot::TooLong { .. }) {}
+        let reason = reason(&files.admit(&demand(&key, 0, 0), Some(&account), false, Duration::ZERO));
+        let step = Duration::from_nanos(super::super::window::step_length(Duration::from_secs(3600)));
+        assert_eq!(reason, Refused::AccountRate { wait: 1400 * step });
+    }
 }

@@ -278,6 +278,14 @@ pub(crate) fn key_standing(state: &Path, key: &KeyRecord, now: SystemTime) -> (L
 }
 
 #[cfg(test)]
+impl KeyState {
+    /// The requests in flight, and when the reservation of each ends.
+    pub(super) fn reserved_until(&mut self) -> impl Iterator<Item = (&str, &mut u64)> {
+        self.sums.reserved.iter_mut().map(|reserved| (reserved.id.as_str(), &mut reserved.until))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::keys::TeamSecret;
