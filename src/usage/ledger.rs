@@ -423,6 +423,8 @@ pub(crate) fn rfc3339(time: SystemTime) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "tests lay out their own files")]
+
     use std::cell::RefCell;
 
     use super::*;
@@ -495,5 +497,104 @@ mod tests {
                 text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
             assert_eq!(entries.map(|entry| entry.counts.requests).sum::<u64>(), 15, "with room for {room} bytes");
         }
+    }
+
+    const DAY: &str = "2026-11-20";
+
+    fn stated(remaining: u64, at: u64) -> StatedLimit {
+        StatedLimit { name: "requests per day".into(), limit: 1000, remaining, resets_at: None, at }
+    }
+
+    fn written(ledger: &mut Ledger) {
+        ledger.take_pending(DAY).unwrap().write().unwrap();
+    }
+
+    #[test]
+    fn the_newest_statement_of_a_limit_counts_and_is_written_when_there_is_a_new_one() {
+        let state = tempfile::tempdir().unwrap();
+        let [mut first, mut second] = ["qwen", "qwen"].map(|provider| Ledger::new(state.path(), "work", provider));
+        assert!(first.take_pending(DAY).is_none(), "there is nothing to write");
+        first.note_limit(stated(7, 20));
+        first.note_limit(stated(6, 30));
+        assert_eq!(first.limits().collect::<Vec<_>>(), [&stated(6, 30)]);
+        written(&mut first);
+        assert!(first.take_pending(DAY).is_none(), "it was written");
+        second.note_limit(stated(9, 10));
+        written(&mut second);
+        let newest = || Summary::read(state.path(), DAY).unwrap().limits.into_values().collect::<Vec<_>>();
+        assert_eq!(newest(), [stated(6, 30)]);
+        // At the same second what comes later counts.
+        second.note_limit(stated(5, 30));
+        let unwritten = second.take_pending(DAY).unwrap();
+        second.put_back(unwritten);
+        written(&mut second);
+        assert_eq!(newest(), [stated(5, 30)]);
+        first.add(DAY, None, "m", &Counts { requests: 1, ..Counts::default() });
+        let unwritten = first.take_pending(DAY).unwrap();
+        assert!(unwritten.limits.is_empty(), "the statement is in the file");
+        first.put_back(unwritten);
+        assert!(first.take_pending(DAY).unwrap().limits.is_empty());
+    }
+
+    #[test]
+    fn usage_is_read_from_a_day_on_and_invalid_lines_and_other_files_are_skipped() {
+        let state = tempfile::tempdir().unwrap();
+        assert!(Summary::read(state.path(), "").unwrap().counts.is_empty(), "there is no directory yet");
+        let mut ledger = Ledger::new(state.path(), "work", "qwen");
+        for (day, requests) in [("2026-11-19", 1), (DAY, 2), ("2026-11-21", 4)] {
+            ledger.add(day, None, "m", &Counts { requests, ..Counts::default() });
+        }
+        let mut unwritten = ledger.take_pending(DAY).unwrap();
+        unwritten.write().unwrap();
+        let uses = unwritten.take_written();
+        assert_eq!(
+            uses.iter().map(|(of, counts)| (of.day.as_str(), counts.requests)).collect::<Vec<_>>(),
+            [("2026-11-19", 1), (DAY, 2), ("2026-11-21", 4)]
+        );
+        let directory = directory_of(state.path());
+        std::fs::write(directory.join("2026-11-22.jsonl"), "{\n\nnonsense\n").unwrap();
+        std::fs::write(
+            directory.join("2026-11-23.jsonl.old"),
+            std::fs::read(directory.join("2026-11-21.jsonl")).unwrap(),
+        )
+        .unwrap();
+        let since =
+            |first| Summary::read(state.path(), first).unwrap().counts.values().map(|counts| counts.requests).sum();
+        let sums: [u64; 3] = [since("2026-11-19"), since(DAY), since("2026-11-22")];
+        assert_eq!(sums, [7, 6, 0]);
+        // A directory that cannot be read is not an empty one.
+        std::fs::remove_dir_all(&directory).unwrap();
+        std::fs::write(&directory, "").unwrap();
+        assert!(Summary::read(state.path(), DAY).is_err());
+    }
+
+    #[test]
+    fn a_file_is_summed_up_once_it_is_three_days_old_and_has_grown() {
+        let state = tempfile::tempdir().unwrap();
+        let now: jiff::Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
+        let entry = |model: &str| {
+            format!("\n{{\"profile\":\"work\",\"provider\":\"qwen\",\"model\":\"{model}\",\"requests\":1}}\n")
+        };
+        let size = entry("m").len();
+        let directory = directory_of(state.path());
+        files::make_directory(&directory).unwrap();
+        let entries = usize::try_from(GROWN).unwrap() / size;
+        let filling = usize::try_from(GROWN).unwrap() - entries * size;
+        for (day, filling) in
+            [("2026-11-16", filling - 1), ("2026-11-15", filling), ("2026-11-14", filling + 1), ("2026-11-17", filling)]
+        {
+            let text = entry("m").repeat(entries) + &"\n".repeat(filling);
+            std::fs::write(directory.join(format!("{day}.jsonl")), text).unwrap();
+        }
+        let before = Summary::read(state.path(), "").unwrap().counts;
+        settle(state.path(), now.into()).unwrap();
+        assert_eq!(Summary::read(state.path(), "").unwrap().counts, before);
+        let is_summed_up = |day: &str| {
+            let lines = std::fs::read_to_string(directory.join(format!("{day}.jsonl"))).unwrap();
+            lines.lines().filter(|line| !line.is_empty()).count() == 1
+        };
+        assert!(is_summed_up("2026-11-14") && is_summed_up("2026-11-15"));
+        assert!(!is_summed_up("2026-11-16"), "it is smaller");
+        assert!(!is_summed_up("2026-11-17"), "a gateway may append to it");
     }
 }
