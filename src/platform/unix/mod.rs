@@ -1,7 +1,8 @@
 //! Linux, macOS and other Unixes.
 
 pub(crate) mod access;
-#[cfg(all(target_os = "linux", target_env = "musl"))]
+// The tests of every Linux build run it.
+#[cfg(all(target_os = "linux", any(target_env = "musl", test)))]
 mod allocator;
 pub(crate) mod disk;
 pub(crate) mod processes;
