@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use dialoguer::console::{Key, Term};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressStyle;
 use zeroize::Zeroizing;
 
 pub(crate) use self::qr::Code;
@@ -203,20 +203,24 @@ impl Countdown {
         let what = printable(what);
         let screen = Screen::stderr();
         let thread = thread::spawn(move || {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-                bar.set_style(style);
-            }
-            loop {
+            // Drawn here: a progress bar estimates its end by libm, which every start of the program would then load.
+            let term = Term::buffered_stderr();
+            let spinner = ProgressStyle::default_spinner();
+            for turn in 0.. {
                 let left = deadline.saturating_duration_since(Instant::now()).as_secs();
                 let (minutes, seconds) = (left / 60, left % 60);
-                bar.set_message(screen.translate(&format!("{what} ({minutes}:{seconds:02} left)")));
-                bar.tick();
+                let said = screen.translate(&format!("{what} ({minutes}:{seconds:02} left)"));
+                let line = cut(
+                    &format!("{} {said}", spinner.get_tick_str(turn)),
+                    usize::from(term.size().1).saturating_sub(1),
+                );
+                // Ignored, as below: the terminal is gone and there is nowhere else to show it.
+                let _ = term.clear_line().and_then(|()| term.write_str(&line)).and_then(|()| term.flush());
                 if stopped.recv_timeout(Duration::from_millis(120)) != Err(mpsc::RecvTimeoutError::Timeout) {
                     break;
                 }
             }
-            bar.finish_and_clear();
+            let _ = term.clear_line().and_then(|()| term.flush());
         });
         Self { stop: Some(stop), thread: Some(thread) }
     }
