@@ -85,12 +85,14 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
         let upload = request.upload(&self.ready)?;
         usage.note_try();
         let limit = gateway.options.timeout;
-        let since = Instant::now();
+        let since = log::log_enabled!(log::Level::Debug).then(Instant::now);
         let note_sending = |is_sending| usage.note_sending(is_sending);
         let sent = gateway.upstream.send(&self.ready.origin, upload, note_sending);
         let sent = tokio::time::timeout(limit, sent);
         let sent = request.body.while_reading(sent).await.unwrap_or(Err(SendError::Silent(limit)));
-        log_attempt(request, &self.ready, &self.account.profile, &sent, since);
+        if let Some(since) = since {
+            log_attempt(request, &self.ready, &self.account.profile, &sent, since);
+        }
         usage.note_sent(&sent);
         sent
     }
@@ -283,9 +285,6 @@ fn log_attempt(
     sent: &Result<Answer, SendError>,
     since: Instant,
 ) {
-    if !log::log_enabled!(log::Level::Debug) {
-        return;
-    }
     let outcome = match sent {
         Ok(response) => response.status().as_u16().to_string(),
         Err(error) => format!("{error:?}"),

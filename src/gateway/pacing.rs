@@ -47,7 +47,7 @@ pub(super) enum NoSlot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waited {
     No,
-    Yes,
+    For(Duration),
 }
 
 /// The rate limiter of one account.
@@ -132,13 +132,15 @@ impl Pacing {
         }
         self.explain(wait);
         // Spread over the step, so that requests that wait for the same step are not sent together.
+        let since = tokio::time::Instant::now();
         tokio::time::sleep(wait + step_length.mul_f64(rand::random::<f64>())).await;
         kept.step = None;
-        Ok(Waited::Yes)
+        Ok(Waited::For(since.elapsed()))
     }
 
     /// The same with counters shared by all gateways.
     async fn shared_turn(&self, shared: &Rc<Shared>, account: &Rc<SharedAccount>) -> Result<Waited, NoSlot> {
+        let since = tokio::time::Instant::now();
         let asked = Rc::clone(account);
         let (wait, mut granted) = match shared.admit(move |at| asked.limits(at), MAX_QUEUE_TIME).await {
             Decision::Go { wait, ticket } => (wait, Granted { shared, ticket, ended: Ended::GivenBack }),
@@ -158,7 +160,7 @@ impl Pacing {
             tokio::time::sleep(wait + SPREAD.mul_f64(rand::random::<f64>())).await;
         }
         granted.ended = Ended::AsEstimated;
-        Ok(if wait.is_zero() { Waited::No } else { Waited::Yes })
+        Ok(if wait.is_zero() { Waited::No } else { Waited::For(since.elapsed()) })
     }
 
     fn explain(&self, wait: Duration) {
@@ -177,13 +179,14 @@ impl Pacing {
     }
 
     async fn take(&self) -> Slot {
-        let since = Instant::now();
+        let mut busy_since: Option<Instant> = None;
         loop {
-            let alone = since.elapsed() > BUSY;
+            let alone = busy_since.is_some_and(|since| since.elapsed() > BUSY);
             let taken = self.windows.rate.borrow_mut().take(SystemTime::now(), alone);
             match taken {
                 Reservation::Decided(turn) => return turn,
                 Reservation::Busy => {
+                    busy_since.get_or_insert_with(Instant::now);
                     tokio::time::sleep(Duration::from_micros(200 + u64::from(rand::random::<u16>() / 64))).await;
                 }
             }

@@ -90,10 +90,9 @@ impl PendingRequest<'_> {
     /// Waits for a slot within the provider's limits.
     async fn wait_for_slot(&mut self) -> Result<(), Unserved> {
         let Self { request, account, .. } = *self;
-        let since = tokio::time::Instant::now();
         let slot = request.body.while_reading(account.pacing.turn()).await;
-        if slot == Ok(Waited::Yes) {
-            self.usage.note_wait(since.elapsed(), PACED);
+        if let Ok(Waited::For(waited)) = slot {
+            self.usage.note_wait(waited, PACED);
         }
         request.check_length()?;
         let Err(no_slot) = slot else { return Ok(()) };

@@ -66,7 +66,6 @@ pub(super) struct Outcome {
 pub(super) struct Entry {
     traffic: Rc<Traffic>,
     began: Instant,
-    at: SystemTime,
     method: Method,
     path: String,
     operation: Option<&'static str>,
@@ -147,7 +146,7 @@ impl Entry {
             ..
         } = &self.outcome;
         json!({
-            "time": jiff::Timestamp::try_from(self.at).map(|at| format!("{at:.3}")).unwrap_or_default(),
+            "time": jiff::Timestamp::try_from(SystemTime::now() - took).map(|at| format!("{at:.3}")).unwrap_or_default(),
             "key": key.clone().unwrap_or_else(|| self.traffic.key_id.borrow().clone()),
             "profile": profile,
             "provider": provider,
@@ -217,7 +216,7 @@ impl Traffic {
         let operation = if self.gen_ai.is_some() { gen_ai::operation(path) } else { None };
         let path = if self.log.is_some() { path.chars().take(MAX_PATH_LENGTH).collect() } else { String::new() };
         let (traffic, method, outcome) = (Rc::clone(self), method.clone(), Outcome::default());
-        Entry { traffic, began: Instant::now(), at: SystemTime::now(), method, path, operation, outcome }
+        Entry { traffic, began: Instant::now(), method, path, operation, outcome }
     }
 
     fn count(&self, outcome: &Outcome, took: Duration) {
