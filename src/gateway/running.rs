@@ -117,6 +117,7 @@ fn run<B, F: Future<Output = Result<()>> + 'static>(
         .thread_stack_size(512 * 1024)
         .build()
         .context("cannot start the gateway")?;
+    system::keep_freed_memory();
     let local = tokio::task::LocalSet::new();
     let metrics = served.metrics.take();
     let gateway = Rc::new(Gateway::open(&mut listener, key, served, options, metrics.is_some())?);

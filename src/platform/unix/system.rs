@@ -125,3 +125,9 @@ pub(crate) fn file_behind_stdout() -> Option<PathBuf> {
         path.symlink_metadata().is_ok_and(is_same)
     })
 }
+
+/// Keeps small pieces of memory that this thread frees for its next ones, where the C library does not do that by itself.
+pub(crate) fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "musl"))]
+    super::allocator::keep_freed();
+}

@@ -126,3 +126,6 @@ pub(crate) fn file_behind_stdout() -> Option<PathBuf> {
     let path = PathBuf::from(OsString::from_wide(path.get(..usize::try_from(length).ok()?)?));
     path.is_file().then_some(path)
 }
+
+/// As on Unix; here the system does it by itself.
+pub(crate) fn keep_freed_memory() {}
