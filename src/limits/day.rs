@@ -173,6 +173,13 @@ mod tests {
     }
 
     #[test]
+    fn days_are_counted_back_from_the_day_of_the_provider() {
+        let zone = Zone::parse(Some("00:00 Asia/Shanghai")).unwrap();
+        let now = at("2026-12-01T16:00:00Z");
+        assert_eq!([0, 2].map(|count| zone.days_before(now, count).to_string()), ["2026-12-02", "2026-11-30"]);
+    }
+
+    #[test]
     fn a_week_ends_on_the_day_and_at_the_hour_of_the_provider() {
         let ends = |now: &str| week_end("Mon 00:00 Asia/Shanghai", at(now)).unwrap();
         // A Saturday, and the last second of a Sunday in Shanghai.
@@ -219,6 +226,10 @@ mod tests {
         assert_eq!(Zone::read("25:00 Europe/Berlin", &none).unwrap_err(), Unread::Form);
         for known in ["00:00 UTC", "00:00 Asia/Shanghai"] {
             assert!(Zone::read(known, &none).is_ok(), "{known}");
+        }
+        let zones = jiff::tz::db();
+        if !zones.is_definitively_empty() {
+            assert_eq!(Zone::read("00:00 Nowhere/Else", zones).unwrap_err(), Unread::Form);
         }
         let failed =
             Unread::NoZones.failed("00:00 Europe/Berlin", "day_resets", Failed::new(Failure::Other, "mistyped"));

@@ -367,6 +367,7 @@ fn place(
 mod tests {
     use super::super::Rule;
     use super::super::day::Zone;
+    use super::super::engine::{AccountWindows, Engine};
     use super::*;
     use crate::keys::{Change, Keys, Places, TeamSecret};
 
@@ -724,5 +725,30 @@ mod tests {
         let reason = reason(&files.admit(&demand(&key, 0, 0), Some(&account), false, Duration::ZERO));
         let step = Duration::from_nanos(super::super::window::step_length(Duration::from_secs(3600)));
         assert_eq!(reason, Refused::AccountRate { wait: 1400 * step });
+    }
+
+    #[test]
+    fn the_engine_knows_keys_and_waits_for_the_files_that_another_process_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| key.limits.requests_per_minute = Some(9));
+        let engine = Engine::Files(Box::new(files));
+        let windows = AccountWindows { rate: account(directory.path(), 9, 60), shared: None };
+        let other = KeyFile::open(directory.path(), &key.id).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            for found in [engine.look_up(&key.id).await, engine.look_up_now(&key.id).await, engine.find("ann").await] {
+                assert!(found.is_ok_and(|found| found.is_some_and(|found| found.id == key.id)));
+            }
+            assert!(engine.look_up("another").await.is_ok_and(|found| found.is_none()));
+            assert_eq!(engine.records().len(), 1);
+            let first = demand(&key, 0, 0);
+            let mut admitted = Box::pin(engine.admit(&first, Some(&windows)));
+            let held = other.lock().unwrap().unwrap();
+            let is_waiting = std::future::poll_fn(|context| admitted.as_mut().poll(context).is_pending().into()).await;
+            assert!(is_waiting, "neither granted nor refused");
+            drop(held);
+            assert!(matches!(admitted.await, Decision::Go { wait: Duration::ZERO, .. }));
+        });
+        assert_eq!(requests_of_account(directory.path(), 60), 1, "the account's file counts it");
     }
 }
