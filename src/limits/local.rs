@@ -30,13 +30,17 @@ pub(crate) enum Reservation {
 /// The counters of one account, as seen by this process.
 pub(crate) struct Rate {
     rule: Rule,
-    path: PathBuf,
-    file: Option<File>,
-    /// Counts alone if the file cannot be used.
-    own: WindowRecord,
+    counters: Counters,
     lease: Lease,
     today: Day,
-    boot: u64,
+}
+
+/// The record of all processes in its file.
+struct Counters {
+    path: PathBuf,
+    file: Option<File>,
+    /// As it was read or written last. Counted alone if the file cannot be used.
+    record: WindowRecord,
 }
 
 impl Rate {
@@ -50,10 +54,9 @@ impl Rate {
                 None
             }
         };
-        let boot = boot();
-        let own = WindowRecord::new(boot, step_length(rule.window));
+        let record = WindowRecord::new(boot(), step_length(rule.window));
         let today = rule.zone.day_of(SystemTime::now());
-        Self { rule, path, file, own, lease: Lease::default(), today, boot }
+        Self { rule, counters: Counters { path, file, record }, lease: Lease::default(), today }
     }
 
     pub(crate) fn rule(&self) -> &Rule {
@@ -77,10 +80,9 @@ impl Rate {
             return Reservation::Decided(Slot::Now);
         }
         let lease = std::mem::take(&mut self.lease);
-        let rule = self.rule.clone();
-        let taken = self.change(alone, |record| {
+        let taken = self.counters.change(alone, |record| {
             record.give_back(lease.step, lease.left, day.number());
-            record.take(&rule, step, &day, &lease)
+            record.take(&self.rule, step, &day, &lease)
         });
         let Some((turn, next)) = taken else {
             // The next successful call releases the remainder.
@@ -94,12 +96,12 @@ impl Rate {
     /// Releases the slot of a client that disconnected while it waited.
     pub(crate) fn give_back(&mut self, step: u64) {
         let day = self.today.number();
-        self.change_soon(|record| record.give_back(step, 1, day));
+        self.counters.change_soon(|record| record.give_back(step, 1, day));
     }
 
     /// The same by the monotonic clock, in nanoseconds.
     pub(super) fn give_back_at(&mut self, time: u64) {
-        self.give_back(time / self.own.step_length);
+        self.give_back(time / self.counters.record.step_length);
     }
 
     /// Reads the account's record and counts in it, while the caller does the same for a key. `alone`: without the
@@ -112,11 +114,10 @@ impl Rate {
     ) -> Option<T> {
         let (day, step) = (self.day(now), self.step());
         let lease = std::mem::take(&mut self.lease);
-        let rule = self.rule.clone();
-        let looked = self.change(alone, |record| {
+        let looked = self.counters.change(alone, |record| {
             record.give_back(lease.step, lease.left, day.number());
             record.advance(step);
-            look(Account { record, rule: &rule, day })
+            look(Account { record, rule: &self.rule, day })
         });
         if looked.is_none() {
             self.lease = lease;
@@ -127,16 +128,22 @@ impl Rate {
     /// Whether to warn that the day's limit is near: once a day for all processes.
     pub(crate) fn is_first_warning(&mut self, now: SystemTime) -> bool {
         let number = self.day(now).number();
-        self.change(false, |record| !std::mem::replace(&mut record.day(number).warned, true)).unwrap_or(false)
+        self.counters.change(false, |record| !std::mem::replace(&mut record.day(number).warned, true)).unwrap_or(false)
     }
 
     /// Requests on this day by all processes.
     pub(crate) fn count_of_day(&mut self, now: SystemTime) -> u32 {
         let number = self.day(now).number();
         let unused = self.lease.left;
-        self.change(false, |record| record.day(number).count).unwrap_or_default().saturating_sub(unused)
+        self.counters.change(false, |record| record.day(number).count).unwrap_or_default().saturating_sub(unused)
     }
 
+    fn step(&self) -> u64 {
+        u64::try_from(system::monotonic().as_nanos()).unwrap_or_default() / self.counters.record.step_length
+    }
+}
+
+impl Counters {
     /// For calls that cannot be repeated later: tries for some milliseconds.
     fn change_soon(&mut self, change: impl Fn(&mut WindowRecord)) {
         for _ in 0..50 {
@@ -148,26 +155,28 @@ impl Rate {
         log::warn!("`{}` is held by another process", self.path.display());
     }
 
-    fn step(&self) -> u64 {
-        u64::try_from(system::monotonic().as_nanos()).unwrap_or_default() / self.own.step_length
-    }
-
     /// Applies `change` to the record under the lock. Returns `None` if another process holds it.
     fn change<T>(&mut self, alone: bool, change: impl FnOnce(&mut WindowRecord) -> T) -> Option<T> {
-        let Some(file) = self.file.as_ref().filter(|_| !alone) else { return Some(change(&mut self.own)) };
-        let lock = match TryLock::take(file) {
-            Ok(lock) => lock?,
+        let Self { path, file, record } = self;
+        let lock = match file.as_ref().filter(|_| !alone).map(TryLock::take).transpose() {
+            Ok(Some(lock)) => Some(lock?),
+            Ok(None) => None,
             Err(error) => {
-                log::warn!("cannot lock `{}`: {error}", self.path.display());
-                return Some(change(&mut self.own));
+                log::warn!("cannot lock `{}`: {error}", path.display());
+                None
             }
         };
-        let mut record = WindowRecord::read(file, self.boot, self.own.step_length);
-        let outcome = change(&mut record);
-        let written = disk::write_all_at(file, &record.to_bytes(), 0);
+        let Some((lock, file)) = lock.zip(file.as_ref()) else {
+            // What others count meanwhile is read once the file can be used.
+            record.forget();
+            return Some(change(record));
+        };
+        record.refresh(file);
+        let outcome = change(record);
+        let written = record.write(file);
         drop(lock);
         if let Err(error) = written {
-            log::warn!("cannot write `{}`: {error}", self.path.display());
+            log::warn!("cannot write `{}`: {error}", path.display());
         }
         Some(outcome)
     }
@@ -262,6 +271,19 @@ mod tests {
             zone: super::super::Zone::parse(None).unwrap(),
             waits: true,
         }
+    }
+
+    #[test]
+    fn what_was_counted_alone_is_not_written_once_the_file_can_be_used() {
+        let directory = tempfile::tempdir().unwrap();
+        // One slot at a time.
+        let rule = Rule { per_window: Some(60), ..rule() };
+        let mut rate = Rate::open(directory.path(), "p", "key", rule);
+        let now = SystemTime::now();
+        for alone in [false, true, true, false] {
+            assert!(matches!(rate.take(now, alone), Reservation::Decided(Slot::Now)));
+        }
+        assert_eq!(rate.count_of_day(now), 2);
     }
 
     #[test]

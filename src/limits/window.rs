@@ -5,6 +5,8 @@
 //! up to the limit is not delayed, and waiting requests are served in order.
 
 use std::fs::File;
+use std::io;
+use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 use super::day::{Day, Zone};
@@ -19,9 +21,11 @@ const KEPT: usize = 1536;
 /// How far ahead a request may be scheduled.
 const AHEAD: u64 = 1400;
 
-/// File format: magic, boot, step length, newest step, four days of 16 bytes, then one counter for each step.
+/// File format: magic, boot, step length, newest step, four days of 16 bytes, then one counter for each step. The last
+/// four bytes of the first two days are the revision.
 const MAGIC: [u8; 8] = *b"qwarate1";
 const DAYS_AT: usize = 32;
+const REVISION_AT: [usize; 2] = [DAYS_AT + 12, DAYS_AT + 16 + 12];
 const COUNTERS_AT: usize = DAYS_AT + 4 * 16;
 pub(super) const LENGTH: usize = COUNTERS_AT + 4 * KEPT;
 
@@ -76,6 +80,11 @@ pub(super) struct WindowRecord {
     newest: u64,
     days: [DayState; 4],
     counters: Vec<u32>,
+    /// When it was written, in nanoseconds of the monotonic clock: no two writes have the same. 0: that is not known, or
+    /// an earlier version wrote it.
+    revision: u64,
+    /// The counters that may differ from those in the file, by their places.
+    changed: Range<usize>,
 }
 
 /// Slots reserved from the file in advance and valid within their step, so that not each of thousands of requests a
@@ -89,7 +98,8 @@ pub(super) struct Lease {
 
 impl WindowRecord {
     pub(super) fn new(boot: u64, step_length: u64) -> Self {
-        Self { boot, step_length, newest: 0, days: Default::default(), counters: vec![0; KEPT] }
+        let (days, counters) = (Default::default(), vec![0; KEPT]);
+        Self { boot, step_length, newest: 0, days, counters, revision: 0, changed: 0..KEPT }
     }
 
     /// Returns a new record if this one is damaged, or of another boot or window; its days are kept.
@@ -104,8 +114,8 @@ impl WindowRecord {
         if disk::read_exact_at(file, &mut bytes, offset).is_err() || bytes[..8] != MAGIC {
             return record;
         }
-        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
-        let half = |at: usize| u32::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
+        let word = |at: usize| word(&bytes, at);
+        let half = |at: usize| half(&bytes, at);
         for (index, day) in record.days.iter_mut().enumerate() {
             let at = DAYS_AT + 16 * index;
             let flags = half(at + 8);
@@ -118,20 +128,67 @@ impl WindowRecord {
         for (counter, bytes) in record.counters.iter_mut().zip(bytes[COUNTERS_AT..].as_chunks().0) {
             *counter = u32::from_le_bytes(*bytes);
         }
+        record.revision = revision(&bytes);
+        record.changed = 0..0;
         record
+    }
+
+    /// Makes this what is in the file: all of it is read only if it was written since this record was read from there
+    /// or written. The caller holds the file's lock.
+    pub(super) fn refresh(&mut self, file: &File) {
+        let mut head = [0; COUNTERS_AT];
+        let is_known = disk::read_exact_at(file, &mut head, 0).is_ok()
+            && head[..8] == MAGIC
+            && word(&head, 8) == self.boot
+            && word(&head, 16) == self.step_length
+            && self.revision != 0
+            && revision(&head) == self.revision;
+        if !is_known {
+            *self = Self::read(file, self.boot, self.step_length);
+        }
+    }
+
+    /// Writes what has changed since [`WindowRecord::refresh`], the head last: a process that is killed in between has
+    /// counted a request which it never sent, or has not counted it. The caller holds the file's lock.
+    pub(super) fn write(&mut self, file: &File) -> io::Result<()> {
+        let changed = std::mem::take(&mut self.changed);
+        if !changed.is_empty() {
+            let counters = self.counters[changed.clone()].iter().flat_map(|counter| counter.to_le_bytes());
+            let at = COUNTERS_AT + 4 * changed.start;
+            if let Err(error) = disk::write_all_at(file, &counters.collect::<Vec<_>>(), at as u64) {
+                self.forget();
+                return Err(error);
+            }
+        }
+        self.revision = u64::try_from(system::monotonic().as_nanos()).unwrap_or_default();
+        disk::write_all_at(file, &self.head(), 0).inspect_err(|_| self.forget())
+    }
+
+    /// The next [`WindowRecord::refresh`] reads the whole file.
+    pub(super) fn forget(&mut self) {
+        self.revision = 0;
+    }
+
+    fn head(&self) -> [u8; COUNTERS_AT] {
+        let mut head = [0; COUNTERS_AT];
+        head[..8].copy_from_slice(&MAGIC);
+        for (index, word) in [self.boot, self.step_length, self.newest].into_iter().enumerate() {
+            head[8 + 8 * index..][..8].copy_from_slice(&word.to_le_bytes());
+        }
+        for (index, day) in self.days.iter().enumerate() {
+            for (part, half) in [day.number.cast_unsigned(), day.count, u32::from(day.warned)].into_iter().enumerate() {
+                head[DAYS_AT + 16 * index + 4 * part..][..4].copy_from_slice(&half.to_le_bytes());
+            }
+        }
+        for (at, half) in REVISION_AT.into_iter().zip(self.revision.to_le_bytes().as_chunks::<4>().0) {
+            head[at..at + 4].copy_from_slice(half);
+        }
+        head
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(LENGTH);
-        bytes.extend(MAGIC);
-        for word in [self.boot, self.step_length, self.newest] {
-            bytes.extend(word.to_le_bytes());
-        }
-        for day in &self.days {
-            for half in [day.number.cast_unsigned(), day.count, u32::from(day.warned), 0] {
-                bytes.extend(half.to_le_bytes());
-            }
-        }
+        bytes.extend(self.head());
         bytes.resize(LENGTH, 0);
         for (counter, bytes) in self.counters.iter().zip(bytes[COUNTERS_AT..].as_chunks_mut().0) {
             *bytes = counter.to_le_bytes();
@@ -258,7 +315,13 @@ impl WindowRecord {
     }
 
     fn counter(&mut self, step: u64) -> &mut u32 {
-        &mut self.counters[index(step)]
+        let place = index(step);
+        self.changed = if self.changed.is_empty() {
+            place..place + 1
+        } else {
+            self.changed.start.min(place)..self.changed.end.max(place + 1)
+        };
+        &mut self.counters[place]
     }
 
     /// Makes space for the steps up to `step`.
@@ -266,6 +329,7 @@ impl WindowRecord {
         // Too far ahead: the record is damaged, or was written with another clock.
         if self.newest > step + 2 * AHEAD {
             self.counters.fill(0);
+            self.changed = 0..KEPT;
             self.newest = step;
         }
         for passed in (self.newest + 1).max((step + 1).saturating_sub(KEPT as u64))..=step {
@@ -294,6 +358,19 @@ impl WindowRecord {
         });
         &mut self.days[index]
     }
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(std::array::from_fn(|index| bytes[at + index]))
+}
+
+fn half(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(std::array::from_fn(|index| bytes[at + index]))
+}
+
+fn revision(head: &[u8]) -> u64 {
+    let [low, high] = REVISION_AT.map(|at| u64::from(half(head, at)));
+    low | high << 32
 }
 
 fn index(step: u64) -> usize {
@@ -526,6 +603,70 @@ mod tests {
         assert_eq!((other_boot.sum(5_000, STEPS), other_boot.day(20_000).count), (0, 4));
         disk::write_all_at(&file, b"garbage!", 0).unwrap();
         assert_eq!(WindowRecord::read(&file, 7, 9).day(20_000).count, 0);
+    }
+
+    #[test]
+    fn each_of_several_processes_knows_what_is_in_the_file_whoever_wrote_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = files::open_private(&directory.path().join("rate")).unwrap();
+        let read = || WindowRecord::read(&file, 7, 9).to_bytes();
+        let mut processes: [WindowRecord; 3] = std::array::from_fn(|_| WindowRecord::new(7, 9));
+        let (mut random, mut time) = (1_u64, 9 * 5_000);
+        for _ in 0..3_000 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let part = |shift: u32, of: u64| (random >> shift) % of;
+            let record = &mut processes[usize::try_from(part(8, 3)).unwrap()];
+            record.refresh(&file);
+            assert_eq!(record.to_bytes(), read(), "what it knows is what is there");
+            let count = u32::try_from(part(16, 5)).unwrap();
+            match part(24, 8) {
+                0 => record.advance_to(time + 9 * part(32, 2 * KEPT as u64)),
+                1 => record.give_back(time / 9, count, 3),
+                2 => record.correct(time, count, 2),
+                3 => time += 9 * part(32, 300),
+                4 => record.day(i32::from(part(40, 6) > 2)).warned = true,
+                5 => {
+                    // It counts alone, and nobody else learns of that.
+                    record.count_at(time, 1, 1, 3);
+                    record.forget();
+                    continue;
+                }
+                6 => {
+                    // An earlier version writes all, and no revision.
+                    record.count_at(time, 1, 1, 3);
+                    record.forget();
+                    disk::write_all_at(&file, &record.to_bytes(), 0).unwrap();
+                    continue;
+                }
+                _ => record.count_at(time, count, count, 3),
+            }
+            record.write(&file).unwrap();
+            assert_eq!(read(), record.to_bytes(), "what is there is what it wrote");
+        }
+    }
+
+    #[test]
+    fn a_record_that_could_not_be_written_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rate");
+        let file = files::open_private(&path).unwrap();
+        let read_only = File::open(&path).unwrap();
+        let mut record = WindowRecord::new(7, 9);
+        record.count_at(9 * 5_000, 1, 1, 3);
+        record.write(&file).unwrap();
+        for is_counter in [true, false] {
+            record.refresh(&file);
+            if is_counter {
+                record.count_at(9 * 5_000, 1, 1, 3);
+            } else {
+                record.day(3).count += 1;
+            }
+            assert!(record.write(&read_only).is_err());
+            record.refresh(&file);
+            assert_eq!((record.sum(5_000, 1), record.day(3).count), (1, 1));
+        }
     }
 
     #[test]
