@@ -1,10 +1,13 @@
 //! Anthropic's protocol: which requests use it, and the provider's endpoint for it.
 
+use std::borrow::Cow;
+
 use hyper::StatusCode;
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, InvalidHeaderValue};
 use url::Url;
 
 use super::refusal::Refusal;
+use super::upstream::Fields;
 use crate::http;
 use crate::providers::{self, KeyHeader, Provider};
 use crate::secret::Secret;
@@ -35,10 +38,12 @@ impl Endpoint {
     }
 
     /// Puts in the key and what else the endpoint requires.
-    pub(super) fn address(&self, headers: &mut HeaderMap) {
+    pub(super) fn address<'head>(&'head self, fields: &mut Fields<'head>) {
         let (name, value) = &self.key;
-        headers.insert(name.clone(), value.clone());
-        headers.entry(VERSION).or_insert(CURRENT_VERSION);
+        fields.set(name.clone(), Cow::Borrowed(value));
+        if fields.get(&VERSION).is_none() {
+            fields.add(VERSION, Cow::Owned(CURRENT_VERSION));
+        }
     }
 }
 

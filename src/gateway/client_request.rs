@@ -50,10 +50,10 @@ impl ClientRequest {
         };
         let messages = ready.messages.as_ref().filter(|_| self.speaks_anthropic());
         let base_path = messages.map_or(ready.base_path.as_str(), |endpoint| &endpoint.base_path);
-        let mut headers = headers::clean_request(&self.headers);
-        headers::address(&mut headers, ready, messages);
+        let mut fields = headers::clean_request(&self.headers);
+        headers::address(&mut fields, ready, messages);
         let path = [base_path, self.rest.as_str()].concat();
-        Upload::new(self.method.clone(), &path, &headers, reader)
+        Upload::new(self.method.clone(), &path, &fields, reader)
             .ok_or_else(|| SendError::NotSent("the path is invalid".into()))
     }
 

@@ -11,6 +11,7 @@ use url::form_urlencoded;
 
 use super::anthropic::Endpoint;
 use super::credential::ReadyCredential;
+use super::upstream::Fields;
 use crate::compression::KNOWN;
 use crate::http::user_agent;
 
@@ -65,21 +66,17 @@ const VIA_US: HeaderValue = HeaderValue::from_static("1.1 qwenauth");
 static OWN_USER_AGENT: LazyLock<Option<HeaderValue>> = LazyLock::new(|| HeaderValue::try_from(user_agent()).ok());
 
 /// A request's headers as they are forwarded, except for the credential.
-pub(super) fn clean_request(headers: &HeaderMap) -> HeaderMap {
+pub(super) fn clean_request(headers: &HeaderMap) -> Fields<'_> {
     let named = named_by_connection(headers);
-    // With room for what is added here and by [`address`].
-    let mut kept = HeaderMap::with_capacity(headers.len() + 6);
-    for (name, value) in headers {
-        if !is_of_one_hop(name) && !is_callers(name) && !holds_credential(name) && !named.contains(name) {
-            kept.append(name.clone(), value.clone());
-        }
+    let mut fields = Fields::of(headers, |name| {
+        !is_of_one_hop(name) && !is_callers(name) && !holds_credential(name) && !named.contains(name)
+    });
+    keep_known_encodings(&mut fields);
+    fields.add(VIA, Cow::Owned(VIA_US));
+    if let (Some(own), None) = (&*OWN_USER_AGENT, fields.get(&USER_AGENT)) {
+        fields.add(USER_AGENT, Cow::Borrowed(own));
     }
-    keep_known_encodings(&mut kept);
-    kept.append(VIA, VIA_US);
-    if let Some(own) = &*OWN_USER_AGENT {
-        kept.entry(USER_AGENT).or_insert_with(|| own.clone());
-    }
-    kept
+    fields
 }
 
 /// For one hop only (RFC 9110 §7.6.1, RFC 7540 §3.2.1).
@@ -163,15 +160,19 @@ pub(super) fn clean_query(rest: &str) -> Cow<'_, str> {
 
 /// Adds the headers of the provider and its credential. `messages`: the endpoint of Anthropic's protocol, if the
 /// request is sent there.
-pub(super) fn address(headers: &mut HeaderMap, ready: &ReadyCredential, messages: Option<&Endpoint>) {
-    headers.insert(HOST, ready.origin.host.clone());
+pub(super) fn address<'head>(
+    fields: &mut Fields<'head>,
+    ready: &'head ReadyCredential,
+    messages: Option<&'head Endpoint>,
+) {
+    fields.set(HOST, Cow::Borrowed(&ready.origin.host));
     match messages {
-        Some(endpoint) => endpoint.address(headers),
-        None => drop(headers.insert(AUTHORIZATION, ready.authorization.clone())),
+        Some(endpoint) => endpoint.address(fields),
+        None => fields.set(AUTHORIZATION, Cow::Borrowed(&ready.authorization)),
     }
-    let Some(user_agent) = headers.get(USER_AGENT) else { return };
+    let Some(user_agent) = fields.get(&USER_AGENT) else { return };
     for (name, value) in ready.headers(user_agent).iter() {
-        headers.insert(name.clone(), value.clone());
+        fields.set(name.clone(), Cow::Owned(value.clone()));
     }
 }
 
@@ -197,14 +198,14 @@ pub(super) fn clean_response(headers: &mut HeaderMap) {
 }
 
 /// Errors and `usage` are read as they pass, so only encodings that can be read are requested.
-fn keep_known_encodings(headers: &mut HeaderMap) {
-    let Some(value) = headers.get(ACCEPT_ENCODING) else { return };
+fn keep_known_encodings(fields: &mut Fields<'_>) {
+    let Some(value) = fields.get(&ACCEPT_ENCODING) else { return };
     let name = |part: &str| part.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let is_known = |part: &&str| KNOWN.contains(&name(part).as_str()) || name(part) == "identity";
     let known: Vec<&str> = value.to_str().unwrap_or_default().split(',').filter(is_known).map(str::trim).collect();
     let kept = if known.is_empty() { "identity".to_owned() } else { known.join(", ") };
     if let Ok(kept) = HeaderValue::try_from(kept) {
-        headers.insert(ACCEPT_ENCODING, kept);
+        fields.set(ACCEPT_ENCODING, Cow::Owned(kept));
     }
 }
 
@@ -230,18 +231,16 @@ mod tests {
             ("*", "identity"),
             ("identity;q=1, br;q=0", "identity;q=1"),
         ] {
-            let mut headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(asked))]);
-            keep_known_encodings(&mut headers);
-            assert_eq!(headers[ACCEPT_ENCODING], kept, "{asked}");
+            let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(asked))]);
+            let fields = clean_request(&headers);
+            assert_eq!(fields.get(&ACCEPT_ENCODING).unwrap(), kept, "{asked}");
         }
-        let mut headers = HeaderMap::new();
-        keep_known_encodings(&mut headers);
-        assert!(headers.is_empty());
+        assert!(clean_request(&HeaderMap::new()).get(&ACCEPT_ENCODING).is_none());
     }
 
     #[test]
     fn headers_of_one_hop_stay_behind() {
-        let mut headers: HeaderMap = [
+        let headers: HeaderMap = [
             ("connection", "close, X-Named"),
             ("x-named", "1"),
             ("keep-alive", "timeout=5"),
@@ -258,8 +257,8 @@ mod tests {
         .into_iter()
         .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
         .collect();
-        headers = clean_request(&headers);
-        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        let fields = clean_request(&headers);
+        let mut left: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
         left.sort_unstable();
         assert_eq!(left, ["user-agent", "via", "x-own"]);
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! connect.rs     a new connection: name, proxy, TLS
 //! connection.rs  one connection, polled by the task of the request that uses it
+//! fields.rs      the header fields of a request
 //! upload.rs      a request on its way
 //! head.rs        the head of an answer
 //! framing.rs     where the body of an answer ends
@@ -18,6 +19,7 @@
 mod answer;
 mod connect;
 mod connection;
+mod fields;
 mod framing;
 mod head;
 mod upload;
@@ -37,6 +39,7 @@ use url::Url;
 pub(super) use self::answer::{Answer, AnswerBody};
 use self::connect::Connector;
 use self::connection::{AskError, Connection};
+pub(super) use self::fields::Fields;
 pub(super) use self::upload::Upload;
 use crate::names::is_loopback;
 

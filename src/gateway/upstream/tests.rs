@@ -17,6 +17,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use super::answer::answer;
 use super::connection::{AskError, Connection};
+use super::fields::Fields;
 use super::{Answer, Origin, Upload};
 use crate::gateway::request_body::{Budget, RequestBody};
 
@@ -85,8 +86,9 @@ impl AsyncWrite for Server {
 fn upload(method: &Method, body: &[&'static [u8]]) -> Upload {
     let length: usize = body.iter().map(|piece| piece.len()).sum();
     let headers = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from(length))]);
+    let fields = Fields::of(&headers, |_| true);
     let body = RequestBody::whole(body.iter().copied().map(Bytes::from_static).collect(), &Budget::new(usize::MAX));
-    Upload::new(method.clone(), "/v1/models?a=b", &headers, body.reader().unwrap()).unwrap()
+    Upload::new(method.clone(), "/v1/models?a=b", &fields, body.reader().unwrap()).unwrap()
 }
 
 fn polled<T>(future: impl Future<Output = T>) -> Poll<T> {
@@ -348,14 +350,15 @@ fn a_request_is_written_as_its_body_allows() {
     };
     let own = HeaderMap::from_iter([("x-own".parse().unwrap(), HeaderValue::from_static("1"))]);
     let stated = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from(3))]);
-    for (headers, body, written) in [
+    let (own, stated) = (Fields::of(&own, |_| true), Fields::of(&stated, |_| true));
+    for (fields, body, written) in [
         (&own, whole(&[]), "POST /v1 HTTP/1.1\r\nx-own: 1\r\n\r\n"),
         (&own, whole(&[b"a", b"bc"]), "POST /v1 HTTP/1.1\r\nx-own: 1\r\ncontent-length: 3\r\n\r\nabc"),
         (&stated, whole(&[b"a", b"bc"]), "POST /v1 HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc"),
     ] {
         let server = Server::sending([&b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"[..]]);
         let got = Rc::clone(&server.got);
-        ask(server, Upload::new(Method::POST, "/v1", headers, body).unwrap(), &origin()).unwrap();
+        ask(server, Upload::new(Method::POST, "/v1", fields, body).unwrap(), &origin()).unwrap();
         assert_eq!(String::from_utf8_lossy(&got.borrow()), written);
     }
     // Neither more nor less than was announced: what follows would be another request, or be taken for this one's.

@@ -9,10 +9,11 @@ use std::task::{Context, Poll, ready};
 
 use hyper::Method;
 use hyper::body::{Buf, Bytes};
-use hyper::header::{CONTENT_LENGTH, HeaderMap};
+use hyper::header::CONTENT_LENGTH;
 use zeroize::Zeroizing;
 
 use super::connection::Io;
+use super::fields::Fields;
 use crate::gateway::request_body::{Broken, Reader};
 
 /// The longest line before a chunk: 16 digits and its end.
@@ -50,25 +51,25 @@ pub(super) enum UploadError {
 }
 
 impl Upload {
-    /// `target`: path and query. The headers of the body are those of `headers`, or else added. `None` if it would be
+    /// `target`: path and query. The fields about the body are those of `fields`, or else added. `None` if it would be
     /// another request in the eyes of the server.
-    pub(in crate::gateway) fn new(method: Method, target: &str, headers: &HeaderMap, body: Reader) -> Option<Self> {
+    pub(in crate::gateway) fn new(method: Method, target: &str, fields: &Fields<'_>, body: Reader) -> Option<Self> {
         if !target.starts_with('/') || target.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
             return None;
         }
-        let stated = headers.get(CONTENT_LENGTH).map(|value| value.to_str().ok()?.parse().ok());
+        let stated = fields.get(&CONTENT_LENGTH).map(|value| value.to_str().ok()?.parse().ok());
         let framing = match stated {
             Some(length) => Framing::Length(length?),
             None => body.length().map_or(Framing::Chunked, Framing::Length),
         };
-        let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        let length: usize = fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         let size =
-            method.as_str().len() + target.len() + " HTTP/1.1\r\n\r\n ".len() + fields + BODY_HEADER + CHUNK_LINE;
+            method.as_str().len() + target.len() + " HTTP/1.1\r\n\r\n ".len() + length + BODY_HEADER + CHUNK_LINE;
         let mut line = Zeroizing::new(Vec::with_capacity(size));
         for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
             line.extend_from_slice(part.as_bytes());
         }
-        for (name, value) in headers {
+        for (name, value) in fields.iter() {
             for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
                 line.extend_from_slice(part);
             }
