@@ -86,10 +86,15 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
         usage.note_try();
         let limit = gateway.options.timeout;
         let since = log::log_enabled!(log::Level::Debug).then(Instant::now);
-        let note_sending = |is_sending| usage.note_sending(is_sending);
+        let note_sending = |is_sending| usage.grant.iter_mut().for_each(|grant| grant.note_sending(is_sending));
         let sent = gateway.upstream.send(&self.ready.origin, upload, note_sending);
         let sent = tokio::time::timeout(limit, sent);
-        let sent = request.body.while_reading(sent).await.unwrap_or(Err(SendError::Silent(limit)));
+        let note_model = || {
+            if usage.model.is_none() {
+                usage.model = request.body.model();
+            }
+        };
+        let sent = request.body.while_reading_and(sent, note_model).await.unwrap_or(Err(SendError::Silent(limit)));
         if let Some(since) = since {
             log_attempt(request, &self.ready, &self.account.profile, &sent, since);
         }

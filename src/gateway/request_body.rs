@@ -203,12 +203,21 @@ impl RequestBody {
     /// Works on `task` and meanwhile reads what the client sends, as far as it can be kept: a connection is seen to
     /// close only while it is read.
     pub(super) async fn while_reading<T>(&self, task: impl Future<Output = T>) -> T {
+        self.while_reading_and(task, || {}).await
+    }
+
+    /// The same; does `also`, once, if it has to wait.
+    pub(super) async fn while_reading_and<T>(&self, task: impl Future<Output = T>, also: impl FnOnce()) -> T {
         let mut task = pin!(task);
+        let mut also = Some(also);
         poll_fn(|context| {
             if let Poll::Ready(outcome) = task.as_mut().poll(context) {
                 return Poll::Ready(outcome);
             }
             self.0.borrow_mut().read_ahead(context);
+            if let Some(also) = also.take() {
+                also();
+            }
             Poll::Pending
         })
         .await

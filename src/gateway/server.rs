@@ -168,6 +168,8 @@ async fn accept(gateway: &Rc<Gateway>, door: Door, listener: &Accepting, open: &
             Ok(stream) => {
                 let peer = Rc::new(Peer::new(open, Rc::clone(&stream.is_strangers)));
                 tokio::task::spawn_local(connection(Rc::clone(gateway), door, stream, peer));
+                // Its first request has mostly come already, and is read before the next connection is looked for.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 log::warn!("cannot accept a connection: {error}");

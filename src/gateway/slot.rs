@@ -40,8 +40,12 @@ impl PendingRequest<'_> {
     pub(super) async fn check_exhausted(&mut self, title: &str, is_one_of_several: bool) -> Result<(), Unserved> {
         let Self { request, account, .. } = *self;
         request.body.keep_arrived().await;
-        self.note_model();
-        if !account.has_exhausted() {
+        let has_exhausted = account.has_exhausted();
+        // What a key is charged depends on it. Otherwise it is looked for when there is time: while the request waits.
+        if has_exhausted || self.usage.user.is_some() {
+            self.note_model();
+        }
+        if !has_exhausted {
             return Ok(());
         }
         if self.usage.model.is_none() && account.depends_on_model() && request.body.keep_all().await {
@@ -89,8 +93,9 @@ impl PendingRequest<'_> {
 
     /// Waits for a slot within the provider's limits.
     async fn wait_for_slot(&mut self) -> Result<(), Unserved> {
-        let Self { request, account, .. } = *self;
-        let slot = request.body.while_reading(account.pacing.turn()).await;
+        let Self { request, ref mut usage, account } = *self;
+        let note_model = || usage.note_model(&request.body);
+        let slot = request.body.while_reading_and(account.pacing.turn(), note_model).await;
         if let Ok(Waited::For(waited)) = slot {
             self.usage.note_wait(waited, PACED);
         }

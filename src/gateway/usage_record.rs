@@ -120,13 +120,6 @@ impl UsageRecord {
         self.counts.tries += 1;
     }
 
-    /// An attempt is being sent, or, with `false`, was not sent after all.
-    pub(super) fn note_sending(&mut self, is_sending: bool) {
-        if let Some(grant) = &mut self.grant {
-            grant.note_sending(is_sending);
-        }
-    }
-
     pub(super) fn note_sent(&mut self, sent: &Result<Answer, SendError>) {
         if let Some(grant) = &mut self.grant {
             grant.note_sent(sent);
