@@ -240,8 +240,91 @@ fn a_wait_is_read_in_every_form() {
         ("reset at 2026-11-21 09:00:00", None),
         ("reset at 99-99 99:99:99", None),
         ("request 2026-12-01 12:00:00 failed", None),
+        ("will reset at 2026-11-21 11:30:00:05", Some(5400.0)),
+        ("resets at 2026-11-21T17:30:00+05:30", Some(7200.0)),
+        ("resets at 2026-11-21T06:30:00-04:30", Some(3600.0)),
+        ("resets at 2026-11-21T06:30-04:30", Some(3600.0)),
+        // Dates without a time of day, in the last half year, and in an id.
+        ("resets on 2026-12-01", None),
+        ("reset at 11-21 01:00:00", None),
+        ("reset at 11-10 10:00:00", None),
+        ("reset of req-2026-12-01 12:00:00", None),
+        ("wait 5 models", None),
     ] {
         let read = time::in_words(text, now).map(|wait| wait.as_secs_f64());
         assert_eq!(read, wait, "{text}");
     }
+    for (text, wait) in [("34.07s", Some(34.07)), ("5", Some(5.0)), ("0", Some(0.0)), ("-1", None), ("2m of 3", None)] {
+        assert_eq!(time::delay(text).map(|wait| wait.as_secs_f64()), wait, "{text}");
+    }
+}
+
+#[test]
+fn a_window_is_as_long_as_its_name_says() {
+    const HOUR: u64 = 3600;
+    for (cause, seconds) in [
+        (Cause::Minute, Some(60)),
+        (Cause::Hour, Some(HOUR)),
+        (Cause::FiveHours, Some(5 * HOUR)),
+        (Cause::Day, Some(24 * HOUR)),
+        (Cause::Week, Some(168 * HOUR)),
+        (Cause::Month, Some(744 * HOUR)),
+        (Cause::Plan, Some(744 * HOUR)),
+        (Cause::FreeTier, Some(744 * HOUR)),
+        (Cause::Outage, Some(744 * HOUR)),
+        (Cause::Busy, None),
+        (Cause::Unpaid, None),
+    ] {
+        assert_eq!(cause.length(), seconds.map(Duration::from_secs), "{cause:?}");
+    }
+}
+
+/// A response with status 429 to a request for `model`.
+fn limited(body: &str, model: &str, codes: &BTreeMap<String, Cause>) -> ApiError {
+    let (now, model) = (SystemTime::UNIX_EPOCH, Some(model));
+    let response = Response { status: 429, header: &|_| None, body: body.as_bytes(), model, secrets: &[], now };
+    ApiError::read(&response, codes)
+}
+
+#[test]
+fn the_words_of_a_message_name_the_window_of_a_plan_and_nothing_shorter() {
+    let codes = BTreeMap::from([("quota".to_owned(), Cause::Plan)]);
+    let cause =
+        |message: &str| limited(&format!(r#"{{"error":{{"code":"quota","message":"{message}"}}}}"#), "m", &codes).cause;
+    assert_eq!(cause("weekly"), Cause::Week);
+    assert_eq!(cause("per minute"), Cause::Plan);
+    assert_eq!(cause("overdue"), Cause::Plan);
+}
+
+#[test]
+fn a_rejected_credential_is_forwarded_with_any_status() {
+    let error = limited(r#"{"error":{"code":"invalid_api_key"}}"#, "m", &BTreeMap::new());
+    assert_eq!((error.cause, error.action(MAX_WAIT)), (Cause::Credential, Action::Forward));
+}
+
+#[test]
+fn a_window_is_of_the_model_that_the_message_quotes() {
+    for (message, model, scope) in [
+        ("qwen-x: daily", "qwen-x", Scope::Model),
+        ("o3x: daily", "o3x", Scope::Model),
+        // Two letters are in other words.
+        ("today it is daily", "da", Scope::Account),
+        ("daily", "qwen-x", Scope::Account),
+    ] {
+        let body = format!(r#"{{"error":{{"message":"{message}"}}}}"#);
+        assert_eq!(limited(&body, model, &BTreeMap::new()).scope, scope, "{message}");
+    }
+}
+
+#[test]
+fn a_message_is_read_to_a_depth_of_eight() {
+    let shown = |body: &str| limited(body, "m", &BTreeMap::new()).message;
+    let nested = |opens: &str, closes: &str, times: usize| {
+        shown(&format!("{}\"deep\"{}", opens.repeat(times), closes.repeat(times)))
+    };
+    for (opens, closes) in [("[", "]"), (r#"{"error":"#, "}")] {
+        assert_eq!([8, 9].map(|times| nested(opens, closes, times)), ["deep", ""], "{opens}");
+    }
+    // An empty text is none.
+    assert_eq!(shown(r#"{"error":{"message":" ","detail":"shown"}}"#), "shown");
 }

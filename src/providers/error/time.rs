@@ -168,6 +168,7 @@ fn moment_at(text: &str, default: &TimeZone, now: SystemTime) -> Option<Timestam
     let mut count = 0;
     let mut rest = text;
     let mut first_length = 0;
+    let mut separators: &[char] = &['-', '/', ':', 't', ' '];
     while count < 6 {
         let end = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
         let Ok(number) = rest[..end].parse() else { break };
@@ -177,8 +178,11 @@ fn moment_at(text: &str, default: &TimeZone, now: SystemTime) -> Option<Timestam
         numbers[count] = number;
         count += 1;
         rest = &rest[end..];
-        let Some(next) =
-            rest.strip_prefix(['-', '/', ':', 't', ' ']).filter(|next| next.starts_with(|l: char| l.is_ascii_digit()))
+        // What follows a time of day with another sign is its offset.
+        if rest.starts_with(':') {
+            separators = &[':'];
+        }
+        let Some(next) = rest.strip_prefix(separators).filter(|next| next.starts_with(|l: char| l.is_ascii_digit()))
         else {
             break;
         };
