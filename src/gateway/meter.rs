@@ -331,6 +331,8 @@ mod tests {
         let long = "y".repeat(100_000);
         let early = format!("{{\"usage\":{{\"prompt_tokens\":5,\"completion_tokens\":7}},\"choices\":[\"{long}\"]}}");
         assert_eq!(metered(&[&early]).0, (5, 7));
+        let cut = format!("{{\"x\":\"{long}\",\"usage\":{{\"prompt_tokens\":5,");
+        assert_eq!(metered(&[&cut, "\"completion_tokens\":7}}"]).0, (5, 7));
         // Anthropic's first event counts the prompt, its last what was generated.
         let start = r#"data: {"message":{"model":"m","usage":{"input_tokens":5,"output_tokens":1}}}"#;
         let delta = r#"data: {"type":"message_delta","usage":{"output_tokens":7}}"#;
@@ -380,6 +382,9 @@ mod tests {
             meter.see(&[b'y'; 1000]);
         }
         assert!(meter.open.len() <= MAX_USAGE_SIZE + 2000, "{}", meter.open.len());
+        meter.see(b"\"usage\":");
+        (0..20).for_each(|_| meter.see(&[b' '; 1000]));
+        assert!(meter.open.len() <= MAX_USAGE_SIZE + 2000, "{}", meter.open.len());
     }
 
     fn pieces(text: &str, length: usize) -> Vec<Bytes> {
@@ -396,6 +401,7 @@ mod tests {
             (r#"{"model":7,"x":"y"}"#, None),
             (r#"[{"model":"x"}]"#, None),
             (r#"{"x":"model","y":"z"}"#, None),
+            (r#"{"model":["\n"]}"#, None),
             (r#"{"model":"m"#, None),
             ("", None),
         ] {
@@ -404,8 +410,14 @@ mod tests {
                 assert_eq!(found.map(|model| model.name).as_deref(), name, "{text} {length}");
             }
         }
-        let long = format!("{{\"model\":\"{}\"}}", "x".repeat(MAX_MODEL_LENGTH + 1));
-        assert_eq!(RequestModel::find(&pieces(&long, 100)), None);
+        for (length, is_name) in [(MAX_MODEL_LENGTH, true), (MAX_MODEL_LENGTH + 1, false)] {
+            let name = "x".repeat(length);
+            let text = format!("{{\"model\":\"{name}\"}}");
+            for piece in [100, 1000] {
+                let found = RequestModel::find(&pieces(&text, piece)).map(|model| model.name);
+                assert_eq!(found, is_name.then(|| name.clone()), "{length} {piece}");
+            }
+        }
     }
 
     #[test]

@@ -268,3 +268,71 @@ impl Drop for Kept<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::{self, Overrides};
+
+    fn pacing(state: &Path, rule: Rule) -> Pacing {
+        Pacing::new(Rate::open(state, "p", "key", rule), "work", None)
+    }
+
+    #[test]
+    fn only_the_users_own_limit_of_the_day_refuses_and_only_where_requests_are_paced() {
+        let mut provider = providers::find("qwen", &Overrides::default()).unwrap();
+        provider.limits.requests_per_day = Some(1000);
+        provider.limits.burst = Some(7);
+        let rule = |tuning: Tuning| rule(&provider, &tuning).unwrap();
+        let built_in = rule(Tuning { rpm: None, rpd: None, pacing: true });
+        assert!(built_in.waits && !built_in.day_refuses);
+        assert_eq!((built_in.per_day, built_in.burst), (Some(1000), Some(7)));
+        let own = rule(Tuning { rpm: Some(9), rpd: Some(10), pacing: true });
+        assert_eq!((own.per_window, own.per_day, own.burst, own.day_refuses), (Some(9), Some(10), None, true));
+        let unpaced = rule(Tuning { rpm: None, rpd: Some(10), pacing: false });
+        assert!(!unpaced.waits && !unpaced.day_refuses);
+    }
+
+    #[test]
+    fn an_account_has_one_name_on_the_server_and_a_login_has_that_of_its_profile() {
+        assert_eq!(shared_name("qwen", "/home/a/login.json", Some("work")), "qwen/login/work");
+        let [first, second] = ["key-1", "key-2"].map(|account| shared_name("qwen", account, None));
+        assert!(first.starts_with("qwen/") && !first.contains("key-1") && first != second, "{first} {second}");
+    }
+
+    fn slow(per_day: Option<u32>) -> Rule {
+        Rule {
+            per_window: Some(1),
+            burst: None,
+            window: Duration::from_secs(3600),
+            per_day,
+            day_refuses: false,
+            zone: Zone::utc(),
+            waits: true,
+        }
+    }
+
+    #[test]
+    fn a_request_waits_at_most_ten_minutes_and_gives_its_place_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let pacing = pacing(directory.path(), slow(Some(10)));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            assert_eq!(pacing.turn().await, Ok(Waited::No));
+            let second = tokio::time::timeout(Duration::from_secs(5), pacing.turn()).await;
+            let Ok(Err(NoSlot::TooLong(wait))) = second else { panic!("{second:?}") };
+            assert!(wait > MAX_QUEUE_TIME, "{wait:?}");
+        });
+        assert_eq!(pacing.windows.rate.borrow_mut().count_of_day(SystemTime::now()), 1);
+    }
+
+    #[test]
+    fn the_limit_of_the_day_is_warned_about_from_the_percentage_on_and_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let pacing = pacing(directory.path(), slow(None));
+        assert_eq!(pacing.warn(80, None), None);
+        let warned = |left| pacing.warn(80, Some((200, left))).map(|(used, limit, _)| (used, limit));
+        assert_eq!([warned(200), warned(41), warned(40), warned(0)], [None, None, Some((160, 200)), None]);
+        assert_eq!(pacing.occurrence_of_day(), format!("day/{}", pacing.day().date));
+    }
+}

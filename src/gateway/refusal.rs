@@ -230,6 +230,70 @@ mod tests {
         }
     }
 
+    fn text(response: &Response<ResponseBody>) -> serde_json::Value {
+        let ResponseBody::Whole(body) = response.body() else { panic!("a message of our own is whole") };
+        serde_json::from_slice(body).unwrap()
+    }
+
+    #[test]
+    fn an_error_has_the_type_of_its_status_in_both_protocols() {
+        for (status, kind) in [
+            (401, "authentication_error"),
+            (403, "permission_error"),
+            (404, "not_found_error"),
+            (413, "request_too_large"),
+            (429, "rate_limit_error"),
+            (400, "invalid_request_error"),
+            (421, "invalid_request_error"),
+            (502, "server_error"),
+        ] {
+            let response = Refusal::new(StatusCode::from_u16(status).unwrap(), "why", "said").into_response();
+            assert_eq!(
+                (response.status().as_u16(), &response.headers()[CONTENT_TYPE]),
+                (status, &"application/json".parse().unwrap())
+            );
+            let error = json!({ "message": "said", "type": kind, "param": null, "code": "why" });
+            assert_eq!(text(&response), json!({ "type": "error", "error": error }));
+        }
+    }
+
+    #[test]
+    fn a_used_up_limit_says_when_it_is_asked_again_and_an_account_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut memory = crate::limits::Memory::open(directory.path(), "p", "key");
+        let mut refused = |cause, wait: Option<u64>| {
+            let (entry, _) = memory.note(cause, Some("m"), wait.map(Duration::from_secs), None, SystemTime::now());
+            let refusal = exhausted("work", "Provider", &entry, "no more");
+            (
+                refusal.status.as_u16(),
+                refusal.code,
+                refusal.message,
+                refusal.retry_after.is_some(),
+                refusal.should_retry,
+            )
+        };
+        for (cause, status, code, should_retry) in [
+            (Cause::Outage, 502, "upstream_unreachable", Some(false)),
+            (Cause::Day, 429, "daily_limit_reached", Some(false)),
+            (Cause::Busy, 429, "rate_limit_exceeded", None),
+            (Cause::Minute, 429, "rate_limit_exceeded", None),
+            (Cause::Hour, 429, "rate_limit_exceeded", Some(false)),
+            (Cause::Week, 429, "insufficient_quota", Some(false)),
+        ] {
+            let got = refused(cause, None);
+            assert!(got.2.contains("(profile `work`, model `m`); next attempt in "), "{}", got.2);
+            assert!(got.2.ends_with("; the provider said: no more"), "{}", got.2);
+            assert_eq!((got.0, got.1, got.3, got.4), (status, code, true, should_retry), "{cause:?}");
+        }
+        let got = refused(Cause::Month, Some(7200));
+        assert!(got.2.contains("; it resets in 2 h 0 min") && got.3, "{}", got.2);
+        for cause in [Cause::FreeTier, Cause::Unpaid] {
+            let got = refused(cause, None);
+            assert_eq!((got.0, got.1, got.3, got.4), (429, "insufficient_quota", false, Some(false)), "{cause:?}");
+            assert!(!got.2.contains(" in "), "{}", got.2);
+        }
+    }
+
     #[test]
     fn a_client_repeats_no_request_that_was_repeated_and_has_no_time() {
         let should_retry = |tries, headers: &[(HeaderName, &'static str)]| {

@@ -95,7 +95,58 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::providers::error::Response;
+
+    const MAX_WAIT: Duration = Duration::from_secs(30);
+
+    fn error(status: u16, retry_after: Option<&str>, message: &str) -> ApiError {
+        let header = |name: &str| retry_after.filter(|_| name == "retry-after").map(str::to_owned);
+        let body = format!(r#"{{"error":{{"message":"{message}"}}}}"#);
+        let (body, now) = (body.as_bytes(), SystemTime::now());
+        let response = Response { status, header: &header, body, model: None, secrets: &[], now };
+        ApiError::read(&response, &BTreeMap::new())
+    }
+
+    #[test]
+    fn a_stated_wait_is_kept_and_a_second_one_for_the_same_limit_is_not_trusted() {
+        let waits =
+            |status, seconds: &str, in_vain| next(&error(status, Some(seconds), ""), status, 1, in_vain, MAX_WAIT);
+        for (status, in_vain) in [(429, false), (503, false), (503, true)] {
+            for (stated, most) in [("1", 1.1), ("3", 3.3), ("20", 20.5)] {
+                let least = stated.parse().unwrap();
+                for _ in 0..100 {
+                    let Next::After(wait) = waits(status, stated, in_vain) else { panic!("{status} {stated}") };
+                    assert!((least..=most).contains(&wait.as_secs_f64()), "{stated}: {wait:?}");
+                }
+            }
+        }
+        assert_eq!(waits(429, "3", true), Next::Exhausted);
+        // Longer than a request waits: the client gets it, and only a limit is remembered.
+        assert_eq!(waits(429, "40", false), Next::Exhausted);
+        assert_eq!(waits(503, "40", false), Next::Forward);
+        assert_eq!(next(&error(400, None, ""), 400, 1, false, MAX_WAIT), Next::Forward);
+        assert_eq!(next(&error(429, None, "daily"), 429, 1, false, MAX_WAIT), Next::Stop);
+    }
+
+    #[test]
+    fn a_minute_is_waited_for_once_and_longer_backoffs_follow_shorter_ones() {
+        let minute = |max_wait, in_vain| next(&error(429, None, "per minute"), 429, 1, in_vain, max_wait);
+        for (max_wait, most) in [(MAX_WAIT, 30.0), (MINUTE * 2, 60.0)] {
+            for _ in 0..100 {
+                let Next::After(wait) = minute(max_wait, false) else { panic!("a minute is waited for") };
+                assert!((most / 2.0..=most).contains(&wait.as_secs_f64()), "{wait:?}");
+            }
+        }
+        assert_eq!(minute(MAX_WAIT, true), Next::Exhausted);
+        for (attempts, most) in [(1, 0.5), (2, 1.0), (3, 2.0), (9, 8.0)] {
+            let longest = (0..200).map(|_| backoff(attempts)).max().unwrap_or_default().as_secs_f64();
+            assert!((most * 0.8..=most).contains(&longest), "{attempts}: {longest}");
+        }
+    }
 
     #[test]
     fn repetitions_are_a_fifth_of_the_requests_and_three() {

@@ -370,3 +370,93 @@ impl Drop for Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_counted_by_status_and_duration_when_it_ends() {
+        let traffic = Traffic::new(None, true).unwrap();
+        let begin = |status: Option<StatusCode>| {
+            let mut entry = traffic.begin(&Method::POST, "/v1/chat/completions");
+            entry.outcome.profile = Some("work".into());
+            if let Some(status) = status {
+                entry.answered(status);
+            }
+            entry
+        };
+        let [fine, limited] = [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS];
+        let ended = [begin(Some(fine)), begin(Some(fine)), begin(Some(limited)), begin(None)];
+        let open = begin(None);
+        assert!(open.is_read() && ended[0].outcome.complete && !open.outcome.complete);
+        assert!(!Traffic::new(None, false).unwrap().begin(&Method::GET, "/").is_read());
+        assert!(traffic.metrics().contains("\nqwenauth_in_flight 5\n"));
+        drop(ended);
+        let long = Outcome { profile: Some("work".into()), ..Outcome::default() };
+        traffic.count(&long, Duration::from_millis(250));
+        traffic.count(&long, Duration::from_secs(301));
+        let metrics = traffic.metrics();
+        let histogram = "qwenauth_request_duration_seconds";
+        for line in [
+            "qwenauth_answers_total{profile=\"work\",status=\"0\"} 3".to_owned(),
+            "qwenauth_answers_total{profile=\"work\",status=\"200\"} 2".to_owned(),
+            format!("{histogram}_bucket{{profile=\"work\",le=\"0.1\"}} 4"),
+            format!("{histogram}_bucket{{profile=\"work\",le=\"0.25\"}} 5"),
+            format!("{histogram}_bucket{{profile=\"work\",le=\"300\"}} 5"),
+            format!("{histogram}_bucket{{profile=\"work\",le=\"+Inf\"}} 6"),
+            format!("{histogram}_count{{profile=\"work\"}} 6"),
+            "qwenauth_in_flight 1".to_owned(),
+            "gen_ai_client_operation_duration_seconds_count{gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"\"} 2".to_owned(),
+            "gen_ai_client_operation_duration_seconds_count{gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"\",error_type=\"429\"} 1".to_owned(),
+            "gen_ai_client_operation_duration_seconds_count{gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"\",error_type=\"cancelled\"} 1".to_owned(),
+            "qwenauth_log_dropped_total 0".to_owned(),
+        ] {
+            assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
+        }
+        let sum = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("qwenauth_request_duration_seconds_sum{profile=\"work\"} "));
+        assert!((301.25..302.0).contains(&sum.unwrap().parse::<f64>().unwrap()), "{sum:?}");
+    }
+
+    #[test]
+    fn only_the_first_bytes_of_a_stream_are_timed() {
+        let traffic = Traffic::new(None, true).unwrap();
+        let mut entry = traffic.begin(&Method::POST, "/v1/chat/completions");
+        entry.note_chunk();
+        assert_eq!(entry.outcome.first_chunk, None);
+        entry.outcome.is_stream = true;
+        entry.note_chunk();
+        let first = entry.outcome.first_chunk;
+        assert!(first.is_some());
+        entry.note_chunk();
+        assert_eq!(entry.outcome.first_chunk, first);
+    }
+
+    #[test]
+    fn a_line_has_times_in_milliseconds_and_lines_that_cannot_wait_are_counted() {
+        let log = Some(Log { jobs: None, thread: None });
+        let traffic = Rc::new(Traffic { log, ..Rc::into_inner(Traffic::new(None, false).unwrap()).unwrap() });
+        traffic.use_key(&Secret::new("key".to_owned()));
+        let mut entry = traffic.begin(&Method::GET, "/v1/models");
+        entry.outcome.waited = Duration::from_millis(1500);
+        let line = entry.line(Duration::from_millis(2750));
+        // The beginning of the key's SHA-256.
+        assert_eq!(line["key"], "2c70e12b");
+        assert_eq!((&line["wait_ms"], &line["ms"], &line["path"]), (&1500.into(), &2750.into(), &"/v1/models".into()));
+        drop(entry);
+        drop(traffic.begin(&Method::GET, "/"));
+        assert!(traffic.metrics().contains("\nqwenauth_log_dropped_total 2\n"));
+    }
+
+    #[test]
+    fn every_line_is_written_before_the_log_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let log = Log::start(&path).unwrap();
+        assert!((0..MAX_WAITING / 2).all(|number| log.write(format!("{number}\n"))));
+        drop(log);
+        assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), MAX_WAITING / 2);
+    }
+}

@@ -106,6 +106,11 @@ fn a_client_that_disconnects_in_the_queue_releases_its_slot() {
     };
     crate::machine::until("the turns are given back", || used() == 2);
     assert_eq!(upstream.asked().len(), 2);
+    gateway.running.signal(Signal::SIGTERM);
+    let ended = gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr();
+    // Said once for all that wait.
+    let said: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("request delayed")).collect();
+    assert!(said.len() == 1 && said[0].ends_with(": `qwen` allows 2 a minute"), "{said:?}");
 }
 
 #[test]

@@ -406,9 +406,11 @@ fn metrics_have_statuses_durations_and_requests_in_flight() {
         "qwenauth_request_duration_seconds_bucket{profile=\"qwen\",le=\"+Inf\"} 2",
         "qwenauth_request_duration_seconds_count{profile=\"qwen\"} 2",
         "qwenauth_in_flight 1",
+        "# TYPE qwenauth_credential_expires_seconds gauge",
         concat!("qwenauth_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
     }
+    assert!(text.contains("\nqwenauth_credential_expires_seconds{profile=\"qwen\"} "), "{text}");
     let _ = Client::send(&gateway.address, b"");
 }
