@@ -222,6 +222,18 @@ mod tests {
     }
 
     #[test]
+    fn a_host_is_named_without_its_port() {
+        for (host, name) in [
+            ("api.example:443", "api.example"),
+            ("api.example", "api.example"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+        ] {
+            assert_eq!(without_port(host), name);
+        }
+    }
+
+    #[test]
     fn an_operation_is_known_by_its_path() {
         for (path, expected) in [
             ("/v1/chat/completions", Some("chat")),

@@ -77,14 +77,13 @@ impl Profiles {
 
     /// What each used, by profile and model.
     pub(super) fn totals(&self) -> Vec<(String, String, Counts)> {
-        let served_profiles = self.all();
-        let accounts =
-            served_profiles.iter().filter_map(|served| Some((served.profile.clone(), served.last_account()?)));
-        accounts
-            .flat_map(|(profile, account)| {
-                account.totals().into_iter().map(move |(model, counts)| (profile.clone(), model, counts))
-            })
-            .collect()
+        let mut totals: BTreeMap<_, Counts> = BTreeMap::new();
+        for served in self.all() {
+            for (model, counts) in served.all_accounts().iter().flat_map(|account| account.totals()) {
+                totals.entry((served.profile.clone(), model)).or_default().add(&counts);
+            }
+        }
+        totals.into_iter().map(|((profile, model), counts)| (profile, model, counts)).collect()
     }
 
     /// The team whose logins it renews or uses.

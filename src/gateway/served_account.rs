@@ -246,3 +246,104 @@ impl ServedAccount {
         self.ledger.borrow().totals.iter().map(|(model, counts)| (model.clone(), *counts)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::pacing::rule;
+    use super::*;
+    use crate::gateway::Tuning;
+    use crate::hooks::{Commands, Hooks};
+    use crate::providers::error::Response;
+    use crate::providers::{self, Overrides};
+
+    const WEEK: &str = "Mon 00:00 UTC";
+
+    fn provider(name: &str) -> Provider {
+        let mut provider = providers::find(name, &Overrides::default()).unwrap();
+        provider.limits.week_resets = Some(WEEK.into());
+        provider
+    }
+
+    fn account(state: &Path, pacing: bool) -> ServedAccount {
+        let provider = provider("qwen");
+        let rule = rule(&provider, &Tuning { rpm: None, rpd: None, pacing }).unwrap();
+        let events = Rc::new(Events::new(Hooks::new(Commands::new(), state)));
+        ServedAccount::open("work", &provider, "key-1".into(), state, rule, events, None)
+    }
+
+    fn limit(message: &str) -> ApiError {
+        let body = format!(r#"{{"error":{{"message":"{message}"}}}}"#);
+        let (body, model) = (body.as_bytes(), Some("m-1"));
+        let response = Response { status: 429, header: &|_| None, body, model, secrets: &[], now: SystemTime::now() };
+        ApiError::read(&response, &BTreeMap::new())
+    }
+
+    #[test]
+    fn an_account_is_that_of_one_key_at_one_provider() {
+        let directory = tempfile::tempdir().unwrap();
+        let account = account(directory.path(), true);
+        assert!(account.is_of(&provider("qwen"), "key-1"));
+        assert!(!account.is_of(&provider("qwen"), "key-2") && !account.is_of(&provider("openrouter"), "key-1"));
+    }
+
+    #[test]
+    fn a_used_up_limit_is_that_of_its_model_and_a_week_ends_as_the_provider_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let account = account(directory.path(), true);
+        let (week, is_new) = account.note_exhausted(&limit("weekly"), Some("m-1"));
+        assert!(is_new && week.model.is_none());
+        assert_eq!(week.resets_at, week_end(WEEK, SystemTime::now()).ok().map(seconds));
+        assert!(!account.depends_on_model());
+        let (day, is_new) = account.note_exhausted(&limit("m-1: daily"), Some("m-1"));
+        assert!(is_new && day.model.is_some() && account.depends_on_model());
+        assert!(!account.note_exhausted(&limit("m-1: daily"), Some("m-1")).1);
+        let known = [("quota of the week", String::new()), ("requests per day", "m-1".to_owned())];
+        assert_eq!(account.exhausted_limits(), known);
+    }
+
+    #[test]
+    fn a_gateway_that_does_not_pace_stops_for_no_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        let account = account(directory.path(), false);
+        account.note_exhausted(&limit("m-1: daily"), Some("m-1"));
+        assert!(!account.depends_on_model() && !account.has_exhausted());
+        assert_eq!(account.exhausted(Some("m-1"), |_| true), None);
+    }
+
+    #[test]
+    fn limits_in_headers_are_kept_and_the_days_is_warned_about() {
+        let directory = tempfile::tempdir().unwrap();
+        let account = account(directory.path(), true);
+        let headers = [
+            ("x-ratelimit-limit", "100"),
+            ("x-ratelimit-remaining", "100"),
+            ("x-ratelimit-reset", "1800000000"),
+            ("modelscope-ratelimit-requests-limit", "10"),
+            ("modelscope-ratelimit-requests-remaining", "1"),
+        ];
+        let headers = headers.map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+        account.note_limits(&headers.into_iter().collect());
+        assert_eq!(account.stated_limits(), [("requests".to_owned(), 100), (DAY_LABEL.to_owned(), 1)]);
+        let resets: Vec<_> = account.ledger.borrow().limits().map(|seen| seen.resets_at).collect();
+        assert_eq!(resets, [Some(1_800_000_000), None]);
+        account.warn(80);
+        // It was said already.
+        assert_eq!(account.pacing.warn(80, Some((10, 1))), None);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_there_the_next_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let account = account(directory.path(), true);
+        account.enter(None, "m-1", &Counts { requests: 3, ..Counts::default() });
+        let pending = account.take_pending().unwrap();
+        assert!(account.take_pending().is_none());
+        account.put_back(pending);
+        account.take_pending().unwrap().write().unwrap();
+        let summary = crate::usage::Summary::read(directory.path(), "").unwrap();
+        assert_eq!(summary.counts.values().map(|counts| counts.requests).sum::<u64>(), 3);
+        assert_eq!(account.totals()[0].1.requests, 3);
+    }
+}

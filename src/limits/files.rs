@@ -751,4 +751,22 @@ mod tests {
         });
         assert_eq!(requests_of_account(directory.path(), 60), 1, "the account's file counts it");
     }
+
+    #[test]
+    fn a_further_attempt_has_nothing_to_settle_and_the_engine_records_what_is_late() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| key.limits.budget = "1 USD/month".parse().ok());
+        let first = granted(&files, &demand(&key, 0, 5), None);
+        let again = granted(&files, &Demand { repeats: true, ..demand(&key, 0, 0) }, None);
+        let engine = Engine::Files(Box::new(files));
+        let other = KeyFile::open(directory.path(), &key.id).unwrap();
+        let held = other.lock().unwrap().unwrap();
+        engine.settle(&first, Used { tokens: 0, cost: Money(7) });
+        drop(held);
+        engine.settle(&again, Used { tokens: 0, cost: Money(9) });
+        let spent = || super::super::key_standing(directory.path(), &key, SystemTime::now()).0.spent;
+        assert_eq!(spent(), Money(0));
+        engine.tend();
+        assert_eq!(spent(), Money(7));
+    }
 }

@@ -307,4 +307,28 @@ mod tests {
             assert_eq!(counted as usize, THREADS);
         }
     }
+
+    #[test]
+    fn requests_count_for_the_next_day_once_a_day_is_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut rate = Rate::open(directory.path(), "p", "key", rule());
+        let today = rate.day(SystemTime::now());
+        assert_eq!([today.ends, today.begins].map(|at| rate.day(at).number() - today.number()), [1, 0]);
+    }
+
+    #[test]
+    fn what_a_process_has_reserved_is_spent_once_and_in_its_step_only() {
+        let directory = tempfile::tempdir().unwrap();
+        // Steps of a minute, and room for many leases.
+        let rule = Rule { per_window: Some(1_000_000), window: Duration::from_secs(7200), ..rule() };
+        let mut rate = Rate::open(directory.path(), "p", "key", rule);
+        for count in 1..=100 {
+            assert!(matches!(rate.take(SystemTime::now(), false), Reservation::Decided(Slot::Now)));
+            assert_eq!(rate.count_of_day(SystemTime::now()), count);
+        }
+        assert!(rate.lease.left > 0);
+        rate.lease.step = 0;
+        assert!(matches!(rate.take(SystemTime::now(), false), Reservation::Decided(Slot::Now)));
+        assert_ne!(rate.lease.step, 0);
+    }
 }

@@ -380,6 +380,29 @@ fn if_no_profile_serves_the_client_gets_the_first_response_and_the_list_of_attem
 }
 
 #[test]
+fn a_busy_service_moves_a_request_after_its_attempts_and_a_bad_request_is_the_answer_of_the_second() {
+    let pair = Pair::start();
+    let busy = error("503 Busy", "retry-after-ms: 1\r\n", "x", "later");
+    pair.first.answers("answer", &busy);
+    let gateway = pair.gateway(&[]);
+    is_served_by(&ask(&gateway), "second", "error");
+    assert_eq!((pair.first.asked().len(), pair.second.asked().len()), (3, 1));
+    pair.second.answers("answer", &error("400 Bad Request", "", "x", "no such parameter"));
+    let got = ask(&gateway);
+    assert_eq!(got.is(400).header("x-qwenauth-profile"), "second");
+    assert!(got.text().contains("no such parameter"), "{}", got.text());
+}
+
+#[test]
+fn a_service_that_is_busy_by_its_limit_is_not_left_for_another() {
+    let pair = Pair::start();
+    pair.first.answers("answer", &error("429 Too Many Requests", "", "x", "slow down"));
+    let gateway = pair.gateway(&[]);
+    assert_eq!(ask(&gateway).is(429).header("x-qwenauth-profile"), "first");
+    assert_eq!((pair.first.asked().len(), pair.second.asked().len()), (3, 0));
+}
+
+#[test]
 fn exec_falls_back_as_well_and_only_to_the_named_profiles() {
     if !has_programs(&["curl"]) {
         return;

@@ -90,6 +90,24 @@ fn events_are_forwarded_one_by_one_and_unchanged() {
 }
 
 #[test]
+fn the_head_of_a_stream_is_forwarded_although_its_first_event_is_late() {
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let upstream = Upstream::start(move |_, _, connection| {
+        connection.write_all(STREAM)?;
+        gate.pass();
+        connection.write_all(&chunk("data: [DONE]\n\n"))?;
+        connection.write_all(b"0\r\n\r\n")
+    });
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
+    let mut client = gateway.send("POST /v1/chat/completions", "", CHAT);
+    assert_eq!(client.head().line, "HTTP/1.1 200 OK");
+    opened.open();
+    client.read_until("[DONE]\n\n");
+}
+
+#[test]
 fn small_chunks_are_sent_without_delay_on_either_side() {
     let strace = std::process::Command::new("strace").args(["-f", "true"]).stderr(std::process::Stdio::null()).status();
     if !crate::machine::possible(strace.is_ok_and(|status| status.success()), "trace system calls") {

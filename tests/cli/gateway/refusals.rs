@@ -222,6 +222,25 @@ fn a_rejected_request_is_counted_under_its_model_as_soon_as_it_ends() {
 }
 
 #[test]
+fn another_key_starts_without_the_limits_of_the_first_and_both_are_counted() {
+    let upstream = Upstream::start(move |_, asked, connection| {
+        let is_first = asked.header("authorization") == "Bearer granted-key-1";
+        connection.write_all(&if is_first { error(BUSY, "", "x", "daily limit") } else { fine() })
+    });
+    let machine = custom(&upstream);
+    let gateway = Gateway::start(&machine, &["--metrics"]);
+    for attempts in ["1", "0"] {
+        assert_eq!(ask(&gateway, "m").is(429).header("x-qwenauth-attempts"), attempts);
+    }
+    let url = format!("http://{}/v1", upstream.address);
+    let login = ["login", "custom", "--base-url", &url, "--model", "m", "--no-verify", "--api-key-stdin"];
+    drop(machine.run_with_stdin(login, b"granted-key-2\n").exits(0).any_stderr());
+    ask(&gateway, "m").is(200);
+    let metrics = gateway.send("GET /metrics", "", b"").got().text();
+    assert!(metrics.contains("qwenauth_requests_total{profile=\"custom\",model=\"m\"} 3\n"), "{metrics}");
+}
+
+#[test]
 fn names_of_models_are_limited_in_metrics_and_ledger() {
     let upstream = Upstream::always(reply("200 OK", "", "{}"));
     let machine = custom(&upstream);
