@@ -99,3 +99,37 @@ impl Rule {
 fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), printable)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_setting_that_wins_is_named_with_what_to_do() {
+        let wanted = json!("ours");
+        for (rule, fine, broken, why, remedy) in [
+            (
+                Rule::Lists("q"),
+                json!(["q", "x"]),
+                json!(["x"]),
+                "does not list `q`",
+                "add `q` to that list, or remove the list",
+            ),
+            (Rule::DoesNotList("q"), json!(["x"]), json!(["q"]), "lists `q`", "remove `q` from that list"),
+            (
+                Rule::Is(wanted),
+                json!("ours"),
+                json!("theirs"),
+                "is `theirs`",
+                "remove that setting, or set it to `ours`",
+            ),
+            (Rule::Unset, json!(""), json!("x"), "is set and takes precedence", "remove that setting"),
+        ] {
+            assert_eq!(rule.broken_by(&fine), None);
+            assert_eq!(rule.broken_by(&broken).as_deref(), Some(why));
+            assert_eq!(rule.remedy(), remedy);
+        }
+    }
+}

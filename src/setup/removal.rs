@@ -120,3 +120,17 @@ fn masked(value: &Value) -> Value {
         _ => value.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_masked_at_any_depth_and_the_name_of_a_variable_is_not() {
+        let edited = json!([{ "envKey": "NAME", "apiKey": "sk-1", "n": [[{ "Authorization": "sk-2", "tokens": 7 }]] }]);
+        let shown = json!([{ "envKey": "NAME", "apiKey": "…", "n": [[{ "Authorization": "…", "tokens": 7 }]] }]);
+        assert_eq!(masked(&edited), shown);
+    }
+}

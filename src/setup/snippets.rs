@@ -170,3 +170,16 @@ fn shown(model: &Model) -> &str {
 fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_called_by_its_name_unless_that_is_empty_or_controls_a_terminal() {
+        for (name, called) in [("Best", "Best"), ("", "id"), ("\u{1b}[2J", "id")] {
+            let model = Model { id: "id".into(), name: name.into(), context: None, output: None, input: Vec::new() };
+            assert_eq!(shown(&model), called);
+        }
+    }
+}

@@ -89,6 +89,45 @@ fn a_missing_or_damaged_login_names_the_remedy() {
 }
 
 #[test]
+fn a_login_that_has_ended_names_the_remedy() {
+    let told = |machine: &Machine, what: &str| {
+        let expected = ("fail".to_owned(), what.to_owned(), "run `qwenauth login`".to_owned());
+        assert_eq!(found(machine, &[], "login"), [expected]);
+    };
+    told(&healthy().expires_in(-60).field("refresh_token", Value::Null), "`qwen` has expired and cannot be renewed");
+    let machine = healthy().expires_in(-60).scripted(Ask::Refresh, Reply::error(400, "invalid_grant"));
+    drop(machine.run(["token"]).exits(4).any_stderr());
+    told(&machine, "the server rejected the refresh token of `qwen`");
+}
+
+#[test]
+fn a_key_command_whose_program_is_not_there_is_found() {
+    let Some(machine) = offline(Machine::new()) else { return };
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    let login = ["login", "groq", "--no-verify", "--api-key-command", "echo granted-key-0"];
+    drop(machine.run(login).any_stderr());
+    let file = machine.profiles().join("groq.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    // In the working directory: a name without a directory is not looked for there.
+    fs::write(machine.directory().join("own-program"), "").unwrap();
+    for (program, is_there) in [
+        ("echo", true),
+        ("/bin/echo", true),
+        ("./own-program", true),
+        ("own-program", false),
+        ("no-such-program", false),
+        ("/bin/no-such-program", false),
+    ] {
+        record["api_key_command"] = json!(format!("{program} x"));
+        fs::write(&file, record.to_string()).unwrap();
+        let missing = format!("the key of `groq` is printed by the command `{program}`, which is not in `PATH`");
+        let remedy = "install it, or log in again with another key";
+        let expected = (!is_there).then(|| ("fail".to_owned(), missing, remedy.to_owned()));
+        assert_eq!(found(&machine, &[], "login"), expected.into_iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_wrong_clock_is_detected_by_the_servers_date() {
     let machine = Machine::new().logged_in();
     machine.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));

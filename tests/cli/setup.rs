@@ -118,6 +118,35 @@ fn a_file_that_setup_created_is_removed_although_it_was_changed_and_set_up_again
 }
 
 #[test]
+fn what_was_added_to_a_file_that_setup_created_stays_and_so_does_a_file_that_was_there() {
+    let added = "\n[tui]\nanimations = false\n";
+    let machine = Machine::new().at_home();
+    machine.sets_up("codex");
+    let text = machine.text(".codex/config.toml") + added;
+    let machine = machine.with(".codex/config.toml", &text);
+    machine.removes("codex");
+    assert_eq!(machine.text(".codex/config.toml").trim_start(), added.trim_start());
+    // An empty object was theirs, although the file was edited since.
+    let machine = Machine::new().at_home().with(".config/opencode/opencode.json", "{}\n");
+    machine.sets_up("opencode");
+    let text = machine.text(".config/opencode/opencode.json") + "\n";
+    let machine = machine.with(".config/opencode/opencode.json", &text);
+    machine.removes("opencode");
+    assert_eq!(machine.text(".config/opencode/opencode.json").trim(), "{}");
+}
+
+#[test]
+fn a_backup_that_someone_changed_is_not_put_back() {
+    let file = ".codex/config.toml";
+    let machine = Machine::new().at_home().with(file, MY_TOML);
+    machine.sets_up("codex");
+    let machine = machine.with(&format!("{file}.qwenauth-backup"), "model = \"forged\"\n");
+    machine.removes("codex");
+    let text = machine.text(file);
+    assert!(text.contains("model = \"gpt\"") && !text.contains("forged"), "{text}");
+}
+
+#[test]
 fn directories_that_setup_created_stay_if_they_hold_other_files() {
     let machine = Machine::new().at_home();
     machine.sets_up("opencode");

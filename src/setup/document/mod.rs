@@ -259,8 +259,15 @@ mod tests {
             document.get(&KeyPath::key(&["l"])),
             Some(json!([{"k": "ours", "v": 2}, {"k": "ours", "v": 3}, {"k": "theirs"}]))
         );
+        assert_eq!(document.get(&place), Some(json!([{"k": "ours", "v": 2}, {"k": "ours", "v": 3}])));
         document.remove(&place, 1);
         assert_eq!(document.get(&KeyPath::key(&["l"])), Some(json!([{"k": "theirs"}])));
+        assert_eq!(document.get(&place), None);
+        // An array that was made goes with the last element.
+        let mut document = parse(r#"{"a": 1}"#, Syntax::Json);
+        document.set(&place, &json!([{"k": "ours"}])).unwrap();
+        document.remove(&place, 0);
+        assert_eq!(document.to_value(), Some(json!({"a": 1})));
     }
 
     #[test]
@@ -290,6 +297,14 @@ mod tests {
         let text = document.to_text();
         assert_eq!(text.matches('\n').count(), text.matches("\r\n").count(), "{text:?}");
         assert!(text.starts_with("\u{feff}{\r\n"), "{text:?}");
+        let mut document = parse("a = 1\r\nb = 2", Syntax::Toml);
+        document.set(&KeyPath::key(&["c"]), &json!(3)).unwrap();
+        assert_eq!(document.to_text(), "a = 1\r\nb = 2\r\nc = 3\r\n");
+        // New lines end as most do.
+        let mut document = parse("a = 1\r\nb = 2\nc = 3\n", Syntax::Toml);
+        document.set(&KeyPath::key(&["d"]), &json!(4)).unwrap();
+        assert_eq!(document.to_text(), "a = 1\r\nb = 2\nc = 3\nd = 4\n");
+        assert_eq!(document.to_value(), Some(json!({"a": 1, "b": 2, "c": 3, "d": 4})));
     }
 
     #[test]

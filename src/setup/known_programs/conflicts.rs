@@ -171,6 +171,7 @@ fn read(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setup::ToolPaths;
 
     #[test]
     fn an_assignment_is_found_however_it_is_written() {
@@ -180,5 +181,36 @@ mod tests {
         for line in ["# A=b", "AB=c", "B=A", "A", "A: b"] {
             assert!(!assigns(line, "A"), "{line}");
         }
+    }
+
+    #[test]
+    fn files_are_looked_for_where_the_program_does_each_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (project, home) = (directory.path().join("project"), PathBuf::from("/home/ann"));
+        fs::create_dir_all(project.join(".git")).unwrap();
+        let tool_paths = ToolPaths {
+            config: home.join(".config"),
+            places: tools::Places::new(&home.join(".config"), &home, None, None),
+            qwen: home.join(".qwen"),
+            opencode_config: None,
+            opencode_directory: None,
+            codex_home: None,
+            claude_config: None,
+            work: project.join("deep"),
+            home,
+        };
+        let around = Surroundings { tool_paths: &tool_paths, state: Path::new("/"), merged: None, allow_files: false };
+        let paths = ["{home}/a", "{zed}/b", "{claude-code}", "{work}/c", "{git}/d", "/etc/e", "{home}/a"];
+        let paths = paths.map(str::to_owned).to_vec();
+        let reads = Reads { paths, syntax: Kind::Env, names: Vec::new(), effect: Effect::Refused };
+        let expected = [
+            tool_paths.home.join("a"),
+            tool_paths.places.zed.join("b"),
+            tools::CLAUDE_CODE_MANAGED.into(),
+            project.join("deep/c"),
+            project.join("d"),
+            "/etc/e".into(),
+        ];
+        assert_eq!(reads.files(&around), expected);
     }
 }
