@@ -169,6 +169,7 @@ fn an_answer_is_the_same_wherever_it_is_cut_and_its_connection_is_kept() {
 fn an_answer_that_ends_with_its_connection_or_says_so_leaves_none_to_keep() {
     for (text, closes) in [
         ("HTTP/1.1 200 OK\r\n\r\nhello", true),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nhello", true),
         ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\nhello", true),
         ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", false),
         ("HTTP/1.0 200 OK\r\nConnection: x\r\nContent-Length: 5\r\n\r\nhello", false),
@@ -216,6 +217,10 @@ fn what_is_not_framed_as_the_grammar_has_it_is_an_error_wherever_it_is_cut() {
         ("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nhello", "the answer has an invalid length"),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "the answer has an unknown transfer coding"),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", "the answer has an unknown transfer coding"),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+            "the answer has an unknown transfer coding",
+        ),
         ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "an answer of HTTP/1.0 is chunked"),
         ("HTTP/1.1 101 Switching Protocols\r\n\r\n", "the answer switches to a protocol that was not asked for"),
         ("HTTP/2 200 OK\r\n\r\n", no_http),

@@ -394,6 +394,15 @@ fn a_busy_service_moves_a_request_after_its_attempts_and_a_bad_request_is_the_an
 }
 
 #[test]
+fn a_request_beyond_the_users_own_quota_moves() {
+    let pair = Pair::configured(&format!("{MAP}[providers.custom.limits]\nrequests_per_5h = 1\n"));
+    let gateway = pair.gateway(&[]);
+    is_served_by(&ask(&gateway), "first", "");
+    is_served_by(&ask(&gateway), "second", "plan");
+    assert_eq!((pair.first.asked().len(), pair.second.asked().len()), (1, 1));
+}
+
+#[test]
 fn a_service_that_is_busy_by_its_limit_is_not_left_for_another() {
     let pair = Pair::start();
     pair.first.answers("answer", &error("429 Too Many Requests", "", "x", "slow down"));

@@ -161,7 +161,8 @@ fn a_request_body_that_is_too_long_is_rejected() {
     let mut client = gateway.send("POST /v1/chat/completions", "Transfer-Encoding: chunked\r\n", b"");
     client.write(&chunk(&"x".repeat(2000)));
     client.write(b"0\r\n\r\n");
-    client.got().is(413);
+    let got = client.got();
+    assert!(got.is(413).text().contains("the request body exceeds 1024 bytes (`--max-body`)"), "{}", got.text());
     assert_eq!(upstream.asked().len(), 1);
 }
 
