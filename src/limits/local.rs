@@ -331,4 +331,24 @@ mod tests {
         assert!(matches!(rate.take(SystemTime::now(), false), Reservation::Decided(Slot::Now)));
         assert_ne!(rate.lease.step, 0);
     }
+
+    #[test]
+    fn a_file_is_named_by_letters_of_its_provider_and_a_hash_of_its_account() {
+        // The first bytes of the account's SHA-256.
+        assert_eq!(file_name("../own-1", "key"), "own-1-2c70e12b7a0646f9");
+    }
+
+    #[test]
+    fn the_day_of_an_account_is_over_for_a_key_as_well() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut rate = Rate::open(directory.path(), "p", "key", Rule { per_day: Some(1), day_refuses: true, ..rule() });
+        let mut is_over = || {
+            rate.together(SystemTime::now(), false, |mut account| {
+                let is_over = account.refuse_for_day().is_some();
+                account.count_at(u64::try_from(system::monotonic().as_nanos()).unwrap());
+                is_over
+            })
+        };
+        assert_eq!([is_over(), is_over()], [Some(false), Some(true)]);
+    }
 }

@@ -339,6 +339,8 @@ mod tests {
     fn each_quota_has_its_length_and_a_week_of_the_calendar_its_begin() {
         let lengths = [Cause::FiveHours, Cause::Week, Cause::Month].map(|cause| quota(cause, 1).length().as_secs());
         assert_eq!(lengths, [5 * 3600, 7 * 86400, 31 * 86400]);
+        let names = [Cause::FiveHours, Cause::Week, Cause::Month].map(|cause| quota(cause, 1).name());
+        assert_eq!(names, ["5h", "week", "month"]);
         let of_the_calendar = Quota { resets: Some("Mon 00:00 UTC".into()), ..quota(Cause::Week, 1) };
         let time = |text: &str| SystemTime::from(text.parse::<jiff::Timestamp>().unwrap());
         for now in ["2026-11-23T00:00:00Z", "2026-11-25T10:00:00Z", "2026-11-29T23:59:59Z"] {

@@ -45,3 +45,15 @@ impl Event {
         serde_json::to_string(self).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_an_event_has_its_name_and_its_fields() {
+        let event = Event::LoginRequired { profile: "work".into(), message: "gone".into() };
+        assert_eq!(event.line(), r#"{"event":"login_required","profile":"work","message":"gone"}"#);
+        assert_eq!(event.name(), "login_required");
+    }
+}

@@ -597,4 +597,15 @@ mod tests {
         assert!(!is_summed_up("2026-11-16"), "it is smaller");
         assert!(!is_summed_up("2026-11-17"), "a gateway may append to it");
     }
+
+    #[test]
+    fn counts_are_the_same_by_their_names() {
+        let counts =
+            Counts { requests: 1, tries: 2, prompt_tokens: 3, completion_tokens: 4, rate_limited: 5, wait_ms: 6 };
+        let named = counts.named();
+        assert_eq!(named[5], ("wait_ms", 6));
+        let value = |name: &str| named.iter().find(|(known, _)| *known == name).unwrap().1;
+        assert_eq!(Counts::of(value), counts);
+        assert_eq!(seconds(UNIX_EPOCH + std::time::Duration::from_millis(7_900)), 7);
+    }
 }
