@@ -80,6 +80,27 @@ fn line_ends_and_byte_order_marks_are_kept() {
 }
 
 #[test]
+fn qwen_codes_file_names_host_and_models_of_a_key_and_not_the_key() {
+    let machine = Machine::new().holding(".qwen/settings.json", r#"{"modelProviders":{"openai":[{"envKey":"OWN"}]}}"#);
+    let program = machine.program().parent().unwrap().display().to_string();
+    let machine = machine.variable("PATH", format!("{program}:/usr/bin:/bin"));
+    let login = ["login", "groq", "--no-verify", "--api-key-stdin"];
+    drop(machine.run_with_stdin(login, b"granted-key-1\n").exits(0).any_stderr());
+    let outcome = machine.set_up(&["qwen-code"]);
+    assert!(outcome.stderr.contains("exec --profile groq -- qwen"), "{outcome}");
+    let text = machine.content_of(".qwen/settings.json");
+    assert!(!text.contains("granted-key"), "{text}");
+    let settings: Value = serde_json::from_str(&text).unwrap();
+    let models = settings["modelProviders"]["openai"].as_array().unwrap();
+    assert!(models.len() > 1 && models.iter().any(|model| model["envKey"] == "OWN"), "{text}");
+    let ours = models.iter().find(|model| model["envKey"] != "OWN").unwrap();
+    assert_eq!((&ours["baseUrl"], &ours["id"]), (&json!("https://api.groq.com/openai/v1"), &settings["model"]["name"]));
+    machine.undone("qwen-code");
+    let settings: Value = serde_json::from_str(&machine.content_of(".qwen/settings.json")).unwrap();
+    assert_eq!(settings, json!({"modelProviders": {"openai": [{"envKey": "OWN"}]}}));
+}
+
+#[test]
 fn of_equal_keys_the_one_that_the_tool_reads_is_changed() {
     for (tool, file, text, place) in [
         ("opencode", TOOLS[0].1, r#"{"model": "a", "model": "b"}"#, "/model"),

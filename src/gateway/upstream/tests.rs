@@ -195,6 +195,20 @@ fn delayed(server: Server) -> Server {
     Server { sends, ..server }
 }
 
+/// Another credential may belong to another host, which alone gets it.
+#[test]
+fn connections_are_kept_for_the_same_host_port_and_scheme_only() {
+    let origin = origin();
+    for (url, is_same) in [
+        ("http://127.0.0.1:9/other/path", true),
+        ("http://127.0.0.1:10", false),
+        ("http://127.0.0.2:9", false),
+        ("https://127.0.0.1:9", false),
+    ] {
+        assert_eq!(origin.serves(&url.parse().unwrap()), is_same, "{url}");
+    }
+}
+
 #[test]
 fn answers_without_a_body_have_none_whatever_they_say() {
     for (method, status) in [(Method::HEAD, 200), (Method::POST, 204), (Method::POST, 304)] {

@@ -237,7 +237,17 @@ fn another_key_starts_without_the_limits_of_the_first_and_both_are_counted() {
     drop(machine.run_with_stdin(login, b"granted-key-2\n").exits(0).any_stderr());
     ask(&gateway, "m").is(200);
     let metrics = gateway.send("GET /metrics", "", b"").got().text();
-    assert!(metrics.contains("qwenauth_requests_total{profile=\"custom\",model=\"m\"} 3\n"), "{metrics}");
+    for (name, count) in [("requests", 3), ("tries", 2), ("rate_limited", 1)] {
+        let line = format!("qwenauth_{name}_total{{profile=\"custom\",model=\"m\"}} {count}\n");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
+    // A key of another host goes there only.
+    let other = Upstream::always(fine());
+    let url = format!("http://{}/v1", other.address);
+    let login = ["login", "custom", "--base-url", &url, "--model", "m", "--no-verify", "--api-key-stdin"];
+    drop(machine.run_with_stdin(login, b"granted-key-3\n").exits(0).any_stderr());
+    ask(&gateway, "m").is(200);
+    assert_eq!((upstream.asked().len(), other.asked().len()), (2, 1));
 }
 
 #[test]
