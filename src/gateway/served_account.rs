@@ -301,6 +301,11 @@ mod tests {
         assert!(!account.note_exhausted(&limit("m-1: daily"), Some("m-1")).1);
         let known = [("quota of the week", String::new()), ("requests per day", "m-1".to_owned())];
         assert_eq!(account.exhausted_limits(), known);
+        // A request that was served ends those that applied to it.
+        account.served(Some("m-2"));
+        assert_eq!(account.exhausted_limits(), known[1..]);
+        account.served(Some("m-1"));
+        assert_eq!(account.exhausted_limits(), []);
     }
 
     #[test]
@@ -337,6 +342,11 @@ mod tests {
     fn what_could_not_be_written_is_there_the_next_time() {
         let directory = tempfile::tempdir().unwrap();
         let account = account(directory.path(), true);
+        let today = account.day();
+        let yesterday = account.pacing.day().begins - Duration::from_secs(3600);
+        let over = Day { ends: yesterday, ..account.pacing.day() };
+        *account.day.borrow_mut() = (over, "yesterday".into());
+        assert_eq!(account.day(), today);
         account.enter(None, "m-1", &Counts { requests: 3, ..Counts::default() });
         let pending = account.take_pending().unwrap();
         assert!(account.take_pending().is_none());
