@@ -160,7 +160,9 @@ impl WindowRecord {
                 return Err(error);
             }
         }
-        self.revision = u64::try_from(system::monotonic().as_nanos()).unwrap_or_default();
+        let clock = u64::try_from(system::monotonic().as_nanos()).unwrap_or_default();
+        // Later than the one before, however coarse the clock is.
+        self.revision = clock.max(self.revision.saturating_add(1));
         disk::write_all_at(file, &self.head(), 0).inspect_err(|_| self.forget())
     }
 
@@ -644,6 +646,19 @@ mod tests {
             }
             record.write(&file).unwrap();
             assert_eq!(read(), record.to_bytes(), "what is there is what it wrote");
+        }
+    }
+
+    #[test]
+    fn a_revision_is_later_than_the_one_before_although_the_clock_stands() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = files::open_private(&directory.path().join("rate")).unwrap();
+        let mut record = WindowRecord::new(7, 9);
+        // The clock does not come to it.
+        record.revision = u64::MAX / 2;
+        for later in 1..=2 {
+            record.write(&file).unwrap();
+            assert_eq!(WindowRecord::read(&file, 7, 9).revision, u64::MAX / 2 + later);
         }
     }
 
