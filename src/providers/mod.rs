@@ -19,7 +19,7 @@ pub(crate) use self::description::{
 pub(crate) use self::names::{find_by_any_name, is_telling, name_of, nearest, owners_of};
 pub(crate) use self::practice::{KEY_PREFIX, Practice};
 pub(crate) use self::user_config::check_keys;
-use crate::error::{Failed, Failure, printable, without_user_info};
+use crate::error::{Failed, Failure, Report, printable, without_user_info};
 use crate::http;
 use crate::secret::Secret;
 
@@ -75,10 +75,29 @@ fn configured(name: &str, row: Option<&str>, own: &toml::Table) -> Result<Provid
     let row = row.map(serde_json::from_str::<toml::Table>).transpose();
     let mut table = row.context("the built-in providers cannot be read")?.unwrap_or_default();
     merge(&mut table, &user_config::arranged(own));
+    // A server of the user's own serves in place of every region.
+    if own.contains_key("base_url") && !own.contains_key("regions") {
+        table.remove("regions");
+        table.remove("default_region");
+    }
     table.entry("title").or_insert_with(|| name.into());
-    table.try_into().map_err(|error: toml::de::Error| {
+    let mut provider: Provider = table.try_into().map_err(|error: toml::de::Error| {
         let message = format!("provider `{}`: {}", printable(name), error.message().replace('\n', ", "));
-        Failed::new(Failure::Other, message).into()
+        Failed::new(Failure::Other, message)
+    })?;
+    provider.default_region =
+        provider.default_region.as_deref().map(|typed| default_region(&provider, name, typed)).transpose()?;
+    Ok(provider)
+}
+
+/// The region that `default_region` of `[providers.NAME]` names, by any of its names.
+fn default_region(provider: &Provider, name: &str, typed: &str) -> Result<String> {
+    let known = provider.region(typed).map(|(known, _)| known.to_owned());
+    known.map_err(|error| {
+        let hint = if provider.regions.is_empty() { Some("remove it".to_owned()) } else { Report::of(&error).hint };
+        let message = format!("`default_region` under `[providers.{}]` in config.toml: {error}", printable(name));
+        let failed = Failed::new(Failure::Other, message);
+        hint.map_or(failed.clone(), |hint| failed.hint(hint)).into()
     })
 }
 
@@ -223,7 +242,7 @@ mod tests {
             "https://",
         ] {
             let error = base_url(bad).unwrap_err();
-            assert_eq!(crate::error::Report::of(&error).failure, Failure::Usage, "{bad}");
+            assert_eq!(Report::of(&error).failure, Failure::Usage, "{bad}");
             assert!(!error.to_string().contains("me:pw"), "{error}");
         }
     }
@@ -281,7 +300,7 @@ mod tests {
 
     #[test]
     fn an_unknown_provider_is_told_the_nearest() {
-        let report = crate::error::Report::of(&find("qwne", &Overrides::default()).unwrap_err());
+        let report = Report::of(&find("qwne", &Overrides::default()).unwrap_err());
         assert_eq!(report.hint.as_deref(), Some("did you mean `qwen`?"));
         assert_eq!(report.failure, Failure::Usage);
     }

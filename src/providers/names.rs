@@ -84,6 +84,11 @@ pub(crate) fn nearest(typed: &str, overrides: &Overrides) -> Option<String> {
 }
 
 impl Provider {
+    /// The region where a key most likely belongs.
+    pub(crate) fn default_region(&self) -> Option<&Region> {
+        self.regions.get(self.default_region.as_ref()?)
+    }
+
     /// The region known as `typed`: by its name, else by a place.
     ///
     /// Errors: usage, with the known ones.

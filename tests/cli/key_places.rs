@@ -55,6 +55,55 @@ fn a_key_of_another_plan_is_recognized_by_its_prefix() {
 }
 
 #[test]
+fn a_beginning_that_many_providers_use_tells_nothing() {
+    for (provider, more) in [("groq", false), ("custom", true)] {
+        let machine = refuses(machine(), "/groq/v1/models");
+        let base_url = format!("{}/groq/v1", machine.server.url());
+        let more: &[&str] = if more { &["--base-url", &base_url] } else { &[] };
+        let outcome = machine.run_with_stdin(by_stdin(provider, more), b"sk-granted-key").exits(4).any_stderr();
+        assert!(!outcome.stderr.contains("dashscope"), "{outcome}");
+    }
+}
+
+#[test]
+fn a_base_url_of_config_toml_takes_the_place_of_every_region() {
+    for provider in ["dashscope", "siliconflow", "coding-plan", "token-plan"] {
+        let config = format!("[providers.{provider}]\nbase_url = \"{{server}}/own/v1\"\n");
+        let machine = knows_the_key(Machine::new().configured(&config), "/own/v1/models");
+        let own = format!("{}/own/v1", machine.server.url());
+        let given = [("QWENAUTH_API_KEY", KEY), ("QWENAUTH_PROVIDER", provider)];
+        drop(machine.run_with_stdin(by_stdin(provider, &[]), KEY.as_bytes()).exits(0).any_stderr());
+        assert_eq!(machine.profile(provider)["base_url"], own, "{provider}");
+        let machine = given.iter().fold(machine, |machine, (name, value)| machine.variable(name, value));
+        let mut outcome = machine.run(["env", "--format", "json"]).exits(0).any_stderr();
+        assert_eq!(outcome.json()["OPENAI_BASE_URL"], "{server}/own/v1", "{provider}");
+    }
+}
+
+#[test]
+fn the_default_region_of_config_toml_is_one_of_the_provider() {
+    let configured = |provider: &str, region: &str| {
+        Machine::new().configured(&format!("[providers.{provider}]\ndefault_region = \"{region}\"\n"))
+    };
+    let login = |machine: &Machine, provider| {
+        machine.run_with_stdin(by_stdin(provider, &["--no-verify"]), KEY.as_bytes())
+    };
+    login(&configured("dashscope", "mars"), "dashscope").fails(
+        1,
+        "`default_region` under `[providers.dashscope]` in config.toml: Alibaba Cloud Model Studio has no region `mars`",
+        "its regions are cn, hk, intl, us",
+    );
+    login(&configured("groq", "intl"), "groq").fails(
+        1,
+        "`default_region` under `[providers.groq]` in config.toml: Groq has no region `intl`",
+        "remove it",
+    );
+    let machine = configured("dashscope", "Hong Kong");
+    drop(login(&machine, "dashscope").exits(0).any_stderr());
+    assert_eq!(machine.profile("dashscope")["region"], "hk");
+}
+
+#[test]
 fn an_unpaid_account_and_a_used_up_quota_have_their_own_messages() {
     for (status, code, why) in [
         (403, "AllocationQuota.FreeTierOnly", "the free quota is used up: x"),

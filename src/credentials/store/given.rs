@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::super::key::clean_key;
+use super::super::key::parse_key;
 use super::super::refused::hash_of;
 use super::super::verification::{Verification, VerificationRequest};
 use super::super::{Credential, CredentialSource, Kind, Stored};
@@ -154,7 +154,8 @@ impl GivenKey {
         };
         let shown = self.shown();
         let provider = &self.owner()?.provider;
-        let secret = clean_key(text.expose()).map_err(|error| Failed::new(failure, format!("{shown}: {error}")))?;
+        let secret =
+            parse_key(text.expose()).map_err(|why| Failed::new(failure, format!("the key in {shown} {why}")))?;
         let Some((prefix, owners)) = providers::owners_of(&secret, &self.overrides) else { return Ok(secret) };
         if !providers::is_telling(&prefix) || owners.contains(&provider.name) {
             return Ok(secret);
@@ -264,6 +265,11 @@ fn owner_in_environment(variable: &str, provider: Provider, place: (Option<&str>
                 .hint("unset one of them")
                 .err();
         }
+        (Some(_), None) if provider.regions.is_empty() => {
+            return usage(format!("{} has no regions, but `QWENAUTH_REGION` is set", provider.title))
+                .hint("unset it")
+                .err();
+        }
         (Some(region), None) => Some(provider.region(region)?.1.base_url.clone()),
         (None, Some(given)) => {
             let base_url = providers::base_url(given)?;
@@ -302,7 +308,7 @@ fn owner_in_config(name: &str, overrides: &Overrides) -> Result<Owner> {
     let own = |key: &str| overrides.table.get(name).and_then(|own| own.get(key)).and_then(toml::Value::as_str);
     let base_url = match (own("base_url"), own("default_region")) {
         (Some(given), _) => Some(providers::base_url(given)?),
-        (None, Some(region)) => Some(provider.region(region)?.1.base_url.clone()),
+        (None, Some(_)) => provider.default_region().map(|region| region.base_url.clone()),
         (None, None) if !provider.regions.is_empty() => None,
         (None, None) if provider.base_url.is_empty() => {
             return failed("has a `key_file` but no `base_url`".into()).hint("add `base_url = \"https://…/v1\"`").err();
