@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use crate::error::{Failed, Failure};
 use crate::platform::system;
 use crate::say::{Language, Preferences};
 use crate::secret::Secret;
@@ -84,14 +85,20 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// What is said of a variable that is not set. What is no name may be a secret, and is not repeated.
-pub(crate) fn not_set(name: &str) -> String {
+/// Of a variable that `option` was given and that has no value. What is no name may be a secret, and is not repeated.
+#[expect(clippy::disallowed_methods, reason = "the one home of environment variables")]
+pub(crate) fn without_value(name: &str, option: &str) -> Failed {
     let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if is_name && !name.starts_with(|first: char| first.is_ascii_digit()) {
-        format!("the variable `{name}` is not set")
+    let (message, hint) = if !is_name || name.starts_with(|first: char| first.is_ascii_digit()) {
+        let hint = format!("`{option}` takes the name of a variable, not its value");
+        ("the given value is not a variable name".to_owned(), hint)
+    } else if std::env::var_os(name).is_some() {
+        let hint = "in CI, a secret that is missing may become an empty variable".to_owned();
+        (format!("the variable `{name}` is empty"), hint)
     } else {
-        "the given value is not a variable name".into()
-    }
+        (format!("the variable `{name}` is not set"), format!("`export {name}=…`, or name another variable"))
+    };
+    Failed::new(Failure::Usage, message).hint(hint)
 }
 
 /// The variables in which `secret` is.

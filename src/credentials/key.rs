@@ -13,10 +13,17 @@ pub(crate) fn not_a_key(why: &str) -> Failed {
     Failed::new(Failure::Usage, format!("the key {why}, and nothing was stored")).hint("copy only the key")
 }
 
-/// Returns the intended key: without white space, quotes and `Bearer` around it.
+/// The key that a person gives to be stored.
 ///
 /// Errors: usage, with what is wrong.
 pub(crate) fn clean_key(text: &str) -> Result<Secret> {
+    parse_key(text).map_err(|why| not_a_key(why).into())
+}
+
+/// Returns the intended key: without white space, quotes and `Bearer` around it.
+///
+/// Errors: what is wrong with it, as the rest of a sentence about the key.
+pub(crate) fn parse_key(text: &str) -> Result<Secret, &'static str> {
     let mut key = text.trim();
     for prefix in ["Authorization:", "authorization:", "Bearer ", "bearer "] {
         key = key.strip_prefix(prefix).unwrap_or(key).trim_start();
@@ -31,7 +38,7 @@ pub(crate) fn clean_key(text: &str) -> Result<Secret> {
         || halves.len() == 2 && halves[0] == halves[1];
     let name = key.split_once('=').map_or("", |(name, _)| name.trim_start_matches("export "));
     let assigned = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    let why = match () {
+    Err(match () {
         () if key.is_empty() => "is empty",
         () if twice => "was pasted twice",
         () if assigned => "looks like a shell assignment",
@@ -41,8 +48,7 @@ pub(crate) fn clean_key(text: &str) -> Result<Secret> {
         () if !key.is_ascii() => "contains characters that are not allowed in a key",
         () if key.len() > MAX_KEY => "is too long",
         () => return Ok(Secret::new(key.to_owned())),
-    };
-    not_a_key(why).err()
+    })
 }
 
 #[cfg(test)]

@@ -184,6 +184,11 @@ fn region_and_base_url_select_the_endpoint() {
         );
     }
     drop(sandbox_of("dashscope").variable("QWENAUTH_REGION", "nowhere").run(["token"]).exits(2).any_stderr());
+    sandbox_of("groq").variable("QWENAUTH_REGION", "intl").run(["token"]).fails(
+        2,
+        "Groq has no regions, but `QWENAUTH_REGION` is set",
+        "unset it",
+    );
     let machine = sandbox_of("custom");
     machine.run(["token"]).fails(
         2,

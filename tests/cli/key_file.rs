@@ -115,7 +115,7 @@ fn a_file_that_is_not_there_yet_is_not_a_login_and_is_found_when_it_comes() {
     assert_eq!(upstream.asked()[0].header("authorization"), format!("Bearer {SECOND}"));
     drop(gateway);
     write_private(&file, "");
-    machine.run(["token"]).fails(4, "`{machine}/secret`: the key is empty, and nothing was stored", "");
+    machine.run(["token"]).fails(4, "the key in `{machine}/secret` is empty", "");
 }
 
 #[test]

@@ -85,9 +85,8 @@ fn the_default_region_of_config_toml_is_one_of_the_provider() {
     let configured = |provider: &str, region: &str| {
         Machine::new().configured(&format!("[providers.{provider}]\ndefault_region = \"{region}\"\n"))
     };
-    let login = |machine: &Machine, provider| {
-        machine.run_with_stdin(by_stdin(provider, &["--no-verify"]), KEY.as_bytes())
-    };
+    let login =
+        |machine: &Machine, provider| machine.run_with_stdin(by_stdin(provider, &["--no-verify"]), KEY.as_bytes());
     login(&configured("dashscope", "mars"), "dashscope").fails(
         1,
         "`default_region` under `[providers.dashscope]` in config.toml: Alibaba Cloud Model Studio has no region `mars`",

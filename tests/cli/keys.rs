@@ -183,10 +183,26 @@ fn text_that_cannot_be_a_key_is_rejected_before_any_request() {
         "the key is not text, and nothing was stored",
         "copy only the key",
     );
-    machine().run(["login", "groq", "--api-key-env", "NOT_SET"]).fails(
+    let by_variable = |name: &'static str| ["login", "groq", "--api-key-env", name];
+    machine().run(by_variable("NOT_SET")).fails(
         2,
         "the variable `NOT_SET` is not set",
-        "`--api-key-env` takes the name of a variable, not a key",
+        "`export NOT_SET=…`, or name another variable",
+    );
+    machine().variable("EMPTY", "").run(by_variable("EMPTY")).fails(
+        2,
+        "the variable `EMPTY` is empty",
+        "in CI, a secret that is missing may become an empty variable",
+    );
+    machine().run(by_variable("sk-granted")).fails(
+        2,
+        "the given value is not a variable name",
+        "`--api-key-env` takes the name of a variable, not its value",
+    );
+    machine().run_with_stdin(["login", "--profile", "work", "--api-key-stdin"], KEY.as_bytes()).fails(
+        2,
+        "`--api-key-…`, `--region` and `--base-url` cannot be used with provider `qwen`",
+        "name the provider: `qwenauth login PROVIDER …`; `qwenauth providers` lists them",
     );
 }
 

@@ -187,7 +187,7 @@ fn the_job_for_github_hands_the_key_to_its_last_step_and_shows_it_nowhere() {
 #[test]
 fn the_job_for_github_ends_at_a_missing_or_rejected_key() {
     for (secrets, code, said) in [
-        (BTreeMap::new(), 2, "the variable `DASHSCOPE_API_KEY` is not set"),
+        (BTreeMap::new(), 2, "the variable `DASHSCOPE_API_KEY` is empty"),
         ([("DASHSCOPE_API_KEY", "granted-key-of-another")].into(), 4, "rejected the key"),
     ] {
         let (machine, temp) = runner();

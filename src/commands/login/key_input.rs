@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::Attempt;
 use super::target::Target;
 use crate::credentials::{clean_key, key_of, not_a_key};
-use crate::environment::{not_set, variable};
+use crate::environment::{variable, without_value};
 use crate::error::{Failed, Failure};
 use crate::say::{Screen, columns};
 use crate::secret::Secret;
@@ -106,9 +106,7 @@ fn from_stdin() -> Result<Secret> {
 
 fn from_variable(name: &str) -> Result<Secret> {
     let Some(value) = variable(name) else {
-        return Failed::new(Failure::Usage, not_set(name))
-            .hint("`--api-key-env` takes the name of a variable, not a key")
-            .err();
+        return without_value(name, "--api-key-env").err();
     };
     match value.into_string() {
         Ok(text) => clean_key(Secret::new(text).expose()),

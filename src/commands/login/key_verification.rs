@@ -98,6 +98,7 @@ fn home_region(attempt: &Attempt, secret: &Secret, refused: &Target) -> Result<O
 fn remedy(attempt: &Attempt, secret: &Secret, asked: &[Option<String>]) -> String {
     let provider = &attempt.provider;
     if let Some((prefix, owners)) = providers::owners_of(secret, &attempt.session.config.overrides)
+        && providers::is_telling(&prefix)
         && !owners.contains(&provider.name)
     {
         let names = owners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");

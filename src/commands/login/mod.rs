@@ -157,8 +157,12 @@ impl Attempt<'_> {
         let code_options = args.code_stdin || args.key_label.is_some() || args.limit.is_some();
         let has_key = provider.key.is_some() || provider.oauth.is_none();
         let unsuitable = |options: &str| {
-            Failed::new(Failure::Usage, format!("{options} cannot be used with provider `{}`", provider.name))
-                .hint(format!("see `qwenauth providers {}`", provider.name))
+            Failed::new(Failure::Usage, format!("{options} cannot be used with provider `{}`", provider.name)).hint(
+                match &args.provider {
+                    Some(_) => format!("see `qwenauth providers {}`", provider.name),
+                    None => "name the provider: `qwenauth login PROVIDER …`; `qwenauth providers` lists them".into(),
+                },
+            )
         };
         let keeps_key = args.model.is_some() && !args.force && !code_options && self.stored_key().is_some();
         let method = if has_key && (key_options || keeps_key) {

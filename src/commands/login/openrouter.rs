@@ -158,6 +158,11 @@ fn read(attempt: &Attempt, deadline: Instant) -> Result<Granted> {
     match providers::owners_of(&typed, &attempt.session.config.overrides) {
         None => Ok(Granted::Code(typed)),
         Some((_, owners)) if owners.contains(&attempt.provider.name) => Ok(Granted::Key(typed)),
+        Some((prefix, _)) if !providers::is_telling(&prefix) => {
+            let message =
+                format!("text that starts with `{prefix}` is an API key of another provider; it was not sent");
+            Failed::new(Failure::Usage, message).hint("paste the code, or a key of OpenRouter").err()
+        }
         Some((prefix, owners)) => {
             let names = owners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
             let message = format!("text that starts with `{prefix}` is an API key of {names}; it was not sent");

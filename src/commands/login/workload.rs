@@ -10,7 +10,7 @@ use crate::credentials::{
     Credential, Identity, Verification, VerificationRequest, chosen_model_of, exchanged, identified,
     remember_verification, store_identity,
 };
-use crate::environment::{not_set, variable};
+use crate::environment::{variable, without_value};
 use crate::error::{Failed, Failure, note};
 use crate::profile::SecretStore;
 use crate::providers::TokenExchange;
@@ -72,7 +72,7 @@ fn identity(attempt: &Attempt, base_url: &str) -> Result<Identity> {
         _ => {}
     }
     if let Some(name) = args.id_token_env.as_deref().filter(|name| variable(name).is_none()) {
-        return usage(not_set(name)).hint("`--id-token-env` takes the name of a variable, not a token").err();
+        return without_value(name, "--id-token-env").err();
     }
     if args.id_token_env.is_none() && args.id_token_file.is_none() && variable("GITLAB_CI").is_some() {
         return usage("GitLab sets ID tokens in variables of the job's choice, and none was named".into())

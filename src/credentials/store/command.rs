@@ -17,9 +17,9 @@ use anyhow::Result;
 use zeroize::Zeroizing;
 
 use super::super::CredentialSource;
-use super::super::key::clean_key;
+use super::super::key::parse_key;
 use crate::environment::{API_KEY, API_KEY_FILE, variable};
-use crate::error::{Failed, Failure, Report};
+use crate::error::{Failed, Failure};
 use crate::platform::lock::LOCK_TIMEOUT;
 use crate::platform::{files, processes};
 use crate::providers::Provider;
@@ -127,11 +127,7 @@ pub(crate) fn key_of(source: &CredentialSource, command: &str, provider: &Provid
     log::info!("running the key command `{}` of `{}`", words[0], source.profile);
     let output = output_of(&words[0], &mut started)?;
     let text = std::str::from_utf8(&output).map_err(|_| not_a_key(&words[0], "it is not text"))?;
-    let key = clean_key(text).map_err(|error| {
-        let said = Report::of(&error).message;
-        let why = said.strip_prefix("the key ").and_then(|said| said.strip_suffix(", and nothing was stored"));
-        not_a_key(&words[0], &format!("it {}", why.unwrap_or(&said)))
-    })?;
+    let key = parse_key(text).map_err(|why| not_a_key(&words[0], &format!("it {why}")))?;
     source.answers.keep(command, &key);
     Ok(key)
 }
