@@ -75,9 +75,9 @@ impl Zone {
     /// The day of `now`.
     pub(crate) fn day_of(&self, now: SystemTime) -> Day {
         let timestamp = Timestamp::try_from(now).unwrap_or(Timestamp::UNIX_EPOCH);
-        let here = self.zone.to_datetime(timestamp);
-        let mut date = here.date();
-        if here.time() < self.begins {
+        let mut date = self.zone.to_datetime(timestamp).date();
+        // Not by the hour, which comes twice when clocks are set back.
+        if self.at(date).is_some_and(|begins| now < begins) {
             date = date.yesterday().unwrap_or(date);
         }
         let begins = self.at(date).unwrap_or(now);
@@ -170,6 +170,22 @@ mod tests {
         assert_eq!(day.date.to_string(), "2026-03-07");
         // Daylight saving time begins on the 8th at 02:00.
         assert_eq!(day.ends, at("2026-03-08T10:30:00Z"));
+    }
+
+    #[test]
+    fn a_day_that_begins_in_an_hour_that_comes_twice_begins_once() {
+        let zone = Zone::parse(Some("01:30 America/Los_Angeles")).unwrap();
+        // Daylight saving time ends on the 1st at 02:00, when it is 01:00 again.
+        for (now, date) in [
+            ("2026-11-01T08:29:59Z", "2026-10-31"),
+            ("2026-11-01T08:30:00Z", "2026-11-01"),
+            ("2026-11-01T09:10:00Z", "2026-11-01"),
+            ("2026-11-02T09:29:59Z", "2026-11-01"),
+            ("2026-11-02T09:30:00Z", "2026-11-02"),
+        ] {
+            let day = zone.day_of(at(now));
+            assert!(day.date.to_string() == date && day.contains(at(now)), "{now}: {day:?}");
+        }
     }
 
     #[test]
