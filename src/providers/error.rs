@@ -239,10 +239,12 @@ impl ApiError {
     }
 }
 
-/// Whether words count in a response with this status: other statuses are clear by themselves.
+/// Whether words count in a response with this status: other statuses are clear by themselves. A service that is down may
+/// speak of daily maintenance or an overdue job.
 fn may_explain(status: u16, cause: Cause) -> bool {
     match status {
-        429 | 503 => true,
+        429 => true,
+        503 => matches!(cause, Cause::TooLarge | Cause::Minute),
         403 | 412 => cause.is_account(),
         _ => false,
     }
