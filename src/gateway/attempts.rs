@@ -20,7 +20,7 @@ use super::response_body::ResponseBody;
 use super::retry::{MAX_ATTEMPTS, Next, backoff, next};
 use super::served_account::ServedAccount;
 use super::served_profile::ServedProfile;
-use super::slot::PendingRequest;
+use super::slot::{HeldSlot, PendingRequest};
 use super::upstream::{Answer, SendError};
 use super::{anthropic, refusal};
 use crate::error::Failed;
@@ -69,7 +69,7 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
         Ok(estimate)
     }
 
-    pub(super) async fn take_slot(&mut self, estimate: Estimate) -> Result<(), Unserved> {
+    pub(super) async fn take_slot(&mut self, estimate: Estimate) -> Result<HeldSlot, Unserved> {
         let ProxiedRequest { request, key, usage, .. } = &mut *self.proxied;
         PendingRequest { request, usage, account: &self.account }.take_slot(key.as_mut(), estimate).await
     }
@@ -79,14 +79,18 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
         self.proxied.may_move || self.proxied.usage.has_moved()
     }
 
-    pub(super) async fn send(&mut self) -> Result<Answer, SendError> {
+    /// `slot`: given back if the request is not sent.
+    pub(super) async fn send(&mut self, mut slot: HeldSlot) -> Result<Answer, SendError> {
         self.made += 1;
         let ProxiedRequest { gateway, request, usage, .. } = &mut *self.proxied;
         let upload = request.upload(&self.ready)?;
         usage.note_try();
         let limit = gateway.options.timeout;
         let since = log::log_enabled!(log::Level::Debug).then(Instant::now);
-        let note_sending = |is_sending| usage.grant.iter_mut().for_each(|grant| grant.note_sending(is_sending));
+        let note_sending = |is_sending| {
+            slot.was_sent = is_sending;
+            usage.grant.iter_mut().for_each(|grant| grant.note_sending(is_sending));
+        };
         let sent = gateway.upstream.send(&self.ready.origin, upload, note_sending);
         let sent = tokio::time::timeout(limit, sent);
         let note_model = || {

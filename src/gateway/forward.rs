@@ -93,8 +93,8 @@ impl<'gateway> ProxiedRequest<'gateway> {
         let mut attempts = Attempts::begin(self, served).await?;
         let estimate = attempts.check().await?;
         loop {
-            attempts.take_slot(estimate).await?;
-            match attempts.send().await {
+            let slot = attempts.take_slot(estimate).await?;
+            match attempts.send(slot).await {
                 Ok(response) => {
                     if let Some(response) = attempts.conclude(response).await? {
                         return Ok(response);

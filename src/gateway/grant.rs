@@ -54,8 +54,8 @@ impl HeldGrant {
         self.is_sending = is_sending;
     }
 
-    /// An attempt has ended in a response or without one.
-    pub(super) fn note_sent(&mut self, sent: &Result<Answer, SendError>) {
+    /// An attempt has ended in a response or without one. Returns whether any attempt was sent.
+    pub(super) fn note_sent(&mut self, sent: &Result<Answer, SendError>) -> bool {
         let was_sent = std::mem::take(&mut self.is_sending);
         let may_be_billed = match sent {
             Ok(response) => response.status().is_success(),
@@ -64,6 +64,7 @@ impl HeldGrant {
         };
         self.was_sent |= was_sent;
         self.bill = if may_be_billed { Bill::Estimate } else { Bill::Nothing };
+        self.was_sent
     }
 
     /// The response states what the request used.

@@ -129,12 +129,13 @@ impl<'gateway> KeyAdmission<'gateway> {
         is_unpriced.then_some("the key has a budget, but the model that would serve it has no price")
     }
 
-    /// Waits for a slot under the limits of the key and of the account, both at once.
+    /// Waits for a slot under the limits of the key and of the account, both at once. Returns what a further attempt is
+    /// granted.
     pub(super) async fn take_slot(
         &mut self,
         pending: &mut PendingRequest<'_>,
         estimate: Estimate,
-    ) -> Result<(), Unserved> {
+    ) -> Result<Option<Box<HeldGrant>>, Unserved> {
         let repeats = pending.usage.grant.is_some();
         let since = tokio::time::Instant::now();
         let (wait, held) = self.admit(pending, estimate, repeats).await?;
@@ -153,11 +154,10 @@ impl<'gateway> KeyAdmission<'gateway> {
         pending.request.check_length()?;
         self.team.count("go");
         if repeats {
-            held.keep_counted();
-        } else {
-            pending.usage.grant = Some(held);
+            return Ok(Some(Box::new(held)));
         }
-        Ok(())
+        pending.usage.grant = Some(held);
+        Ok(None)
     }
 
     /// What the limits grant, and after which wait. `repeats`: the request was granted something before.

@@ -50,6 +50,15 @@ pub(super) enum Waited {
     For(Duration),
 }
 
+/// What a request is counted as, until it is sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// In this step, and on the day with this number.
+    Step { step: u64, day: i32 },
+    /// By the shared counters, under this ticket.
+    Ticket(String),
+}
+
 /// The rate limiter of one account.
 pub(super) struct Pacing {
     windows: AccountWindows,
@@ -115,18 +124,25 @@ impl Pacing {
         Self { windows, profile: profile.to_owned(), is_counting, said: Cell::new(None), shared }
     }
 
-    /// Waits for a slot. If the future is dropped while it waits, the slot is released.
-    pub(super) async fn turn(&self) -> Result<Waited, NoSlot> {
+    /// Waits for a slot. `counted` is set before the wait, and to be ended by [`Pacing::end`] also if the future is dropped.
+    pub(super) async fn turn(&self, counted: &mut Option<Counted>) -> Result<Waited, NoSlot> {
         if let (Some(shared), Some(account)) = (&self.shared, &self.windows.shared) {
-            return self.shared_turn(shared, account).await;
+            return self.shared_turn(shared, account, counted).await;
         }
-        let (wait, step_length, step) = match self.take().await {
-            Slot::Now => return Ok(Waited::No),
+        let slot = self.take().await;
+        let count = |step| Some(Counted::Step { step, day: self.day().number() });
+        let (wait, step_length) = match slot {
+            Slot::Now { step } => {
+                *counted = count(step);
+                return Ok(Waited::No);
+            }
             Slot::TooLong { wait } => return Err(NoSlot::TooLong(wait)),
             Slot::DayOver { ends } => return Err(NoSlot::DayOver { ends }),
-            Slot::Later { wait, step_length, step } => (wait, step_length, step),
+            Slot::Later { wait, step_length, step } => {
+                *counted = count(step);
+                (wait, step_length)
+            }
         };
-        let mut kept = Kept { pacing: self, step: Some(step) };
         if wait > MAX_QUEUE_TIME {
             return Err(NoSlot::TooLong(wait));
         }
@@ -134,16 +150,23 @@ impl Pacing {
         // Spread over the step, so that requests that wait for the same step are not sent together.
         let since = tokio::time::Instant::now();
         tokio::time::sleep(wait + step_length.mul_f64(rand::random::<f64>())).await;
-        kept.step = None;
         Ok(Waited::For(since.elapsed()))
     }
 
     /// The same with counters shared by all gateways.
-    async fn shared_turn(&self, shared: &Rc<Shared>, account: &Rc<SharedAccount>) -> Result<Waited, NoSlot> {
+    async fn shared_turn(
+        &self,
+        shared: &Rc<Shared>,
+        account: &Rc<SharedAccount>,
+        counted: &mut Option<Counted>,
+    ) -> Result<Waited, NoSlot> {
         let since = tokio::time::Instant::now();
         let asked = Rc::clone(account);
-        let (wait, mut granted) = match shared.admit(move |at| asked.limits(at), MAX_QUEUE_TIME).await {
-            Decision::Go { wait, ticket } => (wait, Granted { shared, ticket, ended: Ended::GivenBack }),
+        let wait = match shared.admit(move |at| asked.limits(at), MAX_QUEUE_TIME).await {
+            Decision::Go { wait, ticket } => {
+                *counted = Some(Counted::Ticket(ticket));
+                wait
+            }
             Decision::Refused { limit, wait } => {
                 let ends = SystemTime::now() + wait;
                 let limits = account.limits(shared.now());
@@ -155,12 +178,23 @@ impl Pacing {
             }
             Decision::Changed(_) | Decision::Unavailable => return Err(NoSlot::Unavailable),
         };
-        if !wait.is_zero() {
-            self.explain(wait);
-            tokio::time::sleep(wait + SPREAD.mul_f64(rand::random::<f64>())).await;
+        if wait.is_zero() {
+            return Ok(Waited::No);
         }
-        granted.ended = Ended::AsEstimated;
-        Ok(if wait.is_zero() { Waited::No } else { Waited::For(since.elapsed()) })
+        self.explain(wait);
+        tokio::time::sleep(wait + SPREAD.mul_f64(rand::random::<f64>())).await;
+        Ok(Waited::For(since.elapsed()))
+    }
+
+    /// The request was sent and stays counted, or its slot is free again.
+    pub(super) fn end(&self, counted: Counted, was_sent: bool) {
+        match (counted, &self.shared) {
+            (Counted::Step { step, day }, _) if !was_sent => self.windows.rate.borrow_mut().give_back(step, day),
+            (Counted::Ticket(ticket), Some(shared)) => {
+                shared.end(ticket, if was_sent { Ended::AsEstimated } else { Ended::GivenBack });
+            }
+            _ => {}
+        }
     }
 
     fn explain(&self, wait: Duration) {
@@ -242,33 +276,6 @@ impl Pacing {
     }
 }
 
-/// A slot granted by the shared counters to a request that may still be cancelled.
-struct Granted<'shared> {
-    shared: &'shared Rc<Shared>,
-    ticket: String,
-    ended: Ended,
-}
-
-impl Drop for Granted<'_> {
-    fn drop(&mut self) {
-        self.shared.end(std::mem::take(&mut self.ticket), self.ended);
-    }
-}
-
-/// A slot that is reserved for later.
-struct Kept<'pacing> {
-    pacing: &'pacing Pacing,
-    step: Option<u64>,
-}
-
-impl Drop for Kept<'_> {
-    fn drop(&mut self) {
-        if let Some(step) = self.step {
-            self.pacing.windows.rate.borrow_mut().give_back(step);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,12 +325,28 @@ mod tests {
         let pacing = pacing(directory.path(), slow(Some(10)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            assert_eq!(pacing.turn().await, Ok(Waited::No));
-            let second = tokio::time::timeout(Duration::from_secs(5), pacing.turn()).await;
+            assert_eq!(pacing.turn(&mut None).await, Ok(Waited::No));
+            let mut counted = None;
+            let second = tokio::time::timeout(Duration::from_secs(5), pacing.turn(&mut counted)).await;
             let Ok(Err(NoSlot::TooLong(wait))) = second else { panic!("{second:?}") };
             assert!(wait > MAX_QUEUE_TIME, "{wait:?}");
+            pacing.end(counted.unwrap(), false);
         });
         assert_eq!(pacing.windows.rate.borrow_mut().count_of_day(SystemTime::now()), 1);
+    }
+
+    #[test]
+    fn a_request_that_is_not_sent_counts_neither_for_its_window_nor_for_its_day() {
+        let directory = tempfile::tempdir().unwrap();
+        let pacing = pacing(directory.path(), slow(Some(10)));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        for was_sent in [false, true] {
+            let mut counted = None;
+            assert_eq!(runtime.block_on(pacing.turn(&mut counted)), Ok(Waited::No));
+            pacing.end(counted.unwrap(), was_sent);
+            let count = pacing.windows.rate.borrow_mut().count_of_day(SystemTime::now());
+            assert_eq!(count, u32::from(was_sent));
+        }
     }
 
     #[test]

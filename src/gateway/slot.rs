@@ -7,8 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::client_request::ClientRequest;
 use super::estimate::Estimate;
 use super::fallback::Reason;
+use super::grant::HeldGrant;
 use super::keyed::KeyAdmission;
-use super::pacing::{BUSY, NoSlot, Waited};
+use super::pacing::{BUSY, Counted, NoSlot, Waited};
 use super::refusal;
 use super::rejection::{DeferredResponse, Unserved};
 use super::served_account::ServedAccount;
@@ -69,18 +70,17 @@ impl PendingRequest<'_> {
         &mut self,
         key: Option<&mut KeyAdmission<'_>>,
         estimate: Estimate,
-    ) -> Result<(), Unserved> {
-        let place = match HeldPlace::take(self.account).await {
-            Ok(place) => place,
+    ) -> Result<HeldSlot, Unserved> {
+        let mut slot = match HeldSlot::with_place(self.account).await {
+            Ok(slot) => slot,
             Err(used_up) => return Err(self.over_quota(used_up).await),
         };
         match key {
-            Some(key) => Box::pin(key.take_slot(self, estimate)).await?,
-            None if self.account.pacing.is_counting => self.wait_for_slot().await?,
+            Some(key) => slot.repetition = Box::pin(key.take_slot(self, estimate)).await?,
+            None if self.account.pacing.is_counting => self.wait_for_slot(&mut slot.counted).await?,
             None => {}
         }
-        place.keep();
-        Ok(())
+        Ok(slot)
     }
 
     async fn over_quota(&mut self, used_up: UsedUp) -> Unserved {
@@ -92,10 +92,10 @@ impl PendingRequest<'_> {
     }
 
     /// Waits for a slot within the provider's limits.
-    async fn wait_for_slot(&mut self) -> Result<(), Unserved> {
+    async fn wait_for_slot(&mut self, counted: &mut Option<Counted>) -> Result<(), Unserved> {
         let Self { request, ref mut usage, account } = *self;
         let note_model = || usage.note_model(&request.body);
-        let slot = request.body.while_reading_and(account.pacing.turn(), note_model).await;
+        let slot = request.body.while_reading_and(account.pacing.turn(counted), note_model).await;
         if let Ok(Waited::For(waited)) = slot {
             self.usage.note_wait(waited, PACED);
         }
@@ -113,19 +113,34 @@ impl PendingRequest<'_> {
     }
 }
 
-/// A place in all quotas of an account, given back when it is dropped before the request is sent.
-struct HeldPlace(Option<Rc<ServedAccount>>);
+/// What one attempt counts as at an account. When dropped, it is given back if the attempt was certainly not sent.
+pub(super) struct HeldSlot {
+    account: Rc<ServedAccount>,
+    /// When it took a place in all quotas.
+    place: Option<SystemTime>,
+    counted: Option<Counted>,
+    /// What the limits of the key granted to a further attempt.
+    repetition: Option<Box<HeldGrant>>,
+    /// Whether it is being sent or was.
+    pub(super) was_sent: bool,
+}
 
-impl HeldPlace {
-    async fn take(account: &Rc<ServedAccount>) -> Result<Self, UsedUp> {
-        if account.quotas.borrow().are_none() {
-            return Ok(Self(None));
+impl HeldSlot {
+    async fn with_place(account: &Rc<ServedAccount>) -> Result<Self, UsedUp> {
+        let account = Rc::clone(account);
+        let mut slot = Self { account, place: None, counted: None, repetition: None, was_sent: false };
+        if slot.account.quotas.borrow().are_none() {
+            return Ok(slot);
         }
         let since = Instant::now();
         loop {
-            let place = account.quotas.borrow_mut().take(SystemTime::now(), since.elapsed() > BUSY);
+            let now = SystemTime::now();
+            let place = slot.account.quotas.borrow_mut().take(now, since.elapsed() > BUSY);
             match place {
-                Place::Taken => return Ok(Self(Some(Rc::clone(account)))),
+                Place::Taken => {
+                    slot.place = Some(now);
+                    return Ok(slot);
+                }
                 Place::UsedUp(used_up) => return Err(used_up),
                 Place::Busy => {
                     tokio::time::sleep(Duration::from_micros(200 + u64::from(rand::random::<u16>() / 64))).await;
@@ -133,16 +148,18 @@ impl HeldPlace {
             }
         }
     }
-
-    fn keep(mut self) {
-        self.0 = None;
-    }
 }
 
-impl Drop for HeldPlace {
+impl Drop for HeldSlot {
     fn drop(&mut self) {
-        if let Some(account) = self.0.take() {
-            account.quotas.borrow_mut().give_back(SystemTime::now());
+        if let Some(counted) = self.counted.take() {
+            self.account.pacing.end(counted, self.was_sent);
+        }
+        if let Some(taken) = self.place.filter(|_| !self.was_sent) {
+            self.account.quotas.borrow_mut().give_back(taken);
+        }
+        if let Some(repetition) = self.repetition.take().filter(|_| self.was_sent) {
+            repetition.keep_counted();
         }
     }
 }

@@ -155,7 +155,7 @@ impl Upstream {
             };
             note_sending(true);
             let asked = connection.ask(&mut upload).await;
-            if matches!(asked, Err(AskError::Unsent)) {
+            if !upload.has_begun() {
                 note_sending(false);
             }
             return match asked {

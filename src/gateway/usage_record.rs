@@ -120,10 +120,9 @@ impl UsageRecord {
         self.counts.tries += 1;
     }
 
+    /// A grant of which nothing was sent is released: the next attempt gets one of its own.
     pub(super) fn note_sent(&mut self, sent: &Result<Answer, SendError>) {
-        if let Some(grant) = &mut self.grant {
-            grant.note_sent(sent);
-        }
+        self.grant.take_if(|grant| !grant.note_sent(sent));
     }
 
     /// The gateway answers by itself.

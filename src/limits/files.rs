@@ -443,7 +443,7 @@ mod tests {
         for _ in 0..4 {
             assert!(matches!(
                 rate.borrow_mut().take(SystemTime::now(), false),
-                super::super::Reservation::Decided(Slot::Now)
+                super::super::Reservation::Decided(Slot::Now { .. })
             ));
         }
         let begin = u64::try_from(system::monotonic().as_nanos()).unwrap();

@@ -77,7 +77,7 @@ impl Rate {
         let step = self.step();
         if self.lease.left > 0 && self.lease.step == step {
             self.lease.left -= 1;
-            return Reservation::Decided(Slot::Now);
+            return Reservation::Decided(Slot::Now { step });
         }
         let lease = std::mem::take(&mut self.lease);
         let taken = self.counters.change(alone, |record| {
@@ -93,15 +93,14 @@ impl Rate {
         Reservation::Decided(turn)
     }
 
-    /// Releases the slot of a client that disconnected while it waited.
-    pub(crate) fn give_back(&mut self, step: u64) {
-        let day = self.today.number();
+    /// Releases the slot of a request that was not sent. `day`: the number of that for which it was counted.
+    pub(crate) fn give_back(&mut self, step: u64, day: i32) {
         self.counters.change_soon(|record| record.give_back(step, 1, day));
     }
 
     /// The same by the monotonic clock, in nanoseconds.
     pub(super) fn give_back_at(&mut self, time: u64) {
-        self.give_back(time / self.counters.record.step_length);
+        self.give_back(time / self.counters.record.step_length, self.today.number());
     }
 
     /// Reads the account's record and counts in it, while the caller does the same for a key. `alone`: without the
@@ -281,7 +280,7 @@ mod tests {
         let mut rate = Rate::open(directory.path(), "p", "key", rule);
         let now = SystemTime::now();
         for alone in [false, true, true, false] {
-            assert!(matches!(rate.take(now, alone), Reservation::Decided(Slot::Now)));
+            assert!(matches!(rate.take(now, alone), Reservation::Decided(Slot::Now { .. })));
         }
         assert_eq!(rate.count_of_day(now), 2);
     }
@@ -317,18 +316,30 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_is_given_back_to_the_day_for_which_it_was_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut rate = Rate::open(directory.path(), "p", "key", rule());
+        let now = SystemTime::now();
+        let (today, tomorrow) = (rate.day(now).number(), rate.day(now).ends);
+        let Reservation::Decided(Slot::Now { step }) = rate.take(now, false) else { panic!("there is space") };
+        assert!(matches!(rate.take(tomorrow, false), Reservation::Decided(_)));
+        rate.give_back(step, today);
+        assert_eq!((rate.count_of_day(now), rate.count_of_day(tomorrow)), (0, 1));
+    }
+
+    #[test]
     fn what_a_process_has_reserved_is_spent_once_and_in_its_step_only() {
         let directory = tempfile::tempdir().unwrap();
         // Steps of a minute, and room for many leases.
         let rule = Rule { per_window: Some(1_000_000), window: Duration::from_secs(7200), ..rule() };
         let mut rate = Rate::open(directory.path(), "p", "key", rule);
         for count in 1..=100 {
-            assert!(matches!(rate.take(SystemTime::now(), false), Reservation::Decided(Slot::Now)));
+            assert!(matches!(rate.take(SystemTime::now(), false), Reservation::Decided(Slot::Now { .. })));
             assert_eq!(rate.count_of_day(SystemTime::now()), count);
         }
         assert!(rate.lease.left > 0);
         rate.lease.step = 0;
-        assert!(matches!(rate.take(SystemTime::now(), false), Reservation::Decided(Slot::Now)));
+        assert!(matches!(rate.take(SystemTime::now(), false), Reservation::Decided(Slot::Now { .. })));
         assert_ne!(rate.lease.step, 0);
     }
 

@@ -153,18 +153,18 @@ impl Quotas {
                 return Place::UsedUp(used_up);
             }
             for quota in &quotas {
-                record.add(quota, now, 1);
+                record.add(quota, now);
             }
             Place::Taken
         });
         taken.unwrap_or(Place::Busy)
     }
 
-    /// Releases the slot of a request that was not sent.
-    pub(crate) fn give_back(&mut self, now: SystemTime) {
+    /// Releases the slot of a request that was not sent. `taken`: when it was taken.
+    pub(crate) fn give_back(&mut self, taken: SystemTime) {
         let quotas = self.figures.clone();
         for _ in 0..50 {
-            let given = self.change(false, |record| quotas.iter().for_each(|quota| record.add(quota, now, -1)));
+            let given = self.change(false, |record| quotas.iter().for_each(|quota| record.give_back(quota, taken)));
             if given.is_some() {
                 return;
             }
@@ -266,7 +266,7 @@ impl Record {
     fn now(&mut self, quota: &Quota, now: SystemTime) -> &mut [u32; COUNTED] {
         let counts = &mut self.0[quota.slot()];
         let end = quota.end(now);
-        let newest = end.map_or_else(|| seconds(now) / step_length(quota), seconds);
+        let newest = step_of(quota, now, end);
         let passed = if end.is_some() && newest != counts.newest {
             COUNTED
         } else {
@@ -282,9 +282,21 @@ impl Record {
         self.now(quota, now).iter().fold(0, |sum, &count| sum.saturating_add(count))
     }
 
-    fn add(&mut self, quota: &Quota, now: SystemTime, change: i32) {
+    fn add(&mut self, quota: &Quota, now: SystemTime) {
         let newest = &mut self.now(quota, now)[0];
-        *newest = newest.saturating_add_signed(change);
+        *newest = newest.saturating_add(1);
+    }
+
+    /// Takes one from the step of `taken`, if that still counts.
+    fn give_back(&mut self, quota: &Quota, taken: SystemTime) {
+        let counts = &mut self.0[quota.slot()];
+        let passed = counts
+            .newest
+            .checked_sub(step_of(quota, taken, quota.end(taken)))
+            .and_then(|passed| usize::try_from(passed).ok());
+        if let Some(counter) = passed.and_then(|passed| counts.counters.get_mut(passed)) {
+            *counter = counter.saturating_sub(1);
+        }
     }
 
     /// When a full quota has a free slot again.
@@ -301,6 +313,11 @@ impl Record {
         });
         Some(UsedUp { cause: quota.cause, ends })
     }
+}
+
+/// What [`Counts::newest`] is at `time`, when the quota's window ends at `end` or is rolling.
+fn step_of(quota: &Quota, time: SystemTime, end: Option<SystemTime>) -> u64 {
+    end.map_or_else(|| seconds(time) / step_length(quota), seconds)
 }
 
 /// Seconds of a step, rounded up so that a window is never shorter than configured.
@@ -462,6 +479,27 @@ mod tests {
         assert_eq!(taken(&mut quotas, at(0), 2), 0);
         assert_eq!(taken(&mut quotas, at(4 * HOUR), 2), 0);
         assert_eq!(taken(&mut quotas, at(6 * HOUR), 2), 1);
+    }
+
+    /// The request was about to be sent when the next step or week began.
+    #[test]
+    fn a_place_is_given_back_to_the_step_in_which_it_was_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let rolling = quota(Cause::FiveHours, 9);
+        let week = Quota { resets: Some("Mon 00:00 UTC".into()), ..quota(Cause::Week, 9) };
+        let mut quotas = open(directory.path(), &[rolling.clone(), week.clone()]);
+        let before = SystemTime::from("2026-11-29T23:59:59Z".parse::<jiff::Timestamp>().unwrap());
+        let after = before + Duration::from_secs(300);
+        assert_eq!(taken(&mut quotas, before, 3), 3);
+        assert_eq!(taken(&mut quotas, after, 2), 2);
+        quotas.give_back(before);
+        let count = |quota: &Quota, at| used(directory.path(), "p", "account", quota, at).0;
+        assert_eq!((count(&rolling, after), count(&week, after)), (4, 2));
+        // Of those that are left, two are of the later step.
+        assert_eq!(count(&rolling, before + Duration::from_secs(5 * HOUR + 600)), 2);
+        // A clock that was set back makes none free.
+        quotas.give_back(after + Duration::from_secs(HOUR));
+        assert_eq!(count(&rolling, after), 4);
     }
 
     #[test]

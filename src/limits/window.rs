@@ -46,21 +46,14 @@ pub(crate) struct Rule {
 /// When a request may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
-    Now,
+    /// In the step `step`, which is the current one.
+    Now { step: u64 },
     /// In the step `step`, which begins after `wait` and has the length `step_length`.
-    Later {
-        wait: Duration,
-        step_length: Duration,
-        step: u64,
-    },
+    Later { wait: Duration, step_length: Duration, step: u64 },
     /// The queue is longer than clients wait; there is space after `wait`.
-    TooLong {
-        wait: Duration,
-    },
+    TooLong { wait: Duration },
     /// Nothing may be sent until this time.
-    DayOver {
-        ends: SystemTime,
-    },
+    DayOver { ends: SystemTime },
 }
 
 /// The counts of a day.
@@ -221,7 +214,7 @@ impl WindowRecord {
         let today = self.day(day.number());
         today.count = today.count.saturating_add(size);
         if place == step {
-            return (Slot::Now, Lease { step, left: size - 1, size });
+            return (Slot::Now { step }, Lease { step, left: size - 1, size });
         }
         let begins = Duration::from_nanos(place.saturating_mul(self.step_length));
         let turn = Slot::Later {
@@ -408,8 +401,7 @@ mod tests {
         let day = rule.zone.day_of(SystemTime::now());
         arrivals
             .map(|step| match record.take(rule, step, &day, &Lease::default()).0 {
-                Slot::Now => step,
-                Slot::Later { step, .. } => step,
+                Slot::Now { step } | Slot::Later { step, .. } => step,
                 turn => panic!("{turn:?}"),
             })
             .collect()
@@ -468,7 +460,7 @@ mod tests {
             let take = |&step: &u64| {
                 let slot;
                 (slot, lease) = record.take(rule, step, &day, &lease);
-                assert!(slot == Slot::Now && lease.left + 1 == lease.size && lease.step == step);
+                assert!(slot == Slot::Now { step } && lease.left + 1 == lease.size && lease.step == step);
                 lease.size
             };
             steps.iter().map(take).collect()
@@ -489,8 +481,9 @@ mod tests {
             let mut record = WindowRecord::new(0, step_length(rule.window));
             let day = rule.zone.day_of(SystemTime::now());
             let mut take = || record.take(&rule, 5_000, &day, &Lease::default()).0;
-            assert_eq!([take(), take()], [Slot::Now; 2]);
-            assert_eq!(take(), if refused { Slot::DayOver { ends: day.ends } } else { Slot::Now });
+            let now = Slot::Now { step: 5_000 };
+            assert_eq!([take(), take()], [now; 2]);
+            assert_eq!(take(), if refused { Slot::DayOver { ends: day.ends } } else { now });
         }
     }
 
@@ -523,7 +516,7 @@ mod tests {
         let rule = rule(1, None);
         let mut record = WindowRecord::new(0, step_length(rule.window));
         let day = rule.zone.day_of(SystemTime::now());
-        let mut turn = Slot::Now;
+        let mut turn = Slot::Now { step: 0 };
         while !matches!(turn, Slot::TooLong { .. }) {
             turn = record.take(&rule, 5_000, &day, &Lease::default()).0;
         }
@@ -566,7 +559,7 @@ mod tests {
         record.advance(4_999);
         assert_eq!((record.newest, record.sum(5_000 + 2 * AHEAD, 1)), (4_999, 0));
         record.advance(6_000);
-        assert_eq!(record.take(&rule, 5_900, &day, &Lease::default()).0, Slot::Now);
+        assert_eq!(record.take(&rule, 5_900, &day, &Lease::default()).0, Slot::Now { step: 5_900 });
         assert_eq!(record.sum(5_900, 1), 1);
     }
 
@@ -583,7 +576,7 @@ mod tests {
         let mut record = WindowRecord::new(0, step_length(rule.window));
         let day = rule.zone.day_of(SystemTime::now());
         let take = |record: &mut WindowRecord| record.take(&rule, 5_000, &day, &Lease::default()).0;
-        assert_eq!(take(&mut record), Slot::Now);
+        assert_eq!(take(&mut record), Slot::Now { step: 5_000 });
         let Slot::Later { step, .. } = take(&mut record) else { panic!("no room") };
         record.give_back(step, 1, day.number());
         assert!(matches!(take(&mut record), Slot::Later { step: again, .. } if again == step));

@@ -161,6 +161,22 @@ fn a_client_that_disconnects_in_the_queue_releases_its_slot_at_all_gateways() {
     assert_eq!(provider.asked().len(), 2);
 }
 
+/// Nothing listens there.
+#[test]
+fn an_attempt_that_finds_no_provider_counts_against_no_limit_of_the_team() {
+    if !has_redis() {
+        return;
+    }
+    let redis = Redis::start(&[]);
+    let home = Home::empty("", Some(&redis.url()));
+    home.log_in("custom", "http://127.0.0.1:1/v1", "sk-provider-0123456789");
+    let gateway = Gateway::start(home, &["--shared", "--rpm", "9", "--rpd", "9"]);
+    assert_eq!(gateway.chat().status, 502);
+    let named = |part: &str| redis.command(&["--scan", "--pattern", &format!("*:{part}:*")]).trim().to_owned();
+    until("all are given back", || redis.command(&["GET", &named("day")]).trim() == "0");
+    assert_eq!(named("window"), "");
+}
+
 #[test]
 fn an_unusable_server_is_rejected_at_the_start_by_name() {
     if !has_redis() {

@@ -18,7 +18,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use super::answer::answer;
 use super::connection::{AskError, Connection};
 use super::fields::Fields;
-use super::{Answer, Origin, Upload};
+use super::{Answer, Origin, Upload, Upstream};
 use crate::gateway::request_body::{Budget, RequestBody};
 
 /// The other side: what it sends, piece by piece, and what it got.
@@ -388,5 +388,24 @@ fn a_request_is_written_as_its_body_allows() {
     }
     for target in ["v1", "/v1 HTTP/1.1\r\nHost: other", "/v1\n"] {
         assert!(Upload::new(Method::POST, target, &own, whole(&[])).is_none(), "{target}");
+    }
+}
+
+#[test]
+fn a_request_counts_as_sent_from_its_first_byte_on() {
+    let local = tokio::task::LocalSet::new();
+    let _entered = local.enter();
+    let stated = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from(3))]);
+    let stated = Fields::of(&stated, |_| true);
+    // Of the first, the client sends nothing, of the second not all.
+    for (body, is_sending) in [("", &[true, false][..]), ("a", &[true]), ("abc", &[true])] {
+        let chunks = (!body.is_empty()).then(|| Bytes::from_static(body.as_bytes()));
+        let body = RequestBody::whole(chunks.into_iter().collect(), &Budget::new(usize::MAX));
+        let upload = Upload::new(Method::POST, "/v1", &stated, body.reader().unwrap()).unwrap();
+        let origin = origin();
+        origin.keep(Connection::new(Server::sending([])), Duration::from_secs(60));
+        let mut noted = Vec::new();
+        let _ = polled(Upstream::new(None).send(&origin, upload, |is_sending| noted.push(is_sending)));
+        assert_eq!(noted, is_sending);
     }
 }

@@ -551,3 +551,20 @@ fn the_request_of_a_key_falls_back_only_to_profiles_it_may_use_and_models_with_a
     assert_eq!((&listed[0]["name"], &listed[0]["used"]["requests_today"]), (&"free".into(), &1.into()));
     pair.keeps_keys_apart();
 }
+
+/// Nothing listens at the first profile.
+#[test]
+fn the_request_of_a_key_that_falls_back_counts_only_where_it_was_sent() {
+    let pair = Pair::configured(&format!("{MAP}[providers.custom.limits]\nrequests_per_day = 9\n"));
+    log_in(&pair.machine, "custom", "first", "http://127.0.0.1:1/v1");
+    let key = super::team_keys::create(&pair.machine, &["ann"]);
+    let own = pair.machine.directory().join("own");
+    let gateway = pair.gateway(&["--keys", "--api-key-file", own.to_str().unwrap()]);
+    let got = super::team_keys::send(&gateway, &key, "POST /v1/chat/completions", REQUEST);
+    is_served_by(&got, "second", "outage");
+    let mut usage = pair.machine.run(["usage", "--json"]);
+    let limits = usage.json()["limits"].as_array().unwrap().clone();
+    let days = limits.iter().filter(|limit| limit["name"] == "requests per day");
+    let used: Vec<_> = days.map(|day| (day["profile"].as_str().unwrap(), day["used"].as_u64())).collect();
+    assert_eq!(used, [("first", Some(0)), ("second", Some(1))]);
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::upstream::{Asked, CHAT, Gateway, Upstream, configured, error, fine, logged_in};
+use super::upstream::{Asked, CHAT, Gateway, Upstream, configured, error, fine, logged_in, logged_in_at};
 use crate::machine::{Machine, has_programs};
 
 /// A window of 3 s instead of a minute.
@@ -201,6 +201,20 @@ fn a_request_that_is_not_sent_does_not_count_against_a_quota() {
     crate::machine::until("it waits and has its place", || used() == 2);
     drop(waiting);
     crate::machine::until("the place is given back", || used() == 1);
+}
+
+/// Nothing listens there.
+#[test]
+fn an_attempt_that_finds_no_provider_counts_against_no_limit() {
+    let config = "[providers.qwen.limits]\nrequests_per_5h = 9\nrequests_per_day = 9\nrequests_per_minute = 9\n";
+    let machine = configured(logged_in_at("127.0.0.1:1"), config);
+    let gateway = Gateway::start(&machine, &[]);
+    assert_eq!(gateway.chat().is(502).header("x-qwenauth-attempts"), "3");
+    let mut usage = machine.run(["usage", "--json"]);
+    let limits = usage.json()["limits"].as_array().unwrap().clone();
+    let used: Vec<_> = limits.iter().map(|limit| (limit["name"].as_str().unwrap(), limit["used"].as_u64())).collect();
+    let names = ["requests per minute", "requests per day", "quota of 5 hours"];
+    assert_eq!(used, names.map(|name| (name, Some(0))));
 }
 
 #[test]

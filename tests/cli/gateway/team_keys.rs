@@ -1,7 +1,7 @@
 //! `gateway --keys`: keys of people and jobs, each within its limits, counted over all gateways of the machine.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::upstream::{Asked, CHAT, Client, Gateway, Got, Upstream, configured, error, fine, logged_in, until_closed};
+use super::upstream::{
+    Asked, CHAT, Client, Gateway, Got, Upstream, configured, error, fine, logged_in, logged_in_at, until_closed,
+};
 use crate::machine::{Machine, each_path, has_programs, until};
 
 /// A dollar for a million tokens of a prompt, a hundred dollars for a million of a completion.
@@ -347,6 +349,40 @@ fn a_client_that_leaves_while_its_request_is_not_sent_is_charged_nothing() {
     let used = settled(&machine, "ann");
     assert_eq!((&used["requests_today"], &used["spent_usd"]), (&0.into(), &0.0.into()));
     drop(connection);
+}
+
+/// The provider answers once, that it is busy, and is gone.
+#[test]
+fn of_the_attempts_of_a_key_only_those_that_are_sent_count() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let machine = configured(logged_in_at(&server.local_addr().unwrap().to_string()), UNPACED);
+    let gateway = start(&machine, &[]);
+    let key = create(&machine, &["ann", "--rpd", "9"]);
+    let client = ask(&gateway, &key, "POST /v1/chat/completions", CHAT);
+    let (mut connection, _) = server.accept().unwrap();
+    refuse_connections(server);
+    // An answer to a request that has not begun would be nobody's.
+    assert!(connection.read(&mut [0; 1024]).unwrap() > 0);
+    connection.write_all(&error("503 Service Unavailable", "Connection: close\r\n", "busy", "busy")).unwrap();
+    assert_eq!(client.got().is(502).header("x-qwenauth-attempts"), "3");
+    chat(&gateway, &key).is(502);
+    assert_eq!(settled(&machine, "ann")["requests_today"], 1);
+    let mut usage = machine.run(["usage", "--json"]);
+    let limits = usage.json()["limits"].as_array().unwrap().clone();
+    let used: Vec<_> = limits.iter().map(|limit| limit["used"].as_u64()).collect();
+    assert_eq!(used, [Some(1); 2], "{limits:?}");
+}
+
+/// Elsewhere the port is free for others from now on.
+fn refuse_connections(server: TcpListener) {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+        nix::sys::socket::shutdown(server.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+        std::mem::forget(server);
+    }
+    #[cfg(not(target_os = "linux"))]
+    drop(server);
 }
 
 #[test]
