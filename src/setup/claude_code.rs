@@ -20,23 +20,27 @@ pub(super) fn file(tool_paths: &ToolPaths) -> PathBuf {
 
 /// Variables that would bring another host, another key or another model. An empty value in the settings also wins over
 /// one that is exported in the shell (measured on 2.1.332).
-const OTHERS: [&str; 7] = [
+pub(super) const OTHERS: [&str; 10] = [
     "ANTHROPIC_API_KEY",
     "ANTHROPIC_AUTH_TOKEN",
     "ANTHROPIC_CUSTOM_HEADERS",
     "CLAUDE_CODE_OAUTH_TOKEN",
+    "CLAUDE_CODE_USE_ANTHROPIC_AWS",
+    "CLAUDE_CODE_USE_ANTHROPIC_GOOGLE_CLOUD",
     "CLAUDE_CODE_USE_BEDROCK",
     "CLAUDE_CODE_USE_FOUNDRY",
+    "CLAUDE_CODE_USE_MANTLE",
     "CLAUDE_CODE_USE_VERTEX",
 ];
 
 /// Every name under which Claude Code looks for a model, titles and summaries included.
-const MODELS: [&str; 6] = [
+pub(super) const MODELS: [&str; 7] = [
     "ANTHROPIC_MODEL",
     "ANTHROPIC_SMALL_FAST_MODEL",
     "ANTHROPIC_DEFAULT_HAIKU_MODEL",
     "ANTHROPIC_DEFAULT_SONNET_MODEL",
     "ANTHROPIC_DEFAULT_OPUS_MODEL",
+    "ANTHROPIC_DEFAULT_FABLE_MODEL",
     "CLAUDE_CODE_SUBAGENT_MODEL",
 ];
 
@@ -64,6 +68,10 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
         set(name, "");
     }
     set("CLAUDE_CODE_API_KEY_HELPER_TTL_MS", HELPER_TTL);
+    // Otherwise it assumes a million for models that are not Anthropic's, and makes room too late.
+    if let Some(context) = access.models().first().and_then(|model| model.context) {
+        set("CLAUDE_CODE_MAX_CONTEXT_TOKENS", &context.to_string());
+    }
     Ok(Plan {
         file: file(tool_paths),
         syntax: Syntax::Json,

@@ -96,6 +96,8 @@ fn keys_hosts_and_models_of_other_services_do_not_reach_a_program() {
         ("claude", "CLAUDE_CODE_OAUTH_TOKEN"),
         ("claude", "ANTHROPIC_CUSTOM_HEADERS"),
         ("claude", "CLAUDE_CODE_USE_BEDROCK"),
+        ("claude", "CLAUDE_CODE_USE_MANTLE"),
+        ("claude", "ANTHROPIC_UNIX_SOCKET"),
         ("aider", "AIDER_OPENAI_API_KEY"),
         ("aider", "AIDER_OPENAI_API_BASE"),
         ("codex", "CODEX_API_KEY"),
@@ -183,9 +185,14 @@ fn codex_and_claude_code_get_options_before_their_own() {
     let machine = Machine::new().logged_in().with_stand_ins(&["codex", "claude"]);
     let outcome = machine.started(&["--", "codex", "exec", "hi"]);
     let provider = r#"model_providers.qwenauth_exec={name="Qwen OAuth (qwenauth)",base_url="{server}/v1",env_key="OPENAI_API_KEY",wire_api="responses"}"#;
-    let expected =
-        ["-c", r#"model="coder-model""#, "-c", r#"model_provider="qwenauth_exec""#, "-c", provider, "exec", "hi"];
-    assert_eq!(arguments(&outcome), expected);
+    let expected = [
+        ["-c", r#"model="coder-model""#],
+        ["-c", r#"model_provider="qwenauth_exec""#],
+        ["-c", provider],
+        ["-c", "features.shell_snapshot=false"],
+        ["--config=model_context_window=1048576", "exec"],
+    ];
+    assert_eq!(arguments(&outcome), [expected.as_flattened(), &["hi"]].concat());
     let outcome = machine.started(&["--", "claude", "-p", "hi"]);
     let words = arguments(&outcome);
     assert_eq!((words[0], &words[2..]), ("--settings", &["-p", "hi"][..]));

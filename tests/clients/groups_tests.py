@@ -29,6 +29,11 @@ def foreign_environment(run):
         "ANTHROPIC_AUTH_TOKEN": FOREIGN_KEY,
         "ANTHROPIC_BASE_URL": host,
         "ANTHROPIC_MODEL": "foreign-model",
+        # Of the services that Claude Code can use, one each here and in its files.
+        "CLAUDE_CODE_USE_ANTHROPIC_AWS": "1",
+        "ANTHROPIC_AWS_API_KEY": FOREIGN_KEY,
+        "ANTHROPIC_AWS_BASE_URL": host,
+        "ANTHROPIC_AWS_WORKSPACE_ID": "foreign",
     }
 
 
@@ -83,6 +88,10 @@ def claude_code(run, home, work):
         "ANTHROPIC_CUSTOM_HEADERS": f"api-key: {FOREIGN_KEY}",
         "ANTHROPIC_MODEL": "foreign-model",
         "ANTHROPIC_DEFAULT_SONNET_MODEL": "foreign-model",
+        "CLAUDE_CODE_USE_MANTLE": "1",
+        "CLAUDE_CODE_SKIP_MANTLE_AUTH": "1",
+        "ANTHROPIC_BEDROCK_MANTLE_BASE_URL": run.foreign.url,
+        "AWS_REGION": "us-east-1",
     }
     settings = {"env": variables, "apiKeyHelper": f"echo {FOREIGN_KEY}", "model": "opus"}
     write(home / ".claude/settings.json", settings)

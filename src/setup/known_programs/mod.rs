@@ -208,7 +208,8 @@ impl Values<'_> {
         let origin = url.origin().ascii_serialization();
         let path = url.path().trim_matches('/');
         let context = self.models.iter().find(|model| Some(model.id.as_str()) == self.model);
-        let context = context.and_then(|model| model.context).unwrap_or(ASSUMED_CONTEXT).to_string();
+        let known_context = context.and_then(|model| model.context).map(|context| context.to_string());
+        let context = known_context.clone().unwrap_or_else(|| ASSUMED_CONTEXT.to_string());
         let support = support.map(|path| path.display().to_string());
         let mut text = template.to_owned();
         for (name, value) in [
@@ -216,6 +217,7 @@ impl Values<'_> {
             ("base_url", Some(self.base_url)),
             ("model", self.model),
             ("context", Some(context.as_str())),
+            ("known_context", known_context.as_deref()),
             ("title", Some(self.title)),
             ("origin", Some(origin.as_str())),
             ("path", Some(path)),
@@ -249,6 +251,7 @@ pub(super) fn merge(theirs: &mut Value, ours: Value) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::claude_code;
     use super::*;
 
     fn values<'a>(key: &'a Secret, model: Option<&'a str>) -> Values<'a> {
@@ -271,6 +274,37 @@ mod tests {
         assert_eq!(filled("{model} {model:json}").unwrap(), "m\"x \"m\\\"x\"");
         assert_eq!(filled("{anthropic}"), None, "what is unknown is left out");
         assert_eq!(filled("${NAME} {other}").unwrap(), "${NAME} {other}");
+    }
+
+    /// What `setup` takes from another service, `exec` takes as well.
+    #[test]
+    fn claude_code_gets_nothing_of_another_service() {
+        let (claude, key) = (named("claude").unwrap(), Secret::new("k".into()));
+        let values = Values { anthropic: Some("https://h.example"), ..values(&key, Some("m")) };
+        let settings = values.fill(&claude.arguments[1], None).unwrap();
+        let settings: Value = serde_json::from_str(settings.expose()).unwrap();
+        for name in claude_code::OTHERS {
+            assert_eq!(settings["env"][name], "", "{name} in a file of a project would win");
+            assert!(claude.set.contains_key(name) || claude.remove.iter().any(|gone| gone == name), "{name} is left");
+        }
+        for name in claude_code::MODELS {
+            assert!(settings["env"][name] == "m" && claude.set[name] == "{model}", "{name}");
+        }
+    }
+
+    #[test]
+    fn a_context_is_that_of_the_model_and_left_out_if_it_is_not_known() {
+        let key = Secret::new("k".into());
+        let models = [Model { id: "m".into(), context: Some(9), ..Model::default() }];
+        let filled = |model, text: &str| {
+            let values = Values { models: &models, ..values(&key, Some(model)) };
+            values.fill(text, None).map(|text| text.expose().to_owned())
+        };
+        assert_eq!(filled("m", "{context} {known_context}").unwrap(), "9 9");
+        assert_eq!(
+            (filled("other", "{context}").unwrap(), filled("other", "{known_context}")),
+            ("128000".into(), None)
+        );
     }
 
     #[test]
