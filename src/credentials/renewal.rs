@@ -296,16 +296,21 @@ impl Attempt<'_> {
     /// effect.
     fn after_refusal(&mut self, refresh_token: &Secret, standing: Standing, why: &str) -> Result<Credential> {
         let source = self.source;
-        if let Found::Present(current) = source.store.read()? {
-            let credential = current.credential;
-            if credential.refresh_token.as_ref() != Some(refresh_token) {
-                return Ok(credential);
+        let mark = || refused::mark(&source.state, refresh_token, &self.server.token_endpoint);
+        match source.store.read()? {
+            Found::Present(current) => {
+                let credential = current.credential;
+                if credential.refresh_token.as_ref() != Some(refresh_token) {
+                    return Ok(credential);
+                }
+                // Also where the file cannot be removed.
+                mark();
+                if standing == Standing::Granted && credential.left((source.clock)()).is_none() {
+                    self.guard.remove()?;
+                }
             }
-            if standing == Standing::Granted && credential.left((source.clock)()).is_none() {
-                self.guard.remove()?;
-            }
+            _ => mark(),
         }
-        refused::mark(&source.state, refresh_token, &self.server.token_endpoint);
         if standing == Standing::Trial {
             let host = self.server.token_endpoint.host_str().unwrap_or_default();
             return Failed::new(Failure::LoginRequired, format!("`{host}` does not know this login: {why}"))

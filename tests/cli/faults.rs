@@ -71,6 +71,13 @@ fn remedy(errno: i32) -> &'static str {
 /// What is said where the server has granted new tokens already.
 const SPENT: &str = "fix that, then run `qwenauth login`: older tokens may no longer be valid";
 
+/// The same where the new version is complete beside the old one.
+const COMPLETED: &str = "nothing was lost: fix that, and the next command completes it";
+
+fn kept(errno: i32) -> String {
+    not_saved("the token was renewed", errno).replace("be saved: ", "be saved: it is kept for the next command: ")
+}
+
 fn not_saved(granted: &str, errno: i32) -> String {
     format!("{granted}, but could not be saved: cannot write `{{home}}/.qwen/oauth_creds.json`: {}", said(errno))
 }
@@ -94,10 +101,19 @@ fn a_disk_that_breaks_while_the_new_tokens_are_written_leaves_the_old_version_wh
             let Some(machine) = faulty("FAULT", &format!("{call}:{errno}:.tmp")) else { return };
             let granted = machine.directory().join("granted");
             let machine = machine.variable("FAULT_FROM", &granted);
-            let machine = machine.refresh(Reply::tokens("2").meanwhile(move || drop(File::create(granted).unwrap())));
+            let begins = granted.clone();
+            let machine = machine.refresh(Reply::tokens("2").meanwhile(move || drop(File::create(begins).unwrap())));
             let before = machine.content();
-            machine.run(["token"]).fails(1, &not_saved("the token was renewed", errno), SPENT);
-            is_as_before(&machine, &before);
+            if call == "write" {
+                machine.run(["token"]).fails(1, &not_saved("the token was renewed", errno), SPENT);
+                is_as_before(&machine, &before);
+            } else {
+                machine.run(["token"]).fails(1, &kept(errno), COMPLETED);
+                assert_eq!(machine.content(), before);
+                fs::remove_file(granted).unwrap();
+                machine.run(["token"]).stdout("granted-access-2\n");
+                assert_eq!(machine.server.asked(Ask::Refresh).len(), 1, "the token is not sent again");
+            }
         }
     }
 }
@@ -225,17 +241,25 @@ fn a_rename_that_fails_leaves_the_new_version_to_the_next_command() {
     let before = machine.content();
     let script = "exec strace -f -qqq -o /dev/null -e trace=rename,renameat,renameat2 \
                   -e inject=rename,renameat,renameat2:error=EIO $QWENAUTH token";
-    let told = format!(
-        "the token was renewed, but could not be saved: it is kept for the next command: cannot write \
-         `{{home}}/.qwen/oauth_creds.json`: {}",
-        said(EIO)
-    );
-    let hint = "nothing was lost: fix that, and the next command completes it";
-    machine.shell(script).fails(1, &told, hint);
+    machine.shell(script).fails(1, &kept(EIO), COMPLETED);
     assert_eq!(machine.content(), before);
     machine.run(["token"]).stdout("granted-access-2\n");
     assert_eq!(machine.server.asked(Ask::Refresh).len(), 1, "the token is not sent again");
     assert_eq!(machine.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
+}
+
+#[test]
+fn a_rejected_token_is_marked_although_its_file_cannot_be_removed() {
+    if !possible(std::path::Path::new("/usr/bin/strace").exists(), "run strace") {
+        return;
+    }
+    let machine = Machine::expired().granted_here();
+    machine.server.always(Ask::Refresh, || Reply::error(400, "invalid_grant"));
+    let script = "exec strace -f -qqq -o /dev/null -P $HOME/.qwen/oauth_creds.json \
+                  -e inject=unlink,unlinkat:error=EIO $QWENAUTH token";
+    drop(machine.shell(script).exits(1).any_stderr());
+    drop(machine.run(["token"]).exits(4).any_stderr());
+    assert_eq!(machine.server.asked(Ask::Refresh).len(), 1, "the token is not sent again");
 }
 
 #[test]

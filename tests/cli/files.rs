@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::machine::{Machine, NOBODY, each_path, mode, possible};
+use crate::machine::{Machine, NOBODY, each_path, mode, possible, write_private};
 use crate::refresh::holds_the_renewal;
 use crate::server::{Ask, Reply};
 
@@ -344,6 +344,45 @@ fn a_bind_mounted_file_is_rewritten_in_place() {
     fs::rename(machine.home().join("outside.json"), machine.file()).unwrap();
     holds_the_renewal(&machine, "granted-refresh-2");
     assert_eq!(mode(&machine.file()), 0o600);
+}
+
+#[test]
+fn a_bind_mounted_file_is_emptied_by_a_logout() {
+    if !possible(can_mount(), "mount") {
+        return;
+    }
+    let machine = Machine::new().logged_in();
+    let outside = machine.home().join("outside.json");
+    fs::copy(machine.file(), &outside).unwrap();
+    let script = "mount --bind $HOME/outside.json $HOME/.qwen/oauth_creds.json && exec $QWENAUTH logout";
+    in_namespace(&machine, script).stderr("qwenauth: logged out of `qwen`\n");
+    assert_eq!(fs::read_to_string(outside).unwrap(), "{}");
+}
+
+/// As `docker -v` mounts a file that somebody made with `touch`.
+#[test]
+fn a_login_is_saved_in_a_bind_mounted_file_that_is_empty_or_damaged() {
+    if !possible(can_mount(), "mount") {
+        return;
+    }
+    for content in ["", "{\"access"] {
+        let machine = Machine::new();
+        let (outside, file) = (machine.home().join("outside.json"), machine.profiles().join("groq.json"));
+        fs::create_dir_all(machine.profiles()).unwrap();
+        for path in [&outside, &file] {
+            write_private(path, content);
+        }
+        let script = format!(
+            "mount --bind $HOME/outside.json {} && printf granted-key | exec $QWENAUTH login groq --api-key-stdin --no-verify",
+            file.display()
+        );
+        drop(in_namespace(&machine, &script).exits(0).any_stderr());
+        let stored: serde_json::Value = serde_json::from_slice(&fs::read(&outside).unwrap()).unwrap();
+        fs::remove_file(outside).unwrap();
+        assert_eq!(stored["api_key"], "granted-key", "{content}");
+        let aside = fs::read_to_string(machine.profiles().join("groq.json.damaged-1")).unwrap();
+        assert_eq!(aside, content);
+    }
 }
 
 /// A disk of that many kilobytes, filled to the last or left as it is with the credential on it: nothing is sent, and

@@ -374,6 +374,19 @@ pub(crate) fn set_aside(path: &Path) -> Result<PathBuf> {
         .map(|number| path.with_file_name(format!("{name}.damaged-{number}")))
         .find(|candidate| fs::symlink_metadata(candidate).is_err())
         .with_context(|| format!("there are too many damaged versions of `{}`", path.display()))?;
-    disk::rename(&path, &free).with_context(|| format!("cannot rename the damaged `{}`", path.display()))?;
+    match disk::rename(&path, &free) {
+        Err(error) if disk::is_mount_point_error(&error) => copy_aside(&path, &free),
+        renamed => renamed,
+    }
+    .with_context(|| format!("cannot rename the damaged `{}`", path.display()))?;
     Ok(free)
+}
+
+/// The same for a file that is a mount point: it is copied, and written in place later.
+fn copy_aside(path: &Path, free: &Path) -> io::Result<()> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    disk::open_to_read(path)?.take(MAX_FILE_SIZE).read_to_end(&mut bytes)?;
+    let mut copy = disk::create_new(free)?;
+    copy.write_all(&bytes)?;
+    copy.sync_all()
 }

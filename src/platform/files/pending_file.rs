@@ -126,11 +126,23 @@ impl PendingFile {
     /// Replaces the file by `bytes`, durably and atomically. After an error the old version is unchanged.
     pub(crate) fn write(mut self, bytes: &[u8]) -> Result<()> {
         let target = self.target;
-        let failed = || format!("cannot write `{}`", target.display());
-        finish(self.temporary.as_file_mut(), &self.drafted, bytes).with_context(failed)?;
+        let is_named = self.is_named;
+        // By its name the next process finds the new version and puts it in place.
+        let kept = |mut draft: NamedTempFile, error: anyhow::Error| {
+            draft.disable_cleanup(is_named);
+            let failed = error.context(format!("cannot write `{}`", target.display()));
+            Err(if is_named { failed.context(Kept) } else { failed })
+        };
+        let draft = self.temporary.as_file_mut();
+        complete(draft, &self.drafted, bytes).with_context(|| format!("cannot write `{}`", target.display()))?;
+        if let Err(error) = settle(draft, bytes) {
+            return kept(self.temporary, error.into());
+        }
         let persisted = match self.in_place {
             Some(mut file) => {
-                fill(&mut file, bytes).with_context(failed)?;
+                if let Err(error) = fill(&mut file, bytes) {
+                    return kept(self.temporary, error.into());
+                }
                 forget(self.temporary);
                 log::info!("wrote `{}` in place", target.display());
                 return Ok(());
@@ -140,17 +152,14 @@ impl PendingFile {
         match persisted {
             Ok(()) => {}
             Err(error) if disk::is_mount_point_error(&error.error) => {
-                let mut file = open_in_place(&target, bytes.len()).with_context(failed)?;
-                fill(&mut file, bytes).with_context(failed)?;
+                let filled = open_in_place(&target, bytes.len()).and_then(|mut file| fill(&mut file, bytes));
+                if let Err(failed) = filled {
+                    return kept(error.file, failed.into());
+                }
                 forget(error.file);
                 return Ok(());
             }
-            Err(mut error) => {
-                let not_replaced = Err(not_replaced(error.error, &target)).with_context(failed);
-                // By its name the next process finds it and puts it in place.
-                error.file.disable_cleanup(self.is_named);
-                return if self.is_named { not_replaced.context(Kept) } else { not_replaced };
-            }
+            Err(error) => return kept(error.file, not_replaced(error.error, &target)),
         }
         let directory = directory_of(&target);
         if let Err(error) = disk::sync_directory(directory) {
@@ -240,16 +249,21 @@ fn forget(temporary: NamedTempFile) {
     }
 }
 
-/// Like [`fill`], for a file that may already contain `drafted`. Different content is never written over it in parts,
+/// Writes `bytes` into a file that may already contain `drafted`. Different content is never written over it in parts,
 /// because a mixture could parse.
-fn finish(file: &mut File, drafted: &[u8], bytes: &[u8]) -> io::Result<()> {
-    if drafted != bytes {
-        file.rewind()?;
-        file.write_all(&[0])?;
-        file.write_all(bytes.get(1..).unwrap_or_default())?;
-        file.rewind()?;
-        file.write_all(bytes.get(..1).unwrap_or_default())?;
+fn complete(file: &mut File, drafted: &[u8], bytes: &[u8]) -> io::Result<()> {
+    if drafted == bytes {
+        return Ok(());
     }
+    file.rewind()?;
+    file.write_all(&[0])?;
+    file.write_all(bytes.get(1..).unwrap_or_default())?;
+    file.rewind()?;
+    file.write_all(bytes.get(..1).unwrap_or_default())
+}
+
+/// Ends the file after `bytes`, and makes it durable.
+fn settle(file: &File, bytes: &[u8]) -> io::Result<()> {
     file.set_len(bytes.len() as u64)?;
     file.sync_all()
 }
@@ -257,6 +271,5 @@ fn finish(file: &mut File, drafted: &[u8], bytes: &[u8]) -> io::Result<()> {
 pub(super) fn fill(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     file.rewind()?;
     file.write_all(bytes)?;
-    file.set_len(bytes.len() as u64)?;
-    file.sync_all()
+    settle(file, bytes)
 }

@@ -199,11 +199,15 @@ pub(crate) fn allocate(mut file: &File, bytes: usize) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Reserves blocks behind the end of a file without changing its length; unsupported file systems are ignored.
+/// Reserves blocks behind the end of a file without changing its length; unsupported file systems are ignored. The
+/// system rejects a length of zero.
 #[cfg(target_os = "linux")]
 pub(crate) fn reserve_blocks(file: &File, bytes: usize) -> io::Result<()> {
     use nix::errno::Errno;
     use nix::fcntl::{FallocateFlags, fallocate};
+    if bytes == 0 {
+        return Ok(());
+    }
     let length = nix::libc::off_t::try_from(bytes).map_err(io::Error::other)?;
     match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
         Err(Errno::EOPNOTSUPP | Errno::ENOSYS) | Ok(()) => Ok(()),
