@@ -45,7 +45,9 @@ pub(crate) fn run(args: &LogoutArgs, session: &Session) -> Result<()> {
 }
 
 fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result<()> {
-    let source = session.source_of(profile);
+    // What is stored, also beside a `key_file`.
+    let mut source = session.source_of(profile);
+    source.given = None;
     if let Some(path) = session.key_file(profile) {
         let path = path.display();
         note(&format!("the key in `{path}` is used as long as config.toml names it: remove `key_file` there"));
@@ -90,7 +92,7 @@ fn say_what_still_uses(args: &LogoutArgs, session: &Session, profile: &ProfileNa
     }
     if !args.all
         && *profile == session.profile
-        && let Some(other) = session.config.paths.profiles()?.first()
+        && let Some(other) = session.config.paths.profiles()?.iter().find(|other| *other != profile)
     {
         note(&format!("`{profile}` is still the active profile; `qwenauth use {other}` chooses another"));
     }

@@ -144,6 +144,24 @@ fn login_and_logout_say_that_the_key_is_in_a_file() {
 }
 
 #[test]
+fn logout_removes_a_stored_key_beside_one_in_a_file() {
+    for is_there in [false, true] {
+        let machine = Machine::new();
+        drop(
+            machine.run_with_stdin(["login", "groq", "--api-key-stdin", "--no-verify"], SECOND.as_bytes()).any_stderr(),
+        );
+        let file = machine.directory().join("secret");
+        if is_there {
+            write_private(&file, FIRST);
+        }
+        let machine = machine.configured(&format!("[providers.groq]\nkey_file = \"{}\"\n", file.display()));
+        let outcome = machine.run(["logout", "--profile", "groq"]).any_stderr();
+        assert!(outcome.stderr.ends_with("qwenauth: logged out of `groq`\n"), "{outcome}");
+        assert_eq!(machine.profile("groq"), serde_json::Value::Null);
+    }
+}
+
+#[test]
 fn a_path_that_depends_on_the_working_directory_is_rejected() {
     let machine = Machine::new().configured("[providers.groq]\nkey_file = \"secret\"\n");
     machine.run(["token"]).fails(
