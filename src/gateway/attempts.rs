@@ -15,7 +15,7 @@ use super::credential::ReadyCredential;
 use super::estimate::Estimate;
 use super::fallback::Reason;
 use super::forward::ProxiedRequest;
-use super::rejection::{DeferredResponse, Rejection, Unserved};
+use super::rejection::{DeferredResponse, Rejection, Unserved, is_for_every_credential};
 use super::response_body::ResponseBody;
 use super::retry::{MAX_ATTEMPTS, Next, backoff, next};
 use super::served_account::ServedAccount;
@@ -120,7 +120,7 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
             // Boxed, as all that is long and seldom needed: each request would have its space.
             return Box::pin(self.conclude_rejected(response)).await;
         }
-        self.served.cache.note_refused(false);
+        self.served.cache.note_accepted();
         if status.is_success() {
             self.ready.mark.served();
             self.account.served(self.proxied.usage.model.as_deref());
@@ -135,11 +135,11 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
             429 | 503 => self.wait_or_stop(rejection).await,
             500.. => Err(rejection.server_error(&self.account, self.proxied.usage.model.as_deref())),
             400 => {
-                rejection.note_credential(self.served, &self.ready);
+                self.note_credential(&rejection);
                 Ok(Some(self.forward(rejection.response)?))
             }
             _ => {
-                rejection.note_credential(self.served, &self.ready);
+                self.note_credential(&rejection);
                 self.forward_or_defer(rejection).map(Some)
             }
         }
@@ -151,20 +151,25 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
         Rejection { response, error, attempts: self.made }
     }
 
-    /// Renews a rejected token, once, if it is the token that was rejected.
+    /// Renews a rejected token, once, if it is the token that was rejected. A token that was renewed just now is not
+    /// renewed again: some paths reject each token.
     async fn renew_or_stop(&mut self, rejection: Rejection) -> Result<Option<Response<ResponseBody>>, Unserved> {
         let cause = rejection.error.cause;
         if cause == Cause::FreeTier {
             return Err(self.exhausted(rejection));
         }
         if cause != Cause::Credential || !self.ready.is_renewable() {
-            rejection.note_credential(self.served, &self.ready);
+            self.note_credential(&rejection);
             return self.forward_or_defer(rejection).map(Some);
         }
-        self.served.cache.note_refused(true);
-        if self.was_renewed {
-            rejection.note_credential(self.served, &self.ready);
-            return Err(refusal::ended(&self.ready, &rejection.error.message).into());
+        if self.was_renewed && is_for_every_credential(self.proxied.request.path()) {
+            self.note_credential(&rejection);
+            let is_news = self.served.cache.note_ended();
+            return Err(refusal::ended(&self.ready, &rejection.error.message, is_news).into());
+        }
+        if self.was_renewed || self.served.cache.was_just_renewed(&self.ready) {
+            self.note_credential(&rejection);
+            return self.forward_or_defer(rejection).map(Some);
         }
         if !self.proxied.request.body.can_be_read_again() {
             return self.forward_or_defer(rejection).map(Some);
@@ -176,6 +181,10 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
         self.was_renewed = true;
         self.made -= 1;
         Ok(None)
+    }
+
+    fn note_credential(&self, rejection: &Rejection) {
+        rejection.note_credential(self.served, &self.ready, self.proxied.request.path());
     }
 
     /// Waits for a limit that will recover, or gives up.

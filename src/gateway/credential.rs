@@ -28,6 +28,13 @@ use crate::providers::Provider;
 /// After a failed renewal, a token that is still valid is used this long before the next attempt.
 const RENEWAL_RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// How long a rejected credential makes the gateway not ready: a load balancer sends it no request that could show the
+/// contrary.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
+
+/// How long a renewed token that is rejected is not renewed again: another one would be rejected as well.
+const RENEWED_FOR: Duration = Duration::from_secs(10);
+
 /// How long the file counts as unchanged after a look at it: less than a process needs to end and another to send a request.
 /// Under load a look costs a twentieth of a request.
 const UNSEEN: Duration = Duration::from_millis(1);
@@ -125,8 +132,12 @@ pub(super) struct CredentialCache {
     gate: Mutex<()>,
     /// The last failure: when, why, and for which version of the file.
     failed: Cell<Option<(Instant, Failure, Option<Version>)>>,
-    /// Whether the provider rejected the credential that was sent last.
-    is_refused: Cell<bool>,
+    /// When the provider rejected the credential that was sent last, if it did.
+    refused_at: Cell<Option<Instant>>,
+    /// When a token that was rejected was last renewed.
+    renewed_at: Cell<Option<Instant>>,
+    /// Whether it was reported that renewed tokens are rejected.
+    has_ended: Cell<bool>,
 }
 
 impl CredentialCache {
@@ -150,32 +161,30 @@ impl CredentialCache {
             }
         };
         let thread = std::thread::Builder::new().name("credential".to_owned()).spawn(work)?;
-        Ok(Self {
-            watched,
-            edge: None,
-            jobs: Some(jobs),
-            thread: Some(thread),
-            cached: RefCell::default(),
-            unchanged_at: Cell::new(None),
-            gate: Mutex::new(()),
-            failed: Cell::new(None),
-            is_refused: Cell::new(false),
-        })
+        let mut cache = Self::new(watched, None);
+        (cache.jobs, cache.thread) = (Some(jobs), Some(thread));
+        Ok(cache)
     }
 
-    /// The credential of a login that another machine has.
-    pub(super) fn of_edge(edge: Edge) -> Self {
+    fn new(watched: Option<PathBuf>, edge: Option<Edge>) -> Self {
         Self {
-            watched: None,
-            edge: Some(edge),
+            watched,
+            edge,
             jobs: None,
             thread: None,
             cached: RefCell::default(),
             unchanged_at: Cell::new(None),
             gate: Mutex::new(()),
             failed: Cell::new(None),
-            is_refused: Cell::new(false),
+            refused_at: Cell::new(None),
+            renewed_at: Cell::new(None),
+            has_ended: Cell::new(false),
         }
+    }
+
+    /// The credential of a login that another machine has.
+    pub(super) fn of_edge(edge: Edge) -> Self {
+        Self::new(None, Some(edge))
     }
 
     /// Why there is no token of another machine's login, where that is so.
@@ -237,10 +246,21 @@ impl CredentialCache {
         {
             return Ok(ready);
         }
-        if let (Some(edge), Some(generation)) = (&self.edge, refused.generation) {
-            return edge.renewed(generation).await.and_then(|found| self.keep(found));
+        let renewed = match (&self.edge, refused.generation) {
+            (Some(edge), Some(generation)) => edge.renewed(generation).await.and_then(|found| self.keep(found)),
+            _ => self.ask(since, Wanted::Other(Box::new(refused.credential.clone()))).await,
+        };
+        if renewed.is_ok() {
+            self.renewed_at.set(Some(Instant::now()));
         }
-        self.ask(since, Wanted::Other(Box::new(refused.credential.clone()))).await
+        renewed
+    }
+
+    /// Whether `refused` is the current credential although a rejected one was renewed just before.
+    pub(super) fn was_just_renewed(&self, refused: &ReadyCredential) -> bool {
+        self.unchanged_at.set(None);
+        is_within(RENEWED_FOR, self.renewed_at.get())
+            && self.current().is_some_and(|ready| ready.credential.access_token == refused.credential.access_token)
     }
 
     /// Makes the next request read the file again.
@@ -252,7 +272,7 @@ impl CredentialCache {
     /// Whether a credential is available, or why not, for `/readyz`. Anyone may ask, so a failure is examined again
     /// only after [`RENEWAL_RETRY_AFTER`].
     pub(super) async fn is_ready(&self) -> Result<(), &'static str> {
-        if self.is_refused.get() {
+        if is_within(REFUSED_FOR, self.refused_at.get()) {
             return Err("refused");
         }
         if let Some((at, failure, version)) = self.failed.get()
@@ -264,9 +284,20 @@ impl CredentialCache {
         self.fresh().await.map(drop).map_err(|failed| self.trouble().unwrap_or(failed.failure.name()))
     }
 
-    /// The provider's last verdict on the credential.
-    pub(super) fn note_refused(&self, is_refused: bool) {
-        self.is_refused.set(is_refused);
+    /// The provider rejected the credential.
+    pub(super) fn note_refused(&self) {
+        self.refused_at.set(Some(Instant::now()));
+    }
+
+    /// The provider's last response was not about the credential.
+    pub(super) fn note_accepted(&self) {
+        self.refused_at.set(None);
+        self.has_ended.set(false);
+    }
+
+    /// Renewed tokens are rejected as well. Returns whether that is news.
+    pub(super) fn note_ended(&self) -> bool {
+        !self.has_ended.replace(true)
     }
 
     fn version(&self) -> Option<Version> {
@@ -315,11 +346,16 @@ impl CredentialCache {
         self.unchanged_at.set(None);
         let ready = Rc::new(ready(found, old.as_deref()).map_err(|error| failed(&error))?);
         if old.is_none_or(|old| old.credential.access_token != ready.credential.access_token) {
-            self.is_refused.set(false);
+            self.refused_at.set(None);
         }
         *self.cached.borrow_mut() = Some(Rc::clone(&ready));
         Ok(ready)
     }
+}
+
+/// Whether no more than `time` has passed since `at`.
+fn is_within(time: Duration, at: Option<Instant>) -> bool {
+    at.is_some_and(|at| at.elapsed() < time)
 }
 
 impl Drop for CredentialCache {
@@ -400,4 +436,32 @@ fn ready(found: Found, old: Option<&ReadyCredential>) -> Result<ReadyCredential>
         good_until,
         headers: RefCell::default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rejected_credential_is_not_ready_for_a_while_and_then_tried_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let cache = CredentialCache::new(None, None);
+        let is_ready = || runtime.block_on(cache.is_ready());
+        cache.note_refused();
+        assert_eq!(is_ready(), Err("refused"));
+        cache.refused_at.set(Instant::now().checked_sub(REFUSED_FOR));
+        // It is looked for again, and this cache is shutting down.
+        assert_eq!(is_ready(), Err("temporary"));
+        cache.note_refused();
+        cache.note_accepted();
+        assert_eq!(is_ready(), Err("temporary"));
+    }
+
+    #[test]
+    fn that_an_account_has_ended_is_news_once_until_it_serves_again() {
+        let cache = CredentialCache::new(None, None);
+        assert_eq!([cache.note_ended(), cache.note_ended()], [true, false]);
+        cache.note_accepted();
+        assert!(cache.note_ended());
+    }
 }

@@ -31,7 +31,7 @@ use crate::usage::Event;
 
 /// Requests that generate text from their own content. Vectors of two models cannot be mixed, and files, batches and
 /// the like are stored at one provider.
-const PATHS: [&str; 4] = ["/chat/completions", "/completions", "/responses", "/messages"];
+pub(super) const GENERATING: [&str; 4] = ["/chat/completions", "/completions", "/responses", "/messages"];
 
 /// Another profile that serves, with the names that models have there.
 pub(crate) struct Target {
@@ -86,7 +86,7 @@ impl Fallback {
 
     /// Whether a request at this profile may move at all; its model and body decide later.
     pub(super) fn may_move(&self, served: &ServedProfile, request: &ClientRequest) -> bool {
-        served.profile == self.first && request.method == Method::POST && PATHS.contains(&request.path())
+        served.profile == self.first && request.method == Method::POST && GENERATING.contains(&request.path())
     }
 
     /// A profile served a request: if it is the first one, and another one served before, this is the change back.

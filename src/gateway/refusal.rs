@@ -138,8 +138,9 @@ pub(super) fn no_slot(profile: &str, no_slot: NoSlot) -> Refusal {
     }
 }
 
-/// A token that was just renewed was rejected: no login helps. `said`: the provider's message.
-pub(super) fn ended(ready: &ReadyCredential, said: &str) -> Refusal {
+/// A token that was just renewed was rejected: no login helps. `said`: the provider's message; `is_news`: whether it is to be
+/// reported on stderr.
+pub(super) fn ended(ready: &ReadyCredential, said: &str, is_news: bool) -> Refusal {
     let provider = &ready.provider;
     let said = if said.is_empty() { String::new() } else { format!(" (it said: {said})") };
     let note_of_provider = provider.note.as_deref().map(|note| format!("; {note}")).unwrap_or_default();
@@ -148,7 +149,9 @@ pub(super) fn ended(ready: &ReadyCredential, said: &str) -> Refusal {
          help{said}{note_of_provider}; log in to another provider with `qwenauth login`",
         provider.title
     );
-    note(&message);
+    if is_news {
+        note(&message);
+    }
     Refusal::new(StatusCode::UNAUTHORIZED, "account_ended", message).finally()
 }
 

@@ -6,12 +6,18 @@ use hyper::StatusCode;
 
 use super::answer::InspectedResponse;
 use super::credential::ReadyCredential;
-use super::fallback::Reason;
+use super::fallback::{GENERATING, Reason};
 use super::refusal::{self, Refusal};
 use super::served_account::ServedAccount;
 use super::served_profile::ServedProfile;
 use crate::error::note;
 use crate::providers::error::{ApiError, Cause};
+
+/// Whether each valid credential may use this path. At others, such as those for administrators, a 401 says nothing of the
+/// credential.
+pub(super) fn is_for_every_credential(path: &str) -> bool {
+    GENERATING.contains(&path) || ["/embeddings", "/models"].contains(&path)
+}
 
 /// An error response of the provider, classified.
 pub(super) struct Rejection {
@@ -26,17 +32,21 @@ impl Rejection {
         self.response.status()
     }
 
-    /// Records whether the provider rejected this credential or its account. A rejected key may become valid again at the
-    /// provider, and an account may be paid.
-    pub(super) fn note_credential(&self, served: &ServedProfile, ready: &ReadyCredential) {
+    /// Records whether the provider rejected this credential or its account, at `path`. A rejected key may become valid again
+    /// at the provider, and an account may be paid.
+    pub(super) fn note_credential(&self, served: &ServedProfile, ready: &ReadyCredential, path: &str) {
         let status = self.status();
         let what = match self.error.cause {
             Cause::Unpaid => self.error.cause.sentence().to_owned(),
-            Cause::Credential => format!("it answered {}", status.as_u16()),
-            _ if status == StatusCode::UNAUTHORIZED => format!("it answered {}", status.as_u16()),
-            _ => return served.cache.note_refused(false),
+            cause if cause == Cause::Credential || status == StatusCode::UNAUTHORIZED => {
+                if !self.error.names_credential && !is_for_every_credential(path) {
+                    return;
+                }
+                format!("it answered {}", status.as_u16())
+            }
+            _ => return served.cache.note_accepted(),
         };
-        served.cache.note_refused(true);
+        served.cache.note_refused();
         ready.mark.refused_unless_known(&format!("{what}{}", self.said()));
     }
 
@@ -113,5 +123,20 @@ impl From<Refusal> for Unserved {
 impl Unserved {
     pub(super) fn movable(deferred: DeferredResponse, reason: Option<Reason>, occurrence: String) -> Self {
         Self { deferred, reason, occurrence }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_401_is_about_the_credential_where_each_may_ask() {
+        for path in ["/chat/completions", "/messages", "/responses", "/completions", "/embeddings", "/models"] {
+            assert!(is_for_every_credential(path), "{path}");
+        }
+        for path in ["", "/keys", "/admin", "/files", "/chat/completions/1", "/organization/users"] {
+            assert!(!is_for_every_credential(path), "{path}");
+        }
     }
 }

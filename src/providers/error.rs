@@ -165,6 +165,8 @@ pub(crate) struct ApiError {
     pub(crate) message: String,
     /// Whether a code names the cause: then a short `Retry-After` does not outweigh it.
     is_coded: bool,
+    /// Whether a code names the credential, rather than the status alone.
+    pub(crate) names_credential: bool,
     status: u16,
 }
 
@@ -216,7 +218,9 @@ impl ApiError {
             .or_else(|| time::reset_header(response.header, response.now))
             .filter(|wait| !wait.is_zero());
         let is_coded = coded.is_some_and(|coded| coded.is_window() || coded.is_account());
-        Self { cause, scope, wait, message: said.shown(response.secrets), is_coded, status: response.status }
+        let names_credential = coded == Some(Cause::Credential);
+        let (message, status) = (said.shown(response.secrets), response.status);
+        Self { cause, scope, wait, message, is_coded, names_credential, status }
     }
 
     /// What to do about it, in the order that the documentation of the gateway gives.

@@ -2,12 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::time::Instant;
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::upstream::{CHAT, Gateway, Upstream, error, fine, logged_in};
 use crate::faults::preloaded;
-use crate::machine::credential;
+use crate::machine::{Machine, credential};
 use crate::server::{Ask, Gate, Reply};
 
 const OLD: &str = "Bearer granted-access-1";
@@ -88,12 +90,51 @@ fn a_token_rejected_right_after_its_renewal_means_the_account_is_rejected() {
     let upstream = Upstream::always(refused);
     let machine = logged_in(&upstream).refresh(Reply::tokens("2"));
     let gateway = Gateway::start(&machine, &[]);
+    let since = Instant::now();
     let got = gateway.chat();
     assert_eq!((got.is(401).code().as_str(), got.header("x-should-retry")), ("account_ended", "false"));
     let message = got.json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(message.contains("the plan or account has ended") && message.contains("qwenauth login"), "{message}");
     assert!(message.contains("invalid access token"), "{message}");
     assert_eq!(upstream.asked().len(), 2);
+    // The next one is renewed after 10 s, and nothing is reported again.
+    for _ in 0..3 {
+        gateway.chat().is(401);
+    }
+    renews_every_ten_seconds(&machine, since);
+    assert_eq!(stderr_of(gateway).matches("the plan or account has ended").count(), 1);
+}
+
+/// From `since` on, at most.
+#[track_caller]
+fn renews_every_ten_seconds(machine: &Machine, since: Instant) {
+    let renewals = machine.server.asked(Ask::Refresh).len() as u64;
+    assert!(renewals <= 1 + since.elapsed().as_secs() / 10, "{renewals}");
+}
+
+fn stderr_of(gateway: Gateway) -> String {
+    gateway.running.signal(Signal::SIGTERM);
+    gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr().stderr.clone()
+}
+
+/// One for administrators.
+#[test]
+fn a_path_that_rejects_each_token_says_nothing_of_the_account() {
+    let upstream = Upstream::start(|_, asked, connection| {
+        let refused = error("401 Unauthorized", "", "admins_only", "for administrators");
+        connection.write_all(&if asked.line.contains("/admin") { refused } else { fine() })
+    });
+    let machine = logged_in(&upstream).refresh(Reply::tokens("2"));
+    let gateway = Gateway::start(&machine, &[]);
+    let since = Instant::now();
+    for _ in 0..6 {
+        assert_eq!(gateway.send("GET /v1/admin", "", b"").got().is(401).code(), "admins_only");
+    }
+    renews_every_ten_seconds(&machine, since);
+    gateway.send("GET /readyz", "", b"").got().is(200);
+    assert_ne!(machine.run(["status", "--json"]).json()["profiles"][0]["state"], "refused");
+    gateway.chat().is(200);
+    assert!(!stderr_of(gateway).contains("account"));
 }
 
 #[test]

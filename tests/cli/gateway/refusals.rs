@@ -336,6 +336,21 @@ fn a_rejected_key_or_unpaid_account_is_remembered_until_a_request_succeeds() {
     }
 }
 
+/// A key for models need not be one for keys.
+#[test]
+fn a_401_at_a_path_that_not_every_key_may_use_says_nothing_of_the_key() {
+    let upstream = Upstream::start(|_, asked, connection| {
+        let refused = error("401 Unauthorized", "", "x", "not with this key");
+        connection.write_all(&if asked.line.contains("/v1/keys") { refused } else { fine() })
+    });
+    let machine = custom(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
+    ask(&gateway, "m").is(200);
+    gateway.send("GET /v1/keys", "", b"").got().is(401);
+    gateway.send("GET /readyz", "", b"").got().is(200);
+    drop(machine.run(["status", "--json"]).any_stdout());
+}
+
 #[test]
 fn a_header_that_contains_the_user_agent_contains_the_one_that_is_sent() {
     let upstream = Upstream::always(fine());
