@@ -4,6 +4,7 @@
 //! Rule: only 401, 429, 503 and failed connections are retried, before any byte has reached the client and while the
 //! request's body is still available. Everything else is forwarded unchanged.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -92,13 +93,13 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
             usage.grant.iter_mut().for_each(|grant| grant.note_sending(is_sending));
         };
         let sent = gateway.upstream.send(&self.ready.origin, upload, note_sending);
-        let sent = tokio::time::timeout(limit, sent);
+        let sent = unless_silent(limit, || request.body.given_at(), sent);
         let note_model = || {
             if usage.model.is_none() {
                 usage.model = request.body.model();
             }
         };
-        let sent = request.body.while_reading_and(sent, note_model).await.unwrap_or(Err(SendError::Silent(limit)));
+        let sent = request.body.while_reading_and(sent, note_model).await;
         if let Some(since) = since {
             log_attempt(request, &self.ready, &self.account.profile, &sent, since);
         }
@@ -292,6 +293,25 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
     }
 }
 
+/// The outcome, unless nothing happens for `limit`. `given_at`: when a part of the request was last sent.
+async fn unless_silent<T>(
+    limit: Duration,
+    given_at: impl Fn() -> Option<Instant>,
+    sent: impl Future<Output = Result<T, SendError>>,
+) -> Result<T, SendError> {
+    let mut sent = pin!(sent);
+    let mut left = limit;
+    loop {
+        if let Ok(sent) = tokio::time::timeout(left, &mut sent).await {
+            return sent;
+        }
+        left = given_at().map(|at| limit.saturating_sub(at.elapsed())).unwrap_or_default();
+        if left.is_zero() {
+            return Err(SendError::Silent(limit));
+        }
+    }
+}
+
 fn not_ready(served: &ServedProfile, failed: &Failed) -> Unserved {
     refusal::not_ready(failed).coded(served.cache.trouble()).into()
 }
@@ -310,4 +330,28 @@ fn log_attempt(
     let (method, host, path) = (&request.method, ready.origin.host.to_str().unwrap_or_default(), request.path());
     let (base_path, took) = (&ready.base_path, since.elapsed().as_millis());
     log::debug!("{method} {host}{base_path}{path} for `{profile}`: {outcome}, {took} ms");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::pending;
+
+    use super::*;
+
+    #[test]
+    fn the_time_without_a_response_begins_with_the_last_part_of_the_request() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let limit = Duration::from_millis(5);
+        for parts in [0, 1, 3] {
+            let looks = Cell::new(0);
+            let given_at = || {
+                looks.set(looks.get() + 1);
+                (looks.get() <= parts).then(Instant::now)
+            };
+            let sent = runtime.block_on(unless_silent(limit, given_at, pending::<Result<(), _>>()));
+            assert!(matches!(sent, Err(SendError::Silent(silent)) if silent == limit), "{sent:?}");
+            assert_eq!(looks.get(), parts + 1);
+        }
+    }
 }

@@ -11,6 +11,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
 
 use hyper::body::{Body as _, Bytes};
 
@@ -87,8 +88,9 @@ struct Source {
     /// called.
     keeps: bool,
     has_reader: bool,
-    /// How many chunks the newest reader gave out.
+    /// How many chunks the newest reader gave out, and when it gave out the last one, if that was not the first.
     given: usize,
+    given_at: Option<Instant>,
     length: u64,
     ended: bool,
     broken: Option<Broken>,
@@ -129,6 +131,7 @@ impl RequestBody {
         }
         source.has_reader = true;
         source.given = 0;
+        source.given_at = None;
         Some(Reader { request_body: self.clone(), position: 0, given_length: 0 })
     }
 
@@ -161,6 +164,11 @@ impl RequestBody {
         let mut source = self.0.borrow_mut();
         source.keeps = false;
         source.drop_given();
+    }
+
+    /// When a further part of it was last sent: what comes at once is not noted.
+    pub(super) fn given_at(&self) -> Option<Instant> {
+        self.0.borrow().given_at
     }
 
     pub(super) fn broken(&self) -> Option<Broken> {
@@ -235,6 +243,7 @@ impl Source {
             keeps: true,
             has_reader: false,
             given: 0,
+            given_at: None,
             length: 0,
             ended: false,
             broken: None,
@@ -355,6 +364,9 @@ impl Reader {
         // Chunks are kept for the newest reader only; an older one is not read any more.
         let kept = self.position.checked_sub(source.dropped).and_then(|place| source.kept.get(place)).cloned();
         let Some(chunk) = kept else { return Poll::Ready(Some(Err(Broken::ByClient))) };
+        if self.position > 0 {
+            source.given_at = Some(Instant::now());
+        }
         self.position += 1;
         self.given_length += chunk.len() as u64;
         source.given = self.position;
@@ -374,5 +386,25 @@ impl Reader {
     pub(super) fn length(&self) -> Option<u64> {
         let source = self.request_body.0.borrow();
         source.ended.then(|| source.length - self.given_length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_after_the_first_is_noted_when_it_is_given_out() {
+        let body =
+            RequestBody::whole(vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")], &Budget::new(usize::MAX));
+        let mut reader = body.reader().unwrap();
+        let mut is_noted = || {
+            let _ = reader.poll_chunk(&mut Context::from_waker(Waker::noop()));
+            body.given_at().is_some()
+        };
+        assert_eq!([is_noted(), is_noted()], [false, true]);
+        // Another attempt begins anew.
+        let _ = body.reader().unwrap();
+        assert_eq!(body.given_at(), None);
     }
 }

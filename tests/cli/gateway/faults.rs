@@ -54,6 +54,22 @@ fn a_slow_response_is_forwarded_as_it_arrives() {
 }
 
 #[test]
+fn a_request_may_take_longer_than_the_timeout_without_a_byte() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &["--timeout", "2s"]);
+    let mut client = gateway.send("POST /v1/chat/completions", "Transfer-Encoding: chunked\r\n", b"");
+    for length in 1..=25 {
+        client.write(&chunk("x"));
+        upstream.wait_for_body(length);
+        thread::sleep(Duration::from_millis(90));
+    }
+    client.write(b"0\r\n\r\n");
+    let got = client.got();
+    assert!(got.is(200).after > Duration::from_secs(2), "longer in all than between two pieces");
+}
+
+#[test]
 fn a_response_that_never_begins_times_out() {
     let upstream = Upstream::start(|_, _, connection| until_closed(connection));
     let machine = logged_in(&upstream);
