@@ -154,7 +154,9 @@ def kubernetes_manifest_for_other_machines(program):
         mounted_secret(below["keys"], 1, {"dashscope": "sk-not-the-key-0123456789", "gateway": own})
         mounted_secret(below["tls"], 1, pair)
         config = config_for_test(config_map["data"]["config.toml"], {mounts["keys"]: below["keys"]})
-        secret(below["config"] / "config.toml", config, mode=0o444)
+        # A file of its own, as `subPath` mounts it: kubelet makes the directory of a whole ConfigMap 02777.
+        assert [mount.get("subPath") for mount in container["volumeMounts"] if mount["name"] == "config"] == ["config.toml"]
+        secret(below["config"], config, mode=0o444)
         data = root / "data"
         os.chown(data, USER, USER)
         data.chmod(0o700)
@@ -210,7 +212,8 @@ def compose_gateway_and_valkey(program):
         lines = [line[2:] for line in page.split("```console\n")[1].split("```")[0].splitlines()]
         made = [line for line in lines if "docker" not in line]
         for name, content in (("dashscope.key", KEY), ("tls.pem", (team.ca / "one.pem").read_text()), ("tls.key", (team.ca / "one.key").read_text())):
-            (team.network.root / name).write_text(content)
+            # As who has such a file keeps it.
+            secret(team.network.root / name, content, group=0, mode=0o600)
         shutil.copy(folder / "valkey.conf", team.network.root)
         checked(["sh", "-ec", "\n".join(made)], team.network.root)
         assert {file.name for file in secrets.iterdir()} == set(compose["secrets"])
