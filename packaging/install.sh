@@ -40,6 +40,8 @@ target() {
 
 download() {
   case $1 in
+    # What stands before `@` only looks like the host.
+    http*@*) fail "$1 has user information in it" ;;
     https://*) protocol='=https' ;;
     http://127.0.0.1[:/]* | http://localhost[:/]*) protocol='=http' ;;
     /*) cp "$1" "$2" || fail "cannot copy $1"; return ;;
@@ -60,14 +62,15 @@ download() {
 
 sha256() {
   if command -v sha256sum >/dev/null; then
-    sha256sum "$1"
+    set -- sha256sum "$1"
   elif command -v shasum >/dev/null; then
-    shasum -a 256 "$1"
+    set -- shasum -a 256 "$1"
   elif command -v openssl >/dev/null; then
-    openssl dgst -sha256 -r "$1"
+    set -- openssl dgst -sha256 -r "$1"
   else
     fail 'none of sha256sum, shasum and openssl is installed, so the download cannot be checked'
-  fi | cut -d ' ' -f 1
+  fi
+  "$@" | cut -d ' ' -f 1
 }
 
 # Removes what the list of an earlier installation names, but not what is in the list $1.
@@ -97,13 +100,13 @@ uninstall() {
 # Files of the archive → where they go, relative to the prefix.
 lay_out() {
   mkdir -p "$work/new/bin" "$work/new/share/man/man1" "$work/new/share/bash-completion/completions" \
-    "$work/new/share/zsh/site-functions" "$work/new/share/fish/vendor_completions.d" "$work/new/share/qwenauth"
+    "$work/new/share/zsh/site-functions" "$work/new/share/fish/vendor_completions.d" "$work/new/share/doc/qwenauth"
   cp "$1/qwenauth" "$work/new/bin/qwenauth"
   cp "$1"/man/*.1 "$work/new/share/man/man1/"
   cp "$1/completions/qwenauth.bash" "$work/new/share/bash-completion/completions/qwenauth"
   cp "$1/completions/_qwenauth" "$work/new/share/zsh/site-functions/_qwenauth"
   cp "$1/completions/qwenauth.fish" "$work/new/share/fish/vendor_completions.d/qwenauth.fish"
-  cp "$1/LICENSE" "$work/new/share/qwenauth/LICENSE"
+  cp "$1/LICENSE" "$work/new/share/doc/qwenauth/LICENSE"
   chmod 755 "$work/new/bin/qwenauth"
   # The list comes last in itself, so that removing by it ends with it; the program comes last of all into place.
   (cd "$work/new" && find share -type f | LC_ALL=C sort && echo bin/qwenauth && echo "$list_name") >"$work/list"
@@ -119,21 +122,24 @@ install() {
   [ -n "$expected" ] || fail "this release has no build for $target"
   archive="qwenauth-$version-$target.tar.gz"
 
+  made=
+  [ -d "$prefix" ] || made=$prefix
   mkdir -p "$prefix" 2>/dev/null && [ -w "$prefix" ] || fail "cannot write to $prefix" 'pass --prefix DIR'
   # Beside its destination, so that each file is put into place by one rename.
   work=$(mktemp -d "$prefix/.qwenauth-install.XXXXXX") || fail "cannot write to $prefix"
-  trap 'rm -rf -- "$work"' EXIT
+  # A directory that was made for this goes again if nothing came into it.
+  trap 'rm -rf -- "$work"; [ -z "$made" ] || rmdir -- "$made" 2>/dev/null || true' EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
 
   download "$from/$archive" "$work/$archive"
-  found=$(sha256 "$work/$archive")
+  found=$(sha256 "$work/$archive") || exit 1
   [ "$found" = "$expected" ] || fail "the checksum of $archive is wrong; nothing was installed" "expected $expected, found $found"
   tar -xzf "$work/$archive" -C "$work"
   lay_out "$work/qwenauth-$version-$target"
   "$work/new/bin/qwenauth" --version >/dev/null || fail 'the program does not start here; nothing was installed'
 
-  mkdir -p "$prefix/share/qwenauth"
+  mkdir -p "$prefix/share/doc/qwenauth"
   remove_installed "$work/list"
   # An interrupted run can be repeated or undone: the list is there before the files are.
   mv -f "$work/list" "$list"
@@ -177,7 +183,7 @@ main() {
     /*) ;;
     *) prefix=$PWD/$prefix ;;
   esac
-  list_name=share/qwenauth/installed-files
+  list_name=share/doc/qwenauth/installed-files
   list=$prefix/$list_name
   "$action"
 }

@@ -7,6 +7,9 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use url::Url;
+
+use crate::error::path_for_sh;
 use crate::platform::disk;
 
 const PUBLISHED: bool = !env!("CARGO_PKG_REPOSITORY").is_empty();
@@ -152,7 +155,7 @@ fn channel(program: &Path, system: &System) -> Channel {
             return Channel::Rpm;
         }
     }
-    if prefix.join("share/qwenauth/installed-files").exists() {
+    if prefix.join("share/doc/qwenauth/installed-files").exists() {
         return Channel::Script(prefix.to_owned());
     }
     if let Some(source) = recorded_by_cargo(prefix) {
@@ -217,26 +220,28 @@ fn upgrade(channel: &Channel, published: bool) -> String {
     };
     match channel {
         Channel::Source(directory) => format!("upgrade with `git pull` and a new build in `{}`", directory.display()),
-        Channel::Cargo(source) => match source.strip_prefix("path+file://") {
-            Some(directory) => {
-                let directory = directory.split('#').next().unwrap_or(directory);
-                format!("upgrade with `git pull` in `{directory}`, then `cargo install --locked --path {directory}`")
+        Channel::Cargo(source) => {
+            match source.strip_prefix("path+").and_then(|url| Url::parse(url).ok()?.to_file_path().ok()) {
+                Some(directory) => {
+                    let (shown, directory) = (directory.display(), path_for_sh(&directory));
+                    format!("upgrade with `git pull` in `{shown}`, then `cargo install --locked --path {directory}`")
+                }
+                None => named("cargo install --locked qwenauth", "cargo install --locked --path DIR"),
             }
-            None => named("cargo install --locked qwenauth", "cargo install --locked --path DIR"),
-        },
+        }
         Channel::Npm { global: true } => named("npm install --global qwenauth@latest", "npm install --global FILE"),
         Channel::Npm { global: false } => named("npm install qwenauth@latest", "npm install FILE"),
         Channel::UvTool => named("uv tool upgrade qwenauth", "uv tool install --force FILE"),
         Channel::Pipx => named("pipx upgrade qwenauth", "pipx install --force FILE"),
         Channel::Pip(pip) => {
-            let pip = pip.display();
+            let pip = path_for_sh(pip);
             named(&format!("{pip} install --upgrade qwenauth"), &format!("{pip} install --upgrade FILE"))
         }
         Channel::Homebrew => named("brew upgrade qwenauth", "brew reinstall FILE"),
         Channel::Dpkg => with_file("dpkg -i FILE"),
         Channel::Rpm => with_file("rpm -U FILE"),
         Channel::Script(prefix) => {
-            format!("upgrade with `sh install.sh --prefix {}`, the script of the newer release", prefix.display())
+            format!("upgrade with `sh install.sh --prefix {}`, the script of the newer release", path_for_sh(prefix))
         }
         Channel::Image => "upgrade with the image of the newer release".to_owned(),
         Channel::Temporary(_) => "install it before other programs are set up to use it".to_owned(),
@@ -309,7 +314,7 @@ mod tests {
         let record = |source: &str| format!("[v1]\n\"other 1.0.0 (x)\" = []\n{source}");
         let of_source = record("\"qwenauth 0.1.0 (path+file:///src)\" = [\"qwenauth\"]\n");
         let python = "lib/python3.12/site-packages/qwenauth-0.1.0.dist-info/RECORD";
-        let script = prefix_with("share/qwenauth/installed-files", "");
+        let script = prefix_with("share/doc/qwenauth/installed-files", "");
         let cargo = prefix_with(".crates.toml", &of_source);
         let pip = prefix_with(python, "");
         let other = prefix_with(".crates.toml", &record(""));
@@ -336,6 +341,18 @@ mod tests {
             let root = prefix_with(note, "");
             let system = System { root: root.path().to_owned(), ..bare() };
             assert_eq!(channel(Path::new("/usr/bin/qwenauth"), &system), expected, "{note}");
+        }
+    }
+
+    #[test]
+    fn a_line_to_paste_is_quoted() {
+        for (channel, line) in [
+            (Channel::Script("/opt/my tools".into()), "`sh install.sh --prefix '/opt/my tools'`"),
+            (Channel::Cargo("path+file:///opt/my%20src#0.1.0".into()), "`cargo install --locked --path '/opt/my src'`"),
+            (Channel::Pip("/my env/bin/pip".into()), "`'/my env/bin/pip' install --upgrade FILE`"),
+        ] {
+            let upgrade = upgrade(&channel, false);
+            assert!(upgrade.contains(line), "{upgrade}");
         }
     }
 

@@ -121,13 +121,15 @@ def install_script(packages):
                 "fish": "/home/.local/share/fish/vendor_completions.d/qwenauth.fish",
             }
             check_completions(root, "/home/.local/bin/qwenauth", shells)
+            # Nothing of it is in the directory of the logins, which is private.
+            assert not (share / "qwenauth").exists() or (share / "qwenauth").stat().st_mode & 0o777 == 0o700
             # The list names each file, and removing by it leaves the login, which is not the script's.
-            listed = set((share / "qwenauth/installed-files").read_text().split())
+            listed = set((share / "doc/qwenauth/installed-files").read_text().split())
             found = {path.removeprefix("home/.local/") for path in left_in(root) if not path.endswith("/")}
             assert {path for path in found if "credentials" not in path and path in listed} == listed, found
             # Again, as an upgrade: a file that the newer version does not have goes.
             (share / "man/man1/qwenauth-old.1").touch()
-            with open(share / "qwenauth/installed-files", "a") as names:
+            with open(share / "doc/qwenauth/installed-files", "a") as names:
                 names.write("share/man/man1/qwenauth-old.1\n")
             run(piped, script(packages), environment).ok()
             check_pages(share / "man/man1")
@@ -146,18 +148,26 @@ def install_script_refuses(packages):
             environment = tools(root, "curl")
             done = run(["sh", "-s", "--", "--from", server.url], script(packages), environment)
             done.fails(f"the checksum of {name} is wrong; nothing was installed")
-            assert left_in(root) - {"home/.local/"} == set(), left_in(root)
+            assert left_in(root) == set(), left_in(root)
     with Root() as root, Server({}) as server:
         environment = tools(root, "curl")
         run(["sh", "-s", "--", "--from", server.url], script(packages), environment).fails("cannot download")
         run(["sh", "-s", "--", "--from", "http://example.invalid/x"], script(packages), environment).fails("is not an https address")
+        address = f"http://127.0.0.1:x@{server.url.removeprefix('http://')}"
+        run(["sh", "-s", "--", "--from", address], script(packages), environment).fails("has user information in it")
         run(["sh", "-s", "--", "--from"], script(packages), environment).fails("--from needs a value")
         run(["sh", "-s", "--", "--uninstall"], script(packages), environment).fails("was not installed in")
         # Cut anywhere before its end, the script does nothing.
         text = script(packages)
         for length in range(0, len(text) - len('main "$@"\n'), 97):
             run(["sh", "-s", "--", "--from", server.url], text[:length], environment)
-        assert left_in(root) - {"home/.local/"} == set(), left_in(root)
+        assert left_in(root) == set(), left_in(root)
+    with Root() as root, Server({f"/{name}": good}) as server:
+        environment = tools(root, "curl")
+        (root.path / "tools/sha256sum").unlink()
+        done = run(["sh", "-s", "--", "--from", server.url], script(packages), environment)
+        done.fails("none of sha256sum, shasum and openssl is installed")
+        assert "is wrong" not in done.stderr and left_in(root) <= {"tools/sha256sum"}, (done, left_in(root))
     with Root() as root, Server({f"/{name}": good}) as server:
         environment = tools(root, "curl")
         (root.path / "home/.local/bin").mkdir(parents=True)
@@ -192,7 +202,7 @@ def install_script_interrupted(packages):
                     go_on.set()
                     process.poll() is None and process.kill()
             assert code != 0, number
-            assert left_in(root) - {"home/.local/"} == set(), (number, left_in(root))
+            assert left_in(root) == set(), (number, left_in(root))
 
 
 def homebrew_formula(packages):

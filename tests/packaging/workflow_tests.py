@@ -259,6 +259,11 @@ def workload_identity(packages):
 
 
 def action(packages):
+    # The Bash 3.2 of macOS takes an empty array for a variable that is not set.
+    for script in (REPOSITORY / "packaging/action").glob("[il]*"):
+        for name in re.findall(r'^(\w+)=\(\)', script.read_text(), re.M):
+            uses = script.read_text().count(f'"${{{name}[@]}}"')
+            assert uses and uses == script.read_text().count(f'${{{name}[@]+"${{{name}[@]}}"}}'), (script, name)
     archive = (packages / ARCHIVE).read_bytes()
     digest = hashlib.sha256(archive).hexdigest()
     with Server({f"/v/{ARCHIVE}": archive}) as server, Provider(KEY) as provider:
@@ -299,6 +304,9 @@ def action(packages):
             ({"version": "1; id"}, {}, "is not a version"),
             ({"download-url": "http://example.invalid/"}, {}, "is not an https address"),
             ({"download-url": f"{server.url}/none"}, {}, "cannot download"),
+            ({"download-url": "http://127.0.0.1:1@example.invalid/"}, {}, "has user information in it"),
+            (login | {"verify": "yes"}, {}, "the input verify is neither true nor false"),
+            (login | {"export": "True"}, {}, "the input export is neither true nor false"),
             (login, {"secret": ""}, "the input api-key is empty"),
             (login | {"provider": ""}, {}, "the input provider is missing"),
             ({"provider": "openrouter", "workload-identity-policy": "p"}, {}, "the job has no identity"),
