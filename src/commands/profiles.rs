@@ -7,6 +7,7 @@ use super::{print, print_document};
 use crate::cli::ProfilesArgs;
 use crate::credentials::{Kind, Stored};
 use crate::error::printable;
+use crate::say::Screen;
 use crate::session::Session;
 
 pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
@@ -40,7 +41,8 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
         return print_document(&json!({ "schema": 1, "profiles": rows }));
     }
     if lines.is_empty() {
-        return print("no stored profile; log in with `qwenauth login`\n");
+        let none = Screen::stdout().translate("no stored profile; log in with `qwenauth login`");
+        return print(&format!("{none}\n"));
     }
     print(&lines.concat())
 }

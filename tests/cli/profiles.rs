@@ -177,6 +177,8 @@ fn profiles_lists_what_is_stored_and_no_secret() {
         "  qwen                 qwen           oauth\n  home                 groq           api_key\n* work                 groq           api_key\n",
     );
     Machine::new().run(["profiles"]).stdout("no stored profile; log in with `qwenauth login`\n");
+    let in_russian = Machine::new().variable("QWENAUTH_LANG", "ru");
+    in_russian.run(["profiles"]).stdout("нет сохранённых профилей; войдите через `qwenauth login`\n");
 }
 
 #[test]
