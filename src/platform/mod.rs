@@ -15,7 +15,7 @@
 //! disk.rs        opening, making, comparing and replacing files
 //! processes.rs   programs: found, started, become
 //! service.rs     a program as a service of the user
-//! signals.rs     signals deferred while a credential is replaced, and given to a child as they were found
+//! signals.rs     signals deferred while a credential is replaced, at a prompt, and given to a child as they were found
 //! socket.rs      a socket in the file system that programs of the user connect to
 //! supervisor.rs  a child process that is outlived: signals, job control, how it ended
 //! system.rs      clocks, home directory, memory, stdout

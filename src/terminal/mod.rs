@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 pub(crate) use self::qr::Code;
 use crate::error::printable;
+use crate::platform::signals::PromptSignals;
 use crate::platform::system;
 use crate::say::{Screen, Style, cut};
 use crate::secret::Secret;
@@ -47,6 +48,7 @@ pub(crate) fn print(line: &str) {
 /// Asks a yes-or-no question; the default is no. `y` or `yes` and Enter mean yes: a key that is pasted does not. Input
 /// typed before the question does not answer it, and input typed behind the answer is discarded.
 pub(crate) fn confirm(question: &str) -> Result<bool> {
+    let _restored = PromptSignals::of_keys();
     discard_typed_ahead();
     let term = Term::stderr();
     let screen = Screen::stderr();
@@ -88,6 +90,7 @@ pub(crate) fn discard_typed_ahead() {
 /// Asks for a secret, which is not shown. What was typed before the echo went off was shown and is discarded, as
 /// `getpass` does.
 pub(crate) fn hidden(question: &str, may_be_empty: bool) -> Result<Secret> {
+    let _restored = PromptSignals::of_line();
     discard_typed_ahead();
     let typed = dialoguer::Password::new()
         .with_prompt(Screen::stderr().translate(&printable(question)))
@@ -107,6 +110,7 @@ pub(crate) struct Row {
 
 /// Lets one of `rows` be chosen, with arrows and by typing a part of it; `None` when none is. Nothing of the list stays.
 pub(crate) fn choose(question: &str, rows: &[Row]) -> Result<Option<usize>> {
+    let _restored = PromptSignals::of_keys();
     discard_typed_ahead();
     let term = Term::stderr();
     let mut filter = String::new();

@@ -54,6 +54,7 @@ mod places;
 mod practice;
 mod processes;
 mod profiles;
+mod prompts;
 mod providers;
 mod proxies;
 mod published;

@@ -15,8 +15,8 @@ pub(crate) const LARGE: (u16, u16) = (60, 120);
 
 /// A terminal that is stdin and stderr of a run.
 pub(crate) struct Terminal {
-    running: Running,
-    terminal: PseudoTerminal,
+    pub(crate) running: Running,
+    pub(crate) terminal: PseudoTerminal,
 }
 
 impl Terminal {
@@ -313,7 +313,7 @@ fn escape_from_the_list_logs_in_to_nothing() {
 }
 
 /// A provider with a key at the machine's server.
-fn with_groq() -> Machine {
+pub(crate) fn with_groq() -> Machine {
     let machine = Machine::new().configured("[providers.groq]\nbase_url = \"{server}/groq/v1\"\n");
     machine.server.serve("/groq/v1/models", |request| match request.bearer() {
         "granted-typed" | "granted-found" => Reply::json(200, json!({"data": []})),

@@ -1,15 +1,17 @@
-//! Signals deferred while a credential is replaced, and the original signal dispositions for `exec`.
+//! Signals deferred while a credential is replaced, the terminal restored by those that end a prompt, and the original
+//! signal dispositions for `exec`.
 //!
 //! Hazard: Ctrl-C between "the server rotated the token" and "the file holds it" loses the login. Rule:
 //! [`DeferredSignals`] records INT, TERM and HUP and raises them again when the file is safe.
+//! Hazard: a program that dies at a prompt leaves the terminal without echo. Rule: no prompt without [`PromptSignals`].
 
 #![expect(unsafe_code, reason = "signal dispositions have no safe interface; handlers here only use atomics and raise")]
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use nix::libc::c_int;
+use nix::libc::{STDIN_FILENO, TCSANOW, c_int, getpgrp, tcgetattr, tcgetpgrp, tcsetattr, termios};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use tokio::signal::unix;
 
@@ -40,6 +42,22 @@ fn raise_noted() {
     }
 }
 
+/// Installs one of the two handlers here, and returns what was there before. A signal that is ignored stays ignored.
+fn handle(signal: Signal, action: &SigAction) -> Option<(Signal, SigAction)> {
+    // SAFETY: the handlers only call what is async-signal-safe.
+    let old = unsafe { sigaction(signal, action) }.ok()?;
+    if matches!(old.handler(), SigHandler::SigIgn) {
+        put_back((signal, old));
+        return None;
+    }
+    Some((signal, old))
+}
+
+fn put_back((signal, old): (Signal, SigAction)) {
+    // SAFETY: puts back what was there.
+    let _ = unsafe { sigaction(signal, &old) };
+}
+
 /// While one is alive, INT, TERM and HUP are only recorded. When the last one is dropped, a recorded signal is raised
 /// again with its previous disposition. Signals that were ignored stay ignored.
 pub(crate) struct DeferredSignals(());
@@ -50,16 +68,7 @@ impl DeferredSignals {
         if holders.0 == 0 {
             HOLDING.store(true, Ordering::SeqCst);
             let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
-            for signal in DEFERRED {
-                // SAFETY: the handler only uses atomics and raise(3), which are async-signal-safe.
-                let Ok(old) = (unsafe { sigaction(signal, &action) }) else { continue };
-                if matches!(old.handler(), SigHandler::SigIgn) {
-                    // SAFETY: puts back what was there.
-                    let _ = unsafe { sigaction(signal, &old) };
-                } else {
-                    holders.1.push((signal, old));
-                }
-            }
+            holders.1 = DEFERRED.into_iter().filter_map(|signal| handle(signal, &action)).collect();
         }
         holders.0 += 1;
         Self(())
@@ -78,13 +87,78 @@ impl Drop for DeferredSignals {
         if holders.0 > 0 {
             return;
         }
-        for (signal, old) in holders.1.drain(..) {
-            // SAFETY: puts back what was there.
-            let _ = unsafe { sigaction(signal, &old) };
-        }
+        holders.1.drain(..).for_each(put_back);
         HOLDING.store(false, Ordering::SeqCst);
         drop(holders);
         raise_noted();
+    }
+}
+
+/// The signals that end a program.
+pub(super) const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// The terminal on stdin as it was before the first prompt.
+static TERMINAL: OnceLock<termios> = OnceLock::new();
+
+fn terminal() -> Option<termios> {
+    let mut terminal = std::mem::MaybeUninit::uninit();
+    // SAFETY: the result was written if the call returned 0. tcgetattr(3) is async-signal-safe.
+    unsafe { (tcgetattr(STDIN_FILENO, terminal.as_mut_ptr()) == 0).then(|| terminal.assume_init()) }
+}
+
+fn set_terminal(terminal: &termios) {
+    // SAFETY: the descriptor is a number, and the state is a whole one. tcsetattr(3) is async-signal-safe.
+    unsafe { tcsetattr(STDIN_FILENO, TCSANOW, terminal) };
+}
+
+fn at_prompt() -> SigAction {
+    // In the handler the signal has its default again and is not blocked.
+    let flags = SaFlags::SA_RESTART | SaFlags::SA_RESETHAND | SaFlags::SA_NODEFER;
+    SigAction::new(SigHandler::Handler(leave_prompt), flags, SigSet::empty())
+}
+
+/// Async-signal-safe. Restores the terminal, unless another program is in its foreground, and ends or stops as the signal
+/// does. Returns when the stopped program continues.
+extern "C" fn leave_prompt(signal: c_int) {
+    let (Some(before), Some(prompt)) = (TERMINAL.get(), terminal()) else { return };
+    let Ok(signal) = Signal::try_from(signal) else { return };
+    // SAFETY: both only return a number. There is no foreground on a terminal that does not control this process.
+    let (foreground, own) = unsafe { (tcgetpgrp(STDIN_FILENO), getpgrp()) };
+    if foreground == -1 || foreground == own {
+        set_terminal(before);
+    }
+    let _ = raise(signal);
+    handle(signal, &at_prompt());
+    set_terminal(&prompt);
+}
+
+/// While one is alive, a signal that ends the program first restores the terminal as it was before the first prompt.
+pub(crate) struct PromptSignals(Vec<(Signal, SigAction)>);
+
+impl PromptSignals {
+    /// For a prompt that reads single keys.
+    pub(crate) fn of_keys() -> Self {
+        Self::of(&ENDING)
+    }
+
+    /// For a prompt that reads a line: Ctrl-Z stops it, and restores the terminal too.
+    pub(crate) fn of_line() -> Self {
+        Self::of(&[&ENDING[..], &[Signal::SIGTSTP]].concat())
+    }
+
+    fn of(signals: &[Signal]) -> Self {
+        if TERMINAL.get().is_none()
+            && let Some(terminal) = terminal()
+        {
+            let _ = TERMINAL.set(terminal);
+        }
+        Self(signals.iter().filter_map(|&signal| handle(signal, &at_prompt())).collect())
+    }
+}
+
+impl Drop for PromptSignals {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(put_back);
     }
 }
 

@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::signals::ENDING;
 use crate::error::{Failed, Failure};
 
 /// How a program ended.
@@ -44,9 +45,6 @@ impl Ended {
         }
     }
 }
-
-/// The signals that end a program.
-const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
 /// Further signals that a process which represents its program forwards. Those that stop a process are blocked, too:
 /// the program decides whether it stops (an editor first restores the terminal), and this process follows it.

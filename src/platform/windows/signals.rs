@@ -47,6 +47,19 @@ impl Drop for DeferredSignals {
     }
 }
 
+/// A prompt here changes nothing of the console that outlives it.
+pub(crate) struct PromptSignals(());
+
+impl PromptSignals {
+    pub(crate) fn of_keys() -> Self {
+        Self(())
+    }
+
+    pub(crate) fn of_line() -> Self {
+        Self(())
+    }
+}
+
 /// There are no signals to record.
 pub extern "C" fn before_main() {}
 

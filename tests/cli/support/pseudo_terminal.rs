@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::libc;
 use nix::pty::Winsize;
-use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 
 use super::machine::until;
 use super::server::PATIENCE;
@@ -102,9 +102,13 @@ impl PseudoTerminal {
         }
     }
 
+    pub(crate) fn settings(&self) -> Termios {
+        tcgetattr(&self.keyboard).unwrap()
+    }
+
     /// What is typed before a prompt has switched the echo off is lost.
     pub(crate) fn wait_until_hidden(&self) {
-        let echoes = || tcgetattr(&self.keyboard).unwrap().local_flags.contains(LocalFlags::ECHO);
+        let echoes = || self.settings().local_flags.contains(LocalFlags::ECHO);
         until("the echo is off", || !echoes());
     }
 
