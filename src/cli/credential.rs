@@ -23,11 +23,12 @@ const SCRIPTS: &str = "Scripts and CI";
   pass show groq | qwenauth login groq --profile work --api-key-stdin
   qwenauth login dashscope --api-key-command 'op read op://Private/Qwen/key'
   qwenauth login dashscope --store keyring
-  qwenauth login custom --base-url http://127.0.0.1:8000/v1 --model qwen3-coder
-  qwenauth login openrouter --workload-identity --policy ID   in a CI job, with no stored secret
+  qwenauth login custom --base-url http://127.0.0.1:8000/v1 --model qwen3-32b
+  qwenauth login openrouter --workload-identity --policy ID
+                                  in a CI job, with no stored secret
   qwenauth login team --base-url https://qwen.example.com/v1 --api-key-stdin
-                                  a server under a name that you choose, such as a team's gateway
-  qwenauth login --json           events for a script, one JSON object per line
+                                  a server under a name of your choice
+  qwenauth login --json           events for a script, one JSON object a line
   qwenauth login --no-wait --json after the approval: qwenauth login --resume
 
 Running `login` again while one is pending shows the same code.")]
@@ -131,7 +132,7 @@ pub(crate) enum Qr {
 #[command(after_help = "Examples:
   qwenauth status
   qwenauth status --all --json
-  qwenauth status --check         check with the API that it accepts the credential")]
+  qwenauth status --check         check that the API accepts the credential")]
 pub(crate) struct StatusArgs {
     /// Print JSON
     #[arg(long)]

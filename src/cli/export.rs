@@ -19,7 +19,7 @@ use super::value::{Listen, address, duration, listen, percent, public_url, size}
   qwenauth env --format nushell | from json | load-env
   eval (qwenauth env --format elvish | slurp)          elvish
   for /f \"delims=\" %i in ('qwenauth env --format cmd') do @%i
-  qwenauth env --format dotenv > .env                  the file contains a secret
+  qwenauth env --format dotenv > .env                  contains a secret
   qwenauth env --format github >> \"$GITHUB_ENV\"")]
 pub(crate) struct EnvArgs {
     /// Output format (default: `sh`, on Windows that of the shell that runs qwenauth)
@@ -193,14 +193,15 @@ impl Default for GatewayOptions {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qwenauth gateway
-  qwenauth gateway --listen 127.0.0.1:8399 --api-key-file ~/.config/gateway-key
+  qwenauth gateway --listen 127.0.0.1:8399 --api-key-file ~/.gateway-key
   qwenauth gateway --log ~/gateway.jsonl
-  qwenauth gateway --install               a service that starts now and with each session
+  qwenauth gateway --install       start it now and with each session
   qwenauth gateway --all-profiles --metrics
   qwenauth gateway --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem
   qwenauth gateway --listen unix:/run/user/1000/qwenauth.sock
-  qwenauth gateway --keys                  each person and job with a key of their own; see `qwenauth keys`
-  qwenauth exec --gateway -- opencode      one program, with a gateway of its own")]
+  qwenauth gateway --keys          a key per person and job: `qwenauth keys`
+  qwenauth exec --gateway -- opencode
+                                   one program, with a gateway of its own")]
 pub(crate) struct GatewayArgs {
     /// Address to listen on (port 0 picks a free port), or `unix:PATH` for a socket of this user (not on Windows)
     #[arg(long, value_name = "ADDR", value_parser = listen, default_value = "127.0.0.1:0")]
@@ -276,7 +277,7 @@ pub(crate) struct GatewayArgs {
 #[command(after_help = "Examples:
   qwenauth usage
   qwenauth usage --days 30 --json
-  qwenauth usage --check          query the provider for the remaining quota, if supported
+  qwenauth usage --check          query the provider for the remaining quota
   qwenauth usage --team           the usage of each key of `qwenauth keys`
   qwenauth usage --team --by owner --days 30 --json")]
 pub(crate) struct UsageArgs {

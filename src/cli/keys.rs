@@ -11,7 +11,7 @@ use super::value::{Bound, bound, duration};
                   their usage; a change applies from the next request on. Only a hash of a key is stored.
 
 Examples:
-  qwenauth keys create ann --owner ann@example.com --rpm 60 --budget '20 USD/month'
+  qwenauth keys create ann --owner ann@example.com --budget '20 USD/month'
   qwenauth keys create ci --models 'qwen3-coder*' --parallel 4 --expires 90d
   qwenauth gateway --keys
   qwenauth keys list
@@ -46,8 +46,9 @@ A budget is in US dollars and needs the prices of the models in config.toml, per
   output = 5.0
 
 Examples:
-  qwenauth keys create ann --owner ann@example.com --rpm 60 --budget '20 USD/month'
-  qwenauth keys create ci --models 'qwen3-coder*' --parallel 4 --expires 90d | gh secret set QWEN_KEY
+  qwenauth keys create ann --owner ann@example.com --budget '20 USD/month'
+  qwenauth keys create ci --models 'qwen3-coder*' --rpm 60 --expires 90d
+  qwenauth keys create job --parallel 4 | gh secret set QWEN_KEY
   qwenauth keys create report --tpd 2000000 --profiles dashscope --json"
 )]
 pub(crate) struct CreateKeyArgs {
@@ -102,7 +103,7 @@ pub(crate) struct KeyLimitOptions {
 
 Examples:
   qwenauth keys list
-  qwenauth keys list --json | jq -r '.keys[] | select(.state == \"active\") | .name'")]
+  qwenauth keys list --json | jq -r '.keys[] | select(.state==\"active\").name'")]
 pub(crate) struct ListKeysArgs {
     /// Print JSON
     #[arg(long)]

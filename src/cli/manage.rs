@@ -69,9 +69,10 @@ pub(crate) struct UseArgs {
   qwenauth setup codex --print    show what would be written
   qwenauth setup codex --remove   undo it
   qwenauth setup opencode --gateway
-                                  through `qwenauth gateway`, which renews and limits the rate
-  qwenauth setup opencode --gateway-url https://qwen.example.com --model qwen3-coder-plus
-                                  through the gateway of a team, with the key in `QWENAUTH_TEAM_KEY`")]
+                                  through `qwenauth gateway`
+  qwenauth setup opencode --gateway-url https://qwen.example.com --model ID
+                                  through a team's gateway, with the key in
+                                  `QWENAUTH_TEAM_KEY`")]
 pub(crate) struct SetupArgs {
     /// The tool (default: list them)
     pub(crate) tool: Option<String>,
@@ -117,7 +118,7 @@ pub(crate) const GATEWAY_ADDRESS: &str = "127.0.0.1:7936";
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   qwenauth doctor
-  qwenauth doctor --fix           fix file modes, stale locks and leftover files
+  qwenauth doctor --fix           fix file modes, stale locks, leftover files
   qwenauth doctor --team          check the gateway of the team as well
   qwenauth doctor --json")]
 pub(crate) struct DoctorArgs {
@@ -137,7 +138,7 @@ pub(crate) struct DoctorArgs {
 /// Inside the sandbox every `qwenauth …` uses the practice provider; your files and logins are not touched.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  qwenauth sandbox --tour         watch login, status, exec, refresh, token, env and logout
+  qwenauth sandbox --tour         watch login, status, exec, token and others
   qwenauth sandbox                a shell to try things in
   qwenauth sandbox -- sh -c 'qwenauth login && qwenauth exec -- env'
 
@@ -163,7 +164,8 @@ pub(crate) struct SandboxArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   mkdir -p ~/.local/share/bash-completion/completions
-  qwenauth completions bash > ~/.local/share/bash-completion/completions/qwenauth
+  qwenauth completions bash > \\
+    ~/.local/share/bash-completion/completions/qwenauth
 
   mkdir -p ~/.zfunc    # and in ~/.zshrc, before compinit: fpath+=~/.zfunc
   qwenauth completions zsh > ~/.zfunc/_qwenauth

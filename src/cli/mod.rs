@@ -205,6 +205,28 @@ mod tests {
         Narrow::command().debug_assert();
     }
 
+    /// Clap breaks a longer line at any word, into lines that cannot be pasted and columns that look like entries.
+    #[test]
+    fn no_example_and_no_row_of_a_table_is_broken_at_80_columns() {
+        fn check(command: &mut clap::Command) {
+            for is_long in [false, true] {
+                let written = command.get_after_long_help().filter(|_| is_long).or(command.get_after_help());
+                let written = written.map(ToString::to_string).unwrap_or_default();
+                let mut shown = command.clone().term_width(80);
+                let shown = if is_long { shown.render_long_help() } else { shown.render_help() }.to_string();
+                for line in written.lines().filter(|line| line.starts_with(' ')) {
+                    assert!(line.len() <= 78 && shown.lines().any(|shown| shown == line), "{line}\n{shown}");
+                }
+            }
+            command.get_subcommands_mut().for_each(check);
+        }
+        check(&mut Cli::command());
+        for topic in topic::NAMES {
+            let text = topic::text(topic.as_ref()).unwrap();
+            assert_eq!(text.lines().find(|line| line.len() > 78), None);
+        }
+    }
+
     #[test]
     fn what_needs_no_parser_is_what_the_parser_would_say() {
         let read = |line: &str| usual(line.split(' ').map(OsString::from));

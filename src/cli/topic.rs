@@ -9,16 +9,24 @@ Environment:
   QWENAUTH_PROFILE         the active profile, unless `--profile` names one
   QWENAUTH_API_KEY         an API key to use before any stored credential
   QWENAUTH_API_KEY_FILE    a file or pipe with that key
-  QWENAUTH_PROVIDER        the provider of that key (default: that of `QWENAUTH_PROFILE`)
+  QWENAUTH_PROVIDER        the provider of that key
+                           (default: that of `QWENAUTH_PROFILE`)
   QWENAUTH_REGION, QWENAUTH_BASE_URL
-                           region or base URL of that key (default: detected once)
-  QWENAUTH_HOME            one directory for config, data and state (default: the XDG directories)
-  QWEN_HOME                directory of Qwen Code's `oauth_creds.json` (default: `~/.qwen`)
-  QWENAUTH_QWEN_OAUTH_URL  the Qwen OAuth server (default: https://chat.qwen.ai)
-  QWENAUTH_SHARED_URL      the Redis or Valkey server of `gateway --shared`, with its password
-  QWENAUTH_LANG            language of messages: en, zh or ru (default: the terminal's locale)
+                           region or base URL of that key
+                           (default: detected once)
+  QWENAUTH_HOME            one directory for config, data and state
+                           (default: the XDG directories)
+  QWEN_HOME                directory of Qwen Code's `oauth_creds.json`
+                           (default: `~/.qwen`)
+  QWENAUTH_QWEN_OAUTH_URL  the Qwen OAuth server
+                           (default: https://chat.qwen.ai)
+  QWENAUTH_SHARED_URL      the Redis or Valkey server of `gateway --shared`,
+                           with its password
+  QWENAUTH_LANG            language of messages: en, zh or ru
+                           (default: the terminal's locale)
   QWENAUTH_LOG             log to stderr: error, warn, info, debug or trace
-  QWENAUTH_CA_FILE         certificates (PEM) to trust in addition to the system's
+  QWENAUTH_CA_FILE         certificates (PEM) to trust in addition to the
+                           system's
   SSL_CERT_FILE, SSL_CERT_DIR
                            certificates (PEM) to trust instead of the system's
   HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY

@@ -128,7 +128,7 @@ fn sections<'a>(page: &mut Roff, lines: impl Iterator<Item = &'a str>) {
             }
         } else if in_examples {
             if !line.is_empty() {
-                page.text([roman(line.trim_start())]);
+                page.text([roman(line.strip_prefix("  ").unwrap_or(line))]);
             }
         } else if let Some(entry) = line.strip_prefix("  ").filter(|entry| !entry.starts_with(' ')) {
             let (term, text) = entry.split_once("  ").unwrap_or((entry, ""));
