@@ -107,6 +107,10 @@ impl Screen {
         self.width
     }
 
+    pub(crate) fn shows_color(self) -> bool {
+        self.color
+    }
+
     /// Whether marks such as `✓` can be shown: on a terminal with a UTF-8 locale.
     pub(crate) fn shows_marks(self) -> bool {
         self.utf8
@@ -180,6 +184,11 @@ impl Screen {
         message.push('\n');
         message
     }
+}
+
+/// Whether stderr is a terminal on which a line can be drawn again.
+pub(crate) fn redraws() -> bool {
+    io::stderr().is_terminal() && !PREFERENCES.get().is_some_and(|wanted| wanted.dumb)
 }
 
 /// `text` in at most `width` columns; truncated text ends in `…`.

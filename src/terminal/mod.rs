@@ -2,7 +2,7 @@
 
 mod qr;
 
-use std::io::{IsTerminal, Write, stderr, stdin};
+use std::io::{self, IsTerminal, Write, stderr, stdin};
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ pub(crate) use self::qr::Code;
 use crate::error::printable;
 use crate::platform::signals::PromptSignals;
 use crate::platform::system;
-use crate::say::{Screen, Style, cut};
+use crate::say::{Screen, Style, cut, redraws};
 use crate::secret::Secret;
 
 /// Prompts need both: someone who reads stderr and someone who types.
@@ -60,7 +60,7 @@ pub(crate) fn confirm(question: &str) -> Result<bool> {
             Key::Enter => break,
             Key::Backspace => {
                 typed.clear();
-                term.clear_line()?;
+                clear_line(&term)?;
                 term.write_str(&format!("{question} [y/N] "))?;
             }
             Key::Char(character) if !character.is_control() => {
@@ -74,10 +74,20 @@ pub(crate) fn confirm(question: &str) -> Result<bool> {
         }
     }
     let answer = matches!(typed.as_str(), "y" | "yes");
-    term.clear_line()?;
+    clear_line(&term)?;
     term.write_line(&format!("{question} {}", screen.translate(if answer { "yes" } else { "no" })))?;
     discard_typed_ahead();
     Ok(answer)
+}
+
+/// Clears the line with the cursor; a terminal that cannot begins another.
+fn clear_line(term: &Term) -> io::Result<()> {
+    if redraws() { term.clear_line() } else { term.write_line("") }
+}
+
+/// Clears the last lines; on a terminal that cannot, they stay.
+fn clear_last_lines(term: &Term, count: usize) -> io::Result<()> {
+    if redraws() { term.clear_last_lines(count) } else { Ok(()) }
 }
 
 /// Discards input that was typed and not yet read, so that it answers no prompt and no shell runs it.
@@ -92,13 +102,16 @@ pub(crate) fn discard_typed_ahead() {
 pub(crate) fn hidden(question: &str, may_be_empty: bool) -> Result<Secret> {
     let _restored = PromptSignals::of_line();
     discard_typed_ahead();
-    let typed = dialoguer::Password::new()
-        .with_prompt(Screen::stderr().translate(&printable(question)))
-        .allow_empty_password(may_be_empty)
-        .interact_on(&Term::stderr())
-        .context("cannot read the answer")?;
-    discard_typed_ahead();
-    Ok(Secret::new(typed))
+    let term = Term::stderr();
+    let question = Screen::stderr().translate(&printable(question));
+    loop {
+        term.write_str(&format!("{question}: "))?;
+        let typed = Secret::new(term.read_secure_line().context("cannot read the answer")?);
+        discard_typed_ahead();
+        if may_be_empty || !typed.expose().is_empty() {
+            return Ok(typed);
+        }
+    }
 }
 
 /// A row of a list.
@@ -122,7 +135,7 @@ pub(crate) fn choose(question: &str, rows: &[Row]) -> Result<Option<usize>> {
         let found: Vec<usize> = (0..rows.len()).filter(|&row| fits(&rows[row])).collect();
         at = at.min(found.len().saturating_sub(1));
         let lines = list(question, &filter, rows, &found, at, term.size());
-        term.clear_last_lines(drawn)?;
+        clear_last_lines(&term, drawn)?;
         for line in &lines {
             term.write_line(line)?;
         }
@@ -140,7 +153,7 @@ pub(crate) fn choose(question: &str, rows: &[Row]) -> Result<Option<usize>> {
             _ => {}
         }
     };
-    term.clear_last_lines(drawn)?;
+    clear_last_lines(&term, drawn)?;
     discard_typed_ahead();
     Ok(chosen)
 }
@@ -192,7 +205,7 @@ pub(crate) enum Multiplexer {
     Screen,
 }
 
-/// A line on stderr that counts down during a wait; nothing where stderr is not a terminal.
+/// A line on stderr that counts down during a wait; nothing where stderr is not a terminal, or a dumb one.
 pub(crate) struct Countdown {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -200,7 +213,7 @@ pub(crate) struct Countdown {
 
 impl Countdown {
     pub(crate) fn start(what: &str, deadline: Instant) -> Self {
-        if !stderr().is_terminal() {
+        if !redraws() {
             return Self { stop: None, thread: None };
         }
         let (stop, stopped) = mpsc::channel::<()>();

@@ -24,11 +24,20 @@ impl Terminal {
         Self::run_command(machine, machine.command(arguments), size)
     }
 
-    fn run_command(machine: &Machine, mut command: Command, size: (u16, u16)) -> Self {
+    /// On a terminal that only prints.
+    fn run_on_dumb(machine: &Machine, arguments: &[&str]) -> Self {
+        Self::run_as("dumb", machine, machine.command(arguments), LARGE)
+    }
+
+    fn run_command(machine: &Machine, command: Command, size: (u16, u16)) -> Self {
+        Self::run_as("xterm-256color", machine, command, size)
+    }
+
+    fn run_as(kind: &str, machine: &Machine, mut command: Command, size: (u16, u16)) -> Self {
         let (terminal, near) = PseudoTerminal::open(size);
         // A person sees no log, whatever the tests are run with.
         command.env_remove("QWENAUTH_LOG");
-        command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
+        command.env("TERM", kind).env("LANG", "C.UTF-8");
         command.stdin(near.stdio()).stderr(near.stdio());
         Self { running: machine.start(command), terminal }
     }
@@ -254,6 +263,28 @@ fn the_code_is_copied_only_on_request() {
         "`--clipboard` requires a terminal, and stderr is not one",
         "omit `--clipboard`",
     );
+}
+
+#[test]
+fn a_dumb_terminal_gets_no_escape_sequence() {
+    let code = Terminal::run_on_dumb(&denied(), &["login", "qwen"]).exits(4);
+    assert!(code.contains('█') && !code.contains("Waiting for your approval"), "{code}");
+    let questions: [(Machine, &[&str], &str, &str, i32); 3] = [
+        (denied(), &["login"], "qwen ", "oauth\r", 4),
+        (Machine::new().logged_in(), &["login", "qwen"], "Replace it? [y/N]", "yo\x7fn\r", 0),
+        (with_groq(), &["login", "groq"], "API key (hidden)", "granted-typed\r", 0),
+    ];
+    let mut screens = vec![code];
+    for (machine, arguments, question, answer, code) in questions {
+        let mut terminal = Terminal::run_on_dumb(&machine, arguments);
+        terminal.wait_for(question);
+        terminal.wait_until_hidden();
+        terminal.types(answer);
+        screens.push(terminal.exits(code));
+    }
+    for screen in screens {
+        assert!(!screen.contains('\x1b'), "{screen:?}");
+    }
 }
 
 #[test]

@@ -102,7 +102,7 @@ impl ApprovalScreen {
         }
         say_remarks(waiting);
         if let Some(code) = &wanted {
-            code.lines(is_colored()).for_each(|line| terminal::print(&line));
+            code.lines(Screen::stderr().shows_color()).for_each(|line| terminal::print(&line));
         }
         say_text(waiting, copied);
         Ok(())
@@ -154,7 +154,7 @@ fn approval(host: &str) -> String {
 fn draw_with(code: &Code, waiting: &Waiting, side: &[String]) {
     terminal::print(&printable(waiting.url));
     let blank = " ".repeat(code.columns());
-    let mut lines = code.lines(is_colored());
+    let mut lines = code.lines(Screen::stderr().shows_color());
     for row in 0..code.rows().max(side.len()) {
         let left = lines.next().unwrap_or_else(|| blank.clone());
         let right = side.get(row).map(String::as_str).unwrap_or_default();
@@ -175,9 +175,4 @@ fn say_text(waiting: &Waiting, copied: &str) {
         terminal::say(&format!("\nCode: {}{copied}", printable(waiting.user_code)));
     }
     terminal::say(&format!("\n{}", approval(waiting.host)));
-}
-
-fn is_colored() -> bool {
-    let forced = variable("CLICOLOR_FORCE").is_some_and(|value| value != "0");
-    variable("NO_COLOR").is_none() && (forced || stderr().is_terminal())
 }
