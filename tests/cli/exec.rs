@@ -170,6 +170,7 @@ fn exec_restores_the_signal_dispositions() {
     for before in [
         "exec",
         "trap '' PIPE; exec",
+        "trap '' XFSZ; exec",
         "trap '' HUP INT QUIT TERM CHLD USR1; exec",
         "exec env --default-signal=PIPE",
         "exec env --ignore-signal=PIPE",

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use nix::libc::{EDQUOT, EIO, ENOLCK, ENOSPC, ENOTSUP};
+use nix::libc::{EDQUOT, EFBIG, EIO, ENOLCK, ENOSPC, ENOTSUP};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -312,6 +312,30 @@ fn a_full_disk_is_reported_with_its_remedy_wherever_it_is_met() {
         &format!("cannot write to stdout: {}", said(ENOSPC)),
         remedy(ENOSPC),
     );
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_an_error_and_leaves_no_file() {
+    let machine = Machine::expired();
+    let before = machine.content();
+    let told = |path: &str| format!("cannot prepare a new version of `{{home}}/{path}`: {}", said(EFBIG));
+    // First the lock fails, then the file.
+    for blocks in [0, 1] {
+        let refresh = machine.shell(&format!("ulimit -f {blocks}; exec $QWENAUTH refresh")).exits(1).any_stderr();
+        assert!(refresh.stderr.contains(&said(EFBIG)), "{refresh}");
+        is_as_before(&machine, &before);
+    }
+    let login = "echo granted-key | (ulimit -f 0; exec $QWENAUTH login groq --api-key-stdin --no-verify)";
+    machine
+        .shell(login)
+        .exits(1)
+        .stderr(&format!("qwenauth: error: {}\n", told(".local/share/qwenauth/credentials/groq.json")));
+    let setup = Machine::new().logged_in();
+    let outcome = setup.shell("ulimit -f 0; exec $QWENAUTH setup codex").exits(1).any_stderr();
+    assert!(outcome.stderr.contains(&told(".codex/config.toml")), "{outcome}");
+    for machine in [machine, setup] {
+        drop(machine.shell("find . -name '*.tmp'"));
+    }
 }
 
 #[test]

@@ -42,7 +42,9 @@ fn raise_noted() {
     }
 }
 
-/// Installs one of the two handlers here, and returns what was there before. A signal that is ignored stays ignored.
+extern "C" fn pass(_: c_int) {}
+
+/// Installs one of the handlers here, and returns what was there before. A signal that is ignored stays ignored.
 fn handle(signal: Signal, action: &SigAction) -> Option<(Signal, SigAction)> {
     // SAFETY: the handlers only call what is async-signal-safe.
     let old = unsafe { sigaction(signal, action) }.ok()?;
@@ -165,10 +167,13 @@ impl Drop for PromptSignals {
 /// Whether SIGPIPE was ignored when the program started.
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
 
-/// Notes whether SIGPIPE is ignored. Called before Rust's runtime, which ignores it; where the program starts without that
+/// Notes whether SIGPIPE is ignored, and survives SIGXFSZ. Called before Rust's runtime, which ignores it; where the program starts without that
 /// (main.rs), does what is needed of it.
 pub extern "C" fn before_main() {
     PIPE_IGNORED.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
+    // Beyond the limit of a file's size a write is then an error like any other. A program that is started gets the default
+    // by itself, which it would not if the signal were ignored.
+    handle(Signal::SIGXFSZ, &SigAction::new(SigHandler::Handler(pass), SaFlags::SA_RESTART, SigSet::empty()));
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     stand_in_for_runtime();
 }
