@@ -91,7 +91,7 @@ mod x509;
 
 use std::io::{ErrorKind, Write};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Command, Export};
 use crate::environment::Environment;
@@ -106,19 +106,26 @@ pub use crate::platform::signals::before_main;
 pub fn run() -> u8 {
     platform::system::guard_memory();
     say::prefer(environment::screen_preferences());
-    match Cli::read() {
-        Ok(cli) => run_command(cli).unwrap_or_else(|error| if is_closed_pipe(&error) { 0 } else { report(&error) }),
-        Err(error) => {
-            if let Some(failed) = cli::usage_error(&error) {
+    let ended = match Cli::read() {
+        Ok(cli) => run_command(cli),
+        Err(error) => match cli::usage_error(&error) {
+            Some(failed) => {
                 commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
-                report(&failed.into())
-            } else {
-                // Help and version, requested or, on stderr, offered.
-                let _ = error.print();
-                u8::try_from(error.exit_code()).unwrap_or(2)
+                Err(failed.into())
             }
-        }
+            None => print_help(&error),
+        },
+    };
+    ended.unwrap_or_else(|error| if is_closed_pipe(&error) { 0 } else { report(&error) })
+}
+
+/// Help and version, requested or, on stderr, offered.
+fn print_help(help: &clap::Error) -> Result<u8> {
+    let printed = help.print().and_then(|()| std::io::stdout().flush());
+    if !help.use_stderr() {
+        printed.context("cannot write to stdout")?;
     }
+    Ok(u8::try_from(help.exit_code()).unwrap_or(2))
 }
 
 fn report(error: &anyhow::Error) -> u8 {

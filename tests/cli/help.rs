@@ -13,6 +13,18 @@ fn help_topics_can_be_printed_alone() {
 }
 
 #[test]
+fn help_and_version_that_cannot_be_written_are_an_error() {
+    for arguments in ["--help", "-h", "--version", "--version -v", "help", "help login", "help environment", "login -h"]
+    {
+        Machine::new().shell(&format!("exec $QWENAUTH {arguments} > /dev/full")).fails(
+            1,
+            "cannot write to stdout: No space left on device (os error 28)",
+            "free space on that disk, then retry",
+        );
+    }
+}
+
+#[test]
 fn commands_of_other_tools_get_a_hint() {
     for (words, hint) in [
         (&["whoami"][..], "run `qwenauth status`"),
