@@ -42,7 +42,7 @@ macro_rules! exit_codes {
         "\
 Exit codes:
   0  done
-  1  other error: no permission, disk full, a rejected URL
+  1  other error: no permission, disk full, a rejected URL of a server
   2  invalid usage
   3  temporary: the same command may work later
   4  login required: `qwenauth login`

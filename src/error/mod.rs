@@ -18,7 +18,7 @@ use crate::say::{self, Screen, Style};
 /// What a script should do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// Anything else: permission, disk full, a rejected URL, an OAuth error that is not about the login.
+    /// Anything else: permission, disk full, a rejected URL of a server, an OAuth error that is not about the login.
     Other,
     /// The command line is invalid, or its options exclude each other.
     Usage,
