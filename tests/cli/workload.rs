@@ -192,7 +192,7 @@ fn a_job_of_gitlab_names_the_variable_with_its_token() {
     machine.run([LOGIN.as_slice(), &["--id-token-env", &id_token(300)]].concat()).fails(
         2,
         "the given value is not a variable name",
-        "`--id-token-env` takes the name of a variable, not a token",
+        "`--id-token-env` takes the name of a variable, not its value",
     );
 }
 
