@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::keys::{Money, Price};
@@ -40,8 +40,9 @@ impl Estimate {
 /// The model and the size of a request, from its body.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
-    /// All values of fields that some server could read as the model.
+    /// Different values of the field `model`, and of fields with models that some servers take instead; at most two.
     models: Vec<Option<String>>,
+    has_model: bool,
     most: Option<u64>,
     copies: u64,
 }
@@ -55,8 +56,14 @@ impl Asked {
     /// The model, if it names exactly one.
     pub(super) fn model(&self) -> Option<&str> {
         match self.models.as_slice() {
-            [Some(model)] => Some(model),
+            [Some(model)] if self.has_model => Some(model),
             _ => None,
+        }
+    }
+
+    fn add(&mut self, model: Option<&str>) {
+        if self.models.len() < 2 && !self.models.iter().any(|known| known.as_deref() == model) {
+            self.models.push(model.map(str::to_owned));
         }
     }
 
@@ -80,7 +87,13 @@ impl<'de> Visitor<'de> for AskedVisitor {
         while let Some(name) = map.next_key::<String>()? {
             // Some servers ignore the case of field names.
             match name.to_ascii_lowercase().as_str() {
-                "model" => asked.models.push(map.next_value::<Lenient>()?.0.as_str().map(str::to_owned)),
+                "model" => {
+                    asked.has_model = true;
+                    asked.add(map.next_value::<Lenient>()?.0.as_str());
+                }
+                // OpenRouter's and LiteLLM's. A preset of OpenRouter can name any model.
+                "models" | "preset" => map.next_value_seed(Alternatives(&mut asked))?,
+                name if name.ends_with("fallbacks") => map.next_value_seed(Alternatives(&mut asked))?,
                 "max_tokens" | "max_completion_tokens" | "max_output_tokens" => {
                     asked.most = asked.most.max(map.next_value::<Lenient>()?.0.as_u64());
                 }
@@ -91,6 +104,75 @@ impl<'de> Visitor<'de> for AskedVisitor {
             }
         }
         Ok(asked)
+    }
+}
+
+/// Names of further models: a string, an object with `model`, or lists of them. Another value could name any model.
+struct Alternatives<'asked>(&'asked mut Asked);
+
+impl<'de> DeserializeSeed<'de> for Alternatives<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Alternatives<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("any value")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<(), E> {
+        self.0.add(Some(name));
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        self.0.add(None);
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        self.0.add(None);
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        self.0.add(None);
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        self.0.add(None);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(Alternatives(self.0))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut has_model = false;
+        while let Some(name) = map.next_key::<String>()? {
+            if name.eq_ignore_ascii_case("model") {
+                has_model = true;
+                map.next_value_seed(Alternatives(self.0))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        if !has_model {
+            self.0.add(None);
+        }
+        Ok(())
     }
 }
 
@@ -166,6 +248,20 @@ mod tests {
             (r#"{"model":["m"]}"#, None),
             (r#"{"model":null,"model":"m"}"#, None),
             (r#"{"messages":[]}"#, None),
+            (r#"{"model":"m","models":["n"]}"#, None),
+            (r#"{"models":["m","n"],"model":"m"}"#, None),
+            (r#"{"model":"m","models":"n"}"#, None),
+            (r#"{"model":"m","Models":[{"MODEL":"n"}]}"#, None),
+            (r#"{"model":"m","models":["m",{"model":"m"}],"fallbacks":[]}"#, Some("m")),
+            (r#"{"model":"m","models":null,"fallbacks":null}"#, Some("m")),
+            (r#"{"model":"m","fallbacks":["n"]}"#, None),
+            (r#"{"model":"m","fallbacks":[{"model":"n","max_tokens":1}]}"#, None),
+            (r#"{"model":"m","fallbacks":[{"m":["n"]}]}"#, None),
+            (r#"{"model":"m","fallbacks":[1]}"#, None),
+            (r#"{"model":"m","context_window_fallbacks":["n"]}"#, None),
+            (r#"{"model":"m","preset":"n"}"#, None),
+            (r#"{"models":["m"]}"#, None),
+            (r#"{"fallbacks":["m"],"messages":[]}"#, None),
             (r#"["model"]"#, None),
             ("--x\r\nname=\"model\"", None),
         ] {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::estimate::Estimate;
 use super::served_account::ServedAccount;
 use super::upstream::{Answer, SendError};
-use crate::keys::Price;
+use crate::keys::{Price, Prices};
 use crate::limits::{Engine, Grant, Used};
 
 /// What a key was granted for one request. When dropped, it is released if the request was never sent, otherwise
@@ -18,6 +18,8 @@ pub(super) struct HeldGrant {
     grant: Grant,
     /// The account in whose windows the request counts, if any.
     account: Option<Rc<ServedAccount>>,
+    prices: Rc<Prices>,
+    /// The price of the model that was asked for.
     price: Option<Price>,
     estimate: Estimate,
     /// Whether an attempt is on its way, whose outcome is unknown.
@@ -34,8 +36,8 @@ enum Bill {
     Nothing,
     /// The estimate: the provider may have processed it, and no response says what it used.
     Estimate,
-    /// The usage in the response.
-    Tokens(Estimate),
+    /// The usage in the response, and the price of the model that it names.
+    Tokens(Estimate, Option<Price>),
 }
 
 impl HeldGrant {
@@ -43,10 +45,22 @@ impl HeldGrant {
         engine: Rc<Engine>,
         grant: Grant,
         account: Option<Rc<ServedAccount>>,
+        prices: &Rc<Prices>,
         price: Option<Price>,
         estimate: Estimate,
     ) -> Self {
-        Self { engine, grant, account, price, estimate, is_sending: false, was_sent: false, bill: Bill::Nothing }
+        let prices = Rc::clone(prices);
+        Self {
+            engine,
+            grant,
+            account,
+            prices,
+            price,
+            estimate,
+            is_sending: false,
+            was_sent: false,
+            bill: Bill::Nothing,
+        }
     }
 
     /// An attempt is being sent, or, with `false`, was not sent after all.
@@ -67,9 +81,9 @@ impl HeldGrant {
         self.was_sent
     }
 
-    /// The response states what the request used.
-    pub(super) fn charge(&mut self, tokens: Estimate) {
-        self.bill = Bill::Tokens(tokens);
+    /// The response of `model` states what the request used.
+    pub(super) fn charge(&mut self, tokens: Estimate, model: Option<&str>) {
+        self.bill = Bill::Tokens(tokens, model.and_then(|model| self.prices.of(model)));
     }
 
     /// Ends the grant of a further attempt: the windows count it, and the first grant has what the request costs.
@@ -90,12 +104,14 @@ impl Drop for HeldGrant {
             let rate = self.account.as_ref().map(|account| account.pacing.windows());
             return self.engine.give_back(&self.grant, rate);
         }
-        let used = match self.bill {
-            _ if self.is_sending => self.estimate,
-            Bill::Nothing => Estimate::default(),
-            Bill::Estimate => self.estimate,
-            Bill::Tokens(tokens) => tokens,
+        let (used, answered) = match self.bill {
+            _ if self.is_sending => (self.estimate, None),
+            Bill::Nothing => (Estimate::default(), None),
+            Bill::Estimate => (self.estimate, None),
+            Bill::Tokens(tokens, price) => (tokens, price),
         };
-        self.engine.settle(&self.grant, Used { tokens: used.tokens(), cost: used.cost(self.price) });
+        // A server may choose the model, so the dearer one counts.
+        let cost = used.cost(self.price).max(used.cost(answered));
+        self.engine.settle(&self.grant, Used { tokens: used.tokens(), cost });
     }
 }

@@ -185,7 +185,7 @@ impl<'gateway> KeyAdmission<'gateway> {
                 Decision::Go { wait, spread, grant, left } => {
                     self.left = Some(left);
                     // Released if the client disconnects during the wait.
-                    let held = HeldGrant::new(Rc::clone(&team.engine), grant, counted, price, estimate);
+                    let held = HeldGrant::new(Rc::clone(&team.engine), grant, counted, &team.prices, price, estimate);
                     if wait > Duration::from_secs(2) {
                         let (name, seconds) = (&self.key.name, wait.as_secs());
                         account.pacing.say(&format!("request of key `{name}` delayed {seconds} s by its limits"));

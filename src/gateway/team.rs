@@ -38,7 +38,7 @@ pub(super) struct Team {
     pub(super) engine: Rc<Engine>,
     secret: TeamSecret,
     pub(super) issuers: Issuers,
-    pub(super) prices: Prices,
+    pub(super) prices: Rc<Prices>,
     pub(super) shows_keys: bool,
     /// How often each refusal occurred.
     pub(super) decisions: RefCell<BTreeMap<&'static str, u64>>,
@@ -49,7 +49,14 @@ impl Team {
         let Keyed { engine, secret, prices, metrics, issuers, network } = keyed;
         let engine = Rc::new(engine(shared)?);
         let issuers = Issuers::new(issuers, network);
-        Ok(Self { engine, secret, issuers, prices, shows_keys: metrics, decisions: RefCell::default() })
+        Ok(Self {
+            engine,
+            secret,
+            issuers,
+            prices: Rc::new(prices),
+            shows_keys: metrics,
+            decisions: RefCell::default(),
+        })
     }
 
     /// The key that a client sent, or the one whose limits apply to its token. `None`: it is not a key of the team.

@@ -160,15 +160,17 @@ impl UsageRecord {
         self.counts.prompt_tokens = tokens.prompt;
         self.counts.completion_tokens = tokens.completion;
         let is_read = self.entry.as_ref().is_some_and(Entry::is_read);
-        let answered = if is_read || self.model.is_none() { meter.model() } else { None };
+        let is_needed = is_read || self.model.is_none() || self.grant.is_some();
+        let answered = if is_needed { meter.model() } else { None };
         if self.model.is_none() {
             self.model.clone_from(&answered);
         }
         if let Some(entry) = &mut self.entry {
-            entry.outcome.response_model = answered;
+            entry.outcome.response_model.clone_from(&answered);
         }
         if let Some(grant) = self.grant.as_mut().filter(|_| tokens != Tokens::default()) {
-            grant.charge(Estimate { prompt: tokens.prompt, completion: tokens.completion });
+            let used = Estimate { prompt: tokens.prompt, completion: tokens.completion };
+            grant.charge(used, answered.as_deref());
         }
     }
 }

@@ -212,6 +212,8 @@ fn a_key_limited_by_model_cannot_hide_another_model_in_its_request() {
         r#"{"model":"coder-model","model":"dear"}"#,
         r#"{"model":"coder-model","\u006dodel":"dear"}"#,
         r#"{"model":"coder-model","Model":"dear"}"#,
+        r#"{"model":"coder-model","models":["dear"]}"#,
+        r#"{"model":"coder-model","fallbacks":[{"model":"dear"}]}"#,
         r#"{"input":"no model"}"#,
         "--boundary\r\nname=\"model\"\r\n\r\ndear",
         "",
@@ -292,6 +294,17 @@ fn a_budget_is_reserved_settled_by_the_response_used_up_and_reset() {
     let other = send(&gateway, &key, "POST /v1/chat/completions", br#"{"model":"unpriced"}"#);
     is_refused(&other, 403, "model_not_allowed");
     assert_eq!(upstream.asked().len(), 3);
+}
+
+#[test]
+fn a_response_of_a_dearer_model_costs_its_price() {
+    let upstream = Upstream::always(fine());
+    let prices = "[prices.cheap]\ninput = 1.0\noutput = 1.0\n";
+    let machine = configured(logged_in(&upstream), &format!("{prices}{PRICES}{UNPACED}"));
+    let gateway = start(&machine, &[]);
+    let key = create(&machine, &["ann", "--models", "cheap", "--budget", "1 USD/day"]);
+    send(&gateway, &key, "POST /v1/chat/completions", br#"{"model":"cheap"}"#).is(200);
+    until("it is settled at the price of `coder-model`", || listed(&machine, "ann")["used"]["spent_usd"] == 0.000_705);
 }
 
 #[test]
