@@ -38,11 +38,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Markers of events are kept for longer than any window.
 const KEPT: Duration = Duration::from_secs(40 * 86400);
 
-/// What hooks run without, whatever it holds.
-const WITHHELD: [&str; 2] = [API_KEY, API_KEY_FILE];
-
 /// Program and arguments by the name of the event.
-pub(crate) type Commands = std::collections::BTreeMap<String, Vec<String>>;
+pub(crate) type Commands = BTreeMap<String, Vec<String>>;
 
 /// The hooks of one gateway.
 pub(crate) struct Hooks {
@@ -61,9 +58,9 @@ impl Hooks {
         Self { commands, directory, running: Vec::new() }
     }
 
-    /// Runs the hook of an event, if there is one and no process has run it for this `occurrence`. `more`: variables
-    /// that it does not get either.
-    pub(crate) fn run(&mut self, event: &Event, occurrence: &str, more: &BTreeSet<OsString>) {
+    /// Runs the hook of an event, if there is one and no process has run it for this `occurrence`. `withheld`: variables
+    /// that it does not get.
+    pub(crate) fn run(&mut self, event: &Event, occurrence: &str, withheld: &BTreeSet<OsString>) {
         let name = event.name();
         let Some(command) = self.commands.get(name).filter(|command| !command.is_empty()) else { return };
         match self.is_first(name, occurrence) {
@@ -72,14 +69,13 @@ impl Hooks {
             Err(error) => log::warn!("the hook `{name}` may run in several processes: {error:#}"),
         }
         let input = input_of(event);
-        let mut withheld: Vec<OsString> = WITHHELD.iter().map(OsString::from).collect();
-        withheld.extend(more.iter().cloned());
+        let withheld = withheld.clone();
         let (stop, stopped) = mpsc::channel();
         let (name, command) = (name.to_owned(), command.clone());
-        let run = move || {
-            if let Err(error) = run(&command, &withheld, &input, &stopped) {
-                log::warn!("the hook `{name}` failed: {error:#}");
-            }
+        let trouble = self.troubles.get(&name).cloned().unwrap_or_default();
+        let run = move || match run(&command, &withheld, &input, &stopped) {
+            Ok(()) => trouble.end(),
+            Err(error) => trouble.note(&format!("the hook `{name}` failed: {error:#}")),
         };
         match std::thread::Builder::new().name("hook".to_owned()).spawn(run) {
             Ok(thread) => self.running.push((thread, stop)),
@@ -126,7 +122,7 @@ fn input_of(event: &Event) -> String {
 }
 
 /// Runs a hook to its end, its time limit, or until `stopped`.
-fn run(command: &[String], withheld: &[OsString], input: &str, stopped: &Receiver<()>) -> Result<()> {
+fn run(command: &[String], withheld: &BTreeSet<OsString>, input: &str, stopped: &Receiver<()>) -> Result<()> {
     let (program, arguments) = command.split_first().ok_or_else(|| anyhow::anyhow!("it names no program"))?;
     let mut command = processes::command(program.as_ref(), variable("PATH").as_deref())?;
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());

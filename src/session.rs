@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::cli::Global;
 use crate::config::Config;
-use crate::credentials::{Answers, Credential, CredentialSource, GivenKey, Stored, model_of};
+use crate::credentials::{Answers, Credential, CredentialSource, GivenKey, model_of};
 use crate::environment::{API_KEY, API_KEY_FILE, Environment, variable};
 use crate::error::{Failed, Failure};
 use crate::http::Network;
@@ -160,11 +160,7 @@ impl Session {
 
     /// The provider of a profile: of the stored credential, else the one of that name.
     fn provider_of(&self, profile: &ProfileName) -> Option<Provider> {
-        let source = self.source_of(profile);
-        match source.load_record() {
-            Ok(Stored::Present(credential)) => source.provider(&credential).ok(),
-            _ => providers::find(profile.as_str(), &self.config.overrides).ok(),
-        }
+        self.source_of(profile).known_provider()
     }
 
     /// The credential of the active profile, or the one in the environment.

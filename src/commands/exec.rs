@@ -2,6 +2,7 @@
 
 mod known;
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,8 @@ use anyhow::Result;
 use self::known::{Group, Prepared};
 use super::{group, native_group, native_names, warn_of_refusal};
 use crate::cli::ExecArgs;
-use crate::credentials::{Credential, Lifetime, MARGIN, fresh};
-use crate::environment::{API_KEY, API_KEY_FILE, names_holding, variable};
+use crate::credentials::{Lifetime, MARGIN, fresh};
+use crate::environment::{names_holding, variable};
 use crate::error::{Failed, Failure, note};
 use crate::gateway::{self, Background, Listener, Served};
 use crate::platform::supervisor::Supervisor;
@@ -84,14 +85,18 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
         group.extend(native_group(&source.provider(&credential)?, &key, &base_url, true)?);
     }
     let (mut command, support) = with_group(args, session, group)?;
-    withhold(&credential, &mut command);
+    let mut withheld = session.withheld(&source, &fallback, false);
+    // A key that a command prints is known only now.
+    withheld.extend(names_holding(&credential.access_token));
+    withhold(&withheld, &mut command);
     pass_certificates_on(session, &mut command);
     set_proxy_exceptions(&mut command);
     signals::allow_many_files(Some(&mut command));
     signals::bind_to_this_process(&mut command);
     // Before any thread: all of them have the signals blocked then.
     let supervisor = Supervisor::stand_in()?;
-    let options = session.gateway_options(&args.gateway_options);
+    let mut options = session.gateway_options(&args.gateway_options);
+    options.withheld = withheld;
     let gateway = Background::start(
         listener,
         key,
@@ -128,15 +133,9 @@ fn set_proxy_exceptions(command: &mut Command) {
     }
 }
 
-/// Unsets every variable that would give the child the credential itself, except those that are set for it.
-fn withhold(credential: &Credential, command: &mut Command) {
-    let key = &credential.access_token;
+/// Unsets these variables for the child, except those that are set for it.
+fn withhold(names: &BTreeSet<OsString>, command: &mut Command) {
     let set: Vec<OsString> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
-    let mut names = names_holding(key);
-    names.extend([API_KEY, API_KEY_FILE].map(OsString::from));
-    // With these it could get tokens of its own.
-    let identity = credential.identity.as_ref().map(|identity| identity.variables()).unwrap_or_default();
-    names.extend(identity.into_iter().map(OsString::from));
     for name in names.iter().filter(|name| !set.contains(name)) {
         command.env_remove(name);
     }

@@ -77,6 +77,9 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let members =
         if args.keys && listener.is_private() { members(session, &source, credential, base_url.clone()) } else { None };
     let mut options = session.gateway_options(&args.options);
+    if !options.hooks.is_empty() {
+        options.withheld = session.withheld(&source, &fallback, args.all_profiles);
+    }
     options.drain = args.drain;
     options.shared = shared;
     options.fleet = fleet;

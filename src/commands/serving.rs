@@ -1,15 +1,16 @@
 //! What the commands that run a gateway take from options and configuration: its options, the server of shared limits, and the
 //! profiles of a fallback.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::cli::GatewayOptions;
-use crate::credentials::Stored;
-use crate::environment::SHARED_URL;
+use crate::credentials::{CredentialSource, Stored};
+use crate::environment::{API_KEY, API_KEY_FILE, SHARED_URL, names_holding};
 use crate::error::{Failed, Failure, note};
 use crate::gateway as proxy;
 use crate::gateway::fallback::Target;
@@ -41,10 +42,39 @@ impl Session {
             state: self.config.paths.state.clone(),
             ca_file: self.environment.ca_file.as_ref().map(PathBuf::from),
             hooks: self.hooks(),
+            withheld: BTreeSet::new(),
             shared: None,
             fleet: None,
             serve: None,
         }
+    }
+
+    /// The variables with credentials that a gateway of these profiles keeps to itself, or with what gets others.
+    ///
+    /// Hazard: a profile that serves later has its key in a variable now. Rule: each profile counts from the start.
+    pub(crate) fn withheld(
+        &self,
+        source: &CredentialSource,
+        fallback: &[Target],
+        all_profiles: bool,
+    ) -> BTreeSet<OsString> {
+        let others = if all_profiles { self.profiles().unwrap_or_default() } else { Vec::new() };
+        let others: Vec<CredentialSource> = others.iter().map(|name| self.source_of(name)).collect();
+        let targets = fallback.iter().map(|target| &target.source);
+        let mut names = BTreeSet::from([API_KEY, API_KEY_FILE, SHARED_URL].map(OsString::from));
+        names.extend(self.config.overrides.client_secrets.keys().map(OsString::from));
+        for source in std::iter::once(source).chain(targets).chain(&others) {
+            let key = source.known_provider().and_then(|provider| provider.key);
+            names.extend(key.iter().flat_map(|key| &key.variables).map(OsString::from));
+            let Ok(Stored::Present(credential)) = source.load() else { continue };
+            for secret in std::iter::once(&credential.access_token).chain(&credential.refresh_token) {
+                names.extend(names_holding(secret));
+            }
+            // With these a program could get tokens of its own.
+            let identity = credential.identity.iter().flat_map(|identity| identity.variables());
+            names.extend(identity.map(OsString::from));
+        }
+        names
     }
 
     /// `[hooks]`, which are never the gateway's problem.

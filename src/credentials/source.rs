@@ -143,6 +143,14 @@ impl CredentialSource {
         providers::find(credential.provider_name(), &self.overrides)
     }
 
+    /// The provider of the stored credential, else the one of the profile's name.
+    pub(crate) fn known_provider(&self) -> Option<Provider> {
+        match self.load_record() {
+            Ok(Stored::Present(credential)) => self.provider(&credential).ok(),
+            _ => providers::find(&self.profile, &self.overrides).ok(),
+        }
+    }
+
     /// The command that logs this profile in again.
     pub(crate) fn login_hint(&self) -> String {
         if self.profile == QWEN {

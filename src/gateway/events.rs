@@ -24,10 +24,10 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(hooks: Hooks) -> Self {
+    pub(super) fn new(hooks: Hooks, withheld: BTreeSet<OsString>) -> Self {
         Self {
             hooks: RefCell::new(hooks),
-            withheld: RefCell::default(),
+            withheld: RefCell::new(withheld),
             news: Notify::new(),
             moved: RefCell::default(),
         }

@@ -171,7 +171,7 @@ impl Gateway {
         let Served { source, lookup, key_file, fallback, metrics: _, keyed, members } = served;
         let traffic = Traffic::new(options.log.as_deref(), options.metrics || has_scraper)?;
         traffic.use_key(&key);
-        let events = Rc::new(Events::new(Hooks::new(options.hooks.clone(), &options.state)));
+        let events = Rc::new(Events::new(Hooks::new(options.hooks.clone(), &options.state), options.withheld.clone()));
         let shared = match &options.shared {
             Some(place) => Some(Shared::new(place.clone(), tls::client_config(options.ca_file.as_deref())?)),
             None => None,

@@ -1,5 +1,7 @@
 //! What the user asks of a gateway.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,6 +46,8 @@ pub(crate) struct GatewayOptions {
     pub(crate) ca_file: Option<PathBuf>,
     /// `[hooks]`
     pub(crate) hooks: hooks::Commands,
+    /// Variables that no hook gets.
+    pub(crate) withheld: BTreeSet<OsString>,
     /// The server on which several gateways count limits together.
     pub(crate) shared: Option<Where>,
     /// What this gateway is for the logins of its team.

@@ -249,7 +249,7 @@ impl ServedAccount {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::super::pacing::rule;
     use super::*;
@@ -269,7 +269,7 @@ mod tests {
     fn account(state: &Path, pacing: bool) -> ServedAccount {
         let provider = provider("qwen");
         let rule = rule(&provider, &Tuning { rpm: None, rpd: None, pacing }).unwrap();
-        let events = Rc::new(Events::new(Hooks::new(Commands::new(), state)));
+        let events = Rc::new(Events::new(Hooks::new(Commands::new(), state), BTreeSet::new()));
         ServedAccount::open("work", &provider, "key-1".into(), state, rule, events, None)
     }
 

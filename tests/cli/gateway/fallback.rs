@@ -459,6 +459,42 @@ fn an_invalid_fallback_is_rejected_at_the_start() {
     assert!(pool(&["--profile", "first", "--fallback", "third,fourth"]));
 }
 
+/// Credentials in variables: of both profiles, of the server of shared limits, of a provider's client.
+fn with_variables(machine: Machine, config: &str) -> Machine {
+    let client = "[providers.corp]\nclient_secret_env = \"OF_CLIENT\"\n";
+    [
+        ("OF_FIRST", "granted-key-of-first"),
+        ("OF_SECOND", "granted-key-of-second"),
+        ("OF_CLIENT", "granted-key-of-client"),
+        ("QWENAUTH_SHARED_URL", "redis://:granted-key@127.0.0.1:1/0"),
+    ]
+    .into_iter()
+    .fold(machine.configured(&format!("{config}{client}")), |machine, (name, value)| machine.variable(name, value))
+}
+
+#[test]
+fn the_program_beside_a_gateway_has_no_key_of_any_profile() {
+    let Pair { machine, first: _first, second: _second } = Pair::start();
+    let machine = with_variables(machine, MAP);
+    let arguments = ["exec", "--profile", "first", "--gateway", "--fallback", "second", "--", "env"];
+    let outcome = machine.run(arguments).exits(0).any_stdout().any_stderr();
+    assert!(!outcome.stdout.contains("granted-key"), "{outcome}");
+}
+
+#[test]
+fn a_hook_has_no_key_of_a_profile_that_no_request_named() {
+    let Pair { machine, first, second: _second } = Pair::start();
+    let seen = machine.directory().join("seen");
+    let script = format!("env > '{0}.new'; mv '{0}.new' '{0}'", seen.display());
+    let machine = with_variables(machine, &format!("[hooks]\nlimit_reached = [\"sh\", \"-c\", {script:?}]\n"));
+    first.answers("answer", &plan_over());
+    let gateway = Gateway::start(&machine, &["--profile", "first", "--all-profiles"]);
+    ask(&gateway).is(429);
+    until("the hook has run", || seen.exists());
+    let variables = fs::read_to_string(&seen).unwrap();
+    assert!(variables.contains("PATH=") && !variables.contains("granted-key"), "{variables}");
+}
+
 #[test]
 fn hooks_run_once_for_all_processes_with_their_event_and_no_secret() {
     let mut pair = Pair::start();
@@ -472,6 +508,9 @@ fn hooks_run_once_for_all_processes_with_their_event_and_no_secret() {
     let hooks: String = ["limit_reached", "fallback", "limit_near"].map(hook).concat();
     pair.machine = pair.machine.configured(&format!("{MAP}[hooks]\n{hooks}"));
     pair.machine = pair.machine.variable("KEPT_BY_THE_USER", "granted-key-of-first");
+    // It is not asked before the first event.
+    pair.machine = pair.machine.variable("OF_SECOND", "granted-key-of-second");
+    pair.machine = pair.machine.variable("QWENAUTH_SHARED_URL", "redis://:granted-key@127.0.0.1:1/0");
     pair.machine = pair.machine.variable("QWENAUTH_API_KEY_FILE", "");
     pair.first.answers("answer", &plan_over());
     let gateways: Vec<Gateway> = (0..4).map(|_| pair.gateway(&["--rpd", "1000", "--warn-at", "1%"])).collect();
