@@ -82,7 +82,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
         let request = ClientRequest { method: head.method, rest, headers: head.headers, body };
         let mut usage = UsageRecord::begin(Some(entry));
         usage.user = key.as_ref().map(|key| Arc::new(KeyUser { key: key.id.clone(), owner: key.owner.clone() }));
-        let key = key.zip(gateway.team.as_ref()).map(|(key, team)| KeyAdmission::new(team, key, &request.headers));
+        let key = key.zip(gateway.team.as_ref()).map(|(key, team)| KeyAdmission::new(team, key, &request));
         let may_move = gateway.profiles.fallback.as_ref().is_some_and(|fallback| fallback.may_move(served, &request));
         gateway.budget.borrow_mut().note_request();
         Self { gateway, request, key, usage, may_move }

@@ -27,6 +27,9 @@ use crate::limits::{Decision, Demand, Left, Refused};
 /// How often a request starts over because its key was changed in the meantime.
 const MAX_CHANGES: u32 = 5;
 
+/// When a client may ask again whose request did not fit into the memory for bodies.
+const MEMORY_RETRY: Duration = Duration::from_secs(5);
+
 /// Log message of a request that the limits of its key delayed or stopped.
 const KEY_LIMITED: &str = "the limits of the key apply";
 
@@ -41,9 +44,12 @@ pub(super) struct KeyAdmission<'gateway> {
 }
 
 impl<'gateway> KeyAdmission<'gateway> {
-    /// `headers`: those of the request that `key` came with.
-    pub(super) fn new(team: &'gateway Team, key: Rc<KeyRecord>, headers: &HeaderMap) -> Self {
-        Self { team, shown: Team::shown(&key, shown_keys(headers)), key, left: None }
+    /// `request`: the one that `key` came with.
+    pub(super) fn new(team: &'gateway Team, key: Rc<KeyRecord>, request: &ClientRequest) -> Self {
+        if depends_on_body(&key) {
+            request.body.require();
+        }
+        Self { team, shown: Team::shown(&key, shown_keys(&request.headers)), key, left: None }
     }
 
     /// The most that the request may use; nothing if no limit of its key depends on that.
@@ -253,6 +259,13 @@ fn not_kept(request: &ClientRequest, key: &str) -> Refusal {
     }
     if let Some(broken @ Broken::ByClient) = request.body.broken() {
         return Refusal::new(StatusCode::BAD_REQUEST, "request_incomplete", broken.to_string());
+    }
+    if request.body.is_over_budget() {
+        let message = format!(
+            "the limits of key `{key}` require that the whole request is read first, and other requests use the memory \
+             for that"
+        );
+        return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "gateway_overloaded", message).after(MEMORY_RETRY);
     }
     let message = format!("the limits of key `{key}` require requests that fit into the gateway's `--replay-limit`");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()

@@ -21,6 +21,12 @@ use super::meter::RequestModel;
 /// How much of a body is read to find the model, which is usually named here.
 const HEAD_LENGTH: usize = 4096;
 
+/// A body that must be kept and is no longer than this is kept beyond the budget, in bytes.
+const SMALL: usize = 256 * 1024;
+
+/// What all such bodies may have beyond the budget: of 64 requests at once.
+const RESERVE: usize = 64 * SMALL;
+
 /// Why a body broke off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Broken {
@@ -52,8 +58,8 @@ impl Budget {
         Rc::new(Self { limit, used: Cell::new(0) })
     }
 
-    fn is_exceeded(&self) -> bool {
-        self.used.get() > self.limit
+    fn is_exceeded_by(&self, reserve: usize) -> bool {
+        self.used.get() > self.limit.saturating_add(reserve)
     }
 
     fn take(&self, cost: usize) {
@@ -87,6 +93,10 @@ struct Source {
     /// Whether all of it is kept for another reader: the body is within the limits, and [`RequestBody::stop_keeping`] was not
     /// called.
     keeps: bool,
+    /// Whether the request cannot be served unless all of it is kept.
+    is_required: bool,
+    /// Whether it is not kept because of the other requests' bodies.
+    is_over_budget: bool,
     has_reader: bool,
     /// How many chunks the newest reader gave out, and when it gave out the last one, if that was not the first.
     given: usize,
@@ -108,6 +118,16 @@ impl RequestBody {
         source.incoming = Some(incoming);
         source.ended = ended;
         Self(Rc::new(RefCell::new(source)))
+    }
+
+    /// It must be kept to its end: a small one is kept although others have used the budget.
+    pub(super) fn require(&self) {
+        self.0.borrow_mut().is_required = true;
+    }
+
+    /// Whether it is not kept because of the other requests' bodies.
+    pub(super) fn is_over_budget(&self) -> bool {
+        self.0.borrow().is_over_budget
     }
 
     /// A body that is in memory already.
@@ -241,6 +261,8 @@ impl Source {
             head: Vec::new(),
             kept_length: 0,
             keeps: true,
+            is_required: false,
+            is_over_budget: false,
             has_reader: false,
             given: 0,
             given_at: None,
@@ -279,15 +301,27 @@ impl Source {
                 return Poll::Ready(None);
             }
             self.ended = incoming.is_end_stream();
-            self.kept_length = self.kept_length.saturating_add(chunk.len());
-            self.budget.take(cost(&chunk));
-            self.kept.push_back(chunk);
-            if self.kept_length > self.replay_limit || self.budget.is_exceeded() {
-                self.keeps = false;
-                self.drop_given();
-            }
+            self.keep(chunk);
             return Poll::Ready(Some(()));
         }
+    }
+
+    /// Keeps a chunk, for another reader too if the limits allow it.
+    fn keep(&mut self, chunk: Bytes) {
+        self.kept_length = self.kept_length.saturating_add(chunk.len());
+        self.budget.take(cost(&chunk));
+        self.kept.push_back(chunk);
+        let is_too_long = self.kept_length > self.replay_limit;
+        if is_too_long || self.exceeds_budget() {
+            self.is_over_budget |= self.keeps && !is_too_long;
+            self.keeps = false;
+            self.drop_given();
+        }
+    }
+
+    fn exceeds_budget(&self) -> bool {
+        let is_small = self.is_required && self.kept_length <= SMALL;
+        self.budget.is_exceeded_by(if is_small { RESERVE } else { 0 })
     }
 
     /// Reads what has arrived, as far as it can be kept.
@@ -296,7 +330,7 @@ impl Source {
             && !self.ended
             && self.broken.is_none()
             && self.kept_length < self.replay_limit
-            && !self.budget.is_exceeded()
+            && !self.exceeds_budget()
             && self.poll_chunk(context).is_ready()
         {
             if let Some(reader) = self.waiting.take() {
@@ -406,5 +440,43 @@ mod tests {
         // Another attempt begins anew.
         let _ = body.reader().unwrap();
         assert_eq!(body.given_at(), None);
+    }
+
+    fn source(is_required: bool, budget: &Rc<Budget>) -> Source {
+        let mut source = Source::empty(2 * SMALL, u64::MAX, budget);
+        source.is_required = is_required;
+        source
+    }
+
+    fn keep(source: &mut Source, length: usize) -> (bool, bool) {
+        source.keep(Bytes::from(vec![0; length]));
+        (source.keeps, source.is_over_budget)
+    }
+
+    #[test]
+    fn a_small_body_that_must_be_kept_is_kept_whatever_others_use() {
+        let budget = Budget::new(SMALL);
+        let mut large = source(false, &budget);
+        assert_eq!(keep(&mut large, SMALL + 1), (false, true));
+        assert_eq!(keep(&mut source(false, &budget), 1), (false, true));
+        let mut small = source(true, &budget);
+        assert_eq!(keep(&mut small, SMALL), (true, false));
+        assert_eq!(keep(&mut small, 1), (false, true), "it is not small any more");
+    }
+
+    #[test]
+    fn all_small_bodies_together_are_bounded_too() {
+        let budget = Budget::new(0);
+        let mut kept: Vec<Source> = (0..80).map(|_| source(true, &budget)).collect();
+        let count = kept.iter_mut().map(|source| keep(source, SMALL)).filter(|(keeps, _)| *keeps).count();
+        assert_eq!(count, 63, "each chunk costs its administration as well");
+        drop(kept);
+        assert_eq!(budget.used.get(), 0);
+    }
+
+    #[test]
+    fn a_body_beyond_the_replay_limit_is_too_long_for_any_budget() {
+        let budget = Budget::new(0);
+        assert_eq!(keep(&mut source(true, &budget), 2 * SMALL + 1), (false, false));
     }
 }
