@@ -4,9 +4,10 @@
 //! `localhost` and names that end in `.localhost` are 127.0.0.1 and `::1` (RFC 6761 §6.3) and are never looked up.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::vec::IntoIter;
 
@@ -15,6 +16,18 @@ use tower_service::Service;
 use url::{Host, Url};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whether this program may only connect to the local machine.
+static LOOPBACK_ONLY: AtomicBool = AtomicBool::new(false);
+
+/// From now on no request leaves this machine: a sandbox is for practice.
+pub(crate) fn confine_to_loopback() {
+    LOOPBACK_ONLY.store(true, Ordering::Relaxed);
+}
+
+pub(crate) fn is_confined() -> bool {
+    LOOPBACK_ONLY.load(Ordering::Relaxed)
+}
 
 /// Whether a URL points to the local machine.
 pub(crate) fn is_loopback(url: &Url) -> bool {
@@ -40,6 +53,10 @@ fn loopback(port: u16) -> [SocketAddr; 2] {
 pub(crate) fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if is_loopback_name(host) {
         return Ok(loopback(port).to_vec());
+    }
+    // A name would be asked for elsewhere.
+    if is_confined() && host.parse::<IpAddr>().is_err() {
+        return Err(io::Error::other("names are not looked up in the sandbox"));
     }
     Ok((host, port).to_socket_addrs()?.collect())
 }

@@ -10,7 +10,6 @@ use std::io::Read;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -28,8 +27,8 @@ use zeroize::Zeroizing;
 pub(crate) use self::failure::{TransportError, describe_status};
 use self::failure::{innermost, transport_error};
 use crate::error::{FEW_DESCRIPTORS, Failed, Failure, has_user_info, printable, without_user_info};
-use crate::names::Resolver;
-pub(crate) use crate::names::is_loopback;
+use crate::names::{Resolver, is_confined};
+pub(crate) use crate::names::{confine_to_loopback, is_loopback};
 use crate::platform::disk;
 use crate::secret::Secret;
 use crate::{proxies, tls};
@@ -59,14 +58,6 @@ pub(crate) fn user_agent() -> String {
     format!("qwenauth/{} ({}; {})", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH)
 }
 
-/// Whether requests may only go to the local machine.
-static LOOPBACK_ONLY: AtomicBool = AtomicBool::new(false);
-
-/// From now on no request leaves this machine: a sandbox is for practice.
-pub(crate) fn confine_to_loopback() {
-    LOOPBACK_ONLY.store(true, Ordering::Relaxed);
-}
-
 /// A URL that credentials may be sent to: `https`, or `http` to this machine; without user info.
 pub(crate) fn endpoint(text: &str) -> Result<Url> {
     let refused = |why: &str| Failed::new(Failure::Other, format!("URL `{}` rejected: {why}", without_user_info(text)));
@@ -78,7 +69,7 @@ pub(crate) fn endpoint(text: &str) -> Result<Url> {
     if url.fragment().is_some() {
         return refused("it has a fragment (`#`)").err();
     }
-    if LOOPBACK_ONLY.load(Ordering::Relaxed) && !is_loopback(&url) {
+    if is_confined() && !is_loopback(&url) {
         return refused("requests from the sandbox must not leave this machine")
             .hint("leave the sandbox first: `exit`")
             .err();

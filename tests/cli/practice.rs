@@ -365,7 +365,12 @@ fn no_request_of_a_sandbox_leaves_the_machine() {
             qwenauth status --check --profile "$name" >/dev/null 2>&1
             qwenauth doctor --profile "$name" >/dev/null 2>&1
         done
-        DASHSCOPE_API_KEY=sk-real-key-0123456789 qwenauth login dashscope --profile third --api-key-env DASHSCOPE_API_KEY 2>&1"#;
+        DASHSCOPE_API_KEY=sk-real-key-0123456789 qwenauth login dashscope --profile third --api-key-env DASHSCOPE_API_KEY 2>&1
+        qwenauth keys secret >/dev/null
+        for shared in rediss://192.0.2.77:6379/0 redis://cache.example.com; do
+            QWENAUTH_SHARED_URL=$shared timeout 10 qwenauth gateway --shared --listen 127.0.0.1:0 2>&1
+            QWENAUTH_SHARED_URL=$shared qwenauth keys list 2>&1
+        done"#;
     let log = place.temporary.path().join("connections");
     let mut command = place.command("strace");
     command.args(["-f", "-qq", "-s", "256", "-e", "trace=connect,sendto", "-o"]).arg(&log);
@@ -379,6 +384,8 @@ fn no_request_of_a_sandbox_leaves_the_machine() {
         assert_eq!(code, if name == "custom" { "2" } else { "0" }, "{name} in {shown}");
     }
     assert!(shown.contains("accepts keys that start with `practice-`"), "{shown}");
+    let refused = "rejected: connections from the sandbox must not leave this machine";
+    assert_eq!(shown.matches(refused).count(), 4, "{shown}");
     let connections = fs::read_to_string(&log).unwrap();
     assert!(connections.contains("127.0.0.1"), "{connections}");
     for line in connections.lines().filter(|line| line.contains("AF_INET")) {

@@ -82,7 +82,12 @@ impl Address {
         };
         let user = Some(url.username()).filter(|user| !user.is_empty()).map(str::to_owned);
         let password = password.or_else(|| url.password().and_then(decoded).map(Secret::new));
-        Ok(Self { host, port: url.port().unwrap_or(PORT), is_encrypted, user, password, database, timeout })
+        let address = Self { host, port: url.port().unwrap_or(PORT), is_encrypted, user, password, database, timeout };
+        if names::is_confined() && !address.is_local() {
+            let message = format!("`{shown}` rejected: connections from the sandbox must not leave this machine");
+            return Failed::new(Failure::Other, message).hint("leave the sandbox first: `exit`").err();
+        }
+        Ok(address)
     }
 
     pub(super) fn with_timeout(self, timeout: Duration) -> Self {
