@@ -96,25 +96,43 @@ fn is_of_one_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// The client's address and accounts, which are never forwarded. `Expect` is answered here, and the host is another.
+/// Beginnings of names with what a proxy in front knows of the client: `x-forwarded-user`, `x-auth-request-email` …
+const CALLERS: [&str; 5] =
+    ["x-amzn-oidc-", "x-auth-request-", "x-forwarded-", "x-goog-authenticated-user-", "x-ms-client-principal"];
+
+/// The client's address, name and accounts, which are never forwarded. `Expect` is answered here, and the host is another.
 fn is_callers(name: &HeaderName) -> bool {
-    matches!(
+    let is_known = matches!(
         name.as_str(),
-        "cookie"
+        "cf-connecting-ip"
+            | "cf-connecting-ipv6"
+            | "cf-ipcountry"
+            | "cf-pseudo-ipv4"
+            | "client-ip"
+            | "cookie"
             | "expect"
+            | "fastly-client-ip"
+            | "fly-client-ip"
             | "forwarded"
+            | "from"
             | "host"
             // These choose the account to bill, by a key that is not sent.
             | "openai-organization"
             | "openai-project"
             | "x-goog-user-project"
+            | "remote-user"
+            | "true-client-ip"
             | "x-auth-email"
             | "x-auth-key"
-            | "x-forwarded-for"
-            | "x-forwarded-host"
-            | "x-forwarded-proto"
+            | "x-client-ip"
+            | "x-cluster-client-ip"
+            | "x-envoy-external-address"
+            | "x-forwarded"
+            | "x-original-forwarded-for"
             | "x-real-ip"
-    )
+            | "x-remote-user"
+    );
+    is_known || CALLERS.iter().any(|beginning| name.as_str().starts_with(beginning))
 }
 
 fn holds_credential(name: &HeaderName) -> bool {
@@ -250,7 +268,17 @@ mod tests {
             ("authorization", "Bearer k"),
             ("expect", "100-continue"),
             ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-user", "ann"),
+            ("x-forwarded-email", "ann@example.com"),
+            ("x-forwarded-preferred-username", "ann"),
             ("x-real-ip", "192.0.2.1"),
+            ("x-client-ip", "192.0.2.1"),
+            ("x-envoy-external-address", "192.0.2.1"),
+            ("true-client-ip", "192.0.2.1"),
+            ("cf-connecting-ip", "192.0.2.1"),
+            ("fly-client-ip", "192.0.2.1"),
+            ("x-auth-request-email", "ann@example.com"),
+            ("remote-user", "ann"),
             ("x-own", "stays"),
             ("user-agent", "client/1"),
         ]

@@ -12,7 +12,8 @@ fn the_clients_credentials_are_replaced_and_hop_by_hop_headers_removed() {
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
     let more = "User-Agent: client/1\r\nCookie: a=b\r\nx-api-key: mine\r\nX-Own: kept\r\nX-Named: 1\r\n\
-                Connection: X-Named\r\nKeep-Alive: 5\r\nTE: trailers\r\nForwarded: for=me\r\n";
+                Connection: X-Named\r\nKeep-Alive: 5\r\nTE: trailers\r\nForwarded: for=me\r\n\
+                X-Forwarded-Email: me@example.com\r\nCF-Connecting-IP: 192.0.2.1\r\n";
     gateway.send("POST /v1/chat/completions?a=b", more, CHAT).got().is(200);
     let asked = &upstream.asked()[0];
     assert_eq!(asked.line, "POST /v1/chat/completions?a=b HTTP/1.1");
@@ -23,7 +24,17 @@ fn the_clients_credentials_are_replaced_and_hop_by_hop_headers_removed() {
     assert_eq!(asked.all("x-dashscope-authtype"), ["qwen-oauth"]);
     assert_eq!(asked.all("x-own"), ["kept"]);
     assert_eq!(asked.all("via"), ["1.1 qwenauth"]);
-    for gone in ["cookie", "x-api-key", "x-named", "connection", "keep-alive", "te", "forwarded"] {
+    for gone in [
+        "cookie",
+        "x-api-key",
+        "x-named",
+        "connection",
+        "keep-alive",
+        "te",
+        "forwarded",
+        "x-forwarded-email",
+        "cf-connecting-ip",
+    ] {
         assert!(asked.all(gone).is_empty(), "{gone}");
     }
     assert_eq!(asked.body, CHAT);
