@@ -71,6 +71,9 @@ pub(super) struct ReadyCredential {
     headers: RefCell<Option<(HeaderValue, Headers)>>,
 }
 
+/// What stands for the client's `User-Agent` in the provider's headers.
+const USER_AGENT: &str = "{user-agent}";
+
 pub(super) type Headers = Rc<Vec<(HeaderName, HeaderValue)>>;
 
 impl ReadyCredential {
@@ -81,11 +84,13 @@ impl ReadyCredential {
         {
             return Rc::clone(headers);
         }
-        let text = user_agent.to_str().unwrap_or_default();
-        let valid = |(name, value): (String, String)| {
-            Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+        // Inserted as bytes, which need not be text.
+        let valid = |(name, template): (String, String)| {
+            let parts: Vec<&[u8]> = template.split(USER_AGENT).map(str::as_bytes).collect();
+            let value = HeaderValue::from_bytes(&parts.join(user_agent.as_bytes()));
+            Some((HeaderName::try_from(name).ok()?, value.ok()?))
         };
-        let headers = Rc::new(self.provider.headers(text).into_iter().filter_map(valid).collect::<Vec<_>>());
+        let headers = Rc::new(self.provider.headers(USER_AGENT).into_iter().filter_map(valid).collect::<Vec<_>>());
         *self.headers.borrow_mut() = Some((user_agent.clone(), Rc::clone(&headers)));
         headers
     }

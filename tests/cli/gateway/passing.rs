@@ -51,6 +51,18 @@ fn headers_of_the_provider_can_be_replaced() {
 }
 
 #[test]
+fn a_user_agent_that_is_not_ascii_is_repeated_as_it_is() {
+    let upstream = Upstream::always(fine());
+    let text = "[providers.qwen.headers]\nX-Copy = \"{user-agent} (ü)\"\n";
+    let machine = configured(logged_in(&upstream), text);
+    Gateway::start(&machine, &[]).send("GET /v1/models", "User-Agent: Möbius/1\r\n", b"").got().is(200);
+    let asked = &upstream.asked()[0];
+    assert_eq!(asked.all("user-agent"), ["Möbius/1"]);
+    assert_eq!(asked.all("x-copy"), ["Möbius/1 (ü)"]);
+    assert_eq!(asked.all("x-dashscope-useragent"), ["Möbius/1"]);
+}
+
+#[test]
 fn every_method_and_path_below_v1_is_forwarded() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
