@@ -166,15 +166,23 @@ fn secret(places: &Places) -> Result<()> {
 
 /// Prints the key, once.
 fn hand_out(record: &KeyRecord, key: &KeyText, is_json: bool, said: &str) -> Result<()> {
-    if is_json {
+    let printed = if is_json {
         let mut facts = json!({ "key": key.secret().expose() });
         for (name, fact) in list::facts(record, SystemTime::now()) {
             facts[name] = fact;
         }
-        return print_json(&facts);
-    }
-    say(said);
-    print(&zeroize::Zeroizing::new(format!("{}\n", key.secret().expose())))
+        print_json(&facts)
+    } else {
+        say(said);
+        print(&zeroize::Zeroizing::new(format!("{}\n", key.secret().expose())))
+    };
+    // A closed pipe is a failure here too: the key cannot be shown again.
+    printed.or_else(|error| {
+        let name = &record.name;
+        Failed::new(Failure::Other, format!("key `{name}` is now valid, but it was not shown: {error:#}"))
+            .hint(format!("run `qwenauth keys rotate {name}` for another key"))
+            .err()
+    })
 }
 
 /// For a person; a script has the exit code.

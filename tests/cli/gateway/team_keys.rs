@@ -240,6 +240,20 @@ fn a_key_limited_by_model_cannot_hide_another_model_in_its_request() {
 }
 
 #[test]
+fn a_key_that_cannot_be_printed_is_named_with_the_command_for_another() {
+    let machine = Machine::new();
+    let why = "cannot write to stdout: No space left on device (os error 28)";
+    for command in ["create", "create --json", "rotate"] {
+        let name = if command.contains("json") { "bob" } else { "ann" };
+        machine.shell(&format!("exec $QWENAUTH keys {command} {name} > /dev/full")).fails(
+            1,
+            &format!("key `{name}` is now valid, but it was not shown: {why}"),
+            &format!("run `qwenauth keys rotate {name}` for another key"),
+        );
+    }
+}
+
+#[test]
 fn a_queued_request_is_not_sent_after_its_key_is_revoked() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
