@@ -82,6 +82,7 @@ pub(crate) fn rule(provider: &Provider, tuning: &Tuning) -> Result<Rule> {
             .filter(|window| !window.is_zero())
             .with_context(|| {
                 Failed::new(Failure::Other, format!("`window = \"{text}\"` of `{}` is not a duration", provider.name))
+                    .hint("write a duration of at least 1 s, such as `60s`")
             })?,
     };
     Ok(Rule {

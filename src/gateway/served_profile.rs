@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use hyper::header::HeaderValue;
@@ -19,6 +19,8 @@ use super::served_account::ServedAccount;
 use crate::credentials::CredentialSource;
 use crate::error::{Failed, Failure};
 use crate::limits::shared::Shared;
+use crate::limits::week_end;
+use crate::providers::Provider;
 use crate::usage::{Event, rfc3339};
 
 /// What all profiles of a gateway have in common.
@@ -52,6 +54,11 @@ pub(super) struct ServedProfile {
 impl ServedProfile {
     pub(super) fn open(source: CredentialSource, common: Rc<Common>) -> Result<Self> {
         let (profile, path) = (source.profile.clone(), source.store.path().to_owned());
+        // Otherwise each request would find out.
+        if let Some(provider) = source.known_provider() {
+            check_limits(&provider)?;
+            pacing::rule(&provider, &common.tuning)?;
+        }
         let role = common.part.of(&source)?;
         let cache = match (role, &common.shared, &common.part.fleet) {
             (Role::Edge, Some(shared), Some(fleet)) => {
@@ -191,6 +198,26 @@ impl ServedProfile {
     pub(super) fn last_account(&self) -> Option<Rc<ServedAccount>> {
         self.account.borrow().as_ref().map(|(_, account)| Rc::clone(account))
     }
+}
+
+/// Errors: a limit that allows no request, or a reset at no time.
+fn check_limits(provider: &Provider) -> Result<()> {
+    let limits = &provider.limits;
+    for (name, most) in [
+        ("requests_per_minute", limits.requests_per_minute),
+        ("burst", limits.burst),
+        ("requests_per_day", limits.requests_per_day),
+        ("requests_per_5h", limits.requests_per_5h),
+        ("requests_per_week", limits.requests_per_week),
+        ("requests_per_month", limits.requests_per_month),
+    ] {
+        if most == Some(0) {
+            return Failed::new(Failure::Other, format!("`{name} = 0` of `{}` allows no request", provider.name))
+                .hint("write at least 1 in config.toml, or remove it")
+                .err();
+        }
+    }
+    limits.week_resets.iter().try_for_each(|text| week_end(text, SystemTime::now()).map(drop))
 }
 
 /// Distinguishes secrets in logs and files.

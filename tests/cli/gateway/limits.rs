@@ -369,6 +369,42 @@ fn requests_pass_while_the_state_cannot_be_written() {
 }
 
 #[test]
+fn a_limit_that_allows_no_request_or_cannot_be_read_stops_the_gateway_at_its_start() {
+    let upstream = Upstream::always(fine());
+    for (setting, said, hint) in [
+        (
+            "week_resets = \"Monday 00:00 UTC\"",
+            "`week_resets = \"Monday 00:00 UTC\"` is not a day, a time and a zone",
+            "write it like `Mon 00:00 Asia/Shanghai`",
+        ),
+        (
+            "day_resets = \"24:00 UTC\"",
+            "`day_resets = \"24:00 UTC\"` is not a time and a zone",
+            "write it like `00:00 Asia/Shanghai`",
+        ),
+        (
+            "window = \"0s\"",
+            "`window = \"0s\"` of `qwen` is not a duration",
+            "write a duration of at least 1 s, such as `60s`",
+        ),
+        (
+            "requests_per_minute = 0",
+            "`requests_per_minute = 0` of `qwen` allows no request",
+            "write at least 1 in config.toml, or remove it",
+        ),
+        ("burst = 0", "`burst = 0` of `qwen` allows no request", "write at least 1 in config.toml, or remove it"),
+        (
+            "requests_per_week = 0",
+            "`requests_per_week = 0` of `qwen` allows no request",
+            "write at least 1 in config.toml, or remove it",
+        ),
+    ] {
+        let machine = configured(logged_in(&upstream), &format!("[providers.qwen.limits]\n{setting}\n"));
+        machine.run(["gateway"]).fails(1, said, hint);
+    }
+}
+
+#[test]
 fn requests_pass_with_a_damaged_state() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
