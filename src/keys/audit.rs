@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::KeyRecord;
-use crate::platform::{files, system};
+use crate::platform::{disk, files, system};
 
 /// How much of the end of the file is also sent to the shared server, if it is not there yet.
 const SHARED: u64 = 256 * 1024;
@@ -16,7 +16,7 @@ const SHARED: u64 = 256 * 1024;
 /// The last lines, each with the revision of keys.json that it produced.
 pub(crate) fn last_lines(path: &Path) -> Vec<(u64, String)> {
     let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = std::fs::File::open(path)?;
+        let mut file = disk::open_to_read(path)?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(SHARED)))?;
         let mut end = Vec::new();
@@ -73,7 +73,6 @@ impl Audit<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::disk;
 
     #[test]
     fn the_last_lines_are_the_whole_ones_of_the_last_256_kib() {

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::local::file_name;
 use crate::paths::StateDirectory;
-use crate::platform::files;
 use crate::platform::lock::TryLock;
+use crate::platform::{disk, files};
 use crate::providers::error::Cause;
 
 /// How often one request is let through although a limit is used up.
@@ -224,7 +224,7 @@ impl Memory {
             return;
         }
         self.stamp = stamp;
-        self.entries = File::open(&self.path).map(|file| read(&file)).unwrap_or_default();
+        self.entries = disk::open_to_read(&self.path).map(|file| read(&file)).unwrap_or_default();
     }
 
     /// Applies `change` to the entries of all processes. Returns `None` if only this process knows of it.

@@ -27,10 +27,15 @@ pub(crate) fn open_pipe(path: &Path) -> io::Result<File> {
 
 /// Opens for reading and writing.
 pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).custom_flags(O_NOFOLLOW).open(path)
+    OpenOptions::new().read(true).write(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)
 }
 
-/// Opens for reading and writing, and makes the file if it does not exist.
+/// A FIFO would wait for its other end, at the next read if not now.
+fn regular(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
+/// Opens a regular file for reading and writing, and makes it if it does not exist.
 pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -38,13 +43,14 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .custom_flags(O_NOFOLLOW)
+        .custom_flags(O_NOFOLLOW | O_NONBLOCK)
         .open(path)
+        .and_then(regular)
 }
 
-/// Opens for appending; each `write` appends one line atomically.
+/// Opens a regular file for appending; each `write` appends one line atomically.
 pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).custom_flags(O_NOFOLLOW).open(path)
+    OpenOptions::new().append(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path).and_then(regular)
 }
 
 /// Makes a file that must not exist.

@@ -368,6 +368,42 @@ fn requests_pass_while_the_state_cannot_be_written() {
     }
 }
 
+/// In place of a file of the gateway.
+fn fifo(machine: &Machine, directory: &str, name: &str) {
+    let directory = machine.home().join(".local/state/qwenauth").join(directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    nix::unistd::mkfifo(&directory.join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+}
+
+#[test]
+fn a_pipe_in_place_of_a_state_file_holds_up_no_request_and_no_end() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    // The names of the account's files.
+    Gateway::start(&machine, &[]).chat().is(200);
+    let state = machine.home().join(".local/state/qwenauth");
+    let names = |directory: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(state.join(directory)).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let usage = names("usage");
+    let rate = names("rate");
+    std::fs::remove_dir_all(&state).unwrap();
+    for name in &usage {
+        fifo(&machine, "usage", name);
+    }
+    for name in &rate {
+        fifo(&machine, "rate", name);
+        fifo(&machine, "limits", &format!("{name}.json"));
+    }
+    let gateway = Gateway::start(&machine, &[]);
+    gateway.chat().is(200);
+    gateway.running.wait_for_stderr("it is not a regular file");
+    gateway.running.signal(Signal::SIGTERM);
+    drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr());
+    drop(machine.run(["usage"]).any_end().any_stdout().any_stderr());
+}
+
 #[test]
 fn a_limit_that_allows_no_request_or_cannot_be_read_stops_the_gateway_at_its_start() {
     let upstream = Upstream::always(fine());
