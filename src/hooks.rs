@@ -4,11 +4,12 @@
 //! Rule: it never holds up a request; it gets its event as JSON on stdin, no secret, and 10 s, after which it is ended with
 //! everything it started; of all processes of the user the first to see an event runs it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,7 +18,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::environment::{API_KEY, API_KEY_FILE, variable};
+use crate::environment::variable;
+use crate::error::{Trouble, note};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Privacy};
 use crate::platform::{disk, processes};
@@ -47,6 +49,8 @@ pub(crate) struct Hooks {
     /// Where events that were seen are marked.
     directory: PathBuf,
     running: Vec<(JoinHandle<()>, mpsc::Sender<()>)>,
+    /// By the name of the event.
+    troubles: BTreeMap<String, Arc<Trouble>>,
 }
 
 impl Hooks {
@@ -55,7 +59,8 @@ impl Hooks {
         if !commands.is_empty() {
             remove_old(&directory);
         }
-        Self { commands, directory, running: Vec::new() }
+        let troubles = commands.keys().map(|name| (name.clone(), Arc::default())).collect();
+        Self { commands, directory, running: Vec::new(), troubles }
     }
 
     /// Runs the hook of an event, if there is one and no process has run it for this `occurrence`. `withheld`: variables
@@ -79,7 +84,7 @@ impl Hooks {
         };
         match std::thread::Builder::new().name("hook".to_owned()).spawn(run) {
             Ok(thread) => self.running.push((thread, stop)),
-            Err(error) => log::warn!("cannot run a hook: {error}"),
+            Err(error) => note(&format!("warning: cannot run a hook: {error}")),
         }
         self.running.retain(|(thread, _)| !thread.is_finished());
     }

@@ -5,6 +5,7 @@
 
 mod text;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fmt, io};
 
 use anyhow::Error;
@@ -162,6 +163,24 @@ fn remedy(error: &io::Error) -> Option<&'static str> {
 /// Prints a message on stderr that is neither the answer nor an error. Never a secret.
 pub(crate) fn note(text: &str) {
     say::note(&shown(text));
+}
+
+/// Something that may stop working while the program runs, and is reported once each time that it does.
+#[derive(Debug, Default)]
+pub(crate) struct Trouble(AtomicBool);
+
+impl Trouble {
+    /// Reports `what`, unless it was in trouble already.
+    pub(crate) fn note(&self, what: &str) {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            note(&format!("warning: {what}"));
+        }
+    }
+
+    /// It works again.
+    pub(crate) fn end(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 /// The one of `known` that `typed` was probably meant to be.

@@ -66,9 +66,12 @@ pub(super) async fn flush(gateway: &Gateway) {
         if let Some(shared) = &gateway.shared {
             pending.take_written().into_iter().for_each(|(of, counts)| shared.enter(row(of), counts.named()));
         }
-        if let Err(error) = written {
-            log::warn!("cannot write the usage: {error:#}");
-            account.put_back(pending);
+        match written {
+            Ok(()) => gateway.usage_trouble.end(),
+            Err(error) => {
+                gateway.usage_trouble.note(&format!("cannot write the usage: {error:#}"));
+                account.put_back(pending);
+            }
         }
     }
 }

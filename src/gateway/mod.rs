@@ -132,6 +132,7 @@ use self::team::Team;
 use self::traffic::Traffic;
 use self::upstream::Upstream;
 pub(crate) use self::well_known::Members;
+use crate::error::Trouble;
 use crate::hooks::Hooks;
 use crate::limits::shared::Shared;
 use crate::secret::Secret;
@@ -158,6 +159,8 @@ struct Gateway {
     shared: Option<Rc<Shared>>,
     team: Option<Team>,
     members: Option<Members>,
+    /// Of the ledger.
+    usage_trouble: Trouble,
 }
 
 impl Gateway {
@@ -194,6 +197,7 @@ impl Gateway {
             team: keyed.map(|keyed| Team::open(keyed, shared.as_ref())).transpose()?,
             shared,
             members,
+            usage_trouble: Trouble::default(),
             options,
             key: RefCell::new(key),
             key_file: key_file.map(KeyFile::new),

@@ -11,6 +11,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,6 +23,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::gen_ai::{self, Call, GenAi};
+use crate::error::{Trouble, note};
 use crate::platform::disk;
 use crate::secret::Secret;
 
@@ -186,7 +189,8 @@ pub(super) struct Traffic {
     /// Present if metrics are served.
     gen_ai: Option<GenAi>,
     log: Option<Log>,
-    dropped: Cell<u64>,
+    /// Lines of the log that were not written.
+    dropped: Arc<AtomicU64>,
     /// Which key the clients of this gateway have, without telling it.
     key_id: RefCell<String>,
 }
@@ -194,12 +198,13 @@ pub(super) struct Traffic {
 impl Traffic {
     /// `log`: the file of `--log`, `-` for stdout.
     pub(super) fn new(log: Option<&Path>, has_metrics: bool) -> Result<Rc<Self>> {
+        let dropped = Arc::new(AtomicU64::new(0));
         Ok(Rc::new(Self {
             in_flight: Cell::new(0),
             ended: RefCell::default(),
             gen_ai: has_metrics.then(GenAi::default),
-            log: log.map(Log::start).transpose()?,
-            dropped: Cell::new(0),
+            log: log.map(|path| Log::start(path, Arc::clone(&dropped))).transpose()?,
+            dropped,
             key_id: RefCell::default(),
         }))
     }
@@ -235,7 +240,7 @@ impl Traffic {
     fn write(&self, line: &Value) {
         let Some(log) = &self.log else { return };
         if !log.write(format!("{line}\n")) {
-            self.dropped.set(self.dropped.get() + 1);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -276,14 +281,14 @@ impl Traffic {
             "# HELP qwenauth_in_flight Requests in flight, including this one.\n\
              # TYPE qwenauth_in_flight gauge\n\
              qwenauth_in_flight {}\n\
-             # HELP qwenauth_log_dropped_total Lines of --log that were dropped because the disk was too slow.\n\
+             # HELP qwenauth_log_dropped_total Lines of --log that were not written: the disk was too slow, or failed.\n\
              # TYPE qwenauth_log_dropped_total counter\n\
              qwenauth_log_dropped_total {}\n\
              # HELP qwenauth_build_info The running version.\n\
              # TYPE qwenauth_build_info gauge\n\
              qwenauth_build_info{{version=\"{}\"}} 1\n",
             self.in_flight.get(),
-            self.dropped.get(),
+            self.dropped.load(Ordering::Relaxed),
             env!("CARGO_PKG_VERSION"),
         );
         text + &self.gen_ai.as_ref().map(GenAi::text).unwrap_or_default()
@@ -302,12 +307,13 @@ struct Log {
 }
 
 impl Log {
-    fn start(path: &Path) -> Result<Self> {
+    /// `dropped` counts the lines that cannot be written.
+    fn start(path: &Path, dropped: Arc<AtomicU64>) -> Result<Self> {
         let path = (path != Path::new("-")).then(|| path.to_owned());
         let mut file = path.as_deref().map(open).transpose()?;
         let (jobs, queue) = mpsc::sync_channel(MAX_WAITING);
         let work = move || {
-            let mut was_written = true;
+            let trouble = Trouble::default();
             for job in queue {
                 match job {
                     Job::Line(line) => {
@@ -315,11 +321,13 @@ impl Log {
                             Some(file) => file.write_all(line.as_bytes()),
                             None => std::io::stdout().write_all(line.as_bytes()),
                         };
-                        // Said once, not for every request.
-                        if let (Err(error), true) = (&written, was_written) {
-                            log::warn!("cannot write the request log: {error}");
+                        match written {
+                            Ok(()) => trouble.end(),
+                            Err(error) => {
+                                dropped.fetch_add(1, Ordering::Relaxed);
+                                trouble.note(&format!("cannot write the request log: {error}"));
+                            }
                         }
-                        was_written = written.is_ok();
                     }
                     Job::Reopen => reopen(path.as_ref(), &mut file),
                 }
@@ -357,7 +365,7 @@ fn reopen(path: Option<&PathBuf>, file: &mut Option<File>) {
     let Some(path) = path else { return };
     match open(path) {
         Ok(opened) => *file = Some(opened),
-        Err(error) => log::warn!("cannot reopen the request log, so the old file is kept: {error:#}"),
+        Err(error) => note(&format!("warning: cannot reopen the request log, so the old file is kept: {error:#}")),
     }
 }
 
@@ -462,7 +470,7 @@ mod tests {
     fn every_line_is_written_before_the_log_is_gone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let log = Log::start(&path).unwrap();
+        let log = Log::start(&path, Arc::default()).unwrap();
         assert!((0..MAX_WAITING / 2).all(|number| log.write(format!("{number}\n"))));
         drop(log);
         assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), MAX_WAITING / 2);

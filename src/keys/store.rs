@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Audit, KeyRecord, State, TeamSecret, seconds};
-use crate::error::{Failed, Failure, path_for_sh};
+use crate::error::{Failed, Failure, note, path_for_sh};
 use crate::paths;
 use crate::platform::disk::Version;
 use crate::platform::files::{self, Content, MAX_FILE_SIZE, PendingFile, Privacy};
@@ -273,7 +273,7 @@ impl Directory {
         {
             // Until the file changes again. qwenauth never writes an unreadable one.
             self.version = version;
-            log::warn!("still using the keys that were read last: {error:#}");
+            note(&format!("warning: still using the keys that were read last: {error:#}"));
         }
     }
 

@@ -16,9 +16,13 @@ use sha2::{Digest, Sha256};
 
 use super::day::Day;
 use super::window::{DayState, LENGTH, Lease, Rule, STEPS, Slot, WindowRecord, step_length};
+use crate::error::Trouble;
 use crate::paths::StateDirectory;
 use crate::platform::lock::TryLock;
 use crate::platform::{disk, files, system};
+
+/// What it means that a file of counters cannot be used.
+pub(super) const ALONE: &str = "requests are counted only by this process";
 
 /// The result of a request for a slot.
 pub(crate) enum Reservation {
@@ -41,22 +45,18 @@ struct Counters {
     file: Option<File>,
     /// As it was read or written last. Counted alone if the file cannot be used.
     record: WindowRecord,
+    trouble: Trouble,
 }
 
 impl Rate {
     /// `account`: identifies the account, such as a key; only its hash is written.
     pub(crate) fn open(state: &Path, provider: &str, account: &str, rule: Rule) -> Self {
         let path = StateDirectory::Rate.below(state).join(file_name(provider, account));
-        let file = match open(state, &path) {
-            Ok(file) => Some(file),
-            Err(error) => {
-                log::warn!("requests are counted only by this process: {error:#}");
-                None
-            }
-        };
+        let trouble = Trouble::default();
+        let file = open(state, &path).map_err(|error| trouble.note(&format!("{ALONE}: {error:#}"))).ok();
         let record = WindowRecord::new(boot(), step_length(rule.window));
         let today = rule.zone.day_of(SystemTime::now());
-        Self { rule, counters: Counters { path, file, record }, lease: Lease::default(), today }
+        Self { rule, counters: Counters { path, file, record, trouble }, lease: Lease::default(), today }
     }
 
     pub(crate) fn rule(&self) -> &Rule {
@@ -156,12 +156,12 @@ impl Counters {
 
     /// Applies `change` to the record under the lock. Returns `None` if another process holds it.
     fn change<T>(&mut self, alone: bool, change: impl FnOnce(&mut WindowRecord) -> T) -> Option<T> {
-        let Self { path, file, record } = self;
+        let Self { path, file, record, trouble } = self;
         let lock = match file.as_ref().filter(|_| !alone).map(TryLock::take).transpose() {
             Ok(Some(lock)) => Some(lock?),
             Ok(None) => None,
             Err(error) => {
-                log::warn!("cannot lock `{}`: {error}", path.display());
+                trouble.note(&format!("{ALONE}: cannot lock `{}`: {error}", path.display()));
                 None
             }
         };
@@ -174,8 +174,9 @@ impl Counters {
         let outcome = change(record);
         let written = record.write(file);
         drop(lock);
-        if let Err(error) = written {
-            log::warn!("cannot write `{}`: {error}", path.display());
+        match written {
+            Ok(()) => trouble.end(),
+            Err(error) => trouble.note(&format!("{ALONE}: cannot write `{}`: {error}", path.display())),
         }
         Some(outcome)
     }

@@ -14,7 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 
 use super::day::week_end;
-use super::local::file_name;
+use super::local::{ALONE, file_name};
+use crate::error::Trouble;
 use crate::paths::StateDirectory;
 use crate::platform::lock::TryLock;
 use crate::platform::{disk, files};
@@ -68,6 +69,7 @@ pub(crate) struct Quotas {
     file: Option<File>,
     /// Counts in this process only, if the file is not available.
     own: Record,
+    trouble: Trouble,
 }
 
 impl Quota {
@@ -135,8 +137,10 @@ impl Quotas {
             files::make_directory(&StateDirectory::Rate.below(state))?;
             files::open_private(&path)
         };
-        let file = if quotas.is_empty() { None } else { open().map_err(|error| warn(&path, &error)).ok() };
-        Self { figures: quotas, refuses, path, file, own: Record::default() }
+        let trouble = Trouble::default();
+        let warn = |error| trouble.note(&format!("{ALONE}: {error:#}"));
+        let file = if quotas.is_empty() { None } else { open().map_err(warn).ok() };
+        Self { figures: quotas, refuses, path, file, own: Record::default(), trouble }
     }
 
     pub(crate) fn are_none(&self) -> bool {
@@ -179,7 +183,7 @@ impl Quotas {
         let lock = match TryLock::take(file) {
             Ok(lock) => lock?,
             Err(error) => {
-                warn(&self.path, &error.into());
+                self.trouble.note(&format!("{ALONE}: cannot lock `{}`: {error}", self.path.display()));
                 return Some(change(&mut self.own));
             }
         };
@@ -187,15 +191,12 @@ impl Quotas {
         let outcome = change(&mut record);
         let written = disk::write_all_at(file, &record.to_bytes(), 0);
         drop(lock);
-        if let Err(error) = written {
-            log::warn!("cannot write `{}`: {error}", self.path.display());
+        match written {
+            Ok(()) => self.trouble.end(),
+            Err(error) => self.trouble.note(&format!("{ALONE}: cannot write `{}`: {error}", self.path.display())),
         }
         Some(outcome)
     }
-}
-
-fn warn(path: &Path, error: &anyhow::Error) {
-    log::warn!("requests are counted only by this process, without `{}`: {error:#}", path.display());
 }
 
 /// What `usage` shows of a quota: how many requests count for it, and when it starts again or has a free slot.

@@ -148,6 +148,16 @@ fn a_hook_that_hangs_is_killed_after_ten_seconds_with_its_children() {
     gateway.chat().is(429);
 }
 
+#[test]
+fn a_hook_whose_program_is_missing_is_reported() {
+    let upstream =
+        Upstream::always(error("429 Too Many Requests", "", "Throttling.AllocationQuota", "month allocated"));
+    let machine = logged_in(&upstream).configured("[hooks]\nlimit_reached = [\"no-such-program\"]\n");
+    let gateway = Gateway::start(&machine, &[]);
+    gateway.chat().is(429);
+    gateway.running.wait_for_stderr("qwenauth: warning: the hook `limit_reached` failed: ");
+}
+
 /// A gateway that ends waits for its hooks, and ends one that hangs.
 #[test]
 fn a_hook_that_hangs_does_not_outlive_its_gateway() {

@@ -366,6 +366,10 @@ fn requests_pass_while_the_state_cannot_be_written() {
     for got in gateway.many(5) {
         got.is(200);
     }
+    for what in ["requests are counted only by this process: ", "cannot write the usage: "] {
+        gateway.running.wait_for_stderr(&format!("qwenauth: warning: {what}"));
+        assert_eq!(gateway.running.said().matches(what).count(), 1, "{}", gateway.running.said());
+    }
 }
 
 /// In place of a file of the gateway.

@@ -371,9 +371,15 @@ fn requests_pass_while_the_log_cannot_be_written() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let before = crate::machine::mode(Path::new("/dev/full"));
-    let gateway = Gateway::start(&machine, &["--log", "/dev/full"]);
+    let gateway = Gateway::start(&machine, &["--log", "/dev/full", "--metrics"]);
     gateway.chat().is(200);
     gateway.chat().is(200);
+    gateway.running.wait_for_stderr("qwenauth: warning: cannot write the request log: ");
+    until("each line is counted", || {
+        let metrics = gateway.send("GET /metrics", "", b"").got().text();
+        !metrics.contains("\nqwenauth_log_dropped_total 0\n") && !metrics.contains("\nqwenauth_log_dropped_total 1\n")
+    });
+    assert_eq!(gateway.running.said().matches("cannot write the request log").count(), 1);
     assert_eq!(crate::machine::mode(Path::new("/dev/full")), before);
 }
 

@@ -240,6 +240,21 @@ fn a_key_limited_by_model_cannot_hide_another_model_in_its_request() {
 }
 
 #[test]
+fn a_damaged_file_of_keys_is_reported_once_and_the_keys_stay() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let key = create(&machine, &["ann"]);
+    let gateway = start(&machine, &[]);
+    crate::machine::write_private(&keys_file(&machine), "damaged");
+    for _ in 0..3 {
+        chat(&gateway, &key).is(200);
+    }
+    let said = "qwenauth: warning: still using the keys that were read last: ";
+    gateway.running.wait_for_stderr(said);
+    assert_eq!(gateway.running.said().matches(said).count(), 1);
+}
+
+#[test]
 fn a_key_that_cannot_be_printed_is_named_with_the_command_for_another() {
     let machine = Machine::new();
     let why = "cannot write to stdout: No space left on device (os error 28)";
