@@ -191,10 +191,11 @@ impl Paths {
         self.state.join(SANDBOX)
     }
 
-    /// The names of all profiles that have a credential file.
+    /// The names of all profiles that have a credential file, readable or not. A symlink to nothing is what a logout leaves
+    /// of one.
     pub(crate) fn profiles(&self) -> Result<Vec<ProfileName>> {
         let mut names = Vec::new();
-        if std::fs::symlink_metadata(self.credential(&ProfileName::qwen())).is_ok() {
+        if !is_missing(&self.credential(&ProfileName::qwen())) {
             names.push(ProfileName::qwen());
         }
         let directory = self.credentials();
@@ -206,12 +207,16 @@ impl Paths {
         let mut others: Vec<ProfileName> = entries
             .flatten()
             .filter_map(|entry| ProfileName::parse(entry.file_name().to_str()?.strip_suffix(".json")?).ok())
-            .filter(|name| !name.is_qwen())
+            .filter(|name| !name.is_qwen() && !is_missing(&self.credential(name)))
             .collect();
         others.sort();
         names.extend(others);
         Ok(names)
     }
+}
+
+fn is_missing(file: &Path) -> bool {
+    std::fs::metadata(file).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Our own lock next to `file`, which is a file itself and not a symlink.

@@ -34,6 +34,22 @@ fn the_option_goes_before_the_variable_before_the_config_before_qwen() {
     machine.run(["token", "--profile", "qwen"]).stdout("granted-access-1\n");
 }
 
+/// The link stays, for the next login.
+#[test]
+fn a_credential_that_is_a_symlink_counts_as_stored_until_it_is_logged_out() {
+    let machine = key_of(Machine::new(), "work").configured("profile = \"work\"\n");
+    let (link, target) = (machine.profiles().join("work.json"), machine.directory().join("work.json"));
+    fs::rename(&link, &target).unwrap();
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    machine.run(["profiles"]).stdout("* work                 groq           api_key\n");
+    let outcome = machine.run(["logout"]).exits(0).any_stderr();
+    assert!(!target.exists() && !outcome.stderr.contains("still the active profile"), "{outcome}");
+    machine.run(["logout", "--all"]).exits(0).stderr("qwenauth: already logged out: there is no stored profile\n");
+    machine.run(["status", "--all"]).exits(4).stdout("no stored profile; log in with `qwenauth login`\n");
+    machine.run(["status"]).exits(4).any_stdout();
+    fs::remove_file(link).unwrap();
+}
+
 #[test]
 fn use_makes_a_profile_active_and_keeps_the_rest_of_the_config() {
     let machine =
