@@ -74,6 +74,7 @@ struct Row {
     state: State,
     expires_at: Option<String>,
     left: Option<Duration>,
+    is_renewable: bool,
     /// When an API key was stored.
     created_at: Option<String>,
     base_url: Option<String>,
@@ -109,6 +110,7 @@ impl Row {
             state,
             expires_at: None,
             left: None,
+            is_renewable: false,
             created_at: None,
             base_url: None,
             model: None,
@@ -140,6 +142,7 @@ impl Row {
                 row.identity = credential.identity.as_ref().map(|identity| identity.place());
                 row.created_at.clone_from(&credential.created_at);
                 row.left = credential.left((source.clock)());
+                row.is_renewable = credential.refresh_token.is_some();
                 credential.provider_name().clone_into(&mut row.provider);
                 match Endpoint::of(source, credential, None) {
                     Ok(endpoint) => {

@@ -18,6 +18,7 @@ use crate::oauth::{AuthorizationServer, TokenResponse};
 use crate::platform::lock::LOCK_TIMEOUT;
 use crate::platform::signals::DeferredSignals;
 use crate::providers::Provider;
+use crate::say::in_words;
 use crate::secret::Secret;
 
 /// Qwen Code waits 28.9 s for its lock and then starts a device login, so all attempts together must finish before
@@ -93,6 +94,9 @@ pub(crate) fn renew(source: &CredentialSource, seen: &Credential, why: Why) -> R
         drop(guard);
         return adopt(source, current, why);
     }
+    if let (None, Some(left)) = (&current.refresh_token, current.left((source.clock)())) {
+        return Err(not_renewable(source, left, why).into());
+    }
     guard.knows(&current);
     if let Some(failed) = guard.locks.shared_failure() {
         return Err(failed.into());
@@ -107,6 +111,24 @@ pub(crate) fn renew(source: &CredentialSource, seen: &Credential, why: Why) -> R
         guard.locks.share_failure(&Failed { failure: report.failure, message: report.message, hint: report.hint });
     }
     outcome
+}
+
+/// A token that is valid for `left` and has no refresh token.
+fn not_renewable(source: &CredentialSource, left: Duration, why: Why) -> Failed {
+    match why {
+        Why::Lifetime(asked) => Failed::new(
+            Failure::Lifetime,
+            format!(
+                "the token is valid for {}, less than the requested {}, and the login has no refresh token",
+                in_words(left),
+                in_words(asked)
+            ),
+        )
+        .hint("use a smaller `--min-ttl`"),
+        Why::Asked | Why::Refused => {
+            Failed::new(Failure::LoginRequired, "the login has no refresh token").hint(source.login_hint())
+        }
+    }
 }
 
 /// Uses what another process has written since the credential was read, unless it has expired again, for example because

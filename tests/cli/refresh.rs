@@ -241,6 +241,26 @@ fn a_login_without_refresh_token_requires_a_new_login_once_it_has_expired() {
 }
 
 #[test]
+fn a_valid_token_without_refresh_token_is_not_said_to_have_expired_or_to_renew() {
+    let machine = Machine::new().logged_in().field("refresh_token", Value::Null).expires_in(299);
+    machine.run(["refresh"]).fails(4, "the login has no refresh token", LOGIN);
+    let outcome = machine.run(["token", "--min-ttl", "1h"]).exits(5).any_stderr();
+    let said = "less than the requested 1 h 0 min, and the login has no refresh token\nqwenauth: hint: use a smaller `--min-ttl`\n";
+    assert!(outcome.stderr.starts_with("qwenauth: error: the token is valid for 4 min"), "{outcome}");
+    assert!(outcome.stderr.ends_with(said), "{outcome}");
+    for command in [&["env"][..], &["exec", "--", "true"]] {
+        let outcome = machine.run(command).exits(0).any_stdout().any_stderr();
+        let said = "qwenauth: warning: the login has no refresh token; the current token is valid for another 4 min";
+        assert!(outcome.stderr.starts_with(said), "{outcome}");
+    }
+    let outcome = machine.run(["status"]).any_stdout();
+    let shown =
+        |text: &str| outcome.stdout.lines().any(|line| line.contains("access token, 4 min") && line.ends_with(text));
+    assert!(shown("left; cannot be renewed"), "{outcome}");
+    assert!(machine.server.requests().is_empty());
+}
+
+#[test]
 fn a_plain_http_server_elsewhere_is_rejected_before_anything_is_sent() {
     for url in ["http://chat.qwen.ai", "http://192.0.2.1:80", "http://localhost.attacker.example"] {
         let machine = Machine::expired().variable("QWENAUTH_QWEN_OAUTH_URL", url);

@@ -118,7 +118,10 @@ impl Row {
                     None => format!("API key {key}"),
                 }
             }
-            (State::Valid, Some(left)) => format!("access token, {left} left; renews automatically"),
+            (State::Valid, Some(left)) if self.is_renewable => {
+                format!("access token, {left} left; renews automatically")
+            }
+            (State::Valid, Some(left)) => format!("access token, {left} left; cannot be renewed"),
             (State::Valid, None) => "access token".to_owned(),
         }
     }
