@@ -287,6 +287,8 @@ fn a_locked_keyring_opens_no_dialog_for_a_script_and_is_never_replaced_by_a_file
     machine.run(["logout"]).fails(4, message, &hint);
     let mut status = machine.run(["status", "--json"]).exits(4);
     assert_eq!(status.json()["profiles"][0]["problems"], json!([format!("{LOCKED}; {hint}")]));
+    let status = machine.run(["status"]).exits(4).any_stdout();
+    assert!(status.stdout.contains("credential  in the keyring, which cannot be read\n"), "{status}");
     machine.run(["profiles"]).stdout("* groq                 groq           api_key, by keyring\n");
     let mut other = LOGIN;
     other[1] = "openrouter";

@@ -99,7 +99,10 @@ impl Row {
     fn credential(&self) -> String {
         let left = self.left.map(in_words);
         match (self.state, left) {
-            (State::Missing, _) => "not stored".to_owned(),
+            (State::Missing, _) => match &self.store {
+                Some(store) => format!("in the {store}, which cannot be read"),
+                None => "not stored".to_owned(),
+            },
             (State::Damaged, _) => "damaged".to_owned(),
             (State::Refused, Some(left)) => format!("rejected, {left} left"),
             (State::Refused, None) => match &self.key {
